@@ -1,0 +1,73 @@
+"""Frozen, validated settings. Every result is saved with the settings that made it."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from genretree.errors import SettingsError
+
+# The image recipe of ccmusic-database/music_genre (librosa's defaults). These are facts of the data set, not choices:
+# an image made with other values would not mean the same thing.
+RATE = 22050  # Hz
+N_FFT = 2048  # samples
+HOP = 512  # samples
+N_MELS = 128
+CQT_BINS = 84  # from C1, 12 per octave
+CHROMA_BINS = 12
+TOP_DB = 80.0
+Modality = Literal["mel", "cqt", "chroma"]
+MODALITIES: tuple[Modality, ...] = ("mel", "cqt", "chroma")
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def build(cls, values: Mapping[str, Any] | None = None) -> Self:
+        """Make settings from names and values.
+
+        Raises
+        ------
+        SettingsError
+            For an unknown name (with the likely intended one) or a value of the wrong type or range.
+        """
+        try:
+            return cls.model_validate(dict(values or {}))
+        except ValidationError as error:
+            raise SettingsError("; ".join(_explain(cls, item) for item in error.errors())) from error
+
+    @property
+    def digest(self) -> str:
+        """Short hash of all values; equal settings have equal digests."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+class ImageSettings(Settings):
+    """How sound becomes images."""
+
+    slice_seconds: float = Field(11.4, ge=1.0, le=60.0, description="length of a slice in seconds")
+    size: int = Field(224, ge=32, le=1024, description="height and width of an image in pixels")
+
+    @property
+    def slice_frames(self) -> int:
+        """Frames in a slice: 491 for 11.4 s."""
+        return round(self.slice_seconds * RATE / HOP)
+
+
+Heads = Literal["tree", "independent"]
+
+
+def _explain(cls: type[BaseModel], item: Any) -> str:
+    name = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, cls.model_fields, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"known are: {', '.join(cls.model_fields)}"
+        return f"unknown setting '{name}'; {hint}"
+    return f"setting '{name}': {item['msg']} (got {item['input']!r})"

@@ -1,0 +1,1 @@
+"""Sound to images: decode a file, compute its spectra, cut and draw its slices."""

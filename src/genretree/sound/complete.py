@@ -1,0 +1,182 @@
+"""Whether a sound file is whole, told from the lengths that it declares itself.
+
+Decoders forgive a file that ends early; a library of music shouldn't. Nothing is decoded here.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+from genretree.sound.containers import OPEN_ENDED, adts_frame_size, find_chain, mpeg_frame_size, read_at, walk_frames
+
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
+
+
+def missing_end(file: io.FileIO, container: str, start: int, size: int) -> str:
+    """Say what shows that the file's end is missing; "" if nothing does. `start` is where its content begins."""
+    if start > size:
+        return "it ends within its ID3 tag"
+    if container in _CHUNKS:
+        return _missing_chunk_end(file, container, size)
+    if container == "au":
+        return _missing_au_end(file, size)
+    if container == "ogg":
+        return _missing_ogg_end(file, size)
+    if container == "mp3":
+        return _missing_mp3_end(file, start, _end_of_audio(file, size))
+    if container == "aac":
+        frames, cut = walk_frames(file, start, _end_of_audio(file, size), adts_frame_size)
+        return f"its last frame, number {frames + 1}, is cut off" if cut else ""
+    if container == "mp4":
+        return _missing_mp4_end(file, size)
+    if container == "asf":
+        return _missing_asf_end(file, size)
+    return ""
+
+
+@dataclass(frozen=True)
+class _ChunkLayout:
+    """How a file made of chunks is laid out: sizes of header, name and size field, and the chunk with the sound."""
+
+    header: int
+    name: int
+    field: int
+    order: Literal["little", "big"]
+    sound: bytes
+    padding: int
+    inclusive: bool = False  # whether a chunk's size counts its own name and size field
+
+
+_CHUNKS = {
+    "wav": _ChunkLayout(12, 4, 4, "little", b"data", 2),
+    "aiff": _ChunkLayout(12, 4, 4, "big", b"SSND", 2),
+    "caf": _ChunkLayout(8, 4, 8, "big", b"data", 1),
+    "w64": _ChunkLayout(40, 16, 8, "little", _W64_DATA, 8, inclusive=True),
+}
+
+
+def _missing_chunk_end(file: io.FileIO, container: str, size: int) -> str:
+    layout = _CHUNKS[container]
+    order = "big" if read_at(file, 0, 4) == b"RIFX" else layout.order
+    head = layout.name + layout.field
+    large = 0  # RF64 keeps the sound's true size in a chunk of its own
+    at = layout.header
+    while at + head <= size:
+        raw = read_at(file, at, head + 16)
+        name, length = raw[: layout.name], int.from_bytes(raw[layout.name : head], order)
+        if layout.inclusive:
+            length -= head
+        if name == b"ds64":
+            large = int.from_bytes(raw[head + 8 : head + 16], "little")
+        if name == layout.sound:
+            unknown = length <= 0 or length >= (OPEN_ENDED if layout.field == 4 else 1 << 62)
+            length = large if unknown and large else length
+            there = size - at - head
+            if (unknown and not large) or length <= there:
+                return ""
+            return f"it declares {length:,} bytes of sound and holds {there:,}"
+        if length < 0:
+            return ""
+        at += head + length + -length % layout.padding
+    return "it ends before its sound begins"
+
+
+def _missing_au_end(file: io.FileIO, size: int) -> str:
+    head = read_at(file, 4, 8)
+    offset, length = int.from_bytes(head[:4], "big"), int.from_bytes(head[4:], "big")
+    if length >= OPEN_ENDED or offset + length <= size:
+        return ""
+    return f"it declares {length:,} bytes of sound and holds {max(0, size - offset):,}"
+
+
+def _missing_ogg_end(file: io.FileIO, size: int) -> str:
+    """Look for the page that closes a whole Ogg file: all there, and flagged as its stream's last (RFC 3533)."""
+    start = max(0, size - (1 << 17))  # a page has at most 65,307 bytes
+    tail = read_at(file, start, 1 << 17)
+    at = tail.rfind(b"OggS\0")
+    if at < 0:
+        return "it doesn't end with an Ogg page"
+    if len(tail) < at + 27 or len(tail) < at + 27 + tail[at + 26]:
+        return "its last Ogg page is cut off"
+    lengths = tail[at + 27 : at + 27 + tail[at + 26]]
+    if at + 27 + len(lengths) + sum(lengths) > len(tail):
+        return "its last Ogg page is cut off"
+    return "" if tail[at + 5] & 4 else "the Ogg page that should close the stream is missing"
+
+
+def _missing_mp4_end(file: io.FileIO, size: int) -> str:
+    at, index = 0, False
+    while at + 8 <= size:
+        head = read_at(file, at, 16)
+        length, name = int.from_bytes(head[:4], "big"), head[4:8]
+        if length == 1:
+            length = int.from_bytes(head[8:], "big")
+        index = index or name in (b"moov", b"moof")
+        if length == 0:  # the last box may run to the end of the file
+            break
+        if length < 8:
+            return ""
+        if at + length > size:
+            return f"its '{name.decode('latin-1')}' box declares {length:,} bytes and {size - at:,} are there"
+        at += length
+    return "" if index else "its index (the 'moov' box) is missing"
+
+
+def _missing_asf_end(file: io.FileIO, size: int) -> str:
+    head = read_at(file, 0, 1 << 16)
+    at = head.find(_ASF_FILE_PROPERTIES)
+    if at < 0:
+        return ""
+    declared = int.from_bytes(head[at + 40 : at + 48], "little")
+    live = int.from_bytes(head[at + 88 : at + 92], "little") & 1
+    return "" if live or declared <= size else f"it declares {declared:,} bytes and holds {size:,}"
+
+
+def _missing_mp3_end(file: io.FileIO, start: int, end: int) -> str:
+    """Compare an mp3 with its Xing, Info or VBRI header; without one, see if its last frame is cut off."""
+    first = start + max(0, find_chain(read_at(file, start, 1 << 16), 0, mpeg_frame_size, True))
+    frames, cut = walk_frames(file, first, end, mpeg_frame_size)
+    declared_frames, declared_bytes = _xing(read_at(file, first, 256))
+    if not declared_frames:
+        return f"its last frame, number {frames + 1}, is cut off" if cut else ""
+    # Both must fall short: encoders disagree on whether tags count as bytes, and damage in the middle loses frames.
+    missing = declared_frames - (frames - 1)
+    if missing <= (0 if cut else 1) or 0 < declared_bytes <= end - first:
+        return ""
+    return f"it declares {declared_frames:,} frames of sound and holds {frames - 1:,}"
+
+
+def _xing(frame: bytes) -> tuple[int, int]:
+    """Frames and bytes that the header in an mp3's first frame declares; 0 for what it doesn't."""
+    if len(frame) < 64:
+        return 0, 0
+    if frame[36:40] == b"VBRI":
+        return int.from_bytes(frame[50:54], "big"), int.from_bytes(frame[46:50], "big")
+    mpeg1, mono = frame[1] & 0x08, frame[3] >> 6 == 3
+    at = 4 + ((17 if mono else 32) if mpeg1 else (9 if mono else 17))
+    if frame[at : at + 4] not in (b"Xing", b"Info"):
+        return 0, 0
+    flags, at = frame[at + 7], at + 8
+    frames = int.from_bytes(frame[at : at + 4], "big") if flags & 1 else 0
+    at += 4 if flags & 1 else 0
+    return frames, int.from_bytes(frame[at : at + 4], "big") if flags & 2 else 0
+
+
+def _end_of_audio(file: io.FileIO, size: int) -> int:
+    """Where the frames end and ID3v1, APEv2 and Lyrics3 tags begin."""
+    end = size
+    while True:
+        tail = read_at(file, max(0, end - 160), min(end, 160))
+        if tail[-128:-125] == b"TAG":
+            end -= 128
+        elif tail[-32:-24] == b"APETAGEX":
+            end -= int.from_bytes(tail[-20:-16], "little") + (32 if tail[-9] & 0x80 else 0)
+        elif tail[-9:] == b"LYRICS200" and tail[-15:-9].isdigit():
+            end -= int(tail[-15:-9]) + 15
+        else:
+            return end
+        if end <= 0:
+            return size

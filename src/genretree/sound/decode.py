@@ -1,0 +1,462 @@
+"""A sound file of any kind to mono float32 at one rate, in bounded memory, or a `SoundError` that says what is wrong.
+
+libsndfile reads what it can; the rest (m4a, aac, wma, ...) goes through the ffmpeg program if it is installed. What a
+file is, is decided by its content, never by its name. Decoders forgive a file that ends early, so whether it is whole
+is checked apart, from the lengths that the file itself declares.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+import soundfile as sf
+from numpy.typing import NDArray
+
+from genretree.errors import SoundError
+from genretree.settings import N_FFT, RATE
+from genretree.sound.complete import missing_end
+from genretree.sound.containers import FFMPEG_ONLY, OPEN_ENDED, is_text, read_at, sniff
+
+_LIBSNDFILE_SUFFIXES = "wav wave rf64 w64 flac ogg oga opus mp3 mp2 aif aiff aifc au snd caf"
+_FFMPEG_SUFFIXES = "m4a m4b aac wma mka ape wv mpc tta"
+# What a walk through a folder takes for music.
+SUFFIXES = frozenset(f".{name}" for name in f"{_LIBSNDFILE_SUFFIXES} {_FFMPEG_SUFFIXES}".split())
+MAX_CHANNELS = 8
+SILENCE_PEAK = 1e-4  # -80 dBFS
+_BLOCK_FRAMES = 1 << 18  # 6 s at 44,100 Hz
+
+_LIBSNDFILE_FORMATS = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3", "SVX", "VOC", "NIST"}
+Samples = NDArray[np.float32]
+SampleFile = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class SoundInfo:
+    """What a sound file's header says.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    duration : float
+        Seconds; an estimate for an mp3 without a Xing header, NaN where the file doesn't say.
+    rate : int
+        Its own sample rate in Hz.
+    channels : int
+        Number of channels, 1 to 8.
+    format : str
+        Container, such as "wav" or "mp4".
+    codec : str
+        How the samples are coded, such as "pcm_16" or "aac".
+    """
+
+    path: Path
+    duration: float
+    rate: int
+    channels: int
+    format: str
+    codec: str
+
+
+class _CutShortError(Exception):
+    """The decoder came to an early end."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """An opened file: its facts and its native samples, blocks of (frames, channels) that are valid until the next."""
+
+    info: SoundInfo
+    blocks: Iterator[Samples]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Public
+
+
+def iter_blocks(path: SampleFile, rate: int = RATE, salvage: bool = False) -> Iterator[Samples]:
+    """Decode a file block by block: mono (the mean of all channels), resampled by soxr HQ.
+
+    Parameters
+    ----------
+    path : path-like
+        A sound file of 1 to 8 channels, at any rate.
+    rate : int
+        Sample rate of the result in Hz.
+    salvage : bool
+        Take what decodes of a truncated file instead of refusing it.
+
+    Yields
+    ------
+    ndarray, float32, shape (samples,)
+        Some seconds of sound, full scale -1 to 1; at most about 6 s where the file's own rate is 44,100 Hz.
+
+    Raises
+    ------
+    SoundError
+        With kind not_found, unreadable, empty, not_audio, needs_ffmpeg, too_many_channels, truncated or not_finite as
+        soon as it is known; silence and too_short after the last block. A FLAC file's missing end, too, shows only
+        when it is reached.
+    """
+    path = Path(path)
+    with _open_binary(path) as file:
+        source = _open(path, file, salvage)
+        yield from _to_mono(source, rate, salvage)
+
+
+def decode(path: SampleFile, rate: int = RATE, salvage: bool = False) -> Samples:
+    """Decode a whole file; see `iter_blocks`.
+
+    Returns
+    -------
+    ndarray, float32, shape (samples,)
+        Mono samples at `rate` Hz, at least 2,048 of them.
+
+    Raises
+    ------
+    SoundError
+        As `iter_blocks`.
+    """
+    return np.concatenate(list(iter_blocks(path, rate, salvage)))
+
+
+def probe(path: SampleFile) -> SoundInfo:
+    """Read a file's header: duration, rate, channels, format and codec, without decoding it.
+
+    Whether the file is whole, finite or silent only decoding tells.
+
+    Raises
+    ------
+    SoundError
+        With kind not_found, unreadable, empty, not_audio, needs_ffmpeg or too_many_channels; truncated if nothing of
+        the file can be opened because its end is missing.
+    """
+    path = Path(path)
+    with _open_binary(path) as file:
+        return _open(path, file, salvage=True).info
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Native samples to mono at a rate
+
+
+def _to_mono(source: _Source, rate: int, salvage: bool) -> Iterator[Samples]:
+    import soxr
+
+    info = source.info
+    stream = None
+    if info.rate != rate:
+        stream = soxr.ResampleStream(info.rate, rate, 1, dtype="float32", quality="HQ")
+    levels = _Levels()
+    n_in = n_out = 0
+    cut = ""
+    try:
+        for block in source.blocks:
+            mono = _mean_of_channels(block)
+            if not np.isfinite(mono).all():
+                at = n_in + int(np.argmin(np.isfinite(mono)))
+                detail = f"holds NaN or infinite samples, the first {at / info.rate:.2f} s in; export it again"
+                raise SoundError("not_finite", info.path, detail)
+            levels.add(block, mono)
+            n_in += len(mono)
+            out = mono if stream is None else stream.resample_chunk(mono)
+            n_out += len(out)
+            if len(out):
+                yield out
+    except _CutShortError as error:
+        cut = str(error)
+    if cut and not salvage:
+        raise _truncated(info.path, cut)
+    if n_in == 0:
+        raise SoundError("empty", info.path, f"a {info.format} file without any samples")
+    if stream is not None:
+        out = stream.resample_chunk(np.zeros(0, np.float32), last=True)
+        n_out += len(out)
+        if len(out):
+            yield out
+    if n_out < N_FFT:
+        detail = f"only {n_out} samples ({1000 * n_out / rate:.0f} ms) of sound; at least {N_FFT} are needed"
+        raise SoundError("too_short", info.path, detail)
+    levels.check(info.path)
+
+
+def _mean_of_channels(block: Samples) -> Samples:
+    """Mean over the channels; adding columns is many times faster than `block.mean(axis=1)`."""
+    channels = block.shape[1]
+    if channels == 1:
+        return block[:, 0].copy()
+    mono: Samples = block[:, 0] + block[:, 1]
+    for channel in range(2, channels):
+        mono += block[:, channel]
+    mono *= np.float32(1 / channels)
+    return mono
+
+
+class _Levels:
+    """Peaks of the mono mix and of the channels, until the first sound is met."""
+
+    def __init__(self) -> None:
+        self.mono = 0.0
+        self.channels = 0.0
+
+    def add(self, block: Samples, mono: Samples) -> None:
+        if self.mono > SILENCE_PEAK or not len(mono):
+            return
+        self.mono = max(self.mono, float(np.abs(mono).max()))
+        self.channels = max(self.channels, float(np.abs(block).max()))
+
+    def check(self, path: Path) -> None:
+        if self.mono > SILENCE_PEAK:
+            return
+        if self.channels > SILENCE_PEAK:
+            detail = "the channels are not silent but cancel out in the mono mix; turn the phase of one of them round"
+            raise SoundError("silence", path, detail)
+        raise SoundError("silence", path, "nothing but silence: no sample exceeds -80 dB of full scale")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Opening
+
+
+def _open_binary(path: Path) -> io.FileIO:
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise SoundError("unreadable", path, "is a folder, not a file")
+        if not stat.S_ISREG(status.st_mode):
+            raise SoundError("unreadable", path, "is not a regular file")
+        if status.st_size == 0:
+            raise SoundError("empty", path, "the file has 0 bytes")
+        return path.open("rb", buffering=0)  # libsndfile gets its descriptor, so positions must be real
+    except FileNotFoundError as error:
+        raise SoundError("not_found", path, "no such file") from error
+    except (OSError, ValueError) as error:
+        raise SoundError("unreadable", path, f"can't be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _open(path: Path, file: io.FileIO, salvage: bool) -> _Source:
+    size = os.fstat(file.fileno()).st_size
+    try:
+        container, start = sniff(file, size)
+        if not container and is_text(file):
+            raise SoundError("not_audio", path, "is text, not sound")
+        problem = missing_end(file, container, start, size)
+    except OSError as error:
+        raise SoundError("unreadable", path, f"can't be read: {error.strerror or error}") from error
+    if problem and not salvage:
+        raise _truncated(path, problem)
+    source = None if container in FFMPEG_ONLY else _open_libsndfile(path, file, container, salvage)
+    source = source or _open_ffmpeg(path, container, problem)
+    if source.info.channels > MAX_CHANNELS:
+        detail = f"has {source.info.channels} channels; at most {MAX_CHANNELS} are taken, so mix it down first"
+        raise SoundError("too_many_channels", path, detail)
+    return source
+
+
+def _truncated(path: Path, problem: str) -> SoundError:
+    detail = f"is truncated: {problem}; get the whole file, or ask for salvage to take what is there"
+    return SoundError("truncated", path, detail)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# libsndfile
+
+
+def _open_libsndfile(path: Path, file: io.FileIO, container: str, salvage: bool) -> _Source | None:
+    """Open by libsndfile; None if it can't read the content."""
+    file.seek(0)
+    handle: int | IO[bytes] = file.fileno()  # never the name: its suffix would matter
+    if container == "wav" and (header := _unclosed_wav_header(file)):
+        handle = cast(IO[bytes], io.BufferedReader(_Patched(file, header), 1 << 16))
+    file.seek(0)
+    try:
+        sound = sf.SoundFile(handle, closefd=False)
+    except sf.LibsndfileError:
+        return None
+    if sound.format not in _LIBSNDFILE_FORMATS or (sound.format == "MP3" and container != "mp3"):
+        sound.close()
+        return None
+    known = 0 < sound.frames < 1 << 62
+    info = SoundInfo(
+        path=path,
+        duration=sound.frames / sound.samplerate if known else float("nan"),
+        rate=sound.samplerate,
+        channels=sound.channels,
+        format=container or sound.format.lower(),
+        codec=sound.subtype.lower(),
+    )
+    return _Source(info, _read_libsndfile(sound, exact=sound.format == "FLAC" and known))
+
+
+def _read_libsndfile(sound: sf.SoundFile, exact: bool) -> Iterator[Samples]:
+    declared, known = sound.frames, sound.frames < 1 << 62
+    count = 0
+    buffer = np.empty((_BLOCK_FRAMES, sound.channels), np.float32)
+    with sound:
+        while True:
+            # soundfile doesn't say how much of a block came before a decoder error. What was never written stays NaN.
+            if sound.format == "FLAC":
+                buffer.fill(np.nan)
+            try:
+                block = sound.read(out=buffer)
+            except sf.LibsndfileError as error:
+                missing = np.isnan(buffer[:, 0])
+                got = int(missing.argmax()) if missing.any() else len(buffer)
+                if got and sound.format == "FLAC":
+                    yield buffer[:got]
+                # A FLAC stream written into a pipe declares no length: libsndfile ends even a whole one by an error.
+                if not known and "lost sync" not in str(error):
+                    return
+                at = (count + got) / sound.samplerate
+                raise _CutShortError(
+                    f"decoding stops after {at:.1f} s ({error.error_string or 'damaged data'})"
+                ) from error
+            if not len(block):
+                break
+            count += len(block)
+            yield block
+        if exact and count < declared:
+            seconds = declared / sound.samplerate
+            raise _CutShortError(
+                f"it declares {seconds:.1f} s of sound and ends after {count / sound.samplerate:.1f} s"
+            )
+
+
+class _Patched(io.RawIOBase):
+    """A file with its first bytes replaced."""
+
+    def __init__(self, file: io.FileIO, header: bytes) -> None:
+        self._file, self._header, self._at = file, header, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        base = (0, self._at, os.fstat(self._file.fileno()).st_size)[whence]
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, target: Any) -> int:
+        data = self._header[self._at : self._at + len(target)] or read_at(self._file, self._at, len(target))
+        target[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _unclosed_wav_header(file: io.FileIO) -> bytes:
+    """Header of a WAV whose writer never filled in the sizes, made readable for libsndfile; b"" for any other."""
+    head = read_at(file, 0, 1 << 16)
+    at = 12
+    while head[at : at + 4] not in (b"data", b"") and at < len(head) - 8:
+        size = int.from_bytes(head[at + 4 : at + 8], "little")
+        at += 8 + size + size % 2
+    if head[:4] != b"RIFF" or head[at : at + 8] != b"data\0\0\0\0":
+        return b""
+    if at < int.from_bytes(head[4:8], "little") < OPEN_ENDED:  # a closed file that just has no samples
+        return b""
+    return head[:4] + b"\xff" * 4 + head[8 : at + 4] + b"\xff" * 4
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# ffmpeg
+
+
+def _open_ffmpeg(path: Path, container: str, problem: str) -> _Source:
+    """Open by the ffmpeg program; `problem` is what is known to be missing from the file."""
+    if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
+        if not container:
+            raise SoundError("not_audio", path, "is no kind of sound file that is known here")
+        detail = f"is a {container} file that only ffmpeg can decode; install ffmpeg (its programs must be on PATH)"
+        raise SoundError("needs_ffmpeg", path, detail)
+    facts, complaint = _ffprobe(path)
+    streams = facts.get("streams", [])
+    sound = next((s for s in streams if s.get("codec_type") == "audio" and int(s.get("sample_rate", 0))), None)
+    form = facts.get("format", {})
+    # At a score of 50 or less ffprobe guesses, by the suffix if need be.
+    sure = bool(container) or int(form.get("probe_score", 0)) > 50
+    if sound is None or not sure:
+        if problem:
+            raise _truncated(path, problem)
+        what = f"starts like a {container} file but " if container else ""
+        raise SoundError("not_audio", path, f"{what}holds no sound that can be decoded{complaint}")
+    declared = float(sound.get("duration") or (form.get("duration") if len(streams) == 1 else None) or "nan")
+    info = SoundInfo(
+        path=path,
+        duration=float(sound.get("duration") or form.get("duration") or "nan"),
+        rate=int(sound["sample_rate"]),
+        channels=int(sound.get("channels", 0)),
+        format=container or str(form.get("format_name", "")),
+        codec=str(sound.get("codec_name", "")),
+    )
+    # An aac stream's duration is only ever guessed from its bit rate.
+    return _Source(info, _read_ffmpeg(info, float("nan") if container == "aac" else declared))
+
+
+def _ffprobe(path: Path) -> tuple[dict[str, Any], str]:
+    """Ask ffprobe about a file: what it knows, and what it complained about."""
+    command = [
+        *("ffprobe", "-v", "error", "-protocol_whitelist", "file", "-of", "json"),
+        *("-show_entries", "format=format_name,duration,probe_score"),
+        *("-show_entries", "stream=codec_type,codec_name,sample_rate,channels,duration", _argument(path)),
+    ]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    facts = json.loads(done.stdout.decode(errors="replace") or "{}")
+    return cast(dict[str, Any], facts), f" (ffmpeg: {_last_words(lines)})" if lines else ""
+
+
+def _last_words(lines: list[str]) -> str:
+    """Cut the address and the file's name off ffmpeg's last complaint."""
+    return lines[-1].rpartition("] ")[2].rpartition(": ")[2]
+
+
+def _argument(path: Path) -> str:
+    """Name a file to ffmpeg such that neither a leading dash nor a colon in its name means something else."""
+    return f"file:{path.absolute()}"
+
+
+def _read_ffmpeg(info: SoundInfo, declared: float) -> Iterator[Samples]:
+    command = [
+        *("ffmpeg", "-v", "error", "-nostdin", "-protocol_whitelist", "file,pipe", "-i", _argument(info.path)),
+        *("-map", "0:a:0", "-f", "f32le", "-c:a", "pcm_f32le"),
+        *("-ar", str(info.rate), "-ac", str(info.channels), "pipe:1"),
+    ]
+    width = 4 * info.channels
+    count = 0
+    with tempfile.TemporaryFile() as complaints:  # a pipe nobody empties would block ffmpeg
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints)
+        assert process.stdout is not None
+        try:
+            while data := process.stdout.read(_BLOCK_FRAMES * width):
+                frames = len(data) // width
+                count += frames
+                yield np.frombuffer(data, np.float32, frames * info.channels).reshape(frames, info.channels)
+            code = process.wait()
+        finally:
+            process.stdout.close()
+            process.kill()
+            process.wait()
+        if code:
+            complaints.seek(0)
+            lines = complaints.read().decode(errors="replace").strip().splitlines() or [f"exit code {code}"]
+            raise _CutShortError(f"ffmpeg stops after {count / info.rate:.1f} s ({_last_words(lines)})")
+    seconds = count / info.rate
+    if seconds < declared - max(0.25, 0.002 * declared):
+        raise _CutShortError(f"it declares {declared:.1f} s of sound and ends after {seconds:.1f} s")

@@ -1,0 +1,350 @@
+"""Slices of 11.4 s from a track's spectra, drawn as small grey images, and the data set's drawings read to the same.
+
+The data set's authors drew each slice with `librosa.display.specshow`: every cell of the spectrum a rectangle of one
+colour, scaled to the slice's own minimum and maximum, low frequencies at the bottom, in the colour map magma, as a JPEG
+of 496x369 pixels. `draw` averages the cells of those pixels straight into a smaller grey image, by two small matrices,
+and `read_drawn` turns a JPEG of theirs back to the number behind the colour before shrinking it. Both mean the same.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genretree.settings import HOP, RATE, ImageSettings
+from genretree.sound.decode import SampleFile, iter_blocks
+from genretree.sound.spectra import StoredSpectra, stream_spectra
+
+Floats = NDArray[np.float32]
+Image = NDArray[np.uint8]
+
+# The size of the authors' drawing in pixels: of 369.6 that the cells span upwards, matplotlib keeps 369.
+_CANVAS = (369, 496)
+_CANVAS_HEIGHT = 369.6
+_LUMA = (0.299, 0.587, 0.114)  # weights of R, G, B in a JPEG's Y (ITU-R BT.601)
+
+
+@dataclass(frozen=True)
+class SliceImages:
+    """The three images of one slice.
+
+    Parameters
+    ----------
+    images : ndarray, uint8, shape (3, size, size)
+        mel, CQT and chroma; 0 is the slice's least value and 255 its greatest, the highest frequency in row 0.
+    start : float
+        Seconds from the track's beginning.
+    padded : bool
+        Whether the track was shorter than a slice and was repeated to fill it.
+    silent : bool
+        Whether the mel slice has no range: all of it lies at the floor, 80 dB below the track's loudest point.
+    """
+
+    images: Image
+    start: float
+    padded: bool
+    silent: bool
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tracks to slices
+
+
+def slice_starts(n_frames: int, slice_frames: int) -> NDArray[np.int64]:
+    """First frames of the consecutive slices of a track.
+
+    Parameters
+    ----------
+    n_frames : int
+        Frames in the track.
+    slice_frames : int
+        Frames in a slice, at least 1.
+
+    Returns
+    -------
+    ndarray, int64, shape (n_frames // slice_frames,)
+        What is left over is dropped, half at each end.
+
+    Raises
+    ------
+    ValueError
+        If a slice has no frames.
+    """
+    if slice_frames < 1:
+        raise ValueError(f"a slice must have at least 1 frame; got {slice_frames}")
+    count = max(0, n_frames) // slice_frames
+    return (max(0, n_frames) - count * slice_frames) // 2 + slice_frames * np.arange(count, dtype=np.int64)
+
+
+def fill_slice(samples: Floats, slice_samples: int) -> Floats:
+    """Repeat a track shorter than a slice until it fills one.
+
+    Repeating keeps level and contrast as they are in the track; zeros would add a floor that sets the slice's minimum.
+
+    Parameters
+    ----------
+    samples : ndarray, float32, shape (samples,)
+        Mono, at least one sample.
+    slice_samples : int
+        Samples wanted.
+
+    Returns
+    -------
+    ndarray, float32, shape (max(samples, slice_samples),)
+        `samples` itself if it is long enough.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to repeat.
+    """
+    if len(samples) >= slice_samples:
+        return samples
+    if len(samples) == 0:
+        raise ValueError("an empty track can't be repeated to fill a slice")
+    return np.resize(samples, slice_samples)
+
+
+def iter_slices(
+    path: SampleFile, settings: ImageSettings, engine: str = "auto", salvage: bool = False
+) -> Iterator[SliceImages]:
+    """Turn a sound file into the images of its slices, in bounded memory: the only road from file to images.
+
+    Parameters
+    ----------
+    path : path-like
+        A sound file.
+    settings : ImageSettings
+        Length of a slice and size of an image.
+    engine : str
+        Engine of `genretree.sound.spectra`, or "auto".
+    salvage : bool
+        Take what decodes of a truncated file instead of refusing it.
+
+    Yields
+    ------
+    SliceImages
+        At least one, in order of time. The first comes after the whole file is decoded, for the loudest point of the
+        whole track sets the scale.
+
+    Raises
+    ------
+    SoundError
+        If the file can't be used; see `genretree.sound.decode.iter_blocks`.
+    SettingsError
+        If there is no such engine.
+    """
+    return _slices(iter_blocks(path, RATE, salvage), settings, engine)
+
+
+def slice_track(samples: Floats, settings: ImageSettings, engine: str = "auto") -> Iterator[SliceImages]:
+    """Turn samples in memory into the images of their slices.
+
+    Parameters
+    ----------
+    samples : ndarray, float32, shape (samples,)
+        Mono and finite, at 22,050 Hz.
+    settings : ImageSettings
+        Length of a slice and size of an image.
+    engine : str
+        Engine of `genretree.sound.spectra`, or "auto".
+
+    Yields
+    ------
+    SliceImages
+        As `iter_slices` of a file with these samples.
+
+    Raises
+    ------
+    ValueError
+        If there are no samples, or samples that are not finite.
+    SettingsError
+        If there is no such engine.
+    """
+    return _slices(iter([samples]), settings, engine)
+
+
+def _slices(blocks: Iterator[Floats], settings: ImageSettings, engine: str) -> Iterator[SliceImages]:
+    wanted = (settings.slice_frames - 1) * HOP  # frames are centred: this many samples have one more frame than hops
+    head: list[Floats] = []
+    have = 0
+    for block in blocks:
+        head.append(block)
+        have += len(block)
+        if have >= wanted:
+            break
+    padded = have < wanted
+    if padded:
+        head = [fill_slice(np.concatenate(head), wanted)]
+    with stream_spectra(itertools.chain(head, blocks), RATE, engine) as stored:
+        for start in slice_starts(stored.frames, settings.slice_frames):
+            yield _draw_slice(stored, int(start), settings, padded)
+
+
+def _draw_slice(stored: StoredSpectra, start: int, settings: ImageSettings, padded: bool) -> SliceImages:
+    parts = stored.read(start, settings.slice_frames)
+    return SliceImages(
+        images=np.stack([draw(part, settings.size) for part in parts]),
+        start=start * HOP / RATE,
+        padded=padded,
+        silent=bool(parts[0].max() == parts[0].min()),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Drawing
+
+
+def draw(db: Floats, size: int) -> Image:
+    """Draw a slice of a spectrum as a square grey image.
+
+    Parameters
+    ----------
+    db : ndarray, float32, shape (bins, frames)
+        In dB, low frequencies first.
+    size : int
+        Height and width in pixels.
+
+    Returns
+    -------
+    ndarray, uint8, shape (size, size)
+        Minimum to 0, maximum to 255, the highest frequency in row 0; all 0 if the slice has no range. Each pixel is the
+        mean, weighted by area, of what lies under it in the authors' drawing of 496x369 pixels.
+
+    Raises
+    ------
+    ValueError
+        If `db` isn't two-dimensional or has no cells.
+    """
+    if db.ndim != 2 or db.size == 0:
+        raise ValueError(f"a slice must be of shape (bins, frames) and not empty; got shape {db.shape}")
+    low, high = float(db.min()), float(db.max())
+    if not high > low:
+        return np.zeros((size, size), np.uint8)
+    grey = (np.asarray(db[::-1], np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+    rows, columns = db.shape
+    # Columns first: they shrink, which leaves less for the second product.
+    return _round(_multiply(_row_weights(rows, size), _multiply(grey, _column_weights(columns, size).T)))
+
+
+@lru_cache(maxsize=16)
+def _row_weights(bins: int, size: int) -> Floats:
+    """Share of each bin, highest first, in each row of the image, by way of the canvas."""
+    # Rows are counted from the bottom, where the canvas begins.
+    canvas = _nearest(bins, _CANVAS[0], _CANVAS_HEIGHT)[::-1, ::-1]
+    return _multiply(overlaps(_CANVAS[0], size), canvas)
+
+
+@lru_cache(maxsize=16)
+def _column_weights(frames: int, size: int) -> Floats:
+    """Share of each frame in each column of the image, by way of the canvas."""
+    if frames > _CANVAS[1]:  # the canvas would drop frames
+        return overlaps(frames, size)
+    return _multiply(overlaps(_CANVAS[1], size), _nearest(frames, _CANVAS[1], _CANVAS[1]))
+
+
+def _nearest(cells: int, pixels: int, span: float) -> Floats:
+    """Matrix, (pixels, cells), that gives each pixel the cell at its centre, where the cells span `span` pixels."""
+    at = np.floor((np.arange(pixels) + 0.5) * cells / span).astype(int)
+    return np.asarray(np.eye(cells, dtype=np.float32)[at])
+
+
+@lru_cache(maxsize=64)
+def overlaps(cells: int, pixels: int) -> Floats:
+    """Share of each cell in each pixel, where `cells` equal cells and `pixels` equal pixels span the same length.
+
+    Parameters
+    ----------
+    cells, pixels : int
+        How many there are, at least 1.
+
+    Returns
+    -------
+    ndarray, float32, shape (pixels, cells)
+        Read-only; every row sums to 1.
+    """
+    # In units of 1 / (cells * pixels) all edges are whole numbers.
+    pixel = np.arange(pixels)[:, None] * cells
+    cell = np.arange(cells)[None, :] * pixels
+    shared = np.minimum(pixel + cells, cell + pixels) - np.maximum(pixel, cell)
+    matrix: Floats = (np.maximum(shared, 0) / cells).astype(np.float32)
+    matrix.setflags(write=False)
+    return matrix
+
+
+def _multiply(left: Floats, right: Floats) -> Floats:
+    product: Floats = left @ right
+    return product
+
+
+def _round(grey: Floats) -> Image:
+    return np.asarray(np.clip(np.rint(grey), 0, 255), np.uint8)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading drawings
+
+
+def read_drawn(source: bytes | str | os.PathLike[str], size: int) -> Image:
+    """Read an image of the data set: a slice drawn in magma, as JPEG (or any other form that Pillow reads).
+
+    Parameters
+    ----------
+    source : bytes or path-like
+        Content of the file, or where it is.
+    size : int
+        Height and width of the result in pixels.
+
+    Returns
+    -------
+    ndarray, uint8, shape (size, size)
+        As `draw` gives for the slice behind the image.
+
+    Raises
+    ------
+    ValueError
+        If it is no image, or a damaged one.
+    FileNotFoundError
+        If there is no such file.
+
+    Notes
+    -----
+    Magma's luminance rises with the number it stands for, but not in proportion, so it is inverted through a table,
+    before any pixels are averaged.
+    """
+    from PIL import Image as PilImage
+    from PIL import UnidentifiedImageError
+
+    name = "the image" if isinstance(source, bytes) else os.fspath(source)
+    content = source if isinstance(source, bytes) else Path(source).read_bytes()
+    try:
+        with PilImage.open(io.BytesIO(content)) as image:
+            image.draft("L", image.size)  # a JPEG's own Y channel, without a detour over RGB
+            luma = np.asarray(image.convert("L"))
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name} is no image ({len(content)} bytes)") from error
+    except (OSError, SyntaxError, PilImage.DecompressionBombError) as error:
+        raise ValueError(f"{name} is damaged: {error}") from error
+    grey = _inverse_magma()[luma]
+    rows, columns = grey.shape
+    return _round(_multiply(overlaps(rows, size), _multiply(grey, overlaps(columns, size).T)))
+
+
+@lru_cache(maxsize=1)
+def _inverse_magma() -> Floats:
+    """Table from luminance 0..255 to the number 0..255 that magma shows so."""
+    import matplotlib
+
+    # Drawing rounds colours to bytes, where matplotlib's own `bytes=True` would cut them off and read 0.5 too high.
+    colours = np.rint(255 * np.asarray(matplotlib.colormaps["magma"](np.arange(256)))[:, :3])
+    luma = np.maximum.accumulate(colours @ np.array(_LUMA))  # rounding lets it fall a little in places
+    numbers = (np.arange(256) + 0.5) * 255 / 256  # a colour stands for a 256th of the range: take its middle
+    return np.asarray(np.interp(np.arange(256), luma, numbers), np.float32)

@@ -1,0 +1,441 @@
+"""Samples to mel spectrogram, constant-Q transform and chroma in dB, as the data set's authors made them.
+
+The recipe is librosa's defaults over the whole track: the loudest point of the whole track is 0 dB and everything more
+than 80 dB below it is raised to -80. A track too long to be held at once is worked off in overlapping blocks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO, NamedTuple, ParamSpec, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genretree.errors import SettingsError
+from genretree.settings import CHROMA_BINS, CQT_BINS, HOP, N_FFT, N_MELS, RATE, TOP_DB
+
+Floats = NDArray[np.float32]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+BLOCK_FRAMES = 7680  # 178 s: most pieces of music fit in one block
+# Frames that a block sees beyond each of its ends. The longest CQT filter takes 0.51 s, librosa's octave-wise
+# resampling some more.
+CONTEXT_FRAMES = 96  # 2.2 s
+TUNING_FRAMES = 25_840  # 10 minutes: how much of a long track is held, and looked through for its tuning
+_CHUNK_FRAMES = 1024
+_AMIN = 1e-10  # librosa.power_to_db's least power
+_PARTS = (N_MELS, CQT_BINS, CHROMA_BINS)
+_CUTS = (N_MELS, N_MELS + CQT_BINS)
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """The three pictures of one track, in dB of the track's loudest point, -80 to 0.
+
+    Parameters
+    ----------
+    mel : ndarray, float32, shape (128, frames)
+        Mel spectrogram, low frequencies first.
+    cqt : ndarray, float32, shape (84, frames)
+        Constant-Q transform, semitones from C1.
+    chroma : ndarray, float32, shape (12, frames)
+        Chroma, C to B.
+    rate : int
+        Sample rate in Hz.
+    hop : int
+        Samples between frames; frame k is centred on sample k * hop.
+    """
+
+    mel: Floats
+    cqt: Floats
+    chroma: Floats
+    rate: int = RATE
+    hop: int = HOP
+
+
+class Powers(NamedTuple):
+    """What an engine gives: powers before the logarithm, each of shape (bins, frames), and the tuning it used."""
+
+    mel: Floats
+    cqt: Floats
+    chroma: Floats
+    tuning: float
+
+
+Engine = Callable[[Floats, int, float | None], Powers]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Engines
+
+
+def librosa_powers(samples: Floats, rate: int, tuning: float | None) -> Powers:
+    """Compute the three by librosa: the reference.
+
+    Parameters
+    ----------
+    samples : ndarray, float32, shape (samples,)
+        Mono, at least 2,048 samples.
+    rate : int
+        In Hz.
+    tuning : float or None
+        Deviation of the chroma's reference from A440 in fractions of a semitone; None to estimate it.
+
+    Notes
+    -----
+    `melspectrogram`, `cqt` and `chroma_stft` with their default arguments; the first and last share one STFT.
+    """
+    import librosa
+
+    power = np.abs(librosa.stft(samples, n_fft=N_FFT, hop_length=HOP)) ** 2
+    if tuning is None:
+        chunks = (power[:, at : at + _CHUNK_FRAMES] for at in range(0, power.shape[1], _CHUNK_FRAMES))
+        tuning = _tuning_of_powers(chunks, rate)
+    mel = librosa.feature.melspectrogram(S=power, sr=rate, n_mels=N_MELS)
+    chroma = librosa.feature.chroma_stft(S=power, sr=rate, n_chroma=CHROMA_BINS, tuning=tuning)
+    del power
+    cqt = librosa.cqt(samples, sr=rate, hop_length=HOP, n_bins=CQT_BINS)
+    return Powers(mel, np.abs(cqt) ** 2, np.abs(chroma) ** 2, tuning)
+
+
+ENGINES: dict[str, Engine] = {"librosa": librosa_powers}
+_FASTEST_FIRST = ("librosa",)  # what "auto" chooses from: engines that agree with librosa
+
+
+def estimate_tuning(samples: Floats, rate: int = RATE) -> float:
+    """Estimate the tuning of a track as `librosa.feature.chroma_stft` does, in bounded memory.
+
+    Parameters
+    ----------
+    samples : ndarray, float32, shape (samples,)
+        Mono and finite, at least 2,048 samples.
+    rate : int
+        In Hz.
+
+    Returns
+    -------
+    float
+        Deviation from A440 in fractions of a semitone, -0.5 to 0.5.
+    """
+    return _tuning_of_powers(_power_chunks(samples), rate)
+
+
+def _power_chunks(samples: Floats) -> Iterator[Floats]:
+    """Powers of the STFT, (1025, up to 1024 frames) at a time."""
+    import librosa
+
+    frames = 1 + len(samples) // HOP
+    around = N_FFT // HOP
+    for start in range(0, frames, _CHUNK_FRAMES):
+        before = min(start, around)
+        piece = samples[(start - before) * HOP : (start + _CHUNK_FRAMES + around) * HOP]
+        power = np.abs(librosa.stft(piece, n_fft=N_FFT, hop_length=HOP)) ** 2
+        yield power[:, before : before + min(_CHUNK_FRAMES, frames - start)]
+
+
+def _tuning_of_powers(chunks: Iterable[Floats], rate: int) -> float:
+    """Work as `librosa.estimate_tuning`, which needs several times the whole spectrogram at once."""
+    import librosa
+
+    pitches, strengths = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
+    for power in chunks:
+        pitch, strength = librosa.piptrack(S=power, sr=rate)
+        found = pitch > 0
+        pitches.append(pitch[found])
+        strengths.append(strength[found])
+    pitch, strength = np.concatenate(pitches), np.concatenate(strengths)
+    if len(pitch):
+        pitch = pitch[strength >= np.median(strength)]
+    return float(librosa.pitch_tuning(pitch, bins_per_octave=CHROMA_BINS))
+
+
+def resolve_engine(name: str) -> str:
+    """Name of the engine that a setting stands for: "auto" is the fastest that agrees with librosa.
+
+    Raises
+    ------
+    SettingsError
+        If there is none of that name.
+    """
+    if name == "auto":
+        return next(engine for engine in _FASTEST_FIRST if engine in ENGINES)
+    if name not in ENGINES:
+        raise SettingsError(f"unknown engine '{name}'; known are: auto, {', '.join(sorted(ENGINES))}")
+    return name
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whole tracks
+
+
+def compute_spectra(samples: Floats, rate: int = RATE, engine: str = "auto") -> Spectra:
+    """Compute mel, CQT and chroma in dB over a whole track.
+
+    Parameters
+    ----------
+    samples : ndarray, shape (samples,)
+        Mono and finite, at least 2,048 samples.
+    rate : int
+        In Hz.
+    engine : str
+        Name in `ENGINES`, or "auto".
+
+    Returns
+    -------
+    Spectra
+        With 1 + samples // 512 frames.
+
+    Raises
+    ------
+    ValueError
+        If `samples` has another shape, is too short or is not finite.
+    SettingsError
+        If there is no such engine.
+
+    References
+    ----------
+    The image recipe of ccmusic-database/music_genre: librosa's defaults, then `power_to_db(ref=max, top_db=80)`.
+    """
+    powers = _compute(ENGINES[resolve_engine(engine)], _check(samples), rate, None)
+    logs = [_log(part) for part in powers[:3]]
+    mel, cqt, chroma = (_to_db(part, float(part.max())) for part in logs)
+    return Spectra(mel, cqt, chroma, rate, HOP)
+
+
+def _check(samples: Floats) -> Floats:
+    samples = np.asarray(samples)
+    if samples.ndim != 1:
+        raise ValueError(f"samples must be mono, of shape (samples,); got shape {samples.shape}")
+    if len(samples) < N_FFT:
+        raise ValueError(f"at least {N_FFT} samples are needed; got {len(samples)}")
+    if not np.isfinite(samples).all():
+        raise ValueError(f"samples must be finite; {np.count_nonzero(~np.isfinite(samples))} are NaN or infinite")
+    return np.ascontiguousarray(samples, np.float32)
+
+
+def _compute(engine: Engine, samples: Floats, rate: int, tuning: float | None) -> Powers:
+    """Run an engine and trim its three results to one length."""
+    powers = _quietly(engine, samples, rate, tuning)
+    frames = min(part.shape[1] for part in powers[:3])
+    return Powers(powers.mel[:, :frames], powers.cqt[:, :frames], powers.chroma[:, :frames], powers.tuning)
+
+
+def _quietly(function: Callable[P, R], *args: P.args, **options: P.kwargs) -> R:
+    """Call without librosa's remarks on very short tracks and tracks without any pitch: it treats both rightly."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return function(*args, **options)
+
+
+def _log(power: Floats) -> Floats:
+    """Absolute dB; the first line of `librosa.power_to_db`, step for step."""
+    return np.asarray(10.0 * np.log10(np.maximum(_AMIN, power)), np.float32)
+
+
+def _to_db(logs: Floats, peak: float) -> Floats:
+    """Absolute dB to dB below the track's peak, not below -80."""
+    return np.asarray(np.maximum(logs - np.float32(peak), -TOP_DB), np.float32)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Long tracks
+
+
+class StoredSpectra:
+    """The spectra of one track, read a stretch at a time; see `stream_spectra`. Close it after use, or use `with`.
+
+    Parameters
+    ----------
+    frames : int
+        Frames in the track.
+    peaks : list of three floats
+        Maximum over the whole track of mel, CQT and chroma, in absolute dB.
+    tuning : float
+        Deviation from A440 in fractions of a semitone that the chroma was computed with.
+    seconds : float
+        Length of the track.
+    """
+
+    def __init__(self, rate: int) -> None:
+        self.rate = rate
+        self.frames = 0
+        self.samples = 0
+        self.peaks = [-np.inf] * 3
+        self.tuning = 0.0
+        self._whole: Floats | None = None  # (frames, bins), absolute dB
+        self._file: IO[bytes] | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Length of the track."""
+        return self.samples / self.rate
+
+    def read(self, start_frame: int, n_frames: int) -> tuple[Floats, Floats, Floats]:
+        """Read a stretch of the track.
+
+        Parameters
+        ----------
+        start_frame, n_frames : int
+            Which frames.
+
+        Returns
+        -------
+        mel, cqt, chroma : ndarrays, float32, shapes (128, n_frames), (84, n_frames) and (12, n_frames)
+            In dB of the whole track's loudest point, -80 to 0.
+
+        Raises
+        ------
+        ValueError
+            If the track doesn't have these frames.
+        """
+        if start_frame < 0 or n_frames < 0 or start_frame + n_frames > self.frames:
+            raise ValueError(f"frames {start_frame} to {start_frame + n_frames} are not in a track of {self.frames}")
+        rows = self._rows(start_frame, n_frames)
+        parts = np.split(rows, _CUTS, axis=1)
+        mel, cqt, chroma = (_to_db(part.T, peak) for part, peak in zip(parts, self.peaks, strict=True))
+        return mel, cqt, chroma
+
+    def close(self) -> None:
+        """Let go of the memory and the temporary file."""
+        self._whole = None
+        self.frames = 0
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _rows(self, start: int, count: int) -> Floats:
+        if self._whole is not None:
+            return self._whole[start : start + count]
+        assert self._file is not None
+        width = sum(_PARTS)
+        self._file.seek(4 * width * start)
+        return np.frombuffer(self._file.read(4 * width * count), np.float32).reshape(count, width)
+
+    def _append(self, powers: Powers, start: int, stop: int, spool: bool) -> None:
+        """Add frames `start` to `stop` of a block."""
+        logs = [_log(part[:, start:stop]) for part in powers[:3]]
+        self.peaks = [max(peak, float(part.max())) for peak, part in zip(self.peaks, logs, strict=True)]
+        rows = np.concatenate(logs).T
+        self.frames += len(rows)
+        self.tuning = powers.tuning
+        if not spool:
+            self._whole = rows
+            return
+        if self._file is None:
+            # Plain reads and writes: a memory map's pages would count as this process's memory.
+            self._file = tempfile.TemporaryFile(prefix="genretree-")  # noqa: SIM115 (closed by close)
+        self._file.write(np.ascontiguousarray(rows).data)
+
+
+def stream_spectra(
+    blocks: Iterable[Floats],
+    rate: int = RATE,
+    engine: str = "auto",
+    block_frames: int = BLOCK_FRAMES,
+) -> StoredSpectra:
+    """Compute mel, CQT and chroma of a track of any length in bounded memory.
+
+    A track that fits in one block gives exactly what `compute_spectra` gives. A longer one is computed block by block,
+    each with 2.2 s of its neighbours, and kept in a temporary file of 39 kB for a second of sound. Maximum and floor
+    are those of the whole track. Only the chroma's tuning is estimated from no more than the track's first 10 minutes.
+
+    Parameters
+    ----------
+    blocks : iterable of ndarrays, float32, shape (samples,)
+        Mono, finite sound, as from `genretree.sound.decode.iter_blocks`; at least 2,048 samples together.
+    rate : int
+        In Hz.
+    engine : str
+        Name in `ENGINES`, or "auto".
+    block_frames : int
+        Frames in a block, at least 96; the default is 178 s.
+
+    Returns
+    -------
+    StoredSpectra
+        To be closed after use.
+
+    Raises
+    ------
+    ValueError
+        If there are too few samples, samples that are not finite, or too short blocks.
+    SettingsError
+        If there is no such engine.
+    """
+    if block_frames < CONTEXT_FRAMES:
+        raise ValueError(f"a block must have at least {CONTEXT_FRAMES} frames; got {block_frames}")
+    compute = ENGINES[resolve_engine(engine)]
+    stored = StoredSpectra(rate)
+    tuning: float | None = None
+    try:
+        head, rest = _take(blocks, TUNING_FRAMES * HOP)
+        if len(head) > (block_frames + CONTEXT_FRAMES) * HOP:
+            tuning = _quietly(estimate_tuning, _check(head), rate)
+        pieces = itertools.chain([head], rest)
+        del head
+        for samples, before, last in _overlapping(pieces, block_frames * HOP, CONTEXT_FRAMES * HOP):
+            powers = _compute(compute, _check(samples), rate, tuning)
+            start = before // HOP
+            stop = powers.mel.shape[1] if last else start + block_frames
+            stored._append(powers, start, stop, spool=not last or stored.frames > 0)
+            stored.samples += len(samples) - before if last else block_frames * HOP
+    except BaseException:
+        stored.close()
+        raise
+    return stored
+
+
+def _take(blocks: Iterable[Floats], size: int) -> tuple[Floats, Iterator[Floats]]:
+    """Join the first blocks until they have `size` samples; the others are left."""
+    rest = iter(blocks)
+    pieces: list[Floats] = []
+    have = 0
+    for piece in rest:
+        pieces.append(piece)
+        have += len(piece)
+        if have >= size:
+            break
+    return _join(pieces), rest
+
+
+def _overlapping(blocks: Iterable[Floats], size: int, context: int) -> Iterator[tuple[Floats, int, bool]]:
+    """Regroup sound into blocks of `size` samples with `context` on both sides.
+
+    Yields
+    ------
+    samples : ndarray
+        A block with its context; the last one takes all that is left.
+    before : int
+        How much context is before the block: 0 for the first.
+    last : bool
+        Whether the track ends here.
+    """
+    waiting: list[Floats] = []
+    have = before = 0
+    for piece in blocks:
+        waiting.append(piece)
+        have += len(piece)
+        while have > before + size + context:
+            joined = _join(waiting)
+            yield joined[: before + size + context], before, False
+            rest = joined[before + size - context :]
+            waiting, have, before = [rest], len(rest), context
+    yield _join(waiting), before, True
+
+
+def _join(pieces: list[Floats]) -> Floats:
+    if len(pieces) == 1:
+        return pieces[0]
+    return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)

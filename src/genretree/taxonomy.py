@@ -1,0 +1,339 @@
+"""The genre tree: its names, its levels, and the way from a leaf to its ancestors.
+
+A node is known by its path from the root, `("Non_classic", "Rock", "Soft_rock")`. Leaves may lie at different
+depths; one that ends early stands for itself at every deeper level, so each level is a full partition
+of the leaves and a leaf distribution gives one distribution for each level.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from genretree.errors import TaxonomyError
+
+MAX_LEVELS = 4
+_SEPARATOR = re.compile(r"\s*[/>]\s*")
+
+NodePath = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """A tree of genres with 1 to 4 levels.
+
+    Parameters
+    ----------
+    leaves : tuple of node paths
+        Depth first; the position of a leaf is its index in every model.
+    levels : tuple of str
+        One name for each level, from the root down. The deepest leaf sets their number.
+
+    Raises
+    ------
+    TaxonomyError
+        For fewer than two leaves, more than four levels, an empty or repeated name, a leaf that also has children.
+    """
+
+    leaves: tuple[NodePath, ...]
+    levels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.leaves) < 2:
+            raise TaxonomyError("a genre tree needs at least two leaves; there is nothing to tell apart in one")
+        depth = max(len(leaf) for leaf in self.leaves)
+        if depth > MAX_LEVELS:
+            deepest = max(self.leaves, key=len)
+            raise TaxonomyError(f"'{format_path(deepest)}' is {depth} levels deep; a tree has at most {MAX_LEVELS}")
+        if len(self.levels) != depth:
+            raise TaxonomyError(f"{len(self.levels)} level names for a tree of {depth} levels")
+        if len(set(self.levels)) != depth:
+            raise TaxonomyError(f"level names must differ: {list(self.levels)}")
+        inner = {leaf[:cut] for leaf in self.leaves for cut in range(1, len(leaf))}
+        seen: set[NodePath] = set()
+        for leaf in self.leaves:
+            for name in leaf:
+                _check_name(name)
+            if leaf in seen:
+                raise TaxonomyError(f"'{format_path(leaf)}' stands twice in the tree")
+            if leaf in inner:
+                raise TaxonomyError(
+                    f"'{format_path(leaf)}' is a leaf and has children; move its music into one of them"
+                )
+            seen.add(leaf)
+
+    # -- ways to make one ------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_nested(cls, nested: Any, levels: Sequence[str] | None = None) -> Taxonomy:
+        """Make a tree from nested mappings and lists, as a YAML file holds them.
+
+        `{"Classic": ["classical"], "Non_classic": ["pop", "rock"]}`: a mapping's keys are nodes, a list holds leaves
+        (or further mappings), an empty value makes its key a leaf.
+        """
+        leaves = tuple(_walk(nested, ()))
+        if not leaves:
+            raise TaxonomyError("the tree is empty")
+        depth = max(len(leaf) for leaf in leaves)
+        names = tuple(levels) if levels is not None else tuple(f"level_{i + 1}" for i in range(depth))
+        return cls(leaves, names)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Taxonomy:
+        """Read a tree file: nested YAML, or that under the key `tree` beside a list of `levels` names."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise TaxonomyError(f"{path}: the tree file can't be read ({error})") from error
+        return cls._from_yaml_text(text, str(path))
+
+    @classmethod
+    def builtin(cls, name: str = "ccmusic") -> Taxonomy:
+        """Load a tree that ships with the package, by name."""
+        folder = resources.files("genretree") / "taxonomies"
+        file = folder / f"{name}.yaml"
+        if not file.is_file():
+            known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+            raise TaxonomyError(f"no tree named '{name}' ships with genretree; there are: {', '.join(known)}")
+        return cls._from_yaml_text(file.read_text(encoding="utf-8"), name)
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> Taxonomy:
+        """Load a tree from a YAML file, or by the name of one that ships with the package."""
+        path = Path(name_or_path)
+        if path.suffix.lower() in {".yaml", ".yml", ".json"} or path.exists():
+            return cls.from_yaml(path)
+        return cls.builtin(str(name_or_path))
+
+    @classmethod
+    def from_paths(cls, paths: Iterable[Sequence[str]], levels: Sequence[str] | None = None) -> Taxonomy:
+        """Infer a tree from the genre paths in use; siblings are put in alphabetical order."""
+        leaves = sorted({tuple(path) for path in paths})
+        nested: dict[str, Any] = {}
+        for leaf in leaves:
+            branch = nested
+            for name in leaf:
+                branch = branch.setdefault(name, {})
+        tree = cls.from_nested(nested, levels)
+        lost = set(leaves) - set(tree.leaves)
+        if lost:
+            name = format_path(min(lost))
+            raise TaxonomyError(f"'{name}' holds music itself and has sub-genres; move that music into one of them")
+        return tree
+
+    @classmethod
+    def _from_yaml_text(cls, text: str, source: str) -> Taxonomy:
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise TaxonomyError(f"{source}: not valid YAML: {error}") from error
+        levels = None
+        if isinstance(content, dict) and set(content) == {"levels", "tree"}:
+            content, levels = content["tree"], content["levels"]
+        try:
+            return cls.from_nested(content, levels)
+        except TaxonomyError as error:
+            raise TaxonomyError(f"{source}: {error}") from error
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Taxonomy:
+        """Rebuild a tree from `to_json`."""
+        try:
+            return cls(tuple(tuple(leaf) for leaf in content["leaves"]), tuple(content["levels"]))
+        except (KeyError, TypeError) as error:
+            raise TaxonomyError(f"not a saved genre tree: {error!r}") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return names only, in index order: `{"levels": [...], "leaves": [[...], ...]}`."""
+        return {"levels": list(self.levels), "leaves": [list(leaf) for leaf in self.leaves]}
+
+    # -- questions -------------------------------------------------------------------------------------------
+
+    @property
+    def depth(self) -> int:
+        """Number of levels."""
+        return len(self.levels)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of names and order; two trees with the same digest are interchangeable."""
+        return hashlib.sha256(json.dumps(self.to_json()).encode()).hexdigest()[:16]
+
+    @cached_property
+    def _nodes(self) -> tuple[tuple[NodePath, ...], ...]:
+        return tuple(tuple(dict.fromkeys(leaf[: level + 1] for leaf in self.leaves)) for level in range(self.depth))
+
+    def nodes(self, level: int) -> tuple[NodePath, ...]:
+        """Nodes of a level (0 is the top), in index order; leaves that ended above stand for themselves."""
+        return self._nodes[level]
+
+    @cached_property
+    def ancestors(self) -> NDArray[np.int64]:
+        """Index of every leaf's node at every level, shape (n_leaves, depth)."""
+        columns = []
+        for level in range(self.depth):
+            index = {node: i for i, node in enumerate(self.nodes(level))}
+            columns.append([index[leaf[: level + 1]] for leaf in self.leaves])
+        return np.array(columns, dtype=np.int64).T
+
+    @cached_property
+    def _labels(self) -> tuple[tuple[str, ...], ...]:
+        labels = []
+        for level in range(self.depth):
+            names = [node[-1] for node in self.nodes(level)]
+            labels.append(
+                tuple(
+                    name if names.count(name) == 1 else format_path(node)
+                    for name, node in zip(names, self.nodes(level), strict=True)
+                )
+            )
+        return tuple(labels)
+
+    def labels(self, level: int) -> tuple[str, ...]:
+        """Names of a level's nodes in index order; a name that two branches share is given with its path."""
+        return self._labels[level]
+
+    def find_leaf(self, genre: str | Sequence[str]) -> int:
+        """Find a leaf's index by its name or its path.
+
+        Parameters
+        ----------
+        genre : str or sequence of str
+            `"Soft_rock"`, `"Non_classic/Rock/Soft_rock"`, `"Non_classic > Rock > Soft_rock"` or a sequence of names.
+            Letter case and the choice between space, hyphen and underscore don't matter.
+
+        Raises
+        ------
+        TaxonomyError
+            If no leaf or more than one has that name; the message says which come near.
+        """
+        given = (genre,) if isinstance(genre, str) else tuple(genre)
+        wanted = tuple(_fold(name) for name in given)
+        matches = self._find(wanted)
+        if not matches and isinstance(genre, str):
+            wanted = tuple(_fold(name) for name in split_path(genre))
+            matches = self._find(wanted)
+        if len(matches) == 1:
+            return matches[0]
+        shown = genre if isinstance(genre, str) else format_path(genre)
+        if matches:
+            options = ", ".join(f"'{format_path(self.leaves[i])}'" for i in matches)
+            raise TaxonomyError(f"'{shown}' names more than one leaf: {options}; give the path")
+        raise TaxonomyError(f"'{shown}' is not a leaf of the tree{self._hint(wanted)}")
+
+    def _find(self, wanted: tuple[str, ...]) -> list[int]:
+        while len(wanted) > 1 and wanted[-1] == wanted[-2] and not self._folded_index.get(wanted):
+            wanted = wanted[:-1]  # a short leaf written out for the deeper levels it stands for
+        return self._folded_index.get(wanted, [])
+
+    @cached_property
+    def _folded_index(self) -> dict[tuple[str, ...], list[int]]:
+        """Leaves under their full path and under each of its endings."""
+        index: dict[tuple[str, ...], list[int]] = {}
+        for i, leaf in enumerate(self.leaves):
+            folded = tuple(_fold(name) for name in leaf)
+            for cut in range(len(folded)):
+                index.setdefault(folded[cut:], []).append(i)
+        return index
+
+    def _hint(self, wanted: tuple[str, ...]) -> str:
+        if not wanted:
+            return ""
+        inner = {_fold(leaf[cut]) for leaf in self.leaves for cut in range(len(leaf) - 1)}
+        if wanted[-1] in inner:
+            return "; it has sub-genres, name one of them"
+        names = {_fold(leaf[-1]): leaf[-1] for leaf in self.leaves}
+        close = difflib.get_close_matches(wanted[-1], names, n=1)
+        if close:
+            return f"; did you mean '{names[close[0]]}'?"
+        return f"; its leaves are: {', '.join(leaf[-1] for leaf in self.leaves)}"
+
+    def sum_levels(self, leaf_probabilities: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        """Add leaf probabilities up the tree.
+
+        Parameters
+        ----------
+        leaf_probabilities : array, shape (n, n_leaves)
+
+        Returns
+        -------
+        list of arrays, one for each level, shape (n, n_nodes of the level)
+            A parent's probability is the sum of its children's, so levels can't contradict each other.
+        """
+        levels = []
+        for level in range(self.depth):
+            totals = np.zeros((len(leaf_probabilities), len(self.nodes(level))), dtype=np.float64)
+            for leaf, node in enumerate(self.ancestors[:, level]):
+                totals[:, node] += leaf_probabilities[:, leaf]
+            levels.append(totals)
+        return levels
+
+    def decode(self, levels: Sequence[NDArray[np.floating]]) -> NDArray[np.int64]:
+        """Choose one leaf, and so one path, for each row of level probabilities.
+
+        The path taken has the largest sum of its nodes' probabilities over the levels: the one that gets the most
+        levels right in expectation. Taking the best node level by level instead could name a child of another parent.
+
+        Parameters
+        ----------
+        levels : sequence of arrays, one for each level, shape (n, n_nodes)
+
+        Returns
+        -------
+        array of leaf indices, shape (n,)
+        """
+        score = sum(probabilities[:, self.ancestors[:, level]] for level, probabilities in enumerate(levels))
+        return np.asarray(np.argmax(score, axis=1), dtype=np.int64)
+
+
+def format_path(path: Sequence[str]) -> str:
+    """Write a node path for people: `Non_classic > Rock > Soft_rock`."""
+    return " > ".join(path)
+
+
+def split_path(text: str) -> NodePath:
+    """Read a node path written with `/` or `>` between its names."""
+    return tuple(part.strip() for part in _SEPARATOR.split(text) if part.strip())
+
+
+def _fold(name: str) -> str:
+    return re.sub(r"[\s_\-]+", "_", name.strip()).casefold()
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or not name.strip():
+        raise TaxonomyError(f"{name!r} is not a genre name; quote it in the YAML file if it is meant as text")
+    if "/" in name or ">" in name:
+        raise TaxonomyError(f"the genre name '{name}' contains '/' or '>', which separate the levels of a path")
+
+
+def _walk(nested: Any, above: NodePath) -> Iterable[NodePath]:
+    if isinstance(nested, Mapping):
+        for name, below in nested.items():
+            _check_name(name)
+            if below is None or below == [] or below == {}:
+                yield (*above, name)
+            else:
+                yield from _walk(below, (*above, name))
+    elif isinstance(nested, (list, tuple)):
+        for item in nested:
+            yield from _walk(item, above)
+    elif isinstance(nested, str):
+        _check_name(nested)
+        yield (*above, nested)
+    else:
+        raise TaxonomyError(
+            f"{nested!r} below '{format_path(above) or 'the root'}' is neither a name, a list nor a mapping"
+        )

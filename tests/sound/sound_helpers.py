@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+
+
+def make_song(seconds: float, rate: int, seed: int = 0) -> NDArray[np.float32]:
+    """Chords with overtones, a drum on each beat and a little noise: enough like music for every spectrum."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(int(seconds * rate)) / rate
+    song = 0.002 * rng.standard_normal(len(time))
+    beat = 0.5
+    for index in range(int(seconds / beat) + 1):
+        here = slice(int(index * beat * rate), int((index + 1) * beat * rate))
+        t = time[here] - index * beat
+        root = 48 + [0, 5, 7, 9, 2, 4][index // 4 % 6]
+        for interval in (0, 4, 7, 12, 19):
+            hertz = 440 * 2 ** ((root + interval - 69) / 12)
+            for overtone in (1, 2, 3, 5):
+                song[here] += 0.05 / overtone * np.sin(2 * np.pi * overtone * hertz * t) * np.exp(-4 * t)
+        song[here] += 0.2 * rng.standard_normal(len(t)) * np.exp(-60 * t)
+    return song.astype(np.float32)

@@ -1,0 +1,444 @@
+"""Every kind of good file decodes to the same sound, and every kind of bad one is named for what it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import soxr
+from numpy.typing import NDArray
+from sound_helpers import make_song, needs_ffmpeg
+
+from genretree.errors import SoundError
+from genretree.settings import RATE
+from genretree.sound.decode import SUFFIXES, decode, iter_blocks, probe
+
+SOUND_RATE = 44100
+SECONDS = 8
+FORMS = ("wav", "flac", "ogg", "opus", "mp3", "aiff", "au", "caf", "w64", "rf64")
+
+
+@pytest.fixture(scope="session")
+def stereo() -> NDArray[np.float32]:
+    left = make_song(SECONDS, SOUND_RATE)
+    return np.stack([left, 0.5 * left], axis=1)
+
+
+@pytest.fixture(scope="session")
+def good(tmp_path_factory: pytest.TempPathFactory, stereo: NDArray[np.float32]) -> dict[str, Path]:
+    """The same sound in every form that libsndfile writes."""
+    folder = tmp_path_factory.mktemp("good")
+    files = {
+        name: folder / f"song.{name}" for name in ("wav", "flac", "ogg", "mp3", "aiff", "au", "caf", "w64", "rf64")
+    }
+    for name, path in files.items():
+        sf.write(path, stereo, SOUND_RATE, format=None if name != "rf64" else "RF64")
+    files["opus"] = folder / "song.opus"
+    sf.write(files["opus"], soxr.resample(stereo, SOUND_RATE, 48000), 48000, format="OGG", subtype="OPUS")
+    return files
+
+
+def by_ffmpeg(source: Path, target: Path, *options: str) -> Path:
+    subprocess.run(["ffmpeg", "-v", "error", "-y", "-i", source, *options, target], check=True)
+    return target
+
+
+def kind_of(path: Path, salvage: bool = False) -> str:
+    try:
+        decode(path, salvage=salvage)
+    except SoundError as error:
+        assert str(path) in str(error)
+        assert len(error.detail) > 10
+        return error.kind
+    return "fine"
+
+
+def cut(path: Path, size: int) -> Path:
+    target = path.with_name(f"cut-{size}{path.suffix}")
+    target.write_bytes(path.read_bytes()[:size])
+    return target
+
+
+# -- good files ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_sound(good: dict[str, Path], stereo: NDArray[np.float32], form: str) -> None:
+    samples = decode(good[form])
+    expected = soxr.resample(stereo.mean(axis=1), SOUND_RATE, RATE)  # in one piece, by the plain call
+    assert samples.dtype == np.float32
+    assert samples.ndim == 1
+    assert abs(len(samples) - len(expected)) <= 2
+    count = min(len(samples), len(expected))
+    assert np.corrcoef(samples[:count], expected[:count])[0, 1] > 0.98
+    if form in ("wav", "flac", "aiff", "au", "caf", "w64", "rf64"):
+        assert np.abs(samples[:count] - expected[:count]).max() < 1e-4
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_probe(good: dict[str, Path], form: str) -> None:
+    info = probe(good[form])
+    assert info.duration == pytest.approx(SECONDS, abs=0.05)
+    assert info.channels == 2
+    assert info.rate == (48000 if form == "opus" else SOUND_RATE)
+    assert info.format == {"opus": "ogg", "rf64": "wav"}.get(form, form)
+    assert info.path == good[form]
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(("suffix", "codec"), [("m4a", "aac"), ("aac", "aac"), ("wma", "wmav2"), ("mka", "vorbis")])
+def test_forms_that_need_ffmpeg(good: dict[str, Path], tmp_path: Path, suffix: str, codec: str) -> None:
+    path = by_ffmpeg(good["wav"], tmp_path / f'-a song\'s "{suffix}"\n: x.{suffix}')
+    assert probe(path).codec == codec
+    assert probe(path).rate == SOUND_RATE
+    assert len(decode(path)) == pytest.approx(SECONDS * RATE, abs=0.1 * RATE)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("options", ["-q:a 2", "-b:a 192k", "-write_xing 0", "-ac 1 -ar 22050"])
+def test_lame_files_are_whole(good: dict[str, Path], tmp_path: Path, options: str) -> None:
+    path = by_ffmpeg(good["wav"], tmp_path / "song.mp3", "-id3v2_version", "3", "-write_id3v1", "1", *options.split())
+    assert kind_of(path) == "fine"
+    for size in (path.stat().st_size // 2, path.stat().st_size - 400):
+        assert kind_of(cut(path, size)) == "truncated"
+
+
+@pytest.mark.parametrize("name", ["-y.wav", "a 'b' \"c\".wav", "line\nbreak.wav", "音楽 🎵.wav", "x.raw", "no suffix"])
+def test_any_name(good: dict[str, Path], tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(good["wav"].read_bytes())
+    assert len(decode(path)) == SECONDS * RATE
+
+
+def test_content_decides_not_the_suffix(good: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "really a wav.mp3"
+    path.write_bytes(good["wav"].read_bytes())
+    assert np.array_equal(decode(path), decode(good["wav"]))
+    assert probe(path).format == "wav"
+
+
+@needs_ffmpeg
+def test_m4a_named_mp3(good: dict[str, Path], tmp_path: Path) -> None:
+    path = by_ffmpeg(good["wav"], tmp_path / "song.m4a").rename(tmp_path / "song.mp3")
+    assert probe(path).format == "mp4"
+    assert kind_of(path) == "fine"
+
+
+@pytest.mark.parametrize("channels", range(1, 9))
+def test_mono_is_the_mean_of_the_channels(tmp_path: Path, channels: int) -> None:
+    sound = np.random.default_rng(channels).uniform(-0.5, 0.5, (5000, channels))
+    path = tmp_path / "song.wav"
+    sf.write(path, sound, RATE, subtype="FLOAT")
+    np.testing.assert_allclose(decode(path), sound.mean(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 32000, 48000, 96000, 192000])
+def test_a_tone_keeps_its_pitch_and_level_at_any_rate(tmp_path: Path, rate: int) -> None:
+    path = tmp_path / "tone.wav"
+    sf.write(path, 0.5 * np.sin(2 * np.pi * 1000 * np.arange(2 * rate) / rate), rate)
+    samples = decode(path)
+    assert abs(len(samples) - 2 * RATE) <= 1
+    middle = samples[RATE // 2 : RATE // 2 + RATE]  # one second: bin k is k Hz
+    spectrum = np.abs(np.fft.rfft(middle)) / (RATE / 2)
+    assert spectrum.argmax() == 1000
+    assert spectrum.max() == pytest.approx(0.5, rel=1e-3)
+
+
+def test_blocks_are_bounded_and_join_to_the_whole(tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    sf.write(path, np.tile(make_song(8, RATE), 8), SOUND_RATE, subtype="FLOAT")
+    blocks = list(iter_blocks(path))
+    assert len(blocks) > 3
+    assert max(len(block) for block in blocks) < 10 * RATE
+    assert np.array_equal(np.concatenate(blocks), decode(path))
+
+
+def test_short_but_long_enough(tmp_path: Path) -> None:
+    path = tmp_path / "short.wav"
+    sf.write(path, make_song(1, RATE)[:2048], RATE)
+    assert len(decode(path)) == 2048
+
+
+@pytest.mark.parametrize(("riff", "data"), [(0xFFFFFFFF, 0xFFFFFFFF), (0, 0), (0xFFFFFFFF, 0), (36, 0x7FFFF000)])
+def test_wav_from_a_pipe_is_whole(good: dict[str, Path], tmp_path: Path, riff: int, data: int) -> None:
+    content = bytearray(good["wav"].read_bytes())
+    at = content.find(b"data")
+    content[4:8], content[at + 4 : at + 8] = struct.pack("<I", riff), struct.pack("<I", data)
+    path = tmp_path / "pipe.wav"
+    path.write_bytes(content)
+    assert len(decode(path)) == SECONDS * RATE
+
+
+@needs_ffmpeg
+def test_flac_from_a_pipe_is_whole(good: dict[str, Path], tmp_path: Path) -> None:
+    command = ["ffmpeg", "-v", "error", "-i", good["wav"], "-f", "flac", "-"]
+    path = tmp_path / "pipe.flac"
+    path.write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert len(decode(path)) == SECONDS * RATE
+    assert kind_of(cut(path, path.stat().st_size // 2)) == "truncated"
+
+
+# -- bad files -----------------------------------------------------------------------------------------------
+
+
+def test_not_found(tmp_path: Path) -> None:
+    assert kind_of(tmp_path / "nothing.wav") == "not_found"
+
+
+def test_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kind_of(tmp_path) == "unreadable"
+    pipe = tmp_path / "pipe.wav"
+    os.mkfifo(pipe)
+    assert kind_of(pipe) == "unreadable"
+    path = tmp_path / "song.wav"
+    path.write_bytes(b"x")
+
+    def refuse(*args: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(SoundError, match="Permission denied") as caught:
+        decode(path)
+    assert caught.value.kind == "unreadable"
+
+
+def test_empty(tmp_path: Path) -> None:
+    path = tmp_path / "zero.mp3"
+    path.touch()
+    assert kind_of(path) == "empty"
+    path = tmp_path / "header only.wav"
+    sf.write(path, np.zeros((0, 2)), RATE)
+    assert kind_of(path) == "empty"
+
+
+def text(_: Path) -> bytes:
+    return b"Dear listener,\n" * 5000
+
+
+def utf8_text(_: Path) -> bytes:
+    return "Grüße aus Köln, liebe Hörer\n".encode() * 500
+
+
+def jpeg(_: Path) -> bytes:
+    import io
+
+    from PIL import Image
+
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)
+    Image.fromarray(pixels).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def noise(_: Path) -> bytes:
+    return np.random.default_rng(1).bytes(300_000)
+
+
+def syncs(_: Path) -> bytes:
+    """Bytes in which MPEG frame syncs are many but never in step."""
+    return bytes(np.random.default_rng(2).choice([0xFF, 0xFB, 0x90, 0x00], 100_000).astype(np.uint8))
+
+
+def zeros(_: Path) -> bytes:
+    return bytes(100_000)
+
+
+def playlist(_: Path) -> bytes:
+    return b"#EXTM3U\n#EXT-X-VERSION:3\n#EXTINF:10,\nsecret.wav\n"
+
+
+@pytest.mark.parametrize("suffix", ["mp3", "wav"])
+@pytest.mark.parametrize("content", [text, utf8_text, jpeg, noise, syncs, zeros, playlist])
+@pytest.mark.parametrize("ffmpeg", [True, False])
+def test_not_audio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content, suffix: str, ffmpeg: bool) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / f"song.{suffix}"
+    path.write_bytes(content(tmp_path))
+    if not ffmpeg:
+        monkeypatch.setenv("PATH", "")
+    assert kind_of(path) == "not_audio"
+    assert kind_of(path, salvage=True) == "not_audio"
+
+
+def test_needs_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    path = tmp_path / "song.m4a"
+    path.write_bytes(struct.pack(">I4s4sI", 16, b"ftyp", b"M4A ", 0) + struct.pack(">I4s", 8, b"moov"))
+    with pytest.raises(SoundError, match="install ffmpeg") as caught:
+        decode(path)
+    assert caught.value.kind == "needs_ffmpeg"
+    with pytest.raises(SoundError) as caught:
+        probe(path)
+    assert caught.value.kind == "needs_ffmpeg"
+
+
+@needs_ffmpeg
+def test_damaged_mp4_is_not_audio(tmp_path: Path) -> None:
+    path = tmp_path / "song.m4a"
+    path.write_bytes(struct.pack(">I4s4sI", 16, b"ftyp", b"M4A ", 0) + struct.pack(">I4s", 8, b"moov"))
+    assert kind_of(path) == "not_audio"
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("share", [0.5, 0.9, None])
+def test_truncated(good: dict[str, Path], form: str, share: float | None) -> None:
+    size = good[form].stat().st_size
+    path = cut(good[form], int(size * share) if share else size - 100)
+    assert kind_of(path) == "truncated"
+    if form == "caf":  # libsndfile refuses it
+        return
+    salvaged = decode(path, salvage=True)
+    assert len(salvaged) == pytest.approx((share or 1) * SECONDS * RATE, abs=1.5 * RATE)
+    whole = decode(good[form])
+    count = min(len(salvaged), len(whole)) - 2000
+    assert np.corrcoef(salvaged[:count], whole[:count])[0, 1] > 0.98
+
+
+def test_every_cut_of_an_mp3_is_found(good: dict[str, Path]) -> None:
+    """But for the last 26 ms: encoders disagree on whether the header frame counts."""
+    size = good["mp3"].stat().st_size
+    for at in np.random.default_rng(0).integers(2000, size - 1200, 12):
+        assert kind_of(cut(good["mp3"], int(at))) == "truncated"
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("suffix", ["m4a", "aac", "wma", "mka"])
+def test_truncated_where_ffmpeg_decodes(good: dict[str, Path], tmp_path: Path, suffix: str) -> None:
+    path = by_ffmpeg(good["wav"], tmp_path / f"song.{suffix}")
+    for share in (0.5, 0.9):
+        short = cut(path, int(path.stat().st_size * share))
+        assert kind_of(short) == "truncated"
+        # Without its index, which comes last, nothing of an mp4 decodes.
+        assert kind_of(short, salvage=True) == ("truncated" if suffix == "m4a" else "fine")
+
+
+@needs_ffmpeg
+def test_truncated_mp4_with_its_index_in_front(good: dict[str, Path], tmp_path: Path) -> None:
+    path = by_ffmpeg(good["wav"], tmp_path / "song.m4a", "-movflags", "+faststart")
+    short = cut(path, path.stat().st_size // 2)
+    assert kind_of(path) == "fine"
+    assert kind_of(short) == "truncated"
+    assert kind_of(short, salvage=True) == "fine"
+
+
+def id3v1() -> bytes:
+    return b"TAG" + bytes(125)
+
+
+def apev2() -> bytes:
+    item = struct.pack("<II", 5, 0) + b"Title\0" + b"Hello"
+    head = struct.pack("<IIII", 2000, 32 + len(item), 1, 0xA0000000) + bytes(8)
+    foot = struct.pack("<IIII", 2000, 32 + len(item), 1, 0x80000000) + bytes(8)
+    return b"APETAGEX" + head + item + b"APETAGEX" + foot
+
+
+def lyrics3() -> bytes:
+    body = b"LYRICSBEGININD0000200"
+    return body + f"{len(body):06d}LYRICS200".encode()
+
+
+@pytest.mark.parametrize("tags", [id3v1(), apev2(), lyrics3() + id3v1(), apev2() + id3v1(), bytes(500)])
+def test_tags_at_the_end_are_no_sound(good: dict[str, Path], tmp_path: Path, tags: bytes) -> None:
+    path = tmp_path / "song.mp3"
+    content = without_xing(good["mp3"])
+    path.write_bytes(content + tags)
+    assert kind_of(path) == "fine"
+    path.write_bytes(content[:-100] + tags)
+    assert kind_of(path) == ("truncated" if any(tags) else "fine")  # zeros may just as well be sound
+
+
+def without_xing(path: Path) -> bytes:
+    """Blot out the frame that tells an mp3's length."""
+    return path.read_bytes().replace(b"Xing", b"\0\0\0\0", 1).replace(b"Info", b"\0\0\0\0", 1)
+
+
+def test_id3v2_in_front(good: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "song.mp3"
+    tag = b"ID3\x04\0\0" + bytes([0, 5, 0, 0]) + bytes(5 << 14)
+    path.write_bytes(tag + good["mp3"].read_bytes())
+    assert kind_of(path) == "fine"
+    path.write_bytes(tag[:5000])
+    assert kind_of(path) == "truncated"
+
+
+@pytest.mark.parametrize("form", ["wav", "flac", "ogg", "mp3", "aiff", "w64", "caf"])
+@pytest.mark.parametrize("size", [5, 20, 50, 200])
+def test_only_a_beginning_is_some_sound_error(good: dict[str, Path], form: str, size: int) -> None:
+    assert kind_of(cut(good[form], size)) in ("truncated", "not_audio", "empty")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_not_finite(tmp_path: Path, value: float, channels: int) -> None:
+    sound = np.tile(make_song(1, RATE)[:, None], channels)
+    sound[11025, -1] = value
+    path = tmp_path / "song.wav"
+    sf.write(path, sound, RATE, subtype="FLOAT")
+    with pytest.raises(SoundError, match=r"0\.50 s in") as caught:
+        decode(path)
+    assert caught.value.kind == "not_finite"
+
+
+def test_silence(tmp_path: Path) -> None:
+    path = tmp_path / "song.wav"
+    sf.write(path, np.full((RATE, 2), 0.9e-4), RATE, subtype="FLOAT")
+    assert kind_of(path) == "silence"
+    sf.write(path, np.concatenate([np.zeros(15 * RATE), [1.1e-4], np.zeros(RATE)]), RATE, subtype="FLOAT")
+    assert kind_of(path) == "fine"
+
+
+def test_channels_that_cancel_out(tmp_path: Path) -> None:
+    song = make_song(1, RATE)
+    path = tmp_path / "song.wav"
+    sf.write(path, np.stack([song, -song], axis=1), RATE, subtype="FLOAT")
+    with pytest.raises(SoundError, match="cancel out") as caught:
+        decode(path)
+    assert caught.value.kind == "silence"
+
+
+def test_silence_is_told_after_the_last_block(tmp_path: Path) -> None:
+    path = tmp_path / "song.wav"
+    sf.write(path, np.zeros(RATE), RATE)
+    blocks = iter_blocks(path)
+    assert len(next(blocks)) == RATE
+    with pytest.raises(SoundError):
+        next(blocks)
+
+
+def test_too_short(tmp_path: Path) -> None:
+    path = tmp_path / "song.wav"
+    sf.write(path, make_song(1, RATE)[:2047], RATE)
+    assert kind_of(path) == "too_short"
+    sf.write(path, make_song(1, RATE)[:4000], SOUND_RATE)
+    assert kind_of(path) == "too_short"
+
+
+def test_too_many_channels(tmp_path: Path) -> None:
+    path = tmp_path / "song.wav"
+    sf.write(path, np.zeros((5000, 9)), RATE)
+    assert kind_of(path) == "too_many_channels"
+    with pytest.raises(SoundError, match="9 channels"):
+        probe(path)
+
+
+# -- the module ----------------------------------------------------------------------------------------------
+
+
+def test_suffixes_are_lower_case_with_a_dot() -> None:
+    assert {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".m4a", ".wma"} <= SUFFIXES
+    assert all(suffix.startswith(".") and suffix == suffix.lower() for suffix in SUFFIXES)
+
+
+def test_importing_the_sound_modules_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, json, genretree.sound.slices, genretree.sound.spectra, genretree.sound.decode;"
+        "sys.stdout.write(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert not {"librosa", "matplotlib", "PIL", "soxr", "scipy", "torch"} & set(json.loads(done.stdout))

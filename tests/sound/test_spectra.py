@@ -1,0 +1,241 @@
+"""The spectra against librosa, against physics, and block by block against the whole track."""
+
+from __future__ import annotations
+
+import librosa
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from genretree.errors import SettingsError
+from genretree.settings import CQT_BINS, HOP, RATE
+from genretree.sound import spectra
+from genretree.sound.spectra import (
+    ENGINES,
+    Powers,
+    Spectra,
+    _overlapping,
+    compute_spectra,
+    estimate_tuning,
+    resolve_engine,
+    stream_spectra,
+)
+
+Floats = NDArray[np.float32]
+
+
+def by_librosa(samples: Floats) -> tuple[Floats, Floats, Floats]:
+    """The recipe in librosa's plain calls, one by one."""
+    mel = librosa.feature.melspectrogram(y=samples, sr=RATE)
+    cqt = np.abs(librosa.cqt(samples, sr=RATE)) ** 2
+    chroma = np.abs(librosa.feature.chroma_stft(y=samples, sr=RATE)) ** 2
+    return tuple(librosa.power_to_db(power, ref=np.max) for power in (mel, cqt, chroma))
+
+
+def tone(hertz: float, seconds: float = 3.0) -> Floats:
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * RATE)) / RATE)).astype(np.float32)
+
+
+def parts(found: Spectra) -> tuple[Floats, Floats, Floats]:
+    return found.mel, found.cqt, found.chroma
+
+
+# -- against librosa -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["auto", "librosa"])
+def test_the_same_as_librosa(song: Floats, engine: str) -> None:
+    found = compute_spectra(song, engine=engine)
+    for ours, theirs in zip(parts(found), by_librosa(song), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("level", [1e-3, 1.0])
+def test_the_same_as_librosa_at_any_level(song: Floats, level: float) -> None:
+    """A quiet track touches power_to_db's least power of 1e-10."""
+    quiet = song[: 5 * RATE] * np.float32(level)
+    for ours, theirs in zip(parts(compute_spectra(quiet)), by_librosa(quiet), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [2048, 2049, 22050, 22527, 22528, 40000])
+def test_shapes_and_range(song: Floats, count: int) -> None:
+    found = compute_spectra(song[:count])
+    frames = 1 + count // HOP
+    assert [part.shape for part in parts(found)] == [(128, frames), (84, frames), (12, frames)]
+    for part in parts(found):
+        assert part.dtype == np.float32
+        assert part.max() == 0
+        assert part.min() >= -80
+    assert (found.rate, found.hop) == (22050, 512)
+
+
+# -- physics -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("semitone", [12, 24, 33, 45, 60, 75])
+def test_a_tone_peaks_in_its_own_bins(semitone: int) -> None:
+    hertz = 440 * 2 ** ((semitone + 24 - 69) / 12)  # semitones from C1, which is MIDI note 24
+    found = compute_spectra(tone(hertz))
+    middle = found.mel.shape[1] // 2
+    assert found.cqt[:, middle].argmax() == semitone
+    assert found.chroma[:, middle].argmax() == semitone % 12
+    centres = librosa.mel_frequencies(130, fmin=0, fmax=RATE / 2)[1:-1]
+    own = int(np.abs(centres - hertz).argmin())
+    assert abs(int(found.mel[:, middle].argmax()) - own) <= 1
+
+
+def test_an_impulse_sounds_in_every_band_at_its_own_time() -> None:
+    samples = np.zeros(3 * RATE, np.float32)
+    at = 64 * HOP
+    samples[at] = 1
+    found = compute_spectra(samples)
+    assert (found.mel.argmax(axis=1) == 64).all()
+    assert np.ptp(found.mel[:, 64]) < 3  # Slaney's bands have equal area, so an impulse answers evenly
+    high = found.cqt[CQT_BINS // 2 :]
+    assert (np.abs(high.argmax(axis=1) - 64) <= 1).all()
+
+
+def test_silence_stays_silent() -> None:
+    found = compute_spectra(np.zeros(RATE, np.float32))
+    for part in parts(found):
+        assert np.isfinite(part).all()
+        assert np.ptp(part) == 0
+
+
+def test_level_does_not_matter(song: Floats) -> None:
+    short = song[: 4 * RATE]
+    for loud, quiet in zip(parts(compute_spectra(short)), parts(compute_spectra(short / 4)), strict=True):
+        np.testing.assert_allclose(loud, quiet, atol=2e-3)
+
+
+@pytest.mark.parametrize("count", [2048, 1024 * 512 - 1, 1024 * 512, 26 * RATE])
+def test_tuning_is_what_librosa_estimates(song: Floats, count: int) -> None:
+    detuned = song[:count]
+    power = np.abs(librosa.stft(detuned)) ** 2
+    assert estimate_tuning(detuned) == librosa.estimate_tuning(S=power, sr=RATE, bins_per_octave=12)
+    assert compute_spectra(detuned).chroma.shape[1] == power.shape[1]
+
+
+@pytest.mark.parametrize("cents", [-30, 0, 20, 40])
+def test_tuning_of_detuned_tones(cents: int) -> None:
+    samples = sum(tone(440 * 2 ** ((note - 69 + cents / 100) / 12)) for note in (81, 88, 93))
+    assert estimate_tuning(samples) == pytest.approx(cents / 100, abs=0.05)
+
+
+# -- refusals ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("samples", [np.zeros((2, 5000)), np.zeros(2047), np.full(5000, np.nan), np.full(5000, np.inf)])
+def test_bad_samples(samples: Floats) -> None:
+    with pytest.raises(ValueError, match=r"shape|2048|finite"):
+        compute_spectra(samples)
+    with pytest.raises(ValueError, match=r"shape|2048|finite"):
+        stream_spectra([samples])
+
+
+def test_engines() -> None:
+    assert resolve_engine("auto") in ENGINES
+    assert resolve_engine("librosa") == "librosa"
+    with pytest.raises(SettingsError, match=r"auto, .*librosa"):
+        compute_spectra(np.zeros(4096, np.float32), engine="quick")
+
+
+# -- long tracks ---------------------------------------------------------------------------------------------
+
+
+def test_one_block_is_the_same_to_the_last_bit(song: Floats) -> None:
+    whole = compute_spectra(song)
+    with stream_spectra(np.array_split(song, 7)) as stored:
+        assert stored.frames == whole.mel.shape[1]
+        assert stored.seconds == pytest.approx(26)
+        for ours, theirs in zip(stored.read(0, stored.frames), parts(whole), strict=True):
+            assert np.array_equal(ours, theirs)
+
+
+def test_block_by_block_is_the_same_as_the_whole_track(song: Floats) -> None:
+    """Over three and a half blocks measured: mel and chroma to 1e-5 dB, CQT to 4e-3 dB at most."""
+    with stream_spectra(np.array_split(song, 9), block_frames=320) as stored:
+        assert stored.frames == 1 + len(song) // HOP
+        assert stored.seconds == pytest.approx(26)
+        found = stored.read(0, stored.frames)
+    mel, cqt, chroma = by_librosa(song)
+    assert np.abs(found[0] - mel).max() < 1e-3
+    difference = np.abs(found[1] - cqt)
+    assert difference.mean() < 1e-3
+    assert np.percentile(difference, 99.9) < 0.02
+    assert difference.max() < 0.1
+    assert np.abs(found[2] - chroma).max() < 1e-3
+
+
+def test_the_loudest_point_of_the_whole_track_counts(song: Floats) -> None:
+    """A loud end lowers a quiet beginning that was spooled long before."""
+    samples = song.copy()
+    samples[: 20 * RATE] *= 0.01
+    whole = compute_spectra(samples)
+    with stream_spectra([samples], block_frames=320) as stored:
+        found = stored.read(100, 200)
+    assert found[0].max() < -30
+    np.testing.assert_allclose(found[0], whole.mel[:, 100:300], atol=1e-3)
+
+
+def test_read_any_stretch(song: Floats) -> None:
+    with stream_spectra([song], block_frames=320) as stored:
+        whole = stored.read(0, stored.frames)
+        for start, count in ((0, 1), (319, 2), (500, 491), (stored.frames - 1, 1), (5, 0)):
+            for part, piece in zip(whole, stored.read(start, count), strict=True):
+                assert np.array_equal(part[:, start : start + count], piece)
+        for start, count in ((-1, 2), (stored.frames, 1), (0, stored.frames + 1)):
+            with pytest.raises(ValueError, match="not in a track"):
+                stored.read(start, count)
+    with pytest.raises(ValueError, match="not in a track"):
+        stored.read(0, 1)
+
+
+def test_no_more_than_a_block_is_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = []
+
+    def engine(samples: Floats, rate: int, tuning: float | None) -> Powers:
+        lengths.append(len(samples))
+        frames = 1 + len(samples) // HOP
+        return Powers(*(np.ones((bins, frames), np.float32) for bins in (128, 84, 12)), tuning or 0.25)
+
+    monkeypatch.setitem(ENGINES, "counting", engine)
+    second = np.zeros(RATE, np.float32)
+    monkeypatch.setattr(spectra, "estimate_tuning", lambda samples, rate: lengths.append(0) or 0.125)
+    with stream_spectra((second for _ in range(900)), engine="counting", block_frames=1000) as stored:
+        assert stored.frames == 1 + 900 * RATE // HOP
+        assert stored.tuning == 0.125
+    assert max(lengths) <= (1000 + 2 * 96) * HOP
+    assert len(lengths) == 1 + 39
+
+
+def test_a_fault_in_the_middle_is_passed_on(song: Floats) -> None:
+    def blocks():  # type: ignore[no-untyped-def]
+        yield song
+        raise OSError("disk gone")
+
+    with pytest.raises(OSError, match="disk gone"):
+        stream_spectra(blocks(), block_frames=320)
+    with pytest.raises(ValueError, match="at least 96 frames"):
+        stream_spectra([song], block_frames=95)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 40), max_size=30), st.integers(1, 12), st.integers(0, 12))
+def test_overlapping_blocks_cover_everything_once(sizes: list[int], size: int, context: int) -> None:
+    size = max(size, context)
+    track = np.arange(sum(sizes), dtype=np.float32)
+    pieces = np.split(track, np.cumsum(sizes)[:-1]) if sizes else []
+    covered = []
+    for samples, before, last in _overlapping(pieces, size, context):
+        assert before == (context if covered else 0)
+        if covered:
+            assert samples[0] == len(np.concatenate(covered)) - context
+        stop = len(samples) if last else before + size
+        assert last or len(samples) == before + size + context
+        covered.append(samples[before:stop])
+    assert last
+    assert np.array_equal(np.concatenate(covered), track)

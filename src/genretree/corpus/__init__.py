@@ -1,0 +1,1 @@
+"""Which music there is, how it is parted, and its prepared images."""

@@ -1,0 +1,292 @@
+"""Which tracks there are, the genre path of each, and the group (artist, album) it must not be parted from."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from genretree.errors import CorpusError, TaxonomyError
+from genretree.sound.decode import SUFFIXES
+from genretree.taxonomy import MAX_LEVELS, NodePath, Taxonomy, split_path
+
+_GROUP_COLUMNS = ("artist", "album")
+_LEVEL_COLUMN = re.compile(r"^(?:level|genre|lvl)[ _-]?([1-4])$")
+_CCMUSIC_LEVELS = ("fst_level", "sec_level", "thr_level")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A track that could not be used: its path, a short stable kind, and what to do."""
+
+    path: str
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """A piece of music in a manifest.
+
+    Parameters
+    ----------
+    path : Path
+        The sound file.
+    name : str
+        The path as the source gives it, relative to the source's folder.
+    leaf : int
+        Index of its genre in the manifest's taxonomy.
+    group : str
+        Tracks with the same group never stand on both sides of a split; a track without one is its own group.
+    facts : dict
+        Everything else the source says (artist, album, title, ...).
+    """
+
+    path: Path
+    name: str
+    leaf: int
+    group: str
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All tracks of a source, in its order, and the rows that can't be used."""
+
+    source: Path
+    tracks: tuple[Track, ...]
+    taxonomy: Taxonomy
+    group_by: str
+    rejected: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A track before its genre is looked up in the tree."""
+
+    path: Path
+    name: str
+    genre: NodePath
+    facts: dict[str, str]
+
+
+def read_manifest(
+    source: str | Path,
+    tree: Taxonomy | None = None,
+    group: str | None = None,
+    levels: Sequence[str] | None = None,
+    depth: int | None = None,
+) -> Manifest:
+    """Read the tracks of a folder tree or a CSV.
+
+    Parameters
+    ----------
+    source : path
+        A folder whose sub-folders are genres (`Classic/Chamber/x.mp3`), or a CSV with `path` (relative to the CSV) and
+        either `genre` (a leaf's name or path) or one column for each level (`level_1`, `level_2` ...).
+    tree : Taxonomy, optional
+        Without it the tree is inferred from the genre paths in use.
+    group : str, optional
+        The column (for a folder: `artist` or `album` as the files' tags say, or `folder`) that must not be split.
+        By default `artist`, else `album`, else each track is its own group.
+    levels : sequence of str, optional
+        The CSV's level columns from the root down, where they have other names.
+    depth : int, optional
+        For a folder without a tree: how many folder levels are genres; deeper ones are taken for artist or album.
+
+    Raises
+    ------
+    CorpusError
+        If the source can't be read, lacks a column, or has no usable track. A single bad row is in `rejected` instead.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise CorpusError(f"{source}: no such folder or CSV file")
+    if source.is_dir():
+        rejected: list[Failure] = []
+        rows, group_by = _group_folder(_read_folder(source, tree, depth), source, group)
+        level_names: Sequence[str] | None = None
+    else:
+        rows, rejected, level_names = _read_csv(source, levels)
+        group_by = _group_column(rows, source, group)
+    if not rows:
+        first = f"; the first problem: {rejected[0].message}" if rejected else ""
+        raise CorpusError(f"{source}: no tracks found{first}")
+    taxonomy = tree or Taxonomy.from_paths((row.genre for row in rows), _fitting(level_names, rows))
+    return _match(source, rows, rejected, taxonomy, group_by)
+
+
+def _match(source: Path, rows: list[_Row], rejected: list[Failure], taxonomy: Taxonomy, group_by: str) -> Manifest:
+    tracks: dict[Path, Track] = {}
+    for row in rows:
+        try:
+            leaf = taxonomy.find_leaf(row.genre if len(row.genre) > 1 else row.genre[0])
+        except TaxonomyError as error:
+            rejected.append(Failure(row.name, "genre", str(error)))
+            continue
+        known = tracks.get(row.path)
+        if known is not None and known.leaf != leaf:
+            rejected.append(Failure(row.name, "genre", f"listed twice with different genres in {source.name}"))
+            continue
+        value = row.facts.get(group_by, "").strip()
+        group = f"{group_by}:{value}" if value else f"track:{row.name}"
+        tracks.setdefault(row.path, Track(row.path, row.name, leaf, group, row.facts))
+    if not tracks:
+        raise CorpusError(f"{source}: no track has a genre of the tree; the first problem: {rejected[0].message}")
+    return Manifest(source, tuple(tracks.values()), taxonomy, group_by, tuple(rejected))
+
+
+# -- CSV -----------------------------------------------------------------------------------------------------
+
+
+def _read_csv(source: Path, levels: Sequence[str] | None) -> tuple[list[_Row], list[Failure], Sequence[str] | None]:
+    try:
+        text = source.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(f"{source}: can't be read as a UTF-8 CSV ({error})") from error
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    columns = [name.strip() for name in reader.fieldnames or []]
+    reader.fieldnames = columns
+    if "path" not in columns:
+        raise CorpusError(f"{source}: needs a column 'path'; it has: {', '.join(columns) or 'none'}")
+    level_columns = _level_columns(source, columns, levels)
+    rows, rejected = [], []
+    try:
+        for record in reader:
+            line = reader.line_num
+            facts = {key: (value or "").strip() for key, value in record.items() if isinstance(key, str)}
+            row = _csv_row(source, facts, level_columns)
+            if row is None:
+                name = facts["path"] or f"line {line}"
+                rejected.append(Failure(name, "genre", f"{source.name}, line {line}: no path or no genre"))
+            else:
+                rows.append(row)
+    except csv.Error as error:
+        raise CorpusError(f"{source}, line {reader.line_num}: {error}") from error
+    return rows, rejected, None if level_columns == ["genre"] else level_columns
+
+
+def _level_columns(source: Path, columns: list[str], levels: Sequence[str] | None) -> list[str]:
+    if levels:
+        missing = [name for name in levels if name not in columns]
+        if missing:
+            raise CorpusError(f"{source}: no column {', '.join(missing)}; it has: {', '.join(columns)}")
+        return list(levels)
+    numbered = {int(match[1]): name for name in columns if (match := _LEVEL_COLUMN.match(name.lower()))}
+    if numbered and sorted(numbered) == list(range(1, len(numbered) + 1)):
+        return [numbered[i] for i in sorted(numbered)]
+    published = [name for level in _CCMUSIC_LEVELS for name in columns if name in (level, f"{level}_label")]
+    if published:
+        return published
+    if "genre" in columns:
+        return ["genre"]
+    raise CorpusError(
+        f"{source}: needs a column 'genre', or one for each level (level_1, level_2 ...; or name them with --levels); "
+        f"it has: {', '.join(columns)}"
+    )
+
+
+def _csv_row(source: Path, facts: dict[str, str], level_columns: list[str]) -> _Row | None:
+    names = [name for column in level_columns if (name := facts[column])]
+    if level_columns == ["genre"] and names:
+        names = list(split_path(names[0]))
+    if not names or not facts["path"]:
+        return None
+    while len(names) > 1 and names[-1] == names[-2]:
+        names.pop()  # a short leaf repeated for the levels it stands for
+    return _Row((source.parent / facts["path"]).absolute(), facts["path"], tuple(names), facts)
+
+
+def _group_column(rows: list[_Row], source: Path, group: str | None) -> str:
+    columns = rows[0].facts if rows else {}
+    if group is None:
+        return next((name for name in _GROUP_COLUMNS if name in columns), "track")
+    if group == "track" or group in columns:
+        return group
+    raise CorpusError(f"{source}: no column '{group}' to group by; it has: {', '.join(columns)}")
+
+
+def _fitting(levels: Sequence[str] | None, rows: list[_Row]) -> Sequence[str] | None:
+    """Level names for the depth that is really in use."""
+    return None if levels is None else list(levels)[: max(len(row.genre) for row in rows)]
+
+
+# -- folders -------------------------------------------------------------------------------------------------
+
+
+def walk_sound(folder: Path) -> Iterator[Path]:
+    """Yield the sound files below a folder, sorted, leaving out hidden files and folders."""
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and path.suffix.lower() in SUFFIXES and path.is_file():
+            yield path
+
+
+def _read_folder(source: Path, tree: Taxonomy | None, depth: int | None) -> list[_Row]:
+    rows = []
+    for path in walk_sound(source):
+        folders = path.relative_to(source).parts[:-1]
+        if not folders:
+            raise CorpusError(
+                f"{path}: lies outside any genre folder; sort the music into folders named after genres, or give a CSV"
+            )
+        cut = _genre_depth(folders, tree, depth)
+        facts = {"folder": "/".join(folders[cut:])}
+        rows.append(_Row(path.absolute(), path.relative_to(source).as_posix(), folders[:cut], facts))
+    return rows
+
+
+def _genre_depth(folders: NodePath, tree: Taxonomy | None, depth: int | None) -> int:
+    """How many of a file's folders name its genre; the rest are artist or album."""
+    if depth is not None:
+        return min(depth, len(folders))
+    if tree is None:
+        if len(folders) > MAX_LEVELS:
+            raise CorpusError(
+                f"{'/'.join(folders)}: {len(folders)} folders deep, a tree has at most {MAX_LEVELS} levels; "
+                "say with --depth how many folder levels are genres"
+            )
+        return len(folders)
+    for cut in range(1, len(folders) + 1):
+        try:
+            tree.find_leaf(folders[:cut])
+        except TaxonomyError:
+            continue
+        return cut
+    return len(folders)
+
+
+def _group_folder(rows: list[_Row], source: Path, group: str | None) -> tuple[list[_Row], str]:
+    """Give each file its artist and album from its tags, where the group needs them."""
+    if group not in (None, "artist", "album", "folder", "track"):
+        raise CorpusError(f"{source}: a folder can be grouped by artist, album, folder or track, not by '{group}'")
+    if group in ("folder", "track"):
+        return rows, group
+    tagged = [_Row(row.path, row.name, row.genre, {**row.facts, **_read_tags(row.path)}) for row in rows]
+    if group is not None:
+        return tagged, group
+    counts: dict[str, int] = defaultdict(int)
+    for row in tagged:
+        for column in (*_GROUP_COLUMNS, "folder"):
+            counts[column] += bool(row.facts.get(column))
+    return tagged, max((*_GROUP_COLUMNS, "folder"), key=lambda column: counts[column]) if any(
+        counts.values()
+    ) else "track"
+
+
+def _read_tags(path: Path) -> dict[str, str]:
+    import mutagen
+
+    try:
+        tags = mutagen.File(path, easy=True)
+    except Exception:  # damaged tags say nothing about the sound, which is checked when it is decoded
+        return {}
+    if not tags:
+        return {}
+    found = {key: tags.get(key) for key in (*_GROUP_COLUMNS, "title")}
+    return {key: str(value[0]) for key, value in found.items() if value}

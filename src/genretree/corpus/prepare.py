@@ -1,0 +1,314 @@
+"""From a manifest to a store: decode, compute, slice and draw every track, in parallel, resumable, atomic.
+
+Each track becomes a file of its own in `STORE.partial`; a run that was killed goes on with the tracks that are
+missing. When all are done they are joined, and the folder takes its final name in one step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genretree.corpus.manifest import Failure, Manifest, Track
+from genretree.corpus.splits import split_groups
+from genretree.corpus.store import Store, StoreFacts, write_tables
+from genretree.errors import CorpusError, SoundError
+from genretree.files import atomic_path, sha256_file, write_text
+from genretree.progress import progress_bar
+from genretree.settings import HOP, RATE, ImageSettings
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a worker needs to draw one track."""
+
+    path: Path
+    shard: Path
+    settings: ImageSettings
+    engine: str
+    salvage: bool
+
+
+def prepare(
+    manifest: Manifest,
+    out: str | Path,
+    settings: ImageSettings | None = None,
+    *,
+    engine: str = "auto",
+    salvage: bool = False,
+    workers: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Store:
+    """Draw every track of a manifest into a store.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    out : path
+        The store's folder. Work in progress lies beside it in `OUT.partial` and is taken up again by the next call.
+    settings : ImageSettings, optional
+    engine : str
+        Engine for the spectra; `auto` takes the fastest that agrees with librosa.
+    salvage : bool
+        Use what can be decoded of a truncated file instead of reporting it as failed.
+    workers : int, optional
+        Processes; by default one for each processor this process may use.
+    seed : int
+        Of the default split.
+    overwrite : bool
+        Replace a store that was made from something else.
+    progress : bool
+        Show a bar on standard error.
+
+    Returns
+    -------
+    Store
+        Its `failures` name every track that could not be used, and why. One bad file never stops the others.
+
+    Raises
+    ------
+    CorpusError
+        If no track at all could be used, or `out` holds something else.
+    """
+    from genretree.sound.spectra import resolve_engine
+
+    out = Path(out)
+    settings = settings or ImageSettings()
+    facts = StoreFacts(
+        source=str(manifest.source),
+        group_by=manifest.group_by,
+        engine=resolve_engine(engine),
+        version=version("genretree"),
+        digest=_digest(manifest, settings, resolve_engine(engine), salvage),
+    )
+    existing = _check_target(out, facts.digest, overwrite)
+    if existing is not None:
+        return existing
+    work = out.with_name(f"{out.name}.partial")
+    shards = work / "tracks"
+    shards.mkdir(parents=True, exist_ok=True)
+    jobs = {
+        track: _Job(
+            track.path, shards / _shard_name(track, settings, facts.engine, salvage), settings, facts.engine, salvage
+        )
+        for track in manifest.tracks
+    }
+    failures = _draw_all(list(jobs.values()), workers or available_processors(), progress)
+    done = [track for track in manifest.tracks if jobs[track].shard not in failures]
+    if not done:
+        first = next(iter(failures.values()))
+        raise CorpusError(f"none of the {len(jobs)} tracks could be used; the first: {first.message}")
+    failed = [failures[job.shard] for job in jobs.values() if job.shard in failures]
+    rejected = [*manifest.rejected, *failed]
+    _join(work, manifest, {track: jobs[track].shard for track in done}, settings, facts, rejected, seed)
+    shutil.rmtree(shards)
+    if out.exists():
+        shutil.rmtree(out)
+    work.rename(out)
+    return Store(out)
+
+
+def available_processors() -> int:
+    """Count the processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _digest(manifest: Manifest, settings: ImageSettings, engine: str, salvage: bool) -> str:
+    """Hash of all that decides a store's contents, file sizes and times included."""
+    rows = [(str(track.path), track.leaf, track.group, _stamp(track.path)) for track in manifest.tracks]
+    content = [rows, manifest.taxonomy.to_json(), settings.model_dump(), engine, salvage]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _stamp(path: Path) -> list[int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return []
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _shard_name(track: Track, settings: ImageSettings, engine: str, salvage: bool) -> str:
+    content = json.dumps([str(track.path), _stamp(track.path), settings.digest, engine, salvage])
+    return hashlib.sha256(content.encode()).hexdigest()[:24]
+
+
+def _check_target(out: Path, digest: str, overwrite: bool) -> Store | None:
+    """Return the finished store if this very call was made before; refuse anything else in the way."""
+    if not out.exists():
+        return None
+    if not (out / "store.json").is_file():
+        if out.is_dir() and not any(out.iterdir()):
+            return None
+        raise CorpusError(f"{out}: exists and is not a store; give another name")
+    if overwrite:
+        return None
+    store = Store(out)
+    if store.facts.digest == digest:
+        return store
+    raise CorpusError(
+        f"{out}: was prepared from other music or settings; give another name, or --overwrite to replace it"
+    )
+
+
+# -- drawing -------------------------------------------------------------------------------------------------
+
+
+def _draw_all(jobs: Sequence[_Job], workers: int, progress: bool) -> dict[Path, Failure]:
+    """Draw the tracks that have no finished shard yet; returns the failures by shard."""
+    pending = [job for job in jobs if not _facts_file(job.shard).exists()]
+    failures: dict[Path, Failure] = {}
+    with progress_bar(len(jobs), "prepare", "track", progress, initial=len(jobs) - len(pending)) as tick:
+
+        def report(job: _Job, failure: Failure | None) -> None:
+            if failure is not None:
+                failures[job.shard] = failure
+            tick()
+
+        if workers == 1 or len(pending) == 1:
+            for job in pending:
+                report(job, _draw_safely(job))
+            return failures
+        while pending:
+            unfinished = _draw_in_pool(pending, workers, report)
+            # If a worker died, it was by one of the files in hand: each of those gets a process of its own.
+            suspects, pending = unfinished[: workers + 1], unfinished[workers + 1 :]
+            for job in suspects:
+                if _draw_in_pool([job], 1, report):
+                    message = f"{job.path}: the decoder crashed on this file; convert it to another format"
+                    report(job, Failure(str(job.path), "crashed", message))
+    return failures
+
+
+def _draw_in_pool(jobs: Sequence[_Job], workers: int, report: Callable[[_Job, Failure | None], None]) -> list[_Job]:
+    """Draw in worker processes; returns the jobs that were unfinished when a worker died, in their order."""
+    unfinished: list[_Job] = []
+    workers = min(workers, len(jobs))
+    # "spawn": a fork of a process that runs threads (torch, BLAS) may hang.
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_limit_threads) as pool:
+        futures: dict[Future[Failure | None], _Job] = {pool.submit(_draw_safely, job): job for job in jobs}
+        for future in as_completed(futures):
+            try:
+                report(futures[future], future.result())
+            except BrokenProcessPool:
+                unfinished.append(futures[future])
+    return sorted(unfinished, key=jobs.index)
+
+
+def _limit_threads() -> None:
+    """Keep each worker to one thread; the processors are shared out by process."""
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)
+
+
+def _draw_safely(job: _Job) -> Failure | None:
+    try:
+        _draw_track(job)
+    except SoundError as error:
+        return Failure(str(job.path), error.kind, str(error))
+    except Exception as error:  # whatever one file brings about must not stop the others
+        return Failure(str(job.path), "internal", f"{job.path}: {type(error).__name__}: {error}")
+    return None
+
+
+def _draw_track(job: _Job) -> None:
+    """Write one track's slices as raw bytes, then their facts as JSON; the JSON says that the shard is complete."""
+    from genretree.sound.slices import iter_slices
+
+    starts, padded, silent = [], [], []
+    with atomic_path(_images_file(job.shard)) as temporary, temporary.open("wb") as stream:
+        for piece in iter_slices(job.path, job.settings, engine=job.engine, salvage=job.salvage):
+            stream.write(np.ascontiguousarray(piece.images).data)
+            starts.append(round(float(piece.start), 3))
+            padded.append(bool(piece.padded))
+            silent.append(bool(piece.silent))
+    if all(silent):
+        raise SoundError("silence", job.path, "every slice is silent; nothing to learn from")
+    facts = {"sha256": sha256_file(job.path), "starts": starts, "padded": padded, "silent": silent}
+    write_text(_facts_file(job.shard), json.dumps(facts))
+
+
+def _images_file(shard: Path) -> Path:
+    return shard.with_suffix(".u8")
+
+
+def _facts_file(shard: Path) -> Path:
+    return shard.with_suffix(".json")
+
+
+# -- joining -------------------------------------------------------------------------------------------------
+
+
+def _join(
+    work: Path,
+    manifest: Manifest,
+    shards: dict[Track, Path],
+    settings: ImageSettings,
+    facts: StoreFacts,
+    failures: Sequence[Failure],
+    seed: int,
+) -> None:
+    drawn = {track: json.loads(_facts_file(shard).read_text()) for track, shard in shards.items()}
+    total = sum(len(item["starts"]) for item in drawn.values())
+    with atomic_path(work / "images.npy") as temporary, temporary.open("wb") as stream:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (total, 3, settings.size, settings.size)}
+        np.lib.format.write_array_header_2_0(stream, header)
+        for shard in shards.values():
+            with _images_file(shard).open("rb") as images:
+                shutil.copyfileobj(images, stream, 1 << 20)
+    write_tables(
+        work,
+        _track_table(manifest, drawn, settings),
+        dict(_slice_columns(list(drawn.values()))),
+        manifest.taxonomy,
+        settings,
+        facts,
+        failures,
+    )
+    store = Store(work)
+    split_groups(store.track_leaves, store.track_groups, seed=seed).save(work / "splits")
+
+
+def _track_table(manifest: Manifest, drawn: dict[Track, Any], settings: ImageSettings) -> dict[str, list[Any]]:
+    tracks = list(drawn)
+    slice_seconds = settings.slice_frames * HOP / RATE
+    table: dict[str, list[Any]] = {
+        "path": [track.name for track in tracks],
+        "file": [str(track.path) for track in tracks],
+        "genre": [" > ".join(manifest.taxonomy.leaves[track.leaf]) for track in tracks],
+        "leaf": [track.leaf for track in tracks],
+        "group": [track.group for track in tracks],
+        "sha256": [drawn[track]["sha256"] for track in tracks],
+        "slices": [len(drawn[track]["starts"]) for track in tracks],
+        "sliced_seconds": [round(len(drawn[track]["starts"]) * slice_seconds, 3) for track in tracks],
+    }
+    columns = dict.fromkeys(name for track in tracks for name in track.facts)
+    for name in columns:
+        if name and name not in table:
+            table[name] = [track.facts.get(name, "") for track in tracks]
+    return table
+
+
+def _slice_columns(drawn: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    counts = [len(item["starts"]) for item in drawn]
+    yield "track", np.repeat(np.arange(len(drawn), dtype=np.int64), counts)
+    yield "start", np.array([start for item in drawn for start in item["starts"]], dtype=np.float64)
+    yield "padded", np.array([flag for item in drawn for flag in item["padded"]], dtype=bool)
+    yield "silent", np.array([flag for item in drawn for flag in item["silent"]], dtype=bool)

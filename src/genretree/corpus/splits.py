@@ -1,0 +1,248 @@
+"""Cutting a corpus into parts so that no group stands on both sides.
+
+The parts are as balanced over the leaves as whole groups allow (scikit-learn's StratifiedGroupKFold), seeded,
+and saved with the store. The published split of the ccmusic data set cuts slices, not tracks; that protocol can be
+asked for to compare with, and everything made from it says so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genretree.errors import CorpusError
+from genretree.files import write_text
+
+PARTS = ("train", "validation", "test")
+Protocol = Literal["group", "slice"]
+
+PROTOCOL_NOTES = {
+    "group": "no group (artist, album or track) stands in more than one part",
+    "slice": "LEAKING: slices of one track stand in several parts; the figures say nothing about unseen music",
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which part each track (or, for the slice protocol, each slice) belongs to.
+
+    Parameters
+    ----------
+    name : str
+    protocol : "group" or "slice"
+    seed : int
+    parts : tuple of str
+        `train`, `validation` or `test` for each track; for the slice protocol, for each slice.
+    fold, folds : int or None
+        Which fold of how many the test part is; None for a single hold-out split.
+    """
+
+    name: str
+    protocol: Protocol
+    seed: int
+    parts: tuple[str, ...]
+    fold: int | None = None
+    folds: int | None = None
+
+    @property
+    def note(self) -> str:
+        """What the protocol means, to be shown beside every figure."""
+        return PROTOCOL_NOTES[self.protocol]
+
+    def slice_parts(self, slice_tracks: NDArray[np.int64]) -> NDArray[np.str_]:
+        """Part of every slice, given the track of every slice."""
+        parts = np.array(self.parts)
+        return parts if self.protocol == "slice" else parts[slice_tracks]
+
+    def save(self, folder: Path) -> Path:
+        """Write the split into a store's `splits` folder."""
+        path = _split_path(folder, self.name)
+        write_text(path, json.dumps(asdict(self), indent=1))
+        return path
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> Split:
+        """Read a split by its name."""
+        path = _split_path(folder, name)
+        if not path.exists():
+            known = sorted(file.stem for file in folder.glob("*.json"))
+            raise CorpusError(f"no split named '{name}' in {folder}; there are: {', '.join(known) or 'none'}")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{**content, "parts": tuple(content["parts"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise CorpusError(f"{path}: damaged split file ({error}); make it again with: genretree split") from error
+
+
+def _split_path(folder: Path, name: str) -> Path:
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise CorpusError(f"a split's name has letters, digits, '-', '_' and '.', not '{name}'")
+    return folder / f"{name}.json"
+
+
+def join_groups(groups: Sequence[str], checksums: Sequence[str]) -> NDArray[np.int64]:
+    """Number the groups, taking two as one where the same audio (by checksum) stands in both.
+
+    Returns
+    -------
+    array, shape (n_tracks,)
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(groups)
+    names, group_index = np.unique(np.array(groups, dtype=object).astype(str), return_inverse=True)
+    sums, sum_index = np.unique(np.array(checksums, dtype=object).astype(str), return_inverse=True)
+    # A bipartite graph of groups and checksums; each track is an edge, and tracks that belong together are connected.
+    size = len(names) + len(sums)
+    edges = coo_array((np.ones(n), (group_index, len(names) + sum_index)), shape=(size, size))
+    components = connected_components(edges, directed=False)[1]
+    return np.unique(components[group_index], return_inverse=True)[1].astype(np.int64)
+
+
+def split_groups(
+    leaves: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    *,
+    test: float = 0.2,
+    validation: float = 0.15,
+    seed: int = 0,
+    name: str = "default",
+) -> Split:
+    """Hold out whole groups for validation and test.
+
+    Parameters
+    ----------
+    leaves : array, shape (n_tracks,)
+        Leaf index of each track, for balance.
+    groups : array, shape (n_tracks,)
+        Group number of each track.
+    test, validation : float
+        Shares of the tracks to hold out, 0 to 0.5 each. Reached as nearly as whole groups allow.
+    seed : int
+    name : str
+
+    Notes
+    -----
+    A leaf with a single group keeps it in training: a leaf that can't be learned can't be tested either.
+    """
+    for label, share in (("test", test), ("validation", validation)):
+        if not 0 <= share <= 0.5:
+            raise CorpusError(f"the {label} share is {share}; it lies between 0 and 0.5")
+    parts = np.full(len(leaves), "train", dtype=object)
+    movable = ~np.isin(groups, _only_groups(leaves, groups))
+    held = _hold_out(leaves, groups, np.flatnonzero(movable), test * len(leaves), seed)
+    parts[held] = "test"
+    rest = (parts == "train") & ~np.isin(groups, _only_groups(leaves, groups, parts == "train"))
+    held = _hold_out(leaves, groups, np.flatnonzero(rest), validation * len(leaves), seed + 1)
+    parts[held] = "validation"
+    return Split(name, "group", seed, tuple(parts.tolist()))
+
+
+def fold_groups(
+    leaves: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    *,
+    folds: int = 5,
+    validation: float = 0.15,
+    seed: int = 0,
+    name: str = "default",
+) -> list[Split]:
+    """Cut into k folds of whole groups; each fold is the test part of one split, named `NAME-0`, `NAME-1` ...
+
+    Every split takes its validation part from the other folds, again by whole groups.
+    """
+    if folds < 2:
+        raise CorpusError(f"{folds} folds; cross-validation needs at least 2")
+    if len(np.unique(groups)) < folds:
+        raise CorpusError(f"{folds} folds need at least as many groups; there are {len(np.unique(groups))}")
+    test_fold = _assign_folds(leaves, groups, folds, seed)
+    splits = []
+    for fold in range(folds):
+        parts = np.where(test_fold == fold, "test", "train").astype(object)
+        rest = (parts == "train") & ~np.isin(groups, _only_groups(leaves, groups, parts == "train"))
+        parts[_hold_out(leaves, groups, np.flatnonzero(rest), validation * len(leaves), seed + 1)] = "validation"
+        splits.append(Split(f"{name}-{fold}", "group", seed, tuple(parts.tolist()), fold, folds))
+    return splits
+
+
+def split_slices(
+    slice_leaves: NDArray[np.int64],
+    *,
+    test: float = 0.1,
+    validation: float = 0.1,
+    seed: int = 0,
+    name: str = "slices",
+) -> Split:
+    """Cut slices at random, as the published study did. Leaks by construction; only for comparison with it."""
+    alone = np.arange(len(slice_leaves))
+    split = split_groups(slice_leaves, alone, test=test, validation=validation, seed=seed, name=name)
+    return Split(name, "slice", seed, split.parts)
+
+
+def _only_groups(
+    leaves: NDArray[np.int64], groups: NDArray[np.int64], among: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
+    """Groups that are the only one of some leaf."""
+    keep = np.ones(len(leaves), dtype=bool) if among is None else among
+    pairs = np.unique(np.stack([leaves[keep], groups[keep]], axis=1), axis=0)
+    counts = np.bincount(pairs[:, 0]) if len(pairs) else np.zeros(0, dtype=np.int64)
+    alone: NDArray[np.int64] = pairs[counts[pairs[:, 0]] == 1, 1]
+    return alone
+
+
+def _hold_out(
+    leaves: NDArray[np.int64], groups: NDArray[np.int64], candidates: NDArray[np.int64], wanted: float, seed: int
+) -> NDArray[np.int64]:
+    """Choose about `wanted` of the candidate tracks, by whole groups, balanced over the leaves."""
+    n_groups = len(np.unique(groups[candidates]))
+    if wanted < 0.5 or n_groups < 2:
+        return np.zeros(0, dtype=np.int64)
+    folds = min(max(2, round(len(candidates) / wanted)), n_groups)
+    fold_of = _assign_folds(leaves[candidates], groups[candidates], folds, seed)
+    for fold in range(folds):
+        chosen: NDArray[np.int64] = candidates[fold_of == fold]
+        left = np.setdiff1d(candidates, chosen)
+        if set(leaves[candidates]) == set(leaves[left]):
+            return chosen
+    return _trim(leaves, groups, candidates, candidates[fold_of == 0])
+
+
+def _trim(
+    leaves: NDArray[np.int64], groups: NDArray[np.int64], candidates: NDArray[np.int64], chosen: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Give back groups without which some leaf would have nothing left to learn from."""
+    for leaf in np.unique(leaves[chosen]):
+        left = np.setdiff1d(candidates, chosen)
+        if leaf in leaves[left]:
+            continue
+        back = groups[chosen[leaves[chosen] == leaf][0]]
+        chosen = chosen[groups[chosen] != back]
+    return chosen
+
+
+def _assign_folds(leaves: NDArray[np.int64], groups: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
+    import warnings
+
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    # A class with fewer members than folds is refused by scikit-learn when that holds for every class, and warned about
+    # otherwise; whole groups come first here, so tiny classes are balanced together instead.
+    counts = np.bincount(leaves)
+    strata = np.where(counts[leaves] < folds, -1, leaves)
+    if np.bincount(strata + 1).max() < folds:
+        strata = np.zeros_like(leaves)
+    fold_of = np.zeros(len(leaves), dtype=np.int64)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        cuts = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(leaves, strata, groups)
+        for fold, (_, held) in enumerate(cuts):
+            fold_of[held] = fold
+    return fold_of

@@ -1,0 +1,163 @@
+"""Prepared images on disk: one memory-mapped array of uint8, and tables of slices and tracks.
+
+A store is a folder:
+
+    images.npy       uint8, shape (slices, 3, size, size), in the order mel, cqt, chroma
+    slices.parquet   a row for each slice: track, start in seconds, padded, silent
+    tracks.parquet   a row for each track: path, genre, leaf, group, sha256, seconds, slices, and the source's columns
+    splits/*.json    how the tracks are parted
+    store.json       tree, image settings, versions, and the tracks that failed; written last
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from genretree.corpus.manifest import Failure
+from genretree.corpus.splits import Split
+from genretree.errors import CorpusError
+from genretree.files import atomic_path, write_text
+from genretree.settings import ImageSettings
+from genretree.taxonomy import Taxonomy
+
+FORMAT = 1
+_PARTS = ("images.npy", "slices.parquet", "tracks.parquet", "store.json")
+
+
+@dataclass(frozen=True)
+class StoreFacts:
+    """What a store says about itself.
+
+    Parameters
+    ----------
+    source : str
+        The folder, CSV or data set it was made from.
+    group_by : str
+        What must not be split: `artist`, `album`, `folder`, `track`.
+    engine : str
+        Which engine computed the spectra.
+    version : str
+        The genretree that made it.
+    digest : str
+        Hash of source, tree and settings; the same call gives the same digest.
+    """
+
+    source: str
+    group_by: str
+    engine: str
+    version: str
+    digest: str
+
+
+class Store:
+    """A prepared corpus, opened for reading. Images stay on disk until they are asked for."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        missing = [name for name in _PARTS if not (self.folder / name).is_file()]
+        if missing:
+            what = (
+                "no such folder" if not self.folder.is_dir() else f"not a complete store, {', '.join(missing)} missing"
+            )
+            raise CorpusError(f"{self.folder}: {what}; make one with: genretree prepare SOURCE {self.folder}")
+        try:
+            content = json.loads((self.folder / "store.json").read_text(encoding="utf-8"))
+            self.format = content["format"]
+            self.facts = StoreFacts(**content["facts"])
+            self.taxonomy = Taxonomy.from_json(content["taxonomy"])
+            self.settings = ImageSettings.build(content["images"])
+            self.failures = tuple(Failure(**item) for item in content["failures"])
+            self.tracks: dict[str, list[Any]] = pq.read_table(self.folder / "tracks.parquet").to_pydict()
+            slices = pq.read_table(self.folder / "slices.parquet")
+            self.images: NDArray[np.uint8] = np.load(self.folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
+            raise CorpusError(f"{self.folder}: damaged store ({error}); prepare it again") from error
+        if self.format != FORMAT:
+            raise CorpusError(
+                f"{self.folder}: store format {self.format}, this genretree reads {FORMAT}; prepare it again"
+            )
+        self.slice_tracks: NDArray[np.int64] = slices["track"].to_numpy()
+        self.starts: NDArray[np.float64] = slices["start"].to_numpy()
+        self.padded: NDArray[np.bool_] = slices["padded"].to_numpy(zero_copy_only=False)
+        self.silent: NDArray[np.bool_] = slices["silent"].to_numpy(zero_copy_only=False)
+        expected = (len(self.slice_tracks), 3, self.settings.size, self.settings.size)
+        if self.images.shape != expected or self.images.dtype != np.uint8:
+            raise CorpusError(
+                f"{self.folder}: images.npy is {self.images.dtype} {self.images.shape}, not uint8 {expected}; "
+                "prepare it again"
+            )
+
+    @property
+    def n_tracks(self) -> int:
+        """Number of tracks."""
+        return len(self.tracks["path"])
+
+    @property
+    def n_slices(self) -> int:
+        """Number of slices, silent ones included."""
+        return len(self.slice_tracks)
+
+    @cached_property
+    def track_leaves(self) -> NDArray[np.int64]:
+        """Leaf index of every track."""
+        return np.array(self.tracks["leaf"], dtype=np.int64)
+
+    @cached_property
+    def track_groups(self) -> NDArray[np.int64]:
+        """Group number of every track; tracks with the same audio share one."""
+        from genretree.corpus.splits import join_groups
+
+        return join_groups(self.tracks["group"], self.tracks["sha256"])
+
+    def split(self, name: str = "default") -> Split:
+        """Load one of the store's splits."""
+        split = Split.load(self.folder / "splits", name)
+        expected = self.n_slices if split.protocol == "slice" else self.n_tracks
+        if len(split.parts) != expected:
+            raise CorpusError(f"{self.folder}: the split '{name}' was made for other contents; make it again")
+        return split
+
+    def split_names(self) -> list[str]:
+        """Names of the store's splits."""
+        return sorted(path.stem for path in (self.folder / "splits").glob("*.json"))
+
+    def rows(self, part: str = "all", split: Split | None = None) -> NDArray[np.int64]:
+        """Indices of the slices in a part (`train`, `validation`, `test`, `all`), without silent ones."""
+        sounding = ~self.silent
+        if part == "all":
+            return np.flatnonzero(sounding)
+        parts = (split or self.split()).slice_parts(self.slice_tracks)
+        return np.flatnonzero((parts == part) & sounding)
+
+
+def write_tables(
+    folder: Path,
+    tracks: dict[str, list[Any]],
+    slices: dict[str, Any],
+    taxonomy: Taxonomy,
+    settings: ImageSettings,
+    facts: StoreFacts,
+    failures: Sequence[Failure],
+) -> None:
+    """Write everything of a store but its images; `store.json` comes last and makes it complete."""
+    for name, table in (("tracks", tracks), ("slices", slices)):
+        with atomic_path(folder / f"{name}.parquet") as temporary:
+            pq.write_table(pa.table(table), temporary)
+    content = {
+        "format": FORMAT,
+        "facts": asdict(facts),
+        "taxonomy": taxonomy.to_json(),
+        "images": settings.model_dump(),
+        "failures": [asdict(failure) for failure in failures],
+    }
+    write_text(folder / "store.json", json.dumps(content, indent=1, ensure_ascii=False))

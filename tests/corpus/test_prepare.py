@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from conftest import SETTINGS, TREE, synthesise
+from genretree.corpus import prepare as prepare_module
+from genretree.corpus.manifest import read_manifest
+from genretree.corpus.prepare import prepare
+from genretree.corpus.store import Store
+from genretree.errors import CorpusError
+from genretree.settings import RATE, ImageSettings
+from genretree.sound.slices import iter_slices
+
+
+def test_a_store_holds_what_the_sound_rooms_draw(store: Store, corpus: Path) -> None:
+    assert store.n_tracks == 50
+    assert store.images.shape == (200, 3, 64, 64)
+    assert not store.failures
+    drawn = np.stack([piece.images for piece in iter_slices(corpus.parent / store.tracks["path"][7], SETTINGS)])
+    np.testing.assert_array_equal(store.images[store.slice_tracks == 7], drawn)
+    assert isinstance(store.images, np.memmap)
+
+
+def test_tables_carry_names_groups_and_checksums(store: Store) -> None:
+    assert store.tracks["genre"][0] == "Calm > Drone"
+    assert store.tracks["group"][0] == "artist:Drone artist 0"
+    assert len(store.tracks["sha256"][0]) == 64
+    assert store.facts.group_by == "artist"
+    assert (np.diff(store.starts[store.slice_tracks == 0]) > 1.9).all()
+
+
+def test_the_default_split_is_saved_and_disjoint_by_artist(store: Store) -> None:
+    split = store.split()
+    artists = {part: set() for part in ("train", "validation", "test")}
+    for group, part in zip(store.tracks["group"], split.parts, strict=True):
+        artists[part].add(group)
+    assert not artists["train"] & artists["test"]
+    assert not artists["train"] & artists["validation"]
+    assert sum(len(store.rows(part)) for part in artists) == len(store.rows("all")) == 200
+
+
+def _bad_corpus(folder: Path) -> Path:
+    """Three good files and a bad one of each kind."""
+    folder.mkdir()
+    good = synthesise("Drone", 1, 4.0)
+    for i in range(3):
+        sf.write(folder / f"good{i}.wav", synthesise("Bells" if i else "Drone", i, 4.0), RATE)
+    (folder / "text.mp3").write_text("this is not music\n" * 50)
+    (folder / "empty.flac").write_bytes(b"")
+    sf.write(folder / "silent.wav", np.zeros(4 * RATE, np.float32), RATE)
+    broken = good.copy()
+    broken[1000] = np.nan
+    sf.write(folder / "nan.wav", broken, RATE, subtype="FLOAT")
+    sf.write(folder / "whole.flac", good, RATE)
+    (folder / "cut.flac").write_bytes((folder / "whole.flac").read_bytes()[:20000])
+    (folder / "whole.flac").unlink()
+    sf.write(folder / "short.wav", good[: RATE // 2], RATE)
+    rows = [f"{path.name},{'Drone' if path.name in ('good0.wav', 'short.wav') else 'Bells'}" for path in sorted(folder.iterdir())]
+    (folder / "tracks.csv").write_text("path,genre\nmissing.ogg,Drone\n" + "\n".join(rows) + "\n")
+    return folder / "tracks.csv"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_bad_files_are_named_and_never_stop_the_others(tmp_path: Path, workers: int) -> None:
+    manifest = read_manifest(_bad_corpus(tmp_path / "music"), TREE)
+    made = prepare(manifest, tmp_path / "store", SETTINGS, workers=workers)
+    kinds = {Path(failure.path).name: failure.kind for failure in made.failures}
+    assert kinds == {
+        "missing.ogg": "not_found",
+        "text.mp3": "not_audio",
+        "empty.flac": "empty",
+        "silent.wav": "silence",
+        "nan.wav": "not_finite",
+        "cut.flac": "truncated",
+    }
+    assert made.tracks["path"] == ["good0.wav", "good1.wav", "good2.wav", "short.wav"]
+    assert made.padded.tolist() == [False] * 6 + [True]
+    assert not (tmp_path / "store.partial").exists()
+
+
+def test_a_crashing_decoder_takes_only_its_own_file_down(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Workers are fresh processes, so the fault is planted through the environment they inherit.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "import genretree.sound.slices as s\n"
+        "_real = s.iter_slices\n"
+        "def iter_slices(path, *rest, **more):\n"
+        "    if str(path).endswith('Drone-1-0.wav'):\n"
+        "        os.abort()\n"
+        "    return _real(path, *rest, **more)\n"
+        "s.iter_slices = iter_slices\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    made = prepare(read_manifest(corpus, TREE), tmp_path / "store", SETTINGS, workers=2)
+    assert [(Path(failure.path).name, failure.kind) for failure in made.failures] == [("Drone-1-0.wav", "crashed")]
+    assert made.n_tracks == 49
+
+
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, corpus: Path, store: Store) -> None:
+    out = tmp_path / "store"
+    code = (
+        "from pathlib import Path; from genretree.corpus.manifest import read_manifest; "
+        "from genretree.corpus.prepare import prepare; from conftest import TREE, SETTINGS; "
+        f"prepare(read_manifest(Path({str(corpus)!r}), TREE), Path({str(out)!r}), SETTINGS, workers=1)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    shards = tmp_path / "store.partial" / "tracks"
+    deadline = time.monotonic() + 60
+    while len(list(shards.glob("*.json"))) < 5:
+        assert process.poll() is None, "finished before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    kept = {path: path.stat().st_mtime_ns for path in shards.glob("*.json")}
+
+    made = prepare(read_manifest(corpus, TREE), out, SETTINGS, workers=1)
+    assert len(kept) >= 5
+    np.testing.assert_array_equal(made.images, store.images)
+    assert made.tracks == store.tracks
+
+
+def test_finished_tracks_are_not_drawn_again(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    real = prepare_module._draw_track
+
+    def count(job: prepare_module._Job) -> None:
+        drawn.append(job.path.name)
+        if len(drawn) == 4:
+            raise KeyboardInterrupt
+        real(job)
+
+    monkeypatch.setattr(prepare_module, "_draw_track", count)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(read_manifest(corpus, TREE), tmp_path / "store", SETTINGS, workers=1)
+    prepare(read_manifest(corpus, TREE), tmp_path / "store", SETTINGS, workers=1)
+    assert len(drawn) == 4 + 47
+
+
+def test_the_same_call_again_finds_the_store_done(tmp_path: Path, corpus: Path, store: Store) -> None:
+    before = (store.folder / "store.json").stat().st_mtime_ns
+    prepare(read_manifest(corpus, TREE), store.folder, SETTINGS)
+    assert (store.folder / "store.json").stat().st_mtime_ns == before
+    with pytest.raises(CorpusError, match="--overwrite"):
+        prepare(read_manifest(corpus, TREE), store.folder, ImageSettings.build({"size": 32}))
+
+
+def test_another_folder_in_the_way_is_left_alone(tmp_path: Path, corpus: Path) -> None:
+    (tmp_path / "music").mkdir()
+    (tmp_path / "music" / "precious.txt").write_text("mine")
+    with pytest.raises(CorpusError, match="not a store"):
+        prepare(read_manifest(corpus, TREE), tmp_path / "music", SETTINGS, overwrite=True)
+    assert (tmp_path / "music" / "precious.txt").read_text() == "mine"
+
+
+def test_no_usable_track_at_all_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_text("no")
+    (tmp_path / "tracks.csv").write_text("path,genre\na.wav,Drone\n")
+    with pytest.raises(CorpusError, match="none of the 1 tracks"):
+        prepare(read_manifest(tmp_path / "tracks.csv", TREE), tmp_path / "store", SETTINGS, workers=1)
+
+
+@pytest.mark.parametrize("part", ["images.npy", "slices.parquet", "tracks.parquet", "store.json"])
+@pytest.mark.parametrize("damage", ["missing", "garbage", "cut"])
+def test_a_damaged_store_refuses_clearly(tmp_path: Path, store: Store, part: str, damage: str) -> None:
+    copy = tmp_path / "store"
+    shutil.copytree(store.folder, copy)
+    path = copy / part
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "garbage":
+        path.write_bytes(b"garbage")
+    elif damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CorpusError, match="prepare"):
+        Store(copy)
+
+
+def test_a_store_of_a_later_format_is_refused(tmp_path: Path, store: Store) -> None:
+    copy = tmp_path / "store"
+    shutil.copytree(store.folder, copy)
+    content = json.loads((copy / "store.json").read_text())
+    (copy / "store.json").write_text(json.dumps({**content, "format": 99}))
+    with pytest.raises(CorpusError, match="format 99"):
+        Store(copy)

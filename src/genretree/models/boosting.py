@@ -1,0 +1,280 @@
+"""Family `boosting`: standardise, PCA, histogram gradient boosting, as published.
+
+The three images, averaged down to 128x128 and laid end to end, are 49,152 features. They are standardised, projected on
+their principal components batch by batch, and classified by scikit-learn's HistGradientBoosting: one classifier of the
+leaves for the tree head, or one for each level, the published form.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from genretree.errors import BundleError, TrainingError
+from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities
+from genretree.models.pca import StreamingPCA
+from genretree.progress import progress_bar
+from genretree.settings import MODALITIES, Heads, Modality, Settings
+from genretree.taxonomy import Taxonomy
+
+PROJECTION_FILE = "projection.safetensors"
+
+Floats = NDArray[np.float32]
+
+
+class BoostingSettings(Settings):
+    """Settings of the `boosting` family; the defaults are the published ones, with the tree head."""
+
+    modalities: tuple[Modality, ...] = Field(MODALITIES, min_length=1)
+    image_size: int = Field(128, ge=8, le=1024, description="stored images are averaged down to this size, in pixels")
+    heads: Heads = Field(
+        "tree", description="tree: one consistent distribution; independent: a classifier for each level"
+    )
+    components: int = Field(512, ge=1, description="principal components kept, at most one less than training slices")
+    batch_size: int = Field(512, ge=2, description="slices in memory at a time")
+    learning_rate: float = Field(0.05, gt=0, le=1)
+    max_leaf_nodes: int = Field(63, ge=2)
+    min_samples_leaf: int = Field(20, ge=1)
+    l2_regularization: float = Field(0.0, ge=0)
+    epochs: int = Field(200, ge=1, description="most boosting iterations")
+    patience: int = Field(10, ge=1, description="stop after so many iterations without a better validation loss")
+    seed: int = Field(0, ge=0)
+
+
+class BoostingFamily:
+    """The published PCA and gradient boosting."""
+
+    name: ClassVar[str] = "boosting"
+    summary: ClassVar[str] = "principal components of the images and histogram gradient boosting"
+    settings_type: ClassVar[type[BoostingSettings]] = BoostingSettings
+
+    @staticmethod
+    def fit(
+        train: Examples, validation: Examples | None, taxonomy: Taxonomy, settings: Any, context: FitContext
+    ) -> Fitted:
+        """Fit the projection, then the classifiers; validation decides how many trees are grown."""
+        chosen: BoostingSettings = settings
+        if len(train) < 3:
+            raise TrainingError(f"{len(train)} slices to train on; the principal components need at least 3")
+        weights, offset, explained = _fit_projection(train, chosen, context)
+        features = _project_all(train, weights, offset, chosen)
+        held_out = None if validation is None else _project_all(validation, weights, offset, chosen)
+        classifiers, history = [], []
+        targets = _targets(taxonomy, chosen.heads)
+        with progress_bar(len(targets), "boost", "classifier", context.progress) as tick:
+            for of_leaf in targets:
+                truth = of_leaf[train.leaves]
+                held_truth = None if validation is None else of_leaf[validation.leaves]
+                classifier = _fit_classifier(features, truth, held_out, held_truth, chosen)
+                classifiers.append(classifier)
+                tick()
+        for iteration, loss in enumerate(-np.asarray(classifiers[-1].train_score_)):
+            row = {"iteration": float(iteration), "train_loss": float(loss)}
+            if len(classifiers[-1].validation_score_):
+                row["validation_loss"] = float(-classifiers[-1].validation_score_[iteration])
+            history.append(row)
+        model = BoostingModel(weights, offset, classifiers, taxonomy, chosen)
+        facts = {
+            "components": int(weights.shape[1]),
+            "explained_variance": round(float(explained), 4),
+            "iterations": [int(classifier.n_iter_) for classifier in classifiers],
+        }
+        return Fitted(model, history, facts)
+
+    @staticmethod
+    def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> BoostingModel:
+        """Read a fitted model; only scikit-learn's own tree types are accepted."""
+        chosen: BoostingSettings = settings
+        try:
+            arrays = load_file(folder / PROJECTION_FILE)
+            weights, offset = arrays["weights"], arrays["offset"]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise BundleError(
+                f"{folder / PROJECTION_FILE}: can't be read ({error}); copy or train the bundle again"
+            ) from error
+        features = len(chosen.modalities) * chosen.image_size**2
+        if weights.shape[0] != features or offset.shape != (weights.shape[1],):
+            raise BundleError(f"{folder / PROJECTION_FILE}: {weights.shape} doesn't fit {features} features")
+        names = [_classifier_file(i) for i in range(len(_targets(taxonomy, chosen.heads)))]
+        return BoostingModel(weights, offset, [_load_classifier(folder / name) for name in names], taxonomy, chosen)
+
+
+class BoostingModel:
+    """A fitted projection and its classifiers behind the contract of every family."""
+
+    def __init__(
+        self, weights: Floats, offset: Floats, classifiers: list[Any], taxonomy: Taxonomy, settings: BoostingSettings
+    ) -> None:
+        self.weights = weights
+        self.offset = offset
+        self.classifiers = classifiers
+        self.taxonomy = taxonomy
+        self.settings = settings
+        self.heads = settings.heads
+
+    def predict_levels(self, images: NDArray[np.uint8]) -> LevelProbabilities:
+        """Give the probabilities of every node: a list of (n, n_nodes) float64 arrays by level."""
+        if len(images) == 0:
+            return [np.zeros((0, len(self.taxonomy.nodes(level)))) for level in range(self.taxonomy.depth)]
+        size = self.settings.batch_size
+        parts = [images[start : start + size] for start in range(0, len(images), size)]
+        features = np.concatenate([_project(part, self.weights, self.offset, self.settings) for part in parts])
+        widths = [len(self.taxonomy.nodes(level)) for level in range(self.taxonomy.depth)]
+        if self.heads == "independent":
+            return [
+                _spread(classifier, features, width) for classifier, width in zip(self.classifiers, widths, strict=True)
+            ]
+        return self.taxonomy.sum_levels(_spread(self.classifiers[0], features, widths[-1]))
+
+    def save(self, folder: Path) -> list[str]:
+        """Write the projection as safetensors and each classifier with skops."""
+        from skops import io
+
+        save_file({"weights": self.weights, "offset": self.offset}, folder / PROJECTION_FILE)
+        names = [_classifier_file(i) for i in range(len(self.classifiers))]
+        for name, classifier in zip(names, self.classifiers, strict=True):
+            io.dump(classifier, folder / name)
+        return [PROJECTION_FILE, *names]
+
+
+# -- features ------------------------------------------------------------------------------------------------
+
+
+def flatten_images(images: NDArray[np.uint8], modalities: tuple[str, ...], size: int) -> Floats:
+    """Lay the chosen images, averaged down, end to end: shape (n, modalities * size * size), values 0 to 1."""
+    import torch
+    from torch.nn import functional
+
+    chosen = images[:, [MODALITIES.index(name) for name in modalities]]
+    pixels = torch.from_numpy(np.ascontiguousarray(chosen)).float()
+    if pixels.shape[-1] != size:
+        pixels = functional.interpolate(pixels, size=(size, size), mode="area")
+    flat: Floats = (pixels / 255).reshape(len(images), -1).numpy()
+    return flat
+
+
+def _fit_projection(train: Examples, settings: BoostingSettings, context: FitContext) -> tuple[Floats, Floats, float]:
+    """Fit standardisation and principal components; both become one matrix and one offset."""
+    rows = _FlatRows(train, settings)
+    pca = StreamingPCA(settings.components, batch_size=settings.batch_size, random_state=settings.seed)
+    with progress_bar(pca.n_batches(*rows.shape), "components", "batch", context.progress) as tick:
+        pca.set_params(on_batch=tick).fit(rows)
+    weights, offset = pca.affine()
+    return weights, offset, float(pca.explained_variance_ratio_.sum())
+
+
+class _FlatRows:
+    """Training slices as rows of features, read when asked for."""
+
+    def __init__(self, examples: Examples, settings: BoostingSettings) -> None:
+        self.examples = examples
+        self.settings = settings
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.examples), len(self.settings.modalities) * self.settings.image_size**2
+
+    def __getitem__(self, rows: slice) -> Floats:
+        images = self.examples.take(np.arange(len(self.examples))[rows])
+        return flatten_images(images, self.settings.modalities, self.settings.image_size)
+
+
+def _project(images: NDArray[np.uint8], weights: Floats, offset: Floats, settings: BoostingSettings) -> Floats:
+    projected: Floats = flatten_images(images, settings.modalities, settings.image_size) @ weights + offset
+    return projected
+
+
+def _project_all(examples: Examples, weights: Floats, offset: Floats, settings: BoostingSettings) -> Floats:
+    parts = [_project(images, weights, offset, settings) for images in examples.batches(settings.batch_size)]
+    return np.concatenate(parts)
+
+
+# -- classifiers ---------------------------------------------------------------------------------------------
+
+
+def _targets(taxonomy: Taxonomy, heads: Heads) -> list[NDArray[np.int64]]:
+    """What each classifier learns, as a look-up by leaf."""
+    if heads == "tree":
+        return [np.arange(len(taxonomy.leaves))]
+    return [taxonomy.ancestors[:, level] for level in range(taxonomy.depth)]
+
+
+def _fit_classifier(
+    features: Floats,
+    truth: NDArray[np.int64],
+    held_out: Floats | None,
+    held_truth: NDArray[np.int64] | None,
+    settings: BoostingSettings,
+) -> Any:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    known = np.unique(truth)
+    if len(known) < 2:
+        raise TrainingError("all slices to train on have one and the same genre; check the split")
+    usable = None if held_truth is None else np.isin(held_truth, known)  # a class never seen in training has no score
+    stop_early = usable is not None and bool(usable.any())
+    classifier = HistGradientBoostingClassifier(
+        learning_rate=settings.learning_rate,
+        max_iter=settings.epochs,
+        max_leaf_nodes=settings.max_leaf_nodes,
+        min_samples_leaf=settings.min_samples_leaf,
+        l2_regularization=settings.l2_regularization,
+        early_stopping=stop_early,
+        n_iter_no_change=settings.patience,
+        random_state=settings.seed,
+    )
+    if not stop_early or held_out is None or held_truth is None:
+        return classifier.fit(features, truth)
+    return classifier.fit(features, truth, X_val=held_out[usable], y_val=held_truth[usable])
+
+
+def _spread(classifier: Any, features: Floats, width: int) -> NDArray[np.float64]:
+    """Put a classifier's probabilities at its classes' places; classes it never saw get zero."""
+    probabilities = np.zeros((len(features), width))
+    probabilities[:, classifier.classes_] = classifier.predict_proba(features)
+    return probabilities
+
+
+def _classifier_file(number: int) -> str:
+    return f"classifier-{number}.skops"
+
+
+# What a stored classifier is made of. Anything else in the file is refused before it is built.
+_TRUSTED = (
+    "numpy.dtype",
+    "numpy.random._pickle.__randomstate_ctor",
+    "sklearn._loss._loss.CyHalfBinomialLoss",
+    "sklearn._loss._loss.CyHalfMultinomialLoss",
+    "sklearn._loss.link.Interval",
+    "sklearn._loss.link.LogitLink",
+    "sklearn._loss.link.MultinomialLogit",
+    "sklearn._loss.loss.HalfBinomialLoss",
+    "sklearn._loss.loss.HalfMultinomialLoss",
+    "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
+    "sklearn.ensemble._hist_gradient_boosting.gradient_boosting.HistGradientBoostingClassifier",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+)
+
+
+def _load_classifier(path: Path) -> Any:
+    import zipfile
+
+    from skops import io
+
+    try:
+        strange = set(io.get_untrusted_types(file=path)) - set(_TRUSTED)
+        if strange:
+            raise BundleError(f"{path}: holds types that don't belong there ({', '.join(sorted(strange))}); refused")
+        classifier = io.load(path, trusted=list(_TRUSTED))
+    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"{path}: can't be read ({error}); copy or train the bundle again") from error
+    if not hasattr(classifier, "predict_proba") or not math.isfinite(classifier.n_iter_):
+        raise BundleError(f"{path}: is not a fitted classifier; copy or train the bundle again")
+    return classifier

@@ -1,0 +1,134 @@
+"""Family `cnn`: the published custom residual network with squeeze-and-excitation, about 2.8 million weights.
+
+7x7 stem, pre-activation residual stages (He et al. 2016, "Identity Mappings") of widths 64, 128, 256 with two blocks
+each, squeeze-and-excitation after each stage (Hu et al. 2018), global average pooling, a 128-wide fusion layer, and a
+two-layer head (for each level, with independent heads).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from genretree.models.contract import Examples, FitContext, Fitted
+from genretree.models.engine import fit_network
+from genretree.models.network import GenreNetwork, NetworkModel, NetworkSettings, as_settings, build_head, load_weights
+from genretree.taxonomy import Taxonomy
+
+_WIDTHS = (64, 128, 256)
+_BLOCKS = 2
+_FUSION = 128
+_HEAD_HIDDEN = 64
+_SQUEEZE = 16
+
+
+class CnnSettings(NetworkSettings):
+    """Settings of the `cnn` family; the defaults are the published ones, with the tree head."""
+
+
+class CnnFamily:
+    """The published residual network with squeeze-and-excitation."""
+
+    name: ClassVar[str] = "cnn"
+    summary: ClassVar[str] = "residual network with squeeze-and-excitation, trained from scratch"
+    settings_type: ClassVar[type[CnnSettings]] = CnnSettings
+
+    @staticmethod
+    def fit(
+        train: Examples, validation: Examples | None, taxonomy: Taxonomy, settings: Any, context: FitContext
+    ) -> Fitted:
+        """Train from a seeded random start."""
+        chosen = as_settings(settings, CnnSettings)
+        return fit_network(lambda: build_network(taxonomy, chosen), train, validation, chosen, context)
+
+    @staticmethod
+    def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> NetworkModel:
+        """Read a trained network."""
+        return load_weights(build_network(taxonomy, as_settings(settings, CnnSettings)), folder)
+
+
+def build_network(taxonomy: Taxonomy, settings: NetworkSettings) -> GenreNetwork:
+    """Make an untrained network for a tree."""
+    head = build_head(taxonomy, settings)
+    outputs = [head.n_scores] if settings.heads == "tree" else head.widths
+    return GenreNetwork(ResidualBackbone(len(settings.modalities), outputs, settings.dropout), head, settings)
+
+
+class ResidualBackbone(nn.Module):
+    """Scores for images: shape (n, channels, size, size) to (n, sum of outputs)."""
+
+    def __init__(self, channels: int, outputs: list[int], dropout: float) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, _WIDTHS[0], 7, stride=2, padding=3, bias=False), nn.MaxPool2d(3, stride=2, padding=1)
+        )
+        stages: list[nn.Module] = []
+        width = _WIDTHS[0]
+        for stage, wider in enumerate(_WIDTHS):
+            for block in range(_BLOCKS):
+                stride = 2 if stage > 0 and block == 0 else 1
+                stages.append(ResidualBlock(width, wider, stride))
+                width = wider
+            stages.append(SqueezeExcitation(width))
+        self.stages = nn.Sequential(*stages)
+        self.norm = nn.BatchNorm2d(width)
+        self.fusion = nn.Sequential(nn.Linear(width, _FUSION), nn.ReLU(), nn.Dropout(dropout))
+        self.scores = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(_FUSION, _HEAD_HIDDEN), nn.ReLU(), nn.Dropout(dropout), nn.Linear(_HEAD_HIDDEN, width)
+            )
+            for width in outputs
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def features(self, images: Tensor) -> Tensor:
+        """Give the pooled 128 features, shape (n, 128)."""
+        maps = functional.relu(self.norm(self.stages(self.stem(images))))
+        pooled: Tensor = self.fusion(maps.mean(dim=(2, 3)))
+        return pooled
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Give the scores of all heads, side by side."""
+        features = self.features(images)
+        return torch.cat([head(features) for head in self.scores], dim=1)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, each after its normalisation and ReLU, added to the input."""
+
+    def __init__(self, width: int, wider: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv1 = nn.Conv2d(width, wider, 3, stride=stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(wider)
+        self.conv2 = nn.Conv2d(wider, wider, 3, padding=1, bias=False)
+        same = stride == 1 and width == wider
+        self.shortcut = nn.Identity() if same else nn.Conv2d(width, wider, 1, stride=stride, bias=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Keep (n, width, h, w) or halve h and w, as the stride says."""
+        active = functional.relu(self.norm1(maps))
+        kept = maps if isinstance(self.shortcut, nn.Identity) else self.shortcut(active)
+        changed: Tensor = self.conv2(functional.relu(self.norm2(self.conv1(active))))
+        return kept + changed
+
+
+class SqueezeExcitation(nn.Module):
+    """Weigh each channel by what all of them say on average."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate = nn.Sequential(
+            nn.Linear(width, width // _SQUEEZE), nn.ReLU(), nn.Linear(width // _SQUEEZE, width), nn.Sigmoid()
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Scale (n, width, h, w) channel by channel."""
+        weights: Tensor = self.gate(maps.mean(dim=(2, 3)))
+        return maps * weights[:, :, None, None]

@@ -1,0 +1,119 @@
+"""What every model family promises, whatever it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genretree.settings import Heads, Settings
+from genretree.taxonomy import Taxonomy
+
+LevelProbabilities = list[NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled slices to learn from.
+
+    Parameters
+    ----------
+    images : uint8 array, shape (n_stored, 3, size, size)
+        Usually memory-mapped; only the rows below are read.
+    rows : array, shape (n,)
+        Which images these examples are.
+    leaves : array, shape (n,)
+        Leaf index of each row.
+    tracks : array, shape (n,)
+        Track number of each row.
+    """
+
+    images: NDArray[np.uint8]
+    rows: NDArray[np.int64]
+    leaves: NDArray[np.int64]
+    tracks: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Read the images at some positions, in that order."""
+        return np.asarray(self.images[self.rows[positions]])
+
+    def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:
+        """Yield all images in order, `size` at a time."""
+        for start in range(0, len(self.rows), size):
+            yield np.asarray(self.images[self.rows[start : start + size]])
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """Where and how a family is trained.
+
+    Parameters
+    ----------
+    folder : Path
+        For checkpoints and logs. What an interrupted run left there is taken up again.
+    progress : bool
+        Show bars on standard error.
+    """
+
+    folder: Path
+    progress: bool = False
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained model and what training recorded: one row of numbers for each epoch or iteration."""
+
+    model: Model
+    history: list[dict[str, float]]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Model(Protocol):
+    """A trained classifier of slices."""
+
+    heads: Heads
+
+    def predict_levels(self, images: NDArray[np.uint8]) -> LevelProbabilities:
+        """Give the probabilities of every node.
+
+        Parameters
+        ----------
+        images : uint8 array, shape (n, 3, size, size)
+
+        Returns
+        -------
+        list of float64 arrays, one for each level, shape (n, n_nodes)
+            Rows sum to 1. With `heads == "tree"` a parent's probability is the sum of its children's.
+        """
+        ...
+
+    def save(self, folder: Path) -> list[str]:
+        """Write the weights into a folder, without pickle; returns the names of the files."""
+        ...
+
+
+class Family(Protocol):
+    """A kind of model: how it is set up, trained and read back."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    settings_type: ClassVar[type[Settings]]
+
+    @staticmethod
+    def fit(
+        train: Examples, validation: Examples | None, taxonomy: Taxonomy, settings: Any, context: FitContext
+    ) -> Fitted:
+        """Train on slices. `validation`, from other groups, decides when to stop."""
+        ...
+
+    @staticmethod
+    def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:
+        """Read what `Model.save` wrote. Raises BundleError if it doesn't fit; never fills in random weights."""
+        ...

@@ -1,0 +1,174 @@
+"""What all neural families share: images in, level probabilities out, weights as safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from genretree.errors import BundleError
+from genretree.models.augment import spec_augment
+from genretree.models.contract import LevelProbabilities
+from genretree.models.tree_head import TreeHead
+from genretree.settings import MODALITIES, Heads, Modality, Settings
+from genretree.taxonomy import Taxonomy
+
+WEIGHTS_FILE = "model.safetensors"
+_MASK_REFERENCE_SIZE = 224  # pixels; mask widths are given for this image size, as published
+
+
+class NetworkSettings(Settings):
+    """How a network sees images and how it is trained."""
+
+    modalities: tuple[Modality, ...] = Field(MODALITIES, description="which images it sees")
+    image_size: int = Field(224, ge=32, le=1024, description="stored images are averaged down to this size, in pixels")
+    heads: Heads = Field("tree", description="tree: one consistent distribution; independent: a head for each level")
+    dropout: float = Field(0.3, ge=0, lt=1)
+    label_smoothing: tuple[float, ...] = Field((0.05, 0.1, 0.15), description="from the top level down")
+    mask_probability: float = Field(0.8, ge=0, le=1, description="SpecAugment: share of images masked")
+    time_masks: int = Field(2, ge=0)
+    time_mask_width: int = Field(36, ge=0, description="greatest width, in pixels of a 224-pixel image")
+    frequency_masks: int = Field(2, ge=0)
+    frequency_mask_width: int = Field(24, ge=0, description="greatest width, in pixels of a 224-pixel image")
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    learning_rate: float = Field(2e-4, gt=0)
+    weight_decay: float = Field(5e-4, ge=0)
+    epochs: int = Field(30, ge=1)
+    warmup_epochs: float = Field(5, ge=0, description="linear warm-up; then a cosine down to zero")
+    patience: int = Field(10, ge=1, description="stop after so many epochs without a better validation loss")
+    batch_size: int = Field(32, ge=2, description="slices for each step and device")
+    accumulate: int = Field(1, ge=1, description="steps whose gradients are added up before one update")
+    max_gradient_norm: float = Field(1.0, gt=0)
+    precision: Literal["auto", "float32", "bf16", "fp16"] = Field("auto", description="of training")
+    seed: int = Field(0, ge=0)
+
+    @field_validator("modalities")
+    @classmethod
+    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("name at least one of mel, cqt, chroma, each once")
+        return value
+
+    @field_validator("label_smoothing")
+    @classmethod
+    def _shares(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or not all(0 <= share < 1 for share in value):
+            raise ValueError("give one value for each level, each from 0 up to 1")
+        return value
+
+
+class GenreNetwork(nn.Module):
+    """A backbone that scores images, and the tree head.
+
+    Parameters
+    ----------
+    backbone : nn.Module
+        Takes float images of shape (n, modalities, size, size), about -2 to 2, and gives (n, head.n_scores).
+    head : TreeHead
+    settings : NetworkSettings
+    """
+
+    def __init__(self, backbone: nn.Module, head: TreeHead, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.settings = settings
+        self.channels = [MODALITIES.index(name) for name in settings.modalities]
+
+    def read_images(self, images: Tensor) -> Tensor:
+        """Turn stored uint8 images (n, 3, size, size) into the backbone's input, -2 to 2."""
+        size = self.settings.image_size
+        chosen = images if self.channels == [0, 1, 2] else images[:, self.channels]
+        pixels = chosen.float()
+        if pixels.shape[-1] != size:
+            pixels = functional.interpolate(pixels, size=(size, size), mode="area")
+        pixels = pixels / 127.5 - 1
+        return (pixels * 2).contiguous(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        """Score images; with leaf indices as labels, give the loss too."""
+        pixels = self.read_images(images)
+        if self.training:
+            pixels = self._mask(pixels)
+        scores = self.backbone(pixels)
+        if labels is None:
+            return {"scores": scores}
+        return {"loss": self.head.loss(scores, labels), "scores": scores}
+
+    def _mask(self, pixels: Tensor) -> Tensor:
+        chosen = self.settings
+        scale = chosen.image_size / _MASK_REFERENCE_SIZE
+        return spec_augment(
+            pixels,
+            chosen.mask_probability,
+            chosen.time_masks,
+            round(chosen.time_mask_width * scale),
+            chosen.frequency_masks,
+            round(chosen.frequency_mask_width * scale),
+        )
+
+
+class NetworkModel:
+    """A trained network behind the contract of every family."""
+
+    def __init__(self, network: GenreNetwork) -> None:
+        self.network = network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.heads = network.settings.heads
+
+    def predict_levels(self, images: NDArray[np.uint8], batch_size: int = 32) -> LevelProbabilities:
+        """Give the probabilities of every node, in float32 arithmetic: a list of (n, n_nodes) arrays by level."""
+        device = next(self.network.parameters()).device
+        found: list[list[NDArray[np.float64]]] = []
+        with torch.inference_mode():
+            for start in range(0, len(images), batch_size):
+                batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
+                levels = self.network.head.log_probabilities(self.network(batch)["scores"])
+                found.append([level.double().exp().cpu().numpy() for level in levels])
+        if not found:
+            return [np.zeros((0, width)) for width in self.network.head.widths]
+        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+    def save(self, folder: Path) -> list[str]:
+        """Write all weights as safetensors."""
+        weights = {name: value.contiguous() for name, value in self.network.state_dict().items()}
+        save_file(weights, folder / WEIGHTS_FILE)
+        return [WEIGHTS_FILE]
+
+
+def load_weights(network: GenreNetwork, folder: Path) -> NetworkModel:
+    """Read weights into a network of the same shape; anything missing, left over or of another shape refuses."""
+    path = folder / WEIGHTS_FILE
+    try:
+        network.load_state_dict(load_file(path), strict=True)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise BundleError(
+            f"{path}: the weights don't fit this model ({error}); copy or train the bundle again"
+        ) from error
+    return NetworkModel(network)
+
+
+def build_head(taxonomy: Taxonomy, settings: NetworkSettings) -> TreeHead:
+    """Make the head that the settings ask for."""
+    smoothing: Sequence[float] = settings.label_smoothing
+    return TreeHead(taxonomy, settings.heads, smoothing)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Count the trainable numbers of a network."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def as_settings(settings: Any, kind: type[NetworkSettings]) -> NetworkSettings:
+    """Check that settings are of the family's own kind."""
+    if not isinstance(settings, kind):
+        raise TypeError(f"expected {kind.__name__}, got {type(settings).__name__}")
+    return settings

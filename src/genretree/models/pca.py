@@ -1,0 +1,170 @@
+"""Standardisation and principal components of more rows than fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+Floats = NDArray[np.float32]
+
+_EXACT_BYTES = 1 << 30  # up to this size all rows are held in memory and the components are exact
+_OVERSAMPLING = 32
+
+
+class Rows(Protocol):
+    """What is read of a data matrix: its shape, and any stretch of its rows."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns."""
+        ...
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        """Some rows in order."""
+        ...
+
+
+class StreamingPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Standardise each column, then project on the leading principal components, reading a few rows at a time.
+
+    A scikit-learn estimator. Where the rows fit into 1 GB the components come from the eigenvectors of the rows' Gram
+    matrix, which is exact and, with fewer rows than columns, far cheaper than a singular value decomposition. Beyond
+    that they come from randomised block power iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4), streamed.
+
+    Parameters
+    ----------
+    n_components : int
+        Components to keep; at most one less than there are rows, and no more than columns.
+    batch_size : int
+        Rows in memory at a time.
+    n_iter : int
+        Power iterations of the streamed form; each reads the data once.
+    random_state : int
+        Seed of the streamed form.
+    on_batch : function, optional
+        Called after each batch that was read, for a progress bar.
+
+    Attributes
+    ----------
+    mean_, scale_ : float64 arrays, shape (n_features,)
+        A constant column has scale 1.
+    components_ : float32 array, shape (n_components_, n_features)
+        Of the standardised columns, orthonormal, the greatest variance first.
+    explained_variance_ratio_ : float64 array, shape (n_components_,)
+    """
+
+    def __init__(
+        self,
+        n_components: int = 512,
+        *,
+        batch_size: int = 512,
+        n_iter: int = 3,
+        random_state: int = 0,
+        on_batch: Callable[[], None] | None = None,
+    ) -> None:
+        self.n_components = n_components
+        self.batch_size = batch_size
+        self.n_iter = n_iter
+        self.random_state = random_state
+        self.on_batch = on_batch
+
+    def fit(self, X: Rows, y: object = None) -> Self:
+        """Learn means, scales and components from rows of shape (n_samples, n_features)."""
+        n, width = X.shape
+        if n < 2:
+            raise ValueError(f"principal components need at least 2 rows, got {n}")
+        self.n_features_in_ = width
+        self.n_components_ = min(self.n_components, n - 1, width)
+        self._fit_scale(X)
+        components, variances = self._exact(X) if n * width * 4 <= _EXACT_BYTES else self._streamed(X)
+        self.components_ = components
+        varying = int(np.count_nonzero(self.spread_))  # each of these has variance 1 once standardised
+        self.explained_variance_ratio_ = variances / float(max(varying, 1))
+        return self
+
+    def transform(self, X: NDArray[Any]) -> Floats:
+        """Project rows: shape (n, n_features) to (n, n_components_)."""
+        check_is_fitted(self, "components_")
+        weights, offset = self.affine()
+        projected: Floats = np.asarray(X, dtype=np.float32) @ weights + offset
+        return projected
+
+    def affine(self) -> tuple[Floats, Floats]:
+        """Give standardisation and projection as one matrix (n_features, n_components_) and one offset."""
+        weights = (self.components_ / self.scale_).T
+        offset = -(self.mean_ @ weights)
+        return np.ascontiguousarray(weights, dtype=np.float32), offset.astype(np.float32)
+
+    def n_batches(self, n: int, width: int) -> int:
+        """How often `on_batch` is called for n rows."""
+        passes = 2 if n * width * 4 <= _EXACT_BYTES else self.n_iter + 2
+        return passes * -(-n // self.batch_size)
+
+    def _batches(self, X: Rows) -> Iterator[tuple[slice, Floats]]:
+        n = X.shape[0]
+        for start in range(0, n, self.batch_size):
+            rows = slice(start, min(start + self.batch_size, n))
+            yield rows, np.asarray(X[rows], dtype=np.float32)
+            if self.on_batch is not None:
+                self.on_batch()
+
+    def _fit_scale(self, X: Rows) -> None:
+        n, width = X.shape
+        mean, squares, seen = np.zeros(width), np.zeros(width), 0
+        for _, batch in self._batches(X):  # Chan, Golub and LeVeque's update: no cancellation, unlike a sum of squares
+            count, batch_mean = len(batch), batch.mean(axis=0, dtype=np.float64)
+            step = batch_mean - mean
+            squares += ((batch - batch_mean.astype(np.float32)) ** 2).sum(axis=0, dtype=np.float64)
+            squares += step**2 * seen * count / (seen + count)
+            mean += step * count / (seen + count)
+            seen += count
+        self.mean_ = mean
+        self.spread_ = np.where(squares / n > 1e-12, np.sqrt(squares / n), 0.0)
+        self.scale_ = np.where(self.spread_ > 0, self.spread_, 1.0)
+
+    def _standardise(self, batch: Floats) -> Floats:
+        batch -= self.mean_.astype(np.float32)
+        batch /= self.scale_.astype(np.float32)
+        return batch
+
+    def _exact(self, X: Rows) -> tuple[Floats, NDArray[np.float64]]:
+        from scipy.linalg import eigh
+
+        n, width = X.shape
+        rows = np.empty((n, width), dtype=np.float32)
+        for where, batch in self._batches(X):
+            rows[where] = self._standardise(batch.copy())
+        gram = (rows @ rows.T).astype(np.float64)
+        values, vectors = eigh(gram, subset_by_index=(n - self.n_components_, n - 1))
+        values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
+        keep = values > values[0] * 1e-9
+        self.n_components_ = int(keep.sum())
+        lengths = np.sqrt(values[keep])
+        components = (vectors[:, keep] / lengths).T.astype(np.float32) @ rows
+        return components, values[keep] / n
+
+    def _streamed(self, X: Rows) -> tuple[Floats, NDArray[np.float64]]:
+        from scipy.linalg import eigh, qr
+
+        n, width = X.shape
+        block = min(self.n_components_ + _OVERSAMPLING, n, width)
+        basis = np.random.default_rng(self.random_state).standard_normal((width, block), dtype=np.float32)
+        for _ in range(self.n_iter):
+            image = np.zeros((width, block), dtype=np.float32)
+            for _, batch in self._batches(X):
+                rows = self._standardise(batch.copy())
+                image += rows.T @ (rows @ basis)
+            basis = qr(image, mode="economic", overwrite_a=True, check_finite=False)[0]
+        gram = np.zeros((block, block))
+        for _, batch in self._batches(X):
+            projected = self._standardise(batch.copy()) @ basis
+            gram += projected.T @ projected
+        values, vectors = eigh(gram)
+        order = np.argsort(values)[::-1][: self.n_components_]
+        components = np.ascontiguousarray((basis @ vectors[:, order].astype(np.float32)).T)
+        return components, values[order] / n

@@ -1,0 +1,103 @@
+"""One contract over every registered family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TREE
+from genretree.bundle import Bundle, load_bundle
+from genretree.corpus.store import Store
+from genretree.errors import BundleError, SettingsError
+from genretree.models import family_names, get_family
+from genretree.train import train
+
+QUICK: dict[str, dict[str, Any]] = {
+    "cnn": {"epochs": 4, "image_size": 32, "warmup_epochs": 1, "learning_rate": 2e-3, "precision": "float32"},
+    "boosting": {"epochs": 15, "image_size": 16, "components": 20, "min_samples_leaf": 5},
+}
+
+
+@pytest.fixture(scope="session", params=[(name, heads) for name in family_names() for heads in ("tree", "independent")])
+def bundle(request: pytest.FixtureRequest, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    name, heads = request.param
+    return train(store, name, tmp_path_factory.mktemp("bundles") / name, {**QUICK[name], "heads": heads})
+
+
+def test_every_family_is_described() -> None:
+    assert set(QUICK) == set(family_names()), "a new family needs its quick settings here"
+    for name in family_names():
+        family = get_family(name)
+        assert family.name == name
+        assert family.summary
+
+
+def test_levels_are_distributions_of_the_right_shape(bundle: Bundle, store: Store) -> None:
+    levels = bundle.model.predict_levels(np.asarray(store.images[:9]))
+    assert [level.shape for level in levels] == [(9, 2), (9, 4), (9, 5)]
+    for level in levels:
+        assert np.isfinite(level).all()
+        assert (level >= 0).all()
+        np.testing.assert_allclose(level.sum(axis=1), 1, atol=1e-5)
+
+
+def test_with_the_tree_head_levels_cannot_contradict_each_other(bundle: Bundle, store: Store) -> None:
+    levels = bundle.model.predict_levels(np.asarray(store.images[:50]))
+    if bundle.model.heads == "independent":
+        assert not np.allclose(TREE.sum_levels(levels[-1])[0], levels[0], atol=1e-3)
+        return
+    for found, summed in zip(levels, TREE.sum_levels(levels[-1]), strict=True):
+        np.testing.assert_allclose(found, summed, atol=1e-5)
+
+
+def test_it_learns_more_than_chance_on_artists_never_heard(bundle: Bundle, store: Store) -> None:
+    rows = store.rows("test")
+    levels = bundle.model.predict_levels(np.asarray(store.images[rows]))
+    truth = store.track_leaves[store.slice_tracks[rows]]
+    assert (levels[-1].argmax(axis=1) == truth).mean() > 0.5  # chance is 0.2
+
+
+def test_batches_and_order_do_not_matter(bundle: Bundle, store: Store) -> None:
+    images = np.asarray(store.images[:40])
+    whole = bundle.model.predict_levels(images)[-1]
+    single = np.concatenate([bundle.model.predict_levels(images[i : i + 1])[-1] for i in range(5)])
+    np.testing.assert_allclose(whole[:5], single, atol=1e-5)
+    np.testing.assert_allclose(bundle.model.predict_levels(images[::-1].copy())[-1][::-1], whole, atol=1e-5)
+
+
+def test_no_images_give_no_rows(bundle: Bundle, store: Store) -> None:
+    assert [level.shape for level in bundle.model.predict_levels(np.asarray(store.images[:0]))] == [(0, 2), (0, 4), (0, 5)]
+
+
+def test_loading_again_gives_the_same_scores_to_the_last_digit(bundle: Bundle, store: Store) -> None:
+    images = np.asarray(store.images[:20])
+    again = load_bundle(bundle.folder)
+    for before, after in zip(bundle.model.predict_levels(images), again.model.predict_levels(images), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_no_file_of_a_bundle_is_a_pickle(bundle: Bundle) -> None:
+    suffixes = {path.suffix for path in bundle.folder.rglob("*") if path.is_file() and "tensorboard" not in path.parts}
+    assert suffixes <= {".json", ".safetensors", ".skops", ".csv"}
+
+
+def test_the_same_seed_gives_the_same_model(bundle: Bundle, store: Store, tmp_path: Path) -> None:
+    again = train(store, bundle.family, tmp_path / "again", bundle.settings)
+    images = np.asarray(store.images[:10])
+    np.testing.assert_allclose(
+        bundle.model.predict_levels(images)[-1], again.model.predict_levels(images)[-1], atol=1e-5
+    )
+
+
+def test_a_bundle_of_another_family_is_refused(bundle: Bundle) -> None:
+    other = next(name for name in family_names() if name != bundle.family)
+    family = get_family(other)
+    with pytest.raises(BundleError):
+        family.load(bundle.folder, bundle.taxonomy, family.settings_type.build())
+
+
+def test_an_unknown_family_is_refused_with_the_likely_one() -> None:
+    with pytest.raises(SettingsError, match="did you mean 'boosting'"):
+        get_family("bosting")

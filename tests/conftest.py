@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does,
 import numpy as np
 import pytest
 import soundfile as sf
+
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
 from genretree.corpus.store import Store

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from genretree.errors import SettingsError
 from genretree.models.boosting import BoostingSettings
 from genretree.models.cnn import CnnSettings

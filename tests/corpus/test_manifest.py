@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import soundfile as sf
+
 from conftest import synthesise
 from genretree.corpus.manifest import read_manifest
 from genretree.errors import CorpusError
@@ -31,7 +32,11 @@ def test_a_folder_gives_its_tree(tmp_path: Path) -> None:
     _touch(tmp_path, "Classic/.hidden/d.mp3", "Classic/Opera/._b.mp3")
     manifest = read_manifest(tmp_path)
     assert manifest.taxonomy.leaves == (("Classic", "Chamber"), ("Classic", "Opera"), ("Non_classic",))
-    assert [track.name for track in manifest.tracks] == ["Classic/Chamber/a.mp3", "Classic/Opera/b.FLAC", "Non_classic/c.ogg"]
+    assert [track.name for track in manifest.tracks] == [
+        "Classic/Chamber/a.mp3",
+        "Classic/Opera/b.FLAC",
+        "Non_classic/c.ogg",
+    ]
     assert len({track.group for track in manifest.tracks}) == 3  # untagged files are groups of their own
 
 
@@ -81,7 +86,8 @@ def test_a_csv_with_leaf_names_and_a_tree(tmp_path: Path) -> None:
 
 
 def test_a_csv_with_a_column_for_each_level(tmp_path: Path) -> None:
-    rows = "path;level_1;level_2;level_3;album\na.mp3;Classic;Opera;Opera;x\nb.mp3;Classic;Chamber;;y\nc.mp3;Pop;Soft;Slow;z\n"
+    header = "path;level_1;level_2;level_3;album\n"
+    rows = header + "a.mp3;Classic;Opera;Opera;x\nb.mp3;Classic;Chamber;;y\nc.mp3;Pop;Soft;Slow;z\n"
     manifest = read_manifest(_csv(tmp_path, rows))
     assert manifest.taxonomy.leaves == (("Classic", "Chamber"), ("Classic", "Opera"), ("Pop", "Soft", "Slow"))
     assert manifest.taxonomy.levels == ("level_1", "level_2", "level_3")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+
 from conftest import SETTINGS, TREE, synthesise
 from genretree.corpus import prepare as prepare_module
 from genretree.corpus.manifest import read_manifest
@@ -65,7 +66,10 @@ def _bad_corpus(folder: Path) -> Path:
     (folder / "cut.flac").write_bytes((folder / "whole.flac").read_bytes()[:20000])
     (folder / "whole.flac").unlink()
     sf.write(folder / "short.wav", good[: RATE // 2], RATE)
-    rows = [f"{path.name},{'Drone' if path.name in ('good0.wav', 'short.wav') else 'Bells'}" for path in sorted(folder.iterdir())]
+    rows = [
+        f"{path.name},{'Drone' if path.name in ('good0.wav', 'short.wav') else 'Bells'}"
+        for path in sorted(folder.iterdir())
+    ]
     (folder / "tracks.csv").write_text("path,genre\nmissing.ogg,Drone\n" + "\n".join(rows) + "\n")
     return folder / "tracks.csv"
 
@@ -88,7 +92,9 @@ def test_bad_files_are_named_and_never_stop_the_others(tmp_path: Path, workers: 
     assert not (tmp_path / "store.partial").exists()
 
 
-def test_a_crashing_decoder_takes_only_its_own_file_down(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crashing_decoder_takes_only_its_own_file_down(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Workers are fresh processes, so the fault is planted through the environment they inherit.
     (tmp_path / "sitecustomize.py").write_text(
         "import os\n"

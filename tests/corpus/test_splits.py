@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from genretree.corpus.splits import Split, fold_groups, join_groups, split_groups, split_slices
-from genretree.errors import CorpusError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from genretree.corpus.splits import Split, fold_groups, join_groups, split_groups, split_slices
+from genretree.errors import CorpusError
 
 
 def _corpus(seed: int, leaves: int, artists: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from conftest import TREE
 from genretree.bundle import Bundle, load_bundle
 from genretree.corpus.store import Store
@@ -68,7 +69,11 @@ def test_batches_and_order_do_not_matter(bundle: Bundle, store: Store) -> None:
 
 
 def test_no_images_give_no_rows(bundle: Bundle, store: Store) -> None:
-    assert [level.shape for level in bundle.model.predict_levels(np.asarray(store.images[:0]))] == [(0, 2), (0, 4), (0, 5)]
+    assert [level.shape for level in bundle.model.predict_levels(np.asarray(store.images[:0]))] == [
+        (0, 2),
+        (0, 4),
+        (0, 5),
+    ]
 
 
 def test_loading_again_gives_the_same_scores_to_the_last_digit(bundle: Bundle, store: Store) -> None:

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from genretree.models import pca as pca_module
-from genretree.models.pca import StreamingPCA
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from genretree.models import pca as pca_module
+from genretree.models.pca import StreamingPCA
 
 
 def _data(n: int = 300, width: int = 120) -> np.ndarray:

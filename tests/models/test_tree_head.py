@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from genretree.models.augment import spec_augment
 from genretree.models.tree_head import TreeHead
 from genretree.taxonomy import Taxonomy
@@ -26,7 +27,9 @@ def test_the_loss_is_pytorchs_smoothed_cross_entropy_averaged_over_levels(smooth
     leaves = torch.randint(0, 16, (9,), generator=generator)
     nodes = torch.from_numpy(TREE.ancestors)[leaves]
     expected = [
-        torch.nn.functional.cross_entropy(part, nodes[:, level], label_smoothing=smoothing[min(level, len(smoothing) - 1)])
+        torch.nn.functional.cross_entropy(
+            part, nodes[:, level], label_smoothing=smoothing[min(level, len(smoothing) - 1)]
+        )
         for level, part in enumerate(scores.split([2, 9, 16], dim=1))
     ]
     torch.testing.assert_close(head.loss(scores, leaves), torch.stack(expected).mean())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -26,6 +25,7 @@ from genretree.corpus.splits import split_groups
 from genretree.corpus.store import Store, StoreFacts, write_tables
 from genretree.errors import CorpusError, SoundError
 from genretree.files import atomic_path, sha256_file, write_text
+from genretree.machine import available_processors
 from genretree.progress import progress_bar
 from genretree.settings import HOP, RATE, ImageSettings
 
@@ -120,13 +120,6 @@ def prepare(
         shutil.rmtree(out)
     work.rename(out)
     return Store(out)
-
-
-def available_processors() -> int:
-    """Count the processors this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _digest(manifest: Manifest, settings: ImageSettings, engine: str, salvage: bool) -> str:

@@ -7,7 +7,6 @@ leaves for the tree head, or one for each level, the published form.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -102,8 +101,9 @@ class BoostingFamily:
         features = len(chosen.modalities) * chosen.image_size**2
         if weights.shape[0] != features or offset.shape != (weights.shape[1],):
             raise BundleError(f"{folder / PROJECTION_FILE}: {weights.shape} doesn't fit {features} features")
-        names = [_classifier_file(i) for i in range(len(_targets(taxonomy, chosen.heads)))]
-        return BoostingModel(weights, offset, [_load_classifier(folder / name) for name in names], taxonomy, chosen)
+        targets = _targets(taxonomy, chosen.heads)
+        classifiers = [_load_classifier(folder / _classifier_file(i), target) for i, target in enumerate(targets)]
+        return BoostingModel(weights, offset, classifiers, taxonomy, chosen)
 
 
 class BoostingModel:
@@ -263,7 +263,8 @@ _TRUSTED = (
 )
 
 
-def _load_classifier(path: Path) -> Any:
+def _load_classifier(path: Path, target: NDArray[np.int64]) -> Any:
+    """Read a classifier of the nodes in `target`."""
     import zipfile
 
     from skops import io
@@ -275,6 +276,7 @@ def _load_classifier(path: Path) -> Any:
         classifier = io.load(path, trusted=list(_TRUSTED))
     except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{path}: can't be read ({error}); copy or train the bundle again") from error
-    if not hasattr(classifier, "predict_proba") or not math.isfinite(classifier.n_iter_):
-        raise BundleError(f"{path}: is not a fitted classifier; copy or train the bundle again")
+    classes = getattr(classifier, "classes_", None)
+    if classes is None or not np.isin(classes, target).all():
+        raise BundleError(f"{path}: its classes are not those of the tree; copy or train the bundle again")
     return classifier

@@ -68,7 +68,7 @@ def fit_network(
         eval_dataset=_SliceDataset(validation) if validation is not None else None,
         data_collator=_collate,
         optimizer_cls_and_kwargs=_optimizer(settings),
-        callbacks=[history, _Progress(context.progress)],
+        callbacks=[history, _Progress(context.progress), *_tensorboard(context.folder / "tensorboard")],
     )
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
@@ -138,8 +138,6 @@ def _arguments(
     updates_per_epoch = max(1, -(-steps // settings.accumulate))
     # A lone slice at the end of an epoch can't be batch-normalised.
     lonely = len(train) % settings.batch_size == 1
-    logs = context.folder / "tensorboard"
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(logs))
     return TrainingArguments(
         output_dir=str(_checkpoints(context)),
         num_train_epochs=settings.epochs,
@@ -169,8 +167,18 @@ def _arguments(
         dataloader_drop_last=lonely,
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
-        report_to=["tensorboard"] if find_spec("tensorboard") else [],
+        report_to=[],
     )
+
+
+def _tensorboard(folder: Path) -> list[TrainerCallback]:
+    """Log in TensorBoard's form too where it is installed."""
+    if find_spec("tensorboard") is None:
+        return []
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations.integration_utils import TensorBoardCallback
+
+    return [TensorBoardCallback(SummaryWriter(str(folder)))]  # type: ignore[no-untyped-call]
 
 
 def _checkpoints(context: FitContext) -> Path:

@@ -1,0 +1,43 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help quickstart test lint types pytest bench clean
+
+help:  ## Show what can be made.
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "genretree needs Python 3.11 or newer; say which with: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+# torch goes first and by its exact version: that build is for the CPU and saves several gigabytes.
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing genretree and what it needs (about 2 GB, a minute or two) ..."
+	$(PIP) install --progress-bar on -c constraints.txt torch==2.13.0
+	$(PIP) install --progress-bar on -c constraints.txt -e '.[compose]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Installing the development tools ..."
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: $(VENV)/.installed  ## Install, then do the whole job on the built-in corpus.
+	$(BIN)/genretree quickstart
+
+test: $(VENV)/.installed-dev lint types pytest  ## Install, then check style and types and run every test.
+
+lint: $(VENV)/.installed-dev  ## Check style.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev  ## Check types.
+	$(BIN)/mypy
+
+pytest: $(VENV)/.installed-dev  ## Run every test.
+	$(BIN)/python -m pytest
+
+clean:  ## Remove everything that was made here.
+	rm -rf $(VENV) quickstart build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,143 @@
+"""What training leaves: one folder with weights, tree, image settings, training settings and their hashes. No pickle.
+
+bundle.json          format, family, tree, settings, facts of the training, and the SHA-256 of every other part
+model.safetensors    weights of a network; or
+projection.safetensors, classifier-*.skops   of boosting
+history.csv          one row for each epoch or iteration
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from genretree.errors import BundleError, GenretreeError
+from genretree.files import sha256_file, write_text
+from genretree.models import get_family
+from genretree.models.contract import Model
+from genretree.settings import ImageSettings, Settings
+from genretree.taxonomy import Taxonomy
+
+FORMAT = 1
+_DESCRIPTION = "bundle.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained model with all that is needed to use it.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it was loaded from.
+    family : str
+    taxonomy : Taxonomy
+    images : ImageSettings
+        How sound must be drawn for this model.
+    settings : Settings
+        The family's settings it was trained with.
+    model : Model
+    training : mapping
+        Facts of the training: data, split, seed, history, versions, time.
+    """
+
+    folder: Path
+    family: str
+    taxonomy: Taxonomy
+    images: ImageSettings
+    settings: Settings
+    model: Model
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_bundle(bundle: Bundle, extra_files: Mapping[str, Path] | None = None) -> Path:
+    """Write a bundle into its folder in one step; a folder of that name must not exist.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    extra_files : mapping, optional
+        More files to keep (logs), by their name in the bundle.
+    """
+    if bundle.folder.exists():
+        raise BundleError(f"{bundle.folder}: exists already; give another name or delete it")
+    bundle.folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = bundle.folder.with_name(f".{bundle.folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    names = bundle.model.save(draft)
+    for name, source in (extra_files or {}).items():
+        shutil.copyfile(source, draft / name)
+        names.append(name)
+    content = {
+        "format": FORMAT,
+        "genretree": version("genretree"),
+        "family": bundle.family,
+        "taxonomy": bundle.taxonomy.to_json(),
+        "images": bundle.images.model_dump(),
+        "settings": bundle.settings.model_dump(mode="json"),
+        "training": dict(bundle.training),
+        "files": {name: sha256_file(draft / name) for name in names},
+    }
+    write_text(draft / _DESCRIPTION, json.dumps(content, indent=1, ensure_ascii=False))
+    draft.rename(bundle.folder)
+    return bundle.folder
+
+
+def load_bundle(folder: str | Path) -> Bundle:
+    """Load a trained bundle.
+
+    Raises
+    ------
+    BundleError
+        If a part is missing, damaged or of another format; nothing is replaced by defaults or random weights.
+    """
+    folder = Path(folder)
+    content = read_description(folder)
+    for name, expected in content["files"].items():
+        path = folder / name
+        if Path(name).name != name:
+            raise BundleError(f"{folder / _DESCRIPTION}: names a file outside the bundle: {name!r}; refused")
+        if not path.is_file():
+            raise BundleError(f"{path}: missing; copy the whole bundle again, or train it again")
+        if sha256_file(path) != expected:
+            raise BundleError(
+                f"{path}: damaged (its hash is not the recorded one); copy the bundle again, or train it again"
+            )
+    try:
+        family = get_family(content["family"])
+        taxonomy = Taxonomy.from_json(content["taxonomy"])
+        images = ImageSettings.build(content["images"])
+        settings = family.settings_type.build(content["settings"])
+    except BundleError:
+        raise
+    except GenretreeError as error:
+        raise BundleError(f"{folder / _DESCRIPTION}: {error}") from error
+    model = family.load(folder, taxonomy, settings)
+    return Bundle(folder, content["family"], taxonomy, images, settings, model, content["training"])
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Read and check `bundle.json` without loading the weights."""
+    path = folder / _DESCRIPTION
+    if not path.is_file():
+        what = "is not a bundle, it has no bundle.json" if folder.is_dir() else "no such bundle"
+        raise BundleError(f"{folder}: {what}; make one with: genretree train STORE --model cnn --out {folder}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: damaged ({error}); copy the bundle again, or train it again") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else None
+        raise BundleError(f"{path}: bundle format {found!r}, this genretree reads {FORMAT}")
+    missing = {"family", "taxonomy", "images", "settings", "training", "files"} - set(content)
+    if missing:
+        raise BundleError(f"{path}: {', '.join(sorted(missing))} missing; copy the bundle again, or train it again")
+    if not content["files"]:
+        raise BundleError(f"{path}: lists no weights; copy the bundle again, or train it again")
+    return content

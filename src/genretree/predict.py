@@ -1,0 +1,245 @@
+"""From sound files to genre paths."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genretree.bundle import Bundle
+from genretree.corpus.manifest import walk_sound
+from genretree.errors import SoundError
+from genretree.evaluate import decode_levels
+from genretree.models.contract import LevelProbabilities
+from genretree.sound.slices import iter_slices
+
+_BATCH = 32  # slices drawn before they are scored, so memory doesn't grow with a file's length
+_TOP = 3
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A node's name and its probability, 0 to 1."""
+
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class LevelPrediction:
+    """One level of a path: the node taken, its probability, and the likeliest nodes of the level."""
+
+    name: str
+    label: str
+    probability: float
+    top: tuple[Choice, ...]
+
+
+@dataclass(frozen=True)
+class SlicePrediction:
+    """What one slice says: where it lies in the track (seconds), the path and its leaf's probability."""
+
+    start: float
+    end: float
+    path: tuple[str, ...]
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A file's genre path.
+
+    Parameters
+    ----------
+    file : str
+    path : tuple of str
+        From the top level to the leaf. Each name is a child of the one before it (with the tree head; independent
+        heads, kept for comparison, may contradict themselves).
+    levels : tuple of LevelPrediction
+        One for each level; a leaf that ends above stands for itself at the deeper ones.
+    slices : int
+        How many slices were averaged; silent ones are left out.
+    timeline : tuple of SlicePrediction
+    padded : bool
+        The file is shorter than one slice and was repeated to fill it.
+    """
+
+    file: str
+    path: tuple[str, ...]
+    levels: tuple[LevelPrediction, ...]
+    slices: int
+    timeline: tuple[SlicePrediction, ...]
+    padded: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists, numbers and names, as `genretree predict --json` prints them."""
+        return {
+            "file": self.file,
+            "path": list(self.path),
+            "levels": [
+                {
+                    "name": level.name,
+                    "label": level.label,
+                    "probability": _round(level.probability),
+                    "top": [{"label": item.label, "probability": _round(item.probability)} for item in level.top],
+                }
+                for level in self.levels
+            ],
+            "slices": self.slices,
+            "padded": self.padded,
+            "timeline": [
+                {"start": item.start, "end": item.end, "path": list(item.path), "probability": _round(item.probability)}
+                for item in self.timeline
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class PredictionError:
+    """A file that could not be classified, and why."""
+
+    file: str
+    kind: str
+    message: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `genretree predict --json` prints."""
+        return {"file": self.file, "error": {"kind": self.kind, "message": self.message}}
+
+
+def predict(
+    bundle: Bundle, files: Iterable[str | Path], *, top: int = _TOP, salvage: bool = False, workers: int = 2
+) -> Iterator[Prediction | PredictionError]:
+    """Name the genre path of sound files, in their order.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    files : iterable of paths
+        Sound files; folders are walked for them.
+    top : int
+        How many of the likeliest nodes to give at each level.
+    salvage : bool
+        Use what can be decoded of a truncated file.
+    workers : int
+        Files that are decoded and drawn ahead while another is scored.
+
+    Yields
+    ------
+    Prediction or PredictionError
+        One for each file. A bad file never stops the others.
+    """
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        ahead: list[Future[Prediction | PredictionError]] = []
+        for file in find_files(files):
+            ahead.append(pool.submit(_predict_safely, bundle, file, top, salvage))
+            if len(ahead) > max(1, workers):
+                yield ahead.pop(0).result()
+        for future in ahead:
+            yield future.result()
+
+
+def find_files(paths: Iterable[str | Path]) -> Iterator[Path]:
+    """Yield files as given and, for a folder, every sound file below it."""
+    for path in map(Path, paths):
+        if path.is_dir():
+            yield from walk_sound(path)
+        else:
+            yield path
+
+
+def predict_file(bundle: Bundle, file: str | Path, *, top: int = _TOP, salvage: bool = False) -> Prediction:
+    """Name one file's genre path.
+
+    Raises
+    ------
+    SoundError
+        If the file can't be used; its `kind` says why.
+    """
+    starts: list[float] = []
+    padded = False
+    found: list[LevelProbabilities] = []
+    batch: list[NDArray[np.uint8]] = []
+    for piece in iter_slices(file, bundle.images, salvage=salvage):
+        padded = padded or piece.padded
+        if piece.silent:
+            continue
+        starts.append(float(piece.start))
+        batch.append(piece.images)
+        if len(batch) == _BATCH:
+            found.append(bundle.model.predict_levels(np.stack(batch)))
+            batch = []
+    if batch:
+        found.append(bundle.model.predict_levels(np.stack(batch)))
+    if not found:
+        raise SoundError("silence", file, "every slice is silent; there is nothing to classify")
+    levels = [np.concatenate(parts) for parts in zip(*found, strict=True)]
+    return _describe(bundle, str(file), levels, starts, padded, top)
+
+
+def _predict_safely(bundle: Bundle, file: Path, top: int, salvage: bool) -> Prediction | PredictionError:
+    try:
+        return predict_file(bundle, file, top=top, salvage=salvage)
+    except SoundError as error:
+        return PredictionError(str(file), error.kind, str(error))
+    except Exception as error:  # whatever one file brings about must not stop the others
+        return PredictionError(str(file), "internal", f"{file}: {type(error).__name__}: {error}")
+
+
+def _describe(
+    bundle: Bundle, file: str, levels: LevelProbabilities, starts: Sequence[float], padded: bool, top: int
+) -> Prediction:
+    tree, heads = bundle.taxonomy, bundle.model.heads
+    averaged = [probabilities.mean(axis=0, keepdims=True) for probabilities in levels]
+    nodes = decode_levels(tree, heads, averaged)[0]
+    named = []
+    for level, (node, probabilities) in enumerate(zip(nodes, averaged, strict=True)):
+        labels = tree.labels(level)
+        best = np.argsort(-probabilities[0], kind="stable")[:top]
+        choices = tuple(Choice(labels[i], float(probabilities[0, i])) for i in best)
+        named.append(LevelPrediction(tree.levels[level], labels[node], float(probabilities[0, node]), choices))
+    length = bundle.images.slice_seconds
+    timeline = tuple(
+        SlicePrediction(round(start, 3), round(start + length, 3), _path(bundle, row), float(levels[-1][i, row[-1]]))
+        for i, (start, row) in enumerate(zip(starts, decode_levels(tree, heads, levels), strict=True))
+    )
+    return Prediction(file, _path(bundle, nodes), tuple(named), len(starts), timeline, padded)
+
+
+def _path(bundle: Bundle, nodes: NDArray[np.int64]) -> tuple[str, ...]:
+    """Names from the top to the leaf; with independent heads the names of all levels, whatever they say together."""
+    tree = bundle.taxonomy
+    if bundle.model.heads == "tree":
+        return tree.leaves[int(nodes[-1])]
+    return tuple(tree.labels(level)[node] for level, node in enumerate(nodes))
+
+
+def write_csv(results: Sequence[Prediction | PredictionError], level_names: Sequence[str]) -> str:
+    """Give predictions as CSV text: file, path, a label and a probability column for each level, slices, error."""
+    buffer = io.StringIO()
+    columns = ["file", "path"]
+    for name in level_names:
+        columns += [name, f"{name}_probability"]
+    writer = csv.DictWriter(buffer, [*columns, "slices", "error", "message"], lineterminator="\n")
+    writer.writeheader()
+    for result in results:
+        if isinstance(result, PredictionError):
+            writer.writerow({"file": result.file, "error": result.kind, "message": result.message})
+            continue
+        row: dict[str, Any] = {"file": result.file, "path": " > ".join(result.path), "slices": result.slices}
+        for level in result.levels:
+            row[level.name] = level.label
+            row[f"{level.name}_probability"] = _round(level.probability)
+        writer.writerow(row)
+    return buffer.getvalue()
+
+
+def _round(probability: float) -> float:
+    return round(probability, 6)

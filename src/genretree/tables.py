@@ -1,0 +1,133 @@
+"""What the command line shows to people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.tree import Tree
+
+from genretree.corpus.splits import PARTS
+from genretree.corpus.store import Store
+from genretree.evaluate import Evaluation, LevelScores
+from genretree.predict import Prediction
+from genretree.taxonomy import Taxonomy, format_path
+
+
+def _console() -> Console:
+    """Make a console that never cuts lines short where nobody looks at a terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)
+
+
+def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
+    """Print accuracy with its interval and macro-F1 for each level, by track and by slice."""
+    console = _console()
+    first = evaluations[0]
+    table = Table(title="accuracy in % (95 % interval over groups), macro-F1", title_justify="left")
+    table.add_column("model")
+    table.add_column("unit")
+    for level in first.track.levels:
+        table.add_column(level.name, justify="right")
+    table.add_column("mean", justify="right")
+    table.add_column("n", justify="right")
+    for evaluation in evaluations:
+        for unit in ("track", "slice"):
+            scores = getattr(evaluation, unit)
+            cells = [_accuracy(level) for level in scores.levels]
+            table.add_row(evaluation.family, unit, *cells, f"{100 * scores.overall:.1f}", str(scores.n))
+    console.print(table)
+    for note in dict.fromkeys(evaluation.protocol for evaluation in evaluations):
+        console.print(f"Protocol: {escape(note)}.")
+    for evaluation in evaluations:
+        if evaluation.heads == "independent":
+            share = f"{evaluation.track.contradictions:.1%}"
+            console.print(
+                f"{evaluation.family}, independent heads: levels contradict each other on {share} of the tracks."
+            )
+
+
+def show_prediction(prediction: Prediction) -> None:
+    """Print a file's path, the probability and alternatives of each level, and the time line."""
+    console = _console()
+    console.print(f"[bold]{escape(prediction.file)}[/]: [bold cyan]{escape(format_path(prediction.path))}[/]")
+    for level in prediction.levels:
+        others = ", ".join(f"{item.label} {item.probability:.0%}" for item in level.top if item.label != level.label)
+        console.print(f"  {level.name}: {level.label} {level.probability:.0%}  [dim]({others or 'no other'})[/]")
+    runs = [list(run) for _, run in groupby(prediction.timeline, key=lambda item: item.path)]
+    pieces = [f"{_clock(run[0].start)}-{_clock(run[-1].end)} {run[0].path[-1]}" for run in runs]
+    console.print(f"  [dim]time line: {escape(', '.join(pieces))}[/]")
+    if prediction.padded:
+        console.print("  [dim]shorter than one slice: repeated to fill it[/]")
+
+
+def show_store(store: Store) -> None:
+    """Print what a store holds."""
+    console = _console()
+    facts = store.facts
+    console.print(
+        f"[bold]{store.folder}[/]: {store.n_tracks} tracks, {store.n_slices} slices from {escape(facts.source)}"
+    )
+    console.print(
+        f"images {store.settings.size}x{store.settings.size}, slices of {store.settings.slice_seconds} s, "
+        f"grouped by {facts.group_by}, engine {facts.engine}, genretree {facts.version}"
+    )
+    table = Table()
+    for column in ("split", "protocol", *PARTS):
+        table.add_column(column)
+    for name in store.split_names():
+        split = store.split(name)
+        table.add_row(name, split.protocol, *(str(split.parts.count(part)) for part in PARTS))
+    console.print(table)
+    counts = store.track_leaves.tolist()
+    console.print(_tree(store.taxonomy, [counts.count(leaf) for leaf in range(len(store.taxonomy.leaves))]))
+    for failure in store.failures:
+        console.print(f"failed ({failure.kind}): {escape(failure.message)}")
+
+
+def show_bundle(folder: Path, content: dict[str, Any]) -> None:
+    """Print what a bundle holds."""
+    console = _console()
+    training = content["training"]
+    console.print(f"[bold]{folder}[/]: {content['family']}, made by genretree {content.get('genretree', '?')}")
+    for name in ("finished", "seconds", "machine"):
+        if name in training:
+            console.print(f"{name}: {training[name]}")
+    for title, values in (
+        ("images", content["images"]),
+        ("settings", content["settings"]),
+        ("facts", training.get("facts", {})),
+    ):
+        console.print(f"{title}: " + escape(", ".join(f"{name} {value}" for name, value in values.items())))
+    if "store" in training:
+        split = training["split"]
+        console.print(escape(f"data: {training['store']['source']}, split {split['name']}: {split['note']}"))
+    console.print(_tree(Taxonomy.from_json(content["taxonomy"])))
+
+
+def _tree(taxonomy: Taxonomy, counts: Sequence[int] | None = None) -> Tree:
+    """Draw a taxonomy, with the number of tracks behind each leaf."""
+    root = Tree("tree: " + ", ".join(taxonomy.levels))
+    branches: dict[tuple[str, ...], Tree] = {(): root}
+    for i, leaf in enumerate(taxonomy.leaves):
+        for cut in range(1, len(leaf) + 1):
+            if leaf[:cut] in branches:
+                continue
+            count = f" ({counts[i]})" if counts is not None and cut == len(leaf) else ""
+            branches[leaf[:cut]] = branches[leaf[: cut - 1]].add(escape(leaf[cut - 1]) + count)
+    return root
+
+
+def _accuracy(level: LevelScores) -> str:
+    low, high = level.ci95
+    return f"{100 * level.accuracy:.1f} ({100 * low:.1f} to {100 * high:.1f}), {level.macro_f1:.2f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,141 @@
+"""From a store to a bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genretree.bundle import Bundle, load_bundle, save_bundle
+from genretree.corpus.splits import Split
+from genretree.corpus.store import Store
+from genretree.errors import TrainingError
+from genretree.files import write_text
+from genretree.models import get_family
+from genretree.models.contract import Examples, FitContext
+from genretree.settings import Settings
+
+_VERSIONS = ("genretree", "numpy", "librosa", "scikit-learn", "torch", "transformers")
+
+
+def train(
+    store: Store,
+    family: str,
+    out: str | Path,
+    settings: Mapping[str, Any] | Settings | None = None,
+    *,
+    split: str = "default",
+    restart: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Bundle:
+    """Train a model family on the training part of a store.
+
+    Parameters
+    ----------
+    store : Store
+    family : str
+        A registered family, such as `cnn` or `boosting`.
+    out : path
+        The bundle's folder. Checkpoints lie beside it in `OUT.partial`; after a kill the same call goes on from there.
+    settings : mapping or Settings, optional
+        The family's settings; unknown names are refused.
+    split : str
+        Name of the store's split.
+    restart : bool
+        Begin anew where an interrupted run lies.
+    overwrite : bool
+        Replace a bundle of that name.
+    progress : bool
+        Show bars on standard error.
+
+    Raises
+    ------
+    TrainingError, SettingsError, CorpusError, BundleError
+    """
+    out = Path(out)
+    kind = get_family(family)
+    chosen = settings if isinstance(settings, Settings) else kind.settings_type.build(settings)
+    if out.exists() and not overwrite:
+        raise TrainingError(f"{out}: exists already; give another name, or --overwrite to replace it")
+    parts = store.split(split)
+    learn, check = examples(store, parts, "train"), examples(store, parts, "validation")
+    if len(learn) == 0:
+        raise TrainingError(f"{store.folder}: the split '{split}' has no training part")
+    work = _work_folder(out, store, family, chosen, parts, restart)
+    began = time.monotonic()
+    fitted = kind.fit(learn, check if len(check) else None, store.taxonomy, chosen, FitContext(work, progress))
+    training = {
+        **_describe_data(store, parts),
+        "history": fitted.history,
+        "facts": dict(fitted.facts),
+        "seconds": round(time.monotonic() - began, 1),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
+        "versions": {name: version(name) for name in _VERSIONS},
+    }
+    bundle = Bundle(out, family, store.taxonomy, store.settings, chosen, fitted.model, training)
+    if out.exists():
+        shutil.rmtree(out)
+    logs = {"history.csv": work / "history.csv"}
+    save_bundle(bundle, {name: path for name, path in logs.items() if path.exists()})
+    if (work / "tensorboard").is_dir():
+        shutil.copytree(work / "tensorboard", out / "tensorboard")
+    shutil.rmtree(work)
+    return load_bundle(out)
+
+
+def examples(store: Store, split: Split, part: str) -> Examples:
+    """Take the labelled slices of one part of a store."""
+    rows = store.rows(part, split)
+    tracks = store.slice_tracks[rows]
+    return Examples(store.images, rows, store.track_leaves[tracks], tracks)
+
+
+def fingerprint(text: str) -> str:
+    """Hash a group's name, so that a bundle can tell known artists without naming them."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _work_folder(out: Path, store: Store, family: str, settings: Settings, split: Split, restart: bool) -> Path:
+    """Give the folder of this very run, emptied if another run lies there."""
+    work = out.with_name(f"{out.name}.partial")
+    run = {
+        "family": family,
+        "settings": settings.model_dump(mode="json"),
+        "store": store.facts.digest,
+        "split": split.name,
+    }
+    run["parts"] = hashlib.sha256("".join(split.parts).encode()).hexdigest()
+    identity = work / "run.json"
+    try:
+        same = json.loads(identity.read_text(encoding="utf-8")) == run
+    except (OSError, ValueError):
+        same = False
+    if work.exists() and (restart or not same):
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    write_text(identity, json.dumps(run))
+    return work
+
+
+def _describe_data(store: Store, split: Split) -> dict[str, Any]:
+    """Say what was learned from, so that an evaluation can tell whether it has been seen."""
+    seen = np.unique(np.concatenate([store.slice_tracks[store.rows(part, split)] for part in ("train", "validation")]))
+    return {
+        "store": {"folder": str(store.folder), "source": store.facts.source, "digest": store.facts.digest},
+        "split": {"name": split.name, "protocol": split.protocol, "seed": split.seed, "note": split.note},
+        "group_by": store.facts.group_by,
+        "slices": {part: len(store.rows(part, split)) for part in ("train", "validation", "test")},
+        "tracks_seen": sorted({store.tracks["sha256"][track] for track in seen}),
+        "groups_seen": sorted({fingerprint(store.tracks["group"][track]) for track in seen}),
+    }

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from genretree.bundle import load_bundle
+from genretree.corpus.store import Store
+from genretree.errors import TrainingError
+from genretree.models.cnn import CnnSettings, build_network
+from genretree.models.contract import FitContext
+from genretree.models.engine import choose_precision, find_checkpoint, fit_network
+from genretree.models.network import count_parameters
+from genretree.taxonomy import Taxonomy
+from genretree.train import examples, train
+
+BASE = {"image_size": 32, "batch_size": 16, "precision": "float32", "patience": 50}
+
+
+def _fit(
+    store: Store, folder: Path, with_validation: bool = True, **values: object
+) -> tuple[object, list[dict[str, float]]]:
+    settings = CnnSettings.build({**BASE, **values})
+    split = store.split()
+    learn, check = examples(store, split, "train"), examples(store, split, "validation")
+    fitted = fit_network(
+        lambda: build_network(store.taxonomy, settings),
+        learn,
+        check if with_validation else None,
+        settings,
+        FitContext(folder),
+    )
+    return fitted, fitted.history
+
+
+def test_the_published_network_has_2_83_million_weights() -> None:
+    network = build_network(Taxonomy.builtin(), CnnSettings.build({"heads": "independent"}))
+    assert count_parameters(network) == pytest.approx(2.83e6, rel=0.01)
+
+
+def test_the_rate_warms_up_and_then_follows_the_cosine(store: Store, tmp_path: Path) -> None:
+    epochs, warmup, peak = 8, 2, 1e-3
+    _, history = _fit(store, tmp_path, epochs=epochs, warmup_epochs=warmup, learning_rate=peak)
+    per_epoch = math.ceil(len(store.rows("train")) / 16)
+    total, ramp = epochs * per_epoch, warmup * per_epoch
+    assert len(history) == epochs
+    for row in history:
+        # The trainer logs the rate of the update it has just made.
+        step = row["step"] - 1
+        if step < ramp:
+            expected = peak * step / ramp
+        else:
+            expected = peak * 0.5 * (1 + math.cos(math.pi * (step - ramp) / (total - ramp)))
+        assert row["learning_rate"] == pytest.approx(expected, rel=1e-3, abs=peak * 1e-3)
+    assert max(row["learning_rate"] for row in history) > 0.9 * peak
+    assert history[-1]["learning_rate"] < 0.01 * peak
+
+
+def test_the_best_epoch_is_kept_and_training_stops_when_it_gets_no_better(store: Store, tmp_path: Path) -> None:
+    fitted, history = _fit(store, tmp_path, epochs=40, warmup_epochs=0, learning_rate=3e-2, patience=3)
+    losses = [row["validation_loss"] for row in history]
+    best = int(np.argmin(losses))
+    assert len(losses) == min(40, best + 1 + 3)
+    split = store.split()
+    check = examples(store, split, "validation")
+    network = fitted.model.network
+    with torch.inference_mode():
+        scores = network(torch.from_numpy(check.take(np.arange(len(check)))))["scores"]
+        loss = float(network.head.loss(scores, torch.from_numpy(check.leaves)))
+    assert loss == pytest.approx(losses[best], rel=0.05)
+
+
+def test_adding_up_gradients_equals_a_larger_batch(store: Store, tmp_path: Path) -> None:
+    # Batch normalisation sees the small batches, so only the count of updates is the same to the digit.
+    _, small = _fit(store, tmp_path / "a", epochs=2, batch_size=8, accumulate=2, warmup_epochs=0)
+    _, large = _fit(store, tmp_path / "b", epochs=2, batch_size=16, warmup_epochs=0)
+    assert [row["step"] for row in small] == [row["step"] for row in large]
+    assert small[0]["train_loss"] == pytest.approx(large[0]["train_loss"], rel=0.3)
+
+
+def test_without_validation_every_epoch_runs(store: Store, tmp_path: Path) -> None:
+    _, history = _fit(store, tmp_path, with_validation=False, epochs=3)
+    assert len(history) == 3
+    assert "validation_loss" not in history[0]
+
+
+def test_a_recorded_row_for_each_epoch_and_tensorboard_events(store: Store, tmp_path: Path) -> None:
+    _, history = _fit(store, tmp_path, epochs=3)
+    with (tmp_path / "history.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 3
+    assert float(rows[-1]["validation_loss"]) == pytest.approx(history[-1]["validation_loss"])
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "float32"])
+def test_every_precision_trains(store: Store, tmp_path: Path, precision: str) -> None:
+    fitted, history = _fit(store, tmp_path, epochs=2, precision=precision)
+    assert fitted.facts["precision"] == precision
+    assert all(math.isfinite(row["train_loss"]) for row in history)
+    assert {parameter.dtype for parameter in fitted.model.network.parameters()} == {torch.float32}
+
+
+def test_auto_precision_is_one_of_those_there_are() -> None:
+    assert choose_precision("auto") in ("float32", "bf16", "fp16")
+    assert choose_precision("float32") == "float32"
+
+
+def test_every_parameter_moves_in_one_step(store: Store) -> None:
+    settings = CnnSettings.build({**BASE, "dropout": 0.0})
+    torch.manual_seed(0)
+    network = build_network(store.taxonomy, settings).train()
+    images = torch.from_numpy(np.array(store.images[:32]))
+    labels = torch.from_numpy(store.track_leaves[store.slice_tracks[:32]])
+    network(images, labels)["loss"].backward()
+    still = [
+        name for name, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    ]
+    assert not still
+
+
+def test_it_can_learn_32_slices_by_heart(store: Store) -> None:
+    settings = CnnSettings.build({**BASE, "dropout": 0.0, "label_smoothing": [0.0], "mask_probability": 0.0})
+    torch.manual_seed(0)
+    network = build_network(store.taxonomy, settings).train()
+    chosen = np.arange(0, 192, 6)
+    images = torch.from_numpy(np.asarray(store.images[chosen]))
+    labels = torch.from_numpy(store.track_leaves[store.slice_tracks[chosen]])
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
+    for _ in range(60):
+        loss = network(images, labels)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.05
+
+
+def test_a_subset_of_the_modalities_sees_nothing_of_the_others(store: Store) -> None:
+    settings = CnnSettings.build({**BASE, "modalities": ["cqt"]})
+    network = build_network(store.taxonomy, settings).eval()
+    images = torch.from_numpy(np.array(store.images[:4]))
+    changed = images.clone()
+    changed[:, [0, 2]] = 0
+    with torch.inference_mode():
+        torch.testing.assert_close(network(images)["scores"], network(changed)["scores"])
+        changed[:, 1] = 0
+        assert not torch.allclose(network(images)["scores"], network(changed)["scores"])
+
+
+def test_a_checkpoint_cut_off_while_written_is_passed_over(tmp_path: Path) -> None:
+    whole, cut, empty = tmp_path / "checkpoint-9", tmp_path / "checkpoint-10", tmp_path / "checkpoint-11"
+    for folder in (whole, cut, empty):
+        folder.mkdir()
+    (whole / "trainer_state.json").write_text("{}")
+    (cut / "trainer_state.json").write_text('{"epoch": 1')
+    assert find_checkpoint(tmp_path) == whole
+    assert find_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_a_killed_training_goes_on_and_ends_the_same(store: Store, tmp_path: Path) -> None:
+    settings = {**BASE, "epochs": 6, "warmup_epochs": 1}
+    undisturbed = train(store, "cnn", tmp_path / "whole", settings)
+    out = tmp_path / "killed"
+    words = [f"--set={name}={value}" for name, value in settings.items()]
+    command = [
+        sys.executable,
+        "-m",
+        "genretree",
+        "train",
+        str(store.folder),
+        "--model",
+        "cnn",
+        "--out",
+        str(out),
+        *words,
+    ]
+    process = subprocess.Popen([*command, "--quiet"], env=os.environ)
+    checkpoints = tmp_path / "killed.partial" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while find_checkpoint_safely(checkpoints) is None:
+        assert process.poll() is None, "finished before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+
+    steps: list[int] = []
+    resumed = train(store, "cnn", out, settings)
+    steps = [int(row["step"]) for row in resumed.training["history"]]
+    assert steps == [int(row["step"]) for row in undisturbed.training["history"]]
+    images = np.asarray(store.images[:20])
+    np.testing.assert_allclose(
+        resumed.model.predict_levels(images)[-1], undisturbed.model.predict_levels(images)[-1], atol=1e-4
+    )
+    assert not (tmp_path / "killed.partial").exists()
+
+
+def find_checkpoint_safely(folder: Path) -> Path | None:
+    """The newest whole checkpoint, without clearing away the one that another process is writing."""
+    return next(iter(folder.glob("checkpoint-*/trainer_state.json")), None)
+
+
+def test_too_little_to_train_on(store: Store, tmp_path: Path) -> None:
+    settings = CnnSettings.build(BASE)
+    few = examples(store, store.split(), "train")
+    few = type(few)(few.images, few.rows[:1], few.leaves[:1], few.tracks[:1])
+    with pytest.raises(TrainingError, match="1 slices"):
+        fit_network(lambda: build_network(store.taxonomy, settings), few, None, settings, FitContext(tmp_path))
+
+
+def test_an_existing_bundle_is_not_overwritten_unasked(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(TrainingError, match="--overwrite"):
+        train(store, "cnn", tmp_path / "there", BASE)
+
+
+def test_a_trained_bundle_tells_its_data_and_versions(store: Store, tmp_path: Path) -> None:
+    bundle = train(store, "cnn", tmp_path / "b", {**BASE, "epochs": 1})
+    training = load_bundle(bundle.folder).training
+    assert training["split"]["protocol"] == "group"
+    assert training["store"]["digest"] == store.facts.digest
+    assert training["slices"]["train"] == len(store.rows("train"))
+    assert "torch" in training["versions"]
+    assert (bundle.folder / "history.csv").exists()
+    assert list((bundle.folder / "tensorboard").glob("events.*"))

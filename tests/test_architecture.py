@@ -1,0 +1,64 @@
+"""The rooms of the house: a module imports only what stands before it in this list."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import genretree
+
+ROOMS = [
+    "errors",
+    "files",
+    "machine",
+    "progress",
+    "settings",
+    "taxonomy",
+    "sound",
+    "corpus",
+    "models",
+    "bundle",
+    "train",
+    "evaluate",
+    "report",
+    "predict",
+    "tables",
+    "quickstart",
+    "cli",
+    "__main__",
+]
+SOURCE = Path(genretree.__file__).parent
+
+
+def _room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+    return {name for name in found if name.startswith("genretree.")}
+
+
+def test_imports_point_one_way() -> None:
+    wrong = []
+    for path in SOURCE.rglob("*.py"):
+        room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        assert room in ROOMS, f"{room} has no place in the list of rooms"
+        wrong += [
+            f"{path.relative_to(SOURCE)} imports {name}"
+            for name in _imports(path)
+            if ROOMS.index(_room(name)) > ROOMS.index(room)
+        ]
+    assert not wrong
+
+
+def test_no_module_is_grown_out_of_hand() -> None:
+    long = {path.name: lines for path in SOURCE.rglob("*.py") if (lines := len(path.read_text().splitlines())) > 480}
+    assert not long

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, f1_score
+
+from conftest import SETTINGS, TREE, write_corpus
+from genretree.bundle import Bundle
+from genretree.corpus.manifest import read_manifest
+from genretree.corpus.prepare import prepare
+from genretree.corpus.splits import split_slices
+from genretree.corpus.store import Store
+from genretree.errors import CorpusError
+from genretree.evaluate import average_by, bootstrap_interval, evaluate, score_units
+from genretree.report import save_evaluation, write_report
+from genretree.settings import ImageSettings
+from genretree.taxonomy import Taxonomy
+from genretree.train import train
+
+CCMUSIC = Taxonomy.builtin()
+
+
+@pytest.fixture(scope="module")
+def bundle(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    settings = {"epochs": 15, "image_size": 16, "components": 20, "min_samples_leaf": 5}
+    return train(store, "boosting", tmp_path_factory.mktemp("bundle") / "b", settings)
+
+
+def _random_case(seed: int = 0, n: int = 300) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    leaves = rng.integers(0, 16, n)
+    probabilities = rng.dirichlet(np.ones(16), n) + 0.4 * np.eye(16)[leaves]
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    return CCMUSIC.sum_levels(probabilities), leaves, np.repeat(np.arange(n // 10), 10)
+
+
+def test_accuracy_and_macro_f1_are_scikit_learns() -> None:
+    levels, leaves, groups = _random_case()
+    found = score_units(CCMUSIC, "tree", levels, leaves, groups, 0)
+    predicted = CCMUSIC.ancestors[CCMUSIC.decode(levels)]
+    truth = CCMUSIC.ancestors[leaves]
+    for i, level in enumerate(found.levels):
+        assert level.accuracy == pytest.approx(accuracy_score(truth[:, i], predicted[:, i]))
+        assert level.macro_f1 == pytest.approx(f1_score(truth[:, i], predicted[:, i], average="macro"))
+        assert np.sum(level.confusion) == len(leaves)
+        assert level.ci95[0] < level.accuracy < level.ci95[1]
+    assert found.overall == pytest.approx(np.mean([level.accuracy for level in found.levels]))
+    assert found.contradictions == 0
+
+
+def test_independent_heads_are_caught_contradicting_themselves() -> None:
+    rng = np.random.default_rng(0)
+    levels = [rng.dirichlet(np.ones(width), 200) for width in (2, 9, 16)]
+    leaves = rng.integers(0, 16, 200)
+    found = score_units(CCMUSIC, "independent", levels, leaves, leaves, 0)
+    assert found.contradictions > 0.5
+    assert score_units(CCMUSIC, "tree", levels, leaves, leaves, 0).contradictions == 0
+
+
+def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
+    rng = np.random.default_rng(1)
+    covered = []
+    for trial in range(120):
+        chance = np.clip(rng.normal(0.7, 0.15, 40), 0, 1)  # artists differ
+        groups = np.repeat(np.arange(40), 8)
+        low, high = bootstrap_interval(rng.random(320) < np.repeat(chance, 8), groups, trial)
+        covered.append(low <= 0.7 <= high)
+    assert 0.88 <= np.mean(covered) <= 1.0
+
+
+def test_tracks_of_one_artist_widen_the_interval() -> None:
+    rng = np.random.default_rng(2)
+    right = np.repeat(rng.random(20) < 0.6, 10)  # an artist is wholly right or wholly wrong
+    by_artist = bootstrap_interval(right, np.repeat(np.arange(20), 10), 0)
+    by_track = bootstrap_interval(right, np.arange(200), 0)
+    assert by_artist[1] - by_artist[0] > 2 * (by_track[1] - by_track[0])
+
+
+def test_an_interval_is_honest_where_the_bootstrap_has_no_spread() -> None:
+    groups = np.repeat(np.arange(10), 3)
+    low, high = bootstrap_interval(np.ones(30, bool), groups, 0)
+    assert 0.6 < low < 0.8
+    assert high == pytest.approx(1)
+    assert bootstrap_interval(np.ones(30, bool), np.zeros(30, int), 0) == (0.0, 1.0)
+
+
+def test_slices_are_averaged_by_track() -> None:
+    values = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [1.0, 0.0]])
+    np.testing.assert_allclose(average_by(values, np.array([0, 0, 1, 0]), 2), [[2 / 3, 1 / 3], [0.5, 0.5]])
+
+
+def test_the_test_part_is_by_artists_never_heard(bundle: Bundle, store: Store) -> None:
+    found = evaluate(bundle, store)
+    assert found.known_tracks == found.known_groups == 0
+    assert "disjoint by artist" in found.protocol
+    assert found.track.n == store.split().parts.count("test")
+    assert found.slice.n == len(store.rows("test"))
+    assert found.track.levels[0].accuracy > 0.7
+    assert [level.name for level in found.track.levels] == ["level_1", "level_2", "level_3"]
+
+
+def test_music_seen_in_training_is_called_out(bundle: Bundle, store: Store) -> None:
+    assert evaluate(bundle, store, part="train").protocol.startswith("LEAKING")
+    assert evaluate(bundle, store, part="all").protocol.startswith("LEAKING")
+
+
+def test_a_slice_level_split_is_called_out(store: Store, tmp_path: Path) -> None:
+    split_slices(store.track_leaves[store.slice_tracks], name="leaky").save(store.folder / "splits")
+    settings = {"epochs": 3, "image_size": 16, "components": 20}
+    leaky = train(store, "boosting", tmp_path / "b", settings, split="leaky")
+    found = evaluate(leaky, store)
+    assert found.split == "leaky"
+    assert found.protocol.startswith("LEAKING")
+
+
+def test_another_store_is_scored_by_names(bundle: Bundle, tmp_path: Path) -> None:
+    csv_path = write_corpus(tmp_path / "music", artists=1, tracks=1, seconds=4.0)
+    text = csv_path.read_text().replace("artist 0", "stranger")
+    csv_path.write_text(text)
+    for tree in (TREE, None):  # without a tree the store's is flat, in another order
+        other = prepare(read_manifest(csv_path, tree), tmp_path / f"store-{tree is None}", SETTINGS, workers=1)
+        found = evaluate(bundle, other, part="all")
+        assert found.track.n == 5
+        assert found.track.levels[2].confusion == evaluate(bundle, other, part="all").track.levels[2].confusion
+        assert [item.support for item in found.track.levels[2].classes] == [1, 1, 1, 1, 1]
+
+
+def test_stores_that_do_not_fit_are_refused(bundle: Bundle, store: Store, tmp_path: Path) -> None:
+    csv_path = write_corpus(tmp_path / "music", artists=1, tracks=1, seconds=4.0)
+    smaller = prepare(
+        read_manifest(csv_path, TREE),
+        tmp_path / "small",
+        ImageSettings.build({"size": 32, "slice_seconds": 2}),
+        workers=1,
+    )
+    with pytest.raises(CorpusError, match="prepare it again"):
+        evaluate(bundle, smaller, part="all")
+    csv_path.write_text(csv_path.read_text().replace(",Noise,", ",Polka,"))
+    strange = prepare(read_manifest(csv_path), tmp_path / "strange", SETTINGS, workers=1)
+    with pytest.raises(CorpusError, match="Polka"):
+        evaluate(bundle, strange, part="all")
+    with pytest.raises(CorpusError, match="no split named 'none'"):
+        evaluate(bundle, store, split="none")
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.alts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.links += [value for name, value in attrs if name in ("src", "href") and value]
+        if tag == "img":
+            self.alts.append(found.get("alt") or "")
+
+
+def test_metrics_and_report_are_written(bundle: Bundle, store: Store, tmp_path: Path) -> None:
+    evaluation = evaluate(bundle, store)
+    report = save_evaluation(evaluation, tmp_path / "out")
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    for unit in ("slice", "track"):
+        for level in metrics[unit]["levels"]:
+            assert {"name", "accuracy", "macro_f1", "ci95"} <= set(level)
+            assert len(level["ci95"]) == 2
+    assert metrics["training"]["split"]["protocol"] == "group"
+    page = _Page()
+    page.feed(report.read_text(encoding="utf-8"))
+    assert len(page.alts) >= 6
+    assert all(page.alts)
+    assert all(link.startswith("data:") for link in page.links), "the page must work without a network"
+    pngs = list((tmp_path / "out").glob("confusion-*.png"))
+    assert len(pngs) == 6
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pngs)
+
+
+def test_a_report_shows_several_models_and_escapes_names(bundle: Bundle, store: Store, tmp_path: Path) -> None:
+    evaluation = evaluate(bundle, store)
+    report = write_report([evaluation, evaluation], tmp_path / "r.html", "<b>two</b>")
+    text = report.read_text(encoding="utf-8")
+    assert text.count("<h2>boosting</h2>") == 2
+    assert "&lt;b&gt;two" in text

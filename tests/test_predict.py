@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from conftest import TREE, synthesise
+from genretree.bundle import Bundle
+from genretree.corpus.store import Store
+from genretree.errors import SoundError
+from genretree.predict import Prediction, PredictionError, predict, predict_file, write_csv
+from genretree.settings import RATE
+from genretree.train import train
+
+
+@pytest.fixture(scope="module")
+def bundle(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    settings = {"epochs": 15, "image_size": 16, "components": 20, "min_samples_leaf": 5}
+    return train(store, "boosting", tmp_path_factory.mktemp("bundle") / "b", settings)
+
+
+def test_a_file_gets_what_the_store_would_give_it(bundle: Bundle, store: Store) -> None:
+    track = 13
+    found = predict_file(bundle, store.tracks["file"][track])
+    images = np.asarray(store.images[store.slice_tracks == track])
+    levels = [probabilities.mean(axis=0) for probabilities in bundle.model.predict_levels(images)]
+    assert found.slices == len(images)
+    for level, probabilities in zip(found.levels, levels, strict=True):
+        index = bundle.taxonomy.labels(bundle.taxonomy.levels.index(level.name)).index(level.label)
+        assert level.probability == pytest.approx(probabilities[index], abs=1e-6)
+
+
+def test_the_path_is_a_path_of_the_tree_and_probabilities_fall_along_it(bundle: Bundle, store: Store) -> None:
+    results = list(predict(bundle, store.tracks["file"][::7]))
+    for found in results:
+        assert isinstance(found, Prediction)
+        assert found.path in bundle.taxonomy.leaves
+        probabilities = [level.probability for level in found.levels]
+        assert probabilities == sorted(probabilities, reverse=True)
+        for level in found.levels:
+            tops = [item.probability for item in level.top]
+            assert tops == sorted(tops, reverse=True)
+    assert [found.file for found in results] == store.tracks["file"][::7]
+
+
+def test_most_files_of_artists_never_heard_are_named_rightly(bundle: Bundle, store: Store) -> None:
+    chosen = [i for i, part in enumerate(store.split().parts) if part == "test"]
+    results = list(predict(bundle, [store.tracks["file"][i] for i in chosen]))
+    right = [
+        found.path == bundle.taxonomy.leaves[store.track_leaves[i]] for i, found in zip(chosen, results, strict=True)
+    ]
+    assert np.mean(right) > 0.5
+
+
+class _ByBrightness:
+    """Calls a slice Noise where its highest mel bands are bright, else a Drone."""
+
+    heads = "tree"
+
+    def predict_levels(self, images: np.ndarray) -> list[np.ndarray]:
+        bright = images[:, 0, : images.shape[2] // 4].mean(axis=(1, 2)) > 100
+        return TREE.sum_levels(np.where(bright[:, None], [0.0, 0, 0, 0, 1], [1.0, 0, 0, 0, 0]))
+
+
+def test_the_time_line_follows_the_music(bundle: Bundle, tmp_path: Path) -> None:
+    sound = np.concatenate([synthesise("Drone", 900, 6.1), synthesise("Noise", 901, 6.1)])
+    sf.write(tmp_path / "both.wav", sound, RATE)
+    found = predict_file(replace(bundle, model=_ByBrightness()), tmp_path / "both.wav")
+    assert found.timeline[0].path[0] == "Calm"
+    assert found.timeline[-1].path[0] == "Busy"
+    starts = [item.start for item in found.timeline]
+    assert starts == sorted(starts)
+    assert len(starts) == found.slices == 6
+
+
+def test_a_short_file_is_padded_and_marked(bundle: Bundle, tmp_path: Path) -> None:
+    sf.write(tmp_path / "short.wav", synthesise("Drone", 5, 0.7), RATE)
+    found = predict_file(bundle, tmp_path / "short.wav")
+    assert found.padded
+    assert found.slices == 1
+    assert found.to_json()["padded"] is True
+
+
+def test_silent_slices_are_left_out(bundle: Bundle, tmp_path: Path) -> None:
+    sound = np.concatenate([synthesise("Drone", 7, 4.1), np.zeros(4 * RATE, np.float32)])
+    sf.write(tmp_path / "half.wav", sound, RATE)
+    assert predict_file(bundle, tmp_path / "half.wav").slices < 4
+
+
+def test_bad_files_are_reported_in_their_place(bundle: Bundle, store: Store, tmp_path: Path) -> None:
+    good = store.tracks["file"][0]
+    (tmp_path / "text.mp3").write_text("no music\n" * 99)
+    results = list(predict(bundle, [good, tmp_path / "text.mp3", tmp_path / "gone.wav", good]))
+    assert [type(result) for result in results] == [Prediction, PredictionError, PredictionError, Prediction]
+    assert [result.kind for result in results[1:3]] == ["not_audio", "not_found"]
+    assert results[1].to_json()["error"]["kind"] == "not_audio"
+    with pytest.raises(SoundError):
+        predict_file(bundle, tmp_path / "gone.wav")
+
+
+def test_a_fault_of_ours_in_one_file_does_not_stop_the_others(
+    bundle: Bundle, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genretree import predict as predict_module
+
+    real = predict_module.iter_slices
+    monkeypatch.setattr(
+        predict_module, "iter_slices", lambda path, *a, **k: 1 / 0 if "Drone-0-0" in str(path) else real(path, *a, **k)
+    )
+    first, second = predict(bundle, store.tracks["file"][:2])
+    assert first.kind == "internal"
+    assert isinstance(second, Prediction)
+
+
+def test_folders_are_walked_for_sound(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    sf.write(tmp_path / "a" / "b" / "x.flac", synthesise("Drone", 5, 3.0), RATE)
+    (tmp_path / "a" / "cover.jpg").write_bytes(b"x")
+    assert [Path(found.file).name for found in predict(bundle, [tmp_path])] == ["x.flac"]
+
+
+def test_json_and_csv_have_the_promised_fields(bundle: Bundle, store: Store) -> None:
+    results = list(predict(bundle, [store.tracks["file"][0], "gone.wav"]))
+    content = json.loads(json.dumps(results[0].to_json()))
+    assert {"file", "path", "levels", "slices"} <= set(content)
+    for level in content["levels"]:
+        assert set(level) == {"name", "label", "probability", "top"}
+        assert set(level["top"][0]) == {"label", "probability"}
+    rows = list(csv.DictReader(io.StringIO(write_csv(results, bundle.taxonomy.levels))))
+    assert rows[0]["path"] == " > ".join(results[0].path)
+    assert float(rows[0]["level_1_probability"]) == pytest.approx(results[0].levels[0].probability, abs=1e-6)
+    assert rows[1]["error"] == "not_found"
+
+
+def test_independent_heads_still_give_a_label_for_each_level(store: Store, tmp_path: Path) -> None:
+    settings = {"epochs": 3, "image_size": 16, "components": 20, "heads": "independent"}
+    found = predict_file(train(store, "boosting", tmp_path / "b", settings), store.tracks["file"][0])
+    assert len(found.path) == 3
+    assert [level.label for level in found.levels] == list(found.path)

@@ -142,7 +142,7 @@ def evaluate(
     if len(rows) == 0:
         raise CorpusError(f"{store.folder}: the part '{part}' of the split '{split_name}' is empty; try --part all")
     leaves = _match_leaves(bundle.taxonomy, store)
-    levels = _predict_rows(bundle, store, rows, progress)
+    levels = predict_rows(bundle, store, rows, progress)
 
     tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
     averaged = [average_by(probabilities, position, len(tracks)) for probabilities in levels]
@@ -306,7 +306,8 @@ def _find_either(find: Callable[[Sequence[str] | str], int], leaf: Sequence[str]
         return find(leaf[-1])
 
 
-def _predict_rows(bundle: Bundle, store: Store, rows: Indices, progress: bool) -> LevelProbabilities:
+def predict_rows(bundle: Bundle, store: Store, rows: Indices, progress: bool = False) -> LevelProbabilities:
+    """Give the probabilities of every node for some slices of a store: by level, shape (n_rows, n_nodes)."""
     found: list[LevelProbabilities] = []
     with progress_bar(len(rows), "evaluate", "slice", progress) as tick:
         for start in range(0, len(rows), _BATCH):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -71,7 +73,8 @@ def train(
     learn, check = examples(store, parts, "train"), examples(store, parts, "validation")
     if len(learn) == 0:
         raise TrainingError(f"{store.folder}: the split '{split}' has no training part")
-    work = _work_folder(out, store, family, chosen, parts, restart)
+    with one_at_a_time():
+        work = _work_folder(out, store, family, chosen, parts, restart)
     began = time.monotonic()
     fitted = kind.fit(learn, check if len(check) else None, store.taxonomy, chosen, FitContext(work, progress))
     training = {
@@ -83,15 +86,35 @@ def train(
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
         "versions": {name: version(name) for name in _VERSIONS},
     }
-    bundle = Bundle(out, family, store.taxonomy, store.settings, chosen, fitted.model, training)
-    if out.exists():
-        shutil.rmtree(out)
-    logs = {"history.csv": work / "history.csv"}
-    save_bundle(bundle, {name: path for name, path in logs.items() if path.exists()})
-    if (work / "tensorboard").is_dir():
-        shutil.copytree(work / "tensorboard", out / "tensorboard")
-    shutil.rmtree(work)
+    with one_at_a_time() as first:
+        if first:
+            _finish(Bundle(out, family, store.taxonomy, store.settings, chosen, fitted.model, training), work)
     return load_bundle(out)
+
+
+def _finish(bundle: Bundle, work: Path) -> None:
+    """Put the bundle with its logs in its place, and clear away what training left."""
+    if bundle.folder.exists():
+        shutil.rmtree(bundle.folder)
+    history = work / "history.csv"
+    save_bundle(bundle, {history.name: history} if history.exists() else {})
+    if (work / "tensorboard").is_dir():
+        shutil.copytree(work / "tensorboard", bundle.folder / "tensorboard")
+    shutil.rmtree(work)
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[bool]:
+    """Let the first of several training processes (torchrun) go before the others; True in the first or only one."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield True
+        return
+    import torch
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    with state.main_process_first():
+        yield state.is_main_process
 
 
 def examples(store: Store, split: Split, part: str) -> Examples:

@@ -13,7 +13,9 @@ from genretree.bundle import Bundle, load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import BundleError, SettingsError
 from genretree.models import family_names, get_family
-from genretree.train import train
+from genretree.models.contract import Examples, FitContext
+from genretree.taxonomy import Taxonomy
+from genretree.train import examples, train
 
 QUICK: dict[str, dict[str, Any]] = {
     "cnn": {"epochs": 4, "image_size": 32, "warmup_epochs": 1, "learning_rate": 2e-3, "precision": "float32"},
@@ -106,3 +108,16 @@ def test_a_bundle_of_another_family_is_refused(bundle: Bundle) -> None:
 def test_an_unknown_family_is_refused_with_the_likely_one() -> None:
     with pytest.raises(SettingsError, match="did you mean 'boosting'"):
         get_family("bosting")
+
+
+@pytest.mark.parametrize("name", family_names())
+@pytest.mark.parametrize("heads", ["tree", "independent"])
+def test_a_level_with_a_single_node_is_certain(name: str, heads: str, store: Store, tmp_path: Path) -> None:
+    taxonomy = Taxonomy.from_nested({"music": ["a", "b"]})
+    learn = examples(store, store.split(), "train")
+    halved = Examples(learn.images, learn.rows, (learn.leaves > 2).astype(np.int64), learn.tracks)
+    settings = get_family(name).settings_type.build({**QUICK[name], "heads": heads, "epochs": 2})
+    fitted = get_family(name).fit(halved, None, taxonomy, settings, FitContext(tmp_path))
+    levels = fitted.model.predict_levels(np.asarray(store.images[:5]))
+    np.testing.assert_allclose(levels[0], 1, atol=1e-6)
+    assert levels[1].shape == (5, 2)

@@ -233,3 +233,17 @@ def test_a_trained_bundle_tells_its_data_and_versions(store: Store, tmp_path: Pa
     assert "torch" in training["versions"]
     assert (bundle.folder / "history.csv").exists()
     assert list((bundle.folder / "tensorboard").glob("events.*"))
+
+
+def test_two_processes_train_one_bundle(store: Store, tmp_path: Path) -> None:
+    words = [f"--set={name}={value}" for name, value in {**BASE, "epochs": 2, "batch_size": 8}.items()]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "genretree"]
+    command = [*launch, "train", str(store.folder), "--model", "cnn", "--out", str(tmp_path / "b"), "--quiet", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    bundle = load_bundle(tmp_path / "b")
+    assert bundle.training["facts"]["devices"] == 2
+    steps = [row["step"] for row in bundle.training["history"]]
+    assert steps == [math.ceil(len(store.rows("train")) / 16) * epoch for epoch in (1, 2)]
+    levels = bundle.model.predict_levels(np.asarray(store.images[:4]))
+    assert all(np.isfinite(level).all() for level in levels)

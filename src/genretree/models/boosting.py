@@ -7,6 +7,7 @@ leaves for the tree head, or one for each level, the published form.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from genretree.settings import MODALITIES, Heads, Modality, Settings
 from genretree.taxonomy import Taxonomy
 
 PROJECTION_FILE = "projection.safetensors"
+_ITERATIONS_AT_A_TIME = 5
 
 Floats = NDArray[np.float32]
 
@@ -65,27 +67,19 @@ class BoostingFamily:
         weights, offset, explained = _fit_projection(train, chosen, context)
         features = _project_all(train, weights, offset, chosen)
         held_out = None if validation is None else _project_all(validation, weights, offset, chosen)
-        classifiers, history = [], []
+        classifiers = []
         targets = _targets(taxonomy, chosen.heads)
-        with progress_bar(len(targets), "boost", "classifier", context.progress) as tick:
+        with progress_bar(len(targets) * chosen.epochs, "boost (at most)", "iteration", context.progress) as tick:
             for of_leaf in targets:
-                truth = of_leaf[train.leaves]
                 held_truth = None if validation is None else of_leaf[validation.leaves]
-                classifier = _fit_classifier(features, truth, held_out, held_truth, chosen)
-                classifiers.append(classifier)
-                tick()
-        for iteration, loss in enumerate(-np.asarray(classifiers[-1].train_score_)):
-            row = {"iteration": float(iteration), "train_loss": float(loss)}
-            if len(classifiers[-1].validation_score_):
-                row["validation_loss"] = float(-classifiers[-1].validation_score_[iteration])
-            history.append(row)
+                classifiers.append(_fit_classifier(features, of_leaf[train.leaves], held_out, held_truth, chosen, tick))
         model = BoostingModel(weights, offset, classifiers, taxonomy, chosen)
         facts = {
             "components": int(weights.shape[1]),
             "explained_variance": round(float(explained), 4),
             "iterations": [int(classifier.n_iter_) for classifier in classifiers],
         }
-        return Fitted(model, history, facts)
+        return Fitted(model, _history(classifiers[-1]), facts)
 
     @staticmethod
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> BoostingModel:
@@ -127,11 +121,12 @@ class BoostingModel:
         parts = [images[start : start + size] for start in range(0, len(images), size)]
         features = np.concatenate([_project(part, self.weights, self.offset, self.settings) for part in parts])
         widths = [len(self.taxonomy.nodes(level)) for level in range(self.taxonomy.depth)]
-        if self.heads == "independent":
-            return [
-                _spread(classifier, features, width) for classifier, width in zip(self.classifiers, widths, strict=True)
-            ]
-        return self.taxonomy.sum_levels(_spread(self.classifiers[0], features, widths[-1]))
+        if self.heads == "tree":
+            return self.taxonomy.sum_levels(_spread(self.classifiers[0], features, widths[-1]))
+        remaining = iter(self.classifiers)
+        return [
+            _spread(next(remaining), features, width) if width > 1 else np.ones((len(images), 1)) for width in widths
+        ]
 
     def save(self, folder: Path) -> list[str]:
         """Write the projection as safetensors and each classifier with skops."""
@@ -203,7 +198,8 @@ def _targets(taxonomy: Taxonomy, heads: Heads) -> list[NDArray[np.int64]]:
     """What each classifier learns, as a look-up by leaf."""
     if heads == "tree":
         return [np.arange(len(taxonomy.leaves))]
-    return [taxonomy.ancestors[:, level] for level in range(taxonomy.depth)]
+    levels = range(taxonomy.depth)
+    return [taxonomy.ancestors[:, level] for level in levels if len(taxonomy.nodes(level)) > 1]
 
 
 def _fit_classifier(
@@ -212,27 +208,47 @@ def _fit_classifier(
     held_out: Floats | None,
     held_truth: NDArray[np.int64] | None,
     settings: BoostingSettings,
+    tick: Callable[[int], None],
 ) -> Any:
+    """Grow trees until the validation loss gets no better, or as many as the settings allow."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     known = np.unique(truth)
     if len(known) < 2:
         raise TrainingError("all slices to train on have one and the same genre; check the split")
-    usable = None if held_truth is None else np.isin(held_truth, known)  # a class never seen in training has no score
-    stop_early = usable is not None and bool(usable.any())
+    held: dict[str, Any] = {}
+    if held_out is not None and held_truth is not None:
+        usable = np.isin(held_truth, known)  # a class never seen in training has no score
+        held = {"X_val": held_out[usable], "y_val": held_truth[usable]} if usable.any() else {}
     classifier = HistGradientBoostingClassifier(
         learning_rate=settings.learning_rate,
-        max_iter=settings.epochs,
         max_leaf_nodes=settings.max_leaf_nodes,
         min_samples_leaf=settings.min_samples_leaf,
         l2_regularization=settings.l2_regularization,
-        early_stopping=stop_early,
+        early_stopping=bool(held),
         n_iter_no_change=settings.patience,
         random_state=settings.seed,
+        warm_start=True,
     )
-    if not stop_early or held_out is None or held_truth is None:
-        return classifier.fit(features, truth)
-    return classifier.fit(features, truth, X_val=held_out[usable], y_val=held_truth[usable])
+    # A few iterations at a time, only so that progress can be shown; the result is that of a single call.
+    for grown in range(_ITERATIONS_AT_A_TIME, settings.epochs + _ITERATIONS_AT_A_TIME, _ITERATIONS_AT_A_TIME):
+        wanted = min(grown, settings.epochs)
+        before = getattr(classifier, "n_iter_", 0)
+        classifier.set_params(max_iter=wanted).fit(features, truth, **held)
+        tick(classifier.n_iter_ - before)
+        if classifier.n_iter_ < wanted:
+            break
+    return classifier
+
+
+def _history(classifier: Any) -> list[dict[str, float]]:
+    """One row for each iteration, and one before the first."""
+    rows = []
+    for iteration, loss in enumerate(classifier.train_score_):
+        rows.append({"iteration": float(iteration), "train_loss": -float(loss)})
+        if len(classifier.validation_score_):
+            rows[-1]["validation_loss"] = -float(classifier.validation_score_[iteration])
+    return rows
 
 
 def _spread(classifier: Any, features: Floats, width: int) -> NDArray[np.float64]:

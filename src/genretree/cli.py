@@ -131,7 +131,7 @@ def prepare(
     settings = ImageSettings.build({name: value for name, value in given.items() if value is not None})
     taxonomy = None if tree is None else Taxonomy.load(tree)
     columns = None if levels is None else [name.strip() for name in levels.split(",")]
-    manifest = read_manifest(source, taxonomy, group, columns, depth)
+    manifest = read_manifest(source, taxonomy, group, columns, depth, progress=not quiet)
     made = prepare_store(
         manifest,
         store,

@@ -201,3 +201,23 @@ def test_a_store_of_a_later_format_is_refused(tmp_path: Path, store: Store) -> N
     (copy / "store.json").write_text(json.dumps({**content, "format": 99}))
     with pytest.raises(CorpusError, match="format 99"):
         Store(copy)
+
+
+def test_an_interrupt_stops_at_once_and_is_gone_on_from(tmp_path: Path, corpus: Path) -> None:
+    out = tmp_path / "store"
+    words = ["prepare", str(corpus), str(out), "--slice-seconds", "2", "--size", "64", "--workers", "2", "--quiet"]
+    process = subprocess.Popen([sys.executable, "-m", "genretree", *words], stderr=subprocess.PIPE, text=True)
+    shards = tmp_path / "store.partial" / "tracks"
+    deadline = time.monotonic() + 60
+    while len(list(shards.glob("*.json"))) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "Aborted" in errors
+    assert "Traceback" not in errors
+    assert len(list(shards.glob("*.json"))) < 50
+    again = subprocess.run([sys.executable, "-m", "genretree", *words], capture_output=True, text=True, check=True)
+    assert "50 tracks" in again.stdout

@@ -6,10 +6,11 @@ import csv
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from genretree.errors import CorpusError, TaxonomyError
+from genretree.progress import progress_bar
 from genretree.sound.decode import SUFFIXES
 from genretree.taxonomy import MAX_LEVELS, NodePath, Taxonomy, split_path
 
@@ -79,6 +80,7 @@ def read_manifest(
     group: str | None = None,
     levels: Sequence[str] | None = None,
     depth: int | None = None,
+    progress: bool = False,
 ) -> Manifest:
     """Read the tracks of a folder tree or a CSV.
 
@@ -96,6 +98,8 @@ def read_manifest(
         The CSV's level columns from the root down, where they have other names.
     depth : int, optional
         For a folder without a tree: how many folder levels are genres; deeper ones are taken for artist or album.
+    progress : bool
+        Show a bar on standard error while the tags of a folder's files are read.
 
     Raises
     ------
@@ -107,7 +111,7 @@ def read_manifest(
         raise CorpusError(f"{source}: no such folder or CSV file")
     if source.is_dir():
         rejected: list[Failure] = []
-        rows, group_by = _group_folder(_read_folder(source, tree, depth), source, group)
+        rows, group_by = _group_folder(_read_folder(source, tree, depth), source, group, progress)
         level_names: Sequence[str] | None = None
     else:
         rows, rejected, level_names = _read_csv(source, levels)
@@ -261,13 +265,17 @@ def _genre_depth(folders: NodePath, tree: Taxonomy | None, depth: int | None) ->
     return len(folders)
 
 
-def _group_folder(rows: list[_Row], source: Path, group: str | None) -> tuple[list[_Row], str]:
+def _group_folder(rows: list[_Row], source: Path, group: str | None, progress: bool) -> tuple[list[_Row], str]:
     """Give each file its artist and album from its tags, where the group needs them."""
     if group not in (None, "artist", "album", "folder", "track"):
         raise CorpusError(f"{source}: a folder can be grouped by artist, album, folder or track, not by '{group}'")
     if group in ("folder", "track"):
         return rows, group
-    tagged = [_Row(row.path, row.name, row.genre, {**row.facts, **_read_tags(row.path)}) for row in rows]
+    tagged = []
+    with progress_bar(len(rows), "tags", "file", progress) as tick:
+        for row in rows:
+            tagged.append(replace(row, facts={**row.facts, **_read_tags(row.path)}))
+            tick()
     if group is not None:
         return tagged, group
     counts: dict[str, int] = defaultdict(int)

@@ -10,11 +10,10 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from genretree.corpus.splits import split_groups
 from genretree.corpus.store import Store, StoreFacts, write_tables
 from genretree.errors import CorpusError, SoundError
 from genretree.files import atomic_path, sha256_file, write_text
-from genretree.machine import available_processors
+from genretree.machine import available_processors, worker_pool
 from genretree.progress import progress_bar
 from genretree.settings import HOP, RATE, ImageSettings
 
@@ -192,9 +191,7 @@ def _draw_all(jobs: Sequence[_Job], workers: int, progress: bool) -> dict[Path, 
 def _draw_in_pool(jobs: Sequence[_Job], workers: int, report: Callable[[_Job, Failure | None], None]) -> list[_Job]:
     """Draw in worker processes; returns the jobs that were unfinished when a worker died, in their order."""
     unfinished: list[_Job] = []
-    workers = min(workers, len(jobs))
-    # "spawn": a fork of a process that runs threads (torch, BLAS) may hang.
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_limit_threads) as pool:
+    with worker_pool(min(workers, len(jobs))) as pool:
         futures: dict[Future[Failure | None], _Job] = {pool.submit(_draw_safely, job): job for job in jobs}
         for future in as_completed(futures):
             try:
@@ -202,13 +199,6 @@ def _draw_in_pool(jobs: Sequence[_Job], workers: int, report: Callable[[_Job, Fa
             except BrokenProcessPool:
                 unfinished.append(futures[future])
     return sorted(unfinished, key=jobs.index)
-
-
-def _limit_threads() -> None:
-    """Keep each worker to one thread; the processors are shared out by process."""
-    from threadpoolctl import threadpool_limits
-
-    threadpool_limits(1)
 
 
 def _draw_safely(job: _Job) -> Failure | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +11,7 @@ from genretree.corpus.composed.compose import ComposeSettings, TrackFacts, compo
 from genretree.corpus.composed.styles import TREE, leaves
 from genretree.errors import CorpusError, MissingExtraError
 from genretree.files import atomic_path
-from genretree.machine import available_processors
+from genretree.machine import available_processors, worker_pool
 from genretree.progress import progress_bar
 from genretree.taxonomy import Taxonomy
 
@@ -147,10 +145,8 @@ def _render_all(jobs: list[_Job], workers: int, progress: bool) -> None:
                 _render(job)
                 tick()
             return
-        # A fresh interpreter for each worker: forking a process in which torch runs threads can hang.
-        context = multiprocessing.get_context("spawn")
         chunk = max(1, min(8, len(jobs) // (4 * workers)))
-        with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
+        with worker_pool(min(workers, len(jobs))) as pool:
             for _ in pool.map(_render, jobs, chunksize=chunk):
                 tick()
 

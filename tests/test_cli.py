@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from conftest import write_corpus
 from genretree.cli import main
 from genretree.corpus.store import Store
+from small_corpus import write_corpus
 
 QUICK = ["--epochs", "5", "--set", "image_size=16", "--set", "components=20", "--set", "min_samples_leaf=5", "--quiet"]
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from conftest import SETTINGS, TREE, write_corpus
 from genretree.bundle import Bundle
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
@@ -20,6 +19,7 @@ from genretree.report import save_evaluation, write_report
 from genretree.settings import ImageSettings
 from genretree.taxonomy import Taxonomy
 from genretree.train import train
+from small_corpus import SETTINGS, TREE, write_corpus
 
 CCMUSIC = Taxonomy.builtin()
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from conftest import TREE, synthesise
 from genretree.bundle import Bundle
 from genretree.corpus.store import Store
 from genretree.errors import SoundError
 from genretree.predict import Prediction, PredictionError, predict, predict_file, write_csv
 from genretree.settings import RATE
 from genretree.train import train
+from small_corpus import TREE, synthesise
 
 
 @pytest.fixture(scope="module")

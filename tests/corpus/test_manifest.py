@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import soundfile as sf
 
-from conftest import synthesise
 from genretree.corpus.manifest import read_manifest
 from genretree.errors import CorpusError
 from genretree.settings import RATE
 from genretree.taxonomy import Taxonomy
+from small_corpus import synthesise
 
 TREE = Taxonomy.from_nested({"Classic": ["Chamber", "Opera"], "Non_classic": {"Rock": ["Soft_rock", "Hard_rock"]}})
 

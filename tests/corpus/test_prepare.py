@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from conftest import SETTINGS, TREE, synthesise
 from genretree.corpus import prepare as prepare_module
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
@@ -21,6 +20,7 @@ from genretree.corpus.store import Store
 from genretree.errors import CorpusError
 from genretree.settings import RATE, ImageSettings
 from genretree.sound.slices import iter_slices
+from small_corpus import SETTINGS, TREE, synthesise
 
 
 def test_a_store_holds_what_the_sound_rooms_draw(store: Store, corpus: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, corpus: Path, sto
     out = tmp_path / "store"
     code = (
         "from pathlib import Path; from genretree.corpus.manifest import read_manifest; "
-        "from genretree.corpus.prepare import prepare; from conftest import TREE, SETTINGS; "
+        "from genretree.corpus.prepare import prepare; from small_corpus import TREE, SETTINGS; "
         f"prepare(read_manifest(Path({str(corpus)!r}), TREE), Path({str(out)!r}), SETTINGS, workers=1)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import TREE
 from genretree.bundle import Bundle, load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import BundleError, SettingsError
@@ -16,6 +15,7 @@ from genretree.models import family_names, get_family
 from genretree.models.contract import Examples, FitContext
 from genretree.taxonomy import Taxonomy
 from genretree.train import examples, train
+from small_corpus import TREE
 
 QUICK: dict[str, dict[str, Any]] = {
     "cnn": {"epochs": 4, "image_size": 32, "warmup_epochs": 1, "learning_rate": 2e-3, "precision": "float32"},

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-SAMPLE_SECONDS = 0.05
+SAMPLE_SECONDS = 0.5  # reading the sizes stops the process for some milliseconds
 
 
 def run_once(source: Path, words: list[str]) -> tuple[float, float, int]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from genretree.machine import available_processors, worker_pool
 
 

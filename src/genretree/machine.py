@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager
-from multiprocessing import get_context
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -20,16 +19,19 @@ def available_processors() -> int:
 
 
 @contextmanager
-def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Give a pool of fresh processes, each kept to one thread; work that hasn't begun is dropped on an error.
+def worker_pool(workers: int) -> Iterator[Executor]:
+    """Give a pool of fresh processes, each kept to one thread; on an error or an interrupt they are stopped at once.
 
-    Fresh ("spawn"), because a fork of a process that runs threads, as torch does, may hang.
+    By loky: a fork of a process that runs threads, as torch does, may hang, and the standard library's other ways run
+    the caller's script again in every worker unless it is written for that.
     """
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
+    from loky import ProcessPoolExecutor
+
+    pool = ProcessPoolExecutor(workers, initializer=_start_worker)
     try:
         yield pool
-    except BaseException:  # an interrupt too must not wait until all the work is done
-        pool.shutdown(wait=True, cancel_futures=True)
+    except BaseException:
+        pool.shutdown(kill_workers=True)
         raise
     pool.shutdown()
 

@@ -94,6 +94,7 @@ def compose(out: Path, seed: int, workers: int | None, quiet: bool, audio_format
 @click.option("--slice-seconds", type=float, help="Length of a slice.  [default: 11.4]")
 @click.option("--engine", default="auto", show_default=True, help="Engine for the spectra.")
 @click.option("--salvage", is_flag=True, help="Use what can be decoded of truncated files.")
+@click.option("--stream", is_flag=True, help="From the Hub: keep no copy of its 4.6 GB of Arrow files.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; by default one for each processor.")
 @click.option("--seed", default=0, show_default=True, help="Of the default split.")
 @click.option("--overwrite", is_flag=True, help="Replace a store that was made from something else.")
@@ -111,6 +112,7 @@ def prepare(
     slice_seconds: float | None,
     engine: str,
     salvage: bool,
+    stream: bool,
     workers: int | None,
     seed: int,
     overwrite: bool,
@@ -120,8 +122,10 @@ def prepare(
 ) -> None:
     """Draw mel, CQT and chroma images of all music in SOURCE (a folder of genres or a CSV) into STORE.
 
+    SOURCE may also be ccmusic-database/music_genre, or a copy of that data set's folder: its images are read instead.
     Go on after an interruption by calling it again. Files that can't be used are listed at the end and left out.
     """
+    from genretree.corpus.ccmusic import is_dataset, prepare_dataset
     from genretree.corpus.manifest import read_manifest
     from genretree.corpus.prepare import prepare as prepare_store
     from genretree.settings import ImageSettings
@@ -129,20 +133,18 @@ def prepare(
 
     given = {"size": size, "slice_seconds": slice_seconds}
     settings = ImageSettings.build({name: value for name, value in given.items() if value is not None})
-    taxonomy = None if tree is None else Taxonomy.load(tree)
-    columns = None if levels is None else [name.strip() for name in levels.split(",")]
-    manifest = read_manifest(source, taxonomy, group, columns, depth, progress=not quiet)
-    made = prepare_store(
-        manifest,
-        store,
-        settings,
-        engine=engine,
-        salvage=salvage,
-        workers=workers,
-        seed=seed,
-        overwrite=overwrite,
-        progress=not quiet,
-    )
+    common: dict[str, Any] = {"workers": workers, "overwrite": overwrite, "progress": not quiet}
+    if is_dataset(source):
+        drawn = "a data set of drawn slices"
+        _refuse(drawn, tree=tree not in (None, "ccmusic"), group=group, levels=levels, depth=depth)
+        _refuse(drawn, engine=engine != "auto", salvage=salvage, seed=seed)
+        made = prepare_dataset(source, store, settings, stream=stream or None, **common)
+    else:
+        _refuse("music in files", stream=stream)
+        taxonomy = None if tree is None else Taxonomy.load(tree)
+        columns = None if levels is None else [name.strip() for name in levels.split(",")]
+        manifest = read_manifest(source, taxonomy, group, columns, depth, progress=not quiet)
+        made = prepare_store(manifest, store, settings, engine=engine, salvage=salvage, seed=seed, **common)
     if as_json:
         click.echo(json.dumps(_describe_store(made), ensure_ascii=False))
     else:
@@ -207,13 +209,14 @@ def split(
 
 @main.command()
 @click.argument("store", type=_FOLDER)
-@click.option("--model", "family", required=True, help="A model family: cnn or boosting.")
+@click.option("--model", "family", required=True, help="cnn, efficientnet-b0, ast or boosting.")
 @click.option("--out", type=_FOLDER, required=True, help="Folder of the bundle to make.")
 @click.option("--split", "split_name", default="default", show_default=True, help="Which of the store's splits.")
 @click.option("--epochs", type=int, help="Most epochs (iterations for boosting).")
 @click.option(
     "--heads", type=click.Choice(["tree", "independent"]), help="independent: the published form, for comparison."
 )
+@click.option("--weights", help="efficientnet-b0, ast: a checkpoint to start from (Hub name or folder), or none.")
 @click.option("--seed", type=int, help="Of initial weights, order and augmentation.")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Any other setting; may be repeated.")
 @click.option("--restart", is_flag=True, help="Don't go on with an interrupted run.")
@@ -346,6 +349,13 @@ def info(folder: Path, as_json: bool) -> None:
         raise click.ClickException(f"{folder}: neither a store nor a bundle")
     store = Store(folder)
     click.echo(json.dumps(_describe_store(store), indent=1, ensure_ascii=False)) if as_json else show_store(store)
+
+
+def _refuse(source: str, **given: Any) -> None:
+    """Refuse options that say nothing about this kind of source, rather than leave them out silently."""
+    unfit = [f"--{name}" for name, value in given.items() if value]
+    if unfit:
+        raise SettingsError(f"{', '.join(unfit)}: not for {source}")
 
 
 def _parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:

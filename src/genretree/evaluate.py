@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.bundle import Bundle
+from genretree.corpus.splits import Split
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, TaxonomyError
 from genretree.models.contract import LevelProbabilities
@@ -169,7 +170,7 @@ def evaluate(
         part=part,
         split="" if parts is None else parts.name,
         group_by=store.facts.group_by,
-        protocol=_describe_protocol(sum(known), n_known_groups, store.facts.group_by),
+        protocol=_describe_protocol(parts, sum(known), n_known_groups, store.facts.group_by),
         known_tracks=sum(known),
         known_groups=n_known_groups,
         seed=seed,
@@ -317,13 +318,13 @@ def predict_rows(bundle: Bundle, store: Store, rows: Indices, progress: bool = F
     return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 
-def _describe_protocol(known_tracks: int, known_groups: int, group_by: str) -> str:
+def _describe_protocol(parts: Split | None, known_tracks: int, known_groups: int, group_by: str) -> str:
+    if parts is not None and parts.protocol == "slice":
+        return parts.note
     if known_tracks:
-        return (
-            f"LEAKING: {known_tracks} of these tracks were seen in training; the figures say nothing about unseen music"
-        )
+        seen = f"{known_tracks} of these tracks were seen in training"
+        return f"LEAKING: {seen}; the figures say nothing about unseen music"
     if known_groups:
-        return (
-            f"track-disjoint, but {known_groups} of these groups ({group_by}) were seen in training with other tracks"
-        )
+        seen = f"{known_groups} of these groups ({group_by}) were seen in training with other tracks"
+        return f"track-disjoint, but {seen}"
     return f"disjoint by {group_by}: none of these tracks and groups was seen in training"

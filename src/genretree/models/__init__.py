@@ -10,6 +10,8 @@ from genretree.models.contract import Family
 
 _FAMILIES = {
     "cnn": "genretree.models.cnn:CnnFamily",
+    "efficientnet-b0": "genretree.models.efficientnet:EfficientNetFamily",
+    "ast": "genretree.models.ast:AstFamily",
     "boosting": "genretree.models.boosting:BoostingFamily",
 }
 

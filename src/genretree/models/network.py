@@ -23,6 +23,7 @@ from genretree.settings import MODALITIES, Heads, Modality, Settings
 from genretree.taxonomy import Taxonomy
 
 WEIGHTS_FILE = "model.safetensors"
+BACKBONE_FILE = "backbone.json"
 _MASK_REFERENCE_SIZE = 224  # pixels; mask widths are given for this image size, as published
 
 
@@ -75,24 +76,38 @@ class GenreNetwork(nn.Module):
         Takes float images of shape (n, modalities, size, size), about -2 to 2, and gives (n, head.n_scores).
     head : TreeHead
     settings : NetworkSettings
+    mean, scale : float or sequence of float
+        What is taken off pixels of 0 to 1, and what they are then divided by; one number, or one for each modality.
     """
 
-    def __init__(self, backbone: nn.Module, head: TreeHead, settings: NetworkSettings) -> None:
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: TreeHead,
+        settings: NetworkSettings,
+        mean: float | Sequence[float] = 0.5,
+        scale: float | Sequence[float] = 0.25,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.settings = settings
         self.channels = [MODALITIES.index(name) for name in settings.modalities]
+        for name, value in (("mean", mean), ("scale", scale)):
+            self.register_buffer(name, torch.as_tensor(value).float().reshape(1, -1, 1, 1), persistent=False)
 
     def read_images(self, images: Tensor) -> Tensor:
-        """Turn stored uint8 images (n, 3, size, size) into the backbone's input, -2 to 2."""
+        """Turn stored uint8 images (n, 3, size, size) into the backbone's input, about -2 to 2."""
         size = self.settings.image_size
         chosen = images if self.channels == [0, 1, 2] else images[:, self.channels]
         pixels = chosen.float()
         if pixels.shape[-1] != size:
             pixels = functional.interpolate(pixels, size=(size, size), mode="area")
-        pixels = pixels / 127.5 - 1
-        return (pixels * 2).contiguous(memory_format=torch.channels_last)
+        pixels = (pixels / 255 - self.mean) / self.scale
+        return pixels.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         """Score images; with leaf indices as labels, give the loss too."""
@@ -138,10 +153,14 @@ class NetworkModel:
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
     def save(self, folder: Path) -> list[str]:
-        """Write all weights as safetensors."""
+        """Write all weights as safetensors, and what a transformers backbone is made like as JSON."""
         weights = {name: value.contiguous() for name, value in self.network.state_dict().items()}
         save_file(weights, folder / WEIGHTS_FILE)
-        return [WEIGHTS_FILE]
+        config = getattr(self.network.backbone, "config", None)
+        if config is None:
+            return [WEIGHTS_FILE]
+        (folder / BACKBONE_FILE).write_text(config.to_json_string(use_diff=False), encoding="utf-8")
+        return [WEIGHTS_FILE, BACKBONE_FILE]
 
 
 def load_weights(network: GenreNetwork, folder: Path) -> NetworkModel:

@@ -1,0 +1,149 @@
+"""Family `ast`: Audio Spectrogram Transformers (Gong et al. 2021), the published small one or on AudioSet weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import ASTConfig, ASTModel, ViTConfig, ViTModel
+
+from genretree.errors import SettingsError
+from genretree.models.contract import Examples, FitContext, Fitted
+from genretree.models.engine import fit_network
+from genretree.models.network import GenreNetwork, NetworkModel, NetworkSettings, as_settings, build_head, load_weights
+from genretree.models.pretrained import NONE, PooledBackbone, load_pretrained, read_config
+from genretree.settings import Modality
+from genretree.taxonomy import Taxonomy
+
+_SMALL: dict[str, Any] = {
+    "patch_size": 16,
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "intermediate_size": 4 * 384,
+}
+_AUDIOSET_SCALE = 0.5  # the AudioSet checkpoints were trained on inputs of spread 0.5
+
+
+class AstSettings(NetworkSettings):
+    """Settings of the `ast` family; the defaults are the published ones, with the tree head."""
+
+    weights: str = Field(NONE, description="'none': the small one from scratch; else Hub name or folder of an ASTModel")
+    modalities: tuple[Modality, ...] = ("mel",)
+    dropout: float = Field(0.4, ge=0, lt=1)
+    label_smoothing: tuple[float, ...] = (0.1,)
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = Field(3e-4, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    epochs: int = Field(60, ge=1)
+    batch_size: int = Field(128, ge=2)
+
+
+class AstFamily:
+    """Transformers over patches of a spectrogram."""
+
+    name: ClassVar[str] = "ast"
+    summary: ClassVar[str] = "Audio Spectrogram Transformer, small from scratch or on AudioSet weights"
+    settings_type: ClassVar[type[AstSettings]] = AstSettings
+
+    @staticmethod
+    def fit(
+        train: Examples, validation: Examples | None, taxonomy: Taxonomy, settings: Any, context: FitContext
+    ) -> Fitted:
+        """Train from a seeded random start, or fine-tune a checkpoint."""
+        chosen: AstSettings = settings
+        return fit_network(lambda: build_network(taxonomy, chosen), train, validation, chosen, context)
+
+    @staticmethod
+    def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> NetworkModel:
+        """Read a trained network; needs no checkpoint."""
+        chosen: AstSettings = settings
+        as_settings(chosen, AstSettings)
+        if chosen.weights == NONE:
+            small = ViTModel(read_config(ViTConfig, folder), add_pooling_layer=False)
+            return load_weights(_assemble_small(small, taxonomy, chosen), folder)
+        large = ASTModel(read_config(ASTConfig, folder))
+        return load_weights(_assemble_audioset(large, taxonomy, chosen), folder)
+
+
+def build_network(taxonomy: Taxonomy, settings: AstSettings) -> GenreNetwork:
+    """Make the published small transformer, or one on a checkpoint's weights with its positions interpolated."""
+    if settings.weights == NONE:
+        config = ViTConfig(
+            **_SMALL,
+            image_size=settings.image_size,
+            num_channels=len(settings.modalities),
+            hidden_dropout_prob=settings.dropout,
+            attention_probs_dropout_prob=0.0,
+        )
+        return _assemble_small(ViTModel(config, add_pooling_layer=False), taxonomy, settings)
+    if len(settings.modalities) != 1:
+        raise SettingsError(f"an AudioSet transformer sees one image; modalities are {', '.join(settings.modalities)}")
+    return _assemble_audioset(_load_resized(settings), taxonomy, settings)
+
+
+def interpolate_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Stretch learned positions to another grid of patches, bicubically (Touvron et al. 2021, as AST's authors do).
+
+    Parameters
+    ----------
+    positions : tensor, shape (1, 2 + old rows * old columns, width)
+        The first two belong to the class and distillation tokens and stay as they are.
+    old, new : (int, int)
+        Patches along frequency and time.
+
+    Returns
+    -------
+    tensor, shape (1, 2 + new rows * new columns, width)
+    """
+    tokens, grid = positions[:, :2], positions[:, 2:]
+    width = positions.shape[2]
+    image = grid.reshape(1, *old, width).permute(0, 3, 1, 2)
+    stretched = functional.interpolate(image, size=new, mode="bicubic", align_corners=False)
+    return torch.cat([tokens, stretched.permute(0, 2, 3, 1).reshape(1, -1, width)], dim=1)
+
+
+def _load_resized(settings: AstSettings) -> Any:
+    """Load a checkpoint made for another length and number of bands."""
+    loaded: Any = load_pretrained(ASTModel, settings.weights)
+    old = loaded.embeddings.get_shape(loaded.config)
+    size = settings.image_size
+    loaded.config.max_length, loaded.config.num_mel_bins = size, size
+    new = loaded.embeddings.get_shape(loaded.config)
+    stretched = interpolate_positions(loaded.embeddings.position_embeddings.detach(), old, new)
+    loaded.embeddings.position_embeddings = nn.Parameter(stretched)
+    return loaded
+
+
+def _assemble_small(backbone: Any, taxonomy: Taxonomy, settings: AstSettings) -> GenreNetwork:
+    head = build_head(taxonomy, settings)
+    width = backbone.config.hidden_size
+    return GenreNetwork(PooledBackbone(backbone, _class_token, width, settings.dropout, head.n_scores), head, settings)
+
+
+def _assemble_audioset(backbone: Any, taxonomy: Taxonomy, settings: AstSettings) -> GenreNetwork:
+    head = build_head(taxonomy, settings)
+    scored = AudiosetBackbone(backbone, _pooler, backbone.config.hidden_size, settings.dropout, head.n_scores)
+    return GenreNetwork(scored, head, settings, scale=_AUDIOSET_SCALE)
+
+
+class AudiosetBackbone(PooledBackbone):
+    """An ASTModel, which wants (n, time, frequency) with the lowest band first."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """Give the pooled features of images (n, 1, frequency from the top, time), shape (n, width)."""
+        return self.pool(self.backbone(images[:, 0].flip(1).transpose(1, 2).contiguous()))
+
+
+def _class_token(output: Any) -> Tensor:
+    token: Tensor = output.last_hidden_state[:, 0]
+    return token
+
+
+def _pooler(output: Any) -> Tensor:
+    pooled: Tensor = output.pooler_output
+    return pooled

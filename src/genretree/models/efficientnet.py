@@ -1,0 +1,106 @@
+"""Family `efficientnet-b0`: the published EfficientNet-B0 (Tan and Le 2019) on ImageNet weights, by transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import EfficientNetConfig, EfficientNetModel
+
+from genretree.models.contract import Examples, FitContext, Fitted
+from genretree.models.engine import fit_network
+from genretree.models.network import GenreNetwork, NetworkModel, NetworkSettings, as_settings, build_head, load_weights
+from genretree.models.pretrained import NONE, PooledBackbone, adapt_input, load_pretrained, read_config
+from genretree.taxonomy import Taxonomy
+
+# Mean and spread of ImageNet's pixels, which the weights were trained with.
+_IMAGENET_MEAN, _IMAGENET_SCALE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_B0: dict[str, Any] = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "image_size": 224, "hidden_dim": 1280}
+# transformers hands TensorFlow's momentum of 0.99 on to some of PyTorch's layers, where it means the opposite: running
+# statistics that forget all but the last batch. This is PyTorch's own default.
+_NORM_MOMENTUM = 0.1
+
+
+class EfficientNetSettings(NetworkSettings):
+    """Settings of the `efficientnet-b0` family; the defaults are the published ones, with the tree head."""
+
+    weights: str = Field("google/efficientnet-b0", description="Hub name or folder of a checkpoint, or 'none'")
+    label_smoothing: tuple[float, ...] = (0.1,)
+    mask_probability: float = Field(0.0, ge=0, le=1)
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = Field(3e-4, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    warmup_epochs: float = Field(0, ge=0)
+    batch_size: int = Field(64, ge=2)
+
+
+class EfficientNetFamily:
+    """EfficientNet-B0 with a linear head."""
+
+    name: ClassVar[str] = "efficientnet-b0"
+    summary: ClassVar[str] = "EfficientNet-B0 on ImageNet weights"
+    settings_type: ClassVar[type[EfficientNetSettings]] = EfficientNetSettings
+
+    @staticmethod
+    def fit(
+        train: Examples, validation: Examples | None, taxonomy: Taxonomy, settings: Any, context: FitContext
+    ) -> Fitted:
+        """Fine-tune from the checkpoint, or train from a seeded random start with `weights="none"`."""
+        chosen: EfficientNetSettings = settings
+        return fit_network(lambda: build_network(taxonomy, chosen), train, validation, chosen, context)
+
+    @staticmethod
+    def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> NetworkModel:
+        """Read a trained network; needs no checkpoint."""
+        chosen = as_settings(settings, EfficientNetSettings)
+        backbone = EfficientNetModel(read_config(EfficientNetConfig, folder))
+        return load_weights(_assemble(backbone, taxonomy, chosen), folder)
+
+
+def build_network(taxonomy: Taxonomy, settings: EfficientNetSettings) -> GenreNetwork:
+    """Make a network on the checkpoint's weights, or a new one with the usual initialisation."""
+    if settings.weights != NONE:
+        backbone: Any = load_pretrained(EfficientNetModel, settings.weights)
+        backbone.embeddings.convolution = adapt_input(backbone.embeddings.convolution, len(settings.modalities))
+        backbone.config.num_channels = len(settings.modalities)
+        return _assemble(backbone, taxonomy, settings)
+    config = EfficientNetConfig(**_B0, num_channels=len(settings.modalities), dropout_rate=settings.dropout)
+    backbone = EfficientNetModel(config)
+    initialise(backbone)
+    return _assemble(backbone, taxonomy, settings)
+
+
+def initialise(backbone: nn.Module) -> None:
+    """Initialise as EfficientNets are: He's normal for convolutions, one and zero for normalisations.
+
+    transformers draws every weight from a normal of spread 0.02, those of the batch normalisations around 0 too, which
+    silences the network: it doesn't learn from there.
+    """
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def _assemble(backbone: Any, taxonomy: Taxonomy, settings: NetworkSettings) -> GenreNetwork:
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = _NORM_MOMENTUM
+    head = build_head(taxonomy, settings)
+    width = backbone.config.hidden_dim
+    scored = PooledBackbone(backbone, _mean_over_image, width, settings.dropout, head.n_scores)
+    if len(settings.modalities) == len(_IMAGENET_MEAN):
+        return GenreNetwork(scored, head, settings, _IMAGENET_MEAN, _IMAGENET_SCALE)
+    grey_mean, grey_scale = sum(_IMAGENET_MEAN) / 3, sum(_IMAGENET_SCALE) / 3
+    return GenreNetwork(scored, head, settings, grey_mean, grey_scale)
+
+
+def _mean_over_image(output: Any) -> Tensor:
+    pooled: Tensor = output.last_hidden_state.mean(dim=(2, 3))
+    return pooled

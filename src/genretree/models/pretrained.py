@@ -1,0 +1,109 @@
+"""Backbones from transformers: from a checkpoint, from a bundle, or new; never random in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from genretree.errors import BundleError, TrainingError
+from genretree.models.network import BACKBONE_FILE
+
+NONE = "none"
+
+
+def load_pretrained(kind: type[PreTrainedModel], name: str, **options: Any) -> PreTrainedModel:
+    """Load a backbone from the Hugging Face Hub or a local folder; safetensors only, and every weight must be there.
+
+    Parameters
+    ----------
+    kind : a transformers model class
+    name : str
+        Hub name, or the path of a folder that `save_pretrained` wrote.
+    options
+        Handed on to `from_pretrained`.
+
+    Raises
+    ------
+    TrainingError
+        If it can't be had or lacks weights; says how to get it.
+    """
+    try:
+        both: Any = kind.from_pretrained(name, use_safetensors=True, output_loading_info=True, **options)
+    except Exception as error:  # the Hub's client, the file system and the format each have errors of their own
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TrainingError(
+            f"the weights '{name}' can't be had: {first} Fetch them where there is a network (hf download {name}) and "
+            "give the folder with --weights FOLDER, or train from scratch with --weights none"
+        ) from error
+    backbone: PreTrainedModel = both[0]
+    missing = sorted(both[1]["missing_keys"])
+    if missing:
+        raise TrainingError(f"the weights '{name}' lack {len(missing)} parts of {kind.__name__}, first '{missing[0]}'")
+    return backbone
+
+
+def read_config(kind: type[PreTrainedConfig], folder: Path) -> Any:
+    """Read what a bundle's backbone is made like.
+
+    Raises
+    ------
+    BundleError
+        If the file is missing or not such a description.
+    """
+    path = folder / BACKBONE_FILE
+    try:
+        config = kind.from_json_file(path)
+    except (OSError, ValueError, TypeError) as error:
+        raise BundleError(f"{path}: can't be read ({error}); copy or train the bundle again") from error
+    if not isinstance(config, kind):
+        raise BundleError(f"{path}: doesn't describe a {kind.__name__}")
+    return config
+
+
+def adapt_input(convolution: nn.Conv2d, channels: int) -> nn.Conv2d:
+    """Make an input convolution of another number of channels that answers grey images as the old one did.
+
+    The weights are the mean over the old channels, scaled by old / new, so the sum over equal channels stays the same.
+    """
+    if convolution.in_channels == channels:
+        return convolution
+    made = nn.Conv2d(
+        channels,
+        convolution.out_channels,
+        convolution.kernel_size,  # type: ignore[arg-type]
+        stride=convolution.stride,  # type: ignore[arg-type]
+        padding=convolution.padding,  # type: ignore[arg-type]
+        bias=convolution.bias is not None,
+    )
+    with torch.no_grad():
+        mean = convolution.weight.mean(dim=1, keepdim=True) * (convolution.in_channels / channels)
+        made.weight.copy_(mean.expand_as(made.weight))
+        if made.bias is not None and convolution.bias is not None:
+            made.bias.copy_(convolution.bias)
+    return made
+
+
+class PooledBackbone(nn.Module):
+    """A transformers backbone, dropout, and one linear layer for the scores of all heads."""
+
+    def __init__(self, backbone: Any, pool: Callable[[Any], Tensor], width: int, dropout: float, n_scores: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pool = pool
+        self.config = backbone.config
+        self.dropout = nn.Dropout(dropout)
+        self.scores = nn.Linear(width, n_scores)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Give the pooled features, shape (n, width)."""
+        return self.pool(self.backbone(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Give the scores of all heads, side by side."""
+        scores: Tensor = self.scores(self.dropout(self.features(images)))
+        return scores

@@ -21,6 +21,7 @@ ROOMS = [
     "train",
     "evaluate",
     "report",
+    "compare",
     "predict",
     "tables",
     "quickstart",

@@ -283,6 +283,34 @@ def evaluate(
 
 
 @main.command()
+@click.argument("store", type=_FOLDER)
+@click.option("--models", default="all", show_default=True, help="Families with commas between them, or all.")
+@click.option("--out", type=_FOLDER, required=True, help="Folder for bundles, reports and the results table.")
+@click.option("--split", "split_name", default="default", show_default=True, help="Which of the store's splits.")
+@click.option("--seed", default=0, show_default=True, help="Of training and of the bootstrap.")
+@click.option("--set", "assignments", multiple=True, metavar="MODEL:NAME=VALUE", help="A family's setting; repeatable.")
+@_quiet_option
+def compare(
+    store: Path, models: str, out: Path, split_name: str, seed: int, assignments: Sequence[str], quiet: bool
+) -> None:
+    """Train and evaluate several families on STORE and write the results table; goes on where it stopped."""
+    from genretree.compare import compare as compare_families
+    from genretree.compare import format_markdown
+    from genretree.corpus.store import Store
+
+    chosen = None if models == "all" else [name.strip() for name in models.split(",")]
+    settings: dict[str, dict[str, Any]] = {}
+    for text in assignments:
+        family, colon, assignment = text.partition(":")
+        if not colon:
+            raise SettingsError(f"--set takes MODEL:NAME=VALUE here, not '{text}'")
+        settings.setdefault(family, {}).update(_parse_assignments([assignment]))
+    rows = compare_families(Store(store), out, chosen, settings, split=split_name, seed=seed, progress=not quiet)
+    click.echo(format_markdown(rows))
+    click.echo(f"Report: {out / 'results.html'}")
+
+
+@main.command()
 @click.argument("bundle", type=_FOLDER)
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each file.")

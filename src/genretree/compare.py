@@ -1,0 +1,174 @@
+"""Train and evaluate several families on one store, and write the results table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genretree.bundle import Bundle, load_bundle
+from genretree.corpus.store import Store
+from genretree.errors import SettingsError
+from genretree.evaluate import Evaluation, UnitScores, evaluate
+from genretree.files import write_text
+from genretree.models import family_names, get_family
+from genretree.report import save_evaluation, write_report
+from genretree.train import train
+
+_UNITS = ("slice", "track")
+_SPEED_SLICES = 64
+
+
+@dataclass(frozen=True)
+class Row:
+    """One family's line of the table: its evaluation, and what it costs."""
+
+    evaluation: Evaluation
+    parameters: int | None
+    training_seconds: float
+    slices_per_second: float
+
+
+def compare(
+    store: Store,
+    out: str | Path,
+    models: Sequence[str] | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    split: str = "default",
+    seed: int = 0,
+    progress: bool = False,
+) -> list[Row]:
+    """Train and evaluate families on a store's split; a family that is done already is not trained again.
+
+    Parameters
+    ----------
+    store : Store
+    out : path
+        Gets a bundle and a report for each family, `results.md`, `results.csv` and `results.html`.
+    models : sequence of str, optional
+        Families; all registered ones by default.
+    settings : mapping, optional
+        Settings by family; the published ones by default.
+    split : str
+    seed : int
+        Of training and of the bootstrap.
+
+    Raises
+    ------
+    SettingsError
+        For an unknown family, before anything is trained.
+    """
+    out = Path(out)
+    chosen = list(models) if models else family_names()
+    given = dict(settings or {})
+    strange = sorted(set(given) - set(chosen))
+    if strange:
+        raise SettingsError(f"settings for {', '.join(strange)}, which is not compared")
+    prepared = {name: get_family(name).settings_type.build({"seed": seed, **given.get(name, {})}) for name in chosen}
+    rows = []
+    for name in chosen:
+        bundle = _train_once(store, name, out / name, prepared[name], split, progress)
+        evaluation = evaluate(bundle, store, split=split, seed=seed, progress=progress)
+        save_evaluation(evaluation, out / f"{name}-report")
+        facts = bundle.training["facts"]
+        rows.append(Row(evaluation, facts.get("parameters"), bundle.training["seconds"], _speed(bundle, store)))
+        _write_tables(rows, out)  # after each family, so that an interrupted comparison leaves what it has
+    return rows
+
+
+def _train_once(store: Store, name: str, folder: Path, settings: Any, split: str, progress: bool) -> Bundle:
+    """Load the bundle of an earlier run of this very training, or train."""
+    if not folder.exists():
+        return train(store, name, folder, settings, split=split, progress=progress)
+    bundle = load_bundle(folder)
+    same_data = bundle.training["store"]["digest"] == store.facts.digest and bundle.training["split"]["name"] == split
+    if same_data and bundle.settings == settings and bundle.family == name:
+        return bundle
+    return train(store, name, folder, settings, split=split, overwrite=True, progress=progress)
+
+
+def _speed(bundle: Bundle, store: Store) -> float:
+    """Slices scored a second, after a first batch that warms up."""
+    images = np.asarray(store.images[:_SPEED_SLICES])
+    bundle.model.predict_levels(images)
+    began = time.perf_counter()
+    bundle.model.predict_levels(images)
+    return len(images) / (time.perf_counter() - began)
+
+
+def _write_tables(rows: Sequence[Row], out: Path) -> None:
+    write_text(out / "results.md", format_markdown(rows))
+    write_text(out / "results.csv", _format_csv(rows))
+    evaluations = [row.evaluation for row in rows]
+    write_text(out / "results.json", json.dumps([item.to_json() for item in evaluations], ensure_ascii=False))
+    write_report(evaluations, out / "results.html", "genretree: comparison")
+
+
+def format_markdown(rows: Sequence[Row]) -> str:
+    """The results table in Markdown: accuracy in % with its 95 % interval, overall and by level, and what it costs."""
+    first = rows[0].evaluation
+    names = [level.name for level in first.slice.levels]
+    lines = [f"Part {first.part} of {first.store}; {first.protocol}.", ""]
+    for unit in _UNITS:
+        header = ["model", "overall", *names, "macro-F1", "parameters", "training s", "slices/s"]
+        lines += [f"By {unit} ({getattr(first, unit).n}):", "", _line(header), _line(["---"] * len(header))]
+        lines += [_line(_cells(row, getattr(row.evaluation, unit))) for row in rows]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cells(row: Row, scores: UnitScores) -> list[str]:
+    levels = [
+        f"{100 * level.accuracy:.1f} ({100 * level.ci95[0]:.1f} to {100 * level.ci95[1]:.1f})"
+        for level in scores.levels
+    ]
+    f1 = ", ".join(f"{level.macro_f1:.2f}" for level in scores.levels)
+    parameters = "-" if row.parameters is None else f"{row.parameters / 1e6:.2f} M"
+    costs = [parameters, f"{row.training_seconds:.0f}", f"{row.slices_per_second:.0f}"]
+    return [row.evaluation.family, f"{100 * scores.overall:.1f}", *levels, f1, *costs]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _format_csv(rows: Sequence[Row]) -> str:
+    buffer = io.StringIO()
+    records = [record for row in rows for record in _records(row)]
+    writer = csv.DictWriter(buffer, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return buffer.getvalue()
+
+
+def _records(row: Row) -> list[dict[str, Any]]:
+    """One record for each unit and level."""
+    records = []
+    for unit in _UNITS:
+        scores = getattr(row.evaluation, unit)
+        for level in scores.levels:
+            records.append(
+                {
+                    "model": row.evaluation.family,
+                    "unit": unit,
+                    "n": scores.n,
+                    "overall": scores.overall,
+                    "level": level.name,
+                    "accuracy": level.accuracy,
+                    "low": level.ci95[0],
+                    "high": level.ci95[1],
+                    "macro_f1": level.macro_f1,
+                    "parameters": row.parameters,
+                    "training_seconds": row.training_seconds,
+                    "slices_per_second": round(row.slices_per_second, 1),
+                }
+            )
+    return records

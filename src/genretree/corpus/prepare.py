@@ -94,7 +94,7 @@ def prepare(
         version=version("genretree"),
         digest=_digest(manifest, settings, resolve_engine(engine), salvage),
     )
-    existing = _check_target(out, facts.digest, overwrite)
+    existing = check_target(out, facts.digest, overwrite)
     if existing is not None:
         return existing
     work = out.with_name(f"{out.name}.partial")
@@ -114,11 +114,7 @@ def prepare(
     failed = [failures[job.shard] for job in jobs.values() if job.shard in failures]
     rejected = [*manifest.rejected, *failed]
     _join(work, manifest, {track: jobs[track].shard for track in done}, settings, facts, rejected, seed)
-    shutil.rmtree(shards)
-    if out.exists():
-        shutil.rmtree(out)
-    work.rename(out)
-    return Store(out)
+    return publish(work, shards, out)
 
 
 def _digest(manifest: Manifest, settings: ImageSettings, engine: str, salvage: bool) -> str:
@@ -141,8 +137,14 @@ def _shard_name(track: Track, settings: ImageSettings, engine: str, salvage: boo
     return hashlib.sha256(content.encode()).hexdigest()[:24]
 
 
-def _check_target(out: Path, digest: str, overwrite: bool) -> Store | None:
-    """Return the finished store if this very call was made before; refuse anything else in the way."""
+def check_target(out: Path, digest: str, overwrite: bool) -> Store | None:
+    """Return the finished store if this very call was made before; refuse anything else in the way.
+
+    Raises
+    ------
+    CorpusError
+        If `out` is something else than a store, or one made from something else and not to be overwritten.
+    """
     if not out.exists():
         return None
     if not (out / "store.json").is_file():
@@ -164,7 +166,7 @@ def _check_target(out: Path, digest: str, overwrite: bool) -> Store | None:
 
 def _draw_all(jobs: Sequence[_Job], workers: int, progress: bool) -> dict[Path, Failure]:
     """Draw the tracks that have no finished shard yet; returns the failures by shard."""
-    pending = [job for job in jobs if not _facts_file(job.shard).exists()]
+    pending = [job for job in jobs if not facts_file(job.shard).exists()]
     failures: dict[Path, Failure] = {}
     with progress_bar(len(jobs), "prepare", "track", progress, initial=len(jobs) - len(pending)) as tick:
 
@@ -216,7 +218,7 @@ def _draw_track(job: _Job) -> None:
     from genretree.sound.slices import iter_slices
 
     starts, padded, silent = [], [], []
-    with atomic_path(_images_file(job.shard)) as temporary, temporary.open("wb") as stream:
+    with atomic_path(images_file(job.shard)) as temporary, temporary.open("wb") as stream:
         for piece in iter_slices(job.path, job.settings, engine=job.engine, salvage=job.salvage):
             stream.write(np.ascontiguousarray(piece.images).data)
             starts.append(round(float(piece.start), 3))
@@ -225,14 +227,16 @@ def _draw_track(job: _Job) -> None:
     if all(silent):
         raise SoundError("silence", job.path, "every slice is silent; nothing to learn from")
     facts = {"sha256": sha256_file(job.path), "starts": starts, "padded": padded, "silent": silent}
-    write_text(_facts_file(job.shard), json.dumps(facts))
+    write_text(facts_file(job.shard), json.dumps(facts))
 
 
-def _images_file(shard: Path) -> Path:
+def images_file(shard: Path) -> Path:
+    """Where the images of a shard lie: raw uint8, one slice after the other."""
     return shard.with_suffix(".u8")
 
 
-def _facts_file(shard: Path) -> Path:
+def facts_file(shard: Path) -> Path:
+    """Where the facts of a shard lie: JSON, written after the images, so that it says the shard is complete."""
     return shard.with_suffix(".json")
 
 
@@ -248,14 +252,9 @@ def _join(
     failures: Sequence[Failure],
     seed: int,
 ) -> None:
-    drawn = {track: json.loads(_facts_file(shard).read_text()) for track, shard in shards.items()}
+    drawn = {track: json.loads(facts_file(shard).read_text()) for track, shard in shards.items()}
     total = sum(len(item["starts"]) for item in drawn.values())
-    with atomic_path(work / "images.npy") as temporary, temporary.open("wb") as stream:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (total, 3, settings.size, settings.size)}
-        np.lib.format.write_array_header_2_0(stream, header)
-        for shard in shards.values():
-            with _images_file(shard).open("rb") as images:
-                shutil.copyfileobj(images, stream, 1 << 20)
+    join_images(work, list(shards.values()), total, settings.size)
     write_tables(
         work,
         _track_table(manifest, drawn, settings),
@@ -267,6 +266,25 @@ def _join(
     )
     store = Store(work)
     split_groups(store.track_leaves, store.track_groups, seed=seed).save(work / "splits")
+
+
+def join_images(folder: Path, shards: Sequence[Path], total: int, size: int) -> None:
+    """Put the images of shards one after the other into `images.npy`: `total` slices of 3 images of `size`."""
+    with atomic_path(folder / "images.npy") as temporary, temporary.open("wb") as stream:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (total, 3, size, size)}
+        np.lib.format.write_array_header_2_0(stream, header)
+        for shard in shards:
+            with images_file(shard).open("rb") as images:
+                shutil.copyfileobj(images, stream, 1 << 20)
+
+
+def publish(work: Path, shards: Path, out: Path) -> Store:
+    """Clear the shards away and give the finished folder its final name, in the place of what may be there."""
+    shutil.rmtree(shards)
+    if out.exists():
+        shutil.rmtree(out)
+    work.rename(out)
+    return Store(out)
 
 
 def _track_table(manifest: Manifest, drawn: dict[Track, Any], settings: ImageSettings) -> dict[str, list[Any]]:

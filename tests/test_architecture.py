@@ -8,8 +8,8 @@ from pathlib import Path
 import genretree
 
 ROOMS = [
-    "errors",
     "files",
+    "errors",
     "machine",
     "progress",
     "settings",

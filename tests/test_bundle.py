@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genretree.bundle import Bundle, load_bundle, save_bundle
+from genretree.bundle import Bundle, load_bundle, save_bundle, write_description
 from genretree.corpus.store import Store
 from genretree.errors import BundleError
 from genretree.train import train
@@ -63,10 +63,9 @@ def test_every_missing_or_damaged_part_refuses(copy: Path) -> None:
 
 
 def _describe(folder: Path, **changes: object) -> None:
-    path = folder / "bundle.json"
-    content = json.loads(path.read_text())
-    content.update(changes)
-    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+    """Change a description and sign it anew, as a writer with other ideas would."""
+    content = {**json.loads((folder / "bundle.json").read_text()), **changes}
+    write_description(folder, {name: value for name, value in content.items() if value is not None})
 
 
 @pytest.mark.parametrize(
@@ -86,6 +85,17 @@ def _describe(folder: Path, **changes: object) -> None:
 def test_a_description_that_does_not_fit_refuses(copy: Path, changes: dict, problem: str) -> None:
     _describe(copy, **changes)
     with pytest.raises(BundleError, match=problem):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"settings": {}}, {"images": {}}, {"training": {}}, {"family": ["a"]}, {"files": ["a"]}, {"taxonomy": 3}],
+)
+def test_an_edited_description_refuses(copy: Path, changes: dict) -> None:
+    path = copy / "bundle.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(BundleError, match="damaged or edited"):
         load_bundle(copy)
 
 

@@ -89,6 +89,7 @@ def test_splits_by_folds_and_by_slices(job: Path) -> None:
     assert run(*words).exit_code == 0
     result = run("evaluate", job / "leaky", job / "store", "--out", job / "leaky-report", "--quiet")
     assert "LEAKING" in result.output
+    assert Store(job / "store").split("slices").parts.count("test") == 4  # of 40 slices, 10 % as published
     assert Store(job / "store").split_names() == ["default", "folds-0", "folds-1", "folds-2", "slices"]
 
 
@@ -113,6 +114,10 @@ def test_strict_prepare_fails_where_a_track_failed(job: Path) -> None:
         (["predict", "{job}/nothing", "x.mp3"], "no such bundle"),
         (["predict", "{job}/bundle", "{job}/report"], "no sound files"),
         (["compose", "c", "--seconds", "1"], "seconds"),
+        (["predict", "{job}/bundle", "{job}/music", "--csv", "{job}/nowhere/out.csv"], "no such folder to write into"),
+        (["predict", "{job}/bundle", "{job}/music", "--top", "0"], "--top"),
+        (["evaluate", "{job}/bundle", "{job}/store", "--out", "{job}/tree.yaml/report"], "tree.yaml"),
+        (["train", "{job}/store", "--model", "cnn", "--out", "b", "--set", "label_smoothing=[a"], "is no value"),
         (["prepare", "{job}/music/tracks.csv", "s", "--tree", "jazz"], "no tree named 'jazz'"),
         (["prepare", "{job}/music/tracks.csv", "s", "--engine", "magic"], "magic"),
     ],

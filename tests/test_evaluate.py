@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -106,6 +107,18 @@ def test_the_test_part_is_by_artists_never_heard(bundle: Bundle, store: Store) -
 def test_music_seen_in_training_is_called_out(bundle: Bundle, store: Store) -> None:
     assert evaluate(bundle, store, part="train").protocol.startswith("LEAKING")
     assert evaluate(bundle, store, part="all").protocol.startswith("LEAKING")
+
+
+def test_it_does_not_claim_what_it_cannot_know(bundle: Bundle, tmp_path: Path) -> None:
+    csv_path = write_corpus(
+        tmp_path / "music", artists=1, tracks=1, seconds=5.0
+    )  # artists of the training, other files
+    by_artist = prepare(read_manifest(csv_path, TREE, group="artist"), tmp_path / "a", SETTINGS, workers=1)
+    assert "of their groups (artist) were" in evaluate(bundle, by_artist, part="all").protocol
+    by_track = prepare(read_manifest(csv_path, TREE, group="track"), tmp_path / "t", SETTINGS, workers=1)
+    assert "is unknown" in evaluate(bundle, by_track, part="all").protocol
+    stripped = replace(bundle, training={})
+    assert evaluate(stripped, by_artist, part="all").protocol.startswith("unknown")
 
 
 def test_a_slice_level_split_is_called_out(store: Store, tmp_path: Path) -> None:

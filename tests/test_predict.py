@@ -138,8 +138,14 @@ def test_json_and_csv_have_the_promised_fields(bundle: Bundle, store: Store) -> 
     assert rows[1]["error"] == "not_found"
 
 
+def tree_path(leaf: tuple[str, ...], level: int) -> str:
+    """The name of a leaf's node at a level."""
+    return leaf[min(level, len(leaf) - 1)]
+
+
 def test_independent_heads_still_give_a_label_for_each_level(store: Store, tmp_path: Path) -> None:
     settings = {"epochs": 3, "image_size": 16, "components": 20, "heads": "independent"}
     found = predict_file(train(store, "boosting", tmp_path / "b", settings), store.tracks["file"][0])
     assert len(found.path) == 3
+    assert found.consistent == (list(found.path) in [[tree_path(leaf, i) for i in range(3)] for leaf in TREE.leaves])
     assert [level.label for level in found.levels] == list(found.path)

@@ -113,6 +113,7 @@ def test_one_to_four_levels_with_leaves_at_different_depths() -> None:
         ("a: [1, 2]", "neither a name|not a genre name"),
         ("{yes: [b, c]}", "quote it"),
         ("a: [b/c, d]", "separate the levels"),
+        ("a: [Big band, big_band]", "differ only in letter case"),
         ("", "neither a name|empty"),
         ("a: [b", "not valid YAML"),
     ],

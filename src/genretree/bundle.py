@@ -8,6 +8,7 @@ history.csv          one row for each epoch or iteration
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -74,6 +75,8 @@ def save_bundle(bundle: Bundle, extra_files: Mapping[str, Path] | None = None) -
     for name, source in (extra_files or {}).items():
         shutil.copyfile(source, draft / name)
         names.append(name)
+    for name in names:
+        (draft / name).chmod(0o644)  # some writers make files that only their owner can read
     content = {
         "format": FORMAT,
         "genretree": version("genretree"),
@@ -84,7 +87,7 @@ def save_bundle(bundle: Bundle, extra_files: Mapping[str, Path] | None = None) -
         "training": dict(bundle.training),
         "files": {name: sha256_file(draft / name) for name in names},
     }
-    write_text(draft / _DESCRIPTION, json.dumps(content, indent=1, ensure_ascii=False))
+    write_description(draft, content)
     draft.rename(bundle.folder)
     return bundle.folder
 
@@ -122,6 +125,18 @@ def load_bundle(folder: str | Path) -> Bundle:
     return Bundle(folder, content["family"], taxonomy, images, settings, model, content["training"])
 
 
+def write_description(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write `bundle.json` with the hash of its own content."""
+    signed = {**content, "sha256": _digest(content)}
+    write_text(folder / _DESCRIPTION, json.dumps(signed, indent=1, ensure_ascii=False))
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """Hash of a description, whatever its layout and apart from the hash itself."""
+    bare = {name: value for name, value in content.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
+
+
 def read_description(folder: Path) -> dict[str, Any]:
     """Read and check `bundle.json` without loading the weights."""
     path = folder / _DESCRIPTION
@@ -135,6 +150,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
         raise BundleError(f"{path}: bundle format {found!r}, this genretree reads {FORMAT}")
+    if content.get("sha256") != _digest(content):
+        raise BundleError(f"{path}: damaged or edited (its hash doesn't fit); copy the bundle again, or train it again")
     missing = {"family", "taxonomy", "images", "settings", "training", "files"} - set(content)
     if missing:
         raise BundleError(f"{path}: {', '.join(sorted(missing))} missing; copy the bundle again, or train it again")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genretree.errors import GenretreeError, SettingsError
+from genretree.files import printable
 
 if TYPE_CHECKING:
     from genretree.corpus.manifest import Failure
@@ -29,6 +30,9 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except GenretreeError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            where = f"{printable(error.filename)}: " if error.filename else ""
+            raise click.ClickException(f"{where}{error.strerror or error}") from error
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -153,6 +157,7 @@ def prepare(
             f"{len(made.failures)} failed."
         )
         _echo_failures(made.failures)
+        _echo_empty_parts(made)
     if strict and made.failures:
         sys.exit(1)
 
@@ -168,18 +173,16 @@ def prepare(
     help="slice: cut slices at random as the published study did; leaks, for comparison only.",
 )
 @click.option("--folds", type=click.IntRange(2), help="Make k splits for cross-validation, NAME-0 to NAME-(k-1).")
-@click.option("--test", "test_share", default=0.2, show_default=True, help="Share of the tracks held out for test.")
-@click.option(
-    "--validation", "validation_share", default=0.15, show_default=True, help="Share held out for validation."
-)
+@click.option("--test", "test_share", type=float, help="Share held out for test.  [default: 0.2; 0.1 by slices]")
+@click.option("--validation", "validation_share", type=float, help="[default: 0.15; 0.1 by slices]")
 @click.option("--seed", default=0, show_default=True)
 def split(
     store: Path,
     name: str | None,
     protocol: str,
     folds: int | None,
-    test_share: float,
-    validation_share: float,
+    test_share: float | None,
+    validation_share: float | None,
     seed: int,
 ) -> None:
     """Cut STORE into train, validation and test; no group stands on both sides."""
@@ -190,16 +193,17 @@ def split(
     leaves, groups = opened.track_leaves, opened.track_groups
     if protocol == "slice" and folds:
         raise SettingsError("--folds goes with the protocol 'group'")
+    if protocol == "group" and opened.facts.group_by == "slice":
+        raise SettingsError(f"{store}: its slices carry no track or artist, so no split of it can be group-disjoint")
+    # What isn't given stays at the functions' own defaults: 80/10/10 by slices, as published.
+    given = {"test": None if folds else test_share, "validation": validation_share, "name": name}
+    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if protocol == "slice":
-        slice_leaves = leaves[opened.slice_tracks]
-        made = [
-            split_slices(slice_leaves, test=test_share, validation=validation_share, seed=seed, name=name or "slices")
-        ]
+        made = [split_slices(leaves[opened.slice_tracks], seed=seed, **options)]
     elif folds:
-        made = fold_groups(leaves, groups, folds=folds, validation=validation_share, seed=seed, name=name or "folds")
+        made = fold_groups(leaves, groups, folds=folds, seed=seed, **{"name": "folds", **options})
     else:
-        shares = {"test": test_share, "validation": validation_share}
-        made = [split_groups(leaves, groups, **shares, seed=seed, name=name or "default")]
+        made = [split_groups(leaves, groups, seed=seed, **options)]
     for item in made:
         item.save(store / "splits")
         counts = ", ".join(f"{item.parts.count(part)} {part}" for part in ("train", "validation", "test"))
@@ -315,7 +319,9 @@ def compare(
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each file.")
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write a table; '-' for standard output.")
-@click.option("--top", default=3, show_default=True, help="How many alternatives to give at each level.")
+@click.option(
+    "--top", type=click.IntRange(1), default=3, show_default=True, help="How many alternatives to give at each level."
+)
 @click.option("--salvage", is_flag=True, help="Use what can be decoded of truncated files.")
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Files worked on at a time.")
 @_quiet_option
@@ -339,6 +345,11 @@ def predict(
     from genretree.progress import progress_bar
 
     files = list(find_files(paths))
+    for path in paths:
+        if path.is_dir() and not any(find_files([path])):
+            click.echo(f"{printable(path)}: no sound files in this folder", err=True)
+    if csv_file is not None and str(csv_file) != "-" and not csv_file.absolute().parent.is_dir():
+        raise click.ClickException(f"{csv_file}: there is no such folder to write into")
     if not files:
         raise click.ClickException(f"no sound files in {', '.join(map(str, paths))}")
     loaded = load_bundle(bundle)
@@ -394,7 +405,10 @@ def _parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise SettingsError(f"--set takes NAME=VALUE, not '{text}'")
-        values[name.strip()] = yaml.safe_load(value)
+        try:
+            values[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SettingsError(f"--set {name.strip()}: '{value}' is no value ({error})") from error
     return values
 
 
@@ -418,6 +432,12 @@ def _describe_store(store: Store) -> dict[str, Any]:
 def _echo_failures(failures: Sequence[Failure]) -> None:
     for failure in failures:
         click.echo(f"failed ({failure.kind}): {failure.message}", err=True)
+
+
+def _echo_empty_parts(store: Store) -> None:
+    empty = [part for part in ("validation", "test") if part not in store.split().parts]
+    if empty:
+        click.echo(f"Too few groups to hold out a part for {' and '.join(empty)}.", err=True)
 
 
 def _write_or_print(path: Path, text: str) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from genretree.files import printable
+
 SoundErrorKind = Literal[
     "not_found",
     "unreadable",
@@ -82,9 +84,10 @@ class SoundError(GenretreeError):
     """
 
     def __init__(self, kind: SoundErrorKind, path: str | Path, detail: str) -> None:
-        super().__init__(kind, str(path), detail)
+        shown = printable(path)
+        super().__init__(kind, shown, detail)
         self.kind = kind
-        self.path = str(path)
+        self.path = shown
         self.detail = detail
 
     def __str__(self) -> str:

@@ -170,7 +170,9 @@ def evaluate(
         part=part,
         split="" if parts is None else parts.name,
         group_by=store.facts.group_by,
-        protocol=_describe_protocol(parts, sum(known), n_known_groups, store.facts.group_by),
+        protocol=_describe_protocol(
+            parts, sum(known), n_known_groups, store.facts.group_by, bundle.training.get("group_by", "")
+        ),
         known_tracks=sum(known),
         known_groups=n_known_groups,
         seed=seed,
@@ -318,13 +320,19 @@ def predict_rows(bundle: Bundle, store: Store, rows: Indices, progress: bool = F
     return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 
-def _describe_protocol(parts: Split | None, known_tracks: int, known_groups: int, group_by: str) -> str:
+def _describe_protocol(
+    parts: Split | None, known_tracks: int, known_groups: int, group_by: str, learned_by: str
+) -> str:
+    """Say how far the figures speak of unseen music. Files are told by their bytes, groups by their names."""
     if parts is not None and parts.protocol == "slice":
         return parts.note
     if known_tracks:
-        seen = f"{known_tracks} of these tracks were seen in training"
-        return f"LEAKING: {seen}; the figures say nothing about unseen music"
+        return f"LEAKING: {known_tracks} of these files were learned from; the figures say nothing about unseen music"
+    if not learned_by:
+        return "unknown: the bundle doesn't say what it learned from"
+    if learned_by != group_by:
+        how = f"the bundle was grouped by {learned_by}, this store by {group_by}"
+        return f"none of these files was learned from; whether their groups were is unknown ({how})"
     if known_groups:
-        seen = f"{known_groups} of these groups ({group_by}) were seen in training with other tracks"
-        return f"track-disjoint, but {seen}"
-    return f"disjoint by {group_by}: none of these tracks and groups was seen in training"
+        return f"none of these files was learned from, but {known_groups} of their groups ({group_by}) were"
+    return f"disjoint by {group_by}: none of these files, and none of their groups, was learned from"

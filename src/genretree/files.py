@@ -30,6 +30,11 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def printable(name: str | os.PathLike[str]) -> str:
+    r"""Give a file's name as text that can always be written: bytes that aren't UTF-8 are shown as `\xff`."""
+    return os.fsdecode(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as stream:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -27,7 +29,7 @@ def worker_pool(workers: int) -> Iterator[Executor]:
     """
     from loky import ProcessPoolExecutor
 
-    pool = ProcessPoolExecutor(workers, initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(os.getpid(),))
     try:
         yield pool
     except BaseException:
@@ -36,10 +38,18 @@ def worker_pool(workers: int) -> Iterator[Executor]:
     pool.shutdown()
 
 
-def _start_worker() -> None:
+def _start_worker(parent: int) -> None:
     from threadpoolctl import threadpool_limits
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers an interrupt, for all of them
     # The environment is for libraries loaded from now on, the call for those that are loaded already.
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     threadpool_limits(1)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when the process that started it is gone: one that was killed can't say so."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

@@ -17,7 +17,9 @@ from genretree.bundle import Bundle
 from genretree.corpus.manifest import walk_sound
 from genretree.errors import SoundError
 from genretree.evaluate import decode_levels
+from genretree.files import printable
 from genretree.models.contract import LevelProbabilities
+from genretree.settings import HOP, RATE
 from genretree.sound.slices import iter_slices
 
 _BATCH = 32  # slices drawn before they are scored, so memory doesn't grow with a file's length
@@ -69,6 +71,8 @@ class Prediction:
     timeline : tuple of SlicePrediction
     padded : bool
         The file is shorter than one slice and was repeated to fill it.
+    consistent : bool
+        Whether each name of the path is a child of the one before it; always so with the tree head.
     """
 
     file: str
@@ -77,6 +81,7 @@ class Prediction:
     slices: int
     timeline: tuple[SlicePrediction, ...]
     padded: bool = False
+    consistent: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists, numbers and names, as `genretree predict --json` prints them."""
@@ -94,6 +99,7 @@ class Prediction:
             ],
             "slices": self.slices,
             "padded": self.padded,
+            "consistent": self.consistent,
             "timeline": [
                 {"start": item.start, "end": item.end, "path": list(item.path), "probability": _round(item.probability)}
                 for item in self.timeline
@@ -179,18 +185,18 @@ def predict_file(bundle: Bundle, file: str | Path, *, top: int = _TOP, salvage: 
     if batch:
         found.append(bundle.model.predict_levels(np.stack(batch)))
     if not found:
-        raise SoundError("silence", file, "every slice is silent; there is nothing to classify")
+        raise SoundError("silence", file, "every slice is silent (sound may lie in the remainder that is cut off)")
     levels = [np.concatenate(parts) for parts in zip(*found, strict=True)]
-    return _describe(bundle, str(file), levels, starts, padded, top)
+    return _describe(bundle, printable(file), levels, starts, padded, top)
 
 
 def _predict_safely(bundle: Bundle, file: Path, top: int, salvage: bool) -> Prediction | PredictionError:
     try:
         return predict_file(bundle, file, top=top, salvage=salvage)
     except SoundError as error:
-        return PredictionError(str(file), error.kind, str(error))
+        return PredictionError(error.path, error.kind, str(error))
     except Exception as error:  # whatever one file brings about must not stop the others
-        return PredictionError(str(file), "internal", f"{file}: {type(error).__name__}: {error}")
+        return PredictionError(printable(file), "internal", f"{printable(file)}: {type(error).__name__}: {error}")
 
 
 def _describe(
@@ -205,12 +211,13 @@ def _describe(
         best = np.argsort(-probabilities[0], kind="stable")[:top]
         choices = tuple(Choice(labels[i], float(probabilities[0, i])) for i in best)
         named.append(LevelPrediction(tree.levels[level], labels[node], float(probabilities[0, node]), choices))
-    length = bundle.images.slice_seconds
+    length = bundle.images.slice_frames * HOP / RATE
     timeline = tuple(
         SlicePrediction(round(start, 3), round(start + length, 3), _path(bundle, row), float(levels[-1][i, row[-1]]))
         for i, (start, row) in enumerate(zip(starts, decode_levels(tree, heads, levels), strict=True))
     )
-    return Prediction(file, _path(bundle, nodes), tuple(named), len(starts), timeline, padded)
+    consistent = nodes.tolist() in tree.ancestors.tolist()
+    return Prediction(file, _path(bundle, nodes), tuple(named), len(starts), timeline, padded, consistent)
 
 
 def _path(bundle: Bundle, nodes: NDArray[np.int64]) -> tuple[str, ...]:

@@ -62,6 +62,8 @@ def show_prediction(prediction: Prediction) -> None:
     runs = [list(run) for _, run in groupby(prediction.timeline, key=lambda item: item.path)]
     pieces = [f"{_clock(run[0].start)}-{_clock(run[-1].end)} {run[0].path[-1]}" for run in runs]
     console.print(f"  [dim]time line: {escape(', '.join(pieces))}[/]")
+    if not prediction.consistent:
+        console.print("  [dim]independent heads: these levels contradict each other[/]")
     if prediction.padded:
         console.print("  [dim]shorter than one slice: repeated to fill it[/]")
 

@@ -73,6 +73,12 @@ class Taxonomy:
                     f"'{format_path(leaf)}' is a leaf and has children; move its music into one of them"
                 )
             seen.add(leaf)
+        spellings: dict[NodePath, NodePath] = {}
+        for node in (leaf[:cut] for leaf in self.leaves for cut in range(1, len(leaf) + 1)):
+            other = spellings.setdefault(_fold_path(node), node)
+            if other != node:
+                names = f"'{format_path(other)}' and '{format_path(node)}'"
+                raise TaxonomyError(f"{names} differ only in letter case or separators; spell them alike")
 
     # -- ways to make one ------------------------------------------------------------------------------------
 
@@ -119,8 +125,16 @@ class Taxonomy:
 
     @classmethod
     def from_paths(cls, paths: Iterable[Sequence[str]], levels: Sequence[str] | None = None) -> Taxonomy:
-        """Infer a tree from the genre paths in use; siblings are put in alphabetical order."""
-        leaves = sorted({tuple(path) for path in paths})
+        """Infer a tree from the genre paths in use; siblings are put in alphabetical order.
+
+        Names that differ only in letter case, spaces, hyphens or underscores are one node, spelt as it first comes.
+        """
+        spellings: dict[NodePath, str] = {}
+        spelt = set()
+        for path in paths:
+            ends = [_fold_path(path[: cut + 1]) for cut in range(len(path))]
+            spelt.add(tuple(spellings.setdefault(end, name) for end, name in zip(ends, path, strict=True)))
+        leaves = sorted(spelt)
         nested: dict[str, Any] = {}
         for leaf in leaves:
             branch = nested
@@ -236,14 +250,19 @@ class Taxonomy:
     def _find(self, wanted: tuple[str, ...]) -> list[int]:
         while len(wanted) > 1 and wanted[-1] == wanted[-2] and not self._folded_index.get(wanted):
             wanted = wanted[:-1]  # a short leaf written out for the deeper levels it stands for
-        return self._folded_index.get(wanted, [])
+        whole = self._folded_leaves.get(wanted)  # a whole path is meant before the ending of another
+        return self._folded_index.get(wanted, []) if whole is None else [whole]
+
+    @cached_property
+    def _folded_leaves(self) -> dict[NodePath, int]:
+        return {_fold_path(leaf): i for i, leaf in enumerate(self.leaves)}
 
     @cached_property
     def _folded_index(self) -> dict[tuple[str, ...], list[int]]:
         """Leaves under their full path and under each of its endings."""
         index: dict[tuple[str, ...], list[int]] = {}
         for i, leaf in enumerate(self.leaves):
-            folded = tuple(_fold(name) for name in leaf)
+            folded = _fold_path(leaf)
             for cut in range(len(folded)):
                 index.setdefault(folded[cut:], []).append(i)
         return index
@@ -310,6 +329,10 @@ def split_path(text: str) -> NodePath:
 
 def _fold(name: str) -> str:
     return re.sub(r"[\s_\-]+", "_", name.strip()).casefold()
+
+
+def _fold_path(path: Sequence[str]) -> NodePath:
+    return tuple(_fold(name) for name in path)
 
 
 def _check_name(name: Any) -> None:

@@ -62,13 +62,45 @@ def test_a_folder_is_grouped_by_the_artist_in_its_tags(tmp_path: Path) -> None:
     assert sorted(track.group for track in manifest.tracks) == ["artist:Ana", "artist:Ana", "artist:Bo"]
 
 
-def test_music_in_an_inner_folder_is_refused(tmp_path: Path) -> None:
-    _touch(tmp_path, "Classic/a.mp3", "Classic/Chamber/b.mp3", "Pop/c.mp3")
-    with pytest.raises(Exception, match="sub-genres"):
-        read_manifest(tmp_path)
+def test_music_out_of_its_place_is_reported_and_left_out(tmp_path: Path) -> None:
+    _touch(tmp_path, "Classic/a.mp3", "Classic/Chamber/b.mp3", "Pop/c.mp3", "stray.mp3")
+    manifest = read_manifest(tmp_path)
+    assert [track.name for track in manifest.tracks] == ["Classic/Chamber/b.mp3", "Pop/c.mp3"]
+    assert {failure.path: failure.kind for failure in manifest.rejected} == {
+        "Classic/a.mp3": "genre",
+        "stray.mp3": "genre",
+    }
+    assert any("sub-genres" in failure.message for failure in manifest.rejected)
     _touch(tmp_path / "flat", "a.mp3")
     with pytest.raises(CorpusError, match="outside any genre folder"):
         read_manifest(tmp_path / "flat")
+
+
+def test_a_genre_may_bear_the_name_of_another_branchs(tmp_path: Path) -> None:
+    _touch(tmp_path, "Pop/a.mp3", "Non/Pop/b.mp3", "Non/Rock/c.mp3")
+    manifest = read_manifest(tmp_path)
+    assert not manifest.rejected
+    assert [manifest.taxonomy.leaves[track.leaf] for track in manifest.tracks] == [
+        ("Non", "Pop"),
+        ("Non", "Rock"),
+        ("Pop",),
+    ]
+
+
+def test_names_that_differ_in_case_only_are_one_genre(tmp_path: Path) -> None:
+    _touch(tmp_path, "Rock/a.mp3", "rock/b.mp3", "Hip hop/c.mp3", "hip-hop/d.mp3")
+    manifest = read_manifest(tmp_path)
+    assert not manifest.rejected
+    assert len(manifest.taxonomy.leaves) == 2
+    assert len(manifest.tracks) == 4
+
+
+def test_a_csv_with_a_gap_between_levels_or_a_column_twice(tmp_path: Path) -> None:
+    manifest = read_manifest(_csv(tmp_path, "path,level_1,level_2,level_3\na.mp3,A,,C\nb.mp3,A,B,\nc.mp3,D,,\n"))
+    assert [failure.path for failure in manifest.rejected] == ["a.mp3"]
+    assert manifest.taxonomy.leaves == (("A", "B"), ("D",))
+    with pytest.raises(CorpusError, match="path more than once"):
+        read_manifest(_csv(tmp_path, "path,path,genre\na.mp3,b.mp3,Opera\n"))
 
 
 def test_too_deep_a_folder_asks_for_the_depth(tmp_path: Path) -> None:

@@ -221,3 +221,39 @@ def test_an_interrupt_stops_at_once_and_is_gone_on_from(tmp_path: Path, corpus: 
     assert len(list(shards.glob("*.json"))) < 50
     again = subprocess.run([sys.executable, "-m", "genretree", *words], capture_output=True, text=True, check=True)
     assert "50 tracks" in again.stdout
+
+
+def test_a_name_that_is_no_text_is_shown_and_harms_nobody(tmp_path: Path) -> None:
+    for genre in ("Drone", "Bells"):
+        (tmp_path / "music" / genre).mkdir(parents=True)
+        sf.write(tmp_path / "music" / genre / "good.wav", synthesise(genre, 1, 4.0), RATE)
+    odd = os.fsencode(tmp_path / "music" / "Drone") + b"/\xff\xfe.wav"
+    shutil.copy(tmp_path / "music" / "Drone" / "good.wav", odd)
+    Path(os.fsdecode(os.fsencode(tmp_path / "music" / "Bells") + b"/\xfd.wav")).write_text("no music")
+    made = prepare(read_manifest(tmp_path / "music"), tmp_path / "store", SETTINGS, workers=1)
+    assert "Drone/\\xff\\xfe.wav" in made.tracks["path"]
+    assert [failure.path.endswith("Bells/\\xfd.wav") for failure in made.failures] == [True]
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path, corpus: Path, kill: signal.Signals) -> None:
+    psutil = pytest.importorskip("psutil")
+    words = ["prepare", str(corpus), str(tmp_path / "store"), "--slice-seconds", "2", "--workers", "2", "--quiet"]
+    process = subprocess.Popen([sys.executable, "-m", "genretree", *words])
+    shards = tmp_path / "store.partial" / "tracks"
+    deadline = time.monotonic() + 60
+    while not list(shards.glob("*.json")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 2
+    process.send_signal(kill)
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
+
+
+def test_another_seed_is_not_passed_over(tmp_path: Path, corpus: Path, store: Store) -> None:
+    with pytest.raises(CorpusError, match="--overwrite"):
+        prepare(read_manifest(corpus, TREE), store.folder, SETTINGS, seed=7)

@@ -132,3 +132,35 @@ def test_a_level_with_a_single_node_is_certain(name: str, heads: str, store: Sto
     levels = fitted.model.predict_levels(np.asarray(store.images[:5]))
     np.testing.assert_allclose(levels[0], 1, atol=1e-6)
     assert levels[1].shape == (5, 2)
+
+
+@pytest.mark.parametrize("heads", ["tree", "independent"])
+def test_an_interrupted_boosting_goes_on_and_ends_the_same(
+    heads: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genretree.models import boosting
+
+    settings = {**QUICK["boosting"], "epochs": 30, "patience": 30, "heads": heads}
+    whole = train(store, "boosting", tmp_path / "whole", settings)
+    monkeypatch.setattr(boosting, "_SECONDS_BETWEEN_DRAFTS", -1.0)
+    write, drafts = boosting._write_draft, []
+
+    def interrupt(classifier: Any, draft: Path) -> None:
+        write(classifier, draft)
+        drafts.append(draft)
+        if len(drafts) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(boosting, "_write_draft", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(store, "boosting", tmp_path / "cut", settings)
+    grown = []
+    monkeypatch.setattr(boosting, "_fit_projection", None)  # must not be fitted again
+    read = boosting._read_draft
+    monkeypatch.setattr(boosting, "_read_draft", lambda *a: grown.append(read(*a)) or grown[-1])
+    resumed = train(store, "boosting", tmp_path / "cut", settings)
+    assert grown[0].n_iter_ >= 15
+    images = np.asarray(store.images[:20])
+    for expected, found in zip(whole.model.predict_levels(images), resumed.model.predict_levels(images), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert (resumed.folder / "history.csv").exists()

@@ -239,3 +239,8 @@ def test_overlapping_blocks_cover_everything_once(sizes: list[int], size: int, c
         covered.append(samples[before:stop])
     assert last
     assert np.array_equal(np.concatenate(covered), track)
+
+
+def test_a_rate_too_low_for_the_highest_bin_is_a_value_error(song: NDArray[np.float32]) -> None:
+    with pytest.raises(ValueError, match="8000 Hz"):
+        compute_spectra(song, rate=8000)

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from genretree.errors import CorpusError, TaxonomyError
+from genretree.files import printable
 from genretree.progress import progress_bar
 from genretree.sound.decode import SUFFIXES
-from genretree.taxonomy import MAX_LEVELS, NodePath, Taxonomy, split_path
+from genretree.taxonomy import MAX_LEVELS, NodePath, Taxonomy, format_path, split_path
 
 _GROUP_COLUMNS = ("artist", "album")
 _LEVEL_COLUMN = re.compile(r"^(?:level|genre|lvl)[ _-]?([1-4])$")
@@ -110,17 +111,29 @@ def read_manifest(
     if not source.exists():
         raise CorpusError(f"{source}: no such folder or CSV file")
     if source.is_dir():
-        rejected: list[Failure] = []
-        rows, group_by = _group_folder(_read_folder(source, tree, depth), source, group, progress)
+        rows, rejected = _read_folder(source, tree, depth)
+        rows, group_by = _group_folder(rows, source, group, progress)
         level_names: Sequence[str] | None = None
     else:
         rows, rejected, level_names = _read_csv(source, levels)
         group_by = _group_column(rows, source, group)
+    if tree is None:
+        rows = _leave_out_inner(rows, rejected)
     if not rows:
         first = f"; the first problem: {rejected[0].message}" if rejected else ""
         raise CorpusError(f"{source}: no tracks found{first}")
     taxonomy = tree or Taxonomy.from_paths((row.genre for row in rows), _fitting(level_names, rows))
     return _match(source, rows, rejected, taxonomy, group_by)
+
+
+def _leave_out_inner(rows: list[_Row], rejected: list[Failure]) -> list[_Row]:
+    """Report tracks whose genre has sub-genres with music of their own: a node is a leaf or a branch."""
+    inner = {row.genre[:cut] for row in rows for cut in range(1, len(row.genre))}
+    for row in rows:
+        if row.genre in inner:
+            where = f"'{format_path(row.genre)}' has sub-genres; move it into one of them"
+            rejected.append(Failure(row.name, "genre", f"{row.name}: {where}"))
+    return [row for row in rows if row.genre not in inner]
 
 
 def _match(source: Path, rows: list[_Row], rejected: list[Failure], taxonomy: Taxonomy, group_by: str) -> Manifest:
@@ -156,6 +169,9 @@ def _read_csv(source: Path, levels: Sequence[str] | None) -> tuple[list[_Row], l
     reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
     columns = [name.strip() for name in reader.fieldnames or []]
     reader.fieldnames = columns
+    twice = sorted({name for name in columns if columns.count(name) > 1})
+    if twice:
+        raise CorpusError(f"{source}: has the column {', '.join(twice)} more than once")
     if "path" not in columns:
         raise CorpusError(f"{source}: needs a column 'path'; it has: {', '.join(columns) or 'none'}")
     level_columns = _level_columns(source, columns, levels)
@@ -167,7 +183,8 @@ def _read_csv(source: Path, levels: Sequence[str] | None) -> tuple[list[_Row], l
             row = _csv_row(source, facts, level_columns)
             if row is None:
                 name = facts["path"] or f"line {line}"
-                rejected.append(Failure(name, "genre", f"{source.name}, line {line}: no path or no genre"))
+                message = f"{source.name}, line {line}: no path, no genre, or a level left out between two"
+                rejected.append(Failure(name, "genre", message))
             else:
                 rows.append(row)
     except csv.Error as error:
@@ -196,7 +213,10 @@ def _level_columns(source: Path, columns: list[str], levels: Sequence[str] | Non
 
 
 def _csv_row(source: Path, facts: dict[str, str], level_columns: list[str]) -> _Row | None:
-    names = [name for column in level_columns if (name := facts[column])]
+    cells = [facts[column] for column in level_columns]
+    names = [name for name in cells if name]
+    if names != cells[: len(names)]:
+        return None
     if level_columns == ["genre"] and names:
         names = list(split_path(names[0]))
     if not names or not facts["path"]:
@@ -231,18 +251,19 @@ def walk_sound(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _read_folder(source: Path, tree: Taxonomy | None, depth: int | None) -> list[_Row]:
-    rows = []
+def _read_folder(source: Path, tree: Taxonomy | None, depth: int | None) -> tuple[list[_Row], list[Failure]]:
+    rows, rejected = [], []
     for path in walk_sound(source):
         folders = path.relative_to(source).parts[:-1]
         if not folders:
-            raise CorpusError(
-                f"{path}: lies outside any genre folder; sort the music into folders named after genres, or give a CSV"
-            )
+            name = printable(path.name)
+            message = f"{name}: lies outside any genre folder; move it into one, or list the music in a CSV"
+            rejected.append(Failure(name, "genre", message))
+            continue
         cut = _genre_depth(folders, tree, depth)
         facts = {"folder": "/".join(folders[cut:])}
-        rows.append(_Row(path.absolute(), path.relative_to(source).as_posix(), folders[:cut], facts))
-    return rows
+        rows.append(_Row(path.absolute(), printable(path.relative_to(source)), folders[:cut], facts))
+    return rows, rejected
 
 
 def _genre_depth(folders: NodePath, tree: Taxonomy | None, depth: int | None) -> int:

@@ -23,7 +23,7 @@ from genretree.corpus.manifest import Failure, Manifest, Track
 from genretree.corpus.splits import split_groups
 from genretree.corpus.store import Store, StoreFacts, write_tables
 from genretree.errors import CorpusError, SoundError
-from genretree.files import atomic_path, sha256_file, write_text
+from genretree.files import atomic_path, printable, sha256_file, write_text
 from genretree.machine import available_processors, worker_pool
 from genretree.progress import progress_bar
 from genretree.settings import HOP, RATE, ImageSettings
@@ -92,7 +92,7 @@ def prepare(
         group_by=manifest.group_by,
         engine=resolve_engine(engine),
         version=version("genretree"),
-        digest=_digest(manifest, settings, resolve_engine(engine), salvage),
+        digest=_digest(manifest, settings, resolve_engine(engine), salvage, seed),
     )
     existing = check_target(out, facts.digest, overwrite)
     if existing is not None:
@@ -117,10 +117,10 @@ def prepare(
     return publish(work, shards, out)
 
 
-def _digest(manifest: Manifest, settings: ImageSettings, engine: str, salvage: bool) -> str:
+def _digest(manifest: Manifest, settings: ImageSettings, engine: str, salvage: bool, seed: int) -> str:
     """Hash of all that decides a store's contents, file sizes and times included."""
     rows = [(str(track.path), track.leaf, track.group, _stamp(track.path)) for track in manifest.tracks]
-    content = [rows, manifest.taxonomy.to_json(), settings.model_dump(), engine, salvage]
+    content = [rows, manifest.taxonomy.to_json(), settings.model_dump(), engine, salvage, seed]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
@@ -185,8 +185,8 @@ def _draw_all(jobs: Sequence[_Job], workers: int, progress: bool) -> dict[Path, 
             suspects, pending = unfinished[: workers + 1], unfinished[workers + 1 :]
             for job in suspects:
                 if _draw_in_pool([job], 1, report):
-                    message = f"{job.path}: the decoder crashed on this file; convert it to another format"
-                    report(job, Failure(str(job.path), "crashed", message))
+                    message = f"{printable(job.path)}: the decoder crashed on this file; convert it to another format"
+                    report(job, Failure(printable(job.path), "crashed", message))
     return failures
 
 
@@ -207,9 +207,9 @@ def _draw_safely(job: _Job) -> Failure | None:
     try:
         _draw_track(job)
     except SoundError as error:
-        return Failure(str(job.path), error.kind, str(error))
+        return Failure(error.path, error.kind, str(error))
     except Exception as error:  # whatever one file brings about must not stop the others
-        return Failure(str(job.path), "internal", f"{job.path}: {type(error).__name__}: {error}")
+        return Failure(printable(job.path), "internal", f"{printable(job.path)}: {type(error).__name__}: {error}")
     return None
 
 
@@ -225,7 +225,7 @@ def _draw_track(job: _Job) -> None:
             padded.append(bool(piece.padded))
             silent.append(bool(piece.silent))
     if all(silent):
-        raise SoundError("silence", job.path, "every slice is silent; nothing to learn from")
+        raise SoundError("silence", job.path, "every slice is silent (sound may lie in the remainder that is cut off)")
     facts = {"sha256": sha256_file(job.path), "starts": starts, "padded": padded, "silent": silent}
     write_text(facts_file(job.shard), json.dumps(facts))
 
@@ -292,7 +292,7 @@ def _track_table(manifest: Manifest, drawn: dict[Track, Any], settings: ImageSet
     slice_seconds = settings.slice_frames * HOP / RATE
     table: dict[str, list[Any]] = {
         "path": [track.name for track in tracks],
-        "file": [str(track.path) for track in tracks],
+        "file": [printable(track.path) for track in tracks],
         "genre": [" > ".join(manifest.taxonomy.leaves[track.leaf]) for track in tracks],
         "leaf": [track.leaf for track in tracks],
         "group": [track.group for track in tracks],

@@ -7,7 +7,8 @@ leaves for the tree head, or one for each level, the published form.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +19,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from genretree.errors import BundleError, TrainingError
-from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities
+from genretree.files import atomic_path
+from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities, write_history
 from genretree.models.pca import StreamingPCA
 from genretree.progress import progress_bar
 from genretree.settings import MODALITIES, Heads, Modality, Settings
@@ -26,6 +28,7 @@ from genretree.taxonomy import Taxonomy
 
 PROJECTION_FILE = "projection.safetensors"
 _ITERATIONS_AT_A_TIME = 5
+_SECONDS_BETWEEN_DRAFTS = 30.0
 
 Floats = NDArray[np.float32]
 
@@ -64,22 +67,29 @@ class BoostingFamily:
         chosen: BoostingSettings = settings
         if len(train) < 3:
             raise TrainingError(f"{len(train)} slices to train on; the principal components need at least 3")
-        weights, offset, explained = _fit_projection(train, chosen, context)
+        weights, offset, explained = _fit_or_read_projection(train, chosen, context)
         features = _project_all(train, weights, offset, chosen)
         held_out = None if validation is None else _project_all(validation, weights, offset, chosen)
         classifiers = []
         targets = _targets(taxonomy, chosen.heads)
         with progress_bar(len(targets) * chosen.epochs, "boost (at most)", "iteration", context.progress) as tick:
-            for of_leaf in targets:
+            for number, of_leaf in enumerate(targets):
                 held_truth = None if validation is None else of_leaf[validation.leaves]
-                classifiers.append(_fit_classifier(features, of_leaf[train.leaves], held_out, held_truth, chosen, tick))
+                draft = context.folder / _classifier_file(number)
+                begun = _read_draft(draft, of_leaf)
+                tick(getattr(begun, "n_iter_", 0))
+                classifiers.append(
+                    _fit_classifier(features, of_leaf[train.leaves], held_out, held_truth, chosen, begun, draft, tick)
+                )
         model = BoostingModel(weights, offset, classifiers, taxonomy, chosen)
         facts = {
             "components": int(weights.shape[1]),
             "explained_variance": round(float(explained), 4),
             "iterations": [int(classifier.n_iter_) for classifier in classifiers],
         }
-        return Fitted(model, _history(classifiers[-1]), facts)
+        history = _history(classifiers)
+        write_history(context.folder / "history.csv", history)
+        return Fitted(model, history, facts)
 
     @staticmethod
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> BoostingModel:
@@ -155,6 +165,20 @@ def flatten_images(images: NDArray[np.uint8], modalities: tuple[str, ...], size:
     return flat
 
 
+def _fit_or_read_projection(
+    train: Examples, settings: BoostingSettings, context: FitContext
+) -> tuple[Floats, Floats, float]:
+    """Take the projection that an interrupted run left, or fit it and leave it there."""
+    path = context.folder / PROJECTION_FILE
+    if path.exists():
+        arrays = load_file(path)
+        return arrays["weights"], arrays["offset"], float(arrays["explained"])
+    weights, offset, explained = _fit_projection(train, settings, context)
+    with atomic_path(path) as temporary:
+        save_file({"weights": weights, "offset": offset, "explained": np.array(explained)}, temporary)
+    return weights, offset, explained
+
+
 def _fit_projection(train: Examples, settings: BoostingSettings, context: FitContext) -> tuple[Floats, Floats, float]:
     """Fit standardisation and principal components; both become one matrix and one offset."""
     rows = _FlatRows(train, settings)
@@ -208,9 +232,14 @@ def _fit_classifier(
     held_out: Floats | None,
     held_truth: NDArray[np.int64] | None,
     settings: BoostingSettings,
+    begun: Any,
+    draft: Path,
     tick: Callable[[int], None],
 ) -> Any:
-    """Grow trees until the validation loss gets no better, or as many as the settings allow."""
+    """Grow trees until the validation loss gets no better, or as many as the settings allow.
+
+    `begun` is what an interrupted run had grown, or None; every half minute what there is goes to the file `draft`.
+    """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     known = np.unique(truth)
@@ -220,7 +249,7 @@ def _fit_classifier(
     if held_out is not None and held_truth is not None:
         usable = np.isin(held_truth, known)  # a class never seen in training has no score
         held = {"X_val": held_out[usable], "y_val": held_truth[usable]} if usable.any() else {}
-    classifier = HistGradientBoostingClassifier(
+    classifier = begun or HistGradientBoostingClassifier(
         learning_rate=settings.learning_rate,
         max_leaf_nodes=settings.max_leaf_nodes,
         min_samples_leaf=settings.min_samples_leaf,
@@ -231,23 +260,40 @@ def _fit_classifier(
         warm_start=True,
     )
     # A few iterations at a time, only so that progress can be shown; the result is that of a single call.
-    for grown in range(_ITERATIONS_AT_A_TIME, settings.epochs + _ITERATIONS_AT_A_TIME, _ITERATIONS_AT_A_TIME):
-        wanted = min(grown, settings.epochs)
-        before = getattr(classifier, "n_iter_", 0)
+    saved = time.monotonic()
+    while (before := getattr(classifier, "n_iter_", 0)) < settings.epochs:
+        wanted = min(before + _ITERATIONS_AT_A_TIME, settings.epochs)
         classifier.set_params(max_iter=wanted).fit(features, truth, **held)
         tick(classifier.n_iter_ - before)
         if classifier.n_iter_ < wanted:
             break
+        if time.monotonic() - saved > _SECONDS_BETWEEN_DRAFTS:
+            _write_draft(classifier, draft)
+            saved = time.monotonic()
     return classifier
 
 
-def _history(classifier: Any) -> list[dict[str, float]]:
-    """One row for each iteration, and one before the first."""
-    rows = []
-    for iteration, loss in enumerate(classifier.train_score_):
-        rows.append({"iteration": float(iteration), "train_loss": -float(loss)})
-        if len(classifier.validation_score_):
-            rows[-1]["validation_loss"] = -float(classifier.validation_score_[iteration])
+def _write_draft(classifier: Any, draft: Path) -> None:
+    from skops import io
+
+    with atomic_path(draft) as temporary:
+        io.dump(classifier, temporary)
+
+
+def _read_draft(draft: Path, target: NDArray[np.int64]) -> Any:
+    """Read what an interrupted run had grown; None if there is nothing."""
+    return _load_classifier(draft, target) if draft.exists() else None
+
+
+def _history(classifiers: Sequence[Any]) -> list[dict[str, float]]:
+    """One row for each iteration and one before the first; the classifiers above the last have columns of their own."""
+    longest = max(len(classifier.train_score_) for classifier in classifiers)
+    rows: list[dict[str, float]] = [{"iteration": float(iteration)} for iteration in range(longest)]
+    for number, classifier in enumerate(classifiers):
+        suffix = "" if number == len(classifiers) - 1 else f"_{number + 1}"
+        for name, scores in (("train", classifier.train_score_), ("validation", classifier.validation_score_)):
+            for row, score in zip(rows, scores, strict=False):
+                row[f"{name}_loss{suffix}"] = -float(score)
     return rows
 
 

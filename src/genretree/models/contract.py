@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.files import atomic_path
 from genretree.settings import Heads, Settings
 from genretree.taxonomy import Taxonomy
 
@@ -73,6 +75,15 @@ class Fitted:
     model: Model
     history: list[dict[str, float]]
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_history(path: Path, history: list[dict[str, float]]) -> None:
+    """Write one row for each epoch or iteration as CSV."""
+    columns = list(dict.fromkeys(name for row in history for name in row))
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(history)
 
 
 class Model(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import ctypes
 import json
 import os
@@ -22,7 +21,7 @@ from transformers import logging as transformers_logging
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from genretree.errors import TrainingError
-from genretree.models.contract import Examples, FitContext, Fitted
+from genretree.models.contract import Examples, FitContext, Fitted, write_history
 from genretree.models.network import GenreNetwork, NetworkModel, NetworkSettings, count_parameters
 from genretree.progress import progress_bar
 
@@ -148,7 +147,7 @@ def _arguments(
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         lr_scheduler_type="cosine",
-        warmup_steps=round(settings.warmup_epochs * updates_per_epoch),
+        warmup_steps=round(min(settings.warmup_epochs, settings.epochs / 4) * updates_per_epoch),
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         use_cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
@@ -252,16 +251,6 @@ class _History(TrainerCallback):
     def _write(self, state: Any) -> None:
         if state.is_world_process_zero:
             write_history(self.path, _join_epochs(state.log_history))
-
-
-def write_history(path: Path, history: list[dict[str, float]]) -> None:
-    """Write one row for each epoch or iteration as CSV."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    columns = list(dict.fromkeys(name for row in history for name in row))
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows(history)
 
 
 def _join_epochs(log: list[dict[str, Any]]) -> list[dict[str, float]]:

@@ -44,7 +44,7 @@ class NetworkSettings(Settings):
     learning_rate: float = Field(2e-4, gt=0)
     weight_decay: float = Field(5e-4, ge=0)
     epochs: int = Field(30, ge=1)
-    warmup_epochs: float = Field(5, ge=0, description="linear warm-up; then a cosine down to zero")
+    warmup_epochs: float = Field(5, ge=0, description="linear, at most a quarter of the epochs; then cosine to 0")
     patience: int = Field(10, ge=1, description="stop after so many epochs without a better validation loss")
     batch_size: int = Field(32, ge=2, description="slices for each step and device")
     accumulate: int = Field(1, ge=1, description="steps whose gradients are added up before one update")

@@ -34,6 +34,7 @@ _FFMPEG_SUFFIXES = "m4a m4b aac wma mka ape wv mpc tta"
 SUFFIXES = frozenset(f".{name}" for name in f"{_LIBSNDFILE_SUFFIXES} {_FFMPEG_SUFFIXES}".split())
 MAX_CHANNELS = 8
 SILENCE_PEAK = 1e-4  # -80 dBFS
+_LOUDEST = 1e6  # full scale is 1; a float file beyond this is damaged, and its powers would overflow
 _BLOCK_FRAMES = 1 << 18  # 6 s at 44,100 Hz
 
 _LIBSNDFILE_FORMATS = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3", "SVX", "VOC", "NIST"}
@@ -167,6 +168,9 @@ def _to_mono(source: _Source, rate: int, salvage: bool) -> Iterator[Samples]:
             if not np.isfinite(mono).all():
                 at = n_in + int(np.argmin(np.isfinite(mono)))
                 detail = f"holds NaN or infinite samples, the first {at / info.rate:.2f} s in; export it again"
+                raise SoundError("not_finite", info.path, detail)
+            if np.abs(mono).max(initial=0) > _LOUDEST:
+                detail = "holds samples a million times beyond full scale; export it again"
                 raise SoundError("not_finite", info.path, detail)
             levels.add(block, mono)
             n_in += len(mono)

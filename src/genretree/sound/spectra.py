@@ -106,6 +106,7 @@ def librosa_powers(samples: Floats, rate: int, tuning: float | None) -> Powers:
 
 
 ENGINES: dict[str, Engine] = {"librosa": librosa_powers}
+_LOWEST_RATE = 11025  # in Hz; half of it lies above the upper edge of the highest bin
 _FASTEST_FIRST = ("librosa",)  # what "auto" chooses from: engines that agree with librosa
 
 
@@ -195,7 +196,7 @@ def compute_spectra(samples: Floats, rate: int = RATE, engine: str = "auto") -> 
     Raises
     ------
     ValueError
-        If `samples` has another shape, is too short or is not finite.
+        If `samples` has another shape, is too short or is not finite, or `rate` is below 11,025 Hz.
     SettingsError
         If there is no such engine.
 
@@ -203,6 +204,10 @@ def compute_spectra(samples: Floats, rate: int = RATE, engine: str = "auto") -> 
     ----------
     The image recipe of ccmusic-database/music_genre: librosa's defaults, then `power_to_db(ref=max, top_db=80)`.
     """
+    if rate < _LOWEST_RATE:
+        raise ValueError(
+            f"a rate of {rate} Hz is too low for the CQT, whose highest bin lies at 3,951 Hz; resample first"
+        )
     powers = _compute(ENGINES[resolve_engine(engine)], _check(samples), rate, None)
     logs = [_log(part) for part in powers[:3]]
     mel, cqt, chroma = (_to_db(part, float(part.max())) for part in logs)

@@ -13,10 +13,8 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ import matplotlib
 import numpy as np
 import psutil
 from numpy.typing import NDArray
+from whole_process import measure
 
 from genretree.corpus.store import Store
 from genretree.taxonomy import Taxonomy
@@ -31,7 +30,6 @@ from genretree.taxonomy import Taxonomy
 ROWS = {"train": 29100, "validation": 3637, "test": 3638}
 ROWS_A_SHARD = 3637  # 8 shards of the training part at full size, as published
 DISTINCT = 256
-SAMPLE_SECONDS = 0.5  # reading the sizes stops the process for some milliseconds
 
 
 def draw_jpegs(count: int) -> list[bytes]:
@@ -99,29 +97,10 @@ def _make_row(row: int, jpegs: list[bytes], tree: Taxonomy) -> dict[str, Any]:
 def run(source: Path, store: Path, copy: bool, workers: int | None) -> tuple[float, float]:
     """Return seconds, and peak megabytes of all processes together."""
     call = f"prepare_dataset({str(source)!r}, {str(store)!r}, stream={not copy}, workers={workers})"
-    began = time.monotonic()
+    code = f"from genretree.corpus.ccmusic import prepare_dataset; {call}"
     environment = {**os.environ, "HF_DATASETS_CACHE": str(source.parent / "cache")}
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"from genretree.corpus.ccmusic import prepare_dataset; {call}"], env=environment
-    )
-    peak = 0.0
-    while process.poll() is None:
-        peak = max(peak, _megabytes(process.pid))
-        time.sleep(SAMPLE_SECONDS)
-    if process.returncode:
-        raise SystemExit(process.returncode)
-    return time.monotonic() - began, peak
-
-
-def _megabytes(pid: int) -> float:
-    total = 0
-    try:
-        parent = psutil.Process(pid)
-        for process in [parent, *parent.children(recursive=True)]:
-            total += process.memory_full_info().pss
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        pass
-    return total / 1e6
+    seconds, peak, _ = measure([sys.executable, "-c", code], environment)
+    return seconds, peak
 
 
 def _gigabytes(folder: Path) -> float:

@@ -12,42 +12,21 @@ import argparse
 import json
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import psutil
-
-SAMPLE_SECONDS = 0.5  # reading the sizes stops the process for some milliseconds
+from whole_process import measure
 
 
 def run_once(source: Path, words: list[str]) -> tuple[float, float, int]:
     """Return seconds, peak megabytes of all processes together, and the number of slices."""
     folder = Path(tempfile.mkdtemp())
     command = [sys.executable, "-m", "genretree", "prepare", str(source), str(folder / "store"), "--quiet", "--json"]
-    began = time.monotonic()
-    process = subprocess.Popen([*command, *words], stdout=subprocess.PIPE, text=True)
-    peak = 0.0
-    while process.poll() is None:
-        peak = max(peak, _megabytes(process.pid))
-        time.sleep(SAMPLE_SECONDS)
-    seconds = time.monotonic() - began
-    output = process.stdout.read() if process.stdout else ""
+    seconds, peak, output = measure([*command, *words])
     shutil.rmtree(folder)
     return seconds, peak, int(json.loads(output)["slices"])
-
-
-def _megabytes(pid: int) -> float:
-    total = 0
-    try:
-        parent = psutil.Process(pid)
-        for process in [parent, *parent.children(recursive=True)]:
-            total += process.memory_full_info().pss
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        pass
-    return total / 1e6
 
 
 def main() -> None:

@@ -344,10 +344,12 @@ def predict(
     from genretree.predict import predict as predict_files
     from genretree.progress import progress_bar
 
-    files = list(find_files(paths))
+    files: list[Path] = []
     for path in paths:
-        if path.is_dir() and not any(find_files([path])):
+        found = list(find_files([path]))
+        if not found:
             click.echo(f"{printable(path)}: no sound files in this folder", err=True)
+        files += found
     if csv_file is not None and str(csv_file) != "-" and not csv_file.absolute().parent.is_dir():
         raise click.ClickException(f"{csv_file}: there is no such folder to write into")
     if not files:

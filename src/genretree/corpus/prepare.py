@@ -27,6 +27,7 @@ from genretree.files import atomic_path, printable, sha256_file, write_text
 from genretree.machine import available_processors, worker_pool
 from genretree.progress import progress_bar
 from genretree.settings import HOP, RATE, ImageSettings
+from genretree.taxonomy import format_path
 
 
 @dataclass(frozen=True)
@@ -192,15 +193,15 @@ def _draw_all(jobs: Sequence[_Job], workers: int, progress: bool) -> dict[Path, 
 
 def _draw_in_pool(jobs: Sequence[_Job], workers: int, report: Callable[[_Job, Failure | None], None]) -> list[_Job]:
     """Draw in worker processes; returns the jobs that were unfinished when a worker died, in their order."""
-    unfinished: list[_Job] = []
+    broken: set[Future[Failure | None]] = set()
     with worker_pool(min(workers, len(jobs))) as pool:
         futures: dict[Future[Failure | None], _Job] = {pool.submit(_draw_safely, job): job for job in jobs}
         for future in as_completed(futures):
             try:
                 report(futures[future], future.result())
             except BrokenProcessPool:
-                unfinished.append(futures[future])
-    return sorted(unfinished, key=jobs.index)
+                broken.add(future)
+    return [job for future, job in futures.items() if future in broken]
 
 
 def _draw_safely(job: _Job) -> Failure | None:
@@ -293,7 +294,7 @@ def _track_table(manifest: Manifest, drawn: dict[Track, Any], settings: ImageSet
     table: dict[str, list[Any]] = {
         "path": [track.name for track in tracks],
         "file": [printable(track.path) for track in tracks],
-        "genre": [" > ".join(manifest.taxonomy.leaves[track.leaf]) for track in tracks],
+        "genre": [format_path(manifest.taxonomy.leaves[track.leaf]) for track in tracks],
         "leaf": [track.leaf for track in tracks],
         "group": [track.group for track in tracks],
         "sha256": [drawn[track]["sha256"] for track in tracks],

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from genretree.corpus.manifest import Failure
-from genretree.corpus.splits import Split
+from genretree.corpus.splits import Split, join_groups
 from genretree.errors import CorpusError
 from genretree.files import atomic_path, write_text
 from genretree.settings import ImageSettings
@@ -115,8 +115,6 @@ class Store:
     @cached_property
     def track_groups(self) -> NDArray[np.int64]:
         """Group number of every track; tracks with the same audio share one."""
-        from genretree.corpus.splits import join_groups
-
         return join_groups(self.tracks["group"], self.tracks["sha256"])
 
     def split(self, name: str = "default") -> Split:

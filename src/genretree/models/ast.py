@@ -55,14 +55,13 @@ class AstFamily:
         train: Examples, validation: Examples | None, taxonomy: Taxonomy, settings: Any, context: FitContext
     ) -> Fitted:
         """Train from a seeded random start, or fine-tune a checkpoint."""
-        chosen: AstSettings = settings
+        chosen = as_settings(settings, AstSettings)
         return fit_network(lambda: build_network(taxonomy, chosen), train, validation, chosen, context)
 
     @staticmethod
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> NetworkModel:
         """Read a trained network; needs no checkpoint."""
-        chosen: AstSettings = settings
-        as_settings(chosen, AstSettings)
+        chosen = as_settings(settings, AstSettings)
         if chosen.weights == NONE:
             small = ViTModel(read_config(ViTConfig, folder), add_pooling_layer=False)
             return load_weights(_assemble_small(small, taxonomy, chosen), folder)

@@ -48,7 +48,7 @@ class EfficientNetFamily:
         train: Examples, validation: Examples | None, taxonomy: Taxonomy, settings: Any, context: FitContext
     ) -> Fitted:
         """Fine-tune from the checkpoint, or train from a seeded random start with `weights="none"`."""
-        chosen: EfficientNetSettings = settings
+        chosen = as_settings(settings, EfficientNetSettings)
         return fit_network(lambda: build_network(taxonomy, chosen), train, validation, chosen, context)
 
     @staticmethod

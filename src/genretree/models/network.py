@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from genretree.taxonomy import Taxonomy
 
 WEIGHTS_FILE = "model.safetensors"
 BACKBONE_FILE = "backbone.json"
+Kind = TypeVar("Kind", bound=Settings)
 _MASK_REFERENCE_SIZE = 224  # pixels; mask widths are given for this image size, as published
 
 
@@ -186,7 +187,7 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
-def as_settings(settings: Any, kind: type[NetworkSettings]) -> NetworkSettings:
+def as_settings(settings: Any, kind: type[Kind]) -> Kind:
     """Check that settings are of the family's own kind."""
     if not isinstance(settings, kind):
         raise TypeError(f"expected {kind.__name__}, got {type(settings).__name__}")

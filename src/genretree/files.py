@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @contextmanager
@@ -28,6 +33,17 @@ def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file in one step."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def release_pages(array: NDArray[Any]) -> None:
+    """Give back the memory of what was read of a memory-mapped array; it is read again if need be.
+
+    Without it a pass over a large file ends with all of it in the process. Does nothing for other arrays, and where the
+    system knows no such call.
+    """
+    mapping = getattr(array, "_mmap", None)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def printable(name: str | os.PathLike[str]) -> str:

@@ -20,6 +20,14 @@ def available_processors() -> int:
     return os.cpu_count() or 1
 
 
+def fast_bf16() -> bool:
+    """Say whether the processor multiplies matrices of bf16 numbers itself; elsewhere it is slower than float32."""
+    import torch
+
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
 @contextmanager
 def worker_pool(workers: int) -> Iterator[Executor]:
     """Give a pool of fresh processes, each kept to one thread; on an error or an interrupt they are stopped at once.

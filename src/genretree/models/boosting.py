@@ -27,6 +27,8 @@ from genretree.settings import MODALITIES, Heads, Modality, Settings
 from genretree.taxonomy import Taxonomy
 
 PROJECTION_FILE = "projection.safetensors"
+_REDUCED_FILE = "reduced.bytes"
+_WHITE = np.float32(255)  # the projection is of pixels from 0 to 1
 _ITERATIONS_AT_A_TIME = 5
 _SECONDS_BETWEEN_DRAFTS = 30.0
 
@@ -152,17 +154,17 @@ class BoostingModel:
 # -- features ------------------------------------------------------------------------------------------------
 
 
-def flatten_images(images: NDArray[np.uint8], modalities: tuple[str, ...], size: int) -> Floats:
-    """Lay the chosen images, averaged down, end to end: shape (n, modalities * size * size), values 0 to 1."""
+def reduce_images(images: NDArray[np.uint8], modalities: tuple[str, ...], size: int) -> NDArray[np.uint8]:
+    """Lay the chosen images, averaged down, end to end: shape (n, modalities * size * size), grey levels 0 to 255."""
     import torch
     from torch.nn import functional
 
     chosen = images[:, [MODALITIES.index(name) for name in modalities]]
-    pixels = torch.from_numpy(np.ascontiguousarray(chosen)).float()
-    if pixels.shape[-1] != size:
-        pixels = functional.interpolate(pixels, size=(size, size), mode="area")
-    flat: Floats = (pixels / 255).reshape(len(images), -1).numpy()
-    return flat
+    if chosen.shape[-1] == size:
+        return np.ascontiguousarray(chosen).reshape(len(images), -1)
+    pixels = functional.interpolate(torch.from_numpy(chosen).float(), size=(size, size), mode="area")
+    reduced: NDArray[np.uint8] = pixels.round_().byte().reshape(len(images), -1).numpy()
+    return reduced
 
 
 def _fit_or_read_projection(
@@ -181,32 +183,32 @@ def _fit_or_read_projection(
 
 def _fit_projection(train: Examples, settings: BoostingSettings, context: FitContext) -> tuple[Floats, Floats, float]:
     """Fit standardisation and principal components; both become one matrix and one offset."""
-    rows = _FlatRows(train, settings)
+    rows = _reduce_all(train, settings, context)
     pca = StreamingPCA(settings.components, batch_size=settings.batch_size, random_state=settings.seed)
     with progress_bar(pca.n_batches(*rows.shape), "components", "batch", context.progress) as tick:
         pca.set_params(on_batch=tick).fit(rows)
+    (context.folder / _REDUCED_FILE).unlink()
     weights, offset = pca.affine()
-    return weights, offset, float(pca.explained_variance_ratio_.sum())
+    return weights * _WHITE, offset, float(pca.explained_variance_ratio_.sum())
 
 
-class _FlatRows:
-    """Training slices as rows of features, read when asked for."""
-
-    def __init__(self, examples: Examples, settings: BoostingSettings) -> None:
-        self.examples = examples
-        self.settings = settings
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self.examples), len(self.settings.modalities) * self.settings.image_size**2
-
-    def __getitem__(self, rows: slice) -> Floats:
-        images = self.examples.take(np.arange(len(self.examples))[rows])
-        return flatten_images(images, self.settings.modalities, self.settings.image_size)
+def _reduce_all(train: Examples, settings: BoostingSettings, context: FitContext) -> NDArray[np.uint8]:
+    """Average all training slices down into a file, as they are gone through several times; a byte a pixel."""
+    path = context.folder / _REDUCED_FILE
+    with (
+        path.open("wb") as stream,
+        progress_bar(len(train), "reduce", "slice", context.progress) as tick,
+    ):
+        for images in train.batches(settings.batch_size):
+            reduce_images(images, settings.modalities, settings.image_size).tofile(stream)
+            tick(len(images))
+    return np.memmap(path, mode="r", shape=(len(train), len(settings.modalities) * settings.image_size**2))
 
 
 def _project(images: NDArray[np.uint8], weights: Floats, offset: Floats, settings: BoostingSettings) -> Floats:
-    projected: Floats = flatten_images(images, settings.modalities, settings.image_size) @ weights + offset
+    pixels = reduce_images(images, settings.modalities, settings.image_size).astype(np.float32)
+    pixels /= _WHITE
+    projected: Floats = pixels @ weights + offset
     return projected
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.files import atomic_path
+from genretree.files import atomic_path, release_pages
 from genretree.settings import Heads, Settings
 from genretree.taxonomy import Taxonomy
 
@@ -50,6 +50,7 @@ class Examples:
         """Yield all images in order, `size` at a time."""
         for start in range(0, len(self.rows), size):
             yield np.asarray(self.images[self.rows[start : start + size]])
+            release_pages(self.images)
 
 
 @dataclass(frozen=True)

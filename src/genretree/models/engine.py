@@ -21,6 +21,7 @@ from transformers import logging as transformers_logging
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from genretree.errors import TrainingError
+from genretree.machine import fast_bf16
 from genretree.models.contract import Examples, FitContext, Fitted, write_history
 from genretree.models.network import GenreNetwork, NetworkModel, NetworkSettings, count_parameters
 from genretree.progress import progress_bar
@@ -107,8 +108,7 @@ def choose_precision(wanted: str) -> str:
         return wanted
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return "bf16" if known.get("avx512_bf16") or known.get("amx_bf16") else "float32"
+    return "bf16" if fast_bf16() else "float32"
 
 
 def find_checkpoint(folder: Path) -> Path | None:

@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
+
+from genretree.machine import fast_bf16
 
 Floats = NDArray[np.float32]
 
@@ -34,7 +37,8 @@ class StreamingPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     A scikit-learn estimator. Where the rows fit into 1 GB the components come from the eigenvectors of the rows' Gram
     matrix, which is exact and, with fewer rows than columns, far cheaper than a singular value decomposition. Beyond
-    that they come from randomised block power iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4), streamed.
+    that they come from randomised block power iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4), streamed, in
+    bf16 where the processor computes in it.
 
     Parameters
     ----------
@@ -105,21 +109,27 @@ class StreamingPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         passes = 2 if n * width * 4 <= _EXACT_BYTES else self.n_iter + 2
         return passes * -(-n // self.batch_size)
 
-    def _batches(self, X: Rows) -> Iterator[tuple[slice, Floats]]:
+    def _batches(self, X: Rows) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield the data once, as float32 copies of a few rows."""
         n = X.shape[0]
         for start in range(0, n, self.batch_size):
             rows = slice(start, min(start + self.batch_size, n))
-            yield rows, np.asarray(X[rows], dtype=np.float32)
+            yield rows, torch.tensor(X[rows], dtype=torch.float32)
             if self.on_batch is not None:
                 self.on_batch()
+
+    def _standardised(self, X: Rows) -> Iterator[tuple[slice, torch.Tensor]]:
+        mean, scale = torch.from_numpy(self.mean_).float(), torch.from_numpy(self.scale_).float()
+        for rows, batch in self._batches(X):
+            yield rows, batch.sub_(mean).div_(scale)
 
     def _fit_scale(self, X: Rows) -> None:
         n, width = X.shape
         mean, squares, seen = np.zeros(width), np.zeros(width), 0
         for _, batch in self._batches(X):  # Chan, Golub and LeVeque's update: no cancellation, unlike a sum of squares
-            count, batch_mean = len(batch), batch.mean(axis=0, dtype=np.float64)
-            step = batch_mean - mean
-            squares += ((batch - batch_mean.astype(np.float32)) ** 2).sum(axis=0, dtype=np.float64)
+            count, batch_mean = len(batch), batch.mean(dim=0)
+            squares += batch.sub_(batch_mean).square_().sum(dim=0).double().numpy()
+            step = batch_mean.double().numpy() - mean
             squares += step**2 * seen * count / (seen + count)
             mean += step * count / (seen + count)
             seen += count
@@ -127,18 +137,13 @@ class StreamingPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.spread_ = np.where(squares / n > 1e-12, np.sqrt(squares / n), 0.0)
         self.scale_ = np.where(self.spread_ > 0, self.spread_, 1.0)
 
-    def _standardise(self, batch: Floats) -> Floats:
-        batch -= self.mean_.astype(np.float32)
-        batch /= self.scale_.astype(np.float32)
-        return batch
-
     def _exact(self, X: Rows) -> tuple[Floats, NDArray[np.float64]]:
         from scipy.linalg import eigh
 
         n, width = X.shape
         rows = np.empty((n, width), dtype=np.float32)
-        for where, batch in self._batches(X):
-            rows[where] = self._standardise(batch.copy())
+        for where, batch in self._standardised(X):
+            rows[where] = batch.numpy()
         gram = (rows @ rows.T).astype(np.float64)
         values, vectors = eigh(gram, subset_by_index=(n - self.n_components_, n - 1))
         values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
@@ -149,22 +154,23 @@ class StreamingPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return components, values[keep] / n
 
     def _streamed(self, X: Rows) -> tuple[Floats, NDArray[np.float64]]:
-        from scipy.linalg import eigh, qr
-
         n, width = X.shape
         block = min(self.n_components_ + _OVERSAMPLING, n, width)
-        basis = np.random.default_rng(self.random_state).standard_normal((width, block), dtype=np.float32)
+        # The iterations only turn the basis towards the components, and bring it back each time: bf16 does for that.
+        kind = torch.bfloat16 if fast_bf16() else torch.float32
+        start = torch.Generator().manual_seed(self.random_state)
+        basis = torch.randn((width, block), generator=start)
         for _ in range(self.n_iter):
-            image = np.zeros((width, block), dtype=np.float32)
-            for _, batch in self._batches(X):
-                rows = self._standardise(batch.copy())
-                image += rows.T @ (rows @ basis)
-            basis = qr(image, mode="economic", overwrite_a=True, check_finite=False)[0]
-        gram = np.zeros((block, block))
-        for _, batch in self._batches(X):
-            projected = self._standardise(batch.copy()) @ basis
+            image, coarse = torch.zeros((width, block)), basis.to(kind)
+            for _, batch in self._standardised(X):
+                rows = batch.to(kind)
+                image += rows.T @ (rows @ coarse)
+            basis = torch.linalg.qr(image)[0]
+        gram = torch.zeros((block, block), dtype=torch.float64)
+        for _, batch in self._standardised(X):
+            projected = batch @ basis
             gram += projected.T @ projected
-        values, vectors = eigh(gram)
-        order = np.argsort(values)[::-1][: self.n_components_]
-        components = np.ascontiguousarray((basis @ vectors[:, order].astype(np.float32)).T)
-        return components, values[order] / n
+        values, vectors = torch.linalg.eigh(gram)
+        order = values.argsort(descending=True)[: self.n_components_]
+        components = (basis @ vectors[:, order].float()).T.contiguous()
+        return components.numpy(), values[order].numpy() / n

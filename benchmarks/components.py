@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,7 @@ def write_pictures(store: Store, path: Path, rows: int, size: int, seed: int = 0
     made.flush()
 
 
-def fit_published(rows: NDArray[np.uint8]) -> tuple[NDArray[np.float64], ...]:
+def fit_published(rows: NDArray[np.uint8]) -> tuple[NDArray[Any], ...]:
     """Return means, scales and components by the published loop."""
     from sklearn.decomposition import IncrementalPCA
     from sklearn.preprocessing import StandardScaler
@@ -67,13 +68,13 @@ def fit_published(rows: NDArray[np.uint8]) -> tuple[NDArray[np.float64], ...]:
     return scaler.mean_, scaler.scale_, pca.components_
 
 
-def fit_ours(rows: NDArray[np.uint8]) -> tuple[NDArray[np.float64], ...]:
+def fit_ours(rows: NDArray[np.uint8]) -> tuple[NDArray[Any], ...]:
     """Return means, scales and components by StreamingPCA."""
     pca = StreamingPCA(COMPONENTS, batch_size=BATCH).fit(rows)
     return pca.mean_, pca.scale_, pca.components_
 
 
-def explain(held_out: NDArray[np.uint8], *fitted: NDArray[np.float64]) -> float:
+def explain(held_out: NDArray[np.uint8], *fitted: NDArray[Any]) -> float:
     """Return the share of the variance of rows, standardised, that lies in the components' space."""
     mean, scale, components = (part.astype(np.float32) for part in fitted)
     lost = total = 0.0
@@ -135,7 +136,9 @@ def _measure(way: str, path: Path, held_out: int) -> dict[str, float]:
     command = [sys.executable, __file__, str(path), "--way", way, "--held-out", str(held_out)]
     _, peak, printed = measure(command)
     found: dict[str, float] = json.loads(printed)
-    print(f"{way}: {found['seconds']:.0f} s, explained {100 * found['explained']:.2f} %, peak {peak:.0f} MB", flush=True)
+    print(
+        f"{way}: {found['seconds']:.0f} s, explained {100 * found['explained']:.2f} %, peak {peak:.0f} MB", flush=True
+    )
     return found
 
 

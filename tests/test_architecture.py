@@ -19,6 +19,7 @@ ROOMS = [
     "models",
     "bundle",
     "train",
+    "recipe",
     "evaluate",
     "report",
     "compare",

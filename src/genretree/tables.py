@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from genretree.corpus.splits import PARTS
 from genretree.corpus.store import Store
 from genretree.evaluate import Evaluation, LevelScores
 from genretree.predict import Prediction
+from genretree.recipe import Recipe, Result
 from genretree.taxonomy import Taxonomy, format_path
 
 
@@ -110,6 +111,33 @@ def show_bundle(folder: Path, content: dict[str, Any]) -> None:
         split = training["split"]
         console.print(escape(f"data: {training['store']['source']}, split {split['name']}: {split['note']}"))
     console.print(_tree(Taxonomy.from_json(content["taxonomy"])))
+
+
+def show_recipes(recipes: Mapping[str, Recipe]) -> None:
+    """Print recipes with what they gave, the first figure of each."""
+    table = Table()
+    for column in ("recipe", "what", "first figure"):
+        table.add_column(column)
+    for name, recipe in recipes.items():
+        table.add_row(name, recipe.summary, _figure(recipe.results[0]) if recipe.results else "")
+    _console().print(table)
+
+
+def show_recipe(name: str, recipe: Recipe) -> None:
+    """Print one recipe in full."""
+    console = _console()
+    console.print(f"[bold]{name}[/] (family {recipe.family}): {escape(recipe.summary)}")
+    for line in recipe.command:
+        console.print(f"    {escape(line)}")
+    console.print(f"settings: {escape(', '.join(f'{key} {value}' for key, value in recipe.settings.items()))}")
+    console.print(f"time: {escape(recipe.time)}")
+    for result in recipe.results:
+        console.print(escape(_figure(result)))
+
+
+def _figure(result: Result) -> str:
+    levels = ", ".join(f"{level} {share:.1f}" for level, share in result.accuracy.items())
+    return f"{levels} % by {result.unit} ({result.data}, {result.split}, seed {result.seed})"
 
 
 def _tree(taxonomy: Taxonomy, counts: Sequence[int] | None = None) -> Tree:

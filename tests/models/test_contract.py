@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from genretree.bundle import Bundle, load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import BundleError, SettingsError
 from genretree.models import family_names, get_family
 from genretree.models.contract import Examples, FitContext
+from genretree.models.network import GenreNetwork
 from genretree.taxonomy import Taxonomy
 from genretree.train import examples, train
 from small_corpus import TREE
@@ -30,6 +33,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "ast": {"epochs": 8, "image_size": 32, "batch_size": 16, "learning_rate": 1e-3, "precision": "float32"},
     "boosting": {"epochs": 15, "image_size": 16, "components": 20, "min_samples_leaf": 5},
 }
+
+NETWORKS = [name for name in family_names() if name != "boosting"]
 
 
 @pytest.fixture(scope="session", params=[(name, heads) for name in family_names() for heads in ("tree", "independent")])
@@ -119,6 +124,39 @@ def test_a_bundle_of_another_family_is_refused(bundle: Bundle) -> None:
     family = get_family(other)
     with pytest.raises(BundleError):
         family.load(bundle.folder, bundle.taxonomy, family.settings_type.build())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("heads", ["tree", "independent"])
+def test_every_parameter_of_a_network_gets_a_gradient(name: str, heads: str, store: Store) -> None:
+    network = _build(name, store, heads=heads, dropout=0.0).train()
+    images = torch.from_numpy(np.array(store.images[:32]))
+    labels = torch.from_numpy(store.track_leaves[store.slice_tracks[:32]])
+    network(images, labels)["loss"].backward()
+    still = [name for name, item in network.named_parameters() if item.grad is None or not item.grad.any()]
+    assert not still
+
+
+def _build(name: str, store: Store, **changes: Any) -> GenreNetwork:
+    """Make a family's untrained network."""
+    family = get_family(name)
+    torch.manual_seed(0)
+    settings = family.settings_type.build({**QUICK[name], **changes})
+    network: GenreNetwork = import_module(family.__module__).build_network(store.taxonomy, settings)
+    return network
+
+
+@pytest.mark.parametrize("name", family_names())
+def test_it_can_learn_32_slices_by_heart(name: str, store: Store, tmp_path: Path) -> None:
+    plain = {"dropout": 0.0, "label_smoothing": [0.0], "mask_probability": 0.0, "epochs": 40, "batch_size": 8}
+    changes = {"min_samples_leaf": 2, "epochs": 40} if name == "boosting" else plain
+    learn = examples(store, store.split(), "train")
+    chosen = np.linspace(0, len(learn) - 1, 32).astype(int)
+    few = Examples(learn.images, learn.rows[chosen], learn.leaves[chosen], learn.tracks[chosen])
+    settings = get_family(name).settings_type.build({**QUICK[name], **changes})
+    fitted = get_family(name).fit(few, None, store.taxonomy, settings, FitContext(tmp_path))
+    leaves = fitted.model.predict_levels(few.take(np.arange(32)))[-1]
+    assert (leaves.argmax(axis=1) == few.leaves).all()
 
 
 def test_an_unknown_family_is_refused_with_the_likely_one() -> None:

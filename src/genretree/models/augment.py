@@ -34,6 +34,31 @@ def spec_augment(
     return images.masked_fill(blank & chosen, 0.0)
 
 
+def mix_pairs(images: Tensor, strength: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Mix each image with another of the batch (mixup, Zhang et al. 2018), with a share of its own.
+
+    Parameters
+    ----------
+    images : float tensor, shape (n, modalities, height, width)
+    strength : float
+        Both parameters of the beta distribution that the shares are drawn from; 0 mixes nothing.
+
+    Returns
+    -------
+    images : tensor of the same shape
+    partners : int64 tensor, shape (n,)
+        Which image was mixed in.
+    shares : float tensor, shape (n,)
+        How much of the image itself was kept, 0 to 1.
+    """
+    n = len(images)
+    if strength == 0:
+        return images, torch.arange(n, device=images.device), torch.ones(n, device=images.device)
+    partners = torch.randperm(n, device=images.device)
+    shares = torch.distributions.Beta(strength, strength).sample((n,)).to(images.device)
+    return torch.lerp(images[partners], images, shares[:, None, None, None]), partners, shares
+
+
 def _stripes(shape: tuple[int, int], length: int, count: int, widest: int, device: torch.device) -> Tensor:
     """Draw `count` random intervals along an axis of `length`; True inside, shape (*shape, length)."""
     widths = torch.randint(0, min(widest, length) + 1, (*shape, count, 1), device=device)

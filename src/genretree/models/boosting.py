@@ -49,6 +49,9 @@ class BoostingSettings(Settings):
     max_leaf_nodes: int = Field(63, ge=2)
     min_samples_leaf: int = Field(20, ge=1)
     l2_regularization: float = Field(0.0, ge=0)
+    balance: float = Field(
+        0.0, ge=0, le=1, description="weigh classes in the loss by their share of slices to minus this"
+    )
     epochs: int = Field(200, ge=1, description="most boosting iterations")
     patience: int = Field(10, ge=1, description="stop after so many iterations without a better validation loss")
     seed: int = Field(0, ge=0)
@@ -261,11 +264,13 @@ def _fit_classifier(
         random_state=settings.seed,
         warm_start=True,
     )
+    counts = np.bincount(truth)
+    weights = counts[truth] ** -settings.balance
     # A few iterations at a time, only so that progress can be shown; the result is that of a single call.
     saved = time.monotonic()
     while (before := getattr(classifier, "n_iter_", 0)) < settings.epochs:
         wanted = min(before + _ITERATIONS_AT_A_TIME, settings.epochs)
-        classifier.set_params(max_iter=wanted).fit(features, truth, **held)
+        classifier.set_params(max_iter=wanted).fit(features, truth, weights / weights.mean(), **held)
         tick(classifier.n_iter_ - before)
         if classifier.n_iter_ < wanted:
             break

@@ -23,6 +23,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from genretree.errors import TrainingError
 from genretree.machine import fast_bf16
 from genretree.models.contract import Examples, FitContext, Fitted, write_history
+from genretree.models.finetune import RAW_FILE, decay_by_layer, fine_tuning
 from genretree.models.network import GenreNetwork, NetworkModel, NetworkSettings, count_parameters
 from genretree.progress import progress_bar
 
@@ -59,22 +60,30 @@ def fit_network(
     keep_allocated_pages()
     set_seed(settings.seed)
     network = build()
+    network.balance_leaves(train.leaves)
+    if torch.cuda.is_available() and _world_size() > 1:
+        network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     arguments = _arguments(train, validation, settings, context)
     history = _History(context.folder / "history.csv")
+    checkpoint = find_checkpoint(_checkpoints(context), RAW_FILE if settings.averaging else None)
     trainer = Trainer(
         model=network,
         args=arguments,
         train_dataset=_SliceDataset(train),
         eval_dataset=_SliceDataset(validation) if validation is not None else None,
         data_collator=_collate,
-        optimizer_cls_and_kwargs=_optimizer(settings),
-        callbacks=[history, _Progress(context.progress), *_tensorboard(context.folder / "tensorboard")],
+        optimizer_cls_and_kwargs=_optimizer(network, settings),
+        callbacks=[
+            *fine_tuning(network, settings, checkpoint),
+            history,
+            _Progress(context.progress),
+            *_tensorboard(context.folder / "tensorboard"),
+        ],
     )
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     if validation is not None:
         trainer.add_callback(EarlyStoppingCallback(settings.patience))
-    checkpoint = find_checkpoint(_checkpoints(context))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*pin_memory.*")
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
@@ -111,8 +120,8 @@ def choose_precision(wanted: str) -> str:
     return "bf16" if fast_bf16() else "float32"
 
 
-def find_checkpoint(folder: Path) -> Path | None:
-    """Find the newest checkpoint that was written to its end (the trainer's state is its last file)."""
+def find_checkpoint(folder: Path, last: str | None = None) -> Path | None:
+    """Find the newest checkpoint that was written to its end, which is the trainer's state and then the file `last`."""
     numbered = {
         int(match[1]): path
         for path in folder.glob("checkpoint-*")
@@ -121,7 +130,10 @@ def find_checkpoint(folder: Path) -> Path | None:
     for step in sorted(numbered, reverse=True):
         try:
             json.loads((numbered[step] / "trainer_state.json").read_text(encoding="utf-8"))
+            whole = last is None or (numbered[step] / last).exists()
         except (OSError, ValueError):
+            whole = False
+        if not whole:
             shutil.rmtree(numbered[step])  # cut off while being written; the one before it is whole
             continue
         return numbered[step]
@@ -132,8 +144,7 @@ def _arguments(
     train: Examples, validation: Examples | None, settings: NetworkSettings, context: FitContext
 ) -> TrainingArguments:
     precision = choose_precision(settings.precision)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    steps = -(-len(train) // (settings.batch_size * world))
+    steps = -(-len(train) // (settings.batch_size * _world_size()))
     updates_per_epoch = max(1, -(-steps // settings.accumulate))
     # A lone slice at the end of an epoch can't be batch-normalised.
     lonely = len(train) % settings.batch_size == 1
@@ -184,9 +195,16 @@ def _checkpoints(context: FitContext) -> Path:
     return context.folder / "checkpoints"
 
 
-def _optimizer(settings: NetworkSettings) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+def _optimizer(network: GenreNetwork, settings: NetworkSettings) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind, {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    if settings.layer_decay < 1:
+        options["params"] = decay_by_layer(network, settings)
+    return kind, options
+
+
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 class _SliceDataset(Dataset[Any]):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genretree.errors import BundleError
-from genretree.models.augment import spec_augment
+from genretree.models.augment import mix_pairs, spec_augment
 from genretree.models.contract import LevelProbabilities
 from genretree.models.tree_head import TreeHead
 from genretree.settings import MODALITIES, Heads, Modality, Settings
@@ -41,8 +41,21 @@ class NetworkSettings(Settings):
     time_mask_width: int = Field(36, ge=0, description="greatest width, in pixels of a 224-pixel image")
     frequency_masks: int = Field(2, ge=0)
     frequency_mask_width: int = Field(24, ge=0, description="greatest width, in pixels of a 224-pixel image")
+    mixup: float = Field(
+        0.0, ge=0, description="mix pairs of slices; how much, as both parameters of a beta distribution"
+    )
+    balance: float = Field(
+        0.0, ge=0, le=1, description="weigh leaves in the loss by their share of slices to minus this"
+    )
     optimizer: Literal["adam", "adamw"] = "adamw"
     learning_rate: float = Field(2e-4, gt=0)
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="each layer of the backbone learns this much slower than the next"
+    )
+    frozen_epochs: int = Field(0, ge=0, description="epochs in which only the head learns")
+    averaging: float = Field(
+        0.0, ge=0, lt=1, description="keep a moving average of the weights: share kept at each update"
+    )
     weight_decay: float = Field(5e-4, ge=0)
     epochs: int = Field(30, ge=1)
     warmup_epochs: float = Field(5, ge=0, description="linear, at most a quarter of the epochs; then cosine to 0")
@@ -83,6 +96,7 @@ class GenreNetwork(nn.Module):
 
     mean: Tensor
     scale: Tensor
+    leaf_weights: Tensor
 
     def __init__(
         self,
@@ -99,6 +113,13 @@ class GenreNetwork(nn.Module):
         self.channels = [MODALITIES.index(name) for name in settings.modalities]
         for name, value in (("mean", mean), ("scale", scale)):
             self.register_buffer(name, torch.as_tensor(value).float().reshape(1, -1, 1, 1), persistent=False)
+        self.register_buffer("leaf_weights", torch.ones(head.widths[-1]), persistent=False)
+
+    def balance_leaves(self, leaves: NDArray[np.int64]) -> None:
+        """Weigh leaves in the loss as the setting `balance` asks, by training slices of shape (n,); their mean is 1."""
+        counts = np.bincount(leaves, minlength=len(self.leaf_weights))
+        weights = np.maximum(counts, 1) ** -float(self.settings.balance)
+        self.leaf_weights.copy_(torch.from_numpy(weights / weights[leaves].mean()))
 
     def read_images(self, images: Tensor) -> Tensor:
         """Turn stored uint8 images (n, 3, size, size) into the backbone's input, about -2 to 2."""
@@ -113,12 +134,19 @@ class GenreNetwork(nn.Module):
     def forward(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         """Score images; with leaf indices as labels, give the loss too."""
         pixels = self.read_images(images)
-        if self.training:
-            pixels = self._mask(pixels)
-        scores = self.backbone(pixels)
+        if not self.training:
+            scores = self.backbone(pixels)
+            return {"scores": scores} if labels is None else {"loss": self.head.loss(scores, labels), "scores": scores}
+        pixels = self._mask(pixels)
         if labels is None:
-            return {"scores": scores}
-        return {"loss": self.head.loss(scores, labels), "scores": scores}
+            return {"scores": self.backbone(pixels)}
+        pixels, partners, shares = mix_pairs(pixels, self.settings.mixup)
+        scores = self.backbone(pixels)
+        loss = shares * self._weighed(scores, labels) + (1 - shares) * self._weighed(scores, labels[partners])
+        return {"loss": loss.mean(), "scores": scores}
+
+    def _weighed(self, scores: Tensor, labels: Tensor) -> Tensor:
+        return self.leaf_weights[labels] * self.head.losses(scores, labels)
 
     def _mask(self, pixels: Tensor) -> Tensor:
         chosen = self.settings

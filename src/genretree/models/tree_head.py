@@ -59,17 +59,21 @@ class TreeHead(nn.Module):
         ]
 
     def loss(self, scores: Tensor, leaves: Tensor) -> Tensor:
-        """Mean over the levels of the smoothed cross-entropy, for true leaf indices of shape (n,)."""
+        """Mean of `losses` over the slices."""
+        return self.losses(scores, leaves).mean()
+
+    def losses(self, scores: Tensor, leaves: Tensor) -> Tensor:
+        """Mean over the levels of the smoothed cross-entropy, for true leaf indices of shape (n,): shape (n,)."""
         nodes = self.get_buffer("ancestors")[leaves]
         losses = [
             _smoothed_cross_entropy(log_probabilities, nodes[:, level], self.smoothing[level])
             for level, log_probabilities in enumerate(self.log_probabilities(scores))
             if log_probabilities.shape[1] > 1
         ]
-        return torch.stack(losses).mean()
+        return torch.stack(losses).mean(dim=0)
 
 
 def _smoothed_cross_entropy(log_probabilities: Tensor, target: Tensor, smoothing: float) -> Tensor:
     """Cross-entropy against (1 - s) on the true class and s spread evenly (Szegedy et al. 2016, as in PyTorch)."""
     true = log_probabilities.gather(1, target[:, None]).squeeze(1)
-    return -((1 - smoothing) * true + smoothing * log_probabilities.mean(dim=1)).mean()
+    return -((1 - smoothing) * true + smoothing * log_probabilities.mean(dim=1))

@@ -1,0 +1,190 @@
+"""Commands that make stores: compose, prepare, split."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from genretree.cli.options import FOLDER, quiet_option, refuse
+from genretree.errors import SettingsError
+
+if TYPE_CHECKING:
+    from genretree.corpus.manifest import Failure
+    from genretree.corpus.store import Store
+
+
+@click.command()
+@click.argument("out", type=FOLDER)
+@click.option("--seed", default=0, show_default=True, help="The same seed gives the same music.")
+@click.option("--artists", type=int, help="Artists for each of the 16 leaves.")
+@click.option("--tracks", type=int, help="Tracks for each artist.")
+@click.option("--seconds", type=float, help="Length of a track.")
+@click.option("--format", "audio_format", type=click.Choice(["flac", "wav", "ogg"]), help="Sound file format.")
+@click.option("--workers", type=int, help="Processes; by default one for each processor.")
+@quiet_option
+def compose(out: Path, seed: int, workers: int | None, quiet: bool, audio_format: str | None, **numbers: Any) -> None:
+    """Compose music for all 16 leaves of the ccmusic tree into OUT, as sound files and a tracks.csv."""
+    from genretree.corpus.composed import ComposeSettings, compose_corpus
+
+    given = {"seed": seed, "format": audio_format, **numbers}
+    settings = ComposeSettings.build({name: value for name, value in given.items() if value is not None})
+    csv_path = compose_corpus(out, settings, workers=workers, progress=not quiet)
+    click.echo(f"Wrote {csv_path}. Next: genretree prepare {csv_path} STORE --group artist")
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("store", type=FOLDER)
+@click.option("--tree", help="A tree file (YAML) or 'ccmusic'; by default it is inferred from folders or columns.")
+@click.option("--group", help="What never stands on both sides of a split: artist, album or another column.")
+@click.option("--levels", help="The CSV's level columns from the top down, with commas, where not level_1, level_2 ...")
+@click.option("--depth", type=click.IntRange(1, 4), help="For a folder: how many folder levels are genres.")
+@click.option("--size", type=int, help="Height and width of the stored images in pixels.  [default: 224]")
+@click.option("--slice-seconds", type=float, help="Length of a slice.  [default: 11.4]")
+@click.option("--engine", default="auto", show_default=True, help="Engine for the spectra.")
+@click.option("--salvage", is_flag=True, help="Use what can be decoded of truncated files.")
+@click.option("--stream", is_flag=True, help="From the Hub: keep no copy of its 4.6 GB of Arrow files.")
+@click.option("--workers", type=click.IntRange(1), help="Processes; by default one for each processor.")
+@click.option("--seed", default=0, show_default=True, help="Of the default split.")
+@click.option("--overwrite", is_flag=True, help="Replace a store that was made from something else.")
+@click.option("--strict", is_flag=True, help="Exit with status 1 if any track failed.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+@quiet_option
+def prepare(
+    source: Path,
+    store: Path,
+    tree: str | None,
+    group: str | None,
+    levels: str | None,
+    depth: int | None,
+    size: int | None,
+    slice_seconds: float | None,
+    engine: str,
+    salvage: bool,
+    stream: bool,
+    workers: int | None,
+    seed: int,
+    overwrite: bool,
+    strict: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Draw mel, CQT and chroma images of all music in SOURCE (a folder of genres or a CSV) into STORE.
+
+    SOURCE may also be ccmusic-database/music_genre, or a copy of that data set's folder: its images are read instead.
+    Go on after an interruption by calling it again. Files that can't be used are listed at the end and left out.
+    """
+    from genretree.corpus.ccmusic import is_dataset, prepare_dataset
+    from genretree.corpus.manifest import read_manifest
+    from genretree.corpus.prepare import prepare as prepare_store
+    from genretree.settings import ImageSettings
+    from genretree.taxonomy import Taxonomy
+
+    given = {"size": size, "slice_seconds": slice_seconds}
+    settings = ImageSettings.build({name: value for name, value in given.items() if value is not None})
+    common: dict[str, Any] = {"workers": workers, "overwrite": overwrite, "progress": not quiet}
+    if is_dataset(source):
+        drawn = "a data set of drawn slices"
+        refuse(drawn, tree=tree not in (None, "ccmusic"), group=group, levels=levels, depth=depth)
+        refuse(drawn, engine=engine != "auto", salvage=salvage, seed=seed)
+        made = prepare_dataset(source, store, settings, stream=stream or None, **common)
+    else:
+        refuse("music in files", stream=stream)
+        taxonomy = None if tree is None else Taxonomy.load(tree)
+        columns = None if levels is None else [name.strip() for name in levels.split(",")]
+        manifest = read_manifest(source, taxonomy, group, columns, depth, progress=not quiet)
+        made = prepare_store(manifest, store, settings, engine=engine, salvage=salvage, seed=seed, **common)
+    if as_json:
+        click.echo(json.dumps(describe_store(made), ensure_ascii=False))
+    else:
+        click.echo(
+            f"{made.folder}: {made.n_tracks} tracks, {made.n_slices} slices, grouped by {made.facts.group_by}, "
+            f"{len(made.failures)} failed."
+        )
+        _echo_failures(made.failures)
+        _echo_empty_parts(made)
+    if strict and made.failures:
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("store", type=FOLDER)
+@click.option("--name", default=None, help="Name of the split.  [default: default, folds or slices]")
+@click.option(
+    "--protocol",
+    type=click.Choice(["group", "slice"]),
+    default="group",
+    show_default=True,
+    help="slice: cut slices at random as the published study did; leaks, for comparison only.",
+)
+@click.option("--folds", type=click.IntRange(2), help="Make k splits for cross-validation, NAME-0 to NAME-(k-1).")
+@click.option("--test", "test_share", type=float, help="Share held out for test.  [default: 0.2; 0.1 by slices]")
+@click.option("--validation", "validation_share", type=float, help="[default: 0.15; 0.1 by slices]")
+@click.option("--seed", default=0, show_default=True)
+def split(
+    store: Path,
+    name: str | None,
+    protocol: str,
+    folds: int | None,
+    test_share: float | None,
+    validation_share: float | None,
+    seed: int,
+) -> None:
+    """Cut STORE into train, validation and test; no group stands on both sides."""
+    from genretree.corpus.splits import fold_groups, split_groups, split_slices
+    from genretree.corpus.store import Store
+
+    opened = Store(store)
+    leaves, groups = opened.track_leaves, opened.track_groups
+    if protocol == "slice" and folds:
+        raise SettingsError("--folds goes with the protocol 'group'")
+    if protocol == "group" and opened.facts.group_by == "slice":
+        raise SettingsError(f"{store}: its slices carry no track or artist, so no split of it can be group-disjoint")
+    # What isn't given stays at the functions' own defaults: 80/10/10 by slices, as published.
+    given = {"test": None if folds else test_share, "validation": validation_share, "name": name}
+    options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if protocol == "slice":
+        made = [split_slices(leaves[opened.slice_tracks], seed=seed, **options)]
+    elif folds:
+        made = fold_groups(leaves, groups, folds=folds, seed=seed, **{"name": "folds", **options})
+    else:
+        made = [split_groups(leaves, groups, seed=seed, **options)]
+    for item in made:
+        item.save(store / "splits")
+        counts = ", ".join(f"{item.parts.count(part)} {part}" for part in ("train", "validation", "test"))
+        unit = "slices" if item.protocol == "slice" else "tracks"
+        click.echo(f"{item.name}: {counts} ({unit}). {item.note}")
+
+
+def describe_store(store: Store) -> dict[str, Any]:
+    """Give what `info --json` says of a store."""
+    from dataclasses import asdict
+
+    return {
+        "folder": str(store.folder),
+        "tracks": store.n_tracks,
+        "slices": store.n_slices,
+        "padded_slices": int(store.padded.sum()),
+        "silent_slices": int(store.silent.sum()),
+        "facts": asdict(store.facts),
+        "images": store.settings.model_dump(),
+        "taxonomy": store.taxonomy.to_json(),
+        "splits": store.split_names(),
+        "failures": [asdict(failure) for failure in store.failures],
+    }
+
+
+def _echo_failures(failures: Sequence[Failure]) -> None:
+    for failure in failures:
+        click.echo(f"failed ({failure.kind}): {failure.message}", err=True)
+
+
+def _echo_empty_parts(store: Store) -> None:
+    empty = [part for part in ("validation", "test") if part not in store.split().parts]
+    if empty:
+        click.echo(f"Too few groups to hold out a part for {' and '.join(empty)}.", err=True)

@@ -1,0 +1,168 @@
+"""Commands that make bundles and figures: train, evaluate, compare, recipes, quickstart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from genretree.cli.options import FOLDER, parse_assignments, quiet_option
+from genretree.errors import SettingsError
+
+
+@click.command()
+@click.option(
+    "--out", type=FOLDER, default=Path("quickstart"), show_default=True, help="Folder for everything it makes."
+)
+@click.option("--seed", default=0, show_default=True)
+@quiet_option
+def quickstart(out: Path, seed: int, quiet: bool) -> None:
+    """Do the whole job on the built-in composed corpus, in a few minutes."""
+    from genretree.quickstart import run_quickstart
+
+    run_quickstart(out, seed=seed, progress=not quiet)
+
+
+@click.command()
+@click.argument("store", type=FOLDER)
+@click.option("--model", "family", help="cnn, efficientnet-b0, ast or boosting.")
+@click.option("--recipe", "recipe_name", help="Settings by name (see: genretree recipes) or a YAML file.")
+@click.option("--out", type=FOLDER, required=True, help="Folder of the bundle to make.")
+@click.option("--split", "split_name", default="default", show_default=True, help="Which of the store's splits.")
+@click.option("--epochs", type=int, help="Most epochs (iterations for boosting).")
+@click.option(
+    "--heads", type=click.Choice(["tree", "independent"]), help="independent: the published form, for comparison."
+)
+@click.option("--weights", help="efficientnet-b0, ast: a checkpoint to start from (Hub name or folder), or none.")
+@click.option("--seed", type=int, help="Of initial weights, order and augmentation.")
+@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Any other setting; may be repeated.")
+@click.option("--restart", is_flag=True, help="Don't go on with an interrupted run.")
+@click.option("--overwrite", is_flag=True, help="Replace the bundle if it exists.")
+@quiet_option
+def train(
+    store: Path,
+    family: str | None,
+    recipe_name: str | None,
+    out: Path,
+    split_name: str,
+    assignments: Sequence[str],
+    restart: bool,
+    overwrite: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Train a model on STORE; after an interruption the same command goes on from the last checkpoint."""
+    from genretree.corpus.store import Store
+    from genretree.models import get_family
+    from genretree.recipe import Recipe
+    from genretree.train import train as train_bundle
+
+    if (family is None) == (recipe_name is None):
+        raise SettingsError("give either --model or --recipe")
+    settings: dict[str, Any] = {}
+    if recipe_name is not None:
+        recipe = Recipe.load(recipe_name)
+        family, settings = recipe.family, dict(recipe.settings)
+    assert family is not None
+    settings.update({name: value for name, value in given.items() if value is not None})
+    settings.update(parse_assignments(assignments))
+    kind = get_family(family)
+    chosen = kind.settings_type.build(settings)
+    bundle = train_bundle(
+        Store(store), family, out, chosen, split=split_name, restart=restart, overwrite=overwrite, progress=not quiet
+    )
+    facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in bundle.training["facts"].items())
+    click.echo(f"{out}: {family} trained in {bundle.training['seconds']:.0f} s ({facts}).")
+    click.echo(f"Next: genretree evaluate {out} {store} --out REPORT")
+
+
+@click.command()
+@click.argument("bundle", type=FOLDER)
+@click.argument("store", type=FOLDER)
+@click.option("--part", type=click.Choice(["test", "validation", "train", "all"]), default="test", show_default=True)
+@click.option(
+    "--split", "split_name", help="Which of the store's splits; by default the one the bundle was trained with."
+)
+@click.option("--out", type=FOLDER, required=True, help="Folder for metrics.json, report.html and pictures.")
+@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--json", "as_json", is_flag=True, help="Print metrics.json too.")
+@quiet_option
+def evaluate(
+    bundle: Path, store: Path, part: str, split_name: str | None, out: Path, seed: int, as_json: bool, quiet: bool
+) -> None:
+    """Measure how right BUNDLE is on STORE, by slice and by track, with intervals over groups."""
+    from genretree.bundle import load_bundle
+    from genretree.corpus.store import Store
+    from genretree.evaluate import evaluate as evaluate_bundle
+    from genretree.report import save_evaluation
+    from genretree.tables import show_evaluations
+
+    found = evaluate_bundle(
+        load_bundle(bundle), Store(store), part=part, split=split_name, seed=seed, progress=not quiet
+    )
+    report = save_evaluation(found, out)
+    if as_json:
+        click.echo((out / "metrics.json").read_text(encoding="utf-8"))
+        return
+    show_evaluations([found])
+    click.echo(f"Report: {report}")
+
+
+@click.command()
+@click.argument("store", type=FOLDER)
+@click.option("--models", default="all", show_default=True, help="Families with commas between them, or all.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for bundles, reports and the results table.")
+@click.option("--split", "split_name", default="default", show_default=True, help="Which of the store's splits.")
+@click.option("--seed", default=0, show_default=True, help="Of training and of the bootstrap.")
+@click.option("--recipes", "kind", help="Which recipes: published or ours; by default the families' own settings.")
+@click.option("--set", "assignments", multiple=True, metavar="MODEL:NAME=VALUE", help="A family's setting; repeatable.")
+@quiet_option
+def compare(
+    store: Path,
+    models: str,
+    out: Path,
+    split_name: str,
+    seed: int,
+    kind: str | None,
+    assignments: Sequence[str],
+    quiet: bool,
+) -> None:
+    """Train and evaluate several families on STORE and write the results table; goes on where it stopped."""
+    from genretree.compare import compare as compare_families
+    from genretree.compare import format_markdown
+    from genretree.corpus.store import Store
+    from genretree.models import family_names
+    from genretree.recipe import Recipe
+
+    chosen = family_names() if models == "all" else [name.strip() for name in models.split(",")]
+    settings: dict[str, dict[str, Any]] = {}
+    if kind is not None:
+        settings = {name: dict(Recipe.load(f"{name}-{kind}").settings) for name in chosen}
+    for text in assignments:
+        family, colon, assignment = text.partition(":")
+        if not colon:
+            raise SettingsError(f"--set takes MODEL:NAME=VALUE here, not '{text}'")
+        settings.setdefault(family, {}).update(parse_assignments([assignment]))
+    rows = compare_families(Store(store), out, chosen, settings, split=split_name, seed=seed, progress=not quiet)
+    click.echo(format_markdown(rows))
+    click.echo(f"Report: {out / 'results.html'}")
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def recipes(name: str | None, as_json: bool) -> None:
+    """List the recipes for `train --recipe`, or show the recipe NAME with its command, time and figures."""
+    from genretree.recipe import Recipe, recipe_names
+    from genretree.tables import show_recipe, show_recipes
+
+    found = {each: Recipe.load(each) for each in ([name] if name else recipe_names())}
+    if as_json:
+        click.echo(json.dumps({each: recipe.model_dump(mode="json") for each, recipe in found.items()}, indent=1))
+    elif name:
+        show_recipe(name, found[name])
+    else:
+        show_recipes(found)

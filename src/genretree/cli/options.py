@@ -1,0 +1,51 @@
+"""What the commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from genretree.errors import SettingsError
+
+FOLDER = click.Path(path_type=Path)
+
+
+def quiet_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option `--quiet`."""
+    return click.option("--quiet", is_flag=True, help="Show no progress bars.")(command)
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Read the words NAME=VALUE of `--set`, each value as YAML."""
+    import yaml
+
+    values = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise SettingsError(f"--set takes NAME=VALUE, not '{text}'")
+        try:
+            values[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SettingsError(f"--set {name.strip()}: '{value}' is no value ({error})") from error
+    return values
+
+
+def refuse(source: str, **given: Any) -> None:
+    """Refuse options that say nothing about this kind of source, rather than leave them out silently."""
+    unfit = [f"--{name}" for name, value in given.items() if value]
+    if unfit:
+        raise SettingsError(f"{', '.join(unfit)}: not for {source}")
+
+
+def write_or_print(path: Path, text: str) -> None:
+    """Write a file, or to standard output for '-'."""
+    from genretree.files import write_text
+
+    if str(path) == "-":
+        click.echo(text, nl=False)
+    else:
+        write_text(path, text)

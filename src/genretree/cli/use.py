@@ -1,0 +1,105 @@
+"""Commands that use bundles: predict, info."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from genretree.cli.data import describe_store
+from genretree.cli.options import FOLDER, quiet_option, write_or_print
+from genretree.files import printable
+
+if TYPE_CHECKING:
+    from genretree.predict import Prediction, PredictionError
+
+
+@click.command()
+@click.argument("bundle", type=FOLDER)
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each file.")
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write a table; '-' for standard output.")
+@click.option(
+    "--top", type=click.IntRange(1), default=3, show_default=True, help="How many alternatives to give at each level."
+)
+@click.option("--salvage", is_flag=True, help="Use what can be decoded of truncated files.")
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Files worked on at a time.")
+@quiet_option
+def predict(
+    bundle: Path,
+    paths: Sequence[Path],
+    as_json: bool,
+    csv_file: Path | None,
+    top: int,
+    salvage: bool,
+    workers: int,
+    quiet: bool,
+) -> None:
+    """Name the genre path of every sound file in PATHS (files or folders).
+
+    A bad file is reported and the others go on; the exit status is 1 if any failed.
+    """
+    from genretree.bundle import load_bundle
+    from genretree.predict import PredictionError, find_files, write_csv
+    from genretree.predict import predict as predict_files
+    from genretree.progress import progress_bar
+
+    files: list[Path] = []
+    for path in paths:
+        found = list(find_files([path]))
+        if not found:
+            click.echo(f"{printable(path)}: no sound files in this folder", err=True)
+        files += found
+    if csv_file is not None and str(csv_file) != "-" and not csv_file.absolute().parent.is_dir():
+        raise click.ClickException(f"{csv_file}: there is no such folder to write into")
+    if not files:
+        raise click.ClickException(f"no sound files in {', '.join(map(str, paths))}")
+    loaded = load_bundle(bundle)
+    results: list[Prediction | PredictionError] = []
+    with progress_bar(len(files), "predict", "file", not quiet and len(files) > 1) as tick:
+        for result in predict_files(loaded, files, top=top, salvage=salvage, workers=workers):
+            if as_json:
+                click.echo(json.dumps(result.to_json(), ensure_ascii=False))
+            results.append(result)
+            tick()
+    if csv_file is not None:
+        write_or_print(csv_file, write_csv(results, loaded.taxonomy.levels))
+    elif not as_json:
+        _show_predictions(results)
+    failed = [result for result in results if isinstance(result, PredictionError)]
+    for item in failed:
+        click.echo(f"failed ({item.kind}): {item.message}", err=True)
+    if failed:
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def info(folder: Path, as_json: bool) -> None:
+    """Say what a STORE or a BUNDLE holds."""
+    from genretree.bundle import read_description
+    from genretree.corpus.store import Store
+    from genretree.tables import show_bundle, show_store
+
+    if (folder / "bundle.json").exists():
+        content = read_description(folder)
+        click.echo(json.dumps(content, indent=1, ensure_ascii=False)) if as_json else show_bundle(folder, content)
+        return
+    if not (folder / "store.json").exists():
+        raise click.ClickException(f"{folder}: neither a store nor a bundle")
+    store = Store(folder)
+    click.echo(json.dumps(describe_store(store), indent=1, ensure_ascii=False)) if as_json else show_store(store)
+
+
+def _show_predictions(results: Sequence[Prediction | PredictionError]) -> None:
+    from genretree.predict import Prediction
+    from genretree.tables import show_prediction
+
+    for result in results:
+        if isinstance(result, Prediction):
+            show_prediction(result)

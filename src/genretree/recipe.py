@@ -1,0 +1,101 @@
+"""Recipes: how a family is trained, for what data, and what came of it, each a YAML file."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import Field
+
+from genretree.errors import SettingsError
+from genretree.models import get_family
+from genretree.settings import Settings
+
+_SUFFIX = ".yaml"
+
+
+class Result(Settings):
+    """What a recipe gave: on which data, how cut, where, in what time."""
+
+    data: str
+    split: str = Field(description="how the tracks were cut, and how many were tested")
+    machine: str
+    seed: int = Field(ge=0)
+    seconds: float | None = Field(None, description="of training")
+    unit: str = Field(description="slice or track")
+    accuracy: dict[str, float] = Field(description="in %, by level")
+
+
+class Recipe(Settings):
+    """A family's settings with the command that uses them.
+
+    Parameters
+    ----------
+    family : str
+    summary : str
+        One line.
+    settings : mapping
+        Every setting that is not the family's default.
+    command : list of str
+        What to type, from the data to the figure.
+    time : str
+        How long training takes, and on what.
+    results : list of Result
+        The figures obtained; empty where it has not been run at full size.
+    """
+
+    family: str
+    summary: str
+    settings: dict[str, Any]
+    command: tuple[str, ...] = Field(min_length=1)
+    time: str
+    results: tuple[Result, ...] = ()
+
+    @classmethod
+    def load(cls, name: str | Path) -> Self:
+        """Read a recipe by its name, or by the path of a YAML file.
+
+        Raises
+        ------
+        SettingsError
+            For an unknown name (with the likely intended one), a file that is no recipe, or a setting the family lacks.
+        """
+        path = Path(name)
+        if path.suffix in (".yaml", ".yml"):
+            if not path.is_file():
+                raise SettingsError(f"{path}: no such recipe file")
+            return cls._parse(path.read_text(encoding="utf-8"), str(path))
+        known = recipe_names()
+        if str(name) not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(known)}"
+            raise SettingsError(f"no recipe '{name}'; {hint}")
+        text = (_folder() / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
+        return cls._parse(text, str(name))
+
+    @classmethod
+    def _parse(cls, text: str, where: str) -> Self:
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise SettingsError(f"{where}: not YAML ({error})") from error
+        if not isinstance(content, dict):
+            raise SettingsError(f"{where}: no recipe; it needs family, summary, settings, command and time")
+        try:
+            recipe = cls.build(content)
+            get_family(recipe.family).settings_type.build(recipe.settings)
+        except SettingsError as error:
+            raise SettingsError(f"{where}: {error}") from error
+        return recipe
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(item.name.removesuffix(_SUFFIX) for item in _folder().iterdir() if item.name.endswith(_SUFFIX))
+
+
+def _folder() -> Any:
+    return resources.files("genretree") / "recipes"

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from genretree.corpus.store import Store
+from genretree.models import engine
+from genretree.models.augment import mix_pairs
+from genretree.models.cnn import CnnSettings, build_network
+from genretree.models.contract import FitContext, Fitted
+from genretree.models.efficientnet import EfficientNetSettings
+from genretree.models.efficientnet import build_network as build_efficientnet
+from genretree.models.finetune import RAW_FILE, decay_by_layer
+from genretree.models.network import GenreNetwork
+from genretree.models.tree_head import TreeHead
+from genretree.train import examples
+from small_corpus import TREE
+
+BASE = {"image_size": 32, "batch_size": 16, "precision": "float32", "warmup_epochs": 0}
+
+
+def _fit(store: Store, folder: Path, **values: object) -> Fitted:
+    settings = CnnSettings.build({**BASE, **values})
+    split = store.split()
+    learn, check = examples(store, split, "train"), examples(store, split, "validation")
+    return engine.fit_network(
+        lambda: build_network(store.taxonomy, settings), learn, check, settings, FitContext(folder)
+    )
+
+
+def _weights(fitted: Fitted) -> dict[str, torch.Tensor]:
+    model: Any = fitted.model
+    return dict(model.network.named_parameters())
+
+
+def test_mixed_images_lie_between_their_parents() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(64, 3, 8, 8)
+    mixed, partners, shares = mix_pairs(images, 0.5)
+    torch.testing.assert_close(
+        mixed, shares[:, None, None, None] * images + (1 - shares[:, None, None, None]) * images[partners]
+    )
+    assert shares.min() < 0.1
+    assert shares.max() > 0.9
+    same, _, ones = mix_pairs(images, 0.0)
+    assert same is images
+    assert (ones == 1).all()
+
+
+def test_a_mixed_slice_is_asked_for_both_genres(store: Store) -> None:
+    settings = CnnSettings.build({**BASE, "mixup": 100.0, "dropout": 0.0, "mask_probability": 0.0})
+    torch.manual_seed(0)
+    network = build_network(TREE, settings).train()
+    images = torch.from_numpy(np.array(store.images[:16]))
+    labels = torch.arange(16) % 5
+    torch.manual_seed(1)
+    found = network(images, labels)
+    torch.manual_seed(1)
+    pixels = network._mask(network.read_images(images))  # draws before the mixture does
+    _, partners, shares = mix_pairs(pixels, 100.0)
+    losses = network.head.losses(found["scores"], labels), network.head.losses(found["scores"], labels[partners])
+    expected = (shares * losses[0] + (1 - shares) * losses[1]).mean()
+    torch.testing.assert_close(found["loss"], expected)
+
+
+def test_a_rare_leaf_weighs_more_and_the_mean_slice_one() -> None:
+    leaves = np.array([0] * 90 + [1] * 10)
+    network = build_network(TREE, CnnSettings.build({**BASE, "balance": 1.0}))
+    network.balance_leaves(leaves)
+    weights = network.leaf_weights.numpy()
+    assert weights[1] / weights[0] == pytest.approx(9)
+    assert weights[leaves].mean() == pytest.approx(1)
+    halved = build_network(TREE, CnnSettings.build({**BASE, "balance": 0.5}))
+    halved.balance_leaves(leaves)
+    assert halved.leaf_weights[1] / halved.leaf_weights[0] == pytest.approx(3)
+    scores, truth = torch.randn(100, 5), torch.from_numpy(leaves)
+    head = TreeHead(TREE, "tree", [0.1])
+    assert head.loss(scores, truth) == pytest.approx(float(head.losses(scores, truth).mean()))
+
+
+def test_layers_learn_slower_the_deeper_they_lie() -> None:
+    settings = EfficientNetSettings.build({"weights": "none", "image_size": 32, "layer_decay": 0.5})
+    network = build_efficientnet(TREE, settings)
+    groups = decay_by_layer(network, settings)
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    by_name = {name: rates[id(parameter)] for name, parameter in network.named_parameters()}
+    assert len(by_name) == len(rates)  # every parameter once
+    head, top = by_name["backbone.scores.weight"], by_name["backbone.backbone.encoder.top_conv.weight"]
+    assert head == settings.learning_rate
+    assert top == head / 2
+    blocks = [rate for name, rate in by_name.items() if ".blocks." in name and name.endswith("project_conv.weight")]
+    assert blocks == pytest.approx([top / 2 ** (16 - block) for block in range(16)])
+    assert min(by_name.values()) == by_name["backbone.backbone.embeddings.convolution.weight"]
+
+
+def test_the_rates_of_the_layers_are_used(store: Store, tmp_path: Path) -> None:
+    before = dict(_start(store).named_parameters())
+    after = _weights(_fit(store, tmp_path, epochs=1, layer_decay=0.01))
+    moves = {name: float((after[name] - before[name]).detach().abs().max()) for name in before}
+    assert moves["backbone.stem.0.weight"] < 1e-3 * moves["backbone.scores.0.0.weight"]
+
+
+@pytest.mark.parametrize("frozen", [1, 2])
+def test_a_frozen_backbone_stays_as_it_is(frozen: int, store: Store, tmp_path: Path) -> None:
+    before = dict(_start(store).named_parameters())
+    after = _weights(_fit(store, tmp_path, epochs=2, frozen_epochs=frozen, patience=5, learning_rate=1e-2))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    heads = {name for name in before if name.startswith("backbone.scores.")}
+    assert heads <= moved
+    assert (moved == heads) == (frozen == 2)
+
+
+def test_the_average_of_the_weights_is_what_is_saved(store: Store, tmp_path: Path) -> None:
+    plain = _fit(store, tmp_path / "plain", epochs=1)
+    averaged = _fit(store, tmp_path / "averaged", epochs=1, averaging=0.9)
+    assert plain.history[0]["train_loss"] == averaged.history[0]["train_loss"]
+    name = "backbone.fusion.0.weight"
+    first = _start(store).get_parameter(name)
+    last, mean = _weights(plain)[name], _weights(averaged)[name]
+    assert not torch.equal(last, mean)
+    assert (mean - first).norm() < (last - first).norm()  # it follows behind
+
+
+def _start(store: Store) -> GenreNetwork:
+    engine.set_seed(0)
+    return build_network(store.taxonomy, CnnSettings.build(BASE))
+
+
+class _Cut(TrainerCallback):
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.epoch and state.epoch >= 2:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_average_goes_on(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"epochs": 4, "averaging": 0.9, "dropout": 0.0}
+    whole = _weights(_fit(store, tmp_path / "whole", **settings))
+    tensorboard = engine._tensorboard
+    monkeypatch.setattr(engine, "_tensorboard", lambda folder: [_Cut()])
+    with pytest.raises(KeyboardInterrupt):
+        _fit(store, tmp_path / "cut", **settings)
+    monkeypatch.setattr(engine, "_tensorboard", tensorboard)
+    assert len(list((tmp_path / "cut").rglob(RAW_FILE))) == 2
+    resumed = _weights(_fit(store, tmp_path / "cut", **settings))
+    name = "backbone.fusion.0.weight"
+    torch.testing.assert_close(resumed[name], whole[name], atol=1e-4, rtol=1e-3)

@@ -1,0 +1,93 @@
+"""Recipes are run, small, so that they can't rot."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from genretree.bundle import load_bundle
+from genretree.cli import main
+from genretree.corpus.store import Store
+from genretree.errors import SettingsError
+from genretree.models import family_names, get_family
+from genretree.recipe import Recipe, recipe_names
+
+# What makes any recipe small: nothing else of it is changed.
+SMALL = {
+    "cnn": {"epochs": 1, "image_size": 32},
+    "efficientnet-b0": {"epochs": 1, "image_size": 32, "weights": "none"},
+    "ast": {"epochs": 1, "image_size": 32},
+    "boosting": {"epochs": 5, "image_size": 16, "components": 10},
+}
+
+
+def test_every_family_has_the_published_recipe_and_ours() -> None:
+    assert set(recipe_names()) >= {f"{family}-{kind}" for family in family_names() for kind in ("published", "ours")}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_trains(name: str, store: Store, tmp_path: Path) -> None:
+    family = Recipe.load(name).family
+    words = [f"--set={key}={value}" for key, value in SMALL[family].items()]
+    command = ["train", str(store.folder), "--recipe", name, "--out", str(tmp_path / "bundle"), "--quiet", *words]
+    result = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    expected = {**Recipe.load(name).settings, **SMALL[family]}
+    assert load_bundle(tmp_path / "bundle").settings == get_family(family).settings_type.build(expected)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_its_commands_are_ones_that_can_be_typed(name: str) -> None:
+    recipe = Recipe.load(name)
+    words = [shlex.split(line) for line in recipe.command]
+    assert ["genretree"] * len(words) == [line[0] for line in words]
+    for line in words:
+        main.commands[line[1]].make_context(line[1], line[2:])  # an unknown option or a missing argument raises
+    assert any(name in line for line in words)
+    assert recipe.time
+
+
+def test_options_go_before_the_recipe(store: Store, tmp_path: Path) -> None:
+    words = ["--recipe", "boosting-ours", "--epochs", "3", "--set", "image_size=16", "--set", "components=5"]
+    command = ["train", str(store.folder), "--out", str(tmp_path / "b"), "--quiet", *words]
+    assert CliRunner().invoke(main, command).exit_code == 0
+    found = load_bundle(tmp_path / "b").settings.model_dump()
+    assert (found["epochs"], found["max_leaf_nodes"]) == (3, 15)
+
+
+def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("family: cnn\nsummary: s\ncommand: [c]\ntime: t\nsettings: {dropout: 0.5}\n")
+    assert Recipe.load(path).settings == {"dropout": 0.5}
+    for text, message in [
+        ("family: cnn\nsummary: s\ncommand: [c]\ntime: t\nsettings: {dropuot: 0.5}\n", "did you mean 'dropout'"),
+        ("family: cnnn\nsummary: s\ncommand: [c]\ntime: t\nsettings: {}\n", "did you mean 'cnn'"),
+        ("[1, 2]", "no recipe"),
+        ("a: [", "not YAML"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(SettingsError, match=message):
+            Recipe.load(path)
+    with pytest.raises(SettingsError, match="no such recipe file"):
+        Recipe.load(tmp_path / "none.yaml")
+    with pytest.raises(SettingsError, match="did you mean 'cnn-ours'"):
+        Recipe.load("cnn-our")
+
+
+def test_either_a_model_or_a_recipe(store: Store, tmp_path: Path) -> None:
+    for words in ([], ["--model", "cnn", "--recipe", "cnn-ours"]):
+        result = CliRunner().invoke(main, ["train", str(store.folder), "--out", str(tmp_path / "b"), *words])
+        assert result.exit_code == 1
+        assert "either --model or --recipe" in result.output
+
+
+def test_the_list_of_recipes() -> None:
+    listed = CliRunner().invoke(main, ["recipes"]).output
+    assert all(name in listed for name in recipe_names())
+    assert "genretree train STORE --recipe cnn-ours" in CliRunner().invoke(main, ["recipes", "cnn-ours"]).output
+    read = json.loads(CliRunner().invoke(main, ["recipes", "--json"]).output)
+    assert read["ast-published"]["settings"]["modalities"] == ["mel"]

@@ -102,7 +102,7 @@ def _train_boosting(pictures: NDArray[np.uint8], folder: Path) -> dict[str, floa
     """Train the family as published but for 10 rounds only: the memory does not grow with them."""
     taxonomy = Taxonomy.builtin("ccmusic")
     positions = np.arange(len(pictures))
-    learn = Examples(pictures, positions, positions % len(taxonomy.leaves), positions)
+    learn = Examples(pictures, positions, positions % len(taxonomy.leaves), positions, positions)
     began = time.perf_counter()
     fitted = BoostingFamily.fit(learn, None, taxonomy, BoostingSettings(epochs=10), FitContext(folder))
     return {"seconds": time.perf_counter() - began, "explained": float(fitted.facts["explained_variance"])}

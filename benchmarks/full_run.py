@@ -33,7 +33,7 @@ def time_steps(family: str, settings: dict[str, object], steps: int) -> float:
     taxonomy = Taxonomy.builtin("ccmusic")
     n = steps * batch
     images = np.random.default_rng(0).integers(0, 256, (n, 3, 224, 224), dtype=np.uint8)
-    examples = Examples(images, np.arange(n), np.arange(n) % len(taxonomy.leaves), np.arange(n))
+    examples = Examples(images, np.arange(n), np.arange(n) % len(taxonomy.leaves), np.arange(n), np.arange(n))
     seconds = []
     for epochs in (1, 3):
         chosen = kind.settings_type.build({**settings, "epochs": epochs})

@@ -18,6 +18,7 @@ ROOMS = [
     "corpus",
     "models",
     "bundle",
+    "untrained",
     "train",
     "recipe",
     "evaluate",

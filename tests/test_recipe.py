@@ -26,7 +26,8 @@ SMALL = {
 
 
 def test_every_family_has_the_published_recipe_and_ours() -> None:
-    assert set(recipe_names()) >= {f"{family}-{kind}" for family in family_names() for kind in ("published", "ours")}
+    published = [family for family in family_names() if family != "musicnn"]
+    assert set(recipe_names()) >= {f"{family}-{kind}" for family in published for kind in ("published", "ours")}
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -189,6 +189,8 @@ def check_images(bundle: Bundle, store: Store) -> None:
             f"{store.folder}: drawn with {store.settings}, but {bundle.folder} learned from {bundle.images}; "
             "prepare it again"
         )
+    if bundle.model.needs_sound and store.log_mel is None:
+        raise CorpusError(f"{store.folder}: made from images alone, and {bundle.folder} ({bundle.family}) needs sound")
 
 
 def average_by(values: NDArray[np.float64], index: NDArray[np.intp], n: int) -> NDArray[np.float64]:
@@ -315,7 +317,8 @@ def predict_rows(bundle: Bundle, store: Store, rows: Indices, progress: bool = F
     with progress_bar(len(rows), "evaluate", "slice", progress) as tick:
         for start in range(0, len(rows), _BATCH):
             chosen = rows[start : start + _BATCH]
-            found.append(bundle.model.predict_levels(np.asarray(store.images[chosen])))
+            log_mel = None if store.log_mel is None else np.asarray(store.log_mel[chosen])
+            found.append(bundle.model.predict_levels(np.asarray(store.images[chosen]), log_mel))
             tick(len(chosen))
     return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 

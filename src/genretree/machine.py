@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
@@ -26,6 +27,21 @@ def fast_bf16() -> bool:
 
     known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
+def keep_allocated_pages() -> None:
+    """Tell glibc's allocator to keep freed memory, which otherwise is given back and faulted in again at every step.
+
+    Worth a factor of up to two in training speed on a CPU. Does nothing where the C library has no `mallopt`.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # the parameters' numbers in malloc.h
+    mallopt(mmap_max, 0)  # all from the heap: what is mapped apart is always given back
+    mallopt(top_pad, 256 << 20)  # which then grows in few large steps
+    mallopt(trim_threshold, (1 << 31) - 1)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from genretree.evaluate import decode_levels
 from genretree.files import printable
 from genretree.models.contract import LevelProbabilities
 from genretree.settings import HOP, RATE
-from genretree.sound.slices import iter_slices
+from genretree.sound.slices import SliceImages, iter_slices
 
 _BATCH = 32  # slices drawn before they are scored, so memory doesn't grow with a file's length
 _TOP = 3
@@ -73,6 +73,8 @@ class Prediction:
         The file is shorter than one slice and was repeated to fill it.
     consistent : bool
         Whether each name of the path is a child of the one before it; always so with the tree head.
+    note : str
+        What one must know of the bundle: that it was never trained, say.
     """
 
     file: str
@@ -82,6 +84,7 @@ class Prediction:
     timeline: tuple[SlicePrediction, ...]
     padded: bool = False
     consistent: bool = True
+    note: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists, numbers and names, as `genretree predict --json` prints them."""
@@ -100,6 +103,7 @@ class Prediction:
             "slices": self.slices,
             "padded": self.padded,
             "consistent": self.consistent,
+            **({"note": self.note} if self.note else {}),
             "timeline": [
                 {"start": item.start, "end": item.end, "path": list(item.path), "probability": _round(item.probability)}
                 for item in self.timeline
@@ -172,22 +176,27 @@ def predict_file(bundle: Bundle, file: str | Path, *, top: int = _TOP, salvage: 
     starts: list[float] = []
     padded = False
     found: list[LevelProbabilities] = []
-    batch: list[NDArray[np.uint8]] = []
-    for piece in iter_slices(file, bundle.images, salvage=salvage):
+    batch: list[SliceImages] = []
+    for piece in iter_slices(file, bundle.images, salvage=salvage, log_mel=bundle.model.needs_sound):
         padded = padded or piece.padded
         if piece.silent:
             continue
         starts.append(float(piece.start))
-        batch.append(piece.images)
+        batch.append(piece)
         if len(batch) == _BATCH:
-            found.append(bundle.model.predict_levels(np.stack(batch)))
+            found.append(_score(bundle, batch))
             batch = []
     if batch:
-        found.append(bundle.model.predict_levels(np.stack(batch)))
+        found.append(_score(bundle, batch))
     if not found:
         raise SoundError("silence", file, "every slice is silent (sound may lie in the remainder that is cut off)")
     levels = [np.concatenate(parts) for parts in zip(*found, strict=True)]
     return _describe(bundle, printable(file), levels, starts, padded, top)
+
+
+def _score(bundle: Bundle, pieces: Sequence[SliceImages]) -> LevelProbabilities:
+    log_mel = np.stack([piece.log_mel for piece in pieces]) if bundle.model.needs_sound else None  # type: ignore[misc]
+    return bundle.model.predict_levels(np.stack([piece.images for piece in pieces]), log_mel)
 
 
 def _predict_safely(bundle: Bundle, file: Path, top: int, salvage: bool) -> Prediction | PredictionError:
@@ -217,7 +226,8 @@ def _describe(
         for i, (start, row) in enumerate(zip(starts, decode_levels(tree, heads, levels), strict=True))
     )
     consistent = nodes.tolist() in tree.ancestors.tolist()
-    return Prediction(file, _path(bundle, nodes), tuple(named), len(starts), timeline, padded, consistent)
+    note = str(bundle.training.get("note", ""))
+    return Prediction(file, _path(bundle, nodes), tuple(named), len(starts), timeline, padded, consistent, note)
 
 
 def _path(bundle: Bundle, nodes: NDArray[np.int64]) -> tuple[str, ...]:

@@ -65,6 +65,8 @@ def show_prediction(prediction: Prediction) -> None:
     console.print(f"  [dim]time line: {escape(', '.join(pieces))}[/]")
     if not prediction.consistent:
         console.print("  [dim]independent heads: these levels contradict each other[/]")
+    if prediction.note:
+        console.print(f"  [dim]{escape(prediction.note)}[/]")
     if prediction.padded:
         console.print("  [dim]shorter than one slice: repeated to fill it[/]")
 

@@ -121,7 +121,15 @@ def examples(store: Store, split: Split, part: str) -> Examples:
     """Take the labelled slices of one part of a store."""
     rows = store.rows(part, split)
     tracks = store.slice_tracks[rows]
-    return Examples(store.images, rows, store.track_leaves[tracks], tracks)
+    return Examples(
+        store.images,
+        rows,
+        store.track_leaves[tracks],
+        tracks,
+        store.track_groups[tracks],
+        store.log_mel,
+        store.folder / "cache",
+    )
 
 
 def fingerprint(text: str) -> str:

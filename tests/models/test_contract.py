@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from genretree.bundle import Bundle, load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import BundleError, SettingsError
 from genretree.models import family_names, get_family
-from genretree.models.contract import Examples, FitContext
+from genretree.models.contract import FitContext, Model
 from genretree.models.network import GenreNetwork
 from genretree.taxonomy import Taxonomy
 from genretree.train import examples, train
 from small_corpus import TREE
+from small_weights import write_musicnn
 
 QUICK: dict[str, dict[str, Any]] = {
     "cnn": {"epochs": 4, "image_size": 32, "warmup_epochs": 1, "learning_rate": 2e-3, "precision": "float32"},
@@ -32,16 +34,27 @@ QUICK: dict[str, dict[str, Any]] = {
     },
     "ast": {"epochs": 8, "image_size": 32, "batch_size": 16, "learning_rate": 1e-3, "precision": "float32"},
     "boosting": {"epochs": 15, "image_size": 16, "components": 20, "min_samples_leaf": 5},
+    "musicnn": {"patches": 1, "layers": [["penultimate"], ["tags", "penultimate"]], "strengths": [0.1, 1.0]},
 }
 
-NETWORKS = [name for name in family_names() if name != "boosting"]
+NETWORKS = [name for name in family_names() if name not in ("boosting", "musicnn")]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _weights(tmp_path_factory: pytest.TempPathFactory) -> None:
+    QUICK["musicnn"]["weights"] = str(write_musicnn(tmp_path_factory.mktemp("weights")))
+
+
+def _score(model: Model, store: Store, rows: Any) -> list[np.ndarray]:
+    """Score slices of a store, by index or slice."""
+    return model.predict_levels(np.asarray(store.images[rows]), np.asarray(store.log_mel[rows]))
 
 
 @pytest.fixture(scope="session", params=[(name, heads) for name in family_names() for heads in ("tree", "independent")])
 def bundle(request: pytest.FixtureRequest, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     name, heads = request.param
     settings = {**QUICK[name], "heads": heads}
-    if heads == "independent":
+    if heads == "independent" and "epochs" in settings:
         settings["epochs"] = 2  # they share everything but the head; whether it learns is asked of the tree
     return train(store, name, tmp_path_factory.mktemp("bundles") / name, settings)
 
@@ -55,7 +68,7 @@ def test_every_family_is_described() -> None:
 
 
 def test_levels_are_distributions_of_the_right_shape(bundle: Bundle, store: Store) -> None:
-    levels = bundle.model.predict_levels(np.asarray(store.images[:9]))
+    levels = _score(bundle.model, store, slice(9))
     assert [level.shape for level in levels] == [(9, 2), (9, 4), (9, 5)]
     for level in levels:
         assert np.isfinite(level).all()
@@ -64,7 +77,7 @@ def test_levels_are_distributions_of_the_right_shape(bundle: Bundle, store: Stor
 
 
 def test_with_the_tree_head_levels_cannot_contradict_each_other(bundle: Bundle, store: Store) -> None:
-    levels = bundle.model.predict_levels(np.asarray(store.images[:50]))
+    levels = _score(bundle.model, store, slice(50))
     if bundle.model.heads == "independent":
         assert not np.allclose(TREE.sum_levels(levels[-1])[0], levels[0], atol=1e-3)
         return
@@ -76,21 +89,21 @@ def test_it_learns_more_than_chance_on_artists_never_heard(bundle: Bundle, store
     if bundle.model.heads == "independent":
         return
     rows = store.rows("test")
-    levels = bundle.model.predict_levels(np.asarray(store.images[rows]))
+    levels = _score(bundle.model, store, rows)
     truth = store.track_leaves[store.slice_tracks[rows]]
     assert (levels[-1].argmax(axis=1) == truth).mean() > 0.5  # chance is 0.2
 
 
 def test_batches_and_order_do_not_matter(bundle: Bundle, store: Store) -> None:
-    images = np.asarray(store.images[:40])
-    whole = bundle.model.predict_levels(images)[-1]
-    single = np.concatenate([bundle.model.predict_levels(images[i : i + 1])[-1] for i in range(5)])
+    rows = np.arange(40)
+    whole = _score(bundle.model, store, rows)[-1]
+    single = np.concatenate([_score(bundle.model, store, rows[i : i + 1])[-1] for i in range(5)])
     np.testing.assert_allclose(whole[:5], single, atol=1e-5)
-    np.testing.assert_allclose(bundle.model.predict_levels(images[::-1].copy())[-1][::-1], whole, atol=1e-5)
+    np.testing.assert_allclose(_score(bundle.model, store, rows[::-1])[-1][::-1], whole, atol=1e-5)
 
 
 def test_no_images_give_no_rows(bundle: Bundle, store: Store) -> None:
-    assert [level.shape for level in bundle.model.predict_levels(np.asarray(store.images[:0]))] == [
+    assert [level.shape for level in _score(bundle.model, store, slice(0))] == [
         (0, 2),
         (0, 4),
         (0, 5),
@@ -98,9 +111,9 @@ def test_no_images_give_no_rows(bundle: Bundle, store: Store) -> None:
 
 
 def test_loading_again_gives_the_same_scores_to_the_last_digit(bundle: Bundle, store: Store) -> None:
-    images = np.asarray(store.images[:20])
     again = load_bundle(bundle.folder)
-    for before, after in zip(bundle.model.predict_levels(images), again.model.predict_levels(images), strict=True):
+    rows = slice(20)
+    for before, after in zip(_score(bundle.model, store, rows), _score(again.model, store, rows), strict=True):
         np.testing.assert_array_equal(before, after)
 
 
@@ -111,12 +124,11 @@ def test_no_file_of_a_bundle_is_a_pickle(bundle: Bundle) -> None:
 
 @pytest.mark.parametrize("name", family_names())
 def test_the_same_seed_gives_the_same_model(name: str, store: Store, tmp_path: Path) -> None:
-    settings = {**QUICK[name], "epochs": 1, "seed": 5}
-    images = np.asarray(store.images[:10])
-    first, second = (train(store, name, tmp_path / out, settings).model.predict_levels(images)[-1] for out in "ab")
+    settings = {**QUICK[name], "seed": 5, **({} if name == "musicnn" else {"epochs": 1})}
+    first, second = (_score(train(store, name, tmp_path / out, settings).model, store, slice(10))[-1] for out in "ab")
     np.testing.assert_allclose(first, second, atol=1e-5)
-    other = train(store, name, tmp_path / "c", {**settings, "seed": 6}).model.predict_levels(images)[-1]
-    assert name == "boosting" or np.abs(first - other).max() > 1e-3
+    other = _score(train(store, name, tmp_path / "c", {**settings, "seed": 6}).model, store, slice(10))[-1]
+    assert name in ("boosting", "musicnn") or np.abs(first - other).max() > 1e-3
 
 
 def test_a_bundle_of_another_family_is_refused(bundle: Bundle) -> None:
@@ -149,13 +161,13 @@ def _build(name: str, store: Store, **changes: Any) -> GenreNetwork:
 @pytest.mark.parametrize("name", family_names())
 def test_it_can_learn_32_slices_by_heart(name: str, store: Store, tmp_path: Path) -> None:
     plain = {"dropout": 0.0, "label_smoothing": [0.0], "mask_probability": 0.0, "epochs": 40, "batch_size": 8}
-    changes = {"min_samples_leaf": 2, "epochs": 40} if name == "boosting" else plain
+    changes = {"boosting": {"min_samples_leaf": 2, "epochs": 40}, "musicnn": {"strengths": [10.0]}}.get(name, plain)
     learn = examples(store, store.split(), "train")
     chosen = np.linspace(0, len(learn) - 1, 32).astype(int)
-    few = Examples(learn.images, learn.rows[chosen], learn.leaves[chosen], learn.tracks[chosen])
+    few = learn.select(chosen)
     settings = get_family(name).settings_type.build({**QUICK[name], **changes})
     fitted = get_family(name).fit(few, None, store.taxonomy, settings, FitContext(tmp_path))
-    leaves = fitted.model.predict_levels(few.take(np.arange(32)))[-1]
+    leaves = _score(fitted.model, store, few.rows)[-1]
     assert (leaves.argmax(axis=1) == few.leaves).all()
 
 
@@ -169,10 +181,11 @@ def test_an_unknown_family_is_refused_with_the_likely_one() -> None:
 def test_a_level_with_a_single_node_is_certain(name: str, heads: str, store: Store, tmp_path: Path) -> None:
     taxonomy = Taxonomy.from_nested({"music": ["a", "b"]})
     learn = examples(store, store.split(), "train")
-    halved = Examples(learn.images, learn.rows, (learn.leaves > 2).astype(np.int64), learn.tracks)
-    settings = get_family(name).settings_type.build({**QUICK[name], "heads": heads, "epochs": 2})
+    halved = replace(learn, leaves=(learn.leaves > 2).astype(np.int64))
+    short = {} if name == "musicnn" else {"epochs": 2}
+    settings = get_family(name).settings_type.build({**QUICK[name], "heads": heads, **short})
     fitted = get_family(name).fit(halved, None, taxonomy, settings, FitContext(tmp_path))
-    levels = fitted.model.predict_levels(np.asarray(store.images[:5]))
+    levels = _score(fitted.model, store, slice(5))
     np.testing.assert_allclose(levels[0], 1, atol=1e-6)
     assert levels[1].shape == (5, 2)
 

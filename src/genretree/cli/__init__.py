@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from genretree.cli import data, learn, use
+from genretree.cli import data, learn, use, weights
 from genretree.errors import GenretreeError
 from genretree.files import printable
 
@@ -22,6 +22,7 @@ _COMMANDS = (
     learn.recipes,
     use.predict,
     use.info,
+    weights.weights,
 )
 
 

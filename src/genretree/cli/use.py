@@ -15,12 +15,12 @@ from genretree.cli.options import FOLDER, quiet_option, write_or_print
 from genretree.files import printable
 
 if TYPE_CHECKING:
+    from genretree.bundle import Bundle
     from genretree.predict import Prediction, PredictionError
 
 
 @click.command()
-@click.argument("bundle", type=FOLDER)
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="[BUNDLE] PATHS...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each file.")
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write a table; '-' for standard output.")
 @click.option(
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Files worked on at a time.")
 @quiet_option
 def predict(
-    bundle: Path,
     paths: Sequence[Path],
     as_json: bool,
     csv_file: Path | None,
@@ -39,15 +38,18 @@ def predict(
     workers: int,
     quiet: bool,
 ) -> None:
-    """Name the genre path of every sound file in PATHS (files or folders).
+    """Name the genre path of every sound file in PATHS (files or folders), by BUNDLE.
+
+    Without a bundle the tags of the MusiCNN networks are read as genres, as far as they reach (once before that:
+    genretree weights get musicnn).
 
     A bad file is reported and the others go on; the exit status is 1 if any failed.
     """
-    from genretree.bundle import load_bundle
     from genretree.predict import PredictionError, find_files, write_csv
     from genretree.predict import predict as predict_files
     from genretree.progress import progress_bar
 
+    bundle, paths = _split_paths(paths)
     files: list[Path] = []
     for path in paths:
         found = list(find_files([path]))
@@ -58,7 +60,7 @@ def predict(
         raise click.ClickException(f"{csv_file}: there is no such folder to write into")
     if not files:
         raise click.ClickException(f"no sound files in {', '.join(map(str, paths))}")
-    loaded = load_bundle(bundle)
+    loaded = _load(bundle)
     results: list[Prediction | PredictionError] = []
     with progress_bar(len(files), "predict", "file", not quiet and len(files) > 1) as tick:
         for result in predict_files(loaded, files, top=top, salvage=salvage, workers=workers):
@@ -94,6 +96,34 @@ def info(folder: Path, as_json: bool) -> None:
         raise click.ClickException(f"{folder}: neither a store nor a bundle")
     store = Store(folder)
     click.echo(json.dumps(describe_store(store), indent=1, ensure_ascii=False)) if as_json else show_store(store)
+
+
+def _split_paths(paths: Sequence[Path]) -> tuple[Path | None, Sequence[Path]]:
+    """Tell the bundle, if one is given, from the music: it comes first, and is no sound file or folder of them."""
+    from genretree.predict import find_files
+    from genretree.sound.decode import SUFFIXES
+
+    first, rest = paths[0], paths[1:]
+    if (first / "bundle.json").exists():
+        bundle: Path | None = first
+    elif first.is_dir():
+        bundle, rest = (None, paths) if next(find_files([first]), None) else (first, rest)
+    else:
+        music = first.is_file() or first.suffix.lower() in SUFFIXES
+        bundle, rest = (None, paths) if music else (first, rest)
+    if not rest:
+        raise click.UsageError("Missing argument 'PATHS...': name sound files or folders after the bundle.")
+    return bundle, rest
+
+
+def _load(bundle: Path | None) -> Bundle:
+    if bundle is not None:
+        from genretree.bundle import load_bundle
+
+        return load_bundle(bundle)
+    from genretree.untrained import untrained_bundle
+
+    return untrained_bundle()
 
 
 def _show_predictions(results: Sequence[Prediction | PredictionError]) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.corpus.manifest import Failure
-from genretree.corpus.prepare import check_target, facts_file, images_file, join_images, publish
+from genretree.corpus.prepare import check_target, facts_file, images_file, join_arrays, publish
 from genretree.corpus.splits import PARTS, Split
 from genretree.corpus.store import Store, StoreFacts, write_tables
 from genretree.errors import CorpusError, GenretreeError, MissingExtraError, SettingsError
@@ -422,7 +422,8 @@ def _join(work: Path, shards: Sequence[Path], tree: Taxonomy, settings: ImageSet
     if not rows:
         first = f"; the first: {failures[0].message}" if failures else ""
         raise CorpusError(f"{facts.source}: none of the {len(failures)} rows could be used{first}")
-    join_images(work, shards, len(rows), settings.size)
+    shape = (len(rows), 3, settings.size, settings.size)
+    join_arrays([images_file(shard) for shard in shards], work / "images.npy", "|u1", shape)
     slices = {
         "track": np.arange(len(rows), dtype=np.int64),
         "start": np.zeros(len(rows)),  # where in its piece a slice lies is not published

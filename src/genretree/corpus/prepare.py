@@ -21,13 +21,16 @@ import numpy as np
 
 from genretree.corpus.manifest import Failure, Manifest, Track
 from genretree.corpus.splits import split_groups
-from genretree.corpus.store import Store, StoreFacts, write_tables
+from genretree.corpus.store import LOG_MEL_FILE, Store, StoreFacts, write_tables
 from genretree.errors import CorpusError, SoundError
 from genretree.files import atomic_path, printable, sha256_file, write_text
 from genretree.machine import available_processors, worker_pool
 from genretree.progress import progress_bar
 from genretree.settings import HOP, RATE, ImageSettings
+from genretree.sound.log_mel import LOG_MEL_BANDS, log_mel_frames
 from genretree.taxonomy import format_path
+
+_CONTENTS = 2  # what is kept of a track; another number makes shards and stores of old anew
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def prepare(
 def _digest(manifest: Manifest, settings: ImageSettings, engine: str, salvage: bool, seed: int) -> str:
     """Hash of all that decides a store's contents, file sizes and times included."""
     rows = [(str(track.path), track.leaf, track.group, _stamp(track.path)) for track in manifest.tracks]
-    content = [rows, manifest.taxonomy.to_json(), settings.model_dump(), engine, salvage, seed]
+    content = [_CONTENTS, rows, manifest.taxonomy.to_json(), settings.model_dump(), engine, salvage, seed]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
@@ -134,7 +137,7 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _shard_name(track: Track, settings: ImageSettings, engine: str, salvage: bool) -> str:
-    content = json.dumps([str(track.path), _stamp(track.path), settings.digest, engine, salvage])
+    content = json.dumps([_CONTENTS, str(track.path), _stamp(track.path), settings.digest, engine, salvage])
     return hashlib.sha256(content.encode()).hexdigest()[:24]
 
 
@@ -219,9 +222,16 @@ def _draw_track(job: _Job) -> None:
     from genretree.sound.slices import iter_slices
 
     starts, padded, silent = [], [], []
-    with atomic_path(images_file(job.shard)) as temporary, temporary.open("wb") as stream:
-        for piece in iter_slices(job.path, job.settings, engine=job.engine, salvage=job.salvage):
-            stream.write(np.ascontiguousarray(piece.images).data)
+    with (
+        atomic_path(images_file(job.shard)) as images,
+        images.open("wb") as image_stream,
+        atomic_path(log_mel_file(job.shard)) as log_mel,
+        log_mel.open("wb") as log_mel_stream,
+    ):
+        for piece in iter_slices(job.path, job.settings, engine=job.engine, salvage=job.salvage, log_mel=True):
+            image_stream.write(np.ascontiguousarray(piece.images).data)
+            assert piece.log_mel is not None
+            log_mel_stream.write(piece.log_mel.tobytes())
             starts.append(round(float(piece.start), 3))
             padded.append(bool(piece.padded))
             silent.append(bool(piece.silent))
@@ -234,6 +244,11 @@ def _draw_track(job: _Job) -> None:
 def images_file(shard: Path) -> Path:
     """Where the images of a shard lie: raw uint8, one slice after the other."""
     return shard.with_suffix(".u8")
+
+
+def log_mel_file(shard: Path) -> Path:
+    """Where the log-mel of a shard lies: raw float16, one slice after the other."""
+    return shard.with_suffix(".f16")
 
 
 def facts_file(shard: Path) -> Path:
@@ -255,7 +270,10 @@ def _join(
 ) -> None:
     drawn = {track: json.loads(facts_file(shard).read_text()) for track, shard in shards.items()}
     total = sum(len(item["starts"]) for item in drawn.values())
-    join_images(work, list(shards.values()), total, settings.size)
+    image_shape = (total, 3, settings.size, settings.size)
+    join_arrays([images_file(shard) for shard in shards.values()], work / "images.npy", "|u1", image_shape)
+    log_mel_shape = (total, log_mel_frames(settings), LOG_MEL_BANDS)
+    join_arrays([log_mel_file(shard) for shard in shards.values()], work / LOG_MEL_FILE, "<f2", log_mel_shape)
     write_tables(
         work,
         _track_table(manifest, drawn, settings),
@@ -269,14 +287,13 @@ def _join(
     split_groups(store.track_leaves, store.track_groups, seed=seed).save(work / "splits")
 
 
-def join_images(folder: Path, shards: Sequence[Path], total: int, size: int) -> None:
-    """Put the images of shards one after the other into `images.npy`: `total` slices of 3 images of `size`."""
-    with atomic_path(folder / "images.npy") as temporary, temporary.open("wb") as stream:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (total, 3, size, size)}
-        np.lib.format.write_array_header_2_0(stream, header)
-        for shard in shards:
-            with images_file(shard).open("rb") as images:
-                shutil.copyfileobj(images, stream, 1 << 20)
+def join_arrays(files: Sequence[Path], out: Path, kind: str, shape: tuple[int, ...]) -> None:
+    """Put raw arrays one after the other into an .npy file of a NumPy type and shape."""
+    with atomic_path(out) as temporary, temporary.open("wb") as stream:
+        np.lib.format.write_array_header_2_0(stream, {"descr": kind, "fortran_order": False, "shape": shape})
+        for file in files:
+            with file.open("rb") as raw:
+                shutil.copyfileobj(raw, stream, 1 << 20)
 
 
 def publish(work: Path, shards: Path, out: Path) -> Store:

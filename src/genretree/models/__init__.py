@@ -13,6 +13,7 @@ _FAMILIES = {
     "efficientnet-b0": "genretree.models.efficientnet:EfficientNetFamily",
     "ast": "genretree.models.ast:AstFamily",
     "boosting": "genretree.models.boosting:BoostingFamily",
+    "musicnn": "genretree.models.musicnn:MusicnnFamily",
 }
 
 

@@ -118,6 +118,8 @@ class BoostingFamily:
 class BoostingModel:
     """A fitted projection and its classifiers behind the contract of every family."""
 
+    needs_sound = False
+
     def __init__(
         self, weights: Floats, offset: Floats, classifiers: list[Any], taxonomy: Taxonomy, settings: BoostingSettings
     ) -> None:
@@ -128,7 +130,9 @@ class BoostingModel:
         self.settings = settings
         self.heads = settings.heads
 
-    def predict_levels(self, images: NDArray[np.uint8]) -> LevelProbabilities:
+    def predict_levels(
+        self, images: NDArray[np.uint8], log_mel: NDArray[np.float16] | None = None
+    ) -> LevelProbabilities:
         """Give the probabilities of every node: a list of (n, n_nodes) float64 arrays by level."""
         if len(images) == 0:
             return [np.zeros((0, len(self.taxonomy.nodes(level)))) for level in range(self.taxonomy.depth)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -30,17 +30,30 @@ class Examples:
         Which images these examples are.
     leaves : array, shape (n,)
         Leaf index of each row.
-    tracks : array, shape (n,)
-        Track number of each row.
+    tracks, groups : array, shape (n,)
+        Track and group (artist) number of each row.
+    log_mel : float16 array, shape (n_stored, frames, 96), optional
+        Sound at 16 kHz of the same slices; None where there are only images.
+    cache : Path, optional
+        A folder for what is computed of these slices and can be used again.
     """
 
     images: NDArray[np.uint8]
     rows: NDArray[np.int64]
     leaves: NDArray[np.int64]
     tracks: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    log_mel: NDArray[np.float16] | None = None
+    cache: Path | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def select(self, positions: NDArray[np.int64]) -> Examples:
+        """Keep some examples, by position."""
+        return replace(
+            self, **{name: getattr(self, name)[positions] for name in ("rows", "leaves", "tracks", "groups")}
+        )
 
     def take(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Read the images at some positions, in that order."""
@@ -88,16 +101,21 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
 
 
 class Model(Protocol):
-    """A trained classifier of slices."""
+    """A trained classifier of slices. `needs_sound`: it can't do without `log_mel`."""
 
     heads: Heads
+    needs_sound: bool
 
-    def predict_levels(self, images: NDArray[np.uint8]) -> LevelProbabilities:
+    def predict_levels(
+        self, images: NDArray[np.uint8], log_mel: NDArray[np.float16] | None = None
+    ) -> LevelProbabilities:
         """Give the probabilities of every node.
 
         Parameters
         ----------
         images : uint8 array, shape (n, 3, size, size)
+        log_mel : float16 array, shape (n, frames, 96), optional
+            For models that listen to sound.
 
         Returns
         -------

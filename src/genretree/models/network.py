@@ -164,11 +164,15 @@ class GenreNetwork(nn.Module):
 class NetworkModel:
     """A trained network behind the contract of every family."""
 
+    needs_sound = False
+
     def __init__(self, network: GenreNetwork) -> None:
         self.network = network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.heads = network.settings.heads
 
-    def predict_levels(self, images: NDArray[np.uint8], batch_size: int = 32) -> LevelProbabilities:
+    def predict_levels(
+        self, images: NDArray[np.uint8], log_mel: NDArray[np.float16] | None = None, batch_size: int = 32
+    ) -> LevelProbabilities:
         """Give the probabilities of every node, in float32 arithmetic: a list of (n, n_nodes) arrays by level."""
         device = next(self.network.parameters()).device
         found: list[list[NDArray[np.float64]]] = []

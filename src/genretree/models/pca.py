@@ -16,7 +16,7 @@ from genretree.machine import fast_bf16
 Floats = NDArray[np.float32]
 
 _EXACT_BYTES = 1 << 30  # up to this size all rows are held in memory and the components are exact
-_OVERSAMPLING = 32
+_OVERSAMPLING = 96
 
 
 class Rows(Protocol):

@@ -11,7 +11,8 @@ from __future__ import annotations
 import io
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from genretree.settings import HOP, RATE, ImageSettings
 from genretree.sound.decode import SampleFile, iter_blocks
+from genretree.sound.log_mel import LOG_MEL_HOP, LOG_MEL_RATE, LogMelTap, log_mel_frames
 from genretree.sound.spectra import StoredSpectra, stream_spectra
 
 Floats = NDArray[np.float32]
@@ -46,12 +48,15 @@ class SliceImages:
         Whether the track was shorter than a slice and was repeated to fill it.
     silent : bool
         Whether the mel slice has no range: all of it lies at the floor, 80 dB below the track's loudest point.
+    log_mel : ndarray, float16, shape (frames, 96), optional
+        Of the same stretch of sound, if it was asked for; see `genretree.sound.log_mel`.
     """
 
     images: Image
     start: float
     padded: bool
     silent: bool
+    log_mel: NDArray[np.float16] | None = None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -114,7 +119,7 @@ def fill_slice(samples: Floats, slice_samples: int) -> Floats:
 
 
 def iter_slices(
-    path: SampleFile, settings: ImageSettings, engine: str = "auto", salvage: bool = False
+    path: SampleFile, settings: ImageSettings, engine: str = "auto", salvage: bool = False, log_mel: bool = False
 ) -> Iterator[SliceImages]:
     """Turn a sound file into the images of its slices, in bounded memory: the only road from file to images.
 
@@ -128,6 +133,8 @@ def iter_slices(
         Engine of `genretree.sound.spectra`, or "auto".
     salvage : bool
         Take what decodes of a truncated file instead of refusing it.
+    log_mel : bool
+        Give each slice's log-mel at 16 kHz too.
 
     Yields
     ------
@@ -142,10 +149,12 @@ def iter_slices(
     SettingsError
         If there is no such engine.
     """
-    return _slices(iter_blocks(path, RATE, salvage), settings, engine)
+    return _slices(iter_blocks(path, RATE, salvage), settings, engine, log_mel)
 
 
-def slice_track(samples: Floats, settings: ImageSettings, engine: str = "auto") -> Iterator[SliceImages]:
+def slice_track(
+    samples: Floats, settings: ImageSettings, engine: str = "auto", log_mel: bool = False
+) -> Iterator[SliceImages]:
     """Turn samples in memory into the images of their slices.
 
     Parameters
@@ -156,6 +165,8 @@ def slice_track(samples: Floats, settings: ImageSettings, engine: str = "auto") 
         Length of a slice and size of an image.
     engine : str
         Engine of `genretree.sound.spectra`, or "auto".
+    log_mel : bool
+        Give each slice's log-mel at 16 kHz too.
 
     Yields
     ------
@@ -169,10 +180,10 @@ def slice_track(samples: Floats, settings: ImageSettings, engine: str = "auto") 
     SettingsError
         If there is no such engine.
     """
-    return _slices(iter([samples]), settings, engine)
+    return _slices(iter([samples]), settings, engine, log_mel)
 
 
-def _slices(blocks: Iterator[Floats], settings: ImageSettings, engine: str) -> Iterator[SliceImages]:
+def _slices(blocks: Iterator[Floats], settings: ImageSettings, engine: str, log_mel: bool) -> Iterator[SliceImages]:
     wanted = (settings.slice_frames - 1) * HOP  # frames are centred: this many samples have one more frame than hops
     head: list[Floats] = []
     have = 0
@@ -184,18 +195,26 @@ def _slices(blocks: Iterator[Floats], settings: ImageSettings, engine: str) -> I
     padded = have < wanted
     if padded:
         head = [fill_slice(np.concatenate(head), wanted)]
-    with stream_spectra(itertools.chain(head, blocks), RATE, engine) as stored:
-        for start in slice_starts(stored.frames, settings.slice_frames):
-            yield _draw_slice(stored, int(start), settings, padded)
+    sound: Iterable[Floats] = itertools.chain(head, blocks)
+    with LogMelTap() if log_mel else nullcontext() as tap:
+        if tap is not None:
+            sound = tap.through(sound)
+        with stream_spectra(sound, RATE, engine) as stored:
+            for start in slice_starts(stored.frames, settings.slice_frames):
+                yield _draw_slice(stored, tap, int(start), settings, padded)
 
 
-def _draw_slice(stored: StoredSpectra, start: int, settings: ImageSettings, padded: bool) -> SliceImages:
+def _draw_slice(
+    stored: StoredSpectra, tap: LogMelTap | None, start: int, settings: ImageSettings, padded: bool
+) -> SliceImages:
+    at = round(start * HOP / RATE * LOG_MEL_RATE / LOG_MEL_HOP)
     parts = stored.read(start, settings.slice_frames)
     return SliceImages(
         images=np.stack([draw(part, settings.size) for part in parts]),
         start=start * HOP / RATE,
         padded=padded,
         silent=bool(parts[0].max() == parts[0].min()),
+        log_mel=None if tap is None else tap.read(at, log_mel_frames(settings)),
     )
 
 

@@ -1,0 +1,123 @@
+"""A linear classifier for few examples with many features, its strength chosen by cross-validation over groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+_FOLDS = 5
+_MOST_ITERATIONS = 500
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """Standardisation and multinomial logistic regression.
+
+    Parameters
+    ----------
+    mean, scale : float32 arrays, shape (n_features,)
+    weights : float32 array, shape (n_classes, n_features)
+    bias : float32 array, shape (n_classes,)
+    classes : int64 array, shape (n_classes,)
+        Those that occurred in training.
+    """
+
+    mean: Floats
+    scale: Floats
+    weights: Floats
+    bias: Floats
+    classes: NDArray[np.int64]
+
+    def predict(self, features: Floats, width: int) -> NDArray[np.float64]:
+        """Give probabilities of `width` classes, shape (n, width); classes never seen in training get 0."""
+        from scipy.special import softmax
+
+        scores = ((features - self.mean) / self.scale) @ self.weights.T + self.bias
+        probabilities = np.zeros((len(features), width))
+        probabilities[:, self.classes] = softmax(scores.astype(np.float64), axis=1)
+        return probabilities
+
+    def to_arrays(self, prefix: str) -> dict[str, NDArray[np.generic]]:
+        """Give all arrays by name, to be stored."""
+        names = ("mean", "scale", "weights", "bias", "classes")
+        return {f"{prefix}.{name}": np.ascontiguousarray(getattr(self, name)) for name in names}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]], prefix: str) -> Self:
+        """Take the arrays of `to_arrays`. Raises KeyError if one is missing."""
+        names = ("mean", "scale", "weights", "bias", "classes")
+        return cls(**{name: arrays[f"{prefix}.{name}"] for name in names})  # type: ignore[arg-type]
+
+
+def fit_linear(
+    features: Floats, truth: NDArray[np.int64], strength: float, weights: NDArray[np.float64] | None = None
+) -> LinearHead:
+    """Fit scikit-learn's LogisticRegression on standardised features.
+
+    Parameters
+    ----------
+    features : array, shape (n, n_features)
+    truth : array, shape (n,)
+        Class numbers, at least two different ones.
+    strength : float
+        Inverse of the regularisation (scikit-learn's `C`).
+    weights : array, shape (n,), optional
+        Of the examples.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(features)
+    model = LogisticRegression(C=strength, max_iter=_MOST_ITERATIONS, tol=1e-3)
+    model.fit(scaler.transform(features), truth, sample_weight=weights)
+    coefficients, bias = model.coef_, model.intercept_
+    if len(model.classes_) == 2:  # scikit-learn keeps one row, the log odds of the second class
+        coefficients, bias = np.vstack([-coefficients / 2, coefficients / 2]), np.concatenate([-bias / 2, bias / 2])
+    parts = (scaler.mean_, scaler.scale_, coefficients, bias)
+    mean, scale, coefficients, bias = (np.asarray(part, np.float32) for part in parts)
+    return LinearHead(mean, scale, coefficients, bias, np.asarray(model.classes_, np.int64))
+
+
+def out_of_fold(
+    features: Floats,
+    truth: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    strength: float,
+    width: int,
+    seed: int = 0,
+    weights: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """Predict every example by a classifier that saw nothing of its group: shape (n, width)."""
+    found = np.full((len(truth), width), 1 / width)
+    for learn, check in group_folds(truth, groups, seed):
+        if len(np.unique(truth[learn])) < 2:
+            continue
+        chosen = None if weights is None else weights[learn]
+        found[check] = fit_linear(features[learn], truth[learn], strength, chosen).predict(features[check], width)
+    return found
+
+
+def group_folds(
+    truth: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 0
+) -> Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Cut examples into at most 5 folds, no group on both sides, the classes spread evenly; none for a single group."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    folds = min(_FOLDS, len(np.unique(groups)))
+    if folds < 2:
+        return []
+    return list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(truth, truth, groups))
+
+
+def track_log_loss(probabilities: NDArray[np.float64], truth: NDArray[np.int64], tracks: NDArray[np.int64]) -> float:
+    """Mean over tracks of minus the log of the true class's probability, averaged over the track's slices."""
+    _, first, position = np.unique(tracks, return_index=True, return_inverse=True)
+    true = probabilities[np.arange(len(truth)), truth]
+    mean = np.bincount(position, weights=true) / np.bincount(position)
+    assert len(mean) == len(first)
+    return float(-np.log(np.maximum(mean, 1e-9)).mean())

@@ -79,7 +79,9 @@ def _describe(folder: Path, **changes: object) -> None:
         ({"settings": {"colour": 3}}, "unknown setting 'colour'"),
         ({"images": {"size": -1}}, "size"),
         ({"taxonomy": {"leaves": [["a"]], "levels": ["x"]}}, "at least two"),
-        ({"files": {"../../evil": "0"}}, "outside the bundle|missing"),
+        ({"files": {"../../evil": "0"}}, "outside the bundle"),
+        ({"files": {"/etc/passwd": "0"}}, "outside the bundle"),
+        ({"files": {"a/b/c": "0"}}, "outside the bundle"),
     ],
 )
 def test_a_description_that_does_not_fit_refuses(copy: Path, changes: dict, problem: str) -> None:

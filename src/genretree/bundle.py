@@ -104,7 +104,7 @@ def load_bundle(folder: str | Path) -> Bundle:
     content = read_description(folder)
     for name, expected in content["files"].items():
         path = folder / name
-        if Path(name).name != name:
+        if not _is_inside(name):
             raise BundleError(f"{folder / _DESCRIPTION}: names a file outside the bundle: {name!r}; refused")
         if not path.is_file():
             raise BundleError(f"{path}: missing; copy the whole bundle again, or train it again")
@@ -123,6 +123,12 @@ def load_bundle(folder: str | Path) -> Bundle:
         raise BundleError(f"{folder / _DESCRIPTION}: {error}") from error
     model = family.load(folder, taxonomy, settings)
     return Bundle(folder, content["family"], taxonomy, images, settings, model, content["training"])
+
+
+def _is_inside(name: str) -> bool:
+    """Say whether a file's name stays in the bundle: at most one folder down, as the members of an ensemble are."""
+    path = Path(name)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in name and 1 <= len(path.parts) <= 2
 
 
 def write_description(folder: Path, content: Mapping[str, Any]) -> None:

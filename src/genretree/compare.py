@@ -15,7 +15,7 @@ import numpy as np
 
 from genretree.bundle import Bundle, load_bundle
 from genretree.corpus.store import Store
-from genretree.errors import SettingsError
+from genretree.errors import SettingsError, TrainingError
 from genretree.evaluate import Evaluation, UnitScores, evaluate
 from genretree.files import write_text
 from genretree.models import family_names, get_family
@@ -24,6 +24,14 @@ from genretree.train import train
 
 _UNITS = ("slice", "track")
 _SPEED_SLICES = 64
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The rows of the table, and why some families have none."""
+
+    rows: tuple[Row, ...]
+    skipped: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,10 @@ def compare(
     split: str = "default",
     seed: int = 0,
     progress: bool = False,
-) -> list[Row]:
+) -> Comparison:
     """Train and evaluate families on a store's split; a family that is done already is not trained again.
+
+    A family that can't be trained here, for want of its weights or of sound in the store, is left out with the reason.
 
     Parameters
     ----------
@@ -65,6 +75,8 @@ def compare(
     ------
     SettingsError
         For an unknown family, before anything is trained.
+    TrainingError
+        If none of the families could be trained.
     """
     out = Path(out)
     chosen = list(models) if models else family_names()
@@ -73,15 +85,27 @@ def compare(
     if strange:
         raise SettingsError(f"settings for {', '.join(strange)}, which is not compared")
     prepared = {name: get_family(name).settings_type.build({"seed": seed, **given.get(name, {})}) for name in chosen}
-    rows = []
+    rows: list[Row] = []
+    skipped: dict[str, str] = {}
     for name in chosen:
-        bundle = _train_once(store, name, out / name, prepared[name], split, progress)
+        try:
+            bundle = _train_once(store, name, out / name, prepared[name], split, progress)
+        except TrainingError as error:
+            if len(chosen) == 1:
+                raise
+            skipped[name] = str(error)
+            continue
         evaluation = evaluate(bundle, store, split=split, seed=seed, progress=progress)
         save_evaluation(evaluation, out / f"{name}-report")
         facts = bundle.training["facts"]
         rows.append(Row(evaluation, facts.get("parameters"), bundle.training["seconds"], _speed(bundle, store)))
-        _write_tables(rows, out)  # after each family, so that an interrupted comparison leaves what it has
-    return rows
+        # After each family, so that an interrupted comparison leaves what it has.
+        _write_tables(Comparison(tuple(rows), dict(skipped)), out)
+    if not rows:
+        raise TrainingError("; ".join(f"{name}: {reason}" for name, reason in skipped.items()))
+    found = Comparison(tuple(rows), skipped)
+    _write_tables(found, out)
+    return found
 
 
 def _train_once(store: Store, name: str, folder: Path, settings: Any, split: str, progress: bool) -> Bundle:
@@ -105,16 +129,17 @@ def _speed(bundle: Bundle, store: Store) -> float:
     return len(images) / (time.perf_counter() - began)
 
 
-def _write_tables(rows: Sequence[Row], out: Path) -> None:
-    write_text(out / "results.md", format_markdown(rows))
-    write_text(out / "results.csv", _format_csv(rows))
-    evaluations = [row.evaluation for row in rows]
+def _write_tables(found: Comparison, out: Path) -> None:
+    write_text(out / "results.md", format_markdown(found))
+    write_text(out / "results.csv", _format_csv(found.rows))
+    evaluations = [row.evaluation for row in found.rows]
     write_text(out / "results.json", json.dumps([item.to_json() for item in evaluations], ensure_ascii=False))
     write_report(evaluations, out / "results.html", "genretree: comparison")
 
 
-def format_markdown(rows: Sequence[Row]) -> str:
+def format_markdown(found: Comparison) -> str:
     """The results table in Markdown: accuracy in % with its 95 % interval, overall and by level, and what it costs."""
+    rows = found.rows
     first = rows[0].evaluation
     names = [level.name for level in first.slice.levels]
     lines = [f"Part {first.part} of {first.store}; {first.protocol}.", ""]
@@ -123,6 +148,7 @@ def format_markdown(rows: Sequence[Row]) -> str:
         lines += [f"By {unit} ({getattr(first, unit).n}):", "", _line(header), _line(["---"] * len(header))]
         lines += [_line(_cells(row, getattr(row.evaluation, unit))) for row in rows]
         lines.append("")
+    lines += [f"Not trained: {name}, because {reason}" for name, reason in found.skipped.items()]
     return "\n".join(lines)
 
 

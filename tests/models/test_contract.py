@@ -34,15 +34,20 @@ QUICK: dict[str, dict[str, Any]] = {
     },
     "ast": {"epochs": 8, "image_size": 32, "batch_size": 16, "learning_rate": 1e-3, "precision": "float32"},
     "boosting": {"epochs": 15, "image_size": 16, "components": 20, "min_samples_leaf": 5},
+    "ensemble": {"folds": 2, "members": {}},
     "musicnn": {"patches": 1, "layers": [["penultimate"], ["tags", "penultimate"]], "strengths": [0.1, 1.0]},
 }
 
-NETWORKS = [name for name in family_names() if name not in ("boosting", "musicnn")]
+NETWORKS = [name for name in family_names() if name not in ("boosting", "musicnn", "ensemble")]
+CASES = [(name, heads) for name in family_names() for heads in ("tree", "independent")]
+CASES.remove(("ensemble", "independent"))  # it pools leaves
+WITHOUT_EPOCHS = ("musicnn", "ensemble")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _weights(tmp_path_factory: pytest.TempPathFactory) -> None:
     QUICK["musicnn"]["weights"] = str(write_musicnn(tmp_path_factory.mktemp("weights")))
+    QUICK["ensemble"]["members"] = {name: QUICK[name] for name in ("musicnn", "boosting")}
 
 
 def _score(model: Model, store: Store, rows: Any) -> list[np.ndarray]:
@@ -50,7 +55,7 @@ def _score(model: Model, store: Store, rows: Any) -> list[np.ndarray]:
     return model.predict_levels(np.asarray(store.images[rows]), np.asarray(store.log_mel[rows]))
 
 
-@pytest.fixture(scope="session", params=[(name, heads) for name in family_names() for heads in ("tree", "independent")])
+@pytest.fixture(scope="session", params=CASES)
 def bundle(request: pytest.FixtureRequest, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     name, heads = request.param
     settings = {**QUICK[name], "heads": heads}
@@ -124,11 +129,11 @@ def test_no_file_of_a_bundle_is_a_pickle(bundle: Bundle) -> None:
 
 @pytest.mark.parametrize("name", family_names())
 def test_the_same_seed_gives_the_same_model(name: str, store: Store, tmp_path: Path) -> None:
-    settings = {**QUICK[name], "seed": 5, **({} if name == "musicnn" else {"epochs": 1})}
+    settings = {**QUICK[name], "seed": 5, **({} if name in WITHOUT_EPOCHS else {"epochs": 1})}
     first, second = (_score(train(store, name, tmp_path / out, settings).model, store, slice(10))[-1] for out in "ab")
     np.testing.assert_allclose(first, second, atol=1e-5)
     other = _score(train(store, name, tmp_path / "c", {**settings, "seed": 6}).model, store, slice(10))[-1]
-    assert name in ("boosting", "musicnn") or np.abs(first - other).max() > 1e-3
+    assert name not in NETWORKS or np.abs(first - other).max() > 1e-3
 
 
 def test_a_bundle_of_another_family_is_refused(bundle: Bundle) -> None:
@@ -162,6 +167,7 @@ def _build(name: str, store: Store, **changes: Any) -> GenreNetwork:
 def test_it_can_learn_32_slices_by_heart(name: str, store: Store, tmp_path: Path) -> None:
     plain = {"dropout": 0.0, "label_smoothing": [0.0], "mask_probability": 0.0, "epochs": 40, "batch_size": 8}
     changes = {"boosting": {"min_samples_leaf": 2, "epochs": 40}, "musicnn": {"strengths": [10.0]}}.get(name, plain)
+    changes = {"members": {"musicnn": {**QUICK["musicnn"], "strengths": [10.0]}}} if name == "ensemble" else changes
     learn = examples(store, store.split(), "train")
     chosen = np.linspace(0, len(learn) - 1, 32).astype(int)
     few = learn.select(chosen)
@@ -176,13 +182,12 @@ def test_an_unknown_family_is_refused_with_the_likely_one() -> None:
         get_family("bosting")
 
 
-@pytest.mark.parametrize("name", family_names())
-@pytest.mark.parametrize("heads", ["tree", "independent"])
+@pytest.mark.parametrize(("name", "heads"), CASES)
 def test_a_level_with_a_single_node_is_certain(name: str, heads: str, store: Store, tmp_path: Path) -> None:
     taxonomy = Taxonomy.from_nested({"music": ["a", "b"]})
     learn = examples(store, store.split(), "train")
     halved = replace(learn, leaves=(learn.leaves > 2).astype(np.int64))
-    short = {} if name == "musicnn" else {"epochs": 2}
+    short = {} if name in WITHOUT_EPOCHS else {"epochs": 2}
     settings = get_family(name).settings_type.build({**QUICK[name], "heads": heads, **short})
     fitted = get_family(name).fit(halved, None, taxonomy, settings, FitContext(tmp_path))
     levels = _score(fitted.model, store, slice(5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -135,20 +136,27 @@ def compare(
     from genretree.compare import format_markdown
     from genretree.corpus.store import Store
     from genretree.models import family_names
-    from genretree.recipe import Recipe
+    from genretree.recipe import Recipe, recipe_names
 
     chosen = family_names() if models == "all" else [name.strip() for name in models.split(",")]
     settings: dict[str, dict[str, Any]] = {}
     if kind is not None:
-        settings = {name: dict(Recipe.load(f"{name}-{kind}").settings) for name in chosen}
+        named = {name: f"{name}-{kind}" for name in chosen}
+        lacking = [name for name, recipe in named.items() if recipe not in recipe_names()]
+        if models != "all" and lacking:
+            raise SettingsError(f"no recipe '{named[lacking[0]]}'; there are: {', '.join(recipe_names())}")
+        chosen = [name for name in chosen if name not in lacking]  # 'all' means all that there is such a recipe for
+        settings = {name: dict(Recipe.load(named[name]).settings) for name in chosen}
     for text in assignments:
         family, colon, assignment = text.partition(":")
         if not colon:
             raise SettingsError(f"--set takes MODEL:NAME=VALUE here, not '{text}'")
         settings.setdefault(family, {}).update(parse_assignments([assignment]))
-    rows = compare_families(Store(store), out, chosen, settings, split=split_name, seed=seed, progress=not quiet)
-    click.echo(format_markdown(rows))
+    found = compare_families(Store(store), out, chosen, settings, split=split_name, seed=seed, progress=not quiet)
+    click.echo(format_markdown(found))
     click.echo(f"Report: {out / 'results.html'}")
+    if found.skipped:
+        sys.exit(1)
 
 
 @click.command()

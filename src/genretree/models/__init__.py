@@ -14,6 +14,7 @@ _FAMILIES = {
     "ast": "genretree.models.ast:AstFamily",
     "boosting": "genretree.models.boosting:BoostingFamily",
     "musicnn": "genretree.models.musicnn:MusicnnFamily",
+    "ensemble": "genretree.models.ensemble:EnsembleFamily",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -103,15 +104,17 @@ def out_of_fold(
 
 
 def group_folds(
-    truth: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 0
+    truth: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 0, most: int = _FOLDS
 ) -> Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Cut examples into at most 5 folds, no group on both sides, the classes spread evenly; none for a single group."""
+    """Cut examples into at most so many folds, no group on both sides, classes spread evenly; none for one group."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    folds = min(_FOLDS, len(np.unique(groups)))
+    folds = min(most, len(np.unique(groups)), int(np.bincount(truth).max(initial=0)))
     if folds < 2:
         return []
-    return list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(truth, truth, groups))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")  # then some folds go without it
+        return list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(truth, truth, groups))
 
 
 def track_log_loss(probabilities: NDArray[np.float64], truth: NDArray[np.int64], tracks: NDArray[np.int64]) -> float:

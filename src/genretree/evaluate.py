@@ -14,13 +14,12 @@ from genretree.bundle import Bundle
 from genretree.corpus.splits import Split
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, TaxonomyError
-from genretree.models.contract import LevelProbabilities
+from genretree.models.contract import LevelProbabilities, score_examples
 from genretree.progress import progress_bar
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
-from genretree.train import fingerprint
+from genretree.train import examples_of, fingerprint
 
-_BATCH = 64
 _RESAMPLES = 2000
 _CONFIDENCE = 0.95
 
@@ -313,14 +312,8 @@ def _find_either(find: Callable[[Sequence[str] | str], int], leaf: Sequence[str]
 
 def predict_rows(bundle: Bundle, store: Store, rows: Indices, progress: bool = False) -> LevelProbabilities:
     """Give the probabilities of every node for some slices of a store: by level, shape (n_rows, n_nodes)."""
-    found: list[LevelProbabilities] = []
     with progress_bar(len(rows), "evaluate", "slice", progress) as tick:
-        for start in range(0, len(rows), _BATCH):
-            chosen = rows[start : start + _BATCH]
-            log_mel = None if store.log_mel is None else np.asarray(store.log_mel[chosen])
-            found.append(bundle.model.predict_levels(np.asarray(store.images[chosen]), log_mel))
-            tick(len(chosen))
-    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+        return score_examples(bundle.model, examples_of(store, rows), tick)
 
 
 def _describe_protocol(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genretree.bundle import Bundle, load_bundle, save_bundle
 from genretree.corpus.splits import Split
@@ -119,7 +120,11 @@ def one_at_a_time() -> Iterator[bool]:
 
 def examples(store: Store, split: Split, part: str) -> Examples:
     """Take the labelled slices of one part of a store."""
-    rows = store.rows(part, split)
+    return examples_of(store, store.rows(part, split))
+
+
+def examples_of(store: Store, rows: NDArray[np.int64]) -> Examples:
+    """Take labelled slices of a store by their index."""
     tracks = store.slice_tracks[rows]
     return Examples(
         store.images,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -127,6 +127,27 @@ class Model(Protocol):
     def save(self, folder: Path) -> list[str]:
         """Write the weights into a folder, without pickle; returns the names of the files."""
         ...
+
+
+def score_examples(
+    model: Model, examples: Examples, tick: Callable[[int], None] | None = None, batch_size: int = 64
+) -> LevelProbabilities:
+    """Give the probabilities of every node for stored slices: a list of arrays (n, n_nodes) by level.
+
+    A model with a method of this name, which may use what lies in the cache, is asked by that.
+    """
+    own = getattr(model, "score_examples", None)
+    if own is not None:
+        found: LevelProbabilities = own(examples, tick)
+        return found
+    parts = []
+    for start in range(0, max(1, len(examples)), batch_size):
+        rows = examples.rows[start : start + batch_size]
+        log_mel = None if examples.log_mel is None else np.asarray(examples.log_mel[rows])
+        parts.append(model.predict_levels(np.asarray(examples.images[rows]), log_mel))
+        if tick is not None:
+            tick(len(rows))
+    return [np.concatenate(levels) for levels in zip(*parts, strict=True)]
 
 
 class Family(Protocol):

@@ -8,7 +8,7 @@ A weight for each member is all that is learned here, so that little data is eno
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,13 +21,12 @@ from safetensors.numpy import load_file, save_file
 from genretree.errors import BundleError, SettingsError
 from genretree.files import atomic_path
 from genretree.models import get_family
-from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities, Model
+from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities, Model, score_examples
 from genretree.models.linear import group_folds
 from genretree.settings import Heads, Settings
 from genretree.taxonomy import Taxonomy
 
 _WEIGHTS_FILE = "weights.safetensors"
-_BATCH = 64
 _LEAST = 1e-4  # a probability of 0 would let one member overrule all others
 
 
@@ -127,6 +126,13 @@ class EnsembleModel:
         leaves = np.stack([member.predict_levels(images, log_mel)[-1] for member in self.members])
         return self.taxonomy.sum_levels(pool(leaves, self.weights))
 
+    def score_examples(self, examples: Examples, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
+        """Score stored slices, each member in its own way."""
+        leaves = np.stack([score_examples(member, examples)[-1] for member in self.members])
+        if tick is not None:
+            tick(len(examples))
+        return self.taxonomy.sum_levels(pool(leaves, self.weights))
+
     def save(self, folder: Path) -> list[str]:
         """Write the weights, and each member into a folder of its own."""
         save_file({"weights": np.ascontiguousarray(self.weights)}, folder / _WEIGHTS_FILE)
@@ -198,18 +204,9 @@ def _predict_unseen(
             inside = _inside(context, f"{name}-{number}")
             fitted = get_family(name).fit(train.select(learn), validation, taxonomy, settings, inside)
             with atomic_path(path) as temporary, temporary.open("wb") as stream:
-                np.save(stream, _predict(fitted.model, train.select(check)))
+                np.save(stream, score_examples(fitted.model, train.select(check))[-1])
         found[check] = np.load(path, allow_pickle=False)
     return found
-
-
-def _predict(model: Model, examples: Examples) -> NDArray[np.float64]:
-    parts = []
-    for start in range(0, len(examples), _BATCH):
-        rows = examples.rows[start : start + _BATCH]
-        log_mel = None if examples.log_mel is None else np.asarray(examples.log_mel[rows])
-        parts.append(model.predict_levels(np.asarray(examples.images[rows]), log_mel)[-1])
-    return np.concatenate(parts)
 
 
 def _inside(context: FitContext, name: str) -> FitContext:

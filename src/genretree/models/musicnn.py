@@ -91,7 +91,7 @@ class MusicnnFamily:
         keep_allocated_pages()
         networks = {name: _load_network(name, chosen.weights) for name in chosen.networks}
         parts = [train] if validation is None else [train, validation]
-        outputs = [_hear_all(part, networks, chosen, context) for part in parts]
+        outputs = [_hear_all(part, networks, chosen, context.progress) for part in parts]
         heard = {key: np.concatenate([output[key] for output in outputs]) for key in outputs[0]}
         leaves, tracks, groups = (
             np.concatenate([getattr(part, name) for part in parts]) for name in ("leaves", "tracks", "groups")
@@ -162,7 +162,13 @@ class MusicnnModel:
         """Give the probabilities of every node from log-mel alone: a list of (n, n_nodes) arrays by level."""
         if log_mel is None:
             raise BundleError("this model listens to sound, and there are only images")
-        heard = hear(self.networks, log_mel, self.settings.patches)
+        return self._classify(hear(self.networks, log_mel, self.settings.patches))
+
+    def score_examples(self, examples: Examples, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
+        """Score stored slices; what was heard before is not heard again."""
+        return self._classify(_hear_all(examples, self.networks, self.settings, tick=tick))
+
+    def _classify(self, heard: Mapping[str, Floats]) -> LevelProbabilities:
         features = _join(heard, self.settings.networks, self.layers)
         widths = [len(self.taxonomy.nodes(level)) for level in range(self.taxonomy.depth)]
         found = [
@@ -237,25 +243,34 @@ def _hear_patches(network: Musicnn, patches: torch.Tensor) -> dict[str, Floats]:
 
 
 def _hear_all(
-    examples: Examples, networks: Mapping[Network, Musicnn], settings: MusicnnSettings, context: FitContext
+    examples: Examples,
+    networks: Mapping[Network, Musicnn],
+    settings: MusicnnSettings,
+    progress: bool = False,
+    tick: Callable[[int], None] | None = None,
 ) -> dict[str, Floats]:
     """Hear all slices of a part, but for those that were heard in an earlier training on the same store."""
     if examples.log_mel is None:
-        raise TrainingError("musicnn needs sound, and this store was made from images alone; choose another family")
+        raise TrainingError(
+            "musicnn needs sound, and this store has only images; prepare it anew, or choose another family"
+        )
     found: dict[str, Floats] = {}
     for name, network in networks.items():
         width = sum(WIDTHS.values())
         cache = _Cache(examples, f"musicnn-{_fingerprint(network)}-{settings.patches}.npy", width)
         missing = cache.missing(examples.rows)
-        with progress_bar(len(missing), f"hear ({name})", "slice", context.progress) as tick:
+        with progress_bar(len(missing), f"hear ({name})", "slice", progress and len(missing) > 0) as heard_one:
             for start in range(0, len(missing), 64):
                 rows = missing[start : start + 64]
-                heard = hear({name: network}, np.asarray(examples.log_mel[rows]), settings.patches, tick)
+                heard = hear({name: network}, np.asarray(examples.log_mel[rows]), settings.patches, heard_one)
                 cache.add(rows, np.concatenate([heard[f"{name}/{layer}"] for layer in LAYERS], axis=1))
-        cache.save()
+        if len(missing):
+            cache.save()
         cuts = np.cumsum([WIDTHS[layer] for layer in LAYERS])[:-1]
         for layer, values in zip(LAYERS, np.split(cache.values[examples.rows], cuts, axis=1), strict=True):
             found[f"{name}/{layer}"] = values
+    if tick is not None:
+        tick(len(examples))
     return found
 
 

@@ -62,8 +62,9 @@ class _ByBrightness:
     """Calls a slice Noise where its highest mel bands are bright, else a Drone."""
 
     heads = "tree"
+    needs_sound = False
 
-    def predict_levels(self, images: np.ndarray, log_mel: np.ndarray | None = None) -> list[np.ndarray]:
+    def predict_levels(self, images: np.ndarray, mel_16k: np.ndarray | None = None) -> list[np.ndarray]:
         bright = images[:, 0, : images.shape[2] // 4].mean(axis=(1, 2)) > 100
         return TREE.sum_levels(np.where(bright[:, None], [0.0, 0, 0, 0, 1], [1.0, 0, 0, 0, 0]))
 

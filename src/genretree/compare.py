@@ -122,10 +122,10 @@ def _train_once(store: Store, name: str, folder: Path, settings: Any, split: str
 def _speed(bundle: Bundle, store: Store) -> float:
     """Slices scored a second, after a first batch that warms up."""
     images = np.asarray(store.images[:_SPEED_SLICES])
-    log_mel = None if store.log_mel is None else np.asarray(store.log_mel[:_SPEED_SLICES])
-    bundle.model.predict_levels(images, log_mel)
+    mel_16k = None if store.mel_16k is None else np.asarray(store.mel_16k[:_SPEED_SLICES])
+    bundle.model.predict_levels(images, mel_16k)
     began = time.perf_counter()
-    bundle.model.predict_levels(images, log_mel)
+    bundle.model.predict_levels(images, mel_16k)
     return len(images) / (time.perf_counter() - began)
 
 

@@ -177,7 +177,7 @@ def predict_file(bundle: Bundle, file: str | Path, *, top: int = _TOP, salvage: 
     padded = False
     found: list[LevelProbabilities] = []
     batch: list[SliceImages] = []
-    for piece in iter_slices(file, bundle.images, salvage=salvage, log_mel=bundle.model.needs_sound):
+    for piece in iter_slices(file, bundle.images, salvage=salvage, mel_16k=bundle.model.needs_sound):
         padded = padded or piece.padded
         if piece.silent:
             continue
@@ -195,8 +195,8 @@ def predict_file(bundle: Bundle, file: str | Path, *, top: int = _TOP, salvage: 
 
 
 def _score(bundle: Bundle, pieces: Sequence[SliceImages]) -> LevelProbabilities:
-    log_mel = np.stack([piece.log_mel for piece in pieces]) if bundle.model.needs_sound else None  # type: ignore[misc]
-    return bundle.model.predict_levels(np.stack([piece.images for piece in pieces]), log_mel)
+    mel_16k = np.stack([piece.mel_16k for piece in pieces]) if bundle.model.needs_sound else None  # type: ignore[misc]
+    return bundle.model.predict_levels(np.stack([piece.images for piece in pieces]), mel_16k)
 
 
 def _predict_safely(bundle: Bundle, file: Path, top: int, salvage: bool) -> Prediction | PredictionError:

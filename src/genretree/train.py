@@ -132,7 +132,7 @@ def examples_of(store: Store, rows: NDArray[np.int64]) -> Examples:
         store.track_leaves[tracks],
         tracks,
         store.track_groups[tracks],
-        store.log_mel,
+        store.mel_16k,
         store.folder / "cache",
     )
 

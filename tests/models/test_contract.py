@@ -52,7 +52,7 @@ def _weights(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def _score(model: Model, store: Store, rows: Any) -> list[np.ndarray]:
     """Score slices of a store, by index or slice."""
-    return model.predict_levels(np.asarray(store.images[rows]), np.asarray(store.log_mel[rows]))
+    return model.predict_levels(np.asarray(store.images[rows]), np.asarray(store.mel_16k[rows]))
 
 
 @pytest.fixture(scope="session", params=CASES)

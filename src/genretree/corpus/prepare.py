@@ -21,16 +21,16 @@ import numpy as np
 
 from genretree.corpus.manifest import Failure, Manifest, Track
 from genretree.corpus.splits import split_groups
-from genretree.corpus.store import LOG_MEL_FILE, Store, StoreFacts, write_tables
+from genretree.corpus.store import MEL_16K_FILE, Store, StoreFacts, write_tables
 from genretree.errors import CorpusError, SoundError
 from genretree.files import atomic_path, printable, sha256_file, write_text
 from genretree.machine import available_processors, worker_pool
 from genretree.progress import progress_bar
 from genretree.settings import HOP, RATE, ImageSettings
-from genretree.sound.log_mel import LOG_MEL_BANDS, log_mel_frames
+from genretree.sound.mel_16k import MEL_16K_BANDS, mel_16k_frames
 from genretree.taxonomy import format_path
 
-_CONTENTS = 2  # what is kept of a track; another number makes shards and stores of old anew
+_CONTENTS = 3  # what is kept of a track; another number makes shards and stores of old anew
 
 
 @dataclass(frozen=True)
@@ -225,13 +225,13 @@ def _draw_track(job: _Job) -> None:
     with (
         atomic_path(images_file(job.shard)) as images,
         images.open("wb") as image_stream,
-        atomic_path(log_mel_file(job.shard)) as log_mel,
-        log_mel.open("wb") as log_mel_stream,
+        atomic_path(mel_16k_file(job.shard)) as mel_16k,
+        mel_16k.open("wb") as mel_16k_stream,
     ):
-        for piece in iter_slices(job.path, job.settings, engine=job.engine, salvage=job.salvage, log_mel=True):
+        for piece in iter_slices(job.path, job.settings, engine=job.engine, salvage=job.salvage, mel_16k=True):
             image_stream.write(np.ascontiguousarray(piece.images).data)
-            assert piece.log_mel is not None
-            log_mel_stream.write(piece.log_mel.tobytes())
+            assert piece.mel_16k is not None
+            mel_16k_stream.write(piece.mel_16k.tobytes())
             starts.append(round(float(piece.start), 3))
             padded.append(bool(piece.padded))
             silent.append(bool(piece.silent))
@@ -246,8 +246,8 @@ def images_file(shard: Path) -> Path:
     return shard.with_suffix(".u8")
 
 
-def log_mel_file(shard: Path) -> Path:
-    """Where the log-mel of a shard lies: raw float16, one slice after the other."""
+def mel_16k_file(shard: Path) -> Path:
+    """Where the mel power of a shard lies: raw float16, one slice after the other."""
     return shard.with_suffix(".f16")
 
 
@@ -272,8 +272,8 @@ def _join(
     total = sum(len(item["starts"]) for item in drawn.values())
     image_shape = (total, 3, settings.size, settings.size)
     join_arrays([images_file(shard) for shard in shards.values()], work / "images.npy", "|u1", image_shape)
-    log_mel_shape = (total, log_mel_frames(settings), LOG_MEL_BANDS)
-    join_arrays([log_mel_file(shard) for shard in shards.values()], work / LOG_MEL_FILE, "<f2", log_mel_shape)
+    mel_16k_shape = (total, mel_16k_frames(settings), MEL_16K_BANDS)
+    join_arrays([mel_16k_file(shard) for shard in shards.values()], work / MEL_16K_FILE, "<f2", mel_16k_shape)
     write_tables(
         work,
         _track_table(manifest, drawn, settings),

@@ -3,7 +3,7 @@
 A store is a folder:
 
     images.npy       uint8, shape (slices, 3, size, size), in the order mel, cqt, chroma
-    log_mel.npy      float16, shape (slices, frames, 96): log-mel at 16 kHz; missing where there were only images
+    mel_16k.npy      float16, shape (slices, frames, 96): mel power at 16 kHz; missing where there were only images
     slices.parquet   a row for each slice: track, start in seconds, padded, silent
     tracks.parquet   a row for each track: path, genre, leaf, group, sha256, seconds, slices, and the source's columns
     splits/*.json    how the tracks are parted
@@ -29,11 +29,11 @@ from genretree.corpus.splits import Split, join_groups
 from genretree.errors import CorpusError
 from genretree.files import atomic_path, write_text
 from genretree.settings import ImageSettings
-from genretree.sound.log_mel import LOG_MEL_BANDS, log_mel_frames
+from genretree.sound.mel_16k import MEL_16K_BANDS, mel_16k_frames
 from genretree.taxonomy import Taxonomy
 
 FORMAT = 1
-LOG_MEL_FILE = "log_mel.npy"
+MEL_16K_FILE = "mel_16k.npy"
 _PARTS = ("images.npy", "slices.parquet", "tracks.parquet", "store.json")
 
 
@@ -89,7 +89,7 @@ class Store:
             raise CorpusError(
                 f"{self.folder}: store format {self.format}, this genretree reads {FORMAT}; prepare it again"
             )
-        self.log_mel = self._open_log_mel()
+        self.mel_16k = self._open_mel_16k()
         self.slice_tracks: NDArray[np.int64] = slices["track"].to_numpy()
         self.starts: NDArray[np.float64] = slices["start"].to_numpy()
         self.padded: NDArray[np.bool_] = slices["padded"].to_numpy(zero_copy_only=False)
@@ -101,12 +101,12 @@ class Store:
                 "prepare it again"
             )
 
-    def _open_log_mel(self) -> NDArray[np.float16] | None:
-        """Map the log-mel into memory; None for a store made from images alone."""
-        path = self.folder / LOG_MEL_FILE
+    def _open_mel_16k(self) -> NDArray[np.float16] | None:
+        """Map the mel power into memory; None for a store made from images alone."""
+        path = self.folder / MEL_16K_FILE
         if not path.exists():
             return None
-        expected = (len(self.images), log_mel_frames(self.settings), LOG_MEL_BANDS)
+        expected = (len(self.images), mel_16k_frames(self.settings), MEL_16K_BANDS)
         try:
             found: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError) as error:

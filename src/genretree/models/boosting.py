@@ -131,7 +131,7 @@ class BoostingModel:
         self.heads = settings.heads
 
     def predict_levels(
-        self, images: NDArray[np.uint8], log_mel: NDArray[np.float16] | None = None
+        self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
     ) -> LevelProbabilities:
         """Give the probabilities of every node: a list of (n, n_nodes) float64 arrays by level."""
         if len(images) == 0:

@@ -32,7 +32,7 @@ class Examples:
         Leaf index of each row.
     tracks, groups : array, shape (n,)
         Track and group (artist) number of each row.
-    log_mel : float16 array, shape (n_stored, frames, 96), optional
+    mel_16k : float16 array, shape (n_stored, frames, 96), optional
         Sound at 16 kHz of the same slices; None where there are only images.
     cache : Path, optional
         A folder for what is computed of these slices and can be used again.
@@ -43,7 +43,7 @@ class Examples:
     leaves: NDArray[np.int64]
     tracks: NDArray[np.int64]
     groups: NDArray[np.int64]
-    log_mel: NDArray[np.float16] | None = None
+    mel_16k: NDArray[np.float16] | None = None
     cache: Path | None = None
 
     def __len__(self) -> int:
@@ -101,20 +101,20 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
 
 
 class Model(Protocol):
-    """A trained classifier of slices. `needs_sound`: it can't do without `log_mel`."""
+    """A trained classifier of slices. `needs_sound`: it can't do without `mel_16k`."""
 
     heads: Heads
     needs_sound: bool
 
     def predict_levels(
-        self, images: NDArray[np.uint8], log_mel: NDArray[np.float16] | None = None
+        self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
     ) -> LevelProbabilities:
         """Give the probabilities of every node.
 
         Parameters
         ----------
         images : uint8 array, shape (n, 3, size, size)
-        log_mel : float16 array, shape (n, frames, 96), optional
+        mel_16k : float16 array, shape (n, frames, 96), optional
             For models that listen to sound.
 
         Returns
@@ -143,8 +143,8 @@ def score_examples(
     parts = []
     for start in range(0, max(1, len(examples)), batch_size):
         rows = examples.rows[start : start + batch_size]
-        log_mel = None if examples.log_mel is None else np.asarray(examples.log_mel[rows])
-        parts.append(model.predict_levels(np.asarray(examples.images[rows]), log_mel))
+        mel_16k = None if examples.mel_16k is None else np.asarray(examples.mel_16k[rows])
+        parts.append(model.predict_levels(np.asarray(examples.images[rows]), mel_16k))
         if tick is not None:
             tick(len(rows))
     return [np.concatenate(levels) for levels in zip(*parts, strict=True)]

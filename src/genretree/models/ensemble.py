@@ -120,10 +120,10 @@ class EnsembleModel:
         self.needs_sound = any(member.needs_sound for member in members)
 
     def predict_levels(
-        self, images: NDArray[np.uint8], log_mel: NDArray[np.float16] | None = None
+        self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
     ) -> LevelProbabilities:
         """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
-        leaves = np.stack([member.predict_levels(images, log_mel)[-1] for member in self.members])
+        leaves = np.stack([member.predict_levels(images, mel_16k)[-1] for member in self.members])
         return self.taxonomy.sum_levels(pool(leaves, self.weights))
 
     def score_examples(self, examples: Examples, tick: Callable[[int], None] | None = None) -> LevelProbabilities:

@@ -30,6 +30,7 @@ from genretree.models.musicnn_network import PATCH_FRAMES, Musicnn
 from genretree.models.musicnn_weights import Network, load_musicnn_weights
 from genretree.progress import progress_bar
 from genretree.settings import Heads, Settings
+from genretree.sound.mel_16k import compress
 from genretree.taxonomy import Taxonomy
 
 Layer = Literal["tags", "mean_pool", "max_pool", "penultimate"]
@@ -157,12 +158,12 @@ class MusicnnModel:
         self.heads = settings.heads
 
     def predict_levels(
-        self, images: NDArray[np.uint8], log_mel: NDArray[np.float16] | None = None
+        self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
     ) -> LevelProbabilities:
-        """Give the probabilities of every node from log-mel alone: a list of (n, n_nodes) arrays by level."""
-        if log_mel is None:
+        """Give the probabilities of every node from mel power alone: a list of (n, n_nodes) arrays by level."""
+        if mel_16k is None:
             raise BundleError("this model listens to sound, and there are only images")
-        return self._classify(hear(self.networks, log_mel, self.settings.patches))
+        return self._classify(hear(self.networks, mel_16k, self.settings.patches))
 
     def score_examples(self, examples: Examples, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
         """Score stored slices; what was heard before is not heard again."""
@@ -193,7 +194,7 @@ class MusicnnModel:
 
 def hear(
     networks: Mapping[Network, Musicnn],
-    log_mel: NDArray[np.float16],
+    mel_16k: NDArray[np.float16],
     patches: int,
     tick: Callable[[int], None] | None = None,
 ) -> dict[str, Floats]:
@@ -202,16 +203,16 @@ def hear(
     Parameters
     ----------
     networks : mapping of name to network
-    log_mel : array, shape (n, frames, 96)
-        As `genretree.sound.log_mel` computes it; shorter ones than a patch of 187 frames are repeated to fill it.
+    mel_16k : array, shape (n, frames, 96)
+        Mel power, as `genretree.sound.mel_16k` computes it; what is shorter than a patch of 187 frames is repeated.
     patches : int
         How many to hear of each slice, spread evenly.
     tick : function, optional
         Called with the number of slices that are done.
     """
     found: dict[str, list[Floats]] = {f"{name}/{layer}": [] for name in networks for layer in LAYERS}
-    for piece in log_mel:
-        chosen = torch.from_numpy(_cut_patches(np.asarray(piece, np.float32), patches))
+    for piece in mel_16k:
+        chosen = torch.from_numpy(_cut_patches(compress(piece), patches))
         with torch.inference_mode():
             for name, network in networks.items():
                 for layer, values in _hear_patches(network, chosen).items():
@@ -224,13 +225,13 @@ def hear(
     }
 
 
-def _cut_patches(log_mel: Floats, patches: int) -> Floats:
+def _cut_patches(mel_16k: Floats, patches: int) -> Floats:
     """Cut evenly spread patches from one slice: shape (patches, 187, 96); one if it is no longer than that."""
-    frames = len(log_mel)
+    frames = len(mel_16k)
     if frames < PATCH_FRAMES:
-        log_mel, frames = np.resize(log_mel, (PATCH_FRAMES, log_mel.shape[1])), PATCH_FRAMES
+        mel_16k, frames = np.resize(mel_16k, (PATCH_FRAMES, mel_16k.shape[1])), PATCH_FRAMES
     starts = np.unique(np.linspace(0, frames - PATCH_FRAMES, patches).round().astype(int))
-    return np.stack([log_mel[start : start + PATCH_FRAMES] for start in starts])
+    return np.stack([mel_16k[start : start + PATCH_FRAMES] for start in starts])
 
 
 def _hear_patches(network: Musicnn, patches: torch.Tensor) -> dict[str, Floats]:
@@ -250,7 +251,7 @@ def _hear_all(
     tick: Callable[[int], None] | None = None,
 ) -> dict[str, Floats]:
     """Hear all slices of a part, but for those that were heard in an earlier training on the same store."""
-    if examples.log_mel is None:
+    if examples.mel_16k is None:
         raise TrainingError(
             "musicnn needs sound, and this store has only images; prepare it anew, or choose another family"
         )
@@ -262,7 +263,7 @@ def _hear_all(
         with progress_bar(len(missing), f"hear ({name})", "slice", progress and len(missing) > 0) as heard_one:
             for start in range(0, len(missing), 64):
                 rows = missing[start : start + 64]
-                heard = hear({name: network}, np.asarray(examples.log_mel[rows]), settings.patches, heard_one)
+                heard = hear({name: network}, np.asarray(examples.mel_16k[rows]), settings.patches, heard_one)
                 cache.add(rows, np.concatenate([heard[f"{name}/{layer}"] for layer in LAYERS], axis=1))
         if len(missing):
             cache.save()

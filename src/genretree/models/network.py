@@ -171,7 +171,7 @@ class NetworkModel:
         self.heads = network.settings.heads
 
     def predict_levels(
-        self, images: NDArray[np.uint8], log_mel: NDArray[np.float16] | None = None, batch_size: int = 32
+        self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None, batch_size: int = 32
     ) -> LevelProbabilities:
         """Give the probabilities of every node, in float32 arithmetic: a list of (n, n_nodes) arrays by level."""
         device = next(self.network.parameters()).device

@@ -120,12 +120,12 @@ class TagModel:
         return cls(tree, networks)
 
     def predict_levels(
-        self, images: NDArray[np.uint8], log_mel: NDArray[np.float16] | None = None
+        self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
     ) -> LevelProbabilities:
         """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
-        if log_mel is None:
+        if mel_16k is None:
             raise BundleError("tags are heard in sound, and there are only images")
-        heard = hear(self.networks, log_mel, self.patches)
+        heard = hear(self.networks, mel_16k, self.patches)
         tags = {name: expit(heard[f"{name}/tags"].astype(np.float64)) for name in self.networks}
         return self.tree.taxonomy.sum_levels(self.tree.leaf_probabilities(tags))
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from genretree.settings import HOP, RATE, ImageSettings
 from genretree.sound.decode import SampleFile, iter_blocks
-from genretree.sound.log_mel import LOG_MEL_HOP, LOG_MEL_RATE, LogMelTap, log_mel_frames
+from genretree.sound.mel_16k import MEL_16K_HOP, MEL_16K_RATE, Mel16kTap, mel_16k_frames
 from genretree.sound.spectra import StoredSpectra, stream_spectra
 
 Floats = NDArray[np.float32]
@@ -48,15 +48,15 @@ class SliceImages:
         Whether the track was shorter than a slice and was repeated to fill it.
     silent : bool
         Whether the mel slice has no range: all of it lies at the floor, 80 dB below the track's loudest point.
-    log_mel : ndarray, float16, shape (frames, 96), optional
-        Of the same stretch of sound, if it was asked for; see `genretree.sound.log_mel`.
+    mel_16k : ndarray, float16, shape (frames, 96), optional
+        Of the same stretch of sound, if it was asked for; see `genretree.sound.mel_16k`.
     """
 
     images: Image
     start: float
     padded: bool
     silent: bool
-    log_mel: NDArray[np.float16] | None = None
+    mel_16k: NDArray[np.float16] | None = None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ def fill_slice(samples: Floats, slice_samples: int) -> Floats:
 
 
 def iter_slices(
-    path: SampleFile, settings: ImageSettings, engine: str = "auto", salvage: bool = False, log_mel: bool = False
+    path: SampleFile, settings: ImageSettings, engine: str = "auto", salvage: bool = False, mel_16k: bool = False
 ) -> Iterator[SliceImages]:
     """Turn a sound file into the images of its slices, in bounded memory: the only road from file to images.
 
@@ -133,8 +133,8 @@ def iter_slices(
         Engine of `genretree.sound.spectra`, or "auto".
     salvage : bool
         Take what decodes of a truncated file instead of refusing it.
-    log_mel : bool
-        Give each slice's log-mel at 16 kHz too.
+    mel_16k : bool
+        Give each slice's mel power at 16 kHz too.
 
     Yields
     ------
@@ -149,11 +149,11 @@ def iter_slices(
     SettingsError
         If there is no such engine.
     """
-    return _slices(iter_blocks(path, RATE, salvage), settings, engine, log_mel)
+    return _slices(iter_blocks(path, RATE, salvage), settings, engine, mel_16k)
 
 
 def slice_track(
-    samples: Floats, settings: ImageSettings, engine: str = "auto", log_mel: bool = False
+    samples: Floats, settings: ImageSettings, engine: str = "auto", mel_16k: bool = False
 ) -> Iterator[SliceImages]:
     """Turn samples in memory into the images of their slices.
 
@@ -165,8 +165,8 @@ def slice_track(
         Length of a slice and size of an image.
     engine : str
         Engine of `genretree.sound.spectra`, or "auto".
-    log_mel : bool
-        Give each slice's log-mel at 16 kHz too.
+    mel_16k : bool
+        Give each slice's mel power at 16 kHz too.
 
     Yields
     ------
@@ -180,10 +180,10 @@ def slice_track(
     SettingsError
         If there is no such engine.
     """
-    return _slices(iter([samples]), settings, engine, log_mel)
+    return _slices(iter([samples]), settings, engine, mel_16k)
 
 
-def _slices(blocks: Iterator[Floats], settings: ImageSettings, engine: str, log_mel: bool) -> Iterator[SliceImages]:
+def _slices(blocks: Iterator[Floats], settings: ImageSettings, engine: str, mel_16k: bool) -> Iterator[SliceImages]:
     wanted = (settings.slice_frames - 1) * HOP  # frames are centred: this many samples have one more frame than hops
     head: list[Floats] = []
     have = 0
@@ -196,7 +196,7 @@ def _slices(blocks: Iterator[Floats], settings: ImageSettings, engine: str, log_
     if padded:
         head = [fill_slice(np.concatenate(head), wanted)]
     sound: Iterable[Floats] = itertools.chain(head, blocks)
-    with LogMelTap() if log_mel else nullcontext() as tap:
+    with Mel16kTap() if mel_16k else nullcontext() as tap:
         if tap is not None:
             sound = tap.through(sound)
         with stream_spectra(sound, RATE, engine) as stored:
@@ -205,16 +205,16 @@ def _slices(blocks: Iterator[Floats], settings: ImageSettings, engine: str, log_
 
 
 def _draw_slice(
-    stored: StoredSpectra, tap: LogMelTap | None, start: int, settings: ImageSettings, padded: bool
+    stored: StoredSpectra, tap: Mel16kTap | None, start: int, settings: ImageSettings, padded: bool
 ) -> SliceImages:
-    at = round(start * HOP / RATE * LOG_MEL_RATE / LOG_MEL_HOP)
+    at = round(start * HOP / RATE * MEL_16K_RATE / MEL_16K_HOP)
     parts = stored.read(start, settings.slice_frames)
     return SliceImages(
         images=np.stack([draw(part, settings.size) for part in parts]),
         start=start * HOP / RATE,
         padded=padded,
         silent=bool(parts[0].max() == parts[0].min()),
-        log_mel=None if tap is None else tap.read(at, log_mel_frames(settings)),
+        mel_16k=None if tap is None else tap.read(at, mel_16k_frames(settings)),
     )
 
 

@@ -1,7 +1,8 @@
-"""Log-mel at 16 kHz, as the MusiCNN networks hear music (Pons and Serra 2019).
+"""Mel power at 16 kHz, as the MusiCNN networks hear music (Pons and Serra 2019).
 
-96 mel bands from frames of 512 samples, 256 apart, of sound at 16 kHz; the power is compressed as log10(1 + 10,000 p).
-Nothing is scaled by the track: how loud the music is stays in it.
+96 mel bands from frames of 512 samples, 256 apart, of sound at 16 kHz. Nothing is scaled by the track: how loud the
+music is stays in it. It is kept in float16, as the authors of the networks did, and compressed as log10(1 + 10,000 p)
+when used.
 """
 
 from __future__ import annotations
@@ -16,24 +17,25 @@ from numpy.typing import NDArray
 
 from genretree.settings import HOP, RATE, ImageSettings
 
-LOG_MEL_RATE = 16000  # Hz
-LOG_MEL_HOP = 256  # samples
-LOG_MEL_BANDS = 96
+MEL_16K_RATE = 16000  # Hz
+MEL_16K_HOP = 256  # samples
+MEL_16K_BANDS = 96
 _N_FFT = 512
-_COMPRESSION = 10_000
+_COMPRESSION = np.float32(10_000)
+_MOST = np.float32(np.finfo(np.float16).max)  # far above anything that a sound file at full scale gives
 _IN_MEMORY = 32 << 20  # bytes; about 45 minutes of music
 _CHUNK = 1 << 18  # samples transformed at a time
 
 Floats = NDArray[np.float32]
 
 
-def log_mel_frames(settings: ImageSettings) -> int:
-    """Frames of log-mel in a slice: 712 for 11.4 s."""
-    return (settings.slice_frames - 1) * HOP * LOG_MEL_RATE // (RATE * LOG_MEL_HOP) + 1
+def mel_16k_frames(settings: ImageSettings) -> int:
+    """Frames of a slice: 712 for 11.4 s."""
+    return (settings.slice_frames - 1) * HOP * MEL_16K_RATE // (RATE * MEL_16K_HOP) + 1
 
 
-def compute_log_mel(samples: Floats, rate: int = RATE) -> NDArray[np.float16]:
-    """Compute the log-mel of sound in memory.
+def compute_mel_16k(samples: Floats, rate: int = RATE) -> NDArray[np.float16]:
+    """Compute the mel power of sound in memory.
 
     Parameters
     ----------
@@ -45,29 +47,35 @@ def compute_log_mel(samples: Floats, rate: int = RATE) -> NDArray[np.float16]:
     Returns
     -------
     ndarray, float16, shape (1 + samples at 16 kHz // 256, 96)
-        0 for silence, about 6 for the loudest sound.
+        0 for silence, some hundreds for the loudest music.
     """
-    with LogMelTap(rate) as tap:
+    with Mel16kTap(rate) as tap:
         for _ in tap.through([samples]):
             pass
         return tap.read(0, tap.frames)
 
 
-class LogMelTap:
-    """Hands a track's sound on, and keeps its log-mel, in bounded memory. Close it after use, or use `with`."""
+def compress(mel: NDArray[np.float16]) -> Floats:
+    """Compress mel power as the networks want it: float32, 0 for silence, about 6 for the loudest music."""
+    compressed: Floats = np.log10(1 + _COMPRESSION * mel.astype(np.float32))
+    return compressed
+
+
+class Mel16kTap:
+    """Hands a track's sound on, and keeps its mel power, in bounded memory. Close it after use, or use `with`."""
 
     def __init__(self, rate: int = RATE) -> None:
         import soxr
 
         self.frames = 0
-        self._resampler = soxr.ResampleStream(rate, LOG_MEL_RATE, 1, dtype="float32", quality="HQ")
+        self._resampler = soxr.ResampleStream(rate, MEL_16K_RATE, 1, dtype="float32", quality="HQ")
         self._waiting = [
             np.zeros(_N_FFT // 2, np.float32)
         ]  # frames are centred: half of the first lies before the track
         self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="genretree-")  # noqa: SIM115 (closed by close)
 
     def through(self, blocks: Iterable[Floats]) -> Iterator[Floats]:
-        """Yield the blocks as they come; the log-mel is complete when they are at their end."""
+        """Yield the blocks as they come; the mel power is complete when they are at their end."""
         for block in blocks:
             for start in range(0, len(block), _CHUNK):
                 self._add(self._resampler.resample_chunk(block[start : start + _CHUNK]))
@@ -86,9 +94,9 @@ class LogMelTap:
         if count > self.frames:
             raise ValueError(f"{count} frames are not in a track of {self.frames}")
         start = max(0, min(start, self.frames - count))
-        self._file.seek(2 * LOG_MEL_BANDS * start)
-        content = self._file.read(2 * LOG_MEL_BANDS * count)
-        return np.frombuffer(content, np.float16).reshape(count, LOG_MEL_BANDS)
+        self._file.seek(2 * MEL_16K_BANDS * start)
+        content = self._file.read(2 * MEL_16K_BANDS * count)
+        return np.frombuffer(content, np.float16).reshape(count, MEL_16K_BANDS)
 
     def close(self) -> None:
         """Let go of what was kept."""
@@ -108,8 +116,8 @@ class LogMelTap:
             return
         joined = np.concatenate(self._waiting)
         mel = librosa.feature.melspectrogram(
-            y=joined, sr=LOG_MEL_RATE, n_fft=_N_FFT, hop_length=LOG_MEL_HOP, n_mels=LOG_MEL_BANDS, center=False
+            y=joined, sr=MEL_16K_RATE, n_fft=_N_FFT, hop_length=MEL_16K_HOP, n_mels=MEL_16K_BANDS, center=False
         ).T
-        self._file.write(np.log10(1 + _COMPRESSION * mel).astype(np.float16).tobytes())
+        self._file.write(np.minimum(mel, _MOST).astype(np.float16).tobytes())
         self.frames += len(mel)
-        self._waiting = [joined[len(mel) * LOG_MEL_HOP :]]
+        self._waiting = [joined[len(mel) * MEL_16K_HOP :]]

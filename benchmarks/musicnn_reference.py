@@ -2,8 +2,8 @@
 
     python benchmarks/musicnn_reference.py REFERENCE.npz SAMPLES
 
-REFERENCE.npz holds for each file NAME of the folder SAMPLES (NAME.mp3) consecutive patches from its beginning, `NAME/mel`
-of shape (n, 187, 96), and what the published code says of them, `NAME/MSD_musicnn/tags` and so on.
+REFERENCE.npz holds for each file NAME of the folder SAMPLES (NAME.mp3) consecutive patches from its beginning,
+`NAME/mel` of shape (n, 187, 96), and what the published code says of them, `NAME/MSD_musicnn/tags` and so on.
 """
 
 from __future__ import annotations

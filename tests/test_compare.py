@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from genretree.cli import main
 from genretree.compare import compare, format_markdown
+from genretree.corpus.splits import split_groups
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError, TrainingError
 
@@ -61,3 +67,45 @@ def test_a_family_that_cannot_be_trained_here_is_left_out_with_the_reason(store:
     assert "Not trained: musicnn, because" in (tmp_path / "a" / "results.md").read_text()
     with pytest.raises(TrainingError, match="no weights of a MusiCNN network"):
         compare(store, tmp_path / "b", ["musicnn"], {"musicnn": settings["musicnn"]})
+
+
+def test_a_split_made_anew_under_its_name_trains_again(store: Store, tmp_path: Path) -> None:
+    own = tmp_path / "store"
+    shutil.copytree(store.folder, own)
+    settings = {"boosting": QUICK["boosting"]}
+    first = compare(Store(own), tmp_path / "out", ["boosting"], settings)
+    other = split_groups(store.track_leaves, store.track_groups, seed=7)
+    assert other.parts != store.split().parts
+    other.save(own / "splits")
+    again = compare(Store(own), tmp_path / "out", ["boosting"], settings)
+    for found in (first, again):
+        assert found.rows[0].evaluation.known_tracks == 0
+    assert again.rows[0].evaluation.track != first.rows[0].evaluation.track
+
+
+def test_every_protocol_is_told(store: Store, tmp_path: Path) -> None:
+    found = compare(store, tmp_path, ["boosting"], {"boosting": QUICK["boosting"]})
+    leaking = replace(found.rows[0], evaluation=replace(found.rows[0].evaluation, family="cnn", protocol="LEAKING"))
+    text = format_markdown(replace(found, rows=(*found.rows, leaking)))
+    assert "(boosting); disjoint by artist" in text
+    assert "(cnn); LEAKING" in text
+
+
+def test_the_page_and_the_json_have_the_whole_table(store: Store, tmp_path: Path) -> None:
+    settings = {"boosting": QUICK["boosting"], "musicnn": {"weights": str(tmp_path / "none")}}
+    found = compare(store, tmp_path / "a", ["boosting", "boosting", "musicnn"], settings)
+    assert len(found.rows) == 1
+    page = (tmp_path / "a" / "results.html").read_text()
+    assert "What they cost" in page
+    assert "Not trained: musicnn" in page
+    content = json.loads((tmp_path / "a" / "results.json").read_text())
+    assert content["families"][0]["costs"]["training_seconds"] == found.rows[0].training_seconds
+    assert "musicnn" in content["skipped"]
+
+
+def test_no_family_at_all_is_refused(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="at least one family"):
+        compare(store, tmp_path, [])
+    result = CliRunner().invoke(main, ["compare", str(store.folder), "--out", str(tmp_path), "--recipes", "nonsense"])
+    assert result.exit_code == 2
+    assert "published" in result.output

@@ -20,7 +20,7 @@ from genretree.recipe import Recipe, recipe_names
 SMALL = {
     "cnn": {"epochs": 1, "image_size": 32},
     "efficientnet-b0": {"epochs": 1, "image_size": 32, "weights": "none"},
-    "ast": {"epochs": 1, "image_size": 32},
+    "ast": {"epochs": 1, "image_size": 32, "weights": "none"},
     "boosting": {"epochs": 5, "image_size": 16, "components": 10},
 }
 
@@ -50,6 +50,10 @@ def test_its_commands_are_ones_that_can_be_typed(name: str) -> None:
         main.commands[line[1]].make_context(line[1], line[2:])  # an unknown option or a missing argument raises
     assert any(name in line for line in words)
     assert recipe.time
+    assert recipe.data
+    # What could not be run says so; ours have figures of our own.
+    assert recipe.results or "not run" in recipe.time
+    assert not name.endswith("-ours") or (all(result.seconds for result in recipe.results) and recipe.results)
 
 
 def test_options_go_before_the_recipe(store: Store, tmp_path: Path) -> None:
@@ -62,17 +66,23 @@ def test_options_go_before_the_recipe(store: Store, tmp_path: Path) -> None:
 
 def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("family: cnn\nsummary: s\ncommand: [c]\ntime: t\nsettings: {dropout: 0.5}\n")
+    path.write_text("family: cnn\nsummary: s\ncommand: [c]\ndata: d\ntime: t\nsettings: {dropout: 0.5}\n")
     assert Recipe.load(path).settings == {"dropout": 0.5}
     for text, message in [
-        ("family: cnn\nsummary: s\ncommand: [c]\ntime: t\nsettings: {dropuot: 0.5}\n", "did you mean 'dropout'"),
-        ("family: cnnn\nsummary: s\ncommand: [c]\ntime: t\nsettings: {}\n", "did you mean 'cnn'"),
+        (
+            "family: cnn\nsummary: s\ncommand: [c]\ndata: d\ntime: t\nsettings: {dropuot: 0.5}\n",
+            "did you mean 'dropout'",
+        ),
+        ("family: cnnn\nsummary: s\ncommand: [c]\ndata: d\ntime: t\nsettings: {}\n", "did you mean 'cnn'"),
         ("[1, 2]", "no recipe"),
         ("a: [", "not YAML"),
     ]:
         path.write_text(text)
         with pytest.raises(SettingsError, match=message):
             Recipe.load(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SettingsError, match="can't be read as text"):
+        Recipe.load(path)
     with pytest.raises(SettingsError, match="no such recipe file"):
         Recipe.load(tmp_path / "none.yaml")
     with pytest.raises(SettingsError, match="did you mean 'cnn-ours'"):

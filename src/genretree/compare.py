@@ -20,10 +20,11 @@ from genretree.evaluate import Evaluation, UnitScores, evaluate
 from genretree.files import write_text
 from genretree.models import family_names, get_family
 from genretree.report import save_evaluation, write_report
-from genretree.train import train
+from genretree.train import parts_digest, train
 
 _UNITS = ("slice", "track")
 _SPEED_SLICES = 64
+_SPEED_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,9 @@ def compare(
         If none of the families could be trained.
     """
     out = Path(out)
-    chosen = list(models) if models else family_names()
+    chosen = family_names() if models is None else list(dict.fromkeys(models))
+    if not chosen:
+        raise SettingsError("name at least one family to compare")
     given = dict(settings or {})
     strange = sorted(set(given) - set(chosen))
     if strange:
@@ -113,7 +116,9 @@ def _train_once(store: Store, name: str, folder: Path, settings: Any, split: str
     if not folder.exists():
         return train(store, name, folder, settings, split=split, progress=progress)
     bundle = load_bundle(folder)
-    same_data = bundle.training["store"]["digest"] == store.facts.digest and bundle.training["split"]["name"] == split
+    learned = bundle.training["split"]
+    same_split = learned["name"] == split and learned.get("parts") == parts_digest(store.split(split))
+    same_data = bundle.training["store"]["digest"] == store.facts.digest and same_split
     if same_data and bundle.settings == settings and bundle.family == name:
         return bundle
     return train(store, name, folder, settings, split=split, overwrite=True, progress=progress)
@@ -121,20 +126,28 @@ def _train_once(store: Store, name: str, folder: Path, settings: Any, split: str
 
 def _speed(bundle: Bundle, store: Store) -> float:
     """Slices scored a second, after a first batch that warms up."""
+    # On the processor, where bundles are used.
     images = np.asarray(store.images[:_SPEED_SLICES])
     mel_16k = None if store.mel_16k is None else np.asarray(store.mel_16k[:_SPEED_SLICES])
     bundle.model.predict_levels(images, mel_16k)
-    began = time.perf_counter()
-    bundle.model.predict_levels(images, mel_16k)
-    return len(images) / (time.perf_counter() - began)
+    began, times = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - began) < _SPEED_SECONDS or times == 0:
+        bundle.model.predict_levels(images, mel_16k)
+        times += 1
+    return times * len(images) / seconds
 
 
 def _write_tables(found: Comparison, out: Path) -> None:
     write_text(out / "results.md", format_markdown(found))
     write_text(out / "results.csv", _format_csv(found.rows))
     evaluations = [row.evaluation for row in found.rows]
-    write_text(out / "results.json", json.dumps([item.to_json() for item in evaluations], ensure_ascii=False))
-    write_report(evaluations, out / "results.html", "genretree: comparison")
+    content = {
+        "families": [{**row.evaluation.to_json(), "costs": _costs(row)} for row in found.rows],
+        "skipped": dict(found.skipped),
+    }
+    write_text(out / "results.json", json.dumps(content, ensure_ascii=False))
+    costs = [_costs(row) for row in found.rows]
+    write_report(evaluations, out / "results.html", "genretree: comparison", costs, found.skipped)
 
 
 def format_markdown(found: Comparison) -> str:
@@ -142,14 +155,31 @@ def format_markdown(found: Comparison) -> str:
     rows = found.rows
     first = rows[0].evaluation
     names = [level.name for level in first.slice.levels]
-    lines = [f"Part {first.part} of {first.store}; {first.protocol}.", ""]
-    for unit in _UNITS:
+    lines = []
+    for protocol in dict.fromkeys(row.evaluation.protocol for row in rows):
+        of = [row.evaluation.family for row in rows if row.evaluation.protocol == protocol]
+        which = "" if len(of) == len(rows) else f" ({', '.join(of)})"
+        lines += [f"Part {first.part} of {first.store}{which}; {protocol}.", ""]
+    for unit in _units(first):
         header = ["model", "overall", *names, "macro-F1", "parameters", "training s", "slices/s"]
         lines += [f"By {unit} ({getattr(first, unit).n}):", "", _line(header), _line(["---"] * len(header))]
         lines += [_line(_cells(row, getattr(row.evaluation, unit))) for row in rows]
         lines.append("")
-    lines += [f"Not trained: {name}, because {reason}" for name, reason in found.skipped.items()]
+    lines += [f"- Not trained: {name}, because {reason}" for name, reason in found.skipped.items()]
     return "\n".join(lines)
+
+
+def _units(evaluation: Evaluation) -> Sequence[str]:
+    """Leave the tracks out where nothing is known of them: each slice then counts as one."""
+    return _UNITS[:1] if evaluation.group_by == "slice" else _UNITS
+
+
+def _costs(row: Row) -> dict[str, Any]:
+    return {
+        "parameters": row.parameters,
+        "training_seconds": row.training_seconds,
+        "slices_per_second": round(row.slices_per_second, 1),
+    }
 
 
 def _cells(row: Row, scores: UnitScores) -> list[str]:
@@ -179,7 +209,7 @@ def _format_csv(rows: Sequence[Row]) -> str:
 def _records(row: Row) -> list[dict[str, Any]]:
     """One record for each unit and level."""
     records = []
-    for unit in _UNITS:
+    for unit in _units(row.evaluation):
         scores = getattr(row.evaluation, unit)
         for level in scores.levels:
             records.append(
@@ -193,9 +223,8 @@ def _records(row: Row) -> list[dict[str, Any]]:
                     "low": level.ci95[0],
                     "high": level.ci95[1],
                     "macro_f1": level.macro_f1,
-                    "parameters": row.parameters,
-                    "training_seconds": row.training_seconds,
-                    "slices_per_second": round(row.slices_per_second, 1),
+                    **_costs(row),
+                    "protocol": row.evaluation.protocol,
                 }
             )
     return records

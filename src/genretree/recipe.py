@@ -39,6 +39,8 @@ class Recipe(Settings):
         One line.
     settings : mapping
         Every setting that is not the family's default.
+    data : str
+        What it was made for, and in which form the commands want it.
     command : list of str
         What to type, from the data to the figure.
     time : str
@@ -50,6 +52,7 @@ class Recipe(Settings):
     family: str
     summary: str
     settings: dict[str, Any]
+    data: str
     command: tuple[str, ...] = Field(min_length=1)
     time: str
     results: tuple[Result, ...] = ()
@@ -67,7 +70,10 @@ class Recipe(Settings):
         if path.suffix in (".yaml", ".yml"):
             if not path.is_file():
                 raise SettingsError(f"{path}: no such recipe file")
-            return cls._parse(path.read_text(encoding="utf-8"), str(path))
+            try:
+                return cls._parse(path.read_text(encoding="utf-8"), str(path))
+            except (OSError, UnicodeDecodeError) as error:
+                raise SettingsError(f"{path}: can't be read as text ({error})") from error
         known = recipe_names()
         if str(name) not in known:
             close = difflib.get_close_matches(str(name), known, n=1)

@@ -7,7 +7,7 @@ import io
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +74,13 @@ def draw_history(history: Sequence[dict[str, float]]) -> bytes | None:
     figure = Figure(figsize=(5.5, 3), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for name, colour in (("train_loss", "#00429d"), ("validation_loss", "#e07b00")):
+    names = sorted({name for row in history for name in row if "_loss" in name})
+    for name in names:
         points = [(row[step], row[name]) for row in history if name in row]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), color=colour)
+        # One classifier for each level, as boosting's independent heads have, gives more curves of each kind.
+        style = ("-", "--", ":", "-.")[int(name[-1]) % 4 if name[-1].isdigit() else 0]
+        colour = "#00429d" if name.startswith("train") else "#e07b00"
+        axes.plot(*zip(*points, strict=True), style, label=name.replace("_", " "), color=colour)
     axes.set_xlabel(step)
     axes.set_ylabel("loss")
     axes.legend(frameon=False)
@@ -85,8 +88,24 @@ def draw_history(history: Sequence[dict[str, float]]) -> bytes | None:
     return _png(figure)
 
 
-def write_report(evaluations: Sequence[Evaluation], path: str | Path, title: str = "genretree: evaluation") -> Path:
+def write_report(
+    evaluations: Sequence[Evaluation],
+    path: str | Path,
+    title: str = "genretree: evaluation",
+    costs: Sequence[Mapping[str, Any]] = (),
+    skipped: Mapping[str, str] | None = None,
+) -> Path:
     """Write one self-contained HTML page (pictures inside, no network) about one or more evaluations.
+
+    Parameters
+    ----------
+    evaluations : sequence of Evaluation
+    path : path
+    title : str
+    costs : sequence of mappings, optional
+        For each evaluation `parameters`, `training_seconds` and `slices_per_second`.
+    skipped : mapping, optional
+        Families that could not be trained, and why.
 
     Returns
     -------
@@ -103,7 +122,9 @@ def write_report(evaluations: Sequence[Evaluation], path: str | Path, title: str
     page = environment.get_template("report.html.j2").render(
         title=title,
         evaluations=[_view(evaluation) for evaluation in evaluations],
-        units=_UNITS,
+        units=_UNITS[1:] if evaluations[0].group_by == "slice" else _UNITS,
+        costs=list(costs),
+        skipped=dict(skipped or {}),
         command=command_line(),
     )
     write_text(path, page)

@@ -27,7 +27,7 @@ MODALITIES: tuple[Modality, ...] = ("mel", "cqt", "chroma")
 class Settings(BaseModel):
     """Base of all settings: immutable, and strict about names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def build(cls, values: Mapping[str, Any] | None = None) -> Self:

@@ -7,9 +7,11 @@ import json
 import os
 import platform
 import shutil
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +29,7 @@ from genretree.models import get_family
 from genretree.models.contract import Examples, FitContext
 from genretree.settings import Settings
 
+_SECONDS_BETWEEN_NOTES = 5.0
 _VERSIONS = ("genretree", "numpy", "librosa", "scikit-learn", "torch", "transformers")
 
 
@@ -70,19 +73,21 @@ def train(
     chosen = settings if isinstance(settings, Settings) else kind.settings_type.build(settings)
     if out.exists() and not overwrite:
         raise TrainingError(f"{out}: exists already; give another name, or --overwrite to replace it")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not kind.distributed:
+        raise TrainingError(f"{family} trains in one process; start it without torchrun")
     parts = store.split(split)
     learn, check = examples(store, parts, "train"), examples(store, parts, "validation")
     if len(learn) == 0:
         raise TrainingError(f"{store.folder}: the split '{split}' has no training part")
     with one_at_a_time():
         work = _work_folder(out, store, family, chosen, parts, restart)
-    began = time.monotonic()
-    fitted = kind.fit(learn, check if len(check) else None, store.taxonomy, chosen, FitContext(work, progress))
+    with _clock(work / "seconds") as seconds:
+        fitted = kind.fit(learn, check if len(check) else None, store.taxonomy, chosen, FitContext(work, progress))
     training = {
         **_describe_data(store, parts),
         "history": fitted.history,
         "facts": dict(fitted.facts),
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(seconds(), 1),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
         "versions": {name: version(name) for name in _VERSIONS},
@@ -95,13 +100,42 @@ def train(
 
 def _finish(bundle: Bundle, work: Path) -> None:
     """Put the bundle with its logs in its place, and clear away what training left."""
-    if bundle.folder.exists():
-        shutil.rmtree(bundle.folder)
+    out = bundle.folder
+    made, old = work / "bundle", work / "replaced"
+    shutil.rmtree(made, ignore_errors=True)
     history = work / "history.csv"
-    save_bundle(bundle, {history.name: history} if history.exists() else {})
+    save_bundle(replace(bundle, folder=made), {history.name: history} if history.exists() else {})
     if (work / "tensorboard").is_dir():
-        shutil.copytree(work / "tensorboard", bundle.folder / "tensorboard")
+        shutil.copytree(work / "tensorboard", made / "tensorboard")
+    if out.exists():
+        out.rename(old)
+    made.rename(out)
     shutil.rmtree(work)
+
+
+@contextmanager
+def _clock(path: Path) -> Iterator[Callable[[], float]]:
+    """Count the seconds of a training, those of runs that were cut off included: noted in a file every few seconds."""
+    try:
+        before = float(path.read_text())
+    except (OSError, ValueError):
+        before = 0.0
+    began, ended = time.monotonic(), threading.Event()
+
+    def seconds() -> float:
+        return before + time.monotonic() - began
+
+    def note() -> None:
+        while not ended.wait(_SECONDS_BETWEEN_NOTES):
+            write_text(path, f"{seconds():.1f}")
+
+    thread = threading.Thread(target=note, daemon=True)
+    thread.start()
+    try:
+        yield seconds
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager
@@ -142,6 +176,11 @@ def fingerprint(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def parts_digest(split: Split) -> str:
+    """Hash which track or slice is in which part: a split that was made anew under its old name has another."""
+    return hashlib.sha256("".join(split.parts).encode()).hexdigest()[:16]
+
+
 def _work_folder(out: Path, store: Store, family: str, settings: Settings, split: Split, restart: bool) -> Path:
     """Give the folder of this very run, emptied if another run lies there."""
     work = out.with_name(f"{out.name}.partial")
@@ -151,7 +190,7 @@ def _work_folder(out: Path, store: Store, family: str, settings: Settings, split
         "store": store.facts.digest,
         "split": split.name,
     }
-    run["parts"] = hashlib.sha256("".join(split.parts).encode()).hexdigest()
+    run["parts"] = parts_digest(split)
     identity = work / "run.json"
     try:
         same = json.loads(identity.read_text(encoding="utf-8")) == run
@@ -169,7 +208,13 @@ def _describe_data(store: Store, split: Split) -> dict[str, Any]:
     seen = np.unique(np.concatenate([store.slice_tracks[store.rows(part, split)] for part in ("train", "validation")]))
     return {
         "store": {"folder": str(store.folder), "source": store.facts.source, "digest": store.facts.digest},
-        "split": {"name": split.name, "protocol": split.protocol, "seed": split.seed, "note": split.note},
+        "split": {
+            "name": split.name,
+            "protocol": split.protocol,
+            "seed": split.seed,
+            "note": split.note,
+            "parts": parts_digest(split),
+        },
         "group_by": store.facts.group_by,
         "slices": {part: len(store.rows(part, split)) for part in ("train", "validation", "test")},
         "tracks_seen": sorted({store.tracks["sha256"][track] for track in seen}),

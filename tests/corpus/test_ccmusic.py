@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,6 +24,7 @@ from genretree.corpus import ccmusic
 from genretree.corpus.ccmusic import is_dataset, prepare_dataset
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, MissingExtraError, SettingsError
+from genretree.recipe import Recipe
 from genretree.settings import ImageSettings
 from genretree.sound.slices import read_drawn
 from genretree.taxonomy import Taxonomy
@@ -184,6 +187,42 @@ def test_streamed_and_in_parallel_it_is_the_same(tmp_path: Path, replica: Path, 
         assert made.split() == prepared.split()
         assert made.facts == prepared.facts
         shutil.rmtree(tmp_path / "store")
+
+
+def test_the_commands_of_the_published_recipes_work_on_it(
+    replica: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As typed, in a folder with a copy of the data set; only made small, and without the network's weights."""
+    shutil.copytree(replica, tmp_path / "ccmusic-database" / "music_genre")
+    monkeypatch.chdir(tmp_path)
+    small = {
+        "cnn-published": {"epochs": 1, "image_size": 32},
+        "efficientnet-b0-published": {"epochs": 1, "image_size": 32, "weights": "none", "batch_size": 8},
+        "ast-published": {"epochs": 1, "image_size": 32},
+        "boosting-published": {"epochs": 2, "image_size": 16},
+    }
+    runner = CliRunner()
+    for name, changes in small.items():
+        for line in Recipe.load(name).command:
+            words = shlex.split(line)[1:]
+            words = [word.replace("BUNDLE", f"BUNDLE-{name}").replace("REPORT", f"REPORT-{name}") for word in words]
+            if words[0] == "prepare":
+                words += ["--size", "32", "--workers", "1"]
+            if words[0] == "train":
+                words += [f"--set={key}={value}" for key, value in changes.items()]
+            result = runner.invoke(main, [*words, "--quiet"], catch_exceptions=False)
+            assert result.exit_code == 0, result.output
+        metrics = json.loads((tmp_path / f"REPORT-{name}" / "metrics.json").read_text())
+        assert "LEAKING" in metrics["protocol"]
+        assert [level["name"] for level in metrics["slice"]["levels"]] == list(TREE.levels)
+        assert metrics["heads"] == "independent"
+    changed = [
+        f"--set={name.removesuffix('-published')}:{k}={v}" for name, made in small.items() for k, v in made.items()
+    ]
+    words = ["compare", "STORE", "--models", "all", "--recipes", "published", "--out", "RESULTS", "--quiet"]
+    result = runner.invoke(main, [*words, *changed], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("| efficientnet-b0 |") == 1  # by slice only: nothing is known of tracks
 
 
 def test_a_model_learns_from_it(tmp_path: Path, prepared: Store) -> None:

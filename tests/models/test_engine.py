@@ -8,14 +8,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from genretree.bundle import Bundle, load_bundle
 from genretree.corpus.store import Store
-from genretree.errors import TrainingError
+from genretree.errors import SettingsError, TrainingError
+from genretree.models import engine
 from genretree.models.cnn import CnnSettings, build_network
 from genretree.models.contract import FitContext
 from genretree.models.engine import choose_precision, find_checkpoint, fit_network
@@ -239,3 +242,56 @@ def _train_in_two_processes(store: Store, family: str, out: Path, settings: dict
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
     return load_bundle(out)
+
+
+def test_a_slice_left_alone_at_the_end_of_an_epoch_is_learned_from(store: Store, tmp_path: Path) -> None:
+    assert len(store.rows("train")) == 128  # batches of 127 leave one
+    _, history = _fit(store, tmp_path, epochs=1, batch_size=127)
+    assert history[0]["step"] == 2
+    assert math.isfinite(history[0]["validation_loss"])
+
+
+def test_a_training_that_diverges_is_no_bundle(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="diverged"):
+        train(store, "cnn", tmp_path / "b", {**BASE, "epochs": 2, "learning_rate": 1e20, "warmup_epochs": 0})
+    assert not (tmp_path / "b").exists()
+    with pytest.raises(SettingsError, match="finite"):
+        train(store, "cnn", tmp_path / "b", {**BASE, "learning_rate": math.inf})
+
+
+def test_the_time_of_runs_that_were_cut_off_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from genretree import train as module
+
+    monkeypatch.setattr(module, "_SECONDS_BETWEEN_NOTES", 0.01)
+    with module._clock(tmp_path / "seconds"):
+        time.sleep(0.3)
+    with module._clock(tmp_path / "seconds") as seconds:
+        assert seconds() >= 0.25
+
+
+def test_what_trains_in_one_process_is_refused_under_torchrun(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match="without torchrun"):
+        train(store, "boosting", tmp_path / "b")
+
+
+def test_patience_used_up_before_an_interruption_is_not_given_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cut(TrainerCallback):
+        def on_epoch_begin(self, args: object, state: Any, control: object, **kwargs: object) -> None:
+            if state.epoch and state.epoch >= len(whole) - 1:
+                raise KeyboardInterrupt
+
+    settings = {"epochs": 40, "warmup_epochs": 0, "learning_rate": 3e-2, "patience": 3}
+    _, whole = _fit(store, tmp_path / "whole", **settings)
+    assert len(whole) < 40
+    tensorboard = engine._tensorboard
+    monkeypatch.setattr(engine, "_tensorboard", lambda folder: [Cut()])
+    with pytest.raises(KeyboardInterrupt):
+        _fit(store, tmp_path / "cut", **settings)
+    monkeypatch.setattr(engine, "_tensorboard", tensorboard)
+    _, resumed = _fit(store, tmp_path / "cut", **settings)
+    assert len(resumed) == len(whole)

@@ -108,11 +108,15 @@ def test_the_rates_of_the_layers_are_used(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize("frozen", [1, 2])
 def test_a_frozen_backbone_stays_as_it_is(frozen: int, store: Store, tmp_path: Path) -> None:
     before = dict(_start(store).named_parameters())
-    after = _weights(_fit(store, tmp_path, epochs=2, frozen_epochs=frozen, patience=5, learning_rate=1e-2))
+    fitted = _fit(store, tmp_path, epochs=2, frozen_epochs=frozen, patience=5, learning_rate=1e-2)
+    after = _weights(fitted)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     heads = {name for name in before if name.startswith("backbone.scores.")}
     assert heads <= moved
     assert (moved == heads) == (frozen == 2)
+    running = dict(fitted.model.network.named_buffers())["backbone.norm.running_mean"]
+    assert torch.equal(running, torch.zeros_like(running)) == (frozen == 2)
+    assert fitted.facts["parameters"] == sum(value.numel() for value in before.values())
 
 
 def test_the_average_of_the_weights_is_what_is_saved(store: Store, tmp_path: Path) -> None:
@@ -149,3 +153,16 @@ def test_an_interrupted_average_goes_on(store: Store, tmp_path: Path, monkeypatc
     resumed = _weights(_fit(store, tmp_path / "cut", **settings))
     name = "backbone.fusion.0.weight"
     torch.testing.assert_close(resumed[name], whole[name], atol=1e-4, rtol=1e-3)
+
+
+def test_an_average_that_was_finished_stays_one(store: Store, tmp_path: Path) -> None:
+    settings = CnnSettings.build({**BASE, "epochs": 2, "averaging": 0.9})
+    learn = examples(store, store.split(), "train")
+
+    def fit() -> Fitted:
+        build = lambda: build_network(store.taxonomy, settings)  # noqa: E731
+        return engine.fit_network(build, learn, None, settings, FitContext(tmp_path))
+
+    name = "backbone.fusion.0.weight"
+    first, again = _weights(fit())[name], _weights(fit())[name]  # the second finds all epochs done
+    torch.testing.assert_close(first, again)

@@ -29,7 +29,7 @@ def quickstart(out: Path, seed: int, quiet: bool) -> None:
 
 @click.command()
 @click.argument("store", type=FOLDER)
-@click.option("--model", "family", help="cnn, efficientnet-b0, ast or boosting.")
+@click.option("--model", "family", help="cnn, efficientnet-b0, ast, boosting, musicnn or ensemble.")
 @click.option("--recipe", "recipe_name", help="Settings by name (see: genretree recipes) or a YAML file.")
 @click.option("--out", type=FOLDER, required=True, help="Folder of the bundle to make.")
 @click.option("--split", "split_name", default="default", show_default=True, help="Which of the store's splits.")
@@ -118,7 +118,12 @@ def evaluate(
 @click.option("--out", type=FOLDER, required=True, help="Folder for bundles, reports and the results table.")
 @click.option("--split", "split_name", default="default", show_default=True, help="Which of the store's splits.")
 @click.option("--seed", default=0, show_default=True, help="Of training and of the bootstrap.")
-@click.option("--recipes", "kind", help="Which recipes: published or ours; by default the families' own settings.")
+@click.option(
+    "--recipes",
+    "kind",
+    type=click.Choice(["published", "ours"]),
+    help="Which recipes to take; by default the families' own settings.",
+)
 @click.option("--set", "assignments", multiple=True, metavar="MODEL:NAME=VALUE", help="A family's setting; repeatable.")
 @quiet_option
 def compare(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import ASTConfig, ASTModel, ViTConfig, ViTModel
 
-from genretree.errors import SettingsError
 from genretree.models.contract import Examples, FitContext, Fitted
 from genretree.models.engine import fit_network
 from genretree.models.network import GenreNetwork, NetworkModel, NetworkSettings, as_settings, build_head, load_weights
@@ -42,12 +41,19 @@ class AstSettings(NetworkSettings):
     epochs: int = Field(60, ge=1)
     batch_size: int = Field(128, ge=2)
 
+    @model_validator(mode="after")
+    def _one_image(self) -> Self:
+        if self.weights != NONE and len(self.modalities) != 1:
+            raise ValueError(f"an AudioSet transformer sees one image; modalities are {', '.join(self.modalities)}")
+        return self
+
 
 class AstFamily:
     """Transformers over patches of a spectrogram."""
 
     name: ClassVar[str] = "ast"
     summary: ClassVar[str] = "Audio Spectrogram Transformer, small from scratch or on AudioSet weights"
+    distributed: ClassVar[bool] = True
     settings_type: ClassVar[type[AstSettings]] = AstSettings
 
     @staticmethod
@@ -80,8 +86,6 @@ def build_network(taxonomy: Taxonomy, settings: AstSettings) -> GenreNetwork:
             attention_probs_dropout_prob=0.0,
         )
         return _assemble_small(ViTModel(config, add_pooling_layer=False), taxonomy, settings)
-    if len(settings.modalities) != 1:
-        raise SettingsError(f"an AudioSet transformer sees one image; modalities are {', '.join(settings.modalities)}")
     return _assemble_audioset(_load_resized(settings), taxonomy, settings)
 
 

@@ -54,7 +54,7 @@ class BoostingSettings(Settings):
     )
     epochs: int = Field(200, ge=1, description="most boosting iterations")
     patience: int = Field(10, ge=1, description="stop after so many iterations without a better validation loss")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
 
 
 class BoostingFamily:
@@ -62,6 +62,7 @@ class BoostingFamily:
 
     name: ClassVar[str] = "boosting"
     summary: ClassVar[str] = "principal components of the images and histogram gradient boosting"
+    distributed: ClassVar[bool] = False
     settings_type: ClassVar[type[BoostingSettings]] = BoostingSettings
 
     @staticmethod

@@ -35,6 +35,7 @@ class CnnFamily:
 
     name: ClassVar[str] = "cnn"
     summary: ClassVar[str] = "residual network with squeeze-and-excitation, trained from scratch"
+    distributed: ClassVar[bool] = True
     settings_type: ClassVar[type[CnnSettings]] = CnnSettings
 
     @staticmethod

@@ -155,6 +155,7 @@ class Family(Protocol):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    distributed: ClassVar[bool]  # whether several processes can train one model together
     settings_type: ClassVar[type[Settings]]
 
     @staticmethod

@@ -41,6 +41,7 @@ class EfficientNetFamily:
 
     name: ClassVar[str] = "efficientnet-b0"
     summary: ClassVar[str] = "EfficientNet-B0 on ImageNet weights"
+    distributed: ClassVar[bool] = True
     settings_type: ClassVar[type[EfficientNetSettings]] = EfficientNetSettings
 
     @staticmethod

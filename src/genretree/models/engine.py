@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -62,13 +63,14 @@ def fit_network(
     network.balance_leaves(train.leaves)
     if torch.cuda.is_available() and _world_size() > 1:
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    parameters = count_parameters(network)
     arguments = _arguments(train, validation, settings, context)
     history = _History(context.folder / "history.csv")
     checkpoint = find_checkpoint(_checkpoints(context), RAW_FILE if settings.averaging else None)
     trainer = Trainer(
         model=network,
         args=arguments,
-        train_dataset=_SliceDataset(train),
+        train_dataset=_SliceDataset(train, pairs=True),
         eval_dataset=_SliceDataset(validation) if validation is not None else None,
         data_collator=_collate,
         optimizer_cls_and_kwargs=_optimizer(network, settings),
@@ -87,8 +89,12 @@ def fit_network(
         warnings.filterwarnings("ignore", message=".*pin_memory.*")
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
+        raise TrainingError("training diverged, the weights are no numbers any more; try a lower learning_rate")
+    if validation is not None and not math.isfinite(trainer.state.best_metric or math.inf):
+        raise TrainingError("training diverged, the validation loss is no number; try a lower learning_rate")
     facts = {
-        "parameters": count_parameters(network),
+        "parameters": parameters,
         "precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "float32",
         "devices": arguments.world_size,
         "best_validation_loss": trainer.state.best_metric,
@@ -119,7 +125,8 @@ def find_checkpoint(folder: Path, last: str | None = None) -> Path | None:
         except (OSError, ValueError):
             whole = False
         if not whole:
-            shutil.rmtree(numbered[step])  # cut off while being written; the one before it is whole
+            # Cut off while being written; the one before it is whole. Another process may be clearing it away too.
+            shutil.rmtree(numbered[step], ignore_errors=True)
             continue
         return numbered[step]
     return None
@@ -131,8 +138,6 @@ def _arguments(
     precision = choose_precision(settings.precision)
     steps = -(-len(train) // (settings.batch_size * _world_size()))
     updates_per_epoch = max(1, -(-steps // settings.accumulate))
-    # A lone slice at the end of an epoch can't be batch-normalised.
-    lonely = len(train) % settings.batch_size == 1
     return TrainingArguments(
         output_dir=str(_checkpoints(context)),
         num_train_epochs=settings.epochs,
@@ -153,13 +158,13 @@ def _arguments(
         save_strategy="epoch",
         logging_strategy="epoch",
         save_total_limit=_KEPT_CHECKPOINTS,
+        restore_callback_states_from_checkpoint=True,
         load_best_model_at_end=validation is not None,
         metric_for_best_model="eval_loss" if validation is not None else None,
         greater_is_better=False if validation is not None else None,
         prediction_loss_only=True,
         label_names=["labels"],
         remove_unused_columns=False,
-        dataloader_drop_last=lonely,
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to=[],
@@ -193,10 +198,14 @@ def _world_size() -> int:
 
 
 class _SliceDataset(Dataset[Any]):
-    """Slices by position, a whole batch at a time: the images of a batch are read from the memory map in one go."""
+    """Slices by position, a whole batch at a time: the images of a batch are read from the memory map in one go.
 
-    def __init__(self, examples: Examples) -> None:
+    With `pairs` a slice that is left alone at the end of an epoch comes twice, as one can't be batch-normalised.
+    """
+
+    def __init__(self, examples: Examples, pairs: bool = False) -> None:
         self.examples = examples
+        self.pairs = pairs
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -205,7 +214,7 @@ class _SliceDataset(Dataset[Any]):
         return position
 
     def __getitems__(self, positions: list[int]) -> dict[str, torch.Tensor]:
-        chosen = np.array(positions)
+        chosen = np.array(positions * 2 if self.pairs and len(positions) == 1 else positions)
         return {
             "images": torch.from_numpy(self.examples.take(chosen)),
             "labels": torch.from_numpy(self.examples.leaves[chosen]),

@@ -38,7 +38,7 @@ class EnsembleSettings(Settings):
     )
     folds: int = Field(5, ge=2, le=20, description="parts of the training slices for the weighing")
     heads: Heads = Field("tree", description="tree only")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
 
     @field_validator("members")
     @classmethod
@@ -67,6 +67,7 @@ class EnsembleFamily:
 
     name: ClassVar[str] = "ensemble"
     summary: ClassVar[str] = "several families, weighed by how right they are on unseen groups"
+    distributed: ClassVar[bool] = False
     settings_type: ClassVar[type[EnsembleSettings]] = EnsembleSettings
 
     @staticmethod

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from genretree.files import atomic_path
 from genretree.models.network import GenreNetwork, NetworkSettings
 
 RAW_FILE = "raw.safetensors"
@@ -22,6 +23,7 @@ def fine_tuning(network: GenreNetwork, settings: NetworkSettings, checkpoint: Pa
     """Give the callbacks that the settings `frozen_epochs` and `averaging` need; freezes at once what never learns."""
     callbacks: list[TrainerCallback] = []
     if settings.frozen_epochs >= settings.epochs:
+        network.freeze(True)
         for parameter in _backbone(network):
             parameter.requires_grad_(False)
     elif settings.frozen_epochs:
@@ -78,13 +80,22 @@ class _Freeze(TrainerCallback):
     """
 
     def __init__(self, network: GenreNetwork, epochs: int) -> None:
-        self.frozen = _backbone(network)
+        self.network = network
         self.epochs = epochs
+        for parameter in _backbone(network):
+            # Before the gradients are clipped by their common length.
+            parameter.register_hook(self._silence)  # type: ignore[no-untyped-call]
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.network.freeze(state.epoch < self.epochs)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.epoch < self.epochs:
-            for parameter in self.frozen:
-                parameter.grad = None
+        if self.network.frozen:
+            for parameter in _backbone(self.network):
+                parameter.grad = None  # a gradient of 0 would still decay the weights
+
+    def _silence(self, gradient: Tensor) -> Tensor:
+        return torch.zeros_like(gradient) if self.network.frozen else gradient
 
 
 class _Average(TrainerCallback):
@@ -103,7 +114,7 @@ class _Average(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.average = self._copy()
         if self.checkpoint is not None:
-            self.network.load_state_dict(load_file(self.checkpoint / RAW_FILE))
+            self.raw = load_file(self.checkpoint / RAW_FILE)  # put back if there is an epoch left
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.raw is not None:
@@ -126,7 +137,8 @@ class _Average(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero and self.raw is not None:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            save_file({name: value.contiguous() for name, value in self.raw.items()}, folder / RAW_FILE)
+            with atomic_path(folder / RAW_FILE) as temporary:
+                save_file({name: value.contiguous() for name, value in self.raw.items()}, temporary)
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.network.state_dict().items()}

@@ -62,7 +62,7 @@ class MusicnnSettings(Settings):
     patches: int = Field(4, ge=1, le=16, description="patches of 3 s heard in each slice")
     heads: Heads = Field("tree", description="tree: one consistent distribution; independent: one for each level")
     balance: float = Field(0.0, ge=0, le=1, description="weigh leaves by their share of slices to minus this")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
 
     @field_validator("strengths")
     @classmethod
@@ -77,6 +77,7 @@ class MusicnnFamily:
 
     name: ClassVar[str] = "musicnn"
     summary: ClassVar[str] = "linear classifier on the published MusiCNN networks"
+    distributed: ClassVar[bool] = False
     settings_type: ClassVar[type[MusicnnSettings]] = MusicnnSettings
 
     @staticmethod

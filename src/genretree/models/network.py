@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from genretree.errors import BundleError
 from genretree.models.augment import mix_pairs, spec_augment
@@ -64,7 +65,7 @@ class NetworkSettings(Settings):
     accumulate: int = Field(1, ge=1, description="steps whose gradients are added up before one update")
     max_gradient_norm: float = Field(1.0, gt=0)
     precision: Literal["auto", "float32", "bf16", "fp16"] = Field("auto", description="of training")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
 
     @field_validator("modalities")
     @classmethod
@@ -107,6 +108,7 @@ class GenreNetwork(nn.Module):
         scale: float | Sequence[float] = 0.25,
     ) -> None:
         super().__init__()
+        self.frozen = False
         self.backbone = backbone
         self.head = head
         self.settings = settings
@@ -114,6 +116,20 @@ class GenreNetwork(nn.Module):
         for name, value in (("mean", mean), ("scale", scale)):
             self.register_buffer(name, torch.as_tensor(value).float().reshape(1, -1, 1, 1), persistent=False)
         self.register_buffer("leaf_weights", torch.ones(head.widths[-1]), persistent=False)
+
+    def freeze(self, frozen: bool) -> None:
+        """Keep the backbone's normalisations as they are, or let them learn again."""
+        self.frozen = frozen
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode, but for the normalisations of a frozen backbone: they would follow the new images."""
+        super().train(mode)
+        if self.frozen:
+            for module in self.backbone.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
 
     def balance_leaves(self, leaves: NDArray[np.int64]) -> None:
         """Weigh leaves in the loss as the setting `balance` asks, by training slices of shape (n,); their mean is 1."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import logging as transformers_logging
 
 from genretree.errors import BundleError, TrainingError
 from genretree.models.network import BACKBONE_FILE
@@ -32,13 +33,20 @@ def load_pretrained(kind: type[PreTrainedModel], name: str, **options: Any) -> P
     TrainingError
         If it can't be had or lacks weights; says how to get it.
     """
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         both: Any = kind.from_pretrained(name, use_safetensors=True, output_loading_info=True, **options)
     except Exception as error:  # the Hub's client, the file system and the format each have errors of their own
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        local = Path(name).exists() or Path(name).is_absolute()
+        how = (
+            "give a folder that save_pretrained wrote, with model.safetensors and config.json"
+            if local
+            else f"fetch them where there is a network (hf download {name}) and give the folder"
+        )
         raise TrainingError(
-            f"the weights '{name}' can't be had: {first} Fetch them where there is a network (hf download {name}) and "
-            "give the folder with --weights FOLDER, or train from scratch with --weights none"
+            f"the weights '{name}' can't be had ({first.rstrip('.')}); {how} with --weights FOLDER (in a "
+            "comparison --set FAMILY:weights=FOLDER), or train from scratch with --weights none"
         ) from error
     backbone: PreTrainedModel = both[0]
     missing = sorted(both[1]["missing_keys"])

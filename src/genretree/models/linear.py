@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 _FOLDS = 5
+_USUAL_WIDTH = 200  # features of a block that is scaled to a spread of 1
 _MOST_ITERATIONS = 500
 
 
@@ -56,7 +57,11 @@ class LinearHead:
 
 
 def fit_linear(
-    features: Floats, truth: NDArray[np.int64], strength: float, weights: NDArray[np.float64] | None = None
+    features: Floats,
+    truth: NDArray[np.int64],
+    strength: float,
+    weights: NDArray[np.float64] | None = None,
+    widths: Sequence[int] | None = None,
 ) -> LinearHead:
     """Fit scikit-learn's LogisticRegression on standardised features.
 
@@ -69,11 +74,15 @@ def fit_linear(
         Inverse of the regularisation (scikit-learn's `C`).
     weights : array, shape (n,), optional
         Of the examples.
+    widths : sequence of int, optional
+        Widths of blocks of features, side by side, that shall weigh the same however many features they have.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler().fit(features)
+    if widths is not None:
+        scaler.scale_ = scaler.scale_ * np.sqrt(np.repeat(widths, widths) / _USUAL_WIDTH)
     model = LogisticRegression(C=strength, max_iter=_MOST_ITERATIONS, tol=1e-3)
     model.fit(scaler.transform(features), truth, sample_weight=weights)
     coefficients, bias = model.coef_, model.intercept_
@@ -92,6 +101,7 @@ def out_of_fold(
     width: int,
     seed: int = 0,
     weights: NDArray[np.float64] | None = None,
+    widths: Sequence[int] | None = None,
 ) -> NDArray[np.float64]:
     """Predict every example by a classifier that saw nothing of its group: shape (n, width)."""
     found = np.full((len(truth), width), 1 / width)
@@ -99,7 +109,8 @@ def out_of_fold(
         if len(np.unique(truth[learn])) < 2:
             continue
         chosen = None if weights is None else weights[learn]
-        found[check] = fit_linear(features[learn], truth[learn], strength, chosen).predict(features[check], width)
+        head = fit_linear(features[learn], truth[learn], strength, chosen, widths)
+        found[check] = head.predict(features[check], width)
     return found
 
 

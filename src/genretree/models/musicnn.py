@@ -1,5 +1,7 @@
 """Family `musicnn`: a linear classifier on what the published MusiCNN networks hear, for small collections.
 
+It sees the statistics of the images too, where that helps.
+
 The networks (Pons and Serra 2019) have learned from a quarter of a million songs what music sounds like; they stay as
 they are. On their outputs a multinomial logistic regression learns the leaves; which layers it sees, and how strongly
 it is regularised, is chosen by cross-validation over groups (artists) within the training part.
@@ -28,14 +30,17 @@ from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabi
 from genretree.models.linear import LinearHead, fit_linear, out_of_fold, track_log_loss
 from genretree.models.musicnn_network import PATCH_FRAMES, Musicnn
 from genretree.models.musicnn_weights import Network, load_musicnn_weights
+from genretree.models.statistics import STATISTICS, image_statistics
 from genretree.progress import progress_bar
 from genretree.settings import Heads, Settings
 from genretree.sound.mel_16k import compress
 from genretree.taxonomy import Taxonomy
 
-Layer = Literal["tags", "mean_pool", "max_pool", "penultimate"]
+Layer = Literal["tags", "mean_pool", "max_pool", "penultimate", "images"]
 LAYERS: tuple[Layer, ...] = ("tags", "mean_pool", "max_pool", "penultimate")
-WIDTHS: dict[str, int] = {"tags": 50, "mean_pool": 753, "max_pool": 753, "penultimate": 200}
+IMAGES: Layer = "images"  # no layer of a network but the statistics of the images
+_NUMBERED = (*LAYERS, IMAGES)  # as bundles count them
+WIDTHS: dict[str, int] = {"tags": 50, "mean_pool": 753, "max_pool": 753, "penultimate": 200, IMAGES: STATISTICS}
 CACHED = "cached"
 _HEAD_FILE = "head.safetensors"
 _PATCHES_AT_A_TIME = 3  # the largest array between layers then stays below what the allocator keeps
@@ -52,12 +57,12 @@ class MusicnnSettings(Settings):
     )
     weights: str = Field(CACHED, description="'cached': as published; or a folder with musicnn-msd.safetensors ...")
     layers: tuple[tuple[Layer, ...], ...] = Field(
-        (("tags", "penultimate"), ("penultimate",), LAYERS),
+        (("tags", "penultimate"), ("tags", "penultimate", "images"), ("tags", "penultimate", "max_pool", "images")),
         min_length=1,
-        description="sets of layers to choose from",
+        description="sets of layers to choose from; images: the statistics of the images",
     )
     strengths: tuple[float, ...] = Field(
-        (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1), min_length=1, description="inverse regularisations to choose from"
+        (0.001, 0.003, 0.01, 0.03, 0.1), min_length=1, description="inverse regularisations to choose from"
     )
     patches: int = Field(4, ge=1, le=16, description="patches of 3 s heard in each slice")
     heads: Heads = Field("tree", description="tree: one consistent distribution; independent: one for each level")
@@ -102,11 +107,12 @@ class MusicnnFamily:
             raise TrainingError("all slices to train on have one and the same genre; check the split")
         weights = _weights(leaves, tracks, chosen.balance)
         history, layers, strength = _choose(heard, leaves, tracks, groups, weights, taxonomy, chosen, context)
-        features = _join(heard, chosen.networks, layers)
+        features, widths = _join(heard, chosen.networks, layers)
         heads = []
         for level in _levels(taxonomy, chosen.heads):
             truth = taxonomy.ancestors[leaves, level]
-            heads.append(fit_linear(features, truth, strength, weights) if len(np.unique(truth)) > 1 else None)
+            several = len(np.unique(truth)) > 1
+            heads.append(fit_linear(features, truth, strength, weights, widths) if several else None)
         facts = {
             "layers": list(layers),
             "strength": strength,
@@ -123,12 +129,12 @@ class MusicnnFamily:
             for name in chosen.networks:
                 networks[name] = _make_network(load_file(folder / _network_file(name)))
             arrays = load_arrays(folder / _HEAD_FILE)
-            layers = tuple(LAYERS[i] for i in arrays["layers"])
+            layers = tuple(_NUMBERED[i] for i in arrays["layers"])
             heads = [
                 LinearHead.from_arrays(arrays, f"level_{level}") if f"level_{level}.bias" in arrays else None
                 for level in _levels(taxonomy, chosen.heads)
             ]
-            width = sum(WIDTHS[layer] for layer in layers) * len(networks)
+            width = sum(WIDTHS[layer] * (1 if layer == IMAGES else len(networks)) for layer in layers)
             if any(head is not None and head.weights.shape[1] != width for head in heads) or not any(heads):
                 raise ValueError("the classifier is of another shape")
         except (OSError, SafetensorError, KeyError, IndexError, RuntimeError, ValueError) as error:
@@ -164,14 +170,18 @@ class MusicnnModel:
         """Give the probabilities of every node from mel power alone: a list of (n, n_nodes) arrays by level."""
         if mel_16k is None:
             raise BundleError("this model listens to sound, and there are only images")
-        return self._classify(hear(self.networks, mel_16k, self.settings.patches))
+        heard = hear(self.networks, mel_16k, self.settings.patches)
+        if IMAGES in self.layers:
+            heard[IMAGES] = image_statistics(images)
+        return self._classify(heard)
 
     def score_examples(self, examples: Examples, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
         """Score stored slices; what was heard before is not heard again."""
-        return self._classify(_hear_all(examples, self.networks, self.settings, tick=tick))
+        heard = _hear_all(examples, self.networks, self.settings, images=IMAGES in self.layers, tick=tick)
+        return self._classify(heard)
 
     def _classify(self, heard: Mapping[str, Floats]) -> LevelProbabilities:
-        features = _join(heard, self.settings.networks, self.layers)
+        features, _ = _join(heard, self.settings.networks, self.layers)
         widths = [len(self.taxonomy.nodes(level)) for level in range(self.taxonomy.depth)]
         found = [
             np.ones((len(features), widths[level])) if head is None else head.predict(features, widths[level])
@@ -182,7 +192,7 @@ class MusicnnModel:
     def save(self, folder: Path) -> list[str]:
         """Write networks and classifier as safetensors."""
         names = [_HEAD_FILE]
-        arrays: dict[str, NDArray[Any]] = {"layers": np.array([LAYERS.index(layer) for layer in self.layers])}
+        arrays: dict[str, NDArray[Any]] = {"layers": np.array([_NUMBERED.index(layer) for layer in self.layers])}
         for level, head in zip(_levels(self.taxonomy, self.heads), self.linear, strict=True):
             if head is not None:
                 arrays.update(head.to_arrays(f"level_{level}"))
@@ -249,6 +259,7 @@ def _hear_all(
     networks: Mapping[Network, Musicnn],
     settings: MusicnnSettings,
     progress: bool = False,
+    images: bool = True,
     tick: Callable[[int], None] | None = None,
 ) -> dict[str, Floats]:
     """Hear all slices of a part, but for those that were heard in an earlier training on the same store."""
@@ -258,7 +269,7 @@ def _hear_all(
         )
     found: dict[str, Floats] = {}
     for name, network in networks.items():
-        width = sum(WIDTHS.values())
+        width = sum(WIDTHS[layer] for layer in LAYERS)
         cache = _Cache(examples, f"musicnn-{_fingerprint(network)}-{settings.patches}.npy", width)
         missing = cache.missing(examples.rows)
         with progress_bar(len(missing), f"hear ({name})", "slice", progress and len(missing) > 0) as heard_one:
@@ -271,6 +282,9 @@ def _hear_all(
         cuts = np.cumsum([WIDTHS[layer] for layer in LAYERS])[:-1]
         for layer, values in zip(LAYERS, np.split(cache.values[examples.rows], cuts, axis=1), strict=True):
             found[f"{name}/{layer}"] = values
+    if images:
+        none = np.zeros((0, STATISTICS), np.float32)
+        found[IMAGES] = np.concatenate([none, *(image_statistics(some) for some in examples.batches(64))])
     if tick is not None:
         tick(len(examples))
     return found
@@ -326,8 +340,8 @@ def _choose(
     width = len(taxonomy.leaves)
     with progress_bar(len(pairs), "choose", "setting", context.progress) as tick:
         for number, (layers, strength) in enumerate(pairs):
-            features = _join(heard, settings.networks, layers)
-            found = out_of_fold(features, leaves, groups, strength, width, settings.seed, weights)
+            features, widths = _join(heard, settings.networks, layers)
+            found = out_of_fold(features, leaves, groups, strength, width, settings.seed, weights, widths)
             loss = track_log_loss(found, leaves, tracks)
             history.append(
                 {"iteration": float(number), "features": float(features.shape[1]), "strength": strength}
@@ -346,8 +360,12 @@ def _weights(leaves: NDArray[np.int64], tracks: NDArray[np.int64], balance: floa
     return normal
 
 
-def _join(heard: Mapping[str, Floats], networks: Sequence[str], layers: Sequence[str]) -> Floats:
-    return np.concatenate([heard[f"{name}/{layer}"] for name in networks for layer in layers], axis=1)
+def _join(heard: Mapping[str, Floats], networks: Sequence[str], layers: Sequence[str]) -> tuple[Floats, list[int]]:
+    """Lay layers side by side; gives their widths too."""
+    parts = [heard[f"{name}/{layer}"] for name in networks for layer in layers if layer != IMAGES]
+    if IMAGES in layers:
+        parts.append(heard[IMAGES])
+    return np.concatenate(parts, axis=1), [part.shape[1] for part in parts]
 
 
 def _levels(taxonomy: Taxonomy, heads: Heads) -> Sequence[int]:

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from genretree.models.linear import fit_linear
+from genretree.models.statistics import STATISTICS, image_statistics
+
+
+def _images(size: int = 64) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (4, 3, size, size), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("size", [32, 64, 224])
+def test_every_image_size_gives_the_same_number(size: int) -> None:
+    found = image_statistics(_images(size))
+    assert found.shape == (4, STATISTICS)
+    assert found.dtype == np.float32
+    assert np.isfinite(found).all()
+    assert image_statistics(_images(size)[:0]).shape == (0, STATISTICS)
+
+
+def test_each_slice_is_described_for_itself() -> None:
+    images = _images()
+    np.testing.assert_array_equal(image_statistics(images[2:3])[0], image_statistics(images)[2])
+    assert np.isfinite(image_statistics(np.zeros_like(images))).all()
+
+
+def test_a_beat_shows_in_the_rhythm_and_nowhere_in_the_means() -> None:
+    steady = np.full((1, 3, 224, 224), 100, np.uint8)
+    beaten = steady.copy()
+    beaten[..., ::28] = 220  # eight times in the slice
+    first, second = image_statistics(steady)[0], image_statistics(beaten)[0]
+    rhythm = slice(5 * 32, 5 * 32 + 16)
+    assert (second[rhythm] - first[rhythm]).argmax() == 1  # modulations 5 to 8
+    assert np.abs(second[:32] - first[:32]).max() < 0.05
+
+
+def test_blocks_weigh_the_same_however_wide() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 200)
+    signal = (truth + rng.standard_normal(200))[:, None].astype(np.float32)
+    wide = np.repeat(signal, 400, axis=1)
+    features = np.concatenate([signal, wide], axis=1)
+    head = fit_linear(features, truth, 0.1, widths=[1, 400])
+    share = np.abs(head.weights[1] / head.scale)
+    assert share[0] == pytest.approx(share[1:].sum(), rel=0.05)

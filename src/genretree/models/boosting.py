@@ -269,13 +269,15 @@ def _fit_classifier(
         random_state=settings.seed,
         warm_start=True,
     )
-    counts = np.bincount(truth)
-    weights = counts[truth] ** -settings.balance
+    weights = None  # told of weights that are all the same, scikit-learn computes another way
+    if settings.balance > 0:
+        weights = np.bincount(truth)[truth] ** -settings.balance
+        weights /= weights.mean()
     # A few iterations at a time, only so that progress can be shown; the result is that of a single call.
     saved = time.monotonic()
     while (before := getattr(classifier, "n_iter_", 0)) < settings.epochs:
         wanted = min(before + _ITERATIONS_AT_A_TIME, settings.epochs)
-        classifier.set_params(max_iter=wanted).fit(features, truth, weights / weights.mean(), **held)
+        classifier.set_params(max_iter=wanted).fit(features, truth, weights, **held)
         tick(classifier.n_iter_ - before)
         if classifier.n_iter_ < wanted:
             break

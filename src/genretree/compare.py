@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from genretree.bundle import Bundle, load_bundle
+from genretree.bundle import Bundle
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError, TrainingError
 from genretree.evaluate import Evaluation, UnitScores, evaluate
 from genretree.files import write_text
 from genretree.models import family_names, get_family
 from genretree.report import save_evaluation, write_report
-from genretree.train import parts_digest, train
+from genretree.train import train_once
 
 _UNITS = ("slice", "track")
 _SPEED_SLICES = 64
@@ -92,7 +92,7 @@ def compare(
     skipped: dict[str, str] = {}
     for name in chosen:
         try:
-            bundle = _train_once(store, name, out / name, prepared[name], split, progress)
+            bundle = train_once(store, name, out / name, prepared[name], split=split, progress=progress)
         except TrainingError as error:
             if len(chosen) == 1:
                 raise
@@ -109,19 +109,6 @@ def compare(
     found = Comparison(tuple(rows), skipped)
     _write_tables(found, out)
     return found
-
-
-def _train_once(store: Store, name: str, folder: Path, settings: Any, split: str, progress: bool) -> Bundle:
-    """Load the bundle of an earlier run of this very training, or train."""
-    if not folder.exists():
-        return train(store, name, folder, settings, split=split, progress=progress)
-    bundle = load_bundle(folder)
-    learned = bundle.training["split"]
-    same_split = learned["name"] == split and learned.get("parts") == parts_digest(store.split(split))
-    same_data = bundle.training["store"]["digest"] == store.facts.digest and same_split
-    if same_data and bundle.settings == settings and bundle.family == name:
-        return bundle
-    return train(store, name, folder, settings, split=split, overwrite=True, progress=progress)
 
 
 def _speed(bundle: Bundle, store: Store) -> float:

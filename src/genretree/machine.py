@@ -21,6 +21,11 @@ def available_processors() -> int:
     return os.cpu_count() or 1
 
 
+def world_size() -> int:
+    """Count the processes that train one model together, as torchrun says; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def fast_bf16() -> bool:
     """Say whether the processor multiplies matrices of bf16 numbers itself; elsewhere it is slower than float32."""
     import torch

@@ -9,17 +9,16 @@ from typing import Any
 import click
 import numpy as np
 
-from genretree.bundle import Bundle, load_bundle
 from genretree.corpus.composed import ComposeSettings, compose_corpus
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
-from genretree.corpus.store import Store
 from genretree.evaluate import evaluate
+from genretree.models import get_family
 from genretree.predict import predict_file
 from genretree.report import save_evaluation, write_report
 from genretree.tables import show_evaluations, show_prediction
 from genretree.taxonomy import Taxonomy
-from genretree.train import train
+from genretree.train import train_once
 
 # Chosen for time, on the validation part: many artists with short tracks, smaller images and fewer epochs than the
 # defaults.
@@ -41,7 +40,8 @@ def run_quickstart(out: Path, seed: int = 0, progress: bool = True) -> None:
     bundles = []
     for family, settings in MODELS.items():
         _say(f"3/5  train {family}")
-        bundles.append(_train_once(store, family, out / family, {**settings, "seed": seed}, progress))
+        chosen = get_family(family).settings_type.build({**settings, "seed": seed})
+        bundles.append(train_once(store, family, out / family, chosen, progress=progress))
     _say("4/5  evaluate: on artists never heard in training")
     evaluations = [evaluate(bundle, store, progress=progress) for bundle in bundles]
     for evaluation in evaluations:
@@ -54,15 +54,6 @@ def run_quickstart(out: Path, seed: int = 0, progress: bool = True) -> None:
     show_evaluations(evaluations)
     _say(f"Report: {report}")
     _say(f"Done in {time.monotonic() - began:.0f} s. Now your own: genretree predict {out / 'cnn'} YOUR_MUSIC")
-
-
-def _train_once(store: Store, family: str, out: Path, settings: dict[str, Any], progress: bool) -> Bundle:
-    if not out.exists():
-        return train(store, family, out, settings, progress=progress)
-    bundle = load_bundle(out)
-    if bundle.training["store"]["digest"] == store.facts.digest:
-        return bundle
-    return train(store, family, out, settings, overwrite=True, progress=progress)
 
 
 def _say(text: str) -> None:

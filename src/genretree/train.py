@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import threading
@@ -25,6 +24,7 @@ from genretree.corpus.splits import Split
 from genretree.corpus.store import Store
 from genretree.errors import TrainingError
 from genretree.files import write_text
+from genretree.machine import world_size
 from genretree.models import get_family
 from genretree.models.contract import Examples, FitContext
 from genretree.settings import Settings
@@ -73,7 +73,7 @@ def train(
     chosen = settings if isinstance(settings, Settings) else kind.settings_type.build(settings)
     if out.exists() and not overwrite:
         raise TrainingError(f"{out}: exists already; give another name, or --overwrite to replace it")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not kind.distributed:
+    if world_size() > 1 and not kind.distributed:
         raise TrainingError(f"{family} trains in one process; start it without torchrun")
     parts = store.split(split)
     learn, check = examples(store, parts, "train"), examples(store, parts, "validation")
@@ -96,6 +96,21 @@ def train(
         if first:
             _finish(Bundle(out, family, store.taxonomy, store.settings, chosen, fitted.model, training), work)
     return load_bundle(out)
+
+
+def train_once(
+    store: Store, family: str, out: str | Path, settings: Settings, *, split: str = "default", progress: bool = False
+) -> Bundle:
+    """Load the bundle that an earlier run of this very training left at `out`, or train and replace what lies there."""
+    if not Path(out).exists():
+        return train(store, family, out, settings, split=split, progress=progress)
+    bundle = load_bundle(out)
+    learned = bundle.training["split"]
+    same_split = learned["name"] == split and learned.get("parts") == parts_digest(store.split(split))
+    same_data = bundle.training["store"]["digest"] == store.facts.digest and same_split
+    if same_data and bundle.settings == settings and bundle.family == family:
+        return bundle
+    return train(store, family, out, settings, split=split, overwrite=True, progress=progress)
 
 
 def _finish(bundle: Bundle, work: Path) -> None:
@@ -141,7 +156,7 @@ def _clock(path: Path) -> Iterator[Callable[[], float]]:
 @contextmanager
 def one_at_a_time() -> Iterator[bool]:
     """Let the first of several training processes (torchrun) go before the others; True in the first or only one."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if world_size() == 1:
         yield True
         return
     import torch

@@ -5,10 +5,8 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from genretree.settings import ImageSettings
 from genretree.sound.slices import read_drawn
 from genretree.taxonomy import Taxonomy
 from genretree.train import train
+from killing import kill_when
 
 datasets = pytest.importorskip("datasets")
 
@@ -354,13 +353,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, replica: Path, pr
     )
     process = subprocess.Popen([sys.executable, "-c", code])
     shards = tmp_path / "store.partial" / "rows"
-    deadline = time.monotonic() + 60
-    while len(list(shards.glob("*.json"))) < 5:
-        assert process.poll() is None, "finished before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(lambda: len(list(shards.glob("*.json"))) >= 5, process)
     assert not out.exists()
 
     made = prepare_dataset(replica, out, SETTINGS, workers=1)

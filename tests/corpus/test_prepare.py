@@ -20,6 +20,7 @@ from genretree.corpus.store import Store
 from genretree.errors import CorpusError
 from genretree.settings import RATE, ImageSettings
 from genretree.sound.slices import iter_slices
+from killing import kill_when
 from small_corpus import SETTINGS, TREE, synthesise
 
 
@@ -122,13 +123,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, corpus: Path, sto
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     process = subprocess.Popen([sys.executable, "-c", code], env=environment)
     shards = tmp_path / "store.partial" / "tracks"
-    deadline = time.monotonic() + 60
-    while len(list(shards.glob("*.json"))) < 5:
-        assert process.poll() is None, "finished before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(lambda: len(list(shards.glob("*.json"))) >= 5, process)
     assert not out.exists()
     kept = {path: path.stat().st_mtime_ns for path in shards.glob("*.json")}
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from genretree.models.engine import choose_precision, find_checkpoint, fit_netwo
 from genretree.models.network import count_parameters
 from genretree.taxonomy import Taxonomy
 from genretree.train import examples, train
+from killing import kill_when
 
 BASE = {"image_size": 32, "batch_size": 16, "precision": "float32", "patience": 50}
 
@@ -159,16 +159,9 @@ def test_a_killed_training_goes_on_and_ends_the_same(store: Store, tmp_path: Pat
     ]
     process = subprocess.Popen([*command, "--quiet"], env=os.environ)
     checkpoints = tmp_path / "killed.partial" / "checkpoints"
-    deadline = time.monotonic() + 120
-    while find_checkpoint_safely(checkpoints) is None:
-        assert process.poll() is None, "finished before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_when(lambda: find_checkpoint_safely(checkpoints), process, 120)
     assert not out.exists()
 
-    steps: list[int] = []
     resumed = train(store, "cnn", out, settings)
     steps = [int(row["step"]) for row in resumed.training["history"]]
     assert steps == [int(row["step"]) for row in undisturbed.training["history"]]

@@ -20,7 +20,14 @@ from safetensors.numpy import load_file, save_file
 
 from genretree.errors import BundleError, TrainingError
 from genretree.files import atomic_path
-from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities, write_history
+from genretree.models.contract import (
+    Examples,
+    FitContext,
+    Fitted,
+    LevelProbabilities,
+    balance_classes,
+    write_history,
+)
 from genretree.models.pca import StreamingPCA
 from genretree.progress import progress_bar
 from genretree.settings import MODALITIES, Heads, Modality, Settings
@@ -271,8 +278,7 @@ def _fit_classifier(
     )
     weights = None  # told of weights that are all the same, scikit-learn computes another way
     if settings.balance > 0:
-        weights = np.bincount(truth)[truth] ** -settings.balance
-        weights /= weights.mean()
+        weights = balance_classes(truth, settings.balance)
     # A few iterations at a time, only so that progress can be shown; the result is that of a single call.
     saved = time.monotonic()
     while (before := getattr(classifier, "n_iter_", 0)) < settings.epochs:

@@ -91,6 +91,13 @@ class Fitted:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+def balance_classes(classes: NDArray[np.int64], balance: float) -> NDArray[np.float64]:
+    """Weigh examples by their class's share to minus `balance`, 0 to 1: shape (n,), their mean is 1."""
+    weights = np.bincount(classes)[classes] ** -float(balance)
+    normal: NDArray[np.float64] = weights / weights.mean()
+    return normal
+
+
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
     """Write one row for each epoch or iteration as CSV."""
     columns = list(dict.fromkeys(name for row in history for name in row))
@@ -143,7 +150,8 @@ def score_examples(
     parts = []
     for start in range(0, max(1, len(examples)), batch_size):
         rows = examples.rows[start : start + batch_size]
-        mel_16k = None if examples.mel_16k is None else np.asarray(examples.mel_16k[rows])
+        sound = examples.mel_16k if model.needs_sound else None  # most models don't listen: then it stays on disk
+        mel_16k = None if sound is None else np.asarray(sound[rows])
         parts.append(model.predict_levels(np.asarray(examples.images[rows]), mel_16k))
         if tick is not None:
             tick(len(rows))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 import warnings
@@ -21,7 +20,7 @@ from transformers import logging as transformers_logging
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from genretree.errors import TrainingError
-from genretree.machine import fast_bf16, keep_allocated_pages
+from genretree.machine import fast_bf16, keep_allocated_pages, world_size
 from genretree.models.contract import Examples, FitContext, Fitted, write_history
 from genretree.models.finetune import RAW_FILE, decay_by_layer, fine_tuning
 from genretree.models.network import GenreNetwork, NetworkModel, NetworkSettings, count_parameters
@@ -61,7 +60,7 @@ def fit_network(
     set_seed(settings.seed)
     network = build()
     network.balance_leaves(train.leaves)
-    if torch.cuda.is_available() and _world_size() > 1:
+    if torch.cuda.is_available() and world_size() > 1:
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     parameters = count_parameters(network)
     arguments = _arguments(train, validation, settings, context)
@@ -136,7 +135,7 @@ def _arguments(
     train: Examples, validation: Examples | None, settings: NetworkSettings, context: FitContext
 ) -> TrainingArguments:
     precision = choose_precision(settings.precision)
-    steps = -(-len(train) // (settings.batch_size * _world_size()))
+    steps = -(-len(train) // (settings.batch_size * world_size()))
     updates_per_epoch = max(1, -(-steps // settings.accumulate))
     return TrainingArguments(
         output_dir=str(_checkpoints(context)),
@@ -191,10 +190,6 @@ def _optimizer(network: GenreNetwork, settings: NetworkSettings) -> tuple[type[t
     if settings.layer_decay < 1:
         options["params"] = decay_by_layer(network, settings)
     return kind, options
-
-
-def _world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 class _SliceDataset(Dataset[Any]):

@@ -8,7 +8,7 @@ A weight for each member is all that is learned here, so that little data is eno
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from genretree.errors import BundleError, SettingsError
 from genretree.files import atomic_path
 from genretree.models import get_family
-from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities, Model, score_examples
+from genretree.models.contract import Examples, Family, FitContext, Fitted, LevelProbabilities, Model, score_examples
 from genretree.models.linear import group_folds
 from genretree.settings import Heads, Settings
 from genretree.taxonomy import Taxonomy
@@ -77,9 +77,7 @@ class EnsembleFamily:
         """Train every member once for each fold and once on all, and weigh them; goes on where it stopped."""
         chosen: EnsembleSettings = settings
         members, found, facts = [], [], {}
-        for name, own in chosen.members.items():
-            family = get_family(name)
-            member_settings = family.settings_type.build({"seed": chosen.seed, **own})
+        for name, family, member_settings in _members(chosen):
             found.append(_predict_unseen(name, member_settings, train, validation, taxonomy, chosen, context))
             fitted = family.fit(train, validation, taxonomy, member_settings, _inside(context, name))
             members.append(fitted.model)
@@ -99,11 +97,7 @@ class EnsembleFamily:
             raise BundleError(f"{path}: can't be read ({error}); copy or train the bundle again") from error
         if weights.shape != (len(chosen.members),):
             raise BundleError(f"{folder / _WEIGHTS_FILE}: {len(weights)} weights for {len(chosen.members)} members")
-        members = []
-        for name, own in chosen.members.items():
-            family = get_family(name)
-            member_settings = family.settings_type.build({"seed": chosen.seed, **own})
-            members.append(family.load(folder / name, taxonomy, member_settings))
+        members = [family.load(folder / name, taxonomy, own) for name, family, own in _members(chosen)]
         return EnsembleModel(members, weights, taxonomy, chosen)
 
 
@@ -185,6 +179,13 @@ def weigh(leaves: NDArray[np.float64], truth: NDArray[np.int64], tracks: NDArray
     result = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, 3)] * len(leaves))
     weights: NDArray[np.float64] = result.x
     return weights if weights.sum() > 0 else start
+
+
+def _members(settings: EnsembleSettings) -> Iterator[tuple[str, type[Family], Settings]]:
+    """Yield each member's name, family and settings; the ensemble's seed is theirs, unless they have their own."""
+    for name, own in settings.members.items():
+        family = get_family(name)
+        yield name, family, family.settings_type.build({"seed": settings.seed, **own})
 
 
 def _predict_unseen(

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from genretree.errors import BundleError, TrainingError
 from genretree.files import atomic_path
 from genretree.machine import keep_allocated_pages
-from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities, Model
+from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities, Model, balance_classes
 from genretree.models.linear import LinearHead, fit_linear, out_of_fold, track_log_loss
 from genretree.models.musicnn_network import PATCH_FRAMES, Musicnn
 from genretree.models.musicnn_weights import Network, load_musicnn_weights
@@ -96,9 +96,10 @@ class MusicnnFamily:
         """
         chosen: MusicnnSettings = settings
         keep_allocated_pages()
-        networks = {name: _load_network(name, chosen.weights) for name in chosen.networks}
+        networks = {name: load_network(name, chosen.weights) for name in chosen.networks}
         parts = [train] if validation is None else [train, validation]
-        outputs = [_hear_all(part, networks, chosen, context.progress) for part in parts]
+        images = any(IMAGES in layers for layers in chosen.layers)
+        outputs = [_hear_all(part, networks, chosen, images, context.progress) for part in parts]
         heard = {key: np.concatenate([output[key] for output in outputs]) for key in outputs[0]}
         leaves, tracks, groups = (
             np.concatenate([getattr(part, name) for part in parts]) for name in ("leaves", "tracks", "groups")
@@ -167,7 +168,7 @@ class MusicnnModel:
     def predict_levels(
         self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
     ) -> LevelProbabilities:
-        """Give the probabilities of every node from mel power alone: a list of (n, n_nodes) arrays by level."""
+        """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
         if mel_16k is None:
             raise BundleError("this model listens to sound, and there are only images")
         heard = hear(self.networks, mel_16k, self.settings.patches)
@@ -177,7 +178,7 @@ class MusicnnModel:
 
     def score_examples(self, examples: Examples, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
         """Score stored slices; what was heard before is not heard again."""
-        heard = _hear_all(examples, self.networks, self.settings, images=IMAGES in self.layers, tick=tick)
+        heard = _hear_all(examples, self.networks, self.settings, IMAGES in self.layers, tick=tick)
         return self._classify(heard)
 
     def _classify(self, heard: Mapping[str, Floats]) -> LevelProbabilities:
@@ -258,8 +259,8 @@ def _hear_all(
     examples: Examples,
     networks: Mapping[Network, Musicnn],
     settings: MusicnnSettings,
+    images: bool,
     progress: bool = False,
-    images: bool = True,
     tick: Callable[[int], None] | None = None,
 ) -> dict[str, Floats]:
     """Hear all slices of a part, but for those that were heard in an earlier training on the same store."""
@@ -354,8 +355,7 @@ def _choose(
 
 def _weights(leaves: NDArray[np.int64], tracks: NDArray[np.int64], balance: float) -> NDArray[np.float64]:
     """Weigh slices so that every track counts the same, whatever its length, and leaves as `balance` says; mean 1."""
-    weights = 1 / np.bincount(tracks)[tracks]
-    weights *= np.bincount(leaves)[leaves] ** -balance
+    weights = balance_classes(leaves, balance) / np.bincount(tracks)[tracks]
     normal: NDArray[np.float64] = weights / weights.mean()
     return normal
 
@@ -376,7 +376,8 @@ def _network_file(name: str) -> str:
     return f"musicnn-{name}.safetensors"
 
 
-def _load_network(name: Network, where: str) -> Musicnn:
+def load_network(name: Network, where: str = CACHED) -> Musicnn:
+    """Load a network from the cache of published weights, or from a folder that was named."""
     if where == CACHED:
         return _make_network(load_musicnn_weights(name))
     path = Path(where) / _network_file(name)

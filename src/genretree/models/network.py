@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from genretree.errors import BundleError
 from genretree.models.augment import mix_pairs, spec_augment
-from genretree.models.contract import LevelProbabilities
+from genretree.models.contract import LevelProbabilities, balance_classes
 from genretree.models.tree_head import TreeHead
 from genretree.settings import MODALITIES, Heads, Modality, Settings
 from genretree.taxonomy import Taxonomy
@@ -133,9 +133,8 @@ class GenreNetwork(nn.Module):
 
     def balance_leaves(self, leaves: NDArray[np.int64]) -> None:
         """Weigh leaves in the loss as the setting `balance` asks, by training slices of shape (n,); their mean is 1."""
-        counts = np.bincount(leaves, minlength=len(self.leaf_weights))
-        weights = np.maximum(counts, 1) ** -float(self.settings.balance)
-        self.leaf_weights.copy_(torch.from_numpy(weights / weights[leaves].mean()))
+        weights = balance_classes(leaves, self.settings.balance)
+        self.leaf_weights[torch.from_numpy(leaves)] = torch.from_numpy(weights).float()
 
     def read_images(self, images: Tensor) -> Tensor:
         """Turn stored uint8 images (n, 3, size, size) into the backbone's input, about -2 to 2."""

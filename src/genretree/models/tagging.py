@@ -6,7 +6,7 @@ Which tag speaks for which node is data (`genretree/tags/*.yaml`), down to the l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from scipy.special import expit
 
 from genretree.errors import BundleError
 from genretree.models.contract import LevelProbabilities
-from genretree.models.musicnn import MusicnnSettings, hear
+from genretree.models.musicnn import MusicnnSettings, hear, load_network
 from genretree.models.musicnn_network import MSD_TAGS, MTT_TAGS, Musicnn
-from genretree.models.musicnn_weights import Network, load_musicnn_weights
+from genretree.models.musicnn_weights import Network
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
 
@@ -53,7 +53,7 @@ class TagTree:
     taxonomy: Taxonomy
     networks: tuple[Network, ...]
     floor: float
-    roots: tuple[TagNode, ...] = field(default=())
+    roots: tuple[TagNode, ...]
 
     @classmethod
     def builtin(cls, name: str = "ccmusic") -> TagTree:
@@ -113,11 +113,7 @@ class TagModel:
             If the weights are not there; says how to get them.
         """
         tree = TagTree.builtin(name)
-        networks = {}
-        for network in tree.networks:
-            networks[network] = Musicnn().eval()
-            networks[network].load_state_dict(load_musicnn_weights(network))
-        return cls(tree, networks)
+        return cls(tree, {network: load_network(network) for network in tree.networks})
 
     def predict_levels(
         self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None

@@ -20,6 +20,7 @@ ROOMS = [
     "bundle",
     "untrained",
     "train",
+    "pretrain",
     "recipe",
     "evaluate",
     "report",

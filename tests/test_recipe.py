@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from safetensors.torch import load_file
 
 from genretree.bundle import load_bundle
 from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError
-from genretree.models import family_names, get_family
+from genretree.models import family_names, get_family, hearing, musicnn_weights
 from genretree.recipe import Recipe, recipe_names
+from small_weights import write_musicnn
 
 # What makes any recipe small: nothing else of it is changed.
 SMALL = {
@@ -22,12 +25,30 @@ SMALL = {
     "efficientnet-b0": {"epochs": 1, "image_size": 32, "weights": "none"},
     "ast": {"epochs": 1, "image_size": 32, "weights": "none"},
     "boosting": {"epochs": 5, "image_size": 16, "components": 10},
+    "musicnn": {"patches": 1, "strengths": [0.1]},
+    "ensemble": {"folds": 2},
 }
 
 
-def test_every_family_has_the_published_recipe_and_ours() -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give MusiCNN random weights and short patches."""
+    folder = str(write_musicnn(tmp_path_factory.mktemp("weights"), "msd", "mtt"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hearing, "PATCH_FRAMES", 24)
+        patch.setattr(musicnn_weights, "weights_file", lambda name: Path(folder) / f"musicnn-{name}.safetensors")
+        patch.setattr(musicnn_weights, "DIGESTS", {name: _digest(folder, name) for name in ("msd", "mtt")})
+        yield
+
+
+def _digest(folder: str, name: str) -> str:
+    return musicnn_weights.digest(load_file(Path(folder) / f"musicnn-{name}.safetensors"))
+
+
+def test_every_family_has_a_recipe_of_ours_and_those_of_the_study_the_published_one() -> None:
     published = [family for family in family_names() if family not in ("musicnn", "ensemble")]
-    assert set(recipe_names()) >= {f"{family}-{kind}" for family in published for kind in ("published", "ours")}
+    assert set(recipe_names()) >= {f"{family}-{kind}" for family in published for kind in ("published", "scratch")}
+    assert set(recipe_names()) >= {f"{family}-ours" for family in family_names()}
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -57,7 +78,7 @@ def test_its_commands_are_ones_that_can_be_typed(name: str) -> None:
 
 
 def test_options_go_before_the_recipe(store: Store, tmp_path: Path) -> None:
-    words = ["--recipe", "boosting-ours", "--epochs", "3", "--set", "image_size=16", "--set", "components=5"]
+    words = ["--recipe", "boosting-scratch", "--epochs", "3", "--set", "image_size=16", "--set", "components=5"]
     command = ["train", str(store.folder), "--out", str(tmp_path / "b"), "--quiet", *words]
     assert CliRunner().invoke(main, command).exit_code == 0
     found = load_bundle(tmp_path / "b").settings.model_dump()

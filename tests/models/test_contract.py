@@ -15,7 +15,7 @@ import torch
 from genretree.bundle import Bundle, load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import BundleError, SettingsError
-from genretree.models import family_names, get_family, musicnn
+from genretree.models import family_names, get_family, hearing
 from genretree.models.contract import FitContext, Model
 from genretree.models.network import GenreNetwork
 from genretree.taxonomy import Taxonomy
@@ -51,7 +51,7 @@ def _quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     QUICK["musicnn"]["weights"] = str(write_musicnn(tmp_path_factory.mktemp("weights")))
     QUICK["ensemble"]["members"] = {name: QUICK[name] for name in ("musicnn", "boosting")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(musicnn, "PATCH_FRAMES", 24)
+        patch.setattr(hearing, "PATCH_FRAMES", 24)
         yield
 
 

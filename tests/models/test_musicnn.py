@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.errors import TrainingError
-from genretree.models import get_family, musicnn, musicnn_weights
+from genretree.models import get_family, hearing, musicnn_weights
 from genretree.models.contract import FitContext
 from genretree.models.linear import fit_linear, group_folds, out_of_fold
 from genretree.models.musicnn_network import MSD_TAGS, MTT_TAGS, Musicnn, from_tensorflow
@@ -209,11 +209,11 @@ SETTINGS: dict[str, Any] = {"patches": 1, "strengths": [0.01, 1.0], "layers": [[
 
 
 def test_what_was_heard_is_kept_in_the_store(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {**SETTINGS, "weights": str(write_musicnn(tmp_path / "weights"))}
+    settings = {**SETTINGS, "patches": 2, "weights": str(write_musicnn(tmp_path / "weights"))}
     first = train(store, "musicnn", tmp_path / "a", settings)
-    kept = list((store.folder / "cache").glob("musicnn-*.npy"))
+    kept = list((store.folder / "cache").glob("musicnn-*-2.npy"))
     assert len(kept) == 1
-    monkeypatch.setattr(musicnn, "hear", None)  # must not be asked again
+    monkeypatch.setattr(hearing, "hear", None)  # must not be asked again
     again = train(store, "musicnn", tmp_path / "b", settings)
     monkeypatch.undo()
     rows = slice(10)

@@ -16,6 +16,7 @@ _COMMANDS = (
     data.compose,
     data.prepare,
     data.split,
+    learn.pretrain,
     learn.train,
     learn.evaluate,
     learn.compare,

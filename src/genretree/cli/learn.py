@@ -37,7 +37,7 @@ def quickstart(out: Path, seed: int, quiet: bool) -> None:
 @click.option(
     "--heads", type=click.Choice(["tree", "independent"]), help="independent: the published form, for comparison."
 )
-@click.option("--weights", help="efficientnet-b0, ast: a checkpoint to start from (Hub name or folder), or none.")
+@click.option("--weights", help="For networks: what to start from (Hub name or folder), or none.")
 @click.option("--seed", type=int, help="Of initial weights, order and augmentation.")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Any other setting; may be repeated.")
 @click.option("--restart", is_flag=True, help="Don't go on with an interrupted run.")
@@ -81,6 +81,62 @@ def train(
 
 
 @click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="AUDIO...", type=click.Path(path_type=Path))
+@click.option("--model", "family", required=True, help="cnn, efficientnet-b0 or ast.")
+@click.option(
+    "--teacher", type=click.Choice(["musicnn"]), default="musicnn", show_default=True, help="What it learns from."
+)
+@click.option("--out", type=FOLDER, required=True, help="Folder of the weights to make.")
+@click.option("--split", "split_name", help="For a store: learn from all but the test part of this split.")
+@click.option("--epochs", type=int, help="Most epochs.  [default: 10]")
+@click.option("--weights", help="A checkpoint to start from (Hub name or folder), or none.  [default: none]")
+@click.option("--seed", type=int, help="Of initial weights, order and augmentation.")
+@click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Any other setting; may be repeated.")
+@click.option("--restart", is_flag=True, help="Don't go on with an interrupted run.")
+@click.option("--overwrite", is_flag=True, help="Replace the folder if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@quiet_option
+def pretrain(
+    sources: Sequence[Path],
+    family: str,
+    teacher: str,
+    out: Path,
+    split_name: str | None,
+    assignments: Sequence[str],
+    restart: bool,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Teach a network that sees images what the published MusiCNN networks hear in any music, labelled or not.
+
+    AUDIO are sound files and folders of them, or one store. `genretree train --weights OUT` starts from what it makes.
+    """
+    from genretree.pretrain import pretrain as pretrain_network
+
+    settings = {"teacher": teacher, **{name: value for name, value in given.items() if value is not None}}
+    settings.update(parse_assignments(assignments))
+    facts = pretrain_network(
+        sources,
+        family,
+        out,
+        settings,
+        split=split_name,
+        restart=restart,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+    if as_json:
+        click.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    explained = facts["explained"]
+    share = "" if explained is None else f"; explains {100 * explained:.0f} % of what the teacher says of other tracks"
+    click.echo(f"{out}: learned from {facts['tracks']} tracks ({facts['slices']} slices){share}.")
+    click.echo(f"Next: genretree train STORE --recipe {family}-ours --weights {out} --out BUNDLE")
+
+
+@click.command()
 @click.argument("bundle", type=FOLDER)
 @click.argument("store", type=FOLDER)
 @click.option("--part", type=click.Choice(["test", "validation", "train", "all"]), default="test", show_default=True)
@@ -121,7 +177,7 @@ def evaluate(
 @click.option(
     "--recipes",
     "kind",
-    type=click.Choice(["published", "ours"]),
+    type=click.Choice(["published", "ours", "scratch"]),
     help="Which recipes to take; by default the families' own settings.",
 )
 @click.option("--set", "assignments", multiple=True, metavar="MODEL:NAME=VALUE", help="A family's setting; repeatable.")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import ASTConfig, ASTModel, ViTConfig, ViTModel
 
-from genretree.models.contract import Examples, FitContext, Fitted
+from genretree.errors import SettingsError, TrainingError
+from genretree.models.contract import Examples, FitContext, Fitted, Model
 from genretree.models.engine import fit_network
-from genretree.models.network import GenreNetwork, NetworkModel, NetworkSettings, as_settings, build_head, load_weights
-from genretree.models.pretrained import NONE, PooledBackbone, load_pretrained, read_config
+from genretree.models.linear_network import load_model
+from genretree.models.network import BACKBONE_FILE, NONE, GenreNetwork, NetworkSettings, as_settings, build_head
+from genretree.models.pretrained import PooledBackbone, find_weights, load_pretrained, read_config
 from genretree.settings import Modality
 from genretree.taxonomy import Taxonomy
 
@@ -31,21 +34,17 @@ _AUDIOSET_SCALE = 0.5  # the AudioSet checkpoints were trained on inputs of spre
 class AstSettings(NetworkSettings):
     """Settings of the `ast` family; the defaults are the published ones, with the tree head."""
 
-    weights: str = Field(NONE, description="'none': the small one from scratch; else Hub name or folder of an ASTModel")
+    weights: str = Field(
+        NONE, description="'none': the small one from scratch; else Hub name or folder of an ASTModel or small one"
+    )
     modalities: tuple[Modality, ...] = ("mel",)
     dropout: float = Field(0.4, ge=0, lt=1)
     label_smoothing: tuple[float, ...] = (0.1,)
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: float = Field(3e-4, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
-    epochs: int = Field(60, ge=1)
+    epochs: int = Field(60, ge=0)
     batch_size: int = Field(128, ge=2)
-
-    @model_validator(mode="after")
-    def _one_image(self) -> Self:
-        if self.weights != NONE and len(self.modalities) != 1:
-            raise ValueError(f"an AudioSet transformer sees one image; modalities are {', '.join(self.modalities)}")
-        return self
 
 
 class AstFamily:
@@ -65,14 +64,14 @@ class AstFamily:
         return fit_network(lambda: build_network(taxonomy, chosen), train, validation, chosen, context)
 
     @staticmethod
-    def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> NetworkModel:
+    def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:
         """Read a trained network; needs no checkpoint."""
         chosen = as_settings(settings, AstSettings)
-        if chosen.weights == NONE:
+        if is_small(folder / BACKBONE_FILE):
             small = ViTModel(read_config(ViTConfig, folder), add_pooling_layer=False)
-            return load_weights(_assemble_small(small, taxonomy, chosen), folder)
+            return load_model(_assemble_small(small, taxonomy, chosen), folder)
         large = ASTModel(read_config(ASTConfig, folder))
-        return load_weights(_assemble_audioset(large, taxonomy, chosen), folder)
+        return load_model(_assemble_audioset(large, taxonomy, chosen), folder)
 
 
 def build_network(taxonomy: Taxonomy, settings: AstSettings) -> GenreNetwork:
@@ -86,6 +85,11 @@ def build_network(taxonomy: Taxonomy, settings: AstSettings) -> GenreNetwork:
             attention_probs_dropout_prob=0.0,
         )
         return _assemble_small(ViTModel(config, add_pooling_layer=False), taxonomy, settings)
+    where = find_weights(settings.weights, AstFamily.name)
+    if is_small(Path(where) / "config.json"):
+        return _assemble_small(_load_small(where, settings), taxonomy, settings)
+    if len(settings.modalities) != 1:
+        raise SettingsError(f"an AudioSet transformer sees one image; modalities are {', '.join(settings.modalities)}")
     return _assemble_audioset(_load_resized(settings), taxonomy, settings)
 
 
@@ -94,20 +98,46 @@ def interpolate_positions(positions: Tensor, old: tuple[int, int], new: tuple[in
 
     Parameters
     ----------
-    positions : tensor, shape (1, 2 + old rows * old columns, width)
-        The first two belong to the class and distillation tokens and stay as they are.
+    positions : tensor, shape (1, tokens + old rows * old columns, width)
+        The first ones belong to the class and distillation tokens and stay as they are.
     old, new : (int, int)
         Patches along frequency and time.
 
     Returns
     -------
-    tensor, shape (1, 2 + new rows * new columns, width)
+    tensor, shape (1, tokens + new rows * new columns, width)
     """
-    tokens, grid = positions[:, :2], positions[:, 2:]
+    kept = positions.shape[1] - old[0] * old[1]
+    tokens, grid = positions[:, :kept], positions[:, kept:]
     width = positions.shape[2]
     image = grid.reshape(1, *old, width).permute(0, 3, 1, 2)
     stretched = functional.interpolate(image, size=new, mode="bicubic", align_corners=False)
     return torch.cat([tokens, stretched.permute(0, 2, 3, 1).reshape(1, -1, width)], dim=1)
+
+
+def is_small(path: Path) -> bool:
+    """Tell the small transformer's description from that of an ASTModel."""
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8"))["model_type"] == ViTConfig.model_type)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _load_small(where: str, settings: AstSettings) -> Any:
+    """Load a small transformer that was pretrained, perhaps on images of another size."""
+    loaded: Any = load_pretrained(ViTModel, where, add_pooling_layer=False)
+    config = loaded.config
+    if config.num_channels != len(settings.modalities):
+        raise TrainingError(f"{where}: sees {config.num_channels} images, not {len(settings.modalities)}")
+    old, new = (size // config.patch_size for size in (config.image_size, settings.image_size))
+    config.image_size = settings.image_size
+    config.hidden_dropout_prob = settings.dropout
+    weights = loaded.state_dict()
+    name = "embeddings.position_embeddings"
+    weights[name] = interpolate_positions(weights[name], (old, old), (new, new))
+    made = ViTModel(config, add_pooling_layer=False)
+    made.load_state_dict(weights)
+    return made
 
 
 def _load_resized(settings: AstSettings) -> Any:

@@ -8,9 +8,9 @@ leaves for the tree head, or one for each level, the published form.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from genretree.models.contract import (
     balance_classes,
     write_history,
 )
+from genretree.models.described import Describer, Feature
+from genretree.models.hearing import load_network
+from genretree.models.musicnn_weights import CACHED, Network
 from genretree.models.pca import StreamingPCA
 from genretree.progress import progress_bar
 from genretree.settings import MODALITIES, Heads, Modality, Settings
@@ -50,12 +53,20 @@ class BoostingSettings(Settings):
     heads: Heads = Field(
         "tree", description="tree: one consistent distribution; independent: a classifier for each level"
     )
+    features: tuple[Feature, ...] = Field(
+        ("components",),
+        min_length=1,
+        description="what the trees see: components (as published), statistics of the images, MusiCNN's layers",
+    )
+    networks: tuple[Network, ...] = Field(("msd",), min_length=1, description="for the feature musicnn: msd, mtt")
+    weights: str = Field(CACHED, description="of these networks; 'cached': as published; or a folder")
     components: int = Field(512, ge=1, description="principal components kept, at most one less than training slices")
     batch_size: int = Field(512, ge=2, description="slices in memory at a time")
     learning_rate: float = Field(0.05, gt=0, le=1)
     max_leaf_nodes: int = Field(63, ge=2)
     min_samples_leaf: int = Field(20, ge=1)
     l2_regularization: float = Field(0.0, ge=0)
+    max_features: float = Field(1.0, gt=0, le=1, description="share of the features that each split may choose from")
     balance: float = Field(
         0.0, ge=0, le=1, description="weigh classes in the loss by their share of slices to minus this"
     )
@@ -80,9 +91,8 @@ class BoostingFamily:
         chosen: BoostingSettings = settings
         if len(train) < 3:
             raise TrainingError(f"{len(train)} slices to train on; the principal components need at least 3")
-        weights, offset, explained = _fit_or_read_projection(train, chosen, context)
-        features = _project_all(train, weights, offset, chosen)
-        held_out = None if validation is None else _project_all(validation, weights, offset, chosen)
+        seeing, features, facts = _fit_features(train, chosen, context)
+        held_out = None if validation is None else seeing.see_examples(validation, context.progress)
         classifiers = []
         targets = _targets(taxonomy, chosen.heads)
         with progress_bar(len(targets) * chosen.epochs, "boost (at most)", "iteration", context.progress) as tick:
@@ -94,12 +104,8 @@ class BoostingFamily:
                 classifiers.append(
                     _fit_classifier(features, of_leaf[train.leaves], held_out, held_truth, chosen, begun, draft, tick)
                 )
-        model = BoostingModel(weights, offset, classifiers, taxonomy, chosen)
-        facts = {
-            "components": int(weights.shape[1]),
-            "explained_variance": round(float(explained), 4),
-            "iterations": [int(classifier.n_iter_) for classifier in classifiers],
-        }
+        model = BoostingModel(seeing, classifiers, taxonomy, chosen)
+        facts["iterations"] = [int(classifier.n_iter_) for classifier in classifiers]
         history = _history(classifiers)
         write_history(context.folder / "history.csv", history)
         return Fitted(model, history, facts)
@@ -108,31 +114,18 @@ class BoostingFamily:
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> BoostingModel:
         """Read a fitted model; only scikit-learn's own tree types are accepted."""
         chosen: BoostingSettings = settings
-        try:
-            arrays = load_file(folder / PROJECTION_FILE)
-            weights, offset = arrays["weights"], arrays["offset"]
-        except (OSError, SafetensorError, KeyError) as error:
-            raise BundleError(
-                f"{folder / PROJECTION_FILE}: can't be read ({error}); copy or train the bundle again"
-            ) from error
-        features = len(chosen.modalities) * chosen.image_size**2
-        if weights.shape[0] != features or offset.shape != (weights.shape[1],):
-            raise BundleError(f"{folder / PROJECTION_FILE}: {weights.shape} doesn't fit {features} features")
+        seeing = _Seeing.load(folder, chosen)
         targets = _targets(taxonomy, chosen.heads)
         classifiers = [_load_classifier(folder / _classifier_file(i), target) for i, target in enumerate(targets)]
-        return BoostingModel(weights, offset, classifiers, taxonomy, chosen)
+        return BoostingModel(seeing, classifiers, taxonomy, chosen)
 
 
 class BoostingModel:
-    """A fitted projection and its classifiers behind the contract of every family."""
+    """Features and classifiers behind the contract of every family."""
 
-    needs_sound = False
-
-    def __init__(
-        self, weights: Floats, offset: Floats, classifiers: list[Any], taxonomy: Taxonomy, settings: BoostingSettings
-    ) -> None:
-        self.weights = weights
-        self.offset = offset
+    def __init__(self, seeing: _Seeing, classifiers: list[Any], taxonomy: Taxonomy, settings: BoostingSettings) -> None:
+        self.seeing = seeing
+        self.needs_sound = seeing.describer.needs_sound
         self.classifiers = classifiers
         self.taxonomy = taxonomy
         self.settings = settings
@@ -142,31 +135,111 @@ class BoostingModel:
         self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
     ) -> LevelProbabilities:
         """Give the probabilities of every node: a list of (n, n_nodes) float64 arrays by level."""
+        if self.needs_sound and mel_16k is None:
+            raise BundleError("this model listens to sound, and there are only images")
         if len(images) == 0:
             return [np.zeros((0, len(self.taxonomy.nodes(level)))) for level in range(self.taxonomy.depth)]
-        size = self.settings.batch_size
-        parts = [images[start : start + size] for start in range(0, len(images), size)]
-        features = np.concatenate([_project(part, self.weights, self.offset, self.settings) for part in parts])
+        return self._classify(self.seeing.see(images, mel_16k))
+
+    def score_examples(self, examples: Examples, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
+        """Score stored slices; what was heard before is not heard again."""
+        found = self._classify(self.seeing.see_examples(examples))
+        if tick is not None:
+            tick(len(examples))
+        return found
+
+    def _classify(self, features: Floats) -> LevelProbabilities:
         widths = [len(self.taxonomy.nodes(level)) for level in range(self.taxonomy.depth)]
         if self.heads == "tree":
             return self.taxonomy.sum_levels(_spread(self.classifiers[0], features, widths[-1]))
         remaining = iter(self.classifiers)
         return [
-            _spread(next(remaining), features, width) if width > 1 else np.ones((len(images), 1)) for width in widths
+            _spread(next(remaining), features, width) if width > 1 else np.ones((len(features), 1)) for width in widths
         ]
 
     def save(self, folder: Path) -> list[str]:
-        """Write the projection as safetensors and each classifier with skops."""
+        """Write what the features need as safetensors and each classifier with skops."""
         from skops import io
 
-        save_file({"weights": self.weights, "offset": self.offset}, folder / PROJECTION_FILE)
         names = [_classifier_file(i) for i in range(len(self.classifiers))]
         for name, classifier in zip(names, self.classifiers, strict=True):
             io.dump(classifier, folder / name)
-        return [PROJECTION_FILE, *names]
+        return [*self.seeing.save(folder), *names]
 
 
 # -- features ------------------------------------------------------------------------------------------------
+
+
+class _Seeing:
+    """All that the trees see of a slice: components, then statistics and layers."""
+
+    def __init__(
+        self,
+        projection: tuple[Floats, Floats] | None,
+        describer: Describer,
+        settings: BoostingSettings,
+    ) -> None:
+        self.projection = projection
+        self.describer = describer
+        self.settings = settings
+
+    def see(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None) -> Floats:
+        """Give the features of slices, shape (n, width)."""
+        size = self.settings.batch_size
+        parts = (images[start : start + size] for start in range(0, len(images), size))
+        return self._join(parts, self.describer.describe(images, mel_16k))
+
+    def see_examples(self, examples: Examples, progress: bool = False) -> Floats:
+        """Give the features of stored slices, shape (n, width)."""
+        described = self.describer.describe_examples(examples, progress)
+        return self._join(examples.batches(self.settings.batch_size), described)
+
+    def _join(self, batches: Iterable[NDArray[np.uint8]], described: Sequence[Floats]) -> Floats:
+        found = list(described)
+        if self.projection is not None:
+            found.insert(0, np.concatenate([_project(part, *self.projection, self.settings) for part in batches]))
+        return np.concatenate(found, axis=1)
+
+    def save(self, folder: Path) -> list[str]:
+        """Write what there is."""
+        names = self.describer.save(folder)
+        if self.projection is not None:
+            weights, offset = self.projection
+            save_file({"weights": weights, "offset": offset}, folder / PROJECTION_FILE)
+            names.append(PROJECTION_FILE)
+        return names
+
+    @classmethod
+    def load(cls, folder: Path, settings: BoostingSettings) -> Self:
+        """Read what `save` wrote."""
+        try:
+            projection = None
+            if "components" in settings.features:
+                arrays = load_file(folder / PROJECTION_FILE)
+                projection = arrays["weights"], arrays["offset"]
+                pixels = len(settings.modalities) * settings.image_size**2
+                if projection[0].shape != (pixels, len(projection[1])):
+                    raise ValueError(f"a projection of shape {projection[0].shape} doesn't fit {pixels} pixels")
+            describer = Describer.load(folder, settings.features, settings.networks)
+        except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
+            raise BundleError(f"{folder}: can't be read ({error}); copy or train the bundle again") from error
+        return cls(projection, describer, settings)
+
+
+def _fit_features(
+    train: Examples, settings: BoostingSettings, context: FitContext
+) -> tuple[_Seeing, Floats, dict[str, Any]]:
+    """Fit what is to be fitted; gives the training slices' features too."""
+    facts: dict[str, Any] = {}
+    projection = None
+    if "components" in settings.features:
+        weights, offset, explained = _fit_or_read_projection(train, settings, context)
+        projection = weights, offset
+        facts = {"components": int(weights.shape[1]), "explained_variance": round(float(explained), 4)}
+    wanted = settings.networks if "musicnn" in settings.features else ()
+    describer = Describer(settings.features, {name: load_network(name, settings.weights) for name in wanted})
+    seeing = _Seeing(projection, describer, settings)
+    return seeing, seeing.see_examples(train, context.progress), facts
 
 
 def reduce_images(images: NDArray[np.uint8], modalities: tuple[str, ...], size: int) -> NDArray[np.uint8]:
@@ -227,11 +300,6 @@ def _project(images: NDArray[np.uint8], weights: Floats, offset: Floats, setting
     return projected
 
 
-def _project_all(examples: Examples, weights: Floats, offset: Floats, settings: BoostingSettings) -> Floats:
-    parts = [_project(images, weights, offset, settings) for images in examples.batches(settings.batch_size)]
-    return np.concatenate(parts)
-
-
 # -- classifiers ---------------------------------------------------------------------------------------------
 
 
@@ -271,6 +339,7 @@ def _fit_classifier(
         max_leaf_nodes=settings.max_leaf_nodes,
         min_samples_leaf=settings.min_samples_leaf,
         l2_regularization=settings.l2_regularization,
+        max_features=settings.max_features,
         early_stopping=bool(held),
         n_iter_no_change=settings.patience,
         random_state=settings.seed,

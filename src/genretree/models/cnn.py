@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genretree.models.contract import Examples, FitContext, Fitted
+from genretree.models.contract import Examples, FitContext, Fitted, Model
 from genretree.models.engine import fit_network
-from genretree.models.network import GenreNetwork, NetworkModel, NetworkSettings, as_settings, build_head, load_weights
+from genretree.models.linear_network import load_model
+from genretree.models.network import NONE, GenreNetwork, NetworkSettings, as_settings, build_head
+from genretree.models.pretrained import find_weights, load_plain
 from genretree.taxonomy import Taxonomy
 
 _WIDTHS = (64, 128, 256)
@@ -28,6 +31,8 @@ _SQUEEZE = 16
 
 class CnnSettings(NetworkSettings):
     """Settings of the `cnn` family; the defaults are the published ones, with the tree head."""
+
+    weights: str = Field(NONE, description="'none': from scratch; 'student'; or a folder of `genretree pretrain`")
 
 
 class CnnFamily:
@@ -42,14 +47,22 @@ class CnnFamily:
     def fit(
         train: Examples, validation: Examples | None, taxonomy: Taxonomy, settings: Any, context: FitContext
     ) -> Fitted:
-        """Train from a seeded random start."""
+        """Train from a seeded random start, or from pretrained weights."""
         chosen = as_settings(settings, CnnSettings)
-        return fit_network(lambda: build_network(taxonomy, chosen), train, validation, chosen, context)
+        return fit_network(lambda: start_network(taxonomy, chosen), train, validation, chosen, context)
 
     @staticmethod
-    def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> NetworkModel:
+    def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:
         """Read a trained network."""
-        return load_weights(build_network(taxonomy, as_settings(settings, CnnSettings)), folder)
+        return load_model(build_network(taxonomy, as_settings(settings, CnnSettings)), folder)
+
+
+def start_network(taxonomy: Taxonomy, settings: CnnSettings) -> GenreNetwork:
+    """Make a network to be trained, on pretrained weights if the settings name some."""
+    network = build_network(taxonomy, settings)
+    if settings.weights != NONE:
+        load_plain(network.backbone, find_weights(settings.weights, CnnFamily.name), len(settings.modalities))
+    return network
 
 
 def build_network(taxonomy: Taxonomy, settings: NetworkSettings) -> GenreNetwork:
@@ -77,6 +90,7 @@ class ResidualBackbone(nn.Module):
             stages.append(SqueezeExcitation(width))
         self.stages = nn.Sequential(*stages)
         self.norm = nn.BatchNorm2d(width)
+        self.width = _FUSION
         self.fusion = nn.Sequential(nn.Linear(width, _FUSION), nn.ReLU(), nn.Dropout(dropout))
         self.scores = nn.ModuleList(
             nn.Sequential(
@@ -94,9 +108,8 @@ class ResidualBackbone(nn.Module):
         pooled: Tensor = self.fusion(maps.mean(dim=(2, 3)))
         return pooled
 
-    def forward(self, images: Tensor) -> Tensor:
+    def classify(self, features: Tensor) -> Tensor:
         """Give the scores of all heads, side by side."""
-        features = self.features(images)
         return torch.cat([head(features) for head in self.scores], dim=1)
 
 

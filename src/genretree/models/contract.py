@@ -55,6 +55,13 @@ class Examples:
             self, **{name: getattr(self, name)[positions] for name in ("rows", "leaves", "tracks", "groups")}
         )
 
+    def following(self) -> NDArray[np.int64]:
+        """Give the position of the slice that comes next on the same track, or the slice's own: shape (n,)."""
+        places = {int(row): place for place, row in enumerate(self.rows)}
+        own = np.arange(len(self.rows))
+        after = np.array([places.get(int(row) + 1, place) for place, row in enumerate(self.rows)], dtype=np.int64)
+        return np.where(self.tracks[after] == self.tracks, after, own)
+
     def take(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Read the images at some positions, in that order."""
         return np.asarray(self.images[self.rows[positions]])

@@ -9,10 +9,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import EfficientNetConfig, EfficientNetModel
 
-from genretree.models.contract import Examples, FitContext, Fitted
+from genretree.models.contract import Examples, FitContext, Fitted, Model
 from genretree.models.engine import fit_network
-from genretree.models.network import GenreNetwork, NetworkModel, NetworkSettings, as_settings, build_head, load_weights
-from genretree.models.pretrained import NONE, PooledBackbone, adapt_input, load_pretrained, read_config
+from genretree.models.linear_network import load_model
+from genretree.models.network import NONE, GenreNetwork, NetworkSettings, as_settings, build_head
+from genretree.models.pretrained import PooledBackbone, adapt_input, find_weights, load_pretrained, read_config
 from genretree.taxonomy import Taxonomy
 
 # Mean and spread of ImageNet's pixels, which the weights were trained with.
@@ -26,7 +27,9 @@ _NORM_MOMENTUM = 0.1
 class EfficientNetSettings(NetworkSettings):
     """Settings of the `efficientnet-b0` family; the defaults are the published ones, with the tree head."""
 
-    weights: str = Field("google/efficientnet-b0", description="Hub name or folder of a checkpoint, or 'none'")
+    weights: str = Field(
+        "google/efficientnet-b0", description="Hub name or folder of a checkpoint, 'student' or 'none'"
+    )
     label_smoothing: tuple[float, ...] = (0.1,)
     mask_probability: float = Field(0.0, ge=0, le=1)
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -53,17 +56,17 @@ class EfficientNetFamily:
         return fit_network(lambda: build_network(taxonomy, chosen), train, validation, chosen, context)
 
     @staticmethod
-    def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> NetworkModel:
+    def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:
         """Read a trained network; needs no checkpoint."""
         chosen = as_settings(settings, EfficientNetSettings)
         backbone = EfficientNetModel(read_config(EfficientNetConfig, folder))
-        return load_weights(_assemble(backbone, taxonomy, chosen), folder)
+        return load_model(_assemble(backbone, taxonomy, chosen), folder)
 
 
 def build_network(taxonomy: Taxonomy, settings: EfficientNetSettings) -> GenreNetwork:
     """Make a network on the checkpoint's weights, or a new one with the usual initialisation."""
     if settings.weights != NONE:
-        backbone: Any = load_pretrained(EfficientNetModel, settings.weights)
+        backbone: Any = load_pretrained(EfficientNetModel, find_weights(settings.weights, EfficientNetFamily.name))
         backbone.embeddings.convolution = adapt_input(backbone.embeddings.convolution, len(settings.modalities))
         backbone.config.num_channels = len(settings.modalities)
         return _assemble(backbone, taxonomy, settings)

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import nn
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers import logging as transformers_logging
@@ -23,7 +25,9 @@ from genretree.errors import TrainingError
 from genretree.machine import fast_bf16, keep_allocated_pages, world_size
 from genretree.models.contract import Examples, FitContext, Fitted, write_history
 from genretree.models.finetune import RAW_FILE, decay_by_layer, fine_tuning
+from genretree.models.linear_network import fit_classifier
 from genretree.models.network import GenreNetwork, NetworkModel, NetworkSettings, count_parameters
+from genretree.models.teacher import hear_lessons
 from genretree.progress import progress_bar
 
 _KEPT_CHECKPOINTS = 2
@@ -55,22 +59,48 @@ def fit_network(
     """
     if len(train) < 2:
         raise TrainingError(f"{len(train)} slices to train on; batch normalisation needs at least 2")
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    keep_allocated_pages()
     set_seed(settings.seed)
     network = build()
+    if settings.epochs == 0:
+        return fit_classifier(NetworkModel(network), train, validation, context)
     network.balance_leaves(train.leaves)
+    parts = [train] if validation is None else [train, validation]
+    lessons: list[NDArray[np.float32] | None] = [None] * len(parts)
+    if settings.teacher != "none":
+        heard = hear_lessons(parts, settings.teacher_networks, settings.teacher_folder, context.progress)
+        network.add_student(heard[0].shape[1])
+        lessons = [*heard]
     if torch.cuda.is_available() and world_size() > 1:
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    learn = _SliceDataset(train, lessons[0], learning=True, offset=settings.slice_offset)
+    check = None if validation is None else _SliceDataset(validation, lessons[1])
+    history, facts = train_network(network, learn, check, settings, context)
+    network.drop_student()
+    model = NetworkModel(network.to("cpu"))
+    if settings.classifier == "network":
+        return Fitted(model, history, facts)
+    fitted = fit_classifier(model, train, validation, context)
+    return Fitted(fitted.model, history, {**facts, **fitted.facts})
+
+
+def train_network(
+    network: nn.Module, learn: Dataset[Any], check: Dataset[Any] | None, settings: NetworkSettings, context: FitContext
+) -> tuple[list[dict[str, float]], dict[str, Any]]:
+    """Train any module whose `forward` gives a loss, with all that the settings ask for; gives history and facts.
+
+    The datasets give whole batches (`__getitems__`), by the names of `forward`'s parameters, `labels` among them.
+    """
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    keep_allocated_pages()
     parameters = count_parameters(network)
-    arguments = _arguments(train, validation, settings, context)
+    arguments = _arguments(learn, check is not None, settings, context)
     history = _History(context.folder / "history.csv")
     checkpoint = find_checkpoint(_checkpoints(context), RAW_FILE if settings.averaging else None)
     trainer = Trainer(
         model=network,
         args=arguments,
-        train_dataset=_SliceDataset(train, pairs=True),
-        eval_dataset=_SliceDataset(validation) if validation is not None else None,
+        train_dataset=learn,
+        eval_dataset=check,
         data_collator=_collate,
         optimizer_cls_and_kwargs=_optimizer(network, settings),
         callbacks=[
@@ -82,7 +112,7 @@ def fit_network(
     )
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    if validation is not None:
+    if check is not None:
         trainer.add_callback(EarlyStoppingCallback(settings.patience))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*pin_memory.*")
@@ -90,7 +120,7 @@ def fit_network(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
         raise TrainingError("training diverged, the weights are no numbers any more; try a lower learning_rate")
-    if validation is not None and not math.isfinite(trainer.state.best_metric or math.inf):
+    if check is not None and not _is_finite(trainer.state.best_metric):
         raise TrainingError("training diverged, the validation loss is no number; try a lower learning_rate")
     facts = {
         "parameters": parameters,
@@ -98,7 +128,11 @@ def fit_network(
         "devices": arguments.world_size,
         "best_validation_loss": trainer.state.best_metric,
     }
-    return Fitted(NetworkModel(network.to("cpu")), _join_epochs(trainer.state.log_history), facts)
+    return _join_epochs(trainer.state.log_history), facts
+
+
+def _is_finite(loss: float | None) -> bool:
+    return loss is not None and math.isfinite(loss)
 
 
 def choose_precision(wanted: str) -> str:
@@ -131,11 +165,9 @@ def find_checkpoint(folder: Path, last: str | None = None) -> Path | None:
     return None
 
 
-def _arguments(
-    train: Examples, validation: Examples | None, settings: NetworkSettings, context: FitContext
-) -> TrainingArguments:
+def _arguments(learn: Any, validated: bool, settings: NetworkSettings, context: FitContext) -> TrainingArguments:
     precision = choose_precision(settings.precision)
-    steps = -(-len(train) // (settings.batch_size * world_size()))
+    steps = -(-len(learn) // (settings.batch_size * world_size()))
     updates_per_epoch = max(1, -(-steps // settings.accumulate))
     return TrainingArguments(
         output_dir=str(_checkpoints(context)),
@@ -153,14 +185,14 @@ def _arguments(
         use_cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
         seed=settings.seed,
         data_seed=settings.seed,
-        eval_strategy="epoch" if validation is not None else "no",
+        eval_strategy="epoch" if validated else "no",
         save_strategy="epoch",
         logging_strategy="epoch",
         save_total_limit=_KEPT_CHECKPOINTS,
         restore_callback_states_from_checkpoint=True,
-        load_best_model_at_end=validation is not None,
-        metric_for_best_model="eval_loss" if validation is not None else None,
-        greater_is_better=False if validation is not None else None,
+        load_best_model_at_end=validated,
+        metric_for_best_model="eval_loss" if validated else None,
+        greater_is_better=False if validated else None,
         prediction_loss_only=True,
         label_names=["labels"],
         remove_unused_columns=False,
@@ -184,7 +216,7 @@ def _checkpoints(context: FitContext) -> Path:
     return context.folder / "checkpoints"
 
 
-def _optimizer(network: GenreNetwork, settings: NetworkSettings) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+def _optimizer(network: nn.Module, settings: NetworkSettings) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
     options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     if settings.layer_decay < 1:
@@ -195,12 +227,21 @@ def _optimizer(network: GenreNetwork, settings: NetworkSettings) -> tuple[type[t
 class _SliceDataset(Dataset[Any]):
     """Slices by position, a whole batch at a time: the images of a batch are read from the memory map in one go.
 
-    With `pairs` a slice that is left alone at the end of an epoch comes twice, as one can't be batch-normalised.
+    When `learning`, a slice that is left alone at the end of an epoch comes twice, as one can't be batch-normalised;
+    with `offset` the following slices come too.
     """
 
-    def __init__(self, examples: Examples, pairs: bool = False) -> None:
+    def __init__(
+        self,
+        examples: Examples,
+        lessons: NDArray[np.float32] | None = None,
+        learning: bool = False,
+        offset: bool = False,
+    ) -> None:
         self.examples = examples
-        self.pairs = pairs
+        self.lessons = lessons
+        self.learning = learning
+        self.following = examples.following() if offset else None
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -209,11 +250,16 @@ class _SliceDataset(Dataset[Any]):
         return position
 
     def __getitems__(self, positions: list[int]) -> dict[str, torch.Tensor]:
-        chosen = np.array(positions * 2 if self.pairs and len(positions) == 1 else positions)
-        return {
-            "images": torch.from_numpy(self.examples.take(chosen)),
-            "labels": torch.from_numpy(self.examples.leaves[chosen]),
-        }
+        chosen = np.array(positions * 2 if self.learning and len(positions) == 1 else positions)
+        batch = {"images": self.examples.take(chosen), "labels": self.examples.leaves[chosen]}
+        if self.following is not None:
+            batch["following"] = self.examples.take(self.following[chosen])
+        if self.lessons is not None:
+            batch["lessons"] = self.lessons[chosen]
+            if self.learning:
+                after = chosen if self.following is None else self.following[chosen]
+                batch["following_lessons"] = self.lessons[after]
+        return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
 def _collate(batch: Any) -> dict[str, torch.Tensor]:

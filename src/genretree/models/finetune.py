@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from genretree.files import atomic_path
-from genretree.models.network import GenreNetwork, NetworkSettings
+from genretree.models.network import NetworkSettings
 
 RAW_FILE = "raw.safetensors"
+_HEADS = ("backbone.scores.", "student.")
 _FIRST = ("embeddings", "stem")
 _NUMBERED = re.compile(r"\.(?:blocks|layer|layers|stages)\.(\d+)\.")
 
 
-def fine_tuning(network: GenreNetwork, settings: NetworkSettings, checkpoint: Path | None) -> list[TrainerCallback]:
+def fine_tuning(network: Any, settings: NetworkSettings, checkpoint: Path | None) -> list[TrainerCallback]:
     """Give the callbacks that the settings `frozen_epochs` and `averaging` need; freezes at once what never learns."""
     callbacks: list[TrainerCallback] = []
     if settings.frozen_epochs >= settings.epochs:
@@ -33,7 +34,7 @@ def fine_tuning(network: GenreNetwork, settings: NetworkSettings, checkpoint: Pa
     return callbacks
 
 
-def decay_by_layer(network: GenreNetwork, settings: NetworkSettings) -> list[dict[str, Any]]:
+def decay_by_layer(network: Any, settings: NetworkSettings) -> list[dict[str, Any]]:
     """Group the parameters by layer: the head learns at the full rate, each layer below it `layer_decay` times slower.
 
     As layer-wise decay in ELECTRA (Clark et al. 2020) and BEiT (Bao et al. 2022); biases and normalisations are not
@@ -66,11 +67,11 @@ def _depth(name: str) -> int | None:
 
 def _above(name: str, top: int) -> int:
     """Tell the backbone's last layer from the head, which is one above."""
-    return top + 1 if name.startswith("backbone.scores.") else top
+    return top + 1 if name.startswith(_HEADS) else top
 
 
-def _backbone(network: GenreNetwork) -> list[nn.Parameter]:
-    return [p for name, p in network.named_parameters() if not name.startswith("backbone.scores.")]
+def _backbone(network: Any) -> list[nn.Parameter]:
+    return [p for name, p in network.named_parameters() if not name.startswith(_HEADS)]
 
 
 class _Freeze(TrainerCallback):
@@ -79,7 +80,7 @@ class _Freeze(TrainerCallback):
     By dropping its gradients, not by asking for none: several processes that train together must agree on what has one.
     """
 
-    def __init__(self, network: GenreNetwork, epochs: int) -> None:
+    def __init__(self, network: Any, epochs: int) -> None:
         self.network = network
         self.epochs = epochs
         for parameter in _backbone(network):
@@ -105,7 +106,7 @@ class _Average(TrainerCallback):
     beside the average in every checkpoint.
     """
 
-    def __init__(self, network: GenreNetwork, decay: float, checkpoint: Path | None) -> None:
+    def __init__(self, network: Any, decay: float, checkpoint: Path | None) -> None:
         self.network = network
         self.decay = decay
         self.checkpoint = checkpoint

@@ -9,13 +9,12 @@ it is regularised, is chosen by cross-validation over groups (artists) within th
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from safetensors import SafetensorError
@@ -24,27 +23,30 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
 from genretree.errors import BundleError, TrainingError
-from genretree.files import atomic_path
 from genretree.machine import keep_allocated_pages
-from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities, Model, balance_classes
-from genretree.models.linear import LinearHead, fit_linear, out_of_fold, track_log_loss
-from genretree.models.musicnn_network import PATCH_FRAMES, Musicnn
-from genretree.models.musicnn_weights import Network, load_musicnn_weights
-from genretree.models.statistics import STATISTICS, image_statistics
-from genretree.progress import progress_bar
+from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities, Model
+from genretree.models.hearing import (
+    IMAGES,
+    LAYERS,
+    WIDTHS,
+    Layer,
+    hear,
+    hear_examples,
+    load_network,
+    make_network,
+    network_file,
+)
+from genretree.models.linear_tree import HEAD_FILE, Known, LinearTree, choose
+from genretree.models.musicnn_network import Musicnn
+from genretree.models.musicnn_tuning import Lesson, TunedMusicnn, tune
+from genretree.models.musicnn_weights import CACHED, Network
+from genretree.models.network import NetworkSettings
+from genretree.models.statistics import image_statistics
 from genretree.settings import Heads, Settings
-from genretree.sound.mel_16k import compress
 from genretree.taxonomy import Taxonomy
 
-Layer = Literal["tags", "mean_pool", "max_pool", "penultimate", "images"]
-LAYERS: tuple[Layer, ...] = ("tags", "mean_pool", "max_pool", "penultimate")
-IMAGES: Layer = "images"  # no layer of a network but the statistics of the images
 _NUMBERED = (*LAYERS, IMAGES)  # as bundles count them
-WIDTHS: dict[str, int] = {"tags": 50, "mean_pool": 753, "max_pool": 753, "penultimate": 200, IMAGES: STATISTICS}
-CACHED = "cached"
-_HEAD_FILE = "head.safetensors"
-_PATCHES_AT_A_TIME = 3  # the largest array between layers then stays below what the allocator keeps
-_LEAST_TAG = 1e-4
+_TUNED_AT_A_TIME = 16
 
 Floats = NDArray[np.float32]
 
@@ -65,6 +67,10 @@ class MusicnnSettings(Settings):
         (0.001, 0.003, 0.01, 0.03, 0.1), min_length=1, description="inverse regularisations to choose from"
     )
     patches: int = Field(4, ge=1, le=16, description="patches of 3 s heard in each slice")
+    fine_tuning_epochs: int = Field(
+        0, ge=0, description="epochs in which the networks learn too; kept if that makes the validation loss less"
+    )
+    fine_tuning_rate: float = Field(1e-4, gt=0, description="learning rate of those epochs")
     heads: Heads = Field("tree", description="tree: one consistent distribution; independent: one for each level")
     balance: float = Field(0.0, ge=0, le=1, description="weigh leaves by their share of slices to minus this")
     seed: int = Field(0, ge=0, lt=2**32)
@@ -91,35 +97,37 @@ class MusicnnFamily:
     ) -> Fitted:
         """Listen to all slices once, then choose and fit the classifier. `validation` is learned from too.
 
-        Nothing is stopped early here, and the choice is made within what is learned from; a part held back would be
-        lost.
+        Nothing is stopped early there, and the choice is made within what is learned from; a part held back would be
+        lost. Only fine-tuning needs it held back.
         """
         chosen: MusicnnSettings = settings
         keep_allocated_pages()
         networks = {name: load_network(name, chosen.weights) for name in chosen.networks}
         parts = [train] if validation is None else [train, validation]
+        known = Known.of(parts, chosen.balance)
         images = any(IMAGES in layers for layers in chosen.layers)
-        outputs = [_hear_all(part, networks, chosen, images, context.progress) for part in parts]
+        outputs = [hear_examples(part, networks, chosen.patches, images, context.progress) for part in parts]
         heard = {key: np.concatenate([output[key] for output in outputs]) for key in outputs[0]}
-        leaves, tracks, groups = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in ("leaves", "tracks", "groups")
-        )
-        if len(np.unique(leaves)) < 2:
-            raise TrainingError("all slices to train on have one and the same genre; check the split")
-        weights = _weights(leaves, tracks, chosen.balance)
-        history, layers, strength = _choose(heard, leaves, tracks, groups, weights, taxonomy, chosen, context)
-        features, widths = _join(heard, chosen.networks, layers)
-        heads = []
-        for level in _levels(taxonomy, chosen.heads):
-            truth = taxonomy.ancestors[leaves, level]
-            several = len(np.unique(truth)) > 1
-            heads.append(fit_linear(features, truth, strength, weights, widths) if several else None)
-        facts = {
-            "layers": list(layers),
-            "strength": strength,
-            "parameters": sum(head.weights.size + head.bias.size for head in heads if head is not None),
-        }
-        return Fitted(MusicnnModel(networks, layers, heads, taxonomy, chosen), history, facts)
+        candidates = [_blocks(heard, chosen.networks, layers) for layers in chosen.layers]
+        n_leaves = len(taxonomy.leaves)
+        history, number, strength = choose(candidates, chosen.strengths, known, n_leaves, chosen.seed, context.progress)
+        layers, blocks = chosen.layers[number], candidates[number]
+        linear = LinearTree.fit(blocks, known, strength, taxonomy, chosen.heads)
+        facts: dict[str, Any] = {"layers": list(layers), "strength": strength, "parameters": linear.parameters}
+        if chosen.fine_tuning_epochs:
+            if validation is None:
+                raise TrainingError("fine-tuning needs a validation part to tell whether it helps; make another split")
+            n = len(train)
+            start = LinearTree.fit([block[:n] for block in blocks], known.first(n), strength, taxonomy, chosen.heads)
+            model = TunedMusicnn(deepcopy(networks), layers, start.linear)
+            learned = Lesson(train, start.classes(train.leaves), known.weights[:n])
+            held = Lesson(validation, start.classes(validation.leaves), known.weights[n:])
+            tuned = tune(model, learned, held, chosen.patches, _tuning(chosen), context)
+            history += tuned.history
+            facts |= {"fine_tuned": tuned.helped, "before": tuned.before, "after": tuned.after}
+            if tuned.helped:
+                networks, linear = model.read_networks(), LinearTree(model.read_heads(), taxonomy, chosen.heads)
+        return Fitted(MusicnnModel(networks, layers, linear, chosen), history, facts)
 
     @staticmethod
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:
@@ -128,21 +136,16 @@ class MusicnnFamily:
         networks = {}
         try:
             for name in chosen.networks:
-                networks[name] = _make_network(load_file(folder / _network_file(name)))
-            arrays = load_arrays(folder / _HEAD_FILE)
+                networks[name] = make_network(load_file(folder / network_file(name)))
+            arrays = load_arrays(folder / HEAD_FILE)
             layers = tuple(_NUMBERED[i] for i in arrays["layers"])
-            heads = [
-                LinearHead.from_arrays(arrays, f"level_{level}") if f"level_{level}.bias" in arrays else None
-                for level in _levels(taxonomy, chosen.heads)
-            ]
             width = sum(WIDTHS[layer] * (1 if layer == IMAGES else len(networks)) for layer in layers)
-            if any(head is not None and head.weights.shape[1] != width for head in heads) or not any(heads):
-                raise ValueError("the classifier is of another shape")
+            linear = LinearTree.from_arrays(arrays, width, taxonomy, chosen.heads)
         except (OSError, SafetensorError, KeyError, IndexError, RuntimeError, ValueError) as error:
             raise BundleError(
                 f"{folder}: the weights can't be read ({error}); copy or train the bundle again"
             ) from error
-        return MusicnnModel(networks, layers, heads, taxonomy, chosen)
+        return MusicnnModel(networks, layers, linear, chosen)
 
 
 class MusicnnModel:
@@ -154,14 +157,12 @@ class MusicnnModel:
         self,
         networks: Mapping[Network, Musicnn],
         layers: Sequence[Layer],
-        heads: Sequence[LinearHead | None],
-        taxonomy: Taxonomy,
+        linear: LinearTree,
         settings: MusicnnSettings,
     ) -> None:
         self.networks = dict(networks)
         self.layers = tuple(layers)
-        self.linear = list(heads)
-        self.taxonomy = taxonomy
+        self.linear = linear
         self.settings = settings
         self.heads = settings.heads
 
@@ -174,227 +175,40 @@ class MusicnnModel:
         heard = hear(self.networks, mel_16k, self.settings.patches)
         if IMAGES in self.layers:
             heard[IMAGES] = image_statistics(images)
-        return self._classify(heard)
+        return self.linear.predict(_blocks(heard, self.settings.networks, self.layers))
 
     def score_examples(self, examples: Examples, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
         """Score stored slices; what was heard before is not heard again."""
-        heard = _hear_all(examples, self.networks, self.settings, IMAGES in self.layers, tick=tick)
-        return self._classify(heard)
-
-    def _classify(self, heard: Mapping[str, Floats]) -> LevelProbabilities:
-        features, _ = _join(heard, self.settings.networks, self.layers)
-        widths = [len(self.taxonomy.nodes(level)) for level in range(self.taxonomy.depth)]
-        found = [
-            np.ones((len(features), widths[level])) if head is None else head.predict(features, widths[level])
-            for level, head in zip(_levels(self.taxonomy, self.heads), self.linear, strict=True)
-        ]
-        return self.taxonomy.sum_levels(found[0]) if self.heads == "tree" else found
+        heard = hear_examples(examples, self.networks, self.settings.patches, IMAGES in self.layers, tick=tick)
+        return self.linear.predict(_blocks(heard, self.settings.networks, self.layers))
 
     def save(self, folder: Path) -> list[str]:
         """Write networks and classifier as safetensors."""
-        names = [_HEAD_FILE]
-        arrays: dict[str, NDArray[Any]] = {"layers": np.array([_NUMBERED.index(layer) for layer in self.layers])}
-        for level, head in zip(_levels(self.taxonomy, self.heads), self.linear, strict=True):
-            if head is not None:
-                arrays.update(head.to_arrays(f"level_{level}"))
-        save_arrays(arrays, folder / _HEAD_FILE)
+        names = [HEAD_FILE]
+        layers = np.array([_NUMBERED.index(layer) for layer in self.layers])
+        save_arrays({"layers": layers, **self.linear.to_arrays()}, folder / HEAD_FILE)
         for name, network in self.networks.items():
-            save_file(network.state_dict(), folder / _network_file(name))
-            names.append(_network_file(name))
+            save_file(network.state_dict(), folder / network_file(name))
+            names.append(network_file(name))
         return names
 
 
-def hear(
-    networks: Mapping[Network, Musicnn],
-    mel_16k: NDArray[np.float16],
-    patches: int,
-    tick: Callable[[int], None] | None = None,
-) -> dict[str, Floats]:
-    """Give what networks say of slices, by `network/layer`: arrays (n, width), the mean over each slice's patches.
-
-    Parameters
-    ----------
-    networks : mapping of name to network
-    mel_16k : array, shape (n, frames, 96)
-        Mel power, as `genretree.sound.mel_16k` computes it; what is shorter than a patch of 187 frames is repeated.
-    patches : int
-        How many to hear of each slice, spread evenly.
-    tick : function, optional
-        Called with the number of slices that are done.
-    """
-    found: dict[str, list[Floats]] = {f"{name}/{layer}": [] for name in networks for layer in LAYERS}
-    for piece in mel_16k:
-        chosen = torch.from_numpy(_cut_patches(compress(piece), patches))
-        with torch.inference_mode():
-            for name, network in networks.items():
-                for layer, values in _hear_patches(network, chosen).items():
-                    found[f"{name}/{layer}"].append(values)
-        if tick is not None:
-            tick(1)
-    return {
-        key: np.stack(rows) if rows else np.zeros((0, WIDTHS[key.split("/")[1]]), np.float32)
-        for key, rows in found.items()
-    }
+def _blocks(heard: Mapping[str, Floats], networks: Sequence[str], layers: Sequence[str]) -> list[Floats]:
+    """Choose the layers, network by network, and then the statistics of the images."""
+    blocks = [heard[f"{name}/{layer}"] for name in networks for layer in layers if layer != IMAGES]
+    return [*blocks, heard[IMAGES]] if IMAGES in layers else blocks
 
 
-def _cut_patches(mel_16k: Floats, patches: int) -> Floats:
-    """Cut evenly spread patches from one slice: shape (patches, 187, 96); one if it is no longer than that."""
-    frames = len(mel_16k)
-    if frames < PATCH_FRAMES:
-        mel_16k, frames = np.resize(mel_16k, (PATCH_FRAMES, mel_16k.shape[1])), PATCH_FRAMES
-    starts = np.unique(np.linspace(0, frames - PATCH_FRAMES, patches).round().astype(int))
-    return np.stack([mel_16k[start : start + PATCH_FRAMES] for start in starts])
-
-
-def _hear_patches(network: Musicnn, patches: torch.Tensor) -> dict[str, Floats]:
-    """Average each layer over the patches of one slice."""
-    parts = [network(some) for some in torch.split(patches, _PATCHES_AT_A_TIME)]
-    joined = {layer: torch.cat([getattr(part, layer) for part in parts]) for layer in LAYERS}
-    # Probabilities crowd at 0; their log odds are what a linear classifier can use.
-    joined["tags"] = torch.logit(joined["tags"], _LEAST_TAG)
-    return {layer: values.mean(dim=0).numpy() for layer, values in joined.items()}
-
-
-def _hear_all(
-    examples: Examples,
-    networks: Mapping[Network, Musicnn],
-    settings: MusicnnSettings,
-    images: bool,
-    progress: bool = False,
-    tick: Callable[[int], None] | None = None,
-) -> dict[str, Floats]:
-    """Hear all slices of a part, but for those that were heard in an earlier training on the same store."""
-    if examples.mel_16k is None:
-        raise TrainingError(
-            "musicnn needs sound, and this store has only images; prepare it anew, or choose another family"
-        )
-    found: dict[str, Floats] = {}
-    for name, network in networks.items():
-        width = sum(WIDTHS[layer] for layer in LAYERS)
-        cache = _Cache(examples, f"musicnn-{_fingerprint(network)}-{settings.patches}.npy", width)
-        missing = cache.missing(examples.rows)
-        with progress_bar(len(missing), f"hear ({name})", "slice", progress and len(missing) > 0) as heard_one:
-            for start in range(0, len(missing), 64):
-                rows = missing[start : start + 64]
-                heard = hear({name: network}, np.asarray(examples.mel_16k[rows]), settings.patches, heard_one)
-                cache.add(rows, np.concatenate([heard[f"{name}/{layer}"] for layer in LAYERS], axis=1))
-        if len(missing):
-            cache.save()
-        cuts = np.cumsum([WIDTHS[layer] for layer in LAYERS])[:-1]
-        for layer, values in zip(LAYERS, np.split(cache.values[examples.rows], cuts, axis=1), strict=True):
-            found[f"{name}/{layer}"] = values
-    if images:
-        none = np.zeros((0, STATISTICS), np.float32)
-        found[IMAGES] = np.concatenate([none, *(image_statistics(some) for some in examples.batches(64))])
-    if tick is not None:
-        tick(len(examples))
-    return found
-
-
-class _Cache:
-    """What was computed of a store's slices, kept in the store: it takes longer than all of the rest."""
-
-    def __init__(self, examples: Examples, name: str, width: int) -> None:
-        self.path = None if examples.cache is None else examples.cache / name
-        shape = (len(examples.images), width)
-        self.values = np.full(shape, np.nan, np.float32)
-        if self.path is not None and self.path.is_file():
-            kept = np.load(self.path, allow_pickle=False)
-            if kept.shape == shape and kept.dtype == np.float32:
-                self.values = kept
-
-    def missing(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Give those rows that are not known yet."""
-        missing: NDArray[np.int64] = rows[np.isnan(self.values[rows, 0])]
-        return missing
-
-    def add(self, rows: NDArray[np.int64], values: Floats) -> None:
-        """Take in the values of some rows."""
-        self.values[rows] = values
-
-    def save(self) -> None:
-        """Keep all; a store that can't be written to is no obstacle."""
-        if self.path is None:
-            return
-        try:
-            with atomic_path(self.path) as temporary, temporary.open("wb") as stream:
-                np.save(stream, self.values)
-        except OSError:
-            return
-
-
-def _choose(
-    heard: Mapping[str, Floats],
-    leaves: NDArray[np.int64],
-    tracks: NDArray[np.int64],
-    groups: NDArray[np.int64],
-    weights: NDArray[np.float64],
-    taxonomy: Taxonomy,
-    settings: MusicnnSettings,
-    context: FitContext,
-) -> tuple[list[dict[str, float]], tuple[Layer, ...], float]:
-    """Choose layers and strength by the log loss of the leaf on groups left out; returns all losses too."""
-    history: list[dict[str, float]] = []
-    pairs = [(layers, strength) for layers in settings.layers for strength in settings.strengths]
-    if len(pairs) == 1:
-        return history, *pairs[0]
-    width = len(taxonomy.leaves)
-    with progress_bar(len(pairs), "choose", "setting", context.progress) as tick:
-        for number, (layers, strength) in enumerate(pairs):
-            features, widths = _join(heard, settings.networks, layers)
-            found = out_of_fold(features, leaves, groups, strength, width, settings.seed, weights, widths)
-            loss = track_log_loss(found, leaves, tracks)
-            history.append(
-                {"iteration": float(number), "features": float(features.shape[1]), "strength": strength}
-                | {"validation_loss": loss}
-            )
-            tick()
-    best = min(range(len(pairs)), key=lambda number: history[number]["validation_loss"])
-    return history, *pairs[best]
-
-
-def _weights(leaves: NDArray[np.int64], tracks: NDArray[np.int64], balance: float) -> NDArray[np.float64]:
-    """Weigh slices so that every track counts the same, whatever its length, and leaves as `balance` says; mean 1."""
-    weights = balance_classes(leaves, balance) / np.bincount(tracks)[tracks]
-    normal: NDArray[np.float64] = weights / weights.mean()
-    return normal
-
-
-def _join(heard: Mapping[str, Floats], networks: Sequence[str], layers: Sequence[str]) -> tuple[Floats, list[int]]:
-    """Lay layers side by side; gives their widths too."""
-    parts = [heard[f"{name}/{layer}"] for name in networks for layer in layers if layer != IMAGES]
-    if IMAGES in layers:
-        parts.append(heard[IMAGES])
-    return np.concatenate(parts, axis=1), [part.shape[1] for part in parts]
-
-
-def _levels(taxonomy: Taxonomy, heads: Heads) -> Sequence[int]:
-    return [taxonomy.depth - 1] if heads == "tree" else range(taxonomy.depth)
-
-
-def _network_file(name: str) -> str:
-    return f"musicnn-{name}.safetensors"
-
-
-def load_network(name: Network, where: str = CACHED) -> Musicnn:
-    """Load a network from the cache of published weights, or from a folder that was named."""
-    if where == CACHED:
-        return _make_network(load_musicnn_weights(name))
-    path = Path(where) / _network_file(name)
-    try:
-        return _make_network(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise TrainingError(f"{path}: no weights of a MusiCNN network ({error})") from error
-
-
-def _make_network(weights: dict[str, torch.Tensor]) -> Musicnn:
-    network = Musicnn().eval()
-    network.load_state_dict(weights)
-    return network
-
-
-def _fingerprint(network: Musicnn) -> str:
-    content = hashlib.sha256()
-    for value in network.state_dict().values():
-        content.update(value.numpy().tobytes())
-    return content.hexdigest()[:12]
+def _tuning(settings: MusicnnSettings) -> NetworkSettings:
+    """How the networks are fine-tuned."""
+    return NetworkSettings.build(
+        {
+            "epochs": settings.fine_tuning_epochs,
+            "patience": settings.fine_tuning_epochs,
+            "learning_rate": settings.fine_tuning_rate,
+            "weight_decay": 0.0,
+            "warmup_epochs": 0.5,
+            "batch_size": _TUNED_AT_A_TIME,
+            "seed": settings.seed,
+        }
+    )

@@ -23,6 +23,7 @@ from genretree.models.tensorflow_bundle import read_tensors
 
 Network = Literal["msd", "mtt"]
 NETWORKS: tuple[Network, ...] = ("msd", "mtt")
+CACHED = "cached"  # the name of the weights in the cache, where a folder could be named too
 REQUIREMENT = "musicnn==0.1.0"
 WHEEL_SHA256 = "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"
 PAGE = "https://pypi.org/project/musicnn/0.1.0/#files"

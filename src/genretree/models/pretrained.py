@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import logging as transformers_logging
 
 from genretree.errors import BundleError, TrainingError
-from genretree.models.network import BACKBONE_FILE
+from genretree.models.network import BACKBONE_FILE, WEIGHTS_FILE
 
-NONE = "none"
+STUDENT = "student"  # what `genretree pretrain` made of free music, and comes with the package
+
+
+def find_weights(weights: str, family: str) -> str:
+    """Give the folder of the weights that come with the package for the name 'student'; other names as they are.
+
+    Raises
+    ------
+    TrainingError
+        If there are none for this family.
+    """
+    if weights != STUDENT:
+        return weights
+    folder = resources.files("genretree") / "students" / family
+    if not folder.is_dir():
+        raise TrainingError(f"no weights named '{STUDENT}' come with genretree for {family}; give --weights FOLDER")
+    return str(folder)
 
 
 def load_pretrained(kind: type[PreTrainedModel], name: str, **options: Any) -> PreTrainedModel:
@@ -35,7 +54,9 @@ def load_pretrained(kind: type[PreTrainedModel], name: str, **options: Any) -> P
     """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        both: Any = kind.from_pretrained(name, use_safetensors=True, output_loading_info=True, **options)
+        both: Any = kind.from_pretrained(
+            name, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **options
+        )
     except Exception as error:  # the Hub's client, the file system and the format each have errors of their own
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         local = Path(name).exists() or Path(name).is_absolute()
@@ -53,6 +74,46 @@ def load_pretrained(kind: type[PreTrainedModel], name: str, **options: Any) -> P
     if missing:
         raise TrainingError(f"the weights '{name}' lack {len(missing)} parts of {kind.__name__}, first '{missing[0]}'")
     return backbone
+
+
+def save_checkpoint(backbone: Any, folder: Path) -> None:
+    """Write a backbone's weights, without the head's, in the form that `weights=FOLDER` takes up again.
+
+    Matrices are stored as float16, which halves the folder: training starts from them, so nothing hangs on more digits.
+    """
+    inner = getattr(backbone, "backbone", None)
+    if inner is not None:
+        (folder / "config.json").write_text(inner.config.to_json_string(), encoding="utf-8")
+    weights = {name: value for name, value in (inner or backbone).state_dict().items() if not _of_head(name)}
+    packed = {name: value.half() if value.ndim > 1 else value for name, value in weights.items()}
+    save_file({name: value.contiguous() for name, value in packed.items()}, folder / WEIGHTS_FILE, {"format": "pt"})
+
+
+def load_plain(backbone: nn.Module, folder: str, channels: int) -> None:
+    """Read what `save_checkpoint` wrote into a backbone that is not transformers'.
+
+    Raises
+    ------
+    TrainingError
+        If it can't be read, or is of another shape.
+    """
+    path = Path(folder) / WEIGHTS_FILE
+    own = {name for name in backbone.state_dict() if not _of_head(name)}
+    try:
+        weights = load_file(path)
+        if set(weights) != own:
+            raise ValueError("weights of another model")
+        backbone.load_state_dict(weights, strict=False)
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise TrainingError(
+            f"{path}: can't be used for a cnn that sees {channels} images ({first}); give a folder that "
+            "'genretree pretrain --model cnn' wrote, or --weights none"
+        ) from error
+
+
+def _of_head(name: str) -> bool:
+    return name.startswith("scores.")
 
 
 def read_config(kind: type[PreTrainedConfig], folder: Path) -> Any:
@@ -106,12 +167,13 @@ class PooledBackbone(nn.Module):
         self.config = backbone.config
         self.dropout = nn.Dropout(dropout)
         self.scores = nn.Linear(width, n_scores)
+        self.width = width
 
     def features(self, images: Tensor) -> Tensor:
         """Give the pooled features, shape (n, width)."""
         return self.pool(self.backbone(images))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def classify(self, features: Tensor) -> Tensor:
         """Give the scores of all heads, side by side."""
-        scores: Tensor = self.scores(self.dropout(self.features(images)))
+        scores: Tensor = self.scores(self.dropout(features))
         return scores

@@ -18,7 +18,8 @@ from scipy.special import expit
 
 from genretree.errors import BundleError
 from genretree.models.contract import LevelProbabilities
-from genretree.models.musicnn import MusicnnSettings, hear, load_network
+from genretree.models.hearing import hear, load_network
+from genretree.models.musicnn import MusicnnSettings
 from genretree.models.musicnn_network import MSD_TAGS, MTT_TAGS, Musicnn
 from genretree.models.musicnn_weights import Network
 from genretree.settings import Heads

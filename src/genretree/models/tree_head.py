@@ -31,6 +31,7 @@ class TreeHead(nn.Module):
 
     def __init__(self, taxonomy: Taxonomy, heads: Heads, smoothing: Sequence[float]) -> None:
         super().__init__()
+        self.taxonomy = taxonomy
         self.heads = heads
         self.widths = [len(taxonomy.nodes(level)) for level in range(taxonomy.depth)]
         self.smoothing = [smoothing[min(level, len(smoothing) - 1)] for level in range(taxonomy.depth)]

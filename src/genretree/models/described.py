@@ -1,0 +1,79 @@
+"""What gradient boosting can see beside or instead of components: statistics of the images, MusiCNN's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from genretree.models.contract import Examples
+from genretree.models.hearing import hear, hear_examples, make_network, network_file
+from genretree.models.musicnn_network import Musicnn
+from genretree.models.musicnn_weights import Network
+from genretree.models.statistics import image_statistics, statistics_of
+
+Feature = Literal["components", "statistics", "musicnn"]
+_PATCHES = 4  # heard of each slice
+_LAYERS = ("tags", "penultimate")
+
+Floats = NDArray[np.float32]
+
+
+class Describer:
+    """Computes features that need no fitting.
+
+    Parameters
+    ----------
+    features : sequence of "statistics", "musicnn"
+    networks : mapping of name to network
+        Needed for `musicnn`.
+    """
+
+    def __init__(self, features: Sequence[Feature], networks: Mapping[Network, Musicnn]) -> None:
+        self.features = [name for name in features if name != "components"]
+        self.networks = dict(networks)
+
+    @property
+    def needs_sound(self) -> bool:
+        """Whether images alone are not enough."""
+        return "musicnn" in self.features
+
+    def describe(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None) -> list[Floats]:
+        """Give each kind of features of slices: arrays of shape (n, width)."""
+        found = []
+        for name in self.features:
+            if name == "statistics":
+                found.append(image_statistics(images))
+            else:
+                assert mel_16k is not None
+                found.append(self._join(hear(self.networks, mel_16k, _PATCHES)))
+        return found
+
+    def describe_examples(self, examples: Examples, progress: bool = False) -> list[Floats]:
+        """Give the same of stored slices; what was heard before is not heard again."""
+        found = []
+        for name in self.features:
+            if name == "statistics":
+                found.append(statistics_of(examples, progress))
+            else:
+                found.append(self._join(hear_examples(examples, self.networks, _PATCHES, progress=progress)))
+        return found
+
+    def _join(self, heard: Mapping[str, Floats]) -> Floats:
+        return np.concatenate([heard[f"{name}/{layer}"] for name in self.networks for layer in _LAYERS], axis=1)
+
+    def save(self, folder: Path) -> list[str]:
+        """Write the networks."""
+        for name, network in self.networks.items():
+            save_file(network.state_dict(), folder / network_file(name))
+        return [network_file(name) for name in self.networks]
+
+    @classmethod
+    def load(cls, folder: Path, features: Sequence[Feature], networks: Sequence[Network]) -> Self:
+        """Read the networks, if any are needed. Raises OSError, SafetensorError or RuntimeError if they can't be."""
+        wanted = networks if "musicnn" in features else ()
+        return cls(features, {name: make_network(load_file(folder / network_file(name))) for name in wanted})

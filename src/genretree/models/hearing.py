@@ -1,0 +1,153 @@
+"""What the published MusiCNN networks hear in slices, and the images' statistics; computed once and kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from genretree.errors import TrainingError
+from genretree.models.contract import Examples
+from genretree.models.kept import KeptRows
+from genretree.models.musicnn_network import PATCH_FRAMES, Musicnn, Tagged
+from genretree.models.musicnn_weights import CACHED, Network, load_musicnn_weights
+from genretree.models.statistics import STATISTICS, statistics_of
+from genretree.progress import progress_bar
+from genretree.sound.mel_16k import compress
+
+Layer = Literal["tags", "mean_pool", "max_pool", "penultimate", "images"]
+LAYERS: tuple[Layer, ...] = ("tags", "mean_pool", "max_pool", "penultimate")
+IMAGES: Layer = "images"  # no layer of a network but the statistics of the images
+WIDTHS: dict[str, int] = {"tags": 50, "mean_pool": 753, "max_pool": 753, "penultimate": 200, IMAGES: STATISTICS}
+_PATCHES_AT_A_TIME = 3  # the largest array between layers then stays below what the allocator keeps
+_LEAST_TAG = 1e-4
+
+Floats = NDArray[np.float32]
+
+
+def hear(
+    networks: Mapping[Network, Musicnn],
+    mel_16k: NDArray[np.float16],
+    patches: int,
+    tick: Callable[[int], None] | None = None,
+) -> dict[str, Floats]:
+    """Give what networks say of slices, by `network/layer`: arrays (n, width), the mean over each slice's patches.
+
+    Parameters
+    ----------
+    networks : mapping of name to network
+    mel_16k : array, shape (n, frames, 96)
+        Mel power, as `genretree.sound.mel_16k` computes it; what is shorter than a patch of 187 frames is repeated.
+    patches : int
+        How many to hear of each slice, spread evenly.
+    tick : function, optional
+        Called with the number of slices that are done.
+    """
+    found: dict[str, list[Floats]] = {f"{name}/{layer}": [] for name in networks for layer in LAYERS}
+    for piece in mel_16k:
+        chosen = torch.from_numpy(cut_patches(compress(piece), patches))
+        with torch.inference_mode():
+            for name, network in networks.items():
+                for layer, values in _hear_patches(network, chosen).items():
+                    found[f"{name}/{layer}"].append(values)
+        if tick is not None:
+            tick(1)
+    return {
+        key: np.stack(rows) if rows else np.zeros((0, WIDTHS[key.split("/")[1]]), np.float32)
+        for key, rows in found.items()
+    }
+
+
+def cut_patches(mel_16k: Floats, patches: int) -> Floats:
+    """Cut evenly spread patches from one slice: shape (patches, 187, 96); one if it is no longer than that."""
+    frames = len(mel_16k)
+    if frames < PATCH_FRAMES:
+        mel_16k, frames = np.resize(mel_16k, (PATCH_FRAMES, mel_16k.shape[1])), PATCH_FRAMES
+    starts = np.unique(np.linspace(0, frames - PATCH_FRAMES, patches).round().astype(int))
+    return np.stack([mel_16k[start : start + PATCH_FRAMES] for start in starts])
+
+
+def pool_patches(heard: Tagged, slices: int) -> dict[str, torch.Tensor]:
+    """Average each layer over the patches of each slice: shape (slices, width)."""
+    # Probabilities crowd at 0; their log odds are what a linear classifier can use.
+    layers = heard._replace(tags=torch.logit(heard.tags, _LEAST_TAG))
+    return {layer: getattr(layers, layer).unflatten(0, (slices, -1)).mean(dim=1) for layer in LAYERS}
+
+
+def _hear_patches(network: Musicnn, patches: torch.Tensor) -> dict[str, Floats]:
+    """Average each layer over the patches of one slice."""
+    parts = [network(some) for some in torch.split(patches, _PATCHES_AT_A_TIME)]
+    joined = Tagged(*(torch.cat(layer) for layer in zip(*parts, strict=True)))
+    return {layer: values[0].numpy() for layer, values in pool_patches(joined, 1).items()}
+
+
+def hear_examples(
+    examples: Examples,
+    networks: Mapping[Network, Musicnn],
+    patches: int,
+    images: bool = False,
+    progress: bool = False,
+    tick: Callable[[int], None] | None = None,
+) -> dict[str, Floats]:
+    """Hear all slices of a part, but for those that were heard in an earlier training on the same store."""
+    if examples.mel_16k is None:
+        raise TrainingError(
+            "musicnn needs sound, and this store has only images; prepare it anew, or choose another family"
+        )
+    found: dict[str, Floats] = {}
+    for name, network in networks.items():
+        width = sum(WIDTHS[layer] for layer in LAYERS)
+        cache = KeptRows(examples, f"musicnn-{_fingerprint(network)}-{patches}.npy", width)
+        missing = cache.missing(examples.rows)
+        with progress_bar(len(missing), f"hear ({name})", "slice", progress and len(missing) > 0) as heard_one:
+            for start in range(0, len(missing), 64):
+                rows = missing[start : start + 64]
+                heard = hear({name: network}, np.asarray(examples.mel_16k[rows]), patches, heard_one)
+                cache.add(rows, np.concatenate([heard[f"{name}/{layer}"] for layer in LAYERS], axis=1))
+        if len(missing):
+            cache.save()
+        cuts = np.cumsum([WIDTHS[layer] for layer in LAYERS])[:-1]
+        for layer, values in zip(LAYERS, np.split(cache.values[examples.rows], cuts, axis=1), strict=True):
+            found[f"{name}/{layer}"] = values
+    if images:
+        found[IMAGES] = statistics_of(examples, progress)
+    if tick is not None:
+        tick(len(examples))
+    return found
+
+
+def network_file(name: str) -> str:
+    """Name of the file of a network's weights, in a folder."""
+    return f"musicnn-{name}.safetensors"
+
+
+def load_network(name: Network, where: str = CACHED) -> Musicnn:
+    """Load a network from the cache of published weights, or from a folder that was named."""
+    if where == CACHED:
+        return make_network(load_musicnn_weights(name))
+    path = Path(where) / network_file(name)
+    try:
+        return make_network(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise TrainingError(f"{path}: no weights of a MusiCNN network ({error})") from error
+
+
+def make_network(weights: dict[str, torch.Tensor]) -> Musicnn:
+    """Make a network of given weights."""
+    network = Musicnn().eval()
+    network.load_state_dict(weights)
+    return network
+
+
+def _fingerprint(network: Musicnn) -> str:
+    content = hashlib.sha256()
+    for value in network.state_dict().values():
+        content.update(value.numpy().tobytes())
+    return content.hexdigest()[:12]

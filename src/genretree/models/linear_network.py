@@ -1,0 +1,126 @@
+"""A linear classifier on a network's features and the statistics of the images, in the place of the network's head.
+
+A network that was pretrained on much music knows more than what a few hundred tracks can teach its last layers by
+gradient descent; a linear classifier whose strength is chosen over artists left out loses less (linear probing: Alain
+and Bengio 2017; against fine-tuning: Kumar et al. 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from genretree.errors import BundleError
+from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities, Model
+from genretree.models.linear_tree import HEAD_FILE, Blocks, Known, LinearTree, choose
+from genretree.models.network import GenreNetwork, NetworkModel, load_weights
+from genretree.models.statistics import STATISTICS, image_statistics, statistics_of
+from genretree.progress import progress_bar
+
+_BATCH = 32
+
+Floats = NDArray[np.float32]
+
+
+class LinearNetworkModel:
+    """A network, whose head is not used, and a linear classifier behind the contract of every family."""
+
+    needs_sound = False
+
+    def __init__(self, model: NetworkModel, linear: LinearTree, statistics: bool) -> None:
+        self.model = model
+        self.linear = linear
+        self.statistics = statistics
+        self.heads = linear.heads
+
+    @property
+    def network(self) -> GenreNetwork:
+        """The network."""
+        network: GenreNetwork = self.model.network
+        return network
+
+    def predict_levels(
+        self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
+    ) -> LevelProbabilities:
+        """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
+        blocks = [network_features(self.network, images)]
+        return self.linear.predict([*blocks, image_statistics(images)] if self.statistics else blocks)
+
+    def score_examples(self, examples: Examples, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
+        """Score stored slices; statistics that were computed before are not computed again."""
+        blocks = [features_of(self.network, examples, tick=tick)]
+        return self.linear.predict([*blocks, statistics_of(examples)] if self.statistics else blocks)
+
+    def save(self, folder: Path) -> list[str]:
+        """Write the network's weights, and the classifier's."""
+        save_file({"statistics": np.array([self.statistics]), **self.linear.to_arrays()}, folder / HEAD_FILE)
+        return [*self.model.save(folder), HEAD_FILE]
+
+
+def load_model(network: GenreNetwork, folder: Path) -> Model:
+    """Read a trained network, and the linear classifier on it if there is one."""
+    model = load_weights(network, folder)
+    if network.settings.classifier == "network":
+        return model
+    try:
+        arrays = load_file(folder / HEAD_FILE)
+        statistics = bool(arrays["statistics"][0])
+        width = int(network.backbone.width) + STATISTICS * statistics  # type: ignore[arg-type]
+        linear = LinearTree.from_arrays(arrays, width, network.head.taxonomy, network.settings.heads)
+    except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
+        path = folder / HEAD_FILE
+        raise BundleError(f"{path}: can't be read ({error}); copy or train the bundle again") from error
+    return LinearNetworkModel(model, linear, statistics)
+
+
+def fit_classifier(model: NetworkModel, train: Examples, validation: Examples | None, context: FitContext) -> Fitted:
+    """Fit the classifier on a network as it is. `validation` is learned from too: nothing is stopped early here."""
+    settings, taxonomy = model.network.settings, model.network.head.taxonomy
+    parts = [train] if validation is None else [train, validation]
+    known = Known.of(parts, settings.balance)
+    with progress_bar(len(known.leaves), "look", "slice", context.progress) as tick:
+        seen = np.concatenate([features_of(model.network, part, tick) for part in parts])
+    candidates: list[Blocks] = [[seen]]
+    if settings.statistics:
+        candidates.append([seen, np.concatenate([statistics_of(part, context.progress) for part in parts])])
+    n_leaves = len(taxonomy.leaves)
+    history, number, strength = choose(candidates, settings.strengths, known, n_leaves, settings.seed, context.progress)
+    linear = LinearTree.fit(candidates[number], known, strength, taxonomy, settings.heads)
+    facts: dict[str, Any] = {"statistics": number > 0, "strength": strength, "linear_parameters": linear.parameters}
+    return Fitted(LinearNetworkModel(model, linear, number > 0), history, facts)
+
+
+def features_of(network: GenreNetwork, examples: Examples, tick: Callable[[int], None] | None = None) -> Floats:
+    """Give a network's features of stored slices, shape (n, width)."""
+    found: list[Floats] = []
+    for images in examples.batches(_BATCH):
+        found.append(network_features(network, images))
+        if tick is not None:
+            tick(len(images))
+    return _stack(found, network)
+
+
+def network_features(network: GenreNetwork, images: NDArray[np.uint8]) -> Floats:
+    """Give a network's features of images, averaged over turns in time as the setting `shifts` asks: (n, width)."""
+    device = next(network.parameters()).device
+    turns = network.settings.shifts
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(images), _BATCH):
+            batch = torch.from_numpy(np.array(images[start : start + _BATCH])).to(device)
+            turned = (batch.roll(round(turn * batch.shape[-1] / turns), dims=3) for turn in range(turns))
+            seen = [network.backbone.features(network.read_images(some)) for some in turned]  # type: ignore[operator]
+            found.append(torch.stack(seen).mean(dim=0).float().cpu().numpy())
+    return _stack(found, network)
+
+
+def _stack(parts: Sequence[Floats], network: GenreNetwork) -> Floats:
+    none = np.zeros((0, int(network.backbone.width)), np.float32)  # type: ignore[arg-type]
+    return np.concatenate([none, *parts])

@@ -1,0 +1,213 @@
+"""Teach a network that sees images what MusiCNN hears, on any music; no genres are needed.
+
+What comes of it is a folder of weights to start from: `genretree train STORE --model cnn --weights FOLDER`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genretree.corpus.manifest import Manifest, Track, walk_sound
+from genretree.corpus.prepare import prepare
+from genretree.corpus.store import Store
+from genretree.errors import CorpusError, SettingsError, TrainingError
+from genretree.files import printable, write_text
+from genretree.models import get_family
+from genretree.models.contract import Examples, FitContext, Fitted
+from genretree.models.network import NetworkModel, NetworkSettings
+from genretree.models.pretrained import save_checkpoint
+from genretree.settings import ImageSettings
+from genretree.sound.decode import SUFFIXES
+from genretree.taxonomy import Taxonomy
+from genretree.train import examples_of
+
+FACTS_FILE = "pretrained.json"
+# What is learned with unless other settings are given: every slice otherwise in each epoch, and no genres.
+DEFAULTS: dict[str, Any] = {
+    "weights": "none",
+    "modalities": ["mel", "cqt", "chroma"],
+    "image_size": 112,
+    "teacher": "musicnn",
+    "genre_weight": 0.0,
+    "slice_offset": True,
+    "pitch_change": 0.5,
+    "tempo_change": 0.05,
+    "equaliser": 0.05,
+    "level_jitter": 0.05,
+    "mask_probability": 0.5,
+    "dropout": 0.1,
+    "optimizer": "adamw",
+    "learning_rate": 1e-3,
+    "weight_decay": 0.01,
+    "warmup_epochs": 2,
+    "epochs": 10,
+    "patience": 10,
+    "batch_size": 32,
+    "averaging": 0.99,
+}
+_HELD_OUT = 20  # one track in so many tells when to stop
+_UNLABELLED = Taxonomy.from_paths([("music",), ("other",)])  # every network has a head; this one's is thrown away
+
+
+def pretrain(
+    sources: Sequence[str | Path],
+    family: str,
+    out: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    split: str | None = None,
+    restart: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Teach a network of a family what MusiCNN hears in music.
+
+    Parameters
+    ----------
+    sources : sequence of path
+        Sound files and folders of them; or one store.
+    family : str
+        `cnn`, `ast` or `efficientnet-b0`.
+    out : path
+        The folder of weights to make. Work lies beside it in `OUT.partial`; after a kill the same call goes on from
+        there.
+    settings : mapping, optional
+        Of the family, in the place of `DEFAULTS`.
+    split : str, optional
+        For a store: learn from all but the test part of this split, which so stays unheard.
+    restart : bool
+        Begin anew where an interrupted run lies.
+    overwrite : bool
+        Replace what is there.
+    progress : bool
+        Show bars on standard error.
+
+    Returns
+    -------
+    dict
+        What `pretrained.json` in the folder says: data, settings, epochs, and the share of the teacher's variance that
+        the student explains on tracks held out.
+
+    Raises
+    ------
+    TrainingError, SettingsError, CorpusError
+    """
+    out = Path(out)
+    chosen = _settings(family, settings)
+    if out.exists() and not overwrite:
+        raise TrainingError(f"{out}: exists already; give another name, or --overwrite to replace it")
+    work = out.with_name(f"{out.name}.partial")
+    identity = {
+        "family": family,
+        "settings": chosen.model_dump(mode="json"),
+        "sources": [str(path) for path in sources],
+    }
+    if work.exists() and (restart or not _same(work / "run.json", identity)):
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    write_text(work / "run.json", json.dumps(identity))
+    store = _open(sources, work / "store", progress)
+    learn, check = _part(store, split, chosen.seed)
+    fitted = get_family(family).fit(learn, check, _UNLABELLED, chosen, FitContext(work, progress))
+    facts = _describe(store, split, family, chosen, learn, fitted)
+    made = work / "weights"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir()
+    model = fitted.model
+    assert isinstance(model, NetworkModel)
+    save_checkpoint(model.network.backbone, made)
+    write_text(made / FACTS_FILE, json.dumps(facts, indent=1, ensure_ascii=False))
+    if out.exists():
+        shutil.rmtree(out)
+    made.rename(out)
+    shutil.rmtree(work)
+    return facts
+
+
+def _settings(family: str, given: Mapping[str, Any] | None) -> NetworkSettings:
+    kind = get_family(family).settings_type
+    if not issubclass(kind, NetworkSettings):
+        raise SettingsError(f"{family} is no network that could be taught; there are: cnn, efficientnet-b0, ast")
+    chosen = kind.build({**DEFAULTS, **(given or {})})
+    if chosen.teacher == "none":
+        raise SettingsError("teacher is none; without one there is nothing to learn from")
+    return chosen
+
+
+def _same(path: Path, identity: dict[str, Any]) -> bool:
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8")) == identity)
+    except (OSError, ValueError):
+        return False
+
+
+def _open(sources: Sequence[str | Path], folder: Path, progress: bool) -> Store:
+    """Open the store that is named, or make one of the sound files."""
+    paths = [Path(source) for source in sources]
+    if not paths:
+        raise CorpusError("no music is named; give sound files, folders or a store")
+    stores = [path for path in paths if (path / "store.json").is_file()]
+    if stores and len(paths) > 1:
+        raise CorpusError(f"{stores[0]}: a store goes alone; give its music too as files, or one store")
+    if stores:
+        return Store(stores[0])
+    tracks = {path.absolute(): None for source in paths for path in _sound_files(source)}
+    listed = [Track(path, printable(path), 0, f"folder:{printable(path.parent)}") for path in tracks]
+    manifest = Manifest(paths[0], tuple(listed), _UNLABELLED, "folder")
+    return prepare(manifest, folder, ImageSettings(), progress=progress)
+
+
+def _sound_files(source: Path) -> list[Path]:
+    if not source.exists():
+        raise CorpusError(f"{printable(source)}: no such file or folder")
+    if source.is_dir():
+        found = list(walk_sound(source))
+        if not found:
+            raise CorpusError(f"{printable(source)}: no sound files below it")
+        return found
+    if source.suffix.lower() not in SUFFIXES:
+        raise CorpusError(f"{printable(source)}: not a sound file; known are {', '.join(sorted(SUFFIXES))}")
+    return [source]
+
+
+def _part(store: Store, split: str | None, seed: int) -> tuple[Examples, Examples | None]:
+    """Take the slices to learn from, and those of some tracks that tell when to stop."""
+    if split is None:
+        rows = store.rows("all")
+    else:
+        parts = store.split(split)
+        rows = np.union1d(store.rows("train", parts), store.rows("validation", parts))
+    known = examples_of(store, rows)
+    known = replace(known, leaves=np.zeros_like(known.leaves))  # whatever genres it has
+    tracks = np.random.default_rng(seed).permutation(np.unique(known.tracks))
+    held = tracks[: len(tracks) // _HELD_OUT]
+    checks: NDArray[np.bool_] = np.isin(known.tracks, held)
+    learn, check = known.select(np.flatnonzero(~checks)), known.select(np.flatnonzero(checks))
+    return learn, check if len(check) else None
+
+
+def _describe(
+    store: Store, split: str | None, family: str, settings: NetworkSettings, learn: Examples, fitted: Fitted
+) -> dict[str, Any]:
+    loss = fitted.facts["best_validation_loss"]
+    return {
+        "family": family,
+        "version": version("genretree"),
+        "teacher": [f"MusiCNN {name}" for name in settings.teacher_networks],
+        "tracks": len(np.unique(learn.tracks)),
+        "slices": len(learn),
+        "store": store.facts.digest,
+        "split": split,
+        "epochs": len(fitted.history),
+        "explained": None if loss is None else round(1 - loss, 4),
+        "settings": settings.model_dump(mode="json"),
+    }

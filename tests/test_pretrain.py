@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from genretree.cli import main
+from genretree.corpus.store import Store
+from genretree.errors import CorpusError, SettingsError, TrainingError
+from genretree.models import cnn, get_family, hearing
+from genretree.models.cnn import CnnSettings
+from genretree.pretrain import pretrain
+from genretree.train import train
+from killing import kill_when
+from small_corpus import TREE
+from small_weights import write_musicnn
+
+QUICK: dict[str, Any] = {
+    "epochs": 1,
+    "image_size": 32,
+    "batch_size": 16,
+    "precision": "float32",
+    "modalities": ["mel", "cqt", "chroma"],
+}
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Settings with a random teacher that hears short patches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hearing, "PATCH_FRAMES", 24)
+        yield {**QUICK, "teacher_folder": str(write_musicnn(tmp_path_factory.mktemp("teacher")))}
+
+
+@pytest.mark.parametrize("family", ["cnn", "efficientnet-b0", "ast"])
+def test_training_starts_from_what_was_pretrained(
+    store: Store, tmp_path: Path, quick: dict[str, Any], family: str
+) -> None:
+    facts = pretrain([store.folder], family, tmp_path / "weights", quick)
+    assert facts["slices"] < store.n_slices
+    assert facts["explained"] is not None
+    assert json.loads((tmp_path / "weights" / "pretrained.json").read_text()) == facts
+    assert not (tmp_path / "weights.partial").exists()
+    learned = load_file(tmp_path / "weights" / "model.safetensors")
+    assert not any("student" in name or "scores" in name for name in learned)
+    settings = {**QUICK, "weights": str(tmp_path / "weights"), "frozen_epochs": 1}
+    bundle = train(store, family, tmp_path / "bundle", settings)  # nothing but the head has moved
+    kept = bundle.model.network.backbone.state_dict()  # type: ignore[attr-defined]
+    name = next(name for name in learned if name.endswith("weight") and learned[name].ndim == 4)
+    found = next(value for other, value in kept.items() if other.endswith(name))
+    torch.testing.assert_close(found, learned[name].float())
+
+
+def test_a_transformer_is_fitted_to_other_images(store: Store, tmp_path: Path, quick: dict[str, Any]) -> None:
+    pretrain([store.folder], "ast", tmp_path / "weights", quick)
+    settings = {**QUICK, "weights": str(tmp_path / "weights"), "image_size": 64}
+    bundle = train(store, "ast", tmp_path / "bundle", settings)
+    assert bundle.model.network.backbone.config.image_size == 64  # type: ignore[attr-defined]
+    with pytest.raises(TrainingError, match="sees 3 images, not 1"):
+        train(store, "ast", tmp_path / "other", {**settings, "modalities": ["mel"]})
+
+
+def test_it_learns_from_sound_files_and_folders(corpus: Path, tmp_path: Path, quick: dict[str, Any]) -> None:
+    folder = tmp_path / "music" / "deeper"
+    folder.mkdir(parents=True)
+    for number, path in enumerate(sorted(corpus.parent.glob("*.wav"))[:12]):
+        (folder / f"{number}.wav").symlink_to(path)
+    single = sorted(corpus.parent.glob("*.wav"))[20]
+    settings = ["--set", f"teacher_folder={quick['teacher_folder']}", *_words({**QUICK, "batch_size": 2})]
+    command = [
+        "pretrain",
+        str(tmp_path / "music"),
+        str(single),
+        "--model",
+        "cnn",
+        "--out",
+        str(tmp_path / "w"),
+        *settings,
+    ]
+    done = CliRunner().invoke(main, [*command, "--quiet"])
+    assert done.exit_code == 0, done.output
+    assert "learned from 13 tracks" in done.output
+    again = CliRunner().invoke(main, [*command, "--quiet"])
+    assert again.exit_code == 1
+    assert "exists already" in again.output
+    replaced = CliRunner().invoke(main, [*command, "--quiet", "--overwrite", "--json"])
+    assert json.loads(replaced.output)["tracks"] == 13
+
+
+def test_the_test_part_of_a_split_stays_unheard(store: Store, tmp_path: Path, quick: dict[str, Any]) -> None:
+    parts = store.split()
+    unheard = len(store.rows("test", parts))
+    facts = pretrain([store.folder], "cnn", tmp_path / "w", quick, split="default")
+    checked = store.n_slices - unheard - facts["slices"]
+    assert 0 < checked < 0.1 * store.n_slices
+    assert facts["split"] == "default"
+
+
+def test_bad_input_is_told_in_one_line(store: Store, tmp_path: Path, quick: dict[str, Any]) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("no music")
+    for sources, message in [
+        ([tmp_path / "none"], "no such file"),
+        ([tmp_path / "empty"], "no sound files"),
+        ([tmp_path / "notes.txt"], "not a sound file"),
+        ([store.folder, tmp_path / "empty"], "a store goes alone"),
+        ([], "no music is named"),
+    ]:
+        with pytest.raises(CorpusError, match=message):
+            pretrain(sources, "cnn", tmp_path / "out", quick)
+        assert not (tmp_path / "out").exists()
+    with pytest.raises(SettingsError, match="no network that could be taught"):
+        pretrain([store.folder], "boosting", tmp_path / "out")
+    with pytest.raises(SettingsError, match="nothing to learn from"):
+        pretrain([store.folder], "cnn", tmp_path / "out", {"teacher": "none"})
+
+
+def test_weights_that_do_not_fit_are_refused(store: Store, tmp_path: Path, quick: dict[str, Any]) -> None:
+    pretrain([store.folder], "cnn", tmp_path / "w", quick)
+    for settings in ({"weights": str(tmp_path / "w"), "modalities": ["mel"]}, {"weights": str(tmp_path)}):
+        with pytest.raises(TrainingError, match="pretrain --model cnn"):
+            cnn.start_network(TREE, CnnSettings.build(settings))
+    kind = get_family("efficientnet-b0")
+    with pytest.raises(TrainingError, match="lack .* parts"):
+        train(store, kind.name, tmp_path / "b", {**QUICK, "weights": str(tmp_path / "w")})
+
+
+def test_what_was_cut_off_goes_on(store: Store, tmp_path: Path, quick: dict[str, Any]) -> None:
+    teacher = write_musicnn(tmp_path / "teacher")
+    settings = {**QUICK, "teacher_folder": str(teacher), "epochs": 6}
+    code = (
+        "from genretree.models import hearing\n"
+        "hearing.PATCH_FRAMES = 24\n"
+        "from genretree.pretrain import pretrain\n"
+        f"pretrain([{str(store.folder)!r}], 'cnn', {str(tmp_path / 'w')!r}, {settings!r})\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    kill_when(
+        lambda: any((tmp_path / "w.partial" / "checkpoints").glob("checkpoint-*/trainer_state.json")), process, 120
+    )
+    before = time.time()
+    steps = [int(path.name.split("-")[1]) for path in (tmp_path / "w.partial" / "checkpoints").glob("checkpoint-*")]
+    facts = pretrain([store.folder], "cnn", tmp_path / "w", settings)
+    assert steps
+    assert facts["epochs"] == 6
+    assert time.time() - before < 120
+    assert np.isfinite(facts["explained"])
+
+
+def _words(settings: dict[str, Any]) -> list[str]:
+    return [word for name, value in settings.items() for word in ("--set", f"{name}={json.dumps(value)}")]

@@ -26,7 +26,10 @@ SMALL = {
     "ast": {"epochs": 1, "image_size": 32, "weights": "none"},
     "boosting": {"epochs": 5, "image_size": 16, "components": 10},
     "musicnn": {"patches": 1, "strengths": [0.1]},
-    "ensemble": {"folds": 2},
+    "ensemble": {
+        "folds": 2,
+        "members": {"musicnn": {"patches": 1, "strengths": [0.1]}, "boosting": {"epochs": 5, "image_size": 16}},
+    },
 }
 
 
@@ -51,10 +54,11 @@ def test_every_family_has_a_recipe_of_ours_and_those_of_the_study_the_published_
     assert set(recipe_names()) >= {f"{family}-ours" for family in family_names()}
 
 
-@pytest.mark.parametrize("name", recipe_names())
+# The published ones are trained in tests/corpus/test_ccmusic.py, on the data set they are for.
+@pytest.mark.parametrize("name", [name for name in recipe_names() if not name.endswith("-published")])
 def test_a_recipe_trains(name: str, store: Store, tmp_path: Path) -> None:
     family = Recipe.load(name).family
-    words = [f"--set={key}={value}" for key, value in SMALL[family].items()]
+    words = [f"--set={key}={json.dumps(value)}" for key, value in SMALL[family].items()]
     command = ["train", str(store.folder), "--recipe", name, "--out", str(tmp_path / "bundle"), "--quiet", *words]
     result = CliRunner().invoke(main, command, catch_exceptions=False)
     assert result.exit_code == 0, result.output

@@ -25,7 +25,6 @@ from genretree.models import get_family
 from genretree.models.contract import Examples, FitContext, Fitted
 from genretree.models.network import NetworkModel, NetworkSettings
 from genretree.models.pretrained import save_checkpoint
-from genretree.settings import ImageSettings
 from genretree.sound.decode import SUFFIXES
 from genretree.taxonomy import Taxonomy
 from genretree.train import examples_of
@@ -105,6 +104,7 @@ def pretrain(
     chosen = _settings(family, settings)
     if out.exists() and not overwrite:
         raise TrainingError(f"{out}: exists already; give another name, or --overwrite to replace it")
+    found = _find(sources)
     work = out.with_name(f"{out.name}.partial")
     identity = {
         "family": family,
@@ -115,7 +115,7 @@ def pretrain(
         shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
     write_text(work / "run.json", json.dumps(identity))
-    store = _open(sources, work / "store", progress)
+    store = found if isinstance(found, Store) else prepare(found, work / "store", progress=progress)
     learn, check = _part(store, split, chosen.seed)
     fitted = get_family(family).fit(learn, check, _UNLABELLED, chosen, FitContext(work, progress))
     facts = _describe(store, split, family, chosen, learn, fitted)
@@ -150,8 +150,8 @@ def _same(path: Path, identity: dict[str, Any]) -> bool:
         return False
 
 
-def _open(sources: Sequence[str | Path], folder: Path, progress: bool) -> Store:
-    """Open the store that is named, or make one of the sound files."""
+def _find(sources: Sequence[str | Path]) -> Store | Manifest:
+    """Open the store that is named, or list the sound files."""
     paths = [Path(source) for source in sources]
     if not paths:
         raise CorpusError("no music is named; give sound files, folders or a store")
@@ -162,8 +162,7 @@ def _open(sources: Sequence[str | Path], folder: Path, progress: bool) -> Store:
         return Store(stores[0])
     tracks = {path.absolute(): None for source in paths for path in _sound_files(source)}
     listed = [Track(path, printable(path), 0, f"folder:{printable(path.parent)}") for path in tracks]
-    manifest = Manifest(paths[0], tuple(listed), _UNLABELLED, "folder")
-    return prepare(manifest, folder, ImageSettings(), progress=progress)
+    return Manifest(paths[0], tuple(listed), _UNLABELLED, "folder")
 
 
 def _sound_files(source: Path) -> list[Path]:

@@ -27,7 +27,7 @@ from genretree.models.network import NetworkModel, NetworkSettings
 from genretree.models.pretrained import save_checkpoint
 from genretree.sound.decode import SUFFIXES
 from genretree.taxonomy import Taxonomy
-from genretree.train import examples_of
+from genretree.train import examples_of, put_in_place, work_folder
 
 FACTS_FILE = "pretrained.json"
 # What is learned with unless other settings are given: every slice otherwise in each epoch, and no genres.
@@ -105,16 +105,12 @@ def pretrain(
     if out.exists() and not overwrite:
         raise TrainingError(f"{out}: exists already; give another name, or --overwrite to replace it")
     found = _find(sources)
-    work = out.with_name(f"{out.name}.partial")
-    identity = {
+    run = {
         "family": family,
         "settings": chosen.model_dump(mode="json"),
         "sources": [str(path) for path in sources],
     }
-    if work.exists() and (restart or not _same(work / "run.json", identity)):
-        shutil.rmtree(work)
-    work.mkdir(parents=True, exist_ok=True)
-    write_text(work / "run.json", json.dumps(identity))
+    work = work_folder(out, run, restart)
     store = found if isinstance(found, Store) else prepare(found, work / "store", progress=progress)
     learn, check = _part(store, split, chosen.seed)
     fitted = get_family(family).fit(learn, check, _UNLABELLED, chosen, FitContext(work, progress))
@@ -126,10 +122,7 @@ def pretrain(
     assert isinstance(model, NetworkModel)
     save_checkpoint(model.network.backbone, made)
     write_text(made / FACTS_FILE, json.dumps(facts, indent=1, ensure_ascii=False))
-    if out.exists():
-        shutil.rmtree(out)
-    made.rename(out)
-    shutil.rmtree(work)
+    put_in_place(made, out, work)
     return facts
 
 
@@ -141,13 +134,6 @@ def _settings(family: str, given: Mapping[str, Any] | None) -> NetworkSettings:
     if chosen.teacher == "none":
         raise SettingsError("teacher is none; without one there is nothing to learn from")
     return chosen
-
-
-def _same(path: Path, identity: dict[str, Any]) -> bool:
-    try:
-        return bool(json.loads(path.read_text(encoding="utf-8")) == identity)
-    except (OSError, ValueError):
-        return False
 
 
 def _find(sources: Sequence[str | Path]) -> Store | Manifest:

@@ -80,7 +80,7 @@ def train(
     if len(learn) == 0:
         raise TrainingError(f"{store.folder}: the split '{split}' has no training part")
     with one_at_a_time():
-        work = _work_folder(out, store, family, chosen, parts, restart)
+        work = work_folder(out, _describe_run(store, family, chosen, parts), restart)
     with _clock(work / "seconds") as seconds:
         fitted = kind.fit(learn, check if len(check) else None, store.taxonomy, chosen, FitContext(work, progress))
     training = {
@@ -115,15 +115,19 @@ def train_once(
 
 def _finish(bundle: Bundle, work: Path) -> None:
     """Put the bundle with its logs in its place, and clear away what training left."""
-    out = bundle.folder
-    made, old = work / "bundle", work / "replaced"
+    made = work / "bundle"
     shutil.rmtree(made, ignore_errors=True)
     history = work / "history.csv"
     save_bundle(replace(bundle, folder=made), {history.name: history} if history.exists() else {})
     if (work / "tensorboard").is_dir():
         shutil.copytree(work / "tensorboard", made / "tensorboard")
+    put_in_place(made, bundle.folder, work)
+
+
+def put_in_place(made: Path, out: Path, work: Path) -> None:
+    """Give a finished folder its name, in the place of what may be there, and clear away the work."""
     if out.exists():
-        out.rename(old)
+        out.rename(work / "replaced")
     made.rename(out)
     shutil.rmtree(work)
 
@@ -196,16 +200,20 @@ def parts_digest(split: Split) -> str:
     return hashlib.sha256("".join(split.parts).encode()).hexdigest()[:16]
 
 
-def _work_folder(out: Path, store: Store, family: str, settings: Settings, split: Split, restart: bool) -> Path:
-    """Give the folder of this very run, emptied if another run lies there."""
-    work = out.with_name(f"{out.name}.partial")
-    run = {
+def _describe_run(store: Store, family: str, settings: Settings, split: Split) -> dict[str, Any]:
+    """Say what makes a training this very one."""
+    return {
         "family": family,
         "settings": settings.model_dump(mode="json"),
         "store": store.facts.digest,
         "split": split.name,
+        "parts": parts_digest(split),
     }
-    run["parts"] = parts_digest(split)
+
+
+def work_folder(out: Path, run: Mapping[str, Any], restart: bool) -> Path:
+    """Give the folder for the work on `out`, emptied if what lies there is of another run."""
+    work = out.with_name(f"{out.name}.partial")
     identity = work / "run.json"
     try:
         same = json.loads(identity.read_text(encoding="utf-8")) == run

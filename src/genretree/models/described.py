@@ -8,10 +8,9 @@ from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 
 from genretree.models.contract import Examples
-from genretree.models.hearing import hear, hear_examples, make_network, network_file
+from genretree.models.hearing import hear, hear_examples, load_networks, save_networks
 from genretree.models.musicnn_network import Musicnn
 from genretree.models.musicnn_weights import Network
 from genretree.models.statistics import image_statistics, statistics_of
@@ -68,12 +67,10 @@ class Describer:
 
     def save(self, folder: Path) -> list[str]:
         """Write the networks."""
-        for name, network in self.networks.items():
-            save_file(network.state_dict(), folder / network_file(name))
-        return [network_file(name) for name in self.networks]
+        return save_networks(self.networks, folder)
 
     @classmethod
     def load(cls, folder: Path, features: Sequence[Feature], networks: Sequence[Network]) -> Self:
         """Read the networks, if any are needed. Raises OSError, SafetensorError or RuntimeError if they can't be."""
         wanted = networks if "musicnn" in features else ()
-        return cls(features, {name: make_network(load_file(folder / network_file(name))) for name in wanted})
+        return cls(features, load_networks(wanted, folder))

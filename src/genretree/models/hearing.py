@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from genretree.errors import TrainingError
 from genretree.models.contract import Examples
@@ -19,7 +20,6 @@ from genretree.models.kept import KeptRows
 from genretree.models.musicnn_network import PATCH_FRAMES, Musicnn, Tagged
 from genretree.models.musicnn_weights import CACHED, Network, load_musicnn_weights
 from genretree.models.statistics import STATISTICS, statistics_of
-from genretree.progress import progress_bar
 from genretree.sound.mel_16k import compress
 
 Layer = Literal["tags", "mean_pool", "max_pool", "penultimate", "images"]
@@ -36,7 +36,6 @@ def hear(
     networks: Mapping[Network, Musicnn],
     mel_16k: NDArray[np.float16],
     patches: int,
-    tick: Callable[[int], None] | None = None,
 ) -> dict[str, Floats]:
     """Give what networks say of slices, by `network/layer`: arrays (n, width), the mean over each slice's patches.
 
@@ -47,8 +46,6 @@ def hear(
         Mel power, as `genretree.sound.mel_16k` computes it; what is shorter than a patch of 187 frames is repeated.
     patches : int
         How many to hear of each slice, spread evenly.
-    tick : function, optional
-        Called with the number of slices that are done.
     """
     found: dict[str, list[Floats]] = {f"{name}/{layer}": [] for name in networks for layer in LAYERS}
     for piece in mel_16k:
@@ -57,8 +54,6 @@ def hear(
             for name, network in networks.items():
                 for layer, values in _hear_patches(network, chosen).items():
                     found[f"{name}/{layer}"].append(values)
-        if tick is not None:
-            tick(1)
     return {
         key: np.stack(rows) if rows else np.zeros((0, WIDTHS[key.split("/")[1]]), np.float32)
         for key, rows in found.items()
@@ -97,7 +92,8 @@ def hear_examples(
     tick: Callable[[int], None] | None = None,
 ) -> dict[str, Floats]:
     """Hear all slices of a part, but for those that were heard in an earlier training on the same store."""
-    if examples.mel_16k is None:
+    sound = examples.mel_16k
+    if sound is None:
         raise TrainingError(
             "musicnn needs sound, and this store has only images; prepare it anew, or choose another family"
         )
@@ -105,22 +101,36 @@ def hear_examples(
     for name, network in networks.items():
         width = sum(WIDTHS[layer] for layer in LAYERS)
         cache = KeptRows(examples, f"musicnn-{_fingerprint(network)}-{patches}.npy", width)
-        missing = cache.missing(examples.rows)
-        with progress_bar(len(missing), f"hear ({name})", "slice", progress and len(missing) > 0) as heard_one:
-            for start in range(0, len(missing), 64):
-                rows = missing[start : start + 64]
-                heard = hear({name: network}, np.asarray(examples.mel_16k[rows]), patches, heard_one)
-                cache.add(rows, np.concatenate([heard[f"{name}/{layer}"] for layer in LAYERS], axis=1))
-        if len(missing):
-            cache.save()
+        listen = partial(_hear_rows, name, network, sound, patches)
+        kept = cache.read(examples.rows, listen, f"hear ({name})", progress)
         cuts = np.cumsum([WIDTHS[layer] for layer in LAYERS])[:-1]
-        for layer, values in zip(LAYERS, np.split(cache.values[examples.rows], cuts, axis=1), strict=True):
+        for layer, values in zip(LAYERS, np.split(kept, cuts, axis=1), strict=True):
             found[f"{name}/{layer}"] = values
     if images:
         found[IMAGES] = statistics_of(examples, progress)
     if tick is not None:
         tick(len(examples))
     return found
+
+
+def _hear_rows(
+    name: Network, network: Musicnn, sound: NDArray[np.float16], patches: int, rows: NDArray[np.int64]
+) -> Floats:
+    """Hear some rows of a store, all layers side by side."""
+    heard = hear({name: network}, np.asarray(sound[rows]), patches)
+    return np.concatenate([heard[f"{name}/{layer}"] for layer in LAYERS], axis=1)
+
+
+def save_networks(networks: Mapping[Network, Musicnn], folder: Path) -> list[str]:
+    """Write networks into a bundle's folder; gives the names of the files."""
+    for name, network in networks.items():
+        save_file(network.state_dict(), folder / network_file(name))
+    return [network_file(name) for name in networks]
+
+
+def load_networks(names: Sequence[Network], folder: Path) -> dict[Network, Musicnn]:
+    """Read what `save_networks` wrote. Raises OSError, SafetensorError or RuntimeError if it can't be."""
+    return {name: make_network(load_file(folder / network_file(name))) for name in names}
 
 
 def network_file(name: str) -> str:

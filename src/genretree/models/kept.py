@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from genretree.files import atomic_path
 from genretree.models.contract import Examples
+from genretree.progress import progress_bar
 
+_AT_A_TIME = 16  # a second or two of hearing, so that the bar moves
 Floats = NDArray[np.float32]
 
 
@@ -23,16 +27,22 @@ class KeptRows:
             if kept.shape == shape and kept.dtype == np.float32:
                 self.values = kept
 
-    def missing(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Give those rows that are not known yet."""
-        missing: NDArray[np.int64] = rows[np.isnan(self.values[rows, 0])]
-        return missing
+    def read(
+        self, rows: NDArray[np.int64], compute: Callable[[NDArray[np.int64]], Floats], what: str, progress: bool
+    ) -> Floats:
+        """Give the values of rows; those that are not known yet are computed, some at a time, and kept."""
+        missing = rows[np.isnan(self.values[rows, 0])]
+        with progress_bar(len(missing), what, "slice", progress and len(missing) > 0) as tick:
+            for start in range(0, len(missing), _AT_A_TIME):
+                some = missing[start : start + _AT_A_TIME]
+                self.values[some] = compute(some)
+                tick(len(some))
+        if len(missing):
+            self._save()
+        found: Floats = self.values[rows]
+        return found
 
-    def add(self, rows: NDArray[np.int64], values: Floats) -> None:
-        """Take in the values of some rows."""
-        self.values[rows] = values
-
-    def save(self) -> None:
+    def _save(self) -> None:
         """Keep all; a store that can't be written to is no obstacle."""
         if self.path is None:
             return

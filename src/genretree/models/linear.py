@@ -5,12 +5,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 
 Floats = NDArray[np.float32]
+
+
+def _positive(strengths: tuple[float, ...]) -> tuple[float, ...]:
+    if not all(strength > 0 for strength in strengths):
+        raise ValueError("strengths must be greater than 0")
+    return strengths
+
+
+Strengths = Annotated[tuple[float, ...], AfterValidator(_positive)]  # inverse regularisations, as a setting
 _FOLDS = 5
 _USUAL_WIDTH = 200  # features of a block that is scaled to a spread of 1
 _MOST_ITERATIONS = 500

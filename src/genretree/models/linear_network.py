@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from genretree.errors import BundleError
 from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities, Model
 from genretree.models.linear_tree import HEAD_FILE, Blocks, Known, LinearTree, choose
-from genretree.models.network import GenreNetwork, NetworkModel, load_weights
+from genretree.models.network import GenreNetwork, NetworkModel, load_weights, turn_in_time
 from genretree.models.statistics import STATISTICS, image_statistics, statistics_of
 from genretree.progress import progress_bar
 
@@ -110,12 +110,11 @@ def features_of(network: GenreNetwork, examples: Examples, tick: Callable[[int],
 def network_features(network: GenreNetwork, images: NDArray[np.uint8]) -> Floats:
     """Give a network's features of images, averaged over turns in time as the setting `shifts` asks: (n, width)."""
     device = next(network.parameters()).device
-    turns = network.settings.shifts
     found = []
     with torch.inference_mode():
         for start in range(0, len(images), _BATCH):
             batch = torch.from_numpy(np.array(images[start : start + _BATCH])).to(device)
-            turned = (batch.roll(round(turn * batch.shape[-1] / turns), dims=3) for turn in range(turns))
+            turned = turn_in_time(batch, network.settings.shifts)
             seen = [network.backbone.features(network.read_images(some)) for some in turned]  # type: ignore[operator]
             found.append(torch.stack(seen).mean(dim=0).float().cpu().numpy())
     return _stack(found, network)

@@ -16,11 +16,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import load_file, save_file
 
 from genretree.errors import BundleError, TrainingError
 from genretree.machine import keep_allocated_pages
@@ -33,9 +32,10 @@ from genretree.models.hearing import (
     hear,
     hear_examples,
     load_network,
-    make_network,
-    network_file,
+    load_networks,
+    save_networks,
 )
+from genretree.models.linear import Strengths
 from genretree.models.linear_tree import HEAD_FILE, Known, LinearTree, choose
 from genretree.models.musicnn_network import Musicnn
 from genretree.models.musicnn_tuning import Lesson, TunedMusicnn, tune
@@ -63,7 +63,7 @@ class MusicnnSettings(Settings):
         min_length=1,
         description="sets of layers to choose from; images: the statistics of the images",
     )
-    strengths: tuple[float, ...] = Field(
+    strengths: Strengths = Field(
         (0.001, 0.003, 0.01, 0.03, 0.1), min_length=1, description="inverse regularisations to choose from"
     )
     patches: int = Field(4, ge=1, le=16, description="patches of 3 s heard in each slice")
@@ -74,13 +74,6 @@ class MusicnnSettings(Settings):
     heads: Heads = Field("tree", description="tree: one consistent distribution; independent: one for each level")
     balance: float = Field(0.0, ge=0, le=1, description="weigh leaves by their share of slices to minus this")
     seed: int = Field(0, ge=0, lt=2**32)
-
-    @field_validator("strengths")
-    @classmethod
-    def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if min(value) <= 0:
-            raise ValueError("strengths must be greater than 0")
-        return value
 
 
 class MusicnnFamily:
@@ -133,10 +126,8 @@ class MusicnnFamily:
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:
         """Read networks and classifier from a bundle; nothing else is needed."""
         chosen: MusicnnSettings = settings
-        networks = {}
         try:
-            for name in chosen.networks:
-                networks[name] = make_network(load_file(folder / network_file(name)))
+            networks = load_networks(chosen.networks, folder)
             arrays = load_arrays(folder / HEAD_FILE)
             layers = tuple(_NUMBERED[i] for i in arrays["layers"])
             width = sum(WIDTHS[layer] * (1 if layer == IMAGES else len(networks)) for layer in layers)
@@ -184,13 +175,9 @@ class MusicnnModel:
 
     def save(self, folder: Path) -> list[str]:
         """Write networks and classifier as safetensors."""
-        names = [HEAD_FILE]
         layers = np.array([_NUMBERED.index(layer) for layer in self.layers])
         save_arrays({"layers": layers, **self.linear.to_arrays()}, folder / HEAD_FILE)
-        for name, network in self.networks.items():
-            save_file(network.state_dict(), folder / network_file(name))
-            names.append(network_file(name))
-        return names
+        return [HEAD_FILE, *save_networks(self.networks, folder)]
 
 
 def _blocks(heard: Mapping[str, Floats], networks: Sequence[str], layers: Sequence[str]) -> list[Floats]:

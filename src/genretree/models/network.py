@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from genretree.errors import BundleError
 from genretree.models.augment import mix_pairs, spec_augment
 from genretree.models.contract import LevelProbabilities, balance_classes
+from genretree.models.linear import Strengths
 from genretree.models.musicnn_weights import CACHED, Network
 from genretree.models.tree_head import TreeHead
 from genretree.models.warp import equalise, shift_and_warp
@@ -75,7 +76,7 @@ class NetworkSettings(Settings):
         "network", description="linear: a linear classifier on the network's features, in the place of its head"
     )
     statistics: bool = Field(True, description="the linear classifier may see the statistics of the images too")
-    strengths: tuple[float, ...] = Field(
+    strengths: Strengths = Field(
         (0.001, 0.003, 0.01, 0.03), min_length=1, description="inverse regularisations it chooses from"
     )
     averaging: float = Field(
@@ -96,13 +97,6 @@ class NetworkSettings(Settings):
     def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or len(set(value)) != len(value):
             raise ValueError("name at least one of mel, cqt, chroma, each once")
-        return value
-
-    @field_validator("strengths")
-    @classmethod
-    def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if min(value, default=0) <= 0:
-            raise ValueError("strengths must be greater than 0")
         return value
 
     @model_validator(mode="after")
@@ -262,10 +256,9 @@ class GenreNetwork(nn.Module):
         chosen = self.settings
         n, device = len(pixels), pixels.device
         moved = torch.zeros(n, device=device)
-        if following is not None and chosen.slice_offset:
+        if following is not None:
             moved = torch.rand(n, device=device) * (following != pixels).flatten(1).any(dim=1)
-        warped = (following is not None and chosen.slice_offset) or chosen.pitch_change or chosen.tempo_change
-        if warped:
+        if following is not None or chosen.pitch_change or chosen.tempo_change:
             size = chosen.image_size
             tempos = 1 + (2 * torch.rand(n, device=device) - 1) * chosen.tempo_change
             semitones = (2 * torch.rand(n, device=device) - 1) * chosen.pitch_change
@@ -315,9 +308,8 @@ class NetworkModel:
 
     def _average(self, batch: Tensor) -> list[Tensor]:
         """Give the probabilities by level, averaged over turns of the images in time."""
-        turns, width = self.network.settings.shifts, batch.shape[-1]
-        shifted = (batch.roll(round(turn * width / turns), dims=3) for turn in range(turns))
-        scored = [self.network.head.log_probabilities(self.network(some)["scores"]) for some in shifted]
+        turned = turn_in_time(batch, self.network.settings.shifts)
+        scored = [self.network.head.log_probabilities(self.network(some)["scores"]) for some in turned]
         return [torch.stack([one.double().exp() for one in level]).mean(dim=0) for level in zip(*scored, strict=True)]
 
     def save(self, folder: Path) -> list[str]:
@@ -329,6 +321,11 @@ class NetworkModel:
             return [WEIGHTS_FILE]
         (folder / BACKBONE_FILE).write_text(config.to_json_string(use_diff=False), encoding="utf-8")
         return [WEIGHTS_FILE, BACKBONE_FILE]
+
+
+def turn_in_time(images: Tensor, turns: int) -> Iterator[Tensor]:
+    """Yield images as they are and turned round in time, in so many equal steps."""
+    return (images.roll(round(turn * images.shape[-1] / turns), dims=3) for turn in range(turns))
 
 
 def load_weights(network: GenreNetwork, folder: Path) -> NetworkModel:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from genretree.models.contract import Examples
 from genretree.models.kept import KeptRows
-from genretree.progress import progress_bar
 
 Floats = NDArray[np.float32]
 
@@ -57,15 +56,11 @@ def image_statistics(images: NDArray[np.uint8]) -> Floats:
 def statistics_of(examples: Examples, progress: bool = False) -> Floats:
     """Describe stored slices, shape (n, STATISTICS); what was described before is not described again."""
     kept = KeptRows(examples, f"statistics-{_KIND}.npy", STATISTICS)
-    missing = kept.missing(examples.rows)
-    with progress_bar(len(missing), "describe", "slice", progress and len(missing) > 0) as tick:
-        for start in range(0, len(missing), 64):
-            rows = missing[start : start + 64]
-            kept.add(rows, image_statistics(np.asarray(examples.images[rows])))
-            tick(len(rows))
-    if len(missing):
-        kept.save()
-    return kept.values[examples.rows]
+
+    def describe(rows: NDArray[np.int64]) -> Floats:
+        return image_statistics(np.asarray(examples.images[rows]))
+
+    return kept.read(examples.rows, describe, "describe", progress)
 
 
 def _describe(piece: Floats) -> Floats:

@@ -23,12 +23,14 @@ import yaml
 from numpy.typing import NDArray
 
 from genretree.bundle import load_bundle
+from genretree.calibration import average_by
 from genretree.corpus.splits import Split, fold_groups, split_slices
 from genretree.corpus.store import Store
-from genretree.evaluate import average_by, bootstrap_interval, predict_rows
+from genretree.evaluate import predict_rows
 from genretree.files import atomic_path
 from genretree.models import family_names
 from genretree.recipe import Recipe
+from genretree.scores import bootstrap_interval
 from genretree.train import train
 
 Right = NDArray[

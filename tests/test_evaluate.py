@@ -10,13 +10,15 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from genretree.bundle import Bundle
+from genretree.calibration import average_by
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
 from genretree.corpus.splits import split_slices
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError
-from genretree.evaluate import average_by, bootstrap_interval, evaluate, score_units
+from genretree.evaluate import evaluate
 from genretree.report import save_evaluation, write_report
+from genretree.scores import bootstrap_interval, score_units
 from genretree.settings import ImageSettings
 from genretree.taxonomy import Taxonomy
 from genretree.train import train

@@ -29,7 +29,8 @@ def test_a_file_gets_what_the_store_would_give_it(bundle: Bundle, store: Store) 
     track = 13
     found = predict_file(bundle, store.tracks["file"][track])
     images = np.asarray(store.images[store.slice_tracks == track])
-    levels = [probabilities.mean(axis=0) for probabilities in bundle.model.predict_levels(images)]
+    raw = [probabilities.mean(axis=0, keepdims=True) for probabilities in bundle.model.predict_levels(images)]
+    levels = [probabilities[0] for probabilities in bundle.calibrate(raw, "track")]
     assert found.slices == len(images)
     for level, probabilities in zip(found.levels, levels, strict=True):
         index = bundle.taxonomy.labels(bundle.taxonomy.levels.index(level.name)).index(level.label)
@@ -56,6 +57,44 @@ def test_most_files_of_artists_never_heard_are_named_rightly(bundle: Bundle, sto
         found.path == bundle.taxonomy.leaves[store.track_leaves[i]] for i, found in zip(chosen, results, strict=True)
     ]
     assert np.mean(right) > 0.5
+
+
+class _Says:
+    """Gives every slice the same leaf probabilities."""
+
+    heads = "tree"
+    needs_sound = False
+
+    def __init__(self, *leaves: float) -> None:
+        self.leaves = np.array([leaves])
+
+    def predict_levels(self, images: np.ndarray, mel_16k: np.ndarray | None = None) -> list[np.ndarray]:
+        return TREE.sum_levels(np.repeat(self.leaves, len(images), axis=0))
+
+
+@pytest.mark.parametrize(
+    ("leaves", "least", "shown"),
+    [
+        ((0.1, 0.1, 0.2, 0.5, 0.1), 0.0, "Busy > Beat > Fast_beat"),
+        ((0.1, 0.1, 0.2, 0.5, 0.1), 0.5, "Busy > Beat > Fast_beat"),
+        ((0.1, 0.1, 0.2, 0.5, 0.1), 0.6, "Busy > Beat > ?"),
+        ((0.1, 0.1, 0.2, 0.5, 0.1), 0.75, "Busy > ?"),
+        ((0.1, 0.1, 0.2, 0.5, 0.1), 0.9, "?"),
+        ((0.1, 0.1, 0.0, 0.0, 0.8), 0.8, "Busy > Noise"),  # a leaf that ends above
+        # The other branch's leaf gets most levels right in expectation, but only the likelier branch is sure.
+        ((0.45, 0.0, 0.19, 0.18, 0.18), 0.0, "Calm > Drone"),
+        ((0.45, 0.0, 0.19, 0.18, 0.18), 0.5, "Busy > ?"),
+    ],
+)
+def test_the_path_stops_where_it_is_no_longer_sure(
+    bundle: Bundle, store: Store, leaves: tuple[float, ...], least: float, shown: str
+) -> None:
+    sure = replace(bundle, model=_Says(*leaves), calibration=None)
+    found = predict_file(sure, store.tracks["file"][0], min_confidence=least)
+    assert found.shown == shown
+    assert found.complete == ("?" not in shown)
+    assert found.to_json()["path"] == [name for name in shown.split(" > ") if name != "?"]
+    assert len(found.levels) == TREE.depth
 
 
 class _ByBrightness:

@@ -17,10 +17,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from genretree.calibration import Calibration, Unit, temper
 from genretree.errors import BundleError, GenretreeError
 from genretree.files import sha256_file, write_text
 from genretree.models import get_family
-from genretree.models.contract import Model
+from genretree.models.contract import LevelProbabilities, Model
 from genretree.settings import ImageSettings, Settings
 from genretree.taxonomy import Taxonomy
 
@@ -45,6 +46,8 @@ class Bundle:
     model : Model
     training : mapping
         Facts of the training: data, split, seed, history, versions, time.
+    calibration : Calibration, optional
+        Temperatures; None where there was no music to fit them on.
     """
 
     folder: Path
@@ -54,6 +57,13 @@ class Bundle:
     settings: Settings
     model: Model
     training: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Calibration | None = None
+
+    def calibrate(self, levels: LevelProbabilities, unit: Unit) -> LevelProbabilities:
+        """Temper what the model says of slices, or its mean over whole tracks; as it is where nothing was fitted."""
+        if self.calibration is None:
+            return levels
+        return temper(levels, getattr(self.calibration, unit), self.taxonomy, self.model.heads)
 
 
 def save_bundle(bundle: Bundle, extra_files: Mapping[str, Path] | None = None) -> Path:
@@ -85,6 +95,7 @@ def save_bundle(bundle: Bundle, extra_files: Mapping[str, Path] | None = None) -
         "images": bundle.images.model_dump(),
         "settings": bundle.settings.model_dump(mode="json"),
         "training": dict(bundle.training),
+        "calibration": None if bundle.calibration is None else bundle.calibration.to_json(),
         "files": {name: sha256_file(draft / name) for name in names},
     }
     write_description(draft, content)
@@ -122,7 +133,12 @@ def load_bundle(folder: str | Path) -> Bundle:
     except GenretreeError as error:
         raise BundleError(f"{folder / _DESCRIPTION}: {error}") from error
     model = family.load(folder, taxonomy, settings)
-    return Bundle(folder, content["family"], taxonomy, images, settings, model, content["training"])
+    known = content.get("calibration")  # bundles of old have none
+    try:
+        calibration = None if known is None else Calibration.from_json(known, taxonomy.depth)
+    except ValueError as error:
+        raise BundleError(f"{folder / _DESCRIPTION}: {error}; copy or train the bundle again") from error
+    return Bundle(folder, content["family"], taxonomy, images, settings, model, content["training"], calibration)
 
 
 def _is_inside(name: str) -> bool:

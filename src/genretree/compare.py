@@ -16,10 +16,11 @@ import numpy as np
 from genretree.bundle import Bundle
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError, TrainingError
-from genretree.evaluate import Evaluation, UnitScores, evaluate
+from genretree.evaluate import Evaluation, evaluate
 from genretree.files import write_text
 from genretree.models import family_names, get_family
 from genretree.report import save_evaluation, write_report
+from genretree.scores import UnitScores
 from genretree.train import train_once
 
 _UNITS = ("slice", "track")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -11,74 +11,70 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.bundle import Bundle
+from genretree.calibration import average_by
 from genretree.corpus.splits import Split
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, TaxonomyError
 from genretree.models.contract import LevelProbabilities, score_examples
 from genretree.progress import progress_bar
+from genretree.scores import Difference, UnitScores, compare_right, decode_levels, name_path, score_units
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
 from genretree.train import examples_of, fingerprint
 
-_RESAMPLES = 2000
-_CONFIDENCE = 0.95
-
+_INTERNAL = ("outcomes", "marks")  # too long for metrics.json; tracks.csv has the outcomes
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class ClassScores:
-    """One class's precision, recall and F1, 0 to 1, and how many true examples it has."""
-
-    name: str
-    precision: float
-    recall: float
-    f1: float
-    support: int
-
-
-@dataclass(frozen=True)
-class LevelScores:
-    """How right one level is.
+class Outcome:
+    """What became of one track.
 
     Parameters
     ----------
-    name : str
-    accuracy, macro_f1 : float
-        0 to 1. Macro-F1 is over the classes that occur, as truth or as prediction.
-    ci95 : (float, float)
-        95 % interval of the accuracy, by bootstrap over groups.
-    classes : sequence of ClassScores
-    confusion : nested lists, shape (n_classes, n_classes)
-        Counts; rows are true, columns predicted.
+    name, group : str
+        As the store has them.
+    true, predicted : tuple of str
+        Paths. With independent heads `predicted` is the name at each level.
+    probabilities : tuple of float
+        Of the predicted node at each level.
+    true_probability : float
+        Of the true leaf.
+    right : tuple of bool
+        Level by level.
+    row : int
+        The slice, as an index into the store, that speaks most for the predicted leaf.
     """
 
     name: str
-    accuracy: float
-    macro_f1: float
-    ci95: tuple[float, float]
-    classes: tuple[ClassScores, ...]
-    confusion: tuple[tuple[int, ...], ...]
+    group: str
+    true: tuple[str, ...]
+    predicted: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    true_probability: float
+    right: tuple[bool, ...]
+    row: int
 
 
 @dataclass(frozen=True)
-class UnitScores:
-    """Scores over one kind of unit, slices or tracks.
+class Marks:
+    """Where an evaluation was right: bool arrays (n, n_levels) and group numbers (n,) of its slices and tracks."""
 
-    `overall` is the plain mean of the levels' accuracies, as in the published study. `contradictions` is the share of
-    units whose levels name nodes of different branches: 0 by construction with the tree head.
-    """
-
-    n: int
-    groups: int
-    overall: float
-    contradictions: float
-    levels: tuple[LevelScores, ...]
+    rows: Indices
+    slice: NDArray[np.bool_]
+    slice_groups: Indices
+    track: NDArray[np.bool_]
+    track_groups: Indices
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `genretree evaluate` measures: the figures by `slice` and by `track`, and what they are figures of."""
+    """What `genretree evaluate` measures: the figures by `slice` and by `track`, and what they are figures of.
+
+    `protocol` says in a sentence how far the figures speak of unseen music, `disjoint` in a word, to stand beside every
+    figure: `artist-disjoint`, `track-disjoint` ..., `file-disjoint` (other files, but perhaps by known artists),
+    `LEAKING`, `unknown`.
+    """
 
     slice: UnitScores
     track: UnitScores
@@ -90,16 +86,21 @@ class Evaluation:
     split: str
     group_by: str
     protocol: str
+    disjoint: str
     known_tracks: int
     known_groups: int
     seed: int
     settings: dict[str, Any]
     training: dict[str, Any]
     version: str
+    calibration: dict[str, Any] | None
+    outcomes: tuple[Outcome, ...]
+    marks: Marks
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists, numbers and names, for `metrics.json`."""
-        content = asdict(self)
+        bare = replace(self, outcomes=(), marks=None)  # type: ignore[arg-type]
+        content = {name: value for name, value in asdict(bare).items() if name not in _INTERNAL}
         content["training"] = {
             key: value for key, value in self.training.items() if key not in ("tracks_seen", "groups_seen", "history")
         }
@@ -146,39 +147,64 @@ def evaluate(
 
     tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
     averaged = [average_by(probabilities, position, len(tracks)) for probabilities in levels]
+    by_slice, by_track = bundle.calibrate(levels, "slice"), bundle.calibrate(averaged, "track")
     groups = store.track_groups
     known_tracks = set(bundle.training.get("tracks_seen", ()))
     known_groups = set(bundle.training.get("groups_seen", ()))
     known = [store.tracks["sha256"][track] in known_tracks for track in tracks]
     artists = {store.tracks["group"][track] for track in tracks}
     n_known_groups = sum(fingerprint(name) in known_groups for name in artists)
+    tree, heads = bundle.taxonomy, bundle.model.heads
+    slice_leaves, slice_groups = leaves[store.slice_tracks[rows]], groups[store.slice_tracks[rows]]
+    slice_right = decode_levels(tree, heads, by_slice) == tree.ancestors[slice_leaves]
+    track_right = decode_levels(tree, heads, by_track) == tree.ancestors[leaves[tracks]]
+    protocol, disjoint = _describe_protocol(
+        parts, sum(known), n_known_groups, store.facts.group_by, bundle.training.get("group_by", "")
+    )
     return Evaluation(
-        slice=score_units(
-            bundle.taxonomy,
-            bundle.model.heads,
-            levels,
-            leaves[store.slice_tracks[rows]],
-            groups[store.slice_tracks[rows]],
-            seed,
-        ),
-        track=score_units(bundle.taxonomy, bundle.model.heads, averaged, leaves[tracks], groups[tracks], seed),
+        slice=score_units(tree, heads, by_slice, slice_leaves, slice_groups, seed, levels),
+        track=score_units(tree, heads, by_track, leaves[tracks], groups[tracks], seed, averaged),
         family=bundle.family,
-        heads=bundle.model.heads,
+        heads=heads,
         bundle=str(bundle.folder),
         store=str(store.folder),
         part=part,
         split="" if parts is None else parts.name,
         group_by=store.facts.group_by,
-        protocol=_describe_protocol(
-            parts, sum(known), n_known_groups, store.facts.group_by, bundle.training.get("group_by", "")
-        ),
+        protocol=protocol,
+        disjoint=disjoint,
         known_tracks=sum(known),
         known_groups=n_known_groups,
         seed=seed,
         settings=bundle.settings.model_dump(mode="json"),
         training=dict(bundle.training),
         version=version("genretree"),
+        calibration=None if bundle.calibration is None else bundle.calibration.to_json(),
+        outcomes=_describe_tracks(bundle, store, leaves, by_track, levels[-1], rows),
+        marks=Marks(rows, slice_right, slice_groups, track_right, groups[tracks]),
     )
+
+
+def compare_evaluations(first: Evaluation, second: Evaluation) -> dict[str, tuple[Difference, ...]]:
+    """Say by `slice` and by `track`, level by level, whether one bundle is better than another on the same music.
+
+    Raises
+    ------
+    CorpusError
+        If the two were not scored on the same slices and levels.
+    """
+    names = [level.name for level in first.track.levels]
+    same_levels = names == [level.name for level in second.track.levels]
+    if first.store != second.store or not same_levels or not np.array_equal(first.marks.rows, second.marks.rows):
+        raise CorpusError(
+            f"{first.bundle} and {second.bundle} were scored on different music or levels; "
+            "name the same store, part and split for both"
+        )
+    one, other = first.marks, second.marks
+    return {
+        "slice": compare_right(names, one.slice, other.slice, one.slice_groups, first.seed),
+        "track": compare_right(names, one.track, other.track, one.track_groups, first.seed),
+    }
 
 
 def check_images(bundle: Bundle, store: Store) -> None:
@@ -192,101 +218,36 @@ def check_images(bundle: Bundle, store: Store) -> None:
         raise CorpusError(f"{store.folder}: made from images alone, and {bundle.folder} ({bundle.family}) needs sound")
 
 
-def average_by(values: NDArray[np.float64], index: NDArray[np.intp], n: int) -> NDArray[np.float64]:
-    """Average rows that share an index: shape (rows, columns) to (n, columns)."""
-    totals = np.zeros((n, values.shape[1]))
-    np.add.at(totals, index, values)
-    averaged: NDArray[np.float64] = totals / np.bincount(index, minlength=n)[:, None]
-    return averaged
-
-
-def decode_levels(taxonomy: Taxonomy, heads: Heads, levels: LevelProbabilities) -> Indices:
-    """Choose a node for each level, shape (n, depth): one path with the tree head, each level's best without."""
-    if heads == "tree":
-        return taxonomy.ancestors[taxonomy.decode(levels)]
-    return np.stack([probabilities.argmax(axis=1) for probabilities in levels], axis=1)
-
-
-def score_units(
-    taxonomy: Taxonomy, heads: Heads, levels: LevelProbabilities, leaves: Indices, groups: Indices, seed: int
-) -> UnitScores:
-    """Compare level probabilities with the true leaves.
-
-    Parameters
-    ----------
-    levels : list of arrays, one for each level, shape (n, n_nodes)
-    leaves : array, shape (n,)
-    groups : array, shape (n,)
-        Group of each unit; the bootstrap draws whole groups.
-    """
-    predicted = decode_levels(taxonomy, heads, levels)
-    true = taxonomy.ancestors[leaves]
-    scores = tuple(
-        _score_level(taxonomy.levels[level], taxonomy.labels(level), true[:, level], predicted[:, level], groups, seed)
-        for level in range(taxonomy.depth)
-    )
-    paths = {tuple(path) for path in taxonomy.ancestors.tolist()}
-    contradictions = float(np.mean([tuple(row) not in paths for row in predicted.tolist()]))
-    overall = float(np.mean([level.accuracy for level in scores]))
-    return UnitScores(len(leaves), len(np.unique(groups)), overall, contradictions, scores)
-
-
-def _score_level(
-    name: str, labels: Sequence[str], true: Indices, predicted: Indices, groups: Indices, seed: int
-) -> LevelScores:
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
-    every = np.arange(len(labels))
-    occurring = np.union1d(true, predicted)
-    precision, recall, f1, support = precision_recall_fscore_support(true, predicted, labels=every, zero_division=0)
-    classes = tuple(
-        ClassScores(label, float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
-        for i, label in enumerate(labels)
-    )
-    right = true == predicted
-    return LevelScores(
-        name=name,
-        accuracy=float(right.mean()),
-        macro_f1=float(f1[occurring].mean()),
-        ci95=bootstrap_interval(right, groups, seed),
-        classes=classes,
-        confusion=tuple(tuple(row) for row in confusion_matrix(true, predicted, labels=every).tolist()),
-    )
-
-
-def bootstrap_interval(right: NDArray[np.bool_], groups: Indices, seed: int) -> tuple[float, float]:
-    """Give the 95 % interval of the share of right answers, drawing whole groups with replacement.
-
-    Tracks of one artist rise and fall together, so artists, not tracks, are drawn (cluster bootstrap, percentile
-    method, by `scipy.stats.bootstrap`). Where every group is right or every one wrong the bootstrap has no spread; the
-    Wilson interval over the number of groups is given instead. One group says nothing about others: 0 to 1.
-    """
-    from scipy import stats
-
-    index = np.unique(groups, return_inverse=True)[1]
-    total = np.bincount(index).astype(float)
-    hits = np.bincount(index, weights=right.astype(float))
-    n = len(total)
-    if n < 2:
-        return 0.0, 1.0
-    if right.all() or not right.any():
-        exact = stats.binomtest(n if right.all() else 0, n).proportion_ci(_CONFIDENCE, method="wilson")
-        return float(exact.low), float(exact.high)
-
-    def share(hits: Any, total: Any, axis: int = -1) -> Any:
-        return hits.sum(axis=axis) / total.sum(axis=axis)
-
-    interval = stats.bootstrap(
-        (hits, total),
-        share,
-        paired=True,
-        vectorized=True,
-        n_resamples=_RESAMPLES,
-        confidence_level=_CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
+def _describe_tracks(
+    bundle: Bundle,
+    store: Store,
+    leaves: Indices,
+    averaged: LevelProbabilities,
+    slice_leaves: NDArray[np.float64],
+    rows: Indices,
+) -> tuple[Outcome, ...]:
+    """Say of each track what it was taken for, in the order of `np.unique` of the tracks."""
+    tree, heads = bundle.taxonomy, bundle.model.heads
+    tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
+    predicted = decode_levels(tree, heads, averaged)
+    found = []
+    for place, track in enumerate(tracks.tolist()):
+        nodes, leaf = predicted[place], int(leaves[track])
+        own = np.flatnonzero(position == place)
+        loudest = own[slice_leaves[own, nodes[-1]].argmax()]
+        found.append(
+            Outcome(
+                name=str(store.tracks["path"][track]),
+                group=str(store.tracks["group"][track]),
+                true=tree.leaves[leaf],
+                predicted=name_path(tree, heads, nodes),
+                probabilities=tuple(float(averaged[level][place, node]) for level, node in enumerate(nodes)),
+                true_probability=float(averaged[-1][place, leaf]),
+                right=tuple((nodes == tree.ancestors[leaf]).tolist()),
+                row=int(rows[loudest]),
+            )
+        )
+    return tuple(found)
 
 
 def _match_leaves(taxonomy: Taxonomy, store: Store) -> Indices:
@@ -318,17 +279,21 @@ def predict_rows(bundle: Bundle, store: Store, rows: Indices, progress: bool = F
 
 def _describe_protocol(
     parts: Split | None, known_tracks: int, known_groups: int, group_by: str, learned_by: str
-) -> str:
+) -> tuple[str, str]:
     """Say how far the figures speak of unseen music. Files are told by their bytes, groups by their names."""
     if parts is not None and parts.protocol == "slice":
-        return parts.note
+        return parts.note, "LEAKING"
     if known_tracks:
-        return f"LEAKING: {known_tracks} of these files were learned from; the figures say nothing about unseen music"
+        note = f"LEAKING: {known_tracks} of these files were learned from; the figures say nothing about unseen music"
+        return note, "LEAKING"
     if not learned_by:
-        return "unknown: the bundle doesn't say what it learned from"
+        return "unknown: the bundle doesn't say what it learned from", "unknown"
     if learned_by != group_by:
         how = f"the bundle was grouped by {learned_by}, this store by {group_by}"
-        return f"none of these files was learned from; whether their groups were is unknown ({how})"
+        note = f"none of these files was learned from; whether their groups were is unknown ({how})"
+        return note, "file-disjoint"
     if known_groups:
-        return f"none of these files was learned from, but {known_groups} of their groups ({group_by}) were"
-    return f"disjoint by {group_by}: none of these files, and none of their groups, was learned from"
+        note = f"none of these files was learned from, but {known_groups} of their groups ({group_by}) were"
+        return note, "file-disjoint"
+    note = f"disjoint by {group_by}: none of these files, and none of their groups, was learned from"
+    return note, f"{group_by}-disjoint"

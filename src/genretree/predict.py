@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 from genretree.bundle import Bundle
 from genretree.corpus.manifest import walk_sound
 from genretree.errors import SoundError
-from genretree.evaluate import decode_levels
 from genretree.files import printable
 from genretree.models.contract import LevelProbabilities
-from genretree.settings import HOP, RATE
+from genretree.scores import decode_levels, name_path
+from genretree.settings import HOP, RATE, Heads
 from genretree.sound.slices import SliceImages, iter_slices
+from genretree.taxonomy import Taxonomy, format_path
 
 _BATCH = 32  # slices drawn before they are scored, so memory doesn't grow with a file's length
 _TOP = 3
+UNSURE = "?"
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ class Prediction:
     ----------
     file : str
     path : tuple of str
-        From the top level to the leaf. Each name is a child of the one before it (with the tree head; independent
-        heads, kept for comparison, may contradict themselves).
+        From the top level to the leaf, or as far down as the model is sure. Each name is a child of the one before it
+        (with the tree head; independent heads, kept for comparison, may contradict themselves).
     levels : tuple of LevelPrediction
         One for each level; a leaf that ends above stands for itself at the deeper ones.
     slices : int
@@ -75,6 +77,8 @@ class Prediction:
         Whether each name of the path is a child of the one before it; always so with the tree head.
     note : str
         What one must know of the bundle: that it was never trained, say.
+    complete : bool
+        Whether `path` ends in a leaf; if not, the model is not sure enough of what lies below.
     """
 
     file: str
@@ -85,12 +89,19 @@ class Prediction:
     padded: bool = False
     consistent: bool = True
     note: str = ""
+    complete: bool = True
+
+    @property
+    def shown(self) -> str:
+        """The path for people: `Non_classic > Rock > Soft_rock`, or `Non_classic > Rock > ?`."""
+        return format_path(self.path if self.complete else (*self.path, UNSURE))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists, numbers and names, as `genretree predict --json` prints them."""
         return {
             "file": self.file,
             "path": list(self.path),
+            "complete": self.complete,
             "levels": [
                 {
                     "name": level.name,
@@ -125,7 +136,13 @@ class PredictionError:
 
 
 def predict(
-    bundle: Bundle, files: Iterable[str | Path], *, top: int = _TOP, salvage: bool = False, workers: int = 2
+    bundle: Bundle,
+    files: Iterable[str | Path],
+    *,
+    top: int = _TOP,
+    min_confidence: float = 0.0,
+    salvage: bool = False,
+    workers: int = 2,
 ) -> Iterator[Prediction | PredictionError]:
     """Name the genre path of sound files, in their order.
 
@@ -136,6 +153,8 @@ def predict(
         Sound files; folders are walked for them.
     top : int
         How many of the likeliest nodes to give at each level.
+    min_confidence : float
+        0 to 1: name the path only as far down as a node's probability reaches this.
     salvage : bool
         Use what can be decoded of a truncated file.
     workers : int
@@ -149,7 +168,7 @@ def predict(
     with ThreadPoolExecutor(max(1, workers)) as pool:
         ahead: list[Future[Prediction | PredictionError]] = []
         for file in find_files(files):
-            ahead.append(pool.submit(_predict_safely, bundle, file, top, salvage))
+            ahead.append(pool.submit(_predict_safely, bundle, file, top, min_confidence, salvage))
             if len(ahead) > max(1, workers):
                 yield ahead.pop(0).result()
         for future in ahead:
@@ -165,8 +184,10 @@ def find_files(paths: Iterable[str | Path]) -> Iterator[Path]:
             yield path
 
 
-def predict_file(bundle: Bundle, file: str | Path, *, top: int = _TOP, salvage: bool = False) -> Prediction:
-    """Name one file's genre path.
+def predict_file(
+    bundle: Bundle, file: str | Path, *, top: int = _TOP, min_confidence: float = 0.0, salvage: bool = False
+) -> Prediction:
+    """Name one file's genre path, with the options of `predict`.
 
     Raises
     ------
@@ -191,7 +212,7 @@ def predict_file(bundle: Bundle, file: str | Path, *, top: int = _TOP, salvage: 
     if not found:
         raise SoundError("silence", file, "every slice is silent (sound may lie in the remainder that is cut off)")
     levels = [np.concatenate(parts) for parts in zip(*found, strict=True)]
-    return _describe(bundle, printable(file), levels, starts, padded, top)
+    return _describe(bundle, printable(file), levels, starts, padded, top, min_confidence)
 
 
 def _score(bundle: Bundle, pieces: Sequence[SliceImages]) -> LevelProbabilities:
@@ -199,9 +220,11 @@ def _score(bundle: Bundle, pieces: Sequence[SliceImages]) -> LevelProbabilities:
     return bundle.model.predict_levels(np.stack([piece.images for piece in pieces]), mel_16k)
 
 
-def _predict_safely(bundle: Bundle, file: Path, top: int, salvage: bool) -> Prediction | PredictionError:
+def _predict_safely(
+    bundle: Bundle, file: Path, top: int, min_confidence: float, salvage: bool
+) -> Prediction | PredictionError:
     try:
-        return predict_file(bundle, file, top=top, salvage=salvage)
+        return predict_file(bundle, file, top=top, min_confidence=min_confidence, salvage=salvage)
     except SoundError as error:
         return PredictionError(error.path, error.kind, str(error))
     except Exception as error:  # whatever one file brings about must not stop the others
@@ -209,11 +232,20 @@ def _predict_safely(bundle: Bundle, file: Path, top: int, salvage: bool) -> Pred
 
 
 def _describe(
-    bundle: Bundle, file: str, levels: LevelProbabilities, starts: Sequence[float], padded: bool, top: int
+    bundle: Bundle,
+    file: str,
+    levels: LevelProbabilities,
+    starts: Sequence[float],
+    padded: bool,
+    top: int,
+    min_confidence: float,
 ) -> Prediction:
     tree, heads = bundle.taxonomy, bundle.model.heads
-    averaged = [probabilities.mean(axis=0, keepdims=True) for probabilities in levels]
+    by_slice = bundle.calibrate(levels, "slice")
+    averaged = bundle.calibrate([probabilities.mean(axis=0, keepdims=True) for probabilities in levels], "track")
     nodes = decode_levels(tree, heads, averaged)[0]
+    known, nodes = _cut(tree, heads, averaged, nodes, min_confidence)
+    path = name_path(tree, heads, nodes)[:known]
     named = []
     for level, (node, probabilities) in enumerate(zip(nodes, averaged, strict=True)):
         labels = tree.labels(level)
@@ -221,21 +253,42 @@ def _describe(
         choices = tuple(Choice(labels[i], float(probabilities[0, i])) for i in best)
         named.append(LevelPrediction(tree.levels[level], labels[node], float(probabilities[0, node]), choices))
     length = bundle.images.slice_frames * HOP / RATE
+    rows = decode_levels(tree, heads, by_slice)
     timeline = tuple(
-        SlicePrediction(round(start, 3), round(start + length, 3), _path(bundle, row), float(levels[-1][i, row[-1]]))
-        for i, (start, row) in enumerate(zip(starts, decode_levels(tree, heads, levels), strict=True))
+        SlicePrediction(
+            round(start, 3), round(start + length, 3), name_path(tree, heads, row), float(by_slice[-1][i, row[-1]])
+        )
+        for i, (start, row) in enumerate(zip(starts, rows, strict=True))
     )
     consistent = nodes.tolist() in tree.ancestors.tolist()
     note = str(bundle.training.get("note", ""))
-    return Prediction(file, _path(bundle, nodes), tuple(named), len(starts), timeline, padded, consistent, note)
+    return Prediction(file, path, tuple(named), len(starts), timeline, padded, consistent, note, known == tree.depth)
 
 
-def _path(bundle: Bundle, nodes: NDArray[np.int64]) -> tuple[str, ...]:
-    """Names from the top to the leaf; with independent heads the names of all levels, whatever they say together."""
-    tree = bundle.taxonomy
-    if bundle.model.heads == "tree":
-        return tree.leaves[int(nodes[-1])]
-    return tuple(tree.labels(level)[node] for level, node in enumerate(nodes))
+def _cut(
+    tree: Taxonomy, heads: Heads, averaged: LevelProbabilities, nodes: NDArray[np.int64], least: float
+) -> tuple[int, NDArray[np.int64]]:
+    """Give how many levels are sure enough, and the nodes of a path that starts with those.
+
+    The path that is chosen gets the most levels right, but another may stay sure for longer: where one branch has many
+    children, each of them is unlikely, and yet the branch is not. Then that one is taken.
+    """
+
+    def sure(row: NDArray[np.int64]) -> int:
+        below = [level for level, node in enumerate(row) if averaged[level][0, node] < least]
+        return below[0] if below else tree.depth
+
+    if heads != "tree":
+        return sure(nodes), nodes
+    # On equal depth the path that was chosen stands first, then the likeliest.
+    order = np.argsort(-averaged[-1][0], kind="stable")
+    rows = [nodes, *(tree.ancestors[leaf] for leaf in order)]
+    depths = [sure(row) for row in rows]
+    deepest = max(depths)
+    if deepest == 0 or deepest == depths[0]:
+        return deepest, nodes
+    candidates = [row for row, depth in zip(rows, depths, strict=True) if depth == deepest]
+    return deepest, max(candidates, key=lambda row: averaged[deepest - 1][0, row[deepest - 1]])
 
 
 def write_csv(results: Sequence[Prediction | PredictionError], level_names: Sequence[str]) -> str:
@@ -250,7 +303,7 @@ def write_csv(results: Sequence[Prediction | PredictionError], level_names: Sequ
         if isinstance(result, PredictionError):
             writer.writerow({"file": result.file, "error": result.kind, "message": result.message})
             continue
-        row: dict[str, Any] = {"file": result.file, "path": " > ".join(result.path), "slices": result.slices}
+        row: dict[str, Any] = {"file": result.file, "path": result.shown, "slices": result.slices}
         for level in result.levels:
             row[level.name] = level.label
             row[f"{level.name}_probability"] = _round(level.probability)

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from genretree.evaluate import Evaluation, LevelScores
+from genretree.evaluate import Evaluation
 from genretree.files import write_text
+from genretree.scores import LevelScores
 
 _UNITS = ("track", "slice")
 _INCHES_A_CLASS = 0.42

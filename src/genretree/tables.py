@@ -14,10 +14,11 @@ from rich.tree import Tree
 
 from genretree.corpus.splits import PARTS
 from genretree.corpus.store import Store
-from genretree.evaluate import Evaluation, LevelScores
+from genretree.evaluate import Evaluation
 from genretree.predict import Prediction
 from genretree.recipe import Recipe, Result
-from genretree.taxonomy import Taxonomy, format_path
+from genretree.scores import LevelScores
+from genretree.taxonomy import Taxonomy
 
 
 def _console() -> Console:
@@ -56,7 +57,7 @@ def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
 def show_prediction(prediction: Prediction) -> None:
     """Print a file's path, the probability and alternatives of each level, and the time line."""
     console = _console()
-    console.print(f"[bold]{escape(prediction.file)}[/]: [bold cyan]{escape(format_path(prediction.path))}[/]")
+    console.print(f"[bold]{escape(prediction.file)}[/]: [bold cyan]{escape(prediction.shown)}[/]")
     for level in prediction.levels:
         others = ", ".join(f"{item.label} {item.probability:.0%}" for item in level.top if item.label != level.label)
         console.print(f"  {level.name}: {level.label} {level.probability:.0%}  [dim]({others or 'no other'})[/]")

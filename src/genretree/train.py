@@ -20,14 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.bundle import Bundle, load_bundle, save_bundle
+from genretree.calibration import Calibration, fit_calibration
 from genretree.corpus.splits import Split
 from genretree.corpus.store import Store
 from genretree.errors import TrainingError
 from genretree.files import write_text
 from genretree.machine import world_size
 from genretree.models import get_family
-from genretree.models.contract import Examples, FitContext
+from genretree.models.contract import Examples, FitContext, Fitted, Held, score_examples
+from genretree.progress import progress_bar
 from genretree.settings import Settings
+from genretree.taxonomy import Taxonomy
 
 _SECONDS_BETWEEN_NOTES = 5.0
 _VERSIONS = ("genretree", "numpy", "librosa", "scikit-learn", "torch", "transformers")
@@ -83,6 +86,7 @@ def train(
         work = work_folder(out, _describe_run(store, family, chosen, parts), restart)
     with _clock(work / "seconds") as seconds:
         fitted = kind.fit(learn, check if len(check) else None, store.taxonomy, chosen, FitContext(work, progress))
+        calibration = _calibrate(fitted, check, store.taxonomy, progress)
     training = {
         **_describe_data(store, parts),
         "history": fitted.history,
@@ -94,7 +98,8 @@ def train(
     }
     with one_at_a_time() as first:
         if first:
-            _finish(Bundle(out, family, store.taxonomy, store.settings, chosen, fitted.model, training), work)
+            bundle = Bundle(out, family, store.taxonomy, store.settings, chosen, fitted.model, training, calibration)
+            _finish(bundle, work)
     return load_bundle(out)
 
 
@@ -111,6 +116,18 @@ def train_once(
     if same_data and bundle.settings == settings and bundle.family == family:
         return bundle
     return train(store, family, out, settings, split=split, overwrite=True, progress=progress)
+
+
+def _calibrate(fitted: Fitted, validation: Examples, taxonomy: Taxonomy, progress: bool) -> Calibration | None:
+    """Fit the temperatures on what the model did not learn from; None where there is no such music."""
+    if fitted.held is not None:
+        return fit_calibration(fitted.held, taxonomy, fitted.model.heads, "predictions out of fold")
+    if len(validation) == 0:
+        return None
+    with progress_bar(len(validation), "calibrate", "slice", progress) as tick:
+        levels = score_examples(fitted.model, validation, tick)
+    held = Held(levels, validation.leaves, validation.tracks)
+    return fit_calibration(held, taxonomy, fitted.model.heads, "the validation part")
 
 
 def _finish(bundle: Bundle, work: Path) -> None:

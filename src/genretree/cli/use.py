@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 @click.option(
     "--top", type=click.IntRange(1), default=3, show_default=True, help="How many alternatives to give at each level."
 )
+@click.option(
+    "--min-confidence",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Name the path only as far down as its probability reaches this, 0 to 1.",
+)
 @click.option("--salvage", is_flag=True, help="Use what can be decoded of truncated files.")
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Files worked on at a time.")
 @quiet_option
@@ -34,6 +40,7 @@ def predict(
     as_json: bool,
     csv_file: Path | None,
     top: int,
+    min_confidence: float,
     salvage: bool,
     workers: int,
     quiet: bool,
@@ -63,7 +70,8 @@ def predict(
     loaded = _load(bundle)
     results: list[Prediction | PredictionError] = []
     with progress_bar(len(files), "predict", "file", not quiet and len(files) > 1) as tick:
-        for result in predict_files(loaded, files, top=top, salvage=salvage, workers=workers):
+        options = {"top": top, "min_confidence": min_confidence, "salvage": salvage, "workers": workers}
+        for result in predict_files(loaded, files, **options):  # type: ignore[arg-type]
             if as_json:
                 click.echo(json.dumps(result.to_json(), ensure_ascii=False))
             results.append(result)

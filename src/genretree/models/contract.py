@@ -90,12 +90,32 @@ class FitContext:
 
 
 @dataclass(frozen=True)
+class Held:
+    """Probabilities of slices by a model, or a twin of it, that did not learn from them: what calibration learns from.
+
+    Parameters
+    ----------
+    levels : list of arrays, one for each level, shape (n, n_nodes)
+    leaves, tracks : array, shape (n,)
+        True leaf and track of each slice.
+    """
+
+    levels: LevelProbabilities
+    leaves: NDArray[np.int64]
+    tracks: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Fitted:
-    """A trained model and what training recorded: one row of numbers for each epoch or iteration."""
+    """A trained model and what training recorded: one row of numbers for each epoch or iteration.
+
+    A family that learns from the validation part too gives what it predicted out of fold as `held`.
+    """
 
     model: Model
     history: list[dict[str, float]]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    held: Held | None = None
 
 
 def balance_classes(classes: NDArray[np.int64], balance: float) -> NDArray[np.float64]:

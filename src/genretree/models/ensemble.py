@@ -21,7 +21,16 @@ from safetensors.numpy import load_file, save_file
 from genretree.errors import BundleError, SettingsError
 from genretree.files import atomic_path
 from genretree.models import get_family
-from genretree.models.contract import Examples, Family, FitContext, Fitted, LevelProbabilities, Model, score_examples
+from genretree.models.contract import (
+    Examples,
+    Family,
+    FitContext,
+    Fitted,
+    Held,
+    LevelProbabilities,
+    Model,
+    score_examples,
+)
 from genretree.models.linear import group_folds
 from genretree.settings import Heads, Settings
 from genretree.taxonomy import Taxonomy
@@ -84,7 +93,8 @@ class EnsembleFamily:
             facts[name] = dict(fitted.facts)
         weights = weigh(np.stack(found), train.leaves, train.tracks)
         facts["weights"] = {name: round(float(weight), 3) for name, weight in zip(chosen.members, weights, strict=True)}
-        return Fitted(EnsembleModel(members, weights, taxonomy, chosen), [], facts)
+        held = Held(taxonomy.sum_levels(pool(np.stack(found), weights)), train.leaves, train.tracks)
+        return Fitted(EnsembleModel(members, weights, taxonomy, chosen), [], facts, held)
 
     @staticmethod
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:

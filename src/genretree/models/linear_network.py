@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from genretree.errors import BundleError
 from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities, Model
-from genretree.models.linear_tree import HEAD_FILE, Blocks, Known, LinearTree, choose
+from genretree.models.linear_tree import HEAD_FILE, Blocks, Known, LinearTree, choose, hold_out
 from genretree.models.network import GenreNetwork, NetworkModel, load_weights, turn_in_time
 from genretree.models.statistics import STATISTICS, image_statistics, statistics_of
 from genretree.progress import progress_bar
@@ -94,7 +94,8 @@ def fit_classifier(model: NetworkModel, train: Examples, validation: Examples | 
     history, number, strength = choose(candidates, settings.strengths, known, n_leaves, settings.seed, context.progress)
     linear = LinearTree.fit(candidates[number], known, strength, taxonomy, settings.heads)
     facts: dict[str, Any] = {"statistics": number > 0, "strength": strength, "linear_parameters": linear.parameters}
-    return Fitted(LinearNetworkModel(model, linear, number > 0), history, facts)
+    held = hold_out(candidates[number], known, strength, taxonomy, settings.heads, settings.seed)
+    return Fitted(LinearNetworkModel(model, linear, number > 0), history, facts, held)
 
 
 def features_of(network: GenreNetwork, examples: Examples, tick: Callable[[int], None] | None = None) -> Floats:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.errors import TrainingError
-from genretree.models.contract import Examples, LevelProbabilities, balance_classes
-from genretree.models.linear import LinearHead, fit_linear, out_of_fold, track_log_loss
+from genretree.models.contract import Examples, Held, LevelProbabilities, balance_classes
+from genretree.models.linear import LinearHead, fit_linear, group_folds, out_of_fold, track_log_loss
 from genretree.progress import progress_bar
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
@@ -153,6 +153,21 @@ def choose(
             tick()
     best = min(range(len(pairs)), key=lambda place: history[place]["validation_loss"])
     return history, *pairs[best]
+
+
+def hold_out(blocks: Blocks, known: Known, strength: float, taxonomy: Taxonomy, heads: Heads, seed: int) -> Held | None:
+    """Score every slice by classifiers like the one fitted on all, but that saw nothing of its group.
+
+    None where there are too few groups for that.
+    """
+    if not group_folds(known.leaves, known.groups, seed):
+        return None
+    features, widths = np.concatenate(blocks, axis=1), [block.shape[1] for block in blocks]
+    found = []
+    for level in _levels(taxonomy, heads):
+        truth, width = taxonomy.ancestors[known.leaves, level], len(taxonomy.nodes(level))
+        found.append(out_of_fold(features, truth, known.groups, strength, width, seed, known.weights, widths))
+    return Held(taxonomy.sum_levels(found[0]) if heads == "tree" else found, known.leaves, known.tracks)
 
 
 def _levels(taxonomy: Taxonomy, heads: Heads) -> Sequence[int]:

@@ -36,7 +36,7 @@ from genretree.models.hearing import (
     save_networks,
 )
 from genretree.models.linear import Strengths
-from genretree.models.linear_tree import HEAD_FILE, Known, LinearTree, choose
+from genretree.models.linear_tree import HEAD_FILE, Known, LinearTree, choose, hold_out
 from genretree.models.musicnn_network import Musicnn
 from genretree.models.musicnn_tuning import Lesson, TunedMusicnn, tune
 from genretree.models.musicnn_weights import CACHED, Network
@@ -107,6 +107,7 @@ class MusicnnFamily:
         layers, blocks = chosen.layers[number], candidates[number]
         linear = LinearTree.fit(blocks, known, strength, taxonomy, chosen.heads)
         facts: dict[str, Any] = {"layers": list(layers), "strength": strength, "parameters": linear.parameters}
+        unseen = hold_out(blocks, known, strength, taxonomy, chosen.heads, chosen.seed)
         if chosen.fine_tuning_epochs:
             if validation is None:
                 raise TrainingError("fine-tuning needs a validation part to tell whether it helps; make another split")
@@ -120,7 +121,8 @@ class MusicnnFamily:
             facts |= {"fine_tuned": tuned.helped, "before": tuned.before, "after": tuned.after}
             if tuned.helped:
                 networks, linear = model.read_networks(), LinearTree(model.read_heads(), taxonomy, chosen.heads)
-        return Fitted(MusicnnModel(networks, layers, linear, chosen), history, facts)
+                unseen = None  # this one did not learn from the validation part
+        return Fitted(MusicnnModel(networks, layers, linear, chosen), history, facts, unseen)
 
     @staticmethod
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:

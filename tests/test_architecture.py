@@ -25,6 +25,7 @@ ROOMS = [
     "recipe",
     "scores",
     "evaluate",
+    "pictures",
     "report",
     "compare",
     "predict",

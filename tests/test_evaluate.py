@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,7 +17,7 @@ from genretree.corpus.prepare import prepare
 from genretree.corpus.splits import split_slices
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError
-from genretree.evaluate import evaluate
+from genretree.evaluate import compare_evaluations, evaluate
 from genretree.report import save_evaluation, write_report
 from genretree.scores import bootstrap_interval, score_units
 from genretree.settings import ImageSettings
@@ -100,6 +101,7 @@ def test_the_test_part_is_by_artists_never_heard(bundle: Bundle, store: Store) -
     found = evaluate(bundle, store)
     assert found.known_tracks == found.known_groups == 0
     assert "disjoint by artist" in found.protocol
+    assert found.disjoint == "artist-disjoint"
     assert found.track.n == store.split().parts.count("test")
     assert found.slice.n == len(store.rows("test"))
     assert found.track.levels[0].accuracy > 0.7
@@ -108,6 +110,7 @@ def test_the_test_part_is_by_artists_never_heard(bundle: Bundle, store: Store) -
 
 def test_music_seen_in_training_is_called_out(bundle: Bundle, store: Store) -> None:
     assert evaluate(bundle, store, part="train").protocol.startswith("LEAKING")
+    assert evaluate(bundle, store, part="train").disjoint == "LEAKING"
     assert evaluate(bundle, store, part="all").protocol.startswith("LEAKING")
 
 
@@ -192,6 +195,36 @@ def test_metrics_and_report_are_written(bundle: Bundle, store: Store, tmp_path: 
     pngs = list((tmp_path / "out").glob("confusion-*.png"))
     assert len(pngs) == 6
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pngs)
+
+
+def test_every_track_is_told_with_the_surest_mistakes_first(bundle: Bundle, store: Store, tmp_path: Path) -> None:
+    evaluation = evaluate(bundle, store)
+    save_evaluation(evaluation, tmp_path / "out", store)
+    rows = list(csv.DictReader((tmp_path / "out" / "tracks.csv").open(encoding="utf-8")))
+    assert len(rows) == evaluation.track.n
+    assert [row["right"] for row in rows] == sorted(row["right"] for row in rows)
+    assert np.mean([int(row["right"]) for row in rows]) == pytest.approx(evaluation.track.levels[-1].accuracy)
+    wrong = [float(row["true_probability"]) for row in rows if row["right"] == "0"]
+    assert wrong == sorted(wrong)
+    assert {row["cut_by"] for row in rows} == {"artist-disjoint"}
+    for outcome in evaluation.outcomes:
+        assert store.tracks["path"][store.slice_tracks[outcome.row]] == outcome.name
+
+
+def test_bundles_are_compared_on_the_same_music_only(bundle: Bundle, store: Store, tmp_path: Path) -> None:
+    worse = train(store, "boosting", tmp_path / "b", {"epochs": 1, "image_size": 16, "components": 3})
+    first, second = evaluate(bundle, store), evaluate(worse, store)
+    found = compare_evaluations(first, second)
+    for unit in ("slice", "track"):
+        for item, one, other in zip(
+            found[unit], getattr(first, unit).levels, getattr(second, unit).levels, strict=True
+        ):
+            assert item.difference == pytest.approx(one.accuracy - other.accuracy)
+    save_evaluation(first, tmp_path / "out", store, (second, found))
+    content = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert content["against"]["differences"]["track"][0]["name"] == "level_1"
+    with pytest.raises(CorpusError, match="different music"):
+        compare_evaluations(first, evaluate(worse, store, part="validation"))
 
 
 def test_a_report_shows_several_models_and_escapes_names(bundle: Bundle, store: Store, tmp_path: Path) -> None:

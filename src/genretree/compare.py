@@ -16,11 +16,11 @@ import numpy as np
 from genretree.bundle import Bundle
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError, TrainingError
-from genretree.evaluate import Evaluation, evaluate
+from genretree.evaluate import Evaluation, compare_evaluations, evaluate
 from genretree.files import write_text
 from genretree.models import family_names, get_family
 from genretree.report import save_evaluation, write_report
-from genretree.scores import UnitScores
+from genretree.scores import Difference, UnitScores
 from genretree.train import train_once
 
 _UNITS = ("slice", "track")
@@ -100,7 +100,7 @@ def compare(
             skipped[name] = str(error)
             continue
         evaluation = evaluate(bundle, store, split=split, seed=seed, progress=progress)
-        save_evaluation(evaluation, out / f"{name}-report")
+        save_evaluation(evaluation, out / f"{name}-report", store)
         facts = bundle.training["facts"]
         rows.append(Row(evaluation, facts.get("parameters"), bundle.training["seconds"], _speed(bundle, store)))
         # After each family, so that an interrupted comparison leaves what it has.
@@ -135,7 +135,17 @@ def _write_tables(found: Comparison, out: Path) -> None:
     }
     write_text(out / "results.json", json.dumps(content, ensure_ascii=False))
     costs = [_costs(row) for row in found.rows]
-    write_report(evaluations, out / "results.html", "genretree: comparison", costs, found.skipped)
+    differences = _compare_with_best(found.rows)
+    write_report(
+        evaluations, out / "results.html", "genretree: comparison", costs, found.skipped, differences=differences
+    )
+
+
+def _compare_with_best(rows: Sequence[Row]) -> dict[str, dict[str, tuple[Difference, ...]]]:
+    """Compare the best model, by whole tracks over all levels, with each of the others."""
+    best = max(rows, key=lambda row: row.evaluation.track.overall).evaluation
+    others = [row.evaluation for row in rows if row.evaluation is not best]
+    return {f"{best.family} less {other.family}": compare_evaluations(best, other) for other in others}
 
 
 def format_markdown(found: Comparison) -> str:
@@ -149,12 +159,26 @@ def format_markdown(found: Comparison) -> str:
         which = "" if len(of) == len(rows) else f" ({', '.join(of)})"
         lines += [f"Part {first.part} of {first.store}{which}; {protocol}.", ""]
     for unit in _units(first):
-        header = ["model", "overall", *names, "macro-F1", "parameters", "training s", "slices/s"]
+        header = ["model", "cut", "overall", *names, "macro-F1", "parameters", "training s", "slices/s"]
         lines += [f"By {unit} ({getattr(first, unit).n}):", "", _line(header), _line(["---"] * len(header))]
         lines += [_line(_cells(row, getattr(row.evaluation, unit))) for row in rows]
         lines.append("")
+    lines += _difference_lines(rows)
     lines += [f"- Not trained: {name}, because {reason}" for name, reason in found.skipped.items()]
     return "\n".join(lines)
+
+
+def _difference_lines(rows: Sequence[Row]) -> list[str]:
+    unit = _units(rows[0].evaluation)[-1]
+    lines = []
+    for title, differences in _compare_with_best(rows).items():
+        cells = [
+            f"{item.name} {100 * item.difference:+.1f} ({100 * item.ci95[0]:+.1f} to {100 * item.ci95[1]:+.1f}), "
+            f"McNemar p {item.p_value:.3f}"
+            for item in differences[unit]
+        ]
+        lines.append(f"- {title}, points by {unit}: {'; '.join(cells)}")
+    return [*lines, ""] if lines else []
 
 
 def _units(evaluation: Evaluation) -> Sequence[str]:
@@ -178,7 +202,7 @@ def _cells(row: Row, scores: UnitScores) -> list[str]:
     f1 = ", ".join(f"{level.macro_f1:.2f}" for level in scores.levels)
     parameters = "-" if row.parameters is None else f"{row.parameters / 1e6:.2f} M"
     costs = [parameters, f"{row.training_seconds:.0f}", f"{row.slices_per_second:.0f}"]
-    return [row.evaluation.family, f"{100 * scores.overall:.1f}", *levels, f1, *costs]
+    return [row.evaluation.family, row.evaluation.disjoint, f"{100 * scores.overall:.1f}", *levels, f1, *costs]
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -211,6 +235,9 @@ def _records(row: Row) -> list[dict[str, Any]]:
                     "low": level.ci95[0],
                     "high": level.ci95[1],
                     "macro_f1": level.macro_f1,
+                    "ece": level.trust.ece,
+                    "hierarchical_f1": scores.hierarchical.f1,
+                    "cut": row.evaluation.disjoint,
                     **_costs(row),
                     "protocol": row.evaluation.protocol,
                 }

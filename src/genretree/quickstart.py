@@ -45,7 +45,7 @@ def run_quickstart(out: Path, seed: int = 0, progress: bool = True) -> None:
     _say("4/5  evaluate: on artists never heard in training")
     evaluations = [evaluate(bundle, store, progress=progress) for bundle in bundles]
     for evaluation in evaluations:
-        save_evaluation(evaluation, out / f"{evaluation.family}-report")
+        save_evaluation(evaluation, out / f"{evaluation.family}-report", store)
     report = write_report(evaluations, out / "report.html", "genretree: quickstart")
     _say("5/5  classify a track by an artist never heard in training")
     track = int(np.flatnonzero(np.array(store.split().parts) == "test")[0])

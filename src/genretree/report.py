@@ -1,92 +1,93 @@
-"""Pictures and pages of an evaluation."""
+"""The files and pages of an evaluation."""
 
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from genretree.evaluate import Evaluation
+from genretree.corpus.store import Store
+from genretree.evaluate import Evaluation, Outcome
 from genretree.files import write_text
-from genretree.scores import LevelScores
+from genretree.pictures import draw_confusion, draw_coverage, draw_history, draw_reliability, draw_slice
+from genretree.scores import Difference
+from genretree.taxonomy import format_path
 
 _UNITS = ("track", "slice")
-_INCHES_A_CLASS = 0.42
+_HARDEST = 6
+_PAIRS = 4
+
+Differences = Mapping[str, Sequence[Difference]]
 
 
-def save_evaluation(evaluation: Evaluation, out: str | Path) -> Path:
-    """Write `metrics.json`, `report.html` and the confusion matrices as PNG into a folder; return the page's path."""
+def save_evaluation(
+    evaluation: Evaluation,
+    out: str | Path,
+    store: Store | None = None,
+    against: tuple[Evaluation, Differences] | None = None,
+) -> Path:
+    """Write `metrics.json`, `tracks.csv`, `report.html` and the confusion matrices as PNG into a folder.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    out : path
+    store : Store, optional
+        What was evaluated, for the spectrograms of the hardest tracks.
+    against : (Evaluation, differences), optional
+        Another bundle's evaluation on the same music, and what `compare_evaluations` says of the two.
+
+    Returns
+    -------
+    Path
+        The page's path.
+    """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "metrics.json", json.dumps(evaluation.to_json(), indent=1, ensure_ascii=False))
+    content = evaluation.to_json()
+    if against is not None:
+        other, differences = against
+        listed = {unit: [vars(item) for item in items] for unit, items in differences.items()}
+        content["against"] = {"bundle": other.bundle, "evaluation": other.to_json(), "differences": listed}
+    write_text(out / "metrics.json", json.dumps(content, indent=1, ensure_ascii=False))
+    write_text(out / "tracks.csv", format_tracks(evaluation))
     for name, png in confusion_pngs(evaluation).items():
         (out / f"{name}.png").write_bytes(png)
-    return write_report([evaluation], out / "report.html")
+    evaluations = [evaluation] if against is None else [evaluation, against[0]]
+    both = {} if against is None else {f"{evaluation.bundle} less {against[0].bundle}": against[1]}
+    return write_report(evaluations, out / "report.html", store=store, differences=both)
+
+
+def format_tracks(evaluation: Evaluation) -> str:
+    """Give what became of every track as CSV text, the surest mistakes first."""
+    names = [level.name for level in evaluation.track.levels]
+    columns = ["track", "group", "true", "predicted", "right", *(f"{name}_probability" for name in names)]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*columns, "true_probability", "cut_by"])
+    for item in _hardest_first(evaluation.outcomes):
+        shares = [f"{share:.6f}" for share in (*item.probabilities, item.true_probability)]
+        paths = [format_path(item.true), format_path(item.predicted)]
+        writer.writerow([item.name, item.group, *paths, int(all(item.right)), *shares, evaluation.disjoint])
+    return buffer.getvalue()
 
 
 def confusion_pngs(evaluation: Evaluation) -> dict[str, bytes]:
     """Draw a confusion matrix for every level, by track and by slice; PNG bytes by name (`confusion-track-level_1`)."""
     return {
-        f"confusion-{unit}-{level.name}": draw_confusion(level, unit)
+        f"confusion-{unit}-{level.name}": draw_confusion(level, unit, evaluation.disjoint, level.branches)
         for unit in _UNITS
         for level in getattr(evaluation, unit).levels
     }
-
-
-def draw_confusion(level: LevelScores, unit: str) -> bytes:
-    """Draw one level's confusion matrix as PNG: counts as text, shares of the true class as colour."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    counts = np.array(level.confusion)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = [item.name.replace("_", " ") for item in level.classes]
-    side = 3.2 + _INCHES_A_CLASS * len(names)
-    figure = Figure(figsize=(side, side * 0.92), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    axes.set_title(f"{level.name}, {int(counts.sum())} {unit}s: {level.accuracy:.1%} right")
-    for row, column in zip(*np.nonzero(counts), strict=True):
-        colour = "black" if shares[row, column] > 0.6 else "white"
-        axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
-    return _png(figure)
-
-
-def draw_history(history: Sequence[dict[str, float]]) -> bytes | None:
-    """Draw training and validation loss over epochs or iterations as PNG; None where nothing was recorded."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    if not history:
-        return None
-    step = next(name for name in ("epoch", "iteration", "step") if name in history[0])
-    figure = Figure(figsize=(5.5, 3), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    names = sorted({name for row in history for name in row if "_loss" in name})
-    for name in names:
-        points = [(row[step], row[name]) for row in history if name in row]
-        # One classifier for each level, as boosting's independent heads have, gives more curves of each kind.
-        style = ("-", "--", ":", "-.")[int(name[-1]) % 4 if name[-1].isdigit() else 0]
-        colour = "#00429d" if name.startswith("train") else "#e07b00"
-        axes.plot(*zip(*points, strict=True), style, label=name.replace("_", " "), color=colour)
-    axes.set_xlabel(step)
-    axes.set_ylabel("loss")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
 
 
 def write_report(
@@ -95,6 +96,9 @@ def write_report(
     title: str = "genretree: evaluation",
     costs: Sequence[Mapping[str, Any]] = (),
     skipped: Mapping[str, str] | None = None,
+    *,
+    store: Store | None = None,
+    differences: Mapping[str, Differences] | None = None,
 ) -> Path:
     """Write one self-contained HTML page (pictures inside, no network) about one or more evaluations.
 
@@ -107,29 +111,41 @@ def write_report(
         For each evaluation `parameters`, `training_seconds` and `slices_per_second`.
     skipped : mapping, optional
         Families that could not be trained, and why.
+    store : Store, optional
+        What was evaluated, for the spectrograms of the hardest tracks.
+    differences : mapping, optional
+        What `compare_evaluations` says of two of them, by a title that names the two.
 
     Returns
     -------
     Path
         The page's path.
     """
+    path = Path(path)
+    page = render(
+        "report.html.j2",
+        title=title,
+        evaluations=[_view(evaluation, store) for evaluation in evaluations],
+        units=_UNITS[1:] if evaluations[0].group_by == "slice" else _UNITS,
+        costs=list(costs),
+        skipped=dict(skipped or {}),
+        differences=dict(differences or {}),
+        command=command_line(),
+    )
+    write_text(path, page)
+    return path
+
+
+def render(template: str, **content: Any) -> str:
+    """Fill in one of the package's page templates; what is put in is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("genretree", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
-    path = Path(path)
-    page = environment.get_template("report.html.j2").render(
-        title=title,
-        evaluations=[_view(evaluation) for evaluation in evaluations],
-        units=_UNITS[1:] if evaluations[0].group_by == "slice" else _UNITS,
-        costs=list(costs),
-        skipped=dict(skipped or {}),
-        command=command_line(),
-    )
-    write_text(path, page)
-    return path
+    environment.filters["path"] = format_path
+    return environment.get_template(template).render(**content)
 
 
 def command_line() -> str:
@@ -137,24 +153,48 @@ def command_line() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def _view(evaluation: Evaluation) -> dict[str, Any]:
+def _view(evaluation: Evaluation, store: Store | None) -> dict[str, Any]:
     """Collect what the template shows of one evaluation."""
-    pictures = {name: _data_url(png) for name, png in confusion_pngs(evaluation).items()}
     history = draw_history(evaluation.training.get("history", []))
+    unit = evaluation.slice if evaluation.group_by == "slice" else evaluation.track
     return {
         "evaluation": evaluation,
-        "pictures": pictures,
-        "history": None if history is None else _data_url(history),
+        "pictures": {name: data_url(png) for name, png in confusion_pngs(evaluation).items()},
+        "reliability": data_url(draw_reliability(unit.levels)),
+        "coverage": data_url(draw_coverage(unit.levels)),
+        "history": None if history is None else data_url(history),
+        "hardest": _show_hardest(evaluation, store),
+        "confused": _show_confused(evaluation, store),
         "facts": evaluation.training.get("facts", {}),
         "versions": evaluation.training.get("versions", {}),
     }
 
 
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+def _show_hardest(evaluation: Evaluation, store: Store | None) -> list[dict[str, Any]]:
+    wrong = [item for item in _hardest_first(evaluation.outcomes) if not all(item.right)]
+    return [{"outcome": item, "picture": _picture(item, store)} for item in wrong[:_HARDEST]]
 
 
-def _data_url(png: bytes) -> str:
+def _show_confused(evaluation: Evaluation, store: Store | None) -> list[dict[str, Any]]:
+    """Give the pairs of leaves that are confused most often, each with the track most surely taken for the other."""
+    wrong = [item for item in _hardest_first(evaluation.outcomes) if not all(item.right)]
+    counts = Counter((item.true, item.predicted) for item in wrong)
+    found = []
+    for (true, predicted), n in counts.most_common(_PAIRS):
+        example = next(item for item in wrong if (item.true, item.predicted) == (true, predicted))
+        found.append({"n": n, "outcome": example, "picture": _picture(example, store)})
+    return found
+
+
+def _hardest_first(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Put mistakes first; of these, and of the others, first those whose true genre it thought least likely."""
+    return sorted(outcomes, key=lambda item: (all(item.right), item.true_probability))
+
+
+def _picture(outcome: Outcome, store: Store | None) -> str | None:
+    return None if store is None else data_url(draw_slice(np.asarray(store.images[outcome.row])))
+
+
+def data_url(png: bytes) -> str:
+    """Give a PNG as a URL that holds it, to stand inside a page."""
     return "data:image/png;base64," + base64.b64encode(png).decode()

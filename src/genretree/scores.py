@@ -92,6 +92,8 @@ class LevelScores:
     classes : sequence of ClassScores
     confusion : nested lists, shape (n_classes, n_classes)
         Counts; rows are true, columns predicted.
+    branches : tuple of int
+        Classes with which another branch of the tree begins.
     trust : Trust
     """
 
@@ -104,6 +106,7 @@ class LevelScores:
     ci95: tuple[float, float]
     classes: tuple[ClassScores, ...]
     confusion: tuple[tuple[int, ...], ...]
+    branches: tuple[int, ...]
     trust: Trust
 
 
@@ -214,8 +217,7 @@ def score_units(
             predicted_before[:, level] == truth,
             seed,
         )
-        names = taxonomy.levels[level], taxonomy.labels(level)
-        scores.append(_score_level(*names, levels[level], truth, chosen, groups, seed, trust))
+        scores.append(_score_level(taxonomy, level, levels[level], truth, chosen, groups, seed, trust))
     paths = {tuple(path) for path in taxonomy.ancestors.tolist()}
     contradictions = float(np.mean([tuple(row) not in paths for row in predicted.tolist()]))
     overall = float(np.mean([level.accuracy for level in scores]))
@@ -313,8 +315,8 @@ def _bootstrap(values: Floats, groups: Indices, seed: int) -> tuple[float, float
 
 
 def _score_level(
-    name: str,
-    labels: Sequence[str],
+    taxonomy: Taxonomy,
+    level: int,
     probabilities: Floats,
     true: Indices,
     predicted: Indices,
@@ -324,6 +326,7 @@ def _score_level(
 ) -> LevelScores:
     from sklearn.metrics import cohen_kappa_score, confusion_matrix, precision_recall_fscore_support
 
+    labels, nodes = taxonomy.labels(level), taxonomy.nodes(level)
     every = np.arange(len(labels))
     occurring = np.union1d(true, predicted)
     precision, recall, f1, support = precision_recall_fscore_support(true, predicted, labels=every, zero_division=0)
@@ -335,7 +338,7 @@ def _score_level(
     # Where only one class occurs, as truth and as prediction, nothing can agree beyond chance.
     kappa = float(cohen_kappa_score(true, predicted)) if len(occurring) > 1 else 0.0
     return LevelScores(
-        name=name,
+        name=taxonomy.levels[level],
         accuracy=float(right.mean()),
         macro_f1=float(f1[occurring].mean()),
         balanced_accuracy=float(recall[np.unique(true)].mean()),
@@ -344,6 +347,7 @@ def _score_level(
         ci95=bootstrap_interval(right, groups, seed),
         classes=classes,
         confusion=tuple(tuple(row) for row in confusion_matrix(true, predicted, labels=every).tolist()),
+        branches=tuple(i for i in every[1:].tolist() if level and nodes[i][:level] != nodes[i - 1][:level]),
         trust=trust,
     )
 

@@ -17,7 +17,7 @@ from genretree.corpus.store import Store
 from genretree.evaluate import Evaluation
 from genretree.predict import Prediction
 from genretree.recipe import Recipe, Result
-from genretree.scores import LevelScores
+from genretree.scores import Difference, LevelScores
 from genretree.taxonomy import Taxonomy
 
 
@@ -34,6 +34,7 @@ def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
     table = Table(title="accuracy in % (95 % interval over groups), macro-F1", title_justify="left")
     table.add_column("model")
     table.add_column("unit")
+    table.add_column("cut")
     for level in first.track.levels:
         table.add_column(level.name, justify="right")
     table.add_column("mean", justify="right")
@@ -42,16 +43,43 @@ def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
         for unit in ("track", "slice"):
             scores = getattr(evaluation, unit)
             cells = [_accuracy(level) for level in scores.levels]
-            table.add_row(evaluation.family, unit, *cells, f"{100 * scores.overall:.1f}", str(scores.n))
+            table.add_row(
+                evaluation.family, unit, evaluation.disjoint, *cells, f"{100 * scores.overall:.1f}", str(scores.n)
+            )
     console.print(table)
     for note in dict.fromkeys(evaluation.protocol for evaluation in evaluations):
         console.print(f"Protocol: {escape(note)}.")
     for evaluation in evaluations:
+        _show_trust(console, evaluation)
         if evaluation.heads == "independent":
             share = f"{evaluation.track.contradictions:.1%}"
             console.print(
                 f"{evaluation.family}, independent heads: levels contradict each other on {share} of the tracks."
             )
+
+
+def _show_trust(console: Console, evaluation: Evaluation) -> None:
+    scores = evaluation.track
+    paths = f"hierarchical F1 {100 * scores.hierarchical.f1:.1f}, {scores.hierarchical.tree_distance:.2f} edges off"
+    errors = ", ".join(f"{level.trust.ece:.3f}" for level in scores.levels)
+    surest = ", ".join(f"{100 * level.trust.accuracy_at_80:.1f}" for level in scores.levels)
+    console.print(
+        f"{evaluation.family} by track ({evaluation.disjoint}): {paths}; calibration error by level {errors}; "
+        f"right on the surest 80 %: {surest}."
+    )
+
+
+def show_differences(title: str, differences: Mapping[str, Sequence[Difference]]) -> None:
+    """Print what `compare_evaluations` says of two bundles."""
+    table = Table(title=title, title_justify="left")
+    for column in ("unit", "level", "difference in points (95 % interval)", "only first", "only second", "McNemar p"):
+        table.add_column(column, justify="left" if column in ("unit", "level") else "right")
+    for unit, items in differences.items():
+        for item in items:
+            low, high = item.ci95
+            points = f"{100 * item.difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+            table.add_row(unit, item.name, points, str(item.only_first), str(item.only_second), f"{item.p_value:.3f}")
+    _console().print(table)
 
 
 def show_prediction(prediction: Prediction) -> None:

@@ -144,27 +144,46 @@ def pretrain(
     "--split", "split_name", help="Which of the store's splits; by default the one the bundle was trained with."
 )
 @click.option("--out", type=FOLDER, required=True, help="Folder for metrics.json, report.html and pictures.")
+@click.option("--against", type=FOLDER, metavar="BUNDLE", help="Another bundle, to say whether BUNDLE is better.")
 @click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json too.")
 @quiet_option
 def evaluate(
-    bundle: Path, store: Path, part: str, split_name: str | None, out: Path, seed: int, as_json: bool, quiet: bool
+    bundle: Path,
+    store: Path,
+    part: str,
+    split_name: str | None,
+    out: Path,
+    against: Path | None,
+    seed: int,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
-    """Measure how right BUNDLE is on STORE, by slice and by track, with intervals over groups."""
+    """Measure how right BUNDLE is on STORE, by slice and by track, and how far to trust that.
+
+    Intervals are over groups; every figure says whether the music was new. OUT gets metrics.json, tracks.csv (what
+    became of every track), report.html and the confusion matrices.
+    """
     from genretree.bundle import load_bundle
     from genretree.corpus.store import Store
+    from genretree.evaluate import compare_evaluations
     from genretree.evaluate import evaluate as evaluate_bundle
     from genretree.report import save_evaluation
-    from genretree.tables import show_evaluations
+    from genretree.tables import show_differences, show_evaluations
 
-    found = evaluate_bundle(
-        load_bundle(bundle), Store(store), part=part, split=split_name, seed=seed, progress=not quiet
-    )
-    report = save_evaluation(found, out)
+    opened = Store(store)
+    found = [
+        evaluate_bundle(load_bundle(each), opened, part=part, split=split_name, seed=seed, progress=not quiet)
+        for each in ([bundle] if against is None else [bundle, against])
+    ]
+    second = None if against is None else (found[1], compare_evaluations(*found))
+    report = save_evaluation(found[0], out, opened, second)
     if as_json:
         click.echo((out / "metrics.json").read_text(encoding="utf-8"))
         return
-    show_evaluations([found])
+    show_evaluations(found)
+    if second is not None:
+        show_differences(f"{bundle} less {against}", second[1])
     click.echo(f"Report: {report}")
 
 

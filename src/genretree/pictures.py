@@ -1,0 +1,141 @@
+"""Pictures of an evaluation, as PNG bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genretree.scores import LevelScores
+
+_INCHES_A_CLASS = 0.42
+_BLUE, _ORANGE = "#00429d", "#e07b00"  # apart in lightness too, for the colour-blind and on paper
+_STYLES = ("-", "--", ":", "-.")
+
+
+def draw_confusion(level: LevelScores, unit: str, note: str = "", boundaries: Sequence[int] = ()) -> bytes:
+    """Draw one level's confusion matrix: counts as text, shares of the true class as colour.
+
+    Parameters
+    ----------
+    level : LevelScores
+    unit : str
+        `track` or `slice`.
+    note : str
+        How far the figure speaks of unseen music.
+    boundaries : sequence of int
+        Classes before which a line is drawn: where another branch of the tree begins.
+    """
+    counts = np.array(level.confusion)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    names = [item.name.replace("_", " ") for item in level.classes]
+    side = 3.2 + _INCHES_A_CLASS * len(names)
+    figure = _figure(side, side * 0.92)
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+    for place in boundaries:
+        axes.axhline(place - 0.5, color="white", linewidth=0.8)
+        axes.axvline(place - 0.5, color="white", linewidth=0.8)
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(f"{level.name}, {int(counts.sum())} {unit}s: {level.accuracy:.1%} right" + (note and f"\n{note}"))
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        colour = "black" if shares[row, column] > 0.6 else "white"
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
+    return _png(figure)
+
+
+def draw_history(history: Sequence[dict[str, float]]) -> bytes | None:
+    """Draw training and validation loss over epochs or iterations; None where nothing was recorded."""
+    if not history:
+        return None
+    step = next(name for name in ("epoch", "iteration", "step") if name in history[0])
+    figure = _figure(5.5, 3)
+    axes = figure.subplots()
+    names = sorted({name for row in history for name in row if "_loss" in name})
+    for name in names:
+        points = [(row[step], row[name]) for row in history if name in row]
+        # One classifier for each level, as boosting's independent heads have, gives more curves of each kind.
+        style = _STYLES[int(name[-1]) % len(_STYLES) if name[-1].isdigit() else 0]
+        colour = _BLUE if name.startswith("train") else _ORANGE
+        axes.plot(*zip(*points, strict=True), style, label=name.replace("_", " "), color=colour)
+    axes.set_xlabel(step)
+    axes.set_ylabel("loss")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def draw_reliability(levels: Sequence[LevelScores]) -> bytes:
+    """Draw reliability diagrams, one for each level: share of right answers over confidence, before and after."""
+    figure = _figure(3.2 * len(levels), 3.4)
+    for axes, level in zip(figure.subplots(1, len(levels), squeeze=False)[0], levels, strict=True):
+        axes.plot([0, 1], [0, 1], color="#888888", linewidth=0.8)
+        trust = level.trust
+        kinds = (
+            ("before", trust.bins_before, trust.ece_before, _ORANGE, "s--"),
+            ("after", trust.bins, trust.ece, _BLUE, "o-"),
+        )
+        for name, bins, error, colour, style in kinds:
+            points = [(item.confidence, item.accuracy) for item in bins]
+            axes.plot(*zip(*points, strict=True), style, color=colour, markersize=4, label=f"{name}: ECE {error:.3f}")
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_aspect("equal")
+        axes.set_title(level.name)
+        axes.set_xlabel("confidence")
+        axes.legend(frameon=False, fontsize=8, loc="upper left")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("share right")
+    return _png(figure)
+
+
+def draw_coverage(levels: Sequence[LevelScores]) -> bytes:
+    """Draw accuracy over the share of examples that are answered, the surest first, a curve for each level."""
+    figure = _figure(5.5, 3)
+    axes = figure.subplots()
+    for number, level in enumerate(levels):
+        colour = (_BLUE, _ORANGE, "#444444", "#93003a")[number % 4]
+        axes.plot(*zip(*level.trust.curve, strict=True), _STYLES[number % 4], color=colour, label=level.name)
+    axes.axvline(0.8, color="#888888", linewidth=0.8)
+    axes.set_xlabel("share answered, the surest first")
+    axes.set_ylabel("accuracy")
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(top=1.02)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def draw_slice(images: NDArray[np.uint8]) -> bytes:
+    """Draw a stored slice, uint8 (3, size, size): mel, CQT and chroma side by side, low frequencies at the bottom."""
+    from matplotlib import colormaps
+    from PIL import Image
+
+    colours = (colormaps["magma"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+    gap = np.full((images.shape[1], 4), 255, np.uint8)
+    mel, cqt, chroma = (colours[image] for image in images)
+    white = np.repeat(gap[:, :, None], 3, axis=2)
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate([mel, white, cqt, white, chroma], axis=1)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,63 @@
+"""Pages looked at in a real browser: Chromium, headless."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from genretree.corpus.store import Store
+from genretree.evaluate import compare_evaluations, evaluate
+from genretree.report import save_evaluation
+from genretree.train import train
+
+BROKEN = "[...document.images].filter(image => !image.complete || !image.naturalWidth).length"
+OVERFLOW = "document.documentElement.scrollWidth - window.innerWidth"
+# Whatever the page names outside itself would be fetched from a network.
+OUTSIDE = "performance.getEntriesByType('resource').map(entry => entry.name).filter(name => !name.startsWith('data:'))"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        assert not os.environ.get("CI"), "CI must have Chromium: see .ci/run"
+        pytest.skip("no Chromium on this machine")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    settings = {"epochs": 6, "image_size": 16, "components": 20, "min_samples_leaf": 5}
+    bundle = train(store, "boosting", folder / "b", settings)
+    other = train(store, "boosting", folder / "o", {**settings, "epochs": 1, "heads": "independent"})
+    found = [evaluate(each, store) for each in (bundle, other)]
+    return save_evaluation(found[0], folder / "out", store, (found[1], compare_evaluations(*found)))
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_a_report_opens_whole_on_any_screen(browser: Browser, report: Path, width: int, scheme: str) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(report.as_uri())
+    assert page.title() == "genretree: evaluation"
+    assert problems == []
+    assert page.evaluate(BROKEN) == 0
+    assert page.evaluate("document.images.length") > 20
+    assert page.evaluate(OUTSIDE) == []
+    assert page.evaluate(OVERFLOW) <= 0, "wider than the window"
+    assert page.get_by_text("Hardest tracks").is_visible()
+    assert page.get_by_text("artist-disjoint").first.is_visible()
+    page.get_by_text("Settings and versions").first.click()
+    assert page.get_by_text("min_samples_leaf").first.is_visible()
+    page.close()

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, top_k_accuracy_score
+
+from genretree.scores import compare_right, score_hierarchy, score_units
+from genretree.taxonomy import Taxonomy
+
+CCMUSIC = Taxonomy.builtin()
+TREE = Taxonomy.from_nested({"A": ["a", "b"], "B": {"C": ["c", "d"], "D": None}})  # leaves: a, b, c, d, D
+
+
+def _random_case(n: int = 300) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    leaves = rng.integers(0, 16, n)
+    probabilities = rng.dirichlet(np.ones(16), n) + 0.4 * np.eye(16)[leaves]
+    return CCMUSIC.sum_levels(probabilities / probabilities.sum(axis=1, keepdims=True)), leaves, np.arange(n) // 10
+
+
+def test_scores_of_a_level_are_scikit_learns() -> None:
+    levels, leaves, groups = _random_case()
+    found = score_units(CCMUSIC, "independent", levels, leaves, groups, 0)
+    for i, level in enumerate(found.levels):
+        truth, predicted = CCMUSIC.ancestors[leaves, i], levels[i].argmax(axis=1)
+        assert level.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, predicted))
+        assert level.kappa == pytest.approx(cohen_kappa_score(truth, predicted))
+        classes = np.arange(levels[i].shape[1])
+        for k, share in level.top.items():
+            assert share == pytest.approx(top_k_accuracy_score(truth, levels[i], k=k, labels=classes))
+        assert set(level.top) == {k for k in (2, 3) if k < len(classes)}
+    assert found.levels[0].branches == ()
+    assert found.levels[1].branches == (4,)
+    assert found.levels[2].branches == (1, 2, 3, 4, 7, 9, 11, 12)
+
+
+def test_hierarchical_scores_are_those_worked_out_by_hand() -> None:
+    # a taken for b: {A, b} and {A, a} share A; c for D: {B, D} and {B, C, c} share B; d for d; D for a: nothing.
+    predicted = TREE.ancestors[[1, 4, 3, 0]]
+    found = score_hierarchy(TREE, predicted, np.array([0, 2, 3, 4]))
+    assert found.precision == pytest.approx((1 + 1 + 3 + 0) / (2 + 2 + 3 + 2))
+    assert found.recall == pytest.approx((1 + 1 + 3 + 0) / (2 + 3 + 3 + 2))
+    assert found.f1 == pytest.approx(2 * 5 / 9 * 5 / 10 / (5 / 9 + 5 / 10))
+    assert found.tree_distance == pytest.approx((2 + 3 + 0 + 4) / 4)
+
+
+def test_all_right_and_all_wrong() -> None:
+    leaves = np.array([0, 2, 3, 4])
+    right = score_hierarchy(TREE, TREE.ancestors[leaves], leaves)
+    assert (right.precision, right.recall, right.f1, right.tree_distance) == (1, 1, 1, 0)
+    wrong = score_hierarchy(TREE, TREE.ancestors[[4, 0, 1, 1]], leaves)
+    assert (wrong.precision, wrong.recall, wrong.f1) == (0, 0, 0)
+
+
+def test_nodes_of_two_branches_count_with_all_their_ancestors() -> None:
+    contradicting = np.array([[0, 2, 2]])  # A, C, c
+    found = score_hierarchy(TREE, contradicting, np.array([2]))
+    assert found.precision == pytest.approx(3 / 4)
+    assert found.recall == 1
+    assert found.tree_distance == 0
+
+
+def _trust(confidence: np.ndarray, right: np.ndarray, before: np.ndarray | None = None):
+    """Trust in a flat tree of two leaves of which the first is always named."""
+    flat = Taxonomy.from_nested(["x", "y"])
+    levels = [np.stack([confidence, 1 - confidence], axis=1)]
+    earlier = None if before is None else [np.stack([before, 1 - before], axis=1)]
+    found = score_units(flat, "tree", levels, np.where(right, 0, 1), np.arange(len(right)), 0, earlier)
+    return found.levels[0].trust
+
+
+def test_the_calibration_error_is_the_gap_weighed_by_bins() -> None:
+    confidence = np.repeat([0.65, 0.95], [100, 300])
+    right = np.concatenate([np.arange(100) < 40, np.arange(300) < 285])
+    trust = _trust(confidence, right, np.full(400, 0.75))
+    assert trust.ece == pytest.approx(0.25 * 0.25 + 0.75 * 0.0)
+    assert trust.ece_before == pytest.approx(abs(0.75 - 325 / 400))
+    assert [item.n for item in trust.bins] == [100, 300]
+    assert trust.bins[0].accuracy == pytest.approx(0.4)
+
+
+def test_chance_alone_explains_the_error_of_good_probabilities() -> None:
+    rng = np.random.default_rng(3)
+    confidence = rng.uniform(0.5, 1, 60)
+    errors = [_trust(confidence, rng.random(60) < confidence).ece for _ in range(60)]
+    assert _trust(confidence, rng.random(60) < confidence).ece_chance == pytest.approx(np.mean(errors), rel=0.15)
+
+
+def test_the_surest_are_answered_first() -> None:
+    confidence = np.linspace(0.51, 0.99, 100)
+    trust = _trust(confidence, np.arange(100) >= 20)  # the 20 least sure are wrong
+    assert trust.accuracy_at_80 == 1
+    assert trust.curve[-1] == (1.0, pytest.approx(0.8))
+    assert trust.curve[0] == (pytest.approx(0.05), 1.0)
+
+
+def test_a_difference_is_told_from_none() -> None:
+    rng = np.random.default_rng(4)
+    groups = np.repeat(np.arange(50), 4)
+    first, second = rng.random((200, 1)) < 0.85, rng.random((200, 1)) < 0.6
+    better = compare_right(["x"], first, second, groups, 0)[0]
+    assert better.ci95[0] > 0
+    assert better.p_value < 0.001
+    assert better.difference == pytest.approx(first.mean() - second.mean())
+    assert better.only_first - better.only_second == round(200 * better.difference)
+    same = compare_right(["x"], first, first, groups, 0)[0]
+    assert (same.difference, same.ci95, same.p_value) == (0, (0, 0), 1)
+    other = compare_right(["x"], second, first, groups, 0)[0]
+    assert other.difference == -better.difference
+    assert compare_right(["x"], first, second, np.zeros(200, int), 0)[0].ci95 == (-1, 1)
+
+
+def test_mcnemar_is_the_exact_binomial_test() -> None:
+    first = np.array([True] * 10 + [False] * 2)[:, None]
+    found = compare_right(["x"], first, ~first, np.arange(12), 0)[0]
+    assert (found.only_first, found.only_second) == (10, 2)
+    assert found.p_value == pytest.approx(2 * (1 + 12 + 66) / 2**12)
+
+
+def test_one_artist_that_decides_all_is_no_proof() -> None:
+    groups = np.repeat(np.arange(10), 20)
+    first = np.zeros((200, 1), bool)
+    first[:20] = True  # one artist of ten
+    found = compare_right(["x"], first, np.zeros((200, 1), bool), groups, 0)[0]
+    assert found.p_value < 0.001  # tracks taken as independent
+    assert found.ci95[0] == 0  # artists are not

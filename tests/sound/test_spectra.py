@@ -45,9 +45,8 @@ def parts(found: Spectra) -> tuple[Floats, Floats, Floats]:
 # -- against librosa -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", ["auto", "librosa"])
-def test_the_same_as_librosa(song: Floats, engine: str) -> None:
-    found = compute_spectra(song, engine=engine)
+def test_the_same_as_librosa(song: Floats) -> None:
+    found = compute_spectra(song, engine="librosa")
     for ours, theirs in zip(parts(found), by_librosa(song), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
@@ -56,7 +55,7 @@ def test_the_same_as_librosa(song: Floats, engine: str) -> None:
 def test_the_same_as_librosa_at_any_level(song: Floats, level: float) -> None:
     """A quiet track touches power_to_db's least power of 1e-10."""
     quiet = song[: 5 * RATE] * np.float32(level)
-    for ours, theirs in zip(parts(compute_spectra(quiet)), by_librosa(quiet), strict=True):
+    for ours, theirs in zip(parts(compute_spectra(quiet, engine="librosa")), by_librosa(quiet), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 

@@ -12,13 +12,15 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, NamedTuple, ParamSpec, Self, TypeVar
+from typing import IO, ParamSpec, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genretree.errors import SettingsError
 from genretree.settings import CHROMA_BINS, CQT_BINS, HOP, N_FFT, N_MELS, RATE, TOP_DB
+from genretree.sound.engines import Engine, Powers, estimate_tuning, librosa_powers
+from genretree.sound.fast import fast_powers
 
 Floats = NDArray[np.float32]
 P = ParamSpec("P")
@@ -29,7 +31,6 @@ BLOCK_FRAMES = 7680  # 178 s: most pieces of music fit in one block
 # resampling some more.
 CONTEXT_FRAMES = 96  # 2.2 s
 TUNING_FRAMES = 25_840  # 10 minutes: how much of a long track is held, and looked through for its tuning
-_CHUNK_FRAMES = 1024
 _AMIN = 1e-10  # librosa.power_to_db's least power
 _PARTS = (N_MELS, CQT_BINS, CHROMA_BINS)
 _CUTS = (N_MELS, N_MELS + CQT_BINS)
@@ -60,101 +61,9 @@ class Spectra:
     hop: int = HOP
 
 
-class Powers(NamedTuple):
-    """What an engine gives: powers before the logarithm, each of shape (bins, frames), and the tuning it used."""
-
-    mel: Floats
-    cqt: Floats
-    chroma: Floats
-    tuning: float
-
-
-Engine = Callable[[Floats, int, float | None], Powers]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Engines
-
-
-def librosa_powers(samples: Floats, rate: int, tuning: float | None) -> Powers:
-    """Compute the three by librosa: the reference.
-
-    Parameters
-    ----------
-    samples : ndarray, float32, shape (samples,)
-        Mono, at least 2,048 samples.
-    rate : int
-        In Hz.
-    tuning : float or None
-        Deviation of the chroma's reference from A440 in fractions of a semitone; None to estimate it.
-
-    Notes
-    -----
-    `melspectrogram`, `cqt` and `chroma_stft` with their default arguments; the first and last share one STFT.
-    """
-    import librosa
-
-    power = np.abs(librosa.stft(samples, n_fft=N_FFT, hop_length=HOP)) ** 2
-    if tuning is None:
-        chunks = (power[:, at : at + _CHUNK_FRAMES] for at in range(0, power.shape[1], _CHUNK_FRAMES))
-        tuning = _tuning_of_powers(chunks, rate)
-    mel = librosa.feature.melspectrogram(S=power, sr=rate, n_mels=N_MELS)
-    chroma = librosa.feature.chroma_stft(S=power, sr=rate, n_chroma=CHROMA_BINS, tuning=tuning)
-    del power
-    cqt = librosa.cqt(samples, sr=rate, hop_length=HOP, n_bins=CQT_BINS)
-    return Powers(mel, np.abs(cqt) ** 2, np.abs(chroma) ** 2, tuning)
-
-
-ENGINES: dict[str, Engine] = {"librosa": librosa_powers}
+ENGINES: dict[str, Engine] = {"fast": fast_powers, "librosa": librosa_powers}
 _LOWEST_RATE = 11025  # in Hz; half of it lies above the upper edge of the highest bin
-_FASTEST_FIRST = ("librosa",)  # what "auto" chooses from: engines that agree with librosa
-
-
-def estimate_tuning(samples: Floats, rate: int = RATE) -> float:
-    """Estimate the tuning of a track as `librosa.feature.chroma_stft` does, in bounded memory.
-
-    Parameters
-    ----------
-    samples : ndarray, float32, shape (samples,)
-        Mono and finite, at least 2,048 samples.
-    rate : int
-        In Hz.
-
-    Returns
-    -------
-    float
-        Deviation from A440 in fractions of a semitone, -0.5 to 0.5.
-    """
-    return _tuning_of_powers(_power_chunks(samples), rate)
-
-
-def _power_chunks(samples: Floats) -> Iterator[Floats]:
-    """Powers of the STFT, (1025, up to 1024 frames) at a time."""
-    import librosa
-
-    frames = 1 + len(samples) // HOP
-    around = N_FFT // HOP
-    for start in range(0, frames, _CHUNK_FRAMES):
-        before = min(start, around)
-        piece = samples[(start - before) * HOP : (start + _CHUNK_FRAMES + around) * HOP]
-        power = np.abs(librosa.stft(piece, n_fft=N_FFT, hop_length=HOP)) ** 2
-        yield power[:, before : before + min(_CHUNK_FRAMES, frames - start)]
-
-
-def _tuning_of_powers(chunks: Iterable[Floats], rate: int) -> float:
-    """Work as `librosa.estimate_tuning`, which needs several times the whole spectrogram at once."""
-    import librosa
-
-    pitches, strengths = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
-    for power in chunks:
-        pitch, strength = librosa.piptrack(S=power, sr=rate)
-        found = pitch > 0
-        pitches.append(pitch[found])
-        strengths.append(strength[found])
-    pitch, strength = np.concatenate(pitches), np.concatenate(strengths)
-    if len(pitch):
-        pitch = pitch[strength >= np.median(strength)]
-    return float(librosa.pitch_tuning(pitch, bins_per_octave=CHROMA_BINS))
+_FASTEST_FIRST = ("fast", "librosa")  # what "auto" chooses from: engines that agree with librosa
 
 
 def resolve_engine(name: str) -> str:

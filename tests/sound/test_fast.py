@@ -1,0 +1,104 @@
+"""The fast engine against librosa: on music, on every kind of signal, at every length."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from genretree.settings import HOP, RATE
+from genretree.sound.engines import librosa_powers
+from genretree.sound.fast import fast_powers
+from genretree.sound.spectra import compute_spectra, stream_spectra
+
+Floats = NDArray[np.float32]
+
+RNG = np.random.default_rng(0)
+TIME = np.arange(3 * RATE) / RATE
+SIGNALS = {
+    "noise": RNG.standard_normal(len(TIME)),
+    "quiet noise": 1e-5 * RNG.standard_normal(len(TIME)),
+    "loud noise": 1e4 * RNG.standard_normal(len(TIME)),
+    "low sine": np.sin(2 * np.pi * 41.2 * TIME),
+    "middle sine": 0.3 * np.sin(2 * np.pi * 452.0 * TIME),
+    "high sine": np.sin(2 * np.pi * 3900.0 * TIME),
+    "sweep": np.sin(2 * np.pi * 30 * 2 ** (7.8 * TIME / 3) * 3 / (7.8 * np.log(2))),
+    "chord with vibrato": sum(np.sin(2 * np.pi * f * TIME + np.sin(30 * TIME)) for f in (131.0, 164.8, 196.2)),
+    "impulse": np.eye(1, len(TIME), 31_234)[0],
+    "impulses": (np.arange(len(TIME)) % 5_003 == 0).astype(float),
+    "square": np.sign(np.sin(2 * np.pi * 110 * TIME)),
+    "fading": np.exp(-4 * TIME) * RNG.standard_normal(len(TIME)),
+    "sound and silence": np.where(TIME < 1.5, RNG.standard_normal(len(TIME)), 0),
+    "silence": np.zeros(len(TIME)),
+    "direct current": np.ones(len(TIME)),
+}
+
+
+def assert_close(samples: Floats, pitched: bool = True) -> None:
+    ours, theirs = (compute_spectra(samples, engine=engine) for engine in ("fast", "librosa"))
+    assert np.abs(ours.mel - theirs.mel).max() < 0.01
+    # In the flat spectrum of an impulse the only peaks are rounding, and so is the tuning that is found from them.
+    assert np.abs(ours.chroma - theirs.chroma).max() < (1e-3 if pitched else 0.5)
+    assert np.percentile(np.abs(ours.chroma - theirs.chroma), 99.9) < (1e-4 if pitched else 0.5)
+    difference = np.abs(ours.cqt - theirs.cqt)
+    assert difference.mean() < 0.002
+    assert np.percentile(difference, 99.9) < 0.05
+
+
+def test_music(song: Floats) -> None:
+    assert_close(song)
+
+
+@pytest.mark.parametrize("name", list(SIGNALS))
+def test_every_kind_of_signal(name: str) -> None:
+    samples = SIGNALS[name].astype(np.float32)
+    assert_close(samples, not name.startswith("impulse"))
+    ours, theirs = (engine(samples, RATE, 0.1).chroma for engine in (fast_powers, librosa_powers))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
+
+
+@given(st.integers(2048, 40_000), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+@pytest.mark.filterwarnings("ignore:n_fft=:UserWarning")
+def test_every_length(count: int, seed: int) -> None:
+    samples = np.random.default_rng(seed).standard_normal(count).astype(np.float32)
+    ours, theirs = fast_powers(samples, RATE, None), librosa_powers(samples, RATE, None)
+    assert [part.shape for part in ours[:3]] == [part.shape for part in theirs[:3]]
+    assert ours.tuning == theirs.tuning
+    for one, other in zip(ours[:3], theirs[:3], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5 * other.max())
+
+
+@pytest.mark.parametrize("cents", [-40, -15, 0, 25, 49])
+def test_the_tuning_is_librosas(cents: int) -> None:
+    samples = sum(np.sin(2 * np.pi * 220 * 2 ** ((note + cents / 100) / 12) * TIME) for note in (0, 4, 7, 16))
+    assert (
+        fast_powers(samples.astype(np.float32), RATE, None).tuning
+        == librosa_powers(samples.astype(np.float32), RATE, None).tuning
+    )
+
+
+def test_a_given_tuning_is_kept(song: Floats) -> None:
+    short = song[: 4 * RATE]
+    ours, theirs = fast_powers(short, RATE, 0.23), librosa_powers(short, RATE, 0.23)
+    assert ours.tuning == 0.23
+    np.testing.assert_allclose(ours.chroma, theirs.chroma, rtol=1e-3, atol=1e-6)
+
+
+def test_other_rates_are_librosas(song: Floats) -> None:
+    ours, theirs = fast_powers(song[:50_000], 44_100, None), librosa_powers(song[:50_000], 44_100, None)
+    for one, other in zip(ours[:3], theirs[:3], strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_blocks_join_without_a_seam(song: Floats) -> None:
+    whole = compute_spectra(song, engine="fast")
+    with stream_spectra([song], engine="fast", block_frames=320) as stored:
+        found = stored.read(0, stored.frames)
+    for one, other in zip(found, (whole.mel, whole.cqt, whole.chroma), strict=True):
+        difference = np.abs(one - other)
+        assert difference.max() < 0.1
+        assert difference.mean() < 1e-3
+    assert whole.mel.shape[1] == 1 + len(song) // HOP

@@ -24,6 +24,7 @@ ROOMS = [
     "recipe",
     "evaluate",
     "report",
+    "audit",
     "compare",
     "predict",
     "tables",

@@ -120,10 +120,10 @@ def change(pictures: Pictures, following: Pictures, rng: np.random.Generator) ->
     shifted = np.concatenate([pictures[..., step:], following[..., :step]], axis=-1)
 
     def level(some: Pictures) -> Pictures:
-        return np.clip(some * 0.8 + 40, 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(some * 0.8 + 40, 0, 255), np.uint8)
 
     def noise(some: Pictures, spread: float) -> Pictures:
-        return np.clip(some + rng.normal(0, spread, some.shape), 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(some + rng.normal(0, spread, some.shape), 0, 255), np.uint8)
 
     return {
         "JPEG, quality 30": by_jpeg(pictures, 30),
@@ -137,7 +137,7 @@ def change(pictures: Pictures, following: Pictures, rng: np.random.Generator) ->
 
 def by_jpeg(pictures: Pictures, quality: int) -> Pictures:
     """Write and read as grey JPEG."""
-    made = np.empty_like(pictures)
+    made = np.empty(pictures.shape, np.uint8)
     for place in np.ndindex(pictures.shape[:2]):
         stream = io.BytesIO()
         Image.fromarray(pictures[place]).save(stream, "JPEG", quality=quality)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.audit.alignment import best_shift, detail
+from genretree.audit.alignment import detail, likeness
 from genretree.audit.looks import COLUMNS, Looks
 from genretree.corpus.store import Store
 from genretree.files import release_pages
@@ -21,12 +21,13 @@ from genretree.progress import progress_bar
 
 Floats = NDArray[np.float32]
 
-LIKENESS = 0.5  # cosine of whitened thumbnails above which two slices are compared in detail
-CORRELATION = 0.6  # of the details above which they are the same
+LIKENESS = 0.6  # cosine of whitened thumbnails above which two slices are compared in detail
+CORRELATION = 0.5  # median over the fifths of two slices above which they are the same
 _SHIFTS = 3  # columns of a thumbnail, each 1/32 of a slice, by which slices may be shifted: about a second
 _COMPONENTS = 96
 _SAMPLE = 4000  # slices from which the components are learned
 _NEIGHBOURS = 8  # a slice is compared in detail with so many at most
+_MOST_CANDIDATES = 20_000  # pairs that are compared in detail, the likeliest
 _BLOCK = 1024
 
 
@@ -76,7 +77,7 @@ def near_pixels(store: Store, looks: Looks, known: Sequence[Match] = (), progres
     with progress_bar(len(candidates), "compare slices", "pair", progress and len(candidates) > 0) as tick:
         for row, other in candidates:
             pieces = detail(np.asarray(store.images[[row, other]]))
-            correlation, shift = best_shift(pieces[0], pieces[1], most)
+            correlation, shift = likeness(pieces[0], pieces[1], most)
             if correlation >= CORRELATION:
                 found.append(Match(row, other, correlation, shift))
             tick()
@@ -92,32 +93,34 @@ def find_alike(
         return []
     whiten = _whitening(thumbnails, rows)
     middle = _describe(thumbnails, rows, whiten, 0)
-    pairs: set[tuple[int, int]] = set()
+    pairs: dict[tuple[int, int], float] = {}
     with progress_bar(len(rows), "compare thumbnails", "slice", progress) as tick:
         for start in range(0, len(rows), _BLOCK):
             some = rows[start : start + _BLOCK]
             shifted = [_describe(thumbnails, some, whiten, shift) for shift in range(-_SHIFTS, _SHIFTS + 1)]
-            for one, other in _neighbours(shifted, middle, tracks[some], tracks[rows]):
-                pairs.add((min(int(some[one]), int(rows[other])), max(int(some[one]), int(rows[other]))))
+            for one, other, cosine in _neighbours(shifted, middle, tracks[some], tracks[rows]):
+                pair = (min(int(some[one]), int(rows[other])), max(int(some[one]), int(rows[other])))
+                pairs[pair] = max(cosine, pairs.get(pair, 0))
             tick(len(some))
-    return sorted(pairs)
+    likeliest = sorted(pairs, key=lambda pair: -pairs[pair])[:_MOST_CANDIDATES]
+    return sorted(likeliest)
 
 
 def _neighbours(
     shifted: Sequence[Floats], middle: Floats, own: NDArray[np.int64], tracks: NDArray[np.int64]
-) -> Iterator[tuple[int, int]]:
-    """Yield the nearest slices of other tracks, those above the limit, as positions."""
-    likeness = shifted[0] @ middle.T
+) -> Iterator[tuple[int, int, float]]:
+    """Yield the nearest slices of other tracks, those above the limit, as positions, with their cosine."""
+    cosines = shifted[0] @ middle.T
     for view in shifted[1:]:
-        np.maximum(likeness, view @ middle.T, out=likeness)
-    near, found = np.nonzero(likeness > LIKENESS)
+        np.maximum(cosines, view @ middle.T, out=cosines)
+    near, found = np.nonzero(cosines > LIKENESS)
     other = own[near] != tracks[found]
     near, found = near[other], found[other]
-    order = np.lexsort((-likeness[near, found], near))
-    near, found = near[order], found[order]
-    place = np.arange(len(near)) - np.searchsorted(near, near)
-    for one, two in zip(near[place < _NEIGHBOURS].tolist(), found[place < _NEIGHBOURS].tolist(), strict=True):
-        yield one, two
+    values = cosines[near, found]
+    order = np.lexsort((-values, near))
+    near, found, values = near[order], found[order], values[order]
+    nearest = np.arange(len(near)) - np.searchsorted(near, near) < _NEIGHBOURS
+    yield from zip(near[nearest].tolist(), found[nearest].tolist(), values[nearest].tolist(), strict=True)
 
 
 def _cut(thumbnails: NDArray[np.float16], shift: int) -> Floats:
@@ -145,5 +148,6 @@ def _describe(
     pieces = [
         (_cut(thumbnails[rows[start : start + _BLOCK]], shift) - mean) @ matrix for start in range(0, len(rows), _BLOCK)
     ]
-    vectors: Floats = np.concatenate(pieces)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    vectors = np.concatenate(pieces)
+    unit: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    return unit

@@ -170,8 +170,9 @@ class Audit:
         """Counts: of findings by kind and severity, of leaks and conflicts among copies, and of doubtful labels."""
         copies = [finding for finding in self.findings if finding.kind in COPIES]
         return {
-            "kinds": {kind: n for kind, n in Counter(item.kind for item in self.findings).items()},
+            "kinds": dict(Counter(item.kind for item in self.findings)),
             "severities": dict(Counter(item.severity for item in self.findings)),
+            "shared": sum(item.details["count"] for item in self.findings if item.kind == "shared"),
             "pairs": len(copies),
             "leaking_pairs": sum(item.leak for item in copies),
             "conflicting_pairs": sum(item.conflict for item in copies),

@@ -26,13 +26,13 @@ Integers = NDArray[np.int64]
 
 CORRELATION = 0.5  # of a window's details above which it is the same sound
 OVERLAP_SECONDS = 5.0  # that must agree at least
-VOTES = 6  # for one offset that make two tracks a candidate
+VOTES = 8  # for one offset that make two tracks a candidate
 _FAN = 5  # peaks after the first from which the other two are taken
 _REACH = 62  # columns within which the three lie
 _STEP = 2  # columns that count as one in the times between them
 _REPEATS = 4  # times a landmark counts in one track: loops say the same over and over
 _MOST_COINCIDENCES = 30_000_000  # pairs of equal landmarks that are voted on; the commonest ones are left out first
-_MOST_CANDIDATES = 5000
+_MOST_CANDIDATES = 2000
 _WINDOW_SECONDS = 2.5
 _MAX_SLICES = 120  # of a track that are read for the comparison: 23 minutes
 
@@ -207,7 +207,7 @@ def _compare(store: Store, vote: Vote) -> Repeat | None:
         # Columns are counted from the file's start; the joined images begin with the first slice.
         lag = vote.offset + shift + other_begin - begin
         windows = agreement(one, other, lag, window)
-        good = float(windows[windows >= CORRELATION].sum())
+        good = float(windows[windows >= CORRELATION].sum())  # NaN is not
         if best is None or good > best[0]:
             best = (good, lag, windows)
     assert best is not None

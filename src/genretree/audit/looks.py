@@ -78,9 +78,11 @@ def look(store: Store, progress: bool = False) -> Looks:
 
 def draw_thumbnails(images: NDArray[np.uint8]) -> NDArray[np.float16]:
     """Shrink mel and CQT to thumbnails that level and equalisation hardly change: shape (n, 30, 32)."""
-    mel = reduce_rows(images[:, 0], MEL_ROWS, COLUMNS)
-    cqt = reduce_rows(images[:, 1], CQT_ROWS, COLUMNS)
-    return np.concatenate([centre(mel), centre(cqt)], axis=1).astype(np.float16)
+    parts = [centre(reduce_rows(images[:, number], rows, COLUMNS)) for number, rows in enumerate((MEL_ROWS, CQT_ROWS))]
+    # Smooth in time: a shift of half a column would change sharp ones too much.
+    whole = np.pad(np.concatenate(parts, axis=1), ((0, 0), (0, 0), (1, 1)), mode="edge")
+    smooth: NDArray[np.float16] = ((whole[..., :-2] + 2 * whole[..., 1:-1] + whole[..., 2:]) / 4).astype(np.float16)
+    return smooth
 
 
 def reduce_rows(images: NDArray[np.uint8], rows: int, columns: int | None = None) -> Floats:
@@ -103,11 +105,17 @@ def centre(images: Floats) -> Floats:
 
 
 def find_peaks(cqt: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.uint16]]:
-    """Find where CQT images, shape (n, size, size), stand above all around: slices, bins and columns, sorted by time."""
+    """Find where CQT images, shape (n, size, size), stand above all around.
+
+    Returns
+    -------
+    slices, bins, columns : arrays, shape (n_peaks,)
+        In the order of slices and time.
+    """
     from scipy.ndimage import maximum_filter
 
     detail = centre(reduce_rows(cqt, CQT_BINS))
-    detail = (detail + np.roll(detail, 1, axis=2)) / 2  # two columns at a time: peaks move less with the grid
+    detail = 0.5 * (detail + np.roll(detail, 1, axis=2))  # two columns at a time: peaks move less with the grid
     around = (1, 2 * _AROUND[0] + 1, 2 * _AROUND[1] + 1)
     slices, rows, columns = np.nonzero((detail == maximum_filter(detail, around)) & (detail > _PROMINENCE))
     order = np.lexsort((rows, columns, slices))
@@ -120,5 +128,6 @@ def _weights(size: int, parts: int) -> Floats:
     edges = np.linspace(0, size, parts + 1)
     low = np.maximum(edges[:-1, None], np.arange(size))
     high = np.minimum(edges[1:, None], np.arange(1, size + 1))
-    overlap: Floats = np.clip(high - low, 0, None).astype(np.float32)
-    return overlap / overlap.sum(axis=1, keepdims=True)
+    overlap = np.clip(high - low, 0, None)
+    weights: Floats = (overlap / overlap.sum(axis=1, keepdims=True)).astype(np.float32)
+    return weights

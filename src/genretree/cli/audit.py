@@ -24,7 +24,7 @@ _ROWS = 20  # of each table on the terminal
 @click.command()
 @click.argument("store", type=FOLDER)
 @click.option("--split", "split_name", default="default", show_default=True, help="Which of the store's splits.")
-@click.option("--labels", is_flag=True, help="Also look for labels that are likely wrong (20 ms a slice, once).")
+@click.option("--labels", is_flag=True, help="Also look for doubtful labels (20 ms a slice, once).")
 @click.option("--out", type=FOLDER, help="Folder for audit.json, audit.html and labels.csv.  [default: STORE/audit]")
 @click.option("--seed", default=0, show_default=True, help="Of the folds that labels are checked by.")
 @click.option("--strict", is_flag=True, help="Exit with status 1 if anything leaks or contradicts itself.")
@@ -88,10 +88,8 @@ def _show_copies(console: Console, copies: Sequence[Finding]) -> None:
     if not copies:
         return
     leaking, conflicting = sum(item.leak for item in copies), sum(item.conflict for item in copies)
-    table = Table(
-        title=f"{len(copies)} pairs of copies; {leaking} on two sides of the split, {conflicting} with different labels",
-        title_justify="left",
-    )
+    counts = f"{leaking} on two sides of the split, {conflicting} with different labels"
+    table = Table(title=f"{len(copies)} pairs of copies, {counts}", title_justify="left")
     for column in ("kind", "tracks", "label", "part", "what"):
         table.add_column(column, overflow="fold")
     for item in copies[:_ROWS]:
@@ -111,7 +109,7 @@ def _show_doubts(console: Console, flagged: Sequence[Doubt], n: int) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{len(flagged)} of {n} labels are likely wrong; listen before you change them")
+    table = Table(title=f"{len(flagged)} of {n} labels are doubtful; listen before you change any")
     table.title_justify = "left"
     for column in ("track", "label", "suggested", "p", "p suggested"):
         table.add_column(column, overflow="fold")

@@ -44,15 +44,19 @@ def audit(
     CorpusError
         If there is no such split, or labels can't be checked.
     """
+    from threadpoolctl import threadpool_limits
+
     chosen = store.split(split)
     placer = Placer(store, chosen.slice_parts(store.slice_tracks).tolist())
-    found = find_shared(store, placer)
-    found += find_copies(store, look(store, progress), placer, progress)
-    found += find_contradictions(store, placer)
-    found += find_several_leaves(store)
+    # One thread: most products are small, and threads that wait for each other took ten times as long on a busy machine.
+    with threadpool_limits(1):
+        found = find_shared(store, placer)
+        found += find_copies(store, look(store, progress), placer, progress)
+        found += find_contradictions(store, placer)
+        found += find_several_leaves(store)
+        doubts = tuple(find_mislabelled(store, placer, seed, progress)) if labels else None
     kinds = list(KINDS)
     found.sort(key=lambda item: (_SEVERITIES.index(item.severity), kinds.index(item.kind), -(item.similarity or 0)))
-    doubts = tuple(find_mislabelled(store, placer, seed, progress)) if labels else None
     return Audit(
         str(store.folder),
         split,

@@ -34,7 +34,7 @@ from genretree.settings import RATE, ImageSettings
 from genretree.taxonomy import Taxonomy
 
 TREE = Taxonomy.from_nested({"Calm": ["Slow", "Soft"], "Busy": ["Fast", "Loud"]})
-SECONDS = 25.0
+SECONDS = 20.5
 SETTINGS = ImageSettings.build({"slice_seconds": 5.0, "size": 112})
 
 
@@ -107,7 +107,7 @@ def test_copies_by_file_and_by_sound_are_found_and_nothing_else(planted: Store) 
     assert changed.kind == "same_sound"
     assert changed.offset == pytest.approx(2.37, abs=0.1)
     assert changed.seconds is not None
-    assert 10 <= changed.seconds <= SECONDS
+    assert 8 <= changed.seconds <= SECONDS
     assert found.failed
     assert found.summary["pairs"] == 2
     assert found.summary["leaking_pairs"] == found.summary["conflicting_pairs"] == 1
@@ -191,13 +191,11 @@ def test_rows_are_means_over_areas() -> None:
 def test_votes_are_for_the_offset_that_most_landmarks_share() -> None:
     rng = np.random.default_rng(0)
     names = rng.integers(0, 2**31, 60, dtype=np.uint32)
-    columns = rng.integers(50, 1000, 60).astype(np.uint64)
-    places = [np.uint64(track) << np.uint64(32) | columns + np.uint64(shift) for track, shift in ((3, 40), (5, 0))]
-    noise = np.uint64(9) << np.uint64(32) | columns[::-1]
-    votes = count_votes(np.tile(names, 3), np.concatenate([*places, noise]))
-    assert [(vote.track, vote.other, vote.offset, vote.votes) for vote in votes[:1]] == [(3, 5, 40, 60)]
-    assert len(votes) == 1
-    assert count_votes(names, places[0]) == []
+    columns = rng.integers(50, 1000, 60)
+    tracks = np.repeat([3, 5, 9], 60)
+    votes = count_votes(np.tile(names, 3), tracks, np.concatenate([columns + 40, columns, columns[::-1]]))
+    assert [(vote.track, vote.other, vote.offset, vote.votes) for vote in votes] == [(3, 5, 40, 60)]
+    assert count_votes(names, tracks[:60], columns) == []
 
 
 def test_looking_in_batches_is_looking_at_all(planted: Store, monkeypatch: pytest.MonkeyPatch) -> None:

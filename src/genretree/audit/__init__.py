@@ -48,7 +48,7 @@ def audit(
 
     chosen = store.split(split)
     placer = Placer(store, chosen.slice_parts(store.slice_tracks).tolist())
-    # One thread: most products are small, and threads that wait for each other took ten times as long on a busy machine.
+    # One thread: most products are small, and threads that wait for each other take far longer on a busy machine.
     with threadpool_limits(1):
         found = find_shared(store, placer)
         found += find_copies(store, look(store, progress), placer, progress)

@@ -80,8 +80,8 @@ def near_pixels(store: Store, looks: Looks, known: Sequence[Match] = (), progres
             correlation, shift = likeness(pieces[0], pieces[1], most)
             if correlation >= CORRELATION:
                 found.append(Match(row, other, correlation, shift))
+            release_pages(store.images)
             tick()
-    release_pages(store.images)
     return found
 
 

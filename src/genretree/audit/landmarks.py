@@ -26,12 +26,12 @@ Integers = NDArray[np.int64]
 
 CORRELATION = 0.5  # of a window's details above which it is the same sound
 OVERLAP_SECONDS = 5.0  # that must agree at least
-VOTES = 8  # for one offset that make two tracks a candidate
-_FAN = 5  # peaks after the first from which the other two are taken
+VOTES = 5  # for one offset that make two tracks a candidate
+_FAN = 4  # peaks after the first from which the other two are taken
 _REACH = 62  # columns within which the three lie
 _STEP = 2  # columns that count as one in the times between them
 _REPEATS = 4  # times a landmark counts in one track: loops say the same over and over
-_MOST_COINCIDENCES = 30_000_000  # pairs of equal landmarks that are voted on; the commonest ones are left out first
+_MOST_COINCIDENCES = 20_000_000  # pairs of equal landmarks that are voted on; the commonest ones are left out first
 _MOST_CANDIDATES = 2000
 _WINDOW_SECONDS = 2.5
 _MAX_SLICES = 120  # of a track that are read for the comparison: 23 minutes
@@ -80,8 +80,7 @@ def find_repeats(
     progress : bool
     """
     skip = set(known)
-    names, places = name_landmarks(store, looks)
-    votes = [vote for vote in count_votes(names, places) if (vote.track, vote.other) not in skip]
+    votes = [vote for vote in count_votes(*name_landmarks(store, looks)) if (vote.track, vote.other) not in skip]
     found = []
     votes = votes[:_MOST_CANDIDATES]
     with progress_bar(len(votes), "compare tracks", "pair", progress and len(votes) > 0) as tick:
@@ -89,8 +88,8 @@ def find_repeats(
             repeat = _compare(store, vote)
             if repeat is not None:
                 found.append(repeat)
+            release_pages(store.images)
             tick()
-    release_pages(store.images)
     return found
 
 
@@ -111,37 +110,43 @@ def column_seconds(store: Store) -> float:
     return store.settings.slice_frames * HOP / RATE / store.settings.size
 
 
-def name_landmarks(store: Store, looks: Looks) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
-    """Name all landmarks: bins and times of three peaks.
+def name_landmarks(store: Store, looks: Looks) -> tuple[NDArray[np.uint32], Integers, Integers]:
+    """Name all landmarks that occur more than once: bins and times of three peaks.
 
     Returns
     -------
     names : uint32 array, shape (n,)
-    places : uint64 array, shape (n,)
-        Track (upper 32 bits) and column in the track.
+    tracks : int64 array, shape (n,)
+    columns : int64 array, shape (n,)
+        Of the first peak, from the beginning of the track's file.
     """
     peaks = looks.peaks
     tracks = store.slice_tracks[peaks.rows]
     columns = np.round(store.starts[peaks.rows] / column_seconds(store)).astype(np.int64) + peaks.columns
-    names, places = [], []
+    found, firsts = [], []
     for first in range(1, _FAN):
         for second in range(first + 1, _FAN + 1):
             n = max(0, len(columns) - second)
             one, two = columns[first : first + n] - columns[:n], columns[second : second + n] - columns[:n]
-            good = (tracks[:n] == tracks[second : second + n]) & (two <= _REACH) & (one >= 0) & (two > 0)
-            bins = [peaks.bins[start : start + n][good].astype(np.uint32) for start in (0, first, second)]
+            good = np.flatnonzero((tracks[:n] == tracks[second:]) & (two <= _REACH) & (one >= 0) & (two > 0))
+            bins = [peaks.bins[good + step].astype(np.uint32) for step in (0, first, second)]
             times = [(item[good] // _STEP).astype(np.uint32) for item in (one, two)]
-            names.append(bins[0] << 24 | bins[1] << 17 | bins[2] << 10 | times[0] << 5 | times[1])
-            places.append(tracks[:n][good].astype(np.uint64) << np.uint64(32) | columns[:n][good].astype(np.uint64))
-    return np.concatenate(names), np.concatenate(places)
+            found.append(bins[0] << 24 | bins[1] << 17 | bins[2] << 10 | times[0] << 5 | times[1])
+            firsts.append(good.astype(np.int32))
+    names, places = np.concatenate(found), np.concatenate(firsts)
+    del found, firsts
+    order = np.argsort(names)
+    names = names[order]
+    same = names[1:] == names[:-1]
+    again = np.append(False, same) | np.append(same, False)
+    places = places[order[again]]
+    return names[again], tracks[places], columns[places]
 
 
-def count_votes(names: NDArray[np.uint32], places: NDArray[np.uint64]) -> list[Vote]:
+def count_votes(names: NDArray[np.uint32], tracks: Integers, columns: Integers) -> list[Vote]:
     """Let equal landmarks of different tracks vote on the offset; the pairs of tracks with most votes come first."""
-    order = np.lexsort((places, names))
-    names, places = names[order], places[order]
-    tracks = (places >> np.uint64(32)).astype(np.int64)
-    columns = (places & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    order = np.lexsort((columns, tracks, names))
+    names, tracks, columns = names[order], tracks[order], columns[order]
     keep = _first_of_each(names, tracks)
     names, tracks, columns = names[keep], tracks[keep], columns[keep]
     rare = _rare(names)

@@ -90,17 +90,12 @@ def _show_copies(console: Console, copies: Sequence[Finding]) -> None:
     leaking, conflicting = sum(item.leak for item in copies), sum(item.conflict for item in copies)
     counts = f"{leaking} on two sides of the split, {conflicting} with different labels"
     table = Table(title=f"{len(copies)} pairs of copies, {counts}", title_justify="left")
-    for column in ("kind", "tracks", "label", "part", "what"):
+    for column in ("kind", "first", "second", "what"):
         table.add_column(column, overflow="fold")
     for item in copies[:_ROWS]:
         marks = [word for word, on in (("leak", item.leak), ("labels differ", item.conflict)) if on]
-        table.add_row(
-            item.kind,
-            escape("\n".join(place.path for place in item.places)),
-            escape("\n".join(place.genre for place in item.places)),
-            "\n".join(place.part or "several" for place in item.places),
-            escape("\n".join([item.text, *marks])),
-        )
+        sides = [f"{place.path}\n{place.genre}, {place.part or 'several parts'}" for place in item.places]
+        table.add_row(item.kind, *(escape(side) for side in sides), escape("\n".join([item.text, *marks])))
     console.print(table)
     _more(console, len(copies))
 

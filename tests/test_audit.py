@@ -134,6 +134,14 @@ def test_changed_pictures_are_found_and_the_pixels_of_silence_are_not(copied: Pa
     assert [place.row for place in places] == [rows[2][2], rows[4][0]]
 
 
+def test_pictures_without_anything_in_them_are_no_copies(copied: Path) -> None:
+    images = np.load(copied / "images.npy", mmap_mode="r+")
+    images[:] = 7
+    images.flush()
+    found = audit(Store(copied)).findings
+    assert [item.kind for item in found if len(item.places) == 2] == ["same_file"]
+
+
 def test_a_track_that_repeats_itself_is_no_finding(copied: Path) -> None:
     images = np.load(copied / "images.npy", mmap_mode="r+")
     images[2] = images[1]

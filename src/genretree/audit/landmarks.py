@@ -135,6 +135,8 @@ def name_landmarks(store: Store, looks: Looks) -> tuple[NDArray[np.uint32], Inte
             firsts.append(good.astype(np.int32))
     names, places = np.concatenate(found), np.concatenate(firsts)
     del found, firsts
+    if len(names) == 0:
+        return names, places.astype(np.int64), places.astype(np.int64)
     order = np.argsort(names)
     names = names[order]
     same = names[1:] == names[:-1]

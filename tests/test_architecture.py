@@ -27,6 +27,7 @@ ROOMS = [
     "evaluate",
     "pictures",
     "report",
+    "audit",
     "compare",
     "predict",
     "tables",

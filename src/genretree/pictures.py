@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genretree.scores import LevelScores
+from genretree.settings import MODALITIES
 
 _INCHES_A_CLASS = 0.42
 _BLUE, _ORANGE = "#00429d", "#e07b00"  # apart in lightness too, for the colour-blind and on paper
+_SIDE, _GAP = 128, 6  # pixels of a strip's pictures, and between them
+_COLOURS = {"mel": "magma", "cqt": "magma", "chroma": "cividis"}
 _STYLES = ("-", "--", ":", "-.")
 
 
@@ -112,18 +116,27 @@ def draw_coverage(levels: Sequence[LevelScores]) -> bytes:
     return _png(figure)
 
 
-def draw_slice(images: NDArray[np.uint8]) -> bytes:
-    """Draw a stored slice, uint8 (3, size, size): mel, CQT and chroma side by side, low frequencies at the bottom."""
-    from matplotlib import colormaps
+def draw_strip(images: NDArray[np.uint8]) -> bytes:
+    """Draw a stored slice, uint8 (3, size, size), as a small strip: mel, CQT and chroma side by side."""
     from PIL import Image
 
-    colours = (colormaps["magma"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
-    gap = np.full((images.shape[1], 4), 255, np.uint8)
-    mel, cqt, chroma = (colours[image] for image in images)
-    white = np.repeat(gap[:, :, None], 3, axis=2)
-    buffer = io.BytesIO()
-    Image.fromarray(np.concatenate([mel, white, cqt, white, chroma], axis=1)).save(buffer, "PNG")
-    return buffer.getvalue()
+    strip = Image.new("RGB", (len(images) * (_SIDE + _GAP) - _GAP, _SIDE), (128, 128, 128))
+    for number, (name, image) in enumerate(zip(MODALITIES, images, strict=True)):
+        small = Image.fromarray(image).resize((_SIDE, _SIDE), Image.Resampling.BOX)
+        coloured = _palette(_COLOURS[name])[np.asarray(small)]
+        strip.paste(Image.fromarray(coloured), (number * (_SIDE + _GAP), 0))
+    stream = io.BytesIO()
+    # A palette of 128 colours can't be told from all of them here, and takes a third of the room.
+    strip.quantize(128, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
+    return stream.getvalue()
+
+
+@cache
+def _palette(name: str) -> NDArray[np.uint8]:
+    from matplotlib import colormaps
+
+    colours: NDArray[np.uint8] = (colormaps[name](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+    return colours
 
 
 def _figure(width: float, height: float) -> Any:

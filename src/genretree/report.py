@@ -18,7 +18,7 @@ import numpy as np
 from genretree.corpus.store import Store
 from genretree.evaluate import Evaluation, Outcome
 from genretree.files import write_text
-from genretree.pictures import draw_confusion, draw_coverage, draw_history, draw_reliability, draw_slice
+from genretree.pictures import draw_confusion, draw_coverage, draw_history, draw_reliability, draw_strip
 from genretree.scores import Difference
 from genretree.taxonomy import format_path
 
@@ -192,7 +192,7 @@ def _hardest_first(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def _picture(outcome: Outcome, store: Store | None) -> str | None:
-    return None if store is None else data_url(draw_slice(np.asarray(store.images[outcome.row])))
+    return None if store is None else data_url(draw_strip(np.asarray(store.images[outcome.row])))
 
 
 def data_url(png: bytes) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from genretree.cli import data, learn, use, weights
+from genretree.cli import audit, data, learn, use, weights
 from genretree.errors import GenretreeError
 from genretree.files import printable
 
@@ -16,6 +16,7 @@ _COMMANDS = (
     data.compose,
     data.prepare,
     data.split,
+    audit.audit,
     learn.pretrain,
     learn.train,
     learn.evaluate,

@@ -1,0 +1,115 @@
+"""Pairs of tracks that are copies, whichever way that was found: one finding for each two tracks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from genretree.audit.duplicates import Match, near_pixels, same_pixels
+from genretree.audit.findings import Finding, Placer
+from genretree.audit.landmarks import Repeat, find_repeats
+from genretree.audit.looks import Looks
+from genretree.corpus.store import Store
+
+Pair = tuple[int, int]
+
+
+def find_copies(store: Store, looks: Looks, placer: Placer, progress: bool = False) -> list[Finding]:
+    """Find tracks that are the same: by file, by pixels, nearly, and by sound; each pair under the first that holds."""
+    tracks = store.slice_tracks
+    files = same_files(store.tracks["sha256"])
+    exact = same_pixels(looks, tracks)
+    near = near_pixels(store, looks, exact, progress)
+    by_image = {"same_image": _by_tracks(exact, store), "near_image": _by_tracks(near, store)}
+    known = {*files, *by_image["same_image"], *by_image["near_image"]}
+    repeats = find_repeats(store, looks, known, progress)
+    found = [_file_finding(pair, placer) for pair in files]
+    done = set(files)
+    for kind, pairs in by_image.items():
+        found += [_image_finding(kind, pair, matches, placer) for pair, matches in pairs.items() if pair not in done]
+        done |= set(pairs)
+    return found + [_sound_finding(repeat, placer) for repeat in repeats]
+
+
+def same_files(checksums: Sequence[str]) -> list[Pair]:
+    """Pair every track with the first that has the same checksum."""
+    first: dict[str, int] = {}
+    pairs = []
+    for track, checksum in enumerate(checksums):
+        if not checksum:
+            continue
+        origin = first.setdefault(checksum, track)
+        if origin != track:
+            pairs.append((origin, track))
+    return pairs
+
+
+def _by_tracks(matches: Iterable[Match], store: Store) -> dict[Pair, list[Match]]:
+    """Gather matches by their tracks, the best first."""
+    pairs = defaultdict(list)
+    for match in matches:
+        one, other = int(store.slice_tracks[match.row]), int(store.slice_tracks[match.other])
+        pairs[min(one, other), max(one, other)].append(match)
+    return {pair: sorted(found, key=lambda match: -match.correlation) for pair, found in pairs.items()}
+
+
+def _file_finding(pair: Pair, placer: Placer) -> Finding:
+    rows = [int(placer.store.slice_tracks.searchsorted(track)) for track in pair]
+    return _finding("same_file", pair, rows, "the same file", placer, 1.0)
+
+
+def _image_finding(kind: str, pair: Pair, matches: list[Match], placer: Placer) -> Finding:
+    best = matches[0]
+    some = f"{len(matches)} pair{'s' if len(matches) > 1 else ''} of slices"
+    offset = None
+    if kind == "same_image":
+        text = f"{some} with the same pixels"
+    else:
+        text = f"{some} alike (correlation {best.correlation:.2f})"
+        seconds = best.shift / placer.store.settings.size * placer.store.settings.slice_seconds
+        starts = placer.store.starts
+        offset = round(float(starts[best.row] - starts[best.other] + seconds), 2)
+    return _finding(
+        kind, pair, [best.row, best.other], text, placer, best.correlation, slices=len(matches), offset=offset
+    )
+
+
+def _sound_finding(repeat: Repeat, placer: Placer) -> Finding:
+    text = f"{repeat.seconds:.0f} s of the same recording, {abs(repeat.offset):.1f} s apart"
+    return _finding(
+        "same_sound",
+        (repeat.track, repeat.other),
+        [repeat.row, repeat.other_row],
+        text,
+        placer,
+        repeat.correlation,
+        seconds=repeat.seconds,
+        offset=repeat.offset,
+    )
+
+
+def _finding(
+    kind: str,
+    pair: Pair,
+    rows: list[int],
+    text: str,
+    placer: Placer,
+    similarity: float,
+    slices: int = 0,
+    seconds: float | None = None,
+    offset: float | None = None,
+) -> Finding:
+    leaves = placer.store.track_leaves
+    leak, conflict = placer.leaks(*pair), bool(leaves[pair[0]] != leaves[pair[1]])
+    return Finding(
+        kind,
+        "error" if leak or conflict else "warning",
+        text,
+        tuple(placer.slice(row) for row in rows),
+        round(similarity, 3),
+        slices,
+        seconds,
+        offset,
+        leak,
+        conflict,
+    )

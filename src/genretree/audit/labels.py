@@ -1,0 +1,151 @@
+"""Labels that a classifier which never heard a track's group does not believe: confident learning.
+
+After Northcutt, Jiang and Chuang (2021), "Confident learning: estimating uncertainty in dataset labels". Probabilities
+come from folds that part no group; a label is doubted if another leaf is at least as probable as that leaf is, on the
+average, for the tracks that carry it. The list is for people to listen to; nothing is changed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genretree.audit.findings import Doubt, Placer
+from genretree.corpus.store import Store
+from genretree.errors import CorpusError
+from genretree.models.contract import Examples
+from genretree.models.linear import fit_linear, group_folds
+from genretree.models.linear_tree import Known
+from genretree.models.statistics import statistics_of
+from genretree.progress import progress_bar
+from genretree.taxonomy import Taxonomy, format_path
+
+Floats = NDArray[np.float64]
+
+STRENGTH = 0.001  # inverse regularisation; chosen on composed music
+
+
+def find_mislabelled(store: Store, placer: Placer | None = None, seed: int = 0, progress: bool = False) -> list[Doubt]:
+    """Rank all tracks by how little their label is believed.
+
+    Parameters
+    ----------
+    store : Store
+    placer : Placer, optional
+        Names the parts of a split.
+    seed : int
+        Of the folds.
+    progress : bool
+
+    Returns
+    -------
+    list of Doubt
+        The most doubtful first.
+
+    Raises
+    ------
+    CorpusError
+        If there are too few leaves or groups to tell anything.
+    """
+    tracks, probabilities = predict_tracks(store, seed, progress)
+    given = store.track_leaves[tracks]
+    margins, rivals, flagged = doubt_labels(probabilities, given)
+    placer = placer or Placer(store, ["all"] * store.n_slices)
+    doubts = []
+    for place in np.argsort(margins, kind="stable").tolist():
+        where = placer.track(int(tracks[place]))
+        own, other = int(given[place]), int(rivals[place])
+        doubts.append(
+            Doubt(
+                where.track,
+                where.path,
+                format_path(store.taxonomy.leaves[own]),
+                where.group,
+                where.part,
+                round(float(probabilities[place, own]), 4),
+                format_path(store.taxonomy.leaves[other]),
+                round(float(probabilities[place, other]), 4),
+                round(float(margins[place]), 4),
+                _parting(store.taxonomy, own, other),
+                bool(flagged[place]),
+            )
+        )
+    return doubts
+
+
+def predict_tracks(store: Store, seed: int = 0, progress: bool = False) -> tuple[NDArray[np.int64], Floats]:
+    """Predict every track by a classifier that learned from other groups only.
+
+    Returns
+    -------
+    tracks : int64 array, shape (n,)
+        Those with a slice that isn't silent, and with a leaf of the tree.
+    probabilities : float64 array, shape (n, n_leaves)
+        Means over the track's slices.
+    """
+    n_leaves = len(store.taxonomy.leaves)
+    rows = store.rows()
+    leaves = store.track_leaves[store.slice_tracks[rows]]
+    rows = rows[(leaves >= 0) & (leaves < n_leaves)]
+    own = store.slice_tracks[rows]
+    leaves, groups = store.track_leaves[own], store.track_groups[own]
+    folds = group_folds(leaves, groups, seed) if len(rows) else []
+    if len(np.unique(leaves)) < 2 or not folds:
+        raise CorpusError(f"{store.folder}: labels can't be checked with fewer than two leaves or two groups")
+    examples = Examples(store.images, rows, leaves, own, groups, cache=store.folder / "cache")
+    features = statistics_of(examples, progress)
+    known = Known.of([examples])
+    found = np.full((len(rows), n_leaves), 1 / n_leaves)
+    with progress_bar(len(folds), "doubt labels", "fold", progress) as tick:
+        for learn, check in folds:
+            if len(np.unique(leaves[learn])) > 1:
+                head = fit_linear(features[learn], leaves[learn], STRENGTH, known.weights[learn])
+                found[check] = head.predict(features[check], n_leaves)
+            tick()
+    tracks, place = np.unique(own, return_inverse=True)
+    sums = np.zeros((len(tracks), n_leaves))
+    np.add.at(sums, place, found)
+    return tracks, sums / np.bincount(place)[:, None]
+
+
+def doubt_labels(
+    probabilities: Floats, given: NDArray[np.int64]
+) -> tuple[Floats, NDArray[np.int64], NDArray[np.bool_]]:
+    """Doubt labels by confident learning.
+
+    Parameters
+    ----------
+    probabilities : float64 array, shape (n, n_classes)
+        By models that did not see the example.
+    given : int64 array, shape (n,)
+        Classes as labelled.
+
+    Returns
+    -------
+    margins : float64 array, shape (n,)
+        Probability of the given class minus that of the likeliest other, -1 to 1.
+    rivals : int64 array, shape (n,)
+        The likeliest other class.
+    flagged : bool array, shape (n,)
+        Whether the example counts as one of another class: of the classes whose probability reaches their own examples'
+        mean, the likeliest isn't the given one.
+    """
+    n, n_classes = probabilities.shape
+    here = np.arange(n)
+    counts = np.bincount(given, minlength=n_classes)
+    confidence = np.bincount(given, weights=probabilities[here, given], minlength=n_classes) / np.maximum(counts, 1)
+    limits = np.where(counts > 0, confidence, np.inf)  # a class without examples is never suggested
+    believed = np.where(probabilities >= limits, probabilities, -1.0)
+    likeliest = believed.argmax(axis=1)
+    others = probabilities.copy()
+    others[here, given] = -1.0
+    rivals = others.argmax(axis=1)
+    margins = probabilities[here, given] - probabilities[here, rivals]
+    flagged = (believed[here, likeliest] >= 0) & (likeliest != given)
+    return margins, np.where(flagged, likeliest, rivals).astype(np.int64), flagged
+
+
+def _parting(taxonomy: Taxonomy, one: int, other: int) -> str:
+    """Name the first level on which two leaves differ."""
+    level = int(np.flatnonzero(taxonomy.ancestors[one] != taxonomy.ancestors[other])[0])
+    return taxonomy.levels[level]

@@ -1,0 +1,246 @@
+"""The same recording in two tracks, wherever it begins in each: landmarks of peaks, and a vote on the offset.
+
+After Wang (2003), "An industrial-strength audio search algorithm": peaks of the spectrogram outlive encoding, level and
+noise; a few of them together, with their bins and the times between them, name a place in a recording; and where many
+such names of two tracks agree on one offset, the tracks share sound. Three peaks make a landmark instead of two: here
+time and frequency are coarse (51 ms and a semitone, as in the stored images), so that two say too little. Pairs with
+enough votes are laid on each other and compared in detail, window by window, and only that decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genretree.audit.alignment import agreement, detail
+from genretree.audit.looks import Looks
+from genretree.corpus.store import Store
+from genretree.files import release_pages
+from genretree.progress import progress_bar
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+CORRELATION = 0.5  # of a window's details above which it is the same sound
+OVERLAP_SECONDS = 5.0  # that must agree at least
+VOTES = 5  # for one offset that make two tracks a candidate
+_FAN = 4  # peaks after the first from which the other two are taken
+_REACH = 62  # columns within which the three lie
+_STEP = 2  # columns that count as one in the times between them
+_REPEATS = 4  # times a landmark counts in one track: loops say the same over and over
+_MOST_COINCIDENCES = 20_000_000  # pairs of equal landmarks that are voted on; the commonest ones are left out first
+_MOST_CANDIDATES = 2000
+_WINDOW_SECONDS = 2.5
+_MAX_SLICES = 120  # of a track that are read for the comparison: 23 minutes
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """Two tracks that share sound.
+
+    Parameters
+    ----------
+    track, other : int
+    seconds : float
+        How long the windows that agree are together.
+    offset : float
+        Seconds by which the shared sound comes later in `track` than in `other`, both measured from the file's start.
+    correlation : float
+        Median of the windows that agree.
+    votes : int
+        Landmarks that agree on the offset.
+    row, other_row : int
+        Slices in which a window that agrees lies.
+    """
+
+    track: int
+    other: int
+    seconds: float
+    offset: float
+    correlation: float
+    votes: int
+    row: int
+    other_row: int
+
+
+def find_repeats(
+    store: Store, looks: Looks, known: Iterable[tuple[int, int]] = (), progress: bool = False
+) -> list[Repeat]:
+    """Find pairs of tracks that share sound.
+
+    Parameters
+    ----------
+    store : Store
+    looks : Looks
+    known : pairs of tracks, the smaller first
+        Those that need not be looked at again.
+    progress : bool
+    """
+    skip = set(known)
+    votes = [vote for vote in count_votes(*name_landmarks(store, looks)) if (vote.track, vote.other) not in skip]
+    found = []
+    votes = votes[:_MOST_CANDIDATES]
+    with progress_bar(len(votes), "compare tracks", "pair", progress and len(votes) > 0) as tick:
+        for vote in votes:
+            repeat = _compare(store, vote)
+            if repeat is not None:
+                found.append(repeat)
+            release_pages(store.images)
+            tick()
+    return found
+
+
+@dataclass(frozen=True)
+class Vote:
+    """Landmarks of two tracks that agree on an offset in columns."""
+
+    track: int
+    other: int
+    offset: int
+    votes: int
+
+
+def column_seconds(store: Store) -> float:
+    """Length of an image's column in seconds: 51 ms."""
+    from genretree.settings import HOP, RATE
+
+    return store.settings.slice_frames * HOP / RATE / store.settings.size
+
+
+def name_landmarks(store: Store, looks: Looks) -> tuple[NDArray[np.uint32], Integers, Integers]:
+    """Name all landmarks that occur more than once: bins and times of three peaks.
+
+    Returns
+    -------
+    names : uint32 array, shape (n,)
+    tracks : int64 array, shape (n,)
+    columns : int64 array, shape (n,)
+        Of the first peak, from the beginning of the track's file.
+    """
+    peaks = looks.peaks
+    tracks = store.slice_tracks[peaks.rows]
+    columns = np.round(store.starts[peaks.rows] / column_seconds(store)).astype(np.int64) + peaks.columns
+    found, firsts = [], []
+    for first in range(1, _FAN):
+        for second in range(first + 1, _FAN + 1):
+            n = max(0, len(columns) - second)
+            one, two = columns[first : first + n] - columns[:n], columns[second : second + n] - columns[:n]
+            good = np.flatnonzero((tracks[:n] == tracks[second:]) & (two <= _REACH) & (one >= 0) & (two > 0))
+            bins = [peaks.bins[good + step].astype(np.uint32) for step in (0, first, second)]
+            times = [(item[good] // _STEP).astype(np.uint32) for item in (one, two)]
+            found.append(bins[0] << 24 | bins[1] << 17 | bins[2] << 10 | times[0] << 5 | times[1])
+            firsts.append(good.astype(np.int32))
+    names, places = np.concatenate(found), np.concatenate(firsts)
+    del found, firsts
+    if len(names) == 0:
+        return names, places.astype(np.int64), places.astype(np.int64)
+    order = np.argsort(names)
+    names = names[order]
+    same = names[1:] == names[:-1]
+    again = np.append(False, same) | np.append(same, False)
+    places = places[order[again]]
+    return names[again], tracks[places], columns[places]
+
+
+def count_votes(names: NDArray[np.uint32], tracks: Integers, columns: Integers) -> list[Vote]:
+    """Let equal landmarks of different tracks vote on the offset; the pairs of tracks with most votes come first."""
+    order = np.lexsort((columns, tracks, names))
+    names, tracks, columns = names[order], tracks[order], columns[order]
+    keep = _first_of_each(names, tracks)
+    names, tracks, columns = names[keep], tracks[keep], columns[keep]
+    rare = _rare(names)
+    names, tracks, columns = names[rare], tracks[rare], columns[rare]
+    pairs = []
+    here = np.arange(len(names))
+    for step in range(1, len(names)):
+        here = here[here + step < len(names)]
+        here = here[names[here] == names[here + step]]
+        if len(here) == 0:
+            break
+        one = here[tracks[here] != tracks[here + step]]  # equal names lie in the order of their tracks
+        offset = columns[one] - columns[one + step]
+        # Tracks of up to 2^21 and offsets of up to 2^20 columns (15 hours) either way fit into 63 bits.
+        pairs.append((tracks[one] << 42 | tracks[one + step] << 21) + offset + (1 << 20))
+    if not pairs:
+        return []
+    return _best_offsets(np.concatenate(pairs))
+
+
+def _first_of_each(names: NDArray[np.uint32], tracks: Integers) -> Integers:
+    """Keep the first few of each name in each track; both are sorted by name, then track."""
+    new = np.append(True, (names[1:] != names[:-1]) | (tracks[1:] != tracks[:-1]))
+    began = np.maximum.accumulate(np.where(new, np.arange(len(names)), 0))
+    return np.flatnonzero(np.arange(len(names)) - began < _REPEATS)
+
+
+def _rare(names: NDArray[np.uint32]) -> Integers:
+    """Leave out the commonest names as far as all pairs together would be too many."""
+    _, inverse, counts = np.unique(names, return_inverse=True, return_counts=True)
+    sizes = np.bincount(counts)
+    pairs = np.cumsum(sizes * np.arange(len(sizes)) * (np.arange(len(sizes)) - 1) // 2)
+    most = int(np.searchsorted(pairs, _MOST_COINCIDENCES, side="right")) - 1
+    return np.flatnonzero(counts[inverse] <= most)
+
+
+def _best_offsets(keys: Integers) -> list[Vote]:
+    """Count the votes for each offset and its neighbours, and take the best of each pair of tracks."""
+    values, counts = np.unique(keys, return_counts=True)
+    total = counts.copy()
+    near = np.flatnonzero(np.diff(values) == 1)
+    total[near] += counts[near + 1]
+    total[near + 1] += counts[near]
+    enough = total >= VOTES
+    values, total = values[enough], total[enough]
+    order = np.argsort(-total, kind="stable")
+    values, total = values[order], total[order]
+    _, first = np.unique(values >> 21, return_index=True)
+    best = np.sort(first)
+    return [
+        Vote(int(value >> 42), int(value >> 21) & 0x1FFFFF, int(value & 0x1FFFFF) - (1 << 20), int(count))
+        for value, count in zip(values[best].tolist(), total[best].tolist(), strict=True)
+    ]
+
+
+def _compare(store: Store, vote: Vote) -> Repeat | None:
+    """Lay two tracks on each other at the offset that was voted for; None if they don't agree long enough."""
+    seconds = column_seconds(store)
+    window = max(8, round(_WINDOW_SECONDS / seconds))
+    (one, rows, begin), (other, other_rows, other_begin) = (_join(store, track) for track in (vote.track, vote.other))
+    best: tuple[float, int, Floats] | None = None
+    for shift in range(-2, 3):
+        # Columns are counted from the file's start; the joined images begin with the first slice.
+        lag = vote.offset + shift + other_begin - begin
+        windows = agreement(one, other, lag, window)
+        good = float(windows[windows >= CORRELATION].sum())  # NaN is not
+        if best is None or good > best[0]:
+            best = (good, lag, windows)
+    assert best is not None
+    _, lag, windows = best
+    agreeing = np.flatnonzero(windows >= CORRELATION)
+    # Sound shorter than this that agrees all through is as much as there can be.
+    if len(agreeing) * window * seconds < min(OVERLAP_SECONDS, 0.8 * len(rows) * store.settings.slice_seconds):
+        return None
+    low, high = max(lag, 0), min(one.shape[1], other.shape[1] + lag)
+    middle = low + (high - low - len(windows) * window) // 2 + int(agreeing[len(agreeing) // 2]) * window + window // 2
+    size = store.settings.size
+    return Repeat(
+        vote.track,
+        vote.other,
+        round(len(agreeing) * window * seconds, 1),
+        round((lag + begin - other_begin) * seconds, 2),
+        float(np.median(windows[agreeing])),
+        vote.votes,
+        int(rows[middle // size]),
+        int(other_rows[(middle - lag) // size]),
+    )
+
+
+def _join(store: Store, track: int) -> tuple[Floats, Integers, int]:
+    """Give a track's details side by side, the slices they are of, and the column at which they begin."""
+    rows = np.flatnonzero(store.slice_tracks == track)[:_MAX_SLICES]
+    pieces = detail(np.asarray(store.images[rows[0] : rows[-1] + 1]))
+    begin = round(float(store.starts[rows[0]]) / column_seconds(store))
+    return np.concatenate(list(pieces), axis=1), rows, begin

@@ -89,12 +89,15 @@ def fit_linear(
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     scaler = StandardScaler().fit(features)
     if widths is not None:
         scaler.scale_ = scaler.scale_ * np.sqrt(np.repeat(widths, widths) / _USUAL_WIDTH)
     model = LogisticRegression(C=strength, max_iter=_MOST_ITERATIONS, tol=1e-3)
-    model.fit(scaler.transform(features), truth, sample_weight=weights)
+    # The products are small: threads that share one wait for each other longer than they work.
+    with threadpool_limits(1):
+        model.fit(scaler.transform(features), truth, sample_weight=weights)
     coefficients, bias = model.coef_, model.intercept_
     if len(model.classes_) == 2:  # scikit-learn keeps one row, the log odds of the second class
         coefficients, bias = np.vstack([-coefficients / 2, coefficients / 2]), np.concatenate([-bias / 2, bias / 2])

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.bundle import Bundle
-from genretree.corpus.splits import Split
+from genretree.corpus.splits import PROTOCOL_NOTES, RECOVERED, Split
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, TaxonomyError
 from genretree.models.contract import LevelProbabilities, score_examples
@@ -331,4 +331,6 @@ def _describe_protocol(
         return f"none of these files was learned from; whether their groups were is unknown ({how})"
     if known_groups:
         return f"none of these files was learned from, but {known_groups} of their groups ({group_by}) were"
+    if group_by == RECOVERED:
+        return PROTOCOL_NOTES["recovered"]
     return f"disjoint by {group_by}: none of these files, and none of their groups, was learned from"

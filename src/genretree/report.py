@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from genretree.corpus.splits import WITHOUT_TRACKS
 from genretree.evaluate import Evaluation, LevelScores
 from genretree.files import write_text
 
@@ -122,7 +123,7 @@ def write_report(
     page = environment.get_template("report.html.j2").render(
         title=title,
         evaluations=[_view(evaluation) for evaluation in evaluations],
-        units=_UNITS[1:] if evaluations[0].group_by == "slice" else _UNITS,
+        units=_UNITS[1:] if evaluations[0].group_by in WITHOUT_TRACKS else _UNITS,
         costs=list(costs),
         skipped=dict(skipped or {}),
         command=command_line(),

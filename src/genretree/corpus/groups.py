@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from genretree.corpus.pairs import Described, Floats, Pairs, Rows, Weights, log_odds
 
 MERGE_FEATURES = 8
-_NO_LINK = -8.0  # log-odds of two slices that were not worth a look
+NO_LINK = -8.0  # log-odds of two slices that were not worth a look
 
 
 def merge_features(
@@ -48,7 +48,7 @@ class Groups:
         self._age = np.zeros(n, np.int64)  # grows with every change: what was computed before is void
         self._near: list[dict[int, tuple[float, float]]] = [{} for _ in range(n)]
         for a, b, link in zip(pairs.first.tolist(), pairs.second.tolist(), links.tolist(), strict=True):
-            self._near[a][b] = self._near[b][a] = (link, _NO_LINK)
+            self._near[a][b] = self._near[b][a] = (link, NO_LINK)
         self._heap: list[tuple[float, int, int, int, int]] = []
         for row in range(n):
             self._weigh(row, [other for other in self._near[row] if other > row])
@@ -92,7 +92,7 @@ class Groups:
         for other, (best, second) in self._near[b].items():
             del self._near[other][b]
             if other != a:
-                links = sorted((*near.get(other, (_NO_LINK, _NO_LINK)), best, second), reverse=True)
+                links = sorted((*near.get(other, (NO_LINK, NO_LINK)), best, second), reverse=True)
                 near[other] = self._near[other][a] = (links[0], links[1])
         self._near[b] = {}
         before = len(self._heap)
@@ -156,7 +156,7 @@ def _two_best(pairs: Pairs, links: Floats, chosen: NDArray[np.bool_], n: int) ->
     order = np.lexsort((-values, rows))
     rows, values = rows[order], values[order]
     rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
-    found = np.full((n, 2), _NO_LINK, np.float32)
+    found = np.full((n, 2), NO_LINK, np.float32)
     top = rank < 2
     found[rows[top], rank[top]] = values[top]
     return found

@@ -124,7 +124,10 @@ def _describe_all(
         for start in range(0, max(1, len(images)), _CHUNK):
             chunk = np.ascontiguousarray(images[start : start + _CHUNK])
             found = describe_images(chunk)
-            place = np.asarray((found.place - weights.center) @ weights.projection, np.float32)
+            # One by one: a product of matrices rounds a row in another way with other rows beside it.
+            place = np.zeros((len(chunk), weights.projection.shape[1]), np.float32)
+            for i, row in enumerate(found.place - weights.center):
+                place[i] = row @ weights.projection
             parts.append(Described(found.ends, found.starts, place, found.rhythm))
             for i, piece in enumerate(chunk):
                 # In hex, for NumPy's strings drop zero bytes at the end.

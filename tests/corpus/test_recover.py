@@ -249,6 +249,7 @@ def test_pairs_come_once_and_are_finite(images: np.ndarray) -> None:
 def test_how_large_groups_may_be() -> None:
     assert largest_track(100) == largest_block(100, 100) == ALWAYS
     assert largest_track(36_375) == 1818
+    assert [largest_block(n, 36_375) for n in (1, 2, 30, 300)] == [1, 1, 15, 40]
     assert largest_block(4000, 36_375) == 500
     assert largest_block(36_375, 36_375) == 1818
 

@@ -169,5 +169,5 @@ def largest_track(in_all: int) -> int:
 
 
 def largest_block(in_label: int, in_all: int) -> int:
-    """Slices that a block of several tracks may have."""
-    return max(ALWAYS, int(min(LARGEST * in_all, LARGEST_OF_LABEL * in_label)))
+    """Slices that a block of several tracks may have: never all of its label, or none of it could be held out."""
+    return max(1, min(ALWAYS, in_label // 2), int(min(LARGEST * in_all, LARGEST_OF_LABEL * in_label)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -41,11 +42,11 @@ def regroup_store(store: Store, *, progress: bool = False) -> Store:
     if store.facts.group_by != "slice":
         raise CorpusError(f"{store.folder}: its tracks are known; only slices without a track are grouped by images")
     found = recover_tracks(store.images, store.track_leaves[store.slice_tracks], progress=progress)
-    tracks = {
+    tracks: dict[str, list[Any]] = {
         **store.tracks,
         "group": [f"block:{number:05d}" for number in found.blocks],
-        "recovered_track": found.tracks,
-        "recovered_confidence": np.round(found.confidence, 3),
+        "recovered_track": found.tracks.tolist(),
+        "recovered_confidence": np.round(found.confidence, 3).tolist(),
     }
     slices = {"track": store.slice_tracks, "start": store.starts, "padded": store.padded, "silent": store.silent}
     facts = replace(store.facts, group_by=RECOVERED)

@@ -7,6 +7,7 @@ and tempo. Every image is scaled to its own minimum and maximum; nothing that is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -205,16 +206,17 @@ def log_odds(features: Floats, hidden: Floats, output: Floats) -> Floats:
     return np.asarray(units @ output[:-1] + output[-1], np.float32)
 
 
-def find_pairs(slices: Described, weights: Weights) -> Pairs:
+def find_pairs(slices: Described, weights: Weights, tick: Callable[[int], None] | None = None) -> Pairs:
     """Find the pairs worth a look among slices of one label (`place` centred), and measure them.
 
-    Each slice is paired with those that continue it best at the cut and with those most like it.
+    Each slice is paired with those that continue it best at the cut and with those most like it. `tick` is called with
+    the number of slices that were looked at.
     """
     n = len(slices.place)
     # By the column itself and its surroundings; trends and means are looked at in the chosen pairs only.
     chosen = [kind for kind in range(CONTINUITY) if kind % _SIDES in (0, 3)]
     columns = np.concatenate([np.arange(SIDE_WIDTH)[_side_cut(kind)] for kind in chosen])
-    following, _ = _nearest(slices.ends[:, columns], slices.starts[:, columns], _LINKS)
+    following, _ = _nearest(slices.ends[:, columns], slices.starts[:, columns], _LINKS, tick)
     alike, likeness = _nearest(slices.place, slices.place, _NEIGHBOURS)
     rows = np.concatenate([np.repeat(np.arange(n), near.shape[1]) for near in (following, alike)])
     others = np.concatenate([following.ravel(), alike.ravel()])
@@ -230,7 +232,7 @@ def _side_cut(kind: int) -> slice:
     return slice(start, start + _BANDS[kind // _SIDES])
 
 
-def _nearest(left: Floats, right: Floats, count: int) -> tuple[Rows, Floats]:
+def _nearest(left: Floats, right: Floats, count: int, tick: Callable[[int], None] | None = None) -> tuple[Rows, Floats]:
     """For each row of `left` the `count` other rows of `right` with the greatest inner products, greatest first."""
     n = len(left)
     count = max(0, min(count, n - 1))
@@ -244,6 +246,8 @@ def _nearest(left: Floats, right: Floats, count: int) -> tuple[Rows, Floats]:
         order = np.argsort(-values, axis=1, kind="stable")
         found[start : start + len(block)] = np.take_along_axis(best, order, axis=1)
         products[start : start + len(block)] = np.take_along_axis(values, order, axis=1)
+        if tick is not None:
+            tick(len(block))
     return found, products
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,12 +96,13 @@ def recover_tracks(
             _, kept, copies = np.unique(digests[members], return_index=True, return_inverse=True)
             rows = members[kept]
             counts = np.bincount(copies, minlength=len(rows))
-            found = group_slices(described.take(rows), weights, counts, len(images))
+            found = group_slices(described.take(rows), weights, counts, len(images), tick)
             for into, part in ((tracks, found.tracks), (blocks, found.blocks)):
                 into[members] = taken + part[copies]
             confidence[members] = found.confidence[copies]
             taken += len(rows)
-            tick(int((leaves == leaf).sum()))
+            looked_at = len(rows) if len(rows) > 1 else 0
+            tick(int((leaves == leaf).sum()) - looked_at)
     tracks[empty] = blocks[empty] = taken + np.arange(int(empty.sum()))
     return Recovery(_renumber(tracks), confidence, _renumber(blocks))
 
@@ -148,13 +150,15 @@ def join_described(parts: list[Described]) -> Described:
 # -- one label -----------------------------------------------------------------------------------------------
 
 
-def group_slices(slices: Described, weights: Weights, counts: Rows, in_all: int) -> Recovery:
+def group_slices(
+    slices: Described, weights: Weights, counts: Rows, in_all: int, tick: Callable[[int], None] | None = None
+) -> Recovery:
     """Group described slices of one label, `counts` copies of each, out of so many slices in all."""
     n = len(slices.place)
     if n == 0:
         return Recovery(np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))
     slices = Described(slices.ends, slices.starts, centre_places(slices.place), slices.rhythm)
-    pairs = find_pairs(slices, weights)
+    pairs = find_pairs(slices, weights, tick)
     links = pairs.log_odds(weights)
     groups = Groups(slices, pairs, links, counts, weights)
     tracks = groups.join(float(weights.thresholds[0]), largest_track(in_all))

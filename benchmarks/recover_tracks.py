@@ -1,7 +1,7 @@
 """Which slices were cut from one piece: learn the package's weights from known tracks, and measure how right it is.
 
     python benchmarks/recover_tracks.py fit STORE --out src/genretree/corpus/recover.safetensors
-    python benchmarks/recover_tracks.py measure STORE [STORE ...]
+    python benchmarks/recover_tracks.py measure STORE [STORE ...] [--jpeg]
     python benchmarks/recover_tracks.py scale STORE --slices 36375 [--one-label] [--folder /tmp]
 
 `fit` takes a store whose tracks are known and whose leaves are folders of music that belongs together (the packages
@@ -15,7 +15,6 @@ each a little changed, up to a number, and takes time and memory.
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -44,6 +43,7 @@ from genretree.corpus.recover import Recovery, join_described, largest_block, re
 from genretree.corpus.splits import split_groups
 from genretree.corpus.store import Store
 from genretree.files import atomic_path
+from genretree.sound.slices import read_drawn
 
 FOLDS = 5
 VARIANCES, DIMENSIONS = 200, 100  # principal components kept, and directions in which tracks differ most
@@ -370,14 +370,32 @@ def leak(groups: Rows, leaves: Rows, tracks: Rows, seed: int) -> float:
     return float(np.isin(tracks[test], tracks[parts == "train"]).mean()) if test.any() else 0.0
 
 
-def measure(store: Store, seeds: Sequence[int], weights: Weights) -> None:
+def draw_as_jpeg(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Draw images again as the data set's are, in magma at 496x369 pixels as JPEG, and read them back."""
+    import io
+
+    import matplotlib
+    from PIL import Image
+
+    colours = matplotlib.colormaps["magma"](np.arange(256), bytes=True)[:, :3]
+    drawn = np.empty_like(images)
+    for place in np.ndindex(images.shape[:2]):
+        large = Image.fromarray(images[place]).resize((496, 369), Image.Resampling.BICUBIC)
+        stream = io.BytesIO()
+        Image.fromarray(colours[np.asarray(large)]).save(stream, "JPEG", quality=75)
+        drawn[place] = read_drawn(stream.getvalue(), images.shape[-1])
+    return drawn
+
+
+def measure(store: Store, seeds: Sequence[int], weights: Weights, jpeg: bool) -> None:
     """Print how right the recovery is on a store with known tracks."""
     from sklearn.metrics import v_measure_score
 
     rows = np.random.default_rng(0).permutation(store.rows())
     tracks = store.slice_tracks[rows]
     leaves = store.track_leaves[tracks]
-    found = recover_tracks(np.asarray(store.images[rows]), leaves, weights=weights)
+    images = np.asarray(store.images[rows])
+    found = recover_tracks(draw_as_jpeg(images) if jpeg else images, leaves, weights=weights)
     print(
         f"\n{store.folder.name}: {len(rows)} slices, {len(np.unique(tracks))} tracks, {len(np.unique(leaves))} labels"
     )
@@ -443,9 +461,8 @@ def scale(store: Store, slices: int, one_label: bool, folder: Path | None) -> No
             "print(len(np.unique(found.tracks)), 'tracks,', len(np.unique(found.blocks)), 'blocks')"
         )
         seconds, peak, printed = measure_process([sys.executable, "-c", code])
-    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000  # kilobytes on Linux
     labels = "1 label" if one_label else "16 labels"
-    print(f"{slices} slices, {labels}: {seconds:.0f} s, peak {peak:.0f} MB (resident {largest:.0f} MB); {printed}")
+    print(f"{slices} slices, {labels}: {seconds:.0f} s, peak {peak:.0f} MB; {printed}")
 
 
 def main() -> None:
@@ -457,6 +474,7 @@ def main() -> None:
     job.add_argument("--out", type=Path, required=True)
     job = jobs.add_parser("measure")
     job.add_argument("stores", type=Path, nargs="+")
+    job.add_argument("--jpeg", action="store_true", help="draw the images again as JPEG first")
     job.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     job = jobs.add_parser("scale")
     job.add_argument("store", type=Path)
@@ -473,7 +491,7 @@ def main() -> None:
         print(f"thresholds: {weights.thresholds}; {given.out.stat().st_size} bytes")
     elif given.job == "measure":
         for path in given.stores:
-            measure(Store(path), given.seeds, shipped_weights())
+            measure(Store(path), given.seeds, shipped_weights(), given.jpeg)
     else:
         scale(Store(given.store), given.slices, given.one_label, given.folder)
 

@@ -82,7 +82,7 @@ def test_tracks_are_recovered(found: Recovery) -> None:
     assert pairs_of(found.blocks)[theirs].mean() > 0.95
 
 
-def test_the_confidence_is_higher_where_tracks_are_right(found: Recovery) -> None:
+def test_a_track_has_one_confidence(found: Recovery) -> None:
     assert ((found.confidence > 0) & (found.confidence <= 1)).all()
     for track in np.unique(found.tracks):
         assert np.ptp(found.confidence[found.tracks == track]) == 0

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from genretree.bundle import Bundle
+from genretree.corpus.splits import WITHOUT_TRACKS
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError, TrainingError
 from genretree.evaluate import Evaluation, compare_evaluations, evaluate
@@ -183,7 +184,7 @@ def _difference_lines(rows: Sequence[Row]) -> list[str]:
 
 def _units(evaluation: Evaluation) -> Sequence[str]:
     """Leave the tracks out where nothing is known of them: each slice then counts as one."""
-    return _UNITS[:1] if evaluation.group_by == "slice" else _UNITS
+    return _UNITS[:1] if evaluation.group_by in WITHOUT_TRACKS else _UNITS
 
 
 def _costs(row: Row) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from genretree.bundle import Bundle
 from genretree.calibration import average_by
-from genretree.corpus.splits import Split
+from genretree.corpus.splits import PROTOCOL_NOTES, RECOVERED, Split
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, TaxonomyError
 from genretree.models.contract import LevelProbabilities, score_examples
@@ -295,5 +295,7 @@ def _describe_protocol(
     if known_groups:
         note = f"none of these files was learned from, but {known_groups} of their groups ({group_by}) were"
         return note, "file-disjoint"
+    if group_by == RECOVERED:
+        return PROTOCOL_NOTES["recovered"], "by guessed tracks"
     note = f"disjoint by {group_by}: none of these files, and none of their groups, was learned from"
     return note, f"{group_by}-disjoint"

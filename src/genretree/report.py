@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from genretree.corpus.splits import WITHOUT_TRACKS
 from genretree.corpus.store import Store
 from genretree.evaluate import Evaluation, Outcome
 from genretree.files import write_text
@@ -126,7 +127,7 @@ def write_report(
         "report.html.j2",
         title=title,
         evaluations=[_view(evaluation, store) for evaluation in evaluations],
-        units=_UNITS[1:] if evaluations[0].group_by == "slice" else _UNITS,
+        units=_UNITS[1:] if evaluations[0].group_by in WITHOUT_TRACKS else _UNITS,
         costs=list(costs),
         skipped=dict(skipped or {}),
         differences=dict(differences or {}),
@@ -156,7 +157,7 @@ def command_line() -> str:
 def _view(evaluation: Evaluation, store: Store | None) -> dict[str, Any]:
     """Collect what the template shows of one evaluation."""
     history = draw_history(evaluation.training.get("history", []))
-    unit = evaluation.slice if evaluation.group_by == "slice" else evaluation.track
+    unit = evaluation.slice if evaluation.group_by in WITHOUT_TRACKS else evaluation.track
     return {
         "evaluation": evaluation,
         "pictures": {name: data_url(png) for name, png in confusion_pngs(evaluation).items()},

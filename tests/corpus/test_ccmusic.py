@@ -18,10 +18,13 @@ from click.testing import CliRunner
 from PIL import Image
 
 from genretree.cli import main
-from genretree.corpus import ccmusic
+from genretree.corpus import ccmusic, regroup
 from genretree.corpus.ccmusic import is_dataset, prepare_dataset
+from genretree.corpus.recover import recover_tracks
+from genretree.corpus.splits import PARTS, RECOVERED
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, MissingExtraError, SettingsError
+from genretree.evaluate import evaluate
 from genretree.recipe import Recipe
 from genretree.settings import ImageSettings
 from genretree.sound.slices import read_drawn
@@ -367,6 +370,119 @@ def test_the_same_call_again_finds_the_store_done(replica: Path, prepared: Store
     assert (prepared.folder / "store.json").stat().st_mtime_ns == before
     with pytest.raises(CorpusError, match="--overwrite"):
         prepare_dataset(replica, prepared.folder, ImageSettings.build({"size": 64}))
+
+
+# -- recovered tracks ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def regrouped(replica: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    out = tmp_path_factory.mktemp("stores") / "store"
+    return prepare_dataset(replica, out, SETTINGS, stream=False, workers=1, regroup=True)
+
+
+def test_recovered_tracks_are_kept_beside_what_was_published(prepared: Store, regrouped: Store) -> None:
+    assert regrouped.facts.group_by == RECOVERED
+    assert regrouped.facts.digest == prepared.facts.digest
+    assert regrouped.split_names() == ["default", "recovered"]
+    assert regrouped.split() == prepared.split()
+    assert "LEAKING" in regrouped.split().note
+    np.testing.assert_array_equal(regrouped.images, prepared.images)
+    for name in ("path", "leaf", "sha256"):
+        assert regrouped.tracks[name] == prepared.tracks[name]
+    expected = recover_tracks(prepared.images, prepared.track_leaves)
+    assert regrouped.tracks["recovered_track"] == expected.tracks.tolist()
+    assert regrouped.tracks["recovered_confidence"] == np.round(expected.confidence, 3).tolist()
+    assert len(set(regrouped.tracks["group"])) == expected.blocks.max() + 1
+
+
+def test_the_recovered_split_parts_no_group_and_says_that_it_was_guessed(regrouped: Store) -> None:
+    split = regrouped.split("recovered")
+    assert split.protocol == "recovered"
+    assert "guessed" in split.note
+    parts = np.array(split.parts)
+    for group in np.unique(regrouped.track_groups):
+        assert len(set(parts[regrouped.track_groups == group])) == 1
+    assert {part: len(regrouped.rows(part, split)) for part in PARTS} == {p: int((parts == p).sum()) for p in PARTS}
+
+
+def test_groups_are_added_to_a_finished_store_without_drawing_anew(
+    tmp_path: Path, replica: Path, regrouped: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "store"
+    prepare_dataset(replica, out, SETTINGS, workers=1)
+    stamp = (out / "images.npy").stat().st_mtime_ns
+    monkeypatch.setattr(ccmusic, "_draw_chunk", None)
+    added = prepare_dataset(replica, out, SETTINGS, workers=1, regroup=True)
+    assert added.facts == regrouped.facts
+    assert added.tracks == regrouped.tracks
+    assert added.split("recovered") == regrouped.split("recovered")
+    assert (out / "images.npy").stat().st_mtime_ns == stamp
+    written = (out / "store.json").stat().st_mtime_ns
+    for asked in (False, True):
+        again = prepare_dataset(replica, out, SETTINGS, workers=1, regroup=asked)
+        assert again.tracks == regrouped.tracks
+    assert (out / "store.json").stat().st_mtime_ns == written
+
+
+def test_an_interrupted_recovery_is_made_up_for(
+    tmp_path: Path, replica: Path, regrouped: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(regroup, "write_tables", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_dataset(replica, tmp_path / "store", SETTINGS, workers=1, regroup=True)
+    assert Store(tmp_path / "store").facts.group_by == "slice"
+    made = prepare_dataset(replica, tmp_path / "store", SETTINGS, workers=1, regroup=True)
+    assert made.tracks == regrouped.tracks
+
+
+def test_recovering_and_splitting_from_the_command_line(tmp_path: Path, replica: Path) -> None:
+    store = str(tmp_path / "store")
+    words = ["prepare", str(replica), store, "--size", "32", "--workers", "1", "--quiet"]
+    runner = CliRunner()
+    assert runner.invoke(main, words).exit_code == 0
+    refused = runner.invoke(main, ["split", store])
+    assert refused.exit_code == 1
+    assert "--recover-tracks" in refused.output
+    outcome = runner.invoke(main, [*words, "--recover-tracks"])
+    assert outcome.exit_code == 0, outcome.output
+    assert "32 slices, grouped by recovered track, 0 failed." in outcome.output
+    assert "tracks recovered, kept together in" in outcome.output
+    outcome = runner.invoke(main, ["split", store, "--name", "mine", "--seed", "1"])
+    assert outcome.exit_code == 0, outcome.output
+    assert "(slices)" in outcome.output
+    assert "guessed from the images" in outcome.output
+    made = Store(store)
+    assert made.split("mine").protocol == "recovered"
+    assert runner.invoke(main, ["split", store, "--protocol", "slice"]).exit_code == 0
+    assert Store(store).split("slices").protocol == "slice"
+
+
+def test_tracks_of_music_in_files_are_known(tmp_path: Path) -> None:
+    outcome = CliRunner().invoke(main, ["prepare", str(tmp_path), str(tmp_path / "store"), "--recover-tracks"])
+    assert outcome.exit_code == 1
+    assert "--recover-tracks: not for music in files" in outcome.output
+
+
+def test_figures_on_recovered_tracks_say_so(tmp_path: Path, rows: dict[str, list[Row]]) -> None:
+    # Labels of sixteen slices: of two, as elsewhere here, none could be held out.
+    leaves = {part: [0 if i % 2 else 15 for i in range(len(items))] for part, items in rows.items()}
+    labels = {name: TREE.ancestors[:, level] for level, name in enumerate(CLASSES)}
+    wide = {
+        part: [
+            {**row, **{name: int(of[leaf]) for name, of in labels.items()}}
+            for row, leaf in zip(items, leaves[part], strict=True)
+        ]
+        for part, items in rows.items()
+    }
+    made = prepare_dataset(write_replica(tmp_path / "set", wide), tmp_path / "store", SETTINGS, workers=1, regroup=True)
+    bundle = train(made, "boosting", tmp_path / "bundle", {"epochs": 2}, split="recovered")
+    assert "guessed" in bundle.training["split"]["note"]
+    assert "guessed" in evaluate(bundle, made, part="test").protocol
 
 
 # -- sources and the command line ----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,7 @@ def compose(out: Path, seed: int, workers: int | None, quiet: bool, audio_format
 @click.option("--engine", default="auto", show_default=True, help="Engine for the spectra.")
 @click.option("--salvage", is_flag=True, help="Use what can be decoded of truncated files.")
 @click.option("--stream", is_flag=True, help="From the Hub: keep no copy of its 4.6 GB of Arrow files.")
+@click.option("--recover-tracks", is_flag=True, help="Of drawn slices: guess from the images which are of one track.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; by default one for each processor.")
 @click.option("--seed", default=0, show_default=True, help="Of the default split.")
 @click.option("--overwrite", is_flag=True, help="Replace a store that was made from something else.")
@@ -67,6 +69,7 @@ def prepare(
     engine: str,
     salvage: bool,
     stream: bool,
+    recover_tracks: bool,
     workers: int | None,
     seed: int,
     overwrite: bool,
@@ -77,6 +80,7 @@ def prepare(
     """Draw mel, CQT and chroma images of all music in SOURCE (a folder of genres or a CSV) into STORE.
 
     SOURCE may also be ccmusic-database/music_genre, or a copy of that data set's folder: its images are read instead.
+    With --recover-tracks its slices, whose tracks aren't published, are grouped by the tracks they seem to be of.
     Go on after an interruption by calling it again. Files that can't be used are listed at the end and left out.
     """
     from genretree.corpus.ccmusic import is_dataset, prepare_dataset
@@ -92,9 +96,9 @@ def prepare(
         drawn = "a data set of drawn slices"
         refuse(drawn, tree=tree not in (None, "ccmusic"), group=group, levels=levels, depth=depth)
         refuse(drawn, engine=engine != "auto", salvage=salvage, seed=seed)
-        made = prepare_dataset(source, store, settings, stream=stream or None, **common)
+        made = prepare_dataset(source, store, settings, stream=stream or None, regroup=recover_tracks, **common)
     else:
-        refuse("music in files", stream=stream)
+        refuse("music in files", **{"stream": stream, "recover-tracks": recover_tracks})
         taxonomy = None if tree is None else Taxonomy.load(tree)
         columns = None if levels is None else [name.strip() for name in levels.split(",")]
         manifest = read_manifest(source, taxonomy, group, columns, depth, progress=not quiet)
@@ -106,6 +110,7 @@ def prepare(
             f"{made.folder}: {made.n_tracks} tracks, {made.n_slices} slices, grouped by {made.facts.group_by}, "
             f"{len(made.failures)} failed."
         )
+        _echo_recovered(made)
         _echo_failures(made.failures)
         _echo_empty_parts(made)
     if strict and made.failures:
@@ -136,7 +141,7 @@ def split(
     seed: int,
 ) -> None:
     """Cut STORE into train, validation and test; no group stands on both sides."""
-    from genretree.corpus.splits import fold_groups, split_groups, split_slices
+    from genretree.corpus.splits import RECOVERED, fold_groups, split_groups, split_slices
     from genretree.corpus.store import Store
 
     opened = Store(store)
@@ -144,7 +149,10 @@ def split(
     if protocol == "slice" and folds:
         raise SettingsError("--folds goes with the protocol 'group'")
     if protocol == "group" and opened.facts.group_by == "slice":
-        raise SettingsError(f"{store}: its slices carry no track or artist, so no split of it can be group-disjoint")
+        raise SettingsError(
+            f"{store}: its slices carry no track or artist, so no split of it can be group-disjoint; the same call of "
+            "prepare with --recover-tracks guesses the tracks from the images"
+        )
     # What isn't given stays at the functions' own defaults: 80/10/10 by slices, as published.
     given = {"test": None if folds else test_share, "validation": validation_share, "name": name}
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
@@ -154,10 +162,12 @@ def split(
         made = fold_groups(leaves, groups, folds=folds, seed=seed, **{"name": "folds", **options})
     else:
         made = [split_groups(leaves, groups, seed=seed, **options)]
+    if protocol == "group" and opened.facts.group_by == RECOVERED:
+        made = [replace(item, protocol="recovered") for item in made]
     for item in made:
         item.save(store / "splits")
         counts = ", ".join(f"{item.parts.count(part)} {part}" for part in ("train", "validation", "test"))
-        unit = "slices" if item.protocol == "slice" else "tracks"
+        unit = "tracks" if item.protocol == "group" else "slices"
         click.echo(f"{item.name}: {counts} ({unit}). {item.note}")
 
 
@@ -177,6 +187,16 @@ def describe_store(store: Store) -> dict[str, Any]:
         "splits": store.split_names(),
         "failures": [asdict(failure) for failure in store.failures],
     }
+
+
+def _echo_recovered(store: Store) -> None:
+    from genretree.corpus.splits import PROTOCOL_NOTES, RECOVERED
+
+    if store.facts.group_by != RECOVERED:
+        return
+    tracks, blocks = len(set(store.tracks["recovered_track"])), len(set(store.tracks["group"]))
+    note = PROTOCOL_NOTES["recovered"]
+    click.echo(f"{tracks} tracks recovered, kept together in {blocks} blocks. Split 'recovered': {note}.")
 
 
 def _echo_failures(failures: Sequence[Failure]) -> None:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from genretree.corpus.manifest import Failure
 from genretree.corpus.prepare import check_target, facts_file, images_file, join_arrays, publish
+from genretree.corpus.regroup import regroup_store
 from genretree.corpus.splits import PARTS, Split
 from genretree.corpus.store import Store, StoreFacts, write_tables
 from genretree.errors import CorpusError, GenretreeError, MissingExtraError, SettingsError
@@ -86,6 +87,7 @@ def prepare_dataset(
     stream: bool | None = None,
     workers: int | None = None,
     overwrite: bool = False,
+    regroup: bool = False,
     progress: bool = False,
 ) -> Store:
     """Read every row of the data set into a store.
@@ -106,6 +108,9 @@ def prepare_dataset(
         Processes; by default one for each processor this process may use.
     overwrite : bool
         Replace a store that was made from something else.
+    regroup : bool
+        Guess from the images which slices are of one piece; see `genretree.corpus.regroup`. A store that was made
+        without it gets the groups; one that has them keeps them.
     progress : bool
         Show bars on standard error.
 
@@ -138,7 +143,7 @@ def prepare_dataset(
         facts = StoreFacts(str(source), "slice", "drawn", version("genretree"), digest)
         existing = check_target(out, digest, overwrite)
         if existing is not None:
-            return existing
+            return regroup_store(existing, progress=progress) if regroup else existing
         work = out.with_name(f"{out.name}.partial")
         shards = work / "rows"
         shards.mkdir(parents=True, exist_ok=True)
@@ -147,7 +152,8 @@ def prepare_dataset(
         chunks = _iter_chunks(str(source), parts, counts, _Template(shards, digest, settings.size, tree))
         finished = _draw_all(chunks, sum(counts.values()), workers or available_processors(), progress)
     _join(work, finished, tree, settings, facts)
-    return publish(work, shards, out)
+    made = publish(work, shards, out)
+    return regroup_store(made, progress=progress) if regroup else made
 
 
 def _check_settings(settings: ImageSettings) -> None:

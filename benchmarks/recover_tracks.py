@@ -1,0 +1,500 @@
+"""Which slices were cut from one piece: learn the package's weights from known tracks, and measure how right it is.
+
+    python benchmarks/recover_tracks.py fit STORE --out src/genretree/corpus/recover.safetensors
+    python benchmarks/recover_tracks.py measure STORE [STORE ...] [--jpeg]
+    python benchmarks/recover_tracks.py scale STORE --slices 36375 [--one-label] [--folder /tmp]
+
+`fit` takes a store whose tracks are known and whose leaves are folders of music that belongs together (the packages
+of games, say). Everything is chosen by cross-validation over the leaves: each is scored with what the others taught, as
+it is, with five slices of each track, and together with other leaves. `measure` shuffles the slices, forgets their
+tracks, and compares what is found with the truth; the leak is the share of the test slices that have a slice of their
+own track in training, after a split (test 0.2, validation 0.15) by what was found. `scale` repeats a store's slices,
+each a little changed, up to a number, and takes time and memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from whole_process import measure as measure_process
+
+from genretree.corpus.groups import MERGE_FEATURES, Groups
+from genretree.corpus.pairs import (
+    CONTINUITY,
+    Described,
+    Floats,
+    Pairs,
+    Rows,
+    Weights,
+    centre_places,
+    continuity,
+    describe_images,
+    find_pairs,
+    shipped_weights,
+)
+from genretree.corpus.recover import Recovery, join_described, largest_block, recover_tracks
+from genretree.corpus.splits import split_groups
+from genretree.corpus.store import Store
+from genretree.files import atomic_path
+from genretree.sound.slices import read_drawn
+
+FOLDS = 5
+VARIANCES, DIMENSIONS = 200, 100  # principal components kept, and directions in which tracks differ most
+SHRINKAGE = 0.1
+RIVALS = 18  # that a true continuation is compared with
+UNITS = 16
+ROUNDS = 2
+Seen = tuple[str, Floats, NDArray[np.bool_]]  # kind of the case, features, and whether both are of one track
+STOPS = (0.99, 0.95, 0.8, 0.5, 0.2)  # where joining is stopped to look at the groups that there are
+VERSION = 0.97  # correlation of two slices that are the same music, two of which make two tracks versions of one piece
+KINDS = ("leaf", "leaf, 5 slices", "fold, 21 slices", "fold, 5 slices")
+PRECISION = 0.97  # wanted of tracks in cross-validation: some more than the 0.95 that is the goal on other music
+LEAK = 0.04  # wanted at most of blocks in cross-validation
+TRIED = (0.98, 0.97, 0.96, 0.95, 0.94, 0.92, 0.9, 0.88, 0.85, 0.8, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005)
+
+
+@dataclass(frozen=True)
+class Known:
+    """Slices of known tracks: what is seen of them, their leaf and track, and which slice comes next (or -1)."""
+
+    slices: Described
+    leaves: Rows
+    tracks: Rows
+    following: Rows
+
+    def without(self, left_out: NDArray[np.bool_]) -> Known:
+        """Leave slices out of what is learned from at the cuts."""
+        return replace(self, leaves=np.where(left_out, -1, self.leaves))
+
+
+@dataclass(frozen=True)
+class Case:
+    """Slices of a fold that are scored together, as if they were all of one label."""
+
+    fold: int
+    kind: str
+    tracks: Rows
+    slices: Described
+    pairs: Pairs
+
+    @property
+    def same(self) -> NDArray[np.bool_]:
+        """Whether the pairs are of one track."""
+        return np.asarray(self.tracks[self.pairs.first] == self.tracks[self.pairs.second])
+
+    def groups(self, weights: Weights) -> Groups:
+        """Begin to join its slices."""
+        counts = np.ones(len(self.tracks), np.int64)
+        return Groups(self.slices, self.pairs, self.pairs.log_odds(weights), counts, weights)
+
+
+def read_known(store: Store) -> Known:
+    """Describe the sounding slices of a store."""
+    rows = store.rows()
+    parts = [describe_images(np.asarray(store.images[rows[i : i + 64]])) for i in range(0, len(rows), 64)]
+    slices, tracks = join_described(parts), store.slice_tracks[rows]
+    leaves = store.track_leaves[tracks]
+    following = np.full(len(rows), -1)
+    on = (np.diff(tracks) == 0) & (np.diff(store.starts[rows]) < 1.1 * store.settings.slice_seconds)
+    following[:-1][on] = np.flatnonzero(on) + 1
+    return Known(slices, leaves, join_versions(slices.place, leaves, tracks), following)
+
+
+def join_versions(statistics: Floats, leaves: Rows, tracks: Rows) -> Rows:
+    """Count versions of one piece (the same music faster, or in another file) as one track."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    first, second = [], []
+    for leaf in np.unique(leaves):
+        rows = np.flatnonzero(leaves == leaf)
+        spectra = statistics[rows][:, :448]  # mean and spread of each bin
+        spectra = spectra - spectra.mean(axis=0)
+        spectra /= np.linalg.norm(spectra, axis=1, keepdims=True) + 1e-6
+        a, b = (tracks[rows[index]] for index in np.nonzero(np.triu(spectra @ spectra.T, 1) > VERSION))
+        first.append(np.minimum(a, b)[a != b])
+        second.append(np.maximum(a, b)[a != b])
+    n = int(tracks.max()) + 1
+    edges = np.concatenate(first), np.concatenate(second)
+    equal = coo_array((np.ones(len(edges[0])), edges), shape=(n, n)).tocsr()
+    return connected_components(equal >= 2, directed=False)[1].astype(np.int64)[tracks]
+
+
+# -- learning ------------------------------------------------------------------------------------------------
+
+
+def fit_projection(statistics: Floats, leaves: Rows, tracks: Rows) -> tuple[Floats, Floats]:
+    """Find where tracks of one leaf differ much and slices of one track little (linear discriminant analysis)."""
+    from scipy.linalg import eigh
+
+    center, scale = statistics.mean(axis=0), statistics.std(axis=0) + 1e-3
+    values = (statistics - center) / scale
+    components = np.linalg.eigh(values.T @ values)[1][:, ::-1][:, :VARIANCES]
+    values = values @ components
+    within, weight, means, owners = np.zeros((VARIANCES, VARIANCES)), 0.0, [], []
+    for track in np.unique(tracks):
+        rows = values[tracks == track]
+        means.append(rows.mean(axis=0))
+        owners.append(leaves[tracks == track][0])
+        if len(rows) > 1:  # a long track counts more than a short one, but not in proportion
+            weight += np.sqrt(len(rows))
+            within += np.sqrt(len(rows)) * np.cov(rows.T)
+    within = (1 - SHRINKAGE) * within / weight + SHRINKAGE * np.eye(VARIANCES) * np.trace(within) / weight / VARIANCES
+    centred = [np.array(means)[np.array(owners) == leaf] for leaf in np.unique(owners)]
+    centred = [rows - rows.mean(axis=0) for rows in centred]
+    between = sum(rows.T @ rows for rows in centred) / max(1, sum(len(rows) - 1 for rows in centred))
+    directions = eigh(between, within)[1][:, ::-1][:, :DIMENSIONS]
+    return center.astype(np.float32), (components @ directions / scale[:, None]).astype(np.float32)
+
+
+def fit_cut(known: Known) -> Floats:
+    """Weigh correlations at a cut so that the true continuation wins among its rivals (conditional logit)."""
+    from scipy.optimize import minimize
+
+    found = []
+    for leaf in np.unique(known.leaves[known.leaves >= 0]):
+        rows = np.flatnonzero(known.leaves == leaf)
+        asked = np.flatnonzero(known.following[rows] >= 0)
+        if len(rows) < RIVALS + 2 or not len(asked):
+            continue
+        scores = known.slices.ends[rows] @ known.slices.starts[rows].T
+        np.fill_diagonal(scores, -np.inf)
+        truth = np.searchsorted(rows, known.following[rows[asked]])
+        scores[asked, truth] = -np.inf
+        rivals = np.argpartition(-scores[asked], RIVALS, axis=1)[:, :RIVALS]
+        chosen = np.column_stack([truth, rivals])
+        earlier = np.repeat(rows[asked], RIVALS + 1)
+        found.append(continuity(known.slices, earlier, rows[chosen].ravel()).reshape(len(asked), RIVALS + 1, -1))
+    features = np.concatenate(found).astype(float)
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        scores = features @ weights
+        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        gradient = np.einsum("ij,ijk->k", shares, features) - features[:, 0].sum(axis=0)
+        value = -np.log(shares[:, 0] + 1e-12).mean() + 1e-4 * weights @ weights
+        return float(value), gradient / len(features) + 2e-4 * weights
+
+    return np.asarray(minimize(loss, np.ones(CONTINUITY), jac=True, method="L-BFGS-B").x, np.float32)
+
+
+def fit_network(parts: Sequence[Seen]) -> tuple[Floats, Floats]:
+    """Learn log-odds from features; each kind of case counts alike."""
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.neural_network import MLPClassifier
+
+    rng = np.random.default_rng(0)
+    chosen, truth = [], []
+    for kind in KINDS:
+        features = np.concatenate([part for name, part, _ in parts if name == kind])
+        same = np.concatenate([part for name, _, part in parts if name == kind])
+        rows = rng.integers(len(same), size=25_000)
+        chosen.append(features[rows])
+        truth.append(same[rows])
+    values, labels = np.concatenate(chosen), np.concatenate(truth)
+    center, scale = values.mean(axis=0), values.std(axis=0) + 1e-6
+    network = MLPClassifier((UNITS,), alpha=0.01, max_iter=20, batch_size=512, learning_rate_init=0.002, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        network.fit((values - center) / scale, labels)
+    inner, outer = network.coefs_[0] / scale[:, None], network.coefs_[1][:, 0]
+    hidden = np.vstack([inner, network.intercepts_[0] - center @ inner])
+    return hidden.astype(np.float32), np.append(outer, network.intercepts_[1]).astype(np.float32)
+
+
+def fit_pair(cases: Sequence[Case]) -> tuple[Floats, Floats]:
+    """Learn to tell pairs of one track."""
+    return fit_network([(case.kind, case.pairs.features, case.same) for case in cases])
+
+
+def look_at_groups(case: Case, weights: Weights, stops: Sequence[float]) -> Iterator[Seen]:
+    """Yield features of neighbouring groups at each stop, and whether most of both is of one track."""
+    groups = case.groups(weights)
+    for stop in (None, *stops):
+        now = np.arange(len(case.tracks)) if stop is None else groups.join(stop, len(case.tracks))
+        most = _majority(now, case.tracks)
+        first, second, features = groups.neighbours()
+        yield case.kind, features, most[first] == most[second]
+
+
+def _majority(groups: Rows, tracks: Rows) -> Rows:
+    """Give each slice the track that most of its group is of."""
+    both, counts = np.unique(np.column_stack([groups, tracks]), axis=0, return_counts=True)
+    order = np.lexsort((counts, both[:, 0]))
+    last = both[order][np.append(np.diff(both[order, 0]) > 0, True)]
+    return np.asarray(last[np.searchsorted(last[:, 0], groups), 1])
+
+
+def first_merge() -> tuple[Floats, Floats]:
+    """Joining by the best link alone, to have groups to learn from."""
+    hidden = np.zeros((MERGE_FEATURES + 1, 2), np.float32)
+    hidden[2] = 1, -1
+    return hidden, np.array([1, -1, 0], np.float32)
+
+
+def crop(tracks: Rows, rows: Rows, most: int, rng: np.random.Generator) -> Rows:
+    """Keep at most so many consecutive slices of each track."""
+    kept = []
+    for track in np.unique(tracks[rows]):
+        own = rows[tracks[rows] == track]
+        start = int(rng.integers(max(1, len(own) - most + 1)))
+        kept.append(own[start : start + most])
+    return np.concatenate(kept)
+
+
+def make_cases(known: Known, places: Floats, folds: Rows, by_fold: Sequence[Weights]) -> list[Case]:
+    """Make what is scored: each leaf, and the leaves of a fold together, with all slices of a track or some."""
+    rng = np.random.default_rng(0)
+    slices = replace(known.slices, place=places)
+    cases = []
+    for fold, weights in enumerate(by_fold):
+        everything = np.flatnonzero(folds == fold)
+        leaves = [everything[known.leaves[everything] == leaf] for leaf in np.unique(known.leaves[everything])]
+        chosen = [(KINDS[0], rows) for rows in leaves]
+        chosen += [(KINDS[1], crop(known.tracks, rows, 5, rng)) for rows in leaves]
+        chosen += [
+            (KINDS[2], crop(known.tracks, everything, 21, rng)),
+            (KINDS[3], crop(known.tracks, everything, 5, rng)),
+        ]
+        for kind, rows in chosen:
+            own = slices.take(rows)
+            own = replace(own, place=centre_places(own.place))
+            cases.append(Case(fold, kind, known.tracks[rows], own, find_pairs(own, weights)))
+    return cases
+
+
+def assign_folds(leaves: Rows) -> Rows:
+    """Deal the leaves out, the largest first, to the fold that has least."""
+    sizes = np.bincount(leaves)
+    fold_of, filled = np.zeros(len(sizes), np.int64), np.zeros(FOLDS)
+    for leaf in np.argsort(-sizes, kind="stable"):
+        fold_of[leaf] = filled.argmin()
+        filled[fold_of[leaf]] += sizes[leaf]
+    return fold_of[leaves]
+
+
+def fit(store: Store) -> Weights:
+    """Learn all weights, and choose the thresholds, by cross-validation over the leaves."""
+    known = read_known(store)
+    folds = assign_folds(known.leaves)
+    nothing, merge = np.zeros(0, np.float32), first_merge()
+    places = np.zeros((len(folds), DIMENSIONS), np.float32)
+    by_fold = []
+    for fold in range(FOLDS):
+        out = folds == fold
+        center, projection = fit_projection(known.slices.place[~out], known.leaves[~out], known.tracks[~out])
+        places[out] = (known.slices.place[out] - center) @ projection
+        by_fold.append(Weights(center, projection, fit_cut(known.without(out)), nothing, nothing, *merge, nothing))
+    cases = make_cases(known, places, folds, by_fold)
+    others = [[case for case in cases if case.fold != fold] for fold in range(FOLDS)]
+    by_fold = [
+        replace(weights, **dict(zip(("pair_hidden", "pair_output"), fit_pair(rest), strict=True)))
+        for weights, rest in zip(by_fold, others, strict=True)
+    ]
+    seen: list[list[Seen]] = [[] for _ in cases]
+    for _ in range(ROUNDS):  # each round looks at the groups that the last one's weights lead to
+        for case, parts in zip(cases, seen, strict=True):
+            parts += look_at_groups(case, by_fold[case.fold], STOPS)
+        by_fold = [
+            _with_merge(
+                weights, [part for case, parts in zip(cases, seen, strict=True) if case.fold != fold for part in parts]
+            )
+            for fold, weights in enumerate(by_fold)
+        ]
+    thresholds = choose_thresholds(cases, by_fold)
+    center, projection = fit_projection(known.slices.place, known.leaves, known.tracks)
+    final = Weights(center, projection, fit_cut(known), *fit_pair(cases), *merge, thresholds)
+    return _with_merge(final, [part for parts in seen for part in parts])
+
+
+def _with_merge(weights: Weights, parts: Sequence[Seen]) -> Weights:
+    hidden, output = fit_network(parts)
+    return replace(weights, merge_hidden=hidden, merge_output=output)
+
+
+def choose_thresholds(cases: Sequence[Case], by_fold: Sequence[Weights]) -> Floats:
+    """Take the least probability with enough precision for tracks, and the greatest with little leak for blocks."""
+    joined = [case.groups(by_fold[case.fold]) for case in cases]
+    capped = [case.groups(by_fold[case.fold]) for case in cases]
+    least, most = TRIED[0], TRIED[-1]
+    print("| least probability | kind | precision | recall | leak of blocks | blocks |\n|---|---|---|---|---|---|")
+    for tried in TRIED:
+        precisions, leaks = [], []
+        for kind in KINDS:
+            counts, leaked, blocks = np.zeros(3), [], 0
+            for case, whole, parts in zip(cases, joined, capped, strict=True):
+                if case.kind != kind:
+                    continue
+                counts += count_pairs(whole.join(tried, len(case.tracks)), case.tracks)
+                found = parts.join(tried, largest_block(len(case.tracks), 10**9))
+                blocks += len(np.unique(found))
+                leaked += [(leak(found, np.zeros_like(found), case.tracks, seed), len(found)) for seed in range(3)]
+            precisions.append(counts[0] / max(1, counts[1]))
+            share = np.average([value for value, _ in leaked], weights=[n for _, n in leaked])
+            if kind != KINDS[0]:  # few tracks of up to half an hour, which the cap on blocks parts in any case
+                leaks.append(share)
+            print(f"| {tried} | {kind} | {precisions[-1]:.3f} | {counts[0] / counts[2]:.3f} | {share:.3f} | {blocks} |")
+        if np.mean(precisions) >= PRECISION:
+            least = tried
+        if np.mean(leaks) <= LEAK:
+            most = max(most, tried)
+    return np.array([least, min(most, least)], np.float32)
+
+
+# -- measuring -----------------------------------------------------------------------------------------------
+
+
+def count_pairs(found: Rows, truth: Rows) -> NDArray[np.float64]:
+    """Pairs of slices in one group that are of one track, in one group, and of one track."""
+
+    def pairs(groups: Rows) -> float:
+        counts = np.unique(groups, axis=0, return_counts=True)[1].astype(float)
+        return float((counts * (counts - 1) / 2).sum())
+
+    return np.array([pairs(np.column_stack([found, truth])), pairs(found), pairs(truth)])
+
+
+def leak(groups: Rows, leaves: Rows, tracks: Rows, seed: int) -> float:
+    """Share of the test slices that have a slice of their own track in training."""
+    parts = np.array(split_groups(leaves, groups, test=0.2, validation=0.15, seed=seed).parts)
+    test = parts == "test"
+    return float(np.isin(tracks[test], tracks[parts == "train"]).mean()) if test.any() else 0.0
+
+
+def draw_as_jpeg(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Draw images again as the data set's are, in magma at 496x369 pixels as JPEG, and read them back."""
+    import io
+
+    import matplotlib
+    from PIL import Image
+
+    colours = matplotlib.colormaps["magma"](np.arange(256), bytes=True)[:, :3]
+    drawn = np.empty_like(images)
+    for place in np.ndindex(images.shape[:2]):
+        large = Image.fromarray(images[place]).resize((496, 369), Image.Resampling.BICUBIC)
+        stream = io.BytesIO()
+        Image.fromarray(colours[np.asarray(large)]).save(stream, "JPEG", quality=75)
+        drawn[place] = read_drawn(stream.getvalue(), images.shape[-1])
+    return drawn
+
+
+def measure(store: Store, seeds: Sequence[int], weights: Weights, jpeg: bool) -> None:
+    """Print how right the recovery is on a store with known tracks."""
+    from sklearn.metrics import v_measure_score
+
+    rows = np.random.default_rng(0).permutation(store.rows())
+    tracks = store.slice_tracks[rows]
+    leaves = store.track_leaves[tracks]
+    images = np.asarray(store.images[rows])
+    found = recover_tracks(draw_as_jpeg(images) if jpeg else images, leaves, weights=weights)
+    print(
+        f"\n{store.folder.name}: {len(rows)} slices, {len(np.unique(tracks))} tracks, {len(np.unique(leaves))} labels"
+    )
+    print("| grouping | precision | recall | F1 | V-measure | groups | largest | leak (mean, by seed) | test share |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, groups in (("tracks", found.tracks), ("blocks", found.blocks)):
+        both, in_group, in_track = count_pairs(groups, tracks)
+        precision, recall = both / max(1, in_group), both / max(1, in_track)
+        leaks = [leak(groups, leaves, tracks, seed) for seed in seeds]
+        shares = [np.mean(np.array(split_groups(leaves, groups, seed=seed).parts) == "test") for seed in seeds]
+        by_seed = ", ".join(f"{100 * value:.1f}" for value in leaks)
+        print(
+            f"| {name} | {precision:.3f} | {recall:.3f} | {2 * both / max(1, in_group + in_track):.3f} "
+            f"| {v_measure_score(tracks, groups):.3f} | {len(np.unique(groups))} "
+            f"| {100 * np.bincount(groups).max() / len(rows):.1f} % | {100 * np.mean(leaks):.1f} % ({by_seed}) "
+            f"| {100 * np.mean(shares):.0f} % |"
+        )
+    leaks = [leak(np.arange(len(rows)), leaves, tracks, seed) for seed in seeds]
+    print(f"leak of a split by slices: {100 * np.mean(leaks):.1f} %")
+    _print_calibration(found, tracks)
+
+
+def _print_calibration(found: Recovery, tracks: Rows) -> None:
+    """Print, by the confidence of the tracks of two slices or more, the share of their pairs that are right."""
+    print("| confidence | tracks found | slices | precision of their pairs |\n|---|---|---|---|")
+    sizes = np.bincount(found.tracks)[found.tracks]
+    for low, high in ((0, 0.5), (0.5, 0.7), (0.7, 0.8), (0.8, 0.9), (0.9, 0.95), (0.95, 1.01)):
+        rows = (sizes > 1) & (found.confidence >= low) & (found.confidence < high)
+        if rows.any():
+            both, in_group, _ = count_pairs(found.tracks[rows], tracks[rows])
+            count = len(np.unique(found.tracks[rows]))
+            print(f"| {low} to {min(high, 1)} | {count} | {int(rows.sum())} | {both / in_group:.3f} |")
+
+
+# -- time and memory -----------------------------------------------------------------------------------------
+
+
+def write_repeated(store: Store, slices: int, folder: Path) -> None:
+    """Write images and labels of so many slices: the store's, made louder or softer and noisy."""
+    rng = np.random.default_rng(0)
+    size = store.settings.size
+    images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (slices, 3, size, size))
+    rows = np.resize(store.rows(), slices)
+    for start in range(0, slices, 256):
+        piece = np.asarray(store.images[rows[start : start + 256]], np.float32)
+        gain = rng.uniform(0.8, 1, (len(piece), 1, 1, 1)).astype(np.float32)
+        noise = rng.standard_normal((1, 3, size, size), np.float32)
+        images[start : start + 256] = np.clip(gain * piece + 6 * noise, 0, 255)
+    images.flush()
+    order = np.argsort(np.argsort(rows, kind="stable"), kind="stable")
+    np.save(folder / "leaves.npy", order * 16 // slices)
+
+
+def scale(store: Store, slices: int, one_label: bool, folder: Path | None) -> None:
+    """Take time and memory of a process of its own."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        write_repeated(store, slices, Path(name))
+        labels = "np.zeros(len(images), int)" if one_label else f"np.load({name + '/leaves.npy'!r})"
+        code = (
+            f"import numpy as np; images = np.load({name + '/images.npy'!r}, mmap_mode='r')\n"
+            "from genretree.corpus.recover import recover_tracks\n"
+            f"found = recover_tracks(images, {labels}, progress=True)\n"
+            "print(len(np.unique(found.tracks)), 'tracks,', len(np.unique(found.blocks)), 'blocks')"
+        )
+        seconds, peak, printed = measure_process([sys.executable, "-c", code])
+    labels = "1 label" if one_label else "16 labels"
+    print(f"{slices} slices, {labels}: {seconds:.0f} s, peak {peak:.0f} MB; {printed}")
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    jobs = parser.add_subparsers(dest="job", required=True)
+    job = jobs.add_parser("fit")
+    job.add_argument("store", type=Path)
+    job.add_argument("--out", type=Path, required=True)
+    job = jobs.add_parser("measure")
+    job.add_argument("stores", type=Path, nargs="+")
+    job.add_argument("--jpeg", action="store_true", help="draw the images again as JPEG first")
+    job.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    job = jobs.add_parser("scale")
+    job.add_argument("store", type=Path)
+    job.add_argument("--slices", type=int, default=36_375)
+    job.add_argument("--one-label", action="store_true")
+    job.add_argument("--folder", type=Path, help="where to make the temporary folder")
+    given = parser.parse_args()
+    if given.job == "fit":
+        from safetensors.numpy import save_file
+
+        weights = fit(Store(given.store))
+        with atomic_path(given.out) as temporary:
+            save_file({name: np.ascontiguousarray(value) for name, value in vars(weights).items()}, temporary)
+        print(f"thresholds: {weights.thresholds}; {given.out.stat().st_size} bytes")
+    elif given.job == "measure":
+        for path in given.stores:
+            measure(Store(path), given.seeds, shipped_weights(), given.jpeg)
+    else:
+        scale(Store(given.store), given.slices, given.one_label, given.folder)
+
+
+if __name__ == "__main__":
+    main()

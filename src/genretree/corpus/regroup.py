@@ -1,0 +1,58 @@
+"""Adding to a store of drawn slices which of them seem to be of one piece."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from genretree.corpus.recover import recover_tracks
+from genretree.corpus.splits import RECOVERED, join_groups, split_groups
+from genretree.corpus.store import Store, write_tables
+from genretree.errors import CorpusError
+
+SPLIT = "recovered"
+
+
+def regroup_store(store: Store, *, progress: bool = False) -> Store:
+    """Group the slices of a store by the piece they seem to be cut from, and add a split by these groups.
+
+    Parameters
+    ----------
+    store : Store
+        One whose slices carry no track. One that was grouped before is returned as it is.
+    progress : bool
+        Show bars on standard error.
+
+    Returns
+    -------
+    Store
+        The same folder, opened anew. The column `group` of its tracks (each of one slice) holds the block, what is kept
+        together by every split from now on; `recovered_track` and `recovered_confidence` say more. The split
+        `recovered` is cut by blocks; the others are left as they were.
+
+    Raises
+    ------
+    CorpusError
+        If the tracks of the store are known.
+    """
+    if store.facts.group_by == RECOVERED:
+        return store
+    if store.facts.group_by != "slice":
+        raise CorpusError(f"{store.folder}: its tracks are known; only slices without a track are grouped by images")
+    found = recover_tracks(store.images, store.track_leaves[store.slice_tracks], progress=progress)
+    tracks: dict[str, list[Any]] = {
+        **store.tracks,
+        "group": [f"block:{number:05d}" for number in found.blocks],
+        "recovered_track": found.tracks.tolist(),
+        "recovered_confidence": np.round(found.confidence, 3).tolist(),
+    }
+    slices = {"track": store.slice_tracks, "start": store.starts, "padded": store.padded, "silent": store.silent}
+    facts = replace(store.facts, group_by=RECOVERED)
+    # The split first: what write_tables writes last says that all is there.
+    groups = join_groups(tracks["group"], tracks["sha256"])
+    split = split_groups(store.track_leaves, groups, name=SPLIT)
+    replace(split, protocol="recovered").save(store.folder / "splits")
+    write_tables(store.folder, tracks, slices, store.taxonomy, store.settings, facts, store.failures)
+    return Store(store.folder)

@@ -23,7 +23,7 @@ UNITS: tuple[Unit, ...] = ("track", "slice")
 
 _LEAST = 1e-9
 _BOUND = np.log(20.0)
-_PRIOR_SPREAD = 1.0  # of log T around 0: what a few dozen tracks can't tell stays as it is
+_PRIOR_SPREAD = np.log(2) / 2  # of log T around 0: temperatures usually lie between a half and two
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,10 @@ def test_a_frozen_network_with_a_linear_classifier_learns(
     np.testing.assert_allclose(model.predict_levels(images[3:4])[-1], leaves[3:4], atol=1e-5)
     assert [level.shape for level in model.predict_levels(images[:0])] == [(0, 2), (0, 4), (0, 5)]
     assert bundle.training["facts"]["strength"] in (0.01, 0.1)
+    assert bundle.calibration is not None
+    assert bundle.calibration.source == "predictions out of fold"
+    parts = store.split().parts
+    assert bundle.calibration.tracks == parts.count("train") + parts.count("validation")
 
 
 def test_it_can_follow_training_and_have_a_head_for_each_level(
@@ -74,6 +78,8 @@ def test_it_can_follow_training_and_have_a_head_for_each_level(
     bundle = train(store, "cnn", tmp_path / "b", settings)
     assert bundle.training["history"][0]["train_loss"] > 0
     assert not bundle.training["facts"]["statistics"]
+    assert bundle.calibration is not None
+    assert bundle.calibration.tracks == store.split().parts.count("validation")  # the network knows the others
     images = np.asarray(store.images[:8])
     levels = load_bundle(tmp_path / "b").model.predict_levels(images)
     for level in levels:

@@ -104,6 +104,10 @@ class Held:
     leaves: NDArray[np.int64]
     tracks: NDArray[np.int64]
 
+    def after(self, n: int) -> Held:
+        """Leave out the first so many slices."""
+        return Held([level[n:] for level in self.levels], self.leaves[n:], self.tracks[n:])
+
 
 @dataclass(frozen=True)
 class Fitted:

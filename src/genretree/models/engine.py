@@ -80,7 +80,9 @@ def fit_network(
     if settings.classifier == "network":
         return Fitted(model, history, facts)
     fitted = fit_classifier(model, train, validation, context)
-    return Fitted(fitted.model, history, {**facts, **fitted.facts})
+    # The network learned the training part's labels: only what is said of the validation part is like new music.
+    held = None if fitted.held is None or validation is None else fitted.held.after(len(train))
+    return Fitted(fitted.model, history, {**facts, **fitted.facts}, held)
 
 
 def train_network(

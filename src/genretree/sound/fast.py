@@ -55,7 +55,7 @@ def fast_powers(samples: Floats, rate: int, tuning: float | None) -> Powers:
     for start in range(0, frames, _CHUNK):
         stop = min(start + _CHUNK, frames)
         piece = power[start:stop]
-        _power(windows[start:stop], piece)
+        frame_powers(windows[start:stop], piece)
         for group in filters:
             np.matmul(group.weights, piece[:, group.bins].T, out=mel[group.bands, start:stop])
         if tuning is None:
@@ -81,19 +81,20 @@ def _frames(samples: Floats, width: int, hop: int, count: int) -> Floats:
     return np.lib.stride_tricks.sliding_window_view(padded, width)[: needed - width + 1 : hop]
 
 
-def _power(windows: Floats, out: Floats) -> None:
+def frame_powers(windows: Floats, out: Floats) -> None:
+    """Write the powers of frames, shape (n, width), under a Hann window into an array of shape (n, 1 + width // 2)."""
     from scipy import fft
 
-    spectrum = fft.rfft(windows * _hann(), axis=1).view(np.float32)
+    spectrum = fft.rfft(windows * _hann(windows.shape[1]), axis=1).view(np.float32)
     np.square(spectrum, out=spectrum)
     np.add(spectrum[:, ::2], spectrum[:, 1::2], out=out)
 
 
-@lru_cache(maxsize=1)
-def _hann() -> Floats:
+@lru_cache(maxsize=4)
+def _hann(width: int) -> Floats:
     from scipy.signal import get_window
 
-    return np.asarray(get_window("hann", N_FFT, fftbins=True), np.float32)
+    return np.asarray(get_window("hann", width, fftbins=True), np.float32)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

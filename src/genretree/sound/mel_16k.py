@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.settings import HOP, RATE, ImageSettings
+from genretree.sound.fast import frame_powers
 
 MEL_16K_RATE = 16000  # Hz
 MEL_16K_HOP = 256  # samples
@@ -32,6 +34,14 @@ Floats = NDArray[np.float32]
 def mel_16k_frames(settings: ImageSettings) -> int:
     """Frames of a slice: 712 for 11.4 s."""
     return (settings.slice_frames - 1) * HOP * MEL_16K_RATE // (RATE * MEL_16K_HOP) + 1
+
+
+@lru_cache(maxsize=1)
+def _filters() -> Floats:
+    import librosa
+
+    weights = librosa.filters.mel(sr=MEL_16K_RATE, n_fft=_N_FFT, n_mels=MEL_16K_BANDS)
+    return np.asarray(np.ascontiguousarray(weights.T), np.float32)
 
 
 def compute_mel_16k(samples: Floats, rate: int = RATE) -> NDArray[np.float16]:
@@ -109,15 +119,14 @@ class Mel16kTap:
         self.close()
 
     def _add(self, samples: Floats) -> None:
-        import librosa
-
         self._waiting.append(samples)
         if sum(map(len, self._waiting)) < _N_FFT:
             return
         joined = np.concatenate(self._waiting)
-        mel = librosa.feature.melspectrogram(
-            y=joined, sr=MEL_16K_RATE, n_fft=_N_FFT, hop_length=MEL_16K_HOP, n_mels=MEL_16K_BANDS, center=False
-        ).T
+        windows = np.lib.stride_tricks.sliding_window_view(joined, _N_FFT)[::MEL_16K_HOP]
+        power = np.empty((len(windows), 1 + _N_FFT // 2), np.float32)
+        frame_powers(windows, power)
+        mel = power @ _filters()
         self._file.write(np.minimum(mel, _MOST).astype(np.float16).tobytes())
         self.frames += len(mel)
         self._waiting = [joined[len(mel) * MEL_16K_HOP :]]

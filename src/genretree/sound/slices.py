@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,12 @@ from genretree.sound.decode import SampleFile, iter_blocks
 from genretree.sound.mel_16k import MEL_16K_HOP, MEL_16K_RATE, Mel16kTap, mel_16k_frames
 from genretree.sound.spectra import StoredSpectra, stream_spectra
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
 Floats = NDArray[np.float32]
 Image = NDArray[np.uint8]
+Sparse: TypeAlias = "csr_array[np.float32]"
 
 # The size of the authors' drawing in pixels: of 369.6 that the cells span upwards, matplotlib keeps 369.
 _CANVAS = (369, 496)
@@ -251,23 +256,23 @@ def draw(db: Floats, size: int) -> Image:
     grey = (np.asarray(db[::-1], np.float32) - np.float32(low)) * np.float32(255 / (high - low))
     rows, columns = db.shape
     # Columns first: they shrink, which leaves less for the second product.
-    return _round(_multiply(_row_weights(rows, size), _multiply(grey, _column_weights(columns, size).T)))
+    return _round(_row_weights(rows, size) @ (_column_weights(columns, size) @ grey.T).T)
 
 
 @lru_cache(maxsize=16)
-def _row_weights(bins: int, size: int) -> Floats:
+def _row_weights(bins: int, size: int) -> Sparse:
     """Share of each bin, highest first, in each row of the image, by way of the canvas."""
     # Rows are counted from the bottom, where the canvas begins.
     canvas = _nearest(bins, _CANVAS[0], _CANVAS_HEIGHT)[::-1, ::-1]
-    return _multiply(overlaps(_CANVAS[0], size), canvas)
+    return _sparse(overlaps(_CANVAS[0], size) @ canvas)
 
 
 @lru_cache(maxsize=16)
-def _column_weights(frames: int, size: int) -> Floats:
+def _column_weights(frames: int, size: int) -> Sparse:
     """Share of each frame in each column of the image, by way of the canvas."""
     if frames > _CANVAS[1]:  # the canvas would drop frames
-        return overlaps(frames, size)
-    return _multiply(overlaps(_CANVAS[1], size), _nearest(frames, _CANVAS[1], _CANVAS[1]))
+        return _sparse(overlaps(frames, size))
+    return _sparse(overlaps(_CANVAS[1], size) @ _nearest(frames, _CANVAS[1], _CANVAS[1]))
 
 
 def _nearest(cells: int, pixels: int, span: float) -> Floats:
@@ -299,9 +304,16 @@ def overlaps(cells: int, pixels: int) -> Floats:
     return matrix
 
 
-def _multiply(left: Floats, right: Floats) -> Floats:
-    product: Floats = left @ right
-    return product
+@lru_cache(maxsize=16)
+def _shrinking(cells: int, pixels: int) -> Sparse:
+    return _sparse(overlaps(cells, pixels))
+
+
+def _sparse(matrix: Floats) -> Sparse:
+    """Keep what isn't 0: a pixel sees only the few cells under it."""
+    from scipy.sparse import csr_array
+
+    return csr_array(matrix)
 
 
 def _round(grey: Floats) -> Image:
@@ -352,9 +364,9 @@ def read_drawn(source: bytes | str | os.PathLike[str], size: int) -> Image:
         raise ValueError(f"{name} is no image ({len(content)} bytes)") from error
     except (OSError, SyntaxError, PilImage.DecompressionBombError) as error:
         raise ValueError(f"{name} is damaged: {error}") from error
-    grey = _inverse_magma()[luma]
+    grey = np.take(_inverse_magma(), luma)
     rows, columns = grey.shape
-    return _round(_multiply(overlaps(rows, size), _multiply(grey, overlaps(columns, size).T)))
+    return _round((_shrinking(columns, size) @ (_shrinking(rows, size) @ grey).T).T)
 
 
 @lru_cache(maxsize=1)

@@ -28,7 +28,7 @@ from genretree.corpus.splits import Split, fold_groups, split_slices
 from genretree.corpus.store import Store
 from genretree.evaluate import predict_rows
 from genretree.files import atomic_path
-from genretree.models import family_names
+from genretree.models import family_names, get_family
 from genretree.recipe import Recipe
 from genretree.scores import bootstrap_interval
 from genretree.train import train
@@ -41,6 +41,11 @@ Right = NDArray[
 def cross_validate(store: Store, splits: list[Split], family: str, settings: dict[str, Any], out: Path) -> np.ndarray:
     """Give each track's leaf probabilities by the model that did not learn from it; nan for tracks never tested."""
     found = np.full((store.n_tracks, len(store.taxonomy.leaves)), np.nan)
+    made = json.dumps([family, settings, store.facts.digest, len(splits)], sort_keys=True)
+    if (out / "made.json").exists() and (out / "made.json").read_text() != made:
+        raise SystemExit(f"{out}: holds results of other settings, folds or music; give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "made.json").write_text(made)
     for split in splits:
         split.save(store.folder / "splits")
         rows = store.rows("test", split)
@@ -82,6 +87,7 @@ def run(store: Store, name: str, given: argparse.Namespace, cut: str, changes: d
     tracks = np.arange(store.n_tracks)
     for seed in given.seeds:
         settings = {**({} if recipe is None else recipe.settings), **changes, "seed": seed}
+        settings = get_family(family).settings_type.build(settings).model_dump(mode="json")
         out = given.out / given.name.format(name=name) / f"{cut}-{seed}"
         if cut == "artist":
             splits = fold_groups(store.track_leaves, store.track_groups, folds=given.folds, seed=seed, name=f"cv{seed}")
@@ -121,6 +127,9 @@ def main() -> None:
         model, _, assignment = text.partition(":")
         name, _, value = assignment.partition("=")
         changes.setdefault(model, {})[name] = yaml.safe_load(value)
+    strange = sorted(set(changes) - set(given.models))
+    if strange:
+        parser.error(f"--set for {', '.join(strange)}, which is not among the models")
     columns = [*store.taxonomy.levels, *(["with " + " and ".join(given.merge) + " as one"] if given.merge else [])]
     header = ["model", "cut by", *columns, "seconds"]
     lines = ["| " + " | ".join(header) + " |", "| " + " | ".join(["---"] * len(header)) + " |"]

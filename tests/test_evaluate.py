@@ -231,5 +231,24 @@ def test_a_report_shows_several_models_and_escapes_names(bundle: Bundle, store: 
     evaluation = evaluate(bundle, store)
     report = write_report([evaluation, evaluation], tmp_path / "r.html", "<b>two</b>")
     text = report.read_text(encoding="utf-8")
-    assert text.count("<h2>boosting</h2>") == 2
+    assert text.count("<h2>b (boosting)</h2>") == 2
     assert "&lt;b&gt;two" in text
+
+
+def test_artists_that_nobody_knows_are_not_called_disjoint(bundle: Bundle, tmp_path: Path) -> None:
+    csv_path = write_corpus(tmp_path / "music", artists=1, tracks=1, seconds=5.0)
+    csv_path.write_text(csv_path.read_text().replace("Drone artist 0", ""))
+    nameless = prepare(read_manifest(csv_path, TREE, group="artist"), tmp_path / "s", SETTINGS, workers=1)
+    csv_path.write_text(csv_path.read_text().replace("artist 0", "stranger"))
+    strangers = prepare(read_manifest(csv_path, TREE, group="artist"), tmp_path / "t", SETTINGS, workers=1)
+    for store in (nameless, strangers):
+        found = evaluate(bundle, store, part="all")
+        assert found.disjoint == "file-disjoint"
+    assert "the artist of 1 of these tracks" in evaluate(bundle, strangers, part="all").protocol
+
+
+def test_a_levels_name_is_no_path(bundle: Bundle, store: Store, tmp_path: Path) -> None:
+    names = Taxonomy(bundle.taxonomy.leaves, ("../a", "b/c", "d"))
+    save_evaluation(evaluate(replace(bundle, taxonomy=names), store), tmp_path / "out")
+    assert not list(tmp_path.glob("*.png"))
+    assert len(list((tmp_path / "out").glob("confusion-*.png"))) == 6

@@ -170,7 +170,7 @@ def test_json_and_csv_have_the_promised_fields(bundle: Bundle, store: Store) -> 
     content = json.loads(json.dumps(results[0].to_json()))
     assert {"file", "path", "levels", "slices"} <= set(content)
     for level in content["levels"]:
-        assert set(level) == {"name", "label", "probability", "top"}
+        assert set(level) == {"name", "label", "probability", "sure", "top"}
         assert set(level["top"][0]) == {"label", "probability"}
     rows = list(csv.DictReader(io.StringIO(write_csv(results, bundle.taxonomy.levels))))
     assert rows[0]["path"] == " > ".join(results[0].path)

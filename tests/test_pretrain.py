@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, SettingsError, TrainingError
+from genretree.evaluate import evaluate
 from genretree.models import cnn, get_family, hearing
 from genretree.models.cnn import CnnSettings
 from genretree.pretrain import pretrain
@@ -67,7 +68,7 @@ def test_a_transformer_is_fitted_to_other_images(store: Store, tmp_path: Path, q
     settings = {**QUICK, "weights": str(tmp_path / "weights"), "image_size": 64}
     bundle = train(store, "ast", tmp_path / "bundle", settings)
     assert bundle.model.network.backbone.config.image_size == 64  # type: ignore[attr-defined]
-    with pytest.raises(TrainingError, match="sees 3 images, not 1"):
+    with pytest.raises(TrainingError, match=r"learned to see mel, cqt, chroma, not mel; add --set modalities"):
         train(store, "ast", tmp_path / "other", {**settings, "modalities": ["mel"]})
 
 
@@ -128,9 +129,11 @@ def test_bad_input_is_told_in_one_line(store: Store, tmp_path: Path, quick: dict
 
 def test_weights_that_do_not_fit_are_refused(store: Store, tmp_path: Path, quick: dict[str, Any]) -> None:
     pretrain([store.folder], "cnn", tmp_path / "w", quick)
-    for settings in ({"weights": str(tmp_path / "w"), "modalities": ["mel"]}, {"weights": str(tmp_path)}):
-        with pytest.raises(TrainingError, match="pretrain --model cnn"):
-            cnn.start_network(TREE, CnnSettings.build(settings))
+    for modalities in (["mel"], ["chroma", "cqt", "mel"]):
+        with pytest.raises(TrainingError, match="learned to see mel, cqt, chroma, not"):
+            cnn.start_network(TREE, CnnSettings.build({"weights": str(tmp_path / "w"), "modalities": modalities}))
+    with pytest.raises(TrainingError, match="pretrain --model cnn"):
+        cnn.start_network(TREE, CnnSettings.build({"weights": str(tmp_path)}))
     kind = get_family("efficientnet-b0")
     with pytest.raises(TrainingError, match=r"lack .* parts"):
         train(store, kind.name, tmp_path / "b", {**QUICK, "weights": str(tmp_path / "w")})
@@ -160,3 +163,12 @@ def test_what_was_cut_off_goes_on(store: Store, tmp_path: Path, quick: dict[str,
 
 def _words(settings: dict[str, Any]) -> list[str]:
     return [word for name, value in settings.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+
+
+def test_what_was_heard_before_is_not_called_new(store: Store, tmp_path: Path, quick: dict[str, Any]) -> None:
+    pretrain([store.folder], "cnn", tmp_path / "w", quick)
+    linear = {"classifier": "linear", "epochs": 0, "strengths": [0.1], "statistics": False}
+    bundle = train(store, "cnn", tmp_path / "b", {**QUICK, **linear, "weights": str(tmp_path / "w")})
+    found = evaluate(bundle, store)
+    assert found.disjoint == "heard before"
+    assert "were heard, without their genres" in found.protocol

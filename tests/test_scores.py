@@ -104,10 +104,12 @@ def test_a_difference_is_told_from_none() -> None:
     assert better.difference == pytest.approx(first.mean() - second.mean())
     assert better.only_first - better.only_second == round(200 * better.difference)
     same = compare_right(["x"], first, first, groups, 0)[0]
-    assert (same.difference, same.ci95, same.p_value) == (0, (0, 0), 1)
+    assert (same.difference, same.p_value) == (0, 1)
+    assert same.ci95 == pytest.approx((-0.0713, 0.0713), abs=1e-3)  # what 50 groups may hide
     other = compare_right(["x"], second, first, groups, 0)[0]
     assert other.difference == -better.difference
-    assert compare_right(["x"], first, second, np.zeros(200, int), 0)[0].ci95 == (-1, 1)
+    low, high = compare_right(["x"], first, second, np.zeros(200, int), 0)[0].ci95
+    assert high - low > 0.7  # one group says nothing of others
 
 
 def test_mcnemar_is_the_exact_binomial_test() -> None:

@@ -55,7 +55,7 @@ class Calibration:
         try:
             track, each = (tuple(float(number) for number in content[unit]) for unit in UNITS)
             found = cls(track, each, int(content["tracks"]), str(content["source"]))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"not a calibration: {error!r}") from error
         for temperatures in (track, each):
             if len(temperatures) != depth or not all(0 < number < np.inf for number in temperatures):

@@ -17,7 +17,7 @@ from genretree.bundle import Bundle
 from genretree.corpus.splits import WITHOUT_TRACKS
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError, TrainingError
-from genretree.evaluate import Evaluation, compare_evaluations, evaluate
+from genretree.evaluate import Evaluation, compare_evaluations, describe_pair, evaluate
 from genretree.files import write_text
 from genretree.models import family_names, get_family
 from genretree.report import save_evaluation, write_report
@@ -146,7 +146,7 @@ def _compare_with_best(rows: Sequence[Row]) -> dict[str, dict[str, tuple[Differe
     """Compare the best model, by whole tracks over all levels, with each of the others."""
     best = max(rows, key=lambda row: row.evaluation.track.overall).evaluation
     others = [row.evaluation for row in rows if row.evaluation is not best]
-    return {f"{best.family} less {other.family}": compare_evaluations(best, other) for other in others}
+    return {describe_pair(best, other): compare_evaluations(best, other) for other in others}
 
 
 def format_markdown(found: Comparison) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,9 @@ from genretree.progress import progress_bar
 from genretree.scores import Difference, UnitScores, compare_right, decode_levels, name_path, score_units
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
-from genretree.train import examples_of, fingerprint
+from genretree.train import examples_of, fingerprint, unknown_groups
 
+_LONG = ("tracks_seen", "groups_seen", "heard_before", "history")
 _INTERNAL = ("outcomes", "marks")  # too long for metrics.json; tracks.csv has the outcomes
 Indices = NDArray[np.int64]
 
@@ -97,13 +99,17 @@ class Evaluation:
     outcomes: tuple[Outcome, ...]
     marks: Marks
 
+    @property
+    def label(self) -> str:
+        """The family, with the bundle's name where that is another."""
+        name = Path(self.bundle).name
+        return self.family if name == self.family else f"{name} ({self.family})"
+
     def to_json(self) -> dict[str, Any]:
         """Return plain lists, numbers and names, for `metrics.json`."""
         bare = replace(self, outcomes=(), marks=None)  # type: ignore[arg-type]
         content = {name: value for name, value in asdict(bare).items() if name not in _INTERNAL}
-        content["training"] = {
-            key: value for key, value in self.training.items() if key not in ("tracks_seen", "groups_seen", "history")
-        }
+        content["training"] = {key: value for key, value in self.training.items() if key not in _LONG}
         return content
 
 
@@ -158,9 +164,19 @@ def evaluate(
     slice_leaves, slice_groups = leaves[store.slice_tracks[rows]], groups[store.slice_tracks[rows]]
     slice_right = decode_levels(tree, heads, by_slice) == tree.ancestors[slice_leaves]
     track_right = decode_levels(tree, heads, by_track) == tree.ancestors[leaves[tracks]]
+    heard = set(bundle.training.get("heard_before", ()))
+    n_heard = sum(store.tracks["sha256"][track] in heard for track in tracks)
     protocol, disjoint = _describe_protocol(
-        parts, sum(known), n_known_groups, store.facts.group_by, bundle.training.get("group_by", "")
+        parts,
+        sum(known),
+        n_known_groups,
+        store.facts.group_by,
+        bundle.training.get("group_by", ""),
+        (int(unknown_groups(store)[tracks].sum()), int(bundle.training.get("unknown_groups", 0))),
     )
+    if n_heard:
+        protocol += f"; {n_heard} of these files were heard, without their genres, when its weights were pretrained"
+        disjoint = disjoint if disjoint == "LEAKING" else "heard before"
     return Evaluation(
         slice=score_units(tree, heads, by_slice, slice_leaves, slice_groups, seed, levels),
         track=score_units(tree, heads, by_track, leaves[tracks], groups[tracks], seed, averaged),
@@ -183,6 +199,14 @@ def evaluate(
         outcomes=_describe_tracks(bundle, store, leaves, by_track, levels[-1], rows),
         marks=Marks(rows, slice_right, slice_groups, track_right, groups[tracks]),
     )
+
+
+def describe_pair(first: Evaluation, second: Evaluation) -> str:
+    """Name two evaluations that are compared, and how their music was cut."""
+    names = f"{first.label} less {second.label}"
+    if first.disjoint == second.disjoint:
+        return f"{names} ({first.disjoint})"
+    return f"{names} ({first.disjoint} less {second.disjoint}: they learned from different music, so this says little)"
 
 
 def compare_evaluations(first: Evaluation, second: Evaluation) -> dict[str, tuple[Difference, ...]]:
@@ -278,7 +302,12 @@ def predict_rows(bundle: Bundle, store: Store, rows: Indices, progress: bool = F
 
 
 def _describe_protocol(
-    parts: Split | None, known_tracks: int, known_groups: int, group_by: str, learned_by: str
+    parts: Split | None,
+    known_tracks: int,
+    known_groups: int,
+    group_by: str,
+    learned_by: str,
+    unknown: tuple[int, int],
 ) -> tuple[str, str]:
     """Say how far the figures speak of unseen music. Files are told by their bytes, groups by their names."""
     if parts is not None and parts.protocol == "slice":
@@ -295,6 +324,9 @@ def _describe_protocol(
     if known_groups:
         note = f"none of these files was learned from, but {known_groups} of their groups ({group_by}) were"
         return note, "file-disjoint"
+    if any(unknown):
+        count = f"{unknown[0]} of these tracks and of {unknown[1]} that were learned from"
+        return f"none of these files was learned from; but the {group_by} of {count} isn't known", "file-disjoint"
     if group_by == RECOVERED:
         return PROTOCOL_NOTES["recovered"], "by guessed tracks"
     note = f"disjoint by {group_by}: none of these files, and none of their groups, was learned from"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from genretree.bundle import Bundle
 from genretree.corpus.manifest import walk_sound
-from genretree.errors import SoundError
+from genretree.errors import SettingsError, SoundError
 from genretree.files import printable
 from genretree.models.contract import LevelProbabilities
 from genretree.scores import decode_levels, name_path
@@ -38,12 +38,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class LevelPrediction:
-    """One level of a path: the node taken, its probability, and the likeliest nodes of the level."""
+    """One level of a path: the node taken, its probability, the likeliest nodes, and whether it is sure enough."""
 
     name: str
     label: str
     probability: float
     top: tuple[Choice, ...]
+    sure: bool = True
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class Prediction:
                     "name": level.name,
                     "label": level.label,
                     "probability": _round(level.probability),
+                    "sure": level.sure,
                     "top": [{"label": item.label, "probability": _round(item.probability)} for item in level.top],
                 }
                 for level in self.levels
@@ -165,6 +167,8 @@ def predict(
     Prediction or PredictionError
         One for each file. A bad file never stops the others.
     """
+    if not 0 <= min_confidence <= 1:
+        raise SettingsError(f"min_confidence lies between 0 and 1, it can't be {min_confidence}")
     with ThreadPoolExecutor(max(1, workers)) as pool:
         ahead: list[Future[Prediction | PredictionError]] = []
         for file in find_files(files):
@@ -251,7 +255,8 @@ def _describe(
         labels = tree.labels(level)
         best = np.argsort(-probabilities[0], kind="stable")[:top]
         choices = tuple(Choice(labels[i], float(probabilities[0, i])) for i in best)
-        named.append(LevelPrediction(tree.levels[level], labels[node], float(probabilities[0, node]), choices))
+        chance = float(probabilities[0, node])
+        named.append(LevelPrediction(tree.levels[level], labels[node], chance, choices, level < known))
     length = bundle.images.slice_frames * HOP / RATE
     rows = decode_levels(tree, heads, by_slice)
     timeline = tuple(
@@ -279,7 +284,12 @@ def _cut(
         return below[0] if below else tree.depth
 
     if heads != "tree":
-        return sure(nodes), nodes
+        known = sure(nodes)
+        if least:  # what contradicts itself is not sure
+            paths = tree.ancestors.tolist()
+            while known and not any(path[:known] == nodes[:known].tolist() for path in paths):
+                known -= 1
+        return known, nodes
     # On equal depth the path that was chosen stands first, then the likeliest.
     order = np.argsort(-averaged[-1][0], kind="stable")
     rows = [nodes, *(tree.ancestors[leaf] for leaf in order)]
@@ -294,18 +304,19 @@ def _cut(
 def write_csv(results: Sequence[Prediction | PredictionError], level_names: Sequence[str]) -> str:
     """Give predictions as CSV text: file, path, a label and a probability column for each level, slices, error."""
     buffer = io.StringIO()
-    columns = ["file", "path"]
+    columns = ["file", "path", "complete"]
     for name in level_names:
         columns += [name, f"{name}_probability"]
-    writer = csv.DictWriter(buffer, [*columns, "slices", "error", "message"], lineterminator="\n")
+    writer = csv.DictWriter(buffer, [*columns, "slices", "note", "error", "message"], lineterminator="\n")
     writer.writeheader()
     for result in results:
         if isinstance(result, PredictionError):
             writer.writerow({"file": result.file, "error": result.kind, "message": result.message})
             continue
         row: dict[str, Any] = {"file": result.file, "path": result.shown, "slices": result.slices}
+        row |= {"complete": int(result.complete), "note": result.note}
         for level in result.levels:
-            row[level.name] = level.label
+            row[level.name] = level.label if level.sure else UNSURE
             row[f"{level.name}_probability"] = _round(level.probability)
         writer.writerow(row)
     return buffer.getvalue()

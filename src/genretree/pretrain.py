@@ -5,10 +5,11 @@ What comes of it is a folder of weights to start from: `genretree train STORE --
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,11 @@ from genretree.files import printable, write_text
 from genretree.models import get_family
 from genretree.models.contract import Examples, FitContext, Fitted
 from genretree.models.network import NetworkModel, NetworkSettings
-from genretree.models.pretrained import save_checkpoint
+from genretree.models.pretrained import FACTS_FILE, save_checkpoint
 from genretree.sound.decode import SUFFIXES
 from genretree.taxonomy import Taxonomy
 from genretree.train import examples_of, put_in_place, work_folder
 
-FACTS_FILE = "pretrained.json"
 # What is learned with unless other settings are given: every slice otherwise in each epoch, and no genres.
 DEFAULTS: dict[str, Any] = {
     "weights": "none",
@@ -109,6 +109,8 @@ def pretrain(
         "family": family,
         "settings": chosen.model_dump(mode="json"),
         "sources": [str(path) for path in sources],
+        "split": split,
+        "contents": _digest(found),
     }
     work = work_folder(out, run, restart)
     store = found if isinstance(found, Store) else prepare(found, work / "store", progress=progress)
@@ -149,6 +151,14 @@ def _find(sources: Sequence[str | Path]) -> Store | Manifest:
     tracks = {path.absolute(): None for source in paths for path in _sound_files(source)}
     listed = [Track(path, printable(path), 0, f"folder:{printable(path.parent)}") for path in tracks]
     return Manifest(paths[0], tuple(listed), _UNLABELLED, "folder")
+
+
+def _digest(found: Store | Manifest) -> str:
+    """Hash what there is to hear, so that a run on other music isn't taken up."""
+    if isinstance(found, Store):
+        return found.facts.digest
+    stats = [(str(track.path), track.path.stat().st_size, track.path.stat().st_mtime_ns) for track in found.tracks]
+    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:16]
 
 
 def _sound_files(source: Path) -> list[Path]:
@@ -194,5 +204,7 @@ def _describe(
         "split": split,
         "epochs": len(fitted.history),
         "explained": None if loss is None else round(1 - loss, 4),
+        "tracks_seen": sorted({store.tracks["sha256"][track] for track in np.unique(learn.tracks)}),
+        "failures": [asdict(failure) for failure in store.failures],
         "settings": settings.model_dump(mode="json"),
     }

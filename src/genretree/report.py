@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import re
 import shlex
 import sys
 from collections import Counter
@@ -17,7 +18,7 @@ import numpy as np
 
 from genretree.corpus.splits import WITHOUT_TRACKS
 from genretree.corpus.store import Store
-from genretree.evaluate import Evaluation, Outcome
+from genretree.evaluate import Evaluation, Outcome, describe_pair
 from genretree.files import write_text
 from genretree.pictures import draw_confusion, draw_coverage, draw_history, draw_reliability, draw_strip
 from genretree.scores import Difference
@@ -58,13 +59,18 @@ def save_evaluation(
     if against is not None:
         other, differences = against
         listed = {unit: [vars(item) for item in items] for unit, items in differences.items()}
-        content["against"] = {"bundle": other.bundle, "evaluation": other.to_json(), "differences": listed}
+        content["against"] = {
+            "bundle": other.bundle,
+            "cut": [evaluation.disjoint, other.disjoint],
+            "evaluation": other.to_json(),
+            "differences": listed,
+        }
     write_text(out / "metrics.json", json.dumps(content, indent=1, ensure_ascii=False))
     write_text(out / "tracks.csv", format_tracks(evaluation))
     for name, png in confusion_pngs(evaluation).items():
         (out / f"{name}.png").write_bytes(png)
     evaluations = [evaluation] if against is None else [evaluation, against[0]]
-    both = {} if against is None else {f"{evaluation.bundle} less {against[0].bundle}": against[1]}
+    both = {} if against is None else {describe_pair(evaluation, against[0]): against[1]}
     return write_report(evaluations, out / "report.html", store=store, differences=both)
 
 
@@ -84,10 +90,20 @@ def format_tracks(evaluation: Evaluation) -> str:
 
 def confusion_pngs(evaluation: Evaluation) -> dict[str, bytes]:
     """Draw a confusion matrix for every level, by track and by slice; PNG bytes by name (`confusion-track-level_1`)."""
+    found = {}
+    for unit, pictures in _draw_confusions(evaluation).items():
+        for level, png in zip(getattr(evaluation, unit).levels, pictures, strict=True):
+            found[re.sub(r"[^\w-]+", "_", f"confusion-{unit}-{level.name}")] = png  # it becomes a file's name
+    return found
+
+
+def _draw_confusions(evaluation: Evaluation) -> dict[str, list[bytes]]:
     return {
-        f"confusion-{unit}-{level.name}": draw_confusion(level, unit, evaluation.disjoint, level.branches)
+        unit: [
+            draw_confusion(level, unit, evaluation.disjoint, level.branches)
+            for level in getattr(evaluation, unit).levels
+        ]
         for unit in _UNITS
-        for level in getattr(evaluation, unit).levels
     }
 
 
@@ -151,7 +167,8 @@ def render(template: str, **content: Any) -> str:
 
 def command_line() -> str:
     """Return the command this process was started with, as one would type it."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    name = Path(sys.argv[0]).name
+    return shlex.join([*(["python", "-m", "genretree"] if name == "__main__.py" else [name]), *sys.argv[1:]])
 
 
 def _view(evaluation: Evaluation, store: Store | None) -> dict[str, Any]:
@@ -160,7 +177,7 @@ def _view(evaluation: Evaluation, store: Store | None) -> dict[str, Any]:
     unit = evaluation.slice if evaluation.group_by in WITHOUT_TRACKS else evaluation.track
     return {
         "evaluation": evaluation,
-        "pictures": {name: data_url(png) for name, png in confusion_pngs(evaluation).items()},
+        "pictures": {unit: [data_url(png) for png in pngs] for unit, pngs in _draw_confusions(evaluation).items()},
         "reliability": data_url(draw_reliability(unit.levels)),
         "coverage": data_url(draw_coverage(unit.levels)),
         "history": None if history is None else data_url(history),

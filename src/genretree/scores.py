@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -267,9 +268,21 @@ def compare_right(
         disagree = only_first + only_second
         p_value = float(binomtest(only_first, disagree).pvalue) if disagree else 1.0
         gained = one.astype(float) - other.astype(float)
-        interval = _bootstrap(gained, groups, seed) or (-1.0, 1.0)
+        interval = _difference_interval(gained, groups, seed)
         found.append(Difference(name, float(gained.mean()), interval, only_first, only_second, p_value))
     return tuple(found)
+
+
+def _difference_interval(gained: Floats, groups: Indices, seed: int) -> tuple[float, float]:
+    """Give the bootstrap's interval; where all groups gain the same, what so many groups may hide (Wilson)."""
+    from scipy import stats
+
+    index = np.unique(groups, return_inverse=True)[1]
+    means = np.bincount(index, weights=gained) / np.bincount(index)
+    if np.ptp(means) > 0:
+        return _bootstrap(gained, groups, seed) or (-1.0, 1.0)
+    hidden = float(stats.binomtest(0, len(means)).proportion_ci(_CONFIDENCE, method="wilson").high)
+    return max(-1.0, float(means[0]) - hidden), min(1.0, float(means[0]) + hidden)
 
 
 def bootstrap_interval(right: NDArray[np.bool_], groups: Indices, seed: int) -> tuple[float, float]:
@@ -329,6 +342,9 @@ def _score_level(
     labels, nodes = taxonomy.labels(level), taxonomy.nodes(level)
     every = np.arange(len(labels))
     occurring = np.union1d(true, predicted)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="A single label was found")  # a level of one node
+        confusion = confusion_matrix(true, predicted, labels=every)
     precision, recall, f1, support = precision_recall_fscore_support(true, predicted, labels=every, zero_division=0)
     classes = tuple(
         ClassScores(label, float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
@@ -346,7 +362,7 @@ def _score_level(
         top=_score_top(probabilities, true),
         ci95=bootstrap_interval(right, groups, seed),
         classes=classes,
-        confusion=tuple(tuple(row) for row in confusion_matrix(true, predicted, labels=every).tolist()),
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
         branches=tuple(i for i in every[1:].tolist() if level and nodes[i][:level] != nodes[i - 1][:level]),
         trust=trust,
     )

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
-from genretree.corpus.splits import PARTS
+from genretree.corpus.splits import PARTS, WITHOUT_TRACKS
 from genretree.corpus.store import Store
 from genretree.evaluate import Evaluation
 from genretree.predict import Prediction
@@ -40,11 +40,11 @@ def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
     table.add_column("mean", justify="right")
     table.add_column("n", justify="right")
     for evaluation in evaluations:
-        for unit in ("track", "slice"):
+        for unit in ("slice",) if evaluation.group_by in WITHOUT_TRACKS else ("track", "slice"):
             scores = getattr(evaluation, unit)
             cells = [_accuracy(level) for level in scores.levels]
             table.add_row(
-                evaluation.family, unit, evaluation.disjoint, *cells, f"{100 * scores.overall:.1f}", str(scores.n)
+                evaluation.label, unit, evaluation.disjoint, *cells, f"{100 * scores.overall:.1f}", str(scores.n)
             )
     console.print(table)
     for note in dict.fromkeys(evaluation.protocol for evaluation in evaluations):
@@ -59,12 +59,13 @@ def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
 
 
 def _show_trust(console: Console, evaluation: Evaluation) -> None:
-    scores = evaluation.track
+    unit = "slice" if evaluation.group_by in WITHOUT_TRACKS else "track"
+    scores = getattr(evaluation, unit)
     paths = f"hierarchical F1 {100 * scores.hierarchical.f1:.1f}, {scores.hierarchical.tree_distance:.2f} edges off"
     errors = ", ".join(f"{level.trust.ece:.3f}" for level in scores.levels)
     surest = ", ".join(f"{100 * level.trust.accuracy_at_80:.1f}" for level in scores.levels)
     console.print(
-        f"{evaluation.family} by track ({evaluation.disjoint}): {paths}; calibration error by level {errors}; "
+        f"{evaluation.label} by {unit} ({evaluation.disjoint}): {paths}; calibration error by level {errors}; "
         f"right on the surest 80 %: {surest}."
     )
 
@@ -87,6 +88,10 @@ def show_prediction(prediction: Prediction) -> None:
     console = _console()
     console.print(f"[bold]{escape(prediction.file)}[/]: [bold cyan]{escape(prediction.shown)}[/]")
     for level in prediction.levels:
+        if not level.sure:
+            likeliest = ", ".join(f"{item.label} {item.probability:.0%}" for item in level.top)
+            console.print(f"  {level.name}: ?  [dim]({escape(likeliest)})[/]")
+            continue
         others = ", ".join(f"{item.label} {item.probability:.0%}" for item in level.top if item.label != level.label)
         console.print(f"  {level.name}: {level.label} {level.probability:.0%}  [dim]({others or 'no other'})[/]")
     runs = [list(run) for _, run in groupby(prediction.timeline, key=lambda item: item.path)]

@@ -30,7 +30,6 @@ from genretree.models import get_family
 from genretree.models.contract import Examples, FitContext, Fitted, Held, score_examples
 from genretree.progress import progress_bar
 from genretree.settings import Settings
-from genretree.taxonomy import Taxonomy
 
 _SECONDS_BETWEEN_NOTES = 5.0
 _VERSIONS = ("genretree", "numpy", "librosa", "scikit-learn", "torch", "transformers")
@@ -86,9 +85,13 @@ def train(
         work = work_folder(out, _describe_run(store, family, chosen, parts), restart)
     with _clock(work / "seconds") as seconds:
         fitted = kind.fit(learn, check if len(check) else None, store.taxonomy, chosen, FitContext(work, progress))
-        calibration = _calibrate(fitted, check, store.taxonomy, progress)
+        calibration = _calibrate(fitted, check, store, progress)
+    from genretree.models.pretrained import read_facts  # brings transformers, which not all need
+
+    heard = read_facts(str(getattr(chosen, "weights", "")))
     training = {
         **_describe_data(store, parts),
+        "heard_before": heard.get("tracks_seen", []),
         "history": fitted.history,
         "facts": dict(fitted.facts),
         "seconds": round(seconds(), 1),
@@ -118,16 +121,19 @@ def train_once(
     return train(store, family, out, settings, split=split, overwrite=True, progress=progress)
 
 
-def _calibrate(fitted: Fitted, validation: Examples, taxonomy: Taxonomy, progress: bool) -> Calibration | None:
+def _calibrate(fitted: Fitted, validation: Examples, store: Store, progress: bool) -> Calibration | None:
     """Fit the temperatures on what the model did not learn from; None where there is no such music."""
-    if fitted.held is not None:
-        return fit_calibration(fitted.held, taxonomy, fitted.model.heads, "predictions out of fold")
-    if len(validation) == 0:
-        return None
-    with progress_bar(len(validation), "calibrate", "slice", progress) as tick:
-        levels = score_examples(fitted.model, validation, tick)
-    held = Held(levels, validation.leaves, validation.tracks)
-    return fit_calibration(held, taxonomy, fitted.model.heads, "the validation part")
+    held, source = fitted.held, "predictions out of fold"
+    if held is None:
+        if len(validation) == 0:
+            return None
+        with progress_bar(len(validation), "calibrate", "slice", progress) as tick:
+            levels = score_examples(fitted.model, validation, tick)
+        held, source = Held(levels, validation.leaves, validation.tracks), "the validation part"
+    if "recovered_track" in store.tracks:  # each slice is a track of its own there, but files will be whole ones
+        guessed = np.unique(np.array(store.tracks["recovered_track"]), return_inverse=True)[1]
+        held = replace(held, tracks=guessed[held.tracks])
+    return fit_calibration(held, store.taxonomy, fitted.model.heads, source)
 
 
 def _finish(bundle: Bundle, work: Path) -> None:
@@ -207,6 +213,12 @@ def examples_of(store: Store, rows: NDArray[np.int64]) -> Examples:
     )
 
 
+def unknown_groups(store: Store) -> NDArray[np.bool_]:
+    """Say of which tracks the artist (album ...) isn't known, so that each is a group of its own: shape (n_tracks,)."""
+    alone = np.array([str(name).startswith("track:") for name in store.tracks["group"]], dtype=bool)
+    return alone & (store.facts.group_by != "track")
+
+
 def fingerprint(text: str) -> str:
     """Hash a group's name, so that a bundle can tell known artists without naming them."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -257,6 +269,7 @@ def _describe_data(store: Store, split: Split) -> dict[str, Any]:
         },
         "group_by": store.facts.group_by,
         "slices": {part: len(store.rows(part, split)) for part in ("train", "validation", "test")},
+        "unknown_groups": int(unknown_groups(store)[seen].sum()),
         "tracks_seen": sorted({store.tracks["sha256"][track] for track in seen}),
         "groups_seen": sorted({fingerprint(store.tracks["group"][track]) for track in seen}),
     }

@@ -50,11 +50,11 @@ def audit(
     placer = Placer(store, chosen.slice_parts(store.slice_tracks).tolist())
     # One thread: most products are small, and threads that wait for each other take far longer on a busy machine.
     with threadpool_limits(1):
+        doubts = tuple(find_mislabelled(store, placer, seed, progress)) if labels else None
         found = find_shared(store, placer)
         found += find_copies(store, look(store, progress), placer, progress)
         found += find_contradictions(store, placer)
         found += find_several_leaves(store)
-        doubts = tuple(find_mislabelled(store, placer, seed, progress)) if labels else None
     kinds = list(KINDS)
     found.sort(key=lambda item: (_SEVERITIES.index(item.severity), kinds.index(item.kind), -(item.similarity or 0)))
     return Audit(

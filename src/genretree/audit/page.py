@@ -43,6 +43,8 @@ def save_audit(found: Audit, store: Store, out: str | Path, command: str = "") -
     write_text(out / "audit.json", json.dumps(found.to_json(), indent=1, ensure_ascii=False))
     if found.doubts is not None:
         write_labels(found.doubts, out / "labels.csv")
+    else:
+        (out / "labels.csv").unlink(missing_ok=True)  # of an earlier audit
     return write_page(found, store, out / "audit.html", command)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from genretree.cli.options import FOLDER, quiet_option
+from genretree.cli.options import FOLDER, OUT_FOLDER, quiet_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +24,7 @@ _ROWS = 20  # of each table on the terminal
 @click.argument("store", type=FOLDER)
 @click.option("--split", "split_name", default="default", show_default=True, help="Which of the store's splits.")
 @click.option("--labels", is_flag=True, help="Also look for doubtful labels (20 ms a slice, once).")
-@click.option("--out", type=FOLDER, help="Folder for audit.json, audit.html and labels.csv.  [default: STORE/audit]")
+@click.option("--out", type=OUT_FOLDER, help="Folder for the files and the page.  [default: STORE/audit]")
 @click.option("--seed", default=0, show_default=True, help="Of the folds that labels are checked by.")
 @click.option("--strict", is_flag=True, help="Exit with status 1 if anything leaks or contradicts itself.")
 @click.option("--json", "as_json", is_flag=True, help="Print audit.json.")
@@ -41,10 +40,11 @@ def audit(
     from genretree.audit import audit as examine
     from genretree.audit.page import save_audit
     from genretree.corpus.store import Store
+    from genretree.report import command_line
 
     opened = Store(store)
     found = examine(opened, split_name, labels=labels, seed=seed, progress=not quiet)
-    page = save_audit(found, opened, out or store / "audit", shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+    page = save_audit(found, opened, out or store / "audit", command_line())
     if as_json:
         click.echo(json.dumps(found.to_json(), ensure_ascii=False))
     else:

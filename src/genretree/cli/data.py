@@ -154,6 +154,8 @@ def split(
             "prepare with --recover-tracks guesses the tracks from the images"
         )
     # What isn't given stays at the functions' own defaults: 80/10/10 by slices, as published.
+    if name is None and protocol == "group" and not folds and opened.facts.group_by == RECOVERED:
+        name = "recovered"  # `default` is the published one
     given = {"test": None if folds else test_share, "validation": validation_share, "name": name}
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if protocol == "slice":

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from genretree.cli.options import FOLDER, parse_assignments, quiet_option
+from genretree.cli.options import FOLDER, OUT_FOLDER, parse_assignments, quiet_option
 from genretree.errors import SettingsError
 
 
@@ -130,6 +130,8 @@ def pretrain(
     if as_json:
         click.echo(json.dumps(facts, ensure_ascii=False))
         return
+    for failure in facts["failures"]:
+        click.echo(f"failed ({failure['kind']}): {failure['message']}", err=True)
     explained = facts["explained"]
     share = "" if explained is None else f"; explains {100 * explained:.0f} % of what the teacher says of other tracks"
     click.echo(f"{out}: learned from {facts['tracks']} tracks ({facts['slices']} slices){share}.")
@@ -143,7 +145,7 @@ def pretrain(
 @click.option(
     "--split", "split_name", help="Which of the store's splits; by default the one the bundle was trained with."
 )
-@click.option("--out", type=FOLDER, required=True, help="Folder for metrics.json, report.html and pictures.")
+@click.option("--out", type=OUT_FOLDER, required=True, help="Folder for metrics.json, report.html and pictures.")
 @click.option("--against", type=FOLDER, metavar="BUNDLE", help="Another bundle, to say whether BUNDLE is better.")
 @click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json too.")
@@ -166,7 +168,7 @@ def evaluate(
     """
     from genretree.bundle import load_bundle
     from genretree.corpus.store import Store
-    from genretree.evaluate import compare_evaluations
+    from genretree.evaluate import compare_evaluations, describe_pair
     from genretree.evaluate import evaluate as evaluate_bundle
     from genretree.report import save_evaluation
     from genretree.tables import show_differences, show_evaluations
@@ -183,7 +185,7 @@ def evaluate(
         return
     show_evaluations(found)
     if second is not None:
-        show_differences(f"{bundle} less {against}", second[1])
+        show_differences(describe_pair(*found), second[1])
     click.echo(f"Report: {report}")
 
 

@@ -11,6 +11,7 @@ import click
 from genretree.errors import SettingsError
 
 FOLDER = click.Path(path_type=Path)
+OUT_FOLDER = click.Path(path_type=Path, file_okay=False)  # checked before the work, not after it
 
 
 def quiet_option(command: Callable[..., Any]) -> Callable[..., Any]:

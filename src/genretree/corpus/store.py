@@ -89,6 +89,8 @@ class Store:
             raise CorpusError(
                 f"{self.folder}: store format {self.format}, this genretree reads {FORMAT}; prepare it again"
             )
+        if not self.n_tracks:
+            raise CorpusError(f"{self.folder}: holds no tracks; prepare it again")
         self.mel_16k = self._open_mel_16k()
         self.slice_tracks: NDArray[np.int64] = slices["track"].to_numpy()
         self.starts: NDArray[np.float64] = slices["start"].to_numpy()

@@ -85,7 +85,7 @@ def build_network(taxonomy: Taxonomy, settings: AstSettings) -> GenreNetwork:
             attention_probs_dropout_prob=0.0,
         )
         return _assemble_small(ViTModel(config, add_pooling_layer=False), taxonomy, settings)
-    where = find_weights(settings.weights, AstFamily.name)
+    where = find_weights(settings.weights, AstFamily.name, settings.modalities)
     if is_small(Path(where) / "config.json"):
         return _assemble_small(_load_small(where, settings), taxonomy, settings)
     if len(settings.modalities) != 1:

@@ -61,7 +61,11 @@ def start_network(taxonomy: Taxonomy, settings: CnnSettings) -> GenreNetwork:
     """Make a network to be trained, on pretrained weights if the settings name some."""
     network = build_network(taxonomy, settings)
     if settings.weights != NONE:
-        load_plain(network.backbone, find_weights(settings.weights, CnnFamily.name), len(settings.modalities))
+        load_plain(
+            network.backbone,
+            find_weights(settings.weights, CnnFamily.name, settings.modalities),
+            len(settings.modalities),
+        )
     return network
 
 

@@ -66,7 +66,9 @@ class EfficientNetFamily:
 def build_network(taxonomy: Taxonomy, settings: EfficientNetSettings) -> GenreNetwork:
     """Make a network on the checkpoint's weights, or a new one with the usual initialisation."""
     if settings.weights != NONE:
-        backbone: Any = load_pretrained(EfficientNetModel, find_weights(settings.weights, EfficientNetFamily.name))
+        backbone: Any = load_pretrained(
+            EfficientNetModel, find_weights(settings.weights, EfficientNetFamily.name, settings.modalities)
+        )
         backbone.embeddings.convolution = adapt_input(backbone.embeddings.convolution, len(settings.modalities))
         backbone.config.num_channels = len(settings.modalities)
         return _assemble(backbone, taxonomy, settings)

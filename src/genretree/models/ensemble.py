@@ -93,7 +93,9 @@ class EnsembleFamily:
             facts[name] = dict(fitted.facts)
         weights = weigh(np.stack(found), train.leaves, train.tracks)
         facts["weights"] = {name: round(float(weight), 3) for name, weight in zip(chosen.members, weights, strict=True)}
-        held = Held(taxonomy.sum_levels(pool(np.stack(found), weights)), train.leaves, train.tracks)
+        held = None
+        if group_folds(train.leaves, train.groups, chosen.seed, chosen.folds):
+            held = Held(taxonomy.sum_levels(pool(np.stack(found), weights)), train.leaves, train.tracks)
         return Fitted(EnsembleModel(members, weights, taxonomy, chosen), [], facts, held)
 
     @staticmethod

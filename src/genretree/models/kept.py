@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,7 @@ from genretree.files import atomic_path
 from genretree.models.contract import Examples
 from genretree.progress import progress_bar
 
+_SAVE_SECONDS = 60.0
 _AT_A_TIME = 16  # a second or two of hearing, so that the bar moves
 Floats = NDArray[np.float32]
 
@@ -32,13 +34,19 @@ class KeptRows:
     ) -> Floats:
         """Give the values of rows; those that are not known yet are computed, some at a time, and kept."""
         missing = rows[np.isnan(self.values[rows, 0])]
-        with progress_bar(len(missing), what, "slice", progress and len(missing) > 0) as tick:
-            for start in range(0, len(missing), _AT_A_TIME):
-                some = missing[start : start + _AT_A_TIME]
-                self.values[some] = compute(some)
-                tick(len(some))
-        if len(missing):
-            self._save()
+        saved = time.monotonic()
+        try:
+            with progress_bar(len(missing), what, "slice", progress and len(missing) > 0) as tick:
+                for start in range(0, len(missing), _AT_A_TIME):
+                    some = missing[start : start + _AT_A_TIME]
+                    self.values[some] = compute(some)
+                    tick(len(some))
+                    if time.monotonic() - saved > _SAVE_SECONDS:
+                        self._save()
+                        saved = time.monotonic()
+        finally:  # also what was computed before an interrupt
+            if len(missing):
+                self._save()
         found: Floats = self.values[rows]
         return found
 

@@ -142,6 +142,8 @@ def choose(
     pairs = [(number, strength) for number in range(len(candidates)) for strength in strengths]
     if len(pairs) == 1:
         return history, *pairs[0]
+    if not group_folds(known.leaves, known.groups, seed):  # a single group tells nothing: the middle of each
+        return history, 0, sorted(strengths)[len(strengths) // 2]
     with progress_bar(len(pairs), "choose", "setting", progress) as tick:
         for number, strength in pairs:
             blocks = candidates[number]

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
@@ -74,6 +74,20 @@ class MusicnnSettings(Settings):
     heads: Heads = Field("tree", description="tree: one consistent distribution; independent: one for each level")
     balance: float = Field(0.0, ge=0, le=1, description="weigh leaves by their share of slices to minus this")
     seed: int = Field(0, ge=0, lt=2**32)
+
+    @field_validator("networks")
+    @classmethod
+    def _each_once(cls, value: tuple[Network, ...]) -> tuple[Network, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("name each network once")
+        return value
+
+    @field_validator("layers")
+    @classmethod
+    def _some_layers(cls, value: tuple[tuple[Layer, ...], ...]) -> tuple[tuple[Layer, ...], ...]:
+        if not all(layers and len(set(layers)) == len(layers) for layers in value):
+            raise ValueError("each set names at least one layer, each once")
+        return value
 
 
 class MusicnnFamily:

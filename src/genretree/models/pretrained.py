@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,23 +18,40 @@ from transformers import logging as transformers_logging
 from genretree.errors import BundleError, TrainingError
 from genretree.models.network import BACKBONE_FILE, WEIGHTS_FILE
 
+FACTS_FILE = "pretrained.json"
 STUDENT = "student"  # what `genretree pretrain` made of free music, and comes with the package
 
 
-def find_weights(weights: str, family: str) -> str:
+def find_weights(weights: str, family: str, modalities: Sequence[str]) -> str:
     """Give the folder of the weights that come with the package for the name 'student'; other names as they are.
 
     Raises
     ------
     TrainingError
-        If there are none for this family.
+        If there are none for this family, or they learned to see other images than `modalities`, or in another order.
     """
-    if weights != STUDENT:
-        return weights
-    folder = resources.files("genretree") / "students" / family
-    if not folder.is_dir():
-        raise TrainingError(f"no weights named '{STUDENT}' come with genretree for {family}; give --weights FOLDER")
-    return str(folder)
+    where = weights
+    if weights == STUDENT:
+        folder = resources.files("genretree") / "students" / family
+        if not folder.is_dir():
+            raise TrainingError(f"no weights named '{STUDENT}' come with genretree for {family}; give --weights FOLDER")
+        where = str(folder)
+    seen = read_facts(where).get("settings", {}).get("modalities")
+    if seen is not None and list(modalities) != seen:
+        raise TrainingError(
+            f"{where}: learned to see {', '.join(seen)}, not {', '.join(modalities)}; "
+            f"add --set modalities='[{', '.join(seen)}]'"
+        )
+    return where
+
+
+def read_facts(where: str) -> dict[str, Any]:
+    """Read what `genretree pretrain` wrote about weights; nothing of those from elsewhere."""
+    try:
+        content = json.loads((Path(where) / FACTS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def load_pretrained(kind: type[PreTrainedModel], name: str, **options: Any) -> PreTrainedModel:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from PIL import Image as PilImage
 
 from genretree.errors import SettingsError, SoundError
 from genretree.settings import HOP, RATE, ImageSettings
@@ -256,3 +257,13 @@ def test_errors_are_those_of_decoding(tmp_path: Path, song_file: Path) -> None:
     with pytest.raises(SoundError) as caught:
         list(iter_slices(silent, ImageSettings()))
     assert caught.value.kind == "silence"
+
+
+def test_images_lie_row_by_row_in_memory() -> None:
+    """As they are written into stores."""
+    db = np.random.default_rng(0).uniform(-80, 0, (128, 491)).astype(np.float32)
+    assert draw(db, 224).flags.c_contiguous
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (369, 496, 3), np.uint8)
+    PilImage.fromarray(pixels).save(stream, "JPEG")
+    assert read_drawn(stream.getvalue(), 224).flags.c_contiguous

@@ -317,7 +317,7 @@ def _sparse(matrix: Floats) -> Sparse:
 
 
 def _round(grey: Floats) -> Image:
-    return np.asarray(np.clip(np.rint(grey), 0, 255), np.uint8)
+    return np.asarray(np.clip(np.rint(grey), 0, 255), np.uint8, order="C")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -202,7 +202,12 @@ def test_an_interrupt_stops_at_once_and_is_gone_on_from(tmp_path: Path, corpus: 
     out = tmp_path / "store"
     words = ["prepare", str(corpus), str(out), "--slice-seconds", "2", "--size", "64", "--workers", "2", "--quiet"]
     words += ["--engine", "librosa"]  # the slow one, or all is done before the interrupt arrives
-    process = subprocess.Popen([sys.executable, "-m", "genretree", *words], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "genretree", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )
     shards = tmp_path / "store.partial" / "tracks"
     deadline = time.monotonic() + 60
     while len(list(shards.glob("*.json"))) < 2:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from genretree.bundle import Bundle
-from genretree.corpus.splits import WITHOUT_TRACKS
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError, TrainingError
 from genretree.evaluate import Evaluation, compare_evaluations, describe_pair, evaluate
@@ -24,7 +23,6 @@ from genretree.report import save_evaluation, write_report
 from genretree.scores import Difference, UnitScores
 from genretree.train import train_once
 
-_UNITS = ("slice", "track")
 _SPEED_SLICES = 64
 _SPEED_SECONDS = 1.0
 
@@ -159,7 +157,7 @@ def format_markdown(found: Comparison) -> str:
         of = [row.evaluation.family for row in rows if row.evaluation.protocol == protocol]
         which = "" if len(of) == len(rows) else f" ({', '.join(of)})"
         lines += [f"Part {first.part} of {first.store}{which}; {protocol}.", ""]
-    for unit in _units(first):
+    for unit in reversed(first.units):
         header = ["model", "cut", "overall", *names, "macro-F1", "parameters", "training s", "slices/s"]
         lines += [f"By {unit} ({getattr(first, unit).n}):", "", _line(header), _line(["---"] * len(header))]
         lines += [_line(_cells(row, getattr(row.evaluation, unit))) for row in rows]
@@ -170,7 +168,7 @@ def format_markdown(found: Comparison) -> str:
 
 
 def _difference_lines(rows: Sequence[Row]) -> list[str]:
-    unit = _units(rows[0].evaluation)[-1]
+    unit = rows[0].evaluation.units[0]
     lines = []
     for title, differences in _compare_with_best(rows).items():
         cells = [
@@ -180,11 +178,6 @@ def _difference_lines(rows: Sequence[Row]) -> list[str]:
         ]
         lines.append(f"- {title}, points by {unit}: {'; '.join(cells)}")
     return [*lines, ""] if lines else []
-
-
-def _units(evaluation: Evaluation) -> Sequence[str]:
-    """Leave the tracks out where nothing is known of them: each slice then counts as one."""
-    return _UNITS[:1] if evaluation.group_by in WITHOUT_TRACKS else _UNITS
 
 
 def _costs(row: Row) -> dict[str, Any]:
@@ -222,7 +215,7 @@ def _format_csv(rows: Sequence[Row]) -> str:
 def _records(row: Row) -> list[dict[str, Any]]:
     """One record for each unit and level."""
     records = []
-    for unit in _units(row.evaluation):
+    for unit in reversed(row.evaluation.units):
         scores = getattr(row.evaluation, unit)
         for level in scores.levels:
             records.append(

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.bundle import Bundle
-from genretree.calibration import average_by
-from genretree.corpus.splits import PROTOCOL_NOTES, RECOVERED, Split
+from genretree.calibration import UNITS, Unit, average_by
+from genretree.corpus.splits import PROTOCOL_NOTES, RECOVERED, WITHOUT_TRACKS, Split
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, TaxonomyError
 from genretree.models.contract import LevelProbabilities, score_examples
@@ -105,6 +105,11 @@ class Evaluation:
         name = Path(self.bundle).name
         return self.family if name == self.family else f"{name} ({self.family})"
 
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """What to tell the figures by: no tracks where nothing is known of them, as each slice then counts as one."""
+        return ("slice",) if self.group_by in WITHOUT_TRACKS else UNITS
+
     def to_json(self) -> dict[str, Any]:
         """Return plain lists, numbers and names, for `metrics.json`."""
         bare = replace(self, outcomes=(), marks=None)  # type: ignore[arg-type]
@@ -163,7 +168,8 @@ def evaluate(
     tree, heads = bundle.taxonomy, bundle.model.heads
     slice_leaves, slice_groups = leaves[store.slice_tracks[rows]], groups[store.slice_tracks[rows]]
     slice_right = decode_levels(tree, heads, by_slice) == tree.ancestors[slice_leaves]
-    track_right = decode_levels(tree, heads, by_track) == tree.ancestors[leaves[tracks]]
+    named = decode_levels(tree, heads, by_track)
+    track_right = named == tree.ancestors[leaves[tracks]]
     heard = set(bundle.training.get("heard_before", ()))
     n_heard = sum(store.tracks["sha256"][track] in heard for track in tracks)
     protocol, disjoint = _describe_protocol(
@@ -196,7 +202,7 @@ def evaluate(
         training=dict(bundle.training),
         version=version("genretree"),
         calibration=None if bundle.calibration is None else bundle.calibration.to_json(),
-        outcomes=_describe_tracks(bundle, store, leaves, by_track, levels[-1], rows),
+        outcomes=_describe_tracks(bundle, store, leaves, named, by_track, levels[-1], rows),
         marks=Marks(rows, slice_right, slice_groups, track_right, groups[tracks]),
     )
 
@@ -246,6 +252,7 @@ def _describe_tracks(
     bundle: Bundle,
     store: Store,
     leaves: Indices,
+    predicted: Indices,
     averaged: LevelProbabilities,
     slice_leaves: NDArray[np.float64],
     rows: Indices,
@@ -253,7 +260,6 @@ def _describe_tracks(
     """Say of each track what it was taken for, in the order of `np.unique` of the tracks."""
     tree, heads = bundle.taxonomy, bundle.model.heads
     tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
-    predicted = decode_levels(tree, heads, averaged)
     found = []
     for place, track in enumerate(tracks.tolist()):
         nodes, leaf = predicted[place], int(leaves[track])

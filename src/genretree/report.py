@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from genretree.corpus.splits import WITHOUT_TRACKS
+from genretree.calibration import UNITS
 from genretree.corpus.store import Store
 from genretree.evaluate import Evaluation, Outcome, describe_pair
 from genretree.files import write_text
@@ -24,7 +24,6 @@ from genretree.pictures import draw_confusion, draw_coverage, draw_history, draw
 from genretree.scores import Difference
 from genretree.taxonomy import format_path
 
-_UNITS = ("track", "slice")
 _HARDEST = 6
 _PAIRS = 4
 
@@ -103,7 +102,7 @@ def _draw_confusions(evaluation: Evaluation) -> dict[str, list[bytes]]:
             draw_confusion(level, unit, evaluation.disjoint, level.branches)
             for level in getattr(evaluation, unit).levels
         ]
-        for unit in _UNITS
+        for unit in UNITS
     }
 
 
@@ -143,7 +142,7 @@ def write_report(
         "report.html.j2",
         title=title,
         evaluations=[_view(evaluation, store) for evaluation in evaluations],
-        units=_UNITS[1:] if evaluations[0].group_by in WITHOUT_TRACKS else _UNITS,
+        units=evaluations[0].units,
         costs=list(costs),
         skipped=dict(skipped or {}),
         differences=dict(differences or {}),
@@ -174,7 +173,7 @@ def command_line() -> str:
 def _view(evaluation: Evaluation, store: Store | None) -> dict[str, Any]:
     """Collect what the template shows of one evaluation."""
     history = draw_history(evaluation.training.get("history", []))
-    unit = evaluation.slice if evaluation.group_by in WITHOUT_TRACKS else evaluation.track
+    unit = getattr(evaluation, evaluation.units[0])
     return {
         "evaluation": evaluation,
         "pictures": {unit: [data_url(png) for png in pngs] for unit, pngs in _draw_confusions(evaluation).items()},

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
-from genretree.corpus.splits import PARTS, WITHOUT_TRACKS
+from genretree.corpus.splits import PARTS
 from genretree.corpus.store import Store
 from genretree.evaluate import Evaluation
 from genretree.predict import Prediction
@@ -21,7 +21,7 @@ from genretree.scores import Difference, LevelScores
 from genretree.taxonomy import Taxonomy
 
 
-def _console() -> Console:
+def make_console() -> Console:
     """Make a console that never cuts lines short where nobody looks at a terminal."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=160)
@@ -29,7 +29,7 @@ def _console() -> Console:
 
 def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
     """Print accuracy with its interval and macro-F1 for each level, by track and by slice."""
-    console = _console()
+    console = make_console()
     first = evaluations[0]
     table = Table(title="accuracy in % (95 % interval over groups), macro-F1", title_justify="left")
     table.add_column("model")
@@ -40,7 +40,7 @@ def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
     table.add_column("mean", justify="right")
     table.add_column("n", justify="right")
     for evaluation in evaluations:
-        for unit in ("slice",) if evaluation.group_by in WITHOUT_TRACKS else ("track", "slice"):
+        for unit in evaluation.units:
             scores = getattr(evaluation, unit)
             cells = [_accuracy(level) for level in scores.levels]
             table.add_row(
@@ -59,7 +59,7 @@ def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
 
 
 def _show_trust(console: Console, evaluation: Evaluation) -> None:
-    unit = "slice" if evaluation.group_by in WITHOUT_TRACKS else "track"
+    unit = evaluation.units[0]
     scores = getattr(evaluation, unit)
     paths = f"hierarchical F1 {100 * scores.hierarchical.f1:.1f}, {scores.hierarchical.tree_distance:.2f} edges off"
     errors = ", ".join(f"{level.trust.ece:.3f}" for level in scores.levels)
@@ -80,12 +80,12 @@ def show_differences(title: str, differences: Mapping[str, Sequence[Difference]]
             low, high = item.ci95
             points = f"{100 * item.difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
             table.add_row(unit, item.name, points, str(item.only_first), str(item.only_second), f"{item.p_value:.3f}")
-    _console().print(table)
+    make_console().print(table)
 
 
 def show_prediction(prediction: Prediction) -> None:
     """Print a file's path, the probability and alternatives of each level, and the time line."""
-    console = _console()
+    console = make_console()
     console.print(f"[bold]{escape(prediction.file)}[/]: [bold cyan]{escape(prediction.shown)}[/]")
     for level in prediction.levels:
         if not level.sure:
@@ -107,7 +107,7 @@ def show_prediction(prediction: Prediction) -> None:
 
 def show_store(store: Store) -> None:
     """Print what a store holds."""
-    console = _console()
+    console = make_console()
     facts = store.facts
     console.print(
         f"[bold]{store.folder}[/]: {store.n_tracks} tracks, {store.n_slices} slices from {escape(facts.source)}"
@@ -131,7 +131,7 @@ def show_store(store: Store) -> None:
 
 def show_bundle(folder: Path, content: dict[str, Any]) -> None:
     """Print what a bundle holds."""
-    console = _console()
+    console = make_console()
     training = content["training"]
     console.print(f"[bold]{folder}[/]: {content['family']}, made by genretree {content.get('genretree', '?')}")
     for name in ("finished", "seconds", "machine"):
@@ -156,12 +156,12 @@ def show_recipes(recipes: Mapping[str, Recipe]) -> None:
         table.add_column(column)
     for name, recipe in recipes.items():
         table.add_row(name, recipe.summary, _figure(recipe.results[0]) if recipe.results else "")
-    _console().print(table)
+    make_console().print(table)
 
 
 def show_recipe(name: str, recipe: Recipe) -> None:
     """Print one recipe in full."""
-    console = _console()
+    console = make_console()
     console.print(f"[bold]{name}[/] (family {recipe.family}): {escape(recipe.summary)}")
     for line in recipe.command:
         console.print(f"    {escape(line)}")

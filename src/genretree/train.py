@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from genretree.bundle import Bundle, load_bundle, save_bundle
 from genretree.calibration import Calibration, fit_calibration
+from genretree.corpus.manifest import ALONE
 from genretree.corpus.splits import Split
 from genretree.corpus.store import Store
 from genretree.errors import TrainingError
@@ -215,7 +216,7 @@ def examples_of(store: Store, rows: NDArray[np.int64]) -> Examples:
 
 def unknown_groups(store: Store) -> NDArray[np.bool_]:
     """Say of which tracks the artist (album ...) isn't known, so that each is a group of its own: shape (n_tracks,)."""
-    alone = np.array([str(name).startswith("track:") for name in store.tracks["group"]], dtype=bool)
+    alone = np.array([str(name).startswith(ALONE) for name in store.tracks["group"]], dtype=bool)
     return alone & (store.facts.group_by != "track")
 
 

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.audit.findings import Doubt, Placer
+from genretree.calibration import average_by
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError
 from genretree.models.contract import Examples
-from genretree.models.linear import fit_linear, group_folds
+from genretree.models.linear import group_folds, out_of_fold
 from genretree.models.linear_tree import Known
 from genretree.models.statistics import statistics_of
 from genretree.progress import progress_bar
@@ -94,18 +95,11 @@ def predict_tracks(store: Store, seed: int = 0, progress: bool = False) -> tuple
         raise CorpusError(f"{store.folder}: labels can't be checked with fewer than two leaves or two groups")
     examples = Examples(store.images, rows, leaves, own, groups, cache=store.folder / "cache")
     features = statistics_of(examples, progress)
-    known = Known.of([examples])
-    found = np.full((len(rows), n_leaves), 1 / n_leaves)
+    weights = Known.of([examples]).weights
     with progress_bar(len(folds), "doubt labels", "fold", progress) as tick:
-        for learn, check in folds:
-            if len(np.unique(leaves[learn])) > 1:
-                head = fit_linear(features[learn], leaves[learn], STRENGTH, known.weights[learn])
-                found[check] = head.predict(features[check], n_leaves)
-            tick()
+        found = out_of_fold(features, leaves, groups, STRENGTH, n_leaves, seed, weights, tick=tick)
     tracks, place = np.unique(own, return_inverse=True)
-    sums = np.zeros((len(tracks), n_leaves))
-    np.add.at(sums, place, found)
-    return tracks, sums / np.bincount(place)[:, None]
+    return tracks, average_by(found, place, len(tracks))
 
 
 def doubt_labels(

@@ -12,6 +12,7 @@ from genretree.corpus.store import Store
 from genretree.files import release_pages
 from genretree.progress import progress_bar
 from genretree.settings import CQT_BINS
+from genretree.sound.slices import overlaps
 
 Floats = NDArray[np.float32]
 
@@ -90,8 +91,8 @@ def draw_thumbnails(images: NDArray[np.uint8]) -> NDArray[np.float16]:
 def reduce_rows(images: NDArray[np.uint8], rows: int, columns: int | None = None) -> Floats:
     """Average images of shape (n, size, size) over areas: (n, rows, columns), or all columns where not given."""
     size = images.shape[-1]
-    shrunk = _weights(size, min(rows, size)) @ images.astype(np.float32)
-    return shrunk if columns is None else shrunk @ _weights(size, min(columns, size)).T
+    shrunk: Floats = overlaps(size, min(rows, size)) @ images.astype(np.float32)
+    return shrunk if columns is None else shrunk @ overlaps(size, min(columns, size)).T
 
 
 def centre(images: Floats) -> Floats:
@@ -123,13 +124,3 @@ def find_peaks(cqt: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.ui
     order = np.lexsort((rows, columns, slices))
     bins = detail.shape[1] - 1 - rows
     return slices[order].astype(np.int32), bins[order].astype(np.uint8), columns[order].astype(np.uint16)
-
-
-def _weights(size: int, parts: int) -> Floats:
-    """Matrix that averages `size` pixels over `parts` areas of equal width, shape (parts, size)."""
-    edges = np.linspace(0, size, parts + 1)
-    low = np.maximum(edges[:-1, None], np.arange(size))
-    high = np.minimum(edges[1:, None], np.arange(1, size + 1))
-    overlap = np.clip(high - low, 0, None)
-    weights: Floats = (overlap / overlap.sum(axis=1, keepdims=True)).astype(np.float32)
-    return weights

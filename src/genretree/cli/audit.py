@@ -55,14 +55,12 @@ def audit(
 
 
 def _show(found: Audit) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
     from genretree.audit.findings import COPIES
+    from genretree.tables import make_console
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)
+    console = make_console()
     console.print(
         f"[bold]{escape(found.store)}[/]: {found.tracks} tracks, {found.slices} slices, split {found.split} "
         f"({escape(found.protocol)})"

@@ -15,6 +15,7 @@ from genretree.progress import progress_bar
 from genretree.sound.decode import SUFFIXES
 from genretree.taxonomy import MAX_LEVELS, NodePath, Taxonomy, format_path, split_path
 
+ALONE = "track:"  # begins the group of a track whose artist (album ...) is not known
 _GROUP_COLUMNS = ("artist", "album")
 _LEVEL_COLUMN = re.compile(r"^(?:level|genre|lvl)[ _-]?([1-4])$")
 _CCMUSIC_LEVELS = ("fst_level", "sec_level", "thr_level")
@@ -149,7 +150,7 @@ def _match(source: Path, rows: list[_Row], rejected: list[Failure], taxonomy: Ta
             rejected.append(Failure(row.name, "genre", f"listed twice with different genres in {source.name}"))
             continue
         value = row.facts.get(group_by, "").strip()
-        group = f"{group_by}:{value}" if value else f"track:{row.name}"
+        group = f"{group_by}:{value}" if value else f"{ALONE}{row.name}"
         tracks.setdefault(row.path, Track(row.path, row.name, leaf, group, row.facts))
     if not tracks:
         raise CorpusError(f"{source}: no track has a genre of the tree; the first problem: {rejected[0].message}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Self
 
@@ -115,15 +115,17 @@ def out_of_fold(
     seed: int = 0,
     weights: NDArray[np.float64] | None = None,
     widths: Sequence[int] | None = None,
+    tick: Callable[[], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Predict every example by a classifier that saw nothing of its group: shape (n, width)."""
+    """Predict each example by a classifier that saw nothing of its group: shape (n, width). `tick`: after each fold."""
     found = np.full((len(truth), width), 1 / width)
     for learn, check in group_folds(truth, groups, seed):
-        if len(np.unique(truth[learn])) < 2:
-            continue
-        chosen = None if weights is None else weights[learn]
-        head = fit_linear(features[learn], truth[learn], strength, chosen, widths)
-        found[check] = head.predict(features[check], width)
+        if len(np.unique(truth[learn])) > 1:
+            chosen = None if weights is None else weights[learn]
+            head = fit_linear(features[learn], truth[learn], strength, chosen, widths)
+            found[check] = head.predict(features[check], width)
+        if tick is not None:
+            tick()
     return found
 
 

@@ -73,7 +73,7 @@ class Evaluation:
 
     `protocol` says in a sentence how far the figures speak of unseen music, `disjoint` in a word, to stand beside every
     figure: `artist-disjoint`, `track-disjoint` ..., `file-disjoint` (other files, but perhaps by known artists),
-    `LEAKING`, `unknown`.
+    `LEAKING`, `unknown`. `runtime` is what ran the model's networks, and in which arithmetic.
     """
 
     slice: UnitScores
@@ -96,6 +96,7 @@ class Evaluation:
     calibration: dict[str, Any] | None
     outcomes: tuple[Outcome, ...]
     marks: Marks
+    runtime: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists, numbers and names, for `metrics.json`."""
@@ -182,6 +183,7 @@ def evaluate(
         calibration=None if bundle.calibration is None else bundle.calibration.to_json(),
         outcomes=_describe_tracks(bundle, store, leaves, by_track, levels[-1], rows),
         marks=Marks(rows, slice_right, slice_groups, track_right, groups[tracks]),
+        runtime=bundle.runtime,
     )
 
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genretree.models.contract import Examples, FitContext, Fitted, Model
-from genretree.models.engine import fit_network
 from genretree.models.linear_network import load_model
 from genretree.models.network import NONE, GenreNetwork, NetworkSettings, as_settings, build_head
 from genretree.models.pretrained import find_weights, load_plain
@@ -48,6 +47,8 @@ class CnnFamily:
         train: Examples, validation: Examples | None, taxonomy: Taxonomy, settings: Any, context: FitContext
     ) -> Fitted:
         """Train from a seeded random start, or from pretrained weights."""
+        from genretree.models.engine import fit_network  # loads the Trainer and all it needs, for seconds
+
         chosen = as_settings(settings, CnnSettings)
         return fit_network(lambda: start_network(taxonomy, chosen), train, validation, chosen, context)
 

@@ -23,11 +23,15 @@ class Graph:
         An input; any number of rows must do in the place of its own.
     outputs : tuple of str
         Names of what it gives.
+    bf16 : bool
+        Whether probabilities stay within 0.02 where its products are computed in bf16 (docs/runtimes.md); if not, the
+        precision "auto" keeps it in float32.
     """
 
     module: nn.Module
     example: Tensor
     outputs: tuple[str, ...]
+    bf16: bool = True
 
 
 @runtime_checkable

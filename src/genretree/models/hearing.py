@@ -83,7 +83,7 @@ def network_graphs(networks: Mapping[Network, Musicnn]) -> dict[str, Graph]:
     """Give the networks from patches of log mel power, (n, 187, 96), to all layers."""
     shape = (2, PATCH_FRAMES, BANDS)
     example = 2 * torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    return {graph_name(name): Graph(network, example, Tagged._fields) for name, network in networks.items()}
+    return {graph_name(name): Graph(network, example, Tagged._fields, bf16=False) for name, network in networks.items()}
 
 
 def run_networks(networks: Mapping[Network, Musicnn], runners: Mapping[str, Runner]) -> dict[Network, Ear]:

@@ -306,7 +306,7 @@ class NetworkModel:
     def predict_levels(
         self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None, batch_size: int = 32
     ) -> LevelProbabilities:
-        """Give the probabilities of every node, in float32 unless a runner says otherwise: a list of (n, n_nodes) arrays by level."""
+        """Give the probabilities of every node, by level, (n, n_nodes), in float32 unless a runner says otherwise."""
         device = next(self.network.parameters()).device
         found: list[list[NDArray[np.float64]]] = []
         with torch.inference_mode():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -72,19 +73,28 @@ def use_runtime(
     graphs = model.graphs(image_size) if isinstance(model, HasGraphs) else {}
     if not graphs:  # nothing but trees: there is nothing to choose
         return REFERENCE
-    way = choose_way(exports, runtime, precision)
+    # Some networks of an ensemble may stay in float32 while others don't.
+    wanted = {name: _allow(graph, precision) for name, graph in graphs.items()}
+    way = choose_way(exports, runtime, any(wanted.values()))
     if str(way) == REFERENCE:
         return REFERENCE
     if way.runtime != "torch":
         _need_export(way.runtime, folder, exports)
-    runners = {name: _make_runner(way, graph, name, folder) for name, graph in graphs.items()}
+    runners = {
+        name: _make_runner(replace(way, bf16=way.bf16 and wanted[name]), graph, name, folder)
+        for name, graph in graphs.items()
+    }
     model.run_by(runners)  # type: ignore[attr-defined]
     return str(way)
 
 
-def choose_way(exports: set[str], runtime: RuntimeChoice, precision: Precision) -> Way:
-    """Choose the fastest way, in the order that `benchmarks/runtimes.py` found on processors with and without bf16."""
-    bf16 = precision == "bf16" or (precision == "auto" and fast_bf16())
+def _allow(graph: Graph, precision: Precision) -> bool:
+    """Say whether a network may be computed in bf16."""
+    return precision == "bf16" or (precision == "auto" and graph.bf16 and fast_bf16())
+
+
+def choose_way(exports: set[str], runtime: RuntimeChoice, bf16: bool) -> Way:
+    """Choose the fastest way, in the order that `benchmarks/runtimes.py` found, with bf16 and without."""
     if runtime != "auto":
         return Way(runtime, bf16 and runtime != "onnxruntime")
     if "openvino" in exports and find_spec("openvino") is not None:
@@ -115,7 +125,7 @@ def _need_export(runtime: Runtime, folder: Path, exports: set[str]) -> None:
 
 def _make_runner(way: Way, graph: Graph, name: str, folder: Path) -> Runner:
     if way.runtime == "torch":
-        return torch_bf16(graph)
+        return run_torch(graph, way.bf16)
     form = _FORMS[way.runtime]
     return open_runner(way, folder / form / graph_file(form, name))
 
@@ -137,11 +147,11 @@ def open_runner(way: Way, path: Path) -> Runner:
         ) from error
 
 
-def torch_bf16(graph: Graph) -> Runner:
-    """Run a graph by torch with its matrix products in bf16."""
+def run_torch(graph: Graph, bf16: bool) -> Runner:
+    """Run a graph by torch, its matrix products in bf16 or float32."""
 
     def run(batch: Tensor) -> tuple[Tensor, ...]:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             return tuple(output.float() for output in graph.module(batch))
 
     return run

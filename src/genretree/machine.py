@@ -38,7 +38,7 @@ def processors_each() -> int:
 def shared_by(workers: int) -> Iterator[None]:
     """Divide the processors among so many threads that work side by side, each of which may use libraries' threads.
 
-    torch and the BLAS get as many threads as one worker may use; exported networks ask `sharers`.
+    torch gets as many threads as one worker may use, the BLAS one; exported networks ask `sharers`.
     """
     import torch
     from threadpoolctl import threadpool_limits
@@ -48,7 +48,8 @@ def shared_by(workers: int) -> Iterator[None]:
     _sharers = max(1, workers)
     try:
         torch.set_num_threads(min(threads, processors_each()))  # a lower limit is someone's wish
-        with threadpool_limits(processors_each(), user_api="blas"):
+        # The products of drawing are small: threads that share one wait for each other, spinning, longer than they work.
+        with threadpool_limits(1, user_api="blas"):
             yield
     finally:
         _sharers = before

@@ -204,6 +204,11 @@ def predict_file(
     SoundError
         If the file can't be used; its `kind` says why.
     """
+    with shared_by(1):
+        return _predict_file(bundle, file, top, min_confidence, salvage)
+
+
+def _predict_file(bundle: Bundle, file: str | Path, top: int, min_confidence: float, salvage: bool) -> Prediction:
     starts: list[float] = []
     padded = False
     found: list[LevelProbabilities] = []
@@ -234,7 +239,7 @@ def _predict_safely(
     bundle: Bundle, file: Path, top: int, min_confidence: float, salvage: bool
 ) -> Prediction | PredictionError:
     try:
-        return predict_file(bundle, file, top=top, min_confidence=min_confidence, salvage=salvage)
+        return _predict_file(bundle, file, top, min_confidence, salvage)
     except SoundError as error:
         return PredictionError(error.path, error.kind, str(error))
     except Exception as error:  # whatever one file brings about must not stop the others

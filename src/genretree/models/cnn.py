@@ -18,7 +18,6 @@ from torch.nn import functional
 from genretree.models.contract import Examples, FitContext, Fitted, Model
 from genretree.models.linear_network import load_model
 from genretree.models.network import NONE, GenreNetwork, NetworkSettings, as_settings, build_head
-from genretree.models.pretrained import find_weights, load_plain
 from genretree.taxonomy import Taxonomy
 
 _WIDTHS = (64, 128, 256)
@@ -62,6 +61,8 @@ def start_network(taxonomy: Taxonomy, settings: CnnSettings) -> GenreNetwork:
     """Make a network to be trained, on pretrained weights if the settings name some."""
     network = build_network(taxonomy, settings)
     if settings.weights != NONE:
+        from genretree.models.pretrained import find_weights, load_plain  # with transformers, for seconds
+
         load_plain(network.backbone, find_weights(settings.weights, CnnFamily.name), len(settings.modalities))
     return network
 

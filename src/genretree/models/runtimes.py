@@ -36,7 +36,7 @@ _FORMS: dict[Runtime, Form] = {"openvino": "openvino", "onnxruntime": "onnx"}
 
 
 def use_runtime(
-    model: Model, folder: Path, image_size: int, exports: set[str], runtime: RuntimeChoice, precision: Precision
+    model: Model, folder: Path, image_size: int, exports: set[Form], runtime: RuntimeChoice, precision: Precision
 ) -> str:
     """Let a runtime take a model's networks over.
 
@@ -48,7 +48,7 @@ def use_runtime(
         The bundle's.
     image_size : int
         Of stored images, in pixels.
-    exports : set of str
+    exports : set of "openvino", "onnx"
         Forms that the bundle has been exported to.
     runtime : "auto", "torch", "openvino" or "onnxruntime"
         auto: the fastest that is installed and that there is an export for.
@@ -93,7 +93,7 @@ def _allow(graph: Graph, precision: Precision) -> bool:
     return precision == "bf16" or (precision == "auto" and graph.bf16 and fast_bf16())
 
 
-def choose_way(exports: set[str], runtime: RuntimeChoice, bf16: bool) -> Way:
+def choose_way(exports: set[Form], runtime: RuntimeChoice, bf16: bool) -> Way:
     """Choose the fastest way, in the order that `benchmarks/runtimes.py` found, with bf16 and without."""
     if runtime != "auto":
         return Way(runtime, bf16 and runtime != "onnxruntime")
@@ -115,7 +115,7 @@ def _check(runtime: str, precision: str) -> None:
         raise SettingsError("onnxruntime computes in float32 on processors; take another precision or runtime")
 
 
-def _need_export(runtime: Runtime, folder: Path, exports: set[str]) -> None:
+def _need_export(runtime: Runtime, folder: Path, exports: set[Form]) -> None:
     form = _FORMS[runtime]
     if find_spec(runtime) is None:
         raise MissingExtraError(runtime, form)

@@ -173,7 +173,8 @@ def running_median(rows: Floats, width: int, axis: int) -> Floats:
         kept = kept[1:-1]
         if others:
             kept.append(others.pop())
-    return kept[0]
+    median: Floats = kept[0]
+    return median
 
 
 def _order(arrays: list[Floats], first: int, second: int) -> None:

@@ -33,7 +33,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from genretree import predict as predict_module
 from genretree.bundle import Bundle, load_bundle, read_description
 from genretree.corpus.store import Store
 from genretree.export import export_bundle
@@ -127,11 +126,12 @@ def networks(store: Store, folders: Sequence[Path], rounds: int) -> None:
 
 
 def _by_librosa(bundle: Bundle, file: Path) -> Prediction:
-    predict_module.iter_slices = partial(iter_slices, engine="librosa")  # type: ignore[assignment]
+    module = sys.modules[predict_file.__module__]
+    module.iter_slices = partial(iter_slices, engine="librosa")  # type: ignore[attr-defined]
     try:
         return predict_file(bundle, file)
     finally:
-        predict_module.iter_slices = iter_slices
+        module.iter_slices = iter_slices  # type: ignore[attr-defined]
 
 
 def track(folder: Path, file: Path, rounds: int) -> None:

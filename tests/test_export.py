@@ -366,7 +366,8 @@ def test_the_fastest_that_there_is_comes_first(monkeypatch: pytest.MonkeyPatch) 
     both = {"openvino", "onnx"}
     assert str(choose_way(both, "auto", bf16=True)) == "openvino bf16"
     assert str(choose_way(both, "auto", bf16=False)) == "openvino float32"
-    assert str(choose_way({"onnx"}, "auto", bf16=True)) == "torch bf16"
+    assert str(choose_way({"onnx"}, "auto", bf16=True)) == "onnxruntime float32"
+    assert str(choose_way(set(), "auto", bf16=True)) == "torch bf16"
     assert str(choose_way({"onnx"}, "auto", bf16=False)) == "onnxruntime float32"
     assert str(choose_way(set(), "auto", bf16=False)) == "torch float32"
     monkeypatch.setattr(runtimes, "find_spec", lambda name: None)

@@ -48,7 +48,7 @@ def shared_by(workers: int) -> Iterator[None]:
     _sharers = max(1, workers)
     try:
         torch.set_num_threads(min(threads, processors_each()))  # a lower limit is someone's wish
-        # The products of drawing are small: threads that share one wait for each other, spinning, longer than they work.
+        # The products of drawing are small: threads that share one wait for each other, longer than they work.
         with threadpool_limits(1, user_api="blas"):
             yield
     finally:

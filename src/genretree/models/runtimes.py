@@ -99,7 +99,7 @@ def choose_way(exports: set[Form], runtime: RuntimeChoice, bf16: bool) -> Way:
         return Way(runtime, bf16 and runtime != "onnxruntime")
     if "openvino" in exports and find_spec("openvino") is not None:
         return Way("openvino", bf16)
-    if not bf16 and "onnx" in exports and find_spec("onnxruntime") is not None:
+    if "onnx" in exports and find_spec("onnxruntime") is not None:
         return Way("onnxruntime", bf16=False)
     return Way("torch", bf16)
 

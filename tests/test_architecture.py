@@ -19,6 +19,7 @@ ROOMS = [
     "models",
     "calibration",
     "bundle",
+    "export",
     "untrained",
     "train",
     "pretrain",

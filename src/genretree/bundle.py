@@ -4,6 +4,7 @@ bundle.json          format, family, tree, settings, facts of the training, and 
 model.safetensors    weights of a network; or
 projection.safetensors, classifier-*.skops   of boosting
 history.csv          one row for each epoch or iteration
+openvino/, onnx/     the networks for other runtimes, after `genretree export`
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from genretree.errors import BundleError, GenretreeError
 from genretree.files import sha256_file, write_text
 from genretree.models import get_family
 from genretree.models.contract import LevelProbabilities, Model
+from genretree.models.ways import FORMS, REFERENCE, Precision, RuntimeChoice, export_again
 from genretree.settings import ImageSettings, Settings
 from genretree.taxonomy import Taxonomy
 
@@ -48,6 +50,8 @@ class Bundle:
         Facts of the training: data, split, seed, history, versions, time.
     calibration : Calibration, optional
         Temperatures; None where there was no music to fit them on.
+    runtime : str
+        What runs the model's networks, and in which arithmetic.
     """
 
     folder: Path
@@ -58,6 +62,7 @@ class Bundle:
     model: Model
     training: Mapping[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
+    runtime: str = REFERENCE
 
     def calibrate(self, levels: LevelProbabilities, unit: Unit) -> LevelProbabilities:
         """Temper what the model says of slices, or its mean over whole tracks; as it is where nothing was fitted."""
@@ -103,26 +108,55 @@ def save_bundle(bundle: Bundle, extra_files: Mapping[str, Path] | None = None) -
     return bundle.folder
 
 
-def load_bundle(folder: str | Path) -> Bundle:
+def load_bundle(folder: str | Path, runtime: RuntimeChoice = "torch", precision: Precision = "float32") -> Bundle:
     """Load a trained bundle.
+
+    Parameters
+    ----------
+    folder : path
+    runtime : "torch", "openvino", "onnxruntime" or "auto"
+        What runs its networks. The others than torch need an export (see `genretree.export`); auto takes the fastest
+        that is installed and that there is an export for.
+    precision : "float32", "bf16" or "auto"
+        auto: bf16 where the processor is made for it. Torch in float32 is the reference, to the last digit what was
+        trained; docs/runtimes.md says how far the others are from it. `Bundle.runtime` names what was chosen.
 
     Raises
     ------
     BundleError
-        If a part is missing, damaged or of another format; nothing is replaced by defaults or random weights.
+        If a part is missing, damaged or of another format; nothing is replaced by defaults or random weights. If a
+        runtime was asked for by name and there is no export for it.
+    MissingExtraError
+        If that runtime is not installed.
     """
+    from genretree.models.runtimes import use_runtime  # with torch, which is not needed to read a description
+
     folder = Path(folder)
     content = read_description(folder)
-    for name, expected in content["files"].items():
+    check_files(folder, content["files"])
+    bundle = open_bundle(folder, content)
+    exports = {form for form in FORMS if any(Path(name).parts[0] == form for name in content["files"])}
+    way = use_runtime(bundle.model, folder, bundle.images.size, exports, runtime, precision)
+    return replace(bundle, runtime=way)
+
+
+def check_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Refuse if one of a bundle's files, given with their hashes, is missing or damaged."""
+    for name, expected in files.items():
         path = folder / name
         if not _is_inside(name):
             raise BundleError(f"{folder / _DESCRIPTION}: names a file outside the bundle: {name!r}; refused")
+        again = "copy the whole bundle again, or train it again"
+        if Path(name).parts[0] in FORMS:
+            again = export_again(path)
         if not path.is_file():
-            raise BundleError(f"{path}: missing; copy the whole bundle again, or train it again")
+            raise BundleError(f"{path}: missing; {again}")
         if sha256_file(path) != expected:
-            raise BundleError(
-                f"{path}: damaged (its hash is not the recorded one); copy the bundle again, or train it again"
-            )
+            raise BundleError(f"{path}: damaged (its hash is not the recorded one); {again}")
+
+
+def open_bundle(folder: Path, content: Mapping[str, Any]) -> Bundle:
+    """Make what a description says of files that were checked; torch runs it, in float32."""
     try:
         family = get_family(content["family"])
         taxonomy = Taxonomy.from_json(content["taxonomy"])

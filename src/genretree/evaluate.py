@@ -75,7 +75,7 @@ class Evaluation:
 
     `protocol` says in a sentence how far the figures speak of unseen music, `disjoint` in a word, to stand beside every
     figure: `artist-disjoint`, `track-disjoint` ..., `file-disjoint` (other files, but perhaps by known artists),
-    `LEAKING`, `unknown`.
+    `LEAKING`, `unknown`. `runtime` is what ran the model's networks, and in which arithmetic.
     """
 
     slice: UnitScores
@@ -98,6 +98,7 @@ class Evaluation:
     calibration: dict[str, Any] | None
     outcomes: tuple[Outcome, ...]
     marks: Marks
+    runtime: str = ""
 
     @property
     def label(self) -> str:
@@ -204,6 +205,7 @@ def evaluate(
         calibration=None if bundle.calibration is None else bundle.calibration.to_json(),
         outcomes=_describe_tracks(bundle, store, leaves, named, by_track, levels[-1], rows),
         marks=Marks(rows, slice_right, slice_groups, track_right, groups[tracks]),
+        runtime=bundle.runtime,
     )
 
 

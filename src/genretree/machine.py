@@ -21,6 +21,41 @@ def available_processors() -> int:
     return os.cpu_count() or 1
 
 
+_sharers = 1
+
+
+def sharers() -> int:
+    """Say how many threads of this process work side by side, as `shared_by` was told."""
+    return _sharers
+
+
+def processors_each() -> int:
+    """Say how many processors each of the threads has that work side by side; at least 1."""
+    return max(1, available_processors() // _sharers)
+
+
+@contextmanager
+def shared_by(workers: int) -> Iterator[None]:
+    """Divide the processors among so many threads that work side by side, each of which may use libraries' threads.
+
+    torch gets as many threads as one worker may use, the BLAS one; exported networks ask `sharers`.
+    """
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    global _sharers
+    before, threads = _sharers, torch.get_num_threads()
+    _sharers = max(1, workers)
+    try:
+        torch.set_num_threads(min(threads, processors_each()))  # a lower limit is someone's wish
+        # The products of drawing are small: threads that share one wait for each other, longer than they work.
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        _sharers = before
+        torch.set_num_threads(threads)
+
+
 def world_size() -> int:
     """Count the processes that train one model together, as torchrun says; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from genretree.bundle import Bundle
 from genretree.corpus.manifest import walk_sound
 from genretree.errors import SettingsError, SoundError
 from genretree.files import printable
+from genretree.machine import available_processors, shared_by
 from genretree.models.contract import LevelProbabilities
 from genretree.scores import decode_levels, name_path
 from genretree.settings import HOP, RATE, Heads
@@ -80,6 +82,8 @@ class Prediction:
         What one must know of the bundle: that it was never trained, say.
     complete : bool
         Whether `path` ends in a leaf; if not, the model is not sure enough of what lies below.
+    runtime : str
+        What ran the model's networks, and in which arithmetic: `openvino bf16`, say.
     """
 
     file: str
@@ -91,6 +95,7 @@ class Prediction:
     consistent: bool = True
     note: str = ""
     complete: bool = True
+    runtime: str = ""
 
     @property
     def shown(self) -> str:
@@ -117,6 +122,7 @@ class Prediction:
             "padded": self.padded,
             "consistent": self.consistent,
             **({"note": self.note} if self.note else {}),
+            "runtime": self.runtime,
             "timeline": [
                 {"start": item.start, "end": item.end, "path": list(item.path), "probability": _round(item.probability)}
                 for item in self.timeline
@@ -160,7 +166,7 @@ def predict(
     salvage : bool
         Use what can be decoded of a truncated file.
     workers : int
-        Files that are decoded and drawn ahead while another is scored.
+        Files that are worked on at a time, but no more than there are processors; these are divided among them.
 
     Yields
     ------
@@ -169,11 +175,15 @@ def predict(
     """
     if not 0 <= min_confidence <= 1:
         raise SettingsError(f"min_confidence lies between 0 and 1, it can't be {min_confidence}")
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    found = find_files(files)
+    workers = max(1, min(workers, available_processors()))
+    first = list(itertools.islice(found, workers))  # a single file gets all processors
+    workers = max(1, len(first))
+    with shared_by(workers), ThreadPoolExecutor(workers) as pool:
         ahead: list[Future[Prediction | PredictionError]] = []
-        for file in find_files(files):
+        for file in itertools.chain(first, found):
             ahead.append(pool.submit(_predict_safely, bundle, file, top, min_confidence, salvage))
-            if len(ahead) > max(1, workers):
+            if len(ahead) > workers:
                 yield ahead.pop(0).result()
         for future in ahead:
             yield future.result()
@@ -198,6 +208,11 @@ def predict_file(
     SoundError
         If the file can't be used; its `kind` says why.
     """
+    with shared_by(1):
+        return _predict_file(bundle, file, top, min_confidence, salvage)
+
+
+def _predict_file(bundle: Bundle, file: str | Path, top: int, min_confidence: float, salvage: bool) -> Prediction:
     starts: list[float] = []
     padded = False
     found: list[LevelProbabilities] = []
@@ -228,7 +243,7 @@ def _predict_safely(
     bundle: Bundle, file: Path, top: int, min_confidence: float, salvage: bool
 ) -> Prediction | PredictionError:
     try:
-        return predict_file(bundle, file, top=top, min_confidence=min_confidence, salvage=salvage)
+        return _predict_file(bundle, file, top, min_confidence, salvage)
     except SoundError as error:
         return PredictionError(error.path, error.kind, str(error))
     except Exception as error:  # whatever one file brings about must not stop the others
@@ -267,7 +282,10 @@ def _describe(
     )
     consistent = nodes.tolist() in tree.ancestors.tolist()
     note = str(bundle.training.get("note", ""))
-    return Prediction(file, path, tuple(named), len(starts), timeline, padded, consistent, note, known == tree.depth)
+    complete = known == tree.depth
+    return Prediction(
+        file, path, tuple(named), len(starts), timeline, padded, consistent, note, complete, bundle.runtime
+    )
 
 
 def _cut(

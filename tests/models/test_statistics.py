@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import median_filter
 
 from genretree.models.linear import fit_linear
-from genretree.models.statistics import STATISTICS, image_statistics
+from genretree.models.statistics import STATISTICS, image_statistics, running_median
 
 
 def _images(size: int = 64) -> np.ndarray:
@@ -45,3 +46,11 @@ def test_blocks_weigh_the_same_however_wide() -> None:
     head = fit_linear(features, truth, 0.1, widths=[1, 400])
     share = np.abs(head.weights[1] / head.scale)
     assert share[0] == pytest.approx(share[1:].sum(), rel=0.05)
+
+
+@pytest.mark.parametrize("width", [1, 3, 9, 15])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_running_median_is_scipys_to_the_last_digit(width: int, axis: int) -> None:
+    rows = (np.random.default_rng(0).integers(0, 256, (40, 33)) / 255).astype(np.float32)
+    size = (width, 1) if axis == 0 else (1, width)
+    np.testing.assert_array_equal(running_median(rows, width, axis), median_filter(rows, size))

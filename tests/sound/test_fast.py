@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from genretree.settings import HOP, RATE
-from genretree.sound.engines import librosa_powers
-from genretree.sound.fast import fast_powers
+from genretree.sound.engines import estimate_tuning, librosa_powers
+from genretree.sound.fast import fast_powers, fast_tuning
 from genretree.sound.spectra import compute_spectra, stream_spectra
 
 Floats = NDArray[np.float32]
@@ -78,6 +78,12 @@ def test_the_tuning_is_librosas(cents: int) -> None:
         fast_powers(samples.astype(np.float32), RATE, None).tuning
         == librosa_powers(samples.astype(np.float32), RATE, None).tuning
     )
+
+
+def test_the_tuning_of_a_long_track_is_librosas_too(song: Floats) -> None:
+    for samples in (song, song[: 300 * 512 + 17], np.zeros(4096, np.float32)):
+        assert fast_tuning(samples) == estimate_tuning(samples)
+    assert fast_tuning(song[:50_000], 44_100) == estimate_tuning(song[:50_000], 44_100)
 
 
 def test_a_given_tuning_is_kept(song: Floats) -> None:

@@ -23,6 +23,7 @@ _COMMANDS = (
     learn.compare,
     learn.recipes,
     use.predict,
+    use.export,
     use.info,
     weights.weights,
 )

@@ -6,12 +6,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from genretree.cli.options import FOLDER, OUT_FOLDER, parse_assignments, quiet_option
+from genretree.cli.options import FOLDER, OUT_FOLDER, parse_assignments, quiet_option, runtime_options
 from genretree.errors import SettingsError
+
+if TYPE_CHECKING:
+    from genretree.models.ways import Precision, RuntimeChoice
 
 
 @click.command()
@@ -148,6 +151,7 @@ def pretrain(
 @click.option("--out", type=OUT_FOLDER, required=True, help="Folder for metrics.json, report.html and pictures.")
 @click.option("--against", type=FOLDER, metavar="BUNDLE", help="Another bundle, to say whether BUNDLE is better.")
 @click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
+@runtime_options("torch", "float32")
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json too.")
 @quiet_option
 def evaluate(
@@ -158,6 +162,8 @@ def evaluate(
     out: Path,
     against: Path | None,
     seed: int,
+    runtime: RuntimeChoice,
+    precision: Precision,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -174,9 +180,9 @@ def evaluate(
     from genretree.tables import show_differences, show_evaluations
 
     opened = Store(store)
+    loaded = [load_bundle(each, runtime, precision) for each in ([bundle] if against is None else [bundle, against])]
     found = [
-        evaluate_bundle(load_bundle(each), opened, part=part, split=split_name, seed=seed, progress=not quiet)
-        for each in ([bundle] if against is None else [bundle, against])
+        evaluate_bundle(each, opened, part=part, split=split_name, seed=seed, progress=not quiet) for each in loaded
     ]
     second = None if against is None else (found[1], compare_evaluations(*found))
     report = save_evaluation(found[0], out, opened, second)

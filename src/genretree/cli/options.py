@@ -19,6 +19,28 @@ def quiet_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--quiet", is_flag=True, help="Show no progress bars.")(command)
 
 
+def runtime_options(runtime: str, precision: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the options `--runtime` and `--precision`, with these defaults."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = click.option(
+            "--precision",
+            type=click.Choice(["auto", "float32", "bf16"]),
+            default=precision,
+            show_default=True,
+            help="auto: bf16 where the processor is made for it.",
+        )(command)
+        return click.option(
+            "--runtime",
+            type=click.Choice(["auto", "torch", "openvino", "onnxruntime"]),
+            default=runtime,
+            show_default=True,
+            help="What runs networks; auto: the fastest there is an export for.",
+        )(command)
+
+    return add
+
+
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """Read the words NAME=VALUE of `--set`, each value as YAML."""
     import yaml

@@ -14,7 +14,6 @@ from transformers import ASTConfig, ASTModel, ViTConfig, ViTModel
 
 from genretree.errors import SettingsError, TrainingError
 from genretree.models.contract import Examples, FitContext, Fitted, Model
-from genretree.models.engine import fit_network
 from genretree.models.linear_network import load_model
 from genretree.models.network import BACKBONE_FILE, NONE, GenreNetwork, NetworkSettings, as_settings, build_head
 from genretree.models.pretrained import PooledBackbone, find_weights, load_pretrained, read_config
@@ -60,6 +59,8 @@ class AstFamily:
         train: Examples, validation: Examples | None, taxonomy: Taxonomy, settings: Any, context: FitContext
     ) -> Fitted:
         """Train from a seeded random start, or fine-tune a checkpoint."""
+        from genretree.models.engine import fit_network  # loads the Trainer and all it needs, for seconds
+
         chosen = as_settings(settings, AstSettings)
         return fit_network(lambda: build_network(taxonomy, chosen), train, validation, chosen, context)
 

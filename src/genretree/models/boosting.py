@@ -8,7 +8,7 @@ leaves for the tree head, or one for each level, the published form.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -29,6 +29,7 @@ from genretree.models.contract import (
     write_history,
 )
 from genretree.models.described import Describer, Feature
+from genretree.models.graphs import Graph, Runner
 from genretree.models.hearing import load_network
 from genretree.models.musicnn_weights import CACHED, Network
 from genretree.models.pca import StreamingPCA
@@ -130,6 +131,14 @@ class BoostingModel:
         self.taxonomy = taxonomy
         self.settings = settings
         self.heads = settings.heads
+
+    def graphs(self, image_size: int) -> dict[str, Graph]:
+        """Give the MusiCNN networks, if the trees see what they hear."""
+        return self.seeing.describer.graphs()
+
+    def run_by(self, runners: Mapping[str, Runner]) -> None:
+        """Let another runtime hear."""
+        self.seeing.describer.run_by(runners)
 
     def predict_levels(
         self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None

@@ -16,10 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genretree.models.contract import Examples, FitContext, Fitted, Model
-from genretree.models.engine import fit_network
 from genretree.models.linear_network import load_model
 from genretree.models.network import NONE, GenreNetwork, NetworkSettings, as_settings, build_head
-from genretree.models.pretrained import find_weights, load_plain
 from genretree.taxonomy import Taxonomy
 
 _WIDTHS = (64, 128, 256)
@@ -48,6 +46,8 @@ class CnnFamily:
         train: Examples, validation: Examples | None, taxonomy: Taxonomy, settings: Any, context: FitContext
     ) -> Fitted:
         """Train from a seeded random start, or from pretrained weights."""
+        from genretree.models.engine import fit_network  # loads the Trainer and all it needs, for seconds
+
         chosen = as_settings(settings, CnnSettings)
         return fit_network(lambda: start_network(taxonomy, chosen), train, validation, chosen, context)
 
@@ -61,6 +61,8 @@ def start_network(taxonomy: Taxonomy, settings: CnnSettings) -> GenreNetwork:
     """Make a network to be trained, on pretrained weights if the settings name some."""
     network = build_network(taxonomy, settings)
     if settings.weights != NONE:
+        from genretree.models.pretrained import find_weights, load_plain  # with transformers, for seconds
+
         load_plain(
             network.backbone,
             find_weights(settings.weights, CnnFamily.name, settings.modalities),

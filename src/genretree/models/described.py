@@ -10,7 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.models.contract import Examples
-from genretree.models.hearing import hear, hear_examples, load_networks, save_networks
+from genretree.models.graphs import Graph, Runner
+from genretree.models.hearing import (
+    Ear,
+    hear,
+    hear_examples,
+    load_networks,
+    network_graphs,
+    run_networks,
+    save_networks,
+)
 from genretree.models.musicnn_network import Musicnn
 from genretree.models.musicnn_weights import Network
 from genretree.models.statistics import image_statistics, statistics_of
@@ -35,6 +44,7 @@ class Describer:
     def __init__(self, features: Sequence[Feature], networks: Mapping[Network, Musicnn]) -> None:
         self.features = [name for name in features if name != "components"]
         self.networks = dict(networks)
+        self.ears: Mapping[Network, Ear] | None = None
 
     @property
     def needs_sound(self) -> bool:
@@ -49,7 +59,7 @@ class Describer:
                 found.append(image_statistics(images))
             else:
                 assert mel_16k is not None
-                found.append(self._join(hear(self.networks, mel_16k, _PATCHES)))
+                found.append(self._join(hear(self.ears or self.networks, mel_16k, _PATCHES)))
         return found
 
     def describe_examples(self, examples: Examples, progress: bool = False) -> list[Floats]:
@@ -59,11 +69,20 @@ class Describer:
             if name == "statistics":
                 found.append(statistics_of(examples, progress))
             else:
-                found.append(self._join(hear_examples(examples, self.networks, _PATCHES, progress=progress)))
+                heard = hear_examples(examples, self.networks, _PATCHES, progress=progress, ears=self.ears)
+                found.append(self._join(heard))
         return found
 
     def _join(self, heard: Mapping[str, Floats]) -> Floats:
         return np.concatenate([heard[f"{name}/{layer}"] for name in self.networks for layer in _LAYERS], axis=1)
+
+    def graphs(self) -> dict[str, Graph]:
+        """Give the MusiCNN networks."""
+        return network_graphs(self.networks)
+
+    def run_by(self, runners: Mapping[str, Runner]) -> None:
+        """Let another runtime hear."""
+        self.ears = run_networks(self.networks, runners)
 
     def save(self, folder: Path) -> list[str]:
         """Write the networks."""

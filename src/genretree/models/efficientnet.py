@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from transformers import EfficientNetConfig, EfficientNetModel
 
 from genretree.models.contract import Examples, FitContext, Fitted, Model
-from genretree.models.engine import fit_network
 from genretree.models.linear_network import load_model
 from genretree.models.network import NONE, GenreNetwork, NetworkSettings, as_settings, build_head
 from genretree.models.pretrained import PooledBackbone, adapt_input, find_weights, load_pretrained, read_config
@@ -52,6 +51,8 @@ class EfficientNetFamily:
         train: Examples, validation: Examples | None, taxonomy: Taxonomy, settings: Any, context: FitContext
     ) -> Fitted:
         """Fine-tune from the checkpoint, or train from a seeded random start with `weights="none"`."""
+        from genretree.models.engine import fit_network  # loads the Trainer and all it needs, for seconds
+
         chosen = as_settings(settings, EfficientNetSettings)
         return fit_network(lambda: build_network(taxonomy, chosen), train, validation, chosen, context)
 

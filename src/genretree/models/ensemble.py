@@ -8,7 +8,7 @@ A weight for each member is all that is learned here, so that little data is eno
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +31,7 @@ from genretree.models.contract import (
     Model,
     score_examples,
 )
+from genretree.models.graphs import Graph, HasGraphs, Runner
 from genretree.models.linear import group_folds
 from genretree.settings import Heads, Settings
 from genretree.taxonomy import Taxonomy
@@ -125,6 +126,26 @@ class EnsembleModel:
         self.settings = settings
         self.heads: Heads = "tree"
         self.needs_sound = any(member.needs_sound for member in members)
+
+    def graphs(self, image_size: int) -> dict[str, Graph]:
+        """Give the networks of all members that have some."""
+        return {
+            f"{name}-{own}": graph
+            for name, member in self._with_graphs()
+            for own, graph in member.graphs(image_size).items()
+        }
+
+    def run_by(self, runners: Mapping[str, Runner]) -> None:
+        """Hand each member its own."""
+        for name, member in self._with_graphs():
+            own = {key.removeprefix(f"{name}-"): run for key, run in runners.items() if key.startswith(f"{name}-")}
+            if own:
+                member.run_by(own)
+
+    def _with_graphs(self) -> Iterator[tuple[str, HasGraphs]]:
+        for name, member in zip(self.settings.members, self.members, strict=True):
+            if isinstance(member, HasGraphs):
+                yield name, member
 
     def predict_levels(
         self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None

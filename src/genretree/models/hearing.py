@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -16,8 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from genretree.errors import TrainingError
 from genretree.models.contract import Examples
+from genretree.models.graphs import Graph, Runner
 from genretree.models.kept import KeptRows
-from genretree.models.musicnn_network import PATCH_FRAMES, Musicnn, Tagged
+from genretree.models.musicnn_network import BANDS, PATCH_FRAMES, Musicnn, Tagged
 from genretree.models.musicnn_weights import CACHED, Network, load_musicnn_weights
 from genretree.models.statistics import STATISTICS, statistics_of
 from genretree.sound.mel_16k import compress
@@ -30,10 +32,11 @@ _PATCHES_AT_A_TIME = 3  # the largest array between layers then stays below what
 _LEAST_TAG = 1e-4
 
 Floats = NDArray[np.float32]
+Ear = Callable[[torch.Tensor], Tagged]  # a network, or what runs it in torch's place
 
 
 def hear(
-    networks: Mapping[Network, Musicnn],
+    networks: Mapping[Network, Ear],
     mel_16k: NDArray[np.float16],
     patches: int,
 ) -> dict[str, Floats]:
@@ -76,7 +79,28 @@ def pool_patches(heard: Tagged, slices: int) -> dict[str, torch.Tensor]:
     return {layer: getattr(layers, layer).unflatten(0, (slices, -1)).mean(dim=1) for layer in LAYERS}
 
 
-def _hear_patches(network: Musicnn, patches: torch.Tensor) -> dict[str, Floats]:
+def network_graphs(networks: Mapping[Network, Musicnn]) -> dict[str, Graph]:
+    """Give the networks from patches of log mel power, (n, 187, 96), to all layers."""
+    shape = (2, PATCH_FRAMES, BANDS)
+    example = 2 * torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    return {graph_name(name): Graph(network, example, Tagged._fields, bf16=False) for name, network in networks.items()}
+
+
+def run_networks(networks: Mapping[Network, Musicnn], runners: Mapping[str, Runner]) -> dict[Network, Ear]:
+    """Give what runs the networks in torch's place."""
+    return {name: _as_ear(runners[graph_name(name)]) for name in networks}
+
+
+def graph_name(network: Network) -> str:
+    """Name of a network's graph."""
+    return f"musicnn-{network}"
+
+
+def _as_ear(run: Runner) -> Ear:
+    return lambda patches: Tagged(*run(patches))
+
+
+def _hear_patches(network: Ear, patches: torch.Tensor) -> dict[str, Floats]:
     """Average each layer over the patches of one slice."""
     parts = [network(some) for some in torch.split(patches, _PATCHES_AT_A_TIME)]
     joined = Tagged(*(torch.cat(layer) for layer in zip(*parts, strict=True)))
@@ -90,8 +114,12 @@ def hear_examples(
     images: bool = False,
     progress: bool = False,
     tick: Callable[[int], None] | None = None,
+    ears: Mapping[Network, Ear] | None = None,
 ) -> dict[str, Floats]:
-    """Hear all slices of a part, but for those that were heard in an earlier training on the same store."""
+    """Hear all slices of a part, but for those that were heard in an earlier training on the same store.
+
+    What is heard by `ears`, other runtimes of the same networks, is neither taken from there nor kept.
+    """
     sound = examples.mel_16k
     if sound is None:
         raise TrainingError(
@@ -100,8 +128,9 @@ def hear_examples(
     found: dict[str, Floats] = {}
     for name, network in networks.items():
         width = sum(WIDTHS[layer] for layer in LAYERS)
-        cache = KeptRows(examples, f"musicnn-{_fingerprint(network)}-{patches}.npy", width)
-        listen = partial(_hear_rows, name, network, sound, patches)
+        kept_in = examples if ears is None else replace(examples, cache=None)
+        cache = KeptRows(kept_in, f"musicnn-{_fingerprint(network)}-{patches}.npy", width)
+        listen = partial(_hear_rows, name, network if ears is None else ears[name], sound, patches)
         kept = cache.read(examples.rows, listen, f"hear ({name})", progress)
         cuts = np.cumsum([WIDTHS[layer] for layer in LAYERS])[:-1]
         for layer, values in zip(LAYERS, np.split(kept, cuts, axis=1), strict=True):
@@ -114,7 +143,7 @@ def hear_examples(
 
 
 def _hear_rows(
-    name: Network, network: Musicnn, sound: NDArray[np.float16], patches: int, rows: NDArray[np.int64]
+    name: Network, network: Ear, sound: NDArray[np.float16], patches: int, rows: NDArray[np.int64]
 ) -> Floats:
     """Hear some rows of a store, all layers side by side."""
     heard = hear({name: network}, np.asarray(sound[rows]), patches)

@@ -7,7 +7,7 @@ and Bengio 2017; against fine-tuning: Kumar et al. 2022).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,20 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from torch import Tensor, nn
 
 from genretree.errors import BundleError
 from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities, Model
+from genretree.models.graphs import Graph, Runner
 from genretree.models.linear_tree import HEAD_FILE, Blocks, Known, LinearTree, choose, hold_out
-from genretree.models.network import GenreNetwork, NetworkModel, load_weights, turn_in_time
+from genretree.models.network import GenreNetwork, NetworkModel, example_images, load_weights, turn_in_time
 from genretree.models.statistics import STATISTICS, image_statistics, statistics_of
 from genretree.progress import progress_bar
 
 _BATCH = 32
 
 Floats = NDArray[np.float32]
+Look = Callable[[Tensor], Tensor]  # uint8 images (n, 3, size, size) to features (n, width)
 
 
 class LinearNetworkModel:
@@ -39,6 +42,16 @@ class LinearNetworkModel:
         self.linear = linear
         self.statistics = statistics
         self.heads = linear.heads
+        self.look: Look | None = None
+
+    def graphs(self, image_size: int) -> dict[str, Graph]:
+        """Give the network from stored images to features."""
+        return {"network": Graph(_Features(self.network), example_images(image_size), ("features",))}
+
+    def run_by(self, runners: Mapping[str, Runner]) -> None:
+        """Let another runtime compute the features."""
+        run = runners["network"]
+        self.look = lambda images: run(images)[0]
 
     @property
     def network(self) -> GenreNetwork:
@@ -50,12 +63,12 @@ class LinearNetworkModel:
         self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
     ) -> LevelProbabilities:
         """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
-        blocks = [network_features(self.network, images)]
+        blocks = [network_features(self.network, images, self.look)]
         return self.linear.predict([*blocks, image_statistics(images)] if self.statistics else blocks)
 
     def score_examples(self, examples: Examples, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
         """Score stored slices; statistics that were computed before are not computed again."""
-        blocks = [features_of(self.network, examples, tick=tick)]
+        blocks = [features_of(self.network, examples, tick, self.look)]
         return self.linear.predict([*blocks, statistics_of(examples)] if self.statistics else blocks)
 
     def save(self, folder: Path) -> list[str]:
@@ -98,25 +111,40 @@ def fit_classifier(model: NetworkModel, train: Examples, validation: Examples | 
     return Fitted(LinearNetworkModel(model, linear, number > 0), history, facts, held)
 
 
-def features_of(network: GenreNetwork, examples: Examples, tick: Callable[[int], None] | None = None) -> Floats:
-    """Give a network's features of stored slices, shape (n, width)."""
+class _Features(nn.Module):
+    """From stored images to features."""
+
+    def __init__(self, network: GenreNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """Describe uint8 images (n, 3, size, size)."""
+        return (self.network.backbone.features(self.network.read_images(images)),)  # type: ignore[operator]
+
+
+def features_of(
+    network: GenreNetwork, examples: Examples, tick: Callable[[int], None] | None = None, look: Look | None = None
+) -> Floats:
+    """Give a network's features of stored slices, shape (n, width); `look` computes them in its place."""
     found: list[Floats] = []
     for images in examples.batches(_BATCH):
-        found.append(network_features(network, images))
+        found.append(network_features(network, images, look))
         if tick is not None:
             tick(len(images))
     return _stack(found, network)
 
 
-def network_features(network: GenreNetwork, images: NDArray[np.uint8]) -> Floats:
+def network_features(network: GenreNetwork, images: NDArray[np.uint8], look: Look | None = None) -> Floats:
     """Give a network's features of images, averaged over turns in time as the setting `shifts` asks: (n, width)."""
     device = next(network.parameters()).device
+    seeing: Look = look or (lambda some: network.backbone.features(network.read_images(some)))  # type: ignore[operator]
     found = []
     with torch.inference_mode():
         for start in range(0, len(images), _BATCH):
             batch = torch.from_numpy(np.array(images[start : start + _BATCH])).to(device)
             turned = turn_in_time(batch, network.settings.shifts)
-            seen = [network.backbone.features(network.read_images(some)) for some in turned]  # type: ignore[operator]
+            seen = [seeing(some) for some in turned]
             found.append(torch.stack(seen).mean(dim=0).float().cpu().numpy())
     return _stack(found, network)
 

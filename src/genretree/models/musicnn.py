@@ -24,15 +24,19 @@ from safetensors.numpy import save_file as save_arrays
 from genretree.errors import BundleError, TrainingError
 from genretree.machine import keep_allocated_pages
 from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities, Model
+from genretree.models.graphs import Graph, Runner
 from genretree.models.hearing import (
     IMAGES,
     LAYERS,
     WIDTHS,
+    Ear,
     Layer,
     hear,
     hear_examples,
     load_network,
     load_networks,
+    network_graphs,
+    run_networks,
     save_networks,
 )
 from genretree.models.linear import Strengths
@@ -168,10 +172,19 @@ class MusicnnModel:
         settings: MusicnnSettings,
     ) -> None:
         self.networks = dict(networks)
+        self.ears: Mapping[Network, Ear] | None = None
         self.layers = tuple(layers)
         self.linear = linear
         self.settings = settings
         self.heads = settings.heads
+
+    def graphs(self, image_size: int) -> dict[str, Graph]:
+        """Give the MusiCNN networks."""
+        return network_graphs(self.networks)
+
+    def run_by(self, runners: Mapping[str, Runner]) -> None:
+        """Let another runtime hear."""
+        self.ears = run_networks(self.networks, runners)
 
     def predict_levels(
         self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
@@ -179,14 +192,15 @@ class MusicnnModel:
         """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
         if mel_16k is None:
             raise BundleError("this model listens to sound, and there are only images")
-        heard = hear(self.networks, mel_16k, self.settings.patches)
+        heard = hear(self.ears or self.networks, mel_16k, self.settings.patches)
         if IMAGES in self.layers:
             heard[IMAGES] = image_statistics(images)
         return self.linear.predict(_blocks(heard, self.settings.networks, self.layers))
 
     def score_examples(self, examples: Examples, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
         """Score stored slices; what was heard before is not heard again."""
-        heard = hear_examples(examples, self.networks, self.settings.patches, IMAGES in self.layers, tick=tick)
+        images = IMAGES in self.layers
+        heard = hear_examples(examples, self.networks, self.settings.patches, images, tick=tick, ears=self.ears)
         return self.linear.predict(_blocks(heard, self.settings.networks, self.layers))
 
     def save(self, folder: Path) -> list[str]:

@@ -124,7 +124,7 @@ MTT_TAGS = (
     "female voice",
     "choral",
 )
-_BANDS = 96
+BANDS = 96
 _TIMBRAL = ((7, 38, 204), (7, 67, 204))  # frames, bands, filters
 _TEMPORAL = ((128, 51), (64, 51), (32, 51))  # frames, filters
 _MIDDLE = 64

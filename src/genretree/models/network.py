@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from genretree.errors import BundleError
 from genretree.models.augment import mix_pairs, spec_augment
 from genretree.models.contract import LevelProbabilities, balance_classes
+from genretree.models.graphs import Graph, Runner
 from genretree.models.linear import Strengths
 from genretree.models.musicnn_weights import CACHED, Network
 from genretree.models.tree_head import TreeHead
@@ -291,11 +292,21 @@ class NetworkModel:
     def __init__(self, network: GenreNetwork) -> None:
         self.network = network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.heads = network.settings.heads
+        self.score: Callable[[Tensor], Tensor] = lambda images: self.network(images)["scores"]
+
+    def graphs(self, image_size: int) -> dict[str, Graph]:
+        """Give the network from stored images to scores."""
+        return {"network": Graph(_Scores(self.network), example_images(image_size), ("scores",))}
+
+    def run_by(self, runners: Mapping[str, Runner]) -> None:
+        """Let another runtime score images."""
+        run = runners["network"]
+        self.score = lambda images: run(images)[0]
 
     def predict_levels(
         self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None, batch_size: int = 32
     ) -> LevelProbabilities:
-        """Give the probabilities of every node, in float32 arithmetic: a list of (n, n_nodes) arrays by level."""
+        """Give the probabilities of every node, by level, (n, n_nodes), in float32 unless a runner says otherwise."""
         device = next(self.network.parameters()).device
         found: list[list[NDArray[np.float64]]] = []
         with torch.inference_mode():
@@ -309,7 +320,7 @@ class NetworkModel:
     def _average(self, batch: Tensor) -> list[Tensor]:
         """Give the probabilities by level, averaged over turns of the images in time."""
         turned = turn_in_time(batch, self.network.settings.shifts)
-        scored = [self.network.head.log_probabilities(self.network(some)["scores"]) for some in turned]
+        scored = [self.network.head.log_probabilities(self.score(some)) for some in turned]
         return [torch.stack([one.double().exp() for one in level]).mean(dim=0) for level in zip(*scored, strict=True)]
 
     def save(self, folder: Path) -> list[str]:
@@ -321,6 +332,23 @@ class NetworkModel:
             return [WEIGHTS_FILE]
         (folder / BACKBONE_FILE).write_text(config.to_json_string(use_diff=False), encoding="utf-8")
         return [WEIGHTS_FILE, BACKBONE_FILE]
+
+
+class _Scores(nn.Module):
+    """From stored images to scores."""
+
+    def __init__(self, network: GenreNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """Score uint8 images (n, 3, size, size)."""
+        return (self.network(images)["scores"],)
+
+
+def example_images(size: int) -> Tensor:
+    """Give noise as stored images are: uint8, shape (2, 3, size, size)."""
+    return torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def turn_in_time(images: Tensor, turns: int) -> Iterator[Tensor]:

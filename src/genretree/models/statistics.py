@@ -150,20 +150,42 @@ def _contrast(mel: Floats) -> list[Floats]:
 
 def _textures(image: Floats) -> list[Floats]:
     """How far bands lie from their medians in time, and moments from their medians in frequency."""
-    from scipy.ndimage import median_filter
-
     rows = _bands(image, min(_FINE_BANDS, len(image)))
-    return [
-        _bands(np.abs(rows - median_filter(rows, size)), _TEXTURES).mean(axis=1)
-        for size in ((1, _MEDIAN), (_MEDIAN, 1))
-    ]
+    return [_bands(np.abs(rows - running_median(rows, _MEDIAN, axis)), _TEXTURES).mean(axis=1) for axis in (1, 0)]
+
+
+def running_median(rows: Floats, width: int, axis: int) -> Floats:
+    """Give the median of each window of odd `width` along an axis, rows mirrored at their ends.
+
+    The same to the last digit as `scipy.ndimage.median_filter`, several times faster: by forgetful selection, which
+    drops the least and the greatest of half the window, takes in another value, and so on, for all windows at once.
+    """
+    half = width // 2
+    padding = [(half, half) if place == axis else (0, 0) for place in range(rows.ndim)]
+    padded = np.pad(rows, padding, mode="symmetric")
+    shifted = list(np.moveaxis(np.lib.stride_tricks.sliding_window_view(padded, width, axis), -1, 0))
+    kept, others = shifted[: half + 2], shifted[half + 2 :]
+    while len(kept) > 1:
+        for place in range(1, len(kept)):
+            _order(kept, 0, place)
+        for place in range(1, len(kept) - 1):
+            _order(kept, place, len(kept) - 1)
+        kept = kept[1:-1]
+        if others:
+            kept.append(others.pop())
+    median: Floats = kept[0]
+    return median
+
+
+def _order(arrays: list[Floats], first: int, second: int) -> None:
+    """Put the lesser of each pair of numbers first."""
+    one, other = arrays[first], arrays[second]
+    arrays[first], arrays[second] = np.minimum(one, other), np.maximum(one, other)
 
 
 def _lines(cqt: Floats) -> Floats:
     """How high spectral lines stand above their surroundings, by octave: mean, spread and 95th percentile."""
-    from scipy.ndimage import median_filter
-
-    above = cqt - median_filter(cqt, (2 * round(_LINE_MEDIAN * len(cqt) / 2) + 1, 1))
+    above = cqt - running_median(cqt, 2 * round(_LINE_MEDIAN * len(cqt) / 2) + 1, 0)
     return np.array(
         [(part.mean(), part.std(), np.percentile(part, 95)) for part in np.array_split(above, _LINES)]
     ).ravel()

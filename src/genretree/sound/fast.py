@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.settings import CHROMA_BINS, CQT_BINS, HOP, N_FFT, N_MELS, RATE
-from genretree.sound.engines import Powers, librosa_powers
+from genretree.sound.engines import Powers, estimate_tuning, librosa_powers
 
 Floats = NDArray[np.float32]
 
@@ -67,6 +67,21 @@ def fast_powers(samples: Floats, rate: int, tuning: float | None) -> Powers:
     highest[highest < np.finfo(np.float32).tiny] = 1
     chroma /= highest
     return Powers(mel, _cqt(samples), np.square(chroma), tuning)
+
+
+def fast_tuning(samples: Floats, rate: int = RATE) -> float:
+    """Estimate the tuning of a track as `genretree.sound.engines.estimate_tuning` does, with its arguments."""
+    if rate != RATE:
+        return estimate_tuning(samples, rate)
+    frames = 1 + len(samples) // HOP
+    windows = _frames(samples, N_FFT, HOP, frames)
+    piece = np.empty((_CHUNK, 1 + N_FFT // 2), np.float32)
+    peaks: list[_Peaks] = []
+    for start in range(0, frames, _CHUNK):
+        count = min(_CHUNK, frames - start)
+        frame_powers(windows[start : start + count], piece[:count])
+        peaks.append(_find_peaks(piece[:count]))
+    return _tuning(peaks)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

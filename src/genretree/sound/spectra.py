@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from genretree.errors import SettingsError
 from genretree.settings import CHROMA_BINS, CQT_BINS, HOP, N_FFT, N_MELS, RATE, TOP_DB
 from genretree.sound.engines import Engine, Powers, estimate_tuning, librosa_powers
-from genretree.sound.fast import fast_powers
+from genretree.sound.fast import fast_powers, fast_tuning
 
 Floats = NDArray[np.float32]
 P = ParamSpec("P")
@@ -62,6 +62,7 @@ class Spectra:
 
 
 ENGINES: dict[str, Engine] = {"fast": fast_powers, "librosa": librosa_powers}
+_TUNERS: dict[str, Callable[[Floats, int], float]] = {"fast": fast_tuning, "librosa": estimate_tuning}
 _LOWEST_RATE = 11025  # in Hz; half of it lies above the upper edge of the highest bin
 _FASTEST_FIRST = ("fast", "librosa")  # what "auto" chooses from: engines that agree with librosa
 
@@ -290,13 +291,14 @@ def stream_spectra(
     """
     if block_frames < CONTEXT_FRAMES:
         raise ValueError(f"a block must have at least {CONTEXT_FRAMES} frames; got {block_frames}")
-    compute = ENGINES[resolve_engine(engine)]
+    name = resolve_engine(engine)
+    compute, tune = ENGINES[name], _TUNERS.get(name, estimate_tuning)
     stored = StoredSpectra(rate)
     tuning: float | None = None
     try:
         head, rest = _take(blocks, TUNING_FRAMES * HOP)
         if len(head) > (block_frames + CONTEXT_FRAMES) * HOP:
-            tuning = _quietly(estimate_tuning, _check(head), rate)
+            tuning = _quietly(tune, _check(head), rate)
         pieces = itertools.chain([head], rest)
         del head
         for samples, before, last in _overlapping(pieces, block_frames * HOP, CONTEXT_FRAMES * HOP):

@@ -1,0 +1,216 @@
+"""What runs a bundle's networks, how fast, and how far from torch in float32: docs/runtimes.md has the figures.
+
+Usage:
+    python benchmarks/runtimes.py networks STORE BUNDLE... [--rounds 7]
+    python benchmarks/runtimes.py track BUNDLE FILE [--rounds 5]
+    python benchmarks/runtimes.py folder BUNDLE MUSIC [--files 200] [--rounds 3]
+    python benchmarks/runtimes.py start BUNDLE FILE [--rounds 5]
+
+`networks`: slices a second of each network by every runtime at batch 1 and 32, as ratios to torch in float32 (eager) in
+the same round, and the greatest difference of any node's probability on random slices of STORE. `track`: one file,
+warm, against torch in float32 with librosa's images. `folder`: seconds of music a second with 1, 2 and 3 workers.
+`start`: the command itself, cold. The ways take turns within a round, so that other work on the machine meets them
+all; what is given is the median over rounds and the quartiles. Bundles without exports are exported to a copy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from genretree.bundle import Bundle, load_bundle, read_description
+from genretree.corpus.store import Store
+from genretree.export import export_bundle
+from genretree.machine import fast_bf16, shared_by
+from genretree.models.graphs import HasGraphs, Runner
+from genretree.models.runtimes import open_runner, run_torch
+from genretree.models.ways import FORMS, Form, Way, graph_file
+from genretree.predict import Prediction, find_files, predict, predict_file
+from genretree.sound.slices import iter_slices
+
+BATCHES = (1, 32)
+SAMPLE = 96  # slices on which probabilities are compared
+REFERENCE = Way("torch", bf16=False)
+OF_FORM: Mapping[Form, Sequence[Way]] = {
+    "openvino": (Way("openvino", bf16=False), Way("openvino", bf16=True)),
+    "onnx": (Way("onnxruntime", bf16=False),),
+}
+
+
+def with_exports(folder: Path, scratch: Path) -> tuple[Path, list[Way]]:
+    """Give a bundle that has all exports for which something is installed, and the ways to run it."""
+    copy = scratch / folder.name
+    shutil.copytree(folder, copy)
+    ways = [REFERENCE, Way("torch", bf16=True)]
+    for form in FORMS:
+        if find_spec(OF_FORM[form][0].runtime) is None:
+            continue
+        if not any(name.startswith(f"{form}/") for name in read_description(copy)["files"]):
+            export_bundle(copy, form)
+        ways += OF_FORM[form]
+    return copy, ways
+
+
+def by_turns(work: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, np.ndarray]:
+    """Time pieces of work, each once in every round after one to warm up: seconds, shape (rounds,)."""
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for turn in range(rounds + 1):
+        for name, do in work.items():
+            start = time.perf_counter()
+            do()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: np.array(found) for name, found in seconds.items()}
+
+
+def spread(values: np.ndarray, digits: int = 2) -> str:
+    """Median and quartiles as text."""
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def farthest(one: Bundle, other: Bundle, images: np.ndarray, sound: np.ndarray | None) -> float:
+    """Greatest difference of any node's probability."""
+    pairs = zip(one.model.predict_levels(images, sound), other.model.predict_levels(images, sound), strict=True)
+    return max(float(np.abs(first - second).max()) for first, second in pairs)
+
+
+def networks(store: Store, folders: Sequence[Path], rounds: int) -> None:
+    """Print a line for each network, runtime and batch."""
+    rows = np.sort(np.random.default_rng(0).choice(len(store.images), min(SAMPLE, len(store.images)), replace=False))
+    images = np.asarray(store.images[rows])
+    sound = None if store.mel_16k is None else np.asarray(store.mel_16k[rows])
+    print("| bundle | network | runtime | batch | inputs a second | times torch float32 | probabilities differ by |")
+    print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
+    with tempfile.TemporaryDirectory() as scratch, shared_by(1):
+        for folder in folders:
+            copy, ways = with_exports(folder, Path(scratch))
+            reference = load_bundle(copy)
+            assert isinstance(reference.model, HasGraphs)
+            away = {}
+            for way in ways:
+                loaded = load_bundle(copy, way.runtime, "bf16" if way.bf16 else "float32")
+                away[str(way)] = farthest(reference, loaded, images, sound)
+            for name, graph in reference.model.graphs(reference.images.size).items():
+                runners: dict[str, Runner] = {}
+                for way in ways:
+                    form: Form = "openvino" if way.runtime == "openvino" else "onnx"
+                    path = copy / form / graph_file(form, name)
+                    runners[str(way)] = run_torch(graph, way.bf16) if way.runtime == "torch" else open_runner(way, path)
+                for batch in BATCHES:
+                    drawn = torch.from_numpy(images[np.arange(batch) % len(images)])
+                    seen = drawn if graph.example.dtype == torch.uint8 else graph.example[torch.arange(batch) % 2]
+                    times = by_turns({way: partial(run, seen) for way, run in runners.items()}, rounds)
+                    for way_name, seconds in times.items():
+                        ratio = times[str(REFERENCE)] / seconds
+                        print(
+                            f"| {folder.name} | {name} | {way_name} | {batch} | {np.median(batch / seconds):.1f} "
+                            f"| {spread(ratio)} | {away[way_name]:.1e} |",
+                            flush=True,
+                        )
+
+
+def _by_librosa(bundle: Bundle, file: Path) -> Prediction:
+    module = sys.modules[predict_file.__module__]
+    module.iter_slices = partial(iter_slices, engine="librosa")  # type: ignore[attr-defined]
+    try:
+        return predict_file(bundle, file)
+    finally:
+        module.iter_slices = iter_slices  # type: ignore[attr-defined]
+
+
+def track(folder: Path, file: Path, rounds: int) -> None:
+    """Print how much faster one file is done than by torch in float32 with librosa's images."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy, ways = with_exports(folder, Path(scratch))
+        reference = load_bundle(copy)
+        chosen = {str(way): load_bundle(copy, way.runtime, "bf16" if way.bf16 else "float32") for way in ways}
+        work: dict[str, Callable[[], Prediction]] = {"librosa": partial(_by_librosa, reference, file)}
+        work |= {name: partial(predict_file, bundle, file) for name, bundle in chosen.items()}
+        expected = work["librosa"]()
+        times = by_turns(work, rounds)
+        for name, seconds in times.items():
+            found = work[name]()
+            pairs = zip(expected.levels, found.levels, strict=True)
+            away = max(abs(one.probability - other.probability) for one, other in pairs)
+            ratio = spread(times["librosa"] / seconds)
+            print(
+                f"{name}: {spread(seconds)} s, {ratio} times as fast; "
+                f"{'the same path' if found.path == expected.path else 'ANOTHER PATH'}, probabilities within {away:.4f}"
+            )
+
+
+def music(folder: Path, place: Path, most: int, rounds: int) -> None:
+    """Print how much music is done in a second by 1, 2 and 3 workers."""
+    files = list(find_files([place]))[:most]
+    with tempfile.TemporaryDirectory() as scratch:
+        copy, ways = with_exports(folder, Path(scratch))
+        bundles = [load_bundle(copy, "auto", "auto"), load_bundle(copy, "torch", "auto"), load_bundle(copy)]
+        length = bundles[0].images.slice_seconds
+        done = [each for each in predict(bundles[0], files) if isinstance(each, Prediction)]
+        seconds_of_music = length * sum(each.slices for each in done)
+        work = {
+            f"{bundle.runtime}, {workers} workers": partial(_all, bundle, files, workers)
+            for bundle in {bundle.runtime: bundle for bundle in bundles}.values()
+            for workers in (1, 2, 3)
+        }
+        print(f"{len(done)} files, {seconds_of_music / 60:.0f} minutes; {len(ways)} ways")
+        for name, seconds in by_turns(work, rounds).items():
+            print(f"{name}: {spread(seconds)} s, {spread(seconds_of_music / seconds, 0)} times real time")
+
+
+def _all(bundle: Bundle, files: Sequence[Path], workers: int) -> None:
+    for _ in predict(bundle, files, workers=workers):
+        pass
+
+
+def start(folder: Path, file: Path, rounds: int) -> None:
+    """Print how long the command takes, with all that it has to load."""
+    command = [sys.executable, "-m", "genretree"]
+    words = {
+        "genretree --help": [*command, "--help"],
+        "genretree predict, torch": [*command, "predict", str(folder), str(file), "--runtime", "torch"],
+        "genretree predict, auto": [*command, "predict", str(folder), str(file)],
+    }
+    work = {name: partial(subprocess.run, each, check=True, capture_output=True) for name, each in words.items()}
+    for name, seconds in by_turns(work, rounds).items():
+        print(f"{name}: {spread(seconds)} s")
+
+
+def main() -> None:
+    """Read the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["networks", "track", "folder", "start"])
+    parser.add_argument("first", type=Path)
+    parser.add_argument("others", type=Path, nargs="+")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--files", type=int, default=200)
+    given = parser.parse_args()
+    print(f"torch threads {torch.get_num_threads()}, fast bf16: {fast_bf16()}", file=sys.stderr)
+    if given.what == "networks":
+        networks(Store(given.first), given.others, given.rounds)
+    elif given.what == "track":
+        track(given.first, given.others[0], given.rounds)
+    elif given.what == "folder":
+        music(given.first, given.others[0], given.files, given.rounds)
+    else:
+        start(given.first, given.others[0], given.rounds)
+
+
+if __name__ == "__main__":
+    main()

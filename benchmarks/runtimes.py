@@ -37,9 +37,9 @@ from genretree.bundle import Bundle, load_bundle, read_description
 from genretree.corpus.store import Store
 from genretree.export import export_bundle
 from genretree.machine import fast_bf16, shared_by
-from genretree.models.graphs import HasGraphs, Runner
-from genretree.models.runtimes import open_runner, run_torch
-from genretree.models.ways import FORMS, Form, Way, graph_file
+from genretree.models.graphs import HasGraphs, run_torch
+from genretree.models.runtimes import open_runner
+from genretree.models.ways import FORMS, Form, Runner, Way, graph_file
 from genretree.predict import Prediction, find_files, predict, predict_file
 from genretree.sound.slices import iter_slices
 
@@ -113,8 +113,9 @@ def networks(store: Store, folders: Sequence[Path], rounds: int) -> None:
                     path = copy / form / graph_file(form, name)
                     runners[str(way)] = run_torch(graph, way.bf16) if way.runtime == "torch" else open_runner(way, path)
                 for batch in BATCHES:
-                    drawn = torch.from_numpy(images[np.arange(batch) % len(images)])
-                    seen = drawn if graph.example.dtype == torch.uint8 else graph.example[torch.arange(batch) % 2]
+                    drawn = images[np.arange(batch) % len(images)]
+                    example = graph.example.numpy()
+                    seen = drawn if example.dtype == np.uint8 else example[np.arange(batch) % 2]
                     times = by_turns({way: partial(run, seen) for way, run in runners.items()}, rounds)
                     for way_name, seconds in times.items():
                         ratio = times[str(REFERENCE)] / seconds

@@ -35,7 +35,8 @@ from genretree.models.linear_network import LinearNetworkModel
 from genretree.models.linear_tree import LinearTree
 from genretree.models.musicnn import MusicnnModel, MusicnnSettings
 from genretree.models.network import NetworkModel
-from genretree.models.runtimes import choose_way
+from genretree.models.runtimes import choose_runtime
+from genretree.models.ways import Form
 from genretree.predict import predict, predict_file
 from genretree.settings import Settings
 from genretree.train import examples
@@ -309,7 +310,7 @@ def test_an_export_that_disagrees_with_torch_is_not_kept(small: Path, monkeypatc
 
     monkeypatch.setattr(export, "need", lambda form: None)
     monkeypatch.setattr(export, "write_graph", lambda *parts: None)
-    monkeypatch.setattr(export, "open_runner", lambda way, path: lambda batch: (torch.zeros(len(batch), 5),))
+    monkeypatch.setattr(export, "open_runner", lambda way, path: lambda batch: (np.zeros((len(batch), 5), np.float32),))
     before = (small / "bundle.json").read_text()
     with pytest.raises(BundleError, match="away from torch"):
         export_bundle(small, "onnx")
@@ -363,15 +364,14 @@ def test_boosting_on_musicnn_exports_what_it_hears_with(store: Store, weights: P
 
 def test_the_fastest_that_there_is_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtimes, "find_spec", lambda name: name)
-    both = {"openvino", "onnx"}
-    assert str(choose_way(both, "auto", bf16=True)) == "openvino bf16"
-    assert str(choose_way(both, "auto", bf16=False)) == "openvino float32"
-    assert str(choose_way({"onnx"}, "auto", bf16=True)) == "onnxruntime float32"
-    assert str(choose_way(set(), "auto", bf16=True)) == "torch bf16"
-    assert str(choose_way({"onnx"}, "auto", bf16=False)) == "onnxruntime float32"
-    assert str(choose_way(set(), "auto", bf16=False)) == "torch float32"
+    both: set[Form] = {"openvino", "onnx"}
+    assert choose_runtime(both, "auto", "auto") == "openvino"
+    assert choose_runtime({"onnx"}, "auto", "auto") == "onnxruntime"
+    assert choose_runtime({"onnx"}, "auto", "bf16") == "torch"
+    assert choose_runtime(set(), "auto", "auto") == "torch"
+    assert choose_runtime(both, "onnxruntime", "auto") == "onnxruntime"
     monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
-    assert str(choose_way(both, "auto", bf16=False)) == "torch float32"
+    assert choose_runtime(both, "auto", "auto") == "torch"
 
 
 def test_auto_keeps_in_float32_what_bf16_would_change(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:

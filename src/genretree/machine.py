@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -40,20 +41,22 @@ def shared_by(workers: int) -> Iterator[None]:
 
     torch gets as many threads as one worker may use, the BLAS one; exported networks ask `sharers`.
     """
-    import torch
     from threadpoolctl import threadpool_limits
 
     global _sharers
-    before, threads = _sharers, torch.get_num_threads()
+    torch = sys.modules.get("torch")  # where an export runs without it, it is not imported for this
+    before, threads = _sharers, torch.get_num_threads() if torch else 0
     _sharers = max(1, workers)
     try:
-        torch.set_num_threads(min(threads, processors_each()))  # a lower limit is someone's wish
+        if torch:
+            torch.set_num_threads(min(threads, processors_each()))  # a lower limit is someone's wish
         # The products of drawing are small: threads that share one wait for each other, longer than they work.
         with threadpool_limits(1, user_api="blas"):
             yield
     finally:
         _sharers = before
-        torch.set_num_threads(threads)
+        if torch:
+            torch.set_num_threads(threads)
 
 
 def world_size() -> int:

@@ -14,8 +14,9 @@ from genretree.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import TrainingError
 from genretree.models import hearing, musicnn, musicnn_tuning
-from genretree.models.cnn import CnnSettings, build_network
+from genretree.models.cnn import build_network
 from genretree.models.musicnn_tuning import Tuned
+from genretree.models.network_settings import CnnSettings
 from genretree.models.teacher import hear_lessons
 from genretree.train import examples, examples_of, train
 from small_corpus import TREE

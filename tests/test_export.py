@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile as sf
 import torch
 from click.testing import CliRunner
+from sound_helpers import make_song
 
 from genretree import machine
 from genretree.bundle import Bundle, load_bundle, read_description, save_bundle, write_description
@@ -448,3 +450,30 @@ def test_processors_are_divided_among_the_files_at_work(
     assert all(sharers * threads <= 2 for sharers, _, threads in seen)
     assert machine.sharers() == 1
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("runtime", INSTALLED)
+@pytest.mark.parametrize("kind", ["tree", "linear"])
+def test_an_export_is_predicted_with_without_torch(runtime: str, kind: str, tmp_path: Path) -> None:
+    model, settings = _network("cnn", kind)
+    folder = save_bundle(Bundle(tmp_path / "b", "cnn", TREE, SETTINGS, settings, model))
+    export_bundle(folder, RUNTIMES[runtime])  # type: ignore[arg-type]
+    program = """
+import json, sys
+from genretree.cli import main
+try:
+    main(["predict", *sys.argv[1:], "--json", "--precision", "float32"])
+finally:
+    print(json.dumps(sorted({"torch", "transformers", "librosa", "sklearn"} & set(sys.modules))))
+"""
+    song = tmp_path / "song.wav"
+    sf.write(song, make_song(13, 22050), 22050)
+    words = [str(folder), str(song), "--runtime", runtime]
+    for _ in range(2):  # the first may have to work filters out, by librosa
+        done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    result, imported = map(json.loads, done.stdout.splitlines())
+    assert imported == []
+    expected = predict_file(load_bundle(folder), song).to_json()
+    for one, other in zip(result["levels"], expected["levels"], strict=True):
+        assert one["label"] == other["label"]
+        assert one["probability"] == pytest.approx(other["probability"], abs=1e-4)

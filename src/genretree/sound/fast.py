@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 
 from genretree.settings import CHROMA_BINS, CQT_BINS, HOP, N_FFT, N_MELS, RATE
 from genretree.sound.engines import Powers, estimate_tuning, librosa_powers
+from genretree.sound.filters import OCTAVE, TUNINGS, read_filters
 
 Floats = NDArray[np.float32]
 
 _CHUNK = 256  # frames: their powers take 1 MB
 _MEL_GROUP = 16  # bands that are summed by one product
-_OCTAVE = 12
-_SPARSITY = 0.01  # share of each filter's spectrum that librosa.cqt leaves out
 _PITCHES = (150.0, 4000.0)  # Hz: where librosa.piptrack looks for the tuning
 _PEAK = np.float32(0.1)  # of a frame's maximum: what counts as a peak there
+_LOWEST_A = np.float32(27.5)  # Hz
+_SAME = 1e-4  # steps between tunings that count as the same
 
 
 def fast_powers(samples: Floats, rate: int, tuning: float | None) -> Powers:
@@ -62,7 +63,7 @@ def fast_powers(samples: Floats, rate: int, tuning: float | None) -> Powers:
             peaks.append(_find_peaks(piece))
     if tuning is None:
         tuning = _tuning(peaks)
-    chroma = _chroma_filters(round(tuning, 6)) @ power.T
+    chroma = _chroma_filters(tuning) @ power.T
     highest = chroma.max(axis=0)
     highest[highest < np.finfo(np.float32).tiny] = 1
     chroma /= highest
@@ -107,9 +108,7 @@ def frame_powers(windows: Floats, out: Floats) -> None:
 
 @lru_cache(maxsize=4)
 def _hann(width: int) -> Floats:
-    from scipy.signal import get_window
-
-    return np.asarray(get_window("hann", width, fftbins=True), np.float32)
+    return np.asarray(np.hanning(width + 1)[:-1], np.float32)  # periodic
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -126,9 +125,7 @@ class _MelGroup(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _mel_filters() -> tuple[_MelGroup, ...]:
-    import librosa
-
-    weights = librosa.filters.mel(sr=RATE, n_fft=N_FFT, n_mels=N_MELS)
+    weights = read_filters()["mel"]
     groups = []
     for first in range(0, N_MELS, _MEL_GROUP):
         bands = slice(first, first + _MEL_GROUP)
@@ -138,8 +135,11 @@ def _mel_filters() -> tuple[_MelGroup, ...]:
     return tuple(groups)
 
 
-@lru_cache(maxsize=128)
 def _chroma_filters(tuning: float) -> Floats:
+    place = (tuning + 0.5) * TUNINGS
+    if abs(place - round(place)) < _SAME and 0 <= round(place) < TUNINGS:
+        kept: Floats = read_filters()["chroma"][round(place)]
+        return kept
     import librosa
 
     found: Floats = librosa.filters.chroma(sr=RATE, n_fft=N_FFT, tuning=tuning, n_chroma=CHROMA_BINS)
@@ -170,12 +170,18 @@ def _find_peaks(power: Floats) -> _Peaks:
 
 
 def _tuning(peaks: list[_Peaks]) -> float:
-    import librosa
-
     pitches, strengths = (np.concatenate(parts) for parts in zip(*peaks, strict=True))
-    if len(pitches):
-        pitches = pitches[strengths >= np.median(strengths)]
-    return float(librosa.pitch_tuning(pitches, bins_per_octave=CHROMA_BINS))
+    if not len(pitches):
+        return 0.0
+    return pitch_tuning(pitches[strengths >= np.median(strengths)])
+
+
+def pitch_tuning(pitches: Floats) -> float:
+    """Give the deviation from A440 that most pitches in Hz share, as `librosa.pitch_tuning`: -0.5 to 0.49 semitones."""
+    above = np.mod(CHROMA_BINS * np.log2(pitches / _LOWEST_A), 1)
+    above[above >= 0.5] -= 1
+    counts, edges = np.histogram(above, np.linspace(-0.5, 0.5, TUNINGS + 1))
+    return float(edges[counts.argmax()])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -186,10 +192,11 @@ def _cqt(samples: Floats) -> Floats:
     """Compute the powers of librosa.cqt with its default arguments, shape (84, frames)."""
     import soxr
 
-    kernels, scales = _cqt_kernels()
+    filters = read_filters()
+    kernels, scales = filters["cqt"], filters["cqt_scales"]
     octaves: list[Floats] = []
     hop = HOP
-    for octave in range(CQT_BINS // _OCTAVE):
+    for octave in range(CQT_BINS // OCTAVE):
         if octave:
             halved = soxr.resample(samples, 2, 1, quality="soxr_hq")
             wanted = (len(samples) + 1) // 2
@@ -198,46 +205,12 @@ def _cqt(samples: Floats) -> Floats:
             samples *= np.float32(np.sqrt(2))
             hop //= 2
         frames = _frames(samples, kernels.shape[1], hop, 1 + len(samples) // hop)
-        power = np.empty((_OCTAVE, len(frames)), np.float32)
+        power = np.empty((OCTAVE, len(frames)), np.float32)
         for start in range(0, len(frames), _CHUNK):
             # Overlapping frames must be laid out apart for a fast product.
             parts = kernels @ np.ascontiguousarray(frames[start : start + _CHUNK]).T
             np.square(parts, out=parts)
-            np.add(parts[:_OCTAVE], parts[_OCTAVE:], out=power[:, start : start + _CHUNK])
+            np.add(parts[:OCTAVE], parts[OCTAVE:], out=power[:, start : start + _CHUNK])
         octaves.append(power)
     shortest = min(part.shape[1] for part in octaves)
     return np.concatenate([part[:, :shortest] for part in reversed(octaves)]) * scales[:, None]
-
-
-@lru_cache(maxsize=1)
-def _cqt_kernels() -> tuple[Floats, Floats]:
-    """Give the filters of an octave in time, and what scales each bin's power.
-
-    Every octave is taken at half the rate of the one above, so the same filters serve all of them.
-
-    Returns
-    -------
-    kernels : ndarray, float32, shape (24, width)
-        Real parts of the 12 semitones' filters, then imaginary parts.
-    scales : ndarray, float32, shape (84,)
-    """
-    import librosa
-
-    lowest = float(librosa.note_to_hz("C1"))
-    top = librosa.cqt_frequencies(n_bins=CQT_BINS, fmin=lowest)[-_OCTAVE:]
-    # The width of every filter's band, which librosa works out from its neighbours, here from the whole scale's ratio.
-    filters, lengths = librosa.filters.wavelet(freqs=top, sr=RATE, pad_fft=True, alpha=_bandwidth())
-    width = filters.shape[1]
-    spectra = np.fft.fft(filters * (lengths[:, None] / width), axis=1)[:, : width // 2 + 1]
-    kept = librosa.util.sparsify_rows(spectra, quantile=_SPARSITY, dtype=np.complex64).toarray()
-    turns = np.exp(-2j * np.pi * np.outer(np.arange(width // 2 + 1), np.arange(width)) / width)
-    kernels = kept @ turns
-    both = np.ascontiguousarray(np.concatenate([kernels.real, kernels.imag]), np.float32)
-    # An octave down librosa doubles the power for the halved rate, and divides it by the doubled length of the filter.
-    return both, np.tile(1 / lengths, CQT_BINS // _OCTAVE).astype(np.float32)
-
-
-def _bandwidth() -> float:
-    """Give the relative bandwidth of a filter in equal temperament."""
-    ratio = 2 ** (2 / _OCTAVE)
-    return (ratio - 1) / (ratio + 1)

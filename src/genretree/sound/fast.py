@@ -94,12 +94,14 @@ class FastStream:
         estimated = self.tuning()
         if tuning is None:
             tuning = estimated
-        filters = _chroma_filters(tuning)
-        chroma = np.concatenate([filters @ piece.T for piece in self._power], axis=1)
-        highest = chroma.max(axis=0)
-        highest[highest < np.finfo(np.float32).tiny] = 1
-        chroma /= highest
-        return Powers(np.concatenate(self._mel, axis=1), _cqt(self.take()), np.square(chroma), tuning)
+        with ThreadPoolExecutor(1) as pool:
+            cqt = pool.submit(_cqt, self.take())
+            filters = _chroma_filters(tuning)
+            chroma = np.concatenate([filters @ piece.T for piece in self._power], axis=1)
+            highest = chroma.max(axis=0)
+            highest[highest < np.finfo(np.float32).tiny] = 1
+            chroma /= highest
+            return Powers(np.concatenate(self._mel, axis=1), cqt.result(), np.square(chroma), tuning)
 
     def _transform(self, count: int) -> None:
         """Work off so many frames."""

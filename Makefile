@@ -37,7 +37,7 @@ types: $(VENV)/.installed-dev  ## Check types.
 	$(BIN)/mypy
 
 pytest: $(VENV)/.installed-dev  ## Run every test.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 clean:  ## Remove everything that was made here.
 	rm -rf $(VENV) quickstart build dist .mypy_cache .ruff_cache .pytest_cache

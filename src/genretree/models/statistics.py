@@ -49,7 +49,8 @@ def image_statistics(images: NDArray[np.uint8]) -> Floats:
         sustained) and in frequency (what is struck); for CQT how high spectral lines stand out; for chroma the sorted
         classes and what doesn't depend on the key.
     """
-    described = [_describe(np.asarray(piece, np.float32) / np.float32(255)) for piece in images]
+    known: dict[tuple[int, bytes], Floats] = {}  # explanations ask for many slices that differ in one image only
+    described = [_describe(piece, known) for piece in images]
     return np.stack(described) if described else np.zeros((0, STATISTICS), np.float32)
 
 
@@ -63,23 +64,29 @@ def statistics_of(examples: Examples, progress: bool = False) -> Floats:
     return kept.read(examples.rows, describe, "describe", progress)
 
 
-def _describe(piece: Floats) -> Floats:
-    parts: list[Floats] = []
-    for number, bands in enumerate(_BANDS):
-        rows = _bands(piece[number], bands)
-        parts += _spread(rows)
-        parts.append(_rhythm(rows))
-        parts.append(_modulations(piece[number], _MODULATED[number], _MODULATIONS))
-        if number == 0:
-            parts += [_skewness(rows), *_cepstrum(rows), *_contrast(piece[0])]
-        if number == 1:
-            parts.append(_lines(piece[1]))
-        if number == 2:
-            highest = np.sort(rows, axis=0)[::-1]
-            parts += [np.sort(rows.mean(axis=1))[::-1], np.sort(rows.std(axis=1))[::-1], highest.mean(axis=1)]
-            parts.append(_keyless(rows))
-        else:
-            parts += _textures(piece[number])
+def _describe(piece: NDArray[np.uint8], known: dict[tuple[int, bytes], Floats]) -> Floats:
+    parts = []
+    for number, image in enumerate(piece):
+        key = number, image.tobytes()
+        if key not in known:
+            known[key] = _describe_image(number, np.asarray(image, np.float32) / np.float32(255))
+        parts.append(known[key])
+    return np.concatenate(parts)
+
+
+def _describe_image(number: int, image: Floats) -> Floats:
+    rows = _bands(image, _BANDS[number])
+    parts = [*_spread(rows), _rhythm(rows), _modulations(image, _MODULATED[number], _MODULATIONS)]
+    if number == 0:
+        parts += [_skewness(rows), *_cepstrum(rows), *_contrast(image)]
+    if number == 1:
+        parts.append(_lines(image))
+    if number == 2:
+        highest = np.sort(rows, axis=0)[::-1]
+        parts += [np.sort(rows.mean(axis=1))[::-1], np.sort(rows.std(axis=1))[::-1], highest.mean(axis=1)]
+        parts.append(_keyless(rows))
+    else:
+        parts += _textures(image)
     return np.concatenate(parts).astype(np.float32)
 
 

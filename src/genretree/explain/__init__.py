@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from genretree.explain.methods import METHODS
 from genretree.explain.result import Explanation, Neighbour, Passage, Reason, Relevance, TimeLine
-from genretree.explain.track import METHODS, explain
+from genretree.explain.track import explain
 
 __all__ = ["METHODS", "Explanation", "Neighbour", "Passage", "Reason", "Relevance", "TimeLine", "explain"]

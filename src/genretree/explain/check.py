@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from genretree.bundle import Bundle
 from genretree.explain.axes import IMAGES, SOUND, View
 from genretree.explain.background import find_background, take_away
+from genretree.explain.methods import Method, make_maps
 from genretree.explain.modalities import find_shares
 from genretree.explain.occlusion import GRID, Maps, cells, gather_cells
 from genretree.explain.pieces import Pieces, score
 from genretree.explain.targets import Target
-from genretree.explain.track import Method, make_maps
 from genretree.explain.variants import each_slice
 from genretree.models.contract import Model
 from genretree.models.ensemble import EnsembleModel

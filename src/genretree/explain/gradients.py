@@ -67,7 +67,8 @@ class LogOdds(nn.Module):
         if self.linear is None:
             scores = self.network.backbone.classify(features)  # type: ignore[operator]
             levels = [
-                level.unflatten(0, (turns, -1)).logsumexp(dim=0) for level in self.network.head.log_probabilities(scores)
+                level.unflatten(0, (turns, -1)).logsumexp(dim=0)
+                for level in self.network.head.log_probabilities(scores)
             ]
         else:
             pooled = features.unflatten(0, (turns, -1)).mean(dim=0)
@@ -85,7 +86,9 @@ def _linear_levels(linear: LinearTree, seen: Tensor) -> list[Tensor]:
         if head is None:
             found.append(seen.new_zeros(len(seen), width))
             continue
-        mean, scale, weights, bias = (torch.from_numpy(part) for part in (head.mean, head.scale, head.weights, head.bias))
+        mean, scale, weights, bias = (
+            torch.from_numpy(part) for part in (head.mean, head.scale, head.weights, head.bias)
+        )
         scores = ((seen - mean) / scale) @ weights.T + bias
         lowest = seen.new_full((len(seen), width), -30.0)  # classes that never occurred
         found.append(lowest.index_copy(1, torch.from_numpy(head.classes), scores.log_softmax(dim=1)))

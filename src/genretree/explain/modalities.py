@@ -82,9 +82,7 @@ def find_shares(
     worths = each_slice(len(pieces), ask, "views", progress)  # (n_slices, n_coalitions, n_targets)
     values = np.einsum("vc,nct->ntv", shapley_weights(views), worths)
     seen = [place for place in range(len(views)) if np.abs(values[:, :, place]).max() > _UNSEEN] or [0]
-    return Shares(
-        tuple(views[place] for place in seen), values[:, :, seen], worths[:, -1], worths[:, 0]
-    )
+    return Shares(tuple(views[place] for place in seen), values[:, :, seen], worths[:, -1], worths[:, 0])
 
 
 def join(versions: Sequence[Pieces]) -> Pieces:

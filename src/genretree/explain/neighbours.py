@@ -140,7 +140,9 @@ def find_neighbours(bundle: Bundle, pieces: Pieces, most: int | None = None) -> 
     if not path.is_file():
         if most is None:
             return None
-        raise BundleError(f"{bundle.folder}: has no index of tracks; make one with: genretree index {bundle.folder} STORE")
+        raise BundleError(
+            f"{bundle.folder}: has no index of tracks; make one with: genretree index {bundle.folder} STORE"
+        )
     try:
         arrays = load_file(path)
         listed: list[dict[str, Any]] = json.loads((bundle.folder / _TRACKS).read_text(encoding="utf-8"))

@@ -38,7 +38,9 @@ def draw_reason(explanation: Explanation, number: int = 0) -> bytes:
         draw_canvas(axes, canvas, relevance.axis, title)
     draw_timelines(rows[-1], explanation.timelines, explanation.pieces.starts, explanation.pieces.seconds)
     rows[-1].set_xlabel("seconds")
-    figure.suptitle(f"{reason.target.question.replace('_', ' ')} ({explanation.method}); orange for it, blue against it")
+    figure.suptitle(
+        f"{reason.target.question.replace('_', ' ')} ({explanation.method}); orange for it, blue against it"
+    )
     return to_png(figure)
 
 

@@ -59,7 +59,9 @@ def rollout(
                 seen.clear()
                 odds = LogOdds(known, taxonomy, target)(given, own)
                 gradients = torch.autograd.grad(odds.sum(), [*seen, given])
-                shares = _place(roll(seen, gradients[:-1], _special_tokens(backbone)), backbone, known.network.settings.shifts, size)
+                shares = _place(
+                    roll(seen, gradients[:-1], _special_tokens(backbone)), backbone, known.network.settings.shifts, size
+                )
                 pull = (gradients[-1] * (given - empty[rows])).detach().abs()[0]
                 by_target.append(_divide(shares, pull, views))
                 tick()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,24 +13,21 @@ from genretree.bundle import Bundle
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError
 from genretree.evaluate import check_images
-from genretree.explain.axes import View
 from genretree.explain.background import find_background
+from genretree.explain.check import check_track
+from genretree.explain.methods import choose_method, make_maps
 from genretree.explain.modalities import Shares, find_shares
-from genretree.explain.occlusion import occlude
+from genretree.explain.neighbours import find_neighbours
+from genretree.explain.occlusion import Maps
 from genretree.explain.pieces import Pieces, find_track, read_file, read_track, score
 from genretree.explain.result import UNITS, Explanation, Passage, Reason, Relevance, TimeLine
 from genretree.explain.targets import Target, find_node, make_target, targets_of_path
 from genretree.models.contract import LevelProbabilities
-from genretree.predict import Prediction, describe
+from genretree.predict import describe
 from genretree.scores import decode_levels
 from genretree.taxonomy import NodePath
 
-Method = Literal["gradcam", "rollout", "integrated-gradients", "occlusion"]
-METHODS: tuple[Method, ...] = get_args(Method)
-_DEFAULTS: dict[str, Method] = {"cnn": "gradcam", "efficientnet-b0": "gradcam", "ast": "rollout"}
 _PASSAGES = 2
-
-Maps = dict[View, NDArray[np.float32]]
 
 
 def explain(
@@ -45,8 +40,10 @@ def explain(
     method: str | None = None,
     level: int | str | None = None,
     masks: int = 0,
+    neighbours: int | None = None,
     seed: int = 0,
     salvage: bool = False,
+    check: bool = False,
     progress: bool = False,
 ) -> Explanation:
     """Say which part of the sound decided.
@@ -63,15 +60,19 @@ def explain(
     against : str, optional
         Another node to hold it against; by default its siblings.
     method : "gradcam", "rollout", "integrated-gradients" or "occlusion", optional
-        By default gradcam for cnn and efficientnet-b0, rollout for ast, and occlusion for all others.
+        By default occlusion, which serves every family; gradcam is for cnn and efficientnet-b0, rollout for ast.
     level : int or str, optional
         Ask for the predicted node of this level only, by its name or its number from 1.
     masks : int
         For occlusion: 0 takes each part away by itself; else so many random masks.
+    neighbours : int, optional
+        How many of the nearest training tracks to name; by default 5 if the bundle has an index.
     seed : int
         Of random masks.
     salvage : bool
         Use what can be decoded of a truncated file.
+    check : bool
+        Measure how faithful the deepest node's map is; see `genretree.explain.check`.
     progress : bool
         Show bars on standard error.
 
@@ -89,10 +90,10 @@ def explain(
         For an unknown method, or one that doesn't fit the family.
     CorpusError
         If there is no such track in the store, or it was drawn in another way.
+    BundleError
+        If neighbours are asked for and the bundle has no index.
     """
-    from genretree.explain.neighbours import find_neighbours
-
-    chosen = choose_method(bundle, method)
+    chosen = choose_method(method)
     if masks and chosen != "occlusion":
         raise SettingsError(f"random masks are for the method occlusion, not {chosen}")
     asked = _check_question(bundle, node, against, level)
@@ -119,51 +120,11 @@ def explain(
         pieces,
         tuple(_reason(target, number, shares, maps) for number, target in enumerate(targets)),
         tuple(_timelines(bundle, levels, nodes, pieces)),
-        find_neighbours(bundle, pieces),
+        find_neighbours(bundle, pieces, neighbours),
         bundle.family,
         time.monotonic() - begun,
+        check_track(bundle, pieces, targets[-1], chosen, seed).to_json() if check else None,
     )
-
-
-def choose_method(bundle: Bundle, method: str | None) -> Method:
-    """Check a method's name, or give the family's own.
-
-    Raises
-    ------
-    SettingsError
-    """
-    if method is None:
-        return _DEFAULTS.get(bundle.family, "occlusion")
-    if method not in METHODS:
-        close = difflib.get_close_matches(method, METHODS, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(METHODS)}"
-        raise SettingsError(f"no method '{method}'; {hint}")
-    return next(known for known in METHODS if known == method)
-
-
-def make_maps(
-    bundle: Bundle,
-    pieces: Pieces,
-    background: Pieces,
-    targets: Sequence[Target],
-    views: Sequence[View],
-    method: Method,
-    masks: int = 0,
-    seed: int = 0,
-    progress: bool = False,
-) -> Maps:
-    """Map relevance by a method: for each view an array (n_slices, n_targets, rows, 57)."""
-    if method == "occlusion":
-        return occlude(bundle, pieces, background, targets, views, masks, seed, progress)
-    from genretree.explain import gradients, rollout
-
-    make: dict[str, Any] = {
-        "gradcam": gradients.gradcam,
-        "integrated-gradients": gradients.integrated_gradients,
-        "rollout": rollout.rollout,
-    }
-    found: Maps = make[method](bundle.model, bundle.taxonomy, pieces, background, targets, progress)
-    return found
 
 
 def predicted_nodes(bundle: Bundle, levels: LevelProbabilities) -> list[int]:

@@ -101,7 +101,9 @@ def _as_ear(run: Runner) -> Ear:
     return lambda patches: Tagged(*run(patches))
 
 
-def _hear_patches(name: str, network: Ear, patches: Floats, known: dict[tuple[str, bytes], Tagged]) -> dict[str, Floats]:
+def _hear_patches(
+    name: str, network: Ear, patches: Floats, known: dict[tuple[str, bytes], Tagged]
+) -> dict[str, Floats]:
     """Average each layer over the patches of one slice; a patch that was heard before is not heard again.
 
     Explanations ask for many slices that differ in a second or two.

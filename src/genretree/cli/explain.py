@@ -65,8 +65,8 @@ def explain(
 ) -> None:
     """Say which part of the sound made BUNDLE name a track as it does.
 
-    A sound FILE; or a prepared STORE, with --track (one of its tracks), --class (a genre over its tracks) or --check (how
-    faithful explanations are over its held-out tracks).
+    A sound FILE; or a prepared STORE, with --track (one of its tracks), --class (a genre over its tracks) or --check
+    (how faithful explanations are over its held-out tracks).
     """
     from genretree.bundle import load_bundle
     from genretree.corpus.store import Store

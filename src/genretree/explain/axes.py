@@ -3,8 +3,8 @@
 An image of `size` pixels shows a slice from its lowest band, in the bottom row, to its highest, in row 0; each pixel is
 the mean of the bands and frames under it (`genretree.sound.slices.draw`). Row r of mel therefore spans the bands from
 `128 * (size - 1 - r) / size` to `128 * (size - r) / size`, column c the seconds from `seconds * c / size` to
-`seconds * (c + 1) / size` of the slice. Relevance is kept by band and not by pixel: what lies in a pixel is divided among
-the bands that the pixel is the mean of, by area, so that sums stay the same.
+`seconds * (c + 1) / size` of the slice. Relevance is kept by band and not by pixel: what lies in a pixel is divided
+among the bands that the pixel is the mean of, by area, so that sums stay the same.
 """
 
 from __future__ import annotations

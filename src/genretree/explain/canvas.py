@@ -14,7 +14,6 @@ from genretree.sound.mel_16k import compress
 from genretree.sound.slices import overlaps
 
 MOST_COLUMNS = 1536
-_STRONGEST = 99.5  # percentile of a map's magnitude that gets the full colour
 TITLES: dict[View, str] = {
     "mel": "mel spectrogram",
     "cqt": "constant-Q transform",
@@ -49,8 +48,11 @@ class Canvas:
     decibels: bool
 
 
-def lay_out(pieces: Pieces, relevance: Relevance, end: float | None = None) -> Canvas:
-    """Put slices and their map where they belong in time, from 0 to `end` seconds (by default of the last slice)."""
+def lay_out(pieces: Pieces, relevance: Relevance, strength: float, end: float | None = None) -> Canvas:
+    """Put slices and their map where they belong in time, from 0 to `end` seconds (by default of the last slice).
+
+    `strength` is the relevance, times rows, that becomes 1.
+    """
     view = relevance.view
     last = max(float(pieces.starts[-1] + pieces.seconds), end or 0.0)
     a_slice = int(np.clip(MOST_COLUMNS * pieces.seconds / last, 4, pieces.images.shape[-1]))
@@ -58,13 +60,12 @@ def lay_out(pieces: Pieces, relevance: Relevance, end: float | None = None) -> C
     shown, decibels = _shown(pieces, view)
     shown = shown @ overlaps(shown.shape[-1], a_slice).T
     mapped = relevance.values[:, ::-1] @ overlaps(relevance.values.shape[-1], a_slice).T
-    strength = float(np.percentile(np.abs(mapped), _STRONGEST)) or float(np.abs(mapped).max()) or 1.0
     canvas = np.full((shown.shape[1], columns), np.nan, np.float32)
     painted = np.zeros((mapped.shape[1], columns), np.float32)
     for row, start in enumerate(pieces.starts):
         at = min(round(float(start) / last * columns), columns - a_slice)
         canvas[:, at : at + a_slice] = shown[row]
-        painted[:, at : at + a_slice] = np.clip(mapped[row] / strength, -1, 1)
+        painted[:, at : at + a_slice] = np.clip(mapped[row] * mapped.shape[1] / strength, -1, 1)
     return Canvas(view, canvas, painted, (0.0, last), decibels)
 
 

@@ -42,8 +42,9 @@ Maps = dict[View, Floats]
 
 
 class LogOdds(nn.Module):
-    """From images, as float tensors of grey levels, to the log odds of a target; what a network's head says, or a
-    linear classifier's on its features.
+    """From images, as float tensors of grey levels, to the log odds of a target.
+
+    By the network's head, or by a linear classifier on its features.
 
     Parameters
     ----------

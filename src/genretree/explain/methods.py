@@ -15,7 +15,7 @@ from genretree.explain.targets import Target
 
 Method = Literal["gradcam", "rollout", "integrated-gradients", "occlusion"]
 METHODS: tuple[Method, ...] = get_args(Method)
-# For every family: it was the most faithful of all on what was measured, and asks for predictions only (docs/explain.md).
+# For every family: the most faithful on what was measured, and it asks for predictions only (docs/explain.md).
 _DEFAULT: Method = "occlusion"
 
 

@@ -1,6 +1,6 @@
 """Explaining by example: the training tracks that lie nearest in the model's own feature space.
 
-The index holds a vector and a name for each track, so it is made only if it is asked for: `genretree index BUNDLE STORE`.
+The index holds a vector and a name for each track, and is made only on request: `genretree index BUNDLE STORE`.
 """
 
 from __future__ import annotations

@@ -127,15 +127,15 @@ def _view(explanation: Explanation, reason: Reason, end: float) -> dict[str, Any
     most = max(map(abs, shares.values()), default=0.0) or 1.0
     return {
         "reason": reason,
-        "views": [_plot(explanation, relevance, end) for relevance in shown],
+        "views": [_plot(explanation, reason, relevance, end) for relevance in shown],
         "shares": [(TITLES[view], share, 100 * abs(share) / most) for view, share in shares.items()],
         "log_odds": float(reason.log_odds.mean()),
         "background": float(reason.background.mean()),
     }
 
 
-def _plot(explanation: Explanation, relevance: Relevance, end: float) -> dict[str, Any]:
-    canvas = lay_out(explanation.pieces, relevance, end)
+def _plot(explanation: Explanation, reason: Reason, relevance: Relevance, end: float) -> dict[str, Any]:
+    canvas = lay_out(explanation.pieces, relevance, reason.strength, end)
     low, high = float(np.nanmin(canvas.shown)), float(np.nanmax(canvas.shown))
     grey = np.nan_to_num(255 * (canvas.shown - low) / max(high - low, 1e-6)).astype(np.uint8)
     grey = grey[:: max(1, len(grey) // _TALLEST)]

@@ -21,7 +21,6 @@ _FOR, _AGAINST = (224, 92, 0), (0, 96, 214)
 _LINES = ("#00429d", "#e07b00", "#444444", "#93003a")
 _PATH = "#b5367a"
 _OPAQUE = 0.85
-_SHARPER = 0.7  # weak relevance is seen better so
 
 
 def draw_reason(explanation: Explanation, number: int = 0) -> bytes:
@@ -32,7 +31,7 @@ def draw_reason(explanation: Explanation, number: int = 0) -> bytes:
     figure = make_figure(10, sum(heights) + 2.1)
     rows = figure.subplots(len(views) + 1, 1, height_ratios=[*heights, 1.2], sharex=True)
     for axes, relevance in zip(rows, views, strict=False):
-        canvas = lay_out(explanation.pieces, relevance)
+        canvas = lay_out(explanation.pieces, relevance, reason.strength)
         share = float(reason.shares.get(relevance.view, np.zeros(1)).mean())
         title = f"{TITLES[relevance.view]}: {share:+.2f} of the log odds"
         draw_canvas(axes, canvas, relevance.axis, title)
@@ -41,7 +40,7 @@ def draw_reason(explanation: Explanation, number: int = 0) -> bytes:
     figure.suptitle(
         f"{reason.target.question.replace('_', ' ')} ({explanation.method}); orange for it, blue against it"
     )
-    return to_png(figure)
+    return shrink(to_png(figure))
 
 
 def draw_canvas(axes: Any, canvas: Canvas, axis: FrequencyAxis, title: str) -> None:
@@ -60,7 +59,7 @@ def draw_canvas(axes: Any, canvas: Canvas, axis: FrequencyAxis, title: str) -> N
 def paint(relevance: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Turn relevance of -1 to 1 into colours with opacity: uint8, shape (..., 4)."""
     colours = np.where(relevance[..., None] >= 0, np.array(_FOR), np.array(_AGAINST))
-    opacity = 255 * _OPAQUE * np.abs(relevance) ** _SHARPER
+    opacity = 255 * _OPAQUE * np.abs(relevance)
     painted: NDArray[np.uint8] = np.concatenate([colours, opacity[..., None]], axis=-1).round().astype(np.uint8)
     return painted
 
@@ -68,7 +67,8 @@ def paint(relevance: NDArray[np.float32]) -> NDArray[np.uint8]:
 def ticks(axis: FrequencyAxis) -> tuple[list[float], list[str]]:
     """Give places (in rows from the lowest) and names of marks on a frequency axis: Hz, octaves, pitch classes."""
     if axis.view == "chroma":
-        return [place + 0.5 for place in range(axis.rows)], list(axis.names)
+        natural = [place for place, name in enumerate(axis.names) if len(name) == 1]
+        return [place + 0.5 for place in natural], [axis.names[place] for place in natural]
     if axis.view == "cqt":
         return [place + 0.5 for place in range(0, axis.rows, 12)], list(axis.names[::12])
     known = [hertz for hertz in _HERTZ if axis.edges[0] < hertz < axis.edges[-1]]
@@ -101,16 +101,15 @@ def draw_tree(explanation: Explanation) -> bytes:
         below = [heights[other] for other in heights if other[: len(path)] == path and len(other) == len(path) + 1]
         heights[path] = sum(below) / len(below)
     taken = explanation.prediction.path
-    figure = make_figure(2.2 + 2.4 * max(map(len, chances)), 0.8 + 0.34 * len(leaves))
+    figure = make_figure(2.2 + 2.9 * max(map(len, chances)), 0.8 + 0.34 * len(leaves))
     axes = figure.subplots()
     for path, chance in chances.items():
         on = taken[: len(path)] == path
         colour, above = (_PATH if on else "#8a8a96"), path[:-1]
         middle = len(path) - 0.55
-        axes.plot(
-            [len(above), middle, len(path) - 0.5], [heights[above], heights[path], heights[path]], color=colour,
-            linewidth=0.6 + 5 * chance, solid_joinstyle="round", zorder=1 + on,
-        )  # fmt: skip
+        along = [len(above) + 0.12 * bool(above), middle, len(path) - 0.5]
+        up = [heights[above], heights[path], heights[path]]
+        axes.plot(along, up, color=colour, linewidth=0.6 + 5 * chance, solid_joinstyle="round", zorder=1 + on)
         name = f"{path[-1].replace('_', ' ')}  {chance:.0%}"
         weight = "bold" if on else "normal"
         axes.text(len(path) - 0.46, heights[path], name, va="center", fontsize=9, fontweight=weight, color=colour)
@@ -118,6 +117,16 @@ def draw_tree(explanation: Explanation) -> bytes:
     axes.set_ylim(min(heights.values()) - 0.7, 0.7)
     axes.axis("off")
     return to_png(figure)
+
+
+def shrink(png: bytes) -> bytes:
+    """Give a picture with 128 colours, which take a third of the room and can't be told from all of them here."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
+    return stream.getvalue()
 
 
 def as_png(pixels: NDArray[np.uint8]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from genretree.predict import Prediction
 from genretree.taxonomy import NodePath
 
 _MOST_BANDS = 5
+_SAME = 0.02  # of the greatest: rows that differ less are one band
+_STRONGEST = 99.5  # percentile of a map's magnitude
 UNITS = {
     "gradcam": "log odds, a sum",
     "integrated-gradients": "log odds, a sum",
@@ -78,15 +81,34 @@ class Reason:
     maps: tuple[Relevance, ...]
 
     def bands(self, most: int = _MOST_BANDS) -> list[dict[str, Any]]:
-        """Give the rows that speak most for the node, over all views: name, edges in Hz, relevance of a mean slice."""
-        found = []
-        for relevance in self.maps:
-            axis = relevance.axis
-            for row, value in enumerate(relevance.by_band()):
-                low, high = (float(edge) for edge in axis.edges[row : row + 2])
-                hertz = [round(low, 1), round(high, 1)] if axis.in_hertz else None
-                found.append({"view": axis.view, "name": axis.names[row], "hertz": hertz, "relevance": float(value)})
+        """Give the bands that speak most for the node, over all views: name, edges in Hz, relevance of a mean slice.
+
+        Neighbouring rows whose relevance is nearly the same, as those of one part that was taken away, are one band.
+        """
+        found = [band for relevance in self.maps for band in _join_rows(relevance)]
         return sorted(found, key=lambda item: -item["relevance"])[:most]
+
+    @property
+    def strength(self) -> float:
+        """Relevance over a whole slice's height and time that pictures give the full colour, the same in all views."""
+        dense = [np.abs(relevance.values) * relevance.axis.rows for relevance in self.maps]
+        strongest = max((float(np.percentile(values, _STRONGEST)) for values in dense), default=0.0)
+        return strongest or max((float(values.max()) for values in dense), default=0.0) or 1.0
+
+
+def _join_rows(relevance: Relevance) -> list[dict[str, Any]]:
+    axis, values = relevance.axis, relevance.by_band()
+    cuts = [0, *(np.flatnonzero(np.abs(np.diff(values)) > _SAME * np.abs(values).max()) + 1).tolist(), axis.rows]
+    found = []
+    for start, end in pairwise(cuts):
+        first, last = axis.names[start], axis.names[end - 1]
+        low, high = float(axis.edges[start]), float(axis.edges[end])
+        hertz = [round(low, 1), round(high, 1)] if axis.in_hertz else None
+        name = first if start + 1 == end else f"{first} to {last}"
+        if end - start > 1 and axis.view in ("mel", "mel_16k"):
+            name = f"{low:.0f} to {high:.0f} Hz"
+        found.append({"view": axis.view, "name": name, "hertz": hertz, "relevance": float(values[start:end].sum())})
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
-"""Attention rollout for transformers, weighted by gradients (Chefer, Gur and Wolf 2021, "Generic Attention-model
-Explainability"; rollout: Abnar and Zuidema 2020).
+"""Attention rollout for transformers (Abnar and Zuidema 2020), weighted by gradients (Chefer, Gur and Wolf 2021).
 
-In each layer the attention of the heads is weighed by the gradient of the log odds, what is negative left out, averaged,
-and added to what came through the layers before. It says where the transformer looked, as shares that sum to 1, and never
-what spoke against the node. The images are mixed in its first layer: a patch's share is divided among them by the
-gradient times the difference from the background.
+In each layer the attention of the heads is weighed by the gradient of the log odds, what is negative left out,
+averaged, and added to what came through the layers before. It says where the transformer looked, as shares that sum to
+1, and never what spoke against the node. The images are mixed in its first layer: a patch's share is divided among them
+by the gradient times the difference from the background.
 """
 
 from __future__ import annotations

@@ -108,9 +108,9 @@ def make_target(taxonomy: Taxonomy, level: int, index: int, against: str | None 
 
 
 def targets_of_path(taxonomy: Taxonomy, nodes: Sequence[int]) -> list[Target]:
-    """Hold each node of a path, given as an index for each level, against its siblings; levels of one node are left out.
+    """Hold each node of a path, given as an index for each level, against its siblings.
 
-    A leaf that ended above stands for itself below, and is asked for once.
+    Levels of one node are left out; a leaf that ended above stands for itself below, and is asked for once.
     """
     found: list[Target] = []
     for level, index in enumerate(nodes):

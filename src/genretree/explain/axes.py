@@ -101,19 +101,17 @@ def spread_mask(mask: Floats, size: int) -> Floats:
         The highest frequency in row 0; a pixel that several rows share has their mean.
     """
     rows, steps = mask.shape[-2:]
-    spread: Floats = overlaps(rows, size) @ mask[..., ::-1, :] @ overlaps(steps, size).T
-    return spread
+    return np.asarray(overlaps(rows, size) @ mask[..., ::-1, :] @ overlaps(steps, size).T, np.float32)
 
 
 def gather_pixels(pixels: Floats, view: View) -> Floats:
     """Turn relevance by pixel, (..., size, size), into relevance by row and step, (..., rows, steps); sums stay."""
     size = pixels.shape[-1]
-    gathered: Floats = overlaps(frequency_axis(view).rows, size).T @ pixels @ overlaps(STEPS, size)
-    return gathered[..., ::-1, :]
+    gathered = overlaps(frequency_axis(view).rows, size).T @ pixels @ overlaps(STEPS, size)
+    return np.asarray(gathered[..., ::-1, :], np.float32)
 
 
 def stretch_mask(mask: Floats, frames: int, bands: int) -> Floats:
     """Turn a mask, (..., rows, steps), into one for mel power at 16 kHz: (..., frames, bands)."""
     rows, steps = mask.shape[-2:]
-    stretched: Floats = overlaps(steps, frames) @ np.swapaxes(mask, -1, -2) @ overlaps(rows, bands).T
-    return stretched
+    return np.asarray(overlaps(steps, frames) @ np.swapaxes(mask, -1, -2) @ overlaps(rows, bands).T, np.float32)

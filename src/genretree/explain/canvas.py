@@ -80,4 +80,4 @@ def _shown(pieces: Pieces, view: View) -> tuple[Floats, bool]:
     if pieces.decibels is None:
         return grey, False
     low, high = (pieces.decibels[:, number, side, None, None] for side in (0, 1))
-    return low + grey * (high - low), True
+    return np.asarray(low + grey * (high - low), np.float32), True

@@ -68,14 +68,14 @@ class LogOdds(nn.Module):
         if self.linear is None:
             scores = self.network.backbone.classify(features)  # type: ignore[operator]
             levels = [
-                level.unflatten(0, (turns, -1)).logsumexp(dim=0)
+                level.reshape(turns, -1, level.shape[1]).logsumexp(dim=0)
                 for level in self.network.head.log_probabilities(scores)
             ]
         else:
-            pooled = features.unflatten(0, (turns, -1)).mean(dim=0)
+            pooled = features.reshape(turns, -1, features.shape[1]).mean(dim=0)
             seen = pooled if statistics is None else torch.cat([pooled, statistics], dim=1)
             levels = _linear_levels(self.linear, seen)
-        own = levels[self.target.level][:, list(self.target.nodes)].logsumexp(dim=1)
+        own: Tensor = levels[self.target.level][:, list(self.target.nodes)].logsumexp(dim=1)
         return own - levels[self.target.other_level][:, list(self.target.others)].logsumexp(dim=1)
 
 
@@ -185,7 +185,7 @@ def _turn_back(places: Tensor, network: GenreNetwork, size: int) -> Floats:
     height, width = places.shape[1:]
     large = functional.interpolate(places[:, None], size=(size, size), mode="bilinear", align_corners=False)[:, 0]
     large *= height * width / size**2  # what a place has is divided among the pixels under it
-    by_turn = large.unflatten(0, (turns, -1))
+    by_turn = large.reshape(turns, -1, size, size)
     back = [one.roll(-round(turn * size / turns), dims=2) for turn, one in enumerate(by_turn)]
     summed: Floats = torch.stack(back).sum(dim=0).numpy()
     return summed

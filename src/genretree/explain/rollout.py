@@ -102,10 +102,10 @@ def _place(looked: Tensor, backbone: Any, turns: int, size: int) -> Tensor:
     """Lay the patches' shares, (turns, patches), over the images, and undo the turns in time: (size, size)."""
     config = backbone.config
     if hasattr(backbone.embeddings, "get_shape"):  # AudioSet's see the lowest band first
-        grid = looked.unflatten(1, tuple(backbone.embeddings.get_shape(config))).flip(1)
+        grid = looked.reshape(len(looked), *backbone.embeddings.get_shape(config)).flip(1)
     else:
         side = config.image_size // config.patch_size
-        grid = looked.unflatten(1, (side, side))
+        grid = looked.reshape(len(looked), side, side)
     large = functional.interpolate(grid[:, None], size=(size, size), mode="nearest")[:, 0]
     large = large * (grid.shape[1] * grid.shape[2] / size**2) / turns
     return torch.stack([one.roll(-round(turn * size / turns), dims=1) for turn, one in enumerate(large)]).sum(dim=0)

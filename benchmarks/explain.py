@@ -46,7 +46,7 @@ from genretree.taxonomy import Taxonomy
 from genretree.train import train
 
 PAIR = Taxonomy.from_nested(["With", "Without"])
-CYCLE, BURST = 5.7, 1.5  # seconds: two bursts in a slice
+CYCLE, BURST = 5.7, 1.0  # seconds: two bursts in a slice
 METHODS = ("occlusion", "gradcam", "rollout", "integrated-gradients")
 FIT: dict[str, Sequence[str]] = {
     "cnn": ("occlusion", "gradcam", "integrated-gradients"),

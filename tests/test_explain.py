@@ -390,7 +390,7 @@ def planted_region(music: np.ndarray, instrument: np.ndarray, pieces: Pieces) ->
     """Where the instrument lifts the spectrum by 10 dB or more: bool, (n_slices, rows, STEPS) by view."""
     alone, both = (compute_spectra(sound.astype(np.float32)) for sound in (music, music + instrument))
     found = {}
-    for view in ("mel", "cqt"):
+    for view in ("mel",):
         lifted = (getattr(both, view) - getattr(alone, view) > 10).astype(np.float32)
         axis = frequency_axis(view)  # type: ignore[arg-type]
         parts = []
@@ -405,24 +405,24 @@ def planted_region(music: np.ndarray, instrument: np.ndarray, pieces: Pieces) ->
 
 def test_the_map_points_to_the_planted_instrument(planted: Any, tmp_path: Path) -> None:
     store, sounds = planted
-    settings = {"epochs": 8, "image_size": 64, "learning_rate": 2e-3, "precision": "float32", "mask_probability": 0}
-    bundle = train(store, "cnn", tmp_path / "b", settings)
-    ratios = []
+    pytest.importorskip("captum")
+    settings = {"epochs": 12, "image_size": 64, "modalities": ["mel"], "learning_rate": 2e-3, "mask_probability": 0}
+    bundle = train(store, "cnn", tmp_path / "b", {**settings, "precision": "float32"})
+    ratios: dict[str, list[float]] = {"integrated-gradients": [], "occlusion": []}
     for track in np.unique(store.slice_tracks[store.rows("test")]).tolist():
         name = Path(store.tracks["path"][track]).name
         if name.startswith("Without"):
             continue
-        found = explain(bundle, f"#{track}", store=store)
-        if found.prediction.path != ("With",):
-            continue
-        region = planted_region(*sounds[name], found.pieces)
-        values = {item.view: np.maximum(item.values, 0) for item in found.reasons[0].maps if item.view in region}
-        mass = sum(float(part.sum()) for part in values.values())
-        inside = sum(float(part[region[view]].sum()) for view, part in values.items())
-        chance = float(np.mean([region[view].mean() for view in values]))
-        ratios.append(inside / mass / chance)
-    assert len(ratios) >= 1
-    assert np.mean(ratios) >= 3
+        for method, known in ratios.items():
+            found = explain(bundle, f"#{track}", store=store, method=method)
+            if found.prediction.path == ("With",):
+                region = planted_region(*sounds[name], found.pieces)["mel"]
+                speaking = np.maximum(found.reasons[0].maps[0].values, 0)
+                known.append(float(speaking[region].sum() / speaking.sum() / region.mean()))
+    assert len(ratios["occlusion"]) >= 1
+    assert np.mean(ratios["integrated-gradients"]) >= 3
+    # Its parts are longer than a burst here, and wider than the band: of what lies in them only a share can be inside.
+    assert np.mean(ratios["occlusion"]) >= 1.5
 
 
 # -- neighbours, classes, checks --------------------------------------------------------------------------------------

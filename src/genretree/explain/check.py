@@ -35,8 +35,8 @@ from genretree.models.musicnn import MusicnnModel
 from genretree.models.network import NetworkModel
 from genretree.sound.mel_16k import compress, decompress
 
-STEPS = 12  # points of a curve after the first
-_RANDOM_ORDERS = 4
+STEPS = 10  # points of a curve after the first
+_RANDOM_ORDERS = 3
 MOST_SLICES = 3  # of a track, evenly spread
 _AT_A_TIME = 64
 _NOISE = 1.0  # grey levels: about 0.3 dB where an image spans 80 dB
@@ -136,7 +136,7 @@ def measure_curves(
     -------
     mapping of `map`, `random`, `energy`, `edges` to array, shape (2, STEPS + 1)
         Deletion and insertion: the node's probability, against the others of the target, after each share of the area,
-        the mean of the slices (and of 4 orders at random).
+        the mean of the slices (and of 3 orders at random).
     """
     views = list(maps)
     areas = np.concatenate([cells(view).mean(axis=(1, 2)) for view in views]) / len(views)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--salvage", is_flag=True, help="Use what can be decoded of a truncated file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the explanation as JSON.")
 @click.option("--out", type=OUT_FOLDER, help="Folder for pictures, page and arrays.")
-@runtime_options("auto", "auto")
+@runtime_options("auto", "float32")  # maps are small differences
 @quiet_option
 def explain(
     bundle: Path,

@@ -147,13 +147,13 @@ def gradcam(
     MissingExtraError
         If captum is not installed.
     """
-    need_captum()
-    from captum.attr import LayerGradientXActivation
-
     known = as_network(model, "gradcam")
     layer = last_maps(known.network)
     if layer is None:
         raise SettingsError("gradcam needs convolutions (cnn, efficientnet-b0); take --method rollout or occlusion")
+    need_captum()
+    from captum.attr import LayerGradientXActivation
+
     views: list[View] = list(known.network.settings.modalities)
     coalitions = subsets(views)
     everything = frozenset(views)
@@ -203,10 +203,10 @@ def integrated_gradients(
     MissingExtraError
         If captum is not installed.
     """
+    known = as_network(model, "integrated-gradients")
     need_captum()
     from captum.attr import IntegratedGradients
 
-    known = as_network(model, "integrated-gradients")
     images, statistics = _as_tensors(known, pieces)
     empty, _ = _as_tensors(known, background, statistics=False)
     views: list[View] = list(known.network.settings.modalities)

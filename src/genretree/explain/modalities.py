@@ -21,7 +21,7 @@ from genretree.explain.pieces import Pieces
 from genretree.explain.targets import Target
 from genretree.explain.variants import each_slice, log_odds
 
-_UNSEEN = 1e-6  # what rounding alone may change
+_UNSEEN = 1e-4  # what rounding alone may change of log odds
 
 Floats = NDArray[np.float64]
 

@@ -28,10 +28,8 @@ from genretree.explain.pieces import Pieces, score
 from genretree.explain.targets import Target
 from genretree.explain.variants import each_slice
 from genretree.models.contract import Model
-from genretree.models.ensemble import EnsembleModel
 from genretree.models.linear_network import LinearNetworkModel
 from genretree.models.linear_tree import LinearTree
-from genretree.models.musicnn import MusicnnModel
 from genretree.models.network import NetworkModel
 from genretree.sound.mel_16k import compress, decompress
 
@@ -226,6 +224,9 @@ def shuffle_weights(bundle: Bundle, seed: int = 0) -> Bundle | None:
 
 
 def _shuffled(model: Model, rng: np.random.Generator) -> Model | None:
+    from genretree.models.ensemble import EnsembleModel
+    from genretree.models.musicnn import MusicnnModel  # loads the Trainer and all it needs, for seconds
+
     if isinstance(model, NetworkModel):
         return NetworkModel(_shuffled_network(model.network, rng))
     if isinstance(model, LinearNetworkModel):

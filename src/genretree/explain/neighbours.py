@@ -24,12 +24,9 @@ from genretree.evaluate import check_images
 from genretree.explain.pieces import Pieces
 from genretree.explain.result import Neighbour
 from genretree.files import sha256_file, write_text
-from genretree.models.boosting import BoostingModel
 from genretree.models.contract import Model
-from genretree.models.ensemble import EnsembleModel
 from genretree.models.hearing import IMAGES, hear
 from genretree.models.linear_network import LinearNetworkModel, network_features
-from genretree.models.musicnn import MusicnnModel
 from genretree.models.network import NetworkModel
 from genretree.models.statistics import image_statistics
 from genretree.progress import progress_bar
@@ -54,6 +51,10 @@ def features(model: Model, images: NDArray[np.uint8], mel_16k: NDArray[np.float1
     BundleError
         For a model that has none.
     """
+    from genretree.models.boosting import BoostingModel
+    from genretree.models.ensemble import EnsembleModel
+    from genretree.models.musicnn import MusicnnModel  # loads the Trainer and all it needs, for seconds
+
     if isinstance(model, NetworkModel):
         return network_features(model.network, images)
     if isinstance(model, LinearNetworkModel):

@@ -74,7 +74,8 @@ def _shown(pieces: Pieces, view: View) -> tuple[Floats, bool]:
     if view == SOUND:
         assert pieces.mel_16k is not None
         heard = compress(pieces.mel_16k)
-        return np.swapaxes(heard, 1, 2)[:, ::-1] / max(float(heard.max()), 1e-6), False
+        loudest = np.float32(max(float(heard.max()), 1e-6))
+        return np.asarray(np.swapaxes(heard, 1, 2)[:, ::-1] / loudest, np.float32), False
     number = IMAGES.index(view)
     grey = pieces.images[:, number].astype(np.float32) / 255
     if pieces.decibels is None:

@@ -67,8 +67,8 @@ def paint(relevance: NDArray[np.float32]) -> NDArray[np.uint8]:
 def ticks(axis: FrequencyAxis) -> tuple[list[float], list[str]]:
     """Give places (in rows from the lowest) and names of marks on a frequency axis: Hz, octaves, pitch classes."""
     if axis.view == "chroma":
-        natural = [place for place, name in enumerate(axis.names) if len(name) == 1]
-        return [place + 0.5 for place in natural], [axis.names[place] for place in natural]
+        some = [place for place, name in enumerate(axis.names) if name in ("C", "D", "E", "G", "A", "B")]
+        return [place + 0.5 for place in some], [axis.names[place] for place in some]
     if axis.view == "cqt":
         return [place + 0.5 for place in range(0, axis.rows, 12)], list(axis.names[::12])
     known = [hertz for hertz in _HERTZ if axis.edges[0] < hertz < axis.edges[-1]]

@@ -75,10 +75,12 @@ def _shown(pieces: Pieces, view: View) -> tuple[Floats, bool]:
         assert pieces.mel_16k is not None
         heard = compress(pieces.mel_16k)
         loudest = np.float32(max(float(heard.max()), 1e-6))
-        return np.asarray(np.swapaxes(heard, 1, 2)[:, ::-1] / loudest, np.float32), False
+        power: Floats = (np.swapaxes(heard, 1, 2)[:, ::-1] / loudest).astype(np.float32)
+        return power, False
     number = IMAGES.index(view)
-    grey = pieces.images[:, number].astype(np.float32) / 255
+    grey: Floats = (pieces.images[:, number] / np.float32(255)).astype(np.float32)
     if pieces.decibels is None:
         return grey, False
     low, high = (pieces.decibels[:, number, side, None, None] for side in (0, 1))
-    return np.asarray(low + grey * (high - low), np.float32), True
+    decibels: Floats = (low + grey * (high - low)).astype(np.float32)
+    return decibels, True

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from genretree.models.musicnn_network import PATCH_FRAMES, Musicnn
-from genretree.models.musicnn_weights import NETWORKS, load_musicnn_weights
+from genretree.models.musicnn_weights import load_musicnn_weights
+from genretree.models.network_settings import NETWORKS
 from genretree.sound.decode import decode
 from genretree.sound.mel_16k import compress, compute_mel_16k
 

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,11 +37,12 @@ from genretree.bundle import Bundle, load_bundle, read_description
 from genretree.corpus.store import Store
 from genretree.export import export_bundle
 from genretree.machine import fast_bf16, shared_by
-from genretree.models.graphs import HasGraphs, Runner
-from genretree.models.runtimes import open_runner, run_torch
-from genretree.models.ways import FORMS, Form, Way, graph_file
+from genretree.models.graphs import HasGraphs, run_torch
+from genretree.models.runtimes import open_runner
+from genretree.models.ways import FORMS, Form, Runner, Way, graph_file
 from genretree.predict import Prediction, find_files, predict, predict_file
-from genretree.sound.slices import iter_slices
+from genretree.settings import ImageSettings
+from genretree.sound.slices import SliceImages, iter_slices, slice_track
 
 BATCHES = (1, 32)
 SAMPLE = 96  # slices on which probabilities are compared
@@ -113,8 +114,9 @@ def networks(store: Store, folders: Sequence[Path], rounds: int) -> None:
                     path = copy / form / graph_file(form, name)
                     runners[str(way)] = run_torch(graph, way.bf16) if way.runtime == "torch" else open_runner(way, path)
                 for batch in BATCHES:
-                    drawn = torch.from_numpy(images[np.arange(batch) % len(images)])
-                    seen = drawn if graph.example.dtype == torch.uint8 else graph.example[torch.arange(batch) % 2]
+                    drawn = images[np.arange(batch) % len(images)]
+                    example = graph.example.numpy()
+                    seen = drawn if example.dtype == np.uint8 else example[np.arange(batch) % 2]
                     times = by_turns({way: partial(run, seen) for way, run in runners.items()}, rounds)
                     for way_name, seconds in times.items():
                         ratio = times[str(REFERENCE)] / seconds
@@ -126,8 +128,15 @@ def networks(store: Store, folders: Sequence[Path], rounds: int) -> None:
 
 
 def _by_librosa(bundle: Bundle, file: Path) -> Prediction:
+    """Name a file's path the usual way: librosa decodes it and computes the features, torch runs the network."""
+    import librosa
+
     module = sys.modules[predict_file.__module__]
-    module.iter_slices = partial(iter_slices, engine="librosa")  # type: ignore[attr-defined]
+
+    def usual(path: Path, settings: ImageSettings, salvage: bool, mel_16k: bool) -> Iterator[SliceImages]:
+        return slice_track(librosa.load(path)[0], settings, "librosa", mel_16k)
+
+    module.iter_slices = usual  # type: ignore[attr-defined]
     try:
         return predict_file(bundle, file)
     finally:

@@ -20,7 +20,7 @@ from genretree.corpus.store import Store
 from genretree.errors import CorpusError, SettingsError, TrainingError
 from genretree.evaluate import evaluate
 from genretree.models import cnn, get_family, hearing
-from genretree.models.cnn import CnnSettings
+from genretree.models.network_settings import CnnSettings
 from genretree.pretrain import pretrain
 from genretree.train import train
 from killing import kill_when

@@ -4,7 +4,7 @@ import pytest
 
 from genretree.errors import SettingsError
 from genretree.models.boosting import BoostingSettings
-from genretree.models.cnn import CnnSettings
+from genretree.models.network_settings import CnnSettings
 from genretree.settings import ImageSettings
 
 

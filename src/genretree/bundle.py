@@ -12,23 +12,26 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from genretree.calibration import Calibration, Unit, temper
 from genretree.errors import BundleError, GenretreeError
 from genretree.files import sha256_file, write_text
 from genretree.models import get_family
 from genretree.models.contract import LevelProbabilities, Model
-from genretree.models.ways import FORMS, REFERENCE, Precision, RuntimeChoice, export_again
+from genretree.models.exported import load_exported, settings_without_torch
+from genretree.models.ways import FORMS, REFERENCE, Form, Precision, Runtime, RuntimeChoice, export_again
 from genretree.settings import ImageSettings, Settings
 from genretree.taxonomy import Taxonomy
 
 FORMAT = 1
 _DESCRIPTION = "bundle.json"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -129,15 +132,17 @@ def load_bundle(folder: str | Path, runtime: RuntimeChoice = "torch", precision:
     MissingExtraError
         If that runtime is not installed.
     """
-    from genretree.models.runtimes import use_runtime  # with torch, which is not needed to read a description
+    from genretree.models.runtimes import choose_runtime, use_runtime
 
     folder = Path(folder)
     content = read_description(folder)
     check_files(folder, content["files"])
-    bundle = open_bundle(folder, content)
     exports = {form for form in FORMS if any(Path(name).parts[0] == form for name in content["files"])}
-    way = use_runtime(bundle.model, folder, bundle.images.size, exports, runtime, precision)
-    return replace(bundle, runtime=way)
+    chosen = choose_runtime(exports, runtime, precision)
+    if chosen != "torch" and settings_without_torch(content["family"]) is not None:
+        return _open_exported(folder, content, exports, chosen, precision)
+    bundle = open_bundle(folder, content)
+    return replace(bundle, runtime=use_runtime(bundle.model, folder, bundle.images.size, exports, chosen, precision))
 
 
 def check_files(folder: Path, files: Mapping[str, str]) -> None:
@@ -157,22 +162,46 @@ def check_files(folder: Path, files: Mapping[str, str]) -> None:
 
 def open_bundle(folder: Path, content: Mapping[str, Any]) -> Bundle:
     """Make what a description says of files that were checked; torch runs it, in float32."""
-    try:
-        family = get_family(content["family"])
-        taxonomy = Taxonomy.from_json(content["taxonomy"])
-        images = ImageSettings.build(content["images"])
-        settings = family.settings_type.build(content["settings"])
-    except BundleError:
-        raise
-    except GenretreeError as error:
-        raise BundleError(f"{folder / _DESCRIPTION}: {error}") from error
-    model = family.load(folder, taxonomy, settings)
+    family = _described(folder, lambda: get_family(content["family"]))
+    return _assemble(folder, content, family.settings_type, partial(family.load, folder))
+
+
+def _open_exported(
+    folder: Path, content: Mapping[str, Any], exports: set[Form], runtime: Runtime, precision: Precision
+) -> Bundle:
+    """Make it of an export alone: torch is not even imported, which would take longer than all else."""
+    from genretree.models.runtimes import run_alone
+
+    settings_type = settings_without_torch(content["family"])
+    assert settings_type is not None
+    run, way = run_alone(folder, exports, runtime, precision)
+    bundle = _assemble(folder, content, settings_type, partial(load_exported, folder, run))
+    return replace(bundle, runtime=str(way))
+
+
+def _assemble(
+    folder: Path, content: Mapping[str, Any], settings_type: type[Settings], load: Callable[[Taxonomy, Any], Model]
+) -> Bundle:
+    taxonomy = _described(folder, lambda: Taxonomy.from_json(content["taxonomy"]))
+    images = _described(folder, lambda: ImageSettings.build(content["images"]))
+    settings = _described(folder, lambda: settings_type.build(content["settings"]))
+    model = load(taxonomy, settings)
     known = content.get("calibration")  # bundles of old have none
     try:
         calibration = None if known is None else Calibration.from_json(known, taxonomy.depth)
     except ValueError as error:
         raise BundleError(f"{folder / _DESCRIPTION}: {error}; copy or train the bundle again") from error
     return Bundle(folder, content["family"], taxonomy, images, settings, model, content["training"], calibration)
+
+
+def _described(folder: Path, make: Callable[[], T]) -> T:
+    """Make a part of what the description says, and name it if that can't be."""
+    try:
+        return make()
+    except BundleError:
+        raise
+    except GenretreeError as error:
+        raise BundleError(f"{folder / _DESCRIPTION}: {error}") from error
 
 
 def _is_inside(name: str) -> bool:

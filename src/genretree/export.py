@@ -108,9 +108,9 @@ def _write(to: Form, graph: Graph, name: str, folder: Path) -> float:
         batch = graph.example[rows]
         with torch.inference_mode():
             expected = [output.numpy() for output in graph.module(batch)]
-        for one, other in zip(expected, run(batch), strict=True):
+        for one, other in zip(expected, run(batch.numpy()), strict=True):
             spread = max(float(np.abs(one).max()), 1e-6)
-            farthest = max(farthest, float(np.abs(one - other.numpy()).max()) / spread)
+            farthest = max(farthest, float(np.abs(one - other).max()) / spread)
     if not farthest < _FARTHEST:
         raise BundleError(f"{name}: as {to} it is {farthest:.1%} away from torch; report this, and use torch")
     return farthest

@@ -35,6 +35,14 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def cache_folder() -> Path:
+    """Where downloaded weights and what is computed once are kept: `$GENRETREE_CACHE`, or the user's cache folder."""
+    import platformdirs
+
+    given = os.environ.get("GENRETREE_CACHE")
+    return Path(given) if given else platformdirs.user_cache_path("genretree")
+
+
 def release_pages(array: NDArray[Any]) -> None:
     """Give back the memory of what was read of a memory-mapped array; it is read again if need be.
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
+T = TypeVar("T")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -40,20 +43,38 @@ def shared_by(workers: int) -> Iterator[None]:
 
     torch gets as many threads as one worker may use, the BLAS one; exported networks ask `sharers`.
     """
-    import torch
     from threadpoolctl import threadpool_limits
 
     global _sharers
-    before, threads = _sharers, torch.get_num_threads()
+    torch = sys.modules.get("torch")  # where an export runs without it, it is not imported for this
+    before, threads = _sharers, torch.get_num_threads() if torch else 0
     _sharers = max(1, workers)
     try:
-        torch.set_num_threads(min(threads, processors_each()))  # a lower limit is someone's wish
+        if torch:
+            torch.set_num_threads(min(threads, processors_each()))  # a lower limit is someone's wish
         # The products of drawing are small: threads that share one wait for each other, longer than they work.
         with threadpool_limits(1, user_api="blas"):
             yield
     finally:
         _sharers = before
-        torch.set_num_threads(threads)
+        if torch:
+            torch.set_num_threads(threads)
+
+
+def ahead(values: Iterator[T]) -> Iterator[T]:
+    """Yield what an iterator yields, but let a thread of its own work on the next while the last is used.
+
+    What it yields must stay valid while it works on.
+    """
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            waiting = pool.submit(next, values, end)
+            while (value := waiting.result()) is not end:
+                waiting = pool.submit(next, values, end)
+                yield value  # type: ignore[misc]
+        finally:
+            pool.submit(getattr(values, "close", int)).result()  # after what it still works on
 
 
 def world_size() -> int:
@@ -105,6 +126,8 @@ def worker_pool(workers: int) -> Iterator[Executor]:
 def _start_worker(parent: int) -> None:
     from threadpoolctl import threadpool_limits
 
+    global _sharers
+    _sharers = available_processors()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers an interrupt, for all of them
     # The environment is for libraries loaded from now on, the call for those that are loaded already.
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))

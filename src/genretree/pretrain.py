@@ -24,7 +24,8 @@ from genretree.errors import CorpusError, SettingsError, TrainingError
 from genretree.files import printable, write_text
 from genretree.models import get_family
 from genretree.models.contract import Examples, FitContext, Fitted
-from genretree.models.network import NetworkModel, NetworkSettings
+from genretree.models.network import NetworkModel
+from genretree.models.network_settings import NetworkSettings
 from genretree.models.pretrained import FACTS_FILE, save_checkpoint
 from genretree.sound.decode import SUFFIXES
 from genretree.taxonomy import Taxonomy

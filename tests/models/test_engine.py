@@ -18,10 +18,11 @@ from genretree.bundle import Bundle, load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError, TrainingError
 from genretree.models import engine
-from genretree.models.cnn import CnnSettings, build_network
+from genretree.models.cnn import build_network
 from genretree.models.contract import FitContext
 from genretree.models.engine import choose_precision, find_checkpoint, fit_network
 from genretree.models.network import count_parameters
+from genretree.models.network_settings import CnnSettings
 from genretree.taxonomy import Taxonomy
 from genretree.train import examples, train
 from killing import kill_when

@@ -11,12 +11,12 @@ from transformers import TrainerCallback
 from genretree.corpus.store import Store
 from genretree.models import engine
 from genretree.models.augment import mix_pairs
-from genretree.models.cnn import CnnSettings, build_network
+from genretree.models.cnn import build_network
 from genretree.models.contract import FitContext, Fitted
-from genretree.models.efficientnet import EfficientNetSettings
 from genretree.models.efficientnet import build_network as build_efficientnet
 from genretree.models.finetune import RAW_FILE, decay_by_layer
 from genretree.models.network import GenreNetwork
+from genretree.models.network_settings import CnnSettings, EfficientNetSettings
 from genretree.models.tree_head import TreeHead
 from genretree.train import examples
 from small_corpus import TREE

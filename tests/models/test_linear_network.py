@@ -11,12 +11,11 @@ from safetensors.numpy import load_file, save_file
 from genretree.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import BundleError, SettingsError
-from genretree.models.ast import AstSettings
 from genretree.models.ast import build_network as build_ast
-from genretree.models.cnn import CnnSettings, build_network
+from genretree.models.cnn import build_network
 from genretree.models.contract import score_examples
-from genretree.models.efficientnet import EfficientNetSettings
 from genretree.models.efficientnet import build_network as build_efficientnet
+from genretree.models.network_settings import AstSettings, CnnSettings, EfficientNetSettings
 from genretree.models.pretrained import save_checkpoint
 from genretree.train import examples_of, train
 from small_corpus import TREE

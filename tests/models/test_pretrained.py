@@ -15,9 +15,9 @@ from genretree.corpus.store import Store
 from genretree.errors import BundleError, SettingsError, TrainingError
 from genretree.models import ast as ast_module
 from genretree.models import efficientnet
-from genretree.models.ast import AstSettings, interpolate_positions
-from genretree.models.efficientnet import EfficientNetSettings
+from genretree.models.ast import interpolate_positions
 from genretree.models.network import count_parameters
+from genretree.models.network_settings import AstSettings, EfficientNetSettings
 from genretree.models.pretrained import adapt_input, load_pretrained
 from genretree.taxonomy import Taxonomy
 from genretree.train import train

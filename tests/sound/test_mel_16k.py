@@ -4,8 +4,8 @@ import librosa
 import numpy as np
 import pytest
 
-from genretree.settings import HOP, RATE, ImageSettings
-from genretree.sound.mel_16k import MEL_16K_HOP, MEL_16K_RATE, Mel16kTap, compress, compute_mel_16k, mel_16k_frames
+from genretree.settings import HOP, MEL_16K_RATE, RATE, ImageSettings
+from genretree.sound.mel_16k import MEL_16K_HOP, Mel16kTap, compress, compute_mel_16k, mel_16k_frames
 from genretree.sound.slices import slice_track
 
 

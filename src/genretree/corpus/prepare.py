@@ -26,8 +26,8 @@ from genretree.errors import CorpusError, SoundError
 from genretree.files import atomic_path, printable, sha256_file, write_text
 from genretree.machine import available_processors, worker_pool
 from genretree.progress import progress_bar
-from genretree.settings import HOP, RATE, ImageSettings
-from genretree.sound.mel_16k import MEL_16K_BANDS, mel_16k_frames
+from genretree.settings import HOP, MEL_16K_BANDS, RATE, ImageSettings
+from genretree.sound.mel_16k import mel_16k_frames
 from genretree.taxonomy import format_path
 
 _CONTENTS = 3  # what is kept of a track; another number makes shards and stores of old anew

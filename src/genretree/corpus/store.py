@@ -28,8 +28,8 @@ from genretree.corpus.manifest import Failure
 from genretree.corpus.splits import Split, join_groups
 from genretree.errors import CorpusError
 from genretree.files import atomic_path, write_text
-from genretree.settings import ImageSettings
-from genretree.sound.mel_16k import MEL_16K_BANDS, mel_16k_frames
+from genretree.settings import MEL_16K_BANDS, ImageSettings
+from genretree.sound.mel_16k import mel_16k_frames
 from genretree.taxonomy import Taxonomy
 
 FORMAT = 1

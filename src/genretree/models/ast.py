@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import ASTConfig, ASTModel, ViTConfig, ViTModel
@@ -15,9 +14,9 @@ from transformers import ASTConfig, ASTModel, ViTConfig, ViTModel
 from genretree.errors import SettingsError, TrainingError
 from genretree.models.contract import Examples, FitContext, Fitted, Model
 from genretree.models.linear_network import load_model
-from genretree.models.network import BACKBONE_FILE, NONE, GenreNetwork, NetworkSettings, as_settings, build_head
+from genretree.models.network import BACKBONE_FILE, GenreNetwork, build_head
+from genretree.models.network_settings import NONE, AstSettings, as_settings
 from genretree.models.pretrained import PooledBackbone, find_weights, load_pretrained, read_config
-from genretree.settings import Modality
 from genretree.taxonomy import Taxonomy
 
 _SMALL: dict[str, Any] = {
@@ -28,22 +27,6 @@ _SMALL: dict[str, Any] = {
     "intermediate_size": 4 * 384,
 }
 _AUDIOSET_SCALE = 0.5  # the AudioSet checkpoints were trained on inputs of spread 0.5
-
-
-class AstSettings(NetworkSettings):
-    """Settings of the `ast` family; the defaults are the published ones, with the tree head."""
-
-    weights: str = Field(
-        NONE, description="'none': the small one from scratch; else Hub name or folder of an ASTModel or small one"
-    )
-    modalities: tuple[Modality, ...] = ("mel",)
-    dropout: float = Field(0.4, ge=0, lt=1)
-    label_smoothing: tuple[float, ...] = (0.1,)
-    optimizer: Literal["adam", "adamw"] = "adam"
-    learning_rate: float = Field(3e-4, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
-    epochs: int = Field(60, ge=0)
-    batch_size: int = Field(128, ge=2)
 
 
 class AstFamily:

@@ -29,10 +29,11 @@ from genretree.models.contract import (
     write_history,
 )
 from genretree.models.described import Describer, Feature
-from genretree.models.graphs import Graph, Runner
+from genretree.models.graphs import Graph
 from genretree.models.hearing import load_network
-from genretree.models.musicnn_weights import CACHED, Network
+from genretree.models.network_settings import CACHED, Network
 from genretree.models.pca import StreamingPCA
+from genretree.models.ways import Runner
 from genretree.progress import progress_bar
 from genretree.settings import MODALITIES, Heads, Modality, Settings
 from genretree.taxonomy import Taxonomy

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from genretree.models.contract import Examples, FitContext, Fitted, Model
 from genretree.models.linear_network import load_model
-from genretree.models.network import NONE, GenreNetwork, NetworkSettings, as_settings, build_head
+from genretree.models.network import GenreNetwork, build_head
+from genretree.models.network_settings import NONE, CnnSettings, NetworkSettings, as_settings
 from genretree.taxonomy import Taxonomy
 
 _WIDTHS = (64, 128, 256)
@@ -25,12 +25,6 @@ _BLOCKS = 2
 _FUSION = 128
 _HEAD_HIDDEN = 64
 _SQUEEZE = 16
-
-
-class CnnSettings(NetworkSettings):
-    """Settings of the `cnn` family; the defaults are the published ones, with the tree head."""
-
-    weights: str = Field(NONE, description="'none': from scratch; 'student'; or a folder of `genretree pretrain`")
 
 
 class CnnFamily:

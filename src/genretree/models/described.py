@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.models.contract import Examples
-from genretree.models.graphs import Graph, Runner
+from genretree.models.graphs import Graph
 from genretree.models.hearing import (
     Ear,
     hear,
@@ -21,8 +21,9 @@ from genretree.models.hearing import (
     save_networks,
 )
 from genretree.models.musicnn_network import Musicnn
-from genretree.models.musicnn_weights import Network
+from genretree.models.network_settings import Network
 from genretree.models.statistics import image_statistics, statistics_of
+from genretree.models.ways import Runner
 
 Feature = Literal["components", "statistics", "musicnn"]
 _PATCHES = 4  # heard of each slice

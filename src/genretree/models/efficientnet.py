@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from pydantic import Field
 from torch import Tensor, nn
 from transformers import EfficientNetConfig, EfficientNetModel
 
 from genretree.models.contract import Examples, FitContext, Fitted, Model
 from genretree.models.linear_network import load_model
-from genretree.models.network import NONE, GenreNetwork, NetworkSettings, as_settings, build_head
+from genretree.models.network import GenreNetwork, build_head
+from genretree.models.network_settings import NONE, EfficientNetSettings, NetworkSettings, as_settings
 from genretree.models.pretrained import PooledBackbone, adapt_input, find_weights, load_pretrained, read_config
 from genretree.taxonomy import Taxonomy
 
@@ -21,21 +21,6 @@ _B0: dict[str, Any] = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "imag
 # transformers hands TensorFlow's momentum of 0.99 on to some of PyTorch's layers, where it means the opposite: running
 # statistics that forget all but the last batch. This is PyTorch's own default.
 _NORM_MOMENTUM = 0.1
-
-
-class EfficientNetSettings(NetworkSettings):
-    """Settings of the `efficientnet-b0` family; the defaults are the published ones, with the tree head."""
-
-    weights: str = Field(
-        "google/efficientnet-b0", description="Hub name or folder of a checkpoint, 'student' or 'none'"
-    )
-    label_smoothing: tuple[float, ...] = (0.1,)
-    mask_probability: float = Field(0.0, ge=0, le=1)
-    optimizer: Literal["adam", "adamw"] = "adam"
-    learning_rate: float = Field(3e-4, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
-    warmup_epochs: float = Field(0, ge=0)
-    batch_size: int = Field(64, ge=2)
 
 
 class EfficientNetFamily:

@@ -26,7 +26,8 @@ from genretree.machine import fast_bf16, keep_allocated_pages, world_size
 from genretree.models.contract import Examples, FitContext, Fitted, write_history
 from genretree.models.finetune import RAW_FILE, decay_by_layer, fine_tuning
 from genretree.models.linear_network import fit_classifier
-from genretree.models.network import GenreNetwork, NetworkModel, NetworkSettings, count_parameters
+from genretree.models.network import GenreNetwork, NetworkModel, count_parameters
+from genretree.models.network_settings import NetworkSettings
 from genretree.models.teacher import hear_lessons
 from genretree.progress import progress_bar
 

@@ -31,8 +31,9 @@ from genretree.models.contract import (
     Model,
     score_examples,
 )
-from genretree.models.graphs import Graph, HasGraphs, Runner
+from genretree.models.graphs import Graph, HasGraphs
 from genretree.models.linear import group_folds
+from genretree.models.ways import Runner
 from genretree.settings import Heads, Settings
 from genretree.taxonomy import Taxonomy
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from genretree.files import atomic_path
-from genretree.models.network import NetworkSettings
+from genretree.models.network_settings import NetworkSettings
 
 RAW_FILE = "raw.safetensors"
 _HEADS = ("backbone.scores.", "student.")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-Runner = Callable[[Tensor], tuple[Tensor, ...]]  # one tensor in, float32 tensors out, each of shape (n, width)
+from genretree.models.ways import Runner
 
 
 @dataclass(frozen=True)
@@ -45,3 +47,18 @@ class HasGraphs(Protocol):
     def run_by(self, runners: Mapping[str, Runner]) -> None:
         """Let others run the networks, by the names of `graphs`."""
         ...
+
+
+def run_torch(graph: Graph, bf16: bool) -> Runner:
+    """Run a graph by torch, its matrix products in bf16 or float32."""
+
+    def run(batch: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return tuple(output.float().numpy() for output in graph.module(torch.from_numpy(batch)))
+
+    return run
+
+
+def as_tensors(run: Runner) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """Give a runner that takes and gives tensors."""
+    return lambda batch: tuple(map(torch.from_numpy, run(batch.contiguous().numpy())))

@@ -17,11 +17,13 @@ from safetensors.torch import load_file, save_file
 
 from genretree.errors import TrainingError
 from genretree.models.contract import Examples
-from genretree.models.graphs import Graph, Runner
+from genretree.models.graphs import Graph, as_tensors
 from genretree.models.kept import KeptRows
 from genretree.models.musicnn_network import BANDS, PATCH_FRAMES, Musicnn, Tagged
-from genretree.models.musicnn_weights import CACHED, Network, load_musicnn_weights
+from genretree.models.musicnn_weights import load_musicnn_weights
+from genretree.models.network_settings import CACHED, Network
 from genretree.models.statistics import STATISTICS, statistics_of
+from genretree.models.ways import Runner
 from genretree.sound.mel_16k import compress
 
 Layer = Literal["tags", "mean_pool", "max_pool", "penultimate", "images"]
@@ -98,7 +100,8 @@ def graph_name(network: Network) -> str:
 
 
 def _as_ear(run: Runner) -> Ear:
-    return lambda patches: Tagged(*run(patches))
+    given = as_tensors(run)
+    return lambda patches: Tagged(*given(patches))
 
 
 def _hear_patches(

@@ -14,16 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from genretree.errors import BundleError
 from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities, Model
-from genretree.models.graphs import Graph, Runner
-from genretree.models.linear_tree import HEAD_FILE, Blocks, Known, LinearTree, choose, hold_out
+from genretree.models.graphs import Graph, as_tensors
+from genretree.models.linear_tree import Blocks, Known, LinearTree, choose, hold_out, read_head, write_head
 from genretree.models.network import GenreNetwork, NetworkModel, example_images, load_weights, turn_in_time
-from genretree.models.statistics import STATISTICS, image_statistics, statistics_of
+from genretree.models.statistics import image_statistics, statistics_of
+from genretree.models.ways import Runner
 from genretree.progress import progress_bar
 
 _BATCH = 32
@@ -50,7 +48,7 @@ class LinearNetworkModel:
 
     def run_by(self, runners: Mapping[str, Runner]) -> None:
         """Let another runtime compute the features."""
-        run = runners["network"]
+        run = as_tensors(runners["network"])
         self.look = lambda images: run(images)[0]
 
     @property
@@ -73,8 +71,7 @@ class LinearNetworkModel:
 
     def save(self, folder: Path) -> list[str]:
         """Write the network's weights, and the classifier's."""
-        save_file({"statistics": np.array([self.statistics]), **self.linear.to_arrays()}, folder / HEAD_FILE)
-        return [*self.model.save(folder), HEAD_FILE]
+        return [*self.model.save(folder), *write_head(folder, self.linear, self.statistics)]
 
 
 def load_model(network: GenreNetwork, folder: Path) -> Model:
@@ -82,15 +79,8 @@ def load_model(network: GenreNetwork, folder: Path) -> Model:
     model = load_weights(network, folder)
     if network.settings.classifier == "network":
         return model
-    try:
-        arrays = load_file(folder / HEAD_FILE)
-        statistics = bool(arrays["statistics"][0])
-        width = int(network.backbone.width) + STATISTICS * statistics  # type: ignore[arg-type]
-        linear = LinearTree.from_arrays(arrays, width, network.head.taxonomy, network.settings.heads)
-    except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
-        path = folder / HEAD_FILE
-        raise BundleError(f"{path}: can't be read ({error}); copy or train the bundle again") from error
-    return LinearNetworkModel(model, linear, statistics)
+    width = int(network.backbone.width)  # type: ignore[arg-type]
+    return LinearNetworkModel(model, *read_head(folder, width, network.head.taxonomy, network.settings.heads))
 
 
 def fit_classifier(model: NetworkModel, train: Examples, validation: Examples | None, context: FitContext) -> Fitted:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
-from genretree.errors import TrainingError
+from genretree.errors import BundleError, TrainingError
 from genretree.models.contract import Examples, Held, LevelProbabilities, balance_classes
 from genretree.models.linear import LinearHead, fit_linear, group_folds, out_of_fold, track_log_loss
+from genretree.models.statistics import STATISTICS
 from genretree.progress import progress_bar
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
@@ -174,3 +178,30 @@ def hold_out(blocks: Blocks, known: Known, strength: float, taxonomy: Taxonomy, 
 
 def _levels(taxonomy: Taxonomy, heads: Heads) -> Sequence[int]:
     return [taxonomy.depth - 1] if heads == "tree" else range(taxonomy.depth)
+
+
+def read_head(folder: Path, width: int | None, taxonomy: Taxonomy, heads: Heads) -> tuple[LinearTree, bool]:
+    """Read the classifier on a network's features of `width`, None if that isn't known, and whether it sees statistics.
+
+    Raises
+    ------
+    BundleError
+        If it can't be read, or is for something else.
+    """
+    path = folder / HEAD_FILE
+    try:
+        arrays = load_file(path)
+        statistics = bool(arrays["statistics"][0])
+        if width is None:
+            width = next(value.shape[1] for name, value in arrays.items() if name.endswith(".weights"))
+        else:
+            width += STATISTICS * statistics
+        return LinearTree.from_arrays(arrays, width, taxonomy, heads), statistics
+    except (OSError, SafetensorError, KeyError, IndexError, ValueError, StopIteration) as error:
+        raise BundleError(f"{path}: can't be read ({error}); copy or train the bundle again") from error
+
+
+def write_head(folder: Path, linear: LinearTree, statistics: bool) -> list[str]:
+    """Write what `read_head` reads; gives the names of the files."""
+    save_file({"statistics": np.array([statistics]), **linear.to_arrays()}, folder / HEAD_FILE)
+    return [HEAD_FILE]

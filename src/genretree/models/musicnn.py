@@ -24,7 +24,7 @@ from safetensors.numpy import save_file as save_arrays
 from genretree.errors import BundleError, TrainingError
 from genretree.machine import keep_allocated_pages
 from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities, Model
-from genretree.models.graphs import Graph, Runner
+from genretree.models.graphs import Graph
 from genretree.models.hearing import (
     IMAGES,
     LAYERS,
@@ -42,10 +42,9 @@ from genretree.models.hearing import (
 from genretree.models.linear import Strengths
 from genretree.models.linear_tree import HEAD_FILE, Known, LinearTree, choose, hold_out
 from genretree.models.musicnn_network import Musicnn
-from genretree.models.musicnn_tuning import Lesson, TunedMusicnn, tune
-from genretree.models.musicnn_weights import CACHED, Network
-from genretree.models.network import NetworkSettings
+from genretree.models.network_settings import CACHED, Network, NetworkSettings
 from genretree.models.statistics import image_statistics
+from genretree.models.ways import Runner
 from genretree.settings import Heads, Settings
 from genretree.taxonomy import Taxonomy
 
@@ -129,6 +128,8 @@ class MusicnnFamily:
         if chosen.fine_tuning_epochs:
             if validation is None:
                 raise TrainingError("fine-tuning needs a validation part to tell whether it helps; make another split")
+            from genretree.models.musicnn_tuning import Lesson, TunedMusicnn, tune  # loads the Trainer, for seconds
+
             n = len(train)
             start = LinearTree.fit([block[:n] for block in blocks], known.first(n), strength, taxonomy, chosen.heads)
             model = TunedMusicnn(deepcopy(networks), layers, start.linear)

@@ -23,8 +23,7 @@ from genretree.models.engine import train_network
 from genretree.models.hearing import IMAGES, cut_patches, pool_patches
 from genretree.models.linear import LinearHead
 from genretree.models.musicnn_network import PATCH_FRAMES, Musicnn
-from genretree.models.musicnn_weights import Network
-from genretree.models.network import NetworkSettings
+from genretree.models.network_settings import Network, NetworkSettings
 from genretree.models.statistics import statistics_of
 from genretree.sound.mel_16k import compress
 

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Literal
 
-import platformdirs
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from genretree.errors import TrainingError
-from genretree.files import atomic_path, sha256_file
+from genretree.files import atomic_path, cache_folder, sha256_file
 from genretree.models.musicnn_network import from_tensorflow
+from genretree.models.network_settings import NETWORKS, Network
 from genretree.models.tensorflow_bundle import read_tensors
 
-Network = Literal["msd", "mtt"]
-NETWORKS: tuple[Network, ...] = ("msd", "mtt")
-CACHED = "cached"  # the name of the weights in the cache, where a folder could be named too
 REQUIREMENT = "musicnn==0.1.0"
 WHEEL_SHA256 = "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"
 PAGE = "https://pypi.org/project/musicnn/0.1.0/#files"
@@ -32,12 +27,6 @@ DIGESTS = {
     "msd": "aaf808dd9fc706f73ddbf760d3588fc9508db0a184e213f4daa9640dbb6115eb",
     "mtt": "dac428ac840994672a5809d9210ba4c7d4b3171548f570f600cd5dd04cc2bc88",
 }
-
-
-def cache_folder() -> Path:
-    """Where weights are kept: `$GENRETREE_CACHE`, or the user's cache folder for programs."""
-    given = os.environ.get("GENRETREE_CACHE")
-    return Path(given) if given else platformdirs.user_cache_path("genretree")
 
 
 def weights_file(network: Network) -> Path:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -19,99 +18,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from genretree.errors import BundleError
 from genretree.models.augment import mix_pairs, spec_augment
 from genretree.models.contract import LevelProbabilities, balance_classes
-from genretree.models.graphs import Graph, Runner
-from genretree.models.linear import Strengths
-from genretree.models.musicnn_weights import CACHED, Network
+from genretree.models.graphs import Graph, as_tensors
+from genretree.models.network_settings import NetworkSettings
 from genretree.models.tree_head import TreeHead
 from genretree.models.warp import equalise, shift_and_warp
-from genretree.settings import MODALITIES, Heads, Modality, Settings
+from genretree.models.ways import Runner
+from genretree.settings import MODALITIES
 from genretree.taxonomy import Taxonomy
 
 WEIGHTS_FILE = "model.safetensors"
 BACKBONE_FILE = "backbone.json"
-NONE = "none"  # weights: train from scratch
-Kind = TypeVar("Kind", bound=Settings)
 _MASK_REFERENCE_SIZE = 224  # pixels; mask widths are given for this image size, as published
-
-
-class NetworkSettings(Settings):
-    """How a network sees images and how it is trained."""
-
-    modalities: tuple[Modality, ...] = Field(MODALITIES, description="which images it sees")
-    image_size: int = Field(224, ge=32, le=1024, description="stored images are averaged down to this size, in pixels")
-    heads: Heads = Field("tree", description="tree: one consistent distribution; independent: a head for each level")
-    dropout: float = Field(0.3, ge=0, lt=1)
-    label_smoothing: tuple[float, ...] = Field((0.05, 0.1, 0.15), description="from the top level down")
-    mask_probability: float = Field(0.8, ge=0, le=1, description="SpecAugment: share of images masked")
-    time_masks: int = Field(2, ge=0)
-    time_mask_width: int = Field(36, ge=0, description="greatest width, in pixels of a 224-pixel image")
-    frequency_masks: int = Field(2, ge=0)
-    frequency_mask_width: int = Field(24, ge=0, description="greatest width, in pixels of a 224-pixel image")
-    slice_offset: bool = Field(False, description="cut slices of neighbouring ones, anywhere between their beginnings")
-    pitch_change: float = Field(0.0, ge=0, le=6, description="shift each slice by up to so many semitones")
-    tempo_change: float = Field(0.0, ge=0, lt=0.5, description="play each slice faster or slower by up to this share")
-    equaliser: float = Field(
-        0.0, ge=0, le=1, description="spread of a random curve over the bands, as a share of an image's range"
-    )
-    level_jitter: float = Field(0.0, ge=0, le=1, description="spread of random brightness and contrast")
-    mixup: float = Field(
-        0.0, ge=0, description="mix pairs of slices; how much, as both parameters of a beta distribution"
-    )
-    balance: float = Field(
-        0.0, ge=0, le=1, description="weigh leaves in the loss by their share of slices to minus this"
-    )
-    optimizer: Literal["adam", "adamw"] = "adamw"
-    learning_rate: float = Field(2e-4, gt=0)
-    layer_decay: float = Field(
-        1.0, gt=0, le=1, description="each layer of the backbone learns this much slower than the next"
-    )
-    frozen_epochs: int = Field(0, ge=0, description="epochs in which only the head learns")
-    teacher: Literal["none", "musicnn"] = Field(
-        "none", description="musicnn: learn what the MusiCNN networks hear in the slices, beside their genres"
-    )
-    teacher_networks: tuple[Network, ...] = Field(("msd",), min_length=1, description="which of them: msd, mtt")
-    teacher_folder: str = Field(CACHED, description="'cached': as published; or a folder with their weights")
-    genre_weight: float = Field(1.0, ge=0, description="of the genres beside the teacher; 0: learn from it alone")
-    shifts: int = Field(1, ge=1, le=16, description="average predictions over so many turns of a slice in time")
-    classifier: Literal["network", "linear"] = Field(
-        "network", description="linear: a linear classifier on the network's features, in the place of its head"
-    )
-    statistics: bool = Field(True, description="the linear classifier may see the statistics of the images too")
-    strengths: Strengths = Field(
-        (0.001, 0.003, 0.01, 0.03), min_length=1, description="inverse regularisations it chooses from"
-    )
-    averaging: float = Field(
-        0.0, ge=0, lt=1, description="keep a moving average of the weights: share kept at each update"
-    )
-    weight_decay: float = Field(5e-4, ge=0)
-    epochs: int = Field(30, ge=0, description="0: the network stays as its weights are, for a linear classifier")
-    warmup_epochs: float = Field(5, ge=0, description="linear, at most a quarter of the epochs; then cosine to 0")
-    patience: int = Field(10, ge=1, description="stop after so many epochs without a better validation loss")
-    batch_size: int = Field(32, ge=2, description="slices for each step and device")
-    accumulate: int = Field(1, ge=1, description="steps whose gradients are added up before one update")
-    max_gradient_norm: float = Field(1.0, gt=0)
-    precision: Literal["auto", "float32", "bf16", "fp16"] = Field("auto", description="of training")
-    seed: int = Field(0, ge=0, lt=2**32)
-
-    @field_validator("modalities")
-    @classmethod
-    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value or len(set(value)) != len(value):
-            raise ValueError("name at least one of mel, cqt, chroma, each once")
-        return value
-
-    @model_validator(mode="after")
-    def _learns(self) -> Self:
-        if self.epochs == 0 and (self.classifier == "network" or getattr(self, "weights", NONE) == NONE):
-            raise ValueError("epochs is 0: that needs classifier=linear, and weights other than none")
-        return self
-
-    @field_validator("label_smoothing")
-    @classmethod
-    def _shares(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not value or not all(0 <= share < 1 for share in value):
-            raise ValueError("give one value for each level, each from 0 up to 1")
-        return value
 
 
 class GenreNetwork(nn.Module):
@@ -300,7 +217,7 @@ class NetworkModel:
 
     def run_by(self, runners: Mapping[str, Runner]) -> None:
         """Let another runtime score images."""
-        run = runners["network"]
+        run = as_tensors(runners["network"])
         self.score = lambda images: run(images)[0]
 
     def predict_levels(
@@ -377,10 +294,3 @@ def build_head(taxonomy: Taxonomy, settings: NetworkSettings) -> TreeHead:
 def count_parameters(network: nn.Module) -> int:
     """Count the trainable numbers of a network."""
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-
-
-def as_settings(settings: Any, kind: type[Kind]) -> Kind:
-    """Check that settings are of the family's own kind."""
-    if not isinstance(settings, kind):
-        raise TypeError(f"expected {kind.__name__}, got {type(settings).__name__}")
-    return settings

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from genretree.errors import BundleError, MissingExtraError, SettingsError
 from genretree.machine import available_processors, fast_bf16, processors_each, sharers
 from genretree.models.contract import Model
-from genretree.models.graphs import Graph, HasGraphs, Runner
+from genretree.models.exported import GRAPH
 from genretree.models.ways import (
     REFERENCE,
     Form,
     Precision,
+    Runner,
     Runtime,
     RuntimeChoice,
     Way,
@@ -35,10 +35,42 @@ from genretree.models.ways import (
 _FORMS: dict[Runtime, Form] = {"openvino": "openvino", "onnxruntime": "onnx"}
 
 
+def choose_runtime(exports: set[Form], runtime: RuntimeChoice, precision: Precision) -> Runtime:
+    """Choose what runs a bundle's networks, in the order that `benchmarks/runtimes.py` found.
+
+    Parameters
+    ----------
+    exports : set of "openvino", "onnx"
+        Forms that the bundle has been exported to.
+    runtime : "auto", "torch", "openvino" or "onnxruntime"
+        auto: the fastest that is installed and that there is an export for.
+    precision : "auto", "float32" or "bf16"
+        auto: bf16 where the processor is made for it.
+
+    Raises
+    ------
+    SettingsError
+        For an unknown name, or bf16 with ONNX Runtime, which has none on processors.
+    """
+    _check(runtime, precision)
+    if runtime != "auto":
+        return runtime
+    ready: list[Runtime] = [name for name, form in _FORMS.items() if form in exports and find_spec(name) is not None]
+    wanted = [name for name in ready if name != "onnxruntime" or precision != "bf16"]
+    return wanted[0] if wanted else "torch"
+
+
+def run_alone(folder: Path, exports: set[Form], runtime: Runtime, precision: Precision) -> tuple[Runner, Way]:
+    """Run the only network of a bundle by an export, without torch; gives the way too. Raises as `use_runtime`."""
+    _need_export(runtime, folder, exports)
+    way = Way(runtime, runtime == "openvino" and (precision == "bf16" or (precision == "auto" and _openvino_bf16())))
+    return open_export(way, folder, GRAPH), way
+
+
 def use_runtime(
-    model: Model, folder: Path, image_size: int, exports: set[Form], runtime: RuntimeChoice, precision: Precision
+    model: Model, folder: Path, image_size: int, exports: set[Form], runtime: Runtime, precision: Precision
 ) -> str:
-    """Let a runtime take a model's networks over.
+    """Let a runtime take over the networks of a model that torch loaded.
 
     Parameters
     ----------
@@ -50,10 +82,9 @@ def use_runtime(
         Of stored images, in pixels.
     exports : set of "openvino", "onnx"
         Forms that the bundle has been exported to.
-    runtime : "auto", "torch", "openvino" or "onnxruntime"
-        auto: the fastest that is installed and that there is an export for.
+    runtime : "torch", "openvino" or "onnxruntime"
+        As `choose_runtime` gave it.
     precision : "auto", "float32" or "bf16"
-        auto: bf16 where the processor is made for it.
 
     Returns
     -------
@@ -62,46 +93,32 @@ def use_runtime(
 
     Raises
     ------
-    SettingsError
-        For an unknown name, or bf16 with ONNX Runtime, which has none on processors.
     MissingExtraError
         If the runtime is not installed.
     BundleError
-        If it was asked for by name and there is no export for it.
+        If there is no export for it, or it can't be read.
     """
-    _check(runtime, precision)
+    from genretree.models.graphs import HasGraphs, run_torch
+
     graphs = model.graphs(image_size) if isinstance(model, HasGraphs) else {}
-    if not graphs:  # nothing but trees: there is nothing to choose
-        return REFERENCE
     # Some networks of an ensemble may stay in float32 while others don't.
-    wanted = {name: _allow(graph, precision) for name, graph in graphs.items()}
-    way = choose_way(exports, runtime, any(wanted.values()))
-    if str(way) == REFERENCE:
+    wanted = {
+        name: runtime != "onnxruntime" and (precision == "bf16" or (precision == "auto" and graph.bf16 and fast_bf16()))
+        for name, graph in graphs.items()
+    }
+    way = Way(runtime, any(wanted.values()))
+    if not graphs or str(way) == REFERENCE:  # nothing but trees: there is nothing to choose
         return REFERENCE
-    if way.runtime != "torch":
-        _need_export(way.runtime, folder, exports)
+    if runtime != "torch":
+        _need_export(runtime, folder, exports)
     runners = {
-        name: _make_runner(replace(way, bf16=way.bf16 and wanted[name]), graph, name, folder)
+        name: run_torch(graph, wanted[name])
+        if runtime == "torch"
+        else open_export(Way(runtime, wanted[name]), folder, name)
         for name, graph in graphs.items()
     }
     model.run_by(runners)  # type: ignore[attr-defined]
     return str(way)
-
-
-def _allow(graph: Graph, precision: Precision) -> bool:
-    """Say whether a network may be computed in bf16."""
-    return precision == "bf16" or (precision == "auto" and graph.bf16 and fast_bf16())
-
-
-def choose_way(exports: set[Form], runtime: RuntimeChoice, bf16: bool) -> Way:
-    """Choose the fastest way, in the order that `benchmarks/runtimes.py` found, with bf16 and without."""
-    if runtime != "auto":
-        return Way(runtime, bf16 and runtime != "onnxruntime")
-    if "openvino" in exports and find_spec("openvino") is not None:
-        return Way("openvino", bf16)
-    if "onnx" in exports and find_spec("onnxruntime") is not None:
-        return Way("onnxruntime", bf16=False)
-    return Way("torch", bf16)
 
 
 def _check(runtime: str, precision: str) -> None:
@@ -123,9 +140,8 @@ def _need_export(runtime: Runtime, folder: Path, exports: set[Form]) -> None:
         raise BundleError(f"{folder}: has no export for {runtime}; make it with: genretree export {folder} --to {form}")
 
 
-def _make_runner(way: Way, graph: Graph, name: str, folder: Path) -> Runner:
-    if way.runtime == "torch":
-        return run_torch(graph, way.bf16)
+def open_export(way: Way, folder: Path, name: str) -> Runner:
+    """Open an exported network of a bundle. Raises BundleError if it can't be read."""
     form = _FORMS[way.runtime]
     return open_runner(way, folder / form / graph_file(form, name))
 
@@ -145,16 +161,6 @@ def open_runner(way: Way, path: Path) -> Runner:
         raise BundleError(
             f"{path}: {way.runtime} can't read it ({str(error).strip()}); {export_again(path)}"
         ) from error
-
-
-def run_torch(graph: Graph, bf16: bool) -> Runner:
-    """Run a graph by torch, its matrix products in bf16 or float32."""
-
-    def run(batch: Tensor) -> tuple[Tensor, ...]:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            return tuple(output.float() for output in graph.module(batch))
-
-    return run
 
 
 class _ForEachShare:
@@ -181,6 +187,11 @@ def _openvino_core() -> Any:
     return openvino.Core()
 
 
+def _openvino_bf16() -> bool:
+    """Say whether the processor multiplies bf16 itself; as `fast_bf16`, but without torch."""
+    return "BF16" in _openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def _openvino(path: Path, bf16: bool) -> Runner:
     core = _openvino_core()
     model = core.read_model(path)
@@ -198,12 +209,12 @@ def _openvino(path: Path, bf16: bool) -> Runner:
     compiled = _ForEachShare(compile_for)
     compiled.get()
 
-    def run(batch: Tensor) -> tuple[Tensor, ...]:
+    def run(batch: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         found = compiled.get()
         if getattr(own, "compiled", None) is not found:
             own.compiled, own.request = found, found.create_infer_request()
-        results = own.request.infer([batch.contiguous().numpy()], share_inputs=True)
-        return tuple(torch.from_numpy(results[i]) for i in range(len(found.outputs)))
+        results = own.request.infer([np.ascontiguousarray(batch)], share_inputs=True)
+        return tuple(results[i] for i in range(len(found.outputs)))
 
     return run
 
@@ -222,9 +233,8 @@ def _onnxruntime(path: Path, bf16: bool) -> Runner:
     session = _ForEachShare(open_for)
     session.get()
 
-    def run(batch: Tensor) -> tuple[Tensor, ...]:
+    def run(batch: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         found = session.get()
-        results = found.run(None, {found.get_inputs()[0].name: batch.contiguous().numpy()})
-        return tuple(torch.from_numpy(result) for result in results)
+        return tuple(found.run(None, {found.get_inputs()[0].name: np.ascontiguousarray(batch)}))
 
     return run

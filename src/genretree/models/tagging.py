@@ -21,7 +21,7 @@ from genretree.models.contract import LevelProbabilities
 from genretree.models.hearing import hear, load_network
 from genretree.models.musicnn import MusicnnSettings
 from genretree.models.musicnn_network import MSD_TAGS, MTT_TAGS, Musicnn
-from genretree.models.musicnn_weights import Network
+from genretree.models.network_settings import Network
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from genretree.models.contract import Examples
 from genretree.models.hearing import Layer, hear_examples, load_network
-from genretree.models.musicnn_weights import CACHED, Network
+from genretree.models.network_settings import CACHED, Network
 
 TAUGHT: tuple[Layer, ...] = ("tags", "penultimate")
 _PATCHES = 4  # heard of each slice, as the family `musicnn` does by default: what it heard serves here too

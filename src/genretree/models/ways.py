@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from numpy.typing import NDArray
 
 Form = Literal["openvino", "onnx"]
 Runtime = Literal["torch", "openvino", "onnxruntime"]
 RuntimeChoice = Literal["auto", "torch", "openvino", "onnxruntime"]
 Precision = Literal["auto", "float32", "bf16"]
+Runner = Callable[[NDArray[Any]], tuple[NDArray[Any], ...]]  # of many rows, to float32 arrays of shape (rows, width)
 FORMS: tuple[Form, ...] = ("openvino", "onnx")
 REFERENCE = "torch float32"
 _SUFFIX = {"openvino": ".xml", "onnx": ".onnx"}

@@ -9,6 +9,7 @@ transform, which librosa takes octave by octave through Fourier transforms of sh
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,16 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.settings import CHROMA_BINS, CQT_BINS, HOP, N_FFT, N_MELS, RATE
-from genretree.sound.engines import Powers, estimate_tuning, librosa_powers
+from genretree.sound.engines import Powers, librosa_powers
+from genretree.sound.filters import OCTAVE, TUNINGS, read_filters
 
 Floats = NDArray[np.float32]
 
 _CHUNK = 256  # frames: their powers take 1 MB
 _MEL_GROUP = 16  # bands that are summed by one product
-_OCTAVE = 12
-_SPARSITY = 0.01  # share of each filter's spectrum that librosa.cqt leaves out
 _PITCHES = (150.0, 4000.0)  # Hz: where librosa.piptrack looks for the tuning
 _PEAK = np.float32(0.1)  # of a frame's maximum: what counts as a peak there
+_LOWEST_A = np.float32(27.5)  # Hz
+_SAME = 1e-4  # steps between tunings that count as the same
 
 
 def fast_powers(samples: Floats, rate: int, tuning: float | None) -> Powers:
@@ -46,42 +48,73 @@ def fast_powers(samples: Floats, rate: int, tuning: float | None) -> Powers:
     """
     if rate != RATE:
         return librosa_powers(samples, rate, tuning)
-    frames = 1 + len(samples) // HOP
-    mel = np.empty((N_MELS, frames), np.float32)
-    power = np.empty((frames, 1 + N_FFT // 2), np.float32)
-    windows = _frames(samples, N_FFT, HOP, frames)
-    filters = _mel_filters()
-    peaks: list[_Peaks] = []
-    for start in range(0, frames, _CHUNK):
-        stop = min(start + _CHUNK, frames)
-        piece = power[start:stop]
-        frame_powers(windows[start:stop], piece)
-        for group in filters:
-            np.matmul(group.weights, piece[:, group.bins].T, out=mel[group.bands, start:stop])
+    stream = FastStream()
+    stream.add(samples)
+    return stream.finish(tuning)
+
+
+class FastStream:
+    """The fast engine for sound that comes piece by piece, at 22,050 Hz: most of it is done when the last piece comes.
+
+    Gives to the last digit what `fast_powers` gives of all pieces together.
+    """
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._pieces: list[Floats] = []
+        self._waiting = np.zeros(N_FFT // 2, np.float32)  # frames are centred
+        self._mel: list[Floats] = []
+        self._power: list[Floats] = []
+        self._peaks: list[_Peaks] = []
+
+    def add(self, samples: Floats) -> None:
+        """Take the next piece, shape (samples,)."""
+        self.samples += len(samples)
+        self._pieces.append(samples)
+        self._waiting = np.concatenate([self._waiting, samples])
+        while len(self._waiting) >= (_CHUNK - 1) * HOP + N_FFT:
+            self._transform(_CHUNK)
+
+    def take(self) -> Floats:
+        """Give all samples back, shape (samples,)."""
+        whole = self._pieces[0] if len(self._pieces) == 1 else np.concatenate([np.zeros(0, np.float32), *self._pieces])
+        self._pieces = [whole]
+        return whole
+
+    def tuning(self) -> float:
+        """Estimate the tuning of all that was taken, as `genretree.sound.engines.estimate_tuning`; no more may come."""
+        left = 1 + self.samples // HOP - sum(map(len, self._power))
+        if left:
+            self._waiting = np.concatenate([self._waiting, np.zeros(N_FFT, np.float32)])
+            self._transform(left)
+        return _tuning(self._peaks)
+
+    def finish(self, tuning: float | None) -> Powers:
+        """Give the powers of all that was taken; None to estimate the tuning."""
+        estimated = self.tuning()
         if tuning is None:
-            peaks.append(_find_peaks(piece))
-    if tuning is None:
-        tuning = _tuning(peaks)
-    chroma = _chroma_filters(round(tuning, 6)) @ power.T
-    highest = chroma.max(axis=0)
-    highest[highest < np.finfo(np.float32).tiny] = 1
-    chroma /= highest
-    return Powers(mel, _cqt(samples), np.square(chroma), tuning)
+            tuning = estimated
+        with ThreadPoolExecutor(1) as pool:
+            cqt = pool.submit(_cqt, self.take())
+            filters = _chroma_filters(tuning)
+            chroma = np.concatenate([filters @ piece.T for piece in self._power], axis=1)
+            highest = chroma.max(axis=0)
+            highest[highest < np.finfo(np.float32).tiny] = 1
+            chroma /= highest
+            return Powers(np.concatenate(self._mel, axis=1), cqt.result(), np.square(chroma), tuning)
 
-
-def fast_tuning(samples: Floats, rate: int = RATE) -> float:
-    """Estimate the tuning of a track as `genretree.sound.engines.estimate_tuning` does, with its arguments."""
-    if rate != RATE:
-        return estimate_tuning(samples, rate)
-    frames = 1 + len(samples) // HOP
-    windows = _frames(samples, N_FFT, HOP, frames)
-    piece = np.empty((_CHUNK, 1 + N_FFT // 2), np.float32)
-    peaks: list[_Peaks] = []
-    for start in range(0, frames, _CHUNK):
-        count = min(_CHUNK, frames - start)
-        frame_powers(windows[start : start + count], piece[:count])
-        peaks.append(_find_peaks(piece[:count]))
-    return _tuning(peaks)
+    def _transform(self, count: int) -> None:
+        """Work off so many frames."""
+        power = np.empty((count, 1 + N_FFT // 2), np.float32)
+        windows = np.lib.stride_tricks.sliding_window_view(self._waiting, N_FFT)[: count * HOP : HOP]
+        frame_powers(windows, power)
+        mel = np.empty((N_MELS, count), np.float32)
+        for group in _mel_filters():
+            np.matmul(group.weights, power[:, group.bins].T, out=mel[group.bands])
+        self._mel.append(mel)
+        self._power.append(power)
+        self._peaks.append(_find_peaks(power))
+        self._waiting = self._waiting[count * HOP :]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -107,9 +140,7 @@ def frame_powers(windows: Floats, out: Floats) -> None:
 
 @lru_cache(maxsize=4)
 def _hann(width: int) -> Floats:
-    from scipy.signal import get_window
-
-    return np.asarray(get_window("hann", width, fftbins=True), np.float32)
+    return np.asarray(np.hanning(width + 1)[:-1], np.float32)  # periodic
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -126,9 +157,7 @@ class _MelGroup(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _mel_filters() -> tuple[_MelGroup, ...]:
-    import librosa
-
-    weights = librosa.filters.mel(sr=RATE, n_fft=N_FFT, n_mels=N_MELS)
+    weights = read_filters()["mel"]
     groups = []
     for first in range(0, N_MELS, _MEL_GROUP):
         bands = slice(first, first + _MEL_GROUP)
@@ -138,8 +167,11 @@ def _mel_filters() -> tuple[_MelGroup, ...]:
     return tuple(groups)
 
 
-@lru_cache(maxsize=128)
 def _chroma_filters(tuning: float) -> Floats:
+    place = (tuning + 0.5) * TUNINGS
+    if abs(place - round(place)) < _SAME and 0 <= round(place) < TUNINGS:
+        kept: Floats = read_filters()["chroma"][round(place)]
+        return kept
     import librosa
 
     found: Floats = librosa.filters.chroma(sr=RATE, n_fft=N_FFT, tuning=tuning, n_chroma=CHROMA_BINS)
@@ -170,12 +202,18 @@ def _find_peaks(power: Floats) -> _Peaks:
 
 
 def _tuning(peaks: list[_Peaks]) -> float:
-    import librosa
-
     pitches, strengths = (np.concatenate(parts) for parts in zip(*peaks, strict=True))
-    if len(pitches):
-        pitches = pitches[strengths >= np.median(strengths)]
-    return float(librosa.pitch_tuning(pitches, bins_per_octave=CHROMA_BINS))
+    if not len(pitches):
+        return 0.0
+    return pitch_tuning(pitches[strengths >= np.median(strengths)])
+
+
+def pitch_tuning(pitches: Floats) -> float:
+    """Give the deviation from A440 that most pitches in Hz share, as `librosa.pitch_tuning`: -0.5 to 0.49 semitones."""
+    above = np.mod(CHROMA_BINS * np.log2(pitches / _LOWEST_A), 1)
+    above[above >= 0.5] -= 1
+    counts, edges = np.histogram(above, np.linspace(-0.5, 0.5, TUNINGS + 1))
+    return float(edges[counts.argmax()])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -186,58 +224,31 @@ def _cqt(samples: Floats) -> Floats:
     """Compute the powers of librosa.cqt with its default arguments, shape (84, frames)."""
     import soxr
 
-    kernels, scales = _cqt_kernels()
-    octaves: list[Floats] = []
+    filters = read_filters()
+    kernels, scales = filters["cqt"], filters["cqt_scales"]
     hop = HOP
-    for octave in range(CQT_BINS // _OCTAVE):
-        if octave:
+    with ThreadPoolExecutor(1) as pool:  # filters an octave while the next one is resampled
+        futures = [pool.submit(_octave, samples, kernels, hop)]
+        for _ in range(1, CQT_BINS // OCTAVE):
             halved = soxr.resample(samples, 2, 1, quality="soxr_hq")
             wanted = (len(samples) + 1) // 2
             samples = np.zeros(wanted, np.float32)
             samples[: len(halved)] = halved[:wanted]
             samples *= np.float32(np.sqrt(2))
             hop //= 2
-        frames = _frames(samples, kernels.shape[1], hop, 1 + len(samples) // hop)
-        power = np.empty((_OCTAVE, len(frames)), np.float32)
-        for start in range(0, len(frames), _CHUNK):
-            # Overlapping frames must be laid out apart for a fast product.
-            parts = kernels @ np.ascontiguousarray(frames[start : start + _CHUNK]).T
-            np.square(parts, out=parts)
-            np.add(parts[:_OCTAVE], parts[_OCTAVE:], out=power[:, start : start + _CHUNK])
-        octaves.append(power)
+            futures.append(pool.submit(_octave, samples, kernels, hop))
+        octaves = [future.result() for future in futures]
     shortest = min(part.shape[1] for part in octaves)
     return np.concatenate([part[:, :shortest] for part in reversed(octaves)]) * scales[:, None]
 
 
-@lru_cache(maxsize=1)
-def _cqt_kernels() -> tuple[Floats, Floats]:
-    """Give the filters of an octave in time, and what scales each bin's power.
-
-    Every octave is taken at half the rate of the one above, so the same filters serve all of them.
-
-    Returns
-    -------
-    kernels : ndarray, float32, shape (24, width)
-        Real parts of the 12 semitones' filters, then imaginary parts.
-    scales : ndarray, float32, shape (84,)
-    """
-    import librosa
-
-    lowest = float(librosa.note_to_hz("C1"))
-    top = librosa.cqt_frequencies(n_bins=CQT_BINS, fmin=lowest)[-_OCTAVE:]
-    # The width of every filter's band, which librosa works out from its neighbours, here from the whole scale's ratio.
-    filters, lengths = librosa.filters.wavelet(freqs=top, sr=RATE, pad_fft=True, alpha=_bandwidth())
-    width = filters.shape[1]
-    spectra = np.fft.fft(filters * (lengths[:, None] / width), axis=1)[:, : width // 2 + 1]
-    kept = librosa.util.sparsify_rows(spectra, quantile=_SPARSITY, dtype=np.complex64).toarray()
-    turns = np.exp(-2j * np.pi * np.outer(np.arange(width // 2 + 1), np.arange(width)) / width)
-    kernels = kept @ turns
-    both = np.ascontiguousarray(np.concatenate([kernels.real, kernels.imag]), np.float32)
-    # An octave down librosa doubles the power for the halved rate, and divides it by the doubled length of the filter.
-    return both, np.tile(1 / lengths, CQT_BINS // _OCTAVE).astype(np.float32)
-
-
-def _bandwidth() -> float:
-    """Give the relative bandwidth of a filter in equal temperament."""
-    ratio = 2 ** (2 / _OCTAVE)
-    return (ratio - 1) / (ratio + 1)
+def _octave(samples: Floats, kernels: Floats, hop: int) -> Floats:
+    """Compute the powers of an octave's bins, shape (12, frames)."""
+    frames = _frames(samples, kernels.shape[1], hop, 1 + len(samples) // hop)
+    power = np.empty((OCTAVE, len(frames)), np.float32)
+    for start in range(0, len(frames), _CHUNK):
+        # Overlapping frames must be laid out apart for a fast product.
+        parts = kernels @ np.ascontiguousarray(frames[start : start + _CHUNK]).T
+        np.square(parts, out=parts)
+        np.add(parts[:OCTAVE], parts[OCTAVE:], out=power[:, start : start + _CHUNK])
+    return power

@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.settings import HOP, RATE, ImageSettings
+from genretree.settings import HOP, MEL_16K_BANDS, MEL_16K_FFT, MEL_16K_RATE, RATE, ImageSettings
 from genretree.sound.fast import frame_powers
+from genretree.sound.filters import read_filters
 
-MEL_16K_RATE = 16000  # Hz
 MEL_16K_HOP = 256  # samples
-MEL_16K_BANDS = 96
-_N_FFT = 512
 _COMPRESSION = np.float32(10_000)
 _MOST = np.float32(np.finfo(np.float16).max)  # far above anything that a sound file at full scale gives
 _IN_MEMORY = 32 << 20  # bytes; about 45 minutes of music
@@ -34,14 +31,6 @@ Floats = NDArray[np.float32]
 def mel_16k_frames(settings: ImageSettings) -> int:
     """Frames of a slice: 712 for 11.4 s."""
     return (settings.slice_frames - 1) * HOP * MEL_16K_RATE // (RATE * MEL_16K_HOP) + 1
-
-
-@lru_cache(maxsize=1)
-def _filters() -> Floats:
-    import librosa
-
-    weights = librosa.filters.mel(sr=MEL_16K_RATE, n_fft=_N_FFT, n_mels=MEL_16K_BANDS)
-    return np.asarray(np.ascontiguousarray(weights.T), np.float32)
 
 
 def compute_mel_16k(samples: Floats, rate: int = RATE) -> NDArray[np.float16]:
@@ -86,7 +75,7 @@ class Mel16kTap:
         self.frames = 0
         self._resampler = soxr.ResampleStream(rate, MEL_16K_RATE, 1, dtype="float32", quality="HQ")
         self._waiting = [
-            np.zeros(_N_FFT // 2, np.float32)
+            np.zeros(MEL_16K_FFT // 2, np.float32)
         ]  # frames are centred: half of the first lies before the track
         self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="genretree-")  # noqa: SIM115 (closed by close)
 
@@ -97,7 +86,7 @@ class Mel16kTap:
                 self._add(self._resampler.resample_chunk(block[start : start + _CHUNK]))
             yield block
         self._add(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-        self._add(np.zeros(_N_FFT // 2, np.float32))
+        self._add(np.zeros(MEL_16K_FFT // 2, np.float32))
 
     def read(self, start: int, count: int) -> NDArray[np.float16]:
         """Give `count` frames from `start` on, shape (count, 96); moved back into the track where it ends before.
@@ -126,13 +115,13 @@ class Mel16kTap:
 
     def _add(self, samples: Floats) -> None:
         self._waiting.append(samples)
-        if sum(map(len, self._waiting)) < _N_FFT:
+        if sum(map(len, self._waiting)) < MEL_16K_FFT:
             return
         joined = np.concatenate(self._waiting)
-        windows = np.lib.stride_tricks.sliding_window_view(joined, _N_FFT)[::MEL_16K_HOP]
-        power = np.empty((len(windows), 1 + _N_FFT // 2), np.float32)
+        windows = np.lib.stride_tricks.sliding_window_view(joined, MEL_16K_FFT)[::MEL_16K_HOP]
+        power = np.empty((len(windows), 1 + MEL_16K_FFT // 2), np.float32)
         frame_powers(windows, power)
-        mel = power @ _filters()
+        mel = power @ read_filters()["mel_16k"].T
         self._file.write(np.minimum(mel, _MOST).astype(np.float16).tobytes())
         self.frames += len(mel)
         self._waiting = [joined[len(mel) * MEL_16K_HOP :]]

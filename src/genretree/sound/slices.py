@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.settings import HOP, RATE, TOP_DB, ImageSettings
+from genretree.settings import HOP, MEL_16K_RATE, RATE, TOP_DB, ImageSettings
 from genretree.sound.decode import SampleFile, iter_blocks
-from genretree.sound.mel_16k import MEL_16K_HOP, MEL_16K_RATE, Mel16kTap, mel_16k_frames
+from genretree.sound.mel_16k import MEL_16K_HOP, Mel16kTap, mel_16k_frames
 from genretree.sound.spectra import StoredSpectra, stream_spectra
 
 if TYPE_CHECKING:

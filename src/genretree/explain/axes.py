@@ -16,8 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.settings import CHROMA_BINS, CQT_BINS, N_MELS, RATE
-from genretree.sound.mel_16k import MEL_16K_BANDS, MEL_16K_RATE
+from genretree.settings import CHROMA_BINS, CQT_BINS, MEL_16K_BANDS, MEL_16K_RATE, N_MELS, RATE
 from genretree.sound.slices import overlaps
 
 View = Literal["mel", "cqt", "chroma", "mel_16k"]

@@ -9,7 +9,7 @@ where there are only images, too.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TypeVar
 
 import numpy as np
@@ -56,10 +56,9 @@ def image_statistics(images: NDArray[np.uint8]) -> Floats:
         sustained) and in frequency (what is struck); for CQT how high spectral lines stand out; for chroma the sorted
         classes and what doesn't depend on the key.
     """
-    pieces = [images[at : at + _AT_A_TIME] for at in range(0, len(images), _AT_A_TIME)]
-    with ThreadPoolExecutor(processors_each()) as pool:
-        parts = list(pool.map(_describe, pieces) if len(pieces) > 1 else map(_describe, pieces))
-    return np.concatenate([np.zeros((0, STATISTICS), np.float32), *parts])
+    if not len(images):
+        return np.zeros((0, STATISTICS), np.float32)
+    return np.concatenate([_describe_each(number, images[:, number]) for number in range(len(_BANDS))], axis=1)
 
 
 def statistics_of(examples: Examples, progress: bool = False) -> Floats:
@@ -72,26 +71,37 @@ def statistics_of(examples: Examples, progress: bool = False) -> Floats:
     return kept.read(examples.rows, describe, "describe", progress)
 
 
-def _describe(images: NDArray[np.uint8]) -> Floats:
-    """Describe some slices: shape (n, STATISTICS). Everything below works on all of them at once, shape (n, ...)."""
-    pixels = np.asarray(images, np.float32) / np.float32(255)
-    parts: list[Floats] = []
-    for number, bands in enumerate(_BANDS):
-        image = pixels[:, number]
-        rows = _bands(image, bands)
-        parts += _spread(rows)
-        parts.append(_rhythm(rows))
-        parts.append(_modulations(image, _MODULATED[number], _MODULATIONS))
-        if number == 0:
-            parts += [_skewness(rows), *_cepstrum(rows), *_contrast(image)]
-        if number == 1:
-            parts.append(_lines(images[:, number]))
-        if number == 2:
-            highest = np.sort(rows, axis=1)[:, ::-1]
-            parts += [np.sort(rows.mean(axis=2))[:, ::-1], np.sort(rows.std(axis=2))[:, ::-1], highest.mean(axis=2)]
-            parts.append(_keyless(rows))
-        else:
-            parts += _textures(image)
+def _describe_each(number: int, images: NDArray[np.uint8]) -> Floats:
+    """Describe one image of each slice, (n, size, size), on all processors; equal ones are described once.
+
+    Explanations ask for many slices that differ in one image only.
+    """
+    places: dict[bytes, int] = {}
+    which = [places.setdefault(image.tobytes(), len(places)) for image in images]
+    different = images[np.unique(which, return_index=True)[1]]
+    pieces = [different[at : at + _AT_A_TIME] for at in range(0, len(different), _AT_A_TIME)]
+    describe = partial(_describe, number)
+    with ThreadPoolExecutor(processors_each()) as pool:
+        parts = list(pool.map(describe, pieces) if len(pieces) > 1 else map(describe, pieces))
+    described: Floats = np.concatenate(parts)[which]
+    return described
+
+
+def _describe(number: int, images: NDArray[np.uint8]) -> Floats:
+    """Describe some images: shape (n, width). Everything below works on all of them at once, shape (n, ...)."""
+    image = np.asarray(images, np.float32) / np.float32(255)
+    rows = _bands(image, _BANDS[number])
+    parts = [*_spread(rows), _rhythm(rows), _modulations(image, _MODULATED[number], _MODULATIONS)]
+    if number == 0:
+        parts += [_skewness(rows), *_cepstrum(rows), *_contrast(image)]
+    if number == 1:
+        parts.append(_lines(images))
+    if number == 2:
+        highest = np.sort(rows, axis=1)[:, ::-1]
+        parts += [np.sort(rows.mean(axis=2))[:, ::-1], np.sort(rows.std(axis=2))[:, ::-1], highest.mean(axis=2)]
+        parts.append(_keyless(rows))
+    else:
+        parts += _textures(image)
     return np.concatenate([part.reshape(len(images), -1) for part in parts], axis=1).astype(np.float32)
 
 

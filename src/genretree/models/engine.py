@@ -22,16 +22,18 @@ from transformers import logging as transformers_logging
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from genretree.errors import TrainingError
-from genretree.machine import fast_bf16, keep_allocated_pages, world_size
+from genretree.machine import keep_allocated_pages, world_size
 from genretree.models.contract import Examples, FitContext, Fitted, write_history
 from genretree.models.finetune import RAW_FILE, decay_by_layer, fine_tuning
 from genretree.models.linear_network import fit_classifier
 from genretree.models.network import GenreNetwork, NetworkModel, count_parameters
 from genretree.models.network_settings import NetworkSettings
+from genretree.models.precision import choose_by_trial
 from genretree.models.teacher import hear_lessons
 from genretree.progress import progress_bar
 
 _KEPT_CHECKPOINTS = 2
+_TRIED = 8  # slices of a trial step
 
 
 def fit_network(
@@ -96,7 +98,14 @@ def train_network(
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     keep_allocated_pages()
     parameters = count_parameters(network)
-    arguments = _arguments(learn, check is not None, settings, context)
+    some = list(range(min(_TRIED, settings.batch_size, len(learn))))  # type: ignore[arg-type]
+    precision = choose_by_trial(
+        settings.precision,
+        network,
+        lambda: learn.__getitems__(some),  # type: ignore[attr-defined]
+        context.folder / "precision",
+    )
+    arguments = _arguments(learn, check is not None, precision, settings, context)
     history = _History(context.folder / "history.csv")
     checkpoint = find_checkpoint(_checkpoints(context), RAW_FILE if settings.averaging else None)
     trainer = Trainer(
@@ -138,15 +147,6 @@ def _is_finite(loss: float | None) -> bool:
     return loss is not None and math.isfinite(loss)
 
 
-def choose_precision(wanted: str) -> str:
-    """Resolve `auto`: bf16 where the processor or GPU computes in it, fp16 on older GPUs, else float32."""
-    if wanted != "auto":
-        return wanted
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if fast_bf16() else "float32"
-
-
 def find_checkpoint(folder: Path, last: str | None = None) -> Path | None:
     """Find the newest checkpoint that was written to its end, which is the trainer's state and then the file `last`."""
     numbered = {
@@ -168,8 +168,9 @@ def find_checkpoint(folder: Path, last: str | None = None) -> Path | None:
     return None
 
 
-def _arguments(learn: Any, validated: bool, settings: NetworkSettings, context: FitContext) -> TrainingArguments:
-    precision = choose_precision(settings.precision)
+def _arguments(
+    learn: Any, validated: bool, precision: str, settings: NetworkSettings, context: FitContext
+) -> TrainingArguments:
     steps = -(-len(learn) // (settings.batch_size * world_size()))
     updates_per_epoch = max(1, -(-steps // settings.accumulate))
     return TrainingArguments(

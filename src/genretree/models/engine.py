@@ -25,6 +25,7 @@ from genretree.errors import TrainingError
 from genretree.machine import keep_allocated_pages, world_size
 from genretree.models.contract import Examples, FitContext, Fitted, write_history
 from genretree.models.finetune import RAW_FILE, decay_by_layer, fine_tuning
+from genretree.models.kernels import quicken
 from genretree.models.linear_network import fit_classifier
 from genretree.models.network import GenreNetwork, NetworkModel, count_parameters
 from genretree.models.network_settings import NetworkSettings
@@ -33,7 +34,7 @@ from genretree.models.teacher import hear_lessons
 from genretree.progress import progress_bar
 
 _KEPT_CHECKPOINTS = 2
-_TRIED = 8  # slices of a trial step
+_TRIED = 16  # slices of a trial step
 
 
 def fit_network(
@@ -98,6 +99,7 @@ def train_network(
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     keep_allocated_pages()
     parameters = count_parameters(network)
+    quicken(network)
     # Inputs in this form aren't enough: with weights in the other, gradients of convolutions take three times as long.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     some = list(range(min(_TRIED, settings.batch_size, len(learn))))  # type: ignore[arg-type]

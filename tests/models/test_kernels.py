@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from genretree.models.ast import build_network
-from genretree.models.kernels import QuickDropout, quicken
+from genretree.models.kernels import GlobalMean, QuickDropout, quicken
 from genretree.models.network_settings import AstSettings
 from genretree.taxonomy import Taxonomy
 
@@ -71,3 +71,13 @@ def test_a_quickened_transformer_says_and_learns_the_same() -> None:
         assert float((one.grad - other.grad).norm()) < 0.03 * length + 1e-4, name
     with torch.inference_mode():
         torch.testing.assert_close(plain.eval()(images)["scores"], quick.eval()(images)["scores"], rtol=0, atol=0)
+
+
+def test_the_mean_over_an_image_and_its_gradient_are_those_of_pytorch() -> None:
+    for kind in (torch.contiguous_format, torch.channels_last):
+        maps = torch.randn(2, 3, 5, 4).contiguous(memory_format=kind).requires_grad_()
+        again = maps.detach().clone().requires_grad_()
+        for mean, values in ((GlobalMean(), maps), (nn.AdaptiveAvgPool2d(1), again)):
+            (values * torch.sigmoid(mean(values))).square().sum().backward()
+        torch.testing.assert_close(GlobalMean()(maps), nn.AdaptiveAvgPool2d(1)(maps))
+        torch.testing.assert_close(maps.grad, again.grad)

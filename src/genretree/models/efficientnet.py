@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +103,7 @@ def _replace_depthwise(backbone: nn.Module) -> None:
         old = getattr(module, "depthwise_conv", None)
         if not isinstance(old, nn.Conv2d) or (old.kernel_size[0] < _LARGE_KERNEL and old.stride[0] == 1):
             continue
-        channels, padding = old.in_channels, old.padding
+        channels, padding = old.in_channels, cast(Any, old.padding)
         made = DepthwiseConv(
             channels, channels, old.kernel_size[0], old.stride[0], padding, groups=channels, bias=False
         )

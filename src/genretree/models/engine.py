@@ -147,10 +147,11 @@ def train_network(
     return _join_epochs(trainer.state.log_history), facts
 
 
-class _Trainer(Trainer):  # type: ignore[misc]
+class _Trainer(Trainer):
     """A Trainer that can save weights in any memory format: safetensors takes contiguous ones only."""
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        assert self.model is not None
         weights = self.model.state_dict() if state_dict is None else state_dict
         super()._save(output_dir, {name: value.contiguous() for name, value in weights.items()})
 
@@ -235,6 +236,8 @@ def _checkpoints(context: FitContext) -> Path:
 def _optimizer(network: nn.Module, settings: NetworkSettings) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
     options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    if not torch.backends.mps.is_available():
+        options["fused"] = True  # one pass over all weights
     if settings.layer_decay < 1:
         options["params"] = decay_by_layer(network, settings)
     return kind, options

@@ -1,4 +1,4 @@
-"""Faster ways to do on a processor what networks do in training: dropout and attention, the same but for rounding."""
+"""Faster ways to do on a processor what networks do in training, the same but for rounding: see `quicken`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -17,7 +18,7 @@ _DRAWS = 1 << 16  # an element is kept or dropped by 16 random bits
 class QuickDropout(nn.Dropout):
     """Dropout that draws 16 random bits for each element where PyTorch draws and converts 32 or more.
 
-    On a processor PyTorch's takes 10 ns for an element, which is a fifth of a training step of a small transformer; this one
+    On a processor PyTorch's takes 10 ns for an element, a fifth of a training step of a small transformer; this one
     takes 2. The probability is rounded to 1/65536, and the scale of what is kept is that of the rounded one.
     """
 
@@ -29,6 +30,33 @@ class QuickDropout(nn.Dropout):
         words = torch.empty((values.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         draws = words.view(torch.int16)[: values.numel()].view(values.shape)
         return values * (draws < kept - _DRAWS // 2).to(values.dtype).mul_(_DRAWS / max(kept, 1))
+
+
+class GlobalMean(nn.Module):
+    """Mean over an image, as `AdaptiveAvgPool2d(1)`, whose gradient is spread out only where it is used.
+
+    PyTorch writes that gradient as an image in another memory format than the other gradients have, to which it is then
+    added slowly: a tenth of a step of EfficientNet-B0 goes into its sixteen squeeze-and-excitation layers that way.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Average (n, channels, h, w) to (n, channels, 1, 1)."""
+        if not self.training:
+            return functional.adaptive_avg_pool2d(maps, 1)
+        mean: Tensor = _Mean.apply(maps)  # type: ignore[no-untyped-call]
+        return mean
+
+
+class _Mean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor) -> Tensor:
+        ctx.shape = maps.shape
+        return maps.mean(dim=(2, 3), keepdim=True)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        spread: Tensor = (gradients[0] / (ctx.shape[2] * ctx.shape[3])).expand(ctx.shape)
+        return spread
 
 
 def attend(
@@ -43,8 +71,8 @@ def attend(
 ) -> tuple[Tensor, Tensor | None]:
     """Attend as transformers' `sdpa` does, but in training in bf16 on a processor by plain products.
 
-    There PyTorch's fused kernel takes three times as long: it saves memory, which sequences of a few hundred patches don't
-    need. Shapes are (n, heads, length, width); gives (n, length, heads, width) and no weights.
+    There PyTorch's fused kernel takes three times as long: it saves memory, which sequences of a few hundred patches
+    don't need. Shapes are (n, heads, length, width); gives (n, length, heads, width) and no weights.
     """
     plain = module.training and query.device.type == "cpu" and query.dtype == torch.bfloat16
     if not plain or attention_mask is not None or dropout or scaling is None:
@@ -56,12 +84,14 @@ def attend(
     return (weights @ value).transpose(1, 2).contiguous(), None
 
 
-def quicken(network: nn.Module) -> None:
-    """Let a network use these in training; its weights and what it says stay the same."""
+def quicken(network: Any) -> None:
+    """Replace a network's dropout, means over images and attention by those above; weights and names stay the same."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Dropout:
                 setattr(module, name, QuickDropout(child.p).train(child.training))
+            elif type(child) is nn.AdaptiveAvgPool2d and child.output_size == 1:
+                setattr(module, name, GlobalMean().train(child.training))
         if hasattr(module, "set_attn_implementation") and module.config._attn_implementation == "sdpa":
             AttentionInterface.register(_ATTENTION, attend)
             AttentionMaskInterface.register(_ATTENTION, sdpa_mask)

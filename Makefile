@@ -39,5 +39,9 @@ types: $(VENV)/.installed-dev  ## Check types.
 pytest: $(VENV)/.installed-dev  ## Run every test.
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# QUICK=1: in minutes, for a look. MUSIC=folder or CSV, TRACK=file: instead of composed music.
+bench: $(VENV)/.installed-dev  ## Install, then measure everything side by side with the usual way (40 minutes).
+	$(BIN)/python benchmarks/everything.py $(if $(QUICK),--quick) $(if $(MUSIC),--music "$(MUSIC)") $(if $(TRACK),--track "$(TRACK)")
+
 clean:  ## Remove everything that was made here.
-	rm -rf $(VENV) quickstart build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) quickstart bench build dist .mypy_cache .ruff_cache .pytest_cache

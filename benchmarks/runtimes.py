@@ -20,6 +20,7 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
 
+import json
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +47,7 @@ from genretree.settings import ImageSettings
 from genretree.sound.slices import SliceImages, iter_slices, slice_track
 
 BATCHES = (1, 32)
+MEASURED: list[dict[str, Any]] = []  # for --json
 SAMPLE = 96  # slices on which probabilities are compared
 REFERENCE = Way("torch", bf16=False)
 OF_FORM: Mapping[Form, Sequence[Way]] = {
@@ -67,7 +70,7 @@ def with_exports(folder: Path, scratch: Path) -> tuple[Path, list[Way]]:
     return copy, ways
 
 
-def by_turns(work: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, np.ndarray]:
+def by_turns(work: Mapping[str, Callable[[], object]], rounds: int, label: str = "") -> dict[str, np.ndarray]:
     """Time pieces of work, each once in every round after one to warm up: seconds, shape (rounds,)."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for turn in range(rounds + 1):
@@ -76,6 +79,7 @@ def by_turns(work: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
             do()
             if turn:
                 seconds[name].append(time.perf_counter() - start)
+    MEASURED.append({"what": label, "seconds": seconds})
     return {name: np.array(found) for name, found in seconds.items()}
 
 
@@ -117,7 +121,11 @@ def networks(store: Store, folders: Sequence[Path], rounds: int) -> None:
                     drawn = images[np.arange(batch) % len(images)]
                     example = graph.example.numpy()
                     seen = drawn if example.dtype == np.uint8 else example[np.arange(batch) % 2]
-                    times = by_turns({way: partial(run, seen) for way, run in runners.items()}, rounds)
+                    times = by_turns(
+                        {way: partial(run, seen) for way, run in runners.items()},
+                        rounds,
+                        f"{folder.name}, {name}, batch {batch}",
+                    )
                     for way_name, seconds in times.items():
                         ratio = times[str(REFERENCE)] / seconds
                         print(
@@ -152,7 +160,7 @@ def track(folder: Path, file: Path, rounds: int) -> None:
         work: dict[str, Callable[[], Prediction]] = {"librosa": partial(_by_librosa, reference, file)}
         work |= {name: partial(predict_file, bundle, file) for name, bundle in chosen.items()}
         expected = work["librosa"]()
-        times = by_turns(work, rounds)
+        times = by_turns(work, rounds, f"{file.name}, {folder.name}")
         for name, seconds in times.items():
             found = work[name]()
             pairs = zip(expected.levels, found.levels, strict=True)
@@ -179,7 +187,7 @@ def music(folder: Path, place: Path, most: int, rounds: int) -> None:
             for workers in (1, 2, 3)
         }
         print(f"{len(done)} files, {seconds_of_music / 60:.0f} minutes; {len(ways)} ways")
-        for name, seconds in by_turns(work, rounds).items():
+        for name, seconds in by_turns(work, rounds, f"{len(done)} files").items():
             print(f"{name}: {spread(seconds)} s, {spread(seconds_of_music / seconds, 0)} times real time")
 
 
@@ -197,7 +205,7 @@ def start(folder: Path, file: Path, rounds: int) -> None:
         "genretree predict, auto": [*command, "predict", str(folder), str(file)],
     }
     work = {name: partial(subprocess.run, each, check=True, capture_output=True) for name, each in words.items()}
-    for name, seconds in by_turns(work, rounds).items():
+    for name, seconds in by_turns(work, rounds, "start").items():
         print(f"{name}: {spread(seconds)} s")
 
 
@@ -209,6 +217,7 @@ def main() -> None:
     parser.add_argument("others", type=Path, nargs="+")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--files", type=int, default=200)
+    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     print(f"torch threads {torch.get_num_threads()}, fast bf16: {fast_bf16()}", file=sys.stderr)
     if given.what == "networks":
@@ -219,6 +228,8 @@ def main() -> None:
         music(given.first, given.others[0], given.files, given.rounds)
     else:
         start(given.first, given.others[0], given.rounds)
+    if given.json:
+        given.json.write_text(json.dumps(MEASURED, indent=1))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ import psutil
 SAMPLE_SECONDS = 0.5  # reading the sizes stops the process for some milliseconds
 
 
-def measure(command: Sequence[str], environment: Mapping[str, str] | None = None) -> tuple[float, float, str]:
+def measure(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, every: float = SAMPLE_SECONDS
+) -> tuple[float, float, str]:
     """Run a command; return its seconds, the peak megabytes of all its processes together, and what it printed.
 
     The size is the proportional set size, so that pages shared between processes count once.
@@ -21,7 +23,7 @@ def measure(command: Sequence[str], environment: Mapping[str, str] | None = None
     peak = 0.0
     while process.poll() is None:
         peak = max(peak, _megabytes(process.pid))
-        time.sleep(SAMPLE_SECONDS)
+        time.sleep(every)
     seconds = time.monotonic() - began
     if process.returncode:
         raise SystemExit(process.returncode)

@@ -20,7 +20,7 @@ from genretree.errors import SettingsError, TrainingError
 from genretree.models import engine
 from genretree.models.cnn import build_network
 from genretree.models.contract import FitContext
-from genretree.models.engine import choose_precision, find_checkpoint, fit_network
+from genretree.models.engine import find_checkpoint, fit_network
 from genretree.models.network import count_parameters
 from genretree.models.network_settings import CnnSettings
 from genretree.taxonomy import Taxonomy
@@ -112,11 +112,6 @@ def test_every_precision_trains(store: Store, tmp_path: Path, precision: str) ->
     assert fitted.facts["precision"] == precision
     assert all(math.isfinite(row["train_loss"]) for row in history)
     assert {parameter.dtype for parameter in fitted.model.network.parameters()} == {torch.float32}
-
-
-def test_auto_precision_is_one_of_those_there_are() -> None:
-    assert choose_precision("auto") in ("float32", "bf16", "fp16")
-    assert choose_precision("float32") == "float32"
 
 
 def test_a_subset_of_the_modalities_sees_nothing_of_the_others(store: Store) -> None:

@@ -90,6 +90,7 @@ class ResidualBackbone(nn.Module):
             stages.append(SqueezeExcitation(width))
         self.stages = nn.Sequential(*stages)
         self.norm = nn.BatchNorm2d(width)
+        self.pool = nn.AdaptiveAvgPool2d(1)
         self.width = _FUSION
         self.fusion = nn.Sequential(nn.Linear(width, _FUSION), nn.ReLU(), nn.Dropout(dropout))
         self.scores = nn.ModuleList(
@@ -105,7 +106,7 @@ class ResidualBackbone(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """Give the pooled 128 features, shape (n, 128)."""
         maps = functional.relu(self.norm(self.stages(self.stem(images))))
-        pooled: Tensor = self.fusion(maps.mean(dim=(2, 3)))
+        pooled: Tensor = self.fusion(self.pool(maps).flatten(1))
         return pooled
 
     def classify(self, features: Tensor) -> Tensor:
@@ -138,11 +139,12 @@ class SqueezeExcitation(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.squeeze = nn.AdaptiveAvgPool2d(1)
         self.gate = nn.Sequential(
             nn.Linear(width, width // _SQUEEZE), nn.ReLU(), nn.Linear(width // _SQUEEZE, width), nn.Sigmoid()
         )
 
     def forward(self, maps: Tensor) -> Tensor:
         """Scale (n, width, h, w) channel by channel."""
-        weights: Tensor = self.gate(maps.mean(dim=(2, 3)))
+        weights: Tensor = self.gate(self.squeeze(maps).flatten(1))
         return maps * weights[:, :, None, None]

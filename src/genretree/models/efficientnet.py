@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
+import torch
 from torch import Tensor, nn
 from transformers import EfficientNetConfig, EfficientNetModel
 
@@ -21,6 +22,7 @@ _B0: dict[str, Any] = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "imag
 # transformers hands TensorFlow's momentum of 0.99 on to some of PyTorch's layers, where it means the opposite: running
 # statistics that forget all but the last batch. This is PyTorch's own default.
 _NORM_MOMENTUM = 0.1
+_LARGE_KERNEL = 5
 
 
 class EfficientNetFamily:
@@ -80,7 +82,37 @@ def initialise(backbone: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+class DepthwiseConv(nn.Conv2d):
+    """A depthwise convolution that learns in float32 where the rest of the network does in bf16, on processors.
+
+    oneDNN has no fast gradients in bf16 for depthwise kernels of 5x5 or with a stride of 2: on 32 images these layers
+    of EfficientNet-B0 alone took 0.6 s of a step's 1.4 s, and take 0.2 s in float32.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Convolve (n, channels, h, w)."""
+        if not (self.training and maps.device.type == "cpu" and torch.is_autocast_enabled("cpu")):
+            return super().forward(maps)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(maps.float()).to(maps.dtype)
+
+
+def _replace_depthwise(backbone: nn.Module) -> None:
+    """Put a DepthwiseConv in the place of each convolution that is slow in bf16, with the same weights."""
+    for module in list(backbone.modules()):
+        old = getattr(module, "depthwise_conv", None)
+        if not isinstance(old, nn.Conv2d) or (old.kernel_size[0] < _LARGE_KERNEL and old.stride[0] == 1):
+            continue
+        channels, padding = old.in_channels, cast(Any, old.padding)
+        made = DepthwiseConv(
+            channels, channels, old.kernel_size[0], old.stride[0], padding, groups=channels, bias=False
+        )
+        made.weight = old.weight
+        module.depthwise_conv = made
+
+
 def _assemble(backbone: Any, taxonomy: Taxonomy, settings: NetworkSettings) -> GenreNetwork:
+    _replace_depthwise(backbone)
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = _NORM_MOMENTUM

@@ -22,16 +22,19 @@ from transformers import logging as transformers_logging
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from genretree.errors import TrainingError
-from genretree.machine import fast_bf16, keep_allocated_pages, world_size
+from genretree.machine import keep_allocated_pages, world_size
 from genretree.models.contract import Examples, FitContext, Fitted, write_history
 from genretree.models.finetune import RAW_FILE, decay_by_layer, fine_tuning
+from genretree.models.kernels import quicken
 from genretree.models.linear_network import fit_classifier
 from genretree.models.network import GenreNetwork, NetworkModel, count_parameters
 from genretree.models.network_settings import NetworkSettings
+from genretree.models.precision import choose_by_trial
 from genretree.models.teacher import hear_lessons
 from genretree.progress import progress_bar
 
 _KEPT_CHECKPOINTS = 2
+_TRIED = 16  # slices of a trial step
 
 
 def fit_network(
@@ -96,10 +99,20 @@ def train_network(
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     keep_allocated_pages()
     parameters = count_parameters(network)
-    arguments = _arguments(learn, check is not None, settings, context)
+    quicken(network)
+    # Inputs in this form aren't enough: with weights in the other, gradients of convolutions take three times as long.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    some = list(range(min(_TRIED, settings.batch_size, len(learn))))  # type: ignore[arg-type]
+    precision = choose_by_trial(
+        settings.precision,
+        network,
+        lambda: learn.__getitems__(some),  # type: ignore[attr-defined]
+        context.folder / "precision",
+    )
+    arguments = _arguments(learn, check is not None, precision, settings, context)
     history = _History(context.folder / "history.csv")
     checkpoint = find_checkpoint(_checkpoints(context), RAW_FILE if settings.averaging else None)
-    trainer = Trainer(
+    trainer = _Trainer(
         model=network,
         args=arguments,
         train_dataset=learn,
@@ -134,17 +147,17 @@ def train_network(
     return _join_epochs(trainer.state.log_history), facts
 
 
+class _Trainer(Trainer):
+    """A Trainer that can save weights in any memory format: safetensors takes contiguous ones only."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        assert self.model is not None
+        weights = self.model.state_dict() if state_dict is None else state_dict
+        super()._save(output_dir, {name: value.contiguous() for name, value in weights.items()})
+
+
 def _is_finite(loss: float | None) -> bool:
     return loss is not None and math.isfinite(loss)
-
-
-def choose_precision(wanted: str) -> str:
-    """Resolve `auto`: bf16 where the processor or GPU computes in it, fp16 on older GPUs, else float32."""
-    if wanted != "auto":
-        return wanted
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if fast_bf16() else "float32"
 
 
 def find_checkpoint(folder: Path, last: str | None = None) -> Path | None:
@@ -168,8 +181,9 @@ def find_checkpoint(folder: Path, last: str | None = None) -> Path | None:
     return None
 
 
-def _arguments(learn: Any, validated: bool, settings: NetworkSettings, context: FitContext) -> TrainingArguments:
-    precision = choose_precision(settings.precision)
+def _arguments(
+    learn: Any, validated: bool, precision: str, settings: NetworkSettings, context: FitContext
+) -> TrainingArguments:
     steps = -(-len(learn) // (settings.batch_size * world_size()))
     updates_per_epoch = max(1, -(-steps // settings.accumulate))
     return TrainingArguments(
@@ -222,6 +236,8 @@ def _checkpoints(context: FitContext) -> Path:
 def _optimizer(network: nn.Module, settings: NetworkSettings) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
     options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    if not torch.backends.mps.is_available():
+        options["fused"] = True  # one pass over all weights
     if settings.layer_decay < 1:
         options["params"] = decay_by_layer(network, settings)
     return kind, options

@@ -1,0 +1,160 @@
+r"""All benchmarks one after the other, and the page that shows them: what `make bench` runs.
+
+    python benchmarks/everything.py [--quick] [--out bench] [--music FOLDER] [--track FILE] [--only training memory ...]
+
+Music is composed for it, or taken from a folder of genres or a CSV (`--music`), and a track of four minutes, or the one
+that is given (`--track`). Nothing else should run beside it. About 40 minutes on 2 cores, with --quick about 6: fewer
+rounds and steps, and smaller problems, so its page goes to the folder and not to docs/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "performance.md"
+PACKAGES = ("genretree", "torch", "transformers", "numpy", "scikit-learn", "librosa", "openvino", "onnxruntime")
+BENCHMARKS = ("stages", "training", "components", "networks", "track", "memory", "scaling")
+FAMILIES = ("cnn", "efficientnet-b0", "ast")
+
+
+def run(*words: str | Path) -> None:
+    """Run Python with these words, and show them."""
+    print("\n$ python " + shlex.join(map(str, words)), flush=True)
+    subprocess.run([sys.executable, *map(str, words)], check=True)
+
+
+def make_material(out: Path, music: Path | None, track: Path | None, quick: bool) -> tuple[Path, Path, list[Path]]:
+    """Give a store, a track and bundles of barely trained networks, whose speed is that of well trained ones."""
+    store = out / "store"
+    if music is None:
+        music = out / "music" / "tracks.csv"
+        if not music.exists():
+            run("-m", "genretree", "compose", out / "music", "--artists", "4" if quick else "10")
+        run("-m", "genretree", "prepare", music, store, "--tree", "ccmusic", "--group", "artist")
+    else:
+        run("-m", "genretree", "prepare", music, store)
+    if track is None:
+        track = out / "track.mp3"
+        if not track.exists():
+            compose_long(track)
+    bundles = []
+    for family in FAMILIES[:1] if quick else FAMILIES:
+        bundle = out / "bundles" / family
+        if not bundle.exists():
+            words = ("--model", family, "--out", bundle, "--epochs", "1", "--weights", "none", "--set", "batch_size=32")
+            run("-m", "genretree", "train", store, *words)
+        bundles.append(bundle)
+    return store, track, bundles
+
+
+def compose_long(path: Path) -> None:
+    """Compose four minutes of a rock song and write them as a stereo mp3 at 44,100 Hz."""
+    import soundfile as sf
+
+    from genretree.corpus.composed import ComposeSettings, compose_corpus
+
+    settings = ComposeSettings.build({"artists": 1, "tracks": 1, "seconds": 240, "rate": 44100, "channels": 2})
+    made = compose_corpus(path.with_suffix(".composed"), settings, progress=True)
+    longest = sorted(made.parent.rglob("*.flac"))[-1]
+    samples, rate = sf.read(longest, dtype="float32")
+    sf.write(path, samples, rate)
+
+
+def commands(store: Path, track: Path, bundles: Sequence[Path], quick: bool, out: Path) -> dict[str, list[str | Path]]:
+    """Give the words of each benchmark."""
+
+    def script(name: str, *words: str | Path) -> list[str | Path]:
+        return [HERE / f"{name}.py", *words]
+
+    if quick:
+        all_words = {
+            "stages": script("stages", track, "--rounds", "1"),
+            "training": script("training", store, "--steps", "8", "--turn", "2", "--seeds", "1"),
+            "components": script("components", store, "--rows", "2560", "--held-out", "512"),
+            "networks": script("runtimes", "networks", store, *bundles, "--rounds", "3"),
+            "track": script("runtimes", "track", bundles[0], track, "--rounds", "1"),
+            "memory": script("memory", "--files", "2", "--long", "12", "--tracks", "40", "--rows", "0"),
+            "scaling": script("scaling", "--files", "2", "--rounds", "1", "--image-size", "64"),
+        }
+    else:
+        all_words = {
+            "stages": script("stages", track),
+            "training": script("training", store),
+            "components": script("components", store),
+            "networks": script("runtimes", "networks", store, *bundles),
+            "track": script("runtimes", "track", bundles[1], track),
+            "memory": script("memory"),
+            "scaling": script("scaling"),
+        }
+    return {name: [*words, "--json", out / f"{name}.json"] for name, words in all_words.items()}
+
+
+def describe(quick: bool) -> dict[str, Any]:
+    """Say on what it runs."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory": round(psutil.virtual_memory().total / 1e9),
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "versions": {name: version(name) for name in PACKAGES},
+        "began": datetime.now(UTC).isoformat(timespec="minutes"),
+        "load": round(psutil.getloadavg()[0], 2),
+        "quick": quick,
+        "ran": {},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def main() -> None:
+    """Run all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("bench"))
+    parser.add_argument("--music", type=Path)
+    parser.add_argument("--track", type=Path)
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=BENCHMARKS)
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    facts = given.out / "machine.json"
+    about = describe(given.quick)
+    if facts.exists() and set(given.only) != set(BENCHMARKS):
+        about = json.loads(facts.read_text())  # some are measured again, the others stay
+    store, track, bundles = make_material(given.out, given.music, given.track, given.quick)
+    for name, words in commands(store, track, bundles, given.quick, given.out).items():
+        if name not in given.only:
+            continue
+        began = time.monotonic()
+        run(*words)
+        about["ran"][name] = {
+            "command": shlex.join(str(word) for word in ["python", f"benchmarks/{Path(words[0]).name}", *words[1:-2]]),
+            "seconds": round(time.monotonic() - began),
+        }
+        facts.write_text(json.dumps(about, indent=1))
+    page = given.out / "performance.md" if given.quick else PAGE
+    run(HERE / "performance_page.py", given.out, page)
+
+
+if __name__ == "__main__":
+    main()

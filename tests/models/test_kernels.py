@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from genretree.models.ast import build_network
+from genretree.models.kernels import GlobalMean, QuickDropout, quicken
+from genretree.models.network_settings import AstSettings
+from genretree.taxonomy import Taxonomy
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_dropout_drops_its_share_and_keeps_the_mean(kind: torch.dtype, share: float) -> None:
+    torch.manual_seed(0)
+    n = 200_001
+    found = QuickDropout(share)(torch.ones(n, dtype=kind)).float()
+    dropped = float((found == 0).double().mean())
+    assert dropped == pytest.approx(share, abs=5 * (share * (1 - share) / n) ** 0.5)
+    assert found.max() == pytest.approx(1 / (1 - share), rel=0.005)
+    assert float(found.mean()) == pytest.approx(1, abs=0.01)
+
+
+def test_neighbours_are_dropped_independently() -> None:
+    torch.manual_seed(0)
+    gone = (QuickDropout(0.5)(torch.ones(100_000)) == 0).float()
+    for lag in range(1, 9):  # four draws come of one random word
+        assert abs(float(torch.corrcoef(torch.stack([gone[:-lag], gone[lag:]]))[0, 1])) < 0.02
+
+
+def test_dropout_passes_gradients_where_it_passes_values() -> None:
+    values = torch.randn(5, 7, requires_grad=True)
+    found = QuickDropout(0.3)(values)
+    found.sum().backward()
+    assert values.grad is not None
+    torch.testing.assert_close(values.grad * values.detach(), found.detach())
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 1.0), (1.0, 0.0)])
+def test_dropout_of_none_and_of_all(share: float, expected: float) -> None:
+    assert QuickDropout(share)(torch.ones(10)).tolist() == [expected] * 10
+
+
+def test_dropout_leaves_alone_what_is_not_trained() -> None:
+    values = torch.randn(10)
+    assert QuickDropout(0.5).eval()(values) is values or torch.equal(QuickDropout(0.5).eval()(values), values)
+
+
+def test_a_quickened_transformer_says_and_learns_the_same() -> None:
+    torch.manual_seed(0)
+    settings = AstSettings(image_size=64, dropout=0.0, mask_probability=0.0)
+    plain = build_network(Taxonomy.builtin(), settings)
+    quick = copy.deepcopy(plain)
+    quicken(quick)
+    assert sum(isinstance(module, QuickDropout) for module in quick.modules()) > 6
+    assert not any(type(module) is nn.Dropout for module in quick.modules())
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    labels = torch.arange(4)
+    for network in (plain, quick):
+        network.train()
+        with torch.autocast("cpu", torch.bfloat16):
+            network(images, labels)["loss"].backward()
+    for (name, one), (_, other) in zip(plain.named_parameters(), quick.named_parameters(), strict=True):
+        assert one.grad is not None and other.grad is not None
+        length = float(one.grad.norm())
+        if "k_proj.bias" in name:  # adding to all keys changes nothing: this gradient is rounding alone
+            continue
+        assert float((one.grad - other.grad).norm()) < 0.03 * length + 1e-4, name
+    with torch.inference_mode():
+        torch.testing.assert_close(plain.eval()(images)["scores"], quick.eval()(images)["scores"], rtol=0, atol=0)
+
+
+def test_the_mean_over_an_image_and_its_gradient_are_those_of_pytorch() -> None:
+    for kind in (torch.contiguous_format, torch.channels_last):
+        maps = torch.randn(2, 3, 5, 4).contiguous(memory_format=kind).requires_grad_()
+        again = maps.detach().clone().requires_grad_()
+        for mean, values in ((GlobalMean(), maps), (nn.AdaptiveAvgPool2d(1), again)):
+            (values * torch.sigmoid(mean(values))).square().sum().backward()
+        torch.testing.assert_close(GlobalMean()(maps), nn.AdaptiveAvgPool2d(1)(maps))
+        torch.testing.assert_close(maps.grad, again.grad)

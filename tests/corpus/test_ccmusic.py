@@ -223,20 +223,9 @@ def test_the_commands_of_the_published_recipes_work_on_it(
         assert "LEAKING" in metrics["protocol"]
         assert [level["name"] for level in metrics["slice"]["levels"]] == list(TREE.levels)
         assert metrics["heads"] == "independent"
-    changed = [
-        f"--set={name.removesuffix('-published')}:{k}={v}" for name, made in small.items() for k, v in made.items()
-    ]
-    words = [
-        "compare",
-        "STORE",
-        "--models",
-        "boosting,efficientnet-b0",
-        "--recipes",
-        "published",
-        "--out",
-        "RESULTS",
-        "--quiet",
-    ]
+    compared = ("boosting", "efficientnet-b0")
+    changed = [f"--set={name}:{key}={value}" for name in compared for key, value in small[f"{name}-published"].items()]
+    words = ["compare", "STORE", "--models", ",".join(compared), "--recipes", "published", "--quiet"]
     result = runner.invoke(main, [*words, "--out", "RESULTS", *changed], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert result.output.count("| efficientnet-b0 |") == 1  # by slice only: nothing is known of tracks

@@ -28,7 +28,7 @@ import psutil
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"
 PACKAGES = ("genretree", "torch", "transformers", "numpy", "scikit-learn", "librosa", "openvino", "onnxruntime")
-BENCHMARKS = ("stages", "training", "components", "networks", "track", "memory", "scaling")
+BENCHMARKS = ("stages", "training", "components", "networks", "track", "folder", "start", "memory", "scaling")
 FAMILIES = ("cnn", "efficientnet-b0", "ast")
 
 
@@ -38,8 +38,10 @@ def run(*words: str | Path) -> None:
     subprocess.run([sys.executable, *map(str, words)], check=True)
 
 
-def make_material(out: Path, music: Path | None, track: Path | None, quick: bool) -> tuple[Path, Path, list[Path]]:
-    """Give a store, a track and bundles of barely trained networks, whose speed is that of well trained ones."""
+def make_material(
+    out: Path, music: Path | None, track: Path | None, quick: bool
+) -> tuple[Path, Path, Path, list[Path]]:
+    """Give a folder of music, a store, a track, and bundles: barely trained, but as fast as well trained ones."""
     store = out / "store"
     if music is None:
         music = out / "music" / "tracks.csv"
@@ -58,8 +60,9 @@ def make_material(out: Path, music: Path | None, track: Path | None, quick: bool
         if not bundle.exists():
             words = ("--model", family, "--out", bundle, "--epochs", "1", "--weights", "none", "--set", "batch_size=32")
             run("-m", "genretree", "train", store, *words)
+            run("-m", "genretree", "export", bundle, "--to", "openvino")
         bundles.append(bundle)
-    return store, track, bundles
+    return music if music.is_dir() else music.parent, store, track, bundles
 
 
 def compose_long(path: Path) -> None:
@@ -75,7 +78,9 @@ def compose_long(path: Path) -> None:
     sf.write(path, samples, rate)
 
 
-def commands(store: Path, track: Path, bundles: Sequence[Path], quick: bool, out: Path) -> dict[str, list[str | Path]]:
+def commands(
+    music: Path, store: Path, track: Path, bundles: Sequence[Path], quick: bool, out: Path
+) -> dict[str, list[str | Path]]:
     """Give the words of each benchmark."""
 
     def script(name: str, *words: str | Path) -> list[str | Path]:
@@ -88,6 +93,8 @@ def commands(store: Path, track: Path, bundles: Sequence[Path], quick: bool, out
             "components": script("components", store, "--rows", "2560", "--held-out", "512"),
             "networks": script("runtimes", "networks", store, *bundles, "--rounds", "3"),
             "track": script("runtimes", "track", bundles[0], track, "--rounds", "1"),
+            "folder": script("runtimes", "folder", bundles[0], music, "--rounds", "1", "--files", "20"),
+            "start": script("runtimes", "start", bundles[0], track, "--rounds", "1"),
             "memory": script("memory", "--files", "2", "--long", "12", "--tracks", "40", "--rows", "0"),
             "scaling": script("scaling", "--files", "2", "--rounds", "1", "--image-size", "64"),
         }
@@ -98,6 +105,8 @@ def commands(store: Path, track: Path, bundles: Sequence[Path], quick: bool, out
             "components": script("components", store),
             "networks": script("runtimes", "networks", store, *bundles),
             "track": script("runtimes", "track", bundles[1], track),
+            "folder": script("runtimes", "folder", bundles[1], music, "--rounds", "3"),
+            "start": script("runtimes", "start", bundles[1], track),
             "memory": script("memory"),
             "scaling": script("scaling"),
         }
@@ -141,8 +150,8 @@ def main() -> None:
     about = describe(given.quick)
     if facts.exists() and set(given.only) != set(BENCHMARKS):
         about = json.loads(facts.read_text())  # some are measured again, the others stay
-    store, track, bundles = make_material(given.out, given.music, given.track, given.quick)
-    for name, words in commands(store, track, bundles, given.quick, given.out).items():
+    folder, store, track, bundles = make_material(given.out, given.music, given.track, given.quick)
+    for name, words in commands(folder, store, track, bundles, given.quick, given.out).items():
         if name not in given.only:
             continue
         began = time.monotonic()

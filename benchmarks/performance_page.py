@@ -111,6 +111,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "components": ("Principal components", components),
     "networks": ("Networks by runtime", runtimes),
     "track": ("A track by runtime", runtimes),
+    "folder": ("A folder of music", runtimes),
+    "start": ("Start-up, with all that is loaded", runtimes),
     "memory": ("Peak memory", remember),
     "scaling": ("How time grows with data", scale),
 }

@@ -187,7 +187,7 @@ def music(folder: Path, place: Path, most: int, rounds: int) -> None:
             for workers in (1, 2, 3)
         }
         print(f"{len(done)} files, {seconds_of_music / 60:.0f} minutes; {len(ways)} ways")
-        for name, seconds in by_turns(work, rounds, f"{len(done)} files").items():
+        for name, seconds in by_turns(work, rounds, f"{len(done)} files, {seconds_of_music:.0f} s of music").items():
             print(f"{name}: {spread(seconds)} s, {spread(seconds_of_music / seconds, 0)} times real time")
 
 
@@ -205,7 +205,7 @@ def start(folder: Path, file: Path, rounds: int) -> None:
         "genretree predict, auto": [*command, "predict", str(folder), str(file)],
     }
     work = {name: partial(subprocess.run, each, check=True, capture_output=True) for name, each in words.items()}
-    for name, seconds in by_turns(work, rounds, "start").items():
+    for name, seconds in by_turns(work, rounds, f"start, {folder.name}").items():
         print(f"{name}: {spread(seconds)} s")
 
 

@@ -89,7 +89,7 @@ def commands(store: Path, track: Path, bundles: Sequence[Path], quick: bool, out
             "networks": script("runtimes", "networks", store, *bundles, "--rounds", "3"),
             "track": script("runtimes", "track", bundles[0], track, "--rounds", "1"),
             "memory": script("memory", "--files", "2", "--long", "12", "--tracks", "40", "--rows", "0"),
-            "scaling": script("scaling", "--files", "2", "--rounds", "1", "--image-size", "64"),
+            "scaling": script("scaling", "--files", "4", "--rounds", "1", "--image-size", "64"),
         }
     else:
         all_words = {

@@ -37,7 +37,7 @@ types: $(VENV)/.installed-dev  ## Check types.
 	$(BIN)/mypy
 
 pytest: $(VENV)/.installed-dev  ## Run every test.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # QUICK=1: in minutes, for a look. MUSIC=folder or CSV, TRACK=file: instead of composed music.
 bench: $(VENV)/.installed-dev  ## Install, then measure everything side by side with the usual way (40 minutes).

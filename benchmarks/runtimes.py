@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,7 +43,8 @@ from genretree.models.graphs import HasGraphs, run_torch
 from genretree.models.runtimes import open_runner
 from genretree.models.ways import FORMS, Form, Runner, Way, graph_file
 from genretree.predict import Prediction, find_files, predict, predict_file
-from genretree.sound.slices import iter_slices
+from genretree.settings import ImageSettings
+from genretree.sound.slices import SliceImages, iter_slices, slice_track
 
 BATCHES = (1, 32)
 MEASURED: list[dict[str, Any]] = []  # for --json
@@ -135,8 +136,15 @@ def networks(store: Store, folders: Sequence[Path], rounds: int) -> None:
 
 
 def _by_librosa(bundle: Bundle, file: Path) -> Prediction:
+    """Name a file's path the usual way: librosa decodes it and computes the features, torch runs the network."""
+    import librosa
+
     module = sys.modules[predict_file.__module__]
-    module.iter_slices = partial(iter_slices, engine="librosa")  # type: ignore[attr-defined]
+
+    def usual(path: Path, settings: ImageSettings, salvage: bool, mel_16k: bool) -> Iterator[SliceImages]:
+        return slice_track(librosa.load(path)[0], settings, "librosa", mel_16k)
+
+    module.iter_slices = usual  # type: ignore[attr-defined]
     try:
         return predict_file(bundle, file)
     finally:

@@ -7,6 +7,10 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, and before any library is loaded
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the processors
+    for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(_name, "1")
+
 import pytest
 
 from genretree.corpus.manifest import read_manifest

@@ -31,6 +31,7 @@ ROOMS = [
     "audit",
     "compare",
     "predict",
+    "explain",
     "tables",
     "quickstart",
     "cli",

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from genretree.machine import available_processors, worker_pool
+from genretree.machine import ahead, available_processors, worker_pool
 
 
 def _threads_of_blas(_: int) -> list[int]:
@@ -49,3 +51,33 @@ def test_a_script_needs_no_main_guard(tmp_path: Path, corpus: Path) -> None:
 
 def test_there_is_a_processor() -> None:
     assert available_processors() >= 1
+
+
+def test_working_ahead_keeps_the_order_and_hands_errors_on() -> None:
+    assert list(ahead(iter(range(50)))) == list(range(50))
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise KeyError("the second")
+
+    found = []
+    with pytest.raises(KeyError, match="the second"):
+        for value in ahead(broken()):
+            found.append(value)
+    assert found == [1]
+
+
+def test_working_ahead_ends_with_its_reader() -> None:
+    closed = []
+
+    def endless() -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.append(threading.current_thread())
+
+    reader = ahead(endless())
+    next(reader)
+    reader.close()  # type: ignore[attr-defined]
+    assert len(closed) == 1 and closed[0] is not threading.current_thread()

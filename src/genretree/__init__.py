@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from genretree.corpus.store import Store
     from genretree.errors import GenretreeError, SoundError
     from genretree.evaluate import Evaluation, evaluate
+    from genretree.explain import Explanation, explain
     from genretree.predict import Prediction, PredictionError, predict, predict_file
     from genretree.settings import ImageSettings
     from genretree.taxonomy import Taxonomy
@@ -30,6 +31,7 @@ __version__ = version("genretree")
 _HOMES = {
     "Bundle": "bundle",
     "Evaluation": "evaluate",
+    "Explanation": "explain",
     "GenretreeError": "errors",
     "ImageSettings": "settings",
     "Manifest": "corpus.manifest",
@@ -39,6 +41,7 @@ _HOMES = {
     "Store": "corpus.store",
     "Taxonomy": "taxonomy",
     "evaluate": "evaluate",
+    "explain": "explain",
     "load_bundle": "bundle",
     "predict": "predict",
     "predict_file": "predict",
@@ -50,6 +53,7 @@ _HOMES = {
 __all__ = [
     "Bundle",
     "Evaluation",
+    "Explanation",
     "GenretreeError",
     "ImageSettings",
     "Manifest",
@@ -60,6 +64,7 @@ __all__ = [
     "Taxonomy",
     "__version__",
     "evaluate",
+    "explain",
     "load_bundle",
     "predict",
     "predict_file",

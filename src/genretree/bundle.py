@@ -185,12 +185,12 @@ def _assemble(
     taxonomy = _described(folder, lambda: Taxonomy.from_json(content["taxonomy"]))
     images = _described(folder, lambda: ImageSettings.build(content["images"]))
     settings = _described(folder, lambda: settings_type.build(content["settings"]))
+    model = load(taxonomy, settings)
     known = content.get("calibration")  # bundles of old have none
     try:
         calibration = None if known is None else Calibration.from_json(known, taxonomy.depth)
     except ValueError as error:
         raise BundleError(f"{folder / _DESCRIPTION}: {error}; copy or train the bundle again") from error
-    model = load(taxonomy, settings)
     return Bundle(folder, content["family"], taxonomy, images, settings, model, content["training"], calibration)
 
 

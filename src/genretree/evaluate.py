@@ -154,7 +154,7 @@ def evaluate(
     rows = store.rows(part, parts)
     if len(rows) == 0:
         raise CorpusError(f"{store.folder}: the part '{part}' of the split '{split_name}' is empty; try --part all")
-    leaves = _match_leaves(bundle.taxonomy, store)
+    leaves = match_leaves(bundle.taxonomy, store)
     levels = predict_rows(bundle, store, rows, progress)
 
     tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
@@ -282,7 +282,7 @@ def _describe_tracks(
     return tuple(found)
 
 
-def _match_leaves(taxonomy: Taxonomy, store: Store) -> Indices:
+def match_leaves(taxonomy: Taxonomy, store: Store) -> Indices:
     """Give every track's leaf in the bundle's tree, by name."""
     if taxonomy.digest == store.taxonomy.digest:
         return store.track_leaves

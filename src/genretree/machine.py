@@ -9,9 +9,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
+T = TypeVar("T")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
@@ -57,6 +59,22 @@ def shared_by(workers: int) -> Iterator[None]:
         _sharers = before
         if torch:
             torch.set_num_threads(threads)
+
+
+def ahead(values: Iterator[T]) -> Iterator[T]:
+    """Yield what an iterator yields, but let a thread of its own work on the next while the last is used.
+
+    What it yields must stay valid while it works on.
+    """
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            waiting = pool.submit(next, values, end)
+            while (value := waiting.result()) is not end:
+                waiting = pool.submit(next, values, end)
+                yield value  # type: ignore[misc]
+        finally:
+            pool.submit(getattr(values, "close", int)).result()  # after what it still works on
 
 
 def world_size() -> int:
@@ -108,6 +126,8 @@ def worker_pool(workers: int) -> Iterator[Executor]:
 def _start_worker(parent: int) -> None:
     from threadpoolctl import threadpool_limits
 
+    global _sharers
+    _sharers = available_processors()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers an interrupt, for all of them
     # The environment is for libraries loaded from now on, the call for those that are loaded already.
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))

@@ -37,7 +37,7 @@ def draw_confusion(level: LevelScores, unit: str, note: str = "", boundaries: Se
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = [item.name.replace("_", " ") for item in level.classes]
     side = 3.2 + _INCHES_A_CLASS * len(names)
-    figure = _figure(side, side * 0.92)
+    figure = make_figure(side, side * 0.92)
     axes = figure.subplots()
     axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
     for place in boundaries:
@@ -51,7 +51,7 @@ def draw_confusion(level: LevelScores, unit: str, note: str = "", boundaries: Se
     for row, column in zip(*np.nonzero(counts), strict=True):
         colour = "black" if shares[row, column] > 0.6 else "white"
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_history(history: Sequence[dict[str, float]]) -> bytes | None:
@@ -59,7 +59,7 @@ def draw_history(history: Sequence[dict[str, float]]) -> bytes | None:
     if not history:
         return None
     step = next(name for name in ("epoch", "iteration", "step") if name in history[0])
-    figure = _figure(5.5, 3)
+    figure = make_figure(5.5, 3)
     axes = figure.subplots()
     names = sorted({name for row in history for name in row if "_loss" in name})
     for name in names:
@@ -72,12 +72,12 @@ def draw_history(history: Sequence[dict[str, float]]) -> bytes | None:
     axes.set_ylabel("loss")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_reliability(levels: Sequence[LevelScores]) -> bytes:
     """Draw reliability diagrams, one for each level: share of right answers over confidence, before and after."""
-    figure = _figure(3.2 * len(levels), 3.4)
+    figure = make_figure(3.2 * len(levels), 3.4)
     for axes, level in zip(figure.subplots(1, len(levels), squeeze=False)[0], levels, strict=True):
         axes.plot([0, 1], [0, 1], color="#888888", linewidth=0.8)
         trust = level.trust
@@ -96,12 +96,12 @@ def draw_reliability(levels: Sequence[LevelScores]) -> bytes:
         axes.legend(frameon=False, fontsize=8, loc="upper left")
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("share right")
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_coverage(levels: Sequence[LevelScores]) -> bytes:
     """Draw accuracy over the share of examples that are answered, the surest first, a curve for each level."""
-    figure = _figure(5.5, 3)
+    figure = make_figure(5.5, 3)
     axes = figure.subplots()
     for number, level in enumerate(levels):
         colour = (_BLUE, _ORANGE, "#444444", "#93003a")[number % 4]
@@ -113,7 +113,7 @@ def draw_coverage(levels: Sequence[LevelScores]) -> bytes:
     axes.set_ylim(top=1.02)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_strip(images: NDArray[np.uint8]) -> bytes:
@@ -139,7 +139,8 @@ def _palette(name: str) -> NDArray[np.uint8]:
     return colours
 
 
-def _figure(width: float, height: float) -> Any:
+def make_figure(width: float, height: float) -> Any:
+    """Make an empty figure of a size in inches, at 110 dots an inch."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -148,7 +149,8 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _png(figure: Any) -> bytes:
+def to_png(figure: Any) -> bytes:
+    """Draw a figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -231,7 +231,7 @@ def _predict_file(bundle: Bundle, file: str | Path, top: int, min_confidence: fl
     if not found:
         raise SoundError("silence", file, "every slice is silent (sound may lie in the remainder that is cut off)")
     levels = [np.concatenate(parts) for parts in zip(*found, strict=True)]
-    return _describe(bundle, printable(file), levels, starts, padded, top, min_confidence)
+    return describe(bundle, printable(file), levels, starts, padded, top, min_confidence)
 
 
 def _score(bundle: Bundle, pieces: Sequence[SliceImages]) -> LevelProbabilities:
@@ -250,15 +250,16 @@ def _predict_safely(
         return PredictionError(printable(file), "internal", f"{printable(file)}: {type(error).__name__}: {error}")
 
 
-def _describe(
+def describe(
     bundle: Bundle,
     file: str,
     levels: LevelProbabilities,
     starts: Sequence[float],
     padded: bool,
-    top: int,
-    min_confidence: float,
+    top: int = _TOP,
+    min_confidence: float = 0.0,
 ) -> Prediction:
+    """Make a prediction of what the model says of a file's slices, which begin at `starts` (seconds)."""
     tree, heads = bundle.taxonomy, bundle.model.heads
     by_slice = bundle.calibrate(levels, "slice")
     averaged = bundle.calibrate([probabilities.mean(axis=0, keepdims=True) for probabilities in levels], "track")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from genretree.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import TrainingError
-from genretree.models import hearing, musicnn, musicnn_tuning
+from genretree.models import hearing, musicnn_tuning
 from genretree.models.cnn import build_network
 from genretree.models.musicnn_tuning import Tuned
 from genretree.models.network_settings import CnnSettings
@@ -120,7 +120,7 @@ def test_fine_tuning_is_kept_only_if_it_helps(
     changed = not torch.equal(published["dense.weight"], learned["dense.weight"])
     assert changed == facts["fine_tuned"]
     torch.testing.assert_close(published["dense_norm.running_mean"], learned["dense_norm.running_mean"])
-    monkeypatch.setattr(musicnn, "tune", lambda *given: Tuned([], before=0.5, after=0.6))
+    monkeypatch.setattr(musicnn_tuning, "tune", lambda *given: Tuned([], before=0.5, after=0.6))
     worse = train(store, "musicnn", tmp_path / "worse", {**quick, "fine_tuning_epochs": 1})
     assert not worse.training["facts"]["fine_tuned"]
     rows = examples_of(store, store.rows("test"))

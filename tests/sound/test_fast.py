@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from genretree.settings import HOP, RATE
 from genretree.sound.engines import estimate_tuning, librosa_powers
-from genretree.sound.fast import fast_powers, fast_tuning
+from genretree.sound.fast import FastStream, fast_powers
 from genretree.sound.spectra import compute_spectra, stream_spectra
 
 Floats = NDArray[np.float32]
@@ -82,8 +82,22 @@ def test_the_tuning_is_librosas(cents: int) -> None:
 
 def test_the_tuning_of_a_long_track_is_librosas_too(song: Floats) -> None:
     for samples in (song, song[: 300 * 512 + 17], np.zeros(4096, np.float32)):
-        assert fast_tuning(samples) == estimate_tuning(samples)
-    assert fast_tuning(song[:50_000], 44_100) == estimate_tuning(song[:50_000], 44_100)
+        stream = FastStream()
+        stream.add(samples)
+        assert stream.tuning() == estimate_tuning(samples)
+
+
+@given(st.lists(st.integers(0, 200_000), max_size=6))
+@settings(max_examples=15, deadline=None)
+def test_pieces_give_what_the_whole_gives(song: Floats, cuts: list[int]) -> None:
+    whole = fast_powers(song[:200_000], RATE, None)
+    stream = FastStream()
+    for piece in np.split(song[:200_000], sorted(cuts)):
+        stream.add(piece)
+    found = stream.finish(None)
+    assert found.tuning == whole.tuning
+    for one, other in zip(found[:3], whole[:3], strict=True):
+        assert np.array_equal(one, other)
 
 
 def test_a_given_tuning_is_kept(song: Floats) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from genretree.cli import audit, data, learn, use, weights
+from genretree.cli import audit, data, explain, learn, use, weights
 from genretree.errors import GenretreeError
 from genretree.files import printable
 
@@ -23,6 +23,8 @@ _COMMANDS = (
     learn.compare,
     learn.recipes,
     use.predict,
+    explain.explain,
+    explain.index,
     use.export,
     use.info,
     weights.weights,

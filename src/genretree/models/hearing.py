@@ -53,11 +53,12 @@ def hear(
         How many to hear of each slice, spread evenly.
     """
     found: dict[str, list[Floats]] = {f"{name}/{layer}": [] for name in networks for layer in LAYERS}
+    known: dict[tuple[str, bytes], Tagged] = {}
     for piece in mel_16k:
-        chosen = torch.from_numpy(cut_patches(compress(piece), patches))
+        chosen = cut_patches(compress(piece), patches)
         with torch.inference_mode():
             for name, network in networks.items():
-                for layer, values in _hear_patches(network, chosen).items():
+                for layer, values in _hear_patches(name, network, chosen, known).items():
                     found[f"{name}/{layer}"].append(values)
     return {
         key: np.stack(rows) if rows else np.zeros((0, WIDTHS[key.split("/")[1]]), np.float32)
@@ -103,10 +104,21 @@ def _as_ear(run: Runner) -> Ear:
     return lambda patches: Tagged(*given(patches))
 
 
-def _hear_patches(network: Ear, patches: torch.Tensor) -> dict[str, Floats]:
-    """Average each layer over the patches of one slice."""
-    parts = [network(some) for some in torch.split(patches, _PATCHES_AT_A_TIME)]
-    joined = Tagged(*(torch.cat(layer) for layer in zip(*parts, strict=True)))
+def _hear_patches(
+    name: str, network: Ear, patches: Floats, known: dict[tuple[str, bytes], Tagged]
+) -> dict[str, Floats]:
+    """Average each layer over the patches of one slice; a patch that was heard before is not heard again.
+
+    Explanations ask for many slices that differ in a second or two.
+    """
+    keys = [(name, patch.tobytes()) for patch in patches]
+    new = [place for place, key in enumerate(keys) if key not in known]
+    for at in range(0, len(new), _PATCHES_AT_A_TIME):
+        places = new[at : at + _PATCHES_AT_A_TIME]
+        heard = network(torch.from_numpy(patches[places]))
+        for row, place in enumerate(places):
+            known[keys[place]] = Tagged(*(layer[row] for layer in heard))
+    joined = Tagged(*(torch.stack(layer) for layer in zip(*(known[key] for key in keys), strict=True)))
     return {layer: values[0].numpy() for layer, values in pool_patches(joined, 1).items()}
 
 

@@ -42,7 +42,6 @@ from genretree.models.hearing import (
 from genretree.models.linear import Strengths
 from genretree.models.linear_tree import HEAD_FILE, Known, LinearTree, choose, hold_out
 from genretree.models.musicnn_network import Musicnn
-from genretree.models.musicnn_tuning import Lesson, TunedMusicnn, tune
 from genretree.models.network_settings import CACHED, Network, NetworkSettings
 from genretree.models.statistics import image_statistics
 from genretree.models.ways import Runner
@@ -129,6 +128,8 @@ class MusicnnFamily:
         if chosen.fine_tuning_epochs:
             if validation is None:
                 raise TrainingError("fine-tuning needs a validation part to tell whether it helps; make another split")
+            from genretree.models.musicnn_tuning import Lesson, TunedMusicnn, tune  # loads the Trainer, for seconds
+
             n = len(train)
             start = LinearTree.fit([block[:n] for block in blocks], known.first(n), strength, taxonomy, chosen.heads)
             model = TunedMusicnn(deepcopy(networks), layers, start.linear)

@@ -24,6 +24,7 @@ import soundfile as sf
 from numpy.typing import NDArray
 
 from genretree.errors import SoundError
+from genretree.machine import ahead, processors_each
 from genretree.settings import N_FFT, RATE
 from genretree.sound.complete import missing_end
 from genretree.sound.containers import FFMPEG_ONLY, OPEN_ENDED, is_text, read_at, sniff
@@ -160,19 +161,13 @@ def _to_mono(source: _Source, rate: int, salvage: bool) -> Iterator[Samples]:
     if info.rate != rate:
         stream = soxr.ResampleStream(info.rate, rate, 1, dtype="float32", quality="HQ")
     levels = _Levels()
+    blocks = _mix_down(source, levels)
+    if processors_each() > 1:  # decoding takes as long as all that follows
+        blocks = ahead(blocks)
     n_in = n_out = 0
     cut = ""
     try:
-        for block in source.blocks:
-            mono = _mean_of_channels(block)
-            if not np.isfinite(mono).all():
-                at = n_in + int(np.argmin(np.isfinite(mono)))
-                detail = f"holds NaN or infinite samples, the first {at / info.rate:.2f} s in; export it again"
-                raise SoundError("not_finite", info.path, detail)
-            if np.abs(mono).max(initial=0) > _LOUDEST:
-                detail = "holds samples a million times beyond full scale; export it again"
-                raise SoundError("not_finite", info.path, detail)
-            levels.add(block, mono)
+        for mono in blocks:
             n_in += len(mono)
             out = mono if stream is None else stream.resample_chunk(mono)
             n_out += len(out)
@@ -193,6 +188,24 @@ def _to_mono(source: _Source, rate: int, salvage: bool) -> Iterator[Samples]:
         detail = f"only {n_out} samples ({1000 * n_out / rate:.0f} ms) of sound; at least {N_FFT} are needed"
         raise SoundError("too_short", info.path, detail)
     levels.check(info.path)
+
+
+def _mix_down(source: _Source, levels: _Levels) -> Iterator[Samples]:
+    """Yield the mean of all channels, block by block; refuse what is no sound."""
+    info, count = source.info, 0
+    for block in source.blocks:
+        mono = _mean_of_channels(block)
+        loudest = np.abs(mono).max(initial=0)
+        if not np.isfinite(loudest):
+            at = count + int(np.argmin(np.isfinite(mono)))
+            detail = f"holds NaN or infinite samples, the first {at / info.rate:.2f} s in; export it again"
+            raise SoundError("not_finite", info.path, detail)
+        if loudest > _LOUDEST:
+            detail = "holds samples a million times beyond full scale; export it again"
+            raise SoundError("not_finite", info.path, detail)
+        levels.add(block, mono)
+        count += len(mono)
+        yield mono
 
 
 def _mean_of_channels(block: Samples) -> Samples:

@@ -9,6 +9,7 @@ transform, which librosa takes octave by octave through Fourier transforms of sh
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.settings import CHROMA_BINS, CQT_BINS, HOP, N_FFT, N_MELS, RATE
-from genretree.sound.engines import Powers, estimate_tuning, librosa_powers
+from genretree.sound.engines import Powers, librosa_powers
 from genretree.sound.filters import OCTAVE, TUNINGS, read_filters
 
 Floats = NDArray[np.float32]
@@ -47,42 +48,73 @@ def fast_powers(samples: Floats, rate: int, tuning: float | None) -> Powers:
     """
     if rate != RATE:
         return librosa_powers(samples, rate, tuning)
-    frames = 1 + len(samples) // HOP
-    mel = np.empty((N_MELS, frames), np.float32)
-    power = np.empty((frames, 1 + N_FFT // 2), np.float32)
-    windows = _frames(samples, N_FFT, HOP, frames)
-    filters = _mel_filters()
-    peaks: list[_Peaks] = []
-    for start in range(0, frames, _CHUNK):
-        stop = min(start + _CHUNK, frames)
-        piece = power[start:stop]
-        frame_powers(windows[start:stop], piece)
-        for group in filters:
-            np.matmul(group.weights, piece[:, group.bins].T, out=mel[group.bands, start:stop])
+    stream = FastStream()
+    stream.add(samples)
+    return stream.finish(tuning)
+
+
+class FastStream:
+    """The fast engine for sound that comes piece by piece, at 22,050 Hz: most of it is done when the last piece comes.
+
+    Gives to the last digit what `fast_powers` gives of all pieces together.
+    """
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self._pieces: list[Floats] = []
+        self._waiting = np.zeros(N_FFT // 2, np.float32)  # frames are centred
+        self._mel: list[Floats] = []
+        self._power: list[Floats] = []
+        self._peaks: list[_Peaks] = []
+
+    def add(self, samples: Floats) -> None:
+        """Take the next piece, shape (samples,)."""
+        self.samples += len(samples)
+        self._pieces.append(samples)
+        self._waiting = np.concatenate([self._waiting, samples])
+        while len(self._waiting) >= (_CHUNK - 1) * HOP + N_FFT:
+            self._transform(_CHUNK)
+
+    def take(self) -> Floats:
+        """Give all samples back, shape (samples,)."""
+        whole = self._pieces[0] if len(self._pieces) == 1 else np.concatenate([np.zeros(0, np.float32), *self._pieces])
+        self._pieces = [whole]
+        return whole
+
+    def tuning(self) -> float:
+        """Estimate the tuning of all that was taken, as `genretree.sound.engines.estimate_tuning`; no more may come."""
+        left = 1 + self.samples // HOP - sum(map(len, self._power))
+        if left:
+            self._waiting = np.concatenate([self._waiting, np.zeros(N_FFT, np.float32)])
+            self._transform(left)
+        return _tuning(self._peaks)
+
+    def finish(self, tuning: float | None) -> Powers:
+        """Give the powers of all that was taken; None to estimate the tuning."""
+        estimated = self.tuning()
         if tuning is None:
-            peaks.append(_find_peaks(piece))
-    if tuning is None:
-        tuning = _tuning(peaks)
-    chroma = _chroma_filters(tuning) @ power.T
-    highest = chroma.max(axis=0)
-    highest[highest < np.finfo(np.float32).tiny] = 1
-    chroma /= highest
-    return Powers(mel, _cqt(samples), np.square(chroma), tuning)
+            tuning = estimated
+        with ThreadPoolExecutor(1) as pool:
+            cqt = pool.submit(_cqt, self.take())
+            filters = _chroma_filters(tuning)
+            chroma = np.concatenate([filters @ piece.T for piece in self._power], axis=1)
+            highest = chroma.max(axis=0)
+            highest[highest < np.finfo(np.float32).tiny] = 1
+            chroma /= highest
+            return Powers(np.concatenate(self._mel, axis=1), cqt.result(), np.square(chroma), tuning)
 
-
-def fast_tuning(samples: Floats, rate: int = RATE) -> float:
-    """Estimate the tuning of a track as `genretree.sound.engines.estimate_tuning` does, with its arguments."""
-    if rate != RATE:
-        return estimate_tuning(samples, rate)
-    frames = 1 + len(samples) // HOP
-    windows = _frames(samples, N_FFT, HOP, frames)
-    piece = np.empty((_CHUNK, 1 + N_FFT // 2), np.float32)
-    peaks: list[_Peaks] = []
-    for start in range(0, frames, _CHUNK):
-        count = min(_CHUNK, frames - start)
-        frame_powers(windows[start : start + count], piece[:count])
-        peaks.append(_find_peaks(piece[:count]))
-    return _tuning(peaks)
+    def _transform(self, count: int) -> None:
+        """Work off so many frames."""
+        power = np.empty((count, 1 + N_FFT // 2), np.float32)
+        windows = np.lib.stride_tricks.sliding_window_view(self._waiting, N_FFT)[: count * HOP : HOP]
+        frame_powers(windows, power)
+        mel = np.empty((N_MELS, count), np.float32)
+        for group in _mel_filters():
+            np.matmul(group.weights, power[:, group.bins].T, out=mel[group.bands])
+        self._mel.append(mel)
+        self._power.append(power)
+        self._peaks.append(_find_peaks(power))
+        self._waiting = self._waiting[count * HOP :]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -194,23 +226,29 @@ def _cqt(samples: Floats) -> Floats:
 
     filters = read_filters()
     kernels, scales = filters["cqt"], filters["cqt_scales"]
-    octaves: list[Floats] = []
     hop = HOP
-    for octave in range(CQT_BINS // OCTAVE):
-        if octave:
+    with ThreadPoolExecutor(1) as pool:  # filters an octave while the next one is resampled
+        futures = [pool.submit(_octave, samples, kernels, hop)]
+        for _ in range(1, CQT_BINS // OCTAVE):
             halved = soxr.resample(samples, 2, 1, quality="soxr_hq")
             wanted = (len(samples) + 1) // 2
             samples = np.zeros(wanted, np.float32)
             samples[: len(halved)] = halved[:wanted]
             samples *= np.float32(np.sqrt(2))
             hop //= 2
-        frames = _frames(samples, kernels.shape[1], hop, 1 + len(samples) // hop)
-        power = np.empty((OCTAVE, len(frames)), np.float32)
-        for start in range(0, len(frames), _CHUNK):
-            # Overlapping frames must be laid out apart for a fast product.
-            parts = kernels @ np.ascontiguousarray(frames[start : start + _CHUNK]).T
-            np.square(parts, out=parts)
-            np.add(parts[:OCTAVE], parts[OCTAVE:], out=power[:, start : start + _CHUNK])
-        octaves.append(power)
+            futures.append(pool.submit(_octave, samples, kernels, hop))
+        octaves = [future.result() for future in futures]
     shortest = min(part.shape[1] for part in octaves)
     return np.concatenate([part[:, :shortest] for part in reversed(octaves)]) * scales[:, None]
+
+
+def _octave(samples: Floats, kernels: Floats, hop: int) -> Floats:
+    """Compute the powers of an octave's bins, shape (12, frames)."""
+    frames = _frames(samples, kernels.shape[1], hop, 1 + len(samples) // hop)
+    power = np.empty((OCTAVE, len(frames)), np.float32)
+    for start in range(0, len(frames), _CHUNK):
+        # Overlapping frames must be laid out apart for a fast product.
+        parts = kernels @ np.ascontiguousarray(frames[start : start + _CHUNK]).T
+        np.square(parts, out=parts)
+        np.add(parts[:OCTAVE], parts[OCTAVE:], out=power[:, start : start + _CHUNK])
+    return power

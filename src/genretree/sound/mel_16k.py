@@ -60,6 +60,12 @@ def compress(mel: NDArray[np.float16]) -> Floats:
     return compressed
 
 
+def decompress(compressed: Floats) -> NDArray[np.float16]:
+    """Undo `compress`, up to the rounding of float16."""
+    power = (np.power(np.float32(10), compressed) - 1) / _COMPRESSION
+    return np.clip(power, 0, _MOST).astype(np.float16)
+
+
 class Mel16kTap:
     """Hands a track's sound on, and keeps its mel power, in bounded memory. Close it after use, or use `with`."""
 

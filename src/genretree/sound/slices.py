@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.settings import HOP, MEL_16K_RATE, RATE, ImageSettings
+from genretree.settings import HOP, MEL_16K_RATE, RATE, TOP_DB, ImageSettings
 from genretree.sound.decode import SampleFile, iter_blocks
 from genretree.sound.mel_16k import MEL_16K_HOP, Mel16kTap, mel_16k_frames
 from genretree.sound.spectra import StoredSpectra, stream_spectra
@@ -55,6 +55,8 @@ class SliceImages:
         Whether the mel slice has no range: all of it lies at the floor, 80 dB below the track's loudest point.
     mel_16k : ndarray, float16, shape (frames, 96), optional
         Of the same stretch of sound, if it was asked for; see `genretree.sound.mel_16k`.
+    decibels : tuple of three (low, high)
+        What 0 and 255 of each image stand for, in dB of the track's loudest point, -80 to 0.
     """
 
     images: Image
@@ -62,6 +64,7 @@ class SliceImages:
     padded: bool
     silent: bool
     mel_16k: NDArray[np.float16] | None = None
+    decibels: tuple[tuple[float, float], ...] = ((-TOP_DB, 0.0),) * 3
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -220,6 +223,7 @@ def _draw_slice(
         padded=padded,
         silent=bool(parts[0].max() == parts[0].min()),
         mel_16k=None if tap is None else tap.read(at, mel_16k_frames(settings)),
+        decibels=tuple((float(part.min()), float(part.max())) for part in parts),
     )
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from genretree.errors import SettingsError
 from genretree.settings import CHROMA_BINS, CQT_BINS, HOP, N_FFT, N_MELS, RATE, TOP_DB
 from genretree.sound.engines import Engine, Powers, estimate_tuning, librosa_powers
-from genretree.sound.fast import fast_powers, fast_tuning
+from genretree.sound.fast import FastStream, fast_powers
 
 Floats = NDArray[np.float32]
 P = ParamSpec("P")
@@ -62,7 +62,6 @@ class Spectra:
 
 
 ENGINES: dict[str, Engine] = {"fast": fast_powers, "librosa": librosa_powers}
-_TUNERS: dict[str, Callable[[Floats, int], float]] = {"fast": fast_tuning, "librosa": estimate_tuning}
 _LOWEST_RATE = 11025  # in Hz; half of it lies above the upper edge of the highest bin
 _FASTEST_FIRST = ("fast", "librosa")  # what "auto" chooses from: engines that agree with librosa
 
@@ -124,20 +123,23 @@ def compute_spectra(samples: Floats, rate: int = RATE, engine: str = "auto") -> 
     return Spectra(mel, cqt, chroma, rate, HOP)
 
 
-def _check(samples: Floats) -> Floats:
+def _check(samples: Floats, least: int = N_FFT) -> Floats:
     samples = np.asarray(samples)
     if samples.ndim != 1:
         raise ValueError(f"samples must be mono, of shape (samples,); got shape {samples.shape}")
-    if len(samples) < N_FFT:
-        raise ValueError(f"at least {N_FFT} samples are needed; got {len(samples)}")
+    if len(samples) < least:
+        raise ValueError(f"at least {least} samples are needed; got {len(samples)}")
     if not np.isfinite(samples).all():
         raise ValueError(f"samples must be finite; {np.count_nonzero(~np.isfinite(samples))} are NaN or infinite")
     return np.ascontiguousarray(samples, np.float32)
 
 
 def _compute(engine: Engine, samples: Floats, rate: int, tuning: float | None) -> Powers:
-    """Run an engine and trim its three results to one length."""
-    powers = _quietly(engine, samples, rate, tuning)
+    """Run an engine, quietly."""
+    return _trim(_quietly(engine, samples, rate, tuning))
+
+
+def _trim(powers: Powers) -> Powers:
     frames = min(part.shape[1] for part in powers[:3])
     return Powers(powers.mel[:, :frames], powers.cqt[:, :frames], powers.chroma[:, :frames], powers.tuning)
 
@@ -258,13 +260,14 @@ def stream_spectra(
     blocks: Iterable[Floats],
     rate: int = RATE,
     engine: str = "auto",
-    block_frames: int = BLOCK_FRAMES,
+    block_frames: int | None = None,
 ) -> StoredSpectra:
     """Compute mel, CQT and chroma of a track of any length in bounded memory.
 
     A track that fits in one block gives exactly what `compute_spectra` gives. A longer one is computed block by block,
     each with 2.2 s of its neighbours, and kept in a temporary file of 39 kB for a second of sound. Maximum and floor
     are those of the whole track. Only the chroma's tuning is estimated from no more than the track's first 10 minutes.
+    Engine `fast` works on each piece of sound as it comes.
 
     Parameters
     ----------
@@ -275,7 +278,7 @@ def stream_spectra(
     engine : str
         Name in `ENGINES`, or "auto".
     block_frames : int
-        Frames in a block, at least 96; the default is 178 s.
+        Frames in a block, at least 96; by default 178 s, but with engine `fast` 10 minutes for tracks up to that.
 
     Returns
     -------
@@ -289,20 +292,28 @@ def stream_spectra(
     SettingsError
         If there is no such engine.
     """
-    if block_frames < CONTEXT_FRAMES:
+    if block_frames is not None and block_frames < CONTEXT_FRAMES:
         raise ValueError(f"a block must have at least {CONTEXT_FRAMES} frames; got {block_frames}")
     name = resolve_engine(engine)
-    compute, tune = ENGINES[name], _TUNERS.get(name, estimate_tuning)
     stored = StoredSpectra(rate)
+    stream = FastStream() if name == "fast" and rate == RATE else None
     tuning: float | None = None
     try:
-        head, rest = _take(blocks, TUNING_FRAMES * HOP)
+        head, rest, whole = _take(blocks, TUNING_FRAMES * HOP, stream)
+        at_once = (block_frames or (BLOCK_FRAMES if stream is None else TUNING_FRAMES)) + CONTEXT_FRAMES
+        if stream is not None and whole and len(head) <= at_once * HOP:
+            powers = _trim(stream.finish(None))
+            stored._append(powers, 0, powers.mel.shape[1], spool=False)
+            stored.samples = len(head)
+            return stored
+        block_frames = block_frames or BLOCK_FRAMES
         if len(head) > (block_frames + CONTEXT_FRAMES) * HOP:
-            tuning = _quietly(tune, _check(head), rate)
+            tuning = stream.tuning() if stream else _quietly(estimate_tuning, _check(head), rate)
+        stream = None  # its memory
         pieces = itertools.chain([head], rest)
         del head
         for samples, before, last in _overlapping(pieces, block_frames * HOP, CONTEXT_FRAMES * HOP):
-            powers = _compute(compute, _check(samples), rate, tuning)
+            powers = _compute(ENGINES[name], _check(samples), rate, tuning)
             start = before // HOP
             stop = powers.mel.shape[1] if last else start + block_frames
             stored._append(powers, start, stop, spool=not last or stored.frames > 0)
@@ -313,17 +324,23 @@ def stream_spectra(
     return stored
 
 
-def _take(blocks: Iterable[Floats], size: int) -> tuple[Floats, Iterator[Floats]]:
-    """Join the first blocks until they have `size` samples; the others are left."""
+def _take(blocks: Iterable[Floats], size: int, stream: FastStream | None) -> tuple[Floats, Iterator[Floats], bool]:
+    """Join the first blocks until they have `size` samples; gives too what is left, and whether that is nothing.
+
+    A stream takes each as it comes.
+    """
     rest = iter(blocks)
     pieces: list[Floats] = []
     have = 0
     for piece in rest:
         pieces.append(piece)
         have += len(piece)
+        if stream is not None:
+            stream.add(_check(piece, 0))
         if have >= size:
-            break
-    return _join(pieces), rest
+            return _join(pieces) if stream is None else stream.take(), rest, False
+    head = _join(pieces) if stream is None else stream.take()
+    return _check(head), rest, True
 
 
 def _overlapping(blocks: Iterable[Floats], size: int, context: int) -> Iterator[tuple[Floats, int, bool]]:

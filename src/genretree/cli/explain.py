@@ -1,0 +1,240 @@
+"""The commands explain and index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from genretree.cli.options import FOLDER, OUT_FOLDER, quiet_option, refuse, runtime_options
+from genretree.errors import SettingsError
+
+if TYPE_CHECKING:
+    from genretree.bundle import Bundle
+    from genretree.corpus.store import Store
+    from genretree.explain import Explanation
+    from genretree.models.ways import Precision, RuntimeChoice
+
+
+@click.command()
+@click.argument("bundle", type=FOLDER)
+@click.argument("source", type=click.Path(path_type=Path), metavar="FILE|STORE")
+@click.option("--track", help="Of a STORE: which track, by its path there or its number (#12).")
+@click.option("--node", help="Ask for this node.  [default: the path's, at each level]")
+@click.option("--against", help="Hold it against this node.  [default: its siblings]")
+@click.option("--level", help="Ask for the path's node of this level only.")
+@click.option("--class", "genre", help="Of a STORE: what the model takes this node for, over its tracks.")
+@click.option("--method", help="occlusion (default), gradcam, rollout or integrated-gradients.")
+@click.option("--masks", type=click.IntRange(0), default=0, help="For occlusion: so many random masks, not every part.")
+@click.option("--neighbours", type=click.IntRange(1), help="Name so many of the nearest training tracks.")
+@click.option("--clips", type=OUT_FOLDER, help="Folder for typical and untypical passages as sound.")
+@click.option("--check", is_flag=True, help="Measure how faithful the map is; of a STORE, over its held-out tracks.")
+@click.option("--part", default="test", show_default=True, help="For --class and --check: part of the split, or all.")
+@click.option("--most", type=click.IntRange(1), help="For --class and --check: so many tracks.  [default: 10, 50]")
+@click.option("--seed", default=0, show_default=True, help="Of random masks and checks.")
+@click.option("--salvage", is_flag=True, help="Use what can be decoded of a truncated file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the explanation as JSON.")
+@click.option("--out", type=OUT_FOLDER, help="Folder for pictures, page and arrays.")
+@runtime_options("auto", "float32")  # maps are small differences
+@quiet_option
+def explain(
+    bundle: Path,
+    source: Path,
+    track: str | None,
+    node: str | None,
+    against: str | None,
+    level: str | None,
+    genre: str | None,
+    method: str | None,
+    masks: int,
+    neighbours: int | None,
+    clips: Path | None,
+    check: bool,
+    part: str,
+    most: int | None,
+    seed: int,
+    salvage: bool,
+    as_json: bool,
+    out: Path | None,
+    runtime: RuntimeChoice,
+    precision: Precision,
+    quiet: bool,
+) -> None:
+    """Say which part of the sound made BUNDLE name a track as it does.
+
+    A sound FILE; or a prepared STORE, with --track (one of its tracks), --class (a genre over its tracks) or --check
+    (how faithful explanations are over its held-out tracks).
+    """
+    from genretree.bundle import load_bundle
+    from genretree.corpus.store import Store
+
+    store = Store(source) if (source / "store.json").is_file() else None
+    if store is None:
+        refuse("a sound file, they need a store", **{"track": track, "class": genre})
+    elif (track is not None) + (genre is not None) + (check and track is None) != 1:
+        raise click.UsageError(f"{source} is a store: say --track NAME, --class GENRE or --check.")
+    else:
+        refuse("a store, there is no sound in it", clips=clips)
+    loaded = load_bundle(bundle, runtime, precision)
+    if store is not None and track is None:
+        options = {"part": part, "progress": not quiet, **({} if most is None else {"most": most})}
+        refuse("a whole store", node=node, level=level, neighbours=neighbours, masks=masks)
+        found = _view(loaded, store, genre, against, method, out, options) if genre else None
+        found = found or _survey(loaded, store, method, out, {**options, "seed": seed})
+        click.echo(json.dumps(found, ensure_ascii=False)) if as_json else _show_summary(found)
+        return
+    from genretree.explain import explain as explain_track
+    from genretree.explain.page import save_explanation
+
+    result = explain_track(
+        loaded,
+        source if track is None else track,
+        store=store,
+        node=node,
+        against=against,
+        method=method,
+        level=level,
+        masks=masks,
+        neighbours=neighbours,
+        seed=seed,
+        salvage=salvage,
+        check=check,
+        progress=not quiet,
+    )
+    if clips is not None and out is None:
+        from genretree.explain.clips import write_clips
+        from genretree.sound.decode import decode
+
+        write_clips(result, decode(source, salvage=salvage), clips)
+    page = None if out is None else save_explanation(result, out, None if store else source, clips, salvage)
+    if as_json:
+        click.echo(json.dumps(result.to_json(), ensure_ascii=False))
+        return
+    _show(result)
+    if page is not None:
+        click.echo(f"Pictures, sound and details: {page}")
+
+
+@click.command()
+@click.argument("bundle", type=FOLDER)
+@click.argument("store", type=FOLDER)
+@click.option("--part", default="train", show_default=True, help="Of the split it was trained with, or all.")
+@click.option("--overwrite", is_flag=True, help="Replace an index that is there.")
+@quiet_option
+def index(bundle: Path, store: Path, part: str, overwrite: bool, quiet: bool) -> None:
+    """Put an index of STORE's tracks into BUNDLE, so that `genretree explain` can name the nearest.
+
+    It holds the tracks' names, genres and a vector each: whoever gets the bundle can read what it learned from.
+    """
+    from genretree.corpus.store import Store
+    from genretree.explain.neighbours import FOLDER as NAME
+    from genretree.explain.neighbours import build_index
+
+    n = build_index(bundle, Store(store), part, overwrite, progress=not quiet)
+    click.echo(f"{bundle / NAME}: {n} tracks.")
+
+
+def _view(
+    bundle: Bundle,
+    store: Store,
+    genre: str,
+    against: str | None,
+    method: str | None,
+    out: Path | None,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    from genretree.explain.genre import draw_genre, view_genre
+    from genretree.explain.methods import choose_method
+    from genretree.explain.page import write_bytes
+    from genretree.files import write_text
+
+    view = view_genre(bundle, store, genre, choose_method(method), against=against, **options)
+    content = view.to_json()
+    if out is not None:
+        write_text(out / "class.json", json.dumps(content, indent=1, ensure_ascii=False))
+        write_bytes(out / "class.png", draw_genre(view))
+    return content
+
+
+def _survey(
+    bundle: Bundle, store: Store, method: str | None, out: Path | None, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    from genretree.explain.methods import choose_method
+    from genretree.explain.survey import survey
+    from genretree.files import write_text
+
+    content = survey(bundle, store, choose_method(method), **options).to_json()
+    if out is not None:
+        write_text(out / "check.json", json.dumps(content, indent=1, ensure_ascii=False))
+    if not content["tracks"]:
+        raise SettingsError(f"none of the {content['looked_at']} tracks is named rightly; there is nothing to check")
+    return content
+
+
+def _show(found: Explanation) -> None:
+    from rich.markup import escape
+
+    from genretree.tables import make_console, show_prediction
+
+    show_prediction(found.prediction)
+    console = make_console()
+    for reason in found.reasons:
+        odds, empty = reason.log_odds.mean(), reason.background.mean()
+        console.print(f"[bold]{escape(reason.target.question)}[/]: log odds {odds:+.2f} (background {empty:+.2f})")
+        shares = ", ".join(f"{view} {values.mean():+.2f}" for view, values in reason.shares.items())
+        bands = ", ".join(f"{item['name']} ({item['view']})" for item in reason.bands() if item["relevance"] > 0)
+        console.print(f"  views: {shares}")
+        console.print(f"  most relevant, by {found.method}: {escape(bands or 'nothing speaks for it')}")
+    for line in found.timelines[-1:]:
+        for kind, passages in (("most", line.typical), ("least", line.untypical)):
+            spans = ", ".join(f"{item.start:.1f}-{item.end:.1f} s ({item.probability:.0%})" for item in passages)
+            console.print(f"  {kind} typical of {escape(line.node[-1])}: {spans}")
+    for item in found.neighbours or ():
+        console.print(f"  near: {escape(item.track)} [dim]({escape(item.genre[-1])}, {item.distance:.3f})[/]")
+    if found.check is not None:
+        _show_check(found.check)
+
+
+def _show_check(found: Mapping[str, Any]) -> None:
+    from rich.table import Table
+
+    from genretree.tables import make_console
+
+    table = Table(title="Area under the curve", title_justify="left")
+    for column in ("order", "deletion (less is better)", "insertion (more is better)"):
+        table.add_column(column)
+    for order, area in found["deletion"].items():
+        table.add_row(order, f"{area:.3f}", f"{found['insertion'][order]:.3f}")
+    console = make_console()
+    console.print(table)
+    drawn = found["randomised_weights"]
+    changed = "no network to shuffle" if drawn is None else f"{drawn:.2f} with shuffled weights (should be near 0)"
+    console.print(f"Rank correlation of the map: {changed}, {found['inaudible_noise']:.2f} with inaudible noise")
+
+
+def _show_summary(found: Mapping[str, Any]) -> None:
+    from rich.markup import escape
+
+    from genretree.tables import make_console
+
+    console = make_console()
+    if "node" in found:
+        console.print(f"[bold]{escape(' > '.join(found['node']))}[/]: {found['tracks']} tracks, {found['method']}")
+        for view, bands in found["by_band"].items():
+            pairs = sorted(zip(bands["relevance"], bands["names"], strict=True), reverse=True)[:4]
+            console.print(f"  {view}: {', '.join(f'{name} {value:+.3f}' for value, name in pairs)}")
+        for kind in ("typical", "untypical"):
+            listed = ", ".join(f"{item['track']} {item['probability']:.0%}" for item in found[kind])
+            console.print(f"  {kind}: {escape(listed)}")
+        for kind, words in (("taken_for", "taken for"), ("taken_from", "wrongly taken for it")):
+            listed = ", ".join(f"{item['path'][-1]} ({item['tracks']})" for item in found[kind])
+            console.print(f"  {words}: {escape(listed or 'none')}")
+        return
+    better = found["deletion_better_than"]
+    console.print(f"{found['method']}: {found['right']} of {found['looked_at']} tracks are named rightly; of these,")
+    console.print(f"deletion is better than at random for {better['random']:.0%}, by energy {better['energy']:.0%},"
+                  f" by edges {better['edges']:.0%}.")  # fmt: skip
+    _show_check(found)

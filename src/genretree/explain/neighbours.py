@@ -1,0 +1,192 @@
+"""Explaining by example: the training tracks that lie nearest in the model's own feature space.
+
+The index holds a vector and a name for each track, and is made only on request: `genretree index BUNDLE STORE`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from genretree.bundle import Bundle, load_bundle, read_description, write_description
+from genretree.calibration import average_by
+from genretree.corpus.store import Store
+from genretree.errors import BundleError
+from genretree.evaluate import check_images
+from genretree.explain.pieces import Pieces
+from genretree.explain.result import Neighbour
+from genretree.files import sha256_file, write_text
+from genretree.models.contract import Model
+from genretree.models.hearing import IMAGES, hear
+from genretree.models.linear_network import LinearNetworkModel, network_features
+from genretree.models.network import NetworkModel
+from genretree.models.statistics import image_statistics
+from genretree.progress import progress_bar
+
+FOLDER = "index"
+_VECTORS, _TRACKS = f"{FOLDER}/vectors.safetensors", f"{FOLDER}/tracks.json"
+_AT_A_TIME = 64
+_SMALLEST = 1e-6
+NEIGHBOURS = 5
+
+Floats = NDArray[np.float32]
+
+
+def features(model: Model, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None) -> Floats:
+    """Describe slices as the model does before its last step: shape (n, width).
+
+    A network's pooled features, and what a linear classifier sees beside them; the features of boosting's trees; those
+    of all members of an ensemble.
+
+    Raises
+    ------
+    BundleError
+        For a model that has none.
+    """
+    from genretree.models.boosting import BoostingModel
+    from genretree.models.ensemble import EnsembleModel
+    from genretree.models.musicnn import MusicnnModel  # loads the Trainer and all it needs, for seconds
+
+    if isinstance(model, NetworkModel):
+        return network_features(model.network, images)
+    if isinstance(model, LinearNetworkModel):
+        seen = network_features(model.network, images, model.look)
+        return np.concatenate([seen, image_statistics(images)], axis=1) if model.statistics else seen
+    if isinstance(model, BoostingModel):
+        return model.seeing.see(images, mel_16k)
+    if isinstance(model, EnsembleModel):
+        return np.concatenate([features(member, images, mel_16k) for member in model.members], axis=1)
+    if isinstance(model, MusicnnModel) and mel_16k is not None:
+        heard = hear(model.ears or model.networks, mel_16k, model.settings.patches)
+        if IMAGES in model.layers:
+            heard[IMAGES] = image_statistics(images)
+        return np.concatenate([heard[key] for key in sorted(heard) if key.split("/")[-1] in model.layers], axis=1)
+    raise BundleError("this model has no features to compare tracks by")
+
+
+def build_index(
+    folder: str | Path, store: Store, part: str = "train", overwrite: bool = False, progress: bool = False
+) -> int:
+    """Write an index of a store's tracks into a bundle; gives how many there are.
+
+    Parameters
+    ----------
+    folder : path
+        The bundle.
+    store : Store
+        What it learned from.
+    part : str
+        Of the split it was trained with, if the store has it, else of `default`: `train`, `validation`, `test`, `all`.
+    overwrite : bool
+        Replace an index that is there.
+
+    Raises
+    ------
+    BundleError
+        If the bundle is damaged or has an index.
+    CorpusError
+        If the store was drawn in another way, or has no such part.
+    """
+    folder = Path(folder)
+    bundle = load_bundle(folder, "auto")
+    content = read_description(folder)
+    kept = {name: digest for name, digest in content["files"].items() if Path(name).parts[0] != FOLDER}
+    if kept != content["files"] and not overwrite:
+        raise BundleError(f"{folder / FOLDER}: exists already; replace it with --overwrite")
+    check_images(bundle, store)
+    rows = _rows(bundle, store, part)
+    vectors, tracks = _describe_tracks(bundle, store, rows, progress)
+    mean, scale = vectors.mean(axis=0), vectors.std(axis=0) + _SMALLEST
+    arrays = {"vectors": ((vectors - mean) / scale).astype(np.float16), "mean": mean, "scale": scale}
+    listed = [
+        {"track": str(store.tracks["path"][track]), "genre": list(store.taxonomy.leaves[store.track_leaves[track]])}
+        for track in tracks
+    ]
+    if kept != content["files"]:  # at no time does the bundle list what is not there
+        write_description(folder, {**content, "files": kept})
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    (folder / FOLDER).mkdir(exist_ok=True)
+    save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, folder / _VECTORS)
+    (folder / _VECTORS).chmod(0o644)
+    write_text(folder / _TRACKS, json.dumps(listed, ensure_ascii=False, indent=1))
+    files = {name: sha256_file(folder / name) for name in (_VECTORS, _TRACKS)}
+    write_description(folder, {**content, "files": {**kept, **files}})
+    return len(listed)
+
+
+def find_neighbours(bundle: Bundle, pieces: Pieces, most: int | None = None) -> tuple[Neighbour, ...] | None:
+    """Give the nearest tracks of a bundle's index; None if it has none.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    pieces : Pieces
+    most : int, optional
+        How many; by default 5 if there is an index.
+
+    Raises
+    ------
+    BundleError
+        If a number is asked for and there is no index, or it can't be read.
+    """
+    path = bundle.folder / _VECTORS
+    if not path.is_file():
+        if most is None:
+            return None
+        raise BundleError(
+            f"{bundle.folder}: has no index of tracks; make one with: genretree index {bundle.folder} STORE"
+        )
+    try:
+        arrays = load_file(path)
+        listed: list[dict[str, Any]] = json.loads((bundle.folder / _TRACKS).read_text(encoding="utf-8"))
+        vectors, mean, scale = arrays["vectors"].astype(np.float32), arrays["mean"], arrays["scale"]
+        if len(vectors) != len(listed):
+            raise ValueError(f"{len(vectors)} vectors for {len(listed)} tracks")
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        again = f"make it again: genretree index {bundle.folder} STORE --overwrite"
+        raise BundleError(f"{path}: can't be read ({error}); {again}") from error
+    own = (_in_batches(bundle.model, pieces).mean(axis=0) - mean) / scale
+    similar = vectors @ own / np.maximum(np.linalg.norm(vectors, axis=1) * np.linalg.norm(own), _SMALLEST)
+    nearest = np.argsort(-similar, kind="stable")[: NEIGHBOURS if most is None else most]
+    return tuple(
+        Neighbour(listed[place]["track"], tuple(listed[place]["genre"]), float(1 - similar[place]))
+        for place in nearest.tolist()
+    )
+
+
+def _rows(bundle: Bundle, store: Store, part: str) -> NDArray[np.int64]:
+    if part == "all":
+        return store.rows("all")
+    name = bundle.training.get("split", {}).get("name", "default")
+    return store.rows(part, store.split(name if name in store.split_names() else "default"))
+
+
+def _describe_tracks(
+    bundle: Bundle, store: Store, rows: NDArray[np.int64], progress: bool
+) -> tuple[Floats, NDArray[np.int64]]:
+    if not len(rows):
+        raise BundleError(f"{store.folder}: this part has no tracks to make an index of")
+    found = []
+    with progress_bar(len(rows), "index", "slice", progress) as tick:
+        for at in range(0, len(rows), _AT_A_TIME):
+            some = rows[at : at + _AT_A_TIME]
+            sound = None if store.mel_16k is None or not bundle.model.needs_sound else np.asarray(store.mel_16k[some])
+            found.append(features(bundle.model, np.asarray(store.images[some]), sound))
+            tick(len(some))
+    tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
+    vectors = average_by(np.concatenate(found).astype(np.float64), position, len(tracks))
+    return vectors.astype(np.float32), tracks
+
+
+def _in_batches(model: Model, pieces: Pieces) -> Floats:
+    cut: Callable[[int], Pieces] = lambda at: pieces.select(slice(at, at + _AT_A_TIME))  # noqa: E731
+    parts = [cut(at) for at in range(0, len(pieces), _AT_A_TIME)]
+    return np.concatenate([features(model, part.images, part.mel_16k) for part in parts])

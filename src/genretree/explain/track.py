@@ -1,0 +1,195 @@
+"""Explaining a track: the one way in, for files and for tracks of a store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genretree.bundle import Bundle
+from genretree.corpus.store import Store
+from genretree.errors import SettingsError
+from genretree.evaluate import check_images
+from genretree.explain.background import find_background
+from genretree.explain.check import check_track
+from genretree.explain.methods import choose_method, make_maps
+from genretree.explain.modalities import Shares, find_shares
+from genretree.explain.neighbours import find_neighbours
+from genretree.explain.occlusion import Maps
+from genretree.explain.pieces import Pieces, find_track, read_file, read_track, score
+from genretree.explain.result import UNITS, Explanation, Passage, Reason, Relevance, TimeLine
+from genretree.explain.targets import Target, find_node, make_target, targets_of_path
+from genretree.models.contract import LevelProbabilities
+from genretree.predict import describe
+from genretree.scores import decode_levels
+from genretree.taxonomy import NodePath
+
+_PASSAGES = 2
+
+
+def explain(
+    bundle: Bundle,
+    file: str | Path,
+    *,
+    store: Store | None = None,
+    node: str | None = None,
+    against: str | None = None,
+    method: str | None = None,
+    level: int | str | None = None,
+    masks: int = 0,
+    neighbours: int | None = None,
+    seed: int = 0,
+    salvage: bool = False,
+    check: bool = False,
+    progress: bool = False,
+) -> Explanation:
+    """Say which part of the sound decided.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    file : path
+        A sound file; with `store`, a track's path in it, or `#` and its number.
+    store : Store, optional
+        Take the slices from there.
+    node : str, optional
+        The node to ask for; by default that of the predicted path, at each level.
+    against : str, optional
+        Another node to hold it against; by default its siblings.
+    method : "gradcam", "rollout", "integrated-gradients" or "occlusion", optional
+        By default occlusion, which serves every family; gradcam is for cnn and efficientnet-b0, rollout for ast.
+    level : int or str, optional
+        Ask for the predicted node of this level only, by its name or its number from 1.
+    masks : int
+        For occlusion: 0 takes each part away by itself; else so many random masks.
+    neighbours : int, optional
+        How many of the nearest training tracks to name; by default 5 if the bundle has an index.
+    seed : int
+        Of random masks.
+    salvage : bool
+        Use what can be decoded of a truncated file.
+    check : bool
+        Measure how faithful the deepest node's map is; see `genretree.explain.check`.
+    progress : bool
+        Show bars on standard error.
+
+    Returns
+    -------
+    Explanation
+
+    Raises
+    ------
+    SoundError
+        If the file can't be used.
+    TaxonomyError
+        For a node that isn't in the tree, with the likely intended one.
+    SettingsError
+        For an unknown method, or one that doesn't fit the family.
+    CorpusError
+        If there is no such track in the store, or it was drawn in another way.
+    BundleError
+        If neighbours are asked for and the bundle has no index.
+    """
+    chosen = choose_method(method)
+    if masks and chosen != "occlusion":
+        raise SettingsError(f"random masks are for the method occlusion, not {chosen}")
+    asked = _check_question(bundle, node, against, level)
+    begun = time.monotonic()
+    if store is None:
+        pieces = read_file(bundle, file, salvage)
+    else:
+        check_images(bundle, store)
+        pieces = read_track(bundle, store, find_track(store, str(file)))
+    levels = score(bundle, pieces)
+    prediction = describe(bundle, pieces.name, levels, pieces.starts.tolist(), pieces.padded)
+    nodes = predicted_nodes(bundle, levels)
+    targets = asked or targets_of_path(bundle.taxonomy, nodes)
+    if level is not None:
+        targets = [make_target(bundle.taxonomy, at := _find_level(bundle, level), nodes[at], against)]
+    background = find_background(pieces)
+    shares = find_shares(bundle, pieces, background, targets, progress)
+    maps = make_maps(bundle, pieces, background, targets, shares.views, chosen, masks, seed, progress)
+    return Explanation(
+        prediction,
+        tuple(_tree(bundle, levels)),
+        chosen,
+        UNITS[chosen],
+        pieces,
+        tuple(_reason(target, number, shares, maps) for number, target in enumerate(targets)),
+        tuple(_timelines(bundle, levels, nodes, pieces)),
+        find_neighbours(bundle, pieces, neighbours),
+        bundle.family,
+        time.monotonic() - begun,
+        check_track(bundle, pieces, targets[-1], chosen, seed).to_json() if check else None,
+    )
+
+
+def predicted_nodes(bundle: Bundle, levels: LevelProbabilities) -> list[int]:
+    """Give the index of the predicted node at each level, of the whole track."""
+    averaged = bundle.calibrate([level.mean(axis=0, keepdims=True) for level in levels], "track")
+    nodes: list[int] = decode_levels(bundle.taxonomy, bundle.model.heads, averaged)[0].tolist()
+    return nodes
+
+
+def _check_question(bundle: Bundle, node: str | None, against: str | None, level: int | str | None) -> list[Target]:
+    if level is not None:
+        _find_level(bundle, level)
+        if node is not None:
+            raise SettingsError("give a node or a level, not both")
+    if node is None:
+        if against is not None and level is None:
+            raise SettingsError("say with --node (or --level) what to hold it against")
+        return []
+    return [make_target(bundle.taxonomy, *find_node(bundle.taxonomy, node), against)]
+
+
+def _find_level(bundle: Bundle, level: int | str) -> int:
+    names = bundle.taxonomy.levels
+    if level in names:
+        return names.index(str(level))
+    if str(level).isdigit() and 1 <= int(level) <= len(names):
+        return int(level) - 1
+    raise SettingsError(f"no level '{level}'; there are: {', '.join(names)} (or 1 to {len(names)})")
+
+
+def _tree(bundle: Bundle, levels: LevelProbabilities) -> list[tuple[NodePath, float]]:
+    averaged = bundle.calibrate([level.mean(axis=0, keepdims=True) for level in levels], "track")
+    found: dict[NodePath, float] = {}
+    for level, probabilities in enumerate(averaged):
+        for path, chance in zip(bundle.taxonomy.nodes(level), probabilities[0].tolist(), strict=True):
+            found.setdefault(path, chance)
+    return sorted(found.items())
+
+
+def _reason(target: Target, number: int, shares: Shares, maps: Maps) -> Reason:
+    return Reason(
+        target,
+        shares.full[:, number],
+        shares.none[:, number],
+        {view: shares.values[:, number, place] for place, view in enumerate(shares.views)},
+        tuple(Relevance(view, values[:, number]) for view, values in maps.items()),
+    )
+
+
+def _timelines(bundle: Bundle, levels: LevelProbabilities, nodes: Sequence[int], pieces: Pieces) -> list[TimeLine]:
+    by_slice = bundle.calibrate(levels, "slice")
+    found: list[TimeLine] = []
+    for level, node in enumerate(nodes):
+        path = bundle.taxonomy.nodes(level)[node]
+        if any(line.node == path for line in found):
+            continue
+        chances = by_slice[level][:, node]
+        order = np.argsort(-chances, kind="stable")
+        most = max(1, min(_PASSAGES, len(order) // 2))
+        typical = tuple(_passage(pieces, int(row), chances) for row in order[:most])
+        untypical = tuple(_passage(pieces, int(row), chances) for row in order[::-1][:most] if len(order) > 1)
+        found.append(TimeLine(path, chances, typical, untypical))
+    return found
+
+
+def _passage(pieces: Pieces, row: int, chances: NDArray[np.float64]) -> Passage:
+    start = float(pieces.starts[row])
+    return Passage(round(start, 3), round(start + pieces.seconds, 3), round(float(chances[row]), 6))

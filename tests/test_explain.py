@@ -1,0 +1,606 @@
+"""Explanations: on models whose reasons are known, over every family, on planted truth, and as pages that play."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from click.testing import CliRunner
+from playwright.sync_api import sync_playwright
+from torch import nn
+
+from genretree.bundle import Bundle, load_bundle
+from genretree.cli import main
+from genretree.corpus.composed.compose import ComposeSettings
+from genretree.corpus.composed.planted import compose_planted
+from genretree.corpus.manifest import read_manifest
+from genretree.corpus.prepare import prepare
+from genretree.corpus.store import Store
+from genretree.errors import BundleError, CorpusError, SettingsError, SoundError, TaxonomyError
+from genretree.explain import explain
+from genretree.explain.axes import STEPS, frequency_axis, gather_pixels, spread_mask
+from genretree.explain.background import find_background
+from genretree.explain.check import add_noise, measure_curves, shuffle_weights
+from genretree.explain.clips import keep_bands, relevant_bands
+from genretree.explain.genre import view_genre
+from genretree.explain.gradients import gradcam, integrated_gradients
+from genretree.explain.methods import choose_method
+from genretree.explain.modalities import find_shares, shapley_weights, subsets
+from genretree.explain.neighbours import build_index
+from genretree.explain.occlusion import cells, gather_cells, occlude, spread_cells
+from genretree.explain.page import encode, save_explanation
+from genretree.explain.pieces import Pieces, read_file, read_track, score
+from genretree.explain.survey import survey
+from genretree.explain.targets import find_node, make_target, targets_of_path
+from genretree.models import family_names, hearing
+from genretree.models.cnn import CnnSettings
+from genretree.models.network import GenreNetwork, NetworkModel, build_head
+from genretree.settings import RATE, ImageSettings
+from genretree.sound.spectra import compute_spectra
+from genretree.taxonomy import Taxonomy
+from genretree.train import train
+from small_corpus import SETTINGS, TREE, synthesise
+from small_weights import write_musicnn
+
+QUICK: dict[str, dict[str, Any]] = {
+    "cnn": {"epochs": 2, "image_size": 32, "learning_rate": 2e-3, "precision": "float32"},
+    "efficientnet-b0": {
+        "epochs": 2,
+        "image_size": 32,
+        "weights": "none",
+        "learning_rate": 3e-3,
+        "batch_size": 8,
+        "precision": "float32",
+    },
+    "ast": {"epochs": 1, "image_size": 32, "batch_size": 64, "precision": "float32", "shifts": 2},
+    "boosting": {"epochs": 4, "image_size": 16, "components": 10, "min_samples_leaf": 5, "features": ["components"]},
+    "musicnn": {"patches": 1, "layers": [["penultimate", "images"]], "strengths": [0.1]},
+    "ensemble": {"folds": 2},
+}
+PAIR = Taxonomy.from_nested(["With", "Without"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give pretrained families random weights, and MusiCNN short patches."""
+    QUICK["musicnn"]["weights"] = str(write_musicnn(tmp_path_factory.mktemp("weights")))
+    QUICK["ensemble"]["members"] = {name: QUICK[name] for name in ("musicnn", "boosting")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hearing, "PATCH_FRAMES", 24)
+        yield
+
+
+@pytest.fixture(scope="module")
+def bundles(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    """A bundle of each family, hardly trained."""
+    folder = tmp_path_factory.mktemp("bundles")
+    return {name: train(store, name, folder / name, QUICK[name]) for name in family_names()}
+
+
+@pytest.fixture(scope="module")
+def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("song") / "song.wav"
+    sf.write(path, np.concatenate([synthesise("Drone", 1, 5.0), synthesise("Fast_beat", 2, 4.5)]), RATE)
+    return path
+
+
+class Known:
+    """A model whose reason is known: how bright some rows of an image are, for the first of two genres."""
+
+    heads = "tree"
+    needs_sound = False
+
+    def __init__(self, weights: np.ndarray, constant: bool = False) -> None:
+        self.weights = weights  # (3, size, size)
+        self.constant = constant
+
+    def predict_levels(self, images: np.ndarray, mel_16k: Any = None) -> list[np.ndarray]:
+        odds = 0 * images.mean(axis=(1, 2, 3)) if self.constant else (images * self.weights).sum(axis=(1, 2, 3))
+        chances = 1 / (1 + np.exp(-odds))
+        return [np.stack([chances, 1 - chances], axis=1)]
+
+    def save(self, folder: Path) -> list[str]:
+        return []
+
+
+def _bundle(model: Any, size: int = 64) -> Bundle:
+    images = ImageSettings.build({"slice_seconds": 2.0, "size": size})
+    return Bundle(Path("nowhere"), "known", PAIR, images, CnnSettings.build(), model)
+
+
+def _pieces(n: int = 2, size: int = 64, seed: int = 0) -> Pieces:
+    images = np.random.default_rng(seed).integers(60, 256, (n, 3, size, size), dtype=np.uint8)
+    images[:, :, :, ::2] //= 4
+    return Pieces("noise", images, None, np.arange(n) * 2.0, 2.0)
+
+
+WHY = make_target(PAIR, 0, 0)
+
+
+# -- axes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hertz", [220.0, 880.0, 3000.0])
+def test_a_tone_peaks_in_the_row_that_bears_its_frequency(hertz: float, tmp_path: Path) -> None:
+    sf.write(tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * hertz * np.arange(3 * RATE) / RATE), RATE)
+    pieces = read_file(_bundle(Known(np.zeros((3, 64, 64)))), tmp_path / "tone.wav")
+    for number, view in ((0, "mel"), (1, "cqt")):
+        axis = frequency_axis(view)  # type: ignore[arg-type]
+        rows = gather_pixels(pieces.images[:1, number].astype(np.float32), view)[0].sum(axis=1)  # type: ignore[arg-type]
+        peak = int((rows / np.diff(np.linspace(0, 1, axis.rows + 1))).argmax())
+        a_pixel = axis.rows / 64 + 1  # an image of 64 pixels is no finer than that
+        assert abs(np.searchsorted(axis.edges, hertz) - 1 - peak) <= a_pixel, view
+    assert frequency_axis("cqt").names[45] == "A4"
+    assert frequency_axis("cqt").edges[45] < 440 < frequency_axis("cqt").edges[46]
+    assert pieces.decibels is not None
+    assert pieces.decibels[0, 0, 1] == pytest.approx(0, abs=0.5)
+
+
+def test_from_pixels_to_rows_and_parts_sums_stay() -> None:
+    pixels = np.random.default_rng(0).normal(size=(2, 50, 50)).astype(np.float32)
+    for view in ("mel", "cqt", "chroma"):
+        rows = gather_pixels(pixels, view)  # type: ignore[arg-type]
+        assert rows.shape == (2, frequency_axis(view).rows, STEPS)  # type: ignore[arg-type]
+        np.testing.assert_allclose(rows.sum(axis=(1, 2)), pixels.sum(axis=(1, 2)), atol=1e-3)
+        parts = gather_cells(rows, view)  # type: ignore[arg-type]
+        np.testing.assert_allclose(gather_cells(spread_cells(parts, view), view), parts, atol=1e-4)  # type: ignore[arg-type]
+        assert (cells(view).sum(axis=0) == 1).all()  # type: ignore[arg-type]
+        assert spread_mask(cells(view), 50).sum(axis=0) == pytest.approx(1, abs=1e-5)  # type: ignore[arg-type]
+
+
+# -- questions -------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_is_held_against_its_siblings() -> None:
+    level, index = find_node(TREE, "slow beat")
+    assert TREE.nodes(level)[index] == ("Busy", "Beat", "Slow_beat")
+    assert make_target(TREE, level, index).question == "why Slow_beat and not Fast_beat"
+    assert make_target(TREE, 0, 1, "Bells").against == (("Calm", "Bells"),)
+    levels = [np.array([[0.25, 0.75]])]
+    assert WHY.log_odds(levels)[0] == pytest.approx(np.log(1 / 3))
+    assert [target.node for target in targets_of_path(TREE, [0, 0, 0])] == [("Calm",), ("Calm", "Drone")]
+
+
+@pytest.mark.parametrize(
+    ("node", "against", "said"),
+    [("Slow_baet", None, "did you mean 'Slow_beat'"), ("Beat", "Slow_beat", "part of the other"), ("", None, "nodes")],
+)
+def test_wrong_questions_are_refused(node: str, against: str | None, said: str) -> None:
+    with pytest.raises(TaxonomyError, match=said):
+        make_target(TREE, *find_node(TREE, node), against)
+
+
+# -- models whose reasons are known ----------------------------------------------------------------------------------
+
+
+def test_shapley_values_are_those_of_captum() -> None:
+    captum = pytest.importorskip("captum.attr")
+    views = ("mel", "cqt", "chroma")
+    worth = dict(zip(subsets(views), np.random.default_rng(0).normal(size=8), strict=True))
+
+    def play(players: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([worth[frozenset(np.array(views)[row.bool().numpy()].tolist())] for row in players])
+
+    orders = 400  # captum draws orders at random; all 6 of them come about equally often
+    torch.manual_seed(0)
+    theirs = captum.ShapleyValueSampling(play).attribute(torch.ones(1, 3), n_samples=orders)
+    ours = shapley_weights(views) @ np.array([worth[some] for some in subsets(views)])
+    np.testing.assert_allclose(ours, theirs[0].numpy(), atol=0.15)
+    assert ours.sum() == pytest.approx(worth[frozenset(views)] - worth[frozenset()])
+
+
+def test_a_linear_models_reason_is_found_and_adds_up() -> None:
+    weights = np.zeros((3, 64, 64))
+    weights[1, 16:32, 32:] = 2e-4  # the CQT, its second quarter from above, second half of the time
+    bundle, pieces = _bundle(Known(weights)), _pieces()
+    background = find_background(pieces)
+    shares = find_shares(bundle, pieces, background, [WHY])
+    assert shares.views == ("cqt",)
+    np.testing.assert_allclose(shares.values.sum(axis=2), shares.full - shares.none, atol=1e-9)
+    found = occlude(bundle, pieces, background, [WHY], ("mel", "cqt", "chroma"))
+    assert not found["mel"].any()
+    assert not found["chroma"].any()
+    np.testing.assert_allclose(found["cqt"].sum(axis=(2, 3)), shares.full - shares.none, rtol=0.02)
+    mass = np.abs(found["cqt"][0, 0])
+    assert mass[36:72, 24:].sum() > 0.98 * mass.sum(), "from half to three quarters of the rows, from the middle on"
+    at_random = occlude(bundle, pieces, background, [WHY], ("mel", "cqt", "chroma"), masks=300)
+    assert np.corrcoef(at_random["cqt"].ravel(), found["cqt"].ravel())[0, 1] > 0.8
+
+
+def test_a_constant_models_map_is_nil() -> None:
+    bundle, pieces = _bundle(Known(np.zeros((3, 64, 64)), constant=True)), _pieces()
+    found = occlude(bundle, pieces, find_background(pieces), [WHY], ("mel", "cqt", "chroma"))
+    assert not any(values.any() for values in found.values())
+
+
+def test_a_true_map_deletes_and_inserts_sooner_than_other_orders() -> None:
+    weights = np.zeros((3, 64, 64))
+    weights[0, 8:24, 8:24] = 5e-4
+    bundle, pieces = _bundle(Known(weights)), _pieces()
+    background = find_background(pieces)
+    maps = occlude(bundle, pieces, background, [WHY], ("mel", "cqt", "chroma"))
+    curves = measure_curves(bundle, pieces, background, WHY, maps)
+    for order in ("random", "energy", "edges"):
+        assert curves["map"][0].sum() < curves[order][0].sum()
+        assert curves["map"][1].sum() > curves[order][1].sum()
+        np.testing.assert_allclose(curves[order][:, [0, -1]], curves["map"][:, [0, -1]])
+    np.testing.assert_allclose(curves["map"][0, [0, -1]], curves["map"][1, [-1, 0]])
+    wrong = measure_curves(bundle, pieces, background, WHY, {view: -values for view, values in maps.items()})
+    assert wrong["map"][0].sum() > curves["random"][0].sum()
+
+
+class Pooling(nn.Module):
+    """A convolutional backbone whose last layer fires where the mel image is bright."""
+
+    width = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.AvgPool2d(8)
+        self.norm = nn.Conv2d(3, 1, 1, bias=False)
+        self.norm.weight.data = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.norm(self.stages(images))).mean(dim=(2, 3))
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.cat([3 * features, -3 * features], dim=1)
+
+
+@pytest.mark.parametrize("shifts", [1, 2])
+def test_gradcam_peaks_at_a_planted_pattern_and_adds_up(shifts: int) -> None:
+    pytest.importorskip("captum")
+    settings = CnnSettings.build({"image_size": 64, "shifts": shifts})
+    model = NetworkModel(GenreNetwork(Pooling(), build_head(PAIR, settings), settings))
+    pieces = _pieces(1)
+    pieces.images[:] = 140  # a little above what the network takes for 0
+    pieces.images[0, 0, 8:16, 40:48] = 255
+    background = replace(pieces, images=np.full_like(pieces.images, 140))
+    found = gradcam(model, PAIR, pieces, background, [WHY], False)
+    row, step = np.unravel_index(found["mel"][0, 0].argmax(), found["mel"].shape[2:])
+    assert 64 * (1 - 16 / 64) - 2 <= row <= 64 * (1 - 8 / 64) + 2
+    assert 40 / 64 * STEPS - 2 <= step <= 48 / 64 * STEPS + 2
+    assert abs(found["cqt"]).max() < 1e-6
+    odds = [WHY.log_odds(model.predict_levels(some.images))[0] for some in (pieces, background)]
+    assert found["mel"].sum() == pytest.approx(odds[0] - odds[1], abs=1e-3)
+
+
+# -- families --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", family_names())
+def test_every_family_can_be_explained(name: str, bundles: dict[str, Bundle], store: Store) -> None:
+    found = explain(bundles[name], "#3", store=store)
+    assert found.method == "occlusion"
+    assert [line.node for line in found.timelines] == [
+        found.prediction.path[: cut + 1] for cut in range(len(found.prediction.path))
+    ]
+    for reason in found.reasons:
+        parts = sum(reason.shares.values())
+        np.testing.assert_allclose(parts, reason.log_odds - reason.background, atol=1e-5)
+        for relevance in reason.maps:
+            assert relevance.values.shape == (4, relevance.axis.rows, STEPS)
+            assert np.isfinite(relevance.values).all()
+        assert any(relevance.values.any() for relevance in reason.maps)
+    views = {relevance.view for relevance in found.reasons[0].maps}
+    assert ("mel_16k" in views) == (name in ("musicnn", "ensemble"))
+    assert json.loads(json.dumps(found.to_json()))["reasons"][0]["node"] == [found.prediction.path[0]]
+
+
+def test_one_view_alone_matters_to_a_model_that_sees_no_other(store: Store, tmp_path: Path) -> None:
+    bundle = train(store, "boosting", tmp_path / "b", {**QUICK["boosting"], "modalities": ["cqt"]})
+    assert set(explain(bundle, "#0", store=store).reasons[0].shares) == {"cqt"}
+
+
+def test_integrated_gradients_add_up(bundles: dict[str, Bundle], store: Store) -> None:
+    pytest.importorskip("captum")
+    bundle = bundles["cnn"]
+    pieces = read_track(bundle, store, 5).select(slice(0, 1))
+    background = find_background(pieces)
+    target = make_target(TREE, 0, 0)
+    found = integrated_gradients(bundle.model, TREE, pieces, background, [target], False)
+    odds = [target.log_odds(score(bundle, some))[0] for some in (pieces, background)]
+    assert sum(values.sum() for values in found.values()) == pytest.approx(odds[0] - odds[1], rel=0.1, abs=0.02)
+
+
+def test_rollout_gives_shares(bundles: dict[str, Bundle], store: Store) -> None:
+    found = explain(bundles["ast"], "#3", store=store, method="rollout")
+    for reason in found.reasons:
+        values = np.concatenate([relevance.values.reshape(4, -1) for relevance in reason.maps], axis=1)
+        assert (values >= 0).all()
+        np.testing.assert_allclose(values.sum(axis=1), 1, atol=1e-3)
+
+
+def test_a_linear_classifier_on_a_network_has_gradients_too(store: Store, tmp_path: Path) -> None:
+    pytest.importorskip("captum")
+    settings = {**QUICK["cnn"], "epochs": 1, "classifier": "linear", "strengths": [0.01]}
+    bundle = train(store, "cnn", tmp_path / "linear", settings)
+    for method in ("gradcam", "integrated-gradients"):
+        found = explain(bundle, "#3", store=store, method=method, level=1)
+        assert len(found.reasons) == 1
+        assert any(relevance.values.any() for relevance in found.reasons[0].maps)
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "said"),
+    [
+        ("boosting", "gradcam", "take --method occlusion"),
+        ("ast", "gradcam", "rollout or occlusion"),
+        ("cnn", "rollout", "needs a transformer"),
+        ("cnn", "grad-cam", "did you mean 'gradcam'"),
+    ],
+)
+def test_methods_that_do_not_fit_are_refused(
+    family: str, method: str, said: str, bundles: dict[str, Bundle], store: Store
+) -> None:
+    with pytest.raises(SettingsError, match=said):
+        explain(bundles[family], "#0", store=store, method=method)
+
+
+def test_shuffled_weights_say_something_else_and_leave_the_bundle_alone(
+    bundles: dict[str, Bundle], store: Store
+) -> None:
+    pieces = read_track(bundles["cnn"], store, 5)
+    for name in family_names():
+        own = read_track(bundles[name], store, 5)
+        before = score(bundles[name], own)[-1]
+        other = shuffle_weights(bundles[name])
+        assert (other is None) == (name == "boosting")
+        if other is not None:
+            assert np.abs(score(other, own)[-1] - before).max() > 1e-3, name
+        np.testing.assert_array_equal(score(bundles[name], own)[-1], before)
+    assert 0 < np.abs(add_noise(pieces).images.astype(int) - pieces.images).max() <= 8
+
+
+# -- planted truth ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """A store of pieces with and without a hi-hat, and the sounds of both by file."""
+    folder = tmp_path_factory.mktemp("planted")
+    settings = ComposeSettings.build({"seconds": 12.0})
+    rows, sounds = [], {}
+    for number in range(8):
+        music, instrument = compose_planted(number, settings, 2.0, 0.3)
+        for genre, sound in (("With", music + instrument), ("Without", music)):
+            name = f"{genre}-{number}.wav"
+            sf.write(folder / name, 0.5 * sound / np.abs(sound).max(), RATE)
+            rows.append({"path": name, "genre": genre, "artist": f"artist {number}"})
+            sounds[name] = (music, instrument)
+    with (folder / "tracks.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return prepare(read_manifest(folder / "tracks.csv", PAIR), folder / "store", SETTINGS, workers=1), sounds
+
+
+def planted_region(music: np.ndarray, instrument: np.ndarray, pieces: Pieces) -> dict[str, np.ndarray]:
+    """Where the instrument lifts the spectrum by 10 dB or more: bool, (n_slices, rows, STEPS) by view."""
+    alone, both = (compute_spectra(sound.astype(np.float32)) for sound in (music, music + instrument))
+    found = {}
+    for view in ("mel",):
+        lifted = (getattr(both, view) - getattr(alone, view) > 10).astype(np.float32)
+        axis = frequency_axis(view)  # type: ignore[arg-type]
+        parts = []
+        for start in pieces.starts:
+            at = round(float(start) * RATE / 512)
+            piece = lifted[:, at : at + round(pieces.seconds * RATE / 512)]
+            rows = np.stack([band.mean(axis=0) for band in np.array_split(piece, axis.rows)])
+            parts.append(np.stack([step.mean(axis=1) for step in np.array_split(rows, STEPS, axis=1)], axis=1) > 0.3)
+        found[view] = np.stack(parts)
+    return found
+
+
+def test_the_map_points_to_the_planted_instrument(planted: Any, tmp_path: Path) -> None:
+    store, sounds = planted
+    pytest.importorskip("captum")
+    settings = {"epochs": 12, "image_size": 64, "modalities": ["mel"], "learning_rate": 2e-3, "mask_probability": 0}
+    bundle = train(store, "cnn", tmp_path / "b", {**settings, "precision": "float32"})
+    ratios: dict[str, list[float]] = {"integrated-gradients": [], "occlusion": []}
+    for track in np.unique(store.slice_tracks[store.rows("test")]).tolist():
+        name = Path(store.tracks["path"][track]).name
+        if name.startswith("Without"):
+            continue
+        for method, known in ratios.items():
+            found = explain(bundle, f"#{track}", store=store, method=method)
+            if found.prediction.path == ("With",):
+                region = planted_region(*sounds[name], found.pieces)["mel"]
+                speaking = np.maximum(found.reasons[0].maps[0].values, 0)
+                known.append(float(speaking[region].sum() / speaking.sum() / region.mean()))
+    assert len(ratios["occlusion"]) >= 1
+    assert np.mean(ratios["integrated-gradients"]) >= 3
+    # Its parts are longer than a burst here, and wider than the band: of what lies in them only a share can be inside.
+    assert np.mean(ratios["occlusion"]) >= 1.5
+
+
+# -- neighbours, classes, checks --------------------------------------------------------------------------------------
+
+
+def test_the_nearest_track_is_the_same_and_an_index_is_a_part_of_the_bundle(
+    bundles: dict[str, Bundle], store: Store, tmp_path: Path
+) -> None:
+    for name in ("boosting",):
+        folder = shutil.copytree(bundles[name].folder, tmp_path / name)
+        with pytest.raises(BundleError, match="genretree index"):
+            explain(load_bundle(folder), "#0", store=store, neighbours=3)
+        assert build_index(folder, store) > 20
+        track = int(store.slice_tracks[store.rows("train")[0]])
+        found = explain(load_bundle(folder), f"#{track}", store=store, neighbours=3).neighbours
+        assert found is not None
+        assert len(found) == 3
+        assert found[0].track == store.tracks["path"][track]
+        assert found[0].distance < 0.01 <= found[1].distance + 0.01
+        with pytest.raises(BundleError, match="--overwrite"):
+            build_index(folder, store)
+        build_index(folder, store, overwrite=True)
+    (folder / "index" / "tracks.json").write_text("[]")
+    with pytest.raises(BundleError, match="damaged"):
+        load_bundle(folder)
+
+
+def test_a_class_has_bands_examples_and_confusions(bundles: dict[str, Bundle], store: Store) -> None:
+    view = view_genre(bundles["boosting"], store, "Busy", part="all", most=2)
+    content = json.loads(json.dumps(view.to_json()))
+    assert content["tracks"] == 30
+    assert content["explained"] == 2
+    assert len(content["by_band"]["cqt"]["relevance"]) == 84
+    assert content["typical"][0]["probability"] >= content["untypical"][0]["probability"]
+    assert all(path == ("Calm",) for path in view.taken_for)
+
+
+def test_a_survey_says_on_how_many_tracks_the_map_is_better(bundles: dict[str, Bundle], store: Store) -> None:
+    content = survey(bundles["boosting"], store, "occlusion", part="train", most=3).to_json()
+    assert content["looked_at"] == 3
+    assert set(content["deletion"]) == {"map", "random", "energy", "edges"}
+    assert content["randomised_weights"] is None
+    assert content["inaudible_noise"] > 0.3
+
+
+# -- files, sound, pages ---------------------------------------------------------------------------------------------
+
+
+def test_filtering_keeps_the_named_band_in_its_place() -> None:
+    time = np.arange(RATE) / RATE
+    low, high = np.sin(2 * np.pi * 300 * time), np.sin(2 * np.pi * 3000 * time)
+    kept = keep_bands((low + high).astype(np.float32), [(2500, 3500)])
+    middle = slice(RATE // 4, 3 * RATE // 4)
+    assert np.abs(kept[middle] - high[middle]).max() < 0.05
+
+
+def test_bad_input_is_named(bundles: dict[str, Bundle], store: Store, tmp_path: Path) -> None:
+    bundle = bundles["boosting"]
+    sf.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
+    sf.write(tmp_path / "short.wav", synthesise("Drone", 0, 0.05), RATE)
+    for name, kind in (("silent.wav", "silence"), ("short.wav", "too_short"), ("none.wav", "not_found")):
+        with pytest.raises(SoundError) as caught:
+            explain(bundle, tmp_path / name)
+        assert caught.value.kind == kind
+    with pytest.raises(CorpusError, match="did you mean"):
+        explain(bundle, "Drone-0-9.wav", store=store)
+    with pytest.raises(CorpusError, match="50 tracks"):
+        explain(bundle, "#99", store=store)
+    with pytest.raises(TaxonomyError, match="did you mean 'Noise'"):
+        explain(bundle, "#1", store=store, node="Nosie")
+    for options, said in (
+        ({"level": 7}, "no level"),
+        ({"level": 1, "node": "Calm"}, "not both"),
+        ({"against": "Calm"}, "--node"),
+        ({"masks": 9, "method": "gradcam"}, "masks"),
+    ):
+        with pytest.raises(SettingsError, match=said):
+            explain(bundle, "#1", store=store, **options)  # type: ignore[arg-type]
+    assert choose_method(None) == "occlusion"
+
+
+def test_a_short_file_is_repeated_and_says_so(bundles: dict[str, Bundle], tmp_path: Path) -> None:
+    sf.write(tmp_path / "short.wav", synthesise("Bells", 0, 1.0), RATE)
+    found = explain(bundles["boosting"], tmp_path / "short.wav")
+    assert found.prediction.padded
+    page = save_explanation(found, tmp_path / "out", tmp_path / "short.wav", tmp_path / "clips")
+    assert page.is_file()
+    assert sf.info(tmp_path / "clips" / "typical-1.flac").duration == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_command_writes_all(bundles: dict[str, Bundle], store: Store, song: Path, tmp_path: Path) -> None:
+    bundle = str(bundles["boosting"].folder)
+    out, clips = tmp_path / "out", tmp_path / "clips"
+    call = ["explain", bundle, str(song), "--node", "Calm", "--against", "Busy", "--out", str(out)]
+    result = CliRunner().invoke(main, [*call, "--clips", str(clips), "--check", "--json", "--quiet"])
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.stdout)
+    assert content["reasons"][0]["question"] == "why Calm and not Busy"
+    assert set(content["check"]["deletion"]) == {"map", "random", "energy", "edges"}
+    made = {path.name for path in out.iterdir()}
+    assert made == {"explanation.json", "explanation.html", "relevance.npz", "tree.png", "reason-1.png"}
+    with np.load(out / "relevance.npz", allow_pickle=False) as arrays:
+        assert arrays["reason_0.mel"].shape == (4, 64, STEPS)
+    sound, rate = sf.read(clips / "typical-1.flac")
+    assert len(sound) / rate == pytest.approx(2.0, abs=0.05)
+    runs = [
+        (["--track", "#2"], 0, "why"),
+        (["--class", "Calm", "--part", "all", "--most", "1"], 0, "typical"),
+        ([], 2, "--track NAME"),
+        (["--track", "#2", "--clips", str(clips)], 1, "no sound"),
+    ]
+    for options, status, said in runs:
+        result = CliRunner().invoke(main, ["explain", bundle, str(store.folder), *options, "--quiet"])
+        assert result.exit_code == status, result.output
+        assert said in result.output
+    result = CliRunner().invoke(main, ["explain", bundle, str(song), "--class", "Calm"])
+    assert result.exit_code == 1
+    assert "--class" in result.output
+
+
+def test_relevant_bands_hold_what_speaks_for_the_node(bundles: dict[str, Bundle], song: Path) -> None:
+    reason = explain(bundles["boosting"], song).reasons[-1]
+    bands = relevant_bands(reason)
+    assert bands
+    assert all(low < high for low, high in bands)
+    assert all(one[1] < other[0] for one, other in pairwise(bands))
+    nothing = replace(reason, maps=tuple(replace(item, values=-np.abs(item.values)) for item in reason.maps))
+    assert relevant_bands(nothing) == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_the_page_plays_and_its_cursor_keeps_time(
+    width: int, scheme: str, bundles: dict[str, Bundle], song: Path, tmp_path: Path
+) -> None:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium on this machine")
+    page_file = save_explanation(explain(bundles["boosting"], song), tmp_path, song)
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+        browser = playwright.chromium.launch(executable_path=found, args=flags)
+        page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
+        problems: list[str] = []
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(page_file.as_uri())
+        page.wait_for_function("sound.readyState >= 2")
+        assert page.evaluate("sound.duration") == pytest.approx(9.5, abs=0.1)
+        assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+        assert page.evaluate("[...document.images].filter(image => !image.naturalWidth).length") == 0
+        outside = "performance.getEntriesByType('resource').map(e => e.name).filter(name => !name.startsWith('data:'))"
+        assert page.evaluate(outside) == []
+        # Where the cursor stands, as a share of the picture, against the time of the sound.
+        measure = """() => { show(); const plot = document.querySelector('.plot.mel, .plot.cqt, .plot.chroma'),
+            box = plot.getBoundingClientRect(), line = plot.querySelector('.cursor').getBoundingClientRect();
+            return [END * ((line.left + line.right) / 2 - box.left) / box.width, sound.currentTime]; }"""
+        page.keyboard.press(" ")
+        page.wait_for_function("sound.currentTime > 0.4")
+        shown, at = page.evaluate(measure)
+        assert shown == pytest.approx(at, abs=0.05)
+        page.keyboard.press(" ")
+        assert page.evaluate("sound.paused")
+        page.locator(".plot.cqt, .plot.mel, .plot.chroma").first.click(position={"x": width * 0.3, "y": 20})
+        page.wait_for_function("!sound.seeking")
+        shown, at = page.evaluate(measure)
+        assert at > 1
+        assert shown == pytest.approx(at, abs=0.05)
+        page.locator("[data-from]").last.click()
+        page.wait_for_function("!sound.paused && !sound.seeking")
+        start = float(page.locator("[data-from]").last.get_attribute("data-from") or "nan")
+        assert page.evaluate("sound.currentTime") == pytest.approx(start, abs=0.7)
+        assert problems == []
+        browser.close()
+
+
+def test_sound_inside_a_page_keeps_its_length() -> None:
+    import io
+
+    samples = synthesise("Drone", 0, 3.3)
+    decoded, rate = sf.read(io.BytesIO(encode(samples)))
+    assert rate == RATE
+    assert len(decoded) == pytest.approx(len(samples), abs=RATE * 0.02)

@@ -96,7 +96,7 @@ def commands(
             "folder": script("runtimes", "folder", bundles[0], music, "--rounds", "1", "--files", "20"),
             "start": script("runtimes", "start", bundles[0], track, "--rounds", "1"),
             "memory": script("memory", "--files", "2", "--long", "12", "--tracks", "40", "--rows", "0"),
-            "scaling": script("scaling", "--files", "2", "--rounds", "1", "--image-size", "64"),
+            "scaling": script("scaling", "--files", "4", "--rounds", "1", "--image-size", "64"),
         }
     else:
         all_words = {

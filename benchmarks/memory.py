@@ -38,7 +38,7 @@ GENRETREE = (sys.executable, "-m", "genretree")
 
 def peak(command: Sequence[str | Path]) -> tuple[float, float]:
     """Run a command: seconds and peak megabytes of its processes together."""
-    seconds, megabytes, _ = measure([str(word) for word in command], every=EVERY)
+    seconds, megabytes, _ = measure([str(word) for word in command], every=EVERY, quiet=True)
     return seconds, megabytes
 
 
@@ -92,7 +92,7 @@ def files_and_lengths(folder: Path, files: int, minutes: int, bundle: Path) -> l
         return peak([*GENRETREE, "prepare", csv if csv.exists() else _list(source), folder / "out", *_ANEW])
 
     def predict(source: Path) -> tuple[float, float]:
-        return peak([*GENRETREE, "predict", bundle, source, "--json"])
+        return peak([*GENRETREE, "predict", bundle, source, "--json", "--quiet"])
 
     return [
         compare(f"{name}, {kind}", run, tasks)

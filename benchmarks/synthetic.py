@@ -77,10 +77,9 @@ def write_store(folder: Path, tracks: int, size: int = 224) -> Store:
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     n = tracks * _SLICES
-    known = _smooth_noise(rng, 64, size)
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (n, 3, size, size))
     for row in range(n):
-        images[row] = np.roll(known[row % len(known)], row, axis=2)
+        images[row] = _smooth_noise(rng, size)
     images.flush()
     del images
     leaves = np.arange(tracks) % len(TREE.leaves)
@@ -107,6 +106,6 @@ def write_store(folder: Path, tracks: int, size: int = 224) -> Store:
     return store
 
 
-def _smooth_noise(rng: np.random.Generator, n: int, size: int) -> NDArray[np.uint8]:
-    coarse = rng.integers(0, 256, (n, 3, -(-size // 8), -(-size // 8)), dtype=np.uint8)
-    return coarse.repeat(8, axis=2).repeat(8, axis=3)[:, :, :size, :size]
+def _smooth_noise(rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
+    coarse = rng.integers(0, 256, (3, -(-size // 8), -(-size // 8)), dtype=np.uint8)
+    return coarse.repeat(8, axis=1).repeat(8, axis=2)[:, :size, :size]

@@ -12,14 +12,18 @@ SAMPLE_SECONDS = 0.5  # reading the sizes stops the process for some millisecond
 
 
 def measure(
-    command: Sequence[str], environment: Mapping[str, str] | None = None, every: float = SAMPLE_SECONDS
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    every: float = SAMPLE_SECONDS,
+    quiet: bool = False,
 ) -> tuple[float, float, str]:
     """Run a command; return its seconds, the peak megabytes of all its processes together, and what it printed.
 
     The size is the proportional set size, so that pages shared between processes count once.
     """
     began = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    errors = subprocess.DEVNULL if quiet else None
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
     peak = 0.0
     while process.poll() is None:
         peak = max(peak, _megabytes(process.pid))

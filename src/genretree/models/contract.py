@@ -64,7 +64,9 @@ class Examples:
 
     def take(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Read the images at some positions, in that order."""
-        return np.asarray(self.images[self.rows[positions]])
+        found: NDArray[np.uint8] = np.asarray(self.images[self.rows[positions]])  # a copy, as the rows are a list
+        release_pages(self.images)
+        return found
 
     def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:
         """Yield all images in order, `size` at a time."""
@@ -184,6 +186,9 @@ def score_examples(
         sound = examples.mel_16k if model.needs_sound else None  # most models don't listen: then it stays on disk
         mel_16k = None if sound is None else np.asarray(sound[rows])
         parts.append(model.predict_levels(np.asarray(examples.images[rows]), mel_16k))
+        release_pages(examples.images)
+        if sound is not None:
+            release_pages(sound)
         if tick is not None:
             tick(len(rows))
     return [np.concatenate(levels) for levels in zip(*parts, strict=True)]

@@ -31,6 +31,7 @@ ROOMS = [
     "audit",
     "compare",
     "predict",
+    "library",
     "tables",
     "quickstart",
     "cli",

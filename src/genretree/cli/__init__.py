@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from genretree.cli import audit, data, learn, use, weights
+from genretree.cli import audit, data, learn, library, use, weights
 from genretree.errors import GenretreeError
 from genretree.files import printable
 
@@ -23,6 +23,7 @@ _COMMANDS = (
     learn.compare,
     learn.recipes,
     use.predict,
+    library.library,
     use.export,
     use.info,
     weights.weights,

@@ -65,8 +65,10 @@ class Counts:
         Found by the walk, with those that can't be read.
     known : int
         Had been finished before.
-    heard, shared, failed : int
-        Heard now; given the result of another file with the same content; can't be used.
+    heard, shared : int
+        Heard now; given the result of another file with the same content.
+    failed : int
+        Can't be used, as was found now or before.
     gone : int
         Were there at an earlier walk, and are no longer.
     """
@@ -132,15 +134,15 @@ def analyse(
     counts.gone = records.mark_gone(state, [_real(place) for place in places], round_)
     if retry_failed:
         records.forget_failures(state, model)
-    pending, usable = records.count_pending(state, model, round_)
-    counts.known, counts.failed = usable - pending, counts.files - usable
-    with progress_bar(usable, "analyse", "file", progress and pending > 0, initial=counts.known) as tick:
+    pending, failed, readable = records.count_pending(state, model, round_)
+    counts.known, counts.failed = readable - pending - failed, counts.files - readable + failed
+    with progress_bar(readable, "analyse", "file", progress and pending > 0, initial=readable - pending) as tick:
 
         def finish(row: FileRow, outcome: Result | Problem, shared: bool) -> None:
-            failed = bool(outcome.error)
-            counts.failed += failed
-            counts.shared += shared and not failed
-            counts.heard += not shared and not failed
+            of_no_use = bool(outcome.error)
+            counts.failed += of_no_use
+            counts.shared += shared and not of_no_use
+            counts.heard += not shared and not of_no_use
             tick()
             if report is not None:
                 report(row.path, outcome, shared, listener.card)

@@ -201,14 +201,15 @@ def folder_range(folder: str) -> tuple[bytes, bytes]:
     return start, start[:-1] + bytes([start[-1] + 1])
 
 
-def count_pending(state: State, model: int, round_: int) -> tuple[int, int]:
-    """Count the files of a walk that are to be worked on, and all of its files that can be."""
-    pending, all_ = state.connection.execute(
-        "SELECT count(*) FILTER (WHERE r.content IS NULL OR f.content IS NULL OR r.content <> f.content), count(*) "
+def count_pending(state: State, model: int, round_: int) -> tuple[int, int, int]:
+    """Count the files of a walk that can be read: to be worked on, known to be of no use, and all of them."""
+    pending, failed, all_ = state.connection.execute(
+        "SELECT count(*) FILTER (WHERE r.content IS NULL OR f.content IS NULL OR r.content <> f.content), "
+        "count(*) FILTER (WHERE r.content = f.content AND r.error <> ''), count(*) "
         "FROM file f LEFT JOIN result r ON r.file = f.id AND r.model = ? WHERE f.seen = ? AND f.error = ''",
         (model, round_),
     ).fetchone()
-    return int(pending), int(all_)
+    return int(pending), int(failed), int(all_)
 
 
 def iter_pending(state: State, model: int, round_: int) -> Iterator[FileRow]:

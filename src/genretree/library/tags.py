@@ -145,7 +145,7 @@ def _open_id3(path: Path, kind: str, load_v1: bool = False) -> Any:
             return ID3(path, translate=False)  # what an ID3v1 tag says goes into the new one, too
         except ID3NoHeaderError:
             return ID3()
-    file = (wave.WAVE if kind == "wav" else aiff.AIFF)(path, translate=False)
+    file: Any = (wave.WAVE if kind == "wav" else aiff.AIFF)(path, translate=False)
     if file.tags is None:
         file.add_tags()
     return file.tags

@@ -12,6 +12,8 @@ ROOMS = [
     "errors",
     "machine",
     "progress",
+    "remote",
+    "cluster",
     "settings",
     "taxonomy",
     "sound",

@@ -15,12 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from genretree.errors import LibraryError, MissingExtraError
+from genretree.cluster import connect
+from genretree.errors import LibraryError
 from genretree.library.analyse import Job, Lost, Outcome, do_job
 from genretree.library.listen import Listener, Problem, Stamp, load_listener
 from genretree.library.records import Result
-from genretree.library.remote import fetched, is_url, remote_content, walk_anywhere
+from genretree.library.remote import remote_content, walk_anywhere
 from genretree.models.ways import Precision, RuntimeChoice
+from genretree.remote import fetched, is_url
 
 _EACH = 2  # jobs that a worker has: one in hand, the next one waiting
 _WAIT_SECONDS = 1.0
@@ -164,28 +166,6 @@ def _do_remote(listener: Listener, job: Job) -> Stamp | Problem | Result:
         return Problem("not_found", "is no longer there")
     except OSError as error:
         return Problem("unreadable", f"can't be fetched: {error}")
-
-
-def connect(address: str | None) -> None:
-    """Join a Ray cluster, or start Ray on this machine.
-
-    Raises
-    ------
-    MissingExtraError
-        If Ray is not installed.
-    LibraryError
-        If there is no cluster at the address.
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtraError("ray", "ray") from error
-    if ray.is_initialized():
-        return
-    try:
-        ray.init(address=address, log_to_driver=False, configure_logging=True, logging_level="ERROR")
-    except ConnectionError as error:
-        raise LibraryError(f"{address}: no Ray cluster there ({error})") from error
 
 
 def ray_options(

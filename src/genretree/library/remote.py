@@ -1,27 +1,21 @@
-"""Files that are not on this machine, through fsspec: found by URL, and fetched one at a time to be heard."""
+"""Sound files that are not on this machine: found by URL, and known by what their storage says of them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
-from genretree.errors import LibraryError, MissingExtraError
+from genretree.errors import LibraryError
 from genretree.library.walk import FoundFile, walk
+from genretree.remote import is_url, open_system
 from genretree.sound.decode import SUFFIXES
 
 _HASHES = ("ETag", "etag", "md5Hash", "content_md5", "md5")  # what storage services call the hash of a content
-
-
-def is_url(place: str | os.PathLike[str]) -> bool:
-    """Say whether a place is a URL such as s3://bucket/music."""
-    return "://" in str(place)
 
 
 def walk_anywhere(places: Sequence[str | os.PathLike[str]], hidden: bool = False) -> Iterator[FoundFile]:
@@ -39,7 +33,7 @@ def walk_anywhere(places: Sequence[str | os.PathLike[str]], hidden: bool = False
 
 
 def _walk_url(url: str, hidden: bool) -> Iterator[FoundFile]:
-    system, top = _open_system(url)
+    system, top = open_system(url)
     try:
         if not system.exists(top):
             raise LibraryError(f"{url}: there is nothing at this address; nothing was changed")
@@ -63,34 +57,12 @@ def remote_content(url: str) -> tuple[int, int, bytes]:
 
     Where the storage has no hash of the content, address, size and time stand for it: copies are then not recognised.
     """
-    system, path = _open_system(url)
+    system, path = open_system(url)
     facts = system.info(path)
     size, mtime_ns = int(facts["size"] or 0), _mtime_ns(facts)
     known = next((str(facts[name]) for name in _HASHES if facts.get(name)), "")
     telling = [known, size] if known else [url, size, mtime_ns]
     return size, mtime_ns, hashlib.blake2b(json.dumps(telling).encode(), digest_size=16).digest()
-
-
-@contextmanager
-def fetched(url: str) -> Iterator[Path]:
-    """Give a copy of a file on this machine, which goes afterwards."""
-    system, path = _open_system(url)
-    with tempfile.TemporaryDirectory(prefix="genretree-") as folder:
-        copy = Path(folder) / f"sound{PurePosixPath(path).suffix}"
-        system.get_file(path, str(copy))
-        yield copy
-
-
-def _open_system(url: str) -> tuple[Any, str]:
-    try:
-        import fsspec
-    except ImportError as error:
-        raise MissingExtraError("fsspec", "ray") from error
-    try:
-        system, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:  # s3fs, gcsfs and the like are installed by those who use them
-        raise LibraryError(f"{url}: {error}") from error
-    return system, path
 
 
 def _mtime_ns(facts: dict[str, Any]) -> int:

@@ -11,6 +11,7 @@ from genretree.cluster import connect
 from genretree.corpus.manifest import Failure
 from genretree.corpus.prepare import Draw, Job, draw_safely, facts_file, images_file, mel_16k_file
 from genretree.files import atomic_path, printable
+from genretree.machine import single_thread
 
 _RETRIES = 3  # of a track whose worker, or the machine it ran on, was lost
 _EACH = 2  # tracks that are under way for each processor, so that results don't pile up
@@ -55,6 +56,7 @@ def _draw_all(jobs: Sequence[Job], report: Callable[[Job, Failure | None], None]
 
 def _draw_remote(job: Job) -> Drawn | Failure:
     """Draw a track into a folder of the worker's own; gives the shard's files."""
+    single_thread()
     with tempfile.TemporaryDirectory(prefix="genretree-") as folder:
         here = replace(job, shard=Path(folder) / job.shard.name)
         failure = draw_safely(here)

@@ -114,14 +114,12 @@ def prepare(
     shards.mkdir(parents=True, exist_ok=True)
     jobs = {
         track: Job(
-            *(
-                track.path,
-                shards / _shard_name(track, settings, facts.engine, salvage),
-                settings,
-                facts.engine,
-                salvage,
-            ),
-            url=track.name if is_url(track.name) else "",
+            track.path,
+            shards / _shard_name(track, settings, facts.engine, salvage),
+            settings,
+            facts.engine,
+            salvage,
+            track.name if is_url(track.name) else "",
         )
         for track in manifest.tracks
     }

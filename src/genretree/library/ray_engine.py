@@ -173,16 +173,16 @@ def ray_options(
 ) -> dict[str, Any]:
     """Give what `analyse` needs to work on a Ray cluster: who does the jobs, and the walk that knows URLs.
 
-    The bundle travels with the workers, so they need no folder in common. All of them compute as this machine does.
+    The bundle travels with the workers, so they need no folder in common. All must compute in one arithmetic.
     """
     connect(address)
 
     def engine(listener: Listener) -> RayEngine:
         import ray
 
-        arithmetic: Precision = "bf16" if listener.card.note.startswith("bf16") else "float32"
         packed = ray.put(pack_folder(bundle))
-        return RayEngine(functools.partial(_load_packed, packed, runtime, arithmetic, salvage))
+        load = functools.partial(load_listener, runtime=runtime, precision=precision, salvage=salvage)
+        return RayEngine(functools.partial(_load_packed, packed, load, listener.card.digest))
 
     return {"engine": engine, "find": walk_anywhere}
 
@@ -195,10 +195,13 @@ def pack_folder(folder: Path) -> bytes:
     return buffer.getvalue()
 
 
-def _load_packed(packed: Any, runtime: RuntimeChoice, precision: Precision, salvage: bool) -> Listener:
+def _load_packed(packed: Any, load: Callable[[Path], Listener], digest: str) -> Listener:
     import ray
 
     folder = tempfile.mkdtemp(prefix="genretree-")
     with tarfile.open(fileobj=io.BytesIO(ray.get(packed))) as archive:
         archive.extractall(folder, filter="data")
-    return load_listener(Path(folder) / "bundle", runtime, precision, salvage)
+    listener = load(Path(folder) / "bundle")
+    if listener.card.digest != digest:
+        raise LibraryError("this machine computes in another arithmetic than the caller; give --precision float32")
+    return listener

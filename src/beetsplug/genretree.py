@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _FIELDS = ("genretree_path", "genretree_confidence", "genretree_model")
 
 
-class GenretreePlugin(BeetsPlugin):
+class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checked
     """The command `beet genretree`, and a stage of the import where `auto` is set."""
 
     item_types: ClassVar[dict[str, Any]] = {
@@ -100,13 +100,11 @@ class GenretreePlugin(BeetsPlugin):
             items = list(album.items())
             found = [heard[_path(item)] for item in items if _path(item) in heard]
             decision = self._decide(found)
-            if not self._show(album, decision):
-                continue
-            if not self.config["pretend"].get(bool):
+            if self._show(album, decision) and not self.config["pretend"].get(bool):
                 album.store(inherit=False)
-            for item in items:
-                item.genres = album.genres
-                self._keep(item, decision, write)
+            for item in filter(self._wanted, items):
+                if self._show(item, decision):
+                    self._keep(item, decision, write)
 
     def _wanted(self, thing: Item | Album) -> bool:
         if thing.genres and not self.config["force"].get(bool):
@@ -127,7 +125,7 @@ class GenretreePlugin(BeetsPlugin):
             return False
         kept = list(thing.genres or []) if self.config["keep_existing"].get(bool) else []
         thing.genres = list(dict.fromkeys([*kept, *decision.genres]))
-        return ui.show_model_changes(thing, fields=["genres"])
+        return bool(ui.show_model_changes(thing, fields=["genres"]))
 
     def _keep(self, item: Item, decision: Decision | None, write: bool) -> None:
         from genretree.library.plan import own_fields

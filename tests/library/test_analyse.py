@@ -16,7 +16,7 @@ import pytest
 from listening import Hearer, hearer
 
 from genretree.errors import LibraryError
-from genretree.library import records
+from genretree.library import journal, records
 from genretree.library.analyse import Counts, analyse, check_places
 from genretree.library.listen import Problem
 from genretree.library.state import State, open_state, sole_worker
@@ -304,7 +304,7 @@ def test_killed_at_random_moments_it_repeats_no_finished_file_and_loses_none(tmp
     _fill(tmp_path / "m", 100)
     log, chance = tmp_path / "log", random.Random(8)
     finished: set[str] = set()
-    for _ in range(5):
+    for _ in range(4):
         before = len(_lines(log))
         process = _start(tmp_path, 0.02)
         goal = before + chance.randrange(1, 18)
@@ -322,7 +322,7 @@ def test_killed_at_random_moments_it_repeats_no_finished_file_and_loses_none(tmp
         assert finished <= now, "a finished file was lost"
         assert len(heard - now) <= 2, "more was lost than what was in hand"
         finished = now
-    assert 5 <= len(finished) < 100
+    assert 4 <= len(finished) < 100
     before = len(_lines(log))
     assert _start(tmp_path, 0).wait() == 0
     assert not finished & set(_lines(log)[before:])
@@ -374,10 +374,14 @@ def test_questions_are_answered_from_indexes(tmp_path: Path, state: State) -> No
     every = records.list_surest(state, model, card, limit=7)
     one = records.list_surest(state, model, card, leaf=every[0][1].leaf, limit=7)
     below = records.list_surest(state, model, card, folder=str(tmp_path / "m" / "some"), limit=7)
+    list(records.iter_results(state, model, card))
+    journal.last_change(state, "/x")
     state.connection.set_trace_callback(None)
     for query in asked:
         plan = " ".join(row[3] for row in state.connection.execute(f"EXPLAIN QUERY PLAN {query}"))
         assert not re.search(r"SCAN (file|f|result|r|change)\b(?! USING)", plan), f"{query}: {plan}"
+        if "confidence DESC" not in query:  # a small folder's files are sorted
+            assert "TEMP B-TREE FOR ORDER BY" not in plan, f"{query}: {plan}"
     sure = sorted((result.confidence for result in _results(state).values()), reverse=True)
     assert [result.confidence for _, result in every] == pytest.approx(sure[:7])
     assert [result.confidence for _, result in below] == pytest.approx(sure[:7])
@@ -399,8 +403,8 @@ def test_memory_does_not_grow_with_the_library(tmp_path: Path, state: State) -> 
         return found
 
     peak("warm", 10)
-    small = peak("small", 600)
-    assert peak("large", 3000) < small + 200_000
+    small = peak("small", 500)
+    assert peak("large", 2000) < small + 200_000
 
 
 def test_the_main_thread_alone_talks_to_the_database(tmp_path: Path, state: State) -> None:

@@ -55,7 +55,7 @@ def _planning(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--min-confidence", type=click.FloatRange(0, 1), help="Write nothing that is less sure."),
         click.option("--depth", type=click.IntRange(1, 4), help="Levels at most."),
         click.option("--level", help="Only files that are named down to this level: its name or number."),
-        click.option("--folder", type=FOLDER, help="Only files below this folder."),
+        click.option("--folder", help="Only files below this folder."),
         click.option("--model", "digest", help="By an earlier model: its hash.  [default: the last one]"),
         click.option("--only-empty", "mode", flag_value="only-empty", default=True, help="The default: see above."),
         click.option("--append", "mode", flag_value="append", help="Add to the genres that are there."),
@@ -102,11 +102,12 @@ def analyse(
     from genretree.library.analyse import analyse as analyse_places
     from genretree.library.analyse import check_places
     from genretree.library.listen import load_listener
+    from genretree.remote import is_url
 
     if address is not None and engine != "ray":
         raise click.UsageError("--address needs --engine ray")
     make = functools.partial(load_listener, bundle, runtime, precision, salvage)
-    local = [place for place in places if engine == "local" or "://" not in place]
+    local = [place for place in places if engine == "local" or not is_url(place)]
     check_places(local)
     options: dict[str, Any] = {"workers": workers, "hidden": hidden, "retry_failed": retry_failed}
     if engine == "ray":
@@ -356,7 +357,7 @@ def _plans(
     min_confidence: float | None,
     depth: int | None,
     level: str | None,
-    folder: Path | None,
+    folder: str | None,
     digest: str | None,
     mode: Mode,
     progress: bool,
@@ -369,7 +370,7 @@ def _plans(
     model, card = find_model(state, digest)
     rules = Mapping() if mapping is None else load_mapping(mapping, card.taxonomy)
     rules = with_options(rules, min_confidence, depth)
-    filters = Filters(None if folder is None else str(folder), _level(level, card.taxonomy.levels))
+    filters = Filters(folder, _level(level, card.taxonomy.levels))
     plans = iter_plans(state, model, card, rules, mode, filters)
     total = sum(count_genres(state, model).values()) + sum(count_problems(state, model).values())
     return card, _watched(plans, total, progress)

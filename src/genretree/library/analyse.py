@@ -18,6 +18,7 @@ from genretree.library.state import State
 from genretree.library.walk import FoundFile, walk
 from genretree.machine import available_processors, shared_by, worker_pool
 from genretree.progress import progress_bar
+from genretree.remote import is_url
 
 _SUSPECT = 2  # so often a process died with a file in hand, until that file gets a process of its own
 _STRIKES = 3  # so often a remote worker is lost with a file in hand, until it is the file's fault
@@ -172,7 +173,7 @@ def check_places(places: Sequence[str | Path]) -> None:
 
 
 def _real(place: str | Path) -> str:
-    return str(place) if "://" in str(place) else os.path.realpath(place)
+    return str(place) if is_url(place) else os.path.realpath(place)
 
 
 class _Threads:
@@ -181,14 +182,22 @@ class _Threads:
     def __init__(self, pool: ThreadPoolExecutor, listener: Listener, workers: int) -> None:
         self._pool, self._listener = pool, listener
         self._jobs: dict[Future[Outcome], Job] = {}
-        self.room = 2 * workers + 2
+        self._workers = workers
+        self._warm = False
+
+    @property
+    def room(self) -> int:
+        """One, until a file was heard: libraries that load others when they are first used are left to one thread."""
+        return 2 * self._workers + 2 if self._warm else 1
 
     def submit(self, job: Job) -> None:
         self._jobs[self._pool.submit(do_job, self._listener, job)] = job
 
     def collect(self) -> list[tuple[Job, Outcome]]:
         done, _ = wait(self._jobs, return_when=FIRST_COMPLETED)
-        return [(self._jobs.pop(future), future.result()) for future in done]
+        found = [(self._jobs.pop(future), future.result()) for future in done]
+        self._warm = self._warm or any(isinstance(outcome, Result) and not outcome.error for _, outcome in found)
+        return found
 
 
 def do_job(listener: Listener, job: Job) -> Outcome:

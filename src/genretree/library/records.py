@@ -17,6 +17,7 @@ from genretree.errors import LibraryError
 from genretree.library.state import State, decode_path, encode_path
 from genretree.library.walk import FoundFile
 from genretree.models.contract import LevelProbabilities
+from genretree.remote import is_url
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
 
@@ -195,8 +196,12 @@ def mark_gone(state: State, places: Sequence[str], round_: int) -> int:
 
 
 def folder_range(folder: str) -> tuple[bytes, bytes]:
-    """Give the bounds between which the stored paths of all files below a folder lie."""
-    separator = b"/" if b"://" in encode_path(folder) else os.fsencode(os.sep)
+    """Give the bounds between which the stored paths of all files below a folder, or a URL, lie."""
+    separator = os.fsencode(os.sep)
+    if is_url(folder):
+        separator = b"/"
+    else:
+        folder = os.path.realpath(folder)
     start = encode_path(folder).rstrip(separator) + separator
     return start, start[:-1] + bytes([start[-1] + 1])
 
@@ -390,7 +395,7 @@ def list_surest(
     where = f"WHERE r.model = ? AND r.here = 1 AND r.error = '' {genre}"
     source = "FROM result r CROSS JOIN file f ON f.id = r.file "
     if folder is not None:
-        low, high = folder_range(os.path.realpath(folder))
+        low, high = folder_range(folder)
         where += "AND f.path >= ? AND f.path < ? "
         arguments += [low, high]
         few = state.connection.execute(
@@ -406,10 +411,10 @@ def iter_results(
     state: State, model: int, card: ModelCard, folder: str | None = None
 ) -> Iterator[tuple[FileRow, Result]]:
     """Yield every file that is there with what the model says of it, by path, in pages."""
-    low, high = folder_range(os.path.realpath(folder)) if folder is not None else (b"", b"\xff" * 8)
+    low, high = folder_range(folder) if folder is not None else (b"", b"\xff" * 8)
     while True:
         rows = state.connection.execute(
-            f"SELECT {_FILE}, {_RESULT} FROM file f JOIN result r ON r.file = f.id AND r.model = ? "
+            f"SELECT {_FILE}, {_RESULT} FROM file f CROSS JOIN result r ON r.file = f.id AND r.model = ? "
             "AND r.content = f.content WHERE f.path > ? AND f.path < ? AND f.gone = 0 ORDER BY f.path LIMIT ?",
             (model, low, high, PAGE),
         ).fetchall()

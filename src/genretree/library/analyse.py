@@ -130,14 +130,14 @@ def analyse(
     counts = Counts()
     with progress_bar(0, "walk", "file", progress) as tick:
         for n in records.record_found(state, find(places, hidden), round_):
-            counts.files += n
             tick(n)
     counts.gone = records.mark_gone(state, [_real(place) for place in places], round_)
     if retry_failed:
         records.forget_failures(state, model)
-    pending, failed, readable = records.count_pending(state, model, round_)
-    counts.known, counts.failed = readable - pending - failed, counts.files - readable + failed
-    with progress_bar(readable, "analyse", "file", progress and pending > 0, initial=readable - pending) as tick:
+    pending, counts.failed, counts.files = records.count_pending(state, model, round_)
+    counts.known = counts.files - pending - counts.failed
+    finished = counts.files - pending
+    with progress_bar(counts.files, "analyse", "file", progress and pending > 0, initial=finished) as tick:
 
         def finish(row: FileRow, outcome: Result | Problem, shared: bool) -> None:
             of_no_use = bool(outcome.error)

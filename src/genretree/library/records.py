@@ -207,11 +207,12 @@ def folder_range(folder: str) -> tuple[bytes, bytes]:
 
 
 def count_pending(state: State, model: int, round_: int) -> tuple[int, int, int]:
-    """Count the files of a walk that can be read: to be worked on, known to be of no use, and all of them."""
+    """Count the files of a walk: those to be worked on, those known to be of no use, and all of them."""
     pending, failed, all_ = state.connection.execute(
-        "SELECT count(*) FILTER (WHERE r.content IS NULL OR f.content IS NULL OR r.content <> f.content), "
-        "count(*) FILTER (WHERE r.content = f.content AND r.error <> ''), count(*) "
-        "FROM file f LEFT JOIN result r ON r.file = f.id AND r.model = ? WHERE f.seen = ? AND f.error = ''",
+        "SELECT count(*) FILTER (WHERE f.error = '' AND "
+        "(r.content IS NULL OR f.content IS NULL OR r.content <> f.content)), "
+        "count(*) FILTER (WHERE f.error <> '' OR (r.content = f.content AND r.error <> '')), count(*) "
+        "FROM file f LEFT JOIN result r ON r.file = f.id AND r.model = ? WHERE f.seen = ?",
         (model, round_),
     ).fetchone()
     return int(pending), int(failed), int(all_)

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from genretree.files import printable
 from genretree.sound.decode import SUFFIXES
 
 
@@ -112,7 +111,7 @@ def _look(path: str) -> FoundFile:
 def _unreadable(path: str, error: OSError) -> FoundFile:
     kind = "not_found" if isinstance(error, FileNotFoundError) else "unreadable"
     what = "a link to nothing" if kind == "not_found" and os.path.islink(path) else error.strerror or error  # noqa: PTH114
-    return FoundFile(path, -1, 0, kind, f"{printable(path)}: {what}")
+    return FoundFile(path, -1, 0, kind, str(what))
 
 
 def _covers(folder: str, path: str, hidden: bool) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import mediafile
-from beets import ui
+from beets import config, ui
 from beets.dbcore import types
 from beets.library import Album, Item, Library
 from beets.plugins import BeetsPlugin
@@ -47,7 +47,7 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
                 "mapping": None,
                 "min_confidence": None,
                 "depth": None,
-                "database": "genretree.sqlite",
+                "database": None,
                 "auto": False,
                 "force": False,
                 "keep_existing": False,
@@ -157,7 +157,9 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
         paths = [_path(item) for item in items]
         if not paths:
             return {}
-        database = Path(self.config["database"].as_filename())
+        database = Path(config.config_dir()) / "genretree.sqlite"
+        if self.config["database"].get() is not None:
+            database = Path(self.config["database"].as_filename())
         found: dict[str, Result] = {}
         with sole_worker(database, "beet genretree"), open_state(database, create=True) as state:
             analyse(state, paths, lambda: self._listener, progress=len(paths) > 1)

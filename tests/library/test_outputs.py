@@ -341,5 +341,6 @@ def test_beets_names_genres_of_its_own_library(bundle: Bundle, music: Path, tmp_
         name: ("Skiffle",) if name == "flac.flac" else ("Quiet",) for name in before
     }
     assert carried["opus.opus"].own["GENRETREE_PATH"] in ("Calm", "Busy")
+    assert (home / "genretree.sqlite").is_file()
     beet("genretree", "--force", "--keep-existing", "--albums")
     assert read_tags(music / "flac.flac").genres == ("Skiffle", "Quiet")

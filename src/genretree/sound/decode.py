@@ -1,8 +1,8 @@
 """A sound file of any kind to mono float32 at one rate, in bounded memory, or a `SoundError` that says what is wrong.
 
-libsndfile reads what it can; the rest (m4a, aac, wma, ...) goes through the ffmpeg program if it is installed. What a
-file is, is decided by its content, never by its name. Decoders forgive a file that ends early, so whether it is whole
-is checked apart, from the lengths that the file itself declares.
+libsndfile reads what it can; the rest (m4a, aac, wma, ...) goes through the ffmpeg program if it is installed, and so
+does Opus. What a file is, is decided by its content, never by its name. Decoders forgive a file that ends early, so
+whether it is whole is checked apart, from the lengths that the file itself declares.
 """
 
 from __future__ import annotations
@@ -304,6 +304,9 @@ def _open_libsndfile(path: Path, file: io.FileIO, container: str, salvage: bool)
     if sound.format not in _LIBSNDFILE_FORMATS or (sound.format == "MP3" and container != "mp3"):
         sound.close()
         return None
+    if sound.subtype == "OPUS" and _has_ffmpeg():  # libsndfile 1.2 calls most whole Opus files malformed
+        sound.close()
+        return None
     known = 0 < sound.frames < 1 << 62
     info = SoundInfo(
         path=path,
@@ -397,7 +400,7 @@ def _unclosed_wav_header(file: io.FileIO) -> bytes:
 
 def _open_ffmpeg(path: Path, container: str, problem: str) -> _Source:
     """Open by the ffmpeg program; `problem` is what is known to be missing from the file."""
-    if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
+    if not _has_ffmpeg():
         if not container:
             raise SoundError("not_audio", path, "is no kind of sound file that is known here")
         detail = f"is a {container} file that only ffmpeg can decode; install ffmpeg (its programs must be on PATH)"
@@ -424,6 +427,10 @@ def _open_ffmpeg(path: Path, container: str, problem: str) -> _Source:
     )
     # An aac stream's duration is only ever guessed from its bit rate.
     return _Source(info, _read_ffmpeg(info, float("nan") if container == "aac" else declared))
+
+
+def _has_ffmpeg() -> bool:
+    return bool(shutil.which("ffmpeg") and shutil.which("ffprobe"))
 
 
 def _ffprobe(path: Path) -> tuple[dict[str, Any], str]:

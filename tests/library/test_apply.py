@@ -210,6 +210,29 @@ def test_the_hash_of_the_sound_sees_a_single_changed_byte(music: Path, name: str
     assert sound_digest(path) != before
 
 
+def test_the_hash_of_an_mp4s_sound_sees_where_players_look_for_it(music: Path) -> None:
+    path = music / "aac.m4a"
+    before, content = sound_digest(path), bytearray(path.read_bytes())
+    write_tags(path, ["Rock"], {})
+    assert sound_digest(path) == before
+    table = content.index(b"stco") + 12
+    content[table + 3] ^= 1
+    path.write_bytes(content)
+    assert sound_digest(path) != before
+
+
+def test_an_mp4_in_fragments_is_left_as_it_is(music: Path, tmp_path: Path, state: State) -> None:
+    path = tmp_path / "fragments" / "stream.m4a"
+    path.parent.mkdir()
+    how = ("-c", "copy", "-movflags", "+frag_keyframe+empty_moov", "-frag_duration", "500000")
+    subprocess.run(["ffmpeg", "-v", "error", "-i", str(music / "aac.m4a"), *how, str(path)], check=True)
+    before = path.read_bytes()
+    analyse(state, [path.parent], hearer())
+    assert "fragments" in _write(state)[1][0]
+    assert path.read_bytes() == before
+    assert [item.name for item in path.parent.iterdir()] == [path.name]
+
+
 # -- deltas ------------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +260,21 @@ def test_the_old_file_comes_out_of_the_new_one(tmp_path: Path, change: Callable[
     assert out.getvalue() == old
     if len(change(old)) > 600_000 and change(old) != bytes(reversed(old)):
         assert len(delta) < 300_000  # at most one block apart from what changed
+
+
+def test_a_picture_that_moved_within_the_tags_is_not_written_down(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    picture, other, sound = (rng.integers(0, 256, n, dtype=np.uint8).tobytes() for n in (400_000, 90_000, 700_000))
+    old = b"tags" + picture + other + bytes(3000) + sound
+    new = b"tags, longer by a little" + other + b"between" + picture + bytes(2973) + sound
+    assert len(old) == len(new)  # padding took it up
+    (tmp_path / "old").write_bytes(old)
+    (tmp_path / "new").write_bytes(new)
+    delta = make_delta(tmp_path / "old", tmp_path / "new")
+    assert len(delta) < 1000
+    out = io.BytesIO()
+    assert apply_delta(tmp_path / "new", delta, out) == content_digest(tmp_path / "old")
+    assert out.getvalue() == old
 
 
 # -- whose genre it is -------------------------------------------------------------------------------------------
@@ -394,6 +432,14 @@ def test_read_only_changed_and_vanished_files_are_left_alone(music: Path, state:
     assert read_tags(music / "v23.mp3").genres == ()
 
 
+def test_a_file_that_only_others_may_write_to_is_read_only(
+    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    analyse(state, [music], hearer())
+    monkeypatch.setattr(os, "access", lambda *_: False)  # whoever runs the tests may be root
+    assert set(_actions(state).values()) == {"read_only"}
+
+
 @pytest.mark.parametrize("fault", ["write_tags", "sound_digest", "make_delta", "_copy_status", "_take_place"])
 def test_a_fault_anywhere_leaves_the_old_file_and_no_trace(
     music: Path, state: State, monkeypatch: pytest.MonkeyPatch, fault: str
@@ -517,17 +563,21 @@ def test_killed_in_the_middle_every_file_is_old_or_new_and_nothing_is_left_behin
     )
 
 
-def test_flac_pictures_and_padding_survive(music: Path, state: State) -> None:
+@pytest.mark.parametrize("padding", [0, 4000])  # the sound has to move, or the picture alone
+def test_flac_pictures_and_padding_survive(music: Path, state: State, padding: int) -> None:
     from mutagen.flac import Picture
 
     file = FLAC(music / "flac.flac")
     picture = Picture()
     picture.data = os.urandom(50_000)
     file.add_picture(picture)
-    file.save(padding=lambda _: 0)  # so that the sound has to move
+    file.save(padding=lambda _: padding)
     before = (music / "flac.flac").read_bytes()
     analyse(state, [music], hearer())
     run, _ = _write(state)
     assert FLAC(music / "flac.flac").pictures[0].data == picture.data
+    change = journal.last_change(state, str(music / "flac.flac"))
+    assert change is not None
+    assert len(change.delta) < 10_000
     undo(state, run)
     assert (music / "flac.flac").read_bytes() == before

@@ -11,6 +11,8 @@ import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from genretree.sound.containers import read_at, sniff
 
 _COPY = 1 << 20
@@ -39,7 +41,11 @@ def sound_digest(path: Path) -> str:
         if kind not in _PARTS:
             raise LayoutError(f"{kind or 'unknown'} files can't be tagged")
         digest = hashlib.blake2b(digest_size=16)
-        for start, end in _PARTS[kind](file, _size(file)):
+        for part in _PARTS[kind](file, _size(file)):
+            if isinstance(part, bytes):
+                digest.update(part)
+                continue
+            start, end = part
             while start < end:
                 block = read_at(file, start, min(_COPY, end - start))
                 if not block:
@@ -53,7 +59,7 @@ def _size(file: io.FileIO) -> int:
     return file.seek(0, io.SEEK_END)
 
 
-Parts = Iterator[tuple[int, int]]
+Parts = Iterator[tuple[int, int] | bytes]  # stretches of the file, and facts that stand at other places afterwards
 
 
 def _mp3(file: io.FileIO, size: int) -> Parts:
@@ -114,22 +120,47 @@ def _header_packets(start: bytes, lacing: bytes) -> int:
 
 
 def _mp4(file: io.FileIO, size: int) -> Parts:
-    """What the media data boxes hold."""
-    for name, start, end in _boxes(file, size):
-        if name == b"mdat":
+    """What the media data boxes hold, the tracks, and where in the media data their chunks lie."""
+    boxes = list(_boxes(file, 0, size))
+    if any(name == b"moof" for name, _, _ in boxes):
+        raise LayoutError("is in fragments (as streams are), which writing tags would damage; remux it first")
+    media = [(start, end) for name, start, end in boxes if name == b"mdat"]
+    yield from media
+    for name, start, end in boxes:
+        if name == b"moov":
+            for inner, low, high in _boxes(file, start, end):
+                if inner == b"trak":
+                    yield from _track(file, low, high, media)
+
+
+def _track(file: io.FileIO, low: int, high: int, media: list[tuple[int, int]]) -> Parts:
+    """All that a track's boxes hold, its chunk offsets as distances from the beginning of the media data."""
+    for name, start, end in _boxes(file, low, high):
+        if name in (b"mdia", b"minf", b"stbl"):
+            yield from _track(file, start, end, media)
+        elif name in (b"stco", b"co64"):
+            width = np.dtype(">u4" if name == b"stco" else ">u8")
+            head, content = read_at(file, start, 8), read_at(file, start + 8, end - start - 8)
+            count = int.from_bytes(head[4:], "big")
+            if count * width.itemsize > len(content):
+                raise LayoutError("its table of chunks is cut off")
+            offsets = np.frombuffer(content, width, count).astype(np.int64)
+            for place, (first, last) in enumerate(media):
+                inside = (offsets >= first) & (offsets < last)
+                yield np.where(inside, offsets - first, -1).tobytes() + bytes([place & 255])
+        else:
             yield start, end
 
 
-def _boxes(file: io.FileIO, size: int) -> Iterator[tuple[bytes, int, int]]:
-    at = 0
-    while at + 8 <= size:
+def _boxes(file: io.FileIO, at: int, until: int) -> Iterator[tuple[bytes, int, int]]:
+    while at + 8 <= until:
         head = read_at(file, at, 16)
         length, skip = int.from_bytes(head[:4], "big"), 8
         if length == 1:
             length, skip = int.from_bytes(head[8:16], "big"), 16
         if length == 0:
-            length = size - at
-        if length < skip or at + length > size:
+            length = until - at
+        if length < skip or at + length > until:
             raise LayoutError("a box reaches beyond its end")
         yield head[4:8], at + skip, at + length
         at += length

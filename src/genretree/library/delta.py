@@ -1,7 +1,8 @@
 """How to get the old file back, byte by byte, from the new one: what a change of tags leaves behind is small.
 
 Tags lie in front of the sound or behind it, so the old file is the new one with a stretch of bytes moved as a whole,
-and some others replaced: those of the tags, sizes in headers, numbers and checksums of Ogg pages.
+and some others replaced: those of the tags, sizes in headers, numbers and checksums of Ogg pages. Pictures move by
+another distance than the sound does, where padding takes up what the tags have grown by; they are looked for.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ from numpy.typing import NDArray
 
 _BLOCK = 1 << 18
 _GAP = 16  # equal bytes between two differences that are cheaper to repeat than to leave out
-_RECORD = struct.Struct("<qq")  # an offset in the old file, a length
+_LONG = 4096  # bytes that differ from here on are looked for elsewhere
+_PROBE = 32
+_REACH = 1 << 20  # and how far away
+_RECORD = struct.Struct("<qq")  # an offset in the old file, a length; a negative one: of what stands elsewhere
+_SOURCE = struct.Struct("<q")  # and where, in the new file
 _HEAD = struct.Struct("<qqq")  # the old size, where the second stretch begins in it, and by how much it moved
 
 
@@ -44,7 +49,11 @@ def make_delta(old: Path, new: Path) -> bytes:
         records = []
         for start, end, moved in ((0, cut, 0), (cut, old_size, shift)):
             for offset, literal in _differences(before, after, start, end, moved):
-                records.append(_RECORD.pack(offset, len(literal)) + literal)
+                low, near = 0, b""
+                if len(literal) >= _LONG:
+                    low = max(0, offset + min(0, shift) - _REACH)
+                    near = _bytes(after, low, offset + len(literal) + max(0, shift) + _REACH - low).tobytes()
+                records += _records(offset, literal, near, low)
     return zlib.compress(_HEAD.pack(old_size, cut, shift) + b"".join(records))
 
 
@@ -54,13 +63,16 @@ def apply_delta(new: Path, delta: bytes, out: BinaryIO) -> bytes:
     old_size, cut, shift = _HEAD.unpack_from(content)
     digest = hashlib.blake2b(digest_size=16)
     literals = _literals(content)
-    at_literal, literal = next(literals, (old_size, b""))
+    at_literal, literal, moved_from = next(literals, (old_size, b"", None))
     with new.open("rb") as source:
         at = 0
         while at < old_size:
             if at == at_literal:
                 piece = literal
-                at_literal, literal = next(literals, (old_size, b""))
+                if moved_from is not None:
+                    source.seek(moved_from[0])
+                    piece = source.read(moved_from[1])
+                at_literal, literal, moved_from = next(literals, (old_size, b"", None))
             else:
                 end = min(at + _BLOCK, at_literal, old_size, cut if at < cut else old_size)
                 source.seek(at + (0 if at < cut else shift))
@@ -73,13 +85,44 @@ def apply_delta(new: Path, delta: bytes, out: BinaryIO) -> bytes:
     return digest.digest()
 
 
-def _literals(content: bytes) -> Iterator[tuple[int, bytes]]:
+def _literals(content: bytes) -> Iterator[tuple[int, bytes, tuple[int, int] | None]]:
+    """Yield offset and bytes, or offset, nothing, and where in the new file how many bytes stand."""
     at = _HEAD.size
     while at < len(content):
         offset, length = _RECORD.unpack_from(content, at)
         at += _RECORD.size
-        yield offset, content[at : at + length]
-        at += length
+        if length < 0:
+            yield offset, b"", (_SOURCE.unpack_from(content, at)[0], -length)
+            at += _SOURCE.size
+        else:
+            yield offset, content[at : at + length], None
+            at += length
+
+
+def _records(offset: int, literal: bytes, near: bytes, low: int) -> list[bytes]:
+    """Write bytes of the old file down, or, if they stand near in the new one (from `low` on), where."""
+    middle = len(literal) // 2
+    if len(literal) < _LONG:
+        return [_RECORD.pack(offset, len(literal)) + literal] if literal else []
+    found = near.find(literal[middle : middle + _PROBE])
+    if found < 0:
+        return _records(offset, literal[:middle], near, low) + _records(offset + middle, literal[middle:], near, low)
+    before = _alike(literal[:middle][::-1], near[max(0, found - middle) : found][::-1])
+    behind = _alike(literal[middle:], near[found : found + len(literal) - middle])
+    start, end = middle - before, middle + behind
+    moved = _RECORD.pack(offset + start, start - end) + _SOURCE.pack(low + found - before)
+    return [
+        *_records(offset, literal[:start], near, low),
+        moved,
+        *_records(offset + end, literal[end:], near, low),
+    ]
+
+
+def _alike(one: bytes, other: bytes) -> int:
+    """Count how many bytes are the same from the beginning on."""
+    size = min(len(one), len(other))
+    unequal = np.flatnonzero(np.frombuffer(one, np.uint8, size) != np.frombuffer(other, np.uint8, size))
+    return int(unequal[0]) if len(unequal) else size
 
 
 def _cheapest_cut(before: BinaryIO, after: BinaryIO, old_size: int, shift: int) -> int:

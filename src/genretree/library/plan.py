@@ -135,4 +135,5 @@ def _obstacle(row: FileRow) -> Action | None:
         return "changed"
     if row.genres is None:
         return "untaggable"
-    return None if status.st_mode & 0o222 else "read_only"
+    # A file that others may write to and we may not could be replaced, but would change its owner.
+    return None if status.st_mode & 0o222 and os.access(row.path, os.W_OK) else "read_only"

@@ -581,3 +581,30 @@ def test_flac_pictures_and_padding_survive(music: Path, state: State, padding: i
     assert len(change.delta) < 10_000
     undo(state, run)
     assert (music / "flac.flac").read_bytes() == before
+
+
+def test_what_became_of_a_change_is_found_out_when_the_disk_is_there_again(
+    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    def die(*_: object) -> None:
+        raise KilledError
+
+    path = music / "flac.flac"
+    before = path.read_bytes()
+    analyse(state, [path], hearer())
+    monkeypatch.setattr(journal, "finish_change", die)
+    with pytest.raises(KilledError):
+        _write(state)
+    monkeypatch.undo()
+    assert path.read_bytes() != before
+    away = music.rename(music.with_name("away"))
+    music.mkdir()
+    assert journal.recover(state) == 0
+    music.rmdir()
+    away.rename(music)
+    assert journal.recover(state) == 1
+    assert undo(state, journal.find_run(state, None)) == (1, [])
+    assert path.read_bytes() == before

@@ -212,6 +212,14 @@ def test_every_node_has_a_playlist_of_its_files(library: State, tmp_path: Path) 
         for line in path.read_text(encoding="utf-8").splitlines()[2:]:
             assert (path.parent / line).is_file()
     assert (out / "mine.m3u8").read_text() == "kept"
+    other = tmp_path / "other"
+    other.mkdir()
+    theirs = other / next(path.name for path in made if path.parent == out)
+    theirs.write_text("theirs")
+    with pytest.raises(LibraryError, match="not a playlist of ours"):
+        write_m3u8(lists, other)
+    assert list(other.iterdir()) == [theirs]
+    assert theirs.read_text() == "theirs"
     write_rekordbox(lists, out / "rekordbox.xml")
     root = ElementTree.parse(out / "rekordbox.xml").getroot()
     tracks = {track.get("TrackID"): track for track in root.iter("TRACK") if track.get("TrackID")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,11 +197,14 @@ def find_run(state: State, run: int | None) -> int:
 def recover(state: State) -> int:
     """Find out what became of changes that a process died over, and clear its temporary files away.
 
-    A file is either as it was or as it was to be, never in between. Returns how many such files there were.
+    A file is either as it was or as it was to be, never in between. Where it is not to be found, on a disk that is not
+    there at present, say, that stays open until it is. Returns how many such files there were.
     """
     rows = _read(state, "WHERE state IN ('begun', 'undoing')", ())
+    left = 0
     for item in rows:
-        Path(item.temporary).unlink(missing_ok=True)
+        with suppress(OSError):
+            Path(item.temporary).unlink(missing_ok=True)
         path = Path(item.path)
         try:
             status, now = path.stat(), content_digest(path)
@@ -214,9 +218,11 @@ def recover(state: State) -> int:
                 stop_undo(state, item.id)
         elif now and now == item.after:
             finish_change(state, item.id, status.st_size, status.st_mtime_ns)
+        elif not now and item.after:
+            left += 1  # it may be in place
         else:
             drop_change(state, item.id)
-    return len(rows)
+    return len(rows) - left
 
 
 def _key(item: Change) -> tuple[bytes, int]:

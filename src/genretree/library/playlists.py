@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
+from genretree.errors import LibraryError
 from genretree.files import atomic_path
 from genretree.library.plan import Plan
 from genretree.library.state import decode_path, encode_path
@@ -70,18 +71,31 @@ def write_m3u8(lists: Lists, folder: Path, relative: bool = False) -> list[Path]
         Playlists that an earlier call left there are removed; nothing else is.
     relative : bool
         Name the files from where the playlist is, so that both can be moved together.
+
+    Raises
+    ------
+    LibraryError
+        If a playlist of somebody else's stands where one is to be written; nothing was changed.
     """
-    for old in _listed(folder):
+    ours = _listed(folder)
+    places = {
+        node: folder.joinpath(*map(_file_name, node[:-1]), f"{_file_name(node[-1])}.m3u8") for node, _ in lists.nodes()
+    }
+    for path in places.values():
+        if path.exists() and path not in ours:
+            raise LibraryError(f"{path}: is not a playlist of ours; move it away, or name another folder")
+    for old in ours:
         old.unlink(missing_ok=True)
     made: list[Path] = []
-    for node, _ in lists.nodes():
-        path = folder.joinpath(*map(_file_name, node[:-1]), f"{_file_name(node[-1])}.m3u8")
+    for node, path in places.items():
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             stream.write(b"#EXTM3U\n#PLAYLIST:" + format_path(node).encode() + b"\n")
             for _, file in lists.of(node):
                 named = os.path.relpath(file, os.path.realpath(path.parent)) if relative else file
                 if "\n" in named or "\r" in named:
                     continue  # the format has no way to name such a file
+                if named.startswith("#"):
+                    named = os.path.join(".", named)  # noqa: PTH118  # or it would be a comment
                 stream.write(os.fsencode(named) + b"\n")
         made.append(path)
     (folder / _MADE).write_text("".join(f"{path.relative_to(folder).as_posix()}\n" for path in made), encoding="utf-8")

@@ -78,14 +78,24 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
         return [command]
 
     def _run(self, lib: Library, options: Values, query: list[str]) -> None:
+        from genretree.errors import GenretreeError
+
         self.config.set_args(options)
-        if options.album:
-            self._name_albums(lib.albums(query), ui.should_write())
-        else:
-            self._name_items(lib.items(query), ui.should_write())
+        try:
+            if options.album:
+                self._name_albums(lib.albums(query), ui.should_write())
+            else:
+                self._name_items(lib.items(query), ui.should_write())
+        except GenretreeError as error:
+            raise ui.UserError(f"genretree: {error}") from error
 
     def _on_import(self, _session: Any, task: Any) -> None:
-        self._name_items(task.imported_items(), write=False)
+        from genretree.errors import GenretreeError
+
+        try:
+            self._name_items(task.imported_items(), write=False)
+        except GenretreeError as error:  # an import goes on without genres
+            self._log.warning("{}", error)
 
     def _name_items(self, items: Iterable[Item], write: bool) -> None:
         chosen = [item for item in items if self._wanted(item)]

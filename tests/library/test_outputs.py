@@ -97,6 +97,7 @@ def test_a_mapping_renames_merges_drops_cuts_and_abstains(
         ("nodes: [Rock]", "nodes"),
         ("- a list", "mapping file has lines"),
         ("{", "can't be read"),
+        ("nodes: {Rock: x, Rock: y}", "'Rock' has two lines"),
     ],
 )
 def test_a_wrong_mapping_file_is_refused_with_what_is_likely_meant(tmp_path: Path, text: str, message: str) -> None:
@@ -325,7 +326,8 @@ def test_beets_names_genres_of_its_own_library(bundle: Bundle, music: Path, tmp_
 
     def beet(*words: str) -> None:
         environment = {**os.environ, "BEETSDIR": str(home), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        subprocess.run([sys.executable, "-m", "beets", *words], env=environment, capture_output=True, check=True)
+        command = [sys.executable, "-m", "beets", *words]
+        subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=True)
 
     def items() -> dict[str, dict[str, str]]:
         with sqlite3.connect(home / "music.db") as library:
@@ -338,6 +340,7 @@ def test_beets_names_genres_of_its_own_library(bundle: Bundle, music: Path, tmp_
     beet("import", "-qA", str(music))
     before = {path.name: path.read_bytes() for path in music.iterdir()}
     beet("genretree", "--pretend")
+    assert (home / "genretree.sqlite").is_file(), "it is to be in beets' folder, wherever the command is called"
     assert {path.name: path.read_bytes() for path in music.iterdir()} == before
     assert sorted(item["genres"] for item in items().values()) == [""] * (len(before) - 1) + ["Skiffle"]
     beet("genretree")

@@ -89,6 +89,18 @@ class Decision:
     reason: str = ""
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without repeated keys, the first of which would be dropped without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' has two lines", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def load_mapping(path: Path, tree: Taxonomy) -> Mapping:
     """Read a mapping file.
 
@@ -98,7 +110,7 @@ def load_mapping(path: Path, tree: Taxonomy) -> Mapping:
         If it isn't one, or names a node that the tree doesn't have; says which is likely meant.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise LibraryError(f"{path}: the mapping file can't be read ({error})") from error
     if not isinstance(content, dict):

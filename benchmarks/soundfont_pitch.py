@@ -8,6 +8,7 @@ The composed corpus is played by a small reader of our own because of what this 
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 from importlib import resources
 
@@ -44,6 +45,7 @@ def play_with_symusic(program: int) -> NDArray[np.float32]:
 
 def main() -> None:
     """Print a row for each instrument."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with_symusic = importlib.util.find_spec("symusic") is not None
     sampler = Sampler(RATE)
     print("instrument     genretree  symusic   (cents off)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from genretree.taxonomy import Taxonomy
 
 CD_RATE = 44100
 _BLOCK_SECONDS = 20
+_BLOCKS = 4
 _NOTES_A_SECOND = 4
 _SLICES = 5  # of a track of a minute
 TREE = Taxonomy.from_nested({"Classic": ["Solo", "Chamber"], "Non_classic": {"Rock": ["Soft", "Hard"]}})
@@ -39,12 +41,13 @@ def write_sound(path: Path, seconds: float, seed: int = 0) -> Path:
 def _blocks(seed: int) -> Iterator[NDArray[np.float32]]:
     """Yield pieces of sound without end, in turn from a few that are made once."""
     rng = np.random.default_rng(seed)
-    made = [_make_block(rng) for _ in range(2)]
     while True:
-        yield made[int(rng.integers(len(made)))] * np.float32(rng.uniform(0.5, 1))
+        yield _make_block(int(rng.integers(_BLOCKS))) * np.float32(rng.uniform(0.5, 1))
 
 
-def _make_block(rng: np.random.Generator) -> NDArray[np.float32]:
+@cache
+def _make_block(number: int) -> NDArray[np.float32]:
+    rng = np.random.default_rng(number)
     length = CD_RATE // _NOTES_A_SECOND
     time = np.arange(length, dtype=np.float32) / CD_RATE
     notes = []

@@ -30,6 +30,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -96,6 +97,10 @@ class Task:
 # -- one way, in a process of its own ------------------------------------------------------------------------
 
 
+class Over(Exception):  # noqa: N818
+    """There are no more turns."""
+
+
 @dataclass
 class Gate:
     """Lets a way go on when the other has had its turn, and says what it did: lines of JSON on standard streams."""
@@ -114,8 +119,7 @@ class Gate:
             self.report()
             order = json.loads(sys.stdin.readline() or "null")
             if order is None:
-                sys.stdout.flush()
-                os._exit(0)  # the Trainer has no wish to be stopped half-way
+                raise Over
             self.steps, self.losses, self.batches = order["steps"], [], []
             self.given.extend(order["batches"])
             self.fetching = self.changing = 0.0
@@ -375,7 +379,8 @@ def main() -> None:
     parser.add_argument("--way", choices=["ours", "published"], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.way:
-        (train_ours if given.way == "ours" else train_published)(Task(**json.loads(given.store)))
+        with suppress(Over):
+            (train_ours if given.way == "ours" else train_published)(Task(**json.loads(given.store)))
         return
     turns = max(2, given.steps // given.turn)
     rows = []

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import Trainer
+
+from genretree.corpus.store import Store
+from genretree.models.network import GenreNetwork
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
+HELPERS = {"synthetic", "whole_process"}
+
+
+def _load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module(name)
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    with pytest.MonkeyPatch.context() as patch:
+        store: Store = _load("synthetic", patch).write_store(tmp_path_factory.mktemp("noise") / "store", 16, 32)
+    return store
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in HELPERS])
+def test_every_benchmark_says_how_it_is_used(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = _load(name, monkeypatch)
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("usage:")
+
+
+@pytest.fixture
+def taught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a way of training changes is put back."""
+    monkeypatch.setattr(Trainer, "training_step", Trainer.training_step)
+    for name in ("_reduce", "_change", "_normalise", "_mask"):
+        monkeypatch.setattr(GenreNetwork, name, getattr(GenreNetwork, name))
+
+
+def _teach(way: Any, over: type[Exception], task: Any, orders: list[Any], monkeypatch: Any, capsys: Any) -> list[Any]:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(json.dumps(order) + "\n" for order in orders)))
+    with pytest.raises(over):
+        way(task)
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()[1:]]
+
+
+@pytest.mark.usefixtures("taught")
+def test_both_ways_of_training_learn_the_same(
+    noise: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training = _load("training", monkeypatch)
+    task = training.Task(str(noise.folder), "cnn", 16, 2, 0, 32)
+    orders = [{"steps": 2, "batches": []}] * 2
+    ours = _teach(training.train_ours, training.Over, task, orders, monkeypatch, capsys)
+    orders = [{"steps": 2, "batches": turn["batches"]} for turn in ours]
+    published = _teach(training.train_published, training.Over, task, orders, monkeypatch, capsys)
+    assert [len(turn["losses"]) for turn in ours] == [len(turn["losses"]) for turn in published] == [2, 2]
+    seen = [position for turn in ours for batch in turn["batches"] for position in batch]
+    assert len(set(seen)) == len(seen) == 64  # four batches of one epoch
+    # The same start and slices; dropout and rounding differ.
+    assert published[0]["losses"][0] == pytest.approx(ours[0]["losses"][0], rel=0.1)
+    assert all(turn["seconds"] > turn["fetching"] >= 0 for turn in [*ours, *published])
+
+
+def test_the_published_loop_sees_what_the_network_sees(noise: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = _load("training", monkeypatch)
+    task = training.Task(str(noise.folder), "cnn", 16, 1, 0, 32)
+    network, known = task.build(), task.examples()
+    slices = training.Slices(known, network, task.settings(), training.Gate())
+    pixels, leaf = slices[5]
+    torch.testing.assert_close(pixels, network.read_images(torch.from_numpy(known.take(np.array([5]))))[0])
+    assert leaf == known.leaves[5]
+
+
+def test_the_distance_of_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = _load("training", monkeypatch)
+    one = np.linspace(2, 1, 30)
+    assert training.distance(one, one) == 0
+    assert training.distance(one, one + 0.2) == pytest.approx(0.2)
+    wobbling = one + 0.2 * (-1.0) ** np.arange(30)
+    assert training.distance(one, wobbling) < 0.01
+
+
+def test_exponents_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    scaling = _load("scaling", monkeypatch)
+    assert scaling.exponents({n: [3.0 * n] for n in scaling.FACTORS}) == pytest.approx((1, 1))
+    fitted, last = scaling.exponents({n: [10 + n**2] for n in scaling.FACTORS})
+    assert fitted < last < 2
+
+
+def test_a_tiny_scaling_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scaling = _load("scaling", monkeypatch)
+    monkeypatch.setattr(scaling, "FACTORS", (1, 2))
+    monkeypatch.setattr("genretree.corpus.prepare.available_processors", lambda: 1)
+    found = scaling.measure(tmp_path, 12, 3.0, 1, 32)
+    assert all(len(seconds) == 1 for times in found.values() for seconds in times.values())
+    assert all(seconds[0] > 0 for name in ("prepare", "predict") for seconds in found[name].values())
+
+
+def test_synthetic_sound_is_as_long_as_asked_for_and_the_same_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import soundfile as sf
+
+    synthetic = _load("synthetic", monkeypatch)
+    one, other = (synthetic.write_sound(tmp_path / name, 21.5, 3) for name in ("a.wav", "b.wav"))
+    samples, rate = sf.read(one)
+    assert samples.shape == (round(21.5 * rate), 2)
+    assert one.read_bytes() == other.read_bytes()
+    assert 0.1 < np.abs(samples).max() <= 1
+
+
+def test_the_page_shows_what_was_measured_and_keeps_the_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = _load("performance_page", monkeypatch)
+    about = {
+        "processor": "a processor",
+        "cores": 2,
+        "memory": 4,
+        "system": "a system",
+        "versions": {"torch": "2"},
+        "began": "then",
+        "load": 0.1,
+        "quick": False,
+        "ran": {name: {"command": f"python {name}", "seconds": 3} for name in page.SECTIONS},
+    }
+    measured: dict[str, Any] = {
+        "machine": about,
+        "stages": [{"stage": "s", "usual": [4.0, 6.0], "ours": [2.0, 1.0], "wanted": 2, "note": "", "times": 3}],
+        "components": {
+            "rows": 5,
+            "full": False,
+            "ours": {"seconds": 2, "megabytes": 7, "explained": 0.5},
+            "published": {"seconds": 26, "megabytes": 9, "explained": 0.4},
+        },
+        "track": [{"what": "a track", "seconds": {"torch": [3.0, 3.0], "other": [1.0, 1.5]}}],
+    }
+    for name, content in measured.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "stages.md").write_text("What we learned.\n")
+    monkeypatch.setattr(page, "NOTES", notes)
+    text = page.write_page(tmp_path)
+    assert "10.00 (6.00 to 18.00)" in text  # 3 x 5 s to 1.5 s, and each round
+    assert "13.0 times as fast" in text
+    assert "Fewer rows than the full problem" in text
+    assert "2.40 (2.00 to 3.00)" in text
+    assert "What we learned." in text
+    assert "Peak memory" not in text  # not measured

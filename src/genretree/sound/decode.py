@@ -27,7 +27,8 @@ from genretree.errors import SoundError
 from genretree.machine import ahead, processors_each
 from genretree.settings import N_FFT, RATE
 from genretree.sound.complete import missing_end
-from genretree.sound.containers import FFMPEG_ONLY, OPEN_ENDED, is_text, read_at, sniff
+from genretree.sound.containers import FFMPEG_ONLY, is_text, sniff
+from genretree.sound.unclosed import mend_wav
 
 _LIBSNDFILE_SUFFIXES = "wav wave rf64 w64 flac ogg oga opus mp3 mp2 aif aiff aifc au snd caf"
 _FFMPEG_SUFFIXES = "m4a m4b aac wma mka ape wv mpc tta"
@@ -294,8 +295,8 @@ def _open_libsndfile(path: Path, file: io.FileIO, container: str, salvage: bool)
     """Open by libsndfile; None if it can't read the content."""
     file.seek(0)
     handle: int | IO[bytes] = file.fileno()  # never the name: its suffix would matter
-    if container == "wav" and (header := _unclosed_wav_header(file)):
-        handle = cast(IO[bytes], io.BufferedReader(_Patched(file, header), 1 << 16))
+    if container == "wav" and (mended := mend_wav(file)):
+        handle = mended
     file.seek(0)
     try:
         sound = sf.SoundFile(handle, closefd=False)
@@ -351,47 +352,6 @@ def _read_libsndfile(sound: sf.SoundFile, exact: bool) -> Iterator[Samples]:
             raise _CutShortError(
                 f"it declares {seconds:.1f} s of sound and ends after {count / sound.samplerate:.1f} s"
             )
-
-
-class _Patched(io.RawIOBase):
-    """A file with its first bytes replaced."""
-
-    def __init__(self, file: io.FileIO, header: bytes) -> None:
-        self._file, self._header, self._at = file, header, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        base = (0, self._at, os.fstat(self._file.fileno()).st_size)[whence]
-        self._at = base + offset
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, target: Any) -> int:
-        data = self._header[self._at : self._at + len(target)] or read_at(self._file, self._at, len(target))
-        target[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-
-def _unclosed_wav_header(file: io.FileIO) -> bytes:
-    """Header of a WAV whose writer never filled in the sizes, made readable for libsndfile; b"" for any other."""
-    head = read_at(file, 0, 1 << 16)
-    at = 12
-    while head[at : at + 4] not in (b"data", b"") and at < len(head) - 8:
-        size = int.from_bytes(head[at + 4 : at + 8], "little")
-        at += 8 + size + size % 2
-    if head[:4] != b"RIFF" or head[at : at + 8] != b"data\0\0\0\0":
-        return b""
-    if at < int.from_bytes(head[4:8], "little") < OPEN_ENDED:  # a closed file that just has no samples
-        return b""
-    return head[:4] + b"\xff" * 4 + head[8 : at + 4] + b"\xff" * 4
 
 
 # ---------------------------------------------------------------------------------------------------------------------

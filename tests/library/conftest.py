@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
-from listening import SECONDS
-
-FORMATS = ("v23.mp3", "v24.mp3", "none.mp3", "flac.flac", "vorbis.ogg", "opus.opus", "aac.m4a", "pcm.wav", "pcm.aiff")
+from listening import FORMATS, SECONDS
 
 
 def _encode(source: Path, target: Path, *options: str) -> None:

@@ -14,6 +14,7 @@ from genretree.library.records import ModelCard, Result
 from genretree.taxonomy import Taxonomy
 
 SECONDS = 1.2
+FORMATS = ("v23.mp3", "v24.mp3", "none.mp3", "flac.flac", "vorbis.ogg", "opus.opus", "aac.m4a", "pcm.wav", "pcm.aiff")
 TREE = Taxonomy.from_nested(
     {"Classic": ["Chamber", "Opera"], "Other": {"Rock": ["Soft_rock", "Hard_rock"], "Pop": None}}
 )

@@ -16,11 +16,10 @@ import mutagen
 import numpy as np
 import pytest
 import soundfile as sf
-from listening import TREE, hearer
+from listening import FORMATS, TREE, hearer
 from mutagen.flac import FLAC
 from mutagen.id3 import ID3, TCON, TXXX, ID3NoHeaderError
 
-from conftest import FORMATS
 from genretree.errors import LibraryError
 from genretree.library import apply as apply_module
 from genretree.library import journal, records

@@ -22,10 +22,9 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from listening import LEAVES, TREE, hearer, levels_of
+from listening import FORMATS, LEAVES, TREE, hearer, levels_of
 from pyarrow import parquet
 
-from conftest import FORMATS
 from genretree.bundle import Bundle
 from genretree.cli import main
 from genretree.corpus.store import Store

@@ -12,8 +12,13 @@ from playwright.sync_api import Browser, sync_playwright
 
 from genretree.corpus.store import Store
 from genretree.evaluate import compare_evaluations, evaluate
+from genretree.library.mapping import Decision
+from genretree.library.plan import Plan
+from genretree.library.preview import Preview, write_page
+from genretree.library.records import FileRow, ModelCard, Result
 from genretree.report import save_evaluation
 from genretree.train import train
+from small_corpus import TREE
 
 BROKEN = "[...document.images].filter(image => !image.complete || !image.naturalWidth).length"
 OVERFLOW = "document.documentElement.scrollWidth - window.innerWidth"
@@ -60,4 +65,34 @@ def test_a_report_opens_whole_on_any_screen(browser: Browser, report: Path, widt
     assert page.get_by_text("artist-disjoint").first.is_visible()
     page.get_by_text("Settings and versions").first.click()
     assert page.get_by_text("min_samples_leaf").first.is_visible()
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def preview_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("preview")
+    lines = []
+    for i in range(30):
+        decision = Decision(("Rock & Roll",), ("Other", "Rock", "Soft_rock"), 1 - i / 60)
+        path = f"/music/An artist/A <long> name of an album/{i:02d} a_name_without_any_blank_in_it.mp3"
+        row = FileRow(i, path, 1, 1, b"", ())
+        lines.append(Plan(row, Result(None, slices=3), decision, "write" if i % 3 else "has_genre"))
+    write_page(Preview(lines), folder / "preview.html", ModelCard("0" * 16, "hearer", "tree", TREE))
+    return folder / "preview.html"
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_a_preview_opens_whole_on_any_screen(browser: Browser, preview_page: Path, width: int, scheme: str) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.goto(preview_page.as_uri())
+    assert problems == []
+    assert page.evaluate(OUTSIDE) == []
+    assert page.evaluate(OVERFLOW) <= 0, "wider than the window"
+    assert page.get_by_text("98 %").first.is_visible()
+    shut = page.get_by_text("/00 a_name").first
+    assert not shut.is_visible()
+    page.get_by_text("have a genre that is not ours").last.click()
+    assert shut.is_visible()
     page.close()

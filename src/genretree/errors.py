@@ -55,6 +55,12 @@ class BundleError(GenretreeError):
     kind = "bundle"
 
 
+class LibraryError(GenretreeError):
+    """A library's database, its mapping file or a run of changes can't be used."""
+
+    kind = "library"
+
+
 class TrainingError(GenretreeError):
     """Training can't start or can't go on."""
 

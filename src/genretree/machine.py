@@ -123,15 +123,20 @@ def worker_pool(workers: int) -> Iterator[Executor]:
     pool.shutdown()
 
 
-def _start_worker(parent: int) -> None:
+def single_thread() -> None:
+    """Keep the libraries of this process to one thread each."""
     from threadpoolctl import threadpool_limits
 
     global _sharers
     _sharers = available_processors()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers an interrupt, for all of them
     # The environment is for libraries loaded from now on, the call for those that are loaded already.
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
     threadpool_limits(1)
+
+
+def _start_worker(parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers an interrupt, for all of them
+    single_thread()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 

@@ -213,6 +213,35 @@ def predict_file(
 
 
 def _predict_file(bundle: Bundle, file: str | Path, top: int, min_confidence: float, salvage: bool) -> Prediction:
+    return describe(bundle, printable(file), hear(bundle, file, salvage), top, min_confidence)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a model says of a file's slices, before calibration.
+
+    Parameters
+    ----------
+    levels : list of arrays, one for each level, shape (n_slices, n_nodes)
+    starts : list of float
+        Where each slice begins, in seconds; silent slices are left out.
+    padded : bool
+        The file is shorter than one slice and was repeated to fill it.
+    """
+
+    levels: LevelProbabilities
+    starts: list[float]
+    padded: bool
+
+
+def hear(bundle: Bundle, file: str | Path, salvage: bool = False) -> Heard:
+    """Draw a file's slices and score them, in bounded memory.
+
+    Raises
+    ------
+    SoundError
+        If the file can't be used; its `kind` says why.
+    """
     starts: list[float] = []
     padded = False
     found: list[LevelProbabilities] = []
@@ -230,8 +259,12 @@ def _predict_file(bundle: Bundle, file: str | Path, top: int, min_confidence: fl
         found.append(_score(bundle, batch))
     if not found:
         raise SoundError("silence", file, "every slice is silent (sound may lie in the remainder that is cut off)")
-    levels = [np.concatenate(parts) for parts in zip(*found, strict=True)]
-    return describe(bundle, printable(file), levels, starts, padded, top, min_confidence)
+    return Heard([np.concatenate(parts) for parts in zip(*found, strict=True)], starts, padded)
+
+
+def average_slices(bundle: Bundle, heard: Heard) -> LevelProbabilities:
+    """Give a whole file's calibrated probabilities: arrays of shape (1, n_nodes), one for each level."""
+    return bundle.calibrate([probabilities.mean(axis=0, keepdims=True) for probabilities in heard.levels], "track")
 
 
 def _score(bundle: Bundle, pieces: Sequence[SliceImages]) -> LevelProbabilities:
@@ -250,21 +283,13 @@ def _predict_safely(
         return PredictionError(printable(file), "internal", f"{printable(file)}: {type(error).__name__}: {error}")
 
 
-def describe(
-    bundle: Bundle,
-    file: str,
-    levels: LevelProbabilities,
-    starts: Sequence[float],
-    padded: bool,
-    top: int = _TOP,
-    min_confidence: float = 0.0,
-) -> Prediction:
-    """Make a prediction of what the model says of a file's slices, which begin at `starts` (seconds)."""
-    tree, heads = bundle.taxonomy, bundle.model.heads
-    by_slice = bundle.calibrate(levels, "slice")
-    averaged = bundle.calibrate([probabilities.mean(axis=0, keepdims=True) for probabilities in levels], "track")
+def describe(bundle: Bundle, file: str, heard: Heard, top: int = _TOP, min_confidence: float = 0.0) -> Prediction:
+    """Make a prediction of what the model says of a file's slices."""
+    tree, heads, starts = bundle.taxonomy, bundle.model.heads, heard.starts
+    by_slice = bundle.calibrate(heard.levels, "slice")
+    averaged = average_slices(bundle, heard)
     nodes = decode_levels(tree, heads, averaged)[0]
-    known, nodes = _cut(tree, heads, averaged, nodes, min_confidence)
+    known, nodes = cut_path(tree, heads, averaged, nodes, min_confidence)
     path = name_path(tree, heads, nodes)[:known]
     named = []
     for level, (node, probabilities) in enumerate(zip(nodes, averaged, strict=True)):
@@ -285,15 +310,27 @@ def describe(
     note = str(bundle.training.get("note", ""))
     complete = known == tree.depth
     return Prediction(
-        file, path, tuple(named), len(starts), timeline, padded, consistent, note, complete, bundle.runtime
+        file, path, tuple(named), len(starts), timeline, heard.padded, consistent, note, complete, bundle.runtime
     )
 
 
-def _cut(
+def cut_path(
     tree: Taxonomy, heads: Heads, averaged: LevelProbabilities, nodes: NDArray[np.int64], least: float
 ) -> tuple[int, NDArray[np.int64]]:
     """Give how many levels are sure enough, and the nodes of a path that starts with those.
 
+    Parameters
+    ----------
+    tree : Taxonomy
+    heads : "tree" or "independent"
+    averaged : list of arrays, one for each level, shape (1, n_nodes)
+    nodes : array, shape (depth,)
+        The nodes that were chosen, as `decode_levels` gives them.
+    least : float
+        0 to 1: the probability that makes a node sure.
+
+    Notes
+    -----
     The path that is chosen gets the most levels right, but another may stay sure for longer: where one branch has many
     children, each of them is unlikely, and yet the branch is not. Then that one is taken.
     """

@@ -327,6 +327,11 @@ def split_path(text: str) -> NodePath:
     return tuple(part.strip() for part in _SEPARATOR.split(text) if part.strip())
 
 
+def same_name(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Say whether two paths are alike but for letter case and the choice between space, hyphen and underscore."""
+    return _fold_path(one) == _fold_path(other)
+
+
 def _fold(name: str) -> str:
     return re.sub(r"[\s_\-]+", "_", name.strip()).casefold()
 

@@ -137,7 +137,7 @@ def test_finished_tracks_are_not_drawn_again(tmp_path: Path, corpus: Path, monke
     drawn = []
     real = prepare_module._draw_track
 
-    def count(job: prepare_module._Job) -> None:
+    def count(job: prepare_module.Job) -> None:
         drawn.append(job.path.name)
         if len(drawn) == 4:
             raise KeyboardInterrupt

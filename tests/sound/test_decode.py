@@ -442,3 +442,17 @@ def test_importing_the_sound_modules_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert not {"librosa", "matplotlib", "PIL", "soxr", "scipy", "torch"} & set(json.loads(done.stdout))
+
+
+@needs_ffmpeg
+def test_opus_files_as_people_have_them_are_read_to_their_end(tmp_path: Path, stereo: NDArray[np.float32]) -> None:
+    long = np.tile(stereo, (8, 1))
+    sf.write(tmp_path / "long.wav", long, SOUND_RATE)
+    words = ["ffmpeg", "-v", "error", "-i", tmp_path / "long.wav", "-b:a", "64k", tmp_path / "long.opus"]
+    subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
+    assert abs(len(decode(tmp_path / "long.opus")) - len(long) * RATE / SOUND_RATE) < 0.03 * RATE
+    whole = (tmp_path / "long.opus").read_bytes()
+    (tmp_path / "cut.opus").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SoundError) as caught:
+        decode(tmp_path / "cut.opus")
+    assert caught.value.kind == "truncated"

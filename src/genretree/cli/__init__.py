@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from genretree.cli import audit, data, explain, learn, use, weights
+from genretree.cli import audit, data, explain, learn, library, use, weights
 from genretree.errors import GenretreeError
 from genretree.files import printable
 
@@ -25,6 +25,7 @@ _COMMANDS = (
     use.predict,
     explain.explain,
     explain.index,
+    library.library,
     use.export,
     use.info,
     weights.weights,

@@ -47,7 +47,8 @@ def compose(out: Path, seed: int, workers: int | None, quiet: bool, audio_format
 @click.option("--depth", type=click.IntRange(1, 4), help="For a folder: how many folder levels are genres.")
 @click.option("--size", type=int, help="Height and width of the stored images in pixels.  [default: 224]")
 @click.option("--slice-seconds", type=float, help="Length of a slice.  [default: 11.4]")
-@click.option("--engine", default="auto", show_default=True, help="Engine for the spectra.")
+@click.option("--engine", default="auto", show_default=True, help="Engine for the spectra; or ray: on a Ray cluster.")
+@click.option("--address", help="Of a Ray cluster; without it Ray is started on this machine.")
 @click.option("--salvage", is_flag=True, help="Use what can be decoded of truncated files.")
 @click.option("--stream", is_flag=True, help="From the Hub: keep no copy of its 4.6 GB of Arrow files.")
 @click.option("--recover-tracks", is_flag=True, help="Of drawn slices: guess from the images which are of one track.")
@@ -67,6 +68,7 @@ def prepare(
     size: int | None,
     slice_seconds: float | None,
     engine: str,
+    address: str | None,
     salvage: bool,
     stream: bool,
     recover_tracks: bool,
@@ -91,6 +93,8 @@ def prepare(
 
     given = {"size": size, "slice_seconds": slice_seconds}
     settings = ImageSettings.build({name: value for name, value in given.items() if value is not None})
+    if address is not None and engine != "ray":
+        raise click.UsageError("--address needs --engine ray")
     common: dict[str, Any] = {"workers": workers, "overwrite": overwrite, "progress": not quiet}
     if is_dataset(source):
         drawn = "a data set of drawn slices"
@@ -102,6 +106,10 @@ def prepare(
         taxonomy = None if tree is None else Taxonomy.load(tree)
         columns = None if levels is None else [name.strip() for name in levels.split(",")]
         manifest = read_manifest(source, taxonomy, group, columns, depth, progress=not quiet)
+        if engine == "ray":
+            from genretree.corpus.on_ray import draw_on_ray
+
+            engine, common["draw"] = "auto", draw_on_ray(address)
         made = prepare_store(manifest, store, settings, engine=engine, salvage=salvage, seed=seed, **common)
     if as_json:
         click.echo(json.dumps(describe_store(made), ensure_ascii=False))

@@ -12,6 +12,7 @@ from pathlib import Path
 from genretree.errors import CorpusError, TaxonomyError
 from genretree.files import printable
 from genretree.progress import progress_bar
+from genretree.remote import is_url
 from genretree.sound.decode import SUFFIXES
 from genretree.taxonomy import MAX_LEVELS, NodePath, Taxonomy, format_path, split_path
 
@@ -39,7 +40,7 @@ class Track:
     path : Path
         The sound file.
     name : str
-        The path as the source gives it, relative to the source's folder.
+        The path as the source gives it, relative to the source's folder; or a URL, from which it is fetched.
     leaf : int
         Index of its genre in the manifest's taxonomy.
     group : str
@@ -224,7 +225,8 @@ def _csv_row(source: Path, facts: dict[str, str], level_columns: list[str]) -> _
         return None
     while len(names) > 1 and names[-1] == names[-2]:
         names.pop()  # a short leaf repeated for the levels it stands for
-    return _Row((source.parent / facts["path"]).absolute(), facts["path"], tuple(names), facts)
+    path = Path(facts["path"]) if is_url(facts["path"]) else (source.parent / facts["path"]).absolute()
+    return _Row(path, facts["path"], tuple(names), facts)
 
 
 def _group_column(rows: list[_Row], source: Path, group: str | None) -> str:

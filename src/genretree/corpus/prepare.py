@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from genretree.errors import CorpusError, SoundError
 from genretree.files import atomic_path, printable, sha256_file, write_text
 from genretree.machine import available_processors, worker_pool
 from genretree.progress import progress_bar
+from genretree.remote import fetched, is_url
 from genretree.settings import HOP, MEL_16K_BANDS, RATE, ImageSettings
 from genretree.sound.mel_16k import mel_16k_frames
 from genretree.taxonomy import format_path
@@ -34,7 +35,7 @@ _CONTENTS = 3  # what is kept of a track; another number makes shards and stores
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """What a worker needs to draw one track."""
 
     path: Path
@@ -42,6 +43,10 @@ class _Job:
     settings: ImageSettings
     engine: str
     salvage: bool
+    url: str = ""
+
+
+Draw = Callable[[Sequence["Job"], Callable[["Job", Failure | None], None]], None]
 
 
 def prepare(
@@ -55,6 +60,7 @@ def prepare(
     seed: int = 0,
     overwrite: bool = False,
     progress: bool = False,
+    draw: Draw | None = None,
 ) -> Store:
     """Draw every track of a manifest into a store.
 
@@ -76,6 +82,8 @@ def prepare(
         Replace a store that was made from something else.
     progress : bool
         Show a bar on standard error.
+    draw : callable, optional
+        Draws jobs elsewhere than in processes of this machine, and reports each; see `genretree.corpus.on_ray`.
 
     Returns
     -------
@@ -105,12 +113,17 @@ def prepare(
     shards = work / "tracks"
     shards.mkdir(parents=True, exist_ok=True)
     jobs = {
-        track: _Job(
-            track.path, shards / _shard_name(track, settings, facts.engine, salvage), settings, facts.engine, salvage
+        track: Job(
+            track.path,
+            shards / _shard_name(track, settings, facts.engine, salvage),
+            settings,
+            facts.engine,
+            salvage,
+            track.name if is_url(track.name) else "",
         )
         for track in manifest.tracks
     }
-    failures = _draw_all(list(jobs.values()), workers or available_processors(), progress)
+    failures = _draw_all(list(jobs.values()), workers or available_processors(), progress, draw)
     done = [track for track in manifest.tracks if jobs[track].shard not in failures]
     if not done:
         first = next(iter(failures.values()))
@@ -168,20 +181,23 @@ def check_target(out: Path, digest: str, overwrite: bool) -> Store | None:
 # -- drawing -------------------------------------------------------------------------------------------------
 
 
-def _draw_all(jobs: Sequence[_Job], workers: int, progress: bool) -> dict[Path, Failure]:
+def _draw_all(jobs: Sequence[Job], workers: int, progress: bool, draw: Draw | None) -> dict[Path, Failure]:
     """Draw the tracks that have no finished shard yet; returns the failures by shard."""
     pending = [job for job in jobs if not facts_file(job.shard).exists()]
     failures: dict[Path, Failure] = {}
     with progress_bar(len(jobs), "prepare", "track", progress, initial=len(jobs) - len(pending)) as tick:
 
-        def report(job: _Job, failure: Failure | None) -> None:
+        def report(job: Job, failure: Failure | None) -> None:
             if failure is not None:
                 failures[job.shard] = failure
             tick()
 
+        if draw is not None:
+            draw(pending, report)
+            return failures
         if workers == 1 or len(pending) == 1:
             for job in pending:
-                report(job, _draw_safely(job))
+                report(job, draw_safely(job))
             return failures
         while pending:
             unfinished = _draw_in_pool(pending, workers, report)
@@ -194,11 +210,11 @@ def _draw_all(jobs: Sequence[_Job], workers: int, progress: bool) -> dict[Path, 
     return failures
 
 
-def _draw_in_pool(jobs: Sequence[_Job], workers: int, report: Callable[[_Job, Failure | None], None]) -> list[_Job]:
+def _draw_in_pool(jobs: Sequence[Job], workers: int, report: Callable[[Job, Failure | None], None]) -> list[Job]:
     """Draw in worker processes; returns the jobs that were unfinished when a worker died, in their order."""
     broken: set[Future[Failure | None]] = set()
     with worker_pool(min(workers, len(jobs))) as pool:
-        futures: dict[Future[Failure | None], _Job] = {pool.submit(_draw_safely, job): job for job in jobs}
+        futures: dict[Future[Failure | None], Job] = {pool.submit(draw_safely, job): job for job in jobs}
         for future in as_completed(futures):
             try:
                 report(futures[future], future.result())
@@ -207,9 +223,17 @@ def _draw_in_pool(jobs: Sequence[_Job], workers: int, report: Callable[[_Job, Fa
     return [job for future, job in futures.items() if future in broken]
 
 
-def _draw_safely(job: _Job) -> Failure | None:
+def draw_safely(job: Job) -> Failure | None:
+    """Draw a track into its shard; a failure if that can't be done."""
     try:
-        _draw_track(job)
+        if not job.url:
+            _draw_track(job)
+            return None
+        try:
+            with fetched(job.url) as copy:
+                _draw_track(replace(job, path=copy))
+        except OSError as error:
+            return Failure(job.url, "unreadable", f"{job.url}: can't be fetched: {error}")
     except SoundError as error:
         return Failure(error.path, error.kind, str(error))
     except Exception as error:  # whatever one file brings about must not stop the others
@@ -217,7 +241,7 @@ def _draw_safely(job: _Job) -> Failure | None:
     return None
 
 
-def _draw_track(job: _Job) -> None:
+def _draw_track(job: Job) -> None:
     """Write one track's slices as raw bytes, then their facts as JSON; the JSON says that the shard is complete."""
     from genretree.sound.slices import iter_slices
 

@@ -23,7 +23,7 @@ from genretree.explain.pieces import Pieces, find_track, read_file, read_track, 
 from genretree.explain.result import UNITS, Explanation, Passage, Reason, Relevance, TimeLine
 from genretree.explain.targets import Target, find_node, make_target, targets_of_path
 from genretree.models.contract import LevelProbabilities
-from genretree.predict import describe
+from genretree.predict import Heard, describe
 from genretree.scores import decode_levels
 from genretree.taxonomy import NodePath
 
@@ -104,7 +104,7 @@ def explain(
         check_images(bundle, store)
         pieces = read_track(bundle, store, find_track(store, str(file)))
     levels = score(bundle, pieces)
-    prediction = describe(bundle, pieces.name, levels, pieces.starts.tolist(), pieces.padded)
+    prediction = describe(bundle, pieces.name, Heard(levels, pieces.starts.tolist(), pieces.padded))
     nodes = predicted_nodes(bundle, levels)
     targets = asked or targets_of_path(bundle.taxonomy, nodes)
     if level is not None:

@@ -1,8 +1,8 @@
 """A sound file of any kind to mono float32 at one rate, in bounded memory, or a `SoundError` that says what is wrong.
 
-libsndfile reads what it can; the rest (m4a, aac, wma, ...) goes through the ffmpeg program if it is installed. What a
-file is, is decided by its content, never by its name. Decoders forgive a file that ends early, so whether it is whole
-is checked apart, from the lengths that the file itself declares.
+libsndfile reads what it can; the rest (m4a, aac, wma, ...) goes through the ffmpeg program if it is installed, and so
+does Opus. What a file is, is decided by its content, never by its name. Decoders forgive a file that ends early, so
+whether it is whole is checked apart, from the lengths that the file itself declares.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from genretree.errors import SoundError
 from genretree.machine import ahead, processors_each
 from genretree.settings import N_FFT, RATE
 from genretree.sound.complete import missing_end
-from genretree.sound.containers import FFMPEG_ONLY, OPEN_ENDED, is_text, read_at, sniff
+from genretree.sound.containers import FFMPEG_ONLY, is_text, sniff
+from genretree.sound.unclosed import mend_wav
 
 _LIBSNDFILE_SUFFIXES = "wav wave rf64 w64 flac ogg oga opus mp3 mp2 aif aiff aifc au snd caf"
 _FFMPEG_SUFFIXES = "m4a m4b aac wma mka ape wv mpc tta"
@@ -294,14 +295,17 @@ def _open_libsndfile(path: Path, file: io.FileIO, container: str, salvage: bool)
     """Open by libsndfile; None if it can't read the content."""
     file.seek(0)
     handle: int | IO[bytes] = file.fileno()  # never the name: its suffix would matter
-    if container == "wav" and (header := _unclosed_wav_header(file)):
-        handle = cast(IO[bytes], io.BufferedReader(_Patched(file, header), 1 << 16))
+    if container == "wav" and (mended := mend_wav(file)):
+        handle = mended
     file.seek(0)
     try:
         sound = sf.SoundFile(handle, closefd=False)
     except sf.LibsndfileError:
         return None
     if sound.format not in _LIBSNDFILE_FORMATS or (sound.format == "MP3" and container != "mp3"):
+        sound.close()
+        return None
+    if sound.subtype == "OPUS" and _has_ffmpeg():  # libsndfile 1.2 calls most whole Opus files malformed
         sound.close()
         return None
     known = 0 < sound.frames < 1 << 62
@@ -350,54 +354,13 @@ def _read_libsndfile(sound: sf.SoundFile, exact: bool) -> Iterator[Samples]:
             )
 
 
-class _Patched(io.RawIOBase):
-    """A file with its first bytes replaced."""
-
-    def __init__(self, file: io.FileIO, header: bytes) -> None:
-        self._file, self._header, self._at = file, header, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        base = (0, self._at, os.fstat(self._file.fileno()).st_size)[whence]
-        self._at = base + offset
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, target: Any) -> int:
-        data = self._header[self._at : self._at + len(target)] or read_at(self._file, self._at, len(target))
-        target[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-
-def _unclosed_wav_header(file: io.FileIO) -> bytes:
-    """Header of a WAV whose writer never filled in the sizes, made readable for libsndfile; b"" for any other."""
-    head = read_at(file, 0, 1 << 16)
-    at = 12
-    while head[at : at + 4] not in (b"data", b"") and at < len(head) - 8:
-        size = int.from_bytes(head[at + 4 : at + 8], "little")
-        at += 8 + size + size % 2
-    if head[:4] != b"RIFF" or head[at : at + 8] != b"data\0\0\0\0":
-        return b""
-    if at < int.from_bytes(head[4:8], "little") < OPEN_ENDED:  # a closed file that just has no samples
-        return b""
-    return head[:4] + b"\xff" * 4 + head[8 : at + 4] + b"\xff" * 4
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # ffmpeg
 
 
 def _open_ffmpeg(path: Path, container: str, problem: str) -> _Source:
     """Open by the ffmpeg program; `problem` is what is known to be missing from the file."""
-    if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
+    if not _has_ffmpeg():
         if not container:
             raise SoundError("not_audio", path, "is no kind of sound file that is known here")
         detail = f"is a {container} file that only ffmpeg can decode; install ffmpeg (its programs must be on PATH)"
@@ -424,6 +387,10 @@ def _open_ffmpeg(path: Path, container: str, problem: str) -> _Source:
     )
     # An aac stream's duration is only ever guessed from its bit rate.
     return _Source(info, _read_ffmpeg(info, float("nan") if container == "aac" else declared))
+
+
+def _has_ffmpeg() -> bool:
+    return bool(shutil.which("ffmpeg") and shutil.which("ffprobe"))
 
 
 def _ffprobe(path: Path) -> tuple[dict[str, Any], str]:

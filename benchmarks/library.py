@@ -1,0 +1,266 @@
+"""What a large library costs: questions to its database, memory, speed beside plain predict, writing and undoing.
+
+    python benchmarks/library.py queries [--rows 1000000]        # a generated database; median and worst of 20 calls
+    python benchmarks/library.py memory MUSIC --bundle BUNDLE    # links to the files in MUSIC: 100, 10,000, 100,000
+    python benchmarks/library.py speed MUSIC --bundle BUNDLE     # predict and analyse in turn, whole processes
+    python benchmarks/library.py tags MUSIC --bundle BUNDLE      # apply and undo on a copy of MUSIC
+    python benchmarks/library.py hours --rate S                  # a million hours, from what `speed` says
+
+Links are copies by content, so with a bundle `memory` measures walk, hashing and database around few predictions; with
+--every each file gets a byte of its own behind the sound, and every one is heard by a listener that answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from whole_process import measure
+
+from genretree.library import journal, records
+from genretree.library.records import ModelCard, Result
+from genretree.library.state import State, encode_path, open_state
+from genretree.sound.decode import probe
+from genretree.taxonomy import Taxonomy
+
+_CALLS = 20
+_COMMIT = 20_000
+
+
+def queries(rows: int) -> None:
+    """Fill a database and time every question."""
+    with tempfile.TemporaryDirectory() as folder, open_state(Path(folder) / "library.sqlite", create=True) as state:
+        card = ModelCard("0" * 16, "generated", "tree", Taxonomy.builtin())
+        model = records.use_model(state, card)
+        began = time.monotonic()
+        _generate(state, model, card, rows)
+        size = state.path.stat().st_size / 1e6
+        print(f"{rows} rows in {time.monotonic() - began:.0f} s, {size:.0f} MB")
+        rng = random.Random(0)
+        contents = [row[0] for row in state.connection.execute("SELECT content FROM file LIMIT 100 OFFSET 1000")]
+        asked: dict[str, Callable[[], object]] = {
+            "a file by its path": lambda: records.find_file(state, _path(rng.randrange(rows))),
+            "its result": lambda: records.find_result(state, model, card, rng.randrange(1, rows)),
+            "copies of a content": lambda: records.find_copies(state, rng.choice(contents)),
+            "files there and gone": lambda: records.count_files(state),
+            "files by genre": lambda: records.count_genres(state, model),
+            "problems by kind": lambda: records.count_problems(state, model),
+            "20 problems": lambda: records.list_problems(state, model, 20),
+            "the 50 surest": lambda: records.list_surest(state, model, card),
+            "the 50 surest of a genre": lambda: records.list_surest(state, model, card, leaf=rng.randrange(16)),
+            "the 50 surest of an album": lambda: records.list_surest(
+                state, model, card, folder=f"/music/artist {rng.randrange(rows // 200)}/album 3"
+            ),
+            "the 50 surest of a folder of 9,000": lambda: records.list_surest(
+                state, model, card, folder="/music/large"
+            ),
+            "the 50 surest of a genre below /": lambda: records.list_surest(
+                state, model, card, leaf=rng.randrange(16), folder="/music"
+            ),
+            "the next 500 for a preview": lambda: next(
+                records.iter_results(state, model, card, f"/music/artist {rng.randrange(rows // 200)}")
+            ),
+            "the last change of a file": lambda: journal.last_change(state, _path(rng.randrange(rows))),
+            "one result written": lambda: records.save_result(
+                state, model, rng.randrange(1, rows), b"0" * 16, Result(None, error="silence")
+            ),
+        }
+        for name, ask in asked.items():
+            times = []
+            for _ in range(_CALLS):
+                start = time.perf_counter()
+                ask()
+                times.append(1000 * (time.perf_counter() - start))
+            print(f"| {name} | {statistics.median(times):.2f} | {max(times):.2f} |", flush=True)
+
+
+def _path(i: int) -> str:
+    if i < 9000:
+        return f"/music/large/{i}.mp3"
+    return f"/music/artist {i // 200}/album {i // 20 % 10}/{i % 20:02d} track.mp3"
+
+
+def _generate(state: State, model: int, card: ModelCard, rows: int) -> None:
+    rng = np.random.default_rng(0)
+    tree = card.taxonomy
+    for start in range(0, rows, _COMMIT):
+        n = min(_COMMIT, rows - start)
+        leaves = rng.dirichlet(np.full(len(tree.leaves), 0.3), n)
+        levels = tree.sum_levels(leaves)
+        chosen = tree.decode(levels)
+        packed = np.concatenate(levels, axis=1).astype("<f4")
+        files, results = [], []
+        for i in range(n):
+            id_ = start + i + 1
+            content = int(id_ // 2 if id_ % 50 == 1 else id_).to_bytes(16, "big")
+            files.append((id_, encode_path(_path(id_ - 1)), 5_000_000, 1, content, "[]", 1))
+            error = "truncated" if id_ % 500 == 0 else ""
+            leaf = -1 if error else int(chosen[i])
+            sure = None if error else float(leaves[i, chosen[i]])
+            results.append((id_, model, content, leaf, sure, None if error else packed[i].tobytes(), 18, error))
+        with state.transaction() as connection:
+            connection.executemany(
+                "INSERT INTO file (id, path, size, mtime_ns, content, genres, seen) VALUES (?, ?, ?, ?, ?, ?, ?)", files
+            )
+            connection.executemany(
+                "INSERT INTO result (file, model, content, leaf, confidence, probabilities, slices, error) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                results,
+            )
+
+
+def memory(music: Path, bundle: Path, counts: list[int], every: bool) -> None:
+    """Analyse more and more links; the peak of all processes together."""
+    sources = [path for path in sorted(music.rglob("*")) if path.is_file() and not path.is_symlink()]
+    for count in counts:
+        with tempfile.TemporaryDirectory(dir=music.parent) as folder:
+            where = Path(folder) / "music"
+            where.mkdir()
+            for i in range(count):
+                source = sources[i % len(sources)]
+                target = where / f"{i % 317}" / f"{i}{source.suffix}"
+                target.parent.mkdir(exist_ok=True)
+                if every:
+                    target.write_bytes(f"sound {i}".encode())
+                else:
+                    os.link(source, target)
+            words = ["-m", "genretree", "library", "analyse", str(where), "--bundle", str(bundle), "--quiet"]
+            if every:
+                words = ["-c", _AT_ONCE, str(where), str(Path(folder) / "l.sqlite")]
+            environment = {**os.environ, "GENRETREE_LIBRARY": str(Path(folder) / "l.sqlite")}
+            seconds, peak, output = measure([sys.executable, *words], environment)
+            print(f"| {count} | {seconds:.1f} | {peak:.0f} | {output.splitlines()[0]} |", flush=True)
+
+
+_AT_ONCE = """
+import sys
+import numpy as np
+from genretree.library.analyse import analyse
+from genretree.library.records import ModelCard, Result
+from genretree.library.state import open_state
+from genretree.taxonomy import Taxonomy
+tree = Taxonomy.builtin()
+class Listener:
+    card = ModelCard("0" * 16, "at once", "tree", tree)
+    def hear(self, path):
+        return Result(tree.sum_levels(np.full((1, len(tree.leaves)), 1 / len(tree.leaves))), 3, 0.5, 18)
+with open_state(sys.argv[2], create=True) as state:
+    print(vars(analyse(state, [sys.argv[1]], Listener)))
+"""
+
+
+def speed(music: Path, bundle: Path, runs: int) -> None:
+    """Run predict and analyse in turn; whole processes, a new database each time."""
+    files = [path for path in music.rglob("*") if path.is_file()]
+    found: dict[str, list[float]] = {"predict": [], "analyse": []}
+    for _ in range(runs):
+        with tempfile.TemporaryDirectory() as folder:
+            commands = {
+                "predict": ["predict", str(bundle), str(music), "--csv", str(Path(folder) / "x.csv"), "--quiet"],
+                "analyse": [
+                    *("library", "analyse", str(music), "--bundle", str(bundle), "--quiet"),
+                    *("--db", str(Path(folder) / "l.sqlite")),
+                ],
+            }
+            for name, words in commands.items():
+                began = time.monotonic()
+                subprocess.run([sys.executable, "-m", "genretree", *words], capture_output=True, check=False)
+                found[name].append(time.monotonic() - began)
+                print(f"{name}: {found[name][-1]:.1f} s", flush=True)
+    ratio = statistics.median(a / p for a, p in zip(found["analyse"], found["predict"], strict=True))
+    seconds = sum(_duration(path) for path in files)
+    took = statistics.median(found["analyse"])
+    print(f"{len(files)} files, {seconds / 3600:.2f} h of music; analyse takes {ratio:.3f} of the time of predict")
+    print(f"{seconds / took:.0f} seconds of music a second, {len(files) / took:.1f} files a second")
+
+
+def _duration(path: Path) -> float:
+    from genretree.errors import SoundError
+
+    try:
+        found = probe(path).duration
+    except SoundError:
+        return 0.0
+    return found if found > 0 else 0.0
+
+
+def tags(music: Path, bundle: Path) -> None:
+    """Time apply and undo on a copy."""
+    with tempfile.TemporaryDirectory(dir=music.parent) as folder:
+        where = Path(folder) / "music"
+        shutil.copytree(music, where, symlinks=True)
+        before = {path: path.read_bytes() for path in where.rglob("*") if path.is_file()}
+        environment = {**os.environ, "GENRETREE_LIBRARY": str(Path(folder) / "l.sqlite")}
+        commands = (
+            ["analyse", str(where), "--bundle", str(bundle), "--quiet"],
+            ["preview", "--html", str(Path(folder) / "p.html"), "--quiet"],
+            ["apply", "--write", "--quiet"],
+            ["undo", "--quiet"],
+        )
+        for words in commands:
+            began = time.monotonic()
+            done = subprocess.run(
+                [sys.executable, "-m", "genretree", "library", *words],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            print(f"{words[0]}: {time.monotonic() - began:.1f} s: {done.stdout.splitlines()[:1]}", flush=True)
+        same = sum(path.read_bytes() == content for path, content in before.items())
+        print(f"{same} of {len(before)} files as before, byte by byte; journal: ", end="")
+        with open_state(environment["GENRETREE_LIBRARY"]) as state:
+            mean = state.connection.execute("SELECT avg(length(delta)) FROM change").fetchone()[0]
+            print(f"{mean or 0:.0f} bytes a file")
+
+
+def hours(rate: float, prices: list[float], million: float = 1e6) -> None:
+    """Work out what a million hours take, from seconds of music that two processors hear in a second."""
+    machine_hours = million / rate
+    print(f"{machine_hours:.0f} hours of a machine of 2 processors, {2 * machine_hours:.0f} processor hours")
+    for n in (10, 100, 1000):
+        print(f"{n} such machines: {machine_hours / n / 24:.1f} days")
+    for price in prices:
+        print(f"at {price} a processor hour: {2 * machine_hours * price:.0f}")
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="what", required=True)
+    commands.add_parser("queries").add_argument("--rows", type=int, default=1_000_000)
+    for name in ("memory", "speed", "tags"):
+        command = commands.add_parser(name)
+        command.add_argument("music", type=Path)
+        command.add_argument("--bundle", type=Path, required=True)
+        command.add_argument("--runs", type=int, default=3)
+        command.add_argument("--counts", type=int, nargs="*", default=[100, 10_000, 100_000])
+        command.add_argument("--every", action="store_true")
+    command = commands.add_parser("hours")
+    command.add_argument("--rate", type=float, required=True, help="seconds of music a second on two processors")
+    command.add_argument("--price", type=float, nargs="*", default=[], help="of a processor hour")
+    given = parser.parse_args()
+    if given.what == "queries":
+        queries(given.rows)
+    elif given.what == "memory":
+        memory(given.music.absolute(), given.bundle, given.counts, given.every)
+    elif given.what == "speed":
+        speed(given.music, given.bundle, given.runs)
+    elif given.what == "tags":
+        tags(given.music.absolute(), given.bundle)
+    else:
+        hours(given.rate, given.price)
+
+
+if __name__ == "__main__":
+    main()

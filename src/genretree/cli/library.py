@@ -1,0 +1,430 @@
+"""The commands for a whole music library."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from genretree.cli.options import FOLDER, quiet_option, runtime_options
+from genretree.files import printable
+
+if TYPE_CHECKING:
+    from genretree.library.analyse import Counts
+    from genretree.library.listen import Problem
+    from genretree.library.plan import Mode, Plan
+    from genretree.library.preview import Preview
+    from genretree.library.records import ModelCard, Result
+    from genretree.library.state import State
+    from genretree.models.ways import Precision, RuntimeChoice
+
+_ROWS = 10  # of each genre on the terminal
+_PROBLEMS = 20
+
+
+@click.group()
+def library() -> None:
+    """Genres for a whole music library: analyse it, preview, apply, undo.
+
+    \b
+    genretree library analyse MUSIC --bundle BUNDLE    # goes on where it was interrupted
+    genretree library preview --html preview.html      # what would be written
+    genretree library apply --write                    # without --write: nothing is written
+    genretree library undo                             # every byte as it was
+    """  # noqa: D301
+
+
+def _database(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--db",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="The library's database.  [default: $GENRETREE_LIBRARY, or one in your folder for data]",
+    )(command)
+
+
+def _planning(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what is written."""
+    options = [
+        click.option("--mapping", type=click.Path(path_type=Path), help="YAML: your names, depth, threshold."),
+        click.option("--min-confidence", type=click.FloatRange(0, 1), help="Write nothing that is less sure."),
+        click.option("--depth", type=click.IntRange(1, 4), help="Levels at most."),
+        click.option("--level", help="Only files that are named down to this level: its name or number."),
+        click.option("--folder", help="Only files below this folder."),
+        click.option("--model", "digest", help="By an earlier model: its hash.  [default: the last one]"),
+        click.option("--only-empty", "mode", flag_value="only-empty", default=True, help="The default: see above."),
+        click.option("--append", "mode", flag_value="append", help="Add to the genres that are there."),
+        click.option("--overwrite", "mode", flag_value="overwrite", help="Replace the genres that are there."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@library.command()
+@click.argument("places", nargs=-1, required=True, metavar="DIR...")
+@click.option("--bundle", type=FOLDER, required=True, help="The model: what `genretree train` made.")
+@_database
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Files worked on at a time.")
+@click.option("--salvage", is_flag=True, help="Use what can be decoded of truncated files.")
+@click.option("--hidden", is_flag=True, help="Also files and folders whose names begin with a dot.")
+@click.option("--retry-failed", is_flag=True, help="Try again what could not be used before.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who works.")
+@click.option("--address", help="Of a Ray cluster; without it Ray is started on this machine.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each file that is finished.")
+@runtime_options("auto", "auto")
+@quiet_option
+def analyse(
+    places: Sequence[str],
+    bundle: Path,
+    db: Path | None,
+    workers: int,
+    salvage: bool,
+    hidden: bool,
+    retry_failed: bool,
+    engine: str,
+    address: str | None,
+    as_json: bool,
+    runtime: RuntimeChoice,
+    precision: Precision,
+    quiet: bool,
+) -> None:
+    """Hear all music below DIR..., each content once, and keep what was found in the database.
+
+    The same command again goes on after an interruption, and works only on files that are new or have changed. With
+    --engine ray DIR may be a URL (s3://, gs://, file://). A file that can't be used is one row with a reason.
+    """
+    from genretree.library.analyse import analyse as analyse_places
+    from genretree.library.analyse import check_places
+    from genretree.library.listen import load_listener
+    from genretree.remote import is_url
+
+    if address is not None and engine != "ray":
+        raise click.UsageError("--address needs --engine ray")
+    make = functools.partial(load_listener, bundle, runtime, precision, salvage)
+    local = [place for place in places if engine == "local" or not is_url(place)]
+    check_places(local)
+    options: dict[str, Any] = {"workers": workers, "hidden": hidden, "retry_failed": retry_failed}
+    if engine == "ray":
+        from genretree.library.ray_engine import ray_options
+
+        options |= ray_options(bundle, address, runtime, precision, salvage)
+    report = _json_line if as_json else None
+    with _work_on(db, "library analyse", create=True) as state:
+        counts = analyse_places(state, places, make, progress=not quiet, report=report, **options)
+    _tell(counts, as_json)
+
+
+def _json_line(path: str, outcome: Result | Problem, shared: bool, card: ModelCard) -> None:
+    from genretree.library.listen import Problem
+    from genretree.scores import decode_levels, name_path
+
+    line: dict[str, Any] = {"file": printable(path)}
+    if isinstance(outcome, Problem) or outcome.levels is None:
+        line["error"] = {"kind": outcome.error, "message": outcome.message}
+    else:
+        tree = card.taxonomy
+        nodes = decode_levels(tree, card.heads, outcome.levels)[0]
+        chances = [float(level[0, node]) for level, node in zip(outcome.levels, nodes, strict=True)]
+        line["path"] = list(name_path(tree, card.heads, nodes))
+        line["probabilities"] = [round(chance, 6) for chance in chances]
+        line |= {"slices": outcome.slices, "padded": outcome.padded, "runtime": outcome.runtime, "shared": shared}
+    click.echo(json.dumps(line, ensure_ascii=False))
+
+
+def _tell(counts: Counts, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"summary": vars(counts)}))
+        return
+    click.echo(
+        f"{counts.files} files: {counts.known} known, {counts.heard} heard, {counts.shared} copies of others, "
+        f"{counts.failed} can't be used{f'; {counts.gone} are gone' if counts.gone else ''}."
+    )
+    click.echo("Next: genretree library preview, or: genretree library status")
+
+
+@library.command()
+@_database
+@_planning
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page.")
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write a table; '-' for standard output.")
+@click.option("--parquet", type=click.Path(path_type=Path, dir_okay=False), help="Write a table.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each file.")
+@quiet_option
+def preview(
+    db: Path | None,
+    html: Path | None,
+    csv_file: Path | None,
+    parquet: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **how: Any,
+) -> None:
+    """Show what would be written, by genre, the surest first, with what each file carries now.
+
+    Genres that a person has set are left alone unless --append or --overwrite is given.
+    """
+    from genretree.files import atomic_path
+    from genretree.library.preview import Preview, write_json, write_page, write_parquet
+    from genretree.library.preview import write_csv as write_table
+    from genretree.report import command_line
+
+    with _read(db) as state:
+        card, plans = _plans(state, progress=not quiet, **how)
+        found = Preview(plans)
+        if html is not None:
+            write_page(found, html, card, command_line())
+            click.echo(f"{html}: open it in a browser", err=True)
+        if parquet is not None:
+            write_parquet(found, parquet)
+        if csv_file is not None:
+            if str(csv_file) == "-":
+                write_table(found, sys.stdout)
+                return
+            with atomic_path(csv_file) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+                write_table(found, stream)
+        if as_json:
+            for line in write_json(found):
+                click.echo(line)
+        elif html is None and csv_file is None and parquet is None:
+            _show(found)
+        else:
+            _show_actions(found)
+
+
+@library.command()
+@_database
+@_planning
+@click.option("--write", is_flag=True, help="Do it. Without this nothing is written.")
+@click.option("--keep-mtime", is_flag=True, help="Leave the files' times as they are (backups may then miss them).")
+@quiet_option
+def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **how: Any) -> None:
+    """Write genres into the files' tags, with the evidence in fields of our own; a dry run unless --write is given.
+
+    By default only files without a genre are written to, and those whose genre is from an earlier run of ours. The
+    sound is never touched, and `genretree library undo` gives every byte back.
+    """
+    from genretree.library.apply import apply_plans
+    from genretree.library.preview import Preview
+    from genretree.progress import progress_bar
+    from genretree.report import command_line
+
+    if not write:
+        with _read(db) as state:
+            _show(Preview(_plans(state, progress=not quiet, **how)[1]))
+        click.echo("Nothing was written; do it with: --write")
+        return
+    with _work_on(db, "library apply") as state:
+        card, plans = _plans(state, progress=False, **how)
+        n = sum(plan.action == "write" for plan in plans)
+        card, plans = _plans(state, progress=False, **how)
+        with progress_bar(n, "apply", "file", not quiet) as tick:
+            run, written, refused = apply_plans(
+                state, plans, card.digest, command_line(), keep_mtime=keep_mtime, report=lambda *_: tick()
+            )
+    click.echo(f"{written} files written" + (f"; undo it with: genretree library undo {run}" if run else "."))
+    _refusals([(item.path, item.reason) for item in refused])
+
+
+@library.command()
+@click.argument("run", type=int, required=False)
+@_database
+@click.option("--force", is_flag=True, help="Also in files that others have changed since: genre and our fields only.")
+@quiet_option
+def undo(run: int | None, db: Path | None, force: bool, quiet: bool) -> None:
+    """Give the files that RUN (by default the last one) wrote every byte back that they had before it.
+
+    What later runs wrote into the same files goes, too. Files that something else has changed since are left as they
+    are, unless --force is given.
+    """
+    from genretree.library import journal
+    from genretree.library.apply import undo as undo_run
+    from genretree.progress import progress_bar
+
+    with _work_on(db, "library undo") as state:
+        number = journal.find_run(state, run)
+        with progress_bar(journal.count_chains(state, number), "undo", "file", not quiet) as tick:
+            restored, refused = undo_run(state, number, force=force, report=lambda *_: tick())
+    click.echo(f"run {number}: {restored} files restored.")
+    _refusals([(item.path, item.reason) for item in refused])
+
+
+@library.command()
+@click.argument("out", type=FOLDER)
+@_database
+@_planning
+@click.option("--format", "kinds", type=click.Choice(["m3u8", "rekordbox", "both"]), default="m3u8", show_default=True)
+@click.option("--relative", is_flag=True, help="Name files from where the playlist is (m3u8).")
+@quiet_option
+def playlists(out: Path, db: Path | None, kinds: str, relative: bool, quiet: bool, **how: Any) -> None:
+    """Write a playlist for each node into OUT, the surest first; for Rekordbox: one XML file to import."""
+    from genretree.library.playlists import Lists, write_m3u8, write_rekordbox
+
+    with _read(db) as state:
+        lists = Lists(_plans(state, progress=not quiet, **how)[1])
+    out.mkdir(parents=True, exist_ok=True)
+    if kinds in ("m3u8", "both"):
+        click.echo(f"{out}: {len(write_m3u8(lists, out, relative))} playlists")
+    if kinds in ("rekordbox", "both"):
+        write_rekordbox(lists, out / "rekordbox.xml")
+        click.echo(f"{out / 'rekordbox.xml'}: in Rekordbox, Preferences > Advanced > rekordbox xml")
+
+
+@library.command()
+@_database
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def status(db: Path | None, as_json: bool) -> None:
+    """Say what the library holds: files, genres, problems, and the runs that can be undone."""
+    from genretree.library import journal, records
+
+    with _read(db) as state:
+        model, card = records.find_model(state)
+        here, gone = records.count_files(state)
+        labels = card.taxonomy.labels(card.taxonomy.depth - 1)
+        content = {
+            "database": str(state.path),
+            "model": {"digest": card.digest, "family": card.family, "bundle": card.bundle, "note": card.note},
+            "files": here,
+            "gone": gone,
+            "genres": {labels[leaf]: n for leaf, n in records.count_genres(state, model).items()},
+            "problems": records.count_problems(state, model),
+            "runs": [vars(run) for run in journal.list_runs(state)],
+        }
+        listed = records.list_problems(state, model, _PROBLEMS)
+    if as_json:
+        content["listed"] = [{"file": printable(path), "kind": kind, "message": text} for path, kind, text in listed]
+        click.echo(json.dumps(content, ensure_ascii=False))
+        return
+    _show_status(content, listed)
+
+
+def _show_status(content: dict[str, Any], listed: Sequence[tuple[str, str, str]]) -> None:
+    import time
+
+    from rich.markup import escape
+
+    from genretree.tables import make_console
+
+    console = make_console()
+    model, genres, problems = content["model"], content["genres"], content["problems"]
+    console.print(f"[bold]{escape(content['database'])}[/]: {content['files']} files, {content['gone']} gone")
+    console.print(escape(f"model {model['digest']}: {model['family']} ({model['note']}), {model['bundle']}"))
+    for genre, n in sorted(genres.items(), key=lambda item: -item[1]):
+        console.print(escape(f"  {genre}: {n}"))
+    for kind, n in sorted(problems.items()):
+        console.print(escape(f"can't be used, {kind}: {n}"))
+    for path, kind, text in listed:
+        console.print(f"  [dim]{escape(f'{printable(path)} ({kind}): {text}')}[/]")
+    for run in content["runs"]:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run["started"]))
+        console.print(escape(f"run {run['id']} ({when}): {run['written']} files written, {run['undone']} undone"))
+
+
+# -- shared ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _read(db: Path | None) -> Iterator[State]:
+    from genretree.library.state import default_database, open_state
+
+    with open_state(db or default_database()) as state:
+        yield state
+
+
+@contextmanager
+def _work_on(db: Path | None, what: str, create: bool = False) -> Iterator[State]:
+    from genretree.library import journal
+    from genretree.library.state import default_database, open_state, sole_worker
+
+    path = db or default_database()
+    if not create:
+        open_state(path).close()  # refuse what is missing before anything is made beside it
+    with sole_worker(path, what), open_state(path, create=create) as state:
+        if recovered := journal.recover(state):
+            click.echo(f"{recovered} files were in hand when an earlier run ended; none is damaged", err=True)
+        yield state
+
+
+def _plans(
+    state: State,
+    *,
+    mapping: Path | None,
+    min_confidence: float | None,
+    depth: int | None,
+    level: str | None,
+    folder: str | None,
+    digest: str | None,
+    mode: Mode,
+    progress: bool,
+) -> tuple[ModelCard, Iterator[Plan]]:
+    """Give the model and the plans that the options ask for."""
+    from genretree.library.mapping import Mapping, load_mapping, with_options
+    from genretree.library.plan import Filters, iter_plans
+    from genretree.library.records import count_genres, count_problems, find_model
+
+    model, card = find_model(state, digest)
+    rules = Mapping() if mapping is None else load_mapping(mapping, card.taxonomy)
+    rules = with_options(rules, min_confidence, depth)
+    filters = Filters(folder, _level(level, card.taxonomy.levels))
+    plans = iter_plans(state, model, card, rules, mode, filters)
+    total = sum(count_genres(state, model).values()) + sum(count_problems(state, model).values())
+    return card, _watched(plans, total, progress)
+
+
+def _watched(plans: Iterator[Plan], total: int, progress: bool) -> Iterator[Plan]:
+    from genretree.progress import progress_bar
+
+    with progress_bar(total, "plan", "file", progress and total > 2000) as tick:
+        for plan in plans:
+            tick()
+            yield plan
+
+
+def _level(level: str | None, names: Sequence[str]) -> int | None:
+    if level is None:
+        return None
+    if level in names:
+        return names.index(level) + 1
+    if level.isdecimal() and 1 <= int(level) <= len(names):
+        return int(level)
+    raise click.UsageError(f"--level: there is no level '{level}'; there are: {', '.join(names)} (or their numbers)")
+
+
+def _show_actions(found: Preview) -> None:
+    from genretree.library.plan import ACTIONS
+
+    for action, n in found.actions().items():
+        click.echo(f"{n} {ACTIONS[action]}")  # type: ignore[index]
+
+
+def _show(found: Preview) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from genretree.tables import make_console
+
+    console = make_console()
+    for genre, n in found.genres():
+        table = Table(title=escape(f"{genre}: {n}"), title_justify="left")
+        for column in ("file", "sure", "path", "carries now"):
+            table.add_column(column, overflow="fold")
+        for line in found.lines("write", genre, _ROWS):
+            table.add_row(escape(line.file), f"{line.confidence:.0%}", escape(line.path), escape(line.now or "-"))
+        console.print(table)
+        if n > _ROWS:
+            console.print(f"[dim]{n - _ROWS} more, less sure; all by --html, --csv, --parquet or --json[/]")
+    _show_actions(found)
+
+
+def _refusals(refused: Sequence[tuple[str, str]]) -> None:
+    for path, reason in refused[:_PROBLEMS]:
+        click.echo(f"left as it is: {printable(path)}: {reason}", err=True)
+    if len(refused) > _PROBLEMS:
+        click.echo(f"{len(refused) - _PROBLEMS} more were left as they are", err=True)
+    if refused:
+        sys.exit(1)

@@ -1,0 +1,320 @@
+"""Hear every file of a library once, and go on where the last run ended, however it ended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from genretree.errors import LibraryError
+from genretree.library import records
+from genretree.library.listen import Listener, Problem, Stamp, hear_file, stamp_file
+from genretree.library.records import FileRow, ModelCard, Result
+from genretree.library.state import State
+from genretree.library.walk import FoundFile, walk
+from genretree.machine import available_processors, shared_by, worker_pool
+from genretree.progress import progress_bar
+from genretree.remote import is_url
+
+_SUSPECT = 2  # so often a process died with a file in hand, until that file gets a process of its own
+_STRIKES = 3  # so often a remote worker is lost with a file in hand, until it is the file's fault
+_CRASHED = "the decoder crashed on this file; convert it to another format"
+
+Report = Callable[[str, Result | Problem, bool, ModelCard], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something to be done with a file: `stamp` it, or `hear` it."""
+
+    kind: Literal["stamp", "hear"]
+    row: FileRow
+
+
+class Lost:
+    """What comes back of a job whose worker died."""
+
+
+Outcome = Stamp | Problem | Result | Lost
+
+
+class Engine(Protocol):
+    """Who does the jobs: threads of this process, or workers elsewhere."""
+
+    @property
+    def room(self) -> int:
+        """How many files to have in hand at a time."""
+
+    def submit(self, job: Job) -> None:
+        """Take a job on."""
+
+    def collect(self) -> list[tuple[Job, Outcome]]:
+        """Wait until some jobs are done, and give them."""
+
+
+@dataclass
+class Counts:
+    """What a run came to.
+
+    Parameters
+    ----------
+    files : int
+        Found by the walk, with those that can't be read.
+    known : int
+        Had been finished before.
+    heard, shared : int
+        Heard now; given the result of another file with the same content.
+    failed : int
+        Can't be used, as was found now or before.
+    gone : int
+        Were there at an earlier walk, and are no longer.
+    """
+
+    files: int = 0
+    known: int = 0
+    heard: int = 0
+    shared: int = 0
+    failed: int = 0
+    gone: int = 0
+
+
+def analyse(
+    state: State,
+    places: Sequence[str | Path],
+    make_listener: Callable[[], Listener],
+    *,
+    workers: int = 2,
+    hidden: bool = False,
+    retry_failed: bool = False,
+    engine: Callable[[Listener], Engine] | None = None,
+    find: Callable[[Sequence[str | Path], bool], Iterator[FoundFile]] = walk,
+    progress: bool = False,
+    report: Report | None = None,
+) -> Counts:
+    """Hear all sound files at and below some places that were not heard yet, in memory that doesn't grow with them.
+
+    Parameters
+    ----------
+    state : State
+        Of which the caller is the `sole_worker`.
+    places : sequence of paths
+    make_listener : callable
+        Loads the model; called again in a process apart for a file that a process died of.
+    workers : int
+        Files that are worked on at a time, but no more than there are processors.
+    hidden : bool
+        Also hidden files.
+    retry_failed : bool
+        Try again what this model could not use before.
+    engine : callable, optional
+        Makes other workers than threads of this process, from the listener.
+    find : callable
+        The walk.
+    progress : bool
+        Show bars on standard error.
+    report : callable, optional
+        Is told path, outcome, whether it is another file's, and the model, of each file that is finished.
+
+    Raises
+    ------
+    LibraryError
+        If a place does not exist.
+    """
+    listener = make_listener()
+    model = records.use_model(state, listener.card)
+    round_ = records.begin_round(state)
+    counts = Counts()
+    with progress_bar(0, "walk", "file", progress) as tick:
+        for n in records.record_found(state, find(places, hidden), round_):
+            tick(n)
+    counts.gone = records.mark_gone(state, [_real(place) for place in places], round_)
+    if retry_failed:
+        records.forget_failures(state, model)
+    pending, counts.failed, counts.files = records.count_pending(state, model, round_)
+    counts.known = counts.files - pending - counts.failed
+    finished = counts.files - pending
+    with progress_bar(counts.files, "analyse", "file", progress and pending > 0, initial=finished) as tick:
+
+        def finish(row: FileRow, outcome: Result | Problem, shared: bool) -> None:
+            of_no_use = bool(outcome.error)
+            counts.failed += of_no_use
+            counts.shared += shared and not of_no_use
+            counts.heard += not shared and not of_no_use
+            tick()
+            if report is not None:
+                report(row.path, outcome, shared, listener.card)
+
+        course = _Course(state, model, listener.card, finish)
+        rows = course.take_suspects(records.iter_pending(state, model, round_), make_listener)
+        if engine is not None:
+            course.run(rows, engine(listener))
+            return counts
+        workers = max(1, min(workers, available_processors(), pending))
+        with shared_by(workers), ThreadPoolExecutor(workers) as pool:
+            course.run(rows, _Threads(pool, listener, workers))
+    return counts
+
+
+def check_places(places: Sequence[str | Path]) -> None:
+    """Refuse places that don't exist: all files known of them would seem to be gone.
+
+    Raises
+    ------
+    LibraryError
+        Names the first.
+    """
+    for place in places:
+        if not Path(place).exists():
+            raise LibraryError(f"{place}: no such folder or file; nothing was changed")
+
+
+def _real(place: str | Path) -> str:
+    return str(place) if is_url(place) else os.path.realpath(place)
+
+
+class _Threads:
+    """Jobs done by threads of this process."""
+
+    def __init__(self, pool: ThreadPoolExecutor, listener: Listener, workers: int) -> None:
+        self._pool, self._listener = pool, listener
+        self._jobs: dict[Future[Outcome], Job] = {}
+        self._workers = workers
+        self._warm = False
+
+    @property
+    def room(self) -> int:
+        """One, until a file was heard: libraries that load others when they are first used are left to one thread."""
+        return 2 * self._workers + 2 if self._warm else 1
+
+    def submit(self, job: Job) -> None:
+        self._jobs[self._pool.submit(do_job, self._listener, job)] = job
+
+    def collect(self) -> list[tuple[Job, Outcome]]:
+        done, _ = wait(self._jobs, return_when=FIRST_COMPLETED)
+        found = [(self._jobs.pop(future), future.result()) for future in done]
+        self._warm = self._warm or any(isinstance(outcome, Result) and not outcome.error for _, outcome in found)
+        return found
+
+
+def do_job(listener: Listener, job: Job) -> Outcome:
+    """Do a job here and now."""
+    row = job.row
+    if job.kind == "stamp":
+        return stamp_file(row.path)
+    return hear_file(listener, row.path, Stamp(row.size, row.mtime_ns, row.content or b"", row.genres))
+
+
+@dataclass
+class _Course:
+    """The way of files from found to finished."""
+
+    state: State
+    model: int
+    card: ModelCard
+    finish: Callable[[FileRow, Result | Problem, bool], None]
+    in_hand: int = 0
+    hearing: dict[bytes, list[FileRow]] = field(default_factory=dict)  # the first is heard, the others wait for it
+    strikes: dict[int, int] = field(default_factory=dict)
+
+    def run(self, rows: Iterator[FileRow], engine: Engine) -> None:
+        """Work on files until none is left."""
+        try:
+            while True:
+                while self.in_hand < engine.room and (row := next(rows, None)) is not None:
+                    self._begin(row, engine)
+                if not self.in_hand:
+                    return
+                for job, outcome in engine.collect():
+                    self._take(job, outcome, engine)
+        finally:  # an interrupt is no file's fault
+            records.take_back_tries(self.state, [waiting[0].id for waiting in self.hearing.values()])
+
+    def take_suspects(self, rows: Iterator[FileRow], make_listener: Callable[[], Listener]) -> Iterator[FileRow]:
+        """Pass files on, but for those that processes died of: each of these is heard in a process of its own."""
+        for row in rows:
+            if row.tries < _SUSPECT or row.content is None:
+                yield row
+                continue
+            self.in_hand += 1
+            self._save(row, _hear_apart(make_listener, row))
+
+    def _begin(self, row: FileRow, engine: Engine) -> None:
+        self.in_hand += 1
+        if row.content is None:
+            engine.submit(Job("stamp", row))
+        else:
+            self._listen(row, engine)
+
+    def _take(self, job: Job, outcome: Outcome, engine: Engine) -> None:
+        row = job.row
+        if isinstance(outcome, Lost):
+            self._try_again(job, engine)
+        elif isinstance(outcome, Stamp):
+            records.save_stamp(self.state, row.id, outcome.size, outcome.mtime_ns, outcome.content, outcome.genres)
+            known = FileRow(row.id, row.path, outcome.size, outcome.mtime_ns, outcome.content, outcome.genres)
+            self._listen(known, engine)
+        elif job.kind == "stamp":
+            assert isinstance(outcome, Problem)
+            self._give_up(row, outcome)
+        else:
+            assert row.content is not None
+            others = self.hearing.pop(row.content)[1:]
+            if isinstance(outcome, Problem):
+                self._give_up(row, outcome)
+            else:
+                self._save(row, outcome)
+            for other in others:
+                self._listen(other, engine)
+
+    def _listen(self, row: FileRow, engine: Engine) -> None:
+        """Hear a file, unless another one with the same content was heard or is being heard."""
+        assert row.content is not None
+        if records.share_result(self.state, self.model, row.id, row.content):
+            found = records.find_outcome(self.state, self.model, self.card, row.id)
+            self._end(row, found, shared=True)
+        elif row.content in self.hearing:
+            self.hearing[row.content].append(row)
+        else:
+            self.hearing[row.content] = [row]
+            records.begin_try(self.state, row.id)
+            engine.submit(Job("hear", row))
+
+    def _try_again(self, job: Job, engine: Engine) -> None:
+        self.strikes[job.row.id] = self.strikes.get(job.row.id, 0) + 1
+        if self.strikes[job.row.id] < _STRIKES:
+            engine.submit(job)
+        elif job.kind == "hear":
+            self._take(job, Result(None, error="crashed", message=_CRASHED), engine)
+        else:
+            self._take(job, Problem("unreadable", "workers are lost whenever they read it"), engine)
+
+    def _save(self, row: FileRow, result: Result) -> None:
+        assert row.content is not None
+        records.save_result(self.state, self.model, row.id, row.content, result)
+        self._end(row, result, shared=False)
+
+    def _give_up(self, row: FileRow, problem: Problem) -> None:
+        records.save_problem(self.state, row.id, problem.error, problem.message)
+        self._end(row, problem, shared=False)
+
+    def _end(self, row: FileRow, outcome: Result | Problem, shared: bool) -> None:
+        self.in_hand -= 1
+        self.strikes.pop(row.id, None)
+        self.finish(row, outcome, shared)
+
+
+def _hear_apart(make_listener: Callable[[], Listener], row: FileRow) -> Result:
+    """Hear a file in a process of its own, which it may take down."""
+    try:
+        with worker_pool(1) as pool:
+            return pool.submit(_load_and_hear, make_listener, row.path).result()
+    except BrokenProcessPool:
+        return Result(None, error="crashed", message=_CRASHED)
+
+
+def _load_and_hear(make_listener: Callable[[], Listener], path: str) -> Result:
+    return make_listener().hear(Path(path))

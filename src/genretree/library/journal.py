@@ -1,0 +1,240 @@
+"""The journal of what was written into files: with it every one of them can be made again, byte by byte."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genretree.errors import LibraryError
+from genretree.library.delta import content_digest
+from genretree.library.records import PAGE, move_content
+from genretree.library.state import State, decode_path, encode_path
+
+_CHANGE = "id, run, path, state, temporary, before, after, before_mtime_ns, old, new, delta"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One file that a run changed.
+
+    Parameters
+    ----------
+    id, run : int
+    path : str
+    state : str
+        `begun`: not known to be in place; `written`; `undoing`; `undone`.
+    temporary : str
+        The copy beside the file that is or was worked on.
+    before, after : bytes
+        Hashes of the whole file.
+    before_mtime_ns : int
+    old, new : mapping
+        What its tags held and hold: `genres`, `own`; of the new ones also `wrote` (the genres as they were meant) and
+        `theirs` (those of them that were not ours).
+    delta : bytes
+        How to get the old bytes from the new ones.
+    """
+
+    id: int
+    run: int
+    path: str
+    state: str
+    temporary: str
+    before: bytes
+    after: bytes
+    before_mtime_ns: int
+    old: Mapping[str, Any]
+    new: Mapping[str, Any]
+    delta: bytes
+
+
+@dataclass(frozen=True)
+class Run:
+    """A call of apply that changed files: number, time, model, command, and how many changes stand or were undone."""
+
+    id: int
+    started: float
+    model: str
+    command: str
+    written: int
+    undone: int
+
+
+def begin_run(state: State, model: str, command: str) -> int:
+    """Give a number to a call that is about to change files; power may fail from now on, too."""
+    state.connection.execute("PRAGMA synchronous = FULL")
+    with state.transaction() as connection:
+        return int(
+            connection.execute(
+                "INSERT INTO run (started, model, command) VALUES (?, ?, ?) RETURNING id", (time.time(), model, command)
+            ).fetchone()[0]
+        )
+
+
+def begin_change(
+    state: State, run: int, path: str, temporary: str, before: bytes, mtime_ns: int, old: Mapping[str, Any]
+) -> int:
+    """Note that a file is about to be changed."""
+    row = (run, encode_path(path), encode_path(temporary), before, mtime_ns, json.dumps(old))
+    with state.transaction() as connection:
+        return int(
+            connection.execute(
+                "INSERT INTO change (run, path, state, temporary, before, before_mtime_ns, old, new) "
+                "VALUES (?, ?, 'begun', ?, ?, ?, ?, '{}') RETURNING id",
+                row,
+            ).fetchone()[0]
+        )
+
+
+def fill_change(state: State, change: int, after: bytes, new: Mapping[str, Any], delta: bytes) -> None:
+    """Note how to undo a change, before it is made."""
+    with state.transaction() as connection:
+        connection.execute(
+            "UPDATE change SET after = ?, new = ?, delta = ? WHERE id = ?", (after, json.dumps(new), delta, change)
+        )
+
+
+def finish_change(state: State, change: int, size: int, mtime_ns: int) -> None:
+    """Note that a change is in place."""
+    found = _read(state, "WHERE id = ?", (change,))[0]
+    with state.transaction() as connection:
+        connection.execute("UPDATE change SET state = 'written' WHERE id = ?", (change,))
+        move_content(state, found.path, found.before, found.after, size, mtime_ns, found.new["genres"])
+
+
+def drop_change(state: State, change: int) -> None:
+    """Forget a change that was not made."""
+    with state.transaction() as connection:
+        connection.execute("DELETE FROM change WHERE id = ?", (change,))
+
+
+def begin_undo(state: State, change: int, temporary: str) -> None:
+    """Note that a file is about to be restored."""
+    with state.transaction() as connection:
+        connection.execute(
+            "UPDATE change SET state = 'undoing', temporary = ? WHERE id = ?", (encode_path(temporary), change)
+        )
+
+
+def finish_undo(state: State, chain: Sequence[Change], after: bytes, size: int, mtime_ns: int) -> None:
+    """Note that the changes of a chain, the newest first, are undone; `after` is what the file holds now."""
+    with state.transaction() as connection:
+        connection.executemany("UPDATE change SET state = 'undone' WHERE id = ?", [(item.id,) for item in chain])
+        oldest = chain[-1]
+        move_content(state, oldest.path, chain[0].after, after, size, mtime_ns, oldest.old["genres"])
+
+
+def stop_undo(state: State, change: int) -> None:
+    """Note that a file could not be restored."""
+    with state.transaction() as connection:
+        connection.execute("UPDATE change SET state = 'written' WHERE id = ?", (change,))
+
+
+def last_change(state: State, path: str) -> Change | None:
+    """Give the last change of a file that stands."""
+    rows = _read(state, "WHERE path = ? AND state = 'written' ORDER BY id DESC LIMIT 1", (encode_path(path),))
+    return rows[0] if rows else None
+
+
+def iter_chains(state: State, run: int) -> Iterator[list[Change]]:
+    """Yield, for each file that a run changed, the changes from the newest down to the run's first."""
+    last = 0
+    while True:
+        firsts = _read(state, "WHERE run = ? AND id > ? AND state = 'written' ORDER BY id LIMIT ?", (run, last, PAGE))
+        if not firsts:
+            return
+        for first in firsts:
+            chain = _read(
+                state,
+                "WHERE path = ? AND id >= ? AND state = 'written' ORDER BY id DESC",
+                (encode_path(first.path), first.id),
+            )
+            if chain and chain[-1].id == first.id:
+                yield chain
+        last = firsts[-1].id
+
+
+def count_chains(state: State, run: int) -> int:
+    """Count the changes of a run that stand."""
+    query = "SELECT count(*) FROM change WHERE run = ? AND state = 'written'"
+    return int(state.connection.execute(query, (run,)).fetchone()[0])
+
+
+def list_runs(state: State) -> list[Run]:
+    """Give all runs that changed anything, the last one first."""
+    rows = state.connection.execute(
+        "SELECT r.id, r.started, r.model, r.command, sum(c.state = 'written'), sum(c.state = 'undone') FROM run r "
+        "JOIN change c ON c.run = r.id GROUP BY r.id ORDER BY r.id DESC"
+    )
+    return [Run(*row) for row in rows]
+
+
+def find_run(state: State, run: int | None) -> int:
+    """Give the run with this number, or the last one that stands.
+
+    Raises
+    ------
+    LibraryError
+        If there is none.
+    """
+    runs = list_runs(state)
+    if run is None:
+        standing = [item.id for item in runs if item.written]
+        if not standing:
+            raise LibraryError(f"{state.path}: nothing to undo")
+        return standing[0]
+    if run not in [item.id for item in runs]:
+        known = ", ".join(str(item.id) for item in runs) or "none"
+        raise LibraryError(f"{state.path}: no run {run} that changed anything; there are: {known}")
+    return run
+
+
+def recover(state: State) -> int:
+    """Find out what became of changes that a process died over, and clear its temporary files away.
+
+    A file is either as it was or as it was to be, never in between. Where it is not to be found, on a disk that is not
+    there at present, say, that stays open until it is. Returns how many such files there were.
+    """
+    rows = _read(state, "WHERE state IN ('begun', 'undoing')", ())
+    left = 0
+    for item in rows:
+        with suppress(OSError):
+            Path(item.temporary).unlink(missing_ok=True)
+        path = Path(item.path)
+        try:
+            status, now = path.stat(), content_digest(path)
+        except OSError:
+            now = b""
+        if item.state == "undoing":
+            if now and now == item.before:
+                chain = _read(state, "WHERE path = ? AND id >= ? AND state <> 'undone' ORDER BY id DESC", _key(item))
+                finish_undo(state, chain, now, status.st_size, status.st_mtime_ns)
+            else:
+                stop_undo(state, item.id)
+        elif now and now == item.after:
+            finish_change(state, item.id, status.st_size, status.st_mtime_ns)
+        elif not now and item.after:
+            left += 1  # it may be in place
+        else:
+            drop_change(state, item.id)
+    return len(rows) - left
+
+
+def _key(item: Change) -> tuple[bytes, int]:
+    return encode_path(item.path), item.id
+
+
+def _read(state: State, where: str, arguments: tuple[Any, ...]) -> list[Change]:
+    rows = state.connection.execute(f"SELECT {_CHANGE} FROM change {where}", arguments).fetchall()
+    return [
+        Change(
+            *(id_, run, decode_path(path), kind, decode_path(temporary), before, after, mtime_ns),
+            *(json.loads(old), json.loads(new), delta or b""),
+        )
+        for id_, run, path, kind, temporary, before, after, mtime_ns, old, new, delta in rows
+    ]

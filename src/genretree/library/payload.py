@@ -1,0 +1,199 @@
+"""What of a sound file is sound and what is tags: a hash over the sound alone, so that a write can be proved harmless.
+
+Layouts as in: id3.org (ID3v2.3, v2.4), RFC 9639 (FLAC), RFC 3533 (Ogg), ISO/IEC 14496-12 (MP4), the RIFF and EA IFF 85
+specifications.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from genretree.sound.containers import read_at, sniff
+
+_COPY = 1 << 20
+_HEADER_PACKETS = {b"\x01vorbis": 3, b"OpusHead": 2, b"\x7fFLAC": 1, b"Speex   ": 2}
+
+
+class LayoutError(Exception):
+    """The file is not laid out as its format says."""
+
+
+def container(file: io.FileIO) -> str:
+    """Name what kind of file it is, by its content: mp3, flac, ogg, mp4, wav, aiff ... or ""."""
+    return sniff(file, _size(file))[0]
+
+
+def sound_digest(path: Path) -> str:
+    """Hash the sound of an mp3, flac, ogg, opus, mp4, wav or aiff file, whatever its tags.
+
+    Raises
+    ------
+    LayoutError
+        If the file is of another kind, or can't be taken apart.
+    """
+    with path.open("rb", buffering=0) as file:
+        kind = container(file)
+        if kind not in _PARTS:
+            raise LayoutError(f"{kind or 'unknown'} files can't be tagged")
+        digest = hashlib.blake2b(digest_size=16)
+        for part in _PARTS[kind](file, _size(file)):
+            if isinstance(part, bytes):
+                digest.update(part)
+                continue
+            start, end = part
+            while start < end:
+                block = read_at(file, start, min(_COPY, end - start))
+                if not block:
+                    raise LayoutError("it ends before its headers say")
+                digest.update(block)
+                start += len(block)
+        return digest.hexdigest()
+
+
+def _size(file: io.FileIO) -> int:
+    return file.seek(0, io.SEEK_END)
+
+
+Parts = Iterator[tuple[int, int] | bytes]  # stretches of the file, and facts that stand at other places afterwards
+
+
+def _mp3(file: io.FileIO, size: int) -> Parts:
+    """All between the ID3v2 tags in front and the APEv2 and ID3v1 tags at the end."""
+    start = sniff(file, size)[1]
+    end = size
+    if read_at(file, max(0, end - 128), 3) == b"TAG":
+        end -= 128
+    footer = read_at(file, max(0, end - 32), 32)
+    if footer[:8] == b"APETAGEX":
+        end -= int.from_bytes(footer[12:16], "little") + (32 if footer[23] & 0x80 else 0)
+    yield start, max(start, end)
+
+
+def _flac(file: io.FileIO, size: int) -> Parts:
+    """STREAMINFO, and all behind the metadata blocks."""
+    at = sniff(file, size)[1] + 4
+    while True:
+        head = read_at(file, at, 4)
+        if len(head) < 4:
+            raise LayoutError("its metadata has no end")
+        end = at + 4 + int.from_bytes(head[1:], "big")
+        if head[0] & 0x7F == 0:
+            yield at + 4, end
+        at = end
+        if head[0] & 0x80:
+            break
+    tail = 128 if read_at(file, max(0, size - 128), 3) == b"TAG" else 0
+    yield at, size - tail
+
+
+def _ogg(file: io.FileIO, size: int) -> Parts:
+    """Of every page behind the header packets: granule position, and lacing and data, but not number and checksum."""
+    at = 0
+    packets: dict[bytes, int] = {}  # header packets still to come, by stream
+    while at < size:
+        head = read_at(file, at, 27)
+        if head[:4] != b"OggS" or len(head) < 27:
+            raise LayoutError("its pages don't follow one another")
+        lacing = read_at(file, at + 27, head[26])
+        body = at + 27 + head[26]
+        serial = head[14:18]
+        if head[5] & 2:
+            packets[serial] = _header_packets(read_at(file, body, 13), lacing)
+        ended = sum(size != 255 for size in lacing)
+        if packets.get(serial, 0) > 0:
+            packets[serial] -= ended
+        else:
+            yield at + 5, at + 18  # flags, granule position, serial number
+            yield at + 26, body + sum(lacing)
+        at = body + sum(lacing)
+
+
+def _header_packets(start: bytes, lacing: bytes) -> int:
+    if start[:5] == b"\x7fFLAC":
+        return 1 + int.from_bytes(start[7:9], "big") or 1 << 62
+    return next((n for magic, n in _HEADER_PACKETS.items() if start.startswith(magic)), 0)
+
+
+def _mp4(file: io.FileIO, size: int) -> Parts:
+    """What the media data boxes hold, the tracks, and where in the media data their chunks lie."""
+    boxes = list(_boxes(file, 0, size))
+    if any(name == b"moof" for name, _, _ in boxes):
+        raise LayoutError("is in fragments (as streams are), which writing tags would damage; remux it first")
+    media = [(start, end) for name, start, end in boxes if name == b"mdat"]
+    yield from media
+    for name, start, end in boxes:
+        if name == b"moov":
+            for inner, low, high in _boxes(file, start, end):
+                if inner == b"trak":
+                    yield from _track(file, low, high, media)
+
+
+def _track(file: io.FileIO, low: int, high: int, media: list[tuple[int, int]]) -> Parts:
+    """All that a track's boxes hold, its chunk offsets as distances from the beginning of the media data."""
+    for name, start, end in _boxes(file, low, high):
+        if name in (b"mdia", b"minf", b"stbl"):
+            yield from _track(file, start, end, media)
+        elif name in (b"stco", b"co64"):
+            width = np.dtype(">u4" if name == b"stco" else ">u8")
+            head, content = read_at(file, start, 8), read_at(file, start + 8, end - start - 8)
+            count = int.from_bytes(head[4:], "big")
+            if count * width.itemsize > len(content):
+                raise LayoutError("its table of chunks is cut off")
+            offsets = np.frombuffer(content, width, count).astype(np.int64)
+            for place, (first, last) in enumerate(media):
+                inside = (offsets >= first) & (offsets < last)
+                yield np.where(inside, offsets - first, -1).tobytes() + bytes([place & 255])
+        else:
+            yield start, end
+
+
+def _boxes(file: io.FileIO, at: int, until: int) -> Iterator[tuple[bytes, int, int]]:
+    while at + 8 <= until:
+        head = read_at(file, at, 16)
+        length, skip = int.from_bytes(head[:4], "big"), 8
+        if length == 1:
+            length, skip = int.from_bytes(head[8:16], "big"), 16
+        if length == 0:
+            length = until - at
+        if length < skip or at + length > until:
+            raise LayoutError("a box reaches beyond its end")
+        yield head[4:8], at + skip, at + length
+        at += length
+
+
+def _wav(file: io.FileIO, size: int) -> Parts:
+    for name, start, end in riff_chunks(file, size, "little"):
+        if name in (b"fmt ", b"data", b"fact"):
+            yield start, end
+
+
+def _aiff(file: io.FileIO, size: int) -> Parts:
+    for name, start, end in riff_chunks(file, size, "big"):
+        if name in (b"COMM", b"SSND"):
+            yield start, end
+
+
+def riff_chunks(file: io.FileIO, size: int, order: str) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, start and end of the chunks of a RIFF ("little") or IFF ("big") file."""
+    at = 12
+    while at + 8 <= size:
+        head = read_at(file, at, 8)
+        length = int.from_bytes(head[4:], "little" if order == "little" else "big")
+        yield head[:4], at + 8, min(size, at + 8 + length)
+        at += 8 + length + length % 2
+
+
+_PARTS: dict[str, Callable[[io.FileIO, int], Parts]] = {
+    "mp3": _mp3,
+    "flac": _flac,
+    "ogg": _ogg,
+    "mp4": _mp4,
+    "wav": _wav,
+    "aiff": _aiff,
+}
+TAGGABLE = frozenset(_PARTS)

@@ -1,0 +1,148 @@
+"""What would be written, before it is: gathered by genre, the surest first, as a table, a page, CSV or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+from genretree.files import atomic_path, printable, write_text
+from genretree.library.plan import ACTIONS, Plan
+from genretree.library.records import ModelCard
+from genretree.library.tags import shown
+from genretree.report import render
+from genretree.taxonomy import format_path
+
+LISTED = 200  # files of one genre that a page shows; all are in CSV and Parquet
+_BATCH = 5000
+
+
+@dataclass(frozen=True)
+class Line:
+    """One file of a preview.
+
+    Parameters
+    ----------
+    file : str
+        Its path, as text.
+    action : str
+        `write`, or why nothing is written.
+    genre : str
+        What the genre field would hold, or what would be written if nothing stood in the way.
+    now : str
+        What it holds.
+    path : str
+        The node.
+    confidence : float
+    slices : int
+    message : str
+        Why it can't be heard.
+    """
+
+    file: str
+    action: str
+    genre: str
+    now: str
+    path: str
+    confidence: float
+    slices: int
+    message: str = ""
+
+
+class Preview:
+    """All lines of a preview, kept in a temporary database, so that memory doesn't grow with them."""
+
+    def __init__(self, plans: Iterable[Plan]) -> None:
+        self._rows = sqlite3.connect("")  # a file that goes with the connection
+        names = [field.name for field in fields(Line)]
+        self._rows.execute(f"CREATE TABLE line ({', '.join(names)})")
+        places = ", ".join("?" * len(names))
+        self._rows.executemany(f"INSERT INTO line VALUES ({places})", (astuple(_line(plan)) for plan in plans))
+        self._rows.execute("CREATE INDEX by_genre ON line (action, genre, confidence DESC)")
+
+    def actions(self) -> dict[str, int]:
+        """Count the files by what is done with them, in the order of `ACTIONS`."""
+        counts = dict(self._rows.execute("SELECT action, count(*) FROM line GROUP BY action").fetchall())
+        return {action: counts[action] for action in ACTIONS if action in counts}
+
+    def genres(self, action: str = "write") -> list[tuple[str, int]]:
+        """Count the files by what their genre would be, the most frequent first."""
+        query = "SELECT genre, count(*) FROM line WHERE action = ? GROUP BY genre ORDER BY count(*) DESC, genre"
+        return self._rows.execute(query, (action,)).fetchall()
+
+    def lines(self, action: str, genre: str | None = None, limit: int = -1) -> Iterator[Line]:
+        """Yield the files of an action and a genre, the surest first."""
+        where = "" if genre is None else "AND genre = ?"
+        query = f"SELECT * FROM line WHERE action = ? {where} ORDER BY genre, confidence DESC, file LIMIT ?"
+        for row in self._rows.execute(query, (action, *([] if genre is None else [genre]), limit)):
+            yield Line(*row)
+
+    def all_lines(self) -> Iterator[Line]:
+        """Yield all files: by action, genre, and how sure they are."""
+        for action in self.actions():
+            yield from self.lines(action)
+
+
+def _line(plan: Plan) -> Line:
+    wanted = plan.genres or plan.decision.genres
+    now = shown(plan.row.genres or ())
+    return Line(
+        *(printable(plan.row.path), plan.action, shown(wanted), now, format_path(plan.decision.path)),
+        *(round(plan.decision.confidence, 6), plan.result.slices, plan.result.message),
+    )
+
+
+def write_csv(preview: Preview, stream: IO[str]) -> None:
+    """Write a row for each file."""
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([field.name for field in fields(Line)])
+    writer.writerows(map(astuple, preview.all_lines()))
+
+
+def write_parquet(preview: Preview, path: Path) -> None:
+    """Write a row for each file, in the columns of `Line`."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    kinds = {"str": pa.string(), "float": pa.float64(), "int": pa.int64()}
+    schema = pa.schema([(field.name, kinds[str(field.type)]) for field in fields(Line)])
+    lines = preview.all_lines()
+    with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
+        while batch := list(islice(lines, _BATCH)):
+            columns = list(zip(*map(astuple, batch), strict=True))
+            writer.write_table(pa.table([pa.array(column) for column in columns], schema=schema))
+
+
+def write_json(preview: Preview) -> Iterator[str]:
+    """Yield one JSON object for each file."""
+    for line in preview.all_lines():
+        yield json.dumps({field.name: getattr(line, field.name) for field in fields(Line)}, ensure_ascii=False)
+
+
+def write_page(preview: Preview, path: Path, card: ModelCard, command: str = "") -> None:
+    """Write one self-contained HTML page: a table for each genre, the surest first, and what is left alone and why."""
+    groups = [
+        {"title": genre, "n": n, "lines": list(preview.lines("write", genre, LISTED))} for genre, n in preview.genres()
+    ]
+    actions = preview.actions()
+    others = [
+        {"title": ACTIONS[action], "n": n, "lines": list(preview.lines(action, limit=LISTED)), "action": action}  # type: ignore[index]
+        for action, n in actions.items()
+        if action != "write"
+    ]
+    page = render(
+        "library.html.j2",
+        groups=groups,
+        others=others,
+        written=actions.get("write", 0),
+        total=sum(actions.values()),
+        card=card,
+        command=command,
+        listed=LISTED,
+    )
+    write_text(path, page)

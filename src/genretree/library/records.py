@@ -1,0 +1,464 @@
+"""Files and results: what is written to the database and asked of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genretree.errors import LibraryError
+from genretree.library.state import State, decode_path, encode_path
+from genretree.library.walk import FoundFile
+from genretree.models.contract import LevelProbabilities
+from genretree.remote import is_url
+from genretree.settings import Heads
+from genretree.taxonomy import Taxonomy
+
+PAGE = 500  # rows read at a time, so that memory doesn't grow with the library
+_FEW = 10_000  # files of a folder that are sooner sorted than looked for in the whole library by confidence
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a result has to be known by: the model, and all settings that change what it says.
+
+    Parameters
+    ----------
+    digest : str
+        Hash of all that.
+    family : str
+    heads : "tree" or "independent"
+    taxonomy : Taxonomy
+    bundle : str
+        Where the bundle was.
+    note : str
+        For people: arithmetic, salvage.
+    """
+
+    digest: str
+    family: str
+    heads: Heads
+    taxonomy: Taxonomy
+    bundle: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a model says of a file, or why it says nothing.
+
+    Parameters
+    ----------
+    levels : list of arrays, one for each level, shape (1, n_nodes)
+        Calibrated; None if the file can't be used.
+    leaf : int
+        Index of the path's end among the nodes of the deepest level; -1 without a path.
+    confidence : float
+        The probability of that node.
+    slices : int
+    padded : bool
+    runtime : str
+    error, message : str
+    """
+
+    levels: LevelProbabilities | None
+    leaf: int = -1
+    confidence: float = 0.0
+    slices: int = 0
+    padded: bool = False
+    runtime: str = ""
+    error: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """A file as the database knows it.
+
+    Parameters
+    ----------
+    id : int
+    path : str
+    size, mtime_ns : int
+        As they were when the content was hashed.
+    content : bytes
+        BLAKE2b of the whole file, 16 bytes; None before it was read.
+    genres : tuple of str
+        What its genre tag held then; None if it has no tags that can be read.
+    tries : int
+        How often a process died while it had this file in hand.
+    """
+
+    id: int
+    path: str
+    size: int
+    mtime_ns: int
+    content: bytes | None
+    genres: tuple[str, ...] | None
+    tries: int = 0
+
+
+# -- models ------------------------------------------------------------------------------------------------------
+
+
+def use_model(state: State, card: ModelCard) -> int:
+    """Give the row of a model, which is the one meant from now on if none is named."""
+    with state.transaction() as connection:
+        row = connection.execute(
+            "INSERT INTO model (digest, family, heads, tree, bundle, note, used) VALUES (?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (digest) DO UPDATE SET bundle = excluded.bundle, used = excluded.used RETURNING id",
+            (
+                card.digest,
+                card.family,
+                card.heads,
+                json.dumps(card.taxonomy.to_json()),
+                card.bundle,
+                card.note,
+                time.time(),
+            ),
+        ).fetchone()
+    return int(row[0])
+
+
+def find_model(state: State, digest: str | None = None) -> tuple[int, ModelCard]:
+    """Give the model with this digest (or the beginning of it), or the one that was last used.
+
+    Raises
+    ------
+    LibraryError
+        If nothing was analysed yet, or no or several models are meant.
+    """
+    rows = state.connection.execute(
+        "SELECT id, digest, family, heads, tree, bundle, note FROM model WHERE digest LIKE ? ORDER BY used DESC",
+        (f"{digest or ''}%",),
+    ).fetchall()
+    if not rows:
+        known = [name for (name,) in state.connection.execute("SELECT digest FROM model ORDER BY used DESC")]
+        what = f"no model {digest}; there are: {', '.join(known)}" if known else "nothing has been analysed yet"
+        raise LibraryError(f"{state.path}: {what}")
+    if digest and len(rows) > 1:
+        raise LibraryError(f"{state.path}: {digest} may be {' or '.join(row[1] for row in rows)}; give more of it")
+    id_, found, family, heads, tree, bundle, note = rows[0]
+    return int(id_), ModelCard(found, family, heads, Taxonomy.from_json(json.loads(tree)), bundle, note)
+
+
+# -- files -------------------------------------------------------------------------------------------------------
+
+
+def begin_round(state: State) -> int:
+    """Number a walk; every file it comes to is marked with the number."""
+    with state.transaction() as connection:
+        row = connection.execute(
+            "INSERT INTO setting VALUES ('round', '1') "
+            "ON CONFLICT DO UPDATE SET value = CAST(value AS INTEGER) + 1 RETURNING value"
+        ).fetchone()
+    return int(row[0])
+
+
+def record_found(state: State, found: Iterator[FoundFile], round_: int) -> Iterator[int]:
+    """Write down what a walk comes to, some hundred at a time; yields how many each time.
+
+    A file whose size and time are as they were keeps what is known of it; any other is to be read again.
+    """
+    while batch := list(islice(found, PAGE)):
+        rows = [(encode_path(item.path), item.size, item.mtime_ns, item.error, item.message, round_) for item in batch]
+        with state.transaction() as connection:
+            connection.executemany(
+                "INSERT INTO file (path, size, mtime_ns, error, message, seen) VALUES (?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (path) DO UPDATE SET "
+                "content = CASE WHEN size = excluded.size AND mtime_ns = excluded.mtime_ns THEN content END, "
+                "tries = CASE WHEN size = excluded.size AND mtime_ns = excluded.mtime_ns THEN tries ELSE 0 END, "
+                "size = excluded.size, mtime_ns = excluded.mtime_ns, error = excluded.error, "
+                "message = excluded.message, seen = excluded.seen, gone = 0",
+                rows,
+            )
+        yield len(batch)
+
+
+def mark_gone(state: State, places: Sequence[str], round_: int) -> int:
+    """Mark the files below some places that a walk did not come to; returns how many."""
+    gone = 0
+    with state.transaction() as connection:
+        for place in places:
+            low, high = folder_range(place)
+            gone += connection.execute(
+                "UPDATE file SET gone = 1 WHERE (path = ? OR (path >= ? AND path < ?)) AND gone = 0 AND seen < ?",
+                (encode_path(place), low, high, round_),
+            ).rowcount
+    return gone
+
+
+def folder_range(folder: str) -> tuple[bytes, bytes]:
+    """Give the bounds between which the stored paths of all files below a folder, or a URL, lie."""
+    separator = os.fsencode(os.sep)
+    if is_url(folder):
+        separator = b"/"
+    else:
+        folder = os.path.realpath(folder)
+    start = encode_path(folder).rstrip(separator) + separator
+    return start, start[:-1] + bytes([start[-1] + 1])
+
+
+def count_pending(state: State, model: int, round_: int) -> tuple[int, int, int]:
+    """Count the files of a walk: those to be worked on, those known to be of no use, and all of them."""
+    pending, failed, all_ = state.connection.execute(
+        "SELECT count(*) FILTER (WHERE f.error = '' AND "
+        "(r.content IS NULL OR f.content IS NULL OR r.content <> f.content)), "
+        "count(*) FILTER (WHERE f.error <> '' OR (r.content = f.content AND r.error <> '')), count(*) "
+        "FROM file f LEFT JOIN result r ON r.file = f.id AND r.model = ? WHERE f.seen = ?",
+        (model, round_),
+    ).fetchone()
+    return int(pending), int(failed), int(all_)
+
+
+def iter_pending(state: State, model: int, round_: int) -> Iterator[FileRow]:
+    """Yield the files of a walk that this model has no result for, in the order in which they were first found."""
+    last = 0
+    while True:
+        rows = state.connection.execute(
+            f"SELECT {_FILE} FROM file f LEFT JOIN result r ON r.file = f.id AND r.model = ? "
+            "WHERE f.id > ? AND f.seen = ? AND f.error = '' "
+            "AND (r.content IS NULL OR f.content IS NULL OR r.content <> f.content) ORDER BY f.id LIMIT ?",
+            (model, last, round_, PAGE),
+        ).fetchall()
+        if not rows:
+            return
+        last = rows[-1][0]
+        yield from map(_file_row, rows)
+
+
+def forget_failures(state: State, model: int) -> None:
+    """Drop what this model could not use, so that it is tried again."""
+    with state.transaction() as connection:
+        connection.execute("DELETE FROM result WHERE model = ? AND error <> ''", (model,))
+        connection.execute("UPDATE file SET tries = 0 WHERE tries > 0")
+
+
+def save_stamp(state: State, file: int, size: int, mtime_ns: int, content: bytes, genres: Sequence[str] | None) -> None:
+    """Write down what was read of a file."""
+    with state.transaction() as connection:
+        connection.execute(
+            "UPDATE file SET size = ?, mtime_ns = ?, content = ?, genres = ?, error = '', message = '' WHERE id = ?",
+            (size, mtime_ns, content, _to_json(genres), file),
+        )
+
+
+def save_problem(state: State, file: int, error: str, message: str) -> None:
+    """Write down why a file can't even be read; the next round tries it again."""
+    with state.transaction() as connection:
+        connection.execute(
+            "UPDATE file SET error = ?, message = ?, content = NULL, tries = 0 WHERE id = ?", (error, message, file)
+        )
+
+
+def begin_try(state: State, file: int) -> None:
+    """Note that a file is in hand now: if the process dies of it, that is known."""
+    with state.transaction() as connection:
+        connection.execute("UPDATE file SET tries = tries + 1 WHERE id = ?", (file,))
+
+
+def take_back_tries(state: State, files: Sequence[int]) -> None:
+    """Note that files are no longer in hand, and that nothing died of them."""
+    with state.transaction() as connection:
+        connection.executemany("UPDATE file SET tries = max(0, tries - 1) WHERE id = ?", [(file,) for file in files])
+
+
+def save_result(state: State, model: int, file: int, content: bytes, result: Result) -> None:
+    """Write down what a model says of a file with this content."""
+    row = (
+        *(file, model, content, result.leaf, result.confidence if result.levels is not None else None),
+        *(pack_levels(result.levels), result.slices, result.padded, result.runtime, result.error, result.message),
+    )
+    with state.transaction() as connection:
+        connection.execute(
+            f"INSERT INTO result (file, model, content, {_VALUES}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            f"ON CONFLICT DO UPDATE SET content = excluded.content, here = 1, {_REPLACED}",
+            row,
+        )
+        connection.execute("UPDATE file SET tries = 0 WHERE id = ? AND tries > 0", (file,))
+
+
+def share_result(state: State, model: int, file: int, content: bytes) -> bool:
+    """Give a file the result of another one with the same content, if there is one; says whether there was."""
+    with state.transaction() as connection:
+        row = connection.execute(
+            "SELECT file FROM result WHERE model = ? AND content = ? LIMIT 1", (model, content)
+        ).fetchone()
+        if row is None:
+            return False
+        if row[0] != file:
+            connection.execute("DELETE FROM result WHERE file = ? AND model = ?", (file, model))
+            connection.execute(
+                f"INSERT INTO result (file, model, content, {_VALUES}) SELECT ?, model, content, {_VALUES} FROM result "
+                "WHERE file = ? AND model = ?",
+                (file, row[0], model),
+            )
+    return True
+
+
+def move_content(
+    state: State, path: str, before: bytes, after: bytes, size: int, mtime_ns: int, genres: Sequence[str]
+) -> None:
+    """Note that we ourselves changed a file's tags: what the models said of it still holds."""
+    connection = state.connection
+    row = connection.execute("SELECT id FROM file WHERE path = ?", (encode_path(path),)).fetchone()
+    if row is None:
+        return
+    connection.execute(
+        "UPDATE file SET size = ?, mtime_ns = ?, content = ?, genres = ? WHERE id = ?",
+        (size, mtime_ns, after, _to_json(genres), row[0]),
+    )
+    connection.execute("UPDATE result SET content = ? WHERE file = ? AND content = ?", (after, row[0], before))
+
+
+# -- questions ---------------------------------------------------------------------------------------------------
+
+
+def find_file(state: State, path: str) -> FileRow | None:
+    """Give what is known of one file."""
+    row = state.connection.execute(f"SELECT {_FILE} FROM file f WHERE path = ?", (encode_path(path),)).fetchone()
+    return None if row is None else _file_row(row)
+
+
+def find_result(state: State, model: int, card: ModelCard, file: int) -> Result | None:
+    """Give what a model says of one file, as it is now."""
+    row = state.connection.execute(
+        f"SELECT {_RESULT} FROM result r JOIN file f ON f.id = r.file AND f.content = r.content "
+        "WHERE r.file = ? AND r.model = ?",
+        (file, model),
+    ).fetchone()
+    return None if row is None else _result(card.taxonomy, row)
+
+
+def find_outcome(state: State, model: int, card: ModelCard, file: int) -> Result:
+    """Give the result that a file has, of whatever content."""
+    query = f"SELECT {_RESULT} FROM result r WHERE r.file = ? AND r.model = ?"
+    return _result(card.taxonomy, state.connection.execute(query, (file, model)).fetchone())
+
+
+def find_copies(state: State, content: bytes) -> list[str]:
+    """Give the paths of all files with this content."""
+    rows = state.connection.execute("SELECT path FROM file WHERE content = ? AND gone = 0 ORDER BY path", (content,))
+    return [decode_path(path) for (path,) in rows]
+
+
+def count_genres(state: State, model: int) -> dict[int, int]:
+    """Count the files that are there by the leaf they were given."""
+    rows = state.connection.execute(
+        "SELECT leaf, n FROM tally WHERE model = ? AND here = 1 AND error = '' AND n > 0", (model,)
+    )
+    return dict(rows.fetchall())
+
+
+def count_problems(state: State, model: int) -> dict[str, int]:
+    """Count the files that are there and can't be used, by the kind of problem."""
+    rows = state.connection.execute(
+        "SELECT error, sum(n) FROM (SELECT error, n FROM tally WHERE model = ? AND here = 1 AND error <> '' "
+        "UNION ALL SELECT error, n FROM file_tally WHERE gone = 0 AND error <> '') GROUP BY error HAVING sum(n) > 0",
+        (model,),
+    )
+    return dict(rows.fetchall())
+
+
+def count_files(state: State) -> tuple[int, int]:
+    """Count the files that are there, and those that no longer are."""
+    counts = dict(state.connection.execute("SELECT gone, sum(n) FROM file_tally GROUP BY gone").fetchall())
+    return int(counts.get(0, 0)), int(counts.get(1, 0))
+
+
+def list_problems(state: State, model: int, limit: int) -> list[tuple[str, str, str]]:
+    """Give path, kind and message of files that can't be used."""
+    rows = state.connection.execute(
+        "SELECT path, error, message FROM (SELECT path, error, message FROM file WHERE error <> '' AND gone = 0 "
+        "LIMIT ?) UNION ALL SELECT * FROM (SELECT f.path, r.error, r.message FROM result r "
+        "JOIN file f ON f.id = r.file WHERE r.model = ? AND r.here = 1 AND r.error <> '' LIMIT ?) LIMIT ?",
+        (limit, model, limit, limit),
+    )
+    return [(decode_path(path), error, message) for path, error, message in rows]
+
+
+def list_surest(
+    state: State, model: int, card: ModelCard, *, leaf: int | None = None, folder: str | None = None, limit: int = 50
+) -> list[tuple[FileRow, Result]]:
+    """Give the files that were named most surely: of a leaf, below a folder, or of all.
+
+    A small folder's files are sorted; for a large one (and the whole library) the index by confidence is walked.
+    """
+    genre = "" if leaf is None else "AND r.leaf = ? "
+    arguments: list[Any] = [model] if leaf is None else [model, leaf]
+    where = f"WHERE r.model = ? AND r.here = 1 AND r.error = '' {genre}"
+    source = "FROM result r CROSS JOIN file f ON f.id = r.file "
+    if folder is not None:
+        low, high = folder_range(folder)
+        where += "AND f.path >= ? AND f.path < ? "
+        arguments += [low, high]
+        few = state.connection.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM file WHERE path >= ? AND path < ? LIMIT ?)", (low, high, _FEW + 1)
+        ).fetchone()[0]
+        if few <= _FEW:
+            source = "FROM file f CROSS JOIN result r ON r.file = f.id "
+    query = f"SELECT {_FILE}, {_RESULT} {source}{where}ORDER BY r.confidence DESC LIMIT ?"
+    return _pairs(card, state.connection.execute(query, (*arguments, limit)).fetchall())
+
+
+def iter_results(
+    state: State, model: int, card: ModelCard, folder: str | None = None
+) -> Iterator[tuple[FileRow, Result]]:
+    """Yield every file that is there with what the model says of it, by path, in pages."""
+    low, high = folder_range(folder) if folder is not None else (b"", b"\xff" * 8)
+    while True:
+        rows = state.connection.execute(
+            f"SELECT {_FILE}, {_RESULT} FROM file f CROSS JOIN result r ON r.file = f.id AND r.model = ? "
+            "AND r.content = f.content WHERE f.path > ? AND f.path < ? AND f.gone = 0 ORDER BY f.path LIMIT ?",
+            (model, low, high, PAGE),
+        ).fetchall()
+        if not rows:
+            return
+        low = rows[-1][1]
+        yield from _pairs(card, rows)
+
+
+_FILE = "f.id, f.path, f.size, f.mtime_ns, f.content, f.genres, f.tries"
+_RESULT = "r.probabilities, r.leaf, r.confidence, r.slices, r.padded, r.runtime, r.error, r.message"
+_N_FILE = 7
+_VALUES = "leaf, confidence, probabilities, slices, padded, runtime, error, message"
+_REPLACED = ", ".join(f"{name} = excluded.{name}" for name in _VALUES.split(", "))
+
+
+def _pairs(card: ModelCard, rows: Sequence[tuple[Any, ...]]) -> list[tuple[FileRow, Result]]:
+    return [(_file_row(row), _result(card.taxonomy, row[_N_FILE:])) for row in rows]
+
+
+def _file_row(row: Sequence[Any]) -> FileRow:
+    id_, path, size, mtime_ns, content, genres, tries = row[:_N_FILE]
+    known = None if genres is None else tuple(json.loads(genres))
+    return FileRow(id_, decode_path(path), size, mtime_ns, content, known, tries)
+
+
+def _result(tree: Taxonomy, row: Sequence[Any]) -> Result:
+    packed, leaf, confidence, slices, padded, runtime, error, message = row
+    levels = None if packed is None else unpack_levels(packed, tree)
+    return Result(levels, leaf, confidence or 0.0, slices, bool(padded), runtime, error, message)
+
+
+def _to_json(genres: Sequence[str] | None) -> str | None:
+    return None if genres is None else json.dumps(list(genres), ensure_ascii=True)
+
+
+def pack_levels(levels: LevelProbabilities | None) -> bytes | None:
+    """Write the probabilities of all nodes, level by level, as little-endian float32."""
+    return None if levels is None else np.concatenate([level[0] for level in levels]).astype("<f4").tobytes()
+
+
+def unpack_levels(packed: bytes, tree: Taxonomy) -> LevelProbabilities:
+    """Read what `pack_levels` wrote: arrays of shape (1, n_nodes)."""
+    values: NDArray[np.float64] = np.frombuffer(packed, "<f4").astype(np.float64)
+    ends = np.cumsum([len(tree.nodes(level)) for level in range(tree.depth)])
+    return [part[None, :] for part in np.split(values, ends[:-1])]

@@ -1,0 +1,74 @@
+"""Sound files that are not on this machine: found by URL, and known by what their storage says of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+from genretree.errors import LibraryError
+from genretree.library.walk import FoundFile, walk
+from genretree.remote import is_url, open_system
+from genretree.sound.decode import SUFFIXES
+
+_HASHES = ("ETag", "etag", "md5Hash", "content_md5", "md5")  # what storage services call the hash of a content
+
+
+def walk_anywhere(places: Sequence[str | os.PathLike[str]], hidden: bool = False) -> Iterator[FoundFile]:
+    """Yield the sound files below folders of this machine and below URLs; see `walk`.
+
+    Raises
+    ------
+    LibraryError
+        If a URL can't be listed.
+    """
+    yield from walk([place for place in places if not is_url(place)], hidden)
+    for place in places:
+        if is_url(place):
+            yield from _walk_url(str(place), hidden)
+
+
+def _walk_url(url: str, hidden: bool) -> Iterator[FoundFile]:
+    system, top = open_system(url)
+    try:
+        if not system.exists(top):
+            raise LibraryError(f"{url}: there is nothing at this address; nothing was changed")
+        for _, _, files in system.walk(top, detail=True):
+            for name, facts in sorted(files.items()):
+                if PurePosixPath(name).suffix.lower() not in SUFFIXES:
+                    continue
+                if not hidden and any(part.startswith(".") for part in _below(facts["name"], top)):
+                    continue
+                yield FoundFile(system.unstrip_protocol(facts["name"]), int(facts["size"] or 0), _mtime_ns(facts))
+    except OSError as error:
+        raise LibraryError(f"{url}: can't be listed ({error})") from error
+
+
+def _below(path: str, top: str) -> tuple[str, ...]:
+    return PurePosixPath(path[len(top) :] if path.startswith(top) else path).parts
+
+
+def remote_content(url: str) -> tuple[int, int, bytes]:
+    """Give size, time and a hash of the content, as the storage knows them; nothing is fetched.
+
+    Where the storage has no hash of the content, address, size and time stand for it: copies are then not recognised.
+    """
+    system, path = open_system(url)
+    facts = system.info(path)
+    size, mtime_ns = int(facts["size"] or 0), _mtime_ns(facts)
+    known = next((str(facts[name]) for name in _HASHES if facts.get(name)), "")
+    telling = [known, size] if known else [url, size, mtime_ns]
+    return size, mtime_ns, hashlib.blake2b(json.dumps(telling).encode(), digest_size=16).digest()
+
+
+def _mtime_ns(facts: dict[str, Any]) -> int:
+    found = next((facts[name] for name in ("mtime", "LastModified", "updated", "created") if facts.get(name)), 0)
+    if isinstance(found, datetime):
+        return int(found.timestamp() * 1e9)
+    if isinstance(found, str):
+        return int(datetime.fromisoformat(found).timestamp() * 1e9)
+    return int(found * 1e9)

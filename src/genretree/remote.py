@@ -1,0 +1,54 @@
+"""Files that are not on this machine, through fsspec: fetched one at a time."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from genretree.errors import MissingExtraError, SettingsError
+
+
+def is_url(place: str | os.PathLike[str]) -> bool:
+    """Say whether a place is a URL such as s3://bucket/music."""
+    return "://" in str(place)
+
+
+def open_system(url: str) -> tuple[Any, str]:
+    """Give the file system that a URL names (fsspec's), and the path in it.
+
+    Raises
+    ------
+    MissingExtraError
+        If fsspec is not installed.
+    SettingsError
+        If there is no such protocol, or what speaks it (s3fs, gcsfs ...) is not installed.
+    """
+    try:
+        import fsspec
+    except ImportError as error:
+        raise MissingExtraError("fsspec", "ray") from error
+    try:
+        system, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise SettingsError(f"{url}: {error}") from error
+    return system, path
+
+
+@contextmanager
+def fetched(url: str) -> Iterator[Path]:
+    """Give a copy of a file on this machine, which goes afterwards.
+
+    Raises
+    ------
+    OSError
+        If it can't be fetched.
+    """
+    system, path = open_system(url)
+    with tempfile.TemporaryDirectory(prefix="genretree-") as folder:
+        copy = Path(folder) / f"sound{PurePosixPath(path).suffix}"
+        system.get_file(path, str(copy))
+        yield copy

@@ -1,0 +1,425 @@
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from listening import Hearer, hearer
+
+from genretree.errors import LibraryError
+from genretree.library import journal, records
+from genretree.library.analyse import Counts, analyse, check_places
+from genretree.library.listen import Problem
+from genretree.library.state import State, open_state, sole_worker
+from genretree.library.walk import walk
+
+
+def _fill(folder: Path, n: int, start: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(start, start + n):
+        (folder / f"{i:04d}.mp3").write_bytes(f"sound {i}".encode() * 50)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    with open_state(tmp_path / "library.sqlite", create=True) as state:
+        yield state
+
+
+def _results(state: State) -> dict[str, records.Result]:
+    model, card = records.find_model(state)
+    return {Path(row.path).name: result for row, result in records.iter_results(state, model, card)}
+
+
+# -- walking -----------------------------------------------------------------------------------------------------
+
+
+def _names(places: list[Path], hidden: bool = False) -> list[str]:
+    return sorted(Path(found.path).name for found in walk(places, hidden))
+
+
+def test_the_walk_takes_sound_of_any_name_and_leaves_the_rest(tmp_path: Path) -> None:
+    odd = [
+        "a.MP3",
+        "日本語.flac",
+        "мой.ogg",
+        "e\u0301.opus",
+        "sp ace\nline.wav",
+        "quo'\"te.m4a",
+        "-dash.aiff",
+        "..x.mp3",
+    ]
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name in [*odd, ".hidden.mp3", "cover.jpg", "mp3", "notes.txt"]:
+        (tmp_path / "in" / "deep" / name).write_bytes(b"x")
+    raw = os.fsencode(tmp_path / "in") + b"/\xff\xfe.mp3"
+    Path(os.fsdecode(raw)).write_bytes(b"x")
+    (tmp_path / "in" / ".trash").mkdir()
+    (tmp_path / "in" / ".trash" / "gone.mp3").write_bytes(b"x")
+    expected = sorted([*odd[:-1], os.fsdecode(b"\xff\xfe.mp3")])
+    assert _names([tmp_path / "in"]) == expected
+    assert _names([tmp_path / "in"], hidden=True) == sorted([*expected, "..x.mp3", ".hidden.mp3", "gone.mp3"])
+
+
+def test_every_suffix_that_can_be_decoded_is_music(tmp_path: Path) -> None:
+    from genretree.sound.decode import SUFFIXES
+
+    assert len(SUFFIXES) >= 15
+    for suffix in SUFFIXES:
+        (tmp_path / f"x{suffix}").write_bytes(b"x")
+    assert len(_names([tmp_path])) == len(SUFFIXES)
+
+
+def test_links_lead_to_each_file_once_and_circles_end(tmp_path: Path) -> None:
+    _fill(tmp_path / "music" / "a", 2)
+    _fill(tmp_path / "elsewhere", 2, start=2)
+    (tmp_path / "music" / "up").symlink_to(tmp_path / "music")
+    (tmp_path / "music" / "a" / "self").symlink_to("self")
+    (tmp_path / "music" / "out").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "music" / "out2").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "music")
+    (tmp_path / "music" / "file.mp3").symlink_to(tmp_path / "elsewhere" / "0002.mp3")
+    (tmp_path / "music" / "broken.mp3").symlink_to(tmp_path / "nothing.mp3")
+    found = list(walk([tmp_path / "music", tmp_path / "music" / "a"]))
+    paths = [item.path for item in found if not item.error]
+    assert sorted(set(paths)) == sorted(
+        str(tmp_path / name)
+        for name in ("music/a/0000.mp3", "music/a/0001.mp3", "elsewhere/0002.mp3", "elsewhere/0003.mp3")
+    )
+    assert len(paths) == 5  # the linked file comes twice, and is one row
+    broken = {Path(item.path).name: item.error for item in found if item.error}
+    assert broken["broken.mp3"] == "not_found"
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _fill(tmp_path / "open", 1)
+    (tmp_path / "locked").mkdir()
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    kinds = {Path(item.path).name: item.error for item in walk([tmp_path])}
+    assert kinds == {"0000.mp3": "", "locked": "unreadable"}
+
+
+# -- analysing ---------------------------------------------------------------------------------------------------
+
+
+def test_every_file_is_one_row_with_a_result_or_a_reason(tmp_path: Path, state: State) -> None:
+    _fill(tmp_path / "m", 3)
+    (tmp_path / "m" / "bad.mp3").write_bytes(b"no")
+    os.mkfifo(tmp_path / "m" / "pipe.mp3")
+    told: list[tuple[str, bool]] = []
+    counts = analyse(
+        state, [tmp_path / "m"], hearer(), report=lambda path, o, shared, _: told.append((path, bool(o.error)))
+    )
+    assert vars(counts) == vars(Counts(files=5, heard=3, failed=2))
+    assert sorted(Path(path).name for path, failed in told if failed) == ["bad.mp3", "pipe.mp3"]
+    results = _results(state)
+    assert results["0000.mp3"].levels is not None
+    assert results["0000.mp3"].levels[0][0].sum() == pytest.approx(1)
+    assert results["0000.mp3"].confidence == pytest.approx(0.8)
+    assert results["bad.mp3"].error == "not_audio"
+    model, _ = records.find_model(state)
+    assert records.count_problems(state, model) == {"not_audio": 1, "unreadable": 1}
+    assert records.count_files(state) == (5, 0)
+    assert sum(records.count_genres(state, model).values()) == 3
+
+
+def test_nothing_is_heard_twice_and_copies_are_heard_once(tmp_path: Path, state: State) -> None:
+    log = tmp_path / "log"
+    _fill(tmp_path / "m", 4)
+    for i in range(20):
+        shutil.copy(tmp_path / "m" / "0000.mp3", tmp_path / "m" / f"copy{i}.mp3")
+    counts = analyse(state, [tmp_path / "m"], hearer(log=log, seconds=0.01))
+    assert (counts.heard, counts.shared) == (4, 20)
+    assert len(log.read_text().splitlines()) == 4
+    again = analyse(state, [tmp_path / "m"], hearer(log=log))
+    assert (again.known, again.heard, again.shared) == (24, 0, 0)
+    assert len(log.read_text().splitlines()) == 4
+    row = records.find_file(state, str(tmp_path / "m" / "copy3.mp3"))
+    assert len(records.find_copies(state, row.content)) == 21
+
+
+def test_a_changed_file_is_heard_again_and_no_other(tmp_path: Path, state: State) -> None:
+    log = tmp_path / "log"
+    _fill(tmp_path / "m", 5)
+    analyse(state, [tmp_path / "m"], hearer())
+    (tmp_path / "m" / "0002.mp3").write_bytes(b"other sound")
+    os.utime(tmp_path / "m" / "0003.mp3", (1, 1))  # touched, and the same as before
+    (tmp_path / "m" / "0004.mp3").unlink()
+    _fill(tmp_path / "m", 1, start=9)
+    counts = analyse(state, [tmp_path / "m"], hearer(log=log))
+    assert sorted(log.read_text().split()) == ["0002.mp3", "0009.mp3"]
+    assert (counts.files, counts.gone) == (5, 1)
+    assert "0004.mp3" not in _results(state)
+    (tmp_path / "m" / "0004.mp3").write_bytes(b"sound 4" * 50)  # back again
+    back = analyse(state, [tmp_path / "m"], hearer(log=log))
+    assert (back.heard, back.shared) == (0, 1) or back.known == 6
+    model, _ = records.find_model(state)
+    assert sum(records.count_genres(state, model).values()) == 6
+
+
+def test_another_model_leaves_the_results_of_the_first_alone(tmp_path: Path, state: State) -> None:
+    _fill(tmp_path / "m", 3)
+    analyse(state, [tmp_path / "m"], hearer(sure=0.8))
+    analyse(state, [tmp_path / "m"], hearer(sure=0.6, digest="1" * 16))
+    model, card = records.find_model(state, "0" * 16)
+    assert {result.confidence for _, result in records.iter_results(state, model, card)} == {0.8}
+    assert {result.confidence for result in _results(state).values()} == {0.6}
+    first = analyse(state, [tmp_path / "m"], hearer(sure=0.8))
+    assert first.known == 3
+    with pytest.raises(LibraryError, match="there are"):
+        records.find_model(state, "abc")
+
+
+def test_other_folders_keep_their_files(tmp_path: Path, state: State) -> None:
+    _fill(tmp_path / "m" / "a", 2)
+    _fill(tmp_path / "m" / "a2", 2, start=2)
+    analyse(state, [tmp_path / "m"], hearer())
+    shutil.rmtree(tmp_path / "m" / "a")
+    (tmp_path / "m" / "a").mkdir()
+    assert analyse(state, [tmp_path / "m" / "a"], hearer()).gone == 2
+    assert records.count_files(state) == (2, 2)
+    with pytest.raises(LibraryError, match="nothing was changed"):
+        check_places([tmp_path / "nowhere"])
+
+
+def test_failures_are_kept_until_they_are_to_be_tried_again(tmp_path: Path, state: State) -> None:
+    _fill(tmp_path / "m", 1)
+    (tmp_path / "m" / "bad.mp3").write_bytes(b"no")
+    analyse(state, [tmp_path / "m"], hearer())
+    assert analyse(state, [tmp_path / "m"], hearer()).failed == 1
+    told = []
+    analyse(state, [tmp_path / "m"], hearer(), retry_failed=True, report=lambda path, *_: told.append(path))
+    assert [Path(path).name for path in told] == ["bad.mp3"]
+
+
+def test_a_file_that_vanishes_or_changes_while_it_is_heard_is_told(tmp_path: Path, state: State) -> None:
+    _fill(tmp_path / "m", 3)
+
+    class Meddler(Hearer):
+        def hear(self, path: Path) -> records.Result:
+            result = super().hear(path)
+            if path.name == "0000.mp3":
+                path.unlink()
+            if path.name == "0001.mp3":
+                path.write_bytes(b"another")
+            return result
+
+    told: dict[str, object] = {}
+    analyse(state, [tmp_path / "m"], Meddler, report=lambda path, o, *_: told.update({Path(path).name: o}))
+    assert isinstance(told["0000.mp3"], Problem)
+    assert (told["0000.mp3"].error, told["0001.mp3"].error) == ("not_found", "changed")
+    assert list(_results(state)) == ["0002.mp3"]
+    assert analyse(state, [tmp_path / "m"], hearer()).heard == 1
+
+
+def test_names_that_are_no_text_come_back_as_they_were(tmp_path: Path, state: State) -> None:
+    (tmp_path / "m").mkdir()
+    raw = os.fsencode(tmp_path / "m") + b"/\xff\xfe \xe6\x97.mp3"
+    Path(os.fsdecode(raw)).write_bytes(b"x")
+    analyse(state, [tmp_path / "m"], hearer())
+    model, card = records.find_model(state)
+    (found,) = [row.path for row, _ in records.iter_results(state, model, card)]
+    assert os.fsencode(found) == raw
+
+
+def test_only_one_process_works_on_a_library(tmp_path: Path) -> None:
+    path = tmp_path / "library.sqlite"
+    other = sole_worker(path, "library apply")
+    with sole_worker(path, "library analyse"), pytest.raises(LibraryError, match=f"process {os.getpid()}"):
+        other.__enter__()
+    with sole_worker(path, "library apply"):  # the first one is done
+        pass
+
+
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, state: State) -> None:
+    _fill(tmp_path / "m", 400)
+    pages = state.connection.execute("PRAGMA page_count").fetchone()[0]
+    state.connection.execute(f"PRAGMA max_page_count = {pages + 40}")
+    with pytest.raises(LibraryError, match="disk is full"):
+        analyse(state, [tmp_path / "m"], hearer())
+    assert state.connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    done = state.connection.execute("SELECT count(*) FROM result").fetchone()[0]
+    state.connection.execute("PRAGMA max_page_count = 100000")
+    counts = analyse(state, [tmp_path / "m"], hearer())
+    assert 0 < counts.known == done < 400
+    assert counts.heard == 400 - done
+
+
+def test_what_is_no_library_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LibraryError, match="no such library"):
+        open_state(tmp_path / "none.sqlite")
+    (tmp_path / "text").write_text("hello, this is a text " * 100)
+    with pytest.raises(LibraryError, match="not a library's database"):
+        open_state(tmp_path / "text")
+    open_state(tmp_path / "new", create=True).close()
+    with sqlite3.connect(tmp_path / "new") as connection:
+        connection.execute("UPDATE setting SET value = 99")
+    with pytest.raises(LibraryError, match="format 99"):
+        open_state(tmp_path / "new")
+    with pytest.raises(LibraryError, match="can't be written"):
+        open_state(tmp_path, create=True)
+
+
+# -- ends that nobody chose --------------------------------------------------------------------------------------
+
+_RUN = """
+import sys
+from pathlib import Path
+from genretree.library.analyse import analyse
+from genretree.library.state import open_state, sole_worker
+from listening import hearer
+db, music, log, seconds = sys.argv[1:]
+with sole_worker(Path(db), "test"), open_state(db, create=True) as state:
+    print(analyse(state, [music], hearer(log=Path(log), seconds=float(seconds))))
+"""
+
+
+def _start(tmp_path: Path, seconds: float) -> subprocess.Popen[bytes]:
+    words = [tmp_path / "library.sqlite", tmp_path / "m", tmp_path / "log", str(seconds)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    return subprocess.Popen([sys.executable, "-c", _RUN, *map(str, words)], env=environment)
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text().split() if log.exists() else []
+
+
+def test_killed_at_random_moments_it_repeats_no_finished_file_and_loses_none(tmp_path: Path) -> None:
+    _fill(tmp_path / "m", 100)
+    log, chance = tmp_path / "log", random.Random(8)
+    finished: set[str] = set()
+    for _ in range(4):
+        before = len(_lines(log))
+        process = _start(tmp_path, 0.02)
+        goal = before + chance.randrange(1, 18)
+        while len(_lines(log)) < goal:
+            assert process.poll() is None, "ended before it could be killed"
+            time.sleep(0.002)
+        time.sleep(chance.random() * 0.02)
+        process.kill()
+        process.wait()
+        heard = set(_lines(log)[before:])
+        assert not finished & heard, "a finished file was heard again"
+        with open_state(tmp_path / "library.sqlite") as state:
+            assert state.connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+            now = {name for name, result in _results(state).items() if not result.error}
+        assert finished <= now, "a finished file was lost"
+        assert len(heard - now) <= 2, "more was lost than what was in hand"
+        finished = now
+    assert 4 <= len(finished) < 100
+    before = len(_lines(log))
+    assert _start(tmp_path, 0).wait() == 0
+    assert not finished & set(_lines(log)[before:])
+    with open_state(tmp_path / "library.sqlite") as state:
+        assert len(_results(state)) == 100
+        assert not any(result.error for result in _results(state).values())
+
+
+def test_a_file_that_processes_die_of_is_found_out_alone(tmp_path: Path) -> None:
+    _fill(tmp_path / "m", 6)
+    (tmp_path / "m" / "abort.mp3").write_bytes(b"takes the process down")
+    codes = [_start(tmp_path, 0).wait() for _ in range(3)]
+    assert codes[0] != 0
+    assert codes[1] != 0
+    assert codes[2] == 0
+    with open_state(tmp_path / "library.sqlite") as state:
+        errors = {name: result.error for name, result in _results(state).items() if result.error}
+        assert errors == {"abort.mp3": "crashed"}
+        assert len(_results(state)) == 7
+
+
+def test_an_interrupt_is_no_files_fault(tmp_path: Path, state: State) -> None:
+    _fill(tmp_path / "m", 3)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            analyse(state, [tmp_path / "m"], hearer(sure=None), report=interrupt, workers=1)
+    assert state.connection.execute("SELECT max(tries) FROM file").fetchone()[0] == 0
+
+
+# -- size --------------------------------------------------------------------------------------------------------
+
+
+def test_questions_are_answered_from_indexes(tmp_path: Path, state: State) -> None:
+    _fill(tmp_path / "m" / "some", 30)
+    analyse(state, [tmp_path / "m"], hearer(sure=None))
+    model, card = records.find_model(state)
+    asked: list[str] = []
+    state.connection.set_trace_callback(asked.append)
+    records.find_file(state, "/x")
+    records.find_copies(state, b"x")
+    records.count_files(state)
+    records.count_genres(state, model)
+    records.count_problems(state, model)
+    records.list_problems(state, model, 10)
+    every = records.list_surest(state, model, card, limit=7)
+    one = records.list_surest(state, model, card, leaf=every[0][1].leaf, limit=7)
+    below = records.list_surest(state, model, card, folder=str(tmp_path / "m" / "some"), limit=7)
+    list(records.iter_results(state, model, card))
+    journal.last_change(state, "/x")
+    state.connection.set_trace_callback(None)
+    for query in asked:
+        plan = " ".join(row[3] for row in state.connection.execute(f"EXPLAIN QUERY PLAN {query}"))
+        assert not re.search(r"SCAN (file|f|result|r|change)\b(?! USING)", plan), f"{query}: {plan}"
+        if "confidence DESC" not in query and "WHERE content =" not in query:  # a small folder's files are sorted
+            assert "TEMP B-TREE FOR ORDER BY" not in plan, f"{query}: {plan}"
+    sure = sorted((result.confidence for result in _results(state).values()), reverse=True)
+    assert [result.confidence for _, result in every] == pytest.approx(sure[:7])
+    assert [result.confidence for _, result in below] == pytest.approx(sure[:7])
+    assert {result.leaf for _, result in one} == {every[0][1].leaf}
+
+
+def test_memory_does_not_grow_with_the_library(tmp_path: Path, state: State) -> None:
+    import tracemalloc
+
+    def peak(folder: str, n: int) -> int:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "first.mp3").write_bytes(folder.encode())
+        for i in range(n):
+            os.link(tmp_path / folder / "first.mp3", tmp_path / folder / f"{i}.mp3")
+        gc.collect()
+        gc.freeze()  # what earlier tests left would keep the collector from looking as often as it does
+        tracemalloc.start()
+        analyse(state, [tmp_path / folder], hearer())
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        gc.unfreeze()
+        return found
+
+    peak("warm", 10)
+    small = peak("small", 500)
+    assert peak("large", 2000) < small + 200_000
+
+
+def test_the_main_thread_alone_talks_to_the_database(tmp_path: Path, state: State) -> None:
+    _fill(tmp_path / "m", 10)
+    seen = set()
+
+    class Threaded(Hearer):
+        def hear(self, path: Path) -> records.Result:
+            seen.add(threading.current_thread() is threading.main_thread())
+            return super().hear(path)
+
+    analyse(state, [tmp_path / "m"], Threaded)
+    assert seen == {False}
+    assert json.loads(json.dumps(vars(analyse(state, [tmp_path / "m"], hearer()))))["known"] == 10

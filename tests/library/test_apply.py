@@ -1,0 +1,609 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mutagen
+import numpy as np
+import pytest
+import soundfile as sf
+from listening import FORMATS, TREE, hearer
+from mutagen.flac import FLAC
+from mutagen.id3 import ID3, TCON, TXXX, ID3NoHeaderError
+
+from genretree.errors import LibraryError
+from genretree.library import apply as apply_module
+from genretree.library import journal, records
+from genretree.library.analyse import analyse
+from genretree.library.apply import apply_plans, undo
+from genretree.library.delta import apply_delta, content_digest, make_delta
+from genretree.library.mapping import Mapping, make_mapping
+from genretree.library.payload import LayoutError, sound_digest
+from genretree.library.plan import Filters, iter_plans
+from genretree.library.state import State, open_state
+from genretree.library.tags import TagError, read_tags, write_tags
+
+PATH = "Other > Rock > Soft_rock"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    with open_state(tmp_path / "library.sqlite", create=True) as state:
+        yield state
+
+
+def _write(
+    state: State, mode: str = "only-empty", rules: Mapping | None = None, **options: bool
+) -> tuple[int, list[str]]:
+    model, card = records.find_model(state)
+    plans = iter_plans(state, model, card, rules or Mapping(), mode)  # type: ignore[arg-type]
+    run, _, refused = apply_plans(state, plans, card.digest, **options)
+    return run or 0, [f"{Path(item.path).name}: {item.reason}" for item in refused]
+
+
+def _actions(state: State, mode: str = "only-empty", rules: Mapping | None = None) -> dict[str, str]:
+    model, card = records.find_model(state)
+    plans = iter_plans(state, model, card, rules or Mapping(), mode)  # type: ignore[arg-type]
+    return {Path(plan.row.path).name: plan.action for plan in plans}
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def _decode(path: Path) -> bytes:
+    """Decode by ffmpeg, at the file's own rate: every sample, hashed."""
+    words = ["ffmpeg", "-v", "error", "-nostdin", "-i", f"file:{path}", "-map", "0:a", "-f", "s16le", "pipe:1"]
+    found = subprocess.run(words, capture_output=True, check=True).stdout
+    assert len(found) > 100_000
+    return hashlib.sha256(found).digest()
+
+
+def _fields(path: Path) -> dict[str, object]:
+    """All fields but ours and the genre, as mutagen gives them."""
+    tags = mutagen.File(path).tags
+    ours = ("GENRE", "TCON", "\xa9gen")
+    listed = {} if tags is None else dict(tags.items() if hasattr(tags, "items") else tags)
+    return {
+        name: str(value)
+        for name, value in listed.items()
+        if name.upper() not in ours and name != "\xa9gen" and "GENRETREE" not in name.upper()
+    }
+
+
+# -- formats -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_sound_and_other_tags_stay_and_undo_gives_every_byte_back(music: Path, state: State, name: str) -> None:
+    for path in music.iterdir():
+        if path.name != name:
+            path.unlink()
+    path = music / name
+    before, sound, fields = path.read_bytes(), _decode(path), _fields(path)
+    digest = sound_digest(path)
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+    analyse(state, [music], hearer())
+    run, refused = _write(state)
+    assert not refused
+    carried = read_tags(path)
+    assert carried.genres == ("Soft_rock",)
+    assert carried.own == {"GENRETREE_PATH": PATH, "GENRETREE_CONFIDENCE": "0.800", "GENRETREE_MODEL": "0" * 16}
+    assert path.read_bytes() != before
+    assert _decode(path) == sound
+    assert sound_digest(path) == digest
+    assert _fields(path) == fields
+    shown = subprocess.run(
+        ["ffprobe", "-v", "error", "-show_format", "-show_streams", path], capture_output=True
+    ).stdout
+    if name != "pcm.wav":  # ffprobe looks no further than the list INFO that ffmpeg wrote
+        assert b"Soft_rock" in shown, "another program doesn't see the genre"
+    if name != "none.mp3":
+        assert "Ärtist 名".encode() in shown
+    assert undo(state, run) == (1, [])
+    assert path.read_bytes() == before
+    assert path.stat().st_mtime == 1_000_000_000
+    assert analyse(state, [music], hearer()).known == 1, "what we write ourselves is no reason to hear it again"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_several_genres_are_written_as_the_format_has_them(music: Path, name: str) -> None:
+    own = {"GENRETREE_PATH": PATH}
+    write_tags(music / name, ["Rock", "(Soft) 名"], own)
+    found = read_tags(music / name)
+    assert found.own == own
+    if name == "v23.mp3":
+        assert found.genres == found.after(["Rock", "(Soft) 名"]) == ("Rock/(Soft) 名",)
+    else:
+        assert found.genres == ("Rock", "(Soft) 名")
+    write_tags(music / name, [], {})
+    assert (read_tags(music / name).genres, read_tags(music / name).own) == ((), {})
+
+
+def test_id3_keeps_its_version_and_its_other_frames_byte_by_byte(music: Path) -> None:
+    def frames(path: Path) -> dict[bytes, bytes]:
+        data = path.read_bytes()
+        major, size = data[3], int.from_bytes(bytes(data[6:10]), "big")
+        size = (size & 0x7F) | (size & 0x7F00) >> 1 | (size & 0x7F0000) >> 2 | (size & 0x7F000000) >> 3
+        found, at = {}, 10
+        while at < 10 + size and data[at : at + 4].strip(b"\0"):
+            raw = data[at + 4 : at + 8]
+            length = (
+                int.from_bytes(raw, "big") if major == 3 else sum(byte << 7 * (3 - i) for i, byte in enumerate(raw))
+            )
+            found[data[at : at + 4]] = data[at + 10 : at + 10 + length]
+            at += 10 + length
+        return found
+
+    for name, major in (("v23.mp3", 3), ("v24.mp3", 4)):
+        tags = ID3(music / name)
+        before = frames(music / name)
+        tail = (music / name).read_bytes()[-128:]
+        assert (music / name).read_bytes()[3] == major
+        write_tags(music / name, ["Rock"], {"GENRETREE_PATH": PATH})
+        assert (music / name).read_bytes()[3] == major
+        after = frames(music / name)
+        assert {key: after.get(key) for key in before} == before
+        assert set(after) - set(before) == {b"TCON", b"TXXX"} - set(before)
+        assert (music / name).read_bytes()[-128:] == tail
+        assert ("TDRC" in tags) and (b"TYER" in before) == (major == 3)
+    with pytest.raises(ID3NoHeaderError):
+        ID3(music / "none.mp3")
+    write_tags(music / "none.mp3", ["Rock"], {})
+    assert ID3(music / "none.mp3").version[:2] == (2, 4)
+
+
+def test_genres_in_other_places_of_a_file_are_a_persons_too(music: Path) -> None:
+    from mutagen.apev2 import APEv2
+
+    tags = APEv2()
+    tags["Genre"] = "Skiffle"
+    tags.save(music / "none.mp3")
+    assert read_tags(music / "none.mp3").genres == ("Skiffle",)
+    content = (music / "pcm.wav").read_bytes()
+    chunk = b"IGNR" + (6).to_bytes(4, "little") + b"Polka\0"
+    listed = b"LIST" + (4 + len(chunk)).to_bytes(4, "little") + b"INFO" + chunk
+    first = content.index(b"LIST")
+    size = 8 + int.from_bytes(content[first + 4 : first + 8], "little")
+    content = content[:first] + listed + content[first + size :]
+    (music / "pcm.wav").write_bytes(content[:4] + (len(content) - 8).to_bytes(4, "little") + content[8:])
+    assert read_tags(music / "pcm.wav").genres == ("Polka",)
+    tagged = ID3(music / "v24.mp3")
+    tagged.add(TCON(encoding=3, text=["17", "(4)", "Own"]))
+    tagged.save(music / "v24.mp3")
+    assert read_tags(music / "v24.mp3").genres == ("Rock", "Disco", "Own")
+    with (music / "v24.mp3").open("r+b") as stream:  # an ID3v1 tag alone
+        stream.seek(0, io.SEEK_END)
+        stream.write(b"TAG" + b"old title".ljust(124, b"\0") + bytes([17]))
+    ID3(music / "v24.mp3").delete(music / "v24.mp3", delete_v1=False)
+    assert read_tags(music / "v24.mp3").genres == ("Rock",)
+
+
+def test_what_takes_no_tags_is_told(tmp_path: Path, music: Path) -> None:
+    sf.write(tmp_path / "x.au", np.zeros(9000), 22050)
+    (tmp_path / "text.mp3").write_text("no music")
+    (tmp_path / "cut.flac").write_bytes((music / "flac.flac").read_bytes()[:60])
+    for name in ("x.au", "text.mp3", "cut.flac"):
+        with pytest.raises(TagError):
+            read_tags(tmp_path / name)
+    with pytest.raises(LayoutError):
+        sound_digest(tmp_path / "x.au")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_hash_of_the_sound_sees_a_single_changed_byte(music: Path, name: str) -> None:
+    path = music / name
+    before = sound_digest(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # in the middle there is nothing but sound
+    path.write_bytes(content)
+    assert sound_digest(path) != before
+
+
+def test_the_hash_of_an_mp4s_sound_sees_where_players_look_for_it(music: Path) -> None:
+    path = music / "aac.m4a"
+    before, content = sound_digest(path), bytearray(path.read_bytes())
+    write_tags(path, ["Rock"], {})
+    assert sound_digest(path) == before
+    table = content.index(b"stco") + 12
+    content[table + 3] ^= 1
+    path.write_bytes(content)
+    assert sound_digest(path) != before
+
+
+def test_an_mp4_in_fragments_is_left_as_it_is(music: Path, tmp_path: Path, state: State) -> None:
+    path = tmp_path / "fragments" / "stream.m4a"
+    path.parent.mkdir()
+    how = ("-c", "copy", "-movflags", "+frag_keyframe+empty_moov", "-frag_duration", "500000")
+    subprocess.run(["ffmpeg", "-v", "error", "-i", str(music / "aac.m4a"), *how, str(path)], check=True)
+    before = path.read_bytes()
+    analyse(state, [path.parent], hearer())
+    assert "fragments" in _write(state)[1][0]
+    assert path.read_bytes() == before
+    assert [item.name for item in path.parent.iterdir()] == [path.name]
+
+
+# -- deltas ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda old: b"new header" + old,
+        lambda old: old[7:],
+        lambda old: old + b"tail" * 99,
+        lambda old: old[:-33],
+        lambda old: old[:4] + b"XXXX" + old[8:] + b"chunk",
+        lambda old: old[:5000] + b"inserted" * 50 + old[5000:],
+        lambda old: old,
+        lambda old: b"",
+        lambda old: bytes(reversed(old)),
+    ],
+)
+def test_the_old_file_comes_out_of_the_new_one(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+    old = np.random.default_rng(1).integers(0, 256, 700_000, dtype=np.uint8).tobytes()
+    (tmp_path / "old").write_bytes(old)
+    (tmp_path / "new").write_bytes(change(old))
+    delta = make_delta(tmp_path / "old", tmp_path / "new")
+    out = io.BytesIO()
+    assert apply_delta(tmp_path / "new", delta, out) == content_digest(tmp_path / "old")
+    assert out.getvalue() == old
+    if len(change(old)) > 600_000 and change(old) != bytes(reversed(old)):
+        assert len(delta) < 300_000  # at most one block apart from what changed
+
+
+def test_a_picture_that_moved_within_the_tags_is_not_written_down(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    picture, other, sound = (rng.integers(0, 256, n, dtype=np.uint8).tobytes() for n in (400_000, 90_000, 700_000))
+    old = b"tags" + picture + other + bytes(3000) + sound
+    new = b"tags, longer by a little" + other + b"between" + picture + bytes(2973) + sound
+    assert len(old) == len(new)  # padding took it up
+    (tmp_path / "old").write_bytes(old)
+    (tmp_path / "new").write_bytes(new)
+    delta = make_delta(tmp_path / "old", tmp_path / "new")
+    assert len(delta) < 1000
+    out = io.BytesIO()
+    assert apply_delta(tmp_path / "new", delta, out) == content_digest(tmp_path / "old")
+    assert out.getvalue() == old
+
+
+# -- whose genre it is -------------------------------------------------------------------------------------------
+
+
+def test_a_persons_genre_is_left_alone_unless_asked(music: Path, state: State) -> None:
+    for path in music.iterdir():
+        write_tags(path, ["Skiffle"], {})
+    before = _bytes(music)
+    analyse(state, [music], hearer())
+    assert set(_actions(state).values()) == {"has_genre"}
+    assert _write(state) == (0, [])
+    assert _bytes(music) == before
+    run, refused = _write(state, "append")
+    assert not refused
+    for path in music.iterdir():
+        carried = read_tags(path)
+        assert carried.genres == carried.after(["Skiffle", "Soft_rock"]), path.name
+    assert set(_actions(state, "append").values()) == {"same"}
+    second, _ = _write(state, "overwrite")
+    assert {read_tags(path).genres for path in music.iterdir()} == {("Soft_rock",)}
+    assert undo(state, run) == (len(FORMATS), [])  # also after the later run
+    assert _bytes(music) == before
+    assert second > run
+    with pytest.raises(LibraryError, match="nothing to undo"):
+        journal.find_run(state, None)
+
+
+def test_our_own_genre_follows_another_model_or_mapping_but_a_persons_change_to_it_stays(
+    music: Path, state: State
+) -> None:
+    analyse(state, [music], hearer())
+    _write(state)
+    write_tags(music / "flac.flac", ["My own"], dict(read_tags(music / "flac.flac").own))
+    rules = make_mapping({"nodes": {"Rock": "Rock & Roll"}}, TREE)
+    assert _actions(state, rules=rules)["flac.flac"] == "changed"
+    analyse(state, [music], hearer())
+    actions = _actions(state, rules=rules)
+    assert actions.pop("flac.flac") == "has_genre"
+    assert set(actions.values()) == {"write"}
+    _write(state, rules=rules)
+    assert read_tags(music / "opus.opus").genres == ("Rock & Roll",)
+    assert read_tags(music / "flac.flac").genres == ("My own",)
+
+
+def test_what_is_written_already_is_not_written_again(music: Path, state: State) -> None:
+    analyse(state, [music], hearer())
+    _write(state)
+    before = {path: path.stat().st_mtime_ns for path in music.iterdir()}
+    assert set(_actions(state).values()) == {"same"}
+    assert _write(state) == (0, [])
+    assert {path: path.stat().st_mtime_ns for path in music.iterdir()} == before
+
+
+def test_filters_choose_files(music: Path, state: State) -> None:
+    (music / "sub").mkdir()
+    shutil.move(music / "flac.flac", music / "sub" / "flac.flac")
+    analyse(state, [music], hearer(sure=0.6))
+    model, card = records.find_model(state)
+
+    def chosen(rules: Mapping, **filters: object) -> int:
+        return sum(1 for _ in iter_plans(state, model, card, rules, "append", Filters(**filters)))  # type: ignore[arg-type]
+
+    assert chosen(Mapping()) == len(FORMATS)
+    assert chosen(Mapping(), folder=str(music / "sub")) == 1
+    assert chosen(Mapping(), level=3) == len(FORMATS)
+    sure = make_mapping({"min_confidence": 0.65}, TREE)
+    assert (chosen(sure, level=2), chosen(sure, level=3)) == (len(FORMATS), 0)
+
+
+# -- undo --------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_others_changed_is_only_restored_by_force(music: Path, state: State) -> None:
+    analyse(state, [music], hearer())
+    run, _ = _write(state)
+    for name in FORMATS:
+        tags = mutagen.File(music / name)
+        if name.endswith(("mp3", "wav", "aiff")):
+            tags.tags.add(TXXX(desc="mine", text=["kept"]))
+        else:
+            tags["\xa9cmt" if name.endswith("m4a") else "comment"] = ["kept"]
+        tags.save()
+    sounds = {name: _decode(music / name) for name in FORMATS[:2]}
+    before = _bytes(music)
+    restored, refused = undo(state, run)
+    assert (restored, len(refused)) == (0, len(FORMATS))
+    assert "--force" in refused[0].reason
+    assert _bytes(music) == before
+    assert undo(state, run, force=True) == (len(FORMATS), [])
+    for name in FORMATS:
+        assert (read_tags(music / name).genres, read_tags(music / name).own) == ((), {})
+        assert "kept" in str(_fields(music / name))
+    assert {name: _decode(music / name) for name in sounds} == sounds
+
+
+def test_a_file_that_is_gone_is_told(music: Path, state: State) -> None:
+    analyse(state, [music], hearer())
+    run, _ = _write(state)
+    (music / "opus.opus").unlink()
+    restored, refused = undo(state, run)
+    assert restored == len(FORMATS) - 1
+    assert [Path(item.path).name for item in refused] == ["opus.opus"]
+    with pytest.raises(LibraryError, match="there are: 1"):
+        journal.find_run(state, 7)
+
+
+# -- the file itself ---------------------------------------------------------------------------------------------
+
+
+def test_mode_and_attributes_stay_and_the_time_as_is_wished(music: Path, state: State) -> None:
+    path = music / "flac.flac"
+    path.chmod(0o640)
+    try:
+        os.setxattr(path, "user.mine", b"kept")
+    except OSError:
+        pytest.skip("no extended attributes on this file system")
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+    analyse(state, [music], hearer())
+    run, _ = _write(state, keep_mtime=True)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert os.getxattr(path, "user.mine") == b"kept"
+    assert path.stat().st_mtime == 1_000_000_000
+    undo(state, run)
+    run, _ = _write(state)
+    assert path.stat().st_mtime > 1_000_000_000
+    undo(state, run)
+    assert os.getxattr(path, "user.mine") == b"kept"
+    assert (path.stat().st_mtime, stat.S_IMODE(path.stat().st_mode)) == (1_000_000_000, 0o640)
+
+
+def test_names_of_any_length_and_bytes_can_be_written_to(music: Path, state: State) -> None:
+    long = music / ("名" * 83 + "x.mp3")  # 254 bytes
+    odd = Path(os.fsdecode(os.fsencode(music) + b"/\xff\xfe.mp3"))
+    (music / "v23.mp3").rename(long)
+    (music / "v24.mp3").rename(odd)
+    before = _bytes(music)
+    analyse(state, [music], hearer())
+    run, refused = _write(state)
+    assert not refused
+    assert read_tags(long).genres == read_tags(odd).genres == ("Soft_rock",)
+    undo(state, run)
+    assert _bytes(music) == before
+
+
+def test_read_only_changed_and_vanished_files_are_left_alone(music: Path, state: State) -> None:
+    analyse(state, [music], hearer())
+    (music / "v23.mp3").chmod(0o444)
+    (music / "v24.mp3").unlink()
+    (music / "aac.m4a").write_bytes(b"something else")
+    actions = _actions(state)
+    assert (actions["v23.mp3"], actions["v24.mp3"], actions["aac.m4a"]) == ("read_only", "not_found", "changed")
+    _write(state)
+    assert (music / "aac.m4a").read_bytes() == b"something else"
+    assert read_tags(music / "v23.mp3").genres == ()
+
+
+def test_a_file_that_only_others_may_write_to_is_read_only(
+    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    analyse(state, [music], hearer())
+    monkeypatch.setattr(os, "access", lambda *_: False)  # whoever runs the tests may be root
+    assert set(_actions(state).values()) == {"read_only"}
+
+
+@pytest.mark.parametrize("fault", ["write_tags", "sound_digest", "make_delta", "_copy_status", "_take_place"])
+def test_a_fault_anywhere_leaves_the_old_file_and_no_trace(
+    music: Path, state: State, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    analyse(state, [music], hearer())
+    before = _bytes(music)
+    monkeypatch.setattr(apply_module, fault, lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "no")))
+    _, refused = _write(state)
+    assert len(refused) == len(FORMATS)
+    assert _bytes(music) == before
+    assert journal.recover(state) == 0
+    assert journal.list_runs(state) == []
+
+
+def test_a_write_that_would_change_the_sound_is_refused(
+    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    analyse(state, [music], hearer())
+    before = _bytes(music)
+
+    def clumsy(path: Path, *_: object) -> None:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+    monkeypatch.setattr(apply_module, "write_tags", clumsy)
+    _, refused = _write(state)
+    assert len(refused) == len(FORMATS)
+    assert all("sound would not have stayed" in reason for reason in refused)
+    assert _bytes(music) == before
+
+
+def test_a_full_disk_stops_the_run_and_harms_no_file(
+    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    analyse(state, [music], hearer())
+    before = _bytes(music)
+
+    def full(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(LibraryError, match="disk is full"):
+        _write(state)
+    assert _bytes(music) == before
+
+
+# -- killed ------------------------------------------------------------------------------------------------------
+
+_RUN = """
+import os, signal, sys
+from genretree.library import apply, journal, records
+from genretree.library.mapping import Mapping
+from genretree.library.plan import iter_plans
+from genretree.library.state import open_state
+db, what, at, point = sys.argv[1:]
+count = 0
+def deadly(real):
+    def call(*arguments, **options):
+        global count
+        count += 1
+        if count == int(at):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **options)
+    return call
+home, name = (journal, point.split(".")[1]) if point.startswith("journal.") else (apply, point)
+setattr(home, name, deadly(getattr(home, name)))
+with open_state(db) as state:
+    model, card = records.find_model(state)
+    if what == "apply":
+        apply.apply_plans(state, iter_plans(state, model, card, Mapping()), card.digest)
+    else:
+        apply.undo(state, journal.find_run(state, None))
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "point"),
+    [
+        ("apply", "write_tags"),
+        ("apply", "_take_place"),
+        ("apply", "journal.finish_change"),
+        ("undo", "_copy_status"),
+        ("undo", "journal.finish_undo"),
+    ],
+)
+def test_killed_in_the_middle_every_file_is_old_or_new_and_nothing_is_left_behind(
+    music: Path, state: State, tmp_path: Path, what: str, point: str
+) -> None:
+    analyse(state, [music], hearer())
+    old = _bytes(music)
+    run, _ = _write(state)
+    new = _bytes(music)
+    start, end = (old, new) if what == "apply" else (new, old)
+    if what == "apply":
+        undo(state, run)
+    words = [tmp_path / "library.sqlite", what, 4, point]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", _RUN, *map(str, words)], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    for path in music.iterdir():
+        if not path.name.startswith(".genretree-"):
+            assert path.read_bytes() in (start[path.name], end[path.name]), path.name
+    assert journal.recover(state) == 1
+    assert set(_bytes(music)) == set(old), "a temporary file was left behind"
+    changed = sum(content == end[name] for name, content in _bytes(music).items())
+    assert changed == (4 if "finish" in point else 3)
+    assert analyse(state, [music], hearer()).known == len(FORMATS)
+    if what == "apply":
+        second, refused = _write(state)
+        assert not refused
+        assert {read_tags(path).genres for path in music.iterdir()} == {("Soft_rock",)}
+        assert undo(state, second)[0] == len(FORMATS) - changed
+        undo(state, journal.find_run(state, None))
+    else:
+        undo(state, run)
+    assert _bytes(music) == old
+    assert json.loads(json.dumps([item.written for item in journal.list_runs(state)])) == [0] * len(
+        journal.list_runs(state)
+    )
+
+
+@pytest.mark.parametrize("padding", [0, 4000])  # the sound has to move, or the picture alone
+def test_flac_pictures_and_padding_survive(music: Path, state: State, padding: int) -> None:
+    from mutagen.flac import Picture
+
+    file = FLAC(music / "flac.flac")
+    picture = Picture()
+    picture.data = os.urandom(50_000)
+    file.add_picture(picture)
+    file.save(padding=lambda _: padding)
+    before = (music / "flac.flac").read_bytes()
+    analyse(state, [music], hearer())
+    run, _ = _write(state)
+    assert FLAC(music / "flac.flac").pictures[0].data == picture.data
+    change = journal.last_change(state, str(music / "flac.flac"))
+    assert change is not None
+    assert len(change.delta) < 10_000
+    undo(state, run)
+    assert (music / "flac.flac").read_bytes() == before
+
+
+def test_what_became_of_a_change_is_found_out_when_the_disk_is_there_again(
+    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    def die(*_: object) -> None:
+        raise KilledError
+
+    path = music / "flac.flac"
+    before = path.read_bytes()
+    analyse(state, [path], hearer())
+    monkeypatch.setattr(journal, "finish_change", die)
+    with pytest.raises(KilledError):
+        _write(state)
+    monkeypatch.undo()
+    assert path.read_bytes() != before
+    away = music.rename(music.with_name("away"))
+    music.mkdir()
+    assert journal.recover(state) == 0
+    music.rmdir()
+    away.rename(music)
+    assert journal.recover(state) == 1
+    assert undo(state, journal.find_run(state, None)) == (1, [])
+    assert path.read_bytes() == before

@@ -1,0 +1,356 @@
+"""Mapping, preview, playlists, the command line, and beets."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from listening import FORMATS, LEAVES, TREE, hearer, levels_of
+from pyarrow import parquet
+
+from genretree.bundle import Bundle
+from genretree.cli import main
+from genretree.corpus.store import Store
+from genretree.errors import LibraryError
+from genretree.library import listen, records
+from genretree.library.analyse import analyse
+from genretree.library.mapping import Mapping, decide, find_node, load_mapping, make_mapping
+from genretree.library.plan import iter_plans
+from genretree.library.playlists import Lists, write_m3u8, write_rekordbox
+from genretree.library.preview import Preview, write_csv, write_page, write_parquet
+from genretree.library.records import ModelCard
+from genretree.library.state import State, open_state
+from genretree.library.tags import read_tags, write_tags
+from genretree.predict import Prediction, predict
+from genretree.train import train
+
+CARD = ModelCard("0" * 16, "hearer", "tree", TREE)
+
+
+# -- mapping -----------------------------------------------------------------------------------------------------
+
+
+def _decide(content: dict[str, object], *leaves: float) -> tuple[tuple[str, ...], str]:
+    found = decide(CARD, levels_of(*leaves), make_mapping(content, TREE))
+    return found.genres, found.reason
+
+
+SOFT = (0.05, 0.05, 0.4, 0.3, 0.2)  # Chamber, Opera, Soft_rock, Hard_rock, Pop
+
+
+@pytest.mark.parametrize(
+    ("content", "genres", "reason"),
+    [
+        ({}, ("Soft_rock",), ""),
+        ({"depth": 2}, ("Rock",), ""),
+        ({"depth": 1}, ("Other",), ""),
+        ({"values": "path"}, ("Other", "Rock", "Soft_rock"), ""),
+        ({"min_confidence": 0.5}, ("Rock",), ""),
+        ({"min_confidence": 0.8}, ("Other",), ""),
+        ({"min_confidence": 0.95}, (), "unsure"),
+        ({"nodes": {"soft rock": "Easy"}}, ("Easy",), ""),
+        ({"nodes": {"Other > Rock": ["Rock", "Guitar"]}}, ("Rock", "Guitar"), ""),
+        # Alike, they are likely enough together: 0.4 + 0.3, and 0.9 with Pop.
+        ({"nodes": {"Rock": "R"}, "min_confidence": 0.65}, ("R",), ""),
+        ({"nodes": {"Rock": "R", "Pop": "R"}, "min_confidence": 0.85}, ("R",), ""),
+        ({"nodes": {"Soft_rock": "Easy", "Pop": "Easy"}, "min_confidence": 0.55}, ("Easy",), ""),
+        ({"nodes": {"Rock": None}}, (), "left_alone"),
+        ({"nodes": {"Rock": None, "Soft_rock": "Soft"}}, ("Soft",), ""),
+        ({"nodes": {"Rock": "Rock"}, "values": "path"}, ("Other", "Rock"), ""),
+    ],
+)
+def test_a_mapping_renames_merges_drops_cuts_and_abstains(
+    content: dict[str, object], genres: tuple[str, ...], reason: str
+) -> None:
+    assert _decide(content, *SOFT) == (genres, reason)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nodes: {Sof_rock: x}", "did you mean 'Other > Rock > Soft_rock'"),
+        ("nodes: {Zzz: x}", "it has: Classic"),
+        ("nodes: {Rock: x, Other/Rock: y}", "has a line already"),
+        ("min_confidense: 0.5", "did you mean 'min_confidence'"),
+        ("min_confidence: 7", "less than or equal to 1"),
+        ("values: all", "values"),
+        ("nodes: {Rock: ''}", "is no genre"),
+        ('nodes: {Rock: "a\\nb"}', "is no genre"),
+        ("nodes: [Rock]", "nodes"),
+        ("- a list", "mapping file has lines"),
+        ("{", "can't be read"),
+        ("nodes: {Rock: x, Rock: y}", "'Rock' has two lines"),
+    ],
+)
+def test_a_wrong_mapping_file_is_refused_with_what_is_likely_meant(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "map.yaml").write_text(text)
+    with pytest.raises(LibraryError, match=r"map\.yaml") as caught:
+        load_mapping(tmp_path / "map.yaml", TREE)
+    assert message in str(caught.value)
+    with pytest.raises(LibraryError, match="can't be read"):
+        load_mapping(tmp_path / "none.yaml", TREE)
+
+
+def test_a_name_that_two_nodes_share_needs_its_path() -> None:
+    from genretree.taxonomy import Taxonomy
+
+    tree = Taxonomy.from_nested({"A": ["Folk", "X"], "B": ["Folk"]})
+    assert find_node(tree, "b/folk") == ("B", "Folk")
+    with pytest.raises(LibraryError, match="more than one node: 'A > Folk', 'B > Folk'"):
+        find_node(tree, "Folk")
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.floats(0.01, 1), min_size=LEAVES, max_size=LEAVES), st.floats(0, 1))
+def test_without_rules_it_decides_as_predict_does(weights: list[float], least: float) -> None:
+    from genretree.predict import Heard, describe
+
+    leaves = np.array(weights) / sum(weights)
+    bundle = SimpleNamespace(taxonomy=TREE, model=SimpleNamespace(heads="tree"), training={}, runtime="")
+    bundle.calibrate = lambda levels, unit: levels
+    bundle.images = SimpleNamespace(slice_frames=100)
+    expected = describe(bundle, "x", Heard(levels_of(*leaves), [0.0], False), 3, least)  # type: ignore[arg-type]
+    found = decide(CARD, levels_of(*leaves), make_mapping({"min_confidence": least}, TREE))
+    assert found.path == expected.path
+
+
+# -- preview and playlists ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Iterator[State]:
+    """Forty files of all genres, as the stub hears them; those with an even number carry a genre."""
+    (tmp_path / "m & <n>").mkdir()
+    for i in range(40):
+        (tmp_path / "m & <n>" / f"{i:02d} é.mp3").write_bytes(f"sound {i}".encode())
+    (tmp_path / "m & <n>" / "bad.mp3").write_bytes(b"no")
+    with open_state(tmp_path / "library.sqlite", create=True) as state:
+        analyse(state, [tmp_path], hearer(sure=None))
+        state.connection.execute("UPDATE file SET genres = '[]'")
+        state.connection.execute("""UPDATE file SET genres = '["Skiffle"]' WHERE id % 2 = 0""")
+        yield state
+
+
+def _preview(state: State, mode: str = "only-empty") -> Preview:
+    model, card = records.find_model(state)
+    return Preview(iter_plans(state, model, card, Mapping(), mode))  # type: ignore[arg-type]
+
+
+def test_a_preview_is_grouped_by_genre_the_surest_first(library: State, tmp_path: Path) -> None:
+    found = _preview(library)
+    counts = found.actions()
+    assert sum(counts.values()) == 41
+    assert next(iter(counts)) == "write"
+    assert counts["unusable"] == 1
+    genres = found.genres()
+    assert sum(n for _, n in genres) == counts["write"]
+    assert [n for _, n in genres] == sorted((n for _, n in genres), reverse=True)
+    for genre, n in genres:
+        lines = list(found.lines("write", genre))
+        assert len(lines) == n
+        assert [line.confidence for line in lines] == sorted((line.confidence for line in lines), reverse=True)
+        assert {line.path.split(" > ")[-1] for line in lines} == {genre}
+    assert {line.now for line in found.lines("has_genre")} == {"Skiffle"}
+    text = io.StringIO()
+    write_csv(found, text)
+    rows = list(csv.DictReader(io.StringIO(text.getvalue())))
+    write_parquet(found, tmp_path / "table.parquet")
+    table = parquet.read_table(tmp_path / "table.parquet").to_pylist()
+    assert len(rows) == len(table) == 41
+    assert [row["file"] for row in rows] == [row["file"] for row in table]
+    assert rows[0]["genre"] == table[0]["genre"] == genres[0][0] or rows[0]["genre"] == min(g for g, _ in genres)
+
+
+def test_the_page_holds_all_and_fetches_nothing(library: State, tmp_path: Path) -> None:
+    write_page(_preview(library), tmp_path / "page.html", CARD, "genretree library preview")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "m &amp; &lt;n&gt;/00 é.mp3" in text
+    assert "m & <n>" not in text
+    assert "http" not in text
+    assert text.count('<tr><td class="path">') == 41
+
+
+def test_every_node_has_a_playlist_of_its_files(library: State, tmp_path: Path) -> None:
+    model, card = records.find_model(library)
+    lists = Lists(iter_plans(library, model, card, Mapping()))
+    out = tmp_path / "lists"
+    out.mkdir()
+    (out / "mine.m3u8").write_text("kept")
+    made = write_m3u8(lists, out)
+    everything = {row.path for row, result in records.iter_results(library, model, card) if not result.error}
+    tops: set[str] = set()
+    for path in made:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert lines[0] == "#EXTM3U"
+        files = [line for line in lines if not line.startswith("#")]
+        assert files
+        assert all(Path(file).is_file() for file in files)
+        if path.parent == out:
+            tops |= set(files)
+        else:
+            above = path.parent.with_suffix(".m3u8").read_text(encoding="utf-8").splitlines()
+            assert set(files) <= set(above)
+    assert tops == everything
+    for path in write_m3u8(lists, out, relative=True):
+        for line in path.read_text(encoding="utf-8").splitlines()[2:]:
+            assert (path.parent / line).is_file()
+    assert (out / "mine.m3u8").read_text() == "kept"
+    other = tmp_path / "other"
+    other.mkdir()
+    theirs = other / next(path.name for path in made if path.parent == out)
+    theirs.write_text("theirs")
+    with pytest.raises(LibraryError, match="not a playlist of ours"):
+        write_m3u8(lists, other)
+    assert list(other.iterdir()) == [theirs]
+    assert theirs.read_text() == "theirs"
+    write_rekordbox(lists, out / "rekordbox.xml")
+    root = ElementTree.parse(out / "rekordbox.xml").getroot()
+    tracks = {track.get("TrackID"): track for track in root.iter("TRACK") if track.get("TrackID")}
+    assert int(root.find("COLLECTION").get("Entries")) == len(tracks) == 40
+    assert {unquote(track.get("Location").removeprefix("file://localhost")) for track in tracks.values()} == everything
+    lists_there = [node for node in root.iter("NODE") if node.get("Type") == "1"]
+    assert len(lists_there) == len(made)
+    for node in lists_there:
+        keys = [track.get("Key") for track in node]
+        assert len(keys) == int(node.get("Entries"))
+        assert set(keys) <= set(tracks)
+    for node in root.iter("NODE"):
+        if node.get("Type") == "0":
+            assert int(node.get("Count")) == len(node)
+
+
+# -- by a trained bundle -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bundle(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    options = {"epochs": 6, "image_size": 16, "components": 20, "min_samples_leaf": 5}
+    return train(store, "boosting", tmp_path_factory.mktemp("bundle") / "b", options)
+
+
+def _call(tmp_path: Path, *words: object, fails: bool = False) -> Result:
+    environment = {"GENRETREE_LIBRARY": str(tmp_path / "library.sqlite")}
+    done = CliRunner().invoke(main, ["library", *map(str, words)], env=environment)
+    assert (done.exit_code != 0) == fails, done.output
+    return done
+
+
+def test_the_whole_way_by_the_command_line(bundle: Bundle, music: Path, tmp_path: Path) -> None:
+    (music / "bad.mp3").write_text("no music\n" * 99)
+    shutil.copy(music / "v23.mp3", music / "copy.mp3")
+    write_tags(music / "flac.flac", ["Skiffle"], {})
+    before = {path.name: path.read_bytes() for path in music.iterdir()}
+    _call(tmp_path, "preview", fails=True)
+    done = _call(tmp_path, "analyse", music, "--bundle", bundle.folder, "--json", "--quiet")
+    *lines, last = map(json.loads, done.stdout.splitlines())
+    assert last["summary"] | {"heard": 0} == {"files": 11, "known": 0, "heard": 0, "shared": 1, "failed": 1, "gone": 0}
+    by_name = {Path(line["file"]).name: line for line in lines}
+    assert by_name["bad.mp3"]["error"]["kind"] == "not_audio"
+    for found in predict(bundle, [music / name for name in FORMATS]):
+        assert isinstance(found, Prediction)
+        line = by_name[Path(found.file).name]
+        assert tuple(line["path"]) == found.path
+        assert line["probabilities"] == pytest.approx([level.probability for level in found.levels], abs=1e-5)
+        assert line["slices"] == found.slices
+    again = _call(tmp_path, "analyse", music, "--bundle", bundle.folder, "--quiet")
+    assert "10 known, 0 heard" in again.stdout
+    assert "carries now" in _call(tmp_path, "preview").stdout
+    _call(
+        tmp_path, "preview", "--html", tmp_path / "p.html", "--csv", tmp_path / "p.csv", "--parquet", tmp_path / "p.pq"
+    )
+    assert {"p.html", "p.csv", "p.pq"} <= {path.name for path in tmp_path.iterdir()}
+    assert "Nothing was written" in _call(tmp_path, "apply").stdout
+    assert {path.name: path.read_bytes() for path in music.iterdir()} == before
+    assert "9 files written" in _call(tmp_path, "apply", "--write", "--quiet").stdout
+    assert read_tags(music / "flac.flac").genres == ("Skiffle",)
+    assert (
+        read_tags(music / "opus.opus").own["GENRETREE_MODEL"]
+        == json.loads(_call(tmp_path, "status", "--json").stdout)["model"]["digest"]
+    )
+    assert "run 1" in _call(tmp_path, "status").stdout
+    _call(tmp_path, "playlists", tmp_path / "lists", "--format", "both")
+    assert (tmp_path / "lists" / "rekordbox.xml").is_file()
+    assert "no level" in _call(tmp_path, "preview", "--level", "seven", fails=True).output
+    assert "9 files restored" in _call(tmp_path, "undo", "--quiet").stdout
+    assert {path.name: path.read_bytes() for path in music.iterdir()} == before
+    assert "nothing to undo" in _call(tmp_path, "undo", fails=True).output
+    assert "no such folder" in _call(tmp_path, "analyse", tmp_path / "x", "--bundle", bundle.folder, fails=True).output
+
+
+def test_a_model_is_known_by_what_changes_its_results(bundle: Bundle) -> None:
+    from genretree.bundle import read_description
+
+    content = read_description(bundle.folder)
+    digest = listen.model_digest(content, "float32", False)
+    exported = {**content, "files": {**content["files"], "openvino/x.bin": "1", "history.csv": "2"}, "sha256": "x"}
+    assert listen.model_digest(exported, "float32", False) == digest
+    other = {**content, "files": dict.fromkeys(content["files"], "0")}
+    changes = [(other, "float32", False), (content, "bf16", False), (content, "float32", True)]
+    changes.append(({**content, "calibration": None}, "float32", False))
+    assert len({digest, *(listen.model_digest(*change) for change in changes)}) == 5
+
+
+# -- beets -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(importlib.util.find_spec("beets") is None, reason="beets is not installed")
+def test_beets_names_genres_of_its_own_library(bundle: Bundle, music: Path, tmp_path: Path) -> None:
+    home = tmp_path / "beets"
+    home.mkdir()
+    (tmp_path / "map.yaml").write_text("depth: 1\nnodes: {Calm: Quiet, Busy: Quiet}\n")
+    (home / "config.yaml").write_text(
+        f"directory: {tmp_path / 'library'}\nlibrary: {home / 'music.db'}\nplugins: genretree\n"
+        f"genretree: {{bundle: '{bundle.folder}', mapping: '{tmp_path / 'map.yaml'}'}}\n"
+        "import: {copy: no, write: yes, group_albums: yes, duplicate_action: keep}\n"
+    )
+    write_tags(music / "flac.flac", ["Skiffle"], {})
+    (music / "none.mp3").unlink()
+
+    def beet(*words: str) -> None:
+        environment = {**os.environ, "BEETSDIR": str(home), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        command = [sys.executable, "-m", "beets", *words]
+        subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=True)
+
+    def items() -> dict[str, dict[str, str]]:
+        with sqlite3.connect(home / "music.db") as library:
+            query = "SELECT id, genres FROM items"
+            found = {id_: {"genres": genres} for id_, genres in library.execute(query)}
+            for id_, key, value in library.execute("SELECT entity_id, key, value FROM item_attributes"):
+                found[id_][key] = value
+        return found
+
+    beet("import", "-qA", str(music))
+    before = {path.name: path.read_bytes() for path in music.iterdir()}
+    beet("genretree", "--pretend")
+    assert (home / "genretree.sqlite").is_file(), "it is to be in beets' folder, wherever the command is called"
+    assert {path.name: path.read_bytes() for path in music.iterdir()} == before
+    assert sorted(item["genres"] for item in items().values()) == [""] * (len(before) - 1) + ["Skiffle"]
+    beet("genretree")
+    assert sorted(item["genres"] for item in items().values()) == ["Quiet"] * (len(before) - 1) + ["Skiffle"]
+    paths = [item["genretree_path"] for item in items().values() if item["genres"] == "Quiet"]
+    assert set(paths) <= {"Calm", "Busy"}
+    carried = {path.name: read_tags(path) for path in music.iterdir()}
+    assert {name: found.genres for name, found in carried.items()} == {
+        name: ("Skiffle",) if name == "flac.flac" else ("Quiet",) for name in before
+    }
+    assert carried["opus.opus"].own["GENRETREE_PATH"] in ("Calm", "Busy")
+    assert (home / "genretree.sqlite").is_file()
+    beet("genretree", "--force", "--keep-existing", "--albums")
+    assert read_tags(music / "flac.flac").genres == ("Skiffle", "Quiet")

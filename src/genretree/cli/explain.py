@@ -146,17 +146,14 @@ def _view(
     out: Path | None,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    from genretree.explain.genre import draw_genre, view_genre
+    from genretree.explain.genre import view_genre
+    from genretree.explain.genre_page import save_genre
     from genretree.explain.methods import choose_method
-    from genretree.explain.page import write_bytes
-    from genretree.files import write_text
 
     view = view_genre(bundle, store, genre, choose_method(method), against=against, **options)
-    content = view.to_json()
     if out is not None:
-        write_text(out / "class.json", json.dumps(content, indent=1, ensure_ascii=False))
-        write_bytes(out / "class.png", draw_genre(view))
-    return content
+        save_genre(view, store, out)
+    return view.to_json()
 
 
 def _survey(

@@ -1,0 +1,78 @@
+"""A genre as files: class.json, class.png, and one page of what the model takes it for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genretree.corpus.store import Store
+from genretree.explain.axes import frequency_axis
+from genretree.explain.canvas import TITLES
+from genretree.explain.genre import GenreView, draw_genre
+from genretree.explain.page import write_bytes
+from genretree.files import write_text
+from genretree.pictures import draw_strip
+from genretree.report import command_line, data_url, render
+
+_BANDS = 6  # of each view that are listed
+
+
+def save_genre(view: GenreView, store: Store, out: str | Path) -> Path:
+    """Write `class.json`, `class.png` and `class.html` into a folder.
+
+    Parameters
+    ----------
+    view : GenreView
+    store : Store
+        Where its tracks are, for a slice's spectrograms of each that is listed.
+    out : path
+
+    Returns
+    -------
+    Path
+        The page's path; everything it shows is inside.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    picture = draw_genre(view)
+    write_text(out / "class.json", json.dumps(view.to_json(), indent=1, ensure_ascii=False))
+    write_bytes(out / "class.png", picture)
+    most = max(map(abs, view.shares.values()), default=0.0) or 1.0
+    page = render(
+        "class.html.j2",
+        view=view,
+        picture=data_url(picture),
+        shares=[(TITLES[name], share, 100 * abs(share) / most) for name, share in view.shares.items()],
+        bands=_strongest(view),
+        typical=[_track(store, *item) for item in view.typical],
+        untypical=[_track(store, *item) for item in view.untypical],
+        command=command_line(),
+    )
+    write_text(out / "class.html", page)
+    return out / "class.html"
+
+
+def _strongest(view: GenreView) -> list[dict[str, Any]]:
+    """Give the rows of each view of the sound that speak most for the genre, and most against it."""
+    found = []
+    for name, values in view.bands.items():
+        names = frequency_axis(name).names
+        order = np.argsort(-values, kind="stable")
+        speaking = {"for": order[:_BANDS], "against": order[::-1][:_BANDS]}
+        rows = {
+            side: [(names[row], float(values[row])) for row in places if (values[row] > 0) == (side == "for")]
+            for side, places in speaking.items()
+        }
+        found.append({"title": TITLES[name], **rows})
+    return found
+
+
+def _track(store: Store, name: str, chance: float) -> dict[str, Any]:
+    """Give a track with the spectrograms of its middle slice."""
+    number = [str(path) for path in store.tracks["path"]].index(name)
+    rows = np.flatnonzero(store.slice_tracks == number)
+    picture = draw_strip(np.asarray(store.images[int(rows[len(rows) // 2])]))
+    return {"name": name, "chance": chance, "picture": data_url(picture)}

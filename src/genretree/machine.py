@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -67,14 +67,21 @@ def ahead(values: Iterator[T]) -> Iterator[T]:
     What it yields must stay valid while it works on.
     """
     end = object()
-    with ThreadPoolExecutor(1) as pool:
-        try:
+    own: list[int] = []
+    pool = ThreadPoolExecutor(1, initializer=lambda: own.append(threading.get_ident()))
+    waiting = pool.submit(next, values, end)
+    try:
+        while (value := waiting.result()) is not end:
             waiting = pool.submit(next, values, end)
-            while (value := waiting.result()) is not end:
-                waiting = pool.submit(next, values, end)
-                yield value  # type: ignore[misc]
-        finally:
-            pool.submit(getattr(values, "close", int)).result()  # after what it still works on
+            yield value  # type: ignore[misc]
+    finally:
+        # Where this is closed by the garbage collector the pool takes no more work, for its thread may be gone; and
+        # the collector may run in that very thread, which can't wait for itself.
+        elsewhere = threading.get_ident() not in own
+        if elsewhere:
+            wait([waiting])
+            getattr(values, "close", int)()
+        pool.shutdown(elsewhere)
 
 
 def world_size() -> int:

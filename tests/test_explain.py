@@ -463,8 +463,11 @@ def test_a_class_has_bands_examples_and_confusions(bundles: dict[str, Bundle], s
     assert page.count("data:image/png") == 1 + len(listed)
     assert all(html.escape(name) in page for name in listed)
     assert 'src="http' not in page
-    best = int(np.argmax(view.bands["mel"]))
-    assert f"{frequency_axis('mel').names[best]} <span" in page
+    best = max(content["bands"], key=lambda band: band["relevance"])
+    assert f"{best['name']} <span" in page
+    assert sum(band["relevance"] for band in content["bands"] if band["view"] == "cqt") == pytest.approx(
+        view.bands["cqt"].sum(), abs=0.01
+    )
 
 
 def test_a_survey_says_on_how_many_tracks_the_map_is_better(bundles: dict[str, Bundle], store: Store) -> None:

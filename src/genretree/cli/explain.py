@@ -220,9 +220,9 @@ def _show_summary(found: Mapping[str, Any]) -> None:
     console = make_console()
     if "node" in found:
         console.print(f"[bold]{escape(' > '.join(found['node']))}[/]: {found['tracks']} tracks, {found['method']}")
-        for view, bands in found["by_band"].items():
-            pairs = sorted(zip(bands["relevance"], bands["names"], strict=True), reverse=True)[:4]
-            console.print(f"  {view}: {', '.join(f'{name} {value:+.3f}' for value, name in pairs)}")
+        for view in found["by_band"]:
+            bands = [band for band in found["bands"] if band["view"] == view][:4]
+            console.print(f"  {view}: {', '.join(_say_band(band) for band in bands)}")
         for kind in ("typical", "untypical"):
             listed = ", ".join(f"{item['track']} {item['probability']:.0%}" for item in found[kind])
             console.print(f"  {kind}: {escape(listed)}")
@@ -235,3 +235,7 @@ def _show_summary(found: Mapping[str, Any]) -> None:
     console.print(f"deletion is better than at random for {better['random']:.0%}, by energy {better['energy']:.0%},"
                   f" by edges {better['edges']:.0%}.")  # fmt: skip
     _show_check(found)
+
+
+def _say_band(band: Mapping[str, Any]) -> str:
+    return f"{band['name']} {band['relevance']:+.2f}"

@@ -20,6 +20,7 @@ from genretree.explain.methods import Method, make_maps
 from genretree.explain.modalities import find_shares
 from genretree.explain.pictures import ticks
 from genretree.explain.pieces import read_track
+from genretree.explain.result import join_rows
 from genretree.explain.targets import Target, find_node, make_target
 from genretree.pictures import make_figure, to_png
 from genretree.progress import progress_bar
@@ -77,6 +78,11 @@ class GenreView:
                 }
                 for view, values in self.bands.items()
             },
+            "bands": [
+                {**band, "relevance": round(band["relevance"], 4)}
+                for view, values in self.bands.items()
+                for band in sorted(join_rows(frequency_axis(view), values), key=lambda band: -band["relevance"])
+            ],
             "typical": [{"track": name, "probability": round(chance, 6)} for name, chance in self.typical],
             "untypical": [{"track": name, "probability": round(chance, 6)} for name, chance in self.untypical],
             "taken_for": [{"path": list(path), "tracks": n} for path, n in self.taken_for.items()],

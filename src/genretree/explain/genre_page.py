@@ -13,6 +13,7 @@ from genretree.explain.axes import frequency_axis
 from genretree.explain.canvas import TITLES
 from genretree.explain.genre import GenreView, draw_genre
 from genretree.explain.page import write_bytes
+from genretree.explain.result import join_rows
 from genretree.files import write_text
 from genretree.pictures import draw_strip
 from genretree.report import command_line, data_url, render
@@ -56,17 +57,17 @@ def save_genre(view: GenreView, store: Store, out: str | Path) -> Path:
 
 
 def _strongest(view: GenreView) -> list[dict[str, Any]]:
-    """Give the rows of each view of the sound that speak most for the genre, and most against it."""
+    """Give the bands of each view of the sound that speak most for the genre, and most against it."""
     found = []
     for name, values in view.bands.items():
-        names = frequency_axis(name).names
-        order = np.argsort(-values, kind="stable")
-        speaking = {"for": order[:_BANDS], "against": order[::-1][:_BANDS]}
-        rows = {
-            side: [(names[row], float(values[row])) for row in places if (values[row] > 0) == (side == "for")]
-            for side, places in speaking.items()
-        }
-        found.append({"title": TITLES[name], **rows})
+        joined = sorted(join_rows(frequency_axis(name), values), key=lambda band: -band["relevance"])
+        found.append(
+            {
+                "title": TITLES[name],
+                "for": [band for band in joined if band["relevance"] > 0][:_BANDS],
+                "against": [band for band in joined[::-1] if band["relevance"] < 0][:_BANDS],
+            }
+        )
     return found
 
 

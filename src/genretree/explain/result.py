@@ -85,7 +85,7 @@ class Reason:
 
         Neighbouring rows whose relevance is nearly the same, as those of one part that was taken away, are one band.
         """
-        found = [band for relevance in self.maps for band in _join_rows(relevance)]
+        found = [band for item in self.maps for band in join_rows(item.axis, item.by_band())]
         return sorted(found, key=lambda item: -item["relevance"])[:most]
 
     @property
@@ -96,8 +96,8 @@ class Reason:
         return strongest or max((float(values.max()) for values in dense), default=0.0) or 1.0
 
 
-def _join_rows(relevance: Relevance) -> list[dict[str, Any]]:
-    axis, values = relevance.axis, relevance.by_band()
+def join_rows(axis: FrequencyAxis, values: NDArray[np.floating]) -> list[dict[str, Any]]:
+    """Join neighbouring rows of nearly the same relevance, shape (rows,), to bands: view, name, edges in Hz, sum."""
     cuts = [0, *(np.flatnonzero(np.abs(np.diff(values)) > _SAME * np.abs(values).max()) + 1).tolist(), axis.rows]
     found = []
     for start, end in pairwise(cuts):

@@ -7,7 +7,7 @@ track). Each command runs by itself and is sampled with all that it starts: prop
 once, and what is mapped of files counts too. Each line has a smaller and a larger task; `grows` is what the larger one
 takes on top for each megabyte (of files, of images in the store, of rows) that it has more.
 
-- prepare, predict: 4 times as many files of a minute; and one file of `--long` minutes instead of 4
+- prepare, predict: 4 times as many files of a minute; one file of 15 minutes and not of 4; of `--long` and not of 15
 - train (cnn, images reduced to 64 pixels), evaluate, audit: a store 4 times as large
 - components: StreamingPCA(512) on 4 times as many rows of 49,152 pixels
 """
@@ -19,6 +19,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from genretree.corpus.store import Store
 from genretree.train import train
 
 TIMES = 4
-SHORT_MINUTES = 4
+LENGTHS = (4, 15)  # minutes: below and beyond what is held of a file to estimate its tuning
 PIXELS = 3 * 128 * 128
 EVERY = 0.1  # seconds between samples
 GENRETREE = (sys.executable, "-m", "genretree")
@@ -80,12 +81,14 @@ def files_and_lengths(folder: Path, files: int, minutes: int, bundle: Path) -> l
     music = {count: write_music(folder / f"music-{count}", count, 60).parent for count in (files, TIMES * files)}
     many = {f"{count} files of a minute": (path, megabytes(path)) for count, path in music.items()}
     long = {}
-    for length in (SHORT_MINUTES, minutes):
+    for length in (*LENGTHS, minutes):
         genre = folder / f"long-{length}" / "Solo"
         genre.mkdir(parents=True)
         write_sound(genre / "long.wav", 60 * length)
         write_sound(genre.parent / "short.wav", 60)
         long[f"a file of {length} minutes"] = (genre, megabytes(genre))
+
+    pairs = [dict(pair) for pair in pairwise(long.items())]
 
     def prepare(source: Path) -> tuple[float, float]:
         csv = source / "tracks.csv"
@@ -97,7 +100,7 @@ def files_and_lengths(folder: Path, files: int, minutes: int, bundle: Path) -> l
     return [
         compare(f"{name}, {kind}", run, tasks)
         for name, run in (("prepare", prepare), ("predict", predict))
-        for kind, tasks in (("number of files", many), ("length of a file", long))
+        for kind, tasks in (("number of files", many), *(("length of a file", pair) for pair in pairs))
     ]
 
 

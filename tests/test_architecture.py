@@ -20,6 +20,8 @@ ROOMS = [
     "corpus",
     "models",
     "calibration",
+    "description",
+    "hub",
     "bundle",
     "export",
     "untrained",

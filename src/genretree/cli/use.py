@@ -119,8 +119,8 @@ def export(bundle: Path, to: Form, out: Path | None, overwrite: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def info(folder: Path, as_json: bool) -> None:
     """Say what a STORE or a BUNDLE holds."""
-    from genretree.bundle import read_description
     from genretree.corpus.store import Store
+    from genretree.description import read_description
     from genretree.tables import show_bundle, show_store
 
     if (folder / "bundle.json").exists():

@@ -1,7 +1,7 @@
 """Names, for any audio file, a path in a tree of music genres, with probabilities.
 
 import genretree
-bundle = genretree.load_bundle("my-bundle")
+bundle = genretree.load_bundle("my-bundle")  # a folder, or user/name on the Hub
 for result in genretree.predict(bundle, ["song.mp3"]):
     print(result.path)
 """
@@ -13,13 +13,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from genretree.bundle import Bundle, load_bundle
+    from genretree.bundle import Bundle, load, load_bundle
     from genretree.corpus.manifest import Manifest, read_manifest
     from genretree.corpus.prepare import prepare
     from genretree.corpus.store import Store
     from genretree.errors import GenretreeError, SoundError
     from genretree.evaluate import Evaluation, evaluate
     from genretree.explain import Explanation, explain
+    from genretree.hub import pull, push
     from genretree.predict import Prediction, PredictionError, predict, predict_file
     from genretree.settings import ImageSettings
     from genretree.taxonomy import Taxonomy
@@ -42,7 +43,10 @@ _HOMES = {
     "Taxonomy": "taxonomy",
     "evaluate": "evaluate",
     "explain": "explain",
+    "load": "bundle",
     "load_bundle": "bundle",
+    "pull": "hub",
+    "push": "hub",
     "predict": "predict",
     "predict_file": "predict",
     "prepare": "corpus.prepare",
@@ -65,10 +69,13 @@ __all__ = [
     "__version__",
     "evaluate",
     "explain",
+    "load",
     "load_bundle",
     "predict",
     "predict_file",
     "prepare",
+    "pull",
+    "push",
     "read_manifest",
     "train",
 ]

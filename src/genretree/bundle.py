@@ -21,6 +21,7 @@ from genretree.calibration import Calibration, Unit, temper
 from genretree.description import DESCRIPTION, FORMAT, check_files, read_description, write_description
 from genretree.errors import BundleError, GenretreeError
 from genretree.files import sha256_file
+from genretree.hub.pull import find_bundle
 from genretree.models import get_family
 from genretree.models.contract import LevelProbabilities, Model
 from genretree.models.exported import load_exported, settings_without_torch
@@ -108,18 +109,27 @@ def save_bundle(bundle: Bundle, extra_files: Mapping[str, Path] | None = None) -
     return bundle.folder
 
 
-def load_bundle(folder: str | Path, runtime: RuntimeChoice = "torch", precision: Precision = "float32") -> Bundle:
+def load_bundle(
+    folder: str | Path,
+    runtime: RuntimeChoice = "torch",
+    precision: Precision = "float32",
+    *,
+    download: bool = False,
+) -> Bundle:
     """Load a trained bundle.
 
     Parameters
     ----------
-    folder : path
+    folder : path or str
+        Or `user/name` or `user/name@revision` on the Hugging Face Hub, if that was pulled before; a folder always wins.
     runtime : "torch", "openvino", "onnxruntime" or "auto"
         What runs its networks. The others than torch need an export (see `genretree.export`); auto takes the fastest
         that is installed and that there is an export for.
     precision : "float32", "bf16" or "auto"
         auto: bf16 where the processor is made for it. Torch in float32 is the reference, to the last digit what was
         trained; docs/runtimes.md says how far the others are from it. `Bundle.runtime` names what was chosen.
+    download : bool
+        Pull from the Hub what is named and was not pulled yet; otherwise nothing is asked of the Hub.
 
     Raises
     ------
@@ -128,10 +138,12 @@ def load_bundle(folder: str | Path, runtime: RuntimeChoice = "torch", precision:
         runtime was asked for by name and there is no export for it.
     MissingExtraError
         If that runtime is not installed.
+    HubError
+        If it is a name on the Hub that was not pulled, or can't be.
     """
     from genretree.models.runtimes import choose_runtime, use_runtime
 
-    folder = Path(folder)
+    folder = find_bundle(folder, download)
     content = read_description(folder)
     check_files(folder, content["files"])
     exports = {form for form in FORMS if any(Path(name).parts[0] == form for name in content["files"])}
@@ -140,6 +152,9 @@ def load_bundle(folder: str | Path, runtime: RuntimeChoice = "torch", precision:
         return _open_exported(folder, content, exports, chosen, precision)
     bundle = open_bundle(folder, content)
     return replace(bundle, runtime=use_runtime(bundle.model, folder, bundle.images.size, exports, chosen, precision))
+
+
+load = load_bundle  # for `genretree.load("user/name")`
 
 
 def open_bundle(folder: Path, content: Mapping[str, Any]) -> Bundle:

@@ -199,7 +199,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _create(self, wanted: dict[str, Any]) -> None:
         name = f"{wanted['organization']}/{wanted['name']}"
         if name in self.hub.repositories:
-            raise _RefusedError(409, "", "You already created this model repo")
+            said = {"error": "You already created this model repo", "url": f"{self.hub.url}/{name}"}
+            return self._send(409, json.dumps(said).encode())
         self.hub.repositories[name] = Repository(wanted.get("visibility") == "private" or bool(wanted.get("private")))
         self._json({"url": f"{self.hub.url}/{name}", "name": name})
 

@@ -200,7 +200,8 @@ class _Handler(BaseHTTPRequestHandler):
         name = f"{wanted['organization']}/{wanted['name']}"
         if name in self.hub.repositories:
             said = {"error": "You already created this model repo", "url": f"{self.hub.url}/{name}"}
-            return self._send(409, json.dumps(said).encode())
+            self._send(409, json.dumps(said).encode())
+            return
         self.hub.repositories[name] = Repository(wanted.get("visibility") == "private" or bool(wanted.get("private")))
         self._json({"url": f"{self.hub.url}/{name}", "name": name})
 

@@ -6,6 +6,9 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from genretree.description import DESCRIPTION, check_files, read_description
 from genretree.errors import BundleError, HubError
@@ -14,7 +17,6 @@ from genretree.hub.client import explained, open_hub
 from genretree.hub.contents import check_types
 from genretree.hub.names import HubName, is_commit, parse_name, require_name
 from genretree.hub.pulled import find_pulled, folder_of, home_of, remember
-from genretree.progress import progress_bar
 
 ORIGIN = "hub.json"  # beside a pulled bundle: where it is from
 
@@ -129,10 +131,8 @@ def _fetch(name: HubName, commit: str, target: Path, progress: bool) -> None:
         _download(name, commit, DESCRIPTION, draft)
         files = read_description(draft)["files"]
         check_types(f"{name}", files)
-        with progress_bar(len(files), "pull", "file", progress) as tick:
-            for file in files:
-                _download(name, commit, file, draft)
-                tick()
+        for file in files:
+            _download(name, commit, file, draft, progress)
         check_files(draft, files)
     except (BundleError, HubError):
         if not any(draft.glob("**/*.incomplete")):  # what broke off can be gone on with; what is wrong stays wrong
@@ -148,12 +148,14 @@ def _fetch(name: HubName, commit: str, target: Path, progress: bool) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _download(name: HubName, commit: str, file: str, folder: Path) -> None:
-    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+def _download(name: HubName, commit: str, file: str, folder: Path, progress: bool = False) -> None:
+    shown = None if progress else _Silent
+    with explained(name):
+        open_hub().hf_hub_download(name.repo, file, revision=commit, local_dir=folder, tqdm_class=shown)
 
-    disable_progress_bars()
-    try:
-        with explained(name):
-            open_hub().hf_hub_download(name.repo, file, revision=commit, local_dir=folder)
-    finally:
-        enable_progress_bars()
+
+class _Silent(tqdm):  # type: ignore[type-arg]  # it is generic for the type checker only
+    """A bar that doesn't show, for this download alone."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{**options, "disable": True})

@@ -18,9 +18,9 @@ def run(path: Path) -> nbformat.NotebookNode:
     """Run every cell in a new kernel, in the folder of the notebook; raises CellExecutionError if one fails."""
     notebook = nbformat.read(path, as_version=4)
     os.environ["TQDM_DISABLE"] = "1"  # bars would be kept as output
-    NotebookClient(
-        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": path.parent}}
-    ).execute()
+    client = NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": path.parent}})
+    client.create_kernel_manager().transport = "ipc"  # no port that others could listen at
+    client.execute()
     return notebook
 
 

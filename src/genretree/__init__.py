@@ -8,8 +8,10 @@ for result in genretree.predict(bundle, ["song.mp3"]):
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.metadata import version
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -79,6 +81,20 @@ __all__ = [
     "read_manifest",
     "train",
 ]
+
+
+class _Package(ModuleType):
+    """Keeps `genretree.predict` and the like the functions they are: importing the modules they are in would hide them.
+
+    Python sets each module that is imported as an attribute of its package.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        hides = isinstance(value, ModuleType) and _HOMES.get(name) == name
+        super().__setattr__(name, getattr(value, name) if hides else value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

@@ -1,10 +1,12 @@
 """What training leaves: one folder with weights, tree, image settings, training settings and their hashes. No pickle.
 
-bundle.json          format, family, tree, settings, facts of the training, and the SHA-256 of every other part
-model.safetensors    weights of a network; or
-projection.safetensors, classifier-*.skops   of boosting
-history.csv          one row for each epoch or iteration
-openvino/, onnx/     the networks for other runtimes, after `genretree export`
+A bundle is a folder::
+
+    bundle.json          format, family, tree, settings, facts of the training, and the SHA-256 of every other part
+    model.safetensors    weights of a network; or
+    projection.safetensors, classifier-*.skops   of boosting
+    history.csv          one row for each epoch or iteration
+    openvino/, onnx/     the networks for other runtimes, after `genretree export`
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from genretree.calibration import Calibration, Unit, temper
 from genretree.description import DESCRIPTION, FORMAT, check_files, read_description, write_description
 from genretree.errors import BundleError, GenretreeError
 from genretree.files import sha256_file
-from genretree.hub.pull import find_bundle
+from genretree.hub.download import find_bundle
 from genretree.models import get_family
 from genretree.models.contract import LevelProbabilities, Model
 from genretree.models.exported import load_exported, settings_without_torch

@@ -25,7 +25,7 @@ from genretree.files import sha256_file
 from genretree.hub import find_bundle, pull, push
 from genretree.hub.card import Told, plain
 from genretree.hub.names import HubName, parse_name
-from genretree.hub.push import laid_out
+from genretree.hub.upload import laid_out
 from genretree.report import save_evaluation
 from genretree.settings import RATE
 from genretree.train import train

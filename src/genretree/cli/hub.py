@@ -11,7 +11,7 @@ import click
 from genretree.cli.options import FOLDER, quiet_option
 
 if TYPE_CHECKING:
-    from genretree.hub.push import Outgoing
+    from genretree.hub.upload import Outgoing
 
 
 @click.command()
@@ -71,7 +71,7 @@ def push(
     """
     from genretree.hub import push as push_bundle
     from genretree.hub.card import Told
-    from genretree.hub.push import laid_out
+    from genretree.hub.upload import laid_out
 
     told = Told(report=report, license=licence, data=data)
     if dry_run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from genretree.hub.pull import Pulled, find_bundle, pull
-from genretree.hub.push import Pushed, push
+from genretree.hub.download import Pulled, find_bundle, pull
+from genretree.hub.upload import Pushed, push
 
 __all__ = ["Pulled", "Pushed", "find_bundle", "pull", "push"]

@@ -1,6 +1,8 @@
 """What was pulled: whole, checked bundles in the user's cache, one folder for each commit.
 
-CACHE/hub/USER/NAME/COMMIT/       a bundle
+Of each name::
+
+CACHE/hub/USER/NAME/COMMIT/           a bundle
 CACHE/hub/USER/NAME/revisions.json    which commit a branch or tag was when it was last pulled
 """
 

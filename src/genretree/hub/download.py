@@ -13,10 +13,10 @@ from tqdm import tqdm
 from genretree.description import DESCRIPTION, check_files, read_description
 from genretree.errors import BundleError, HubError
 from genretree.files import write_text
+from genretree.hub.cache import find_pulled, folder_of, home_of, remember
 from genretree.hub.client import explained, open_hub
 from genretree.hub.contents import check_types
 from genretree.hub.names import HubName, is_commit, parse_name, require_name
-from genretree.hub.pulled import find_pulled, folder_of, home_of, remember
 
 ORIGIN = "hub.json"  # beside a pulled bundle: where it is from
 

@@ -24,7 +24,6 @@ suppress_warnings = ["myst.header"]  # CHANGELOG.md is one long list
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_default_options = {"members": True}
 python_maximum_signature_line_length = 100
 numpydoc_show_class_members = False  # autodoc lists them itself
 add_module_names = False

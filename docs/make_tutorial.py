@@ -18,9 +18,8 @@ def run(path: Path) -> nbformat.NotebookNode:
     """Run every cell in a new kernel, in the folder of the notebook; raises CellExecutionError if one fails."""
     notebook = nbformat.read(path, as_version=4)
     os.environ["TQDM_DISABLE"] = "1"  # bars would be kept as output
-    client = NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": path.parent}})
-    client.create_kernel_manager().transport = "ipc"  # no port that others could listen at
-    client.execute()
+    where = {"metadata": {"path": path.parent}}
+    NotebookClient(notebook, timeout=120, kernel_name="python3", resources=where).execute()
     return notebook
 
 

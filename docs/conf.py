@@ -21,6 +21,8 @@ myst_heading_anchors = 3  # so that pages can point into each other, as they do 
 myst_links_external_new_tab = False
 suppress_warnings = ["myst.header"]  # CHANGELOG.md is one long list
 
+default_role = "code"  # names in docstrings stand between single backticks
+
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"

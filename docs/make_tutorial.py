@@ -24,12 +24,13 @@ def run(path: Path) -> nbformat.NotebookNode:
 
 
 def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Leave out what differs from run to run and says nothing: when each cell ran, and how it was counted."""
+    """Leave out what differs from run to run and says nothing: when a cell ran, its number, warnings of libraries."""
     notebook.metadata = {"kernelspec": notebook.metadata.kernelspec, "language_info": {"name": "python"}}
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"cell-{number:02d}", {}
         if cell.cell_type == "code":
             cell.execution_count = None
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
             for output in cell.outputs:
                 output.pop("execution_count", None)
                 output.metadata = {}

@@ -10,7 +10,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-_WIDTH = 100
+_WIDTH = 86
 
 
 class Commands(SphinxDirective):

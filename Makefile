@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help quickstart test lint types pytest bench clean
+.PHONY: help quickstart test lint types pytest docs bench clean
 
 help:  ## Show what can be made.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -39,9 +39,13 @@ types: $(VENV)/.installed-dev  ## Check types.
 pytest: $(VENV)/.installed-dev  ## Run every test.
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+docs: $(VENV)/.installed-dev  ## Make the site of the pages, in docs/_build.
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo "docs/_build/index.html"
+
 # QUICK=1: in minutes, for a look. MUSIC=folder or CSV, TRACK=file: instead of composed music.
 bench: $(VENV)/.installed-dev  ## Install, then measure everything side by side with the usual way (40 minutes).
 	$(BIN)/python benchmarks/everything.py $(if $(QUICK),--quick) $(if $(MUSIC),--music "$(MUSIC)") $(if $(TRACK),--track "$(TRACK)")
 
 clean:  ## Remove everything that was made here.
-	rm -rf $(VENV) quickstart bench build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) quickstart bench docs/_build build dist .mypy_cache .ruff_cache .pytest_cache

@@ -35,8 +35,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from genretree.bundle import Bundle, load_bundle, read_description
+from genretree.bundle import Bundle, load_bundle
 from genretree.corpus.store import Store
+from genretree.description import read_description
 from genretree.export import export_bundle
 from genretree.machine import fast_bf16, shared_by
 from genretree.models.graphs import HasGraphs, run_torch

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import genretree
@@ -20,6 +24,8 @@ ROOMS = [
     "corpus",
     "models",
     "calibration",
+    "description",
+    "hub",
     "bundle",
     "export",
     "untrained",
@@ -70,6 +76,17 @@ def test_imports_point_one_way() -> None:
             if ROOMS.index(_room(name)) > ROOMS.index(room)
         ]
     assert not wrong
+
+
+def test_public_functions_are_not_hidden_by_the_modules_they_are_in() -> None:
+    for name, home in genretree._HOMES.items():
+        module = import_module(f"genretree.{home}")
+        import_module(f"genretree.{name}" if find_spec(f"genretree.{name}") else "genretree")
+        assert getattr(genretree, name) is getattr(module, name)
+    assert set(genretree._HOMES) | {"__version__"} == set(genretree.__all__)
+    code = "import genretree, genretree.explain.pictures, genretree.train; print(genretree.explain, genretree.train)"
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert said.count("<function") == 2
 
 
 def test_no_module_is_grown_out_of_hand() -> None:

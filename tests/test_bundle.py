@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genretree.bundle import Bundle, load_bundle, save_bundle, write_description
+from genretree.bundle import Bundle, load_bundle, save_bundle
 from genretree.corpus.store import Store
+from genretree.description import write_description
 from genretree.errors import BundleError
 from genretree.train import train
 

@@ -20,9 +20,10 @@ from click.testing import CliRunner
 from sound_helpers import make_song
 
 from genretree import machine
-from genretree.bundle import Bundle, load_bundle, read_description, save_bundle, write_description
+from genretree.bundle import Bundle, load_bundle, save_bundle
 from genretree.cli import main
 from genretree.corpus.store import Store
+from genretree.description import read_description, write_description
 from genretree.errors import BundleError, MissingExtraError, SettingsError
 from genretree.evaluate import evaluate
 from genretree.export import export_bundle

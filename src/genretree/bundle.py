@@ -1,16 +1,16 @@
 """What training leaves: one folder with weights, tree, image settings, training settings and their hashes. No pickle.
 
-bundle.json          format, family, tree, settings, facts of the training, and the SHA-256 of every other part
-model.safetensors    weights of a network; or
-projection.safetensors, classifier-*.skops   of boosting
-history.csv          one row for each epoch or iteration
-openvino/, onnx/     the networks for other runtimes, after `genretree export`
+A bundle is a folder::
+
+    bundle.json          format, family, tree, settings, facts of the training, and the SHA-256 of every other part
+    model.safetensors    weights of a network; or
+    projection.safetensors, classifier-*.skops   of boosting
+    history.csv          one row for each epoch or iteration
+    openvino/, onnx/     the networks for other runtimes, after `genretree export`
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from genretree.calibration import Calibration, Unit, temper
+from genretree.description import DESCRIPTION, FORMAT, check_files, read_description, write_description
 from genretree.errors import BundleError, GenretreeError
-from genretree.files import sha256_file, write_text
+from genretree.files import sha256_file
+from genretree.hub.download import find_bundle
 from genretree.models import get_family
 from genretree.models.contract import LevelProbabilities, Model
 from genretree.models.exported import load_exported, settings_without_torch
-from genretree.models.ways import FORMS, REFERENCE, Form, Precision, Runtime, RuntimeChoice, export_again
+from genretree.models.ways import FORMS, REFERENCE, Form, Precision, Runtime, RuntimeChoice
 from genretree.settings import ImageSettings, Settings
 from genretree.taxonomy import Taxonomy
 
-FORMAT = 1
-_DESCRIPTION = "bundle.json"
 T = TypeVar("T")
 
 
@@ -111,18 +111,27 @@ def save_bundle(bundle: Bundle, extra_files: Mapping[str, Path] | None = None) -
     return bundle.folder
 
 
-def load_bundle(folder: str | Path, runtime: RuntimeChoice = "torch", precision: Precision = "float32") -> Bundle:
+def load_bundle(
+    folder: str | Path,
+    runtime: RuntimeChoice = "torch",
+    precision: Precision = "float32",
+    *,
+    download: bool = False,
+) -> Bundle:
     """Load a trained bundle.
 
     Parameters
     ----------
-    folder : path
+    folder : path or str
+        Or `user/name` or `user/name@revision` on the Hugging Face Hub, if that was pulled before; a folder always wins.
     runtime : "torch", "openvino", "onnxruntime" or "auto"
         What runs its networks. The others than torch need an export (see `genretree.export`); auto takes the fastest
         that is installed and that there is an export for.
     precision : "float32", "bf16" or "auto"
         auto: bf16 where the processor is made for it. Torch in float32 is the reference, to the last digit what was
         trained; docs/runtimes.md says how far the others are from it. `Bundle.runtime` names what was chosen.
+    download : bool
+        Pull from the Hub what is named and was not pulled yet; otherwise nothing is asked of the Hub.
 
     Raises
     ------
@@ -131,10 +140,12 @@ def load_bundle(folder: str | Path, runtime: RuntimeChoice = "torch", precision:
         runtime was asked for by name and there is no export for it.
     MissingExtraError
         If that runtime is not installed.
+    HubError
+        If it is a name on the Hub that was not pulled, or can't be.
     """
     from genretree.models.runtimes import choose_runtime, use_runtime
 
-    folder = Path(folder)
+    folder = find_bundle(folder, download)
     content = read_description(folder)
     check_files(folder, content["files"])
     exports = {form for form in FORMS if any(Path(name).parts[0] == form for name in content["files"])}
@@ -145,19 +156,7 @@ def load_bundle(folder: str | Path, runtime: RuntimeChoice = "torch", precision:
     return replace(bundle, runtime=use_runtime(bundle.model, folder, bundle.images.size, exports, chosen, precision))
 
 
-def check_files(folder: Path, files: Mapping[str, str]) -> None:
-    """Refuse if one of a bundle's files, given with their hashes, is missing or damaged."""
-    for name, expected in files.items():
-        path = folder / name
-        if not _is_inside(name):
-            raise BundleError(f"{folder / _DESCRIPTION}: names a file outside the bundle: {name!r}; refused")
-        again = "copy the whole bundle again, or train it again"
-        if Path(name).parts[0] in FORMS:
-            again = export_again(path)
-        if not path.is_file():
-            raise BundleError(f"{path}: missing; {again}")
-        if sha256_file(path) != expected:
-            raise BundleError(f"{path}: damaged (its hash is not the recorded one); {again}")
+load = load_bundle  # for `genretree.load("user/name")`
 
 
 def open_bundle(folder: Path, content: Mapping[str, Any]) -> Bundle:
@@ -190,7 +189,7 @@ def _assemble(
     try:
         calibration = None if known is None else Calibration.from_json(known, taxonomy.depth)
     except ValueError as error:
-        raise BundleError(f"{folder / _DESCRIPTION}: {error}; copy or train the bundle again") from error
+        raise BundleError(f"{folder / DESCRIPTION}: {error}; copy or train the bundle again") from error
     return Bundle(folder, content["family"], taxonomy, images, settings, model, content["training"], calibration)
 
 
@@ -201,45 +200,4 @@ def _described(folder: Path, make: Callable[[], T]) -> T:
     except BundleError:
         raise
     except GenretreeError as error:
-        raise BundleError(f"{folder / _DESCRIPTION}: {error}") from error
-
-
-def _is_inside(name: str) -> bool:
-    """Say whether a file's name stays in the bundle: at most one folder down, as the members of an ensemble are."""
-    path = Path(name)
-    return not path.is_absolute() and ".." not in path.parts and "\\" not in name and 1 <= len(path.parts) <= 2
-
-
-def write_description(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write `bundle.json` with the hash of its own content."""
-    signed = {**content, "sha256": _digest(content)}
-    write_text(folder / _DESCRIPTION, json.dumps(signed, indent=1, ensure_ascii=False))
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    """Hash of a description, whatever its layout and apart from the hash itself."""
-    bare = {name: value for name, value in content.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """Read and check `bundle.json` without loading the weights."""
-    path = folder / _DESCRIPTION
-    if not path.is_file():
-        what = "is not a bundle, it has no bundle.json" if folder.is_dir() else "no such bundle"
-        raise BundleError(f"{folder}: {what}; make one with: genretree train STORE --model cnn --out {folder}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{path}: damaged ({error}); copy the bundle again, or train it again") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else None
-        raise BundleError(f"{path}: bundle format {found!r}, this genretree reads {FORMAT}")
-    if content.get("sha256") != _digest(content):
-        raise BundleError(f"{path}: damaged or edited (its hash doesn't fit); copy the bundle again, or train it again")
-    missing = {"family", "taxonomy", "images", "settings", "training", "files"} - set(content)
-    if missing:
-        raise BundleError(f"{path}: {', '.join(sorted(missing))} missing; copy the bundle again, or train it again")
-    if not content["files"]:
-        raise BundleError(f"{path}: lists no weights; copy the bundle again, or train it again")
-    return content
+        raise BundleError(f"{folder / DESCRIPTION}: {error}") from error

@@ -55,6 +55,12 @@ class BundleError(GenretreeError):
     kind = "bundle"
 
 
+class HubError(GenretreeError):
+    """A bundle can't be pulled from the Hub, or pushed to it."""
+
+    kind = "hub"
+
+
 class LibraryError(GenretreeError):
     """A library's database, its mapping file or a run of changes can't be used."""
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from genretree.bundle import Bundle, check_files, open_bundle, read_description, write_description
+from genretree.bundle import Bundle, open_bundle
+from genretree.description import check_files, read_description, write_description
 from genretree.errors import BundleError, GenretreeError
 from genretree.files import sha256_file, write_text
 from genretree.models.convert import INPUT, need, write_graph

@@ -295,7 +295,7 @@ def test_the_whole_way_by_the_command_line(bundle: Bundle, music: Path, tmp_path
 
 
 def test_a_model_is_known_by_what_changes_its_results(bundle: Bundle) -> None:
-    from genretree.bundle import read_description
+    from genretree.description import read_description
 
     content = read_description(bundle.folder)
     digest = listen.model_digest(content, "float32", False)

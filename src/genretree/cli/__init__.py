@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from genretree.cli import audit, data, explain, learn, library, use, weights
+from genretree.cli import audit, data, explain, hub, learn, library, use, weights
 from genretree.errors import GenretreeError
 from genretree.files import printable
 
@@ -28,6 +28,8 @@ _COMMANDS = (
     library.library,
     use.export,
     use.info,
+    hub.pull,
+    hub.push,
     weights.weights,
 )
 

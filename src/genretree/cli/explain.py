@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genretree.cli.options import FOLDER, OUT_FOLDER, quiet_option, refuse, runtime_options
+from genretree.cli.options import FOLDER, OUT_FOLDER, download_option, quiet_option, refuse, runtime_options
 from genretree.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the explanation as JSON.")
 @click.option("--out", type=OUT_FOLDER, help="Folder for pictures, page and arrays.")
 @runtime_options("auto", "float32")  # maps are small differences
+@download_option
 @quiet_option
 def explain(
     bundle: Path,
@@ -61,6 +62,7 @@ def explain(
     out: Path | None,
     runtime: RuntimeChoice,
     precision: Precision,
+    download: bool,
     quiet: bool,
 ) -> None:
     """Say which part of the sound made BUNDLE name a track as it does.
@@ -70,6 +72,7 @@ def explain(
     """
     from genretree.bundle import load_bundle
     from genretree.corpus.store import Store
+    from genretree.hub import find_bundle
 
     store = Store(source) if (source / "store.json").is_file() else None
     if store is None:
@@ -78,7 +81,7 @@ def explain(
         raise click.UsageError(f"{source} is a store: say --track NAME, --class GENRE or --check.")
     else:
         refuse("a store, there is no sound in it", clips=clips)
-    loaded = load_bundle(bundle, runtime, precision)
+    loaded = load_bundle(find_bundle(bundle, download, not quiet), runtime, precision)
     if store is not None and track is None:
         options = {"part": part, "progress": not quiet, **({} if most is None else {"most": most})}
         refuse("a whole store", node=node, level=level, neighbours=neighbours, masks=masks)

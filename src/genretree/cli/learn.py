@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genretree.cli.options import FOLDER, OUT_FOLDER, parse_assignments, quiet_option, runtime_options
+from genretree.cli.options import (
+    FOLDER,
+    OUT_FOLDER,
+    download_option,
+    parse_assignments,
+    quiet_option,
+    runtime_options,
+)
 from genretree.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -152,6 +159,7 @@ def pretrain(
 @click.option("--against", type=FOLDER, metavar="BUNDLE", help="Another bundle, to say whether BUNDLE is better.")
 @click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
 @runtime_options("torch", "float32")
+@download_option
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json too.")
 @quiet_option
 def evaluate(
@@ -164,6 +172,7 @@ def evaluate(
     seed: int,
     runtime: RuntimeChoice,
     precision: Precision,
+    download: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -176,11 +185,13 @@ def evaluate(
     from genretree.corpus.store import Store
     from genretree.evaluate import compare_evaluations, describe_pair
     from genretree.evaluate import evaluate as evaluate_bundle
+    from genretree.hub import find_bundle
     from genretree.report import save_evaluation
     from genretree.tables import show_differences, show_evaluations
 
     opened = Store(store)
-    loaded = [load_bundle(each, runtime, precision) for each in ([bundle] if against is None else [bundle, against])]
+    places = [find_bundle(each, download, not quiet) for each in ([bundle] if against is None else [bundle, against])]
+    loaded = [load_bundle(each, runtime, precision) for each in places]
     found = [
         evaluate_bundle(each, opened, part=part, split=split_name, seed=seed, progress=not quiet) for each in loaded
     ]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genretree.cli.options import FOLDER, quiet_option, runtime_options
+from genretree.cli.options import FOLDER, download_option, quiet_option, runtime_options
 from genretree.files import printable
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _planning(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @library.command()
 @click.argument("places", nargs=-1, required=True, metavar="DIR...")
-@click.option("--bundle", type=FOLDER, required=True, help="The model: what `genretree train` made.")
+@click.option("--bundle", type=FOLDER, required=True, help="The model: a folder, or a name on the Hub.")
 @_database
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Files worked on at a time.")
 @click.option("--salvage", is_flag=True, help="Use what can be decoded of truncated files.")
@@ -78,6 +78,7 @@ def _planning(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--address", help="Of a Ray cluster; without it Ray is started on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each file that is finished.")
 @runtime_options("auto", "auto")
+@download_option
 @quiet_option
 def analyse(
     places: Sequence[str],
@@ -92,6 +93,7 @@ def analyse(
     as_json: bool,
     runtime: RuntimeChoice,
     precision: Precision,
+    download: bool,
     quiet: bool,
 ) -> None:
     """Hear all music below DIR..., each content once, and keep what was found in the database.
@@ -99,6 +101,7 @@ def analyse(
     The same command again goes on after an interruption, and works only on files that are new or have changed. With
     --engine ray DIR may be a URL (s3://, gs://, file://). A file that can't be used is one row with a reason.
     """
+    from genretree.hub import find_bundle
     from genretree.library.analyse import analyse as analyse_places
     from genretree.library.analyse import check_places
     from genretree.library.listen import load_listener
@@ -106,6 +109,7 @@ def analyse(
 
     if address is not None and engine != "ray":
         raise click.UsageError("--address needs --engine ray")
+    bundle = find_bundle(bundle, download, not quiet)
     make = functools.partial(load_listener, bundle, runtime, precision, salvage)
     local = [place for place in places if engine == "local" or not is_url(place)]
     check_places(local)

@@ -19,6 +19,12 @@ def quiet_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--quiet", is_flag=True, help="Show no progress bars.")(command)
 
 
+def download_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option `--download`."""
+    text = "Pull BUNDLE from the Hub if it is not here."
+    return click.option("--download", is_flag=True, help=text)(command)
+
+
 def runtime_options(runtime: str, precision: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add the options `--runtime` and `--precision`, with these defaults."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from genretree.cli.data import describe_store
-from genretree.cli.options import FOLDER, quiet_option, runtime_options, write_or_print
+from genretree.cli.options import FOLDER, download_option, quiet_option, runtime_options, write_or_print
 from genretree.files import printable
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     help="Files worked on at a time, at most one for each processor.",
 )
 @runtime_options("auto", "auto")
+@download_option
 @quiet_option
 def predict(
     paths: Sequence[Path],
@@ -53,15 +54,17 @@ def predict(
     workers: int,
     runtime: RuntimeChoice,
     precision: Precision,
+    download: bool,
     quiet: bool,
 ) -> None:
-    """Name the genre path of every sound file in PATHS (files or folders), by BUNDLE.
+    """Name the genre path of every sound file in PATHS (files or folders), by BUNDLE (a folder, or a name on the Hub).
 
     Without a bundle the tags of the MusiCNN networks are read as genres, as far as they reach (once before that:
     genretree weights get musicnn).
 
     A bad file is reported and the others go on; the exit status is 1 if any failed.
     """
+    from genretree.hub import find_bundle
     from genretree.predict import PredictionError, find_files, write_csv
     from genretree.predict import predict as predict_files
     from genretree.progress import progress_bar
@@ -77,7 +80,7 @@ def predict(
         raise click.ClickException(f"{csv_file}: there is no such folder to write into")
     if not files:
         raise click.ClickException(f"no sound files in {', '.join(map(str, paths))}")
-    loaded = _load(bundle, runtime, precision)
+    loaded = _load(None if bundle is None else find_bundle(bundle, download, not quiet), runtime, precision)
     results: list[Prediction | PredictionError] = []
     with progress_bar(len(files), "predict", "file", not quiet and len(files) > 1) as tick:
         options = {"top": top, "min_confidence": min_confidence, "salvage": salvage, "workers": workers}
@@ -118,11 +121,13 @@ def export(bundle: Path, to: Form, out: Path | None, overwrite: bool) -> None:
 @click.argument("folder", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def info(folder: Path, as_json: bool) -> None:
-    """Say what a STORE or a BUNDLE holds."""
-    from genretree.bundle import read_description
+    """Say what a STORE or a BUNDLE (a folder, or a name on the Hub that was pulled) holds."""
     from genretree.corpus.store import Store
+    from genretree.description import read_description
+    from genretree.hub import find_bundle
     from genretree.tables import show_bundle, show_store
 
+    folder = find_bundle(folder)
     if (folder / "bundle.json").exists():
         content = read_description(folder)
         click.echo(json.dumps(content, indent=1, ensure_ascii=False)) if as_json else show_bundle(folder, content)

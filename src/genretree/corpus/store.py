@@ -1,6 +1,6 @@
 """Prepared images on disk: one memory-mapped array of uint8, and tables of slices and tracks.
 
-A store is a folder:
+A store is a folder::
 
     images.npy       uint8, shape (slices, 3, size, size), in the order mel, cqt, chroma
     mel_16k.npy      float16, shape (slices, frames, 96): mel power at 16 kHz; missing where there were only images

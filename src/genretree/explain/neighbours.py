@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from genretree.bundle import Bundle, load_bundle, read_description, write_description
+from genretree.bundle import Bundle, load_bundle
 from genretree.calibration import average_by
 from genretree.corpus.store import Store
+from genretree.description import read_description, write_description
 from genretree.errors import BundleError
 from genretree.evaluate import check_images
 from genretree.explain.pieces import Pieces

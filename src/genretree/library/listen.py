@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from genretree.bundle import Bundle, load_bundle, read_description
+from genretree.bundle import Bundle, load_bundle
+from genretree.description import read_description
 from genretree.errors import SoundError
 from genretree.library.delta import content_digest
 from genretree.library.records import ModelCard, Result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -247,7 +248,9 @@ class NetworkModel:
         config = getattr(self.network.backbone, "config", None)
         if config is None:
             return [WEIGHTS_FILE]
-        (folder / BACKBONE_FILE).write_text(config.to_json_string(use_diff=False), encoding="utf-8")
+        made = json.loads(config.to_json_string(use_diff=False))
+        made["_name_or_path"] = ""  # a folder of this disk, perhaps, and nothing is read from there
+        (folder / BACKBONE_FILE).write_text(json.dumps(made, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         return [WEIGHTS_FILE, BACKBONE_FILE]
 
 

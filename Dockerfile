@@ -1,0 +1,45 @@
+# The service in a container: CPU only, not root, root file system read-only. How to run it: docs/container.md
+# tests/test_container.py reads this file and holds it to what that page says.
+
+FROM python:3.11-slim-trixie AS build
+# Where pip finds the build of torch that is for the CPU, beside PyPI.
+ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+WORKDIR /build
+COPY constraints.txt ./
+RUN python -m venv /opt/genretree
+# First and by its exact version, as in the Makefile: any other would bring several gigabytes for graphics cards.
+RUN /opt/genretree/bin/python -m pip install -c constraints.txt torch==2.13.0
+COPY pyproject.toml README.md LICENSE ./
+COPY src src
+RUN /opt/genretree/bin/python -m pip install -c constraints.txt '.[explain,openvino,serve]'
+
+FROM python:3.11-slim-trixie
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ffmpeg \
+    && rm -rf /var/lib/apt/lists/*
+# Nothing is built here, so nothing that builds is here; the step fails if that changes.
+RUN ! command -v cc && ! command -v gcc && ! command -v clang && ! command -v make
+RUN groupadd --gid 10001 genretree \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin genretree \
+    && mkdir /bundles /cache \
+    && chown 10001:10001 /bundles /cache
+COPY --from=build /opt/genretree /opt/genretree
+# All that is ever written goes to /cache (pulled bundles and weights) or /tmp (uploads, and what numba compiles).
+ENV PATH=/opt/genretree/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    OMP_WAIT_POLICY=PASSIVE \
+    GENRETREE_CACHE=/cache \
+    HF_HOME=/cache/huggingface \
+    XDG_CACHE_HOME=/tmp/cache \
+    NUMBA_CACHE_DIR=/tmp/numba \
+    MPLCONFIGDIR=/tmp/matplotlib
+VOLUME ["/bundles", "/cache"]
+USER 10001:10001
+WORKDIR /tmp
+EXPOSE 8000
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
+ENTRYPOINT ["genretree"]
+CMD ["serve", "/bundles/default", "--host", "0.0.0.0", "--port", "8000"]

@@ -1,0 +1,103 @@
+"""The commands push and pull."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from genretree.cli.options import FOLDER, quiet_option
+
+if TYPE_CHECKING:
+    from genretree.hub.upload import Outgoing
+
+
+@click.command()
+@click.argument("name", metavar="USER/NAME[@REVISION]")
+@click.option("--revision", help="A branch, a tag or a commit's hash.  [default: main]")
+@click.option("--to", type=FOLDER, help="A folder to make.  [default: the user's cache, where the name finds it]")
+@click.option("--json", "as_json", is_flag=True, help="Print name, commit and folder as JSON.")
+@quiet_option
+def pull(name: str, revision: str | None, to: Path | None, as_json: bool, quiet: bool) -> None:
+    """Get a bundle from the Hugging Face Hub, check it, and keep it under its name.
+
+    Afterwards predict, explain, evaluate, info and library take USER/NAME for it, without asking the Hub anything: it
+    stays the commit that was pulled until it is pulled again. USER/NAME@COMMIT means the same bytes for good.
+    """
+    from genretree.hub import pull as pull_bundle
+
+    found = pull_bundle(name, revision=revision, to=to, progress=not quiet)
+    if as_json:
+        content = {"name": str(found.name), "commit": found.commit, "folder": str(found.folder.absolute())}
+        click.echo(json.dumps(content, ensure_ascii=False))
+        return
+    click.echo(f"{found.pinned}: {found.folder}")
+    click.echo(f"Next: genretree predict {found.name if to is None else to} song.mp3")
+
+
+@click.command()
+@click.argument("bundle", type=FOLDER)
+@click.argument("name", metavar="USER/NAME")
+@click.option("--private", is_flag=True, help="Only you (and your organisation) may see it.")
+@click.option("--revision", help="The branch to push to; it is made if need be.  [default: main]")
+@click.option("--message", help="Of the commit.")
+@click.option("--report", type=FOLDER, help="What `genretree evaluate` wrote about BUNDLE: the figures of the card.")
+@click.option("--license", "licence", metavar="ID", help="By the Hub's short names: cc-by-4.0, mit ...")
+@click.option("--data", metavar="TEXT", help="What it was learned from, in a sentence, for the card.")
+@click.option("--with-index", is_flag=True, help="Also the index, which names the tracks it was made of.")
+@click.option("--keep-card", is_flag=True, help="Leave the card as it is on the Hub, if there is one.")
+@click.option("--dry-run", is_flag=True, help="Only show the files and the card.")
+@click.option("--json", "as_json", is_flag=True, help="Print name, commit and page as JSON.")
+def push(
+    bundle: Path,
+    name: str,
+    private: bool,
+    revision: str | None,
+    message: str | None,
+    report: Path | None,
+    licence: str | None,
+    data: str | None,
+    with_index: bool,
+    keep_card: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Put BUNDLE on the Hugging Face Hub (once before that: hf auth login), with a model card written from it.
+
+    Only arrays, text and scikit-learn models by their parts go up. Exports and the index stay here, and so do the
+    folders of this disk that the bundle notes.
+    """
+    from genretree.hub import push as push_bundle
+    from genretree.hub.card import Told
+    from genretree.hub.upload import laid_out
+
+    told = Told(report=report, license=licence, data=data)
+    if dry_run:
+        with laid_out(bundle, name, revision, told, with_index) as outgoing:
+            _show(outgoing)
+        return
+    done = push_bundle(
+        bundle,
+        name,
+        private=private,
+        revision=revision,
+        message=message,
+        told=told,
+        with_index=with_index,
+        keep_card=keep_card,
+    )
+    if as_json:
+        click.echo(json.dumps({"name": str(done.name), "commit": done.commit, "url": done.url}))
+        return
+    click.echo(f"{done.pinned}: {done.url}")
+    if report is None:
+        click.echo("Its card has no figures; with --report REPORT (of genretree evaluate) it gets them.")
+
+
+def _show(outgoing: Outgoing) -> None:
+    for file, path in sorted(outgoing.files.items()):
+        click.echo(f"{path.stat().st_size / 1e6:9.3f} MB  {file}")
+    click.echo(f"{outgoing.size / 1e6:9.3f} MB  in all, to {outgoing.name}; nothing was sent\n")
+    click.echo(outgoing.card)

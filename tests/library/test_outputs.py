@@ -39,6 +39,7 @@ from genretree.library.records import ModelCard
 from genretree.library.state import State, open_state
 from genretree.library.tags import read_tags, write_tags
 from genretree.predict import Prediction, predict
+from genretree.taxonomy import Taxonomy
 from genretree.train import train
 
 CARD = ModelCard("0" * 16, "hearer", "tree", TREE)
@@ -58,22 +59,27 @@ SOFT = (0.05, 0.05, 0.4, 0.3, 0.2)  # Chamber, Opera, Soft_rock, Hard_rock, Pop
 @pytest.mark.parametrize(
     ("content", "genres", "reason"),
     [
-        ({}, ("Soft_rock",), ""),
+        ({}, ("Rock",), ""),
+        ({"min_confidence": 0}, ("Soft_rock",), ""),
         ({"depth": 2}, ("Rock",), ""),
         ({"depth": 1}, ("Other",), ""),
-        ({"values": "path"}, ("Other", "Rock", "Soft_rock"), ""),
+        ({"values": "path", "min_confidence": 0}, ("Rock", "Soft_rock"), ""),
+        ({"values": "path", "min_confidence": 0, "min_depth": 1}, ("Other", "Rock", "Soft_rock"), ""),
         ({"min_confidence": 0.5}, ("Rock",), ""),
-        ({"min_confidence": 0.8}, ("Other",), ""),
-        ({"min_confidence": 0.95}, (), "unsure"),
-        ({"nodes": {"soft rock": "Easy"}}, ("Easy",), ""),
+        ({"min_confidence": 0.8}, (), "unsure"),
+        ({"min_confidence": 0.8, "min_depth": 1}, ("Other",), ""),
+        ({"min_confidence": 0.8, "nodes": {"Other": "Popular"}}, ("Popular",), ""),
+        ({"min_confidence": 0.95, "min_depth": 1}, (), "unsure"),
+        ({"min_depth": 3}, (), "unsure"),
+        ({"min_confidence": 0, "nodes": {"soft rock": "Easy"}}, ("Easy",), ""),
         ({"nodes": {"Other > Rock": ["Rock", "Guitar"]}}, ("Rock", "Guitar"), ""),
         # Alike, they are likely enough together: 0.4 + 0.3, and 0.9 with Pop.
         ({"nodes": {"Rock": "R"}, "min_confidence": 0.65}, ("R",), ""),
         ({"nodes": {"Rock": "R", "Pop": "R"}, "min_confidence": 0.85}, ("R",), ""),
         ({"nodes": {"Soft_rock": "Easy", "Pop": "Easy"}, "min_confidence": 0.55}, ("Easy",), ""),
         ({"nodes": {"Rock": None}}, (), "left_alone"),
-        ({"nodes": {"Rock": None, "Soft_rock": "Soft"}}, ("Soft",), ""),
-        ({"nodes": {"Rock": "Rock"}, "values": "path"}, ("Other", "Rock"), ""),
+        ({"nodes": {"Rock": None, "Soft_rock": "Soft"}, "min_confidence": 0.4}, ("Soft",), ""),
+        ({"nodes": {"Rock": "Rock"}, "values": "path", "min_depth": 1}, ("Other", "Rock"), ""),
     ],
 )
 def test_a_mapping_renames_merges_drops_cuts_and_abstains(
@@ -82,9 +88,73 @@ def test_a_mapping_renames_merges_drops_cuts_and_abstains(
     assert _decide(content, *SOFT) == (genres, reason)
 
 
+MERGED = Taxonomy.from_nested({"A": {"Hip_hop": None, "X": None}, "B": ["RnB", "Y"], "C": {"Rock": ["Soft", "Hard"]}})
+
+
+@pytest.mark.parametrize("nodes", [{"Hip_hop": "Urban", "RnB": "Urban"}, {"Hip_hop": "Rock", "RnB": "Rock"}])
+@pytest.mark.parametrize("depth", [None, 2, 3])
+def test_merged_nodes_compete_with_the_sum_of_their_parts(nodes: dict[str, str], depth: int | None) -> None:
+    card = ModelCard("0" * 16, "hearer", "tree", MERGED)
+    levels = MERGED.sum_levels(np.array([[0.30, 0.04, 0.28, 0.03, 0.20, 0.15]]))  # as in MERGED.leaves; Rock 0.35
+    apart = decide(card, levels, make_mapping({"depth": 2, "min_confidence": 0}, MERGED))
+    assert (apart.genres, apart.confidence) == (("Rock",), pytest.approx(0.35))
+    merged = decide(card, levels, make_mapping({"nodes": nodes, "depth": depth}, MERGED))
+    (name,) = set(nodes.values())
+    assert merged.genres == (name,)
+    assert merged.confidence == pytest.approx(0.58 + 0.35 * (name == "Rock"))
+    if name == "Urban":
+        assert merged.path == ("A", "Hip_hop"), "of its parts the likeliest is named"
+    unsure = decide(card, levels, make_mapping({"nodes": nodes, "depth": depth, "min_confidence": 0.95}, MERGED))
+    assert (unsure.genres, unsure.reason) == ((), "unsure")
+
+
+def test_levels_that_are_cut_off_have_no_part_in_the_choice() -> None:
+    card = ModelCard("0" * 16, "hearer", "tree", MERGED)
+    levels = MERGED.sum_levels(np.array([[0.40, 0.0, 0.0, 0.14, 0.23, 0.23]]))
+    assert decide(card, levels, make_mapping({"min_confidence": 0}, MERGED)).genres == ("Hip_hop",)
+    assert decide(card, levels, make_mapping({"min_confidence": 0, "depth": 2}, MERGED)).genres == ("Rock",)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.floats(0.01, 1), min_size=6, max_size=6),
+    st.lists(st.sampled_from(["Urban", "Rock", "Own", None]), min_size=6, max_size=6),
+    st.floats(0, 1),
+    st.sampled_from([None, 1, 2, 3]),
+)
+def test_what_is_written_is_as_sure_as_it_says(
+    weights: list[float], names: list[str | None], least: float, depth: int | None
+) -> None:
+    leaves = np.array([weights]) / sum(weights)
+    nodes = {"/".join(leaf): name for leaf, name in zip(MERGED.leaves, names, strict=True)}
+    rules = make_mapping({"nodes": nodes, "min_confidence": least, "depth": depth, "min_depth": 1}, MERGED)
+    found = decide(ModelCard("0" * 16, "hearer", "tree", MERGED), MERGED.sum_levels(leaves), rules)
+    if found.reason == "unsure":
+        assert found.confidence < least
+        return
+    cut = depth or MERGED.depth
+    truth = sum(  # a leaf is rightly called so if any node above it that may be written is
+        chance
+        for leaf, chance in zip(MERGED.leaves, leaves[0], strict=True)
+        if any(rules.genres(leaf[:level]) == found.genres for level in range(1, min(cut, len(leaf)) + 1))
+    )
+    assert least <= found.confidence <= truth + 1e-9
+
+
+def test_why_nothing_is_sure_enough_is_said_in_words() -> None:
+    def told(content: dict[str, object], *leaves: float) -> str:
+        return decide(CARD, levels_of(*leaves), make_mapping(content, TREE)).message
+
+    assert told({}, 0.02, 0.02, 0.21, 0.2, 0.55) == ""
+    assert told({}, 0.02, 0.02, 0.21, 0.25, 0.5 - 1e-3) == "not sure enough: Pop 50 % (Other 96 %)"
+    assert told({}, 0.3, 0.2, 0.3, 0.2, 0.0) == ""
+    assert told({"min_confidence": 0.97}, 0.02, 0.02, 0.21, 0.2, 0.55) == "not sure enough: Pop 55 %"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("{min_depth: 3, depth: 2}", "deeper than depth"),
         ("nodes: {Sof_rock: x}", "did you mean 'Other > Rock > Soft_rock'"),
         ("nodes: {Zzz: x}", "it has: Classic"),
         ("nodes: {Rock: x, Other/Rock: y}", "has a line already"),
@@ -109,8 +179,6 @@ def test_a_wrong_mapping_file_is_refused_with_what_is_likely_meant(tmp_path: Pat
 
 
 def test_a_name_that_two_nodes_share_needs_its_path() -> None:
-    from genretree.taxonomy import Taxonomy
-
     tree = Taxonomy.from_nested({"A": ["Folk", "X"], "B": ["Folk"]})
     assert find_node(tree, "b/folk") == ("B", "Folk")
     with pytest.raises(LibraryError, match="more than one node: 'A > Folk', 'B > Folk'"):
@@ -127,8 +195,8 @@ def test_without_rules_it_decides_as_predict_does(weights: list[float], least: f
     bundle.calibrate = lambda levels, unit: levels
     bundle.images = SimpleNamespace(slice_frames=100)
     expected = describe(bundle, "x", Heard(levels_of(*leaves), [0.0], False), 3, least)  # type: ignore[arg-type]
-    found = decide(CARD, levels_of(*leaves), make_mapping({"min_confidence": least}, TREE))
-    assert found.path == expected.path
+    found = decide(CARD, levels_of(*leaves), make_mapping({"min_confidence": least, "min_depth": 1}, TREE))
+    assert (found.path if found.genres else ()) == expected.path
 
 
 # -- preview and playlists ---------------------------------------------------------------------------------------

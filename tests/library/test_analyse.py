@@ -199,6 +199,19 @@ def test_other_folders_keep_their_files(tmp_path: Path, state: State) -> None:
         check_places([tmp_path / "nowhere"])
 
 
+def test_a_folder_named_by_file_url_is_the_folder(tmp_path: Path, state: State) -> None:
+    _fill(tmp_path / "50% a b", 2)
+    for place in (f"file://{tmp_path}/50% a b", f"file://{tmp_path}/50%25%20a%20b", f"file://localhost{tmp_path}"):
+        check_places([place])
+        counts = analyse(state, [place], hearer())
+        assert (counts.files, counts.gone) == (2, 0)
+    assert counts.known == 2
+    assert records.find_file(state, str(tmp_path / "50% a b" / "0000.mp3")) is not None
+    with pytest.raises(LibraryError, match="--engine ray"):
+        check_places(["s3://bucket/music"])
+    check_places(["s3://bucket/music"], remote=True)
+
+
 def test_failures_are_kept_until_they_are_to_be_tried_again(tmp_path: Path, state: State) -> None:
     _fill(tmp_path / "m", 1)
     (tmp_path / "m" / "bad.mp3").write_bytes(b"no")

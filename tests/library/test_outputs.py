@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -31,6 +32,7 @@ from genretree.corpus.store import Store
 from genretree.errors import LibraryError
 from genretree.library import listen, records
 from genretree.library.analyse import analyse
+from genretree.library.folders import list_folders
 from genretree.library.mapping import Mapping, decide, find_node, load_mapping, make_mapping
 from genretree.library.plan import iter_plans
 from genretree.library.playlists import Lists, write_m3u8, write_rekordbox
@@ -253,6 +255,88 @@ def test_the_page_holds_all_and_fetches_nothing(library: State, tmp_path: Path) 
     assert "m & <n>" not in text
     assert "http" not in text
     assert text.count('<tr><td class="path">') == 41
+
+
+def test_what_was_not_heard_is_shown_with_the_reason(library: State, tmp_path: Path) -> None:
+    folder = tmp_path / "m & <n>"
+    os.mkfifo(folder / "pipe.mp3")
+    (folder / "39 é.mp3").unlink()
+    (folder / "new.mp3").write_bytes(b"new")
+    analyse(library, [tmp_path], hearer(sure=None))
+    library.connection.execute("""UPDATE file SET genres = '[]' WHERE genres IS NULL""")
+    (folder / "00 é.mp3").write_bytes(b"another sound")
+    for path in (folder / "01 é.mp3", folder / "03 é.mp3"):
+        path.unlink()
+    content = records.find_file(library, str(folder / "05 é.mp3")).content
+    library.connection.execute("UPDATE file SET content = x'00' WHERE content = ?", (content,))  # changed, not reheard
+    found = _preview(library, "overwrite")
+    shown = {Path(line.file).name: (line.action, line.message) for line in found.all_lines()}
+    assert len(shown) == 43
+    assert shown["pipe.mp3"] == ("unreadable", "is not a regular file")
+    assert shown["bad.mp3"] == ("unusable", "is no sound")
+    assert shown["39 é.mp3"][0] == shown["01 é.mp3"][0] == shown["03 é.mp3"][0] == "not_found"
+    assert shown["00 é.mp3"][0] == "changed"
+    assert shown["05 é.mp3"][0] == "unheard"
+    text = io.StringIO()
+    write_csv(found, text)
+    assert any("pipe.mp3,unreadable" in line and "not a regular file" in line for line in text.getvalue().splitlines())
+    write_parquet(found, tmp_path / "table.parquet")
+    table = parquet.read_table(tmp_path / "table.parquet").to_pylist()
+    assert sum(row["action"] in ("unreadable", "not_found", "changed", "unheard", "unusable") for row in table) == 7
+    write_page(found, tmp_path / "page.html", CARD)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "could not be read" in page
+    assert "is not a regular file" in page
+    console = _call(tmp_path, "preview").output
+    assert "could not be read: 1" in console
+    assert "is not a regular file" in " ".join(console.split())
+    assert "3 are no longer there" in console
+
+
+def test_files_elsewhere_are_shown_and_not_written_to(library: State, tmp_path: Path) -> None:
+    library.connection.execute("UPDATE file SET path = CAST('s3://bucket/' || id || '.mp3' AS BLOB), genres = NULL")
+    found = _preview(library)
+    assert found.actions() == {"remote": 40, "unusable": 1}
+    assert all(line.genre and line.path for line in found.lines("remote"))
+    done = _call(tmp_path, "apply", "--write")
+    assert "0 files written" in done.output
+    assert "40 lie elsewhere: tags are only written to files of this machine" in done.output
+    assert "40 lie elsewhere" in _call(tmp_path, "preview", "--folder", "s3://bucket").output
+
+
+def test_a_folder_that_holds_nothing_is_an_error_that_says_where_there_is_something(
+    library: State, tmp_path: Path
+) -> None:
+    for command in ("preview", "apply"):
+        done = _call(tmp_path, command, "--folder", "/nowhere", fails=True)
+        assert "/nowhere: " in done.output
+        assert f"its files lie below: {tmp_path}/m & <n>/" in done.output
+    assert "carries now" in _call(tmp_path, "preview", "--folder", tmp_path).output
+    other = tmp_path / "other" / "deep"
+    other.mkdir(parents=True)
+    (other / "x.mp3").write_bytes(b"x")
+    analyse(library, [other], hearer())
+    assert list_folders(library) == [f"{tmp_path}/m & <n>/", f"{other}/"]
+    library.connection.execute(
+        "UPDATE file SET path = CAST('s3://b/c/x.mp3' AS BLOB) WHERE CAST(path AS TEXT) LIKE '%/x.mp3'"
+    )
+    assert list_folders(library) == [f"{tmp_path}/m & <n>/", "s3://b/c/"]
+    library.connection.execute("DELETE FROM file")
+    assert list_folders(library) == []
+
+
+def test_why_a_file_is_left_alone_is_shown(library: State, tmp_path: Path) -> None:
+    model, card = records.find_model(library)
+    rules = make_mapping({"min_confidence": 0.97}, TREE)
+    plans = list(iter_plans(library, model, card, rules, "overwrite"))
+    unsure = [plan for plan in plans if plan.action == "unsure"]
+    assert unsure
+    assert all(re.fullmatch(r"not sure enough: \w+ \d+ %( \(\w+ \d+ %\))?", plan.message) for plan in unsure)
+    assert not [plan for plan in plans if plan.genres in (("Other",), ("Classic",))]
+    done = _call(tmp_path, "preview", "--min-confidence", 0.97, "--overwrite")
+    assert "not sure enough: " in done.output
+    asked = make_mapping({"min_confidence": 0.97, "min_depth": 1}, TREE)
+    assert [p for p in iter_plans(library, model, card, asked, "overwrite") if p.genres in (("Other",), ("Classic",))]
 
 
 def test_every_node_has_a_playlist_of_its_files(library: State, tmp_path: Path) -> None:

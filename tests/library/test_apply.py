@@ -607,3 +607,145 @@ def test_what_became_of_a_change_is_found_out_when_the_disk_is_there_again(
     assert journal.recover(state) == 1
     assert undo(state, journal.find_run(state, None)) == (1, [])
     assert path.read_bytes() == before
+
+
+# -- other tags --------------------------------------------------------------------------------------------------
+
+
+def _id3(major: int, *frames: tuple[bytes, bytes], flags: int = 0) -> bytes:
+    """Write an ID3v2 tag by hand, without any library that would mend it."""
+
+    def number(n: int, bits: int) -> bytes:
+        return bytes(n >> bits * place & (1 << bits) - 1 for place in (3, 2, 1, 0))
+
+    sizes = {2: lambda n: number(n, 8)[1:], 3: lambda n: number(n, 8), 4: lambda n: number(n, 7)}
+    middle = b"" if major == 2 else b"\0\0"
+    body = b"".join(name + sizes[major](len(data)) + middle + data for name, data in frames)
+    if flags & 0x80:
+        body = body.replace(b"\xff", b"\xff\0")
+    return b"ID3" + bytes([major, 0, flags]) + number(len(body), 7) + body
+
+
+TITLE = (b"TIT2", b"\x03A title")
+BE = "Ä, 名".encode("utf-16-be")
+COMMENT = (b"COMM", b"\0eng\0one")
+
+
+@pytest.mark.parametrize(
+    ("tag", "field"),
+    [
+        (_id3(4, TITLE, (b"TIT2", b"\x03Another")), "TIT2"),
+        (_id3(3, (b"TIT2", b"\0A title"), (b"TIT2", b"\0A title")), "TIT2"),
+        (_id3(4, TITLE, COMMENT, (b"COMM", b"\0eng\0two")), "COMM"),
+        (_id3(4, (b"TXXX", b"\x03mood\0calm"), (b"TXXX", b"\x03mood\0wild")), "TXXX"),
+        (_id3(4, TITLE, (b"TDRC", b"\x03sometime")), "TDRC"),
+    ],
+)
+def test_tags_that_writing_would_mend_or_join_are_left_whole(music: Path, state: State, tag: bytes, field: str) -> None:
+    for path in music.iterdir():
+        if path.name != "none.mp3":
+            path.unlink()
+    path = music / "none.mp3"
+    path.write_bytes(tag + path.read_bytes())
+    before = path.read_bytes()
+    analyse(state, [music], hearer())
+    _, refused = _write(state)
+    assert len(refused) == 1
+    assert f"({field})" in refused[0]
+    assert path.read_bytes() == before
+    assert [item.name for item in music.iterdir()] == ["none.mp3"]
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        _id3(4, TITLE, (b"TPE1", b"\x02" + BE), (b"TALB", b"\x01\xfe\xff" + BE + b"\0\0")),
+        _id3(3, (b"TIT2", b"\x01\xff\xfeA\0\0\0\0\0"), COMMENT, (b"COMM", b"\0ger\0two"), (b"COMM", b"\0engx\0three")),
+        _id3(3, (b"TIT2", b"\x03utf-8 \xc3\xa4"), (b"TCOM", b""), (b"TENC", b"\0"), (b"PRIV", b"x\0\xff\x01")),
+        _id3(4, (b"APIC", b"\x01image/png\0\x03\xfe\xff" + BE + b"\0\0\x89PNG"), (b"XYZZ", b"unknown"), TITLE),
+        _id3(
+            4, (b"TDRC", b"\x002001-05-03"), (b"WXXX", b"\0x\0http://x"), (b"WCOM", b"http://y\0"), (b"UFID", b"a\0b")
+        ),
+        _id3(2, (b"TT2", b"\0A title"), (b"TYE", b"\x001999"), (b"PIC", b"\0JPG\x03front\0\xff\xd8")),
+        _id3(3, (b"TIT2", b"\x01\xff\xfeA\0"), (b"TYER", b"\x001999"), flags=0x80),
+        _id3(4, (b"TIT2", b"\x03one\0two"), (b"TCON", b"\x03Skiffle"), (b"TXXX", b"\x03a\0b"), (b"TXXX", b"\x03c\0b")),
+    ],
+)
+def test_odd_tags_that_stay_as_they_are_are_no_obstacle(music: Path, state: State, tag: bytes) -> None:
+    path = music / "none.mp3"
+    path.write_bytes(tag + path.read_bytes())
+    before = path.read_bytes()
+    analyse(state, [path], hearer())
+    run, refused = _write(state, "overwrite")
+    assert not refused
+    assert read_tags(path).genres == ("Soft_rock",)
+    assert undo(state, run) == (1, [])
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_writer_that_changes_another_field_is_found_out(
+    music: Path, state: State, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = music / name
+    tags = mutagen.File(path)
+    if tags.tags is None:
+        tags.add_tags()
+    if name.endswith(("mp3", "wav", "aiff")):
+        tags.tags.add(TXXX(desc="mine", text=["kept"]))
+    else:
+        tags["\xa9cmt" if name.endswith("m4a") else "comment"] = ["kept"]
+    tags.save()
+    before = path.read_bytes()
+
+    def clumsy(path: Path, *how: object) -> None:
+        write_tags(path, *how)  # type: ignore[arg-type]
+        content = path.read_bytes()
+        place = next(at for word in (b"kept", "kept".encode("utf-16-le")) if (at := content.find(word)) >= 0)
+        path.write_bytes(content[:place] + b"K" + content[place + 1 :])
+
+    monkeypatch.setattr(apply_module, "write_tags", clumsy)
+    analyse(state, [path], hearer())
+    _, refused = _write(state)
+    assert len(refused) == 1
+    assert "other tags would not stay" in refused[0]
+    assert path.read_bytes() == before
+
+
+def test_repeated_and_nameless_fields_of_other_formats_are_left_whole(music: Path, state: State) -> None:
+    for path in music.iterdir():
+        if path.name not in ("flac.flac", "aac.m4a", "opus.opus"):
+            path.unlink()
+    content = (music / "aac.m4a").read_bytes()
+    names = content.index(b"\xa9nam"), content.index(b"\xa9ART")
+    assert content[names[0] + 8 : names[0] + 12] == b"data"
+    (music / "aac.m4a").write_bytes(content[: names[1]] + b"\xa9nam" + content[names[1] + 4 :])
+    content = (music / "flac.flac").read_bytes()
+    assert content.count(b"artist=") == 1
+    (music / "flac.flac").write_bytes(content.replace(b"artist=", b"artist_"))
+    before = _bytes(music)
+    analyse(state, [music], hearer())
+    _, refused = _write(state)
+    assert {text.split(":")[0] for text in refused} == {"aac.m4a", "flac.flac"}
+    assert {name: content == before[name] for name, content in _bytes(music).items()} == {
+        "aac.m4a": True,
+        "flac.flac": True,
+        "opus.opus": False,
+    }
+
+
+def test_numbers_and_pictures_of_an_m4a_are_no_obstacle(music: Path, state: State) -> None:
+    path = music / "aac.m4a"
+    how = ("-c", "copy", "-metadata", "track=3/9", "-metadata", "disc=1/2", "-metadata", "compilation=1")
+    made = music / "more.m4a"
+    subprocess.run(["ffmpeg", "-v", "error", "-i", str(path), *how, str(made)], check=True)
+    tags = mutagen.File(made)
+    tags["tmpo"], tags["covr"] = [120], [b"\x89PNG\r\n" + bytes(3000)]
+    tags["----:com.apple.iTunes:MOOD"] = [b"calm"]
+    tags.save()
+    before = made.read_bytes()
+    analyse(state, [made], hearer())
+    run, refused = _write(state)
+    assert not refused
+    assert undo(state, run) == (1, [])
+    assert made.read_bytes() == before

@@ -432,7 +432,7 @@ def _show(found: Preview, card: ModelCard) -> None:
 
     console = make_console()
 
-    def show(title: str, n: int, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def show(title: str, n: int, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
         table = Table(title=escape(f"{title}: {n}"), title_justify="left")
         for column in columns:
             table.add_column(column, overflow="fold")
@@ -444,8 +444,8 @@ def _show(found: Preview, card: ModelCard) -> None:
 
     for genre, n in found.genres():
         lines = found.lines("write", genre, _ROWS)
-        rows = [(line.file, f"{line.confidence:.0%}", line.path, line.now or "-") for line in lines]
-        show(genre, n, ("file", "sure", "path", "carries now"), rows)
+        named = [(line.file, f"{line.confidence:.0%}", line.path, line.now or "-") for line in lines]
+        show(genre, n, ("file", "sure", "path", "carries now"), named)
     for action, n in found.actions().items():
         others = [line for line in found.lines(action, limit=_LEFT) if line.message]
         if others:

@@ -1,7 +1,7 @@
 """Write genres into files, and take them back.
 
 A file is never written to: a copy beside it is, which then takes its place in one step. Before that it is proved that
-the copy holds the same sound, byte by byte, and that the journal gives back the old file, byte by byte.
+the copy holds the same sound, byte by byte, and the same other tags, and that the journal gives back the old file.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from genretree.library.payload import LayoutError, sound_digest
 from genretree.library.plan import Plan
 from genretree.library.state import State
 from genretree.library.tags import Carried, TagError, read_tags, write_tags
+from genretree.library.untouched import check_untouched
 
 
 class RefusedError(Exception):
@@ -121,6 +122,7 @@ def write_plan(state: State, run: int, plan: Plan, keep_mtime: bool = False) -> 
         write_tags(temporary, plan.genres, own)
         if sound_digest(temporary) != sound_digest(path):
             raise RefusedError("its sound would not have stayed as it is")
+        check_untouched(path, temporary)
         new = read_tags(temporary)
         if new.own != own:
             raise RefusedError("its tags don't hold what was written")
@@ -210,6 +212,7 @@ def _restore(state: State, chain: list[journal.Change], force: bool) -> None:
             write_tags(temporary, oldest.old["genres"], oldest.old["own"])
             if sound_digest(temporary) != sound_digest(path):
                 raise RefusedError("its sound would not have stayed as it is")
+            check_untouched(path, temporary)
         _copy_status(path, temporary, keep_mtime=False)
         if exact:
             os.utime(temporary, ns=(path.stat().st_atime_ns, oldest.before_mtime_ns))

@@ -19,8 +19,20 @@ from genretree.taxonomy import format_path
 
 Mode = Literal["only-empty", "append", "overwrite"]
 Action = Literal[
-    *("write", "same", "has_genre", "unsure", "left_alone", "untaggable", "read_only", "no_space", "remote"),
-    *("unusable", "unreadable", "unheard", "changed", "not_found"),
+    "write",
+    "same",
+    "has_genre",
+    "unsure",
+    "left_alone",
+    "untaggable",
+    "read_only",
+    "no_space",
+    "remote",
+    "unusable",
+    "unreadable",
+    "unheard",
+    "changed",
+    "not_found",
 ]
 ACTIONS: dict[Action, str] = {
     "write": "to be written",

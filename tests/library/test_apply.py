@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import mutagen
 import numpy as np
@@ -449,7 +450,7 @@ def test_a_fault_anywhere_leaves_the_old_file_and_no_trace(
     _, refused = _write(state)
     assert len(refused) == len(FORMATS)
     assert _bytes(music) == before
-    assert journal.recover(state) == 0
+    assert journal.recover(state) == []
     assert journal.list_runs(state) == []
 
 
@@ -543,7 +544,7 @@ def test_killed_in_the_middle_every_file_is_old_or_new_and_nothing_is_left_behin
     for path in music.iterdir():
         if not path.name.startswith(".genretree-"):
             assert path.read_bytes() in (start[path.name], end[path.name]), path.name
-    assert journal.recover(state) == 1
+    assert len(journal.recover(state)) == 1
     assert set(_bytes(music)) == set(old), "a temporary file was left behind"
     changed = sum(content == end[name] for name, content in _bytes(music).items())
     assert changed == (4 if "finish" in point else 3)
@@ -601,10 +602,10 @@ def test_what_became_of_a_change_is_found_out_when_the_disk_is_there_again(
     assert path.read_bytes() != before
     away = music.rename(music.with_name("away"))
     music.mkdir()
-    assert journal.recover(state) == 0
+    assert journal.recover(state) == []
     music.rmdir()
     away.rename(music)
-    assert journal.recover(state) == 1
+    assert [item.found for item in journal.recover(state)] == ["was written; undo takes it back"]
     assert undo(state, journal.find_run(state, None)) == (1, [])
     assert path.read_bytes() == before
 
@@ -749,3 +750,124 @@ def test_numbers_and_pictures_of_an_m4a_are_no_obstacle(music: Path, state: Stat
     assert not refused
     assert undo(state, run) == (1, [])
     assert made.read_bytes() == before
+
+
+# -- other programs ----------------------------------------------------------------------------------------------
+
+
+class _KilledError(BaseException):
+    pass
+
+
+def _die(*_: object, **__: object) -> None:
+    raise _KilledError
+
+
+def _edit(path: Path, **fields: str) -> bytes:
+    tags = FLAC(path)
+    tags.update(fields)
+    tags.save()
+    return path.read_bytes()
+
+
+def test_what_another_program_did_after_a_kill_is_kept_and_told(
+    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = music / "flac.flac"
+    analyse(state, [path], hearer())
+    monkeypatch.setattr(journal, "finish_change", _die)
+    with pytest.raises(_KilledError):
+        _write(state)
+    monkeypatch.undo()
+    edited = _edit(path, comment="theirs")
+    (found,) = journal.recover(state)
+    assert found.edited
+    assert "was written, and another program has changed it since" in found.found
+    assert path.read_bytes() == edited
+    run = journal.find_run(state, None)
+    restored, refused = undo(state, run)
+    assert (restored, len(refused)) == (0, 1)
+    assert "was changed by something else since" in refused[0].reason
+    assert path.read_bytes() == edited
+    analyse(state, [path], hearer())
+    assert _actions(state) == {"flac.flac": "same"}, "it is still known that the genre is ours"
+    assert undo(state, run, force=True) == (1, [])
+    assert (read_tags(path).genres, read_tags(path).own) == ((), {})
+    assert FLAC(path)["comment"] == ["theirs"]
+
+
+def test_an_edit_before_the_write_was_in_place_is_kept_and_told(
+    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = music / "flac.flac"
+    analyse(state, [path], hearer())
+    monkeypatch.setattr(apply_module, "_take_place", _die)
+    monkeypatch.setattr(Path, "unlink", _die)  # killed, it would not clear up
+    with pytest.raises(_KilledError):
+        _write(state)
+    monkeypatch.undo()
+    edited = _edit(path, comment="theirs")
+    (found,) = journal.recover(state)
+    assert (found.edited, found.found) == (True, "was not written, and another program has changed it since")
+    assert _bytes(music)["flac.flac"] == edited
+    assert not [item for item in music.iterdir() if item.name.startswith(".")]
+    assert journal.list_runs(state) == []
+
+
+def test_an_edit_after_an_undo_that_was_killed_is_kept_and_told(
+    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = music / "flac.flac"
+    analyse(state, [path], hearer())
+    run, _ = _write(state)
+    monkeypatch.setattr(journal, "finish_undo", _die)
+    with pytest.raises(_KilledError):
+        undo(state, run)
+    monkeypatch.undo()
+    edited = _edit(path, genre="Theirs")
+    (found,) = journal.recover(state)
+    assert (found.edited, found.found) == (True, "was restored, and another program has changed it since")
+    with pytest.raises(LibraryError, match="nothing to undo"):
+        journal.find_run(state, None)
+    assert undo(state, run, force=True) == (0, [])
+    assert path.read_bytes() == edited
+
+
+def test_force_leaves_a_genre_that_somebody_set_since(music: Path, state: State) -> None:
+    path = music / "flac.flac"
+    analyse(state, [path], hearer())
+    run, _ = _write(state)
+    _edit(path, genre="Theirs")
+    assert undo(state, run, force=True) == (1, [])
+    assert (read_tags(path).genres, read_tags(path).own) == (("Theirs",), {})
+
+
+def test_a_flac_with_an_id3v1_tag_behind_it_is_undone_byte_by_byte(music: Path, state: State) -> None:
+    path = music / "flac.flac"
+    path.write_bytes(path.read_bytes() + b"TAG" + b"old title".ljust(124, b"\0") + b"\x11")
+    before = path.read_bytes()
+    analyse(state, [path], hearer())
+    run, refused = _write(state)
+    assert not refused
+    assert read_tags(path).genres == ("Soft_rock",)
+    assert path.read_bytes()[-128:] == before[-128:]
+    assert undo(state, run) == (1, [])
+    assert path.read_bytes() == before
+
+
+def test_what_can_be_seen_to_be_in_the_way_is_seen_before(
+    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    analyse(state, [music], hearer())
+    mode = music.stat().st_mode
+    music.chmod(0o555)
+    model, card = records.find_model(state)
+
+    def reasons() -> set[tuple[str, str]]:
+        return {(plan.action, plan.message) for plan in iter_plans(state, model, card, Mapping())}
+
+    assert reasons() == {("read_only", "its folder is read-only, so no copy can be made beside it")}
+    music.chmod(mode)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5000))
+    assert {action for action, _ in reasons()} == {"no_space"}
+    assert all("5,000 are free" in message for _, message in reasons())

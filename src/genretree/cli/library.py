@@ -242,7 +242,7 @@ def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **how: An
 @library.command()
 @click.argument("run", type=int, required=False)
 @_database
-@click.option("--force", is_flag=True, help="Also in files that others have changed since: genre and our fields only.")
+@click.option("--force", is_flag=True, help="Also in files that others have changed since: our fields only.")
 @quiet_option
 def undo(run: int | None, db: Path | None, force: bool, quiet: bool) -> None:
     """Give the files that RUN (by default the last one) wrote every byte back that they had before it.
@@ -357,7 +357,9 @@ def _work_on(db: Path | None, what: str, create: bool = False) -> Iterator[State
         open_state(path).close()  # refuse what is missing before anything is made beside it
     with sole_worker(path, what), open_state(path, create=create) as state:
         if recovered := journal.recover(state):
-            click.echo(f"{recovered} files were in hand when an earlier run ended; none is damaged", err=True)
+            click.echo(f"{len(recovered)} files were in hand when an earlier run ended; none is damaged", err=True)
+        for item in [item for item in recovered if item.edited][:_PROBLEMS]:
+            click.echo(f"{printable(item.path)}: {item.found}", err=True)
         yield state
 
 

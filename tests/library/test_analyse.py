@@ -17,7 +17,7 @@ import pytest
 from listening import Hearer, hearer
 
 from genretree.errors import LibraryError
-from genretree.library import journal, records
+from genretree.library import folders, journal, records
 from genretree.library.analyse import Counts, analyse, check_places
 from genretree.library.listen import Problem
 from genretree.library.state import State, open_state, sole_worker
@@ -389,6 +389,7 @@ def test_questions_are_answered_from_indexes(tmp_path: Path, state: State) -> No
     one = records.list_surest(state, model, card, leaf=every[0][1].leaf, limit=7)
     below = records.list_surest(state, model, card, folder=str(tmp_path / "m" / "some"), limit=7)
     list(records.iter_results(state, model, card))
+    folders.check_folder(state, str(tmp_path / "m"))
     journal.last_change(state, "/x")
     state.connection.set_trace_callback(None)
     for query in asked:

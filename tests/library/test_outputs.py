@@ -339,6 +339,20 @@ def test_why_a_file_is_left_alone_is_shown(library: State, tmp_path: Path) -> No
     assert [p for p in iter_plans(library, model, card, asked, "overwrite") if p.genres in (("Other",), ("Classic",))]
 
 
+def test_the_top_of_the_tree_has_playlists_though_it_is_not_written(library: State, tmp_path: Path) -> None:
+    out = tmp_path / "lists"
+
+    def listed(*words: object) -> dict[str, int]:
+        _call(tmp_path, "playlists", out, "--min-confidence", 0.97, *words)
+        found = {path.relative_to(out).as_posix(): path.read_text(encoding="utf-8") for path in out.rglob("*.m3u8")}
+        return {name: text.count(".mp3") for name, text in found.items()}
+
+    whole, named = listed(), listed("--min-depth", 2)
+    assert whole["Other.m3u8"] > named.get("Other.m3u8", 0)
+    below = {name: n for name, n in whole.items() if "/" in name}
+    assert below == {name: n for name, n in named.items() if "/" in name}
+
+
 def test_every_node_has_a_playlist_of_its_files(library: State, tmp_path: Path) -> None:
     model, card = records.find_model(library)
     lists = Lists(iter_plans(library, model, card, Mapping()))

@@ -449,10 +449,13 @@ def _show(found: Preview, card: ModelCard) -> None:
         named = [(line.file, f"{line.confidence:.0%}", line.path, line.now or "-") for line in lines]
         show(genre, n, ("file", "sure", "path", "carries now"), named)
     for action, n in found.actions().items():
-        others = [line for line in found.lines(action, limit=_LEFT) if line.message]
-        if others:
-            rows = [(line.file, line.message, line.now or "-") for line in others]
-            show(ACTIONS[action], n, ("file", "why", "carries now"), rows)  # type: ignore[index]
+        if action in ("write", "same"):
+            continue
+        others = [
+            (line.file, line.message or (f"would be {line.genre}" if line.genre else "-"), line.now or "-")
+            for line in found.lines(action, limit=_LEFT)
+        ]
+        show(ACTIONS[action], n, ("file", "why", "carries now"), others)
     _show_actions(found.actions())
     if UNCALIBRATED in card.note:
         click.echo("The model is not calibrated: take its percentages for less than they say.")

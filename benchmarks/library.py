@@ -4,7 +4,7 @@
     python benchmarks/library.py memory MUSIC --bundle BUNDLE --folder DIR    # 100 to 100,000 links to MUSIC's files
     python benchmarks/library.py speed MUSIC --bundle BUNDLE     # predict and analyse in turn, whole processes
     python benchmarks/library.py tags MUSIC --bundle BUNDLE      # apply and undo on a copy of MUSIC
-    python benchmarks/library.py right STORE --bundle BUNDLE     # by threshold: how much is written, and right
+    python benchmarks/library.py right STORE --bundle BUNDLE...  # by threshold: how much is written, and right
     python benchmarks/library.py hours --rate S                  # a million hours, from what `speed` says
 
 Links are copies by content, so `memory` measures walk, hashing, tags and database around as many predictions as MUSIC
@@ -238,26 +238,28 @@ def tags(music: Path, bundle: Path) -> None:
             print(f"{mean or 0:.0f} bytes a file")
 
 
-def right(folder: Path, bundle_folder: Path) -> None:
-    """Decide for the test tracks of a store at several thresholds, and compare with what they are."""
-    bundle, store = load_bundle(bundle_folder), Store(folder)
-    rows = store.rows("test", store.split("default"))
-    tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
-    averaged = [average_by(level, position, len(tracks)) for level in predict_rows(bundle, store, rows)]
-    levels = bundle.calibrate(averaged, "track")
-    leaves = match_leaves(bundle.taxonomy, store)[tracks]
-    card = ModelCard("0" * 16, bundle.family, bundle.model.heads, bundle.taxonomy)
-    print(f"{len(tracks)} tracks, calibrated: {bundle.calibration is not None}")
+def right(folder: Path, bundles: list[Path]) -> None:
+    """Decide for the test tracks of bundles, each of its own split, and compare with what they are."""
+    store = Store(folder)
+    true, said = [], []
+    for bundle in map(load_bundle, bundles):
+        rows = store.rows("test", store.split(bundle.training["split"]["name"]))
+        tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
+        averaged = [average_by(level, position, len(tracks)) for level in predict_rows(bundle, store, rows)]
+        levels = bundle.calibrate(averaged, "track")
+        card = ModelCard("0" * 16, bundle.family, bundle.model.heads, bundle.taxonomy)
+        leaves = match_leaves(bundle.taxonomy, store)[tracks]
+        true += [bundle.taxonomy.leaves[leaf] for leaf in leaves]
+        said += [(card, [level[i : i + 1] for level in levels]) for i in range(len(tracks))]
+    print(f"{len(true)} tracks")
     print("| threshold | written | of these right | mean level |")
     for least in (0.0, 0.3, 0.5, 0.7, 0.9):
-        rules = make_mapping({"min_confidence": least}, bundle.taxonomy)
-        found = [decide(card, [level[i : i + 1] for level in levels], rules) for i in range(len(tracks))]
-        written = [
-            (item.path, bundle.taxonomy.leaves[leaf]) for item, leaf in zip(found, leaves, strict=True) if item.genres
-        ]
+        rules = make_mapping({"min_confidence": least}, store.taxonomy)
+        found = [decide(card, levels, rules) for card, levels in said]
+        written = [(item.path, leaf) for item, leaf in zip(found, true, strict=True) if item.genres]
         good = sum(leaf[: len(path)] == path for path, leaf in written)
         depth = np.mean([len(path) for path, _ in written]) if written else 0
-        print(f"| {least} | {len(written) / len(tracks):.0%} | {good / max(1, len(written)):.0%} | {depth:.2f} |")
+        print(f"| {least} | {len(written) / len(true):.0%} | {good / max(1, len(written)):.0%} | {depth:.1f} |")
 
 
 def hours(rate: float, prices: list[float], million: float = 1e6) -> None:
@@ -287,7 +289,7 @@ def main() -> None:
     command.add_argument("--seconds", type=float, default=230)
     command = commands.add_parser("right")
     command.add_argument("store", type=Path)
-    command.add_argument("--bundle", type=Path, required=True)
+    command.add_argument("--bundle", type=Path, nargs="+", required=True, help="one, or those of a cross-validation")
     command = commands.add_parser("hours")
     command.add_argument("--rate", type=float, required=True, help="seconds of music a second on two processors")
     command.add_argument("--price", type=float, nargs="*", default=[], help="of a processor hour")

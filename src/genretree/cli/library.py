@@ -455,7 +455,7 @@ def _show(found: Preview, card: ModelCard) -> None:
             (line.file, line.message or (f"would be {line.genre}" if line.genre else "-"), line.now or "-")
             for line in found.lines(action, limit=_LEFT)
         ]
-        show(ACTIONS[action], n, ("file", "why", "carries now"), others)
+        show(ACTIONS[action], n, ("file", "why", "carries now"), others)  # type: ignore[index]
     _show_actions(found.actions())
     if UNCALIBRATED in card.note:
         click.echo("The model is not calibrated: take its percentages for less than they say.")

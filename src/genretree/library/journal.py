@@ -287,7 +287,7 @@ def _look(path: str) -> _Now | None:
 def _holds(path: str, facts: Mapping[str, Any]) -> bool:
     """Say whether a file's own fields of ours are these: other programs leave them alone."""
     try:
-        return read_tags(path).own == facts["own"]
+        return bool(read_tags(path).own == facts["own"])
     except (TagError, OSError):
         return False
 

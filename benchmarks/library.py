@@ -1,13 +1,14 @@
 """What a large library costs: questions to its database, memory, speed beside plain predict, writing and undoing.
 
     python benchmarks/library.py queries [--rows 1000000]        # a generated database; median and worst of 20 calls
-    python benchmarks/library.py memory MUSIC --bundle BUNDLE    # links to the files in MUSIC: 100, 10,000, 100,000
+    python benchmarks/library.py memory MUSIC --bundle BUNDLE --folder DIR    # 100 to 100,000 links to MUSIC's files
     python benchmarks/library.py speed MUSIC --bundle BUNDLE     # predict and analyse in turn, whole processes
     python benchmarks/library.py tags MUSIC --bundle BUNDLE      # apply and undo on a copy of MUSIC
+    python benchmarks/library.py right STORE --bundle BUNDLE...  # by threshold: how much is written, and right
     python benchmarks/library.py hours --rate S                  # a million hours, from what `speed` says
 
-Links are copies by content, so with a bundle `memory` measures walk, hashing and database around few predictions; with
---every each file gets a byte of its own behind the sound, and every one is heard by a listener that answers at once.
+Links are copies by content, so `memory` measures walk, hashing, tags and database around as many predictions as MUSIC
+has files; with --distinct each file is a copy of one of its mp3 files with a tag of its own, and every one is heard.
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ from pathlib import Path
 import numpy as np
 from whole_process import measure
 
-from genretree.library import journal, records
+from genretree.bundle import load_bundle
+from genretree.calibration import average_by
+from genretree.corpus.store import Store
+from genretree.evaluate import match_leaves, predict_rows
+from genretree.library import folders, journal, records
+from genretree.library.mapping import decide, make_mapping
 from genretree.library.records import ModelCard, Result
 from genretree.library.state import State, encode_path, open_state
 from genretree.sound.decode import probe
@@ -68,8 +74,9 @@ def queries(rows: int) -> None:
                 state, model, card, leaf=rng.randrange(16), folder="/music"
             ),
             "the next 500 for a preview": lambda: next(
-                records.iter_results(state, model, card, f"/music/artist {rng.randrange(rows // 200)}")
+                records.iter_files(state, model, card, f"/music/artist {rng.randrange(rows // 200)}")
             ),
+            "which folders there are": lambda: folders.list_folders(state),
             "the last change of a file": lambda: journal.last_change(state, _path(rng.randrange(rows))),
             "one result written": lambda: records.save_result(
                 state, model, rng.randrange(1, rows), b"0" * 16, Result(None, error="silence")
@@ -119,44 +126,51 @@ def _generate(state: State, model: int, card: ModelCard, rows: int) -> None:
             )
 
 
-def memory(music: Path, bundle: Path, counts: list[int], every: bool) -> None:
-    """Analyse more and more links; the peak of all processes together."""
+def memory(music: Path, bundle: Path, folder: Path, counts: list[int], distinct: bool, seconds: float) -> None:
+    """Analyse more and more files, each library by the command itself; the peak of all its processes together.
+
+    After some seconds the command is killed, and this ends; called again it goes on, as the command does.
+    """
     sources = [path for path in sorted(music.rglob("*")) if path.is_file() and not path.is_symlink()]
+    sources = [path for path in sources if not distinct or path.suffix == ".mp3"]
+    end = time.monotonic() + seconds
     for count in counts:
-        with tempfile.TemporaryDirectory(dir=music.parent) as folder:
-            where = Path(folder) / "music"
-            where.mkdir()
-            for i in range(count):
-                source = sources[i % len(sources)]
-                target = where / f"{i % 317}" / f"{i}{source.suffix}"
-                target.parent.mkdir(exist_ok=True)
-                if every:
-                    target.write_bytes(f"sound {i}".encode())
-                else:
-                    os.link(source, target)
-            words = ["-m", "genretree", "library", "analyse", str(where), "--bundle", str(bundle), "--quiet"]
-            if every:
-                words = ["-c", _AT_ONCE, str(where), str(Path(folder) / "l.sqlite")]
-            environment = {**os.environ, "GENRETREE_LIBRARY": str(Path(folder) / "l.sqlite")}
-            seconds, peak, output = measure([sys.executable, *words], environment)
-            print(f"| {count} | {seconds:.1f} | {peak:.0f} | {output.splitlines()[0]} |", flush=True)
+        where = folder / f"{count}{'-distinct' if distinct else ''}"
+        if not (where / "music").is_dir():
+            _fill(where / "part", sources, count, distinct)
+            (where / "part").rename(where / "music")
+        environment = {**os.environ, "GENRETREE_LIBRARY": str(where / "library.sqlite")}
+        commands = {
+            "analyse": ["analyse", str(where / "music"), "--bundle", str(bundle), "--quiet"],
+            "preview": ["preview", "--csv", str(where / "preview.csv"), "--quiet"],
+        }
+        for name, words in commands.items():
+            if (where / f"{name}.done").exists():
+                continue
+            command = [sys.executable, "-m", "genretree", "library", *words]
+            limit = end - time.monotonic()
+            took, peak, _ = measure(command, environment, every=0.1, limit=limit)
+            with open_state(where / "library.sqlite") as state:
+                known = state.connection.execute("SELECT count(*) FROM result").fetchone()[0]
+            print(f"| {count} | {name} | {known} results | {took:.0f} s | {peak:.0f} MB |", flush=True)
+            if took >= limit:
+                print("not finished: call it again")
+                return
+            (where / f"{name}.done").touch()
 
 
-_AT_ONCE = """
-import sys
-import numpy as np
-from genretree.library.analyse import analyse
-from genretree.library.records import ModelCard, Result
-from genretree.library.state import open_state
-from genretree.taxonomy import Taxonomy
-tree = Taxonomy.builtin()
-class Listener:
-    card = ModelCard("0" * 16, "at once", "tree", tree)
-    def hear(self, path):
-        return Result(tree.sum_levels(np.full((1, len(tree.leaves)), 1 / len(tree.leaves))), 3, 0.5, 18)
-with open_state(sys.argv[2], create=True) as state:
-    print(vars(analyse(state, [sys.argv[1]], Listener)))
-"""
+def _fill(where: Path, sources: list[Path], count: int, distinct: bool) -> None:
+    """Make a folder of links to some files, or of copies that differ in an ID3v1 tag behind the sound."""
+    shutil.rmtree(where, ignore_errors=True)
+    contents = {source: source.read_bytes() for source in sources} if distinct else {}
+    for i in range(count):
+        source = sources[i % len(sources)]
+        target = where / f"{i % 317}" / f"{i}{source.suffix}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if distinct:
+            target.write_bytes(contents[source] + b"TAG" + f"number {i}".encode().ljust(124, b"\0") + b"\xff")
+        else:
+            os.link(source, target)
 
 
 def speed(music: Path, bundle: Path, runs: int) -> None:
@@ -224,6 +238,30 @@ def tags(music: Path, bundle: Path) -> None:
             print(f"{mean or 0:.0f} bytes a file")
 
 
+def right(folder: Path, bundles: list[Path]) -> None:
+    """Decide for the test tracks of bundles, each of its own split, and compare with what they are."""
+    store = Store(folder)
+    true, said = [], []
+    for bundle in map(load_bundle, bundles):
+        rows = store.rows("test", store.split(bundle.training["split"]["name"]))
+        tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
+        averaged = [average_by(level, position, len(tracks)) for level in predict_rows(bundle, store, rows)]
+        levels = bundle.calibrate(averaged, "track")
+        card = ModelCard("0" * 16, bundle.family, bundle.model.heads, bundle.taxonomy)
+        leaves = match_leaves(bundle.taxonomy, store)[tracks]
+        true += [bundle.taxonomy.leaves[leaf] for leaf in leaves]
+        said += [(card, [level[i : i + 1] for level in levels]) for i in range(len(tracks))]
+    print(f"{len(true)} tracks")
+    print("| threshold | written | of these right | mean level |")
+    for least in (0.0, 0.3, 0.5, 0.7, 0.9):
+        rules = make_mapping({"min_confidence": least}, store.taxonomy)
+        found = [decide(card, levels, rules) for card, levels in said]
+        written = [(item.path, leaf) for item, leaf in zip(found, true, strict=True) if item.genres]
+        good = sum(leaf[: len(path)] == path for path, leaf in written)
+        depth = np.mean([len(path) for path, _ in written]) if written else 0
+        print(f"| {least} | {len(written) / len(true):.0%} | {good / max(1, len(written)):.0%} | {depth:.1f} |")
+
+
 def hours(rate: float, prices: list[float], million: float = 1e6) -> None:
     """Work out what a million hours take, from seconds of music that two processors hear in a second."""
     machine_hours = million / rate
@@ -244,8 +282,14 @@ def main() -> None:
         command.add_argument("music", type=Path)
         command.add_argument("--bundle", type=Path, required=True)
         command.add_argument("--runs", type=int, default=3)
-        command.add_argument("--counts", type=int, nargs="*", default=[100, 10_000, 100_000])
-        command.add_argument("--every", action="store_true")
+    command = commands.choices["memory"]
+    command.add_argument("--folder", type=Path, required=True, help="on the disk that MUSIC is on; is kept")
+    command.add_argument("--counts", type=int, nargs="*", default=[100, 1000, 10_000, 100_000])
+    command.add_argument("--distinct", action="store_true")
+    command.add_argument("--seconds", type=float, default=230)
+    command = commands.add_parser("right")
+    command.add_argument("store", type=Path)
+    command.add_argument("--bundle", type=Path, nargs="+", required=True, help="one, or those of a cross-validation")
     command = commands.add_parser("hours")
     command.add_argument("--rate", type=float, required=True, help="seconds of music a second on two processors")
     command.add_argument("--price", type=float, nargs="*", default=[], help="of a processor hour")
@@ -253,11 +297,13 @@ def main() -> None:
     if given.what == "queries":
         queries(given.rows)
     elif given.what == "memory":
-        memory(given.music.absolute(), given.bundle, given.counts, given.every)
+        memory(*(given.music.absolute(), given.bundle, given.folder), given.counts, given.distinct, given.seconds)
     elif given.what == "speed":
         speed(given.music, given.bundle, given.runs)
     elif given.what == "tags":
         tags(given.music.absolute(), given.bundle)
+    elif given.what == "right":
+        right(given.store, given.bundle)
     else:
         hours(given.rate, given.price)
 

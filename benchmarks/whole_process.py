@@ -16,10 +16,12 @@ def measure(
     environment: Mapping[str, str] | None = None,
     every: float = SAMPLE_SECONDS,
     quiet: bool = False,
+    limit: float = float("inf"),
 ) -> tuple[float, float, str]:
     """Run a command; return its seconds, the peak megabytes of all its processes together, and what it printed.
 
-    The size is the proportional set size, so that pages shared between processes count once.
+    The size is the proportional set size, so that pages shared between processes count once. After `limit` seconds the
+    process is killed.
     """
     began = time.monotonic()
     errors = subprocess.DEVNULL if quiet else None
@@ -28,8 +30,11 @@ def measure(
     while process.poll() is None:
         peak = max(peak, _megabytes(process.pid))
         time.sleep(every)
+        if time.monotonic() - began > limit:
+            process.kill()
+            process.wait()
     seconds = time.monotonic() - began
-    if process.returncode:
+    if process.returncode and seconds < limit:
         raise SystemExit(process.returncode)
     return seconds, peak, process.stdout.read() if process.stdout else ""
 

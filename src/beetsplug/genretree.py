@@ -47,6 +47,7 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
                 "mapping": None,
                 "min_confidence": None,
                 "depth": None,
+                "min_depth": None,
                 "database": None,
                 "auto": False,
                 "force": False,
@@ -130,7 +131,7 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
     def _show(self, thing: Item | Album, decision: Decision | None) -> bool:
         """Show what changes; says whether anything does."""
         if decision is None or not decision.genres:
-            reason = "can't be heard" if decision is None else decision.reason.replace("_", " ")
+            reason = "can't be heard" if decision is None else decision.message or decision.reason.replace("_", " ")
             self._log.info("{}: {}", thing, reason)
             return False
         kept = list(thing.genres or []) if self.config["keep_existing"].get(bool) else []
@@ -203,7 +204,8 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
             rules = Mapping()
             if path.get() is not None:
                 rules = load_mapping(Path(path.as_filename()), self._listener.card.taxonomy)
-            return with_options(rules, self.config["min_confidence"].get(), self.config["depth"].get())
+            given = {name: self.config[name].get() for name in ("min_confidence", "depth", "min_depth")}
+            return with_options(rules, **given)
         except GenretreeError as error:
             raise ui.UserError(f"genretree: {error}") from error
 

@@ -8,13 +8,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from genretree.errors import MissingExtraError, SettingsError
+
+_LOCAL = "file://"
 
 
 def is_url(place: str | os.PathLike[str]) -> bool:
     """Say whether a place is a URL such as s3://bucket/music."""
     return "://" in str(place)
+
+
+def local_path(place: str | os.PathLike[str]) -> str:
+    """Give the path of a file or folder of this machine that was named by file://; any other place as it is.
+
+    Names with a percent sign are taken as they stand if such a file exists, and as a URL's codes if not.
+    """
+    text = str(place)
+    if not text.startswith(_LOCAL):
+        return text
+    path = text.removeprefix(_LOCAL).removeprefix("localhost")
+    return path if "%" not in path or os.path.lexists(path) else unquote(path, errors="surrogateescape")
 
 
 def open_system(url: str) -> tuple[Any, str]:

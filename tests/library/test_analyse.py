@@ -17,7 +17,7 @@ import pytest
 from listening import Hearer, hearer
 
 from genretree.errors import LibraryError
-from genretree.library import journal, records
+from genretree.library import folders, journal, records
 from genretree.library.analyse import Counts, analyse, check_places
 from genretree.library.listen import Problem
 from genretree.library.state import State, open_state, sole_worker
@@ -199,6 +199,19 @@ def test_other_folders_keep_their_files(tmp_path: Path, state: State) -> None:
         check_places([tmp_path / "nowhere"])
 
 
+def test_a_folder_named_by_file_url_is_the_folder(tmp_path: Path, state: State) -> None:
+    _fill(tmp_path / "50% a b", 2)
+    for place in (f"file://{tmp_path}/50% a b", f"file://{tmp_path}/50%25%20a%20b", f"file://localhost{tmp_path}"):
+        check_places([place])
+        counts = analyse(state, [place], hearer())
+        assert (counts.files, counts.gone) == (2, 0)
+    assert counts.known == 2
+    assert records.find_file(state, str(tmp_path / "50% a b" / "0000.mp3")) is not None
+    with pytest.raises(LibraryError, match="--engine ray"):
+        check_places(["s3://bucket/music"])
+    check_places(["s3://bucket/music"], remote=True)
+
+
 def test_failures_are_kept_until_they_are_to_be_tried_again(tmp_path: Path, state: State) -> None:
     _fill(tmp_path / "m", 1)
     (tmp_path / "m" / "bad.mp3").write_bytes(b"no")
@@ -376,6 +389,7 @@ def test_questions_are_answered_from_indexes(tmp_path: Path, state: State) -> No
     one = records.list_surest(state, model, card, leaf=every[0][1].leaf, limit=7)
     below = records.list_surest(state, model, card, folder=str(tmp_path / "m" / "some"), limit=7)
     list(records.iter_results(state, model, card))
+    folders.check_folder(state, str(tmp_path / "m"))
     journal.last_change(state, "/x")
     state.connection.set_trace_callback(None)
     for query in asked:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import mutagen
 import numpy as np
@@ -449,7 +450,7 @@ def test_a_fault_anywhere_leaves_the_old_file_and_no_trace(
     _, refused = _write(state)
     assert len(refused) == len(FORMATS)
     assert _bytes(music) == before
-    assert journal.recover(state) == 0
+    assert journal.recover(state) == []
     assert journal.list_runs(state) == []
 
 
@@ -543,7 +544,7 @@ def test_killed_in_the_middle_every_file_is_old_or_new_and_nothing_is_left_behin
     for path in music.iterdir():
         if not path.name.startswith(".genretree-"):
             assert path.read_bytes() in (start[path.name], end[path.name]), path.name
-    assert journal.recover(state) == 1
+    assert len(journal.recover(state)) == 1
     assert set(_bytes(music)) == set(old), "a temporary file was left behind"
     changed = sum(content == end[name] for name, content in _bytes(music).items())
     assert changed == (4 if "finish" in point else 3)
@@ -601,9 +602,272 @@ def test_what_became_of_a_change_is_found_out_when_the_disk_is_there_again(
     assert path.read_bytes() != before
     away = music.rename(music.with_name("away"))
     music.mkdir()
-    assert journal.recover(state) == 0
+    assert journal.recover(state) == []
     music.rmdir()
     away.rename(music)
-    assert journal.recover(state) == 1
+    assert [item.found for item in journal.recover(state)] == ["was written; undo takes it back"]
     assert undo(state, journal.find_run(state, None)) == (1, [])
     assert path.read_bytes() == before
+
+
+# -- other tags --------------------------------------------------------------------------------------------------
+
+
+def _id3(major: int, *frames: tuple[bytes, bytes], flags: int = 0) -> bytes:
+    """Write an ID3v2 tag by hand, without any library that would mend it."""
+
+    def number(n: int, bits: int) -> bytes:
+        return bytes(n >> bits * place & (1 << bits) - 1 for place in (3, 2, 1, 0))
+
+    sizes = {2: lambda n: number(n, 8)[1:], 3: lambda n: number(n, 8), 4: lambda n: number(n, 7)}
+    middle = b"" if major == 2 else b"\0\0"
+    body = b"".join(name + sizes[major](len(data)) + middle + data for name, data in frames)
+    if flags & 0x80:
+        body = body.replace(b"\xff", b"\xff\0")
+    return b"ID3" + bytes([major, 0, flags]) + number(len(body), 7) + body
+
+
+TITLE = (b"TIT2", b"\x03A title")
+BE = "Ä, 名".encode("utf-16-be")
+COMMENT = (b"COMM", b"\0eng\0one")
+
+
+@pytest.mark.parametrize(
+    ("tag", "field"),
+    [
+        (_id3(4, TITLE, (b"TIT2", b"\x03Another")), "TIT2"),
+        (_id3(3, (b"TIT2", b"\0A title"), (b"TIT2", b"\0A title")), "TIT2"),
+        (_id3(4, TITLE, COMMENT, (b"COMM", b"\0eng\0two")), "COMM"),
+        (_id3(4, (b"TXXX", b"\x03mood\0calm"), (b"TXXX", b"\x03mood\0wild")), "TXXX"),
+        (_id3(4, TITLE, (b"TDRC", b"\x03sometime")), "TDRC"),
+    ],
+)
+def test_tags_that_writing_would_mend_or_join_are_left_whole(music: Path, state: State, tag: bytes, field: str) -> None:
+    for path in music.iterdir():
+        if path.name != "none.mp3":
+            path.unlink()
+    path = music / "none.mp3"
+    path.write_bytes(tag + path.read_bytes())
+    before = path.read_bytes()
+    analyse(state, [music], hearer())
+    _, refused = _write(state)
+    assert len(refused) == 1
+    assert f"({field})" in refused[0]
+    assert path.read_bytes() == before
+    assert [item.name for item in music.iterdir()] == ["none.mp3"]
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        _id3(4, TITLE, (b"TPE1", b"\x02" + BE), (b"TALB", b"\x01\xfe\xff" + BE + b"\0\0")),
+        _id3(3, (b"TIT2", b"\x01\xff\xfeA\0\0\0\0\0"), COMMENT, (b"COMM", b"\0ger\0two"), (b"COMM", b"\0engx\0three")),
+        _id3(3, (b"TIT2", b"\x03utf-8 \xc3\xa4"), (b"TCOM", b""), (b"TENC", b"\0"), (b"PRIV", b"x\0\xff\x01")),
+        _id3(4, (b"APIC", b"\x01image/png\0\x03\xfe\xff" + BE + b"\0\0\x89PNG"), (b"XYZZ", b"unknown"), TITLE),
+        _id3(
+            4, (b"TDRC", b"\x002001-05-03"), (b"WXXX", b"\0x\0http://x"), (b"WCOM", b"http://y\0"), (b"UFID", b"a\0b")
+        ),
+        _id3(2, (b"TT2", b"\0A title"), (b"TYE", b"\x001999"), (b"PIC", b"\0JPG\x03front\0\xff\xd8")),
+        _id3(3, (b"TIT2", b"\x01\xff\xfeA\0"), (b"TYER", b"\x001999"), flags=0x80),
+        _id3(4, (b"TIT2", b"\x03one\0two"), (b"TCON", b"\x03Skiffle"), (b"TXXX", b"\x03a\0b"), (b"TXXX", b"\x03c\0b")),
+    ],
+)
+def test_odd_tags_that_stay_as_they_are_are_no_obstacle(music: Path, state: State, tag: bytes) -> None:
+    path = music / "none.mp3"
+    path.write_bytes(tag + path.read_bytes())
+    before = path.read_bytes()
+    analyse(state, [path], hearer())
+    run, refused = _write(state, "overwrite")
+    assert not refused
+    assert read_tags(path).genres == ("Soft_rock",)
+    assert undo(state, run) == (1, [])
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_writer_that_changes_another_field_is_found_out(
+    music: Path, state: State, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = music / name
+    tags = mutagen.File(path)
+    if tags.tags is None:
+        tags.add_tags()
+    if name.endswith(("mp3", "wav", "aiff")):
+        tags.tags.add(TXXX(desc="mine", text=["kept"]))
+    else:
+        tags["\xa9cmt" if name.endswith("m4a") else "comment"] = ["kept"]
+    tags.save()
+    before = path.read_bytes()
+
+    def clumsy(path: Path, *how: object) -> None:
+        write_tags(path, *how)  # type: ignore[arg-type]
+        content = path.read_bytes()
+        place = next(at for word in (b"kept", "kept".encode("utf-16-le")) if (at := content.find(word)) >= 0)
+        path.write_bytes(content[:place] + b"K" + content[place + 1 :])
+
+    monkeypatch.setattr(apply_module, "write_tags", clumsy)
+    analyse(state, [path], hearer())
+    _, refused = _write(state)
+    assert len(refused) == 1
+    assert "other tags would not stay" in refused[0]
+    assert path.read_bytes() == before
+
+
+def test_repeated_and_nameless_fields_of_other_formats_are_left_whole(music: Path, state: State) -> None:
+    for path in music.iterdir():
+        if path.name not in ("flac.flac", "aac.m4a", "opus.opus"):
+            path.unlink()
+    content = (music / "aac.m4a").read_bytes()
+    names = content.index(b"\xa9nam"), content.index(b"\xa9ART")
+    assert content[names[0] + 8 : names[0] + 12] == b"data"
+    (music / "aac.m4a").write_bytes(content[: names[1]] + b"\xa9nam" + content[names[1] + 4 :])
+    content = (music / "flac.flac").read_bytes()
+    assert content.count(b"artist=") == 1
+    (music / "flac.flac").write_bytes(content.replace(b"artist=", b"artist_"))
+    before = _bytes(music)
+    analyse(state, [music], hearer())
+    _, refused = _write(state)
+    assert {text.split(":")[0] for text in refused} == {"aac.m4a", "flac.flac"}
+    assert {name: content == before[name] for name, content in _bytes(music).items()} == {
+        "aac.m4a": True,
+        "flac.flac": True,
+        "opus.opus": False,
+    }
+
+
+def test_numbers_and_pictures_of_an_m4a_are_no_obstacle(music: Path, state: State) -> None:
+    path = music / "aac.m4a"
+    how = ("-c", "copy", "-metadata", "track=3/9", "-metadata", "disc=1/2", "-metadata", "compilation=1")
+    made = music / "more.m4a"
+    subprocess.run(["ffmpeg", "-v", "error", "-i", str(path), *how, str(made)], check=True)
+    tags = mutagen.File(made)
+    tags["tmpo"], tags["covr"] = [120], [b"\x89PNG\r\n" + bytes(3000)]
+    tags["----:com.apple.iTunes:MOOD"] = [b"calm"]
+    tags.save()
+    before = made.read_bytes()
+    analyse(state, [made], hearer())
+    run, refused = _write(state)
+    assert not refused
+    assert undo(state, run) == (1, [])
+    assert made.read_bytes() == before
+
+
+# -- other programs ----------------------------------------------------------------------------------------------
+
+
+class _KilledError(BaseException):
+    pass
+
+
+def _die(*_: object, **__: object) -> None:
+    raise _KilledError
+
+
+def _edit(path: Path, **fields: str) -> bytes:
+    tags = FLAC(path)
+    tags.update(fields)
+    tags.save()
+    return path.read_bytes()
+
+
+def test_what_another_program_did_after_a_kill_is_kept_and_told(
+    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = music / "flac.flac"
+    analyse(state, [path], hearer())
+    monkeypatch.setattr(journal, "finish_change", _die)
+    with pytest.raises(_KilledError):
+        _write(state)
+    monkeypatch.undo()
+    edited = _edit(path, comment="theirs")
+    (found,) = journal.recover(state)
+    assert found.edited
+    assert "was written, and another program has changed it since" in found.found
+    assert path.read_bytes() == edited
+    run = journal.find_run(state, None)
+    restored, refused = undo(state, run)
+    assert (restored, len(refused)) == (0, 1)
+    assert "was changed by something else since" in refused[0].reason
+    assert path.read_bytes() == edited
+    analyse(state, [path], hearer())
+    assert _actions(state) == {"flac.flac": "same"}, "it is still known that the genre is ours"
+    assert undo(state, run, force=True) == (1, [])
+    assert (read_tags(path).genres, read_tags(path).own) == ((), {})
+    assert FLAC(path)["comment"] == ["theirs"]
+
+
+def test_an_edit_before_the_write_was_in_place_is_kept_and_told(
+    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = music / "flac.flac"
+    analyse(state, [path], hearer())
+    monkeypatch.setattr(apply_module, "_take_place", _die)
+    monkeypatch.setattr(Path, "unlink", _die)  # killed, it would not clear up
+    with pytest.raises(_KilledError):
+        _write(state)
+    monkeypatch.undo()
+    edited = _edit(path, comment="theirs")
+    (found,) = journal.recover(state)
+    assert (found.edited, found.found) == (True, "was not written, and another program has changed it since")
+    assert _bytes(music)["flac.flac"] == edited
+    assert not [item for item in music.iterdir() if item.name.startswith(".")]
+    assert journal.list_runs(state) == []
+
+
+def test_an_edit_after_an_undo_that_was_killed_is_kept_and_told(
+    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = music / "flac.flac"
+    analyse(state, [path], hearer())
+    run, _ = _write(state)
+    monkeypatch.setattr(journal, "finish_undo", _die)
+    with pytest.raises(_KilledError):
+        undo(state, run)
+    monkeypatch.undo()
+    edited = _edit(path, genre="Theirs")
+    (found,) = journal.recover(state)
+    assert (found.edited, found.found) == (True, "was restored, and another program has changed it since")
+    with pytest.raises(LibraryError, match="nothing to undo"):
+        journal.find_run(state, None)
+    assert undo(state, run, force=True) == (0, [])
+    assert path.read_bytes() == edited
+
+
+def test_force_leaves_a_genre_that_somebody_set_since(music: Path, state: State) -> None:
+    path = music / "flac.flac"
+    analyse(state, [path], hearer())
+    run, _ = _write(state)
+    _edit(path, genre="Theirs")
+    assert undo(state, run, force=True) == (1, [])
+    assert (read_tags(path).genres, read_tags(path).own) == (("Theirs",), {})
+
+
+def test_a_flac_with_an_id3v1_tag_behind_it_is_undone_byte_by_byte(music: Path, state: State) -> None:
+    path = music / "flac.flac"
+    path.write_bytes(path.read_bytes() + b"TAG" + b"old title".ljust(124, b"\0") + b"\x11")
+    before = path.read_bytes()
+    analyse(state, [path], hearer())
+    run, refused = _write(state)
+    assert not refused
+    assert read_tags(path).genres == ("Soft_rock",)
+    assert path.read_bytes()[-128:] == before[-128:]
+    assert undo(state, run) == (1, [])
+    assert path.read_bytes() == before
+
+
+def test_what_can_be_seen_to_be_in_the_way_is_seen_before(
+    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    analyse(state, [music], hearer())
+    mode = music.stat().st_mode
+    music.chmod(0o555)
+    model, card = records.find_model(state)
+
+    def reasons() -> set[tuple[str, str]]:
+        return {(plan.action, plan.message) for plan in iter_plans(state, model, card, Mapping())}
+
+    assert reasons() == {("read_only", "its folder is read-only, so no copy can be made beside it")}
+    music.chmod(mode)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5000))
+    assert {action for action, _ in reasons()} == {"no_space"}
+    assert all("5,000 are free" in message for _, message in reasons())

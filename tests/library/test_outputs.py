@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -31,6 +32,7 @@ from genretree.corpus.store import Store
 from genretree.errors import LibraryError
 from genretree.library import listen, records
 from genretree.library.analyse import analyse
+from genretree.library.folders import list_folders
 from genretree.library.mapping import Mapping, decide, find_node, load_mapping, make_mapping
 from genretree.library.plan import iter_plans
 from genretree.library.playlists import Lists, write_m3u8, write_rekordbox
@@ -39,6 +41,7 @@ from genretree.library.records import ModelCard
 from genretree.library.state import State, open_state
 from genretree.library.tags import read_tags, write_tags
 from genretree.predict import Prediction, predict
+from genretree.taxonomy import Taxonomy
 from genretree.train import train
 
 CARD = ModelCard("0" * 16, "hearer", "tree", TREE)
@@ -58,22 +61,27 @@ SOFT = (0.05, 0.05, 0.4, 0.3, 0.2)  # Chamber, Opera, Soft_rock, Hard_rock, Pop
 @pytest.mark.parametrize(
     ("content", "genres", "reason"),
     [
-        ({}, ("Soft_rock",), ""),
+        ({}, ("Rock",), ""),
+        ({"min_confidence": 0}, ("Soft_rock",), ""),
         ({"depth": 2}, ("Rock",), ""),
         ({"depth": 1}, ("Other",), ""),
-        ({"values": "path"}, ("Other", "Rock", "Soft_rock"), ""),
+        ({"values": "path", "min_confidence": 0}, ("Rock", "Soft_rock"), ""),
+        ({"values": "path", "min_confidence": 0, "min_depth": 1}, ("Other", "Rock", "Soft_rock"), ""),
         ({"min_confidence": 0.5}, ("Rock",), ""),
-        ({"min_confidence": 0.8}, ("Other",), ""),
-        ({"min_confidence": 0.95}, (), "unsure"),
-        ({"nodes": {"soft rock": "Easy"}}, ("Easy",), ""),
+        ({"min_confidence": 0.8}, (), "unsure"),
+        ({"min_confidence": 0.8, "min_depth": 1}, ("Other",), ""),
+        ({"min_confidence": 0.8, "nodes": {"Other": "Popular"}}, ("Popular",), ""),
+        ({"min_confidence": 0.95, "min_depth": 1}, (), "unsure"),
+        ({"min_depth": 3}, (), "unsure"),
+        ({"min_confidence": 0, "nodes": {"soft rock": "Easy"}}, ("Easy",), ""),
         ({"nodes": {"Other > Rock": ["Rock", "Guitar"]}}, ("Rock", "Guitar"), ""),
         # Alike, they are likely enough together: 0.4 + 0.3, and 0.9 with Pop.
         ({"nodes": {"Rock": "R"}, "min_confidence": 0.65}, ("R",), ""),
         ({"nodes": {"Rock": "R", "Pop": "R"}, "min_confidence": 0.85}, ("R",), ""),
         ({"nodes": {"Soft_rock": "Easy", "Pop": "Easy"}, "min_confidence": 0.55}, ("Easy",), ""),
         ({"nodes": {"Rock": None}}, (), "left_alone"),
-        ({"nodes": {"Rock": None, "Soft_rock": "Soft"}}, ("Soft",), ""),
-        ({"nodes": {"Rock": "Rock"}, "values": "path"}, ("Other", "Rock"), ""),
+        ({"nodes": {"Rock": None, "Soft_rock": "Soft"}, "min_confidence": 0.4}, ("Soft",), ""),
+        ({"nodes": {"Rock": "Rock"}, "values": "path", "min_depth": 1}, ("Other", "Rock"), ""),
     ],
 )
 def test_a_mapping_renames_merges_drops_cuts_and_abstains(
@@ -82,9 +90,73 @@ def test_a_mapping_renames_merges_drops_cuts_and_abstains(
     assert _decide(content, *SOFT) == (genres, reason)
 
 
+MERGED = Taxonomy.from_nested({"A": {"Hip_hop": None, "X": None}, "B": ["RnB", "Y"], "C": {"Rock": ["Soft", "Hard"]}})
+
+
+@pytest.mark.parametrize("nodes", [{"Hip_hop": "Urban", "RnB": "Urban"}, {"Hip_hop": "Rock", "RnB": "Rock"}])
+@pytest.mark.parametrize("depth", [None, 2, 3])
+def test_merged_nodes_compete_with_the_sum_of_their_parts(nodes: dict[str, str], depth: int | None) -> None:
+    card = ModelCard("0" * 16, "hearer", "tree", MERGED)
+    levels = MERGED.sum_levels(np.array([[0.30, 0.04, 0.28, 0.03, 0.20, 0.15]]))  # as in MERGED.leaves; Rock 0.35
+    apart = decide(card, levels, make_mapping({"depth": 2, "min_confidence": 0}, MERGED))
+    assert (apart.genres, apart.confidence) == (("Rock",), pytest.approx(0.35))
+    merged = decide(card, levels, make_mapping({"nodes": nodes, "depth": depth}, MERGED))
+    (name,) = set(nodes.values())
+    assert merged.genres == (name,)
+    assert merged.confidence == pytest.approx(0.58 + 0.35 * (name == "Rock"))
+    if name == "Urban":
+        assert merged.path == ("A", "Hip_hop"), "of its parts the likeliest is named"
+    unsure = decide(card, levels, make_mapping({"nodes": nodes, "depth": depth, "min_confidence": 0.95}, MERGED))
+    assert (unsure.genres, unsure.reason) == ((), "unsure")
+
+
+def test_levels_that_are_cut_off_have_no_part_in_the_choice() -> None:
+    card = ModelCard("0" * 16, "hearer", "tree", MERGED)
+    levels = MERGED.sum_levels(np.array([[0.40, 0.0, 0.0, 0.14, 0.23, 0.23]]))
+    assert decide(card, levels, make_mapping({"min_confidence": 0}, MERGED)).genres == ("Hip_hop",)
+    assert decide(card, levels, make_mapping({"min_confidence": 0, "depth": 2}, MERGED)).genres == ("Rock",)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.floats(0.01, 1), min_size=6, max_size=6),
+    st.lists(st.sampled_from(["Urban", "Rock", "Own", None]), min_size=6, max_size=6),
+    st.floats(0, 1),
+    st.sampled_from([None, 1, 2, 3]),
+)
+def test_what_is_written_is_as_sure_as_it_says(
+    weights: list[float], names: list[str | None], least: float, depth: int | None
+) -> None:
+    leaves = np.array([weights]) / sum(weights)
+    nodes = {"/".join(leaf): name for leaf, name in zip(MERGED.leaves, names, strict=True)}
+    rules = make_mapping({"nodes": nodes, "min_confidence": least, "depth": depth, "min_depth": 1}, MERGED)
+    found = decide(ModelCard("0" * 16, "hearer", "tree", MERGED), MERGED.sum_levels(leaves), rules)
+    if found.reason == "unsure":
+        assert found.confidence < least
+        return
+    cut = depth or MERGED.depth
+    truth = sum(  # a leaf is rightly called so if any node above it that may be written is
+        chance
+        for leaf, chance in zip(MERGED.leaves, leaves[0], strict=True)
+        if any(rules.genres(leaf[:level]) == found.genres for level in range(1, min(cut, len(leaf)) + 1))
+    )
+    assert least <= found.confidence <= truth + 1e-9
+
+
+def test_why_nothing_is_sure_enough_is_said_in_words() -> None:
+    def told(content: dict[str, object], *leaves: float) -> str:
+        return decide(CARD, levels_of(*leaves), make_mapping(content, TREE)).message
+
+    assert told({}, 0.02, 0.02, 0.21, 0.2, 0.55) == ""
+    assert told({}, 0.02, 0.02, 0.21, 0.25, 0.5 - 1e-3) == "not sure enough: Pop 50 % (Other 96 %)"
+    assert told({}, 0.3, 0.2, 0.3, 0.2, 0.0) == ""
+    assert told({"min_confidence": 0.97}, 0.02, 0.02, 0.21, 0.2, 0.55) == "not sure enough: Pop 55 %"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("{min_depth: 3, depth: 2}", "deeper than depth"),
         ("nodes: {Sof_rock: x}", "did you mean 'Other > Rock > Soft_rock'"),
         ("nodes: {Zzz: x}", "it has: Classic"),
         ("nodes: {Rock: x, Other/Rock: y}", "has a line already"),
@@ -109,8 +181,6 @@ def test_a_wrong_mapping_file_is_refused_with_what_is_likely_meant(tmp_path: Pat
 
 
 def test_a_name_that_two_nodes_share_needs_its_path() -> None:
-    from genretree.taxonomy import Taxonomy
-
     tree = Taxonomy.from_nested({"A": ["Folk", "X"], "B": ["Folk"]})
     assert find_node(tree, "b/folk") == ("B", "Folk")
     with pytest.raises(LibraryError, match="more than one node: 'A > Folk', 'B > Folk'"):
@@ -127,8 +197,8 @@ def test_without_rules_it_decides_as_predict_does(weights: list[float], least: f
     bundle.calibrate = lambda levels, unit: levels
     bundle.images = SimpleNamespace(slice_frames=100)
     expected = describe(bundle, "x", Heard(levels_of(*leaves), [0.0], False), 3, least)  # type: ignore[arg-type]
-    found = decide(CARD, levels_of(*leaves), make_mapping({"min_confidence": least}, TREE))
-    assert found.path == expected.path
+    found = decide(CARD, levels_of(*leaves), make_mapping({"min_confidence": least, "min_depth": 1}, TREE))
+    assert (found.path if found.genres else ()) == expected.path
 
 
 # -- preview and playlists ---------------------------------------------------------------------------------------
@@ -185,6 +255,102 @@ def test_the_page_holds_all_and_fetches_nothing(library: State, tmp_path: Path) 
     assert "m & <n>" not in text
     assert "http" not in text
     assert text.count('<tr><td class="path">') == 41
+
+
+def test_what_was_not_heard_is_shown_with_the_reason(library: State, tmp_path: Path) -> None:
+    folder = tmp_path / "m & <n>"
+    os.mkfifo(folder / "pipe.mp3")
+    (folder / "39 é.mp3").unlink()
+    (folder / "new.mp3").write_bytes(b"new")
+    analyse(library, [tmp_path], hearer(sure=None))
+    library.connection.execute("""UPDATE file SET genres = '[]' WHERE genres IS NULL""")
+    (folder / "00 é.mp3").write_bytes(b"another sound")
+    for path in (folder / "01 é.mp3", folder / "03 é.mp3"):
+        path.unlink()
+    content = records.find_file(library, str(folder / "05 é.mp3")).content
+    library.connection.execute("UPDATE file SET content = x'00' WHERE content = ?", (content,))  # changed, not reheard
+    found = _preview(library, "overwrite")
+    shown = {Path(line.file).name: (line.action, line.message) for line in found.all_lines()}
+    assert len(shown) == 43
+    assert shown["pipe.mp3"] == ("unreadable", "is not a regular file")
+    assert shown["bad.mp3"] == ("unusable", "is no sound")
+    assert shown["39 é.mp3"][0] == shown["01 é.mp3"][0] == shown["03 é.mp3"][0] == "not_found"
+    assert shown["00 é.mp3"][0] == "changed"
+    assert shown["05 é.mp3"][0] == "unheard"
+    text = io.StringIO()
+    write_csv(found, text)
+    assert any("pipe.mp3,unreadable" in line and "not a regular file" in line for line in text.getvalue().splitlines())
+    write_parquet(found, tmp_path / "table.parquet")
+    table = parquet.read_table(tmp_path / "table.parquet").to_pylist()
+    assert sum(row["action"] in ("unreadable", "not_found", "changed", "unheard", "unusable") for row in table) == 7
+    write_page(found, tmp_path / "page.html", CARD)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "could not be read" in page
+    assert "is not a regular file" in page
+    console = _call(tmp_path, "preview").output
+    assert "could not be read: 1" in console
+    assert "is not a regular file" in " ".join(console.split())
+    assert "3 are no longer there" in console
+
+
+def test_files_elsewhere_are_shown_and_not_written_to(library: State, tmp_path: Path) -> None:
+    library.connection.execute("UPDATE file SET path = CAST('s3://bucket/' || id || '.mp3' AS BLOB), genres = NULL")
+    found = _preview(library)
+    assert found.actions() == {"remote": 40, "unusable": 1}
+    assert all(line.genre and line.path for line in found.lines("remote"))
+    done = _call(tmp_path, "apply", "--write")
+    assert "0 files written" in done.output
+    assert "40 lie elsewhere: tags are only written to files of this machine" in done.output
+    assert "40 lie elsewhere" in _call(tmp_path, "preview", "--folder", "s3://bucket").output
+
+
+def test_a_folder_that_holds_nothing_is_an_error_that_says_where_there_is_something(
+    library: State, tmp_path: Path
+) -> None:
+    for command in ("preview", "apply"):
+        done = _call(tmp_path, command, "--folder", "/nowhere", fails=True)
+        assert "/nowhere: " in done.output
+        assert f"its files lie below: {tmp_path}/m & <n>/" in done.output
+    assert "carries now" in _call(tmp_path, "preview", "--folder", tmp_path).output
+    other = tmp_path / "other" / "deep"
+    other.mkdir(parents=True)
+    (other / "x.mp3").write_bytes(b"x")
+    analyse(library, [other], hearer())
+    assert list_folders(library) == [f"{tmp_path}/m & <n>/", f"{other}/"]
+    library.connection.execute(
+        "UPDATE file SET path = CAST('s3://b/c/x.mp3' AS BLOB) WHERE CAST(path AS TEXT) LIKE '%/x.mp3'"
+    )
+    assert list_folders(library) == [f"{tmp_path}/m & <n>/", "s3://b/c/"]
+    library.connection.execute("DELETE FROM file")
+    assert list_folders(library) == []
+
+
+def test_why_a_file_is_left_alone_is_shown(library: State, tmp_path: Path) -> None:
+    model, card = records.find_model(library)
+    rules = make_mapping({"min_confidence": 0.97}, TREE)
+    plans = list(iter_plans(library, model, card, rules, "overwrite"))
+    unsure = [plan for plan in plans if plan.action == "unsure"]
+    assert unsure
+    assert all(re.fullmatch(r"not sure enough: \w+ \d+ %( \(\w+ \d+ %\))?", plan.message) for plan in unsure)
+    assert not [plan for plan in plans if plan.genres in (("Other",), ("Classic",))]
+    done = _call(tmp_path, "preview", "--min-confidence", 0.97, "--overwrite")
+    assert "not sure enough: " in done.output
+    asked = make_mapping({"min_confidence": 0.97, "min_depth": 1}, TREE)
+    assert [p for p in iter_plans(library, model, card, asked, "overwrite") if p.genres in (("Other",), ("Classic",))]
+
+
+def test_the_top_of_the_tree_has_playlists_though_it_is_not_written(library: State, tmp_path: Path) -> None:
+    out = tmp_path / "lists"
+
+    def listed(*words: object) -> dict[str, int]:
+        _call(tmp_path, "playlists", out, "--min-confidence", 0.97, *words)
+        found = {path.relative_to(out).as_posix(): path.read_text(encoding="utf-8") for path in out.rglob("*.m3u8")}
+        return {name: text.count(".mp3") for name, text in found.items()}
+
+    whole, named = listed(), listed("--min-depth", 2)
+    assert whole["Other.m3u8"] > named.get("Other.m3u8", 0)
+    below = {name: n for name, n in whole.items() if "/" in name}
+    assert below == {name: n for name, n in named.items() if "/" in name}
 
 
 def test_every_node_has_a_playlist_of_its_files(library: State, tmp_path: Path) -> None:

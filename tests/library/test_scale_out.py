@@ -89,7 +89,8 @@ class _Maker:
         return Hearer(log=self.log, seconds=self.seconds)
 
 
-def test_files_are_heard_by_url(cluster: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("scheme", "kept"), [("file://", ""), ("local://", "file://")])  # a path; fetched as from afar
+def test_files_are_heard_by_url(cluster: Any, tmp_path: Path, scheme: str, kept: str) -> None:
     from genretree.library.ray_engine import RayEngine
 
     (tmp_path / "m").mkdir()
@@ -99,14 +100,14 @@ def test_files_are_heard_by_url(cluster: Any, tmp_path: Path) -> None:
     with open_state(tmp_path / "library.sqlite", create=True) as state:
         for known in (0, 2):
             counts = analyse(
-                *(state, [f"file://{tmp_path}/m"], _Maker(log, 0)),
+                *(state, [f"{scheme}{tmp_path}/m"], _Maker(log, 0)),
                 engine=lambda _: RayEngine(_Maker(log, 0)),
                 find=walk_anywhere,
             )
             assert (counts.files, counts.known, counts.heard) == (2, known, 2 - known)
         model, card = records.find_model(state)
         paths = [row.path for row, _ in records.iter_results(state, model, card)]
-    assert paths == [f"file://{tmp_path}/m/one.mp3", f"file://{tmp_path}/m/two words.flac"]
+    assert paths == [f"{kept}{tmp_path}/m/one.mp3", f"{kept}{tmp_path}/m/two words.flac"]
 
 
 def test_a_store_drawn_on_the_cluster_is_the_same(cluster: Any, corpus: Path, tmp_path: Path) -> None:

@@ -456,3 +456,23 @@ def test_opus_files_as_people_have_them_are_read_to_their_end(tmp_path: Path, st
     with pytest.raises(SoundError) as caught:
         decode(tmp_path / "cut.opus")
     assert caught.value.kind == "truncated"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_tags_behind_a_flac_are_no_damage(tmp_path: Path, streamed: bool) -> None:
+    path = tmp_path / "x.flac"
+    sf.write(path, 0.1 * np.random.default_rng(0).standard_normal((30_000, 2)), 44100)
+    content = bytearray(path.read_bytes())
+    if streamed:
+        content[21] &= 0xF0  # the length, as a program that writes into a pipe leaves it
+        content[22:26] = bytes(4)
+    path.write_bytes(content)
+    expected = decode(path)
+    v1 = b"TAG" + b"title".ljust(125, b"\0")
+    ape = b"APETAGEX" + (2000).to_bytes(4, "little") + (32).to_bytes(4, "little") + bytes(16)
+    for tail in (v1, ape, ape + v1):
+        path.write_bytes(content + tail)
+        np.testing.assert_array_equal(decode(path), expected)
+    path.write_bytes(content[: len(content) // 2] + v1)
+    with pytest.raises(SoundError, match="truncated"):
+        decode(path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from genretree.models.ways import Precision, RuntimeChoice
 
 _ROWS = 10  # of each genre on the terminal
+_LEFT = 5  # of each kind of file that is left alone
 _PROBLEMS = 20
 
 
@@ -52,8 +54,13 @@ def _planning(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say what is written."""
     options = [
         click.option("--mapping", type=click.Path(path_type=Path), help="YAML: your names, depth, threshold."),
-        click.option("--min-confidence", type=click.FloatRange(0, 1), help="Write nothing that is less sure."),
+        click.option(
+            "--min-confidence", type=click.FloatRange(0, 1), help="Write nothing that is less sure.  [default: 0.5]"
+        ),
         click.option("--depth", type=click.IntRange(1, 4), help="Levels at most."),
+        click.option(
+            "--min-depth", type=click.IntRange(1, 4), help="The highest level to write, 1 the top.  [default: 2]"
+        ),
         click.option("--level", help="Only files that are named down to this level: its name or number."),
         click.option("--folder", help="Only files below this folder."),
         click.option("--model", "digest", help="By an earlier model: its hash.  [default: the last one]"),
@@ -99,20 +106,18 @@ def analyse(
     """Hear all music below DIR..., each content once, and keep what was found in the database.
 
     The same command again goes on after an interruption, and works only on files that are new or have changed. With
-    --engine ray DIR may be a URL (s3://, gs://, file://). A file that can't be used is one row with a reason.
+    --engine ray DIR may be a URL (s3://, gs://). A file that can't be used is one row with a reason.
     """
     from genretree.hub import find_bundle
     from genretree.library.analyse import analyse as analyse_places
     from genretree.library.analyse import check_places
     from genretree.library.listen import load_listener
-    from genretree.remote import is_url
 
     if address is not None and engine != "ray":
         raise click.UsageError("--address needs --engine ray")
     bundle = find_bundle(bundle, download, not quiet)
     make = functools.partial(load_listener, bundle, runtime, precision, salvage)
-    local = [place for place in places if engine == "local" or not is_url(place)]
-    check_places(local)
+    check_places(places, remote=engine == "ray")
     options: dict[str, Any] = {"workers": workers, "hidden": hidden, "retry_failed": retry_failed}
     if engine == "ray":
         from genretree.library.ray_engine import ray_options
@@ -196,9 +201,9 @@ def preview(
             for line in write_json(found):
                 click.echo(line)
         elif html is None and csv_file is None and parquet is None:
-            _show(found)
+            _show(found, card)
         else:
-            _show_actions(found)
+            _show_actions(found.actions())
 
 
 @library.command()
@@ -214,31 +219,34 @@ def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **how: An
     sound is never touched, and `genretree library undo` gives every byte back.
     """
     from genretree.library.apply import apply_plans
+    from genretree.library.plan import ACTIONS
     from genretree.library.preview import Preview
     from genretree.progress import progress_bar
     from genretree.report import command_line
 
     if not write:
         with _read(db) as state:
-            _show(Preview(_plans(state, progress=not quiet, **how)[1]))
+            card, plans = _plans(state, progress=not quiet, **how)
+            _show(Preview(plans), card)
         click.echo("Nothing was written; do it with: --write")
         return
     with _work_on(db, "library apply") as state:
         card, plans = _plans(state, progress=False, **how)
-        n = sum(plan.action == "write" for plan in plans)
+        actions = Counter(plan.action for plan in plans)
         card, plans = _plans(state, progress=False, **how)
-        with progress_bar(n, "apply", "file", not quiet) as tick:
+        with progress_bar(actions["write"], "apply", "file", not quiet) as tick:
             run, written, refused = apply_plans(
                 state, plans, card.digest, command_line(), keep_mtime=keep_mtime, report=lambda *_: tick()
             )
     click.echo(f"{written} files written" + (f"; undo it with: genretree library undo {run}" if run else "."))
+    _show_actions({action: actions[action] for action in ACTIONS if actions[action] and action != "write"})
     _refusals([(item.path, item.reason) for item in refused])
 
 
 @library.command()
 @click.argument("run", type=int, required=False)
 @_database
-@click.option("--force", is_flag=True, help="Also in files that others have changed since: genre and our fields only.")
+@click.option("--force", is_flag=True, help="Also in files that others have changed since: our fields only.")
 @quiet_option
 def undo(run: int | None, db: Path | None, force: bool, quiet: bool) -> None:
     """Give the files that RUN (by default the last one) wrote every byte back that they had before it.
@@ -266,11 +274,14 @@ def undo(run: int | None, db: Path | None, force: bool, quiet: bool) -> None:
 @click.option("--relative", is_flag=True, help="Name files from where the playlist is (m3u8).")
 @quiet_option
 def playlists(out: Path, db: Path | None, kinds: str, relative: bool, quiet: bool, **how: Any) -> None:
-    """Write a playlist for each node into OUT, the surest first; for Rekordbox: one XML file to import."""
+    """Write a playlist for each node into OUT, the surest first; for Rekordbox: one XML file to import.
+
+    Here --min-depth is 1 by default: the top of the tree has its playlists, too.
+    """
     from genretree.library.playlists import Lists, write_m3u8, write_rekordbox
 
     with _read(db) as state:
-        lists = Lists(_plans(state, progress=not quiet, **how)[1])
+        lists = Lists(_plans(state, progress=not quiet, top=True, **how)[1])
     out.mkdir(parents=True, exist_ok=True)
     if kinds in ("m3u8", "both"):
         click.echo(f"{out}: {len(write_m3u8(lists, out, relative))} playlists")
@@ -350,7 +361,9 @@ def _work_on(db: Path | None, what: str, create: bool = False) -> Iterator[State
         open_state(path).close()  # refuse what is missing before anything is made beside it
     with sole_worker(path, what), open_state(path, create=create) as state:
         if recovered := journal.recover(state):
-            click.echo(f"{recovered} files were in hand when an earlier run ended; none is damaged", err=True)
+            click.echo(f"{len(recovered)} files were in hand when an earlier run ended; none is damaged", err=True)
+        for item in [item for item in recovered if item.edited][:_PROBLEMS]:
+            click.echo(f"{printable(item.path)}: {item.found}", err=True)
         yield state
 
 
@@ -360,24 +373,33 @@ def _plans(
     mapping: Path | None,
     min_confidence: float | None,
     depth: int | None,
+    min_depth: int | None,
     level: str | None,
     folder: str | None,
     digest: str | None,
     mode: Mode,
     progress: bool,
+    top: bool = False,
 ) -> tuple[ModelCard, Iterator[Plan]]:
-    """Give the model and the plans that the options ask for."""
-    from genretree.library.mapping import Mapping, load_mapping, with_options
+    """Give the model and the plans that the options ask for; `top`: also for the top of the tree, if none says else."""
+    from genretree.library.folders import check_folder
+    from genretree.library.mapping import Mapping as Rules
+    from genretree.library.mapping import load_mapping, with_options
     from genretree.library.plan import Filters, iter_plans
-    from genretree.library.records import count_genres, count_problems, find_model
+    from genretree.library.records import count_files, find_model
+    from genretree.remote import local_path
 
     model, card = find_model(state, digest)
-    rules = Mapping() if mapping is None else load_mapping(mapping, card.taxonomy)
-    rules = with_options(rules, min_confidence, depth)
+    if folder is not None:
+        folder = local_path(folder)
+        check_folder(state, folder)
+    rules = Rules() if mapping is None else load_mapping(mapping, card.taxonomy)
+    if top and rules.settings.min_depth is None:
+        min_depth = min_depth or 1
+    rules = with_options(rules, min_confidence, depth, min_depth)
     filters = Filters(folder, _level(level, card.taxonomy.levels))
     plans = iter_plans(state, model, card, rules, mode, filters)
-    total = sum(count_genres(state, model).values()) + sum(count_problems(state, model).values())
-    return card, _watched(plans, total, progress)
+    return card, _watched(plans, sum(count_files(state)), progress)
 
 
 def _watched(plans: Iterator[Plan], total: int, progress: bool) -> Iterator[Plan]:
@@ -399,30 +421,48 @@ def _level(level: str | None, names: Sequence[str]) -> int | None:
     raise click.UsageError(f"--level: there is no level '{level}'; there are: {', '.join(names)} (or their numbers)")
 
 
-def _show_actions(found: Preview) -> None:
+def _show_actions(actions: Mapping[str, int]) -> None:
     from genretree.library.plan import ACTIONS
 
-    for action, n in found.actions().items():
+    for action, n in actions.items():
         click.echo(f"{n} {ACTIONS[action]}")  # type: ignore[index]
 
 
-def _show(found: Preview) -> None:
+def _show(found: Preview, card: ModelCard) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from genretree.library.plan import ACTIONS
+    from genretree.library.records import UNCALIBRATED
     from genretree.tables import make_console
 
     console = make_console()
-    for genre, n in found.genres():
-        table = Table(title=escape(f"{genre}: {n}"), title_justify="left")
-        for column in ("file", "sure", "path", "carries now"):
+
+    def show(title: str, n: int, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
+        table = Table(title=escape(f"{title}: {n}"), title_justify="left")
+        for column in columns:
             table.add_column(column, overflow="fold")
-        for line in found.lines("write", genre, _ROWS):
-            table.add_row(escape(line.file), f"{line.confidence:.0%}", escape(line.path), escape(line.now or "-"))
+        for row in rows:
+            table.add_row(*map(escape, row))
         console.print(table)
-        if n > _ROWS:
-            console.print(f"[dim]{n - _ROWS} more, less sure; all by --html, --csv, --parquet or --json[/]")
-    _show_actions(found)
+        if n > len(rows):
+            console.print(f"[dim]{n - len(rows)} more; all by --html, --csv, --parquet or --json[/]")
+
+    for genre, n in found.genres():
+        lines = found.lines("write", genre, _ROWS)
+        named = [(line.file, f"{line.confidence:.0%}", line.path, line.now or "-") for line in lines]
+        show(genre, n, ("file", "sure", "path", "carries now"), named)
+    for action, n in found.actions().items():
+        if action in ("write", "same"):
+            continue
+        others = [
+            (line.file, line.message or (f"would be {line.genre}" if line.genre else "-"), line.now or "-")
+            for line in found.lines(action, limit=_LEFT)
+        ]
+        show(ACTIONS[action], n, ("file", "why", "carries now"), others)  # type: ignore[index]
+    _show_actions(found.actions())
+    if UNCALIBRATED in card.note:
+        click.echo("The model is not calibrated: take its percentages for less than they say.")
 
 
 def _refusals(refused: Sequence[tuple[str, str]]) -> None:

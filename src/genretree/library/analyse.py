@@ -18,7 +18,7 @@ from genretree.library.state import State
 from genretree.library.walk import FoundFile, walk
 from genretree.machine import available_processors, shared_by, worker_pool
 from genretree.progress import progress_bar
-from genretree.remote import is_url
+from genretree.remote import is_url, local_path
 
 _SUSPECT = 2  # so often a process died with a file in hand, until that file gets a process of its own
 _STRIKES = 3  # so often a remote worker is lost with a file in hand, until it is the file's fault
@@ -102,6 +102,7 @@ def analyse(
     state : State
         Of which the caller is the `sole_worker`.
     places : sequence of paths
+        Those named by file:// are taken as the paths that they are.
     make_listener : callable
         Loads the model; called again in a process apart for a file that a process died of.
     workers : int
@@ -124,6 +125,7 @@ def analyse(
     LibraryError
         If a place does not exist.
     """
+    places = [local_path(place) for place in places]
     listener = make_listener()
     model = records.use_model(state, listener.card)
     round_ = records.begin_round(state)
@@ -159,16 +161,24 @@ def analyse(
     return counts
 
 
-def check_places(places: Sequence[str | Path]) -> None:
+def check_places(places: Sequence[str | Path], remote: bool = False) -> None:
     """Refuse places that don't exist: all files known of them would seem to be gone.
+
+    Parameters
+    ----------
+    places : sequence of paths
+    remote : bool
+        URLs may be among them.
 
     Raises
     ------
     LibraryError
         Names the first.
     """
-    for place in places:
-        if not Path(place).exists():
+    for place in map(local_path, places):
+        if is_url(place) and not remote:
+            raise LibraryError(f"{place}: files elsewhere are heard with --engine ray; nothing was changed")
+        if not is_url(place) and not Path(place).exists():
             raise LibraryError(f"{place}: no such folder or file; nothing was changed")
 
 

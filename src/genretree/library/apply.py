@@ -1,7 +1,7 @@
 """Write genres into files, and take them back.
 
 A file is never written to: a copy beside it is, which then takes its place in one step. Before that it is proved that
-the copy holds the same sound, byte by byte, and that the journal gives back the old file, byte by byte.
+the copy holds the same sound, byte by byte, and the same other tags, and that the journal gives back the old file.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from genretree.library.payload import LayoutError, sound_digest
 from genretree.library.plan import Plan
 from genretree.library.state import State
 from genretree.library.tags import Carried, TagError, read_tags, write_tags
+from genretree.library.untouched import check_untouched
 
 
 class RefusedError(Exception):
@@ -121,6 +122,7 @@ def write_plan(state: State, run: int, plan: Plan, keep_mtime: bool = False) -> 
         write_tags(temporary, plan.genres, own)
         if sound_digest(temporary) != sound_digest(path):
             raise RefusedError("its sound would not have stayed as it is")
+        check_untouched(path, temporary)
         new = read_tags(temporary)
         if new.own != own:
             raise RefusedError("its tags don't hold what was written")
@@ -134,8 +136,8 @@ def write_plan(state: State, run: int, plan: Plan, keep_mtime: bool = False) -> 
             raise RefusedError("has changed since it was analysed; analyse it again")
         _take_place(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
-        if path.exists() and content_digest(path) == row.content:
+        if temporary.exists() or (path.exists() and content_digest(path) == row.content):
+            temporary.unlink(missing_ok=True)
             journal.drop_change(state, change)
         raise
     status = path.stat()
@@ -158,7 +160,8 @@ def undo(
         Of which the caller is the `sole_worker`.
     run : int
     force : bool
-        Of files that others have changed since: give genre and our own fields the values they had, and leave the rest.
+        Of files that others have changed since: give our own fields, and the genre if it is still the one we wrote,
+        the values they had, and leave the rest.
     report : callable, optional
         Is told of each file.
 
@@ -199,7 +202,7 @@ def _restore(state: State, chain: list[journal.Change], force: bool) -> None:
         return
     exact = now == chain[0].after
     if not exact and not force:
-        raise RefusedError("was changed by something else since; --force restores its genre and leaves the rest")
+        raise RefusedError("was changed by something else since; --force takes our fields back and leaves the rest")
     temporary = _beside(path)
     journal.begin_undo(state, oldest.id, str(temporary))
     try:
@@ -207,9 +210,12 @@ def _restore(state: State, chain: list[journal.Change], force: bool) -> None:
             _rewind(path, temporary, chain)
         else:
             shutil.copyfile(path, temporary)
-            write_tags(temporary, oldest.old["genres"], oldest.old["own"])
+            theirs = read_tags(path).genres
+            ours = theirs == tuple(chain[0].new["genres"])  # a genre that somebody set since is left alone, too
+            write_tags(temporary, oldest.old["genres"] if ours else theirs, oldest.old["own"])
             if sound_digest(temporary) != sound_digest(path):
                 raise RefusedError("its sound would not have stayed as it is")
+            check_untouched(path, temporary)
         _copy_status(path, temporary, keep_mtime=False)
         if exact:
             os.utime(temporary, ns=(path.stat().st_atime_ns, oldest.before_mtime_ns))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +15,7 @@ from genretree.errors import LibraryError
 from genretree.library.delta import content_digest
 from genretree.library.records import PAGE, move_content
 from genretree.library.state import State, decode_path, encode_path
+from genretree.library.tags import TagError, read_tags
 
 _CHANGE = "id, run, path, state, temporary, before, after, before_mtime_ns, old, new, delta"
 
@@ -194,35 +196,100 @@ def find_run(state: State, run: int | None) -> int:
     return run
 
 
-def recover(state: State) -> int:
+@dataclass(frozen=True)
+class Recovered:
+    """A file that was in hand when a process died, and what was found out about it.
+
+    Parameters
+    ----------
+    path : str
+    found : str
+        In words.
+    edited : bool
+        Another program has changed it since.
+    """
+
+    path: str
+    found: str
+    edited: bool = False
+
+
+def recover(state: State) -> list[Recovered]:
     """Find out what became of changes that a process died over, and clear its temporary files away.
 
-    A file is either as it was or as it was to be, never in between. Where it is not to be found, on a disk that is not
-    there at present, say, that stays open until it is. Returns how many such files there were.
+    A file is either as it was or as it was to be, never in between, unless another program has changed it since; then
+    its tags tell which of the two that program found, and nothing is done to it. Where it is not to be found, on a disk
+    that is not there at present, say, that stays open until it is.
     """
-    rows = _read(state, "WHERE state IN ('begun', 'undoing')", ())
-    left = 0
-    for item in rows:
+    found = []
+    for item in _read(state, "WHERE state IN ('begun', 'undoing')", ()):
+        unused = Path(item.temporary).exists()  # it goes when it takes the file's place
         with suppress(OSError):
             Path(item.temporary).unlink(missing_ok=True)
-        path = Path(item.path)
-        try:
-            status, now = path.stat(), content_digest(path)
-        except OSError:
-            now = b""
-        if item.state == "undoing":
-            if now and now == item.before:
-                chain = _read(state, "WHERE path = ? AND id >= ? AND state <> 'undone' ORDER BY id DESC", _key(item))
-                finish_undo(state, chain, now, status.st_size, status.st_mtime_ns)
-            else:
-                stop_undo(state, item.id)
-        elif now and now == item.after:
-            finish_change(state, item.id, status.st_size, status.st_mtime_ns)
-        elif not now and item.after:
-            left += 1  # it may be in place
-        else:
-            drop_change(state, item.id)
-    return len(rows) - left
+        recovered = _recover_undo(state, item, unused) if item.state == "undoing" else _recover(state, item, unused)
+        found += [] if recovered is None else [recovered]
+    return found
+
+
+def _recover(state: State, item: Change, unused: bool) -> Recovered | None:
+    """Find out what became of a write."""
+    now = _look(item.path)
+    if now is None and item.after and not unused:
+        return None  # it may be in place
+    if now is not None and now.content == item.after:
+        finish_change(state, item.id, now.size, now.mtime_ns)
+        return Recovered(item.path, "was written; undo takes it back")
+    if now is None or now.content == item.before or unused or not item.after or not _holds(item.path, item.new):
+        drop_change(state, item.id)
+        edited = now is not None and now.content != item.before
+        text = "was not written, and another program has changed it since" if edited else "is as it was"
+        return Recovered(item.path, text, edited)
+    with state.transaction() as connection:
+        connection.execute("UPDATE change SET state = 'written' WHERE id = ?", (item.id,))
+    text = "was written, and another program has changed it since; undo leaves it alone, --force takes our fields back"
+    return Recovered(item.path, text, edited=True)
+
+
+def _recover_undo(state: State, item: Change, unused: bool) -> Recovered | None:
+    """Find out what became of the restoring of a file."""
+    now = _look(item.path)
+    chain = _read(state, "WHERE path = ? AND id >= ? AND state <> 'undone' ORDER BY id DESC", _key(item))
+    if now is None and not unused:
+        return None
+    if now is not None and now.content == item.before:
+        finish_undo(state, chain, now.content, now.size, now.mtime_ns)
+        return Recovered(item.path, "was restored")
+    if now is None or now.content == chain[0].after or unused or not _holds(item.path, item.old):
+        stop_undo(state, item.id)
+        edited = now is not None and now.content != chain[0].after
+        text = "was not restored" + (", and another program has changed it since" if edited else "")
+        return Recovered(item.path, text, edited)
+    with state.transaction() as connection:
+        connection.executemany("UPDATE change SET state = 'undone' WHERE id = ?", [(part.id,) for part in chain])
+    return Recovered(item.path, "was restored, and another program has changed it since", edited=True)
+
+
+@dataclass(frozen=True)
+class _Now:
+    content: bytes
+    size: int
+    mtime_ns: int
+
+
+def _look(path: str) -> _Now | None:
+    try:
+        status, content = os.stat(path), content_digest(Path(path))  # noqa: PTH116
+    except OSError:
+        return None
+    return _Now(content, status.st_size, status.st_mtime_ns)
+
+
+def _holds(path: str, facts: Mapping[str, Any]) -> bool:
+    """Say whether a file's own fields of ours are these: other programs leave them alone."""
+    try:
+        return bool(read_tags(path).own == facts["own"])
+    except (TagError, OSError):
+        return False
 
 
 def _key(item: Change) -> tuple[bytes, int]:

@@ -15,7 +15,7 @@ from genretree.bundle import Bundle, load_bundle
 from genretree.description import read_description
 from genretree.errors import SoundError
 from genretree.library.delta import content_digest
-from genretree.library.records import ModelCard, Result
+from genretree.library.records import UNCALIBRATED, ModelCard, Result
 from genretree.library.tags import TagError, read_tags
 from genretree.models.ways import FORMS, Precision, RuntimeChoice
 from genretree.predict import average_slices, hear
@@ -64,13 +64,14 @@ class BundleListener:
         self.bundle, self.salvage = bundle, salvage
         arithmetic = bundle.runtime.rpartition(" ")[2]
         description: Mapping[str, Any] = read_description(bundle.folder)
+        notes = arithmetic, "salvage" if salvage else "", "" if bundle.calibration else UNCALIBRATED
         self.card = ModelCard(
             digest=model_digest(description, arithmetic, salvage),
             family=bundle.family,
             heads=bundle.model.heads,
             taxonomy=bundle.taxonomy,
             bundle=str(bundle.folder.absolute()),
-            note=f"{arithmetic}{', salvage' if salvage else ''}",
+            note=", ".join(filter(None, notes)),
         )
 
     def hear(self, path: Path) -> Result:

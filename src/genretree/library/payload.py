@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,11 @@ Parts = Iterator[tuple[int, int] | bytes]  # stretches of the file, and facts th
 
 
 def _mp3(file: io.FileIO, size: int) -> Parts:
-    """All between the ID3v2 tags in front and the APEv2 and ID3v1 tags at the end."""
+    yield mp3_span(file, size)
+
+
+def mp3_span(file: io.FileIO, size: int) -> tuple[int, int]:
+    """Give where the sound of an mp3 begins and ends: behind its ID3v2 tags, before its APEv2 and ID3v1 tags."""
     start = sniff(file, size)[1]
     end = size
     if read_at(file, max(0, end - 128), 3) == b"TAG":
@@ -71,7 +76,7 @@ def _mp3(file: io.FileIO, size: int) -> Parts:
     footer = read_at(file, max(0, end - 32), 32)
     if footer[:8] == b"APETAGEX":
         end -= int.from_bytes(footer[12:16], "little") + (32 if footer[23] & 0x80 else 0)
-    yield start, max(start, end)
+    return start, max(start, end)
 
 
 def _flac(file: io.FileIO, size: int) -> Parts:
@@ -93,6 +98,25 @@ def _flac(file: io.FileIO, size: int) -> Parts:
 
 def _ogg(file: io.FileIO, size: int) -> Parts:
     """Of every page behind the header packets: granule position, and lacing and data, but not number and checksum."""
+    for page in _pages(file, size):
+        if not page.header:
+            yield page.start + 5, page.start + 18  # flags, granule position, serial number
+            yield page.start + 26, page.end
+
+
+@dataclass(frozen=True)
+class _Page:
+    """A page of an Ogg file: where it and its data lie, its stream, and whether it is of the header packets."""
+
+    start: int
+    body: int
+    end: int
+    stream: bytes
+    lacing: bytes
+    header: bool
+
+
+def _pages(file: io.FileIO, size: int) -> Iterator[_Page]:
     at = 0
     packets: dict[bytes, int] = {}  # header packets still to come, by stream
     while at < size:
@@ -101,16 +125,30 @@ def _ogg(file: io.FileIO, size: int) -> Parts:
             raise LayoutError("its pages don't follow one another")
         lacing = read_at(file, at + 27, head[26])
         body = at + 27 + head[26]
-        serial = head[14:18]
+        stream = head[14:18]
         if head[5] & 2:
-            packets[serial] = _header_packets(read_at(file, body, 13), lacing)
-        ended = sum(size != 255 for size in lacing)
-        if packets.get(serial, 0) > 0:
-            packets[serial] -= ended
-        else:
-            yield at + 5, at + 18  # flags, granule position, serial number
-            yield at + 26, body + sum(lacing)
+            packets[stream] = _header_packets(read_at(file, body, 13), lacing)
+        header = packets.get(stream, 0) > 0
+        if header:
+            packets[stream] -= sum(length != 255 for length in lacing)
+        yield _Page(at, body, body + sum(lacing), stream, lacing, header)
         at = body + sum(lacing)
+
+
+def header_packets(file: io.FileIO, size: int) -> Iterator[tuple[bytes, int, bytes]]:
+    """Yield stream, number and content of the packets that an Ogg file's streams begin with, up to their sound."""
+    numbers: dict[bytes, int] = {}
+    begun: dict[bytes, bytes] = {}
+    for page in _pages(file, size):
+        if not page.header:
+            continue
+        at = page.body
+        for length in page.lacing:
+            begun[page.stream] = begun.get(page.stream, b"") + read_at(file, at, length)
+            at += length
+            if length < 255:
+                number = numbers[page.stream] = numbers.get(page.stream, -1) + 1
+                yield page.stream, number, begun.pop(page.stream)
 
 
 def _header_packets(start: bytes, lacing: bytes) -> int:
@@ -121,21 +159,21 @@ def _header_packets(start: bytes, lacing: bytes) -> int:
 
 def _mp4(file: io.FileIO, size: int) -> Parts:
     """What the media data boxes hold, the tracks, and where in the media data their chunks lie."""
-    boxes = list(_boxes(file, 0, size))
-    if any(name == b"moof" for name, _, _ in boxes):
+    top = list(boxes(file, 0, size))
+    if any(name == b"moof" for name, _, _ in top):
         raise LayoutError("is in fragments (as streams are), which writing tags would damage; remux it first")
-    media = [(start, end) for name, start, end in boxes if name == b"mdat"]
+    media = [(start, end) for name, start, end in top if name == b"mdat"]
     yield from media
-    for name, start, end in boxes:
+    for name, start, end in top:
         if name == b"moov":
-            for inner, low, high in _boxes(file, start, end):
+            for inner, low, high in boxes(file, start, end):
                 if inner == b"trak":
                     yield from _track(file, low, high, media)
 
 
 def _track(file: io.FileIO, low: int, high: int, media: list[tuple[int, int]]) -> Parts:
     """All that a track's boxes hold, its chunk offsets as distances from the beginning of the media data."""
-    for name, start, end in _boxes(file, low, high):
+    for name, start, end in boxes(file, low, high):
         if name in (b"mdia", b"minf", b"stbl"):
             yield from _track(file, start, end, media)
         elif name in (b"stco", b"co64"):
@@ -152,7 +190,8 @@ def _track(file: io.FileIO, low: int, high: int, media: list[tuple[int, int]]) -
             yield start, end
 
 
-def _boxes(file: io.FileIO, at: int, until: int) -> Iterator[tuple[bytes, int, int]]:
+def boxes(file: io.FileIO, at: int, until: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, and start and end of the content, of the boxes of an MP4 file between two places."""
     while at + 8 <= until:
         head = read_at(file, at, 16)
         length, skip = int.from_bytes(head[:4], "big"), 8

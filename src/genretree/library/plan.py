@@ -3,33 +3,54 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from genretree.library.journal import last_change
 from genretree.library.mapping import Decision, decide
 from genretree.library.mapping import Mapping as Rules
-from genretree.library.records import FileRow, ModelCard, Result, iter_results
+from genretree.library.records import FileRow, ModelCard, Result, iter_files
 from genretree.library.state import State
+from genretree.remote import is_url
 from genretree.taxonomy import format_path
 
 Mode = Literal["only-empty", "append", "overwrite"]
 Action = Literal[
-    "write", "same", "has_genre", "unsure", "left_alone", "unusable", "untaggable", "read_only", "changed", "not_found"
+    "write",
+    "same",
+    "has_genre",
+    "unsure",
+    "left_alone",
+    "untaggable",
+    "read_only",
+    "no_space",
+    "remote",
+    "unusable",
+    "unreadable",
+    "unheard",
+    "changed",
+    "not_found",
 ]
 ACTIONS: dict[Action, str] = {
     "write": "to be written",
     "same": "hold it already",
     "has_genre": "have a genre that is not ours (see --append, --overwrite)",
-    "unsure": "not sure enough",
+    "unsure": "not sure enough (see --min-confidence, --min-depth)",
     "left_alone": "left alone by the mapping",
-    "unusable": "can't be heard",
     "untaggable": "their format takes no tags, or they are damaged",
     "read_only": "are read-only",
+    "no_space": "are larger than the space that their disk has left",
+    "remote": "lie elsewhere: tags are only written to files of this machine",
+    "unusable": "can't be heard",
+    "unreadable": "could not be read",
+    "unheard": "are not heard yet by this model (go on with: genretree library analyse)",
     "changed": "have changed since they were analysed",
     "not_found": "are no longer there",
 }
+_ROOM = 1 << 20  # bytes that must stay free on the disk beside the copy of a file
 
 
 @dataclass(frozen=True)
@@ -55,7 +76,8 @@ class Plan:
     Parameters
     ----------
     row : FileRow
-    result : Result
+    result : Result or None
+        None where the file was not heard.
     decision : Decision
         Without genres where nothing is to be written.
     action : str
@@ -66,41 +88,53 @@ class Plan:
         Those of them that are not ours.
     own : mapping
         Our own fields.
+    message : str
+        Why nothing is written, where more is known than the action says.
     """
 
     row: FileRow
-    result: Result
+    result: Result | None
     decision: Decision
     action: Action
     genres: tuple[str, ...] = ()
     theirs: tuple[str, ...] = ()
     own: Mapping[str, str] | None = None
+    message: str = ""
+
+
+_NOTHING = Decision((), (), 0.0)
 
 
 def iter_plans(
     state: State, model: int, card: ModelCard, rules: Rules, mode: Mode = "only-empty", filters: Filters | None = None
 ) -> Iterator[Plan]:
-    """Yield what is to be done with every file that a model heard, by path, in memory that doesn't grow with them.
+    """Yield what is to be done with every file that was ever found, by path, in memory that doesn't grow with them.
 
     No file is opened: what each carries is known since it was analysed, unless its size or time is another now.
     """
     filters = filters or Filters()
-    for row, result in iter_results(state, model, card, filters.folder):
+    for row, result in iter_files(state, model, card, filters.folder):
         plan = plan_file(state, card, rules, mode, row, result)
-        if filters.level is None or len(plan.decision.path) == filters.level:
+        named = plan.action != "unsure" and len(plan.decision.path) == filters.level
+        if filters.level is None or named:
             yield plan
 
 
-def plan_file(state: State, card: ModelCard, rules: Rules, mode: Mode, row: FileRow, result: Result) -> Plan:
+def plan_file(state: State, card: ModelCard, rules: Rules, mode: Mode, row: FileRow, result: Result | None) -> Plan:
     """Say what is to be done with one file."""
+    if row.gone or row.error:
+        return Plan(row, None, _NOTHING, _absence(row), message=row.message)
+    if result is None:
+        return Plan(row, None, _NOTHING, "unheard")
     if result.levels is None:
-        return Plan(row, result, Decision((), (), 0.0, "unusable"), "unusable")
+        return Plan(row, result, _NOTHING, "unusable", message=result.message)
     decision = decide(card, result.levels, rules)
     if not decision.genres:
-        return Plan(row, result, decision, "unsure" if decision.reason == "unsure" else "left_alone")
-    obstacle = _obstacle(row)
+        action: Action = "unsure" if decision.reason == "unsure" else "left_alone"
+        return Plan(row, result, decision, action, message=decision.message)
+    obstacle, message = _obstacle(row)
     if obstacle is not None:
-        return Plan(row, result, decision, obstacle)
+        return Plan(row, result, decision, obstacle, message=message)
     assert row.genres is not None
     change = last_change(state, row.path)
     ours = change is not None and tuple(change.new["genres"]) == row.genres
@@ -125,15 +159,32 @@ def own_fields(decision: Decision, card: ModelCard) -> dict[str, str]:
     }
 
 
-def _obstacle(row: FileRow) -> Action | None:
-    """Say why a file can't be written to."""
+def _absence(row: FileRow) -> Action:
+    """Say what became of a file that could not be read."""
+    if row.gone or row.error == "not_found":
+        return "not_found"
+    return "changed" if row.error == "changed" else "unreadable"
+
+
+def _obstacle(row: FileRow) -> tuple[Action | None, str]:
+    """Say why a file can't be written to, as far as that can be seen without trying."""
+    if is_url(row.path):
+        return "remote", ""
     try:
         status = os.lstat(row.path)
-    except OSError:
-        return "not_found"
+    except OSError as error:
+        return ("not_found", "") if isinstance(error, FileNotFoundError) else ("unreadable", str(error.strerror))
     if (status.st_size, status.st_mtime_ns) != (row.size, row.mtime_ns):
-        return "changed"
+        return "changed", ""
     if row.genres is None:
-        return "untaggable"
+        return "untaggable", ""
     # A file that others may write to and we may not could be replaced, but would change its owner.
-    return None if status.st_mode & 0o222 and os.access(row.path, os.W_OK) else "read_only"
+    if not (status.st_mode & 0o222 and os.access(row.path, os.W_OK)):
+        return "read_only", "the file is read-only"
+    folder = Path(row.path).parent
+    if not (folder.stat().st_mode & 0o222 and os.access(folder, os.W_OK | os.X_OK)):
+        return "read_only", "its folder is read-only, so no copy can be made beside it"
+    free = shutil.disk_usage(folder).free
+    if free < status.st_size + _ROOM:
+        return "no_space", f"{status.st_size:,} bytes, {free:,} are free"
+    return None, ""

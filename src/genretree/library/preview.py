@@ -37,11 +37,11 @@ class Line:
     now : str
         What it holds.
     path : str
-        The node.
+        The node; of a file that the model is not sure enough of, the one that should have been surer.
     confidence : float
     slices : int
     message : str
-        Why it can't be heard.
+        Why nothing is written, where there is more to say than the action does.
     """
 
     file: str
@@ -91,9 +91,10 @@ class Preview:
 def _line(plan: Plan) -> Line:
     wanted = plan.genres or plan.decision.genres
     now = shown(plan.row.genres or ())
+    slices = 0 if plan.result is None else plan.result.slices
     return Line(
         *(printable(plan.row.path), plan.action, shown(wanted), now, format_path(plan.decision.path)),
-        *(round(plan.decision.confidence, 6), plan.result.slices, plan.result.message),
+        *(round(plan.decision.confidence, 6), slices, plan.message),
     )
 
 

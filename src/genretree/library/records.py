@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.errors import LibraryError
-from genretree.library.state import State, decode_path, encode_path
+from genretree.library.state import State, decode_path, encode_path, folder_range
 from genretree.library.walk import FoundFile
 from genretree.models.contract import LevelProbabilities
-from genretree.remote import is_url
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
 
 PAGE = 500  # rows read at a time, so that memory doesn't grow with the library
+UNCALIBRATED = "not calibrated"
 _FEW = 10_000  # files of a folder that are sooner sorted than looked for in the whole library by confidence
 
 
@@ -39,7 +38,7 @@ class ModelCard:
     bundle : str
         Where the bundle was.
     note : str
-        For people: arithmetic, salvage.
+        For people: arithmetic, salvage, and if it is so that the model is not calibrated.
     """
 
     digest: str
@@ -94,6 +93,10 @@ class FileRow:
         What its genre tag held then; None if it has no tags that can be read.
     tries : int
         How often a process died while it had this file in hand.
+    error, message : str
+        Why it can't even be read.
+    gone : bool
+        It was not there when its folder was last walked.
     """
 
     id: int
@@ -103,6 +106,9 @@ class FileRow:
     content: bytes | None
     genres: tuple[str, ...] | None
     tries: int = 0
+    error: str = ""
+    message: str = ""
+    gone: bool = False
 
 
 # -- models ------------------------------------------------------------------------------------------------------
@@ -193,17 +199,6 @@ def mark_gone(state: State, places: Sequence[str], round_: int) -> int:
                 (encode_path(place), low, high, round_),
             ).rowcount
     return gone
-
-
-def folder_range(folder: str) -> tuple[bytes, bytes]:
-    """Give the bounds between which the stored paths of all files below a folder, or a URL, lie."""
-    separator = os.fsencode(os.sep)
-    if is_url(folder):
-        separator = b"/"
-    else:
-        folder = os.path.realpath(folder)
-    start = encode_path(folder).rstrip(separator) + separator
-    return start, start[:-1] + bytes([start[-1] + 1])
 
 
 def count_pending(state: State, model: int, round_: int) -> tuple[int, int, int]:
@@ -408,26 +403,40 @@ def list_surest(
     return _pairs(card, state.connection.execute(query, (*arguments, limit)).fetchall())
 
 
-def iter_results(
+def iter_files(
     state: State, model: int, card: ModelCard, folder: str | None = None
-) -> Iterator[tuple[FileRow, Result]]:
-    """Yield every file that is there with what the model says of it, by path, in pages."""
+) -> Iterator[tuple[FileRow, Result | None]]:
+    """Yield every file that was ever found, by path, with what the model says of its content, if it was asked.
+
+    In pages, so that memory doesn't grow with them.
+    """
     low, high = folder_range(folder) if folder is not None else (b"", b"\xff" * 8)
     while True:
         rows = state.connection.execute(
-            f"SELECT {_FILE}, {_RESULT} FROM file f CROSS JOIN result r ON r.file = f.id AND r.model = ? "
-            "AND r.content = f.content WHERE f.path > ? AND f.path < ? AND f.gone = 0 ORDER BY f.path LIMIT ?",
+            f"SELECT {_FILE}, {_RESULT}, r.file FROM file f LEFT JOIN result r ON r.file = f.id AND r.model = ? "
+            "AND r.content = f.content WHERE f.path > ? AND f.path < ? ORDER BY f.path LIMIT ?",
             (model, low, high, PAGE),
         ).fetchall()
         if not rows:
             return
         low = rows[-1][1]
-        yield from _pairs(card, rows)
+        for row in rows:
+            heard = None if row[-1] is None else _result(card.taxonomy, row[_N_FILE:-1])
+            yield _file_row(row), heard
 
 
-_FILE = "f.id, f.path, f.size, f.mtime_ns, f.content, f.genres, f.tries"
+def iter_results(
+    state: State, model: int, card: ModelCard, folder: str | None = None
+) -> Iterator[tuple[FileRow, Result]]:
+    """Yield every file that is there and was heard, by path, with what the model says of it."""
+    for row, result in iter_files(state, model, card, folder):
+        if result is not None and not row.gone:
+            yield row, result
+
+
+_FILE = "f.id, f.path, f.size, f.mtime_ns, f.content, f.genres, f.tries, f.error, f.message, f.gone"
 _RESULT = "r.probabilities, r.leaf, r.confidence, r.slices, r.padded, r.runtime, r.error, r.message"
-_N_FILE = 7
+_N_FILE = 10
 _VALUES = "leaf, confidence, probabilities, slices, padded, runtime, error, message"
 _REPLACED = ", ".join(f"{name} = excluded.{name}" for name in _VALUES.split(", "))
 
@@ -437,9 +446,9 @@ def _pairs(card: ModelCard, rows: Sequence[tuple[Any, ...]]) -> list[tuple[FileR
 
 
 def _file_row(row: Sequence[Any]) -> FileRow:
-    id_, path, size, mtime_ns, content, genres, tries = row[:_N_FILE]
+    id_, path, size, mtime_ns, content, genres, tries, error, message, gone = row[:_N_FILE]
     known = None if genres is None else tuple(json.loads(genres))
-    return FileRow(id_, decode_path(path), size, mtime_ns, content, known, tries)
+    return FileRow(id_, decode_path(path), size, mtime_ns, content, known, tries, error, message, bool(gone))
 
 
 def _result(tree: Taxonomy, row: Sequence[Any]) -> Result:

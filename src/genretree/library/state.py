@@ -16,6 +16,7 @@ from pathlib import Path
 import platformdirs
 
 from genretree.errors import LibraryError
+from genretree.remote import is_url
 
 FORMAT = 1
 _BUSY_SECONDS = 10.0
@@ -209,6 +210,17 @@ def encode_path(path: str | os.PathLike[str]) -> bytes:
 def decode_path(stored: bytes) -> str:
     """Give the path back; bytes that are not text come as surrogates, as everywhere in Python."""
     return os.fsdecode(stored)
+
+
+def folder_range(folder: str) -> tuple[bytes, bytes]:
+    """Give the bounds between which the stored paths of all files below a folder, or a URL, lie."""
+    separator = os.fsencode(os.sep)
+    if is_url(folder):
+        separator = b"/"
+    else:
+        folder = os.path.realpath(folder)
+    start = encode_path(folder).rstrip(separator) + separator
+    return start, start[:-1] + bytes([start[-1] + 1])
 
 
 def _explain(path: Path, error: sqlite3.OperationalError) -> LibraryError:

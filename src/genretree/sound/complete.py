@@ -26,9 +26,9 @@ def missing_end(file: io.FileIO, container: str, start: int, size: int) -> str:
     if container == "ogg":
         return _missing_ogg_end(file, size)
     if container == "mp3":
-        return _missing_mp3_end(file, start, _end_of_audio(file, size))
+        return _missing_mp3_end(file, start, end_of_audio(file, size))
     if container == "aac":
-        frames, cut = walk_frames(file, start, _end_of_audio(file, size), adts_frame_size)
+        frames, cut = walk_frames(file, start, end_of_audio(file, size), adts_frame_size)
         return f"its last frame, number {frames + 1}, is cut off" if cut else ""
     if container == "mp4":
         return _missing_mp4_end(file, size)
@@ -165,8 +165,8 @@ def _xing(frame: bytes) -> tuple[int, int]:
     return frames, int.from_bytes(frame[at : at + 4], "big") if flags & 2 else 0
 
 
-def _end_of_audio(file: io.FileIO, size: int) -> int:
-    """Where the frames end and ID3v1, APEv2 and Lyrics3 tags begin."""
+def end_of_audio(file: io.FileIO, size: int) -> int:
+    """Give where the frames end and ID3v1, APEv2 and Lyrics3 tags begin."""
     end = size
     while True:
         tail = read_at(file, max(0, end - 160), min(end, 160))

@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from genretree.errors import SoundError
 from genretree.machine import ahead, processors_each
 from genretree.settings import N_FFT, RATE
-from genretree.sound.complete import missing_end
+from genretree.sound.complete import end_of_audio, missing_end
 from genretree.sound.containers import FFMPEG_ONLY, is_text, sniff
 from genretree.sound.unclosed import mend_wav
+from genretree.sound.view import view
 
 _LIBSNDFILE_SUFFIXES = "wav wave rf64 w64 flac ogg oga opus mp3 mp2 aif aiff aifc au snd caf"
 _FFMPEG_SUFFIXES = "m4a m4b aac wma mka ape wv mpc tta"
@@ -297,6 +298,9 @@ def _open_libsndfile(path: Path, file: io.FileIO, container: str, salvage: bool)
     handle: int | IO[bytes] = file.fileno()  # never the name: its suffix would matter
     if container == "wav" and (mended := mend_wav(file)):
         handle = mended
+    size = os.fstat(file.fileno()).st_size
+    if container == "flac" and (end := end_of_audio(file, size)) < size:  # libsndfile takes such tags for damage
+        handle = view(file, end=end)
     file.seek(0)
     try:
         sound = sf.SoundFile(handle, closefd=False)

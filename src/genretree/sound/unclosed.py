@@ -3,43 +3,16 @@
 from __future__ import annotations
 
 import io
-import os
-from typing import IO, Any, cast
+from typing import IO
 
 from genretree.sound.containers import OPEN_ENDED, read_at
+from genretree.sound.view import view
 
 
 def mend_wav(file: io.FileIO) -> IO[bytes] | None:
     """Give a WAV whose header was never closed such that libsndfile reads it; None for any other."""
     header = _unclosed_header(file)
-    return cast(IO[bytes], io.BufferedReader(_Patched(file, header), 1 << 16)) if header else None
-
-
-class _Patched(io.RawIOBase):
-    """A file with its first bytes replaced."""
-
-    def __init__(self, file: io.FileIO, header: bytes) -> None:
-        self._file, self._header, self._at = file, header, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        base = (0, self._at, os.fstat(self._file.fileno()).st_size)[whence]
-        self._at = base + offset
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, target: Any) -> int:
-        data = self._header[self._at : self._at + len(target)] or read_at(self._file, self._at, len(target))
-        target[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+    return view(file, header) if header else None
 
 
 def _unclosed_header(file: io.FileIO) -> bytes:

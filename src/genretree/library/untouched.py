@@ -1,0 +1,202 @@
+"""What must be in a file's tags after a write just as before: all but the genre and our own fields.
+
+Read from the bytes of the file, since the library that writes the tags mends and joins what it reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from genretree.library.frames import Fact, read_frames, tag_size
+from genretree.library.payload import LayoutError, boxes, container, header_packets, mp3_span, riff_chunks
+from genretree.library.tags import OWN_FIELDS, TagError
+from genretree.sound.containers import read_at, sniff
+
+_COPY = 1 << 20
+_NAMED = 4  # fields that a message names
+_ITUNES = b"com.apple.iTunes"
+_COMMENT_BEHIND = {b"\x01vorbis": 7, b"OpusHead": 8, b"Speex   ": 0}  # bytes of the second packet in front of it
+_PAIRS = (b"trkn", b"disk")
+_WAY = (b"moov", b"udta", b"meta", b"ilst")
+_MOVING = (b"trak", b"free", b"skip", b"mdat")  # proved by the hash of the sound, or padding
+
+
+def check_untouched(before: Path, after: Path) -> None:
+    """Compare two files' tags, but for the genre and our own fields.
+
+    Raises
+    ------
+    TagError
+        If they differ; names the fields.
+    """
+    old, new = _facts(before), _facts(after)
+    changed = list(dict.fromkeys(str(fact[0]) for fact in (*(old - new), *(new - old))))
+    if changed:
+        named = ", ".join(changed[:_NAMED]) + (" ..." if len(changed) > _NAMED else "")
+        twice = [name for name in changed if sum(n for fact, n in old.items() if fact[0] == name) > 1]
+        why = "which stand there more than once" if twice else "which are damaged or of an unusual form"
+        raise TagError(f"other tags would not stay as they are ({named}), {why}; save them anew in a tag editor first")
+
+
+def _facts(path: Path) -> Counter[Fact]:
+    with path.open("rb", buffering=0) as file:
+        kind, size = container(file), file.seek(0, io.SEEK_END)
+        if kind not in _READERS:
+            raise LayoutError(f"{kind or 'unknown'} files can't be tagged")
+        return Counter(fact for fact in _READERS[kind](file, size) if not _is_ours(fact))
+
+
+def _is_ours(fact: Fact) -> bool:
+    """Say whether a field is the genre or one of our own."""
+    name = fact[0]
+    if name == "TXXX":
+        return len(fact) > 1 and str(fact[1]).upper() in OWN_FIELDS
+    return name in ("TCON", "GENRE", *OWN_FIELDS)
+
+
+def _mp3(file: io.FileIO, size: int) -> Iterator[Fact]:
+    start, end = mp3_span(file, size)
+    length = tag_size(read_at(file, 0, 10))
+    tail = read_at(file, end, size - end)
+    if length:
+        yield from read_frames(read_at(file, 0, length))
+    else:
+        yield from _from_v1(tail[-128:])
+    yield "a second tag", read_at(file, length, start - length)
+    yield "the tags at the end", tail
+
+
+def _from_v1(tail: bytes) -> Iterator[Fact]:
+    """Yield what goes from an ID3v1 tag into a new ID3v2 one."""
+    from mutagen.id3 import ParseID3v1
+
+    for frame in (ParseID3v1(tail) or {}).values():
+        texts = tuple(map(str, frame.text))
+        yield (
+            (frame.FrameID, frame.lang.encode(), frame.desc, *texts)
+            if frame.FrameID == "COMM"
+            else (
+                frame.FrameID,
+                *texts,
+            )
+        )
+
+
+def _flac(file: io.FileIO, size: int) -> Iterator[Fact]:
+    at = sniff(file, size)[1]
+    yield "the ID3 tag in front", _hash(file, 0, at)
+    at += 4
+    last = False
+    while not last:
+        head = read_at(file, at, 4)
+        if len(head) < 4:
+            raise LayoutError("its metadata has no end")
+        last, kind, end = bool(head[0] & 0x80), head[0] & 0x7F, at + 4 + int.from_bytes(head[1:], "big")
+        if kind == 4:
+            yield from _comments(read_at(file, at + 4, end - at - 4))
+        elif kind != 1:
+            yield f"block {kind}", _hash(file, at + 4, end)
+        at = end
+    yield "the tag at the end", read_at(file, max(at, size - 128), 128) if _has_v1(file, size) else b""
+
+
+def _has_v1(file: io.FileIO, size: int) -> bool:
+    return read_at(file, max(0, size - 128), 3) == b"TAG"
+
+
+def _ogg(file: io.FileIO, size: int) -> Iterator[Fact]:
+    kinds: dict[bytes, bytes] = {}
+    for stream, place, packet in header_packets(file, size):
+        first = kinds.setdefault(stream, packet)
+        skip = next((skip for magic, skip in _COMMENT_BEHIND.items() if first.startswith(magic)), None)
+        if first.startswith(b"\x7fFLAC") and place:
+            block = packet[0] & 0x7F
+            yield from _comments(packet[4:]) if block == 4 else [("a header", block, packet[4:])] if block != 1 else ()
+        elif skip is not None and place == 1:
+            yield from _comments(packet[skip:])
+        else:
+            yield "a header", stream, place, packet
+
+
+def _comments(data: bytes) -> Iterator[Fact]:
+    """Yield a Vorbis comment's vendor, fields, and what follows them."""
+    at = 4 + int.from_bytes(data[:4], "little")
+    yield "vendor", data[4:at]
+    count, at = int.from_bytes(data[at : at + 4], "little"), at + 4
+    for _ in range(count):
+        length = int.from_bytes(data[at : at + 4], "little")
+        if at + 4 + length > len(data):
+            raise LayoutError("its comments are cut off")
+        name, _, text = data[at + 4 : at + 4 + length].partition(b"=")
+        yield name.decode("ascii", "backslashreplace").upper(), text
+        at += 4 + length
+    yield "behind the comments", data[at:].rstrip(b"\0")
+
+
+def _mp4(file: io.FileIO, size: int) -> Iterator[Fact]:
+    yield from _boxes_in(file, 0, size, ())
+
+
+def _boxes_in(file: io.FileIO, low: int, high: int, above: tuple[bytes, ...]) -> Iterator[Fact]:
+    for name, start, end in boxes(file, low, high):
+        way = (*above, name)
+        if name in _MOVING or (name == b"hdlr" and above[-1:] == (b"meta",)):
+            continue  # the handler of a list of tags says only that it is one
+        if way == _WAY[: len(way)]:
+            yield from _boxes_in(file, start + (4 if name == b"meta" else 0), end, way)
+        elif above[-1:] == (b"ilst",):
+            yield _mp4_tag(file, name, start, end)
+        else:
+            yield name.decode("latin-1"), _hash(file, start, end)
+
+
+def _mp4_tag(file: io.FileIO, name: bytes, start: int, end: int) -> Fact:
+    if name in (b"\xa9gen", b"gnre"):
+        return ("GENRE",)
+    parts = [(inner, read_at(file, low, high - low)) for inner, low, high in boxes(file, start, end)]
+    if name == b"----":
+        mean, own = (b"".join(data[4:] for inner, data in parts if inner == wanted) for wanted in (b"mean", b"name"))
+        label = own.decode("utf-8", "backslashreplace")
+        if mean != _ITUNES or label not in OWN_FIELDS:
+            label = f"{mean.decode('utf-8', 'backslashreplace')}:{label}"
+        return (label, *(data for inner, data in parts if inner == b"data"))
+    return (name.decode("latin-1"), *(_mp4_value(name, data) if inner == b"data" else data for inner, data in parts))
+
+
+def _mp4_value(name: bytes, data: bytes) -> object:
+    """Give a value without the number of bytes it happens to be written in, where it is a number."""
+    kind, content = int.from_bytes(data[:4], "big"), data[8:]
+    if kind == 21:
+        return kind, int.from_bytes(content, "big", signed=True)
+    return kind, content.rstrip(b"\0") if name in _PAIRS else content
+
+
+def _riff(file: io.FileIO, size: int, order: str, sound: tuple[bytes, ...]) -> Iterator[Fact]:
+    for name, start, end in riff_chunks(file, size, order):
+        if name.upper() == b"ID3 ":
+            tag = read_at(file, start, end - start)
+            yield from read_frames(tag) if tag_size(tag) else [("ID3", tag)]
+        elif name not in sound:
+            yield name.decode("latin-1"), _hash(file, start, end)
+
+
+def _hash(file: io.FileIO, start: int, end: int) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    while start < end and (block := read_at(file, start, min(_COPY, end - start))):
+        digest.update(block)
+        start += len(block)
+    return digest.digest()
+
+
+_READERS: dict[str, Callable[[io.FileIO, int], Iterator[Fact]]] = {
+    "mp3": _mp3,
+    "flac": _flac,
+    "ogg": _ogg,
+    "mp4": _mp4,
+    "wav": lambda file, size: _riff(file, size, "little", (b"fmt ", b"data", b"fact")),
+    "aiff": lambda file, size: _riff(file, size, "big", (b"COMM", b"SSND")),
+}

@@ -73,7 +73,7 @@ def queries(rows: int) -> None:
             "the 50 surest of a genre below /": lambda: records.list_surest(
                 state, model, card, leaf=rng.randrange(16), folder="/music"
             ),
-            "the next 500 for a preview": lambda: next(
+            "an artist's 200 files, for a preview": lambda: next(
                 records.iter_files(state, model, card, f"/music/artist {rng.randrange(rows // 200)}")
             ),
             "which folders there are": lambda: folders.list_folders(state),

@@ -67,6 +67,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     missing = {"family", "taxonomy", "images", "settings", "training", "files"} - set(content)
     if missing:
         raise BundleError(f"{path}: {', '.join(sorted(missing))} missing; copy the bundle again, or train it again")
+    for name in ("files", "images", "settings", "training"):
+        if not isinstance(content[name], dict):
+            raise BundleError(f"{path}: '{name}' is not what it should be; copy the bundle again, or train it again")
     if not content["files"]:
         raise BundleError(f"{path}: lists no weights; copy the bundle again, or train it again")
     return content

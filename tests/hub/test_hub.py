@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -344,13 +345,33 @@ def test_what_was_changed_on_the_way_is_refused_and_not_kept(hub: StandIn, bundl
         pull("alice/rock")
 
 
-def test_a_pulled_bundle_that_rots_is_found_out(hub: StandIn, bundle: Bundle) -> None:
+def test_a_pulled_bundle_that_rots_is_found_out_and_pulled_anew(hub: StandIn, bundle: Bundle) -> None:
     push(bundle.folder, "alice/rock")
     folder = pull("alice/rock").folder
-    (folder / "projection.safetensors").write_bytes(b"rot")
-    for act in (load_bundle, pull):
+    for name in ("projection.safetensors", "bundle.json"):
+        (folder / name).write_bytes(b"rot")
         with pytest.raises(BundleError, match="damaged"):
-            act("alice/rock")
+            load_bundle("alice/rock")
+        assert pull("alice/rock").folder == folder
+        load_bundle("alice/rock")
+
+
+def test_a_description_of_another_shape_gets_one_clear_line(hub: StandIn, bundle: Bundle, tmp_path: Path) -> None:
+    push(bundle.folder, "alice/rock")
+    content = json.loads(hub.files("alice/rock")["bundle.json"])
+    for changed in ({"files": ["a.json"]}, {"training": "none"}, {"settings": [1]}):
+        write_description(tmp_path, {**content, **changed})
+        upload(hub, "alice/rock", bundle__json=(tmp_path / "bundle.json").read_bytes())
+        with pytest.raises(BundleError, match="is not what it should be"):
+            pull("alice/rock")
+
+
+def test_two_pulls_at_once_leave_one_whole_bundle(hub: StandIn, bundle: Bundle) -> None:
+    push(bundle.folder, "alice/rock")
+    with ThreadPoolExecutor(4) as pool:
+        found = [future.result() for future in [pool.submit(pull, "alice/rock") for _ in range(4)]]
+    assert len({each.folder for each in found}) == 1
+    load_bundle("alice/rock")
 
 
 def test_a_download_that_breaks_off_leaves_no_bundle_and_can_be_repeated(hub: StandIn, bundle: Bundle) -> None:

@@ -9,6 +9,8 @@ CACHE/hub/USER/NAME/revisions.json    which commit a branch or tag was when it w
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from genretree.description import DESCRIPTION
@@ -39,6 +41,16 @@ def find_pulled(name: HubName) -> Path | None:
         return None
     folder = folder_of(name, commit)
     return folder if (folder / DESCRIPTION).is_file() else None
+
+
+@contextmanager
+def one_at_a_time(name: HubName) -> Iterator[None]:
+    """Let only one process or thread at a time put something under a name; the others wait."""
+    from huggingface_hub.utils import WeakFileLock
+
+    home_of(name).mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(home_of(name) / ".lock"):
+        yield
 
 
 def remember(name: HubName, commit: str) -> None:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from genretree.description import DESCRIPTION, check_files, read_description
 from genretree.errors import BundleError, HubError
 from genretree.files import write_text
-from genretree.hub.cache import find_pulled, folder_of, home_of, remember
+from genretree.hub.cache import find_pulled, folder_of, one_at_a_time, remember
 from genretree.hub.client import explained, open_hub
 from genretree.hub.contents import check_types
 from genretree.hub.names import HubName, is_commit, parse_name, require_name
@@ -102,16 +102,24 @@ def pull(name: str, *, revision: str | None = None, to: str | Path | None = None
     if target is not None and target.exists():
         raise HubError(f"{target}: exists already; give another name or delete it")
     commit = wanted.revision if is_commit(wanted.revision) else _resolve(wanted)
-    if target is None:
-        target = folder_of(wanted, commit)
-        if (target / DESCRIPTION).is_file():
-            check_files(target, read_description(target)["files"])
-            remember(wanted, commit)
-            return Pulled(wanted, commit, target)
-    _fetch(wanted, commit, target, progress)
-    if target.parent == home_of(wanted):
+    if target is not None:
+        _fetch(wanted, commit, target, progress)
+        return Pulled(wanted, commit, target)
+    target = folder_of(wanted, commit)
+    with one_at_a_time(wanted):
+        if not _is_whole(target):
+            shutil.rmtree(target, ignore_errors=True)
+            _fetch(wanted, commit, target, progress)
         remember(wanted, commit)
     return Pulled(wanted, commit, target)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        check_files(folder, read_description(folder)["files"])
+    except BundleError:
+        return False
+    return True
 
 
 def _resolve(name: HubName) -> str:
@@ -134,18 +142,14 @@ def _fetch(name: HubName, commit: str, target: Path, progress: bool) -> None:
         for file in files:
             _download(name, commit, file, draft, progress)
         check_files(draft, files)
+        shutil.rmtree(draft / ".cache", ignore_errors=True)  # the client's notes
+        origin = {"name": name.repo, "revision": name.revision, "commit": commit}
+        write_text(draft / ORIGIN, json.dumps(origin, indent=1))
+        draft.rename(target)
     except (BundleError, HubError):
         if not any(draft.glob("**/*.incomplete")):  # what broke off can be gone on with; what is wrong stays wrong
             shutil.rmtree(draft, ignore_errors=True)
         raise
-    shutil.rmtree(draft / ".cache", ignore_errors=True)  # the client's notes
-    write_text(draft / ORIGIN, json.dumps({"name": name.repo, "revision": name.revision, "commit": commit}, indent=1))
-    try:
-        draft.rename(target)
-    except OSError:
-        if not (target / DESCRIPTION).is_file():  # another process was sooner
-            raise
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _download(name: HubName, commit: str, file: str, folder: Path, progress: bool = False) -> None:

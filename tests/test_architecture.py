@@ -42,6 +42,7 @@ ROOMS = [
     "explain",
     "library",
     "tables",
+    "service",
     "quickstart",
     "cli",
     "__main__",

@@ -15,7 +15,6 @@ export function makePlayer(box) {
   let end = 0;
   let stop = null; // where a passage ends
   let next = null; // the sound to take as soon as this one pauses
-  let failed = null;
 
   function show() {
     const at = sound.currentTime;
@@ -38,7 +37,15 @@ export function makePlayer(box) {
     show();
   }
 
+  // A form of sound that this browser can't play: the explanation brings another.
+  function fail() {
+    button.disabled = true;
+    button.title = "This browser can’t play the file itself; the explanation brings a form that it can.";
+  }
+
   function take(source) {
+    button.disabled = false;
+    button.title = "";
     const at = sound.currentTime;
     sound.src = source;
     if (at) sound.currentTime = at;
@@ -59,8 +66,12 @@ export function makePlayer(box) {
   }
 
   function toggle() {
-    if (sound.paused) sound.play().catch(() => failed?.());
+    if (sound.paused) play();
     else sound.pause();
+  }
+
+  function play() {
+    sound.play().catch((error) => { if (error.name === "NotSupportedError") fail(); });
   }
 
   // Move by a key; gives whether the key was one of ours.
@@ -77,7 +88,7 @@ export function makePlayer(box) {
 
   for (const name of ["play", "pause"]) sound.addEventListener(name, changed);
   for (const name of ["seeked", "timeupdate", "loadedmetadata"]) sound.addEventListener(name, show);
-  sound.addEventListener("error", () => { if (sound.getAttribute("src")) failed?.(); });
+  sound.addEventListener("error", () => { if (sound.getAttribute("src")) fail(); });
   button.addEventListener("click", toggle);
   bar.addEventListener("input", () => seek(Number(bar.value)));
   bar.addEventListener("keydown", key);
@@ -90,18 +101,18 @@ export function makePlayer(box) {
   changed();
 
   return {
-    // Take a sound of `seconds`; `onFail` hears of one that can't be played.
-    load(source, seconds, onFail) {
+    // Take a sound of `seconds`.
+    load(source, seconds) {
       sound.pause();
-      [stop, next, failed] = [null, null, onFail];
-      sound.src = source;
+      [stop, next] = [null, null];
+      sound.currentTime = 0;
+      take(source);
       box.hidden = false;
       setEnd(seconds);
     },
     // Take the same track in another form: at once, or if it is playing, when it pauses.
     replace(source, seconds) {
       setEnd(seconds);
-      failed = null;
       if (sound.paused || sound.error) take(source); else next = source;
     },
     close() {
@@ -113,7 +124,7 @@ export function makePlayer(box) {
     playPassage(from, to) {
       seek(from);
       stop = to;
-      sound.play().catch(() => failed?.());
+      play();
     },
     watch(watcher) {
       watchers.add(watcher);

@@ -94,7 +94,7 @@ function showAnswer(parts) {
   drawn.select(prediction.path);
   asking.take(prediction.path);
   body.replaceChildren(
-    h("div", { class: "first" }, answer(prediction, run),
+    h("div", { class: prediction.levels.length > 2 ? "first deep" : "first" }, answer(prediction, run),
       h("section", { class: "where", "aria-labelledby": "tree-title" }, h("h3", { id: "tree-title" }, "In the tree"), drawn.element, asking.element)),
     course, reasons);
   showCourse(course, parts, null);
@@ -117,9 +117,10 @@ function answer(prediction, run) {
           h("b", {}, percent(level.probability)), " ", h("span", {}, sureness(level))),
         h("span", { class: "gauge", "aria-hidden": "true", style: { "--p": level.probability } }))),
       !prediction.complete && h("li", { class: "leaf" }, h("span", { class: "name" }, "?"), h("span", { class: "measure" }, "not sure enough to go further down"))),
-    h("p", { class: "verdict" }, `${verdict(prediction)} ${bySlice(prediction.timeline)}`),
-    notes.map((note) => h("p", { class: "caveat" }, note)),
-    h("p", { class: "soft" }, `${prediction.slices} ${prediction.slices === 1 ? "slice" : "slices"} heard by ${run.model.name}, ${prediction.runtime}.`));
+    h("div", {},
+      h("p", { class: "verdict" }, `${verdict(prediction)} ${bySlice(prediction.timeline)}`),
+      notes.map((note) => h("p", { class: "caveat" }, note)),
+      h("p", { class: "soft" }, `${prediction.slices} ${prediction.slices === 1 ? "slice" : "slices"} heard by ${run.model.name}, ${prediction.runtime}.`)));
 }
 
 // "Why [node] and not [others]?", as two choices that the tree's nodes can fill in.
@@ -140,12 +141,12 @@ function makeQuestion(run) {
   }
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    run.ask(JSON.parse(node.value), against.value ? JSON.parse(against.value) : null);
+    if (send.getAttribute("aria-disabled") !== "true") run.ask(JSON.parse(node.value), against.value ? JSON.parse(against.value) : null);
   });
   return {
     element: form,
     wait,
-    allow(yes) { send.disabled = !yes; },
+    allow(yes) { send.setAttribute("aria-disabled", String(!yes)); }, // not disabled, which would lose the focus
     take(path) { node.value = JSON.stringify(path); offer(); },
   };
 }
@@ -199,7 +200,7 @@ function followWhy(parts, course, reasons, asking) {
     for (; taken < run.why.asked.length; taken++) {
       const { entries, unit } = run.why.asked[taken];
       for (const entry of entries) why.add({ ...entry, short: question(entry.reason).slice(4, -1) }, unit, true);
-      if (parts.body.contains(document.activeElement)) reasons.querySelector("[role=tab][aria-selected=true]").focus();
+      if (asking.element.contains(document.activeElement)) reasons.querySelector("[role=tab][aria-selected=true]").focus();
       reasons.scrollIntoView({ block: "start" });
     }
     if (run.why.question.status !== asked) {

@@ -4,7 +4,8 @@ import { h, svg } from "./dom.js";
 import { nodeName, percent } from "./words.js";
 
 const THICKNESS = 30; // pixels of a branch of 100 %
-const [NARROWEST, WIDEST] = [34, 150]; // pixels that a branch is long, in columns
+const THINNEST = 1.25;
+const [NARROWEST, WIDEST] = [38, 150]; // pixels that a branch is long, in columns
 const FEW = 8; // leaves that may stand further apart
 const MOST_OPEN = 24; // leaves; of a larger tree only the path is open at first
 
@@ -152,8 +153,9 @@ function layOut(box, lines, root, items) {
     return { left: at.left - outer.left, right: at.right - outer.left, top: at.top - outer.top, bottom: at.bottom - outer.top, middle: (at.top + at.bottom) / 2 - outer.top };
   };
   const shapes = [];
-  const thick = wide.contains("columns") ? THICKNESS : THICKNESS / 2;
-  const draw = wide.contains("columns") ? flow : elbow;
+  const columns = wide.contains("columns");
+  const thick = columns ? Math.min(THICKNESS, 0.3 * parseFloat(box.style.getPropertyValue("--gap"))) : THICKNESS / 2;
+  const draw = columns ? flow : elbow;
   const start = { left: 0, right: 0, top: 0, bottom: 0, middle: box.clientHeight / 2 };
   branch(root, start, thick);
 
@@ -164,30 +166,29 @@ function layOut(box, lines, root, items) {
       const item = items.find((other) => other.node === child);
       const to = place(item.tag);
       const share = height * child.weight / sum;
-      shapes.push([item.on, draw(from, to, below, share)]);
+      const width = Math.max(share, THINNEST);
+      shapes.push([item.on, draw(from, to, below + share / 2, width), width]);
       below += share;
       if (item.group && !item.group.hidden) branch(child, to, share);
     }
   }
 
   shapes.sort((one, other) => one[0] - other[0]); // the path taken lies on top
-  lines.replaceChildren(...shapes.map(([on, path]) => svg("path", { d: path, class: on ? "on" : "off" })));
+  lines.replaceChildren(...shapes.map(([on, path, width]) => svg("path", { d: path, class: on ? "on" : "off", "stroke-width": width })));
 }
 
-// A ribbon from a node's right edge to the next node's left, `below` being where it begins beside the middle.
-function flow(from, to, below, share) {
-  const height = Math.max(share, 1.25);
-  const [x0, x1] = [from.right ? from.right + 6 : 0, to.left - 6];
-  const [y0, y1] = [from.middle + below, to.middle - height / 2];
+// From a node's right edge to the next node's left, `beside` being where the branch leaves beside the middle.
+function flow(from, to, beside) {
+  const [x0, x1] = [from.right ? from.right + 4 : 0, to.left - 4];
+  const [y0, y1] = [from.middle + beside, to.middle];
   const bend = (x0 + x1) / 2;
-  return `M${x0} ${y0}C${bend} ${y0} ${bend} ${y1} ${x1} ${y1}V${y1 + height}C${bend} ${y1 + height} ${bend} ${y0 + height} ${x0} ${y0 + height}Z`;
+  return `M${x0} ${y0}C${bend} ${y0} ${bend} ${y1} ${x1} ${y1}`;
 }
 
-// Down from below a node's name and then right to the next.
-function elbow(from, to, below, share) {
-  const height = Math.max(share, 1.25);
-  const x0 = from.left + (from.right ? 10 : 4) ;
-  const [x1, y1] = [to.left - 4, to.middle - height / 2];
+// Down from below a node's name, and then right to the next.
+function elbow(from, to, beside, width) {
+  const x0 = from.left + (from.right ? 12 : 8);
   const y0 = from.right ? from.bottom - 2 : 0;
-  return `M${x0} ${y0}H${x0 + height}V${y1 - 4}Q${x0 + height} ${y1} ${x0 + height + 4} ${y1}H${x1}V${y1 + height}H${x0 + 4}Q${x0} ${y1 + height} ${x0} ${y1 + height - 4}Z`;
+  const round = Math.max(6, width);
+  return `M${x0} ${y0}V${Math.max(y0, to.middle - round)}Q${x0} ${to.middle} ${x0 + round} ${to.middle}H${Math.max(to.left - 3, x0 + round)}`;
 }

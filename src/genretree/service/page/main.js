@@ -2,6 +2,7 @@
 
 import { json, setTokenQuestion } from "./api.js";
 import { tell } from "./dom.js";
+import { setUpDropping } from "./drop.js";
 import { makeTrouble } from "./parts.js";
 import { makePlayer } from "./player.js";
 import { setUpRecording } from "./record.js";
@@ -22,7 +23,7 @@ let service = null;
 let current = null;
 
 function take(files) {
-  if (!files.length) return;
+  if (!files.length) return void tell("There is no sound file in this.");
   if (!service) { early.push(...files); return; }
   document.body.classList.add("busy");
   const added = [...files].map((file) => {
@@ -105,7 +106,7 @@ async function begin() {
     tell(`${title} ${help}`);
     if (!error.kind) throw error;
   }
-  take(early.splice(0));
+  if (early.length) take(early.splice(0));
 }
 
 function setUpTheme() {
@@ -120,25 +121,11 @@ function setUpTheme() {
   }
 }
 
-function setUpDropping() {
-  const holdsFiles = (event) => event.dataTransfer?.types.includes("Files");
-  addEventListener("dragenter", (event) => { if (holdsFiles(event)) $("dropping").hidden = false; });
-  addEventListener("dragover", (event) => { if (holdsFiles(event)) event.preventDefault(); });
-  addEventListener("dragleave", (event) => { if (!event.relatedTarget) $("dropping").hidden = true; });
-  addEventListener("keydown", (event) => { if (event.key === "Escape") $("dropping").hidden = true; });
-  addEventListener("drop", (event) => {
-    $("dropping").hidden = true;
-    if (!holdsFiles(event)) return;
-    event.preventDefault();
-    take([...event.dataTransfer.files]);
-  });
-}
-
 setUpTheme();
-setUpDropping();
+setUpDropping($("dropping"), take);
 setTokenQuestion(makeTokenQuestion($("token")));
 $("file").addEventListener("change", (event) => {
-  take([...event.target.files]);
+  if (event.target.files.length) take([...event.target.files]);
   event.target.value = ""; // so that the same file can be picked again
 });
 $("model").addEventListener("change", (event) => {

@@ -304,9 +304,25 @@ def test_the_keyboard_is_enough(visit: Callable[..., Page], address: str, song: 
     expect(tab).to_have_attribute("aria-selected", "false")
 
 
-def test_another_model_hears_the_same_file(visit: Callable[..., Page], address: str, song: Path) -> None:
+# Drag a file over the page and let it go.
+DROP = """async ([name, sound]) => {
+  const held = new DataTransfer();
+  held.items.add(new File([await (await fetch(sound)).blob()], name));
+  const drag = kind => document.body.dispatchEvent(
+    new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: held }));
+  drag("dragenter");
+  const veiled = !document.getElementById("dropping").hidden;
+  drag("drop");
+  return veiled && document.getElementById("dropping").hidden;
+}"""
+
+
+def test_another_model_hears_the_file_that_was_dropped(visit: Callable[..., Page], address: str, song: Path) -> None:
     page = visit()
-    _begin(page, address, song)
+    page.route("**/song-to-drop", lambda route: route.fulfill(body=song.read_bytes()))
+    page.goto(address)
+    expect(page.locator("body.ready")).to_be_attached()
+    assert page.evaluate(DROP, [song.name, "song-to-drop"])
     expect(page.locator(".path .leaf")).to_be_visible()
     page.locator(".tools select").select_option("second")
     expect(page.locator(".answer")).to_contain_text("heard by second")

@@ -23,8 +23,14 @@ let service = null;
 let current = null;
 
 function take(files) {
-  if (!files.length) return void tell("There is no sound file in this.");
-  if (!service) { early.push(...files); return; }
+  if (!files.length) {
+    tell("There is no sound file in this.");
+    return;
+  }
+  if (!service) {
+    early.push(...files);
+    return;
+  }
   document.body.classList.add("busy");
   const added = [...files].map((file) => {
     const track = { file, runs: new Map() };

@@ -111,6 +111,10 @@ const TROUBLE = {
   too_large: ["This file is too large.", "Take a compressed format, or a part of the track."],
   too_long: ["This track is too long.", "Take a part of it."],
   timeout: ["This took too long, and was stopped.", "Try again when the server is less busy, or take a shorter part."],
+  slow_upload: ["Sending took too long.", "The connection to the server is slow, or was held up. Try again."],
+  crashed: ["This file was too much for the decoder.", "It may be damaged. Turn it into wav or flac and try again."],
+  closing: ["The server is going down.", "Try again when it is back."],
+  forbidden: ["The server doesn’t allow this.", "Open the page by the address that the server names when it starts."],
   busy: ["The server is busy.", "Too much is waiting there. Try again in a minute."],
   unauthorized: ["The server wants a token.", "Whoever runs it can give you one."],
   cancelled: ["Cancelled.", ""],
@@ -118,7 +122,7 @@ const TROUBLE = {
 };
 
 // Errors that the same file would meet again.
-const LASTING = ["not_audio", "unreadable", "empty", "needs_ffmpeg", "truncated", "too_short", "not_finite", "silence", "too_many_channels", "too_large", "too_long"];
+const LASTING = ["not_audio", "unreadable", "empty", "needs_ffmpeg", "truncated", "too_short", "not_finite", "silence", "too_many_channels", "too_large", "too_long", "crashed"];
 
 export function trouble(error) {
   const [title, help] = TROUBLE[error.kind] ?? ["That didn’t work.", "Try again; if it fails again, the server’s own words may help."];

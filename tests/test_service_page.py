@@ -34,17 +34,24 @@ WAIT = 20_000  # milliseconds: other work may share the processors
 
 @pytest.fixture(scope="module")
 def address(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of two small bundles, as a process of its own."""
+    """A server of a small bundle under two names, as a process of its own."""
     folder = tmp_path_factory.mktemp("served")
     settings = {"epochs": 2, "image_size": 16, "components": 10, "min_samples_leaf": 5}
-    bundles = []
-    for name, epochs in (("first", 3), ("second", 1)):
-        train(store, "boosting", folder / name, {**settings, "epochs": epochs})
-        bundles.append(str(folder / name))
+    train(store, "boosting", folder / "first", settings)
+    shutil.copytree(folder / "first", folder / "second")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "genretree", "serve", *bundles, "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "genretree",
+        "serve",
+        str(folder / "first"),
+        str(folder / "second"),
+        "--port",
+        str(port),
+    ]
     log = (folder / "log").open("wb")
     process = subprocess.Popen(command, stdout=log, stderr=log)
     try:

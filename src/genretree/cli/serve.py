@@ -53,7 +53,7 @@ def serve(
     precision: Precision,
     **given: Any,
 ) -> None:
-    """Serve a page to drop songs on, and an interface for programs, with one BUNDLE or several.
+    """Serve a page to drop songs on, and an interface for programs, with one BUNDLE or several (folders, or Hub names).
 
     Only this machine can reach it, unless --host says otherwise. No request leaves the machine. Models go by their
     folder's name; the first is the default.

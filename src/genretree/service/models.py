@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from genretree.bundle import Bundle, load_bundle, read_description
+from genretree.bundle import Bundle, load_bundle
+from genretree.description import read_description
 from genretree.errors import SettingsError
 from genretree.explain.methods import choose_method
 from genretree.explain.neighbours import FOLDER as INDEX

@@ -1,0 +1,260 @@
+// One track as one model hears it: the answer, the tree, the track's course, and the reasons.
+
+import { h, icon, tell } from "./dom.js";
+import { colourNodes, makeChances, makeLanes, makeRibbon, timeMarks } from "./lanes.js";
+import { makeNote, makeProgress, makeStages, makeTrouble } from "./parts.js";
+import { makeTree, nest } from "./tree.js";
+import { makeWhy } from "./why.js";
+import { bySlice, clock, nodeName, pathName, percent, question, stageName, sureness, trouble, verdict } from "./words.js";
+
+let leave = new AbortController(); // ends what the result shown before has set up
+let playing = null; // the track that the player holds
+
+// Show a run of a track in `box`. `models` are all there are, `onModel(name)` hears of another being chosen.
+export function showResult(box, track, run, { player, models, onModel }) {
+  leave.abort();
+  leave = new AbortController();
+  box.hidden = false;
+  const title = h("h2", { id: "result-title", tabindex: "-1" }, track.file.name);
+  const tools = h("div", { class: "tools" }, chooseModel(run, models, onModel));
+  const body = h("div", { class: "body" });
+  box.replaceChildren(h("header", { class: "head" }, title, tools), body);
+
+  const parts = { player, track, run, body, tools, stage: null };
+  const update = () => {
+    const stage = run.answer.status;
+    if (stage !== parts.stage) { parts.stage = stage; begin(parts); }
+    parts.follow?.();
+  };
+  run.addEventListener("change", update, { signal: leave.signal });
+  update();
+}
+
+export function closeResult(box, player) {
+  leave.abort();
+  playing = null;
+  player.close();
+  box.hidden = true;
+  box.replaceChildren();
+}
+
+function chooseModel(run, models, onModel) {
+  if (models.length === 1) return h("p", { class: "soft" }, `Heard by ${run.model.name}`);
+  return h("label", {}, h("span", {}, "Heard by"),
+    h("select", { onchange: (event) => onModel(event.target.value) },
+      models.map((model) => h("option", { value: model.name, selected: model === run.model }, model.name))));
+}
+
+function begin(parts) {
+  const { run, body, track, player } = parts;
+  parts.follow = null;
+  if (run.answer.status === "working") {
+    const progress = makeProgress(`Progress of ${track.file.name}`, () => run.answer.cancel());
+    const stages = makeStages();
+    body.replaceChildren(h("div", { class: "stand" }, progress.element, stages.element));
+    let said = "";
+    parts.follow = () => {
+      progress.update(run.answer.state);
+      stages.update(run.answer.state);
+      if (stageName(run.answer.state) !== said) tell(said = stageName(run.answer.state));
+    };
+  } else if (run.answer.status === "failed") {
+    body.replaceChildren(makeTrouble(run.answer.error, () => run.name()));
+    const { title, help } = trouble(run.answer.error);
+    tell(`${title} ${help}`);
+  } else if (run.answer.status === "cancelled") {
+    body.replaceChildren(makeNote("Cancelled.", "Start again", () => run.name()));
+    tell("Cancelled.");
+  } else if (run.answer.status === "done") {
+    if (playing !== track) {
+      playing = track;
+      track.url ??= URL.createObjectURL(track.file);
+      player.load(track.sound ?? track.url, lastSlice(run.answer.prediction));
+    }
+    showAnswer(parts);
+    if (run.why.status === "new") run.explain();
+  }
+}
+
+const lastSlice = (prediction) => prediction.timeline.at(-1)?.end ?? 0;
+
+function showAnswer(parts) {
+  const { run, body, track } = parts;
+  const { prediction, tree } = run.answer;
+  document.title = `${pathName(prediction.path)}, ${track.file.name} · genretree`;
+  tell(`${track.file.name}: ${prediction.levels.slice(0, prediction.path.length).map((level) => `${nodeName(level.label)}, ${percent(level.probability)}`).join("; ")}. ${verdict(prediction)}`);
+  const drawn = makeTree(nest(tree), { label: "Tree of genres with probabilities", taken: prediction.path, onPick: pick });
+  const asking = makeQuestion(run);
+  const course = h("section", { class: "course", "aria-labelledby": "course-title" });
+  const reasons = h("section", { class: "why", "aria-labelledby": "why-title" });
+  function pick(path) {
+    drawn.select(path);
+    asking.take(path);
+  }
+  drawn.select(prediction.path);
+  asking.take(prediction.path);
+  body.replaceChildren(
+    h("div", { class: prediction.levels.length > 2 ? "first deep" : "first" }, answer(prediction, run),
+      h("section", { class: "where", "aria-labelledby": "tree-title" }, h("h3", { id: "tree-title" }, "In the tree"), drawn.element, asking.element)),
+    course, reasons);
+  showCourse(course, parts, null);
+  followWhy(parts, course, reasons, asking);
+}
+
+function answer(prediction, run) {
+  const levels = prediction.levels.slice(0, prediction.path.length);
+  const notes = [
+    prediction.note,
+    prediction.padded && "The file is shorter than what the model hears at a time, and was repeated to fill it.",
+    !prediction.consistent && "The levels contradict each other: this model judges each by itself.",
+    run.model.calibrated === false && "This model’s figures are not calibrated: take them as an order, not as chances.",
+  ].filter(Boolean);
+  return h("section", { class: "answer", "aria-label": "Answer" },
+    h("ol", { class: "path" },
+      levels.map((level, at) => h("li", { class: at === levels.length - 1 && prediction.complete ? "leaf" : "" },
+        h("span", { class: "name" }, nodeName(level.label)),
+        h("span", { class: "measure" },
+          h("b", {}, percent(level.probability)), " ", h("span", {}, sureness(level))),
+        h("span", { class: "gauge", "aria-hidden": "true", style: { "--p": level.probability } }))),
+      !prediction.complete && h("li", { class: "leaf" }, h("span", { class: "name" }, "?"), h("span", { class: "measure" }, "not sure enough to go further down"))),
+    h("div", {},
+      h("p", { class: "verdict" }, `${verdict(prediction)} ${bySlice(prediction.timeline)}`),
+      notes.map((note) => h("p", { class: "caveat" }, note)),
+      h("p", { class: "soft" }, `${prediction.slices} ${prediction.slices === 1 ? "slice" : "slices"} heard by ${run.model.name}, ${prediction.runtime}.`)));
+}
+
+// "Why [node] and not [others]?", as two choices that the tree's nodes can fill in.
+function makeQuestion(run) {
+  const nodes = run.answer.tree.map((item) => item.path);
+  const below = (one, other) => other.every((name, at) => one[at] === name);
+  const option = (path) => h("option", { value: JSON.stringify(path) }, `${"\u2003".repeat(path.length - 1)}${nodeName(path.at(-1))}`);
+  const node = h("select", { "aria-label": "Node to ask for", onchange: offer }, nodes.map(option));
+  const against = h("select", { "aria-label": "Node to hold it against" });
+  const send = h("button", { type: "submit" }, "Ask");
+  const wait = h("div", { class: "wait" });
+  const form = h("form", { class: "ask" }, h("span", {}, "Why"), node, h("span", {}, "and not"), against, send, wait);
+  function offer() {
+    const path = JSON.parse(node.value);
+    const siblings = nodes.filter((other) => other.length === path.length && below(other, path.slice(0, -1)) && other.at(-1) !== path.at(-1));
+    const first = siblings.length ? `its siblings (${siblings.slice(0, 3).map((other) => nodeName(other.at(-1))).join(", ")}${siblings.length > 3 ? ", …" : ""})` : "all others";
+    against.replaceChildren(h("option", { value: "" }, first), ...nodes.filter((other) => !below(other, path) && !below(path, other)).map(option));
+  }
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (send.getAttribute("aria-disabled") !== "true") run.ask(JSON.parse(node.value), against.value ? JSON.parse(against.value) : null);
+  });
+  return {
+    element: form,
+    wait,
+    allow(yes) { send.setAttribute("aria-disabled", String(!yes)); }, // not disabled, which would lose the focus
+    take(path) { node.value = JSON.stringify(path); offer(); },
+  };
+}
+
+// The track's course: a ribbon for each level, and the probability of each node of the path.
+function showCourse(box, parts, found) {
+  const { run, player } = parts;
+  const { prediction, timelines } = run.answer;
+  const end = found?.end ?? lastSlice(prediction);
+  const colours = colourNodes(prediction);
+  parts.unwatch?.();
+  box.replaceChildren(h("h3", { id: "course-title" }, "Over the track"),
+    h("p", { class: "soft" }, "Press or drag on a picture to go there. ",
+      h("span", { class: "keys" }, "Space plays and pauses, the arrow keys move by 2\u00a0s.")),
+    makeLanes(player, found?.entries[0]?.marks ?? timeMarks(end),
+      prediction.levels.map((_, level) => makeRibbon(prediction, level, end, colours)),
+      timelines.map((line) => makeChances(line, prediction.timeline, end))),
+    h("div", { class: "passages" }, timelines.map((line) => passages(line, player))));
+  parts.unwatch = player.watch((at) => parts.body.style.setProperty("--at", at));
+  leave.signal.addEventListener("abort", parts.unwatch);
+}
+
+function passages(line, player) {
+  const name = nodeName(line.node.at(-1));
+  const list = (words, items) => items.length > 0 && h("li", {}, h("span", {}, words), items.map((item) => h("button", {
+    type: "button", class: "passage", onclick: () => player.playPassage(item.start, item.end),
+    "aria-label": `Play ${clock(item.start)} to ${clock(item.end)}, where ${name} has ${percent(item.probability)}`,
+  }, icon("play"), `${clock(item.start)}–${clock(item.end)}`, h("span", { class: "soft" }, percent(item.probability)))));
+  return h("div", {}, h("h4", {}, `Passages of ${name}`), h("ul", {}, list("Most", line.typical), list("Least", line.untypical)));
+}
+
+function followWhy(parts, course, reasons, asking) {
+  const { run } = parts;
+  let stage = null;
+  let asked = null;
+  let why = null;
+  let progress = null;
+  let waits = null;
+  let taken = 0;
+  parts.follow = () => {
+    if (run.why.status !== stage) {
+      stage = run.why.status;
+      asking.allow(stage === "done");
+      if (stage === "working") reasons.replaceChildren(h("h3", { id: "why-title" }, "Why?"), (progress = makeProgress("Progress of the explanation", () => run.why.cancel())).element);
+      else if (stage === "failed") reasons.replaceChildren(h("h3", { id: "why-title" }, "Why?"), makeTrouble(run.why.error, () => run.explain()));
+      else if (stage === "cancelled") reasons.replaceChildren(h("h3", { id: "why-title" }, "Why?"), makeNote("The explanation was cancelled.", "Explain it", () => run.explain()));
+      else if (stage === "done") { why = showWhy(parts, course, reasons); tell("The explanation is here."); }
+    }
+    if (stage === "working") progress.update(run.why.state);
+    if (stage !== "done") return;
+    for (; taken < run.why.asked.length; taken++) {
+      const { entries, unit } = run.why.asked[taken];
+      for (const entry of entries) why.add({ ...entry, short: question(entry.reason).slice(4, -1) }, unit, true);
+      if (asking.element.contains(document.activeElement)) reasons.querySelector("[role=tab][aria-selected=true]").focus();
+      reasons.scrollIntoView({ block: "start" });
+    }
+    if (run.why.question.status !== asked) {
+      asked = run.why.question.status;
+      asking.allow(asked !== "working");
+      asking.wait.replaceChildren();
+      if (asked === "working") asking.wait.append((waits = makeProgress("Progress of the question", () => run.why.question.cancel())).element);
+      if (asked === "failed") asking.wait.append(makeTrouble(run.why.question.error));
+    }
+    if (asked === "working") waits.update(run.why.question.state);
+  };
+}
+
+function showWhy(parts, course, box) {
+  const { run, player, track, tools } = parts;
+  const found = run.why;
+  if (found.sound && track.sound !== found.sound) {
+    track.sound = found.sound;
+    player.replace(found.sound, found.end);
+  }
+  player.setEnd(found.end);
+  showCourse(course, parts, found);
+  const stem = track.file.name.replace(/\.\w+$/, "");
+  const picture = h("a", { class: "button quiet", download: `${stem} why.png`, title: "The spectrograms of the question that is shown" }, "Why (PNG)");
+  const why = makeWhy(track.file.name, player, (entry) => { picture.href = entry.picture; });
+  box.replaceChildren(h("h3", { id: "why-title" }, "Why?"), overlay(parts.body), why.element, found.json.neighbours?.length ? neighbours(found.json.neighbours) : "");
+  for (const entry of found.entries) why.add({ ...entry, short: nodeName(entry.reason.node.at(-1)) }, found.unit);
+  why.showLast();
+  track.json = URL.createObjectURL(new Blob([JSON.stringify(found.json, null, 1)], { type: "application/json" }));
+  tools.querySelector(".downloads")?.remove();
+  tools.append(h("div", { class: "downloads", role: "group", "aria-label": "Download" }, icon("down"),
+    h("a", { class: "button quiet", download: `${stem}.json`, href: track.json, title: "The whole explanation" }, "JSON"),
+    h("a", { class: "button quiet", download: `${stem} tree.png`, href: found.tree, title: "The tree, as a picture" }, "Tree (PNG)"), picture));
+  return why;
+}
+
+// What lies on the spectrograms: whether, and how strongly.
+function overlay(body) {
+  const box = h("input", { type: "checkbox", checked: true, id: "overlay" });
+  const strength = h("input", { type: "range", min: 0, max: 1, step: 0.05, value: 1, id: "strength" });
+  const apply = () => {
+    body.style.setProperty("--overlay", box.checked ? strength.value : 0);
+    strength.disabled = !box.checked;
+    strength.setAttribute("aria-valuetext", percent(Number(strength.value)));
+  };
+  for (const control of [box, strength]) control.addEventListener("input", apply);
+  apply();
+  return h("div", { class: "overlay" },
+    h("p", { class: "legend" }, h("span", { class: "for" }, "Orange speaks for it"), h("span", { class: "against" }, "blue against it")),
+    h("label", {}, box, "Relevance"), h("label", {}, h("span", {}, "Strength"), strength));
+}
+
+function neighbours(found) {
+  return h("section", { class: "near", "aria-labelledby": "near-title" }, h("h3", { id: "near-title" }, "Nearest tracks the model learned from"),
+    h("table", {}, h("thead", {}, h("tr", {}, ["Track", "Genre", "Distance"].map((word) => h("th", { scope: "col" }, word)))),
+      h("tbody", {}, found.map((item) => h("tr", {}, h("td", {}, item.track), h("td", {}, pathName(item.genre)), h("td", { class: "number" }, item.distance.toFixed(3)))))));
+}

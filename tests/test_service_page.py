@@ -1,0 +1,516 @@
+"""The service's page, driven in a real browser on real files: Chromium, headless."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+import soundfile as sf
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+from genretree.corpus.store import Store
+from genretree.settings import RATE
+from genretree.train import train
+from small_corpus import synthesise
+
+SECONDS = 12.0
+OVERFLOW = "document.documentElement.scrollWidth - window.innerWidth"
+BROKEN = "[...document.images].filter(image => !image.complete || !image.naturalWidth).length"
+WAIT = 20_000  # milliseconds: other work may share the processors
+
+
+@pytest.fixture(scope="module")
+def address(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of a small bundle under two names, as a process of its own."""
+    folder = tmp_path_factory.mktemp("served")
+    settings = {"epochs": 2, "image_size": 16, "components": 10, "min_samples_leaf": 5}
+    train(store, "boosting", folder / "first", settings)
+    shutil.copytree(folder / "first", folder / "second")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "genretree",
+        "serve",
+        str(folder / "first"),
+        str(folder / "second"),
+        "--port",
+        str(port),
+    ]
+    log = (folder / "log").open("wb")
+    process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/healthz", process, folder / "log")
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        log.close()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(300):
+        if process.poll() is not None:
+            break
+        try:
+            with urlopen(url, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError(f"the server did not come up: {log.read_text(errors='replace')}")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        assert not os.environ.get("CI"), "CI must have Chromium: see .ci/run"
+        pytest.skip("no Chromium on this machine")
+    # A microphone that plays beeps, given without a question.
+    microphone = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", *microphone])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("songs") / "A song <b>of mine.wav"
+    sf.write(path, synthesise("Fast_beat", 7, SECONDS), RATE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def shoot(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Page, str], None]:
+    """Takes a screenshot into $GENRETREE_SCREENSHOTS, or the run's own folder."""
+    given = os.environ.get("GENRETREE_SCREENSHOTS")
+    folder = Path(given) if given else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def take(page: Page, name: str) -> None:
+        page.screenshot(path=folder / f"{name}.png", full_page=True)
+
+    return take
+
+
+@pytest.fixture
+def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
+    """Opens the page; at the end of the test nothing may have been complained of, or asked of another host."""
+    complaints: list[str] = []
+    pages: list[Page] = []
+
+    def open_page(**settings: Any) -> Page:
+        page = browser.new_page(**{"viewport": {"width": 1280, "height": 800}, **settings})
+        page.set_default_timeout(WAIT)
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: request.url.startswith((address, "blob:")) or complaints.append(request.url))
+        pages.append(page)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert complaints == []
+
+
+def _begin(page: Page, address: str, *files: Path) -> None:
+    page.goto(address)
+    expect(page.locator("body.ready")).to_be_attached()
+    page.set_input_files("#file", list(files))
+
+
+def _until(page: Page, condition: str) -> None:
+    """Wait for a condition; the browser's own way of waiting needs eval, which the page's policy forbids."""
+    for _ in range(WAIT // 50):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"never true: {condition}")
+
+
+def _explained(page: Page) -> None:
+    expect(page.locator("[role=tabpanel]:not([hidden]) img").first).to_be_visible(timeout=WAIT)
+
+
+@pytest.fixture(scope="module")
+def shown(browser: Browser, address: str, song: Path) -> Iterator[Page]:
+    """A page with a result, for tests that only look."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.set_default_timeout(WAIT)
+    _begin(page, address, song)
+    _explained(page)
+    yield page
+    page.close()
+
+
+def test_a_song_goes_from_upload_to_result(
+    visit: Callable[..., Page], address: str, song: Path, shoot: Callable[[Page, str], None]
+) -> None:
+    page = visit(color_scheme="light")
+    page.goto(address)
+    expect(page.get_by_text("Nothing leaves this machine")).to_be_visible()
+    expect(page.locator("#names")).to_contain_text("Fast beat")
+    shoot(page, "empty")
+    page.evaluate(
+        """() => {
+          window.seen = [];
+          new MutationObserver(() => {
+            const bar = document.querySelector("#result progress");
+            if (bar) seen.push([document.querySelector("#result .stage").textContent, bar.value]);
+          }).observe(document.getElementById("result"), { subtree: true, childList: true, characterData: true });
+        }"""
+    )
+    page.set_input_files("#file", song)
+    expect(page.locator(".path .leaf")).to_be_visible()
+    shoot(page, "answer")
+    _explained(page)
+    seen = page.evaluate("seen")
+    assert "Sending the file" in {stage.split("\u00a0")[0] for stage, _ in seen}
+    answering = [value for stage, value in seen if not stage.startswith("Looking for the reasons")]
+    assert len({stage for stage, _ in seen}) > 2
+    assert max(answering) > 0.2
+    assert page.evaluate(BROKEN) == 0
+    assert page.evaluate(OVERFLOW) <= 0
+    assert page.locator("#result-title").inner_text() == song.name  # as text, not as HTML
+    expect(page.locator(".answer")).to_contain_text(re.compile(r"\d\s%"))
+    expect(page.get_by_role("treeitem").first).to_have_accessible_name(re.compile(r"^\w+.*, .*\d\s%"))
+    expect(page.get_by_role("tree").locator("[aria-selected=true]")).to_have_count(1)
+    assert page.locator(".tick", has_text="Hz").count() > 0
+    shoot(page, "result")
+
+
+def test_the_answer_is_that_of_the_service(shown: Page) -> None:
+    with shown.expect_download() as got:
+        shown.get_by_role("link", name="JSON").click()
+    found = json.loads(Path(got.value.path()).read_text(encoding="utf-8"))
+    path = [name.replace("_", " ") for name in found["prediction"]["path"]]
+    assert shown.locator(".path .name").all_inner_texts() == path
+    chances = {item["path"][-1].replace("_", " "): item["probability"] for item in found["tree"]}
+    for name, chance in chances.items():
+        item = shown.locator(".where .node", has=shown.get_by_text(name, exact=True)).first
+        drawn = item.locator(".chance").inner_text()
+        assert re.sub(r"\D", "", drawn) == str(round(100 * chance)) or drawn[0] in "<>"
+    for name in ("Tree (PNG)", "Why (PNG)"):
+        with shown.expect_download() as got:
+            shown.get_by_role("link", name=name).click()
+        assert Path(got.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_overlay_goes_and_fades(shown: Page) -> None:
+    colour = shown.locator("[role=tabpanel]:not([hidden]) img.colour").first
+    expect(colour).to_have_css("opacity", "1")
+    shown.get_by_label("Relevance", exact=True).uncheck()
+    expect(colour).to_have_css("opacity", "0")
+    shown.get_by_label("Relevance", exact=True).check()
+    shown.get_by_label("Strength").fill("0.5")
+    expect(colour).to_have_css("opacity", "0.5")
+    shown.get_by_label("Strength").fill("1")
+
+
+CURSOR = """() => {
+  const sound = document.querySelector("audio");
+  const lane = document.querySelector(".lane").getBoundingClientRect();
+  const lines = [...document.querySelectorAll(".cursor")].filter(line => line.offsetParent);
+  const at = lines.map(line => line.getBoundingClientRect()).map(box => (box.left + 1 - lane.left) / lane.width);
+  return { time: sound.currentTime, at, end: sound.duration, paused: sound.paused };
+}"""
+
+
+def _agrees(page: Page) -> float:
+    state = page.evaluate(CURSOR)
+    assert len(state["at"]) >= 2
+    assert state["end"] == pytest.approx(SECONDS, abs=0.3)
+    for place in state["at"]:
+        assert place == pytest.approx(state["time"] / SECONDS, abs=0.012)
+    return float(state["time"])
+
+
+def test_the_cursor_is_where_the_sound_is(shown: Page) -> None:
+    shown.get_by_role("button", name="Play", exact=True).click()
+    _until(shown, "document.querySelector('audio').currentTime > 0.4")
+    shown.get_by_role("button", name="Pause").click()
+    assert _agrees(shown) > 0.4
+    lane = shown.locator(".picture:visible").first.bounding_box()
+    assert lane is not None
+    shown.locator(".picture:visible").first.click(position={"x": lane["width"] / 2, "y": 20})
+    assert _agrees(shown) == pytest.approx(SECONDS / 2, abs=0.1)
+    bar = shown.get_by_role("slider", name="Position in the track")
+    bar.focus()
+    shown.keyboard.press("ArrowRight")
+    assert _agrees(shown) == pytest.approx(SECONDS / 2 + 2, abs=0.1)
+    expect(bar).to_have_attribute("aria-valuetext", "0:08 of 0:12")
+    shown.keyboard.press("Home")
+    assert _agrees(shown) == 0
+    shown.evaluate("document.activeElement.blur()")
+    shown.keyboard.press("ArrowRight")
+    assert _agrees(shown) == pytest.approx(2, abs=0.1)
+
+
+def test_a_typical_passage_plays_and_ends(shown: Page) -> None:
+    passage = shown.locator(".passage").first
+    begin, end = (
+        60 * int(minutes) + int(seconds)
+        for minutes, seconds in re.findall(r"(\d+):(\d+)", passage.get_attribute("aria-label") or "")
+    )
+    passage.click()
+    _until(shown, "!document.querySelector('audio').paused")
+    assert begin - 0.1 <= shown.evaluate("document.querySelector('audio').currentTime") < begin + 1.5
+    _until(shown, "document.querySelector('audio').paused")
+    assert _agrees(shown) <= end + 1.5
+
+
+def test_the_keyboard_is_enough(visit: Callable[..., Page], address: str, song: Path) -> None:
+    page = visit()
+    _begin(page, address, song)
+    _explained(page)
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    assert page.evaluate("document.activeElement.getBoundingClientRect().top") >= 0
+    tree = page.get_by_role("tree")
+    tree.locator("[tabindex='0']").focus()
+    page.keyboard.press("Home")
+    assert page.evaluate("document.activeElement.getAttribute('aria-posinset')") == "1"
+    page.keyboard.press("ArrowLeft")
+    expect(tree.locator("[role=treeitem]").first).to_have_attribute("aria-expanded", "false")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    asked = page.evaluate("document.activeElement.querySelector('.name').textContent")
+    page.keyboard.press("Enter")
+    assert page.get_by_label("Node to ask for").locator("option:checked").inner_text().strip() == asked
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.get_by_label("Node to hold it against").select_option(index=2)
+    other = page.get_by_label("Node to hold it against").locator("option:checked").inner_text().strip()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    tab = page.get_by_role("tab", name=f"{asked} and not {other}")
+    expect(tab).to_have_attribute("aria-selected", "true", timeout=WAIT)
+    expect(tab).to_be_focused()
+    page.keyboard.press("ArrowLeft")
+    expect(tab).to_have_attribute("aria-selected", "false")
+
+
+# Drag a file over the page and let it go.
+DROP = """async ([name, sound]) => {
+  const held = new DataTransfer();
+  held.items.add(new File([await (await fetch(sound)).blob()], name));
+  const drag = kind => document.body.dispatchEvent(
+    new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: held }));
+  drag("dragenter");
+  const veiled = !document.getElementById("dropping").hidden;
+  drag("drop");
+  return veiled && document.getElementById("dropping").hidden;
+}"""
+
+
+def test_another_model_hears_the_file_that_was_dropped(visit: Callable[..., Page], address: str, song: Path) -> None:
+    page = visit()
+    page.route("**/song-to-drop", lambda route: route.fulfill(body=song.read_bytes()))
+    page.goto(address)
+    expect(page.locator("body.ready")).to_be_attached()
+    assert page.evaluate(DROP, [song.name, "song-to-drop"])
+    expect(page.locator(".path .leaf")).to_be_visible()
+    page.locator(".tools select").select_option("second")
+    expect(page.locator(".answer")).to_contain_text("heard by second")
+    page.locator(".tools select").select_option("first")
+    expect(page.locator(".answer")).to_contain_text("heard by first")
+
+
+def test_several_files_wait_in_a_list(
+    visit: Callable[..., Page], address: str, song: Path, tmp_path: Path, shoot: Callable[[Page, str], None]
+) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("This is no song.\n" * 100)
+    page = visit(viewport={"width": 768, "height": 900}, color_scheme="dark")
+    _begin(page, address, song, text)
+    rows = page.locator("#tracks li")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(0)).to_have_attribute("data-status", "done", timeout=WAIT)
+    expect(rows.nth(1)).to_contain_text("not a sound file")
+    assert not page.locator("#result").is_visible()
+    rows.nth(1).get_by_role("button").first.click()
+    expect(page.get_by_role("group", name="Error")).to_contain_text("This is not a sound file.")
+    rows.nth(0).get_by_role("button").first.click()
+    _explained(page)
+    expect(page.locator("#result-title")).to_have_text(song.name)
+    shoot(page, "several")
+    rows.nth(0).get_by_role("button", name=f"Remove {song.name}").click()
+    expect(page.locator("#result-title")).to_have_text("notes.txt")
+    shoot(page, "error")
+
+
+def test_a_recording_is_named(visit: Callable[..., Page], address: str) -> None:
+    page = visit()
+    page.goto(address)
+    page.get_by_role("button", name="Record").click()
+    page.wait_for_timeout(2600)
+    expect(page.locator("#recording output")).to_have_text(re.compile("0:0[2-9]"))
+    page.get_by_role("button", name="Stop, and name it").click()
+    expect(page.locator("#result-title")).to_have_text(re.compile(r"^Recording .*\.webm$"))
+    expect(page.locator(".path .leaf")).to_be_visible(timeout=WAIT)
+
+
+def test_what_the_server_cant_read_is_converted(browser: Browser, address: str, song: Path, tmp_path: Path) -> None:
+    sound, rate = sf.read(song)
+    sf.write(tmp_path / "song.flac", sound, rate)
+    page = browser.new_page()
+    sent: list[bytes] = []
+    refuse = _refuse_once(422, "needs_ffmpeg")
+
+    def watch(route: Route) -> None:
+        sent.append(route.request.post_data_buffer or b"")
+        refuse(route)
+
+    page.route(re.compile("/v1/jobs[?]do=predict"), watch)
+    _begin(page, address, tmp_path / "song.flac")
+    expect(page.locator(".path .leaf")).to_be_visible(timeout=WAIT)
+    assert [b"RIFF" in body for body in sent] == [False, True]
+    page.close()
+
+
+def _refuse_once(status: int, kind: str, **headers: str) -> Callable[[Route], None]:
+    refused = []
+
+    def answer(route: Route) -> None:
+        if refused or route.request.headers.get("authorization"):
+            route.continue_()
+            return
+        refused.append(route)
+        problem = {"type": "about:blank", "title": kind, "status": status, "kind": kind}
+        route.fulfill(status=status, content_type="application/problem+json", body=json.dumps(problem), headers=headers)
+
+    return answer
+
+
+def test_a_busy_server_is_asked_again(browser: Browser, address: str, song: Path) -> None:
+    page = browser.new_page()
+    page.route(re.compile("/v1/jobs[?]"), _refuse_once(503, "busy", **{"Retry-After": "1"}))
+    _begin(page, address, song)
+    expect(page.locator("#result")).to_contain_text("The server is busy; trying again in 1 s")
+    expect(page.locator(".path .leaf")).to_be_visible(timeout=WAIT)
+    page.close()
+
+
+def test_a_token_is_asked_for_and_sent(browser: Browser, address: str) -> None:
+    page = browser.new_page()
+    page.route("**/v1/models", _refuse_once(401, "unauthorized"))
+    page.goto(address)
+    page.get_by_role("textbox", name="Token").fill("a secret")
+    with page.expect_request("**/v1/models") as sent:
+        page.keyboard.press("Enter")
+    assert sent.value.headers["authorization"] == "Bearer a secret"
+    expect(page.locator("body.ready")).to_be_attached()
+    assert page.evaluate("[Object.values(sessionStorage), Object.values(localStorage)]") == [["a secret"], []]
+    page.close()
+
+
+def test_colours_are_chosen_and_remembered(visit: Callable[..., Page], address: str) -> None:
+    page = visit(color_scheme="light")
+    page.goto(address)
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(ground)
+    page.get_by_label("Dark").check(force=True)
+    dark = page.evaluate(ground)
+    assert dark != light
+    page.reload()
+    assert page.evaluate(ground) == dark
+    expect(page.get_by_label("Dark")).to_be_checked()
+    page.get_by_label("Auto").check(force=True)
+    assert page.evaluate(ground) == light
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate(ground) == dark
+
+
+# Text whose contrast with what lies below it is under 4.5 to 1 (3 to 1 if large): WCAG 2.2, 1.4.3.
+PALE = """() => {
+  const context = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+  const rgba = colour => {
+    context.clearRect(0, 0, 1, 1);
+    context.fillStyle = colour;
+    context.fillRect(0, 0, 1, 1);
+    return context.getImageData(0, 0, 1, 1).data;
+  };
+  const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => [r, g, b].map(v => linear(v / 255))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = element => {
+    for (let at = element; at; at = at.parentElement) {
+      const found = rgba(getComputedStyle(at).backgroundColor);
+      if (found[3] === 255) return found;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let text; (text = walker.nextNode());) {
+    const element = text.parentElement, style = getComputedStyle(element);
+    const box = element.getBoundingClientRect();
+    const unseen = !element.checkVisibility() || box.width < 2 || element.closest("[aria-disabled=true], noscript");
+    if (!text.data.trim() || unseen) continue;
+    const [one, other] = [light(rgba(style.color)), light(ground(element))].sort((a, b) => b - a);
+    const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+    const ratio = (one + 0.05) / (other + 0.05);
+    if (ratio < (large ? 3 : 4.5)) found.push(`${text.data.trim()}: ${ratio.toFixed(2)}`);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (768, "light")])
+def test_anyone_can_use_it(
+    visit: Callable[..., Page], address: str, song: Path, width: int, scheme: str, shoot: Callable[[Page, str], None]
+) -> None:
+    page = visit(viewport={"width": width, "height": 740}, color_scheme=scheme, reduced_motion="reduce")
+    page.goto(address)
+    expect(page.locator("#names")).to_contain_text("Fast beat")
+    assert page.evaluate(OVERFLOW) <= 0
+    assert page.evaluate(PALE) == []
+    shoot(page, f"empty-{width}-{scheme}")
+    page.set_input_files("#file", song)
+    _explained(page)
+    assert page.evaluate(OVERFLOW) <= 0, "wider than the window"
+    assert page.evaluate(PALE) == []
+    shoot(page, f"result-{width}-{scheme}")
+    images = page.locator("[role=tabpanel]:not([hidden]) img").evaluate_all("all => all.map(image => image.alt)")
+    assert len(images) >= 4
+    assert all(len(words) > 30 for words in images)
+    assert len(set(images)) == len(images)
+    # What a screen reader is told: the browser's own tree of accessible objects.
+    session = page.context.new_cdp_session(page)
+    nodes = session.send("Accessibility.getFullAXTree")["nodes"]
+    told = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
+    controls = "button link slider checkbox radio combobox textbox tab treeitem"
+    named = {*controls.split(), "tree", "tablist", "tabpanel", "image", "progressbar", "region"}
+    assert [role for role, name in told if role in named and not name.strip()] == []
+    roles = {role for role, _ in told}
+    assert {"main", "banner", "region", "tree", "treeitem", "tab", "tabpanel", "slider", "status", "heading"} <= roles
+    levels = page.locator("h1, h2, h3, h4").evaluate_all(
+        "all => all.filter(e => e.checkVisibility()).map(e => +e.tagName[1])"
+    )
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    small = page.locator("button:visible, select:visible").evaluate_all(
+        "all => all.filter(e => e.offsetHeight < 24).length"
+    )
+    assert small == 0

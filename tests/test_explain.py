@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -44,6 +45,7 @@ from genretree.explain.page import encode, save_explanation
 from genretree.explain.pieces import Pieces, read_file, read_track, score
 from genretree.explain.survey import survey
 from genretree.explain.targets import find_node, make_target, targets_of_path
+from genretree.export import export_bundle
 from genretree.models import family_names, hearing
 from genretree.models.cnn import CnnSettings
 from genretree.models.network import GenreNetwork, NetworkModel, build_head
@@ -331,6 +333,56 @@ def test_a_linear_classifier_on_a_network_has_gradients_too(store: Store, tmp_pa
         assert any(relevance.values.any() for relevance in found.reasons[0].maps)
 
 
+def test_what_needs_weights_is_the_same_for_a_bundle_that_runs_by_an_export(
+    bundles: dict[str, Bundle], store: Store, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("captum")
+    folder = shutil.copytree(bundles["cnn"].folder, tmp_path / "cnn")
+    export_bundle(folder, "openvino")
+    assert build_index(folder, store) > 20
+    exported = load_bundle(folder, "auto")
+    assert "openvino" in exported.runtime
+    by_torch = explain(load_bundle(folder), "#0", store=store, method="gradcam", check=True)
+    found = explain(exported, "#0", store=store, method="gradcam", check=True)
+    for one, other in zip(found.reasons, by_torch.reasons, strict=True):
+        for mine, theirs in zip(one.maps, other.maps, strict=True):
+            np.testing.assert_allclose(mine.values, theirs.values, atol=1e-3)
+    assert found.neighbours == by_torch.neighbours
+    assert found.check is not None and by_torch.check is not None
+    # Another map altogether, but for what chance makes alike, and the same one with noise that can't be heard.
+    assert abs(found.check["randomised_weights"]) < 0.7 < found.check["inaudible_noise"]
+    assert found.check["randomised_weights"] == pytest.approx(by_torch.check["randomised_weights"], abs=0.05)
+
+
+def test_a_node_beside_the_path_has_its_own_time_line_and_clips(
+    bundles: dict[str, Bundle], song: Path, tmp_path: Path
+) -> None:
+    path = explain(bundles["boosting"], song).prediction.path
+    other = "Calm" if path[0] == "Busy" else "Busy"
+    found = explain(bundles["boosting"], song, node=other)
+    assert found.line.node == (other,)
+    assert [line.node for line in found.timelines[:-1]] == [path[:depth] for depth in range(1, len(path) + 1)]
+    clips, out = tmp_path / "clips", tmp_path / "out"
+    save_explanation(explain(bundles["boosting"], song), out, song, clips)
+    (clips / "mine.flac").touch()
+    save_explanation(replace(found, timelines=found.timelines[-1:]), out, song, clips)
+    assert not (out / "reason-2.png").exists()  # it answered another question
+    assert (clips / "mine.flac").exists()
+    told = {item.name for item in clips.glob("*typical-?.flac")}
+    assert told == {f"typical-{n + 1}.flac" for n in range(len(found.line.typical))} | {
+        f"untypical-{n + 1}.flac" for n in range(len(found.line.untypical))
+    }
+
+
+def test_random_masks_say_nothing_of_parts_that_were_never_drawn() -> None:
+    pieces = _pieces(1)
+    maps = occlude(
+        _bundle(Known(np.full((3, 64, 64), 1e-4))), pieces, find_background(pieces), [WHY], ("mel",), masks=1
+    )
+    assert not maps["mel"].any()
+
+
 @pytest.mark.parametrize(
     ("family", "method", "said"),
     [
@@ -543,6 +595,7 @@ def test_the_command_writes_all(bundles: dict[str, Bundle], store: Store, song: 
         (["--class", "Calm", "--part", "all", "--most", "1"], 0, "typical"),
         ([], 2, "--track NAME"),
         (["--track", "#2", "--clips", str(clips)], 1, "no sound"),
+        (["--track", "#2", "--neighbours", "2"], 1, "genretree index"),
     ]
     for options, status, said in runs:
         result = CliRunner().invoke(main, ["explain", bundle, str(store.folder), *options, "--quiet"])
@@ -569,6 +622,7 @@ def test_the_page_plays_and_its_cursor_keeps_time(
 ) -> None:
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
+        assert not os.environ.get("CI"), "CI must have Chromium: see .ci/run"
         pytest.skip("no Chromium on this machine")
     page_file = save_explanation(explain(bundles["boosting"], song), tmp_path, song)
     with sync_playwright() as playwright:
@@ -586,20 +640,27 @@ def test_the_page_plays_and_its_cursor_keeps_time(
         outside = "performance.getEntriesByType('resource').map(e => e.name).filter(name => !name.startsWith('data:'))"
         assert page.evaluate(outside) == []
         # Where the cursor stands, as a share of the picture, against the time of the sound.
-        measure = """() => { show(); const plot = document.querySelector('.plot.mel, .plot.cqt, .plot.chroma'),
-            box = plot.getBoundingClientRect(), line = plot.querySelector('.cursor').getBoundingClientRect();
-            return [END * ((line.left + line.right) / 2 - box.left) / box.width, sound.currentTime]; }"""
+        measure = """() => [sound.currentTime, [...document.querySelectorAll('.cursor')].map(cursor => {
+            const box = cursor.parentElement.getBoundingClientRect(), line = cursor.getBoundingClientRect();
+            return END * ((line.left + line.right) / 2 - box.left) / box.width; })]"""
         page.keyboard.press(" ")
-        page.wait_for_function("sound.currentTime > 0.4")
-        shown, at = page.evaluate(measure)
-        assert shown == pytest.approx(at, abs=0.05)
+        for after in (0.4, 0.9):
+            page.wait_for_function(f"sound.currentTime > {after}")
+            at, shown = page.evaluate(measure)
+            assert len(shown) > 2
+            # A cursor is set once a frame, and a busy machine draws few of them.
+            assert shown == pytest.approx([at] * len(shown), abs=0.25)
         page.keyboard.press(" ")
-        assert page.evaluate("sound.paused")
+        page.wait_for_function("sound.paused")
+        page.wait_for_timeout(50)
+        at, shown = page.evaluate(measure)
+        assert shown == pytest.approx([at] * len(shown), abs=0.05)
         page.locator(".plot.cqt, .plot.mel, .plot.chroma").first.click(position={"x": width * 0.3, "y": 20})
         page.wait_for_function("!sound.seeking")
-        shown, at = page.evaluate(measure)
+        page.wait_for_timeout(50)
+        at, shown = page.evaluate(measure)
         assert at > 1
-        assert shown == pytest.approx(at, abs=0.05)
+        assert shown == pytest.approx([at] * len(shown), abs=0.05)
         page.locator("[data-from]").last.click()
         page.wait_for_function("!sound.paused && !sound.seeking")
         start = float(page.locator("[data-from]").last.get_attribute("data-from") or "nan")

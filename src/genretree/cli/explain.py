@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--neighbours", type=click.IntRange(1), help="Name so many of the nearest training tracks.")
 @click.option("--clips", type=OUT_FOLDER, help="Folder for typical and untypical passages as sound.")
 @click.option("--check", is_flag=True, help="Measure how faithful the map is; of a STORE, over its held-out tracks.")
-@click.option("--part", default="test", show_default=True, help="For --class and --check: part of the split, or all.")
+@click.option("--part", help="For --class and --check: part of the split, or all.  [default: test]")
 @click.option("--most", type=click.IntRange(1), help="For --class and --check: so many tracks.  [default: 10, 50]")
 @click.option("--seed", default=0, show_default=True, help="Of random masks and checks.")
 @click.option("--salvage", is_flag=True, help="Use what can be decoded of a truncated file.")
@@ -54,7 +54,7 @@ def explain(
     neighbours: int | None,
     clips: Path | None,
     check: bool,
-    part: str,
+    part: str | None,
     most: int | None,
     seed: int,
     salvage: bool,
@@ -76,14 +76,14 @@ def explain(
 
     store = Store(source) if (source / "store.json").is_file() else None
     if store is None:
-        refuse("a sound file, they need a store", **{"track": track, "class": genre})
+        refuse("a sound file, they need a store", **{"track": track, "class": genre, "part": part, "most": most})
     elif (track is not None) + (genre is not None) + (check and track is None) != 1:
         raise click.UsageError(f"{source} is a store: say --track NAME, --class GENRE or --check.")
     else:
         refuse("a store, there is no sound in it", clips=clips)
     loaded = load_bundle(find_bundle(bundle, download, not quiet), runtime, precision)
     if store is not None and track is None:
-        options = {"part": part, "progress": not quiet, **({} if most is None else {"most": most})}
+        options = {"part": part or "test", "progress": not quiet, **({} if most is None else {"most": most})}
         refuse("a whole store", node=node, level=level, neighbours=neighbours, masks=masks)
         found = _view(loaded, store, genre, against, method, out, options) if genre else None
         found = found or _survey(loaded, store, method, out, {**options, "seed": seed})
@@ -92,6 +92,9 @@ def explain(
     from genretree.explain import explain as explain_track
     from genretree.explain.page import save_explanation
 
+    for folder in (out, clips):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     result = explain_track(
         loaded,
         source if track is None else track,
@@ -187,13 +190,16 @@ def _show(found: Explanation) -> None:
         shares = ", ".join(f"{view} {values.mean():+.2f}" for view, values in reason.shares.items())
         bands = ", ".join(f"{item['name']} ({item['view']})" for item in reason.bands() if item["relevance"] > 0)
         console.print(f"  views: {shares}")
+        if reason.is_from_nothing:
+            console.print("  [yellow]the background alone speaks for it as much: this says little of why[/]")
         console.print(f"  most relevant, by {found.method}: {escape(bands or 'nothing speaks for it')}")
-    for line in found.timelines[-1:]:
-        for kind, passages in (("most", line.typical), ("least", line.untypical)):
-            spans = ", ".join(f"{item.start:.1f}-{item.end:.1f} s ({item.probability:.0%})" for item in passages)
-            console.print(f"  {kind} typical of {escape(line.node[-1])}: {spans}")
+    for kind, passages in (("most", found.line.typical), ("least", found.line.untypical)):
+        spans = ", ".join(f"{item.start:.1f}-{item.end:.1f} s ({item.probability:.0%})" for item in passages)
+        if spans:
+            console.print(f"  {kind} typical of {escape(found.line.node[-1])}: {spans}")
     for item in found.neighbours or ():
-        console.print(f"  near: {escape(item.track)} [dim]({escape(item.genre[-1])}, {item.distance:.3f})[/]")
+        unheard = "" if item.learned else ", not learned from"
+        console.print(f"  near: {escape(item.track)} [dim]({escape(item.genre[-1])}, {item.distance:.3f}{unheard})[/]")
     if found.check is not None:
         _show_check(found.check)
 

@@ -19,14 +19,15 @@ import torch
 from numpy.typing import NDArray
 
 from genretree.bundle import Bundle
-from genretree.explain.axes import IMAGES, SOUND, View
+from genretree.explain.axes import IMAGES, SOUND, View, spread_mask, stretch_mask
 from genretree.explain.background import find_background, take_away
 from genretree.explain.methods import Method, make_maps
 from genretree.explain.modalities import find_shares
-from genretree.explain.occlusion import GRID, Maps, cells, gather_cells
+from genretree.explain.occlusion import Maps, cells, gather_cells
 from genretree.explain.pieces import Pieces, score
 from genretree.explain.targets import Target
 from genretree.explain.variants import each_slice
+from genretree.explain.weights import with_weights
 from genretree.models.contract import Model
 from genretree.models.linear_network import LinearNetworkModel
 from genretree.models.linear_tree import LinearTree
@@ -182,15 +183,16 @@ def _brightness(piece: Pieces, views: Sequence[View], edges: bool) -> Floats:
     for view in views:
         if view == SOUND:
             assert piece.mel_16k is not None
-            shown = np.flipud(compress(piece.mel_16k[0]).T)
+            shown, time = compress(piece.mel_16k[0]), 0
+            masks = stretch_mask(cells(view), *shown.shape)
         else:
-            shown = piece.images[0, IMAGES.index(view)].astype(np.float32)
+            shown, time = piece.images[0, IMAGES.index(view)].astype(np.float32), 1
+            masks = spread_mask(cells(view), shown.shape[1])
         if edges:
-            shown = np.abs(np.diff(shown, axis=1, prepend=shown[:, :1]))
-        down, across = GRID[view]
-        rows = np.array_split(np.flipud(shown), down, axis=0)
-        found += [part.mean() for row in rows for part in np.array_split(row, across, axis=1)]
-    return np.array(found)
+            first = shown[:1] if time == 0 else shown[:, :1]
+            shown = np.abs(np.diff(shown, axis=time, prepend=first))
+        found.append(np.tensordot(masks, shown, axes=2) / masks.sum(axis=(1, 2)))
+    return np.concatenate(found).astype(np.float64)
 
 
 def rank_correlation(one: Maps, other: Maps) -> float:
@@ -219,8 +221,9 @@ def shuffle_weights(bundle: Bundle, seed: int = 0) -> Bundle | None:
 
     Shuffled and not drawn anew, so that their size stays: else the answers would all be the same, or none.
     """
-    model = _shuffled(bundle.model, np.random.default_rng(seed))
-    return None if model is None else replace(bundle, model=model)
+    whole = with_weights(bundle)
+    model = _shuffled(whole.model, np.random.default_rng(seed))
+    return None if model is None else replace(whole, model=model)
 
 
 def _shuffled(model: Model, rng: np.random.Generator) -> Model | None:

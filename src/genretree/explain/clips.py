@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,11 +18,13 @@ _WINDOW = 2048  # samples
 _FADE = 0.02  # seconds, so that a clip neither begins nor ends with a click
 _SMOOTHING = 1.0  # bins of the filter's edges
 
+_CLIP = re.compile(r"(un)?typical-\d+(-relevant)?\.flac")
+
 Samples = NDArray[np.float32]
 
 
 def write_clips(explanation: Explanation, samples: Samples, folder: str | Path, rate: int = RATE) -> list[Path]:
-    """Write the most and least typical passages of the deepest node as flac, and each in its relevant frequencies.
+    """Write the most and least typical passages of the node asked for last, and each in its relevant frequencies.
 
     Parameters
     ----------
@@ -39,7 +42,10 @@ def write_clips(explanation: Explanation, samples: Samples, folder: str | Path, 
         the node has no relevant frequencies.
     """
     folder = Path(folder)
-    line, reason = explanation.timelines[-1], explanation.reasons[-1]
+    line, reason = explanation.line, explanation.reasons[-1]
+    for old in folder.glob("*typical-*.flac"):  # of another question
+        if _CLIP.fullmatch(old.name):
+            old.unlink()
     written = []
     for kind, passages in (("typical", line.typical), ("untypical", line.untypical)):
         for number, passage in enumerate(passages, start=1):

@@ -117,7 +117,7 @@ def as_network(model: Model, method: str) -> NetworkModel | LinearNetworkModel:
     """
     if isinstance(model, (NetworkModel, LinearNetworkModel)):
         return model
-    raise SettingsError(f"{method} needs the gradients of a network that sees images; take --method occlusion")
+    raise SettingsError(f"{method} needs the gradients of a network that sees images only; take --method occlusion")
 
 
 def need_captum() -> None:

@@ -12,6 +12,7 @@ from genretree.explain.axes import View
 from genretree.explain.occlusion import Maps, occlude
 from genretree.explain.pieces import Pieces
 from genretree.explain.targets import Target
+from genretree.explain.weights import with_weights
 
 Method = Literal["gradcam", "rollout", "integrated-gradients", "occlusion"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -56,5 +57,5 @@ def make_maps(
         "integrated-gradients": gradients.integrated_gradients,
         "rollout": rollout.rollout,
     }
-    found: Maps = make[method](bundle.model, bundle.taxonomy, pieces, background, targets, progress)
+    found: Maps = make[method](with_weights(bundle).model, bundle.taxonomy, pieces, background, targets, progress)
     return found

@@ -24,6 +24,7 @@ from genretree.errors import BundleError
 from genretree.evaluate import check_images
 from genretree.explain.pieces import Pieces
 from genretree.explain.result import Neighbour
+from genretree.explain.weights import with_weights
 from genretree.files import sha256_file, write_text
 from genretree.models.contract import Model
 from genretree.models.statistics import image_statistics
@@ -98,7 +99,7 @@ def build_index(
         If the store was drawn in another way, or has no such part.
     """
     folder = Path(folder)
-    bundle = load_bundle(folder, "auto")
+    bundle = load_bundle(folder)  # by torch: an export alone doesn't give features
     content = read_description(folder)
     kept = {name: digest for name, digest in content["files"].items() if Path(name).parts[0] != FOLDER}
     if kept != content["files"] and not overwrite:
@@ -108,8 +109,13 @@ def build_index(
     vectors, tracks = _describe_tracks(bundle, store, rows, progress)
     mean, scale = vectors.mean(axis=0), vectors.std(axis=0) + _SMALLEST
     arrays = {"vectors": ((vectors - mean) / scale).astype(np.float16), "mean": mean, "scale": scale}
+    learned = set(bundle.training.get("tracks_seen", ()))
     listed = [
-        {"track": str(store.tracks["path"][track]), "genre": list(store.taxonomy.leaves[store.track_leaves[track]])}
+        {
+            "track": str(store.tracks["path"][track]),
+            "genre": list(store.taxonomy.leaves[store.track_leaves[track]]),
+            "learned": str(store.tracks["sha256"][track]) in learned,
+        }
         for track in tracks
     ]
     if kept != content["files"]:  # at no time does the bundle list what is not there
@@ -122,6 +128,14 @@ def build_index(
     files = {name: sha256_file(folder / name) for name in (_VECTORS, _TRACKS)}
     write_description(folder, {**content, "files": {**kept, **files}})
     return len(listed)
+
+
+def check_index(bundle: Bundle, most: int | None) -> None:
+    """Refuse a number of neighbours where there is no index. Raises BundleError."""
+    if most is not None and not (bundle.folder / _VECTORS).is_file():
+        raise BundleError(
+            f"{bundle.folder}: has no index of tracks; make one with: genretree index {bundle.folder} STORE"
+        )
 
 
 def find_neighbours(bundle: Bundle, pieces: Pieces, most: int | None = None) -> tuple[Neighbour, ...] | None:
@@ -139,13 +153,10 @@ def find_neighbours(bundle: Bundle, pieces: Pieces, most: int | None = None) -> 
     BundleError
         If a number is asked for and there is no index, or it can't be read.
     """
+    check_index(bundle, most)
     path = bundle.folder / _VECTORS
     if not path.is_file():
-        if most is None:
-            return None
-        raise BundleError(
-            f"{bundle.folder}: has no index of tracks; make one with: genretree index {bundle.folder} STORE"
-        )
+        return None
     try:
         arrays = load_file(path)
         listed: list[dict[str, Any]] = json.loads((bundle.folder / _TRACKS).read_text(encoding="utf-8"))
@@ -155,11 +166,16 @@ def find_neighbours(bundle: Bundle, pieces: Pieces, most: int | None = None) -> 
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         again = f"make it again: genretree index {bundle.folder} STORE --overwrite"
         raise BundleError(f"{path}: can't be read ({error}); {again}") from error
-    own = (_in_batches(bundle.model, pieces).mean(axis=0) - mean) / scale
+    own = (_in_batches(with_weights(bundle).model, pieces).mean(axis=0) - mean) / scale
     similar = vectors @ own / np.maximum(np.linalg.norm(vectors, axis=1) * np.linalg.norm(own), _SMALLEST)
     nearest = np.argsort(-similar, kind="stable")[: NEIGHBOURS if most is None else most]
     return tuple(
-        Neighbour(listed[place]["track"], tuple(listed[place]["genre"]), float(1 - similar[place]))
+        Neighbour(
+            listed[place]["track"],
+            tuple(listed[place]["genre"]),
+            float(1 - similar[place]),
+            listed[place].get("learned", True),  # indexes of old don't say
+        )
         for place in nearest.tolist()
     )
 

@@ -102,9 +102,14 @@ def occlude(
 
 
 def _contrast(taken: NDArray[np.bool_], odds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give the mean of the log odds with each part less that without it: (n_parts, n_targets)."""
+    """Give the mean of the log odds with each part less that without it: (n_parts, n_targets).
+
+    0 for a part that was always there, or never: nothing is known of it.
+    """
     away = taken.astype(np.float64)
     with_it = (1 - away).T @ odds / np.maximum((1 - away).sum(axis=0), 1)[:, None]
     without = away.T @ odds / np.maximum(away.sum(axis=0), 1)[:, None]
-    contrast: NDArray[np.float64] = with_it - without
+    share = away.mean(axis=0)
+    known = (share > 0) & (share < 1)
+    contrast: NDArray[np.float64] = np.where(known[:, None], with_it - without, 0.0)
     return contrast

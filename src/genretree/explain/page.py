@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from genretree.settings import RATE
 from genretree.sound.decode import decode
 
 LONGEST = 900.0  # seconds of sound that a page holds; of longer tracks the sound lies beside the page
+_REASON = re.compile(r"reason-(\d+)\.png")
 _TALLEST = 96  # rows of a spectrogram on the page
 
 Samples = NDArray[np.float32]
@@ -63,6 +65,9 @@ def save_explanation(
     write_bytes(out / "tree.png", draw_tree(explanation))
     for number in range(len(explanation.reasons)):
         write_bytes(out / f"reason-{number + 1}.png", draw_reason(explanation, number))
+    for old in out.glob("reason-*.png"):  # of another question
+        if (found := _REASON.fullmatch(old.name)) and int(found[1]) > len(explanation.reasons):
+            old.unlink()
     if clips is not None and samples is not None:
         write_clips(explanation, samples, clips)
     return write_page(explanation, out / "explanation.html", samples, command_line())

@@ -89,6 +89,11 @@ class Reason:
         return sorted(found, key=lambda item: -item["relevance"])[:most]
 
     @property
+    def is_from_nothing(self) -> bool:
+        """Whether the background alone speaks for the node as much as the music does."""
+        return float(self.background.mean()) >= max(0.0, float(self.log_odds.mean()))
+
+    @property
     def strength(self) -> float:
         """Relevance over a whole slice's height and time that pictures give the full colour, the same in all views."""
         dense = [np.abs(relevance.values) * relevance.axis.rows for relevance in self.maps]
@@ -141,11 +146,12 @@ class TimeLine:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A track that the model learned from, its genre, and how far it is (cosine distance of features, 0 to 2)."""
+    """A track of the index, its genre, its cosine distance by features (0 to 2), and whether it was learned from."""
 
     track: str
     genre: NodePath
     distance: float
+    learned: bool = True
 
 
 @dataclass(frozen=True)
@@ -164,13 +170,13 @@ class Explanation:
         What was explained.
     reasons : tuple of Reason
     timelines : tuple of TimeLine
-        One for each node of the predicted path.
+        One for each node of the predicted path, and for a node that was asked for beside it.
     neighbours : tuple of Neighbour or None
         None where the bundle has no index.
     seconds : float
         How long explaining took.
     check : mapping, optional
-        What `genretree.explain.check.check_track` says of the first reason.
+        What `genretree.explain.check.check_track` says of the last reason.
     """
 
     prediction: Prediction
@@ -184,6 +190,12 @@ class Explanation:
     family: str
     seconds: float
     check: Mapping[str, Any] | None = None
+
+    @property
+    def line(self) -> TimeLine:
+        """The time line of the node that was asked for last."""
+        node = self.reasons[-1].target.node
+        return next((line for line in self.timelines if line.node == node), self.timelines[-1])
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists, numbers and names, as `explanation.json` has them; maps by band and by second only."""
@@ -199,7 +211,7 @@ class Explanation:
             "neighbours": None
             if self.neighbours is None
             else [
-                {"track": item.track, "genre": list(item.genre), "distance": round(item.distance, 4)}
+                {**vars(item), "genre": list(item.genre), "distance": round(item.distance, 4)}
                 for item in self.neighbours
             ],
             **({} if self.check is None else {"check": dict(self.check)}),

@@ -18,7 +18,7 @@ from genretree.evaluate import check_images
 from genretree.explain.background import find_background
 from genretree.explain.methods import Method, choose_method, make_maps
 from genretree.explain.modalities import Shares, find_shares
-from genretree.explain.neighbours import find_neighbours
+from genretree.explain.neighbours import check_index, find_neighbours
 from genretree.explain.occlusion import Maps
 from genretree.explain.pieces import Pieces, find_track, read_file, read_track, score
 from genretree.explain.result import UNITS, Explanation, Passage, Reason, Relevance, TimeLine
@@ -95,6 +95,7 @@ def explain(
         If neighbours are asked for and the bundle has no index.
     """
     check_question(bundle, node, against, method, level, masks)  # before anything is read
+    check_index(bundle, neighbours)
     begun = time.monotonic()
     if store is None:
         pieces = read_file(bundle, file, salvage)
@@ -133,6 +134,7 @@ def explain_pieces(
 ) -> Explanation:
     """Explain slices that were read before; all else is as `explain` takes it."""
     chosen, asked = check_question(bundle, node, against, method, level, masks)
+    check_index(bundle, neighbours)
     begun = time.monotonic()
     levels = score(bundle, pieces)
     prediction = describe(bundle, pieces.name, Heard(levels, pieces.starts.tolist(), pieces.padded))
@@ -150,7 +152,7 @@ def explain_pieces(
         UNITS[chosen],
         pieces,
         tuple(_reason(target, number, shares, maps) for number, target in enumerate(targets)),
-        tuple(make_timelines(bundle, levels, nodes, pieces.starts, pieces.seconds)),
+        tuple(make_timelines(bundle, levels, nodes, pieces.starts, pieces.seconds, [item.node for item in targets])),
         find_neighbours(bundle, pieces, neighbours),
         bundle.family,
         time.monotonic() - begun,
@@ -234,16 +236,24 @@ def _reason(target: Target, number: int, shares: Shares, maps: Maps) -> Reason:
 
 
 def make_timelines(
-    bundle: Bundle, levels: LevelProbabilities, nodes: Sequence[int], starts: NDArray[np.float64], seconds: float
+    bundle: Bundle,
+    levels: LevelProbabilities,
+    nodes: Sequence[int],
+    starts: NDArray[np.float64],
+    seconds: float,
+    beside: Sequence[NodePath] = (),
 ) -> list[TimeLine]:
-    """Give a line for each node of a path, from what the model says of slices that begin at `starts`, in seconds."""
+    """Give a line for each node of a path, from what the model says of slices that begin at `starts`, in seconds.
+
+    And for each of the nodes `beside` that is not on it.
+    """
     by_slice = bundle.calibrate(levels, "slice")
+    listed = [bundle.taxonomy.nodes(level) for level in range(len(nodes))]
+    path_nodes = [listed[level][node] for level, node in enumerate(nodes)]
     found: list[TimeLine] = []
-    for level, node in enumerate(nodes):
-        path = bundle.taxonomy.nodes(level)[node]
-        if any(line.node == path for line in found):
-            continue
-        chances = by_slice[level][:, node]
+    for path in dict.fromkeys((*path_nodes, *beside)):
+        level = next(level for level, known in enumerate(listed) if path in known)
+        chances = by_slice[level][:, listed[level].index(path)]
         order = np.argsort(-chances, kind="stable")
         most = max(1, min(_PASSAGES, len(order) // 2))
         passages = [_passage(float(starts[row]), seconds, float(chances[row])) for row in order]

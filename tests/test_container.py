@@ -177,7 +177,7 @@ def test_the_builder_sees_what_is_copied_and_nothing_else() -> None:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Take the steps of the stage `build`, with /opt and /build in a folder of the test."""
     if os.environ.get("GENRETREE_TEST_CONTAINER") != "1":
-        pytest.skip("takes minutes and 2 GB: GENRETREE_TEST_CONTAINER=1")
+        pytest.skip("takes two minutes and 2 GB: GENRETREE_TEST_CONTAINER=1")
     root = tmp_path_factory.mktemp("container")
     context, opt = root / "build", root / "opt"
     context.mkdir()

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -147,7 +148,7 @@ def test_bad_files_are_reported_in_their_place(bundle: Bundle, store: Store, tmp
 def test_a_fault_of_ours_in_one_file_does_not_stop_the_others(
     bundle: Bundle, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from genretree import predict as predict_module
+    predict_module = import_module("genretree.predict")
 
     real = predict_module.iter_slices
     monkeypatch.setattr(

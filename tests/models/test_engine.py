@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,7 @@ def test_a_training_that_diverges_is_no_bundle(store: Store, tmp_path: Path) -> 
 
 
 def test_the_time_of_runs_that_were_cut_off_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from genretree import train as module
+    module = import_module("genretree.train")
 
     monkeypatch.setattr(module, "_SECONDS_BETWEEN_NOTES", 0.01)
     with module._clock(tmp_path / "seconds"):

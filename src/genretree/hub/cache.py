@@ -46,7 +46,7 @@ def find_pulled(name: HubName) -> Path | None:
 @contextmanager
 def one_at_a_time(name: HubName) -> Iterator[None]:
     """Let only one process or thread at a time put something under a name; the others wait."""
-    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]  # exported at run time
+    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
     home_of(name).mkdir(parents=True, exist_ok=True)
     with WeakFileLock(home_of(name) / ".lock"):

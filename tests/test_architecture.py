@@ -36,6 +36,7 @@ ROOMS = [
     "explain",
     "library",
     "tables",
+    "service",
     "quickstart",
     "cli",
     "__main__",

@@ -19,6 +19,7 @@ SoundErrorKind = Literal[
     "needs_ffmpeg",
     "truncated",
     "too_short",
+    "too_long",
     "not_finite",
     "silence",
     "too_many_channels",

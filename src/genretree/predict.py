@@ -22,7 +22,7 @@ from genretree.machine import available_processors, shared_by
 from genretree.models.contract import LevelProbabilities
 from genretree.scores import decode_levels, name_path
 from genretree.settings import HOP, RATE, Heads
-from genretree.sound.slices import SliceImages, iter_slices
+from genretree.sound.slices import SliceImages, iter_slices, skip_silent
 from genretree.taxonomy import Taxonomy, format_path
 
 _BATCH = 32  # slices drawn before they are scored, so memory doesn't grow with a file's length
@@ -246,10 +246,9 @@ def hear(bundle: Bundle, file: str | Path, salvage: bool = False) -> Heard:
     padded = False
     found: list[LevelProbabilities] = []
     batch: list[SliceImages] = []
-    for piece in iter_slices(file, bundle.images, salvage=salvage, mel_16k=bundle.model.needs_sound):
-        padded = padded or piece.padded
-        if piece.silent:
-            continue
+    slices = iter_slices(file, bundle.images, salvage=salvage, mel_16k=bundle.model.needs_sound)
+    for piece in skip_silent(slices, file):
+        padded = piece.padded
         starts.append(float(piece.start))
         batch.append(piece)
         if len(batch) == _BATCH:
@@ -257,8 +256,6 @@ def hear(bundle: Bundle, file: str | Path, salvage: bool = False) -> Heard:
             batch = []
     if batch:
         found.append(_score(bundle, batch))
-    if not found:
-        raise SoundError("silence", file, "every slice is silent (sound may lie in the remainder that is cut off)")
     return Heard([np.concatenate(parts) for parts in zip(*found, strict=True)], starts, padded)
 
 

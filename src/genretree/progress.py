@@ -5,6 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+
+Watcher = Callable[[str, int, int], None]  # told a bar's title, what is done and the total
+_watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+
+
+@contextmanager
+def watch_bars(tell: Watcher) -> Iterator[None]:
+    """Tell of every bar, shown or not, that moves while the block runs."""
+    token = _watcher.set(tell)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
 
 
 @contextmanager
@@ -15,8 +29,13 @@ def progress_bar(total: int, title: str, unit: str, show: bool, initial: int = 0
     with tqdm(
         total=total, initial=initial, desc=title, unit=f" {unit}", disable=not show, file=sys.stderr, dynamic_ncols=True
     ) as bar:
+        tell, done = _watcher.get(), initial
 
         def tick(count: int = 1) -> None:
+            nonlocal done
+            done += count
             bar.update(count)
+            if tell is not None:
+                tell(title, done, total)
 
         yield tick

@@ -411,6 +411,15 @@ def test_silence_is_told_after_the_last_block(tmp_path: Path) -> None:
         next(blocks)
 
 
+@pytest.mark.parametrize("form", ["wav", "flac", "mp3"])
+def test_too_long_is_refused_by_the_header_or_after_so_many_samples(good: dict[str, Path], form: str) -> None:
+    seconds = sum(map(len, iter_blocks(good[form]))) / RATE
+    assert sum(map(len, iter_blocks(good[form], longest=seconds + 0.2))) / RATE == seconds
+    with pytest.raises(SoundError, match="at most 1 s") as caught:
+        list(iter_blocks(good[form], longest=1))
+    assert caught.value.kind == "too_long"
+
+
 def test_too_short(tmp_path: Path) -> None:
     path = tmp_path / "song.wav"
     sf.write(path, make_song(1, RATE)[:2047], RATE)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from genretree.cli import audit, data, explain, learn, library, use, weights
+from genretree.cli import audit, data, explain, learn, library, serve, use, weights
 from genretree.errors import GenretreeError
 from genretree.files import printable
 
@@ -26,6 +26,7 @@ _COMMANDS = (
     explain.explain,
     explain.index,
     library.library,
+    serve.serve,
     use.export,
     use.info,
     weights.weights,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.explain.axes import View
 from genretree.explain.canvas import TITLES, lay_out
 from genretree.explain.clips import write_clips
 from genretree.explain.pictures import as_png, draw_reason, draw_tree, paint, ticks
@@ -86,7 +88,7 @@ def write_page(explanation: Explanation, path: Path, samples: Samples | None, co
         "explain.html.j2",
         found=explanation,
         tree=data_url(draw_tree(explanation)),
-        reasons=[_view(explanation, reason, end) for reason in explanation.reasons],
+        reasons=[_show(explanation, reason, end) for reason in explanation.reasons],
         lines=[
             {
                 "name": line.node[-1].replace("_", " "),
@@ -100,7 +102,7 @@ def write_page(explanation: Explanation, path: Path, samples: Samples | None, co
             }
             for line in explanation.timelines
         ],
-        marks=_marks(end),
+        marks=time_marks(end),
         source=source,
         inside=source is not None and source.startswith("data:"),
         end=end,
@@ -121,36 +123,71 @@ def encode(samples: Samples, rate: int = RATE) -> bytes:
     return stream.getvalue()
 
 
-def _view(explanation: Explanation, reason: Reason, end: float) -> dict[str, Any]:
-    shown = [relevance for relevance in reason.maps if relevance.values.any()] or list(reason.maps[:1])
-    shares = {view: float(values.mean()) for view, values in reason.shares.items()}
-    most = max(map(abs, shares.values()), default=0.0) or 1.0
+def _show(explanation: Explanation, reason: Reason, end: float) -> dict[str, Any]:
+    plots = plot_views(explanation, reason, end)
     return {
         "reason": reason,
-        "views": [_plot(explanation, reason, relevance, end) for relevance in shown],
-        "shares": [(TITLES[view], share, 100 * abs(share) / most) for view, share in shares.items()],
+        "views": [{**vars(plot), "grey": data_url(plot.grey), "colour": data_url(plot.colour)} for plot in plots],
+        "shares": list_shares(reason),
         "log_odds": float(reason.log_odds.mean()),
         "background": float(reason.background.mean()),
     }
 
 
-def _plot(explanation: Explanation, reason: Reason, relevance: Relevance, end: float) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Plot:
+    """One view of a track, for a page: the spectrogram and the relevance to lay over it, from 0 to the track's end.
+
+    Parameters
+    ----------
+    view : str
+    title : str
+    grey, colour : bytes
+        PNG; the relevance has its opacity.
+    ticks : list of (float, str)
+        Marks of the frequency axis: % from the top, name.
+    range : str
+        What the greys mean.
+    """
+
+    view: View
+    title: str
+    grey: bytes
+    colour: bytes
+    ticks: list[tuple[float, str]]
+    range: str
+
+
+def plot_views(explanation: Explanation, reason: Reason, end: float) -> list[Plot]:
+    """Draw the views that a reason says something of; `end` is the track's, in seconds."""
+    shown = [relevance for relevance in reason.maps if relevance.values.any()] or list(reason.maps[:1])
+    return [_plot(explanation, reason, relevance, end) for relevance in shown]
+
+
+def list_shares(reason: Reason) -> list[tuple[str, float, float]]:
+    """Give what each view contributed: its title, its mean share of the log odds, and that in % of the greatest."""
+    shares = {view: float(values.mean()) for view, values in reason.shares.items()}
+    most = max(map(abs, shares.values()), default=0.0) or 1.0
+    return [(TITLES[view], share, 100 * abs(share) / most) for view, share in shares.items()]
+
+
+def _plot(explanation: Explanation, reason: Reason, relevance: Relevance, end: float) -> Plot:
     canvas = lay_out(explanation.pieces, relevance, reason.strength, end)
     low, high = float(np.nanmin(canvas.shown)), float(np.nanmax(canvas.shown))
     grey = np.nan_to_num(255 * (canvas.shown - low) / max(high - low, 1e-6)).astype(np.uint8)
     grey = grey[:: max(1, len(grey) // _TALLEST)]
     places, names = ticks(relevance.axis)
-    return {
-        "title": TITLES[relevance.view],
-        "view": relevance.view,
-        "grey": data_url(as_png(grey)),
-        "colour": data_url(as_png(paint(canvas.relevance))),
-        "ticks": [(100 - 100 * place / relevance.axis.rows, name) for place, name in zip(places, names, strict=True)],
-        "range": f"grey: {low:.0f} to {high:.0f} dB" if canvas.decibels else "grey: each slice's own range",
-    }
+    return Plot(
+        relevance.view,
+        TITLES[relevance.view],
+        as_png(grey),
+        as_png(paint(canvas.relevance)),
+        [(100 - 100 * place / relevance.axis.rows, name) for place, name in zip(places, names, strict=True)],
+        f"grey: {low:.0f} to {high:.0f} dB" if canvas.decibels else "grey: each slice's own range",
+    )
 
 
-def _marks(end: float) -> list[tuple[float, str]]:
+def time_marks(end: float) -> list[tuple[float, str]]:
     """Give some ten round marks on the axis of time: places in %, and names."""
     step = next((step for step in (1, 2, 5, 10, 20, 30, 60, 120, 300, 600) if end / step <= 10), 1800)
     return [(100 * at / end, f"{at // 60}:{at % 60:02d}") for at in range(0, int(end) + 1, step)]

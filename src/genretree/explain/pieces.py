@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from genretree.bundle import Bundle
 from genretree.corpus.store import Store
-from genretree.errors import CorpusError, SoundError
+from genretree.errors import CorpusError
 from genretree.files import printable
 from genretree.models.contract import LevelProbabilities
 from genretree.settings import HOP, RATE
-from genretree.sound.slices import SliceImages, iter_slices
+from genretree.sound.slices import SliceImages, iter_slices, skip_silent
 
 _AT_A_TIME = 64
 
@@ -73,10 +73,7 @@ def read_file(bundle: Bundle, file: str | Path, salvage: bool = False) -> Pieces
         If the file can't be used or every slice is silent.
     """
     listens = bundle.model.needs_sound
-    every = list(iter_slices(file, bundle.images, salvage=salvage, mel_16k=listens))
-    found = [piece for piece in every if not piece.silent]
-    if not found:
-        raise SoundError("silence", file, "every slice is silent (sound may lie in the remainder that is cut off)")
+    found = list(skip_silent(iter_slices(file, bundle.images, salvage=salvage, mel_16k=listens), file))
     return Pieces(
         printable(file),
         np.stack([piece.images for piece in found]),

@@ -129,6 +129,15 @@ class TimeLine:
     typical: tuple[Passage, ...]
     untypical: tuple[Passage, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists, numbers and names."""
+        return {
+            "node": list(self.node),
+            "probabilities": np.round(self.probabilities, 6).tolist(),
+            "typical": [vars(item) for item in self.typical],
+            "untypical": [vars(item) for item in self.untypical],
+        }
+
 
 @dataclass(frozen=True)
 class Neighbour:
@@ -186,15 +195,7 @@ class Explanation:
             "seconds": round(self.seconds, 2),
             "tree": [{"path": list(path), "probability": round(chance, 6)} for path, chance in self.tree],
             "reasons": [_describe(reason, self.pieces) for reason in self.reasons],
-            "timelines": [
-                {
-                    "node": list(line.node),
-                    "probabilities": np.round(line.probabilities, 6).tolist(),
-                    "typical": [vars(item) for item in line.typical],
-                    "untypical": [vars(item) for item in line.untypical],
-                }
-                for line in self.timelines
-            ],
+            "timelines": [line.to_json() for line in self.timelines],
             "neighbours": None
             if self.neighbours is None
             else [

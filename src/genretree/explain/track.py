@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from genretree.errors import SettingsError
 from genretree.evaluate import check_images
 from genretree.explain.background import find_background
 from genretree.explain.check import check_track
-from genretree.explain.methods import choose_method, make_maps
+from genretree.explain.methods import Method, choose_method, make_maps
 from genretree.explain.modalities import Shares, find_shares
 from genretree.explain.neighbours import find_neighbours
 from genretree.explain.occlusion import Maps
@@ -93,16 +94,46 @@ def explain(
     BundleError
         If neighbours are asked for and the bundle has no index.
     """
-    chosen = choose_method(method)
-    if masks and chosen != "occlusion":
-        raise SettingsError(f"random masks are for the method occlusion, not {chosen}")
-    asked = _check_question(bundle, node, against, level)
+    check_question(bundle, node, against, method, level, masks)  # before anything is read
     begun = time.monotonic()
     if store is None:
         pieces = read_file(bundle, file, salvage)
     else:
         check_images(bundle, store)
         pieces = read_track(bundle, store, find_track(store, str(file)))
+    found = explain_pieces(
+        bundle,
+        pieces,
+        node=node,
+        against=against,
+        method=method,
+        level=level,
+        masks=masks,
+        neighbours=neighbours,
+        seed=seed,
+        check=check,
+        progress=progress,
+    )
+    return replace(found, seconds=time.monotonic() - begun)
+
+
+def explain_pieces(
+    bundle: Bundle,
+    pieces: Pieces,
+    *,
+    node: str | None = None,
+    against: str | None = None,
+    method: str | None = None,
+    level: int | str | None = None,
+    masks: int = 0,
+    neighbours: int | None = None,
+    seed: int = 0,
+    check: bool = False,
+    progress: bool = False,
+) -> Explanation:
+    """Explain slices that were read before; all else is as `explain` takes it."""
+    chosen, asked = check_question(bundle, node, against, method, level, masks)
+    begun = time.monotonic()
     levels = score(bundle, pieces)
     prediction = describe(bundle, pieces.name, Heard(levels, pieces.starts.tolist(), pieces.padded))
     nodes = predicted_nodes(bundle, levels)
@@ -114,12 +145,12 @@ def explain(
     maps = make_maps(bundle, pieces, background, targets, shares.views, chosen, masks, seed, progress)
     return Explanation(
         prediction,
-        tuple(_tree(bundle, levels)),
+        tuple(tree_chances(bundle, levels)),
         chosen,
         UNITS[chosen],
         pieces,
         tuple(_reason(target, number, shares, maps) for number, target in enumerate(targets)),
-        tuple(_timelines(bundle, levels, nodes, pieces)),
+        tuple(make_timelines(bundle, levels, nodes, pieces.starts, pieces.seconds)),
         find_neighbours(bundle, pieces, neighbours),
         bundle.family,
         time.monotonic() - begun,
@@ -134,7 +165,28 @@ def predicted_nodes(bundle: Bundle, levels: LevelProbabilities) -> list[int]:
     return nodes
 
 
-def _check_question(bundle: Bundle, node: str | None, against: str | None, level: int | str | None) -> list[Target]:
+def check_question(
+    bundle: Bundle,
+    node: str | None = None,
+    against: str | None = None,
+    method: str | None = None,
+    level: int | str | None = None,
+    masks: int = 0,
+) -> tuple[Method, list[Target]]:
+    """Refuse a question that can't be answered; else give the method, and the target if it is known without the sound.
+
+    Raises
+    ------
+    TaxonomyError, SettingsError
+        As `explain`.
+    """
+    chosen = choose_method(method)
+    if masks and chosen != "occlusion":
+        raise SettingsError(f"random masks are for the method occlusion, not {chosen}")
+    return chosen, _find_targets(bundle, node, against, level)
+
+
+def _find_targets(bundle: Bundle, node: str | None, against: str | None, level: int | str | None) -> list[Target]:
     if level is not None:
         _find_level(bundle, level)
         if node is not None:
@@ -155,7 +207,8 @@ def _find_level(bundle: Bundle, level: int | str) -> int:
     raise SettingsError(f"no level '{level}'; there are: {', '.join(names)} (or 1 to {len(names)})")
 
 
-def _tree(bundle: Bundle, levels: LevelProbabilities) -> list[tuple[NodePath, float]]:
+def tree_chances(bundle: Bundle, levels: LevelProbabilities) -> list[tuple[NodePath, float]]:
+    """Give every node of the tree with its calibrated probability for the whole track."""
     averaged = bundle.calibrate([level.mean(axis=0, keepdims=True) for level in levels], "track")
     found: dict[NodePath, float] = {}
     for level, probabilities in enumerate(averaged):
@@ -174,7 +227,10 @@ def _reason(target: Target, number: int, shares: Shares, maps: Maps) -> Reason:
     )
 
 
-def _timelines(bundle: Bundle, levels: LevelProbabilities, nodes: Sequence[int], pieces: Pieces) -> list[TimeLine]:
+def make_timelines(
+    bundle: Bundle, levels: LevelProbabilities, nodes: Sequence[int], starts: NDArray[np.float64], seconds: float
+) -> list[TimeLine]:
+    """Give a line for each node of a path, from what the model says of slices that begin at `starts`, in seconds."""
     by_slice = bundle.calibrate(levels, "slice")
     found: list[TimeLine] = []
     for level, node in enumerate(nodes):
@@ -184,12 +240,12 @@ def _timelines(bundle: Bundle, levels: LevelProbabilities, nodes: Sequence[int],
         chances = by_slice[level][:, node]
         order = np.argsort(-chances, kind="stable")
         most = max(1, min(_PASSAGES, len(order) // 2))
-        typical = tuple(_passage(pieces, int(row), chances) for row in order[:most])
-        untypical = tuple(_passage(pieces, int(row), chances) for row in order[::-1][:most] if len(order) > 1)
+        passages = [_passage(float(starts[row]), seconds, float(chances[row])) for row in order]
+        typical = tuple(passages[:most])
+        untypical = tuple(passages[::-1][:most]) if len(order) > 1 else ()
         found.append(TimeLine(path, chances, typical, untypical))
     return found
 
 
-def _passage(pieces: Pieces, row: int, chances: NDArray[np.float64]) -> Passage:
-    start = float(pieces.starts[row])
-    return Passage(round(start, 3), round(start + pieces.seconds, 3), round(float(chances[row]), 6))
+def _passage(start: float, seconds: float, chance: float) -> Passage:
+    return Passage(round(start, 3), round(start + seconds, 3), round(chance, 6))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import shutil
 import stat
@@ -38,6 +39,7 @@ MAX_CHANNELS = 8
 SILENCE_PEAK = 1e-4  # -80 dBFS
 _LOUDEST = 1e6  # full scale is 1; a float file beyond this is damaged, and its powers would overflow
 _BLOCK_FRAMES = 1 << 18  # 6 s at 44,100 Hz
+_GUESSED = ("mp3", "aac")  # of these a length may be an estimate from the bit rate
 
 _LIBSNDFILE_FORMATS = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3", "SVX", "VOC", "NIST"}
 Samples = NDArray[np.float32]
@@ -88,7 +90,9 @@ class _Source:
 # Public
 
 
-def iter_blocks(path: SampleFile, rate: int = RATE, salvage: bool = False) -> Iterator[Samples]:
+def iter_blocks(
+    path: SampleFile, rate: int = RATE, salvage: bool = False, longest: float = math.inf
+) -> Iterator[Samples]:
     """Decode a file block by block: mono (the mean of all channels), resampled by soxr HQ.
 
     Parameters
@@ -99,6 +103,8 @@ def iter_blocks(path: SampleFile, rate: int = RATE, salvage: bool = False) -> It
         Sample rate of the result in Hz.
     salvage : bool
         Take what decodes of a truncated file instead of refusing it.
+    longest : float
+        Seconds of sound beyond which a file is refused, at once where its header can be trusted.
 
     Yields
     ------
@@ -108,14 +114,14 @@ def iter_blocks(path: SampleFile, rate: int = RATE, salvage: bool = False) -> It
     Raises
     ------
     SoundError
-        With kind not_found, unreadable, empty, not_audio, needs_ffmpeg, too_many_channels, truncated or not_finite as
-        soon as it is known; silence and too_short after the last block. A FLAC file's missing end, too, shows only
-        when it is reached.
+        With kind not_found, unreadable, empty, not_audio, needs_ffmpeg, too_many_channels, too_long, truncated or
+        not_finite as soon as it is known; silence and too_short after the last block. A FLAC file's missing end, too,
+        shows only when it is reached.
     """
     path = Path(path)
     with _open_binary(path) as file:
         source = _open(path, file, salvage)
-        yield from _to_mono(source, rate, salvage)
+        yield from _to_mono(source, rate, salvage, longest)
 
 
 def decode(path: SampleFile, rate: int = RATE, salvage: bool = False) -> Samples:
@@ -154,10 +160,12 @@ def probe(path: SampleFile) -> SoundInfo:
 # Native samples to mono at a rate
 
 
-def _to_mono(source: _Source, rate: int, salvage: bool) -> Iterator[Samples]:
+def _to_mono(source: _Source, rate: int, salvage: bool, longest: float) -> Iterator[Samples]:
     import soxr
 
     info = source.info
+    if info.duration > longest and info.format not in _GUESSED:  # a duration that isn't known is nan
+        raise _too_long(info.path, info.duration, longest)
     stream = None
     if info.rate != rate:
         stream = soxr.ResampleStream(info.rate, rate, 1, dtype="float32", quality="HQ")
@@ -170,6 +178,8 @@ def _to_mono(source: _Source, rate: int, salvage: bool) -> Iterator[Samples]:
     try:
         for mono in blocks:
             n_in += len(mono)
+            if n_in > longest * info.rate:
+                raise _too_long(info.path, n_in / info.rate, longest)
             out = mono if stream is None else stream.resample_chunk(mono)
             n_out += len(out)
             if len(out):
@@ -189,6 +199,10 @@ def _to_mono(source: _Source, rate: int, salvage: bool) -> Iterator[Samples]:
         detail = f"only {n_out} samples ({1000 * n_out / rate:.0f} ms) of sound; at least {N_FFT} are needed"
         raise SoundError("too_short", info.path, detail)
     levels.check(info.path)
+
+
+def _too_long(path: Path, seconds: float, longest: float) -> SoundError:
+    return SoundError("too_long", path, f"has {seconds:.0f} s of sound or more; at most {longest:g} s are taken here")
 
 
 def _mix_down(source: _Source, levels: _Levels) -> Iterator[Samples]:

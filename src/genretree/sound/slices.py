@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.errors import SoundError
 from genretree.settings import HOP, MEL_16K_RATE, RATE, TOP_DB, ImageSettings
 from genretree.sound.decode import SampleFile, iter_blocks
 from genretree.sound.mel_16k import MEL_16K_HOP, Mel16kTap, mel_16k_frames
@@ -157,7 +158,7 @@ def iter_slices(
     SettingsError
         If there is no such engine.
     """
-    return _slices(iter_blocks(path, RATE, salvage), settings, engine, mel_16k)
+    return slice_blocks(iter_blocks(path, RATE, salvage), settings, engine, mel_16k)
 
 
 def slice_track(
@@ -188,10 +189,13 @@ def slice_track(
     SettingsError
         If there is no such engine.
     """
-    return _slices(iter([samples]), settings, engine, mel_16k)
+    return slice_blocks(iter([samples]), settings, engine, mel_16k)
 
 
-def _slices(blocks: Iterator[Floats], settings: ImageSettings, engine: str, mel_16k: bool) -> Iterator[SliceImages]:
+def slice_blocks(
+    blocks: Iterator[Floats], settings: ImageSettings, engine: str = "auto", mel_16k: bool = False
+) -> Iterator[SliceImages]:
+    """Turn sound that comes block by block, mono at 22,050 Hz, into the images of its slices, as `iter_slices` does."""
     wanted = (settings.slice_frames - 1) * HOP  # frames are centred: this many samples have one more frame than hops
     head: list[Floats] = []
     have = 0
@@ -210,6 +214,24 @@ def _slices(blocks: Iterator[Floats], settings: ImageSettings, engine: str, mel_
         with stream_spectra(sound, RATE, engine) as stored:
             for start in slice_starts(stored.frames, settings.slice_frames):
                 yield _draw_slice(stored, tap, int(start), settings, padded)
+
+
+def skip_silent(slices: Iterable[SliceImages], path: SampleFile) -> Iterator[SliceImages]:
+    """Leave silent slices out.
+
+    Raises
+    ------
+    SoundError
+        If all are, naming `path`; of kind silence.
+    """
+    count = 0
+    for piece in slices:
+        if not piece.silent:
+            count += 1
+            yield piece
+    if not count:
+        detail = "every slice is silent (sound may lie in the remainder that is cut off)"
+        raise SoundError("silence", Path(path), detail)
 
 
 def _draw_slice(

@@ -1,0 +1,59 @@
+"""What a service counts, for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_SLICES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """Counters of one service; several may live in a process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "genretree_requests", "Requests answered.", ["route", "method", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "genretree_request_seconds",
+            "From a request's headers to the end of its answer.",
+            ["route"],
+            registry=self.registry,
+            buckets=_SECONDS,
+        )
+        self.stages = Histogram(
+            "genretree_stage_seconds",
+            "Decoding (with the wait for a worker), network (with the wait for others), explaining.",
+            ["stage"],
+            registry=self.registry,
+            buckets=_SECONDS,
+        )
+        self.batch_slices = Histogram(
+            "genretree_batch_slices", "Slices scored together.", registry=self.registry, buckets=_SLICES
+        )
+        self.batch_files = Histogram(
+            "genretree_batch_files", "Files whose slices were scored together.", registry=self.registry, buckets=_SLICES
+        )
+        self.rejected = Counter(
+            "genretree_rejected", "Uploads and files refused, by kind of problem.", ["kind"], registry=self.registry
+        )
+        self.replaced = Counter(
+            "genretree_workers_replaced", "Workers killed or lost.", ["pool", "reason"], registry=self.registry
+        )
+
+    def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
+        """Show a number that is asked for when it is read."""
+        Gauge(name, about, registry=self.registry).set_function(value)
+
+    def count_batch(self, slices: int, files: int) -> None:
+        """Count what was scored together."""
+        self.batch_slices.observe(slices)
+        self.batch_files.observe(files)
+
+    def text(self) -> bytes:
+        """Give all in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,94 @@
+"""The private folder of a service, and what may be kept in it at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+import time
+from pathlib import Path
+from typing import IO
+
+from genretree.service.problems import busy
+
+_PREFIX = "genretree-serve-"
+_LOCK = "lock"
+_YOUNG = 60.0  # seconds: a folder without a lock may be one that is just being made
+
+
+class PrivateFolder:
+    """A temporary folder that only this user can look into; it goes with the service.
+
+    Its lock is held as long as the service lives. So another one can tell, even after a kill, what is left over.
+    """
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))  # mode 0700
+        self._lock: IO[bytes] = (self.path / _LOCK).open("wb")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def close(self) -> None:
+        """Remove it with all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()
+
+
+def clear_leftovers(parent: Path | None = None) -> list[Path]:
+    """Remove the folders that killed services of the same user left; gives which.
+
+    Nothing is followed, and nothing touched that belongs to another user or to a service that lives.
+    """
+    found = []
+    for path in (parent or Path(tempfile.gettempdir())).glob(f"{_PREFIX}*"):
+        if _is_left_over(path):
+            shutil.rmtree(path, ignore_errors=True)
+            found.append(path)
+    return found
+
+
+def _is_left_over(path: Path) -> bool:
+    try:
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            return False
+        # Only who may write into the folder could have put another file there: this user.
+        if stat.S_IMODE(status.st_mode) & 0o022:
+            return False
+        descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return path.is_dir() and time.time() - status.st_mtime > _YOUNG
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+class Storage:
+    """Counts the bytes that lie in the private folder.
+
+    Parameters
+    ----------
+    limit : int
+        The most that may lie there.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    def take(self, size: int) -> None:
+        """Count bytes before they are written. Raises Problem (busy) if there is no room."""
+        if self.used + size > self.limit:
+            raise busy("there is no room for more uploads now; try again later", 30)
+        self.used += size
+
+    def give_back(self, size: int) -> None:
+        """Count bytes that were removed."""
+        self.used -= size

@@ -15,7 +15,8 @@ export function percent(chance) {
 }
 
 export function clock(seconds, tenths = false) {
-  const shown = tenths ? Math.floor(seconds * 10) / 10 : Math.floor(seconds);
+  const exact = seconds + 1e-3; // a player that was sent to 8 s may stand at 7.99992
+  const shown = tenths ? Math.floor(exact * 10) / 10 : Math.floor(exact);
   const rest = (shown % 60).toFixed(tenths ? 1 : 0).padStart(tenths ? 4 : 2, "0");
   return `${Math.floor(shown / 60)}:${rest}`;
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genretree.cli.options import FOLDER, runtime_options
+from genretree.cli.options import FOLDER, download_option, runtime_options
 from genretree.errors import MissingExtraError, SettingsError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ _MB = 1 << 20
     "--batch", type=click.IntRange(0), default=64, show_default=True, help="Slices scored together; 0: no two files."
 )
 @runtime_options("auto", "auto")
+@download_option
 def serve(
     bundles: tuple[Path, ...],
     host: str,
@@ -51,6 +52,7 @@ def serve(
     workers: int | None,
     runtime: RuntimeChoice,
     precision: Precision,
+    download: bool,
     **given: Any,
 ) -> None:
     """Serve a page to drop songs on, and an interface for programs, with one BUNDLE or several (folders, or Hub names).
@@ -65,10 +67,13 @@ def serve(
         if error.name in ("fcntl", "resource"):
             raise SettingsError("serve needs Linux or macOS: elsewhere workers can't be bounded") from error
         raise MissingExtraError(error.name or "a package", "serve") from error
+    from genretree.hub import find_bundle
     from genretree.service.core import Service
     from genretree.service.limits import Limits
 
     token = _read_token(token_file)
+    for bundle in bundles if download else ():
+        find_bundle(bundle, download, progress=True)
     chosen = {
         "upload_bytes": given["max_upload"] * _MB,
         "seconds": given["max_seconds"],

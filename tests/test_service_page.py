@@ -471,6 +471,16 @@ def _refuse_once(status: int, kind: str, **headers: str) -> Callable[[Route], No
     return answer
 
 
+def test_what_is_left_of_a_cut_file_is_used(visit: Callable[..., Page], song: Path, tmp_path: Path) -> None:
+    whole = song.read_bytes()
+    (tmp_path / "cut.wav").write_bytes(whole[: len(whole) * 2 // 3])
+    page = visit()
+    _give(page, tmp_path / "cut.wav")
+    expect(page.get_by_role("group", name="Error")).to_contain_text("This file is cut off.")
+    page.get_by_role("button", name="Use what there is").click()
+    expect(page.locator(".path .leaf")).to_be_visible()
+
+
 def test_refusals_are_overcome(browser: Browser, address: str, song: Path, tmp_path: Path) -> None:
     """A token is asked for, a busy server asked again, and what it has no decoder for is sent as wav."""
     sound, rate = sf.read(song)

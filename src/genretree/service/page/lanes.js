@@ -89,7 +89,7 @@ export function makeChances(line, slices, end) {
   const least = Math.min(...line.probabilities);
   const most = Math.max(...line.probabilities);
   const spoken = `Probability of ${name} over the track: between ${percent(least)} and ${percent(most)}${best ? `, highest from ${clock(best.start)} to ${clock(best.end)}` : ""}`;
-  return h("figure", {}, caption(`How likely is ${name}?`, `${percent(least)} to ${percent(most)}`),
+  return h("figure", {}, caption(`How likely is ${name}?`, percent(least) === percent(most) ? `${percent(most)} throughout` : `${percent(least)} to ${percent(most)}`),
     h("div", { class: "lane chances", role: "img", "aria-label": spoken },
       h("span", { class: "tick", style: { top: "0%" } }, percent(1)), h("span", { class: "tick", style: { top: "100%" } }, percent(0)),
       svg("svg", { viewBox: `0 0 ${end} 1`, preserveAspectRatio: "none", "aria-hidden": "true" },

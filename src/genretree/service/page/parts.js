@@ -35,11 +35,13 @@ export function makeStages() {
   return { element: h("ol", { class: "stages" }, items), update };
 }
 
-export function makeTrouble(error, onRetry = null) {
+// `onSalvage` uses what there is of a file that is cut off.
+export function makeTrouble(error, onRetry = null, onSalvage = null) {
   const { title, help, detail, lasting } = trouble(error);
   return h("div", { class: "trouble", role: "group", "aria-label": "Error" },
     h("p", { class: "title" }, title), help && h("p", {}, help),
     detail && h("p", { class: "detail" }, detail),
+    onSalvage && error.kind === "truncated" && button("Use what there is", onSalvage, { kind: "main" }),
     onRetry && (lasting
       ? button("Choose another file", () => document.getElementById("file").click(), { sign: "file" })
       : button("Try again", onRetry, { sign: "again" })));

@@ -59,7 +59,7 @@ function begin(parts) {
       if (stageName(run.answer.state) !== said) tell(said = stageName(run.answer.state));
     };
   } else if (run.answer.status === "failed") {
-    body.replaceChildren(makeTrouble(run.answer.error, () => run.name()));
+    body.replaceChildren(makeTrouble(run.answer.error, () => run.name(), () => { run.salvage = true; run.name(); }));
     const { title, help } = trouble(run.answer.error);
     tell(`${title} ${help}`);
   } else if (run.answer.status === "cancelled") {

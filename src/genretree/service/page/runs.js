@@ -37,12 +37,17 @@ export class Run extends EventTarget {
     this.file = file;
     this.model = model; // as /v1/models describes it
     this.limits = limits;
+    this.salvage = false; // use what there is of a file that is cut off
     this.answer = { status: "new" }; // then working, done (prediction, tree, timelines), failed (error) or cancelled
     this.why = { status: "new" }; // the same; done with sound, tree, json, entries and what is asked besides
   }
 
   tell() {
     this.dispatchEvent(new Event("change"));
+  }
+
+  query(what, more = {}) {
+    return { do: what, model: this.model.name, ...(this.salvage ? { salvage: "true" } : {}), ...more };
   }
 
   async name() {
@@ -61,7 +66,7 @@ export class Run extends EventTarget {
   }
 
   async predict(onState, signal) {
-    const query = { do: "predict", model: this.model.name };
+    const query = this.query("predict");
     try {
       return await work(this.file, query, onState, signal);
     } catch (error) {
@@ -74,14 +79,14 @@ export class Run extends EventTarget {
 
   async explain() {
     await this.step("why", async (onState, signal) => {
-      const result = await work(this.file, { do: "explain", model: this.model.name }, onState, signal);
+      const result = await work(this.file, this.query("explain"), onState, signal);
       return { ...(await this.take(result, signal)), asked: [], question: { status: "new" } };
     });
   }
 
   // Ask why one node and not another (or, without one, its siblings).
   async ask(node, against) {
-    const query = { do: "explain", model: this.model.name, node: node.join(NODE), ...(against ? { against: against.join(NODE) } : {}) };
+    const query = this.query("explain", { node: node.join(NODE), ...(against ? { against: against.join(NODE) } : {}) });
     await this.step("question", async (onState, signal) => {
       const result = await work(this.file, query, onState, signal);
       this.why.asked.push(await this.take(result, signal));

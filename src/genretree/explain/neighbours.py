@@ -25,9 +25,6 @@ from genretree.explain.pieces import Pieces
 from genretree.explain.result import Neighbour
 from genretree.files import sha256_file, write_text
 from genretree.models.contract import Model
-from genretree.models.hearing import IMAGES, hear
-from genretree.models.linear_network import LinearNetworkModel, network_features
-from genretree.models.network import NetworkModel
 from genretree.models.statistics import image_statistics
 from genretree.progress import progress_bar
 
@@ -51,9 +48,13 @@ def features(model: Model, images: NDArray[np.uint8], mel_16k: NDArray[np.float1
     BundleError
         For a model that has none.
     """
+    # These load torch, the Trainer and all they need, for seconds.
     from genretree.models.boosting import BoostingModel
     from genretree.models.ensemble import EnsembleModel
-    from genretree.models.musicnn import MusicnnModel  # loads the Trainer and all it needs, for seconds
+    from genretree.models.hearing import IMAGES, hear
+    from genretree.models.linear_network import LinearNetworkModel, network_features
+    from genretree.models.musicnn import MusicnnModel
+    from genretree.models.network import NetworkModel
 
     if isinstance(model, NetworkModel):
         return network_features(model.network, images)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,6 @@ from genretree.corpus.store import Store
 from genretree.errors import SettingsError
 from genretree.evaluate import check_images
 from genretree.explain.background import find_background
-from genretree.explain.check import check_track
 from genretree.explain.methods import Method, choose_method, make_maps
 from genretree.explain.modalities import Shares, find_shares
 from genretree.explain.neighbours import find_neighbours
@@ -154,8 +154,14 @@ def explain_pieces(
         find_neighbours(bundle, pieces, neighbours),
         bundle.family,
         time.monotonic() - begun,
-        check_track(bundle, pieces, targets[-1], chosen, seed).to_json() if check else None,
+        _check(bundle, pieces, targets[-1], chosen, seed) if check else None,
     )
+
+
+def _check(bundle: Bundle, pieces: Pieces, target: Target, method: Method, seed: int) -> dict[str, Any]:
+    from genretree.explain.check import check_track  # loads torch
+
+    return check_track(bundle, pieces, target, method, seed).to_json()
 
 
 def predicted_nodes(bundle: Bundle, levels: LevelProbabilities) -> list[int]:

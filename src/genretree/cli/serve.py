@@ -28,7 +28,7 @@ _MB = 1 << 20
 @click.option("--max-upload", type=click.IntRange(1), default=200, show_default=True, help="MB in a request.")
 @click.option("--max-seconds", type=click.FloatRange(1), default=3600, show_default=True, help="Of sound in a file.")
 @click.option("--max-files", type=click.IntRange(1, 1000), default=16, show_default=True, help="In a request.")
-@click.option("--max-memory", type=click.IntRange(256), default=2048, show_default=True, help="MB to decode a file.")
+@click.option("--max-memory", type=click.IntRange(1024), default=2048, show_default=True, help="MB to decode a file.")
 @click.option("--timeout", type=click.FloatRange(0.1), default=120, show_default=True, help="Seconds to decode a file.")
 @click.option(
     "--queue", type=click.IntRange(0), default=128, show_default=True, help="Files that may wait for a worker."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
@@ -11,10 +11,12 @@ from typing import Any, cast
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute
 
 from genretree import __version__
 from genretree.errors import GenretreeError
@@ -26,6 +28,10 @@ from genretree.service.problems import STATUS, Problem, of_error
 from genretree.service.routes import make_routes
 from genretree.service.schemas import Health
 
+_SAID = {
+    "not_found": "there is nothing at this address",
+    "not_allowed": "this address answers to other methods only; see Allow",
+}
 _KINDS = {status: kind for kind, status in STATUS.items()}
 _ABOUT = (
     "Names, for any sound file, a path in a tree of music genres, with probabilities, and says why. "
@@ -47,6 +53,7 @@ def create_app(service: Service, token: str | None = None, hosts: Collection[str
         Names, without port, that requests may be addressed to; None: any.
     """
     jobs = Jobs(service)
+    router = make_routes(service, jobs)
 
     @asynccontextmanager
     async def live(app: FastAPI) -> AsyncIterator[None]:
@@ -57,6 +64,15 @@ def create_app(service: Service, token: str | None = None, hosts: Collection[str
         finally:
             await jobs.stop()
             await service.stop()
+
+    async def answer_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+        if error.status_code == 405:  # the framework names the methods of one route only
+            headers["allow"] = ", ".join(_methods([*router.routes, *app.routes], request.url.path))
+        kind = _KINDS.get(error.status_code, "bad_request")
+        problem = Problem(kind, _SAID.get(kind, error.detail), error.status_code, headers)
+        return problem.as_response(close=request.method == "POST")
 
     app = FastAPI(
         title="genretree",
@@ -71,16 +87,22 @@ def create_app(service: Service, token: str | None = None, hosts: Collection[str
         exception_handlers={
             Problem: _answer,
             GenretreeError: _answer,
-            HTTPException: _answer_http,
+            HTTPException: answer_http,
             RequestValidationError: _answer_invalid,
             ClientDisconnect: _answer_nobody,
         },
     )
     app.add_middleware(Guard, metrics=service.metrics, token=token, hosts=hosts)
-    app.include_router(make_routes(service, jobs))
+    app.include_router(router)
     _add_pages(app, service)
     app.state.jobs = jobs
     return app
+
+
+def _methods(routes: Sequence[BaseRoute], path: str) -> list[str]:
+    """Give the methods that an address answers to."""
+    found = (route for route in routes if isinstance(route, APIRoute) and route.path_regex.match(path))
+    return sorted({method for route in found for method in route.methods or ()})
 
 
 def _add_pages(app: FastAPI, service: Service) -> None:
@@ -140,12 +162,6 @@ def _send(files: dict[str, Path], name: str) -> Response:
 async def _answer(request: Request, error: Exception) -> Response:
     problem = error if isinstance(error, Problem) else of_error(cast(GenretreeError, error))
     # Of a form that was refused, more may come.
-    return problem.as_response(close=request.method == "POST")
-
-
-async def _answer_http(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    problem = Problem(_KINDS.get(error.status_code, "bad_request"), error.detail, error.status_code, error.headers)
     return problem.as_response(close=request.method == "POST")
 
 

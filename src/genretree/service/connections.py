@@ -13,6 +13,8 @@ from uvicorn.server import ServerState
 from genretree.service.limits import Limits
 from genretree.service.problems import MEDIA_TYPE, Problem, busy
 
+_LINGER_SECONDS = 1.0
+
 
 def make_protocol(limits: Limits) -> type[asyncio.Protocol]:
     """Give uvicorn's protocol with the limits that it has no settings for."""
@@ -26,18 +28,23 @@ def make_protocol(limits: Limits) -> type[asyncio.Protocol]:
             _loop: asyncio.AbstractEventLoop | None = None,
         ) -> None:
             super().__init__(config, server_state, app_state, _loop)
+            self.refused = False
             self.until_request: asyncio.TimerHandle | None = None
             self.until_taken: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             if len(self.connections) > limits.connections:
-                self._end_with(busy("there are too many connections; try again in some seconds"))
+                self.refused = True
+                self._say(busy("there are too many connections; try again in some seconds"))
+                transport.write_eof()
+                # Cut off at once, a client that still sends would not read why.
+                self.until_request = self.loop.call_later(_LINGER_SECONDS, transport.abort)
             else:
                 self._wait_for_request()
 
         def data_received(self, data: bytes) -> None:
-            if self.transport.is_closing():
+            if self.refused or self.transport.is_closing():
                 return
             super().data_received(data)
             if self.cycle is None or self.cycle.response_complete:
@@ -59,7 +66,8 @@ def make_protocol(limits: Limits) -> type[asyncio.Protocol]:
             self._stop_timer("until_taken")
 
         def send_400_response(self, msg: str) -> None:
-            self._end_with(Problem("bad_request", msg))
+            self._say(Problem("bad_request", msg))
+            self.transport.close()
 
         def _wait_for_request(self) -> None:
             """Give a client so long for the headers of its next request; uvicorn ends connections that say nothing."""
@@ -72,12 +80,11 @@ def make_protocol(limits: Limits) -> type[asyncio.Protocol]:
                 timer.cancel()
             setattr(self, name, None)
 
-        def _end_with(self, problem: Problem) -> None:
+        def _say(self, problem: Problem) -> None:
             content = json.dumps(problem.to_json()).encode()
             head = f"HTTP/1.1 {problem.status} {problem.to_json()['title']}\r\ncontent-type: {MEDIA_TYPE}\r\n"
             rest = {**problem.headers, "content-length": str(len(content)), "connection": "close"}
             head += "".join(f"{name}: {value}\r\n" for name, value in rest.items())
             self.transport.write(head.encode() + b"\r\n" + content)
-            self.transport.close()
 
     return LimitedProtocol

@@ -21,7 +21,7 @@ class Limits(Settings):
     upload_seconds: float = Field(300.0, gt=0, description="until an upload has to be complete")
     idle_seconds: float = Field(15.0, gt=0, description="that a client may send, or take, nothing")
     decode_seconds: float = Field(120.0, gt=0, description="until a file has to be decoded")
-    decode_bytes: int = Field(2048 * MB, ge=256 * MB, description="of memory that decoding a file may take")
+    decode_bytes: int = Field(2048 * MB, ge=1024 * MB, description="of memory that decoding a file may take")
     explain_seconds: float = Field(900.0, gt=0, description="until an explanation has to be there")
     waiting: int = Field(128, ge=0, description="files that wait to be decoded")
     waiting_explanations: int = Field(8, ge=0, description="that wait while another one is made")

@@ -1,0 +1,46 @@
+"""A worker that does what the message says, to be run by a pool: `python -P -m fake_worker SETUP`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from genretree.errors import SoundError
+from genretree.service import worker
+from genretree.service.wire import Message
+from genretree.service.worker import Tell
+
+
+def work(message: Message, tell: Tell) -> Message:
+    do, value = message.facts["do"], message.facts.get("value")
+    tell("decoding", 0.5)
+    if do == "sleep":
+        time.sleep(value)
+    elif do == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif do == "refuse":
+        raise SoundError("silence", "secret/place", "nothing but silence")
+    elif do == "stumble":
+        raise ZeroDivisionError("by nothing")
+    elif do == "grow":
+        bytearray(value)
+    elif do == "write":
+        Path(value).write_bytes(bytes(1 << 20))
+    elif do == "babble":
+        os.write(channel.fileno(), b"x" * 100)
+    elif do == "spin":
+        while True:
+            pass
+    return Message("done", {"process": os.getpid(), "said": message.facts}, list(message.blobs))
+
+
+if __name__ == "__main__":
+    given = worker.setup()
+    if given.get("broken"):
+        raise SystemExit(1)
+    channel = worker.take_channel()
+    worker.start(threads=False)
+    worker.bound(1 << 30, 1 << 16)
+    worker.answer(channel, work, given.get("processor_seconds"))

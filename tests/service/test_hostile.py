@@ -1,0 +1,417 @@
+"""What strangers send: it stays up, answers right, and leaks nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import signal
+import socket
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+import soundfile as sf
+from serving import Server, alike, read_events, wait_until
+from test_interface import check_problem, upload
+
+from genretree.settings import RATE
+from small_corpus import synthesise
+
+BOUNDARY = "limit"
+TOKEN = {"authorization": "Bearer sesame-open-sesame"}
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(server: Server) -> Any:
+    """After each test no upload lies about, no worker is busy, and the service names a song."""
+    yield
+    wait_until(lambda: server.metric("genretree_decode_busy") == server.metric("genretree_decode_queue") == 0)
+    wait_until(lambda: not [name for name in server.left() if name.startswith("upload")])
+    assert server.client.get("/healthz").status_code == 200
+
+
+def flac_of_silence(seconds: int, declared: bool = True) -> bytes:
+    """Hours of silence in some kilobytes, whose header may keep the length to itself."""
+    stream = io.BytesIO()
+    with sf.SoundFile(stream, "w", 8000, 1, format="FLAC", subtype="PCM_16") as file:
+        for _ in range(seconds // 60):
+            file.write(np.zeros(60 * 8000, np.int16))
+    content = bytearray(stream.getvalue())
+    if not declared:
+        content[21] &= 0xF0  # the lower 36 bits of bytes 18 to 25 count the samples
+        content[22:26] = bytes(4)
+    return bytes(content)
+
+
+def zipped() -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("song.mp3", bytes(10 << 20))
+    return stream.getvalue()
+
+
+def broken_mp3() -> bytes:
+    return b"ID3\x04\x00\x00\x00\x00\x00\x00" + np.random.default_rng(0).bytes(20_000)
+
+
+@pytest.mark.parametrize(
+    ("content", "kinds"),
+    [
+        (zipped(), ["not_audio"]),
+        (b"", ["empty"]),
+        (b"just some words\n" * 100, ["not_audio"]),
+        (b"#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:10,\n/etc/passwd\n", ["not_audio"]),
+        (b"ffconcat version 1.0\nfile /etc/passwd\n", ["not_audio"]),
+        (b"RIFF\xff\xff\xff\xffWAVEfmt ", ["truncated", "not_audio"]),
+        (broken_mp3(), ["not_audio", "truncated"]),
+        (np.random.default_rng(1).bytes(50_000), ["not_audio"]),
+    ],
+    ids=["zip", "empty", "text", "playlist", "concat", "wav", "mp3", "noise"],
+)
+def test_what_is_no_sound_is_refused_whatever_its_name(server: Server, content: bytes, kinds: list[str]) -> None:
+    answer = server.client.post("/v1/predict", files={"file": ("song.mp3", content, "audio/mpeg")})
+    assert answer.json()["kind"] in kinds
+    detail = check_problem(answer, 422, answer.json()["kind"])
+    assert detail.startswith("song.mp3: ")
+    assert "genretree-serve" not in answer.text
+    assert "upload-" not in answer.text
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_hours_of_silence_in_a_small_file_are_given_up(strict: Server, declared: bool) -> None:
+    content = flac_of_silence(2 * 3600, declared)
+    assert len(content) < 1 << 20
+    begun = time.monotonic()
+    answer = strict.client.post("/v1/predict", files={"file": ("bomb.flac", content)}, headers=TOKEN)
+    assert "at most 20 s" in check_problem(answer, 422, "too_long")
+    assert time.monotonic() - begun < 2
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "/etc/passwd", "..\\..\\x.mp3", "a\x00b", "<b>&amp;", "é" * 300, "\udcff"]
+)
+def test_a_name_is_only_repeated(server: Server, song: Path, name: str) -> None:
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+    body = head.encode("utf-8", "surrogateescape") + song.read_bytes() + f"\r\n--{BOUNDARY}--\r\n".encode()
+    answer = post(server, body)
+    assert answer.status_code == 200, answer.text
+    said = answer.json()["results"][0]["file"]
+    assert said == {"\udcff": "\\xff"}.get(name, name[:255])
+
+
+def post(server: Server, body: bytes, **headers: str) -> httpx.Response:
+    kind = f"multipart/form-data; boundary={BOUNDARY}"
+    return server.client.post("/v1/predict", content=body, headers={"content-type": kind, **headers})
+
+
+def part(disposition: str, content: bytes = b"x", more: str = "") -> bytes:
+    return f"--{BOUNDARY}\r\n{disposition}{more}\r\n\r\n".encode() + content + b"\r\n"
+
+
+FIELD = 'Content-Disposition: form-data; name="files"; filename="a"'
+END = f"--{BOUNDARY}--\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (
+            b"".join(part(f'Content-Disposition: form-data; name="f{i}"') for i in range(10_000)) + END,
+            "has a field 'f0'",
+        ),
+        (b"".join(part(FIELD) for _ in range(10_000)) + END, "more than 16 files"),
+        (part('Content-Disposition: form-data; name="files"') + END, "has a field 'files'"),
+        (part(FIELD), "before its last boundary"),
+        (part(FIELD, more="\r\nX: y" * 100) + END, "header"),
+        (part(FIELD, more="\r\nX: " + "y" * 10_000) + END, "header"),
+        (part("X: y") + END, "has a field ''"),
+        (END, "no file"),
+        (b"", "before its last boundary"),
+        (b"no form at all", "can't be read"),
+    ],
+    ids=["fields", "files", "value", "open", "headers", "long", "nameless", "none", "empty", "junk"],
+)
+def test_a_form_that_is_none_is_refused(server: Server, body: bytes, said: str) -> None:
+    assert said in check_problem(post(server, body), 400, "bad_request")
+
+
+def test_other_types_than_forms_are_refused(server: Server) -> None:
+    answer = server.client.post("/v1/predict", content=b"{}", headers={"content-type": "application/json"})
+    check_problem(answer, 415, "bad_request")
+    answer = server.client.post("/v1/predict", content=b"x", headers={"content-type": "multipart/form-data"})
+    check_problem(answer, 415, "bad_request")
+    check_problem(server.client.post("/v1/explain", files=[*upload_two()]), 400, "bad_request")
+
+
+def upload_two() -> list[tuple[str, tuple[str, bytes]]]:
+    return [("files", ("a", b"x")), ("files", ("b", b"x"))]
+
+
+def test_too_much_is_refused_while_it_comes(strict: Server) -> None:
+    answer = strict.client.post("/v1/predict", files={"file": ("a", bytes(3 << 20))}, headers=TOKEN)
+    assert "more than 1 MB" in check_problem(answer, 413, "too_large")
+
+    def pieces() -> Any:  # of a length that is not told
+        yield part(FIELD, b"")[:-2]
+        for _ in range(40):
+            yield bytes(1 << 16)
+
+    kind = f"multipart/form-data; boundary={BOUNDARY}"
+    answer = strict.client.post("/v1/predict", content=pieces(), headers={"content-type": kind, **TOKEN})
+    check_problem(answer, 413, "too_large")
+    wait_until(lambda: strict.metric("genretree_stored_bytes") == 0)
+    assert [name for name in strict.left() if name.startswith("upload")] == []
+
+
+def read_all(connection: socket.socket) -> bytes:
+    found = b""
+    while piece := connection.recv(1 << 16):
+        found += piece
+    return found
+
+
+def start_of_upload(server: Server, length: int = 100_000) -> socket.socket:
+    connection = server.connect()
+    head = (
+        f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nAuthorization: {TOKEN['authorization']}\r\n"
+        f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\nContent-Length: {length}\r\n\r\n"
+    )
+    connection.sendall(head.encode() + part(FIELD, bytes(5000))[:-2])
+    return connection
+
+
+def test_half_an_upload_is_given_up_and_removed(strict: Server) -> None:
+    with start_of_upload(strict) as connection:
+        wait_until(lambda: "upload" in "".join(strict.left()))
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["kind"] == "timeout"
+    with start_of_upload(strict) as connection:
+        wait_until(lambda: "upload" in "".join(strict.left()))
+    wait_until(lambda: strict.left() == [])  # the client hung up
+    assert strict.metric("genretree_stored_bytes") == 0
+
+
+def test_an_upload_that_only_trickles_has_an_end(strict: Server) -> None:
+    begun = time.monotonic()
+    with start_of_upload(strict) as connection:
+        connection.settimeout(0.2)
+        answer = b""
+        while not answer and time.monotonic() - begun < 10:
+            try:
+                answer = connection.recv(100)
+            except TimeoutError:
+                connection.sendall(b"x")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert 1 < time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: local"])
+def test_half_a_request_is_given_up(strict: Server, sent: bytes) -> None:
+    with strict.connect() as connection:
+        connection.sendall(sent)
+        begun = time.monotonic()
+        assert read_all(connection) == b""
+        assert time.monotonic() - begun < 4
+
+
+def test_headers_have_an_end(server: Server) -> None:
+    with server.connect() as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 100_000)
+        answer = connection.recv(1000)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"application/problem+json" in answer
+
+
+def test_an_answer_that_nobody_takes_is_given_up(strict: Server, song: Path) -> None:
+    files = {"file": ("a.mp3", song.read_bytes())}
+    job = strict.client.post("/v1/jobs", files=files, params={"do": "explain"}, headers=TOKEN).json()
+    wait_until(lambda: strict.client.get(job["links"]["self"], headers=TOKEN).json().get("status") == "done")
+    with strict.connect() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        words = (
+            f"GET {job['links']['self']} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {TOKEN['authorization']}\r\n\r\n"
+        )
+        connection.sendall(words.encode() * 200)
+        time.sleep(1.2)  # nothing is read
+        with pytest.raises(OSError, match=r"reset|Broken"):
+            while True:
+                connection.sendall(words.encode())
+                time.sleep(0.05)
+
+
+def test_more_connections_than_allowed_are_told_so(strict: Server) -> None:
+    held = [strict.connect() for _ in range(11)]
+    try:
+        wait_until(lambda: _is_refused(strict), 5)
+    finally:
+        for connection in held:
+            connection.close()
+    wait_until(lambda: not _is_refused(strict))
+
+
+def _is_refused(server: Server) -> bool:
+    with server.connect() as first, server.connect() as connection:
+        first.sendall(b"")
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        answer = read_all(connection)
+    refused = answer.startswith(b"HTTP/1.1 503 ")
+    assert refused is (b'"kind": "busy"' in answer)
+    assert refused or answer.startswith(b"HTTP/1.1 200 ")
+    return refused
+
+
+def test_two_hundred_at_once_are_all_answered_rightly(server: Server, song: Path) -> None:
+    content = song.read_bytes()
+    right = server.client.post("/v1/predict", files=upload(song)).json()["results"][0]
+
+    async def ask(client: httpx.AsyncClient, number: int) -> tuple[int, Any]:
+        bad = number % 5 == 0
+        files = {"file": (f"{number}", b"no sound" if bad else content)}
+        answer = await client.post("/v1/predict", files=files)
+        return answer.status_code, answer.json()
+
+    async def ask_all() -> list[tuple[int, Any]]:
+        limits = httpx.Limits(max_connections=200)
+        async with httpx.AsyncClient(base_url=server.url, limits=limits, timeout=60) as client:
+            return await asyncio.gather(*(ask(client, number) for number in range(200)))
+
+    for number, (status, found) in enumerate(asyncio.run(ask_all())):
+        if status == 503:  # more than the queue holds
+            assert found["kind"] == "busy"
+        elif number % 5 == 0:
+            assert (status, found["kind"]) == (422, "not_audio")
+        else:
+            assert status == 200
+            assert alike(found["results"], [{**right, "file": str(number)}])
+
+
+def test_a_full_queue_refuses_before_the_upload_and_says_when_to_come_back(strict: Server, song: Path) -> None:
+    (worker,) = strict.workers()
+    worker.suspend()
+    files = {"file": ("a.mp3", song.read_bytes())}
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            waiting = [
+                pool.submit(httpx.post, f"{strict.url}/v1/predict", files=files, headers=TOKEN, timeout=30)
+                for _ in range(3)
+            ]
+            wait_until(lambda: strict.metric("genretree_decode_queue") == 2)
+            answer = strict.client.post("/v1/predict", files=files, headers=TOKEN)
+            check_problem(answer, 503, "busy")
+            assert int(answer.headers["retry-after"]) > 0
+            worker.resume()
+            assert [each.result().status_code for each in waiting] == [200, 200, 200]
+    finally:
+        worker.resume()
+
+
+def test_a_worker_that_is_killed_loses_only_what_it_had_begun(server: Server, song: Path) -> None:
+    first, second = server.workers()
+    for worker in (first, second):
+        worker.suspend()
+    with ThreadPoolExecutor(4) as pool:
+        waiting = [
+            pool.submit(httpx.post, f"{server.url}/v1/predict", files=upload(song), timeout=60) for _ in range(4)
+        ]
+        wait_until(lambda: server.metric("genretree_decode_busy") == 2)
+        first.kill()  # it has not said that it began
+        second.resume()
+        assert [each.result().status_code for each in waiting] == [200] * 4
+    wait_until(lambda: len(server.workers()) == 2)
+
+
+def test_a_worker_killed_in_the_middle_fails_that_file_and_is_replaced(server: Server, tmp_path: Path) -> None:
+    long = np.tile(synthesise("Noise", 1, 60.0), 20)
+    sf.write(tmp_path / "long.wav", long, RATE)
+    files = upload(tmp_path / "long.wav", field="file")
+    job = server.client.post("/v1/jobs", files=files, params={"do": "predict"}).json()
+    wait_until(lambda: server.client.get(job["links"]["self"]).json()["progress"] > 0.05)
+    busy = max(server.workers(), key=lambda process: sum(process.cpu_times()[:2]))
+    os.kill(busy.pid, signal.SIGKILL)
+    with server.client.stream("GET", job["links"]["events"]) as stream:
+        name, problem = read_events(stream)[-1]
+    assert (name, problem["kind"]) == ("failed", "crashed")
+    wait_until(lambda: len(server.workers()) == 2)
+
+
+def test_a_client_that_hangs_up_is_no_longer_served(server: Server, song: Path) -> None:
+    workers = server.workers()
+    for worker in workers:
+        worker.suspend()
+    try:
+        for _ in range(6):
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{server.url}/v1/predict", files=upload(song), timeout=0.2)
+        wait_until(lambda: server.metric("genretree_decode_queue") == 0)
+        assert [name for name in server.left() if name.startswith("upload")] == []
+    finally:
+        for worker in workers:
+            worker.resume()
+    assert server.client.post("/v1/predict", files=upload(song)).status_code == 200
+
+
+def test_a_job_that_is_deleted_stops_at_once(server: Server, song: Path) -> None:
+    (worker,) = server.workers("explainer")
+    job = server.client.post("/v1/jobs", files=upload(song, field="file"), params={"do": "explain"}).json()
+    wait_until(lambda: server.metric("genretree_explain_busy") == 1)
+    assert server.client.delete(job["links"]["self"]).status_code == 204
+    wait_until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+    assert f"job-{job['id']}" not in server.left()
+    wait_until(lambda: server.workers("explainer") != [])
+
+
+def test_jobs_are_forgotten_and_there_are_only_so_many(strict: Server, song: Path) -> None:
+    def submit() -> str:
+        files = {"file": ("a.mp3", song.read_bytes())}
+        answer = strict.client.post("/v1/jobs", files=files, headers=TOKEN)
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["links"]["self"])
+
+    def status(address: str) -> int:
+        return strict.client.get(address, headers=TOKEN).status_code
+
+    first = submit()
+    wait_until(lambda: status(first) == 404)  # a second after it was done
+    addresses = []
+    for _ in range(4):
+        addresses.append(submit())
+        wait_until(lambda: strict.client.get(addresses[-1], headers=TOKEN).json()["status"] == "done")
+    assert [status(address) for address in addresses] == [404, 404, 200, 200]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"authorization": "Bearer wrong"}, {"authorization": "Basic sesame-open-sesame"}, {"authorization": "é"}],
+)
+def test_without_the_token_nothing_is_done(strict: Server, headers: dict[str, str]) -> None:
+    given = {name: value.encode() for name, value in headers.items()}
+    for method, address in (
+        ("GET", "/v1/models"),
+        ("POST", "/v1/predict"),
+        ("GET", "/v1/nothing"),
+        ("DELETE", "/v1/jobs/x"),
+    ):
+        answer = strict.client.request(method, address, headers=given)
+        check_problem(answer, 401, "unauthorized")
+        assert answer.headers["www-authenticate"] == "Bearer"
+    assert strict.client.get("/").status_code == 200
+    assert strict.client.get("/v1/models", headers=TOKEN).status_code == 200
+
+
+def test_other_sites_may_not_use_a_browser_to_ask(server: Server) -> None:
+    for host in ("evil.example", "evil.example:8000", f"127.0.0.1.evil.example:{server.port}", ""):
+        check_problem(server.client.get("/v1/models", headers={"host": host}), 403, "forbidden")
+    for origin in ("http://evil.example", "null", f"http://localhost:{server.port + 1}"):
+        check_problem(server.client.get("/v1/models", headers={"origin": origin}), 403, "forbidden")
+    for host in (f"127.0.0.1:{server.port}", f"localhost:{server.port}", "[::1]", "LOCALHOST"):
+        answer = server.client.get("/v1/models", headers={"host": host, "origin": f"http://{host}"})
+        assert answer.status_code == 200

@@ -1,0 +1,212 @@
+"""Every address of the interface answers as its document says."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import soundfile as sf
+from click.testing import CliRunner
+from PIL import Image
+from pydantic import TypeAdapter
+from serving import Server, alike, read_events
+
+from genretree import __version__, load_bundle
+from genretree.cli import main
+from genretree.explain import explain
+from genretree.service import schemas
+
+
+def upload(*paths: Path, field: str = "files") -> list[tuple[str, tuple[str, bytes]]]:
+    return [(field, (path.name, path.read_bytes())) for path in paths]
+
+
+def check(schema: Any, answer: httpx.Response) -> Any:
+    """Hold an answer to what the OpenAPI document says of it."""
+    assert answer.headers["content-type"] == "application/json"
+    TypeAdapter(schema).validate_json(answer.content)
+    return answer.json()
+
+
+def check_problem(answer: httpx.Response, status: int, kind: str) -> str:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    found = schemas.ProblemDocument.model_validate_json(answer.content)
+    assert (found.status, found.kind, found.type) == (status, kind, "about:blank")
+    return found.detail
+
+
+def test_it_says_where_it_serves_what(server: Server) -> None:
+    assert server.said == f"genretree serves first, second at {server.url}/ (Ctrl-C ends it)\n"
+
+
+def test_models_and_limits(server: Server) -> None:
+    found = check(schemas.Models, server.client.get("/v1/models"))
+    assert [(model["name"], model["default"]) for model in found["models"]] == [("first", True), ("second", False)]
+    assert found["models"][0]["id"] == found["models"][1]["id"]  # the same weights
+    assert found["models"][0]["classes"] == [2, 4, 5]
+    assert found["models"][0]["methods"][:2] == ["occlusion", "gradcam"]
+    assert found["limits"] == {"upload_bytes": 200 << 20, "seconds": 3600, "files": 16}
+
+
+def test_the_tree_is_nested_as_the_taxonomy(server: Server, bundles: list[Path]) -> None:
+    found = check(schemas.Tree, server.client.get("/v1/tree", params={"model": "second"}))
+    assert found["model"] == "second"
+
+    def leaves(node: dict[str, Any]) -> list[tuple[str, ...]]:
+        below = [leaf for child in node["children"] for leaf in leaves(child)]
+        return below or [tuple(node["path"])]
+
+    assert leaves(found["root"]) == list(load_bundle(bundles[0]).taxonomy.leaves)
+    assert [child["name"] for child in found["root"]["children"]] == ["Calm", "Busy"]
+
+
+def test_predict_says_what_the_command_says(server: Server, bundles: list[Path], song: Path) -> None:
+    answer = server.client.post("/v1/predict", files=upload(song))
+    found = check(schemas.Predictions, answer)
+    said = CliRunner().invoke(main, ["predict", str(bundles[0]), str(song), "--json"])
+    (line,) = said.stdout.splitlines()
+    assert found["model"] == "first"
+    assert alike(found["results"], [{**json.loads(line), "file": song.name}])
+    least = server.client.post("/v1/predict", files=upload(song), params={"min_confidence": 1.0}).json()
+    assert least["results"][0]["path"] == []
+
+
+def test_several_files_and_one_of_them_bad(server: Server, song: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.mp3").write_text("no sound")
+    files = upload(song, tmp_path / "notes.mp3", song)
+    found = check(schemas.Predictions, server.client.post("/v1/predict", files=files))["results"]
+    assert [row["file"] for row in found] == [song.name, "notes.mp3", song.name]
+    assert alike(found[0], found[2])
+    assert found[1]["error"] == {"kind": "not_audio", "message": "notes.mp3: is text, not sound"}
+
+
+def test_a_truncated_file_is_refused_unless_it_is_to_be_salvaged(server: Server, song: Path) -> None:
+    half = {"file": ("half.mp3", song.read_bytes()[: song.stat().st_size // 2])}
+    check_problem(server.client.post("/v1/predict", files=half), 422, "truncated")
+    row = server.client.post("/v1/predict", files=half, params={"salvage": True}).json()["results"][0]
+    assert 1 <= row["slices"] < 4
+
+
+def test_explain_says_what_the_library_says(server: Server, bundles: list[Path], song: Path) -> None:
+    answer = server.client.post("/v1/explain", files=upload(song, field="file"), params={"level": "2"})
+    found = check(schemas.ExplanationDocument, answer)
+    expected = explain(load_bundle(bundles[0], "auto"), song, level=2).to_json()
+    expected["prediction"]["file"] = song.name
+    for each in (found, expected):
+        del each["seconds"]
+    assert alike(found, json.loads(json.dumps(expected)))
+    assert not alike(found, {**expected, "family": "ast"})
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "kind", "said"),
+    [
+        ({"model": "third"}, 404, "not_found", "there are: first, second"),
+        ({"node": "Dron"}, 422, "taxonomy", "did you mean 'Drone'"),
+        ({"method": "oclusion"}, 422, "settings", "did you mean 'occlusion'"),
+        ({"method": "rollout"}, 422, "settings", "it has: occlusion, gradcam"),
+        ({"against": "Bells"}, 422, "settings", "what to hold it against"),
+        ({"level": "9"}, 422, "settings", "no level '9'"),
+    ],
+)
+def test_a_bad_question_is_refused_with_the_kinds_of_the_command(
+    server: Server, song: Path, words: dict[str, str], status: int, kind: str, said: str
+) -> None:
+    for address in ("/v1/explain", "/v1/jobs"):
+        answer = server.client.post(address, files=upload(song, field="file"), params={"do": "explain", **words})
+        assert said in check_problem(answer, status, kind)
+
+
+def test_a_job_tells_its_progress_and_its_result(server: Server, bundles: list[Path], song: Path) -> None:
+    answer = server.client.post("/v1/jobs", files=upload(song, field="file"), params={"do": "predict"})
+    assert answer.status_code == 202
+    job = check(schemas.JobDocument, answer)
+    assert answer.headers["location"] == job["links"]["self"] == f"/v1/jobs/{job['id']}"
+    with server.client.stream("GET", job["links"]["events"]) as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        told = read_events(stream)
+    assert {name for name, _ in told[:-1]} == {"progress"}
+    parts = [data["progress"] for _, data in told[:-1]]
+    assert parts == sorted(parts)
+    name, result = told[-1]
+    assert name == "done"
+    row = server.client.post("/v1/predict", files=upload(song)).json()["results"][0]
+    assert alike({key: result[key] for key in row}, row)
+    chances = {tuple(node["path"]): node["probability"] for node in result["tree"]}
+    taxonomy = load_bundle(bundles[0]).taxonomy
+    assert set(chances) == {node for level in range(taxonomy.depth) for node in taxonomy.nodes(level)}
+    assert chances["Calm",] + chances["Busy",] == pytest.approx(1, abs=1e-5)
+    assert [line["node"] for line in result["timelines"]] == [
+        row["path"][:cut] for cut in range(1, len(row["path"]) + 1)
+    ]
+    done = check(schemas.JobDocument, server.client.get(job["links"]["self"]))
+    assert done["status"] == "done"
+    assert done["progress"] == 1
+    assert done["result"] == result
+
+
+def test_an_explanation_comes_with_pictures_and_the_sound_that_was_heard(server: Server, song: Path) -> None:
+    job = server.client.post("/v1/jobs", files=upload(song, field="file"), params={"do": "explain"}).json()
+    with server.client.stream("GET", job["links"]["events"]) as stream:
+        told = read_events(stream)
+    assert "explaining" in [data.get("stage") for _, data in told]
+    result = told[-1][1]
+    reasons = result["view"]["reasons"]
+    assert len(reasons) == len(result["reasons"]) == len(result["pictures"]["reasons"]) == 3
+    assert result["view"]["end"] == pytest.approx(9.0, abs=0.1)
+    addresses = [result["pictures"]["tree"], *result["pictures"]["reasons"]]
+    addresses += [view[kind] for reason in reasons for view in reason["views"] for kind in ("grey", "colour")]
+    for address in addresses:
+        answer = server.client.get(address)
+        assert answer.headers["content-type"] == "image/png"
+        assert Image.open(io.BytesIO(answer.content)).width > 100
+    answer = server.client.get(result["sound"])
+    assert answer.headers["content-type"] == "audio/ogg"
+    assert sf.info(io.BytesIO(answer.content)).duration == pytest.approx(9.0, abs=0.1)
+    part = server.client.get(result["sound"], headers={"range": "bytes=100-199"})
+    assert part.status_code == 206
+    assert part.content == answer.content[100:200]
+    assert part.headers["content-range"] == f"bytes 100-199/{len(answer.content)}"
+    check_problem(server.client.get(f"{job['links']['self']}/pictures/other.png"), 404, "not_found")
+    check_problem(server.client.get(f"{job['links']['self']}/pictures/sound.ogg"), 404, "not_found")
+    assert server.client.delete(job["links"]["self"]).status_code == 204
+    check_problem(server.client.get(job["links"]["self"]), 404, "not_found")
+    check_problem(server.client.get(result["sound"]), 404, "not_found")
+    assert f"job-{job['id']}" not in server.left()
+
+
+def test_a_job_that_fails_says_why(server: Server) -> None:
+    job = server.client.post("/v1/jobs", files={"file": ("a.mp3", b"no sound")}, params={"do": "predict"}).json()
+    with server.client.stream("GET", job["links"]["events"]) as stream:
+        name, problem = read_events(stream)[-1]
+    assert name == "failed"
+    assert (problem["kind"], problem["detail"]) == ("not_audio", "a.mp3: is text, not sound")
+    found = check(schemas.JobDocument, server.client.get(job["links"]["self"]))
+    assert found["status"] == "failed"
+    assert found["error"] == problem
+
+
+def test_health_metrics_page_and_document(server: Server) -> None:
+    assert check(schemas.Health, server.client.get("/healthz")) == {"status": "ok", "version": __version__}
+    text = server.client.get("/metrics").text
+    for name in ("requests_total", "request_seconds_bucket", "decode_queue", "batch_slices_bucket"):
+        assert f"genretree_{name}" in text
+    page = server.client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "script-src 'self'" in page.headers["content-security-policy"]
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert server.client.get("/static/index.html").content == page.content
+    document = server.client.get("/openapi.json").json()
+    assert set(document["paths"]["/v1/predict"]["post"]["responses"]) >= {"200", "413", "422", "503"}
+    assert "example" in document["paths"]["/v1/predict"]["post"]["responses"]["200"]["content"]["application/json"]
+    for address in ("/docs", "/redoc", "/static/../app.py", "/static/%2e%2e/app.py", "/v1/nothing"):
+        check_problem(server.client.get(address), 404, "not_found")
+    wrong = server.client.put("/v1/jobs/x")
+    check_problem(wrong, 405, "not_allowed")
+    assert wrong.headers["allow"] == "DELETE, GET"
+    check_problem(server.client.post("/v1/predict", params={"min_confidence": "much"}), 422, "bad_request")

@@ -1,0 +1,211 @@
+"""Workers that hang, die and babble: only what they were doing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genretree.service.pool import FailedError, FullError, Pool, ServiceError
+from genretree.service.wire import Message
+
+Reasons = Counter[str]
+
+
+@asynccontextmanager
+async def running(folder: Path, size: int = 1, **given: Any) -> AsyncIterator[tuple[Pool, Reasons]]:
+    reasons: Reasons = Counter()
+    setup = given.pop("setup", {})
+    given = {"waiting": 10, "seconds": 20.0, **given}
+    pool = Pool(
+        "fake_worker",
+        setup,
+        size,
+        given["waiting"],
+        given["seconds"],
+        folder,
+        "working",
+        lambda reason: reasons.update([reason]),
+        given.get("kill_abandoned", False),
+    )
+    await pool.start()
+    try:
+        yield pool, reasons
+    finally:
+        await pool.stop()
+
+
+@pytest.fixture(autouse=True)
+def findable(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(Path(__file__).parent), known])))
+
+
+def do(pool: Pool, what: str, value: Any = None, **more: Any) -> Awaitable[Message]:
+    return pool.run(Message("do", {"do": what, "value": value}), **more)
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def timed() -> None:
+        async with asyncio.timeout(30):
+            await test()
+
+    asyncio.run(timed())
+
+
+async def fails(work: Awaitable[Message]) -> tuple[str, str]:
+    with pytest.raises(FailedError) as caught:
+        await work
+    return caught.value.kind, caught.value.detail
+
+
+def test_what_is_sent_comes_back_and_the_worker_stays(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(tmp_path) as (pool, reasons):
+            told: list[tuple[str, float, int]] = []
+            blobs = [b"", bytes(3 << 20), b"end"]
+            message = Message("do", {"do": "echo", "value": "é"}, blobs)
+            first = await pool.run(message, lambda *each: told.append(each))
+            assert [bytes(blob) for blob in first.blobs] == blobs
+            assert first.facts["said"]["value"] == "é"
+            assert ("decoding", 0.5, 0) in told
+            assert await fails(do(pool, "refuse")) == ("silence", "nothing but silence")
+            assert await fails(do(pool, "stumble")) == ("internal", "ZeroDivisionError: by nothing")
+            last = await do(pool, "echo")
+            assert last.facts["process"] == first.facts["process"]
+            assert not reasons
+
+    run(test)
+
+
+def test_one_that_dies_takes_only_its_own_work_along(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(tmp_path, size=2) as (pool, reasons):
+            others = [asyncio.ensure_future(do(pool, "sleep", 0.1)) for _ in range(4)]
+            kind, detail = await fails(do(pool, "die"))
+            assert kind == "crashed"
+            assert "convert the file" in detail
+            assert len(await asyncio.gather(*others)) == 4
+            assert reasons == {"crashed": 1}
+            assert (await do(pool, "echo")).event == "done"
+
+    run(test)
+
+
+def test_one_that_was_killed_while_idle_loses_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(tmp_path) as (pool, _):
+            first = (await do(pool, "echo")).facts["process"]
+            os.kill(first, signal.SIGKILL)
+            assert (await do(pool, "echo")).facts["process"] != first
+
+    run(test)
+
+
+def test_what_takes_too_long_is_killed(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(tmp_path, seconds=1.0) as (pool, reasons):
+            begun = time.monotonic()
+            kind, detail = await fails(do(pool, "sleep", 60))
+            assert kind == "timeout"
+            assert "longer than the 1 s" in detail
+            assert time.monotonic() - begun < 3
+            assert reasons == {"timeout": 1}
+            assert (await do(pool, "echo")).event == "done"
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("what", "value", "said"),
+    [
+        ("grow", 2 << 30, "more memory"),
+        ("write", "big", "File too large"),
+        ("babble", None, "crash"),
+        ("spin", None, "crash"),
+    ],
+)
+def test_bounds_of_the_system_hold(tmp_path: Path, what: str, value: Any, said: str) -> None:
+    async def test() -> None:
+        async with running(tmp_path, setup={"processor_seconds": 1}) as (pool, _):
+            given = str(tmp_path / value) if isinstance(value, str) else value
+            assert said in (await fails(do(pool, what, given)))[1]
+            assert (await do(pool, "echo")).event == "done"
+
+    run(test)
+
+
+def test_the_queue_has_an_end_and_its_places_are_told(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(tmp_path, waiting=2) as (pool, _):
+            told: list[tuple[str, float, int]] = []
+            slow = [asyncio.ensure_future(do(pool, "sleep", 0.2)) for _ in range(2)]
+            await asyncio.sleep(0.1)
+            last = asyncio.ensure_future(do(pool, "echo", listen=lambda *each: told.append(each)))
+            await asyncio.sleep(0)
+            with pytest.raises(FullError):
+                await do(pool, "echo")
+            await asyncio.gather(*slow, last)
+            assert [queue for stage, _, queue in told if stage == "waiting"] == [1, 1]
+
+    run(test)
+
+
+def test_who_no_longer_waits_is_left_out_of_the_queue(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(tmp_path) as (pool, reasons):
+            first = asyncio.ensure_future(do(pool, "sleep", 0.3))
+            await asyncio.sleep(0.1)
+            second = asyncio.ensure_future(do(pool, "die"))
+            await asyncio.sleep(0)
+            second.cancel()
+            await first
+            assert (await do(pool, "echo")).facts["process"] == first.result().facts["process"]
+            assert not reasons
+
+    run(test)
+
+
+@pytest.mark.parametrize("kill", [True, False])
+def test_abandoned_work_is_killed_or_finished(tmp_path: Path, kill: bool) -> None:
+    async def test() -> None:
+        async with running(tmp_path, kill_abandoned=kill) as (pool, reasons):
+            process = (await do(pool, "echo")).facts["process"]
+            work = asyncio.ensure_future(do(pool, "sleep", 0.5))
+            await asyncio.sleep(0.2)
+            work.cancel()
+            assert ((await do(pool, "echo")).facts["process"] == process) is not kill
+            assert reasons == ({"abandoned": 1} if kill else {})
+
+    run(test)
+
+
+def test_the_end_kills_all_and_tells_who_waits(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(tmp_path) as (pool, _):
+            process = (await do(pool, "echo")).facts["process"]
+            work = [asyncio.ensure_future(do(pool, "sleep", 60)) for _ in range(2)]
+            await asyncio.sleep(0.2)
+            await pool.stop()
+            assert [(await fails(each))[0] for each in work] == ["closing", "closing"]
+            with pytest.raises(ProcessLookupError):
+                os.kill(process, 0)
+
+    run(test)
+
+
+def test_workers_that_cannot_start_are_an_error(tmp_path: Path) -> None:
+    async def test() -> None:
+        with pytest.raises(ServiceError, match="ends before it is ready"):
+            async with running(tmp_path, setup={"broken": True}):
+                pass
+
+    run(test)

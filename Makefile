@@ -16,7 +16,7 @@ $(BIN)/python:
 $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 	@echo "Installing genretree and what it needs (about 2 GB, a minute or two) ..."
 	$(PIP) install --progress-bar on -c constraints.txt torch==2.13.0
-	$(PIP) install --progress-bar on -c constraints.txt -e '.[compose]'
+	$(PIP) install --progress-bar on -c constraints.txt -e '.[compose,serve]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -54,6 +54,7 @@ def run_quickstart(out: Path, seed: int = 0, progress: bool = True) -> None:
     show_evaluations(evaluations)
     _say(f"Report: {report}")
     _say(f"Done in {time.monotonic() - began:.0f} s. Now your own: genretree predict {out / 'cnn'} YOUR_MUSIC")
+    _say(f"or on a page to drop songs on: genretree serve {out / 'cnn'}")
 
 
 def _say(text: str) -> None:

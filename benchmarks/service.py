@@ -159,7 +159,7 @@ def measure_plain(folder: Path, pieces: Sequence[Path], seconds: float) -> None:
     list(predict(bundle, pieces))
     begun, count = time.monotonic(), 0
     while time.monotonic() - begun < seconds:
-        count += sum(isinstance(found, Prediction) for found in predict(bundle, pieces * 4))
+        count += sum(isinstance(found, Prediction) for found in predict(bundle, list(pieces) * 4))
     print(
         f"{folder.name}: genretree.predict alone: {count / (time.monotonic() - begun):.1f} files/s ({bundle.runtime})"
     )

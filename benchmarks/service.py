@@ -1,13 +1,14 @@
 """Requests a second and latency of `genretree serve`, with slices of several files scored together and without.
 
-    python benchmarks/service.py BUNDLE... --file SONG.mp3 [--seconds 30] [--clients 1 4 16 64] [--rounds 3]
+    python benchmarks/service.py BUNDLE... --file SONG.mp3 [--seconds 30] [--clients 1 4 16 64] [--rounds 9]
 
 Pieces of the song, cut at different places, are sent to POST /v1/predict by so many clients at a time, each of which
 sends the next as soon as it has its answer. The clients are one process of their own on the same processors; they share
 their connections with nobody, and do nothing but send prepared bytes and compare the path that comes back with what the
-first answer for that piece said. Services with (`--batch 64`) and without (`--batch 0`) take turns; each line is the
-median of the rounds. Lost: answers that were not 200, or named another path. Last, `genretree.predict` on the same
-pieces without any service, for comparison. Nothing is random.
+first answer for that piece said. Services with (`--batch 64`) and without (`--batch 0`) are asked in turn: requests a
+second are the median of the rounds (least to most), and so is the ratio of neighbouring rounds; latencies are those of
+all requests. Lost: answers that were not 200, or named another path. Last, `genretree.predict` on the same pieces
+without any service, for comparison. Nothing is random.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,51 +108,55 @@ async def load(port: int, pieces: Sequence[Path], clients: int, seconds: float) 
 # Services
 
 
-def serve_and_load(
-    bundle: Path, batch: int, pieces: Sequence[Path], clients: Sequence[int], seconds: float
-) -> dict[int, dict[str, Any]]:
-    """Start a service, load it with so many clients at a time, and end it."""
+@contextmanager
+def serving(bundle: Path, batch: int) -> Iterator[str]:
+    """Run a service while the block runs; gives its port."""
     words = ["serve", str(bundle), "--port", "0", "--batch", str(batch)]
     with subprocess.Popen([sys.executable, "-m", "genretree", *words], stdout=subprocess.PIPE, text=True) as service:
         try:
             assert service.stdout is not None
-            port = re.search(r":(\d+)/ ", service.stdout.readline())
-            if port is None:
+            found = re.search(r":(\d+)/ ", service.stdout.readline())
+            if found is None:
                 raise SystemExit("the service did not start")
-            found = {}
-            for number in clients:
-                order = [port[1], str(number), str(seconds), *map(str, pieces)]
-                done = subprocess.run(
-                    [sys.executable, __file__, "load", *order], check=True, capture_output=True, text=True
-                )
-                found[number] = json.loads(done.stdout)
-                if found[number]["lost"]:
-                    print(f"lost, {number} clients: {found[number]['said']}", file=sys.stderr)
-            return found
+            yield found[1]
         finally:
             service.terminate()
-            service.wait()
+
+
+def load_from_outside(port: str, pieces: Sequence[Path], clients: int, seconds: float) -> dict[str, Any]:
+    """Let another process load a service."""
+    order = [port, str(clients), str(seconds), *map(str, pieces)]
+    done = subprocess.run([sys.executable, __file__, "load", *order], check=True, capture_output=True, text=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    if found["lost"]:
+        print(f"lost, {clients} clients: {found['said']}", file=sys.stderr)
+    return found
 
 
 def measure(bundle: Path, pieces: Sequence[Path], clients: Sequence[int], seconds: float, rounds: int) -> None:
-    """Print a line for each number of clients and way."""
-    seen: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for _ in range(rounds):
-        for way, batch in BATCHES.items():
-            for number, found in serve_and_load(bundle, batch, pieces, clients, seconds).items():
-                seen.setdefault((way, number), []).append(found)
-    print(f"\n| {bundle.name}: clients | slices of several files | requests/s | 50 % | 95 % | lost |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for number in clients:
-        for way in BATCHES:
-            runs = seen[way, number]
-            rates = sorted(len(run["took"]) / seconds for run in runs)
-            half, most = (
-                statistics.median(float(np.percentile(run["took"], part)) for run in runs) for part in (50, 95)
-            )
-            spread = f"{statistics.median(rates):.1f} ({rates[0]:.1f} to {rates[-1]:.1f})"
-            lost = sum(run["lost"] for run in runs)
-            print(f"| {number} | {way} | {spread} | {half:.3f} s | {most:.3f} s | {lost} |", flush=True)
+    """Print a line for each number of clients and way; both services run, and are asked in turn."""
+    with ExitStack() as stack:
+        ports = {way: stack.enter_context(serving(bundle, batch)) for way, batch in BATCHES.items()}
+        print(f"\n| {bundle.name}: clients | slices of several files | requests/s | 50 % | 95 % | lost |")
+        print("| --- | --- | --- | --- | --- | --- |")
+        for number in clients:
+            runs: dict[str, list[dict[str, Any]]] = {way: [] for way in ports}
+            for turn in range(rounds):
+                for way in list(ports)[:: 1 if turn % 2 else -1]:
+                    runs[way].append(load_from_outside(ports[way], pieces, number, seconds))
+            for way, found in runs.items():
+                took = [second for run in found for second in run["took"]]
+                half, most = np.percentile(took, [50, 95])
+                lost = sum(run["lost"] for run in found)
+                rate = _spread([len(run["took"]) / seconds for run in found])
+                print(f"| {number} | {way} | {rate} | {half:.3f} s | {most:.3f} s | {lost} |")
+            pairs = zip(*runs.values(), strict=True)
+            ratio = _spread([len(one["took"]) / max(1, len(other["took"])) for one, other in pairs])
+            print(f"| {number} | {' / '.join(ports)} | {ratio} | | | |", flush=True)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def measure_plain(folder: Path, pieces: Sequence[Path], seconds: float) -> None:
@@ -172,15 +178,15 @@ def main() -> None:
     parser.add_argument("--file", type=Path, required=True, help="a song to cut pieces of")
     parser.add_argument("--seconds", type=float, default=30.0, help="length of a piece")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
-    parser.add_argument("--measure", type=float, default=6.0, help="seconds of each measurement")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--measure", type=float, default=2.0, help="seconds of each measurement")
+    parser.add_argument("--rounds", type=int, default=9)
     given = parser.parse_args()
     print(f"{available_processors()} processors; pieces of {given.seconds:g} s; {given.rounds} rounds")
     with tempfile.TemporaryDirectory() as folder:
         pieces = cut(given.file, given.seconds, Path(folder))
         for bundle in given.bundles:
             measure(bundle, pieces, given.clients, given.measure, given.rounds)
-            measure_plain(bundle, pieces, given.measure)
+            measure_plain(bundle, pieces, 3 * given.measure)
 
 
 if __name__ == "__main__":

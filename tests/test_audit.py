@@ -197,14 +197,19 @@ def test_rows_are_means_over_areas() -> None:
     assert np.allclose(reduce_rows(image, 3).mean(), image.mean())
 
 
-def test_votes_are_for_the_offset_that_most_landmarks_share() -> None:
+def test_votes_are_for_the_offset_that_most_landmarks_share(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    names = rng.integers(0, 2**31, 60, dtype=np.uint32)
-    columns = rng.integers(50, 1000, 60)
+    names = rng.integers(0, 2**31, 60, dtype=np.uint64)
+    columns = np.sort(rng.integers(50, 1000, 60))
     tracks = np.repeat([3, 5, 9], 60)
-    votes = count_votes(np.tile(names, 3), tracks, np.concatenate([columns + 40, columns, columns[::-1]]))
-    assert [(vote.track, vote.other, vote.offset, vote.votes) for vote in votes] == [(3, 5, 40, 60)]
-    assert count_votes(names, tracks[:60], columns) == []
+    names = np.concatenate([names, names, names[::-1]])
+    landmarks = np.sort(names << 32 | np.arange(180, dtype=np.uint64))
+    columns = np.concatenate([columns + 40, columns, columns])
+    for some in (landmarks.size, 7):  # all at a time, or a few
+        monkeypatch.setattr("genretree.audit.landmarks._SOME", some)
+        votes = count_votes(landmarks, tracks, columns)
+        assert [(vote.track, vote.other, vote.offset, vote.votes) for vote in votes] == [(3, 5, 40, 60)]
+    assert count_votes(np.sort(names[:60] << 32 | np.arange(60, dtype=np.uint64)), tracks[:60], columns) == []
 
 
 def test_looking_in_batches_is_looking_at_all(planted: Store, monkeypatch: pytest.MonkeyPatch) -> None:

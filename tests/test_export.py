@@ -244,6 +244,32 @@ def test_another_process_gives_the_same(exported: Path, runtime: str, tmp_path: 
     np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), expected, atol=1e-4)
 
 
+# What every thread's first batch does in OpenVINO's bindings, by four threads at once.
+THREADS_FIRST = """
+import sys, threading, genretree, openvino
+sys.setswitchinterval(1e-5)
+bundle = genretree.load_bundle(sys.argv[1], "openvino")
+together = threading.Barrier(4)
+def ask():
+    together.wait()
+    openvino.Type.f32.to_dtype()
+threads = [threading.Thread(target=ask) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="needs openvino")
+def test_threads_that_ask_openvino_first_do_not_wait_for_each_other(exported: Path) -> None:
+    words = [sys.executable, "-c", THREADS_FIRST, str(exported)]
+    tries = [subprocess.Popen(words) for _ in range(4)]  # where they may, about half of them do
+    try:
+        assert [each.wait(60) for each in tries] == [0, 0, 0, 0]
+    finally:
+        for each in tries:
+            each.kill()
+
+
 @pytest.mark.parametrize("runtime", INSTALLED)
 def test_a_missing_or_damaged_export_refuses(exported: Path, runtime: str) -> None:
     form = RUNTIMES[runtime]

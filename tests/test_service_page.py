@@ -448,6 +448,32 @@ def test_another_model_hears_the_file_that_was_dropped(visit: Callable[..., Page
     expect(page.locator(".answer")).to_contain_text("heard by first")
 
 
+def test_a_question_goes_by_the_method_that_was_chosen(visit: Callable[..., Page], song: Path) -> None:
+    asked: list[str] = []
+
+    def add_a_method(route: Route) -> None:
+        found = route.fetch().json()
+        for model in found["models"]:
+            model["methods"].append("gradcam")
+        route.fulfill(json=found)
+
+    def answer_by_another(route: Route) -> None:
+        asked.append(route.request.url)
+        route.continue_(url=route.request.url.replace("gradcam", "occlusion"))
+
+    page = visit()
+    page.route("**/v1/models", add_a_method)
+    page.route("**/v1/jobs?*method=gradcam*", answer_by_another)
+    page.reload()
+    _give(page, song)
+    _explained(page)
+    tabs = page.get_by_role("tab").count()
+    page.get_by_label("Method of explaining").select_option("Grad-CAM")
+    page.get_by_role("button", name="Ask").click()
+    expect(page.get_by_role("tab")).to_have_count(tabs + 1, timeout=WAIT)
+    assert len(asked) == 1
+
+
 def test_a_recording_is_named(visit: Callable[..., Page]) -> None:
     page = visit()
     page.get_by_role("button", name="Record").click()

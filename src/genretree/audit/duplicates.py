@@ -101,22 +101,30 @@ def find_alike(
             for one, other, cosine in _neighbours(shifted, middle, tracks[some], tracks[rows]):
                 pair = (min(int(some[one]), int(rows[other])), max(int(some[one]), int(rows[other])))
                 pairs[pair] = max(cosine, pairs.get(pair, 0))
+            if len(pairs) > 4 * _MOST_CANDIDATES:
+                pairs = _likeliest(pairs)
             tick(len(some))
-    likeliest = sorted(pairs, key=lambda pair: -pairs[pair])[:_MOST_CANDIDATES]
-    return sorted(likeliest)
+    return sorted(_likeliest(pairs))
+
+
+def _likeliest(pairs: dict[tuple[int, int], float]) -> dict[tuple[int, int], float]:
+    best = sorted(pairs, key=lambda pair: -pairs[pair])[:_MOST_CANDIDATES]
+    return {pair: pairs[pair] for pair in best}
 
 
 def _neighbours(
     shifted: Sequence[Floats], middle: Floats, own: NDArray[np.int64], tracks: NDArray[np.int64]
 ) -> Iterator[tuple[int, int, float]]:
     """Yield the nearest slices of other tracks, those above the limit, as positions, with their cosine."""
-    cosines = shifted[0] @ middle.T
-    for view in shifted[1:]:
-        np.maximum(cosines, view @ middle.T, out=cosines)
-    near, found = np.nonzero(cosines > LIKENESS)
-    other = own[near] != tracks[found]
-    near, found = near[other], found[other]
-    values = cosines[near, found]
+    parts = []
+    for start in range(0, len(middle), _BLOCK):
+        some = middle[start : start + _BLOCK].T
+        cosines = shifted[0] @ some
+        for view in shifted[1:]:
+            np.maximum(cosines, view @ some, out=cosines)
+        near, found = np.nonzero((cosines > LIKENESS) & (own[:, None] != tracks[start : start + _BLOCK]))
+        parts.append((near, found + start, cosines[near, found]))
+    near, found, values = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.lexsort((-values, near))
     near, found, values = near[order], found[order], values[order]
     nearest = np.arange(len(near)) - np.searchsorted(near, near) < _NEIGHBOURS

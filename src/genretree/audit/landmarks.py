@@ -9,7 +9,8 @@ enough votes are laid on each other and compared in detail, window by window, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,9 @@ _REACH = 62  # columns within which the three lie
 _STEP = 2  # columns that count as one in the times between them
 _REPEATS = 4  # times a landmark counts in one track: loops say the same over and over
 _MOST_COINCIDENCES = 20_000_000  # pairs of equal landmarks that are voted on; the commonest ones are left out first
+_SOME = (
+    1_000_000  # landmarks, or coincidences, that are worked on at a time: copies of all would take most of the memory
+)
 _MOST_CANDIDATES = 2000
 _WINDOW_SECONDS = 2.5
 _MAX_SLICES = 120  # of a track that are read for the comparison: 23 minutes
@@ -80,7 +84,11 @@ def find_repeats(
     progress : bool
     """
     skip = set(known)
-    votes = [vote for vote in count_votes(*name_landmarks(store, looks)) if (vote.track, vote.other) not in skip]
+    peaks = looks.peaks
+    tracks = store.slice_tracks[peaks.rows]
+    columns = np.round(store.starts[peaks.rows] / column_seconds(store)).astype(np.int64) + peaks.columns
+    votes = count_votes(name_landmarks(tracks, columns, peaks.bins), tracks, columns)
+    votes = [vote for vote in votes if (vote.track, vote.other) not in skip]
     found = []
     votes = votes[:_MOST_CANDIDATES]
     with progress_bar(len(votes), "compare tracks", "pair", progress and len(votes) > 0) as tick:
@@ -110,83 +118,134 @@ def column_seconds(store: Store) -> float:
     return store.settings.slice_frames * HOP / RATE / store.settings.size
 
 
-def name_landmarks(store: Store, looks: Looks) -> tuple[NDArray[np.uint32], Integers, Integers]:
-    """Name all landmarks that occur more than once: bins and times of three peaks.
+def name_landmarks(tracks: Integers, columns: Integers, bins: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Name the landmarks of peaks, three at a time: their bins and the times between them.
+
+    Parameters
+    ----------
+    tracks, columns : int64 arrays, shape (n,)
+        Of each peak: its track, and its column from the beginning of the track's file.
+    bins : uint8 array, shape (n,)
 
     Returns
     -------
-    names : uint32 array, shape (n,)
-    tracks : int64 array, shape (n,)
-    columns : int64 array, shape (n,)
-        Of the first peak, from the beginning of the track's file.
+    uint64 array
+        Sorted: the name above, the place of its first peak in the lower 32 bits.
     """
-    peaks = looks.peaks
-    tracks = store.slice_tracks[peaks.rows]
-    columns = np.round(store.starts[peaks.rows] / column_seconds(store)).astype(np.int64) + peaks.columns
-    found, firsts = [], []
+    n = len(columns)
+    found = np.empty(_FAN * (_FAN - 1) // 2 * n, np.uint64)
+    done = 0
     for first in range(1, _FAN):
         for second in range(first + 1, _FAN + 1):
-            n = max(0, len(columns) - second)
-            one, two = columns[first : first + n] - columns[:n], columns[second : second + n] - columns[:n]
-            good = np.flatnonzero((tracks[:n] == tracks[second:]) & (two <= _REACH) & (one >= 0) & (two > 0))
-            bins = [peaks.bins[good + step].astype(np.uint32) for step in (0, first, second)]
-            times = [(item[good] // _STEP).astype(np.uint32) for item in (one, two)]
-            found.append(bins[0] << 24 | bins[1] << 17 | bins[2] << 10 | times[0] << 5 | times[1])
-            firsts.append(good.astype(np.int32))
-    names, places = np.concatenate(found), np.concatenate(firsts)
-    del found, firsts
-    if len(names) == 0:
-        return names, places.astype(np.int64), places.astype(np.int64)
-    order = np.argsort(names)
-    names = names[order]
-    same = names[1:] == names[:-1]
-    again = np.append(False, same) | np.append(same, False)
-    places = places[order[again]]
-    return names[again], tracks[places], columns[places]
+            for start in range(0, n - second, _SOME):
+                here = np.arange(start, min(start + _SOME, n - second))
+                one, two = columns[here + first] - columns[here], columns[here + second] - columns[here]
+                good = (tracks[here] == tracks[here + second]) & (two <= _REACH) & (one >= 0) & (two > 0)
+                places = here[good]
+                numbers = [bins[places + step].astype(np.uint64) for step in (0, first, second)]
+                times = [(item[good] // _STEP).astype(np.uint64) for item in (one, two)]
+                names = numbers[0] << 24 | numbers[1] << 17 | numbers[2] << 10 | times[0] << 5 | times[1]
+                found[done : done + len(places)] = names << 32 | places.astype(np.uint64)
+                done += len(places)
+    landmarks = found[:done]
+    landmarks.sort()
+    return landmarks
 
 
-def count_votes(names: NDArray[np.uint32], tracks: Integers, columns: Integers) -> list[Vote]:
-    """Let equal landmarks of different tracks vote on the offset; the pairs of tracks with most votes come first."""
-    order = np.lexsort((columns, tracks, names))
-    names, tracks, columns = names[order], tracks[order], columns[order]
-    keep = _first_of_each(names, tracks)
-    names, tracks, columns = names[keep], tracks[keep], columns[keep]
-    rare = _rare(names)
-    names, tracks, columns = names[rare], tracks[rare], columns[rare]
-    pairs = []
-    here = np.arange(len(names))
-    for step in range(1, len(names)):
-        here = here[here + step < len(names)]
-        here = here[names[here] == names[here + step]]
-        if len(here) == 0:
-            break
-        one = here[tracks[here] != tracks[here + step]]  # equal names lie in the order of their tracks
-        offset = columns[one] - columns[one + step]
-        # Tracks of up to 2^21 and offsets of up to 2^20 columns (15 hours) either way fit into 63 bits.
-        pairs.append((tracks[one] << 42 | tracks[one + step] << 21) + offset + (1 << 20))
-    if not pairs:
-        return []
-    return _best_offsets(np.concatenate(pairs))
+def count_votes(landmarks: NDArray[np.uint64], tracks: Integers, columns: Integers) -> list[Vote]:
+    """Let equal landmarks of different tracks vote on the offset; the pairs of tracks with most votes come first.
+
+    Parameters
+    ----------
+    landmarks : uint64 array
+        As `name_landmarks` gives them.
+    tracks, columns : int64 arrays, shape (n,)
+        Of each peak.
+    """
+    most, pairs = _limit(_repeated(landmarks, tracks, columns))
+    keys = np.empty(pairs, np.int64)  # as many as there can be at most
+    done = 0
+    for names, own, when in _repeated(landmarks, tracks, columns):
+        for some in _coincidences(names, own, when, most):
+            keys[done : done + len(some)] = some
+            done += len(some)
+    return _best_offsets(keys[:done])
 
 
-def _first_of_each(names: NDArray[np.uint32], tracks: Integers) -> Integers:
+def _repeated(
+    landmarks: NDArray[np.uint64], tracks: Integers, columns: Integers
+) -> Iterator[tuple[Integers, Integers, Integers]]:
+    """Yield the names, tracks and columns of landmarks that occur again, sorted; some at a time, a name's together."""
+    start = 0
+    while start < len(landmarks):
+        last = landmarks[min(start + _SOME, len(landmarks)) - 1] >> 32
+        stop = int(np.searchsorted(landmarks, (last + 1) << 32))
+        names = (landmarks[start:stop] >> 32).astype(np.int64)
+        same = names[1:] == names[:-1]
+        again = np.append(False, same) | np.append(same, False)
+        names, places = names[again], (landmarks[start:stop][again] & 0xFFFFFFFF).astype(np.int64)
+        start = stop
+        # Peaks lie in the order of tracks and columns, and so do equal landmarks.
+        own = tracks[places]
+        keep = _first_of_each(names, own)
+        yield names[keep], own[keep], columns[places[keep]]
+
+
+def _first_of_each(names: Integers, tracks: Integers) -> Integers:
     """Keep the first few of each name in each track; both are sorted by name, then track."""
     new = np.append(True, (names[1:] != names[:-1]) | (tracks[1:] != tracks[:-1]))
     began = np.maximum.accumulate(np.where(new, np.arange(len(names)), 0))
     return np.flatnonzero(np.arange(len(names)) - began < _REPEATS)
 
 
-def _rare(names: NDArray[np.uint32]) -> Integers:
-    """Leave out the commonest names as far as all pairs together would be too many."""
+def _limit(blocks: Iterable[tuple[Integers, Integers, Integers]]) -> tuple[int, int]:
+    """How often a name may occur so that all pairs together are not too many, and how many pairs that makes."""
+    sizes: Counter[int] = Counter()
+    for names, _, _ in blocks:
+        counts, times = np.unique(np.unique(names, return_counts=True)[1], return_counts=True)
+        sizes.update(dict(zip(counts.tolist(), times.tolist(), strict=True)))
+    most = pairs = 0
+    for size in sorted(sizes):
+        more = sizes[size] * size * (size - 1) // 2
+        if pairs + more > _MOST_COINCIDENCES:
+            break
+        most, pairs = size, pairs + more
+    return most, pairs
+
+
+def _coincidences(names: Integers, tracks: Integers, columns: Integers, most: int) -> Iterator[Integers]:
+    """Yield pairs of equal landmarks of two tracks, each as one number: both tracks and the offset."""
     _, inverse, counts = np.unique(names, return_inverse=True, return_counts=True)
-    sizes = np.bincount(counts)
-    pairs = np.cumsum(sizes * np.arange(len(sizes)) * (np.arange(len(sizes)) - 1) // 2)
-    most = int(np.searchsorted(pairs, _MOST_COINCIDENCES, side="right")) - 1
-    return np.flatnonzero(counts[inverse] <= most)
+    rare = np.flatnonzero(counts[inverse] <= most)
+    names, tracks, columns = names[rare], tracks[rare], columns[rare]
+    here = np.arange(len(names))
+    for step in range(1, most):
+        here = here[here + step < len(names)]
+        here = here[names[here] == names[here + step]]
+        if len(here) == 0:
+            return
+        one = here[tracks[here] != tracks[here + step]]  # equal names lie in the order of their tracks
+        offset = columns[one] - columns[one + step]
+        # Tracks of up to 2^21 and offsets of up to 2^20 columns (15 hours) either way fit into 63 bits.
+        yield (tracks[one] << 42 | tracks[one + step] << 21) + offset + (1 << 20)
 
 
 def _best_offsets(keys: Integers) -> list[Vote]:
-    """Count the votes for each offset and its neighbours, and take the best of each pair of tracks."""
+    """Count the votes for each offset and its neighbours, and take the best of each pair of tracks; sorts `keys`."""
+    keys.sort()
+    found = []
+    start = 0
+    while start < len(keys):
+        # Some at a time, but those of a pair of tracks together.
+        last = min(start + _SOME, len(keys)) - 1
+        stop = int(np.searchsorted(keys, ((keys[last] >> 21) + 1) << 21))
+        found += _best_of_each(keys[start:stop])
+        start = stop
+    return sorted(found, key=lambda vote: (-vote.votes, vote.track, vote.other))
+
+
+def _best_of_each(keys: Integers) -> list[Vote]:
+    """Take the offset with most votes, if enough, of each pair of tracks; `keys` are sorted."""
     values, counts = np.unique(keys, return_counts=True)
     total = counts.copy()
     near = np.flatnonzero(np.diff(values) == 1)
@@ -194,10 +253,9 @@ def _best_offsets(keys: Integers) -> list[Vote]:
     total[near + 1] += counts[near]
     enough = total >= VOTES
     values, total = values[enough], total[enough]
-    order = np.argsort(-total, kind="stable")
+    order = np.lexsort((-total, values >> 21))
     values, total = values[order], total[order]
-    _, first = np.unique(values >> 21, return_index=True)
-    best = np.sort(first)
+    _, best = np.unique(values >> 21, return_index=True)
     return [
         Vote(int(value >> 42), int(value >> 21) & 0x1FFFFF, int(value & 0x1FFFFF) - (1 << 20), int(count))
         for value, count in zip(values[best].tolist(), total[best].tolist(), strict=True)

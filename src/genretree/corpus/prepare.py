@@ -174,7 +174,8 @@ def check_target(out: Path, digest: str, overwrite: bool) -> Store | None:
     if store.facts.digest == digest:
         return store
     raise CorpusError(
-        f"{out}: was prepared from other music or settings; give another name, or --overwrite to replace it"
+        f"{out}: was prepared from other music or settings, or files have changed since; "
+        "give another name, or --overwrite to replace it"
     )
 
 

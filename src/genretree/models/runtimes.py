@@ -180,10 +180,17 @@ class _ForEachShare:
             return self.made[1]
 
 
+_FIRST = threading.Lock()
+
+
 @lru_cache(maxsize=1)
 def _openvino_core() -> Any:
     import openvino
 
+    with _FIRST:
+        # Two threads that are the first to need NumPy in OpenVINO 2026.4's bindings wait for each other for ever: one
+        # holds Python and waits for a guard in C++, the other holds the guard. So it is done here, by one.
+        openvino.Type.f32.to_dtype()
     return openvino.Core()
 
 

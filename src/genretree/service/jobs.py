@@ -201,6 +201,8 @@ class Jobs:
             job.end("failed", Problem("internal", "something went wrong here; the service's log has more"))
         finally:
             self._drop_upload(job)
+            if job.status != "done":
+                (job.folder / SOUND).unlink(missing_ok=True)  # only the results of whole jobs are counted
 
     async def _predict(
         self, job: Job, served: Served, name: str, sound: Sound, min_confidence: float

@@ -22,7 +22,7 @@ Listen = Callable[[str, float, int], None]  # told a stage, how far it is (0 to 
 Count = Callable[[str], None]  # told why a worker was replaced
 
 _START_SECONDS = 120.0
-_AGAIN_SECONDS = 1.0  # until a worker that can't start is tried again
+_AGAIN_SECONDS, _AGAIN_AT_MOST = 1.0, 60.0  # until a worker that can't start is tried again, twice as long each time
 _TRIES = 3
 _GONE = (asyncio.IncompleteReadError, ConnectionError, WireError)
 _SECRETS = ("GENRETREE_TOKEN",)  # of the service, and no business of its workers
@@ -233,13 +233,15 @@ class Pool:
             self._queue.appendleft(ticket)
 
     async def _launch_patiently(self) -> Process:
+        wait = _AGAIN_SECONDS
         while True:
             try:
                 return await self._launch()
             except ServiceError as error:
-                while self._queue:
+                while self._queue and not self.alive:
                     self._queue.popleft().fail("internal", str(error))
-                await asyncio.sleep(_AGAIN_SECONDS)
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, _AGAIN_AT_MOST)
 
     async def _launch(self) -> Process:
         environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}

@@ -5,7 +5,7 @@ import { colourNodes, makeChances, makeLanes, makeRibbon, timeMarks } from "./la
 import { makeNote, makeProgress, makeStages, makeTrouble } from "./parts.js";
 import { makeTree, nest } from "./tree.js";
 import { makeWhy } from "./why.js";
-import { bySlice, clock, nodeName, pathName, percent, question, stageName, sureness, trouble, verdict } from "./words.js";
+import { bySlice, clock, methodName, nodeName, pathName, percent, question, stageName, sureness, trouble, verdict } from "./words.js";
 
 let leave = new AbortController(); // ends what the result shown before has set up
 let playing = null; // the track that the player holds
@@ -123,16 +123,19 @@ function answer(prediction, run) {
       h("p", { class: "soft" }, `${prediction.slices} ${prediction.slices === 1 ? "slice" : "slices"} heard by ${run.model.name}, ${prediction.runtime}.`)));
 }
 
-// "Why [node] and not [others]?", as two choices that the tree's nodes can fill in.
+// "Why [node] and not [others], by [method]?", as choices; the tree's nodes can fill in the first two.
 function makeQuestion(run) {
   const nodes = run.answer.tree.map((item) => item.path);
   const below = (one, other) => other.every((name, at) => one[at] === name);
   const option = (path) => h("option", { value: JSON.stringify(path) }, `${"\u2003".repeat(path.length - 1)}${nodeName(path.at(-1))}`);
   const node = h("select", { "aria-label": "Node to ask for", onchange: offer }, nodes.map(option));
   const against = h("select", { "aria-label": "Node to hold it against" });
+  const method = h("select", { "aria-label": "Method of explaining" },
+    run.model.methods.map((name) => h("option", { value: name }, methodName(name))));
   const send = h("button", { type: "submit" }, "Ask");
   const wait = h("div", { class: "wait" });
-  const form = h("form", { class: "ask" }, h("span", {}, "Why"), node, h("span", {}, "and not"), against, send, wait);
+  const form = h("form", { class: "ask" }, h("span", {}, "Why"), node, h("span", {}, "and not"), against,
+    run.model.methods.length > 1 && [h("span", {}, "by"), method], send, wait);
   function offer() {
     const path = JSON.parse(node.value);
     const siblings = nodes.filter((other) => other.length === path.length && below(other, path.slice(0, -1)) && other.at(-1) !== path.at(-1));
@@ -141,7 +144,7 @@ function makeQuestion(run) {
   }
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    if (send.getAttribute("aria-disabled") !== "true") run.ask(JSON.parse(node.value), against.value ? JSON.parse(against.value) : null);
+    if (send.getAttribute("aria-disabled") !== "true") run.ask(JSON.parse(node.value), against.value ? JSON.parse(against.value) : null, method.value);
   });
   return {
     element: form,
@@ -198,8 +201,9 @@ function followWhy(parts, course, reasons, asking) {
     if (stage === "working") progress.update(run.why.state);
     if (stage !== "done") return;
     for (; taken < run.why.asked.length; taken++) {
-      const { entries, unit } = run.why.asked[taken];
-      for (const entry of entries) why.add({ ...entry, short: question(entry.reason).slice(4, -1) }, unit, true);
+      const { entries, unit, json } = run.why.asked[taken];
+      const by = json.method === run.model.methods[0] ? "" : `, by ${methodName(json.method)}`;
+      for (const entry of entries) why.add({ ...entry, short: `${question(entry.reason).slice(4, -1)}${by}` }, unit, true);
       if (asking.element.contains(document.activeElement)) reasons.querySelector("[role=tab][aria-selected=true]").focus();
       reasons.scrollIntoView({ block: "start" });
     }

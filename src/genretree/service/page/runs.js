@@ -84,9 +84,9 @@ export class Run extends EventTarget {
     });
   }
 
-  // Ask why one node and not another (or, without one, its siblings).
-  async ask(node, against) {
-    const query = this.query("explain", { node: node.join(NODE), ...(against ? { against: against.join(NODE) } : {}) });
+  // Ask why one node and not another (or, without one, its siblings), by one of the model's methods.
+  async ask(node, against, method) {
+    const query = this.query("explain", { node: node.join(NODE), ...(against ? { against: against.join(NODE) } : {}), method });
     await this.step("question", async (onState, signal) => {
       const result = await work(this.file, query, onState, signal);
       this.why.asked.push(await this.take(result, signal));

@@ -81,6 +81,12 @@ export function question(reason) {
   return `Why ${nodeName(reason.node.at(-1))} and not ${shown}?`;
 }
 
+const METHODS = { gradcam: "Grad-CAM", "integrated-gradients": "integrated gradients", rollout: "attention rollout" };
+
+export function methodName(method) {
+  return METHODS[method] ?? method;
+}
+
 export const STAGES = {
   upload: "Sending the file",
   busy: "The server is busy",

@@ -121,8 +121,6 @@ def describe(quick: bool) -> dict[str, Any]:
         "memory": round(psutil.virtual_memory().total / 1e9),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": {name: version(name) for name in PACKAGES},
-        "began": datetime.now(UTC).isoformat(timespec="minutes"),
-        "load": round(psutil.getloadavg()[0], 2),
         "quick": quick,
         "ran": {},
     }
@@ -154,9 +152,11 @@ def main() -> None:
     for name, words in commands(folder, store, track, bundles, given.quick, given.out).items():
         if name not in given.only:
             continue
-        began = time.monotonic()
+        began, load, day = time.monotonic(), psutil.getloadavg()[0], datetime.now(UTC)
         run(*words)
         about["ran"][name] = {
+            "began": day.strftime("%Y-%m-%d %H:%M"),
+            "load": round(load, 1),
             "command": shlex.join(str(word) for word in ["python", f"benchmarks/{Path(words[0]).name}", *words[1:-2]]),
             "seconds": round(time.monotonic() - began),
         }

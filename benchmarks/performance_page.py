@@ -133,15 +133,15 @@ def write_page(folder: Path) -> str:
         "Written by `make bench`" + (" QUICK=1: **short runs, for a look only**" if about["quick"] else "") + ". Every "
         "ratio is one of medians of ways that took turns in one run, on one machine: ratios carry over to others, "
         "times do not.",
-        f"{about['processor']}, {about['cores']} cores, {about['memory']} GB, {about['system']}; {versions}. "
-        f"Begun {about['began']} (UTC), at a load of {about['load']}.",
+        f"{about['processor']}, {about['cores']} cores, {about['memory']} GB, {about['system']}; {versions}.",
     ]
     for name, (title, write) in SECTIONS.items():
         path = folder / f"{name}.json"
         if not path.exists() or name not in about["ran"]:
             continue
         ran = about["ran"][name]
-        parts += [f"## {title}", f"`{ran['command']}` ({ran['seconds']} s)", write(json.loads(path.read_text()))]
+        when = f"{ran['seconds']} s, begun {ran['began']} UTC at a load of {ran['load']}"
+        parts += [f"## {title}", f"`{ran['command']}` ({when})", write(json.loads(path.read_text()))]
         parts += [text] if (text := notes(name)) else []
     parts += [text] if (text := notes("performance")) else []
     return "\n\n".join(parts) + "\n"

@@ -43,7 +43,7 @@ def cache_folder() -> Path:
     return Path(given) if given else platformdirs.user_cache_path("genretree")
 
 
-def release_pages(array: NDArray[Any]) -> None:
+def release_pages(array: object) -> None:
     """Give back the memory of what was read of a memory-mapped array; it is read again if need be.
 
     Without it a pass over a large file ends with all of it in the process. Does nothing for other arrays, and where the

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -33,6 +35,25 @@ def test_it_equals_scikit_learns_scaler_and_pca(streamed: bool, monkeypatch: pyt
     signs = np.sign((expected * found).sum(axis=0))
     np.testing.assert_allclose(found * signs, expected, atol=0.02 * np.abs(expected).max())
     np.testing.assert_allclose(ours.components_ @ ours.components_.T, np.eye(10), atol=1e-4)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_bytes_of_a_file_give_what_their_numbers_give(
+    bf16: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pca_module, "_EXACT_BYTES", 0)
+    monkeypatch.setattr(pca_module, "fast_bf16", lambda: bf16)
+    data = _data()
+    data = np.clip(128 + 20 * (data - data.mean(axis=0)) / data.std(axis=0).clip(1), 0, 255).astype(np.uint8)
+    np.save(tmp_path / "bytes.npy", data)
+    ours = StreamingPCA(8, batch_size=64).fit(np.load(tmp_path / "bytes.npy", mmap_mode="r"))
+    reference = make_pipeline(StandardScaler(), PCA(8, svd_solver="full")).fit(data.astype(np.float64))
+    np.testing.assert_allclose(
+        ours.explained_variance_ratio_, reference[-1].explained_variance_ratio_, rtol=1e-3, atol=1e-5
+    )
+    # The spaces are the same: cosines of the angles between them.
+    cosines = np.linalg.svd(ours.components_ @ reference[-1].components_.T, compute_uv=False)
+    np.testing.assert_allclose(cosines, 1, atol=1e-3)
 
 
 def test_it_is_a_scikit_learn_estimator() -> None:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from genretree.machine import fast_bf16
+from genretree.files import release_pages
+from genretree.machine import fast_bf16, keep_allocated_pages
 
 Floats = NDArray[np.float32]
 
@@ -84,8 +85,11 @@ class StreamingPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"principal components need at least 2 rows, got {n}")
         self.n_features_in_ = width
         self.n_components_ = min(self.n_components, n - 1, width)
+        exact = n * width * 4 <= _EXACT_BYTES
+        if not exact:
+            keep_allocated_pages()
         self._fit_scale(X)
-        components, variances = self._exact(X) if n * width * 4 <= _EXACT_BYTES else self._streamed(X)
+        components, variances = self._exact(X) if exact else self._streamed(X)
         self.components_ = components
         varying = int(np.count_nonzero(self.spread_))  # each of these has variance 1 once standardised
         self.explained_variance_ratio_ = variances / float(max(varying, 1))
@@ -115,8 +119,12 @@ class StreamingPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         for start in range(0, n, self.batch_size):
             rows = slice(start, min(start + self.batch_size, n))
             yield rows, torch.tensor(X[rows], dtype=torch.float32)
-            if self.on_batch is not None:
-                self.on_batch()
+            self._was_read(X)
+
+    def _was_read(self, X: Rows) -> None:
+        release_pages(X)
+        if self.on_batch is not None:
+            self.on_batch()
 
     def _standardised(self, X: Rows) -> Iterator[tuple[slice, torch.Tensor]]:
         mean, scale = torch.from_numpy(self.mean_).float(), torch.from_numpy(self.scale_).float()
@@ -156,16 +164,13 @@ class StreamingPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _streamed(self, X: Rows) -> tuple[Floats, NDArray[np.float64]]:
         n, width = X.shape
         block = min(self.n_components_ + _OVERSAMPLING, n, width)
-        # The iterations only turn the basis towards the components, and bring it back each time: bf16 does for that.
-        kind = torch.bfloat16 if fast_bf16() else torch.float32
         start = torch.Generator().manual_seed(self.random_state)
         basis = torch.randn((width, block), generator=start)
+        # The iterations only turn the basis towards the components, and bring it back each time: bf16 does for that.
+        bf16 = fast_bf16()
+        turn = self._turn_bytes if bf16 and X[:1].dtype == np.uint8 else self._turn
         for _ in range(self.n_iter):
-            image, coarse = torch.zeros((width, block)), basis.to(kind)
-            for _, batch in self._standardised(X):
-                rows = batch.to(kind)
-                image += rows.T @ (rows @ coarse)
-            basis = torch.linalg.qr(image)[0]
+            basis = torch.linalg.qr(turn(X, basis, torch.bfloat16 if bf16 else torch.float32))[0]
         gram = torch.zeros((block, block), dtype=torch.float64)
         for _, batch in self._standardised(X):
             projected = batch @ basis
@@ -174,3 +179,27 @@ class StreamingPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         order = values.argsort(descending=True)[: self.n_components_]
         components = (basis @ vectors[:, order].float()).T.contiguous()
         return components.numpy(), values[order].numpy() / n
+
+    def _turn(self, X: Rows, basis: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
+        """Multiply a basis by the covariance of the standardised columns."""
+        image, coarse = torch.zeros_like(basis), basis.to(kind)
+        for _, batch in self._standardised(X):
+            rows = batch.to(kind)
+            image += rows.T @ (rows @ coarse)
+        return image
+
+    def _turn_bytes(self, X: Rows, basis: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
+        """Do the same for bytes, which bf16 holds exactly, as it does their differences; scales go to the basis."""
+        mean, scale = torch.from_numpy(self.mean_).float(), torch.from_numpy(self.scale_).float()
+        centre = mean.round()
+        rest = mean - centre
+        scaled = basis / scale[:, None]
+        offset, coarse = rest @ scaled, scaled.to(kind)
+        image, total = torch.zeros_like(basis), torch.zeros(basis.shape[1])
+        for start in range(0, X.shape[0], self.batch_size):
+            rows = torch.tensor(X[start : start + self.batch_size]).to(kind).sub_(centre.to(kind))
+            projected = (rows @ coarse).float().sub_(offset).to(kind)
+            image += rows.T @ projected
+            total += projected.sum(dim=0, dtype=torch.float32)
+            self._was_read(X)
+        return image.sub_(torch.outer(rest, total)).div_(scale[:, None])

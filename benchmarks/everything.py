@@ -152,11 +152,10 @@ def main() -> None:
     for name, words in commands(folder, store, track, bundles, given.quick, given.out).items():
         if name not in given.only:
             continue
-        began, load, day = time.monotonic(), psutil.getloadavg()[0], datetime.now(UTC)
+        began, day = time.monotonic(), datetime.now(UTC)
         run(*words)
         about["ran"][name] = {
             "began": day.strftime("%Y-%m-%d %H:%M"),
-            "load": round(load, 1),
             "command": shlex.join(str(word) for word in ["python", f"benchmarks/{Path(words[0]).name}", *words[1:-2]]),
             "seconds": round(time.monotonic() - began),
         }

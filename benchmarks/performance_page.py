@@ -140,7 +140,7 @@ def write_page(folder: Path) -> str:
         if not path.exists() or name not in about["ran"]:
             continue
         ran = about["ran"][name]
-        when = f"{ran['seconds']} s, begun {ran['began']} UTC at a load of {ran['load']}"
+        when = f"{ran['seconds']} s, begun {ran['began']} UTC"
         parts += [f"## {title}", f"`{ran['command']}` ({when})", write(json.loads(path.read_text()))]
         parts += [text] if (text := notes(name)) else []
     parts += [text] if (text := notes("performance")) else []

@@ -135,9 +135,7 @@ def test_the_page_shows_what_was_measured_and_keeps_the_notes(tmp_path: Path, mo
         "system": "a system",
         "versions": {"torch": "2"},
         "quick": False,
-        "ran": {
-            name: {"command": f"python {name}", "seconds": 3, "began": "then", "load": 0.1} for name in page.SECTIONS
-        },
+        "ran": {name: {"command": f"python {name}", "seconds": 3, "began": "then"} for name in page.SECTIONS},
     }
     measured: dict[str, Any] = {
         "machine": about,
@@ -162,5 +160,5 @@ def test_the_page_shows_what_was_measured_and_keeps_the_notes(tmp_path: Path, mo
     assert "Fewer rows than the full problem" in text
     assert "2.40 (2.00 to 3.00)" in text
     assert "What we learned." in text
-    assert "`python track` (3 s, begun then UTC at a load of 0.1)" in text
+    assert "`python track` (3 s, begun then UTC)" in text
     assert "Peak memory" not in text  # not measured

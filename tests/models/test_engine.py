@@ -71,7 +71,7 @@ def test_the_rate_warms_up_and_then_follows_the_cosine(store: Store, tmp_path: P
 
 
 def test_the_best_epoch_is_kept_and_training_stops_when_it_gets_no_better(store: Store, tmp_path: Path) -> None:
-    fitted, history = _fit(store, tmp_path, epochs=40, warmup_epochs=0, learning_rate=3e-2, patience=3)
+    fitted, history = _fit(store, tmp_path, epochs=40, warmup_epochs=0, learning_rate=0.2, patience=3)
     losses = [row["validation_loss"] for row in history]
     best = int(np.argmin(losses))
     assert len(losses) == min(40, best + 1 + 3)
@@ -275,7 +275,7 @@ def test_patience_used_up_before_an_interruption_is_not_given_again(
             if state.epoch and state.epoch >= len(whole) - 1:
                 raise KeyboardInterrupt
 
-    settings = {"epochs": 40, "warmup_epochs": 0, "learning_rate": 3e-2, "patience": 3}
+    settings = {"epochs": 40, "warmup_epochs": 0, "learning_rate": 0.2, "patience": 2}
     _, whole = _fit(store, tmp_path / "whole", **settings)
     assert len(whole) < 40
     tensorboard = engine._tensorboard

@@ -49,7 +49,7 @@ from genretree.sound.slices import SliceImages, iter_slices, slice_track
 
 BATCHES = (1, 32)
 MEASURED: list[dict[str, Any]] = []  # for --json
-SAMPLE = 96  # slices on which probabilities are compared
+SAMPLE = 600  # slices on which probabilities are compared
 REFERENCE = Way("torch", bf16=False)
 OF_FORM: Mapping[Form, Sequence[Way]] = {
     "openvino": (Way("openvino", bf16=False), Way("openvino", bf16=True)),

@@ -23,7 +23,7 @@ from genretree import machine
 from genretree.bundle import Bundle, load_bundle, save_bundle
 from genretree.cli import main
 from genretree.corpus.store import Store
-from genretree.description import read_description, write_description
+from genretree.description import list_part, read_description, write_description
 from genretree.errors import BundleError, MissingExtraError, SettingsError
 from genretree.evaluate import evaluate
 from genretree.export import export_bundle
@@ -268,6 +268,22 @@ def test_threads_that_ask_openvino_first_do_not_wait_for_each_other(exported: Pa
     finally:
         for each in tries:
             each.kill()
+
+
+def test_what_is_listed_while_an_export_is_made_stays_listed(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = import_module("genretree.export")
+    write = module._write
+
+    def write_beside_another(*given: Any) -> float:
+        (small / "index").mkdir(exist_ok=True)
+        (small / "index" / "tracks.json").write_text("[]")
+        list_part(small, "index", {"index/tracks.json": sha256_file(small / "index" / "tracks.json")})
+        return float(write(*given))
+
+    monkeypatch.setattr(module, "_write", write_beside_another)
+    form: Any = "openvino" if "openvino" in INSTALLED else "onnx"
+    export_bundle(small, form)
+    assert {Path(name).parts[0] for name in read_description(small)["files"]} >= {"index", form}
 
 
 @pytest.mark.parametrize("runtime", INSTALLED)

@@ -43,6 +43,16 @@ def write_description(folder: Path, content: Mapping[str, Any]) -> None:
     write_text(folder / DESCRIPTION, json.dumps(signed, indent=1, ensure_ascii=False))
 
 
+def list_part(folder: Path, part: str, files: Mapping[str, str]) -> None:
+    """List what lies in one of a bundle's folders, by name and hash, instead of what is listed of it.
+
+    The description is read anew: another part, made at the same time, may have been listed meanwhile.
+    """
+    content = read_description(folder)
+    others = {name: digest for name, digest in content["files"].items() if Path(name).parts[0] != part}
+    write_description(folder, {**content, "files": {**others, **files}})
+
+
 def _digest(content: Mapping[str, Any]) -> str:
     """Hash of a description, whatever its layout and apart from the hash itself."""
     bare = {name: value for name, value in content.items() if name != "sha256"}

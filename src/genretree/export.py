@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from genretree.bundle import Bundle, open_bundle
-from genretree.description import check_files, read_description, write_description
+from genretree.description import check_files, list_part, read_description
 from genretree.errors import BundleError, GenretreeError
 from genretree.files import sha256_file, write_text
 from genretree.models.convert import INPUT, need, write_graph
@@ -84,13 +84,13 @@ def export_bundle(folder: str | Path, to: Form, out: str | Path | None = None, o
         if out is not None:
             write_text(draft / _DESCRIPTION, json.dumps(_describe(bundle, to, graphs, files), indent=1))
         elif kept != content["files"]:  # at no time does the bundle list what is not there
-            write_description(folder, {**content, "files": kept})
+            list_part(folder, to, {})
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     if out is None:
-        write_description(folder, {**content, "files": {**kept, **{f"{to}/{name}": files[name] for name in names}}})
+        list_part(folder, to, {f"{to}/{name}": digest for name, digest in files.items()})
     return Exported(target, tuple(names), difference)
 
 

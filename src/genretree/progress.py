@@ -39,3 +39,12 @@ def progress_bar(total: int, title: str, unit: str, show: bool, initial: int = 0
                 tell(title, done, total)
 
         yield tick
+
+
+@contextmanager
+def beside_bars() -> Iterator[None]:
+    """Take bars from the screen while the block prints something."""
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode():
+        yield

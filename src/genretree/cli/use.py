@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,19 +82,22 @@ def predict(
     if not files:
         raise click.ClickException(f"no sound files in {', '.join(map(str, paths))}")
     loaded = _load(None if bundle is None else find_bundle(bundle, download, not quiet), runtime, precision)
-    results: list[Prediction | PredictionError] = []
+    rows: list[Prediction | PredictionError] = []  # of a table; all else is said at once, and not held
+    failed: list[PredictionError] = []
     with progress_bar(len(files), "predict", "file", not quiet and len(files) > 1) as tick:
         options = {"top": top, "min_confidence": min_confidence, "salvage": salvage, "workers": workers}
         for result in predict_files(loaded, files, **options):  # type: ignore[arg-type]
+            if isinstance(result, PredictionError):
+                failed.append(result)
+            if csv_file is not None:
+                rows.append(result if isinstance(result, PredictionError) else replace(result, timeline=()))
             if as_json:
                 click.echo(json.dumps(result.to_json(), ensure_ascii=False))
-            results.append(result)
+            elif csv_file is None and not isinstance(result, PredictionError):
+                _show_prediction(result)
             tick()
     if csv_file is not None:
-        write_or_print(csv_file, write_csv(results, loaded.taxonomy.levels))
-    elif not as_json:
-        _show_predictions(results)
-    failed = [result for result in results if isinstance(result, PredictionError)]
+        write_or_print(csv_file, write_csv(rows, loaded.taxonomy.levels))
     for item in failed:
         click.echo(f"failed ({item.kind}): {item.message}", err=True)
     if failed:
@@ -168,10 +172,9 @@ def _load(bundle: Path | None, runtime: RuntimeChoice, precision: Precision) -> 
     return untrained_bundle()
 
 
-def _show_predictions(results: Sequence[Prediction | PredictionError]) -> None:
-    from genretree.predict import Prediction
+def _show_prediction(prediction: Prediction) -> None:
+    from genretree.progress import beside_bars
     from genretree.tables import show_prediction
 
-    for result in results:
-        if isinstance(result, Prediction):
-            show_prediction(result)
+    with beside_bars():
+        show_prediction(prediction)

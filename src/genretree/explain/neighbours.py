@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from genretree.bundle import Bundle, load_bundle
 from genretree.calibration import average_by
 from genretree.corpus.store import Store
-from genretree.description import read_description, write_description
+from genretree.description import list_part, read_description
 from genretree.errors import BundleError
 from genretree.evaluate import check_images
 from genretree.explain.pieces import Pieces
@@ -119,14 +119,13 @@ def build_index(
         for track in tracks
     ]
     if kept != content["files"]:  # at no time does the bundle list what is not there
-        write_description(folder, {**content, "files": kept})
+        list_part(folder, FOLDER, {})
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
     (folder / FOLDER).mkdir(exist_ok=True)
     save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, folder / _VECTORS)
     (folder / _VECTORS).chmod(0o644)
     write_text(folder / _TRACKS, json.dumps(listed, ensure_ascii=False, indent=1))
-    files = {name: sha256_file(folder / name) for name in (_VECTORS, _TRACKS)}
-    write_description(folder, {**content, "files": {**kept, **files}})
+    list_part(folder, FOLDER, {name: sha256_file(folder / name) for name in (_VECTORS, _TRACKS)})
     return len(listed)
 
 

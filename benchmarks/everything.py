@@ -3,7 +3,7 @@ r"""All benchmarks one after the other, and the page that shows them: what `make
     python benchmarks/everything.py [--quick] [--out bench] [--music FOLDER] [--track FILE] [--only training memory ...]
 
 Music is composed for it, or taken from a folder of genres or a CSV (`--music`), and a track of four minutes, or the one
-that is given (`--track`). Nothing else should run beside it. About 40 minutes on 2 cores, with --quick about 6: fewer
+that is given (`--track`). Nothing else should run beside it. About an hour on 2 cores, with --quick about 6: fewer
 rounds and steps, and smaller problems, so its page goes to the folder and not to docs/.
 """
 
@@ -28,7 +28,7 @@ import psutil
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"
 PACKAGES = ("genretree", "torch", "transformers", "numpy", "scikit-learn", "librosa", "openvino", "onnxruntime")
-BENCHMARKS = ("stages", "training", "components", "networks", "track", "folder", "start", "memory", "scaling")
+BENCHMARKS = ("stages", "training", "components", "networks", "track", "folder", "cores", "start", "memory", "scaling")
 FAMILIES = ("cnn", "efficientnet-b0", "ast")
 
 
@@ -94,6 +94,7 @@ def commands(
             "networks": script("runtimes", "networks", store, *bundles, "--rounds", "3"),
             "track": script("runtimes", "track", bundles[0], track, "--rounds", "1"),
             "folder": script("runtimes", "folder", bundles[0], music, "--rounds", "1", "--files", "20"),
+            "cores": script("cores", bundles[0], music, "--rounds", "1", "--files", "20"),
             "start": script("runtimes", "start", bundles[0], track, "--rounds", "1"),
             "memory": script("memory", "--files", "2", "--long", "12", "--tracks", "40", "--rows", "0"),
             "scaling": script("scaling", "--files", "4", "--rounds", "1", "--image-size", "64"),
@@ -106,6 +107,7 @@ def commands(
             "networks": script("runtimes", "networks", store, *bundles),
             "track": script("runtimes", "track", bundles[1], track),
             "folder": script("runtimes", "folder", bundles[1], music, "--rounds", "3"),
+            "cores": script("cores", bundles[1], music),
             "start": script("runtimes", "start", bundles[1], track),
             "memory": script("memory"),
             "scaling": script("scaling"),

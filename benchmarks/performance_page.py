@@ -112,6 +112,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "networks": ("Networks by runtime", runtimes),
     "track": ("A track by runtime", runtimes),
     "folder": ("A folder of music", runtimes),
+    "cores": ("One processor and all", runtimes),
     "start": ("Start-up, with all that is loaded", runtimes),
     "memory": ("Peak memory", remember),
     "scaling": ("How time grows with data", scale),
@@ -131,8 +132,8 @@ def write_page(folder: Path) -> str:
     parts = [
         "# Performance",
         "Written by `make bench`" + (" QUICK=1: **short runs, for a look only**" if about["quick"] else "") + ". Every "
-        "ratio is one of medians of ways that took turns in one run, on one machine: ratios carry over to others, "
-        "times do not.",
+        "ratio is one of medians of ways that took turns in one run (but principal components: one run each), on one "
+        "machine: ratios carry over to others, times do not.",
         f"{about['processor']}, {about['cores']} cores, {about['memory']} GB, {about['system']}; {versions}.",
     ]
     for name, (title, write) in SECTIONS.items():
@@ -142,8 +143,8 @@ def write_page(folder: Path) -> str:
         ran = about["ran"][name]
         when = f"{ran['seconds']} s, begun {ran['began']} UTC"
         parts += [f"## {title}", f"`{ran['command']}` ({when})", write(json.loads(path.read_text()))]
-        parts += [text] if (text := notes(name)) else []
-    parts += [text] if (text := notes("performance")) else []
+        parts += [text] if (text := notes(name)) and not about["quick"] else []
+    parts += [text] if (text := notes("performance")) and not about["quick"] else []
     return "\n\n".join(parts) + "\n"
 
 

@@ -38,6 +38,7 @@ from threadpoolctl import threadpool_limits
 
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
+from genretree.models.contract import Examples
 from genretree.settings import RATE, ImageSettings
 from genretree.sound.decode import decode
 from genretree.sound.slices import read_drawn, slice_starts
@@ -164,17 +165,21 @@ def reading_jpegs(jpegs: list[bytes]) -> Stage:
 def batches(jpegs: list[bytes], folder: Path) -> Stage:
     """Read a shuffled batch of 32 slices of three images."""
     rng = np.random.default_rng(0)
-    stored = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (2048, 3, _IMAGES.size, _IMAGES.size))
+    positions = np.arange(2048)
+    stored = np.lib.format.open_memmap(
+        folder / "images.npy", "w+", np.uint8, (len(positions), 3, _IMAGES.size, _IMAGES.size)
+    )
     stored[:] = np.stack([shrink(jpeg) for jpeg in jpegs[:3]])
     stored.flush()
     mapped = np.load(folder / "images.npy", mmap_mode="r")
+    learn = Examples(mapped, positions, positions, positions, positions)
 
     def usual() -> NDArray[np.uint8]:
         chosen = rng.integers(0, len(jpegs), 3 * BATCH)
         return np.stack([shrink(jpegs[i]) for i in chosen])
 
     def ours() -> NDArray[np.uint8]:
-        return np.asarray(mapped[rng.integers(0, len(mapped), BATCH)])
+        return learn.take(rng.integers(0, len(mapped), BATCH))
 
     return Stage(f"a shuffled batch of {BATCH} slices", usual, ours, 50)
 

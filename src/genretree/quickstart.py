@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -53,8 +55,16 @@ def run_quickstart(out: Path, seed: int = 0, progress: bool = True) -> None:
     _say(f"     its true path: {store.tracks['genre'][track]}")
     show_evaluations(evaluations)
     _say(f"Report: {report}")
-    _say(f"Done in {time.monotonic() - began:.0f} s. Now your own: genretree predict {out / 'cnn'} YOUR_MUSIC")
-    _say(f"or on a page to drop songs on: genretree serve {out / 'cnn'}")
+    command = _command()
+    _say(f"Done in {time.monotonic() - began:.0f} s. Now your own: {command} predict {out / 'cnn'} YOUR_MUSIC")
+    _say(f"or on a page to drop songs on: {command} serve {out / 'cnn'}")
+
+
+def _command() -> str:
+    """Give what must be typed to run this program again: `make` installs where shells don't look."""
+    if shutil.which("genretree"):
+        return "genretree"
+    return sys.argv[0] if Path(sys.argv[0]).name == "genretree" else f"{sys.executable} -m genretree"
 
 
 def _say(text: str) -> None:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def pull(name: str, revision: str | None, to: Path | None, as_json: bool, quiet: bool) -> None:
     """Get a bundle from the Hugging Face Hub, check it, and keep it under its name.
 
-    Afterwards predict, explain, evaluate, info and library take USER/NAME for it, without asking the Hub anything: it
-    stays the commit that was pulled until it is pulled again. USER/NAME@COMMIT means the same bytes for good.
+    Afterwards predict, explain, evaluate, info, serve and library take USER/NAME for it, without asking the Hub
+    anything: it stays the commit that was pulled until it is pulled again. USER/NAME@COMMIT means the same bytes for good.
     """
     from genretree.hub import pull as pull_bundle
 

@@ -15,6 +15,11 @@ export function showResult(box, track, run, { player, models, onModel }) {
   leave.abort();
   leave = new AbortController();
   box.hidden = false;
+  if (playing !== track) { // what was shown before is not what will be heard
+    playing = null;
+    player.close();
+    document.title = `${track.file.name} · genretree`;
+  }
   const title = h("h2", { id: "result-title", tabindex: "-1" }, track.file.name);
   const tools = h("div", { class: "tools" }, chooseModel(run, models, onModel));
   const body = h("div", { class: "body" });
@@ -204,6 +209,7 @@ function followWhy(parts, course, reasons, asking) {
       const { entries, unit, json } = run.why.asked[taken];
       const by = json.method === run.model.methods[0] ? "" : `, by ${methodName(json.method)}`;
       for (const entry of entries) why.add({ ...entry, short: `${question(entry.reason).slice(4, -1)}${by}` }, unit, true);
+      offerJson(parts);
       if (asking.element.contains(document.activeElement)) reasons.querySelector("[role=tab][aria-selected=true]").focus();
       reasons.scrollIntoView({ block: "start" });
     }
@@ -233,12 +239,21 @@ function showWhy(parts, course, box) {
   box.replaceChildren(h("h3", { id: "why-title" }, "Why?"), overlay(parts.body), why.element, found.json.neighbours?.length ? neighbours(found.json.neighbours) : "");
   for (const entry of found.entries) why.add({ ...entry, short: nodeName(entry.reason.node.at(-1)) }, found.unit);
   why.showLast();
-  track.json = URL.createObjectURL(new Blob([JSON.stringify(found.json, null, 1)], { type: "application/json" }));
   tools.querySelector(".downloads")?.remove();
   tools.append(h("div", { class: "downloads", role: "group", "aria-label": "Download" }, icon("down"),
-    h("a", { class: "button quiet", download: `${stem}.json`, href: track.json, title: "The whole explanation" }, "JSON"),
+    h("a", { class: "button quiet json", download: `${stem}.json`, title: "The whole explanation, with all that was asked" }, "JSON"),
     h("a", { class: "button quiet", download: `${stem} tree.png`, href: found.tree, title: "The tree, as a picture" }, "Tree (PNG)"), picture));
+  offerJson(parts);
   return why;
+}
+
+// Let the explanation be taken along, with what was asked besides.
+function offerJson({ run, track, tools }) {
+  const { json, asked } = run.why;
+  const questions = asked.map(({ json: { method, unit, reasons } }) => ({ method, unit, reasons }));
+  if (track.json) URL.revokeObjectURL(track.json);
+  track.json = URL.createObjectURL(new Blob([JSON.stringify({ ...json, questions }, null, 1)], { type: "application/json" }));
+  tools.querySelector(".json").href = track.json;
 }
 
 // What lies on the spectrograms: whether, and how strongly.
@@ -259,6 +274,7 @@ function overlay(body) {
 
 function neighbours(found) {
   return h("section", { class: "near", "aria-labelledby": "near-title" }, h("h3", { id: "near-title" }, "Nearest tracks the model learned from"),
+    h("p", { class: "soft" }, "By what the model hears in them: at a distance of 0 it is the same, at 1 they have nothing in common."),
     h("table", {}, h("thead", {}, h("tr", {}, ["Track", "Genre", "Distance"].map((word) => h("th", { scope: "col" }, word)))),
       h("tbody", {}, found.map((item) => h("tr", {}, h("td", {}, item.track), h("td", {}, pathName(item.genre)), h("td", { class: "number" }, item.distance.toFixed(3)))))));
 }

@@ -21,8 +21,10 @@ export function clock(seconds, tenths = false) {
   return `${Math.floor(shown / 60)}:${rest}`;
 }
 
+// As the server counts them: 2 to the 20th bytes.
 export function megabytes(bytes) {
-  return bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
+  const count = bytes / 2 ** 20;
+  return `${count < 10 ? Math.max(0.1, Math.round(10 * count) / 10) : Math.round(count)} MB`;
 }
 
 export function duration(seconds) {
@@ -107,7 +109,7 @@ export function stageName(state) {
 const TROUBLE = {
   not_audio: ["This is not a sound file.", "Wav, flac, ogg and mp3 always work; opus, m4a, aac and wma if the server has ffmpeg."],
   unreadable: ["This file can’t be read.", "It may be damaged. Try to play it elsewhere, or export it again."],
-  not_found: ["The server no longer has this.", "Results are kept for half an hour. Try again."],
+  not_found: ["The server no longer has this.", "Results are kept for a while only. Try again."],
   empty: ["This file is empty.", "Perhaps it was not copied to its end."],
   needs_ffmpeg: ["The server can’t read this format.", "It lacks ffmpeg. Turn the file into wav, flac, ogg or mp3."],
   truncated: ["This file is cut off.", "A part of it is missing; copy it or export it again."],
@@ -118,7 +120,6 @@ const TROUBLE = {
   too_large: ["This file is too large.", "Take a compressed format, or a part of the track."],
   too_long: ["This track is too long.", "Take a part of it."],
   timeout: ["This took too long, and was stopped.", "Try again when the server is less busy, or take a shorter part."],
-  slow_upload: ["Sending took too long.", "The connection to the server is slow, or was held up. Try again."],
   crashed: ["This file was too much for the decoder.", "It may be damaged. Turn it into wav or flac and try again."],
   closing: ["The server is going down.", "Try again when it is back."],
   forbidden: ["The server doesn’t allow this.", "Open the page by the address that the server names when it starts."],

@@ -49,6 +49,8 @@ def assert_close(samples: Floats, pitched: bool = True) -> None:
 
 def test_music(song: Floats) -> None:
     assert_close(song)
+    ours, theirs = (compute_spectra(song, engine=engine).chroma for engine in ("fast", "librosa"))
+    assert np.abs(ours - theirs).max() < 1e-4
 
 
 @pytest.mark.parametrize("name", list(SIGNALS))

@@ -22,6 +22,8 @@ import soundfile as sf
 from serving import Server, alike, read_events, wait_until
 from test_interface import check_problem, upload
 
+from genretree.service.app import create_app
+from genretree.service.core import Service
 from genretree.settings import RATE
 from small_corpus import synthesise
 
@@ -410,8 +412,27 @@ def test_without_the_token_nothing_is_done(strict: Server, headers: dict[str, st
 def test_other_sites_may_not_use_a_browser_to_ask(server: Server) -> None:
     for host in ("evil.example", "evil.example:8000", f"127.0.0.1.evil.example:{server.port}", ""):
         check_problem(server.client.get("/v1/models", headers={"host": host}), 403, "forbidden")
-    for origin in ("http://evil.example", "null", f"http://localhost:{server.port + 1}"):
+    for host in ("[", "[x]:1"):
+        check_problem(server.client.get("/v1/models", headers={"host": host}), 403, "forbidden")
+    for origin in (
+        "http://evil.example",
+        "null",
+        f"http://localhost:{server.port + 1}",
+        "http://[",
+        "http://[x]:1",
+        "",
+    ):
         check_problem(server.client.get("/v1/models", headers={"origin": origin}), 403, "forbidden")
     for host in (f"127.0.0.1:{server.port}", f"localhost:{server.port}", "[::1]", "LOCALHOST"):
         answer = server.client.get("/v1/models", headers={"host": host, "origin": f"http://{host}"})
         assert answer.status_code == 200
+
+
+def test_an_address_that_no_browser_sends_is_refused_by_its_kind(bundles: list[Path]) -> None:
+    async def ask(method: str, **headers: str) -> httpx.Response:
+        transport = httpx.ASGITransport(create_app(Service(bundles[:1]), "sesame-open-sesame"))  # goes by any name
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.request(method, "/v1/models", headers={**headers, **TOKEN})
+
+    check_problem(asyncio.run(ask("GET", host="[", origin="http://[")), 403, "forbidden")
+    check_problem(asyncio.run(ask("PUT", host="[")), 405, "not_allowed")

@@ -69,7 +69,7 @@ def create_app(service: Service, token: str | None = None, hosts: Collection[str
         assert isinstance(error, HTTPException)
         headers = {name.lower(): value for name, value in (error.headers or {}).items()}
         if error.status_code == 405:  # the framework names the methods of one route only
-            headers["allow"] = ", ".join(_methods([*router.routes, *app.routes], request.url.path))
+            headers["allow"] = ", ".join(_methods([*router.routes, *app.routes], request.scope["path"]))
         kind = _KINDS.get(error.status_code, "bad_request")
         problem = Problem(kind, _SAID.get(kind, error.detail), error.status_code, headers)
         return problem.as_response(close=request.method == "POST")

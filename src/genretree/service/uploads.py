@@ -83,10 +83,12 @@ async def received_files(
 
 
 async def _receive(request: Request, limits: Limits, form: _Form) -> None:
+    most = limits.upload_bytes + _FORM_BYTES * (limits.files + 1)
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limits.upload_bytes + _FORM_BYTES * (limits.files + 1):
+    if declared.isdigit() and int(declared) > most:
         raise _too_large(limits.upload_bytes)
     parser = _make_parser(request, form)
+    received = 0
     loop = asyncio.get_running_loop()
     until = loop.time() + limits.upload_seconds
     try:
@@ -97,7 +99,11 @@ async def _receive(request: Request, limits: Limits, form: _Form) -> None:
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             form.more = message.get("more_body", False)
-            parser.write(message.get("body", b""))
+            body = message.get("body", b"")
+            received += len(body)
+            if received > most:  # before, between or behind the files, which are counted by themselves
+                raise _too_large(limits.upload_bytes)
+            parser.write(body)
     except TimeoutError as error:
         raise Problem("timeout", "the upload takes too long, or has stopped", 408) from error
     except FormParserError as error:

@@ -388,6 +388,8 @@ def test_jobs_are_forgotten_and_there_are_only_so_many(strict: Server, song: Pat
     for _ in range(4):
         addresses.append(submit())
         wait_until(lambda: strict.client.get(addresses[-1], headers=TOKEN).json()["status"] == "done")
+    refused = strict.client.post("/v1/jobs", content=b"x", headers={"content-type": "text/plain", **TOKEN})
+    check_problem(refused, 415, "bad_request")  # and nothing is forgotten for it
     assert [status(address) for address in addresses] == [404, 404, 200, 200]
 
 

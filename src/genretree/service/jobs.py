@@ -138,13 +138,17 @@ class Jobs:
         return self.jobs[id]
 
     def check_room(self) -> None:
-        """Make room for one more job: the one that was done first is forgotten. Raises Problem (busy) if all run."""
+        """Raise Problem (busy) if there is no room for one more job, as none of them all is done."""
+        self._in_the_way()
+
+    def _in_the_way(self) -> Job | None:
+        """Give the job to be forgotten for one more: the one that was done first, if there is no room otherwise."""
         if len(self.jobs) < self.service.limits.jobs:
-            return
+            return None
         over = [job for job in self.jobs.values() if job.ended is not None]
         if not over:
             raise busy("there are too many jobs already; try again when one is done", 10)
-        self._remove(min(over, key=lambda job: job.ended or 0.0))
+        return min(over, key=lambda job: job.ended or 0.0)
 
     def submit(self, do: Do, served: Served, uploads: list[Upload], salvage: bool, options: Mapping[str, Any]) -> Job:
         """Take on a job for the only upload, which becomes the job's.
@@ -160,13 +164,15 @@ class Jobs:
         options : mapping
             `min_confidence`, or the question.
         """
-        self.check_room()
+        oldest = self._in_the_way()
         id = secrets.token_urlsafe(16)
         folder = self.service.folder / f"job-{id}"
         folder.mkdir()
         job = Job(id, do, folder)
         name = uploads[0].name
         job.size = take_over(uploads, folder / "upload")
+        if oldest is not None:
+            self._remove(oldest)
         self.jobs[id] = job
         job.task = asyncio.create_task(self._work(job, served, name, salvage, options))
         return job

@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
 from genretree import __version__
@@ -27,6 +27,7 @@ from genretree.service.jobs import Jobs
 from genretree.service.problems import STATUS, Problem, of_error
 from genretree.service.routes import make_routes
 from genretree.service.schemas import Health
+from genretree.service.sending import FileAnswer
 
 _SAID = {
     "not_found": "there is nothing at this address",
@@ -156,7 +157,7 @@ def _send(files: dict[str, Path], name: str) -> Response:
     if name not in files:
         raise Problem("not_found", "there is no such page")
     kinds = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
-    return FileResponse(files[name], media_type=kinds.get(files[name].suffix), headers={"cache-control": "no-cache"})
+    return FileAnswer(files[name], media_type=kinds.get(files[name].suffix), headers={"cache-control": "no-cache"})
 
 
 async def _answer(request: Request, error: Exception) -> Response:

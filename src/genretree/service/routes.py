@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Path, Query
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from genretree.explain.track import check_question
 from genretree.service import examples, schemas
@@ -17,6 +17,7 @@ from genretree.service.core import Service
 from genretree.service.jobs import SOUND, Do, Jobs, events
 from genretree.service.models import Served, check_method, find_model, nest
 from genretree.service.problems import Problem
+from genretree.service.sending import FileAnswer
 from genretree.service.uploads import Upload, received_files
 
 T = TypeVar("T")
@@ -176,7 +177,7 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:
         files = jobs.find(id).files  # only what the job says is there; no name in a request is ever opened
         if name not in files or name.endswith(".png") != (kind == "image/png"):
             raise Problem("not_found", "this job has no such file, or not yet")
-        return FileResponse(files[name], media_type=kind)
+        return FileAnswer(files[name], media_type=kind)
 
     return router
 

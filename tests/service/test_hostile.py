@@ -6,12 +6,14 @@ import asyncio
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -24,6 +26,7 @@ from test_interface import check_problem, upload
 
 from genretree.service.app import create_app
 from genretree.service.core import Service
+from genretree.service.temporary import PrivateFolder
 from genretree.settings import RATE
 from small_corpus import synthesise
 
@@ -431,11 +434,59 @@ def test_other_sites_may_not_use_a_browser_to_ask(server: Server) -> None:
         assert answer.status_code == 200
 
 
-def test_an_address_that_no_browser_sends_is_refused_by_its_kind(bundles: list[Path]) -> None:
-    async def ask(method: str, **headers: str) -> httpx.Response:
-        transport = httpx.ASGITransport(create_app(Service(bundles[:1]), "sesame-open-sesame"))  # goes by any name
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            return await client.request(method, "/v1/models", headers={**headers, **TOKEN})
+def ask_unstarted(service: Service, method: str, address: str, **given: Any) -> httpx.Response:
+    """Ask a service that has no workers, and goes by any name."""
 
-    check_problem(asyncio.run(ask("GET", host="[", origin="http://[")), 403, "forbidden")
-    check_problem(asyncio.run(ask("PUT", host="[")), 405, "not_allowed")
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(create_app(service, "sesame-open-sesame"))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.request(method, address, headers={**given.pop("headers", {}), **TOKEN}, **given)
+
+    return asyncio.run(ask())
+
+
+@pytest.fixture
+def unstarted(bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    service: Any = Service(bundles[:1])
+    service.private = PrivateFolder()
+    service.folder = service.private.path
+    service.decoders = SimpleNamespace(alive=1, check_room=lambda: None)
+    yield service
+    service.private.close()
+
+
+def test_an_address_that_no_browser_sends_is_refused_by_its_kind(unstarted: Service) -> None:
+    foreign = ask_unstarted(unstarted, "GET", "/v1/models", headers={"host": "[", "origin": "http://["})
+    check_problem(foreign, 403, "forbidden")
+    check_problem(ask_unstarted(unstarted, "PUT", "/v1/models", headers={"host": "["}), 405, "not_allowed")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+@pytest.mark.parametrize("size", [1, 100_000], ids=["when closed", "when written"])
+def test_a_full_disk_is_no_mistake_of_ours(
+    unstarted: Service, size: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = Path.open
+
+    def open_full(path: Path, *words: Any) -> Any:
+        return right(Path("/dev/full"), "wb") if path.name.startswith("upload-") else right(path, *words)
+
+    monkeypatch.setattr(Path, "open", open_full)
+    for address in ("/v1/predict", "/v1/jobs"):
+        answer = ask_unstarted(unstarted, "POST", address, files={"file": ("a", bytes(size))})
+        check_problem(answer, 503, "busy")
+        assert int(answer.headers["retry-after"]) > 0
+    assert unstarted.storage.used == 0
+    assert [record.exc_info for record in caplog.records if record.levelname != "INFO"] == [None, None]
+    assert "No space left on device" in caplog.text
+
+
+def test_a_service_whose_folder_is_gone_says_so(unstarted: Any) -> None:
+    assert ask_unstarted(unstarted, "GET", "/healthz").status_code == 200
+    shutil.rmtree(unstarted.folder)
+    for method, address in (("GET", "/healthz"), ("POST", "/v1/predict"), ("POST", "/v1/jobs")):
+        files = {"file": ("a", b"x")} if method == "POST" else None
+        answer = ask_unstarted(unstarted, method, address, files=files)
+        assert "folder is gone" in check_problem(answer, 503, "busy")
+        assert int(answer.headers["retry-after"]) > 0

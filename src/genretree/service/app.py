@@ -24,7 +24,7 @@ from genretree.service import examples
 from genretree.service.core import Service
 from genretree.service.guard import Guard
 from genretree.service.jobs import Jobs
-from genretree.service.problems import STATUS, Problem, of_error
+from genretree.service.problems import STATUS, Problem, busy, of_error
 from genretree.service.routes import make_routes
 from genretree.service.schemas import Health
 from genretree.service.sending import FileAnswer
@@ -112,7 +112,9 @@ def _add_pages(app: FastAPI, service: Service) -> None:
     @app.get("/healthz", summary="Whether the service works", **examples_of_health())
     async def healthz() -> Response:
         if service.closing or service.decoders.alive == 0:
-            raise Problem("busy", "no worker is ready now", headers={"retry-after": "5"})
+            raise busy("no worker is ready now")
+        if not service.private.exists:
+            raise busy("the service's temporary folder is gone; it has to be started again")
         return JSONResponse({"status": "ok", "version": __version__})
 
     @app.get("/metrics", include_in_schema=False)

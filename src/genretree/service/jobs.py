@@ -16,6 +16,7 @@ from typing import Any, Literal
 from genretree.service.core import Service, Sound
 from genretree.service.models import Served
 from genretree.service.problems import Problem, busy
+from genretree.service.temporary import cant_write
 from genretree.service.uploads import Upload, take_over
 
 Do = Literal["predict", "explain"]
@@ -167,10 +168,14 @@ class Jobs:
         oldest = self._in_the_way()
         id = secrets.token_urlsafe(16)
         folder = self.service.folder / f"job-{id}"
-        folder.mkdir()
         job = Job(id, do, folder)
         name = uploads[0].name
-        job.size = take_over(uploads, folder / "upload")
+        try:
+            folder.mkdir()
+            job.size = take_over(uploads, folder / "upload")
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise cant_write(error) from error
         if oldest is not None:
             self._remove(oldest)
         self.jobs[id] = job
@@ -202,6 +207,8 @@ class Jobs:
         except asyncio.CancelledError:
             job.end("cancelled", _cancelled())
             raise
+        except OSError as error:
+            job.end("failed", cant_write(error))
         except Exception:
             log.exception("a job failed")
             job.end("failed", Problem("internal", "something went wrong here; the service's log has more"))
@@ -261,6 +268,7 @@ class Jobs:
         keep = self.service.limits.keep_seconds
         while True:
             await asyncio.sleep(min(_SWEEP_SECONDS, keep / 2))
+            self.service.private.touch()
             for job in list(self.jobs.values()):
                 if job.ended is not None and time.monotonic() - job.ended > keep:
                     self._remove(job)

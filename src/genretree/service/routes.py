@@ -16,7 +16,7 @@ from genretree.service import examples, schemas
 from genretree.service.core import Service
 from genretree.service.jobs import SOUND, Do, Jobs, events
 from genretree.service.models import Served, check_method, find_model, nest
-from genretree.service.problems import Problem
+from genretree.service.problems import Problem, busy
 from genretree.service.sending import FileAnswer
 from genretree.service.uploads import Upload, received_files
 
@@ -177,6 +177,8 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:
         files = jobs.find(id).files  # only what the job says is there; no name in a request is ever opened
         if name not in files or name.endswith(".png") != (kind == "image/png"):
             raise Problem("not_found", "this job has no such file, or not yet")
+        if not files[name].exists():
+            raise busy("the service's temporary folder is gone; it has to be started again", 30)
         return FileAnswer(files[name], media_type=kind)
 
     return router

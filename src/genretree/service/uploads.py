@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from genretree.files import printable
 from genretree.service.limits import Limits
 from genretree.service.problems import Problem
-from genretree.service.temporary import Storage
+from genretree.service.temporary import Storage, cant_write
 
 FIELDS = ("files", "file")
 _LONGEST_NAME = 255
@@ -108,6 +108,8 @@ async def _receive(request: Request, limits: Limits, form: _Form) -> None:
         raise Problem("timeout", "the upload takes too long, or has stopped", 408) from error
     except FormParserError as error:
         raise Problem("bad_request", f"the form can't be read: {error}") from error
+    except OSError as error:
+        raise cant_write(error) from error
     if not form.ended:
         raise Problem("bad_request", "the form ends before its last boundary")
     if not form.uploads:
@@ -202,15 +204,16 @@ class _Form:
 
     def remove(self) -> None:
         """Remove what is still there; a job may have taken a file over."""
-        self._close()
+        with contextlib.suppress(OSError):  # of a full disk: what was left to write
+            self._close()
         for upload in self.uploads:
             upload.path.unlink(missing_ok=True)
             self.storage.give_back(upload.size)
 
     def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
 
 def _text(name: bytes) -> str:

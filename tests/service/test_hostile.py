@@ -133,7 +133,7 @@ END = f"--{BOUNDARY}--\r\n".encode()
             "has a field 'f0'",
         ),
         (b"".join(part(FIELD) for _ in range(10_000)) + END, "more than 16 files"),
-        (part('Content-Disposition: form-data; name="files"') + END, "has a field 'files'"),
+        (part('Content-Disposition: form-data; name="files"') + END, "'files' has no file name"),
         (part(FIELD), "before its last boundary"),
         (part(FIELD, more="\r\nX: y" * 100) + END, "header"),
         (part(FIELD, more="\r\nX: " + "y" * 10_000) + END, "header"),

@@ -175,7 +175,11 @@ class _Form:
     def open(self) -> None:
         _, options = parse_options_header(self._disposition)
         field_name = _text(options.get(b"name", b""))
-        if field_name not in FIELDS or b"filename" not in options:
+        if field_name in FIELDS and b"filename" not in options:
+            raise Problem(
+                "bad_request", f"what the form sends as {field_name!r} has no file name; send it as a file with one"
+            )
+        if field_name not in FIELDS:
             raise Problem(
                 "bad_request", f"the form has a field {field_name[:40]!r}; it may only have files, as 'files'"
             )

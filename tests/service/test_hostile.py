@@ -451,7 +451,7 @@ def unstarted(bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     service: Any = Service(bundles[:1])
     service.private = PrivateFolder()
     service.folder = service.private.path
-    service.decoders = SimpleNamespace(alive=1, check_room=lambda: None)
+    service.decoders = service.explainers = SimpleNamespace(alive=1, check_room=lambda: None)
     yield service
     service.private.close()
 
@@ -480,6 +480,20 @@ def test_a_full_disk_is_no_mistake_of_ours(
     assert unstarted.storage.used == 0
     assert [record.exc_info for record in caplog.records if record.levelname != "INFO"] == [None, None]
     assert "No space left on device" in caplog.text
+
+
+def test_refusals_are_counted_by_kind(unstarted: Any) -> None:
+    def count(kind: str) -> float:
+        return unstarted.metrics.registry.get_sample_value("genretree_rejected_total", {"kind": kind}) or 0.0
+
+    big = {"content-length": str(1 << 40)}
+    for number, address in enumerate(("/v1/predict", "/v1/explain", "/v1/jobs"), 1):
+        for content, kind in ((b"{}", "application/json"), (END, f"multipart/form-data; boundary={BOUNDARY}")):
+            ask_unstarted(unstarted, "POST", address, content=content, headers={"content-type": kind})
+        ask_unstarted(unstarted, "POST", address, content=b"", headers=big)
+        ask_unstarted(unstarted, "POST", address, params={"model": "third"})
+        ask_unstarted(unstarted, "GET", "/v1/jobs/none")
+        assert [count(kind) for kind in ("bad_request", "too_large", "not_found")] == [2 * number, number, number]
 
 
 def test_a_service_whose_folder_is_gone_says_so(unstarted: Any) -> None:

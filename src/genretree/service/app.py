@@ -96,7 +96,7 @@ def create_app(service: Service, token: str | None = None, hosts: Collection[str
     app.add_middleware(Guard, metrics=service.metrics, token=token, hosts=hosts)
     app.include_router(router)
     _add_pages(app, service)
-    app.state.jobs = jobs
+    app.state.jobs, app.state.metrics = jobs, service.metrics
     return app
 
 
@@ -163,7 +163,12 @@ def _send(files: dict[str, Path], name: str) -> Response:
 
 
 async def _answer(request: Request, error: Exception) -> Response:
-    problem = error if isinstance(error, Problem) else of_error(cast(GenretreeError, error))
+    return _refuse(request, error if isinstance(error, Problem) else of_error(cast(GenretreeError, error)))
+
+
+def _refuse(request: Request, problem: Problem) -> Response:
+    if request.method == "POST":
+        request.app.state.metrics.count_refusal(problem.kind)
     # Of a form that was refused, more may come.
     return problem.as_response(close=request.method == "POST")
 
@@ -171,7 +176,7 @@ async def _answer(request: Request, error: Exception) -> Response:
 async def _answer_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     said = "; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in error.errors())
-    return Problem("bad_request", said, 422).as_response(close=request.method == "POST")
+    return _refuse(request, Problem("bad_request", said, 422))
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:

@@ -276,7 +276,6 @@ class Service:
         except FullError as error:
             raise _too_much() from error
         except FailedError as error:
-            self.metrics.rejected.labels(error.kind).inc()
             raise of_sound(name, error.kind, error.detail) from error
         finally:
             self.metrics.stages.labels(stage).observe(time.monotonic() - begun)

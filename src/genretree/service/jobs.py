@@ -203,15 +203,15 @@ class Jobs:
                 job.result = await self._explain(job, served, sound, options)
             job.end("done")
         except Problem as problem:
-            job.end("failed", problem)
+            self._fail(job, problem)
         except asyncio.CancelledError:
             job.end("cancelled", _cancelled())
             raise
         except OSError as error:
-            job.end("failed", cant_write(error))
+            self._fail(job, cant_write(error))
         except Exception:
             log.exception("a job failed")
-            job.end("failed", Problem("internal", "something went wrong here; the service's log has more"))
+            self._fail(job, Problem("internal", "something went wrong here; the service's log has more"))
         finally:
             self._drop_upload(job)
             if job.status != "done":
@@ -250,6 +250,10 @@ class Jobs:
             "pictures": {"tree": address("tree.png"), "reasons": reasons},
             "sound": f"{job.address}/{SOUND}",
         }
+
+    def _fail(self, job: Job, problem: Problem) -> None:
+        self.service.metrics.count_refusal(problem.kind)
+        job.end("failed", problem)
 
     def _drop_upload(self, job: Job) -> None:
         path = job.folder / "upload"

@@ -77,6 +77,7 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:
             try:
                 return await name(upload)
             except Problem as problem:
+                service.metrics.count_refusal(problem.kind)
                 return {"file": upload.name, "error": {"kind": problem.kind, "message": problem.detail}}
 
         async with receive(request) as uploads:

@@ -6,12 +6,14 @@ import asyncio
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -22,6 +24,9 @@ import soundfile as sf
 from serving import Server, alike, read_events, wait_until
 from test_interface import check_problem, upload
 
+from genretree.service.app import create_app
+from genretree.service.core import Service
+from genretree.service.temporary import PrivateFolder
 from genretree.settings import RATE
 from small_corpus import synthesise
 
@@ -128,7 +133,7 @@ END = f"--{BOUNDARY}--\r\n".encode()
             "has a field 'f0'",
         ),
         (b"".join(part(FIELD) for _ in range(10_000)) + END, "more than 16 files"),
-        (part('Content-Disposition: form-data; name="files"') + END, "has a field 'files'"),
+        (part('Content-Disposition: form-data; name="files"') + END, "'files' has no file name"),
         (part(FIELD), "before its last boundary"),
         (part(FIELD, more="\r\nX: y" * 100) + END, "header"),
         (part(FIELD, more="\r\nX: " + "y" * 10_000) + END, "header"),
@@ -159,14 +164,15 @@ def test_too_much_is_refused_while_it_comes(strict: Server) -> None:
     answer = strict.client.post("/v1/predict", files={"file": ("a", bytes(3 << 20))}, headers=TOKEN)
     assert "more than 1 MB" in check_problem(answer, 413, "too_large")
 
-    def pieces() -> Any:  # of a length that is not told
-        yield part(FIELD, b"")[:-2]
+    def pieces(first: bytes) -> Any:  # of a length that is not told
+        yield first
         for _ in range(40):
             yield bytes(1 << 16)
 
     kind = f"multipart/form-data; boundary={BOUNDARY}"
-    answer = strict.client.post("/v1/predict", content=pieces(), headers={"content-type": kind, **TOKEN})
-    check_problem(answer, 413, "too_large")
+    for first in (part(FIELD, b"")[:-2], part(FIELD) + END):  # in a file, and behind the whole form
+        answer = strict.client.post("/v1/predict", content=pieces(first), headers={"content-type": kind, **TOKEN})
+        check_problem(answer, 413, "too_large")
     wait_until(lambda: strict.metric("genretree_stored_bytes") == 0)
     assert [name for name in strict.left() if name.startswith("upload")] == []
 
@@ -385,6 +391,8 @@ def test_jobs_are_forgotten_and_there_are_only_so_many(strict: Server, song: Pat
     for _ in range(4):
         addresses.append(submit())
         wait_until(lambda: strict.client.get(addresses[-1], headers=TOKEN).json()["status"] == "done")
+    refused = strict.client.post("/v1/jobs", content=b"x", headers={"content-type": "text/plain", **TOKEN})
+    check_problem(refused, 415, "bad_request")  # and nothing is forgotten for it
     assert [status(address) for address in addresses] == [404, 404, 200, 200]
 
 
@@ -410,8 +418,89 @@ def test_without_the_token_nothing_is_done(strict: Server, headers: dict[str, st
 def test_other_sites_may_not_use_a_browser_to_ask(server: Server) -> None:
     for host in ("evil.example", "evil.example:8000", f"127.0.0.1.evil.example:{server.port}", ""):
         check_problem(server.client.get("/v1/models", headers={"host": host}), 403, "forbidden")
-    for origin in ("http://evil.example", "null", f"http://localhost:{server.port + 1}"):
+    for host in ("[", "[x]:1"):
+        check_problem(server.client.get("/v1/models", headers={"host": host}), 403, "forbidden")
+    for origin in (
+        "http://evil.example",
+        "null",
+        f"http://localhost:{server.port + 1}",
+        "http://[",
+        "http://[x]:1",
+        "",
+    ):
         check_problem(server.client.get("/v1/models", headers={"origin": origin}), 403, "forbidden")
     for host in (f"127.0.0.1:{server.port}", f"localhost:{server.port}", "[::1]", "LOCALHOST"):
         answer = server.client.get("/v1/models", headers={"host": host, "origin": f"http://{host}"})
         assert answer.status_code == 200
+
+
+def ask_unstarted(service: Service, method: str, address: str, **given: Any) -> httpx.Response:
+    """Ask a service that has no workers, and goes by any name."""
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(create_app(service, "sesame-open-sesame"))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.request(method, address, headers={**given.pop("headers", {}), **TOKEN}, **given)
+
+    return asyncio.run(ask())
+
+
+@pytest.fixture
+def unstarted(bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    service: Any = Service(bundles[:1])
+    service.private = PrivateFolder()
+    service.folder = service.private.path
+    service.decoders = service.explainers = SimpleNamespace(alive=1, check_room=lambda: None)
+    yield service
+    service.private.close()
+
+
+def test_an_address_that_no_browser_sends_is_refused_by_its_kind(unstarted: Service) -> None:
+    foreign = ask_unstarted(unstarted, "GET", "/v1/models", headers={"host": "[", "origin": "http://["})
+    check_problem(foreign, 403, "forbidden")
+    check_problem(ask_unstarted(unstarted, "PUT", "/v1/models", headers={"host": "["}), 405, "not_allowed")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+@pytest.mark.parametrize("size", [1, 100_000], ids=["when closed", "when written"])
+def test_a_full_disk_is_no_mistake_of_ours(
+    unstarted: Service, size: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = Path.open
+
+    def open_full(path: Path, *words: Any) -> Any:
+        return right(Path("/dev/full"), "wb") if path.name.startswith("upload-") else right(path, *words)
+
+    monkeypatch.setattr(Path, "open", open_full)
+    for address in ("/v1/predict", "/v1/jobs"):
+        answer = ask_unstarted(unstarted, "POST", address, files={"file": ("a", bytes(size))})
+        check_problem(answer, 503, "busy")
+        assert int(answer.headers["retry-after"]) > 0
+    assert unstarted.storage.used == 0
+    assert [record.exc_info for record in caplog.records if record.levelname != "INFO"] == [None, None]
+    assert "No space left on device" in caplog.text
+
+
+def test_refusals_are_counted_by_kind(unstarted: Any) -> None:
+    def count(kind: str) -> float:
+        return unstarted.metrics.registry.get_sample_value("genretree_rejected_total", {"kind": kind}) or 0.0
+
+    big = {"content-length": str(1 << 40)}
+    for number, address in enumerate(("/v1/predict", "/v1/explain", "/v1/jobs"), 1):
+        for content, kind in ((b"{}", "application/json"), (END, f"multipart/form-data; boundary={BOUNDARY}")):
+            ask_unstarted(unstarted, "POST", address, content=content, headers={"content-type": kind})
+        ask_unstarted(unstarted, "POST", address, content=b"", headers=big)
+        ask_unstarted(unstarted, "POST", address, params={"model": "third"})
+        ask_unstarted(unstarted, "GET", "/v1/jobs/none")
+        assert [count(kind) for kind in ("bad_request", "too_large", "not_found")] == [2 * number, number, number]
+
+
+def test_a_service_whose_folder_is_gone_says_so(unstarted: Any) -> None:
+    assert ask_unstarted(unstarted, "GET", "/healthz").status_code == 200
+    shutil.rmtree(unstarted.folder)
+    for method, address in (("GET", "/healthz"), ("POST", "/v1/predict"), ("POST", "/v1/jobs")):
+        files = {"file": ("a", b"x")} if method == "POST" else None
+        answer = ask_unstarted(unstarted, method, address, files=files)
+        assert "folder is gone" in check_problem(answer, 503, "busy")
+        assert int(answer.headers["retry-after"]) > 0

@@ -172,12 +172,22 @@ def test_an_explanation_comes_with_pictures_and_the_sound_that_was_heard(server:
     assert part.status_code == 206
     assert part.content == answer.content[100:200]
     assert part.headers["content-range"] == f"bytes 100-199/{len(answer.content)}"
+    check_ranges(server, result["sound"])
     check_problem(server.client.get(f"{job['links']['self']}/pictures/other.png"), 404, "not_found")
     check_problem(server.client.get(f"{job['links']['self']}/pictures/sound.ogg"), 404, "not_found")
     assert server.client.delete(job["links"]["self"]).status_code == 204
     check_problem(server.client.get(job["links"]["self"]), 404, "not_found")
     check_problem(server.client.get(result["sound"]), 404, "not_found")
     assert f"job-{job['id']}" not in server.left()
+
+
+def check_ranges(server: Server, address: str) -> None:
+    """Parts of a file that aren't there are refused as all else is."""
+    beyond = server.client.get(address, headers={"range": "bytes=9999999-"})
+    check_problem(beyond, 416, "no_range")
+    assert beyond.headers["content-range"] == f"bytes */{len(server.client.get(address).content)}"
+    for words in ("bytes=abc", "lines=1-2", "bytes"):
+        check_problem(server.client.get(address, headers={"range": words}), 400, "bad_request")
 
 
 def test_a_job_that_fails_says_why(server: Server) -> None:
@@ -201,6 +211,7 @@ def test_health_metrics_page_and_document(server: Server) -> None:
     assert "script-src 'self'" in page.headers["content-security-policy"]
     assert page.headers["x-content-type-options"] == "nosniff"
     assert server.client.get("/static/index.html").content == page.content
+    check_ranges(server, "/static/index.html")
     document = server.client.get("/openapi.json").json()
     assert set(document["paths"]["/v1/predict"]["post"]["responses"]) >= {"200", "413", "422", "503"}
     assert "example" in document["paths"]["/v1/predict"]["post"]["responses"]["200"]["content"]["application/json"]

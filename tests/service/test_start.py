@@ -8,6 +8,7 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import psutil
@@ -60,6 +61,9 @@ def test_names_a_service_goes_by() -> None:
         assert not is_local(far)
         assert address_of(near) == f"http://127.0.0.1:{near.getsockname()[1]}/"
         assert socket.gethostname() in address_of(far)
+        assert address_of(near, ["music.local"]) == address_of(near)
+        assert address_of(far, ["music.local", "other"]) == f"http://music.local:{far.getsockname()[1]}/"
+        assert address_of(far, ["[::1]"]) == f"http://[::1]:{far.getsockname()[1]}/"
         assert choose_hosts(near, "127.0.0.1", ["Music.Local"]) == {"127.0.0.1", "localhost", "[::1]", "music.local"}
         assert choose_hosts(far, "0.0.0.0", []) is None
         assert choose_hosts(far, "0.0.0.0", ["music.local"]) == {"127.0.0.1", "localhost", "[::1]", "music.local"}
@@ -131,8 +135,14 @@ def test_leftovers_are_only_what_no_living_service_owns(tmp_path: Path, monkeypa
     file.touch()
     assert set(clear_leftovers(tmp_path)) == {dead, old}
     assert {path.name for path in tmp_path.iterdir()} == {alive.path.name, open_to_all.name, file.name}
+    os.utime(alive.path, (0, 0))
+    alive.touch()
+    assert time.time() - alive.path.stat().st_mtime < 60
+    assert alive.exists
     alive.close()
     assert not alive.path.exists()
+    assert not alive.exists
+    alive.touch()
 
 
 def test_storage_has_an_end() -> None:
@@ -142,6 +152,15 @@ def test_storage_has_an_end() -> None:
         storage.take(41)
     storage.give_back(60)
     storage.take(100)
+
+
+def test_no_more_is_kept_than_the_disk_has_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000 if path == folder.path else 0))
+    folder = PrivateFolder()
+    assert folder.room(500) == 500
+    assert folder.room(5000) == 900
+    folder.close()
 
 
 def test_the_token_is_not_told_to_workers(strict: Server) -> None:

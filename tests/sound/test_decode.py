@@ -285,6 +285,18 @@ def test_damaged_mp4_is_not_audio(tmp_path: Path) -> None:
     assert kind_of(path) == "not_audio"
 
 
+@needs_ffmpeg
+@pytest.mark.parametrize("codec", [1, 3, 0x55], ids=["pcm", "float", "mp3"])
+def test_a_wav_without_channels_is_not_audio(tmp_path: Path, codec: int) -> None:
+    path = tmp_path / "song.wav"
+    sf.write(path, make_song(1, RATE), RATE, subtype="PCM_16")
+    content = bytearray(path.read_bytes())
+    content[20:24] = struct.pack("<HH", codec, 0)
+    path.write_bytes(content)
+    assert kind_of(path) == "not_audio"
+    assert kind_of(path, salvage=True) == "not_audio"
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("share", [0.5, 0.9, None])
 def test_truncated(good: dict[str, Path], form: str, share: float | None) -> None:

@@ -90,7 +90,7 @@ def serve(
     with open_socket(host, port) as taken:
         check_token(token, is_local(taken), no_token)
         service = Service(bundles, limits, runtime, precision)
-        address = address_of(taken)
+        address = address_of(taken, allow_host)
         names = ", ".join(service.models)
 
         def ready() -> None:

@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
 from genretree import __version__
@@ -24,9 +24,10 @@ from genretree.service import examples
 from genretree.service.core import Service
 from genretree.service.guard import Guard
 from genretree.service.jobs import Jobs
-from genretree.service.problems import STATUS, Problem, of_error
+from genretree.service.problems import STATUS, Problem, busy, of_error
 from genretree.service.routes import make_routes
 from genretree.service.schemas import Health
+from genretree.service.sending import FileAnswer
 
 _SAID = {
     "not_found": "there is nothing at this address",
@@ -69,7 +70,7 @@ def create_app(service: Service, token: str | None = None, hosts: Collection[str
         assert isinstance(error, HTTPException)
         headers = {name.lower(): value for name, value in (error.headers or {}).items()}
         if error.status_code == 405:  # the framework names the methods of one route only
-            headers["allow"] = ", ".join(_methods([*router.routes, *app.routes], request.url.path))
+            headers["allow"] = ", ".join(_methods([*router.routes, *app.routes], request.scope["path"]))
         kind = _KINDS.get(error.status_code, "bad_request")
         problem = Problem(kind, _SAID.get(kind, error.detail), error.status_code, headers)
         return problem.as_response(close=request.method == "POST")
@@ -95,7 +96,7 @@ def create_app(service: Service, token: str | None = None, hosts: Collection[str
     app.add_middleware(Guard, metrics=service.metrics, token=token, hosts=hosts)
     app.include_router(router)
     _add_pages(app, service)
-    app.state.jobs = jobs
+    app.state.jobs, app.state.metrics = jobs, service.metrics
     return app
 
 
@@ -111,7 +112,9 @@ def _add_pages(app: FastAPI, service: Service) -> None:
     @app.get("/healthz", summary="Whether the service works", **examples_of_health())
     async def healthz() -> Response:
         if service.closing or service.decoders.alive == 0:
-            raise Problem("busy", "no worker is ready now", headers={"retry-after": "5"})
+            raise busy("no worker is ready now")
+        if not service.private.exists:
+            raise busy("the service's temporary folder is gone; it has to be started again")
         return JSONResponse({"status": "ok", "version": __version__})
 
     @app.get("/metrics", include_in_schema=False)
@@ -156,11 +159,16 @@ def _send(files: dict[str, Path], name: str) -> Response:
     if name not in files:
         raise Problem("not_found", "there is no such page")
     kinds = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
-    return FileResponse(files[name], media_type=kinds.get(files[name].suffix), headers={"cache-control": "no-cache"})
+    return FileAnswer(files[name], media_type=kinds.get(files[name].suffix), headers={"cache-control": "no-cache"})
 
 
 async def _answer(request: Request, error: Exception) -> Response:
-    problem = error if isinstance(error, Problem) else of_error(cast(GenretreeError, error))
+    return _refuse(request, error if isinstance(error, Problem) else of_error(cast(GenretreeError, error)))
+
+
+def _refuse(request: Request, problem: Problem) -> Response:
+    if request.method == "POST":
+        request.app.state.metrics.count_refusal(problem.kind)
     # Of a form that was refused, more may come.
     return problem.as_response(close=request.method == "POST")
 
@@ -168,7 +176,7 @@ async def _answer(request: Request, error: Exception) -> Response:
 async def _answer_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     said = "; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in error.errors())
-    return Problem("bad_request", said, 422).as_response(close=request.method == "POST")
+    return _refuse(request, Problem("bad_request", said, 422))
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:

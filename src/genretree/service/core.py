@@ -89,10 +89,11 @@ class Service:
         """Make the private folder and start the workers. Raises ServiceError if one can't start."""
         self._stack = ExitStack()
         clear_leftovers()
-        folder = PrivateFolder()
+        folder = self.private = PrivateFolder()
         self._stack.callback(folder.close)
         self._stack.enter_context(shared_by(1))  # the network's one thread may use all processors
         self.folder = folder.path
+        self.storage.limit = folder.room(self.limits.stored_bytes)
         limits, replaced = self.limits, self.metrics.replaced
         self.decoders = Pool(
             "genretree.service.decoder",
@@ -153,6 +154,8 @@ class Service:
         """Refuse what there is no room for, before it is received. Raises Problem."""
         if self.closing:
             raise Problem("closing", "the service is about to end", headers={"retry-after": "10"})
+        if not self.private.exists:
+            raise busy("the service's temporary folder is gone; it has to be started again", 30)
         try:
             self.decoders.check_room()
             if explain:
@@ -273,7 +276,6 @@ class Service:
         except FullError as error:
             raise _too_much() from error
         except FailedError as error:
-            self.metrics.rejected.labels(error.kind).inc()
             raise of_sound(name, error.kind, error.detail) from error
         finally:
             self.metrics.stages.labels(stage).observe(time.monotonic() - begun)

@@ -98,7 +98,7 @@ class Guard:
         if self.hosts is not None and _host_name(host) not in self.hosts:
             raise Problem("forbidden", f"this service doesn't go by the name {_host_name(host)[:80]!r}")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _origin_host(origin) != host.lower():
             raise Problem("forbidden", "pages of other sites may not use this service")
         if self.token is not None and scope["path"].startswith("/v1"):
             scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -116,3 +116,11 @@ class Guard:
 def _host_name(host: str) -> str:
     """Cut the port off; of an IPv6 address, the brackets stay."""
     return (host if host.endswith("]") else host.rpartition(":")[0] or host).lower()
+
+
+def _origin_host(origin: str) -> str | None:
+    """Give name and port of an `Origin`; None if it can't be read, as no browser sends it."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from genretree.service.core import Service, Sound
 from genretree.service.models import Served
 from genretree.service.problems import Problem, busy
+from genretree.service.temporary import cant_write
 from genretree.service.uploads import Upload, take_over
 
 Do = Literal["predict", "explain"]
@@ -138,13 +139,17 @@ class Jobs:
         return self.jobs[id]
 
     def check_room(self) -> None:
-        """Make room for one more job: the one that was done first is forgotten. Raises Problem (busy) if all run."""
+        """Raise Problem (busy) if there is no room for one more job, as none of them all is done."""
+        self._in_the_way()
+
+    def _in_the_way(self) -> Job | None:
+        """Give the job to be forgotten for one more: the one that was done first, if there is no room otherwise."""
         if len(self.jobs) < self.service.limits.jobs:
-            return
+            return None
         over = [job for job in self.jobs.values() if job.ended is not None]
         if not over:
             raise busy("there are too many jobs already; try again when one is done", 10)
-        self._remove(min(over, key=lambda job: job.ended or 0.0))
+        return min(over, key=lambda job: job.ended or 0.0)
 
     def submit(self, do: Do, served: Served, uploads: list[Upload], salvage: bool, options: Mapping[str, Any]) -> Job:
         """Take on a job for the only upload, which becomes the job's.
@@ -160,13 +165,19 @@ class Jobs:
         options : mapping
             `min_confidence`, or the question.
         """
-        self.check_room()
+        oldest = self._in_the_way()
         id = secrets.token_urlsafe(16)
         folder = self.service.folder / f"job-{id}"
-        folder.mkdir()
         job = Job(id, do, folder)
         name = uploads[0].name
-        job.size = take_over(uploads, folder / "upload")
+        try:
+            folder.mkdir()
+            job.size = take_over(uploads, folder / "upload")
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise cant_write(error) from error
+        if oldest is not None:
+            self._remove(oldest)
         self.jobs[id] = job
         job.task = asyncio.create_task(self._work(job, served, name, salvage, options))
         return job
@@ -192,13 +203,15 @@ class Jobs:
                 job.result = await self._explain(job, served, sound, options)
             job.end("done")
         except Problem as problem:
-            job.end("failed", problem)
+            self._fail(job, problem)
         except asyncio.CancelledError:
             job.end("cancelled", _cancelled())
             raise
+        except OSError as error:
+            self._fail(job, cant_write(error))
         except Exception:
             log.exception("a job failed")
-            job.end("failed", Problem("internal", "something went wrong here; the service's log has more"))
+            self._fail(job, Problem("internal", "something went wrong here; the service's log has more"))
         finally:
             self._drop_upload(job)
             if job.status != "done":
@@ -238,6 +251,10 @@ class Jobs:
             "sound": f"{job.address}/{SOUND}",
         }
 
+    def _fail(self, job: Job, problem: Problem) -> None:
+        self.service.metrics.count_refusal(problem.kind)
+        job.end("failed", problem)
+
     def _drop_upload(self, job: Job) -> None:
         path = job.folder / "upload"
         if path.exists():
@@ -255,6 +272,7 @@ class Jobs:
         keep = self.service.limits.keep_seconds
         while True:
             await asyncio.sleep(min(_SWEEP_SECONDS, keep / 2))
+            self.service.private.touch()
             for job in list(self.jobs.values()):
                 if job.ended is not None and time.monotonic() - job.ended > keep:
                     self._remove(job)

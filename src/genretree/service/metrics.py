@@ -39,7 +39,10 @@ class Metrics:
             "genretree_batch_files", "Files whose slices were scored together.", registry=self.registry, buckets=_SLICES
         )
         self.rejected = Counter(
-            "genretree_rejected", "Uploads and files refused, by kind of problem.", ["kind"], registry=self.registry
+            "genretree_rejected",
+            "Requests with files, single files of several, and jobs that ended in a problem, by its kind.",
+            ["kind"],
+            registry=self.registry,
         )
         self.replaced = Counter(
             "genretree_workers_replaced", "Workers killed or lost.", ["pool", "reason"], registry=self.registry
@@ -48,6 +51,10 @@ class Metrics:
     def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
         """Show a number that is asked for when it is read."""
         Gauge(name, about, registry=self.registry).set_function(value)
+
+    def count_refusal(self, kind: str) -> None:
+        """Count a request with files, one file of several, or a job that ended in a problem."""
+        self.rejected.labels(kind).inc()
 
     def count_batch(self, slices: int, files: int) -> None:
         """Count what was scored together."""

@@ -68,6 +68,8 @@ def busy(what: str, seconds: int = 5) -> Problem:
 
 def of_sound(name: str, kind: str, detail: str) -> Problem:
     """Give the problem of a file that can't be used, as the command line names it."""
+    if kind == "busy":
+        return busy(f"{name}: {detail}", 30)
     return Problem(kind, f"{name}: {detail}", STATUS.get(kind) if kind != "not_found" else _OF_THE_REQUEST)
 
 

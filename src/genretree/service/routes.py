@@ -9,14 +9,15 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Path, Query
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from genretree.explain.track import check_question
 from genretree.service import examples, schemas
 from genretree.service.core import Service
 from genretree.service.jobs import SOUND, Do, Jobs, events
 from genretree.service.models import Served, check_method, find_model, nest
-from genretree.service.problems import Problem
+from genretree.service.problems import Problem, busy
+from genretree.service.sending import FileAnswer
 from genretree.service.uploads import Upload, received_files
 
 T = TypeVar("T")
@@ -76,6 +77,7 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:
             try:
                 return await name(upload)
             except Problem as problem:
+                service.metrics.count_refusal(problem.kind)
                 return {"file": upload.name, "error": {"kind": problem.kind, "message": problem.detail}}
 
         async with receive(request) as uploads:
@@ -176,7 +178,9 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:
         files = jobs.find(id).files  # only what the job says is there; no name in a request is ever opened
         if name not in files or name.endswith(".png") != (kind == "image/png"):
             raise Problem("not_found", "this job has no such file, or not yet")
-        return FileResponse(files[name], media_type=kind)
+        if not files[name].exists():
+            raise busy("the service's temporary folder is gone; it has to be started again", 30)
+        return FileAnswer(files[name], media_type=kind)
 
     return router
 

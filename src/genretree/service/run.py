@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import signal
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import uvicorn
 
@@ -43,12 +43,14 @@ def is_local(taken: socket.socket) -> bool:
     return ipaddress.ip_address(taken.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def address_of(taken: socket.socket) -> str:
-    """Give the URL of a socket's service."""
+def address_of(taken: socket.socket, allowed: Sequence[str] = ()) -> str:
+    """Give a URL of a socket's service that it answers to, where it goes by these names, too (`choose_hosts`)."""
     host, port = taken.getsockname()[:2]
-    if ipaddress.ip_address(host.partition("%")[0]).is_unspecified:
+    if allowed and not is_local(taken):
+        host = allowed[0]
+    elif ipaddress.ip_address(host.partition("%")[0]).is_unspecified:
         host = socket.gethostname()
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{port}/"
 
 
 def choose_hosts(taken: socket.socket, host: str, allowed: Collection[str]) -> set[str] | None:

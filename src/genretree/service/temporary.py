@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import stat
@@ -11,11 +13,14 @@ import time
 from pathlib import Path
 from typing import IO
 
-from genretree.service.problems import busy
+from genretree.service.problems import Problem, busy
 
 _PREFIX = "genretree-serve-"
 _LOCK = "lock"
 _YOUNG = 60.0  # seconds: a folder without a lock may be one that is just being made
+_USABLE = 0.9  # of what is free when a service starts; workers, and other programs, write there too
+
+log = logging.getLogger(__name__)
 
 
 class PrivateFolder:
@@ -28,6 +33,21 @@ class PrivateFolder:
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))  # mode 0700
         self._lock: IO[bytes] = (self.path / _LOCK).open("wb")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    @property
+    def exists(self) -> bool:
+        """Whether it is still there: some systems remove what has been in a temporary folder for days."""
+        return (self.path / _LOCK).exists()
+
+    def touch(self) -> None:
+        """Make it young again, so that it isn't taken for something forgotten."""
+        with contextlib.suppress(OSError):
+            for path in (self.path / _LOCK, self.path):
+                os.utime(path)
+
+    def room(self, wanted: int) -> int:
+        """Give how many bytes may be kept in it: as many as wanted, but no more than most of what is free."""
+        return min(wanted, int(_USABLE * shutil.disk_usage(self.path).free))
 
     def close(self) -> None:
         """Remove it with all that is in it."""
@@ -92,3 +112,9 @@ class Storage:
     def give_back(self, size: int) -> None:
         """Count bytes that were removed."""
         self.used -= size
+
+
+def cant_write(error: OSError) -> Problem:
+    """Give the problem of a service whose disk is full, or whose folder is gone; its log has one line of it."""
+    log.warning("the temporary folder can't be written: %s", error.strerror or error)
+    return busy("the service can't store anything now; try again later", 30)

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from genretree.files import printable
 from genretree.service.limits import Limits
 from genretree.service.problems import Problem
-from genretree.service.temporary import Storage
+from genretree.service.temporary import Storage, cant_write
 
 FIELDS = ("files", "file")
 _LONGEST_NAME = 255
@@ -83,10 +83,12 @@ async def received_files(
 
 
 async def _receive(request: Request, limits: Limits, form: _Form) -> None:
+    most = limits.upload_bytes + _FORM_BYTES * (limits.files + 1)
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limits.upload_bytes + _FORM_BYTES * (limits.files + 1):
+    if declared.isdigit() and int(declared) > most:
         raise _too_large(limits.upload_bytes)
     parser = _make_parser(request, form)
+    received = 0
     loop = asyncio.get_running_loop()
     until = loop.time() + limits.upload_seconds
     try:
@@ -97,11 +99,17 @@ async def _receive(request: Request, limits: Limits, form: _Form) -> None:
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             form.more = message.get("more_body", False)
-            parser.write(message.get("body", b""))
+            body = message.get("body", b"")
+            received += len(body)
+            if received > most:  # before, between or behind the files, which are counted by themselves
+                raise _too_large(limits.upload_bytes)
+            parser.write(body)
     except TimeoutError as error:
         raise Problem("timeout", "the upload takes too long, or has stopped", 408) from error
     except FormParserError as error:
         raise Problem("bad_request", f"the form can't be read: {error}") from error
+    except OSError as error:
+        raise cant_write(error) from error
     if not form.ended:
         raise Problem("bad_request", "the form ends before its last boundary")
     if not form.uploads:
@@ -167,7 +175,11 @@ class _Form:
     def open(self) -> None:
         _, options = parse_options_header(self._disposition)
         field_name = _text(options.get(b"name", b""))
-        if field_name not in FIELDS or b"filename" not in options:
+        if field_name in FIELDS and b"filename" not in options:
+            raise Problem(
+                "bad_request", f"what the form sends as {field_name!r} has no file name; send it as a file with one"
+            )
+        if field_name not in FIELDS:
             raise Problem(
                 "bad_request", f"the form has a field {field_name[:40]!r}; it may only have files, as 'files'"
             )
@@ -196,15 +208,16 @@ class _Form:
 
     def remove(self) -> None:
         """Remove what is still there; a job may have taken a file over."""
-        self._close()
+        with contextlib.suppress(OSError):  # of a full disk: what was left to write
+            self._close()
         for upload in self.uploads:
             upload.path.unlink(missing_ok=True)
             self.storage.give_back(upload.size)
 
     def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
 
 def _text(name: bytes) -> str:

@@ -385,7 +385,8 @@ def _open_ffmpeg(path: Path, container: str, problem: str) -> _Source:
         raise SoundError("needs_ffmpeg", path, detail)
     facts, complaint = _ffprobe(path)
     streams = facts.get("streams", [])
-    sound = next((s for s in streams if s.get("codec_type") == "audio" and int(s.get("sample_rate", 0))), None)
+    found = (each for each in streams if each.get("codec_type") == "audio")
+    sound = next((each for each in found if int(each.get("sample_rate", 0)) and int(each.get("channels", 0))), None)
     form = facts.get("format", {})
     # At a score of 50 or less ffprobe guesses, by the suffix if need be.
     sure = bool(container) or int(form.get("probe_score", 0)) > 50
@@ -399,7 +400,7 @@ def _open_ffmpeg(path: Path, container: str, problem: str) -> _Source:
         path=path,
         duration=float(sound.get("duration") or form.get("duration") or "nan"),
         rate=int(sound["sample_rate"]),
-        channels=int(sound.get("channels", 0)),
+        channels=int(sound["channels"]),
         format=container or str(form.get("format_name", "")),
         codec=str(sound.get("codec_name", "")),
     )
@@ -420,7 +421,10 @@ def _ffprobe(path: Path) -> tuple[dict[str, Any], str]:
     ]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     lines = done.stderr.decode(errors="replace").strip().splitlines()
-    facts = json.loads(done.stdout.decode(errors="replace") or "{}")
+    try:
+        facts = json.loads(done.stdout.decode(errors="replace"))
+    except ValueError:  # it stops in the middle of what it prints, of a file with 0 channels, say
+        facts = {}
     return cast(dict[str, Any], facts), f" (ffmpeg: {_last_words(lines)})" if lines else ""
 
 

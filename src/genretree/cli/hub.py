@@ -24,7 +24,8 @@ def pull(name: str, revision: str | None, to: Path | None, as_json: bool, quiet:
     """Get a bundle from the Hugging Face Hub, check it, and keep it under its name.
 
     Afterwards predict, explain, evaluate, info, serve and library take USER/NAME for it, without asking the Hub
-    anything: it stays the commit that was pulled until it is pulled again. USER/NAME@COMMIT means the same bytes for good.
+    anything: it stays the commit that was pulled until it is pulled again. USER/NAME@COMMIT means the same bytes for
+    good.
     """
     from genretree.hub import pull as pull_bundle
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from genretree.settings import HOP, MEL_16K_RATE, RATE, ImageSettings
-from genretree.sound.mel_16k import MEL_16K_HOP, Mel16kTap, compress, compute_mel_16k, mel_16k_frames
+from genretree.sound.mel_16k import MEL_16K_HOP, Mel16kTap, compress, compute_mel_16k, mel_16k_frames, to_half
 from genretree.sound.slices import slice_track
 
 
@@ -75,3 +75,13 @@ def test_frames_beyond_the_end_are_moved_back_and_too_many_refused() -> None:
         np.testing.assert_array_equal(tap.read(tap.frames - 5, 10), tap.read(tap.frames - 10, 10))
         with pytest.raises(ValueError, match="are not in a track"):
             tap.read(0, tap.frames + 1)
+
+
+def test_to_half_rounds_as_astype_does() -> None:
+    """Every float16 from 0 up, what lies half way between two, and the floats beside all these."""
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    between = (halves[:-1] + halves[1:]) / 2
+    values = np.concatenate([halves, between])
+    values = np.concatenate([values, np.nextafter(values, np.float32(0)), np.nextafter(values, np.float32(1e9))])
+    values = values[values < np.finfo(np.float16).max]
+    np.testing.assert_array_equal(to_half(values).view(np.uint16), values.astype(np.float16).view(np.uint16))

@@ -45,7 +45,7 @@ from genretree.sound.slices import read_drawn, slice_starts
 from genretree.sound.spectra import compute_spectra
 
 BATCH = 32
-COPIES = 8
+COPIES = 32  # as people prepare many files: starting the workers takes half a second, once
 JPEGS = 48
 _IMAGES = ImageSettings()
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -216,11 +218,15 @@ def _draw_in_pool(jobs: Sequence[Job], workers: int, report: Callable[[Job, Fail
     broken: set[Future[Failure | None]] = set()
     with worker_pool(min(workers, len(jobs))) as pool:
         futures: dict[Future[Failure | None], Job] = {pool.submit(draw_safely, job): job for job in jobs}
+        # What the split needs takes most of a second to import: here, where this process only waits, it has time.
+        preload = threading.Thread(target=import_module, args=("sklearn.model_selection",))
+        preload.start()
         for future in as_completed(futures):
             try:
                 report(futures[future], future.result())
             except BrokenProcessPool:
                 broken.add(future)
+        preload.join()
     return [job for future, job in futures.items() if future in broken]
 
 

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import torch
 
 from genretree.bundle import Bundle, load_bundle
@@ -41,10 +42,13 @@ from genretree.description import read_description
 from genretree.export import export_bundle
 from genretree.machine import fast_bf16, shared_by
 from genretree.models.graphs import HasGraphs, run_torch
+from genretree.models.musicnn_weights import weights_file
 from genretree.models.runtimes import open_runner
+from genretree.models.tagging import TagTree
 from genretree.models.ways import FORMS, Form, Runner, Way, graph_file
 from genretree.predict import Prediction, find_files, predict, predict_file
-from genretree.settings import ImageSettings
+from genretree.settings import RATE, ImageSettings
+from genretree.sound.decode import decode
 from genretree.sound.slices import SliceImages, iter_slices, slice_track
 
 BATCHES = (1, 32)
@@ -197,16 +201,26 @@ def _all(bundle: Bundle, files: Sequence[Path], workers: int) -> None:
 
 
 def start(folder: Path, file: Path, rounds: int) -> None:
-    """Print how long the command takes, with all that it has to load."""
+    """Print how long the command takes, with all that it has to load.
+
+    Without a bundle, too, for the file and for its first minute, where the weights of MusiCNN are at hand
+    (`genretree weights get musicnn`).
+    """
     command = [sys.executable, "-m", "genretree"]
     words = {
         "genretree --help": [*command, "--help"],
         "genretree predict, torch": [*command, "predict", str(folder), str(file), "--runtime", "torch"],
         "genretree predict, auto": [*command, "predict", str(folder), str(file)],
     }
-    work = {name: partial(subprocess.run, each, check=True, capture_output=True) for name, each in words.items()}
-    for name, seconds in by_turns(work, rounds, f"start, {folder.name}").items():
-        print(f"{name}: {spread(seconds)} s")
+    with tempfile.TemporaryDirectory() as name:
+        if all(weights_file(network).exists() for network in TagTree.builtin().networks):
+            minute = Path(name) / "minute.flac"
+            soundfile.write(minute, decode(file)[: 60 * RATE], RATE)
+            words["genretree predict, no bundle"] = [*command, "predict", str(file)]
+            words["genretree predict, no bundle, a minute"] = [*command, "predict", str(minute)]
+        work = {name: partial(subprocess.run, each, check=True, capture_output=True) for name, each in words.items()}
+        for name, seconds in by_turns(work, rounds, f"start, {folder.name}").items():
+            print(f"{name}: {spread(seconds)} s")
 
 
 def main() -> None:

@@ -212,6 +212,10 @@ def test_health_metrics_page_and_document(server: Server) -> None:
     assert page.headers["x-content-type-options"] == "nosniff"
     assert server.client.get("/static/index.html").content == page.content
     check_ranges(server, "/static/index.html")
+    for address in ("/healthz", "/", "/static/index.html"):
+        only_headers = server.client.head(address)
+        assert (only_headers.status_code, only_headers.content) == (200, b"")
+        assert only_headers.headers["content-length"] == server.client.get(address).headers["content-length"]
     document = server.client.get("/openapi.json").json()
     assert set(document["paths"]["/v1/predict"]["post"]["responses"]) >= {"200", "413", "422", "503"}
     assert "example" in document["paths"]["/v1/predict"]["post"]["responses"]["200"]["content"]["application/json"]

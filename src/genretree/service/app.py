@@ -109,6 +109,7 @@ def _methods(routes: Sequence[BaseRoute], path: str) -> list[str]:
 def _add_pages(app: FastAPI, service: Service) -> None:
     files = page_files()
 
+    @app.head("/healthz", include_in_schema=False)  # as monitors ask
     @app.get("/healthz", summary="Whether the service works", **examples_of_health())
     async def healthz() -> Response:
         if service.closing or service.decoders.alive == 0:
@@ -125,10 +126,12 @@ def _add_pages(app: FastAPI, service: Service) -> None:
     async def openapi() -> Response:
         return JSONResponse(describe_interface(app))
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
         return _send(files, "index.html")
 
+    @app.head("/static/{name:path}", include_in_schema=False)
     @app.get("/static/{name:path}", include_in_schema=False)
     async def static(name: str) -> Response:
         return _send(files, name)

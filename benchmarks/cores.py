@@ -14,24 +14,23 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+
+from runtimes import MEASURED, by_turns, spread
 
 from genretree.predict import find_files
 
-PINNED = (
-    "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])}); "
-    "os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
-)
 
-
-def seconds(words: list[str], processor: int | None) -> float:
-    """Time a command."""
-    command = words if processor is None else ["-c", PINNED, str(processor), *words]
-    began = time.perf_counter()
-    subprocess.run([sys.executable, *command], check=True, capture_output=True)
-    return time.perf_counter() - began
+def run(words: Sequence[str], processors: Sequence[int]) -> None:
+    """Run Python with these words on these processors alone."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, processors)  # which what is started inherits
+    try:
+        subprocess.run([sys.executable, *words], check=True, capture_output=True)
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def main() -> None:
@@ -45,8 +44,7 @@ def main() -> None:
     given = parser.parse_args()
     files = [path.absolute() for path in find_files([given.music])][: given.files]
     processors = sorted(os.sched_getaffinity(0))
-    ways = {"one processor": processors[0], f"all {len(processors)}": None}
-    found: list[dict[str, Any]] = []
+    ways = {"one processor": processors[:1], f"all {len(processors)}": processors}
     with tempfile.TemporaryDirectory() as name:
         listed = Path(name) / "tracks.csv"
         rows = [f'"{path}",{"one" if place % 2 else "other"}' for place, path in enumerate(files)]
@@ -56,16 +54,11 @@ def main() -> None:
             "predict": ["-m", "genretree", "predict", str(given.bundle), *map(str, files), "--json", "--quiet"],
         }
         for title, words in commands.items():
-            times: dict[str, list[float]] = {way: [] for way in ways}
-            for turn in range(given.rounds + 1):
-                for way, processor in ways.items():
-                    took = seconds(words, processor)
-                    if turn:  # the first warms up
-                        times[way].append(took)
-            found.append({"what": f"{title}, {len(files)} files", "seconds": times})
-            print(title, {way: [round(value, 2) for value in taken] for way, taken in times.items()}, flush=True)
+            work = {way: partial(run, words, some) for way, some in ways.items()}
+            for way, seconds in by_turns(work, given.rounds, f"{title}, {len(files)} files").items():
+                print(f"{title}, {way}: {spread(seconds)} s", flush=True)
     if given.json:
-        given.json.write_text(json.dumps(found, indent=1))
+        given.json.write_text(json.dumps(MEASURED, indent=1))
 
 
 if __name__ == "__main__":

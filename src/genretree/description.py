@@ -49,8 +49,12 @@ def list_part(folder: Path, part: str, files: Mapping[str, str]) -> None:
     The description is read anew: another part, made at the same time, may have been listed meanwhile.
     """
     content = read_description(folder)
-    others = {name: digest for name, digest in content["files"].items() if Path(name).parts[0] != part}
-    write_description(folder, {**content, "files": {**others, **files}})
+    write_description(folder, {**content, "files": {**files_beside(content, part), **files}})
+
+
+def files_beside(content: Mapping[str, Any], part: str) -> dict[str, str]:
+    """Give what a description lists outside one of the bundle's folders: hashes by name."""
+    return {name: digest for name, digest in content["files"].items() if Path(name).parts[0] != part}
 
 
 def _digest(content: Mapping[str, Any]) -> str:

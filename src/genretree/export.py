@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from genretree.bundle import Bundle, open_bundle
-from genretree.description import check_files, list_part, read_description
+from genretree.description import check_files, files_beside, list_part, read_description
 from genretree.errors import BundleError, GenretreeError
 from genretree.files import sha256_file, write_text
 from genretree.models.convert import INPUT, need, write_graph
@@ -59,7 +59,7 @@ def export_bundle(folder: str | Path, to: Form, out: str | Path | None = None, o
     """
     folder = Path(folder)
     content = read_description(folder)
-    kept = {name: digest for name, digest in content["files"].items() if Path(name).parts[0] != to}
+    kept = files_beside(content, to)
     check_files(folder, kept)
     need(to)
     bundle = open_bundle(folder, content)

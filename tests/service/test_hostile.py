@@ -450,7 +450,6 @@ def unstarted(bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     service: Any = Service(bundles[:1])
     service.private = PrivateFolder()
-    service.folder = service.private.path
     service.decoders = service.explainers = SimpleNamespace(alive=1, check_room=lambda: None)
     yield service
     service.private.close()

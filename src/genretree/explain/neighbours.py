@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from genretree.bundle import Bundle, load_bundle
 from genretree.calibration import average_by
 from genretree.corpus.store import Store
-from genretree.description import list_part, read_description
+from genretree.description import files_beside, list_part, read_description
 from genretree.errors import BundleError
 from genretree.evaluate import check_images
 from genretree.explain.pieces import Pieces
@@ -101,8 +101,8 @@ def build_index(
     folder = Path(folder)
     bundle = load_bundle(folder)  # by torch: an export alone doesn't give features
     content = read_description(folder)
-    kept = {name: digest for name, digest in content["files"].items() if Path(name).parts[0] != FOLDER}
-    if kept != content["files"] and not overwrite:
+    replaces = files_beside(content, FOLDER) != content["files"]
+    if replaces and not overwrite:
         raise BundleError(f"{folder / FOLDER}: exists already; replace it with --overwrite")
     check_images(bundle, store)
     rows = _rows(bundle, store, part)
@@ -118,7 +118,7 @@ def build_index(
         }
         for track in tracks
     ]
-    if kept != content["files"]:  # at no time does the bundle list what is not there
+    if replaces:  # at no time does the bundle list what is not there
         list_part(folder, FOLDER, {})
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
     (folder / FOLDER).mkdir(exist_ok=True)

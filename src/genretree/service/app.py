@@ -28,6 +28,7 @@ from genretree.service.problems import STATUS, Problem, busy, of_error
 from genretree.service.routes import make_routes
 from genretree.service.schemas import Health
 from genretree.service.sending import FileAnswer
+from genretree.service.temporary import folder_gone
 
 _SAID = {
     "not_found": "there is nothing at this address",
@@ -115,7 +116,7 @@ def _add_pages(app: FastAPI, service: Service) -> None:
         if service.closing or service.decoders.alive == 0:
             raise busy("no worker is ready now")
         if not service.private.exists:
-            raise busy("the service's temporary folder is gone; it has to be started again")
+            raise folder_gone(5)
         return JSONResponse({"status": "ok", "version": __version__})
 
     @app.get("/metrics", include_in_schema=False)

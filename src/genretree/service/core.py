@@ -25,7 +25,7 @@ from genretree.service.metrics import Metrics
 from genretree.service.models import Served, load_models
 from genretree.service.pool import FailedError, FullError, Listen, Pool, ServiceError
 from genretree.service.problems import Problem, busy, of_sound
-from genretree.service.temporary import PrivateFolder, Storage, clear_leftovers
+from genretree.service.temporary import PrivateFolder, Storage, clear_leftovers, folder_gone
 from genretree.service.wire import Message, array_blob, take_array
 from genretree.settings import HOP, MEL_16K_BANDS, RATE
 from genretree.sound.mel_16k import mel_16k_frames
@@ -85,15 +85,19 @@ class Service:
             self.precision,
         )
 
+    @property
+    def folder(self) -> Path:
+        """Where all that it keeps lies, once it was started."""
+        return self.private.path
+
     async def start(self) -> None:
         """Make the private folder and start the workers. Raises ServiceError if one can't start."""
         self._stack = ExitStack()
         clear_leftovers()
-        folder = self.private = PrivateFolder()
-        self._stack.callback(folder.close)
+        self.private = PrivateFolder()
+        self._stack.callback(self.private.close)
         self._stack.enter_context(shared_by(1))  # the network's one thread may use all processors
-        self.folder = folder.path
-        self.storage.limit = folder.room(self.limits.stored_bytes)
+        self.storage.limit = self.private.room(self.limits.stored_bytes)
         limits, replaced = self.limits, self.metrics.replaced
         self.decoders = Pool(
             "genretree.service.decoder",
@@ -155,7 +159,7 @@ class Service:
         if self.closing:
             raise Problem("closing", "the service is about to end", headers={"retry-after": "10"})
         if not self.private.exists:
-            raise busy("the service's temporary folder is gone; it has to be started again", 30)
+            raise folder_gone()
         try:
             self.decoders.check_room()
             if explain:

@@ -16,8 +16,9 @@ from genretree.service import examples, schemas
 from genretree.service.core import Service
 from genretree.service.jobs import SOUND, Do, Jobs, events
 from genretree.service.models import Served, check_method, find_model, nest
-from genretree.service.problems import Problem, busy
+from genretree.service.problems import Problem
 from genretree.service.sending import FileAnswer
+from genretree.service.temporary import folder_gone
 from genretree.service.uploads import Upload, received_files
 
 T = TypeVar("T")
@@ -179,7 +180,7 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:
         if name not in files or name.endswith(".png") != (kind == "image/png"):
             raise Problem("not_found", "this job has no such file, or not yet")
         if not files[name].exists():
-            raise busy("the service's temporary folder is gone; it has to be started again", 30)
+            raise folder_gone()
         return FileAnswer(files[name], media_type=kind)
 
     return router

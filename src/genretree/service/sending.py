@@ -25,7 +25,7 @@ class FileAnswer(FileResponse):
             nonlocal refused
             if message["type"] == "http.response.start" and message["status"] in _SAID:
                 headers = Headers(raw=message["headers"])
-                size = {name: headers[name] for name in ("content-range",) if name in headers}
+                size = {name: value for name, value in headers.items() if name == "content-range"}
                 refused = Problem(*_SAID[message["status"]], headers=size)
             if refused is None:
                 await send(message)

@@ -114,6 +114,11 @@ class Storage:
         self.used -= size
 
 
+def folder_gone(seconds: int = 30) -> Problem:
+    """Give the problem of a service whose private folder is there no more."""
+    return busy("the service's temporary folder is gone; it has to be started again", seconds)
+
+
 def cant_write(error: OSError) -> Problem:
     """Give the problem of a service whose disk is full, or whose folder is gone; its log has one line of it."""
     log.warning("the temporary folder can't be written: %s", error.strerror or error)

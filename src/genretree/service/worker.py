@@ -96,11 +96,9 @@ def _reply(work: Work, message: Message, tell: Tell) -> tuple[Message, bool]:
         return _failed(error.kind, str(error)), False
     except MemoryError:
         return _failed("crashed", "decoding it takes more memory than is allowed here"), True
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            return _failed("busy", "there is no room to work on it now; try again later"), False
-        return _failed("internal", f"{type(error).__name__}: {error}"), False
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return _failed("busy", "there is no room to work on it now; try again later"), False
         return _failed("internal", f"{type(error).__name__}: {error}"), False
 
 

@@ -24,7 +24,9 @@ Count = Callable[[str], None]  # told why a worker was replaced
 
 _START_SECONDS = 120.0
 _STARTS = 4  # failed starts in a row until a pool without any worker answers that it is unavailable
-_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.25, 60.0  # before a lost worker is started again, twice as long each time
+_PAUSE_SECONDS = 0.25  # before a lost worker is started again, twice as long each time
+_MAX_PAUSE_SECONDS = 60.0  # after failed starts
+_MAX_IDLE_PAUSE_SECONDS = 2.0  # after the loss of one that was ready and may be so again: requests wait for it
 _STABLE_SECONDS = 60.0  # a worker that lived this long was not lost to what its predecessors were lost to
 _TRIES = 3
 _GONE = (asyncio.IncompleteReadError, ConnectionError, WireError)
@@ -91,7 +93,7 @@ class _Slot:
 
     process: Process | None = None
     failed_starts: int = 0  # in a row, until one is ready
-    losses: int = 0  # in a row, of processes that were lost before they had done anything
+    losses: int = 0  # in a row, of processes that were ready, and lost before they had done anything
     ready_at: float = 0.0
     next_start: float = 0.0  # by the loop's clock
 
@@ -336,7 +338,7 @@ class Pool:
                 slot.process = await self._launch()
             except ServiceError:
                 slot.failed_starts += 1
-                self._count_loss(slot)
+                slot.next_start = loop.time() + _pause(slot.failed_starts, _MAX_PAUSE_SECONDS)
                 self.count("start")
                 if tries is not None and slot.failed_starts >= tries:
                     raise
@@ -347,17 +349,11 @@ class Pool:
                 self.ready += 1
                 return
 
-    def _count_loss(self, slot: _Slot) -> None:
-        """Put off the next start, twice as long with every process that was lost before it had done anything."""
-        pause = min(_PAUSE_SECONDS * 2**slot.losses, _MAX_PAUSE_SECONDS)
-        slot.losses = min(slot.losses + 1, 30)
-        slot.next_start = asyncio.get_running_loop().time() + pause
-
     async def _lose_idle(self, slot: _Slot) -> None:
         """Take leave of a process that was lost before it had begun what it was to do."""
-        if asyncio.get_running_loop().time() - slot.ready_at > _STABLE_SECONDS:
-            slot.losses = 0
-        self._count_loss(slot)
+        now = asyncio.get_running_loop().time()
+        slot.losses = 1 if now - slot.ready_at > _STABLE_SECONDS else slot.losses + 1
+        slot.next_start = now + _pause(slot.losses, _MAX_IDLE_PAUSE_SECONDS)
         await self._end(slot)
 
     async def _end(self, slot: _Slot) -> None:
@@ -393,6 +389,11 @@ class Pool:
                 raise ServiceError(f"{self.doing}: a worker ({run}) ends before it is ready") from error
             raise
         return process
+
+
+def _pause(losses: int, longest: float) -> float:
+    """Give the seconds before the next start, after so many losses in a row."""
+    return min(_PAUSE_SECONDS * 2.0 ** min(losses - 1, 30), longest)
 
 
 async def _kill(process: Process) -> None:

@@ -157,7 +157,8 @@ def pretrain(
 )
 @click.option("--out", type=OUT_FOLDER, required=True, help="Folder for metrics.json, report.html and pictures.")
 @click.option("--against", type=FOLDER, metavar="BUNDLE", help="Another bundle, to say whether BUNDLE is better.")
-@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--per-class", is_flag=True, help="Print precision, recall and F1 of every class.")
+@click.option("--seed", default=0, show_default=True, help="Seed for the bootstrap.")
 @runtime_options("torch", "float32")
 @download_option
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json too.")
@@ -169,6 +170,7 @@ def evaluate(
     split_name: str | None,
     out: Path,
     against: Path | None,
+    per_class: bool,
     seed: int,
     runtime: RuntimeChoice,
     precision: Precision,
@@ -187,7 +189,7 @@ def evaluate(
     from genretree.evaluate import evaluate as evaluate_bundle
     from genretree.hub import find_bundle
     from genretree.report import save_evaluation
-    from genretree.tables import show_differences, show_evaluations
+    from genretree.tables import show_classes, show_differences, show_evaluations
 
     opened = Store(store)
     places = [find_bundle(each, download, not quiet) for each in ([bundle] if against is None else [bundle, against])]
@@ -201,6 +203,8 @@ def evaluate(
         click.echo((out / "metrics.json").read_text(encoding="utf-8"))
         return
     show_evaluations(found)
+    if per_class:
+        show_classes(found[0])
     if second is not None:
         show_differences(describe_pair(*found), second[1])
     click.echo(f"Report: {report}")
@@ -218,6 +222,7 @@ def evaluate(
     type=click.Choice(["published", "ours", "scratch"]),
     help="Which recipes to take; by default the families' own settings.",
 )
+@click.option("--published", is_flag=True, help="Show the study's figures, and the difference, below each model's.")
 @click.option("--set", "assignments", multiple=True, metavar="MODEL:NAME=VALUE", help="A family's setting; repeatable.")
 @quiet_option
 def compare(
@@ -227,6 +232,7 @@ def compare(
     split_name: str,
     seed: int,
     kind: str | None,
+    published: bool,
     assignments: Sequence[str],
     quiet: bool,
 ) -> None:
@@ -251,8 +257,10 @@ def compare(
         if not colon:
             raise SettingsError(f"--set takes MODEL:NAME=VALUE here, not '{text}'")
         settings.setdefault(family, {}).update(parse_assignments([assignment]))
-    found = compare_families(Store(store), out, chosen, settings, split=split_name, seed=seed, progress=not quiet)
-    click.echo(format_markdown(found))
+    found = compare_families(
+        Store(store), out, chosen, settings, split=split_name, seed=seed, published=published, progress=not quiet
+    )
+    click.echo(format_markdown(found, published))
     click.echo(f"Report: {out / 'results.html'}")
     if found.skipped:
         sys.exit(1)

@@ -152,7 +152,7 @@ class StudyTransformer(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """Compute the class token, shape (n, 384), from images of shape (n, channels, size, size) in [0, 1]."""
         patches = self.patches(images).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_token.expand(len(images), -1, -1), patches], dim=1)
+        tokens = torch.cat([self.class_token.expand(images.shape[0], -1, -1), patches], dim=1)
         tokens = self.dropout(tokens + self.positions)
         for layer in self.layers:
             tokens = layer(tokens)

@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -25,10 +26,11 @@ import soundfile as sf
 from numpy.typing import NDArray
 
 from genretree.errors import SoundError
+from genretree.files import describe_special
 from genretree.machine import ahead, processors_each
 from genretree.settings import N_FFT, RATE
-from genretree.sound.complete import end_of_audio, missing_end
-from genretree.sound.containers import FFMPEG_ONLY, is_text, sniff
+from genretree.sound.complete import TooManyPartsError, end_of_audio, missing_end
+from genretree.sound.containers import FFMPEG_ONLY, choose_demuxer, is_text, sniff
 from genretree.sound.unclosed import mend_wav
 from genretree.sound.view import view
 
@@ -267,8 +269,8 @@ def _open_binary(path: Path) -> io.FileIO:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise SoundError("unreadable", path, "is a folder, not a file")
-        if not stat.S_ISREG(status.st_mode):
-            raise SoundError("unreadable", path, "is not a regular file")
+        if special := describe_special(status.st_mode):
+            raise SoundError("unreadable", path, f"is {special}, not a sound file")
         if status.st_size == 0:
             raise SoundError("empty", path, "the file has 0 bytes")
         return path.open("rb", buffering=0)  # libsndfile gets its descriptor, so positions must be real
@@ -282,19 +284,33 @@ def _open(path: Path, file: io.FileIO, salvage: bool) -> _Source:
     size = os.fstat(file.fileno()).st_size
     try:
         container, start = sniff(file, size)
-        if not container and is_text(file):
-            raise SoundError("not_audio", path, "is text, not sound")
+        if not container:  # neither libsndfile nor FFmpeg gets to guess: some formats are lists of other files
+            raise SoundError("not_audio", path, _describe_unknown(file, start))
+        demuxer = choose_demuxer(file, container, start)
         problem = missing_end(file, container, start, size)
+    except TooManyPartsError as error:
+        raise SoundError("not_audio", path, f"{error}; convert it to another format") from error
     except OSError as error:
         raise SoundError("unreadable", path, f"can't be read: {error.strerror or error}") from error
     if problem and not salvage:
         raise _truncated(path, problem)
     source = None if container in FFMPEG_ONLY else _open_libsndfile(path, file, container, salvage)
-    source = source or _open_ffmpeg(path, container, problem)
+    if source is None:
+        if not demuxer:
+            raise SoundError("not_audio", path, f"starts like a {container} file but cannot be decoded")
+        source = _open_ffmpeg(path, file, container, demuxer, problem)
     if source.info.channels > MAX_CHANNELS:
         detail = f"has {source.info.channels} channels; at most {MAX_CHANNELS} are taken, so mix it down first"
         raise SoundError("too_many_channels", path, detail)
     return source
+
+
+def _describe_unknown(file: io.FileIO, start: int) -> str:
+    if is_text(file):
+        return "is text, not sound"
+    if start:
+        return f"an unsupported or unrecognised audio format follows its ID3 tags ({start:,} bytes)"
+    return "unsupported or unrecognised audio format"
 
 
 def _truncated(path: Path, problem: str) -> SoundError:
@@ -376,51 +392,75 @@ def _read_libsndfile(sound: sf.SoundFile, exact: bool) -> Iterator[Samples]:
 # ffmpeg
 
 
-def _open_ffmpeg(path: Path, container: str, problem: str) -> _Source:
-    """Open by the ffmpeg program; `problem` is what is known to be missing from the file."""
+def _open_ffmpeg(path: Path, file: io.FileIO, container: str, demuxer: str, problem: str) -> _Source:
+    """Open with the ffmpeg program; `problem` is what is known to be missing from the file."""
     if not _has_ffmpeg():
-        if not container:
-            raise SoundError("not_audio", path, "is no kind of sound file that is known here")
+        if container not in FFMPEG_ONLY:
+            raise SoundError("not_audio", path, f"starts like a {container} file but cannot be decoded")
         detail = f"is a {container} file that only ffmpeg can decode; install ffmpeg (its programs must be on PATH)"
         raise SoundError("needs_ffmpeg", path, detail)
-    facts, complaint = _ffprobe(path)
+    facts, complaint = _ffprobe(file, demuxer)
     streams = facts.get("streams", [])
     found = (each for each in streams if each.get("codec_type") == "audio")
     sound = next((each for each in found if int(each.get("sample_rate", 0)) and int(each.get("channels", 0))), None)
     form = facts.get("format", {})
-    # At a score of 50 or less ffprobe guesses, by the suffix if need be.
-    sure = bool(container) or int(form.get("probe_score", 0)) > 50
-    if sound is None or not sure:
+    if sound is None:
         if problem:
             raise _truncated(path, problem)
-        what = f"starts like a {container} file but " if container else ""
-        raise SoundError("not_audio", path, f"{what}holds no sound that can be decoded{complaint}")
+        detail = f"starts like a {container} file but holds no sound that can be decoded{complaint}"
+        raise SoundError("not_audio", path, detail)
     declared = float(sound.get("duration") or (form.get("duration") if len(streams) == 1 else None) or "nan")
     info = SoundInfo(
         path=path,
         duration=float(sound.get("duration") or form.get("duration") or "nan"),
         rate=int(sound["sample_rate"]),
         channels=int(sound["channels"]),
-        format=container or str(form.get("format_name", "")),
+        format=container,
         codec=str(sound.get("codec_name", "")),
     )
     # An aac stream's duration is only ever guessed from its bit rate.
-    return _Source(info, _read_ffmpeg(info, float("nan") if container == "aac" else declared))
+    return _Source(info, _read_ffmpeg(info, file, demuxer, float("nan") if container == "aac" else declared))
 
 
 def _has_ffmpeg() -> bool:
     return bool(shutil.which("ffmpeg") and shutil.which("ffprobe"))
 
 
-def _ffprobe(path: Path) -> tuple[dict[str, Any], str]:
-    """Ask ffprobe about a file: what it knows, and what it complained about."""
-    command = [
-        *("ffprobe", "-v", "error", "-protocol_whitelist", "file", "-of", "json"),
-        *("-show_entries", "format=format_name,duration,probe_score"),
-        *("-show_entries", "stream=codec_type,codec_name,sample_rate,channels,duration", _argument(path)),
-    ]
+@lru_cache(maxsize=8)
+def _input_protocol(program: str) -> tuple[str, ...]:
+    """Options and address with which this ffmpeg reads its standard input, and can seek in it.
+
+    No protocol that opens anything by its name is allowed. `fd:` seeks in the file that it was handed (FFmpeg 6 and
+    later). Before, `cache:` makes a pipe seekable: it copies what it reads into a nameless temporary file of its own.
+    """
+    command = [program, "-v", "quiet", "-protocols"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    if b"fd" in done.stdout.split():
+        return "-protocol_whitelist", "fd", "-i", "fd:"
+    return "-protocol_whitelist", "cache,pipe", "-read_ahead_limit", "-1", "-i", "cache:pipe:0"
+
+
+def _input(demuxer: str) -> list[str]:
+    """Input options of ffmpeg and ffprobe that keep a hostile file from making them open another one.
+
+    Playlists (HLS, DASH, concat ...) name other files, and FFmpeg guesses formats by content. So the demuxer is ours
+    to choose, no other may be used, and no protocol is allowed that could open what a file names.
+    """
+    own = ["-enable_drefs", "0", "-use_absolute_path", "0"] if demuxer == "mov" else []
+    return ["-format_whitelist", demuxer, "-f", demuxer, *own, *_input_protocol(str(shutil.which("ffmpeg")))]
+
+
+def _ffprobe(file: io.FileIO, demuxer: str) -> tuple[dict[str, Any], str]:
+    """Run ffprobe on an opened file: what it reports, and its last complaint."""
+    command = [
+        *("ffprobe", "-v", "error", *_input(demuxer), "-of", "json"),
+        *("-show_entries", "format=format_name,duration"),
+        *("-show_entries", "stream=codec_type,codec_name,sample_rate,channels,duration"),
+    ]
+    file.seek(0)  # the program shares the position
+    with tempfile.TemporaryFile() as complaints:
+        done = subprocess.run(command, stdin=file, stdout=subprocess.PIPE, stderr=complaints, check=False)
+        lines = _last_lines(complaints)
     try:
         facts = json.loads(done.stdout.decode(errors="replace"))
     except ValueError:  # it stops in the middle of what it prints, of a file with 0 channels, say
@@ -428,26 +468,29 @@ def _ffprobe(path: Path) -> tuple[dict[str, Any], str]:
     return cast(dict[str, Any], facts), f" (ffmpeg: {_last_words(lines)})" if lines else ""
 
 
+def _last_lines(complaints: IO[bytes]) -> list[str]:
+    """Read the end of what ffmpeg printed, without the protocol's own remarks; a hostile file can make it very long."""
+    complaints.seek(max(0, complaints.seek(0, io.SEEK_END) - 4096))
+    lines = complaints.read().decode(errors="replace").strip().splitlines()
+    return [line for line in lines if not line.startswith("[cache @") and "Last message repeated" not in line]
+
+
 def _last_words(lines: list[str]) -> str:
-    """Cut the address and the file's name off ffmpeg's last complaint."""
+    """Cut the address and the input's name off ffmpeg's last complaint."""
     return lines[-1].rpartition("] ")[2].rpartition(": ")[2]
 
 
-def _argument(path: Path) -> str:
-    """Name a file to ffmpeg such that neither a leading dash nor a colon in its name means something else."""
-    return f"file:{path.absolute()}"
-
-
-def _read_ffmpeg(info: SoundInfo, declared: float) -> Iterator[Samples]:
+def _read_ffmpeg(info: SoundInfo, file: io.FileIO, demuxer: str, declared: float) -> Iterator[Samples]:
     command = [
-        *("ffmpeg", "-v", "error", "-nostdin", "-protocol_whitelist", "file,pipe", "-i", _argument(info.path)),
+        *("ffmpeg", "-v", "error", "-nostdin", *_input(demuxer)),
         *("-map", "0:a:0", "-f", "f32le", "-c:a", "pcm_f32le"),
         *("-ar", str(info.rate), "-ac", str(info.channels), "pipe:1"),
     ]
     width = 4 * info.channels
     count = 0
     with tempfile.TemporaryFile() as complaints:  # a pipe nobody empties would block ffmpeg
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints)
+        file.seek(0)
+        process = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=complaints)
         assert process.stdout is not None
         try:
             while data := process.stdout.read(_BLOCK_FRAMES * width):
@@ -460,8 +503,7 @@ def _read_ffmpeg(info: SoundInfo, declared: float) -> Iterator[Samples]:
             process.kill()
             process.wait()
         if code:
-            complaints.seek(0)
-            lines = complaints.read().decode(errors="replace").strip().splitlines() or [f"exit code {code}"]
+            lines = _last_lines(complaints) or [f"exit code {code}"]
             raise _CutShortError(f"ffmpeg stops after {count / info.rate:.1f} s ({_last_words(lines)})")
     seconds = count / info.rate
     if seconds < declared - max(0.25, 0.002 * declared):

@@ -40,7 +40,7 @@ class Canary:
 def canary(folder: Path) -> Iterator[Canary]:
     """Give a canary that lies in a folder of its own."""
     folder.mkdir()
-    watched = Canary(folder / "canary.wav")
+    watched = Canary(folder / "canary.m4a")
     try:
         yield watched
     finally:

@@ -15,6 +15,7 @@ import soundfile as sf
 from sound_helpers import make_song
 
 from genretree.errors import SoundError
+from genretree.library.payload import LayoutError, header_packets, sound_digest
 from genretree.settings import RATE
 from genretree.sound.complete import end_of_audio
 from genretree.sound.containers import (
@@ -113,6 +114,10 @@ def test_millions_of_boxes(tmp_path: Path) -> None:
     path = tmp_path / "song.m4a"
     path.write_bytes(struct.pack(">I4s", 8, b"free") * 4_000_000)
     _refused(path, "more than 400,000 boxes")
+    inside = struct.pack(">I4s", 8, b"free") * 4_000_000
+    index = struct.pack(">I4sI4s", 16 + len(inside), b"moov", 8 + len(inside), b"udta") + inside
+    path.write_bytes(struct.pack(">I4s4sI", 16, b"ftyp", b"M4A ", 0) + index)
+    _refused(path, "more than 20,000 boxes in its index")
 
 
 @pytest.mark.parametrize("form", ["wav", "aiff"])
@@ -144,3 +149,21 @@ def test_millions_of_tags_at_the_end(tmp_path: Path, mp3: bytes, tag: bytes) -> 
     path.write_bytes(mp3 + tag)
     with path.open("rb", buffering=0) as file:
         assert end_of_audio(file, len(mp3) + len(tag)) == len(mp3)
+
+
+def test_the_library_reads_no_more_parts_than_real_files_have(tmp_path: Path) -> None:
+    path = tmp_path / "song.wav"
+    sf.write(path, make_song(1, RATE), RATE)
+    with path.open("ab") as stream:
+        stream.write(b"junk\0\0\0\0" * 3_000_000)
+    with at_most(2), pytest.raises(LayoutError, match="more than 20,000 chunks"):
+        sound_digest(path)
+
+
+def test_a_long_ogg_header_packet_is_joined_in_linear_time(tmp_path: Path) -> None:
+    path = tmp_path / "song.ogg"
+    page = b"OggS\0\0" + bytes(20) + b"\xff" + b"\xff" * 255 + bytes(255 * 255)
+    first = b"OggS\0\2" + bytes(20) + b"\1" + b"\7" + b"\1vorbis"
+    path.write_bytes(first + page * 150)
+    with path.open("rb", buffering=0) as file, at_most(2):
+        assert len(list(header_packets(file, path.stat().st_size))) == 1

@@ -17,7 +17,7 @@ from sound_helpers import make_song, needs_ffmpeg
 from genretree.errors import SoundError
 from genretree.settings import RATE
 from genretree.sound import containers
-from genretree.sound.decode import decode, probe
+from genretree.sound.decode import _input_protocol, decode, probe
 from other_files import Canary, canary, hls, playlists, with_external_data, write_all
 
 _DECODE_ALL = """
@@ -155,6 +155,17 @@ def test_traced_nothing_but_the_file_itself_is_opened(tmp_path: Path, m4a: Path)
     assert not [
         line for line in calls_made if '"._' in line or "/._" in line or "rsrc" in line or "AppleDouble" in line
     ]
+
+
+@pytest.mark.parametrize("listed", ["file\n  fd\n  pipe", "file\n  pipe"])
+def test_no_protocol_that_opens_names_is_ever_allowed(tmp_path: Path, listed: str) -> None:
+    program = tmp_path / "ffmpeg"
+    program.write_text(f"#!/bin/sh\nprintf 'Input:\\n  {listed}\\n'\n".replace("\n  ", "\\n  "))
+    program.chmod(0o755)
+    options = _input_protocol(str(program))
+    allowed = options[options.index("-protocol_whitelist") + 1].split(",")
+    assert allowed == (["fd"] if "fd" in listed else ["cache", "pipe"])
+    assert set(options[-1].split(":")) <= {*allowed, "0", ""}
 
 
 @pytest.mark.parametrize("suffix", ["wav", "mp3", "m4a"])

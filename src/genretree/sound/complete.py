@@ -24,6 +24,8 @@ _W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
 
 # Files as people have them are far below these: a day in fragments of half a second has 350,000 boxes.
 _MAX_BOXES = 400_000
+_MAX_INDEX_BOXES = 20_000
+_MP4_PARENTS = {b"trak", b"mdia", b"minf", b"stbl", b"dinf", b"edts", b"mvex", b"udta", b"ilst"}
 _MAX_CHUNKS = 10_000
 _MAX_TAGS = 64
 
@@ -38,7 +40,7 @@ def missing_end(file: io.FileIO, container: str, start: int, size: int) -> str:
     Raises
     ------
     TooManyPartsError
-        If it has more than 10,000 chunks or 400,000 boxes.
+        If it has more than 10,000 chunks, 400,000 boxes, or 20,000 boxes in an mp4's index.
     """
     if start > size:
         return "it ends within its ID3 tag"
@@ -146,6 +148,8 @@ def _missing_mp4_end(file: io.FileIO, size: int) -> str:
         if length == 1:
             length = int.from_bytes(head[8:], "big")
         index = index or name in (b"moov", b"moof")
+        if name == b"moov":
+            _count_boxes(file, at + 8, min(size, at + length) if length else size)
         if length == 0:  # the last box may run to the end of the file
             break
         if length < 8:
@@ -154,6 +158,27 @@ def _missing_mp4_end(file: io.FileIO, size: int) -> str:
             return f"its '{name.decode('latin-1')}' box declares {length:,} bytes and {size - at:,} are there"
         at += length
     return "" if index else "its index (the 'moov' box) is missing"
+
+
+def _count_boxes(file: io.FileIO, start: int, end: int) -> None:
+    """Raise TooManyPartsError if the index of an mp4 holds more boxes than any real one; FFmpeg would read them all."""
+    boxes = 0
+    waiting = [(start, end)]
+    while waiting:
+        at, until = waiting.pop()
+        while at + 8 <= until:
+            boxes += 1
+            if boxes > _MAX_INDEX_BOXES:
+                raise TooManyPartsError(f"has more than {_MAX_INDEX_BOXES:,} boxes in its index")
+            head = read_at(file, at, 16)
+            length, skip = int.from_bytes(head[:4], "big"), 8
+            if length == 1:
+                length, skip = int.from_bytes(head[8:], "big"), 16
+            if length < skip or at + length > until:
+                break
+            if head[4:8] in _MP4_PARENTS:
+                waiting.append((at + skip, at + length))
+            at += length
 
 
 def _missing_asf_end(file: io.FileIO, size: int) -> str:

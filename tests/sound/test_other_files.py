@@ -17,7 +17,8 @@ from sound_helpers import make_song, needs_ffmpeg
 from genretree.errors import SoundError
 from genretree.settings import RATE
 from genretree.sound import containers
-from genretree.sound.decode import _input_protocol, decode, probe
+from genretree.sound.decode import decode, probe
+from genretree.sound.ffmpeg import input_protocol
 from other_files import Canary, canary, hls, playlists, with_external_data, write_all
 
 _DECODE_ALL = """
@@ -162,7 +163,7 @@ def test_no_protocol_that_opens_names_is_ever_allowed(tmp_path: Path, listed: st
     program = tmp_path / "ffmpeg"
     program.write_text(f"#!/bin/sh\nprintf 'Input:\\n  {listed}\\n'\n".replace("\n  ", "\\n  "))
     program.chmod(0o755)
-    options = _input_protocol(str(program))
+    options = input_protocol(str(program))
     allowed = options[options.index("-protocol_whitelist") + 1].split(",")
     assert allowed == (["fd"] if "fd" in listed else ["cache", "pipe"])
     assert set(options[-1].split(":")) <= {*allowed, "0", ""}

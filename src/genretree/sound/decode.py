@@ -8,18 +8,15 @@ whether it is whole is checked apart, from the lengths that the file itself decl
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
-import shutil
 import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO
 
 import numpy as np
 import soundfile as sf
@@ -31,6 +28,7 @@ from genretree.machine import ahead, processors_each
 from genretree.settings import N_FFT, RATE
 from genretree.sound.complete import TooManyPartsError, end_of_audio, missing_end
 from genretree.sound.containers import FFMPEG_ONLY, choose_demuxer, is_text, sniff
+from genretree.sound.ffmpeg import has_ffmpeg, input_options, last_lines, last_words, run_ffprobe
 from genretree.sound.unclosed import mend_wav
 from genretree.sound.view import view
 
@@ -339,7 +337,7 @@ def _open_libsndfile(path: Path, file: io.FileIO, container: str, salvage: bool)
     if sound.format not in _LIBSNDFILE_FORMATS or (sound.format == "MP3" and container != "mp3"):
         sound.close()
         return None
-    if sound.subtype == "OPUS" and _has_ffmpeg():  # libsndfile 1.2 calls most whole Opus files malformed
+    if sound.subtype == "OPUS" and has_ffmpeg():  # libsndfile 1.2 calls most whole Opus files malformed
         sound.close()
         return None
     known = 0 < sound.frames < 1 << 62
@@ -394,12 +392,12 @@ def _read_libsndfile(sound: sf.SoundFile, exact: bool) -> Iterator[Samples]:
 
 def _open_ffmpeg(path: Path, file: io.FileIO, container: str, demuxer: str, problem: str) -> _Source:
     """Open with the ffmpeg program; `problem` is what is known to be missing from the file."""
-    if not _has_ffmpeg():
+    if not has_ffmpeg():
         if container not in FFMPEG_ONLY:
             raise SoundError("not_audio", path, f"starts like a {container} file but cannot be decoded")
         detail = f"is a {container} file that only ffmpeg can decode; install ffmpeg (its programs must be on PATH)"
         raise SoundError("needs_ffmpeg", path, detail)
-    facts, complaint = _ffprobe(file, demuxer)
+    facts, complaint = run_ffprobe(file, demuxer)
     streams = facts.get("streams", [])
     found = (each for each in streams if each.get("codec_type") == "audio")
     sound = next((each for each in found if int(each.get("sample_rate", 0)) and int(each.get("channels", 0))), None)
@@ -422,67 +420,9 @@ def _open_ffmpeg(path: Path, file: io.FileIO, container: str, demuxer: str, prob
     return _Source(info, _read_ffmpeg(info, file, demuxer, float("nan") if container == "aac" else declared))
 
 
-def _has_ffmpeg() -> bool:
-    return bool(shutil.which("ffmpeg") and shutil.which("ffprobe"))
-
-
-@lru_cache(maxsize=8)
-def _input_protocol(program: str) -> tuple[str, ...]:
-    """Options and address with which this ffmpeg reads its standard input, and can seek in it.
-
-    No protocol that opens anything by its name is allowed. `fd:` seeks in the file that it was handed (FFmpeg 6 and
-    later). Before, `cache:` makes a pipe seekable: it copies what it reads into a nameless temporary file of its own.
-    """
-    command = [program, "-v", "quiet", "-protocols"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    if b"fd" in done.stdout.split():
-        return "-protocol_whitelist", "fd", "-i", "fd:"
-    return "-protocol_whitelist", "cache,pipe", "-read_ahead_limit", "-1", "-i", "cache:pipe:0"
-
-
-def _input(demuxer: str) -> list[str]:
-    """Input options of ffmpeg and ffprobe that keep a hostile file from making them open another one.
-
-    Playlists (HLS, DASH, concat ...) name other files, and FFmpeg guesses formats by content. So the demuxer is ours
-    to choose, no other may be used, and no protocol is allowed that could open what a file names.
-    """
-    own = ["-enable_drefs", "0", "-use_absolute_path", "0"] if demuxer == "mov" else []
-    return ["-format_whitelist", demuxer, "-f", demuxer, *own, *_input_protocol(str(shutil.which("ffmpeg")))]
-
-
-def _ffprobe(file: io.FileIO, demuxer: str) -> tuple[dict[str, Any], str]:
-    """Run ffprobe on an opened file: what it reports, and its last complaint."""
-    command = [
-        *("ffprobe", "-v", "error", *_input(demuxer), "-of", "json"),
-        *("-show_entries", "format=format_name,duration"),
-        *("-show_entries", "stream=codec_type,codec_name,sample_rate,channels,duration"),
-    ]
-    file.seek(0)  # the program shares the position
-    with tempfile.TemporaryFile() as complaints:
-        done = subprocess.run(command, stdin=file, stdout=subprocess.PIPE, stderr=complaints, check=False)
-        lines = _last_lines(complaints)
-    try:
-        facts = json.loads(done.stdout.decode(errors="replace"))
-    except ValueError:  # it stops in the middle of what it prints, of a file with 0 channels, say
-        facts = {}
-    return cast(dict[str, Any], facts), f" (ffmpeg: {_last_words(lines)})" if lines else ""
-
-
-def _last_lines(complaints: IO[bytes]) -> list[str]:
-    """Read the end of what ffmpeg printed, without the protocol's own remarks; a hostile file can make it very long."""
-    complaints.seek(max(0, complaints.seek(0, io.SEEK_END) - 4096))
-    lines = complaints.read().decode(errors="replace").strip().splitlines()
-    return [line for line in lines if not line.startswith("[cache @") and "Last message repeated" not in line]
-
-
-def _last_words(lines: list[str]) -> str:
-    """Cut the address and the input's name off ffmpeg's last complaint."""
-    return lines[-1].rpartition("] ")[2].rpartition(": ")[2]
-
-
 def _read_ffmpeg(info: SoundInfo, file: io.FileIO, demuxer: str, declared: float) -> Iterator[Samples]:
     command = [
-        *("ffmpeg", "-v", "error", "-nostdin", *_input(demuxer)),
+        *("ffmpeg", "-v", "error", "-nostdin", *input_options(demuxer)),
         *("-map", "0:a:0", "-f", "f32le", "-c:a", "pcm_f32le"),
         *("-ar", str(info.rate), "-ac", str(info.channels), "pipe:1"),
     ]
@@ -503,8 +443,8 @@ def _read_ffmpeg(info: SoundInfo, file: io.FileIO, demuxer: str, declared: float
             process.kill()
             process.wait()
         if code:
-            lines = _last_lines(complaints) or [f"exit code {code}"]
-            raise _CutShortError(f"ffmpeg stops after {count / info.rate:.1f} s ({_last_words(lines)})")
+            lines = last_lines(complaints) or [f"exit code {code}"]
+            raise _CutShortError(f"ffmpeg stops after {count / info.rate:.1f} s ({last_words(lines)})")
     seconds = count / info.rate
     if seconds < declared - max(0.25, 0.002 * declared):
         raise _CutShortError(f"it declares {declared:.1f} s of sound and ends after {seconds:.1f} s")

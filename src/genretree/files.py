@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,6 +49,24 @@ def release_pages(array: object) -> None:
     mapping = getattr(array, "_mmap", None)
     if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapping.madvise(mmap.MADV_DONTNEED)
+
+
+_SPECIAL_FILES = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+def describe_special(mode: int) -> str:
+    """Name the type of a file that is neither a regular file nor a folder, from its `st_mode`; "" for those two.
+
+    Opening such a file may block for ever or have side effects.
+    """
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return ""
+    return _SPECIAL_FILES.get(stat.S_IFMT(mode), "a special file")
 
 
 def printable(name: str | os.PathLike[str]) -> str:

@@ -272,24 +272,24 @@ def test_what_was_not_heard_is_shown_with_the_reason(library: State, tmp_path: P
     found = _preview(library, "overwrite")
     shown = {Path(line.file).name: (line.action, line.message) for line in found.all_lines()}
     assert len(shown) == 43
-    assert shown["pipe.mp3"] == ("unreadable", "is not a regular file")
+    assert shown["pipe.mp3"] == ("unreadable", "is a named pipe, not a sound file")
     assert shown["bad.mp3"] == ("unusable", "is no sound")
     assert shown["39 é.mp3"][0] == shown["01 é.mp3"][0] == shown["03 é.mp3"][0] == "not_found"
     assert shown["00 é.mp3"][0] == "changed"
     assert shown["05 é.mp3"][0] == "unheard"
     text = io.StringIO()
     write_csv(found, text)
-    assert any("pipe.mp3,unreadable" in line and "not a regular file" in line for line in text.getvalue().splitlines())
+    assert any("pipe.mp3,unreadable" in line and "a named pipe" in line for line in text.getvalue().splitlines())
     write_parquet(found, tmp_path / "table.parquet")
     table = parquet.read_table(tmp_path / "table.parquet").to_pylist()
     assert sum(row["action"] in ("unreadable", "not_found", "changed", "unheard", "unusable") for row in table) == 7
     write_page(found, tmp_path / "page.html", CARD)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "could not be read" in page
-    assert "is not a regular file" in page
+    assert "is a named pipe, not a sound file" in page
     console = _call(tmp_path, "preview").output
     assert "could not be read: 1" in console
-    assert "is not a regular file" in " ".join(console.split())
+    assert "is a named pipe, not a sound file" in " ".join(console.split())
     assert "3 are no longer there" in console
 
 

@@ -46,9 +46,11 @@ def _write(
     state: State, mode: str = "only-empty", rules: Mapping | None = None, **options: bool
 ) -> tuple[int, list[str]]:
     model, card = records.find_model(state)
-    plans = iter_plans(state, model, card, rules or Mapping(), mode)  # type: ignore[arg-type]
+    plans = list(iter_plans(state, model, card, rules or Mapping(), mode))  # type: ignore[arg-type]
     run, _, refused = apply_plans(state, plans, card.digest, **options)
-    return run or 0, [f"{Path(item.path).name}: {item.reason}" for item in refused]
+    reasons = [(item.path, item.reason) for item in refused]
+    reasons += [(plan.row.path, plan.message) for plan in plans if plan.action == "untaggable"]
+    return run or 0, [f"{Path(path).name}: {reason}" for path, reason in reasons]
 
 
 def _actions(state: State, mode: str = "only-empty", rules: Mapping | None = None) -> dict[str, str]:

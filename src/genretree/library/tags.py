@@ -101,15 +101,16 @@ def write_tags(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> Non
 def _guard(act: Callable[[], _Found]) -> _Found:
     try:
         return act()
-    except (TagError, OSError):
+    except TagError:
         raise
     except LayoutError as error:
         raise TagError(str(error)) from error
     except Exception as error:  # damaged tags bring about errors of any kind in mutagen
-        cause = error.__cause__ or error.__context__
-        if isinstance(cause, OSError):  # which mutagen wraps
-            raise cause from error
-        raise TagError(f"its tags are damaged ({type(error).__name__}: {error})") from error
+        for cause in (error, error.__cause__ or error.__context__):  # mutagen wraps what the system says
+            if isinstance(cause, OSError) and cause.errno is not None:
+                raise cause from error
+        detail = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise TagError(f"its tags are damaged ({detail}); save them again in a tag editor") from error
 
 
 def _kind(path: Path) -> str:
@@ -362,7 +363,10 @@ def _open_vorbis(path: Path) -> Any:
     from mutagen.oggspeex import OggSpeex
     from mutagen.oggvorbis import OggVorbis
 
-    file = File(path, options=[FLAC, OggVorbis, OggOpus, OggFLAC, OggSpeex])
+    if _kind(path) == "flac":  # told by its content: with an ID3 tag in front, mutagen goes by the name
+        file: Any = FLAC(path)
+    else:
+        file = File(path, options=[OggVorbis, OggOpus, OggFLAC, OggSpeex])
     if file is None:
         raise TagError("holds a stream whose tags can't be written")
     if file.tags is None:

@@ -52,7 +52,12 @@ def _facts(path: Path) -> Counter[Fact]:
         kind, size = container(file), file.seek(0, io.SEEK_END)
         if kind not in _READERS:
             raise LayoutError(f"{kind or 'unknown'} files can't be tagged")
-        return Counter(fact for fact in _READERS[kind](file, size) if not _is_ours(fact))
+        try:
+            return Counter(fact for fact in _READERS[kind](file, size) if not _is_ours(fact))
+        except (TagError, LayoutError, OSError):
+            raise
+        except Exception as error:  # damaged tags bring about errors of any kind, and must not end the run
+            raise TagError(f"its tags can't be compared ({type(error).__name__}: {error})") from error
 
 
 def _is_ours(fact: Fact) -> bool:

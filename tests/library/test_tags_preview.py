@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import struct
@@ -91,12 +92,23 @@ MADE: dict[str, Callable[[Path], bytes]] = {
     "beyond_the_end.mp3": lambda music: _id3(TITLE, 1 << 24) + (music / "none.mp3").read_bytes(),
     "v1.mp3": lambda music: (music / "none.mp3").read_bytes() + V1.replace(b"\0\0\0\0", b"1999", 1),
     "nameless.flac": lambda music: (music / "flac.flac").read_bytes().replace(b"artist=", b"artist_"),
+    "nameless.ogg": lambda music: _sealed((music / "vorbis.ogg").read_bytes().replace(b"artist=", b"artist_")),
     "info.wav": lambda music: (music / "pcm.wav").read_bytes(),
     "cut_info.wav": lambda music: (music / "pcm.wav").read_bytes().replace(b"INAM\x08", b"INAM\x7f"),
     "fragments.m4a": lambda music: _fragments(music / "aac.m4a"),
     "bytes_behind.m4a": lambda music: (music / "aac.m4a").read_bytes() + b"\0\0\xff\xffjunk",
 }
 WRITTEN = {"id3_before.flac", "no_comments.flac", "v1_behind.flac", "footer.mp3", "info.wav"}
+
+
+def _sealed(content: bytes) -> bytes:
+    """Give the pages of an Ogg file their checksums again."""
+    from mutagen.ogg import OggPage
+
+    stream, pages = io.BytesIO(content), []
+    while stream.tell() < len(content):
+        pages.append(OggPage(stream).write())
+    return b"".join(pages)
 
 
 def _fragments(path: Path) -> bytes:

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from genretree.library.frames import read_frames, synchsafe
-from genretree.library.payload import LayoutError, boxes, riff_chunks, sound_digest
+from genretree.library.payload import LayoutError, boxes, header_packets, riff_chunks, sound_digest
 from genretree.library.tags import OWN_FIELDS, TagError, read_tags, write_tags
 from genretree.library.untouched import check_untouched
 from genretree.sound.containers import read_at, sniff
@@ -138,7 +138,7 @@ def _flac(file: io.FileIO, start: int, size: int) -> bool:
     return True
 
 
-def _comments_doubtful(data: bytes) -> bool:
+def _comments_doubtful(data: bytes, padded: bool = False) -> bool:
     at = 4 + int.from_bytes(data[:4], "little")
     data[4:at].decode()
     count = int.from_bytes(data[at : at + 4], "little")
@@ -147,10 +147,10 @@ def _comments_doubtful(data: bytes) -> bool:
         length = int.from_bytes(data[at : at + 4], "little")
         name, equals, text = data[at + 4 : at + 4 + length].partition(b"=")
         text.decode()
-        if not (name and equals and name.isascii()):
+        if not (name and equals and all(0x20 <= byte <= 0x7D for byte in name)):
             return True
         at += 4 + length
-    return count == 0 or count > _HEADERS or at != len(data)
+    return count == 0 or count > _HEADERS or (at != len(data) and not padded) or at > len(data)
 
 
 def _ogg(file: io.FileIO, start: int, size: int) -> bool:
@@ -159,7 +159,11 @@ def _ogg(file: io.FileIO, start: int, size: int) -> bool:
     if start or at < 0 or at + 27 > len(end) or end[at + 14 : at + 18] != first[14:18]:
         return True
     lacing = end[at + 27 : at + 27 + end[at + 26]]
-    return at + 27 + len(lacing) + sum(lacing) != len(end)
+    if at + 27 + len(lacing) + sum(lacing) != len(end):
+        return True
+    packets = [packet for _, _, packet in islice(header_packets(file, size), 2)]
+    prefix = next((magic for magic in (b"\x03vorbis", b"OpusTags") if packets[1].startswith(magic)), b"")
+    return not prefix or _comments_doubtful(packets[1].rstrip(b"\0\1")[len(prefix) :], padded=True)
 
 
 def _mp4(file: io.FileIO, start: int, size: int) -> bool:

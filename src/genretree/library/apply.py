@@ -82,14 +82,14 @@ def apply_plans(
         try:
             written += write_plan(state, run, plan, keep_mtime)
         except (RefusedError, TagError, LayoutError) as error:
-            refusal = Refusal(plan.row.path, str(error))
+            refusal = Refusal(plan.row.path, str(error) or type(error).__name__)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 where = f"{printable(plan.row.path)}: the disk is full"
                 raise LibraryError(
                     f"{where}; this file is as it was, {written} were written; go on by apply"
                 ) from error
-            refusal = Refusal(plan.row.path, f"can't be written: {error.strerror or error}")
+            refusal = Refusal(plan.row.path, f"can't be written: {error.strerror or error or type(error).__name__}")
         if refusal is not None:
             refused.append(refusal)
         if report is not None:
@@ -179,11 +179,11 @@ def undo(
             _restore(state, chain, force)
             restored += 1
         except (RefusedError, TagError, LayoutError) as error:
-            refusal = Refusal(path, str(error))
+            refusal = Refusal(path, str(error) or type(error).__name__)
         except FileNotFoundError:
             refusal = Refusal(path, "is no longer there")
         except OSError as error:
-            refusal = Refusal(path, f"can't be written: {error.strerror or error}")
+            refusal = Refusal(path, f"can't be written: {error.strerror or error or type(error).__name__}")
         if refusal is not None:
             refused.append(refusal)
         if report is not None:

@@ -52,14 +52,17 @@ _MP4_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"}
 
 def sniff(file: io.FileIO, size: int) -> tuple[str, int]:
     """Name of the container, "" if unknown, and where the content starts behind any ID3v2 tags."""
-    start = 0
+    start = tag = 0
     for _ in range(MAX_ID3_TAGS):
         head = read_at(file, start, 10)
         if head[:3] != b"ID3" or len(head) < 10:
             break
+        tag = start
         start += 10 + _synchsafe(head[6:10]) + (10 if head[5] & 0x10 else 0)
     if start > size:
-        return "mp3", start
+        start = _behind_oversized_tag(file, tag, start)
+        if start > size:
+            return "mp3", start
     head = read_at(file, start, 1 << 16)
     whole = start + len(head) == size
     container = _sniff_head(head, whole)
@@ -75,6 +78,32 @@ def choose_demuxer(file: io.FileIO, container: str, start: int) -> str:
     if container == "musepack" and read_at(file, start, 4) == b"MPCK":
         return "mpc8"
     return DEMUXERS.get(container, "")
+
+
+def _behind_oversized_tag(file: io.FileIO, tag: int, end: int) -> int:
+    """Find the MPEG frames within an ID3v2 tag whose size reaches beyond the file; `end` if there are none."""
+    found = find_chain(read_at(file, tag + 10, _WALK_BYTES), 0, mpeg_frame_size, False)
+    return tag + 10 + found if found >= 0 else end
+
+
+def corrected_id3(file: io.FileIO, start: int) -> bytes:
+    """Return an ID3v2 header that ends where the sound starts, for a file whose own header reaches beyond the file.
+
+    Parameters
+    ----------
+    file : io.FileIO
+    start : int
+        Where the sound starts in bytes, as `sniff` gives it.
+
+    Returns
+    -------
+    bytes
+        The first ten bytes to read the file with; none where its own are right.
+    """
+    head = read_at(file, 0, 10)
+    if head[:3] != b"ID3" or start < 10 or 10 + _synchsafe(head[6:10]) <= file.seek(0, io.SEEK_END):
+        return b""
+    return head[:5] + bytes([head[5] & ~0x10]) + bytes((start - 10) >> 7 * place & 127 for place in (3, 2, 1, 0))
 
 
 def _sniff_head(head: bytes, whole: bool) -> str:

@@ -27,7 +27,7 @@ from genretree.files import describe_special
 from genretree.machine import ahead, processors_each
 from genretree.settings import N_FFT, RATE
 from genretree.sound.complete import TooManyPartsError, end_of_audio, missing_end
-from genretree.sound.containers import FFMPEG_ONLY, choose_demuxer, is_text, sniff
+from genretree.sound.containers import FFMPEG_ONLY, choose_demuxer, corrected_id3, is_text, sniff
 from genretree.sound.ffmpeg import has_ffmpeg, input_options, last_lines, last_words, run_ffprobe
 from genretree.sound.unclosed import mend_wav
 from genretree.sound.view import view
@@ -292,7 +292,7 @@ def _open(path: Path, file: io.FileIO, salvage: bool) -> _Source:
         raise SoundError("unreadable", path, f"can't be read: {error.strerror or error}") from error
     if problem and not salvage:
         raise _truncated(path, problem)
-    source = None if container in FFMPEG_ONLY else _open_libsndfile(path, file, container, salvage)
+    source = None if container in FFMPEG_ONLY else _open_libsndfile(path, file, container, start, salvage)
     if source is None:
         if not demuxer:
             raise SoundError("not_audio", path, f"starts like a {container} file but cannot be decoded")
@@ -320,12 +320,14 @@ def _truncated(path: Path, problem: str) -> SoundError:
 # libsndfile
 
 
-def _open_libsndfile(path: Path, file: io.FileIO, container: str, salvage: bool) -> _Source | None:
+def _open_libsndfile(path: Path, file: io.FileIO, container: str, start: int, salvage: bool) -> _Source | None:
     """Open by libsndfile; None if it can't read the content."""
     file.seek(0)
     handle: int | IO[bytes] = file.fileno()  # never the name: its suffix would matter
     if container == "wav" and (mended := mend_wav(file)):
         handle = mended
+    if container == "mp3" and (header := corrected_id3(file, start)):
+        handle = view(file, header)
     size = os.fstat(file.fileno()).st_size
     if container == "flac" and (end := end_of_audio(file, size)) < size:  # libsndfile takes such tags for damage
         handle = view(file, end=end)

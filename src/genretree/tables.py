@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 from rich.tree import Tree
 
 from genretree.corpus.splits import PARTS
 from genretree.corpus.store import Store
 from genretree.evaluate import Evaluation
+from genretree.files import printable_text
 from genretree.predict import Prediction
 from genretree.recipe import Recipe, Result
 from genretree.scores import Difference, LevelScores
 from genretree.taxonomy import Taxonomy
 
 
+class _SafeConsole(Console):
+    """A console that escapes control characters of the texts it prints; its own escape sequences are not texts."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable_text(text), style, control)
+
+
 def make_console() -> Console:
     """Make a console that never cuts lines short where nobody looks at a terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)
+    console = _SafeConsole(highlight=False)
+    return console if console.is_terminal else _SafeConsole(highlight=False, width=160)
 
 
 def show_evaluations(evaluations: Sequence[Evaluation]) -> None:

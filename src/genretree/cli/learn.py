@@ -18,6 +18,7 @@ from genretree.cli.options import (
     quiet_option,
     runtime_options,
 )
+from genretree.cli.output import echo, echo_json
 from genretree.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -86,8 +87,8 @@ def train(
         Store(store), family, out, chosen, split=split_name, restart=restart, overwrite=overwrite, progress=not quiet
     )
     facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in bundle.training["facts"].items())
-    click.echo(f"{out}: {family} trained in {bundle.training['seconds']:.0f} s ({facts}).")
-    click.echo(f"Next: genretree evaluate {out} {store} --out REPORT")
+    echo(f"{out}: {family} trained in {bundle.training['seconds']:.0f} s ({facts}).")
+    echo(f"Next: genretree evaluate {out} {store} --out REPORT")
 
 
 @click.command()
@@ -138,14 +139,14 @@ def pretrain(
         progress=not quiet,
     )
     if as_json:
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        echo_json(facts)
         return
     for failure in facts["failures"]:
-        click.echo(f"failed ({failure['kind']}): {failure['message']}", err=True)
+        echo(f"failed ({failure['kind']}): {failure['message']}", err=True)
     explained = facts["explained"]
     share = "" if explained is None else f"; explains {100 * explained:.0f} % of what the teacher says of other tracks"
-    click.echo(f"{out}: learned from {facts['tracks']} tracks ({facts['slices']} slices){share}.")
-    click.echo(f"Next: genretree train STORE --recipe {family}-ours --weights {out} --out BUNDLE")
+    echo(f"{out}: learned from {facts['tracks']} tracks ({facts['slices']} slices){share}.")
+    echo(f"Next: genretree train STORE --recipe {family}-ours --weights {out} --out BUNDLE")
 
 
 @click.command()
@@ -200,14 +201,14 @@ def evaluate(
     second = None if against is None else (found[1], compare_evaluations(*found))
     report = save_evaluation(found[0], out, opened, second)
     if as_json:
-        click.echo((out / "metrics.json").read_text(encoding="utf-8"))
+        echo_json(json.loads((out / "metrics.json").read_text(encoding="utf-8")), indent=1)
         return
     show_evaluations(found)
     if per_class:
         show_classes(found[0])
     if second is not None:
         show_differences(describe_pair(*found), second[1])
-    click.echo(f"Report: {report}")
+    echo(f"Report: {report}")
 
 
 @click.command()
@@ -260,8 +261,8 @@ def compare(
     found = compare_families(
         Store(store), out, chosen, settings, split=split_name, seed=seed, published=published, progress=not quiet
     )
-    click.echo(format_markdown(found, published))
-    click.echo(f"Report: {out / 'results.html'}")
+    echo(format_markdown(found, published))
+    echo(f"Report: {out / 'results.html'}")
     if found.skipped:
         sys.exit(1)
 
@@ -276,7 +277,7 @@ def recipes(name: str | None, as_json: bool) -> None:
 
     found = {each: Recipe.load(each) for each in ([name] if name else recipe_names())}
     if as_json:
-        click.echo(json.dumps({each: recipe.model_dump(mode="json") for each, recipe in found.items()}, indent=1))
+        echo_json({each: recipe.model_dump(mode="json") for each, recipe in found.items()}, indent=1)
     elif name:
         show_recipe(name, found[name])
     else:

@@ -300,6 +300,26 @@ def test_names_that_differ_in_case_or_normal_form_have_one_lock(tmp_path: Path) 
     assert file_lock.lock_path(tmp_path / os.fsdecode(b"\xff.mp3")) != file_lock.lock_path(tmp_path / "a.mp3")
 
 
+def test_a_write_that_another_database_wrote_over_before_recovery_can_be_undone(
+    path: Path, states: tuple[State, State], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = states
+    before = path.read_bytes()
+    analyse(one, [path], hearer())
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "finish_change", _die)
+        with pytest.raises(_KilledError):
+            _write(one)
+    analyse(two, [path], hearer(digest="1" * 16))
+    second, refused = _write(two, "overwrite")
+    assert (second, refused) == (1, [])
+    (found,) = journal.recover(one)
+    assert "was written, and another program has changed it since" in found.found
+    assert undo(two, second) == (1, [])
+    assert undo(one, journal.find_run(one, None)) == (1, [])
+    assert path.read_bytes() == before
+
+
 # -- processes ---------------------------------------------------------------------------------------------------
 
 _RUN = """

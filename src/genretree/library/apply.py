@@ -147,10 +147,12 @@ def write_plan(state: State, run: int, plan: Plan, keep_mtime: bool = False) -> 
                 _check_delta(temporary, delta, row.content)
                 _copy_status(path, temporary, keep_mtime)
                 facts = {**_facts(new), "wrote": list(plan.genres), "theirs": list(plan.theirs)}
-                journal.fill_change(state, change, content_digest(temporary), facts, delta)
                 placing = True
+                journal.fill_change(state, change, content_digest(temporary), facts, delta)
                 status = _take_place(temporary, path, source, opened)
         except BaseException:
+            if placing and temporary.exists():
+                journal.void_change(state, change)
             if _clear_up(temporary, placing):
                 journal.drop_change(state, change)
             raise

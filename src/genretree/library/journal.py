@@ -110,6 +110,12 @@ def finish_change(state: State, change: int, size: int, mtime_ns: int) -> None:
         move_content(state, found.path, found.before, found.after, size, mtime_ns, found.new["genres"])
 
 
+def void_change(state: State, change: int) -> None:
+    """Note that a change was not made, before its copy is removed: a copy that is gone otherwise means it was made."""
+    with state.transaction() as connection:
+        connection.execute("UPDATE change SET after = x'' WHERE id = ? AND state = 'begun'", (change,))
+
+
 def drop_change(state: State, change: int) -> None:
     """Forget a change that was not made."""
     with state.transaction() as connection:
@@ -230,6 +236,8 @@ def recover(state: State) -> list[Recovered]:
     found = []
     for item in _read(state, "WHERE state IN ('begun', 'undoing')", ()):
         unused = Path(item.temporary).exists()  # it goes when it takes the file's place
+        if unused:
+            void_change(state, item.id)
         for leftover in (step_path(Path(item.temporary)), Path(item.temporary)):
             with suppress(OSError):
                 leftover.unlink(missing_ok=True)
@@ -247,7 +255,7 @@ def _recover(state: State, item: Change, unused: bool) -> Recovered | None:
     if now is not None and now.content == item.after:
         finish_change(state, item.id, now.size, now.mtime_ns)
         return Recovered(item.path, "was written; undo takes it back")
-    if now is None or now.content == item.before or unused or not item.after or not _holds(item.path, item.new):
+    if now is None or now.content == item.before or unused or not item.after:
         drop_change(state, item.id)
         edited = now is not None and now.content != item.before
         text = "was not written, and another program has changed it since" if edited else "is as it was"

@@ -127,14 +127,17 @@ def undo_all(databases: dict[Path, str], folder: Path) -> list[tuple[str, str]]:
         Files that could not be undone, with the reason.
     """
     refused: dict[Path, list[tuple[str, str]]] = {}
+    before = -1
     for _ in range(20):
         for db, digest in databases.items():
             done = subprocess.run(
                 command(db, "undo-all", folder, digest), capture_output=True, text=True, check=True, timeout=600
             )
             refused[db] = [tuple(item) for item in json.loads(done.stdout.splitlines()[-1])]
-        if not any(refused.values()):
+        count = sum(map(len, refused.values()))
+        if count in (0, before):
             break
+        before = count
     return [item for items in refused.values() for item in items]
 
 

@@ -1,4 +1,4 @@
-"""Race of two databases on one library: does every file come back exactly, or with a reason?
+"""Race of two databases on one library: every file has to come back exactly, or with a reason.
 
     python benchmarks/library_race.py [--files 8] [--megabytes 25] [--rounds 30] [--delay 2.5] [--seed 0] [--folder DIR]
 
@@ -68,7 +68,7 @@ def _race(
     written = [_count(db) for db in databases]
     damaged = {path for path in before if not path.exists() or check.sound(path) != sounds[path]}
     _both(databases, "undo", folder, delay)
-    explained = {path: reason for path, reason in undo_all(databases, folder)}
+    explained = dict(undo_all(databases, folder))
     exact = {path for path in before if path.exists() and _hash(path) == before[path]}
     others = set(before) - exact
     unexplained = {path for path in others if not explained.get(str(path))}

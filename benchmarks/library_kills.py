@@ -16,7 +16,6 @@ import hashlib
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -40,7 +39,6 @@ _FORMATS = {
     "pcm.aiff": (*_TAGS, "-write_id3v2", "1"),
 }
 _SECONDS = 20
-_ACTIONS = ("analyse", "apply", "apply", "undo")
 
 
 class Library:
@@ -69,31 +67,34 @@ class Library:
         self.left: set[str] = set()
 
     def attack(self, commands: float) -> None:
-        """Kill one process, or one of two that work with different databases at the same time, at a random moment."""
+        """Kill one process, or two that work with different databases at the same time, at random moments."""
         dbs = self.rng.sample(list(self.databases), self.rng.choice([1, 2]))
-        running = []
-        for db in dbs:
-            what = self.rng.choice(_ACTIONS)
-            words = command(db, what, self.folder, self.databases[db])
-            is_command = what != "analyse" and db.exists() and self.rng.random() < commands
-            if is_command:
-                how = ["apply", "--write", "--overwrite"] if what == "apply" else ["undo"]
-                words = [sys.executable, "-m", "genretree", "library", *how, "--db", str(db)]
-            process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-            running.append((process, f"{what}, command" if is_command else what, is_command))
-        for process, _, is_command in running:
+        running = [self._start(db, commands) for db in dbs]
+        for process, name in running:
             assert process.stdout is not None
-            if not is_command:
+            if not name:
                 process.stdout.readline()  # all is imported
-        first = running[0]
-        time.sleep(self.rng.uniform(1.0, 4.0) if first[2] else self.rng.uniform(0, 1.2))
-        for process, what, _ in running if self.rng.random() < 0.3 else running[:1]:
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                self.kills[what + (" at the same time" if len(running) > 1 else "")] += 1
-        for process, _, _ in running:
-            process.communicate()
+        for process, name in running:
+            time.sleep(self.rng.uniform(0.5, 3.0) if name else self.rng.uniform(0, 1.0))
+            ended = process.poll()
+            process.kill()
+            printed, errors = process.communicate()
+            if ended is None:
+                steps = name or (["recovery", *printed.decode().split()])[-1]
+                self.kills[steps + (", two databases" if len(running) > 1 else "")] += 1
+            elif not name:
+                raise RuntimeError(f"a process ended by itself: {errors.decode()}")
         self._look()
+
+    def _start(self, db: Path, commands: float) -> tuple[subprocess.Popen[bytes], str]:
+        """Start a process; the name is that of a command, and empty for one that works until it is killed."""
+        name, words = "", command(db, "cycle", self.folder, self.databases[db])
+        if self.rng.random() < commands:
+            name = self.rng.choice(["apply", "undo"])
+            how = ["apply", "--write", "--overwrite"] if name == "apply" else ["undo"]
+            words = [sys.executable, "-m", "genretree", "library", *how, "--db", str(db)]
+            name = f"genretree library {name}"
+        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE), name
 
     def settle(self) -> None:
         """Undo everything and compare every byte."""
@@ -102,13 +103,6 @@ class Library:
             if path.exists() and _hash(path) != self.before[path]:
                 self.not_undone[path.name] = explained.get(str(path), "without a reason")
         self.left |= {path.name for path in self.folder.iterdir()} - {path.name for path in self.files}
-
-    def work_in_peace(self) -> None:
-        """Analyse with one database and apply, so that the other one finds genres that are not its own."""
-        db, digest = self.rng.choice(list(self.databases.items()))
-        for what in ("analyse", "apply"):
-            subprocess.run(command(db, what, self.folder, digest), stdout=subprocess.DEVNULL, check=True)
-        self._look()
 
     def _look(self) -> None:
         for path in self.files:
@@ -161,8 +155,6 @@ def main() -> None:
         settled = 0
         while library.kills.total() < given.kills:
             library.attack(given.commands)
-            if library.rng.random() < 0.2:
-                library.work_in_peace()
             if library.kills.total() - settled >= given.every or library.kills.total() >= given.kills:
                 library.settle()
                 settled = library.kills.total()

@@ -1,15 +1,17 @@
 """One process that works on a library, and checks of sound files by other programs; for library_race and library_kills.
 
-    python library_process.py DB analyse|apply|undo|undo-all FOLDER START DIGEST MODE
+    python library_process.py DB analyse|apply|undo|undo-all|cycle FOLDER START DIGEST MODE
 
 Works on a library with a listener that needs no model, prints `ready` before it begins (not before the time START) and
-a JSON list of [file, reason] for what was refused.
+a JSON list of [file, reason] for what was refused. `cycle` analyses, applies and undoes in random order until it is
+killed, and prints the name of each step before it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -148,6 +150,12 @@ def main() -> None:
         time.sleep(max(0.0, float(start) - time.time()))
         print("ready", flush=True)
         journal.recover(state)
+        while what == "cycle":
+            step = random.choice(("analyse", "apply", "apply", "undo"))
+            print(step, flush=True)
+            if step == "apply":
+                work(state, "analyse", Path(folder), digest, mode)
+            work(state, step, Path(folder), digest, mode)
         try:
             refused = work(state, what, Path(folder), digest, mode)
         except LibraryError as error:

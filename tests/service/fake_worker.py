@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -40,6 +41,13 @@ if __name__ == "__main__":
     given = worker.setup()
     if given.get("broken"):
         raise SystemExit(1)
+    if "deaths" in given:  # as many starts as there are files in this folder are killed
+        for file in sorted(Path(given["deaths"]).iterdir()):
+            with contextlib.suppress(FileNotFoundError):  # another worker took it
+                file.unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
+    if "dead_while" in given and Path(given["dead_while"]).exists():
+        os.kill(os.getpid(), signal.SIGKILL)
     channel = worker.take_channel()
     worker.start(threads=False)
     worker.bound(1 << 30, 1 << 16)

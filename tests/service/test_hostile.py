@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -351,6 +353,67 @@ def test_a_worker_killed_in_the_middle_fails_that_file_and_is_replaced(server: S
         name, problem = read_events(stream)[-1]
     assert (name, problem["kind"]) == ("failed", "crashed")
     wait_until(lambda: len(server.workers()) == 2)
+
+
+class _Killer(Thread):
+    """Kills all decoding workers, and then those that are started: a number of them, or all until it is stopped."""
+
+    def __init__(self, server: Server, number: float) -> None:
+        super().__init__(daemon=True)
+        self.server, self.left, self.done = server, number, Event()
+
+    def run(self) -> None:
+        for worker in self.server.workers():
+            worker.kill()
+        known = set(self.server.workers())
+        while not self.done.is_set() and self.left > 0:
+            for worker in self.server.workers():
+                if worker not in known and self.left > 0:  # it has just been started
+                    known.add(worker)
+                    self.left -= 1
+                    with contextlib.suppress(psutil.Error):
+                        worker.kill()
+            time.sleep(0.005)
+
+
+def _predict_12_times(server: Server, song: Path) -> list[httpx.Response]:
+    with ThreadPoolExecutor(12) as pool:
+        files = upload(song)
+        asked = [pool.submit(httpx.post, f"{server.url}/v1/predict", files=files, timeout=60) for _ in range(12)]
+        return [each.result() for each in asked]
+
+
+def test_workers_killed_while_they_start_fail_no_request(server: Server, song: Path) -> None:
+    killer = _Killer(server, 6)
+    killer.start()
+    assert [answer.status_code for answer in _predict_12_times(server, song)] == [200] * 12
+    killer.join(20)
+    assert killer.left == 0
+    assert server.metric('genretree_workers_replaced_total{pool="decode",reason="start"}') >= 4
+    wait_until(lambda: server.metric("genretree_decode_ready") == 2)
+
+
+def test_workers_that_never_start_are_answered_with_503_until_they_do(server: Server, song: Path) -> None:
+    killer = _Killer(server, float("inf"))
+    killer.start()
+    try:
+        wait_until(lambda: server.metric("genretree_decode_ready") == 0)
+        for answer in (*_predict_12_times(server, song), *_predict_12_times(server, song)):  # queued, and refused
+            assert answer.status_code == 503
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.json()["kind"] == "unavailable"
+            assert int(answer.headers["retry-after"]) > 0
+        two = [("files", ("a.mp3", song.read_bytes())), ("files", ("b.mp3", song.read_bytes()))]
+        assert server.client.post("/v1/predict", files=two).status_code == 503
+        health = server.client.get("/healthz")
+        assert (health.status_code, health.json()["kind"]) == (503, "unavailable")
+        assert server.metric('genretree_rejected_total{kind="unavailable"}') >= 24
+    finally:
+        killer.done.set()
+        killer.join()
+    wait_until(lambda: server.client.get("/healthz").status_code == 200, 60)
+    wait_until(lambda: server.metric("genretree_decode_ready") == 2, 60)
+    assert server.client.post("/v1/predict", files=upload(song)).status_code == 200
 
 
 def test_a_client_that_hangs_up_is_no_longer_served(server: Server, song: Path) -> None:

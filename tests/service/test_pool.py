@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from genretree.service.pool import FailedError, FullError, Pool, ServiceError
+from genretree.service.pool import FailedError, FullError, Pool, ServiceError, UnavailableError
 from genretree.service.wire import Message
 
 Reasons = Counter[str]
@@ -207,5 +207,112 @@ def test_workers_that_cannot_start_are_an_error(tmp_path: Path) -> None:
         with pytest.raises(ServiceError, match="ends before it is ready"):
             async with running(tmp_path, setup={"broken": True}):
                 pass
+
+    run(test)
+
+
+def test_workers_killed_while_they_start_lose_no_request(tmp_path: Path) -> None:
+    async def test() -> None:
+        deaths = tmp_path / "deaths"
+        deaths.mkdir()
+        async with running(tmp_path, size=2, setup={"deaths": str(deaths)}) as (pool, reasons):
+            first = await asyncio.gather(*(do(pool, "sleep", 0.1) for _ in range(2)))
+            processes = {reply.facts["process"] for reply in first}
+            for number in range(5):
+                (deaths / str(number)).touch()
+            for process in processes:
+                os.kill(process, signal.SIGKILL)
+            replies = await asyncio.gather(*(do(pool, "sleep", 0.01) for _ in range(12)))
+            assert [reply.event for reply in replies] == ["done"] * 12
+            assert reasons["start"] >= 2
+
+    run(test)
+
+
+def test_the_first_start_is_tried_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        deaths = tmp_path / "deaths"
+        deaths.mkdir()
+        for number in range(2):
+            (deaths / str(number)).touch()
+        async with running(tmp_path, setup={"deaths": str(deaths)}) as (pool, reasons):
+            assert (await do(pool, "echo")).event == "done"
+            assert reasons == {"start": 2}
+
+    run(test)
+
+
+def test_a_worker_that_dies_idle_again_and_again_loses_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with running(tmp_path) as (pool, _):
+            for _ in range(3):
+                process = (await do(pool, "echo")).facts["process"]
+                os.kill(process, signal.SIGKILL)
+            while pool.ready:  # the death is noticed without a request
+                await asyncio.sleep(0.01)
+            assert (await do(pool, "echo")).event == "done"
+
+    run(test)
+
+
+def test_a_pool_that_cannot_start_is_unavailable_until_it_can(tmp_path: Path) -> None:
+    async def test() -> None:
+        flag = tmp_path / "flag"
+        async with running(tmp_path, size=2, waiting=20, setup={"dead_while": str(flag)}) as (pool, reasons):
+            first = await asyncio.gather(*(do(pool, "sleep", 0.1) for _ in range(2)))
+            flag.touch()
+            for reply in first:
+                os.kill(reply.facts["process"], signal.SIGKILL)
+            outcomes = await asyncio.gather(*(do(pool, "echo") for _ in range(12)), return_exceptions=True)
+            assert {type(each) for each in outcomes} == {UnavailableError}
+            assert all(each.retry_seconds >= 1 for each in outcomes if isinstance(each, UnavailableError))
+            assert pool.unavailable
+            begun = time.monotonic()
+            with pytest.raises(UnavailableError, match="retry later"):
+                await do(pool, "echo")
+            assert time.monotonic() - begun < 0.1
+            assert reasons["start"] >= 8
+            flag.unlink()
+            while pool.unavailable:
+                await asyncio.sleep(0.05)
+            assert (await do(pool, "echo")).event == "done"
+
+    run(test)
+
+
+def test_no_request_waits_longer_than_the_limit_for_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with running(tmp_path, seconds=0.5) as (pool, _):
+
+            async def launch() -> None:
+                await asyncio.sleep(60)
+
+            process = (await do(pool, "echo")).facts["process"]
+            monkeypatch.setattr(pool, "_launch", launch)
+            os.kill(process, signal.SIGKILL)
+            while pool.ready:
+                await asyncio.sleep(0.01)
+            with pytest.raises(UnavailableError):
+                await do(pool, "echo")
+
+    run(test)
+
+
+def test_a_system_without_room_for_processes_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with running(tmp_path) as (pool, reasons):
+            process = (await do(pool, "echo")).facts["process"]
+            real, calls = asyncio.create_subprocess_exec, []
+
+            async def refuse(*words: Any, **options: Any) -> Any:
+                calls.append(words)
+                if len(calls) <= 2:
+                    raise BlockingIOError(11, "Resource temporarily unavailable")
+                return await real(*words, **options)
+
+            monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
+            os.kill(process, signal.SIGKILL)
+            assert (await do(pool, "echo")).event == "done"
+            assert reasons["start"] == 2
 
     run(test)

@@ -24,11 +24,10 @@ from genretree.service import examples
 from genretree.service.core import Service
 from genretree.service.guard import Guard
 from genretree.service.jobs import Jobs
-from genretree.service.problems import STATUS, Problem, busy, of_error
+from genretree.service.problems import STATUS, Problem, of_error
 from genretree.service.routes import make_routes
 from genretree.service.schemas import Health
 from genretree.service.sending import FileAnswer
-from genretree.service.temporary import folder_gone
 
 _SAID = {
     "not_found": "there is nothing at this address",
@@ -113,10 +112,7 @@ def _add_pages(app: FastAPI, service: Service) -> None:
     @app.head("/healthz", include_in_schema=False)  # as monitors ask
     @app.get("/healthz", summary="Whether the service works", **examples_of_health())
     async def healthz() -> Response:
-        if service.closing or service.decoders.alive == 0:
-            raise busy("no worker is ready now")
-        if not service.private.exists:
-            raise folder_gone(5)
+        service.check_health()
         return JSONResponse({"status": "ok", "version": __version__})
 
     @app.get("/metrics", include_in_schema=False)

@@ -23,8 +23,8 @@ from genretree.service.explainer import describe_pieces
 from genretree.service.limits import Limits
 from genretree.service.metrics import Metrics
 from genretree.service.models import Served, load_models
-from genretree.service.pool import FailedError, FullError, Listen, Pool, ServiceError
-from genretree.service.problems import Problem, busy, of_sound
+from genretree.service.pool import FailedError, FullError, Listen, Pool, ServiceError, UnavailableError
+from genretree.service.problems import Problem, busy, of_sound, unavailable
 from genretree.service.temporary import PrivateFolder, Storage, clear_leftovers, folder_gone
 from genretree.service.wire import Message, array_blob, take_array
 from genretree.settings import HOP, MEL_16K_BANDS, RATE
@@ -166,6 +166,17 @@ class Service:
                 self.explainers.check_room()
         except FullError as error:
             raise _too_much() from error
+        except UnavailableError as error:
+            raise unavailable(error.detail, error.retry_seconds) from error
+
+    def check_health(self) -> None:
+        """Raise Problem if requests would be refused, whatever they ask for."""
+        if self.closing:
+            raise busy("the service is about to end")
+        if self.decoders.unavailable:
+            raise unavailable("no worker can be started", self.decoders.retry_seconds)
+        if not self.private.exists:
+            raise folder_gone(5)
 
     async def hear(
         self,
@@ -279,6 +290,8 @@ class Service:
             return await pool.run(message, listen)
         except FullError as error:
             raise _too_much() from error
+        except UnavailableError as error:
+            raise unavailable(error.detail, error.retry_seconds) from error
         except FailedError as error:
             raise of_sound(name, error.kind, error.detail) from error
         finally:
@@ -288,8 +301,10 @@ class Service:
         watch = self.metrics.watch
         watch("genretree_decode_queue", "Files that wait to be decoded.", lambda: self.decoders.queued)
         watch("genretree_decode_busy", "Workers that decode.", lambda: self.decoders.busy)
+        watch("genretree_decode_ready", "Workers that can decode.", lambda: self.decoders.ready)
         watch("genretree_explain_queue", "Explanations that wait.", lambda: self.explainers.queued)
         watch("genretree_explain_busy", "Workers that explain.", lambda: self.explainers.busy)
+        watch("genretree_explain_ready", "Workers that can explain.", lambda: self.explainers.ready)
         watch("genretree_stored_bytes", "Uploads and results in the private folder.", lambda: self.storage.used)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import signal
 import sys
@@ -22,7 +23,9 @@ Listen = Callable[[str, float, int], None]  # told a stage, how far it is (0 to 
 Count = Callable[[str], None]  # told why a worker was replaced
 
 _START_SECONDS = 120.0
-_AGAIN_SECONDS, _AGAIN_AT_MOST = 1.0, 60.0  # until a worker that can't start is tried again, twice as long each time
+_STARTS = 4  # failed starts in a row until a pool without any worker answers that it is unavailable
+_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.25, 60.0  # before a lost worker is started again, twice as long each time
+_STABLE_SECONDS = 60.0  # a worker that lived this long was not lost to what its predecessors were lost to
 _TRIES = 3
 _GONE = (asyncio.IncompleteReadError, ConnectionError, WireError)
 _SECRETS = ("GENRETREE_TOKEN",)  # of the service, and no business of its workers
@@ -44,12 +47,27 @@ class FailedError(Exception):
     Parameters
     ----------
     kind, detail : str
-        As `genretree.errors` has them; besides `timeout` and `crashed`.
+        As `genretree.errors` has them; also `timeout`, `crashed` and `unavailable`.
     """
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(kind, detail)
         self.kind, self.detail = kind, detail
+
+
+class UnavailableError(FailedError):
+    """No worker can be started at present.
+
+    Parameters
+    ----------
+    detail : str
+    retry_seconds : int
+        When the next start is tried, at least 1.
+    """
+
+    def __init__(self, detail: str, retry_seconds: int) -> None:
+        super().__init__("unavailable", detail)
+        self.retry_seconds = retry_seconds
 
 
 @dataclass(eq=False)
@@ -62,9 +80,20 @@ class _Ticket:
     started: bool = False
     tries: int = 0
 
-    def fail(self, kind: str, detail: str) -> None:
+    def fail(self, error: FailedError) -> None:
         if not self.reply.done():
-            self.reply.set_exception(FailedError(kind, detail))
+            self.reply.set_exception(error)
+
+
+@dataclass(eq=False)
+class _Slot:
+    """The place of one worker: its process, and what became of the ones before it."""
+
+    process: Process | None = None
+    failed_starts: int = 0  # in a row, until one is ready
+    losses: int = 0  # in a row, of processes that were lost before they had done anything
+    ready_at: float = 0.0
+    next_start: float = 0.0  # by the loop's clock
 
 
 @dataclass
@@ -82,13 +111,13 @@ class Pool:
     waiting : int
         How many may wait when all are busy.
     seconds : float
-        After which a worker is killed with what it does.
+        After which a worker is killed with what it does. No request waits longer than this while no worker is ready.
     temporary : Path
         Folder for what they write for a while.
     doing : str
         What they do, for people.
     count : callable
-        Is told why a worker was replaced: timeout, crashed, abandoned.
+        Is told why a worker was replaced: timeout, crashed, abandoned, start (it was lost before it was ready).
     kill_abandoned : bool
         Kill a worker when nobody waits for its reply any more; else it finishes what it does.
     """
@@ -103,17 +132,29 @@ class Pool:
     count: Count = lambda reason: None
     kill_abandoned: bool = False
     busy: int = field(default=0, init=False)
-    alive: int = field(default=0, init=False)
+    ready: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self._queue: deque[_Ticket] = deque()
         self._changed = asyncio.Condition()
-        self._slots: list[asyncio.Task[None]] = []
+        self._slots = [_Slot() for _ in range(self.size)]
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def queued(self) -> int:
         """How many wait."""
         return len(self._queue)
+
+    @property
+    def unavailable(self) -> bool:
+        """Whether there is no worker, and several starts of each have failed in a row."""
+        return all(slot.failed_starts >= _STARTS for slot in self._slots)
+
+    @property
+    def retry_seconds(self) -> int:
+        """When the next worker is started, in whole seconds; at least 1."""
+        left = min(slot.next_start for slot in self._slots) - asyncio.get_running_loop().time()
+        return max(1, math.ceil(left))
 
     async def start(self, wait: bool = True) -> None:
         """Start the workers; without `wait` they get ready while others are served already.
@@ -121,23 +162,33 @@ class Pool:
         Raises
         ------
         ServiceError
-            If one can't start.
+            If one can't start, even when it is tried several times.
         """
-        first: list[Process | None] = [None] * self.size
         if wait:
-            first = list(await asyncio.gather(*(self._launch() for _ in range(self.size))))
-        self._slots = [asyncio.create_task(self._run_slot(process)) for process in first]
+            starts = [asyncio.create_task(self._start_slot(slot, _STARTS)) for slot in self._slots]
+            try:
+                await asyncio.gather(*starts)
+            except BaseException:
+                for each in starts:
+                    each.cancel()
+                await asyncio.gather(*starts, return_exceptions=True)
+                for slot in self._slots:
+                    await self._end(slot)
+                raise
+        self._tasks = [asyncio.create_task(self._run_slot(slot)) for slot in self._slots]
 
     async def stop(self) -> None:
         """Kill the workers; whoever still waits is told so."""
-        for slot in self._slots:
-            slot.cancel()
-        await asyncio.gather(*self._slots, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         while self._queue:
-            self._queue.popleft().fail("closing", "the service ends")
+            self._queue.popleft().fail(FailedError("closing", "the service ends"))
 
     def check_room(self) -> None:
-        """Raise FullError if there is no place in the queue."""
+        """Raise FullError if there is no place in the queue, UnavailableError if no worker can be started."""
+        if self.unavailable:
+            raise self._unavailable()
         if len(self._queue) >= self.waiting + max(0, self.size - self.busy):
             raise FullError
 
@@ -150,19 +201,32 @@ class Pool:
             If there is no place in the queue.
         FailedError
             If it went wrong.
+        UnavailableError
+            If no worker can be started, or none was ready for too long.
         """
         self.check_room()
-        ticket = _Ticket(message, listen, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        ticket = _Ticket(message, listen, loop.create_future())
         async with self._changed:
             self._queue.append(ticket)
-            self._changed.notify()
+            self._changed.notify_all()  # a waiter that was cancelled would swallow a single notification
+        watch = loop.call_later(self.seconds, self._limit_wait, ticket)
         if listen is not None:
             listen("waiting", 0.0, len(self._queue) - 1 if self.busy >= self.size else 0)
         try:
             return await ticket.reply
         finally:
+            watch.cancel()
             if ticket in self._queue:
                 self._queue.remove(ticket)
+
+    def _limit_wait(self, ticket: _Ticket) -> None:
+        if ticket in self._queue and not self.ready:
+            ticket.fail(self._unavailable())
+
+    def _unavailable(self) -> UnavailableError:
+        detail = f"{self.doing} is not possible now: its worker processes end while they start"
+        return UnavailableError(f"{detail}; retry later", self.retry_seconds)
 
     async def _take(self) -> _Ticket:
         async with self._changed:
@@ -173,23 +237,44 @@ class Pool:
                 other.listen("waiting", 0.0, place + 1)
         return ticket
 
-    async def _run_slot(self, process: Process | None) -> None:
+    async def _take_for(self, process: Process) -> _Ticket | None:
+        """Wait for the next ticket; None if the process ends before there is one."""
+        take, end = asyncio.create_task(self._take()), asyncio.create_task(process.wait())
+        try:
+            await asyncio.wait({take, end}, return_when=asyncio.FIRST_COMPLETED)
+            return take.result() if take.done() else None
+        except BaseException:
+            if take.done() and not take.cancelled():
+                self._queue.appendleft(take.result())
+            raise
+        finally:
+            take.cancel()
+            end.cancel()
+            await asyncio.gather(take, end, return_exceptions=True)
+
+    async def _run_slot(self, slot: _Slot) -> None:
         """Serve one after the other by a process, or by the next if that one is lost."""
         try:
             while True:
-                process = process or await self._launch_patiently()
-                ticket = await self._take()
+                if slot.process is None:
+                    await self._start_slot(slot)
+                assert slot.process is not None
+                ticket = await self._take_for(slot.process)
+                if ticket is None:
+                    self.count("crashed")
+                    await self._lose_idle(slot)
+                    continue
                 self.busy += 1
                 try:
-                    healthy = await self._serve(process, ticket)
+                    healthy = await self._serve(slot.process, ticket)
                 finally:
                     self.busy -= 1
+                if ticket.started:
+                    slot.losses = 0
                 if not healthy:
-                    await self._kill(process)
-                    process = None
+                    await (self._end(slot) if ticket.started else self._lose_idle(slot))
         finally:
-            if process is not None:
-                await self._kill(process)
+            await self._end(slot)
 
     async def _serve(self, process: Process, ticket: _Ticket) -> bool:
         """Let a process do something; gives whether it is good for more."""
@@ -200,7 +285,8 @@ class Pool:
             async with asyncio.timeout(self.seconds):
                 reply = await exchange
         except TimeoutError:
-            ticket.fail("timeout", f"{self.doing} takes longer than the {self.seconds:g} s that it may take here")
+            detail = f"{self.doing} takes longer than the {self.seconds:g} s that it may take here"
+            ticket.fail(FailedError("timeout", detail))
             self.count("timeout")
             return False
         except _GONE:
@@ -209,13 +295,13 @@ class Pool:
         except asyncio.CancelledError:
             own = asyncio.current_task()
             if own is not None and own.cancelling():
-                ticket.fail("closing", "the service ends")
+                ticket.fail(FailedError("closing", "the service ends"))
                 raise
             self.count("abandoned")
             return False
         if reply.event == "failed":
             kind, detail = str(reply.facts.get("kind")), str(reply.facts.get("detail"))
-            ticket.fail(kind, detail)
+            ticket.fail(FailedError(kind, detail))
             if kind == "crashed":
                 self.count("crashed")
             return kind != "crashed"
@@ -227,51 +313,92 @@ class Pool:
         """Put what a process died of to its account; what it had not begun yet is given to another one."""
         self.count("crashed")
         ticket.tries += 1
-        if ticket.started or ticket.tries >= _TRIES:
-            ticket.fail("crashed", f"{self.doing} made a process crash; convert the file to another format")
+        if ticket.started:
+            detail = f"{self.doing} made a process crash; convert the file to another format"
+            ticket.fail(FailedError("crashed", detail))
+        elif ticket.tries >= _TRIES:  # processes were lost before they looked at it: it is not to blame
+            ticket.fail(self._unavailable())
         else:
             self._queue.appendleft(ticket)
 
-    async def _launch_patiently(self) -> Process:
-        wait = _AGAIN_SECONDS
+    async def _start_slot(self, slot: _Slot, tries: int | None = None) -> None:
+        """Start a process, after a pause if others were lost, and again until one is ready.
+
+        Raises
+        ------
+        ServiceError
+            If `tries` starts have failed; without `tries` it goes on for ever.
+        """
+        loop = asyncio.get_running_loop()
         while True:
+            await asyncio.sleep(slot.next_start - loop.time())
             try:
-                return await self._launch()
-            except ServiceError as error:
-                while self._queue and not self.alive:
-                    self._queue.popleft().fail("internal", str(error))
-                await asyncio.sleep(wait)
-                wait = min(2 * wait, _AGAIN_AT_MOST)
+                slot.process = await self._launch()
+            except ServiceError:
+                slot.failed_starts += 1
+                self._count_loss(slot)
+                self.count("start")
+                if tries is not None and slot.failed_starts >= tries:
+                    raise
+                while self._queue and self.unavailable:
+                    self._queue.popleft().fail(self._unavailable())
+            else:
+                slot.failed_starts, slot.ready_at = 0, loop.time()
+                self.ready += 1
+                return
+
+    def _count_loss(self, slot: _Slot) -> None:
+        """Put off the next start, twice as long with every process that was lost before it had done anything."""
+        pause = min(_PAUSE_SECONDS * 2**slot.losses, _MAX_PAUSE_SECONDS)
+        slot.losses = min(slot.losses + 1, 30)
+        slot.next_start = asyncio.get_running_loop().time() + pause
+
+    async def _lose_idle(self, slot: _Slot) -> None:
+        """Take leave of a process that was lost before it had begun what it was to do."""
+        if asyncio.get_running_loop().time() - slot.ready_at > _STABLE_SECONDS:
+            slot.losses = 0
+        self._count_loss(slot)
+        await self._end(slot)
+
+    async def _end(self, slot: _Slot) -> None:
+        """Kill the process of a slot, if it has one."""
+        if slot.process is not None:
+            process, slot.process = slot.process, None
+            self.ready -= 1
+            await _kill(process)
 
     async def _launch(self) -> Process:
         environment = {name: value for name, value in os.environ.items() if name not in _SECRETS}
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", self.module, json.dumps(dict(self.setup))),
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=DEVNULL,  # what decoders say of broken files
-            env={**environment, "TMPDIR": str(self.temporary)},
-            start_new_session=True,  # so that it can be killed with what it started
-            limit=1 << 20,
-        )
-        self.alive += 1
+        run = f"{Path(sys.executable).name} -m {self.module}"
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", self.module, json.dumps(dict(self.setup))),
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=DEVNULL,  # what decoders say of broken files
+                env={**environment, "TMPDIR": str(self.temporary)},
+                start_new_session=True,  # so that it can be killed with what it started
+                limit=1 << 20,
+            )
+        except OSError as error:  # no memory or no process left
+            reason = error.strerror or error
+            raise ServiceError(f"{self.doing}: a worker ({run}) can't be started ({reason})") from error
         assert process.stdout is not None
         try:
             async with asyncio.timeout(_START_SECONDS):
                 await receive_from(process.stdout)
         except BaseException as error:
-            await self._kill(process)
+            await _kill(process)
             if isinstance(error, (TimeoutError, *_GONE)):
-                run = f"{Path(sys.executable).name} -m {self.module}"
                 raise ServiceError(f"{self.doing}: a worker ({run}) ends before it is ready") from error
             raise
         return process
 
-    async def _kill(self, process: Process) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        self.alive -= 1
-        await process.wait()
+
+async def _kill(process: Process) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
 
 
 async def _exchange(process: Process, ticket: _Ticket, sharers: int) -> Message:

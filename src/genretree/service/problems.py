@@ -24,6 +24,7 @@ STATUS: Mapping[str, int] = {
     "crashed": 422,
     "internal": 500,
     "busy": 503,
+    "unavailable": 503,
     "closing": 503,
     "cancelled": 409,
 }
@@ -64,6 +65,11 @@ class Problem(Exception):  # noqa: N818 (it is the document's name)
 def busy(what: str, seconds: int = 5) -> Problem:
     """Give the problem of a service that has enough to do; clients are told when to ask again."""
     return Problem("busy", what, headers={"retry-after": str(seconds)})
+
+
+def unavailable(what: str, seconds: int) -> Problem:
+    """Give the problem of a service whose workers can't be started; clients are told when to ask again."""
+    return Problem("unavailable", what, headers={"retry-after": str(seconds)})
 
 
 def of_sound(name: str, kind: str, detail: str) -> Problem:

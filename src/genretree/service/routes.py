@@ -74,16 +74,21 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:
             heard = await service.score(served, sound)
             return await asyncio.to_thread(service.describe, served, upload.name, heard, min_confidence)
 
+        unserved: list[Problem] = []
+
         async def name_safely(upload: Upload) -> dict[str, Any]:
             try:
                 return await name(upload)
             except Problem as problem:
+                unserved.extend([problem] if problem.kind == "unavailable" else [])
                 service.metrics.count_refusal(problem.kind)
                 return {"file": upload.name, "error": {"kind": problem.kind, "message": problem.detail}}
 
         async with receive(request) as uploads:
             work = [name(uploads[0])] if len(uploads) == 1 else [name_safely(upload) for upload in uploads]
             rows = await while_connected(request, asyncio.gather(*work))
+        if unserved and len(unserved) == len(rows):
+            raise unserved[0]
         return JSONResponse({"model": served.name, "results": rows})
 
     @router.post(

@@ -6,8 +6,8 @@ import hashlib
 import json
 import mmap
 import os
-import stat
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

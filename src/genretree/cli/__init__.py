@@ -42,7 +42,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except click.ClickException as error:
-            error.message = printable_text(error.message)
+            error.message = printable_text(error.message)  # type: ignore[misc]  # it may name a file
             raise
         except GenretreeError as error:
             raise click.ClickException(printable_text(str(error))) from error

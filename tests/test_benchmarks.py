@@ -18,7 +18,7 @@ from genretree.models.network import GenreNetwork
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
-HELPERS = {"synthetic", "whole_process"}
+HELPERS = {"library_process", "synthetic", "whole_process"}
 
 
 def _load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:

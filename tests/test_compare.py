@@ -5,15 +5,17 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
 from genretree.cli import main
-from genretree.compare import compare, format_markdown
+from genretree.compare import _published_cells, compare, format_markdown
 from genretree.corpus.splits import split_groups
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError, TrainingError
+from genretree.scores import Hierarchical, UnitScores
 
 QUICK = {
     "cnn": {"epochs": 1, "image_size": 32},
@@ -109,3 +111,32 @@ def test_no_family_at_all_is_refused(store: Store, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["compare", str(store.folder), "--out", str(tmp_path), "--recipes", "nonsense"])
     assert result.exit_code == 2
     assert "published" in result.output
+
+
+def test_the_published_figures_stand_below_ours_for_the_studys_tree() -> None:
+    scores = UnitScores(
+        n=100,
+        groups=10,
+        overall=0.9,
+        contradictions=0.0,
+        hierarchical=Hierarchical(0.9, 0.9, 0.9, 0.2),
+        levels=tuple(
+            SimpleNamespace(name=name, accuracy=accuracy)  # type: ignore[misc]
+            for name, accuracy in (("fst_level", 0.99), ("sec_level", 0.91), ("thr_level", 0.80))
+        ),
+    )
+    # 91.1 is the mean of 99.8, 90.1 and 83.5
+    assert _published_cells("cnn", scores)[2:] == ["91.1 (-1.1)", "99.8 (-0.8)", "90.1 (+0.9)", "83.5 (-3.5)"]
+    assert _published_cells("musicnn", scores) == []
+    other = replace(scores, levels=scores.levels[:2])
+    assert _published_cells("cnn", other) == []
+
+
+def test_evaluate_prints_a_report_per_class(store: Store, tmp_path: Path) -> None:
+    compare(store, tmp_path, ["boosting"], {"boosting": QUICK["boosting"]})
+    words = ["evaluate", str(tmp_path / "boosting"), str(store.folder), "--out", str(tmp_path / "r"), "--per-class"]
+    result = CliRunner().invoke(main, [*words, "--quiet"], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "plain mean of the levels" in result.output
+    for column in ("precision", "recall", "F1", "support"):
+        assert column in result.output

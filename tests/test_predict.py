@@ -17,6 +17,7 @@ from genretree.errors import SoundError
 from genretree.predict import Prediction, PredictionError, predict, predict_file, write_csv
 from genretree.settings import RATE
 from genretree.train import train
+from other_files import canary
 from small_corpus import TREE, synthesise
 
 
@@ -164,6 +165,15 @@ def test_folders_are_walked_for_sound(bundle: Bundle, tmp_path: Path) -> None:
     sf.write(tmp_path / "a" / "b" / "x.flac", synthesise("Drone", 5, 3.0), RATE)
     (tmp_path / "a" / "cover.jpg").write_bytes(b"x")
     assert [Path(found.file).name for found in predict(bundle, [tmp_path])] == ["x.flac"]
+
+
+def test_a_named_pipe_in_a_folder_is_reported_and_not_opened(bundle: Bundle, tmp_path: Path) -> None:
+    with canary(tmp_path / "pipes") as pipe:
+        (found,) = predict(bundle, [tmp_path])
+        assert isinstance(found, PredictionError)
+        assert found.kind == "unreadable"
+        assert "is a named pipe, not a sound file" in found.message
+        assert not pipe.opened
 
 
 def test_json_and_csv_have_the_promised_fields(bundle: Bundle, store: Store) -> None:

@@ -19,10 +19,12 @@ from genretree.errors import SettingsError, TrainingError
 from genretree.evaluate import Evaluation, compare_evaluations, describe_pair, evaluate
 from genretree.files import write_text
 from genretree.models import family_names, get_family
+from genretree.recipe import Recipe, recipe_names
 from genretree.report import save_evaluation, write_report
 from genretree.scores import Difference, UnitScores
 from genretree.train import train_once
 
+_STUDY_TITLES = {"fst_level": "Classic / Non-classic", "sec_level": "2nd level", "thr_level": "3rd level"}
 _SPEED_SLICES = 64
 _SPEED_SECONDS = 1.0
 
@@ -53,6 +55,7 @@ def compare(
     *,
     split: str = "default",
     seed: int = 0,
+    published: bool = False,
     progress: bool = False,
 ) -> Comparison:
     """Train and evaluate families on a store's split; a family that is done already is not trained again.
@@ -70,7 +73,10 @@ def compare(
         Settings by family; the published ones by default.
     split : str
     seed : int
-        Of training and of the bootstrap.
+        Seed for training and for the bootstrap.
+    published : bool
+        Show the study's figures next to the table's own.
+    progress : bool
 
     Raises
     ------
@@ -103,11 +109,11 @@ def compare(
         facts = bundle.training["facts"]
         rows.append(Row(evaluation, facts.get("parameters"), bundle.training["seconds"], _speed(bundle, store)))
         # After each family, so that an interrupted comparison leaves what it has.
-        _write_tables(Comparison(tuple(rows), dict(skipped)), out)
+        _write_tables(Comparison(tuple(rows), dict(skipped)), out, published)
     if not rows:
         raise TrainingError("; ".join(f"{name}: {reason}" for name, reason in skipped.items()))
     found = Comparison(tuple(rows), skipped)
-    _write_tables(found, out)
+    _write_tables(found, out, published)
     return found
 
 
@@ -124,8 +130,8 @@ def _speed(bundle: Bundle, store: Store) -> float:
     return times * len(images) / seconds
 
 
-def _write_tables(found: Comparison, out: Path) -> None:
-    write_text(out / "results.md", format_markdown(found))
+def _write_tables(found: Comparison, out: Path, published: bool) -> None:
+    write_text(out / "results.md", format_markdown(found, published))
     write_text(out / "results.csv", _format_csv(found.rows))
     evaluations = [row.evaluation for row in found.rows]
     content = {
@@ -147,8 +153,16 @@ def _compare_with_best(rows: Sequence[Row]) -> dict[str, dict[str, tuple[Differe
     return {describe_pair(best, other): compare_evaluations(best, other) for other in others}
 
 
-def format_markdown(found: Comparison) -> str:
-    """The results table in Markdown: accuracy in % with its 95 % interval, overall and by level, and what it costs."""
+def format_markdown(found: Comparison, published: bool = False) -> str:
+    """Format the results table in Markdown: accuracy in % with its 95 % interval, overall and by level, and costs.
+
+    Parameters
+    ----------
+    found : Comparison
+    published : bool
+        Add to each model the figures that the study reports for it, where the store has the study's levels. They are
+        accuracies of slices; each is followed by the difference, ours minus published, in points.
+    """
     rows = found.rows
     first = rows[0].evaluation
     names = [level.name for level in first.slice.levels]
@@ -158,10 +172,15 @@ def format_markdown(found: Comparison) -> str:
         which = "" if len(of) == len(rows) else f" ({', '.join(of)})"
         lines += [f"Part {first.part} of {first.store}{which}; {protocol}.", ""]
     for unit in reversed(first.units):
-        header = ["model", "cut", "overall", *names, "macro-F1", "parameters", "training s", "slices/s"]
+        header = ["model", "cut", "overall", *map(_title, names), "macro-F1", "parameters", "training s", "slices/s"]
         lines += [f"By {unit} ({getattr(first, unit).n}):", "", _line(header), _line(["---"] * len(header))]
-        lines += [_line(_cells(row, getattr(row.evaluation, unit))) for row in rows]
+        for row in rows:
+            scores = getattr(row.evaluation, unit)
+            lines.append(_line(_cells(row, scores)))
+            if published and unit == "slice" and (cells := _published_cells(row.evaluation.family, scores)):
+                lines.append(_line([*cells, *["-"] * (len(header) - len(cells))]))
         lines.append("")
+    lines += ["Overall is the plain mean of the levels' accuracies.", ""]
     lines += _difference_lines(rows)
     lines += [f"- Not trained: {name}, because {reason}" for name, reason in found.skipped.items()]
     return "\n".join(lines)
@@ -197,6 +216,25 @@ def _cells(row: Row, scores: UnitScores) -> list[str]:
     parameters = "-" if row.parameters is None else f"{row.parameters / 1e6:.2f} M"
     costs = [parameters, f"{row.training_seconds:.0f}", f"{row.slices_per_second:.0f}"]
     return [row.evaluation.family, row.evaluation.disjoint, f"{100 * scores.overall:.1f}", *levels, f1, *costs]
+
+
+def _title(level: str) -> str:
+    """Name a level of the study's tree as the study's table does."""
+    return _STUDY_TITLES.get(level, level)
+
+
+def _published_cells(family: str, scores: UnitScores) -> list[str]:
+    """Give the study's figures for a family with the difference to ours; nothing where there are none."""
+    name = f"{family}-published"
+    if name not in recipe_names():
+        return []
+    accuracy = Recipe.load(name).results[0].accuracy
+    if [level.name for level in scores.levels] != list(accuracy):
+        return []
+    figures = [(sum(accuracy.values()) / len(accuracy), scores.overall)]
+    figures += [(accuracy[level.name], level.accuracy) for level in scores.levels]
+    cells = [f"{figure:.1f} ({100 * own - figure:+.1f})" for figure, own in figures]
+    return [f"{family}, published", "by slices", *cells]
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -4,16 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from genretree.errors import BundleError
-from genretree.files import sha256_file, write_text
+from genretree.files import is_unsafe, printable, sha256_file, write_text
 from genretree.models.ways import FORMS, export_again
 
 FORMAT = 1
 DESCRIPTION = "bundle.json"
+# What a description may hold at most, checked before it is parsed. Those of 0.1 have some 100 kB, most of it history.
+MAX_BYTES = 32 << 20
+MAX_DEPTH = 32
+MAX_FILES = 1000
+MAX_FILE_NAME = 200
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "family": str,
+    "taxonomy": dict,
+    "images": dict,
+    "settings": dict,
+    "training": dict,
+    "files": dict,
+    "genretree": str,
+    "calibration": (dict, type(None)),
+}
+_TRAINING_TYPES: dict[str, type | tuple[type, ...]] = {
+    "facts": dict,
+    "store": dict,
+    "split": dict,
+    "versions": dict,
+    "history": list,
+    "seconds": (int, float),
+}
+_HASH = re.compile(r"[0-9a-f]{64}")
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 def check_files(folder: Path, files: Mapping[str, str]) -> None:
@@ -25,6 +53,8 @@ def check_files(folder: Path, files: Mapping[str, str]) -> None:
         again = "copy the whole bundle again, or train it again"
         if Path(name).parts[0] in FORMS:
             again = export_again(path)
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise BundleError(f"{path}: is a link to a file outside the bundle; copy the file itself there")
         if not path.is_file():
             raise BundleError(f"{path}: missing; {again}")
         if sha256_file(path) != expected:
@@ -70,8 +100,8 @@ def read_description(folder: Path) -> dict[str, Any]:
         what = "is not a bundle, it has no bundle.json" if folder.is_dir() else "no such bundle"
         raise BundleError(f"{folder}: {what}; make one with: genretree train STORE --model cnn --out {folder}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(_read_bounded(path), object_pairs_hook=_unique)
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: damaged ({error}); copy the bundle again, or train it again") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
@@ -81,9 +111,45 @@ def read_description(folder: Path) -> dict[str, Any]:
     missing = {"family", "taxonomy", "images", "settings", "training", "files"} - set(content)
     if missing:
         raise BundleError(f"{path}: {', '.join(sorted(missing))} missing; copy the bundle again, or train it again")
-    for name in ("files", "images", "settings", "training"):
-        if not isinstance(content[name], dict):
-            raise BundleError(f"{path}: '{name}' is not what it should be; copy the bundle again, or train it again")
+    _check_types(path, content)
     if not content["files"]:
         raise BundleError(f"{path}: lists no weights; copy the bundle again, or train it again")
     return content
+
+
+def _read_bounded(path: Path) -> str:
+    """Read a description that is small and flat enough to be parsed; ValueError otherwise."""
+    with path.open("rb") as stream:
+        raw = stream.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
+    brackets = np.frombuffer(_STRING.sub(b"", raw), np.uint8)
+    opened = np.isin(brackets, np.frombuffer(b"[{", np.uint8)).astype(np.int32)
+    closed = np.isin(brackets, np.frombuffer(b"]}", np.uint8)).astype(np.int32)
+    if int(np.cumsum(opened - closed).max(initial=0)) > MAX_DEPTH:
+        raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
+    return raw.decode("utf-8")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse an object that names a key twice: readers differ in which of the two they take."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice in an object")
+    return found
+
+
+def _check_types(path: Path, content: Mapping[str, Any]) -> None:
+    again = "copy the bundle again, or train it again"
+    for where, types in ((content, _TYPES), (content["training"], _TRAINING_TYPES)):
+        for name, expected in types.items():
+            if isinstance(where, dict) and name in where and not isinstance(where[name], expected):
+                raise BundleError(f"{path}: '{name}' has the wrong type ({type(where[name]).__name__}); {again}")
+    if len(content["files"]) > MAX_FILES:
+        raise BundleError(f"{path}: lists {len(content['files'])} files; at most {MAX_FILES} are allowed")
+    for name, digest in content["files"].items():
+        shown = printable(name[:MAX_FILE_NAME])
+        if not name or len(name) > MAX_FILE_NAME or is_unsafe(name):
+            raise BundleError(f"{path}: the file name '{shown}' is empty, too long or has control characters; {again}")
+        if not isinstance(digest, str) or not _HASH.fullmatch(digest):
+            raise BundleError(f"{path}: the hash of '{shown}' is not a SHA-256 in hex; {again}")

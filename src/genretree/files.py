@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import mmap
 import os
+import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,9 +53,72 @@ def release_pages(array: object) -> None:
         mapping.madvise(mmap.MADV_DONTNEED)
 
 
+_SPECIAL_FILES = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+def describe_special(mode: int) -> str:
+    """Name the type of a file that is neither a regular file nor a folder, from its `st_mode`; "" for those two.
+
+    Opening such a file may block for ever or have side effects.
+    """
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return ""
+    return _SPECIAL_FILES.get(stat.S_IFMT(mode), "a special file")
+
+
+# C0 and C1 control characters and DEL, line and paragraph separators, and characters that reverse the reading order: in
+# a name they could move the cursor, start an escape sequence, or make it look like another one.
+_UNSAFE = "\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+_UNSAFE_IN_NAMES = re.compile(f"[{_UNSAFE}]")
+_UNSAFE_IN_TEXT = re.compile(f"(?![\n\t])[{_UNSAFE}]")
+
+
 def printable(name: str | os.PathLike[str]) -> str:
-    r"""Give a file's name as text that can always be written: bytes that aren't UTF-8 are shown as `\xff`."""
-    return os.fsdecode(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    r"""Escape a name for people to read: control characters become `\x1b`, bytes that aren't UTF-8 `\xff`.
+
+    Parameters
+    ----------
+    name : str or path-like
+        A file's name, a tag or another text of one line; surrogates stand for bytes that aren't UTF-8.
+
+    Returns
+    -------
+    str
+        Valid Unicode on one line, without control characters or characters that reverse the reading order.
+
+    Examples
+    --------
+    >>> printable("a\x1b[2Jb\n")
+    'a\\x1b[2Jb\\n'
+    """
+    text = os.fsdecode(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return _UNSAFE_IN_NAMES.sub(_escape, text)
+
+
+def printable_text(text: str) -> str:
+    r"""Escape text of several lines as `printable` does, but leave line feeds and tabs."""
+    valid = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return _UNSAFE_IN_TEXT.sub(_escape, valid)
+
+
+def is_unsafe(name: str) -> bool:
+    """Check whether a name holds characters that `printable` would escape."""
+    return _UNSAFE_IN_NAMES.search(name) is not None
+
+
+def json_line(content: object, indent: int | None = None) -> str:
+    r"""Format JSON for a terminal or a pipe: readable letters of all scripts, but unsafe characters as `\u009b`."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False)
+    return _UNSAFE_IN_TEXT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
 
 
 def sha256_file(path: Path) -> str:

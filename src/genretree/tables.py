@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 from rich.tree import Tree
 
 from genretree.corpus.splits import PARTS
 from genretree.corpus.store import Store
 from genretree.evaluate import Evaluation
+from genretree.files import printable_text
 from genretree.predict import Prediction
 from genretree.recipe import Recipe, Result
 from genretree.scores import Difference, LevelScores
 from genretree.taxonomy import Taxonomy
 
 
+class _SafeConsole(Console):
+    """A console that escapes control characters of the texts it prints; its own escape sequences are not texts."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable_text(text), style, control)
+
+
 def make_console() -> Console:
     """Make a console that never cuts lines short where nobody looks at a terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)
+    console = _SafeConsole(highlight=False)
+    return console if console.is_terminal else _SafeConsole(highlight=False, width=160)
 
 
 def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
@@ -37,7 +47,7 @@ def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
     table.add_column("cut")
     for level in first.track.levels:
         table.add_column(level.name, justify="right")
-    table.add_column("mean", justify="right")
+    table.add_column("overall", justify="right")
     table.add_column("n", justify="right")
     for evaluation in evaluations:
         for unit in evaluation.units:
@@ -47,6 +57,7 @@ def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
                 evaluation.label, unit, evaluation.disjoint, *cells, f"{100 * scores.overall:.1f}", str(scores.n)
             )
     console.print(table)
+    console.print("Overall is the plain mean of the levels' accuracies.")
     for note in dict.fromkeys(evaluation.protocol for evaluation in evaluations):
         console.print(f"Protocol: {escape(note)}.")
     for evaluation in evaluations:
@@ -68,6 +79,21 @@ def _show_trust(console: Console, evaluation: Evaluation) -> None:
         f"{evaluation.label} by {unit} ({evaluation.disjoint}): {paths}; calibration error by level {errors}; "
         f"right on the surest 80 %: {surest}."
     )
+
+
+def show_classes(evaluation: Evaluation) -> None:
+    """Print precision, recall, F1 and support of every class, level by level, by the evaluation's first unit."""
+    console = make_console()
+    unit = evaluation.units[0]
+    for level in getattr(evaluation, unit).levels:
+        table = Table(title=f"{level.name}, by {unit}", title_justify="left")
+        table.add_column("class")
+        for column in ("precision", "recall", "F1", "support"):
+            table.add_column(column, justify="right")
+        for item in level.classes:
+            figures = (f"{value:.3f}" for value in (item.precision, item.recall, item.f1))
+            table.add_row(escape(item.name), *figures, str(item.support))
+        console.print(table)
 
 
 def show_differences(title: str, differences: Mapping[str, Sequence[Difference]]) -> None:

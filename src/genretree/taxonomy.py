@@ -23,8 +23,10 @@ import yaml
 from numpy.typing import NDArray
 
 from genretree.errors import TaxonomyError
+from genretree.files import is_unsafe, printable
 
 MAX_LEVELS = 4
+MAX_NAME = 200  # characters of a genre's or a level's name
 _SEPARATOR = re.compile(r"\s*[/>]\s*")
 
 NodePath = tuple[str, ...]
@@ -59,6 +61,8 @@ class Taxonomy:
             raise TaxonomyError(f"'{format_path(deepest)}' is {depth} levels deep; a tree has at most {MAX_LEVELS}")
         if len(self.levels) != depth:
             raise TaxonomyError(f"{len(self.levels)} level names for a tree of {depth} levels")
+        for level in self.levels:
+            _check_name(level)
         if len(set(self.levels)) != depth:
             raise TaxonomyError(f"level names must differ: {list(self.levels)}")
         inner = {leaf[:cut] for leaf in self.leaves for cut in range(1, len(leaf))}
@@ -165,7 +169,10 @@ class Taxonomy:
     def from_json(cls, content: Mapping[str, Any]) -> Taxonomy:
         """Rebuild a tree from `to_json`."""
         try:
-            return cls(tuple(tuple(leaf) for leaf in content["leaves"]), tuple(content["levels"]))
+            leaves, levels = content["leaves"], content["levels"]
+            if not (isinstance(leaves, list) and isinstance(levels, list) and all(isinstance(x, list) for x in leaves)):
+                raise TypeError("leaves must be a list of lists of names, levels a list of names")
+            return cls(tuple(map(tuple, leaves)), tuple(levels))
         except (KeyError, TypeError) as error:
             raise TaxonomyError(f"not a saved genre tree: {error!r}") from error
 
@@ -345,6 +352,10 @@ def _check_name(name: Any) -> None:
         raise TaxonomyError(f"{name!r} is not a genre name; quote it in the YAML file if it is meant as text")
     if "/" in name or ">" in name:
         raise TaxonomyError(f"the genre name '{name}' contains '/' or '>', which separate the levels of a path")
+    if is_unsafe(name):
+        raise TaxonomyError(f"the genre name '{printable(name)}' contains control characters; remove them")
+    if len(name) > MAX_NAME:
+        raise TaxonomyError(f"the genre name '{name[:40]}...' has {len(name)} characters, more than {MAX_NAME}")
 
 
 def _walk(nested: Any, above: NodePath) -> Iterable[NodePath]:

@@ -21,6 +21,7 @@ from genretree.errors import CorpusError
 from genretree.settings import RATE, ImageSettings
 from genretree.sound.slices import iter_slices
 from killing import kill_when
+from other_files import canary
 from small_corpus import SETTINGS, TREE, synthesise
 
 
@@ -91,6 +92,21 @@ def test_bad_files_are_named_and_never_stop_the_others(tmp_path: Path, workers: 
     assert made.tracks["path"] == ["good0.wav", "good1.wav", "good2.wav", "short.wav"]
     assert made.padded.tolist() == [False] * 6 + [True]
     assert not (tmp_path / "store.partial").exists()
+
+
+@pytest.mark.parametrize("group", ["artist", "track"])
+def test_a_named_pipe_is_reported_and_not_opened(tmp_path: Path, group: str) -> None:
+    folder = tmp_path / "music"
+    folder.mkdir()
+    for genre in ("Drone", "Bells"):
+        (folder / genre).mkdir()
+        for i in range(3):
+            sf.write(folder / genre / f"{i}.wav", synthesise(genre, i, 4.0), RATE)
+    with canary(folder / "Pipes") as pipe:
+        store = prepare(read_manifest(folder, group=group), tmp_path / "store", SETTINGS)
+        assert [failure.kind for failure in store.failures] == ["unreadable"]
+        assert "is a named pipe, not a sound file" in store.failures[0].message
+        assert not pipe.opened
 
 
 def test_a_crashing_decoder_takes_only_its_own_file_down(

@@ -362,7 +362,7 @@ def test_a_description_of_another_shape_gets_one_clear_line(hub: StandIn, bundle
     for changed in ({"files": ["a.json"]}, {"training": "none"}, {"settings": [1]}):
         write_description(tmp_path, {**content, **changed})
         upload(hub, "alice/rock", bundle__json=(tmp_path / "bundle.json").read_bytes())
-        with pytest.raises(BundleError, match="is not what it should be"):
+        with pytest.raises(BundleError, match="has the wrong type"):
             pull("alice/rock")
 
 

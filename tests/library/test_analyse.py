@@ -6,6 +6,7 @@ import os
 import random
 import re
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from genretree.library.analyse import Counts, analyse, check_places
 from genretree.library.listen import Problem
 from genretree.library.state import State, open_state, sole_worker
 from genretree.library.walk import walk
+from other_files import canary
 
 
 def _fill(folder: Path, n: int, start: int = 0) -> None:
@@ -138,6 +140,22 @@ def test_every_file_is_one_row_with_a_result_or_a_reason(tmp_path: Path, state: 
     assert records.count_problems(state, model) == {"not_audio": 1, "unreadable": 1}
     assert records.count_files(state) == (5, 0)
     assert sum(records.count_genres(state, model).values()) == 3
+
+
+def test_special_files_are_reported_by_the_walk_and_never_opened(tmp_path: Path, state: State) -> None:
+    with canary(tmp_path / "m") as pipe, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "m" / "socket.mp3"))
+        (tmp_path / "m" / "device.mp3").symlink_to("/dev/zero")
+        found = {Path(item.path).name: (item.error, item.message) for item in walk([tmp_path / "m"])}
+        assert found == {
+            "canary.m4a": ("unreadable", "is a named pipe, not a sound file"),
+            "socket.mp3": ("unreadable", "is a socket, not a sound file"),
+            "zero": ("unreadable", "is a character device, not a sound file"),
+        }
+        assert [item.message for item in walk([pipe.path])] == ["is a named pipe, not a sound file"]
+        counts = analyse(state, [tmp_path / "m"], hearer())
+        assert (counts.files, counts.heard, counts.failed) == (3, 0, 3)
+        assert not pipe.opened
 
 
 def test_nothing_is_heard_twice_and_copies_are_heard_once(tmp_path: Path, state: State) -> None:

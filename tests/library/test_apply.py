@@ -46,9 +46,11 @@ def _write(
     state: State, mode: str = "only-empty", rules: Mapping | None = None, **options: bool
 ) -> tuple[int, list[str]]:
     model, card = records.find_model(state)
-    plans = iter_plans(state, model, card, rules or Mapping(), mode)  # type: ignore[arg-type]
+    plans = list(iter_plans(state, model, card, rules or Mapping(), mode))  # type: ignore[arg-type]
     run, _, refused = apply_plans(state, plans, card.digest, **options)
-    return run or 0, [f"{Path(item.path).name}: {item.reason}" for item in refused]
+    reasons = [(item.path, item.reason) for item in refused]
+    reasons += [(plan.row.path, plan.message) for plan in plans if plan.action == "untaggable"]
+    return run or 0, [f"{Path(path).name}: {reason}" for path, reason in reasons]
 
 
 def _actions(state: State, mode: str = "only-empty", rules: Mapping | None = None) -> dict[str, str]:
@@ -106,8 +108,7 @@ def test_sound_and_other_tags_stay_and_undo_gives_every_byte_back(music: Path, s
     shown = subprocess.run(
         ["ffprobe", "-v", "error", "-show_format", "-show_streams", path], capture_output=True
     ).stdout
-    if name != "pcm.wav":  # ffprobe looks no further than the list INFO that ffmpeg wrote
-        assert b"Soft_rock" in shown, "another program doesn't see the genre"
+    assert b"Soft_rock" in shown, "another program doesn't see the genre"
     if name != "none.mp3":
         assert "Ärtist 名".encode() in shown
     assert undo(state, run) == (1, [])
@@ -122,7 +123,7 @@ def test_several_genres_are_written_as_the_format_has_them(music: Path, name: st
     write_tags(music / name, ["Rock", "(Soft) 名"], own)
     found = read_tags(music / name)
     assert found.own == own
-    if name == "v23.mp3":
+    if name in ("v23.mp3", "pcm.wav"):
         assert found.genres == found.after(["Rock", "(Soft) 名"]) == ("Rock/(Soft) 名",)
     else:
         assert found.genres == ("Rock", "(Soft) 名")
@@ -353,6 +354,8 @@ def test_a_file_that_others_changed_is_only_restored_by_force(music: Path, state
     run, _ = _write(state)
     for name in FORMATS:
         tags = mutagen.File(music / name)
+        if tags.tags is None:
+            tags.add_tags()
         if name.endswith(("mp3", "wav", "aiff")):
             tags.tags.add(TXXX(desc="mine", text=["kept"]))
         else:
@@ -478,11 +481,11 @@ def test_a_full_disk_stops_the_run_and_harms_no_file(
     analyse(state, [music], hearer())
     before = _bytes(music)
 
-    def full(source: Path, target: Path) -> None:
-        target.write_bytes(source.read_bytes()[:100])
+    def full(source: object, target: Path) -> None:
+        target.write_bytes(b"part of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copyfile", full)
+    monkeypatch.setattr(apply_module, "_copy", full)
     with pytest.raises(LibraryError, match="disk is full"):
         _write(state)
     assert _bytes(music) == before

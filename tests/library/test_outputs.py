@@ -205,8 +205,9 @@ def test_without_rules_it_decides_as_predict_does(weights: list[float], least: f
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Iterator[State]:
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
     """Forty files of all genres, as the stub hears them; those with an even number carry a genre."""
+    monkeypatch.setattr("genretree.library.plan.find_obstacle", lambda *_: "")  # these hold no sound to tag
     (tmp_path / "m & <n>").mkdir()
     for i in range(40):
         (tmp_path / "m & <n>" / f"{i:02d} é.mp3").write_bytes(f"sound {i}".encode())
@@ -272,24 +273,24 @@ def test_what_was_not_heard_is_shown_with_the_reason(library: State, tmp_path: P
     found = _preview(library, "overwrite")
     shown = {Path(line.file).name: (line.action, line.message) for line in found.all_lines()}
     assert len(shown) == 43
-    assert shown["pipe.mp3"] == ("unreadable", "is not a regular file")
+    assert shown["pipe.mp3"] == ("unreadable", "is a named pipe, not a sound file")
     assert shown["bad.mp3"] == ("unusable", "is no sound")
     assert shown["39 é.mp3"][0] == shown["01 é.mp3"][0] == shown["03 é.mp3"][0] == "not_found"
     assert shown["00 é.mp3"][0] == "changed"
     assert shown["05 é.mp3"][0] == "unheard"
     text = io.StringIO()
     write_csv(found, text)
-    assert any("pipe.mp3,unreadable" in line and "not a regular file" in line for line in text.getvalue().splitlines())
+    assert any("pipe.mp3,unreadable" in line and "a named pipe" in line for line in text.getvalue().splitlines())
     write_parquet(found, tmp_path / "table.parquet")
     table = parquet.read_table(tmp_path / "table.parquet").to_pylist()
     assert sum(row["action"] in ("unreadable", "not_found", "changed", "unheard", "unusable") for row in table) == 7
     write_page(found, tmp_path / "page.html", CARD)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "could not be read" in page
-    assert "is not a regular file" in page
+    assert "is a named pipe, not a sound file" in page
     console = _call(tmp_path, "preview").output
     assert "could not be read: 1" in console
-    assert "is not a regular file" in " ".join(console.split())
+    assert "is a named pipe, not a sound file" in " ".join(console.split())
     assert "3 are no longer there" in console
 
 

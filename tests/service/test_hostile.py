@@ -10,6 +10,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -30,9 +32,11 @@ from genretree.service.app import create_app
 from genretree.service.core import Service
 from genretree.service.temporary import PrivateFolder
 from genretree.settings import RATE
+from other_files import canary, hls, write_all
 from small_corpus import synthesise
 
 BOUNDARY = "limit"
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 TOKEN = {"authorization": "Bearer sesame-open-sesame"}
 
 
@@ -566,3 +570,39 @@ def test_a_service_whose_folder_is_gone_says_so(unstarted: Any) -> None:
         answer = ask_unstarted(unstarted, method, address, files=files)
         assert "folder is gone" in check_problem(answer, 503, "busy")
         assert int(answer.headers["retry-after"]) > 0
+
+
+@needs_ffmpeg
+def test_uploads_that_name_other_files_get_none_opened(server: Server, tmp_path: Path) -> None:
+    with canary(tmp_path / "elsewhere") as other:
+        found = write_all(tmp_path / "songs", other.path)
+        for path in found:
+            if " bad-byte" not in path.name and " id3-bad-byte" not in path.name and " box" not in path.name:
+                continue
+            answer = server.client.post("/v1/predict", files={"file": (path.name, path.read_bytes())})
+            assert answer.status_code == 422, path.name
+            assert answer.json()["kind"] in ("not_audio", "truncated")
+            assert not other.opened, path.name
+        content = hls(str(other.path)) + b"# \xff\n"
+        job = server.client.post("/v1/jobs", files={"file": ("a.m4a", content)}, params={"do": "explain"}).json()
+        wait_until(lambda: server.client.get(job["links"]["self"]).json()["status"] == "failed")
+        assert server.client.get(f"{job['links']['self']}/sound.ogg").status_code != 200
+        assert not other.opened
+
+
+@needs_ffmpeg
+def test_files_that_name_other_files_get_none_opened_by_the_command(bundles: list[Path], tmp_path: Path) -> None:
+    """On the command line; traced where strace is installed."""
+    with canary(tmp_path / "elsewhere") as other:
+        write_all(tmp_path / "songs", other.path)
+        traced = shutil.which("strace") is not None
+        calls = ["strace", "-f", "-qq", "-e", "trace=open,openat,openat2,connect", "-o", str(tmp_path / "trace")]
+        command = [sys.executable, "-m", "genretree", "predict", str(bundles[0]), str(tmp_path / "songs")]
+        done = subprocess.run(calls * traced + command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1, done.stderr
+        assert "hls bad-byte.m" in done.stdout + done.stderr
+        assert not other.opened
+    if traced:
+        lines = (tmp_path / "trace").read_text(errors="replace").splitlines()
+        assert any("hls bad-byte" in line for line in lines)
+        assert not [line for line in lines if "elsewhere" in line]

@@ -9,7 +9,7 @@ import click
 
 from genretree.cli import audit, data, explain, hub, learn, library, serve, use, weights
 from genretree.errors import GenretreeError
-from genretree.files import printable
+from genretree.files import printable, printable_text
 
 _COMMANDS = (
     learn.quickstart,
@@ -41,11 +41,14 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.ClickException as error:
+            error.message = printable_text(error.message)  # type: ignore[misc]  # it may name a file
+            raise
         except GenretreeError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable_text(str(error))) from error
         except OSError as error:
             where = f"{printable(error.filename)}: " if error.filename else ""
-            raise click.ClickException(f"{where}{error.strerror or error}") from error
+            raise click.ClickException(printable_text(f"{where}{error.strerror or error}")) from error
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

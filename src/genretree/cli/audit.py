@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from genretree.cli.options import FOLDER, OUT_FOLDER, quiet_option
+from genretree.cli.output import echo, echo_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,10 +46,10 @@ def audit(
     found = examine(opened, split_name, labels=labels, seed=seed, progress=not quiet)
     page = save_audit(found, opened, out or store / "audit", command_line())
     if as_json:
-        click.echo(json.dumps(found.to_json(), ensure_ascii=False))
+        echo_json(found.to_json())
     else:
         _show(found)
-        click.echo(f"Pictures and details: {page}")
+        echo(f"Pictures and details: {page}")
     if strict and found.failed:
         sys.exit(1)
 

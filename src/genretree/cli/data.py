@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genretree.cli.options import FOLDER, quiet_option, refuse
+from genretree.cli.output import echo, echo_json
 from genretree.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def compose(out: Path, seed: int, workers: int | None, quiet: bool, audio_format
     given = {"seed": seed, "format": audio_format, **numbers}
     settings = ComposeSettings.build({name: value for name, value in given.items() if value is not None})
     csv_path = compose_corpus(out, settings, workers=workers, progress=not quiet)
-    click.echo(f"Wrote {csv_path}. Next: genretree prepare {csv_path} STORE --group artist")
+    echo(f"Wrote {csv_path}. Next: genretree prepare {csv_path} STORE --group artist")
 
 
 @click.command()
@@ -112,9 +112,9 @@ def prepare(
             engine, common["draw"] = "auto", draw_on_ray(address)
         made = prepare_store(manifest, store, settings, engine=engine, salvage=salvage, seed=seed, **common)
     if as_json:
-        click.echo(json.dumps(describe_store(made), ensure_ascii=False))
+        echo_json(describe_store(made))
     else:
-        click.echo(
+        echo(
             f"{made.folder}: {made.n_tracks} tracks, {made.n_slices} slices, grouped by {made.facts.group_by}, "
             f"{len(made.failures)} failed."
         )
@@ -178,7 +178,7 @@ def split(
         item.save(store / "splits")
         counts = ", ".join(f"{item.parts.count(part)} {part}" for part in ("train", "validation", "test"))
         unit = "tracks" if item.protocol == "group" else "slices"
-        click.echo(f"{item.name}: {counts} ({unit}). {item.note}")
+        echo(f"{item.name}: {counts} ({unit}). {item.note}")
 
 
 def describe_store(store: Store) -> dict[str, Any]:
@@ -206,15 +206,15 @@ def _echo_recovered(store: Store) -> None:
         return
     tracks, blocks = len(set(store.tracks["recovered_track"])), len(set(store.tracks["group"]))
     note = PROTOCOL_NOTES["recovered"]
-    click.echo(f"{tracks} tracks recovered, kept together in {blocks} blocks. Split 'recovered': {note}.")
+    echo(f"{tracks} tracks recovered, kept together in {blocks} blocks. Split 'recovered': {note}.")
 
 
 def _echo_failures(failures: Sequence[Failure]) -> None:
     for failure in failures:
-        click.echo(f"failed ({failure.kind}): {failure.message}", err=True)
+        echo(f"failed ({failure.kind}): {failure.message}", err=True)
 
 
 def _echo_empty_parts(store: Store) -> None:
     empty = [part for part in ("validation", "test") if part not in store.split().parts]
     if empty:
-        click.echo(f"Too few groups to hold out a part for {' and '.join(empty)}.", err=True)
+        echo(f"Too few groups to hold out a part for {' and '.join(empty)}.", err=True)

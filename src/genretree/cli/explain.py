@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genretree.cli.options import FOLDER, OUT_FOLDER, download_option, quiet_option, refuse, runtime_options
+from genretree.cli.output import echo, echo_json
 from genretree.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def explain(
         refuse("a whole store", node=node, level=level, neighbours=neighbours, masks=masks)
         found = _view(loaded, store, genre, against, method, out, options) if genre else None
         found = found or _survey(loaded, store, method, out, {**options, "seed": seed})
-        click.echo(json.dumps(found, ensure_ascii=False)) if as_json else _show_summary(found)
+        echo_json(found) if as_json else _show_summary(found)
         return
     from genretree.explain import explain as explain_track
     from genretree.explain.page import save_explanation
@@ -117,11 +118,11 @@ def explain(
         write_clips(result, decode(source, salvage=salvage), clips)
     page = None if out is None else save_explanation(result, out, None if store else source, clips, salvage)
     if as_json:
-        click.echo(json.dumps(result.to_json(), ensure_ascii=False))
+        echo_json(result.to_json())
         return
     _show(result)
     if page is not None:
-        click.echo(f"Pictures, sound and details: {page}")
+        echo(f"Pictures, sound and details: {page}")
 
 
 @click.command()
@@ -140,7 +141,7 @@ def index(bundle: Path, store: Path, part: str, overwrite: bool, quiet: bool) ->
     from genretree.explain.neighbours import build_index
 
     n = build_index(bundle, Store(store), part, overwrite, progress=not quiet)
-    click.echo(f"{bundle / NAME}: {n} tracks.")
+    echo(f"{bundle / NAME}: {n} tracks.")
 
 
 def _view(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from genretree.cli.options import FOLDER, quiet_option
+from genretree.cli.output import echo, echo_json
 
 if TYPE_CHECKING:
     from genretree.hub.upload import Outgoing
@@ -32,10 +32,10 @@ def pull(name: str, revision: str | None, to: Path | None, as_json: bool, quiet:
     found = pull_bundle(name, revision=revision, to=to, progress=not quiet)
     if as_json:
         content = {"name": str(found.name), "commit": found.commit, "folder": str(found.folder.absolute())}
-        click.echo(json.dumps(content, ensure_ascii=False))
+        echo_json(content)
         return
-    click.echo(f"{found.pinned}: {found.folder}")
-    click.echo(f"Next: genretree predict {found.name if to is None else to} song.mp3")
+    echo(f"{found.pinned}: {found.folder}")
+    echo(f"Next: genretree predict {found.name if to is None else to} song.mp3")
 
 
 @click.command()
@@ -90,15 +90,15 @@ def push(
         keep_card=keep_card,
     )
     if as_json:
-        click.echo(json.dumps({"name": str(done.name), "commit": done.commit, "url": done.url}))
+        echo_json({"name": str(done.name), "commit": done.commit, "url": done.url})
         return
-    click.echo(f"{done.pinned}: {done.url}")
+    echo(f"{done.pinned}: {done.url}")
     if report is None:
-        click.echo("Its card has no figures; with --report REPORT (of genretree evaluate) it gets them.")
+        echo("Its card has no figures; with --report REPORT (of genretree evaluate) it gets them.")
 
 
 def _show(outgoing: Outgoing) -> None:
     for file, path in sorted(outgoing.files.items()):
-        click.echo(f"{path.stat().st_size / 1e6:9.3f} MB  {file}")
-    click.echo(f"{outgoing.size / 1e6:9.3f} MB  in all, to {outgoing.name}; nothing was sent\n")
-    click.echo(outgoing.card)
+        echo(f"{path.stat().st_size / 1e6:9.3f} MB  {file}")
+    echo(f"{outgoing.size / 1e6:9.3f} MB  in all, to {outgoing.name}; nothing was sent\n")
+    echo(outgoing.card)

@@ -18,6 +18,7 @@ from genretree.cli.options import (
     quiet_option,
     runtime_options,
 )
+from genretree.cli.output import echo, echo_json
 from genretree.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -86,8 +87,8 @@ def train(
         Store(store), family, out, chosen, split=split_name, restart=restart, overwrite=overwrite, progress=not quiet
     )
     facts = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in bundle.training["facts"].items())
-    click.echo(f"{out}: {family} trained in {bundle.training['seconds']:.0f} s ({facts}).")
-    click.echo(f"Next: genretree evaluate {out} {store} --out REPORT")
+    echo(f"{out}: {family} trained in {bundle.training['seconds']:.0f} s ({facts}).")
+    echo(f"Next: genretree evaluate {out} {store} --out REPORT")
 
 
 @click.command()
@@ -138,14 +139,14 @@ def pretrain(
         progress=not quiet,
     )
     if as_json:
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        echo_json(facts)
         return
     for failure in facts["failures"]:
-        click.echo(f"failed ({failure['kind']}): {failure['message']}", err=True)
+        echo(f"failed ({failure['kind']}): {failure['message']}", err=True)
     explained = facts["explained"]
     share = "" if explained is None else f"; explains {100 * explained:.0f} % of what the teacher says of other tracks"
-    click.echo(f"{out}: learned from {facts['tracks']} tracks ({facts['slices']} slices){share}.")
-    click.echo(f"Next: genretree train STORE --recipe {family}-ours --weights {out} --out BUNDLE")
+    echo(f"{out}: learned from {facts['tracks']} tracks ({facts['slices']} slices){share}.")
+    echo(f"Next: genretree train STORE --recipe {family}-ours --weights {out} --out BUNDLE")
 
 
 @click.command()
@@ -157,7 +158,8 @@ def pretrain(
 )
 @click.option("--out", type=OUT_FOLDER, required=True, help="Folder for metrics.json, report.html and pictures.")
 @click.option("--against", type=FOLDER, metavar="BUNDLE", help="Another bundle, to say whether BUNDLE is better.")
-@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--per-class", is_flag=True, help="Print precision, recall and F1 of every class.")
+@click.option("--seed", default=0, show_default=True, help="Seed for the bootstrap.")
 @runtime_options("torch", "float32")
 @download_option
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json too.")
@@ -169,6 +171,7 @@ def evaluate(
     split_name: str | None,
     out: Path,
     against: Path | None,
+    per_class: bool,
     seed: int,
     runtime: RuntimeChoice,
     precision: Precision,
@@ -187,7 +190,7 @@ def evaluate(
     from genretree.evaluate import evaluate as evaluate_bundle
     from genretree.hub import find_bundle
     from genretree.report import save_evaluation
-    from genretree.tables import show_differences, show_evaluations
+    from genretree.tables import show_classes, show_differences, show_evaluations
 
     opened = Store(store)
     places = [find_bundle(each, download, not quiet) for each in ([bundle] if against is None else [bundle, against])]
@@ -198,12 +201,14 @@ def evaluate(
     second = None if against is None else (found[1], compare_evaluations(*found))
     report = save_evaluation(found[0], out, opened, second)
     if as_json:
-        click.echo((out / "metrics.json").read_text(encoding="utf-8"))
+        echo_json(json.loads((out / "metrics.json").read_text(encoding="utf-8")), indent=1)
         return
     show_evaluations(found)
+    if per_class:
+        show_classes(found[0])
     if second is not None:
         show_differences(describe_pair(*found), second[1])
-    click.echo(f"Report: {report}")
+    echo(f"Report: {report}")
 
 
 @click.command()
@@ -218,6 +223,7 @@ def evaluate(
     type=click.Choice(["published", "ours", "scratch"]),
     help="Which recipes to take; by default the families' own settings.",
 )
+@click.option("--published", is_flag=True, help="Show the study's figures, and the difference, below each model's.")
 @click.option("--set", "assignments", multiple=True, metavar="MODEL:NAME=VALUE", help="A family's setting; repeatable.")
 @quiet_option
 def compare(
@@ -227,6 +233,7 @@ def compare(
     split_name: str,
     seed: int,
     kind: str | None,
+    published: bool,
     assignments: Sequence[str],
     quiet: bool,
 ) -> None:
@@ -251,9 +258,11 @@ def compare(
         if not colon:
             raise SettingsError(f"--set takes MODEL:NAME=VALUE here, not '{text}'")
         settings.setdefault(family, {}).update(parse_assignments([assignment]))
-    found = compare_families(Store(store), out, chosen, settings, split=split_name, seed=seed, progress=not quiet)
-    click.echo(format_markdown(found))
-    click.echo(f"Report: {out / 'results.html'}")
+    found = compare_families(
+        Store(store), out, chosen, settings, split=split_name, seed=seed, published=published, progress=not quiet
+    )
+    echo(format_markdown(found, published))
+    echo(f"Report: {out / 'results.html'}")
     if found.skipped:
         sys.exit(1)
 
@@ -268,7 +277,7 @@ def recipes(name: str | None, as_json: bool) -> None:
 
     found = {each: Recipe.load(each) for each in ([name] if name else recipe_names())}
     if as_json:
-        click.echo(json.dumps({each: recipe.model_dump(mode="json") for each, recipe in found.items()}, indent=1))
+        echo_json({each: recipe.model_dump(mode="json") for each, recipe in found.items()}, indent=1)
     elif name:
         show_recipe(name, found[name])
     else:

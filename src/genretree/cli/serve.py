@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genretree.cli.options import FOLDER, download_option, runtime_options
+from genretree.cli.output import echo
 from genretree.errors import MissingExtraError, SettingsError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def serve(
         names = ", ".join(service.models)
 
         def ready() -> None:
-            click.echo(f"genretree serves {names} at {address} (Ctrl-C ends it)")
+            echo(f"genretree serves {names} at {address} (Ctrl-C ends it)")
 
         serve_until_signal(service, taken, token, choose_hosts(taken, host, allow_host), ready)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ import click
 
 from genretree.cli.data import describe_store
 from genretree.cli.options import FOLDER, download_option, quiet_option, runtime_options, write_or_print
+from genretree.cli.output import echo, echo_json
 from genretree.files import printable
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def predict(
     for path in paths:
         found = list(find_files([path]))
         if not found:
-            click.echo(f"{printable(path)}: no sound files in this folder", err=True)
+            echo(f"{printable(path)}: no sound files in this folder", err=True)
         files += found
     if csv_file is not None and str(csv_file) != "-" and not csv_file.absolute().parent.is_dir():
         raise click.ClickException(f"{csv_file}: there is no such folder to write into")
@@ -92,14 +92,14 @@ def predict(
             if csv_file is not None:
                 rows.append(result if isinstance(result, PredictionError) else replace(result, timeline=()))
             if as_json:
-                click.echo(json.dumps(result.to_json(), ensure_ascii=False))
+                echo_json(result.to_json())
             elif csv_file is None and not isinstance(result, PredictionError):
                 _show_prediction(result)
             tick()
     if csv_file is not None:
         write_or_print(csv_file, write_csv(rows, loaded.taxonomy.levels))
     for item in failed:
-        click.echo(f"failed ({item.kind}): {item.message}", err=True)
+        echo(f"failed ({item.kind}): {item.message}", err=True)
     if failed:
         sys.exit(1)
 
@@ -118,7 +118,7 @@ def export(bundle: Path, to: Form, out: Path | None, overwrite: bool) -> None:
     from genretree.export import export_bundle
 
     found = export_bundle(bundle, to, out, overwrite)
-    click.echo(f"{found.folder}: {', '.join(found.files)} (at most {found.difference:.0e} away from torch).")
+    echo(f"{found.folder}: {', '.join(found.files)} (at most {found.difference:.0e} away from torch).")
 
 
 @click.command()
@@ -134,12 +134,12 @@ def info(folder: Path, as_json: bool) -> None:
     folder = find_bundle(folder)
     if (folder / "bundle.json").exists():
         content = read_description(folder)
-        click.echo(json.dumps(content, indent=1, ensure_ascii=False)) if as_json else show_bundle(folder, content)
+        echo_json(content, indent=1) if as_json else show_bundle(folder, content)
         return
     if not (folder / "store.json").exists():
         raise click.ClickException(f"{folder}: neither a store nor a bundle")
     store = Store(folder)
-    click.echo(json.dumps(describe_store(store), indent=1, ensure_ascii=False)) if as_json else show_store(store)
+    echo_json(describe_store(store), indent=1) if as_json else show_store(store)
 
 
 def _split_paths(paths: Sequence[Path]) -> tuple[Path | None, Sequence[Path]]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from genretree.cli.output import echo
+
 
 @click.group()
 def weights() -> None:
@@ -23,5 +25,5 @@ def get(name: str, wheel: Path | None) -> None:
     from genretree.models.musicnn_weights import get_musicnn
 
     for path in get_musicnn(wheel):
-        click.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
-    click.echo("Next: genretree predict song.mp3, or: genretree train STORE --model musicnn --out BUNDLE")
+        echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    echo("Next: genretree predict song.mp3, or: genretree train STORE --model musicnn --out BUNDLE")

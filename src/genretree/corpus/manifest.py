@@ -247,10 +247,14 @@ def _fitting(levels: Sequence[str] | None, rows: list[_Row]) -> Sequence[str] | 
 
 
 def walk_sound(folder: Path) -> Iterator[Path]:
-    """Yield the sound files below a folder, sorted, leaving out hidden files and folders."""
+    """Yield the sound files below a folder, sorted, leaving out hidden files and folders.
+
+    Named pipes, sockets and devices with a sound file's name are among them, so that they are reported when they are
+    decoded.
+    """
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.suffix.lower() in SUFFIXES and path.is_file():
+        if not hidden and path.suffix.lower() in SUFFIXES and path.exists() and not path.is_dir():
             yield path
 
 
@@ -314,6 +318,8 @@ def _group_folder(rows: list[_Row], source: Path, group: str | None, progress: b
 def _read_tags(path: Path) -> dict[str, str]:
     import mutagen
 
+    if not path.is_file():  # opening a named pipe would block
+        return {}
     try:
         tags = mutagen.File(path, easy=True)
     except Exception:  # damaged tags say nothing about the sound, which is checked when it is decoded

@@ -12,6 +12,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,7 +32,12 @@ _HEAD = struct.Struct("<qqq")  # the old size, where the second stretch begins i
 def content_digest(path: Path) -> bytes:
     """Hash a whole file: BLAKE2b, 16 bytes."""
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).digest()
+        return stream_digest(stream)
+
+
+def stream_digest(stream: BufferedReader) -> bytes:
+    """Hash an open file from where it stands, as `content_digest` does."""
+    return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).digest()
 
 
 def make_delta(old: Path, new: Path) -> bytes:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from genretree.errors import LibraryError
-from genretree.library.delta import content_digest
+from genretree.library.delta import stream_digest
+from genretree.library.file_lock import remove_stale_lock
 from genretree.library.records import PAGE, move_content
 from genretree.library.state import State, decode_path, encode_path
 from genretree.library.tags import TagError, read_tags
@@ -107,6 +108,12 @@ def finish_change(state: State, change: int, size: int, mtime_ns: int) -> None:
     with state.transaction() as connection:
         connection.execute("UPDATE change SET state = 'written' WHERE id = ?", (change,))
         move_content(state, found.path, found.before, found.after, size, mtime_ns, found.new["genres"])
+
+
+def void_change(state: State, change: int) -> None:
+    """Note that a change was not made, before its copy is removed: a copy that is gone otherwise means it was made."""
+    with state.transaction() as connection:
+        connection.execute("UPDATE change SET after = x'' WHERE id = ? AND state = 'begun'", (change,))
 
 
 def drop_change(state: State, change: int) -> None:
@@ -214,6 +221,11 @@ class Recovered:
     edited: bool = False
 
 
+def step_path(temporary: Path) -> Path:
+    """Return where the next older content is written while several changes are undone in turn."""
+    return temporary.with_suffix(".step")
+
+
 def recover(state: State) -> list[Recovered]:
     """Find out what became of changes that a process died over, and clear its temporary files away.
 
@@ -224,8 +236,12 @@ def recover(state: State) -> list[Recovered]:
     found = []
     for item in _read(state, "WHERE state IN ('begun', 'undoing')", ()):
         unused = Path(item.temporary).exists()  # it goes when it takes the file's place
-        with suppress(OSError):
-            Path(item.temporary).unlink(missing_ok=True)
+        if unused:
+            void_change(state, item.id)
+        for leftover in (step_path(Path(item.temporary)), Path(item.temporary)):
+            with suppress(OSError):
+                leftover.unlink(missing_ok=True)
+        remove_stale_lock(Path(item.path))
         recovered = _recover_undo(state, item, unused) if item.state == "undoing" else _recover(state, item, unused)
         found += [] if recovered is None else [recovered]
     return found
@@ -239,7 +255,7 @@ def _recover(state: State, item: Change, unused: bool) -> Recovered | None:
     if now is not None and now.content == item.after:
         finish_change(state, item.id, now.size, now.mtime_ns)
         return Recovered(item.path, "was written; undo takes it back")
-    if now is None or now.content == item.before or unused or not item.after or not _holds(item.path, item.new):
+    if now is None or now.content == item.before or unused or not item.after:
         drop_change(state, item.id)
         edited = now is not None and now.content != item.before
         text = "was not written, and another program has changed it since" if edited else "is as it was"
@@ -278,7 +294,9 @@ class _Now:
 
 def _look(path: str) -> _Now | None:
     try:
-        status, content = os.stat(path), content_digest(Path(path))  # noqa: PTH116
+        with Path(path).open("rb") as stream:  # once: another process may replace the file at any moment
+            status = os.fstat(stream.fileno())
+            content = stream_digest(stream)
     except OSError:
         return None
     return _Now(content, status.st_size, status.st_mtime_ns)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 from genretree.bundle import Bundle, load_bundle
 from genretree.description import read_description
 from genretree.errors import SoundError
+from genretree.files import describe_special
 from genretree.library.delta import content_digest
 from genretree.library.records import UNCALIBRATED, ModelCard, Result
 from genretree.library.tags import TagError, read_tags
@@ -111,8 +111,8 @@ def stamp_file(path: str) -> Stamp | Problem:
     """Read a whole file once: the hash of its content, and what its tags hold."""
     try:
         before = os.stat(path)  # noqa: PTH116
-        if not stat.S_ISREG(before.st_mode):
-            return Problem("unreadable", "is not a regular file")
+        if special := describe_special(before.st_mode):
+            return Problem("unreadable", f"is {special}, not a sound file")
         content = content_digest(Path(path))
         genres = _genres(path)
         after = os.stat(path)  # noqa: PTH116

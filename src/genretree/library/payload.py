@@ -17,6 +17,7 @@ import numpy as np
 from genretree.sound.containers import read_at, sniff
 
 _COPY = 1 << 20
+_MAX_PARTS = 20_000  # real files have some dozens
 _HEADER_PACKETS = {b"\x01vorbis": 3, b"OpusHead": 2, b"\x7fFLAC": 1, b"Speex   ": 2}
 
 
@@ -138,17 +139,17 @@ def _pages(file: io.FileIO, size: int) -> Iterator[_Page]:
 def header_packets(file: io.FileIO, size: int) -> Iterator[tuple[bytes, int, bytes]]:
     """Yield stream, number and content of the packets that an Ogg file's streams begin with, up to their sound."""
     numbers: dict[bytes, int] = {}
-    begun: dict[bytes, bytes] = {}
+    begun: dict[bytes, bytearray] = {}
     for page in _pages(file, size):
         if not page.header:
             continue
         at = page.body
         for length in page.lacing:
-            begun[page.stream] = begun.get(page.stream, b"") + read_at(file, at, length)
+            begun.setdefault(page.stream, bytearray()).extend(read_at(file, at, length))
             at += length
             if length < 255:
                 number = numbers[page.stream] = numbers.get(page.stream, -1) + 1
-                yield page.stream, number, begun.pop(page.stream)
+                yield page.stream, number, bytes(begun.pop(page.stream))
 
 
 def _header_packets(start: bytes, lacing: bytes) -> int:
@@ -192,7 +193,11 @@ def _track(file: io.FileIO, low: int, high: int, media: list[tuple[int, int]]) -
 
 def boxes(file: io.FileIO, at: int, until: int) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, and start and end of the content, of the boxes of an MP4 file between two places."""
+    count = 0
     while at + 8 <= until:
+        count += 1
+        if count > _MAX_PARTS:
+            raise LayoutError(f"has more than {_MAX_PARTS:,} boxes")
         head = read_at(file, at, 16)
         length, skip = int.from_bytes(head[:4], "big"), 8
         if length == 1:
@@ -219,8 +224,11 @@ def _aiff(file: io.FileIO, size: int) -> Parts:
 
 def riff_chunks(file: io.FileIO, size: int, order: str) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, start and end of the chunks of a RIFF ("little") or IFF ("big") file."""
-    at = 12
+    at, count = 12, 0
     while at + 8 <= size:
+        count += 1
+        if count > _MAX_PARTS:
+            raise LayoutError(f"has more than {_MAX_PARTS:,} chunks")
         head = read_at(file, at, 8)
         length = int.from_bytes(head[4:], "little" if order == "little" else "big")
         yield head[:4], at + 8, min(size, at + 8 + length)

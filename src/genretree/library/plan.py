@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,8 @@ from genretree.library.mapping import Decision, decide
 from genretree.library.mapping import Mapping as Rules
 from genretree.library.records import FileRow, ModelCard, Result, iter_files
 from genretree.library.state import State
+from genretree.library.tags import TagError, read_tags, shown
+from genretree.library.trial import find_obstacle
 from genretree.remote import is_url
 from genretree.taxonomy import format_path
 
@@ -49,6 +51,19 @@ ACTIONS: dict[Action, str] = {
     "unheard": "are not heard yet by this model (go on with: genretree library analyse)",
     "changed": "have changed since they were analysed",
     "not_found": "are no longer there",
+}
+_REASONS = {
+    "unsure": "no node is sure enough",
+    "left_alone": "the mapping writes nothing for it",
+    "untaggable": "its tags could not be read when it was analysed; analyse it again",
+    "read_only": "the file is read-only",
+    "no_space": "its disk has too little space left for a copy",
+    "remote": "is not a file of this machine",
+    "unusable": "can't be analysed",
+    "unreadable": "could not be read",
+    "unheard": "is not analysed by this model yet",
+    "changed": "has changed since it was analysed; analyse it again",
+    "not_found": "is no longer there",
 }
 _ROOM = 1 << 20  # bytes that must stay free on the disk beside the copy of a file
 
@@ -110,14 +125,49 @@ def iter_plans(
 ) -> Iterator[Plan]:
     """Yield what is to be done with every file that was ever found, by path, in memory that doesn't grow with them.
 
-    No file is opened: what each carries is known since it was analysed, unless its size or time is another now.
+    What each carries is known since it was analysed, unless its size or time is another now. Only files that are to be
+    written are opened, to see how they are laid out; the writing is tried on a copy where that leaves a doubt. Every
+    plan other than `write` and `same` says why in its message.
     """
     filters = filters or Filters()
     for row, result in iter_files(state, model, card, filters.folder):
         plan = plan_file(state, card, rules, mode, row, result)
         named = plan.action != "unsure" and len(plan.decision.path) == filters.level
         if filters.level is None or named:
-            yield plan
+            yield _explain(_confirm(plan))
+
+
+def _confirm(plan: Plan) -> Plan:
+    """Plan to write only what can be written."""
+    if plan.action != "write":
+        return plan
+    try:
+        reason = find_obstacle(Path(plan.row.path), plan.genres, dict(plan.own or {}))
+    except OSError:  # a full disk for temporary files says nothing about this file, and the rest is seen when writing
+        return plan
+    return replace(plan, action="untaggable", message=reason) if reason else plan
+
+
+def _explain(plan: Plan) -> Plan:
+    """Add a reason where there is none."""
+    if plan.message or plan.action in ("write", "same"):
+        return plan
+    message = _REASONS.get(plan.action, "no reason is known; analyse it again")
+    if plan.action == "has_genre":
+        message = f"has the genre {shown(plan.row.genres or ())!r}, which is not ours"
+    elif plan.action == "untaggable":
+        message = _why_untaggable(plan.row.path) or message
+    return replace(plan, message=message)
+
+
+def _why_untaggable(path: str) -> str:
+    try:
+        read_tags(path)
+    except TagError as error:
+        return str(error)
+    except OSError as error:
+        return f"can't be read: {error.strerror or type(error).__name__}"
+    return ""
 
 
 def plan_file(state: State, card: ModelCard, rules: Rules, mode: Mode, row: FileRow, result: Result | None) -> Plan:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, fields
@@ -11,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from genretree.files import atomic_path, printable, write_text
+from genretree.files import atomic_path, json_line, printable, write_text
 from genretree.library.plan import ACTIONS, Plan
 from genretree.library.records import ModelCard
 from genretree.library.tags import shown
@@ -122,7 +121,7 @@ def write_parquet(preview: Preview, path: Path) -> None:
 def write_json(preview: Preview) -> Iterator[str]:
     """Yield one JSON object for each file."""
     for line in preview.all_lines():
-        yield json.dumps({field.name: getattr(line, field.name) for field in fields(Line)}, ensure_ascii=False)
+        yield json_line({field.name: getattr(line, field.name) for field in fields(Line)})
 
 
 def write_page(preview: Preview, path: Path, card: ModelCard, command: str = "") -> None:

@@ -1,25 +1,41 @@
 """Genres and our own fields in the tags of mp3, flac, ogg, opus, m4a, wav and aiff files, by mutagen.
 
 Several genres are written as each format has it: repeated Vorbis comments, several values of an MP4 atom, values apart
-by NUL in ID3v2.4, by a slash in ID3v2.3. Nothing else in the tags is given another meaning: ID3 keeps its version, no
-frame is translated, and the ID3v1 and APEv2 tags of an mp3 stay as they are.
+by NUL in ID3v2.4 and APEv2, by a slash in ID3v2.3 and ``LIST INFO``. Nothing else in the tags is given another meaning:
+ID3 keeps its version, no frame is translated, and no tag is hidden by a new one: the genre goes into the APEv2 tag of
+an mp3 or the INFO list of a wav without ID3v2 tag, and a new ID3v2 tag takes over the fields of an ID3v1 tag.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from genretree.library.payload import LayoutError, container, riff_chunks
-from genretree.sound.containers import read_at
+from genretree.library.frames import synchsafe
+from genretree.library.old_tags import (
+    OWN_INFO,
+    V1_BYTES,
+    edit_ape,
+    edit_info,
+    info_own,
+    info_text,
+    read_ape,
+    read_info,
+    read_v1,
+    split_end,
+    v1_texts,
+)
+from genretree.library.payload import LayoutError, container
+from genretree.sound.containers import read_at, sniff
 
 OWN_FIELDS = ("GENRETREE_PATH", "GENRETREE_CONFIDENCE", "GENRETREE_MODEL")
 V23_SEPARATOR = "/"  # as ID3v2.3 has it for lists of names
 _MP4_GENRE, _MP4_OWN = "\xa9gen", "----:com.apple.iTunes:"
-_V1_BYTES = 128
+_NEAR_END = 1 << 16
 _Found = TypeVar("_Found")
 
 
@@ -85,15 +101,16 @@ def write_tags(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> Non
 def _guard(act: Callable[[], _Found]) -> _Found:
     try:
         return act()
-    except (TagError, OSError):
+    except TagError:
         raise
     except LayoutError as error:
         raise TagError(str(error)) from error
     except Exception as error:  # damaged tags bring about errors of any kind in mutagen
-        cause = error.__cause__ or error.__context__
-        if isinstance(cause, OSError):  # which mutagen wraps
-            raise cause from error
-        raise TagError(f"its tags are damaged ({type(error).__name__}: {error})") from error
+        for cause in (error, error.__cause__ or error.__context__):  # mutagen wraps what the system says
+            if isinstance(cause, OSError) and cause.errno is not None:
+                raise cause from error
+        detail = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise TagError(f"its tags are damaged ({detail}); save them again in a tag editor") from error
 
 
 def _kind(path: Path) -> str:
@@ -104,18 +121,105 @@ def _kind(path: Path) -> str:
     return kind
 
 
-# -- ID3: mp3, wav, aiff -----------------------------------------------------------------------------------------
+# -- ID3, APEv2 and LIST INFO: mp3, wav, aiff ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which tag of an mp3 or wav file a genre is written to.
+
+    Parameters
+    ----------
+    kind : {"id3", "ape", "info"}
+        An APEv2 tag or INFO list where an ID3v2 tag would hide it.
+    v1 : bytes
+        The ID3v1 tag whose fields go into the ID3v2 tag as well, since that hides it.
+    """
+
+    kind: str = "id3"
+    v1: bytes = b""
+
+
+def find_target(path: Path, kind: str) -> Target:
+    """Say which tag of a file of this kind (mp3, wav, aiff) is written to.
+
+    Raises
+    ------
+    LayoutError
+        If none can be without hiding another one.
+    """
+    if kind == "aiff" or _speaks(_open_id3(path, kind)):
+        return Target()
+    with path.open("rb", buffering=0) as file:
+        size = file.seek(0, io.SEEK_END)
+        if kind == "wav":
+            return Target() if read_info(file, size) is None else Target("info")
+        if read_ape(file, size) is not None:
+            return Target("ape")
+        _check_no_hidden(file, size)
+    return Target("id3", read_v1(path))
+
+
+def _speaks(tags: Any) -> bool:
+    """Say whether ID3v2 tags hold any text, so that players look no further."""
+    return any(frame.FrameID[0] == "T" or frame.FrameID in ("COMM", "USLT") for frame in tags.values()) or bool(
+        tags.unknown_frames
+    )
+
+
+def _check_no_hidden(file: io.FileIO, size: int) -> None:
+    """Refuse an mp3 without ID3v2 tag whose other tags stand where few programs find them."""
+    _, v1 = split_end(file, size)
+    tail = read_at(file, max(0, v1 - _NEAR_END), min(v1, _NEAR_END))
+    if tail.endswith(b"LYRICS200") and b"APETAGEX" in tail:
+        raise LayoutError("holds an APE tag in front of a Lyrics3 tag, where few players find it; remove one of them")
+    if tail[-10:-7] == b"3DI":
+        raise LayoutError("its ID3v2 tag stands at its end, where few players find it; save it again in a tag editor")
+    if read_at(file, sniff(file, size)[1], 8) == b"APETAGEX":
+        raise LayoutError("its APE tag stands in front of the sound, which an ID3v2 tag would hide; move it to the end")
 
 
 def _read_mp3(path: Path) -> Carried:
-    tags = _open_id3(path, "mp3", load_v1=True)
+    tags = _open_id3(path, "mp3")
     found = _from_id3(tags)
-    return found if found.genres else Carried(_ape_genres(path), found.own, found.joined)
+    try:
+        with path.open("rb", buffering=0) as file:
+            ape = read_ape(file, file.seek(0, io.SEEK_END))
+    except LayoutError:  # players read what they can, and so does mutagen
+        ape = None
+    items = {item.key.casefold(): item for item in ape.items} if ape is not None else {}
+    own = found.own
+    if ape is not None and not _speaks(tags):
+        own = {name: items[name.casefold()].texts[0] for name in OWN_FIELDS if name.casefold() in items}
+        found = Carried(found.genres, own)
+    if found.genres:
+        return found
+    listed = items["genre"].texts if "genre" in items else _ape_genres(path) if ape is None else ()
+    genres = tuple(filter(None, map(str.strip, listed))) or _v1_genre(path)
+    return Carried(genres, own, found.joined)
+
+
+def _v1_genre(path: Path) -> tuple[str, ...]:
+    from mutagen.id3 import TCON
+
+    tag = read_v1(path)
+    return tuple(TCON(encoding=0, text=[str(tag[127])]).genres) if tag and tag[127] < len(TCON.GENRES) else ()
 
 
 def _read_wav(path: Path) -> Carried:
-    found = _from_id3(_open_id3(path, "wav"))
-    return found if found.genres else Carried(_info_genre(path), found.own, found.joined)
+    tags = _open_id3(path, "wav")
+    found = _from_id3(tags)
+    with path.open("rb", buffering=0) as file:
+        try:
+            info = read_info(file, file.seek(0, io.SEEK_END))
+        except LayoutError:
+            return found
+    if info is None:
+        return found
+    if not _speaks(tags):
+        found = Carried((), info_own(info[2], OWN_FIELDS), joined=True)
+    genre = info_text(info[2], b"IGNR")
+    return found if found.genres or not genre else Carried((genre,), found.own, found.joined)
 
 
 def _read_aiff(path: Path) -> Carried:
@@ -131,18 +235,14 @@ def _from_id3(tags: Any) -> Carried:
     return Carried(tuple(filter(None, genres)), own, _id3_version(tags) == 3)
 
 
-def _open_id3(path: Path, kind: str, load_v1: bool = False) -> Any:
+def _open_id3(path: Path, kind: str) -> Any:
     """Open a file's ID3 tags, or empty ones, without translating any frame to another version."""
     from mutagen import aiff, wave
     from mutagen.id3 import ID3, ID3NoHeaderError
 
     if kind == "mp3":
         try:
-            return ID3(path, translate=False, load_v1=load_v1)
-        except ID3NoHeaderError:
-            pass
-        try:
-            return ID3(path, translate=False)  # what an ID3v1 tag says goes into the new one, too
+            return ID3(path, translate=False, load_v1=False)
         except ID3NoHeaderError:
             return ID3()
     file: Any = (wave.WAVE if kind == "wav" else aiff.AIFF)(path, translate=False)
@@ -161,10 +261,22 @@ def _write_id3(kind: str) -> Callable[[Path, Sequence[str], Mapping[str, str]], 
     def write(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> None:
         from mutagen.id3 import TCON, TXXX, Encoding
 
+        target = find_target(path, kind)
+        if target.kind == "ape":
+            edit_ape(path, {"Genre": list(genres), **{name: _listed(own.get(name)) for name in OWN_FIELDS}})
+            return
+        if target.kind == "info":
+            edit_info(path, V23_SEPARATOR.join(genres), own)
+            return
+        _follow(path, kind, genres)
+        carried_over = v1_texts(target.v1)
+        if kind == "mp3":
+            _footer_to_padding(path)
         tags = _open_id3(path, kind)
         version = _id3_version(tags)
         if tags._header is not None and tags.version[1] < 3:
             tags.update_to_v23()
+        _add_v1(tags, carried_over, version)
         encoding = Encoding.UTF8 if version == 4 else Encoding.UTF16
         tags.delall("TCON")
         if genres:
@@ -175,48 +287,69 @@ def _write_id3(kind: str) -> Callable[[Path, Sequence[str], Mapping[str, str]], 
             tags.delall(frame.HashKey)
         for name, text in own.items():
             tags.add(TXXX(encoding=encoding, desc=name, text=[text]))
-        tail = _read_v1(path) if kind == "mp3" else b""
+        tail = read_v1(path) if kind == "mp3" else b""
         tags.save(path, v2_version=version, v23_sep=None)  # None: other frames' lists stay as they are
         if tail:
             with path.open("r+b") as file:
-                file.seek(-_V1_BYTES, io.SEEK_END)
+                file.seek(-V1_BYTES, io.SEEK_END)
                 file.write(tail)
 
     return write
 
 
-def _read_v1(path: Path) -> bytes:
-    with path.open("rb") as file:
-        if file.seek(0, io.SEEK_END) < _V1_BYTES:
-            return b""
-        file.seek(-_V1_BYTES, io.SEEK_END)
-        tail = file.read()
-    return tail if tail[:3] == b"TAG" else b""
+def _follow(path: Path, kind: str, genres: Sequence[str]) -> None:
+    """Keep what we wrote into an older tag up to date after another program has added an ID3v2 tag."""
+    with suppress(LayoutError), path.open("rb", buffering=0) as file:
+        size = file.seek(0, io.SEEK_END)
+        if kind == "wav":
+            info = read_info(file, size)
+            if info is not None and any(name == OWN_INFO for name, _ in info[2]):
+                edit_info(path, V23_SEPARATOR.join(genres), {})
+        elif kind == "mp3":
+            ape = read_ape(file, size)
+            if ape is not None and any(item.key.upper() in OWN_FIELDS for item in ape.items):
+                edit_ape(path, {"Genre": list(genres), **dict.fromkeys(OWN_FIELDS, ())})
+
+
+def _add_v1(tags: Any, texts: Mapping[str, str], version: int) -> None:
+    """Add the fields of an ID3v1 tag to an ID3v2 one, in the same bytes."""
+    from mutagen.id3 import COMM, TYER, Encoding, Frames
+
+    for name, text in texts.items():
+        if name == "COMM":  # without a description, since that is the one that players show
+            tags.add(COMM(encoding=Encoding.LATIN1, lang="XXX", desc="", text=[text]))
+        elif name == "TDRC" and version == 3:
+            tags.add(TYER(encoding=Encoding.LATIN1, text=[text]))
+        else:
+            tags.add(Frames[name](encoding=Encoding.LATIN1, text=[text]))
+
+
+def _footer_to_padding(path: Path) -> None:
+    """Make the footer of an ID3v2.4 tag, which mutagen does not know, padding of the tag."""
+    with path.open("r+b") as file:
+        head = file.read(10)
+        size = synchsafe(head[6:10]) + 10
+        if head[:4] == b"ID3\x04" and head[5] & 0x10 and size < 1 << 28:
+            file.seek(size)
+            if file.read(3) != b"3DI":
+                raise LayoutError("its ID3v2 tag lacks the footer that it announces; save it again in a tag editor")
+            file.seek(size)
+            file.write(bytes(10))
+            file.seek(5)
+            file.write(bytes([head[5] & ~0x10]) + bytes(size >> 7 * place & 127 for place in (3, 2, 1, 0)))
 
 
 def _ape_genres(path: Path) -> tuple[str, ...]:
-    from mutagen.apev2 import APENoHeaderError, APEv2
+    """Read the genre of an APEv2 tag that is not where it can be edited."""
+    from mutagen.apev2 import APENoHeaderError, APEv2, error
 
     try:
         found = APEv2(path).get("Genre")
     except APENoHeaderError:
         return ()
+    except error:
+        return ()
     return () if found is None else tuple(str(found).split("\0"))
-
-
-def _info_genre(path: Path) -> tuple[str, ...]:
-    """Read IGNR in the list INFO of a wav file, which mutagen doesn't know."""
-    with path.open("rb", buffering=0) as file:
-        for name, start, end in riff_chunks(file, path.stat().st_size, "little"):
-            content = read_at(file, start, min(end - start, 1 << 16)) if name == b"LIST" else b""
-            at = 4
-            while content[:4] == b"INFO" and at + 8 <= len(content):
-                length = int.from_bytes(content[at + 4 : at + 8], "little")
-                if content[at : at + 4] == b"IGNR":
-                    text = content[at + 8 : at + 8 + length].split(b"\0")[0]
-                    return tuple(filter(None, [text.decode("utf-8", "replace").strip()]))
-                at += 8 + length + length % 2
-    return ()
 
 
 # -- Vorbis comments: flac, ogg, opus ----------------------------------------------------------------------------
@@ -230,7 +363,10 @@ def _open_vorbis(path: Path) -> Any:
     from mutagen.oggspeex import OggSpeex
     from mutagen.oggvorbis import OggVorbis
 
-    file = File(path, options=[FLAC, OggVorbis, OggOpus, OggFLAC, OggSpeex])
+    if _kind(path) == "flac":  # told by its content: with an ID3 tag in front, mutagen goes by the name
+        file: Any = FLAC(path)
+    else:
+        file = File(path, options=[OggVorbis, OggOpus, OggFLAC, OggSpeex])
     if file is None:
         raise TagError("holds a stream whose tags can't be written")
     if file.tags is None:
@@ -244,8 +380,15 @@ def _read_vorbis(path: Path) -> Carried:
     return Carried(tuple(genre.strip() for genre in tags.get("GENRE", []) if genre.strip()), own)
 
 
+def _has_id3(path: Path) -> bool:
+    """Whether a FLAC file has an ID3v2 tag with text in front, or an ID3v1 tag at its end."""
+    return bool(read_v1(path)) or _speaks(_open_id3(path, "mp3"))
+
+
 def _write_vorbis(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> None:
     file = _open_vorbis(path)
+    if not file.tags and _has_id3(path):
+        raise LayoutError("its tags are ID3, which Vorbis comments would hide; convert them in a tag editor first")
     for name, texts in {"GENRE": list(genres), **{name: _listed(own.get(name)) for name in OWN_FIELDS}}.items():
         if texts:
             file.tags[name] = texts

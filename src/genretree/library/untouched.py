@@ -9,11 +9,14 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 from genretree.library.frames import Fact, read_frames, tag_size
+from genretree.library.old_tags import OWN_INFO, read_ape, read_info, v1_texts
 from genretree.library.payload import LayoutError, boxes, container, header_packets, mp3_span, riff_chunks
-from genretree.library.tags import OWN_FIELDS, TagError
+from genretree.library.tags import OWN_FIELDS, TagError, find_target
 from genretree.sound.containers import read_at, sniff
 
 _COPY = 1 << 20
@@ -34,6 +37,8 @@ def check_untouched(before: Path, after: Path) -> None:
         If they differ; names the fields.
     """
     old, new = _facts(before), _facts(after)
+    if not any(fact[0] == "vendor" for fact in old):  # a new list of comments names the program that made it
+        new = Counter(fact for fact in new.elements() if fact[0] != "vendor" and fact != ("behind the comments", b""))
     changed = list(dict.fromkeys(str(fact[0]) for fact in (*(old - new), *(new - old))))
     if changed:
         named = ", ".join(changed[:_NAMED]) + (" ..." if len(changed) > _NAMED else "")
@@ -47,7 +52,12 @@ def _facts(path: Path) -> Counter[Fact]:
         kind, size = container(file), file.seek(0, io.SEEK_END)
         if kind not in _READERS:
             raise LayoutError(f"{kind or 'unknown'} files can't be tagged")
-        return Counter(fact for fact in _READERS[kind](file, size) if not _is_ours(fact))
+        try:
+            return Counter(fact for fact in _READERS[kind](file, size) if not _is_ours(fact))
+        except (TagError, LayoutError, OSError):
+            raise
+        except Exception as error:  # damaged tags bring about errors of any kind, and must not end the run
+            raise TagError(f"its tags can't be compared ({type(error).__name__}: {error})") from error
 
 
 def _is_ours(fact: Fact) -> bool:
@@ -60,30 +70,42 @@ def _is_ours(fact: Fact) -> bool:
 
 def _mp3(file: io.FileIO, size: int) -> Iterator[Fact]:
     start, end = mp3_span(file, size)
-    length = tag_size(read_at(file, 0, 10))
-    tail = read_at(file, end, size - end)
+    head = read_at(file, 0, 10)
+    length = tag_size(head)
+    target = find_target(_path(file), "mp3")
     if length:
         yield from read_frames(read_at(file, 0, length))
-    else:
-        yield from _from_v1(tail[-128:])
+    yield from _from_v1(target.v1, "TYER" if length and head[3] < 4 else "TDRC")
     yield "a second tag", read_at(file, length, start - length)
-    yield "the tags at the end", tail
+    tag = None
+    with suppress(LayoutError):  # compared as it stands then
+        tag = read_ape(file, size)
+    if tag is not None:
+        for item in tag.items:
+            name = item.key.upper()
+            yield (name,) if name == "GENRE" or name in OWN_FIELDS else (f"APE {item.key}", item.flags, item.value)
+        yield "flags of the APE tag", tag.flags
+        end = tag.end
+    yield "the tags at the end", read_at(file, end, size - end)
 
 
-def _from_v1(tail: bytes) -> Iterator[Fact]:
-    """Yield what goes from an ID3v1 tag into a new ID3v2 one."""
-    from mutagen.id3 import ParseID3v1
+def _path(file: io.FileIO) -> Path:
+    return Path(cast(str, file.name))
 
-    for frame in (ParseID3v1(tail) or {}).values():
-        texts = tuple(map(str, frame.text))
-        yield (
-            (frame.FrameID, frame.lang.encode(), frame.desc, *texts)
-            if frame.FrameID == "COMM"
-            else (
-                frame.FrameID,
-                *texts,
-            )
-        )
+
+def _from_v1(tag: bytes, year: str) -> Iterator[Fact]:
+    """Yield what goes from an ID3v1 tag into an ID3v2 one."""
+    for name, text in v1_texts(tag).items():
+        yield (name, b"XXX", "", text) if name == "COMM" else (year if name == "TDRC" else name, text)
+
+
+def _wav(file: io.FileIO, size: int) -> Iterator[Fact]:
+    info = None
+    with suppress(LayoutError):  # compared as it stands then
+        info = read_info(file, size)
+    yield from _riff(file, size, "little", (b"fmt ", b"data", b"fact"), skip=-1 if info is None else info[0])
+    for name, data in [] if info is None else info[2]:
+        yield ("GENRE",) if name in (b"IGNR", OWN_INFO) else (f"INFO {name.decode('latin-1')}", data)
 
 
 def _flac(file: io.FileIO, size: int) -> Iterator[Fact]:
@@ -175,8 +197,10 @@ def _mp4_value(name: bytes, data: bytes) -> object:
     return kind, content.rstrip(b"\0") if name in _PAIRS else content
 
 
-def _riff(file: io.FileIO, size: int, order: str, sound: tuple[bytes, ...]) -> Iterator[Fact]:
+def _riff(file: io.FileIO, size: int, order: str, sound: tuple[bytes, ...], skip: int = -1) -> Iterator[Fact]:
     for name, start, end in riff_chunks(file, size, order):
+        if start == skip:
+            continue
         if name.upper() == b"ID3 ":
             tag = read_at(file, start, end - start)
             yield from read_frames(tag) if tag_size(tag) else [("ID3", tag)]
@@ -197,6 +221,6 @@ _READERS: dict[str, Callable[[io.FileIO, int], Iterator[Fact]]] = {
     "flac": _flac,
     "ogg": _ogg,
     "mp4": _mp4,
-    "wav": lambda file, size: _riff(file, size, "little", (b"fmt ", b"data", b"fact")),
+    "wav": _wav,
     "aiff": lambda file, size: _riff(file, size, "big", (b"COMM", b"SSND")),
 }

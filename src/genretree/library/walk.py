@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from genretree.files import describe_special
 from genretree.sound.decode import SUFFIXES
 
 
@@ -49,7 +50,8 @@ def walk(places: Iterable[str | os.PathLike[str]], hidden: bool = False) -> Iter
     Yields
     ------
     FoundFile
-        In no particular order. A folder that can't be read is one with an error.
+        In no particular order. A folder that can't be read is one with an error, and so is a named pipe, a socket or a
+        device with a sound file's name.
     """
     waiting = [os.path.realpath(place) for place in places]
     tops: set[str] = set()  # only the places and the folders that links lead to: few, however large the library
@@ -96,8 +98,7 @@ def _enter(entry: os.DirEntry[str], folders: list[str], waiting: list[str]) -> I
     except OSError as error:
         yield _unreadable(entry.path, error)
         return
-    path = os.path.realpath(entry.path) if linked else entry.path
-    yield FoundFile(path, status.st_size, status.st_mtime_ns)
+    yield _found(os.path.realpath(entry.path) if linked else entry.path, status)
 
 
 def _look(path: str) -> FoundFile:
@@ -105,6 +106,12 @@ def _look(path: str) -> FoundFile:
         status = os.stat(path)  # noqa: PTH116
     except OSError as error:
         return _unreadable(path, error)
+    return _found(path, status)
+
+
+def _found(path: str, status: os.stat_result) -> FoundFile:
+    if special := describe_special(status.st_mode):
+        return FoundFile(path, -1, 0, "unreadable", f"is {special}, not a sound file")
     return FoundFile(path, status.st_size, status.st_mtime_ns)
 
 

@@ -1,4 +1,7 @@
-"""Family `ast`: Audio Spectrogram Transformers (Gong et al. 2021), the published small one or on AudioSet weights."""
+"""Family `ast`: Audio Spectrogram Transformers (Gong et al. 2021), small ones from scratch or on AudioSet weights.
+
+With `architecture="study"` it is the published network, weight for weight (`study_networks.py`).
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from genretree.models.linear_network import load_model
 from genretree.models.network import BACKBONE_FILE, GenreNetwork, build_head
 from genretree.models.network_settings import NONE, AstSettings, as_settings
 from genretree.models.pretrained import PooledBackbone, find_weights, load_pretrained, read_config
+from genretree.models.study_networks import StudyTransformer
 from genretree.taxonomy import Taxonomy
 
 _SMALL: dict[str, Any] = {
@@ -51,6 +55,8 @@ class AstFamily:
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:
         """Read a trained network; needs no checkpoint."""
         chosen = as_settings(settings, AstSettings)
+        if chosen.architecture == "study":
+            return load_model(_build_study(taxonomy, chosen), folder)
         if is_small(folder / BACKBONE_FILE):
             small = ViTModel(read_config(ViTConfig, folder), add_pooling_layer=False)
             return load_model(_assemble_small(small, taxonomy, chosen), folder)
@@ -59,7 +65,9 @@ class AstFamily:
 
 
 def build_network(taxonomy: Taxonomy, settings: AstSettings) -> GenreNetwork:
-    """Make the published small transformer, or one on a checkpoint's weights with its positions interpolated."""
+    """Make a small transformer (the study's own if asked for), or one on a checkpoint's weights."""
+    if settings.architecture == "study":
+        return _build_study(taxonomy, settings)
     if settings.weights == NONE:
         config = ViTConfig(
             **_SMALL,
@@ -75,6 +83,12 @@ def build_network(taxonomy: Taxonomy, settings: AstSettings) -> GenreNetwork:
     if len(settings.modalities) != 1:
         raise SettingsError(f"an AudioSet transformer sees one image; modalities are {', '.join(settings.modalities)}")
     return _assemble_audioset(_load_resized(settings), taxonomy, settings)
+
+
+def _build_study(taxonomy: Taxonomy, settings: AstSettings) -> GenreNetwork:
+    head = build_head(taxonomy, settings)
+    study = StudyTransformer(len(settings.modalities), settings.image_size, head.n_scores, settings.dropout)
+    return GenreNetwork(study, head, settings, mean=0.0, scale=1.0)
 
 
 def interpolate_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:

@@ -1,8 +1,10 @@
-"""Family `cnn`: the published custom residual network with squeeze-and-excitation, about 2.8 million weights.
+"""Family `cnn`: a residual network with squeeze-and-excitation, about 2.8 million weights.
 
-7x7 stem, pre-activation residual stages (He et al. 2016, "Identity Mappings") of widths 64, 128, 256 with two blocks
-each, squeeze-and-excitation after each stage (Hu et al. 2018), global average pooling, a 128-wide fusion layer, and a
-two-layer head (for each level, with independent heads).
+With `architecture="study"` it is the published network, weight for weight (`study_networks.py`). The default departs
+from it: a 7x7 stem without normalisation, then pre-activation residual stages (He et al. 2016, "Identity Mappings") of
+widths 64, 128, 256 with two blocks each and shortcuts behind the activation, squeeze-and-excitation after each stage
+(Hu et al. 2018), global average pooling, a 128-wide fusion layer, and a two-layer head (for each level, with
+independent heads).
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from torch.nn import functional
 from genretree.models.contract import Examples, FitContext, Fitted, Model
 from genretree.models.linear_network import load_model
 from genretree.models.network import GenreNetwork, build_head
-from genretree.models.network_settings import NONE, CnnSettings, NetworkSettings, as_settings
+from genretree.models.network_settings import NONE, CnnSettings, as_settings
+from genretree.models.study_networks import StudyCnn
 from genretree.taxonomy import Taxonomy
 
 _WIDTHS = (64, 128, 256)
@@ -28,7 +31,7 @@ _SQUEEZE = 16
 
 
 class CnnFamily:
-    """The published residual network with squeeze-and-excitation."""
+    """Residual networks with squeeze-and-excitation: genretree's, or the study's own."""
 
     name: ClassVar[str] = "cnn"
     summary: ClassVar[str] = "residual network with squeeze-and-excitation, trained from scratch"
@@ -65,10 +68,13 @@ def start_network(taxonomy: Taxonomy, settings: CnnSettings) -> GenreNetwork:
     return network
 
 
-def build_network(taxonomy: Taxonomy, settings: NetworkSettings) -> GenreNetwork:
+def build_network(taxonomy: Taxonomy, settings: CnnSettings) -> GenreNetwork:
     """Make an untrained network for a tree."""
     head = build_head(taxonomy, settings)
     outputs = [head.n_scores] if settings.heads == "tree" else head.widths
+    if settings.architecture == "study":
+        study = StudyCnn(len(settings.modalities), outputs, settings.dropout)
+        return GenreNetwork(study, head, settings, mean=0.0, scale=1.0)
     return GenreNetwork(ResidualBackbone(len(settings.modalities), outputs, settings.dropout), head, settings)
 
 

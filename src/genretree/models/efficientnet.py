@@ -12,8 +12,9 @@ from transformers import EfficientNetConfig, EfficientNetModel
 from genretree.models.contract import Examples, FitContext, Fitted, Model
 from genretree.models.linear_network import load_model
 from genretree.models.network import GenreNetwork, build_head
-from genretree.models.network_settings import NONE, EfficientNetSettings, NetworkSettings, as_settings
+from genretree.models.network_settings import NONE, EfficientNetSettings, as_settings
 from genretree.models.pretrained import PooledBackbone, adapt_input, find_weights, load_pretrained, read_config
+from genretree.models.study_networks import StochasticDepth
 from genretree.taxonomy import Taxonomy
 
 # Mean and spread of ImageNet's pixels, which the weights were trained with.
@@ -111,8 +112,17 @@ def _replace_depthwise(backbone: nn.Module) -> None:
         module.depthwise_conv = made
 
 
-def _assemble(backbone: Any, taxonomy: Taxonomy, settings: NetworkSettings) -> GenreNetwork:
+def _replace_dropout(backbone: nn.Module) -> None:
+    """Drop whole residual branches where transformers drops single values; probabilities stay as they are."""
+    for module in backbone.modules():
+        if getattr(module, "apply_dropout", False):
+            module.dropout = StochasticDepth(cast(Any, module.dropout).p)
+
+
+def _assemble(backbone: Any, taxonomy: Taxonomy, settings: EfficientNetSettings) -> GenreNetwork:
     _replace_depthwise(backbone)
+    if settings.stochastic_depth:
+        _replace_dropout(backbone)
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = _NORM_MOMENTUM

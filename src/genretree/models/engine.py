@@ -8,6 +8,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers import logging as transformers_logging
@@ -126,10 +128,12 @@ def train_network(
             *_tensorboard(context.folder / "tensorboard"),
         ],
     )
+    if settings.schedule == "study":
+        trainer.rate_factor = partial(study_rate_factor, warmup_epochs=settings.warmup_epochs, epochs=settings.epochs)
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     if check is not None:
-        trainer.add_callback(EarlyStoppingCallback(settings.patience))
+        trainer.add_callback(EarlyStoppingCallback(settings.patience, settings.min_improvement))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*pin_memory.*")
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
@@ -148,7 +152,22 @@ def train_network(
 
 
 class _Trainer(Trainer):
-    """A Trainer that can save weights in any memory format: safetensors takes contiguous ones only."""
+    """A Trainer that can save weights in any memory format: safetensors takes contiguous ones only.
+
+    With `rate_factor` the learning rate of an epoch depends on the last validation loss, as in the study's loop.
+    """
+
+    rate_factor: Callable[[float], float] | None = None
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        factor = self.rate_factor
+        if factor is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        chosen = optimizer if optimizer is not None else self.optimizer
+        assert chosen is not None
+        # The state comes back with a checkpoint, so that a resumed run has the same rates.
+        self.lr_scheduler = LambdaLR(chosen, lambda step: factor(_last_validation_loss(self.state.log_history)))
+        return self.lr_scheduler
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         assert self.model is not None
@@ -158,6 +177,35 @@ class _Trainer(Trainer):
 
 def _is_finite(loss: float | None) -> bool:
     return loss is not None and math.isfinite(loss)
+
+
+def study_rate_factor(loss: float, warmup_epochs: float, epochs: int) -> float:
+    """Compute what the study's loop multiplied its learning rate with.
+
+    It called `scheduler.step(validation_loss)`, so that its schedulers took the loss for the epoch's number. With a
+    warm-up of 5 epochs the rate was (loss + 1) / 5 of the one that was set; without a warm-up it hardly changed.
+
+    Parameters
+    ----------
+    loss : float
+        The last validation loss; 0 before the first validation.
+    warmup_epochs : float
+    epochs : int
+        Length of the cosine.
+
+    Returns
+    -------
+    float
+        Factor in [0, 1] for losses below `epochs`.
+    """
+    if loss < warmup_epochs:
+        return (loss + 1) / warmup_epochs
+    progress = (loss - warmup_epochs) / max(1.0, epochs - warmup_epochs)
+    return (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+
+def _last_validation_loss(log: list[dict[str, Any]]) -> float:
+    return next((float(line["eval_loss"]) for line in reversed(log) if "eval_loss" in line), 0.0)
 
 
 def find_checkpoint(folder: Path, last: str | None = None) -> Path | None:

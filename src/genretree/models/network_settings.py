@@ -68,10 +68,16 @@ class NetworkSettings(Settings):
     weight_decay: float = Field(5e-4, ge=0)
     epochs: int = Field(30, ge=0, description="0: the network stays as its weights are, for a linear classifier")
     warmup_epochs: float = Field(5, ge=0, description="linear, at most a quarter of the epochs; then cosine to 0")
-    patience: int = Field(10, ge=1, description="stop after so many epochs without a better validation loss")
+    patience: int = Field(10, ge=1, description="stop after this number of epochs without a better validation loss")
+    min_improvement: float = Field(0.0, ge=0, description="smallest decrease of the validation loss that counts")
     batch_size: int = Field(32, ge=2, description="slices for each step and device")
     accumulate: int = Field(1, ge=1, description="steps whose gradients are added up before one update")
-    max_gradient_norm: float = Field(1.0, gt=0)
+    schedule: Literal["cosine", "study"] = Field(
+        "cosine",
+        description="cosine: warm-up, then cosine to 0; study: the rate that the published loop really had, whose "
+        "scheduler was given the validation loss in the place of the epoch",
+    )
+    max_gradient_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0: not clipped")
     precision: Literal["auto", "float32", "bf16", "fp16"] = Field("auto", description="of training")
     seed: int = Field(0, ge=0, lt=2**32)
 
@@ -96,8 +102,25 @@ class NetworkSettings(Settings):
         return value
 
 
-class CnnSettings(NetworkSettings):
-    """Settings of the `cnn` family; the defaults are the published ones, with the tree head."""
+Architecture = Literal["default", "study"]
+
+
+class _StudySettings(NetworkSettings):
+    """Settings of the families that have the study's own network as well."""
+
+    architecture: Architecture = Field(
+        "default", description="default: genretree's network; study: the published one, weight for weight"
+    )
+
+    @model_validator(mode="after")
+    def _from_scratch(self) -> Self:
+        if self.architecture == "study" and getattr(self, "weights", NONE) != NONE:
+            raise ValueError("architecture is study: that network is trained from scratch, set weights=none")
+        return self
+
+
+class CnnSettings(_StudySettings):
+    """Settings of the `cnn` family: a residual network after the published one, with the tree head."""
 
     weights: str = Field(NONE, description="'none': from scratch; 'student'; or a folder of `genretree pretrain`")
 
@@ -108,6 +131,9 @@ class EfficientNetSettings(NetworkSettings):
     weights: str = Field(
         "google/efficientnet-b0", description="Hub name or folder of a checkpoint, 'student' or 'none'"
     )
+    stochastic_depth: bool = Field(
+        False, description="drop residual branches for whole images, as torchvision; otherwise single values"
+    )
     label_smoothing: tuple[float, ...] = (0.1,)
     mask_probability: float = Field(0.0, ge=0, le=1)
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -117,8 +143,8 @@ class EfficientNetSettings(NetworkSettings):
     batch_size: int = Field(64, ge=2)
 
 
-class AstSettings(NetworkSettings):
-    """Settings of the `ast` family; the defaults are the published ones, with the tree head."""
+class AstSettings(_StudySettings):
+    """Settings of the `ast` family: a small transformer after the published one, with the tree head."""
 
     weights: str = Field(
         NONE, description="'none': the small one from scratch; else Hub name or folder of an ASTModel or small one"

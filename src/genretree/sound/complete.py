@@ -9,14 +9,39 @@ import io
 from dataclasses import dataclass
 from typing import Literal
 
-from genretree.sound.containers import OPEN_ENDED, adts_frame_size, find_chain, mpeg_frame_size, read_at, walk_frames
+from genretree.sound.containers import (
+    MAX_FRAMES,
+    OPEN_ENDED,
+    adts_frame_size,
+    find_chain,
+    mpeg_frame_size,
+    read_at,
+    walk_frames,
+)
 
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
 
+# Files as people have them are far below these: a day in fragments of half a second has 350,000 boxes.
+_MAX_BOXES = 400_000
+_MAX_INDEX_BOXES = 20_000
+_MP4_PARENTS = {b"trak", b"mdia", b"minf", b"stbl", b"dinf", b"edts", b"mvex", b"udta", b"ilst"}
+_MAX_CHUNKS = 10_000
+_MAX_TAGS = 64
+
+
+class TooManyPartsError(Exception):
+    """A file is made of more chunks or boxes than any real one; reading them all would only cost time."""
+
 
 def missing_end(file: io.FileIO, container: str, start: int, size: int) -> str:
-    """Say what shows that the file's end is missing; "" if nothing does. `start` is where its content begins."""
+    """Say what shows that the file's end is missing; "" if nothing does. `start` is where its content begins.
+
+    Raises
+    ------
+    TooManyPartsError
+        If it has more than 10,000 chunks, 400,000 boxes, or 20,000 boxes in an mp4's index.
+    """
     if start > size:
         return "it ends within its ID3 tag"
     if container in _CHUNKS:
@@ -64,7 +89,11 @@ def _missing_chunk_end(file: io.FileIO, container: str, size: int) -> str:
     head = layout.name + layout.field
     large = 0  # RF64 keeps the sound's true size in a chunk of its own
     at = layout.header
+    chunks = 0
     while at + head <= size:
+        chunks += 1
+        if chunks > _MAX_CHUNKS:
+            raise TooManyPartsError(f"has more than {_MAX_CHUNKS:,} chunks before its sound")
         raw = read_at(file, at, head + 16)
         name, length = raw[: layout.name], int.from_bytes(raw[layout.name : head], order)
         if layout.inclusive:
@@ -85,8 +114,9 @@ def _missing_chunk_end(file: io.FileIO, container: str, size: int) -> str:
 
 
 def _missing_au_end(file: io.FileIO, size: int) -> str:
-    head = read_at(file, 4, 8)
-    offset, length = int.from_bytes(head[:4], "big"), int.from_bytes(head[4:], "big")
+    head = read_at(file, 0, 12)
+    order: Literal["little", "big"] = "little" if head[:4] == b"dns." else "big"
+    offset, length = int.from_bytes(head[4:8], order), int.from_bytes(head[8:], order)
     if length >= OPEN_ENDED or offset + length <= size:
         return ""
     return f"it declares {length:,} bytes of sound and holds {max(0, size - offset):,}"
@@ -108,13 +138,18 @@ def _missing_ogg_end(file: io.FileIO, size: int) -> str:
 
 
 def _missing_mp4_end(file: io.FileIO, size: int) -> str:
-    at, index = 0, False
+    at, index, boxes = 0, False, 0
     while at + 8 <= size:
+        boxes += 1
+        if boxes > _MAX_BOXES:
+            raise TooManyPartsError(f"has more than {_MAX_BOXES:,} boxes")
         head = read_at(file, at, 16)
         length, name = int.from_bytes(head[:4], "big"), head[4:8]
         if length == 1:
             length = int.from_bytes(head[8:], "big")
         index = index or name in (b"moov", b"moof")
+        if name == b"moov":
+            _count_boxes(file, at + 8, min(size, at + length) if length else size)
         if length == 0:  # the last box may run to the end of the file
             break
         if length < 8:
@@ -123,6 +158,27 @@ def _missing_mp4_end(file: io.FileIO, size: int) -> str:
             return f"its '{name.decode('latin-1')}' box declares {length:,} bytes and {size - at:,} are there"
         at += length
     return "" if index else "its index (the 'moov' box) is missing"
+
+
+def _count_boxes(file: io.FileIO, start: int, end: int) -> None:
+    """Raise TooManyPartsError if the index of an mp4 holds more boxes than any real one; FFmpeg would read them all."""
+    boxes = 0
+    waiting = [(start, end)]
+    while waiting:
+        at, until = waiting.pop()
+        while at + 8 <= until:
+            boxes += 1
+            if boxes > _MAX_INDEX_BOXES:
+                raise TooManyPartsError(f"has more than {_MAX_INDEX_BOXES:,} boxes in its index")
+            head = read_at(file, at, 16)
+            length, skip = int.from_bytes(head[:4], "big"), 8
+            if length == 1:
+                length, skip = int.from_bytes(head[8:], "big"), 16
+            if length < skip or at + length > until:
+                break
+            if head[4:8] in _MP4_PARENTS:
+                waiting.append((at + skip, at + length))
+            at += length
 
 
 def _missing_asf_end(file: io.FileIO, size: int) -> str:
@@ -139,6 +195,8 @@ def _missing_mp3_end(file: io.FileIO, start: int, end: int) -> str:
     """Compare an mp3 with its Xing, Info or VBRI header; without one, see if its last frame is cut off."""
     first = start + max(0, find_chain(read_at(file, start, 1 << 16), 0, mpeg_frame_size, True))
     frames, cut = walk_frames(file, first, end, mpeg_frame_size)
+    if frames == MAX_FRAMES:
+        return ""
     declared_frames, declared_bytes = _xing(read_at(file, first, 256))
     if not declared_frames:
         return f"its last frame, number {frames + 1}, is cut off" if cut else ""
@@ -168,15 +226,17 @@ def _xing(frame: bytes) -> tuple[int, int]:
 def end_of_audio(file: io.FileIO, size: int) -> int:
     """Give where the frames end and ID3v1, APEv2 and Lyrics3 tags begin."""
     end = size
-    while True:
+    for _ in range(_MAX_TAGS):
         tail = read_at(file, max(0, end - 160), min(end, 160))
         if tail[-128:-125] == b"TAG":
             end -= 128
         elif tail[-32:-24] == b"APETAGEX":
-            end -= int.from_bytes(tail[-20:-16], "little") + (32 if tail[-9] & 0x80 else 0)
+            length = max(32, int.from_bytes(tail[-20:-16], "little"))  # which counts the footer
+            end -= length + (32 if tail[-9] & 0x80 else 0)
         elif tail[-9:] == b"LYRICS200" and tail[-15:-9].isdigit():
             end -= int(tail[-15:-9]) + 15
         else:
-            return end
+            break
         if end <= 0:
             return size
+    return end

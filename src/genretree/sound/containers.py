@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import io
+from bisect import bisect_right
 from collections.abc import Callable
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 _WALK_BYTES = 1 << 20
+_LONGEST_CHAIN = 1 << 15  # bytes of three frames and a header, at least: an AAC frame has 8,191 at most
+MAX_FRAMES = 4_000_000  # a day and more of sound; nobody counts further
 OPEN_ENDED = 0x7FFFF000  # sizes from here on are what programs write into a pipe, where they can't know the length
+_LIBSNDFILE_MAGIC = {
+    b"fLaC": "flac",
+    b"OggS": "ogg",
+    b"caff": "caf",
+    b".snd": "au",
+    b"dns.": "au",
+    b"Creative Voice File": "voc",
+    b"NIST_1A": "nist",
+}
 _FFMPEG_MAGIC = {
     b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "asf",
     b"\x1a\x45\xdf\xa3": "matroska",
@@ -18,20 +33,77 @@ _FFMPEG_MAGIC = {
     b"MP+": "musepack",
     b"DSD ": "dsf",
     b"#!AMR": "amr",
+    b"FLV\x01": "flv",
 }
-FFMPEG_ONLY = {*_FFMPEG_MAGIC.values(), "mp4", "aac"}
+FFMPEG_ONLY = {*_FFMPEG_MAGIC.values(), "mp4", "aac", "avi"}
+# FFmpeg's demuxer for each container that it may be given. None of them opens other files: never add a playlist here.
+DEMUXERS = {
+    **{name: name for name in ("asf", "ape", "tta", "dsf", "amr", "flv", "avi", "aac", "mp3")},
+    **{name: name for name in ("wav", "aiff", "w64", "au", "caf", "flac", "ogg", "voc")},
+    "matroska": "matroska",
+    "wavpack": "wv",
+    "musepack": "mpc",
+    "mp4": "mov",
+    "svx": "iff",
+}
+MAX_ID3_TAGS = 256
 _MP4_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"}
 
 
 def sniff(file: io.FileIO, size: int) -> tuple[str, int]:
     """Name of the container, "" if unknown, and where the content starts behind any ID3v2 tags."""
-    start = 0
-    while (head := read_at(file, start, 10))[:3] == b"ID3" and len(head) == 10:
+    start = tag = 0
+    for _ in range(MAX_ID3_TAGS):
+        head = read_at(file, start, 10)
+        if head[:3] != b"ID3" or len(head) < 10:
+            break
+        tag = start
         start += 10 + _synchsafe(head[6:10]) + (10 if head[5] & 0x10 else 0)
     if start > size:
-        return "mp3", start
+        start = _behind_oversized_tag(file, tag, start)
+        if start > size:
+            return "mp3", start
     head = read_at(file, start, 1 << 16)
-    return _sniff_head(head, start + len(head) == size), start
+    whole = start + len(head) == size
+    container = _sniff_head(head, whole)
+    # A picture larger than its tag says, or much padding, may stand before an mp3's first frame.
+    if not container and start and not whole and head[:3] != b"ID3":
+        more = read_at(file, start, _WALK_BYTES)
+        container = "mp3" if find_chain(more, 0, mpeg_frame_size, start + len(more) == size) >= 0 else ""
+    return container, start
+
+
+def choose_demuxer(file: io.FileIO, container: str, start: int) -> str:
+    """FFmpeg's name for the one demuxer that may read this container; "" if FFmpeg shall not read it."""
+    if container == "musepack" and read_at(file, start, 4) == b"MPCK":
+        return "mpc8"
+    return DEMUXERS.get(container, "")
+
+
+def _behind_oversized_tag(file: io.FileIO, tag: int, end: int) -> int:
+    """Find the MPEG frames within an ID3v2 tag whose size reaches beyond the file; `end` if there are none."""
+    found = find_chain(read_at(file, tag + 10, _WALK_BYTES), 0, mpeg_frame_size, False)
+    return tag + 10 + found if found >= 0 else end
+
+
+def corrected_id3(file: io.FileIO, start: int) -> bytes:
+    """Return an ID3v2 header that ends where the sound starts, for a file whose own header reaches beyond the file.
+
+    Parameters
+    ----------
+    file : io.FileIO
+    start : int
+        Where the sound starts in bytes, as `sniff` gives it.
+
+    Returns
+    -------
+    bytes
+        The first ten bytes to read the file with; none where its own are right.
+    """
+    head = read_at(file, 0, 10)
+    if head[:3] != b"ID3" or start < 10 or 10 + _synchsafe(head[6:10]) <= file.seek(0, io.SEEK_END):
+        return b""
+    return head[:5] + bytes([head[5] & ~0x10]) + bytes((start - 10) >> 7 * place & 127 for place in (3, 2, 1, 0))
 
 
 def _sniff_head(head: bytes, whole: bool) -> str:
@@ -41,10 +113,11 @@ def _sniff_head(head: bytes, whole: bool) -> str:
         return "aiff"
     if head[:8] == b"riff\x2e\x91\xcf\x11":
         return "w64"
-    for magic, name in ((b"fLaC", "flac"), (b"OggS", "ogg"), (b"caff", "caf"), (b".snd", "au")):
-        if head.startswith(magic):
-            return name
-    for magic, name in _FFMPEG_MAGIC.items():
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "avi"
+    if head[:4] == b"FORM" and head[8:12] in (b"8SVX", b"16SV"):
+        return "svx"
+    for magic, name in (*_LIBSNDFILE_MAGIC.items(), *_FFMPEG_MAGIC.items()):
         if head.startswith(magic):
             return name
     if head[4:8] in _MP4_BOXES:
@@ -82,48 +155,106 @@ FrameSize = Callable[[bytes, int], int]
 def walk_frames(file: io.FileIO, start: int, end: int, frame_size: FrameSize) -> tuple[int, bool]:
     """Jump from frame header to frame header: how many whole frames there are, and whether the last is cut off.
 
-    Reads a piece at a time, since mapping a long file would count as this process's memory.
+    Reads a piece at a time, since mapping a long file would count as this process's memory. Each piece is searched for
+    chains of frames at most once, so the time is linear in the size, whatever the bytes are. Beyond `MAX_FRAMES` frames
+    and gaps it gives up and returns that number.
     """
-    at, frames = start, 0
-    piece, base = b"", start
-    while at + 8 <= end:
-        here = at - base
-        if here + 8 > len(piece):
-            piece, base, here = read_at(file, at, min(_WALK_BYTES, end - at)), at, 0
-            if len(piece) < 8:
-                break
-        size = frame_size(piece, here)
-        if size:
-            if at + size > end:
-                return frames, True
-            frames += 1
-            at += size
-            continue
-        piece, base = read_at(file, at, min(_WALK_BYTES, end - at)), at
-        last = base + len(piece) >= end
-        found = find_chain(piece, 1, frame_size, last)
-        if found < 0 and last:
-            return frames, False
-        at = base + found if found >= 0 else base + len(piece) - (1 << 15)
-    rest = read_at(file, at, end - at) if at < end else b""
+    base, frames, steps = start, 0, 0
+    while base + 8 <= end:
+        wanted = min(_WALK_BYTES, end - base)
+        piece = read_at(file, base, wanted)
+        last = base + len(piece) >= end or len(piece) < wanted
+        # A chain that begins before the limit lies in the piece; the rest belongs to the next one.
+        limit = len(piece) - 8 if last else len(piece) - _LONGEST_CHAIN
+        chains: list[int] | None = None
+        at = 0
+        while at <= limit:
+            steps += 1
+            if steps > MAX_FRAMES:
+                return MAX_FRAMES, False
+            if size := frame_size(piece, at):
+                if base + at + size > end:
+                    return frames, True
+                frames += 1
+                at += size
+                continue
+            if chains is None:
+                chains = _find_chains(piece, frame_size, last).tolist()
+            index = bisect_right(chains, at)
+            if index == len(chains) and last:
+                return frames, False
+            at = chains[index] if index < len(chains) else limit + 1
+        base += at
+        if last:
+            break
+    rest = read_at(file, base, end - base) if base < end else b""
     return frames, rest[:1] == b"\xff" and (len(rest) < 2 or rest[1] >= 0xE0)
 
 
 def find_chain(data: bytes, start: int, frame_size: FrameSize, whole: bool) -> int:
     """First place with three like frame headers in a row, or two if `whole` data end with them; -1 if there is none."""
-    at = data.find(b"\xff", start)
-    while 0 <= at < len(data) - 7:
-        here, count = at, 0
-        key = data[at + 1] & 0xFE, data[at + 2] & 0x0C  # version and layer; sample rate
-        while count < 3 and here + 8 <= len(data) and key == (data[here + 1] & 0xFE, data[here + 2] & 0x0C):
-            size = frame_size(data, here)
-            if not size:
-                break
-            here, count = here + size, count + 1
-        if count == 3 or (whole and count == 2 and here + 8 > len(data)):
-            return at
-        at = data.find(b"\xff", at + 1)
-    return -1
+    near = data[start : start + 2 * _LONGEST_CHAIN]  # most often it is here
+    if len(near) < len(data) - start:
+        chains = _find_chains(near, frame_size, False)
+        if len(chains) and chains[0] < _LONGEST_CHAIN:
+            return start + int(chains[0])
+    chains = _find_chains(data[start:], frame_size, whole)
+    return start + int(chains[0]) if len(chains) else -1
+
+
+def _find_chains(data: bytes, frame_size: FrameSize, whole: bool) -> NDArray[np.int64]:
+    """All places, ascending, at which a chain begins; see `find_chain`."""
+    sizes = _frame_sizes(data, frame_size)
+    first = np.flatnonzero(sizes)
+    second = first + sizes[first]
+    same = _follows(data, sizes, first, second)
+    first, second = first[same], second[same]
+    third = second + sizes[second]
+    same = _follows(data, sizes, first, third)
+    return first[same | (third >= len(sizes)) if whole else same]
+
+
+def _follows(
+    data: bytes, sizes: NDArray[np.int32], first: NDArray[np.int64], other: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Whether there is a header at each of the other places, of the same version, layer and sample rate."""
+    octets = np.frombuffer(data, np.uint8)
+    there = other < len(sizes)
+    other = np.where(there, other, 0)
+    unlike = (octets[first + 1] ^ octets[other + 1]) & 0xFE | (octets[first + 2] ^ octets[other + 2]) & 0x0C
+    same: NDArray[np.bool_] = there & (sizes[other] > 0) & (unlike == 0)
+    return same
+
+
+def _frame_sizes(data: bytes, frame_size: FrameSize) -> NDArray[np.int32]:
+    """Give what `frame_size` says of each place that eight bytes follow."""
+    if len(data) < 8:
+        return np.zeros(0, np.int32)
+    sizes = np.zeros(len(data) - 7, np.int32)
+    octets = np.frombuffer(data, np.uint8)
+    # Neither kind of header has 0xFF in its third byte: long runs of it cost nothing.
+    places = np.flatnonzero((octets[:-7] == 0xFF) & (octets[1:-6] >= 0xE0) & (octets[2:-5] != 0xFF))
+    if not len(places):
+        return sizes
+    second, third = octets[places + 1].astype(np.int32), octets[places + 2].astype(np.int32)
+    if frame_size is mpeg_frame_size:
+        sizes[places] = _mpeg_sizes()[second << 8 | third]
+    elif frame_size is adts_frame_size:
+        fourth, fifth, sixth = (octets[places + offset].astype(np.int32) for offset in (3, 4, 5))
+        size = (fourth & 3) << 11 | fifth << 3 | sixth >> 5
+        sizes[places] = np.where((second & 0xF6 == 0xF0) & (third >> 2 & 15 <= 12) & (size >= 7), size, 0)
+    else:
+        raise NotImplementedError
+    return sizes
+
+
+@lru_cache(maxsize=1)
+def _mpeg_sizes() -> NDArray[np.int32]:
+    """Frame sizes for all second and third bytes of a header."""
+    sizes = np.zeros(1 << 16, np.int32)
+    for second in range(0xE0, 0x100):
+        sizes[second << 8 : (second + 1) << 8] = [_mpeg_header_size(second, third) for third in range(256)]
+    return sizes
 
 
 def mpeg_frame_size(data: bytes, at: int) -> int:

@@ -8,27 +8,27 @@ whether it is whole is checked apart, from the lengths that the file itself decl
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
-import shutil
 import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO
 
 import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
 from genretree.errors import SoundError
+from genretree.files import describe_special
 from genretree.machine import ahead, processors_each
 from genretree.settings import N_FFT, RATE
-from genretree.sound.complete import end_of_audio, missing_end
-from genretree.sound.containers import FFMPEG_ONLY, is_text, sniff
+from genretree.sound.complete import TooManyPartsError, end_of_audio, missing_end
+from genretree.sound.containers import FFMPEG_ONLY, choose_demuxer, corrected_id3, is_text, sniff
+from genretree.sound.ffmpeg import has_ffmpeg, input_options, last_lines, last_words, run_ffprobe
 from genretree.sound.unclosed import mend_wav
 from genretree.sound.view import view
 
@@ -267,8 +267,8 @@ def _open_binary(path: Path) -> io.FileIO:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise SoundError("unreadable", path, "is a folder, not a file")
-        if not stat.S_ISREG(status.st_mode):
-            raise SoundError("unreadable", path, "is not a regular file")
+        if special := describe_special(status.st_mode):
+            raise SoundError("unreadable", path, f"is {special}, not a sound file")
         if status.st_size == 0:
             raise SoundError("empty", path, "the file has 0 bytes")
         return path.open("rb", buffering=0)  # libsndfile gets its descriptor, so positions must be real
@@ -282,19 +282,33 @@ def _open(path: Path, file: io.FileIO, salvage: bool) -> _Source:
     size = os.fstat(file.fileno()).st_size
     try:
         container, start = sniff(file, size)
-        if not container and is_text(file):
-            raise SoundError("not_audio", path, "is text, not sound")
+        if not container:  # neither libsndfile nor FFmpeg gets to guess: some formats are lists of other files
+            raise SoundError("not_audio", path, _describe_unknown(file, start))
+        demuxer = choose_demuxer(file, container, start)
         problem = missing_end(file, container, start, size)
+    except TooManyPartsError as error:
+        raise SoundError("not_audio", path, f"{error}; convert it to another format") from error
     except OSError as error:
         raise SoundError("unreadable", path, f"can't be read: {error.strerror or error}") from error
     if problem and not salvage:
         raise _truncated(path, problem)
-    source = None if container in FFMPEG_ONLY else _open_libsndfile(path, file, container, salvage)
-    source = source or _open_ffmpeg(path, container, problem)
+    source = None if container in FFMPEG_ONLY else _open_libsndfile(path, file, container, start, salvage)
+    if source is None:
+        if not demuxer:
+            raise SoundError("not_audio", path, f"starts like a {container} file but cannot be decoded")
+        source = _open_ffmpeg(path, file, container, demuxer, problem)
     if source.info.channels > MAX_CHANNELS:
         detail = f"has {source.info.channels} channels; at most {MAX_CHANNELS} are taken, so mix it down first"
         raise SoundError("too_many_channels", path, detail)
     return source
+
+
+def _describe_unknown(file: io.FileIO, start: int) -> str:
+    if is_text(file):
+        return "is text, not sound"
+    if start:
+        return f"an unsupported or unrecognised audio format follows its ID3 tags ({start:,} bytes)"
+    return "unsupported or unrecognised audio format"
 
 
 def _truncated(path: Path, problem: str) -> SoundError:
@@ -306,12 +320,14 @@ def _truncated(path: Path, problem: str) -> SoundError:
 # libsndfile
 
 
-def _open_libsndfile(path: Path, file: io.FileIO, container: str, salvage: bool) -> _Source | None:
+def _open_libsndfile(path: Path, file: io.FileIO, container: str, start: int, salvage: bool) -> _Source | None:
     """Open by libsndfile; None if it can't read the content."""
     file.seek(0)
     handle: int | IO[bytes] = file.fileno()  # never the name: its suffix would matter
     if container == "wav" and (mended := mend_wav(file)):
         handle = mended
+    if container == "mp3" and (header := corrected_id3(file, start)):
+        handle = view(file, header)
     size = os.fstat(file.fileno()).st_size
     if container == "flac" and (end := end_of_audio(file, size)) < size:  # libsndfile takes such tags for damage
         handle = view(file, end=end)
@@ -323,7 +339,7 @@ def _open_libsndfile(path: Path, file: io.FileIO, container: str, salvage: bool)
     if sound.format not in _LIBSNDFILE_FORMATS or (sound.format == "MP3" and container != "mp3"):
         sound.close()
         return None
-    if sound.subtype == "OPUS" and _has_ffmpeg():  # libsndfile 1.2 calls most whole Opus files malformed
+    if sound.subtype == "OPUS" and has_ffmpeg():  # libsndfile 1.2 calls most whole Opus files malformed
         sound.close()
         return None
     known = 0 < sound.frames < 1 << 62
@@ -376,78 +392,47 @@ def _read_libsndfile(sound: sf.SoundFile, exact: bool) -> Iterator[Samples]:
 # ffmpeg
 
 
-def _open_ffmpeg(path: Path, container: str, problem: str) -> _Source:
-    """Open by the ffmpeg program; `problem` is what is known to be missing from the file."""
-    if not _has_ffmpeg():
-        if not container:
-            raise SoundError("not_audio", path, "is no kind of sound file that is known here")
+def _open_ffmpeg(path: Path, file: io.FileIO, container: str, demuxer: str, problem: str) -> _Source:
+    """Open with the ffmpeg program; `problem` is what is known to be missing from the file."""
+    if not has_ffmpeg():
+        if container not in FFMPEG_ONLY:
+            raise SoundError("not_audio", path, f"starts like a {container} file but cannot be decoded")
         detail = f"is a {container} file that only ffmpeg can decode; install ffmpeg (its programs must be on PATH)"
         raise SoundError("needs_ffmpeg", path, detail)
-    facts, complaint = _ffprobe(path)
+    facts, complaint = run_ffprobe(file, demuxer)
     streams = facts.get("streams", [])
     found = (each for each in streams if each.get("codec_type") == "audio")
     sound = next((each for each in found if int(each.get("sample_rate", 0)) and int(each.get("channels", 0))), None)
     form = facts.get("format", {})
-    # At a score of 50 or less ffprobe guesses, by the suffix if need be.
-    sure = bool(container) or int(form.get("probe_score", 0)) > 50
-    if sound is None or not sure:
+    if sound is None:
         if problem:
             raise _truncated(path, problem)
-        what = f"starts like a {container} file but " if container else ""
-        raise SoundError("not_audio", path, f"{what}holds no sound that can be decoded{complaint}")
+        detail = f"starts like a {container} file but holds no sound that can be decoded{complaint}"
+        raise SoundError("not_audio", path, detail)
     declared = float(sound.get("duration") or (form.get("duration") if len(streams) == 1 else None) or "nan")
     info = SoundInfo(
         path=path,
         duration=float(sound.get("duration") or form.get("duration") or "nan"),
         rate=int(sound["sample_rate"]),
         channels=int(sound["channels"]),
-        format=container or str(form.get("format_name", "")),
+        format=container,
         codec=str(sound.get("codec_name", "")),
     )
     # An aac stream's duration is only ever guessed from its bit rate.
-    return _Source(info, _read_ffmpeg(info, float("nan") if container == "aac" else declared))
+    return _Source(info, _read_ffmpeg(info, file, demuxer, float("nan") if container == "aac" else declared))
 
 
-def _has_ffmpeg() -> bool:
-    return bool(shutil.which("ffmpeg") and shutil.which("ffprobe"))
-
-
-def _ffprobe(path: Path) -> tuple[dict[str, Any], str]:
-    """Ask ffprobe about a file: what it knows, and what it complained about."""
+def _read_ffmpeg(info: SoundInfo, file: io.FileIO, demuxer: str, declared: float) -> Iterator[Samples]:
     command = [
-        *("ffprobe", "-v", "error", "-protocol_whitelist", "file", "-of", "json"),
-        *("-show_entries", "format=format_name,duration,probe_score"),
-        *("-show_entries", "stream=codec_type,codec_name,sample_rate,channels,duration", _argument(path)),
-    ]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    lines = done.stderr.decode(errors="replace").strip().splitlines()
-    try:
-        facts = json.loads(done.stdout.decode(errors="replace"))
-    except ValueError:  # it stops in the middle of what it prints, of a file with 0 channels, say
-        facts = {}
-    return cast(dict[str, Any], facts), f" (ffmpeg: {_last_words(lines)})" if lines else ""
-
-
-def _last_words(lines: list[str]) -> str:
-    """Cut the address and the file's name off ffmpeg's last complaint."""
-    return lines[-1].rpartition("] ")[2].rpartition(": ")[2]
-
-
-def _argument(path: Path) -> str:
-    """Name a file to ffmpeg such that neither a leading dash nor a colon in its name means something else."""
-    return f"file:{path.absolute()}"
-
-
-def _read_ffmpeg(info: SoundInfo, declared: float) -> Iterator[Samples]:
-    command = [
-        *("ffmpeg", "-v", "error", "-nostdin", "-protocol_whitelist", "file,pipe", "-i", _argument(info.path)),
+        *("ffmpeg", "-v", "error", "-nostdin", *input_options(demuxer)),
         *("-map", "0:a:0", "-f", "f32le", "-c:a", "pcm_f32le"),
         *("-ar", str(info.rate), "-ac", str(info.channels), "pipe:1"),
     ]
     width = 4 * info.channels
     count = 0
     with tempfile.TemporaryFile() as complaints:  # a pipe nobody empties would block ffmpeg
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints)
+        file.seek(0)
+        process = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=complaints)
         assert process.stdout is not None
         try:
             while data := process.stdout.read(_BLOCK_FRAMES * width):
@@ -460,9 +445,8 @@ def _read_ffmpeg(info: SoundInfo, declared: float) -> Iterator[Samples]:
             process.kill()
             process.wait()
         if code:
-            complaints.seek(0)
-            lines = complaints.read().decode(errors="replace").strip().splitlines() or [f"exit code {code}"]
-            raise _CutShortError(f"ffmpeg stops after {count / info.rate:.1f} s ({_last_words(lines)})")
+            lines = last_lines(complaints) or [f"exit code {code}"]
+            raise _CutShortError(f"ffmpeg stops after {count / info.rate:.1f} s ({last_words(lines)})")
     seconds = count / info.rate
     if seconds < declared - max(0.25, 0.002 * declared):
         raise _CutShortError(f"it declares {declared:.1f} s of sound and ends after {seconds:.1f} s")

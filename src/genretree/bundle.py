@@ -4,7 +4,7 @@ A bundle is a folder::
 
     bundle.json          format, family, tree, settings, facts of the training, and the SHA-256 of every other part
     model.safetensors    weights of a network; or
-    projection.safetensors, classifier-*.skops   of boosting
+    projection.safetensors, classifier-*.safetensors   of boosting
     history.csv          one row for each epoch or iteration
     openvino/, onnx/     the networks for other runtimes, after `genretree export`
 """

@@ -129,7 +129,7 @@ def test_loading_again_gives_the_same_scores_to_the_last_digit(bundle: Bundle, s
 
 def test_no_file_of_a_bundle_is_a_pickle(bundle: Bundle) -> None:
     suffixes = {path.suffix for path in bundle.folder.rglob("*") if path.is_file() and "tensorboard" not in path.parts}
-    assert suffixes <= {".json", ".safetensors", ".skops", ".csv"}
+    assert suffixes <= {".json", ".safetensors", ".csv"}
 
 
 @pytest.mark.parametrize("name", family_names())

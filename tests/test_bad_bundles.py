@@ -17,7 +17,9 @@ from skops import io
 
 from genretree.bundle import load_bundle, save_bundle
 from genretree.description import read_description, write_description
+from genretree.errors import BundleError
 from genretree.files import sha256_file
+from genretree.models.finite import require_finite
 
 OLD = Path(__file__).parent / "data" / "v0.1" / "boosting" / "tree"
 TREES, SKOPS, PROJECTION = "classifier-0.safetensors", "classifier-0.skops", "projection.safetensors"
@@ -92,6 +94,8 @@ NEW = {
     "threshold of NaN": (TREES, put(TREES, "threshold", 0, np.nan)),
     "class out of range": (TREES, put(TREES, "classes", -1, 1000)),
     "other number of features": (TREES, put(TREES, "n_features", 0, 1000)),
+    "projection of NaN": (PROJECTION, put(PROJECTION, "weights", 3, np.nan)),
+    "projection of infinity": (PROJECTION, put(PROJECTION, "offset", 1, np.inf)),
     "truncated": (TREES, cut(TREES)),
     "pickle": (TREES, disguise(TREES)),
     "pickle for a projection": (PROJECTION, disguise(PROJECTION)),
@@ -166,3 +170,15 @@ def test_bad_ones_are_refused_in_a_line_that_names_the_file(
     assert f"/{(NEW if which == 'new' else BEFORE)[case][0]}: " in words
     assert "process ended" not in words
     assert "\n" not in words
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16"])
+def test_tensors_of_any_precision_must_be_finite(value: float, kind: str) -> None:
+    import torch
+
+    tensors = {"count": torch.ones(2, dtype=torch.int64), "weights": torch.ones(4, dtype=getattr(torch, kind))}
+    require_finite(Path("model.safetensors"), tensors)
+    tensors["weights"][2] = value
+    with pytest.raises(BundleError, match=r"model\.safetensors: 'weights' contains NaN or infinity"):
+        require_finite(Path("model.safetensors"), tensors)

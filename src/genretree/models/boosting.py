@@ -30,6 +30,7 @@ from genretree.models.contract import (
     write_history,
 )
 from genretree.models.described import Describer, Feature
+from genretree.models.finite import require_finite
 from genretree.models.graphs import Graph
 from genretree.models.hearing import load_network
 from genretree.models.network_settings import CACHED, Network
@@ -248,6 +249,7 @@ def _read_projection(path: Path, settings: BoostingSettings) -> tuple[Floats, Fl
             raise ValueError(f"a projection of shape {weights.shape} doesn't fit {pixels} pixels")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path}: can't be read ({error}); copy or train the bundle again") from error
+    require_finite(path, arrays)
     return weights, offset
 
 

@@ -50,8 +50,8 @@ class CheckedTrees:
         ``classes``: int64, shape (n_classes,), rising. ``baseline``: float64, shape (n_scores,), where n_scores is 1
         for two classes and n_classes for more. ``n_features``: int64, shape (1,). ``starts``: int64, shape
         (n_trees + 1,), where each tree's nodes begin, tree after tree as they were grown: n_scores in each iteration.
-        And one entry for each node, shape (n_nodes,): ``value`` (of leaves), ``feature``, ``threshold``, ``missing_left``, ``left`` and ``right``
-        (within the tree, after the node itself), ``leaf``.
+        And one entry for each node, shape (n_nodes,): ``value`` (of leaves), ``feature``, ``threshold``,
+        ``missing_left``, ``left`` and ``right`` (within the tree, after the node itself), ``leaf``.
 
     Raises
     ------

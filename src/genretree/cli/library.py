@@ -221,6 +221,7 @@ def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **how: An
     from genretree.library.apply import apply_plans
     from genretree.library.plan import ACTIONS
     from genretree.library.preview import Preview
+    from genretree.library.state import back_up
     from genretree.progress import progress_bar
     from genretree.report import command_line
 
@@ -233,6 +234,8 @@ def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **how: An
     with _work_on(db, "library apply") as state:
         card, plans = _plans(state, progress=False, **how)
         actions = Counter(plan.action for plan in plans)
+        if actions["write"]:
+            back_up(state)
         card, plans = _plans(state, progress=False, **how)
         with progress_bar(actions["write"], "apply", "file", not quiet) as tick:
             run, written, refused = apply_plans(
@@ -256,10 +259,12 @@ def undo(run: int | None, db: Path | None, force: bool, quiet: bool) -> None:
     """
     from genretree.library import journal
     from genretree.library.apply import undo as undo_run
+    from genretree.library.state import back_up
     from genretree.progress import progress_bar
 
     with _work_on(db, "library undo") as state:
         number = journal.find_run(state, run)
+        back_up(state)
         with progress_bar(journal.count_chains(state, number), "undo", "file", not quiet) as tick:
             restored, refused = undo_run(state, number, force=force, report=lambda *_: tick())
     click.echo(f"run {number}: {restored} files restored.")
@@ -345,21 +350,22 @@ def _show_status(content: dict[str, Any], listed: Sequence[tuple[str, str, str]]
 
 @contextmanager
 def _read(db: Path | None) -> Iterator[State]:
-    from genretree.library.state import default_database, open_state
+    from genretree.library.state import default_database, explained, open_state
 
-    with open_state(db or default_database()) as state:
+    path = db or default_database()
+    with explained(path), open_state(path, show=True) as state:
         yield state
 
 
 @contextmanager
 def _work_on(db: Path | None, what: str, create: bool = False) -> Iterator[State]:
     from genretree.library import journal
-    from genretree.library.state import default_database, open_state, sole_worker
+    from genretree.library.state import default_database, explained, open_state, sole_worker
 
     path = db or default_database()
     if not create:
-        open_state(path).close()  # refuse what is missing before anything is made beside it
-    with sole_worker(path, what), open_state(path, create=create) as state:
+        open_state(path, check=False).close()  # refuse what is missing before anything is made beside it
+    with explained(path), sole_worker(path, what), open_state(path, create=create, check=True) as state:
         if recovered := journal.recover(state):
             click.echo(f"{len(recovered)} files were in hand when an earlier run ended; none is damaged", err=True)
         for item in [item for item in recovered if item.edited][:_PROBLEMS]:

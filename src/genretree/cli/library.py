@@ -272,6 +272,31 @@ def undo(run: int | None, db: Path | None, force: bool, quiet: bool) -> None:
 
 
 @library.command()
+@click.argument("old")
+@click.argument("new")
+@_database
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+def move(old: str, new: str, db: Path | None, as_json: bool) -> None:
+    """Tell the database that the folder OLD was moved or renamed and is NEW now.
+
+    No file is touched. Nothing has to be analysed again, and undo finds the files at their new paths.
+    """
+    from genretree.library.move import move_folder
+    from genretree.library.state import back_up
+
+    with _work_on(db, "library move") as state:
+        back_up(state)
+        moved = move_folder(state, old, new)
+    if as_json:
+        click.echo(json.dumps(vars(moved)))
+        return
+    click.echo(
+        f"{moved.files} files and {moved.changes} entries of the journal have new paths; {moved.known} files were "
+        f"known there already, {moved.missing} are not there."
+    )
+
+
+@library.command()
 @click.argument("out", type=FOLDER)
 @_database
 @_planning

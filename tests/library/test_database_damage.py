@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -15,6 +16,7 @@ from listening import hearer
 from genretree.cli import main
 from genretree.errors import LibraryError
 from genretree.library.analyse import analyse
+from genretree.library.delta import content_digest
 from genretree.library.state import back_up, open_state
 
 COMMANDS = (
@@ -56,6 +58,10 @@ def _corrupt_pages(path: Path) -> None:
 
 def _truncate(path: Path) -> None:
     os.truncate(path, os.path.getsize(path) // 2 // 4096 * 4096)  # noqa: PTH202
+
+
+def _cut_tail(path: Path) -> None:
+    os.truncate(path, os.path.getsize(path) * 3 // 4)  # noqa: PTH202
 
 
 def _empty(path: Path) -> None:
@@ -170,3 +176,64 @@ def test_a_read_only_database_can_be_shown(library: Path, open_folder: Path, log
     assert sorted(item.name for item in open_folder.iterdir()) == (
         ["library.sqlite", "library.sqlite-wal"] if log else ["library.sqlite"]
     )
+
+
+def _zero_one_page(path: Path) -> None:
+    """Overwrite a leaf of the journal."""
+    with sqlite3.connect(path) as connection:
+        longest = connection.execute("SELECT path FROM change WHERE id = 30").fetchone()[0]
+    connection.close()
+    content = path.read_bytes()
+    pages = [content[at : at + 4096] for at in range(0, len(content), 4096)]
+    page = next(n for n, page in enumerate(pages) if n and longest in page and b".genretree-" in page)
+    with path.open("rb+") as stream:
+        stream.seek(page * 4096)
+        stream.write(b"\xa5" * 4096)
+
+
+@pytest.mark.parametrize("damage", [None, _overwrite_head, _zero_one_page, _cut_tail])
+def test_rescue_saves_what_is_readable_and_undo_works_after_it(
+    library: Path, music: Path, tmp_path: Path, damage: object
+) -> None:
+    with open_state(library) as state:
+        changes = dict(state.connection.execute("SELECT path, before FROM change").fetchall())
+    if damage is not None:
+        damage(library)  # type: ignore[operator]
+    bytes_before = library.read_bytes()
+    out = tmp_path / "new.sqlite"
+    result = CliRunner().invoke(main, ["library", "rescue", str(library), "--out", str(out), "--json"])
+    assert result.exit_code == 0, result.output
+    assert library.read_bytes() == bytes_before
+    found = json.loads(result.stdout)
+    saved = found["change"]["saved"]
+    if damage in (None, _overwrite_head):
+        assert saved == len(changes)
+        assert all(table["complete"] for table in found.values())
+    else:
+        assert 5 < saved < len(changes)
+        assert not all(table["complete"] for table in found.values())
+    result = _run(out, "undo", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert f"{saved} files restored" in result.output
+    restored = [path for path, before in changes.items() if content_digest(Path(os.fsdecode(path))) == before]
+    assert len(restored) == saved
+    with open_state(out) as state:
+        assert state.connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        analyse(state, [str(music)], hearer(), progress=False)
+    assert _run(out, "status").exit_code == 0
+
+
+def test_rescue_refuses_what_it_can_not_do(library: Path, tmp_path: Path) -> None:
+    noise = tmp_path / "noise"
+    noise.write_bytes(b"\xa5" * 100_000)
+    out = tmp_path / "new.sqlite"
+    for damaged, target, words in (
+        (tmp_path / "none", out, "no such file"),
+        (library, noise, "exists already"),
+        (noise, out, "nothing in it can be read"),
+    ):
+        result = CliRunner().invoke(main, ["library", "rescue", str(damaged), "--out", str(target)])
+        assert result.exit_code != 0
+        assert isinstance(result.exception, SystemExit), result.exception
+        assert words in result.stderr
+    assert not out.exists()

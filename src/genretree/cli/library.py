@@ -297,6 +297,33 @@ def move(old: str, new: str, db: Path | None, as_json: bool) -> None:
 
 
 @library.command()
+@click.argument("damaged", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The new database.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+def rescue(damaged: Path, out: Path, as_json: bool) -> None:
+    """Save what can be read of the DAMAGED database into a new one, so that undo and analyse can go on with it.
+
+    DAMAGED stays as it is.
+    """
+    from genretree.library.rescue import rescue as rescue_database
+    from genretree.library.state import explained
+
+    with explained(damaged):
+        found = rescue_database(damaged, out)
+    if as_json:
+        click.echo(json.dumps({item.table: {**vars(item), "complete": item.complete} for item in found}))
+        return
+    for item in found:
+        lost = [
+            f"{item.gaps} unreadable places (at most {item.between} rows)" if item.gaps else "",
+            f"rows after number {item.end} can't be read" if item.end is not None else "",
+            f"{item.refused} rows make no sense" if item.refused else "",
+        ]
+        click.echo(f"{item.table}: {item.saved} rows saved; {', '.join(filter(None, lost)) or 'nothing is lost'}")
+    click.echo(f"{out}: use it with --db, or put it in the place of {damaged}; then run: genretree library analyse")
+
+
+@library.command()
 @click.argument("out", type=FOLDER)
 @_database
 @_planning

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from genretree.errors import BundleError
 
 # How each field of a node is stored, and its name in scikit-learn's own record.
-_FIELDS = {
+_FIELDS: dict[str, tuple[str, type[np.generic]]] = {
     "value": ("value", np.float64),
     "feature": ("feature_idx", np.int64),
     "threshold": ("num_threshold", np.float64),

@@ -4,7 +4,7 @@ A bundle is a folder::
 
     bundle.json          format, family, tree, settings, facts of the training, and the SHA-256 of every other part
     model.safetensors    weights of a network; or
-    projection.safetensors, classifier-*.skops   of boosting
+    projection.safetensors, classifier-*.safetensors   of boosting
     history.csv          one row for each epoch or iteration
     openvino/, onnx/     the networks for other runtimes, after `genretree export`
 """
@@ -23,6 +23,7 @@ from genretree.calibration import Calibration, Unit, temper
 from genretree.description import DESCRIPTION, FORMAT, check_files, read_description, write_description
 from genretree.errors import BundleError, GenretreeError
 from genretree.files import sha256_file
+from genretree.hub.contents import OLD_TREES
 from genretree.hub.download import find_bundle
 from genretree.models import get_family
 from genretree.models.contract import LevelProbabilities, Model
@@ -91,6 +92,9 @@ def save_bundle(bundle: Bundle, extra_files: Mapping[str, Path] | None = None) -
     draft.mkdir()
     names = bundle.model.save(draft)
     for name, source in (extra_files or {}).items():
+        if name in names:
+            continue
+        (draft / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(source, draft / name)
         names.append(name)
     for name in names:
@@ -109,6 +113,38 @@ def save_bundle(bundle: Bundle, extra_files: Mapping[str, Path] | None = None) -
     write_description(draft, content)
     draft.rename(bundle.folder)
     return bundle.folder
+
+
+def resave(folder: str | Path, out: str | Path) -> Path:
+    """Write a bundle of an earlier genretree again as this one does; what it predicts and its facts stay the same.
+
+    Parameters
+    ----------
+    folder : path
+        The bundle. Its exports are left out: `genretree export` makes them again.
+    out : path
+        The folder to make.
+
+    Returns
+    -------
+    Path
+        The folder made.
+
+    Raises
+    ------
+    BundleError
+        If the bundle can't be loaded, or `out` exists.
+    """
+    folder, out = Path(folder), Path(out)
+    content = read_description(folder)
+    check_files(folder, content["files"])
+    bundle = replace(open_bundle(folder, content), folder=out)
+    others = {
+        name: folder / name
+        for name in content["files"]
+        if Path(name).parts[0] not in FORMS and Path(name).suffix != OLD_TREES
+    }
+    return save_bundle(bundle, others)
 
 
 def load_bundle(

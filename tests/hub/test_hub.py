@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile as sf
 import yaml
 from click.testing import CliRunner, Result
+from safetensors.numpy import load_file, save_file
 from stand_in_hub import LARGE, TOKEN, StandIn, stand_in
 
 import genretree
@@ -429,6 +431,41 @@ def test_without_a_network_or_offline_only_what_is_here_works(
     with pytest.raises(HubError, match="can't be reached"):
         pull("alice/rock")
     assert load_bundle("alice/rock").family == "boosting"
+
+
+OLD = Path(__file__).parents[1] / "data" / "v0.1" / "boosting"
+
+
+def test_a_bundle_of_0_1_is_converted_when_it_is_pushed(hub: StandIn) -> None:
+    push(OLD / "tree", "alice/old")
+    assert not any(file.endswith(".skops") for file in hub.files("alice/old"))
+    expected = np.load(OLD / "expected.npz")
+    found = load_bundle(pull("alice/old").folder)
+    assert set(found.training) == set(load_bundle(OLD / "tree").training)
+    for level, values in enumerate(found.model.predict_levels(expected["images"])):
+        np.testing.assert_array_equal(values, expected[f"level_{level}"])
+
+
+def test_files_of_skops_are_not_pulled(hub: StandIn, tmp_path: Path) -> None:
+    push(OLD / "tree", "alice/old")
+    files = {path.name: path.read_bytes() for path in (OLD / "tree").iterdir()}
+    hub.repositories["alice/old"].commit("main", files, "as 0.1 did")
+    with pytest.raises(HubError, match=r"classifier-0\.skops is of genretree 0\.1 .* push it again") as raised:
+        pull("alice/old")
+    assert "\n" not in str(raised.value)
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.name == "bundle.json"]
+
+
+def test_what_would_not_load_is_not_pulled(hub: StandIn, copy: Path, tmp_path: Path) -> None:
+    arrays = {name: value.copy() for name, value in load_file(copy / "classifier-0.safetensors").items()}
+    arrays["left"][0] = 0
+    save_file(arrays, copy / "classifier-0.safetensors")
+    files = {name: sha256_file(copy / name) for name in read_description(copy)["files"]}
+    write_description(copy, {**read_description(copy), "files": files})
+    push(copy, "alice/bad")
+    with pytest.raises(BundleError, match=r"classifier-0\.safetensors: .*a cycle"):
+        pull("alice/bad")
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.name == "bundle.json"]
 
 
 # -- the card ----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -459,3 +460,38 @@ def test_the_main_thread_alone_talks_to_the_database(tmp_path: Path, state: Stat
     analyse(state, [tmp_path / "m"], Threaded)
     assert seen == {False}
     assert json.loads(json.dumps(vars(analyse(state, [tmp_path / "m"], hearer()))))["known"] == 10
+
+
+# -- suspects and signals ----------------------------------------------------------------------------------------
+
+
+def test_suspects_are_analysed_after_all_others(tmp_path: Path, state: State) -> None:
+    _fill(tmp_path / "m", 6)
+    analyse(state, [tmp_path / "m"], hearer(sure=None))
+    names = [path for (path,) in state.connection.execute("SELECT path FROM file ORDER BY id")]
+    state.connection.execute("DELETE FROM result")
+    state.connection.execute("UPDATE file SET tries = 3 WHERE path = ?", (names[0],))
+    state.connection.execute("UPDATE file SET tries = 2 WHERE path = ?", (names[1],))
+    order: list[str] = []
+    analyse(state, [tmp_path / "m"], hearer(sure=None), report=lambda path, *_: order.append(path), workers=1)
+    assert [os.fsencode(path) for path in order[-2:]] == [names[1], names[0]]
+    assert len(order) == 6
+
+
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "Interrupted"), (signal.SIGTERM, "Terminated")])
+def test_both_signals_stop_cleanly_and_say_how_to_resume(tmp_path: Path, number: int, word: str) -> None:
+    code = (
+        "import time, click\nfrom genretree.cli import main\n"
+        "@main.command('library-x')\ndef slow():\n"
+        "    try:\n        print('begun', flush=True)\n        time.sleep(60)\n    finally:\n        print('unwound')\n"
+        "import genretree.cli as cli\ncli._RESUMABLE += ('library-x',)\nmain(['library-x'])\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert out == b"unwound\n"
+    assert word in err.decode()
+    assert "run the same command again to continue" in err.decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import import_module
@@ -14,7 +15,9 @@ import torch
 
 from genretree.bundle import Bundle, load_bundle
 from genretree.corpus.store import Store
+from genretree.description import read_description, write_description
 from genretree.errors import BundleError, SettingsError
+from genretree.files import sha256_file
 from genretree.models import family_names, get_family, hearing
 from genretree.models.contract import FitContext, Model
 from genretree.models.network import GenreNetwork
@@ -129,7 +132,26 @@ def test_loading_again_gives_the_same_scores_to_the_last_digit(bundle: Bundle, s
 
 def test_no_file_of_a_bundle_is_a_pickle(bundle: Bundle) -> None:
     suffixes = {path.suffix for path in bundle.folder.rglob("*") if path.is_file() and "tensorboard" not in path.parts}
-    assert suffixes <= {".json", ".safetensors", ".skops", ".csv"}
+    assert suffixes <= {".json", ".safetensors", ".csv"}
+
+
+def test_every_file_of_weights_with_nan_or_infinity_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for number, path in enumerate(sorted(bundle.folder.rglob("*.safetensors"))):
+        copy = Path(shutil.copytree(bundle.folder, tmp_path / str(number)))
+        own = copy / path.relative_to(bundle.folder)
+        weights = load_file(own)
+        name = next(name for name, value in weights.items() if value.is_floating_point())
+        weights[name].view(-1)[-1] = float("nan") if number % 2 else float("inf")
+        if name == "threshold":
+            weights["value"][:] = float("nan")
+        save_file(weights, own)
+        content = read_description(copy)
+        files = {**content["files"], str(path.relative_to(bundle.folder)): sha256_file(own)}
+        write_description(copy, {**content, "files": files})
+        with pytest.raises(BundleError, match=f"{path.name}.*contains NaN or infinity"):
+            load_bundle(copy)
 
 
 @pytest.mark.parametrize("name", family_names())

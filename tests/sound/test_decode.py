@@ -497,3 +497,27 @@ def test_tags_behind_a_flac_are_no_damage(tmp_path: Path, streamed: bool) -> Non
     path.write_bytes(content[: len(content) // 2] + v1)
     with pytest.raises(SoundError, match="truncated"):
         decode(path)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        ("ac3", ["-ar", "44100"]),
+        ("ac3", ["-ar", "48000", "-b:a", "96k"]),
+        ("ac3", ["-ar", "32000"]),
+        ("eac3", ["-ar", "48000"]),
+        ("dts", ["-c:a", "dca", "-strict", "-2", "-ar", "48000"]),
+        ("ts", ["-c:a", "mp2"]),
+        ("mpg", ["-c:a", "mp2"]),
+    ],
+)
+def test_streams_without_an_index_are_recognised(tmp_path: Path, suffix: str, options: list[str]) -> None:
+    path = tmp_path / f"tone.{suffix}"
+    tone = ["-f", "lavfi", "-i", "sine=440:duration=2", "-ac", "2"]
+    subprocess.run(["ffmpeg", "-v", "error", *tone, *options, str(path)], check=True)
+    samples = decode(path)
+    assert len(samples) / 22050 == pytest.approx(2, abs=0.1)
+    assert np.abs(np.fft.rfft(samples[4096:12288] * np.hanning(8192))).argmax() == pytest.approx(
+        440 * 8192 / 22050, abs=1
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from typing import Any
 
 import click
@@ -35,12 +37,47 @@ _COMMANDS = (
 )
 
 
+# Commands that save what is finished as they go, and continue from there.
+_RESUMABLE = ("prepare", "pretrain", "train", "compare", "quickstart", "library", "pull")
+
+_WITH_OWN_SIGNALS = "serve"
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command in the same way as Ctrl-C does."""
+
+
+def _stop_on_sigterm() -> None:
+    """Let SIGTERM unwind the main thread; a second one ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+
+    def terminate(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+
+
+def _resume_hint(ctx: click.Context) -> str:
+    if ctx.invoked_subcommand in _RESUMABLE:
+        return "What was finished is saved; run the same command again to continue."
+    return "Nothing was left half-written; run the same command again to start over."
+
+
 class _Group(click.Group):
     """Shows genretree's own errors as one clear line instead of a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            if ctx.invoked_subcommand == _WITH_OWN_SIGNALS:
+                raise
+            terminated = isinstance(error, _Terminated)
+            click.echo(f"\n{'Terminated' if terminated else 'Interrupted'}. {_resume_hint(ctx)}", err=True)
+            # As a shell reports a process that a signal ended.
+            ctx.exit(128 + (signal.SIGTERM if terminated else signal.SIGINT))
         except click.ClickException as error:
             error.message = printable_text(error.message)  # type: ignore[misc]  # it may name a file
             raise
@@ -53,7 +90,8 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="genretree")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Learn a tree of music genres from spectrogram images, and name any audio file's path in it.
 
     \b
@@ -65,6 +103,8 @@ def main() -> None:
     # Threads that wait for work should sleep: on a machine that does other things too, waiting threads that spin take
     # the time of those that work. The OpenMP runtimes of torch and scikit-learn read this when they are first loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if ctx.invoked_subcommand != _WITH_OWN_SIGNALS:
+        _stop_on_sigterm()
 
 
 for _command in _COMMANDS:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genretree.cli.options import FOLDER, download_option, quiet_option, runtime_options
+from genretree.cli.output import echo, echo_json
 from genretree.files import printable
 
 if TYPE_CHECKING:
@@ -143,18 +143,18 @@ def _json_line(path: str, outcome: Result | Problem, shared: bool, card: ModelCa
         line["path"] = list(name_path(tree, card.heads, nodes))
         line["probabilities"] = [round(chance, 6) for chance in chances]
         line |= {"slices": outcome.slices, "padded": outcome.padded, "runtime": outcome.runtime, "shared": shared}
-    click.echo(json.dumps(line, ensure_ascii=False))
+    echo_json(line)
 
 
 def _tell(counts: Counts, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({"summary": vars(counts)}))
+        echo_json({"summary": vars(counts)})
         return
-    click.echo(
+    echo(
         f"{counts.files} files: {counts.known} known, {counts.heard} heard, {counts.shared} copies of others, "
         f"{counts.failed} can't be used{f'; {counts.gone} are gone' if counts.gone else ''}."
     )
-    click.echo("Next: genretree library preview, or: genretree library status")
+    echo("Next: genretree library preview, or: genretree library status")
 
 
 @library.command()
@@ -188,7 +188,7 @@ def preview(
         found = Preview(plans)
         if html is not None:
             write_page(found, html, card, command_line())
-            click.echo(f"{html}: open it in a browser", err=True)
+            echo(f"{html}: open it in a browser", err=True)
         if parquet is not None:
             write_parquet(found, parquet)
         if csv_file is not None:
@@ -221,6 +221,7 @@ def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **how: An
     from genretree.library.apply import apply_plans
     from genretree.library.plan import ACTIONS
     from genretree.library.preview import Preview
+    from genretree.library.state import back_up
     from genretree.progress import progress_bar
     from genretree.report import command_line
 
@@ -228,17 +229,19 @@ def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **how: An
         with _read(db) as state:
             card, plans = _plans(state, progress=not quiet, **how)
             _show(Preview(plans), card)
-        click.echo("Nothing was written; do it with: --write")
+        echo("Nothing was written; do it with: --write")
         return
     with _work_on(db, "library apply") as state:
         card, plans = _plans(state, progress=False, **how)
         actions = Counter(plan.action for plan in plans)
+        if actions["write"]:
+            back_up(state)
         card, plans = _plans(state, progress=False, **how)
         with progress_bar(actions["write"], "apply", "file", not quiet) as tick:
             run, written, refused = apply_plans(
                 state, plans, card.digest, command_line(), keep_mtime=keep_mtime, report=lambda *_: tick()
             )
-    click.echo(f"{written} files written" + (f"; undo it with: genretree library undo {run}" if run else "."))
+    echo(f"{written} files written" + (f"; undo it with: genretree library undo {run}" if run else "."))
     _show_actions({action: actions[action] for action in ACTIONS if actions[action] and action != "write"})
     _refusals([(item.path, item.reason) for item in refused])
 
@@ -256,14 +259,68 @@ def undo(run: int | None, db: Path | None, force: bool, quiet: bool) -> None:
     """
     from genretree.library import journal
     from genretree.library.apply import undo as undo_run
+    from genretree.library.state import back_up
     from genretree.progress import progress_bar
 
     with _work_on(db, "library undo") as state:
         number = journal.find_run(state, run)
+        back_up(state)
         with progress_bar(journal.count_chains(state, number), "undo", "file", not quiet) as tick:
             restored, refused = undo_run(state, number, force=force, report=lambda *_: tick())
-    click.echo(f"run {number}: {restored} files restored.")
+    echo(f"run {number}: {restored} files restored.")
     _refusals([(item.path, item.reason) for item in refused])
+
+
+@library.command()
+@click.argument("old")
+@click.argument("new")
+@_database
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+def move(old: str, new: str, db: Path | None, as_json: bool) -> None:
+    """Tell the database that the folder OLD was moved or renamed and is NEW now.
+
+    No file is touched. Nothing has to be analysed again, and undo finds the files at their new paths.
+    """
+    from genretree.library.move import move_folder
+    from genretree.library.state import back_up
+
+    with _work_on(db, "library move") as state:
+        back_up(state)
+        moved = move_folder(state, old, new)
+    if as_json:
+        echo_json(vars(moved))
+        return
+    echo(
+        f"{moved.files} files and {moved.changes} entries of the journal have new paths; {moved.known} files were "
+        f"known there already, {moved.missing} are not there."
+    )
+
+
+@library.command()
+@click.argument("damaged", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The new database.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+def rescue(damaged: Path, out: Path, as_json: bool) -> None:
+    """Save what can be read of the DAMAGED database into a new one, so that undo and analyse can go on with it.
+
+    DAMAGED stays as it is.
+    """
+    from genretree.library.rescue import rescue as rescue_database
+    from genretree.library.state import explained
+
+    with explained(damaged):
+        found = rescue_database(damaged, out)
+    if as_json:
+        echo_json({item.table: {**vars(item), "complete": item.complete} for item in found})
+        return
+    for item in found:
+        lost = [
+            f"{item.gaps} unreadable places (at most {item.between} rows)" if item.gaps else "",
+            f"rows after number {item.end} can't be read" if item.end is not None else "",
+            f"{item.refused} rows make no sense" if item.refused else "",
+        ]
+        echo(f"{item.table}: {item.saved} rows saved; {', '.join(filter(None, lost)) or 'nothing is lost'}")
+    echo(f"{out}: use it with --db, or put it in the place of {damaged}; then run: genretree library analyse")
 
 
 @library.command()
@@ -284,10 +341,10 @@ def playlists(out: Path, db: Path | None, kinds: str, relative: bool, quiet: boo
         lists = Lists(_plans(state, progress=not quiet, top=True, **how)[1])
     out.mkdir(parents=True, exist_ok=True)
     if kinds in ("m3u8", "both"):
-        click.echo(f"{out}: {len(write_m3u8(lists, out, relative))} playlists")
+        echo(f"{out}: {len(write_m3u8(lists, out, relative))} playlists")
     if kinds in ("rekordbox", "both"):
         write_rekordbox(lists, out / "rekordbox.xml")
-        click.echo(f"{out / 'rekordbox.xml'}: in Rekordbox, Preferences > Advanced > rekordbox xml")
+        echo(f"{out / 'rekordbox.xml'}: in Rekordbox, Preferences > Advanced > rekordbox xml")
 
 
 @library.command()
@@ -313,7 +370,7 @@ def status(db: Path | None, as_json: bool) -> None:
         listed = records.list_problems(state, model, _PROBLEMS)
     if as_json:
         content["listed"] = [{"file": printable(path), "kind": kind, "message": text} for path, kind, text in listed]
-        click.echo(json.dumps(content, ensure_ascii=False))
+        echo_json(content)
         return
     _show_status(content, listed)
 
@@ -345,25 +402,26 @@ def _show_status(content: dict[str, Any], listed: Sequence[tuple[str, str, str]]
 
 @contextmanager
 def _read(db: Path | None) -> Iterator[State]:
-    from genretree.library.state import default_database, open_state
+    from genretree.library.state import default_database, explained, open_state
 
-    with open_state(db or default_database()) as state:
+    path = db or default_database()
+    with explained(path), open_state(path, show=True) as state:
         yield state
 
 
 @contextmanager
 def _work_on(db: Path | None, what: str, create: bool = False) -> Iterator[State]:
     from genretree.library import journal
-    from genretree.library.state import default_database, open_state, sole_worker
+    from genretree.library.state import default_database, explained, open_state, sole_worker
 
     path = db or default_database()
     if not create:
-        open_state(path).close()  # refuse what is missing before anything is made beside it
-    with sole_worker(path, what), open_state(path, create=create) as state:
+        open_state(path, check=False).close()  # refuse what is missing before anything is made beside it
+    with explained(path), sole_worker(path, what), open_state(path, create=create, check=True) as state:
         if recovered := journal.recover(state):
-            click.echo(f"{len(recovered)} files were in hand when an earlier run ended; none is damaged", err=True)
+            echo(f"{len(recovered)} files were in hand when an earlier run ended; none is damaged", err=True)
         for item in [item for item in recovered if item.edited][:_PROBLEMS]:
-            click.echo(f"{printable(item.path)}: {item.found}", err=True)
+            echo(f"{printable(item.path)}: {item.found}", err=True)
         yield state
 
 
@@ -425,7 +483,7 @@ def _show_actions(actions: Mapping[str, int]) -> None:
     from genretree.library.plan import ACTIONS
 
     for action, n in actions.items():
-        click.echo(f"{n} {ACTIONS[action]}")  # type: ignore[index]
+        echo(f"{n} {ACTIONS[action]}")  # type: ignore[index]
 
 
 def _show(found: Preview, card: ModelCard) -> None:
@@ -462,13 +520,13 @@ def _show(found: Preview, card: ModelCard) -> None:
         show(ACTIONS[action], n, ("file", "why", "carries now"), others)  # type: ignore[index]
     _show_actions(found.actions())
     if UNCALIBRATED in card.note:
-        click.echo("The model is not calibrated: take its percentages for less than they say.")
+        echo("The model is not calibrated: take its percentages for less than they say.")
 
 
 def _refusals(refused: Sequence[tuple[str, str]]) -> None:
     for path, reason in refused[:_PROBLEMS]:
-        click.echo(f"left as it is: {printable(path)}: {reason}", err=True)
+        echo(f"left as it is: {printable(path)}: {reason}", err=True)
     if len(refused) > _PROBLEMS:
-        click.echo(f"{len(refused) - _PROBLEMS} more were left as they are", err=True)
+        echo(f"{len(refused) - _PROBLEMS} more were left as they are", err=True)
     if refused:
         sys.exit(1)

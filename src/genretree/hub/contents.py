@@ -10,8 +10,9 @@ from typing import Any
 from genretree.description import is_inside
 from genretree.errors import HubError
 
-# None of these can run code when it is read: arrays, text, and scikit-learn models by their parts.
-TYPES = (".safetensors", ".skops", ".json", ".yaml", ".csv")
+# None of these can run code when it is read: arrays and text.
+TYPES = (".safetensors", ".json", ".yaml", ".csv")
+OLD_TREES = ".skops"  # of boosting, in bundles of genretree 0.1
 _ORIGIN = "_name_or_path"
 
 
@@ -25,6 +26,11 @@ def check_types(where: str, names: Iterable[str]) -> None:
     for name in names:
         if not is_inside(name):
             raise HubError(f"{where}: names a file outside the bundle: {name!r}; refused")
+        if PurePosixPath(name).suffix == OLD_TREES:
+            raise HubError(
+                f"{where}: {name} is of genretree 0.1 and doesn't travel any more; its author can push it again "
+                "with genretree 0.2, which converts it; refused"
+            )
         if PurePosixPath(name).suffix not in TYPES:
             raise HubError(f"{where}: {name} is of a type that doesn't travel ({', '.join(TYPES)} do); refused")
 

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from genretree.description import DESCRIPTION, check_files, read_description
-from genretree.errors import BundleError, HubError
+from genretree.errors import BundleError, GenretreeError, HubError, MissingExtraError
 from genretree.files import write_text
 from genretree.hub.cache import find_pulled, folder_of, one_at_a_time, remember
 from genretree.hub.client import explained, open_hub
@@ -142,14 +142,34 @@ def _fetch(name: HubName, commit: str, target: Path, progress: bool) -> None:
         for file in files:
             _download(name, commit, file, draft, progress)
         check_files(draft, files)
+        _try_to_load(draft)
         shutil.rmtree(draft / ".cache", ignore_errors=True)  # the client's notes
         origin = {"name": name.repo, "revision": name.revision, "commit": commit}
         write_text(draft / ORIGIN, json.dumps(origin, indent=1))
         draft.rename(target)
-    except (BundleError, HubError):
+    except GenretreeError:
         if not any(draft.glob("**/*.incomplete")):  # what broke off can be gone on with; what is wrong stays wrong
             shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def _try_to_load(folder: Path) -> None:
+    """Refuse what can't be loaded, before it has a name here.
+
+    Raises
+    ------
+    BundleError
+    """
+    from genretree.bundle import open_bundle  # which itself finds bundles on the Hub
+
+    try:
+        open_bundle(folder, read_description(folder))
+    except MissingExtraError:  # nothing is wrong with the bundle; loading it says what to install
+        pass
+    except GenretreeError:
+        raise
+    except Exception as error:  # whatever values of a stranger make the libraries below raise
+        raise BundleError(f"{folder}: can't be loaded ({type(error).__name__}: {error}); refused") from error
 
 
 def _download(name: HubName, commit: str, file: str, folder: Path, progress: bool = False) -> None:

@@ -16,7 +16,7 @@ from genretree.errors import BundleError, HubError
 from genretree.files import sha256_file
 from genretree.hub.card import Told, read_figures, write_card
 from genretree.hub.client import explained, open_hub
-from genretree.hub.contents import check_types, clean_description, clean_part, read_json
+from genretree.hub.contents import OLD_TREES, check_types, clean_description, clean_part, read_json
 from genretree.hub.names import MAIN, HubName, require_name
 from genretree.models.ways import FORMS
 
@@ -109,16 +109,24 @@ def laid_out(
 ) -> Iterator[Outgoing]:
     """Lay out what would be pushed, as long as the block runs.
 
+    Boosting trees as genretree 0.1 stored them are written again as arrays.
     Exports stay behind (`genretree export` makes them again), and so do the folders of this disk that a bundle notes.
     """
     folder, target = Path(folder), require_name(name, revision)
     content = read_description(folder)
     behind = (*FORMS, *(() if with_index else (_INDEX,)))
     kept = {file: digest for file, digest in content["files"].items() if Path(file).parts[0] not in behind}
-    check_types(f"{folder}", kept)
-    check_files(folder, kept)
-    card = write_card(content, told, target.repo, read_figures(told.report, content))
-    with tempfile.TemporaryDirectory(prefix="genretree-") as draft:
+    figures = read_figures(told.report, content)  # of the bundle as it was evaluated
+    with tempfile.TemporaryDirectory(prefix="genretree-") as place:
+        draft = str(Path(place) / "draft")
+        Path(draft).mkdir()
+        check_files(folder, kept)
+        if any(Path(file).suffix == OLD_TREES for file in kept):
+            folder = _converted(folder, Path(place) / "converted")
+            content = read_description(folder)
+            kept = {file: digest for file, digest in content["files"].items() if Path(file).parts[0] not in behind}
+        check_types(f"{folder}", kept)
+        card = write_card(content, told, target.repo, figures)
         files = {file: _cleaned(folder / file, Path(draft) / file) for file in kept}
         digests = {file: sha256_file(path) for file, path in files.items()}
         write_description(Path(draft), {**clean_description(content), "files": digests})
@@ -126,6 +134,13 @@ def laid_out(
         for file in (DESCRIPTION, CARD):
             files[file] = Path(draft) / file
         yield Outgoing(target, files, card)
+
+
+def _converted(folder: Path, out: Path) -> Path:
+    """Write a bundle of genretree 0.1 again, without the files that don't travel any more."""
+    from genretree.bundle import resave  # which itself finds bundles on the Hub
+
+    return resave(folder, out)
 
 
 def _cleaned(path: Path, draft: Path) -> Path:

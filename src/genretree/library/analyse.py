@@ -151,13 +151,14 @@ def analyse(
                 report(row.path, outcome, shared, listener.card)
 
         course = _Course(state, model, listener.card, finish)
-        rows = course.take_suspects(records.iter_pending(state, model, round_), make_listener)
+        rows = course.put_off_suspects(records.iter_pending(state, model, round_))
         if engine is not None:
             course.run(rows, engine(listener))
-            return counts
-        workers = max(1, min(workers, available_processors(), pending))
-        with shared_by(workers), ThreadPoolExecutor(workers) as pool:
-            course.run(rows, _Threads(pool, listener, workers))
+        else:
+            workers = max(1, min(workers, available_processors(), pending))
+            with shared_by(workers), ThreadPoolExecutor(workers) as pool:
+                course.run(rows, _Threads(pool, listener, workers))
+        course.hear_suspects(make_listener)
     return counts
 
 
@@ -229,6 +230,7 @@ class _Course:
     in_hand: int = 0
     hearing: dict[bytes, list[FileRow]] = field(default_factory=dict)  # the first is heard, the others wait for it
     strikes: dict[int, int] = field(default_factory=dict)
+    suspects: list[FileRow] = field(default_factory=list)
 
     def run(self, rows: Iterator[FileRow], engine: Engine) -> None:
         """Work on files until none is left."""
@@ -243,14 +245,33 @@ class _Course:
         finally:  # an interrupt is no file's fault
             records.take_back_tries(self.state, [waiting[0].id for waiting in self.hearing.values()])
 
-    def take_suspects(self, rows: Iterator[FileRow], make_listener: Callable[[], Listener]) -> Iterator[FileRow]:
-        """Pass files on, but for those that processes died of: each of these is heard in a process of its own."""
+    def put_off_suspects(self, rows: Iterator[FileRow]) -> Iterator[FileRow]:
+        """Yield all files but those that an earlier process may have died of; `hear_suspects` takes these."""
         for row in rows:
             if row.tries < _SUSPECT or row.content is None:
                 yield row
-                continue
+            else:
+                self.suspects.append(row)
+
+    def hear_suspects(self, make_listener: Callable[[], Listener]) -> None:
+        """Analyse the suspects, after all other files are done: the most suspicious last, each in a process of its own.
+
+        One that takes everything down again then costs no other file its result.
+        """
+        for row in sorted(self.suspects, key=lambda row: row.tries):
             self.in_hand += 1
-            self._save(row, _hear_apart(make_listener, row))
+            assert row.content is not None
+            if records.share_result(self.state, self.model, row.id, row.content):
+                found = records.find_outcome(self.state, self.model, self.card, row.id)
+                self._end(row, found, shared=True)
+                continue
+            records.begin_try(self.state, row.id)
+            try:
+                result = _hear_apart(make_listener, row)
+            except KeyboardInterrupt:  # not the file's fault
+                records.take_back_tries(self.state, [row.id])
+                raise
+            self._save(row, result)
 
     def _begin(self, row: FileRow, engine: Engine) -> None:
         self.in_hand += 1
@@ -318,7 +339,7 @@ class _Course:
 
 
 def _hear_apart(make_listener: Callable[[], Listener], row: FileRow) -> Result:
-    """Hear a file in a process of its own, which it may take down."""
+    """Analyse a file in a process of its own, which it may take down."""
     try:
         with worker_pool(1) as pool:
             return pool.submit(_load_and_hear, make_listener, row.path).result()

@@ -7,16 +7,17 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from genretree.errors import LibraryError
 from genretree.library.delta import stream_digest
 from genretree.library.file_lock import remove_stale_lock
-from genretree.library.records import PAGE, move_content
+from genretree.library.records import PAGE, find_copies, move_content
 from genretree.library.state import State, decode_path, encode_path
 from genretree.library.tags import TagError, read_tags
+from genretree.remote import is_url
 
 _CHANGE = "id, run, path, state, temporary, before, after, before_mtime_ns, old, new, delta"
 
@@ -83,6 +84,7 @@ def begin_change(
     state: State, run: int, path: str, temporary: str, before: bytes, mtime_ns: int, old: Mapping[str, Any]
 ) -> int:
     """Note that a file is about to be changed."""
+    _adopt(state, path, before)
     row = (run, encode_path(path), encode_path(temporary), before, mtime_ns, json.dumps(old))
     with state.transaction() as connection:
         return int(
@@ -150,8 +152,49 @@ def last_change(state: State, path: str) -> Change | None:
     return rows[0] if rows else None
 
 
+def last_change_to(state: State, content: bytes | None) -> Change | None:
+    """Give the last change that stands and made this content, whatever the file's path was then."""
+    rows = _read(state, "WHERE after = ? AND state = 'written' ORDER BY id DESC LIMIT 1", (content,))
+    return rows[0] if rows else None
+
+
+def _adopt(state: State, path: str, content: bytes) -> None:
+    """Give the changes of a file that was renamed its new path, so that undo sees later ones as their successors."""
+    if last_change(state, path) is not None:
+        return
+    change = last_change_to(state, content)
+    if change is not None and not os.path.lexists(change.path):  # else it is a copy
+        _move(state, change.path, path)
+
+
+def _follow(state: State, chain: list[Change]) -> list[Change]:
+    """Find the file of a chain at another path if it was renamed, and note that path."""
+    old, after = chain[0].path, chain[0].after
+    if os.path.lexists(old):
+        return chain
+    for path in find_copies(state, after):
+        if path == old or is_url(path) or last_change(state, path) is not None:
+            continue  # a copy that we wrote to as well has changes of its own
+        now = _look(path)
+        if now is not None and now.content == after:
+            _move(state, old, path)
+            return [replace(item, path=path) for item in chain]
+    return chain
+
+
+def _move(state: State, old: str, new: str) -> None:
+    with state.transaction() as connection:
+        connection.execute(
+            "UPDATE change SET path = ? WHERE path = ? AND state IN ('written', 'undone')",
+            (encode_path(new), encode_path(old)),
+        )
+
+
 def iter_chains(state: State, run: int) -> Iterator[list[Change]]:
-    """Yield, for each file that a run changed, the changes from the newest down to the run's first."""
+    """Yield, for each file that a run changed, the changes from the newest down to the run's first.
+
+    A file that is no longer at its path is looked for, by its content, among the files that are known at other paths.
+    """
     last = 0
     while True:
         firsts = _read(state, "WHERE run = ? AND id > ? AND state = 'written' ORDER BY id LIMIT ?", (run, last, PAGE))
@@ -164,7 +207,7 @@ def iter_chains(state: State, run: int) -> Iterator[list[Change]]:
                 (encode_path(first.path), first.id),
             )
             if chain and chain[-1].id == first.id:
-                yield chain
+                yield _follow(state, chain)
         last = firsts[-1].id
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from genretree.library.journal import last_change
+from genretree.library.journal import last_change, last_change_to
 from genretree.library.mapping import Decision, decide
 from genretree.library.mapping import Mapping as Rules
 from genretree.library.records import FileRow, ModelCard, Result, iter_files
@@ -187,6 +187,8 @@ def plan_file(state: State, card: ModelCard, rules: Rules, mode: Mode, row: File
         return Plan(row, result, decision, obstacle, message=message)
     assert row.genres is not None
     change = last_change(state, row.path)
+    if row.genres and (change is None or tuple(change.new["genres"]) != row.genres):
+        change = last_change_to(state, row.content) or change  # written at another path: the file was renamed
     ours = change is not None and tuple(change.new["genres"]) == row.genres
     theirs = tuple(change.new["theirs"]) if change is not None and ours else row.genres
     if theirs and mode == "only-empty":

@@ -7,10 +7,12 @@ nothing else. Paths are stored as the bytes the system knows them by, since name
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
@@ -21,6 +23,8 @@ from genretree.remote import is_url
 FORMAT = 1
 _BUSY_SECONDS = 10.0
 _CACHE_KIB = 16_000
+_CHECKED_BYTES = 64 << 20  # a larger database is only checked by commands that write
+_BACKUPS = 3
 
 # `tally` and `file_tally` are kept by triggers, so that counting a million rows takes no time. `here` mirrors
 # `file.gone`: results of files that are not there at present are kept and not counted.
@@ -76,6 +80,8 @@ CREATE INDEX change_path ON change (path, id);
 CREATE INDEX change_run ON change (run, id);
 CREATE INDEX change_open ON change (id) WHERE state IN ('begun', 'undoing');
 """
+# Not in databases of version 0.1, which get it when they are opened; without it all works, but slowly.
+_CONTENT_INDEX = "CREATE INDEX IF NOT EXISTS change_after ON change (after) WHERE state = 'written'"
 
 
 def default_database() -> Path:
@@ -92,11 +98,16 @@ class State:
     path : Path
     connection : sqlite3.Connection
         In autocommit; use `transaction` to write.
+    copied : tempfile.TemporaryDirectory, optional
+        Folder of the copy that is open in place of a database which can't be read where it is; goes with `close`.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, copied: tempfile.TemporaryDirectory[str] | None = None
+    ) -> None:
         self.path = path
         self.connection = connection
+        self._copied = copied
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -105,7 +116,7 @@ class State:
         Raises
         ------
         LibraryError
-            If the disk is full, or the database can't be written to.
+            If the disk is full, or the database is damaged or can't be written to.
         """
         try:
             self.connection.execute("BEGIN IMMEDIATE")
@@ -116,14 +127,16 @@ class State:
                     self.connection.execute("ROLLBACK")
                 raise
             self.connection.execute("COMMIT")
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
-            raise _explain(self.path, error) from error
+            raise explain(self.path, error) from error
 
     def close(self) -> None:
         """Close the file."""
         self.connection.close()
+        if self._copied is not None:
+            self._copied.cleanup()
 
     def __enter__(self) -> State:
         return self
@@ -132,7 +145,7 @@ class State:
         self.close()
 
 
-def open_state(path: str | Path, *, create: bool = False) -> State:
+def open_state(path: str | Path, *, create: bool = False, show: bool = False, check: bool | None = None) -> State:
     """Open a library's database.
 
     Parameters
@@ -141,6 +154,10 @@ def open_state(path: str | Path, *, create: bool = False) -> State:
         On a local disk: SQLite's WAL does not work over a network file system.
     create : bool
         Make a new one if there is none.
+    show : bool
+        Only to be read: a database that can't be written to, or whose folder can't, opens all the same.
+    check : bool, optional
+        Look for damage first, which reads the whole file; by default if it is smaller than 64 MB.
 
     Raises
     ------
@@ -152,23 +169,104 @@ def open_state(path: str | Path, *, create: bool = False) -> State:
         raise LibraryError(f"{path}: no such library; make it with: genretree library analyse DIR --bundle BUNDLE")
     if create:
         path.parent.mkdir(parents=True, exist_ok=True)
+    if check is None:
+        check = not path.exists() or path.stat().st_size < _CHECKED_BYTES
+    state: State | None = None
     try:
-        connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
-        state = State(path, connection)
-        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(f"BEGIN; {_SCHEMA} INSERT INTO setting VALUES ('format', '{FORMAT}'); COMMIT;")
-        found = connection.execute("SELECT value FROM setting WHERE name = 'format'").fetchone()
-        connection.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing by it
-    except sqlite3.OperationalError as error:
-        raise _explain(path, error) from error
-    except sqlite3.DatabaseError as error:
-        raise LibraryError(f"{path}: is not a library's database ({error}); name another file with --db") from error
-    if found is None or found[0] != str(FORMAT):
-        state.close()
-        raise LibraryError(f"{path}: library format {found and found[0]}, this genretree reads {FORMAT}")
+        state = State(path, sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None))
+        try:
+            _prepare(state, create, check)
+        except sqlite3.OperationalError as error:
+            if not show or error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+                raise
+            state.close()
+            state = _open_read_only(path)
+            _prepare(state, create=False, check=check)
+    except BaseException as error:
+        if state is not None:
+            state.close()
+        if isinstance(error, sqlite3.DatabaseError):
+            raise explain(path, error) from error
+        raise
     return state
+
+
+def _prepare(state: State, create: bool, check: bool) -> None:
+    """Make the tables if there are none, or see whether they are sound and of this format."""
+    path, connection = state.path, state.connection
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        # An emptied database looks like a new one; a backup tells them apart.
+        if not create or _backup(path, 1).exists():
+            raise LibraryError(f"{path}: is empty; {_advice(path)}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.executescript(f"BEGIN; {_SCHEMA} INSERT INTO setting VALUES ('format', '{FORMAT}'); COMMIT;")
+    elif check:
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise LibraryError(f"{path}: is damaged ({' '.join(found.split())}); {_advice(path)}")
+    format_ = connection.execute("SELECT value FROM setting WHERE name = 'format'").fetchone()
+    connection.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing by it
+    if format_ is None or format_[0] != str(FORMAT):
+        raise LibraryError(f"{path}: library format {format_ and format_[0]}, this genretree reads {FORMAT}")
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'change_after'").fetchone():
+        with suppress(sqlite3.OperationalError):  # read-only, busy or full
+            connection.execute(_CONTENT_INDEX)
+
+
+def _open_read_only(path: Path) -> State:
+    """Open a database beside which SQLite can't make the files that WAL mode needs."""
+    log = path.with_name(f"{path.name}-wal")
+    copied = None
+    shown = path
+    if log.exists() and log.stat().st_size:  # what is only in the log would be missing from an immutable database
+        copied = tempfile.TemporaryDirectory(prefix="genretree-")
+        shown = Path(copied.name) / path.name
+        try:
+            shutil.copyfile(path, shown)
+            shutil.copyfile(log, shown.with_name(log.name))
+        except OSError as error:
+            copied.cleanup()
+            raise LibraryError(f"{path}: can't be read ({error.strerror or error})") from error
+    address = f"{shown.absolute().as_uri()}{'' if copied else '?mode=ro&immutable=1'}"
+    return State(path, sqlite3.connect(address, uri=True, isolation_level=None), copied)
+
+
+def back_up(state: State) -> Path:
+    """Copy a database to `<name>.backup-1` and number the earlier copies up; three are kept.
+
+    Returns
+    -------
+    Path
+        The copy.
+
+    Raises
+    ------
+    LibraryError
+        If it can't be written; the earlier copies are then as they were.
+    """
+    new = state.path.with_name(f"{state.path.name}.backup-new")  # only a `sole_worker` writes it
+    try:
+        new.unlink(missing_ok=True)
+        with closing(sqlite3.connect(new)) as target:
+            state.connection.backup(target)
+        with new.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        for number in range(_BACKUPS - 1, 0, -1):
+            if _backup(state.path, number).exists():
+                _backup(state.path, number).replace(_backup(state.path, number + 1))
+        new.replace(_backup(state.path, 1))
+    except sqlite3.DatabaseError as error:
+        new.unlink(missing_ok=True)
+        source = state.path if _is_damage(error) else new
+        raise explain(source, error) from error
+    except OSError as error:
+        raise LibraryError(f"{new}: can't be written ({error.strerror or error}); nothing was changed") from error
+    return _backup(state.path, 1)
+
+
+def _backup(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.backup-{number}")
 
 
 @contextmanager
@@ -191,7 +289,7 @@ def sole_worker(path: Path, what: str) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         held.close()
         if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-            raise _explain(lock, error) from error
+            raise explain(lock, error) from error
         holder = who.read_text(encoding="utf-8") if who.is_file() else "another process"
         raise LibraryError(f"{path}: {holder} is at work on it; wait for it, or name another file with --db") from None
     try:
@@ -223,9 +321,44 @@ def folder_range(folder: str) -> tuple[bytes, bytes]:
     return start, start[:-1] + bytes([start[-1] + 1])
 
 
-def _explain(path: Path, error: sqlite3.OperationalError) -> LibraryError:
-    if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what SQLite raises in the block into a `LibraryError` that names the database and says what to do."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise explain(path, error) from error
+
+
+def explain(path: Path, error: sqlite3.DatabaseError) -> LibraryError:
+    """Say what is wrong with a database, and what to do."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
         return LibraryError(f"{path}: the disk is full; all that was finished is kept, free some space and go on")
-    if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        if path.exists() and not os.access(path, os.R_OK):
+            return LibraryError(f"{path}: can't be read ({error}); ask its owner, or name another file with --db")
         return LibraryError(f"{path}: can't be written to ({error}); name a file in a folder of yours with --db")
-    return LibraryError(f"{path}: {error}")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return LibraryError(f"{path}: another program is using it ({error}); try again when that has finished")
+    if code == sqlite3.SQLITE_IOERR:
+        return LibraryError(f"{path}: its disk can't be read or written ({error}); check the disk, then try again")
+    if code == sqlite3.SQLITE_NOTADB:
+        return LibraryError(
+            f"{path}: is not a library's database ({error}); name another file with --db, or, if it was one: "
+            f"{_advice(path)}"
+        )
+    return LibraryError(f"{path}: is damaged ({error}); {_advice(path)}")
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _advice(path: Path) -> str:
+    """Say what to do about a damaged database."""
+    kept = _backup(path, 1)
+    rescue = f"genretree library rescue {path} --out NEW.db"
+    if kept.exists():
+        return f"move it and its -wal file away and put {kept} in its place, or save what can be read: {rescue}"
+    return f"there is no backup {kept.name}; save what can be read: {rescue}"

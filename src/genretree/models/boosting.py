@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from genretree.errors import BundleError, TrainingError
 from genretree.files import atomic_path
+from genretree.models.checked_trees import CheckedTrees
 from genretree.models.contract import (
     Examples,
     FitContext,
@@ -29,6 +30,7 @@ from genretree.models.contract import (
     write_history,
 )
 from genretree.models.described import Describer, Feature
+from genretree.models.finite import require_finite
 from genretree.models.graphs import Graph
 from genretree.models.hearing import load_network
 from genretree.models.network_settings import CACHED, Network
@@ -100,13 +102,14 @@ class BoostingFamily:
         with progress_bar(len(targets) * chosen.epochs, "boost (at most)", "iteration", context.progress) as tick:
             for number, of_leaf in enumerate(targets):
                 held_truth = None if validation is None else of_leaf[validation.leaves]
-                draft = context.folder / _classifier_file(number)
+                draft = context.folder / _draft_file(number)
                 begun = _read_draft(draft, of_leaf)
                 tick(getattr(begun, "n_iter_", 0))
                 classifiers.append(
                     _fit_classifier(features, of_leaf[train.leaves], held_out, held_truth, chosen, begun, draft, tick)
                 )
-        model = BoostingModel(seeing, classifiers, taxonomy, chosen)
+        trees = [CheckedTrees.from_classifier(classifier) for classifier in classifiers]
+        model = BoostingModel(seeing, trees, taxonomy, chosen)
         facts["iterations"] = [int(classifier.n_iter_) for classifier in classifiers]
         history = _history(classifiers)
         write_history(context.folder / "history.csv", history)
@@ -114,18 +117,20 @@ class BoostingFamily:
 
     @staticmethod
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> BoostingModel:
-        """Read a fitted model; only scikit-learn's own tree types are accepted."""
+        """Read a fitted model; every index in its trees is checked."""
         chosen: BoostingSettings = settings
         seeing = _Seeing.load(folder, chosen)
         targets = _targets(taxonomy, chosen.heads)
-        classifiers = [_load_classifier(folder / _classifier_file(i), target) for i, target in enumerate(targets)]
-        return BoostingModel(seeing, classifiers, taxonomy, chosen)
+        trees = [_load_trees(folder, number, target, seeing.width) for number, target in enumerate(targets)]
+        return BoostingModel(seeing, trees, taxonomy, chosen)
 
 
 class BoostingModel:
     """Features and classifiers behind the contract of every family."""
 
-    def __init__(self, seeing: _Seeing, classifiers: list[Any], taxonomy: Taxonomy, settings: BoostingSettings) -> None:
+    def __init__(
+        self, seeing: _Seeing, classifiers: list[CheckedTrees], taxonomy: Taxonomy, settings: BoostingSettings
+    ) -> None:
         self.seeing = seeing
         self.needs_sound = seeing.describer.needs_sound
         self.classifiers = classifiers
@@ -168,12 +173,10 @@ class BoostingModel:
         ]
 
     def save(self, folder: Path) -> list[str]:
-        """Write what the features need as safetensors and each classifier with skops."""
-        from skops import io
-
-        names = [_classifier_file(i) for i in range(len(self.classifiers))]
+        """Write what the features need and the trees of each classifier, all as safetensors."""
+        names = [_trees_file(i) for i in range(len(self.classifiers))]
         for name, classifier in zip(names, self.classifiers, strict=True):
-            io.dump(classifier, folder / name)
+            classifier.save(folder / name)
         return [*self.seeing.save(folder), *names]
 
 
@@ -192,6 +195,13 @@ class _Seeing:
         self.projection = projection
         self.describer = describer
         self.settings = settings
+
+    @property
+    def width(self) -> int | None:
+        """The number of features, if it is known without any images."""
+        if self.projection is None or len(self.settings.features) > 1:
+            return None
+        return len(self.projection[1])
 
     def see(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None) -> Floats:
         """Give the features of slices, shape (n, width)."""
@@ -222,18 +232,25 @@ class _Seeing:
     @classmethod
     def load(cls, folder: Path, settings: BoostingSettings) -> Self:
         """Read what `save` wrote."""
+        projection = _read_projection(folder / PROJECTION_FILE, settings) if "components" in settings.features else None
         try:
-            projection = None
-            if "components" in settings.features:
-                arrays = load_file(folder / PROJECTION_FILE)
-                projection = arrays["weights"], arrays["offset"]
-                pixels = len(settings.modalities) * settings.image_size**2
-                if projection[0].shape != (pixels, len(projection[1])):
-                    raise ValueError(f"a projection of shape {projection[0].shape} doesn't fit {pixels} pixels")
             describer = Describer.load(folder, settings.features, settings.networks)
-        except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        except (OSError, SafetensorError, RuntimeError) as error:
             raise BundleError(f"{folder}: can't be read ({error}); copy or train the bundle again") from error
         return cls(projection, describer, settings)
+
+
+def _read_projection(path: Path, settings: BoostingSettings) -> tuple[Floats, Floats]:
+    try:
+        arrays = load_file(path)
+        weights, offset = arrays["weights"], arrays["offset"]
+        pixels = len(settings.modalities) * settings.image_size**2
+        if offset.ndim != 1 or weights.shape != (pixels, len(offset)):
+            raise ValueError(f"a projection of shape {weights.shape} doesn't fit {pixels} pixels")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{path}: can't be read ({error}); copy or train the bundle again") from error
+    require_finite(path, arrays)
+    return weights, offset
 
 
 def _fit_features(
@@ -381,7 +398,12 @@ def _write_draft(classifier: Any, draft: Path) -> None:
 
 def _read_draft(draft: Path, target: NDArray[np.int64]) -> Any:
     """Read what an interrupted run had grown; None if there is nothing."""
-    return _load_classifier(draft, target) if draft.exists() else None
+    if not draft.exists():
+        return None
+    trees, classifier = _read_skops(draft)
+    if not np.isin(trees.classes_, target).all():
+        raise BundleError(f"{draft}: its classes are not those of the tree; delete it and train again")
+    return classifier
 
 
 def _history(classifiers: Sequence[Any]) -> list[dict[str, float]]:
@@ -396,14 +418,19 @@ def _history(classifiers: Sequence[Any]) -> list[dict[str, float]]:
     return rows
 
 
-def _spread(classifier: Any, features: Floats, width: int) -> NDArray[np.float64]:
+def _spread(classifier: CheckedTrees, features: Floats, width: int) -> NDArray[np.float64]:
     """Put a classifier's probabilities at its classes' places; classes it never saw get zero."""
     probabilities = np.zeros((len(features), width))
     probabilities[:, classifier.classes_] = classifier.predict_proba(features)
     return probabilities
 
 
-def _classifier_file(number: int) -> str:
+def _trees_file(number: int) -> str:
+    return f"classifier-{number}.safetensors"
+
+
+def _draft_file(number: int) -> str:
+    """Name what an interrupted training leaves, and what genretree 0.1 also wrote into bundles."""
     return f"classifier-{number}.skops"
 
 
@@ -424,10 +451,23 @@ _TRUSTED = (
 )
 
 
-def _load_classifier(path: Path, target: NDArray[np.int64]) -> Any:
-    """Read a classifier of the nodes in `target`."""
-    import zipfile
+def _load_trees(folder: Path, number: int, target: NDArray[np.int64], width: int | None) -> CheckedTrees:
+    """Read the trees of the nodes in `target`, on `width` features if that is known; also as 0.1 wrote them."""
+    path = folder / _trees_file(number)
+    if path.exists():
+        trees = CheckedTrees.load(path)
+    else:
+        path = folder / _draft_file(number)
+        trees, _ = _read_skops(path)
+    if not np.isin(trees.classes_, target).all():
+        raise BundleError(f"{path}: its classes are not those of the tree; copy or train the bundle again")
+    if width is not None and trees.n_features != width:
+        raise BundleError(f"{path}: sees {trees.n_features} features of {width}; copy or train the bundle again")
+    return trees
 
+
+def _read_skops(path: Path) -> tuple[CheckedTrees, Any]:
+    """Read a classifier and its trees, which are checked before anything follows them."""
     from skops import io
 
     try:
@@ -435,9 +475,8 @@ def _load_classifier(path: Path, target: NDArray[np.int64]) -> Any:
         if strange:
             raise BundleError(f"{path}: holds types that don't belong there ({', '.join(sorted(strange))}); refused")
         classifier = io.load(path, trusted=list(_TRUSTED))
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
+        return CheckedTrees.from_classifier(classifier), classifier
+    except BundleError:
+        raise
+    except Exception as error:  # whatever a damaged or hostile file makes zipfile, json, numpy and skops raise
         raise BundleError(f"{path}: can't be read ({error}); copy or train the bundle again") from error
-    classes = getattr(classifier, "classes_", None)
-    if classes is None or not np.isin(classes, target).all():
-        raise BundleError(f"{path}: its classes are not those of the tree; copy or train the bundle again")
-    return classifier

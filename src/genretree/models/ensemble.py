@@ -31,6 +31,7 @@ from genretree.models.contract import (
     Model,
     score_examples,
 )
+from genretree.models.finite import require_finite
 from genretree.models.graphs import Graph, HasGraphs
 from genretree.models.linear import group_folds
 from genretree.models.ways import Runner
@@ -111,6 +112,7 @@ class EnsembleFamily:
             raise BundleError(f"{path}: can't be read ({error}); copy or train the bundle again") from error
         if weights.shape != (len(chosen.members),):
             raise BundleError(f"{folder / _WEIGHTS_FILE}: {len(weights)} weights for {len(chosen.members)} members")
+        require_finite(folder / _WEIGHTS_FILE, {"weights": weights})
         members = [family.load(folder / name, taxonomy, own) for name, family, own in _members(chosen)]
         return EnsembleModel(members, weights, taxonomy, chosen)
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from genretree.errors import TrainingError
 from genretree.models.contract import Examples
+from genretree.models.finite import require_finite
 from genretree.models.graphs import Graph, as_tensors
 from genretree.models.kept import KeptRows
 from genretree.models.musicnn_network import BANDS, PATCH_FRAMES, Musicnn, Tagged
@@ -173,8 +174,14 @@ def save_networks(networks: Mapping[Network, Musicnn], folder: Path) -> list[str
 
 
 def load_networks(names: Sequence[Network], folder: Path) -> dict[Network, Musicnn]:
-    """Read what `save_networks` wrote. Raises OSError, SafetensorError or RuntimeError if it can't be."""
-    return {name: make_network(load_file(folder / network_file(name))) for name in names}
+    """Read what `save_networks` wrote. Raises OSError, SafetensorError, RuntimeError or BundleError if it can't be."""
+    networks = {}
+    for name in names:
+        path = folder / network_file(name)
+        weights = load_file(path)
+        require_finite(path, weights)
+        networks[name] = make_network(weights)
+    return networks
 
 
 def network_file(name: str) -> str:

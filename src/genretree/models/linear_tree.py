@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from genretree.errors import BundleError, TrainingError
 from genretree.models.contract import Examples, Held, LevelProbabilities, balance_classes
+from genretree.models.finite import require_finite
 from genretree.models.linear import LinearHead, fit_linear, group_folds, out_of_fold, track_log_loss
 from genretree.models.statistics import STATISTICS
 from genretree.progress import progress_bar
@@ -191,6 +192,7 @@ def read_head(folder: Path, width: int | None, taxonomy: Taxonomy, heads: Heads)
     path = folder / HEAD_FILE
     try:
         arrays = load_file(path)
+        require_finite(path, arrays)
         statistics = bool(arrays["statistics"][0])
         if width is None:
             width = next(value.shape[1] for name, value in arrays.items() if name.endswith(".weights"))

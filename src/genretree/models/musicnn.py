@@ -24,6 +24,7 @@ from safetensors.numpy import save_file as save_arrays
 from genretree.errors import BundleError, TrainingError
 from genretree.machine import keep_allocated_pages
 from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities, Model
+from genretree.models.finite import require_finite
 from genretree.models.graphs import Graph
 from genretree.models.hearing import (
     IMAGES,
@@ -150,6 +151,7 @@ class MusicnnFamily:
         try:
             networks = load_networks(chosen.networks, folder)
             arrays = load_arrays(folder / HEAD_FILE)
+            require_finite(folder / HEAD_FILE, arrays)
             layers = tuple(_NUMBERED[i] for i in arrays["layers"])
             width = sum(WIDTHS[layer] * (1 if layer == IMAGES else len(networks)) for layer in layers)
             linear = LinearTree.from_arrays(arrays, width, taxonomy, chosen.heads)

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from genretree.errors import BundleError
 from genretree.models.augment import mix_pairs, spec_augment
 from genretree.models.contract import LevelProbabilities, balance_classes
+from genretree.models.finite import require_finite
 from genretree.models.graphs import Graph, as_tensors
 from genretree.models.network_settings import NetworkSettings
 from genretree.models.tree_head import TreeHead
@@ -280,11 +281,13 @@ def load_weights(network: GenreNetwork, folder: Path) -> NetworkModel:
     """Read weights into a network of the same shape; anything missing, left over or of another shape refuses."""
     path = folder / WEIGHTS_FILE
     try:
-        network.load_state_dict(load_file(path), strict=True)
+        weights = load_file(path)
+        network.load_state_dict(weights, strict=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise BundleError(
             f"{path}: the weights don't fit this model ({error}); copy or train the bundle again"
         ) from error
+    require_finite(path, weights)
     return NetworkModel(network)
 
 

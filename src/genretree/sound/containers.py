@@ -34,17 +34,22 @@ _FFMPEG_MAGIC = {
     b"DSD ": "dsf",
     b"#!AMR": "amr",
     b"FLV\x01": "flv",
+    b"\x7f\xfe\x80\x01": "dts",
+    b"\x00\x00\x01\xba": "mpeg-ps",
 }
-FFMPEG_ONLY = {*_FFMPEG_MAGIC.values(), "mp4", "aac", "avi"}
+FFMPEG_ONLY = {*_FFMPEG_MAGIC.values(), "mp4", "aac", "avi", "ac3", "mpeg-ts"}
 # FFmpeg's demuxer for each container that it may be given. None of them opens other files: never add a playlist here.
 DEMUXERS = {
-    **{name: name for name in ("asf", "ape", "tta", "dsf", "amr", "flv", "avi", "aac", "mp3")},
+    **{name: name for name in ("asf", "ape", "tta", "dsf", "amr", "flv", "avi", "aac", "mp3", "dts")},
     **{name: name for name in ("wav", "aiff", "w64", "au", "caf", "flac", "ogg", "voc")},
     "matroska": "matroska",
     "wavpack": "wv",
     "musepack": "mpc",
     "mp4": "mov",
     "svx": "iff",
+    "ac3": "ac3",
+    "mpeg-ps": "mpeg",
+    "mpeg-ts": "mpegts",
 }
 MAX_ID3_TAGS = 256
 _MP4_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"}
@@ -75,8 +80,11 @@ def sniff(file: io.FileIO, size: int) -> tuple[str, int]:
 
 def choose_demuxer(file: io.FileIO, container: str, start: int) -> str:
     """FFmpeg's name for the one demuxer that may read this container; "" if FFmpeg shall not read it."""
-    if container == "musepack" and read_at(file, start, 4) == b"MPCK":
+    head = read_at(file, start, 6)
+    if container == "musepack" and head[:4] == b"MPCK":
         return "mpc8"
+    if container == "ac3" and head[5] >> 3 > _AC3_BSID:
+        return "eac3"
     return DEMUXERS.get(container, "")
 
 
@@ -122,6 +130,10 @@ def _sniff_head(head: bytes, whole: bool) -> str:
             return name
     if head[4:8] in _MP4_BOXES:
         return "mp4"
+    if is_chain(head, ac3_frame_size):
+        return "ac3"
+    if is_chain(head, _ts_packet_size):
+        return "mpeg-ts"
     # Any bytes hold something like one frame header; three in a row at the right distances they don't.
     if find_chain(head, 0, mpeg_frame_size, whole) >= 0:
         return "mp3"
@@ -287,6 +299,41 @@ def _mpeg_header_size(second: int, third: int) -> int:
     if layer == 1:
         return (12 * bits // hertz + padding) * 4
     return (144 if mpeg1 or layer == 2 else 72) * bits // hertz + padding
+
+
+_AC3_BITRATES = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)  # kbit/s
+_AC3_BSID = 10  # the last version of AC-3 itself; those above are E-AC-3
+_TS_PACKET = 188
+
+
+def is_chain(head: bytes, frame_size: FrameSize, frames: int = 3) -> bool:
+    """Whether data begin with some frames in a row, the last of which may be cut off."""
+    at = 0
+    for number in range(frames):
+        if at + 8 > len(head):
+            return number > 0
+        size = frame_size(head, at)
+        if not size:
+            return False
+        at += size
+    return True
+
+
+def ac3_frame_size(data: bytes, at: int) -> int:
+    """Bytes of the AC-3 or E-AC-3 frame (ETSI TS 102 366) whose header is here; 0 if there is none."""
+    if data[at : at + 2] != b"\x0b\x77":
+        return 0
+    if data[at + 5] >> 3 > _AC3_BSID:
+        return 2 * (((data[at + 2] & 7) << 8 | data[at + 3]) + 1) if data[at + 5] >> 3 <= 16 else 0
+    rate, code = data[at + 4] >> 6, data[at + 4] & 63
+    if rate == 3 or code >= 2 * len(_AC3_BITRATES):
+        return 0
+    bits = _AC3_BITRATES[code >> 1]
+    return (4 * bits, 2 * (320 * bits // 147 + (code & 1)), 6 * bits)[rate]
+
+
+def _ts_packet_size(data: bytes, at: int) -> int:
+    return _TS_PACKET if data[at] == 0x47 else 0
 
 
 def adts_frame_size(data: bytes, at: int) -> int:

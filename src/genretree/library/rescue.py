@@ -1,0 +1,258 @@
+"""Save from a damaged database what can be read of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genretree.errors import LibraryError
+from genretree.library.state import State, open_state
+from genretree.taxonomy import Taxonomy
+
+_HEADER = b"SQLite format 3\0"
+_PAGE_BYTES = 4096
+_LAST = 1 << 62
+_COLUMNS = {
+    "model": "id, digest, family, heads, tree, bundle, note, used",
+    "file": "id, path, size, mtime_ns, content, genres, error, message, seen, gone, tries",
+    "result": "file, model, content, here, leaf, confidence, probabilities, slices, padded, runtime, error, message",
+    "run": "id, started, model, command",
+    "change": "id, run, path, state, temporary, before, after, before_mtime_ns, old, new, delta",
+}
+
+
+@dataclass
+class Rescued:
+    """What was saved of a table.
+
+    Parameters
+    ----------
+    table : str
+    saved : int
+        Rows.
+    refused : int
+        Rows that could be read but make no sense.
+    gaps : int
+        Unreadable places between rows that could be read.
+    between : int
+        How many rows those places held at most.
+    end : int or None
+        The number of the last row that could be read, if what follows is unreadable.
+    """
+
+    table: str
+    saved: int = 0
+    refused: int = 0
+    gaps: int = 0
+    between: int = 0
+    end: int | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing was found to be lost."""
+        return not self.refused and not self.gaps and self.end is None
+
+
+def rescue(damaged: Path, out: Path) -> list[Rescued]:
+    """Copy what can be read of a database into a new one, which `undo` and `analyse` can go on with.
+
+    Nothing is written to the damaged one.
+
+    Parameters
+    ----------
+    damaged : Path
+    out : Path
+        Must not exist.
+
+    Returns
+    -------
+    list of Rescued
+        One for each table.
+
+    Raises
+    ------
+    LibraryError
+        If nothing can be read, or `out` exists.
+    """
+    if not damaged.is_file():
+        raise LibraryError(f"{damaged}: no such file; name the damaged database")
+    if out.exists():
+        raise LibraryError(f"{out}: exists already; name a new file with --out")
+    try:
+        with tempfile.TemporaryDirectory(prefix="genretree-") as folder:
+            copy = _copy(damaged, Path(folder))
+            with closing(sqlite3.connect(copy, isolation_level=None)) as source, open_state(out, create=True) as state:
+                source.execute("PRAGMA writable_schema = ON")  # SQLite then also reads what contradicts its header
+                found = _save(source, state)
+        if not any(table.saved for table in found):
+            raise LibraryError(f"{damaged}: nothing in it can be read; use a backup, or analyse the library again")
+    except BaseException:
+        for name in (out.name, f"{out.name}-wal", f"{out.name}-shm"):
+            out.with_name(name).unlink(missing_ok=True)
+        raise
+    return found
+
+
+def _copy(damaged: Path, folder: Path) -> Path:
+    """Copy a database, as long as its header says, with a first page that can be read."""
+    copy = folder / "damaged.sqlite"
+    log = damaged.with_name(f"{damaged.name}-wal")
+    try:
+        shutil.copyfile(damaged, copy)
+        if log.exists():
+            shutil.copyfile(log, copy.with_name(f"{copy.name}-wal"))
+    except OSError as error:
+        raise LibraryError(f"{damaged}: can't be copied to {folder} ({error.strerror or error})") from error
+    size = copy.stat().st_size
+    with copy.open("rb+") as stream:
+        head = stream.read(100)
+        sound = head.startswith(_HEADER) and int.from_bytes(head[16:18], "big") == _PAGE_BYTES
+    if size >= _PAGE_BYTES and not sound:
+        # The tables' places are the same in all databases of this format, so a new one's first page fits.
+        fresh = folder / "fresh.sqlite"
+        open_state(fresh, create=True).close()
+        page = bytearray(fresh.read_bytes()[:_PAGE_BYTES])
+        page[28:32] = (size // _PAGE_BYTES).to_bytes(4, "big")
+        with copy.open("rb+") as stream:
+            stream.write(page)
+    elif sound:
+        pages = int.from_bytes(head[28:32], "big")
+        if size < pages * _PAGE_BYTES <= size * 1000:
+            os.truncate(copy, pages * _PAGE_BYTES)
+    return copy
+
+
+def _save(source: sqlite3.Connection, state: State) -> list[Rescued]:
+    found = []
+    for table, columns in _COLUMNS.items():
+        report = Rescued(table)
+        insert = f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * len(columns.split(', ')))})"
+        with state.transaction() as connection:
+            for row in _rows(source, table, columns, report):
+                try:
+                    if not _CHECKS[table](row):
+                        raise ValueError
+                    connection.execute(insert, row)
+                    report.saved += 1
+                except (ValueError, TypeError, KeyError, AttributeError, sqlite3.IntegrityError):
+                    report.refused += 1
+        found.append(report)
+    with state.transaction() as connection:
+        # Without its run a change could not be undone; without its model or file a result means nothing.
+        connection.execute(
+            "INSERT INTO run SELECT DISTINCT run, 0, '', 'rescued' FROM change WHERE run NOT IN (SELECT id FROM run)"
+        )
+        connection.execute(
+            "DELETE FROM result WHERE file NOT IN (SELECT id FROM file) OR model NOT IN (SELECT id FROM model)"
+        )
+        connection.execute("INSERT OR REPLACE INTO setting SELECT 'round', max(seen) FROM file HAVING max(seen) > 0")
+        counted = connection.execute("SELECT count(*) FROM result").fetchone()[0]
+    for report in found:
+        if report.table == "result":
+            report.refused += report.saved - counted
+            report.saved = counted
+    return found
+
+
+def _rows(source: sqlite3.Connection, table: str, columns: str, report: Rescued) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows by number, and go on behind what can't be read."""
+    key = columns.split(", ", maxsplit=1)[0]
+    query = f"SELECT {columns} FROM {table} NOT INDEXED WHERE {key} >= ? ORDER BY {key}"
+    at, last = -1, 0
+    while True:
+        try:
+            for row in source.execute(query, (at,)):
+                yield row
+                last = max(last, row[0])
+        except sqlite3.DatabaseError:
+            # Python's sqlite3 reads a row ahead: the last rows before the damage are read one by one.
+            while (row := _read_one(source, query, last + 1)) is not None:
+                yield row
+                last = row[0]
+            start = _next_readable(source, query, last + 1)
+            if start is None:
+                report.end = last
+                return
+            report.gaps += 1
+            report.between += max(0, start - last - 1)
+            at = start
+        else:
+            return
+
+
+def _next_readable(source: sqlite3.Connection, query: str, first: int) -> int | None:
+    """Give the lowest number, as far as halving finds it, from which on a row can be read."""
+    step, bad, good = 1, first - 1, None
+    while first + step < _LAST:
+        found = _probe(source, query, first + step - 1)
+        if found is not None:
+            good = found
+            break
+        bad = first + step - 1
+        step *= 2
+    if good is None:
+        return None
+    high = min(good, first + step - 1)
+    while high - bad > 1:
+        middle = (bad + high) // 2
+        found = _probe(source, query, middle)
+        if found is None:
+            bad = middle
+        else:
+            high, good = middle, found
+    return good
+
+
+def _probe(source: sqlite3.Connection, query: str, at: int) -> int | None:
+    row = _read_one(source, query, at)
+    return None if row is None else int(row[0])
+
+
+def _read_one(source: sqlite3.Connection, query: str, at: int) -> tuple[Any, ...] | None:
+    with suppress(sqlite3.DatabaseError):
+        row = source.execute(f"{query} LIMIT 1", (at,)).fetchone()
+        # A damaged page may hold rows that don't belong there; going back would never end.
+        return row if row is not None and isinstance(row[0], int) and row[0] >= at else None
+    return None
+
+
+def _check_model(row: tuple[Any, ...]) -> bool:
+    Taxonomy.from_json(json.loads(row[4]))
+    return all(isinstance(value, str) for value in row[1:7])
+
+
+def _check_file(row: tuple[Any, ...]) -> bool:
+    known = row[4] is None or (isinstance(row[4], bytes) and len(row[4]) == 16)
+    genres = None if row[5] is None else json.loads(row[5])
+    return isinstance(row[1], bytes) and known and (genres is None or isinstance(genres, list))
+
+
+def _check_result(row: tuple[Any, ...]) -> bool:
+    return isinstance(row[2], bytes) and (row[6] is None or isinstance(row[6], bytes))
+
+
+def _check_run(row: tuple[Any, ...]) -> bool:
+    return isinstance(row[1], float) and isinstance(row[2], str) and isinstance(row[3], str)
+
+
+def _check_change(row: tuple[Any, ...]) -> bool:
+    names = all(isinstance(row[index], bytes) for index in (2, 4, 5, 6))
+    facts = isinstance(json.loads(row[8]), dict) and isinstance(json.loads(row[9]), dict)
+    return names and facts and row[3] in ("begun", "written", "undoing", "undone")
+
+
+_CHECKS: dict[str, Callable[[tuple[Any, ...]], bool]] = {
+    "model": _check_model,
+    "file": _check_file,
+    "result": _check_result,
+    "run": _check_run,
+    "change": _check_change,
+}

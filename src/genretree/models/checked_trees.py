@@ -1,0 +1,237 @@
+"""Boosted trees as plain arrays, every index of which is checked before anything follows it.
+
+scikit-learn walks its trees in compiled code that trusts them: an index outside a tree reads foreign memory, and a
+child that points back at its parent never ends. What comes from a file is therefore checked first, whatever wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from genretree.errors import BundleError
+
+# How each field of a node is stored, and its name in scikit-learn's own record.
+_FIELDS: dict[str, tuple[str, type[np.generic]]] = {
+    "value": ("value", np.float64),
+    "feature": ("feature_idx", np.int64),
+    "threshold": ("num_threshold", np.float64),
+    "missing_left": ("missing_go_to_left", np.uint8),
+    "left": ("left", np.uint32),
+    "right": ("right", np.uint32),
+    "leaf": ("is_leaf", np.uint8),
+}
+_ARRAYS: dict[str, type[np.generic]] = {
+    "classes": np.int64,
+    "baseline": np.float64,
+    "n_features": np.int64,
+    "starts": np.int64,
+    **{name: kind for name, (_, kind) in _FIELDS.items()},
+}
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class CheckedTrees:
+    """The trees of a gradient boosting classifier.
+
+    They predict to the last digit what scikit-learn's HistGradientBoostingClassifier does that grew them.
+
+    Parameters
+    ----------
+    arrays : mapping of str to array
+        ``classes``: int64, shape (n_classes,), rising. ``baseline``: float64, shape (n_scores,), where n_scores is 1
+        for two classes and n_classes for more. ``n_features``: int64, shape (1,). ``starts``: int64, shape
+        (n_trees + 1,), where each tree's nodes begin, tree after tree as they were grown: n_scores in each iteration.
+        And one entry for each node, shape (n_nodes,): ``value`` (of leaves), ``feature``, ``threshold``,
+        ``missing_left``, ``left`` and ``right`` (within the tree, after the node itself), ``leaf``.
+
+    Raises
+    ------
+    ValueError
+        If anything in them is not so; says what.
+    """
+
+    def __init__(self, arrays: Arrays) -> None:
+        _check_arrays(arrays)
+        self.arrays = _clear_unused(arrays)
+        self.classes_ = arrays["classes"]
+        self.n_features = int(arrays["n_features"][0])
+        self._predictors = list(self._make_predictors())
+
+    def predict_proba(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Give the probabilities of the classes, shape (n, n_classes), of features of shape (n, n_features).
+
+        Raises
+        ------
+        BundleError
+            If there are more or fewer features than the trees were grown on.
+        """
+        from sklearn._loss.loss import HalfBinomialLoss, HalfMultinomialLoss
+        from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
+
+        if features.shape[1] != self.n_features:
+            raise BundleError(f"the trees were grown on {self.n_features} features, and there are {features.shape[1]}")
+        width, threads = len(self.arrays["baseline"]), _openmp_effective_n_threads()
+        values = np.ascontiguousarray(features, dtype=np.float64)
+        known = np.zeros((0, 8), dtype=np.uint32)  # no feature is a category
+        places = np.zeros(0, dtype=np.uint32)
+        scores = np.zeros((len(values), width), order="F")
+        scores += self.arrays["baseline"]
+        for number, predictor in enumerate(self._predictors):
+            scores[:, number % width] += predictor.predict(values, known, places, threads)
+        if width == 1:
+            two: NDArray[np.float64] = HalfBinomialLoss().predict_proba(scores)
+            return two
+        found: NDArray[np.float64] = HalfMultinomialLoss(n_classes=width).predict_proba(scores)
+        return found
+
+    def _make_predictors(self) -> Iterator[Any]:
+        """Make what scikit-learn walks through, one tree at a time."""
+        from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
+        from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
+
+        nodes = np.zeros(len(self.arrays["value"]), dtype=PREDICTOR_RECORD_DTYPE)
+        for name, (field, _) in _FIELDS.items():
+            nodes[field] = self.arrays[name]
+        nothing = np.zeros((0, 8), dtype=np.uint32)
+        starts = self.arrays["starts"]
+        for start, stop in pairwise(starts):
+            yield TreePredictor(nodes[start:stop], nothing, nothing)
+
+    def save(self, path: Path) -> None:
+        """Write the arrays as safetensors."""
+        save_file({name: np.ascontiguousarray(value) for name, value in self.arrays.items()}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote, and check it.
+
+        Raises
+        ------
+        BundleError
+            If it can't be read, or any value in it is wrong; names the file.
+        """
+        try:
+            return cls(load_file(path))
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise BundleError(f"{path}: can't be read ({error}); copy or train the bundle again") from error
+
+    @classmethod
+    def from_classifier(cls, classifier: Any) -> Self:
+        """Take over what a fitted HistGradientBoostingClassifier has grown.
+
+        Raises
+        ------
+        ValueError, TypeError, AttributeError, KeyError
+            If it is not one, or any value in it is wrong.
+        """
+        baseline = _as_array(classifier._baseline_prediction, np.float64).ravel()
+        iterations: Sequence[Sequence[Any]] = classifier._predictors
+        if any(len(iteration) != len(baseline) for iteration in iterations):
+            raise ValueError(f"an iteration has another number of trees than {len(baseline)}")
+        trees = [tree.nodes for iteration in iterations for tree in iteration]
+        for nodes in trees:
+            if not isinstance(nodes, np.ndarray) or nodes.ndim != 1 or nodes.dtype.names is None:
+                raise ValueError("a tree is no list of nodes")
+            if nodes["is_categorical"].any():
+                raise ValueError("a node splits by categories, which genretree's trees never do")
+        if not trees:
+            raise ValueError("there are no trees")
+        arrays = {
+            name: np.concatenate([_as_array(nodes[field], kind) for nodes in trees])
+            for name, (field, kind) in _FIELDS.items()
+        }
+        arrays["starts"] = np.cumsum([0, *(len(nodes) for nodes in trees)], dtype=np.int64)
+        arrays["classes"] = _as_array(classifier.classes_, np.int64)
+        arrays["baseline"] = baseline
+        arrays["n_features"] = np.array([classifier.n_features_in_], dtype=np.int64)
+        return cls(arrays)
+
+
+def _as_array(values: Any, kind: type[np.generic]) -> NDArray[Any]:
+    """Give an array of another kind of numbers, without changing any."""
+    found = np.asarray(values)
+    if found.dtype.kind not in "iuf":
+        raise ValueError(f"numbers are of type {found.dtype}")
+    changed = found.astype(kind)
+    if not np.array_equal(changed, found, equal_nan=found.dtype.kind == "f"):
+        raise ValueError(f"numbers don't fit the type {np.dtype(kind)}")
+    return changed
+
+
+def _check_arrays(arrays: Arrays) -> None:
+    """Refuse arrays that are not what `CheckedTrees` says. Raises ValueError."""
+    if set(arrays) != set(_ARRAYS):
+        raise ValueError(f"arrays missing or unknown: {', '.join(sorted(set(arrays) ^ set(_ARRAYS)))}")
+    for name, kind in _ARRAYS.items():
+        if arrays[name].dtype != kind or arrays[name].ndim != 1:
+            raise ValueError(f"'{name}' is {arrays[name].dtype} in {arrays[name].ndim} dimensions")
+    classes, baseline, starts = arrays["classes"], arrays["baseline"], arrays["starts"]
+    n_nodes, width = len(arrays["value"]), 1 if len(classes) == 2 else len(classes)
+    if len(classes) < 2 or classes[0] < 0 or (classes[1:] <= classes[:-1]).any():
+        raise ValueError("the classes don't rise from 0")
+    if len(baseline) != width:
+        raise ValueError(f"{len(baseline)} baselines for {len(classes)} classes")
+    if not np.isfinite(baseline).all():
+        raise ValueError("a baseline contains NaN or infinity")
+    if len(arrays["n_features"]) != 1 or not 1 <= arrays["n_features"][0] < 2**31:
+        raise ValueError("the number of features is wrong")
+    if any(len(arrays[name]) != n_nodes for name in _FIELDS):
+        raise ValueError("the fields of the nodes differ in length")
+    if len(starts) < 1 + width or (len(starts) - 1) % width:
+        raise ValueError(f"{len(starts) - 1} trees for {width} scores")
+    if starts[0] != 0 or starts[-1] != n_nodes or (starts[1:] <= starts[:-1]).any():
+        raise ValueError("the trees don't begin where they should")
+    _check_nodes(arrays, n_nodes)
+
+
+def _check_nodes(arrays: Arrays, n_nodes: int) -> None:
+    """Refuse nodes that don't make trees. Raises ValueError."""
+    starts, leaf = arrays["starts"], arrays["leaf"]
+    for name in ("leaf", "missing_left"):
+        if (arrays[name] > 1).any():
+            raise ValueError(f"'{name}' of a node is neither 0 nor 1")
+    sizes = np.diff(starts)
+    inner = leaf == 0
+    first = np.repeat(starts[:-1], sizes)[inner]  # of the tree that an inner node is in
+    own = np.flatnonzero(inner) - first
+    size = np.repeat(sizes, sizes)[inner]
+    parents = np.zeros(n_nodes, dtype=np.int64)
+    for side in ("left", "right"):
+        children = arrays[side][inner].astype(np.int64)
+        if (children >= size).any():
+            raise ValueError(f"the {side} child of a node lies outside its tree")
+        if (children <= own).any():
+            raise ValueError(f"the {side} child of a node does not come after it: a cycle")
+        parents += np.bincount(first + children, minlength=n_nodes)
+    expected = np.ones(n_nodes, dtype=np.int64)
+    expected[starts[:-1]] = 0
+    if (parents != expected).any():
+        raise ValueError("a node has no parent or several")
+    features = arrays["feature"][inner]
+    if ((features < 0) | (features >= arrays["n_features"][0])).any():
+        raise ValueError(f"a node asks for a feature that is not among the {arrays['n_features'][0]}")
+    thresholds = arrays["threshold"][inner]
+    if (np.isnan(thresholds) | np.isneginf(thresholds)).any():  # +inf: scikit-learn splits off what is missing so
+        raise ValueError("a threshold contains NaN or infinity")
+    if not np.isfinite(arrays["value"][~inner]).all():
+        raise ValueError("a leaf contains NaN or infinity")
+
+
+def _clear_unused(arrays: Arrays) -> dict[str, NDArray[Any]]:
+    """Set to zero what predictions don't read: a leaf's split, and the value of a node that splits."""
+    leaf = arrays["leaf"] == 1
+    cleared = dict(arrays)
+    for name in _FIELDS:
+        if name != "leaf":
+            unused = ~leaf if name == "value" else leaf
+            cleared[name] = np.where(unused, arrays[name].dtype.type(0), arrays[name])
+    return cleared

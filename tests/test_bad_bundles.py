@@ -1,0 +1,184 @@
+"""Bundles that mean harm: each is refused in one line that names the file; none crashes or hangs the interpreter."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from skops import io
+
+from genretree.bundle import load_bundle, save_bundle
+from genretree.description import read_description, write_description
+from genretree.errors import BundleError
+from genretree.files import sha256_file
+from genretree.models.finite import require_finite
+
+OLD = Path(__file__).parent / "data" / "v0.1" / "boosting" / "tree"
+TREES, SKOPS, PROJECTION = "classifier-0.safetensors", "classifier-0.skops", "projection.safetensors"
+USE = """
+import json
+import sys
+import numpy as np
+from genretree import load_bundle
+from genretree.errors import BundleError
+for folder in sys.argv[1:]:
+    try:
+        bundle = load_bundle(folder)
+        bundle.model.predict_levels(np.zeros((4, 3, 16, 16), dtype=np.uint8))
+        said = "taken"
+    except BundleError as error:
+        said = str(error)
+    print(json.dumps([folder, said]), flush=True)
+"""
+
+Change = Callable[[Path], None]
+
+
+class Bomb:
+    """A pickle that leaves a trace if it is ever read."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, ("open('sprung', 'w').close()",)
+
+
+def put(file: str, name: str, index: int, value: float) -> Change:
+    """Change one value of an array in a file."""
+
+    def change(folder: Path) -> None:
+        arrays = {key: array.copy() for key, array in load_file(folder / file).items()}
+        arrays[name].reshape(-1)[index] = value
+        save_file(arrays, folder / file)
+
+    return change
+
+
+def put_old(field: str, index: int, value: float) -> Change:
+    """Change one node of a tree as genretree 0.1 stored it."""
+
+    def change(folder: Path) -> None:
+        classifier = io.load(folder / SKOPS, trusted=io.get_untrusted_types(file=folder / SKOPS))
+        for tree in classifier._predictors[0]:
+            tree.nodes[field][index] = value
+        io.dump(classifier, folder / SKOPS)
+
+    return change
+
+
+def disguise(file: str) -> Change:
+    """Put a pickle where arrays should be."""
+    return lambda folder: (folder / file).write_bytes(pickle.dumps(Bomb())) and None
+
+
+def cut(file: str) -> Change:
+    """Leave only the first half."""
+
+    def change(folder: Path) -> None:
+        content = (folder / file).read_bytes()
+        (folder / file).write_bytes(content[: len(content) // 2])
+
+    return change
+
+
+NEW = {
+    "child out of range": (TREES, put(TREES, "left", 0, 2**31)),
+    "cycle": (TREES, put(TREES, "left", 0, 0)),
+    "feature out of range": (TREES, put(TREES, "feature", 0, 2**40)),
+    "threshold of NaN": (TREES, put(TREES, "threshold", 0, np.nan)),
+    "class out of range": (TREES, put(TREES, "classes", -1, 1000)),
+    "other number of features": (TREES, put(TREES, "n_features", 0, 1000)),
+    "projection of NaN": (PROJECTION, put(PROJECTION, "weights", 3, np.nan)),
+    "projection of infinity": (PROJECTION, put(PROJECTION, "offset", 1, np.inf)),
+    "truncated": (TREES, cut(TREES)),
+    "pickle": (TREES, disguise(TREES)),
+    "pickle for a projection": (PROJECTION, disguise(PROJECTION)),
+}
+BEFORE = {
+    "child out of range": (SKOPS, put_old("left", 0, 2**31)),
+    "cycle": (SKOPS, put_old("left", 0, 0)),
+    "feature out of range": (SKOPS, put_old("feature_idx", 0, 2**40)),
+    "leaf of infinity": (SKOPS, put_old("value", -1, np.inf)),
+    "category": (SKOPS, put_old("is_categorical", 0, 1)),
+    "truncated": (SKOPS, cut(SKOPS)),
+    "pickle": (SKOPS, disguise(SKOPS)),
+}
+CASES = [("new", "good"), ("0.1", "good"), *(("new", name) for name in NEW), *(("0.1", name) for name in BEFORE)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A bundle as it is written now, and one of 0.1."""
+    from dataclasses import replace
+
+    folder = tmp_path_factory.mktemp("bundles") / "new"
+    save_bundle(replace(load_bundle(OLD), folder=folder))
+    assert (folder / TREES).exists()
+    return {"new": folder, "0.1": OLD}
+
+
+def refresh(folder: Path) -> None:
+    """Make the hashes fit again, as whoever means harm would."""
+    content = read_description(folder)
+    write_description(folder, {**content, "files": {name: sha256_file(folder / name) for name in content["files"]}})
+
+
+@pytest.fixture(scope="module")
+def said(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], str]:
+    """What another process says of every bundle, which it loads and uses one after the other, until one kills it."""
+    folder = tmp_path_factory.mktemp("bad")
+    places = {}
+    for number, (which, case) in enumerate(CASES):
+        place = Path(shutil.copytree(made[which], folder / str(number)))
+        if case != "good":
+            (NEW if which == "new" else BEFORE)[case][1](place)
+            refresh(place)
+        places[str(place)] = which, case
+    found = {}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", USE, *places], capture_output=True, text=True, timeout=120, cwd=folder, check=False
+        )
+        output, end = done.stdout, f"{done.returncode}: {done.stderr}"
+    except subprocess.TimeoutExpired as error:
+        output, end = (error.stdout or b"").decode(), "it hangs"
+    for line in output.splitlines():
+        place, words = json.loads(line)
+        found[places[place]] = words
+    for case in places.values():
+        found.setdefault(case, f"process ended ({end})")
+    assert not (folder / "sprung").exists(), "a pickle was read"
+    return found
+
+
+@pytest.mark.parametrize("which", ["new", "0.1"])
+def test_good_ones_are_taken(said: dict[tuple[str, str], str], which: str) -> None:
+    assert said[which, "good"] == "taken"
+
+
+@pytest.mark.parametrize(("which", "case"), [pair for pair in CASES if pair[1] != "good"])
+def test_bad_ones_are_refused_in_a_line_that_names_the_file(
+    said: dict[tuple[str, str], str], which: str, case: str
+) -> None:
+    words = said[which, case]
+    assert f"/{(NEW if which == 'new' else BEFORE)[case][0]}: " in words
+    assert "process ended" not in words
+    assert "\n" not in words
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16"])
+def test_tensors_of_any_precision_must_be_finite(value: float, kind: str) -> None:
+    import torch
+
+    tensors = {"count": torch.ones(2, dtype=torch.int64), "weights": torch.ones(4, dtype=getattr(torch, kind))}
+    require_finite(Path("model.safetensors"), tensors)
+    tensors["weights"][2] = value
+    with pytest.raises(BundleError, match=r"model\.safetensors: 'weights' contains NaN or infinity"):
+        require_finite(Path("model.safetensors"), tensors)

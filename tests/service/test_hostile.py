@@ -517,7 +517,7 @@ def unstarted(bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     service: Any = Service(bundles[:1])
     service.private = PrivateFolder()
-    service.decoders = service.explainers = SimpleNamespace(alive=1, check_room=lambda: None)
+    service.decoders = service.explainers = SimpleNamespace(unavailable=False, check_room=lambda: None)
     yield service
     service.private.close()
 

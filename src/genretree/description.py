@@ -148,6 +148,8 @@ def _check_types(path: Path, content: Mapping[str, Any]) -> None:
     if len(content["files"]) > MAX_FILES:
         raise BundleError(f"{path}: lists {len(content['files'])} files; at most {MAX_FILES} are allowed")
     for name, digest in content["files"].items():
+        if not is_inside(name):
+            raise BundleError(f"{path}: names a file outside the bundle: '{printable(name[:MAX_FILE_NAME])}'; refused")
         shown = printable(name[:MAX_FILE_NAME])
         if not name or len(name) > MAX_FILE_NAME or is_unsafe(name):
             raise BundleError(f"{path}: the file name '{shown}' is empty, too long or has control characters; {again}")

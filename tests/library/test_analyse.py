@@ -131,7 +131,7 @@ def test_every_file_is_one_row_with_a_result_or_a_reason(tmp_path: Path, state: 
         state, [tmp_path / "m"], hearer(), report=lambda path, o, shared, _: told.append((path, bool(o.error)))
     )
     assert vars(counts) == vars(Counts(files=5, heard=3, failed=2))
-    assert sorted(Path(path).name for path, failed in told if failed) == ["bad.mp3", "pipe.mp3"]
+    assert [Path(path).name for path, failed in told if failed] == ["bad.mp3"]  # the walk itself refuses the pipe
     results = _results(state)
     assert results["0000.mp3"].levels is not None
     assert results["0000.mp3"].levels[0][0].sum() == pytest.approx(1)

@@ -51,6 +51,8 @@ class Hearer:
             return Result(None, error="not_audio", message="is no sound")
         if path.name.startswith("abort"):
             os.abort()
+        if path.name.startswith("hang"):
+            time.sleep(3600)
         seed = zlib.crc32(path.read_bytes()[:64] + path.name.encode(errors="replace"))
         sure = 0.5 + (seed % 1000) / 2000 if self.sure is None else self.sure
         leaf = TREE.find_leaf("Soft_rock") if self.sure is not None else seed % LEAVES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -20,9 +21,11 @@ from genretree.machine import available_processors, shared_by, worker_pool
 from genretree.progress import progress_bar
 from genretree.remote import is_url, local_path
 
-_SUSPECT = 2  # so often a process died with a file in hand, until that file gets a process of its own
+_LONG_SECONDS = 600.0  # a file in hand for longer may hang: it is a suspect even if the run was interrupted
+_LIMIT_SECONDS = 3600.0  # for a suspect in a process of its own
 _STRIKES = 3  # so often a remote worker is lost with a file in hand, until it is the file's fault
 _CRASHED = "the decoder crashed on this file; convert it to another format"
+_TIMEOUT = "analysing this file took more than {:g} s, so it was stopped; convert it to another format"
 
 Report = Callable[[str, Result | Problem, bool, ModelCard], None]
 
@@ -153,11 +156,17 @@ def analyse(
         course = _Course(state, model, listener.card, finish)
         rows = course.put_off_suspects(records.iter_pending(state, model, round_))
         if engine is not None:
-            course.run(rows, engine(listener))
-        else:
-            workers = max(1, min(workers, available_processors(), pending))
-            with shared_by(workers), ThreadPoolExecutor(workers) as pool:
+            elsewhere = engine(listener)
+            course.run(rows, elsewhere)
+            course.run(course.take_suspects(), elsewhere)  # which takes no other file down
+            return counts
+        workers = max(1, min(workers, available_processors(), pending))
+        with shared_by(workers), ThreadPoolExecutor(workers) as pool:
+            try:
                 course.run(rows, _Threads(pool, listener, workers))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # wait only for what was begun
+                raise
         course.hear_suspects(make_listener)
     return counts
 
@@ -231,6 +240,8 @@ class _Course:
     hearing: dict[bytes, list[FileRow]] = field(default_factory=dict)  # the first is heard, the others wait for it
     strikes: dict[int, int] = field(default_factory=dict)
     suspects: list[FileRow] = field(default_factory=list)
+    begun: dict[int, float] = field(default_factory=dict)  # when a file was taken in hand, by the monotonic clock
+    put_off: set[bytes] = field(default_factory=set)  # contents of suspects, which a copy must not be analysed before
 
     def run(self, rows: Iterator[FileRow], engine: Engine) -> None:
         """Work on files until none is left."""
@@ -242,23 +253,31 @@ class _Course:
                     return
                 for job, outcome in engine.collect():
                     self._take(job, outcome, engine)
-        finally:  # an interrupt is no file's fault
-            records.take_back_tries(self.state, [waiting[0].id for waiting in self.hearing.values()])
+        finally:  # an interrupt is no file's fault, unless one may be what the run hung on
+            recent = time.monotonic() - _LONG_SECONDS
+            in_hand = [waiting[0].id for waiting in self.hearing.values()]
+            records.take_back_tries(self.state, [file for file in in_hand if self.begun.get(file, recent) >= recent])
 
     def put_off_suspects(self, rows: Iterator[FileRow]) -> Iterator[FileRow]:
-        """Yield all files but those that an earlier process may have died of; `hear_suspects` takes these."""
+        """Yield all files but those that an earlier process may have died of or hung on, and known copies of these."""
+        self.put_off = records.suspect_contents(self.state)
         for row in rows:
-            if row.tries < _SUSPECT or row.content is None:
+            if row.content is None or (row.tries == 0 and row.content not in self.put_off):
                 yield row
             else:
                 self.suspects.append(row)
+
+    def take_suspects(self) -> Iterator[FileRow]:
+        """Give the files that were put off, the most suspicious last."""
+        rows, self.suspects, self.put_off = sorted(self.suspects, key=lambda row: row.tries), [], set()
+        return iter(rows)
 
     def hear_suspects(self, make_listener: Callable[[], Listener]) -> None:
         """Analyse the suspects, after all other files are done: the most suspicious last, each in a process of its own.
 
         One that takes everything down again then costs no other file its result.
         """
-        for row in sorted(self.suspects, key=lambda row: row.tries):
+        for row in self.take_suspects():
             self.in_hand += 1
             assert row.content is not None
             if records.share_result(self.state, self.model, row.id, row.content):
@@ -267,11 +286,11 @@ class _Course:
                 continue
             records.begin_try(self.state, row.id)
             try:
-                result = _hear_apart(make_listener, row)
+                outcome = _hear_apart(make_listener, row)
             except KeyboardInterrupt:  # not the file's fault
                 records.take_back_tries(self.state, [row.id])
                 raise
-            self._save(row, result)
+            self._give_up(row, outcome) if isinstance(outcome, Problem) else self._save(row, outcome)
 
     def _begin(self, row: FileRow, engine: Engine) -> None:
         self.in_hand += 1
@@ -307,10 +326,14 @@ class _Course:
         if records.share_result(self.state, self.model, row.id, row.content):
             found = records.find_outcome(self.state, self.model, self.card, row.id)
             self._end(row, found, shared=True)
+        elif row.content in self.put_off:  # a new copy of a suspect
+            self.suspects.append(row)
+            self.in_hand -= 1
         elif row.content in self.hearing:
             self.hearing[row.content].append(row)
         else:
             self.hearing[row.content] = [row]
+            self.begun[row.id] = time.monotonic()
             records.begin_try(self.state, row.id)
             engine.submit(Job("hear", row))
 
@@ -335,17 +358,22 @@ class _Course:
     def _end(self, row: FileRow, outcome: Result | Problem, shared: bool) -> None:
         self.in_hand -= 1
         self.strikes.pop(row.id, None)
+        self.begun.pop(row.id, None)
         self.finish(row, outcome, shared)
 
 
-def _hear_apart(make_listener: Callable[[], Listener], row: FileRow) -> Result:
-    """Analyse a file in a process of its own, which it may take down."""
+def _hear_apart(make_listener: Callable[[], Listener], row: FileRow) -> Result | Problem:
+    """Analyse a file in a process of its own, which it may take down, and which is killed if it takes too long."""
     try:
         with worker_pool(1) as pool:
-            return pool.submit(_load_and_hear, make_listener, row.path).result()
+            return pool.submit(_load_and_hear, make_listener, row).result(_LIMIT_SECONDS)
     except BrokenProcessPool:
         return Result(None, error="crashed", message=_CRASHED)
+    except TimeoutError:
+        return Result(None, error="timeout", message=_TIMEOUT.format(_LIMIT_SECONDS))
 
 
-def _load_and_hear(make_listener: Callable[[], Listener], path: str) -> Result:
-    return make_listener().hear(Path(path))
+def _load_and_hear(make_listener: Callable[[], Listener], row: FileRow) -> Result | Problem:
+    outcome = do_job(make_listener(), Job("hear", row))
+    assert isinstance(outcome, (Result, Problem))
+    return outcome

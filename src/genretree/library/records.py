@@ -253,6 +253,12 @@ def save_problem(state: State, file: int, error: str, message: str) -> None:
         )
 
 
+def suspect_contents(state: State) -> set[bytes]:
+    """Give the contents of all files that a process may have died of or hung on."""
+    rows = state.connection.execute("SELECT content FROM file WHERE tries > 0 AND content IS NOT NULL")
+    return {content for (content,) in rows}
+
+
 def begin_try(state: State, file: int) -> None:
     """Note that a file is in hand now: if the process dies of it, that is known."""
     with state.transaction() as connection:

@@ -119,16 +119,19 @@ def _fragments(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_apply_does_what_the_preview_says(music: Path, state: State, name: str) -> None:
+def test_apply_does_what_the_preview_says(
+    music: Path, state: State, name: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path_factory.mktemp("temporary")  # other tests use the system's at the same time
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     path = music / "made" / name
     path.parent.mkdir()
     path.write_bytes(MADE[name](music))
     before = path.read_bytes()
-    temporary = set(Path(tempfile.gettempdir()).glob("genretree-*"))
     analyse(state, [path], hearer())
     (plan,) = _plans(state)
     assert path.read_bytes() == before
-    assert set(Path(tempfile.gettempdir()).glob("genretree-*")) == temporary
+    assert list(temporary.iterdir()) == []
     assert plan.action in ("write", "untaggable")
     assert bool(plan.message.strip()) == (plan.action != "write")
     if name in WRITTEN:

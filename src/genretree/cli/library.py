@@ -215,8 +215,7 @@ def preview(
 def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **how: Any) -> None:
     """Write genres into the files' tags, with the evidence in fields of our own; a dry run unless --write is given.
 
-    By default only files without a genre are written to, and those whose genre is from an earlier run of ours. The
-    sound is never touched, and `genretree library undo` gives every byte back.
+    By default only files without a genre, or with one of ours, are written to. `library undo` gives every byte back.
     """
     from genretree.library.apply import apply_plans
     from genretree.library.plan import ACTIONS
@@ -254,8 +253,7 @@ def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **how: An
 def undo(run: int | None, db: Path | None, force: bool, quiet: bool) -> None:
     """Give the files that RUN (by default the last one) wrote every byte back that they had before it.
 
-    What later runs wrote into the same files goes, too. Files that something else has changed since are left as they
-    are, unless --force is given.
+    What later runs wrote into the same files goes, too. Files that others have changed since need --force.
     """
     from genretree.library import journal
     from genretree.library.apply import undo as undo_run
@@ -269,58 +267,6 @@ def undo(run: int | None, db: Path | None, force: bool, quiet: bool) -> None:
             restored, refused = undo_run(state, number, force=force, report=lambda *_: tick())
     echo(f"run {number}: {restored} files restored.")
     _refusals([(item.path, item.reason) for item in refused])
-
-
-@library.command()
-@click.argument("old")
-@click.argument("new")
-@_database
-@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
-def move(old: str, new: str, db: Path | None, as_json: bool) -> None:
-    """Tell the database that the folder OLD was moved or renamed and is NEW now.
-
-    No file is touched. Nothing has to be analysed again, and undo finds the files at their new paths.
-    """
-    from genretree.library.move import move_folder
-    from genretree.library.state import back_up
-
-    with _work_on(db, "library move") as state:
-        back_up(state)
-        moved = move_folder(state, old, new)
-    if as_json:
-        echo_json(vars(moved))
-        return
-    echo(
-        f"{moved.files} files and {moved.changes} entries of the journal have new paths; {moved.known} files were "
-        f"known there already, {moved.missing} are not there."
-    )
-
-
-@library.command()
-@click.argument("damaged", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The new database.")
-@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
-def rescue(damaged: Path, out: Path, as_json: bool) -> None:
-    """Save what can be read of the DAMAGED database into a new one, so that undo and analyse can go on with it.
-
-    DAMAGED stays as it is.
-    """
-    from genretree.library.rescue import rescue as rescue_database
-    from genretree.library.state import explained
-
-    with explained(damaged):
-        found = rescue_database(damaged, out)
-    if as_json:
-        echo_json({item.table: {**vars(item), "complete": item.complete} for item in found})
-        return
-    for item in found:
-        lost = [
-            f"{item.gaps} unreadable places (at most {item.between} rows)" if item.gaps else "",
-            f"rows after number {item.end} can't be read" if item.end is not None else "",
-            f"{item.refused} rows make no sense" if item.refused else "",
-        ]
-        echo(f"{item.table}: {item.saved} rows saved; {', '.join(filter(None, lost)) or 'nothing is lost'}")
-    echo(f"{out}: use it with --db, or put it in the place of {damaged}; then run: genretree library analyse")
 
 
 @library.command()
@@ -395,9 +341,6 @@ def _show_status(content: dict[str, Any], listed: Sequence[tuple[str, str, str]]
     for run in content["runs"]:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run["started"]))
         console.print(escape(f"run {run['id']} ({when}): {run['written']} files written, {run['undone']} undone"))
-
-
-# -- shared ------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -530,3 +473,6 @@ def _refusals(refused: Sequence[tuple[str, str]]) -> None:
         echo(f"{len(refused) - _PROBLEMS} more were left as they are", err=True)
     if refused:
         sys.exit(1)
+
+
+from genretree.cli import library_repair  # noqa: E402, F401  # adds its commands to the group

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -160,10 +161,9 @@ def _try_to_load(folder: Path) -> None:
     ------
     BundleError
     """
-    from genretree.bundle import open_bundle  # which itself finds bundles on the Hub
-
+    bundles: Any = import_module("genretree.bundle")  # by name, as that module itself finds bundles on the Hub
     try:
-        open_bundle(folder, read_description(folder))
+        bundles.open_bundle(folder, read_description(folder))
     except MissingExtraError:  # nothing is wrong with the bundle; loading it says what to install
         pass
     except GenretreeError:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,9 +139,9 @@ def laid_out(
 
 def _converted(folder: Path, out: Path) -> Path:
     """Write a bundle of genretree 0.1 again, without the files that don't travel any more."""
-    from genretree.bundle import resave  # which itself finds bundles on the Hub
-
-    return resave(folder, out)
+    # By name, as that module itself finds bundles on the Hub.
+    made: Path = import_module("genretree.bundle").resave(folder, out)
+    return made
 
 
 def _cleaned(path: Path, draft: Path) -> Path:

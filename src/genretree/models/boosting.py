@@ -1,8 +1,6 @@
 """Family `boosting`: standardise, PCA, histogram gradient boosting, as published.
 
-The three images, averaged down to 128x128 and laid end to end, are 49,152 features. They are standardised, projected on
-their principal components batch by batch, and classified by scikit-learn's HistGradientBoosting: one classifier of the
-leaves for the tree head, or one for each level, the published form.
+Images at 128x128, laid end to end, are projected on their components; a classifier of the leaves or one for each level.
 """
 
 from __future__ import annotations

@@ -182,3 +182,37 @@ def test_tensors_of_any_precision_must_be_finite(value: float, kind: str) -> Non
     tensors["weights"][2] = value
     with pytest.raises(BundleError, match=r"model\.safetensors: 'weights' contains NaN or infinity"):
         require_finite(Path("model.safetensors"), tensors)
+
+
+@pytest.mark.parametrize("value", [complex("nan"), complex(0, float("inf"))])
+def test_complex_numbers_must_be_finite_too(value: complex) -> None:
+    with pytest.raises(BundleError, match="contains NaN or infinity"):
+        require_finite(Path("projection.safetensors"), {"weights": np.array([value], np.complex64)})
+
+
+def test_tensors_of_a_byte_are_checked() -> None:
+    import torch
+
+    tensors = {"weights": torch.ones(2).to(torch.float8_e4m3fn)}
+    require_finite(Path("model.safetensors"), tensors)
+    tensors["weights"] = torch.tensor([float("nan")]).to(torch.float8_e4m3fn)
+    with pytest.raises(BundleError, match="contains NaN or infinity"):
+        require_finite(Path("model.safetensors"), tensors)
+
+
+def test_numbers_too_large_for_the_network_are_refused(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file as save_tensors
+
+    from genretree.models.cnn import build_network
+    from genretree.models.network import WEIGHTS_FILE, load_weights
+    from genretree.models.network_settings import CnnSettings
+    from genretree.taxonomy import Taxonomy
+
+    tree = Taxonomy.from_paths([("Rock",), ("Pop",)])
+    network = build_network(tree, CnnSettings.build({"image_size": 32, "weights": "none"}))
+    weights = network.state_dict()
+    weights["backbone.norm.weight"] = torch.full_like(weights["backbone.norm.weight"], 1e300, dtype=torch.float64)
+    save_tensors(weights, tmp_path / WEIGHTS_FILE)
+    with pytest.raises(BundleError, match="contains NaN or infinity"):
+        load_weights(network, tmp_path)

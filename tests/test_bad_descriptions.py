@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from genretree.bundle import load_bundle
+from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.description import MAX_BYTES, MAX_DEPTH, _digest, read_description
 from genretree.errors import BundleError
+from genretree.files import sha256_file
 from genretree.train import train
 
 
@@ -59,6 +62,9 @@ BAD: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "long file name": (lambda c: c["files"].update({"a" * 10_000: "0" * 64}), "too long"),
     "escape in a file name": (lambda c: c["files"].update({"a\x9b": "0" * 64}), "control characters"),
     "many files": (lambda c: c["files"].update({str(i): "0" * 64 for i in range(2000)}), "at most 1000"),
+    "long file name of few letters": (lambda c: c["files"].update({"東" * 100: "0" * 64}), "too long"),
+    "half a character in a file name": (lambda c: c["files"].update({"\ud800": "0" * 64}), "control characters"),
+    "half a character in a name": (lambda c: c["taxonomy"]["leaves"].append(["\ud800"]), "control characters"),
     "outside": (lambda c: c["files"].update({"../x": "0" * 64}), "outside the bundle"),
 }
 
@@ -89,6 +95,9 @@ def test_wrong_descriptions_are_refused_in_one_line(name: str, made: Path, tmp_p
         b'"' * 10**6,
         b"",
         b"null",
+        b'\\"' * 10**6,  # each of these could begin a string that never ends
+        b'"' + b'\\"' * 10**6,
+        b'"' + b"a" * (MAX_BYTES - 1),
     ],
 )
 def test_raw_bytes_are_bounded_before_they_are_parsed(raw: bytes, tmp_path: Path) -> None:
@@ -97,6 +106,54 @@ def test_raw_bytes_are_bounded_before_they_are_parsed(raw: bytes, tmp_path: Path
     with pytest.raises(BundleError, match=r"bundle\.json"):
         read_description(tmp_path)
     assert time.process_time() - began < 5
+
+
+def test_brackets_within_strings_do_not_nest(tmp_path: Path) -> None:
+    text = json.dumps({"a": "[" * 100, 'b"\\': '\\"[[[' * 100, "c\\": ["{" * 100]})
+    (tmp_path / "bundle.json").write_text(text)
+    with pytest.raises(BundleError, match="bundle format"):
+        read_description(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.update(genretree="[/x]"),
+        lambda c: c["taxonomy"]["leaves"].append(["Rock[" + "]", "[bold]", "x"]),
+        lambda c: c["training"].update(finished="[/x]", machine="[link=file:///etc]a[/link]"),
+        lambda c: c["training"].update(store={}, split={}),
+        lambda c: c["taxonomy"].update(levels=["[bold]", "b", "c"]),
+    ],
+)
+def test_what_a_description_holds_is_shown_as_it_is(
+    change: Callable[[dict[str, Any]], None], made: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "[/bundle]"
+    shutil.copytree(made, folder)
+    signed(folder, change)
+    result = CliRunner().invoke(main, ["info", str(folder)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "[/bundle]" in result.output
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["[" * 10**5, '{"kernel_sizes": "x"}', '{"hidden_dim": 0, "width_coefficient": "a\\nb"}', '{"image_size": {}}'],
+)
+def test_wrong_values_for_a_network_are_refused_in_one_line(config: str, made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(made, folder)
+    (folder / "config.json").write_text(config)
+
+    def change(content: dict[str, Any]) -> None:
+        content["family"], content["settings"] = "efficientnet-b0", {"weights": "none"}
+        content["files"]["config.json"] = sha256_file(folder / "config.json")
+
+    signed(folder, change)
+    with pytest.raises(BundleError) as caught:
+        load_bundle(folder)
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)
 
 
 def test_a_part_that_links_out_of_the_bundle_is_refused(made: Path, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from genretree.settings import ImageSettings, Settings
 from genretree.taxonomy import Taxonomy
 
 T = TypeVar("T")
+_MAX_REASON = 300  # characters of a message from another library
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,13 @@ def _assemble(
     taxonomy = _described(folder, lambda: Taxonomy.from_json(content["taxonomy"]))
     images = _described(folder, lambda: ImageSettings.build(content["images"]))
     settings = _described(folder, lambda: settings_type.build(content["settings"]))
-    model = load(taxonomy, settings)
+    try:
+        model = load(taxonomy, settings)
+    except (GenretreeError, ImportError):
+        raise
+    except Exception as error:  # whatever values of a stranger make the libraries below raise
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:_MAX_REASON]
+        raise BundleError(f"{folder}: can't be loaded ({said}); copy or train the bundle again") from error
     known = content.get("calibration")  # bundles of old have none
     try:
         calibration = None if known is None else Calibration.from_json(known, taxonomy.depth)

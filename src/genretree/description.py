@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from genretree.errors import BundleError
-from genretree.files import is_unsafe, printable, sha256_file, write_text
+from genretree.files import is_encodable, is_unsafe, printable, sha256_file, write_text
 from genretree.models.ways import FORMS, export_again
 
 FORMAT = 1
@@ -21,7 +21,7 @@ DESCRIPTION = "bundle.json"
 MAX_BYTES = 32 << 20
 MAX_DEPTH = 32
 MAX_FILES = 1000
-MAX_FILE_NAME = 200
+MAX_FILE_NAME = 200  # bytes in UTF-8, as file systems count
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "family": str,
     "taxonomy": dict,
@@ -41,7 +41,6 @@ _TRAINING_TYPES: dict[str, type | tuple[type, ...]] = {
     "seconds": (int, float),
 }
 _HASH = re.compile(r"[0-9a-f]{64}")
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 def check_files(folder: Path, files: Mapping[str, str]) -> None:
@@ -123,12 +122,20 @@ def _read_bounded(path: Path) -> str:
         raw = stream.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
         raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
-    brackets = np.frombuffer(_STRING.sub(b"", raw), np.uint8)
-    opened = np.isin(brackets, np.frombuffer(b"[{", np.uint8)).astype(np.int32)
-    closed = np.isin(brackets, np.frombuffer(b"]}", np.uint8)).astype(np.int32)
-    if int(np.cumsum(opened - closed).max(initial=0)) > MAX_DEPTH:
+    if _depth(raw) > MAX_DEPTH:
         raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
     return raw.decode("utf-8")
+
+
+def _depth(raw: bytes) -> int:
+    """Give how deep a JSON text nests, in time that is linear in its length; brackets within strings don't count."""
+    text = np.frombuffer(
+        raw.replace(rb"\\", b"").replace(rb"\"", b""), np.uint8
+    )  # only quotes that begin or end a string
+    in_string = np.bitwise_xor.accumulate((text == ord('"')).astype(np.uint8)).astype(bool)
+    brackets = text[np.isin(text, np.frombuffer(b"[]{}", np.uint8)) & ~in_string]
+    steps = np.where((brackets == ord("[")) | (brackets == ord("{")), 1, -1)
+    return int(np.cumsum(steps).max(initial=0))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -151,7 +158,10 @@ def _check_types(path: Path, content: Mapping[str, Any]) -> None:
         if not is_inside(name):
             raise BundleError(f"{path}: names a file outside the bundle: '{printable(name[:MAX_FILE_NAME])}'; refused")
         shown = printable(name[:MAX_FILE_NAME])
-        if not name or len(name) > MAX_FILE_NAME or is_unsafe(name):
-            raise BundleError(f"{path}: the file name '{shown}' is empty, too long or has control characters; {again}")
+        if not 0 < len(name.encode("utf-8", "replace")) <= MAX_FILE_NAME or is_unsafe(name) or not is_encodable(name):
+            raise BundleError(
+                f"{path}: the file name '{shown}' is empty, too long or has control characters or invalid Unicode; "
+                f"{again}"
+            )
         if not isinstance(digest, str) or not _HASH.fullmatch(digest):
             raise BundleError(f"{path}: the hash of '{shown}' is not a SHA-256 in hex; {again}")

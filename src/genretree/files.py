@@ -74,6 +74,7 @@ def describe_special(mode: int) -> str:
 # C0 and C1 control characters and DEL, line and paragraph separators, and characters that reverse the reading order: in
 # a name they could move the cursor, start an escape sequence, or make it look like another one.
 _UNSAFE = "\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+_HALF_CHARACTER = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates that stand for no byte
 _UNSAFE_IN_NAMES = re.compile(f"[{_UNSAFE}]")
 _UNSAFE_IN_TEXT = re.compile(f"(?![\n\t])[{_UNSAFE}]")
 
@@ -96,7 +97,8 @@ def printable(name: str | os.PathLike[str]) -> str:
     >>> printable("a\x1b[2Jb\n")
     'a\\x1b[2Jb\\n'
     """
-    text = os.fsdecode(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    halves_escaped = _HALF_CHARACTER.sub(_escape, os.fsdecode(name))
+    text = halves_escaped.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return _UNSAFE_IN_NAMES.sub(_escape, text)
 
 
@@ -109,6 +111,15 @@ def printable_text(text: str) -> str:
 def is_unsafe(name: str) -> bool:
     """Check whether a name holds characters that `printable` would escape."""
     return _UNSAFE_IN_NAMES.search(name) is not None
+
+
+def is_encodable(text: str) -> bool:
+    """Check whether text can be written as UTF-8: JSON may hold halves of surrogate pairs, which can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def json_line(content: object, indent: int | None = None) -> str:

@@ -46,7 +46,7 @@ def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
     table.add_column("unit")
     table.add_column("cut")
     for level in first.track.levels:
-        table.add_column(level.name, justify="right")
+        table.add_column(escape(level.name), justify="right")
     table.add_column("overall", justify="right")
     table.add_column("n", justify="right")
     for evaluation in evaluations:
@@ -54,7 +54,12 @@ def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
             scores = getattr(evaluation, unit)
             cells = [_accuracy(level) for level in scores.levels]
             table.add_row(
-                evaluation.label, unit, evaluation.disjoint, *cells, f"{100 * scores.overall:.1f}", str(scores.n)
+                escape(evaluation.label),
+                unit,
+                evaluation.disjoint,
+                *cells,
+                f"{100 * scores.overall:.1f}",
+                str(scores.n),
             )
     console.print(table)
     console.print("Overall is the plain mean of the levels' accuracies.")
@@ -105,7 +110,9 @@ def show_differences(title: str, differences: Mapping[str, Sequence[Difference]]
         for item in items:
             low, high = item.ci95
             points = f"{100 * item.difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-            table.add_row(unit, item.name, points, str(item.only_first), str(item.only_second), f"{item.p_value:.3f}")
+            table.add_row(
+                unit, escape(item.name), points, str(item.only_first), str(item.only_second), f"{item.p_value:.3f}"
+            )
     make_console().print(table)
 
 
@@ -116,10 +123,11 @@ def show_prediction(prediction: Prediction) -> None:
     for level in prediction.levels:
         if not level.sure:
             likeliest = ", ".join(f"{item.label} {item.probability:.0%}" for item in level.top)
-            console.print(f"  {level.name}: ?  [dim]({escape(likeliest)})[/]")
+            console.print(f"  {escape(level.name)}: ?  [dim]({escape(likeliest)})[/]")
             continue
         others = ", ".join(f"{item.label} {item.probability:.0%}" for item in level.top if item.label != level.label)
-        console.print(f"  {level.name}: {level.label} {level.probability:.0%}  [dim]({others or 'no other'})[/]")
+        best = escape(f"{level.name}: {level.label} {level.probability:.0%}")
+        console.print(f"  {best}  [dim]({escape(others or 'no other')})[/]")
     runs = [list(run) for _, run in groupby(prediction.timeline, key=lambda item: item.path)]
     pieces = [f"{_clock(run[0].start)}-{_clock(run[-1].end)} {run[0].path[-1]}" for run in runs]
     console.print(f"  [dim]time line: {escape(', '.join(pieces))}[/]")
@@ -136,7 +144,8 @@ def show_store(store: Store) -> None:
     console = make_console()
     facts = store.facts
     console.print(
-        f"[bold]{store.folder}[/]: {store.n_tracks} tracks, {store.n_slices} slices from {escape(facts.source)}"
+        f"[bold]{escape(str(store.folder))}[/]: {store.n_tracks} tracks, {store.n_slices} slices from "
+        f"{escape(facts.source)}"
     )
     console.print(
         f"images {store.settings.size}x{store.settings.size}, slices of {store.settings.slice_seconds} s, "
@@ -152,17 +161,18 @@ def show_store(store: Store) -> None:
     counts = store.track_leaves.tolist()
     console.print(_tree(store.taxonomy, [counts.count(leaf) for leaf in range(len(store.taxonomy.leaves))]))
     for failure in store.failures:
-        console.print(f"failed ({failure.kind}): {escape(failure.message)}")
+        console.print(f"failed ({escape(failure.kind)}): {escape(failure.message)}")
 
 
 def show_bundle(folder: Path, content: dict[str, Any]) -> None:
     """Print what a bundle holds."""
     console = make_console()
     training = content["training"]
-    console.print(f"[bold]{folder}[/]: {content['family']}, made by genretree {content.get('genretree', '?')}")
+    made_by = escape(f"{content['family']}, made by genretree {content.get('genretree', '?')}")
+    console.print(f"[bold]{escape(str(folder))}[/]: {made_by}")
     for name in ("finished", "seconds", "machine"):
         if name in training:
-            console.print(f"{name}: {training[name]}")
+            console.print(escape(f"{name}: {training[name]}"))
     for title, values in (
         ("images", content["images"]),
         ("settings", content["settings"]),
@@ -170,8 +180,9 @@ def show_bundle(folder: Path, content: dict[str, Any]) -> None:
     ):
         console.print(f"{title}: " + escape(", ".join(f"{name} {value}" for name, value in values.items())))
     if "store" in training:
-        split = training["split"]
-        console.print(escape(f"data: {training['store']['source']}, split {split['name']}: {split['note']}"))
+        split = training.get("split", {})
+        source, name, note = training["store"].get("source"), split.get("name"), split.get("note")
+        console.print(escape(f"data: {source}, split {name}: {note}"))
     console.print(_tree(Taxonomy.from_json(content["taxonomy"])))
 
 
@@ -204,7 +215,7 @@ def _figure(result: Result) -> str:
 
 def _tree(taxonomy: Taxonomy, counts: Sequence[int] | None = None) -> Tree:
     """Draw a taxonomy, with the number of tracks behind each leaf."""
-    root = Tree("tree: " + ", ".join(taxonomy.levels))
+    root = Tree(escape("tree: " + ", ".join(taxonomy.levels)))
     branches: dict[tuple[str, ...], Tree] = {(): root}
     for i, leaf in enumerate(taxonomy.leaves):
         for cut in range(1, len(leaf) + 1):

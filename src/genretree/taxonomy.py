@@ -23,7 +23,7 @@ import yaml
 from numpy.typing import NDArray
 
 from genretree.errors import TaxonomyError
-from genretree.files import is_unsafe, printable
+from genretree.files import is_encodable, is_unsafe, printable
 
 MAX_LEVELS = 4
 MAX_NAME = 200  # characters of a genre's or a level's name
@@ -352,8 +352,10 @@ def _check_name(name: Any) -> None:
         raise TaxonomyError(f"{name!r} is not a genre name; quote it in the YAML file if it is meant as text")
     if "/" in name or ">" in name:
         raise TaxonomyError(f"the genre name '{name}' contains '/' or '>', which separate the levels of a path")
-    if is_unsafe(name):
-        raise TaxonomyError(f"the genre name '{printable(name)}' contains control characters; remove them")
+    if is_unsafe(name) or not is_encodable(name):
+        raise TaxonomyError(
+            f"the genre name '{printable(name)}' contains control characters or invalid Unicode; remove them"
+        )
     if len(name) > MAX_NAME:
         raise TaxonomyError(f"the genre name '{name[:40]}...' has {len(name)} characters, more than {MAX_NAME}")
 

@@ -32,6 +32,9 @@ def require_finite(path: Path, arrays: Mapping[str, Any]) -> None:
 
 def _is_finite(array: Any) -> bool:
     if isinstance(array, np.ndarray):
-        return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+        return array.dtype.kind not in "fc" or bool(np.isfinite(array).all())
     # A tensor: not imported for it, as arrays alone need no torch.
-    return not array.is_floating_point() or bool(array.isfinite().all())
+    if not array.is_floating_point() and not array.is_complex():
+        return True
+    numbers = array.float() if array.element_size() == 1 else array  # torch has no isfinite for float8
+    return bool(numbers.isfinite().all())

@@ -179,8 +179,8 @@ def load_networks(names: Sequence[Network], folder: Path) -> dict[Network, Music
     for name in names:
         path = folder / network_file(name)
         weights = load_file(path)
-        require_finite(path, weights)
         networks[name] = make_network(weights)
+        require_finite(path, networks[name].state_dict())
     return networks
 
 

@@ -287,7 +287,7 @@ def load_weights(network: GenreNetwork, folder: Path) -> NetworkModel:
         raise BundleError(
             f"{path}: the weights don't fit this model ({error}); copy or train the bundle again"
         ) from error
-    require_finite(path, weights)
+    require_finite(path, network.state_dict())  # as loaded: float64 in the file may be infinite in float32
     return NetworkModel(network)
 
 

@@ -419,6 +419,7 @@ def test_what_was_long_in_hand_is_suspect_even_after_an_interrupt(
 
     class Interrupted(Hearer):
         def hear(self, path: Path) -> records.Result:
+            time.sleep(0.2)  # until the main thread waits for this one, as it does while a file hangs
             signal.raise_signal(signal.SIGINT)
             time.sleep(0.2)
             return super().hear(path)

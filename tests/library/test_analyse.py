@@ -415,6 +415,7 @@ def test_what_was_long_in_hand_is_suspect_even_after_an_interrupt(
     tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("genretree.library.analyse._LONG_SECONDS", 0.0)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     _fill(tmp_path / "m", 1)
 
     class Interrupted(Hearer):
@@ -424,8 +425,11 @@ def test_what_was_long_in_hand_is_suspect_even_after_an_interrupt(
             time.sleep(0.2)
             return super().hear(path)
 
-    with pytest.raises(KeyboardInterrupt):
-        analyse(state, [tmp_path / "m"], Interrupted, workers=1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            analyse(state, [tmp_path / "m"], Interrupted, workers=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert state.connection.execute("SELECT max(tries) FROM file").fetchone()[0] == 1
 
 
@@ -538,7 +542,12 @@ def test_both_signals_stop_cleanly_and_say_how_to_resume(tmp_path: Path, number:
         "    try:\n        print('begun', flush=True)\n        time.sleep(60)\n    finally:\n        print('unwound')\n"
         "import genretree.cli as cli\ncli._RESUMABLE += ('library-x',)\nmain(['library-x'])\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"begun\n"
         process.send_signal(number)

@@ -62,7 +62,7 @@ class Taxonomy:
         if len(self.levels) != depth:
             raise TaxonomyError(f"{len(self.levels)} level names for a tree of {depth} levels")
         for level in self.levels:
-            _check_name(level)
+            _check_text(level)
         if len(set(self.levels)) != depth:
             raise TaxonomyError(f"level names must differ: {list(self.levels)}")
         inner = {leaf[:cut] for leaf in self.leaves for cut in range(1, len(leaf))}
@@ -350,14 +350,20 @@ def _fold_path(path: Sequence[str]) -> NodePath:
 def _check_name(name: Any) -> None:
     if not isinstance(name, str) or not name.strip():
         raise TaxonomyError(f"{name!r} is not a genre name; quote it in the YAML file if it is meant as text")
+    _check_text(name)
     if "/" in name or ">" in name:
         raise TaxonomyError(f"the genre name '{name}' contains '/' or '>', which separate the levels of a path")
+
+
+def _check_text(name: Any) -> None:
+    if not isinstance(name, str):
+        raise TaxonomyError(f"{name!r} is not a name; quote it in the YAML file if it is meant as text")
     if is_unsafe(name) or not is_encodable(name):
         raise TaxonomyError(
-            f"the genre name '{printable(name)}' contains control characters or invalid Unicode; remove them"
+            f"the name '{printable(name)}' contains control characters or invalid Unicode; remove them"
         )
     if len(name) > MAX_NAME:
-        raise TaxonomyError(f"the genre name '{name[:40]}...' has {len(name)} characters, more than {MAX_NAME}")
+        raise TaxonomyError(f"the name '{name[:40]}...' has {len(name)} characters, more than {MAX_NAME}")
 
 
 def _walk(nested: Any, above: NodePath) -> Iterable[NodePath]:

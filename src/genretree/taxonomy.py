@@ -359,9 +359,7 @@ def _check_text(name: Any) -> None:
     if not isinstance(name, str):
         raise TaxonomyError(f"{name!r} is not a name; quote it in the YAML file if it is meant as text")
     if is_unsafe(name) or not is_encodable(name):
-        raise TaxonomyError(
-            f"the name '{printable(name)}' contains control characters or invalid Unicode; remove them"
-        )
+        raise TaxonomyError(f"the name '{printable(name)}' contains control characters or invalid Unicode; remove them")
     if len(name) > MAX_NAME:
         raise TaxonomyError(f"the name '{name[:40]}...' has {len(name)} characters, more than {MAX_NAME}")
 

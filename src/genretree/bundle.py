@@ -218,16 +218,22 @@ def _open_exported(
 def _assemble(
     folder: Path, content: Mapping[str, Any], settings_type: type[Settings], load: Callable[[Taxonomy, Any], Model]
 ) -> Bundle:
-    taxonomy = _described(folder, lambda: Taxonomy.from_json(content["taxonomy"]))
-    images = _described(folder, lambda: ImageSettings.build(content["images"]))
-    settings = _described(folder, lambda: settings_type.build(content["settings"]))
     try:
-        model = load(taxonomy, settings)
+        return _build(folder, content, settings_type, load)
     except (GenretreeError, ImportError):
         raise
     except Exception as error:  # whatever values of a stranger make the libraries below raise
         said = " ".join(f"{type(error).__name__}: {error}".split())[:_MAX_REASON]
         raise BundleError(f"{folder}: can't be loaded ({said}); copy or train the bundle again") from error
+
+
+def _build(
+    folder: Path, content: Mapping[str, Any], settings_type: type[Settings], load: Callable[[Taxonomy, Any], Model]
+) -> Bundle:
+    taxonomy = _described(folder, lambda: Taxonomy.from_json(content["taxonomy"]))
+    images = _described(folder, lambda: ImageSettings.build(content["images"]))
+    settings = _described(folder, lambda: settings_type.build(content["settings"]))
+    model = load(taxonomy, settings)
     known = content.get("calibration")  # bundles of old have none
     try:
         calibration = None if known is None else Calibration.from_json(known, taxonomy.depth)

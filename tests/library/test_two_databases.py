@@ -88,16 +88,23 @@ def _meanwhile(monkeypatch: pytest.MonkeyPatch, name: str, act: object, *, after
     monkeypatch.setattr(apply_module, name, call)
 
 
+def _write_in_both(
+    path: Path, states: tuple[State, State], monkeypatch: pytest.MonkeyPatch, point: str
+) -> tuple[tuple[int, list[str]], list[tuple[int, list[str]]]]:
+    """Write with the first database, and with the second while the first is at a point; gives both results."""
+    for state in states:
+        analyse(state, [path], hearer())
+    other: list[tuple[int, list[str]]] = []
+    _meanwhile(monkeypatch, point, lambda: other.append(_write(states[1])))
+    return _write(states[0]), other
+
+
 @pytest.mark.parametrize("point", ["write_tags", "check_untouched", "_copy_status", "_take_place"])
 def test_a_file_that_another_database_is_writing_to_is_refused(
     path: Path, states: tuple[State, State], monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     before = path.read_bytes()
-    for state in states:
-        analyse(state, [path], hearer())
-    other: list[tuple[int, list[str]]] = []
-    _meanwhile(monkeypatch, point, lambda: other.append(_write(states[1])))
-    run, refused = _write(states[0])
+    (run, refused), other = _write_in_both(path, states, monkeypatch, point)
     assert refused == []
     assert other == [(0, ["another process is writing to it; try again when that has finished"])]
     assert read_tags(path).genres == ("Soft_rock",)
@@ -113,11 +120,7 @@ def test_without_locks_the_second_database_finds_the_file_replaced(
     path: Path, states: tuple[State, State], monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     before = path.read_bytes()
-    for state in states:
-        analyse(state, [path], hearer())
-    other: list[tuple[int, list[str]]] = []
-    _meanwhile(monkeypatch, point, lambda: other.append(_write(states[1])))
-    run, refused = _write(states[0])
+    (run, refused), other = _write_in_both(path, states, monkeypatch, point)
     assert run == 0
     assert len(refused) == 1
     assert "another program changed it at the same time" in refused[0]

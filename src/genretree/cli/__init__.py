@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from genretree.cli import audit, data, explain, hub, learn, library, serve, use, weights
+from genretree.cli import audit, data, explain, hub, learn, library, library_repair, serve, use, weights
 from genretree.errors import GenretreeError
 from genretree.files import printable, printable_text
 
@@ -107,5 +107,7 @@ def main(ctx: click.Context) -> None:
         _stop_on_sigterm()
 
 
+for _command in (library_repair.move, library_repair.rescue):
+    library.library.add_command(_command)
 for _command in _COMMANDS:
     main.add_command(_command)

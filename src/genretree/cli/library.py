@@ -473,6 +473,3 @@ def _refusals(refused: Sequence[tuple[str, str]]) -> None:
         echo(f"{len(refused) - _PROBLEMS} more were left as they are", err=True)
     if refused:
         sys.exit(1)
-
-
-from genretree.cli import library_repair  # noqa: E402, F401  # adds its commands to the group

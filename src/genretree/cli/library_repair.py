@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from genretree.cli.library import _database, _work_on, library
+from genretree.cli.library import _database, _work_on
 from genretree.cli.output import echo, echo_json
 
 
-@library.command()
+@click.command()
 @click.argument("old")
 @click.argument("new")
 @_database
@@ -35,7 +35,7 @@ def move(old: str, new: str, db: Path | None, as_json: bool) -> None:
     )
 
 
-@library.command()
+@click.command()
 @click.argument("damaged", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The new database.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")

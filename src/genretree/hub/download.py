@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -162,14 +163,8 @@ def _try_to_load(folder: Path) -> None:
     BundleError
     """
     bundles: Any = import_module("genretree.bundle")  # by name, as that module itself finds bundles on the Hub
-    try:
+    with suppress(MissingExtraError):  # nothing is wrong with the bundle; loading it says what to install
         bundles.open_bundle(folder, read_description(folder))
-    except MissingExtraError:  # nothing is wrong with the bundle; loading it says what to install
-        pass
-    except GenretreeError:
-        raise
-    except Exception as error:  # whatever values of a stranger make the libraries below raise
-        raise BundleError(f"{folder}: can't be loaded ({type(error).__name__}: {error}); refused") from error
 
 
 def _download(name: HubName, commit: str, file: str, folder: Path, progress: bool = False) -> None:

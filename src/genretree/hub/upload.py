@@ -119,8 +119,8 @@ def laid_out(
     kept = {file: digest for file, digest in content["files"].items() if Path(file).parts[0] not in behind}
     figures = read_figures(told.report, content)  # of the bundle as it was evaluated
     with tempfile.TemporaryDirectory(prefix="genretree-") as place:
-        draft = str(Path(place) / "draft")
-        Path(draft).mkdir()
+        draft = Path(place) / "draft"
+        draft.mkdir()
         check_files(folder, kept)
         if any(Path(file).suffix == OLD_TREES for file in kept):
             folder = _converted(folder, Path(place) / "converted")
@@ -128,12 +128,12 @@ def laid_out(
             kept = {file: digest for file, digest in content["files"].items() if Path(file).parts[0] not in behind}
         check_types(f"{folder}", kept)
         card = write_card(content, told, target.repo, figures)
-        files = {file: _cleaned(folder / file, Path(draft) / file) for file in kept}
+        files = {file: _cleaned(folder / file, draft / file) for file in kept}
         digests = {file: sha256_file(path) for file, path in files.items()}
-        write_description(Path(draft), {**clean_description(content), "files": digests})
-        (Path(draft) / CARD).write_text(card, encoding="utf-8")
+        write_description(draft, {**clean_description(content), "files": digests})
+        (draft / CARD).write_text(card, encoding="utf-8")
         for file in (DESCRIPTION, CARD):
-            files[file] = Path(draft) / file
+            files[file] = draft / file
         yield Outgoing(target, files, card)
 
 

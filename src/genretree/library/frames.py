@@ -12,7 +12,7 @@ from collections.abc import Iterator
 Fact = tuple[object, ...]
 _NAME = re.compile(rb"[A-Z][A-Z0-9]{2,3}")
 _OLD_PICTURE = {"JPG": "image/jpeg", "PNG": "image/png"}
-_ENCODINGS = ("latin-1", "utf-16", "utf-16-be", "utf-8")
+TEXT_ENCODINGS = ("latin-1", "utf-16", "utf-16-be", "utf-8")
 
 
 def tag_size(head: bytes) -> int:
@@ -145,7 +145,7 @@ def _first_text(encoding: int, data: bytes) -> tuple[str, bytes]:
     while end % width and end >= 0:
         end = data.find(b"\0" * width, end + 1)
     raw, rest = (data, b"") if end < 0 else (data[:end], data[end + width :])
-    name = _ENCODINGS[encoding]
+    name = TEXT_ENCODINGS[encoding]
     if name == "utf-16" and raw[:2] not in (b"\xff\xfe", b"\xfe\xff"):
         name = "utf-16-le"
     return raw.decode(name), rest

@@ -9,7 +9,7 @@ from pathlib import Path
 from genretree.errors import LibraryError
 from genretree.files import printable
 from genretree.library.folders import list_folders
-from genretree.library.state import State, decode_path, encode_path, folder_range
+from genretree.library.state import State, decode_path, encode_path, folder_range, range_below
 
 _NAMED = 5
 
@@ -115,6 +115,4 @@ def _same_folder(path: bytes, at: bytes) -> bool:
 def _range(old: str) -> tuple[bytes, bytes]:
     """Give the bounds of the paths below a folder that is gone, or in whose place there is a link now."""
     absolute = Path(os.path.abspath(old))  # noqa: PTH100 (a link in the folder's place is not followed)
-    separator = os.fsencode(os.sep)
-    start = encode_path(absolute.parent.resolve() / absolute.name).rstrip(separator) + separator
-    return start, start[:-1] + bytes([start[-1] + 1])
+    return range_below(encode_path(absolute.parent.resolve() / absolute.name), os.fsencode(os.sep))

@@ -1,6 +1,6 @@
 """APEv2 tags of mp3 files, ``LIST INFO`` chunks of wav files, and ID3v1 tags: read and edited as bytes.
 
-A new ID3v2 tag hides what stands in these from most players, so that a genre is written into the tag that is there.
+A new ID3v2 tag hides these from most players, so the genre is written into the tag that is already there.
 mutagen cannot do that: it drops the ID3v1 tag behind an APEv2 tag, and does not know ``LIST INFO``. Layouts as in the
 APEv2 specification of Hydrogenaudio and Microsoft's "Multimedia Programming Interface and Data Specifications 1.0".
 """
@@ -224,7 +224,7 @@ def info_own(fields: Iterable[tuple[bytes, bytes]], names: Iterable[str]) -> dic
 def edit_info(path: Path, genre: str, own: Mapping[str, str]) -> None:
     """Set the genre and our own fields in the ``LIST INFO`` chunk of a wav file, in place.
 
-    All other subchunks stay as they are, byte by byte; what stands behind the chunk moves.
+    All other subchunks stay as they are, byte by byte; the chunks behind it move.
 
     Raises
     ------

@@ -317,7 +317,12 @@ def folder_range(folder: str) -> tuple[bytes, bytes]:
         separator = b"/"
     else:
         folder = os.path.realpath(folder)
-    start = encode_path(folder).rstrip(separator) + separator
+    return range_below(encode_path(folder), separator)
+
+
+def range_below(stored: bytes, separator: bytes) -> tuple[bytes, bytes]:
+    """Give the bounds between which all paths lie that begin with a stored path and a separator."""
+    start = stored.rstrip(separator) + separator
     return start, start[:-1] + bytes([start[-1] + 1])
 
 

@@ -30,7 +30,7 @@ from genretree.library.old_tags import (
     v1_texts,
 )
 from genretree.library.payload import LayoutError, container
-from genretree.sound.containers import read_at, sniff
+from genretree.sound.containers import read_at, sniff, synchsafe_bytes
 
 OWN_FIELDS = ("GENRETREE_PATH", "GENRETREE_CONFIDENCE", "GENRETREE_MODEL")
 V23_SEPARATOR = "/"  # as ID3v2.3 has it for lists of names
@@ -336,7 +336,7 @@ def _footer_to_padding(path: Path) -> None:
             file.seek(size)
             file.write(bytes(10))
             file.seek(5)
-            file.write(bytes([head[5] & ~0x10]) + bytes(size >> 7 * place & 127 for place in (3, 2, 1, 0)))
+            file.write(bytes([head[5] & ~0x10]) + synchsafe_bytes(size))
 
 
 def _ape_genres(path: Path) -> tuple[str, ...]:
@@ -363,7 +363,7 @@ def _open_vorbis(path: Path) -> Any:
     from mutagen.oggspeex import OggSpeex
     from mutagen.oggvorbis import OggVorbis
 
-    if _kind(path) == "flac":  # told by its content: with an ID3 tag in front, mutagen goes by the name
+    if _kind(path) == "flac":  # by content: with an ID3 tag in front, mutagen goes by the name
         file: Any = FLAC(path)
     else:
         file = File(path, options=[OggVorbis, OggOpus, OggFLAC, OggSpeex])

@@ -13,17 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from genretree.library.frames import read_frames, synchsafe
+from genretree.library.frames import TEXT_ENCODINGS, read_frames, synchsafe
 from genretree.library.payload import LayoutError, boxes, header_packets, riff_chunks, sound_digest
 from genretree.library.tags import OWN_FIELDS, TagError, read_tags, write_tags
 from genretree.library.untouched import check_untouched
-from genretree.sound.containers import read_at, sniff
+from genretree.sound.containers import MP4_BOXES, read_at, sniff, synchsafe_bytes
 
 _HEADERS = 1000  # frames, blocks, chunks or boxes of a file that is certain; more are tried
 _SMALL = 1 << 16
 _OGG_PAGE = 27 + 255 + 255 * 255
-_REPEATED = frozenset({"TXXX", "COMM", "USLT", "WXXX", "PRIV", "UFID"})  # told apart by what they begin with
-_ENCODINGS = ("latin-1", "utf-16", "utf-16-be", "utf-8")
+_REPEATED = frozenset({"TXXX", "COMM", "USLT", "WXXX", "PRIV", "UFID"})  # distinguished by what they begin with
 
 
 def find_obstacle(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> str:
@@ -103,20 +102,16 @@ def _frames_doubtful(file: io.FileIO, at: int, end: int) -> bool:
         data = read_at(file, at + 10, min(length, _SMALL))
         key: tuple[object, ...] = (name,)
         if name in _REPEATED:
-            key = read_frames(head[:6] + _synchsafe_bytes(10 + len(data)) + name.encode() + raw + b"\0\0" + data)[0][:3]
+            key = read_frames(head[:6] + synchsafe_bytes(10 + len(data)) + name.encode() + raw + b"\0\0" + data)[0][:3]
             key = key[:2] if name in ("TXXX", "WXXX") else key
         elif name[0] == "T":
-            data[1:].decode(_ENCODINGS[data[0]])
+            data[1:].decode(TEXT_ENCODINGS[data[0]])
         if key in seen:
             return True
         seen.add(key)
         speaks = speaks or name[0] == "T" or name in ("COMM", "USLT")
         at += 10 + length
     return True
-
-
-def _synchsafe_bytes(number: int) -> bytes:
-    return bytes(number >> 7 * place & 127 for place in (3, 2, 1, 0))
 
 
 def _flac(file: io.FileIO, start: int, size: int) -> bool:
@@ -168,7 +163,7 @@ def _ogg(file: io.FileIO, start: int, size: int) -> bool:
 
 def _mp4(file: io.FileIO, start: int, size: int) -> bool:
     top = list(islice(boxes(file, 0, size), _HEADERS))
-    if start or len(top) == _HEADERS or top[-1][2] != size or {name for name, _, _ in top} - _MP4_BOXES:
+    if start or len(top) == _HEADERS or top[-1][2] != size or {name for name, _, _ in top} - MP4_BOXES:
         return True
     for way in _tag_lists(file, top, (b"udta", b"meta", b"ilst")):
         names = [name for name, _, _ in islice(boxes(file, *way), _HEADERS)]
@@ -176,9 +171,6 @@ def _mp4(file: io.FileIO, start: int, size: int) -> bool:
         if len(names) == _HEADERS or len(set(single)) != len(single) or len(names) > len(single) + len(OWN_FIELDS):
             return True
     return False
-
-
-_MP4_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"}
 
 
 def _tag_lists(

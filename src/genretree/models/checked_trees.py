@@ -140,7 +140,7 @@ class CheckedTrees:
         trees = [tree.nodes for iteration in iterations for tree in iteration]
         for nodes in trees:
             if not isinstance(nodes, np.ndarray) or nodes.ndim != 1 or nodes.dtype.names is None:
-                raise ValueError("a tree is no list of nodes")
+                raise ValueError("a tree is not a list of nodes")
             if nodes["is_categorical"].any():
                 raise ValueError("a node splits by categories, which genretree's trees never do")
         if not trees:

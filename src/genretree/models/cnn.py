@@ -12,7 +12,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,14 +19,9 @@ from genretree.models.contract import Examples, FitContext, Fitted, Model
 from genretree.models.linear_network import load_model
 from genretree.models.network import GenreNetwork, build_head
 from genretree.models.network_settings import NONE, CnnSettings, as_settings
+from genretree.models.residual import BLOCKS_PER_STAGE, SQUEEZE_RATIO, STAGE_WIDTHS, PooledResidualNetwork
 from genretree.models.study_networks import StudyCnn
 from genretree.taxonomy import Taxonomy
-
-_WIDTHS = (64, 128, 256)
-_BLOCKS = 2
-_FUSION = 128
-_HEAD_HIDDEN = 64
-_SQUEEZE = 16
 
 
 class CnnFamily:
@@ -78,46 +72,26 @@ def build_network(taxonomy: Taxonomy, settings: CnnSettings) -> GenreNetwork:
     return GenreNetwork(ResidualBackbone(len(settings.modalities), outputs, settings.dropout), head, settings)
 
 
-class ResidualBackbone(nn.Module):
-    """Scores for images: shape (n, channels, size, size) to (n, sum of outputs)."""
+class ResidualBackbone(PooledResidualNetwork):
+    """The family's default network, whose stem neither normalises nor activates."""
 
     def __init__(self, channels: int, outputs: list[int], dropout: float) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, _WIDTHS[0], 7, stride=2, padding=3, bias=False), nn.MaxPool2d(3, stride=2, padding=1)
+        stem = nn.Sequential(
+            nn.Conv2d(channels, STAGE_WIDTHS[0], 7, stride=2, padding=3, bias=False),
+            nn.MaxPool2d(3, stride=2, padding=1),
         )
         stages: list[nn.Module] = []
-        width = _WIDTHS[0]
-        for stage, wider in enumerate(_WIDTHS):
-            for block in range(_BLOCKS):
+        width = STAGE_WIDTHS[0]
+        for stage, wider in enumerate(STAGE_WIDTHS):
+            for block in range(BLOCKS_PER_STAGE):
                 stride = 2 if stage > 0 and block == 0 else 1
                 stages.append(ResidualBlock(width, wider, stride))
                 width = wider
             stages.append(SqueezeExcitation(width))
-        self.stages = nn.Sequential(*stages)
-        self.norm = nn.BatchNorm2d(width)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.width = _FUSION
-        self.fusion = nn.Sequential(nn.Linear(width, _FUSION), nn.ReLU(), nn.Dropout(dropout))
-        self.scores = nn.ModuleList(
-            nn.Sequential(
-                nn.Linear(_FUSION, _HEAD_HIDDEN), nn.ReLU(), nn.Dropout(dropout), nn.Linear(_HEAD_HIDDEN, width)
-            )
-            for width in outputs
-        )
+        super().__init__(stem, stages, outputs, dropout)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def features(self, images: Tensor) -> Tensor:
-        """Give the pooled 128 features, shape (n, 128)."""
-        maps = functional.relu(self.norm(self.stages(self.stem(images))))
-        pooled: Tensor = self.fusion(self.pool(maps).flatten(1))
-        return pooled
-
-    def classify(self, features: Tensor) -> Tensor:
-        """Give the scores of all heads, side by side."""
-        return torch.cat([head(features) for head in self.scores], dim=1)
 
 
 class ResidualBlock(nn.Module):
@@ -147,7 +121,7 @@ class SqueezeExcitation(nn.Module):
         super().__init__()
         self.squeeze = nn.AdaptiveAvgPool2d(1)
         self.gate = nn.Sequential(
-            nn.Linear(width, width // _SQUEEZE), nn.ReLU(), nn.Linear(width // _SQUEEZE, width), nn.Sigmoid()
+            nn.Linear(width, width // SQUEEZE_RATIO), nn.ReLU(), nn.Linear(width // SQUEEZE_RATIO, width), nn.Sigmoid()
         )
 
     def forward(self, maps: Tensor) -> Tensor:

@@ -12,13 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genretree.models.residual import BLOCKS_PER_STAGE, SQUEEZE_RATIO, STAGE_WIDTHS, PooledResidualNetwork
+
 _STEM_WIDTH = 32
-_WIDTHS = (64, 128, 256)
-_BLOCKS_PER_STAGE = 2
 _LAST_STAGE_DROPOUT = 0.3
-_SQUEEZE_RATIO = 16
-_FUSION = 128
-_HEAD_HIDDEN = 64
 
 _PATCH = 16
 _HIDDEN = 384
@@ -28,7 +25,7 @@ _MLP = 4 * _HIDDEN
 _INIT_STD = 0.02
 
 
-class StudyCnn(nn.Module):
+class StudyCnn(PooledResidualNetwork):
     """The study's residual network with squeeze-and-excitation.
 
     Unlike the family's default network it normalises and activates after the stem (of 32 channels), projects the raw
@@ -45,8 +42,7 @@ class StudyCnn(nn.Module):
     """
 
     def __init__(self, channels: int, outputs: Sequence[int], dropout: float = 0.3) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
+        stem = nn.Sequential(
             nn.Conv2d(channels, _STEM_WIDTH, 7, stride=2, padding=3, bias=False),
             nn.BatchNorm2d(_STEM_WIDTH),
             nn.ReLU(),
@@ -54,31 +50,13 @@ class StudyCnn(nn.Module):
         )
         stages: list[nn.Module] = []
         width = _STEM_WIDTH
-        for stage, wider in enumerate(_WIDTHS):
-            drop = _LAST_STAGE_DROPOUT if stage == len(_WIDTHS) - 1 else 0.0
-            for block in range(_BLOCKS_PER_STAGE):
+        for stage, wider in enumerate(STAGE_WIDTHS):
+            drop = _LAST_STAGE_DROPOUT if wider == STAGE_WIDTHS[-1] else 0.0
+            for block in range(BLOCKS_PER_STAGE):
                 stages.append(_PreActivationBlock(width, wider, 2 if stage > 0 and block == 0 else 1, drop))
                 width = wider
             stages.append(_ConvolutionalGate(width))
-        self.stages = nn.Sequential(*stages)
-        self.norm = nn.BatchNorm2d(width)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.width = _FUSION
-        self.fusion = nn.Sequential(nn.Linear(width, _FUSION), nn.ReLU(), nn.Dropout(dropout))
-        self.scores = nn.ModuleList(
-            nn.Sequential(nn.Linear(_FUSION, _HEAD_HIDDEN), nn.ReLU(), nn.Dropout(dropout), nn.Linear(_HEAD_HIDDEN, n))
-            for n in outputs
-        )
-
-    def features(self, images: Tensor) -> Tensor:
-        """Compute pooled features, shape (n, 128), from images of shape (n, channels, height, width) in [0, 1]."""
-        maps = functional.relu(self.norm(self.stages(self.stem(images))))
-        pooled: Tensor = self.fusion(self.pool(maps).flatten(1))
-        return pooled
-
-    def classify(self, features: Tensor) -> Tensor:
-        """Compute the scores of all heads, shape (n, sum of outputs)."""
-        return torch.cat([head(features) for head in self.scores], dim=1)
+        super().__init__(stem, stages, outputs, dropout)
 
 
 class _PreActivationBlock(nn.Module):
@@ -108,9 +86,9 @@ class _ConvolutionalGate(nn.Module):
         super().__init__()
         self.squeeze = nn.AdaptiveAvgPool2d(1)
         self.gate = nn.Sequential(
-            nn.Conv2d(width, width // _SQUEEZE_RATIO, 1),
+            nn.Conv2d(width, width // SQUEEZE_RATIO, 1),
             nn.ReLU(),
-            nn.Conv2d(width // _SQUEEZE_RATIO, width, 1),
+            nn.Conv2d(width // SQUEEZE_RATIO, width, 1),
             nn.Sigmoid(),
         )
 

@@ -392,7 +392,7 @@ class Pool:
 
 
 def _pause(losses: int, longest: float) -> float:
-    """Give the seconds before the next start, after so many losses in a row."""
+    """Give the seconds before the next start, after this number of losses in a row."""
     return min(_PAUSE_SECONDS * 2.0 ** min(losses - 1, 30), longest)
 
 

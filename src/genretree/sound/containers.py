@@ -52,7 +52,7 @@ DEMUXERS = {
     "mpeg-ts": "mpegts",
 }
 MAX_ID3_TAGS = 256
-_MP4_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"}
+MP4_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"}
 
 
 def sniff(file: io.FileIO, size: int) -> tuple[str, int]:
@@ -111,7 +111,7 @@ def corrected_id3(file: io.FileIO, start: int) -> bytes:
     head = read_at(file, 0, 10)
     if head[:3] != b"ID3" or start < 10 or 10 + _synchsafe(head[6:10]) <= file.seek(0, io.SEEK_END):
         return b""
-    return head[:5] + bytes([head[5] & ~0x10]) + bytes((start - 10) >> 7 * place & 127 for place in (3, 2, 1, 0))
+    return head[:5] + bytes([head[5] & ~0x10]) + synchsafe_bytes(start - 10)
 
 
 def _sniff_head(head: bytes, whole: bool) -> str:
@@ -128,7 +128,7 @@ def _sniff_head(head: bytes, whole: bool) -> str:
     for magic, name in (*_LIBSNDFILE_MAGIC.items(), *_FFMPEG_MAGIC.items()):
         if head.startswith(magic):
             return name
-    if head[4:8] in _MP4_BOXES:
+    if head[4:8] in MP4_BOXES:
         return "mp4"
     if is_chain(head, ac3_frame_size):
         return "ac3"
@@ -159,6 +159,11 @@ def read_at(file: io.FileIO, position: int, count: int) -> bytes:
 
 def _synchsafe(data: bytes) -> int:
     return (data[0] & 127) << 21 | (data[1] & 127) << 14 | (data[2] & 127) << 7 | (data[3] & 127)
+
+
+def synchsafe_bytes(number: int) -> bytes:
+    """Write a number as ID3v2 does: four bytes, of which the highest bit is never set."""
+    return bytes(number >> 7 * place & 127 for place in (3, 2, 1, 0))
 
 
 FrameSize = Callable[[bytes, int], int]

@@ -74,7 +74,7 @@ def _quickly() -> Any:
         patch.setattr(hearing, "PATCH_FRAMES", 24)
         for name, value in narrow.items():
             patch.setitem(ast._SMALL, name, value)
-        patch.setattr(cnn, "_BLOCKS", 1)
+        patch.setattr(cnn, "BLOCKS_PER_STAGE", 1)
         for name, value in {"width_coefficient": 0.2, "depth_coefficient": 0.2, "hidden_dim": 256}.items():
             patch.setitem(efficientnet._B0, name, value)
         yield

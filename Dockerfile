@@ -15,9 +15,6 @@ COPY src src
 RUN /opt/genretree/bin/python -m pip install -c constraints.txt '.[explain,openvino,serve]'
 
 FROM python:3.11-slim-trixie
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ffmpeg \
-    && rm -rf /var/lib/apt/lists/*
 # Nothing is built here, so nothing that builds is here; the step fails if that changes.
 RUN ! command -v cc && ! command -v gcc && ! command -v clang && ! command -v make
 RUN groupadd --gid 10001 genretree \

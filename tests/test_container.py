@@ -119,10 +119,7 @@ def test_health_is_asked_with_python_alone() -> None:
 
 def test_no_compiler_is_left() -> None:
     assert "-slim" in only("FROM").text
-    installed = [step.text for step in FINAL if "apt-get install" in step.text]
-    assert len(installed) == 1
-    assert "--no-install-recommends ffmpeg &&" in installed[0], "ffmpeg and nothing else"
-    assert installed[0].endswith("rm -rf /var/lib/apt/lists/*")
+    assert not any("apt-get" in step.text for step in FINAL)
     assert not any("pip" in step.text for step in FINAL if step.word == "RUN")
     assert any(step.text.startswith("! command -v cc") and "gcc" in step.text for step in FINAL)
 

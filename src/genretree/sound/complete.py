@@ -6,18 +6,11 @@ Decoders forgive a file that ends early; a library of music shouldn't. Nothing i
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from genretree.sound.containers import (
-    MAX_FRAMES,
-    OPEN_ENDED,
-    adts_frame_size,
-    find_chain,
-    mpeg_frame_size,
-    read_at,
-    walk_frames,
-)
+from genretree.sound.containers import OPEN_ENDED, find_chain, mpeg_frame_size, read_at
+from genretree.sound.ogg import read_chain
 
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _W64_DATA = bytes.fromhex("64617461f3acd3118cd100c04f8edb8a")
@@ -28,38 +21,68 @@ _MAX_INDEX_BOXES = 20_000
 _MP4_PARENTS = {b"trak", b"mdia", b"minf", b"stbl", b"dinf", b"edts", b"mvex", b"udta", b"ilst"}
 _MAX_CHUNKS = 10_000
 _MAX_TAGS = 64
+_FEW_BYTES = 64  # less than a millisecond: some programs count a header or a chunk in
 
 
 class TooManyPartsError(Exception):
     """A file is made of more chunks or boxes than any real one; reading them all would only cost time."""
 
 
-def missing_end(file: io.FileIO, container: str, start: int, size: int) -> str:
-    """Say what shows that the file's end is missing; "" if nothing does. `start` is where its content begins.
+@dataclass(frozen=True)
+class Layout:
+    """What a file's own lengths say of it.
+
+    Parameters
+    ----------
+    problem : str
+        What shows that its end is missing; "" if nothing does.
+    parts : tuple of (int, int)
+        Where it begins and ends in bytes, without the tags around it; a chained Ogg file has several parts.
+    frames : int
+        Frames that an mp3 declares; 0 if unknown.
+    options : dict
+        Options for FFmpeg's demuxer.
+    """
+
+    problem: str
+    parts: tuple[tuple[int, int], ...]
+    frames: int = 0
+    options: dict[str, str] = field(default_factory=dict)
+
+
+def read_layout(file: io.FileIO, container: str, start: int, size: int) -> Layout:
+    """Compare a file with the lengths that it declares. `start` is where its content begins.
 
     Raises
     ------
     TooManyPartsError
-        If it has more than 10,000 chunks, 400,000 boxes, or 20,000 boxes in an mp4's index.
+        If it has more than 10,000 chunks or links, 400,000 boxes, or 20,000 boxes in an mp4's index.
     """
     if start > size:
-        return "it ends within its ID3 tag"
+        return Layout("it ends within its ID3 tag", ((0, size),))
+    whole = ((0, size),)
     if container in _CHUNKS:
-        return _missing_chunk_end(file, container, size)
-    if container == "au":
-        return _missing_au_end(file, size)
+        return _read_chunks(file, container, size)
     if container == "ogg":
-        return _missing_ogg_end(file, size)
-    if container == "mp3":
-        return _missing_mp3_end(file, start, end_of_audio(file, size))
-    if container == "aac":
-        frames, cut = walk_frames(file, start, end_of_audio(file, size), adts_frame_size)
-        return f"its last frame, number {frames + 1}, is cut off" if cut else ""
+        try:
+            chain = read_chain(file, size)
+        except ValueError as error:
+            raise TooManyPartsError(str(error)) from error
+        return Layout(chain.problem, tuple(chain.links))
+    if container in ("mp3", "aac", "flac", "ac3", "dts"):  # tags behind the last frame look like damage
+        end = max(start, end_of_audio(file, size))
+        if container == "mp3":
+            head = read_at(file, start, 1 << 17)
+            start += max(0, find_chain(head, 0, mpeg_frame_size, start + len(head) >= size))
+            return Layout("", ((start, end),), _declared_frames(read_at(file, start, 256), end - start))
+        return Layout("", ((start, end),))
+    if container == "au":
+        return Layout(_missing_au_end(file, size), whole)
     if container == "mp4":
-        return _missing_mp4_end(file, size)
+        return Layout(_missing_mp4_end(file, size), whole)
     if container == "asf":
-        return _missing_asf_end(file, size)
-    return ""
+        return Layout(_missing_asf_end(file, size), whole)
+    return Layout("", whole)
 
 
 @dataclass(frozen=True)
@@ -83,7 +106,7 @@ _CHUNKS = {
 }
 
 
-def _missing_chunk_end(file: io.FileIO, container: str, size: int) -> str:
+def _read_chunks(file: io.FileIO, container: str, size: int) -> Layout:
     layout = _CHUNKS[container]
     order = "big" if read_at(file, 0, 4) == b"RIFX" else layout.order
     head = layout.name + layout.field
@@ -104,13 +127,22 @@ def _missing_chunk_end(file: io.FileIO, container: str, size: int) -> str:
             unknown = length <= 0 or length >= (OPEN_ENDED if layout.field == 4 else 1 << 62)
             length = large if unknown and large else length
             there = size - at - head
-            if (unknown and not large) or length <= there:
-                return ""
-            return f"it declares {length:,} bytes of sound and holds {there:,}"
+            if container == "wav" and not large and (unknown or _has_wrapped(length, there)):
+                return Layout("", ((0, size),), options={"ignore_length": "1"})
+            problem = ""
+            if not (unknown and not large) and length > there + _FEW_BYTES:
+                problem = f"it declares {length:,} bytes of sound and holds {there:,}"
+            return Layout(problem, ((0, size),))
         if length < 0:
-            return ""
+            return Layout("", ((0, size),))
         at += head + length + -length % layout.padding
-    return "it ends before its sound begins"
+    return Layout("it ends before its sound begins", ((0, size),))
+
+
+def _has_wrapped(length: int, there: int) -> bool:
+    """Whether a size of four bytes is that of the sound modulo 4 GiB, give or take some chunks behind it."""
+    more = there - length
+    return more >= 1 << 32 and more % (1 << 32) < 1 << 20
 
 
 def _missing_au_end(file: io.FileIO, size: int) -> str:
@@ -120,21 +152,6 @@ def _missing_au_end(file: io.FileIO, size: int) -> str:
     if length >= OPEN_ENDED or offset + length <= size:
         return ""
     return f"it declares {length:,} bytes of sound and holds {max(0, size - offset):,}"
-
-
-def _missing_ogg_end(file: io.FileIO, size: int) -> str:
-    """Look for the page that closes a whole Ogg file: all there, and flagged as its stream's last (RFC 3533)."""
-    start = max(0, size - (1 << 17))  # a page has at most 65,307 bytes
-    tail = read_at(file, start, 1 << 17)
-    at = tail.rfind(b"OggS\0")
-    if at < 0:
-        return "it doesn't end with an Ogg page"
-    if len(tail) < at + 27 or len(tail) < at + 27 + tail[at + 26]:
-        return "its last Ogg page is cut off"
-    lengths = tail[at + 27 : at + 27 + tail[at + 26]]
-    if at + 27 + len(lengths) + sum(lengths) > len(tail):
-        return "its last Ogg page is cut off"
-    return "" if tail[at + 5] & 4 else "the Ogg page that should close the stream is missing"
 
 
 def _missing_mp4_end(file: io.FileIO, size: int) -> str:
@@ -191,36 +208,25 @@ def _missing_asf_end(file: io.FileIO, size: int) -> str:
     return "" if live or declared <= size else f"it declares {declared:,} bytes and holds {size:,}"
 
 
-def _missing_mp3_end(file: io.FileIO, start: int, end: int) -> str:
-    """Compare an mp3 with its Xing, Info or VBRI header; without one, see if its last frame is cut off."""
-    first = start + max(0, find_chain(read_at(file, start, 1 << 16), 0, mpeg_frame_size, True))
-    frames, cut = walk_frames(file, first, end, mpeg_frame_size)
-    if frames == MAX_FRAMES:
-        return ""
-    declared_frames, declared_bytes = _xing(read_at(file, first, 256))
-    if not declared_frames:
-        return f"its last frame, number {frames + 1}, is cut off" if cut else ""
-    # Both must fall short: encoders disagree on whether tags count as bytes, and damage in the middle loses frames.
-    missing = declared_frames - (frames - 1)
-    if missing <= (0 if cut else 1) or 0 < declared_bytes <= end - first:
-        return ""
-    return f"it declares {declared_frames:,} frames of sound and holds {frames - 1:,}"
+def _declared_frames(frame: bytes, size: int) -> int:
+    """Frames that an mp3's first frame (Xing, Info, VBRI) declares; 0 if none, or if all its bytes are there.
 
-
-def _xing(frame: bytes) -> tuple[int, int]:
-    """Frames and bytes that the header in an mp3's first frame declares; 0 for what it doesn't."""
+    Both must fall short: encoders disagree on whether tags count as bytes, and damage in the middle loses frames.
+    """
     if len(frame) < 64:
-        return 0, 0
+        return 0
     if frame[36:40] == b"VBRI":
-        return int.from_bytes(frame[50:54], "big"), int.from_bytes(frame[46:50], "big")
-    mpeg1, mono = frame[1] & 0x08, frame[3] >> 6 == 3
-    at = 4 + ((17 if mono else 32) if mpeg1 else (9 if mono else 17))
-    if frame[at : at + 4] not in (b"Xing", b"Info"):
-        return 0, 0
-    flags, at = frame[at + 7], at + 8
-    frames = int.from_bytes(frame[at : at + 4], "big") if flags & 1 else 0
-    at += 4 if flags & 1 else 0
-    return frames, int.from_bytes(frame[at : at + 4], "big") if flags & 2 else 0
+        frames, length = int.from_bytes(frame[50:54], "big"), int.from_bytes(frame[46:50], "big")
+    else:
+        mpeg1, mono = frame[1] & 0x08, frame[3] >> 6 == 3
+        at = 4 + ((17 if mono else 32) if mpeg1 else (9 if mono else 17))
+        if frame[at : at + 4] not in (b"Xing", b"Info"):
+            return 0
+        flags, at = frame[at + 7], at + 8
+        frames = int.from_bytes(frame[at : at + 4], "big") if flags & 1 else 0
+        at += 4 if flags & 1 else 0
+        length = int.from_bytes(frame[at : at + 4], "big") if flags & 2 else 0
+    return 0 if 0 < length <= size else frames
 
 
 def end_of_audio(file: io.FileIO, size: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from bisect import bisect_right
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -12,9 +11,8 @@ from numpy.typing import NDArray
 
 _WALK_BYTES = 1 << 20
 _LONGEST_CHAIN = 1 << 15  # bytes of three frames and a header, at least: an AAC frame has 8,191 at most
-MAX_FRAMES = 4_000_000  # a day and more of sound; nobody counts further
 OPEN_ENDED = 0x7FFFF000  # sizes from here on are what programs write into a pipe, where they can't know the length
-_LIBSNDFILE_MAGIC = {
+_MAGIC = {
     b"fLaC": "flac",
     b"OggS": "ogg",
     b"caff": "caf",
@@ -22,8 +20,6 @@ _LIBSNDFILE_MAGIC = {
     b"dns.": "au",
     b"Creative Voice File": "voc",
     b"NIST_1A": "nist",
-}
-_FFMPEG_MAGIC = {
     b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "asf",
     b"\x1a\x45\xdf\xa3": "matroska",
     b"wvpk": "wavpack",
@@ -37,8 +33,7 @@ _FFMPEG_MAGIC = {
     b"\x7f\xfe\x80\x01": "dts",
     b"\x00\x00\x01\xba": "mpeg-ps",
 }
-FFMPEG_ONLY = {*_FFMPEG_MAGIC.values(), "mp4", "aac", "avi", "ac3", "mpeg-ts"}
-# FFmpeg's demuxer for each container that it may be given. None of them opens other files: never add a playlist here.
+# FFmpeg's demuxer for each container. None of them opens other files: never add a playlist here.
 DEMUXERS = {
     **{name: name for name in ("asf", "ape", "tta", "dsf", "amr", "flv", "avi", "aac", "mp3", "dts")},
     **{name: name for name in ("wav", "aiff", "w64", "au", "caf", "flac", "ogg", "voc")},
@@ -47,6 +42,7 @@ DEMUXERS = {
     "musepack": "mpc",
     "mp4": "mov",
     "svx": "iff",
+    "nist": "nistsphere",
     "ac3": "ac3",
     "mpeg-ps": "mpeg",
     "mpeg-ts": "mpegts",
@@ -69,6 +65,9 @@ def sniff(file: io.FileIO, size: int) -> tuple[str, int]:
         if start > size:
             return "mp3", start
     head = read_at(file, start, 1 << 16)
+    if not any(head):  # an interrupted download or a ripper's padding may stand before an mp3's first frame
+        start = _behind_zeros(file, start)
+        head = read_at(file, start, 1 << 16)
     whole = start + len(head) == size
     container = _sniff_head(head, whole)
     # A picture larger than its tag says, or much padding, may stand before an mp3's first frame.
@@ -79,39 +78,28 @@ def sniff(file: io.FileIO, size: int) -> tuple[str, int]:
 
 
 def choose_demuxer(file: io.FileIO, container: str, start: int) -> str:
-    """FFmpeg's name for the one demuxer that may read this container; "" if FFmpeg shall not read it."""
+    """FFmpeg's name for the one demuxer that may read this container."""
     head = read_at(file, start, 6)
     if container == "musepack" and head[:4] == b"MPCK":
         return "mpc8"
     if container == "ac3" and head[5] >> 3 > _AC3_BSID:
         return "eac3"
-    return DEMUXERS.get(container, "")
+    return DEMUXERS[container]
+
+
+def _behind_zeros(file: io.FileIO, start: int) -> int:
+    """Find the first byte that isn't zero, in the next 16 MiB; `start` if there is none."""
+    for base in range(start, start + (_WALK_BYTES << 4), _WALK_BYTES):
+        data = read_at(file, base, _WALK_BYTES)
+        if any(data):
+            return base + len(data) - len(data.lstrip(b"\0"))
+    return start
 
 
 def _behind_oversized_tag(file: io.FileIO, tag: int, end: int) -> int:
     """Find the MPEG frames within an ID3v2 tag whose size reaches beyond the file; `end` if there are none."""
     found = find_chain(read_at(file, tag + 10, _WALK_BYTES), 0, mpeg_frame_size, False)
     return tag + 10 + found if found >= 0 else end
-
-
-def corrected_id3(file: io.FileIO, start: int) -> bytes:
-    """Return an ID3v2 header that ends where the sound starts, for a file whose own header reaches beyond the file.
-
-    Parameters
-    ----------
-    file : io.FileIO
-    start : int
-        Where the sound starts in bytes, as `sniff` gives it.
-
-    Returns
-    -------
-    bytes
-        The first ten bytes to read the file with; none where its own are right.
-    """
-    head = read_at(file, 0, 10)
-    if head[:3] != b"ID3" or start < 10 or 10 + _synchsafe(head[6:10]) <= file.seek(0, io.SEEK_END):
-        return b""
-    return head[:5] + bytes([head[5] & ~0x10]) + synchsafe_bytes(start - 10)
 
 
 def _sniff_head(head: bytes, whole: bool) -> str:
@@ -125,7 +113,7 @@ def _sniff_head(head: bytes, whole: bool) -> str:
         return "avi"
     if head[:4] == b"FORM" and head[8:12] in (b"8SVX", b"16SV"):
         return "svx"
-    for magic, name in (*_LIBSNDFILE_MAGIC.items(), *_FFMPEG_MAGIC.items()):
+    for magic, name in _MAGIC.items():
         if head.startswith(magic):
             return name
     if head[4:8] in MP4_BOXES:
@@ -167,45 +155,6 @@ def synchsafe_bytes(number: int) -> bytes:
 
 
 FrameSize = Callable[[bytes, int], int]
-
-
-def walk_frames(file: io.FileIO, start: int, end: int, frame_size: FrameSize) -> tuple[int, bool]:
-    """Jump from frame header to frame header: how many whole frames there are, and whether the last is cut off.
-
-    Reads a piece at a time, since mapping a long file would count as this process's memory. Each piece is searched for
-    chains of frames at most once, so the time is linear in the size, whatever the bytes are. Beyond `MAX_FRAMES` frames
-    and gaps it gives up and returns that number.
-    """
-    base, frames, steps = start, 0, 0
-    while base + 8 <= end:
-        wanted = min(_WALK_BYTES, end - base)
-        piece = read_at(file, base, wanted)
-        last = base + len(piece) >= end or len(piece) < wanted
-        # A chain that begins before the limit lies in the piece; the rest belongs to the next one.
-        limit = len(piece) - 8 if last else len(piece) - _LONGEST_CHAIN
-        chains: list[int] | None = None
-        at = 0
-        while at <= limit:
-            steps += 1
-            if steps > MAX_FRAMES:
-                return MAX_FRAMES, False
-            if size := frame_size(piece, at):
-                if base + at + size > end:
-                    return frames, True
-                frames += 1
-                at += size
-                continue
-            if chains is None:
-                chains = _find_chains(piece, frame_size, last).tolist()
-            index = bisect_right(chains, at)
-            if index == len(chains) and last:
-                return frames, False
-            at = chains[index] if index < len(chains) else limit + 1
-        base += at
-        if last:
-            break
-    rest = read_at(file, base, end - base) if base < end else b""
-    return frames, rest[:1] == b"\xff" and (len(rest) < 2 or rest[1] >= 0xE0)
 
 
 def find_chain(data: bytes, start: int, frame_size: FrameSize, whole: bool) -> int:
@@ -347,3 +296,12 @@ def adts_frame_size(data: bytes, at: int) -> int:
         return 0
     size = (data[at + 3] & 3) << 11 | data[at + 4] << 3 | data[at + 5] >> 5
     return size if size >= 7 else 0
+
+
+# Of streams that are nothing but frames, by the name of the demuxer.
+FRAME_SIZES: dict[str, FrameSize] = {
+    "mp3": mpeg_frame_size,
+    "aac": adts_frame_size,
+    "ac3": ac3_frame_size,
+    "eac3": ac3_frame_size,
+}

@@ -1,8 +1,8 @@
 """A sound file of any kind to mono float32 at one rate, in bounded memory, or a `SoundError` that says what is wrong.
 
-libsndfile reads what it can; the rest (m4a, aac, wma, ...) goes through the ffmpeg program if it is installed, and so
-does Opus. What a file is, is decided by its content, never by its name. Decoders forgive a file that ends early, so
-whether it is whole is checked apart, from the lengths that the file itself declares.
+FFmpeg's libraries decode (PyAV); no program has to be installed. The content decides what a file is, never its name.
+Decoders forgive a file that ends early, so whether it is whole is checked separately, from the lengths that the
+file itself declares. A file is decoded exactly once and whole, or an error says what is missing.
 """
 
 from __future__ import annotations
@@ -11,38 +11,41 @@ import io
 import math
 import os
 import stat
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
-import soundfile as sf
 from numpy.typing import NDArray
 
 from genretree.errors import SoundError
 from genretree.files import describe_special
 from genretree.machine import ahead, processors_each
 from genretree.settings import N_FFT, RATE
-from genretree.sound.complete import TooManyPartsError, end_of_audio, missing_end
-from genretree.sound.containers import FFMPEG_ONLY, choose_demuxer, corrected_id3, is_text, sniff
-from genretree.sound.ffmpeg import has_ffmpeg, input_options, last_lines, last_words, run_ffprobe
-from genretree.sound.unclosed import mend_wav
-from genretree.sound.view import view
+from genretree.sound.complete import Layout, TooManyPartsError, read_layout
+from genretree.sound.containers import choose_demuxer, is_text, sniff
+from genretree.sound.libav import (
+    Block,
+    DamageError,
+    FilePart,
+    OtherFileError,
+    ProtectedError,
+    Stream,
+    describe,
+    find_stream,
+    open_container,
+)
 
-_LIBSNDFILE_SUFFIXES = "wav wave rf64 w64 flac ogg oga opus mp3 mp2 aif aiff aifc au snd caf"
-_FFMPEG_SUFFIXES = "m4a m4b aac wma mka ape wv mpc tta"
+_SUFFIXES = "wav wave rf64 w64 flac ogg oga opus mp3 mp2 aif aiff aifc au snd caf m4a m4b aac wma mka ape wv mpc tta"
 # What a walk through a folder takes for music.
-SUFFIXES = frozenset(f".{name}" for name in f"{_LIBSNDFILE_SUFFIXES} {_FFMPEG_SUFFIXES}".split())
+SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split())
 MAX_CHANNELS = 8
 SILENCE_PEAK = 1e-4  # -80 dBFS
 _LOUDEST = 1e6  # full scale is 1; a float file beyond this is damaged, and its powers would overflow
-_BLOCK_FRAMES = 1 << 18  # 6 s at 44,100 Hz
+_CANCELLED = 10**-1.5  # the mix has 15 dB less energy than the channels: their correlation is below -0.93
 _GUESSED = ("mp3", "aac")  # of these a length may be an estimate from the bit rate
 
-_LIBSNDFILE_FORMATS = {"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "MP3", "SVX", "VOC", "NIST"}
 Samples = NDArray[np.float32]
 SampleFile = str | os.PathLike[str]
 
@@ -75,16 +78,12 @@ class SoundInfo:
     codec: str
 
 
-class _CutShortError(Exception):
-    """The decoder came to an early end."""
-
-
 @dataclass(frozen=True)
 class _Source:
-    """An opened file: its facts and its native samples, blocks of (frames, channels) that are valid until the next."""
+    """An opened file: its facts and its native samples."""
 
     info: SoundInfo
-    blocks: Iterator[Samples]
+    blocks: Iterator[Block]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -115,7 +114,7 @@ def iter_blocks(
     Raises
     ------
     SoundError
-        With kind not_found, unreadable, empty, not_audio, needs_ffmpeg, too_many_channels, too_long, truncated or
+        With kind not_found, unreadable, empty, not_audio, too_many_channels, too_long, truncated or
         not_finite as soon as it is known; silence and too_short after the last block. A FLAC file's missing end, too,
         shows only when it is reached.
     """
@@ -162,100 +161,124 @@ def probe(path: SampleFile) -> SoundInfo:
 
 
 def _to_mono(source: _Source, rate: int, salvage: bool, longest: float) -> Iterator[Samples]:
-    import soxr
-
     info = source.info
     if info.duration > longest and info.format not in _GUESSED:  # a duration that isn't known is nan
         raise _too_long(info.path, info.duration, longest)
-    stream = None
-    if info.rate != rate:
-        stream = soxr.ResampleStream(info.rate, rate, 1, dtype="float32", quality="HQ")
     levels = _Levels()
     blocks = _mix_down(source, levels)
     if processors_each() > 1:  # decoding takes as long as all that follows
         blocks = ahead(blocks)
-    n_in = n_out = 0
-    cut = ""
-    try:
-        for mono in blocks:
-            n_in += len(mono)
-            if n_in > longest * info.rate:
-                raise _too_long(info.path, n_in / info.rate, longest)
-            out = mono if stream is None else stream.resample_chunk(mono)
+    resampler = _Resampler(rate)
+    seconds, n_out = 0.0, 0
+    for mono, own_rate in blocks:
+        seconds += len(mono) / own_rate
+        if seconds > longest:
+            raise _too_long(info.path, seconds, longest)
+        for out in resampler.add(mono, own_rate):
             n_out += len(out)
-            if len(out):
-                yield out
-    except _CutShortError as error:
-        cut = str(error)
-    if cut and not salvage:
-        raise _truncated(info.path, cut)
-    if n_in == 0:
-        raise SoundError("empty", info.path, f"a {info.format} file without any samples")
-    if stream is not None:
-        out = stream.resample_chunk(np.zeros(0, np.float32), last=True)
-        n_out += len(out)
-        if len(out):
             yield out
+    if not seconds:
+        raise SoundError("empty", info.path, f"a {info.format} file without any samples")
+    for out in resampler.finish():
+        n_out += len(out)
+        yield out
     if n_out < N_FFT:
         detail = f"only {n_out} samples ({1000 * n_out / rate:.0f} ms) of sound; at least {N_FFT} are needed"
         raise SoundError("too_short", info.path, detail)
     levels.check(info.path)
 
 
+class _Resampler:
+    """Mono blocks to one rate; their own rate may change midway, as in mp3 files that were joined."""
+
+    def __init__(self, rate: int) -> None:
+        self.rate = rate
+        self._own_rate = 0
+        self._stream: Any = None
+
+    def add(self, mono: Samples, own_rate: int) -> Iterator[Samples]:
+        """Resample a block."""
+        import soxr
+
+        if own_rate != self._own_rate:
+            yield from self.finish()
+            self._own_rate, self._stream = own_rate, None
+            if own_rate != self.rate:
+                self._stream = soxr.ResampleStream(own_rate, self.rate, 1, dtype="float32", quality="HQ")
+        out = mono if self._stream is None else self._stream.resample_chunk(mono)
+        if len(out):
+            yield out
+
+    def finish(self) -> Iterator[Samples]:
+        """Give what is left of the blocks of one rate."""
+        if self._stream is not None:
+            out = self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
+            if len(out):
+                yield out
+
+
 def _too_long(path: Path, seconds: float, longest: float) -> SoundError:
     return SoundError("too_long", path, f"has {seconds:.0f} s of sound or more; at most {longest:g} s are taken here")
 
 
-def _mix_down(source: _Source, levels: _Levels) -> Iterator[Samples]:
-    """Yield the mean of all channels, block by block; refuse what is no sound."""
-    info, count = source.info, 0
+def _mix_down(source: _Source, levels: _Levels) -> Iterator[tuple[Samples, int]]:
+    """Yield the mean of all channels and its rate, block by block; refuse what is not finite."""
+    path, seconds = source.info.path, 0.0
     for block in source.blocks:
-        mono = _mean_of_channels(block)
+        samples, rate = block.samples, block.rate
+        if len(samples) > MAX_CHANNELS:
+            raise _too_many_channels(path, len(samples))
+        mono = samples[0] if len(samples) == 1 else samples.mean(axis=0)
         loudest = np.abs(mono).max(initial=0)
         if not np.isfinite(loudest):
-            at = count + int(np.argmin(np.isfinite(mono)))
-            detail = f"holds NaN or infinite samples, the first {at / info.rate:.2f} s in; export it again"
-            raise SoundError("not_finite", info.path, detail)
+            at = seconds + int(np.argmin(np.isfinite(mono))) / rate
+            raise SoundError(
+                "not_finite", path, f"holds NaN or infinite samples, the first {at:.2f} s in; export it again"
+            )
         if loudest > _LOUDEST:
-            detail = "holds samples a million times beyond full scale; export it again"
-            raise SoundError("not_finite", info.path, detail)
-        levels.add(block, mono)
-        count += len(mono)
-        yield mono
-
-
-def _mean_of_channels(block: Samples) -> Samples:
-    """Mean over the channels; adding columns is many times faster than `block.mean(axis=1)`."""
-    channels = block.shape[1]
-    if channels == 1:
-        return block[:, 0].copy()
-    mono: Samples = block[:, 0] + block[:, 1]
-    for channel in range(2, channels):
-        mono += block[:, channel]
-    mono *= np.float32(1 / channels)
-    return mono
+            raise SoundError("not_finite", path, "holds samples a million times beyond full scale; export it again")
+        levels.add(samples, mono)
+        seconds += len(mono) / rate
+        yield mono, rate
 
 
 class _Levels:
-    """Peaks of the mono mix and of the channels, until the first sound is met."""
+    """Level of the mono mix and of the channels, without their mean (a constant is not audible)."""
 
     def __init__(self) -> None:
-        self.mono = 0.0
-        self.channels = 0.0
+        self.peak = 0.0
+        self.channel_peak = 0.0
+        self.energy = 0.0
+        self.channel_energy = 0.0
 
-    def add(self, block: Samples, mono: Samples) -> None:
-        if self.mono > SILENCE_PEAK or not len(mono):
+    def add(self, samples: Samples, mono: Samples) -> None:
+        """Take a block: channels, shape (channels, frames), and their mean."""
+        if not len(mono):
             return
-        self.mono = max(self.mono, float(np.abs(mono).max()))
-        self.channels = max(self.channels, float(np.abs(block).max()))
+        if self.peak <= SILENCE_PEAK:
+            self.peak = max(self.peak, _peak(mono))
+            self.channel_peak = max(self.channel_peak, *map(_peak, samples))
+        if len(samples) > 1:
+            self.energy += _energy(mono)
+            self.channel_energy += sum(map(_energy, samples)) / len(samples)
 
     def check(self, path: Path) -> None:
-        if self.mono > SILENCE_PEAK:
-            return
-        if self.channels > SILENCE_PEAK:
-            detail = "the channels are not silent but cancel out in the mono mix; turn the phase of one of them round"
+        """Raise SoundError with kind silence if nothing is left to analyse."""
+        if self.energy < _CANCELLED * self.channel_energy and self.channel_peak > SILENCE_PEAK:
+            detail = "the channels are not silent but cancel out in the mono mix; invert the polarity of one of them"
             raise SoundError("silence", path, detail)
-        raise SoundError("silence", path, "nothing but silence: no sample exceeds -80 dB of full scale")
+        if self.peak <= SILENCE_PEAK:
+            detail = "nothing but silence: no sample is more than -80 dB of full scale away from the mean"
+            raise SoundError("silence", path, detail)
+
+
+def _peak(samples: Samples) -> float:
+    mean = float(samples.mean())
+    return max(float(samples.max()) - mean, mean - float(samples.min()))
+
+
+def _energy(samples: Samples) -> float:
+    return float(np.dot(samples, samples)) - len(samples) * float(samples.mean()) ** 2
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -275,32 +298,76 @@ def _open_binary(path: Path) -> io.FileIO:
     except FileNotFoundError as error:
         raise SoundError("not_found", path, "no such file") from error
     except (OSError, ValueError) as error:
-        raise SoundError("unreadable", path, f"can't be read: {getattr(error, 'strerror', None) or error}") from error
+        raise _unreadable(path, error) from error
 
 
 def _open(path: Path, file: io.FileIO, salvage: bool) -> _Source:
     size = os.fstat(file.fileno()).st_size
     try:
         container, start = sniff(file, size)
-        if not container:  # neither libsndfile nor FFmpeg gets to guess: some formats are lists of other files
+        if not container:  # FFmpeg doesn't get to guess: some formats are lists of other files
             raise SoundError("not_audio", path, _describe_unknown(file, start))
         demuxer = choose_demuxer(file, container, start)
-        problem = missing_end(file, container, start, size)
+        layout = read_layout(file, container, start, size)
     except TooManyPartsError as error:
         raise SoundError("not_audio", path, f"{error}; convert it to another format") from error
     except OSError as error:
-        raise SoundError("unreadable", path, f"can't be read: {error.strerror or error}") from error
-    if problem and not salvage:
-        raise _truncated(path, problem)
-    source = None if container in FFMPEG_ONLY else _open_libsndfile(path, file, container, start, salvage)
-    if source is None:
-        if not demuxer:
-            raise SoundError("not_audio", path, f"starts like a {container} file but cannot be decoded")
-        source = _open_ffmpeg(path, file, container, demuxer, problem)
-    if source.info.channels > MAX_CHANNELS:
-        detail = f"has {source.info.channels} channels; at most {MAX_CHANNELS} are taken, so mix it down first"
-        raise SoundError("too_many_channels", path, detail)
-    return source
+        raise _unreadable(path, error) from error
+    if layout.problem and not salvage:
+        raise _damaged(path, layout.problem)
+    stream = _open_part(path, file, container, demuxer, layout.parts[0], layout)
+    info = SoundInfo(path, stream.duration, stream.rate, stream.channels, container, stream.codec)
+    if len(layout.parts) > 1:
+        info = replace(info, duration=float("nan"))
+    if info.channels > MAX_CHANNELS:
+        raise _too_many_channels(path, info.channels)
+
+    return _Source(info, _read_parts(path, file, container, demuxer, stream, layout, salvage))
+
+
+def _read_parts(
+    path: Path, file: io.FileIO, container: str, demuxer: str, stream: Stream, layout: Layout, salvage: bool
+) -> Iterator[Block]:
+    """Decode the parts of a file one after another; the first is open."""
+    try:
+        yield from stream.read(salvage, layout.frames)
+        for part in layout.parts[1:]:
+            try:
+                further = _open_part(path, file, container, demuxer, part, layout)
+            except SoundError:
+                if not salvage:
+                    raise
+                continue
+            yield from further.read(salvage)
+    except DamageError as error:
+        raise _damaged(path, str(error)) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _open_part(
+    path: Path, file: io.FileIO, container: str, demuxer: str, part: tuple[int, int], layout: Layout
+) -> Stream:
+    """Open a part of a file that is a whole file of its own."""
+    from av.error import FFmpegError
+
+    reason = ""
+    stream = None
+    try:
+        stream = find_stream(open_container(FilePart(file, *part), demuxer, layout.options), demuxer)
+    except ProtectedError as error:
+        detail = f"is protected (DRM, {error}) and cannot be decoded; get it from its seller without protection"
+        raise SoundError("not_audio", path, detail) from error
+    except (FFmpegError, OtherFileError, ValueError) as error:
+        reason = f" ({describe(error)})"
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if stream is None:
+        if layout.problem:
+            raise _damaged(path, layout.problem)
+        detail = f"starts like a {container} file but holds no sound that can be decoded{reason}"
+        raise SoundError("not_audio", path, detail)
+    return stream
 
 
 def _describe_unknown(file: io.FileIO, start: int) -> str:
@@ -311,142 +378,15 @@ def _describe_unknown(file: io.FileIO, start: int) -> str:
     return "unsupported or unrecognised audio format"
 
 
-def _truncated(path: Path, problem: str) -> SoundError:
-    detail = f"is truncated: {problem}; get the whole file, or ask for salvage to take what is there"
+def _unreadable(path: Path, error: Exception) -> SoundError:
+    return SoundError("unreadable", path, f"can't be read: {getattr(error, 'strerror', None) or error}")
+
+
+def _damaged(path: Path, problem: str) -> SoundError:
+    detail = f"is truncated or damaged: {problem}; get the whole file, or ask for salvage to take what is there"
     return SoundError("truncated", path, detail)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# libsndfile
-
-
-def _open_libsndfile(path: Path, file: io.FileIO, container: str, start: int, salvage: bool) -> _Source | None:
-    """Open by libsndfile; None if it can't read the content."""
-    file.seek(0)
-    handle: int | IO[bytes] = file.fileno()  # never the name: its suffix would matter
-    if container == "wav" and (mended := mend_wav(file)):
-        handle = mended
-    if container == "mp3" and (header := corrected_id3(file, start)):
-        handle = view(file, header)
-    size = os.fstat(file.fileno()).st_size
-    if container == "flac" and (end := end_of_audio(file, size)) < size:  # libsndfile takes such tags for damage
-        handle = view(file, end=end)
-    file.seek(0)
-    try:
-        sound = sf.SoundFile(handle, closefd=False)
-    except sf.LibsndfileError:
-        return None
-    if sound.format not in _LIBSNDFILE_FORMATS or (sound.format == "MP3" and container != "mp3"):
-        sound.close()
-        return None
-    if sound.subtype == "OPUS" and has_ffmpeg():  # libsndfile 1.2 calls most whole Opus files malformed
-        sound.close()
-        return None
-    known = 0 < sound.frames < 1 << 62
-    info = SoundInfo(
-        path=path,
-        duration=sound.frames / sound.samplerate if known else float("nan"),
-        rate=sound.samplerate,
-        channels=sound.channels,
-        format=container or sound.format.lower(),
-        codec=sound.subtype.lower(),
-    )
-    return _Source(info, _read_libsndfile(sound, exact=sound.format == "FLAC" and known))
-
-
-def _read_libsndfile(sound: sf.SoundFile, exact: bool) -> Iterator[Samples]:
-    declared, known = sound.frames, sound.frames < 1 << 62
-    count = 0
-    buffer = np.empty((_BLOCK_FRAMES, sound.channels), np.float32)
-    with sound:
-        while True:
-            # soundfile doesn't say how much of a block came before a decoder error. What was never written stays NaN.
-            if sound.format == "FLAC":
-                buffer.fill(np.nan)
-            try:
-                block = sound.read(out=buffer)
-            except sf.LibsndfileError as error:
-                missing = np.isnan(buffer[:, 0])
-                got = int(missing.argmax()) if missing.any() else len(buffer)
-                if got and sound.format == "FLAC":
-                    yield buffer[:got]
-                # A FLAC stream written into a pipe declares no length: libsndfile ends even a whole one by an error.
-                if not known and "lost sync" not in str(error):
-                    return
-                at = (count + got) / sound.samplerate
-                raise _CutShortError(
-                    f"decoding stops after {at:.1f} s ({error.error_string or 'damaged data'})"
-                ) from error
-            if not len(block):
-                break
-            count += len(block)
-            yield block
-        if exact and count < declared:
-            seconds = declared / sound.samplerate
-            raise _CutShortError(
-                f"it declares {seconds:.1f} s of sound and ends after {count / sound.samplerate:.1f} s"
-            )
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# ffmpeg
-
-
-def _open_ffmpeg(path: Path, file: io.FileIO, container: str, demuxer: str, problem: str) -> _Source:
-    """Open with the ffmpeg program; `problem` is what is known to be missing from the file."""
-    if not has_ffmpeg():
-        if container not in FFMPEG_ONLY:
-            raise SoundError("not_audio", path, f"starts like a {container} file but cannot be decoded")
-        detail = f"is a {container} file that only ffmpeg can decode; install ffmpeg (its programs must be on PATH)"
-        raise SoundError("needs_ffmpeg", path, detail)
-    facts, complaint = run_ffprobe(file, demuxer)
-    streams = facts.get("streams", [])
-    found = (each for each in streams if each.get("codec_type") == "audio")
-    sound = next((each for each in found if int(each.get("sample_rate", 0)) and int(each.get("channels", 0))), None)
-    form = facts.get("format", {})
-    if sound is None:
-        if problem:
-            raise _truncated(path, problem)
-        detail = f"starts like a {container} file but holds no sound that can be decoded{complaint}"
-        raise SoundError("not_audio", path, detail)
-    declared = float(sound.get("duration") or (form.get("duration") if len(streams) == 1 else None) or "nan")
-    info = SoundInfo(
-        path=path,
-        duration=float(sound.get("duration") or form.get("duration") or "nan"),
-        rate=int(sound["sample_rate"]),
-        channels=int(sound["channels"]),
-        format=container,
-        codec=str(sound.get("codec_name", "")),
-    )
-    # An aac stream's duration is only ever guessed from its bit rate.
-    return _Source(info, _read_ffmpeg(info, file, demuxer, float("nan") if container == "aac" else declared))
-
-
-def _read_ffmpeg(info: SoundInfo, file: io.FileIO, demuxer: str, declared: float) -> Iterator[Samples]:
-    command = [
-        *("ffmpeg", "-v", "error", "-nostdin", *input_options(demuxer)),
-        *("-map", "0:a:0", "-f", "f32le", "-c:a", "pcm_f32le"),
-        *("-ar", str(info.rate), "-ac", str(info.channels), "pipe:1"),
-    ]
-    width = 4 * info.channels
-    count = 0
-    with tempfile.TemporaryFile() as complaints:  # a pipe nobody empties would block ffmpeg
-        file.seek(0)
-        process = subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=complaints)
-        assert process.stdout is not None
-        try:
-            while data := process.stdout.read(_BLOCK_FRAMES * width):
-                frames = len(data) // width
-                count += frames
-                yield np.frombuffer(data, np.float32, frames * info.channels).reshape(frames, info.channels)
-            code = process.wait()
-        finally:
-            process.stdout.close()
-            process.kill()
-            process.wait()
-        if code:
-            lines = last_lines(complaints) or [f"exit code {code}"]
-            raise _CutShortError(f"ffmpeg stops after {count / info.rate:.1f} s ({last_words(lines)})")
-    seconds = count / info.rate
-    if seconds < declared - max(0.25, 0.002 * declared):
-        raise _CutShortError(f"it declares {declared:.1f} s of sound and ends after {seconds:.1f} s")
+def _too_many_channels(path: Path, channels: int) -> SoundError:
+    detail = f"has {channels} channels; at most {MAX_CHANNELS} are taken, so mix it down first"
+    return SoundError("too_many_channels", path, detail)

@@ -107,7 +107,7 @@ export function stageName(state) {
 
 // What went wrong, by the service's kind of error: in words, and what can be done.
 const TROUBLE = {
-  not_audio: ["This is not a sound file.", "Wav, flac, ogg and mp3 always work; opus, m4a, aac and wma if the server has ffmpeg."],
+  not_audio: ["This is not a sound file.", "Wav, flac, ogg, opus, mp3, m4a, aac and wma work."],
   unreadable: ["This file can’t be read.", "It may be damaged. Try to play it elsewhere, or export it again."],
   not_found: ["The server no longer has this.", "Results are kept for a while only. Try again."],
   empty: ["This file is empty.", "Perhaps it was not copied to its end."],

@@ -89,6 +89,8 @@ def main() -> None:
     channel = worker.take_channel()
     worker.start(threads=False)
     # All is loaded, and its tables computed, before memory is bounded and the first file comes.
+    import av  # noqa: F401
+
     noise = np.random.default_rng(0).standard_normal(3 * RATE).astype(np.float32)
     list(slice_track(0.1 * noise, ImageSettings(slice_seconds=1.0, size=32)))
     worker.bound(given["memory"], given["file_size"])

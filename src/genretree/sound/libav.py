@@ -21,13 +21,21 @@ if TYPE_CHECKING:
 Samples = NDArray[np.float32]
 
 BLOCK_FRAMES = 1 << 18  # 6 s at 44,100 Hz
+MAX_CHANNELS = 8
+_MIN_RATE = 1000  # Hz: fewer are never sound, and would take much memory to resample
 _READ = 1 << 16
 _MAX_FAILURES = 20_000
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI", b"Brava Software", b"<")
 _PROTECTED = {"drms", "drmi", "enca", "aavd"}  # codec tags of encrypted tracks in mp4
 _GAP_SECONDS = 0.1
+_OWN_OPTIONS = {
+    "mov": {"enable_drefs": "0", "use_absolute_path": "0"},
+    # By default 35 ms go into finding out whether the samples of a wav are a DTS stream, which its first packets show.
+    "wav": {"max_probe_packets": "2"},
+    "w64": {"max_probe_packets": "2"},
+}
 # How each sample format is stored: number type, value at silence, value at full scale.
-_SCALES: dict[str, tuple[type, float, float]] = {
+_SCALES: dict[str, tuple[Any, float, float]] = {
     "u8": (np.uint8, 128, 1 << 7),
     "s16": (np.int16, 0, 1 << 15),
     "s32": (np.int32, 0, 1 << 31),
@@ -41,15 +49,31 @@ class DamageError(Exception):
     """The decoder met data that it can't decode, or the stream has a gap."""
 
 
+class TooManyChannelsError(Exception):
+    """Frames have more channels than are taken."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.channels = channels
+
+
 class ProtectedError(Exception):
     """A track is encrypted."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Decoded samples, shape (channels, frames), full scale -1 to 1, and their rate in Hz."""
+    """Decoded samples.
 
-    samples: Samples
+    Parameters
+    ----------
+    channels : list of ndarray, float32, shape (frames,)
+        Full scale is -1 to 1.
+    rate : int
+        In Hz.
+    """
+
+    channels: list[Samples]
     rate: int
 
 
@@ -110,7 +134,7 @@ def open_container(part: FilePart, demuxer: str, options: dict[str, str]) -> Inp
     """
     import av
 
-    own = {"enable_drefs": "0", "use_absolute_path": "0"} if demuxer == "mov" else {}
+    own = _OWN_OPTIONS.get(demuxer, {})
     safe = {"protocol_whitelist": "", "format_whitelist": demuxer}
     return av.open(
         part,
@@ -205,18 +229,18 @@ class _Reader:
         self._frame_size = FRAME_SIZES.get(stream.demuxer)
 
     def read(self) -> Iterator[Block]:
+        """Decode every packet."""
         from av.error import FFmpegError
 
-        frames: list[AudioFrame] = []
-        kind: tuple[int, int, str] | None = None
-        count = 0
-        packets = self._demux()
         audio: Any = self.stream.container.streams[self.stream.index]
         decode = audio.codec_context.decode
-        ordered = self.stream.demuxer in ("ogg", "flac")  # timestamps count samples
-        for packet in packets:
+        ordered = self.stream.demuxer in ("ogg", "flac") and not self.salvage  # timestamps count samples
+        buffer: _Buffer | None = None
+        for packet in self._demux():
             try:
                 decoded = decode(packet)
+            except MemoryError:
+                raise
             except FFmpegError:
                 self._fail(packet)
                 if self.failures > _MAX_FAILURES:
@@ -228,18 +252,18 @@ class _Reader:
             for frame in decoded:
                 if self._failed is not None:
                     self._resume()
-                if ordered and not self.salvage:
+                if ordered:
                     self._check_time(frame)
-                now = frame.sample_rate, frame.layout.nb_channels, frame.format.name
-                if now != kind or count >= BLOCK_FRAMES:
-                    if frames:
-                        yield _join(frames)
-                    frames, count, kind = [], 0, now
-                frames.append(frame)
-                count += frame.samples
-                self.seconds += frame.samples / frame.sample_rate
-        if frames:
-            yield _join(frames)
+                if buffer is None or not buffer.takes(frame):
+                    if buffer is not None:
+                        yield from buffer.empty()
+                    buffer = _Buffer(frame)
+                buffer.add(frame)
+                self.seconds += frame.samples / buffer.rate
+                if buffer.frames >= BLOCK_FRAMES:
+                    yield from buffer.empty()
+        if buffer is not None:
+            yield from buffer.empty()
 
     def _demux(self) -> Iterator[Packet[Any]]:
         from av.error import FFmpegError
@@ -311,31 +335,56 @@ def _is_padding(data: bytes) -> bool:
     return not any(data) or data.lstrip(b"\0").startswith(_TAGS)
 
 
-def _join(frames: list[AudioFrame]) -> Block:
-    """Copy frames of one format into one array."""
-    first = frames[0]
-    name = first.format.name
-    number, silence, full = _SCALES[name.removesuffix("p")]
-    channels = first.layout.nb_channels
-    out = np.empty((channels, sum(frame.samples for frame in frames)), np.float32)
-    at = 0
-    planar = name.endswith("p")
-    for frame in frames:
-        count = frame.samples
-        target = out[:, at : at + count]
-        planes = frame.planes
-        if planar:
-            for channel in range(channels):
-                target[channel] = np.frombuffer(planes[channel], number, count)  # type: ignore[call-overload]
+class _Buffer:
+    """Gathers frames of one format."""
+
+    def __init__(self, frame: AudioFrame) -> None:
+        import av
+
+        self.format, self.rate = frame.format.name, frame.sample_rate
+        self.channels = frame.layout.nb_channels
+        if not 0 < self.channels <= MAX_CHANNELS:
+            raise TooManyChannelsError(self.channels)
+        if self.rate < _MIN_RATE:
+            raise DamageError(f"a part of it has a sample rate of {self.rate} Hz")
+        self.frames = 0
+        self._queue = av.AudioFifo()
+
+    def takes(self, frame: AudioFrame) -> bool:
+        """Whether a frame is of the same format; the queue itself doesn't compare the number of channels."""
+        return (
+            frame.sample_rate == self.rate
+            and frame.format.name == self.format
+            and frame.layout.nb_channels == self.channels
+        )
+
+    def add(self, frame: AudioFrame) -> None:
+        """Copy a frame's samples."""
+        frame.pts = None  # the queue refuses gaps
+        self._queue.write(frame)
+        self.frames += frame.samples
+
+    def empty(self) -> Iterator[Block]:
+        """Give all that was gathered, if anything was."""
+        gathered = self._queue.read()
+        if gathered is None:
+            return
+        number, silence, full = _SCALES[self.format.removesuffix("p")]
+        planes: Any = gathered.planes
+        if self.format.endswith("p"):
+            rows = [np.frombuffer(plane, number, self.frames) for plane in planes[: self.channels]]
         else:
-            packed = np.frombuffer(planes[0], number, count * channels)  # type: ignore[call-overload]
-            target[:] = packed.reshape(count, channels).T
-        at += count
-    if silence:
-        out -= np.float32(silence)
-    if full != 1:
-        out *= np.float32(1 / full)
-    return Block(out, first.sample_rate)
+            packed = np.frombuffer(planes[0], number, self.frames * self.channels)
+            rows = [packed[channel :: self.channels] for channel in range(self.channels)]
+        if number is not np.float32:
+            with np.errstate(over="ignore"):  # what becomes infinite is refused later
+                rows = [np.asarray(row, np.float32) for row in rows]
+        if silence:
+            rows = [row - np.float32(silence) for row in rows]
+        if full != 1:
+            rows = [row * np.float32(1 / full) for row in rows]
+        self.frames = 0
+        yield Block([np.ascontiguousarray(row) for row in rows], self.rate)
 
 
 def describe(error: Exception) -> str:

@@ -44,7 +44,7 @@ _SUFFIXES = "wav wave rf64 w64 flac ogg oga opus mp3 mp2 aif aiff aifc au snd ca
 SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split())
 SILENCE_PEAK = 1e-4  # -80 dBFS
 _LOUDEST = 1e6  # full scale is 1; a float file beyond this is damaged, and its powers would overflow
-_CANCELLED = 10**-1.5  # the mix has 15 dB less energy than the channels: their correlation is below -0.93
+_CANCELLED = 0.1  # the mix has 10 dB less energy than the channels: their correlation is below -0.8
 _GUESSED = ("mp3", "aac")  # of these a length may be an estimate from the bit rate
 
 Samples = NDArray[np.float32]
@@ -372,7 +372,8 @@ def _open_part(
     reason = ""
     stream = None
     try:
-        stream = find_stream(open_container(FilePart(file, *part), demuxer, layout.options), demuxer)
+        source = FilePart(file, *part, seekable=container != "wav")
+        stream = find_stream(open_container(source, demuxer, layout.options), demuxer)
     except ProtectedError as error:
         detail = f"is protected (DRM, {error}) and cannot be decoded; get it from its seller without protection"
         raise SoundError("not_audio", path, detail) from error

@@ -85,16 +85,20 @@ class FilePart(io.RawIOBase):
     file : io.FileIO
     start, end : int
         Positions in bytes.
+    seekable : bool
+        Whether FFmpeg may look at what comes later. Behind the sound of a wav it would walk over anything, 8 bytes at a
+        time, for minutes.
     """
 
-    def __init__(self, file: io.FileIO, start: int, end: int) -> None:
+    def __init__(self, file: io.FileIO, start: int, end: int, seekable: bool = True) -> None:
+        self._seekable = seekable
         self._file, self._start, self._length, self._at = file, start, end - start, 0
 
     def readable(self) -> bool:  # noqa: D102
         return True
 
     def seekable(self) -> bool:  # noqa: D102
-        return True
+        return self._seekable
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:  # noqa: D102
         at = (0, self._at, self._length)[whence] + offset

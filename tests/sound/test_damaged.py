@@ -1,0 +1,252 @@
+"""Files as people have them: joined, cut, padded, damaged. Each is decoded whole and once, or refused with a reason."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from sound_helpers import make_song, needs_ffmpeg
+
+from genretree.errors import SoundError
+from genretree.settings import RATE
+from genretree.sound.decode import decode, probe
+
+SECONDS = 3
+ERROR = 0.06  # s: an mp3 has up to two frames more than its sound
+
+
+def encode(seconds: float, rate: int, form: str, channels: int = 1, **options: str) -> bytes:
+    song = np.tile(make_song(seconds, rate)[:, None], channels)
+    stream = io.BytesIO()
+    sf.write(stream, song, rate, format=form, **options)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def mp3() -> bytes:
+    return encode(SECONDS, 44100, "MP3")
+
+
+@pytest.fixture(scope="module")
+def ogg() -> bytes:
+    return encode(SECONDS, 44100, "OGG")
+
+
+@pytest.fixture(scope="module")
+def wav() -> bytes:
+    return encode(SECONDS, RATE, "WAV")
+
+
+@pytest.fixture(scope="module")
+def flac() -> bytes:
+    return encode(SECONDS, 44100, "FLAC")
+
+
+def write(tmp_path: Path, content: bytes) -> Path:
+    path = tmp_path / "song"
+    path.write_bytes(content)
+    return path
+
+
+def seconds_of(tmp_path: Path, content: bytes, salvage: bool = False) -> float:
+    return len(decode(write(tmp_path, content), salvage=salvage)) / RATE
+
+
+def refused(tmp_path: Path, content: bytes, salvage: bool = False) -> SoundError:
+    with pytest.raises(SoundError) as caught:
+        decode(write(tmp_path, content), salvage=salvage)
+    return caught.value
+
+
+def test_joined_mp3_files_are_decoded_whole(tmp_path: Path, mp3: bytes) -> None:
+    assert seconds_of(tmp_path, mp3 + mp3) == pytest.approx(2 * SECONDS, abs=2 * ERROR)
+    tagged = b"ID3\x04\0\0\0\0\1\0" + bytes(128) + mp3 + b"TAG" + bytes(125)
+    assert seconds_of(tmp_path, tagged + tagged) == pytest.approx(2 * SECONDS, abs=2 * ERROR)
+
+
+def test_the_rate_may_change_midway_in_an_mp3(tmp_path: Path, mp3: bytes) -> None:
+    half = encode(SECONDS, 22050, "MP3")
+    for content in (half + mp3, mp3 + half):
+        assert seconds_of(tmp_path, content) == pytest.approx(2 * SECONDS, abs=3 * ERROR)
+    samples = decode(write(tmp_path, half + mp3))[-2 * RATE :]
+    again = decode(write(tmp_path, mp3))[-RATE:]
+    energy = np.convolve(samples**2, np.ones(len(again)), "valid") * (again**2).sum()
+    assert (np.correlate(samples, again, "valid") / np.sqrt(energy)).max() > 0.9  # its pitch is right
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "subtype"), [(44100, 1, "VORBIS"), (22050, 2, "VORBIS"), (48000, 1, "OPUS")]
+)
+def test_every_link_of_a_chained_ogg_is_decoded(
+    tmp_path: Path, ogg: bytes, rate: int, channels: int, subtype: str
+) -> None:
+    other = encode(2, rate, "OGG", channels, subtype=subtype)
+    for content in (ogg + other, other + ogg):
+        assert seconds_of(tmp_path, content) == pytest.approx(SECONDS + 2, abs=0.05)
+    assert refused(tmp_path, ogg + other[:-100]).kind == "truncated"
+    assert refused(tmp_path, ogg[: len(ogg) // 2] + other).kind == "truncated"
+    assert seconds_of(tmp_path, ogg + other[: len(other) // 2], salvage=True) >= SECONDS
+
+
+def test_pages_that_an_ogg_lost_are_missed(tmp_path: Path) -> None:
+    ogg = encode(20, 44100, "OGG", 2)
+    pages = [at for at in range(len(ogg)) if ogg.startswith(b"OggS", at)]
+    assert len(pages) > 8
+    hole = ogg[: pages[4]] + ogg[pages[6] :]
+    assert "missing" in refused(tmp_path, hole).detail
+    assert seconds_of(tmp_path, hole, salvage=True) < 20
+    assert refused(tmp_path, ogg[: pages[4]] + os.urandom(1000) + ogg[pages[4] :]).kind == "truncated"
+    flipped = bytearray(ogg)
+    for at in range(pages[4] + 200, pages[4] + 1200):
+        flipped[at] ^= 0x55
+    assert refused(tmp_path, bytes(flipped)).kind == "truncated"
+
+
+@pytest.mark.parametrize("zeros", [300, 4096, 70_000, 2_000_000])
+def test_zeros_around_an_mp3(tmp_path: Path, mp3: bytes, zeros: int) -> None:
+    whole = seconds_of(tmp_path, mp3)
+    assert seconds_of(tmp_path, mp3 + bytes(zeros)) == pytest.approx(whole, abs=ERROR)
+    assert seconds_of(tmp_path, bytes(zeros) + mp3) == pytest.approx(whole, abs=ERROR)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b"<html><body>Not found</body></html>" * 20,
+        b"LYRICSBEGININD0000200ETT00005HelloLYRICSEND",
+        b"LYRICSBEGININD0000200000021LYRICS200TAG" + bytes(125),
+        b"Brava Software Inc.             3.100000" + bytes(8000),
+        b"TAG" + bytes(125) + bytes(300),
+    ],
+    ids=["html", "lyrics3v1", "lyrics3v2", "musicmatch", "id3v1-and-zeros"],
+)
+def test_what_stands_behind_the_last_frame_is_not_damage(tmp_path: Path, mp3: bytes, flac: bytes, tail: bytes) -> None:
+    for content in (mp3, flac):
+        assert seconds_of(tmp_path, content + tail) == pytest.approx(seconds_of(tmp_path, content), abs=ERROR)
+
+
+def test_a_hole_is_an_error_and_the_rest_can_be_salvaged(tmp_path: Path, mp3: bytes, flac: bytes) -> None:
+    for content in (mp3, flac):
+        middle = len(content) // 2
+        hole = content[: middle - 1000] + content[middle + 1111 :]
+        error = refused(tmp_path, hole)
+        assert error.kind == "truncated"
+        assert "salvage" in error.detail
+        assert seconds_of(tmp_path, hole, salvage=True) > SECONDS - 0.6
+        zeros = content[: middle - 1000] + bytes(2111) + content[middle + 1111 :]
+        assert refused(tmp_path, zeros).kind == "truncated"
+
+
+@needs_ffmpeg
+def test_a_flac_cut_by_stream_copy_is_whole(tmp_path: Path) -> None:
+    """Its frame numbers do not start at 0, and its header declares the length of what it was cut from."""
+    (tmp_path / "a.flac").write_bytes(encode(8, 11025, "FLAC"))
+    words = ["ffmpeg", "-v", "error", "-ss", "4", "-i", tmp_path / "a.flac", "-c", "copy", tmp_path / "b.flac"]
+    subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
+    assert len(decode(tmp_path / "b.flac")) / RATE == pytest.approx(4, abs=0.4)
+    content = (tmp_path / "b.flac").read_bytes()
+    assert refused(tmp_path, content[:-300]).kind == "truncated"
+
+
+def test_an_id3_tag_in_front_of_a_flac(tmp_path: Path, flac: bytes) -> None:
+    tag = b"ID3\x04\0\0\0\0\1\0" + bytes(128)
+    assert seconds_of(tmp_path, tag + flac) == pytest.approx(SECONDS, abs=0.001)
+    assert probe(tmp_path / "song").format == "flac"
+
+
+def with_data_size(wav: bytes, size: int) -> bytes:
+    at = wav.index(b"data")
+    return wav[: at + 4] + struct.pack("<I", size) + wav[at + 8 :]
+
+
+@pytest.mark.parametrize("more", [8, 36, 44])
+def test_a_wav_that_counts_its_header_in_is_whole(tmp_path: Path, wav: bytes, more: int) -> None:
+    assert seconds_of(tmp_path, with_data_size(wav, len(wav) - 44 + more)) == pytest.approx(SECONDS, abs=0.001)
+    assert refused(tmp_path, with_data_size(wav, len(wav) + 200)).kind == "truncated"
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF])
+def test_a_wav_without_a_data_size_is_whole(tmp_path: Path, wav: bytes, size: int) -> None:
+    assert seconds_of(tmp_path, with_data_size(wav, size)) == pytest.approx(SECONDS, abs=0.001)
+
+
+def test_a_wav_beyond_4_gib_whose_size_wrapped(tmp_path: Path) -> None:
+    from genretree.sound.complete import read_layout
+
+    path = tmp_path / "large.wav"
+    sf.write(path, np.zeros(10), RATE)
+    size = (1 << 32) + 1_000_000
+    with path.open("r+b") as stream:
+        stream.write(with_data_size(path.read_bytes(), size - 44 - (1 << 32)))
+        stream.truncate(size)  # sparse
+    with path.open("rb", buffering=0) as file:
+        assert read_layout(file, "wav", 0, size).options == {"ignore_length": "1"}
+    with pytest.raises(SoundError) as caught:
+        from genretree.sound.decode import iter_blocks
+
+        list(iter_blocks(path, longest=100))
+    assert caught.value.kind == "too_long"
+
+
+def test_a_constant_is_silence(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    dither = (rng.uniform(-1, 1, 8000) + rng.uniform(-1, 1, 8000)) / 65536
+    for samples in (np.full(8000, 0.5), 0.25 + dither, dither):
+        sf.write(tmp_path / "a.wav", samples, 8000)
+        with pytest.raises(SoundError) as caught:
+            decode(tmp_path / "a.wav")
+        assert caught.value.kind == "silence"
+    sf.write(tmp_path / "a.wav", 0.5 + 0.01 * make_song(1, 8000), 8000)
+    assert len(decode(tmp_path / "a.wav")) == RATE
+
+
+@pytest.mark.parametrize("form", ["OGG", "MP3", "WAV"])
+def test_channels_that_cancel_out_are_refused_after_lossy_coding_too(tmp_path: Path, form: str) -> None:
+    song = make_song(4, 44100)
+    sf.write(tmp_path / "a", np.stack([song, -song], axis=1), 44100, format=form)
+    with pytest.raises(SoundError, match="cancel out") as caught:
+        decode(tmp_path / "a")
+    assert caught.value.kind == "silence"
+    wide = 0.5 * make_song(4, 44100, seed=1)
+    sf.write(tmp_path / "a", np.stack([song + wide, song - wide], axis=1), 44100, format=form)
+    assert len(decode(tmp_path / "a")) == pytest.approx(4 * RATE, abs=0.1 * RATE)
+
+
+@needs_ffmpeg
+def test_a_protected_m4a_is_refused_as_such(tmp_path: Path, wav: bytes) -> None:
+    (tmp_path / "a.wav").write_bytes(wav)
+    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", tmp_path / "a.m4a"], check=True)
+    content = (tmp_path / "a.m4a").read_bytes()
+    for tag in (b"drms", b"enca"):
+        error = refused(tmp_path, content.replace(b"mp4a", tag, 1))
+        assert error.kind == "not_audio"
+        assert "protected" in error.detail
+        assert "salvage" not in error.detail
+
+
+def test_decoders_print_nothing(tmp_path: Path, mp3: bytes, ogg: bytes) -> None:
+    middle = len(mp3) // 2
+    files = [mp3 + bytes(5000), mp3[:middle] + mp3[middle + 500 :], ogg[:-200], os.urandom(200) + ogg, mp3 + mp3]
+    for number, content in enumerate(files):
+        (tmp_path / str(number)).write_bytes(content)
+    code = """
+import sys
+from genretree.errors import SoundError
+from genretree.sound.decode import decode
+for path in sys.argv[1:]:
+    for salvage in (False, True):
+        try:
+            decode(path, salvage=salvage)
+        except SoundError:
+            pass
+"""
+    words = [sys.executable, "-c", code, *(str(tmp_path / str(number)) for number in range(len(files)))]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", "")

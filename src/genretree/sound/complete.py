@@ -82,6 +82,8 @@ def read_layout(file: io.FileIO, container: str, start: int, size: int) -> Layou
         return Layout(_missing_mp4_end(file, size), whole)
     if container == "asf":
         return Layout(_missing_asf_end(file, size), whole)
+    if container == "matroska":
+        return Layout(_missing_matroska_end(file, size), whole)
     return Layout("", whole)
 
 
@@ -132,7 +134,9 @@ def _read_chunks(file: io.FileIO, container: str, size: int) -> Layout:
             problem = ""
             if not (unknown and not large) and length > there + _FEW_BYTES:
                 problem = f"it declares {length:,} bytes of sound and holds {there:,}"
-            return Layout(problem, ((0, size),))
+            # FFmpeg would walk over everything behind the sound of a wav, 8 bytes at a time where these are zeros.
+            end = min(size, at + head + length) if container == "wav" else size
+            return Layout(problem, ((0, end),))
         if length < 0:
             return Layout("", ((0, size),))
         at += head + length + -length % layout.padding
@@ -196,6 +200,26 @@ def _count_boxes(file: io.FileIO, start: int, end: int) -> None:
             if head[4:8] in _MP4_PARENTS:
                 waiting.append((at + skip, at + length))
             at += length
+
+
+def _missing_matroska_end(file: io.FileIO, size: int) -> str:
+    """Compare the size of the segment, which holds everything but the header (RFC 8794, RFC 9559)."""
+    head = read_at(file, 0, 1 << 12)
+    length, at = _read_ebml_size(head, 4)
+    at += length
+    if head[at : at + 4] != b"\x18\x53\x80\x67":
+        return ""
+    length, at = _read_ebml_size(head, at + 4)
+    return f"it declares {at + length:,} bytes and holds {size:,}" if at + length > size else ""
+
+
+def _read_ebml_size(data: bytes, at: int) -> tuple[int, int]:
+    """Give the size that is written here, 0 if it is not known, and where it ends."""
+    if at >= len(data) or not data[at]:
+        return 0, at
+    width = 9 - data[at].bit_length()
+    value = int.from_bytes(data[at : at + width], "big") & (1 << 7 * width) - 1
+    return (0 if value == (1 << 7 * width) - 1 else value), at + width
 
 
 def _missing_asf_end(file: io.FileIO, size: int) -> str:

@@ -372,7 +372,7 @@ def _open_part(
     reason = ""
     stream = None
     try:
-        source = FilePart(file, *part, seekable=container != "wav")
+        source = FilePart(file, *part, seekable="ignore_length" not in layout.options)
         stream = find_stream(open_container(source, demuxer, layout.options), demuxer)
     except ProtectedError as error:
         detail = f"is protected (DRM, {error}) and cannot be decoded; get it from its seller without protection"

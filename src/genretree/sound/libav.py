@@ -24,10 +24,12 @@ BLOCK_FRAMES = 1 << 18  # 6 s at 44,100 Hz
 MAX_CHANNELS = 8
 _MIN_RATE = 1000  # Hz: fewer are never sound, and would take much memory to resample
 _READ = 1 << 16
-_MAX_FAILURES = 20_000
+_MAX_FAILURES = 20_000  # packets without sound: real files have a few, and reading millions of them takes long
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI", b"Brava Software", b"<")
 _PROTECTED = {"drms", "drmi", "enca", "aavd"}  # codec tags of encrypted tracks in mp4
-_GAP_SECONDS = 0.1
+# Seconds between frames that are a gap, where timestamps count samples or milliseconds of a recording without pauses.
+_GAPS = {"ogg": 0.1, "flac": 0.1, "matroska": 0.5}
+_BROADCAST = ("mpegts", "mpeg")  # streams that are joined midway: their first frames may lack what came before
 _OWN_OPTIONS = {
     "mov": {"enable_drefs": "0", "use_absolute_path": "0"},
     # By default 35 ms go into finding out whether the samples of a wav are a DTS stream, which its first packets show.
@@ -214,7 +216,6 @@ def find_stream(container: InputContainer, demuxer: str) -> Stream | None:
             seconds = container.duration / 1e6
         codec = context.codec.canonical_name
         context.thread_count = 1
-        context.options = {"err_detect": "crccheck"}
         return Stream(container, demuxer, stream.index, context.sample_rate, context.channels, codec, seconds)
     return None
 
@@ -237,27 +238,31 @@ class _Reader:
         from av.error import FFmpegError
 
         audio: Any = self.stream.container.streams[self.stream.index]
+        if not self.salvage:
+            audio.codec_context.options = {"err_detect": "crccheck"}
         decode = audio.codec_context.decode
-        ordered = self.stream.demuxer in ("ogg", "flac") and not self.salvage  # timestamps count samples
+        strict = not self.salvage and self.stream.demuxer not in _BROADCAST
         buffer: _Buffer | None = None
         for packet in self._demux():
+            if self.failures > _MAX_FAILURES:
+                break
             try:
                 decoded = decode(packet)
             except MemoryError:
                 raise
             except FFmpegError:
                 self._fail(packet)
-                if self.failures > _MAX_FAILURES:
-                    break
                 continue
+            if not decoded:
+                self.failures += 1
             if packet.size:
                 self.packets += 1
                 self._last = packet
             for frame in decoded:
                 if self._failed is not None:
                     self._resume()
-                if ordered:
-                    self._check_time(frame)
+                if strict:
+                    self._check_frame(frame)
                 if buffer is None or not buffer.takes(frame):
                     if buffer is not None:
                         yield from buffer.empty()
@@ -285,26 +290,30 @@ class _Reader:
             self._failed = bytes(packet)
 
     def _resume(self) -> None:
-        """Go on behind packets that failed; in front of the first frame they are the rest of an earlier stream."""
+        """Go on behind packets that failed."""
         self._failed = None
-        if self.seconds and not self.salvage:
+        if not self.salvage and (self.seconds or self.stream.demuxer not in _BROADCAST):
             raise DamageError(f"a part of it cannot be decoded, {self.seconds:.1f} s in")
 
-    def _check_time(self, frame: AudioFrame) -> None:
-        if frame.pts is None or frame.time_base is None:
+    def _check_frame(self, frame: AudioFrame) -> None:
+        """Raise DamageError if a frame was decoded from damaged data, or does not follow the frame before."""
+        if frame.is_corrupt:
+            raise DamageError(f"a part of it is damaged, {self.seconds:.1f} s in")
+        longest = _GAPS.get(self.stream.demuxer)
+        if longest is None or frame.pts is None or frame.time_base is None:
             return
         if self.begin is None:
             self.begin = frame.pts
         if self._expected is not None:
             gap = float((frame.pts - self._expected) * frame.time_base)
-            if gap > _GAP_SECONDS:
+            if gap > longest:
                 raise DamageError(f"{gap:.1f} s of it are missing, {self.seconds:.1f} s in")
         self._expected = frame.pts + round(frame.samples / frame.sample_rate / frame.time_base)
 
     def check_end(self, expected_packets: int) -> None:
         """Raise DamageError if the stream ended early."""
         if self.failures > _MAX_FAILURES:
-            raise DamageError(f"more than {_MAX_FAILURES:,} packets cannot be decoded")
+            raise DamageError(f"more than {_MAX_FAILURES:,} packets hold no sound")
         if self._frame_size is not None:
             self._check_last_frame(self._frame_size)
         elif self._failed is not None and self.seconds:

@@ -232,8 +232,9 @@ def trace(folder: Path, seed: int, count: int) -> list[str]:
     subprocess.run([*calls, *words], check=True, stdout=subprocess.DEVNULL)
     lines = log.read_text(errors="replace").splitlines()
     name = str(folder / "input-0")
-    first = next(at for at, line in enumerate(lines) if name in line and "O_RDONLY" in line)
-    return [line for line in lines[first + 24 :] if name not in line and "ENOENT" not in line]
+    opened = [at for at, line in enumerate(lines) if name in line and "O_RDONLY" in line]
+    # Behind the valid files, with which libraries are loaded; what is looked for and not there is not opened.
+    return [line for line in lines[opened[len(FORMATS)] :] if name not in line and "ENOENT" not in line]
 
 
 def main() -> int:

@@ -35,6 +35,8 @@ _OWN_OPTIONS = {
     # By default 35 ms go into finding out whether the samples of a wav are a DTS stream, which its first packets show.
     "wav": {"max_probe_packets": "2"},
     "w64": {"max_probe_packets": "2"},
+    # The first frames say everything; of the tiniest frames FFmpeg would read 700,000 first.
+    **{name: {"probesize": "262144"} for name in ("mp3", "aac", "ac3", "eac3")},
 }
 # How each sample format is stored: number type, value at silence, value at full scale.
 _SCALES: dict[str, tuple[Any, float, float]] = {

@@ -116,7 +116,8 @@ class FilePart(io.RawIOBase):
 
     def read(self, count: int = -1) -> bytes:  # noqa: D102
         left = max(0, self._length - self._at)
-        data = read_at(self._file, self._start + self._at, left if count < 0 else min(count, left))
+        count = left if count < 0 else min(count, left)
+        data = read_at(self._file, self._start + self._at, count) if count else b""
         self._at += len(data)
         return data
 

@@ -858,6 +858,18 @@ def test_a_flac_with_an_id3v1_tag_behind_it_is_undone_byte_by_byte(music: Path, 
     assert path.read_bytes() == before
 
 
+def test_a_flac_with_id3_tags_in_front_is_written_and_undone(music: Path, state: State) -> None:
+    path = music / "flac.flac"
+    path.write_bytes(b"ID3\x04\0\0\0\0\1\0" + bytes(128) + path.read_bytes())
+    before = path.read_bytes()
+    analyse(state, [path], hearer())
+    run, refused = _write(state)
+    assert not refused
+    assert read_tags(path).genres == ("Soft_rock",)
+    assert undo(state, run) == (1, [])
+    assert path.read_bytes() == before
+
+
 def test_what_can_be_seen_to_be_in_the_way_is_seen_before(
     music: Path, state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,71 @@
+"""Every kind of file decodes to what the ffmpeg program makes of it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import soxr
+from sound_helpers import make_song, needs_ffmpeg
+
+from genretree.settings import RATE
+from genretree.sound.decode import decode
+
+KINDS = [
+    ("wav", "-c:a pcm_s24le"),
+    ("wav", "-c:a pcm_f64le"),
+    ("wav", "-c:a pcm_u8"),
+    ("wav", "-c:a adpcm_ima_wav"),
+    ("wav", "-c:a libmp3lame"),
+    ("aiff", "-c:a pcm_s24be"),
+    ("caf", "-c:a alac"),
+    ("voc", "-c:a pcm_u8"),
+    ("flac", "-sample_fmt s32"),
+    ("oga", "-c:a flac -f ogg"),
+    ("spx", "-c:a libspeex -ar 32000"),
+    ("opus", ""),
+    ("mp3", "-q:a 2"),
+    ("mp3", "-ar 8000 -ac 1"),
+    ("mp2", ""),
+    ("m4a", "-c:a alac"),
+    ("m4a", "-c:a aac"),
+    ("aac", ""),
+    ("wma", "-c:a wmav1"),
+    ("mka", "-c:a flac"),
+    ("webm", "-c:a libopus"),
+    ("wv", "-c:a wavpack"),
+    ("tta", "-c:a tta"),
+    ("ac3", ""),
+    ("flv", "-ar 44100"),
+    ("avi", ""),
+    ("ts", "-c:a aac"),
+]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("kinds") / "song.wav"
+    song = make_song(1.5, 44100)
+    sf.write(path, np.stack([song, 0.5 * np.roll(song, 50)], axis=1), 44100)
+    return path
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(("suffix", "options"), KINDS)
+def test_a_kind_of_file_is_what_ffmpeg_makes_of_it(tmp_path: Path, source: Path, suffix: str, options: str) -> None:
+    path = tmp_path / f"song.{suffix}"
+    quiet = ["ffmpeg", "-v", "error", "-nostdin"]
+    subprocess.run([*quiet, "-i", source, *options.split(), path], check=True)
+    rate = {"-ar 8000 -ac 1": 8000, "-c:a libspeex -ar 32000": 32000}.get(options, 44100)
+    rate = 48000 if "opus" in suffix + options else rate
+    words = [*quiet, "-i", path, "-map", "0:a:0", "-ar", str(rate), "-f", "f32le", "-c:a", "pcm_f32le", "-"]
+    channels = 1 if "-ac 1" in options else 2
+    raw = np.frombuffer(subprocess.run(words, check=True, capture_output=True).stdout, np.float32)
+    expected = soxr.resample(raw.reshape(-1, channels).mean(axis=1), rate, RATE)
+    samples = decode(path)
+    assert abs(len(samples) - len(expected)) <= 2
+    count = min(len(samples), len(expected))
+    assert np.corrcoef(samples[:count], expected[:count])[0, 1] > 0.9997

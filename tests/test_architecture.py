@@ -40,6 +40,8 @@ ROOMS = [
     "compare",
     "predict",
     "explain",
+    "classifier",
+    "estimator",
     "library",
     "tables",
     "service",

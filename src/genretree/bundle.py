@@ -36,7 +36,7 @@ T = TypeVar("T")
 _MAX_REASON = 300  # characters of a message from another library
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bundle:
     """A trained model with all that is needed to use it.
 
@@ -68,6 +68,10 @@ class Bundle:
     training: Mapping[str, Any] = field(default_factory=dict)
     calibration: Calibration | None = None
     runtime: str = REFERENCE
+
+    def __repr__(self) -> str:
+        shown = f"'{self.folder}', family='{self.family}', n_leaves={len(self.taxonomy.leaves)}"
+        return f"{type(self).__name__}({shown}, runtime='{self.runtime}')"
 
     def calibrate(self, levels: LevelProbabilities, unit: Unit) -> LevelProbabilities:
         """Temper what the model says of slices, or its mean over whole tracks; as it is where nothing was fitted."""
@@ -191,9 +195,6 @@ def load_bundle(
         return _open_exported(folder, content, exports, chosen, precision)
     bundle = open_bundle(folder, content)
     return replace(bundle, runtime=use_runtime(bundle.model, folder, bundle.images.size, exports, chosen, precision))
-
-
-load = load_bundle  # for `genretree.load("user/name")`
 
 
 def open_bundle(folder: Path, content: Mapping[str, Any]) -> Bundle:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genretree.bundle import Bundle
 from genretree.corpus.manifest import walk_sound
-from genretree.errors import SettingsError, SoundError
+from genretree.errors import ArgumentError, SettingsError, SoundError
 from genretree.files import printable
 from genretree.machine import available_processors, shared_by
 from genretree.models.contract import LevelProbabilities
@@ -28,6 +29,9 @@ from genretree.taxonomy import Taxonomy, format_path
 _BATCH = 32  # slices drawn before they are scored, so memory doesn't grow with a file's length
 _TOP = 3
 UNSURE = "?"
+
+T = TypeVar("T")
+FileOrFiles = str | Path | Iterable[str | Path]
 
 
 @dataclass(frozen=True)
@@ -145,20 +149,20 @@ class PredictionError:
 
 def predict(
     bundle: Bundle,
-    files: Iterable[str | Path],
+    files: FileOrFiles,
     *,
     top: int = _TOP,
     min_confidence: float = 0.0,
     salvage: bool = False,
     workers: int = 2,
 ) -> Iterator[Prediction | PredictionError]:
-    """Name the genre path of sound files, in their order.
+    """Predict the genre path of audio files, in their order.
 
     Parameters
     ----------
     bundle : Bundle
-    files : iterable of paths
-        Sound files; folders are walked for them.
+    files : path or iterable of paths
+        Audio files. Folders are searched for them.
     top : int
         How many of the likeliest nodes to give at each level.
     min_confidence : float
@@ -172,17 +176,68 @@ def predict(
     ------
     Prediction or PredictionError
         One for each file. A bad file never stops the others.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument has the wrong type.
+    SettingsError
+        If `min_confidence` is not in [0, 1].
     """
+    check_arguments(bundle, min_confidence)
+    return map_files(lambda file: _predict_file(bundle, file, top, min_confidence, salvage), files, workers)
+
+
+def check_arguments(bundle: Bundle, min_confidence: float = 0.0) -> None:
+    """Refuse what is not a bundle, and a threshold that is not a probability.
+
+    Raises
+    ------
+    ArgumentError, SettingsError
+    """
+    if not isinstance(bundle, Bundle):
+        raise ArgumentError(
+            f"bundle must be a loaded bundle, got {type(bundle).__name__}; load it: genretree.load(...)"
+        )
     if not 0 <= min_confidence <= 1:
-        raise SettingsError(f"min_confidence lies between 0 and 1, it can't be {min_confidence}")
-    found = find_files(files)
+        raise SettingsError(f"min_confidence must be in [0, 1], got {min_confidence}")
+
+
+def map_files(function: Callable[[Path], T], files: FileOrFiles, workers: int = 2) -> Iterator[T | PredictionError]:
+    """Apply a function to audio files, some at a time, and yield the results in the order of the files.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a path. What it raises becomes a `PredictionError`.
+    files : path or iterable of paths
+        Audio files. Folders are searched for them.
+    workers : int
+        Files in work at a time, at most the number of processors.
+
+    Raises
+    ------
+    ArgumentError
+        If `files` contains something other than paths.
+    """
+    if isinstance(files, str | os.PathLike):
+        files = [files]
+    try:
+        paths = [Path(file) for file in files]
+    except TypeError as error:
+        raise ArgumentError(f"files must be a path or a sequence of paths, got {type(files).__name__}") from error
+    return _map_paths(function, paths, workers)
+
+
+def _map_paths(function: Callable[[Path], T], paths: list[Path], workers: int) -> Iterator[T | PredictionError]:
+    found = find_files(paths)
     workers = max(1, min(workers, available_processors()))
     first = list(itertools.islice(found, workers))  # a single file gets all processors
     workers = max(1, len(first))
     with shared_by(workers), ThreadPoolExecutor(workers) as pool:
-        ahead: list[Future[Prediction | PredictionError]] = []
+        ahead: list[Future[T | PredictionError]] = []
         for file in itertools.chain(first, found):
-            ahead.append(pool.submit(_predict_safely, bundle, file, top, min_confidence, salvage))
+            ahead.append(pool.submit(_apply_safely, function, file))
             if len(ahead) > workers:
                 yield ahead.pop(0).result()
         for future in ahead:
@@ -242,12 +297,17 @@ def hear(bundle: Bundle, file: str | Path, salvage: bool = False) -> Heard:
     SoundError
         If the file can't be used; its `kind` says why.
     """
+    slices = iter_slices(file, bundle.images, salvage=salvage, mel_16k=bundle.model.needs_sound)
+    return score_slices(bundle, skip_silent(slices, file))
+
+
+def score_slices(bundle: Bundle, slices: Iterable[SliceImages]) -> Heard:
+    """Score the slices of one track, at least one, in batches."""
     starts: list[float] = []
     padded = False
     found: list[LevelProbabilities] = []
     batch: list[SliceImages] = []
-    slices = iter_slices(file, bundle.images, salvage=salvage, mel_16k=bundle.model.needs_sound)
-    for piece in skip_silent(slices, file):
+    for piece in slices:
         padded = piece.padded
         starts.append(float(piece.start))
         batch.append(piece)
@@ -269,11 +329,9 @@ def _score(bundle: Bundle, pieces: Sequence[SliceImages]) -> LevelProbabilities:
     return bundle.model.predict_levels(np.stack([piece.images for piece in pieces]), mel_16k)
 
 
-def _predict_safely(
-    bundle: Bundle, file: Path, top: int, min_confidence: float, salvage: bool
-) -> Prediction | PredictionError:
+def _apply_safely(function: Callable[[Path], T], file: Path) -> T | PredictionError:
     try:
-        return _predict_file(bundle, file, top, min_confidence, salvage)
+        return function(file)
     except SoundError as error:
         return PredictionError(error.path, error.kind, str(error))
     except Exception as error:  # whatever one file brings about must not stop the others

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -124,6 +124,61 @@ def read_manifest(
     if not rows:
         first = f"; the first problem: {rejected[0].message}" if rejected else ""
         raise CorpusError(f"{source}: no tracks found{first}")
+    taxonomy = tree or Taxonomy.from_paths((row.genre for row in rows), _fitting(level_names, rows))
+    return _match(source, rows, rejected, taxonomy, group_by)
+
+
+def match_records(
+    source: Path,
+    records: Iterable[Mapping[str, str]],
+    audio: str,
+    genre: Sequence[str],
+    group: str | None = None,
+    tree: Taxonomy | None = None,
+) -> Manifest:
+    """Make a manifest of records in memory, under the rules of a CSV.
+
+    Parameters
+    ----------
+    source : Path
+        Name of the source. Relative audio paths are relative to its folder.
+    records : iterable of mappings
+        One for each track, all values as text.
+    audio : str
+        The key of the audio file's path.
+    genre : sequence of str
+        The key of the genre's name or path, or one key for each level from the root down.
+    group : str, optional
+        The key of what must not be split; by default `artist`, else `album`, else each track is its own group.
+    tree : Taxonomy, optional
+        Without it the tree is inferred from the genre paths in use.
+
+    Raises
+    ------
+    CorpusError
+        If a key is missing or no track is usable. A single bad record is in `rejected` instead.
+    """
+    rows, rejected = [], []
+    for number, record in enumerate(records):
+        missing = [key for key in (audio, *genre) if key not in record]
+        if missing:
+            raise CorpusError(f"record {number} has no '{missing[0]}'; it has: {', '.join(record) or 'nothing'}")
+        facts = {"path": record[audio], **record}
+        if len(genre) == 1:
+            facts["genre"] = record[genre[0]]
+        row = _csv_row(source, facts, ["genre"] if len(genre) == 1 else list(genre))
+        if row is None:
+            message = f"record {number}: no path, no genre, or a level left out between two"
+            rejected.append(Failure(record[audio] or f"record {number}", "genre", message))
+        else:
+            rows.append(row)
+    group_by = _group_column(rows, source, group)
+    if tree is None:
+        rows = _leave_out_inner(rows, rejected)
+    if not rows:
+        first = f"; the first problem: {rejected[0].message}" if rejected else ""
+        raise CorpusError(f"{source.name}: no tracks found{first}")
+    level_names = None if len(genre) == 1 else genre
     taxonomy = tree or Taxonomy.from_paths((row.genre for row in rows), _fitting(level_names, rows))
     return _match(source, rows, rejected, taxonomy, group_by)
 

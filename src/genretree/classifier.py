@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from genretree.bundle import Bundle, load_bundle
 from genretree.errors import ArgumentError, BundleError
-from genretree.explain.neighbours import features
 from genretree.explain.weights import with_weights
-from genretree.models.contract import LevelProbabilities
+from genretree.models.contract import LevelProbabilities, embed_slices
 from genretree.models.ways import Precision, RuntimeChoice
 from genretree.predict import (
     Heard,
@@ -262,7 +261,7 @@ class Classifier(Bundle):
         if isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OUS":
             if inputs.ndim == 4:
                 _refuse_sr(sr)
-                return features(whole.model, _check_images(self, inputs), None)
+                return embed_slices(whole.model, _check_images(self, inputs), None)
             return _embed(whole, self._slices(inputs, sr))
         _refuse_sr(sr)
 
@@ -354,7 +353,7 @@ def _embed(bundle: Bundle, slices: Iterable[SliceImages]) -> NDArray[np.float32]
     pending = iter(slices)
     while batch := list(itertools.islice(pending, _BATCH)):
         sound = None if batch[0].mel_16k is None else np.stack([piece.mel_16k for piece in batch])  # type: ignore[misc]
-        found.append(features(bundle.model, np.stack([piece.images for piece in batch]), sound))
+        found.append(embed_slices(bundle.model, np.stack([piece.images for piece in batch]), sound))
     return np.concatenate(found)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,6 +18,8 @@ Kind = TypeVar("Kind", bound=Settings)
 
 class NetworkSettings(Settings):
     """How a network sees images and how it is trained."""
+
+    explain_methods: ClassVar[tuple[str, ...]] = ("gradcam", "integrated-gradients")
 
     modalities: tuple[Modality, ...] = Field(MODALITIES, description="which images it sees")
     image_size: int = Field(224, ge=32, le=1024, description="stored images are averaged down to this size, in pixels")
@@ -146,6 +148,7 @@ class EfficientNetSettings(NetworkSettings):
 class AstSettings(_StudySettings):
     """Settings of the `ast` family: a small transformer after the published one, with the tree head."""
 
+    explain_methods: ClassVar[tuple[str, ...]] = ("rollout", "integrated-gradients")
     weights: str = Field(
         NONE, description="'none': the small one from scratch; else Hub name or folder of an ASTModel or small one"
     )

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.bundle import Bundle
-from genretree.corpus.manifest import walk_sound
 from genretree.errors import SettingsError, SoundError
 from genretree.files import printable
 from genretree.machine import available_processors, shared_by
@@ -23,6 +22,7 @@ from genretree.models.contract import LevelProbabilities
 from genretree.scores import decode_levels, name_path
 from genretree.settings import HOP, RATE, Heads
 from genretree.sound.slices import SliceImages, iter_slices, skip_silent
+from genretree.sound.walk import SoundWalk
 from genretree.taxonomy import Taxonomy, format_path
 
 _BATCH = 32  # slices drawn before they are scored, so memory doesn't grow with a file's length
@@ -132,7 +132,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictionError:
-    """A file that could not be classified, and why."""
+    """A file that could not be classified, or a folder that could not be read, and why."""
 
     file: str
     kind: str
@@ -158,7 +158,8 @@ def predict(
     ----------
     bundle : Bundle
     files : iterable of paths
-        Sound files; folders are walked for them.
+        Sound files; folders are walked for them. Symbolic links are followed; a file that several links or folders
+        lead to comes once.
     top : int
         How many of the likeliest nodes to give at each level.
     min_confidence : float
@@ -171,11 +172,27 @@ def predict(
     Yields
     ------
     Prediction or PredictionError
-        One for each file. A bad file never stops the others.
+        One for each file, and an error for each link to nothing and each folder that can't be read. A bad file never
+        stops the others.
     """
+    return predict_found(
+        bundle, find_files(files), top=top, min_confidence=min_confidence, salvage=salvage, workers=workers
+    )
+
+
+def predict_found(
+    bundle: Bundle,
+    files: Iterable[Path | PredictionError],
+    *,
+    top: int = _TOP,
+    min_confidence: float = 0.0,
+    salvage: bool = False,
+    workers: int = 2,
+) -> Iterator[Prediction | PredictionError]:
+    """Do the same as `predict` for what `find_files` found; errors are passed on in their places."""
     if not 0 <= min_confidence <= 1:
         raise SettingsError(f"min_confidence lies between 0 and 1, it can't be {min_confidence}")
-    found = find_files(files)
+    found = iter(files)
     workers = max(1, min(workers, available_processors()))
     first = list(itertools.islice(found, workers))  # a single file gets all processors
     workers = max(1, len(first))
@@ -189,12 +206,30 @@ def predict(
             yield future.result()
 
 
-def find_files(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """Yield files as given and, for a folder, every sound file below it."""
+def find_files(paths: Iterable[str | Path], walk: SoundWalk | None = None) -> Iterator[Path | PredictionError]:
+    """Yield files as given and, for a folder, every sound file below it.
+
+    Parameters
+    ----------
+    paths : iterable of paths
+    walk : SoundWalk, optional
+        Knows what was found before, and counts what is passed over.
+
+    Yields
+    ------
+    Path or PredictionError
+        An error for what a folder holds that can't be read, such as a link to nothing.
+    """
+    walk = walk or SoundWalk()
     for path in map(Path, paths):
         if path.is_dir():
-            yield from walk_sound(path)
-        else:
+            for found in walk.find([path]):
+                name = printable(found.name)
+                yield (
+                    PredictionError(name, found.error, f"{name}: {found.message}") if found.error else Path(found.name)
+                )
+        elif not (path.is_file() and walk.covers(path)):
+            walk.mark(path)
             yield path
 
 
@@ -270,8 +305,10 @@ def _score(bundle: Bundle, pieces: Sequence[SliceImages]) -> LevelProbabilities:
 
 
 def _predict_safely(
-    bundle: Bundle, file: Path, top: int, min_confidence: float, salvage: bool
+    bundle: Bundle, file: Path | PredictionError, top: int, min_confidence: float, salvage: bool
 ) -> Prediction | PredictionError:
+    if isinstance(file, PredictionError):
+        return file
     try:
         return _predict_file(bundle, file, top, min_confidence, salvage)
     except SoundError as error:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from genretree.errors import LibraryError
 from genretree.library.state import State, decode_path, encode_path, folder_range
-from genretree.library.walk import FoundFile
 from genretree.models.contract import LevelProbabilities
 from genretree.settings import Heads
+from genretree.sound.walk import FoundFile
 from genretree.taxonomy import Taxonomy
 
 PAGE = 500  # rows read at a time, so that memory doesn't grow with the library

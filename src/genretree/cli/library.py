@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genretree.cli.options import FOLDER, download_option, quiet_option, runtime_options
-from genretree.cli.output import echo, echo_json, echo_skipped
+from genretree.cli.output import SafeOutput, echo, echo_json, echo_skipped
 from genretree.files import printable
 
 if TYPE_CHECKING:
@@ -195,13 +195,13 @@ def preview(
             write_parquet(found, parquet)
         if csv_file is not None:
             if str(csv_file) == "-":
-                write_table(found, sys.stdout)
+                write_table(found, SafeOutput())
                 return
             with atomic_path(csv_file) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
                 write_table(found, stream)
         if as_json:
             for line in write_json(found):
-                click.echo(line)
+                echo(line)
         elif html is None and csv_file is None and parquet is None:
             _show(found, card)
         else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from genretree.files import json_line, printable_text
+from genretree.files import json_line, printable, printable_text
 
 if TYPE_CHECKING:
     from genretree.corpus.manifest import Failure
@@ -21,6 +21,15 @@ _MAX_FAILURES = 20  # lines on the terminal
 def echo(text: str = "", err: bool = False) -> None:
     """Print text with control characters escaped, as file names, tags and messages from elsewhere may hold them."""
     click.echo(printable_text(text), err=err)
+
+
+class SafeOutput:
+    """Standard output to write a table to, with control characters escaped as `echo` does."""
+
+    def write(self, text: str) -> int:
+        """Print some text without adding a line feed."""
+        click.echo(printable_text(text), nl=False)
+        return len(text)
 
 
 def echo_json(content: object, indent: int | None = None) -> None:
@@ -38,7 +47,7 @@ def echo_failures(failures: Sequence[Failure | PredictionError], all_in: str) ->
         Where all of them are listed.
     """
     for failure in failures[:_MAX_FAILURES]:
-        echo(f"failed ({failure.kind}): {failure.message}", err=True)
+        echo(f"failed ({failure.kind}): {printable(failure.message)}", err=True)  # on one line
     if len(failures) > _MAX_FAILURES:
         kinds = ", ".join(f"{kind} {count}" for kind, count in Counter(item.kind for item in failures).most_common())
         left = len(failures) - _MAX_FAILURES

@@ -264,7 +264,7 @@ def _read_folder(
             rejected.append(Failure(name, "genre", message))
             continue
         cut = _genre_depth(folders, tree, depth)
-        facts = {"folder": "/".join(folders[cut:])}
+        facts = {"folder": printable("/".join(folders[cut:]))}
         rows.append(_Row(path.absolute(), name, folders[:cut], facts))
     return rows, rejected
 
@@ -276,7 +276,7 @@ def _genre_depth(folders: NodePath, tree: Taxonomy | None, depth: int | None) ->
     if tree is None:
         if len(folders) > MAX_LEVELS:
             raise CorpusError(
-                f"{'/'.join(folders)}: {len(folders)} folders deep, a tree has at most {MAX_LEVELS} levels; "
+                f"{printable('/'.join(folders))}: {len(folders)} folders deep, a tree has at most {MAX_LEVELS} levels; "
                 "say with --depth how many folder levels are genres"
             )
         return len(folders)

@@ -109,7 +109,7 @@ def finish_change(state: State, change: int, size: int, mtime_ns: int) -> None:
     found = _read(state, "WHERE id = ?", (change,))[0]
     with state.transaction() as connection:
         connection.execute("UPDATE change SET state = 'written' WHERE id = ?", (change,))
-        move_content(state, found.path, found.before, found.after, size, mtime_ns, found.new["genres"])
+        move_content(state, found.path, found.before, found.after, size, mtime_ns, found.new)
 
 
 def void_change(state: State, change: int) -> None:
@@ -137,7 +137,7 @@ def finish_undo(state: State, chain: Sequence[Change], after: bytes, size: int, 
     with state.transaction() as connection:
         connection.executemany("UPDATE change SET state = 'undone' WHERE id = ?", [(item.id,) for item in chain])
         oldest = chain[-1]
-        move_content(state, oldest.path, chain[0].after, after, size, mtime_ns, oldest.old["genres"])
+        move_content(state, oldest.path, chain[0].after, after, size, mtime_ns, oldest.old)
 
 
 def stop_undo(state: State, change: int) -> None:

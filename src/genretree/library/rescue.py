@@ -22,7 +22,7 @@ _PAGE_BYTES = 4096
 _LAST = 1 << 62
 _COLUMNS = {
     "model": "id, digest, family, heads, tree, bundle, note, used",
-    "file": "id, path, size, mtime_ns, content, genres, error, message, seen, gone, tries",
+    "file": "id, path, size, mtime_ns, content, genres, error, message, seen, gone, tries, own",
     "result": "file, model, content, here, leaf, confidence, probabilities, slices, padded, runtime, error, message",
     "run": "id, started, model, command",
     "change": "id, run, path, state, temporary, before, after, before_mtime_ns, old, new, delta",
@@ -134,9 +134,10 @@ def _save(source: sqlite3.Connection, state: State) -> list[Rescued]:
     found = []
     for table, columns in _COLUMNS.items():
         report = Rescued(table)
+        wanted = columns if table != "file" or _has_own(source) else columns.replace("own", "NULL")
         insert = f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * len(columns.split(', ')))})"
         with state.transaction() as connection:
-            for row in _rows(source, table, columns, report):
+            for row in _rows(source, table, wanted, report):
                 try:
                     if not _CHECKS[table](row):
                         raise ValueError
@@ -160,6 +161,13 @@ def _save(source: sqlite3.Connection, state: State) -> list[Rescued]:
             report.refused += report.saved - counted
             report.saved = counted
     return found
+
+
+def _has_own(source: sqlite3.Connection) -> bool:
+    """Whether the files have the column that format 1 lacks."""
+    with suppress(sqlite3.DatabaseError):
+        return any(row[1] == "own" for row in source.execute("PRAGMA table_info(file)"))
+    return True
 
 
 def _rows(source: sqlite3.Connection, table: str, columns: str, report: Rescued) -> Iterator[tuple[Any, ...]]:
@@ -231,8 +239,9 @@ def _check_model(row: tuple[Any, ...]) -> bool:
 
 def _check_file(row: tuple[Any, ...]) -> bool:
     known = row[4] is None or (isinstance(row[4], bytes) and len(row[4]) == 16)
-    genres = None if row[5] is None else json.loads(row[5])
-    return isinstance(row[1], bytes) and known and (genres is None or isinstance(genres, list))
+    genres, own = (None if value is None else json.loads(value) for value in (row[5], row[11]))
+    tags = isinstance(genres, list | None) and isinstance(own, dict | None)
+    return isinstance(row[1], bytes) and known and tags
 
 
 def _check_result(row: tuple[Any, ...]) -> bool:

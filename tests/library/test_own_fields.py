@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import mutagen
+import mutagen.apev2
+import mutagen.wave
 import pytest
 from click.testing import CliRunner, Result
-from listening import hearer
+from listening import FORMATS, hearer
+from mutagen.id3 import TIT2
 
 from genretree.cli import main
 from genretree.errors import LibraryError
@@ -21,6 +26,7 @@ from genretree.library.apply import apply_plans, undo
 from genretree.library.mapping import Mapping
 from genretree.library.plan import iter_plans
 from genretree.library.state import State, encode_path, open_state
+from genretree.library.tags import read_tags, write_tags
 
 V01 = Path(__file__).parent.parent / "data" / "v0.1"
 
@@ -55,6 +61,109 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 
 def _run(*words: object) -> Result:
     return CliRunner().invoke(main, ["library", *map(str, words)])
+
+
+# -- what the fields record --------------------------------------------------------------------------------------
+
+
+def _own(path: Path) -> tuple[object, object]:
+    own = read_tags(path).own
+    return json.loads(own["GENRETREE_GENRE"]), json.loads(own["GENRETREE_PREVIOUS"])
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "ape.mp3", "id3.wav"])
+def test_the_fields_record_what_was_written_and_what_was_there(state: State, music: Path, name: str) -> None:
+    path = _only(music, name)
+    write_tags(path, ["Jazz", "Blues/名"], {})
+    joined = read_tags(path).genres
+    before = path.read_bytes()
+    _analyse(state, path)
+    first = _apply(state, "append")
+    assert _own(path) == ([*joined, "Soft_rock"], [*joined])
+    _analyse(state, path, digest="1" * 16)
+    _apply(state, "overwrite")
+    assert _own(path) == (["Soft_rock"], [*joined]), "what was there before the first run is still recorded"
+    assert undo(state, first) == (1, [])
+    assert path.read_bytes() == before
+
+
+def _only(music: Path, name: str) -> Path:
+    """Keep one file of the music, if need be with the tags that our fields then go into."""
+    if name == "ape.mp3":
+        shutil.copy(music / "none.mp3", music / name)
+        tags = mutagen.apev2.APEv2()
+        tags["Title"] = "A title"
+        tags.save(music / name)
+    elif name == "id3.wav":  # pcm.wav has an INFO list
+        shutil.copy(music / "pcm.wav", music / name)
+        file = mutagen.wave.WAVE(music / name)
+        file.add_tags()
+        file.tags.add(TIT2(encoding=3, text=["A title"]))
+        file.save()
+    for path in music.iterdir():
+        if path.name != name:
+            path.unlink()
+    return music / name
+
+
+@pytest.mark.parametrize("mode", ["only-empty", "append", "overwrite"])
+def test_another_database_knows_our_genres_by_our_fields(state: State, music: Path, tmp_path: Path, mode: str) -> None:
+    if mode != "only-empty":
+        write_tags(music / "v23.mp3", ["Jazz", "Blues"], {})
+        write_tags(music / "flac.flac", ["Jazz", "Blues"], {})
+    _analyse(state, music)
+    _apply(state, mode)
+    with open_state(tmp_path / "other.sqlite", create=True) as other:
+        _analyse(other, music)
+        assert set(_actions(other, mode).values()) == {"same"}
+        _analyse(other, music, digest="1" * 16)
+        theirs = {"v23.mp3", "flac.flac"} if mode == "append" else set()
+        assert {name for name, action in _actions(other).items() if action == "has_genre"} == theirs
+        assert set(_actions(other, mode).values()) == {"write"}
+        _apply(other, mode)
+    if mode != "only-empty":
+        assert _own(music / "flac.flac")[1] == ["Jazz", "Blues"]
+        assert _own(music / "v23.mp3")[1] == ["Jazz/Blues"]
+
+
+def test_a_genre_that_was_set_since_or_fields_that_were_edited_are_theirs(
+    state: State, music: Path, tmp_path: Path
+) -> None:
+    for name, edits in (
+        ("flac.flac", {"genre": ["Mine"]}),
+        ("opus.opus", {"GENRETREE_PREVIOUS": ["[1]"]}),
+        ("vorbis.ogg", {"GENRETREE_GENRE": ["["]}),
+    ):
+        _analyse(state, music / name)
+        _apply(state)
+        tags = mutagen.File(music / name)
+        tags.update(edits)
+        tags.save()
+        with open_state(tmp_path / f"{name}.sqlite", create=True) as other:
+            _analyse(other, music / name)
+            assert _actions(other) == {name: "has_genre"}
+            _apply(other, "overwrite")
+        assert _own(music / name) == (["Soft_rock"], [edits.get("genre", ["Soft_rock"])[0]])
+
+
+def test_fields_of_0_1_tell_a_genre_that_ends_the_path(state: State, music: Path) -> None:
+    own = {"GENRETREE_PATH": "Other > Rock > Hard_rock", "GENRETREE_CONFIDENCE": "0.900", "GENRETREE_MODEL": "a" * 16}
+    for name, genres in (("flac.flac", ["Hard_rock"]), ("opus.opus", ["Jazz", "Hard_rock"]), ("v24.mp3", ["Rock"])):
+        write_tags(music / name, genres, own)
+        _analyse(state, music / name)
+    assert _actions(state) == {"flac.flac": "write", "opus.opus": "has_genre", "v24.mp3": "has_genre"}
+
+
+def test_another_file_at_a_path_of_the_journal_keeps_its_genre(state: State, music: Path) -> None:
+    path = music / "flac.flac"
+    other = path.read_bytes()
+    _analyse(state, path)
+    _apply(state)
+    path.rename(music / "moved.flac")
+    path.write_bytes(other)
+    write_tags(path, ["Soft_rock"], {})
+    _analyse(state, path)
+    assert _actions(state) == {"flac.flac": "has_genre"}
 
 
 # -- databases of 0.1 --------------------------------------------------------------------------------------------

@@ -158,6 +158,17 @@ def last_change_to(state: State, content: bytes | None) -> Change | None:
     return rows[0] if rows else None
 
 
+def first_genres(state: State, change: Change) -> tuple[str, ...]:
+    """Give the genres that a file had before the first of the changes that led to this one without a person's edit."""
+    query = "WHERE path = ? AND id < ? AND state = 'written' ORDER BY id DESC"
+    genres = change.old["genres"]
+    for earlier in _read(state, query, (encode_path(change.path), change.id)):
+        if earlier.new["genres"] != genres:
+            break
+        genres = earlier.old["genres"]
+    return tuple(genres)
+
+
 def _adopt(state: State, path: str, content: bytes) -> None:
     """Give the changes of a file that was renamed its new path, so that undo sees later ones as their successors."""
     if last_change(state, path) is not None:

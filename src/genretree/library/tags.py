@@ -32,7 +32,7 @@ from genretree.library.old_tags import (
 from genretree.library.payload import LayoutError, container
 from genretree.sound.containers import read_at, sniff, synchsafe_bytes
 
-OWN_FIELDS = ("GENRETREE_PATH", "GENRETREE_CONFIDENCE", "GENRETREE_MODEL")
+OWN_FIELDS = ("GENRETREE_PATH", "GENRETREE_CONFIDENCE", "GENRETREE_MODEL", "GENRETREE_GENRE", "GENRETREE_PREVIOUS")
 V23_SEPARATOR = "/"  # as ID3v2.3 has it for lists of names
 _MP4_GENRE, _MP4_OWN = "\xa9gen", "----:com.apple.iTunes:"
 _NEAR_END = 1 << 16

@@ -63,7 +63,7 @@ def split_genres(genres: Sequence[str], own: Mapping[str, str]) -> tuple[tuple[s
         The genres that are a person's, and those that were there before our first write.
     """
     wrote, previous = listed_genres(own, GENRE), listed_genres(own, PREVIOUS)
-    if GENRE in own:
+    if GENRE in own or PREVIOUS in own:
         if wrote is None or previous is None or not genres or not is_written(genres, wrote):
             return tuple(genres), tuple(genres)
         before = set(_parts(previous))

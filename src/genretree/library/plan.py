@@ -138,6 +138,14 @@ def iter_plans(
             yield _explain(_confirm(plan))
 
 
+def check_writable(plan: Plan) -> Plan:
+    """Say of a plan to write why it can't be carried out, if it can't."""
+    obstacle, message = _obstacle(plan.row)
+    if obstacle is not None:
+        plan = replace(plan, action=obstacle, message=message)
+    return _explain(_confirm(plan))
+
+
 def _confirm(plan: Plan) -> Plan:
     """Plan to write only what can be written."""
     if plan.action != "write":

@@ -51,27 +51,40 @@ def move(old: str, new: str, db: Path | None, as_json: bool) -> None:
 @click.command()
 @click.argument("damaged", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The new database.")
+@click.option("--music", multiple=True, metavar="FOLDER", help="Read the GENRETREE_* fields of these files, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
-def rescue(damaged: Path, out: Path, as_json: bool) -> None:
+def rescue(damaged: Path, out: Path, music: Sequence[str], as_json: bool) -> None:
     """Save what can be read of the DAMAGED database into a new one, so that undo and analyse can go on with it.
 
-    DAMAGED stays as it is.
+    Lost entries of the journal are taken from the backups next to DAMAGED. With --music, which can be repeated, the
+    GENRETREE_* fields in the tags of the files are read, too. DAMAGED, the backups and the files stay as they are.
     """
+    from genretree.library.analyse import check_places
     from genretree.library.rescue import rescue as rescue_database
     from genretree.library.state import explained
+    from genretree.remote import local_path
 
+    check_places(music)
     with explained(damaged):
-        found = rescue_database(damaged, out)
+        found, fields = rescue_database(damaged, out, list(map(local_path, music)))
     if as_json:
-        echo_json({item.table: {**vars(item), "complete": item.complete} for item in found})
+        tables = {item.table: {**vars(item), "complete": item.complete} for item in found}
+        echo_json(tables | ({"music": vars(fields)} if music else {}))
         return
     for item in found:
+        if item.from_backups:
+            echo(f"{item.table}: {item.from_backups} rows from backups")
         lost = [
             f"{item.gaps} unreadable places (at most {item.between} rows)" if item.gaps else "",
             f"rows after number {item.end} can't be read" if item.end is not None else "",
             f"{item.refused} rows make no sense" if item.refused else "",
         ]
         echo(f"{item.table}: {item.saved} rows saved; {', '.join(filter(None, lost)) or 'nothing is lost'}")
+    if music:
+        echo(
+            f"music: {fields.carrying} of {fields.files} files carry fields of genretree; {fields.new} of them were "
+            "not in the database"
+        )
     echo(f"{out}: use it with --db, or put it in the place of {damaged}; then run: genretree library analyse")
 
 

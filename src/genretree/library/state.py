@@ -292,6 +292,11 @@ def _backup(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.backup-{number}")
 
 
+def backups(path: Path) -> list[Path]:
+    """Return the backups of a database that are there, the latest first."""
+    return [copy for number in range(1, _BACKUPS + 1) if (copy := _backup(path, number)).is_file()]
+
+
 @contextmanager
 def sole_worker(path: Path, what: str) -> Iterator[None]:
     """Let only one process at a time work on a library; the lock goes with the process, however it ends.

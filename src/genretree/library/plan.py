@@ -229,8 +229,8 @@ def _holds(row: FileRow, change: Change | None, genres: Sequence[str], own: Mapp
     """Whether a file holds already what would be written."""
     if change is None:
         return row.own == own and is_written(row.genres or (), genres)
-    # Version 0.1 wrote no fields that record genres, which is no reason to write the file again.
-    wrote = change.new["own"] if row.own is None else row.own
+    # By the journal, not the file: two databases would otherwise write their models over each other's for ever.
+    wrote = change.new["own"]  # by version 0.1 without the fields that record genres, which is no reason to write them
     same = bool(wrote) and all(own.get(name) == text for name, text in wrote.items())
     return same and list(genres) == change.new["wrote"]
 

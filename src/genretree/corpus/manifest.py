@@ -14,6 +14,7 @@ from genretree.files import printable
 from genretree.progress import progress_bar
 from genretree.remote import is_url
 from genretree.sound.decode import SUFFIXES
+from genretree.sound.tag_bounds import check_tags
 from genretree.taxonomy import MAX_LEVELS, NodePath, Taxonomy, format_path, split_path
 
 ALONE = "track:"  # begins the group of a track whose artist (album ...) is not known
@@ -321,6 +322,7 @@ def _read_tags(path: Path) -> dict[str, str]:
     if not path.is_file():  # opening a named pipe would block
         return {}
     try:
+        check_tags(path)
         tags = mutagen.File(path, easy=True)
     except Exception:  # damaged tags say nothing about the sound, which is checked when it is decoded
         return {}

@@ -43,8 +43,7 @@ def check_tags(path: str | Path) -> None:
     OSError
         If it can't be read.
     """
-    with Path(path).open("rb", buffering=1 << 16) as stream:
-        file: io.FileIO = stream.raw
+    with Path(path).open("rb", buffering=0) as file:
         size = file.seek(0, io.SEEK_END)
         start = _check_id3(file, 0, size)
         head = read_at(file, start, 12)

@@ -13,6 +13,7 @@ from genretree.errors import CorpusError, TaxonomyError
 from genretree.files import printable
 from genretree.progress import progress_bar
 from genretree.remote import is_url
+from genretree.sound.tag_bounds import check_tags
 from genretree.sound.walk import Skipped, SoundWalk
 from genretree.taxonomy import MAX_LEVELS, NodePath, Taxonomy, format_path, split_path
 
@@ -317,6 +318,7 @@ def _read_tags(path: Path) -> dict[str, str]:
     if not path.is_file():  # opening a named pipe would block
         return {}
     try:
+        check_tags(path)
         tags = mutagen.File(path, easy=True)
     except Exception:  # damaged tags say nothing about the sound, which is checked when it is decoded
         return {}

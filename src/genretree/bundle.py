@@ -19,6 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from genretree.calibration import Calibration, Unit, temper
 from genretree.description import DESCRIPTION, FORMAT, check_files, read_description, write_description
 from genretree.errors import BundleError, GenretreeError
@@ -29,7 +31,8 @@ from genretree.models import get_family
 from genretree.models.contract import LevelProbabilities, Model
 from genretree.models.exported import load_exported, settings_without_torch
 from genretree.models.ways import FORMS, REFERENCE, Form, Precision, Runtime, RuntimeChoice
-from genretree.settings import ImageSettings, Settings
+from genretree.settings import MEL_16K_BANDS, ImageSettings, Settings
+from genretree.sound.mel_16k import mel_16k_frames
 from genretree.taxonomy import Taxonomy
 
 T = TypeVar("T")
@@ -74,10 +77,34 @@ class Bundle:
         return f"{type(self).__name__}({shown}, runtime='{self.runtime}')"
 
     def calibrate(self, levels: LevelProbabilities, unit: Unit) -> LevelProbabilities:
-        """Temper what the model says of slices, or its mean over whole tracks; as it is where nothing was fitted."""
+        """Temper what the model says of slices, or its mean over whole tracks; as it is where nothing was fitted.
+
+        Raises
+        ------
+        BundleError
+            If the probabilities contain NaN or infinity, which weights that overflow lead to.
+        """
+        if not all(np.isfinite(level).all() for level in levels):
+            what = "the model gives NaN or infinity: its weights overflow in use"
+            raise BundleError(f"{self.folder}: {what}; copy or train the bundle again")
         if self.calibration is None:
             return levels
         return temper(levels, getattr(self.calibration, unit), self.taxonomy, self.model.heads)
+
+
+def score_noise(bundle: Bundle) -> LevelProbabilities:
+    """Score one slice of noise, to load what is loaded on first use and to see whether the model works at all.
+
+    Raises
+    ------
+    BundleError
+        If it gives NaN or infinity.
+    """
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (1, 3, bundle.images.size, bundle.images.size), np.uint8)
+    shape = (1, mel_16k_frames(bundle.images), MEL_16K_BANDS)
+    mel_16k = rng.random(shape, np.float32).astype(np.float16) if bundle.model.needs_sound else None
+    return bundle.calibrate(bundle.model.predict_levels(images, mel_16k), "slice")
 
 
 def save_bundle(bundle: Bundle, extra_files: Mapping[str, Path] | None = None) -> Path:

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.bundle import Bundle
-from genretree.corpus.manifest import walk_sound
 from genretree.errors import ArgumentError, SettingsError, SoundError
 from genretree.files import printable
 from genretree.machine import available_processors, shared_by
@@ -24,6 +23,7 @@ from genretree.models.contract import LevelProbabilities
 from genretree.scores import decode_levels, name_path
 from genretree.settings import HOP, RATE, Heads
 from genretree.sound.slices import SliceImages, iter_slices, skip_silent
+from genretree.sound.walk import SoundWalk
 from genretree.taxonomy import Taxonomy, format_path
 
 _BATCH = 32  # slices drawn before they are scored, so memory doesn't grow with a file's length
@@ -136,7 +136,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictionError:
-    """A file that could not be classified, and why."""
+    """A file that could not be classified, or a folder that could not be read, and why."""
 
     file: str
     kind: str
@@ -162,7 +162,8 @@ def predict(
     ----------
     bundle : Bundle
     files : path or iterable of paths
-        Audio files. Folders are searched for them.
+        Audio files. Folders are searched for them. Symbolic links are followed; a file that several links or folders
+        lead to comes once.
     top : int
         How many of the likeliest nodes to give at each level.
     min_confidence : float
@@ -175,7 +176,8 @@ def predict(
     Yields
     ------
     Prediction or PredictionError
-        One for each file. A bad file never stops the others.
+        One for each file, and an error for each link to nothing and each folder that can't be read. A bad file never
+        stops the others.
 
     Raises
     ------
@@ -186,6 +188,20 @@ def predict(
     """
     check_arguments(bundle, min_confidence)
     return map_files(lambda file: _predict_file(bundle, file, top, min_confidence, salvage), files, workers)
+
+
+def predict_found(
+    bundle: Bundle,
+    files: Iterable[Path | PredictionError],
+    *,
+    top: int = _TOP,
+    min_confidence: float = 0.0,
+    salvage: bool = False,
+    workers: int = 2,
+) -> Iterator[Prediction | PredictionError]:
+    """Do the same as `predict` for what `find_files` found; errors are passed on in their places."""
+    check_arguments(bundle, min_confidence)
+    return _map_found(lambda file: _predict_file(bundle, file, top, min_confidence, salvage), iter(files), workers)
 
 
 def check_arguments(bundle: Bundle, min_confidence: float = 0.0) -> None:
@@ -226,11 +242,12 @@ def map_files(function: Callable[[Path], T], files: FileOrFiles, workers: int = 
         paths = [Path(file) for file in files]
     except TypeError as error:
         raise ArgumentError(f"files must be a path or a sequence of paths, got {type(files).__name__}") from error
-    return _map_paths(function, paths, workers)
+    return _map_found(function, find_files(paths), workers)
 
 
-def _map_paths(function: Callable[[Path], T], paths: list[Path], workers: int) -> Iterator[T | PredictionError]:
-    found = find_files(paths)
+def _map_found(
+    function: Callable[[Path], T], found: Iterator[Path | PredictionError], workers: int
+) -> Iterator[T | PredictionError]:
     workers = max(1, min(workers, available_processors()))
     first = list(itertools.islice(found, workers))  # a single file gets all processors
     workers = max(1, len(first))
@@ -244,12 +261,30 @@ def _map_paths(function: Callable[[Path], T], paths: list[Path], workers: int) -
             yield future.result()
 
 
-def find_files(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """Yield files as given and, for a folder, every sound file below it."""
+def find_files(paths: Iterable[str | Path], walk: SoundWalk | None = None) -> Iterator[Path | PredictionError]:
+    """Yield files as given and, for a folder, every sound file below it.
+
+    Parameters
+    ----------
+    paths : iterable of paths
+    walk : SoundWalk, optional
+        Knows what was found before, and counts what is passed over.
+
+    Yields
+    ------
+    Path or PredictionError
+        An error for what a folder holds that can't be read, such as a link to nothing.
+    """
+    walk = walk or SoundWalk()
     for path in map(Path, paths):
         if path.is_dir():
-            yield from walk_sound(path)
-        else:
+            for found in walk.find([path]):
+                name = printable(found.name)
+                yield (
+                    PredictionError(name, found.error, f"{name}: {found.message}") if found.error else Path(found.name)
+                )
+        elif not (path.is_file() and walk.covers(path)):
+            walk.mark(path)
             yield path
 
 
@@ -329,7 +364,9 @@ def _score(bundle: Bundle, pieces: Sequence[SliceImages]) -> LevelProbabilities:
     return bundle.model.predict_levels(np.stack([piece.images for piece in pieces]), mel_16k)
 
 
-def _apply_safely(function: Callable[[Path], T], file: Path) -> T | PredictionError:
+def _apply_safely(function: Callable[[Path], T], file: Path | PredictionError) -> T | PredictionError:
+    if isinstance(file, PredictionError):
+        return file
     try:
         return function(file)
     except SoundError as error:

@@ -16,11 +16,13 @@ from rich.tree import Tree
 from genretree.corpus.splits import PARTS
 from genretree.corpus.store import Store
 from genretree.evaluate import Evaluation
-from genretree.files import printable_text
+from genretree.files import printable, printable_text
 from genretree.predict import Prediction
 from genretree.recipe import Recipe, Result
 from genretree.scores import Difference, LevelScores
 from genretree.taxonomy import Taxonomy
+
+_MAX_FAILURES = 20  # of a store, on the terminal
 
 
 class _SafeConsole(Console):
@@ -160,8 +162,10 @@ def show_store(store: Store) -> None:
     console.print(table)
     counts = store.track_leaves.tolist()
     console.print(_tree(store.taxonomy, [counts.count(leaf) for leaf in range(len(store.taxonomy.leaves))]))
-    for failure in store.failures:
-        console.print(f"failed ({escape(failure.kind)}): {escape(failure.message)}")
+    for failure in store.failures[:_MAX_FAILURES]:
+        console.print(f"failed ({escape(failure.kind)}): {escape(printable(failure.message))}")
+    if len(store.failures) > _MAX_FAILURES:
+        console.print(f"[dim]... and {len(store.failures) - _MAX_FAILURES} more; all of them with --json[/]")
 
 
 def show_bundle(folder: Path, content: dict[str, Any]) -> None:

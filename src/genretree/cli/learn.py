@@ -18,7 +18,7 @@ from genretree.cli.options import (
     quiet_option,
     runtime_options,
 )
-from genretree.cli.output import echo, echo_json
+from genretree.cli.output import echo, echo_failures, echo_json
 from genretree.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -124,6 +124,8 @@ def pretrain(
 
     AUDIO are sound files and folders of them, or one store. `genretree train --weights OUT` starts from what it makes.
     """
+    from genretree.corpus.manifest import Failure
+    from genretree.models.pretrained import FACTS_FILE
     from genretree.pretrain import pretrain as pretrain_network
 
     settings = {"teacher": teacher, **{name: value for name, value in given.items() if value is not None}}
@@ -141,8 +143,7 @@ def pretrain(
     if as_json:
         echo_json(facts)
         return
-    for failure in facts["failures"]:
-        echo(f"failed ({failure['kind']}): {failure['message']}", err=True)
+    echo_failures([Failure(**failure) for failure in facts["failures"]], f"{out / FACTS_FILE}")
     explained = facts["explained"]
     share = "" if explained is None else f"; explains {100 * explained:.0f} % of what the teacher says of other tracks"
     echo(f"{out}: learned from {facts['tracks']} tracks ({facts['slices']} slices){share}.")

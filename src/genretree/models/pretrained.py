@@ -19,7 +19,7 @@ from genretree.errors import BundleError, TrainingError
 from genretree.models.network import BACKBONE_FILE, WEIGHTS_FILE
 from genretree.models.weight_download import open_checkpoint
 from genretree.models.weight_files import Checkpoint, explain_mismatch, read_weights
-from genretree.models.weight_sources import STUDENT
+from genretree.models.weight_sources import STUDENT, find_source
 
 FACTS_FILE = "pretrained.json"
 _COUNTER = "num_batches_tracked"  # lacks in old files, and only counts
@@ -36,6 +36,12 @@ def find_weights(weights: str, family: str, modalities: Sequence[str]) -> str:
         If there are none for this family, or they learned to see other images than `modalities`, or in another order.
     """
     where = weights
+    source = find_source(weights)
+    if source is not None and weights != STUDENT and family not in source.families:
+        raise TrainingError(
+            f"the weights '{weights}' are for {', '.join(source.families) or 'track recovery'}, not {family}; choose "
+            "others from: genretree weights list, or train from scratch with --weights none"
+        )
     if weights == STUDENT:
         folder = resources.files("genretree") / "students" / family
         if not folder.is_dir():

@@ -152,7 +152,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise TrainingError(_explain_pickle(path, str(error))) from error
     except OSError as error:
         raise TrainingError(f"{path}: can't be read ({error.strerror or error})") from error
-    except MemoryError:
+    except (TrainingError, MemoryError):
         raise
     except Exception as error:  # a damaged archive fails in many ways, and each version of torch has others
         raise TrainingError(f"{path}: can't be read as weights ({_first_line(error)}); expected {_EXPECTED}") from error

@@ -31,13 +31,14 @@ from genretree.bundle import load_bundle
 from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.errors import TrainingError
-from genretree.models import ast, cnn, efficientnet, weight_sources
+from genretree.models import ast, cnn, efficientnet, weight_download, weight_sources
 from genretree.models.network import GenreNetwork
 from genretree.models.network_settings import AstSettings, CnnSettings, EfficientNetSettings
 from genretree.models.pretrained import save_checkpoint
 from genretree.models.study_networks import StochasticDepth
 from genretree.models.weight_sources import IMAGENET, SOURCES, find_source
 from genretree.recipe import Recipe
+from genretree.taxonomy import Taxonomy
 from small_corpus import TREE
 
 SMALL = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320, "num_block_repeats": [1] * 7}
@@ -137,6 +138,46 @@ def test_fewer_images_are_adapted_and_stochastic_depth_is_torchvisions(torchvisi
     assert network.backbone.backbone.embeddings.convolution.in_channels == 2
     depths = [module.probability for module in network.modules() if isinstance(module, StochasticDepth)]
     assert depths == pytest.approx([0.2 * block / 16 for block in (2, 4, 6, 7, 9, 10, 12, 13, 14)])
+
+
+def test_training_takes_the_same_steps_as_torchvisions_network(torchvision_file: Path) -> None:
+    """Losses and running statistics of three steps, with dropout off on both sides."""
+    plain = TorchvisionB0().train()
+    plain.load_state_dict(torch.load(torchvision_file, weights_only=True))
+    settings = {**Recipe.load("efficientnet-b0-published").settings, "image_size": 64, "dropout": 0.0}
+    tree = Taxonomy.builtin()
+    chosen = EfficientNetSettings.build({**settings, "weights": str(torchvision_file)})
+    network = efficientnet.build_network(tree, chosen).train()
+    for module in network.modules():
+        if isinstance(module, StochasticDepth):
+            module.probability = 0.0
+    heads = nn.Linear(1280, 27)
+    heads.load_state_dict(network.backbone.scores.state_dict())
+    theirs = [*plain.features.parameters(), *heads.parameters()]
+    optimizers = [
+        torch.optim.Adam(parameters, lr=chosen.learning_rate, weight_decay=chosen.weight_decay)
+        for parameters in (list(network.parameters()), theirs)
+    ]
+    torch.manual_seed(3)
+    images = torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8)
+    leaves = torch.arange(8) * 2
+    levels = torch.from_numpy(tree.ancestors.copy())[leaves]
+    mean, scale = (torch.tensor(values).reshape(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    for _ in range(3):
+        scores = heads(plain.pooled((images.float() / 255 - mean) / scale)).split((2, 9, 16), dim=1)
+        losses = [
+            nn.functional.cross_entropy(score, levels[:, level], label_smoothing=0.1)
+            for level, score in enumerate(scores)
+        ]
+        expected = torch.stack(losses).mean()
+        found = network(images, labels=leaves)["loss"]
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        for optimizer, loss in zip(optimizers, (found, expected), strict=True):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    norm = network.backbone.backbone.encoder.top_bn
+    torch.testing.assert_close(norm.running_var, plain.features[8][1].running_var, atol=1e-3, rtol=1e-3)
 
 
 def test_a_bundle_keeps_the_conventions_and_says_where_the_weights_came_from(
@@ -400,6 +441,10 @@ def test_a_name_in_the_list_means_its_pinned_commit_and_hash(
     assert (origin["revision"], origin["licence"]) == (pinned, "Apache-2.0")
     with pytest.raises(TrainingError, match="Git LFS pointer"):
         build(f"{name}@{later}")
+    monkeypatch.setattr(weight_sources, "SOURCES", (replace(source, revision="f" * 40),))
+    weight_download.fetch(f"{name}@main")  # as `hf download` does
+    with pytest.raises(TrainingError, match=f"Another commit is in the cache: {name}@{later}"):
+        build(name)
     wrong = replace(source, revision=pinned, sha256="0" * 64)
     monkeypatch.setattr(weight_sources, "SOURCES", (wrong,))
     with pytest.raises(TrainingError, match="not the published weights 'google/efficientnet-b0'"):

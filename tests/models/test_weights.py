@@ -451,6 +451,15 @@ def test_a_name_in_the_list_means_its_pinned_commit_and_hash(
         build(name)
 
 
+def test_default_weights_are_not_downloaded_unasked(hub: StandIn, small_files: dict[str, bytes]) -> None:
+    name = "google/efficientnet-b0"
+    publish(hub, name, "main", small_files, "config.json", "pytorch_model.bin")
+    hub.requests.clear()
+    with pytest.raises(TrainingError, match=r"downloads only what its settings name; .*weights get google/eff"):
+        efficientnet.build_network(TREE, EfficientNetSettings.build({}))
+    assert not hub.requests
+
+
 def test_get_puts_hub_weights_into_the_cache(hub: StandIn, small_files: dict[str, bytes]) -> None:
     publish(hub, "some/efficientnet", "main", small_files, "config.json", "model.safetensors")
     done = CliRunner().invoke(main, ["weights", "get", "some/efficientnet"])

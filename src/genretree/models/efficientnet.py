@@ -66,7 +66,9 @@ class EfficientNetFamily:
 def build_network(taxonomy: Taxonomy, settings: EfficientNetSettings) -> GenreNetwork:
     """Make a network on the checkpoint's weights, or a new one with the usual initialisation."""
     if settings.weights != NONE:
-        backbone = load_backbone(find_weights(settings.weights, EfficientNetFamily.name, settings.modalities))
+        where = find_weights(settings.weights, EfficientNetFamily.name, settings.modalities)
+        # Nobody asked for the default weights by name, so they are not downloaded.
+        backbone = load_backbone(where, download="weights" in settings.model_fields_set)
         backbone.embeddings.convolution = adapt_input(backbone.embeddings.convolution, len(settings.modalities))
         backbone.config.num_channels = len(settings.modalities)
         return _assemble(backbone, taxonomy, settings)
@@ -76,7 +78,7 @@ def build_network(taxonomy: Taxonomy, settings: EfficientNetSettings) -> GenreNe
     return _assemble(backbone, taxonomy, settings)
 
 
-def load_backbone(name: str) -> Any:
+def load_backbone(name: str, *, download: bool = True) -> Any:
     """Load an EfficientNet from weights in the layout of torchvision, timm or transformers.
 
     The backbone computes what the library computes whose layout it is.
@@ -85,13 +87,15 @@ def load_backbone(name: str) -> Any:
     ----------
     name : str
         A file, a folder, a name from `genretree weights list`, or a name on the Hugging Face Hub.
+    download : bool
+        Download from the Hub what is not in its cache.
 
     Raises
     ------
     TrainingError
         If the weights can't be had, or are not an EfficientNet's.
     """
-    checkpoint = open_checkpoint(name)
+    checkpoint = open_checkpoint(name, download=download)
     layout = find_layout(checkpoint.weights)
     if layout is None:
         some = ", ".join(name for name in list(checkpoint.weights)[:9] if name.endswith((".weight", ".bias")))

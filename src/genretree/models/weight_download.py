@@ -1,7 +1,7 @@
 """Getting pretrained weights: from this machine, the Hugging Face Hub at a pinned revision, or the web.
 
-Training downloads only from the Hub, and only what its settings name. `get_weights` (the command
-`genretree weights get`) downloads everything else.
+Training downloads only from the Hub, and only what its settings name: no default is downloaded. `get_weights` (the
+command `genretree weights get`) downloads everything else.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MAX_REPO_PARTS = 2
 _WITHOUT = "or train from scratch with --weights none"
 
 
-def open_checkpoint(name: str) -> Checkpoint:
+def open_checkpoint(name: str, *, download: bool = True) -> Checkpoint:
     """Read the weights that a setting names.
 
     Parameters
@@ -62,7 +62,7 @@ def open_checkpoint(name: str) -> Checkpoint:
             f"the weights '{name}' can't be had (no such file or folder); give a file or folder with --weights, a name "
             f"from: genretree weights list, {_WITHOUT}"
         )
-    folder, file, commit = fetch(name)
+    folder, file, commit = fetch(name, download=download)
     origin = {"source": _repo(name), "revision": commit}
     if source is not None:
         origin["licence"] = source.licence
@@ -107,13 +107,15 @@ def get_weights(name: str, file: Path | None = None) -> list[Path]:
     return [folder / checkpoint.origin.get("file", chosen)]
 
 
-def fetch(name: str) -> tuple[Path, str, str]:
+def fetch(name: str, *, download: bool = True) -> tuple[Path, str, str]:
     """Download a repository's weights from the Hub, unless they are in the Hub's cache.
 
     Parameters
     ----------
     name : str
         `user/name` or `user/name@revision`; the revision is a branch, a tag, a commit or `refs/pr/N`.
+    download : bool
+        Download what is not in the cache.
 
     Returns
     -------
@@ -130,9 +132,14 @@ def fetch(name: str) -> tuple[Path, str, str]:
     source = find_source(repo)
     pinned = source.revision if source is not None else None
     revision = given or pinned or _MAIN
-    found = _find_cached(repo, revision) if len(revision) == _COMMIT_LENGTH else None
+    found = _find_cached(repo, revision) if len(revision) == _COMMIT_LENGTH or not download else None
     if found is not None:
         return found
+    if not download:
+        raise TrainingError(
+            f"the weights '{name}' are not on this machine, and training downloads only what its settings name; get "
+            f"them with: genretree weights get {name}, choose others with --weights, {_WITHOUT}"
+        )
     try:
         return _ask_hub(name, repo, revision)
     except TrainingError:
@@ -156,11 +163,14 @@ def _ask_hub(name: str, repo: str, revision: str) -> tuple[Path, str, str]:
     info: Any = hub.model_info(repo, revision=revision)
     names = [sibling.rfilename for sibling in info.siblings or () if "/" not in sibling.rfilename]
     file = choose_files(name, names)
-    # By the revision's own name, so that the cache knows it without a network, too; the folder's name is the commit.
-    folder = Path(hub.hf_hub_download(repo, file, revision=revision)).parent
-    more = [part.name for part in list_parts(folder / file)] if file.endswith(_JSON) else []
-    for each in [*more, *([CONFIG] if CONFIG in names else [])]:
+    # The weights last, so that what is in the cache is whole. The first file by the revision's own name, so that the
+    # cache knows it without a network, too; the folder's name is the commit.
+    first, *rest = [CONFIG, file] if CONFIG in names else [file]
+    folder = Path(hub.hf_hub_download(repo, first, revision=revision)).parent
+    for each in rest:
         hub.hf_hub_download(repo, each, revision=folder.name)
+    for part in list_parts(folder / file) if file.endswith(_JSON) else []:
+        hub.hf_hub_download(repo, part.name, revision=folder.name)
     return folder, file, folder.name
 
 

@@ -88,12 +88,14 @@ def train(
     with _clock(work / "seconds") as seconds:
         fitted = kind.fit(learn, check if len(check) else None, store.taxonomy, chosen, FitContext(work, progress))
         calibration = _calibrate(fitted, check, store, progress)
-    from genretree.models.pretrained import read_facts  # brings transformers, which not all need
+    from genretree.models.pretrained import initial_weights, read_facts  # brings transformers, which not all need
 
     heard = read_facts(str(getattr(chosen, "weights", "")))
+    started = initial_weights(fitted.model)
     training = {
         **_describe_data(store, parts),
         "heard_before": heard.get("tracks_seen", []),
+        **({} if started is None else {"initial_weights": started}),
         "history": fitted.history,
         "facts": dict(fitted.facts),
         "seconds": round(seconds(), 1),

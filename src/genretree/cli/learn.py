@@ -48,7 +48,7 @@ def quickstart(out: Path, seed: int, quiet: bool) -> None:
 @click.option(
     "--heads", type=click.Choice(["tree", "independent"]), help="independent: the published form, for comparison."
 )
-@click.option("--weights", help="For networks: what to start from (Hub name or folder), or none.")
+@click.option("--weights", help="For networks: file, folder, Hub name or a name from `weights list`; or none.")
 @click.option("--seed", type=int, help="Of initial weights, order and augmentation.")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Any other setting; may be repeated.")
 @click.option("--restart", is_flag=True, help="Don't go on with an interrupted run.")
@@ -100,7 +100,7 @@ def train(
 @click.option("--out", type=FOLDER, required=True, help="Folder of the weights to make.")
 @click.option("--split", "split_name", help="For a store: learn from all but the test part of this split.")
 @click.option("--epochs", type=int, help="Most epochs.  [default: 10]")
-@click.option("--weights", help="A checkpoint to start from (Hub name or folder), or none.  [default: none]")
+@click.option("--weights", help="File, folder or name of pretrained weights, or none.  [default: none]")
 @click.option("--seed", type=int, help="Of initial weights, order and augmentation.")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Any other setting; may be repeated.")
 @click.option("--restart", is_flag=True, help="Don't go on with an interrupted run.")

@@ -131,7 +131,9 @@ class EfficientNetSettings(NetworkSettings):
     """Settings of the `efficientnet-b0` family; the defaults are the published ones, with the tree head."""
 
     weights: str = Field(
-        "google/efficientnet-b0", description="Hub name or folder of a checkpoint, 'student' or 'none'"
+        "google/efficientnet-b0",
+        description="pretrained weights: a file, a folder, a Hub name (user/name@revision) or a name from "
+        "`genretree weights list`; 'none': from scratch",
     )
     stochastic_depth: bool = Field(
         False, description="drop residual branches for whole images, as torchvision; otherwise single values"
@@ -150,7 +152,9 @@ class AstSettings(_StudySettings):
 
     explain_methods: ClassVar[tuple[str, ...]] = ("rollout", "integrated-gradients")
     weights: str = Field(
-        NONE, description="'none': the small one from scratch; else Hub name or folder of an ASTModel or small one"
+        NONE,
+        description="'none': the small one from scratch; else a file, a folder, a Hub name or 'student', with an "
+        "ASTModel or a small one",
     )
     modalities: tuple[Modality, ...] = ("mel",)
     dropout: float = Field(0.4, ge=0, lt=1)

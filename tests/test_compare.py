@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -140,3 +141,19 @@ def test_evaluate_prints_a_report_per_class(store: Store, tmp_path: Path) -> Non
     assert "plain mean of the levels" in result.output
     for column in ("precision", "recall", "F1", "support"):
         assert column in result.output
+
+
+def test_histories_are_drawn_with_and_without_accuracies() -> None:
+    from PIL import Image
+
+    from genretree.pictures import draw_history
+
+    assert draw_history([]) is None
+    losses = [{"epoch": 1.0, "train_loss": 2.0, "validation_loss": 2.1}, {"epoch": 2.0, "train_loss": 1.0}]
+    old = draw_history(losses)
+    accuracies = {f"{part}_accuracy_top_loss level": 0.5 for part in ("train", "validation")}
+    new = draw_history([{**row, **accuracies} for row in losses])
+    assert old is not None
+    assert new is not None
+    widths = [Image.open(io.BytesIO(png)).width for png in (old, new)]
+    assert widths[1] > 1.5 * widths[0]  # a second panel

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from genretree.errors import BundleError
 from genretree.models.augment import mix_pairs, spec_augment
 from genretree.models.contract import LevelProbabilities, balance_classes
+from genretree.models.epoch_accuracy import EpochAccuracy
 from genretree.models.finite import require_finite
 from genretree.models.graphs import Graph, as_tensors
 from genretree.models.network_settings import NetworkSettings
@@ -62,6 +63,7 @@ class GenreNetwork(nn.Module):
         super().__init__()
         self.student: nn.Linear | None = None
         self.frozen = False
+        self.accuracy: EpochAccuracy | None = None  # counts the answers to labelled batches while it trains
         self.backbone = backbone
         self.head = head
         self.settings = settings
@@ -137,6 +139,7 @@ class GenreNetwork(nn.Module):
         if lessons is not None:
             taught = torch.lerp(lessons[partners], lessons, shares[:, None])
             losses = self.settings.genre_weight * losses + self._misheard(features, taught)
+        self._count(scores, torch.where(shares < 0.5, labels[partners], labels))  # of a mixture its greater part
         return {"loss": losses.mean(), "scores": scores}
 
     def _score(self, pixels: Tensor, labels: Tensor | None, lessons: Tensor | None) -> dict[str, Tensor]:
@@ -144,9 +147,14 @@ class GenreNetwork(nn.Module):
         scores: Tensor = self.backbone.classify(features)  # type: ignore[operator]
         if labels is None:
             return {"scores": scores}
+        self._count(scores, labels)
         if lessons is not None and self.settings.genre_weight == 0:
             return {"loss": self._misheard(features, lessons).mean(), "scores": scores}
         return {"loss": self.head.loss(scores, labels), "scores": scores}
+
+    def _count(self, scores: Tensor, labels: Tensor) -> None:
+        if self.accuracy is not None and self.settings.genre_weight > 0:
+            self.accuracy.add(self.head, scores, labels, self.training)
 
     def _misheard(self, features: Tensor, lessons: Tensor) -> Tensor:
         """Mean squared error of what the student hears: shape (n,)."""

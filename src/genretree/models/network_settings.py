@@ -66,6 +66,9 @@ class NetworkSettings(Settings):
         0.0, ge=0, lt=1, description="keep a moving average of the weights: share kept at each update"
     )
     weight_decay: float = Field(5e-4, ge=0)
+    decay_biases: bool = Field(
+        False, description="apply weight_decay to biases and normalisations too, as in the study"
+    )
     epochs: int = Field(30, ge=0, description="0: the network stays as its weights are, for a linear classifier")
     warmup_epochs: float = Field(5, ge=0, description="linear, at most a quarter of the epochs; then cosine to 0")
     patience: int = Field(10, ge=1, description="stop after this number of epochs without a better validation loss")
@@ -92,6 +95,12 @@ class NetworkSettings(Settings):
     def _learns(self) -> Self:
         if self.epochs == 0 and (self.classifier == "network" or getattr(self, "weights", NONE) == NONE):
             raise ValueError("epochs is 0: that needs classifier=linear, and weights other than none")
+        return self
+
+    @model_validator(mode="after")
+    def _decays_one_way(self) -> Self:
+        if self.decay_biases and self.layer_decay < 1:
+            raise ValueError("decay_biases needs layer_decay=1: layer-wise rates don't decay biases")
         return self
 
     @field_validator("label_smoothing")

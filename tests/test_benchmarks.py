@@ -162,3 +162,22 @@ def test_the_page_shows_what_was_measured_and_keeps_the_notes(tmp_path: Path, mo
     assert "What we learned." in text
     assert "`python track` (3 s, begun then UTC)" in text
     assert "Peak memory" not in text  # not measured
+
+
+def test_hours_come_from_the_median_step_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full_run = _load("full_run", monkeypatch)
+    steady = np.cumsum([0, 1.0, 1.1, 9.0, 0.9, 1.0, 1.0])  # one step during which the machine did something else
+    assert full_run.median_step(steady) == pytest.approx(1.0)
+    with pytest.raises(full_run.UnreliableError, match="without other load"):
+        full_run.median_step(np.cumsum([0, 1.0, 3.0, 0.5, 4.0, 0.2, 3.0]))
+    with pytest.raises(full_run.UnreliableError, match="2 steps were timed"):
+        full_run.median_step([0.0, 1.0, 2.0])
+    monkeypatch.setattr(sys, "argv", ["full_run", "--steps", "2"])
+    with pytest.raises(SystemExit):
+        full_run.main()
+    assert "--steps is 2" in capsys.readouterr().err
+    small = {"image_size": 32, "batch_size": 2, "precision": "float32"}
+    monkeypatch.setattr(full_run, "MOST_SPREAD", 1e9)
+    assert full_run.time_steps("cnn", small, 5) > 0

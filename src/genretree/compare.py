@@ -172,7 +172,7 @@ def format_markdown(found: Comparison, published: bool = False) -> str:
         which = "" if len(of) == len(rows) else f" ({', '.join(of)})"
         lines += [f"Part {first.part} of {first.store}{which}; {protocol}.", ""]
     for unit in reversed(first.units):
-        header = ["model", "cut", "overall", *map(_title, names), "macro-F1", "parameters", "training s", "slices/s"]
+        header = ["model", "cut", "Overall", *map(_title, names), "macro-F1", "parameters", "training s", "slices/s"]
         lines += [f"By {unit} ({getattr(first, unit).n}):", "", _line(header), _line(["---"] * len(header))]
         for row in rows:
             scores = getattr(row.evaluation, unit)

@@ -401,3 +401,25 @@ def test_answers_are_counted_as_an_evaluation_decodes_them(heads: Any) -> None:
     right = decode_levels(CCMUSIC_TREE, heads, levels) == CCMUSIC_TREE.ancestors[leaves.numpy()]
     assert accuracy.take(training=True) == pytest.approx(right.mean(axis=0).tolist())
     assert accuracy.take(training=True) == accuracy.take(training=False) == []
+
+
+def test_luminance_is_what_the_study_read_from_the_drawings(tmp_path: Path) -> None:
+    import matplotlib
+    from PIL import Image
+
+    from genretree.models.boosting import reduce_images
+    from genretree.sound.slices import read_drawn
+
+    values = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))
+    path = tmp_path / "drawn.png"
+    colours = np.rint(255 * np.asarray(matplotlib.colormaps["magma"](values))[..., :3]).astype(np.uint8)
+    Image.fromarray(colours).save(path)
+    studys = np.asarray(Image.open(path).convert("L"), dtype=np.float32) / 255
+    stored = np.stack([read_drawn(path, 64)] * 3)[None]
+    network = build("cnn-published", pixels="luminance", image_size=64).eval()
+    seen = network.read_images(torch.from_numpy(stored))[0, 0].numpy()
+    np.testing.assert_allclose(seen, studys, atol=1.5 / 255)
+    linear = build("cnn-published", image_size=64).read_images(torch.from_numpy(stored))[0, 0].numpy()
+    assert np.abs(linear - studys).max() > 0.1
+    reduced = reduce_images(stored, ("mel",), 64, "luminance").reshape(64, 64)
+    np.testing.assert_array_equal(reduced, np.rint(255 * seen))

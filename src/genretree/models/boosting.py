@@ -38,10 +38,12 @@ from genretree.models.finite import require_finite
 from genretree.models.graphs import Graph
 from genretree.models.hearing import load_network
 from genretree.models.incremental_pca import fit_incremental
+from genretree.models.network_settings import Pixels
 from genretree.models.pca import StreamingPCA
 from genretree.models.ways import Runner
 from genretree.progress import progress_bar
 from genretree.settings import MODALITIES, Heads
+from genretree.sound.luminance import magma_luminance
 from genretree.taxonomy import Taxonomy
 
 PROJECTION_FILE = "projection.safetensors"
@@ -127,6 +129,10 @@ class BoostingModel:
         if len(images) == 0:
             return [np.zeros((0, len(self.taxonomy.nodes(level)))) for level in range(self.taxonomy.depth)]
         return self._classify(self.seeing.see(images, mel_16k))
+
+    def embed(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None) -> Floats:
+        """Compute the features that the trees see: shape (n, width)."""
+        return self.seeing.see(images, mel_16k)
 
     def score_examples(self, examples: Examples, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
         """Score stored slices; what was heard before is not heard again."""
@@ -241,16 +247,20 @@ def _fit_features(
     return seeing, seeing.see_examples(train, context.progress), facts
 
 
-def reduce_images(images: NDArray[np.uint8], modalities: tuple[str, ...], size: int) -> NDArray[np.uint8]:
+def reduce_images(
+    images: NDArray[np.uint8], modalities: tuple[str, ...], size: int, pixels: Pixels = "decibels"
+) -> NDArray[np.uint8]:
     """Lay the chosen images, averaged down, end to end: shape (n, modalities * size * size), grey levels 0 to 255."""
     import torch
     from torch.nn import functional
 
     chosen = images[:, [MODALITIES.index(name) for name in modalities]]
+    if pixels == "luminance":
+        chosen = magma_luminance()[chosen]
     if chosen.shape[-1] == size:
         return np.ascontiguousarray(chosen).reshape(len(images), -1)
-    pixels = functional.interpolate(torch.from_numpy(chosen).float(), size=(size, size), mode="area")
-    reduced: NDArray[np.uint8] = pixels.round_().byte().reshape(len(images), -1).numpy()
+    smaller = functional.interpolate(torch.from_numpy(chosen).float(), size=(size, size), mode="area")
+    reduced: NDArray[np.uint8] = smaller.round_().byte().reshape(len(images), -1).numpy()
     return reduced
 
 
@@ -292,13 +302,13 @@ def _reduce_all(train: Examples, settings: BoostingSettings, context: FitContext
         progress_bar(len(train), "reduce", "slice", context.progress) as tick,
     ):
         for images in train.batches(settings.batch_size):
-            reduce_images(images, settings.modalities, settings.image_size).tofile(stream)
+            reduce_images(images, settings.modalities, settings.image_size, settings.pixels).tofile(stream)
             tick(len(images))
     return np.memmap(path, mode="r", shape=(len(train), len(settings.modalities) * settings.image_size**2))
 
 
 def _project(images: NDArray[np.uint8], weights: Floats, offset: Floats, settings: BoostingSettings) -> Floats:
-    pixels = reduce_images(images, settings.modalities, settings.image_size).astype(np.float32)
+    pixels = reduce_images(images, settings.modalities, settings.image_size, settings.pixels).astype(np.float32)
     pixels /= _WHITE
     projected: Floats = pixels @ weights + offset
     return projected

@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from genretree.models.described import Feature
-from genretree.models.network_settings import CACHED, Network
+from genretree.models.network_settings import CACHED, PIXELS_HELP, Network, Pixels
 from genretree.settings import MODALITIES, Heads, Modality, Settings
 
 
@@ -16,6 +16,7 @@ class BoostingSettings(Settings):
 
     modalities: tuple[Modality, ...] = Field(MODALITIES, min_length=1)
     image_size: int = Field(128, ge=8, le=1024, description="stored images are averaged down to this size, in pixels")
+    pixels: Pixels = Field("decibels", description=PIXELS_HELP)
     heads: Heads = Field(
         "tree", description="tree: one consistent distribution; independent: a classifier for each level"
     )

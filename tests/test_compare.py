@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from genretree.cli import main
-from genretree.compare import _published_cells, compare, format_markdown
+from genretree.compare import _published_cells, _title, compare, format_markdown
 from genretree.corpus.splits import split_groups
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError, TrainingError
@@ -31,7 +31,11 @@ def test_a_comparison_leaves_its_tables_and_goes_on_where_it_stopped(store: Stor
     rows = found.rows
     assert (tmp_path / "boosting" / "bundle.json").stat().st_mtime_ns == trained
     assert rows[0].evaluation.track == first.rows[0].evaluation.track
+    page = (tmp_path / "results.html").read_text()
+    assert "Overall is the plain mean of the levels' accuracies" in page
     text = (tmp_path / "results.md").read_text()
+    assert "| model | cut | Overall |" in text
+    assert "Overall is the plain mean of the levels' accuracies" in text
     assert text == format_markdown(found)
     assert text.count("| cnn |") == 2
     assert "disjoint by artist" in text
@@ -129,6 +133,7 @@ def test_the_published_figures_stand_below_ours_for_the_studys_tree() -> None:
     # 91.1 is the mean of 99.8, 90.1 and 83.5
     assert _published_cells("cnn", scores)[2:] == ["91.1 (-1.1)", "99.8 (-0.8)", "90.1 (+0.9)", "83.5 (-3.5)"]
     assert _published_cells("musicnn", scores) == []
+    assert [_title(level.name) for level in scores.levels] == ["Classic / Non-classic", "2nd level", "3rd level"]
     other = replace(scores, levels=scores.levels[:2])
     assert _published_cells("cnn", other) == []
 

@@ -141,8 +141,16 @@ def _write_tables(found: Comparison, out: Path, published: bool) -> None:
     write_text(out / "results.json", json.dumps(content, ensure_ascii=False))
     costs = [_costs(row) for row in found.rows]
     differences = _compare_with_best(found.rows)
+    cells = [_published_cells(row.evaluation.family, row.evaluation.slice) for row in found.rows] if published else []
     write_report(
-        evaluations, out / "results.html", "genretree: comparison", costs, found.skipped, differences=differences
+        evaluations,
+        out / "results.html",
+        "genretree: comparison",
+        costs,
+        found.skipped,
+        differences=differences,
+        titles=_STUDY_TITLES,
+        published=cells if any(cells) else (),
     )
 
 

@@ -227,10 +227,15 @@ def test_the_commands_of_the_published_recipes_work_on_it(
         assert metrics["heads"] == "independent"
     compared = ("boosting", "efficientnet-b0")
     changed = [f"--set={name}:{key}={value}" for name in compared for key, value in small[f"{name}-published"].items()]
-    words = ["compare", "STORE", "--models", ",".join(compared), "--recipes", "published", "--quiet"]
+    words = ["compare", "STORE", "--models", ",".join(compared), "--recipes", "published", "--published", "--quiet"]
     result = runner.invoke(main, [*words, "--out", "RESULTS", *changed], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert result.output.count("| efficientnet-b0 |") == 1  # by slice only: nothing is known of tracks
+    assert "| model | cut | Overall | Classic / Non-classic | 2nd level | 3rd level |" in result.output
+    assert "| efficientnet-b0, published | by slices | 96.9 (" in result.output
+    page = Path("RESULTS/results.html").read_text(encoding="utf-8")
+    assert "<th>Overall</th><th>Classic / Non-classic</th><th>2nd level</th><th>3rd level</th>" in page
+    assert "<td>boosting, published</td><td>by slices</td><td>73.3 (" in page
 
 
 def test_a_model_learns_from_it(tmp_path: Path, prepared: Store) -> None:

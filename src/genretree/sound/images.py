@@ -84,6 +84,20 @@ def is_image_content(content: bytes) -> bool:
     return content.startswith(pictures) or (content[:4] == b"RIFF" and content[8:12] == b"WEBP")
 
 
+def name_image(path: Path) -> str:
+    """Say what to do with an image that was given in the place of sound; empty if it is none."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(16)
+    except (OSError, ValueError):
+        return ""
+    if not is_image_content(head):
+        return ""
+    return (
+        "is an image, not sound; list images of spectra in a CSV with the columns mel, cqt and chroma instead of path"
+    )
+
+
 def _read_bytes(path: Path, name: str) -> bytes:
     try:
         if not path.exists():

@@ -20,6 +20,8 @@ from genretree.corpus.images import prepare_images
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, SettingsError
 from genretree.settings import MODALITIES, ImageSettings
+from genretree.sound.images import read_image
+from genretree.train import train
 
 SETTINGS = ImageSettings.build({"size": 32})
 GENRES = ("Calm/Drone", "Calm/Bells", "Busy/Beat")
@@ -62,8 +64,6 @@ def test_rows_of_one_track_are_its_slices(tmp_path: Path, monkeypatch: pytest.Mo
     for artist, part in zip(made.tracks["artist"], made.split().parts, strict=True):
         parts.setdefault(artist, set()).add(part)
     assert all(len(found) == 1 for found in parts.values())
-    from genretree.sound.images import read_image
-
     for row, name in ((0, "0-0"), (3, "1-1")):
         for place, modality in enumerate(MODALITIES):
             expected = read_image(tmp_path / "in" / f"{name}_{modality}.png", modality, SETTINGS)
@@ -80,6 +80,9 @@ def test_a_subset_of_the_images_and_other_names(tmp_path: Path) -> None:
     assert made.images[:, 0].any()
     assert not made.images[:, 1:].any()
     assert not made.silent.any()
+    assert made.modalities == ("mel",)
+    with pytest.raises(CorpusError, match=r"without images of cqt, chroma.*--set modalities='\[mel\]'"):
+        train(made, "boosting", tmp_path / "bundle", {"image_size": 16})
 
 
 def test_bad_rows_are_named_and_left_out(tmp_path: Path) -> None:

@@ -280,8 +280,8 @@ def _join(
         "silent": np.array([item["silent"] for _, _, item, _, _ in good], dtype=bool)[order],
     }
     members: list[list[Any]] = [[] for _ in numbers]
-    for number, item in zip(track_of, good, strict=True):
-        members[number].append(item)
+    for number, entry in zip(track_of, good, strict=True):
+        members[number].append(entry)
     table = _track_table(members, taxonomy, seconds, facts.group_by)
     write_tables(work, table, slices, taxonomy, settings, facts, failures)
     leaves = np.array(table["leaf"], dtype=np.int64)

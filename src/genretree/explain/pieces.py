@@ -100,7 +100,7 @@ def read_images(bundle: Bundle, images: Sequence[ImageSet], form: ImageForm = "a
     """
     found = read_slices(bundle, images, form)
     seconds = bundle.images.slice_frames * HOP / RATE
-    return Pieces(images[0].name, found, None, np.arange(len(found)) * seconds, seconds)
+    return Pieces(images[0].name, found, None, np.arange(len(found), dtype=np.float64) * seconds, seconds)
 
 
 def _sounds(pieces: Iterable[SliceImages]) -> Iterable[NDArray[np.float16]]:

@@ -111,8 +111,8 @@ def prepare(
     if is_csv or named or (not is_dataset(source) and is_image_dataset(source, named)):
         refuse("images", engine=engine != "auto", salvage=salvage, stream=stream, depth=depth, levels=levels)
         taxonomy = None if tree is None else Taxonomy.load(tree)
-        options: dict[str, Any] = {"columns": columns, "form": image_form, "tree": taxonomy, "group": group, "seed": seed}
-        made = _prepare_images(source, store, settings, recover_tracks, **options, **common)
+        common |= {"columns": columns, "form": image_form, "tree": taxonomy, "group": group, "seed": seed}
+        made = _prepare_images(source, store, settings, recover_tracks, **common)
     elif is_dataset(source):
         refuse("a data set of drawn slices", images=image_form != "auto")
         drawn = "a data set of drawn slices"

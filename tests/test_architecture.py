@@ -39,6 +39,7 @@ ROOMS = [
     "audit",
     "compare",
     "predict",
+    "from_images",
     "explain",
     "classifier",
     "testing",

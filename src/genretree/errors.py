@@ -111,3 +111,27 @@ class SoundError(GenretreeError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.detail}"
+
+
+class ImageError(GenretreeError):
+    """One image of a spectrum can't be used.
+
+    Parameters
+    ----------
+    kind : str
+        Short name of what is wrong, stable across versions: `not_found`, `lfs_pointer`, `colours`, `shape`, ...
+    path : path-like
+        The file, or the row of a data set.
+    detail : str
+        What was found and what to do.
+    """
+
+    def __init__(self, kind: str, path: str | Path, detail: str) -> None:
+        shown = printable(path)
+        super().__init__(kind, shown, detail)
+        self.kind = kind
+        self.path = shown
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.detail}"

@@ -246,6 +246,7 @@ def check_images(bundle: Bundle, store: Store) -> None:
             f"{store.folder}: drawn with {store.settings}, but {bundle.folder} learned from {bundle.images}; "
             "prepare it again"
         )
+    store.check_modalities(getattr(bundle.settings, "modalities", ()))
     if bundle.model.needs_sound and store.mel_16k is None:
         raise CorpusError(f"{store.folder}: made from images alone, and {bundle.folder} ({bundle.family}) needs sound")
 

@@ -79,6 +79,7 @@ def train(
         raise TrainingError(f"{out}: exists already; give another name, or --overwrite to replace it")
     if world_size() > 1 and not kind.distributed:
         raise TrainingError(f"{family} trains in one process; start it without torchrun")
+    store.check_modalities(getattr(chosen, "modalities", ()))
     parts = store.split(split)
     learn, check = examples(store, parts, "train"), examples(store, parts, "validation")
     if len(learn) == 0:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from genretree.cli.options import FOLDER, quiet_option, refuse
+from genretree.cli.options import FOLDER, images_option, quiet_option, refuse
 from genretree.cli.output import echo, echo_failures, echo_json, echo_skipped
-from genretree.errors import SettingsError
+from genretree.errors import CorpusError, SettingsError
 
 if TYPE_CHECKING:
+    from genretree.corpus.manifest import Manifest
     from genretree.corpus.store import Store
+    from genretree.settings import ImageSettings
+    from genretree.sound.images import ImageForm
+    from genretree.taxonomy import Taxonomy
 
 
 @click.command()
@@ -50,6 +55,8 @@ def compose(out: Path, seed: int, workers: int | None, quiet: bool, audio_format
 @click.option("--salvage", is_flag=True, help="Use what can be decoded of truncated files.")
 @click.option("--stream", is_flag=True, help="From the Hub: keep no copy of its 4.6 GB of Arrow files.")
 @click.option("--recover-tracks", is_flag=True, help="Of drawn slices: guess from the images which are of one track.")
+@click.option("--columns", help="Of images: mel=COLUMN,cqt=COLUMN,label=COLUMN,track=COLUMN,artist=COLUMN ...")
+@images_option
 @click.option("--workers", type=click.IntRange(1), help="Processes; by default one for each processor.")
 @click.option("--seed", default=0, show_default=True, help="Of the default split.")
 @click.option("--overwrite", is_flag=True, help="Replace a store that was made from something else.")
@@ -70,6 +77,8 @@ def prepare(
     salvage: bool,
     stream: bool,
     recover_tracks: bool,
+    columns: str | None,
+    image_form: ImageForm,
     workers: int | None,
     seed: int,
     overwrite: bool,
@@ -81,10 +90,13 @@ def prepare(
 
     SOURCE may also be ccmusic-database/music_genre, or a copy of that data set's folder: its images are read instead.
     With --recover-tracks its slices, whose tracks aren't published, are grouped by the tracks they seem to be of.
+    Images may also come from a CSV with the columns mel, cqt, chroma, genre (and track, artist), or from any data set
+    with --columns: rows of one track are its slices.
+
     Go on after an interruption by calling it again. Files that can't be used are listed at the end and left out.
     """
     from genretree.corpus.ccmusic import is_dataset, prepare_dataset
-    from genretree.corpus.manifest import read_manifest
+    from genretree.corpus.image_rows import is_image_csv, is_image_dataset, parse_columns
     from genretree.corpus.prepare import prepare as prepare_store
     from genretree.settings import ImageSettings
     from genretree.sound.walk import Skipped
@@ -96,16 +108,25 @@ def prepare(
         raise click.UsageError("--address needs --engine ray")
     skipped = Skipped()
     common: dict[str, Any] = {"workers": workers, "overwrite": overwrite, "progress": not quiet}
-    if is_dataset(source):
+    named = parse_columns(columns)
+    is_csv = is_image_csv(source, named)
+    if is_csv or named or (not is_dataset(source) and is_image_dataset(source, named)):
+        refuse("images", engine=engine != "auto", salvage=salvage, stream=stream, depth=depth, levels=levels)
+        taxonomy = None if tree is None else Taxonomy.load(tree)
+        common |= {"columns": columns, "form": image_form, "tree": taxonomy, "group": group, "seed": seed}
+        made = _prepare_images(source, store, settings, recover_tracks, **common)
+    elif is_dataset(source):
+        refuse("a data set of drawn slices", images=image_form != "auto")
         drawn = "a data set of drawn slices"
         refuse(drawn, tree=tree not in (None, "ccmusic"), group=group, levels=levels, depth=depth)
         refuse(drawn, engine=engine != "auto", salvage=salvage, seed=seed)
         made = prepare_dataset(source, store, settings, stream=stream or None, regroup=recover_tracks, **common)
     else:
-        refuse("music in files", **{"stream": stream, "recover-tracks": recover_tracks})
+        for_images = {"stream": stream, "recover-tracks": recover_tracks, "images": image_form != "auto"}
+        refuse("music in files", **for_images)
         taxonomy = None if tree is None else Taxonomy.load(tree)
-        columns = None if levels is None else [name.strip() for name in levels.split(",")]
-        manifest = read_manifest(source, taxonomy, group, columns, depth, progress=not quiet)
+        level_columns = None if levels is None else [name.strip() for name in levels.split(",")]
+        manifest = _read_music(source, taxonomy, group, level_columns, depth, not quiet)
         if engine == "ray":
             from genretree.corpus.on_ray import draw_on_ray
 
@@ -181,6 +202,39 @@ def split(
         counts = ", ".join(f"{item.parts.count(part)} {part}" for part in ("train", "validation", "test"))
         unit = "tracks" if item.protocol == "group" else "slices"
         echo(f"{item.name}: {counts} ({unit}). {item.note}")
+
+
+def _prepare_images(
+    source: Path, out: Path, settings: ImageSettings, recover_tracks: bool, *, progress: bool, **options: Any
+) -> Store:
+    from genretree.corpus.images import prepare_images
+    from genretree.corpus.regroup import regroup_store
+
+    made = prepare_images(source, out, settings, progress=progress, **options)
+    return regroup_store(made, progress=progress) if recover_tracks else made
+
+
+def _read_music(
+    source: Path,
+    tree: Taxonomy | None,
+    group: str | None,
+    levels: Sequence[str] | None,
+    depth: int | None,
+    progress: bool,
+) -> Manifest:
+    """Read a folder or a CSV; where it has images instead of sound, the error says so."""
+    from genretree.corpus.manifest import read_manifest
+    from genretree.from_images import holds_images
+
+    try:
+        return read_manifest(source, tree, group, levels, depth, progress=progress)
+    except CorpusError as error:
+        if not source.is_dir() or not holds_images(source):
+            raise
+        raise CorpusError(
+            f"{source}: holds images and no sound; list the images in a CSV with the columns mel, cqt, chroma and "
+            "genre (and track, artist), and prepare that"
+        ) from error
 
 
 def describe_store(store: Store) -> dict[str, Any]:

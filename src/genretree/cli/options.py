@@ -20,6 +20,18 @@ def quiet_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--quiet", is_flag=True, help="Show no progress bars.")(command)
 
 
+def images_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option `--images`."""
+    return click.option(
+        "--images",
+        "image_form",
+        type=click.Choice(["auto", "drawn", "grey", "raw"]),
+        default="auto",
+        show_default=True,
+        help="Form of images given instead of sound: drawn in magma, in grey, or raw dB (.npy).",
+    )(command)
+
+
 def download_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the option `--download`."""
     text = "Pull BUNDLE from the Hub if it is not here."

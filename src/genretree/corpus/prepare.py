@@ -30,6 +30,7 @@ from genretree.machine import available_processors, worker_pool
 from genretree.progress import progress_bar
 from genretree.remote import fetched, is_url
 from genretree.settings import HOP, MEL_16K_BANDS, RATE, ImageSettings
+from genretree.sound.images import name_image
 from genretree.sound.mel_16k import mel_16k_frames
 from genretree.taxonomy import format_path
 
@@ -246,7 +247,8 @@ def draw_safely(job: Job) -> Failure | None:
         except OSError as error:
             return Failure(job.url, "unreadable", f"{job.url}: can't be fetched: {error}")
     except SoundError as error:
-        return Failure(error.path, error.kind, str(error))
+        image = "" if job.url else name_image(job.path)
+        return Failure(error.path, error.kind, f"{error.path}: {image}" if image else str(error))
     except Exception as error:  # whatever one file brings about must not stop the others
         return Failure(printable(job.path), "internal", f"{printable(job.path)}: {type(error).__name__}: {error}")
     return None

@@ -5,16 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from genretree.cli.options import FOLDER, quiet_option, refuse
+from genretree.cli.options import FILE, FOLDER, quiet_option, refuse
 from genretree.cli.output import echo, echo_json
 from genretree.errors import SettingsError
 
 if TYPE_CHECKING:
+    from genretree.corpus.copies import Copies
     from genretree.corpus.manifest import Failure
     from genretree.corpus.store import Store
 
@@ -52,6 +54,7 @@ def compose(out: Path, seed: int, workers: int | None, quiet: bool, audio_format
 @click.option("--salvage", is_flag=True, help="Use what can be decoded of truncated files.")
 @click.option("--stream", is_flag=True, help="From the Hub: keep no copy of its 4.6 GB of Arrow files.")
 @click.option("--recover-tracks", is_flag=True, help="Of drawn slices: guess from the images which are of one track.")
+@click.option("--audit", "audit_file", type=FILE, help="With --recover-tracks: join the copies that this audit lists.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; by default one for each processor.")
 @click.option("--seed", default=0, show_default=True, help="Of the default split.")
 @click.option("--overwrite", is_flag=True, help="Replace a store that was made from something else.")
@@ -72,6 +75,7 @@ def prepare(
     salvage: bool,
     stream: bool,
     recover_tracks: bool,
+    audit_file: Path | None,
     workers: int | None,
     seed: int,
     overwrite: bool,
@@ -82,7 +86,8 @@ def prepare(
     """Draw mel, CQT and chroma images of all music in SOURCE (a folder of genres or a CSV) into STORE.
 
     SOURCE may also be ccmusic-database/music_genre, or a copy of that data set's folder: its images are read instead.
-    With --recover-tracks its slices, whose tracks aren't published, are grouped by the tracks they seem to be of.
+    With --recover-tracks its slices, whose tracks aren't published, are grouped by the tracks they seem to be of, and
+    an audit (written to STORE/audit, or given with --audit) joins the groups of copies, under other labels too.
     Go on after an interruption by calling it again. Files that can't be used are listed at the end and left out.
     """
     from genretree.corpus.ccmusic import is_dataset, prepare_dataset
@@ -100,9 +105,12 @@ def prepare(
         drawn = "a data set of drawn slices"
         refuse(drawn, tree=tree not in (None, "ccmusic"), group=group, levels=levels, depth=depth)
         refuse(drawn, engine=engine != "auto", salvage=salvage, seed=seed)
+        if audit_file is not None and not recover_tracks:
+            raise click.UsageError("--audit needs --recover-tracks; for a split alone: genretree split --audit")
+        common["find_copies"] = partial(_find_copies, audit_file, not quiet)
         made = prepare_dataset(source, store, settings, stream=stream or None, regroup=recover_tracks, **common)
     else:
-        refuse("music in files", **{"stream": stream, "recover-tracks": recover_tracks})
+        refuse("music in files", **{"stream": stream, "recover-tracks": recover_tracks, "audit": audit_file})
         taxonomy = None if tree is None else Taxonomy.load(tree)
         columns = None if levels is None else [name.strip() for name in levels.split(",")]
         manifest = read_manifest(source, taxonomy, group, columns, depth, progress=not quiet)
@@ -138,6 +146,7 @@ def prepare(
 @click.option("--folds", type=click.IntRange(2), help="Make k splits for cross-validation, NAME-0 to NAME-(k-1).")
 @click.option("--test", "test_share", type=float, help="Share held out for test.  [default: 0.2; 0.1 by slices]")
 @click.option("--validation", "validation_share", type=float, help="[default: 0.15; 0.1 by slices]")
+@click.option("--audit", "audit_file", type=FILE, help="Keep the copies that this audit.json lists on one side.")
 @click.option("--seed", default=0, show_default=True)
 def split(
     store: Path,
@@ -146,9 +155,15 @@ def split(
     folds: int | None,
     test_share: float | None,
     validation_share: float | None,
+    audit_file: Path | None,
     seed: int,
 ) -> None:
-    """Cut STORE into train, validation and test; no group stands on both sides."""
+    """Cut STORE into train, validation and test; no group stands on both sides.
+
+    With --audit groups that hold copies of each other are joined first; `genretree audit STORE` looks for copies.
+    """
+    from genretree.audit.evidence import read_copies
+    from genretree.corpus.copies import count_joined, join_copies
     from genretree.corpus.splits import RECOVERED, fold_groups, split_groups, split_slices
     from genretree.corpus.store import Store
 
@@ -156,11 +171,19 @@ def split(
     leaves, groups = opened.track_leaves, opened.track_groups
     if protocol == "slice" and folds:
         raise SettingsError("--folds goes with the protocol 'group'")
+    if protocol == "slice" and audit_file is not None:
+        raise SettingsError("--audit goes with the protocol 'group'")
     if protocol == "group" and opened.facts.group_by == "slice":
         raise SettingsError(
             f"{store}: its slices carry no track or artist, so no split of it can be group-disjoint; the same call of "
             "prepare with --recover-tracks guesses the tracks from the images"
         )
+    joined = None
+    if audit_file is not None:
+        copies = read_copies(audit_file, opened)
+        groups = join_copies(groups, copies.pairs)
+        joined = count_joined(copies, opened.track_groups, groups)
+        echo(f"{joined}.")
     # What isn't given stays at the functions' own defaults: 80/10/10 by slices, as published.
     if name is None and protocol == "group" and not folds and opened.facts.group_by == RECOVERED:
         name = "recovered"  # `default` is the published one
@@ -175,6 +198,7 @@ def split(
     if protocol == "group" and opened.facts.group_by == RECOVERED:
         made = [replace(item, protocol="recovered") for item in made]
     for item in made:
+        item = replace(item, copies=joined)
         item.save(store / "splits")
         counts = ", ".join(f"{item.parts.count(part)} {part}" for part in ("train", "validation", "test"))
         unit = "tracks" if item.protocol == "group" else "slices"
@@ -199,6 +223,16 @@ def describe_store(store: Store) -> dict[str, Any]:
     }
 
 
+def _find_copies(audit_file: Path | None, progress: bool, store: Store) -> Copies | None:
+    """Read the audit that is given, or audit a store whose tracks have not been recovered yet."""
+    from genretree.audit.evidence import find_copies, read_copies
+    from genretree.corpus.splits import RECOVERED
+
+    if audit_file is not None:
+        return read_copies(audit_file, store)
+    return None if store.facts.group_by == RECOVERED else find_copies(store, progress=progress)
+
+
 def _echo_recovered(store: Store) -> None:
     from genretree.corpus.splits import PROTOCOL_NOTES, RECOVERED
 
@@ -207,6 +241,9 @@ def _echo_recovered(store: Store) -> None:
     tracks, blocks = len(set(store.tracks["recovered_track"])), len(set(store.tracks["group"]))
     note = PROTOCOL_NOTES["recovered"]
     echo(f"{tracks} tracks recovered, kept together in {blocks} blocks. Split 'recovered': {note}.")
+    joined = store.split("recovered").copies if "recovered" in store.split_names() else None
+    if joined is not None:
+        echo(f"{joined}.")
 
 
 def _echo_failures(failures: Sequence[Failure]) -> None:

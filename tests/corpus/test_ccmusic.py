@@ -225,12 +225,6 @@ def test_the_commands_of_the_published_recipes_work_on_it(
         assert "LEAKING" in metrics["protocol"]
         assert [level["name"] for level in metrics["slice"]["levels"]] == list(TREE.levels)
         assert metrics["heads"] == "independent"
-    compared = ("boosting", "efficientnet-b0")
-    changed = [f"--set={name}:{key}={value}" for name in compared for key, value in small[f"{name}-published"].items()]
-    words = ["compare", "STORE", "--models", ",".join(compared), "--recipes", "published", "--quiet"]
-    result = runner.invoke(main, [*words, "--out", "RESULTS", *changed], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    assert result.output.count("| efficientnet-b0 |") == 1  # by slice only: nothing is known of tracks
 
 
 def test_a_model_learns_from_it(tmp_path: Path, prepared: Store) -> None:

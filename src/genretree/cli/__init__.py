@@ -107,7 +107,7 @@ def main(ctx: click.Context) -> None:
         _stop_on_sigterm()
 
 
-for _command in (library_repair.move, library_repair.rescue):
+for _command in (library_repair.clean, library_repair.move, library_repair.rescue):
     library.library.add_command(_command)
 for _command in _COMMANDS:
     main.add_command(_command)

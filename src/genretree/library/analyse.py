@@ -304,8 +304,9 @@ class _Course:
         if isinstance(outcome, Lost):
             self._try_again(job, engine)
         elif isinstance(outcome, Stamp):
-            records.save_stamp(self.state, row.id, outcome.size, outcome.mtime_ns, outcome.content, outcome.genres)
-            known = FileRow(row.id, row.path, outcome.size, outcome.mtime_ns, outcome.content, outcome.genres)
+            read = (outcome.size, outcome.mtime_ns, outcome.content, outcome.genres)
+            records.save_stamp(self.state, row.id, *read, outcome.own)
+            known = FileRow(row.id, row.path, *read)
             self._listen(known, engine)
         elif job.kind == "stamp":
             assert isinstance(outcome, Problem)

@@ -18,6 +18,7 @@ from genretree.errors import SettingsError
 if TYPE_CHECKING:
     from genretree.corpus.copies import Copies
     from genretree.corpus.manifest import Failure
+    from genretree.corpus.multiple_genres import MultipleGenres
     from genretree.corpus.store import Store
 
 
@@ -47,6 +48,13 @@ def compose(out: Path, seed: int, workers: int | None, quiet: bool, audio_format
 @click.option("--group", help="What never stands on both sides of a split: artist, album or another column.")
 @click.option("--levels", help="The CSV's level columns from the top down, with commas, where not level_1, level_2 ...")
 @click.option("--depth", type=click.IntRange(1, 4), help="For a folder: how many folder levels are genres.")
+@click.option(
+    "--multiple-genres",
+    type=click.Choice(["ask", "first", "skip", "keep"]),
+    default="ask",
+    show_default=True,
+    help="For rows of a CSV such as 'Rock;Pop': stop and ask, take the first, leave them out, or take it for one name.",
+)
 @click.option("--size", type=int, help="Height and width of the stored images in pixels.  [default: 224]")
 @click.option("--slice-seconds", type=float, help="Length of a slice.  [default: 11.4]")
 @click.option("--engine", default="auto", show_default=True, help="Engine for the spectra; or ray: on a Ray cluster.")
@@ -68,6 +76,7 @@ def prepare(
     group: str | None,
     levels: str | None,
     depth: int | None,
+    multiple_genres: MultipleGenres,
     size: int | None,
     slice_seconds: float | None,
     engine: str,
@@ -104,6 +113,7 @@ def prepare(
     if is_dataset(source):
         drawn = "a data set of drawn slices"
         refuse(drawn, tree=tree not in (None, "ccmusic"), group=group, levels=levels, depth=depth)
+        refuse(drawn, **{"multiple-genres": multiple_genres != "ask"})
         refuse(drawn, engine=engine != "auto", salvage=salvage, seed=seed)
         if audit_file is not None and not recover_tracks:
             raise click.UsageError("--audit needs --recover-tracks; for a split alone: genretree split --audit")
@@ -113,7 +123,7 @@ def prepare(
         refuse("music in files", **{"stream": stream, "recover-tracks": recover_tracks, "audit": audit_file})
         taxonomy = None if tree is None else Taxonomy.load(tree)
         columns = None if levels is None else [name.strip() for name in levels.split(",")]
-        manifest = read_manifest(source, taxonomy, group, columns, depth, progress=not quiet)
+        manifest = read_manifest(source, taxonomy, group, columns, depth, not quiet, multiple_genres)
         if engine == "ray":
             from genretree.corpus.on_ray import draw_on_ray
 
@@ -127,6 +137,7 @@ def prepare(
             f"{len(made.failures)} failed."
         )
         _echo_recovered(made)
+        _echo_unknown(made)
         _echo_failures(made.failures)
         _echo_empty_parts(made)
     if strict and made.failures:
@@ -219,6 +230,7 @@ def describe_store(store: Store) -> dict[str, Any]:
         "images": store.settings.model_dump(),
         "taxonomy": store.taxonomy.to_json(),
         "splits": store.split_names(),
+        "tracks_without_group": count_unknown(store),
         "failures": [asdict(failure) for failure in store.failures],
     }
 
@@ -244,6 +256,32 @@ def _echo_recovered(store: Store) -> None:
     joined = store.split("recovered").copies if "recovered" in store.split_names() else None
     if joined is not None:
         echo(f"{joined}.")
+
+
+def count_unknown(store: Store) -> int:
+    """Count the tracks whose artist (album ...) is not known; all of them where a store has no groups."""
+    from genretree.corpus.manifest import ALONE
+    from genretree.corpus.splits import WITHOUT_TRACKS
+
+    if store.facts.group_by in WITHOUT_TRACKS:
+        return store.n_tracks
+    return sum(str(name).startswith(ALONE) for name in store.tracks["group"])
+
+
+def _echo_unknown(store: Store) -> None:
+    """Say for how many tracks no artist is known, and what that means for every split of the store."""
+    from genretree.corpus.splits import WITHOUT_TRACKS
+
+    group_by, unknown = store.facts.group_by, count_unknown(store)
+    if group_by in WITHOUT_TRACKS or not unknown:
+        return
+    what, one = ("artist or album", "artist") if group_by == "track" else (group_by, group_by)
+    echo(
+        f"{unknown} of {store.n_tracks} tracks have no known {what}. Each counts as a group of its own, so one {one} "
+        f"may lie in several parts of a split, and figures may be too high. Add the {what} to the files' tags or "
+        "to the CSV and prepare again, or group by something else.",
+        err=True,
+    )
 
 
 def _echo_failures(failures: Sequence[Failure]) -> None:

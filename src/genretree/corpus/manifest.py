@@ -8,7 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from unicodedata import normalize
 
+from genretree.corpus.file_tags import read_tags
+from genretree.corpus.multiple_genres import GenreCells, MultipleGenres
+from genretree.corpus.names import join_by_name
 from genretree.errors import CorpusError, TaxonomyError
 from genretree.files import printable
 from genretree.progress import progress_bar
@@ -84,6 +88,7 @@ def read_manifest(
     levels: Sequence[str] | None = None,
     depth: int | None = None,
     progress: bool = False,
+    multiple_genres: MultipleGenres = "ask",
 ) -> Manifest:
     """Read the tracks of a folder tree or a CSV.
 
@@ -103,6 +108,9 @@ def read_manifest(
         For a folder without a tree: how many folder levels are genres; deeper ones are taken for artist or album.
     progress : bool
         Show a bar on standard error while the tags of a folder's files are read.
+    multiple_genres : {"ask", "first", "skip", "keep"}
+        What becomes of a CSV's rows that name several genres, as "Rock;Pop" does: an error that asks, the first of
+        them, a rejected row, or one genre of that whole name. A text that is a leaf of `tree` is one name.
 
     Raises
     ------
@@ -117,7 +125,7 @@ def read_manifest(
         rows, group_by = _group_folder(rows, source, group, progress)
         level_names: Sequence[str] | None = None
     else:
-        rows, rejected, level_names = _read_csv(source, levels)
+        rows, rejected, level_names = _read_csv(source, levels, tree, multiple_genres)
         group_by = _group_column(rows, source, group)
     if tree is None:
         rows = _leave_out_inner(rows, rejected)
@@ -150,18 +158,23 @@ def _match(source: Path, rows: list[_Row], rejected: list[Failure], taxonomy: Ta
         if known is not None and known.leaf != leaf:
             rejected.append(Failure(row.name, "genre", f"listed twice with different genres in {source.name}"))
             continue
-        value = row.facts.get(group_by, "").strip()
-        group = f"{group_by}:{value}" if value else f"{ALONE}{row.name}"
-        tracks.setdefault(row.path, Track(row.path, row.name, leaf, group, row.facts))
+        tracks.setdefault(row.path, Track(row.path, row.name, leaf, "", row.facts))
     if not tracks:
         raise CorpusError(f"{source}: no track has a genre of the tree; the first problem: {rejected[0].message}")
-    return Manifest(source, tuple(tracks.values()), taxonomy, group_by, tuple(rejected))
+    names = join_by_name([track.facts.get(group_by, "") for track in tracks.values()], group_by)
+    grouped = [
+        replace(track, group=f"{group_by}:{name}" if name else f"{ALONE}{track.name}")
+        for track, name in zip(tracks.values(), names, strict=True)
+    ]
+    return Manifest(source, tuple(grouped), taxonomy, group_by, tuple(rejected))
 
 
 # -- CSV -----------------------------------------------------------------------------------------------------
 
 
-def _read_csv(source: Path, levels: Sequence[str] | None) -> tuple[list[_Row], list[Failure], Sequence[str] | None]:
+def _read_csv(
+    source: Path, levels: Sequence[str] | None, tree: Taxonomy | None, multiple_genres: MultipleGenres
+) -> tuple[list[_Row], list[Failure], Sequence[str] | None]:
     try:
         text = source.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -178,19 +191,24 @@ def _read_csv(source: Path, levels: Sequence[str] | None) -> tuple[list[_Row], l
         raise CorpusError(f"{source}: needs a column 'path'; it has: {', '.join(columns) or 'none'}")
     level_columns = _level_columns(source, columns, levels)
     rows, rejected = [], []
+    cells = GenreCells(source, level_columns, multiple_genres, tree)
     try:
         for record in reader:
             line = reader.line_num
             facts = {key: (value or "").strip() for key, value in record.items() if isinstance(key, str)}
-            row = _csv_row(source, facts, level_columns)
-            if row is None:
-                name = facts["path"] or f"line {line}"
+            name = facts["path"] or f"line {line}"
+            settled = cells.settle(facts, line)
+            row = None if settled is None else _csv_row(source, settled, level_columns)
+            if settled is None:
+                rejected.append(Failure(name, "genre", f"{source.name}, line {line}: several genres; left out"))
+            elif row is None:
                 message = f"{source.name}, line {line}: no path, no genre, or a level left out between two"
                 rejected.append(Failure(name, "genre", message))
             else:
                 rows.append(row)
     except csv.Error as error:
         raise CorpusError(f"{source}, line {reader.line_num}: {error}") from error
+    cells.check()
     return rows, rejected, None if level_columns == ["genre"] else level_columns
 
 
@@ -215,7 +233,7 @@ def _level_columns(source: Path, columns: list[str], levels: Sequence[str] | Non
 
 
 def _csv_row(source: Path, facts: dict[str, str], level_columns: list[str]) -> _Row | None:
-    cells = [facts[column] for column in level_columns]
+    cells = [normalize("NFC", facts[column]) for column in level_columns]
     names = [name for name in cells if name]
     if names != cells[: len(names)]:
         return None
@@ -261,7 +279,8 @@ def walk_sound(folder: Path) -> Iterator[Path]:
 def _read_folder(source: Path, tree: Taxonomy | None, depth: int | None) -> tuple[list[_Row], list[Failure]]:
     rows, rejected = [], []
     for path in walk_sound(source):
-        folders = path.relative_to(source).parts[:-1]
+        # Unicode NFC: a disk may spell a name otherwise than the tree does.
+        folders = tuple(normalize("NFC", name) for name in path.relative_to(source).parts[:-1])
         if not folders:
             name = printable(path.name)
             message = f"{name}: lies outside any genre folder; move it into one, or list the music in a CSV"
@@ -302,7 +321,7 @@ def _group_folder(rows: list[_Row], source: Path, group: str | None, progress: b
     tagged = []
     with progress_bar(len(rows), "tags", "file", progress) as tick:
         for row in rows:
-            tagged.append(replace(row, facts={**row.facts, **_read_tags(row.path)}))
+            tagged.append(replace(row, facts={**row.facts, **read_tags(row.path)}))
             tick()
     if group is not None:
         return tagged, group
@@ -313,18 +332,3 @@ def _group_folder(rows: list[_Row], source: Path, group: str | None, progress: b
     return tagged, max((*_GROUP_COLUMNS, "folder"), key=lambda column: counts[column]) if any(
         counts.values()
     ) else "track"
-
-
-def _read_tags(path: Path) -> dict[str, str]:
-    import mutagen
-
-    if not path.is_file():  # opening a named pipe would block
-        return {}
-    try:
-        tags = mutagen.File(path, easy=True)
-    except Exception:  # damaged tags say nothing about the sound, which is checked when it is decoded
-        return {}
-    if not tags:
-        return {}
-    found = {key: tags.get(key) for key in (*_GROUP_COLUMNS, "title")}
-    return {key: str(value[0]) for key, value in found.items() if value}

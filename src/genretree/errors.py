@@ -38,6 +38,12 @@ class SettingsError(GenretreeError):
     kind = "settings"
 
 
+class ArgumentError(GenretreeError, ValueError):
+    """An argument of a Python function is of the wrong type, shape or range."""
+
+    kind = "argument"
+
+
 class TaxonomyError(GenretreeError):
     """A genre tree is malformed, or a name is not in it."""
 

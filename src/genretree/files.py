@@ -77,6 +77,7 @@ _UNSAFE = "\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
 _HALF_CHARACTER = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates that stand for no byte
 _UNSAFE_IN_NAMES = re.compile(f"[{_UNSAFE}]")
 _UNSAFE_IN_TEXT = re.compile(f"(?![\n\t])[{_UNSAFE}]")
+_UNSAFE_IN_JSON = re.compile(f"(?![\n\t])[{_UNSAFE}\ud800-\udfff]")
 
 
 def printable(name: str | os.PathLike[str]) -> str:
@@ -123,9 +124,12 @@ def is_encodable(text: str) -> bool:
 
 
 def json_line(content: object, indent: int | None = None) -> str:
-    r"""Format JSON for a terminal or a pipe: readable letters of all scripts, but unsafe characters as `\u009b`."""
+    r"""Format JSON for a terminal or a pipe: readable letters of all scripts, but unsafe characters as `\u009b`.
+
+    Surrogates, which stand for bytes that aren't UTF-8 in file names, are escaped, too; UTF-8 can't hold them.
+    """
     text = json.dumps(content, indent=indent, ensure_ascii=False)
-    return _UNSAFE_IN_TEXT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _escape(found: re.Match[str]) -> str:

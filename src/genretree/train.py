@@ -29,7 +29,7 @@ from genretree.errors import TrainingError
 from genretree.files import write_text
 from genretree.machine import world_size
 from genretree.models import get_family
-from genretree.models.contract import Examples, FitContext, Fitted, Held, score_examples
+from genretree.models.contract import Examples, Family, FitContext, Fitted, Held, score_examples
 from genretree.progress import progress_bar
 from genretree.settings import Settings
 
@@ -39,7 +39,7 @@ _VERSIONS = ("genretree", "numpy", "librosa", "scikit-learn", "torch", "transfor
 
 def train(
     store: Store,
-    family: str,
+    family: str | type[Family],
     out: str | Path,
     settings: Mapping[str, Any] | Settings | None = None,
     *,
@@ -53,8 +53,8 @@ def train(
     Parameters
     ----------
     store : Store
-    family : str
-        A registered family, such as `cnn` or `boosting`.
+    family : str or class
+        Name of a registered family, such as `cnn` or `boosting`; or a family class, which is registered.
     out : path
         The bundle's folder. Checkpoints lie beside it in `OUT.partial`; after a kill the same call goes on from there.
     settings : mapping or Settings, optional
@@ -74,6 +74,7 @@ def train(
     """
     out = Path(out)
     kind = get_family(family)
+    family = kind.name
     chosen = settings if isinstance(settings, Settings) else kind.settings_type.build(settings)
     if out.exists() and not overwrite:
         raise TrainingError(f"{out}: exists already; give another name, or --overwrite to replace it")
@@ -88,12 +89,14 @@ def train(
     with _clock(work / "seconds") as seconds:
         fitted = kind.fit(learn, check if len(check) else None, store.taxonomy, chosen, FitContext(work, progress))
         calibration = _calibrate(fitted, check, store, progress)
-    from genretree.models.pretrained import read_facts  # brings transformers, which not all need
+    from genretree.models.pretrained import initial_weights, read_facts  # brings transformers, which not all need
 
     heard = read_facts(str(getattr(chosen, "weights", "")))
+    started = initial_weights(fitted.model)
     training = {
         **_describe_data(store, parts),
         "heard_before": heard.get("tracks_seen", []),
+        **({} if started is None else {"initial_weights": started}),
         "history": fitted.history,
         "facts": dict(fitted.facts),
         "seconds": round(seconds(), 1),

@@ -214,6 +214,8 @@ def test_the_commands_of_the_published_recipes_work_on_it(
     for name, changes in small.items():
         for line in Recipe.load(name).command:
             words = shlex.split(line)[1:]
+            if words[0] == "weights":
+                continue  # a download
             words = [word.replace("BUNDLE", f"BUNDLE-{name}").replace("REPORT", f"REPORT-{name}") for word in words]
             if words[0] == "prepare":
                 words += ["--size", "32", "--workers", "1"]

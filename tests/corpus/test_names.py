@@ -18,6 +18,7 @@ from mutagen.id3 import TALB, TIT2, TPE1
 
 from genretree.cli import main
 from genretree.corpus import file_tags
+from genretree.corpus.dataset import Dataset
 from genretree.corpus.file_tags import read_tags
 from genretree.corpus.manifest import Manifest, read_manifest
 from genretree.corpus.names import fold_name, join_by_name, split_names
@@ -265,3 +266,17 @@ def test_an_artist_is_known_again_under_other_names(prepared: tuple[Store, str])
     # A bundle of 0.1 knows a group as its source spells it.
     assert fingerprint("artist:two") in second
     assert fingerprint("artist:Öne; Two") in first
+
+
+def test_records_are_asked_about_too(tmp_path: Path) -> None:
+    records = [
+        {"path": "0.mp3", "genre": "Rock;Pop"},
+        {"path": "1.mp3", "genre": "Pop"},
+        {"path": "2.mp3", "genre": "A"},
+    ]
+    with pytest.raises(CorpusError, match=r"1 row names several genres \(record 0: 'Rock;Pop'\)"):
+        Dataset.from_records(records)
+    assert Dataset.from_records(records, multiple_genres="first").taxonomy.leaves == (("A",), ("Pop",), ("Rock",))
+    assert len(Dataset.from_records(records, multiple_genres="skip").manifest.tracks) == 2
+    (tmp_path / "a.csv").write_text("path,genre\n0.mp3,Rock;Pop\n1.mp3,Pop\n")
+    assert len(Dataset.from_csv(tmp_path / "a.csv", multiple_genres="keep").manifest.tracks) == 2

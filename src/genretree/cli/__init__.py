@@ -68,6 +68,13 @@ def _resume_hint(ctx: click.Context) -> str:
 class _Group(click.Group):
     """Shows genretree's own errors as one clear line instead of a traceback."""
 
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **options)
+        except click.ClickException as error:
+            error.message = printable_text(error.message)  # type: ignore[misc]  # it may quote an argument
+            raise
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genretree.cli.options import FILE, FOLDER, quiet_option, refuse
-from genretree.cli.output import echo, echo_json
+from genretree.cli.output import echo, echo_failures, echo_json, echo_skipped
 from genretree.errors import SettingsError
 
 if TYPE_CHECKING:
     from genretree.corpus.copies import Copies
-    from genretree.corpus.manifest import Failure
     from genretree.corpus.multiple_genres import MultipleGenres
     from genretree.corpus.store import Store
 
@@ -103,12 +101,14 @@ def prepare(
     from genretree.corpus.manifest import read_manifest
     from genretree.corpus.prepare import prepare as prepare_store
     from genretree.settings import ImageSettings
+    from genretree.sound.walk import Skipped
     from genretree.taxonomy import Taxonomy
 
     given = {"size": size, "slice_seconds": slice_seconds}
     settings = ImageSettings.build({name: value for name, value in given.items() if value is not None})
     if address is not None and engine != "ray":
         raise click.UsageError("--address needs --engine ray")
+    skipped = Skipped()
     common: dict[str, Any] = {"workers": workers, "overwrite": overwrite, "progress": not quiet}
     if is_dataset(source):
         drawn = "a data set of drawn slices"
@@ -128,9 +128,10 @@ def prepare(
             from genretree.corpus.on_ray import draw_on_ray
 
             engine, common["draw"] = "auto", draw_on_ray(address)
+        skipped = manifest.skipped
         made = prepare_store(manifest, store, settings, engine=engine, salvage=salvage, seed=seed, **common)
     if as_json:
-        echo_json(describe_store(made))
+        echo_json({**describe_store(made), "skipped": asdict(skipped)})
     else:
         echo(
             f"{made.folder}: {made.n_tracks} tracks, {made.n_slices} slices, grouped by {made.facts.group_by}, "
@@ -138,7 +139,8 @@ def prepare(
         )
         _echo_recovered(made)
         _echo_unknown(made)
-        _echo_failures(made.failures)
+        echo_failures(made.failures, f"genretree info --json {made.folder}")
+        echo_skipped(skipped)
         _echo_empty_parts(made)
     if strict and made.failures:
         sys.exit(1)
@@ -218,8 +220,6 @@ def split(
 
 def describe_store(store: Store) -> dict[str, Any]:
     """Give what `info --json` says of a store."""
-    from dataclasses import asdict
-
     return {
         "folder": str(store.folder),
         "tracks": store.n_tracks,
@@ -282,11 +282,6 @@ def _echo_unknown(store: Store) -> None:
         "to the CSV and prepare again, or group by something else.",
         err=True,
     )
-
-
-def _echo_failures(failures: Sequence[Failure]) -> None:
-    for failure in failures:
-        echo(f"failed ({failure.kind}): {failure.message}", err=True)
 
 
 def _echo_empty_parts(store: Store) -> None:

@@ -7,13 +7,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from genretree.cli.options import FOLDER, download_option, quiet_option, runtime_options
-from genretree.cli.output import echo, echo_json
+from genretree.cli.output import SafeOutput, echo, echo_json, echo_skipped
 from genretree.files import printable
 
 if TYPE_CHECKING:
@@ -148,12 +149,13 @@ def _json_line(path: str, outcome: Result | Problem, shared: bool, card: ModelCa
 
 def _tell(counts: Counts, as_json: bool) -> None:
     if as_json:
-        echo_json({"summary": vars(counts)})
+        echo_json({"summary": asdict(counts)})
         return
     echo(
         f"{counts.files} files: {counts.known} known, {counts.heard} heard, {counts.shared} copies of others, "
         f"{counts.failed} can't be used{f'; {counts.gone} are gone' if counts.gone else ''}."
     )
+    echo_skipped(counts.skipped)
     echo("Next: genretree library preview, or: genretree library status")
 
 
@@ -193,13 +195,13 @@ def preview(
             write_parquet(found, parquet)
         if csv_file is not None:
             if str(csv_file) == "-":
-                write_table(found, sys.stdout)
+                write_table(found, SafeOutput())
                 return
             with atomic_path(csv_file) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
                 write_table(found, stream)
         if as_json:
             for line in write_json(found):
-                click.echo(line)
+                echo(line)
         elif html is None and csv_file is None and parquet is None:
             _show(found, card)
         else:

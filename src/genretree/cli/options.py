@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from genretree.cli.output import SafeOutput
 from genretree.errors import SettingsError
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -76,6 +77,6 @@ def write_or_print(path: Path, text: str) -> None:
     from genretree.files import write_text
 
     if str(path) == "-":
-        click.echo(text, nl=False)
+        SafeOutput().write(text)
     else:
         write_text(path, text)

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from genretree.sound.tag_bounds import check_tags
+
 # For each of our names, what it is called in ID3, in ASF (wma) and in the INFO chunk of a wav. Vorbis comments, APEv2,
 # MP4 as mutagen reads it, and Matroska call it by our name in upper or lower case.
 _NAMES = {
@@ -37,6 +39,7 @@ def read_tags(path: Path) -> dict[str, str]:
         return {}
     for read in (_read_mutagen, _read_other):
         try:
+            check_tags(path)
             found = {name: _join(values) for name, values in read(path).items()}
         except Exception:
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unicodedata import normalize
@@ -17,7 +17,7 @@ from genretree.errors import CorpusError, TaxonomyError
 from genretree.files import printable
 from genretree.progress import progress_bar
 from genretree.remote import is_url
-from genretree.sound.decode import SUFFIXES
+from genretree.sound.walk import Skipped, SoundWalk
 from genretree.taxonomy import MAX_LEVELS, NodePath, Taxonomy, format_path, split_path
 
 ALONE = "track:"  # begins the group of a track whose artist (album ...) is not known
@@ -62,13 +62,14 @@ class Track:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All tracks of a source, in its order, and the rows that can't be used."""
+    """All tracks of a source, in its order, the rows that can't be used, and what the walk of a folder passed over."""
 
     source: Path
     tracks: tuple[Track, ...]
     taxonomy: Taxonomy
     group_by: str
     rejected: tuple[Failure, ...] = ()
+    skipped: Skipped = field(default_factory=Skipped, compare=False)
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,9 @@ def read_manifest(
     source = Path(source)
     if not source.exists():
         raise CorpusError(f"{source}: no such folder or CSV file")
+    walk = SoundWalk()
     if source.is_dir():
-        rows, rejected = _read_folder(source, tree, depth)
+        rows, rejected = _read_folder(source, tree, depth, walk)
         rows, group_by = _group_folder(rows, source, group, progress)
         level_names: Sequence[str] | None = None
     else:
@@ -132,6 +134,71 @@ def read_manifest(
     if not rows:
         first = f"; the first problem: {rejected[0].message}" if rejected else ""
         raise CorpusError(f"{source}: no tracks found{first}")
+    taxonomy = tree or Taxonomy.from_paths((row.genre for row in rows), _fitting(level_names, rows))
+    return replace(_match(source, rows, rejected, taxonomy, group_by), skipped=walk.skipped)
+
+
+def match_records(
+    source: Path,
+    records: Iterable[Mapping[str, str]],
+    audio: str,
+    genre: Sequence[str],
+    group: str | None = None,
+    tree: Taxonomy | None = None,
+    multiple_genres: MultipleGenres = "ask",
+) -> Manifest:
+    """Make a manifest of records in memory, under the rules of a CSV.
+
+    Parameters
+    ----------
+    source : Path
+        Name of the source. Relative audio paths are relative to its folder.
+    records : iterable of mappings
+        One for each track, all values as text.
+    audio : str
+        The key of the audio file's path.
+    genre : sequence of str
+        The key of the genre's name or path, or one key for each level from the root down.
+    group : str, optional
+        The key of what must not be split; by default `artist`, else `album`, else each track is its own group.
+    tree : Taxonomy, optional
+        Without it the tree is inferred from the genre paths in use.
+    multiple_genres : {"ask", "first", "skip", "keep"}
+        As for `read_manifest`.
+
+    Raises
+    ------
+    CorpusError
+        If a key is missing or no track is usable. A single bad record is in `rejected` instead.
+    """
+    rows, rejected = [], []
+    columns = ["genre"] if len(genre) == 1 else list(genre)
+    cells = GenreCells(source, columns, multiple_genres, tree)
+    for number, record in enumerate(records):
+        missing = [key for key in (audio, *genre) if key not in record]
+        if missing:
+            raise CorpusError(f"record {number} has no '{missing[0]}'; it has: {', '.join(record) or 'nothing'}")
+        facts = {"path": record[audio], **record}
+        if len(genre) == 1:
+            facts["genre"] = record[genre[0]]
+        settled = cells.settle(facts, f"record {number}")
+        row = None if settled is None else _csv_row(source, settled, columns)
+        if row is None:
+            why = (
+                "several genres; left out" if settled is None else "no path, no genre, or a level left out between two"
+            )
+            message = f"record {number}: {why}"
+            rejected.append(Failure(record[audio] or f"record {number}", "genre", message))
+        else:
+            rows.append(row)
+    cells.check()
+    group_by = _group_column(rows, source, group)
+    if tree is None:
+        rows = _leave_out_inner(rows, rejected)
+    if not rows:
+        first = f"; the first problem: {rejected[0].message}" if rejected else ""
+        raise CorpusError(f"{source.name}: no tracks found{first}")
+    level_names = None if len(genre) == 1 else genre
     taxonomy = tree or Taxonomy.from_paths((row.genre for row in rows), _fitting(level_names, rows))
     return _match(source, rows, rejected, taxonomy, group_by)
 
@@ -197,7 +264,7 @@ def _read_csv(
             line = reader.line_num
             facts = {key: (value or "").strip() for key, value in record.items() if isinstance(key, str)}
             name = facts["path"] or f"line {line}"
-            settled = cells.settle(facts, line)
+            settled = cells.settle(facts, f"line {line}")
             row = None if settled is None else _csv_row(source, settled, level_columns)
             if settled is None:
                 rejected.append(Failure(name, "genre", f"{source.name}, line {line}: several genres; left out"))
@@ -264,31 +331,25 @@ def _fitting(levels: Sequence[str] | None, rows: list[_Row]) -> Sequence[str] | 
 # -- folders -------------------------------------------------------------------------------------------------
 
 
-def walk_sound(folder: Path) -> Iterator[Path]:
-    """Yield the sound files below a folder, sorted, leaving out hidden files and folders.
-
-    Named pipes, sockets and devices with a sound file's name are among them, so that they are reported when they are
-    decoded.
-    """
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.suffix.lower() in SUFFIXES and path.exists() and not path.is_dir():
-            yield path
-
-
-def _read_folder(source: Path, tree: Taxonomy | None, depth: int | None) -> tuple[list[_Row], list[Failure]]:
+def _read_folder(
+    source: Path, tree: Taxonomy | None, depth: int | None, walk: SoundWalk
+) -> tuple[list[_Row], list[Failure]]:
     rows, rejected = [], []
-    for path in walk_sound(source):
+    for found in sorted(walk.find([source]), key=lambda found: Path(found.name).parts):
+        path = Path(found.name)
+        name = printable(path.relative_to(source))
         # Unicode NFC: a disk may spell a name otherwise than the tree does.
-        folders = tuple(normalize("NFC", name) for name in path.relative_to(source).parts[:-1])
+        folders = tuple(normalize("NFC", part) for part in path.relative_to(source).parts[:-1])
+        if found.error:
+            rejected.append(Failure(name, found.error, f"{name}: {found.message}"))
+            continue
         if not folders:
-            name = printable(path.name)
             message = f"{name}: lies outside any genre folder; move it into one, or list the music in a CSV"
             rejected.append(Failure(name, "genre", message))
             continue
         cut = _genre_depth(folders, tree, depth)
-        facts = {"folder": "/".join(folders[cut:])}
-        rows.append(_Row(path.absolute(), printable(path.relative_to(source)), folders[:cut], facts))
+        facts = {"folder": printable("/".join(folders[cut:]))}
+        rows.append(_Row(path.absolute(), name, folders[:cut], facts))
     return rows, rejected
 
 
@@ -299,7 +360,7 @@ def _genre_depth(folders: NodePath, tree: Taxonomy | None, depth: int | None) ->
     if tree is None:
         if len(folders) > MAX_LEVELS:
             raise CorpusError(
-                f"{'/'.join(folders)}: {len(folders)} folders deep, a tree has at most {MAX_LEVELS} levels; "
+                f"{printable('/'.join(folders))}: {len(folders)} folders deep, a tree has at most {MAX_LEVELS} levels; "
                 "say with --depth how many folder levels are genres"
             )
         return len(folders)

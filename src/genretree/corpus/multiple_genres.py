@@ -1,4 +1,4 @@
-"""What becomes of rows of a CSV that name several genres in one cell, such as "Rock;Pop"."""
+"""What becomes of rows of a table that name several genres in one cell, such as "Rock;Pop"."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class GenreCells:
     Parameters
     ----------
     source : Path
-        The CSV, for messages.
+        The table, for messages.
     columns : sequence of str
         The columns that hold the genre.
     choice : {"ask", "first", "skip", "keep"}
@@ -36,8 +36,8 @@ class GenreCells:
         self._source, self._columns, self._choice, self._tree = source, columns, choice, tree
         self._several: list[str] = []
 
-    def settle(self, record: Mapping[str, str], line: int) -> dict[str, str] | None:
-        """Return the record with one genre; None if it names several and is to be left out."""
+    def settle(self, record: Mapping[str, str], place: str) -> dict[str, str] | None:
+        """Return the record with one genre; None if it names several and is to be left out. `place` is for messages."""
         cells = {column: record[column] for column in self._columns}
         if self._choice == "keep" or not any(_SEPARATORS.search(cell) for cell in cells.values()):
             return dict(record)
@@ -47,7 +47,7 @@ class GenreCells:
         for column, cell in cells.items():
             parts = [part.strip() for part in _SEPARATORS.split(cell) if part.strip()]
             if len(parts) > 1:
-                self._several.append(f"line {line}: '{cell}'")
+                self._several.append(f"{place}: '{cell}'")
             firsts[column] = parts[0] if parts else ""
         return None if self._choice == "skip" and firsts != cells else {**record, **firsts}
 

@@ -63,6 +63,7 @@ def prepare(
     overwrite: bool = False,
     progress: bool = False,
     draw: Draw | None = None,
+    cache: str | Path | None = None,
 ) -> Store:
     """Draw every track of a manifest into a store.
 
@@ -86,6 +87,8 @@ def prepare(
         Show a bar on standard error.
     draw : callable, optional
         Draws jobs elsewhere than in processes of this machine, and reports each; see `genretree.corpus.on_ray`.
+    cache : path, optional
+        Folder that keeps the images of each track for other stores of the same files and settings.
 
     Returns
     -------
@@ -112,7 +115,8 @@ def prepare(
     if existing is not None:
         return existing
     work = out.with_name(f"{out.name}.partial")
-    shards = work / "tracks"
+    shards = work / "tracks" if cache is None else Path(cache)
+    work.mkdir(parents=True, exist_ok=True)
     shards.mkdir(parents=True, exist_ok=True)
     jobs = {
         track: Job(
@@ -133,7 +137,7 @@ def prepare(
     failed = [failures[job.shard] for job in jobs.values() if job.shard in failures]
     rejected = [*manifest.rejected, *failed]
     _join(work, manifest, {track: jobs[track].shard for track in done}, settings, facts, rejected, seed)
-    return publish(work, shards, out)
+    return publish(work, None if cache is not None else shards, out)
 
 
 def _digest(manifest: Manifest, settings: ImageSettings, engine: str, salvage: bool, seed: int) -> str:
@@ -327,9 +331,10 @@ def join_arrays(files: Sequence[Path], out: Path, kind: str, shape: tuple[int, .
                 shutil.copyfileobj(raw, stream, 1 << 20)
 
 
-def publish(work: Path, shards: Path, out: Path) -> Store:
+def publish(work: Path, shards: Path | None, out: Path) -> Store:
     """Clear the shards away and give the finished folder its final name, in the place of what may be there."""
-    shutil.rmtree(shards)
+    if shards is not None:
+        shutil.rmtree(shards)
     if out.exists():
         shutil.rmtree(out)
     work.rename(out)

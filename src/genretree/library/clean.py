@@ -14,8 +14,8 @@ from genretree.library.plan import Plan, check_writable, find_change
 from genretree.library.records import PAGE, FileRow
 from genretree.library.state import State, decode_path
 from genretree.library.tags import TagError, UntaggableError, read_tags
-from genretree.library.walk import FoundFile, walk
 from genretree.remote import is_url
+from genretree.sound.walk import FoundFile, SoundWalk
 
 Outcome = Literal["restored", "removed", "kept"]
 OUTCOMES: dict[Outcome, str] = {
@@ -41,7 +41,7 @@ def iter_clean_plans(state: State | None, places: Sequence[str] = (), hidden: bo
         Also search files and folders whose names begin with a dot.
     """
     seen: set[str] = set()  # a file that is replaced may turn up in its folder a second time
-    for found in walk(places, hidden) if places or state is None else _known_files(state):
+    for found in SoundWalk(hidden).find(places) if places or state is None else _known_files(state):
         if found.error:
             yield _left(found.path, found.message)
         elif found.path not in seen and (plan := _plan(state, found.path)) is not None:

@@ -19,7 +19,7 @@ from genretree.library.levels import genres_json, own_json
 from genretree.library.records import PAGE, count_files
 from genretree.library.state import State, backups, encode_path, open_state
 from genretree.library.tags import TagError, read_tags
-from genretree.library.walk import walk
+from genretree.sound.walk import SoundWalk
 from genretree.taxonomy import Taxonomy
 
 _HEADER = b"SQLite format 3\0"
@@ -263,7 +263,7 @@ def _read_music(state: State, places: Sequence[str]) -> MusicFields:
 
 
 def _iter_fields(places: Sequence[str], counted: MusicFields) -> Iterator[tuple[Any, ...]]:
-    for found in walk(places) if places else ():
+    for found in SoundWalk().find(places):
         if found.error:
             continue
         counted.files += 1

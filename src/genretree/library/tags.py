@@ -31,6 +31,7 @@ from genretree.library.old_tags import (
 )
 from genretree.library.payload import LayoutError, container
 from genretree.sound.containers import read_at, sniff, synchsafe_bytes
+from genretree.sound.tag_bounds import CostlyTagsError, check_tags
 
 OWN_FIELDS = ("GENRETREE_PATH", "GENRETREE_CONFIDENCE", "GENRETREE_MODEL", "GENRETREE_GENRE", "GENRETREE_PREVIOUS")
 V23_SEPARATOR = "/"  # as ID3v2.3 has it for lists of names
@@ -118,6 +119,10 @@ def _guard(act: Callable[[], _Found]) -> _Found:
 
 
 def _kind(path: Path) -> str:
+    try:
+        check_tags(path)
+    except CostlyTagsError as error:
+        raise UntaggableError(f"{error}; convert it to another format") from error
     with path.open("rb", buffering=0) as file:
         kind = container(file)
     if kind not in _READERS:

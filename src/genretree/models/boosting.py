@@ -154,6 +154,10 @@ class BoostingModel:
             return [np.zeros((0, len(self.taxonomy.nodes(level)))) for level in range(self.taxonomy.depth)]
         return self._classify(self.seeing.see(images, mel_16k))
 
+    def embed(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None) -> Floats:
+        """Compute the features that the trees see: shape (n, width)."""
+        return self.seeing.see(images, mel_16k)
+
     def score_examples(self, examples: Examples, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
         """Score stored slices; what was heard before is not heard again."""
         found = self._classify(self.seeing.see_examples(examples))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -30,7 +31,10 @@ from genretree.taxonomy import Taxonomy
 
 WEIGHTS_FILE = "model.safetensors"
 BACKBONE_FILE = "backbone.json"
+_BATCH = 32
 _MASK_REFERENCE_SIZE = 224  # pixels; mask widths are given for this image size, as published
+
+ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
 
 class GenreNetwork(nn.Module):
@@ -211,6 +215,7 @@ class NetworkModel:
     def __init__(self, network: GenreNetwork) -> None:
         self.network = network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.heads = network.settings.heads
+        self.explain_methods = network.settings.explain_methods
         self.score: Callable[[Tensor], Tensor] = lambda images: self.network(images)["scores"]
 
     def graphs(self, image_size: int) -> dict[str, Graph]:
@@ -235,6 +240,14 @@ class NetworkModel:
         if not found:
             return [np.zeros((0, width)) for width in self.network.head.widths]
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+    def embed(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None) -> NDArray[np.float32]:
+        """Compute the pooled features: shape (n, width)."""
+        return network_features(self.network, images)
+
+    def shuffle_weights(self, rng: np.random.Generator) -> NetworkModel:
+        """Copy the model with the numbers within each array of weights shuffled."""
+        return NetworkModel(shuffle_network(self.network, rng))
 
     def _average(self, batch: Tensor) -> list[Tensor]:
         """Give the probabilities by level, averaged over turns of the images in time."""
@@ -275,6 +288,34 @@ def example_images(size: int) -> Tensor:
 def turn_in_time(images: Tensor, turns: int) -> Iterator[Tensor]:
     """Yield images as they are and turned round in time, in so many equal steps."""
     return (images.roll(round(turn * images.shape[-1] / turns), dims=3) for turn in range(turns))
+
+
+def network_features(
+    network: GenreNetwork, images: NDArray[np.uint8], look: Callable[[Tensor], Tensor] | None = None
+) -> NDArray[np.float32]:
+    """Compute a network's features of images, averaged over turns in time as the setting `shifts` asks: (n, width).
+
+    `look`, from uint8 images (n, 3, size, size) to features (n, width), takes the network's place.
+    """
+    device = next(network.parameters()).device
+    compute = look or (lambda some: network.backbone.features(network.read_images(some)))  # type: ignore[operator]
+    found = [np.zeros((0, int(network.backbone.width)), np.float32)]  # type: ignore[arg-type]
+    with torch.inference_mode():
+        for start in range(0, len(images), _BATCH):
+            batch = torch.from_numpy(np.array(images[start : start + _BATCH])).to(device)
+            turned = [compute(some) for some in turn_in_time(batch, network.settings.shifts)]
+            found.append(torch.stack(turned).mean(dim=0).float().cpu().numpy())
+    return np.concatenate(found)
+
+
+def shuffle_network(network: ModuleType, rng: np.random.Generator) -> ModuleType:
+    """Copy a network with the numbers within each parameter shuffled."""
+    made = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            order = torch.from_numpy(rng.permutation(parameter.numel()))
+            parameter.copy_(parameter.flatten()[order].view(parameter.shape))
+    return made
 
 
 def load_weights(network: GenreNetwork, folder: Path) -> NetworkModel:

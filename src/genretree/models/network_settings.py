@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,6 +18,8 @@ Kind = TypeVar("Kind", bound=Settings)
 
 class NetworkSettings(Settings):
     """How a network sees images and how it is trained."""
+
+    explain_methods: ClassVar[tuple[str, ...]] = ("gradcam", "integrated-gradients")
 
     modalities: tuple[Modality, ...] = Field(MODALITIES, description="which images it sees")
     image_size: int = Field(224, ge=32, le=1024, description="stored images are averaged down to this size, in pixels")
@@ -129,7 +131,9 @@ class EfficientNetSettings(NetworkSettings):
     """Settings of the `efficientnet-b0` family; the defaults are the published ones, with the tree head."""
 
     weights: str = Field(
-        "google/efficientnet-b0", description="Hub name or folder of a checkpoint, 'student' or 'none'"
+        "google/efficientnet-b0",
+        description="pretrained weights: a file, a folder, a Hub name (user/name@revision) or a name from "
+        "`genretree weights list`; 'none': from scratch",
     )
     stochastic_depth: bool = Field(
         False, description="drop residual branches for whole images, as torchvision; otherwise single values"
@@ -146,8 +150,11 @@ class EfficientNetSettings(NetworkSettings):
 class AstSettings(_StudySettings):
     """Settings of the `ast` family: a small transformer after the published one, with the tree head."""
 
+    explain_methods: ClassVar[tuple[str, ...]] = ("rollout", "integrated-gradients")
     weights: str = Field(
-        NONE, description="'none': the small one from scratch; else Hub name or folder of an ASTModel or small one"
+        NONE,
+        description="'none': the small one from scratch; else a file, a folder, a Hub name or 'student', with an "
+        "ASTModel or a small one",
     )
     modalities: tuple[Modality, ...] = ("mel",)
     dropout: float = Field(0.4, ge=0, lt=1)

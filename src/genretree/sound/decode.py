@@ -32,10 +32,6 @@ from genretree.sound.ffmpeg import has_ffmpeg, input_options, last_lines, last_w
 from genretree.sound.unclosed import mend_wav
 from genretree.sound.view import view
 
-_LIBSNDFILE_SUFFIXES = "wav wave rf64 w64 flac ogg oga opus mp3 mp2 aif aiff aifc au snd caf"
-_FFMPEG_SUFFIXES = "m4a m4b aac wma mka ape wv mpc tta"
-# What a walk through a folder takes for music.
-SUFFIXES = frozenset(f".{name}" for name in f"{_LIBSNDFILE_SUFFIXES} {_FFMPEG_SUFFIXES}".split())
 MAX_CHANNELS = 8
 SILENCE_PEAK = 1e-4  # -80 dBFS
 _LOUDEST = 1e6  # full scale is 1; a float file beyond this is damaged, and its powers would overflow

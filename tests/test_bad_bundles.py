@@ -288,3 +288,28 @@ def test_numbers_too_large_for_the_network_are_refused(tmp_path: Path) -> None:
     save_tensors(weights, tmp_path / WEIGHTS_FILE)
     with pytest.raises(BundleError, match="contains NaN or infinity"):
         load_weights(network, tmp_path)
+
+
+def test_trees_that_are_chains_are_refused(made: dict[str, Path], tmp_path: Path) -> None:
+    """Each node has a child that comes after it, and walking them would take as many steps as there are nodes."""
+    folder = Path(shutil.copytree(made["new"], tmp_path / "chain"))
+    arrays = load_file(folder / TREES)
+    width = 1 if len(arrays["classes"]) == 2 else len(arrays["classes"])
+    inner = 100_000
+    size = 2 * inner + 1
+    at = np.arange(size)
+    one = {
+        "left": np.where(at % 2 == 0, at + 1, 0),
+        "right": np.where((at % 2 == 0) & (at < size - 1), at + 2, 0),
+        "leaf": (at % 2 == 1) | (at == size - 1),
+    }
+    one["left"][-1] = 0
+    chain = {
+        name: np.tile(one[name] if name in one else np.zeros(size), width).astype(array.dtype)
+        for name, array in arrays.items()
+        if name not in ("starts", "classes", "baseline", "n_features")
+    }
+    save_file({**arrays, **chain, "starts": np.arange(width + 1, dtype=np.int64) * size}, folder / TREES)
+    refresh(folder)
+    with pytest.raises(BundleError, match="levels deep"):
+        load_bundle(folder)

@@ -140,3 +140,27 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_json_text(path: Path, max_bytes: int, max_depth: int = 32) -> str:
+    """Read a JSON text that is small and flat enough to be parsed; ValueError otherwise."""
+    with path.open("rb") as stream:
+        raw = stream.read(max_bytes + 1)
+    if len(raw) > max_bytes:
+        raise ValueError(f"larger than {max_bytes >> 20} MiB")
+    if _json_depth(raw) > max_depth:
+        raise ValueError(f"nested more than {max_depth} levels deep")
+    return raw.decode("utf-8")
+
+
+def _json_depth(raw: bytes) -> int:
+    """Give how deep a JSON text nests, in time that is linear in its length; brackets within strings don't count."""
+    import numpy as np
+
+    text = np.frombuffer(
+        raw.replace(rb"\\", b"").replace(rb"\"", b""), np.uint8
+    )  # only quotes that begin or end a string
+    in_string = np.bitwise_xor.accumulate((text == ord('"')).astype(np.uint8)).astype(bool)
+    brackets = text[np.isin(text, np.frombuffer(b"[]{}", np.uint8)) & ~in_string]
+    steps = np.where((brackets == ord("[")) | (brackets == ord("{")), 1, -1)
+    return int(np.cumsum(steps).max(initial=0))

@@ -115,6 +115,8 @@ def write_report(
     *,
     store: Store | None = None,
     differences: Mapping[str, Differences] | None = None,
+    titles: Mapping[str, str] | None = None,
+    published: Sequence[Sequence[str]] = (),
 ) -> Path:
     """Write one self-contained HTML page (pictures inside, no network) about one or more evaluations.
 
@@ -131,6 +133,10 @@ def write_report(
         What was evaluated, for the spectrograms of the hardest tracks.
     differences : mapping, optional
         What `compare_evaluations` says of two of them, by a title that names the two.
+    titles : mapping of str to str, optional
+        Titles of levels' columns, where they differ from the levels' names.
+    published : sequence of sequences of str, optional
+        For each evaluation the cells of a row of published figures (name, cut, overall, levels), or none.
 
     Returns
     -------
@@ -146,6 +152,8 @@ def write_report(
         costs=list(costs),
         skipped=dict(skipped or {}),
         differences=dict(differences or {}),
+        titles=dict(titles or {}),
+        published=list(published),
         command=command_line(),
     )
     write_text(path, page)

@@ -51,7 +51,7 @@ def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
     table.add_column("cut")
     for level in first.track.levels:
         table.add_column(escape(level.name), justify="right")
-    table.add_column("overall", justify="right")
+    table.add_column("Overall", justify="right")
     table.add_column("n", justify="right")
     for evaluation in evaluations:
         for unit in evaluation.units:

@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from genretree import report
 from genretree.audit.evidence import read_copies
 from genretree.cli import main
 from genretree.corpus import ccmusic, regroup
@@ -200,6 +201,9 @@ def test_the_commands_of_the_published_recipes_work_on_it(
     """As typed, in a folder with a copy of the data set; only made small, and without the network's weights."""
     shutil.copytree(replica, tmp_path / "ccmusic-database" / "music_genre")
     monkeypatch.chdir(tmp_path)
+    # Drawing the confusion matrices takes longer than everything else; other tests draw them.
+    for name in [name for name in dir(report) if name.startswith("draw_")]:
+        monkeypatch.setattr(report, name, lambda *_, **__: b"")
     narrow = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     monkeypatch.setattr(ast, "_SMALL", {**ast._SMALL, **narrow})
     thin = {"width_coefficient": 0.2, "depth_coefficient": 0.2, "hidden_dim": 256}

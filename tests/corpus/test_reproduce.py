@@ -62,6 +62,10 @@ def test_the_commands_of_the_page_run_as_they_are_written(tmp_path: Path, monkey
     for family, published in (("cnn", 91.1), ("efficientnet-b0", 96.9), ("ast", 89.3), ("boosting", 73.3)):
         assert len(re.findall(rf"^\| {family} \| LEAKING \|", table, re.MULTILINE)) == 1  # by slice only
         assert re.search(rf"^\| {family}, published \| by slices \| {published} ", table, re.MULTILINE)
+    page = Path("RESULTS", "results.html").read_text(encoding="utf-8")
+    for text in (table, page.replace("<th>", "| ").replace("</th>", " ")):
+        assert "| Overall | Classic / Non-classic | 2nd level | 3rd level |" in text
+    assert "<td>boosting, published</td><td>by slices</td><td>73.3 (" in page
     assert Path("REPORT", "report.html").exists()
 
 

@@ -25,13 +25,14 @@ from genretree.evaluate import check_images
 from genretree.explain.pieces import Pieces
 from genretree.explain.result import Neighbour
 from genretree.explain.weights import with_weights
-from genretree.files import sha256_file, write_text
+from genretree.files import read_json_text, sha256_file, write_text
 from genretree.models.contract import Model, embed_slices
 from genretree.progress import progress_bar
 
 FOLDER = "index"
 _VECTORS, _TRACKS = f"{FOLDER}/vectors.safetensors", f"{FOLDER}/tracks.json"
 _AT_A_TIME = 64
+_MAX_TRACKS_BYTES = 64 << 20  # some 300,000 tracks
 _SMALLEST = 1e-6
 NEIGHBOURS = 5
 
@@ -121,11 +122,14 @@ def find_neighbours(bundle: Bundle, pieces: Pieces, most: int | None = None) -> 
         return None
     try:
         arrays = load_file(path)
-        listed: list[dict[str, Any]] = json.loads((bundle.folder / _TRACKS).read_text(encoding="utf-8"))
+        listed: list[dict[str, Any]] = json.loads(read_json_text(bundle.folder / _TRACKS, _MAX_TRACKS_BYTES))
         vectors, mean, scale = arrays["vectors"].astype(np.float32), arrays["mean"], arrays["scale"]
         if len(vectors) != len(listed):
             raise ValueError(f"{len(vectors)} vectors for {len(listed)} tracks")
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        for each in listed:
+            if not isinstance(each["track"], str) or not all(isinstance(name, str) for name in each["genre"]):
+                raise ValueError("a track's name or genre is not text")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         again = f"make it again: genretree index {bundle.folder} STORE --overwrite"
         raise BundleError(f"{path}: can't be read ({error}); {again}") from error
     own = (_in_batches(with_weights(bundle).model, pieces).mean(axis=0) - mean) / scale

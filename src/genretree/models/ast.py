@@ -19,7 +19,7 @@ from genretree.models.contract import Examples, FitContext, Fitted, Model
 from genretree.models.linear_network import load_model
 from genretree.models.network import BACKBONE_FILE, GenreNetwork, build_head
 from genretree.models.network_settings import NONE, AstSettings, as_settings
-from genretree.models.pretrained import PooledBackbone, build_pretrained, find_weights, read_config
+from genretree.models.pretrained import PooledBackbone, build_described, build_pretrained, find_weights, read_config
 from genretree.models.study_networks import StudyTransformer
 from genretree.models.weight_download import open_checkpoint
 from genretree.models.weight_files import Checkpoint
@@ -60,9 +60,9 @@ class AstFamily:
         if chosen.architecture == "study":
             return load_model(_build_study(taxonomy, chosen), folder)
         if is_small(folder / BACKBONE_FILE):
-            small = ViTModel(read_config(ViTConfig, folder), add_pooling_layer=False)
+            small = build_described(ViTModel, read_config(ViTConfig, folder), folder, add_pooling_layer=False)
             return load_model(_assemble_small(small, taxonomy, chosen), folder)
-        large = ASTModel(read_config(ASTConfig, folder))
+        large = build_described(ASTModel, read_config(ASTConfig, folder), folder)
         return load_model(_assemble_audioset(large, taxonomy, chosen), folder)
 
 

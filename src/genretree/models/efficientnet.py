@@ -16,7 +16,14 @@ from genretree.models.contract import Examples, FitContext, Fitted, Model
 from genretree.models.linear_network import load_model
 from genretree.models.network import GenreNetwork, build_head
 from genretree.models.network_settings import NONE, EfficientNetSettings, as_settings
-from genretree.models.pretrained import PooledBackbone, adapt_input, build_pretrained, find_weights, read_config
+from genretree.models.pretrained import (
+    PooledBackbone,
+    adapt_input,
+    build_described,
+    build_pretrained,
+    find_weights,
+    read_config,
+)
 from genretree.models.study_networks import StochasticDepth
 from genretree.models.weight_download import open_checkpoint
 from genretree.models.weight_layouts import (
@@ -59,7 +66,7 @@ class EfficientNetFamily:
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:
         """Read a trained network; needs no checkpoint."""
         chosen = as_settings(settings, EfficientNetSettings)
-        backbone = EfficientNetModel(read_config(EfficientNetConfig, folder))
+        backbone = build_described(EfficientNetModel, read_config(EfficientNetConfig, folder), folder)
         return load_model(_assemble(backbone, taxonomy, chosen), folder)
 
 

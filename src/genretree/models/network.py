@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from genretree.errors import BundleError
 from genretree.models.augment import mix_pairs, spec_augment
 from genretree.models.contract import LevelProbabilities, balance_classes
+from genretree.models.epoch_accuracy import EpochAccuracy
 from genretree.models.finite import require_finite
 from genretree.models.graphs import Graph, as_tensors
 from genretree.models.network_settings import NetworkSettings
@@ -27,6 +28,7 @@ from genretree.models.tree_head import TreeHead
 from genretree.models.warp import equalise, shift_and_warp
 from genretree.models.ways import Runner
 from genretree.settings import MODALITIES
+from genretree.sound.luminance import magma_luminance
 from genretree.taxonomy import Taxonomy
 
 WEIGHTS_FILE = "model.safetensors"
@@ -54,6 +56,7 @@ class GenreNetwork(nn.Module):
     mean: Tensor
     scale: Tensor
     leaf_weights: Tensor
+    luminance: Tensor | None
 
     def __init__(
         self,
@@ -66,12 +69,15 @@ class GenreNetwork(nn.Module):
         super().__init__()
         self.student: nn.Linear | None = None
         self.frozen = False
+        self.accuracy: EpochAccuracy | None = None  # counts the answers to labelled batches while it trains
         self.backbone = backbone
         self.head = head
         self.settings = settings
         self.channels = [MODALITIES.index(name) for name in settings.modalities]
         for name, value in (("mean", mean), ("scale", scale)):
             self.register_buffer(name, torch.as_tensor(value).float().reshape(1, -1, 1, 1), persistent=False)
+        table = torch.from_numpy(magma_luminance()).float() if settings.pixels == "luminance" else None
+        self.register_buffer("luminance", table, persistent=False)
         self.register_buffer("leaf_weights", torch.ones(head.widths[-1]), persistent=False)
 
     def add_student(self, width: int) -> None:
@@ -141,6 +147,7 @@ class GenreNetwork(nn.Module):
         if lessons is not None:
             taught = torch.lerp(lessons[partners], lessons, shares[:, None])
             losses = self.settings.genre_weight * losses + self._misheard(features, taught)
+        self._count(scores, torch.where(shares < 0.5, labels[partners], labels))  # of a mixture its greater part
         return {"loss": losses.mean(), "scores": scores}
 
     def _score(self, pixels: Tensor, labels: Tensor | None, lessons: Tensor | None) -> dict[str, Tensor]:
@@ -148,9 +155,14 @@ class GenreNetwork(nn.Module):
         scores: Tensor = self.backbone.classify(features)  # type: ignore[operator]
         if labels is None:
             return {"scores": scores}
+        self._count(scores, labels)
         if lessons is not None and self.settings.genre_weight == 0:
             return {"loss": self._misheard(features, lessons).mean(), "scores": scores}
         return {"loss": self.head.loss(scores, labels), "scores": scores}
+
+    def _count(self, scores: Tensor, labels: Tensor) -> None:
+        if self.accuracy is not None and self.settings.genre_weight > 0:
+            self.accuracy.add(self.head, scores, labels, self.training)
 
     def _misheard(self, features: Tensor, lessons: Tensor) -> Tensor:
         """Mean squared error of what the student hears: shape (n,)."""
@@ -167,7 +179,7 @@ class GenreNetwork(nn.Module):
         """Choose the modalities and average down, to pixels of 0 to 1."""
         size = self.settings.image_size
         chosen = images if self.channels == [0, 1, 2] else images[:, self.channels]
-        pixels = chosen.float()
+        pixels = chosen.float() if self.luminance is None else self.luminance[chosen.long()]
         if pixels.shape[-1] != size:
             pixels = functional.interpolate(pixels, size=(size, size), mode="area")
         return pixels / 255

@@ -16,12 +16,17 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import logging as transformers_logging
 
 from genretree.errors import BundleError, TrainingError
+from genretree.files import read_json_text
 from genretree.models.network import BACKBONE_FILE, WEIGHTS_FILE
 from genretree.models.weight_download import open_checkpoint
 from genretree.models.weight_files import Checkpoint, explain_mismatch, read_weights
 from genretree.models.weight_sources import STUDENT, find_source
 
 FACTS_FILE = "pretrained.json"
+# What a network's description may hold at most: far more than any that is published.
+_MAX_CONFIG_BYTES = 1 << 20
+_MAX_LAYERS = 1000  # and entries of a list
+_MAX_WIDTH = 1 << 20
 _COUNTER = "num_batches_tracked"  # lacks in old files, and only counts
 # What other models in transformers put on the same backbone, and what ours leaves out.
 _OTHER_HEADS = re.compile(r"(?:^|\.)(?:classifier|pooler|decoder|lm_head|head)\.")
@@ -200,12 +205,62 @@ def read_config(kind: type[PreTrainedConfig], folder: Path) -> Any:
     """
     path = folder / BACKBONE_FILE
     try:
+        _check_numbers(json.loads(read_json_text(path, _MAX_CONFIG_BYTES)))
         config = kind.from_json_file(path)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise BundleError(f"{path}: can't be read ({error}); copy or train the bundle again") from error
     if not isinstance(config, kind):
         raise BundleError(f"{path}: doesn't describe a {kind.__name__}")
     return config
+
+
+def build_described(model: type[PreTrainedModel], config: PreTrainedConfig, folder: Path, **options: Any) -> Any:
+    """Build the network that a bundle describes, if the bundle has the weights of one of that size.
+
+    Parameters
+    ----------
+    model : type
+        The network's class.
+    config : PreTrainedConfig
+        As `read_config` gives it.
+    folder : Path
+        The bundle.
+    **options
+        Further arguments of the class.
+
+    Raises
+    ------
+    BundleError
+        If the described network is larger than the file of weights.
+    """
+    weights = folder / WEIGHTS_FILE
+    with torch.device("meta"):  # without memory for the weights
+        described = sum(parameter.numel() for parameter in model(config, **options).parameters())
+    held = weights.stat().st_size if weights.is_file() else 0
+    if described > held:  # a number takes one byte at least
+        raise BundleError(
+            f"{folder / BACKBONE_FILE}: describes a network of {described:,} weights, and {weights.name} has {held:,} "
+            "bytes; copy or train the bundle again"
+        )
+    return model(config, **options)
+
+
+def _check_numbers(content: Any) -> None:
+    """Refuse numbers and lists in a network's description that would make it endless. Raises ValueError."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            if isinstance(value, int) and not isinstance(value, bool):
+                most = _MAX_LAYERS if "layer" in name and "eps" not in name else _MAX_WIDTH
+                if abs(value) > most:
+                    raise ValueError(f"{name} is {value}, more than {most:,}")
+            _check_numbers(value)
+    elif isinstance(content, list):
+        if len(content) > _MAX_LAYERS:
+            raise ValueError(f"has a list of {len(content):,} values")
+        for value in content:
+            if isinstance(value, int) and abs(value) > _MAX_WIDTH:
+                raise ValueError(f"has a value of {value}, more than {_MAX_WIDTH:,}")
+            _check_numbers(value)
 
 
 def adapt_input(convolution: nn.Conv2d, channels: int) -> nn.Conv2d:

@@ -18,6 +18,7 @@ from genretree.corpus.store import Store
 from genretree.description import MAX_BYTES, MAX_DEPTH, _digest, read_description
 from genretree.errors import BundleError
 from genretree.files import sha256_file
+from genretree.models.network import BACKBONE_FILE
 from genretree.train import train
 
 

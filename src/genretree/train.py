@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from genretree.bundle import Bundle, load_bundle, save_bundle
 from genretree.calibration import Calibration, fit_calibration
 from genretree.corpus.manifest import ALONE
+from genretree.corpus.names import fold_name, split_names
 from genretree.corpus.splits import Split
 from genretree.corpus.store import Store
 from genretree.errors import TrainingError
@@ -229,6 +230,20 @@ def fingerprint(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def group_fingerprints(store: Store, track: int) -> set[str]:
+    """Hash the names by which a track's group is known: the store's, its source's spelling, and each artist's.
+
+    Two stores may call the group of the same artist by different names, where it was joined with others or spelt
+    otherwise; any name in common tells that it is known.
+    """
+    group_by = store.facts.group_by
+    names = {str(store.tracks["group"][track])}
+    value = str(store.tracks[group_by][track] or "") if group_by in store.tracks else ""
+    if value:
+        names |= {f"{group_by}:{value}", *(f"{group_by}:{fold_name(name)}" for name in split_names(value, group_by))}
+    return {fingerprint(name) for name in names}
+
+
 def parts_digest(split: Split) -> str:
     """Hash which track or slice is in which part: a split that was made anew under its old name has another."""
     return hashlib.sha256("".join(split.parts).encode()).hexdigest()[:16]
@@ -276,5 +291,5 @@ def _describe_data(store: Store, split: Split) -> dict[str, Any]:
         "slices": {part: len(store.rows(part, split)) for part in ("train", "validation", "test")},
         "unknown_groups": int(unknown_groups(store)[seen].sum()),
         "tracks_seen": sorted({store.tracks["sha256"][track] for track in seen}),
-        "groups_seen": sorted({fingerprint(store.tracks["group"][track]) for track in seen}),
+        "groups_seen": sorted({mark for track in seen for mark in group_fingerprints(store, track)}),
     }

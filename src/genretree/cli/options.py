@@ -11,6 +11,7 @@ import click
 from genretree.cli.output import SafeOutput
 from genretree.errors import SettingsError
 
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 FOLDER = click.Path(path_type=Path)
 OUT_FOLDER = click.Path(path_type=Path, file_okay=False)  # checked before the work, not after it
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from genretree.corpus.manifest import Failure, Manifest, Track, match_records, read_manifest
+from genretree.corpus.multiple_genres import MultipleGenres
 from genretree.corpus.prepare import prepare
 from genretree.errors import ArgumentError
 from genretree.settings import ImageSettings
@@ -61,6 +62,7 @@ class Dataset:
         group: str | None = None,
         taxonomy: Tree = None,
         root: str | Path | None = None,
+        multiple_genres: MultipleGenres = "ask",
     ) -> Self:
         """Make a data set of dicts, one for each track.
 
@@ -78,6 +80,9 @@ class Dataset:
             By default inferred from the genres in use.
         root : path, optional
             Folder that relative paths start from; by default the current one.
+        multiple_genres : {"ask", "first", "skip", "keep"}
+            What becomes of a genre such as `Rock;Pop`: an error that asks, the first genre, a rejected record, or one
+            genre of that whole name.
 
         Raises
         ------
@@ -95,7 +100,7 @@ class Dataset:
             rows.append({str(key): _text(value) for key, value in record.items()})
         keys = [genre] if isinstance(genre, str) else list(genre)
         source = Path(root or ".").absolute() / "records"
-        return cls(match_records(source, rows, audio, keys, group, as_taxonomy(taxonomy)))
+        return cls(match_records(source, rows, audio, keys, group, as_taxonomy(taxonomy), multiple_genres))
 
     @classmethod
     def from_dataframe(
@@ -107,12 +112,21 @@ class Dataset:
         group: str | None = None,
         taxonomy: Tree = None,
         root: str | Path | None = None,
+        multiple_genres: MultipleGenres = "ask",
     ) -> Self:
         """Make a data set of a pandas data frame, with one row for each track; arguments as for `from_records`."""
         if not hasattr(df, "to_dict") or not hasattr(df, "columns"):
             raise ArgumentError(f"df must be a pandas DataFrame, got {type(df).__name__}")
         records = df.to_dict("records")
-        return cls.from_records(records, audio=audio, genre=genre, group=group, taxonomy=taxonomy, root=root)
+        return cls.from_records(
+            records,
+            audio=audio,
+            genre=genre,
+            group=group,
+            taxonomy=taxonomy,
+            root=root,
+            multiple_genres=multiple_genres,
+        )
 
     @classmethod
     def from_folder(
@@ -134,6 +148,7 @@ class Dataset:
         group: str | None = None,
         taxonomy: Tree = None,
         levels: Sequence[str] | None = None,
+        multiple_genres: MultipleGenres = "ask",
     ) -> Self:
         """Make a data set of a CSV file with the columns `path` and `genre`, or one column for each level.
 
@@ -141,7 +156,7 @@ class Dataset:
         --------
         genretree.read_manifest : Describes the arguments.
         """
-        return cls(read_manifest(path, as_taxonomy(taxonomy), group, levels))
+        return cls(read_manifest(path, as_taxonomy(taxonomy), group, levels, multiple_genres=multiple_genres))
 
     @classmethod
     def from_mirdata(

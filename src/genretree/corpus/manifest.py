@@ -8,12 +8,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from unicodedata import normalize
 
+from genretree.corpus.file_tags import read_tags
+from genretree.corpus.multiple_genres import GenreCells, MultipleGenres
+from genretree.corpus.names import join_by_name
 from genretree.errors import CorpusError, TaxonomyError
 from genretree.files import printable
 from genretree.progress import progress_bar
 from genretree.remote import is_url
-from genretree.sound.tag_bounds import check_tags
 from genretree.sound.walk import Skipped, SoundWalk
 from genretree.taxonomy import MAX_LEVELS, NodePath, Taxonomy, format_path, split_path
 
@@ -86,6 +89,7 @@ def read_manifest(
     levels: Sequence[str] | None = None,
     depth: int | None = None,
     progress: bool = False,
+    multiple_genres: MultipleGenres = "ask",
 ) -> Manifest:
     """Read the tracks of a folder tree or a CSV.
 
@@ -105,6 +109,9 @@ def read_manifest(
         For a folder without a tree: how many folder levels are genres; deeper ones are taken for artist or album.
     progress : bool
         Show a bar on standard error while the tags of a folder's files are read.
+    multiple_genres : {"ask", "first", "skip", "keep"}
+        What becomes of a CSV's rows that name several genres, as "Rock;Pop" does: an error that asks, the first of
+        them, a rejected row, or one genre of that whole name. A text that is a leaf of `tree` is one name.
 
     Raises
     ------
@@ -120,7 +127,7 @@ def read_manifest(
         rows, group_by = _group_folder(rows, source, group, progress)
         level_names: Sequence[str] | None = None
     else:
-        rows, rejected, level_names = _read_csv(source, levels)
+        rows, rejected, level_names = _read_csv(source, levels, tree, multiple_genres)
         group_by = _group_column(rows, source, group)
     if tree is None:
         rows = _leave_out_inner(rows, rejected)
@@ -138,6 +145,7 @@ def match_records(
     genre: Sequence[str],
     group: str | None = None,
     tree: Taxonomy | None = None,
+    multiple_genres: MultipleGenres = "ask",
 ) -> Manifest:
     """Make a manifest of records in memory, under the rules of a CSV.
 
@@ -155,6 +163,8 @@ def match_records(
         The key of what must not be split; by default `artist`, else `album`, else each track is its own group.
     tree : Taxonomy, optional
         Without it the tree is inferred from the genre paths in use.
+    multiple_genres : {"ask", "first", "skip", "keep"}
+        As for `read_manifest`.
 
     Raises
     ------
@@ -162,6 +172,8 @@ def match_records(
         If a key is missing or no track is usable. A single bad record is in `rejected` instead.
     """
     rows, rejected = [], []
+    columns = ["genre"] if len(genre) == 1 else list(genre)
+    cells = GenreCells(source, columns, multiple_genres, tree)
     for number, record in enumerate(records):
         missing = [key for key in (audio, *genre) if key not in record]
         if missing:
@@ -169,12 +181,17 @@ def match_records(
         facts = {"path": record[audio], **record}
         if len(genre) == 1:
             facts["genre"] = record[genre[0]]
-        row = _csv_row(source, facts, ["genre"] if len(genre) == 1 else list(genre))
+        settled = cells.settle(facts, f"record {number}")
+        row = None if settled is None else _csv_row(source, settled, columns)
         if row is None:
-            message = f"record {number}: no path, no genre, or a level left out between two"
+            why = (
+                "several genres; left out" if settled is None else "no path, no genre, or a level left out between two"
+            )
+            message = f"record {number}: {why}"
             rejected.append(Failure(record[audio] or f"record {number}", "genre", message))
         else:
             rows.append(row)
+    cells.check()
     group_by = _group_column(rows, source, group)
     if tree is None:
         rows = _leave_out_inner(rows, rejected)
@@ -208,18 +225,23 @@ def _match(source: Path, rows: list[_Row], rejected: list[Failure], taxonomy: Ta
         if known is not None and known.leaf != leaf:
             rejected.append(Failure(row.name, "genre", f"listed twice with different genres in {source.name}"))
             continue
-        value = row.facts.get(group_by, "").strip()
-        group = f"{group_by}:{value}" if value else f"{ALONE}{row.name}"
-        tracks.setdefault(row.path, Track(row.path, row.name, leaf, group, row.facts))
+        tracks.setdefault(row.path, Track(row.path, row.name, leaf, "", row.facts))
     if not tracks:
         raise CorpusError(f"{source}: no track has a genre of the tree; the first problem: {rejected[0].message}")
-    return Manifest(source, tuple(tracks.values()), taxonomy, group_by, tuple(rejected))
+    names = join_by_name([track.facts.get(group_by, "") for track in tracks.values()], group_by)
+    grouped = [
+        replace(track, group=f"{group_by}:{name}" if name else f"{ALONE}{track.name}")
+        for track, name in zip(tracks.values(), names, strict=True)
+    ]
+    return Manifest(source, tuple(grouped), taxonomy, group_by, tuple(rejected))
 
 
 # -- CSV -----------------------------------------------------------------------------------------------------
 
 
-def _read_csv(source: Path, levels: Sequence[str] | None) -> tuple[list[_Row], list[Failure], Sequence[str] | None]:
+def _read_csv(
+    source: Path, levels: Sequence[str] | None, tree: Taxonomy | None, multiple_genres: MultipleGenres
+) -> tuple[list[_Row], list[Failure], Sequence[str] | None]:
     try:
         text = source.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -236,19 +258,24 @@ def _read_csv(source: Path, levels: Sequence[str] | None) -> tuple[list[_Row], l
         raise CorpusError(f"{source}: needs a column 'path'; it has: {', '.join(columns) or 'none'}")
     level_columns = _level_columns(source, columns, levels)
     rows, rejected = [], []
+    cells = GenreCells(source, level_columns, multiple_genres, tree)
     try:
         for record in reader:
             line = reader.line_num
             facts = {key: (value or "").strip() for key, value in record.items() if isinstance(key, str)}
-            row = _csv_row(source, facts, level_columns)
-            if row is None:
-                name = facts["path"] or f"line {line}"
+            name = facts["path"] or f"line {line}"
+            settled = cells.settle(facts, f"line {line}")
+            row = None if settled is None else _csv_row(source, settled, level_columns)
+            if settled is None:
+                rejected.append(Failure(name, "genre", f"{source.name}, line {line}: several genres; left out"))
+            elif row is None:
                 message = f"{source.name}, line {line}: no path, no genre, or a level left out between two"
                 rejected.append(Failure(name, "genre", message))
             else:
                 rows.append(row)
     except csv.Error as error:
         raise CorpusError(f"{source}, line {reader.line_num}: {error}") from error
+    cells.check()
     return rows, rejected, None if level_columns == ["genre"] else level_columns
 
 
@@ -273,7 +300,7 @@ def _level_columns(source: Path, columns: list[str], levels: Sequence[str] | Non
 
 
 def _csv_row(source: Path, facts: dict[str, str], level_columns: list[str]) -> _Row | None:
-    cells = [facts[column] for column in level_columns]
+    cells = [normalize("NFC", facts[column]) for column in level_columns]
     names = [name for name in cells if name]
     if names != cells[: len(names)]:
         return None
@@ -311,7 +338,8 @@ def _read_folder(
     for found in sorted(walk.find([source]), key=lambda found: Path(found.name).parts):
         path = Path(found.name)
         name = printable(path.relative_to(source))
-        folders = path.relative_to(source).parts[:-1]
+        # Unicode NFC: a disk may spell a name otherwise than the tree does.
+        folders = tuple(normalize("NFC", part) for part in path.relative_to(source).parts[:-1])
         if found.error:
             rejected.append(Failure(name, found.error, f"{name}: {found.message}"))
             continue
@@ -354,7 +382,7 @@ def _group_folder(rows: list[_Row], source: Path, group: str | None, progress: b
     tagged = []
     with progress_bar(len(rows), "tags", "file", progress) as tick:
         for row in rows:
-            tagged.append(replace(row, facts={**row.facts, **_read_tags(row.path)}))
+            tagged.append(replace(row, facts={**row.facts, **read_tags(row.path)}))
             tick()
     if group is not None:
         return tagged, group
@@ -365,19 +393,3 @@ def _group_folder(rows: list[_Row], source: Path, group: str | None, progress: b
     return tagged, max((*_GROUP_COLUMNS, "folder"), key=lambda column: counts[column]) if any(
         counts.values()
     ) else "track"
-
-
-def _read_tags(path: Path) -> dict[str, str]:
-    import mutagen
-
-    if not path.is_file():  # opening a named pipe would block
-        return {}
-    try:
-        check_tags(path)
-        tags = mutagen.File(path, easy=True)
-    except Exception:  # damaged tags say nothing about the sound, which is checked when it is decoded
-        return {}
-    if not tags:
-        return {}
-    found = {key: tags.get(key) for key in (*_GROUP_COLUMNS, "title")}
-    return {key: str(value[0]) for key, value in found.items() if value}

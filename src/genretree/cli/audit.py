@@ -40,7 +40,7 @@ def audit(
     from genretree.audit import audit as examine
     from genretree.audit.page import save_audit
     from genretree.corpus.store import Store
-    from genretree.report import command_line
+    from genretree.machine import command_line
 
     opened = Store(store)
     found = examine(opened, split_name, labels=labels, seed=seed, progress=not quiet)

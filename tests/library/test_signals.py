@@ -111,14 +111,15 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, music: Path) -> None:
 
 # The command itself with a listener that takes a moment for each file and logs it.
 _LISTENING = """#!{python}
-import sys, time
+import os, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import genretree.hub, genretree.library.listen
 from genretree.cli import main
 from listening import Hearer
 genretree.hub.find_bundle = lambda bundle, *given: bundle
-genretree.library.listen.load_listener = lambda *given: Hearer(seconds=0.15, log=Path({log!r}))
+pause = float(os.environ.get('PAUSE', 0))
+genretree.library.listen.load_listener = lambda *given: Hearer(seconds=pause, log=Path({log!r}))
 main()
 """
 
@@ -136,6 +137,7 @@ def test_analyse_prints_the_command_that_goes_on(tmp_path: Path, music: Path, nu
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "PAUSE": "0.5"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     deadline = time.monotonic() + 60

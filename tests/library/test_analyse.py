@@ -483,4 +483,4 @@ def test_both_signals_stop_cleanly_and_say_how_to_resume(tmp_path: Path, number:
     assert process.returncode == 128 + number
     assert out == b"unwound\n"
     assert word in err.decode()
-    assert "run the same command again to continue" in err.decode()
+    assert "What was finished is saved; continue with: " in err.decode()

@@ -337,3 +337,15 @@ def test_rescue_reads_the_fields_of_the_files(formats: Path, tmp_path: Path) -> 
     assert "2 files cleaned" in _run(out, "clean", "--write", "--quiet").output
     refused = CliRunner().invoke(main, ["library", "rescue", str(db), "--out", str(out), "--music", "nowhere"])
     assert "nowhere: no such folder" in refused.stderr
+
+
+@pytest.mark.parametrize("words", [["status"], ["undo"], ["apply", "--write"], ["move", "a", "b"], ["clean"]])
+def test_a_missing_database_with_a_backup_is_not_called_a_new_library(tmp_path: Path, words: list[str]) -> None:
+    db = tmp_path / "library.sqlite"
+    with open_state(db, create=True) as state:
+        back_up(state)
+    db.unlink()
+    result = CliRunner().invoke(main, ["library", *words, "--db", str(db)])
+    assert result.exit_code == 1
+    assert f"is missing, but its backup {db}.backup-1 is there; copy that to {db}" in result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["library.sqlite.backup-1"]

@@ -41,7 +41,7 @@ def audit(
     from genretree.audit.findings import COPIES
     from genretree.audit.page import save_audit
     from genretree.corpus.store import Store
-    from genretree.report import command_line
+    from genretree.machine import command_line
 
     opened = Store(store)
     found = examine(opened, split_name, labels=labels, seed=seed, progress=not quiet)

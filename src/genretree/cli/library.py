@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from genretree.cli.options import FOLDER, download_option, quiet_option, runtime_options
-from genretree.cli.output import SafeOutput, echo, echo_json, echo_skipped
+from genretree.cli.output import RESUME_WITH, SafeOutput, echo, echo_json, echo_skipped
 from genretree.files import printable
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def preview(
     from genretree.files import atomic_path
     from genretree.library.preview import Preview, write_json, write_page, write_parquet
     from genretree.library.preview import write_csv as write_table
-    from genretree.report import command_line
+    from genretree.machine import command_line
 
     with _read(db) as state:
         card, plans = _plans(state, progress=not quiet, **how)
@@ -223,8 +223,8 @@ def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **how: An
     from genretree.library.plan import ACTIONS
     from genretree.library.preview import Preview
     from genretree.library.state import back_up
+    from genretree.machine import command_line
     from genretree.progress import progress_bar
-    from genretree.report import command_line
 
     if not write:
         with _read(db) as state:
@@ -264,6 +264,8 @@ def undo(run: int | None, db: Path | None, force: bool, quiet: bool) -> None:
 
     with _work_on(db, "library undo") as state:
         number = journal.find_run(state, run)
+        if run is None:  # if this one is done at an interruption, the same command would undo the one before
+            click.get_current_context().meta[RESUME_WITH] = (str(number),)
         back_up(state)
         with progress_bar(journal.count_chains(state, number), "undo", "file", not quiet) as tick:
             restored, refused = undo_run(state, number, force=force, report=lambda *_: tick())

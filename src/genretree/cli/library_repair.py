@@ -109,9 +109,9 @@ def clean(
     from genretree.library.apply import apply_plans
     from genretree.library.clean import iter_clean_plans
     from genretree.library.state import default_database
+    from genretree.machine import command_line
     from genretree.progress import progress_bar
     from genretree.remote import local_path
-    from genretree.report import command_line
 
     check_places(places)
     places = [str(local_path(place)) for place in places]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from genretree.predict import PredictionError
     from genretree.sound.walk import Skipped
 
+RESUME_WITH = "genretree.cli.resume_with"  # in a context's `meta`: words that the command needs to be resumed
 _MAX_FAILURES = 20  # lines on the terminal
 
 

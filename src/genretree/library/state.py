@@ -166,14 +166,14 @@ def open_state(path: str | Path, *, create: bool = False, show: bool = False, ch
         If there is none, or it is something else, damaged, or of another format.
     """
     path = Path(path)
+    if not path.exists() and _backup(path, 1).exists():
+        advice = ", or move the backups away to begin a new library" if create else ""
+        raise LibraryError(
+            f"{path}: is missing, but its backup {_backup(path, 1)} is there; copy that to {path}{advice}"
+        )
     if not create and not path.is_file():
         raise LibraryError(f"{path}: no such library; make it with: genretree library analyse DIR --bundle BUNDLE")
     if create:
-        if not path.exists() and _backup(path, 1).exists():
-            raise LibraryError(
-                f"{path}: is missing, but its backup {_backup(path, 1)} is there; copy that to {path}, or move the "
-                "backups away to begin a new library"
-            )
         path.parent.mkdir(parents=True, exist_ok=True)
     if check is None:
         check = not path.exists() or path.stat().st_size < _CHECKED_BYTES

@@ -193,6 +193,39 @@ def _follow(state: State, chain: list[Change]) -> list[Change]:
     return chain
 
 
+def find_exchanged(state: State, chain: list[Change]) -> list[Change] | None:
+    """Find the file of a chain whose path another file has now, as when two files exchanged their names.
+
+    The other file's changes get the path in return, and are looked for in the same way when their turn comes.
+    """
+    old, after = chain[0].path, chain[0].after
+    for path in find_copies(state, after):
+        if path == old or is_url(path):
+            continue
+        now = _look(path)
+        if now is None or now.content != after:
+            continue
+        other = last_change(state, path)
+        if other is not None and other.after == after:
+            continue  # a copy that we wrote to as well
+        _exchange(state, old, path)
+        return [replace(item, path=path) for item in chain]
+    return None
+
+
+def _exchange(state: State, one: str, other: str) -> None:
+    nowhere = b"\0"  # the name of no file
+    with state.transaction() as connection:
+        for old, new in (
+            (encode_path(one), nowhere),
+            (encode_path(other), encode_path(one)),
+            (nowhere, encode_path(other)),
+        ):
+            connection.execute(
+                "UPDATE change SET path = ? WHERE path = ? AND state IN ('written', 'undone')", (new, old)
+            )
+
+
 def _move(state: State, old: str, new: str) -> None:
     with state.transaction() as connection:
         connection.execute(
@@ -212,6 +245,7 @@ def iter_chains(state: State, run: int) -> Iterator[list[Change]]:
         if not firsts:
             return
         for first in firsts:
+            first = _read(state, "WHERE id = ?", (first.id,))[0]  # its path may have been exchanged since
             chain = _read(
                 state,
                 "WHERE path = ? AND id >= ? AND state = 'written' ORDER BY id DESC",

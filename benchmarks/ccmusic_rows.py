@@ -15,6 +15,7 @@ import io
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,16 @@ def _encode(values: NDArray[np.float64]) -> bytes:
     return stream.getvalue()
 
 
-def write_replica(folder: Path, rows: dict[str, int]) -> None:
-    """Write Arrow shards and the card of a data set with so many rows in each part."""
+def write_replica(
+    folder: Path,
+    rows: dict[str, int],
+    jpegs: list[bytes] | None = None,
+    make_row: Callable[[int, list[bytes], Taxonomy], dict[str, Any]] | None = None,
+) -> None:
+    """Write Arrow shards and the card of a data set.
+
+    `rows` are counts by part. `make_row` makes a row, from its number and the drawings `jpegs`, with a genre in turn.
+    """
     import datasets
     from datasets.arrow_writer import ArrowWriter
     from datasets.info import DatasetInfosDict
@@ -63,7 +72,7 @@ def write_replica(folder: Path, rows: dict[str, int]) -> None:
     from huggingface_hub import DatasetCard, DatasetCardData
 
     tree = Taxonomy.builtin("ccmusic")
-    jpegs = draw_jpegs(DISTINCT)
+    drawings, make = jpegs or draw_jpegs(DISTINCT), make_row or _make_row
     labels = {f"{name}_label": datasets.ClassLabel(names=list(tree.labels(i))) for i, name in enumerate(tree.levels)}
     features = datasets.Features({**{name: datasets.Image() for name in ("mel", "cqt", "chroma")}, **labels})
     for part, count in rows.items():
@@ -74,7 +83,7 @@ def write_replica(folder: Path, rows: dict[str, int]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with ArrowWriter(path=str(path), features=features, writer_batch_size=100) as writer:
                 for row in range(bounds[shard], bounds[shard + 1]):
-                    writer.write(_make_row(row, jpegs, tree))
+                    writer.write(make(row, drawings, tree))
                 writer.finalize()
     splits = SplitDict({part: datasets.SplitInfo(name=part, num_examples=count) for part, count in rows.items()})
     card = DatasetCardData()

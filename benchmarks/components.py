@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from whole_process import measure
 
 from genretree.corpus.store import Store
-from genretree.models.boosting import BoostingFamily, BoostingSettings, reduce_images
+from genretree.models.boosting import BoostingFamily, reduce_images
+from genretree.models.boosting_settings import BoostingSettings
 from genretree.models.contract import Examples, FitContext
 from genretree.models.pca import StreamingPCA
 from genretree.settings import MODALITIES

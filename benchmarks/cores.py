@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    files = [path.absolute() for path in find_files([given.music])][: given.files]
+    files = [path.absolute() for path in find_files([given.music]) if isinstance(path, Path)][: given.files]
     processors = sorted(os.sched_getaffinity(0))
     ways = {"one processor": processors[:1], f"all {len(processors)}": processors}
     with tempfile.TemporaryDirectory() as name:

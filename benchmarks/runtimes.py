@@ -179,7 +179,7 @@ def track(folder: Path, file: Path, rounds: int) -> None:
 
 def music(folder: Path, place: Path, most: int, rounds: int) -> None:
     """Print how much music is done in a second, by torch in float32 and by the fastest runtime."""
-    files = list(find_files([place]))[:most]
+    files = [path for path in find_files([place]) if isinstance(path, Path)][:most]
     with tempfile.TemporaryDirectory() as scratch:
         copy, ways = with_exports(folder, Path(scratch))
         fastest, reference = load_bundle(copy, "auto", "auto"), load_bundle(copy)

@@ -241,7 +241,7 @@ def test_an_artist_on_both_sides_is_an_error(copied: Path) -> None:
 
 
 def test_an_album_on_both_sides_is_a_warning_only(copied: Path) -> None:
-    store = change_tracks(copied, album=["Best", "Best"] + [""] * 6)
+    store = change_tracks(copied, album=["Best  of", "BEST OF"] + [""] * 6)
     write_split(store, ["train", "test"] + ["train"] * 6)
     assert {name: item.severity for name, item in shared(audit(store).findings).items()} == {"album": "warning"}
 

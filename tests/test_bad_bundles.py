@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from skops import io
 
 from genretree.bundle import load_bundle, save_bundle
-from genretree.description import read_description, write_description
+from genretree.description import DESCRIPTION, read_description, write_description
 from genretree.errors import BundleError
 from genretree.files import sha256_file
 from genretree.models.finite import require_finite
@@ -28,14 +28,30 @@ import json
 import sys
 import numpy as np
 from genretree import load_bundle
-from genretree.errors import BundleError
+from pathlib import Path
+from genretree.description import check_files, read_description
+from genretree.errors import BundleError, HubError
+from genretree.hub.contents import check_types
+from genretree.hub.download import _try_to_load
+
+def use(folder):
+    bundle = load_bundle(folder)
+    bundle.model.predict_levels(np.zeros((4, 3, 16, 16), dtype=np.uint8))
+
+def pull(folder):
+    files = read_description(Path(folder))["files"]
+    check_types(folder, files)
+    check_files(Path(folder), files)
+    _try_to_load(Path(folder))
+
 for folder in sys.argv[1:]:
-    try:
-        bundle = load_bundle(folder)
-        bundle.model.predict_levels(np.zeros((4, 3, 16, 16), dtype=np.uint8))
-        said = "taken"
-    except BundleError as error:
-        said = str(error)
+    said = []
+    for act in (use, pull):
+        try:
+            act(folder)
+            said.append("taken")
+        except (BundleError, HubError) as error:
+            said.append(str(error))
     print(json.dumps([folder, said]), flush=True)
 """
 
@@ -87,6 +103,31 @@ def cut(file: str) -> Change:
     return change
 
 
+def describe(**changes: object) -> Change:
+    """Change the description, and sign it again."""
+
+    def change(folder: Path) -> None:
+        write_description(folder, {**read_description(folder), **changes})
+
+    return change
+
+
+def overwrite(content: bytes) -> Change:
+    """Write another description."""
+    return lambda folder: (folder / DESCRIPTION).write_bytes(content) and None
+
+
+def link(file: str) -> Change:
+    """Put a link to a file outside the bundle."""
+
+    def change(folder: Path) -> None:
+        (folder / file).unlink()
+        (folder / file).symlink_to("/etc/passwd")
+
+    return change
+
+
+_LONG = {"levels": ["a"], "leaves": [["x" * 5000], ["y"]]}
 NEW = {
     "child out of range": (TREES, put(TREES, "left", 0, 2**31)),
     "cycle": (TREES, put(TREES, "left", 0, 0)),
@@ -100,6 +141,19 @@ NEW = {
     "pickle": (TREES, disguise(TREES)),
     "pickle for a projection": (PROJECTION, disguise(PROJECTION)),
 }
+# Of the description, after its hashes were made to fit.
+DESCRIBED = {
+    "nested description": (DESCRIPTION, overwrite(b"[" * 100_000 + b"]" * 100_000)),
+    "huge description": (DESCRIPTION, overwrite(b'{"a": "' + b"x" * (33 << 20) + b'"}')),
+    "no JSON": (DESCRIPTION, overwrite(b"\x80\x04K\x01.")),
+    "wrong type of files": (DESCRIPTION, describe(files=[1, 2])),
+    "wrong type of the family": (DESCRIPTION, describe(family=["boosting"])),
+    "wrong type of settings": (DESCRIPTION, describe(settings="all")),
+    "long name": (DESCRIPTION, describe(taxonomy=_LONG)),
+    "control characters": (DESCRIPTION, describe(taxonomy={"levels": ["a"], "leaves": [["x\x1b[2J"], ["y"]]})),
+    "unknown family": (DESCRIPTION, describe(family="mystery")),
+    "link": (TREES, link(TREES)),
+}
 BEFORE = {
     "child out of range": (SKOPS, put_old("left", 0, 2**31)),
     "cycle": (SKOPS, put_old("left", 0, 0)),
@@ -109,7 +163,12 @@ BEFORE = {
     "truncated": (SKOPS, cut(SKOPS)),
     "pickle": (SKOPS, disguise(SKOPS)),
 }
-CASES = [("new", "good"), ("0.1", "good"), *(("new", name) for name in NEW), *(("0.1", name) for name in BEFORE)]
+CASES = [
+    *(("new", "good"), ("0.1", "good")),
+    *(("new", name) for name in (*NEW, *DESCRIBED)),
+    *(("0.1", name) for name in BEFORE),
+]
+CHANGES: dict[str, dict[str, tuple[str, Change]]] = {"new": {**NEW, **DESCRIBED}, "0.1": BEFORE}
 
 
 @pytest.fixture(scope="module")
@@ -130,14 +189,15 @@ def refresh(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def said(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], str]:
-    """What another process says of every bundle, which it loads and uses one after the other, until one kills it."""
+def said(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], list[str]]:
+    """What loading and pulling each bundle says, in a process that does it for all, until one kills it."""
     folder = tmp_path_factory.mktemp("bad")
     places = {}
     for number, (which, case) in enumerate(CASES):
         place = Path(shutil.copytree(made[which], folder / str(number)))
         if case != "good":
-            (NEW if which == "new" else BEFORE)[case][1](place)
+            CHANGES[which][case][1](place)
+        if case not in DESCRIBED:
             refresh(place)
         places[str(place)] = which, case
     found = {}
@@ -152,24 +212,36 @@ def said(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dic
         place, words = json.loads(line)
         found[places[place]] = words
     for case in places.values():
-        found.setdefault(case, f"process ended ({end})")
+        found.setdefault(case, [f"process ended ({end})"])
     assert not (folder / "sprung").exists(), "a pickle was read"
     return found
 
 
 @pytest.mark.parametrize("which", ["new", "0.1"])
-def test_good_ones_are_taken(said: dict[tuple[str, str], str], which: str) -> None:
-    assert said[which, "good"] == "taken"
+def test_good_ones_are_taken(said: dict[tuple[str, str], list[str]], which: str) -> None:
+    loaded, pulled = said[which, "good"]
+    assert loaded == "taken"
+    assert pulled == "taken" if which == "new" else ".skops" in pulled  # skops doesn't travel
 
 
 @pytest.mark.parametrize(("which", "case"), [pair for pair in CASES if pair[1] != "good"])
 def test_bad_ones_are_refused_in_a_line_that_names_the_file(
-    said: dict[tuple[str, str], str], which: str, case: str
+    said: dict[tuple[str, str], list[str]], which: str, case: str
 ) -> None:
-    words = said[which, case]
-    assert f"/{(NEW if which == 'new' else BEFORE)[case][0]}: " in words
-    assert "process ended" not in words
-    assert "\n" not in words
+    for words in said[which, case]:
+        assert words != "taken"
+        assert "process ended" not in words
+        assert "\n" not in words
+        assert len(words) < 600
+    assert f"/{CHANGES[which][case][0]}: " in said[which, case][0]
+
+
+def test_probabilities_of_nan_are_refused_by_name(made: dict[str, Path]) -> None:
+    bundle = load_bundle(made["new"])
+    levels = bundle.model.predict_levels(np.zeros((2, 3, 16, 16), np.uint8))
+    levels[0][1, 0] = np.nan
+    with pytest.raises(BundleError, match=f"{made['new']}: the model gives NaN"):
+        bundle.calibrate(levels, "slice")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -216,3 +288,28 @@ def test_numbers_too_large_for_the_network_are_refused(tmp_path: Path) -> None:
     save_tensors(weights, tmp_path / WEIGHTS_FILE)
     with pytest.raises(BundleError, match="contains NaN or infinity"):
         load_weights(network, tmp_path)
+
+
+def test_trees_that_are_chains_are_refused(made: dict[str, Path], tmp_path: Path) -> None:
+    """Each node has a child that comes after it, and walking them would take as many steps as there are nodes."""
+    folder = Path(shutil.copytree(made["new"], tmp_path / "chain"))
+    arrays = load_file(folder / TREES)
+    width = 1 if len(arrays["classes"]) == 2 else len(arrays["classes"])
+    inner = 100_000
+    size = 2 * inner + 1
+    at = np.arange(size)
+    one = {
+        "left": np.where(at % 2 == 0, at + 1, 0),
+        "right": np.where((at % 2 == 0) & (at < size - 1), at + 2, 0),
+        "leaf": (at % 2 == 1) | (at == size - 1),
+    }
+    one["left"][-1] = 0
+    chain = {
+        name: np.tile(one[name] if name in one else np.zeros(size), width).astype(array.dtype)
+        for name, array in arrays.items()
+        if name not in ("starts", "classes", "baseline", "n_features")
+    }
+    save_file({**arrays, **chain, "starts": np.arange(width + 1, dtype=np.int64) * size}, folder / TREES)
+    refresh(folder)
+    with pytest.raises(BundleError, match="levels deep"):
+        load_bundle(folder)

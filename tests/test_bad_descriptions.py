@@ -18,6 +18,7 @@ from genretree.corpus.store import Store
 from genretree.description import MAX_BYTES, MAX_DEPTH, _digest, read_description
 from genretree.errors import BundleError
 from genretree.files import sha256_file
+from genretree.models.network import BACKBONE_FILE
 from genretree.train import train
 
 
@@ -138,16 +139,24 @@ def test_what_a_description_holds_is_shown_as_it_is(
 
 @pytest.mark.parametrize(
     "config",
-    ["[" * 10**5, '{"kernel_sizes": "x"}', '{"hidden_dim": 0, "width_coefficient": "a\\nb"}', '{"image_size": {}}'],
+    [
+        *(
+            "[" * 10**5,
+            '{"kernel_sizes": "x"}',
+            '{"hidden_dim": 0, "width_coefficient": "a\\nb"}',
+            '{"image_size": {}}',
+        ),
+        *('{"hidden_dim": 100000}', '{"num_hidden_layers": 2000000}', '{"num_block_repeats": [9999999]}', "[]"),
+    ],
 )
 def test_wrong_values_for_a_network_are_refused_in_one_line(config: str, made: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(made, folder)
-    (folder / "config.json").write_text(config)
+    (folder / BACKBONE_FILE).write_text(config)
 
     def change(content: dict[str, Any]) -> None:
         content["family"], content["settings"] = "efficientnet-b0", {"weights": "none"}
-        content["files"]["config.json"] = sha256_file(folder / "config.json")
+        content["files"][BACKBONE_FILE] = sha256_file(folder / BACKBONE_FILE)
 
     signed(folder, change)
     with pytest.raises(BundleError) as caught:

@@ -162,3 +162,39 @@ def test_the_page_shows_what_was_measured_and_keeps_the_notes(tmp_path: Path, mo
     assert "What we learned." in text
     assert "`python track` (3 s, begun then UTC)" in text
     assert "Peak memory" not in text  # not measured
+
+
+def test_hours_come_from_the_median_step_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full_run = _load("full_run", monkeypatch)
+    steady = np.cumsum([0, 1.0, 1.1, 9.0, 0.9, 1.0, 1.0])  # one step during which the machine did something else
+    assert full_run.median_step(steady) == pytest.approx(1.0)
+    with pytest.raises(full_run.UnreliableError, match="without other load"):
+        full_run.median_step(np.cumsum([0, 1.0, 3.0, 0.5, 4.0, 0.2, 3.0]))
+    with pytest.raises(full_run.UnreliableError, match="2 steps were timed"):
+        full_run.median_step([0.0, 1.0, 2.0])
+    monkeypatch.setattr(sys, "argv", ["full_run", "--steps", "2"])
+    with pytest.raises(SystemExit):
+        full_run.main()
+    assert "--steps is 2" in capsys.readouterr().err
+    small = {"image_size": 32, "batch_size": 2, "precision": "float32"}
+    monkeypatch.setattr(full_run, "MOST_SPREAD", 1e9)
+    assert full_run.time_steps("cnn", small, 5) > 0
+
+
+def test_the_loop_of_the_study_has_its_networks_and_its_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = _load("published_loop", monkeypatch)
+    built = {"cnn": loop.StudyCnn(), "ast": loop.StudyTransformer(224), "efficientnet-b0": loop.StudyEfficientNet()}
+    counts = {name: sum(weights.numel() for weights in network.parameters()) for name, network in built.items()}
+    assert counts == {"cnn": 2_831_575, "ast": 10_831_899, "efficientnet-b0": 4_042_135}
+    labels = torch.tensor([[0, 1, 1], [1, 8, 15]])
+    for name, network in built.items():
+        scores = network(torch.zeros(2, 1, 224, 224) if name == "ast" else torch.zeros(2, 3, 64, 64))
+        assert [level.shape[1] for level in scores] == [2, 9, 16]
+        assert float(loop.level_loss(scores, labels, [0.1])) > 0
+    one = [[(4.0, 2.0, 0.3), (2.0, 1.0, 0.5)]]  # seconds, validation loss, accuracy of each epoch
+    result = loop.summarise("cnn", {"study": one, "genretree": [[(1.0, 1.0, 0.6)]]})
+    assert result["ratio"] == 3.0
+    assert result["accuracy"] == {"study": 0.5, "genretree": 0.6}
+    assert loop.format_row(result) == "| cnn | 3.0 | 1.0 | 3.0 (3.0 to 3.0) | 4 | 50.0% | 60.0% |"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from genretree.cli import main
-from genretree.compare import _published_cells, compare, format_markdown
+from genretree.compare import _published_cells, _title, compare, format_markdown
 from genretree.corpus.splits import split_groups
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError, TrainingError
@@ -30,7 +31,11 @@ def test_a_comparison_leaves_its_tables_and_goes_on_where_it_stopped(store: Stor
     rows = found.rows
     assert (tmp_path / "boosting" / "bundle.json").stat().st_mtime_ns == trained
     assert rows[0].evaluation.track == first.rows[0].evaluation.track
+    page = (tmp_path / "results.html").read_text()
+    assert "Overall is the plain mean of the levels' accuracies" in page
     text = (tmp_path / "results.md").read_text()
+    assert "| model | cut | Overall |" in text
+    assert "Overall is the plain mean of the levels' accuracies" in text
     assert text == format_markdown(found)
     assert text.count("| cnn |") == 2
     assert "disjoint by artist" in text
@@ -128,6 +133,7 @@ def test_the_published_figures_stand_below_ours_for_the_studys_tree() -> None:
     # 91.1 is the mean of 99.8, 90.1 and 83.5
     assert _published_cells("cnn", scores)[2:] == ["91.1 (-1.1)", "99.8 (-0.8)", "90.1 (+0.9)", "83.5 (-3.5)"]
     assert _published_cells("musicnn", scores) == []
+    assert [_title(level.name) for level in scores.levels] == ["Classic / Non-classic", "2nd level", "3rd level"]
     other = replace(scores, levels=scores.levels[:2])
     assert _published_cells("cnn", other) == []
 
@@ -140,3 +146,19 @@ def test_evaluate_prints_a_report_per_class(store: Store, tmp_path: Path) -> Non
     assert "plain mean of the levels" in result.output
     for column in ("precision", "recall", "F1", "support"):
         assert column in result.output
+
+
+def test_histories_are_drawn_with_and_without_accuracies() -> None:
+    from PIL import Image
+
+    from genretree.pictures import draw_history
+
+    assert draw_history([]) is None
+    losses = [{"epoch": 1.0, "train_loss": 2.0, "validation_loss": 2.1}, {"epoch": 2.0, "train_loss": 1.0}]
+    old = draw_history(losses)
+    accuracies = {f"{part}_accuracy_top_loss level": 0.5 for part in ("train", "validation")}
+    new = draw_history([{**row, **accuracies} for row in losses])
+    assert old is not None
+    assert new is not None
+    widths = [Image.open(io.BytesIO(png)).width for png in (old, new)]
+    assert widths[1] > 1.5 * widths[0]  # a second panel

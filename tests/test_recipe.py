@@ -81,6 +81,22 @@ def test_its_commands_are_ones_that_can_be_typed(name: str) -> None:
     assert not name.endswith("-ours") or (all(result.seconds for result in recipe.results) and recipe.results)
 
 
+@pytest.mark.parametrize("family", ["cnn", "efficientnet-b0", "ast"])
+def test_hours_are_the_same_in_the_recipe_and_in_the_documentation(family: str) -> None:
+    recipe = Recipe.load(f"{family}-published")
+    assert recipe.speed is not None
+    epochs = recipe.settings["epochs"]
+    hours = f"{recipe.speed.hours(epochs):.1f}"
+    page = (Path(__file__).parents[1] / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith(f"| {family} | ") and line.count("|") == 6)
+    assert [cell.strip() for cell in row.split("|")[3:6]] == [
+        f"{recipe.speed.slices_per_second:g}",
+        str(epochs),
+        hours,
+    ]
+    assert f"take {hours} hours" in recipe.time
+
+
 def test_options_go_before_the_recipe(store: Store, tmp_path: Path) -> None:
     words = ["--recipe", "boosting-scratch", "--epochs", "3", "--set", "image_size=16", "--set", "components=5"]
     command = ["train", str(store.folder), "--out", str(tmp_path / "b"), "--quiet", *words]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from genretree.errors import SettingsError
-from genretree.models.boosting import BoostingSettings
+from genretree.models.boosting_settings import BoostingSettings
 from genretree.models.network_settings import CnnSettings
 from genretree.settings import ImageSettings
 

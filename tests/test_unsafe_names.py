@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -11,9 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from genretree.cli import main
-from genretree.cli.output import echo, echo_json
-from genretree.errors import TaxonomyError
+from genretree.cli.options import write_or_print
+from genretree.cli.output import SafeOutput, echo, echo_failures, echo_json
+from genretree.corpus.manifest import Failure, read_manifest
+from genretree.errors import CorpusError, HubError, TaxonomyError
 from genretree.files import is_unsafe, json_line, printable, printable_text
+from genretree.hub.contents import check_types
 from genretree.tables import make_console
 from genretree.taxonomy import MAX_NAME, Taxonomy
 
@@ -46,6 +50,47 @@ def test_json_stays_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(json_line(content, indent=1)) == content
     assert "Motörhead" in text
     assert not is_unsafe(text.rstrip("\n"))
+    echo_json({"file": "caf\udce9.mp3"})  # a byte that isn't UTF-8, as file names may hold
+    assert json.loads(capsys.readouterr().out) == {"file": "caf\udce9.mp3"}
+
+
+@pytest.mark.parametrize("text", UNSAFE)
+def test_tables_on_standard_output_and_failures_escape_what_they_show(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_or_print(Path("-"), f"file,genre\na.mp3,So{text}ft\n")
+    csv.writer(SafeOutput(), lineterminator="\n").writerow(["a.mp3", f"So{text}ft"])
+    echo_failures([Failure("a", "genre", f"a{text}: \nfailed (empty): b.mp3")], "--json")
+    captured = capsys.readouterr()
+    assert not is_unsafe(captured.out.replace("\n", ""))
+    assert len(captured.out.splitlines()) == 3
+    assert not is_unsafe(captured.err.rstrip("\n"))
+
+
+def test_arguments_that_are_refused_are_escaped() -> None:
+    for arguments in (["--\x1b[2J"], ["\x1b[2J"], ["library", "\x1b[2J"], ["predict", "--\x1b[2J"]):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 2
+        assert not is_unsafe(result.output.replace("\n", ""))
+
+
+def test_file_names_on_the_hub_are_checked() -> None:
+    with pytest.raises(HubError, match=r"control characters: a\\x1b\[2J\.json"):
+        check_types("user/name", ["bundle.json", "a\x1b[2J.json"])
+
+
+def test_folders_with_hostile_names_are_one_line(tmp_path: Path) -> None:
+    deep = tmp_path / "a\nError: b" / "c" / "d" / "e" / "f" / "x.mp3"
+    deep.parent.mkdir(parents=True)
+    deep.write_bytes(b"x")
+    with pytest.raises(CorpusError, match=r"^a\\nError: b/c/d/e/f: 5 folders deep"):
+        read_manifest(tmp_path)
+    albums = tmp_path / "music" / "Rock" / os.fsdecode(b"caf\xe9\n")
+    for folder in (albums, tmp_path / "music" / "Pop" / "album"):
+        folder.mkdir(parents=True)
+        (folder / "x.mp3").write_bytes(b"x")
+    manifest = read_manifest(tmp_path / "music", depth=1)
+    assert manifest.tracks[1].group == "folder:caf\\xe9\\n"  # valid Unicode, which tables can hold
 
 
 @pytest.mark.parametrize("text", UNSAFE)

@@ -22,6 +22,8 @@ from beets.dbcore import types
 from beets.library import Album, Item, Library
 from beets.plugins import BeetsPlugin
 
+from genretree.files import printable_text
+
 if TYPE_CHECKING:
     from genretree.library.listen import BundleListener
     from genretree.library.mapping import Decision, Mapping
@@ -88,7 +90,7 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
             else:
                 self._name_items(lib.items(query), ui.should_write())
         except GenretreeError as error:
-            raise ui.UserError(f"genretree: {error}") from error
+            raise ui.UserError(printable_text(f"genretree: {error}")) from error
 
     def _on_import(self, _session: Any, task: Any) -> None:
         from genretree.errors import GenretreeError
@@ -96,7 +98,7 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
         try:
             self._name_items(task.imported_items(), write=False)
         except GenretreeError as error:  # an import goes on without genres
-            self._log.warning("{}", error)
+            self._log.warning("{}", printable_text(str(error)))
 
     def _name_items(self, items: Iterable[Item], write: bool) -> None:
         chosen = [item for item in items if self._wanted(item)]
@@ -192,7 +194,7 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
         try:
             return load_listener(self.config["bundle"].as_filename())
         except GenretreeError as error:
-            raise ui.UserError(f"genretree: {error}") from error
+            raise ui.UserError(printable_text(f"genretree: {error}")) from error
 
     @cached_property
     def _mapping(self) -> Mapping:
@@ -207,7 +209,7 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
             given = {name: self.config[name].get() for name in ("min_confidence", "depth", "min_depth")}
             return with_options(rules, **given)
         except GenretreeError as error:
-            raise ui.UserError(f"genretree: {error}") from error
+            raise ui.UserError(printable_text(f"genretree: {error}")) from error
 
 
 def _media_field(name: str) -> Any:

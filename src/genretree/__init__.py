@@ -1,9 +1,9 @@
-"""Names, for any audio file, a path in a tree of music genres, with probabilities.
+"""Hierarchical music genre classification: predicts a path such as `Rock > Soft rock` for any audio file.
 
-import genretree
-bundle = genretree.load_bundle("my-bundle")  # a folder, or user/name on the Hub
-for result in genretree.predict(bundle, ["song.mp3"]):
-    print(result.path)
+>>> import genretree
+>>> model = genretree.load("BUNDLE")  # a folder, or user/name on the Hugging Face Hub  # doctest: +SKIP
+>>> model.predict("song.mp3").path  # doctest: +SKIP
+('Non_classic', 'Rock', 'Soft_rock')
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from genretree.bundle import Bundle, load, load_bundle
+    from genretree.bundle import Bundle, load_bundle
+    from genretree.classifier import Classifier, Probabilities, load
+    from genretree.corpus.dataset import Dataset
     from genretree.corpus.manifest import Manifest, read_manifest
     from genretree.corpus.prepare import prepare
     from genretree.corpus.store import Store
-    from genretree.errors import GenretreeError, SoundError
+    from genretree.errors import ArgumentError, GenretreeError, SoundError
+    from genretree.estimator import GenreClassifier
     from genretree.evaluate import Evaluation, evaluate
     from genretree.explain import Explanation, explain
     from genretree.hub import pull, push
@@ -32,20 +35,25 @@ __version__ = version("genretree")
 
 # Imported when first asked for: the learning libraries take seconds to load, and `genretree --help` shouldn't.
 _HOMES = {
+    "ArgumentError": "errors",
     "Bundle": "bundle",
+    "Classifier": "classifier",
+    "Dataset": "corpus.dataset",
     "Evaluation": "evaluate",
     "Explanation": "explain",
+    "GenreClassifier": "estimator",
     "GenretreeError": "errors",
     "ImageSettings": "settings",
     "Manifest": "corpus.manifest",
     "Prediction": "predict",
     "PredictionError": "predict",
+    "Probabilities": "classifier",
     "SoundError": "errors",
     "Store": "corpus.store",
     "Taxonomy": "taxonomy",
     "evaluate": "evaluate",
     "explain": "explain",
-    "load": "bundle",
+    "load": "classifier",
     "load_bundle": "bundle",
     "pull": "hub",
     "push": "hub",
@@ -57,14 +65,19 @@ _HOMES = {
 }
 
 __all__ = [
+    "ArgumentError",
     "Bundle",
+    "Classifier",
+    "Dataset",
     "Evaluation",
     "Explanation",
+    "GenreClassifier",
     "GenretreeError",
     "ImageSettings",
     "Manifest",
     "Prediction",
     "PredictionError",
+    "Probabilities",
     "SoundError",
     "Store",
     "Taxonomy",
@@ -103,3 +116,7 @@ def __getattr__(name: str) -> Any:
     found = getattr(import_module(f"genretree.{_HOMES[name]}"), name)
     globals()[name] = found
     return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -19,6 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from genretree.calibration import Calibration, Unit, temper
 from genretree.description import DESCRIPTION, FORMAT, check_files, read_description, write_description
 from genretree.errors import BundleError, GenretreeError
@@ -29,14 +31,15 @@ from genretree.models import get_family
 from genretree.models.contract import LevelProbabilities, Model
 from genretree.models.exported import load_exported, settings_without_torch
 from genretree.models.ways import FORMS, REFERENCE, Form, Precision, Runtime, RuntimeChoice
-from genretree.settings import ImageSettings, Settings
+from genretree.settings import MEL_16K_BANDS, ImageSettings, Settings
+from genretree.sound.mel_16k import mel_16k_frames
 from genretree.taxonomy import Taxonomy
 
 T = TypeVar("T")
 _MAX_REASON = 300  # characters of a message from another library
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bundle:
     """A trained model with all that is needed to use it.
 
@@ -69,11 +72,39 @@ class Bundle:
     calibration: Calibration | None = None
     runtime: str = REFERENCE
 
+    def __repr__(self) -> str:
+        shown = f"'{self.folder}', family='{self.family}', n_leaves={len(self.taxonomy.leaves)}"
+        return f"{type(self).__name__}({shown}, runtime='{self.runtime}')"
+
     def calibrate(self, levels: LevelProbabilities, unit: Unit) -> LevelProbabilities:
-        """Temper what the model says of slices, or its mean over whole tracks; as it is where nothing was fitted."""
+        """Temper what the model says of slices, or its mean over whole tracks; as it is where nothing was fitted.
+
+        Raises
+        ------
+        BundleError
+            If the probabilities contain NaN or infinity, which weights that overflow lead to.
+        """
+        if not all(np.isfinite(level).all() for level in levels):
+            what = "the model gives NaN or infinity: its weights overflow in use"
+            raise BundleError(f"{self.folder}: {what}; copy or train the bundle again")
         if self.calibration is None:
             return levels
         return temper(levels, getattr(self.calibration, unit), self.taxonomy, self.model.heads)
+
+
+def score_noise(bundle: Bundle) -> LevelProbabilities:
+    """Score one slice of noise, to load what is loaded on first use and to see whether the model works at all.
+
+    Raises
+    ------
+    BundleError
+        If it gives NaN or infinity.
+    """
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (1, 3, bundle.images.size, bundle.images.size), np.uint8)
+    shape = (1, mel_16k_frames(bundle.images), MEL_16K_BANDS)
+    mel_16k = rng.random(shape, np.float32).astype(np.float16) if bundle.model.needs_sound else None
+    return bundle.calibrate(bundle.model.predict_levels(images, mel_16k), "slice")
 
 
 def save_bundle(bundle: Bundle, extra_files: Mapping[str, Path] | None = None) -> Path:
@@ -191,9 +222,6 @@ def load_bundle(
         return _open_exported(folder, content, exports, chosen, precision)
     bundle = open_bundle(folder, content)
     return replace(bundle, runtime=use_runtime(bundle.model, folder, bundle.images.size, exports, chosen, precision))
-
-
-load = load_bundle  # for `genretree.load("user/name")`
 
 
 def open_bundle(folder: Path, content: Mapping[str, Any]) -> Bundle:

@@ -141,8 +141,16 @@ def _write_tables(found: Comparison, out: Path, published: bool) -> None:
     write_text(out / "results.json", json.dumps(content, ensure_ascii=False))
     costs = [_costs(row) for row in found.rows]
     differences = _compare_with_best(found.rows)
+    cells = [_published_cells(row.evaluation.family, row.evaluation.slice) for row in found.rows] if published else []
     write_report(
-        evaluations, out / "results.html", "genretree: comparison", costs, found.skipped, differences=differences
+        evaluations,
+        out / "results.html",
+        "genretree: comparison",
+        costs,
+        found.skipped,
+        differences=differences,
+        titles=_STUDY_TITLES,
+        published=cells if any(cells) else (),
     )
 
 
@@ -172,7 +180,7 @@ def format_markdown(found: Comparison, published: bool = False) -> str:
         which = "" if len(of) == len(rows) else f" ({', '.join(of)})"
         lines += [f"Part {first.part} of {first.store}{which}; {protocol}.", ""]
     for unit in reversed(first.units):
-        header = ["model", "cut", "overall", *map(_title, names), "macro-F1", "parameters", "training s", "slices/s"]
+        header = ["model", "cut", "Overall", *map(_title, names), "macro-F1", "parameters", "training s", "slices/s"]
         lines += [f"By {unit} ({getattr(first, unit).n}):", "", _line(header), _line(["---"] * len(header))]
         for row in rows:
             scores = getattr(row.evaluation, unit)

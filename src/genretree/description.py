@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from genretree.errors import BundleError
-from genretree.files import is_encodable, is_unsafe, printable, sha256_file, write_text
+from genretree.files import is_encodable, is_unsafe, printable, read_json_text, sha256_file, write_text
 from genretree.models.ways import FORMS, export_again
 
 FORMAT = 1
@@ -99,7 +97,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         what = "is not a bundle, it has no bundle.json" if folder.is_dir() else "no such bundle"
         raise BundleError(f"{folder}: {what}; make one with: genretree train STORE --model cnn --out {folder}")
     try:
-        content = json.loads(_read_bounded(path), object_pairs_hook=_unique)
+        content = json.loads(read_json_text(path, MAX_BYTES, MAX_DEPTH), object_pairs_hook=_unique)
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: damaged ({error}); copy the bundle again, or train it again") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -114,28 +112,6 @@ def read_description(folder: Path) -> dict[str, Any]:
     if not content["files"]:
         raise BundleError(f"{path}: lists no weights; copy the bundle again, or train it again")
     return content
-
-
-def _read_bounded(path: Path) -> str:
-    """Read a description that is small and flat enough to be parsed; ValueError otherwise."""
-    with path.open("rb") as stream:
-        raw = stream.read(MAX_BYTES + 1)
-    if len(raw) > MAX_BYTES:
-        raise ValueError(f"larger than {MAX_BYTES >> 20} MiB")
-    if _depth(raw) > MAX_DEPTH:
-        raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
-    return raw.decode("utf-8")
-
-
-def _depth(raw: bytes) -> int:
-    """Give how deep a JSON text nests, in time that is linear in its length; brackets within strings don't count."""
-    text = np.frombuffer(
-        raw.replace(rb"\\", b"").replace(rb"\"", b""), np.uint8
-    )  # only quotes that begin or end a string
-    in_string = np.bitwise_xor.accumulate((text == ord('"')).astype(np.uint8)).astype(bool)
-    brackets = text[np.isin(text, np.frombuffer(b"[]{}", np.uint8)) & ~in_string]
-    steps = np.where((brackets == ord("[")) | (brackets == ord("{")), 1, -1)
-    return int(np.cumsum(steps).max(initial=0))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

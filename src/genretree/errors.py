@@ -38,6 +38,12 @@ class SettingsError(GenretreeError):
     kind = "settings"
 
 
+class ArgumentError(GenretreeError, ValueError):
+    """An argument of a Python function is of the wrong type, shape or range."""
+
+    kind = "argument"
+
+
 class TaxonomyError(GenretreeError):
     """A genre tree is malformed, or a name is not in it."""
 
@@ -97,6 +103,30 @@ class SoundError(GenretreeError):
     """
 
     def __init__(self, kind: SoundErrorKind, path: str | Path, detail: str) -> None:
+        shown = printable(path)
+        super().__init__(kind, shown, detail)
+        self.kind = kind
+        self.path = shown
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.detail}"
+
+
+class ImageError(GenretreeError):
+    """One image of a spectrum can't be used.
+
+    Parameters
+    ----------
+    kind : str
+        Short name of what is wrong, stable across versions: `not_found`, `lfs_pointer`, `colours`, `shape`, ...
+    path : path-like
+        The file, or the row of a data set.
+    detail : str
+        What was found and what to do.
+    """
+
+    def __init__(self, kind: str, path: str | Path, detail: str) -> None:
         shown = printable(path)
         super().__init__(kind, shown, detail)
         self.kind = kind

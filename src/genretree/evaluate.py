@@ -21,7 +21,7 @@ from genretree.progress import progress_bar
 from genretree.scores import Difference, UnitScores, compare_right, decode_levels, name_path, score_units
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
-from genretree.train import examples_of, fingerprint, unknown_groups
+from genretree.train import examples_of, group_fingerprints, unknown_groups
 
 _LONG = ("tracks_seen", "groups_seen", "heard_before", "history")
 _INTERNAL = ("outcomes", "marks")  # too long for metrics.json; tracks.csv has the outcomes
@@ -164,8 +164,9 @@ def evaluate(
     known_tracks = set(bundle.training.get("tracks_seen", ()))
     known_groups = set(bundle.training.get("groups_seen", ()))
     known = [store.tracks["sha256"][track] in known_tracks for track in tracks]
-    artists = {store.tracks["group"][track] for track in tracks}
-    n_known_groups = sum(fingerprint(name) in known_groups for name in artists)
+    n_known_groups = len(
+        {store.tracks["group"][track] for track in tracks if group_fingerprints(store, track) & known_groups}
+    )
     tree, heads = bundle.taxonomy, bundle.model.heads
     slice_leaves, slice_groups = leaves[store.slice_tracks[rows]], groups[store.slice_tracks[rows]]
     slice_right = decode_levels(tree, heads, by_slice) == tree.ancestors[slice_leaves]
@@ -246,6 +247,7 @@ def check_images(bundle: Bundle, store: Store) -> None:
             f"{store.folder}: drawn with {store.settings}, but {bundle.folder} learned from {bundle.images}; "
             "prepare it again"
         )
+    store.check_modalities(getattr(bundle.settings, "modalities", ()))
     if bundle.model.needs_sound and store.mel_16k is None:
         raise CorpusError(f"{store.folder}: made from images alone, and {bundle.folder} ({bundle.family}) needs sound")
 

@@ -77,6 +77,7 @@ _UNSAFE = "\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
 _HALF_CHARACTER = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates that stand for no byte
 _UNSAFE_IN_NAMES = re.compile(f"[{_UNSAFE}]")
 _UNSAFE_IN_TEXT = re.compile(f"(?![\n\t])[{_UNSAFE}]")
+_UNSAFE_IN_JSON = re.compile(f"(?![\n\t])[{_UNSAFE}\ud800-\udfff]")
 
 
 def printable(name: str | os.PathLike[str]) -> str:
@@ -123,9 +124,12 @@ def is_encodable(text: str) -> bool:
 
 
 def json_line(content: object, indent: int | None = None) -> str:
-    r"""Format JSON for a terminal or a pipe: readable letters of all scripts, but unsafe characters as `\u009b`."""
+    r"""Format JSON for a terminal or a pipe: readable letters of all scripts, but unsafe characters as `\u009b`.
+
+    Surrogates, which stand for bytes that aren't UTF-8 in file names, are escaped, too; UTF-8 can't hold them.
+    """
     text = json.dumps(content, indent=indent, ensure_ascii=False)
-    return _UNSAFE_IN_TEXT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _escape(found: re.Match[str]) -> str:
@@ -136,3 +140,27 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_json_text(path: Path, max_bytes: int, max_depth: int = 32) -> str:
+    """Read a JSON text that is small and flat enough to be parsed; ValueError otherwise."""
+    with path.open("rb") as stream:
+        raw = stream.read(max_bytes + 1)
+    if len(raw) > max_bytes:
+        raise ValueError(f"larger than {max_bytes >> 20} MiB")
+    if _json_depth(raw) > max_depth:
+        raise ValueError(f"nested more than {max_depth} levels deep")
+    return raw.decode("utf-8")
+
+
+def _json_depth(raw: bytes) -> int:
+    """Give how deep a JSON text nests, in time that is linear in its length; brackets within strings don't count."""
+    import numpy as np
+
+    text = np.frombuffer(
+        raw.replace(rb"\\", b"").replace(rb"\"", b""), np.uint8
+    )  # only quotes that begin or end a string
+    in_string = np.bitwise_xor.accumulate((text == ord('"')).astype(np.uint8)).astype(bool)
+    brackets = text[np.isin(text, np.frombuffer(b"[]{}", np.uint8)) & ~in_string]
+    steps = np.where((brackets == ord("[")) | (brackets == ord("{")), 1, -1)
+    return int(np.cumsum(steps).max(initial=0))

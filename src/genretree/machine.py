@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shlex
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
+
+from genretree.files import printable
 
 T = TypeVar("T")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -152,3 +156,37 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
+
+
+def command_line(words: Iterable[str] | None = None) -> str:
+    r"""Return the command this process was started with, as one would type it.
+
+    Parameters
+    ----------
+    words : iterable of str, optional
+        What follows the program's name, in place of `sys.argv[1:]`.
+
+    Returns
+    -------
+    str
+        Quoted for a shell, on one line and without control characters: a word that holds some, or bytes that aren't
+        UTF-8, becomes `$'...'`, as bash, zsh and ksh read it.
+    """
+    name = Path(sys.argv[0]).name
+    program = ["python", "-m", "genretree"] if name == "__main__.py" else [name]
+    return " ".join(map(_quote, [*program, *(sys.argv[1:] if words is None else words)]))
+
+
+def _quote(word: str) -> str:
+    if printable(word) == word:
+        return shlex.quote(word)
+    return "$'" + "".join(map(_quote_character, word)) + "'"
+
+
+def _quote_character(character: str) -> str:
+    if character in "\\'":
+        return f"\\{character}"
+    if printable(character) == character:
+        return character
+    # Octal, since it ends after three digits whatever follows.
+    return "".join(f"\\{byte:03o}" for byte in character.encode("utf-8", "surrogateescape"))

@@ -17,6 +17,7 @@ _INCHES_A_CLASS = 0.42
 _BLUE, _ORANGE = "#00429d", "#e07b00"  # apart in lightness too, for the colour-blind and on paper
 _SIDE, _GAP = 128, 6  # pixels of a strip's pictures, and between them
 _COLOURS = {"mel": "magma", "cqt": "magma", "chroma": "cividis"}
+_ACCURACIES = ("train_accuracy_", "validation_accuracy_")
 _STYLES = ("-", "--", ":", "-.")
 
 
@@ -55,24 +56,38 @@ def draw_confusion(level: LevelScores, unit: str, note: str = "", boundaries: Se
 
 
 def draw_history(history: Sequence[dict[str, float]]) -> bytes | None:
-    """Draw training and validation loss over epochs or iterations; None where nothing was recorded."""
+    """Draw training and validation loss over epochs or iterations, and next to it the accuracy of each level.
+
+    The accuracies are left out where they were not recorded, as by genretree 0.1. None where nothing was recorded.
+    """
     if not history:
         return None
     step = next(name for name in ("epoch", "iteration", "step") if name in history[0])
-    figure = make_figure(5.5, 3)
-    axes = figure.subplots()
-    names = sorted({name for row in history for name in row if "_loss" in name})
-    for name in names:
-        points = [(row[step], row[name]) for row in history if name in row]
-        # One classifier for each level, as boosting's independent heads have, gives more curves of each kind.
-        style = _STYLES[int(name[-1]) % len(_STYLES) if name[-1].isdigit() else 0]
-        colour = _BLUE if name.startswith("train") else _ORANGE
-        axes.plot(*zip(*points, strict=True), style, label=name.replace("_", " "), color=colour)
-    axes.set_xlabel(step)
-    axes.set_ylabel("loss")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    recorded = list(dict.fromkeys(name for row in history for name in row))
+    accuracies = [name for name in recorded if name.startswith(_ACCURACIES)]
+    losses = sorted(name for name in recorded if "_loss" in name and name not in accuracies)
+    figure = make_figure(9 if accuracies else 5.5, 3)
+    panels = figure.subplots(1, 2 if accuracies else 1, squeeze=False)[0]
+    for axes, names, title in zip(panels, (losses, accuracies), ("loss", "accuracy"), strict=False):
+        levels = list(dict.fromkeys(_level_of(name) for name in names))
+        for name in names:
+            points = [(row[step], row[name]) for row in history if name in row]
+            # One classifier for each level, as boosting's independent heads have, gives more curves of each kind.
+            number = (
+                levels.index(_level_of(name)) if title == "accuracy" else int(name[-1]) if name[-1].isdigit() else 0
+            )
+            colour = _BLUE if name.startswith("train") else _ORANGE
+            label = name.replace("_accuracy_", " ", 1) if title == "accuracy" else name.replace("_", " ")
+            axes.plot(*zip(*points, strict=True), _STYLES[number % len(_STYLES)], label=label, color=colour)
+        axes.set_xlabel(step)
+        axes.set_ylabel(title)
+        axes.legend(frameon=False, fontsize=8 if accuracies else None)
+        axes.spines[["top", "right"]].set_visible(False)
     return to_png(figure)
+
+
+def _level_of(name: str) -> str:
+    return name.removeprefix("train_accuracy_").removeprefix("validation_accuracy_")
 
 
 def draw_reliability(levels: Sequence[LevelScores]) -> bytes:

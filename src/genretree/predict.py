@@ -5,29 +5,33 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genretree.bundle import Bundle
-from genretree.corpus.manifest import walk_sound
-from genretree.errors import SettingsError, SoundError
+from genretree.errors import ArgumentError, SettingsError, SoundError
 from genretree.files import printable
 from genretree.machine import available_processors, shared_by
 from genretree.models.contract import LevelProbabilities
 from genretree.scores import decode_levels, name_path
 from genretree.settings import HOP, RATE, Heads
 from genretree.sound.slices import SliceImages, iter_slices, skip_silent
+from genretree.sound.walk import SoundWalk
 from genretree.taxonomy import Taxonomy, format_path
 
 _BATCH = 32  # slices drawn before they are scored, so memory doesn't grow with a file's length
 _TOP = 3
 UNSURE = "?"
+
+T = TypeVar("T")
+FileOrFiles = str | Path | Iterable[str | Path]
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictionError:
-    """A file that could not be classified, and why."""
+    """A file that could not be classified, or a folder that could not be read, and why."""
 
     file: str
     kind: str
@@ -145,20 +149,21 @@ class PredictionError:
 
 def predict(
     bundle: Bundle,
-    files: Iterable[str | Path],
+    files: FileOrFiles,
     *,
     top: int = _TOP,
     min_confidence: float = 0.0,
     salvage: bool = False,
     workers: int = 2,
 ) -> Iterator[Prediction | PredictionError]:
-    """Name the genre path of sound files, in their order.
+    """Predict the genre path of audio files, in their order.
 
     Parameters
     ----------
     bundle : Bundle
-    files : iterable of paths
-        Sound files; folders are walked for them.
+    files : path or iterable of paths
+        Audio files. Folders are searched for them. Symbolic links are followed; a file that several links or folders
+        lead to comes once.
     top : int
         How many of the likeliest nodes to give at each level.
     min_confidence : float
@@ -171,30 +176,115 @@ def predict(
     Yields
     ------
     Prediction or PredictionError
-        One for each file. A bad file never stops the others.
+        One for each file, and an error for each link to nothing and each folder that can't be read. A bad file never
+        stops the others.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument has the wrong type.
+    SettingsError
+        If `min_confidence` is not in [0, 1].
     """
+    check_arguments(bundle, min_confidence)
+    return map_files(lambda file: _predict_file(bundle, file, top, min_confidence, salvage), files, workers)
+
+
+def predict_found(
+    bundle: Bundle,
+    files: Iterable[Path | PredictionError],
+    *,
+    top: int = _TOP,
+    min_confidence: float = 0.0,
+    salvage: bool = False,
+    workers: int = 2,
+) -> Iterator[Prediction | PredictionError]:
+    """Do the same as `predict` for what `find_files` found; errors are passed on in their places."""
+    check_arguments(bundle, min_confidence)
+    return _map_found(lambda file: _predict_file(bundle, file, top, min_confidence, salvage), iter(files), workers)
+
+
+def check_arguments(bundle: Bundle, min_confidence: float = 0.0) -> None:
+    """Refuse what is not a bundle, and a threshold that is not a probability.
+
+    Raises
+    ------
+    ArgumentError, SettingsError
+    """
+    if not isinstance(bundle, Bundle):
+        raise ArgumentError(
+            f"bundle must be a loaded bundle, got {type(bundle).__name__}; load it: genretree.load(...)"
+        )
     if not 0 <= min_confidence <= 1:
-        raise SettingsError(f"min_confidence lies between 0 and 1, it can't be {min_confidence}")
-    found = find_files(files)
+        raise SettingsError(f"min_confidence must be in [0, 1], got {min_confidence}")
+
+
+def map_files(function: Callable[[Path], T], files: FileOrFiles, workers: int = 2) -> Iterator[T | PredictionError]:
+    """Apply a function to audio files, some at a time, and yield the results in the order of the files.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a path. What it raises becomes a `PredictionError`.
+    files : path or iterable of paths
+        Audio files. Folders are searched for them.
+    workers : int
+        Files in work at a time, at most the number of processors.
+
+    Raises
+    ------
+    ArgumentError
+        If `files` contains something other than paths.
+    """
+    if isinstance(files, str | os.PathLike):
+        files = [files]
+    try:
+        paths = [Path(file) for file in files]
+    except TypeError as error:
+        raise ArgumentError(f"files must be a path or a sequence of paths, got {type(files).__name__}") from error
+    return _map_found(function, find_files(paths), workers)
+
+
+def _map_found(
+    function: Callable[[Path], T], found: Iterator[Path | PredictionError], workers: int
+) -> Iterator[T | PredictionError]:
     workers = max(1, min(workers, available_processors()))
     first = list(itertools.islice(found, workers))  # a single file gets all processors
     workers = max(1, len(first))
     with shared_by(workers), ThreadPoolExecutor(workers) as pool:
-        ahead: list[Future[Prediction | PredictionError]] = []
+        ahead: list[Future[T | PredictionError]] = []
         for file in itertools.chain(first, found):
-            ahead.append(pool.submit(_predict_safely, bundle, file, top, min_confidence, salvage))
+            ahead.append(pool.submit(_apply_safely, function, file))
             if len(ahead) > workers:
                 yield ahead.pop(0).result()
         for future in ahead:
             yield future.result()
 
 
-def find_files(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """Yield files as given and, for a folder, every sound file below it."""
+def find_files(paths: Iterable[str | Path], walk: SoundWalk | None = None) -> Iterator[Path | PredictionError]:
+    """Yield files as given and, for a folder, every sound file below it.
+
+    Parameters
+    ----------
+    paths : iterable of paths
+    walk : SoundWalk, optional
+        Knows what was found before, and counts what is passed over.
+
+    Yields
+    ------
+    Path or PredictionError
+        An error for what a folder holds that can't be read, such as a link to nothing.
+    """
+    walk = walk or SoundWalk()
     for path in map(Path, paths):
         if path.is_dir():
-            yield from walk_sound(path)
-        else:
+            for found in walk.find([path]):
+                name = printable(found.name)
+                yield (
+                    PredictionError(name, found.error, f"{name}: {found.message}") if found.error else Path(found.name)
+                )
+        elif not (path.is_file() and walk.covers(path)):
+            walk.mark(path)
             yield path
 
 
@@ -242,12 +332,17 @@ def hear(bundle: Bundle, file: str | Path, salvage: bool = False) -> Heard:
     SoundError
         If the file can't be used; its `kind` says why.
     """
+    slices = iter_slices(file, bundle.images, salvage=salvage, mel_16k=bundle.model.needs_sound)
+    return score_slices(bundle, skip_silent(slices, file))
+
+
+def score_slices(bundle: Bundle, slices: Iterable[SliceImages]) -> Heard:
+    """Score the slices of one track, at least one, in batches."""
     starts: list[float] = []
     padded = False
     found: list[LevelProbabilities] = []
     batch: list[SliceImages] = []
-    slices = iter_slices(file, bundle.images, salvage=salvage, mel_16k=bundle.model.needs_sound)
-    for piece in skip_silent(slices, file):
+    for piece in slices:
         padded = piece.padded
         starts.append(float(piece.start))
         batch.append(piece)
@@ -269,11 +364,11 @@ def _score(bundle: Bundle, pieces: Sequence[SliceImages]) -> LevelProbabilities:
     return bundle.model.predict_levels(np.stack([piece.images for piece in pieces]), mel_16k)
 
 
-def _predict_safely(
-    bundle: Bundle, file: Path, top: int, min_confidence: float, salvage: bool
-) -> Prediction | PredictionError:
+def _apply_safely(function: Callable[[Path], T], file: Path | PredictionError) -> T | PredictionError:
+    if isinstance(file, PredictionError):
+        return file
     try:
-        return _predict_file(bundle, file, top, min_confidence, salvage)
+        return function(file)
     except SoundError as error:
         return PredictionError(error.path, error.kind, str(error))
     except Exception as error:  # whatever one file brings about must not stop the others

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.corpus.manifest import Manifest, Track, walk_sound
+from genretree.corpus.manifest import Failure, Manifest, Track
 from genretree.corpus.prepare import prepare
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, SettingsError, TrainingError
@@ -27,7 +27,8 @@ from genretree.models.contract import Examples, FitContext, Fitted
 from genretree.models.network import NetworkModel
 from genretree.models.network_settings import NetworkSettings
 from genretree.models.pretrained import FACTS_FILE, save_checkpoint
-from genretree.sound.decode import SUFFIXES
+from genretree.sound.suffixes import SUFFIXES
+from genretree.sound.walk import SoundWalk, is_sound_name
 from genretree.taxonomy import Taxonomy
 from genretree.train import examples_of, put_in_place, work_folder
 
@@ -149,9 +150,10 @@ def _find(sources: Sequence[str | Path]) -> Store | Manifest:
         raise CorpusError(f"{stores[0]}: a store goes alone; give its music too as files, or one store")
     if stores:
         return Store(stores[0])
-    tracks = {path.absolute(): None for source in paths for path in _sound_files(source)}
+    walk, rejected = SoundWalk(), list[Failure]()
+    tracks = {path.absolute(): None for source in paths for path in _sound_files(source, walk, rejected)}
     listed = [Track(path, printable(path), 0, f"folder:{printable(path.parent)}") for path in tracks]
-    return Manifest(paths[0], tuple(listed), _UNLABELLED, "folder")
+    return Manifest(paths[0], tuple(listed), _UNLABELLED, "folder", tuple(rejected), walk.skipped)
 
 
 def _digest(found: Store | Manifest) -> str:
@@ -162,15 +164,20 @@ def _digest(found: Store | Manifest) -> str:
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:16]
 
 
-def _sound_files(source: Path) -> list[Path]:
+def _sound_files(source: Path, walk: SoundWalk, rejected: list[Failure]) -> list[Path]:
     if not source.exists():
         raise CorpusError(f"{printable(source)}: no such file or folder")
     if source.is_dir():
-        found = list(walk_sound(source))
-        if not found:
+        known = walk.covers(source)
+        found = list(walk.find([source]))
+        if not found and not known:
             raise CorpusError(f"{printable(source)}: no sound files below it")
-        return found
-    if source.suffix.lower() not in SUFFIXES:
+        for item in found:
+            if item.error:
+                name = printable(item.name)
+                rejected.append(Failure(name, item.error, f"{name}: {item.message}"))
+        return [Path(item.name) for item in found if not item.error]
+    if not is_sound_name(source):
         raise CorpusError(f"{printable(source)}: not a sound file; known are {', '.join(sorted(SUFFIXES))}")
     return [source]
 

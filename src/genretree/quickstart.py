@@ -15,6 +15,7 @@ from genretree.corpus.composed import ComposeSettings, compose_corpus
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
 from genretree.evaluate import evaluate
+from genretree.files import printable_text
 from genretree.models import get_family
 from genretree.predict import predict_file
 from genretree.report import save_evaluation, write_report
@@ -68,4 +69,4 @@ def _command() -> str:
 
 
 def _say(text: str) -> None:
-    click.echo(text)
+    click.echo(printable_text(text))

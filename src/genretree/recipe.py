@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from genretree.errors import SettingsError
 from genretree.models import get_family
@@ -29,6 +29,19 @@ class Result(Settings):
     accuracy: dict[str, float] = Field(description="in %, by level")
 
 
+class Speed(Settings):
+    """How fast training was measured to be, and on how many slices it is to run: what the hours are worked out from."""
+
+    slices_per_second: float = Field(gt=0, description="in training, as benchmarks/full_run.py measures it")
+    machine: str
+    train_slices: int = Field(29100, ge=1)
+    validation_slices: int = Field(3637, ge=0)
+
+    def hours(self, epochs: int) -> float:
+        """Hours of a run of all epochs; scoring a slice takes about a third of a training step on it."""
+        return epochs * (self.train_slices + self.validation_slices / 3) / self.slices_per_second / 3600
+
+
 class Recipe(Settings):
     """A family's settings with the command that uses them.
 
@@ -44,7 +57,8 @@ class Recipe(Settings):
     command : list of str
         What to type, from the data to the figure.
     time : str
-        How long training takes, and on what.
+        How long training takes, and on what; worked out from `speed` if that is given.
+    speed : Speed, optional
     results : list of Result
         The figures obtained; empty where it has not been run at full size.
     """
@@ -55,7 +69,23 @@ class Recipe(Settings):
     data: str
     command: tuple[str, ...] = Field(min_length=1)
     time: str
+    speed: Speed | None = None
     results: tuple[Result, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _work_out_time(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "time" in values or not isinstance(values.get("speed"), dict):
+            return values
+        speed, epochs = Speed.model_validate(values["speed"]), (values.get("settings") or {}).get("epochs")
+        if not isinstance(epochs, int):
+            return values
+        text = (
+            f"not run on ccmusic yet; at {speed.slices_per_second:g} slices/s ({speed.machine}) {epochs} epochs of "
+            f"{speed.train_slices:,} slices, validated on {speed.validation_slices:,}, take "
+            f"{speed.hours(epochs):.1f} hours"
+        )
+        return {**values, "time": text}
 
     @classmethod
     def load(cls, name: str | Path) -> Self:

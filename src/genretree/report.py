@@ -7,8 +7,6 @@ import csv
 import io
 import json
 import re
-import shlex
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +18,7 @@ from genretree.calibration import UNITS
 from genretree.corpus.store import Store
 from genretree.evaluate import Evaluation, Outcome, describe_pair
 from genretree.files import write_text
+from genretree.machine import command_line
 from genretree.pictures import draw_confusion, draw_coverage, draw_history, draw_reliability, draw_strip
 from genretree.scores import Difference
 from genretree.taxonomy import format_path
@@ -115,6 +114,8 @@ def write_report(
     *,
     store: Store | None = None,
     differences: Mapping[str, Differences] | None = None,
+    titles: Mapping[str, str] | None = None,
+    published: Sequence[Sequence[str]] = (),
 ) -> Path:
     """Write one self-contained HTML page (pictures inside, no network) about one or more evaluations.
 
@@ -131,6 +132,10 @@ def write_report(
         What was evaluated, for the spectrograms of the hardest tracks.
     differences : mapping, optional
         What `compare_evaluations` says of two of them, by a title that names the two.
+    titles : mapping of str to str, optional
+        Titles of levels' columns, where they differ from the levels' names.
+    published : sequence of sequences of str, optional
+        For each evaluation the cells of a row of published figures (name, cut, overall, levels), or none.
 
     Returns
     -------
@@ -146,6 +151,8 @@ def write_report(
         costs=list(costs),
         skipped=dict(skipped or {}),
         differences=dict(differences or {}),
+        titles=dict(titles or {}),
+        published=list(published),
         command=command_line(),
     )
     write_text(path, page)
@@ -162,12 +169,6 @@ def render(template: str, **content: Any) -> str:
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
     environment.filters["path"] = format_path
     return environment.get_template(template).render(**content)
-
-
-def command_line() -> str:
-    """Return the command this process was started with, as one would type it."""
-    name = Path(sys.argv[0]).name
-    return shlex.join([*(["python", "-m", "genretree"] if name == "__main__.py" else [name]), *sys.argv[1:]])
 
 
 def _view(evaluation: Evaluation, store: Store | None) -> dict[str, Any]:

@@ -16,11 +16,15 @@ from rich.tree import Tree
 from genretree.corpus.splits import PARTS
 from genretree.corpus.store import Store
 from genretree.evaluate import Evaluation
-from genretree.files import printable_text
+from genretree.files import printable, printable_text
+from genretree.models.weight_sources import WeightSource, find_local
 from genretree.predict import Prediction
 from genretree.recipe import Recipe, Result
 from genretree.scores import Difference, LevelScores
 from genretree.taxonomy import Taxonomy
+
+_MAX_FAILURES = 20  # of a store, on the terminal
+_SHORT_HASH = 12
 
 
 class _SafeConsole(Console):
@@ -47,7 +51,7 @@ def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
     table.add_column("cut")
     for level in first.track.levels:
         table.add_column(escape(level.name), justify="right")
-    table.add_column("overall", justify="right")
+    table.add_column("Overall", justify="right")
     table.add_column("n", justify="right")
     for evaluation in evaluations:
         for unit in evaluation.units:
@@ -160,8 +164,10 @@ def show_store(store: Store) -> None:
     console.print(table)
     counts = store.track_leaves.tolist()
     console.print(_tree(store.taxonomy, [counts.count(leaf) for leaf in range(len(store.taxonomy.leaves))]))
-    for failure in store.failures:
-        console.print(f"failed ({escape(failure.kind)}): {escape(failure.message)}")
+    for failure in store.failures[:_MAX_FAILURES]:
+        console.print(f"failed ({escape(failure.kind)}): {escape(printable(failure.message))}")
+    if len(store.failures) > _MAX_FAILURES:
+        console.print(f"[dim]... and {len(store.failures) - _MAX_FAILURES} more; all of them with --json[/]")
 
 
 def show_bundle(folder: Path, content: dict[str, Any]) -> None:
@@ -177,7 +183,10 @@ def show_bundle(folder: Path, content: dict[str, Any]) -> None:
         ("images", content["images"]),
         ("settings", content["settings"]),
         ("facts", training.get("facts", {})),
+        ("initial weights", training.get("initial_weights", {})),
     ):
+        if not values:
+            continue
         console.print(f"{title}: " + escape(", ".join(f"{name} {value}" for name, value in values.items())))
     if "store" in training:
         split = training.get("split", {})
@@ -194,6 +203,28 @@ def show_recipes(recipes: Mapping[str, Recipe]) -> None:
     for name, recipe in recipes.items():
         table.add_row(name, recipe.summary, _figure(recipe.results[0]) if recipe.results else "")
     make_console().print(table)
+
+
+def show_weights(sources: Sequence[WeightSource]) -> None:
+    """Print the sources of pretrained weights, with the beginnings of their hashes and revisions."""
+    table = Table()
+    for column in ("name", "for", "licence", "MB", "pinned", "here"):
+        table.add_column(column, justify="right" if column == "MB" else "left", overflow="fold")
+    for source in sources:
+        kind, _, digits = source.pinned.partition(" ")
+        table.add_row(
+            source.name,
+            ", ".join(source.families) or "track recovery",
+            source.licence,
+            f"{source.size / 1e6:.1f}",
+            f"{kind} {digits[:_SHORT_HASH]}",
+            "no" if find_local(source) is None else "yes",
+        )
+    console = make_console()
+    console.print(table)
+    for source in sources:
+        console.print(escape(f"{source.name}: {source.summary}; {source.note or source.location}"), soft_wrap=True)
+    console.print("Download: genretree weights get NAME. Whole hashes and addresses: genretree weights list --json")
 
 
 def show_recipe(name: str, recipe: Recipe) -> None:

@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -233,7 +234,8 @@ class Taxonomy:
         ----------
         genre : str or sequence of str
             `"Soft_rock"`, `"Non_classic/Rock/Soft_rock"`, `"Non_classic > Rock > Soft_rock"` or a sequence of names.
-            Letter case and the choice between space, hyphen and underscore don't matter.
+            Letter case, the choice between space, hyphen and underscore, and Unicode's composed or decomposed form
+            don't matter.
 
         Raises
         ------
@@ -340,7 +342,7 @@ def same_name(one: Sequence[str], other: Sequence[str]) -> bool:
 
 
 def _fold(name: str) -> str:
-    return re.sub(r"[\s_\-]+", "_", name.strip()).casefold()
+    return re.sub(r"[\s_\-]+", "_", unicodedata.normalize("NFC", name).strip()).casefold()
 
 
 def _fold_path(path: Sequence[str]) -> NodePath:

@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 from genretree.bundle import Bundle, load_bundle, save_bundle
 from genretree.calibration import Calibration, fit_calibration
 from genretree.corpus.manifest import ALONE
+from genretree.corpus.names import fold_name, split_names
 from genretree.corpus.splits import Split
 from genretree.corpus.store import Store
 from genretree.errors import TrainingError
 from genretree.files import write_text
 from genretree.machine import world_size
 from genretree.models import get_family
-from genretree.models.contract import Examples, FitContext, Fitted, Held, score_examples
+from genretree.models.contract import Examples, Family, FitContext, Fitted, Held, score_examples
 from genretree.progress import progress_bar
 from genretree.settings import Settings
 
@@ -38,7 +39,7 @@ _VERSIONS = ("genretree", "numpy", "librosa", "scikit-learn", "torch", "transfor
 
 def train(
     store: Store,
-    family: str,
+    family: str | type[Family],
     out: str | Path,
     settings: Mapping[str, Any] | Settings | None = None,
     *,
@@ -52,8 +53,8 @@ def train(
     Parameters
     ----------
     store : Store
-    family : str
-        A registered family, such as `cnn` or `boosting`.
+    family : str or class
+        Name of a registered family, such as `cnn` or `boosting`; or a family class, which is registered.
     out : path
         The bundle's folder. Checkpoints lie beside it in `OUT.partial`; after a kill the same call goes on from there.
     settings : mapping or Settings, optional
@@ -73,11 +74,13 @@ def train(
     """
     out = Path(out)
     kind = get_family(family)
+    family = kind.name
     chosen = settings if isinstance(settings, Settings) else kind.settings_type.build(settings)
     if out.exists() and not overwrite:
         raise TrainingError(f"{out}: exists already; give another name, or --overwrite to replace it")
     if world_size() > 1 and not kind.distributed:
         raise TrainingError(f"{family} trains in one process; start it without torchrun")
+    store.check_modalities(getattr(chosen, "modalities", ()))
     parts = store.split(split)
     learn, check = examples(store, parts, "train"), examples(store, parts, "validation")
     if len(learn) == 0:
@@ -87,12 +90,14 @@ def train(
     with _clock(work / "seconds") as seconds:
         fitted = kind.fit(learn, check if len(check) else None, store.taxonomy, chosen, FitContext(work, progress))
         calibration = _calibrate(fitted, check, store, progress)
-    from genretree.models.pretrained import read_facts  # brings transformers, which not all need
+    from genretree.models.pretrained import initial_weights, read_facts  # brings transformers, which not all need
 
     heard = read_facts(str(getattr(chosen, "weights", "")))
+    started = initial_weights(fitted.model)
     training = {
         **_describe_data(store, parts),
         "heard_before": heard.get("tracks_seen", []),
+        **({} if started is None else {"initial_weights": started}),
         "history": fitted.history,
         "facts": dict(fitted.facts),
         "seconds": round(seconds(), 1),
@@ -225,6 +230,20 @@ def fingerprint(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def group_fingerprints(store: Store, track: int) -> set[str]:
+    """Hash the names by which a track's group is known: the store's, its source's spelling, and each artist's.
+
+    Two stores may call the group of the same artist by different names, where it was joined with others or spelt
+    otherwise; any name in common tells that it is known.
+    """
+    group_by = store.facts.group_by
+    names = {str(store.tracks["group"][track])}
+    value = str(store.tracks[group_by][track] or "") if group_by in store.tracks else ""
+    if value:
+        names |= {f"{group_by}:{value}", *(f"{group_by}:{fold_name(name)}" for name in split_names(value, group_by))}
+    return {fingerprint(name) for name in names}
+
+
 def parts_digest(split: Split) -> str:
     """Hash which track or slice is in which part: a split that was made anew under its old name has another."""
     return hashlib.sha256("".join(split.parts).encode()).hexdigest()[:16]
@@ -272,5 +291,5 @@ def _describe_data(store: Store, split: Split) -> dict[str, Any]:
         "slices": {part: len(store.rows(part, split)) for part in ("train", "validation", "test")},
         "unknown_groups": int(unknown_groups(store)[seen].sum()),
         "tracks_seen": sorted({store.tracks["sha256"][track] for track in seen}),
-        "groups_seen": sorted({fingerprint(store.tracks["group"][track]) for track in seen}),
+        "groups_seen": sorted({mark for track in seen for mark in group_fingerprints(store, track)}),
     }

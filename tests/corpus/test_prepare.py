@@ -233,7 +233,7 @@ def test_an_interrupt_stops_at_once_and_is_gone_on_from(tmp_path: Path, corpus: 
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "Interrupted. What was finished is saved; run the same command again to continue." in errors
+    assert "Interrupted. What was finished is saved; continue with: python -m genretree prepare " in errors
     assert "Traceback" not in errors
     assert len(list(shards.glob("*.json"))) < 50
     again = subprocess.run([sys.executable, "-m", "genretree", *words], capture_output=True, text=True, check=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genretree.corpus.splits import Split, fold_groups, join_groups, split_groups, split_slices
+from genretree.corpus.copies import Copies, count_joined, join_copies
+from genretree.corpus.splits import JoinedCopies, Split, fold_groups, join_groups, split_groups, split_slices
 from genretree.errors import CorpusError
 
 
@@ -96,3 +98,25 @@ def test_a_split_survives_its_file(tmp_path: Path) -> None:
         Split.load(tmp_path, "mine")
     with pytest.raises(CorpusError, match="name has letters"):
         Split.load(tmp_path, "../mine")
+
+
+def test_groups_with_copies_are_joined_through_others_too() -> None:
+    groups = np.array([4, 4, 2, 7, 9, 9])
+    assert join_copies(groups, []).tolist() == groups.tolist()
+    joined = join_copies(groups, [(0, 2), (3, 2), (4, 5)])
+    assert joined.tolist() == [2, 2, 2, 2, 9, 9]
+    counted = count_joined(Copies("audit.json", "00", ((0, 2), (2, 3), (4, 5))), groups, joined)
+    assert (counted.pairs, counted.groups, counted.into) == (3, 3, 1)
+    assert str(counted) == "3 pairs of copies in audit.json: 3 groups joined into 1"
+
+
+def test_a_split_names_its_audit_and_those_of_before_are_read(tmp_path: Path) -> None:
+    split = Split("mine", "group", 0, ("train", "test"), copies=JoinedCopies("audit.json", "00", 1, 2, 1))
+    path = split.save(tmp_path)
+    assert Split.load(tmp_path, "mine") == split
+    Split("mine", "group", 0, ("train", "test")).save(tmp_path)
+    assert set(json.loads(path.read_text())) == {"name", "protocol", "seed", "parts", "fold", "folds"}
+    assert Split.load(tmp_path, "mine").copies is None
+    path.write_text("[]")
+    with pytest.raises(CorpusError, match="damaged split file"):
+        Split.load(tmp_path, "mine")

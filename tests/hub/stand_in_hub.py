@@ -143,6 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
             commit = self._commit(repository, rest if what == ["revision"] else "main")
             siblings = [{"rfilename": file} for file in repository.commits[commit]]
             return self._json({"id": name, "sha": commit, "private": repository.private, "siblings": siblings})
+        if parts[2:4] == ["resolve", "refs"]:  # of a pull request: refs/pr/N
+            return self._resolve("/".join(parts[:2]), "/".join(parts[3:6]), "/".join(parts[6:]))
         if len(parts) >= 5 and parts[2] == "resolve":
             return self._resolve("/".join(parts[:2]), parts[3], "/".join(parts[4:]))
         raise _RefusedError(404)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from genretree.library import folders, journal, records
 from genretree.library.analyse import Counts, analyse, check_places
 from genretree.library.listen import Problem
 from genretree.library.state import State, open_state, sole_worker
-from genretree.library.walk import walk
+from genretree.sound.walk import Skipped, SoundWalk
 from other_files import canary
 
 
@@ -44,81 +45,6 @@ def _results(state: State) -> dict[str, records.Result]:
     return {Path(row.path).name: result for row, result in records.iter_results(state, model, card)}
 
 
-# -- walking -----------------------------------------------------------------------------------------------------
-
-
-def _names(places: list[Path], hidden: bool = False) -> list[str]:
-    return sorted(Path(found.path).name for found in walk(places, hidden))
-
-
-def test_the_walk_takes_sound_of_any_name_and_leaves_the_rest(tmp_path: Path) -> None:
-    odd = [
-        "a.MP3",
-        "日本語.flac",
-        "мой.ogg",
-        "e\u0301.opus",
-        "sp ace\nline.wav",
-        "quo'\"te.m4a",
-        "-dash.aiff",
-        "..x.mp3",
-    ]
-    (tmp_path / "in" / "deep").mkdir(parents=True)
-    for name in [*odd, ".hidden.mp3", "cover.jpg", "mp3", "notes.txt"]:
-        (tmp_path / "in" / "deep" / name).write_bytes(b"x")
-    raw = os.fsencode(tmp_path / "in") + b"/\xff\xfe.mp3"
-    Path(os.fsdecode(raw)).write_bytes(b"x")
-    (tmp_path / "in" / ".trash").mkdir()
-    (tmp_path / "in" / ".trash" / "gone.mp3").write_bytes(b"x")
-    expected = sorted([*odd[:-1], os.fsdecode(b"\xff\xfe.mp3")])
-    assert _names([tmp_path / "in"]) == expected
-    assert _names([tmp_path / "in"], hidden=True) == sorted([*expected, "..x.mp3", ".hidden.mp3", "gone.mp3"])
-
-
-def test_every_suffix_that_can_be_decoded_is_music(tmp_path: Path) -> None:
-    from genretree.sound.decode import SUFFIXES
-
-    assert len(SUFFIXES) >= 15
-    for suffix in SUFFIXES:
-        (tmp_path / f"x{suffix}").write_bytes(b"x")
-    assert len(_names([tmp_path])) == len(SUFFIXES)
-
-
-def test_links_lead_to_each_file_once_and_circles_end(tmp_path: Path) -> None:
-    _fill(tmp_path / "music" / "a", 2)
-    _fill(tmp_path / "elsewhere", 2, start=2)
-    (tmp_path / "music" / "up").symlink_to(tmp_path / "music")
-    (tmp_path / "music" / "a" / "self").symlink_to("self")
-    (tmp_path / "music" / "out").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "music" / "out2").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "music")
-    (tmp_path / "music" / "file.mp3").symlink_to(tmp_path / "elsewhere" / "0002.mp3")
-    (tmp_path / "music" / "broken.mp3").symlink_to(tmp_path / "nothing.mp3")
-    found = list(walk([tmp_path / "music", tmp_path / "music" / "a"]))
-    paths = [item.path for item in found if not item.error]
-    assert sorted(set(paths)) == sorted(
-        str(tmp_path / name)
-        for name in ("music/a/0000.mp3", "music/a/0001.mp3", "elsewhere/0002.mp3", "elsewhere/0003.mp3")
-    )
-    assert len(paths) == 5  # the linked file comes twice, and is one row
-    broken = {Path(item.path).name: item.error for item in found if item.error}
-    assert broken["broken.mp3"] == "not_found"
-
-
-def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _fill(tmp_path / "open", 1)
-    (tmp_path / "locked").mkdir()
-    real = os.scandir
-
-    def scandir(path: str) -> object:
-        if str(path).endswith("locked"):
-            raise PermissionError(13, "Permission denied", path)
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    kinds = {Path(item.path).name: item.error for item in walk([tmp_path])}
-    assert kinds == {"0000.mp3": "", "locked": "unreadable"}
-
-
 # -- analysing ---------------------------------------------------------------------------------------------------
 
 
@@ -126,12 +52,13 @@ def test_every_file_is_one_row_with_a_result_or_a_reason(tmp_path: Path, state: 
     _fill(tmp_path / "m", 3)
     (tmp_path / "m" / "bad.mp3").write_bytes(b"no")
     os.mkfifo(tmp_path / "m" / "pipe.mp3")
+    (tmp_path / "m" / "cover.JPG").write_bytes(b"x")
     told: list[tuple[str, bool]] = []
     counts = analyse(
         state, [tmp_path / "m"], hearer(), report=lambda path, o, shared, _: told.append((path, bool(o.error)))
     )
-    assert vars(counts) == vars(Counts(files=5, heard=3, failed=2))
-    assert [Path(path).name for path, failed in told if failed] == ["bad.mp3"]  # the walk itself refuses the pipe
+    assert vars(counts) == vars(Counts(files=5, heard=3, failed=2, skipped=Skipped({".jpg": 1})))
+    assert [Path(path).name for path, failed in told if failed] == ["pipe.mp3", "bad.mp3"]  # the walk refuses the pipe
     results = _results(state)
     assert results["0000.mp3"].levels is not None
     assert results["0000.mp3"].levels[0][0].sum() == pytest.approx(1)
@@ -147,13 +74,13 @@ def test_special_files_are_reported_by_the_walk_and_never_opened(tmp_path: Path,
     with canary(tmp_path / "m") as pipe, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "m" / "socket.mp3"))
         (tmp_path / "m" / "device.mp3").symlink_to("/dev/zero")
-        found = {Path(item.path).name: (item.error, item.message) for item in walk([tmp_path / "m"])}
+        found = {Path(item.path).name: (item.error, item.message) for item in SoundWalk().find([tmp_path / "m"])}
         assert found == {
             "canary.m4a": ("unreadable", "is a named pipe, not a sound file"),
             "socket.mp3": ("unreadable", "is a socket, not a sound file"),
             "zero": ("unreadable", "is a character device, not a sound file"),
         }
-        assert [item.message for item in walk([pipe.path])] == ["is a named pipe, not a sound file"]
+        assert [item.message for item in SoundWalk().find([pipe.path])] == ["is a named pipe, not a sound file"]
         counts = analyse(state, [tmp_path / "m"], hearer())
         assert (counts.files, counts.heard, counts.failed) == (3, 0, 3)
         assert not pipe.opened
@@ -313,6 +240,7 @@ def test_what_is_no_library_is_refused(tmp_path: Path) -> None:
 
 _RUN = """
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from genretree.library.analyse import analyse
 from genretree.library.state import open_state, sole_worker
@@ -515,7 +443,7 @@ def test_the_main_thread_alone_talks_to_the_database(tmp_path: Path, state: Stat
 
     analyse(state, [tmp_path / "m"], Threaded)
     assert seen == {False}
-    assert json.loads(json.dumps(vars(analyse(state, [tmp_path / "m"], hearer()))))["known"] == 10
+    assert json.loads(json.dumps(asdict(analyse(state, [tmp_path / "m"], hearer()))))["known"] == 10
 
 
 # -- suspects and signals ----------------------------------------------------------------------------------------
@@ -555,4 +483,4 @@ def test_both_signals_stop_cleanly_and_say_how_to_resume(tmp_path: Path, number:
     assert process.returncode == 128 + number
     assert out == b"unwound\n"
     assert word in err.decode()
-    assert "run the same command again to continue" in err.decode()
+    assert "What was finished is saved; continue with: " in err.decode()

@@ -100,7 +100,8 @@ def test_sound_and_other_tags_stay_and_undo_gives_every_byte_back(music: Path, s
     assert not refused
     carried = read_tags(path)
     assert carried.genres == ("Soft_rock",)
-    assert carried.own == {"GENRETREE_PATH": PATH, "GENRETREE_CONFIDENCE": "0.800", "GENRETREE_MODEL": "0" * 16}
+    evidence = {"GENRETREE_PATH": PATH, "GENRETREE_CONFIDENCE": "0.800", "GENRETREE_MODEL": "0" * 16}
+    assert carried.own == {**evidence, "GENRETREE_GENRE": '["Soft_rock"]', "GENRETREE_PREVIOUS": "[]"}
     assert path.read_bytes() != before
     assert _decode(path) == sound
     assert sound_digest(path) == digest

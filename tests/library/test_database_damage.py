@@ -5,9 +5,11 @@ import os
 import shutil
 import sqlite3
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -15,8 +17,11 @@ from listening import hearer
 
 from genretree.cli import main
 from genretree.errors import LibraryError
+from genretree.library import records
 from genretree.library.analyse import analyse
 from genretree.library.delta import content_digest
+from genretree.library.mapping import Mapping as Rules
+from genretree.library.plan import iter_plans
 from genretree.library.state import back_up, open_state
 
 COMMANDS = (
@@ -30,19 +35,36 @@ COMMANDS = (
 NOBODY = 65534
 
 
-@pytest.fixture
-def library(music: Path, tmp_path: Path) -> Path:
-    """A database of several hundred pages, with one run that wrote tags."""
+@pytest.fixture(scope="module")
+def made(formats: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A database of several hundred pages, with one run that wrote tags; and a copy of it and its music."""
+    folder = tmp_path_factory.mktemp("library") / "made"
+    music = Path(shutil.copytree(formats, folder / "music"))
     for number in range(60):
         shutil.copyfile(music / "none.mp3", music / f"{'long' * 20}-{number:03}.mp3")
-    path = tmp_path / "library.sqlite"
+    path = folder / "library.sqlite"
     with open_state(path, create=True) as state:
         analyse(state, [str(music)], hearer(), progress=False)
     assert _run(path, "apply", "--write", "--quiet").exit_code == 0
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
-    return path
+    return folder, Path(shutil.copytree(folder, folder.with_name("kept")))
+
+
+@pytest.fixture
+def library(made: tuple[Path, Path]) -> Path:
+    """The database, as it was made."""
+    folder, kept = made
+    shutil.rmtree(folder)
+    shutil.copytree(kept, folder)
+    return folder / "library.sqlite"
+
+
+@pytest.fixture
+def music(library: Path) -> Path:
+    """Its music."""
+    return library.parent / "music"
 
 
 def _run(path: Path, *words: str) -> Result:
@@ -237,3 +259,93 @@ def test_rescue_refuses_what_it_can_not_do(library: Path, tmp_path: Path) -> Non
         assert isinstance(result.exception, SystemExit), result.exception
         assert words in result.stderr
     assert not out.exists()
+
+
+def _noise(path: Path) -> None:
+    path.write_bytes(b"\xa5" * path.stat().st_size)
+
+
+def _rescue(library: Path, out: Path, *words: str) -> dict[str, dict[str, Any]]:
+    result = CliRunner().invoke(main, ["library", "rescue", str(library), "--out", str(out), "--json", *words])
+    assert result.exit_code == 0, result.output
+    found: dict[str, dict[str, Any]] = json.loads(result.stdout)
+    return found
+
+
+@pytest.mark.parametrize("damage", [_noise, _cut_tail])
+def test_rescue_takes_lost_entries_of_the_journal_from_backups(library: Path, tmp_path: Path, damage: object) -> None:
+    with open_state(library) as state:
+        back_up(state)
+        changes = dict(state.connection.execute("SELECT path, before FROM change").fetchall())
+        state.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    damage(library)  # type: ignore[operator]
+    backup = library.with_name("library.sqlite.backup-1").read_bytes()
+    found = _rescue(library, tmp_path / "new.sqlite")["change"]
+    assert 0 < found["from_backups"] == len(changes) - found["saved"]
+    assert library.with_name("library.sqlite.backup-1").read_bytes() == backup
+    result = _run(tmp_path / "new.sqlite", "undo", "--quiet")
+    assert f"{len(changes)} files restored" in result.output
+    assert all(content_digest(Path(os.fsdecode(path))) == before for path, before in changes.items())
+
+
+def test_rescue_knows_what_was_undone_after_the_backup(formats: Path, tmp_path: Path) -> None:
+    music, db, out = tmp_path / "flac.flac", tmp_path / "library.sqlite", tmp_path / "new.sqlite"
+    shutil.copyfile(formats / "flac.flac", music)
+    with open_state(db, create=True) as state:
+        analyse(state, [str(music)], hearer(), progress=False)
+    for words in (("apply", "--write"), ("undo",), ("apply", "--write")):
+        assert _run(db, *words, "--quiet").exit_code == 0
+    with open_state(db) as state:
+        state.connection.execute("DELETE FROM change WHERE run = 1")
+    db.with_name("library.sqlite.backup-1").unlink()  # of the last run: the one before it was made before undo
+    db.with_name("library.sqlite.backup-2").rename(db.with_name("library.sqlite.backup-1"))
+    assert _rescue(db, out)["change"]["from_backups"] == 1
+    with open_state(out) as state:
+        query = "SELECT run, state FROM change ORDER BY run"
+        assert state.connection.execute(query).fetchall() == [(1, "undone"), (2, "written")]
+        state.connection.execute("DELETE FROM change WHERE run = 1")
+        state.connection.execute("UPDATE change SET id = 1")
+    db.with_name("library.sqlite.backup-1").rename(f"{out}.backup-1")  # another library's by what it holds
+    assert _rescue(out, tmp_path / "newer.sqlite")["change"]["from_backups"] == 0
+
+
+def test_rescue_reads_the_fields_of_the_files(formats: Path, tmp_path: Path) -> None:
+    music, db, out = tmp_path / "music", tmp_path / "library.sqlite", tmp_path / "new.sqlite"
+    music.mkdir()
+    for name in ("flac.flac", "aac.m4a"):
+        shutil.copyfile(formats / name, music / name)
+    with open_state(db, create=True) as state:
+        analyse(state, [str(music)], hearer(), progress=False)
+    assert _run(db, "apply", "--write", "--quiet").exit_code == 0
+    with open_state(db) as state:
+        state.connection.execute("DELETE FROM file WHERE id = 2")
+        state.connection.execute("UPDATE file SET own = NULL")
+    (music / "no.mp3").write_bytes(b"no music")
+    assert _rescue(db, out, "--music", str(music))["music"] == {"files": 3, "carrying": 2, "new": 1}
+    out.unlink()
+    _noise(db)
+    db.with_name("library.sqlite.backup-1").unlink()
+    assert _rescue(db, out, "--music", str(music))["music"] == {"files": 3, "carrying": 2, "new": 2}
+    with open_state(out) as state:
+        rows = state.connection.execute("SELECT genres, own FROM file").fetchall()
+        found = [(genres, json.loads(own)["GENRETREE_PREVIOUS"]) for genres, own in rows]
+        assert found == [('["Soft_rock"]', "[]")] * 2
+        analyse(state, [str(music)], hearer(), progress=False)
+        model, card = records.find_model(state)
+        actions = Counter(plan.action for plan in iter_plans(state, model, card, Rules()))
+        assert (actions["same"], actions["has_genre"]) == (2, 0)
+    assert "2 files cleaned" in _run(out, "clean", "--write", "--quiet").output
+    refused = CliRunner().invoke(main, ["library", "rescue", str(db), "--out", str(out), "--music", "nowhere"])
+    assert "nowhere: no such folder" in refused.stderr
+
+
+@pytest.mark.parametrize("words", [["status"], ["undo"], ["apply", "--write"], ["move", "a", "b"], ["clean"]])
+def test_a_missing_database_with_a_backup_is_not_called_a_new_library(tmp_path: Path, words: list[str]) -> None:
+    db = tmp_path / "library.sqlite"
+    with open_state(db, create=True) as state:
+        back_up(state)
+    db.unlink()
+    result = CliRunner().invoke(main, ["library", *words, "--db", str(db)])
+    assert result.exit_code == 1
+    assert f"is missing, but its backup {db}.backup-1 is there; copy that to {db}" in result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["library.sqlite.backup-1"]

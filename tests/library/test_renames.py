@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections import Counter
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from listening import hearer
+from mutagen.id3 import ID3, TCON
 
 from genretree.cli import main
 from genretree.library import journal, records
@@ -58,7 +60,9 @@ def test_our_genres_are_ours_after_a_rename(database: Path, music: Path) -> None
         _analyse(state, music.parent)
         assert _actions(state) == {"same": len(list(moved.iterdir()))}
         shutil.copyfile(moved / "v24.mp3", moved / "theirs.mp3")
-        (moved / "theirs.mp3").write_bytes((moved / "theirs.mp3").read_bytes().replace(b"Soft_rock", b"Hard_rock"))
+        tags = ID3(moved / "theirs.mp3")
+        tags.add(TCON(encoding=3, text=["Hard_rock"]))
+        tags.save()
         _analyse(state, music.parent)
         assert _actions(state)["has_genre"] == 1
 
@@ -92,6 +96,25 @@ def test_undo_leaves_files_that_have_changed_since_the_rename(database: Path, mu
         _, refused = undo(state, run)
         assert [Path(item.path).name for item in refused] == ["pcm.wav"]
         assert (moved / "pcm.wav").read_bytes() == changed
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("force", [False, True])
+def test_undo_finds_files_that_exchanged_their_names(database: Path, music: Path, count: int, force: bool) -> None:
+    names = [path.name for path in sorted(music.iterdir())][:count]
+    before = _bytes(music)
+    with open_state(database, create=True) as state:
+        _analyse(state, music)
+        run = _apply(state)
+        (music / names[0]).rename(music / "spare")
+        for to, name in itertools.pairwise(names):
+            (music / name).rename(music / to)
+        (music / "spare").rename(music / names[-1])
+        _analyse(state, music)
+        restored, refused = undo(state, run, force=force)
+    assert (restored, refused) == (len(before), [])
+    turned = [*names[1:], names[0]]
+    assert _bytes(music) == before | {to: before[name] for to, name in zip(names, turned, strict=True)}
 
 
 def test_a_copy_with_changes_of_its_own_is_not_taken_for_the_file_that_is_gone(database: Path, music: Path) -> None:

@@ -20,6 +20,7 @@ from genretree.library.analyse import analyse
 from genretree.library.remote import remote_content, walk_anywhere
 from genretree.library.state import open_state
 from genretree.remote import fetched
+from genretree.sound.walk import Skipped, SoundWalk
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 
@@ -133,7 +134,9 @@ def test_the_memory_file_system_is_walked_and_fetched_from() -> None:
     system = fsspec.filesystem("memory")
     system.pipe("/bucket/music/deep/x.ogg", b"sound")
     system.pipe("/bucket/music/notes.txt", b"text")
-    (found,) = walk_anywhere(["memory://bucket/music"])
+    walk = SoundWalk()
+    (found,) = walk_anywhere(walk, ["memory://bucket/music"])
+    assert walk.skipped == Skipped({".txt": 1})
     assert (found.path, found.size) == ("memory:///bucket/music/deep/x.ogg", 5)
     size, mtime_ns, content = remote_content(found.path)
     assert (size, mtime_ns) == (5, found.mtime_ns)
@@ -144,6 +147,6 @@ def test_the_memory_file_system_is_walked_and_fetched_from() -> None:
     system.pipe("/bucket/music/deep/x.ogg", b"other")
     assert remote_content(found.path)[2] != content
     with pytest.raises(LibraryError, match="nothing at this address"):
-        list(walk_anywhere(["memory://nowhere"]))
+        list(walk_anywhere(walk, ["memory://nowhere"]))
     with pytest.raises(GenretreeError, match="nonsense"):
-        list(walk_anywhere(["nonsense://x"]))
+        list(walk_anywhere(walk, ["nonsense://x"]))

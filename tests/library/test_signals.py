@@ -54,7 +54,7 @@ def _stop(process: subprocess.Popen[str], number: signal.Signals, folder: Path, 
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 128 + number
-    assert "run the same command again to continue" in errors
+    assert "What was finished is saved; continue with: " in errors
     assert "Traceback" not in errors
     now = _bytes(folder)
     assert now.keys() == before.keys(), "a copy was left behind"
@@ -107,3 +107,88 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, music: Path) -> None:
             assert process.stdout.readline() == line
             process.send_signal(signal.SIGTERM)
         assert process.wait(10) == -signal.SIGTERM
+
+
+# The command itself with a listener that takes a moment for each file and logs it.
+_LISTENING = """#!{python}
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import genretree.hub, genretree.library.listen
+from genretree.cli import main
+from listening import Hearer
+genretree.hub.find_bundle = lambda bundle, *given: bundle
+pause = float(os.environ.get('PAUSE', 0))
+genretree.library.listen.load_listener = lambda *given: Hearer(seconds=pause, log=Path({log!r}))
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_analyse_prints_the_command_that_goes_on(tmp_path: Path, music: Path, number: signal.Signals) -> None:
+    odd = music.rename(tmp_path / os.fsdecode(b"Bob's $HOME \xff\n"))
+    log, program = tmp_path / "log", tmp_path / "bin" / "genretree"
+    program.parent.mkdir()
+    program.write_text(_LISTENING.format(python=sys.executable, tests=str(Path(__file__).parent), log=str(log)))
+    program.chmod(0o755)
+    words = [program, "library", "analyse", odd, "--bundle", "a bundle", "--db", tmp_path / "l.db", "--workers", "1"]
+    process = subprocess.Popen(
+        [*words, "--quiet"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PAUSE": "0.5"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )
+    deadline = time.monotonic() + 60
+    while not log.exists() or len(log.read_bytes().split()) < 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in errors
+    command = errors.partition("What was finished is saved; continue with: ")[2].strip()
+    assert command.startswith("genretree library analyse ")
+    n, begun = len(list(odd.iterdir())), log.read_bytes().split()
+    with open_state(tmp_path / "l.db") as state:
+        done = state.connection.execute("SELECT count(*) FROM result").fetchone()[0]
+    assert 2 <= done < n
+    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    again = subprocess.run(
+        ["bash", "-c", command], env={**os.environ, "PATH": path}, capture_output=True, text=True, check=True
+    )
+    assert f"{n} files: {done} known, {n - done} heard" in again.stdout
+    rest = log.read_bytes().split()[len(begun) :]  # what was in hand is done again, and nothing else twice
+    assert sorted(set(begun[:done] + rest)) == sorted(begun[:done] + rest)
+    assert set(begun[:done] + rest) == {os.fsencode(path.name) for path in odd.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["train", "a store", "--restart"], "continue with: genretree train 'a store'\n"),
+        (["library", "undo"], "continue with: genretree library undo 7\n"),
+        (["library", "status", "--db", "x"], "start over with: genretree library status --db x\n"),
+        (["predict", "B"], "start over with: genretree predict B\n"),
+    ],
+)
+def test_the_command_of_the_hint_does_not_begin_again(
+    words: list[str], hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import click
+    from click.testing import CliRunner
+
+    from genretree.cli import main
+    from genretree.cli.output import RESUME_WITH
+
+    def interrupt(ctx: click.Context) -> None:
+        if words[1] == "undo":
+            ctx.meta[RESUME_WITH] = ("7",)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["genretree"])
+    monkeypatch.setattr(click.Command, "invoke", lambda self, ctx: interrupt(ctx))
+    result = CliRunner().invoke(main, words)
+    assert result.output.endswith(hint)

@@ -245,12 +245,12 @@ def test_a_level_with_a_single_node_is_certain(name: str, heads: str, store: Sto
 def test_an_interrupted_boosting_goes_on_and_ends_the_same(
     heads: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from genretree.models import boosting
+    from genretree.models import boosting, boosting_trees
 
     settings = {**QUICK["boosting"], "epochs": 30, "patience": 30, "heads": heads}
     whole = train(store, "boosting", tmp_path / "whole", settings)
-    monkeypatch.setattr(boosting, "_SECONDS_BETWEEN_DRAFTS", -1.0)
-    write, drafts = boosting._write_draft, []
+    monkeypatch.setattr(boosting_trees, "_SECONDS_BETWEEN_DRAFTS", -1.0)
+    write, drafts = boosting_trees.write_draft, []
 
     def interrupt(classifier: Any, draft: Path) -> None:
         write(classifier, draft)
@@ -258,13 +258,13 @@ def test_an_interrupted_boosting_goes_on_and_ends_the_same(
         if len(drafts) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(boosting, "_write_draft", interrupt)
+    monkeypatch.setattr(boosting_trees, "write_draft", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train(store, "boosting", tmp_path / "cut", settings)
     grown = []
     monkeypatch.setattr(boosting, "_fit_projection", None)  # must not be fitted again
-    read = boosting._read_draft
-    monkeypatch.setattr(boosting, "_read_draft", lambda *a: grown.append(read(*a)) or grown[-1])
+    read = boosting.read_draft
+    monkeypatch.setattr(boosting, "read_draft", lambda *a: grown.append(read(*a)) or grown[-1])
     resumed = train(store, "boosting", tmp_path / "cut", settings)
     assert grown[0].n_iter_ >= 15
     images = np.asarray(store.images[:20])

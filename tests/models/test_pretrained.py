@@ -183,15 +183,7 @@ def test_a_checkpoint_with_weights_missing_is_refused(tmp_path: Path, efficientn
     weights.pop("embeddings.convolution.weight")
     (tmp_path / "config.json").write_text((efficientnet_checkpoint / "config.json").read_text())
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(TrainingError, match="lack 1 parts"):
-        load_pretrained(EfficientNetModel, str(tmp_path))
-
-
-def test_a_pickled_checkpoint_is_refused(tmp_path: Path, efficientnet_checkpoint: Path) -> None:
-    weights = EfficientNetModel.from_pretrained(efficientnet_checkpoint).state_dict()
-    (tmp_path / "config.json").write_text((efficientnet_checkpoint / "config.json").read_text())
-    torch.save(weights, tmp_path / "pytorch_model.bin")
-    with pytest.raises(TrainingError, match="can't be had"):
+    with pytest.raises(TrainingError, match=r"lack 1 arrays \(embeddings.convolution.weight\)"):
         load_pretrained(EfficientNetModel, str(tmp_path))
 
 

@@ -16,12 +16,15 @@ from torch.nn import functional
 from genretree.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.models import ast, cnn, efficientnet, get_family
-from genretree.models.engine import study_rate_factor
+from genretree.models.contract import score_examples
+from genretree.models.engine import _optimizer, study_rate_factor
+from genretree.models.epoch_accuracy import EpochAccuracy
 from genretree.models.network import GenreNetwork, count_parameters
 from genretree.models.study_networks import StochasticDepth
 from genretree.recipe import Recipe
+from genretree.scores import decode_levels
 from genretree.taxonomy import Taxonomy
-from genretree.train import train
+from genretree.train import examples, train
 
 CLASSES = (2, 9, 16)
 CCMUSIC_TREE = Taxonomy.builtin("ccmusic")
@@ -275,6 +278,15 @@ def test_study_networks_train_at_their_rates_and_reload(family: str, store: Stor
     }
     bundle = train(store, family, tmp_path / "bundle", settings)
     history = bundle.training["history"]
+    levels = store.taxonomy.levels
+    for part in ("train", "validation"):
+        assert all(0 <= row[f"{part}_accuracy_{level}"] <= 1 for row in history for level in levels)
+    best = min(history, key=lambda row: row["validation_loss"])
+    check = examples(store, store.split(), "validation")
+    scored = decode_levels(store.taxonomy, "independent", score_examples(bundle.model, check))
+    right = (scored == store.taxonomy.ancestors[check.leaves]).mean(axis=0)
+    assert [best[f"validation_accuracy_{level}"] for level in levels] == pytest.approx(right.tolist())
+    assert f"train_accuracy_{levels[0]}" in (bundle.folder / "history.csv").read_text().splitlines()[0]
     for before, row in pairwise(history):
         factor = study_rate_factor(before["validation_loss"], settings["warmup_epochs"], settings["epochs"])
         assert row["learning_rate"] == pytest.approx(settings["learning_rate"] * factor, rel=1e-4)
@@ -283,3 +295,131 @@ def test_study_networks_train_at_their_rates_and_reload(family: str, store: Stor
         bundle.model.predict_levels(images), load_bundle(bundle.folder).model.predict_levels(images), strict=True
     ):
         np.testing.assert_array_equal(found, again)
+
+
+# Written from the study's description; what it left at torch's defaults is not listed.
+PUBLISHED = {
+    "cnn": {
+        "modalities": ("mel", "cqt", "chroma"),
+        "dropout": 0.3,
+        "label_smoothing": (0.05, 0.1, 0.15),
+        "mask_probability": 0.0,
+        "learning_rate": 2e-4,
+        "weight_decay": 5e-4,
+        "batch_size": 64,
+        "epochs": 30,
+        "warmup_epochs": 5,
+    },
+    "ast": {
+        "modalities": ("mel",),
+        "dropout": 0.4,
+        "label_smoothing": (0.1,),
+        "mask_probability": 0.8,
+        "frequency_masks": 2,
+        "frequency_mask_width": 24,
+        "time_masks": 2,
+        "time_mask_width": 36,
+        "learning_rate": 3e-4,
+        "weight_decay": 1e-4,
+        "batch_size": 128,
+        "epochs": 60,
+        "warmup_epochs": 0,
+        "seed": 42,
+    },
+    "efficientnet-b0": {
+        "modalities": ("mel", "cqt", "chroma"),
+        "dropout": 0.3,
+        "label_smoothing": (0.1,),
+        "mask_probability": 0.0,
+        "learning_rate": 3e-4,
+        "weight_decay": 1e-4,
+        "batch_size": 64,
+        "epochs": 30,
+        "warmup_epochs": 0,
+        "stochastic_depth": True,
+    },
+}
+PUBLISHED_COMMON = {
+    "image_size": 224,
+    "heads": "independent",
+    "optimizer": "adam",
+    "decay_biases": True,
+    "patience": 10,
+    "min_improvement": 1e-5,
+    "schedule": "study",
+    "max_gradient_norm": 0,
+    # Off, as the study had nothing of the kind.
+    "mixup": 0,
+    "balance": 0,
+    "averaging": 0,
+    "accumulate": 1,
+    "frozen_epochs": 0,
+    "layer_decay": 1,
+    "slice_offset": False,
+    "pitch_change": 0,
+    "tempo_change": 0,
+    "equaliser": 0,
+    "level_jitter": 0,
+    "shifts": 1,
+    "teacher": "none",
+    "classifier": "network",
+}
+
+
+@pytest.mark.parametrize("family", list(PUBLISHED))
+def test_published_settings(family: str) -> None:
+    expected = {**PUBLISHED_COMMON, **PUBLISHED[family]}
+    found = get_family(family).settings_type.build(Recipe.load(f"{family}-published").settings).model_dump()
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_adam_decays_every_parameter_as_the_study() -> None:
+    network = build("cnn-published")
+    kind, options = _optimizer(network, network.settings)
+    assert kind is torch.optim.Adam
+    assert {id(parameter) for parameter in options["params"]} == {id(parameter) for parameter in network.parameters()}
+    assert options["weight_decay"] == 5e-4
+
+
+def test_layer_rates_and_decayed_biases_exclude_each_other() -> None:
+    from genretree.errors import SettingsError
+
+    with pytest.raises(SettingsError, match="decay_biases needs layer_decay=1"):
+        get_family("cnn").settings_type.build({"decay_biases": True, "layer_decay": 0.9})
+
+
+@pytest.mark.parametrize("heads", ["tree", "independent"])
+def test_answers_are_counted_as_an_evaluation_decodes_them(heads: Any) -> None:
+    head = build("cnn-published", heads=heads).head
+    rng = np.random.default_rng(0)
+    scores = torch.from_numpy(rng.normal(size=(90, head.n_scores)))
+    leaves = torch.arange(90) % 16
+    accuracy = EpochAccuracy()
+    for some in torch.arange(90).split(40):
+        accuracy.add(head, scores[some], leaves[some], training=True)
+    levels = [level.exp().double().numpy() for level in head.log_probabilities(scores)]
+    right = decode_levels(CCMUSIC_TREE, heads, levels) == CCMUSIC_TREE.ancestors[leaves.numpy()]
+    assert accuracy.take(training=True) == pytest.approx(right.mean(axis=0).tolist())
+    assert accuracy.take(training=True) == accuracy.take(training=False) == []
+
+
+def test_luminance_is_what_the_study_read_from_the_drawings(tmp_path: Path) -> None:
+    import matplotlib
+    from PIL import Image
+
+    from genretree.models.boosting import reduce_images
+    from genretree.sound.slices import read_drawn
+
+    values = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))
+    path = tmp_path / "drawn.png"
+    colours = np.rint(255 * np.asarray(matplotlib.colormaps["magma"](values))[..., :3]).astype(np.uint8)
+    Image.fromarray(colours).save(path)
+    studys = np.asarray(Image.open(path).convert("L"), dtype=np.float32) / 255
+    stored = np.stack([read_drawn(path, 64)] * 3)[None]
+    network = build("cnn-published", pixels="luminance", image_size=64).eval()
+    seen = network.read_images(torch.from_numpy(stored))[0, 0].numpy()
+    np.testing.assert_allclose(seen, studys, atol=1.5 / 255)
+    linear = build("cnn-published", image_size=64).read_images(torch.from_numpy(stored))[0, 0].numpy()
+    assert np.abs(linear - studys).max() > 0.1
+    reduced = reduce_images(stored, ("mel",), 64, "luminance").reshape(64, 64)
+    np.testing.assert_array_equal(reduced, np.rint(255 * seen))

@@ -71,4 +71,5 @@ def audit(
             "same_sound_seconds": landmarks.OVERLAP_SECONDS,
         },
         version("genretree"),
+        store.facts.digest,
     )

@@ -148,6 +148,8 @@ class Audit:
     thresholds : mapping
         What counted as the same.
     version : str
+    digest : str
+        The store's, which says what it was made from.
     """
 
     store: str
@@ -159,6 +161,7 @@ class Audit:
     doubts: tuple[Doubt, ...] | None
     thresholds: Mapping[str, float]
     version: str
+    digest: str = ""
 
     @property
     def failed(self) -> bool:
@@ -184,7 +187,7 @@ class Audit:
         content = {**asdict(self), "summary": self.summary}
         for finding in content["findings"]:
             finding["places"] = list(finding["places"])
-        first = ("store", "split", "protocol", "tracks", "slices", "version", "summary", "thresholds")
+        first = ("store", "split", "protocol", "tracks", "slices", "version", "digest", "summary", "thresholds")
         return {name: content[name] for name in (*first, "findings", "doubts")}
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from genretree.audit.findings import Finding, Placer
+from genretree.corpus.names import join_by_name
 from genretree.corpus.store import Store
 from genretree.errors import TaxonomyError
 from genretree.taxonomy import format_path
@@ -24,7 +25,7 @@ def find_shared(store: Store, placer: Placer) -> list[Finding]:
         columns[group_by] = store.tracks["group"]
     for name in _MEANT:
         if name not in columns and any(store.tracks.get(name, ())):
-            columns[name] = store.tracks[name]
+            columns[name] = join_by_name([str(value or "") for value in store.tracks[name]], name)
     found = []
     for name, values in columns.items():
         finding = _find_shared(store, placer, name, values, name in ("track", "artist", group_by))

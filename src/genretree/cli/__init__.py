@@ -10,8 +10,10 @@ from typing import Any
 import click
 
 from genretree.cli import audit, data, explain, hub, learn, library, library_repair, serve, use, weights
+from genretree.cli.output import RESUME_WITH
 from genretree.errors import GenretreeError
 from genretree.files import printable, printable_text
+from genretree.machine import command_line
 
 _COMMANDS = (
     learn.quickstart,
@@ -38,7 +40,10 @@ _COMMANDS = (
 
 
 # Commands that save what is finished as they go, and continue from there.
-_RESUMABLE = ("prepare", "pretrain", "train", "compare", "quickstart", "library", "pull")
+_RESUMABLE = ("prepare", "pretrain", "train", "compare", "quickstart", "pull")
+_RESUMABLE_LIBRARY = ("analyse", "apply", "undo", "clean")
+
+_WORDS = "genretree.cli.words"  # the command line, in the context's `meta`
 
 _WITH_OWN_SIGNALS = "serve"
 
@@ -60,13 +65,28 @@ def _stop_on_sigterm() -> None:
 
 
 def _resume_hint(ctx: click.Context) -> str:
-    if ctx.invoked_subcommand in _RESUMABLE:
-        return "What was finished is saved; run the same command again to continue."
-    return "Nothing was left half-written; run the same command again to start over."
+    """Say what an interruption left, and with which command to go on: the user's own, quoted for a shell."""
+    command, words = ctx.invoked_subcommand, ctx.meta[_WORDS]
+    resumable = command in _RESUMABLE or (command == "library" and words[1:2] and words[1] in _RESUMABLE_LIBRARY)
+    if resumable:
+        # With --restart the command would begin again.
+        again = [*(word for word in words if word != "--restart"), *ctx.meta.get(RESUME_WITH, ())]
+        return f"What was finished is saved; continue with: {command_line(again)}"
+    return f"Nothing was left half-written; start over with: {command_line(words)}"
 
 
 class _Group(click.Group):
     """Shows genretree's own errors as one clear line instead of a traceback."""
+
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **options: Any) -> click.Context:
+        words = tuple(args)  # the parser empties the list
+        try:
+            ctx = super().make_context(info_name, args, *more, **options)
+        except click.ClickException as error:
+            error.message = printable_text(error.message)  # type: ignore[misc]  # it may quote an argument
+            raise
+        ctx.meta[_WORDS] = words
+        return ctx
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -107,7 +127,7 @@ def main(ctx: click.Context) -> None:
         _stop_on_sigterm()
 
 
-for _command in (library_repair.move, library_repair.rescue):
+for _command in (library_repair.clean, library_repair.move, library_repair.rescue):
     library.library.add_command(_command)
 for _command in _COMMANDS:
     main.add_command(_command)

@@ -38,9 +38,10 @@ def audit(
     the store is changed.
     """
     from genretree.audit import audit as examine
+    from genretree.audit.findings import COPIES
     from genretree.audit.page import save_audit
     from genretree.corpus.store import Store
-    from genretree.report import command_line
+    from genretree.machine import command_line
 
     opened = Store(store)
     found = examine(opened, split_name, labels=labels, seed=seed, progress=not quiet)
@@ -50,6 +51,8 @@ def audit(
     else:
         _show(found)
         echo(f"Pictures and details: {page}")
+        if any(item.leak for item in found.findings if item.kind in COPIES):
+            echo(f"A split that keeps copies on one side: genretree split {store} --audit {page.with_suffix('.json')}")
     if strict and found.failed:
         sys.exit(1)
 

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from genretree.cli.options import FOLDER, OUT_FOLDER, download_option, quiet_option, refuse, runtime_options
+from genretree.cli.options import (
+    FOLDER,
+    OUT_FOLDER,
+    download_option,
+    images_option,
+    quiet_option,
+    refuse,
+    runtime_options,
+)
 from genretree.cli.output import echo, echo_json
 from genretree.errors import SettingsError
 
 if TYPE_CHECKING:
     from genretree.bundle import Bundle
     from genretree.corpus.store import Store
+    from genretree.corpus.triples import ImageSet
     from genretree.explain import Explanation
     from genretree.models.ways import Precision, RuntimeChoice
+    from genretree.sound.images import ImageForm
 
 
 @click.command()
 @click.argument("bundle", type=FOLDER)
-@click.argument("source", type=click.Path(path_type=Path), metavar="FILE|STORE")
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE|IMAGES...|STORE")
 @click.option("--track", help="Of a STORE: which track, by its path there or its number (#12).")
 @click.option("--node", help="Ask for this node.  [default: the path's, at each level]")
 @click.option("--against", help="Hold it against this node.  [default: its siblings]")
@@ -37,6 +47,7 @@ if TYPE_CHECKING:
 @click.option("--most", type=click.IntRange(1), help="For --class and --check: so many tracks.  [default: 10, 50]")
 @click.option("--seed", default=0, show_default=True, help="Of random masks and checks.")
 @click.option("--salvage", is_flag=True, help="Use what can be decoded of a truncated file.")
+@images_option
 @click.option("--json", "as_json", is_flag=True, help="Print the explanation as JSON.")
 @click.option("--out", type=OUT_FOLDER, help="Folder for pictures, page and arrays.")
 @runtime_options("auto", "float32")  # maps are small differences
@@ -44,7 +55,7 @@ if TYPE_CHECKING:
 @quiet_option
 def explain(
     bundle: Path,
-    source: Path,
+    sources: Sequence[Path],
     track: str | None,
     node: str | None,
     against: str | None,
@@ -59,6 +70,7 @@ def explain(
     most: int | None,
     seed: int,
     salvage: bool,
+    image_form: ImageForm,
     as_json: bool,
     out: Path | None,
     runtime: RuntimeChoice,
@@ -68,15 +80,25 @@ def explain(
 ) -> None:
     """Say which part of the sound made BUNDLE name a track as it does.
 
-    A sound FILE; or a prepared STORE, with --track (one of its tracks), --class (a genre over its tracks) or --check
-    (how faithful explanations are over its held-out tracks).
+    A sound FILE; or IMAGES of one track's spectra (mel.png cqt.png chroma.png, or a folder of slices); or a prepared
+    STORE, with --track (one of its tracks), --class (a genre over its tracks) or --check (how faithful explanations
+    are over its held-out tracks).
     """
     from genretree.bundle import load_bundle
     from genretree.corpus.store import Store
     from genretree.hub import find_bundle
 
+    source = sources[0]
     store = Store(source) if (source / "store.json").is_file() else None
-    if store is None:
+    images = [] if store is not None else _find_images(sources)
+    if not images and len(sources) > 1:
+        raise click.UsageError(f"one sound file or store at a time; got {len(sources)}: {sources[0]}, {sources[1]} ...")
+    if image_form != "auto" and not images:
+        raise click.UsageError(f"--images goes with images, and {source} is none")
+    if images:
+        given = {"track": track, "class": genre, "part": part, "most": most, "clips": clips, "salvage": salvage}
+        refuse("images", **given)
+    elif store is None:
         refuse("a sound file, they need a store", **{"track": track, "class": genre, "part": part, "most": most})
     elif (track is not None) + (genre is not None) + (check and track is None) != 1:
         raise click.UsageError(f"{source} is a store: say --track NAME, --class GENRE or --check.")
@@ -100,6 +122,8 @@ def explain(
         loaded,
         source if track is None else track,
         store=store,
+        images=images,
+        image_form=image_form,
         node=node,
         against=against,
         method=method,
@@ -116,7 +140,7 @@ def explain(
         from genretree.sound.decode import decode
 
         write_clips(result, decode(source, salvage=salvage), clips)
-    page = None if out is None else save_explanation(result, out, None if store else source, clips, salvage)
+    page = None if out is None else save_explanation(result, out, None if store or images else source, clips, salvage)
     if as_json:
         echo_json(result.to_json())
         return
@@ -142,6 +166,18 @@ def index(bundle: Path, store: Path, part: str, overwrite: bool, quiet: bool) ->
 
     n = build_index(bundle, Store(store), part, overwrite, progress=not quiet)
     echo(f"{bundle / NAME}: {n} tracks.")
+
+
+def _find_images(sources: Sequence[Path]) -> list[ImageSet]:
+    """Group images of one track; none if the sources are not images."""
+    from genretree.from_images import find_image_sets, holds_images
+
+    are_images = [holds_images(path) for path in sources]
+    if not any(are_images):
+        return []
+    if not all(are_images):
+        raise click.UsageError(f"{sources[are_images.index(False)]}: give images or one sound file, not both")
+    return find_image_sets(sources)
 
 
 def _view(

@@ -18,7 +18,7 @@ from genretree.cli.options import (
     quiet_option,
     runtime_options,
 )
-from genretree.cli.output import echo, echo_json
+from genretree.cli.output import echo, echo_failures, echo_json
 from genretree.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def quickstart(out: Path, seed: int, quiet: bool) -> None:
 @click.option(
     "--heads", type=click.Choice(["tree", "independent"]), help="independent: the published form, for comparison."
 )
-@click.option("--weights", help="For networks: what to start from (Hub name or folder), or none.")
+@click.option("--weights", help="For networks: file, folder, Hub name or a name from `weights list`; or none.")
 @click.option("--seed", type=int, help="Of initial weights, order and augmentation.")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Any other setting; may be repeated.")
 @click.option("--restart", is_flag=True, help="Don't go on with an interrupted run.")
@@ -100,7 +100,7 @@ def train(
 @click.option("--out", type=FOLDER, required=True, help="Folder of the weights to make.")
 @click.option("--split", "split_name", help="For a store: learn from all but the test part of this split.")
 @click.option("--epochs", type=int, help="Most epochs.  [default: 10]")
-@click.option("--weights", help="A checkpoint to start from (Hub name or folder), or none.  [default: none]")
+@click.option("--weights", help="File, folder or name of pretrained weights, or none.  [default: none]")
 @click.option("--seed", type=int, help="Of initial weights, order and augmentation.")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Any other setting; may be repeated.")
 @click.option("--restart", is_flag=True, help="Don't go on with an interrupted run.")
@@ -124,6 +124,8 @@ def pretrain(
 
     AUDIO are sound files and folders of them, or one store. `genretree train --weights OUT` starts from what it makes.
     """
+    from genretree.corpus.manifest import Failure
+    from genretree.models.pretrained import FACTS_FILE
     from genretree.pretrain import pretrain as pretrain_network
 
     settings = {"teacher": teacher, **{name: value for name, value in given.items() if value is not None}}
@@ -141,8 +143,7 @@ def pretrain(
     if as_json:
         echo_json(facts)
         return
-    for failure in facts["failures"]:
-        echo(f"failed ({failure['kind']}): {failure['message']}", err=True)
+    echo_failures([Failure(**failure) for failure in facts["failures"]], f"{out / FACTS_FILE}")
     explained = facts["explained"]
     share = "" if explained is None else f"; explains {100 * explained:.0f} % of what the teacher says of other tracks"
     echo(f"{out}: learned from {facts['tracks']} tracks ({facts['slices']} slices){share}.")

@@ -7,13 +7,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from genretree.cli.options import FOLDER, download_option, quiet_option, runtime_options
-from genretree.cli.output import echo, echo_json
+from genretree.cli.output import RESUME_WITH, SafeOutput, echo, echo_json, echo_skipped
 from genretree.files import printable
 
 if TYPE_CHECKING:
@@ -148,12 +149,13 @@ def _json_line(path: str, outcome: Result | Problem, shared: bool, card: ModelCa
 
 def _tell(counts: Counts, as_json: bool) -> None:
     if as_json:
-        echo_json({"summary": vars(counts)})
+        echo_json({"summary": asdict(counts)})
         return
     echo(
         f"{counts.files} files: {counts.known} known, {counts.heard} heard, {counts.shared} copies of others, "
         f"{counts.failed} can't be used{f'; {counts.gone} are gone' if counts.gone else ''}."
     )
+    echo_skipped(counts.skipped)
     echo("Next: genretree library preview, or: genretree library status")
 
 
@@ -181,7 +183,7 @@ def preview(
     from genretree.files import atomic_path
     from genretree.library.preview import Preview, write_json, write_page, write_parquet
     from genretree.library.preview import write_csv as write_table
-    from genretree.report import command_line
+    from genretree.machine import command_line
 
     with _read(db) as state:
         card, plans = _plans(state, progress=not quiet, **how)
@@ -193,13 +195,13 @@ def preview(
             write_parquet(found, parquet)
         if csv_file is not None:
             if str(csv_file) == "-":
-                write_table(found, sys.stdout)
+                write_table(found, SafeOutput())
                 return
             with atomic_path(csv_file) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
                 write_table(found, stream)
         if as_json:
             for line in write_json(found):
-                click.echo(line)
+                echo(line)
         elif html is None and csv_file is None and parquet is None:
             _show(found, card)
         else:
@@ -221,8 +223,8 @@ def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **how: An
     from genretree.library.plan import ACTIONS
     from genretree.library.preview import Preview
     from genretree.library.state import back_up
+    from genretree.machine import command_line
     from genretree.progress import progress_bar
-    from genretree.report import command_line
 
     if not write:
         with _read(db) as state:
@@ -262,6 +264,8 @@ def undo(run: int | None, db: Path | None, force: bool, quiet: bool) -> None:
 
     with _work_on(db, "library undo") as state:
         number = journal.find_run(state, run)
+        if run is None:  # if this one is done at an interruption, the same command would undo the one before
+            click.get_current_context().meta[RESUME_WITH] = (str(number),)
         back_up(state)
         with progress_bar(journal.count_chains(state, number), "undo", "file", not quiet) as tick:
             restored, refused = undo_run(state, number, force=force, report=lambda *_: tick())

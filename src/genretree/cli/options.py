@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 
+from genretree.cli.output import SafeOutput
 from genretree.errors import SettingsError
 
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 FOLDER = click.Path(path_type=Path)
 OUT_FOLDER = click.Path(path_type=Path, file_okay=False)  # checked before the work, not after it
 
@@ -17,6 +19,18 @@ OUT_FOLDER = click.Path(path_type=Path, file_okay=False)  # checked before the w
 def quiet_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the option `--quiet`."""
     return click.option("--quiet", is_flag=True, help="Show no progress bars.")(command)
+
+
+def images_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option `--images`."""
+    return click.option(
+        "--images",
+        "image_form",
+        type=click.Choice(["auto", "drawn", "grey", "raw"]),
+        default="auto",
+        show_default=True,
+        help="Form of images given instead of sound: drawn in magma, in grey, or raw dB (.npy).",
+    )(command)
 
 
 def download_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,6 +89,6 @@ def write_or_print(path: Path, text: str) -> None:
     from genretree.files import write_text
 
     if str(path) == "-":
-        click.echo(text, nl=False)
+        SafeOutput().write(text)
     else:
         write_text(path, text)

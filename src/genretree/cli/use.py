@@ -5,20 +5,29 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from genretree.cli.data import describe_store
-from genretree.cli.options import FOLDER, download_option, quiet_option, runtime_options, write_or_print
-from genretree.cli.output import echo, echo_json
+from genretree.cli.options import (
+    FOLDER,
+    download_option,
+    images_option,
+    quiet_option,
+    runtime_options,
+    write_or_print,
+)
+from genretree.cli.output import echo, echo_failures, echo_json, echo_skipped
 from genretree.files import printable
 
 if TYPE_CHECKING:
     from genretree.bundle import Bundle
     from genretree.models.ways import Form, Precision, RuntimeChoice
     from genretree.predict import Prediction, PredictionError
+    from genretree.sound.images import ImageForm
 
 
 @click.command()
@@ -42,6 +51,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Files worked on at a time, at most one for each processor.",
 )
+@images_option
+@click.option("--one-track", is_flag=True, help="Take all images for slices of one track.")
 @runtime_options("auto", "auto")
 @download_option
 @quiet_option
@@ -53,6 +64,8 @@ def predict(
     min_confidence: float,
     salvage: bool,
     workers: int,
+    image_form: ImageForm,
+    one_track: bool,
     runtime: RuntimeChoice,
     precision: Precision,
     download: bool,
@@ -63,30 +76,47 @@ def predict(
     Without a bundle the tags of the MusiCNN networks are read as genres, as far as they reach (once before that:
     genretree weights get musicnn).
 
-    A bad file is reported and the others go on; the exit status is 1 if any failed.
+    Instead of sound, images of the spectra: mel.png cqt.png chroma.png, or a folder of such files (song_mel.png, or
+    mel/song.png). They are drawn in magma or grey, or raw dB values (.npy).
+
+    Folders are searched for all sound formats; links are followed, and each file is classified once. A bad file is
+    reported and the others go on; the exit status is 1 if any failed.
     """
+    from genretree.from_images import find_image_sets, holds_images, predict_images
     from genretree.hub import find_bundle
-    from genretree.predict import PredictionError, find_files, write_csv
-    from genretree.predict import predict as predict_files
+    from genretree.predict import PredictionError, find_files, predict_found, write_csv
     from genretree.progress import progress_bar
+    from genretree.sound.walk import SoundWalk
 
     bundle, paths = _split_paths(paths)
-    files: list[Path] = []
+    sets = find_image_sets(path for path in paths if holds_images(path))
+    if (one_track or image_form != "auto") and not sets:
+        option = "--one-track" if one_track else "--images"
+        raise click.UsageError(f"{option} goes with images, and there are none in {', '.join(map(printable, paths))}")
+    files: list[Path | PredictionError] = []
+    walk = SoundWalk()
     for path in paths:
-        found = list(find_files([path]))
-        if not found:
+        if holds_images(path):
+            continue
+        known = walk.covers(path)
+        found = list(find_files([path], walk))
+        if not found and not known:
             echo(f"{printable(path)}: no sound files in this folder", err=True)
         files += found
     if csv_file is not None and str(csv_file) != "-" and not csv_file.absolute().parent.is_dir():
         raise click.ClickException(f"{csv_file}: there is no such folder to write into")
-    if not files:
-        raise click.ClickException(f"no sound files in {', '.join(map(str, paths))}")
+    if not files and not sets:
+        echo_skipped(walk.skipped)
+        raise click.ClickException(f"no sound files in {', '.join(map(printable, paths))}")
     loaded = _load(None if bundle is None else find_bundle(bundle, download, not quiet), runtime, precision)
     rows: list[Prediction | PredictionError] = []  # of a table; all else is said at once, and not held
     failed: list[PredictionError] = []
-    with progress_bar(len(files), "predict", "file", not quiet and len(files) > 1) as tick:
-        options = {"top": top, "min_confidence": min_confidence, "salvage": salvage, "workers": workers}
-        for result in predict_files(loaded, files, **options):  # type: ignore[arg-type]
+    total = len(files) + (1 if one_track else len(sets))
+    with progress_bar(total, "predict", "file", not quiet and total > 1) as tick:
+        options: dict[str, Any] = {"top": top, "min_confidence": min_confidence}
+        by_image = predict_images(loaded, sets, form=image_form, one_track=one_track, **options) if sets else ()
+        by_sound = predict_found(loaded, files, salvage=salvage, workers=workers, **options)
+        for result in chain(by_image, by_sound):
             if isinstance(result, PredictionError):
                 failed.append(result)
             if csv_file is not None:
@@ -98,8 +128,8 @@ def predict(
             tick()
     if csv_file is not None:
         write_or_print(csv_file, write_csv(rows, loaded.taxonomy.levels))
-    for item in failed:
-        echo(f"failed ({item.kind}): {item.message}", err=True)
+    echo_failures(failed, "--json" if csv_file is None else "the table")
+    echo_skipped(walk.skipped)
     if failed:
         sys.exit(1)
 
@@ -144,16 +174,18 @@ def info(folder: Path, as_json: bool) -> None:
 
 def _split_paths(paths: Sequence[Path]) -> tuple[Path | None, Sequence[Path]]:
     """Tell the bundle, if one is given, from the music: it comes first, and is no sound file or folder of them."""
+    from genretree.from_images import holds_images
     from genretree.predict import find_files
-    from genretree.sound.decode import SUFFIXES
+    from genretree.sound.walk import is_sound_name
 
     first, rest = paths[0], paths[1:]
     if (first / "bundle.json").exists():
         bundle: Path | None = first
     elif first.is_dir():
-        bundle, rest = (None, paths) if next(find_files([first]), None) else (first, rest)
+        music = next(find_files([first]), None) is not None or holds_images(first)
+        bundle, rest = (None, paths) if music else (first, rest)
     else:
-        music = first.is_file() or first.suffix.lower() in SUFFIXES
+        music = first.is_file() or holds_images(first) or is_sound_name(first)
         bundle, rest = (None, paths) if music else (first, rest)
     if not rest:
         raise click.UsageError("Missing argument 'PATHS...': name sound files or folders after the bundle.")

@@ -1,4 +1,4 @@
-"""Commands that fetch pretrained weights."""
+"""Commands for pretrained weights: list the sources, download them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,47 @@ from pathlib import Path
 
 import click
 
-from genretree.cli.output import echo
+from genretree.cli.output import echo, echo_json
 
 
 @click.group()
 def weights() -> None:
-    """Fetch pretrained weights; nothing is ever downloaded without this being asked for."""
+    """List pretrained weights and download them."""
+
+
+@weights.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print all that is known of each source as JSON.")
+def list_weights(as_json: bool) -> None:
+    """List the sources of pretrained weights: licence, size, pinned hash or revision. Nothing is downloaded."""
+    from genretree.models.weight_sources import SOURCES
+
+    if as_json:
+        echo_json([source.describe() for source in SOURCES], indent=1)
+        return
+    from genretree.tables import show_weights
+
+    show_weights(SOURCES)
 
 
 @weights.command()
-@click.argument("name", type=click.Choice(["musicnn"]))
-@click.option("--file", "wheel", type=click.Path(path_type=Path), help="The wheel musicnn-0.1.0, fetched elsewhere.")
-def get(name: str, wheel: Path | None) -> None:
-    """Put the weights NAME into the user's cache folder ($GENRETREE_CACHE, if that is set).
+@click.argument("name")
+@click.option(
+    "--file", type=click.Path(path_type=Path), help="The published file, if you have it: musicnn's wheel or the .pth."
+)
+def get(name: str, file: Path | None) -> None:
+    """Download the weights NAME into the user's cache folder ($GENRETREE_CACHE, if that is set) and check them.
 
-    musicnn: the MusiCNN networks of Pons and Serra (ISC licence), 30 MB, by pip with its usual settings.
+    NAME comes from `genretree weights list`, or is any USER/NAME or USER/NAME@REVISION on the Hugging Face Hub, which
+    has a cache of its own. musicnn (30 MB) is downloaded with pip and its usual settings.
     """
-    from genretree.models.musicnn_weights import get_musicnn
+    from genretree.models.weight_download import get_weights
+    from genretree.models.weight_sources import MUSICNN, find_source
 
-    for path in get_musicnn(wheel):
+    for path in get_weights(name, file):
         echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
-    echo("Next: genretree predict song.mp3, or: genretree train STORE --model musicnn --out BUNDLE")
+    if name == MUSICNN:
+        echo("Next: genretree predict song.mp3, or: genretree train STORE --model musicnn --out BUNDLE")
+        return
+    source = find_source(name.partition("@")[0])
+    family = source.families[0] if source is not None else "FAMILY"
+    echo(f"Next: genretree train STORE --model {family} --weights {name} --out BUNDLE")

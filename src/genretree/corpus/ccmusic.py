@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.corpus.copies import Copies
 from genretree.corpus.manifest import Failure
 from genretree.corpus.prepare import check_target, facts_file, images_file, join_arrays, publish
 from genretree.corpus.regroup import regroup_store
@@ -88,6 +89,7 @@ def prepare_dataset(
     workers: int | None = None,
     overwrite: bool = False,
     regroup: bool = False,
+    find_copies: Callable[[Store], Copies | None] | None = None,
     progress: bool = False,
 ) -> Store:
     """Read every row of the data set into a store.
@@ -111,6 +113,9 @@ def prepare_dataset(
     regroup : bool
         Guess from the images which slices are of one piece; see `genretree.corpus.regroup`. A store that was made
         without it gets the groups; one that has them keeps them.
+    find_copies : callable, optional
+        With `regroup`: given the finished store, returns the pairs of slices whose groups are to be joined, as
+        `genretree.audit.evidence.find_copies` and `read_copies` do.
     progress : bool
         Show bars on standard error.
 
@@ -143,7 +148,7 @@ def prepare_dataset(
         facts = StoreFacts(str(source), "slice", "drawn", version("genretree"), digest)
         existing = check_target(out, digest, overwrite)
         if existing is not None:
-            return regroup_store(existing, progress=progress) if regroup else existing
+            return _regroup(existing, find_copies, progress) if regroup else existing
         work = out.with_name(f"{out.name}.partial")
         shards = work / "rows"
         shards.mkdir(parents=True, exist_ok=True)
@@ -153,7 +158,11 @@ def prepare_dataset(
         finished = _draw_all(chunks, sum(counts.values()), workers or available_processors(), progress)
     _join(work, finished, tree, settings, facts)
     made = publish(work, shards, out)
-    return regroup_store(made, progress=progress) if regroup else made
+    return _regroup(made, find_copies, progress) if regroup else made
+
+
+def _regroup(store: Store, find_copies: Callable[[Store], Copies | None] | None, progress: bool) -> Store:
+    return regroup_store(store, copies=find_copies(store) if find_copies else None, progress=progress)
 
 
 def _check_settings(settings: ImageSettings) -> None:
@@ -259,7 +268,8 @@ def _check_columns(source: str, features: Any, tree: Taxonomy) -> None:
     if missing:
         raise CorpusError(
             f"{source}: expected the columns {', '.join(wanted)}; found {', '.join(found) or 'none'} "
-            f"(missing: {', '.join(missing)})"
+            f"(missing: {', '.join(missing)}). Another data set of images needs its columns named: "
+            "--columns mel=COLUMN,cqt=COLUMN,chroma=COLUMN,label=COLUMN"
         )
     for modality in MODALITIES:
         if not isinstance(found[modality], datasets.Image):

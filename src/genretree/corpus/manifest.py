@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from unicodedata import normalize
 
+from genretree.corpus.file_tags import read_tags
+from genretree.corpus.multiple_genres import GenreCells, MultipleGenres
+from genretree.corpus.names import join_by_name
 from genretree.errors import CorpusError, TaxonomyError
 from genretree.files import printable
 from genretree.progress import progress_bar
 from genretree.remote import is_url
-from genretree.sound.decode import SUFFIXES
+from genretree.sound.walk import Skipped, SoundWalk
 from genretree.taxonomy import MAX_LEVELS, NodePath, Taxonomy, format_path, split_path
 
 ALONE = "track:"  # begins the group of a track whose artist (album ...) is not known
@@ -58,13 +62,14 @@ class Track:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All tracks of a source, in its order, and the rows that can't be used."""
+    """All tracks of a source, in its order, the rows that can't be used, and what the walk of a folder passed over."""
 
     source: Path
     tracks: tuple[Track, ...]
     taxonomy: Taxonomy
     group_by: str
     rejected: tuple[Failure, ...] = ()
+    skipped: Skipped = field(default_factory=Skipped, compare=False)
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ def read_manifest(
     levels: Sequence[str] | None = None,
     depth: int | None = None,
     progress: bool = False,
+    multiple_genres: MultipleGenres = "ask",
 ) -> Manifest:
     """Read the tracks of a folder tree or a CSV.
 
@@ -103,6 +109,9 @@ def read_manifest(
         For a folder without a tree: how many folder levels are genres; deeper ones are taken for artist or album.
     progress : bool
         Show a bar on standard error while the tags of a folder's files are read.
+    multiple_genres : {"ask", "first", "skip", "keep"}
+        What becomes of a CSV's rows that name several genres, as "Rock;Pop" does: an error that asks, the first of
+        them, a rejected row, or one genre of that whole name. A text that is a leaf of `tree` is one name.
 
     Raises
     ------
@@ -112,18 +121,84 @@ def read_manifest(
     source = Path(source)
     if not source.exists():
         raise CorpusError(f"{source}: no such folder or CSV file")
+    walk = SoundWalk()
     if source.is_dir():
-        rows, rejected = _read_folder(source, tree, depth)
+        rows, rejected = _read_folder(source, tree, depth, walk)
         rows, group_by = _group_folder(rows, source, group, progress)
         level_names: Sequence[str] | None = None
     else:
-        rows, rejected, level_names = _read_csv(source, levels)
+        rows, rejected, level_names = _read_csv(source, levels, tree, multiple_genres)
         group_by = _group_column(rows, source, group)
     if tree is None:
         rows = _leave_out_inner(rows, rejected)
     if not rows:
         first = f"; the first problem: {rejected[0].message}" if rejected else ""
         raise CorpusError(f"{source}: no tracks found{first}")
+    taxonomy = tree or Taxonomy.from_paths((row.genre for row in rows), _fitting(level_names, rows))
+    return replace(_match(source, rows, rejected, taxonomy, group_by), skipped=walk.skipped)
+
+
+def match_records(
+    source: Path,
+    records: Iterable[Mapping[str, str]],
+    audio: str,
+    genre: Sequence[str],
+    group: str | None = None,
+    tree: Taxonomy | None = None,
+    multiple_genres: MultipleGenres = "ask",
+) -> Manifest:
+    """Make a manifest of records in memory, under the rules of a CSV.
+
+    Parameters
+    ----------
+    source : Path
+        Name of the source. Relative audio paths are relative to its folder.
+    records : iterable of mappings
+        One for each track, all values as text.
+    audio : str
+        The key of the audio file's path.
+    genre : sequence of str
+        The key of the genre's name or path, or one key for each level from the root down.
+    group : str, optional
+        The key of what must not be split; by default `artist`, else `album`, else each track is its own group.
+    tree : Taxonomy, optional
+        Without it the tree is inferred from the genre paths in use.
+    multiple_genres : {"ask", "first", "skip", "keep"}
+        As for `read_manifest`.
+
+    Raises
+    ------
+    CorpusError
+        If a key is missing or no track is usable. A single bad record is in `rejected` instead.
+    """
+    rows, rejected = [], []
+    columns = ["genre"] if len(genre) == 1 else list(genre)
+    cells = GenreCells(source, columns, multiple_genres, tree)
+    for number, record in enumerate(records):
+        missing = [key for key in (audio, *genre) if key not in record]
+        if missing:
+            raise CorpusError(f"record {number} has no '{missing[0]}'; it has: {', '.join(record) or 'nothing'}")
+        facts = {"path": record[audio], **record}
+        if len(genre) == 1:
+            facts["genre"] = record[genre[0]]
+        settled = cells.settle(facts, f"record {number}")
+        row = None if settled is None else _csv_row(source, settled, columns)
+        if row is None:
+            why = (
+                "several genres; left out" if settled is None else "no path, no genre, or a level left out between two"
+            )
+            message = f"record {number}: {why}"
+            rejected.append(Failure(record[audio] or f"record {number}", "genre", message))
+        else:
+            rows.append(row)
+    cells.check()
+    group_by = _group_column(rows, source, group)
+    if tree is None:
+        rows = _leave_out_inner(rows, rejected)
+    if not rows:
+        first = f"; the first problem: {rejected[0].message}" if rejected else ""
+        raise CorpusError(f"{source.name}: no tracks found{first}")
+    level_names = None if len(genre) == 1 else genre
     taxonomy = tree or Taxonomy.from_paths((row.genre for row in rows), _fitting(level_names, rows))
     return _match(source, rows, rejected, taxonomy, group_by)
 
@@ -150,18 +225,23 @@ def _match(source: Path, rows: list[_Row], rejected: list[Failure], taxonomy: Ta
         if known is not None and known.leaf != leaf:
             rejected.append(Failure(row.name, "genre", f"listed twice with different genres in {source.name}"))
             continue
-        value = row.facts.get(group_by, "").strip()
-        group = f"{group_by}:{value}" if value else f"{ALONE}{row.name}"
-        tracks.setdefault(row.path, Track(row.path, row.name, leaf, group, row.facts))
+        tracks.setdefault(row.path, Track(row.path, row.name, leaf, "", row.facts))
     if not tracks:
         raise CorpusError(f"{source}: no track has a genre of the tree; the first problem: {rejected[0].message}")
-    return Manifest(source, tuple(tracks.values()), taxonomy, group_by, tuple(rejected))
+    names = join_by_name([track.facts.get(group_by, "") for track in tracks.values()], group_by)
+    grouped = [
+        replace(track, group=f"{group_by}:{name}" if name else f"{ALONE}{track.name}")
+        for track, name in zip(tracks.values(), names, strict=True)
+    ]
+    return Manifest(source, tuple(grouped), taxonomy, group_by, tuple(rejected))
 
 
 # -- CSV -----------------------------------------------------------------------------------------------------
 
 
-def _read_csv(source: Path, levels: Sequence[str] | None) -> tuple[list[_Row], list[Failure], Sequence[str] | None]:
+def _read_csv(
+    source: Path, levels: Sequence[str] | None, tree: Taxonomy | None, multiple_genres: MultipleGenres
+) -> tuple[list[_Row], list[Failure], Sequence[str] | None]:
     try:
         text = source.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -178,19 +258,24 @@ def _read_csv(source: Path, levels: Sequence[str] | None) -> tuple[list[_Row], l
         raise CorpusError(f"{source}: needs a column 'path'; it has: {', '.join(columns) or 'none'}")
     level_columns = _level_columns(source, columns, levels)
     rows, rejected = [], []
+    cells = GenreCells(source, level_columns, multiple_genres, tree)
     try:
         for record in reader:
             line = reader.line_num
             facts = {key: (value or "").strip() for key, value in record.items() if isinstance(key, str)}
-            row = _csv_row(source, facts, level_columns)
-            if row is None:
-                name = facts["path"] or f"line {line}"
+            name = facts["path"] or f"line {line}"
+            settled = cells.settle(facts, f"line {line}")
+            row = None if settled is None else _csv_row(source, settled, level_columns)
+            if settled is None:
+                rejected.append(Failure(name, "genre", f"{source.name}, line {line}: several genres; left out"))
+            elif row is None:
                 message = f"{source.name}, line {line}: no path, no genre, or a level left out between two"
                 rejected.append(Failure(name, "genre", message))
             else:
                 rows.append(row)
     except csv.Error as error:
         raise CorpusError(f"{source}, line {reader.line_num}: {error}") from error
+    cells.check()
     return rows, rejected, None if level_columns == ["genre"] else level_columns
 
 
@@ -215,7 +300,7 @@ def _level_columns(source: Path, columns: list[str], levels: Sequence[str] | Non
 
 
 def _csv_row(source: Path, facts: dict[str, str], level_columns: list[str]) -> _Row | None:
-    cells = [facts[column] for column in level_columns]
+    cells = [normalize("NFC", facts[column]) for column in level_columns]
     names = [name for name in cells if name]
     if names != cells[: len(names)]:
         return None
@@ -246,30 +331,25 @@ def _fitting(levels: Sequence[str] | None, rows: list[_Row]) -> Sequence[str] | 
 # -- folders -------------------------------------------------------------------------------------------------
 
 
-def walk_sound(folder: Path) -> Iterator[Path]:
-    """Yield the sound files below a folder, sorted, leaving out hidden files and folders.
-
-    Named pipes, sockets and devices with a sound file's name are among them, so that they are reported when they are
-    decoded.
-    """
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.suffix.lower() in SUFFIXES and path.exists() and not path.is_dir():
-            yield path
-
-
-def _read_folder(source: Path, tree: Taxonomy | None, depth: int | None) -> tuple[list[_Row], list[Failure]]:
+def _read_folder(
+    source: Path, tree: Taxonomy | None, depth: int | None, walk: SoundWalk
+) -> tuple[list[_Row], list[Failure]]:
     rows, rejected = [], []
-    for path in walk_sound(source):
-        folders = path.relative_to(source).parts[:-1]
+    for found in sorted(walk.find([source]), key=lambda found: Path(found.name).parts):
+        path = Path(found.name)
+        name = printable(path.relative_to(source))
+        # Unicode NFC: a disk may spell a name otherwise than the tree does.
+        folders = tuple(normalize("NFC", part) for part in path.relative_to(source).parts[:-1])
+        if found.error:
+            rejected.append(Failure(name, found.error, f"{name}: {found.message}"))
+            continue
         if not folders:
-            name = printable(path.name)
             message = f"{name}: lies outside any genre folder; move it into one, or list the music in a CSV"
             rejected.append(Failure(name, "genre", message))
             continue
         cut = _genre_depth(folders, tree, depth)
-        facts = {"folder": "/".join(folders[cut:])}
-        rows.append(_Row(path.absolute(), printable(path.relative_to(source)), folders[:cut], facts))
+        facts = {"folder": printable("/".join(folders[cut:]))}
+        rows.append(_Row(path.absolute(), name, folders[:cut], facts))
     return rows, rejected
 
 
@@ -280,7 +360,7 @@ def _genre_depth(folders: NodePath, tree: Taxonomy | None, depth: int | None) ->
     if tree is None:
         if len(folders) > MAX_LEVELS:
             raise CorpusError(
-                f"{'/'.join(folders)}: {len(folders)} folders deep, a tree has at most {MAX_LEVELS} levels; "
+                f"{printable('/'.join(folders))}: {len(folders)} folders deep, a tree has at most {MAX_LEVELS} levels; "
                 "say with --depth how many folder levels are genres"
             )
         return len(folders)
@@ -302,7 +382,7 @@ def _group_folder(rows: list[_Row], source: Path, group: str | None, progress: b
     tagged = []
     with progress_bar(len(rows), "tags", "file", progress) as tick:
         for row in rows:
-            tagged.append(replace(row, facts={**row.facts, **_read_tags(row.path)}))
+            tagged.append(replace(row, facts={**row.facts, **read_tags(row.path)}))
             tick()
     if group is not None:
         return tagged, group
@@ -313,18 +393,3 @@ def _group_folder(rows: list[_Row], source: Path, group: str | None, progress: b
     return tagged, max((*_GROUP_COLUMNS, "folder"), key=lambda column: counts[column]) if any(
         counts.values()
     ) else "track"
-
-
-def _read_tags(path: Path) -> dict[str, str]:
-    import mutagen
-
-    if not path.is_file():  # opening a named pipe would block
-        return {}
-    try:
-        tags = mutagen.File(path, easy=True)
-    except Exception:  # damaged tags say nothing about the sound, which is checked when it is decoded
-        return {}
-    if not tags:
-        return {}
-    found = {key: tags.get(key) for key in (*_GROUP_COLUMNS, "title")}
-    return {key: str(value[0]) for key, value in found.items() if value}

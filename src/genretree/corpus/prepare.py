@@ -30,6 +30,7 @@ from genretree.machine import available_processors, worker_pool
 from genretree.progress import progress_bar
 from genretree.remote import fetched, is_url
 from genretree.settings import HOP, MEL_16K_BANDS, RATE, ImageSettings
+from genretree.sound.images import name_image
 from genretree.sound.mel_16k import mel_16k_frames
 from genretree.taxonomy import format_path
 
@@ -63,6 +64,7 @@ def prepare(
     overwrite: bool = False,
     progress: bool = False,
     draw: Draw | None = None,
+    cache: str | Path | None = None,
 ) -> Store:
     """Draw every track of a manifest into a store.
 
@@ -86,6 +88,8 @@ def prepare(
         Show a bar on standard error.
     draw : callable, optional
         Draws jobs elsewhere than in processes of this machine, and reports each; see `genretree.corpus.on_ray`.
+    cache : path, optional
+        Folder that keeps the images of each track for other stores of the same files and settings.
 
     Returns
     -------
@@ -112,7 +116,8 @@ def prepare(
     if existing is not None:
         return existing
     work = out.with_name(f"{out.name}.partial")
-    shards = work / "tracks"
+    shards = work / "tracks" if cache is None else Path(cache)
+    work.mkdir(parents=True, exist_ok=True)
     shards.mkdir(parents=True, exist_ok=True)
     jobs = {
         track: Job(
@@ -133,7 +138,7 @@ def prepare(
     failed = [failures[job.shard] for job in jobs.values() if job.shard in failures]
     rejected = [*manifest.rejected, *failed]
     _join(work, manifest, {track: jobs[track].shard for track in done}, settings, facts, rejected, seed)
-    return publish(work, shards, out)
+    return publish(work, None if cache is not None else shards, out)
 
 
 def _digest(manifest: Manifest, settings: ImageSettings, engine: str, salvage: bool, seed: int) -> str:
@@ -242,7 +247,8 @@ def draw_safely(job: Job) -> Failure | None:
         except OSError as error:
             return Failure(job.url, "unreadable", f"{job.url}: can't be fetched: {error}")
     except SoundError as error:
-        return Failure(error.path, error.kind, str(error))
+        image = "" if job.url else name_image(job.path)
+        return Failure(error.path, error.kind, f"{error.path}: {image}" if image else str(error))
     except Exception as error:  # whatever one file brings about must not stop the others
         return Failure(printable(job.path), "internal", f"{printable(job.path)}: {type(error).__name__}: {error}")
     return None
@@ -327,9 +333,10 @@ def join_arrays(files: Sequence[Path], out: Path, kind: str, shape: tuple[int, .
                 shutil.copyfileobj(raw, stream, 1 << 20)
 
 
-def publish(work: Path, shards: Path, out: Path) -> Store:
+def publish(work: Path, shards: Path | None, out: Path) -> Store:
     """Clear the shards away and give the finished folder its final name, in the place of what may be there."""
-    shutil.rmtree(shards)
+    if shards is not None:
+        shutil.rmtree(shards)
     if out.exists():
         shutil.rmtree(out)
     work.rename(out)

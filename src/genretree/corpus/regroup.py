@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from genretree.corpus.copies import Copies, count_joined, join_copies
 from genretree.corpus.recover import recover_tracks
 from genretree.corpus.splits import RECOVERED, join_groups, split_groups
 from genretree.corpus.store import Store, write_tables
@@ -15,13 +16,16 @@ from genretree.errors import CorpusError
 SPLIT = "recovered"
 
 
-def regroup_store(store: Store, *, progress: bool = False) -> Store:
+def regroup_store(store: Store, *, copies: Copies | None = None, progress: bool = False) -> Store:
     """Group the slices of a store by the piece they seem to be cut from, and add a split by these groups.
 
     Parameters
     ----------
     store : Store
-        One whose slices carry no track. One that was grouped before is returned as it is.
+        One whose slices carry no track.
+    copies : Copies, optional
+        Pairs of slices that an audit found to be the same. Their blocks are joined, across labels too, which the
+        grouping by images alone never does. A store that is grouped already keeps its blocks and has them joined.
     progress : bool
         Show bars on standard error.
 
@@ -30,7 +34,8 @@ def regroup_store(store: Store, *, progress: bool = False) -> Store:
     Store
         The same folder, opened anew. The column `group` of its tracks (each of one slice) holds the block, what is kept
         together by every split from now on; `recovered_track` and `recovered_confidence` say more. The split
-        `recovered` is cut by blocks; the others are left as they were.
+        `recovered` is cut by blocks, and its file names the audit; the other splits are left as they were. A store that
+        is grouped already, and without `copies`, is returned as it is.
 
     Raises
     ------
@@ -38,7 +43,7 @@ def regroup_store(store: Store, *, progress: bool = False) -> Store:
         If the tracks of the store are known.
     """
     if store.facts.group_by == RECOVERED:
-        return store
+        return store if copies is None else _write(store, dict(store.tracks), copies)
     if store.facts.group_by != "slice":
         raise CorpusError(f"{store.folder}: its tracks are known; only slices without a track are grouped by images")
     found = recover_tracks(store.images, store.track_leaves[store.slice_tracks], progress=progress)
@@ -48,11 +53,22 @@ def regroup_store(store: Store, *, progress: bool = False) -> Store:
         "recovered_track": found.tracks.tolist(),
         "recovered_confidence": np.round(found.confidence, 3).tolist(),
     }
+    return _write(store, tracks, copies)
+
+
+def _write(store: Store, tracks: dict[str, list[Any]], copies: Copies | None) -> Store:
+    """Join the blocks of copies, cut the split, and write both."""
+    joined = None
+    if copies is not None:
+        names, blocks = np.unique(np.array(tracks["group"], dtype=object).astype(str), return_inverse=True)
+        merged = join_copies(blocks, copies.pairs)
+        joined = count_joined(copies, blocks, merged)
+        tracks["group"] = names[merged].tolist()
     slices = {"track": store.slice_tracks, "start": store.starts, "padded": store.padded, "silent": store.silent}
     facts = replace(store.facts, group_by=RECOVERED)
     # The split first: what write_tables writes last says that all is there.
     groups = join_groups(tracks["group"], tracks["sha256"])
     split = split_groups(store.track_leaves, groups, name=SPLIT)
-    replace(split, protocol="recovered").save(store.folder / "splits")
+    replace(split, protocol="recovered", copies=joined).save(store.folder / "splits")
     write_tables(store.folder, tracks, slices, store.taxonomy, store.settings, facts, store.failures)
     return Store(store.folder)

@@ -37,6 +37,35 @@ PROTOCOL_NOTES = {
 
 
 @dataclass(frozen=True)
+class JoinedCopies:
+    """Which audit made a split join groups, and how many.
+
+    Parameters
+    ----------
+    audit : str
+        The audit's file.
+    sha256 : str
+        Of that file.
+    pairs : int
+        How many pairs of copies it lists.
+    groups : int
+        How many groups were joined to others.
+    into : int
+        How many groups were left of these.
+    """
+
+    audit: str
+    sha256: str
+    pairs: int
+    groups: int
+    into: int
+
+    def __str__(self) -> str:
+        what = f"{self.pairs} {'pair' if self.pairs == 1 else 'pairs'} of copies in {self.audit}"
+        return f"{what}: {self.groups} groups joined into {self.into}" if self.groups else f"{what}: no groups to join"
+
+
+@dataclass(frozen=True)
 class Split:
     """Which part each track (or, for the slice protocol, each slice) belongs to.
 
@@ -50,6 +79,8 @@ class Split:
         `train`, `validation` or `test` for each track; for the slice protocol, for each slice.
     fold, folds : int or None
         Which fold of how many the test part is; None for a single hold-out split.
+    copies : JoinedCopies, optional
+        The audit whose pairs of copies lie on one side.
     """
 
     name: str
@@ -58,6 +89,7 @@ class Split:
     parts: tuple[str, ...]
     fold: int | None = None
     folds: int | None = None
+    copies: JoinedCopies | None = None
 
     @property
     def note(self) -> str:
@@ -72,7 +104,10 @@ class Split:
     def save(self, folder: Path) -> Path:
         """Write the split into a store's `splits` folder."""
         path = _split_path(folder, self.name)
-        write_text(path, json.dumps(asdict(self), indent=1))
+        content = asdict(self)
+        if self.copies is None:
+            del content["copies"]  # so that versions that do not know it still read the split
+        write_text(path, json.dumps(content, indent=1))
         return path
 
     @classmethod
@@ -84,8 +119,10 @@ class Split:
             raise CorpusError(f"no split named '{name}' in {folder}; there are: {', '.join(known) or 'none'}")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            copies = content.get("copies")
+            content["copies"] = None if copies is None else JoinedCopies(**copies)
             return cls(**{**content, "parts": tuple(content["parts"])})
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorpusError(f"{path}: damaged split file ({error}); make it again with: genretree split") from error
 
 

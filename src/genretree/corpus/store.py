@@ -13,6 +13,7 @@ A store is a folder::
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -28,7 +29,7 @@ from genretree.corpus.manifest import Failure
 from genretree.corpus.splits import Split, join_groups
 from genretree.errors import CorpusError
 from genretree.files import atomic_path, write_text
-from genretree.settings import MEL_16K_BANDS, ImageSettings
+from genretree.settings import MEL_16K_BANDS, MODALITIES, ImageSettings, Modality
 from genretree.sound.mel_16k import mel_16k_frames
 from genretree.taxonomy import Taxonomy
 
@@ -121,6 +122,26 @@ class Store:
     def n_tracks(self) -> int:
         """Number of tracks."""
         return len(self.tracks["path"])
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """The images that there are; others are 0 throughout."""
+        named = re.fullmatch(r"drawn \((.*) only\)", self.facts.engine)
+        return MODALITIES if named is None else tuple(name for name in MODALITIES if name in named[1].split(", "))
+
+    def check_modalities(self, modalities: Sequence[Modality]) -> None:
+        """Refuse a model that sees images which the store lacks.
+
+        Raises
+        ------
+        CorpusError
+            If there are any.
+        """
+        if missing := [name for name in modalities if name not in self.modalities]:
+            raise CorpusError(
+                f"{self.folder}: was prepared without images of {', '.join(missing)}, and the model sees "
+                f"{', '.join(modalities)}; train one with --set modalities='[{', '.join(self.modalities)}]'"
+            )
 
     @property
     def n_slices(self) -> int:

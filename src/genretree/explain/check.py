@@ -9,13 +9,11 @@ change it.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from genretree.bundle import Bundle
@@ -28,10 +26,7 @@ from genretree.explain.pieces import Pieces, score
 from genretree.explain.targets import Target
 from genretree.explain.variants import each_slice
 from genretree.explain.weights import with_weights
-from genretree.models.contract import Model
-from genretree.models.linear_network import LinearNetworkModel
-from genretree.models.linear_tree import LinearTree
-from genretree.models.network import NetworkModel
+from genretree.models import contract
 from genretree.sound.mel_16k import compress, decompress
 
 STEPS = 10  # points of a curve after the first
@@ -222,43 +217,8 @@ def shuffle_weights(bundle: Bundle, seed: int = 0) -> Bundle | None:
     Shuffled and not drawn anew, so that their size stays: else the answers would all be the same, or none.
     """
     whole = with_weights(bundle)
-    model = _shuffled(whole.model, np.random.default_rng(seed))
+    model = contract.shuffle_weights(whole.model, np.random.default_rng(seed))
     return None if model is None else replace(whole, model=model)
-
-
-def _shuffled(model: Model, rng: np.random.Generator) -> Model | None:
-    from genretree.models.ensemble import EnsembleModel
-    from genretree.models.musicnn import MusicnnModel  # loads the Trainer and all it needs, for seconds
-
-    if isinstance(model, NetworkModel):
-        return NetworkModel(_shuffled_network(model.network, rng))
-    if isinstance(model, LinearNetworkModel):
-        network = NetworkModel(_shuffled_network(model.network, rng))
-        return LinearNetworkModel(network, _shuffled_linear(model.linear, rng), model.statistics)
-    if isinstance(model, MusicnnModel):
-        networks = {name: _shuffled_network(network, rng) for name, network in model.networks.items()}
-        return MusicnnModel(networks, model.layers, _shuffled_linear(model.linear, rng), model.settings)
-    if isinstance(model, EnsembleModel):
-        members = [_shuffled(member, rng) or member for member in model.members]
-        changed = any(one is not other for one, other in zip(members, model.members, strict=True))
-        return EnsembleModel(members, model.weights, model.taxonomy, model.settings) if changed else None
-    return None
-
-
-def _shuffled_network(network: Any, rng: np.random.Generator) -> Any:
-    made = copy.deepcopy(network)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            order = torch.from_numpy(rng.permutation(parameter.numel()))
-            parameter.copy_(parameter.flatten()[order].view(parameter.shape))
-    return made
-
-
-def _shuffled_linear(linear: LinearTree, rng: np.random.Generator) -> LinearTree:
-    heads = [
-        None if head is None else replace(head, weights=rng.permuted(head.weights, axis=1)) for head in linear.linear
-    ]
-    return LinearTree(heads, linear.taxonomy, linear.heads)
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

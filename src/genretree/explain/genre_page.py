@@ -15,8 +15,9 @@ from genretree.explain.genre import GenreView, draw_genre
 from genretree.explain.page import write_bytes
 from genretree.explain.result import join_rows
 from genretree.files import write_text
+from genretree.machine import command_line
 from genretree.pictures import draw_strip
-from genretree.report import command_line, data_url, render
+from genretree.report import data_url, render
 
 _BANDS = 6  # of each view that are listed
 

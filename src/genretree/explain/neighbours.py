@@ -25,54 +25,18 @@ from genretree.evaluate import check_images
 from genretree.explain.pieces import Pieces
 from genretree.explain.result import Neighbour
 from genretree.explain.weights import with_weights
-from genretree.files import sha256_file, write_text
-from genretree.models.contract import Model
-from genretree.models.statistics import image_statistics
+from genretree.files import read_json_text, sha256_file, write_text
+from genretree.models.contract import Model, embed_slices
 from genretree.progress import progress_bar
 
 FOLDER = "index"
 _VECTORS, _TRACKS = f"{FOLDER}/vectors.safetensors", f"{FOLDER}/tracks.json"
 _AT_A_TIME = 64
+_MAX_TRACKS_BYTES = 64 << 20  # some 300,000 tracks
 _SMALLEST = 1e-6
 NEIGHBOURS = 5
 
 Floats = NDArray[np.float32]
-
-
-def features(model: Model, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None) -> Floats:
-    """Describe slices as the model does before its last step: shape (n, width).
-
-    A network's pooled features, and what a linear classifier sees beside them; the features of boosting's trees; those
-    of all members of an ensemble.
-
-    Raises
-    ------
-    BundleError
-        For a model that has none.
-    """
-    # These load torch, the Trainer and all they need, for seconds.
-    from genretree.models.boosting import BoostingModel
-    from genretree.models.ensemble import EnsembleModel
-    from genretree.models.hearing import IMAGES, hear
-    from genretree.models.linear_network import LinearNetworkModel, network_features
-    from genretree.models.musicnn import MusicnnModel
-    from genretree.models.network import NetworkModel
-
-    if isinstance(model, NetworkModel):
-        return network_features(model.network, images)
-    if isinstance(model, LinearNetworkModel):
-        seen = network_features(model.network, images, model.look)
-        return np.concatenate([seen, image_statistics(images)], axis=1) if model.statistics else seen
-    if isinstance(model, BoostingModel):
-        return model.seeing.see(images, mel_16k)
-    if isinstance(model, EnsembleModel):
-        return np.concatenate([features(member, images, mel_16k) for member in model.members], axis=1)
-    if isinstance(model, MusicnnModel) and mel_16k is not None:
-        heard = hear(model.ears or model.networks, mel_16k, model.settings.patches)
-        if IMAGES in model.layers:
-            heard[IMAGES] = image_statistics(images)
-        return np.concatenate([heard[key] for key in sorted(heard) if key.split("/")[-1] in model.layers], axis=1)
-    raise BundleError("this model has no features to compare tracks by")
 
 
 def build_index(
@@ -158,11 +122,14 @@ def find_neighbours(bundle: Bundle, pieces: Pieces, most: int | None = None) -> 
         return None
     try:
         arrays = load_file(path)
-        listed: list[dict[str, Any]] = json.loads((bundle.folder / _TRACKS).read_text(encoding="utf-8"))
+        listed: list[dict[str, Any]] = json.loads(read_json_text(bundle.folder / _TRACKS, _MAX_TRACKS_BYTES))
         vectors, mean, scale = arrays["vectors"].astype(np.float32), arrays["mean"], arrays["scale"]
         if len(vectors) != len(listed):
             raise ValueError(f"{len(vectors)} vectors for {len(listed)} tracks")
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        for each in listed:
+            if not isinstance(each["track"], str) or not all(isinstance(name, str) for name in each["genre"]):
+                raise ValueError("a track's name or genre is not text")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         again = f"make it again: genretree index {bundle.folder} STORE --overwrite"
         raise BundleError(f"{path}: can't be read ({error}); {again}") from error
     own = (_in_batches(with_weights(bundle).model, pieces).mean(axis=0) - mean) / scale
@@ -196,7 +163,7 @@ def _describe_tracks(
         for at in range(0, len(rows), _AT_A_TIME):
             some = rows[at : at + _AT_A_TIME]
             sound = None if store.mel_16k is None or not bundle.model.needs_sound else np.asarray(store.mel_16k[some])
-            found.append(features(bundle.model, np.asarray(store.images[some]), sound))
+            found.append(embed_slices(bundle.model, np.asarray(store.images[some]), sound))
             tick(len(some))
     tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
     vectors = average_by(np.concatenate(found).astype(np.float64), position, len(tracks))
@@ -206,4 +173,4 @@ def _describe_tracks(
 def _in_batches(model: Model, pieces: Pieces) -> Floats:
     cut: Callable[[int], Pieces] = lambda at: pieces.select(slice(at, at + _AT_A_TIME))  # noqa: E731
     parts = [cut(at) for at in range(0, len(pieces), _AT_A_TIME)]
-    return np.concatenate([features(model, part.images, part.mel_16k) for part in parts])
+    return np.concatenate([embed_slices(model, part.images, part.mel_16k) for part in parts])

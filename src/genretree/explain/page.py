@@ -19,7 +19,8 @@ from genretree.explain.clips import write_clips
 from genretree.explain.pictures import as_png, draw_reason, draw_tree, paint, ticks
 from genretree.explain.result import Explanation, Reason, Relevance
 from genretree.files import atomic_path, write_text
-from genretree.report import command_line, data_url, render
+from genretree.machine import command_line
+from genretree.report import data_url, render
 from genretree.settings import RATE
 from genretree.sound.decode import decode
 

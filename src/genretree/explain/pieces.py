@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from genretree.bundle import Bundle
 from genretree.corpus.store import Store
+from genretree.corpus.triples import ImageSet
 from genretree.errors import CorpusError
 from genretree.files import printable
+from genretree.from_images import read_slices
 from genretree.models.contract import LevelProbabilities
 from genretree.settings import HOP, RATE
+from genretree.sound.images import ImageForm
 from genretree.sound.slices import SliceImages, iter_slices, skip_silent
 
 _AT_A_TIME = 64
@@ -83,6 +86,21 @@ def read_file(bundle: Bundle, file: str | Path, salvage: bool = False) -> Pieces
         np.array([piece.decibels for piece in found], np.float32),
         found[0].padded,
     )
+
+
+def read_images(bundle: Bundle, images: Sequence[ImageSet], form: ImageForm = "auto") -> Pieces:
+    """Take images of spectra for the slices of one track; those without range are left out.
+
+    Raises
+    ------
+    ImageError
+        If an image can't be used.
+    SettingsError
+        If the model works from sound.
+    """
+    found = read_slices(bundle, images, form)
+    seconds = bundle.images.slice_frames * HOP / RATE
+    return Pieces(images[0].name, found, None, np.arange(len(found), dtype=np.float64) * seconds, seconds)
 
 
 def _sounds(pieces: Iterable[SliceImages]) -> Iterable[NDArray[np.float16]]:

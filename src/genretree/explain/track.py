@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from genretree.bundle import Bundle
 from genretree.corpus.store import Store
+from genretree.corpus.triples import ImageSet
 from genretree.errors import SettingsError
 from genretree.evaluate import check_images
 from genretree.explain.background import find_background
@@ -20,12 +21,13 @@ from genretree.explain.methods import Method, choose_method, make_maps
 from genretree.explain.modalities import Shares, find_shares
 from genretree.explain.neighbours import check_index, find_neighbours
 from genretree.explain.occlusion import Maps
-from genretree.explain.pieces import Pieces, find_track, read_file, read_track, score
+from genretree.explain.pieces import Pieces, find_track, read_file, read_images, read_track, score
 from genretree.explain.result import UNITS, Explanation, Passage, Reason, Relevance, TimeLine
 from genretree.explain.targets import Target, find_node, make_target, targets_of_path
 from genretree.models.contract import LevelProbabilities
 from genretree.predict import Heard, describe
 from genretree.scores import decode_levels
+from genretree.sound.images import ImageForm
 from genretree.taxonomy import NodePath
 
 _PASSAGES = 2
@@ -36,6 +38,8 @@ def explain(
     file: str | Path,
     *,
     store: Store | None = None,
+    images: Sequence[ImageSet] = (),
+    image_form: ImageForm = "auto",
     node: str | None = None,
     against: str | None = None,
     method: str | None = None,
@@ -56,6 +60,11 @@ def explain(
         A sound file; with `store`, a track's path in it, or `#` and its number.
     store : Store, optional
         Take the slices from there.
+    images : sequence of ImageSet, optional
+        Images of the track's slices, as `genretree.from_images.find_image_sets` gives them; they take the place of
+        `file`.
+    image_form : "auto", "drawn", "grey" or "raw"
+        See `genretree.sound.images.read_image`.
     node : str, optional
         The node to ask for; by default that of the predicted path, at each level.
     against : str, optional
@@ -83,8 +92,8 @@ def explain(
 
     Raises
     ------
-    SoundError
-        If the file can't be used.
+    SoundError, ImageError
+        If the file or an image can't be used.
     TaxonomyError
         For a node that isn't in the tree, with the likely intended one.
     SettingsError
@@ -97,7 +106,9 @@ def explain(
     check_question(bundle, node, against, method, level, masks)  # before anything is read
     check_index(bundle, neighbours)
     begun = time.monotonic()
-    if store is None:
+    if images:
+        pieces = read_images(bundle, images, image_form)
+    elif store is None:
         pieces = read_file(bundle, file, salvage)
     else:
         check_images(bundle, store)

@@ -172,8 +172,14 @@ def _borrowed(content: Mapping[str, Any]) -> list[str]:
     found = []
     if any("musicnn-" in name for name in content["files"]):
         found.append(f"It holds {_MUSICNN}.")
-    start = content["settings"].get("weights")
     own = content["training"].get("heard_before")  # of `genretree pretrain`: a folder, not a name on the Hub
+    began = content["training"].get("initial_weights")
+    if isinstance(began, dict) and ("licence" in began or not own):
+        where = ", ".join(str(began[name]) for name in ("source", "revision", "sha256") if name in began)
+        licence = f" (licence {began['licence']})" if "licence" in began else ""
+        found.append(f"It started from the weights {where}{licence}, whose licence holds for it, too.")
+        return found
+    start = content["settings"].get("weights")
     if isinstance(start, str) and parse_name(start) is not None and not own:
         found.append(f"It started from {start}, whose licence holds for it, too.")
     return found

@@ -9,6 +9,7 @@ from typing import Any
 
 from genretree.description import is_inside
 from genretree.errors import HubError
+from genretree.files import is_unsafe, printable
 
 # None of these can run code when it is read: arrays and text.
 TYPES = (".safetensors", ".json", ".yaml", ".csv")
@@ -26,6 +27,8 @@ def check_types(where: str, names: Iterable[str]) -> None:
     for name in names:
         if not is_inside(name):
             raise HubError(f"{where}: names a file outside the bundle: {name!r}; refused")
+        if is_unsafe(name):
+            raise HubError(f"{where}: names a file with control characters: {printable(name)}; refused")
         if PurePosixPath(name).suffix == OLD_TREES:
             raise HubError(
                 f"{where}: {name} is of genretree 0.1 and doesn't travel any more; its author can push it again "

@@ -164,7 +164,7 @@ def _try_to_load(folder: Path) -> None:
     """
     bundles: Any = import_module("genretree.bundle")  # by name, as that module itself finds bundles on the Hub
     with suppress(MissingExtraError):  # nothing is wrong with the bundle; loading it says what to install
-        bundles.open_bundle(folder, read_description(folder))
+        bundles.score_noise(bundles.open_bundle(folder, read_description(folder)))
 
 
 def _download(name: HubName, commit: str, file: str, folder: Path, progress: bool = False) -> None:

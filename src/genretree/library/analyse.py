@@ -16,10 +16,10 @@ from genretree.library import records
 from genretree.library.listen import Listener, Problem, Stamp, hear_file, stamp_file
 from genretree.library.records import FileRow, ModelCard, Result
 from genretree.library.state import State
-from genretree.library.walk import FoundFile, walk
 from genretree.machine import available_processors, shared_by, worker_pool
 from genretree.progress import progress_bar
 from genretree.remote import is_url, local_path
+from genretree.sound.walk import FoundFile, Skipped, SoundWalk
 
 _LONG_SECONDS = 600.0  # a file in hand for longer may hang: it is a suspect even if the run was interrupted
 _LIMIT_SECONDS = 3600.0  # for a suspect in a process of its own
@@ -75,6 +75,8 @@ class Counts:
         Can't be used, as was found now or before.
     gone : int
         Were there at an earlier walk, and are no longer.
+    skipped : Skipped
+        What the walk passed over.
     """
 
     files: int = 0
@@ -83,6 +85,7 @@ class Counts:
     shared: int = 0
     failed: int = 0
     gone: int = 0
+    skipped: Skipped = field(default_factory=Skipped)
 
 
 def analyse(
@@ -94,7 +97,7 @@ def analyse(
     hidden: bool = False,
     retry_failed: bool = False,
     engine: Callable[[Listener], Engine] | None = None,
-    find: Callable[[Sequence[str | Path], bool], Iterator[FoundFile]] = walk,
+    find: Callable[[SoundWalk, Sequence[str | Path]], Iterator[FoundFile]] = SoundWalk.find,
     progress: bool = False,
     report: Report | None = None,
 ) -> Counts:
@@ -117,11 +120,12 @@ def analyse(
     engine : callable, optional
         Makes other workers than threads of this process, from the listener.
     find : callable
-        The walk.
+        Finds the files at and below the places; counts in the walk what it passes over.
     progress : bool
         Show bars on standard error.
     report : callable, optional
-        Is told path, outcome, whether it is another file's, and the model, of each file that is finished.
+        Is told path, outcome, whether it is another file's, and the model, of each file that is finished, and of each
+        that the walk could not read.
 
     Raises
     ------
@@ -134,8 +138,11 @@ def analyse(
     round_ = records.begin_round(state)
     counts = Counts()
     with progress_bar(0, "walk", "file", progress) as tick:
-        for n in records.record_found(state, find(places, hidden), round_):
+        walk = SoundWalk(hidden)
+        found = _report_problems(find(walk, places), listener.card, report)
+        for n in records.record_found(state, found, round_):
             tick(n)
+    counts.skipped = walk.skipped
     counts.gone = records.mark_gone(state, [_real(place) for place in places], round_)
     if retry_failed:
         records.forget_failures(state, model)
@@ -169,6 +176,13 @@ def analyse(
                 raise
         course.hear_suspects(make_listener)
     return counts
+
+
+def _report_problems(found: Iterator[FoundFile], card: ModelCard, report: Report | None) -> Iterator[FoundFile]:
+    for item in found:
+        if item.error and report is not None:
+            report(item.path, Problem(item.error, item.message), False, card)
+        yield item
 
 
 def check_places(places: Sequence[str | Path], remote: bool = False) -> None:
@@ -304,8 +318,9 @@ class _Course:
         if isinstance(outcome, Lost):
             self._try_again(job, engine)
         elif isinstance(outcome, Stamp):
-            records.save_stamp(self.state, row.id, outcome.size, outcome.mtime_ns, outcome.content, outcome.genres)
-            known = FileRow(row.id, row.path, outcome.size, outcome.mtime_ns, outcome.content, outcome.genres)
+            read = (outcome.size, outcome.mtime_ns, outcome.content, outcome.genres)
+            records.save_stamp(self.state, row.id, *read, outcome.own)
+            known = FileRow(row.id, row.path, *read)
             self._listen(known, engine)
         elif job.kind == "stamp":
             assert isinstance(outcome, Problem)

@@ -218,6 +218,9 @@ def _restore(state: State, chain: list[journal.Change], force: bool) -> None:
             journal.finish_undo(state, chain, now, opened.st_size, opened.st_mtime_ns)
             return
         exact = now == chain[0].after
+        if not exact and (moved := journal.find_exchanged(state, chain)) is not None:
+            _restore(state, moved, force)
+            return
         if not exact and not force:
             raise RefusedError("was changed by something else since; --force takes our fields back and leaves the rest")
         temporary, placing = _name_copy(path), False

@@ -9,6 +9,8 @@ import re
 import zlib
 from collections.abc import Iterator
 
+from genretree.sound.tag_bounds import MAX_DECOMPRESSED
+
 Fact = tuple[object, ...]
 _NAME = re.compile(rb"[A-Z][A-Z0-9]{2,3}")
 _OLD_PICTURE = {"JPG": "image/jpeg", "PNG": "image/png"}
@@ -78,10 +80,14 @@ def _unpack(data: bytes, flags: int, major: int, tag_flags: int) -> bytes:
         data = data[4:]
     if major == 4 and (flags & 0x02 or tag_flags & 0x80):
         data = _resynchronise(data)
+    if not packed:
+        return data
+    decompressor = zlib.decompressobj()
     try:
-        return zlib.decompress(data) if packed else data
+        found = decompressor.decompress(data, MAX_DECOMPRESSED)
     except zlib.error:
         return data
+    return data if decompressor.unconsumed_tail else found
 
 
 def _resynchronise(data: bytes) -> bytes:

@@ -109,7 +109,7 @@ def finish_change(state: State, change: int, size: int, mtime_ns: int) -> None:
     found = _read(state, "WHERE id = ?", (change,))[0]
     with state.transaction() as connection:
         connection.execute("UPDATE change SET state = 'written' WHERE id = ?", (change,))
-        move_content(state, found.path, found.before, found.after, size, mtime_ns, found.new["genres"])
+        move_content(state, found.path, found.before, found.after, size, mtime_ns, found.new)
 
 
 def void_change(state: State, change: int) -> None:
@@ -137,7 +137,7 @@ def finish_undo(state: State, chain: Sequence[Change], after: bytes, size: int, 
     with state.transaction() as connection:
         connection.executemany("UPDATE change SET state = 'undone' WHERE id = ?", [(item.id,) for item in chain])
         oldest = chain[-1]
-        move_content(state, oldest.path, chain[0].after, after, size, mtime_ns, oldest.old["genres"])
+        move_content(state, oldest.path, chain[0].after, after, size, mtime_ns, oldest.old)
 
 
 def stop_undo(state: State, change: int) -> None:
@@ -156,6 +156,17 @@ def last_change_to(state: State, content: bytes | None) -> Change | None:
     """Give the last change that stands and made this content, whatever the file's path was then."""
     rows = _read(state, "WHERE after = ? AND state = 'written' ORDER BY id DESC LIMIT 1", (content,))
     return rows[0] if rows else None
+
+
+def first_genres(state: State, change: Change) -> tuple[str, ...]:
+    """Give the genres that a file had before the first of the changes that led to this one without a person's edit."""
+    query = "WHERE path = ? AND id < ? AND state = 'written' ORDER BY id DESC"
+    genres = change.old["genres"]
+    for earlier in _read(state, query, (encode_path(change.path), change.id)):
+        if earlier.new["genres"] != genres:
+            break
+        genres = earlier.old["genres"]
+    return tuple(genres)
 
 
 def _adopt(state: State, path: str, content: bytes) -> None:
@@ -182,6 +193,39 @@ def _follow(state: State, chain: list[Change]) -> list[Change]:
     return chain
 
 
+def find_exchanged(state: State, chain: list[Change]) -> list[Change] | None:
+    """Find the file of a chain whose path another file has now, as when two files exchanged their names.
+
+    The other file's changes get the path in return, and are looked for in the same way when their turn comes.
+    """
+    old, after = chain[0].path, chain[0].after
+    for path in find_copies(state, after):
+        if path == old or is_url(path):
+            continue
+        now = _look(path)
+        if now is None or now.content != after:
+            continue
+        other = last_change(state, path)
+        if other is not None and other.after == after:
+            continue  # a copy that we wrote to as well
+        _exchange(state, old, path)
+        return [replace(item, path=path) for item in chain]
+    return None
+
+
+def _exchange(state: State, one: str, other: str) -> None:
+    nowhere = b"\0"  # the name of no file
+    with state.transaction() as connection:
+        for old, new in (
+            (encode_path(one), nowhere),
+            (encode_path(other), encode_path(one)),
+            (nowhere, encode_path(other)),
+        ):
+            connection.execute(
+                "UPDATE change SET path = ? WHERE path = ? AND state IN ('written', 'undone')", (new, old)
+            )
+
+
 def _move(state: State, old: str, new: str) -> None:
     with state.transaction() as connection:
         connection.execute(
@@ -201,6 +245,7 @@ def iter_chains(state: State, run: int) -> Iterator[list[Change]]:
         if not firsts:
             return
         for first in firsts:
+            first = _read(state, "WHERE id = ?", (first.id,))[0]  # its path may have been exchanged since
             chain = _read(
                 state,
                 "WHERE path = ? AND id >= ? AND state = 'written' ORDER BY id DESC",

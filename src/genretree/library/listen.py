@@ -16,7 +16,7 @@ from genretree.errors import SoundError
 from genretree.files import describe_special
 from genretree.library.delta import content_digest
 from genretree.library.records import UNCALIBRATED, ModelCard, Result
-from genretree.library.tags import TagError, read_tags
+from genretree.library.tags import Carried, TagError, read_tags
 from genretree.models.ways import FORMS, Precision, RuntimeChoice
 from genretree.predict import average_slices, hear
 from genretree.scores import decode_levels
@@ -27,12 +27,13 @@ _TELLING = ("family", "taxonomy", "images", "settings", "calibration")
 
 @dataclass(frozen=True)
 class Stamp:
-    """What was read of a file beside its sound: size, time, hash of its content, and the genres it carries."""
+    """What was read of a file: size, time, hash of its content, and the genres and own fields in its tags."""
 
     size: int
     mtime_ns: int
     content: bytes
     genres: tuple[str, ...] | None
+    own: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def stamp_file(path: str) -> Stamp | Problem:
         if special := describe_special(before.st_mode):
             return Problem("unreadable", f"is {special}, not a sound file")
         content = content_digest(Path(path))
-        genres = _genres(path)
+        carried = _carried(path)
         after = os.stat(path)  # noqa: PTH116
     except FileNotFoundError:
         return Problem("not_found", "is no longer there")
@@ -122,7 +123,9 @@ def stamp_file(path: str) -> Stamp | Problem:
         return Problem("unreadable", f"can't be read: {error.strerror or error}")
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         return _changed()
-    return Stamp(after.st_size, after.st_mtime_ns, content, genres)
+    if carried is None:
+        return Stamp(after.st_size, after.st_mtime_ns, content, None)
+    return Stamp(after.st_size, after.st_mtime_ns, content, carried.genres, carried.own)
 
 
 def hear_file(listener: Listener, path: str, stamp: Stamp) -> Result | Problem:
@@ -141,8 +144,8 @@ def _changed() -> Problem:
     return Problem("changed", "was changed while it was being read; the next run reads it again")
 
 
-def _genres(path: str) -> tuple[str, ...] | None:
+def _carried(path: str) -> Carried | None:
     try:
-        return read_tags(path).genres
+        return read_tags(path)
     except TagError:
         return None

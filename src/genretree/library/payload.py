@@ -18,6 +18,7 @@ from genretree.sound.containers import read_at, sniff
 
 _COPY = 1 << 20
 _MAX_PARTS = 20_000  # real files have some dozens
+_MAX_PAGES = 1_000_000  # of an Ogg file: 11 days of Vorbis, 5 hours even where each holds 20 ms
 _HEADER_PACKETS = {b"\x01vorbis": 3, b"OpusHead": 2, b"\x7fFLAC": 1, b"Speex   ": 2}
 
 
@@ -118,9 +119,12 @@ class _Page:
 
 
 def _pages(file: io.FileIO, size: int) -> Iterator[_Page]:
-    at = 0
+    at = count = 0
     packets: dict[bytes, int] = {}  # header packets still to come, by stream
     while at < size:
+        count += 1
+        if count > _MAX_PAGES:
+            raise LayoutError(f"has more than {_MAX_PAGES:,} pages")
         head = read_at(file, at, 27)
         if head[:4] != b"OggS" or len(head) < 27:
             raise LayoutError("its pages don't follow one another")

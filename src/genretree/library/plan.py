@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from genretree.library.journal import last_change, last_change_to
+from genretree.library.journal import Change, first_genres, last_change, last_change_to
 from genretree.library.mapping import Decision, decide
 from genretree.library.mapping import Mapping as Rules
+from genretree.library.own import PREVIOUS, genre_fields, is_written, listed_genres, split_genres
 from genretree.library.records import FileRow, ModelCard, Result, iter_files
 from genretree.library.state import State
 from genretree.library.tags import TagError, read_tags, shown
@@ -137,6 +138,14 @@ def iter_plans(
             yield _explain(_confirm(plan))
 
 
+def check_writable(plan: Plan) -> Plan:
+    """Say of a plan to write why it can't be carried out, if it can't."""
+    obstacle, message = _obstacle(plan.row)
+    if obstacle is not None:
+        plan = replace(plan, action=obstacle, message=message)
+    return _explain(_confirm(plan))
+
+
 def _confirm(plan: Plan) -> Plan:
     """Plan to write only what can be written."""
     if plan.action != "write":
@@ -186,20 +195,44 @@ def plan_file(state: State, card: ModelCard, rules: Rules, mode: Mode, row: File
     if obstacle is not None:
         return Plan(row, result, decision, obstacle, message=message)
     assert row.genres is not None
-    change = last_change(state, row.path)
-    if row.genres and (change is None or tuple(change.new["genres"]) != row.genres):
-        change = last_change_to(state, row.content) or change  # written at another path: the file was renamed
-    ours = change is not None and tuple(change.new["genres"]) == row.genres
-    theirs = tuple(change.new["theirs"]) if change is not None and ours else row.genres
+    change = find_change(state, row)
+    if change is None:
+        theirs, before = split_genres(row.genres, row.own or {})
+    else:
+        theirs = tuple(change.new["theirs"])
+        recorded = listed_genres(row.own, PREVIOUS)
+        before = first_genres(state, change) if recorded is None else recorded
     if theirs and mode == "only-empty":
         return Plan(row, result, decision, "has_genre")
     kept = () if mode == "overwrite" else theirs
     known = {genre.casefold() for genre in kept}
     genres = (*kept, *(genre for genre in decision.genres if genre.casefold() not in known))
-    own = own_fields(decision, card)
-    if change is not None and ours and list(genres) == change.new["wrote"] and own == change.new["own"]:
+    own = own_fields(decision, card) | genre_fields(genres, before)
+    if _holds(row, change, genres, own):
         return Plan(row, result, decision, "same", genres, kept, own)
     return Plan(row, result, decision, "write", genres, kept, own)
+
+
+def find_change(state: State, row: FileRow) -> Change | None:
+    """Give the change in the journal that a file's genre comes from, if it stands there as we wrote it.
+
+    Another file may lie at the path by now: known by its path and genre alone, it must carry fields of ours.
+    """
+    change = last_change(state, row.path)
+    stands = change is not None and tuple(change.new["genres"]) == row.genres
+    if change is not None and stands and (change.after == row.content or row.own != {}):
+        return change
+    return last_change_to(state, row.content) if row.genres else None  # at another path, if the file was renamed
+
+
+def _holds(row: FileRow, change: Change | None, genres: Sequence[str], own: Mapping[str, str]) -> bool:
+    """Whether a file holds already what would be written."""
+    if change is None:
+        return row.own == own and is_written(row.genres or (), genres)
+    # By the journal, not the file: two databases would otherwise write their models over each other's for ever.
+    wrote = change.new["own"]  # by version 0.1 without the fields that record genres, which is no reason to write them
+    same = bool(wrote) and all(own.get(name) == text for name, text in wrote.items())
+    return same and list(genres) == change.new["wrote"]
 
 
 def own_fields(decision: Decision, card: ModelCard) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import TYPE_CHECKING
 
 from genretree.files import atomic_path, json_line, printable, write_text
 from genretree.library.plan import ACTIONS, Plan
@@ -16,6 +16,9 @@ from genretree.library.records import ModelCard
 from genretree.library.tags import shown
 from genretree.report import render
 from genretree.taxonomy import format_path
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 LISTED = 200  # files of one genre that a page shows; all are in CSV and Parquet
 _BATCH = 5000
@@ -97,7 +100,7 @@ def _line(plan: Plan) -> Line:
     )
 
 
-def write_csv(preview: Preview, stream: IO[str]) -> None:
+def write_csv(preview: Preview, stream: SupportsWrite[str]) -> None:
     """Write a row for each file."""
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([field.name for field in fields(Line)])

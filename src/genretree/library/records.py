@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from genretree.errors import LibraryError
+from genretree.library.levels import genres_json, own_json, pack_levels, unpack_levels
 from genretree.library.state import State, decode_path, encode_path, folder_range
-from genretree.library.walk import FoundFile
 from genretree.models.contract import LevelProbabilities
 from genretree.settings import Heads
+from genretree.sound.walk import FoundFile
 from genretree.taxonomy import Taxonomy
 
 PAGE = 500  # rows read at a time, so that memory doesn't grow with the library
@@ -97,6 +95,8 @@ class FileRow:
         Why it can't even be read.
     gone : bool
         It was not there when its folder was last walked.
+    own : mapping of str to str
+        The `GENRETREE_*` fields of its tags; None if not known, as of files that version 0.1 analysed.
     """
 
     id: int
@@ -109,6 +109,7 @@ class FileRow:
     error: str = ""
     message: str = ""
     gone: bool = False
+    own: Mapping[str, str] | None = None
 
 
 # -- models ------------------------------------------------------------------------------------------------------
@@ -236,12 +237,21 @@ def forget_failures(state: State, model: int) -> None:
         connection.execute("UPDATE file SET tries = 0 WHERE tries > 0")
 
 
-def save_stamp(state: State, file: int, size: int, mtime_ns: int, content: bytes, genres: Sequence[str] | None) -> None:
+def save_stamp(
+    state: State,
+    file: int,
+    size: int,
+    mtime_ns: int,
+    content: bytes,
+    genres: Sequence[str] | None,
+    own: Mapping[str, str] | None,
+) -> None:
     """Write down what was read of a file."""
     with state.transaction() as connection:
         connection.execute(
-            "UPDATE file SET size = ?, mtime_ns = ?, content = ?, genres = ?, error = '', message = '' WHERE id = ?",
-            (size, mtime_ns, content, _to_json(genres), file),
+            "UPDATE file SET size = ?, mtime_ns = ?, content = ?, genres = ?, own = ?, error = '', message = '' "
+            "WHERE id = ?",
+            (size, mtime_ns, content, genres_json(genres), own_json(own), file),
         )
 
 
@@ -305,7 +315,7 @@ def share_result(state: State, model: int, file: int, content: bytes) -> bool:
 
 
 def move_content(
-    state: State, path: str, before: bytes, after: bytes, size: int, mtime_ns: int, genres: Sequence[str]
+    state: State, path: str, before: bytes, after: bytes, size: int, mtime_ns: int, tags: Mapping[str, Any]
 ) -> None:
     """Note that we ourselves changed a file's tags: what the models said of it still holds."""
     connection = state.connection
@@ -313,8 +323,8 @@ def move_content(
     if row is None:
         return
     connection.execute(
-        "UPDATE file SET size = ?, mtime_ns = ?, content = ?, genres = ? WHERE id = ?",
-        (size, mtime_ns, after, _to_json(genres), row[0]),
+        "UPDATE file SET size = ?, mtime_ns = ?, content = ?, genres = ?, own = ? WHERE id = ?",
+        (size, mtime_ns, after, genres_json(tags["genres"]), own_json(tags["own"]), row[0]),
     )
     connection.execute("UPDATE result SET content = ? WHERE file = ? AND content = ?", (after, row[0], before))
 
@@ -440,9 +450,9 @@ def iter_results(
             yield row, result
 
 
-_FILE = "f.id, f.path, f.size, f.mtime_ns, f.content, f.genres, f.tries, f.error, f.message, f.gone"
+_FILE = "f.id, f.path, f.size, f.mtime_ns, f.content, f.genres, f.tries, f.error, f.message, f.gone, f.own"
 _RESULT = "r.probabilities, r.leaf, r.confidence, r.slices, r.padded, r.runtime, r.error, r.message"
-_N_FILE = 10
+_N_FILE = 11
 _VALUES = "leaf, confidence, probabilities, slices, padded, runtime, error, message"
 _REPLACED = ", ".join(f"{name} = excluded.{name}" for name in _VALUES.split(", "))
 
@@ -452,28 +462,13 @@ def _pairs(card: ModelCard, rows: Sequence[tuple[Any, ...]]) -> list[tuple[FileR
 
 
 def _file_row(row: Sequence[Any]) -> FileRow:
-    id_, path, size, mtime_ns, content, genres, tries, error, message, gone = row[:_N_FILE]
+    id_, path, size, mtime_ns, content, genres, tries, error, message, gone, own = row[:_N_FILE]
     known = None if genres is None else tuple(json.loads(genres))
-    return FileRow(id_, decode_path(path), size, mtime_ns, content, known, tries, error, message, bool(gone))
+    fields = None if own is None else json.loads(own)
+    return FileRow(id_, decode_path(path), size, mtime_ns, content, known, tries, error, message, bool(gone), fields)
 
 
 def _result(tree: Taxonomy, row: Sequence[Any]) -> Result:
     packed, leaf, confidence, slices, padded, runtime, error, message = row
     levels = None if packed is None else unpack_levels(packed, tree)
     return Result(levels, leaf, confidence or 0.0, slices, bool(padded), runtime, error, message)
-
-
-def _to_json(genres: Sequence[str] | None) -> str | None:
-    return None if genres is None else json.dumps(list(genres), ensure_ascii=True)
-
-
-def pack_levels(levels: LevelProbabilities | None) -> bytes | None:
-    """Write the probabilities of all nodes, level by level, as little-endian float32."""
-    return None if levels is None else np.concatenate([level[0] for level in levels]).astype("<f4").tobytes()
-
-
-def unpack_levels(packed: bytes, tree: Taxonomy) -> LevelProbabilities:
-    """Read what `pack_levels` wrote: arrays of shape (1, n_nodes)."""
-    values: NDArray[np.float64] = np.frombuffer(packed, "<f4").astype(np.float64)
-    ends = np.cumsum([len(tree.nodes(level)) for level in range(tree.depth)])
-    return [part[None, :] for part in np.split(values, ends[:-1])]

@@ -11,37 +11,42 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from genretree.errors import LibraryError
-from genretree.library.walk import FoundFile, walk
 from genretree.remote import is_url, open_system
-from genretree.sound.decode import SUFFIXES
+from genretree.sound.walk import FoundFile, SoundWalk
 
 _HASHES = ("ETag", "etag", "md5Hash", "content_md5", "md5")  # what storage services call the hash of a content
 
 
-def walk_anywhere(places: Sequence[str | os.PathLike[str]], hidden: bool = False) -> Iterator[FoundFile]:
-    """Yield the sound files below folders of this machine and below URLs; see `walk`.
+def walk_anywhere(walk: SoundWalk, places: Sequence[str | os.PathLike[str]]) -> Iterator[FoundFile]:
+    """Yield the sound files below folders of this machine and below URLs; see `SoundWalk.find`.
+
+    Parameters
+    ----------
+    walk : SoundWalk
+        Counts what is passed over.
+    places : sequence of paths and URLs
 
     Raises
     ------
     LibraryError
         If a URL can't be listed.
     """
-    yield from walk([place for place in places if not is_url(place)], hidden)
+    yield from walk.find(place for place in places if not is_url(place))
     for place in places:
         if is_url(place):
-            yield from _walk_url(str(place), hidden)
+            yield from _walk_url(walk, str(place))
 
 
-def _walk_url(url: str, hidden: bool) -> Iterator[FoundFile]:
+def _walk_url(walk: SoundWalk, url: str) -> Iterator[FoundFile]:
     system, top = open_system(url)
     try:
         if not system.exists(top):
             raise LibraryError(f"{url}: there is nothing at this address; nothing was changed")
         for _, _, files in system.walk(top, detail=True):
             for name, facts in sorted(files.items()):
-                if PurePosixPath(name).suffix.lower() not in SUFFIXES:
+                if not walk.hidden and any(part.startswith(".") for part in _below(facts["name"], top)):
                     continue
-                if not hidden and any(part.startswith(".") for part in _below(facts["name"], top)):
+                if not walk.is_wanted(name):
                     continue
                 yield FoundFile(system.unstrip_protocol(facts["name"]), int(facts["size"] or 0), _mtime_ns(facts))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Save from a damaged database what can be read of it."""
+"""Save what can be read of a damaged database, its backups' journals and the tags of the files."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from genretree.errors import LibraryError
-from genretree.library.state import State, open_state
+from genretree.library.levels import genres_json, own_json
+from genretree.library.records import PAGE, count_files
+from genretree.library.state import State, backups, encode_path, open_state
+from genretree.library.tags import TagError, read_tags
+from genretree.sound.walk import SoundWalk
 from genretree.taxonomy import Taxonomy
 
 _HEADER = b"SQLite format 3\0"
@@ -22,7 +27,7 @@ _PAGE_BYTES = 4096
 _LAST = 1 << 62
 _COLUMNS = {
     "model": "id, digest, family, heads, tree, bundle, note, used",
-    "file": "id, path, size, mtime_ns, content, genres, error, message, seen, gone, tries",
+    "file": "id, path, size, mtime_ns, content, genres, error, message, seen, gone, tries, own",
     "result": "file, model, content, here, leaf, confidence, probabilities, slices, padded, runtime, error, message",
     "run": "id, started, model, command",
     "change": "id, run, path, state, temporary, before, after, before_mtime_ns, old, new, delta",
@@ -46,6 +51,8 @@ class Rescued:
         How many rows those places held at most.
     end : int or None
         The number of the last row that could be read, if what follows is unreadable.
+    from_backups : int
+        Further rows that the backups hold.
     """
 
     table: str
@@ -54,6 +61,7 @@ class Rescued:
     gaps: int = 0
     between: int = 0
     end: int | None = None
+    from_backups: int = 0
 
     @property
     def complete(self) -> bool:
@@ -61,21 +69,44 @@ class Rescued:
         return not self.refused and not self.gaps and self.end is None
 
 
-def rescue(damaged: Path, out: Path) -> list[Rescued]:
+@dataclass
+class MusicFields:
+    """What was read of the tags of files.
+
+    Parameters
+    ----------
+    files : int
+        Files that were found.
+    carrying : int
+        Those of them that carry `GENRETREE_*` fields, which the new database holds now.
+    new : int
+        Those of them that were not among the files saved from the damaged database.
+    """
+
+    files: int = 0
+    carrying: int = 0
+    new: int = 0
+
+
+def rescue(damaged: Path, out: Path, music: Sequence[str] = ()) -> tuple[list[Rescued], MusicFields]:
     """Copy what can be read of a database into a new one, which `undo` and `analyse` can go on with.
 
-    Nothing is written to the damaged one.
+    Entries of the journal that are lost are taken from the database's backups. Nothing is written to the damaged
+    database, to the backups or to music.
 
     Parameters
     ----------
     damaged : Path
     out : Path
         Must not exist.
+    music : sequence of str
+        Folders; the `GENRETREE_*` fields of the files below them are read into the new database.
 
     Returns
     -------
     list of Rescued
         One for each table.
+    MusicFields
 
     Raises
     ------
@@ -92,18 +123,22 @@ def rescue(damaged: Path, out: Path) -> list[Rescued]:
             with closing(sqlite3.connect(copy, isolation_level=None)) as source, open_state(out, create=True) as state:
                 source.execute("PRAGMA writable_schema = ON")  # SQLite then also reads what contradicts its header
                 found = _save(source, state)
-        if not any(table.saved for table in found):
+                for backup in backups(damaged):
+                    _add_journal(backup, Path(folder), state, found)
+                _finish(state, found)
+                fields = _read_music(state, music)
+        if not fields.carrying and not any(table.saved + table.from_backups for table in found):
             raise LibraryError(f"{damaged}: nothing in it can be read; use a backup, or analyse the library again")
     except BaseException:
         for name in (out.name, f"{out.name}-wal", f"{out.name}-shm"):
             out.with_name(name).unlink(missing_ok=True)
         raise
-    return found
+    return found, fields
 
 
 def _copy(damaged: Path, folder: Path) -> Path:
     """Copy a database, as long as its header says, with a first page that can be read."""
-    copy = folder / "damaged.sqlite"
+    copy = folder / f"copy of {damaged.name}"
     log = damaged.with_name(f"{damaged.name}-wal")
     try:
         shutil.copyfile(damaged, copy)
@@ -134,9 +169,10 @@ def _save(source: sqlite3.Connection, state: State) -> list[Rescued]:
     found = []
     for table, columns in _COLUMNS.items():
         report = Rescued(table)
+        wanted = columns if table != "file" or _has_own(source) else columns.replace("own", "NULL")
         insert = f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * len(columns.split(', ')))})"
         with state.transaction() as connection:
-            for row in _rows(source, table, columns, report):
+            for row in _rows(source, table, wanted, report):
                 try:
                     if not _CHECKS[table](row):
                         raise ValueError
@@ -145,7 +181,53 @@ def _save(source: sqlite3.Connection, state: State) -> list[Rescued]:
                 except (ValueError, TypeError, KeyError, AttributeError, sqlite3.IntegrityError):
                     report.refused += 1
         found.append(report)
+    return found
+
+
+def _add_journal(backup: Path, folder: Path, state: State, found: list[Rescued]) -> None:
+    """Add runs and changes that only a backup holds; another library's backup, which may lie there, is passed over."""
+    try:
+        copy = _copy(backup, folder)
+    except LibraryError:  # the rest can be saved all the same
+        return
+    with closing(sqlite3.connect(copy, isolation_level=None)) as source:
+        source.execute("PRAGMA writable_schema = ON")
+        for id_, _, before in _readable(source, "change", "id, state, before"):
+            saved = state.connection.execute("SELECT before FROM change WHERE id = ?", (id_,)).fetchone()
+            if saved is not None and saved[0] != before:
+                return
+        for report in found:
+            if report.table in ("run", "change"):
+                report.from_backups += _add_rows(source, state, report.table)
+
+
+def _readable(source: sqlite3.Connection, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
+    for row in _rows(source, table, columns, Rescued(table)):
+        if table != "change" or row[columns.split(", ").index("state")] in ("written", "undone"):
+            yield row
+
+
+def _add_rows(source: sqlite3.Connection, state: State, table: str) -> int:
+    columns = _COLUMNS[table]
+    insert = f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({', '.join('?' * len(columns.split(', ')))})"
+    added = 0
     with state.transaction() as connection:
+        for row in _readable(source, table, columns):
+            with suppress(ValueError, TypeError, KeyError, AttributeError, sqlite3.IntegrityError):
+                if _CHECKS[table](row):
+                    added += connection.execute(insert, row).rowcount
+    return added
+
+
+def _finish(state: State, found: list[Rescued]) -> None:
+    """Make what was saved consistent."""
+    with state.transaction() as connection:
+        # A backup does not know that a change was undone later; a write that starts from the same bytes proves it.
+        connection.execute(
+            "UPDATE change SET state = 'undone' WHERE state = 'written' AND EXISTS (SELECT 1 FROM change later "
+            "WHERE later.path = change.path AND later.id > change.id AND later.before = change.before "
+            "AND later.state IN ('written', 'undone'))"
+        )
         # Without its run a change could not be undone; without its model or file a result means nothing.
         connection.execute(
             "INSERT INTO run SELECT DISTINCT run, 0, '', 'rescued' FROM change WHERE run NOT IN (SELECT id FROM run)"
@@ -159,7 +241,48 @@ def _save(source: sqlite3.Connection, state: State) -> list[Rescued]:
         if report.table == "result":
             report.refused += report.saved - counted
             report.saved = counted
-    return found
+
+
+def _read_music(state: State, places: Sequence[str]) -> MusicFields:
+    """Read our own fields in the tags of files into the database."""
+    counted = MusicFields()
+    known = sum(count_files(state))
+    rows = _iter_fields(places, counted)
+    while batch := list(islice(rows, PAGE)):
+        with state.transaction() as connection:
+            connection.executemany(
+                "INSERT INTO file (path, size, mtime_ns, genres, own, seen) VALUES (?, ?, ?, ?, ?, 0) "
+                "ON CONFLICT (path) DO UPDATE SET "
+                "content = CASE WHEN size = excluded.size AND mtime_ns = excluded.mtime_ns THEN content END, "
+                "size = excluded.size, mtime_ns = excluded.mtime_ns, genres = excluded.genres, own = excluded.own, "
+                "error = '', message = '', gone = 0",
+                batch,
+            )
+    counted.new = sum(count_files(state)) - known
+    return counted
+
+
+def _iter_fields(places: Sequence[str], counted: MusicFields) -> Iterator[tuple[Any, ...]]:
+    for found in SoundWalk().find(places):
+        if found.error:
+            continue
+        counted.files += 1
+        try:
+            carried = read_tags(found.path)
+            status = Path(found.path).stat()
+        except (TagError, OSError):
+            continue
+        if carried.own and (status.st_size, status.st_mtime_ns) == (found.size, found.mtime_ns):
+            counted.carrying += 1
+            genres, own = genres_json(carried.genres), own_json(carried.own)
+            yield encode_path(found.path), found.size, found.mtime_ns, genres, own
+
+
+def _has_own(source: sqlite3.Connection) -> bool:
+    """Whether the files have the column that format 1 lacks."""
+    with suppress(sqlite3.DatabaseError):
+        return any(row[1] == "own" for row in source.execute("PRAGMA table_info(file)"))
+    return True
 
 
 def _rows(source: sqlite3.Connection, table: str, columns: str, report: Rescued) -> Iterator[tuple[Any, ...]]:
@@ -231,8 +354,9 @@ def _check_model(row: tuple[Any, ...]) -> bool:
 
 def _check_file(row: tuple[Any, ...]) -> bool:
     known = row[4] is None or (isinstance(row[4], bytes) and len(row[4]) == 16)
-    genres = None if row[5] is None else json.loads(row[5])
-    return isinstance(row[1], bytes) and known and (genres is None or isinstance(genres, list))
+    genres, own = (None if value is None else json.loads(value) for value in (row[5], row[11]))
+    tags = isinstance(genres, list | None) and isinstance(own, dict | None)
+    return isinstance(row[1], bytes) and known and tags
 
 
 def _check_result(row: tuple[Any, ...]) -> bool:

@@ -20,7 +20,7 @@ import platformdirs
 from genretree.errors import LibraryError
 from genretree.remote import is_url
 
-FORMAT = 1
+FORMAT = 2
 _BUSY_SECONDS = 10.0
 _CACHE_KIB = 16_000
 _CHECKED_BYTES = 64 << 20  # a larger database is only checked by commands that write
@@ -36,7 +36,7 @@ CREATE TABLE model (
 CREATE TABLE file (
     id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, content BLOB,
     genres TEXT, error TEXT NOT NULL DEFAULT '', message TEXT NOT NULL DEFAULT '', seen INTEGER NOT NULL,
-    gone INTEGER NOT NULL DEFAULT 0, tries INTEGER NOT NULL DEFAULT 0);
+    gone INTEGER NOT NULL DEFAULT 0, tries INTEGER NOT NULL DEFAULT 0, own TEXT);
 CREATE INDEX file_content ON file (content);
 CREATE INDEX file_error ON file (error, id) WHERE error <> '';
 CREATE TABLE result (
@@ -155,7 +155,8 @@ def open_state(path: str | Path, *, create: bool = False, show: bool = False, ch
     create : bool
         Make a new one if there is none.
     show : bool
-        Only to be read: a database that can't be written to, or whose folder can't, opens all the same.
+        Only to be read: a database that can't be written to, or whose folder can't, opens all the same, and one of
+        format 1, as version 0.1 wrote it, stays one. Otherwise that becomes format 2.
     check : bool, optional
         Look for damage first, which reads the whole file; by default if it is smaller than 64 MB.
 
@@ -165,6 +166,11 @@ def open_state(path: str | Path, *, create: bool = False, show: bool = False, ch
         If there is none, or it is something else, damaged, or of another format.
     """
     path = Path(path)
+    if not path.exists() and _backup(path, 1).exists():
+        advice = ", or move the backups away to begin a new library" if create else ""
+        raise LibraryError(
+            f"{path}: is missing, but its backup {_backup(path, 1)} is there; copy that to {path}{advice}"
+        )
     if not create and not path.is_file():
         raise LibraryError(f"{path}: no such library; make it with: genretree library analyse DIR --bundle BUNDLE")
     if create:
@@ -175,13 +181,13 @@ def open_state(path: str | Path, *, create: bool = False, show: bool = False, ch
     try:
         state = State(path, sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None))
         try:
-            _prepare(state, create, check)
+            _prepare(state, create, check, upgrade=not show)
         except sqlite3.OperationalError as error:
             if not show or error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
                 raise
             state.close()
             state = _open_read_only(path)
-            _prepare(state, create=False, check=check)
+            _prepare(state, create=False, check=check, upgrade=False)
     except BaseException as error:
         if state is not None:
             state.close()
@@ -191,8 +197,8 @@ def open_state(path: str | Path, *, create: bool = False, show: bool = False, ch
     return state
 
 
-def _prepare(state: State, create: bool, check: bool) -> None:
-    """Make the tables if there are none, or see whether they are sound and of this format."""
+def _prepare(state: State, create: bool, check: bool, upgrade: bool) -> None:
+    """Make the tables if there are none, or see whether they are sound and of a format that can be read."""
     path, connection = state.path, state.connection
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
@@ -207,11 +213,28 @@ def _prepare(state: State, create: bool, check: bool) -> None:
             raise LibraryError(f"{path}: is damaged ({' '.join(found.split())}); {_advice(path)}")
     format_ = connection.execute("SELECT value FROM setting WHERE name = 'format'").fetchone()
     connection.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing by it
-    if format_ is None or format_[0] != str(FORMAT):
-        raise LibraryError(f"{path}: library format {format_ and format_[0]}, this genretree reads {FORMAT}")
+    if format_ is not None and format_[0] == "1":
+        _add_own(state, upgrade)
+    elif format_ is None or format_[0] != str(FORMAT):
+        raise LibraryError(
+            f"{path}: library format {format_ and format_[0]}, this genretree reads 1 and {FORMAT}; update genretree, "
+            "or name another file with --db"
+        )
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'change_after'").fetchone():
         with suppress(sqlite3.OperationalError):  # read-only, busy or full
             connection.execute(_CONTENT_INDEX)
+
+
+def _add_own(state: State, upgrade: bool) -> None:
+    """Make a database of format 1 one of format 2, or let it look like one where nothing may be written."""
+    if not upgrade:
+        state.connection.execute("CREATE TEMP VIEW file AS SELECT *, NULL AS own FROM main.file")
+        return
+    with state.transaction() as connection:
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(file)")]
+        if "own" not in columns:  # else another process was quicker
+            connection.execute("ALTER TABLE file ADD COLUMN own TEXT")
+        connection.execute("UPDATE setting SET value = ? WHERE name = 'format'", (str(FORMAT),))
 
 
 def _open_read_only(path: Path) -> State:
@@ -267,6 +290,11 @@ def back_up(state: State) -> Path:
 
 def _backup(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.backup-{number}")
+
+
+def backups(path: Path) -> list[Path]:
+    """Return the backups of a database that are there, the latest first."""
+    return [copy for number in range(1, _BACKUPS + 1) if (copy := _backup(path, number)).is_file()]
 
 
 @contextmanager

@@ -31,8 +31,9 @@ from genretree.library.old_tags import (
 )
 from genretree.library.payload import LayoutError, container
 from genretree.sound.containers import read_at, sniff, synchsafe_bytes
+from genretree.sound.tag_bounds import CostlyTagsError, check_tags
 
-OWN_FIELDS = ("GENRETREE_PATH", "GENRETREE_CONFIDENCE", "GENRETREE_MODEL")
+OWN_FIELDS = ("GENRETREE_PATH", "GENRETREE_CONFIDENCE", "GENRETREE_MODEL", "GENRETREE_GENRE", "GENRETREE_PREVIOUS")
 V23_SEPARATOR = "/"  # as ID3v2.3 has it for lists of names
 _MP4_GENRE, _MP4_OWN = "\xa9gen", "----:com.apple.iTunes:"
 _NEAR_END = 1 << 16
@@ -41,6 +42,10 @@ _Found = TypeVar("_Found")
 
 class TagError(Exception):
     """A file's tags can't be read or written."""
+
+
+class UntaggableError(TagError):
+    """A file is of a format that takes no tags of ours."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +119,14 @@ def _guard(act: Callable[[], _Found]) -> _Found:
 
 
 def _kind(path: Path) -> str:
+    try:
+        check_tags(path)
+    except CostlyTagsError as error:
+        raise UntaggableError(f"{error}; convert it to another format") from error
     with path.open("rb", buffering=0) as file:
         kind = container(file)
     if kind not in _READERS:
-        raise TagError(f"{kind or 'unknown'} files can't be tagged; those that can: {', '.join(_READERS)}")
+        raise UntaggableError(f"{kind or 'unknown'} files can't be tagged; those that can: {', '.join(_READERS)}")
     return kind
 
 
@@ -189,9 +198,9 @@ def _read_mp3(path: Path) -> Carried:
         ape = None
     items = {item.key.casefold(): item for item in ape.items} if ape is not None else {}
     own = found.own
-    if ape is not None and not _speaks(tags):
+    if ape is not None and not own:  # another program may have added the ID3v2 tag since
         own = {name: items[name.casefold()].texts[0] for name in OWN_FIELDS if name.casefold() in items}
-        found = Carried(found.genres, own)
+        found = Carried(found.genres, own, found.joined and _speaks(tags))
     if found.genres:
         return found
     listed = items["genre"].texts if "genre" in items else _ape_genres(path) if ape is None else ()
@@ -216,8 +225,11 @@ def _read_wav(path: Path) -> Carried:
             return found
     if info is None:
         return found
+    own = info_own(info[2], OWN_FIELDS)
     if not _speaks(tags):
-        found = Carried((), info_own(info[2], OWN_FIELDS), joined=True)
+        found = Carried((), own, joined=True)
+    elif not found.own:  # another program has added the ID3v2 tag since
+        found = Carried(found.genres, own, found.joined)
     genre = info_text(info[2], b"IGNR")
     return found if found.genres or not genre else Carried((genre,), found.own, found.joined)
 
@@ -368,7 +380,7 @@ def _open_vorbis(path: Path) -> Any:
     else:
         file = File(path, options=[OggVorbis, OggOpus, OggFLAC, OggSpeex])
     if file is None:
-        raise TagError("holds a stream whose tags can't be written")
+        raise UntaggableError("holds a stream whose tags can't be written")
     if file.tags is None:
         file.add_tags()
     return file

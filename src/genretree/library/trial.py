@@ -15,7 +15,7 @@ from pathlib import Path
 
 from genretree.library.frames import TEXT_ENCODINGS, read_frames, synchsafe
 from genretree.library.payload import LayoutError, boxes, header_packets, riff_chunks, sound_digest
-from genretree.library.tags import OWN_FIELDS, TagError, read_tags, write_tags
+from genretree.library.tags import TagError, read_tags, write_tags
 from genretree.library.untouched import check_untouched
 from genretree.sound.containers import MP4_BOXES, read_at, sniff, synchsafe_bytes
 
@@ -166,11 +166,18 @@ def _mp4(file: io.FileIO, start: int, size: int) -> bool:
     if start or len(top) == _HEADERS or top[-1][2] != size or {name for name, _, _ in top} - MP4_BOXES:
         return True
     for way in _tag_lists(file, top, (b"udta", b"meta", b"ilst")):
-        names = [name for name, _, _ in islice(boxes(file, *way), _HEADERS)]
-        single = [name for name in names if name != b"----"]
-        if len(names) == _HEADERS or len(set(single)) != len(single) or len(names) > len(single) + len(OWN_FIELDS):
+        names = [_mp4_name(file, *box) for box in islice(boxes(file, *way), _HEADERS)]
+        if len(names) == _HEADERS or len(set(names)) != len(names):
             return True
     return False
+
+
+def _mp4_name(file: io.FileIO, name: bytes, start: int, end: int) -> tuple[bytes, ...]:
+    """Return what distinguishes a tag: its box's name, and of a freeform one also the names within."""
+    if name != b"----":
+        return (name,)
+    inner = [box for box in islice(boxes(file, start, end), _HEADERS) if box[0] in (b"mean", b"name")]
+    return (name, *(read_at(file, low, min(high - low, _SMALL)) for _, low, high in inner))
 
 
 def _tag_lists(

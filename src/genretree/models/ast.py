@@ -19,8 +19,10 @@ from genretree.models.contract import Examples, FitContext, Fitted, Model
 from genretree.models.linear_network import load_model
 from genretree.models.network import BACKBONE_FILE, GenreNetwork, build_head
 from genretree.models.network_settings import NONE, AstSettings, as_settings
-from genretree.models.pretrained import PooledBackbone, find_weights, load_pretrained, read_config
+from genretree.models.pretrained import PooledBackbone, build_described, build_pretrained, find_weights, read_config
 from genretree.models.study_networks import StudyTransformer
+from genretree.models.weight_download import open_checkpoint
+from genretree.models.weight_files import Checkpoint
 from genretree.taxonomy import Taxonomy
 
 _SMALL: dict[str, Any] = {
@@ -58,9 +60,9 @@ class AstFamily:
         if chosen.architecture == "study":
             return load_model(_build_study(taxonomy, chosen), folder)
         if is_small(folder / BACKBONE_FILE):
-            small = ViTModel(read_config(ViTConfig, folder), add_pooling_layer=False)
+            small = build_described(ViTModel, read_config(ViTConfig, folder), folder, add_pooling_layer=False)
             return load_model(_assemble_small(small, taxonomy, chosen), folder)
-        large = ASTModel(read_config(ASTConfig, folder))
+        large = build_described(ASTModel, read_config(ASTConfig, folder), folder)
         return load_model(_assemble_audioset(large, taxonomy, chosen), folder)
 
 
@@ -78,11 +80,12 @@ def build_network(taxonomy: Taxonomy, settings: AstSettings) -> GenreNetwork:
         )
         return _assemble_small(ViTModel(config, add_pooling_layer=False), taxonomy, settings)
     where = find_weights(settings.weights, AstFamily.name, settings.modalities)
-    if is_small(Path(where) / "config.json"):
-        return _assemble_small(_load_small(where, settings), taxonomy, settings)
+    checkpoint = open_checkpoint(where)
+    if checkpoint.config.get("model_type") == ViTConfig.model_type:
+        return _assemble_small(_load_small(checkpoint, settings), taxonomy, settings)
     if len(settings.modalities) != 1:
         raise SettingsError(f"an AudioSet transformer sees one image; modalities are {', '.join(settings.modalities)}")
-    return _assemble_audioset(_load_resized(settings), taxonomy, settings)
+    return _assemble_audioset(_load_resized(checkpoint, settings), taxonomy, settings)
 
 
 def _build_study(taxonomy: Taxonomy, settings: AstSettings) -> GenreNetwork:
@@ -121,9 +124,10 @@ def is_small(path: Path) -> bool:
         return False
 
 
-def _load_small(where: str, settings: AstSettings) -> Any:
+def _load_small(checkpoint: Checkpoint, settings: AstSettings) -> Any:
     """Load a small transformer that was pretrained, perhaps on images of another size."""
-    loaded: Any = load_pretrained(ViTModel, where, add_pooling_layer=False)
+    where = checkpoint.place
+    loaded: Any = build_pretrained(ViTModel, checkpoint, add_pooling_layer=False)
     config = loaded.config
     if config.num_channels != len(settings.modalities):
         raise TrainingError(f"{where}: sees {config.num_channels} images, not {len(settings.modalities)}")
@@ -138,9 +142,9 @@ def _load_small(where: str, settings: AstSettings) -> Any:
     return made
 
 
-def _load_resized(settings: AstSettings) -> Any:
+def _load_resized(checkpoint: Checkpoint, settings: AstSettings) -> Any:
     """Load a checkpoint made for another length and number of bands."""
-    loaded: Any = load_pretrained(ASTModel, settings.weights)
+    loaded: Any = build_pretrained(ASTModel, checkpoint)
     old = loaded.embeddings.get_shape(loaded.config)
     size = settings.image_size
     loaded.config.max_length, loaded.config.num_mel_bins = size, size

@@ -1,84 +1,60 @@
-"""Family `boosting`: standardise, PCA, histogram gradient boosting, as published.
+"""Family `boosting`: standardised images, their principal components, histogram gradient boosting.
 
 Images at 128x128, laid end to end, are projected on their components; a classifier of the leaves or one for each level.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from genretree.errors import BundleError, TrainingError
 from genretree.files import atomic_path
+from genretree.models.boosting_settings import BoostingSettings
+from genretree.models.boosting_trees import (
+    draft_file,
+    fit_classifier,
+    load_trees,
+    read_draft,
+    record_history,
+    trees_file,
+)
 from genretree.models.checked_trees import CheckedTrees
 from genretree.models.contract import (
     Examples,
     FitContext,
     Fitted,
     LevelProbabilities,
-    balance_classes,
     write_history,
 )
-from genretree.models.described import Describer, Feature
+from genretree.models.described import Describer
 from genretree.models.finite import require_finite
 from genretree.models.graphs import Graph
 from genretree.models.hearing import load_network
-from genretree.models.network_settings import CACHED, Network
+from genretree.models.incremental_pca import fit_incremental
+from genretree.models.network_settings import Pixels
 from genretree.models.pca import StreamingPCA
 from genretree.models.ways import Runner
 from genretree.progress import progress_bar
-from genretree.settings import MODALITIES, Heads, Modality, Settings
+from genretree.settings import MODALITIES, Heads
+from genretree.sound.luminance import magma_luminance
 from genretree.taxonomy import Taxonomy
 
 PROJECTION_FILE = "projection.safetensors"
 _REDUCED_FILE = "reduced.bytes"
 _WHITE = np.float32(255)  # the projection is of pixels from 0 to 1
-_ITERATIONS_AT_A_TIME = 5
-_SECONDS_BETWEEN_DRAFTS = 30.0
 
 Floats = NDArray[np.float32]
 
 
-class BoostingSettings(Settings):
-    """Settings of the `boosting` family; the defaults are the published ones, with the tree head."""
-
-    modalities: tuple[Modality, ...] = Field(MODALITIES, min_length=1)
-    image_size: int = Field(128, ge=8, le=1024, description="stored images are averaged down to this size, in pixels")
-    heads: Heads = Field(
-        "tree", description="tree: one consistent distribution; independent: a classifier for each level"
-    )
-    features: tuple[Feature, ...] = Field(
-        ("components",),
-        min_length=1,
-        description="what the trees see: components (as published), statistics of the images, MusiCNN's layers",
-    )
-    networks: tuple[Network, ...] = Field(("msd",), min_length=1, description="for the feature musicnn: msd, mtt")
-    weights: str = Field(CACHED, description="of these networks; 'cached': as published; or a folder")
-    components: int = Field(512, ge=1, description="principal components kept, at most one less than training slices")
-    batch_size: int = Field(512, ge=2, description="slices in memory at a time")
-    learning_rate: float = Field(0.05, gt=0, le=1)
-    max_leaf_nodes: int = Field(63, ge=2)
-    min_samples_leaf: int = Field(20, ge=1)
-    l2_regularization: float = Field(0.0, ge=0)
-    max_features: float = Field(1.0, gt=0, le=1, description="share of the features that each split may choose from")
-    balance: float = Field(
-        0.0, ge=0, le=1, description="weigh classes in the loss by their share of slices to minus this"
-    )
-    epochs: int = Field(200, ge=1, description="most boosting iterations")
-    patience: int = Field(10, ge=1, description="stop after so many iterations without a better validation loss")
-    seed: int = Field(0, ge=0, lt=2**32)
-
-
 class BoostingFamily:
-    """The published PCA and gradient boosting."""
+    """PCA and gradient boosting. With the recipe `boosting-published` it is the study's pipeline."""
 
     name: ClassVar[str] = "boosting"
     summary: ClassVar[str] = "principal components of the images and histogram gradient boosting"
@@ -89,27 +65,27 @@ class BoostingFamily:
     def fit(
         train: Examples, validation: Examples | None, taxonomy: Taxonomy, settings: Any, context: FitContext
     ) -> Fitted:
-        """Fit the projection, then the classifiers; validation decides how many trees are grown."""
+        """Fit the projection, then the classifiers; held-out slices decide how many trees are grown."""
         chosen: BoostingSettings = settings
         if len(train) < 3:
             raise TrainingError(f"{len(train)} slices to train on; the principal components need at least 3")
         seeing, features, facts = _fit_features(train, chosen, context)
-        held_out = None if validation is None else seeing.see_examples(validation, context.progress)
+        parts = {"train": (features, train.leaves)}
+        if validation is not None:
+            parts["validation"] = seeing.see_examples(validation, context.progress), validation.leaves
         classifiers = []
         targets = _targets(taxonomy, chosen.heads)
         with progress_bar(len(targets) * chosen.epochs, "boost (at most)", "iteration", context.progress) as tick:
-            for number, of_leaf in enumerate(targets):
-                held_truth = None if validation is None else of_leaf[validation.leaves]
-                draft = context.folder / _draft_file(number)
-                begun = _read_draft(draft, of_leaf)
+            for number, nodes in enumerate(targets):
+                draft = context.folder / draft_file(number)
+                begun = read_draft(draft, nodes)
                 tick(getattr(begun, "n_iter_", 0))
-                classifiers.append(
-                    _fit_classifier(features, of_leaf[train.leaves], held_out, held_truth, chosen, begun, draft, tick)
-                )
+                held = None if validation is None else (parts["validation"][0], nodes[validation.leaves])
+                classifiers.append(fit_classifier(features, nodes[train.leaves], held, chosen, begun, draft, tick))
         trees = [CheckedTrees.from_classifier(classifier) for classifier in classifiers]
         model = BoostingModel(seeing, trees, taxonomy, chosen)
         facts["iterations"] = [int(classifier.n_iter_) for classifier in classifiers]
-        history = _history(classifiers)
+        history = record_history(classifiers, parts, taxonomy, chosen)
         write_history(context.folder / "history.csv", history)
         return Fitted(model, history, facts)
 
@@ -119,7 +95,7 @@ class BoostingFamily:
         chosen: BoostingSettings = settings
         seeing = _Seeing.load(folder, chosen)
         targets = _targets(taxonomy, chosen.heads)
-        trees = [_load_trees(folder, number, target, seeing.width) for number, target in enumerate(targets)]
+        trees = [load_trees(folder, number, target, seeing.width) for number, target in enumerate(targets)]
         return BoostingModel(seeing, trees, taxonomy, chosen)
 
 
@@ -154,6 +130,10 @@ class BoostingModel:
             return [np.zeros((0, len(self.taxonomy.nodes(level)))) for level in range(self.taxonomy.depth)]
         return self._classify(self.seeing.see(images, mel_16k))
 
+    def embed(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None) -> Floats:
+        """Compute the features that the trees see: shape (n, width)."""
+        return self.seeing.see(images, mel_16k)
+
     def score_examples(self, examples: Examples, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
         """Score stored slices; what was heard before is not heard again."""
         found = self._classify(self.seeing.see_examples(examples))
@@ -172,7 +152,7 @@ class BoostingModel:
 
     def save(self, folder: Path) -> list[str]:
         """Write what the features need and the trees of each classifier, all as safetensors."""
-        names = [_trees_file(i) for i in range(len(self.classifiers))]
+        names = [trees_file(i) for i in range(len(self.classifiers))]
         for name, classifier in zip(names, self.classifiers, strict=True):
             classifier.save(folder / name)
         return [*self.seeing.save(folder), *names]
@@ -267,16 +247,20 @@ def _fit_features(
     return seeing, seeing.see_examples(train, context.progress), facts
 
 
-def reduce_images(images: NDArray[np.uint8], modalities: tuple[str, ...], size: int) -> NDArray[np.uint8]:
+def reduce_images(
+    images: NDArray[np.uint8], modalities: tuple[str, ...], size: int, pixels: Pixels = "decibels"
+) -> NDArray[np.uint8]:
     """Lay the chosen images, averaged down, end to end: shape (n, modalities * size * size), grey levels 0 to 255."""
     import torch
     from torch.nn import functional
 
     chosen = images[:, [MODALITIES.index(name) for name in modalities]]
+    if pixels == "luminance":
+        chosen = magma_luminance()[chosen]
     if chosen.shape[-1] == size:
         return np.ascontiguousarray(chosen).reshape(len(images), -1)
-    pixels = functional.interpolate(torch.from_numpy(chosen).float(), size=(size, size), mode="area")
-    reduced: NDArray[np.uint8] = pixels.round_().byte().reshape(len(images), -1).numpy()
+    smaller = functional.interpolate(torch.from_numpy(chosen).float(), size=(size, size), mode="area")
+    reduced: NDArray[np.uint8] = smaller.round_().byte().reshape(len(images), -1).numpy()
     return reduced
 
 
@@ -295,8 +279,13 @@ def _fit_or_read_projection(
 
 
 def _fit_projection(train: Examples, settings: BoostingSettings, context: FitContext) -> tuple[Floats, Floats, float]:
-    """Fit standardisation and principal components; both become one matrix and one offset."""
+    """Fit standardisation and principal components; both become one matrix and one offset, for pixels of 0 to 1."""
     rows = _reduce_all(train, settings, context)
+    if settings.pca == "incremental":
+        with progress_bar(2 * len(rows), "components", "slice", context.progress) as tick:
+            weights, offset, explained = fit_incremental(rows, settings.components, settings.batch_size, tick)
+        (context.folder / _REDUCED_FILE).unlink()
+        return weights, offset, explained
     pca = StreamingPCA(settings.components, batch_size=settings.batch_size, random_state=settings.seed)
     with progress_bar(pca.n_batches(*rows.shape), "components", "batch", context.progress) as tick:
         pca.set_params(on_batch=tick).fit(rows)
@@ -313,13 +302,13 @@ def _reduce_all(train: Examples, settings: BoostingSettings, context: FitContext
         progress_bar(len(train), "reduce", "slice", context.progress) as tick,
     ):
         for images in train.batches(settings.batch_size):
-            reduce_images(images, settings.modalities, settings.image_size).tofile(stream)
+            reduce_images(images, settings.modalities, settings.image_size, settings.pixels).tofile(stream)
             tick(len(images))
     return np.memmap(path, mode="r", shape=(len(train), len(settings.modalities) * settings.image_size**2))
 
 
 def _project(images: NDArray[np.uint8], weights: Floats, offset: Floats, settings: BoostingSettings) -> Floats:
-    pixels = reduce_images(images, settings.modalities, settings.image_size).astype(np.float32)
+    pixels = reduce_images(images, settings.modalities, settings.image_size, settings.pixels).astype(np.float32)
     pixels /= _WHITE
     projected: Floats = pixels @ weights + offset
     return projected
@@ -336,145 +325,8 @@ def _targets(taxonomy: Taxonomy, heads: Heads) -> list[NDArray[np.int64]]:
     return [taxonomy.ancestors[:, level] for level in levels if len(taxonomy.nodes(level)) > 1]
 
 
-def _fit_classifier(
-    features: Floats,
-    truth: NDArray[np.int64],
-    held_out: Floats | None,
-    held_truth: NDArray[np.int64] | None,
-    settings: BoostingSettings,
-    begun: Any,
-    draft: Path,
-    tick: Callable[[int], None],
-) -> Any:
-    """Grow trees until the validation loss gets no better, or as many as the settings allow.
-
-    `begun` is what an interrupted run had grown, or None; every half minute what there is goes to the file `draft`.
-    """
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
-    known = np.unique(truth)
-    if len(known) < 2:
-        raise TrainingError("all slices to train on have one and the same genre; check the split")
-    held: dict[str, Any] = {}
-    if held_out is not None and held_truth is not None:
-        usable = np.isin(held_truth, known)  # a class never seen in training has no score
-        held = {"X_val": held_out[usable], "y_val": held_truth[usable]} if usable.any() else {}
-    classifier = begun or HistGradientBoostingClassifier(
-        learning_rate=settings.learning_rate,
-        max_leaf_nodes=settings.max_leaf_nodes,
-        min_samples_leaf=settings.min_samples_leaf,
-        l2_regularization=settings.l2_regularization,
-        max_features=settings.max_features,
-        early_stopping=bool(held),
-        n_iter_no_change=settings.patience,
-        random_state=settings.seed,
-        warm_start=True,
-    )
-    weights = None  # told of weights that are all the same, scikit-learn computes another way
-    if settings.balance > 0:
-        weights = balance_classes(truth, settings.balance)
-    # A few iterations at a time, only so that progress can be shown; the result is that of a single call.
-    saved = time.monotonic()
-    while (before := getattr(classifier, "n_iter_", 0)) < settings.epochs:
-        wanted = min(before + _ITERATIONS_AT_A_TIME, settings.epochs)
-        classifier.set_params(max_iter=wanted).fit(features, truth, weights, **held)
-        tick(classifier.n_iter_ - before)
-        if classifier.n_iter_ < wanted:
-            break
-        if time.monotonic() - saved > _SECONDS_BETWEEN_DRAFTS:
-            _write_draft(classifier, draft)
-            saved = time.monotonic()
-    return classifier
-
-
-def _write_draft(classifier: Any, draft: Path) -> None:
-    from skops import io
-
-    with atomic_path(draft) as temporary:
-        io.dump(classifier, temporary)
-
-
-def _read_draft(draft: Path, target: NDArray[np.int64]) -> Any:
-    """Read what an interrupted run had grown; None if there is nothing."""
-    if not draft.exists():
-        return None
-    trees, classifier = _read_skops(draft)
-    if not np.isin(trees.classes_, target).all():
-        raise BundleError(f"{draft}: its classes are not those of the tree; delete it and train again")
-    return classifier
-
-
-def _history(classifiers: Sequence[Any]) -> list[dict[str, float]]:
-    """One row for each iteration and one before the first; the classifiers above the last have columns of their own."""
-    longest = max(len(classifier.train_score_) for classifier in classifiers)
-    rows: list[dict[str, float]] = [{"iteration": float(iteration)} for iteration in range(longest)]
-    for number, classifier in enumerate(classifiers):
-        suffix = "" if number == len(classifiers) - 1 else f"_{number + 1}"
-        for name, scores in (("train", classifier.train_score_), ("validation", classifier.validation_score_)):
-            for row, score in zip(rows, scores, strict=False):
-                row[f"{name}_loss{suffix}"] = -float(score)
-    return rows
-
-
 def _spread(classifier: CheckedTrees, features: Floats, width: int) -> NDArray[np.float64]:
     """Put a classifier's probabilities at its classes' places; classes it never saw get zero."""
     probabilities = np.zeros((len(features), width))
     probabilities[:, classifier.classes_] = classifier.predict_proba(features)
     return probabilities
-
-
-def _trees_file(number: int) -> str:
-    return f"classifier-{number}.safetensors"
-
-
-def _draft_file(number: int) -> str:
-    """Name what an interrupted training leaves, and what genretree 0.1 also wrote into bundles."""
-    return f"classifier-{number}.skops"
-
-
-# What a stored classifier is made of. Anything else in the file is refused before it is built.
-_TRUSTED = (
-    "numpy.dtype",
-    "numpy.random._pickle.__randomstate_ctor",
-    "sklearn._loss._loss.CyHalfBinomialLoss",
-    "sklearn._loss._loss.CyHalfMultinomialLoss",
-    "sklearn._loss.link.Interval",
-    "sklearn._loss.link.LogitLink",
-    "sklearn._loss.link.MultinomialLogit",
-    "sklearn._loss.loss.HalfBinomialLoss",
-    "sklearn._loss.loss.HalfMultinomialLoss",
-    "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
-    "sklearn.ensemble._hist_gradient_boosting.gradient_boosting.HistGradientBoostingClassifier",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-)
-
-
-def _load_trees(folder: Path, number: int, target: NDArray[np.int64], width: int | None) -> CheckedTrees:
-    """Read the trees of the nodes in `target`, on `width` features if that is known; also as 0.1 wrote them."""
-    path = folder / _trees_file(number)
-    if path.exists():
-        trees = CheckedTrees.load(path)
-    else:
-        path = folder / _draft_file(number)
-        trees, _ = _read_skops(path)
-    if not np.isin(trees.classes_, target).all():
-        raise BundleError(f"{path}: its classes are not those of the tree; copy or train the bundle again")
-    if width is not None and trees.n_features != width:
-        raise BundleError(f"{path}: sees {trees.n_features} features of {width}; copy or train the bundle again")
-    return trees
-
-
-def _read_skops(path: Path) -> tuple[CheckedTrees, Any]:
-    """Read a classifier and its trees, which are checked before anything follows them."""
-    from skops import io
-
-    try:
-        strange = set(io.get_untrusted_types(file=path)) - set(_TRUSTED)
-        if strange:
-            raise BundleError(f"{path}: holds types that don't belong there ({', '.join(sorted(strange))}); refused")
-        classifier = io.load(path, trusted=list(_TRUSTED))
-        return CheckedTrees.from_classifier(classifier), classifier
-    except BundleError:
-        raise
-    except Exception as error:  # whatever a damaged or hostile file makes zipfile, json, numpy and skops raise
-        raise BundleError(f"{path}: can't be read ({error}); copy or train the bundle again") from error

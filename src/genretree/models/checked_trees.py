@@ -19,6 +19,8 @@ from safetensors.numpy import load_file, save_file
 from genretree.errors import BundleError
 
 # How each field of a node is stored, and its name in scikit-learn's own record.
+_MAX_NODES = 50_000_000
+_MAX_TREE_DEPTH = 512  # scikit-learn's have 30 at most with its 31 leaves
 _FIELDS: dict[str, tuple[str, type[np.generic]]] = {
     "value": ("value", np.float64),
     "feature": ("feature_idx", np.int64),
@@ -224,6 +226,23 @@ def _check_nodes(arrays: Arrays, n_nodes: int) -> None:
         raise ValueError("a threshold contains NaN or infinity")
     if not np.isfinite(arrays["value"][~inner]).all():
         raise ValueError("a leaf contains NaN or infinity")
+    _check_depth(arrays)
+
+
+def _check_depth(arrays: Arrays) -> None:
+    """Refuse trees that would take long to walk. Raises ValueError."""
+    starts, leaf = arrays["starts"], arrays["leaf"]
+    if len(leaf) > _MAX_NODES:
+        raise ValueError(f"{len(leaf):,} nodes, more than {_MAX_NODES:,}")
+    first = level = starts[:-1]
+    for _ in range(_MAX_TREE_DEPTH):
+        inner = leaf[level] == 0
+        first, level = first[inner], level[inner]
+        if not len(level):
+            return
+        children = [first + arrays[side][level].astype(np.int64) for side in ("left", "right")]
+        first, level = np.concatenate([first, first]), np.concatenate(children)
+    raise ValueError(f"a tree is more than {_MAX_TREE_DEPTH} levels deep")
 
 
 def _clear_unused(arrays: Arrays) -> dict[str, NDArray[Any]]:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.errors import BundleError
 from genretree.files import atomic_path, release_pages
 from genretree.settings import Heads, Settings
 from genretree.taxonomy import Taxonomy
@@ -141,7 +142,19 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
 
 
 class Model(Protocol):
-    """A trained classifier of slices. `needs_sound`: it can't do without `mel_16k`."""
+    """A trained classifier of slices.
+
+    A model may also have `embed(images, mel_16k)`, which gives features of shape (n, n_features);
+    `shuffle_weights(rng)`, which gives a copy of it with shuffled weights, for the sanity check of explanations;
+    `score_examples(examples, tick)`; and `explain_methods`, names of methods of explaining other than occlusion.
+
+    Attributes
+    ----------
+    heads : {"tree", "independent"}
+        With "tree", a parent's probability is the sum of its children's.
+    needs_sound : bool
+        Whether it needs `mel_16k`.
+    """
 
     heads: Heads
     needs_sound: bool
@@ -167,6 +180,39 @@ class Model(Protocol):
     def save(self, folder: Path) -> list[str]:
         """Write the weights into a folder, without pickle; returns the names of the files."""
         ...
+
+
+def embed_slices(
+    model: Model, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
+) -> NDArray[np.float32]:
+    """Compute a model's features of slices before its last layer: shape (n, n_features).
+
+    Parameters
+    ----------
+    model : Model
+    images : uint8 array, shape (n, 3, size, size)
+    mel_16k : float16 array, shape (n, frames, 96), optional
+        For models with `needs_sound`.
+
+    Raises
+    ------
+    BundleError
+        If the model has no features, or needs `mel_16k`.
+    """
+    own = getattr(model, "embed", None)
+    if own is None:
+        raise BundleError("this model has no embeddings")
+    if model.needs_sound and mel_16k is None:
+        raise BundleError("this model needs audio, and there are only images")
+    found: NDArray[np.float32] = np.asarray(own(images, mel_16k), np.float32)
+    return found
+
+
+def shuffle_weights(model: Model, rng: np.random.Generator) -> Model | None:
+    """Copy a model with the numbers within each array of weights shuffled; None for one that has no such arrays."""
+    own = getattr(model, "shuffle_weights", None)
+    found: Model | None = None if own is None else own(rng)
+    return found
 
 
 def score_examples(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -9,12 +10,29 @@ import torch
 from torch import Tensor, nn
 from transformers import EfficientNetConfig, EfficientNetModel
 
+from genretree.errors import TrainingError
+from genretree.files import printable
 from genretree.models.contract import Examples, FitContext, Fitted, Model
 from genretree.models.linear_network import load_model
 from genretree.models.network import GenreNetwork, build_head
 from genretree.models.network_settings import NONE, EfficientNetSettings, as_settings
-from genretree.models.pretrained import PooledBackbone, adapt_input, find_weights, load_pretrained, read_config
+from genretree.models.pretrained import (
+    PooledBackbone,
+    adapt_input,
+    build_described,
+    build_pretrained,
+    find_weights,
+    read_config,
+)
 from genretree.models.study_networks import StochasticDepth
+from genretree.models.weight_download import open_checkpoint
+from genretree.models.weight_layouts import (
+    apply_stem_padding,
+    find_layout,
+    has_tensorflow_padding,
+    map_names,
+    symmetric_config,
+)
 from genretree.taxonomy import Taxonomy
 
 # Mean and spread of ImageNet's pixels, which the weights were trained with.
@@ -48,16 +66,16 @@ class EfficientNetFamily:
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:
         """Read a trained network; needs no checkpoint."""
         chosen = as_settings(settings, EfficientNetSettings)
-        backbone = EfficientNetModel(read_config(EfficientNetConfig, folder))
+        backbone = build_described(EfficientNetModel, read_config(EfficientNetConfig, folder), folder)
         return load_model(_assemble(backbone, taxonomy, chosen), folder)
 
 
 def build_network(taxonomy: Taxonomy, settings: EfficientNetSettings) -> GenreNetwork:
     """Make a network on the checkpoint's weights, or a new one with the usual initialisation."""
     if settings.weights != NONE:
-        backbone: Any = load_pretrained(
-            EfficientNetModel, find_weights(settings.weights, EfficientNetFamily.name, settings.modalities)
-        )
+        where = find_weights(settings.weights, EfficientNetFamily.name, settings.modalities)
+        # Nobody asked for the default weights by name, so they are not downloaded.
+        backbone = load_backbone(where, download="weights" in settings.model_fields_set)
         backbone.embeddings.convolution = adapt_input(backbone.embeddings.convolution, len(settings.modalities))
         backbone.config.num_channels = len(settings.modalities)
         return _assemble(backbone, taxonomy, settings)
@@ -65,6 +83,45 @@ def build_network(taxonomy: Taxonomy, settings: EfficientNetSettings) -> GenreNe
     backbone = EfficientNetModel(config)
     initialise(backbone)
     return _assemble(backbone, taxonomy, settings)
+
+
+def load_backbone(name: str, *, download: bool = True) -> Any:
+    """Load an EfficientNet from weights in the layout of torchvision, timm or transformers.
+
+    The backbone computes what the library computes whose layout it is.
+
+    Parameters
+    ----------
+    name : str
+        A file, a folder, a name from `genretree weights list`, or a name on the Hugging Face Hub.
+    download : bool
+        Download from the Hub what is not in its cache.
+
+    Raises
+    ------
+    TrainingError
+        If the weights can't be had, or are not an EfficientNet's.
+    """
+    checkpoint = open_checkpoint(name, download=download)
+    layout = find_layout(checkpoint.weights)
+    if layout is None:
+        some = ", ".join(name for name in list(checkpoint.weights)[:9] if name.endswith((".weight", ".bias")))
+        raise TrainingError(
+            f"{checkpoint.place}: not the weights of an EfficientNet in the layout of torchvision, timm or "
+            f"transformers (its first arrays are {printable(some)})"
+        )
+    origin = {**checkpoint.origin, "layout": layout}
+    if layout == "transformers":
+        described = checkpoint.config or _B0
+        return build_pretrained(EfficientNetModel, replace(checkpoint, config=described, origin=origin))
+    symmetric = layout == "torchvision" or not has_tensorflow_padding(checkpoint)
+    config = EfficientNetConfig(**_B0, **(symmetric_config() if symmetric else {}))
+    with torch.device("meta"):
+        wanted = EfficientNetModel(config).state_dict()
+    weights = map_names(checkpoint, layout, wanted)
+    return build_pretrained(
+        EfficientNetModel, replace(checkpoint, weights=weights, config=config.to_dict(), origin=origin)
+    )
 
 
 def initialise(backbone: nn.Module) -> None:
@@ -120,6 +177,7 @@ def _replace_dropout(backbone: nn.Module) -> None:
 
 
 def _assemble(backbone: Any, taxonomy: Taxonomy, settings: EfficientNetSettings) -> GenreNetwork:
+    apply_stem_padding(backbone)
     _replace_depthwise(backbone)
     if settings.stochastic_depth:
         _replace_dropout(backbone)

@@ -26,6 +26,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from genretree.errors import TrainingError
 from genretree.machine import keep_allocated_pages, world_size
 from genretree.models.contract import Examples, FitContext, Fitted, write_history
+from genretree.models.epoch_accuracy import EpochAccuracy
 from genretree.models.finetune import RAW_FILE, decay_by_layer, fine_tuning
 from genretree.models.kernels import quicken
 from genretree.models.linear_network import fit_classifier
@@ -60,8 +61,9 @@ def fit_network(
     Returns
     -------
     Fitted
-        The network of the epoch with the least validation loss; the history has epoch, step, learning_rate,
-        train_loss, validation_loss. The same rows are in `history.csv`, and in TensorBoard's form if that is installed.
+        The network of the epoch with the least validation loss; the history has epoch, step, learning_rate, train_loss,
+        validation_loss, train_accuracy_LEVEL and validation_accuracy_LEVEL (shares, 0 to 1). The same rows are in
+        `history.csv`, and in TensorBoard's form if that is installed.
     """
     if len(train) < 2:
         raise TrainingError(f"{len(train)} slices to train on; batch normalisation needs at least 2")
@@ -128,6 +130,9 @@ def train_network(
             *_tensorboard(context.folder / "tensorboard"),
         ],
     )
+    if isinstance(network, GenreNetwork):
+        network.accuracy = trainer.accuracy = EpochAccuracy()
+        trainer.levels = network.head.taxonomy.levels
     if settings.schedule == "study":
         trainer.rate_factor = partial(study_rate_factor, warmup_epochs=settings.warmup_epochs, epochs=settings.epochs)
     trainer.remove_callback(ProgressCallback)
@@ -138,6 +143,8 @@ def train_network(
         warnings.filterwarnings("ignore", message=".*pin_memory.*")
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if isinstance(network, GenreNetwork):
+        network.accuracy = None
     if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
         raise TrainingError("training diverged, the weights are no numbers any more; try a lower learning_rate")
     if check is not None and not _is_finite(trainer.state.best_metric):
@@ -158,6 +165,19 @@ class _Trainer(Trainer):
     """
 
     rate_factor: Callable[[float], float] | None = None
+    accuracy: EpochAccuracy | None = None
+    levels: tuple[str, ...] = ()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the accuracy of each level to the losses of an epoch."""
+        for loss, prefix in (("loss", ""), ("eval_loss", "eval_")):
+            if self.accuracy is not None and loss in logs:
+                reduce = partial(self.accelerator.reduce, reduction="sum") if self.args.world_size > 1 else None
+                shares = self.accuracy.take(training=loss == "loss", reduce=reduce)
+                logs.update(
+                    {f"{prefix}accuracy_{name}": share for name, share in zip(self.levels, shares, strict=False)}
+                )
+        super().log(logs, start_time)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         factor = self.rate_factor
@@ -288,6 +308,8 @@ def _optimizer(network: nn.Module, settings: NetworkSettings) -> tuple[type[torc
         options["fused"] = True  # one pass over all weights
     if settings.layer_decay < 1:
         options["params"] = decay_by_layer(network, settings)
+    elif settings.decay_biases:  # the Trainer's own groups leave them out
+        options["params"] = [parameter for parameter in network.parameters() if parameter.requires_grad]
     return kind, options
 
 
@@ -379,6 +401,8 @@ def _join_epochs(log: list[dict[str, Any]]) -> list[dict[str, float]]:
     rows: dict[int, dict[str, float]] = {}
     for line in log:
         found = {names[key]: float(value) for key, value in line.items() if key in names}
+        for prefix, part in (("accuracy_", "train_accuracy_"), ("eval_accuracy_", "validation_accuracy_")):
+            found |= {part + key[len(prefix) :]: value for key, value in line.items() if key.startswith(prefix)}
         if found:
             step = int(line["step"])
             rows.setdefault(step, {"epoch": round(float(line["epoch"]), 3), "step": step}).update(found)

@@ -29,7 +29,9 @@ from genretree.models.contract import (
     Held,
     LevelProbabilities,
     Model,
+    embed_slices,
     score_examples,
+    shuffle_weights,
 )
 from genretree.models.finite import require_finite
 from genretree.models.graphs import Graph, HasGraphs
@@ -156,6 +158,18 @@ class EnsembleModel:
         """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
         leaves = np.stack([member.predict_levels(images, mel_16k)[-1] for member in self.members])
         return self.taxonomy.sum_levels(pool(leaves, self.weights))
+
+    def embed(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None) -> NDArray[np.float32]:
+        """Compute the features of all members, side by side: shape (n, width)."""
+        return np.concatenate([embed_slices(member, images, mel_16k) for member in self.members], axis=1)
+
+    def shuffle_weights(self, rng: np.random.Generator) -> EnsembleModel | None:
+        """Copy the model with the weights of its members shuffled; None if no member has any."""
+        shuffled = [shuffle_weights(member, rng) for member in self.members]
+        if all(member is None for member in shuffled):
+            return None
+        members = [new or old for new, old in zip(shuffled, self.members, strict=True)]
+        return EnsembleModel(members, self.weights, self.taxonomy, self.settings)
 
     def score_examples(self, examples: Examples, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
         """Score stored slices, each member in its own way."""

@@ -54,6 +54,7 @@ class _Exported:
         self.run = run
         self.shifts = settings.shifts
         self.heads = settings.heads
+        self.explain_methods = settings.explain_methods
 
     def save(self, folder: Path) -> list[str]:
         """Refuse: the weights were not loaded."""

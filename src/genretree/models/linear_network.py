@@ -12,14 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities, Model
 from genretree.models.graphs import Graph, as_tensors
 from genretree.models.linear_tree import Blocks, Known, LinearTree, choose, hold_out, read_head, write_head
-from genretree.models.network import GenreNetwork, NetworkModel, example_images, load_weights, turn_in_time
+from genretree.models.network import (
+    GenreNetwork,
+    NetworkModel,
+    example_images,
+    load_weights,
+    network_features,
+    shuffle_network,
+)
 from genretree.models.statistics import image_statistics, statistics_of
 from genretree.models.ways import Runner
 from genretree.progress import progress_bar
@@ -56,6 +62,21 @@ class LinearNetworkModel:
         """The network."""
         network: GenreNetwork = self.model.network
         return network
+
+    @property
+    def explain_methods(self) -> tuple[str, ...]:
+        """Methods of explaining other than occlusion."""
+        return self.network.settings.explain_methods
+
+    def embed(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None) -> Floats:
+        """Compute the features that the classifier sees: shape (n, width)."""
+        seen = network_features(self.network, images, self.look)
+        return np.concatenate([seen, image_statistics(images)], axis=1) if self.statistics else seen
+
+    def shuffle_weights(self, rng: np.random.Generator) -> LinearNetworkModel:
+        """Copy the model with the numbers within each array of weights shuffled."""
+        network = NetworkModel(shuffle_network(self.network, rng))
+        return LinearNetworkModel(network, self.linear.shuffle(rng), self.statistics)
 
     def predict_levels(
         self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
@@ -122,20 +143,6 @@ def features_of(
         found.append(network_features(network, images, look))
         if tick is not None:
             tick(len(images))
-    return _stack(found, network)
-
-
-def network_features(network: GenreNetwork, images: NDArray[np.uint8], look: Look | None = None) -> Floats:
-    """Give a network's features of images, averaged over turns in time as the setting `shifts` asks: (n, width)."""
-    device = next(network.parameters()).device
-    seeing: Look = look or (lambda some: network.backbone.features(network.read_images(some)))  # type: ignore[operator]
-    found = []
-    with torch.inference_mode():
-        for start in range(0, len(images), _BATCH):
-            batch = torch.from_numpy(np.array(images[start : start + _BATCH])).to(device)
-            turned = turn_in_time(batch, network.settings.shifts)
-            seen = [seeing(some) for some in turned]
-            found.append(torch.stack(seen).mean(dim=0).float().cpu().numpy())
     return _stack(found, network)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -89,6 +89,13 @@ class LinearTree:
     def parameters(self) -> int:
         """How many numbers were learned."""
         return sum(head.weights.size + head.bias.size for head in self.linear if head is not None)
+
+    def shuffle(self, rng: np.random.Generator) -> LinearTree:
+        """Copy the classifier with the weights of each class shuffled."""
+        heads = [
+            None if head is None else replace(head, weights=rng.permuted(head.weights, axis=1)) for head in self.linear
+        ]
+        return LinearTree(heads, self.taxonomy, self.heads)
 
     def predict(self, blocks: Blocks) -> LevelProbabilities:
         """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""

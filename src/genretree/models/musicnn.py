@@ -200,6 +200,21 @@ class MusicnnModel:
             heard[IMAGES] = image_statistics(images)
         return self.linear.predict(_blocks(heard, self.settings.networks, self.layers))
 
+    def embed(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None) -> NDArray[np.float32]:
+        """Compute the layers that the classifier sees: shape (n, width)."""
+        assert mel_16k is not None
+        heard = hear(self.ears or self.networks, mel_16k, self.settings.patches)
+        if IMAGES in self.layers:
+            heard[IMAGES] = image_statistics(images)
+        return np.concatenate([heard[key] for key in sorted(heard) if key.split("/")[-1] in self.layers], axis=1)
+
+    def shuffle_weights(self, rng: np.random.Generator) -> MusicnnModel:
+        """Copy the model with the numbers within each array of weights shuffled."""
+        from genretree.models.network import shuffle_network  # loads the Trainer, for seconds
+
+        networks = {name: shuffle_network(network, rng) for name, network in self.networks.items()}
+        return MusicnnModel(networks, self.layers, self.linear.shuffle(rng), self.settings)
+
     def score_examples(self, examples: Examples, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
         """Score stored slices; what was heard before is not heard again."""
         images = IMAGES in self.layers

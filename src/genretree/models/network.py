@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from genretree.errors import BundleError
 from genretree.models.augment import mix_pairs, spec_augment
 from genretree.models.contract import LevelProbabilities, balance_classes
+from genretree.models.epoch_accuracy import EpochAccuracy
 from genretree.models.finite import require_finite
 from genretree.models.graphs import Graph, as_tensors
 from genretree.models.network_settings import NetworkSettings
@@ -26,11 +28,15 @@ from genretree.models.tree_head import TreeHead
 from genretree.models.warp import equalise, shift_and_warp
 from genretree.models.ways import Runner
 from genretree.settings import MODALITIES
+from genretree.sound.luminance import magma_luminance
 from genretree.taxonomy import Taxonomy
 
 WEIGHTS_FILE = "model.safetensors"
 BACKBONE_FILE = "backbone.json"
+_BATCH = 32
 _MASK_REFERENCE_SIZE = 224  # pixels; mask widths are given for this image size, as published
+
+ModuleType = TypeVar("ModuleType", bound=nn.Module)
 
 
 class GenreNetwork(nn.Module):
@@ -50,6 +56,7 @@ class GenreNetwork(nn.Module):
     mean: Tensor
     scale: Tensor
     leaf_weights: Tensor
+    luminance: Tensor | None
 
     def __init__(
         self,
@@ -62,12 +69,15 @@ class GenreNetwork(nn.Module):
         super().__init__()
         self.student: nn.Linear | None = None
         self.frozen = False
+        self.accuracy: EpochAccuracy | None = None  # counts the answers to labelled batches while it trains
         self.backbone = backbone
         self.head = head
         self.settings = settings
         self.channels = [MODALITIES.index(name) for name in settings.modalities]
         for name, value in (("mean", mean), ("scale", scale)):
             self.register_buffer(name, torch.as_tensor(value).float().reshape(1, -1, 1, 1), persistent=False)
+        table = torch.from_numpy(magma_luminance()).float() if settings.pixels == "luminance" else None
+        self.register_buffer("luminance", table, persistent=False)
         self.register_buffer("leaf_weights", torch.ones(head.widths[-1]), persistent=False)
 
     def add_student(self, width: int) -> None:
@@ -137,6 +147,7 @@ class GenreNetwork(nn.Module):
         if lessons is not None:
             taught = torch.lerp(lessons[partners], lessons, shares[:, None])
             losses = self.settings.genre_weight * losses + self._misheard(features, taught)
+        self._count(scores, torch.where(shares < 0.5, labels[partners], labels))  # of a mixture its greater part
         return {"loss": losses.mean(), "scores": scores}
 
     def _score(self, pixels: Tensor, labels: Tensor | None, lessons: Tensor | None) -> dict[str, Tensor]:
@@ -144,9 +155,14 @@ class GenreNetwork(nn.Module):
         scores: Tensor = self.backbone.classify(features)  # type: ignore[operator]
         if labels is None:
             return {"scores": scores}
+        self._count(scores, labels)
         if lessons is not None and self.settings.genre_weight == 0:
             return {"loss": self._misheard(features, lessons).mean(), "scores": scores}
         return {"loss": self.head.loss(scores, labels), "scores": scores}
+
+    def _count(self, scores: Tensor, labels: Tensor) -> None:
+        if self.accuracy is not None and self.settings.genre_weight > 0:
+            self.accuracy.add(self.head, scores, labels, self.training)
 
     def _misheard(self, features: Tensor, lessons: Tensor) -> Tensor:
         """Mean squared error of what the student hears: shape (n,)."""
@@ -163,7 +179,7 @@ class GenreNetwork(nn.Module):
         """Choose the modalities and average down, to pixels of 0 to 1."""
         size = self.settings.image_size
         chosen = images if self.channels == [0, 1, 2] else images[:, self.channels]
-        pixels = chosen.float()
+        pixels = chosen.float() if self.luminance is None else self.luminance[chosen.long()]
         if pixels.shape[-1] != size:
             pixels = functional.interpolate(pixels, size=(size, size), mode="area")
         return pixels / 255
@@ -211,6 +227,7 @@ class NetworkModel:
     def __init__(self, network: GenreNetwork) -> None:
         self.network = network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.heads = network.settings.heads
+        self.explain_methods = network.settings.explain_methods
         self.score: Callable[[Tensor], Tensor] = lambda images: self.network(images)["scores"]
 
     def graphs(self, image_size: int) -> dict[str, Graph]:
@@ -235,6 +252,14 @@ class NetworkModel:
         if not found:
             return [np.zeros((0, width)) for width in self.network.head.widths]
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+    def embed(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None) -> NDArray[np.float32]:
+        """Compute the pooled features: shape (n, width)."""
+        return network_features(self.network, images)
+
+    def shuffle_weights(self, rng: np.random.Generator) -> NetworkModel:
+        """Copy the model with the numbers within each array of weights shuffled."""
+        return NetworkModel(shuffle_network(self.network, rng))
 
     def _average(self, batch: Tensor) -> list[Tensor]:
         """Give the probabilities by level, averaged over turns of the images in time."""
@@ -275,6 +300,34 @@ def example_images(size: int) -> Tensor:
 def turn_in_time(images: Tensor, turns: int) -> Iterator[Tensor]:
     """Yield images as they are and turned round in time, in so many equal steps."""
     return (images.roll(round(turn * images.shape[-1] / turns), dims=3) for turn in range(turns))
+
+
+def network_features(
+    network: GenreNetwork, images: NDArray[np.uint8], look: Callable[[Tensor], Tensor] | None = None
+) -> NDArray[np.float32]:
+    """Compute a network's features of images, averaged over turns in time as the setting `shifts` asks: (n, width).
+
+    `look`, from uint8 images (n, 3, size, size) to features (n, width), takes the network's place.
+    """
+    device = next(network.parameters()).device
+    compute = look or (lambda some: network.backbone.features(network.read_images(some)))  # type: ignore[operator]
+    found = [np.zeros((0, int(network.backbone.width)), np.float32)]  # type: ignore[arg-type]
+    with torch.inference_mode():
+        for start in range(0, len(images), _BATCH):
+            batch = torch.from_numpy(np.array(images[start : start + _BATCH])).to(device)
+            turned = [compute(some) for some in turn_in_time(batch, network.settings.shifts)]
+            found.append(torch.stack(turned).mean(dim=0).float().cpu().numpy())
+    return np.concatenate(found)
+
+
+def shuffle_network(network: ModuleType, rng: np.random.Generator) -> ModuleType:
+    """Copy a network with the numbers within each parameter shuffled."""
+    made = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            order = torch.from_numpy(rng.permutation(parameter.numel()))
+            parameter.copy_(parameter.flatten()[order].view(parameter.shape))
+    return made
 
 
 def load_weights(network: GenreNetwork, folder: Path) -> NetworkModel:

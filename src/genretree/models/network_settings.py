@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,6 +11,10 @@ from genretree.settings import MODALITIES, Heads, Modality, Settings
 
 Network = Literal["msd", "mtt"]  # MusiCNN's, by the data they learned from
 NETWORKS: tuple[Network, ...] = ("msd", "mtt")
+Pixels = Literal["decibels", "luminance"]
+PIXELS_HELP = (
+    "decibels: brightness is linear in dB; luminance: that of the data set's drawings in magma, as the study read them"
+)
 CACHED = "cached"  # the name of weights in the cache, where a folder could be named too
 NONE = "none"  # weights: train from scratch
 Kind = TypeVar("Kind", bound=Settings)
@@ -19,8 +23,11 @@ Kind = TypeVar("Kind", bound=Settings)
 class NetworkSettings(Settings):
     """How a network sees images and how it is trained."""
 
+    explain_methods: ClassVar[tuple[str, ...]] = ("gradcam", "integrated-gradients")
+
     modalities: tuple[Modality, ...] = Field(MODALITIES, description="which images it sees")
     image_size: int = Field(224, ge=32, le=1024, description="stored images are averaged down to this size, in pixels")
+    pixels: Pixels = Field("decibels", description=PIXELS_HELP)
     heads: Heads = Field("tree", description="tree: one consistent distribution; independent: a head for each level")
     dropout: float = Field(0.3, ge=0, lt=1)
     label_smoothing: tuple[float, ...] = Field((0.05, 0.1, 0.15), description="from the top level down")
@@ -66,6 +73,9 @@ class NetworkSettings(Settings):
         0.0, ge=0, lt=1, description="keep a moving average of the weights: share kept at each update"
     )
     weight_decay: float = Field(5e-4, ge=0)
+    decay_biases: bool = Field(
+        False, description="apply weight_decay to biases and normalisations too, as in the study"
+    )
     epochs: int = Field(30, ge=0, description="0: the network stays as its weights are, for a linear classifier")
     warmup_epochs: float = Field(5, ge=0, description="linear, at most a quarter of the epochs; then cosine to 0")
     patience: int = Field(10, ge=1, description="stop after this number of epochs without a better validation loss")
@@ -92,6 +102,12 @@ class NetworkSettings(Settings):
     def _learns(self) -> Self:
         if self.epochs == 0 and (self.classifier == "network" or getattr(self, "weights", NONE) == NONE):
             raise ValueError("epochs is 0: that needs classifier=linear, and weights other than none")
+        return self
+
+    @model_validator(mode="after")
+    def _decays_one_way(self) -> Self:
+        if self.decay_biases and self.layer_decay < 1:
+            raise ValueError("decay_biases needs layer_decay=1: layer-wise rates don't decay biases")
         return self
 
     @field_validator("label_smoothing")
@@ -129,7 +145,9 @@ class EfficientNetSettings(NetworkSettings):
     """Settings of the `efficientnet-b0` family; the defaults are the published ones, with the tree head."""
 
     weights: str = Field(
-        "google/efficientnet-b0", description="Hub name or folder of a checkpoint, 'student' or 'none'"
+        "google/efficientnet-b0",
+        description="pretrained weights: a file, a folder, a Hub name (user/name@revision) or a name from "
+        "`genretree weights list`; 'none': from scratch",
     )
     stochastic_depth: bool = Field(
         False, description="drop residual branches for whole images, as torchvision; otherwise single values"
@@ -146,8 +164,11 @@ class EfficientNetSettings(NetworkSettings):
 class AstSettings(_StudySettings):
     """Settings of the `ast` family: a small transformer after the published one, with the tree head."""
 
+    explain_methods: ClassVar[tuple[str, ...]] = ("rollout", "integrated-gradients")
     weights: str = Field(
-        NONE, description="'none': the small one from scratch; else Hub name or folder of an ASTModel or small one"
+        NONE,
+        description="'none': the small one from scratch; else a file, a folder, a Hub name or 'student', with an "
+        "ASTModel or a small one",
     )
     modalities: tuple[Modality, ...] = ("mel",)
     dropout: float = Field(0.4, ge=0, lt=1)

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import logging as transformers_logging
 
 from genretree.errors import BundleError, TrainingError
+from genretree.files import read_json_text
 from genretree.models.network import BACKBONE_FILE, WEIGHTS_FILE
+from genretree.models.weight_download import open_checkpoint
+from genretree.models.weight_files import Checkpoint, explain_mismatch, read_weights
+from genretree.models.weight_sources import STUDENT, find_source
 
 FACTS_FILE = "pretrained.json"
-STUDENT = "student"  # what `genretree pretrain` made of free music, and comes with the package
+# What a network's description may hold at most: far more than any that is published.
+_MAX_CONFIG_BYTES = 1 << 20
+_MAX_LAYERS = 1000  # and entries of a list
+_MAX_WIDTH = 1 << 20
+_COUNTER = "num_batches_tracked"  # lacks in old files, and only counts
+# What other models in transformers put on the same backbone, and what ours leaves out.
+_OTHER_HEADS = re.compile(r"(?:^|\.)(?:classifier|pooler|decoder|lm_head|head)\.")
 
 
 def find_weights(weights: str, family: str, modalities: Sequence[str]) -> str:
@@ -31,6 +41,12 @@ def find_weights(weights: str, family: str, modalities: Sequence[str]) -> str:
         If there are none for this family, or they learned to see other images than `modalities`, or in another order.
     """
     where = weights
+    source = find_source(weights)
+    if source is not None and weights != STUDENT and family not in source.families:
+        raise TrainingError(
+            f"the weights '{weights}' are for {', '.join(source.families) or 'track recovery'}, not {family}; choose "
+            "others from: genretree weights list, or train from scratch with --weights none"
+        )
     if weights == STUDENT:
         folder = resources.files("genretree") / "students" / family
         if not folder.is_dir():
@@ -55,43 +71,85 @@ def read_facts(where: str) -> dict[str, Any]:
 
 
 def load_pretrained(kind: type[PreTrainedModel], name: str, **options: Any) -> PreTrainedModel:
-    """Load a backbone from the Hugging Face Hub or a local folder; safetensors only, and every weight must be there.
+    """Load a backbone from a file, a folder or the Hugging Face Hub, in transformers' layout.
 
     Parameters
     ----------
     kind : a transformers model class
     name : str
-        Hub name, or the path of a folder that `save_pretrained` wrote.
+        As `open_checkpoint` takes it.
     options
-        Handed on to `from_pretrained`.
+        Passed to `from_pretrained`.
 
     Raises
     ------
     TrainingError
-        If it can't be had or lacks weights; says how to get it.
+        If it can't be had or isn't the weights of such a model; says what to do.
+    """
+    return build_pretrained(kind, open_checkpoint(name), **options)
+
+
+def build_pretrained(kind: type[PreTrainedModel], checkpoint: Checkpoint, **options: Any) -> PreTrainedModel:
+    """Build a backbone from a checkpoint in transformers' layout; every weight must be there.
+
+    The backbone's `config.initial_weights` records where they come from.
+
+    Raises
+    ------
+    TrainingError
+        If arrays are missing, unknown or of another shape, or the description doesn't fit.
     """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what it reports is reported below
     try:
         both: Any = kind.from_pretrained(
-            name, use_safetensors=True, output_loading_info=True, dtype=torch.float32, **options
+            None,
+            config=_config_of(kind, checkpoint),
+            state_dict=dict(checkpoint.weights),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            dtype=torch.float32,
+            **options,
         )
-    except Exception as error:  # the Hub's client, the file system and the format each have errors of their own
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        local = Path(name).exists() or Path(name).is_absolute()
-        how = (
-            "give a folder that save_pretrained wrote, with model.safetensors and config.json"
-            if local
-            else f"fetch them where there is a network (hf download {name}) and give the folder"
-        )
+    except Exception as error:  # transformers checks descriptions in many places, each with errors of its own
         raise TrainingError(
-            f"the weights '{name}' can't be had ({first.rstrip('.')}); {how} with --weights FOLDER (in a "
-            "comparison --set FAMILY:weights=FOLDER), or train from scratch with --weights none"
+            f"{checkpoint.place}: can't be loaded as a {kind.__name__} ({str(error).strip().splitlines()[0]}); give "
+            "weights of that model with the config.json that belongs to them"
         ) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
     backbone: PreTrainedModel = both[0]
-    missing = sorted(both[1]["missing_keys"])
-    if missing:
-        raise TrainingError(f"the weights '{name}' lack {len(missing)} parts of {kind.__name__}, first '{missing[0]}'")
+    missing = [name for name in both[1]["missing_keys"] if not name.endswith(_COUNTER)]
+    unexpected = [name for name in both[1]["unexpected_keys"] if not _OTHER_HEADS.search(name)]
+    shapes = {name: (found, wanted) for name, found, wanted in both[1]["mismatched_keys"]}
+    if missing or unexpected or shapes:
+        expected = f"transformers' {kind.__name__}"
+        raise TrainingError(f"{checkpoint.place}: {explain_mismatch(expected, missing, unexpected, shapes)}")
+    backbone.config.initial_weights = dict(checkpoint.origin)
     return backbone
+
+
+def initial_weights(model: Any) -> dict[str, str] | None:
+    """Tell which pretrained weights a trained model started from; None if it started from random ones.
+
+    Returns
+    -------
+    dict of str to str, or None
+        source, file, sha256, and revision and licence where they are known.
+    """
+    network = getattr(getattr(model, "model", model), "network", None)
+    config = getattr(getattr(network, "backbone", None), "config", None)
+    return getattr(config, "initial_weights", None)
+
+
+def _config_of(kind: type[PreTrainedModel], checkpoint: Checkpoint) -> Any:
+    """Make the description from config.json; without one, transformers' defaults for this model."""
+    made: Any = kind.config_class
+    given = dict(checkpoint.config)
+    if given.get("model_type", made.model_type) != made.model_type:
+        raise ValueError(f"config.json describes a model of type '{given['model_type']}', not '{made.model_type}'")
+    return made.from_dict(given) if given else made()
 
 
 def save_checkpoint(backbone: Any, folder: Path) -> None:
@@ -115,19 +173,22 @@ def load_plain(backbone: nn.Module, folder: str, channels: int) -> None:
     TrainingError
         If it can't be read, or is of another shape.
     """
-    path = Path(folder) / WEIGHTS_FILE
-    own = {name for name in backbone.state_dict() if not _of_head(name)}
+    own = {name: value for name, value in backbone.state_dict().items() if not _of_head(name)}
+    how = "give a folder that 'genretree pretrain --model cnn' wrote, or --weights none"
     try:
-        weights = load_file(path)
-        if set(weights) != own:
-            raise ValueError("weights of another model")
-        backbone.load_state_dict(weights, strict=False)
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise TrainingError(
-            f"{path}: can't be used for a cnn that sees {channels} images ({first}); give a folder that "
-            "'genretree pretrain --model cnn' wrote, or --weights none"
-        ) from error
+        weights = read_weights(folder, Path(folder)).weights
+    except TrainingError as error:
+        raise TrainingError(f"{error}; {how}") from error
+    shapes = {
+        name: (value.shape, own[name].shape)
+        for name, value in weights.items()
+        if name in own and value.shape != own[name].shape
+    }
+    missing, unexpected = own.keys() - weights.keys(), weights.keys() - own.keys()
+    if missing or unexpected or shapes:
+        expected = f"a cnn that sees {channels} images"
+        raise TrainingError(f"{folder}: {explain_mismatch(expected, missing, unexpected, shapes)}; {how}")
+    backbone.load_state_dict(dict(weights), strict=False)
 
 
 def _of_head(name: str) -> bool:
@@ -144,12 +205,62 @@ def read_config(kind: type[PreTrainedConfig], folder: Path) -> Any:
     """
     path = folder / BACKBONE_FILE
     try:
+        _check_numbers(json.loads(read_json_text(path, _MAX_CONFIG_BYTES)))
         config = kind.from_json_file(path)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise BundleError(f"{path}: can't be read ({error}); copy or train the bundle again") from error
     if not isinstance(config, kind):
         raise BundleError(f"{path}: doesn't describe a {kind.__name__}")
     return config
+
+
+def build_described(model: type[PreTrainedModel], config: PreTrainedConfig, folder: Path, **options: Any) -> Any:
+    """Build the network that a bundle describes, if the bundle has the weights of one of that size.
+
+    Parameters
+    ----------
+    model : type
+        The network's class.
+    config : PreTrainedConfig
+        As `read_config` gives it.
+    folder : Path
+        The bundle.
+    **options
+        Further arguments of the class.
+
+    Raises
+    ------
+    BundleError
+        If the described network is larger than the file of weights.
+    """
+    weights = folder / WEIGHTS_FILE
+    with torch.device("meta"):  # without memory for the weights
+        described = sum(parameter.numel() for parameter in model(config, **options).parameters())
+    held = weights.stat().st_size if weights.is_file() else 0
+    if described > held:  # a number takes one byte at least
+        raise BundleError(
+            f"{folder / BACKBONE_FILE}: describes a network of {described:,} weights, and {weights.name} has {held:,} "
+            "bytes; copy or train the bundle again"
+        )
+    return model(config, **options)
+
+
+def _check_numbers(content: Any) -> None:
+    """Refuse numbers and lists in a network's description that would make it endless. Raises ValueError."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            if isinstance(value, int) and not isinstance(value, bool):
+                most = _MAX_LAYERS if "layer" in name and "eps" not in name else _MAX_WIDTH
+                if abs(value) > most:
+                    raise ValueError(f"{name} is {value}, more than {most:,}")
+            _check_numbers(value)
+    elif isinstance(content, list):
+        if len(content) > _MAX_LAYERS:
+            raise ValueError(f"has a list of {len(content):,} values")
+        for value in content:
+            if isinstance(value, int) and abs(value) > _MAX_WIDTH:
+                raise ValueError(f"has a value of {value}, more than {_MAX_WIDTH:,}")
+            _check_numbers(value)
 
 
 def adapt_input(convolution: nn.Conv2d, channels: int) -> nn.Conv2d:

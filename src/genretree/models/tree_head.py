@@ -59,6 +59,16 @@ class TreeHead(nn.Module):
             for level in range(len(self.widths))
         ]
 
+    def decode(self, scores: Tensor) -> Tensor:
+        """Choose a node for each level, shape (n, depth): one path with the tree head, each level's best without."""
+        levels = self.log_probabilities(scores)
+        if self.heads == "independent":
+            return torch.stack([level.argmax(dim=1) for level in levels], dim=1)
+        ancestors = self.get_buffer("ancestors")
+        expected = torch.stack([level.exp()[:, ancestors[:, number]] for number, level in enumerate(levels)])
+        chosen: Tensor = ancestors[expected.sum(dim=0).argmax(dim=1)]
+        return chosen
+
     def loss(self, scores: Tensor, leaves: Tensor) -> Tensor:
         """Mean of `losses` over the slices."""
         return self.losses(scores, leaves).mean()

@@ -16,7 +16,7 @@ from genretree.service.problems import MEDIA_TYPE, Problem, busy
 _LINGER_SECONDS = 1.0
 
 
-def make_protocol(limits: Limits) -> type[asyncio.Protocol]:
+def make_protocol(limits: Limits) -> type[asyncio.Protocol]:  # noqa: C901
     """Give uvicorn's protocol with the limits that it has no settings for."""
 
     class LimitedProtocol(H11Protocol):

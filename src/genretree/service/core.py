@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from genretree.bundle import score_noise
 from genretree.explain.pieces import Pieces
 from genretree.explain.track import make_timelines, predicted_nodes, tree_chances
 from genretree.machine import shared_by
@@ -27,8 +28,7 @@ from genretree.service.pool import FailedError, FullError, Listen, Pool, Service
 from genretree.service.problems import Problem, busy, of_sound, unavailable
 from genretree.service.temporary import PrivateFolder, Storage, clear_leftovers, folder_gone
 from genretree.service.wire import Message, array_blob, take_array
-from genretree.settings import HOP, MEL_16K_BANDS, RATE
-from genretree.sound.mel_16k import mel_16k_frames
+from genretree.settings import HOP, RATE
 
 _AT_A_TIME = 32  # slices of a file, so that long ones don't keep the others waiting
 _LARGEST_FILE = 1 << 30  # that a worker may write: spectra take 39 kB for a second, and are written for long files
@@ -138,11 +138,7 @@ class Service:
 
     async def _warm_up(self, served: Served) -> None:
         """Score a slice of noise, so that nobody waits for what is loaded when a model is first used."""
-        bundle, rng = served.bundle, np.random.default_rng(0)
-        images = rng.integers(0, 256, (1, 3, bundle.images.size, bundle.images.size), np.uint8)
-        shape = (1, mel_16k_frames(bundle.images), MEL_16K_BANDS)
-        sound = rng.random(shape, np.float32).astype(np.float16) if bundle.model.needs_sound else None
-        await asyncio.get_running_loop().run_in_executor(self._thread, bundle.model.predict_levels, images, sound)
+        await asyncio.get_running_loop().run_in_executor(self._thread, score_noise, served.bundle)
 
     async def stop(self) -> None:
         """Stop the workers and remove the private folder."""

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from genretree.files import printable
 from genretree.service.metrics import Metrics
 from genretree.service.problems import Problem
 
@@ -84,7 +85,7 @@ class Guard:
         except Problem as problem:
             await problem.as_response(close=True)(scope, receive, send_more)
         except Exception:
-            log.exception("%s %s failed", scope["method"], scope["path"])
+            log.exception("%s %s failed", printable(scope["method"]), printable(scope["path"]))
             if status:
                 raise
             answer = Problem("internal", "something went wrong here; the service's log has more")

@@ -21,7 +21,7 @@ from genretree.service.limits import Limits
 from genretree.service.problems import Problem
 from genretree.taxonomy import NodePath, Taxonomy
 
-_GRADIENTS = {"cnn": "gradcam", "efficientnet-b0": "gradcam", "ast": "rollout"}
+_NEED_CAPTUM = ("gradcam", "integrated-gradients")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _describe(name: str, bundle: Bundle, default: bool) -> dict[str, Any]:
         "levels": list(taxonomy.levels),
         "classes": [len(taxonomy.nodes(level)) for level in range(taxonomy.depth)],
         "runtime": bundle.runtime,
-        "methods": _methods(bundle.family),
+        "methods": _methods(bundle),
         "neighbours": (bundle.folder / INDEX).is_dir(),
         "calibrated": bundle.calibration is not None,
         **({"note": note} if note else {}),
@@ -121,10 +121,9 @@ def _describe(name: str, bundle: Bundle, default: bool) -> dict[str, Any]:
     }
 
 
-def _methods(family: str) -> list[str]:
-    """Give the methods of explaining that fit a family, the default first."""
-    if family not in _GRADIENTS:
-        return ["occlusion"]
+def _methods(bundle: Bundle) -> list[str]:
+    """Name the methods of explaining that a model has, the default first."""
+    own: tuple[str, ...] = getattr(bundle.model, "explain_methods", ())
     captum = find_spec("captum") is not None
-    found = [_GRADIENTS[family], "integrated-gradients"] if captum else ["rollout"] if family == "ast" else []
+    found = [name for name in own if captum or name not in _NEED_CAPTUM]
     return ["occlusion", *found]

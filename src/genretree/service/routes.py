@@ -38,7 +38,7 @@ Level = Annotated[
 JobId = Annotated[str, Path(max_length=64, description="As the job's `id` says.")]
 
 
-def make_routes(service: Service, jobs: Jobs) -> APIRouter:
+def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
     """Give all routes of a service."""
     router = APIRouter(prefix="/v1")
     limits = service.limits

@@ -39,9 +39,6 @@ from genretree.sound.libav import (
     open_container,
 )
 
-_SUFFIXES = "wav wave rf64 w64 flac ogg oga opus mp3 mp2 aif aiff aifc au snd caf m4a m4b aac wma mka ape wv mpc tta"
-# What a walk through a folder takes for music.
-SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split())
 SILENCE_PEAK = 1e-4  # -80 dBFS
 _LOUDEST = 1e6  # full scale is 1; a float file beyond this is damaged, and its powers would overflow
 _CANCELLED = 0.1  # the mix has 10 dB less energy than the channels: their correlation is below -0.8

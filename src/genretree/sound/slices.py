@@ -390,13 +390,17 @@ def read_drawn(source: bytes | str | os.PathLike[str], size: int) -> Image:
         raise ValueError(f"{name} is no image ({len(content)} bytes)") from error
     except (OSError, SyntaxError, PilImage.DecompressionBombError) as error:
         raise ValueError(f"{name} is damaged: {error}") from error
-    grey = np.take(_inverse_magma(), luma)
+    return shrink(np.take(magma_numbers(), luma), size)
+
+
+def shrink(grey: Floats, size: int) -> Image:
+    """Average an image of numbers 0 to 255, by area, into a square of `size` pixels, uint8."""
     rows, columns = grey.shape
     return _round((_shrinking(columns, size) @ (_shrinking(rows, size) @ grey).T).T)
 
 
 @lru_cache(maxsize=1)
-def _inverse_magma() -> Floats:
+def magma_numbers() -> Floats:
     """Table from luminance 0..255 to the number 0..255 that magma shows so."""
     import matplotlib
 

@@ -1,0 +1,400 @@
+"""A trained model as one object: files, folders, arrays and images in; paths, probabilities and embeddings out."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genretree.bundle import Bundle, load_bundle
+from genretree.errors import ArgumentError, BundleError
+from genretree.explain.weights import with_weights
+from genretree.models.contract import LevelProbabilities, embed_slices
+from genretree.models.ways import Precision, RuntimeChoice
+from genretree.predict import (
+    Heard,
+    Prediction,
+    PredictionError,
+    average_slices,
+    check_arguments,
+    describe,
+    map_files,
+    predict,
+    predict_file,
+    score_slices,
+)
+from genretree.settings import HOP, RATE
+from genretree.sound.slices import SliceImages, iter_slices, skip_silent, slice_track
+from genretree.taxonomy import NodePath, format_path
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array: TypeAlias = NDArray[Any]
+Paths: TypeAlias = Sequence[str | Path]
+_ARRAY = "<array>"
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """Probabilities of all nodes of a genre tree for several tracks.
+
+    Parameters
+    ----------
+    files : tuple of str
+        One name for each track, `<array>` where an array was given.
+    nodes : tuple of node paths
+        All nodes of the tree, level by level; each once.
+    values : ndarray, float64, shape (n_files, n_nodes)
+        Calibrated, in [0, 1]. Within a level they sum to 1, where leaves that end above it count as well. With the tree
+        head, a parent's probability is the sum of its children's. A row is NaN if its file could not be used.
+    errors : tuple of PredictionError
+        Files that could not be used, and why.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> table = Probabilities(("a.mp3",), (("Rock",), ("Rock", "Punk")), np.array([[0.9, 0.4]]))
+    >>> table.labels
+    ('Rock', 'Rock > Punk')
+    >>> table["Rock > Punk"]
+    array([0.4])
+    """
+
+    files: tuple[str, ...]
+    nodes: tuple[NodePath, ...]
+    values: NDArray[np.float64]
+    errors: tuple[PredictionError, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the nodes as text, such as `Non_classic > Rock`."""
+        return tuple(format_path(node) for node in self.nodes)
+
+    def __getitem__(self, node: str | NodePath) -> NDArray[np.float64]:
+        """Probabilities of one node, shape (n_files,)."""
+        label = node if isinstance(node, str) else format_path(node)
+        try:
+            column: NDArray[np.float64] = self.values[:, self.labels.index(label)]
+        except ValueError as error:
+            raise ArgumentError(f"no node '{label}'; there are: {', '.join(self.labels)}") from error
+        return column
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a data frame with one row for each file and one column for each node; needs pandas."""
+        import pandas as pd
+
+        return pd.DataFrame(self.values, index=pd.Index(self.files, name="file"), columns=list(self.labels))
+
+
+@dataclass(frozen=True, repr=False)
+class Classifier(Bundle):
+    """A trained bundle that predicts for files, folders, arrays and images.
+
+    Returned by `genretree.load`. It is a `Bundle` as well, so that all functions that take a bundle take it.
+
+    See Also
+    --------
+    genretree.load : Load one.
+    genretree.GenreClassifier : A scikit-learn estimator that trains one.
+    """
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle) -> Classifier:
+        """Add the methods of this class to a bundle."""
+        return cls(**{field.name: getattr(bundle, field.name) for field in fields(Bundle)})
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]
+        self,
+        inputs: str | Path | Array,
+        *,
+        sr: float | None = None,
+        top: int = 3,
+        min_confidence: float = 0.0,
+        salvage: bool = False,
+        workers: int = 2,
+    ) -> Prediction: ...
+
+    @overload
+    def predict(
+        self,
+        inputs: Paths,
+        *,
+        sr: float | None = None,
+        top: int = 3,
+        min_confidence: float = 0.0,
+        salvage: bool = False,
+        workers: int = 2,
+    ) -> list[Prediction | PredictionError]: ...
+
+    def predict(
+        self,
+        inputs: str | Path | Paths | Array,
+        *,
+        sr: float | None = None,
+        top: int = 3,
+        min_confidence: float = 0.0,
+        salvage: bool = False,
+        workers: int = 2,
+    ) -> Prediction | list[Prediction | PredictionError]:
+        """Predict the genre path of one or several tracks.
+
+        Parameters
+        ----------
+        inputs : path, sequence of paths, or ndarray
+            An audio file; a folder, which is searched for audio files; several of both; audio samples as floats, shape
+            (n_samples,) or (n_channels, n_samples), with `sr`; or the images of one track's slices, uint8, shape
+            (n_slices, 3, size, size).
+        sr : float, optional
+            Sampling rate of an array of audio samples, in Hz.
+        top : int
+            Number of most probable nodes to return for each level.
+        min_confidence : float
+            In [0, 1]. The path ends above the first node with a smaller probability.
+        salvage : bool
+            Use what can be decoded of a truncated file.
+        workers : int
+            Files in work at a time.
+
+        Returns
+        -------
+        Prediction or list
+            One prediction for one file or array. For a folder or a sequence, a list with a `Prediction` or a
+            `PredictionError` for each file: a bad file never stops the others.
+
+        Raises
+        ------
+        ArgumentError
+            If `inputs` or `sr` has the wrong type, shape or range.
+        SoundError
+            If a single file can't be used.
+
+        Examples
+        --------
+        >>> model = genretree.load("BUNDLE")  # doctest: +SKIP
+        >>> model.predict("song.mp3").path  # doctest: +SKIP
+        ('Non_classic', 'Rock', 'Soft_rock')
+        >>> y, sr = librosa.load("song.mp3", sr=None)  # doctest: +SKIP
+        >>> model.predict(y, sr=sr).path  # doctest: +SKIP
+        ('Non_classic', 'Rock', 'Soft_rock')
+        """
+        check_arguments(self, min_confidence)
+        if isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OUS":
+            return describe(self, _ARRAY, self._score_array(inputs, sr), top, min_confidence)
+        _refuse_sr(sr)
+        if isinstance(inputs, str | os.PathLike) and not Path(inputs).is_dir():
+            return predict_file(self, inputs, top=top, min_confidence=min_confidence, salvage=salvage)
+        files = _as_files(inputs)
+        options: dict[str, Any] = {"top": top, "min_confidence": min_confidence, "salvage": salvage}
+        return list(predict(self, files, workers=workers, **options))
+
+    def predict_proba(
+        self, inputs: str | Path | Paths | Array, *, sr: float | None = None, salvage: bool = False, workers: int = 2
+    ) -> Probabilities:
+        """Compute the calibrated probabilities of all nodes of the tree.
+
+        Parameters
+        ----------
+        inputs, sr, salvage, workers
+            As for `predict`.
+
+        Returns
+        -------
+        Probabilities
+            One row for each file. Files that can't be used have a row of NaN and stand in its `errors`.
+        """
+        check_arguments(self)
+        if isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OUS":
+            row = self._join_levels(average_slices(self, self._score_array(inputs, sr)))
+            return Probabilities((_ARRAY,), self._nodes, row)
+        _refuse_sr(sr)
+        files = _as_files(inputs)
+        names, rows, errors = [], [], []
+        for found in map_files(lambda file: (str(file), self._average_file(file, salvage)), files, workers):
+            if isinstance(found, PredictionError):
+                errors.append(found)
+                names.append(found.file)
+                rows.append(np.full((1, len(self._nodes)), np.nan))
+            else:
+                names.append(found[0])
+                rows.append(self._join_levels(found[1]))
+        values = np.concatenate(rows) if rows else np.zeros((0, len(self._nodes)))
+        return Probabilities(tuple(names), self._nodes, values, tuple(errors))
+
+    def embed(
+        self, inputs: str | Path | Paths | Array, *, sr: float | None = None, salvage: bool = False, workers: int = 2
+    ) -> NDArray[np.float32] | dict[str, NDArray[np.float32]]:
+        """Compute the model's features before its last layer, one vector for each slice.
+
+        Parameters
+        ----------
+        inputs, sr, salvage, workers
+            As for `predict`.
+
+        Returns
+        -------
+        ndarray, float32, shape (n_slices, n_features), or dict
+            For a folder or a sequence, a dict from file name to array; files that can't be used are left out.
+
+        Raises
+        ------
+        ArgumentError
+            If `inputs` or `sr` has the wrong type, shape or range.
+        SoundError
+            If a single file can't be used.
+        BundleError
+            If the model has no features.
+        """
+        check_arguments(self)
+        whole = with_weights(self)
+        if isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OUS":
+            if inputs.ndim == 4:
+                _refuse_sr(sr)
+                return embed_slices(whole.model, _check_images(self, inputs), None)
+            return _embed(whole, self._slices(inputs, sr))
+        _refuse_sr(sr)
+
+        def embed_file(file: Path) -> tuple[str, NDArray[np.float32]]:
+            slices = iter_slices(file, self.images, salvage=salvage, mel_16k=self.model.needs_sound)
+            return str(file), _embed(whole, skip_silent(slices, file))
+
+        if isinstance(inputs, str | os.PathLike) and not Path(inputs).is_dir():
+            return embed_file(Path(inputs))[1]
+        files = _as_files(inputs)
+        found = map_files(embed_file, files, workers)
+        return dict(item for item in found if not isinstance(item, PredictionError))
+
+    def _score_array(self, inputs: Array, sr: float | None) -> Heard:
+        if inputs.ndim != 4:
+            return score_slices(self, self._slices(inputs, sr))
+        _refuse_sr(sr)
+        images = _check_images(self, inputs)
+        parts = [self.model.predict_levels(images[at : at + _BATCH]) for at in range(0, len(images), _BATCH)]
+        seconds = self.images.slice_frames * HOP / RATE
+        return Heard(
+            [np.concatenate(level) for level in zip(*parts, strict=True)],
+            [i * seconds for i in range(len(images))],
+            False,
+        )
+
+    def _slices(self, y: Array, sr: float | None) -> Iterator[SliceImages]:
+        samples = _to_mono(y, sr)
+        return skip_silent(slice_track(samples, self.images, mel_16k=self.model.needs_sound), Path(_ARRAY))
+
+    def _average_file(self, file: Path, salvage: bool) -> LevelProbabilities:
+        slices = iter_slices(file, self.images, salvage=salvage, mel_16k=self.model.needs_sound)
+        return average_slices(self, score_slices(self, skip_silent(slices, file)))
+
+    @property
+    def _nodes(self) -> tuple[NodePath, ...]:
+        levels = range(self.taxonomy.depth)
+        return tuple(dict.fromkeys(node for level in levels for node in self.taxonomy.nodes(level)))
+
+    def _join_levels(self, levels: LevelProbabilities) -> NDArray[np.float64]:
+        found: dict[NodePath, NDArray[np.float64]] = {}
+        for level, values in enumerate(levels):
+            for place, node in enumerate(self.taxonomy.nodes(level)):
+                found.setdefault(node, values[:, place])
+        return np.stack([found[node] for node in self._nodes], axis=1)
+
+
+def load(
+    source: str | Path, *, runtime: RuntimeChoice = "torch", precision: Precision = "float32", download: bool = False
+) -> Classifier:
+    """Load a trained model.
+
+    Parameters
+    ----------
+    source : path or str
+        The folder of a bundle, or `user/name` or `user/name@revision` on the Hugging Face Hub.
+    runtime : {"torch", "openvino", "onnxruntime", "auto"}
+        Backend for the networks. All but torch need an export, see `genretree export`.
+    precision : {"float32", "bf16", "auto"}
+    download : bool
+        Download a bundle of the Hub that is not in the cache.
+
+    Returns
+    -------
+    Classifier
+
+    Raises
+    ------
+    BundleError
+        If a part of the bundle is missing, damaged or of another format.
+    MissingExtraError
+        If the runtime is not installed.
+    HubError
+        If the bundle is on the Hub and not in the cache, or can't be downloaded.
+
+    Examples
+    --------
+    >>> model = genretree.load("BUNDLE")  # doctest: +SKIP
+    >>> model.predict("song.mp3").path  # doctest: +SKIP
+    ('Non_classic', 'Rock', 'Soft_rock')
+    """
+    if not isinstance(source, str | os.PathLike):
+        raise ArgumentError(f"source must be a path or a name on the Hub, got {type(source).__name__}")
+    return Classifier.from_bundle(load_bundle(source, runtime, precision, download=download))
+
+
+def _embed(bundle: Bundle, slices: Iterable[SliceImages]) -> NDArray[np.float32]:
+    found = []
+    pending = iter(slices)
+    while batch := list(itertools.islice(pending, _BATCH)):
+        sound = None if batch[0].mel_16k is None else np.stack([piece.mel_16k for piece in batch])  # type: ignore[misc]
+        found.append(embed_slices(bundle.model, np.stack([piece.images for piece in batch]), sound))
+    return np.concatenate(found)
+
+
+def _as_files(inputs: Any) -> str | Path | list[str | Path]:
+    if isinstance(inputs, str | Path):
+        return inputs
+    try:
+        return list(inputs)
+    except TypeError as error:
+        raise ArgumentError(f"inputs must be a path or a sequence of paths, got {type(inputs).__name__}") from error
+
+
+def _refuse_sr(sr: float | None) -> None:
+    if sr is not None:
+        raise ArgumentError("sr belongs to an array of audio samples; a file has its own sampling rate")
+
+
+def _to_mono(y: Array, sr: float | None) -> NDArray[np.float32]:
+    """Check audio samples, average their channels and resample them to 22,050 Hz."""
+    import soxr
+
+    if sr is None or isinstance(sr, bool) or not isinstance(sr, int | float | np.number) or not 1000 <= sr <= 768_000:
+        raise ArgumentError(f"an array of audio samples needs its sampling rate sr, 1000 to 768000 Hz, got {sr!r}")
+    if y.dtype.kind != "f":
+        raise ArgumentError(f"audio samples must be floating-point in [-1, 1], got {y.dtype}; scale integers first")
+    if y.ndim not in (1, 2) or (y.ndim == 2 and y.shape[0] > 64):
+        raise ArgumentError(f"audio samples must have shape (n_samples,) or (n_channels, n_samples), got {y.shape}")
+    if not y.size:
+        raise ArgumentError("the array has no audio samples")
+    samples = np.asarray(y if y.ndim == 1 else y.mean(axis=0), np.float32)
+    if not np.isfinite(samples).all():
+        raise ArgumentError("audio samples contain NaN or infinity")
+    return samples if sr == RATE else np.asarray(soxr.resample(samples, float(sr), RATE, "HQ"), np.float32)
+
+
+def _check_images(bundle: Bundle, images: Array) -> NDArray[np.uint8]:
+    size = bundle.images.size
+    if images.dtype != np.uint8 or images.shape[1:] != (3, size, size) or not len(images):
+        raise ArgumentError(
+            f"images must be uint8 of shape (n_slices, 3, {size}, {size}), got {images.dtype} {images.shape}"
+        )
+    if bundle.model.needs_sound:
+        raise BundleError(f"{bundle.family} needs audio, not images; pass audio samples or a file")
+    return images

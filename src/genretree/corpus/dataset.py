@@ -1,0 +1,254 @@
+"""A labelled collection of tracks, made of records, data frames, folders or CSV files."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from genretree.corpus.manifest import Failure, Manifest, Track, match_records, read_manifest
+from genretree.corpus.multiple_genres import MultipleGenres
+from genretree.corpus.prepare import prepare
+from genretree.errors import ArgumentError
+from genretree.settings import ImageSettings
+from genretree.taxonomy import Taxonomy, format_path
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from genretree.corpus.store import Store
+
+Genre = str | Sequence[str]
+Tree = Taxonomy | Mapping[str, Any] | str | Path | None
+
+
+class Dataset:
+    """Tracks with a genre path and a group each.
+
+    Made by one of the `from_...` methods.
+
+    Parameters
+    ----------
+    manifest : Manifest
+
+    Examples
+    --------
+    >>> data = Dataset.from_records(
+    ...     [
+    ...         {"path": "a.mp3", "genre": "Rock/Punk", "artist": "One"},
+    ...         {"path": "b.mp3", "genre": "Jazz", "artist": "Two"},
+    ...     ]
+    ... )
+    >>> data
+    Dataset(2 tracks, 2 genres, grouped by artist)
+    >>> data.taxonomy.leaves
+    (('Jazz',), ('Rock', 'Punk'))
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        if not isinstance(manifest, Manifest):
+            raise ArgumentError(f"manifest must be a Manifest, got {type(manifest).__name__}; use Dataset.from_records")
+        self.manifest = manifest
+
+    @classmethod
+    def from_records(
+        cls,
+        records: Iterable[Mapping[str, Any]],
+        *,
+        audio: str = "path",
+        genre: Genre = "genre",
+        group: str | None = None,
+        taxonomy: Tree = None,
+        root: str | Path | None = None,
+        multiple_genres: MultipleGenres = "ask",
+    ) -> Self:
+        """Make a data set of dicts, one for each track.
+
+        Parameters
+        ----------
+        records : iterable of mappings
+        audio : str
+            The key of the audio file's path.
+        genre : str or sequence of str
+            The key of the genre: a leaf's name, or a path such as `Rock/Punk`. Or one key for each level of the tree.
+        group : str, optional
+            The key of what must not stand on both sides of a split. By default `artist`, else `album`, else each track
+            is its own group.
+        taxonomy : Taxonomy, nested dict, or path of a YAML file, optional
+            By default inferred from the genres in use.
+        root : path, optional
+            Folder that relative paths start from; by default the current one.
+        multiple_genres : {"ask", "first", "skip", "keep"}
+            What becomes of a genre such as `Rock;Pop`: an error that asks, the first genre, a rejected record, or one
+            genre of that whole name.
+
+        Raises
+        ------
+        ArgumentError
+            If the records aren't mappings.
+        CorpusError
+            If a key is missing, or no record is usable.
+        TaxonomyError
+            If the tree is malformed.
+        """
+        rows = []
+        for number, record in enumerate(records):
+            if not isinstance(record, Mapping):
+                raise ArgumentError(f"record {number} must be a mapping, got {type(record).__name__}")
+            rows.append({str(key): _text(value) for key, value in record.items()})
+        keys = [genre] if isinstance(genre, str) else list(genre)
+        source = Path(root or ".").absolute() / "records"
+        return cls(match_records(source, rows, audio, keys, group, as_taxonomy(taxonomy), multiple_genres))
+
+    @classmethod
+    def from_dataframe(
+        cls,
+        df: pd.DataFrame,
+        *,
+        audio: str = "path",
+        genre: Genre = "genre",
+        group: str | None = None,
+        taxonomy: Tree = None,
+        root: str | Path | None = None,
+        multiple_genres: MultipleGenres = "ask",
+    ) -> Self:
+        """Make a data set of a pandas data frame, with one row for each track; arguments as for `from_records`."""
+        if not hasattr(df, "to_dict") or not hasattr(df, "columns"):
+            raise ArgumentError(f"df must be a pandas DataFrame, got {type(df).__name__}")
+        records = df.to_dict("records")
+        return cls.from_records(
+            records,
+            audio=audio,
+            genre=genre,
+            group=group,
+            taxonomy=taxonomy,
+            root=root,
+            multiple_genres=multiple_genres,
+        )
+
+    @classmethod
+    def from_folder(
+        cls, folder: str | Path, *, group: str | None = None, taxonomy: Tree = None, depth: int | None = None
+    ) -> Self:
+        """Make a data set of a folder whose sub-folders are genres, such as `Classic/Chamber/x.mp3`.
+
+        See Also
+        --------
+        genretree.read_manifest : Describes the arguments.
+        """
+        return cls(read_manifest(folder, as_taxonomy(taxonomy), group, depth=depth))
+
+    @classmethod
+    def from_csv(
+        cls,
+        path: str | Path,
+        *,
+        group: str | None = None,
+        taxonomy: Tree = None,
+        levels: Sequence[str] | None = None,
+        multiple_genres: MultipleGenres = "ask",
+    ) -> Self:
+        """Make a data set of a CSV file with the columns `path` and `genre`, or one column for each level.
+
+        See Also
+        --------
+        genretree.read_manifest : Describes the arguments.
+        """
+        return cls(read_manifest(path, as_taxonomy(taxonomy), group, levels, multiple_genres=multiple_genres))
+
+    @classmethod
+    def from_mirdata(
+        cls,
+        dataset: Any,
+        *,
+        genre: str | Callable[[Any], str | Sequence[str] | None] = "genre",
+        group: str | Callable[[Any], str | None] | None = "artist",
+        taxonomy: Tree = None,
+    ) -> Self:
+        """Make a data set of one that mirdata has loaded.
+
+        Parameters
+        ----------
+        dataset : mirdata.core.Dataset
+            For example `mirdata.initialize("gtzan_genre")`.
+        genre : str or callable
+            Attribute of a mirdata track with the genre, or a function from a track to its genre's name or path.
+        group : str, callable or None
+            The same for the artist; without one each track is its own group.
+        taxonomy : Taxonomy, nested dict, or path of a YAML file, optional
+        """
+        if not hasattr(dataset, "load_tracks"):
+            raise ArgumentError(f"dataset must be a mirdata Dataset, got {type(dataset).__name__}")
+        read: Callable[[Any, Any], Any] = lambda track, key: key(track) if callable(key) else getattr(track, key, None)  # noqa: E731
+        records = []
+        for track_id, track in dataset.load_tracks().items():
+            label = read(track, genre)
+            label = label if isinstance(label, str) or label is None else "/".join(label)
+            artist = None if group is None else read(track, group)
+            records.append({"path": track.audio_path, "genre": label, "artist": artist, "track_id": track_id})
+        return cls.from_records(records, taxonomy=taxonomy)
+
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        """The usable tracks."""
+        return self.manifest.tracks
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The genre tree."""
+        return self.manifest.taxonomy
+
+    @property
+    def rejected(self) -> tuple[Failure, ...]:
+        """Records that can't be used, and why."""
+        return self.manifest.rejected
+
+    def __len__(self) -> int:
+        return len(self.manifest.tracks)
+
+    def __repr__(self) -> str:
+        count = len(Counter(track.leaf for track in self.tracks))
+        rejected = f", {len(self.rejected)} rejected" if self.rejected else ""
+        return f"Dataset({len(self)} tracks, {count} genres, grouped by {self.manifest.group_by}{rejected})"
+
+    def count_genres(self) -> dict[str, int]:
+        """Count the tracks of each leaf of the tree, by its path."""
+        counts = Counter(track.leaf for track in self.tracks)
+        return {format_path(leaf): counts[number] for number, leaf in enumerate(self.taxonomy.leaves)}
+
+    def prepare(
+        self, out: str | Path, settings: ImageSettings | Mapping[str, Any] | None = None, **options: Any
+    ) -> Store:
+        """Compute the spectrogram images of all tracks and write them to a store.
+
+        Parameters
+        ----------
+        out : path
+            The store's folder.
+        settings : ImageSettings or mapping, optional
+            `slice_seconds` and `size`.
+        **options
+            As for `genretree.prepare`: `workers`, `seed`, `overwrite`, `progress`, `salvage`.
+
+        Returns
+        -------
+        Store
+        """
+        chosen = settings if isinstance(settings, ImageSettings | None) else ImageSettings.build(settings)
+        return prepare(self.manifest, out, chosen, **options)
+
+
+def as_taxonomy(tree: Tree) -> Taxonomy | None:
+    """Make a taxonomy of a nested mapping, the path of a YAML file, or the name of a built-in tree."""
+    if tree is None or isinstance(tree, Taxonomy):
+        return tree
+    if isinstance(tree, str | os.PathLike):
+        return Taxonomy.load(tree)
+    return Taxonomy.from_nested(tree)
+
+
+def _text(value: Any) -> str:
+    """Convert a cell to text; None and NaN, by which pandas marks missing values, are empty."""
+    return "" if value is None or value != value else str(value)

@@ -1,0 +1,127 @@
+"""Artist, album and title from the tags of a sound file, whatever its format."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from genretree.sound.tag_bounds import check_tags
+
+# For each of our names, what it is called in ID3, in ASF (wma) and in the INFO chunk of a wav. Vorbis comments, APEv2,
+# MP4 as mutagen reads it, and Matroska call it by our name in upper or lower case.
+_NAMES = {
+    "artist": ("TPE1", "Author", "IART"),
+    "album": ("TALB", "WM/AlbumTitle", "IPRD"),
+    "title": ("TIT2", "Title", "INAM"),
+}
+_MATROSKA = b"\x1a\x45\xdf\xa3"
+_MAX_CHUNKS = 1000  # of a wav that are looked through for its INFO
+_MAX_INFO = 1 << 20  # bytes of it that are read
+
+
+def read_tags(path: Path) -> dict[str, str]:
+    """Read artist, album and title from a file's tags.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    dict
+        Those of `artist`, `album` and `title` that are there and not blank; several values of one are separated by
+        "; ". Empty where tags cannot be read: damaged ones say nothing about the sound, which is checked when it is
+        decoded.
+    """
+    if not path.is_file():  # opening a named pipe would block
+        return {}
+    for read in (_read_mutagen, _read_other):
+        try:
+            check_tags(path)
+            found = {name: _join(values) for name, values in read(path).items()}
+        except Exception:
+            continue
+        if any(found.values()):
+            return {name: value for name, value in found.items() if value}
+    return {}
+
+
+def _join(values: Iterable[Any]) -> str:
+    """Put distinct values one after the other; an ID3 frame may hold several, with NUL between them."""
+    parts = [part.strip() for value in values for part in str(value).split("\0")]
+    return "; ".join(dict.fromkeys(part for part in parts if part))
+
+
+def _read_mutagen(path: Path) -> dict[str, Iterable[Any]]:
+    import mutagen
+
+    tags = mutagen.File(path, easy=True)
+    return {} if not tags else {name: _look_up(tags, (name, *_NAMES[name])) for name in _NAMES}
+
+
+def _look_up(tags: Any, names: Iterable[str]) -> Iterable[Any]:
+    for name in names:
+        try:
+            value = tags.get(name)
+        except (KeyError, ValueError):  # easy tags raise it for names they do not know
+            continue
+        if value:
+            return getattr(value, "text", None) or ([value] if isinstance(value, str) else value)
+    return []
+
+
+def _read_other(path: Path) -> dict[str, Iterable[Any]]:
+    """Read what mutagen does not: the INFO chunk of a wav, the tags of Matroska, and APEv2 behind an mp3."""
+    with path.open("rb") as stream:
+        head = stream.read(12)
+        if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
+            info = _read_info(stream)
+            return {name: info.get(names[-1], []) for name, names in _NAMES.items()}
+        if head[:4] == _MATROSKA:
+            stream.seek(0)
+            return _read_matroska(stream)
+    from mutagen.apev2 import APEv2
+
+    tags = APEv2(path)
+    return {name: _look_up(tags, (name,)) for name in _NAMES}
+
+
+def _read_info(stream: BinaryIO) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for _ in range(_MAX_CHUNKS):
+        header = stream.read(8)
+        if len(header) < 8:
+            break
+        name, size = struct.unpack("<4sI", header)
+        start = stream.tell()
+        if name == b"LIST" and stream.read(4) == b"INFO":
+            content = stream.read(min(size - 4, _MAX_INFO)) if size > 4 else b""
+            place = 0
+            while place + 8 <= len(content):
+                key, length = struct.unpack_from("<4sI", content, place)
+                found.setdefault(key.decode("latin-1"), []).append(_decode(content[place + 8 : place + 8 + length]))
+                place += 8 + length + length % 2
+        stream.seek(start + size + size % 2)
+    return found
+
+
+def _decode(raw: bytes) -> str:
+    raw = raw.partition(b"\0")[0]
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("cp1252", errors="replace")
+
+
+def _read_matroska(stream: BinaryIO) -> dict[str, Iterable[Any]]:
+    import av
+
+    # The format is given and the file is open already: FFmpeg neither guesses nor opens anything by name.
+    with av.open(stream, format="matroska") as container:
+        tags: dict[str, str] = {}
+        for metadata in (container.metadata, *(each.metadata for each in container.streams)):
+            for name, value in metadata.items():
+                tags.setdefault(name.casefold(), value)
+    return {name: [tags[name]] if name in tags else [] for name in _NAMES}

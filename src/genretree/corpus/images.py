@@ -1,0 +1,325 @@
+"""From rows of images to a store; several rows of one track are its slices."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genretree.corpus.image_rows import (
+    ImageRow,
+    ImageRows,
+    is_image_csv,
+    parse_columns,
+    read_image_csv,
+    read_image_dataset,
+)
+from genretree.corpus.manifest import Failure
+from genretree.corpus.prepare import check_target, facts_file, images_file, publish
+from genretree.corpus.splits import PARTS, Split, join_groups, split_groups, split_slices
+from genretree.corpus.store import Store, StoreFacts, write_tables
+from genretree.errors import CorpusError, ImageError, TaxonomyError
+from genretree.files import atomic_path, write_text
+from genretree.machine import available_processors, worker_pool
+from genretree.progress import progress_bar
+from genretree.settings import HOP, MODALITIES, RATE, ImageSettings, Modality
+from genretree.sound.images import ImageForm, read_image
+from genretree.taxonomy import Taxonomy, format_path
+
+CHUNK = 64  # rows that are read, written and taken up again together
+
+Cells = dict[Modality, bytes | Path | None]
+
+
+def prepare_images(
+    source: str | Path,
+    out: str | Path,
+    settings: ImageSettings | None = None,
+    *,
+    columns: str | None = None,
+    form: ImageForm = "auto",
+    tree: Taxonomy | None = None,
+    group: str | None = None,
+    workers: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Store:
+    """Read images with labels into a store.
+
+    Parameters
+    ----------
+    source : str or path
+        A CSV with the columns `mel`, `cqt`, `chroma` (any of them), labels (`genre`, or `level_1`, `level_2` ...) and
+        perhaps `track` and `artist`; or a data set: a name on the Hub, a `save_to_disk` folder, Parquet or Arrow.
+    out : path
+        The store's folder. Work in progress lies beside it in `OUT.partial` and is taken up again by the next call.
+    settings : ImageSettings, optional
+        Size of the stored images; length of a slice.
+    columns : str, optional
+        Other names of columns: `mel=a,label=b,label=c,track=d`; several labels go from the top level down.
+    form : "auto", "drawn", "grey" or "raw"
+        See `genretree.sound.images.read_image`.
+    tree : Taxonomy, optional
+        Without it the tree is inferred from the labels.
+    group : "artist" or "track", optional
+        What never stands on both sides of a split; by default the first of them that there is.
+    workers : int, optional
+        Processes; by default one for each processor this process may use.
+    seed : int
+        Of the default split.
+    overwrite : bool
+        Replace a store that was made from something else.
+    progress : bool
+        Show a bar on standard error.
+
+    Returns
+    -------
+    Store
+        A modality without a column is 0 throughout. Without track and artist each row counts as a track of its own,
+        and the default split (that of the data set, if it has train, validation and test) is by slices.
+
+    Raises
+    ------
+    CorpusError
+        If the source can't be read, has no labels or no usable row, or `out` holds something else.
+    """
+    out, source = Path(out), Path(source)
+    settings = settings or ImageSettings()
+    given = parse_columns(columns)
+    work = out.with_name(f"{out.name}.partial")
+    shards = work / "rows"
+    if is_image_csv(source, given):
+        found = read_image_csv(source, given)
+    else:
+        found = read_image_dataset(source, given, shards / "cache")
+    group_by = _group_by(found, group)
+    taxonomy, leaves, rejected = _match(found, tree)
+    content = [found.stamps, asdict(found.columns), settings.digest, form, taxonomy.to_json(), group_by, seed]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    existing = check_target(out, digest, overwrite)
+    if existing is not None:
+        return existing
+    shards.mkdir(parents=True, exist_ok=True)
+    kept = [(position, row, leaf) for (position, row), leaf in zip(found.rows, leaves, strict=True) if leaf is not None]
+    drawn = _draw_all(found, kept, shards / digest, settings, form, workers or available_processors(), progress)
+    seen = ", ".join(found.columns.images)
+    engine = "drawn" if len(found.columns.images) == len(MODALITIES) else f"drawn ({seen} only)"
+    facts = StoreFacts(found.source, group_by, engine, version("genretree"), digest)
+    _join(work, found, kept, drawn, rejected, taxonomy, settings, facts, seed)
+    return publish(work, shards, out)
+
+
+def _group_by(found: ImageRows, group: str | None) -> str:
+    known = [role for role in ("artist", "track") if getattr(found.columns, role)]
+    if group is None:
+        return known[0] if known else "slice"
+    if group in known:
+        return group
+    raise CorpusError(f"{found.source}: can't be grouped by '{group}'; it has: {', '.join(known) or 'neither'}")
+
+
+def _match(found: ImageRows, tree: Taxonomy | None) -> tuple[Taxonomy, list[int | None], list[Failure]]:
+    """Find each row's leaf; rows of one track must agree."""
+    rejected = list(found.rejected)
+    if not found.rows:
+        first = f"; the first: {rejected[0].message}" if rejected else ""
+        raise CorpusError(f"{found.source}: none of the {len(rejected)} rows has a label{first}")
+    genres = {row.genre for _, row in found.rows}
+    inner = {genre[:cut] for genre in genres for cut in range(1, len(genre))}
+    taxonomy = tree or Taxonomy.from_paths([row.genre for _, row in found.rows if row.genre not in inner])
+    leaves: list[int | None] = []
+    tracks: dict[str, int] = {}
+    for _, row in found.rows:
+        leaf: int | None = None
+        try:
+            leaf = taxonomy.find_leaf(row.genre if len(row.genre) > 1 else row.genre[0])
+        except TaxonomyError as error:
+            rejected.append(Failure(row.name, "label", f"{row.name}: {error}"))
+        if leaf is not None and row.track and tracks.setdefault(row.track, leaf) != leaf:
+            detail = f"the track '{row.track}' has another label in an earlier row"
+            rejected.append(Failure(row.name, "label", f"{row.name}: {detail}"))
+            leaf = None
+        leaves.append(leaf)
+    return taxonomy, leaves, rejected
+
+
+# -- drawing -------------------------------------------------------------------------------------------------
+
+
+def _draw_all(
+    found: ImageRows,
+    kept: Sequence[tuple[int, ImageRow, int]],
+    base: Path,
+    settings: ImageSettings,
+    form: ImageForm,
+    workers: int,
+    progress: bool,
+) -> list[tuple[Path, list[dict[str, Any]]]]:
+    """Read the images, 64 rows at a time; returns each shard with the facts of its rows."""
+    shards: list[Path] = []
+    with progress_bar(len(kept), "prepare", "row", progress) as tick, worker_pool(workers) as pool:
+        waiting: list[tuple[int, Any]] = []
+        try:
+            for start in range(0, len(kept), CHUNK):
+                chunk = kept[start : start + CHUNK]
+                shard = base.with_name(f"{base.name}-{start:07d}")
+                shards.append(shard)
+                if facts_file(shard).exists():
+                    tick(len(chunk))
+                    continue
+                cells = found.read([position for position, _, _ in chunk])
+                names = [row.name for _, row, _ in chunk]
+                if workers == 1:
+                    draw_rows(names, cells, shard, settings, form)
+                    tick(len(chunk))
+                    continue
+                waiting.append((len(chunk), pool.submit(draw_rows, names, cells, shard, settings, form)))
+                while len(waiting) > 2 * workers:  # memory stays bounded: no more than these are in hand
+                    count, future = waiting.pop(0)
+                    future.result()
+                    tick(count)
+            for count, future in waiting:
+                future.result()
+                tick(count)
+        except BrokenProcessPool as error:
+            raise CorpusError("a worker process was ended from outside; the same call goes on from here") from error
+    return [(shard, json.loads(facts_file(shard).read_text(encoding="utf-8"))) for shard in shards]
+
+
+def draw_rows(
+    names: Sequence[str], cells: Sequence[Cells], shard: Path, settings: ImageSettings, form: ImageForm
+) -> None:
+    """Write the images of the good rows as raw bytes, then facts or the failure of every row as JSON."""
+    facts: list[dict[str, Any]] = []
+    with atomic_path(images_file(shard)) as temporary, temporary.open("wb") as stream:
+        for name, row in zip(names, cells, strict=True):
+            try:
+                images, sha256 = _read_row(name, row, settings, form)
+            except ImageError as error:
+                facts.append({"kind": error.kind, "message": f"{name}: {error}"})
+                continue
+            except Exception as error:  # whatever one image brings about must not stop the others
+                facts.append({"kind": "internal", "message": f"{name}: {type(error).__name__}: {error}"})
+                continue
+            stream.write(images.tobytes())
+            silent = all(bool(image.max() == image.min()) for image in images)
+            facts.append({"sha256": sha256, "silent": silent})
+    write_text(facts_file(shard), json.dumps(facts))
+
+
+def _read_row(name: str, row: Cells, settings: ImageSettings, form: ImageForm) -> tuple[Any, str]:
+    images = np.zeros((len(MODALITIES), settings.size, settings.size), np.uint8)
+    digest = hashlib.sha256()
+    for place, modality in enumerate(MODALITIES):
+        if modality not in row:
+            continue
+        cell = row[modality]
+        if cell is None:
+            raise ImageError("missing", name, f"there is no {modality} image")
+        images[place] = read_image(cell, modality, settings, form, "" if isinstance(cell, bytes) else str(cell))
+        digest.update(images[place].tobytes())
+    return images, digest.hexdigest()
+
+
+# -- joining -------------------------------------------------------------------------------------------------
+
+
+def _join(
+    work: Path,
+    found: ImageRows,
+    kept: Sequence[tuple[int, ImageRow, int]],
+    drawn: Sequence[tuple[Path, list[dict[str, Any]]]],
+    rejected: Sequence[Failure],
+    taxonomy: Taxonomy,
+    settings: ImageSettings,
+    facts: StoreFacts,
+    seed: int,
+) -> None:
+    failures, good = list(rejected), []
+    rows = iter(kept)
+    for shard, items in drawn:
+        place = 0
+        for item, (_, row, leaf) in zip(items, rows, strict=False):
+            if "message" in item:
+                failures.append(Failure(row.name, item["kind"], item["message"]))
+                continue
+            good.append((row, leaf, item, shard, place))
+            place += 1
+    if not any(not item["silent"] for _, _, item, _, _ in good):
+        first = f"; the first: {failures[0].message}" if failures else "; every image is without range, as in silence"
+        raise CorpusError(f"{found.source}: none of the {len(kept) + len(found.rejected)} rows could be used{first}")
+    numbers: dict[str, int] = {}
+    track_of = [numbers.setdefault(row.track or f"\0{row.name}", len(numbers)) for row, *_ in good]
+    order = np.argsort(track_of, kind="stable").tolist()
+    edge = settings.size
+    with atomic_path(work / "images.npy") as temporary:
+        joined = np.lib.format.open_memmap(temporary, "w+", np.uint8, (len(good), len(MODALITIES), edge, edge))
+        target = {at: place for place, at in enumerate(order)}
+        opened: tuple[Path, Any] | None = None
+        for at, (_, _, _, shard, place) in enumerate(good):
+            if opened is None or opened[0] != shard:
+                images = np.memmap(images_file(shard), np.uint8, "r").reshape(-1, len(MODALITIES), edge, edge)
+                opened = (shard, images)
+            joined[target[at]] = opened[1][place]
+        joined.flush()
+        del joined
+    seconds = settings.slice_frames * HOP / RATE
+    counts = np.bincount(track_of, minlength=len(numbers))
+    slices = {
+        "track": np.array(track_of, dtype=np.int64)[order],
+        "start": np.concatenate([np.arange(count) * seconds for count in counts]).round(3),
+        "padded": np.zeros(len(good), dtype=bool),
+        "silent": np.array([item["silent"] for _, _, item, _, _ in good], dtype=bool)[order],
+    }
+    members: list[list[Any]] = [[] for _ in numbers]
+    for number, entry in zip(track_of, good, strict=True):
+        members[number].append(entry)
+    table = _track_table(members, taxonomy, seconds, facts.group_by)
+    write_tables(work, table, slices, taxonomy, settings, facts, failures)
+    leaves = np.array(table["leaf"], dtype=np.int64)
+    if facts.group_by != "slice":
+        split_groups(leaves, join_groups(table["group"], table["sha256"]), seed=seed).save(work / "splits")
+        return
+    parts = tuple(row.part for row, *_ in good)
+    if set(parts) == set(PARTS):
+        Split(name="default", protocol="slice", seed=0, parts=parts).save(work / "splits")
+    else:
+        split_slices(leaves, seed=seed, name="default").save(work / "splits")
+
+
+def _track_table(
+    members: Sequence[Sequence[Any]], taxonomy: Taxonomy, seconds: float, group_by: str
+) -> dict[str, list[Any]]:
+    firsts = [items[0] for items in members]
+    names = [row.track or row.name for row, *_ in firsts]
+    table: dict[str, list[Any]] = {
+        "path": names,
+        "file": [""] * len(members),
+        "genre": [format_path(taxonomy.leaves[leaf]) for _, leaf, *_ in firsts],
+        "leaf": [leaf for _, leaf, *_ in firsts],
+        "group": [
+            f"artist:{row.artist}"
+            if group_by == "artist" and row.artist
+            else f"{'slice' if group_by == 'slice' else 'track'}:{name}"
+            for (row, *_), name in zip(firsts, names, strict=True)
+        ],
+        "sha256": [_joint_digest([item["sha256"] for _, _, item, *_ in items]) for items in members],
+        "slices": [len(items) for items in members],
+        "sliced_seconds": [round(len(items) * seconds, 3) for items in members],
+    }
+    for name in dict.fromkeys(name for row, *_ in firsts for name in row.facts):
+        if name and name not in table:
+            table[name] = [row.facts.get(name, "") for row, *_ in firsts]
+    return table
+
+
+def _joint_digest(digests: Sequence[str]) -> str:
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -1,0 +1,211 @@
+"""A scikit-learn estimator around preparation and training."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from genretree.bundle import save_bundle
+from genretree.classifier import Classifier
+from genretree.corpus.dataset import Dataset, Tree
+from genretree.corpus.manifest import Failure
+from genretree.corpus.prepare import prepare
+from genretree.errors import ArgumentError, SoundError
+from genretree.predict import PredictionError
+from genretree.settings import ImageSettings
+from genretree.taxonomy import NodePath, format_path
+from genretree.train import train
+
+
+class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Genre classifier of audio files with the interface of scikit-learn.
+
+    Parameters
+    ----------
+    family : str
+        A registered model family, such as `boosting`, `cnn` or `musicnn`.
+    settings : mapping, optional
+        Settings of the family.
+    taxonomy : Taxonomy, nested dict, or path of a YAML file, optional
+        By default inferred from the labels: `Rock/Punk` and `Rock/Indie` share the parent `Rock`.
+    slice_seconds : float
+        Length of a slice in seconds, 1 to 60.
+    size : int
+        Height and width of the spectrogram images in pixels, 32 to 1024.
+    memory : path, optional
+        Folder for the spectrogram images of each file, so that the folds of a cross-validation compute them once.
+    workers : int, optional
+        Processes and threads; by default one for each processor.
+    random_state : int
+        Seed of the validation split.
+    progress : bool
+        Show progress bars on standard error.
+
+    Attributes
+    ----------
+    model_ : Classifier
+    classes_ : ndarray of str, shape (n_classes,)
+        Paths of the leaves, such as `Rock > Punk`.
+
+    Notes
+    -----
+    `fit` holds out part of the groups to stop training and to fit the calibration. Pass `groups`, or tracks by one
+    artist may stand on both sides of that split; with metadata routing, `set_fit_request(groups=True)`.
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import GroupKFold, cross_val_score
+    >>> model = GenreClassifier(family="boosting", memory="cache")
+    >>> cross_val_score(model, paths, labels, groups=artists, cv=GroupKFold(5))  # doctest: +SKIP
+    array([0.71, 0.68, 0.74, 0.7 , 0.73])
+    """
+
+    def __init__(
+        self,
+        family: str = "boosting",
+        *,
+        settings: Mapping[str, Any] | None = None,
+        taxonomy: Tree = None,
+        slice_seconds: float = 11.4,
+        size: int = 224,
+        memory: str | Path | None = None,
+        workers: int | None = None,
+        random_state: int = 0,
+        progress: bool = False,
+    ) -> None:
+        self.family = family
+        self.settings = settings
+        self.taxonomy = taxonomy
+        self.slice_seconds = slice_seconds
+        self.size = size
+        self.memory = memory
+        self.workers = workers
+        self.random_state = random_state
+        self.progress = progress
+
+    def fit(self, X: Sequence[str | Path], y: Sequence[str | NodePath], groups: Sequence[Any] | None = None) -> Self:
+        """Train on audio files.
+
+        Parameters
+        ----------
+        X : sequence of paths, shape (n_files,)
+        y : sequence, shape (n_files,)
+            Genre of each file: a leaf's name, or a path such as `Rock/Punk` or `("Rock", "Punk")`.
+        groups : sequence, shape (n_files,), optional
+            Artist (or album) of each file.
+
+        Returns
+        -------
+        GenreClassifier
+            Itself.
+
+        Raises
+        ------
+        ArgumentError
+            If the lengths differ.
+        CorpusError
+            If a file can't be used.
+        """
+        data = self._read(X, y, groups)
+        images = ImageSettings.build({"slice_seconds": self.slice_seconds, "size": self.size})
+        with tempfile.TemporaryDirectory(prefix="genretree-") as work:
+            store = prepare(
+                data.manifest,
+                Path(work) / "store",
+                images,
+                workers=self.workers,
+                seed=self.random_state,
+                progress=self.progress,
+                cache=self.memory,
+            )
+            for failure in store.failures:
+                raise _as_sound_error(failure)
+            bundle = train(store, self.family, Path(work) / "bundle", self.settings, progress=self.progress)
+        self.model_ = Classifier.from_bundle(bundle)
+        self.classes_ = np.array([format_path(leaf) for leaf in bundle.taxonomy.leaves])
+        return self
+
+    def predict(self, X: Sequence[str | Path]) -> NDArray[np.str_]:
+        """Predict the leaf of each file, as a path such as `Rock > Punk`: shape (n_files,).
+
+        Raises
+        ------
+        SoundError
+            If a file can't be used.
+        """
+        check_is_fitted(self, "model_")
+        found = []
+        for result in self.model_.predict(_paths(X), workers=self.workers or 2):
+            if isinstance(result, PredictionError):
+                raise _as_sound_error(result)
+            found.append(format_path(result.path))
+        return np.array(found)
+
+    def predict_proba(self, X: Sequence[str | Path]) -> NDArray[np.float64]:
+        """Compute the calibrated probabilities of the leaves, in the order of `classes_`: shape (n_files, n_classes).
+
+        Raises
+        ------
+        SoundError
+            If a file can't be used.
+        """
+        check_is_fitted(self, "model_")
+        table = self.model_.predict_proba(_paths(X), workers=self.workers or 2)
+        for error in table.errors:
+            raise _as_sound_error(error)
+        return np.stack([table[label] for label in self.classes_], axis=1)
+
+    def score(self, X: Sequence[str | Path], y: Sequence[str | NodePath], sample_weight: Any = None) -> float:
+        """Accuracy at the level of the leaves."""
+        check_is_fitted(self, "model_")
+        tree = self.model_.taxonomy
+        true = [self.classes_[tree.find_leaf(label if isinstance(label, str) else tuple(label))] for label in y]
+        return float(np.average(self.predict(X) == np.array(true), weights=sample_weight))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the fitted model as a bundle that `genretree.load` and the command line read; returns its folder."""
+        check_is_fitted(self, "model_")
+        return save_bundle(replace(self.model_, folder=Path(folder)))
+
+    def _read(self, X: Sequence[str | Path], y: Sequence[str | NodePath], groups: Sequence[Any] | None) -> Dataset:
+        paths = _paths(X)
+        given = {"y": len(y), **({} if groups is None else {"groups": len(groups)})}
+        for name, length in given.items():
+            if length != len(paths):
+                raise ArgumentError(f"X has {len(paths)} files and {name} {length} values; give one for each file")
+        records = [
+            {
+                "path": str(Path(path).absolute()),
+                "genre": label if isinstance(label, str) else "/".join(map(str, label)),
+            }
+            for path, label in zip(paths, y, strict=True)
+        ]
+        if groups is not None:
+            for record, group in zip(records, groups, strict=True):
+                record["artist"] = str(group)
+        data = Dataset.from_records(records, taxonomy=self.taxonomy)
+        for failure in data.rejected:
+            raise ArgumentError(f"{failure.path}: {failure.message}")
+        return data
+
+
+def _paths(X: Any) -> list[Path]:
+    if isinstance(X, str | Path):
+        raise ArgumentError("X must be a sequence of paths, got a single path; put it in a list")
+    try:
+        return [Path(path) for path in X]
+    except TypeError as error:
+        raise ArgumentError(f"X must be a sequence of paths of audio files, got {type(X).__name__}") from error
+
+
+def _as_sound_error(error: PredictionError | Failure) -> SoundError:
+    path = error.file if isinstance(error, PredictionError) else error.path
+    return SoundError(error.kind, path, error.message.removeprefix(f"{path}: "))  # type: ignore[arg-type]

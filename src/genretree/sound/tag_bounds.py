@@ -1,0 +1,173 @@
+"""Bounds on a file's tags and parts, checked before a tag library reads them.
+
+mutagen reads whatever a file holds: 3 million empty chunks take it half a minute and a gigabyte, and ID3 frames that
+decompress to gigabytes are decompressed. Here each part costs one small read, and counting ends at a bound that no
+real file comes near.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from genretree.sound.containers import read_at
+
+MAX_PARTS = 10_000  # chunks of a wav or aiff, metadata blocks of a flac
+MAX_BOXES = 100_000  # boxes of an mp4, at its top and in moov
+MAX_FRAMES = 20_000  # frames of an ID3 tag, items of an APE tag, comments of a flac
+MAX_DECOMPRESSED = 64 << 20  # bytes, of all frames of a tag together
+_ID3_CHUNKS = (b"id3 ", b"ID3 ")
+_CONTAINERS = (b"moov", b"udta", b"trak", b"mdia", b"minf", b"stbl", b"ilst")
+
+
+class CostlyTagsError(Exception):
+    """A file's tags or parts are so many, or decompress to so much, that reading them would only cost time."""
+
+
+def check_tags(path: str | Path) -> None:
+    """Refuse a file whose tags would take a tag library long to read.
+
+    Parameters
+    ----------
+    path : path-like
+        A regular file.
+
+    Raises
+    ------
+    CostlyTagsError
+        If it has more than 10,000 chunks or blocks, 100,000 mp4 boxes, 20,000 frames or items in a tag, or compressed
+        frames of more than 64 MiB.
+    OSError
+        If it can't be read.
+    """
+    with Path(path).open("rb", buffering=0) as file:
+        size = file.seek(0, io.SEEK_END)
+        start = _check_id3(file, 0, size)
+        head = read_at(file, start, 12)
+        if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
+            _check_chunks(file, start, size, "big" if head[:4] in (b"FORM", b"RIFX") else "little")
+        elif head[:4] == b"fLaC":
+            _check_flac(file, start + 4, size)
+        elif head[4:8] in (b"ftyp", b"moov", b"free", b"skip", b"wide", b"mdat"):
+            _check_boxes(file, start, size)
+        _check_ape(file, size)
+
+
+def _check_id3(file: io.FileIO, at: int, size: int) -> int:
+    """Check an ID3v2 tag if there is one; returns where it ends, or `at`."""
+    head = read_at(file, at, 10)
+    if head[:3] != b"ID3" or len(head) < 10:
+        return at
+    major = head[3]
+    length = min(_synchsafe(head[6:10]), size - at - 10)
+    budget = MAX_DECOMPRESSED
+    for number, (flags, begin, end) in enumerate(_frames(file, at + 10, at + 10 + length, major)):
+        if number >= MAX_FRAMES:
+            raise CostlyTagsError(f"its ID3 tag has more than {MAX_FRAMES:,} frames")
+        if (major == 4 and flags & 0x08) or (major == 3 and flags & 0x80):
+            budget -= _decompressed_size(read_at(file, begin, end - begin), budget)
+    return at + 10 + length
+
+
+def _frames(file: io.FileIO, at: int, end: int, major: int) -> Iterator[tuple[int, int, int]]:
+    """Yield flags, begin and end of the frames of a tag, as far as they follow one another."""
+    name, head = (3, 6) if major == 2 else (4, 10)
+    block, base = b"", at
+    while at + head <= end:
+        if at + head > base + len(block) or at < base:
+            block, base = read_at(file, at, min(1 << 16, end - at)), at
+        raw = block[at - base : at - base + head]
+        if len(raw) < head or not raw[0]:
+            return
+        digits = raw[name : 2 * name]
+        length = _synchsafe(digits) if major == 4 and max(digits) < 128 else int.from_bytes(digits, "big")
+        flags = int.from_bytes(raw[8:10], "big") if major > 2 else 0
+        yield flags, at + head, min(end, at + head + length)
+        at += head + length
+
+
+def _decompressed_size(data: bytes, limit: int) -> int:
+    """Count the bytes that compressed data stands for, wherever in the first bytes it begins."""
+    most = 0
+    for skipped in (4, 0, 5, 1):  # a data length or group byte comes first, or not
+        decompressor, total, pending = zlib.decompressobj(), 0, data[skipped:]
+        try:
+            while pending and not decompressor.eof:
+                total += len(decompressor.decompress(pending, 1 << 20))
+                pending = decompressor.unconsumed_tail
+                if total > limit:
+                    raise CostlyTagsError(f"its ID3 tag decompresses to more than {MAX_DECOMPRESSED >> 20} MiB")
+        except zlib.error:
+            continue
+        most = max(most, total)
+    return most
+
+
+def _check_chunks(file: io.FileIO, start: int, size: int, order: Literal["little", "big"]) -> None:
+    at, count = start + 12, 0
+    while at + 8 <= size:
+        head = read_at(file, at, 8)
+        length = int.from_bytes(head[4:], order)
+        if head[:4] in _ID3_CHUNKS:
+            _check_id3(file, at + 8, min(size, at + 8 + length))
+        at += 8 + length + length % 2
+        count += 1
+        if count > MAX_PARTS:
+            raise CostlyTagsError(f"has more than {MAX_PARTS:,} chunks")
+
+
+def _check_flac(file: io.FileIO, at: int, size: int) -> None:
+    for _ in range(MAX_PARTS):
+        head = read_at(file, at, 4)
+        if len(head) < 4:
+            return
+        length = int.from_bytes(head[1:], "big")
+        if head[0] & 127 == 4:
+            _check_comments(read_at(file, at + 4, length))
+        at += 4 + length
+        if head[0] & 128 or at >= size:
+            return
+    raise CostlyTagsError(f"has more than {MAX_PARTS:,} metadata blocks")
+
+
+def _check_comments(block: bytes) -> None:
+    vendor = int.from_bytes(block[:4], "little")
+    if int.from_bytes(block[4 + vendor : 8 + vendor], "little") > MAX_FRAMES:
+        raise CostlyTagsError(f"has more than {MAX_FRAMES:,} comments")
+
+
+def _check_boxes(file: io.FileIO, start: int, size: int) -> None:
+    pending, count = [(start, size)], 0
+    while pending:
+        at, end = pending.pop()
+        while at + 8 <= end:
+            head = read_at(file, at, 16)
+            length, inner = int.from_bytes(head[:4], "big"), 8
+            if length == 1:
+                length, inner = int.from_bytes(head[8:16], "big"), 16
+            if length == 0:
+                length = end - at
+            if length < inner:
+                break
+            if head[4:8] in _CONTAINERS:
+                pending.append((at + inner, min(end, at + length)))
+            elif head[4:8] == b"meta":
+                pending.append((at + inner + 4, min(end, at + length)))
+            at += length
+            count += 1
+            if count > MAX_BOXES:
+                raise CostlyTagsError(f"has more than {MAX_BOXES:,} boxes")
+
+
+def _check_ape(file: io.FileIO, size: int) -> None:
+    for end in (size, size - 128):
+        footer = read_at(file, max(0, end - 32), 32) if end >= 32 else b""
+        if footer[:8] == b"APETAGEX" and int.from_bytes(footer[16:20], "little") > MAX_FRAMES:
+            raise CostlyTagsError(f"its APE tag has more than {MAX_FRAMES:,} items")
+
+
+def _synchsafe(data: bytes) -> int:
+    return sum((byte & 127) << 7 * place for place, byte in enumerate(reversed(data)))

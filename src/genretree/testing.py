@@ -1,0 +1,203 @@
+"""Checks for model families of other packages, as scikit-learn's `check_estimator` is for estimators."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genretree.bundle import Bundle, load_bundle, save_bundle
+from genretree.description import DESCRIPTION
+from genretree.errors import BundleError, SettingsError
+from genretree.models import _check_attributes
+from genretree.models.contract import Examples, Family, FitContext, LevelProbabilities, Model
+from genretree.settings import MEL_16K_BANDS, ImageSettings, Settings
+from genretree.sound.mel_16k import mel_16k_frames
+from genretree.taxonomy import Taxonomy
+
+_TREE = Taxonomy.from_nested({"Calm": ["Drone", "Bells"], "Busy": {"Beat": ["Slow", "Fast"], "Noise": None}})
+_IMAGES = ImageSettings(slice_seconds=2.0, size=32)
+_GROUPS, _TRACKS, _SLICES = 4, 2, 3  # groups of each leaf, tracks of each group, slices of each track
+
+
+def check_family(family: type[Family], settings: Mapping[str, Any] | None = None) -> None:
+    """Check that a model family keeps the contract that all of genretree relies on.
+
+    Trains it on a small synthetic data set, saves and loads it.
+
+    Parameters
+    ----------
+    family : class
+        See `genretree.models.contract.Family`.
+    settings : mapping, optional
+        Settings that make training short.
+
+    Raises
+    ------
+    AssertionError
+        If a check fails; the message says which.
+    ArgumentError
+        If an attribute is missing or of the wrong type.
+
+    Examples
+    --------
+    >>> from genretree.models.boosting import BoostingFamily
+    >>> check_family(BoostingFamily, {"components": 8, "epochs": 5, "image_size": 32, "min_samples_leaf": 2})
+    """
+    _check_attributes(family)
+    _expect(bool(family.summary), "summary is empty")
+    chosen = family.settings_type.build(settings)
+    _check_settings(family.settings_type, chosen)
+    learn, held_out = _make_examples(0), _make_examples(1)
+    with tempfile.TemporaryDirectory(prefix="genretree-check-") as work:
+        folder = Path(work)
+        (folder / "fit").mkdir()
+        fitted = family.fit(learn, held_out, _TREE, chosen, FitContext(folder / "fit"))
+        model = fitted.model
+        _check_probabilities(model, held_out)
+        _check_batches(model, held_out)
+        _check_learning(model, learn)
+        _check_optional(model, held_out)
+        _check_saving(family, model, chosen, folder, held_out)
+        (folder / "again").mkdir()
+        again = family.fit(learn, held_out, _TREE, chosen, FitContext(folder / "again")).model
+        for one, other in zip(_score(model, held_out), _score(again, held_out), strict=True):
+            _expect(np.allclose(one, other, atol=1e-5), "training twice with the same seed gives different models")
+
+
+def _make_examples(seed: int) -> Examples:
+    """Make slices whose genre shows in the rows that are bright, in all three images and in the mel power."""
+    rng = np.random.default_rng(seed)
+    n_leaves = len(_TREE.leaves)
+    n = n_leaves * _GROUPS * _TRACKS * _SLICES
+    leaves = np.repeat(np.arange(n_leaves), _GROUPS * _TRACKS * _SLICES)
+    tracks = np.arange(n) // _SLICES
+    size, frames = _IMAGES.size, mel_16k_frames(_IMAGES)
+    images = rng.integers(0, 90, (n, 3, size, size), dtype=np.uint8)
+    mel_16k = rng.uniform(0, 0.1, (n, frames, MEL_16K_BANDS)).astype(np.float16)
+    for row, leaf in enumerate(leaves):
+        images[row, :, leaf * size // n_leaves : (leaf + 1) * size // n_leaves] += np.uint8(150)
+        mel_16k[row, :, leaf * MEL_16K_BANDS // n_leaves : (leaf + 1) * MEL_16K_BANDS // n_leaves] += np.float16(1)
+    return Examples(images, np.arange(n), leaves, tracks, tracks // _TRACKS, mel_16k)
+
+
+def _score(model: Model, examples: Examples, rows: Any = slice(None)) -> LevelProbabilities:
+    assert examples.mel_16k is not None
+    mel_16k = np.asarray(examples.mel_16k[rows]) if model.needs_sound else None
+    return model.predict_levels(np.asarray(examples.images[rows]), mel_16k)
+
+
+def _check_settings(settings_type: type[Settings], settings: Settings) -> None:
+    plain = settings.model_dump(mode="json")
+    _expect(settings_type.build(plain) == settings, "settings do not survive being written as JSON")
+    try:
+        settings_type.build({"no_such_setting": 1})
+    except SettingsError:
+        return
+    raise AssertionError("an unknown setting is not refused")
+
+
+def _check_probabilities(model: Model, examples: Examples) -> None:
+    levels = _score(model, examples)
+    shapes = [(len(examples), len(_TREE.nodes(level))) for level in range(_TREE.depth)]
+    _expect([level.shape for level in levels] == shapes, f"predict_levels must return arrays of shapes {shapes}")
+    for level in levels:
+        _expect(bool(np.isfinite(level).all()), "predict_levels returns NaN or infinity")
+        _expect(bool((level >= 0).all()), "predict_levels returns negative probabilities")
+        _expect(np.allclose(level.sum(axis=1), 1, atol=1e-5), "the probabilities of a level do not sum to 1")
+    _expect(model.heads in ("tree", "independent"), f"heads must be 'tree' or 'independent', got {model.heads!r}")
+    if model.heads == "tree":
+        for found, summed in zip(levels, _TREE.sum_levels(levels[-1]), strict=True):
+            message = "heads is 'tree', and a parent's probability is not the sum of its children's"
+            _expect(np.allclose(found, summed, atol=1e-5), message)
+    none = _score(model, examples, slice(0))
+    _expect([len(level) for level in none] == [0] * _TREE.depth, "no slices must give arrays with no rows")
+
+
+def _check_batches(model: Model, examples: Examples) -> None:
+    whole = _score(model, examples)[-1]
+    single = np.concatenate([_score(model, examples, slice(row, row + 1))[-1] for row in range(5)])
+    _expect(
+        np.allclose(whole[:5], single, atol=1e-5), "a slice's probabilities depend on the other slices of its batch"
+    )
+    turned = _score(model, examples, slice(None, None, -1))[-1]
+    _expect(np.allclose(turned[::-1], whole, atol=1e-5), "a slice's probabilities depend on the order of the batch")
+
+
+def _check_learning(model: Model, learn: Examples) -> None:
+    accuracy = float((_score(model, learn)[-1].argmax(axis=1) == learn.leaves).mean())
+    message = f"it gets {accuracy:.0%} of its own training slices right, no more than by chance"
+    _expect(accuracy > 1.5 / len(_TREE.leaves), message)
+
+
+def _check_optional(model: Model, examples: Examples) -> None:
+    mel_16k = examples.mel_16k[:4] if model.needs_sound and examples.mel_16k is not None else None
+    embed: Callable[..., Any] | None = getattr(model, "embed", None)
+    if embed is not None:
+        vectors = np.asarray(embed(examples.images[:4], mel_16k))
+        _expect(
+            vectors.ndim == 2 and len(vectors) == 4, f"embed must return shape (n, n_features), got {vectors.shape}"
+        )
+        _expect(bool(np.isfinite(vectors).all()), "embed returns NaN or infinity")
+    shuffle: Callable[..., Any] | None = getattr(model, "shuffle_weights", None)
+    if shuffle is not None:
+        shuffled = shuffle(np.random.default_rng(0))
+        before = _score(model, examples, slice(9))[-1]
+        if shuffled is not None:
+            _expect(
+                not np.allclose(_score(shuffled, examples, slice(9))[-1], before), "shuffle_weights changes nothing"
+            )
+            _expect(
+                np.array_equal(_score(model, examples, slice(9))[-1], before), "shuffle_weights changes the original"
+            )
+
+
+def _check_saving(family: type[Family], model: Model, settings: Settings, folder: Path, examples: Examples) -> None:
+    made = folder / "model"
+    made.mkdir()
+    names = model.save(made)
+    found = sorted(path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file())
+    _expect(sorted(names) == found, f"save must return the names of the files it writes: {found}, got {sorted(names)}")
+    for name in names:
+        pickled = (made / name).read_bytes()[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+        _expect(not pickled, f"{name} is a pickle or a zip of pickles; use safetensors or JSON")
+    loaded = family.load(made, _TREE, settings)
+    for one, other in zip(_score(model, examples), _score(loaded, examples), strict=True):
+        _expect(np.array_equal(one, other), "the loaded model does not predict exactly what the saved one does")
+    for name in names:
+        damaged = folder / "damaged"
+        damaged.mkdir(exist_ok=True)
+        for other_name in names:
+            (damaged / other_name).parent.mkdir(exist_ok=True)
+            content = (made / other_name).read_bytes()
+            (damaged / other_name).write_bytes(content[: len(content) // 2] if other_name == name else content)
+        try:
+            family.load(damaged, _TREE, settings)
+        except BundleError:
+            continue
+        except Exception as error:
+            raise AssertionError(
+                f"loading a truncated {name} raises {type(error).__name__}, not BundleError"
+            ) from error
+        raise AssertionError(f"a truncated {name} is loaded without an error")
+    _check_bundle(family, model, settings, folder / "bundle", examples)
+
+
+def _check_bundle(family: type[Family], model: Model, settings: Settings, folder: Path, examples: Examples) -> None:
+    from genretree.models import family_names, register_family
+
+    if family.name not in family_names():
+        register_family(family)
+    save_bundle(Bundle(folder, family.name, _TREE, _IMAGES, settings, model))
+    _expect((folder / DESCRIPTION).is_file(), "the model can't be saved as a bundle")
+    loaded = load_bundle(folder)
+    for one, other in zip(_score(model, examples), _score(loaded.model, examples), strict=True):
+        _expect(np.array_equal(one, other), "the model of a bundle does not predict exactly what the saved one does")
+
+
+def _expect(condition: bool, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)

@@ -1,0 +1,253 @@
+"""Our own fields in the tags: what they record, and what is known by them without the database that wrote them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import mutagen
+import mutagen.apev2
+import mutagen.wave
+import pytest
+from click.testing import CliRunner, Result
+from listening import FORMATS, hearer
+from mutagen.id3 import TIT2
+
+from genretree.cli import main
+from genretree.errors import LibraryError
+from genretree.library import journal, records
+from genretree.library.analyse import analyse
+from genretree.library.apply import apply_plans, undo
+from genretree.library.mapping import Mapping
+from genretree.library.plan import iter_plans
+from genretree.library.state import State, encode_path, open_state
+from genretree.library.tags import read_tags, write_tags
+
+V01 = Path(__file__).parent.parent / "data" / "v0.1"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    with open_state(tmp_path / "library.sqlite", create=True) as state:
+        yield state
+
+
+def _analyse(state: State, *places: Path, **options: object) -> None:
+    analyse(state, [str(place) for place in places], hearer(**options), progress=False)
+
+
+def _apply(state: State, mode: str = "only-empty") -> int:
+    model, card = records.find_model(state)
+    plans = iter_plans(state, model, card, Mapping(), mode)  # type: ignore[arg-type]
+    run, _, refused = apply_plans(state, plans, card.digest)
+    assert not refused
+    return run or 0
+
+
+def _actions(state: State, mode: str = "only-empty") -> dict[str, str]:
+    model, card = records.find_model(state)
+    plans = iter_plans(state, model, card, Mapping(), mode)  # type: ignore[arg-type]
+    return {Path(plan.row.path).name: plan.action for plan in plans if not plan.row.gone}
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def _run(*words: object) -> Result:
+    return CliRunner().invoke(main, ["library", *map(str, words)])
+
+
+# -- what the fields record --------------------------------------------------------------------------------------
+
+
+def _own(path: Path) -> tuple[object, object]:
+    own = read_tags(path).own
+    return json.loads(own["GENRETREE_GENRE"]), json.loads(own["GENRETREE_PREVIOUS"])
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "ape.mp3", "id3.wav"])
+def test_the_fields_record_what_was_written_and_what_was_there(state: State, music: Path, name: str) -> None:
+    path = _only(music, name)
+    write_tags(path, ["Jazz", "Blues/名"], {})
+    joined = read_tags(path).genres
+    before = path.read_bytes()
+    _analyse(state, path)
+    first = _apply(state, "append")
+    assert _own(path) == ([*joined, "Soft_rock"], [*joined])
+    _analyse(state, path, digest="1" * 16)
+    _apply(state, "overwrite")
+    assert _own(path) == (["Soft_rock"], [*joined]), "what was there before the first run is still recorded"
+    assert undo(state, first) == (1, [])
+    assert path.read_bytes() == before
+
+
+def _only(music: Path, name: str) -> Path:
+    """Keep one file of the music, if need be with the tags that our fields then go into."""
+    if name == "ape.mp3":
+        shutil.copy(music / "none.mp3", music / name)
+        tags = mutagen.apev2.APEv2()
+        tags["Title"] = "A title"
+        tags.save(music / name)
+    elif name == "id3.wav":  # pcm.wav has an INFO list
+        shutil.copy(music / "pcm.wav", music / name)
+        file = mutagen.wave.WAVE(music / name)
+        file.add_tags()
+        file.tags.add(TIT2(encoding=3, text=["A title"]))
+        file.save()
+    for path in music.iterdir():
+        if path.name != name:
+            path.unlink()
+    return music / name
+
+
+@pytest.mark.parametrize("mode", ["only-empty", "append", "overwrite"])
+def test_another_database_knows_our_genres_by_our_fields(state: State, music: Path, tmp_path: Path, mode: str) -> None:
+    if mode != "only-empty":
+        write_tags(music / "v23.mp3", ["Jazz", "Blues"], {})
+        write_tags(music / "flac.flac", ["Jazz", "Blues"], {})
+    _analyse(state, music)
+    _apply(state, mode)
+    with open_state(tmp_path / "other.sqlite", create=True) as other:
+        _analyse(other, music)
+        assert set(_actions(other, mode).values()) == {"same"}
+        _analyse(other, music, digest="1" * 16)
+        theirs = {"v23.mp3", "flac.flac"} if mode == "append" else set()
+        assert {name for name, action in _actions(other).items() if action == "has_genre"} == theirs
+        assert set(_actions(other, mode).values()) == {"write"}
+        _apply(other, mode)
+    if mode != "only-empty":
+        assert _own(music / "flac.flac")[1] == ["Jazz", "Blues"]
+        assert _own(music / "v23.mp3")[1] == ["Jazz/Blues"]
+
+
+def test_a_genre_that_was_set_since_or_fields_that_were_edited_are_theirs(
+    state: State, music: Path, tmp_path: Path
+) -> None:
+    for name, edits in (
+        ("flac.flac", {"genre": ["Mine"]}),
+        ("opus.opus", {"GENRETREE_PREVIOUS": ["[1]"]}),
+        ("vorbis.ogg", {"GENRETREE_GENRE": ["["]}),
+    ):
+        _analyse(state, music / name)
+        _apply(state)
+        tags = mutagen.File(music / name)
+        tags.update(edits)
+        tags.save()
+        with open_state(tmp_path / f"{name}.sqlite", create=True) as other:
+            _analyse(other, music / name)
+            assert _actions(other) == {name: "has_genre"}
+            _apply(other, "overwrite")
+        assert _own(music / name) == (["Soft_rock"], [edits.get("genre", ["Soft_rock"])[0]])
+
+
+def test_fields_of_0_1_tell_a_genre_that_ends_the_path(state: State, music: Path) -> None:
+    own = {"GENRETREE_PATH": "Other > Rock > Hard_rock", "GENRETREE_CONFIDENCE": "0.900", "GENRETREE_MODEL": "a" * 16}
+    for name, genres in (("flac.flac", ["Hard_rock"]), ("opus.opus", ["Jazz", "Hard_rock"]), ("v24.mp3", ["Rock"])):
+        write_tags(music / name, genres, own)
+        _analyse(state, music / name)
+    assert _actions(state) == {"flac.flac": "write", "opus.opus": "has_genre", "v24.mp3": "has_genre"}
+
+
+def test_another_file_at_a_path_of_the_journal_keeps_its_genre(state: State, music: Path) -> None:
+    path = music / "flac.flac"
+    other = path.read_bytes()
+    _analyse(state, path)
+    _apply(state)
+    path.rename(music / "moved.flac")
+    path.write_bytes(other)
+    write_tags(path, ["Soft_rock"], {})
+    _analyse(state, path)
+    assert _actions(state) == {"flac.flac": "has_genre"}
+
+
+# -- databases of 0.1 --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old_library(tmp_path: Path) -> tuple[Path, Path]:
+    """The database and the music that 0.1 wrote, with its paths rewritten to a folder of this test."""
+    music = tmp_path / "music"
+    music.mkdir()
+    db = tmp_path / "library.db"
+    db.write_bytes(gzip.decompress((V01 / "library.db.gz").read_bytes()))
+    connection = sqlite3.connect(db)
+    for name in ("a.flac", "b.mp3"):
+        shutil.copy(V01 / name, music / name)
+        old, new = f"/library/{name}".encode(), encode_path(os.path.realpath(music / name))
+        mtime_ns = (music / name).stat().st_mtime_ns
+        connection.execute("UPDATE file SET path = ?, mtime_ns = ? WHERE path = ?", (new, mtime_ns, old))
+        connection.execute("UPDATE change SET path = ? WHERE path = ?", (new, old))
+    connection.commit()
+    connection.close()
+    return db, music
+
+
+def _format(db: Path) -> str:
+    connection = sqlite3.connect(db)
+    found = connection.execute("SELECT value FROM setting WHERE name = 'format'").fetchone()[0]
+    connection.close()
+    return str(found)
+
+
+def test_a_database_of_0_1_opens_and_its_run_is_undone(old_library: tuple[Path, Path]) -> None:
+    db, music = old_library
+    for words in ("status", "preview"):  # which change nothing
+        result = _run(words, "--db", db)
+        assert result.exit_code == 0, result.output
+        assert "2 " in result.output
+    assert _format(db) == "1"
+    with open_state(db) as state:
+        assert set(_actions(state).values()) == {"same"}, "an update is no reason to write every file again"
+        model, card = records.find_model(state)
+        assert [row.own for row, _ in records.iter_files(state, model, card)] == [None, None]
+    assert _format(db) == "2"
+    with open_state(db) as state:
+        new = open_state(db.with_name("new"), create=True)
+        columns = "SELECT name, type FROM pragma_table_info('file')"
+        assert state.connection.execute(columns).fetchall() == new.connection.execute(columns).fetchall()
+        new.close()
+        assert undo(state, 1) == (2, [])
+    assert _bytes(music) == {name: (V01 / f"before-{name}").read_bytes() for name in ("a.flac", "b.mp3")}
+
+
+def test_a_database_of_0_1_is_analysed_and_applied_further(old_library: tuple[Path, Path]) -> None:
+    db, music = old_library
+    with open_state(db) as state:
+        _analyse(state, music, digest="1" * 16)
+        assert set(_actions(state).values()) == {"write"}
+        _apply(state)
+        assert undo(state, 1) == (2, [])
+        assert len(journal.list_runs(state)) == 2
+    assert _bytes(music) == {name: (V01 / f"before-{name}").read_bytes() for name in ("a.flac", "b.mp3")}
+
+
+def test_a_database_of_0_1_is_rescued(old_library: tuple[Path, Path], tmp_path: Path) -> None:
+    db, music = old_library
+    result = _run("rescue", db, "--out", tmp_path / "new.db")
+    assert result.exit_code == 0, result.output
+    assert "file: 2 rows saved; nothing is lost" in result.output
+    assert _format(tmp_path / "new.db") == "2"
+    with open_state(tmp_path / "new.db") as state:
+        assert undo(state, 1) == (2, [])
+    assert _bytes(music) == {name: (V01 / f"before-{name}").read_bytes() for name in ("a.flac", "b.mp3")}
+
+
+def test_a_newer_format_is_refused_and_a_missing_database_with_a_backup_too(tmp_path: Path) -> None:
+    db = tmp_path / "library.sqlite"
+    open_state(db, create=True).close()
+    connection = sqlite3.connect(db)
+    connection.execute("UPDATE setting SET value = '3' WHERE name = 'format'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(LibraryError, match="format 3, this genretree reads 1 and 2; update"):
+        open_state(db)
+    db.rename(tmp_path / "library.sqlite.backup-1")
+    with pytest.raises(LibraryError, match=r"is missing, but its backup .*backup-1 is there; copy"):
+        open_state(db, create=True)
+    assert not db.exists()

@@ -1,0 +1,236 @@
+"""One object that predicts for files, folders, arrays and images, a data set of records, and the estimator."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+import genretree
+from genretree import ArgumentError, Classifier, Dataset, GenreClassifier, GenretreeError
+from genretree.corpus.store import Store
+from genretree.settings import RATE
+from small_corpus import SETTINGS, TREE, synthesise
+
+_BOOSTING = {"components": 8, "epochs": 10, "image_size": 32}
+
+
+@pytest.fixture(scope="module")
+def model(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    out = tmp_path_factory.mktemp("classifier") / "bundle"
+    genretree.train(store, "boosting", out, _BOOSTING)
+    return genretree.load(out)
+
+
+@pytest.fixture(scope="module")
+def song(corpus: Path) -> Path:
+    return corpus.parent / "Slow_beat-0-0.wav"
+
+
+def test_a_file_a_folder_and_several_files(model: Classifier, song: Path, tmp_path: Path) -> None:
+    one = model.predict(song)
+    assert one == genretree.predict_file(model, song) == model.predict(str(song))
+    assert model.predict([song, song]) == [one, one]
+    (tmp_path / "a.wav").write_bytes(song.read_bytes())
+    (tmp_path / "b.wav").write_bytes(b"RIFF")
+    first, second = model.predict(tmp_path)
+    assert first.path == one.path  # type: ignore[union-attr]
+    assert second.kind == "not_audio" or second.kind  # type: ignore[union-attr]
+
+
+def test_a_path_as_text_is_one_file_not_its_characters(model: Classifier, song: Path) -> None:
+    (found,) = genretree.predict(model, str(song))
+    assert found == model.predict(song)
+
+
+@pytest.mark.parametrize("sr", [RATE, 44100, np.int64(48000), 32000.0])
+def test_an_array_is_predicted_like_its_file(model: Classifier, tmp_path: Path, sr: float) -> None:
+    y = np.resize(synthesise("Bells", 3), round(9 * float(sr))).astype(np.float32)
+    stereo = np.stack([y, 0.5 * y])
+    sf.write(tmp_path / "a.wav", stereo.T, int(sr), subtype="FLOAT")
+    from_file, from_array = model.predict(tmp_path / "a.wav"), model.predict(stereo, sr=sr)
+    assert from_array.path == from_file.path
+    for one, other in zip(from_array.levels, from_file.levels, strict=True):
+        assert one.probability == pytest.approx(other.probability, abs=0.02)
+    assert len(from_array.timeline) == len(from_file.timeline)
+
+
+def test_images_of_slices(model: Classifier, store: Store, song: Path) -> None:
+    rows = np.flatnonzero(store.slice_tracks == store.tracks["file"].index(str(song)))
+    images = np.asarray(store.images[rows])
+    assert model.predict(images).path == model.predict(song).path
+    np.testing.assert_allclose(model.predict_proba(images).values, model.predict_proba(song).values, atol=1e-9)
+
+
+def test_probabilities_of_all_nodes(model: Classifier, song: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.mp3"
+    bad.write_text("no audio")
+    table = model.predict_proba([song, bad])
+    assert table.labels[:2] == ("Calm", "Busy") and "Busy > Beat > Slow_beat" in table.labels
+    assert len(set(table.nodes)) == len(table.nodes) == table.values.shape[1]
+    assert table["Calm"][0] + table["Busy"][0] == pytest.approx(1)
+    children = table["Busy > Beat > Slow_beat"] + table["Busy > Beat > Fast_beat"]
+    assert children[0] == pytest.approx(table["Busy > Beat"][0])
+    assert np.isnan(table.values[1]).all() and table.errors[0].file == str(bad)
+    frame = table.to_pandas()
+    assert frame.loc[str(song), "Calm"] == table["Calm"][0]
+    with pytest.raises(ArgumentError, match="no node 'Polka'"):
+        table["Polka"]
+
+
+def test_embeddings(model: Classifier, song: Path, tmp_path: Path) -> None:
+    vectors = model.embed(song)
+    assert isinstance(vectors, np.ndarray) and vectors.dtype == np.float32
+    y, sr = sf.read(song, dtype="float32")
+    of_array = model.embed(y, sr=sr)
+    assert isinstance(of_array, np.ndarray) and of_array.shape == vectors.shape
+    (tmp_path / "a.wav").write_bytes(song.read_bytes())
+    (tmp_path / "b.wav").write_text("no audio")
+    of_folder = model.embed(tmp_path)
+    assert isinstance(of_folder, dict) and list(of_folder) == [str(tmp_path / "a.wav")]
+    np.testing.assert_array_equal(of_folder[str(tmp_path / "a.wav")], vectors)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "part"),
+    [
+        (np.zeros(99, np.int16), {"sr": 22050}, "floating-point"),
+        (np.zeros(99, np.float32), {}, "needs its sampling rate sr"),
+        (np.zeros(99, np.float32), {"sr": True}, "sampling rate"),
+        (np.zeros(99, np.float32), {"sr": 3}, "1000 to 768000"),
+        (np.zeros((99999, 2), np.float32), {"sr": 22050}, "(n_channels, n_samples)"),
+        (np.zeros(0, np.float32), {"sr": 22050}, "no audio samples"),
+        (np.full(99, np.nan, np.float32), {"sr": 22050}, "NaN or infinity"),
+        (np.zeros((2, 3, 8, 8), np.uint8), {}, "(n_slices, 3, 64, 64)"),
+        (np.zeros((0, 3, 64, 64), np.uint8), {}, "(n_slices, 3, 64, 64)"),
+        (np.zeros((1, 3, 64, 64), np.uint8), {"sr": 22050}, "sr belongs to"),
+        ("song.mp3", {"sr": 22050}, "sr belongs to"),
+        (7, {}, "path or a sequence"),
+        ([7], {}, "path or a sequence"),
+    ],
+)
+def test_wrong_inputs_are_errors_of_ours(model: Classifier, inputs: Any, options: dict[str, Any], part: str) -> None:
+    for call in (model.predict, model.predict_proba, model.embed):
+        with pytest.raises(GenretreeError) as caught:
+            call(inputs, **options)
+        assert part in str(caught.value)
+
+
+def test_a_silent_array_is_refused(model: Classifier) -> None:
+    with pytest.raises(genretree.SoundError, match="silent"):
+        model.predict(np.zeros(9 * RATE, np.float32), sr=RATE)
+
+
+def test_wrong_bundles_and_thresholds() -> None:
+    with pytest.raises(ArgumentError, match="got str; load it"):
+        genretree.predict("bundle", ["song.mp3"])  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="got int"):
+        genretree.load(3)  # type: ignore[arg-type]
+
+
+def test_public_names_are_listed_and_a_model_shows_itself_in_one_line(model: Classifier) -> None:
+    assert set(genretree.__all__) <= set(dir(genretree))
+    assert repr(model) == f"Classifier('{model.folder}', family='boosting', n_leaves=5, runtime='{model.runtime}')"
+
+
+def _records(corpus: Path) -> list[dict[str, Any]]:
+    with corpus.open(encoding="utf-8") as stream:
+        return [{**row, "path": str(corpus.parent / row["path"])} for row in csv.DictReader(stream)]
+
+
+def test_records_frames_and_csv_give_the_same_tracks(corpus: Path) -> None:
+    import pandas as pd
+
+    records = _records(corpus)
+    from_csv = Dataset.from_csv(corpus, taxonomy=TREE)
+    nested = {"Calm": ["Drone", "Bells"], "Busy": {"Beat": ["Slow_beat", "Fast_beat"], "Noise": None}}
+    frame = pd.DataFrame(records).rename(columns={"path": "file", "genre": "label", "artist": "who"})
+    for data in (
+        Dataset.from_records(records, taxonomy=nested),
+        Dataset.from_dataframe(frame, audio="file", genre="label", group="who", taxonomy=TREE),
+    ):
+        assert [(track.path, track.leaf) for track in data.tracks] == [(t.path, t.leaf) for t in from_csv.tracks]
+        assert [track.group.split(":")[1] for track in data.tracks] == [t.group.split(":")[1] for t in from_csv.tracks]
+    assert repr(from_csv) == "Dataset(50 tracks, 5 genres, grouped by artist)"
+    assert from_csv.count_genres()["Busy > Noise"] == 10
+
+
+def test_level_columns_and_missing_values() -> None:
+    rows = [
+        {"path": "a.mp3", "l1": "Rock", "l2": "Punk", "artist": None},
+        {"path": "b.mp3", "l1": "Jazz", "l2": float("nan"), "artist": "B"},
+        {"path": "c.mp3", "l1": "", "l2": "Lost", "artist": "C"},
+    ]
+    data = Dataset.from_records(rows, genre=["l1", "l2"], root="/music")
+    assert data.taxonomy.leaves == (("Jazz",), ("Rock", "Punk")) and data.taxonomy.levels == ("l1", "l2")
+    assert [str(track.path) for track in data.tracks] == ["/music/a.mp3", "/music/b.mp3"]
+    assert data.tracks[0].group == "track:a.mp3" and data.rejected[0].path == "c.mp3"
+    with pytest.raises(genretree.GenretreeError, match="record 0 has no 'genre'"):
+        Dataset.from_records(rows)
+    with pytest.raises(ArgumentError, match="record 0 must be a mapping"):
+        Dataset.from_records(["a.mp3"])  # type: ignore[list-item]
+
+
+def test_a_data_set_of_mirdata() -> None:
+    tracks = {
+        "1": SimpleNamespace(audio_path="/a.wav", genre="blues", artist="A"),
+        "2": SimpleNamespace(audio_path="/b.wav", genre="rock", artist=None),
+    }
+    data = Dataset.from_mirdata(SimpleNamespace(load_tracks=lambda: tracks))
+    assert data.taxonomy.leaves == (("blues",), ("rock",)) and data.tracks[0].facts["track_id"] == "1"
+    assert data.tracks[0].group == "artist:A"
+
+
+def test_training_from_dicts_with_an_own_tree(corpus: Path, tmp_path: Path) -> None:
+    records = [row for row in _records(corpus) if row["genre"] in ("Drone", "Noise")]
+    data = Dataset.from_records(records, taxonomy={"Tone": ["Drone"], "No_tone": ["Noise"]})
+    store = data.prepare(tmp_path / "store", SETTINGS, workers=1)
+    genretree.train(store, "boosting", tmp_path / "bundle", _BOOSTING)
+    found = genretree.load(tmp_path / "bundle").predict(corpus.parent / "Drone-4-1.wav")
+    assert found.path == ("Tone", "Drone")
+
+
+def test_the_estimator_cross_validates_by_artists(corpus: Path, tmp_path: Path) -> None:
+    from sklearn.base import clone
+    from sklearn.model_selection import GroupKFold, cross_val_score
+
+    records = [row for row in _records(corpus) if row["genre"] in ("Drone", "Noise", "Fast_beat")]
+    paths = [row["path"] for row in records]
+    labels = [{"Drone": "Calm/Drone", "Noise": "Busy/Noise", "Fast_beat": "Busy/Beat"}[row["genre"]] for row in records]
+    artists = [row["artist"] for row in records]
+    estimator = GenreClassifier(
+        settings=_BOOSTING, slice_seconds=2.0, size=64, memory=tmp_path / "cache", workers=1, random_state=1
+    )
+    assert clone(estimator).get_params() == estimator.get_params()
+    scores = cross_val_score(estimator, paths, labels, groups=artists, cv=GroupKFold(2))
+    assert scores.mean() > 0.5
+    kept = sorted((tmp_path / "cache").glob("*.json"))
+    assert len(kept) == len(paths)  # each file is decoded once for all folds
+    estimator.fit(paths, labels, groups=artists)
+    probabilities = estimator.predict_proba(paths)
+    assert list(estimator.classes_) == ["Busy > Beat", "Busy > Noise", "Calm > Drone"]
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    loaded = genretree.load(estimator.save(tmp_path / "bundle"))
+    assert loaded.predict(paths[0]).path == tuple(estimator.predict(paths[:1])[0].split(" > "))
+    assert replace(loaded, folder=estimator.model_.folder).training == estimator.model_.training
+
+
+def test_the_estimator_refuses_what_does_not_fit(tmp_path: Path) -> None:
+    from sklearn.exceptions import NotFittedError
+
+    with pytest.raises(NotFittedError):
+        GenreClassifier().predict(["a.mp3"])
+    with pytest.raises(ArgumentError, match="X has 1 files and y 2 values"):
+        GenreClassifier().fit(["a.mp3"], ["Rock", "Jazz"])
+    with pytest.raises(ArgumentError, match="a single path"):
+        GenreClassifier().fit("a.mp3", ["Rock"])
+    (tmp_path / "bad.wav").write_text("no audio")
+    sf.write(tmp_path / "good.wav", synthesise("Noise", 1), RATE)
+    with pytest.raises(genretree.SoundError, match=r"bad\.wav"):
+        GenreClassifier(workers=1).fit([tmp_path / "bad.wav", tmp_path / "good.wav"], ["Rock", "Jazz"])

@@ -146,7 +146,7 @@ def probe(path: SampleFile) -> SoundInfo:
     Raises
     ------
     SoundError
-        With kind not_found, unreadable, empty, not_audio, needs_ffmpeg or too_many_channels; truncated if nothing of
+        With kind not_found, unreadable, empty, not_audio or too_many_channels; truncated if nothing of
         the file can be opened because its end is missing.
     """
     path = Path(path)

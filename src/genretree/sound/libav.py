@@ -238,6 +238,20 @@ class _Reader:
 
     def read(self) -> Iterator[Block]:
         """Decode every packet."""
+        buffer: _Buffer | None = None
+        for frame in self._frames():
+            if buffer is None or not buffer.takes(frame):
+                if buffer is not None:
+                    yield from buffer.empty()
+                buffer = _Buffer(frame)
+            buffer.add(frame)
+            self.seconds += frame.samples / buffer.rate
+            if buffer.frames >= BLOCK_FRAMES:
+                yield from buffer.empty()
+        if buffer is not None:
+            yield from buffer.empty()
+
+    def _frames(self) -> Iterator[AudioFrame]:
         from av.error import FFmpegError
 
         audio: Any = self.stream.container.streams[self.stream.index]
@@ -245,7 +259,6 @@ class _Reader:
             audio.codec_context.options = {"err_detect": "crccheck"}
         decode = audio.codec_context.decode
         strict = not self.salvage and self.stream.demuxer not in _BROADCAST
-        buffer: _Buffer | None = None
         for packet in self._demux():
             if self.failures > _MAX_FAILURES:
                 break
@@ -266,16 +279,7 @@ class _Reader:
                     self._resume()
                 if strict:
                     self._check_frame(frame)
-                if buffer is None or not buffer.takes(frame):
-                    if buffer is not None:
-                        yield from buffer.empty()
-                    buffer = _Buffer(frame)
-                buffer.add(frame)
-                self.seconds += frame.samples / buffer.rate
-                if buffer.frames >= BLOCK_FRAMES:
-                    yield from buffer.empty()
-        if buffer is not None:
-            yield from buffer.empty()
+                yield frame
 
     def _demux(self) -> Iterator[Packet[Any]]:
         from av.error import FFmpegError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from genretree.corpus.manifest import _read_tags
+from genretree.corpus import file_tags
 from genretree.library.frames import read_frames
 from genretree.library.tags import TagError, read_tags
 from genretree.sound.tag_bounds import MAX_DECOMPRESSED, CostlyTagsError, check_tags
@@ -69,7 +69,7 @@ def test_costly_tags_are_refused_at_once(name: str, tmp_path: Path) -> None:
     began = time.process_time()
     with pytest.raises(CostlyTagsError, match="more than"):
         check_tags(path)
-    assert _read_tags(path) == {}
+    assert file_tags.read_tags(path) == {}
     with pytest.raises(TagError, match="more than"):
         read_tags(path)
     assert time.process_time() - began < 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,9 +34,23 @@ def draw_confusion(level: LevelScores, unit: str, note: str = "", boundaries: Se
     boundaries : sequence of int
         Classes before which a line is drawn: where another branch of the tree begins.
     """
-    counts = np.array(level.confusion)
+    names = tuple(item.name.replace("_", " ") for item in level.classes)
+    confusion = tuple(map(tuple, level.confusion))
+    return _draw_counts(level.name, level.accuracy, names, confusion, unit, note, tuple(boundaries))
+
+
+@lru_cache(maxsize=64)  # an evaluation's files, its page and the pages of a comparison show the same matrices
+def _draw_counts(
+    level: str,
+    accuracy: float,
+    names: tuple[str, ...],
+    confusion: tuple[tuple[int, ...], ...],
+    unit: str,
+    note: str,
+    boundaries: tuple[int, ...],
+) -> bytes:
+    counts = np.array(confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = [item.name.replace("_", " ") for item in level.classes]
     side = 3.2 + _INCHES_A_CLASS * len(names)
     figure = make_figure(side, side * 0.92)
     axes = figure.subplots()
@@ -48,7 +62,7 @@ def draw_confusion(level: LevelScores, unit: str, note: str = "", boundaries: Se
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(f"{level.name}, {int(counts.sum())} {unit}s: {level.accuracy:.1%} right" + (note and f"\n{note}"))
+    axes.set_title(f"{level}, {int(counts.sum())} {unit}s: {accuracy:.1%} right" + (note and f"\n{note}"))
     for row, column in zip(*np.nonzero(counts), strict=True):
         colour = "black" if shares[row, column] > 0.6 else "white"
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
@@ -167,5 +181,5 @@ def make_figure(width: float, height: float) -> Any:
 def to_png(figure: Any) -> bytes:
     """Draw a figure as PNG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.canvas.print_png(buffer)  # savefig would draw it twice: first without an effect, for other canvases
     return buffer.getvalue()

@@ -263,9 +263,11 @@ def test_a_picture_that_is_shown_twice_is_drawn_once(
     drawn = []
     draw = pictures.to_png
     monkeypatch.setattr(pictures, "to_png", lambda figure: drawn.append(figure) or draw(figure))
-    pictures._draw_counts.cache_clear()
+    for kept in ("counts", "history", "reliability", "coverage"):
+        getattr(pictures, f"_draw_{kept}").cache_clear()
     evaluation = evaluate(bundle, store)
     save_evaluation(evaluation, tmp_path, store)
+    write_report([evaluation], tmp_path / "again.html", store=store)
     assert len(drawn) == 2 * len(TREE.levels) + 3  # by track and by slice; reliability, coverage and history
     assert data_url((tmp_path / f"confusion-track-{TREE.levels[0]}.png").read_bytes()) in (
         tmp_path / "report.html"

@@ -29,7 +29,7 @@ quickstart: $(VENV)/.installed  ## Install, then do the whole job on the built-i
 
 test: $(VENV)/.installed-dev lint types pytest  ## Install, then check style and types and run every test.
 
-test-fast: $(VENV)/.installed-dev lint  ## Check style and run the tests that are not marked as slow: a minute or so.
+test-fast: $(VENV)/.installed-dev lint  ## Check style and run the tests that are not marked as slow: a minute or two.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: $(VENV)/.installed-dev  ## Check style.

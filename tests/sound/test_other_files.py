@@ -21,6 +21,8 @@ from genretree.sound.decode import decode, probe
 from genretree.sound.ffmpeg import input_protocol
 from other_files import Canary, canary, hls, playlists, with_external_data, write_all
 
+pytestmark = pytest.mark.slow
+
 _DECODE_ALL = """
 import sys
 from genretree.errors import SoundError

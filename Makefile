@@ -3,10 +3,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help quickstart test lint types pytest docs bench clean
+.PHONY: help quickstart test test-fast lint types pytest docs bench clean
 
 help:  ## Show what can be made.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "genretree needs Python 3.11 or newer; say which with: make PYTHON=python3.11")'
@@ -28,6 +28,9 @@ quickstart: $(VENV)/.installed  ## Install, then do the whole job on the built-i
 	$(BIN)/genretree quickstart
 
 test: $(VENV)/.installed-dev lint types pytest  ## Install, then check style and types and run every test.
+
+test-fast: $(VENV)/.installed-dev lint  ## Check style and run the tests that are not marked as slow: a minute or two.
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: $(VENV)/.installed-dev  ## Check style.
 	$(BIN)/ruff check .

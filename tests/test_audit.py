@@ -34,6 +34,8 @@ from genretree.pictures import draw_strip
 from genretree.settings import RATE, ImageSettings
 from genretree.taxonomy import Taxonomy
 
+pytestmark = pytest.mark.slow
+
 TREE = Taxonomy.from_nested({"Calm": ["Slow", "Soft"], "Busy": ["Fast", "Loud"]})
 SECONDS = 20.5
 SETTINGS = ImageSettings.build({"slice_seconds": 5.0, "size": 112})

@@ -21,6 +21,8 @@ from genretree.errors import BundleError
 from genretree.files import sha256_file
 from genretree.models.finite import require_finite
 
+pytestmark = pytest.mark.slow
+
 OLD = Path(__file__).parent / "data" / "v0.1" / "boosting" / "tree"
 TREES, SKOPS, PROJECTION = "classifier-0.safetensors", "classifier-0.skops", "projection.safetensors"
 USE = """

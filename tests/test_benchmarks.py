@@ -16,6 +16,8 @@ from transformers import Trainer
 from genretree.corpus.store import Store
 from genretree.models.network import GenreNetwork
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 HELPERS = {"library_process", "synthetic", "whole_process"}

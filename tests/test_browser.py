@@ -20,6 +20,8 @@ from genretree.report import save_evaluation
 from genretree.train import train
 from small_corpus import TREE
 
+pytestmark = pytest.mark.slow
+
 BROKEN = "[...document.images].filter(image => !image.complete || !image.naturalWidth).length"
 OVERFLOW = "document.documentElement.scrollWidth - window.innerWidth"
 # Whatever the page names outside itself would be fetched from a network.

@@ -17,6 +17,8 @@ from genretree.description import write_description
 from genretree.errors import BundleError
 from genretree.train import train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=["cnn", "boosting"])
 def bundle(request: pytest.FixtureRequest, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Bundle:

@@ -18,6 +18,8 @@ from genretree.corpus.store import Store
 from genretree.settings import RATE
 from small_corpus import SETTINGS, TREE, synthesise
 
+pytestmark = pytest.mark.slow
+
 _BOOSTING = {"components": 8, "epochs": 10, "image_size": 32}
 
 

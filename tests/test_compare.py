@@ -18,10 +18,17 @@ from genretree.corpus.store import Store
 from genretree.errors import SettingsError, TrainingError
 from genretree.scores import Hierarchical, UnitScores
 
+pytestmark = pytest.mark.slow
+
 QUICK = {
     "cnn": {"epochs": 1, "image_size": 32},
     "boosting": {"epochs": 5, "image_size": 16, "components": 10},
 }
+
+
+@pytest.fixture(autouse=True)
+def _speed_is_measured_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genretree.compare._SPEED_SECONDS", 0.05)
 
 
 def test_a_comparison_leaves_its_tables_and_goes_on_where_it_stopped(store: Store, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
+from genretree import pictures
 from genretree.bundle import Bundle
 from genretree.calibration import average_by
 from genretree.corpus.manifest import read_manifest
@@ -18,12 +19,14 @@ from genretree.corpus.splits import split_slices
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError
 from genretree.evaluate import compare_evaluations, evaluate
-from genretree.report import save_evaluation, write_report
+from genretree.report import data_url, save_evaluation, write_report
 from genretree.scores import bootstrap_interval, score_units
 from genretree.settings import ImageSettings
 from genretree.taxonomy import Taxonomy
 from genretree.train import train
 from small_corpus import SETTINGS, TREE, write_corpus
+
+pytestmark = pytest.mark.slow
 
 CCMUSIC = Taxonomy.builtin()
 
@@ -252,3 +255,20 @@ def test_a_levels_name_is_no_path(bundle: Bundle, store: Store, tmp_path: Path) 
     save_evaluation(evaluate(replace(bundle, taxonomy=names), store), tmp_path / "out")
     assert not list(tmp_path.glob("*.png"))
     assert len(list((tmp_path / "out").glob("confusion-*.png"))) == 6
+
+
+def test_a_picture_that_is_shown_twice_is_drawn_once(
+    bundle: Bundle, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    draw = pictures.to_png
+    monkeypatch.setattr(pictures, "to_png", lambda figure: drawn.append(figure) or draw(figure))
+    for kept in ("counts", "history", "reliability", "coverage"):
+        getattr(pictures, f"_draw_{kept}").cache_clear()
+    evaluation = evaluate(bundle, store)
+    save_evaluation(evaluation, tmp_path, store)
+    write_report([evaluation], tmp_path / "again.html", store=store)
+    assert len(drawn) == 2 * len(TREE.levels) + 3  # by track and by slice; reliability, coverage and history
+    assert data_url((tmp_path / f"confusion-track-{TREE.levels[0]}.png").read_bytes()) in (
+        tmp_path / "report.html"
+    ).read_text(encoding="utf-8")

@@ -46,7 +46,7 @@ from genretree.explain.pieces import Pieces, read_file, read_track, score
 from genretree.explain.survey import survey
 from genretree.explain.targets import find_node, make_target, targets_of_path
 from genretree.export import export_bundle
-from genretree.models import family_names, hearing
+from genretree.models import efficientnet, family_names, hearing
 from genretree.models.cnn import CnnSettings
 from genretree.models.network import GenreNetwork, NetworkModel, build_head
 from genretree.settings import RATE, ImageSettings
@@ -55,6 +55,8 @@ from genretree.taxonomy import Taxonomy
 from genretree.train import train
 from small_corpus import SETTINGS, TREE, synthesise
 from small_weights import write_musicnn
+
+pytestmark = pytest.mark.slow
 
 QUICK: dict[str, dict[str, Any]] = {
     "cnn": {"epochs": 2, "image_size": 32, "learning_rate": 2e-3, "precision": "float32"},
@@ -76,11 +78,13 @@ PAIR = Taxonomy.from_nested(["With", "Without"])
 
 @pytest.fixture(scope="module", autouse=True)
 def _quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Give pretrained families random weights, and MusiCNN short patches."""
+    """Give pretrained families random weights, MusiCNN short patches, and EfficientNet fewer layers."""
     QUICK["musicnn"]["weights"] = str(write_musicnn(tmp_path_factory.mktemp("weights")))
     QUICK["ensemble"]["members"] = {name: QUICK[name] for name in ("musicnn", "boosting")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hearing, "PATCH_FRAMES", 24)
+        thin = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320}
+        patch.setattr(efficientnet, "_B0", {**efficientnet._B0, **thin})
         yield
 
 

@@ -20,6 +20,8 @@ from genretree.train import train
 from other_files import canary
 from small_corpus import TREE, synthesise
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bundle(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Bundle:

@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, SettingsError, TrainingError
 from genretree.evaluate import evaluate
-from genretree.models import cnn, get_family, hearing
+from genretree.models import cnn, efficientnet, get_family, hearing
 from genretree.models.network_settings import CnnSettings
 from genretree.pretrain import pretrain
 from genretree.train import train
 from killing import kill_when
 from small_corpus import TREE
 from small_weights import write_musicnn
+
+pytestmark = pytest.mark.slow
 
 QUICK: dict[str, Any] = {
     "epochs": 1,
@@ -38,24 +41,41 @@ QUICK: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """Settings with a random teacher that hears short patches."""
+    """Settings with a random teacher that hears short patches; EfficientNet gets fewer layers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hearing, "PATCH_FRAMES", 24)
+        thin = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320}
+        patch.setattr(efficientnet, "_B0", {**efficientnet._B0, **thin})
         yield {**QUICK, "teacher_folder": str(write_musicnn(tmp_path_factory.mktemp("teacher")))}
+
+
+@pytest.fixture(scope="module")
+def pretrained(
+    store: Store, quick: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[Path, dict[str, Any]]]:
+    """Gives a family's pretrained weights (folder and facts), which several tests start from."""
+    folder = tmp_path_factory.mktemp("pretrained")
+
+    @cache
+    def get(family: str) -> tuple[Path, dict[str, Any]]:
+        out = folder / family / "weights"
+        return out, pretrain([store.folder], family, out, quick)
+
+    return get
 
 
 @pytest.mark.parametrize("family", ["cnn", "efficientnet-b0", "ast"])
 def test_training_starts_from_what_was_pretrained(
-    store: Store, tmp_path: Path, quick: dict[str, Any], family: str
+    store: Store, tmp_path: Path, pretrained: Callable[[str], tuple[Path, dict[str, Any]]], family: str
 ) -> None:
-    facts = pretrain([store.folder], family, tmp_path / "weights", quick)
+    weights, facts = pretrained(family)
     assert facts["slices"] < store.n_slices
     assert facts["explained"] is not None
-    assert json.loads((tmp_path / "weights" / "pretrained.json").read_text()) == facts
-    assert not (tmp_path / "weights.partial").exists()
-    learned = load_file(tmp_path / "weights" / "model.safetensors")
+    assert json.loads((weights / "pretrained.json").read_text()) == facts
+    assert not weights.with_name("weights.partial").exists()
+    learned = load_file(weights / "model.safetensors")
     assert not any("student" in name or "scores" in name for name in learned)
-    settings = {**QUICK, "weights": str(tmp_path / "weights"), "frozen_epochs": 1}
+    settings = {**QUICK, "weights": str(weights), "frozen_epochs": 1}
     bundle = train(store, family, tmp_path / "bundle", settings)  # nothing but the head has moved
     kept = bundle.model.network.backbone.state_dict()  # type: ignore[attr-defined]
     name = next(name for name in learned if name.endswith("weight") and learned[name].ndim == 4)
@@ -63,9 +83,10 @@ def test_training_starts_from_what_was_pretrained(
     torch.testing.assert_close(found, learned[name].float())
 
 
-def test_a_transformer_is_fitted_to_other_images(store: Store, tmp_path: Path, quick: dict[str, Any]) -> None:
-    pretrain([store.folder], "ast", tmp_path / "weights", quick)
-    settings = {**QUICK, "weights": str(tmp_path / "weights"), "image_size": 64}
+def test_a_transformer_is_fitted_to_other_images(
+    store: Store, tmp_path: Path, pretrained: Callable[[str], tuple[Path, dict[str, Any]]]
+) -> None:
+    settings = {**QUICK, "weights": str(pretrained("ast")[0]), "image_size": 64}
     bundle = train(store, "ast", tmp_path / "bundle", settings)
     assert bundle.model.network.backbone.config.image_size == 64  # type: ignore[attr-defined]
     with pytest.raises(TrainingError, match=r"learned to see mel, cqt, chroma, not mel; add --set modalities"):
@@ -127,16 +148,18 @@ def test_bad_input_is_told_in_one_line(store: Store, tmp_path: Path, quick: dict
         pretrain([store.folder], "cnn", tmp_path / "out", {"teacher": "none"})
 
 
-def test_weights_that_do_not_fit_are_refused(store: Store, tmp_path: Path, quick: dict[str, Any]) -> None:
-    pretrain([store.folder], "cnn", tmp_path / "w", quick)
+def test_weights_that_do_not_fit_are_refused(
+    store: Store, tmp_path: Path, pretrained: Callable[[str], tuple[Path, dict[str, Any]]]
+) -> None:
+    weights = pretrained("cnn")[0]
     for modalities in (["mel"], ["chroma", "cqt", "mel"]):
         with pytest.raises(TrainingError, match="learned to see mel, cqt, chroma, not"):
-            cnn.start_network(TREE, CnnSettings.build({"weights": str(tmp_path / "w"), "modalities": modalities}))
+            cnn.start_network(TREE, CnnSettings.build({"weights": str(weights), "modalities": modalities}))
     with pytest.raises(TrainingError, match="pretrain --model cnn"):
         cnn.start_network(TREE, CnnSettings.build({"weights": str(tmp_path)}))
     kind = get_family("efficientnet-b0")
     with pytest.raises(TrainingError, match="not the weights of an EfficientNet"):
-        train(store, kind.name, tmp_path / "b", {**QUICK, "weights": str(tmp_path / "w")})
+        train(store, kind.name, tmp_path / "b", {**QUICK, "weights": str(weights)})
 
 
 def test_what_was_cut_off_goes_on(store: Store, tmp_path: Path, quick: dict[str, Any]) -> None:
@@ -165,10 +188,12 @@ def _words(settings: dict[str, Any]) -> list[str]:
     return [word for name, value in settings.items() for word in ("--set", f"{name}={json.dumps(value)}")]
 
 
-def test_what_was_heard_before_is_not_called_new(store: Store, tmp_path: Path, quick: dict[str, Any]) -> None:
-    pretrain([store.folder], "cnn", tmp_path / "w", quick)
+def test_what_was_heard_before_is_not_called_new(
+    store: Store, tmp_path: Path, pretrained: Callable[[str], tuple[Path, dict[str, Any]]]
+) -> None:
+    weights = pretrained("cnn")[0]
     linear = {"classifier": "linear", "epochs": 0, "strengths": [0.1], "statistics": False}
-    bundle = train(store, "cnn", tmp_path / "b", {**QUICK, **linear, "weights": str(tmp_path / "w")})
+    bundle = train(store, "cnn", tmp_path / "b", {**QUICK, **linear, "weights": str(weights)})
     found = evaluate(bundle, store)
     assert found.disjoint == "heard before"
     assert "were heard, without their genres" in found.protocol

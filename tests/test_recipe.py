@@ -15,9 +15,11 @@ from genretree.bundle import load_bundle
 from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError
-from genretree.models import family_names, get_family, hearing, musicnn_weights
+from genretree.models import ast, efficientnet, family_names, get_family, hearing, musicnn_weights
 from genretree.recipe import Recipe, recipe_names
 from small_weights import write_musicnn
+
+pytestmark = pytest.mark.slow
 
 # What makes any recipe small: nothing else of it is changed.
 SMALL = {
@@ -35,10 +37,14 @@ SMALL = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Give MusiCNN random weights and short patches."""
+    """Give MusiCNN random weights and short patches, and the networks of transformers fewer layers."""
     folder = str(write_musicnn(tmp_path_factory.mktemp("weights"), "msd", "mtt"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hearing, "PATCH_FRAMES", 24)
+        thin = {"width_coefficient": 0.2, "depth_coefficient": 0.2, "hidden_dim": 256}
+        patch.setattr(efficientnet, "_B0", {**efficientnet._B0, **thin})
+        narrow = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        patch.setattr(ast, "_SMALL", {**ast._SMALL, **narrow})
         patch.setattr(musicnn_weights, "weights_file", lambda name: Path(folder) / f"musicnn-{name}.safetensors")
         patch.setattr(musicnn_weights, "DIGESTS", {name: _digest(folder, name) for name in ("msd", "mtt")})
         yield

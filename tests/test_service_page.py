@@ -26,6 +26,8 @@ from genretree.settings import RATE
 from genretree.train import train
 from small_corpus import synthesise
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 8.0
 OVERFLOW = "document.documentElement.scrollWidth - window.innerWidth"
 BROKEN = "[...document.images].filter(image => !image.complete || !image.naturalWidth).length"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.scores import LevelScores
+from genretree.scores import LevelScores, Trust
 from genretree.settings import MODALITIES
 
 _INCHES_A_CLASS = 0.42
@@ -34,9 +34,24 @@ def draw_confusion(level: LevelScores, unit: str, note: str = "", boundaries: Se
     boundaries : sequence of int
         Classes before which a line is drawn: where another branch of the tree begins.
     """
-    counts = np.array(level.confusion)
+    names = tuple(item.name.replace("_", " ") for item in level.classes)
+    confusion = tuple(map(tuple, level.confusion))
+    return _draw_counts(level.name, level.accuracy, names, confusion, unit, note, tuple(boundaries))
+
+
+# An evaluation's files, its page and the pages of a comparison show the same pictures.
+@lru_cache(maxsize=64)
+def _draw_counts(
+    level: str,
+    accuracy: float,
+    names: tuple[str, ...],
+    confusion: tuple[tuple[int, ...], ...],
+    unit: str,
+    note: str,
+    boundaries: tuple[int, ...],
+) -> bytes:
+    counts = np.array(confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    names = [item.name.replace("_", " ") for item in level.classes]
     side = 3.2 + _INCHES_A_CLASS * len(names)
     figure = make_figure(side, side * 0.92)
     axes = figure.subplots()
@@ -48,7 +63,7 @@ def draw_confusion(level: LevelScores, unit: str, note: str = "", boundaries: Se
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(f"{level.name}, {int(counts.sum())} {unit}s: {level.accuracy:.1%} right" + (note and f"\n{note}"))
+    axes.set_title(f"{level}, {int(counts.sum())} {unit}s: {accuracy:.1%} right" + (note and f"\n{note}"))
     for row, column in zip(*np.nonzero(counts), strict=True):
         colour = "black" if shares[row, column] > 0.6 else "white"
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
@@ -60,8 +75,12 @@ def draw_history(history: Sequence[dict[str, float]]) -> bytes | None:
 
     The accuracies are left out where they were not recorded, as by genretree 0.1. None where nothing was recorded.
     """
-    if not history:
-        return None
+    return _draw_history(tuple(tuple(row.items()) for row in history)) if history else None
+
+
+@lru_cache(maxsize=16)
+def _draw_history(rows: tuple[tuple[tuple[str, float], ...], ...]) -> bytes:
+    history = [dict(row) for row in rows]
     step = next(name for name in ("epoch", "iteration", "step") if name in history[0])
     recorded = list(dict.fromkeys(name for row in history for name in row))
     accuracies = [name for name in recorded if name.startswith(_ACCURACIES)]
@@ -92,10 +111,14 @@ def _level_of(name: str) -> str:
 
 def draw_reliability(levels: Sequence[LevelScores]) -> bytes:
     """Draw reliability diagrams, one for each level: share of right answers over confidence, before and after."""
+    return _draw_reliability(tuple((level.name, level.trust) for level in levels))
+
+
+@lru_cache(maxsize=16)
+def _draw_reliability(levels: tuple[tuple[str, Trust], ...]) -> bytes:
     figure = make_figure(3.2 * len(levels), 3.4)
-    for axes, level in zip(figure.subplots(1, len(levels), squeeze=False)[0], levels, strict=True):
+    for axes, (title, trust) in zip(figure.subplots(1, len(levels), squeeze=False)[0], levels, strict=True):
         axes.plot([0, 1], [0, 1], color="#888888", linewidth=0.8)
-        trust = level.trust
         kinds = (
             ("before", trust.bins_before, trust.ece_before, _ORANGE, "s--"),
             ("after", trust.bins, trust.ece, _BLUE, "o-"),
@@ -106,7 +129,7 @@ def draw_reliability(levels: Sequence[LevelScores]) -> bytes:
         axes.set_xlim(0, 1.02)
         axes.set_ylim(-0.02, 1.02)
         axes.set_aspect("equal")
-        axes.set_title(level.name)
+        axes.set_title(title)
         axes.set_xlabel("confidence")
         axes.legend(frameon=False, fontsize=8, loc="upper left")
         axes.spines[["top", "right"]].set_visible(False)
@@ -116,11 +139,16 @@ def draw_reliability(levels: Sequence[LevelScores]) -> bytes:
 
 def draw_coverage(levels: Sequence[LevelScores]) -> bytes:
     """Draw accuracy over the share of examples that are answered, the surest first, a curve for each level."""
+    return _draw_coverage(tuple((level.name, level.trust) for level in levels))
+
+
+@lru_cache(maxsize=16)
+def _draw_coverage(levels: tuple[tuple[str, Trust], ...]) -> bytes:
     figure = make_figure(5.5, 3)
     axes = figure.subplots()
-    for number, level in enumerate(levels):
+    for number, (name, trust) in enumerate(levels):
         colour = (_BLUE, _ORANGE, "#444444", "#93003a")[number % 4]
-        axes.plot(*zip(*level.trust.curve, strict=True), _STYLES[number % 4], color=colour, label=level.name)
+        axes.plot(*zip(*trust.curve, strict=True), _STYLES[number % 4], color=colour, label=name)
     axes.axvline(0.8, color="#888888", linewidth=0.8)
     axes.set_xlabel("share answered, the surest first")
     axes.set_ylabel("accuracy")
@@ -167,5 +195,5 @@ def make_figure(width: float, height: float) -> Any:
 def to_png(figure: Any) -> bytes:
     """Draw a figure as PNG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.canvas.print_png(buffer)  # savefig would draw it twice: first without an effect, for other canvases
     return buffer.getvalue()

@@ -36,6 +36,8 @@ from genretree.taxonomy import Taxonomy
 from genretree.train import train
 from killing import kill_when
 
+pytestmark = pytest.mark.slow
+
 datasets = pytest.importorskip("datasets")
 
 ROWS = {"train": 24, "validation": 4, "test": 4}

@@ -23,6 +23,8 @@ from genretree.corpus.composed.theory import SCALES, parse_chord, voicing
 from genretree.errors import CorpusError, MissingExtraError, SettingsError, TaxonomyError
 from genretree.taxonomy import Taxonomy
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("pretty_midi")
 
 ARTISTS, TRACKS, SECONDS = 5, 2, 24.0

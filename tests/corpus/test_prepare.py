@@ -24,6 +24,8 @@ from killing import kill_when
 from other_files import canary
 from small_corpus import SETTINGS, TREE, synthesise
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_store_holds_what_the_sound_rooms_draw(store: Store, corpus: Path) -> None:
     assert store.n_tracks == 50

@@ -25,6 +25,8 @@ from genretree.errors import CorpusError
 from genretree.settings import RATE, ImageSettings
 from genretree.sound.slices import slice_track
 
+pytestmark = pytest.mark.slow
+
 SLICES, TRACKS = 4, 10
 SECONDS = 11.4
 

@@ -34,6 +34,8 @@ from genretree.settings import RATE
 from genretree.train import train
 from small_corpus import synthesise
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"epochs": 3, "image_size": 16, "components": 10, "min_samples_leaf": 5}
 
 

@@ -27,6 +27,8 @@ from genretree.library.state import State, open_state, sole_worker
 from genretree.sound.walk import Skipped, SoundWalk
 from other_files import canary
 
+pytestmark = pytest.mark.slow
+
 
 def _fill(folder: Path, n: int, start: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)

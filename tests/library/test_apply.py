@@ -33,6 +33,8 @@ from genretree.library.plan import Filters, iter_plans
 from genretree.library.state import State, open_state
 from genretree.library.tags import TagError, read_tags, write_tags
 
+pytestmark = pytest.mark.slow
+
 PATH = "Other > Rock > Soft_rock"
 
 

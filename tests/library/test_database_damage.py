@@ -24,6 +24,8 @@ from genretree.library.mapping import Mapping as Rules
 from genretree.library.plan import iter_plans
 from genretree.library.state import back_up, open_state
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = (
     ("status",),
     ("preview",),

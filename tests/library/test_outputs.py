@@ -44,6 +44,8 @@ from genretree.predict import Prediction, predict
 from genretree.taxonomy import Taxonomy
 from genretree.train import train
 
+pytestmark = pytest.mark.slow
+
 CARD = ModelCard("0" * 16, "hearer", "tree", TREE)
 
 

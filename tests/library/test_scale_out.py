@@ -22,7 +22,10 @@ from genretree.library.state import open_state
 from genretree.remote import fetched
 from genretree.sound.walk import Skipped, SoundWalk
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,8 @@ from listening import hearer
 from genretree.library.analyse import analyse
 from genretree.library.state import open_state
 
+pytestmark = pytest.mark.slow
+
 # The command itself, slowed down so that a signal comes in the middle: a pause for each file.
 _SLOW = """
 import sys, time

@@ -28,6 +28,8 @@ from genretree.library.plan import iter_plans
 from genretree.library.state import State, open_state
 from genretree.library.tags import read_tags, write_tags
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def states(tmp_path: Path) -> Iterator[tuple[State, State]]:

@@ -18,13 +18,15 @@ from genretree.corpus.store import Store
 from genretree.description import read_description, write_description
 from genretree.errors import BundleError, SettingsError
 from genretree.files import sha256_file
-from genretree.models import family_names, get_family, hearing
+from genretree.models import efficientnet, family_names, get_family, hearing
 from genretree.models.contract import FitContext, Model
 from genretree.models.network import GenreNetwork
 from genretree.taxonomy import Taxonomy
 from genretree.train import examples, train
 from small_corpus import TREE
 from small_weights import write_musicnn
+
+pytestmark = pytest.mark.slow
 
 QUICK: dict[str, dict[str, Any]] = {
     "cnn": {"epochs": 4, "image_size": 32, "warmup_epochs": 1, "learning_rate": 2e-3, "precision": "float32"},
@@ -50,11 +52,16 @@ WITHOUT_EPOCHS = ("musicnn", "ensemble")
 
 @pytest.fixture(scope="module", autouse=True)
 def _quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Give pretrained families random weights, and MusiCNN short patches, which take a sixth of the time."""
+    """Give pretrained families random weights, MusiCNN short patches, and the networks of transformers fewer layers.
+
+    Short patches take a sixth of the time; tests/models/test_pretrained.py has the networks in their published sizes.
+    """
     QUICK["musicnn"]["weights"] = str(write_musicnn(tmp_path_factory.mktemp("weights")))
     QUICK["ensemble"]["members"] = {name: QUICK[name] for name in ("musicnn", "boosting")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hearing, "PATCH_FRAMES", 24)
+        thin = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320}
+        patch.setattr(efficientnet, "_B0", {**efficientnet._B0, **thin})
         yield
 
 

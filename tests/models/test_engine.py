@@ -28,6 +28,8 @@ from genretree.taxonomy import Taxonomy
 from genretree.train import examples, train
 from killing import kill_when
 
+pytestmark = pytest.mark.slow
+
 BASE = {"image_size": 32, "batch_size": 16, "precision": "float32", "patience": 50}
 
 
@@ -199,8 +201,31 @@ def test_a_trained_bundle_tells_its_data_and_versions(store: Store, tmp_path: Pa
     assert list((bundle.folder / "tensorboard").glob("events.*"))
 
 
-def test_two_processes_train_one_bundle(store: Store, tmp_path: Path) -> None:
-    bundle = _train_in_two_processes(store, "cnn", tmp_path / "b", {**BASE, "epochs": 2, "batch_size": 8})
+# Without batch normalisation and chance, which each process has for itself, one process and two compute the same.
+STEADY = {**BASE, "epochs": 3, "dropout": 0.0, "mask_probability": 0.0, "warmup_epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def trained_in_two_processes(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    """Bundles by family. One launch trains them all: most of its time is spent on importing."""
+    folder = tmp_path_factory.mktemp("two-processes")
+    runs = {"cnn": {**BASE, "epochs": 2, "batch_size": 8}, "ast": {**STEADY, "batch_size": 8}}
+    lines = []
+    for family, settings in runs.items():
+        words = [f"--set={name}={value}" for name, value in settings.items()]
+        lines.append(["train", str(store.folder), "--model", family, "--out", str(folder / family), "--quiet", *words])
+    script = folder / "train.py"
+    script.write_text(
+        f"from genretree.cli import main\n\nfor words in {lines}:\n    main(words, standalone_mode=False)\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {family: load_bundle(folder / family) for family in runs}
+
+
+def test_two_processes_train_one_bundle(store: Store, trained_in_two_processes: dict[str, Bundle]) -> None:
+    bundle = trained_in_two_processes["cnn"]
     assert bundle.training["facts"]["devices"] == 2
     steps = [row["step"] for row in bundle.training["history"]]
     assert steps == [math.ceil(len(store.rows("train")) / 16) * epoch for epoch in (1, 2)]
@@ -208,14 +233,14 @@ def test_two_processes_train_one_bundle(store: Store, tmp_path: Path) -> None:
     assert all(np.isfinite(level).all() for level in levels)
 
 
-def test_two_processes_get_the_loss_of_one_with_the_same_global_batch(store: Store, tmp_path: Path) -> None:
-    # Without batch normalisation and chance, which each process has for itself, both compute the same.
-    settings = {**BASE, "epochs": 3, "dropout": 0.0, "mask_probability": 0.0, "warmup_epochs": 1}
+def test_two_processes_get_the_loss_of_one_with_the_same_global_batch(
+    store: Store, tmp_path: Path, trained_in_two_processes: dict[str, Bundle]
+) -> None:
     # A whole number of batches: a last one that can't be shared out evenly is filled up from the first.
     split = store.split("default")
     assert len(store.rows("train", split)) % 16 == 0
-    one = train(store, "ast", tmp_path / "one", {**settings, "batch_size": 16})
-    two = _train_in_two_processes(store, "ast", tmp_path / "two", {**settings, "batch_size": 8})
+    one = train(store, "ast", tmp_path / "one", {**STEADY, "batch_size": 16})
+    two = trained_in_two_processes["ast"]
     assert two.training["facts"]["devices"] == 2
     for name in ("train_loss", "validation_loss"):
         expected = [row[name] for row in one.training["history"]]
@@ -223,15 +248,6 @@ def test_two_processes_get_the_loss_of_one_with_the_same_global_batch(store: Sto
     images = np.asarray(store.images[:20])
     for found, expected in zip(two.model.predict_levels(images), one.model.predict_levels(images), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-3)
-
-
-def _train_in_two_processes(store: Store, family: str, out: Path, settings: dict[str, object]) -> Bundle:
-    words = [f"--set={name}={value}" for name, value in settings.items()]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "genretree"]
-    command = [*launch, "train", str(store.folder), "--model", family, "--out", str(out), "--quiet", *words]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-2000:]
-    return load_bundle(out)
 
 
 def test_a_slice_left_alone_at_the_end_of_an_epoch_is_learned_from(store: Store, tmp_path: Path) -> None:
@@ -275,7 +291,7 @@ def test_patience_used_up_before_an_interruption_is_not_given_again(
             if state.epoch and state.epoch >= len(whole) - 1:
                 raise KeyboardInterrupt
 
-    settings = {"epochs": 40, "warmup_epochs": 0, "learning_rate": 0.2, "patience": 2}
+    settings = {"epochs": 40, "warmup_epochs": 0, "learning_rate": 0.2, "patience": 2, "batch_size": 64}
     _, whole = _fit(store, tmp_path / "whole", **settings)
     assert len(whole) < 40
     tensorboard = engine._tensorboard

@@ -12,6 +12,8 @@ from genretree.models import boosting
 from genretree.models.ensemble import EnsembleSettings, pool, weigh
 from genretree.train import train
 
+pytestmark = pytest.mark.slow
+
 SMALL: dict[str, Any] = {"epochs": 5, "image_size": 16, "components": 10, "min_samples_leaf": 5}
 
 

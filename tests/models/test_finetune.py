@@ -21,6 +21,8 @@ from genretree.models.tree_head import TreeHead
 from genretree.train import examples
 from small_corpus import TREE
 
+pytestmark = pytest.mark.slow
+
 BASE = {"image_size": 32, "batch_size": 16, "precision": "float32", "warmup_epochs": 0}
 
 

@@ -20,6 +20,8 @@ from genretree.models.pretrained import save_checkpoint
 from genretree.train import examples_of, train
 from small_corpus import TREE
 
+pytestmark = pytest.mark.slow
+
 SEEN = {"image_size": 32, "modalities": ["mel", "cqt", "chroma"], "precision": "float32"}
 LINEAR = {**SEEN, "classifier": "linear", "epochs": 0, "strengths": [0.01, 0.1]}
 

@@ -28,6 +28,8 @@ from genretree.taxonomy import Taxonomy
 from genretree.train import examples, train
 from small_weights import write_musicnn
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parents[1] / "data"
 
 

@@ -13,6 +13,8 @@ from genretree.models.network_settings import EfficientNetSettings
 from genretree.models.precision import choose_by_trial, choose_precision
 from genretree.taxonomy import Taxonomy
 
+pytestmark = pytest.mark.slow
+
 
 class Sleeper(nn.Module):
     """Takes longer in one of the two arithmetics."""

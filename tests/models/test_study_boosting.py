@@ -18,6 +18,8 @@ from genretree.models.contract import Examples, FitContext, Fitted
 from genretree.recipe import Recipe
 from genretree.taxonomy import Taxonomy
 
+pytestmark = pytest.mark.slow
+
 TREE = Taxonomy.builtin("ccmusic")
 SMALL = {"image_size": 8, "components": 20, "batch_size": 64, "epochs": 7}
 

@@ -26,6 +26,8 @@ from genretree.scores import decode_levels
 from genretree.taxonomy import Taxonomy
 from genretree.train import examples, train
 
+pytestmark = pytest.mark.slow
+
 CLASSES = (2, 9, 16)
 CCMUSIC_TREE = Taxonomy.builtin("ccmusic")
 

@@ -22,6 +22,8 @@ from genretree.train import examples, examples_of, train
 from small_corpus import TREE
 from small_weights import write_musicnn
 
+pytestmark = pytest.mark.slow
+
 QUICK: dict[str, Any] = {"epochs": 2, "image_size": 32, "batch_size": 16, "precision": "float32", "warmup_epochs": 0}
 
 

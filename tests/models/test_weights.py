@@ -41,6 +41,8 @@ from genretree.recipe import Recipe
 from genretree.taxonomy import Taxonomy
 from small_corpus import TREE
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320, "num_block_repeats": [1] * 7}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
@@ -9,6 +10,8 @@ from serving import Server
 
 from genretree.service.app import create_app, describe_interface
 from genretree.service.core import Service
+
+pytestmark = pytest.mark.slow
 
 LEFT_OUT = [positive_data_acceptance]  # random bytes are allowed as files, and no sound
 DOCUMENT = describe_interface(create_app(Service([])))

@@ -35,6 +35,8 @@ from genretree.settings import RATE
 from other_files import canary, hls, write_all
 from small_corpus import synthesise
 
+pytestmark = pytest.mark.slow
+
 BOUNDARY = "limit"
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 TOKEN = {"authorization": "Bearer sesame-open-sesame"}

@@ -20,6 +20,8 @@ from genretree.cli import main
 from genretree.explain import explain
 from genretree.service import schemas
 
+pytestmark = pytest.mark.slow
+
 
 def upload(*paths: Path, field: str = "files") -> list[tuple[str, tuple[str, bytes]]]:
     return [(field, (path.name, path.read_bytes())) for path in paths]

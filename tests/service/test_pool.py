@@ -17,6 +17,8 @@ import pytest
 from genretree.service.pool import FailedError, FullError, Pool, ServiceError, UnavailableError
 from genretree.service.wire import Message
 
+pytestmark = pytest.mark.slow
+
 Reasons = Counter[str]
 
 

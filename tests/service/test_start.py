@@ -22,6 +22,8 @@ from genretree.service.problems import Problem
 from genretree.service.run import address_of, check_token, choose_hosts, is_local, open_socket
 from genretree.service.temporary import PrivateFolder, Storage, clear_leftovers
 
+pytestmark = pytest.mark.slow
+
 
 def refuse(*words: object, **environment: str) -> str:
     result = CliRunner().invoke(main, ["serve", *map(str, words)], env=environment)

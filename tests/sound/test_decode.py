@@ -20,6 +20,8 @@ from genretree.errors import SoundError
 from genretree.settings import RATE
 from genretree.sound.decode import decode, iter_blocks, probe
 
+pytestmark = pytest.mark.slow
+
 SOUND_RATE = 44100
 SECONDS = 8
 FORMS = ("wav", "flac", "ogg", "opus", "mp3", "aiff", "au", "caf", "w64", "rf64")

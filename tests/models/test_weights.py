@@ -347,6 +347,9 @@ def test_weights_of_other_networks_are_named(tmp_path: Path, small_files: dict[s
     torch.save({"conv1.weight": torch.zeros(2), "layer1.0.conv1.weight": torch.zeros(2)}, tmp_path / "resnet.pth")
     with pytest.raises(TrainingError, match=r"not the weights of an EfficientNet .*conv1.weight"):
         build(tmp_path / "resnet.pth")
+    torch.save({"a": torch.zeros(2)}, tmp_path / "any.pth")
+    with pytest.raises(TrainingError, match=r"its first arrays are a\)"):
+        build(tmp_path / "any.pth")
     folder = write(tmp_path / "vit", small_files, "model.safetensors")
     (folder / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(TrainingError, match="type 'vit', not 'efficientnet'"):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerState
 
 from genretree.bundle import load_bundle
@@ -167,6 +168,16 @@ def plain_transformer(network: GenreNetwork) -> PlainTransformer:
 def test_published_parameter_counts(recipe: str, count: int) -> None:
     changes = {"weights": "none"} if recipe.startswith("efficientnet") else {}
     assert count_parameters(build(recipe, **changes)) == count
+
+
+@pytest.mark.parametrize(("recipe", "channels"), [("cnn", 3), ("ast", 1)])
+def test_the_page_states_the_operations_of_these_networks(recipe: str, channels: int) -> None:
+    counter = FlopCounterMode(display=False)
+    backbone = build(f"{recipe}-published").eval().backbone
+    with counter, torch.inference_mode():
+        backbone.classify(backbone.features(torch.zeros(1, channels, 224, 224)))
+    page = (Path(__file__).parents[2] / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    assert f"| {recipe} | {counter.get_total_flops() / 1e9:.2f} | " in page
 
 
 CASES = [("cnn-published", plain_cnn, (0, 1, 2)), ("ast-published", plain_transformer, (0,))]

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from genretree.cli import main
-from genretree.compare import _published_cells, _title, compare, format_markdown
+from genretree.compare import Comparison, Row, _published_cells, _title, compare, format_markdown
 from genretree.corpus.splits import split_groups
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError, TrainingError
@@ -133,7 +133,7 @@ def test_the_published_figures_stand_below_ours_for_the_studys_tree() -> None:
         contradictions=0.0,
         hierarchical=Hierarchical(0.9, 0.9, 0.9, 0.2),
         levels=tuple(
-            SimpleNamespace(name=name, accuracy=accuracy)  # type: ignore[misc]
+            SimpleNamespace(name=name, accuracy=accuracy, ci95=(0, 1), macro_f1=0.5)  # type: ignore[misc]
             for name, accuracy in (("fst_level", 0.99), ("sec_level", 0.91), ("thr_level", 0.80))
         ),
     )
@@ -143,6 +143,12 @@ def test_the_published_figures_stand_below_ours_for_the_studys_tree() -> None:
     assert [_title(level.name) for level in scores.levels] == ["Classic / Non-classic", "2nd level", "3rd level"]
     other = replace(scores, levels=scores.levels[:2])
     assert _published_cells("cnn", other) == []
+    evaluation = SimpleNamespace(
+        slice=scores, track=scores, units=("slice",), family="cnn", protocol="p", part="test", store="s", disjoint="d"
+    )
+    found = Comparison((Row(evaluation, None, 1.0, 1.0),), {})  # type: ignore[arg-type]
+    assert "ours minus published" in format_markdown(found, published=True)
+    assert "ours minus published" not in format_markdown(found)
 
 
 def test_evaluate_prints_a_report_per_class(store: Store, tmp_path: Path) -> None:

@@ -103,6 +103,16 @@ def test_hours_are_the_same_in_the_recipe_and_in_the_documentation(family: str) 
     assert f"take {hours} hours" in recipe.time
 
 
+def test_the_time_of_boosting_is_that_of_its_own_components() -> None:
+    """`boosting-published` once had the time of the randomised components, which it no longer takes."""
+    recipe = Recipe.load("boosting-published")
+    assert recipe.settings["pca"] == "incremental"
+    page = (Path(__file__).parents[1] / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    for said in ("about 15 minutes", "IncrementalPCA", "656 s"):
+        assert said in recipe.time
+        assert said in page
+
+
 def test_options_go_before_the_recipe(store: Store, tmp_path: Path) -> None:
     words = ["--recipe", "boosting-scratch", "--epochs", "3", "--set", "image_size=16", "--set", "components=5"]
     command = ["train", str(store.folder), "--out", str(tmp_path / "b"), "--quiet", *words]

@@ -188,7 +188,13 @@ def format_markdown(found: Comparison, published: bool = False) -> str:
             if published and unit == "slice" and (cells := _published_cells(row.evaluation.family, scores)):
                 lines.append(_line([*cells, *["-"] * (len(header) - len(cells))]))
         lines.append("")
-    lines += ["Overall is the plain mean of the levels' accuracies.", ""]
+    note = "Overall is the plain mean of the levels' accuracies."
+    if published and any(_published_cells(row.evaluation.family, row.evaluation.slice) for row in rows):
+        note += (
+            " Published figures are the study's, on its own test part, whose pieces have slices in training, too; the "
+            "difference in brackets is ours minus published, in points."
+        )
+    lines += [note, ""]
     lines += _difference_lines(rows)
     lines += [f"- Not trained: {name}, because {reason}" for name, reason in found.skipped.items()]
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import TrainerState
 
 from genretree.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.models import ast, cnn, efficientnet, get_family
 from genretree.models.contract import score_examples
-from genretree.models.engine import _optimizer, study_rate_factor
+from genretree.models.engine import _optimizer, _Trainer, study_rate_factor
 from genretree.models.epoch_accuracy import EpochAccuracy
 from genretree.models.network import GenreNetwork, count_parameters
 from genretree.models.study_networks import StochasticDepth
@@ -168,6 +172,16 @@ def test_published_parameter_counts(recipe: str, count: int) -> None:
     assert count_parameters(build(recipe, **changes)) == count
 
 
+@pytest.mark.parametrize(("recipe", "channels"), [("cnn", 3), ("ast", 1)])
+def test_the_page_states_the_operations_of_these_networks(recipe: str, channels: int) -> None:
+    counter = FlopCounterMode(display=False)
+    backbone = build(f"{recipe}-published").eval().backbone
+    with counter, torch.inference_mode():
+        backbone.classify(backbone.features(torch.zeros(1, channels, 224, 224)))
+    page = (Path(__file__).parents[2] / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    assert f"| {recipe} | {counter.get_total_flops() / 1e9:.2f} | " in page
+
+
 CASES = [("cnn-published", plain_cnn, (0, 1, 2)), ("ast-published", plain_transformer, (0,))]
 
 
@@ -207,7 +221,7 @@ def test_same_loss_after_three_steps_as_plain_torch(
         torch.optim.Adam(module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
         for module in (network, plain)
     ]
-    for _ in range(3):
+    for step in range(4):  # before each of three steps, and after them
         pixels = images[:, list(channels)].float() / 255
         scores = plain(pixels)
         expected = torch.stack(
@@ -217,7 +231,7 @@ def test_same_loss_after_three_steps_as_plain_torch(
             ]
         ).mean()
         found = network(images, labels=leaves)["loss"]
-        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4, msg=lambda said, n=step: f"step {n}: {said}")
         for optimizer, loss in zip(optimizers, (found, expected), strict=True):
             optimizer.zero_grad()
             loss.backward()
@@ -244,6 +258,16 @@ def test_stochastic_depth_drops_whole_images_as_often_as_torchvision() -> None:
     assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
     assert torch.equal(dropped.amin(dim=(1, 2, 3)), dropped.amax(dim=(1, 2, 3)))
     assert float((dropped[:, 0, 0, 0] == 0).float().mean()) == pytest.approx(0.25, abs=0.03)
+
+
+def test_a_smaller_gain_than_counts_makes_no_better_checkpoint() -> None:
+    trainer = _Trainer.__new__(_Trainer)
+    trainer.args = SimpleNamespace(metric_for_best_model="eval_loss", greater_is_better=False, save_strategy="epoch")
+    trainer.state = TrainerState()
+    trainer.min_improvement = 1e-3
+    losses = (2.0, 1.9995, 1.9985, 1.998, math.nan, 1.5)
+    found = [trainer._determine_best_metric({"eval_loss": loss}, None) for loss in losses]
+    assert found == [True, False, True, False, False, True]
 
 
 def test_study_rates() -> None:
@@ -278,8 +302,18 @@ def test_study_networks_train_at_their_rates_and_reload(family: str, store: Stor
         "precision": "float32",
         "batch_size": 16,
     }
-    bundle = train(store, family, tmp_path / "bundle", settings)
+    rates: list[float] = []
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    try:
+        bundle = train(store, family, tmp_path / "bundle", settings)
+    finally:
+        hook.remove()
     history = bundle.training["history"]
+    # From an epoch's first step on: the study stepped its scheduler after the validation.
+    steps = len(rates) // 3
+    losses = (0.0, *(row["validation_loss"] for row in history[:2]))
+    expected = [settings["learning_rate"] * study_rate_factor(loss, settings["warmup_epochs"], 3) for loss in losses]
+    assert rates == pytest.approx([rate for rate in expected for _ in range(steps)], rel=1e-4)
     levels = store.taxonomy.levels
     for part in ("train", "validation"):
         assert all(0 <= row[f"{part}_accuracy_{level}"] <= 1 for row in history for level in levels)

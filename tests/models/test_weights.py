@@ -165,7 +165,7 @@ def test_training_takes_the_same_steps_as_torchvisions_network(torchvision_file:
     leaves = torch.arange(8) * 2
     levels = torch.from_numpy(tree.ancestors.copy())[leaves]
     mean, scale = (torch.tensor(values).reshape(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    for _ in range(3):
+    for _ in range(4):  # before each of three steps, and after them
         scores = heads(plain.pooled((images.float() / 255 - mean) / scale)).split((2, 9, 16), dim=1)
         losses = [
             nn.functional.cross_entropy(score, levels[:, level], label_smoothing=0.1)
@@ -349,6 +349,9 @@ def test_weights_of_other_networks_are_named(tmp_path: Path, small_files: dict[s
     torch.save({"conv1.weight": torch.zeros(2), "layer1.0.conv1.weight": torch.zeros(2)}, tmp_path / "resnet.pth")
     with pytest.raises(TrainingError, match=r"not the weights of an EfficientNet .*conv1.weight"):
         build(tmp_path / "resnet.pth")
+    torch.save({"a": torch.zeros(2)}, tmp_path / "any.pth")
+    with pytest.raises(TrainingError, match=r"its first arrays are a\)"):
+        build(tmp_path / "any.pth")
     folder = write(tmp_path / "vit", small_files, "model.safetensors")
     (folder / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(TrainingError, match="type 'vit', not 'efficientnet'"):

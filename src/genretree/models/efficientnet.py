@@ -105,7 +105,7 @@ def load_backbone(name: str, *, download: bool = True) -> Any:
     checkpoint = open_checkpoint(name, download=download)
     layout = find_layout(checkpoint.weights)
     if layout is None:
-        some = ", ".join(name for name in list(checkpoint.weights)[:9] if name.endswith((".weight", ".bias")))
+        some = ", ".join(list(checkpoint.weights)[:4])
         raise TrainingError(
             f"{checkpoint.place}: not the weights of an EfficientNet in the layout of torchvision, timm or "
             f"transformers (its first arrays are {printable(some)})"

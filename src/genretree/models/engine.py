@@ -135,6 +135,7 @@ def train_network(
         trainer.levels = network.head.taxonomy.levels
     if settings.schedule == "study":
         trainer.rate_factor = partial(study_rate_factor, warmup_epochs=settings.warmup_epochs, epochs=settings.epochs)
+    trainer.min_improvement = settings.min_improvement
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     if check is not None:
@@ -161,10 +162,12 @@ def train_network(
 class _Trainer(Trainer):
     """A Trainer that can save weights in any memory format: safetensors takes contiguous ones only.
 
-    With `rate_factor` the learning rate of an epoch depends on the last validation loss, as in the study's loop.
+    With `rate_factor` the learning rate of an epoch depends on the last validation loss, as in the study's loop. A
+    validation loss counts as the best only if it is lower by more than `min_improvement`.
     """
 
     rate_factor: Callable[[float], float] | None = None
+    min_improvement = 0.0
     accuracy: EpochAccuracy | None = None
     levels: tuple[str, ...] = ()
 
@@ -188,6 +191,24 @@ class _Trainer(Trainer):
         # The state comes back with a checkpoint, so that a resumed run has the same rates.
         self.lr_scheduler = LambdaLR(chosen, lambda step: factor(_last_validation_loss(self.state.log_history)))
         return self.lr_scheduler
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Validate, and set the rate that follows from the loss before the next epoch's first step."""
+        metrics = super().evaluate(*args, **kwargs)
+        if self.rate_factor is not None:
+            # The schedule's own last step was before this validation.
+            factor = self.rate_factor(_last_validation_loss(self.state.log_history))
+            assert self.optimizer is not None
+            assert self.lr_scheduler is not None
+            for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.base_lrs, strict=True):
+                group["lr"] = rate * factor
+        return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        best, loss = self.state.best_metric, metrics.get("eval_loss")
+        if best is not None and loss is not None and not best - loss > self.min_improvement:
+            return False
+        return super()._determine_best_metric(metrics, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         assert self.model is not None

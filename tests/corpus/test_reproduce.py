@@ -83,7 +83,7 @@ def test_every_command_and_option_of_the_page_exists() -> None:
 
 
 def test_what_is_installed_exists() -> None:
-    [extras] = re.findall(r"pip install .*'\.\[(\w+)\]'", TEXT)
+    [extras] = set(re.findall(r"pip install .*'(?:\.|genretree)\[(\w+)\]", TEXT))
     pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert re.search(rf"^{extras} = ", pyproject, re.MULTILINE)
     for script in re.findall(r"`python (benchmarks/\w+\.py)|`(benchmarks/\w+\.py)`", TEXT):

@@ -599,7 +599,7 @@ def test_files_that_name_other_files_get_none_opened_by_the_command(bundles: lis
         write_all(tmp_path / "songs", other.path)
         traced = shutil.which("strace") is not None
         calls = ["strace", "-f", "-qq", "-e", "trace=open,openat,openat2,connect", "-o", str(tmp_path / "trace")]
-        command = [sys.executable, "-m", "genretree", "predict", str(bundles[0]), str(tmp_path / "songs")]
+        command = [sys.executable, "-m", "genretree", "predict", "--json", str(bundles[0]), str(tmp_path / "songs")]
         done = subprocess.run(calls * traced + command, capture_output=True, text=True, check=False)
         assert done.returncode == 1, done.stderr
         assert "hls bad-byte.m" in done.stdout + done.stderr

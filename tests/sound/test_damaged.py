@@ -71,6 +71,32 @@ def test_joined_mp3_files_are_decoded_whole(tmp_path: Path, mp3: bytes) -> None:
     assert seconds_of(tmp_path, tagged + tagged) == pytest.approx(2 * SECONDS, abs=2 * ERROR)
 
 
+@pytest.mark.parametrize("form", ["WAV", "AIFF", "CAF"])
+def test_joined_files_of_chunks_are_decoded_whole(tmp_path: Path, form: str) -> None:
+    first, second = encode(SECONDS, RATE, form), encode(2, 44100, form, channels=2)
+    assert seconds_of(tmp_path, first + second) == pytest.approx(SECONDS + 2, abs=0.001)
+    if form == "WAV":
+        tags = b"LIST" + struct.pack("<I", 18) + b"INFOIART" + struct.pack("<I", 6) + b"Artist"
+        assert seconds_of(tmp_path, first + tags + second + first) == pytest.approx(2 * SECONDS + 2, abs=0.001)
+    assert refused(tmp_path, first + second[:-50_000]).kind == "truncated"
+
+
+def by_ffmpeg(tmp_path: Path, wav: bytes, suffix: str) -> bytes:
+    (tmp_path / "a.wav").write_bytes(wav)
+    made = tmp_path / f"a.{suffix}"
+    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", made], check=True)
+    return made.read_bytes()
+
+
+@needs_ffmpeg
+def test_an_mp4_joined_to_another_is_refused(tmp_path: Path, wav: bytes) -> None:
+    song = by_ffmpeg(tmp_path, wav, "m4a")
+    error = refused(tmp_path, song + song)
+    assert error.kind == "truncated"
+    assert f"another file begins at byte {len(song):,}" in error.detail
+    assert seconds_of(tmp_path, song + song, salvage=True) == pytest.approx(SECONDS, abs=ERROR)
+
+
 def test_the_rate_may_change_midway_in_an_mp3(tmp_path: Path, mp3: bytes) -> None:
     half = encode(SECONDS, 22050, "MP3")
     for content in (half + mp3, mp3 + half):
@@ -221,9 +247,7 @@ def test_channels_that_cancel_out_are_refused_after_lossy_coding_too(tmp_path: P
 
 @needs_ffmpeg
 def test_a_protected_m4a_is_refused_as_such(tmp_path: Path, wav: bytes) -> None:
-    (tmp_path / "a.wav").write_bytes(wav)
-    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", tmp_path / "a.m4a"], check=True)
-    content = (tmp_path / "a.m4a").read_bytes()
+    content = by_ffmpeg(tmp_path, wav, "m4a")
     for tag in (b"drms", b"enca"):
         error = refused(tmp_path, content.replace(b"mp4a", tag, 1))
         assert error.kind == "not_audio"

@@ -21,6 +21,7 @@ _MAX_INDEX_BOXES = 20_000
 _MP4_PARENTS = {b"trak", b"mdia", b"minf", b"stbl", b"dinf", b"edts", b"mvex", b"udta", b"ilst"}
 _MAX_CHUNKS = 10_000
 _MAX_TAGS = 64
+_MAX_JOINED = 1000
 _FEW_BYTES = 64  # less than a millisecond: some programs count a header or a chunk in
 
 
@@ -37,7 +38,8 @@ class Layout:
     problem : str
         What shows that its end is missing; "" if nothing does.
     parts : tuple of (int, int)
-        Where it begins and ends in bytes, without the tags around it; a chained Ogg file has several parts.
+        Where it begins and ends in bytes, without the tags around it; a chained Ogg file, or several wav, aiff or caf
+        files in sequence, have several parts.
     frames : int
         Frames that an mp3 declares; 0 if unknown.
     options : dict
@@ -62,7 +64,7 @@ def read_layout(file: io.FileIO, container: str, start: int, size: int) -> Layou
         return Layout("it ends within its ID3 tag", ((0, size),))
     whole = ((0, size),)
     if container in _CHUNKS:
-        return _read_chunks(file, container, size)
+        return _read_joined(file, container, size)
     if container == "ogg":
         try:
             chain = read_chain(file, size)
@@ -100,6 +102,12 @@ class _ChunkLayout:
     inclusive: bool = False  # whether a chunk's size counts its own name and size field
 
 
+# What a file begins with: first its magic number, then, behind a size, its type.
+_BEGINNINGS = {
+    "wav": ((b"RIFF", b"RIFX", b"RF64"), (b"WAVE",)),
+    "aiff": ((b"FORM",), (b"AIFF", b"AIFC")),
+    "caf": ((b"caff",), ()),
+}
 _CHUNKS = {
     "wav": _ChunkLayout(12, 4, 4, "little", b"data", 2),
     "aiff": _ChunkLayout(12, 4, 4, "big", b"SSND", 2),
@@ -108,12 +116,29 @@ _CHUNKS = {
 }
 
 
-def _read_chunks(file: io.FileIO, container: str, size: int) -> Layout:
+def _read_joined(file: io.FileIO, container: str, size: int) -> Layout:
+    """Read the layout of a file, and of those that were joined to its end, as `cat` does."""
+    layout, following = _read_chunks(file, container, 0, size)
+    parts = list(layout.parts)
+    options, problem = dict(layout.options), layout.problem
+    while following and not problem:
+        if len(parts) >= _MAX_JOINED:
+            raise TooManyPartsError(f"is made of more than {_MAX_JOINED:,} files")
+        layout, following = _read_chunks(file, container, following, size)
+        parts += layout.parts
+        options |= layout.options  # the parts before end with their sound, whatever they declare
+        problem = layout.problem
+    return Layout(problem, tuple(parts), options=options)
+
+
+def _read_chunks(file: io.FileIO, container: str, start: int, size: int) -> tuple[Layout, int]:
+    """Read the layout of the file that begins at `start`; and where the next one begins, 0 if there is none."""
     layout = _CHUNKS[container]
-    order = "big" if read_at(file, 0, 4) == b"RIFX" else layout.order
+    order: Literal["little", "big"] = "big" if read_at(file, start, 4) == b"RIFX" else layout.order
     head = layout.name + layout.field
+    whole = ((start, size),)
     large = 0  # RF64 keeps the sound's true size in a chunk of its own
-    at = layout.header
+    at = start + layout.header
     chunks = 0
     while at + head <= size:
         chunks += 1
@@ -130,17 +155,35 @@ def _read_chunks(file: io.FileIO, container: str, size: int) -> Layout:
             length = large if unknown and large else length
             there = size - at - head
             if container == "wav" and not large and (unknown or _has_wrapped(length, there)):
-                return Layout("", ((0, size),), options={"ignore_length": "1"})
+                return Layout("", whole, options={"ignore_length": "1"}), 0
             problem = ""
             if not (unknown and not large) and length > there + _FEW_BYTES:
                 problem = f"it declares {length:,} bytes of sound and holds {there:,}"
+            following = 0 if unknown and not large else _find_joined(file, container, order, at + head + length, size)
             # FFmpeg would walk over everything behind the sound of a wav, 8 bytes at a time where these are zeros.
-            end = min(size, at + head + length) if container == "wav" else size
-            return Layout(problem, ((0, end),))
+            end = min(size, at + head + length) if container == "wav" else following or size
+            return Layout(problem, ((start, end),)), following
         if length < 0:
-            return Layout("", ((0, size),))
+            return Layout("", whole), 0
         at += head + length + -length % layout.padding
-    return Layout("it ends before its sound begins", ((0, size),))
+    return Layout("it ends before its sound begins", whole), 0
+
+
+def _find_joined(file: io.FileIO, container: str, order: Literal["little", "big"], end: int, size: int) -> int:
+    """Find where another file of the same kind begins behind the sound and the chunks after it; 0 if none does."""
+    magic, types = _BEGINNINGS.get(container, ((), ()))
+    layout = _CHUNKS[container]
+    for _ in range(_MAX_TAGS if magic else 0):
+        raw = read_at(file, end, 13)
+        padding = raw[:1] == b"\0"  # of a chunk of odd length; some programs leave it out
+        raw, end = raw[padding:], end + padding
+        if raw[:4] in magic and (not types or raw[8:12] in types):
+            return end
+        head = layout.name + layout.field
+        end += head + int.from_bytes(raw[layout.name : head], order)
+        if end >= size or not raw[:4].strip(b"\0"):
+            break
+    return 0
 
 
 def _has_wrapped(length: int, there: int) -> bool:
@@ -159,7 +202,7 @@ def _missing_au_end(file: io.FileIO, size: int) -> str:
 
 
 def _missing_mp4_end(file: io.FileIO, size: int) -> str:
-    at, index, boxes = 0, False, 0
+    at, index, fragments, boxes = 0, False, False, 0
     while at + 8 <= size:
         boxes += 1
         if boxes > _MAX_BOXES:
@@ -168,7 +211,10 @@ def _missing_mp4_end(file: io.FileIO, size: int) -> str:
         length, name = int.from_bytes(head[:4], "big"), head[4:8]
         if length == 1:
             length = int.from_bytes(head[8:], "big")
+        if name == b"ftyp" and index and not fragments:  # FFmpeg reads one index; fragments may repeat theirs
+            return f"another file begins at byte {at:,}, and only the one before it can be decoded"
         index = index or name in (b"moov", b"moof")
+        fragments = fragments or name == b"moof"
         if name == b"moov":
             _count_boxes(file, at + 8, min(size, at + length) if length else size)
         if length == 0:  # the last box may run to the end of the file

@@ -97,6 +97,15 @@ def test_an_mp4_joined_to_another_is_refused(tmp_path: Path, wav: bytes) -> None
     assert seconds_of(tmp_path, song + song, salvage=True) == pytest.approx(SECONDS, abs=ERROR)
 
 
+@needs_ffmpeg
+def test_a_wrong_checksum_in_tta_is_damage(tmp_path: Path, wav: bytes) -> None:
+    song = bytearray(by_ffmpeg(tmp_path, wav, "tta"))
+    assert seconds_of(tmp_path, bytes(song)) == pytest.approx(SECONDS, abs=0.001)
+    song[song.index(b"APETAGEX") - 1] ^= 1  # in the checksum of the last frame
+    assert refused(tmp_path, bytes(song)).kind == "truncated"
+    assert seconds_of(tmp_path, bytes(song), salvage=True) == pytest.approx(SECONDS, abs=0.001)
+
+
 def test_the_rate_may_change_midway_in_an_mp3(tmp_path: Path, mp3: bytes) -> None:
     half = encode(SECONDS, 22050, "MP3")
     for content in (half + mp3, mp3 + half):

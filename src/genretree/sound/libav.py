@@ -256,7 +256,9 @@ class _Reader:
 
         audio: Any = self.stream.container.streams[self.stream.index]
         if not self.salvage:
-            audio.codec_context.options = {"err_detect": "crccheck"}
+            # On a wrong checksum the decoder of TTA only writes to the log, unless it is told to fail.
+            explode = "+explode" if self.stream.codec == "tta" else ""
+            audio.codec_context.options = {"err_detect": f"crccheck{explode}"}
         decode = audio.codec_context.decode
         strict = not self.salvage and self.stream.demuxer not in _BROADCAST
         for packet in self._demux():

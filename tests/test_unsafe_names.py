@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from genretree.corpus.manifest import Failure, read_manifest
 from genretree.errors import CorpusError, HubError, TaxonomyError
 from genretree.files import is_unsafe, json_line, printable, printable_text
 from genretree.hub.contents import check_types
+from genretree.library.preview import Line, Preview, write_page
+from genretree.library.records import ModelCard
 from genretree.tables import make_console
 from genretree.taxonomy import MAX_NAME, Taxonomy
 
@@ -105,6 +108,22 @@ def test_tables_escape_what_they_show(text: str, monkeypatch: pytest.MonkeyPatch
     console.print(table)
     console.print(f"[bold]{text}[/]")
     assert not is_unsafe(console.file.getvalue().replace("\n", ""))
+
+
+@pytest.mark.parametrize("text", UNSAFE)
+def test_pages_escape_what_they_show(text: str, tmp_path: Path) -> None:
+    line = Line(f"a{text}.mp3", "write", f"b{text}", f"c{text}<i>", "d", 0.5, 1, f"e{text}")
+    preview, tree = Preview([]), Taxonomy((("a",), ("b",)), ("level",))
+    preview._rows.execute(f"INSERT INTO line VALUES ({', '.join('?' * len(astuple(line)))})", astuple(line))
+    write_page(
+        preview,
+        tmp_path / "page.html",
+        ModelCard("f", "g", "tree", tree, note=f"h{text}"),
+        f"i{text}",
+    )
+    page = (tmp_path / "page.html").read_text()
+    assert not is_unsafe(page.replace("\n", "").replace("\t", ""))
+    assert "&lt;i&gt;" in page
 
 
 @pytest.mark.parametrize("text", UNSAFE)

@@ -17,7 +17,7 @@ import numpy as np
 from genretree.calibration import UNITS
 from genretree.corpus.store import Store
 from genretree.evaluate import Evaluation, Outcome, describe_pair
-from genretree.files import write_text
+from genretree.files import printable_text, write_text
 from genretree.machine import command_line
 from genretree.pictures import draw_confusion, draw_coverage, draw_history, draw_reliability, draw_strip
 from genretree.scores import Difference
@@ -160,11 +160,15 @@ def write_report(
 
 
 def render(template: str, **content: Any) -> str:
-    """Fill in one of the package's page templates; what is put in is escaped."""
+    """Fill in one of the package's page templates; what is put in is escaped, control characters too."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("genretree", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("genretree", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        finalize=lambda value: printable_text(value) if type(value) is str else value,
     )
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
     environment.filters["path"] = format_path

@@ -218,6 +218,20 @@ def test_errors_without_a_text_are_reasons_too(music: Path, monkeypatch: pytest.
             read_tags(music / "v24.mp3")
 
 
+def test_too_large_an_id3_tag_is_refused_with_its_size(music: Path) -> None:
+    path = music / "beyond_the_end.mp3"
+    path.write_bytes(MADE[path.name](music))
+    with pytest.raises(TagError, match=r"declares [0-9,]+ bytes and the file has [0-9,]+; save"):
+        read_tags(path)
+
+
+def test_boxes_within_boxes_without_end_are_a_doubt(music: Path) -> None:
+    path = music / "aac.m4a"
+    boxes = b"".join(struct.pack(">I4s", 8 * (5000 - number), b"moov") for number in range(5000))
+    path.write_bytes(path.read_bytes() + boxes)
+    assert trial.is_doubtful(path)
+
+
 def test_sizes_that_do_not_fit_are_a_doubt(music: Path) -> None:
     for name in ("pcm.wav", "pcm.aiff"):
         content = (music / name).read_bytes()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+import string
 import struct
+import subprocess
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice, product
 from pathlib import Path
 
+import mutagen
 import numpy as np
 import pytest
 import soundfile as sf
@@ -17,14 +22,17 @@ from sound_helpers import make_song
 from genretree.errors import SoundError
 from genretree.library.payload import LayoutError, header_packets, sound_digest
 from genretree.settings import RATE
+from genretree.sound import libav
 from genretree.sound.complete import end_of_audio
 from genretree.sound.containers import (
     adts_frame_size,
     find_chain,
     mpeg_frame_size,
     sniff,
+    synchsafe_bytes,
 )
 from genretree.sound.decode import decode, iter_blocks, probe
+from genretree.sound.tag_bounds import CostlyTagsError, check_tags
 
 BIG = 60_000_000
 
@@ -161,6 +169,115 @@ def test_the_library_reads_no_more_parts_than_real_files_have(tmp_path: Path) ->
         stream.write(b"junk\0\0\0\0" * 3_000_000)
     with at_most(2), pytest.raises(LayoutError, match="more than 20,000 chunks"):
         sound_digest(path)
+
+
+def _comments(count: int) -> bytes:
+    texts = (b"K%d=b" % number for number in range(count))
+    return struct.pack("<II", 0, count) + b"".join(struct.pack("<I", len(text)) + text for text in texts)
+
+
+def _with_comments(path: Path, count: int) -> None:
+    """Put many comments of different names into a flac, Ogg or Matroska file."""
+    content = path.read_bytes()
+    if path.suffix == ".flac":
+        block = _comments(count)
+        path.write_bytes(content[:42] + b"\4" + len(block).to_bytes(3, "big") + block + content[42:])
+    elif path.suffix == ".mka":
+        one = b"\x67\xc8\x8a\x45\xa3\x84%04x\x44\x87\x80"
+        tags = b"".join(one % number for number in range(count))
+        tags = b"\x73\x73\x01" + len(tags).to_bytes(7, "big") + tags
+        cluster = content.index(b"\x1f\x43\xb6\x75")
+        path.write_bytes(
+            content[:cluster] + b"\x12\x54\xc3\x67\x01" + len(tags).to_bytes(7, "big") + tags + content[cluster:]
+        )
+    else:
+        tags = mutagen.File(path)
+        for number in range(count):
+            tags[f"K{number}"] = "b"
+        tags.save()
+
+
+@pytest.mark.parametrize("name", ["song.flac", "song.ogg", "song.opus", "song.spx", "song.mka"])
+def test_thousands_of_comments(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    codec = {"spx": ["-c:a", "libspeex"], "opus": ["-c:a", "libopus"], "ogg": ["-c:a", "libvorbis"]}
+    made = [
+        "ffmpeg",
+        "-v",
+        "error",
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=d=1:r=16000",
+        *codec.get(path.suffix[1:], []),
+        str(path),
+    ]
+    if subprocess.run(made, check=False).returncode:
+        pytest.skip("this ffmpeg lacks the encoder")
+    assert decode(path).size
+    _with_comments(path, 6000)
+    with at_most(1):
+        _refused(path, "more than 5,000 comments")
+
+
+def test_tags_that_take_ffmpeg_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libav, "_OPENING_SECONDS", 0.2)
+    path = tmp_path / "song.wav"
+    sf.write(path, make_song(1, RATE), RATE)
+    content = path.read_bytes()
+    assert decode(path).size
+    letters = (string.ascii_letters + string.digits).encode()
+    names = islice(product(letters, repeat=4), 60_000)
+    info = b"INFO" + b"".join(bytes(name) + b"\2\0\0\0x\0" for name in names)
+    path.write_bytes(content[:12] + b"LIST" + struct.pack("<I", len(info)) + info + content[12:])
+    with at_most(3):
+        _refused(path, "headers or tags take too long")
+
+
+def _id3(frames: bytes, flags: int = 0) -> bytes:
+    return b"ID3\x03\0" + bytes([flags]) + synchsafe_bytes(len(frames)) + frames
+
+
+def _frame(name: bytes, data: bytes) -> bytes:
+    return name + struct.pack(">IH", len(data), 0) + data
+
+
+COSTLY_TAGS = {
+    "many before a large one": _id3(_frame(b"TXXX", b"\0a\0") * 4000 + _frame(b"PRIV", b"x\0" + bytes(3_000_000))),
+    "many texts": _id3(_frame(b"TXXX", b"\3a\0" + b"/\0" * 100_000)),
+    "many texts, compressed": b"ID3\x04\0\0"
+    + synchsafe_bytes(10 + len(PACKED := bytes(4) + zlib.compress(b"\3a\0" + b"/\0" * 100_000)))
+    + b"TXXX"
+    + synchsafe_bytes(len(PACKED))
+    + b"\0\x08"
+    + PACKED,
+    "a large text": _id3(_frame(b"TCON", b"\3" + b"(17)" * 1_250_000)),
+    "lyrics with times": _id3(_frame(b"SYLT", b"\0eng\1\1\0" + b"a\0\0\0\0\1" * 100_000)),
+    "events": _id3(_frame(b"ETCO", b"\1" + b"\1\0\0\0\1" * 100_000)),
+    "frames in a chapter": _id3(_frame(b"CHAP", b"a\0" + bytes(16) + _frame(b"TIT2", b"\0") * 50_000)),
+    "frames behind unsynchronisation": _id3(
+        _frame(b"PRIV", b"\xff\0" * 10) + bytes(10) + _frame(b"TXXX", b"\0a\0") * 30_000, 0x80
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COSTLY_TAGS)
+def test_tags_that_take_mutagen_long(tmp_path: Path, mp3: bytes, name: str) -> None:
+    path = tmp_path / "song.mp3"
+    path.write_bytes(COSTLY_TAGS[name] + mp3)
+    with at_most(1), pytest.raises(CostlyTagsError, match="more than"):
+        check_tags(path)
+
+
+def test_large_and_many_tags_that_real_files_have_are_read(tmp_path: Path, mp3: bytes) -> None:
+    path = tmp_path / "song.mp3"
+    picture = _frame(b"APIC", b"\0image/png\0\3\0" + bytes(8_000_000))
+    chapters = _frame(b"CHAP", b"a\0" + bytes(16) + _frame(b"TIT2", b"\0One") + picture[:400_000]) * 20
+    words = _frame(b"SYLT", b"\0eng\1\1\0" + b"word\0\0\0\0\1" * 2000)
+    texts = b"".join(_frame(b"TXXX", b"\0" + b"%d\0text" % number) for number in range(200))
+    lyrics = _frame(b"USLT", b"\0eng\0" + b"la la\n" * 20_000)
+    path.write_bytes(_id3(texts + words + lyrics + chapters + picture) + mp3)
+    check_tags(path)
 
 
 def test_a_long_ogg_header_packet_is_joined_in_linear_time(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from genretree.library.frames import synchsafe
+from genretree.library.frames import synchsafe, tag_size
 from genretree.library.old_tags import (
     OWN_INFO,
     V1_BYTES,
@@ -253,6 +253,11 @@ def _open_id3(path: Path, kind: str) -> Any:
     from mutagen.id3 import ID3, ID3NoHeaderError
 
     if kind == "mp3":
+        with path.open("rb", buffering=0) as source:
+            declared, size = tag_size(read_at(source, 0, 10)), source.seek(0, io.SEEK_END)
+        if declared > size:  # of which mutagen says nothing but that it is an error
+            what = f"its ID3 tag is damaged: it declares {declared:,} bytes and the file has {size:,}"
+            raise LayoutError(f"{what}; save its tags again in a tag editor")
         try:
             return ID3(path, translate=False, load_v1=False)
         except ID3NoHeaderError:

@@ -69,7 +69,7 @@ def is_doubtful(path: Path) -> bool:
         try:
             kind, start = sniff(file, size)
             return kind not in _CHECKS or _CHECKS[kind](file, start, size)
-        except (LayoutError, ValueError, IndexError):
+        except (LayoutError, ValueError, IndexError, RecursionError):
             return True
 
 

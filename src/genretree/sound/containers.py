@@ -139,7 +139,7 @@ def is_text(file: io.FileIO) -> bool:
     return "\0" not in head
 
 
-def read_at(file: io.FileIO, position: int, count: int) -> bytes:
+def read_at(file: io.FileIO | io.BytesIO, position: int, count: int) -> bytes:
     """Read up to `count` bytes from a position."""
     file.seek(position)
     return file.read(count)

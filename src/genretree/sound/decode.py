@@ -23,6 +23,7 @@ from genretree.errors import SoundError
 from genretree.files import describe_special
 from genretree.machine import ahead, processors_each
 from genretree.settings import N_FFT, RATE
+from genretree.sound.comments import check_comments
 from genretree.sound.complete import Layout, TooManyPartsError, read_layout
 from genretree.sound.containers import choose_demuxer, is_text, sniff
 from genretree.sound.libav import (
@@ -322,6 +323,7 @@ def _open(path: Path, file: io.FileIO, salvage: bool) -> _Source:
             raise SoundError("not_audio", path, _describe_unknown(file, start))
         demuxer = choose_demuxer(file, container, start)
         layout = read_layout(file, container, start, size)
+        check_comments(file, container, layout.parts)
     except TooManyPartsError as error:
         raise SoundError("not_audio", path, f"{error}; convert it to another format") from error
     except OSError as error:
@@ -371,6 +373,8 @@ def _open_part(
     try:
         source = FilePart(file, *part, seekable="ignore_length" not in layout.options)
         stream = find_stream(open_container(source, demuxer, layout.options), demuxer)
+    except TooManyPartsError as error:
+        raise SoundError("not_audio", path, f"{error}; convert it to another format") from error
     except ProtectedError as error:
         detail = f"is protected (DRM, {error}) and cannot be decoded; get it from its seller without protection"
         raise SoundError("not_audio", path, detail) from error

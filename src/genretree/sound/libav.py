@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.sound.complete import TooManyPartsError
 from genretree.sound.containers import FRAME_SIZES, read_at
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ BLOCK_FRAMES = 1 << 18  # 6 s at 44,100 Hz
 MAX_CHANNELS = 8
 _MIN_RATE = 1000  # Hz: fewer are never sound, and would take much memory to resample
 _READ = 1 << 16
+_OPENING_SECONDS = 2.0  # of processor time, for headers and tags
 _MAX_FAILURES = 20_000  # packets without sound: real files have a few, and reading millions of them takes long
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI", b"Brava Software", b"<")
 _PROTECTED = {"drms", "drmi", "enca", "aavd"}  # codec tags of encrypted tracks in mp4
@@ -97,6 +100,12 @@ class FilePart(io.RawIOBase):
     def __init__(self, file: io.FileIO, start: int, end: int, seekable: bool = True) -> None:
         self._seekable = seekable
         self._file, self._start, self._length, self._at = file, start, end - start, 0
+        self._latest = time.thread_time() + _OPENING_SECONDS
+        self.late = False
+
+    def opened(self) -> None:
+        """End the time limit, which is for headers and tags alone."""
+        self._latest = float("inf")
 
     def readable(self) -> bool:  # noqa: D102
         return True
@@ -115,6 +124,9 @@ class FilePart(io.RawIOBase):
         return self._at
 
     def read(self, count: int = -1) -> bytes:  # noqa: D102
+        if self.late or time.thread_time() > self._latest:
+            self.late = True  # FFmpeg would go on behind an exception, and PyAV print each one
+            return b""
         left = max(0, self._length - self._at)
         count = left if count < 0 else min(count, left)
         data = read_at(self._file, self._start + self._at, count) if count else b""
@@ -136,24 +148,35 @@ def open_container(part: FilePart, demuxer: str, options: dict[str, str]) -> Inp
     Playlists (HLS, DASH, concat ...) name other files, and FFmpeg guesses formats by content. So the demuxer is ours to
     choose, no other may be used, no protocol is allowed, and whatever FFmpeg asks to be opened is refused.
 
+    FFmpeg looks for each tag among all that it has read already, so that some ten thousand tags take it minutes. It
+    reads most of them as it goes, and opening therefore ends when it has taken too much processor time.
+
     Raises
     ------
     av.error.FFmpegError
         If it is not of this format.
+    TooManyPartsError
+        If opening it takes more than 2 s of processor time.
     """
     import av
 
     own = _OWN_OPTIONS.get(demuxer, {})
     safe = {"protocol_whitelist": "", "format_whitelist": demuxer}
-    return av.open(
-        part,
-        "r",
-        format=demuxer,
-        options={**options, **own, **safe},
-        metadata_errors="replace",
-        buffer_size=_READ,
-        io_open=_refuse,
-    )
+    try:
+        container = av.open(
+            part,
+            "r",
+            format=demuxer,
+            options={**options, **own, **safe},
+            metadata_errors="replace",
+            buffer_size=_READ,
+            io_open=_refuse,
+        )
+    finally:
+        if part.late:
+            raise TooManyPartsError("its headers or tags take too long to read")
+        part.opened()
+    return container
 
 
 @dataclass(frozen=True)

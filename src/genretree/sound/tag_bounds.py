@@ -8,6 +8,7 @@ real file comes near.
 from __future__ import annotations
 
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,12 @@ MAX_PARTS = 10_000  # chunks of a wav or aiff, metadata blocks of a flac
 MAX_BOXES = 100_000  # boxes of an mp4, at its top and in moov
 MAX_FRAMES = 20_000  # frames of an ID3 tag, items of an APE tag, comments of a flac
 MAX_DECOMPRESSED = 64 << 20  # bytes, of all frames of a tag together
+MAX_TEXT = 4 << 20  # bytes of a text frame
+MAX_COPIED = 10_000_000_000  # bytes that mutagen copies: at each frame, and each text in one, all that is behind it
+_OPAQUE = (b"A", b"G", b"P", b"M", b"U", b"W", b"X")  # first letters of frames that hold one thing, such as pictures
+_LISTS = (b"SYL", b"SLT", b"ETC", b"EQU", b"MLL", b"MLT")
+_LIST_ITEM = 3  # bytes of an item at least
+_FRAME_NAME = re.compile(rb"[A-Z][A-Z0-9]{2}")
 _ID3_CHUNKS = (b"id3 ", b"ID3 ")
 _CONTAINERS = (b"moov", b"udta", b"trak", b"mdia", b"minf", b"stbl", b"ilst")
 
@@ -38,8 +45,9 @@ def check_tags(path: str | Path) -> None:
     Raises
     ------
     CostlyTagsError
-        If it has more than 10,000 chunks or blocks, 100,000 mp4 boxes, 20,000 frames or items in a tag, or compressed
-        frames of more than 64 MiB.
+        If it has more than 10,000 chunks or blocks, 100,000 mp4 boxes, 20,000 frames or items in a tag, compressed
+        frames of more than 64 MiB, a text of more than 4 MiB, or so many frames or texts that mutagen would copy more
+        than 10 GB.
     OSError
         If it can't be read.
     """
@@ -63,17 +71,42 @@ def _check_id3(file: io.FileIO, at: int, size: int) -> int:
         return at
     major = head[3]
     length = min(_synchsafe(head[6:10]), size - at - 10)
-    budget = MAX_DECOMPRESSED
-    for number, (flags, begin, end) in enumerate(_frames(file, at + 10, at + 10 + length, major)):
+    source: io.FileIO | io.BytesIO = file
+    first, stop = at + 10, at + 10 + length
+    if major < 4 and head[5] & 0x80:  # mutagen walks over what remains without the bytes that unsynchronisation added
+        source = io.BytesIO(read_at(file, first, length).replace(b"\xff\x00", b"\xff"))
+        first, stop = 0, source.seek(0, io.SEEK_END)
+    budget, copied = MAX_DECOMPRESSED, 0
+    for number, (name, flags, begin, end) in enumerate(_frames(source, first, stop, major)):
         if number >= MAX_FRAMES:
             raise CostlyTagsError(f"its ID3 tag has more than {MAX_FRAMES:,} frames")
-        if (major == 4 and flags & 0x08) or (major == 3 and flags & 0x80):
-            budget -= _decompressed_size(read_at(file, begin, end - begin), budget)
+        packed = (major == 4 and flags & 0x08) or (major == 3 and flags & 0x80)
+        copied += stop - end
+        if packed or name[:1] not in _OPAQUE or name[:3] in _LISTS:
+            data = read_at(source, begin, end - begin)
+            if packed:
+                data = _decompress(data, budget)
+                budget -= len(data)
+            copied += _copied_within(name, data)
+        if copied > MAX_COPIED:
+            raise CostlyTagsError(f"reading its ID3 tag of {length:,} bytes would copy more than {MAX_COPIED:,} bytes")
     return at + 10 + length
 
 
-def _frames(file: io.FileIO, at: int, end: int, major: int) -> Iterator[tuple[int, int, int]]:
-    """Yield flags, begin and end of the frames of a tag, as far as they follow one another."""
+def _copied_within(name: bytes, data: bytes) -> int:
+    """Count the bytes that mutagen copies while it takes a frame apart: the rest of it behind each item."""
+    if name[:1] == b"T" or name[:3] == b"IPL":
+        items = data.count(b"\0\0" if data[:1] in (b"\1", b"\2") else b"\0")
+        return len(data) * items + (MAX_COPIED + 1 if len(data) > MAX_TEXT else 0)
+    if name in (b"CHAP", b"CTOC"):
+        return len(data) * sum(1 for _ in _FRAME_NAME.finditer(data))
+    if name[:3] in _LISTS:
+        return len(data) * (len(data) // _LIST_ITEM)
+    return 0
+
+
+def _frames(file: io.FileIO | io.BytesIO, at: int, end: int, major: int) -> Iterator[tuple[bytes, int, int, int]]:
+    """Yield name, flags, begin and end of the frames of a tag, as far as they follow one another."""
     name, head = (3, 6) if major == 2 else (4, 10)
     block, base = b"", at
     while at + head <= end:
@@ -85,24 +118,24 @@ def _frames(file: io.FileIO, at: int, end: int, major: int) -> Iterator[tuple[in
         digits = raw[name : 2 * name]
         length = _synchsafe(digits) if major == 4 and max(digits) < 128 else int.from_bytes(digits, "big")
         flags = int.from_bytes(raw[8:10], "big") if major > 2 else 0
-        yield flags, at + head, min(end, at + head + length)
+        yield raw[:name], flags, at + head, min(end, at + head + length)
         at += head + length
 
 
-def _decompressed_size(data: bytes, limit: int) -> int:
-    """Count the bytes that compressed data stands for, wherever in the first bytes it begins."""
-    most = 0
+def _decompress(data: bytes, limit: int) -> bytes:
+    """Give the most that compressed data may stand for, wherever in the first bytes it begins."""
+    most = b""
     for skipped in (4, 0, 5, 1):  # a data length or group byte comes first, or not
-        decompressor, total, pending = zlib.decompressobj(), 0, data[skipped:]
+        decompressor, found, pending = zlib.decompressobj(), bytearray(), data[skipped:]
         try:
             while pending and not decompressor.eof:
-                total += len(decompressor.decompress(pending, 1 << 20))
+                found += decompressor.decompress(pending, 1 << 20)
                 pending = decompressor.unconsumed_tail
-                if total > limit:
+                if len(found) > limit:
                     raise CostlyTagsError(f"its ID3 tag decompresses to more than {MAX_DECOMPRESSED >> 20} MiB")
         except zlib.error:
             continue
-        most = max(most, total)
+        most = max(most, bytes(found), key=len)
     return most
 
 

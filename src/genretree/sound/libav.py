@@ -100,8 +100,12 @@ class FilePart(io.RawIOBase):
     def __init__(self, file: io.FileIO, start: int, end: int, seekable: bool = True) -> None:
         self._seekable = seekable
         self._file, self._start, self._length, self._at = file, start, end - start, 0
-        self._latest = time.thread_time() + _OPENING_SECONDS
+        self._latest = float("inf")
         self.late = False
+
+    def begin_opening(self) -> None:
+        """Start the time limit for headers and tags."""
+        self._latest = time.thread_time() + _OPENING_SECONDS
 
     def opened(self) -> None:
         """End the time limit, which is for headers and tags alone."""
@@ -162,6 +166,7 @@ def open_container(part: FilePart, demuxer: str, options: dict[str, str]) -> Inp
 
     own = _OWN_OPTIONS.get(demuxer, {})
     safe = {"protocol_whitelist": "", "format_whitelist": demuxer}
+    part.begin_opening()  # only now: the first import of PyAV takes time, too
     try:
         container = av.open(
             part,

@@ -242,6 +242,25 @@ def _frame(name: bytes, data: bytes) -> bytes:
     return name + struct.pack(">IH", len(data), 0) + data
 
 
+@pytest.mark.parametrize("suffix", ["wav", "aiff"])
+def test_thousands_of_id3_frames_before_the_sound(tmp_path: Path, suffix: str) -> None:
+    """FFmpeg reads an ID3 chunk at once, in a time that is quadratic in the number of different texts."""
+    path = tmp_path / f"song.{suffix}"
+    sf.write(path, make_song(1, RATE), RATE)
+    content, order = path.read_bytes(), "<I" if suffix == "wav" else ">I"
+
+    def write(count: int) -> None:
+        tag = _id3(b"".join(_frame(b"TXXX", b"\0%d\0x" % number) for number in range(count)))
+        chunk = b"id3 " if suffix == "wav" else b"ID3 "
+        path.write_bytes(content[:12] + chunk + struct.pack(order, len(tag)) + tag + bytes(len(tag) % 2) + content[12:])
+
+    write(300)
+    assert decode(path).size
+    write(300_000)
+    with at_most(1):
+        _refused(path, "more than 5,000 frames")
+
+
 COSTLY_TAGS = {
     "many before a large one": _id3(_frame(b"TXXX", b"\0a\0") * 4000 + _frame(b"PRIV", b"x\0" + bytes(3_000_000))),
     "many texts": _id3(_frame(b"TXXX", b"\3a\0" + b"/\0" * 100_000)),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from genretree.sound.complete import TooManyPartsError
 from genretree.sound.containers import read_at
+from genretree.sound.tag_bounds import count_id3_frames
 
 MAX_COMMENTS = 5000  # real files have some dozens
 _MAX_BLOCKS = 10_000
@@ -25,7 +26,7 @@ _LEAST_BYTES = 4  # of a comment: its length
 
 
 def check_comments(file: io.FileIO, container: str, parts: Iterable[tuple[int, int]]) -> None:
-    """Refuse a flac, Ogg or Matroska file with more comments than FFmpeg reads in a moment.
+    """Refuse a flac, Ogg, Matroska, wav or aiff file with more comments or ID3 frames than FFmpeg reads in a moment.
 
     Parameters
     ----------
@@ -40,7 +41,11 @@ def check_comments(file: io.FileIO, container: str, parts: Iterable[tuple[int, i
     TooManyPartsError
         If there are more than 5,000 in one part.
     """
-    if container == "matroska":
+    if container in ("wav", "aiff"):  # FFmpeg reads such a tag at once, so that no limit of time ends it
+        for start, end in parts:
+            if count_id3_frames(file, start, end, MAX_COMMENTS + 1) > MAX_COMMENTS:
+                raise TooManyPartsError(f"has more than {MAX_COMMENTS:,} frames in its ID3 tags")
+    elif container == "matroska":
         for start, end in parts:
             _check_matroska(file, start, end)
     elif container in _BLOCKS:

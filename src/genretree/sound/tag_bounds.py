@@ -152,6 +152,26 @@ def _check_chunks(file: io.FileIO, start: int, size: int, order: Literal["little
             raise CostlyTagsError(f"has more than {MAX_PARTS:,} chunks")
 
 
+def count_id3_frames(file: io.FileIO, start: int, end: int, most: int) -> int:
+    """Count the frames of the ID3 tags in the chunks of a wav or aiff file, up to `most`."""
+    order: Literal["little", "big"] = "big" if read_at(file, start, 4) in (b"FORM", b"RIFX") else "little"
+    at, count = start + 12, 0
+    for _ in range(MAX_PARTS):
+        head = read_at(file, at, 8)
+        if len(head) < 8 or at >= end:
+            break
+        length = int.from_bytes(head[4:], order)
+        tag = read_at(file, at + 8, 10) if head[:4] in _ID3_CHUNKS else b""
+        if tag[:3] == b"ID3" and len(tag) == 10:
+            stop = min(end, at + 8 + length, at + 18 + _synchsafe(tag[6:10]))
+            for _frame in _frames(file, at + 18, stop, tag[3]):
+                count += 1
+                if count >= most:
+                    return count
+        at += 8 + length + length % 2
+    return count
+
+
 def _check_flac(file: io.FileIO, at: int, size: int) -> None:
     for _ in range(MAX_PARTS):
         head = read_at(file, at, 4)

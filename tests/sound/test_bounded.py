@@ -139,6 +139,16 @@ def test_millions_of_chunks(tmp_path: Path, form: str) -> None:
     _refused(path, "more than 10,000 chunks")
 
 
+@pytest.mark.parametrize("page", [b"OggS\0\0" + bytes(8) + b"abcd" + bytes(9), b"fLaC\0\0\0\x22"])
+def test_millions_of_empty_pages_and_headers(tmp_path: Path, page: bytes) -> None:
+    path = tmp_path / "song"
+    sf.write(path, np.zeros(1000), 22050, format="OGG" if page[:4] == b"OggS" else "FLAC")
+    with path.open("ab") as stream:
+        stream.write(page * 1_000_000)
+    with at_most(2):
+        _refused(path, "more than 10,000")
+
+
 def test_millions_of_id3_tags(tmp_path: Path, mp3: bytes) -> None:
     path = tmp_path / "song.mp3"
     path.write_bytes(b"ID3\x04\0\0\0\0\0\0" * 3_000_000 + mp3)

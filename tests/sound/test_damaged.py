@@ -71,6 +71,32 @@ def test_joined_mp3_files_are_decoded_whole(tmp_path: Path, mp3: bytes) -> None:
     assert seconds_of(tmp_path, tagged + tagged) == pytest.approx(2 * SECONDS, abs=2 * ERROR)
 
 
+@pytest.mark.parametrize(("rate", "other"), [(44100, 44100), (44100, 22050), (22050, 44100)])
+def test_joined_flac_files_are_decoded_whole(tmp_path: Path, rate: int, other: int) -> None:
+    first, second = encode(5, rate, "FLAC"), encode(1.3, other, "FLAC", channels=2)
+    tag = b"ID3\x04\0\0\0\0\1\0" + bytes(128)
+    for content in (first + second, tag + first + b"TAG" + bytes(125) + tag + second):
+        assert seconds_of(tmp_path, content) == pytest.approx(6.3, abs=0.001)
+    assert refused(tmp_path, first + second[:-3000]).kind == "truncated"
+    assert refused(tmp_path, first[:-3000] + second).kind == "truncated"
+
+
+def test_a_flac_in_the_metadata_of_another_is_not_joined_to_it(tmp_path: Path, flac: bytes) -> None:
+    block = b"\x02" + (4 + len(flac)).to_bytes(3, "big") + b"test" + flac
+    assert seconds_of(tmp_path, flac[:42] + block + flac[42:]) == pytest.approx(SECONDS, abs=0.001)
+
+
+@needs_ffmpeg
+def test_joined_tta_files_are_decoded_whole(tmp_path: Path, wav: bytes) -> None:
+    song = by_ffmpeg(tmp_path, wav, "tta")
+    bare = song[: song.index(b"APETAGEX")]
+    for content in (song + song, bare + bare, bare + b"TTA1" + bytes(100) + song):
+        expected = SECONDS * content.count(b"TTA1\1\0")
+        assert seconds_of(tmp_path, content) == pytest.approx(expected, abs=0.001)
+    assert refused(tmp_path, song + bare[:-2000]).kind == "truncated"
+    assert seconds_of(tmp_path, song + bare[:-2000], salvage=True) > SECONDS
+
+
 @pytest.mark.parametrize("form", ["WAV", "AIFF", "CAF"])
 def test_joined_files_of_chunks_are_decoded_whole(tmp_path: Path, form: str) -> None:
     first, second = encode(SECONDS, RATE, form), encode(2, 44100, form, channels=2)
@@ -95,6 +121,81 @@ def test_an_mp4_joined_to_another_is_refused(tmp_path: Path, wav: bytes) -> None
     assert error.kind == "truncated"
     assert f"another file begins at byte {len(song):,}" in error.detail
     assert seconds_of(tmp_path, song + song, salvage=True) == pytest.approx(SECONDS, abs=ERROR)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("salvage", [False, True])
+def test_an_mp4_without_its_index_cannot_be_salvaged(tmp_path: Path, wav: bytes, salvage: bool) -> None:
+    song = by_ffmpeg(tmp_path, wav, "m4a")
+    for content in (song[: len(song) // 3], song[: song.rindex(b"moov") - 4]):
+        error = refused(tmp_path, content, salvage)
+        assert error.kind == "truncated"
+        assert "none of it can be decoded" in error.detail
+        assert "salvage" not in error.detail
+
+
+@needs_ffmpeg
+def test_foreign_bytes_behind_a_whole_file_are_skipped(
+    tmp_path: Path, wav: bytes, ogg: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    m4a = by_ffmpeg(tmp_path, wav, "m4a")
+    opus = encode(SECONDS, 48000, "OGG", subtype="OPUS")
+    for content in (ogg, opus, ogg + opus, m4a):
+        whole = seconds_of(tmp_path, content)
+        for tail in (b"<html>Not found</html>" * 20, b"\xa5" * 100_000, b"\0\0\0\3    "):
+            caplog.clear()
+            assert seconds_of(tmp_path, content + tail) == pytest.approx(whole, abs=ERROR)
+            assert f"song: skipped the last {len(tail):,} bytes, which are not part of the" in caplog.text
+    caplog.clear()
+    for content in (ogg[:-100] + bytes([1] * 5000), ogg + b"x" * 5000 + ogg, m4a[:-100] + b"x" * 50):
+        assert refused(tmp_path, content).kind == "truncated"
+    assert not caplog.text
+
+
+@needs_ffmpeg
+def test_sound_that_is_missing_behind_the_index_is_not_taken_for_foreign_bytes(tmp_path: Path, wav: bytes) -> None:
+    (tmp_path / "a.wav").write_bytes(wav)
+    words = ["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", "-movflags", "faststart", tmp_path / "a.m4a"]
+    subprocess.run(words, check=True)
+    song = (tmp_path / "a.m4a").read_bytes()
+    for content in (song[:-10], song[:-10].replace(b"mdat", b"<htm")):
+        assert refused(tmp_path, content).kind == "truncated"
+
+
+@pytest.mark.parametrize("form", ["WAV", "AIFF"])
+def test_an_odd_chunk_without_padding_is_named(tmp_path: Path, form: str) -> None:
+    song = encode(SECONDS, RATE, form)
+    at = song.index(b"data" if form == "WAV" else b"SSND")
+    chunk = b"NAME" + struct.pack("<I" if form == "WAV" else ">I", 7) + b"Artists"
+    assert seconds_of(tmp_path, song[:at] + chunk + b"\0" + song[at:]) == pytest.approx(SECONDS, abs=0.001)
+    error = refused(tmp_path, song[:at] + chunk + song[at:])
+    assert error.kind == "not_audio"
+    assert "'NAME' chunk of 7 bytes, an odd number, without the padding byte" in error.detail
+    assert "convert it" in error.detail
+
+
+@needs_ffmpeg
+def test_wavpack_that_lacks_bytes(tmp_path: Path, wav: bytes) -> None:
+    song = by_ffmpeg(tmp_path, wav, "wv")
+    middle = len(song) // 2
+    for content in (song[:middle], song[:middle] + song[middle + 1000 :]):
+        assert refused(tmp_path, content).kind == "truncated"
+    assert seconds_of(tmp_path, song[:middle] + bytes(100) + song[middle + 100 :]) == pytest.approx(SECONDS, abs=0.001)
+
+
+@needs_ffmpeg
+def test_he_aac_is_decoded_at_its_full_rate(tmp_path: Path, wav: bytes) -> None:
+    """No free encoder makes it. An AAC-LC stream that is declared as HE-AAC is one without a high band."""
+    song = by_ffmpeg(tmp_path, wav, "m4a")
+    at = song.index(b"\x05\x80\x80\x80\x05", song.index(b"esds")) + 5  # AudioSpecificConfig (ISO 14496-3), 5 bytes
+    bits = f"{5:05b}{7:04b}{1:04b}{4:04b}{2:05b}".ljust(40, "0")  # SBR, 22,050 Hz, mono, extended to 44,100 Hz, AAC-LC
+    path = write(tmp_path, song[:at] + int(bits, 2).to_bytes(5, "big") + song[at + 5 :])
+    assert probe(path).rate == 44100
+    samples = decode(path)
+    assert len(samples) / RATE == pytest.approx(SECONDS, abs=ERROR)
+    plain = decode(tmp_path / "a.m4a")[: 2 * RATE]
+    energy = np.convolve(samples**2, np.ones(len(plain)), "valid") * (plain**2).sum()
+    assert (np.correlate(samples, plain, "valid") / np.sqrt(energy)).max() > 0.99
 
 
 @needs_ffmpeg

@@ -6,8 +6,12 @@ Decoders forgive a file that ends early; a library of music shouldn't. Nothing i
 from __future__ import annotations
 
 import io
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
+
+import numpy as np
 
 from genretree.sound.containers import OPEN_ENDED, find_chain, mpeg_frame_size, read_at
 from genretree.sound.ogg import read_chain
@@ -22,7 +26,12 @@ _MP4_PARENTS = {b"trak", b"mdia", b"minf", b"stbl", b"dinf", b"edts", b"mvex", b
 _MAX_CHUNKS = 10_000
 _MAX_TAGS = 64
 _MAX_JOINED = 1000
+_FLAC_HEADER = b"fLaC\0\0\0\x22"  # and the header of the first metadata block, STREAMINFO
 _FEW_BYTES = 64  # less than a millisecond: some programs count a header or a chunk in
+
+
+class MissingPaddingError(Exception):
+    """A chunk of odd length has no padding byte, so that no chunk behind it is found."""
 
 
 class TooManyPartsError(Exception):
@@ -38,18 +47,22 @@ class Layout:
     problem : str
         What shows that its end is missing; "" if nothing does.
     parts : tuple of (int, int)
-        Where it begins and ends in bytes, without the tags around it; a chained Ogg file, or several wav, aiff or caf
-        files in sequence, have several parts.
+        Where it begins and ends in bytes, without the tags around it; a chained Ogg file, or several wav, aiff, caf,
+        flac or tta files in sequence, have several parts.
     frames : int
         Frames that an mp3 declares; 0 if unknown.
     options : dict
         Options for FFmpeg's demuxer.
+    foreign : int
+        Where bytes begin, behind all that the format knows, which belong to no part of it; 0 if there are none. Where
+        there is a problem, it is only that such bytes may be what is left of more sound.
     """
 
     problem: str
     parts: tuple[tuple[int, int], ...]
     frames: int = 0
     options: dict[str, str] = field(default_factory=dict)
+    foreign: int = 0
 
 
 def read_layout(file: io.FileIO, container: str, start: int, size: int) -> Layout:
@@ -59,6 +72,8 @@ def read_layout(file: io.FileIO, container: str, start: int, size: int) -> Layou
     ------
     TooManyPartsError
         If it has more than 10,000 chunks or links, 400,000 boxes, or 20,000 boxes in an mp4's index.
+    MissingPaddingError
+        If a chunk of odd length before the sound of a wav or aiff file is not padded.
     """
     if start > size:
         return Layout("it ends within its ID3 tag", ((0, size),))
@@ -70,8 +85,12 @@ def read_layout(file: io.FileIO, container: str, start: int, size: int) -> Layou
             chain = read_chain(file, size)
         except ValueError as error:
             raise TooManyPartsError(str(error)) from error
-        return Layout(chain.problem, tuple(chain.links))
-    if container in ("mp3", "aac", "flac", "ac3", "dts"):  # tags behind the last frame look like damage
+        return Layout(chain.problem, tuple(chain.links), foreign=chain.foreign)
+    if container == "tta":
+        return _read_tta(file, start, size)
+    if container == "flac":
+        return _read_flac(file, start, size)
+    if container in ("mp3", "aac", "ac3", "dts"):  # tags behind the last frame look like damage
         end = max(start, end_of_audio(file, size))
         if container == "mp3":
             head = read_at(file, start, 1 << 17)
@@ -81,7 +100,7 @@ def read_layout(file: io.FileIO, container: str, start: int, size: int) -> Layou
     if container == "au":
         return Layout(_missing_au_end(file, size), whole)
     if container == "mp4":
-        return Layout(_missing_mp4_end(file, size), whole)
+        return _read_mp4(file, size)
     if container == "asf":
         return Layout(_missing_asf_end(file, size), whole)
     if container == "matroska":
@@ -108,6 +127,7 @@ _BEGINNINGS = {
     "aiff": ((b"FORM",), (b"AIFF", b"AIFC")),
     "caf": ((b"caff",), ()),
 }
+_COMMON_CHUNKS = (b"fmt ", b"data", b"fact", b"LIST", b"bext", b"COMM", b"SSND", b"id3 ", b"ID3 ")
 _CHUNKS = {
     "wav": _ChunkLayout(12, 4, 4, "little", b"data", 2),
     "aiff": _ChunkLayout(12, 4, 4, "big", b"SSND", 2),
@@ -131,6 +151,71 @@ def _read_joined(file: io.FileIO, container: str, size: int) -> Layout:
     return Layout(problem, tuple(parts), options=options)
 
 
+def _read_tta(file: io.FileIO, start: int, size: int) -> Layout:
+    """Read the sizes of the frames of a TTA file, and of those that were joined to its end."""
+    begins, at = [0], start
+    while at < size:
+        head = read_at(file, at, 22)
+        rate, samples = int.from_bytes(head[10:14], "little"), int.from_bytes(head[14:18], "little")
+        frame = 256 * rate // 245
+        frames = -(-samples // frame) if frame else 0
+        sizes = np.frombuffer(read_at(file, at + 22, min(4 * frames, size)), "<u4")
+        if not frames or len(sizes) < frames:
+            break
+        at += 22 + 4 * frames + 4 + int(sizes.sum(dtype=np.int64))
+        at = _find_header(file, at, size, b"TTA1", _is_tta_header)
+        _append_joined(begins, at, size)
+    return Layout("", tuple(zip(begins, [*begins[1:], size], strict=True)))
+
+
+def _read_flac(file: io.FileIO, start: int, size: int) -> Layout:
+    """Find the FLAC files that were joined to the end of another, as `cat` does: FFmpeg loses frames between them."""
+    begins, at = [start], start
+    while at < size:
+        at += 4
+        for _ in range(_MAX_CHUNKS):  # a picture may hold anything
+            head = read_at(file, at, 4).ljust(4, b"\0")
+            at += 4 + int.from_bytes(head[1:], "big")
+            if head[0] & 0x80 or at >= size:
+                break
+        at = _find_header(file, at, size, _FLAC_HEADER, _is_flac_header)
+        _append_joined(begins, at, size)
+    ends = [max(begin, end_of_audio(file, end)) for begin, end in zip(begins, [*begins[1:], size], strict=True)]
+    return Layout("", tuple(zip(begins, ends, strict=True)))
+
+
+def _append_joined(begins: list[int], at: int, size: int) -> None:
+    if at < size:
+        begins.append(at)
+    if len(begins) > _MAX_JOINED:
+        raise TooManyPartsError(f"is made of more than {_MAX_JOINED:,} files")
+
+
+def _find_header(file: io.FileIO, at: int, size: int, magic: bytes, is_header: Callable[[bytes], bool]) -> int:
+    """Find where the next file begins, behind tags or not; `size` if there is none."""
+    count = 0
+    while at < size:
+        data = read_at(file, at, 1 << 20)
+        place = data.find(magic)
+        while place >= 0:
+            if is_header(data[place : place + 22] if place + 22 <= len(data) else read_at(file, at + place, 22)):
+                return at + place
+            count += 1
+            if count > _MAX_CHUNKS:
+                raise TooManyPartsError(f"has more than {_MAX_CHUNKS:,} headers")
+            place = data.find(magic, place + 1)
+        at += max(1, len(data) - len(magic) + 1)
+    return size
+
+
+def _is_tta_header(head: bytes) -> bool:
+    return zlib.crc32(head[:18]) == int.from_bytes(head[18:], "little")
+
+
+def _is_flac_header(head: bytes) -> bool:
+    return 16 <= int.from_bytes(head[8:10], "big") <= int.from_bytes(head[10:12], "big")  # samples of a block
+
+
 def _read_chunks(file: io.FileIO, container: str, start: int, size: int) -> tuple[Layout, int]:
     """Read the layout of the file that begins at `start`; and where the next one begins, 0 if there is none."""
     layout = _CHUNKS[container]
@@ -140,6 +225,7 @@ def _read_chunks(file: io.FileIO, container: str, start: int, size: int) -> tupl
     large = 0  # RF64 keeps the sound's true size in a chunk of its own
     at = start + layout.header
     chunks = 0
+    unpadded = ""
     while at + head <= size:
         chunks += 1
         if chunks > _MAX_CHUNKS:
@@ -166,6 +252,10 @@ def _read_chunks(file: io.FileIO, container: str, start: int, size: int) -> tupl
         if length < 0:
             return Layout("", whole), 0
         at += head + length + -length % layout.padding
+        if layout.padding == 2 and length % 2 and read_at(file, at - 1, 4) in _COMMON_CHUNKS:
+            unpadded = unpadded or f"has a '{name.decode('latin-1')}' chunk of {length:,} bytes, an odd number, without"
+    if unpadded:
+        raise MissingPaddingError(f"{unpadded} the padding byte, so that its sound is not found")
     return Layout("it ends before its sound begins", whole), 0
 
 
@@ -201,7 +291,8 @@ def _missing_au_end(file: io.FileIO, size: int) -> str:
     return f"it declares {length:,} bytes of sound and holds {max(0, size - offset):,}"
 
 
-def _missing_mp4_end(file: io.FileIO, size: int) -> str:
+def _read_mp4(file: io.FileIO, size: int) -> Layout:
+    whole = ((0, size),)
     at, index, fragments, boxes = 0, False, False, 0
     while at + 8 <= size:
         boxes += 1
@@ -212,7 +303,8 @@ def _missing_mp4_end(file: io.FileIO, size: int) -> str:
         if length == 1:
             length = int.from_bytes(head[8:], "big")
         if name == b"ftyp" and index and not fragments:  # FFmpeg reads one index; fragments may repeat theirs
-            return f"another file begins at byte {at:,}, and only the one before it can be decoded"
+            return Layout(f"another file begins at byte {at:,}, and only the one before it can be decoded", whole)
+        foreign = at if index and not fragments else 0  # what is behind a whole index may be anything
         index = index or name in (b"moov", b"moof")
         fragments = fragments or name == b"moof"
         if name == b"moov":
@@ -220,11 +312,12 @@ def _missing_mp4_end(file: io.FileIO, size: int) -> str:
         if length == 0:  # the last box may run to the end of the file
             break
         if length < 8:
-            return ""
+            return Layout(f"no box begins at byte {at:,}" if foreign else "", whole, foreign=foreign)
         if at + length > size:
-            return f"its '{name.decode('latin-1')}' box declares {length:,} bytes and {size - at:,} are there"
+            problem = f"its '{name.decode('latin-1')}' box declares {length:,} bytes and {size - at:,} are there"
+            return Layout(problem, whole, foreign=foreign)
         at += length
-    return "" if index else "its index (the 'moov' box) is missing"
+    return Layout("" if index else "its index (the 'moov' box) is missing", whole)
 
 
 def _count_boxes(file: io.FileIO, start: int, end: int) -> None:

@@ -8,6 +8,7 @@ file itself declares. A file is decoded exactly once and whole, or an error says
 from __future__ import annotations
 
 import io
+import logging
 import math
 import os
 import stat
@@ -20,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.errors import SoundError
-from genretree.files import describe_special
+from genretree.files import describe_special, printable
 from genretree.machine import ahead, processors_each
 from genretree.settings import N_FFT, RATE
 from genretree.sound.comments import check_comments
-from genretree.sound.complete import Layout, TooManyPartsError, read_layout
+from genretree.sound.complete import Layout, MissingPaddingError, TooManyPartsError, read_layout
 from genretree.sound.containers import choose_demuxer, is_text, sniff
 from genretree.sound.libav import (
     MAX_CHANNELS,
@@ -45,6 +46,7 @@ _LOUDEST = 1e6  # full scale is 1; a float file beyond this is damaged, and its 
 _CANCELLED = 0.1  # the mix has 10 dB less energy than the channels: their correlation is below -0.8
 _GUESSED = ("mp3", "aac")  # of these a length may be an estimate from the bit rate
 
+log = logging.getLogger(__name__)
 Samples = NDArray[np.float32]
 SampleFile = str | os.PathLike[str]
 
@@ -79,10 +81,11 @@ class SoundInfo:
 
 @dataclass(frozen=True)
 class _Source:
-    """An opened file: its facts and its native samples."""
+    """An opened file: its header, its native samples, and how many bytes behind them are not part of its format."""
 
     info: SoundInfo
     blocks: Iterator[Block]
+    foreign: int
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -120,6 +123,9 @@ def iter_blocks(
     path = Path(path)
     with _open_binary(path) as file:
         source = _open(path, file, salvage)
+        if source.foreign:
+            what = f"{source.foreign:,} bytes, which are not part of the {source.info.format} stream"
+            log.warning("%s: skipped the last %s", printable(path), what)
         yield from _to_mono(source, rate, salvage, longest)
 
 
@@ -324,20 +330,22 @@ def _open(path: Path, file: io.FileIO, salvage: bool) -> _Source:
         demuxer = choose_demuxer(file, container, start)
         layout = read_layout(file, container, start, size)
         check_comments(file, container, layout.parts)
-    except TooManyPartsError as error:
+    except (MissingPaddingError, TooManyPartsError) as error:
         raise SoundError("not_audio", path, f"{error}; convert it to another format") from error
     except OSError as error:
         raise _unreadable(path, error) from error
-    if layout.problem and not salvage:
-        raise _damaged(path, layout.problem)
     stream = _open_part(path, file, container, demuxer, layout.parts[0], layout)
+    whole = not layout.problem or (layout.foreign and 0 < stream.find_end() <= layout.foreign)
+    if not whole and not salvage:
+        raise _damaged(path, layout.problem)
     info = SoundInfo(path, stream.duration, stream.rate, stream.channels, container, stream.codec)
     if len(layout.parts) > 1:
         info = replace(info, duration=float("nan"))
     if info.channels > MAX_CHANNELS:
         raise _too_many_channels(path, info.channels)
 
-    return _Source(info, _read_parts(path, file, container, demuxer, stream, layout, salvage))
+    blocks = _read_parts(path, file, container, demuxer, stream, layout, salvage)
+    return _Source(info, blocks, size - layout.foreign if whole and layout.foreign else 0)
 
 
 def _read_parts(
@@ -384,7 +392,8 @@ def _open_part(
         raise _unreadable(path, error) from error
     if stream is None:
         if layout.problem:
-            raise _damaged(path, layout.problem)
+            detail = f"is truncated or damaged: {layout.problem}; none of it can be decoded, so get the whole file"
+            raise SoundError("truncated", path, detail)
         detail = f"starts like a {container} file but holds no sound that can be decoded{reason}"
         raise SoundError("not_audio", path, detail)
     return stream

@@ -209,6 +209,11 @@ class Stream:
     codec: str
     duration: float
 
+    def find_end(self) -> int:
+        """Find the byte behind the last packet that the container's index lists; 0 if it lists none."""
+        stream: Any = self.container.streams[self.index]
+        return max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+
     def read(self, salvage: bool, expected_packets: int = 0) -> Iterator[Block]:
         """Decode all packets once, in blocks.
 

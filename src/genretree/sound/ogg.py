@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import io
+import zlib
 from dataclasses import dataclass
 
 from genretree.sound.containers import read_at
 
 _READ = 1 << 20
 _PAGE = 27 + 255 + 255 * 255  # bytes of the largest page (RFC 3533)
+_REVERSED = bytes(int(f"{number:08b}"[::-1], 2) for number in range(256))
 _FIRST, _LAST = 2, 4  # flags in a page's header
-_MAX_LINKS = 10_000
+_MAX_LINKS = 10_000  # and pages without data, of which real files have one or two
 
 
 @dataclass
 class OggChain:
-    """Where each link begins and ends in bytes, and what shows that something is missing ("" if nothing does)."""
+    """Where each link begins and ends in bytes, and what shows that something is missing ("" if nothing does).
+
+    `foreign` is where other bytes begin behind the last page of a whole chain; 0 if there are none.
+    """
 
     links: list[tuple[int, int]]
     problem: str
+    foreign: int
 
 
 def read_chain(file: io.FileIO, size: int) -> OggChain:
@@ -27,13 +33,15 @@ def read_chain(file: io.FileIO, size: int) -> OggChain:
     Raises
     ------
     ValueError
-        If it has more than 10,000 links.
+        If it has more than 10,000 links, or as many pages without data.
     """
     starts: list[int] = []
     expected: dict[bytes, int] = {}  # number of the next page of each logical stream
     problem = ""
+    unfinished: set[bytes] = set()  # streams of this link whose last page is still to come
     ended = first = False
-    base = at = 0
+    last = (0, 0)  # where the latest page begins, and its length
+    base = at = foreign = empty = 0
     data = read_at(file, 0, _READ)
     while True:
         if at + _PAGE > len(data) and base + len(data) < size:
@@ -43,7 +51,10 @@ def read_chain(file: io.FileIO, size: int) -> OggChain:
             if not any(data[at:]) and base + len(data) >= size:  # nothing, or zeros behind the last page
                 break
             found = data.find(b"OggS", at + 1)
-            problem = problem or f"no Ogg page begins at byte {base + at:,}"
+            if ended and not unfinished and not problem:
+                foreign = foreign or base + at
+            else:
+                problem = problem or f"no Ogg page begins at byte {base + at:,}"
             at = found if found >= 0 else max(at + 1, len(data) - 3)
             continue
         count = data[at + 26] if at + 27 <= len(data) else 0
@@ -51,20 +62,44 @@ def read_chain(file: io.FileIO, size: int) -> OggChain:
         if at + length > len(data) or at + 27 > len(data):
             problem = problem or "its last Ogg page is cut off"
             break
+        if foreign:
+            problem, foreign = f"no Ogg page begins at byte {foreign:,}", 0
+        empty += length == 27 + count
+        if max(empty, len(starts)) > _MAX_LINKS:
+            what = "links" if empty < len(starts) else "pages without data"
+            raise ValueError(f"has more than {_MAX_LINKS:,} Ogg {what}")
         flags, serial = data[at + 5], data[at + 14 : at + 18]
         number = int.from_bytes(data[at + 18 : at + 22], "little")
         if flags & _FIRST:
             if not first:
                 starts.append(base + at)
                 expected = {}
-            if len(starts) > _MAX_LINKS:
-                raise ValueError(f"has more than {_MAX_LINKS:,} links")
+                unfinished = set()
+            unfinished.add(serial)
         elif number > expected.get(serial, number):
             problem = problem or f"{number - expected[serial]:,} Ogg pages are missing before byte {base + at:,}"
         expected[serial] = number + 1
+        if flags & _LAST:
+            unfinished.discard(serial)
         first, ended = bool(flags & _FIRST), bool(flags & _LAST)
+        last = (base + at, length)
         at += length
-    if not problem and not ended:
-        problem = "the Ogg page that should close the stream is missing"
+    if not problem:
+        problem = _check_last_page(read_at(file, *last) if foreign else b"", ended)
+        foreign = 0 if problem else foreign
     starts = starts or [0]
-    return OggChain(list(zip(starts, [*starts[1:], size], strict=True)), problem)
+    return OggChain(list(zip(starts, [*starts[1:], foreign or size], strict=True)), problem, foreign)
+
+
+def _check_last_page(page: bytes, ended: bool) -> str:
+    """Give what is wrong with the end of a chain. `page` is its last one if other bytes follow, which may be in it."""
+    if not ended:
+        return "the Ogg page that should close the stream is missing"
+    return "" if not page or _has_checksum(page) else "its last Ogg page is damaged"
+
+
+def _has_checksum(page: bytes) -> bool:
+    """Whether a page has the checksum that it declares: zlib's polynomial, but over the bits in reverse order."""
+    data = (page[:22] + bytes(4) + page[26:]).translate(_REVERSED)
+    checksum = zlib.crc32(data, 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return checksum.to_bytes(4, "big").translate(_REVERSED) == page[22:26]

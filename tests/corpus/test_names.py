@@ -109,6 +109,24 @@ def test_several_genres_are_asked_about(tmp_path: Path) -> None:
         read(tmp_path, rows, multiple_genres="none")
 
 
+@pytest.mark.parametrize("cell", ["Pop, Rock", "Pop,Rock", "Pop\\Rock", "Pop;Rock", "Pop|Rock", "Pop\0Rock"])
+def test_every_separator_is_asked_about(tmp_path: Path, cell: str) -> None:
+    rows = [("0.mp3", cell, "a"), ("1.mp3", "Rock", "b"), ("2.mp3", "Pop", "c")]
+    with pytest.raises(CorpusError, match=r"1 row names several genres .* a tree that has the text as a leaf"):
+        read(tmp_path, rows)
+    assert read(tmp_path, rows, multiple_genres="first").taxonomy.leaves == (("Pop",), ("Rock",))
+    if "\0" not in cell:
+        assert (cell,) in read(tmp_path, rows, multiple_genres="keep").taxonomy.leaves
+
+
+def test_names_with_other_marks_are_one_name_and_a_slash_is_a_path(tmp_path: Path) -> None:
+    tree = Taxonomy.from_nested({"Folk, World, & Country": {}, "R&B": {}})
+    rows = [("0.mp3", "Folk, World, & Country", "a"), ("1.mp3", "R&B", "b")]
+    assert [track.leaf for track in read(tmp_path, rows, tree=tree).tracks] == [0, 1]
+    rows = [("0.mp3", "R&B", "a"), ("1.mp3", "Drum'n'Bass + Jungle", "b"), ("2.mp3", "Rock/Soft rock", "c")]
+    assert read(tmp_path, rows).taxonomy.leaves == (("Drum'n'Bass + Jungle",), ("R&B",), ("Rock", "Soft rock"))
+
+
 def test_a_leaf_of_the_tree_may_hold_a_separator(tmp_path: Path) -> None:
     tree = Taxonomy.from_nested({"Folk; World": {}, "Rock": {}})
     made = read(tmp_path, [("0.mp3", "folk; world", "a"), ("1.mp3", "Rock", "b")], tree=tree)

@@ -56,7 +56,8 @@ def compose(out: Path, seed: int, workers: int | None, quiet: bool, audio_format
     type=click.Choice(["ask", "first", "skip", "keep"]),
     default="ask",
     show_default=True,
-    help="For rows of a CSV such as 'Rock;Pop': stop and ask, take the first, leave them out, or take it for one name.",
+    help="For rows of a CSV such as 'Rock;Pop' or 'Pop, Rock': stop and ask, take the first genre, leave the rows out, "
+    "or take the text for one name.",
 )
 @click.option("--size", type=int, help="Height and width of the stored images in pixels.  [default: 224]")
 @click.option("--slice-seconds", type=float, help="Length of a slice.  [default: 11.4]")

@@ -1,4 +1,4 @@
-"""What becomes of rows of a table that name several genres in one cell, such as "Rock;Pop"."""
+"""What becomes of rows of a table that name several genres in one cell, such as "Rock;Pop" or "Pop, Rock"."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from genretree.errors import CorpusError, TaxonomyError
 from genretree.taxonomy import Taxonomy
 
 MultipleGenres = Literal["ask", "first", "skip", "keep"]
-_SEPARATORS = re.compile(r"[;|\0]")
+_SEPARATORS = re.compile(r"[;|,\\\0]")  # not "/", which separates the levels of one genre's path
 _SHOWN = 3
 
 
@@ -60,7 +60,7 @@ class GenreCells:
         raise CorpusError(
             f"{self._source}: {what} several genres ({shown}), but a track has one; write one genre in each row, or "
             "choose with multiple_genres: 'first' takes the first of them, 'skip' leaves such rows out, 'keep' takes "
-            "the whole text for the name of one genre"
+            "the whole text for the name of one genre; a tree that has the text as a leaf makes it one name, too"
         )
 
     def _is_leaf(self, names: Sequence[str]) -> bool:

@@ -59,7 +59,12 @@ def test_every_file_is_one_row_with_a_result_or_a_reason(tmp_path: Path, state: 
     counts = analyse(
         state, [tmp_path / "m"], hearer(), report=lambda path, o, shared, _: told.append((path, bool(o.error)))
     )
-    assert vars(counts) == vars(Counts(files=5, heard=3, failed=2, skipped=Skipped({".jpg": 1})))
+    failures = [
+        (str(tmp_path / "m" / "bad.mp3"), "not_audio", "is no sound"),
+        (str(tmp_path / "m" / "pipe.mp3"), "unreadable", "is a named pipe, not a sound file"),
+    ]
+    expected = Counts(files=5, heard=3, failed=2, skipped=Skipped({".jpg": 1}), failures=failures)
+    assert vars(counts) == vars(expected)
     assert [Path(path).name for path, failed in told if failed] == ["pipe.mp3", "bad.mp3"]  # the walk refuses the pipe
     results = _results(state)
     assert results["0000.mp3"].levels is not None

@@ -421,6 +421,21 @@ def _call(tmp_path: Path, *words: object, fails: bool = False) -> Result:
     return done
 
 
+def test_analyse_names_the_files_that_cannot_be_used(bundle: Bundle, tmp_path: Path) -> None:
+    folder = tmp_path / "music"
+    folder.mkdir()
+    for number in range(12):
+        (folder / f"{number:02}.mp3").write_text(f"no music {number}\n" * 99)
+    for _ in range(2):  # the second time they are known already
+        done = _call(tmp_path, "analyse", folder, "--bundle", bundle.folder, "--quiet")
+        assert [line for line in done.stderr.splitlines() if line] == [
+            *(f"{folder / f'{number:02}.mp3'} (not_audio): is text, not sound" for number in range(10)),
+            "and 2 more that can't be used; list them with: genretree library analyse --json",
+        ]
+    done = _call(tmp_path, "analyse", folder, "--bundle", bundle.folder, "--quiet", "--json")
+    assert len(json.loads(done.stdout)["summary"]["failures"]) == 12
+
+
 def test_the_whole_way_by_the_command_line(bundle: Bundle, music: Path, tmp_path: Path) -> None:
     (music / "bad.mp3").write_text("no music\n" * 99)
     shutil.copy(music / "v23.mp3", music / "copy.mp3")
@@ -429,9 +444,12 @@ def test_the_whole_way_by_the_command_line(bundle: Bundle, music: Path, tmp_path
     _call(tmp_path, "preview", fails=True)
     done = _call(tmp_path, "analyse", music, "--bundle", bundle.folder, "--json", "--quiet")
     *lines, last = map(json.loads, done.stdout.splitlines())
+    by_name = {Path(line["file"]).name: line for line in lines}
+    (failure,) = last["summary"].pop("failures")
+    assert (Path(failure["file"]).name, failure["kind"]) == ("bad.mp3", "not_audio")
+    assert failure["message"] == by_name["bad.mp3"]["error"]["message"]
     assert last["summary"].pop("skipped") == {"types": {}, "links": 0}
     assert last["summary"] | {"heard": 0} == {"files": 11, "known": 0, "heard": 0, "shared": 1, "failed": 1, "gone": 0}
-    by_name = {Path(line["file"]).name: line for line in lines}
     assert by_name["bad.mp3"]["error"]["kind"] == "not_audio"
     for found in predict(bundle, [music / name for name in FORMATS]):
         assert isinstance(found, Prediction)

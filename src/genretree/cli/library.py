@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _ROWS = 10  # of each genre on the terminal
 _LEFT = 5  # of each kind of file that is left alone
 _PROBLEMS = 20
+_FAILURES = 10  # named at the end of library analyse
 
 
 @click.group()
@@ -120,6 +121,7 @@ def analyse(
     make = functools.partial(load_listener, bundle, runtime, precision, salvage)
     check_places(places, remote=engine == "ray")
     options: dict[str, Any] = {"workers": workers, "hidden": hidden, "retry_failed": retry_failed}
+    options["max_failures"] = None if as_json else _FAILURES
     if engine == "ray":
         from genretree.library.ray_engine import ray_options
 
@@ -149,8 +151,16 @@ def _json_line(path: str, outcome: Result | Problem, shared: bool, card: ModelCa
 
 def _tell(counts: Counts, as_json: bool) -> None:
     if as_json:
-        echo_json({"summary": asdict(counts)})
+        failures = [
+            {"file": printable(path), "kind": kind, "message": message} for path, kind, message in counts.failures
+        ]
+        echo_json({"summary": asdict(counts) | {"failures": failures}})
         return
+    for path, kind, message in counts.failures:
+        echo(f"{printable(path)} ({kind}): {message}", err=True)
+    if counts.failed > len(counts.failures):
+        more = counts.failed - len(counts.failures)
+        echo(f"and {more} more that can't be used; list them with: genretree library analyse --json", err=True)
     echo(
         f"{counts.files} files: {counts.known} known, {counts.heard} heard, {counts.shared} copies of others, "
         f"{counts.failed} can't be used{f'; {counts.gone} are gone' if counts.gone else ''}."

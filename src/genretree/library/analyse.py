@@ -77,6 +77,8 @@ class Counts:
         Were there at an earlier walk, and are no longer.
     skipped : Skipped
         What the walk passed over.
+    failures : list of (str, str, str)
+        Path, kind and reason of files that can't be used, as many as were asked for.
     """
 
     files: int = 0
@@ -86,6 +88,7 @@ class Counts:
     failed: int = 0
     gone: int = 0
     skipped: Skipped = field(default_factory=Skipped)
+    failures: list[tuple[str, str, str]] = field(default_factory=list)
 
 
 def analyse(
@@ -100,6 +103,7 @@ def analyse(
     find: Callable[[SoundWalk, Sequence[str | Path]], Iterator[FoundFile]] = SoundWalk.find,
     progress: bool = False,
     report: Report | None = None,
+    max_failures: int | None = 10,
 ) -> Counts:
     """Hear all sound files at and below some places that were not heard yet, in memory that doesn't grow with them.
 
@@ -126,6 +130,12 @@ def analyse(
     report : callable, optional
         Is told path, outcome, whether it is another file's, and the model, of each file that is finished, and of each
         that the walk could not read.
+    max_failures : int or None
+        Maximum number of `failures` in what is returned; None for all.
+
+    Returns
+    -------
+    Counts
 
     Raises
     ------
@@ -166,16 +176,21 @@ def analyse(
             elsewhere = engine(listener)
             course.run(rows, elsewhere)
             course.run(course.take_suspects(), elsewhere)  # which takes no other file down
-            return counts
-        workers = max(1, min(workers, available_processors(), pending))
-        with shared_by(workers), ThreadPoolExecutor(workers) as pool:
-            try:
-                course.run(rows, _Threads(pool, listener, workers))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)  # wait only for what was begun
-                raise
-        course.hear_suspects(make_listener)
+        else:
+            _run_here(course, rows, listener, max(1, min(workers, available_processors(), pending)))
+            course.hear_suspects(make_listener)
+    if counts.failed:
+        counts.failures = records.list_failures(state, model, round_, -1 if max_failures is None else max_failures)
     return counts
+
+
+def _run_here(course: _Course, rows: Iterator[FileRow], listener: Listener, workers: int) -> None:
+    with shared_by(workers), ThreadPoolExecutor(workers) as pool:
+        try:
+            course.run(rows, _Threads(pool, listener, workers))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # wait only for what was begun
+            raise
 
 
 def _report_problems(found: Iterator[FoundFile], card: ModelCard, report: Report | None) -> Iterator[FoundFile]:

@@ -214,6 +214,20 @@ def count_pending(state: State, model: int, round_: int) -> tuple[int, int, int]
     return int(pending), int(failed), int(all_)
 
 
+def list_failures(state: State, model: int, round_: int, limit: int) -> list[tuple[str, str, str]]:
+    """List path, kind and message of the files of a walk that can't be used, in the order of their paths.
+
+    `limit` is the maximum number, -1 for all.
+    """
+    rows = state.connection.execute(
+        "SELECT f.path, iif(f.error <> '', f.error, r.error), iif(f.error <> '', f.message, r.message) "
+        "FROM file f LEFT JOIN result r ON r.file = f.id AND r.model = ? "
+        "WHERE f.seen = ? AND (f.error <> '' OR (r.content = f.content AND r.error <> '')) ORDER BY f.path LIMIT ?",
+        (model, round_, limit),
+    )
+    return [(decode_path(path), error, message) for path, error, message in rows]
+
+
 def iter_pending(state: State, model: int, round_: int) -> Iterator[FileRow]:
     """Yield the files of a walk that this model has no result for, in the order in which they were first found."""
     last = 0

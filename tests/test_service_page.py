@@ -509,26 +509,22 @@ def test_what_is_left_of_a_cut_file_is_used(visit: Callable[..., Page], song: Pa
     expect(page.locator(".path .leaf")).to_be_visible()
 
 
-def test_refusals_are_overcome(browser: Browser, address: str, song: Path, tmp_path: Path) -> None:
-    """A token is asked for, a busy server asked again, and what it has no decoder for is sent as wav."""
-    sound, rate = sf.read(song)
-    sf.write(tmp_path / "song.flac", sound, rate)
+def test_refusals_are_overcome(browser: Browser, address: str, song: Path) -> None:
+    """A token is asked for, and a busy server asked again."""
     sent: list[Request] = []
     page = browser.new_page()
     page.set_default_timeout(WAIT)
     page.on("request", lambda request: sent.append(request))
     page.route("**/v1/models", _refuse_once(401, "unauthorized"))
     jobs = re.compile("/v1/jobs[?]do=predict")
-    page.route(jobs, _refuse_once(422, "needs_ffmpeg"))
-    page.route(jobs, _refuse_once(503, "busy", **{"Retry-After": "1"}))  # the last is asked first
+    page.route(jobs, _refuse_once(503, "busy", **{"Retry-After": "1"}))
     page.goto(address)
     page.get_by_role("textbox", name="Token").fill("a secret")
     page.keyboard.press("Enter")
-    _give(page, tmp_path / "song.flac")
+    _give(page, song)
     expect(page.locator("#result")).to_contain_text("The server is busy; trying again in 1 s")
     expect(page.locator(".path .leaf")).to_be_visible(timeout=WAIT)
-    uploads = [request.post_data_buffer or b"" for request in sent if jobs.search(request.url)]
-    assert [b"RIFF" in body for body in uploads] == [False, False, True]
+    assert sum(bool(jobs.search(request.url)) for request in sent) == 2
     tokens = [request.headers.get("authorization") for request in sent if "/v1/" in request.url]
     assert tokens[0] is None
     assert set(tokens[1:]) == {"Bearer a secret"}

@@ -16,7 +16,6 @@ SoundErrorKind = Literal[
     "unreadable",
     "empty",
     "not_audio",
-    "needs_ffmpeg",  # only in what 0.1 wrote
     "truncated",
     "too_short",
     "too_long",

@@ -2,7 +2,6 @@
 
 import { Problem } from "./api.js";
 import { bringHome, work } from "./jobs.js";
-import { asWav } from "./wav.js";
 
 const AT_ONCE = 2; // answers asked for at a time; the others wait here
 const NODE = " > ";
@@ -57,24 +56,12 @@ export class Run extends EventTarget {
       onState({ stage: "waiting", progress: 0 });
       await turn(signal);
       try {
-        const { tree, timelines, job, ...prediction } = await this.predict(onState, signal);
+        const { tree, timelines, job, ...prediction } = await work(this.file, this.query("predict"), onState, signal);
         return { prediction, tree, timelines };
       } finally {
         giveTurn();
       }
     });
-  }
-
-  async predict(onState, signal) {
-    const query = this.query("predict");
-    try {
-      return await work(this.file, query, onState, signal);
-    } catch (error) {
-      const converted = error.kind === "needs_ffmpeg" && await asWav(this.file);
-      if (!converted) throw error;
-      this.file = converted;
-      return work(this.file, query, onState, signal);
-    }
   }
 
   async explain() {

@@ -111,7 +111,6 @@ const TROUBLE = {
   unreadable: ["This file can’t be read.", "It may be damaged. Try to play it elsewhere, or export it again."],
   not_found: ["The server no longer has this.", "Results are kept for a while only. Try again."],
   empty: ["This file is empty.", "Perhaps it was not copied to its end."],
-  needs_ffmpeg: ["The server can’t read this format.", "It lacks ffmpeg. Turn the file into wav, flac, ogg or mp3."],
   truncated: ["This file is cut off.", "A part of it is missing; copy it or export it again."],
   too_short: ["This is too short.", "There is too little sound to tell a genre. Take a few seconds at least."],
   not_finite: ["This file holds no valid sound.", "Some of its samples are not numbers. Export it again."],
@@ -130,7 +129,7 @@ const TROUBLE = {
 };
 
 // Errors that the same file would meet again.
-const LASTING = ["not_audio", "unreadable", "empty", "needs_ffmpeg", "truncated", "too_short", "not_finite", "silence", "too_many_channels", "too_large", "too_long", "crashed"];
+const LASTING = ["not_audio", "unreadable", "empty", "truncated", "too_short", "not_finite", "silence", "too_many_channels", "too_large", "too_long", "crashed"];
 
 export function trouble(error) {
   const [title, help] = TROUBLE[error.kind] ?? ["That didn’t work.", "Try again; if it fails again, the server’s own words may help."];

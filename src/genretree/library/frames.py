@@ -9,6 +9,7 @@ import re
 import zlib
 from collections.abc import Iterator
 
+from genretree.sound.containers import synchsafe
 from genretree.sound.tag_bounds import MAX_DECOMPRESSED
 
 Fact = tuple[object, ...]
@@ -22,11 +23,6 @@ def tag_size(head: bytes) -> int:
     if head[:3] != b"ID3" or len(head) < 10:
         return 0
     return 10 + synchsafe(head[6:10]) + (10 if head[5] & 0x10 else 0)
-
-
-def synchsafe(data: bytes) -> int:
-    """Read a number of seven bits a byte."""
-    return sum((byte & 127) << 7 * place for place, byte in enumerate(reversed(data)))
 
 
 def read_frames(tag: bytes) -> list[Fact]:

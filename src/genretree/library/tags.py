@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from genretree.library.frames import synchsafe, tag_size
+from genretree.library.frames import tag_size
 from genretree.library.old_tags import (
     OWN_INFO,
     V1_BYTES,
@@ -30,7 +30,7 @@ from genretree.library.old_tags import (
     v1_texts,
 )
 from genretree.library.payload import LayoutError, container
-from genretree.sound.containers import read_at, sniff, synchsafe_bytes
+from genretree.sound.containers import read_at, sniff, synchsafe, synchsafe_bytes
 from genretree.sound.tag_bounds import CostlyTagsError, check_tags
 
 OWN_FIELDS = ("GENRETREE_PATH", "GENRETREE_CONFIDENCE", "GENRETREE_MODEL", "GENRETREE_GENRE", "GENRETREE_PREVIOUS")

@@ -59,7 +59,7 @@ def sniff(file: io.FileIO, size: int) -> tuple[str, int]:
         if head[:3] != b"ID3" or len(head) < 10:
             break
         tag = start
-        start += 10 + _synchsafe(head[6:10]) + (10 if head[5] & 0x10 else 0)
+        start += 10 + synchsafe(head[6:10]) + (10 if head[5] & 0x10 else 0)
     if start > size:
         start = _behind_oversized_tag(file, tag, start)
         if start > size:
@@ -145,8 +145,9 @@ def read_at(file: io.FileIO | io.BytesIO, position: int, count: int) -> bytes:
     return file.read(count)
 
 
-def _synchsafe(data: bytes) -> int:
-    return (data[0] & 127) << 21 | (data[1] & 127) << 14 | (data[2] & 127) << 7 | (data[3] & 127)
+def synchsafe(data: bytes) -> int:
+    """Read a number as ID3v2 writes it: seven bits a byte."""
+    return sum((byte & 127) << 7 * place for place, byte in enumerate(reversed(data)))
 
 
 def synchsafe_bytes(number: int) -> bytes:

@@ -11,10 +11,11 @@ import io
 import re
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from genretree.sound.containers import read_at
+from genretree.sound.containers import read_at, synchsafe
 
 MAX_PARTS = 10_000  # chunks of a wav or aiff, metadata blocks of a flac
 MAX_BOXES = 100_000  # boxes of an mp4, at its top and in moov
@@ -56,7 +57,7 @@ def check_tags(path: str | Path) -> None:
         start = _check_id3(file, 0, size)
         head = read_at(file, start, 12)
         if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
-            _check_chunks(file, start, size, "big" if head[:4] in (b"FORM", b"RIFX") else "little")
+            _check_chunks(file, start, size)
         elif head[:4] == b"fLaC":
             _check_flac(file, start + 4, size)
         elif head[4:8] in (b"ftyp", b"moov", b"free", b"skip", b"wide", b"mdat"):
@@ -70,7 +71,7 @@ def _check_id3(file: io.FileIO, at: int, size: int) -> int:
     if head[:3] != b"ID3" or len(head) < 10:
         return at
     major = head[3]
-    length = min(_synchsafe(head[6:10]), size - at - 10)
+    length = min(synchsafe(head[6:10]), size - at - 10)
     source: io.FileIO | io.BytesIO = file
     first, stop = at + 10, at + 10 + length
     if major < 4 and head[5] & 0x80:  # mutagen walks over what remains without the bytes that unsynchronisation added
@@ -116,7 +117,7 @@ def _frames(file: io.FileIO | io.BytesIO, at: int, end: int, major: int) -> Iter
         if len(raw) < head or not raw[0]:
             return
         digits = raw[name : 2 * name]
-        length = _synchsafe(digits) if major == 4 and max(digits) < 128 else int.from_bytes(digits, "big")
+        length = synchsafe(digits) if major == 4 and max(digits) < 128 else int.from_bytes(digits, "big")
         flags = int.from_bytes(raw[8:10], "big") if major > 2 else 0
         yield raw[:name], flags, at + head, min(end, at + head + length)
         at += head + length
@@ -139,36 +140,35 @@ def _decompress(data: bytes, limit: int) -> bytes:
     return most
 
 
-def _check_chunks(file: io.FileIO, start: int, size: int, order: Literal["little", "big"]) -> None:
-    at, count = start + 12, 0
-    while at + 8 <= size:
+def _chunks(file: io.FileIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, begin and end of the chunks of a wav or aiff file that begins at `start`."""
+    order: Literal["little", "big"] = "big" if read_at(file, start, 4) in (b"FORM", b"RIFX") else "little"
+    at = start + 12
+    while at + 8 <= end:
         head = read_at(file, at, 8)
         length = int.from_bytes(head[4:], order)
-        if head[:4] in _ID3_CHUNKS:
-            _check_id3(file, at + 8, min(size, at + 8 + length))
+        yield head[:4], at + 8, min(end, at + 8 + length)
         at += 8 + length + length % 2
-        count += 1
-        if count > MAX_PARTS:
+
+
+def _check_chunks(file: io.FileIO, start: int, size: int) -> None:
+    for number, (name, begin, end) in enumerate(_chunks(file, start, size)):
+        if number >= MAX_PARTS:
             raise CostlyTagsError(f"has more than {MAX_PARTS:,} chunks")
+        if name in _ID3_CHUNKS:
+            _check_id3(file, begin, end)
 
 
 def count_id3_frames(file: io.FileIO, start: int, end: int, most: int) -> int:
     """Count the frames of the ID3 tags in the chunks of a wav or aiff file, up to `most`."""
-    order: Literal["little", "big"] = "big" if read_at(file, start, 4) in (b"FORM", b"RIFX") else "little"
-    at, count = start + 12, 0
-    for _ in range(MAX_PARTS):
-        head = read_at(file, at, 8)
-        if len(head) < 8 or at >= end:
-            break
-        length = int.from_bytes(head[4:], order)
-        tag = read_at(file, at + 8, 10) if head[:4] in _ID3_CHUNKS else b""
+    count = 0
+    for name, begin, stop in islice(_chunks(file, start, end), MAX_PARTS):
+        tag = read_at(file, begin, 10) if name in _ID3_CHUNKS else b""
         if tag[:3] == b"ID3" and len(tag) == 10:
-            stop = min(end, at + 8 + length, at + 18 + _synchsafe(tag[6:10]))
-            for _frame in _frames(file, at + 18, stop, tag[3]):
-                count += 1
-                if count >= most:
-                    return count
-        at += 8 + length + length % 2
+            frames = _frames(file, begin + 10, min(stop, begin + 10 + synchsafe(tag[6:10])), tag[3])
+            count += sum(1 for _ in islice(frames, most - count))
+        if count >= most:
+            break
     return count
 
 
@@ -220,7 +220,3 @@ def _check_ape(file: io.FileIO, size: int) -> None:
         footer = read_at(file, max(0, end - 32), 32) if end >= 32 else b""
         if footer[:8] == b"APETAGEX" and int.from_bytes(footer[16:20], "little") > MAX_FRAMES:
             raise CostlyTagsError(f"its APE tag has more than {MAX_FRAMES:,} items")
-
-
-def _synchsafe(data: bytes) -> int:
-    return sum((byte & 127) << 7 * place for place, byte in enumerate(reversed(data)))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genretree.sound.containers import read_at, sniff
+from genretree.sound.containers import iter_boxes, read_at, sniff
 
 _COPY = 1 << 20
 _MAX_PARTS = 20_000  # real files have some dozens
@@ -197,21 +197,15 @@ def _track(file: io.FileIO, low: int, high: int, media: list[tuple[int, int]]) -
 
 def boxes(file: io.FileIO, at: int, until: int) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, and start and end of the content, of the boxes of an MP4 file between two places."""
-    count = 0
-    while at + 8 <= until:
-        count += 1
-        if count > _MAX_PARTS:
+    for count, (name, start, end) in enumerate(iter_boxes(file, at, until)):
+        if count >= _MAX_PARTS:
             raise LayoutError(f"has more than {_MAX_PARTS:,} boxes")
-        head = read_at(file, at, 16)
-        length, skip = int.from_bytes(head[:4], "big"), 8
-        if length == 1:
-            length, skip = int.from_bytes(head[8:16], "big"), 16
-        if length == 0:
-            length = until - at
-        if length < skip or at + length > until:
-            raise LayoutError("a box reaches beyond its end")
-        yield head[4:8], at + skip, at + length
-        at += length
+        if end > until:
+            break
+        yield name, start, end
+        at = end
+    if at + 8 <= until:
+        raise LayoutError("a box reaches beyond its end")
 
 
 def _wav(file: io.FileIO, size: int) -> Parts:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from genretree.sound.containers import OPEN_ENDED, find_chain, mpeg_frame_size, read_at
+from genretree.sound.containers import OPEN_ENDED, count_boxes, find_chain, mpeg_frame_size, read_at
 from genretree.sound.ogg import read_chain
 
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -308,7 +308,9 @@ def _read_mp4(file: io.FileIO, size: int) -> Layout:
         index = index or name in (b"moov", b"moof")
         fragments = fragments or name == b"moof"
         if name == b"moov":
-            _count_boxes(file, at + 8, min(size, at + length) if length else size)
+            end = min(size, at + length) if length else size
+            if count_boxes(file, at + 8, end, _MP4_PARENTS, _MAX_INDEX_BOXES + 1) > _MAX_INDEX_BOXES:
+                raise TooManyPartsError(f"has more than {_MAX_INDEX_BOXES:,} boxes in its index")
         if length == 0:  # the last box may run to the end of the file
             break
         if length < 8:
@@ -318,27 +320,6 @@ def _read_mp4(file: io.FileIO, size: int) -> Layout:
             return Layout(problem, whole, foreign=foreign)
         at += length
     return Layout("" if index else "its index (the 'moov' box) is missing", whole)
-
-
-def _count_boxes(file: io.FileIO, start: int, end: int) -> None:
-    """Raise TooManyPartsError if the index of an mp4 holds more boxes than any real one; FFmpeg would read them all."""
-    boxes = 0
-    waiting = [(start, end)]
-    while waiting:
-        at, until = waiting.pop()
-        while at + 8 <= until:
-            boxes += 1
-            if boxes > _MAX_INDEX_BOXES:
-                raise TooManyPartsError(f"has more than {_MAX_INDEX_BOXES:,} boxes in its index")
-            head = read_at(file, at, 16)
-            length, skip = int.from_bytes(head[:4], "big"), 8
-            if length == 1:
-                length, skip = int.from_bytes(head[8:], "big"), 16
-            if length < skip or at + length > until:
-                break
-            if head[4:8] in _MP4_PARENTS:
-                waiting.append((at + skip, at + length))
-            at += length
 
 
 def _missing_matroska_end(file: io.FileIO, size: int) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,6 +144,36 @@ def read_at(file: io.FileIO | io.BytesIO, position: int, count: int) -> bytes:
     """Read up to `count` bytes from a position."""
     file.seek(position)
     return file.read(count)
+
+
+def iter_boxes(file: io.FileIO, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, and begin and end of the content, of the boxes of an MP4 file that follow one another from `at` on.
+
+    The last one may declare that it reaches beyond `end`.
+    """
+    while at + 8 <= end:
+        head = read_at(file, at, 16)
+        length, skip = int.from_bytes(head[:4], "big"), 8
+        if length == 1:
+            length, skip = int.from_bytes(head[8:16], "big"), 16
+        if length == 0:  # the last box may run to the end
+            length = end - at
+        if length < skip:
+            return
+        yield head[4:8], at + skip, at + length
+        at += length
+
+
+def count_boxes(file: io.FileIO, start: int, end: int, parents: Collection[bytes], most: int) -> int:
+    """Count the boxes of an MP4 file between two places, with those within `parents`, up to `most`."""
+    pending, count = [(start, end)], 0
+    while pending:
+        at, until = pending.pop()
+        for name, low, high in islice(iter_boxes(file, at, until), most - count):
+            count += 1
+            if name in parents:
+                pending.append((low + (4 if name == b"meta" else 0), min(until, high)))
+    return count
 
 
 def synchsafe(data: bytes) -> int:

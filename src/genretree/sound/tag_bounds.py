@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from genretree.sound.containers import read_at, synchsafe
+from genretree.sound.containers import MP4_BOXES, count_boxes, read_at, synchsafe
 
 MAX_PARTS = 10_000  # chunks of a wav or aiff, metadata blocks of a flac
 MAX_BOXES = 100_000  # boxes of an mp4, at its top and in moov
@@ -28,7 +28,7 @@ _LISTS = (b"SYL", b"SLT", b"ETC", b"EQU", b"MLL", b"MLT")
 _LIST_ITEM = 3  # bytes of an item at least
 _FRAME_NAME = re.compile(rb"[A-Z][A-Z0-9]{2}")
 _ID3_CHUNKS = (b"id3 ", b"ID3 ")
-_CONTAINERS = (b"moov", b"udta", b"trak", b"mdia", b"minf", b"stbl", b"ilst")
+_CONTAINERS = (b"moov", b"udta", b"trak", b"mdia", b"minf", b"stbl", b"ilst", b"meta")
 
 
 class CostlyTagsError(Exception):
@@ -60,8 +60,8 @@ def check_tags(path: str | Path) -> None:
             _check_chunks(file, start, size)
         elif head[:4] == b"fLaC":
             _check_flac(file, start + 4, size)
-        elif head[4:8] in (b"ftyp", b"moov", b"free", b"skip", b"wide", b"mdat"):
-            _check_boxes(file, start, size)
+        elif head[4:8] in MP4_BOXES and count_boxes(file, start, size, _CONTAINERS, MAX_BOXES + 1) > MAX_BOXES:
+            raise CostlyTagsError(f"has more than {MAX_BOXES:,} boxes")
         _check_ape(file, size)
 
 
@@ -190,29 +190,6 @@ def _check_comments(block: bytes) -> None:
     vendor = int.from_bytes(block[:4], "little")
     if int.from_bytes(block[4 + vendor : 8 + vendor], "little") > MAX_FRAMES:
         raise CostlyTagsError(f"has more than {MAX_FRAMES:,} comments")
-
-
-def _check_boxes(file: io.FileIO, start: int, size: int) -> None:
-    pending, count = [(start, size)], 0
-    while pending:
-        at, end = pending.pop()
-        while at + 8 <= end:
-            head = read_at(file, at, 16)
-            length, inner = int.from_bytes(head[:4], "big"), 8
-            if length == 1:
-                length, inner = int.from_bytes(head[8:16], "big"), 16
-            if length == 0:
-                length = end - at
-            if length < inner:
-                break
-            if head[4:8] in _CONTAINERS:
-                pending.append((at + inner, min(end, at + length)))
-            elif head[4:8] == b"meta":
-                pending.append((at + inner + 4, min(end, at + length)))
-            at += length
-            count += 1
-            if count > MAX_BOXES:
-                raise CostlyTagsError(f"has more than {MAX_BOXES:,} boxes")
 
 
 def _check_ape(file: io.FileIO, size: int) -> None:

@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from whole_process import measure
 
 from genretree.corpus.store import Store
-from genretree.models.boosting import BoostingFamily, reduce_images
-from genretree.models.boosting_settings import BoostingSettings
-from genretree.models.contract import Examples, FitContext
-from genretree.models.pca import StreamingPCA
+from genretree.models.base import Examples, FitContext
+from genretree.models.families.boosting.family import BoostingFamily, reduce_images
+from genretree.models.families.boosting.settings import BoostingSettings
+from genretree.models.features.pca import StreamingPCA
 from genretree.settings import MODALITIES
 from genretree.taxonomy import Taxonomy
 

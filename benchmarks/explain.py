@@ -27,23 +27,23 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
-from genretree.bundle import load_bundle
-from genretree.corpus.composed.compose import ComposeSettings
-from genretree.corpus.composed.planted import compose_planted
+from genretree.bundle.bundle import load_bundle
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
 from genretree.corpus.store import Store
-from genretree.explain.axes import STEPS, View, frequency_axis
-from genretree.explain.methods import choose_method
-from genretree.explain.pieces import Pieces
-from genretree.explain.result import Explanation
-from genretree.explain.survey import survey
-from genretree.explain.track import explain
+from genretree.datasets.composed.compose import ComposeSettings
+from genretree.datasets.composed.planted import compose_planted
+from genretree.explanation.api import explain
+from genretree.explanation.coordinates import STEPS, View, frequency_axis
+from genretree.explanation.methods.registry import choose_method
+from genretree.explanation.result import Explanation
+from genretree.explanation.slices import Pieces
+from genretree.explanation.survey import survey
 from genretree.settings import HOP, RATE, ImageSettings
 from genretree.sound.decode import decode
 from genretree.sound.spectra import compute_spectra
 from genretree.taxonomy import Taxonomy
-from genretree.train import train
+from genretree.training.train import train
 
 PAIR = Taxonomy.from_nested(["With", "Without"])
 CYCLE, BURST = 5.7, 1.0  # seconds: two bursts in a slice

@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from genretree.models import get_family
-from genretree.models.contract import Examples, FitContext
-from genretree.recipe import Recipe, Speed
+from genretree.models.base import Examples, FitContext
 from genretree.taxonomy import Taxonomy
+from genretree.training.recipes import Recipe, Speed
 
 FEWEST_STEPS = 5
 WARM_UP = 3  # steps

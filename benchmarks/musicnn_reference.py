@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from genretree.models.musicnn_network import PATCH_FRAMES, Musicnn
-from genretree.models.musicnn_weights import load_musicnn_weights
-from genretree.models.network_settings import NETWORKS
+from genretree.models.neural.settings import NETWORKS
+from genretree.models.pretrained.musicnn import PATCH_FRAMES, Musicnn
+from genretree.models.pretrained.musicnn_weights import load_musicnn_weights
 from genretree.sound.decode import decode
 from genretree.sound.mel_16k import compress, compute_mel_16k
 

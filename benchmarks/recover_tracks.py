@@ -1,6 +1,6 @@
 """Which slices were cut from one piece: learn the package's weights from known tracks, and measure how right it is.
 
-    python benchmarks/recover_tracks.py fit STORE --out src/genretree/corpus/recover.safetensors
+    python benchmarks/recover_tracks.py fit STORE --out src/genretree/recovery/recover.safetensors
     python benchmarks/recover_tracks.py measure STORE [STORE ...] [--jpeg]
     python benchmarks/recover_tracks.py scale STORE --slices 36375 [--one-label] [--folder /tmp]
 
@@ -25,8 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 from whole_process import measure as measure_process
 
-from genretree.corpus.groups import MERGE_FEATURES, Groups
-from genretree.corpus.pairs import (
+from genretree.corpus.splits import split_groups
+from genretree.corpus.store import Store
+from genretree.files import atomic_path
+from genretree.recovery.groups import MERGE_FEATURES, Groups
+from genretree.recovery.pairs import (
     CONTINUITY,
     Described,
     Floats,
@@ -39,10 +42,7 @@ from genretree.corpus.pairs import (
     find_pairs,
     shipped_weights,
 )
-from genretree.corpus.recover import Recovery, join_described, largest_block, recover_tracks
-from genretree.corpus.splits import split_groups
-from genretree.corpus.store import Store
-from genretree.files import atomic_path
+from genretree.recovery.recover import Recovery, join_described, largest_block, recover_tracks
 from genretree.sound.slices import read_drawn
 
 FOLDS = 5
@@ -456,7 +456,7 @@ def scale(store: Store, slices: int, one_label: bool, folder: Path | None) -> No
         labels = "np.zeros(len(images), int)" if one_label else f"np.load({name + '/leaves.npy'!r})"
         code = (
             f"import numpy as np; images = np.load({name + '/images.npy'!r}, mmap_mode='r')\n"
-            "from genretree.corpus.recover import recover_tracks\n"
+            "from genretree.recovery.recover import recover_tracks\n"
             f"found = recover_tracks(images, {labels}, progress=True)\n"
             "print(len(np.unique(found.tracks)), 'tracks,', len(np.unique(found.blocks)), 'blocks')"
         )

@@ -36,17 +36,17 @@ import numpy as np
 import soundfile
 import torch
 
-from genretree.bundle import Bundle, load_bundle
+from genretree.bundle.bundle import Bundle, load_bundle
+from genretree.bundle.export import export_bundle
+from genretree.bundle.manifest import read_description
 from genretree.corpus.store import Store
-from genretree.description import read_description
-from genretree.export import export_bundle
-from genretree.machine import fast_bf16, shared_by
-from genretree.models.graphs import HasGraphs, run_torch
-from genretree.models.musicnn_weights import weights_file
-from genretree.models.runtimes import open_runner
-from genretree.models.tagging import TagTree
-from genretree.models.ways import FORMS, Form, Runner, Way, graph_file
-from genretree.predict import Prediction, find_files, predict, predict_file
+from genretree.models.families.zero_shot import TagTree
+from genretree.models.pretrained.musicnn_weights import weights_file
+from genretree.models.runtime.backends import open_runner
+from genretree.models.runtime.graph import HasGraphs, run_torch
+from genretree.models.runtime.types import FORMS, Form, Runner, Way, graph_file
+from genretree.parallel import fast_bf16, shared_by
+from genretree.prediction.predict import Prediction, find_files, predict, predict_file
 from genretree.settings import RATE, ImageSettings
 from genretree.sound.decode import decode
 from genretree.sound.slices import SliceImages, iter_slices, slice_track

@@ -16,8 +16,8 @@ import librosa
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.corpus.composed.sampler import Sampler
-from genretree.corpus.composed.soundfont import FILE
+from genretree.datasets.composed.sampler import Sampler
+from genretree.datasets.composed.soundfont import FILE
 
 RATE = 44100
 A4 = 69

@@ -38,7 +38,7 @@ from threadpoolctl import threadpool_limits
 
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
-from genretree.models.contract import Examples
+from genretree.models.base import Examples
 from genretree.settings import RATE, ImageSettings
 from genretree.sound.decode import decode
 from genretree.sound.slices import read_drawn, slice_starts

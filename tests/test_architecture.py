@@ -89,6 +89,6 @@ def test_public_functions_are_not_hidden_by_the_modules_they_are_in() -> None:
         import_module(f"genretree.{name}" if find_spec(f"genretree.{name}") else "genretree")
         assert getattr(genretree, name) is getattr(module, name)
     assert set(genretree._HOMES) | {"__version__"} == set(genretree.__all__)
-    code = "import genretree, genretree.explain.pictures, genretree.train; print(genretree.explain, genretree.train)"
+    code = "import genretree, genretree.explanation.render.figures, genretree.train; print(genretree.explain, genretree.train)"
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert said.count("<function") == 2

@@ -30,7 +30,7 @@ from genretree.corpus.prepare import prepare
 from genretree.corpus.splits import Split, split_slices
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError
-from genretree.pictures import draw_strip
+from genretree.evaluation.plots import draw_strip
 from genretree.settings import RATE, ImageSettings
 from genretree.taxonomy import Taxonomy
 

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genretree.bundle import load_bundle
-from genretree.calibration import Calibration, fit_calibration, temper
+from genretree.bundle.bundle import load_bundle
 from genretree.corpus.splits import Split
 from genretree.corpus.store import Store
-from genretree.models.contract import Held
-from genretree.scores import score_units
+from genretree.metrics.calibration import Calibration, fit_calibration, temper
+from genretree.metrics.scores import score_units
+from genretree.models.base import Held
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
-from genretree.train import train
+from genretree.training.train import train
 
 CCMUSIC = Taxonomy.builtin()
 UNEVEN = Taxonomy.from_nested({"A": ["a", "b"], "B": {"C": ["c", "d"], "D": None}, "E": None})

@@ -21,38 +21,40 @@ from click.testing import CliRunner
 from playwright.sync_api import sync_playwright
 from torch import nn
 
-from genretree.bundle import Bundle, load_bundle
+from genretree.bundle.bundle import Bundle, load_bundle
+from genretree.bundle.export import export_bundle
 from genretree.cli import main
-from genretree.corpus.composed.compose import ComposeSettings
-from genretree.corpus.composed.planted import compose_planted
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
 from genretree.corpus.store import Store
+from genretree.datasets.composed.compose import ComposeSettings
+from genretree.datasets.composed.planted import compose_planted
 from genretree.errors import BundleError, CorpusError, SettingsError, SoundError, TaxonomyError
-from genretree.explain import explain
-from genretree.explain.axes import STEPS, frequency_axis, gather_pixels, spread_mask
-from genretree.explain.background import find_background
-from genretree.explain.check import add_noise, measure_curves, shuffle_weights
-from genretree.explain.clips import keep_bands, relevant_bands
-from genretree.explain.genre import view_genre
-from genretree.explain.genre_page import save_genre
-from genretree.explain.gradients import gradcam, integrated_gradients
-from genretree.explain.methods import choose_method
-from genretree.explain.modalities import find_shares, shapley_weights, subsets
-from genretree.explain.neighbours import build_index
-from genretree.explain.occlusion import cells, gather_cells, occlude, spread_cells
-from genretree.explain.page import encode, save_explanation
-from genretree.explain.pieces import Pieces, read_file, read_track, score
-from genretree.explain.survey import survey
-from genretree.explain.targets import find_node, make_target, targets_of_path
-from genretree.export import export_bundle
-from genretree.models import efficientnet, family_names, hearing
-from genretree.models.cnn import CnnSettings
-from genretree.models.network import GenreNetwork, NetworkModel, build_head
+from genretree.explanation import explain
+from genretree.explanation.baseline import find_background
+from genretree.explanation.coordinates import STEPS, frequency_axis, gather_pixels, spread_mask
+from genretree.explanation.evaluate.faithfulness import add_noise, measure_curves, shuffle_weights
+from genretree.explanation.genre.page import save_genre
+from genretree.explanation.genre.view import view_genre
+from genretree.explanation.methods.gradients import gradcam, integrated_gradients
+from genretree.explanation.methods.occlusion import cells, gather_cells, occlude, spread_cells
+from genretree.explanation.methods.registry import choose_method
+from genretree.explanation.methods.shapley import find_shares, shapley_weights, subsets
+from genretree.explanation.render.clips import keep_bands, relevant_bands
+from genretree.explanation.render.page import encode, save_explanation
+from genretree.explanation.similar.neighbours import build_index
+from genretree.explanation.slices import Pieces, read_file, read_track, score
+from genretree.explanation.survey import survey
+from genretree.explanation.target import find_node, make_target, targets_of_path
+from genretree.models import family_names
+from genretree.models.families import efficientnet
+from genretree.models.families.cnn import CnnSettings
+from genretree.models.neural.network import GenreNetwork, NetworkModel, build_head
+from genretree.models.pretrained.backbones import musicnn_features
 from genretree.settings import RATE, ImageSettings
 from genretree.sound.spectra import compute_spectra
 from genretree.taxonomy import Taxonomy
-from genretree.train import train
+from genretree.training.train import train
 from small_corpus import SETTINGS, TREE, synthesise
 from small_weights import write_musicnn
 
@@ -82,7 +84,7 @@ def _quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     QUICK["musicnn"]["weights"] = str(write_musicnn(tmp_path_factory.mktemp("weights")))
     QUICK["ensemble"]["members"] = {name: QUICK[name] for name in ("musicnn", "boosting")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hearing, "PATCH_FRAMES", 24)
+        patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
         thin = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320}
         patch.setattr(efficientnet, "_B0", {**efficientnet._B0, **thin})
         yield

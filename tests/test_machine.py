@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from genretree.machine import ahead, available_processors, worker_pool
+from genretree.parallel import ahead, available_processors, worker_pool
 
 
 def _threads_of_blas(_: int) -> list[int]:
@@ -90,7 +90,7 @@ def test_work_ahead_that_is_given_up_can_be_cleared_away_from_any_thread() -> No
     # The collector takes the pool's threads away before it closes the generator, and may run in one of them.
     script = """
 import gc, threading
-from genretree.machine import ahead
+from genretree.parallel import ahead
 
 class Knot: pass
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from genretree.bundle import Bundle
+from genretree.bundle.bundle import Bundle
 from genretree.corpus.store import Store
 from genretree.errors import SoundError
-from genretree.predict import Prediction, PredictionError, predict, predict_file, write_csv
+from genretree.prediction.predict import Prediction, PredictionError, predict, predict_file, write_csv
 from genretree.settings import RATE
-from genretree.train import train
+from genretree.training.train import train
 from other_files import canary
 from small_corpus import TREE, synthesise
 

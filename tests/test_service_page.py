@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, Page, Request, Route, expect, sync_play
 
 from genretree.corpus.store import Store
 from genretree.settings import RATE
-from genretree.train import train
+from genretree.training.train import train
 from small_corpus import synthesise
 
 pytestmark = pytest.mark.slow

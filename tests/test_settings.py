@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from genretree.errors import SettingsError
-from genretree.models.boosting_settings import BoostingSettings
-from genretree.models.network_settings import CnnSettings
+from genretree.models.families.boosting.settings import BoostingSettings
+from genretree.models.neural.settings import CnnSettings
 from genretree.settings import ImageSettings
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genretree.bundle import load_bundle
+from genretree.bundle.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.models import get_family
-from genretree.recipe import Recipe
+from genretree.training.recipes import Recipe
 
 V01 = Path(__file__).parent / "data" / "v0.1"
 sys.path.insert(0, str(V01.parent))

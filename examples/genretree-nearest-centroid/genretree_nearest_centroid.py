@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from genretree.errors import BundleError
-from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities
+from genretree.models.base import Examples, FitContext, Fitted, LevelProbabilities
 from genretree.settings import Heads, Settings
 from genretree.taxonomy import Taxonomy
 

@@ -15,7 +15,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from genretree.bundle import Bundle, load_bundle
+    from genretree.bundle.bundle import Bundle, load_bundle
+    from genretree.bundle.hub import pull, push
     from genretree.classifier import Classifier, Probabilities, load
     from genretree.corpus.dataset import Dataset
     from genretree.corpus.manifest import Manifest, read_manifest
@@ -23,13 +24,12 @@ if TYPE_CHECKING:
     from genretree.corpus.store import Store
     from genretree.errors import ArgumentError, GenretreeError, SoundError
     from genretree.estimator import GenreClassifier
-    from genretree.evaluate import Evaluation, evaluate
-    from genretree.explain import Explanation, explain
-    from genretree.hub import pull, push
-    from genretree.predict import Prediction, PredictionError, predict, predict_file
+    from genretree.evaluation.evaluate import Evaluation, evaluate
+    from genretree.explanation import Explanation, explain
+    from genretree.prediction.predict import Prediction, PredictionError, predict, predict_file
     from genretree.settings import ImageSettings
     from genretree.taxonomy import Taxonomy
-    from genretree.train import train
+    from genretree.training.train import train
 
 __version__ = version("genretree")
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.bundle import Bundle, load_bundle
+from genretree.bundle.bundle import Bundle, load_bundle
 from genretree.errors import ArgumentError, BundleError
-from genretree.explain.weights import with_weights
-from genretree.models.contract import LevelProbabilities, embed_slices
-from genretree.models.ways import Precision, RuntimeChoice
-from genretree.predict import (
+from genretree.explanation.bundle_weights import with_weights
+from genretree.models.base import LevelProbabilities, embed_slices
+from genretree.models.runtime.types import Precision, RuntimeChoice
+from genretree.prediction.predict import (
     Heard,
     Prediction,
     PredictionError,

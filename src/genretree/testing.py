@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from genretree.bundle import Bundle, load_bundle, save_bundle
-from genretree.description import DESCRIPTION
+from genretree.bundle.bundle import Bundle, load_bundle, save_bundle
+from genretree.bundle.manifest import DESCRIPTION
 from genretree.errors import BundleError, SettingsError
 from genretree.models import _check_attributes
-from genretree.models.contract import Examples, Family, FitContext, LevelProbabilities, Model
+from genretree.models.base import Examples, Family, FitContext, LevelProbabilities, Model
 from genretree.settings import MEL_16K_BANDS, ImageSettings, Settings
 from genretree.sound.mel_16k import mel_16k_frames
 from genretree.taxonomy import Taxonomy
@@ -31,7 +31,7 @@ def check_family(family: type[Family], settings: Mapping[str, Any] | None = None
     Parameters
     ----------
     family : class
-        See `genretree.models.contract.Family`.
+        See `genretree.models.base.Family`.
     settings : mapping, optional
         Settings that make training short.
 
@@ -44,7 +44,7 @@ def check_family(family: type[Family], settings: Mapping[str, Any] | None = None
 
     Examples
     --------
-    >>> from genretree.models.boosting import BoostingFamily
+    >>> from genretree.models.families.boosting.family import BoostingFamily
     >>> check_family(BoostingFamily, {"components": 8, "epochs": 5, "image_size": 32, "min_samples_leaf": 2})
     """
     _check_attributes(family)

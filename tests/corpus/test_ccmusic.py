@@ -18,22 +18,23 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from genretree import report
 from genretree.audit.evidence import read_copies
 from genretree.cli import main
-from genretree.corpus import ccmusic, regroup
-from genretree.corpus.ccmusic import is_dataset, prepare_dataset
-from genretree.corpus.recover import recover_tracks
 from genretree.corpus.splits import PARTS, RECOVERED
 from genretree.corpus.store import Store
+from genretree.datasets import ccmusic
+from genretree.datasets.ccmusic import is_dataset, prepare_dataset
 from genretree.errors import CorpusError, MissingExtraError, SettingsError
-from genretree.evaluate import evaluate
-from genretree.models import ast, efficientnet
-from genretree.recipe import Recipe
+from genretree.evaluation import report
+from genretree.evaluation.evaluate import evaluate
+from genretree.models.families import ast, efficientnet
+from genretree.recovery import regroup
+from genretree.recovery.recover import recover_tracks
 from genretree.settings import ImageSettings
 from genretree.sound.slices import read_drawn
 from genretree.taxonomy import Taxonomy
-from genretree.train import train
+from genretree.training.recipes import Recipe
+from genretree.training.train import train
 from killing import kill_when
 
 pytestmark = pytest.mark.slow

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genretree.corpus.groups import NO_LINK, Groups, rate_tracks
-from genretree.corpus.pairs import (
+from genretree.corpus.store import Store
+from genretree.errors import CorpusError
+from genretree.recovery.groups import NO_LINK, Groups, rate_tracks
+from genretree.recovery.pairs import (
     CONTINUITY,
     PAIR_FEATURES,
     SIDE_WIDTH,
@@ -18,10 +20,8 @@ from genretree.corpus.pairs import (
     find_pairs,
     shipped_weights,
 )
-from genretree.corpus.recover import ALWAYS, Recovery, largest_block, largest_track, recover_tracks
-from genretree.corpus.regroup import regroup_store
-from genretree.corpus.store import Store
-from genretree.errors import CorpusError
+from genretree.recovery.recover import ALWAYS, Recovery, largest_block, largest_track, recover_tracks
+from genretree.recovery.regroup import regroup_store
 from genretree.settings import RATE, ImageSettings
 from genretree.sound.slices import slice_track
 
@@ -265,7 +265,7 @@ def test_a_store_of_known_tracks_is_not_regrouped(store: Store) -> None:
 
 
 def test_the_weights_come_with_the_package() -> None:
-    import genretree.corpus.pairs as pairs
+    import genretree.recovery.pairs as pairs
 
     assert pairs.WEIGHTS_FILE.stat().st_size < 600_000
     assert Path(pairs.WEIGHTS_FILE).suffix == ".safetensors"

@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from genretree.bundle import Bundle, load_bundle
+from genretree.bundle.bundle import Bundle, load_bundle
+from genretree.bundle.manifest import read_description, write_description
 from genretree.corpus.store import Store
-from genretree.description import read_description, write_description
 from genretree.errors import BundleError, SettingsError
 from genretree.files import sha256_file
-from genretree.models import efficientnet, family_names, get_family, hearing
-from genretree.models.contract import FitContext, Model
-from genretree.models.network import GenreNetwork
+from genretree.models import family_names, get_family
+from genretree.models.base import FitContext, Model
+from genretree.models.families import efficientnet
+from genretree.models.neural.network import GenreNetwork
+from genretree.models.pretrained.backbones import musicnn_features
 from genretree.taxonomy import Taxonomy
-from genretree.train import examples, train
+from genretree.training.train import examples, train
 from small_corpus import TREE
 from small_weights import write_musicnn
 
@@ -59,7 +61,7 @@ def _quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     QUICK["musicnn"]["weights"] = str(write_musicnn(tmp_path_factory.mktemp("weights")))
     QUICK["ensemble"]["members"] = {name: QUICK[name] for name in ("musicnn", "boosting")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hearing, "PATCH_FRAMES", 24)
+        patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
         thin = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320}
         patch.setattr(efficientnet, "_B0", {**efficientnet._B0, **thin})
         yield
@@ -252,12 +254,12 @@ def test_a_level_with_a_single_node_is_certain(name: str, heads: str, store: Sto
 def test_an_interrupted_boosting_goes_on_and_ends_the_same(
     heads: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from genretree.models import boosting, boosting_trees
+    from genretree.models.families.boosting import family, tree_files
 
     settings = {**QUICK["boosting"], "epochs": 30, "patience": 30, "heads": heads}
     whole = train(store, "boosting", tmp_path / "whole", settings)
-    monkeypatch.setattr(boosting_trees, "_SECONDS_BETWEEN_DRAFTS", -1.0)
-    write, drafts = boosting_trees.write_draft, []
+    monkeypatch.setattr(tree_files, "_SECONDS_BETWEEN_DRAFTS", -1.0)
+    write, drafts = tree_files.write_draft, []
 
     def interrupt(classifier: Any, draft: Path) -> None:
         write(classifier, draft)
@@ -265,13 +267,13 @@ def test_an_interrupted_boosting_goes_on_and_ends_the_same(
         if len(drafts) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(boosting_trees, "write_draft", interrupt)
+    monkeypatch.setattr(tree_files, "write_draft", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train(store, "boosting", tmp_path / "cut", settings)
     grown = []
-    monkeypatch.setattr(boosting, "_fit_projection", None)  # must not be fitted again
-    read = boosting.read_draft
-    monkeypatch.setattr(boosting, "read_draft", lambda *a: grown.append(read(*a)) or grown[-1])
+    monkeypatch.setattr(family, "_fit_projection", None)  # must not be fitted again
+    read = family.read_draft
+    monkeypatch.setattr(family, "read_draft", lambda *a: grown.append(read(*a)) or grown[-1])
     resumed = train(store, "boosting", tmp_path / "cut", settings)
     assert grown[0].n_iter_ >= 15
     images = np.asarray(store.images[:20])

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genretree.bundle import load_bundle
+from genretree.bundle.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import BundleError
-from genretree.models import hearing
-from genretree.models.contract import score_examples
-from genretree.models.statistics import image_statistics
-from genretree.train import examples_of, train
+from genretree.models.base import score_examples
+from genretree.models.features.image_statistics import image_statistics
+from genretree.models.pretrained.backbones import musicnn_features
+from genretree.training.train import examples_of, train
 from small_corpus import TREE
 from small_weights import write_musicnn
 
@@ -24,7 +24,7 @@ QUICK: dict[str, Any] = {"epochs": 10, "image_size": 16, "components": 10, "min_
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A folder with a random network, which hears short patches."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hearing, "PATCH_FRAMES", 24)
+        patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
         yield str(write_musicnn(tmp_path_factory.mktemp("weights")))
 
 

@@ -15,17 +15,17 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from genretree.bundle import Bundle, load_bundle
+from genretree.bundle.bundle import Bundle, load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError, TrainingError
-from genretree.models import engine
-from genretree.models.cnn import build_network
-from genretree.models.contract import FitContext
-from genretree.models.engine import find_checkpoint, fit_network
-from genretree.models.network import count_parameters
-from genretree.models.network_settings import CnnSettings
+from genretree.models.base import FitContext
+from genretree.models.families.cnn import build_network
+from genretree.models.neural import trainer
+from genretree.models.neural.network import count_parameters
+from genretree.models.neural.settings import CnnSettings
+from genretree.models.neural.trainer import find_checkpoint, fit_network
 from genretree.taxonomy import Taxonomy
-from genretree.train import examples, train
+from genretree.training.train import examples, train
 from killing import kill_when
 
 pytestmark = pytest.mark.slow
@@ -294,10 +294,10 @@ def test_patience_used_up_before_an_interruption_is_not_given_again(
     settings = {"epochs": 40, "warmup_epochs": 0, "learning_rate": 0.2, "patience": 2, "batch_size": 64}
     _, whole = _fit(store, tmp_path / "whole", **settings)
     assert len(whole) < 40
-    tensorboard = engine._tensorboard
-    monkeypatch.setattr(engine, "_tensorboard", lambda folder: [Cut()])
+    tensorboard = trainer._tensorboard
+    monkeypatch.setattr(trainer, "_tensorboard", lambda folder: [Cut()])
     with pytest.raises(KeyboardInterrupt):
         _fit(store, tmp_path / "cut", **settings)
-    monkeypatch.setattr(engine, "_tensorboard", tensorboard)
+    monkeypatch.setattr(trainer, "_tensorboard", tensorboard)
     _, resumed = _fit(store, tmp_path / "cut", **settings)
     assert len(resumed) == len(whole)

@@ -8,9 +8,9 @@ import pytest
 
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError
-from genretree.models import boosting
-from genretree.models.ensemble import EnsembleSettings, pool, weigh
-from genretree.train import train
+from genretree.models.families.boosting import family
+from genretree.models.families.ensemble import EnsembleSettings, pool, weigh
+from genretree.training.train import train
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +60,7 @@ def test_one_member_that_is_sure_cannot_overrule_all_others() -> None:
 def test_an_interrupted_ensemble_goes_on(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"members": {"boosting": SMALL}, "folds": 3}
     whole = train(store, "ensemble", tmp_path / "whole", settings)
-    fit, fitted = boosting.BoostingFamily.fit, []
+    fit, fitted = family.BoostingFamily.fit, []
 
     def interrupted(*arguments: Any) -> Any:
         if len(fitted) == 2:
@@ -68,11 +68,11 @@ def test_an_interrupted_ensemble_goes_on(store: Store, tmp_path: Path, monkeypat
         fitted.append(1)
         return fit(*arguments)
 
-    monkeypatch.setattr(boosting.BoostingFamily, "fit", staticmethod(interrupted))
+    monkeypatch.setattr(family.BoostingFamily, "fit", staticmethod(interrupted))
     with pytest.raises(KeyboardInterrupt):
         train(store, "ensemble", tmp_path / "cut", settings)
     fitted.clear()
-    monkeypatch.setattr(boosting.BoostingFamily, "fit", staticmethod(lambda *a: (fitted.append(1), fit(*a))[1]))
+    monkeypatch.setattr(family.BoostingFamily, "fit", staticmethod(lambda *a: (fitted.append(1), fit(*a))[1]))
     resumed = train(store, "ensemble", tmp_path / "cut", settings)
     assert len(fitted) == 2  # the third fold, and all
     images = np.asarray(store.images[:10])

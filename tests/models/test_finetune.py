@@ -9,16 +9,16 @@ import torch
 from transformers import TrainerCallback
 
 from genretree.corpus.store import Store
-from genretree.models import engine
-from genretree.models.augment import mix_pairs
-from genretree.models.cnn import build_network
-from genretree.models.contract import FitContext, Fitted
-from genretree.models.efficientnet import build_network as build_efficientnet
-from genretree.models.finetune import RAW_FILE, decay_by_layer
-from genretree.models.network import GenreNetwork
-from genretree.models.network_settings import CnnSettings, EfficientNetSettings
-from genretree.models.tree_head import TreeHead
-from genretree.train import examples
+from genretree.models.base import FitContext, Fitted
+from genretree.models.families.cnn import build_network
+from genretree.models.families.efficientnet import build_network as build_efficientnet
+from genretree.models.neural import trainer
+from genretree.models.neural.fine_tuning import RAW_FILE, decay_by_layer
+from genretree.models.neural.head import TreeHead
+from genretree.models.neural.network import GenreNetwork
+from genretree.models.neural.settings import CnnSettings, EfficientNetSettings
+from genretree.models.neural.spec_augment import mix_pairs
+from genretree.training.train import examples
 from small_corpus import TREE
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ def _fit(store: Store, folder: Path, validated: bool = True, **values: object) -
     settings = CnnSettings.build({**BASE, **values})
     split = store.split()
     learn, check = examples(store, split, "train"), examples(store, split, "validation")
-    return engine.fit_network(
+    return trainer.fit_network(
         lambda: build_network(store.taxonomy, settings),
         learn,
         check if validated else None,
@@ -138,7 +138,7 @@ def test_the_average_of_the_weights_is_what_is_saved(store: Store, tmp_path: Pat
 
 
 def _start(store: Store) -> GenreNetwork:
-    engine.set_seed(0)
+    trainer.set_seed(0)
     return build_network(store.taxonomy, CnnSettings.build(BASE))
 
 
@@ -151,11 +151,11 @@ class _Cut(TrainerCallback):
 def test_an_interrupted_average_goes_on(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"epochs": 4, "averaging": 0.9, "dropout": 0.0}
     whole = _weights(_fit(store, tmp_path / "whole", **settings))
-    tensorboard = engine._tensorboard
-    monkeypatch.setattr(engine, "_tensorboard", lambda folder: [_Cut()])
+    tensorboard = trainer._tensorboard
+    monkeypatch.setattr(trainer, "_tensorboard", lambda folder: [_Cut()])
     with pytest.raises(KeyboardInterrupt):
         _fit(store, tmp_path / "cut", **settings)
-    monkeypatch.setattr(engine, "_tensorboard", tensorboard)
+    monkeypatch.setattr(trainer, "_tensorboard", tensorboard)
     assert len(list((tmp_path / "cut").rglob(RAW_FILE))) == 2
     resumed = _weights(_fit(store, tmp_path / "cut", **settings))
     name = "backbone.fusion.0.weight"
@@ -168,7 +168,7 @@ def test_an_average_that_was_finished_stays_one(store: Store, tmp_path: Path) ->
 
     def fit() -> Fitted:
         build = lambda: build_network(store.taxonomy, settings)  # noqa: E731
-        return engine.fit_network(build, learn, None, settings, FitContext(tmp_path))
+        return trainer.fit_network(build, learn, None, settings, FitContext(tmp_path))
 
     name = "backbone.fusion.0.weight"
     first, again = _weights(fit())[name], _weights(fit())[name]  # the second finds all epochs done

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from genretree.models.ast import build_network
-from genretree.models.kernels import GlobalMean, QuickDropout, quicken
-from genretree.models.network_settings import AstSettings
+from genretree.models.families.ast import build_network
+from genretree.models.neural.cpu_kernels import GlobalMean, QuickDropout, quicken
+from genretree.models.neural.settings import AstSettings
 from genretree.taxonomy import Taxonomy
 
 

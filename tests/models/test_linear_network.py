@@ -8,16 +8,16 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from genretree.bundle import load_bundle
+from genretree.bundle.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import BundleError, SettingsError
-from genretree.models.ast import build_network as build_ast
-from genretree.models.cnn import build_network
-from genretree.models.contract import score_examples
-from genretree.models.efficientnet import build_network as build_efficientnet
-from genretree.models.network_settings import AstSettings, CnnSettings, EfficientNetSettings
-from genretree.models.pretrained import save_checkpoint
-from genretree.train import examples_of, train
+from genretree.models.base import score_examples
+from genretree.models.families.ast import build_network as build_ast
+from genretree.models.families.cnn import build_network
+from genretree.models.families.efficientnet import build_network as build_efficientnet
+from genretree.models.neural.settings import AstSettings, CnnSettings, EfficientNetSettings
+from genretree.models.pretrained.backbones import save_checkpoint
+from genretree.training.train import examples_of, train
 from small_corpus import TREE
 
 pytestmark = pytest.mark.slow
@@ -97,7 +97,7 @@ def test_a_damaged_classifier_is_refused(store: Store, tmp_path: Path, weights: 
     model.save(folder)
     arrays = load_file(folder / "head.safetensors")
     settings = load_bundle(tmp_path / "b").settings
-    from genretree.models.cnn import CnnFamily
+    from genretree.models.families.cnn import CnnFamily
 
     for broken in ({}, {**arrays, "level_2.weights": arrays["level_2.weights"][:, :-1].copy()}):
         save_file(broken, folder / "head.safetensors")

@@ -18,7 +18,7 @@ import genretree
 from genretree import models
 from genretree.corpus.store import Store
 from genretree.errors import ArgumentError, BundleError, SettingsError
-from genretree.explain.neighbours import build_index
+from genretree.explanation.similar.neighbours import build_index
 from genretree.models import family_names, get_family, register_family
 from genretree.testing import check_family
 

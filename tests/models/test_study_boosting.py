@@ -11,12 +11,12 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.preprocessing import StandardScaler
 
 from genretree.errors import SettingsError
-from genretree.models.boosting import BoostingFamily, BoostingModel
-from genretree.models.boosting_settings import BoostingSettings
-from genretree.models.boosting_trees import fit_classifier
-from genretree.models.contract import Examples, FitContext, Fitted
-from genretree.recipe import Recipe
+from genretree.models.base import Examples, FitContext, Fitted
+from genretree.models.families.boosting.family import BoostingFamily, BoostingModel
+from genretree.models.families.boosting.settings import BoostingSettings
+from genretree.models.families.boosting.tree_files import fit_classifier
 from genretree.taxonomy import Taxonomy
+from genretree.training.recipes import Recipe
 
 pytestmark = pytest.mark.slow
 

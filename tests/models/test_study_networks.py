@@ -17,18 +17,19 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerState
 
-from genretree.bundle import load_bundle
+from genretree.bundle.bundle import load_bundle
 from genretree.corpus.store import Store
-from genretree.models import ast, cnn, efficientnet, get_family
-from genretree.models.contract import score_examples
-from genretree.models.engine import _optimizer, _Trainer, study_rate_factor
-from genretree.models.epoch_accuracy import EpochAccuracy
-from genretree.models.network import GenreNetwork, count_parameters
-from genretree.models.study_networks import StochasticDepth
-from genretree.recipe import Recipe
-from genretree.scores import decode_levels
+from genretree.metrics.scores import decode_levels
+from genretree.models import get_family
+from genretree.models.base import score_examples
+from genretree.models.families import ast, cnn, efficientnet
+from genretree.models.families.study_networks import StochasticDepth
+from genretree.models.neural.epoch_accuracy import EpochAccuracy
+from genretree.models.neural.network import GenreNetwork, count_parameters
+from genretree.models.neural.trainer import _optimizer, _Trainer, study_rate_factor
 from genretree.taxonomy import Taxonomy
-from genretree.train import examples, train
+from genretree.training.recipes import Recipe
+from genretree.training.train import examples, train
 
 pytestmark = pytest.mark.slow
 
@@ -443,7 +444,7 @@ def test_luminance_is_what_the_study_read_from_the_drawings(tmp_path: Path) -> N
     import matplotlib
     from PIL import Image
 
-    from genretree.models.boosting import reduce_images
+    from genretree.models.families.boosting.family import reduce_images
     from genretree.sound.slices import read_drawn
 
     values = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))

@@ -10,15 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from genretree.bundle import load_bundle
+from genretree.bundle.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import TrainingError
-from genretree.models import hearing, musicnn_tuning
-from genretree.models.cnn import build_network
-from genretree.models.musicnn_tuning import Tuned
-from genretree.models.network_settings import CnnSettings
-from genretree.models.teacher import hear_lessons
-from genretree.train import examples, examples_of, train
+from genretree.models.families.cnn import build_network
+from genretree.models.families.musicnn import fine_tuning
+from genretree.models.families.musicnn.fine_tuning import Tuned
+from genretree.models.neural.distillation import hear_lessons
+from genretree.models.neural.settings import CnnSettings
+from genretree.models.pretrained.backbones import musicnn_features
+from genretree.training.train import examples, examples_of, train
 from small_corpus import TREE
 from small_weights import write_musicnn
 
@@ -31,8 +32,8 @@ QUICK: dict[str, Any] = {"epochs": 2, "image_size": 32, "batch_size": 16, "preci
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A folder with a random network, which hears short patches."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hearing, "PATCH_FRAMES", 24)
-        patch.setattr(musicnn_tuning, "PATCH_FRAMES", 24)
+        patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
+        patch.setattr(fine_tuning, "PATCH_FRAMES", 24)
         yield str(write_musicnn(tmp_path_factory.mktemp("teacher")))
 
 
@@ -122,7 +123,7 @@ def test_fine_tuning_is_kept_only_if_it_helps(
     changed = not torch.equal(published["dense.weight"], learned["dense.weight"])
     assert changed == facts["fine_tuned"]
     torch.testing.assert_close(published["dense_norm.running_mean"], learned["dense_norm.running_mean"])
-    monkeypatch.setattr(musicnn_tuning, "tune", lambda *given: Tuned([], before=0.5, after=0.6))
+    monkeypatch.setattr(fine_tuning, "tune", lambda *given: Tuned([], before=0.5, after=0.6))
     worse = train(store, "musicnn", tmp_path / "worse", {**quick, "fine_tuning_epochs": 1})
     assert not worse.training["facts"]["fine_tuned"]
     rows = examples_of(store, store.rows("test"))

@@ -7,7 +7,7 @@ import pytest
 import soundfile as sf
 import torch
 
-from genretree.models.warp import equalise, shift_and_warp
+from genretree.models.neural.pitch_tempo import equalise, shift_and_warp
 from genretree.settings import MODALITIES, RATE, ImageSettings
 from genretree.sound.slices import iter_slices
 

@@ -10,11 +10,11 @@ import soundfile as sf
 import torch
 from serving import Server
 
-from genretree.bundle import Bundle, save_bundle
-from genretree.export import export_bundle
-from genretree.models.cnn import build_network
-from genretree.models.network import NetworkModel
-from genretree.models.network_settings import CnnSettings
+from genretree.bundle.bundle import Bundle, save_bundle
+from genretree.bundle.export import export_bundle
+from genretree.models.families.cnn import build_network
+from genretree.models.neural.network import NetworkModel
+from genretree.models.neural.settings import CnnSettings
 from genretree.settings import RATE
 from small_corpus import SETTINGS, TREE, synthesise
 

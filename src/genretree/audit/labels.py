@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.audit.findings import Doubt, Placer
-from genretree.calibration import average_by
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError
-from genretree.models.contract import Examples
-from genretree.models.linear import group_folds, out_of_fold
-from genretree.models.linear_tree import Known
-from genretree.models.statistics import statistics_of
+from genretree.metrics.calibration import average_by
+from genretree.models.base import Examples
+from genretree.models.features.image_statistics import statistics_of
+from genretree.models.linear.hierarchical import Known
+from genretree.models.linear.logistic import group_folds, out_of_fold
 from genretree.progress import progress_bar
 from genretree.taxonomy import Taxonomy, format_path
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from genretree.audit.findings import COPIES, KINDS, Audit, Doubt, Place
 from genretree.corpus.store import Store
+from genretree.evaluation.plots import draw_strip
+from genretree.evaluation.report import data_url, render
 from genretree.files import atomic_path, write_text
-from genretree.pictures import draw_strip
-from genretree.report import data_url, render
 from genretree.settings import MODALITIES
 
 PICTURED = 40  # pairs of copies that the page shows; all are in audit.json

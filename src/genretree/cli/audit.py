@@ -41,7 +41,7 @@ def audit(
     from genretree.audit.findings import COPIES
     from genretree.audit.page import save_audit
     from genretree.corpus.store import Store
-    from genretree.machine import command_line
+    from genretree.parallel import command_line
 
     opened = Store(store)
     found = examine(opened, split_name, labels=labels, seed=seed, progress=not quiet)
@@ -61,7 +61,7 @@ def _show(found: Audit) -> None:
     from rich.markup import escape
 
     from genretree.audit.findings import COPIES
-    from genretree.tables import make_console
+    from genretree.cli.tables import make_console
 
     console = make_console()
     console.print(

@@ -27,7 +27,7 @@ from genretree.corpus.splits import PARTS, Split, join_groups, split_groups, spl
 from genretree.corpus.store import Store, StoreFacts, write_tables
 from genretree.errors import CorpusError, ImageError, TaxonomyError
 from genretree.files import atomic_path, write_text
-from genretree.machine import available_processors, worker_pool
+from genretree.parallel import available_processors, worker_pool
 from genretree.progress import progress_bar
 from genretree.settings import HOP, MODALITIES, RATE, ImageSettings, Modality
 from genretree.sound.images import ImageForm, read_image

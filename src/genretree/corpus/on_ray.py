@@ -11,7 +11,7 @@ from genretree.cluster import connect
 from genretree.corpus.manifest import Failure
 from genretree.corpus.prepare import Draw, Job, draw_safely, facts_file, images_file, mel_16k_file
 from genretree.files import atomic_path, printable
-from genretree.machine import single_thread
+from genretree.parallel import single_thread
 
 _RETRIES = 3  # of a track whose worker, or the machine it ran on, was lost
 _EACH = 2  # tracks that are under way for each processor, so that results don't pile up

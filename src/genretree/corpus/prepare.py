@@ -26,7 +26,7 @@ from genretree.corpus.splits import split_groups
 from genretree.corpus.store import MEL_16K_FILE, Store, StoreFacts, write_tables
 from genretree.errors import CorpusError, SoundError
 from genretree.files import atomic_path, printable, sha256_file, write_text
-from genretree.machine import available_processors, worker_pool
+from genretree.parallel import available_processors, worker_pool
 from genretree.progress import progress_bar
 from genretree.remote import fetched, is_url
 from genretree.settings import HOP, MEL_16K_BANDS, RATE, ImageSettings

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from genretree.bundle import Bundle, load_bundle
-from genretree.description import read_description
+from genretree.bundle.bundle import Bundle, load_bundle
+from genretree.bundle.manifest import read_description
 from genretree.errors import SoundError
 from genretree.files import describe_special
 from genretree.library.delta import content_digest
 from genretree.library.records import UNCALIBRATED, ModelCard, Result
 from genretree.library.tags import Carried, TagError, read_tags
-from genretree.models.ways import FORMS, Precision, RuntimeChoice
-from genretree.predict import average_slices, hear
-from genretree.scores import decode_levels
+from genretree.metrics.scores import decode_levels
+from genretree.models.runtime.types import FORMS, Precision, RuntimeChoice
+from genretree.prediction.predict import average_slices, hear
 
 OF_THE_FILE = ("not_found", "unreadable", "changed")  # kinds of problem that the content has no part in
 _TELLING = ("family", "taxonomy", "images", "settings", "calibration")

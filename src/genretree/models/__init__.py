@@ -10,18 +10,18 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
 from genretree.errors import ArgumentError, SettingsError
-from genretree.models.contract import Family
+from genretree.models.base import Family
 from genretree.settings import Settings
 
 ENTRY_POINTS = "genretree.families"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _BUILT_IN = {
-    "cnn": "genretree.models.cnn:CnnFamily",
-    "efficientnet-b0": "genretree.models.efficientnet:EfficientNetFamily",
-    "ast": "genretree.models.ast:AstFamily",
-    "boosting": "genretree.models.boosting:BoostingFamily",
-    "musicnn": "genretree.models.musicnn:MusicnnFamily",
-    "ensemble": "genretree.models.ensemble:EnsembleFamily",
+    "cnn": "genretree.models.families.cnn:CnnFamily",
+    "efficientnet-b0": "genretree.models.families.efficientnet:EfficientNetFamily",
+    "ast": "genretree.models.families.ast:AstFamily",
+    "boosting": "genretree.models.families.boosting.family:BoostingFamily",
+    "musicnn": "genretree.models.families.musicnn.family:MusicnnFamily",
+    "ensemble": "genretree.models.families.ensemble:EnsembleFamily",
 }
 
 
@@ -34,7 +34,7 @@ def register_family(family: type[Family]) -> type[Family]:
     Parameters
     ----------
     family : class
-        With the attributes and methods of `genretree.models.contract.Family`.
+        With the attributes and methods of `genretree.models.base.Family`.
 
     Returns
     -------
@@ -122,7 +122,7 @@ def _check_attributes(family: type[Family]) -> None:
         name for name in ("name", "summary", "distributed", "settings_type", "fit", "load") if not hasattr(family, name)
     ]
     if missing:
-        raise ArgumentError(f"{family.__name__} has no {', '.join(missing)}; see genretree.models.contract.Family")
+        raise ArgumentError(f"{family.__name__} has no {', '.join(missing)}; see genretree.models.base.Family")
     if not isinstance(family.name, str) or not _NAME.fullmatch(family.name):
         raise ArgumentError(f"a family's name has lower-case letters, digits, '-', '_' and '.', got {family.name!r}")
     if not (inspect.isclass(family.settings_type) and issubclass(family.settings_type, Settings)):

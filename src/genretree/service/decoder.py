@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.machine import shared_by
+from genretree.parallel import shared_by
 from genretree.service import worker
 from genretree.service.wire import Message, array_blob
 from genretree.service.worker import Tell

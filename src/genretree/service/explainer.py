@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from genretree.bundle import Bundle, load_bundle
-from genretree.explain.neighbours import FOLDER as INDEX
-from genretree.explain.page import list_shares, plot_views, time_marks
-from genretree.explain.pictures import draw_reason, draw_tree
-from genretree.explain.pieces import Pieces
-from genretree.explain.result import Explanation
-from genretree.explain.track import explain_pieces
+from genretree.bundle.bundle import Bundle, load_bundle
+from genretree.explanation.api import explain_pieces
+from genretree.explanation.render.figures import draw_reason, draw_tree
+from genretree.explanation.render.page import list_shares, plot_views, time_marks
+from genretree.explanation.result import Explanation
+from genretree.explanation.similar.neighbours import FOLDER as INDEX
+from genretree.explanation.slices import Pieces
 from genretree.progress import watch_bars
 from genretree.service import worker
 from genretree.service.wire import Message, take_array

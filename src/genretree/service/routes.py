@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Query
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from genretree.explain.track import check_question
+from genretree.explanation.api import check_question
 from genretree.service import examples, schemas
 from genretree.service.core import Service
 from genretree.service.jobs import SOUND, Do, Jobs, events

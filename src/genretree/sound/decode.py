@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from genretree.errors import SoundError
 from genretree.files import describe_special
-from genretree.machine import ahead, processors_each
+from genretree.parallel import ahead, processors_each
 from genretree.settings import N_FFT, RATE
 from genretree.sound.comments import check_comments
 from genretree.sound.complete import Layout, TooManyPartsError, read_layout

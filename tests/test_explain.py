@@ -50,7 +50,7 @@ from genretree.models import family_names
 from genretree.models.families import efficientnet
 from genretree.models.families.cnn import CnnSettings
 from genretree.models.neural.network import GenreNetwork, NetworkModel, build_head
-from genretree.models.pretrained.backbones import musicnn_features
+from genretree.models.pretrained import musicnn_features
 from genretree.settings import RATE, ImageSettings
 from genretree.sound.spectra import compute_spectra
 from genretree.taxonomy import Taxonomy

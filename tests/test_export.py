@@ -38,7 +38,7 @@ from genretree.models.linear.hierarchical import LinearTree
 from genretree.models.linear.logistic import LinearHead
 from genretree.models.neural.linear_probe import LinearNetworkModel
 from genretree.models.neural.network import NetworkModel
-from genretree.models.pretrained.backbones import musicnn_features
+from genretree.models.pretrained import musicnn_features
 from genretree.models.runtime import backends
 from genretree.models.runtime.backends import choose_runtime
 from genretree.models.runtime.graph import Graph
@@ -356,7 +356,7 @@ def test_an_export_of_its_own_says_what_it_is(small: Path, form: Any, tmp_path: 
 
 
 def test_an_export_that_disagrees_with_torch_is_not_kept(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from genretree.bundle.bundle import export
+    from genretree.bundle import export
 
     monkeypatch.setattr(export, "need", lambda form: None)
     monkeypatch.setattr(export, "write_graph", lambda *parts: None)

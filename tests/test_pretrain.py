@@ -23,7 +23,7 @@ from genretree.evaluation.evaluate import evaluate
 from genretree.models import get_family
 from genretree.models.families import cnn, efficientnet
 from genretree.models.neural.settings import CnnSettings
-from genretree.models.pretrained.backbones import musicnn_features
+from genretree.models.pretrained import musicnn_features
 from genretree.training.pretrain import pretrain
 from genretree.training.train import train
 from killing import kill_when

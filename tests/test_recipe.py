@@ -17,7 +17,7 @@ from genretree.corpus.store import Store
 from genretree.errors import SettingsError
 from genretree.models import family_names, get_family
 from genretree.models.families import ast, efficientnet
-from genretree.models.pretrained.backbones import musicnn_features, musicnn_weights
+from genretree.models.pretrained import musicnn_features, musicnn_weights
 from genretree.training.recipes import Recipe, recipe_names
 from small_weights import write_musicnn
 

@@ -22,7 +22,7 @@ from genretree.models import family_names, get_family
 from genretree.models.base import FitContext, Model
 from genretree.models.families import efficientnet
 from genretree.models.neural.network import GenreNetwork
-from genretree.models.pretrained.backbones import musicnn_features
+from genretree.models.pretrained import musicnn_features
 from genretree.taxonomy import Taxonomy
 from genretree.training.train import examples, train
 from small_corpus import TREE

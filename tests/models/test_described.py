@@ -12,7 +12,7 @@ from genretree.corpus.store import Store
 from genretree.errors import BundleError
 from genretree.models.base import score_examples
 from genretree.models.features.image_statistics import image_statistics
-from genretree.models.pretrained.backbones import musicnn_features
+from genretree.models.pretrained import musicnn_features
 from genretree.training.train import examples_of, train
 from small_corpus import TREE
 from small_weights import write_musicnn

@@ -22,7 +22,7 @@ from genretree.models import get_family
 from genretree.models.base import FitContext
 from genretree.models.families.zero_shot import TagTree
 from genretree.models.linear.logistic import fit_linear, group_folds, out_of_fold
-from genretree.models.pretrained.backbones import musicnn_features, musicnn_weights
+from genretree.models.pretrained import musicnn_features, musicnn_weights
 from genretree.models.pretrained.musicnn import MSD_TAGS, MTT_TAGS, Musicnn, from_tensorflow
 from genretree.models.pretrained.tensorflow_checkpoint import read_tensors
 from genretree.taxonomy import Taxonomy

@@ -18,7 +18,7 @@ from genretree.models.families.musicnn import fine_tuning
 from genretree.models.families.musicnn.fine_tuning import Tuned
 from genretree.models.neural.distillation import hear_lessons
 from genretree.models.neural.settings import CnnSettings
-from genretree.models.pretrained.backbones import musicnn_features
+from genretree.models.pretrained import musicnn_features
 from genretree.training.train import examples, examples_of, train
 from small_corpus import TREE
 from small_weights import write_musicnn

@@ -193,7 +193,8 @@ def load_bundle(
     folder : path or str
         Or `user/name` or `user/name@revision` on the Hugging Face Hub, if that was pulled before; a folder always wins.
     runtime : "torch", "openvino", "onnxruntime" or "auto"
-        What runs its networks. The others than torch need an export (see `genretree.bundle.export`); auto takes the fastest
+        What runs its networks. The others than torch need an export (see
+        `genretree.bundle.export`); auto takes the fastest
         that is installed and that there is an export for.
     precision : "float32", "bf16" or "auto"
         auto: bf16 where the processor is made for it. Torch in float32 is the reference, to the last digit what was

@@ -61,7 +61,8 @@ def explain(
     store : Store, optional
         Take the slices from there.
     images : sequence of ImageSet, optional
-        Images of the track's slices, as `genretree.prediction.from_images.find_image_sets` gives them; they take the place of
+        Images of the track's slices, as `genretree.prediction.from_images.find_image_sets` gives them; they take the
+        place of
         `file`.
     image_form : "auto", "drawn", "grey" or "raw"
         See `genretree.sound.images.read_image`.

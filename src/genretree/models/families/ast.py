@@ -18,8 +18,8 @@ from genretree.errors import SettingsError, TrainingError
 from genretree.models.base import Examples, FitContext, Fitted, Model
 from genretree.models.families.study_networks import StudyTransformer
 from genretree.models.neural.linear_probe import load_model
-from genretree.models.neural.network import BACKBONE_FILE, GenreNetwork, build_head
-from genretree.models.neural.settings import NONE, AstSettings, as_settings
+from genretree.models.neural.network import GenreNetwork, build_head
+from genretree.models.neural.settings import AstSettings, as_settings
 from genretree.models.pretrained.backbones import (
     PooledBackbone,
     build_described,
@@ -28,6 +28,7 @@ from genretree.models.pretrained.backbones import (
     read_config,
 )
 from genretree.models.pretrained.download import open_checkpoint
+from genretree.models.pretrained.names import BACKBONE_FILE, NONE
 from genretree.models.pretrained.weight_files import Checkpoint
 from genretree.taxonomy import Taxonomy
 

@@ -20,7 +20,8 @@ from genretree.models.families.study_networks import StudyCnn
 from genretree.models.neural.linear_probe import load_model
 from genretree.models.neural.network import GenreNetwork, build_head
 from genretree.models.neural.residual import BLOCKS_PER_STAGE, SQUEEZE_RATIO, STAGE_WIDTHS, PooledResidualNetwork
-from genretree.models.neural.settings import NONE, CnnSettings, as_settings
+from genretree.models.neural.settings import CnnSettings, as_settings
+from genretree.models.pretrained.names import NONE
 from genretree.taxonomy import Taxonomy
 
 

@@ -16,7 +16,7 @@ from genretree.models.base import Examples, FitContext, Fitted, Model
 from genretree.models.families.study_networks import StochasticDepth
 from genretree.models.neural.linear_probe import load_model
 from genretree.models.neural.network import GenreNetwork, build_head
-from genretree.models.neural.settings import NONE, EfficientNetSettings, as_settings
+from genretree.models.neural.settings import EfficientNetSettings, as_settings
 from genretree.models.pretrained.backbones import (
     PooledBackbone,
     adapt_input,
@@ -33,6 +33,7 @@ from genretree.models.pretrained.layouts import (
     map_names,
     symmetric_config,
 )
+from genretree.models.pretrained.names import NONE
 from genretree.taxonomy import Taxonomy
 
 # Mean and spread of ImageNet's pixels, which the weights were trained with.

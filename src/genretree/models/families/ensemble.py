@@ -20,7 +20,6 @@ from safetensors.numpy import load_file, save_file
 
 from genretree.errors import BundleError, SettingsError
 from genretree.files import atomic_path
-from genretree.models import get_family
 from genretree.models.base import (
     Examples,
     Family,
@@ -35,6 +34,7 @@ from genretree.models.base import (
 )
 from genretree.models.finite_weights import require_finite
 from genretree.models.linear.logistic import group_folds
+from genretree.models.registry import get_family
 from genretree.models.runtime.graph import Graph, HasGraphs
 from genretree.models.runtime.types import Runner
 from genretree.settings import Heads, Settings

@@ -19,9 +19,9 @@ from scipy.special import expit
 from genretree.errors import BundleError
 from genretree.models.base import LevelProbabilities
 from genretree.models.families.musicnn.family import MusicnnSettings
-from genretree.models.neural.settings import Network
 from genretree.models.pretrained.musicnn import MSD_TAGS, MTT_TAGS, Musicnn
 from genretree.models.pretrained.musicnn_features import hear, load_network
+from genretree.models.pretrained.names import MusicnnName
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
 
@@ -33,7 +33,7 @@ class TagNode:
     """A node of the tree, the tags that speak for it and not for one of its children, and those children."""
 
     label: str
-    tags: tuple[tuple[Network, int], ...]
+    tags: tuple[tuple[MusicnnName, int], ...]
     children: tuple[TagNode, ...] = ()
 
 
@@ -52,7 +52,7 @@ class TagTree:
     """
 
     taxonomy: Taxonomy
-    networks: tuple[Network, ...]
+    networks: tuple[MusicnnName, ...]
     floor: float
     roots: tuple[TagNode, ...]
 
@@ -66,7 +66,7 @@ class TagTree:
         taxonomy = Taxonomy.from_nested(nested, content["levels"])
         return cls(taxonomy, tuple(content["networks"]), float(content["floor"]), roots)
 
-    def leaf_probabilities(self, tags: Mapping[Network, NDArray[np.float64]]) -> NDArray[np.float64]:
+    def leaf_probabilities(self, tags: Mapping[MusicnnName, NDArray[np.float64]]) -> NDArray[np.float64]:
         """Turn tag probabilities, (n, 50) for each network, into leaf probabilities, (n, n_leaves)."""
         columns: list[NDArray[np.float64]] = []
         self._share(self.roots, np.ones(len(next(iter(tags.values())))), tags, columns)
@@ -76,7 +76,7 @@ class TagTree:
         self,
         nodes: Sequence[TagNode],
         whole: NDArray[np.float64],
-        tags: Mapping[Network, NDArray[np.float64]],
+        tags: Mapping[MusicnnName, NDArray[np.float64]],
         columns: list[NDArray[np.float64]],
     ) -> None:
         """Share a parent's probability among its children, and theirs among their own, leaf by leaf."""
@@ -87,7 +87,7 @@ class TagTree:
             else:
                 columns.append(whole * share)
 
-    def _evidence(self, node: TagNode, tags: Mapping[Network, NDArray[np.float64]]) -> NDArray[np.float64]:
+    def _evidence(self, node: TagNode, tags: Mapping[MusicnnName, NDArray[np.float64]]) -> NDArray[np.float64]:
         """Sum the tags of a node and of all below it."""
         own = sum((tags[network][:, tag] for network, tag in _all_tags(node)), start=np.zeros(1))
         return np.asarray(self.floor + own)
@@ -99,7 +99,7 @@ class TagModel:
     needs_sound = True
     heads: Heads = "tree"
 
-    def __init__(self, tree: TagTree, networks: Mapping[Network, Musicnn], patches: int = 4) -> None:
+    def __init__(self, tree: TagTree, networks: Mapping[MusicnnName, Musicnn], patches: int = 4) -> None:
         self.tree = tree
         self.networks = networks
         self.patches = patches
@@ -136,7 +136,7 @@ def untrained_settings() -> MusicnnSettings:
     return MusicnnSettings.build({"networks": TagTree.builtin().networks})
 
 
-def _all_tags(node: TagNode) -> list[tuple[Network, int]]:
+def _all_tags(node: TagNode) -> list[tuple[MusicnnName, int]]:
     return [*node.tags, *(tag for child in node.children for tag in _all_tags(child))]
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.models.base import Examples
-from genretree.models.neural.settings import CACHED, Network
 from genretree.models.pretrained.musicnn_features import Layer, hear_examples, load_network
+from genretree.models.pretrained.names import CACHED, MusicnnName
 
 TAUGHT: tuple[Layer, ...] = ("tags", "penultimate")
 _PATCHES = 4  # heard of each slice, as the family `musicnn` does by default: what it heard serves here too
@@ -23,7 +23,7 @@ Floats = NDArray[np.float32]
 
 
 def hear_lessons(
-    parts: Sequence[Examples], networks: Sequence[Network], where: str = CACHED, progress: bool = False
+    parts: Sequence[Examples], networks: Sequence[MusicnnName], where: str = CACHED, progress: bool = False
 ) -> list[Floats]:
     """Give what the teacher says of slices, standardised by the first part.
 

@@ -19,7 +19,6 @@ from genretree.settings import Settings
 from genretree.taxonomy import Taxonomy
 
 Floats = NDArray[np.float32]
-GRAPH = "network"  # the only one of these families
 _SETTINGS = {"cnn": "CnnSettings", "efficientnet-b0": "EfficientNetSettings", "ast": "AstSettings"}
 _BATCH = 32
 

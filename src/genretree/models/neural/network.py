@@ -25,14 +25,13 @@ from genretree.models.neural.head import TreeHead
 from genretree.models.neural.pitch_tempo import equalise, shift_and_warp
 from genretree.models.neural.settings import NetworkSettings
 from genretree.models.neural.spec_augment import mix_pairs, spec_augment
+from genretree.models.pretrained.names import BACKBONE_FILE, WEIGHTS_FILE
 from genretree.models.runtime.graph import Graph, as_tensors
 from genretree.models.runtime.types import Runner
 from genretree.settings import MODALITIES
 from genretree.sound.luminance import magma_luminance
 from genretree.taxonomy import Taxonomy
 
-WEIGHTS_FILE = "model.safetensors"
-BACKBONE_FILE = "backbone.json"
 _BATCH = 32
 _MASK_REFERENCE_SIZE = 224  # pixels; mask widths are given for this image size, as published
 

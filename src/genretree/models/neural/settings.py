@@ -7,16 +7,13 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from genretree.models.linear.logistic import Strengths
+from genretree.models.pretrained.names import CACHED, NONE, MusicnnName
 from genretree.settings import MODALITIES, Heads, Modality, Settings
 
-Network = Literal["msd", "mtt"]  # MusiCNN's, by the data they learned from
-NETWORKS: tuple[Network, ...] = ("msd", "mtt")
 Pixels = Literal["decibels", "luminance"]
 PIXELS_HELP = (
     "decibels: brightness is linear in dB; luminance: that of the data set's drawings in magma, as the study read them"
 )
-CACHED = "cached"  # the name of weights in the cache, where a folder could be named too
-NONE = "none"  # weights: train from scratch
 Kind = TypeVar("Kind", bound=Settings)
 
 
@@ -58,7 +55,7 @@ class NetworkSettings(Settings):
     teacher: Literal["none", "musicnn"] = Field(
         "none", description="musicnn: learn what the MusiCNN networks hear in the slices, beside their genres"
     )
-    teacher_networks: tuple[Network, ...] = Field(("msd",), min_length=1, description="which of them: msd, mtt")
+    teacher_networks: tuple[MusicnnName, ...] = Field(("msd",), min_length=1, description="which of them: msd, mtt")
     teacher_folder: str = Field(CACHED, description="'cached': as published; or a folder with their weights")
     genre_weight: float = Field(1.0, ge=0, description="of the genres beside the teacher; 0: learn from it alone")
     shifts: int = Field(1, ge=1, le=16, description="average predictions over so many turns of a slice in time")

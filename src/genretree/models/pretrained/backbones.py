@@ -17,8 +17,8 @@ from transformers import logging as transformers_logging
 
 from genretree.errors import BundleError, TrainingError
 from genretree.files import read_json_text
-from genretree.models.neural.network import BACKBONE_FILE, WEIGHTS_FILE
 from genretree.models.pretrained.download import open_checkpoint
+from genretree.models.pretrained.names import BACKBONE_FILE, WEIGHTS_FILE
 from genretree.models.pretrained.sources import STUDENT, find_source
 from genretree.models.pretrained.weight_files import Checkpoint, explain_mismatch, read_weights
 

@@ -20,9 +20,9 @@ from genretree.models.base import Examples
 from genretree.models.features.cache import KeptRows
 from genretree.models.features.image_statistics import STATISTICS, statistics_of
 from genretree.models.finite_weights import require_finite
-from genretree.models.neural.settings import CACHED, Network
 from genretree.models.pretrained.musicnn import BANDS, PATCH_FRAMES, Musicnn, Tagged
 from genretree.models.pretrained.musicnn_weights import load_musicnn_weights
+from genretree.models.pretrained.names import CACHED, MusicnnName
 from genretree.models.runtime.graph import Graph, as_tensors
 from genretree.models.runtime.types import Runner
 from genretree.sound.mel_16k import compress
@@ -39,7 +39,7 @@ Ear = Callable[[torch.Tensor], Tagged]  # a network, or what runs it in torch's 
 
 
 def hear(
-    networks: Mapping[Network, Ear],
+    networks: Mapping[MusicnnName, Ear],
     mel_16k: NDArray[np.float16],
     patches: int,
 ) -> dict[str, Floats]:
@@ -83,19 +83,19 @@ def pool_patches(heard: Tagged, slices: int) -> dict[str, torch.Tensor]:
     return {layer: getattr(layers, layer).unflatten(0, (slices, -1)).mean(dim=1) for layer in LAYERS}
 
 
-def network_graphs(networks: Mapping[Network, Musicnn]) -> dict[str, Graph]:
+def network_graphs(networks: Mapping[MusicnnName, Musicnn]) -> dict[str, Graph]:
     """Give the networks from patches of log mel power, (n, 187, 96), to all layers."""
     shape = (2, PATCH_FRAMES, BANDS)
     example = 2 * torch.rand(shape, generator=torch.Generator().manual_seed(0))
     return {graph_name(name): Graph(network, example, Tagged._fields, bf16=False) for name, network in networks.items()}
 
 
-def run_networks(networks: Mapping[Network, Musicnn], runners: Mapping[str, Runner]) -> dict[Network, Ear]:
+def run_networks(networks: Mapping[MusicnnName, Musicnn], runners: Mapping[str, Runner]) -> dict[MusicnnName, Ear]:
     """Give what runs the networks in torch's place."""
     return {name: _as_ear(runners[graph_name(name)]) for name in networks}
 
 
-def graph_name(network: Network) -> str:
+def graph_name(network: MusicnnName) -> str:
     """Name of a network's graph."""
     return f"musicnn-{network}"
 
@@ -125,12 +125,12 @@ def _hear_patches(
 
 def hear_examples(
     examples: Examples,
-    networks: Mapping[Network, Musicnn],
+    networks: Mapping[MusicnnName, Musicnn],
     patches: int,
     images: bool = False,
     progress: bool = False,
     tick: Callable[[int], None] | None = None,
-    ears: Mapping[Network, Ear] | None = None,
+    ears: Mapping[MusicnnName, Ear] | None = None,
 ) -> dict[str, Floats]:
     """Hear all slices of a part, but for those that were heard in an earlier training on the same store.
 
@@ -159,21 +159,21 @@ def hear_examples(
 
 
 def _hear_rows(
-    name: Network, network: Ear, sound: NDArray[np.float16], patches: int, rows: NDArray[np.int64]
+    name: MusicnnName, network: Ear, sound: NDArray[np.float16], patches: int, rows: NDArray[np.int64]
 ) -> Floats:
     """Hear some rows of a store, all layers side by side."""
     heard = hear({name: network}, np.asarray(sound[rows]), patches)
     return np.concatenate([heard[f"{name}/{layer}"] for layer in LAYERS], axis=1)
 
 
-def save_networks(networks: Mapping[Network, Musicnn], folder: Path) -> list[str]:
+def save_networks(networks: Mapping[MusicnnName, Musicnn], folder: Path) -> list[str]:
     """Write networks into a bundle's folder; gives the names of the files."""
     for name, network in networks.items():
         save_file(network.state_dict(), folder / network_file(name))
     return [network_file(name) for name in networks]
 
 
-def load_networks(names: Sequence[Network], folder: Path) -> dict[Network, Musicnn]:
+def load_networks(names: Sequence[MusicnnName], folder: Path) -> dict[MusicnnName, Musicnn]:
     """Read what `save_networks` wrote. Raises OSError, SafetensorError, RuntimeError or BundleError if it can't be."""
     networks = {}
     for name in names:
@@ -189,7 +189,7 @@ def network_file(name: str) -> str:
     return f"musicnn-{name}.safetensors"
 
 
-def load_network(name: Network, where: str = CACHED) -> Musicnn:
+def load_network(name: MusicnnName, where: str = CACHED) -> Musicnn:
     """Load a network from the cache of published weights, or from a folder that was named."""
     if where == CACHED:
         return make_network(load_musicnn_weights(name))

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from genretree.errors import TrainingError
 from genretree.files import atomic_path, cache_folder, sha256_file
-from genretree.models.neural.settings import NETWORKS, Network
 from genretree.models.pretrained.musicnn import from_tensorflow
+from genretree.models.pretrained.names import MUSICNN_NAMES, MusicnnName
 from genretree.models.pretrained.tensorflow_checkpoint import read_tensors
 
 REQUIREMENT = "musicnn==0.1.0"
@@ -29,12 +29,12 @@ DIGESTS = {
 }
 
 
-def weights_file(network: Network) -> Path:
+def weights_file(network: MusicnnName) -> Path:
     """Where a network's weights are kept."""
     return cache_folder() / f"musicnn-{network}.safetensors"
 
 
-def load_musicnn_weights(network: Network) -> dict[str, Tensor]:
+def load_musicnn_weights(network: MusicnnName) -> dict[str, Tensor]:
     """Read a network's weights from the cache.
 
     Raises
@@ -115,7 +115,7 @@ def _unpack(wheel: Path) -> list[Path]:
         )
     written = []
     with zipfile.ZipFile(wheel) as archive:
-        for network in NETWORKS:
+        for network in MUSICNN_NAMES:
             folder = f"musicnn/{network.upper()}_musicnn/"
             tensors = read_tensors(archive.read(f"{folder}.index"), archive.read(f"{folder}.data-00000-of-00001"))
             path = weights_file(network)

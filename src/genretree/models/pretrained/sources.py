@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from genretree.files import cache_folder
-from genretree.models.neural.settings import NETWORKS
+from genretree.models.pretrained.names import MUSICNN_NAMES
 
 IMAGENET = "imagenet1k-v1"  # torchvision's name for these weights, in lower case
 MUSICNN = "musicnn"
@@ -218,7 +218,7 @@ def _local_paths(source: WeightSource) -> Iterator[Path]:
         yield cached_path(source)
         yield _torch_home() / "hub" / "checkpoints" / cached_path(source).name
     elif source.access == "wheel":
-        yield cache_folder() / f"musicnn-{NETWORKS[0]}.safetensors"
+        yield cache_folder() / f"musicnn-{MUSICNN_NAMES[0]}.safetensors"
     else:
         from huggingface_hub import try_to_load_from_cache
 

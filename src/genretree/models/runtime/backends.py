@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from genretree.errors import BundleError, MissingExtraError, SettingsError
 from genretree.models.base import Model
-from genretree.models.neural.exported_model import GRAPH
 from genretree.models.runtime.types import (
+    GRAPH,
     REFERENCE,
     Form,
     Precision,

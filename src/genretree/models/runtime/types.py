@@ -15,6 +15,7 @@ RuntimeChoice = Literal["auto", "torch", "openvino", "onnxruntime"]
 Precision = Literal["auto", "float32", "bf16"]
 Runner = Callable[[NDArray[Any]], tuple[NDArray[Any], ...]]  # of many rows, to float32 arrays of shape (rows, width)
 FORMS: tuple[Form, ...] = ("openvino", "onnx")
+GRAPH = "network"  # name of the only exported graph of a neural family
 REFERENCE = "torch float32"
 _SUFFIX = {"openvino": ".xml", "onnx": ".onnx"}
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from genretree.models.base import Examples
 from genretree.models.features.image_statistics import image_statistics, statistics_of
-from genretree.models.neural.settings import Network
 from genretree.models.pretrained.musicnn import Musicnn
 from genretree.models.pretrained.musicnn_features import (
     Ear,
@@ -22,6 +21,7 @@ from genretree.models.pretrained.musicnn_features import (
     run_networks,
     save_networks,
 )
+from genretree.models.pretrained.names import MusicnnName
 from genretree.models.runtime.graph import Graph
 from genretree.models.runtime.types import Runner
 
@@ -42,10 +42,10 @@ class Describer:
         Needed for `musicnn`.
     """
 
-    def __init__(self, features: Sequence[Feature], networks: Mapping[Network, Musicnn]) -> None:
+    def __init__(self, features: Sequence[Feature], networks: Mapping[MusicnnName, Musicnn]) -> None:
         self.features = [name for name in features if name != "components"]
         self.networks = dict(networks)
-        self.ears: Mapping[Network, Ear] | None = None
+        self.ears: Mapping[MusicnnName, Ear] | None = None
 
     @property
     def needs_sound(self) -> bool:
@@ -90,7 +90,7 @@ class Describer:
         return save_networks(self.networks, folder)
 
     @classmethod
-    def load(cls, folder: Path, features: Sequence[Feature], networks: Sequence[Network]) -> Self:
+    def load(cls, folder: Path, features: Sequence[Feature], networks: Sequence[MusicnnName]) -> Self:
         """Read the networks, if any are needed. Raises OSError, SafetensorError or RuntimeError if they can't be."""
         wanted = networks if "musicnn" in features else ()
         return cls(features, load_networks(wanted, folder))

@@ -7,7 +7,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from genretree.models.families.boosting.feature_extractor import Feature
-from genretree.models.neural.settings import CACHED, PIXELS_HELP, Network, Pixels
+from genretree.models.neural.settings import PIXELS_HELP, Pixels
+from genretree.models.pretrained.names import CACHED, MusicnnName
 from genretree.settings import MODALITIES, Heads, Modality, Settings
 
 
@@ -25,7 +26,7 @@ class BoostingSettings(Settings):
         min_length=1,
         description="what the trees see: components (as published), statistics of the images, MusiCNN's layers",
     )
-    networks: tuple[Network, ...] = Field(("msd",), min_length=1, description="for the feature musicnn: msd, mtt")
+    networks: tuple[MusicnnName, ...] = Field(("msd",), min_length=1, description="for the feature musicnn: msd, mtt")
     weights: str = Field(CACHED, description="of these networks; 'cached': as published; or a folder")
     components: int = Field(512, ge=1, description="principal components kept, at most one less than training slices")
     pca: Literal["randomized", "incremental"] = Field(

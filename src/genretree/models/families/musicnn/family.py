@@ -27,7 +27,7 @@ from genretree.models.features.image_statistics import image_statistics
 from genretree.models.finite_weights import require_finite
 from genretree.models.linear.hierarchical import HEAD_FILE, Known, LinearTree, choose, hold_out
 from genretree.models.linear.logistic import Strengths
-from genretree.models.neural.settings import CACHED, Network, NetworkSettings
+from genretree.models.neural.settings import NetworkSettings
 from genretree.models.pretrained.musicnn import Musicnn
 from genretree.models.pretrained.musicnn_features import (
     IMAGES,
@@ -43,6 +43,7 @@ from genretree.models.pretrained.musicnn_features import (
     run_networks,
     save_networks,
 )
+from genretree.models.pretrained.names import CACHED, MusicnnName
 from genretree.models.runtime.graph import Graph
 from genretree.models.runtime.types import Runner
 from genretree.parallel import keep_allocated_pages
@@ -58,7 +59,7 @@ Floats = NDArray[np.float32]
 class MusicnnSettings(Settings):
     """Settings of the `musicnn` family."""
 
-    networks: tuple[Network, ...] = Field(
+    networks: tuple[MusicnnName, ...] = Field(
         ("msd",), min_length=1, description="msd (Million Song Dataset), mtt (MagnaTagATune), or both"
     )
     weights: str = Field(CACHED, description="'cached': as published; or a folder with musicnn-msd.safetensors ...")
@@ -81,7 +82,7 @@ class MusicnnSettings(Settings):
 
     @field_validator("networks")
     @classmethod
-    def _each_once(cls, value: tuple[Network, ...]) -> tuple[Network, ...]:
+    def _each_once(cls, value: tuple[MusicnnName, ...]) -> tuple[MusicnnName, ...]:
         if len(set(value)) < len(value):
             raise ValueError("name each network once")
         return value
@@ -173,13 +174,13 @@ class MusicnnModel:
 
     def __init__(
         self,
-        networks: Mapping[Network, Musicnn],
+        networks: Mapping[MusicnnName, Musicnn],
         layers: Sequence[Layer],
         linear: LinearTree,
         settings: MusicnnSettings,
     ) -> None:
         self.networks = dict(networks)
-        self.ears: Mapping[Network, Ear] | None = None
+        self.ears: Mapping[MusicnnName, Ear] | None = None
         self.layers = tuple(layers)
         self.linear = linear
         self.settings = settings

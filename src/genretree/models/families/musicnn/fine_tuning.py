@@ -21,10 +21,11 @@ from transformers import set_seed
 from genretree.models.base import Examples, FitContext
 from genretree.models.features.image_statistics import statistics_of
 from genretree.models.linear.logistic import LinearHead
-from genretree.models.neural.settings import Network, NetworkSettings
+from genretree.models.neural.settings import NetworkSettings
 from genretree.models.neural.trainer import train_network
 from genretree.models.pretrained.musicnn import PATCH_FRAMES, Musicnn
 from genretree.models.pretrained.musicnn_features import IMAGES, cut_patches, pool_patches
+from genretree.models.pretrained.names import MusicnnName
 from genretree.sound.mel_16k import compress
 
 _LEARNED_PATCHES = 2  # of each slice and epoch, at random
@@ -43,7 +44,7 @@ class TunedMusicnn(nn.Module):
     """
 
     def __init__(
-        self, networks: Mapping[Network, Musicnn], layers: Sequence[str], heads: Sequence[LinearHead | None]
+        self, networks: Mapping[MusicnnName, Musicnn], layers: Sequence[str], heads: Sequence[LinearHead | None]
     ) -> None:
         super().__init__()
         self.networks = nn.ModuleDict({str(name): network for name, network in networks.items()})
@@ -69,7 +70,7 @@ class TunedMusicnn(nn.Module):
         ]
         return {"loss": (torch.stack(losses).mean(dim=0) * weights).mean()}
 
-    def read_networks(self) -> dict[Network, Musicnn]:
+    def read_networks(self) -> dict[MusicnnName, Musicnn]:
         """Give the networks as they are now."""
         return {name: network.eval().requires_grad_(False) for name, network in self.networks.items()}  # type: ignore[misc]
 

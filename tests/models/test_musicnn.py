@@ -50,7 +50,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- the published networks ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", musicnn_weights.NETWORKS)
+@pytest.mark.parametrize("name", musicnn_weights.MUSICNN_NAMES)
 def test_the_network_says_what_tensorflow_says(name: str, published: Path) -> None:
     golden = np.load(DATA / "musicnn_tensorflow.npz")
     network = Musicnn().eval()

@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 
 import genretree
-from genretree.models import registry
 from genretree.corpus.store import Store
 from genretree.errors import ArgumentError, BundleError, SettingsError
 from genretree.explanation.similar.neighbours import build_index
-from genretree.models import family_names, get_family, register_family
+from genretree.models import family_names, get_family, register_family, registry
 from genretree.testing import check_family
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "genretree-nearest-centroid"

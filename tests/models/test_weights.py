@@ -35,7 +35,8 @@ from genretree.models.families import ast, cnn, efficientnet
 from genretree.models.families.study_networks import StochasticDepth
 from genretree.models.neural.network import GenreNetwork
 from genretree.models.neural.settings import AstSettings, CnnSettings, EfficientNetSettings
-from genretree.models.pretrained import download, save_checkpoint, sources
+from genretree.models.pretrained import download, sources
+from genretree.models.pretrained.backbones import save_checkpoint
 from genretree.models.pretrained.sources import IMAGENET, SOURCES, find_source
 from genretree.taxonomy import Taxonomy
 from genretree.training.recipes import Recipe

@@ -381,7 +381,7 @@ def train_ours(model: str, store: Path, changes: dict[str, Any]) -> list[Any]:
     from genretree.models import get_family
     from genretree.models.base import FitContext
     from genretree.training.recipes import Recipe
-    from genretree.training.train import examples
+    from genretree.training.train import slice_dataset
 
     opened = Store(store)
     family = get_family(model)
@@ -391,7 +391,7 @@ def train_ours(model: str, store: Path, changes: dict[str, Any]) -> list[Any]:
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         split = opened.split()
-        learn, check = examples(opened, split, "train"), examples(opened, split, "validation")
+        learn, check = slice_dataset(opened, split, "train"), slice_dataset(opened, split, "validation")
         history = family.fit(learn, check, opened.taxonomy, settings, FitContext(Path(folder))).history
         seconds = time.perf_counter() - began
     names = [f"validation_accuracy_{level}" for level in opened.taxonomy.levels]

@@ -31,7 +31,7 @@ from genretree.models import get_family
 from genretree.models.base import FitContext
 from genretree.prediction.predict import predict
 from genretree.settings import ImageSettings
-from genretree.training.train import examples_of, train
+from genretree.training.train import slice_dataset_of, train
 
 FACTORS = (1, 4, 16)
 STAGES = ("prepare", "train", "predict")
@@ -46,7 +46,7 @@ def time_prepare(music: Path, out: Path, size: int) -> float:
 
 def time_epoch(store: Store, size: int) -> float:
     """Seconds of an epoch."""
-    known = examples_of(store, store.rows())
+    known = slice_dataset_of(store, store.rows())
     kind = get_family("cnn")
     seconds = []
     for epochs in (1, 3):

@@ -15,8 +15,8 @@ from genretree.cli import main
 from genretree.corpus.splits import split_groups
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError, TrainingError
-from genretree.evaluation.compare import Comparison, Row, _published_cells, _title, compare, format_markdown
-from genretree.metrics.scores import Hierarchical, UnitScores
+from genretree.evaluation.compare import Comparison, ComparisonRow, _published_cells, _title, compare, format_markdown
+from genretree.metrics.scores import HierarchicalScores, UnitScores
 
 pytestmark = pytest.mark.slow
 
@@ -131,7 +131,7 @@ def test_the_published_figures_stand_below_ours_for_the_studys_tree() -> None:
         groups=10,
         overall=0.9,
         contradictions=0.0,
-        hierarchical=Hierarchical(0.9, 0.9, 0.9, 0.2),
+        hierarchical=HierarchicalScores(0.9, 0.9, 0.9, 0.2),
         levels=tuple(
             SimpleNamespace(name=name, accuracy=accuracy, ci95=(0, 1), macro_f1=0.5)  # type: ignore[misc]
             for name, accuracy in (("fst_level", 0.99), ("sec_level", 0.91), ("thr_level", 0.80))
@@ -146,7 +146,7 @@ def test_the_published_figures_stand_below_ours_for_the_studys_tree() -> None:
     evaluation = SimpleNamespace(
         slice=scores, track=scores, units=("slice",), family="cnn", protocol="p", part="test", store="s", disjoint="d"
     )
-    found = Comparison((Row(evaluation, None, 1.0, 1.0),), {})  # type: ignore[arg-type]
+    found = Comparison((ComparisonRow(evaluation, None, 1.0, 1.0),), {})  # type: ignore[arg-type]
     assert "ours minus published" in format_markdown(found, published=True)
     assert "ours minus published" not in format_markdown(found)
 

@@ -45,7 +45,7 @@ from genretree.models.runtime.graph import Graph
 from genretree.models.runtime.types import Form
 from genretree.prediction.predict import predict, predict_file
 from genretree.settings import Settings
-from genretree.training.train import examples
+from genretree.training.train import slice_dataset
 from small_corpus import SETTINGS, TREE
 from small_weights import write_musicnn
 
@@ -100,7 +100,8 @@ def _network(name: str, kind: str) -> tuple[Model, Settings]:
     family = get_family(name)
     heads = "independent" if kind == "independent" else "tree"
     classifier = "linear" if kind == "linear" else "network"
-    settings = family.settings_type.build({**NETWORKS[name], "heads": heads, "classifier": classifier, "shifts": 2})
+    changes = {"heads": heads, "classifier": classifier, "n_tta_shifts": 2}
+    settings = family.settings_type.build({**NETWORKS[name], **changes})
     torch.manual_seed(0)
     network = import_module(family.__module__).build_network(TREE, settings)
     for module in network.modules():  # statistics as after training, so that what is seen spreads over the leaves
@@ -128,7 +129,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stumps(store: Store) -> Model:
     """A model without any network."""
     settings = get_family("boosting").settings_type.build({"epochs": 2, "image_size": 16, "components": 5})
-    learn = examples(store, store.split(), "train")
+    learn = slice_dataset(store, store.split(), "train")
     return get_family("boosting").fit(learn, None, TREE, settings, FitContext(store.folder)).model
 
 
@@ -404,7 +405,7 @@ def test_a_bundle_without_a_network_has_nothing_to_export(stumps: BoostingModel,
 def test_boosting_on_musicnn_exports_what_it_hears_with(store: Store, weights: Path, tmp_path: Path) -> None:
     chosen = {"epochs": 2, "features": ["musicnn"], "weights": str(weights), "min_samples_leaf": 2}
     settings = get_family("boosting").settings_type.build(chosen)
-    few = examples(store, store.split(), "train").select(np.arange(0, 100, 4))
+    few = slice_dataset(store, store.split(), "train").select(np.arange(0, 100, 4))
     model = get_family("boosting").fit(few, None, TREE, settings, FitContext(tmp_path)).model
     folder = save_bundle(Bundle(tmp_path / "b", "boosting", TREE, SETTINGS, settings, model))
     for runtime in INSTALLED[:1]:
@@ -442,16 +443,16 @@ def test_auto_keeps_in_float32_what_bf16_would_change(small: Path, monkeypatch: 
 
 
 def test_stored_slices_are_scored_by_the_runtime_too(bundle: Bundle, store: Store) -> None:
-    from genretree.models.base import score_examples
+    from genretree.models.base import predict_dataset
 
     if bundle.family in ("musicnn", "ensemble") and store.mel_16k is None:
         pytest.fail("the shared corpus lacks sound")
-    some = examples(store, store.split(), "test")
+    some = slice_dataset(store, store.split(), "test")
     some = some.select(np.arange(5))
-    expected = score_examples(bundle.model, some)
+    expected = predict_dataset(bundle.model, some)
     for runtime in INSTALLED:
         other = load_bundle(bundle.folder, runtime)  # type: ignore[arg-type]
-        for one, two in zip(expected, score_examples(other.model, some), strict=True):
+        for one, two in zip(expected, predict_dataset(other.model, some), strict=True):
             np.testing.assert_allclose(one, two, atol=1e-4)
 
 
@@ -485,7 +486,7 @@ def test_processors_are_divided_among_the_files_at_work(
     real = module.iter_slices
 
     def note(*words: Any, **options: Any) -> Any:
-        seen.append((parallel.sharers(), parallel.processors_each(), torch.get_num_threads()))
+        seen.append((parallel.n_sharing_processes(), parallel.processors_each(), torch.get_num_threads()))
         return real(*words, **options)
 
     monkeypatch.setattr(parallel, "available_processors", lambda: 2)
@@ -495,8 +496,8 @@ def test_processors_are_divided_among_the_files_at_work(
     list(predict(load_bundle(small), store.tracks["file"][:files], workers=3))
     assert len(seen) == files
     assert {each[0] for each in seen} == {1 if files == 1 else 2}  # never more workers than processors
-    assert all(sharers * threads <= 2 for sharers, _, threads in seen)
-    assert parallel.sharers() == 1
+    assert all(n_sharing_processes * threads <= 2 for n_sharing_processes, _, threads in seen)
+    assert parallel.n_sharing_processes() == 1
     assert torch.get_num_threads() == before
 
 

@@ -194,7 +194,7 @@ def test_what_was_heard_before_is_not_called_new(
     store: Store, tmp_path: Path, pretrained: Callable[[str], tuple[Path, dict[str, Any]]]
 ) -> None:
     weights = pretrained("cnn")[0]
-    linear = {"classifier": "linear", "epochs": 0, "strengths": [0.1], "statistics": False}
+    linear = {"classifier": "linear", "epochs": 0, "Cs": [0.1], "statistics": False}
     bundle = train(store, "cnn", tmp_path / "b", {**QUICK, **linear, "weights": str(weights)})
     found = evaluate(bundle, store)
     assert found.disjoint == "heard before"

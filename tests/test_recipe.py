@@ -29,10 +29,10 @@ SMALL = {
     "efficientnet-b0": {"epochs": 1, "image_size": 32, "weights": "none"},
     "ast": {"epochs": 1, "image_size": 32, "weights": "none"},
     "boosting": {"epochs": 5, "image_size": 16, "components": 10},
-    "musicnn": {"patches": 1, "strengths": [0.1]},
+    "musicnn": {"patches": 1, "Cs": [0.1]},
     "ensemble": {
         "folds": 2,
-        "members": {"musicnn": {"patches": 1, "strengths": [0.1]}, "boosting": {"epochs": 5, "image_size": 16}},
+        "members": {"musicnn": {"patches": 1, "Cs": [0.1]}, "boosting": {"epochs": 5, "image_size": 16}},
     },
 }
 

@@ -56,4 +56,4 @@ def test_settings_of_a_recipe_and_of_a_bundle_are_read() -> None:
     written = json.loads((V01 / "cnn" / "bundle.json").read_text())["settings"]
     for name, value in recipe.settings.items():
         assert written[name] == value
-        assert settings.model_dump(mode="json")[name] == value
+        assert settings.model_dump(mode="json")[settings.renamed.get(name, name)] == value

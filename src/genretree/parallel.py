@@ -31,7 +31,7 @@ def available_processors() -> int:
 _sharers = 1
 
 
-def sharers() -> int:
+def n_sharing_processes() -> int:
     """Say how many threads of this process work side by side, as `shared_by` was told."""
     return _sharers
 
@@ -45,7 +45,7 @@ def processors_each() -> int:
 def shared_by(workers: int) -> Iterator[None]:
     """Divide the processors among so many threads that work side by side, each of which may use libraries' threads.
 
-    torch gets as many threads as one worker may use, the BLAS one; exported networks ask `sharers`.
+    torch gets as many threads as one worker may use, the BLAS one; exported networks ask `n_sharing_processes`.
     """
     from threadpoolctl import threadpool_limits
 
@@ -65,7 +65,7 @@ def shared_by(workers: int) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def ahead(values: Iterator[T]) -> Iterator[T]:
+def prefetch(values: Iterator[T]) -> Iterator[T]:
     """Yield what an iterator yields, but let a thread of its own work on the next while the last is used.
 
     What it yields must stay valid while it works on.

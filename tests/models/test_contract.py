@@ -24,7 +24,7 @@ from genretree.models.families import efficientnet
 from genretree.models.neural.network import GenreNetwork
 from genretree.models.pretrained import musicnn_features
 from genretree.taxonomy import Taxonomy
-from genretree.training.train import examples, train
+from genretree.training.train import slice_dataset, train
 from small_corpus import TREE
 from small_weights import write_musicnn
 
@@ -43,7 +43,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "ast": {"epochs": 8, "image_size": 32, "batch_size": 16, "learning_rate": 1e-3, "precision": "float32"},
     "boosting": {"epochs": 15, "image_size": 16, "components": 20, "min_samples_leaf": 5},
     "ensemble": {"folds": 2, "members": {}},
-    "musicnn": {"patches": 1, "layers": [["penultimate"], ["tags", "penultimate", "images"]], "strengths": [0.1]},
+    "musicnn": {"patches": 1, "layers": [["penultimate"], ["tags", "penultimate", "images"]], "Cs": [0.1]},
 }
 
 NETWORKS = [name for name in family_names() if name not in ("boosting", "musicnn", "ensemble")]
@@ -221,10 +221,10 @@ def test_a_network_can_learn_32_slices_by_heart(name: str, store: Store) -> None
 def test_it_can_learn_32_slices_by_heart(name: str, store: Store, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "boosting": {"min_samples_leaf": 2, "epochs": 40},
-        "musicnn": {"strengths": [10.0]},
-        "ensemble": {"members": {"musicnn": {**QUICK["musicnn"], "strengths": [10.0]}}},
+        "musicnn": {"Cs": [10.0]},
+        "ensemble": {"members": {"musicnn": {**QUICK["musicnn"], "Cs": [10.0]}}},
     }[name]
-    learn = examples(store, store.split(), "train")
+    learn = slice_dataset(store, store.split(), "train")
     few = learn.select(np.linspace(0, len(learn) - 1, 32).astype(int))
     settings = get_family(name).settings_type.build({**QUICK[name], **changes})
     fitted = get_family(name).fit(few, None, store.taxonomy, settings, FitContext(tmp_path))
@@ -240,7 +240,7 @@ def test_an_unknown_family_is_refused_with_the_likely_one() -> None:
 @pytest.mark.parametrize(("name", "heads"), CASES)
 def test_a_level_with_a_single_node_is_certain(name: str, heads: str, store: Store, tmp_path: Path) -> None:
     taxonomy = Taxonomy.from_nested({"music": ["a", "b"]})
-    learn = examples(store, store.split(), "train")
+    learn = slice_dataset(store, store.split(), "train")
     halved = replace(learn, leaves=(learn.leaves > 2).astype(np.int64))
     short = {} if name in WITHOUT_EPOCHS else {"epochs": 2}
     settings = get_family(name).settings_type.build({**QUICK[name], "heads": heads, **short})

@@ -10,10 +10,10 @@ import pytest
 from genretree.bundle.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import BundleError
-from genretree.models.base import score_examples
+from genretree.models.base import predict_dataset
 from genretree.models.features.image_statistics import image_statistics
 from genretree.models.pretrained import musicnn_features
-from genretree.training.train import examples_of, train
+from genretree.training.train import slice_dataset_of, train
 from small_corpus import TREE
 from small_weights import write_musicnn
 
@@ -40,7 +40,7 @@ def test_boosting_sees_what_it_is_told_to(store: Store, tmp_path: Path, weights:
     images, sound = np.asarray(store.images[:20]), np.asarray(store.mel_16k[:20])
     whole = model.predict_levels(images, sound)[-1]
     assert whole.shape == (20, 5)
-    np.testing.assert_allclose(whole, score_examples(model, examples_of(store, np.arange(20)))[-1], atol=1e-5)
+    np.testing.assert_allclose(whole, predict_dataset(model, slice_dataset_of(store, np.arange(20)))[-1], atol=1e-5)
     np.testing.assert_allclose(whole[7:8], model.predict_levels(images[7:8], sound[7:8])[-1], atol=1e-5)
     assert model.needs_sound == ("musicnn" in features)
     if model.needs_sound:
@@ -48,7 +48,8 @@ def test_boosting_sees_what_it_is_told_to(store: Store, tmp_path: Path, weights:
             model.predict_levels(images)
     rows = store.rows("test")
     right = (
-        score_examples(model, examples_of(store, rows))[-1].argmax(1) == store.track_leaves[store.slice_tracks[rows]]
+        predict_dataset(model, slice_dataset_of(store, rows))[-1].argmax(1)
+        == store.track_leaves[store.slice_tracks[rows]]
     )
     assert right.mean() > 0.5
 

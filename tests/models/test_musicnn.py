@@ -26,7 +26,7 @@ from genretree.models.pretrained import musicnn_features, musicnn_weights
 from genretree.models.pretrained.musicnn import MSD_TAGS, MTT_TAGS, Musicnn, from_tensorflow
 from genretree.models.pretrained.tensorflow_checkpoint import read_tensors
 from genretree.taxonomy import Taxonomy
-from genretree.training.train import examples, train
+from genretree.training.train import slice_dataset, train
 from small_weights import write_musicnn
 
 pytestmark = pytest.mark.slow
@@ -208,7 +208,7 @@ def test_without_a_network_it_says_where_the_wheel_is(tmp_path: Path, monkeypatc
 # -- the family ------------------------------------------------------------------------------------------------
 
 
-SETTINGS: dict[str, Any] = {"patches": 1, "strengths": [0.01, 1.0], "layers": [["penultimate"], ["tags"]]}
+SETTINGS: dict[str, Any] = {"patches": 1, "Cs": [0.01, 1.0], "layers": [["penultimate"], ["tags"]]}
 
 
 def test_what_was_heard_is_kept_in_the_store(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +229,7 @@ def test_what_was_heard_is_kept_in_the_store(store: Store, tmp_path: Path, monke
 
 
 def test_a_store_of_images_alone_is_refused(store: Store, tmp_path: Path) -> None:
-    learn = replace(examples(store, store.split(), "train"), mel_16k=None)
+    learn = replace(slice_dataset(store, store.split(), "train"), mel_16k=None)
     settings = get_family("musicnn").settings_type.build(
         {**SETTINGS, "weights": str(write_musicnn(tmp_path / "weights"))}
     )

@@ -195,7 +195,7 @@ def test_a_bundle_keeps_the_conventions_and_says_where_the_weights_came_from(
         "classifier=linear",
         "statistics=false",
     ]
-    options.append("strengths=[0.01]")
+    options.append("Cs=[0.01]")
     arguments = ["train", str(store.folder), "--model", "efficientnet-b0", "--out", str(out), "--quiet"]
     sets = [word for option in options for word in ("--set", option)]
     done = CliRunner().invoke(main, [*arguments, "--weights", str(torchvision_file), *sets])

@@ -227,7 +227,7 @@ def load_bundle(
 
 def open_bundle(folder: Path, content: Mapping[str, Any]) -> Bundle:
     """Make what a description says of files that were checked; torch runs it, in float32."""
-    family = _described(folder, lambda: get_family(content["family"]))
+    family = _explain_bundle_error(folder, lambda: get_family(content["family"]))
     return _assemble(folder, content, family.settings_type, partial(family.load, folder))
 
 
@@ -259,9 +259,9 @@ def _assemble(
 def _build(
     folder: Path, content: Mapping[str, Any], settings_type: type[Settings], load: Callable[[Taxonomy, Any], Model]
 ) -> Bundle:
-    taxonomy = _described(folder, lambda: Taxonomy.from_json(content["taxonomy"]))
-    images = _described(folder, lambda: ImageSettings.build(content["images"]))
-    settings = _described(folder, lambda: settings_type.build(content["settings"]))
+    taxonomy = _explain_bundle_error(folder, lambda: Taxonomy.from_json(content["taxonomy"]))
+    images = _explain_bundle_error(folder, lambda: ImageSettings.build(content["images"]))
+    settings = _explain_bundle_error(folder, lambda: settings_type.build(content["settings"]))
     model = load(taxonomy, settings)
     known = content.get("calibration")  # bundles of old have none
     try:
@@ -271,7 +271,7 @@ def _build(
     return Bundle(folder, content["family"], taxonomy, images, settings, model, content["training"], calibration)
 
 
-def _described(folder: Path, make: Callable[[], T]) -> T:
+def _explain_bundle_error(folder: Path, make: Callable[[], T]) -> T:
     """Make a part of what the description says, and name it if that can't be."""
     try:
         return make()

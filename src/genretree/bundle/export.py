@@ -18,13 +18,16 @@ from genretree.bundle.manifest import check_files, files_beside, list_part, read
 from genretree.errors import BundleError, GenretreeError
 from genretree.files import sha256_file, write_text
 from genretree.models.runtime.backends import open_runner
-from genretree.models.runtime.convert import INPUT, need, write_graph
+from genretree.models.runtime.convert import INPUT, require_export_library, write_graph
 from genretree.models.runtime.graph import Graph, HasGraphs
-from genretree.models.runtime.types import Form, Way, graph_file
+from genretree.models.runtime.types import Form, RuntimeConfig, graph_file
 
 _DESCRIPTION = "export.json"
 _FARTHEST = 1e-3  # as a share of the spread of what a network gives; rounding alone is below a tenth of it
-_WAYS: Mapping[Form, Way] = {"openvino": Way("openvino", bf16=False), "onnx": Way("onnxruntime", bf16=False)}
+_WAYS: Mapping[Form, RuntimeConfig] = {
+    "openvino": RuntimeConfig("openvino", bf16=False),
+    "onnx": RuntimeConfig("onnxruntime", bf16=False),
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def export_bundle(folder: str | Path, to: Form, out: str | Path | None = None, o
     content = read_description(folder)
     kept = files_beside(content, to)
     check_files(folder, kept)
-    need(to)
+    require_export_library(to)
     bundle = open_bundle(folder, content)
     graphs = bundle.model.graphs(bundle.images.size) if isinstance(bundle.model, HasGraphs) else {}
     if not graphs:

@@ -15,7 +15,7 @@ from genretree.cli.output import echo, echo_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from genretree.audit.findings import Audit, Doubt, Finding
+    from genretree.audit.findings import Audit, Finding, LabelIssue
 
 _ROWS = 20  # of each table on the terminal
 
@@ -101,7 +101,7 @@ def _show_copies(console: Console, copies: Sequence[Finding]) -> None:
     _more(console, len(copies))
 
 
-def _show_doubts(console: Console, flagged: Sequence[Doubt], n: int) -> None:
+def _show_doubts(console: Console, flagged: Sequence[LabelIssue], n: int) -> None:
     from rich.markup import escape
     from rich.table import Table
 

@@ -148,9 +148,9 @@ def prepare(
         level_columns = None if levels is None else [name.strip() for name in levels.split(",")]
         manifest = _read_music(source, taxonomy, group, level_columns, depth, not quiet, multiple_genres)
         if engine == "ray":
-            from genretree.corpus.on_ray import draw_on_ray
+            from genretree.corpus.on_ray import prepare_on_ray
 
-            engine, common["draw"] = "auto", draw_on_ray(address)
+            engine, common["draw"] = "auto", prepare_on_ray(address)
         skipped = manifest.skipped
         made = prepare_store(manifest, store, settings, engine=engine, salvage=salvage, seed=seed, **common)
     if as_json:

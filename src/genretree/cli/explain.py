@@ -222,7 +222,7 @@ def _show(found: Explanation) -> None:
     show_prediction(found.prediction)
     console = make_console()
     for reason in found.reasons:
-        odds, empty = reason.log_odds.mean(), reason.background.mean()
+        odds, empty = reason.log_odds.mean(), reason.baseline.mean()
         console.print(f"[bold]{escape(reason.target.question)}[/]: log odds {odds:+.2f} (background {empty:+.2f})")
         shares = ", ".join(f"{view} {values.mean():+.2f}" for view, values in reason.shares.items())
         bands = ", ".join(f"{item['name']} ({item['view']})" for item in reason.bands() if item["relevance"] > 0)

@@ -71,12 +71,12 @@ def push(
     folders of this disk that the bundle notes.
     """
     from genretree.bundle.hub import push as push_bundle
-    from genretree.bundle.hub.card import Told
+    from genretree.bundle.hub.card import CardInfo
     from genretree.bundle.hub.upload import laid_out
 
-    told = Told(report=report, license=licence, data=data)
+    card_info = CardInfo(report=report, license=licence, data=data)
     if dry_run:
-        with laid_out(bundle, name, revision, told, with_index) as outgoing:
+        with laid_out(bundle, name, revision, card_info, with_index) as outgoing:
             _show(outgoing)
         return
     done = push_bundle(
@@ -85,7 +85,7 @@ def push(
         private=private,
         revision=revision,
         message=message,
-        told=told,
+        card_info=card_info,
         with_index=with_index,
         keep_card=keep_card,
     )

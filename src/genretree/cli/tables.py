@@ -21,7 +21,7 @@ from genretree.metrics.scores import Difference, LevelScores
 from genretree.models.pretrained.sources import WeightSource, find_local
 from genretree.prediction.predict import Prediction
 from genretree.taxonomy import Taxonomy
-from genretree.training.recipes import Recipe, Result
+from genretree.training.recipes import Recipe, ReportedResult
 
 _MAX_FAILURES = 20  # of a store, on the terminal
 _SHORT_HASH = 12
@@ -239,7 +239,7 @@ def show_recipe(name: str, recipe: Recipe) -> None:
         console.print(escape(_figure(result)))
 
 
-def _figure(result: Result) -> str:
+def _figure(result: ReportedResult) -> str:
     levels = ", ".join(f"{level} {share:.1f}" for level, share in result.accuracy.items())
     return f"{levels} % by {result.unit} ({result.data}, {result.split}, seed {result.seed})"
 

@@ -84,7 +84,7 @@ def predict(
     """
     from genretree.bundle.hub import find_bundle
     from genretree.prediction.from_images import find_image_sets, holds_images, predict_images
-    from genretree.prediction.predict import PredictionError, find_files, predict_found, write_csv
+    from genretree.prediction.predict import PredictionError, find_files, predict_found_files, write_csv
     from genretree.progress import progress_bar
     from genretree.sound.walk import SoundWalk
 
@@ -115,7 +115,7 @@ def predict(
     with progress_bar(total, "predict", "file", not quiet and total > 1) as tick:
         options: dict[str, Any] = {"top": top, "min_confidence": min_confidence}
         by_image = predict_images(loaded, sets, form=image_form, one_track=one_track, **options) if sets else ()
-        by_sound = predict_found(loaded, files, salvage=salvage, workers=workers, **options)
+        by_sound = predict_found_files(loaded, files, salvage=salvage, workers=workers, **options)
         for result in chain(by_image, by_sound):
             if isinstance(result, PredictionError):
                 failed.append(result)
@@ -199,14 +199,14 @@ def _load(bundle: Path | None, runtime: RuntimeChoice, precision: Precision) -> 
         return load_bundle(bundle, runtime, precision)
     if runtime not in ("auto", "torch"):
         raise click.UsageError(f"--runtime {runtime} needs a bundle with an export (see: genretree export --help)")
-    from genretree.prediction.untrained import untrained_bundle
+    from genretree.prediction.untrained import zero_shot_bundle
 
-    return untrained_bundle()
+    return zero_shot_bundle()
 
 
 def _show_prediction(prediction: Prediction) -> None:
     from genretree.cli.tables import show_prediction
-    from genretree.progress import beside_bars
+    from genretree.progress import print_above_bars
 
-    with beside_bars():
+    with print_above_bars():
         show_prediction(prediction)

@@ -26,14 +26,14 @@ from genretree.corpus.copies import Copies
 from genretree.corpus.manifest import Failure
 from genretree.corpus.prepare import check_target, facts_file, images_file, join_arrays, publish
 from genretree.corpus.splits import PARTS, Split
-from genretree.corpus.store import Store, StoreFacts, write_tables
+from genretree.corpus.store import Store, StoreMetadata, write_tables
 from genretree.errors import CorpusError, GenretreeError, MissingExtraError, SettingsError
 from genretree.files import atomic_path, write_text
 from genretree.parallel import available_processors, worker_pool
 from genretree.progress import progress_bar
 from genretree.recovery.regroup import regroup_store
-from genretree.settings import HOP, MODALITIES, RATE, ImageSettings
-from genretree.sound.slices import read_drawn
+from genretree.settings import HOP_LENGTH, MODALITIES, SAMPLE_RATE, ImageSettings
+from genretree.sound.slices import read_rendered_image
 from genretree.taxonomy import Taxonomy
 
 HUB_NAME = "ccmusic-database/music_genre"
@@ -145,7 +145,7 @@ def prepare_dataset(
         if builder.info.features is not None:  # known before 4.6 GB are fetched, where the card tells
             _check_columns(str(source), builder.info.features, tree)
         digest = _digest(str(source), builder, settings)
-        facts = StoreFacts(str(source), "slice", "drawn", version("genretree"), digest)
+        facts = StoreMetadata(str(source), "slice", "drawn", version("genretree"), digest)
         existing = check_target(out, digest, overwrite)
         if existing is not None:
             return _regroup(existing, find_copies, progress) if regroup else existing
@@ -423,7 +423,7 @@ def _read_image(row: dict[str, Any], modality: str, size: int) -> NDArray[np.uin
     if not content:
         raise _BadRowError("image", f"there is no {modality} image")
     try:
-        return read_drawn(content, size)
+        return read_rendered_image(content, size)
     except Exception as error:  # whatever one image brings about must not stop the others
         raise _BadRowError("image", f"{modality}: {error}") from error
 
@@ -431,7 +431,7 @@ def _read_image(row: dict[str, Any], modality: str, size: int) -> NDArray[np.uin
 # -- joining -------------------------------------------------------------------------------------------------
 
 
-def _join(work: Path, shards: Sequence[Path], tree: Taxonomy, settings: ImageSettings, facts: StoreFacts) -> None:
+def _join(work: Path, shards: Sequence[Path], tree: Taxonomy, settings: ImageSettings, facts: StoreMetadata) -> None:
     drawn = [json.loads(facts_file(shard).read_text(encoding="utf-8")) for shard in shards]
     rows = [row for item in drawn for row in item["rows"]]
     failures = [Failure(**failure) for item in drawn for failure in item["failures"]]
@@ -461,5 +461,5 @@ def _track_table(rows: Sequence[dict[str, Any]], tree: Taxonomy, settings: Image
         "group": [f"slice:{row['path']}" for row in rows],
         "sha256": [row["sha256"] for row in rows],
         "slices": [1] * len(rows),
-        "sliced_seconds": [round(settings.slice_frames * HOP / RATE, 3)] * len(rows),
+        "sliced_seconds": [round(settings.slice_frames * HOP_LENGTH / SAMPLE_RATE, 3)] * len(rows),
     }

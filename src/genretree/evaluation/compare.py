@@ -33,12 +33,12 @@ _SPEED_SECONDS = 1.0
 class Comparison:
     """The rows of the table, and why some families have none."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
     skipped: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One family's line of the table: its evaluation, and what it costs."""
 
     evaluation: Evaluation
@@ -94,7 +94,7 @@ def compare(
     if strange:
         raise SettingsError(f"settings for {', '.join(strange)}, which is not compared")
     prepared = {name: get_family(name).settings_type.build({"seed": seed, **given.get(name, {})}) for name in chosen}
-    rows: list[Row] = []
+    rows: list[ComparisonRow] = []
     skipped: dict[str, str] = {}
     for name in chosen:
         try:
@@ -107,7 +107,9 @@ def compare(
         evaluation = evaluate(bundle, store, split=split, seed=seed, progress=progress)
         save_evaluation(evaluation, out / f"{name}-report", store)
         facts = bundle.training["facts"]
-        rows.append(Row(evaluation, facts.get("parameters"), bundle.training["seconds"], _speed(bundle, store)))
+        rows.append(
+            ComparisonRow(evaluation, facts.get("parameters"), bundle.training["seconds"], _speed(bundle, store))
+        )
         # After each family, so that an interrupted comparison leaves what it has.
         _write_tables(Comparison(tuple(rows), dict(skipped)), out, published)
     if not rows:
@@ -154,7 +156,7 @@ def _write_tables(found: Comparison, out: Path, published: bool) -> None:
     )
 
 
-def _compare_with_best(rows: Sequence[Row]) -> dict[str, dict[str, tuple[Difference, ...]]]:
+def _compare_with_best(rows: Sequence[ComparisonRow]) -> dict[str, dict[str, tuple[Difference, ...]]]:
     """Compare the best model, by whole tracks over all levels, with each of the others."""
     best = max(rows, key=lambda row: row.evaluation.track.overall).evaluation
     others = [row.evaluation for row in rows if row.evaluation is not best]
@@ -200,7 +202,7 @@ def format_markdown(found: Comparison, published: bool = False) -> str:
     return "\n".join(lines)
 
 
-def _difference_lines(rows: Sequence[Row]) -> list[str]:
+def _difference_lines(rows: Sequence[ComparisonRow]) -> list[str]:
     unit = rows[0].evaluation.units[0]
     lines = []
     for title, differences in _compare_with_best(rows).items():
@@ -213,7 +215,7 @@ def _difference_lines(rows: Sequence[Row]) -> list[str]:
     return [*lines, ""] if lines else []
 
 
-def _costs(row: Row) -> dict[str, Any]:
+def _costs(row: ComparisonRow) -> dict[str, Any]:
     return {
         "parameters": row.parameters,
         "training_seconds": row.training_seconds,
@@ -221,7 +223,7 @@ def _costs(row: Row) -> dict[str, Any]:
     }
 
 
-def _cells(row: Row, scores: UnitScores) -> list[str]:
+def _cells(row: ComparisonRow, scores: UnitScores) -> list[str]:
     levels = [
         f"{100 * level.accuracy:.1f} ({100 * level.ci95[0]:.1f} to {100 * level.ci95[1]:.1f})"
         for level in scores.levels
@@ -255,7 +257,7 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _format_csv(rows: Sequence[Row]) -> str:
+def _format_csv(rows: Sequence[ComparisonRow]) -> str:
     buffer = io.StringIO()
     records = [record for row in rows for record in _records(row)]
     writer = csv.DictWriter(buffer, list(records[0]), lineterminator="\n")
@@ -264,7 +266,7 @@ def _format_csv(rows: Sequence[Row]) -> str:
     return buffer.getvalue()
 
 
-def _records(row: Row) -> list[dict[str, Any]]:
+def _records(row: ComparisonRow) -> list[dict[str, Any]]:
     """One record for each unit and level."""
     records = []
     for unit in reversed(row.evaluation.units):

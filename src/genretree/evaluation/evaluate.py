@@ -17,11 +17,11 @@ from genretree.corpus.store import Store
 from genretree.errors import CorpusError, TaxonomyError
 from genretree.metrics.calibration import UNITS, Unit, average_by
 from genretree.metrics.scores import Difference, UnitScores, compare_right, decode_levels, name_path, score_units
-from genretree.models.base import LevelProbabilities, score_examples
+from genretree.models.base import LevelProbabilities, predict_dataset
 from genretree.progress import progress_bar
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
-from genretree.training.train import examples_of, group_fingerprints, unknown_groups
+from genretree.training.train import group_fingerprints, slice_dataset_of, unknown_groups
 
 _LONG = ("tracks_seen", "groups_seen", "heard_before", "history")
 _INTERNAL = ("outcomes", "marks")  # too long for metrics.json; tracks.csv has the outcomes
@@ -29,7 +29,7 @@ Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ItemResult:
     """What became of one track.
 
     Parameters
@@ -59,7 +59,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Marks:
+class Correctness:
     """Where an evaluation was right: bool arrays (n, n_levels) and group numbers (n,) of its slices and tracks."""
 
     rows: Indices
@@ -96,8 +96,8 @@ class Evaluation:
     training: dict[str, Any]
     version: str
     calibration: dict[str, Any] | None
-    outcomes: tuple[Outcome, ...]
-    marks: Marks
+    outcomes: tuple[ItemResult, ...]
+    marks: Correctness
     runtime: str = ""
 
     @property
@@ -205,7 +205,7 @@ def evaluate(
         version=version("genretree"),
         calibration=None if bundle.calibration is None else bundle.calibration.to_json(),
         outcomes=_describe_tracks(bundle, store, leaves, named, by_track, levels[-1], rows),
-        marks=Marks(rows, slice_right, slice_groups, track_right, groups[tracks]),
+        marks=Correctness(rows, slice_right, slice_groups, track_right, groups[tracks]),
         runtime=bundle.runtime,
     )
 
@@ -260,7 +260,7 @@ def _describe_tracks(
     averaged: LevelProbabilities,
     slice_leaves: NDArray[np.float64],
     rows: Indices,
-) -> tuple[Outcome, ...]:
+) -> tuple[ItemResult, ...]:
     """Say of each track what it was taken for, in the order of `np.unique` of the tracks."""
     tree, heads = bundle.taxonomy, bundle.model.heads
     tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
@@ -270,7 +270,7 @@ def _describe_tracks(
         own = np.flatnonzero(position == place)
         loudest = own[slice_leaves[own, nodes[-1]].argmax()]
         found.append(
-            Outcome(
+            ItemResult(
                 name=str(store.tracks["path"][track]),
                 group=str(store.tracks["group"][track]),
                 true=tree.leaves[leaf],
@@ -308,7 +308,7 @@ def _find_either(find: Callable[[Sequence[str] | str], int], leaf: Sequence[str]
 def predict_rows(bundle: Bundle, store: Store, rows: Indices, progress: bool = False) -> LevelProbabilities:
     """Give the probabilities of every node for some slices of a store: by level, shape (n_rows, n_nodes)."""
     with progress_bar(len(rows), "evaluate", "slice", progress) as tick:
-        return score_examples(bundle.model, examples_of(store, rows), tick)
+        return predict_dataset(bundle.model, slice_dataset_of(store, rows), tick)
 
 
 def _describe_protocol(

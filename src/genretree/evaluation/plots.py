@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.metrics.scores import LevelScores, Trust
+from genretree.metrics.scores import CalibrationScores, LevelScores
 from genretree.settings import MODALITIES
 
 _INCHES_A_CLASS = 0.42
@@ -115,7 +115,7 @@ def draw_reliability(levels: Sequence[LevelScores]) -> bytes:
 
 
 @lru_cache(maxsize=16)
-def _draw_reliability(levels: tuple[tuple[str, Trust], ...]) -> bytes:
+def _draw_reliability(levels: tuple[tuple[str, CalibrationScores], ...]) -> bytes:
     figure = make_figure(3.2 * len(levels), 3.4)
     for axes, (title, trust) in zip(figure.subplots(1, len(levels), squeeze=False)[0], levels, strict=True):
         axes.plot([0, 1], [0, 1], color="#888888", linewidth=0.8)
@@ -143,7 +143,7 @@ def draw_coverage(levels: Sequence[LevelScores]) -> bytes:
 
 
 @lru_cache(maxsize=16)
-def _draw_coverage(levels: tuple[tuple[str, Trust], ...]) -> bytes:
+def _draw_coverage(levels: tuple[tuple[str, CalibrationScores], ...]) -> bytes:
     figure = make_figure(5.5, 3)
     axes = figure.subplots()
     for number, (name, trust) in enumerate(levels):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from genretree.corpus.store import Store
-from genretree.evaluation.evaluate import Evaluation, Outcome, describe_pair
+from genretree.evaluation.evaluate import Evaluation, ItemResult, describe_pair
 from genretree.evaluation.plots import draw_confusion, draw_coverage, draw_history, draw_reliability, draw_strip
 from genretree.files import printable_text, write_text
 from genretree.metrics.calibration import UNITS
@@ -208,12 +208,12 @@ def _show_confused(evaluation: Evaluation, store: Store | None) -> list[dict[str
     return found
 
 
-def _hardest_first(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def _hardest_first(outcomes: Sequence[ItemResult]) -> list[ItemResult]:
     """Put mistakes first; of these, and of the others, first those whose true genre it thought least likely."""
     return sorted(outcomes, key=lambda item: (all(item.right), item.true_probability))
 
 
-def _picture(outcome: Outcome, store: Store | None) -> str | None:
+def _picture(outcome: ItemResult, store: Store | None) -> str | None:
     return None if store is None else data_url(draw_strip(np.asarray(store.images[outcome.row])))
 
 

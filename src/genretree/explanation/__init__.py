@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from genretree.explanation.api import explain
 from genretree.explanation.methods.registry import METHODS
-from genretree.explanation.result import Explanation, Neighbour, Passage, Reason, Relevance, TimeLine
+from genretree.explanation.result import Explanation, Neighbour, NodeExplanation, Passage, Relevance, Timeline
 
-__all__ = ["METHODS", "Explanation", "Neighbour", "Passage", "Reason", "Relevance", "TimeLine", "explain"]
+__all__ = ["METHODS", "Explanation", "Neighbour", "NodeExplanation", "Passage", "Relevance", "Timeline", "explain"]

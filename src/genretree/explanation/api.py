@@ -16,17 +16,17 @@ from genretree.corpus.store import Store
 from genretree.corpus.triples import ImageSet
 from genretree.errors import SettingsError
 from genretree.evaluation.evaluate import check_images
-from genretree.explanation.baseline import find_background
+from genretree.explanation.baseline import compute_baseline
 from genretree.explanation.methods.occlusion import Maps
 from genretree.explanation.methods.registry import Method, choose_method, make_maps
-from genretree.explanation.methods.shapley import Shares, find_shares
-from genretree.explanation.result import UNITS, Explanation, Passage, Reason, Relevance, TimeLine
+from genretree.explanation.methods.shapley import ShapleyValues, compute_shapley_values
+from genretree.explanation.result import UNITS, Explanation, NodeExplanation, Passage, Relevance, Timeline
 from genretree.explanation.similar.neighbours import check_index, find_neighbours
-from genretree.explanation.slices import Pieces, find_track, read_file, read_images, read_track, score
+from genretree.explanation.slices import TrackSlices, find_track, read_file, read_images, read_track, score
 from genretree.explanation.target import Target, find_node, make_target, targets_of_path
 from genretree.metrics.scores import decode_levels
 from genretree.models.base import LevelProbabilities
-from genretree.prediction.predict import Heard, describe
+from genretree.prediction.predict import SliceScores, describe
 from genretree.sound.images import ImageForm
 from genretree.taxonomy import NodePath
 
@@ -108,15 +108,15 @@ def explain(
     check_index(bundle, neighbours)
     begun = time.monotonic()
     if images:
-        pieces = read_images(bundle, images, image_form)
+        track_slices = read_images(bundle, images, image_form)
     elif store is None:
-        pieces = read_file(bundle, file, salvage)
+        track_slices = read_file(bundle, file, salvage)
     else:
         check_images(bundle, store)
-        pieces = read_track(bundle, store, find_track(store, str(file)))
-    found = explain_pieces(
+        track_slices = read_track(bundle, store, find_track(store, str(file)))
+    found = explain_slices(
         bundle,
-        pieces,
+        track_slices,
         node=node,
         against=against,
         method=method,
@@ -130,9 +130,9 @@ def explain(
     return replace(found, seconds=time.monotonic() - begun)
 
 
-def explain_pieces(
+def explain_slices(
     bundle: Bundle,
-    pieces: Pieces,
+    track_slices: TrackSlices,
     *,
     node: str | None = None,
     against: str | None = None,
@@ -148,34 +148,40 @@ def explain_pieces(
     chosen, asked = check_question(bundle, node, against, method, level, masks)
     check_index(bundle, neighbours)
     begun = time.monotonic()
-    levels = score(bundle, pieces)
-    prediction = describe(bundle, pieces.name, Heard(levels, pieces.starts.tolist(), pieces.padded))
+    levels = score(bundle, track_slices)
+    prediction = describe(
+        bundle, track_slices.name, SliceScores(levels, track_slices.starts.tolist(), track_slices.padded)
+    )
     nodes = predicted_nodes(bundle, levels)
     targets = asked or targets_of_path(bundle.taxonomy, nodes)
     if level is not None:
         targets = [make_target(bundle.taxonomy, at := _find_level(bundle, level), nodes[at], against)]
-    background = find_background(pieces)
-    shares = find_shares(bundle, pieces, background, targets, progress)
-    maps = make_maps(bundle, pieces, background, targets, shares.views, chosen, masks, seed, progress)
+    baseline = compute_baseline(track_slices)
+    shares = compute_shapley_values(bundle, track_slices, baseline, targets, progress)
+    maps = make_maps(bundle, track_slices, baseline, targets, shares.views, chosen, masks, seed, progress)
     return Explanation(
         prediction,
-        tuple(tree_chances(bundle, levels)),
+        tuple(node_probabilities(bundle, levels)),
         chosen,
         UNITS[chosen],
-        pieces,
+        track_slices,
         tuple(_reason(target, number, shares, maps) for number, target in enumerate(targets)),
-        tuple(make_timelines(bundle, levels, nodes, pieces.starts, pieces.seconds, [item.node for item in targets])),
-        find_neighbours(bundle, pieces, neighbours),
+        tuple(
+            make_timelines(
+                bundle, levels, nodes, track_slices.starts, track_slices.seconds, [item.node for item in targets]
+            )
+        ),
+        find_neighbours(bundle, track_slices, neighbours),
         bundle.family,
         time.monotonic() - begun,
-        _check(bundle, pieces, targets[-1], chosen, seed) if check else None,
+        _check(bundle, track_slices, targets[-1], chosen, seed) if check else None,
     )
 
 
-def _check(bundle: Bundle, pieces: Pieces, target: Target, method: Method, seed: int) -> dict[str, Any]:
-    from genretree.explanation.evaluate.faithfulness import check_track  # loads torch
+def _check(bundle: Bundle, track_slices: TrackSlices, target: Target, method: Method, seed: int) -> dict[str, Any]:
+    from genretree.explanation.evaluate.faithfulness import measure_faithfulness  # loads torch
 
-    return check_track(bundle, pieces, target, method, seed).to_json()
+    return measure_faithfulness(bundle, track_slices, target, method, seed).to_json()
 
 
 def predicted_nodes(bundle: Bundle, levels: LevelProbabilities) -> list[int]:
@@ -227,7 +233,7 @@ def _find_level(bundle: Bundle, level: int | str) -> int:
     raise SettingsError(f"no level '{level}'; there are: {', '.join(names)} (or 1 to {len(names)})")
 
 
-def tree_chances(bundle: Bundle, levels: LevelProbabilities) -> list[tuple[NodePath, float]]:
+def node_probabilities(bundle: Bundle, levels: LevelProbabilities) -> list[tuple[NodePath, float]]:
     """Give every node of the tree with its calibrated probability for the whole track."""
     averaged = bundle.calibrate([level.mean(axis=0, keepdims=True) for level in levels], "track")
     found: dict[NodePath, float] = {}
@@ -237,8 +243,8 @@ def tree_chances(bundle: Bundle, levels: LevelProbabilities) -> list[tuple[NodeP
     return sorted(found.items())
 
 
-def _reason(target: Target, number: int, shares: Shares, maps: Maps) -> Reason:
-    return Reason(
+def _reason(target: Target, number: int, shares: ShapleyValues, maps: Maps) -> NodeExplanation:
+    return NodeExplanation(
         target,
         shares.full[:, number],
         shares.none[:, number],
@@ -254,7 +260,7 @@ def make_timelines(
     starts: NDArray[np.float64],
     seconds: float,
     beside: Sequence[NodePath] = (),
-) -> list[TimeLine]:
+) -> list[Timeline]:
     """Give a line for each node of a path, from what the model says of slices that begin at `starts`, in seconds.
 
     And for each of the nodes `beside` that is not on it.
@@ -262,7 +268,7 @@ def make_timelines(
     by_slice = bundle.calibrate(levels, "slice")
     listed = [bundle.taxonomy.nodes(level) for level in range(len(nodes))]
     path_nodes = [listed[level][node] for level, node in enumerate(nodes)]
-    found: list[TimeLine] = []
+    found: list[Timeline] = []
     for path in dict.fromkeys((*path_nodes, *beside)):
         level = next(level for level, known in enumerate(listed) if path in known)
         chances = by_slice[level][:, listed[level].index(path)]
@@ -271,7 +277,7 @@ def make_timelines(
         passages = [_passage(float(starts[row]), seconds, float(chances[row])) for row in order]
         typical = tuple(passages[:most])
         untypical = tuple(passages[::-1][:most]) if len(order) > 1 else ()
-        found.append(TimeLine(path, chances, typical, untypical))
+        found.append(Timeline(path, chances, typical, untypical))
     return found
 
 

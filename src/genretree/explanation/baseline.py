@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.explanation.coordinates import IMAGES, SOUND, View, spread_mask, stretch_mask
-from genretree.explanation.slices import Pieces
+from genretree.explanation.slices import TrackSlices
 from genretree.settings import CHROMA_BINS
 from genretree.sound.mel_16k import compress, decompress
 
@@ -30,24 +30,24 @@ _SEED = 0
 Floats = NDArray[np.float32]
 
 
-def views_of(pieces: Pieces) -> tuple[View, ...]:
+def views_of(track_slices: TrackSlices) -> tuple[View, ...]:
     """Name what a model may see of slices: the three images, and mel power at 16 kHz where it listens."""
-    return IMAGES if pieces.mel_16k is None else (*IMAGES, SOUND)
+    return IMAGES if track_slices.mel_16k is None else (*IMAGES, SOUND)
 
 
-def find_background(pieces: Pieces) -> Pieces:
+def compute_baseline(track_slices: TrackSlices) -> TrackSlices:
     """Give slices of nothing but background, as the model would see them."""
-    images = np.empty_like(pieces.images)
+    images = np.empty_like(track_slices.images)
     size = images.shape[-1]
     for number, view in enumerate(IMAGES):
-        found = _floor(pieces.images[:, number].astype(np.float32), view, _noise(view, size, size))
+        found = _floor(track_slices.images[:, number].astype(np.float32), view, _noise(view, size, size))
         images[:, number] = np.clip(np.rint(found), 0, 255)
     sound = None
-    if pieces.mel_16k is not None:
-        heard = np.swapaxes(compress(pieces.mel_16k), 1, 2)
+    if track_slices.mel_16k is not None:
+        heard = np.swapaxes(compress(track_slices.mel_16k), 1, 2)
         floor = _floor(heard, SOUND, _noise(SOUND, *heard.shape[1:]))
         sound = decompress(np.maximum(np.swapaxes(floor, 1, 2), 0))
-    return replace(pieces, images=images, mel_16k=sound)
+    return replace(track_slices, images=images, mel_16k=sound)
 
 
 def _floor(shown: Floats, view: View, noise: Floats) -> Floats:
@@ -84,45 +84,45 @@ def _level(rows: NDArray[np.floating], view: View) -> Floats:
     return smooth
 
 
-def replace_views(pieces: Pieces, background: Pieces, absent: frozenset[View]) -> Pieces:
+def replace_views(track_slices: TrackSlices, baseline: TrackSlices, absent: frozenset[View]) -> TrackSlices:
     """Put the background in the place of whole views."""
-    images, sound = pieces.images.copy(), pieces.mel_16k
+    images, sound = track_slices.images.copy(), track_slices.mel_16k
     for number, view in enumerate(IMAGES):
         if view in absent:
-            images[:, number] = background.images[:, number]
+            images[:, number] = baseline.images[:, number]
     if SOUND in absent:
-        sound = background.mel_16k
-    return replace(pieces, images=images, mel_16k=sound)
+        sound = baseline.mel_16k
+    return replace(track_slices, images=images, mel_16k=sound)
 
 
-def take_away(piece: Pieces, background: Pieces, masks: Mapping[View, Floats]) -> Pieces:
+def replace_with_baseline(track_slice: TrackSlices, baseline: TrackSlices, masks: Mapping[View, Floats]) -> TrackSlices:
     """Put the background in the place of parts of one slice, once for each mask.
 
     Parameters
     ----------
-    piece, background : Pieces
+    track_slice, background : TrackSlices
         One slice.
     masks : mapping of view to array, shape (n_masks, rows, steps)
         1 where music is taken away, 0 where it stays. Views that are not named stay as they are.
 
     Returns
     -------
-    Pieces
+    TrackSlices
         As many as there are masks.
     """
     n = len(next(iter(masks.values())))
-    images = np.repeat(piece.images, n, axis=0)
-    sound = None if piece.mel_16k is None else np.repeat(piece.mel_16k, n, axis=0)
+    images = np.repeat(track_slice.images, n, axis=0)
+    sound = None if track_slice.mel_16k is None else np.repeat(track_slice.mel_16k, n, axis=0)
     for view, mask in masks.items():
         if view == SOUND:
-            if piece.mel_16k is not None and background.mel_16k is not None and sound is not None:
+            if track_slice.mel_16k is not None and baseline.mel_16k is not None and sound is not None:
                 share = stretch_mask(mask, *sound.shape[1:])
-                heard, empty = compress(piece.mel_16k), compress(background.mel_16k)
+                heard, empty = compress(track_slice.mel_16k), compress(baseline.mel_16k)
                 changed = decompress(heard + (empty - heard) * share)
                 sound = np.where(share > 0, changed, sound)
             continue
         number = IMAGES.index(view)
-        own, other = piece.images[:, number].astype(np.float32), background.images[:, number].astype(np.float32)
+        own, other = track_slice.images[:, number].astype(np.float32), baseline.images[:, number].astype(np.float32)
         share = spread_mask(mask, own.shape[-1])
         images[:, number] = np.rint(own + (other - own) * share)
-    return replace(piece, images=images, mel_16k=sound, starts=np.repeat(piece.starts, n), decibels=None)
+    return replace(track_slice, images=images, mel_16k=sound, starts=np.repeat(track_slice.starts, n), decibels=None)

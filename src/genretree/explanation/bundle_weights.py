@@ -11,7 +11,7 @@ from genretree.files import sha256_file
 from genretree.models.neural.exported_model import ExportedFeatures, ExportedNetwork
 
 
-def with_weights(bundle: Bundle) -> Bundle:
+def load_weights_for(bundle: Bundle) -> Bundle:
     """Give the bundle with its network in torch, in float32, where an export runs it without; else as it is.
 
     Raises

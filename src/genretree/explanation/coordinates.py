@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.settings import CHROMA_BINS, CQT_BINS, MEL_16K_BANDS, MEL_16K_RATE, N_MELS, RATE
+from genretree.settings import CHROMA_BINS, CQT_BINS, MEL_16K_BANDS, MEL_16K_RATE, N_MELS, SAMPLE_RATE
 from genretree.sound.slices import overlaps
 
 View = Literal["mel", "cqt", "chroma", "mel_16k"]
@@ -73,7 +73,7 @@ def frequency_axis(view: View) -> FrequencyAxis:
         notes = _LOWEST_NOTE + np.arange(CQT_BINS + 1)
         edges = librosa.midi_to_hz(notes - 0.5)
         return FrequencyAxis(view, np.asarray(edges), tuple(note_name(int(note)) for note in notes[:-1]))
-    bands, highest = (N_MELS, RATE / 2) if view == "mel" else (MEL_16K_BANDS, MEL_16K_RATE / 2)
+    bands, highest = (N_MELS, SAMPLE_RATE / 2) if view == "mel" else (MEL_16K_BANDS, MEL_16K_RATE / 2)
     centres = librosa.mel_frequencies(n_mels=bands + 2, fmax=highest)
     edges = (centres[:-1] + centres[1:])[::_MEL_TOGETHER] / 2
     return FrequencyAxis(view, edges, tuple(f"{hertz:.0f} Hz" for hertz in (edges[:-1] + edges[1:]) / 2))

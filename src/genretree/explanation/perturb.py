@@ -9,18 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.bundle.bundle import Bundle
-from genretree.explanation.slices import Pieces, score
+from genretree.explanation.slices import TrackSlices, score
 from genretree.explanation.target import Target
 from genretree.parallel import available_processors, shared_by
 from genretree.progress import progress_bar
 
 Floats = NDArray[np.float64]
-Scored = Callable[[Pieces], Floats]  # versions of a slice to log odds of the targets, (n, n_targets)
+Scored = Callable[[TrackSlices], Floats]  # versions of a slice to log odds of the targets, (n, n_targets)
 
 
-def log_odds(bundle: Bundle, targets: Sequence[Target], pieces: Pieces) -> Floats:
+def log_odds(bundle: Bundle, targets: Sequence[Target], track_slices: TrackSlices) -> Floats:
     """Give the log odds of targets for slices: shape (n, n_targets)."""
-    levels = score(bundle, pieces)
+    levels = score(bundle, track_slices)
     return np.stack([target.log_odds(levels) for target in targets], axis=1)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.explanation.coordinates import STEPS, FrequencyAxis, View, frequency_axis
-from genretree.explanation.slices import Pieces
+from genretree.explanation.slices import TrackSlices
 from genretree.explanation.target import Target
 from genretree.prediction.predict import Prediction
 from genretree.taxonomy import NodePath
@@ -61,7 +61,7 @@ class Relevance:
 
 
 @dataclass(frozen=True)
-class Reason:
+class NodeExplanation:
     """Why one node and not others.
 
     Parameters
@@ -70,13 +70,13 @@ class Reason:
     log_odds, background : array, shape (n_slices,)
         Natural log odds of the node, not calibrated: of each slice, and of its background alone.
     shares : mapping of view to array, shape (n_slices,)
-        Shapley values of the views; they sum to `log_odds - background`.
+        Shapley values of the views; they sum to `log_odds - baseline`.
     maps : tuple of Relevance
     """
 
     target: Target
     log_odds: NDArray[np.float64]
-    background: NDArray[np.float64]
+    baseline: NDArray[np.float64]
     shares: Mapping[View, NDArray[np.float64]]
     maps: tuple[Relevance, ...]
 
@@ -91,7 +91,7 @@ class Reason:
     @property
     def is_from_nothing(self) -> bool:
         """Whether the background alone speaks for the node as much as the music does."""
-        return float(self.background.mean()) >= max(0.0, float(self.log_odds.mean()))
+        return float(self.baseline.mean()) >= max(0.0, float(self.log_odds.mean()))
 
     @property
     def strength(self) -> float:
@@ -126,7 +126,7 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class TimeLine:
+class Timeline:
     """A node's calibrated probability in each slice, and the passages most and least typical of it."""
 
     node: NodePath
@@ -166,33 +166,33 @@ class Explanation:
         Every node of the tree with its calibrated probability for the whole track.
     method, unit : str
         How the maps were made, and in what they count.
-    pieces : Pieces
+    track_slices : TrackSlices
         What was explained.
-    reasons : tuple of Reason
-    timelines : tuple of TimeLine
+    reasons : tuple of NodeExplanation
+    timelines : tuple of Timeline
         One for each node of the predicted path, and for a node that was asked for beside it.
     neighbours : tuple of Neighbour or None
         None where the bundle has no index.
     seconds : float
         How long explaining took.
     check : mapping, optional
-        What `genretree.explanation.evaluate.faithfulness.check_track` says of the last reason.
+        What `genretree.explanation.evaluate.faithfulness.measure_faithfulness` says of the last reason.
     """
 
     prediction: Prediction
     tree: tuple[tuple[NodePath, float], ...]
     method: str
     unit: str
-    pieces: Pieces
-    reasons: tuple[Reason, ...]
-    timelines: tuple[TimeLine, ...]
+    track_slices: TrackSlices
+    reasons: tuple[NodeExplanation, ...]
+    timelines: tuple[Timeline, ...]
     neighbours: tuple[Neighbour, ...] | None
     family: str
     seconds: float
     check: Mapping[str, Any] | None = None
 
     @property
-    def line(self) -> TimeLine:
+    def line(self) -> Timeline:
         """The time line of the node that was asked for last."""
         node = self.reasons[-1].target.node
         return next((line for line in self.timelines if line.node == node), self.timelines[-1])
@@ -206,7 +206,7 @@ class Explanation:
             "unit": self.unit,
             "seconds": round(self.seconds, 2),
             "tree": [{"path": list(path), "probability": round(chance, 6)} for path, chance in self.tree],
-            "reasons": [_describe(reason, self.pieces) for reason in self.reasons],
+            "reasons": [_describe(reason, self.track_slices) for reason in self.reasons],
             "timelines": [line.to_json() for line in self.timelines],
             "neighbours": None
             if self.neighbours is None
@@ -219,7 +219,10 @@ class Explanation:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return every map and its axes, as `relevance.npz` holds them."""
-        found: dict[str, NDArray[Any]] = {"starts": self.pieces.starts, "slice_seconds": np.array(self.pieces.seconds)}
+        found: dict[str, NDArray[Any]] = {
+            "starts": self.track_slices.starts,
+            "slice_seconds": np.array(self.track_slices.seconds),
+        }
         for number, reason in enumerate(self.reasons):
             for relevance in reason.maps:
                 found[f"reason_{number}.{relevance.view}"] = relevance.values
@@ -227,8 +230,8 @@ class Explanation:
         return found
 
 
-def _describe(reason: Reason, pieces: Pieces) -> dict[str, Any]:
-    steps = pieces.seconds / STEPS
+def _describe(reason: NodeExplanation, track_slices: TrackSlices) -> dict[str, Any]:
+    steps = track_slices.seconds / STEPS
     when = sum(relevance.by_step() for relevance in reason.maps)
     assert not isinstance(when, int)
     return {
@@ -236,7 +239,7 @@ def _describe(reason: Reason, pieces: Pieces) -> dict[str, Any]:
         "node": list(reason.target.node),
         "against": [list(path) for path in reason.target.against],
         "log_odds": np.round(reason.log_odds, 4).tolist(),
-        "background": np.round(reason.background, 4).tolist(),
+        "background": np.round(reason.baseline, 4).tolist(),
         "modalities": {view: np.round(values, 4).tolist() for view, values in reason.shares.items()},
         "bands": [{**item, "relevance": round(item["relevance"], 4)} for item in reason.bands()],
         "by_band": {
@@ -244,7 +247,7 @@ def _describe(reason: Reason, pieces: Pieces) -> dict[str, Any]:
             for item in reason.maps
         },
         "by_time": {
-            "start": pieces.starts.tolist(),
+            "start": track_slices.starts.tolist(),
             "step": round(steps, 4),
             "relevance": np.round(when, 5).tolist(),
         },

@@ -17,7 +17,7 @@ from genretree.errors import CorpusError
 from genretree.files import printable
 from genretree.models.base import LevelProbabilities
 from genretree.prediction.from_images import read_slices
-from genretree.settings import HOP, RATE
+from genretree.settings import HOP_LENGTH, SAMPLE_RATE
 from genretree.sound.images import ImageForm
 from genretree.sound.slices import SliceImages, iter_slices, skip_silent
 
@@ -25,7 +25,7 @@ _AT_A_TIME = 64
 
 
 @dataclass(frozen=True)
-class Pieces:
+class TrackSlices:
     """Slices of one track.
 
     Parameters
@@ -56,7 +56,7 @@ class Pieces:
     def __len__(self) -> int:
         return len(self.images)
 
-    def select(self, rows: NDArray[np.int64] | slice) -> Pieces:
+    def select(self, rows: NDArray[np.int64] | slice) -> TrackSlices:
         """Keep some slices."""
         return replace(
             self,
@@ -67,7 +67,7 @@ class Pieces:
         )
 
 
-def read_file(bundle: Bundle, file: str | Path, salvage: bool = False) -> Pieces:
+def read_file(bundle: Bundle, file: str | Path, salvage: bool = False) -> TrackSlices:
     """Read a sound file's slices; silent ones are left out.
 
     Raises
@@ -77,18 +77,18 @@ def read_file(bundle: Bundle, file: str | Path, salvage: bool = False) -> Pieces
     """
     listens = bundle.model.needs_sound
     found = list(skip_silent(iter_slices(file, bundle.images, salvage=salvage, mel_16k=listens), file))
-    return Pieces(
+    return TrackSlices(
         printable(file),
         np.stack([piece.images for piece in found]),
         np.stack(list(_sounds(found))) if listens else None,
         np.array([piece.start for piece in found]),
-        bundle.images.slice_frames * HOP / RATE,
+        bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE,
         np.array([piece.decibels for piece in found], np.float32),
         found[0].padded,
     )
 
 
-def read_images(bundle: Bundle, images: Sequence[ImageSet], form: ImageForm = "auto") -> Pieces:
+def read_images(bundle: Bundle, images: Sequence[ImageSet], form: ImageForm = "auto") -> TrackSlices:
     """Take images of spectra for the slices of one track; those without range are left out.
 
     Raises
@@ -99,15 +99,15 @@ def read_images(bundle: Bundle, images: Sequence[ImageSet], form: ImageForm = "a
         If the model works from sound.
     """
     found = read_slices(bundle, images, form)
-    seconds = bundle.images.slice_frames * HOP / RATE
-    return Pieces(images[0].name, found, None, np.arange(len(found), dtype=np.float64) * seconds, seconds)
+    seconds = bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
+    return TrackSlices(images[0].name, found, None, np.arange(len(found), dtype=np.float64) * seconds, seconds)
 
 
-def _sounds(pieces: Iterable[SliceImages]) -> Iterable[NDArray[np.float16]]:
-    return (piece.mel_16k for piece in pieces if piece.mel_16k is not None)
+def _sounds(track_slices: Iterable[SliceImages]) -> Iterable[NDArray[np.float16]]:
+    return (piece.mel_16k for piece in track_slices if piece.mel_16k is not None)
 
 
-def read_track(bundle: Bundle, store: Store, track: int) -> Pieces:
+def read_track(bundle: Bundle, store: Store, track: int) -> TrackSlices:
     """Read a track's slices from a store; silent ones are left out.
 
     Raises
@@ -120,12 +120,12 @@ def read_track(bundle: Bundle, store: Store, track: int) -> Pieces:
     if not len(rows):
         raise CorpusError(f"{name}: every slice of this track is silent")
     listens = bundle.model.needs_sound and store.mel_16k is not None
-    return Pieces(
+    return TrackSlices(
         name,
         np.asarray(store.images[rows]),
         np.asarray(store.mel_16k[rows]) if listens and store.mel_16k is not None else None,
         store.starts[rows],
-        bundle.images.slice_frames * HOP / RATE,
+        bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE,
         padded=bool(store.padded[rows[0]]),
     )
 
@@ -154,10 +154,10 @@ def find_track(store: Store, name: str) -> int:
     raise CorpusError(f"{store.folder}: has no track '{name}'; {hint}")
 
 
-def score(bundle: Bundle, pieces: Pieces) -> LevelProbabilities:
+def score(bundle: Bundle, track_slices: TrackSlices) -> LevelProbabilities:
     """Give what the model says of slices, not calibrated: by level, (n, n_nodes)."""
     parts = [
         bundle.model.predict_levels(part.images, part.mel_16k)
-        for part in (pieces.select(slice(at, at + _AT_A_TIME)) for at in range(0, len(pieces), _AT_A_TIME))
+        for part in (track_slices.select(slice(at, at + _AT_A_TIME)) for at in range(0, len(track_slices), _AT_A_TIME))
     ]
     return [np.concatenate(levels) for levels in zip(*parts, strict=True)]

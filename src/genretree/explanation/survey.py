@@ -13,9 +13,9 @@ from genretree.corpus.store import Store
 from genretree.errors import CorpusError
 from genretree.evaluation.evaluate import check_images, match_leaves
 from genretree.explanation.api import predicted_nodes
-from genretree.explanation.evaluate.faithfulness import Faithfulness, check_track
+from genretree.explanation.evaluate.faithfulness import Faithfulness, measure_faithfulness
 from genretree.explanation.methods.registry import Method
-from genretree.explanation.slices import Pieces, read_track, score
+from genretree.explanation.slices import TrackSlices, read_track, score
 from genretree.explanation.target import make_target
 from genretree.progress import progress_bar
 
@@ -103,18 +103,20 @@ def survey(
     found = []
     with progress_bar(len(tracks), "check", "track", progress) as tick:
         for track in tracks.tolist():
-            pieces = read_track(bundle, store, track)
-            nodes = predicted_nodes(bundle, score(bundle, pieces))
+            track_slices = read_track(bundle, store, track)
+            nodes = predicted_nodes(bundle, score(bundle, track_slices))
             if nodes == bundle.taxonomy.ancestors[leaves[track]].tolist():
-                found.append((pieces.name, check_deepest(bundle, pieces, nodes, method, seed)))
+                found.append((track_slices.name, check_deepest(bundle, track_slices, nodes, method, seed)))
             tick()
     return Survey(method, len(tracks), tuple(found))
 
 
-def check_deepest(bundle: Bundle, pieces: Pieces, nodes: Sequence[int], method: Method, seed: int = 0) -> Faithfulness:
+def check_deepest(
+    bundle: Bundle, track_slices: TrackSlices, nodes: Sequence[int], method: Method, seed: int = 0
+) -> Faithfulness:
     """Check a method for the deepest node of a path against its siblings."""
     target = make_target(bundle.taxonomy, len(nodes) - 1, nodes[-1])
-    return check_track(bundle, pieces, target, method, seed)
+    return measure_faithfulness(bundle, track_slices, target, method, seed)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -32,7 +32,7 @@ Report = Callable[[str, Result | Problem, bool, ModelCard], None]
 
 @dataclass(frozen=True)
 class Job:
-    """Something to be done with a file: `stamp` it, or `hear` it."""
+    """Something to be done with a file: `stamp` it, or `score_file` it."""
 
     kind: Literal["stamp", "hear"]
     row: FileRow

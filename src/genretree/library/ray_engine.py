@@ -161,7 +161,7 @@ def _do_remote(listener: Listener, job: Job) -> Stamp | Problem | Result:
         if content != job.row.content:
             return Problem("changed", "was changed while it was being read; the next run reads it again")
         with fetched(url) as copy:
-            return listener.hear(copy)
+            return listener.score_file(copy)
     except FileNotFoundError:
         return Problem("not_found", "is no longer there")
     except OSError as error:

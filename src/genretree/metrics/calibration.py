@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.models.base import Held, LevelProbabilities
+from genretree.models.base import LevelProbabilities, OutOfFoldPredictions
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
 
@@ -91,12 +91,12 @@ def temper(
     return found
 
 
-def fit_calibration(held: Held, taxonomy: Taxonomy, heads: Heads, source: str) -> Calibration:
+def fit_calibration(held: OutOfFoldPredictions, taxonomy: Taxonomy, heads: Heads, source: str) -> Calibration:
     """Fit the temperatures of tracks and of slices by maximum a posteriori likelihood of the true nodes.
 
     Parameters
     ----------
-    held : Held
+    held : OutOfFoldPredictions
         Probabilities of slices that the model did not learn from. Every track counts the same.
     taxonomy : Taxonomy
     heads : "tree" or "independent"

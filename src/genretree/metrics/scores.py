@@ -38,7 +38,7 @@ class ClassScores:
 
 
 @dataclass(frozen=True)
-class Bin:
+class ReliabilityBin:
     """One bin of a reliability diagram: mean confidence and share of right answers, 0 to 1, and how many fell in."""
 
     confidence: float
@@ -47,7 +47,7 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class Trust:
+class CalibrationScores:
     """How far the probabilities of one level can be trusted.
 
     Parameters
@@ -57,7 +57,7 @@ class Trust:
         et al. 2017), 0 to 1, with the bundle's temperatures and without them.
     ece_chance : float
         The mean that perfectly calibrated probabilities would show on so few examples; less can't be told from 0.
-    bins, bins_before : tuple of Bin
+    bins, bins_before : tuple of ReliabilityBin
         Those that are not empty.
     accuracy_at_80 : float
         Accuracy on the 80 % of examples the model is surest of.
@@ -68,8 +68,8 @@ class Trust:
     ece: float
     ece_before: float
     ece_chance: float
-    bins: tuple[Bin, ...]
-    bins_before: tuple[Bin, ...]
+    bins: tuple[ReliabilityBin, ...]
+    bins_before: tuple[ReliabilityBin, ...]
     accuracy_at_80: float
     curve: tuple[tuple[float, float], ...]
 
@@ -95,7 +95,7 @@ class LevelScores:
         Counts; rows are true, columns predicted.
     branches : tuple of int
         Classes with which another branch of the tree begins.
-    trust : Trust
+    trust : CalibrationScores
     """
 
     name: str
@@ -108,11 +108,11 @@ class LevelScores:
     classes: tuple[ClassScores, ...]
     confusion: tuple[tuple[int, ...], ...]
     branches: tuple[int, ...]
-    trust: Trust
+    trust: CalibrationScores
 
 
 @dataclass(frozen=True)
-class Hierarchical:
+class HierarchicalScores:
     """Scores that count how much of a path is right.
 
     Precision, recall and F1, 0 to 1, compare the sets of predicted and true nodes with all their ancestors, over all
@@ -138,7 +138,7 @@ class UnitScores:
     groups: int
     overall: float
     contradictions: float
-    hierarchical: Hierarchical
+    hierarchical: HierarchicalScores
     levels: tuple[LevelScores, ...]
 
 
@@ -226,7 +226,7 @@ def score_units(
     return UnitScores(len(leaves), len(np.unique(groups)), overall, contradictions, hierarchical, tuple(scores))
 
 
-def score_hierarchy(taxonomy: Taxonomy, predicted: Indices, leaves: Indices) -> Hierarchical:
+def score_hierarchy(taxonomy: Taxonomy, predicted: Indices, leaves: Indices) -> HierarchicalScores:
     """Compare predicted nodes, shape (n, depth), with true leaves, shape (n,): whole paths, not levels."""
     named = [[set(_paths_above(node)) for node in taxonomy.nodes(level)] for level in range(taxonomy.depth)]
     shared = n_predicted = n_true = 0
@@ -241,7 +241,7 @@ def score_hierarchy(taxonomy: Taxonomy, predicted: Indices, leaves: Indices) -> 
         distances.append(len(end ^ truth))
     precision, recall = shared / n_predicted, shared / n_true
     f1 = 2 * precision * recall / (precision + recall) if shared else 0.0
-    return Hierarchical(precision, recall, f1, float(np.mean(distances)))
+    return HierarchicalScores(precision, recall, f1, float(np.mean(distances)))
 
 
 def compare_right(
@@ -335,7 +335,7 @@ def _score_level(
     predicted: Indices,
     groups: Indices,
     seed: int,
-    trust: Trust,
+    trust: CalibrationScores,
 ) -> LevelScores:
     from sklearn.metrics import cohen_kappa_score, confusion_matrix, precision_recall_fscore_support
 
@@ -377,13 +377,13 @@ def _score_top(probabilities: Floats, true: Indices) -> dict[int, float]:
 
 def _score_trust(
     confidence: Floats, right: NDArray[np.bool_], confidence_before: Floats, right_before: NDArray[np.bool_], seed: int
-) -> Trust:
+) -> CalibrationScores:
     bins, bins_before = _reliability(confidence, right), _reliability(confidence_before, right_before)
     drawn = np.random.default_rng(seed).random((_CHANCE_DRAWS, len(confidence))) < confidence
     surest = np.argsort(-confidence, kind="stable")
     running = np.cumsum(right[surest]) / np.arange(1, len(right) + 1)
     shares = (np.arange(1, _CURVE_POINTS + 1) / _CURVE_POINTS).tolist()
-    return Trust(
+    return CalibrationScores(
         ece=_ece(bins),
         ece_before=_ece(bins_before),
         ece_chance=float(np.mean([_ece(_reliability(confidence, hits)) for hits in drawn])),
@@ -403,15 +403,15 @@ def _confidence(probabilities: Floats, chosen: Indices) -> Floats:
     return found
 
 
-def _reliability(confidence: Floats, right: NDArray[np.bool_]) -> tuple[Bin, ...]:
+def _reliability(confidence: Floats, right: NDArray[np.bool_]) -> tuple[ReliabilityBin, ...]:
     index = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     counts = np.bincount(index, minlength=_BINS)
     sums = np.bincount(index, weights=confidence, minlength=_BINS)
     hits = np.bincount(index, weights=right, minlength=_BINS)
-    return tuple(Bin(float(sums[i] / n), float(hits[i] / n), int(n)) for i, n in enumerate(counts) if n)
+    return tuple(ReliabilityBin(float(sums[i] / n), float(hits[i] / n), int(n)) for i, n in enumerate(counts) if n)
 
 
-def _ece(bins: Sequence[Bin]) -> float:
+def _ece(bins: Sequence[ReliabilityBin]) -> float:
     total = sum(item.n for item in bins)
     return sum(item.n * abs(item.confidence - item.accuracy) for item in bins) / total
 

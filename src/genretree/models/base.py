@@ -20,7 +20,7 @@ LevelProbabilities = list[NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Examples:
+class SliceDataset:
     """Labelled slices to learn from.
 
     Parameters
@@ -50,13 +50,13 @@ class Examples:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def select(self, positions: NDArray[np.int64]) -> Examples:
+    def select(self, positions: NDArray[np.int64]) -> SliceDataset:
         """Keep some examples, by position."""
         return replace(
             self, **{name: getattr(self, name)[positions] for name in ("rows", "leaves", "tracks", "groups")}
         )
 
-    def following(self) -> NDArray[np.int64]:
+    def next_slices(self) -> NDArray[np.int64]:
         """Give the position of the slice that comes next on the same track, or the slice's own: shape (n,)."""
         places = {int(row): place for place, row in enumerate(self.rows)}
         own = np.arange(len(self.rows))
@@ -93,7 +93,7 @@ class FitContext:
 
 
 @dataclass(frozen=True)
-class Held:
+class OutOfFoldPredictions:
     """Probabilities of slices by a model, or a twin of it, that did not learn from them: what calibration learns from.
 
     Parameters
@@ -107,13 +107,13 @@ class Held:
     leaves: NDArray[np.int64]
     tracks: NDArray[np.int64]
 
-    def after(self, n: int) -> Held:
+    def after(self, n: int) -> OutOfFoldPredictions:
         """Leave out the first so many slices."""
-        return Held([level[n:] for level in self.levels], self.leaves[n:], self.tracks[n:])
+        return OutOfFoldPredictions([level[n:] for level in self.levels], self.leaves[n:], self.tracks[n:])
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FitResult:
     """A trained model and what training recorded: one row of numbers for each epoch or iteration.
 
     A family that learns from the validation part too gives what it predicted out of fold as `held`.
@@ -122,12 +122,12 @@ class Fitted:
     model: Model
     history: list[dict[str, float]]
     facts: Mapping[str, Any] = field(default_factory=dict)
-    held: Held | None = None
+    held: OutOfFoldPredictions | None = None
 
 
-def balance_classes(classes: NDArray[np.int64], balance: float) -> NDArray[np.float64]:
-    """Weigh examples by their class's share to minus `balance`, 0 to 1: shape (n,), their mean is 1."""
-    weights = np.bincount(classes)[classes] ** -float(balance)
+def compute_class_weights(classes: NDArray[np.int64], class_weight_power: float) -> NDArray[np.float64]:
+    """Weigh examples by their class's share to minus `class_weight_power`, 0 to 1: shape (n,), their mean is 1."""
+    weights = np.bincount(classes)[classes] ** -float(class_weight_power)
     normal: NDArray[np.float64] = weights / weights.mean()
     return normal
 
@@ -146,7 +146,7 @@ class Model(Protocol):
 
     A model may also have `embed(images, mel_16k)`, which gives features of shape (n, n_features);
     `shuffle_weights(rng)`, which gives a copy of it with shuffled weights, for the sanity check of explanations;
-    `score_examples(examples, tick)`; and `explain_methods`, names of methods of explaining other than occlusion.
+    `predict_dataset(examples, tick)`; and `explain_methods`, names of methods of explaining other than occlusion.
 
     Attributes
     ----------
@@ -215,8 +215,8 @@ def shuffle_weights(model: Model, rng: np.random.Generator) -> Model | None:
     return found
 
 
-def score_examples(
-    model: Model, examples: Examples, tick: Callable[[int], None] | None = None, batch_size: int = 64
+def predict_dataset(
+    model: Model, examples: SliceDataset, tick: Callable[[int], None] | None = None, batch_size: int = 64
 ) -> LevelProbabilities:
     """Give the probabilities of every node for stored slices: a list of arrays (n, n_nodes) by level.
 
@@ -250,8 +250,8 @@ class Family(Protocol):
 
     @staticmethod
     def fit(
-        train: Examples, validation: Examples | None, taxonomy: Taxonomy, settings: Any, context: FitContext
-    ) -> Fitted:
+        train: SliceDataset, validation: SliceDataset | None, taxonomy: Taxonomy, settings: Any, context: FitContext
+    ) -> FitResult:
         """Train on slices. `validation`, from other groups, decides when to stop."""
         ...
 

@@ -12,8 +12,8 @@ from genretree.bundle.bundle import Bundle
 from genretree.corpus.triples import ImageSet, group_images, is_image, read_set, walk_images
 from genretree.errors import ImageError, SettingsError
 from genretree.files import printable
-from genretree.prediction.predict import Heard, Prediction, PredictionError, describe, find_files
-from genretree.settings import HOP, MODALITIES, RATE, Modality
+from genretree.prediction.predict import Prediction, PredictionError, SliceScores, describe, find_files
+from genretree.settings import HOP_LENGTH, MODALITIES, SAMPLE_RATE, Modality
 from genretree.sound.images import ImageForm
 
 
@@ -97,12 +97,12 @@ def predict_images(
     if not 0 <= min_confidence <= 1:
         raise SettingsError(f"min_confidence lies between 0 and 1, it can't be {min_confidence}")
     needed_images(bundle)
-    seconds = bundle.images.slice_frames * HOP / RATE
+    seconds = bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
     for track in [list(sets)] if one_track else [[item] for item in sets]:
         try:
             images = read_slices(bundle, track, form)
             levels = bundle.model.predict_levels(images)
-            heard = Heard(levels, [place * seconds for place in range(len(images))], False)
+            heard = SliceScores(levels, [place * seconds for place in range(len(images))], False)
             yield describe(bundle, track[0].name, heard, top, min_confidence)
         except ImageError as error:
             yield PredictionError(error.path, error.kind, str(error))

@@ -21,7 +21,7 @@ from genretree.files import printable
 from genretree.metrics.scores import decode_levels, name_path
 from genretree.models.base import LevelProbabilities
 from genretree.parallel import available_processors, shared_by
-from genretree.settings import HOP, RATE, Heads
+from genretree.settings import HOP_LENGTH, SAMPLE_RATE, Heads
 from genretree.sound.slices import SliceImages, iter_slices, skip_silent
 from genretree.sound.walk import SoundWalk
 from genretree.taxonomy import Taxonomy, format_path
@@ -35,7 +35,7 @@ FileOrFiles = str | Path | Iterable[str | Path]
 
 
 @dataclass(frozen=True)
-class Choice:
+class LabelProbability:
     """A node's name and its probability, 0 to 1."""
 
     label: str
@@ -49,7 +49,7 @@ class LevelPrediction:
     name: str
     label: str
     probability: float
-    top: tuple[Choice, ...]
+    top: tuple[LabelProbability, ...]
     sure: bool = True
 
 
@@ -190,7 +190,7 @@ def predict(
     return map_files(lambda file: _predict_file(bundle, file, top, min_confidence, salvage), files, workers)
 
 
-def predict_found(
+def predict_found_files(
     bundle: Bundle,
     files: Iterable[Path | PredictionError],
     *,
@@ -252,12 +252,12 @@ def _map_found(
     first = list(itertools.islice(found, workers))  # a single file gets all processors
     workers = max(1, len(first))
     with shared_by(workers), ThreadPoolExecutor(workers) as pool:
-        ahead: list[Future[T | PredictionError]] = []
+        prefetch: list[Future[T | PredictionError]] = []
         for file in itertools.chain(first, found):
-            ahead.append(pool.submit(_apply_safely, function, file))
-            if len(ahead) > workers:
-                yield ahead.pop(0).result()
-        for future in ahead:
+            prefetch.append(pool.submit(_apply_safely, function, file))
+            if len(prefetch) > workers:
+                yield prefetch.pop(0).result()
+        for future in prefetch:
             yield future.result()
 
 
@@ -303,11 +303,11 @@ def predict_file(
 
 
 def _predict_file(bundle: Bundle, file: str | Path, top: int, min_confidence: float, salvage: bool) -> Prediction:
-    return describe(bundle, printable(file), hear(bundle, file, salvage), top, min_confidence)
+    return describe(bundle, printable(file), score_file(bundle, file, salvage), top, min_confidence)
 
 
 @dataclass(frozen=True)
-class Heard:
+class SliceScores:
     """What a model says of a file's slices, before calibration.
 
     Parameters
@@ -324,7 +324,7 @@ class Heard:
     padded: bool
 
 
-def hear(bundle: Bundle, file: str | Path, salvage: bool = False) -> Heard:
+def score_file(bundle: Bundle, file: str | Path, salvage: bool = False) -> SliceScores:
     """Draw a file's slices and score them, in bounded memory.
 
     Raises
@@ -336,7 +336,7 @@ def hear(bundle: Bundle, file: str | Path, salvage: bool = False) -> Heard:
     return score_slices(bundle, skip_silent(slices, file))
 
 
-def score_slices(bundle: Bundle, slices: Iterable[SliceImages]) -> Heard:
+def score_slices(bundle: Bundle, slices: Iterable[SliceImages]) -> SliceScores:
     """Score the slices of one track, at least one, in batches."""
     starts: list[float] = []
     padded = False
@@ -351,10 +351,10 @@ def score_slices(bundle: Bundle, slices: Iterable[SliceImages]) -> Heard:
             batch = []
     if batch:
         found.append(_score(bundle, batch))
-    return Heard([np.concatenate(parts) for parts in zip(*found, strict=True)], starts, padded)
+    return SliceScores([np.concatenate(parts) for parts in zip(*found, strict=True)], starts, padded)
 
 
-def average_slices(bundle: Bundle, heard: Heard) -> LevelProbabilities:
+def average_slices(bundle: Bundle, heard: SliceScores) -> LevelProbabilities:
     """Give a whole file's calibrated probabilities: arrays of shape (1, n_nodes), one for each level."""
     return bundle.calibrate([probabilities.mean(axis=0, keepdims=True) for probabilities in heard.levels], "track")
 
@@ -375,7 +375,7 @@ def _apply_safely(function: Callable[[Path], T], file: Path | PredictionError) -
         return PredictionError(printable(file), "internal", f"{printable(file)}: {type(error).__name__}: {error}")
 
 
-def describe(bundle: Bundle, file: str, heard: Heard, top: int = _TOP, min_confidence: float = 0.0) -> Prediction:
+def describe(bundle: Bundle, file: str, heard: SliceScores, top: int = _TOP, min_confidence: float = 0.0) -> Prediction:
     """Make a prediction of what the model says of a file's slices."""
     tree, heads, starts = bundle.taxonomy, bundle.model.heads, heard.starts
     by_slice = bundle.calibrate(heard.levels, "slice")
@@ -387,10 +387,10 @@ def describe(bundle: Bundle, file: str, heard: Heard, top: int = _TOP, min_confi
     for level, (node, probabilities) in enumerate(zip(nodes, averaged, strict=True)):
         labels = tree.labels(level)
         best = np.argsort(-probabilities[0], kind="stable")[:top]
-        choices = tuple(Choice(labels[i], float(probabilities[0, i])) for i in best)
+        choices = tuple(LabelProbability(labels[i], float(probabilities[0, i])) for i in best)
         chance = float(probabilities[0, node])
         named.append(LevelPrediction(tree.levels[level], labels[node], chance, choices, level < known))
-    length = bundle.images.slice_frames * HOP / RATE
+    length = bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
     rows = decode_levels(tree, heads, by_slice)
     timeline = tuple(
         SlicePrediction(

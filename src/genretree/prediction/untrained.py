@@ -14,7 +14,7 @@ NOTE = (
 )
 
 
-def untrained_bundle() -> Bundle:
+def zero_shot_bundle() -> Bundle:
     """Give a bundle of the ccmusic tree, as far down as the tags of the MusiCNN networks reach.
 
     Raises

@@ -7,7 +7,7 @@ import heapq
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.recovery.pairs import Described, Floats, Pairs, Rows, Weights, log_odds
+from genretree.recovery.pairs import Floats, Pairs, Rows, SliceFeatures, Weights, log_odds
 
 MERGE_FEATURES = 8
 NO_LINK = -8.0  # log-odds of two slices that were not worth a look
@@ -28,7 +28,7 @@ class Groups:
 
     Parameters
     ----------
-    slices : Described
+    slices : SliceFeatures
         Of one label, `place` centred.
     pairs : Pairs
     links : ndarray, float32, shape (pairs,)
@@ -38,7 +38,7 @@ class Groups:
     weights : Weights
     """
 
-    def __init__(self, slices: Described, pairs: Pairs, links: Floats, counts: Rows, weights: Weights) -> None:
+    def __init__(self, slices: SliceFeatures, pairs: Pairs, links: Floats, counts: Rows, weights: Weights) -> None:
         n = len(counts)
         self._place, self._rhythm = slices.place.copy(), slices.rhythm.copy()  # sums over the slices of each group
         self._sizes = np.ones(n, np.float32)
@@ -123,7 +123,9 @@ def _cosines(sums: Floats, row: int, others: list[int]) -> Floats:
     return np.asarray(chosen @ sums[row] / (lengths + 1e-6), np.float32)
 
 
-def rate_tracks(slices: Described, pairs: Pairs, links: Floats, tracks: Rows, weights: Weights) -> NDArray[np.float64]:
+def rate_tracks(
+    slices: SliceFeatures, pairs: Pairs, links: Floats, tracks: Rows, weights: Weights
+) -> NDArray[np.float64]:
     """Rate each track by how well its slices fit to the others of it; see `Recovery.confidence`."""
     from scipy.special import expit
 

@@ -71,7 +71,7 @@ class Weights:
 
 
 @cache
-def shipped_weights() -> Weights:
+def load_default_weights() -> Weights:
     """Read the weights that come with the package."""
     from safetensors.numpy import load_file
 
@@ -79,7 +79,7 @@ def shipped_weights() -> Weights:
 
 
 @dataclass(frozen=True)
-class Described:
+class SliceFeatures:
     """Slices described for comparison.
 
     Parameters
@@ -97,21 +97,21 @@ class Described:
     place: Floats
     rhythm: Floats
 
-    def take(self, rows: Rows) -> Described:
+    def take(self, rows: Rows) -> SliceFeatures:
         """Select slices."""
-        return Described(self.ends[rows], self.starts[rows], self.place[rows], self.rhythm[rows])
+        return SliceFeatures(self.ends[rows], self.starts[rows], self.place[rows], self.rhythm[rows])
 
 
 # -- one slice -----------------------------------------------------------------------------------------------
 
 
-def describe_images(images: NDArray[np.uint8]) -> Described:
+def describe_images(images: NDArray[np.uint8]) -> SliceFeatures:
     """Describe slices by their images, shape (n, 3, size, size); `place` holds the statistics as they are."""
     bands = _read_bands(images)
     mean, std = bands.mean(axis=2), bands.std(axis=2)
     ends = _side(bands[:, :, ::-1], mean)
     starts = _side(bands, mean)
-    return Described(ends, starts, _statistics(bands, mean, std), _rhythm(bands[:, _CUTS[0]]))
+    return SliceFeatures(ends, starts, _statistics(bands, mean, std), _rhythm(bands[:, _CUTS[0]]))
 
 
 def _read_bands(images: NDArray[np.uint8]) -> Floats:
@@ -206,7 +206,7 @@ def log_odds(features: Floats, hidden: Floats, output: Floats) -> Floats:
     return np.asarray(units @ output[:-1] + output[-1], np.float32)
 
 
-def find_pairs(slices: Described, weights: Weights, tick: Callable[[int], None] | None = None) -> Pairs:
+def find_pairs(slices: SliceFeatures, weights: Weights, tick: Callable[[int], None] | None = None) -> Pairs:
     """Find the pairs worth a look among slices of one label (`place` centred), and measure them.
 
     Each slice is paired with those that continue it best at the cut and with those most like it. `tick` is called with
@@ -251,7 +251,7 @@ def _nearest(left: Floats, right: Floats, count: int, tick: Callable[[int], None
     return found, products
 
 
-def _measure(slices: Described, first: Rows, second: Rows, crowd: Floats, weights: Weights) -> Floats:
+def _measure(slices: SliceFeatures, first: Rows, second: Rows, crowd: Floats, weights: Weights) -> Floats:
     """Features of pairs: continuity, its rank among competitors, likeness, likeness in this crowd, rhythm."""
     forth, back = continuity(slices, first, second), continuity(slices, second, first)
     earlier, later = np.concatenate([first, second]), np.concatenate([second, first])
@@ -273,7 +273,7 @@ def _measure(slices: Described, first: Rows, second: Rows, crowd: Floats, weight
     ).astype(np.float32)
 
 
-def continuity(slices: Described, earlier: Rows, later: Rows) -> Floats:
+def continuity(slices: SliceFeatures, earlier: Rows, later: Rows) -> Floats:
     """How well slices go on in others, shape (pairs, CONTINUITY): minus the log of what is missing to correlation 1."""
     found = np.empty((len(earlier), CONTINUITY), np.float32)
     for kind in range(CONTINUITY):

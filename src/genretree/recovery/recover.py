@@ -14,13 +14,13 @@ from genretree.files import release_pages
 from genretree.progress import progress_bar
 from genretree.recovery.groups import Groups, rate_tracks
 from genretree.recovery.pairs import (
-    Described,
     Rows,
+    SliceFeatures,
     Weights,
     centre_places,
     describe_images,
     find_pairs,
-    shipped_weights,
+    load_default_weights,
 )
 
 LARGEST = 0.05  # share of all slices that no group exceeds
@@ -86,8 +86,8 @@ def recover_tracks(
     leaves = np.asarray(leaves)
     if leaves.shape != images.shape[:1]:
         raise CorpusError(f"expected a label for each of {len(images)} slices; got shape {leaves.shape}")
-    weights = weights or shipped_weights()
-    described, digests, empty = _describe_all(images, weights, progress)
+    weights = weights or load_default_weights()
+    described, digests, empty = _extract_all(images, weights, progress)
     tracks, confidence, blocks = np.full(len(images), -1), np.zeros(len(images)), np.full(len(images), -1)
     taken = 0
     with progress_bar(len(images), "group slices", "slice", progress) as tick:
@@ -116,11 +116,11 @@ def _renumber(groups: Rows) -> Rows:
     return place[numbers]
 
 
-def _describe_all(
+def _extract_all(
     images: NDArray[np.uint8], weights: Weights, progress: bool
-) -> tuple[Described, NDArray[np.bytes_], NDArray[np.bool_]]:
+) -> tuple[SliceFeatures, NDArray[np.bytes_], NDArray[np.bool_]]:
     """Describe all slices, with a digest of each, and whether its mel image shows nothing."""
-    parts: list[Described] = []
+    parts: list[SliceFeatures] = []
     digests, empty = np.zeros(len(images), "S32"), np.zeros(len(images), bool)
     with progress_bar(len(images), "describe slices", "slice", progress) as tick:
         # Of no slices at all one empty chunk is described, for its shape.
@@ -131,7 +131,7 @@ def _describe_all(
             place = np.zeros((len(chunk), weights.projection.shape[1]), np.float32)
             for i, row in enumerate(found.place - weights.center):
                 place[i] = row @ weights.projection
-            parts.append(Described(found.ends, found.starts, place, found.rhythm))
+            parts.append(SliceFeatures(found.ends, found.starts, place, found.rhythm))
             for i, piece in enumerate(chunk):
                 # In hex, for NumPy's strings drop zero bytes at the end.
                 digests[start + i] = hashlib.blake2b(piece.data, digest_size=16).hexdigest().encode()
@@ -139,26 +139,26 @@ def _describe_all(
             tick(len(chunk))
             if start // _CHUNK % 16 == 15:
                 release_pages(images)
-    return join_described(parts), digests, empty
+    return join_slice_features(parts), digests, empty
 
 
-def join_described(parts: list[Described]) -> Described:
+def join_slice_features(parts: list[SliceFeatures]) -> SliceFeatures:
     """Put descriptions one after the other."""
     names = ("ends", "starts", "place", "rhythm")
-    return Described(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    return SliceFeatures(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 # -- one label -----------------------------------------------------------------------------------------------
 
 
 def group_slices(
-    slices: Described, weights: Weights, counts: Rows, in_all: int, tick: Callable[[int], None] | None = None
+    slices: SliceFeatures, weights: Weights, counts: Rows, in_all: int, tick: Callable[[int], None] | None = None
 ) -> Recovery:
     """Group described slices of one label, `counts` copies of each, out of so many slices in all."""
     n = len(slices.place)
     if n == 0:
         return Recovery(np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))
-    slices = Described(slices.ends, slices.starts, centre_places(slices.place), slices.rhythm)
+    slices = SliceFeatures(slices.ends, slices.starts, centre_places(slices.place), slices.rhythm)
     pairs = find_pairs(slices, weights, tick)
     links = pairs.log_odds(weights)
     groups = Groups(slices, pairs, links, counts, weights)

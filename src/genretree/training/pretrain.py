@@ -23,14 +23,14 @@ from genretree.corpus.store import Store
 from genretree.errors import CorpusError, SettingsError, TrainingError
 from genretree.files import printable, write_text
 from genretree.models import get_family
-from genretree.models.base import Examples, FitContext, Fitted
+from genretree.models.base import FitContext, FitResult, SliceDataset
 from genretree.models.neural.network import NetworkModel
 from genretree.models.neural.settings import NetworkSettings
 from genretree.models.pretrained.backbones import FACTS_FILE, save_checkpoint
 from genretree.sound.suffixes import SUFFIXES
 from genretree.sound.walk import SoundWalk, is_sound_name
 from genretree.taxonomy import Taxonomy
-from genretree.training.train import examples_of, put_in_place, work_folder
+from genretree.training.train import publish_folder, slice_dataset_of, work_folder
 
 # What is learned with unless other settings are given: every slice otherwise in each epoch, and no genres.
 DEFAULTS: dict[str, Any] = {
@@ -126,7 +126,7 @@ def pretrain(
     assert isinstance(model, NetworkModel)
     save_checkpoint(model.network.backbone, made)
     write_text(made / FACTS_FILE, json.dumps(facts, indent=1, ensure_ascii=False))
-    put_in_place(made, out, work)
+    publish_folder(made, out, work)
     return facts
 
 
@@ -182,14 +182,14 @@ def _sound_files(source: Path, walk: SoundWalk, rejected: list[Failure]) -> list
     return [source]
 
 
-def _part(store: Store, split: str | None, seed: int) -> tuple[Examples, Examples | None]:
+def _part(store: Store, split: str | None, seed: int) -> tuple[SliceDataset, SliceDataset | None]:
     """Take the slices to learn from, and those of some tracks that tell when to stop."""
     if split is None:
         rows = store.rows("all")
     else:
         parts = store.split(split)
         rows = np.union1d(store.rows("train", parts), store.rows("validation", parts))
-    known = examples_of(store, rows)
+    known = slice_dataset_of(store, rows)
     known = replace(known, leaves=np.zeros_like(known.leaves))  # whatever genres it has
     tracks = np.random.default_rng(seed).permutation(np.unique(known.tracks))
     held = tracks[: len(tracks) // _HELD_OUT]
@@ -199,7 +199,7 @@ def _part(store: Store, split: str | None, seed: int) -> tuple[Examples, Example
 
 
 def _describe(
-    store: Store, split: str | None, family: str, settings: NetworkSettings, learn: Examples, fitted: Fitted
+    store: Store, split: str | None, family: str, settings: NetworkSettings, learn: SliceDataset, fitted: FitResult
 ) -> dict[str, Any]:
     loss = fitted.facts["best_validation_loss"]
     return {

@@ -17,7 +17,7 @@ from genretree.settings import Settings
 _SUFFIX = ".yaml"
 
 
-class Result(Settings):
+class ReportedResult(Settings):
     """What a recipe gave: on which data, how cut, where, in what time."""
 
     data: str
@@ -59,7 +59,7 @@ class Recipe(Settings):
     time : str
         How long training takes, and on what; worked out from `speed` if that is given.
     speed : Speed, optional
-    results : list of Result
+    results : list of ReportedResult
         The figures obtained; empty where it has not been run at full size.
     """
 
@@ -70,7 +70,7 @@ class Recipe(Settings):
     command: tuple[str, ...] = Field(min_length=1)
     time: str
     speed: Speed | None = None
-    results: tuple[Result, ...] = ()
+    results: tuple[ReportedResult, ...] = ()
 
     @model_validator(mode="before")
     @classmethod

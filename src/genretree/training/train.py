@@ -28,7 +28,7 @@ from genretree.errors import TrainingError
 from genretree.files import write_text
 from genretree.metrics.calibration import Calibration, fit_calibration
 from genretree.models import get_family
-from genretree.models.base import Examples, Family, FitContext, Fitted, Held, score_examples
+from genretree.models.base import Family, FitContext, FitResult, OutOfFoldPredictions, SliceDataset, predict_dataset
 from genretree.parallel import world_size
 from genretree.progress import progress_bar
 from genretree.settings import Settings
@@ -82,20 +82,20 @@ def train(
         raise TrainingError(f"{family} trains in one process; start it without torchrun")
     store.check_modalities(getattr(chosen, "modalities", ()))
     parts = store.split(split)
-    learn, check = examples(store, parts, "train"), examples(store, parts, "validation")
+    learn, check = slice_dataset(store, parts, "train"), slice_dataset(store, parts, "validation")
     if len(learn) == 0:
         raise TrainingError(f"{store.folder}: the split '{split}' has no training part")
-    with one_at_a_time():
+    with run_exclusively():
         work = work_folder(out, _describe_run(store, family, chosen, parts), restart)
     with _clock(work / "seconds") as seconds:
         fitted = kind.fit(learn, check if len(check) else None, store.taxonomy, chosen, FitContext(work, progress))
         calibration = _calibrate(fitted, check, store, progress)
     from genretree.models.pretrained.backbones import (  # brings transformers, which not all need
         initial_weights,
-        read_facts,
+        read_pretrained_metadata,
     )
 
-    heard = read_facts(str(getattr(chosen, "weights", "")))
+    heard = read_pretrained_metadata(str(getattr(chosen, "weights", "")))
     started = initial_weights(fitted.model)
     training = {
         **_describe_data(store, parts),
@@ -108,7 +108,7 @@ def train(
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
         "versions": {name: version(name) for name in _VERSIONS},
     }
-    with one_at_a_time() as first:
+    with run_exclusively() as first:
         if first:
             bundle = Bundle(out, family, store.taxonomy, store.settings, chosen, fitted.model, training, calibration)
             _finish(bundle, work)
@@ -130,15 +130,15 @@ def train_once(
     return train(store, family, out, settings, split=split, overwrite=True, progress=progress)
 
 
-def _calibrate(fitted: Fitted, validation: Examples, store: Store, progress: bool) -> Calibration | None:
+def _calibrate(fitted: FitResult, validation: SliceDataset, store: Store, progress: bool) -> Calibration | None:
     """Fit the temperatures on what the model did not learn from; None where there is no such music."""
     held, source = fitted.held, "predictions out of fold"
     if held is None:
         if len(validation) == 0:
             return None
         with progress_bar(len(validation), "calibrate", "slice", progress) as tick:
-            levels = score_examples(fitted.model, validation, tick)
-        held, source = Held(levels, validation.leaves, validation.tracks), "the validation part"
+            levels = predict_dataset(fitted.model, validation, tick)
+        held, source = OutOfFoldPredictions(levels, validation.leaves, validation.tracks), "the validation part"
     if "recovered_track" in store.tracks:  # each slice is a track of its own there, but files will be whole ones
         guessed = np.unique(np.array(store.tracks["recovered_track"]), return_inverse=True)[1]
         held = replace(held, tracks=guessed[held.tracks])
@@ -153,10 +153,10 @@ def _finish(bundle: Bundle, work: Path) -> None:
     save_bundle(replace(bundle, folder=made), {history.name: history} if history.exists() else {})
     if (work / "tensorboard").is_dir():
         shutil.copytree(work / "tensorboard", made / "tensorboard")
-    put_in_place(made, bundle.folder, work)
+    publish_folder(made, bundle.folder, work)
 
 
-def put_in_place(made: Path, out: Path, work: Path) -> None:
+def publish_folder(made: Path, out: Path, work: Path) -> None:
     """Give a finished folder its name, in the place of what may be there, and clear away the work."""
     if out.exists():
         out.rename(work / "replaced")
@@ -190,7 +190,7 @@ def _clock(path: Path) -> Iterator[Callable[[], float]]:
 
 
 @contextmanager
-def one_at_a_time() -> Iterator[bool]:
+def run_exclusively() -> Iterator[bool]:
     """Let the first of several training processes (torchrun) go before the others; True in the first or only one."""
     if world_size() == 1:
         yield True
@@ -203,15 +203,15 @@ def one_at_a_time() -> Iterator[bool]:
         yield state.is_main_process
 
 
-def examples(store: Store, split: Split, part: str) -> Examples:
+def slice_dataset(store: Store, split: Split, part: str) -> SliceDataset:
     """Take the labelled slices of one part of a store."""
-    return examples_of(store, store.rows(part, split))
+    return slice_dataset_of(store, store.rows(part, split))
 
 
-def examples_of(store: Store, rows: NDArray[np.int64]) -> Examples:
+def slice_dataset_of(store: Store, rows: NDArray[np.int64]) -> SliceDataset:
     """Take labelled slices of a store by their index."""
     tracks = store.slice_tracks[rows]
-    return Examples(
+    return SliceDataset(
         store.images,
         rows,
         store.track_leaves[tracks],

@@ -44,7 +44,7 @@ def find_pulled(name: HubName) -> Path | None:
 
 
 @contextmanager
-def one_at_a_time(name: HubName) -> Iterator[None]:
+def run_exclusively(name: HubName) -> Iterator[None]:
     """Let only one process or thread at a time put something under a name; the others wait."""
     from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 

@@ -12,7 +12,7 @@ from genretree.bundle.hub.contents import read_json
 from genretree.bundle.hub.names import parse_name
 from genretree.corpus.splits import WITHOUT_TRACKS
 from genretree.errors import HubError
-from genretree.settings import RATE
+from genretree.settings import SAMPLE_RATE
 from genretree.taxonomy import Taxonomy, format_path
 
 _METRICS = "metrics.json"
@@ -22,7 +22,7 @@ _MUSICNN = "the MusiCNN networks of Pons and Serra (ISC licence)"
 
 
 @dataclass(frozen=True)
-class Told:
+class CardInfo:
     """What a card says that a bundle doesn't hold.
 
     Parameters
@@ -64,14 +64,14 @@ def read_figures(report: str | Path | None, content: Mapping[str, Any]) -> dict[
     return figures
 
 
-def write_card(content: Mapping[str, Any], told: Told, repo: str, figures: Mapping[str, Any] | None) -> str:
+def write_card(content: Mapping[str, Any], card_info: CardInfo, repo: str, figures: Mapping[str, Any] | None) -> str:
     """Write the card of a bundle.
 
     Parameters
     ----------
     content : mapping
         The bundle's description.
-    told : Told
+    card_info : CardInfo
     repo : str
         `user/name`.
     figures : mapping, optional
@@ -97,19 +97,19 @@ def write_card(content: Mapping[str, Any], told: Told, repo: str, figures: Mappi
     tree = Taxonomy.from_json(content["taxonomy"])
     levels = [] if figures is None else figures[_unit(figures)]["levels"]
     return environment.get_template("card.md.j2").render(
-        metadata=_metadata(told, repo, figures).to_yaml(),
+        metadata=_metadata(card_info, repo, figures).to_yaml(),
         repo=repo,
         family=content["family"],
         heads=content["settings"].get("heads", "tree"),
         seconds=content["images"]["slice_seconds"],
-        rate=RATE,
+        rate=SAMPLE_RATE,
         example=format_path(tree.leaves[-1]),
         sizes=[(name, len(tree.labels(level))) for level, name in enumerate(tree.levels)],
         leaves=tree.leaves,
         training=training,
         split=training.get("split", {}),
         source=Path(str(training.get("store", {}).get("source", ""))).name,
-        told=told,
+        card_info=card_info,
         figures=figures,
         unit=None if figures is None else _unit(figures),
         scores=None if figures is None else figures[_unit(figures)],
@@ -132,7 +132,7 @@ def _unit(figures: Mapping[str, Any]) -> str:
     return "slice" if figures["group_by"] in WITHOUT_TRACKS else "track"
 
 
-def _metadata(told: Told, repo: str, figures: Mapping[str, Any] | None) -> Any:
+def _metadata(card_info: CardInfo, repo: str, figures: Mapping[str, Any] | None) -> Any:
     from huggingface_hub import EvalResult, ModelCardData
 
     results = []
@@ -144,7 +144,7 @@ def _metadata(told: Told, repo: str, figures: Mapping[str, Any] | None) -> Any:
                     EvalResult(
                         task_type="audio-classification",
                         dataset_type="genretree",
-                        dataset_name=told.data or Path(str(figures["store"])).name,
+                        dataset_name=card_info.data or Path(str(figures["store"])).name,
                         dataset_split=figures["part"],
                         metric_type="f1" if metric == "macro_f1" else metric,
                         metric_name=f"{title}, {cut}",
@@ -152,7 +152,7 @@ def _metadata(told: Told, repo: str, figures: Mapping[str, Any] | None) -> Any:
                     )
                 )
     return ModelCardData(
-        license=told.license,
+        license=card_info.license,
         library_name="genretree",
         pipeline_tag="audio-classification",
         tags=["genretree", "music", "music-genre", "music-information-retrieval"],

@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from genretree.bundle.hub.cache import find_pulled, folder_of, one_at_a_time, remember
+from genretree.bundle.hub.cache import find_pulled, folder_of, remember, run_exclusively
 from genretree.bundle.hub.client import explained, open_hub
 from genretree.bundle.hub.contents import check_types
 from genretree.bundle.hub.names import HubName, is_commit, parse_name, require_name
@@ -108,7 +108,7 @@ def pull(name: str, *, revision: str | None = None, to: str | Path | None = None
         _fetch(wanted, commit, target, progress)
         return Pulled(wanted, commit, target)
     target = folder_of(wanted, commit)
-    with one_at_a_time(wanted):
+    with run_exclusively(wanted):
         if not _is_whole(target):
             shutil.rmtree(target, ignore_errors=True)
             _fetch(wanted, commit, target, progress)

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genretree.bundle.hub.card import Told, read_figures, write_card
+from genretree.bundle.hub.card import CardInfo, read_figures, write_card
 from genretree.bundle.hub.client import explained, open_hub
 from genretree.bundle.hub.contents import OLD_TREES, check_types, clean_description, clean_part, read_json
 from genretree.bundle.hub.names import MAIN, HubName, require_name
@@ -64,7 +64,7 @@ def push(
     private: bool = False,
     revision: str | None = None,
     message: str | None = None,
-    told: Told | None = None,
+    card_info: CardInfo | None = None,
     with_index: bool = False,
     keep_card: bool = False,
 ) -> Pushed:
@@ -82,7 +82,7 @@ def push(
         The branch to push to, made if there is none; `main` by default.
     message : str, optional
         Of the commit.
-    told : Told, optional
+    card_info : CardInfo, optional
         What the card is to say that the bundle doesn't: the figures of a report, the licence, the data.
     with_index : bool
         Also the index of `genretree index`, which names the tracks it was made of.
@@ -100,13 +100,13 @@ def push(
     BundleError
         If the bundle is damaged.
     """
-    with laid_out(folder, name, revision, told or Told(), with_index) as outgoing:
+    with laid_out(folder, name, revision, card_info or CardInfo(), with_index) as outgoing:
         return _send(outgoing, private, message or "Push a genretree bundle", keep_card)
 
 
 @contextmanager
 def laid_out(
-    folder: str | Path, name: str, revision: str | None, told: Told, with_index: bool = False
+    folder: str | Path, name: str, revision: str | None, card_info: CardInfo, with_index: bool = False
 ) -> Iterator[Outgoing]:
     """Lay out what would be pushed, as long as the block runs.
 
@@ -117,7 +117,7 @@ def laid_out(
     content = read_description(folder)
     behind = (*FORMS, *(() if with_index else (_INDEX,)))
     kept = {file: digest for file, digest in content["files"].items() if Path(file).parts[0] not in behind}
-    figures = read_figures(told.report, content)  # of the bundle as it was evaluated
+    figures = read_figures(card_info.report, content)  # of the bundle as it was evaluated
     with tempfile.TemporaryDirectory(prefix="genretree-") as place:
         draft = Path(place) / "draft"
         draft.mkdir()
@@ -127,7 +127,7 @@ def laid_out(
             content = read_description(folder)
             kept = {file: digest for file, digest in content["files"].items() if Path(file).parts[0] not in behind}
         check_types(f"{folder}", kept)
-        card = write_card(content, told, target.repo, figures)
+        card = write_card(content, card_info, target.repo, figures)
         files = {file: _cleaned(folder / file, draft / file) for file in kept}
         digests = {file: sha256_file(path) for file, path in files.items()}
         write_description(draft, {**clean_description(content), "files": digests})

@@ -17,7 +17,7 @@ from genretree.datasets.composed.names import track_title
 from genretree.datasets.composed.plan import Bar, Plan, plan_track
 from genretree.datasets.composed.styles import find_style, leaves
 from genretree.datasets.composed.theory import KEY_NAMES
-from genretree.settings import RATE, Settings
+from genretree.settings import SAMPLE_RATE, Settings
 
 _ALONE = ("solo", "riff_intro", "drop")  # sections where a second melody instrument takes over
 
@@ -29,7 +29,7 @@ class ComposeSettings(Settings):
     artists: int = Field(6, ge=1, le=300, description="artists in each leaf")
     tracks: int = Field(2, ge=1, le=1000, description="tracks by each artist")
     seconds: float = Field(36.0, ge=12.0, le=600.0, description="length of a track in seconds")
-    rate: int = Field(RATE, ge=8000, le=48000, description="sampling rate in Hz")
+    rate: int = Field(SAMPLE_RATE, ge=8000, le=48000, description="sampling rate in Hz")
     format: Literal["flac", "wav", "ogg"] = Field("flac", description="kind of audio file")
     channels: int = Field(1, ge=1, le=2, description="1 for mono, 2 for stereo")
 

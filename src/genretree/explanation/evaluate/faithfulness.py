@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.bundle.bundle import Bundle
-from genretree.explanation.baseline import find_background, take_away
-from genretree.explanation.bundle_weights import with_weights
+from genretree.explanation.baseline import compute_baseline, replace_with_baseline
+from genretree.explanation.bundle_weights import load_weights_for
 from genretree.explanation.coordinates import IMAGES, SOUND, View, spread_mask, stretch_mask
 from genretree.explanation.methods.occlusion import Maps, cells, gather_cells
 from genretree.explanation.methods.registry import Method, make_maps
-from genretree.explanation.methods.shapley import find_shares
+from genretree.explanation.methods.shapley import compute_shapley_values
 from genretree.explanation.perturb import each_slice
-from genretree.explanation.slices import Pieces, score
+from genretree.explanation.slices import TrackSlices, score
 from genretree.explanation.target import Target
 from genretree.models import base
 from genretree.sound.mel_16k import compress, decompress
@@ -76,45 +76,45 @@ class Faithfulness:
         }
 
 
-def check_track(
-    bundle: Bundle, pieces: Pieces, target: Target, method: Method, seed: int = 0, progress: bool = False
+def measure_faithfulness(
+    bundle: Bundle, track_slices: TrackSlices, target: Target, method: Method, seed: int = 0, progress: bool = False
 ) -> Faithfulness:
     """Measure how faithful a method is on a track, on at most 3 slices of it.
 
     Parameters
     ----------
     bundle : Bundle
-    pieces : Pieces
+    track_slices : TrackSlices
     target : Target
     method : str
     seed : int
         Of the random orders, the weights drawn anew and the noise.
     progress : bool
     """
-    rows = np.unique(np.linspace(0, len(pieces) - 1, MOST_SLICES).round().astype(int))
-    pieces = pieces.select(rows)
-    background = find_background(pieces)
-    views = find_shares(bundle, pieces, background, [target]).views
-    maps = make_maps(bundle, pieces, background, [target], views, method)
+    rows = np.unique(np.linspace(0, len(track_slices) - 1, MOST_SLICES).round().astype(int))
+    track_slices = track_slices.select(rows)
+    baseline = compute_baseline(track_slices)
+    views = compute_shapley_values(bundle, track_slices, baseline, [target]).views
+    maps = make_maps(bundle, track_slices, baseline, [target], views, method)
 
-    def again(other: Bundle, some: Pieces) -> float:
-        return rank_correlation(maps, make_maps(other, some, background, [target], views, method))
+    def again(other: Bundle, some: TrackSlices) -> float:
+        return rank_correlation(maps, make_maps(other, some, baseline, [target], views, method))
 
-    curves = measure_curves(bundle, pieces, background, target, maps, seed, progress)
+    curves = measure_curves(bundle, track_slices, baseline, target, maps, seed, progress)
     shuffled = shuffle_weights(bundle, seed)
     return Faithfulness(
         {order: float(np.trapezoid(curve[0])) / STEPS for order, curve in curves.items()},
         {order: float(np.trapezoid(curve[1])) / STEPS for order, curve in curves.items()},
         curves,
-        None if shuffled is None else again(shuffled, pieces),
-        again(bundle, add_noise(pieces, seed)),
+        None if shuffled is None else again(shuffled, track_slices),
+        again(bundle, add_noise(track_slices, seed)),
     )
 
 
 def measure_curves(
     bundle: Bundle,
-    pieces: Pieces,
-    background: Pieces,
+    track_slices: TrackSlices,
+    baseline: TrackSlices,
     target: Target,
     maps: Maps,
     seed: int = 0,
@@ -137,7 +137,7 @@ def measure_curves(
     cuts = np.cumsum([len(cells(view)) for view in views])[:-1]
 
     def ask(number: int) -> Floats:
-        own, empty = pieces.select(slice(number, number + 1)), background.select(slice(number, number + 1))
+        own, empty = track_slices.select(slice(number, number + 1)), baseline.select(slice(number, number + 1))
         rng = np.random.default_rng((seed, number))
         orders = [
             np.concatenate([gather_cells(maps[view][number, 0], view) for view in views]) / areas,
@@ -150,11 +150,11 @@ def measure_curves(
         for at in range(0, len(both), _AT_A_TIME):
             parts = np.split(both[at : at + _AT_A_TIME], cuts, axis=1)
             masks = {view: np.tensordot(part, cells(view), axes=1) for view, part in zip(views, parts, strict=True)}
-            odds.append(target.log_odds(score(bundle, take_away(own, empty, masks))))
+            odds.append(target.log_odds(score(bundle, replace_with_baseline(own, empty, masks))))
         chances = 1 / (1 + np.exp(-np.concatenate(odds)))
         return chances.reshape(2, len(orders), STEPS + 1)
 
-    found = each_slice(len(pieces), ask, "check", progress).mean(axis=0)
+    found = each_slice(len(track_slices), ask, "check", progress).mean(axis=0)
     return {
         "map": found[:, 0],
         "random": found[:, 3:].mean(axis=1),
@@ -172,7 +172,7 @@ def _removals(order: Floats, areas: Floats) -> Floats:
     return (gone[None, :] <= shares[:, None] + 1e-6).astype(np.float64)
 
 
-def _brightness(piece: Pieces, views: Sequence[View], edges: bool) -> Floats:
+def _brightness(piece: TrackSlices, views: Sequence[View], edges: bool) -> Floats:
     """Give the mean brightness of each part of one slice, or how much it moves in time."""
     found = []
     for view in views:
@@ -200,15 +200,17 @@ def rank_correlation(one: Maps, other: Maps) -> float:
     return float(spearmanr(first, second).statistic)
 
 
-def add_noise(pieces: Pieces, seed: int = 0) -> Pieces:
+def add_noise(track_slices: TrackSlices, seed: int = 0) -> TrackSlices:
     """Add noise that can't be heard: of a spread of one grey level, and of 0.01 of the compressed mel power."""
     rng = np.random.default_rng(seed)
-    images = pieces.images + rng.normal(0, _NOISE, pieces.images.shape)
+    images = track_slices.images + rng.normal(0, _NOISE, track_slices.images.shape)
     sound = None
-    if pieces.mel_16k is not None:
-        heard = compress(pieces.mel_16k) + rng.normal(0, _HEARD_NOISE, pieces.mel_16k.shape).astype(np.float32)
+    if track_slices.mel_16k is not None:
+        heard = compress(track_slices.mel_16k) + rng.normal(0, _HEARD_NOISE, track_slices.mel_16k.shape).astype(
+            np.float32
+        )
         sound = decompress(np.maximum(heard, 0))
-    return replace(pieces, images=np.clip(np.rint(images), 0, 255).astype(np.uint8), mel_16k=sound)
+    return replace(track_slices, images=np.clip(np.rint(images), 0, 255).astype(np.uint8), mel_16k=sound)
 
 
 def shuffle_weights(bundle: Bundle, seed: int = 0) -> Bundle | None:
@@ -216,7 +218,7 @@ def shuffle_weights(bundle: Bundle, seed: int = 0) -> Bundle | None:
 
     Shuffled and not drawn anew, so that their size stays: else the answers would all be the same, or none.
     """
-    whole = with_weights(bundle)
+    whole = load_weights_for(bundle)
     model = base.shuffle_weights(whole.model, np.random.default_rng(seed))
     return None if model is None else replace(whole, model=model)
 

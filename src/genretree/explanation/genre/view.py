@@ -14,10 +14,10 @@ from genretree.corpus.store import Store
 from genretree.errors import CorpusError
 from genretree.evaluation.evaluate import check_images, match_leaves, predict_rows
 from genretree.evaluation.plots import make_figure, to_png
-from genretree.explanation.baseline import find_background
+from genretree.explanation.baseline import compute_baseline
 from genretree.explanation.coordinates import View, frequency_axis
 from genretree.explanation.methods.registry import Method, make_maps
-from genretree.explanation.methods.shapley import find_shares
+from genretree.explanation.methods.shapley import compute_shapley_values
 from genretree.explanation.render.figures import ticks
 from genretree.explanation.result import join_rows
 from genretree.explanation.slices import read_track
@@ -163,13 +163,15 @@ def _average(
     shares: dict[View, float] = {}
     with progress_bar(len(tracks), "explain", "track", progress) as tick:
         for track in tracks:
-            pieces = read_track(bundle, store, track)
-            pieces = pieces.select(np.unique(np.linspace(0, len(pieces) - 1, _SLICES).round().astype(int)))
-            background = find_background(pieces)
-            found = find_shares(bundle, pieces, background, [target])
+            track_slices = read_track(bundle, store, track)
+            track_slices = track_slices.select(
+                np.unique(np.linspace(0, len(track_slices) - 1, _SLICES).round().astype(int))
+            )
+            baseline = compute_baseline(track_slices)
+            found = compute_shapley_values(bundle, track_slices, baseline, [target])
             for place, view in enumerate(found.views):
                 shares[view] = shares.get(view, 0.0) + float(found.values[:, 0, place].mean()) / len(tracks)
-            for view, values in make_maps(bundle, pieces, background, [target], found.views, method).items():
+            for view, values in make_maps(bundle, track_slices, baseline, [target], found.views, method).items():
                 mean = values[:, 0].sum(axis=2).mean(axis=0).astype(np.float64)
                 bands[view] = bands.get(view, np.zeros(len(mean))) + mean / len(tracks)
             tick()

@@ -20,7 +20,7 @@ from torch.nn import functional
 from genretree.errors import SettingsError
 from genretree.explanation.coordinates import IMAGES, View, gather_pixels
 from genretree.explanation.methods.gradients import Floats, LogOdds, Maps, _as_tensors, as_network
-from genretree.explanation.slices import Pieces
+from genretree.explanation.slices import TrackSlices
 from genretree.explanation.target import Target
 from genretree.models.base import Model
 from genretree.progress import progress_bar
@@ -30,7 +30,12 @@ _SMALLEST = 1e-12
 
 
 def rollout(
-    model: Model, taxonomy: Taxonomy, pieces: Pieces, background: Pieces, targets: Sequence[Target], progress: bool
+    model: Model,
+    taxonomy: Taxonomy,
+    track_slices: TrackSlices,
+    baseline: TrackSlices,
+    targets: Sequence[Target],
+    progress: bool,
 ) -> Maps:
     """Map where a transformer looked; shapes as `genretree.explanation.methods.occlusion.occlude` gives, sums are 1.
 
@@ -43,13 +48,16 @@ def rollout(
     backbone: Any = getattr(known.network.backbone, "backbone", None)
     if backbone is None or not hasattr(backbone.config, "num_attention_heads"):
         raise SettingsError("rollout needs a transformer (ast); take --method gradcam or occlusion")
-    images, statistics = _as_tensors(known, pieces)
-    empty, _ = _as_tensors(known, background, statistics=False)
+    images, statistics = _as_tensors(known, track_slices)
+    empty, _ = _as_tensors(known, baseline, statistics=False)
     views: list[View] = list(known.network.settings.modalities)
     size = images.shape[-1]
     found: list[list[list[Floats]]] = []
-    with progress_bar(len(pieces) * len(targets), "rollout", "slice", progress) as tick, _watching(backbone) as seen:
-        for number in range(len(pieces)):
+    with (
+        progress_bar(len(track_slices) * len(targets), "rollout", "slice", progress) as tick,
+        _watching(backbone) as seen,
+    ):
+        for number in range(len(track_slices)):
             rows = slice(number, number + 1)
             given = images[rows].clone().requires_grad_()
             own = None if statistics is None else statistics[rows]
@@ -59,7 +67,10 @@ def rollout(
                 odds = LogOdds(known, taxonomy, target)(given, own)
                 gradients = torch.autograd.grad(odds.sum(), [*seen, given])
                 shares = _place(
-                    roll(seen, gradients[:-1], _special_tokens(backbone)), backbone, known.network.settings.shifts, size
+                    multiply_attention(seen, gradients[:-1], _special_tokens(backbone)),
+                    backbone,
+                    known.network.settings.n_tta_shifts,
+                    size,
                 )
                 pull = (gradients[-1] * (given - empty[rows])).detach().abs()[0]
                 by_target.append(_divide(shares, pull, views))
@@ -69,7 +80,7 @@ def rollout(
     return {view: gather_pixels(stacked[:, :, place], view) for place, view in enumerate(views)}
 
 
-def roll(attentions: Sequence[Tensor], gradients: Sequence[Tensor], special: int) -> Tensor:
+def multiply_attention(attentions: Sequence[Tensor], gradients: Sequence[Tensor], special: int) -> Tensor:
     """Follow attention from the class tokens down to the patches.
 
     Parameters
@@ -108,7 +119,9 @@ def _place(looked: Tensor, backbone: Any, turns: int, size: int) -> Tensor:
         grid = looked.reshape(len(looked), side, side)
     large = functional.interpolate(grid[:, None], size=(size, size), mode="nearest")[:, 0]
     large = large * (grid.shape[1] * grid.shape[2] / size**2) / turns
-    return torch.stack([one.roll(-round(turn * size / turns), dims=1) for turn, one in enumerate(large)]).sum(dim=0)
+    return torch.stack(
+        [one.multiply_attention(-round(turn * size / turns), dims=1) for turn, one in enumerate(large)]
+    ).sum(dim=0)
 
 
 def _divide(shares: Tensor, pull: Tensor, views: Sequence[View]) -> list[Floats]:

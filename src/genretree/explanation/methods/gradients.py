@@ -24,13 +24,13 @@ from genretree.errors import MissingExtraError, SettingsError
 from genretree.explanation.baseline import replace_views
 from genretree.explanation.coordinates import IMAGES, View, gather_pixels
 from genretree.explanation.methods.shapley import join, shapley_weights, subsets
-from genretree.explanation.slices import Pieces
+from genretree.explanation.slices import TrackSlices
 from genretree.explanation.target import Target
 from genretree.models.base import Model
 from genretree.models.features.image_statistics import image_statistics
 from genretree.models.linear.hierarchical import LinearTree
 from genretree.models.neural.linear_probe import LinearNetworkModel
-from genretree.models.neural.network import GenreNetwork, NetworkModel, turn_in_time
+from genretree.models.neural.network import GenreNetwork, NetworkModel, shift_in_time
 from genretree.progress import progress_bar
 from genretree.taxonomy import Taxonomy
 
@@ -62,8 +62,8 @@ class LogOdds(nn.Module):
 
     def forward(self, images: Tensor, statistics: Tensor | None = None) -> Tensor:
         """Give log odds, shape (n,), of images (n, 3, size, size); `statistics`, (n, width), count as given."""
-        turns = self.network.settings.shifts
-        pixels = self.network.read_images(torch.cat(list(turn_in_time(images, turns))))
+        turns = self.network.settings.n_tta_shifts
+        pixels = self.network.read_images(torch.cat(list(shift_in_time(images, turns))))
         features: Tensor = self.network.backbone.features(pixels)  # type: ignore[operator]
         if self.linear is None:
             scores = self.network.backbone.classify(features)  # type: ignore[operator]
@@ -136,7 +136,12 @@ def last_maps(network: GenreNetwork) -> nn.Module | None:
 
 
 def gradcam(
-    model: Model, taxonomy: Taxonomy, pieces: Pieces, background: Pieces, targets: Sequence[Target], progress: bool
+    model: Model,
+    taxonomy: Taxonomy,
+    track_slices: TrackSlices,
+    baseline: TrackSlices,
+    targets: Sequence[Target],
+    progress: bool,
 ) -> Maps:
     """Map by the last convolutional layer; shapes as `occlude` gives.
 
@@ -158,11 +163,11 @@ def gradcam(
     coalitions = subsets(views)
     everything = frozenset(views)
     weights = shapley_weights(views).astype(np.float32)
-    size = pieces.images.shape[-1]
+    size = track_slices.images.shape[-1]
     found: dict[View, list[list[Floats]]] = {view: [] for view in views}
-    with progress_bar(len(pieces) * len(targets), "gradcam", "slice", progress) as tick:
-        for number in range(len(pieces)):
-            own, empty = pieces.select(slice(number, number + 1)), background.select(slice(number, number + 1))
+    with progress_bar(len(track_slices) * len(targets), "gradcam", "slice", progress) as tick:
+        for number in range(len(track_slices)):
+            own, empty = track_slices.select(slice(number, number + 1)), baseline.select(slice(number, number + 1))
             versions = join([replace_views(own, empty, everything - some) for some in coalitions])
             images, statistics = _as_tensors(known, versions)
             rows: dict[View, list[Floats]] = {view: [] for view in views}
@@ -181,18 +186,23 @@ def gradcam(
 
 def _turn_back(places: Tensor, network: GenreNetwork, size: int) -> Floats:
     """Spread maps of a layer, (turns * n, h, w), over the images, and undo the turns in time: (n, size, size)."""
-    turns = network.settings.shifts
+    turns = network.settings.n_tta_shifts
     height, width = places.shape[1:]
     large = functional.interpolate(places[:, None], size=(size, size), mode="bilinear", align_corners=False)[:, 0]
     large *= height * width / size**2  # what a place has is divided among the pixels under it
     by_turn = large.reshape(turns, -1, size, size)
-    back = [one.roll(-round(turn * size / turns), dims=2) for turn, one in enumerate(by_turn)]
+    back = [one.multiply_attention(-round(turn * size / turns), dims=2) for turn, one in enumerate(by_turn)]
     summed: Floats = torch.stack(back).sum(dim=0).numpy()
     return summed
 
 
 def integrated_gradients(
-    model: Model, taxonomy: Taxonomy, pieces: Pieces, background: Pieces, targets: Sequence[Target], progress: bool
+    model: Model,
+    taxonomy: Taxonomy,
+    track_slices: TrackSlices,
+    baseline: TrackSlices,
+    targets: Sequence[Target],
+    progress: bool,
 ) -> Maps:
     """Map by integrated gradients (Sundararajan et al. 2017) from the background to the slice, in 32 steps.
 
@@ -207,15 +217,15 @@ def integrated_gradients(
     need_captum()
     from captum.attr import IntegratedGradients
 
-    images, statistics = _as_tensors(known, pieces)
-    empty, _ = _as_tensors(known, background, statistics=False)
+    images, statistics = _as_tensors(known, track_slices)
+    empty, _ = _as_tensors(known, baseline, statistics=False)
     views: list[View] = list(known.network.settings.modalities)
     by_target = []
-    with progress_bar(len(pieces) * len(targets), "integrate", "slice", progress) as tick:
+    with progress_bar(len(track_slices) * len(targets), "integrate", "slice", progress) as tick:
         for target in targets:
             attribute: Callable[..., Any] = IntegratedGradients(LogOdds(known, taxonomy, target)).attribute
             parts = []
-            for number in range(len(pieces)):
+            for number in range(len(track_slices)):
                 given = None if statistics is None else (statistics[number : number + 1],)
                 pixels = attribute(
                     images[number : number + 1],
@@ -232,9 +242,9 @@ def integrated_gradients(
 
 
 def _as_tensors(
-    model: NetworkModel | LinearNetworkModel, pieces: Pieces, statistics: bool = True
+    model: NetworkModel | LinearNetworkModel, track_slices: TrackSlices, statistics: bool = True
 ) -> tuple[Tensor, Tensor | None]:
-    images = torch.from_numpy(pieces.images.astype(np.float32))
+    images = torch.from_numpy(track_slices.images.astype(np.float32))
     if not (statistics and isinstance(model, LinearNetworkModel) and model.statistics):
         return images, None
-    return images, torch.from_numpy(image_statistics(pieces.images))
+    return images, torch.from_numpy(image_statistics(track_slices.images))

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.bundle.bundle import Bundle
-from genretree.explanation.baseline import take_away
+from genretree.explanation.baseline import replace_with_baseline
 from genretree.explanation.coordinates import STEPS, View, frequency_axis
 from genretree.explanation.perturb import each_slice, log_odds
-from genretree.explanation.slices import Pieces
+from genretree.explanation.slices import TrackSlices
 from genretree.explanation.target import Target
 
 # Parts along frequency and time: an octave of the CQT, a pitch class, an eighth of the mel scale; 1.4 or 2.9 s.
@@ -54,8 +54,8 @@ def gather_cells(maps: NDArray[np.floating], view: View) -> NDArray[np.float64]:
 
 def occlude(
     bundle: Bundle,
-    pieces: Pieces,
-    background: Pieces,
+    track_slices: TrackSlices,
+    baseline: TrackSlices,
     targets: Sequence[Target],
     views: Sequence[View],
     masks: int = 0,
@@ -76,13 +76,15 @@ def occlude(
     """
 
     def exactly(number: int) -> NDArray[np.float64]:
-        own, empty = pieces.select(slice(number, number + 1)), background.select(slice(number, number + 1))
+        own, empty = track_slices.select(slice(number, number + 1)), baseline.select(slice(number, number + 1))
         full = log_odds(bundle, targets, own)
-        lost = [full - log_odds(bundle, targets, take_away(own, empty, {view: cells(view)})) for view in views]
+        lost = [
+            full - log_odds(bundle, targets, replace_with_baseline(own, empty, {view: cells(view)})) for view in views
+        ]
         return np.concatenate(lost)
 
     def at_random(number: int) -> NDArray[np.float64]:
-        own, empty = pieces.select(slice(number, number + 1)), background.select(slice(number, number + 1))
+        own, empty = track_slices.select(slice(number, number + 1)), baseline.select(slice(number, number + 1))
         rng = np.random.default_rng((seed, number))
         taken = rng.random((masks, sum(len(cells(view)) for view in views))) >= _KEPT
         parts = np.split(taken.astype(np.float32), np.cumsum([len(cells(view)) for view in views])[:-1], axis=1)
@@ -92,10 +94,10 @@ def occlude(
                 view: np.tensordot(part[at : at + 64], cells(view), axes=1)
                 for view, part in zip(views, parts, strict=True)
             }
-            found.append(log_odds(bundle, targets, take_away(own, empty, chosen)))
+            found.append(log_odds(bundle, targets, replace_with_baseline(own, empty, chosen)))
         return _contrast(taken, np.concatenate(found))
 
-    lost = each_slice(len(pieces), at_random if masks else exactly, "occlude", progress)
+    lost = each_slice(len(track_slices), at_random if masks else exactly, "occlude", progress)
     cuts = np.cumsum([len(cells(view)) for view in views])[:-1]
     by_view = np.split(lost.transpose(0, 2, 1), cuts, axis=2)
     return {view: spread_cells(part, view) for view, part in zip(views, by_view, strict=True)}

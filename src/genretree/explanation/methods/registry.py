@@ -8,10 +8,10 @@ from typing import Any, Literal, get_args
 
 from genretree.bundle.bundle import Bundle
 from genretree.errors import SettingsError
-from genretree.explanation.bundle_weights import with_weights
+from genretree.explanation.bundle_weights import load_weights_for
 from genretree.explanation.coordinates import View
 from genretree.explanation.methods.occlusion import Maps, occlude
-from genretree.explanation.slices import Pieces
+from genretree.explanation.slices import TrackSlices
 from genretree.explanation.target import Target
 
 Method = Literal["gradcam", "rollout", "integrated-gradients", "occlusion"]
@@ -38,8 +38,8 @@ def choose_method(method: str | None) -> Method:
 
 def make_maps(
     bundle: Bundle,
-    pieces: Pieces,
-    background: Pieces,
+    track_slices: TrackSlices,
+    baseline: TrackSlices,
     targets: Sequence[Target],
     views: Sequence[View],
     method: Method,
@@ -49,7 +49,7 @@ def make_maps(
 ) -> Maps:
     """Map relevance by a method: for each view an array (n_slices, n_targets, rows, 57)."""
     if method == "occlusion":
-        return occlude(bundle, pieces, background, targets, views, masks, seed, progress)
+        return occlude(bundle, track_slices, baseline, targets, views, masks, seed, progress)
     from genretree.explanation.methods import attention_rollout, gradients
 
     make: dict[str, Any] = {
@@ -57,5 +57,7 @@ def make_maps(
         "integrated-gradients": gradients.integrated_gradients,
         "rollout": attention_rollout.rollout,
     }
-    found: Maps = make[method](with_weights(bundle).model, bundle.taxonomy, pieces, background, targets, progress)
+    found: Maps = make[method](
+        load_weights_for(bundle).model, bundle.taxonomy, track_slices, baseline, targets, progress
+    )
     return found

@@ -18,7 +18,7 @@ from genretree.bundle.bundle import Bundle
 from genretree.explanation.baseline import replace_views, views_of
 from genretree.explanation.coordinates import View
 from genretree.explanation.perturb import each_slice, log_odds
-from genretree.explanation.slices import Pieces
+from genretree.explanation.slices import TrackSlices
 from genretree.explanation.target import Target
 
 _UNSEEN = 1e-4  # what rounding alone may change of log odds
@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Shares:
+class ShapleyValues:
     """What each view contributed to the log odds of each target in each slice.
 
     Parameters
@@ -66,30 +66,30 @@ def shapley_weights(views: Sequence[View]) -> Floats:
     return weights
 
 
-def find_shares(
-    bundle: Bundle, pieces: Pieces, background: Pieces, targets: Sequence[Target], progress: bool = False
-) -> Shares:
+def compute_shapley_values(
+    bundle: Bundle, track_slices: TrackSlices, baseline: TrackSlices, targets: Sequence[Target], progress: bool = False
+) -> ShapleyValues:
     """Ask the model about every coalition of views, and divide the log odds among them."""
-    views = views_of(pieces)
+    views = views_of(track_slices)
     everything = frozenset(views)
     coalitions = subsets(views)
 
     def ask(number: int) -> Floats:
-        own, empty = pieces.select(slice(number, number + 1)), background.select(slice(number, number + 1))
+        own, empty = track_slices.select(slice(number, number + 1)), baseline.select(slice(number, number + 1))
         versions = [replace_views(own, empty, everything - some) for some in coalitions]
         return log_odds(bundle, targets, join(versions))
 
-    worths = each_slice(len(pieces), ask, "views", progress)  # (n_slices, n_coalitions, n_targets)
+    worths = each_slice(len(track_slices), ask, "views", progress)  # (n_slices, n_coalitions, n_targets)
     values = np.einsum("vc,nct->ntv", shapley_weights(views), worths)
     seen = [place for place in range(len(views)) if np.abs(values[:, :, place]).max() > _UNSEEN] or [0]
-    return Shares(tuple(views[place] for place in seen), values[:, :, seen], worths[:, -1], worths[:, 0])
+    return ShapleyValues(tuple(views[place] for place in seen), values[:, :, seen], worths[:, -1], worths[:, 0])
 
 
-def join(versions: Sequence[Pieces]) -> Pieces:
+def join(versions: Sequence[TrackSlices]) -> TrackSlices:
     """Lay several versions of slices one after the other."""
     first = versions[0]
     sounds = [version.mel_16k for version in versions if version.mel_16k is not None]
-    return Pieces(
+    return TrackSlices(
         first.name,
         np.concatenate([version.images for version in versions]),
         np.concatenate(sounds) if sounds else None,

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.explanation.result import Explanation, Passage, Reason
+from genretree.explanation.result import Explanation, NodeExplanation, Passage
 from genretree.files import atomic_path
-from genretree.settings import CHROMA_BINS, RATE
+from genretree.settings import CHROMA_BINS, SAMPLE_RATE
 
 _COVERED = 0.5  # share of the relevance for the node that the chosen bands hold
 _WINDOW = 2048  # samples
@@ -23,16 +23,16 @@ _CLIP = re.compile(r"(un)?typical-\d+(-relevant)?\.flac")
 Samples = NDArray[np.float32]
 
 
-def write_clips(explanation: Explanation, samples: Samples, folder: str | Path, rate: int = RATE) -> list[Path]:
+def write_clips(explanation: Explanation, y: Samples, folder: str | Path, sr: int = SAMPLE_RATE) -> list[Path]:
     """Write the most and least typical passages of the node asked for last, and each in its relevant frequencies.
 
     Parameters
     ----------
     explanation : Explanation
-    samples : float32 array, shape (samples,)
+    y : float32 array, shape (samples,)
         The whole track, mono, as the model heard it.
     folder : path
-    rate : int
+    sr : int
         In Hz.
 
     Returns
@@ -49,21 +49,21 @@ def write_clips(explanation: Explanation, samples: Samples, folder: str | Path, 
     written = []
     for kind, passages in (("typical", line.typical), ("untypical", line.untypical)):
         for number, passage in enumerate(passages, start=1):
-            sound = cut_passage(samples, passage, rate)
-            written.append(write_sound(folder / f"{kind}-{number}.flac", sound, rate))
-            row = int(np.abs(explanation.pieces.starts - passage.start).argmin())
+            sound = cut_passage(y, passage, sr)
+            written.append(write_sound(folder / f"{kind}-{number}.flac", sound, sr))
+            row = int(np.abs(explanation.track_slices.starts - passage.start).argmin())
             bands = relevant_bands(reason, row)
             if bands:
-                kept = keep_bands(sound, bands, rate)
-                written.append(write_sound(folder / f"{kind}-{number}-relevant.flac", kept, rate))
+                kept = keep_bands(sound, bands, sr)
+                written.append(write_sound(folder / f"{kind}-{number}-relevant.flac", kept, sr))
     return written
 
 
-def cut_passage(samples: Samples, passage: Passage, rate: int = RATE) -> Samples:
+def cut_passage(y: Samples, passage: Passage, sr: int = SAMPLE_RATE) -> Samples:
     """Cut a passage out, faded in and out within 20 ms."""
-    start, end = round(passage.start * rate), min(round(passage.end * rate), len(samples))
-    sound = samples[start:end].copy()
-    fade = min(round(_FADE * rate), len(sound) // 2)
+    start, end = round(passage.start * sr), min(round(passage.end * sr), len(y))
+    sound = y[start:end].copy()
+    fade = min(round(_FADE * sr), len(sound) // 2)
     if fade:
         ramp = np.linspace(0, 1, fade, dtype=np.float32)
         sound[:fade] *= ramp
@@ -71,7 +71,7 @@ def cut_passage(samples: Samples, passage: Passage, rate: int = RATE) -> Samples
     return sound
 
 
-def relevant_bands(reason: Reason, row: int | None = None) -> list[tuple[float, float]]:
+def relevant_bands(reason: NodeExplanation, row: int | None = None) -> list[tuple[float, float]]:
     """Give the bands, in Hz, that hold half of what speaks for the node in a slice (in all, if none is named).
 
     A pitch class stands for its semitones in all octaves of the CQT.
@@ -110,29 +110,29 @@ def _join_bands(bands: Sequence[tuple[float, float]]) -> list[tuple[float, float
     return joined
 
 
-def keep_bands(samples: Samples, bands: Sequence[tuple[float, float]], rate: int = RATE) -> Samples:
+def keep_bands(y: Samples, bands: Sequence[tuple[float, float]], sr: int = SAMPLE_RATE) -> Samples:
     """Filter sound to some bands, without moving it in time: a mask on its short-time Fourier transform."""
     from scipy.ndimage import gaussian_filter1d
     from scipy.signal import ShortTimeFFT
     from scipy.signal.windows import hann
 
-    if len(samples) < _WINDOW:
-        samples = np.pad(samples, (0, _WINDOW - len(samples)))
-    transform = ShortTimeFFT(hann(_WINDOW, sym=False), hop=_WINDOW // 4, fs=rate)
+    if len(y) < _WINDOW:
+        y = np.pad(y, (0, _WINDOW - len(y)))
+    transform = ShortTimeFFT(hann(_WINDOW, sym=False), hop=_WINDOW // 4, fs=sr)
     middle = transform.f
-    width = rate / _WINDOW / 2
+    width = sr / _WINDOW / 2
     mask = np.zeros(len(middle))
     for low, high in bands:
         mask[(middle + width > low) & (middle - width < high)] = 1  # no band is too narrow to be heard
     mask = gaussian_filter1d(mask, _SMOOTHING)
-    kept: Samples = transform.istft(transform.stft(samples) * mask[:, None], k1=len(samples)).astype(np.float32)
+    kept: Samples = transform.istft(transform.stft(y) * mask[:, None], k1=len(y)).astype(np.float32)
     return kept
 
 
-def write_sound(path: Path, samples: Samples, rate: int = RATE) -> Path:
+def write_sound(path: Path, y: Samples, sr: int = SAMPLE_RATE) -> Path:
     """Write mono sound; the suffix says the format."""
     import soundfile
 
     with atomic_path(path) as temporary:
-        soundfile.write(temporary, samples, rate, format=path.suffix[1:].upper())
+        soundfile.write(temporary, y, sr, format=path.suffix[1:].upper())
     return path

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from genretree.evaluation.plots import make_figure, to_png
 from genretree.explanation.coordinates import FrequencyAxis, View
-from genretree.explanation.render.canvas import TITLES, Canvas, lay_out
-from genretree.explanation.result import Explanation, TimeLine
+from genretree.explanation.render.canvas import TITLES, Canvas, build_canvas
+from genretree.explanation.result import Explanation, Timeline
 from genretree.taxonomy import NodePath
 
 _HEIGHTS: dict[View, float] = {"mel": 2.0, "cqt": 2.0, "chroma": 1.1, "mel_16k": 2.0}
@@ -31,11 +31,11 @@ def draw_reason(explanation: Explanation, number: int = 0) -> bytes:
     figure = make_figure(10, sum(heights) + 2.1)
     rows = figure.subplots(len(views) + 1, 1, height_ratios=[*heights, 1.2], sharex=True)
     for axes, relevance in zip(rows, views, strict=False):
-        canvas = lay_out(explanation.pieces, relevance, reason.strength)
+        canvas = build_canvas(explanation.track_slices, relevance, reason.strength)
         share = float(reason.shares.get(relevance.view, np.zeros(1)).mean())
         title = f"{TITLES[relevance.view]}: {share:+.2f} of the log odds"
         draw_canvas(axes, canvas, relevance.axis, title)
-    draw_timelines(rows[-1], explanation.timelines, explanation.pieces.starts, explanation.pieces.seconds)
+    draw_timelines(rows[-1], explanation.timelines, explanation.track_slices.starts, explanation.track_slices.seconds)
     rows[-1].set_xlabel("seconds")
     figure.suptitle(
         f"{reason.target.question.replace('_', ' ')} ({explanation.method}); orange for it, blue against it"
@@ -47,7 +47,7 @@ def draw_canvas(axes: Any, canvas: Canvas, axis: FrequencyAxis, title: str) -> N
     """Draw one view: the spectrogram in grey, what speaks for the node in orange, against it in blue."""
     extent = (*canvas.seconds, 0, axis.rows)
     axes.imshow(canvas.shown, aspect="auto", cmap="gray", extent=extent, interpolation="nearest")
-    axes.imshow(paint(canvas.relevance), aspect="auto", extent=extent, interpolation="bilinear")
+    axes.imshow(relevance_to_rgba(canvas.relevance), aspect="auto", extent=extent, interpolation="bilinear")
     places, names = ticks(axis)
     axes.set_yticks(places, names, fontsize=8)
     axes.set_title(title, fontsize=9, loc="left")
@@ -56,7 +56,7 @@ def draw_canvas(axes: Any, canvas: Canvas, axis: FrequencyAxis, title: str) -> N
         axes.set_title(f"grey: {low:.0f} to {high:.0f} dB", fontsize=8, loc="right", color="#666666")
 
 
-def paint(relevance: NDArray[np.float32]) -> NDArray[np.uint8]:
+def relevance_to_rgba(relevance: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Turn relevance of -1 to 1 into colours with opacity: uint8, shape (..., 4)."""
     colours = np.where(relevance[..., None] >= 0, np.array(_FOR), np.array(_AGAINST))
     opacity = 255 * _OPAQUE * np.abs(relevance)
@@ -78,7 +78,7 @@ def ticks(axis: FrequencyAxis) -> tuple[list[float], list[str]]:
     return [float(places[i]) for i in kept], names
 
 
-def draw_timelines(axes: Any, lines: Sequence[TimeLine], starts: NDArray[np.float64], seconds: float) -> None:
+def draw_timelines(axes: Any, lines: Sequence[Timeline], starts: NDArray[np.float64], seconds: float) -> None:
     """Draw each node's probability over the track, a step for each slice."""
     for number, line in enumerate(lines):
         colour = _LINES[number % len(_LINES)]

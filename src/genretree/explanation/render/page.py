@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from genretree.evaluation.report import data_url, render
 from genretree.explanation.coordinates import View
-from genretree.explanation.render.canvas import TITLES, lay_out
+from genretree.explanation.render.canvas import TITLES, build_canvas
 from genretree.explanation.render.clips import write_clips
-from genretree.explanation.render.figures import as_png, draw_reason, draw_tree, paint, ticks
-from genretree.explanation.result import Explanation, Reason, Relevance
+from genretree.explanation.render.figures import as_png, draw_reason, draw_tree, relevance_to_rgba, ticks
+from genretree.explanation.result import Explanation, NodeExplanation, Relevance
 from genretree.files import atomic_path, write_text
 from genretree.parallel import command_line
-from genretree.settings import RATE
+from genretree.settings import SAMPLE_RATE
 from genretree.sound.decode import decode
 
 LONGEST = 900.0  # seconds of sound that a page holds; of longer tracks the sound lies beside the page
@@ -59,7 +59,7 @@ def save_explanation(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    samples = None if sound is None else decode(sound, RATE, salvage)
+    y = None if sound is None else decode(sound, SAMPLE_RATE, salvage)
     write_text(out / "explanation.json", json.dumps(explanation.to_json(), indent=1, ensure_ascii=False))
     with atomic_path(out / "relevance.npz") as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **explanation.arrays())  # type: ignore[arg-type]
@@ -69,9 +69,9 @@ def save_explanation(
     for old in out.glob("reason-*.png"):  # of another question
         if (found := _REASON.fullmatch(old.name)) and int(found[1]) > len(explanation.reasons):
             old.unlink()
-    if clips is not None and samples is not None:
-        write_clips(explanation, samples, clips)
-    return write_page(explanation, out / "explanation.html", samples, command_line())
+    if clips is not None and y is not None:
+        write_clips(explanation, y, clips)
+    return write_page(explanation, out / "explanation.html", y, command_line())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -80,16 +80,16 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def write_page(explanation: Explanation, path: Path, samples: Samples | None, command: str = "") -> Path:
+def write_page(explanation: Explanation, path: Path, y: Samples | None, command: str = "") -> Path:
     """Write the page; sound and pictures are inside, but the sound of tracks longer than 15 minutes."""
-    seconds = None if samples is None else len(samples) / RATE
+    seconds = None if y is None else len(y) / SAMPLE_RATE
     source = None
-    if samples is not None and len(samples) <= LONGEST * RATE:
-        source = "data:audio/ogg;base64," + base64.b64encode(encode(samples)).decode()
-    elif samples is not None:
-        write_bytes(path.with_suffix(".ogg"), encode(samples))
+    if y is not None and len(y) <= LONGEST * SAMPLE_RATE:
+        source = "data:audio/ogg;base64," + base64.b64encode(encode(y)).decode()
+    elif y is not None:
+        write_bytes(path.with_suffix(".ogg"), encode(y))
         source = path.with_suffix(".ogg").name
-    end = max(float(explanation.pieces.starts[-1] + explanation.pieces.seconds), seconds or 0.0)
+    end = max(float(explanation.track_slices.starts[-1] + explanation.track_slices.seconds), seconds or 0.0)
     page = render(
         "explain.html.j2",
         found=explanation,
@@ -100,9 +100,9 @@ def write_page(explanation: Explanation, path: Path, samples: Samples | None, co
                 "name": line.node[-1].replace("_", " "),
                 "line": line,
                 "bars": [
-                    {"left": 100 * start / end, "width": 100 * explanation.pieces.seconds / end, "chance": chance}
+                    {"left": 100 * start / end, "width": 100 * explanation.track_slices.seconds / end, "chance": chance}
                     for start, chance in zip(
-                        explanation.pieces.starts.tolist(), line.probabilities.tolist(), strict=True
+                        explanation.track_slices.starts.tolist(), line.probabilities.tolist(), strict=True
                     )
                 ],
             }
@@ -118,25 +118,25 @@ def write_page(explanation: Explanation, path: Path, samples: Samples | None, co
     return path
 
 
-def encode(samples: Samples, rate: int = RATE) -> bytes:
+def encode(y: Samples, sr: int = SAMPLE_RATE) -> bytes:
     """Encode mono sound as Ogg Vorbis, about 60 kbit/s."""
     import soundfile
 
     stream = io.BytesIO()
-    with soundfile.SoundFile(stream, "w", rate, 1, format="OGG", subtype="VORBIS") as file:
-        for at in range(0, len(samples), rate):  # libsndfile puts a whole call's samples on the stack
-            file.write(samples[at : at + rate])
+    with soundfile.SoundFile(stream, "w", sr, 1, format="OGG", subtype="VORBIS") as file:
+        for at in range(0, len(y), sr):  # libsndfile puts a whole call's samples on the stack
+            file.write(y[at : at + sr])
     return stream.getvalue()
 
 
-def _show(explanation: Explanation, reason: Reason, end: float) -> dict[str, Any]:
+def _show(explanation: Explanation, reason: NodeExplanation, end: float) -> dict[str, Any]:
     plots = plot_views(explanation, reason, end)
     return {
         "reason": reason,
         "views": [{**vars(plot), "grey": data_url(plot.grey), "colour": data_url(plot.colour)} for plot in plots],
         "shares": list_shares(reason),
         "log_odds": float(reason.log_odds.mean()),
-        "background": float(reason.background.mean()),
+        "background": float(reason.baseline.mean()),
     }
 
 
@@ -164,21 +164,21 @@ class Plot:
     range: str
 
 
-def plot_views(explanation: Explanation, reason: Reason, end: float) -> list[Plot]:
+def plot_views(explanation: Explanation, reason: NodeExplanation, end: float) -> list[Plot]:
     """Draw the views that a reason says something of; `end` is the track's, in seconds."""
     shown = [relevance for relevance in reason.maps if relevance.values.any()] or list(reason.maps[:1])
     return [_plot(explanation, reason, relevance, end) for relevance in shown]
 
 
-def list_shares(reason: Reason) -> list[tuple[str, float, float]]:
+def list_shares(reason: NodeExplanation) -> list[tuple[str, float, float]]:
     """Give what each view contributed: its title, its mean share of the log odds, and that in % of the greatest."""
     shares = {view: float(values.mean()) for view, values in reason.shares.items()}
     most = max(map(abs, shares.values()), default=0.0) or 1.0
     return [(TITLES[view], share, 100 * abs(share) / most) for view, share in shares.items()]
 
 
-def _plot(explanation: Explanation, reason: Reason, relevance: Relevance, end: float) -> Plot:
-    canvas = lay_out(explanation.pieces, relevance, reason.strength, end)
+def _plot(explanation: Explanation, reason: NodeExplanation, relevance: Relevance, end: float) -> Plot:
+    canvas = build_canvas(explanation.track_slices, relevance, reason.strength, end)
     low, high = float(np.nanmin(canvas.shown)), float(np.nanmax(canvas.shown))
     grey = np.nan_to_num(255 * (canvas.shown - low) / max(high - low, 1e-6)).astype(np.uint8)
     grey = grey[:: max(1, len(grey) // _TALLEST)]
@@ -187,7 +187,7 @@ def _plot(explanation: Explanation, reason: Reason, relevance: Relevance, end: f
         relevance.view,
         TITLES[relevance.view],
         as_png(grey),
-        as_png(paint(canvas.relevance)),
+        as_png(relevance_to_rgba(canvas.relevance)),
         [(100 - 100 * place / relevance.axis.rows, name) for place, name in zip(places, names, strict=True)],
         f"grey: {low:.0f} to {high:.0f} dB" if canvas.decibels else "grey: each slice's own range",
     )

@@ -21,9 +21,9 @@ from genretree.bundle.manifest import files_beside, list_part, read_description
 from genretree.corpus.store import Store
 from genretree.errors import BundleError
 from genretree.evaluation.evaluate import check_images
-from genretree.explanation.bundle_weights import with_weights
+from genretree.explanation.bundle_weights import load_weights_for
 from genretree.explanation.result import Neighbour
-from genretree.explanation.slices import Pieces
+from genretree.explanation.slices import TrackSlices
 from genretree.files import read_json_text, sha256_file, write_text
 from genretree.metrics.calibration import average_by
 from genretree.models.base import Model, embed_slices
@@ -101,13 +101,13 @@ def check_index(bundle: Bundle, most: int | None) -> None:
         )
 
 
-def find_neighbours(bundle: Bundle, pieces: Pieces, most: int | None = None) -> tuple[Neighbour, ...] | None:
+def find_neighbours(bundle: Bundle, track_slices: TrackSlices, most: int | None = None) -> tuple[Neighbour, ...] | None:
     """Give the nearest tracks of a bundle's index; None if it has none.
 
     Parameters
     ----------
     bundle : Bundle
-    pieces : Pieces
+    track_slices : TrackSlices
     most : int, optional
         How many; by default 5 if there is an index.
 
@@ -132,7 +132,7 @@ def find_neighbours(bundle: Bundle, pieces: Pieces, most: int | None = None) -> 
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         again = f"make it again: genretree index {bundle.folder} STORE --overwrite"
         raise BundleError(f"{path}: can't be read ({error}); {again}") from error
-    own = (_in_batches(with_weights(bundle).model, pieces).mean(axis=0) - mean) / scale
+    own = (_in_batches(load_weights_for(bundle).model, track_slices).mean(axis=0) - mean) / scale
     similar = vectors @ own / np.maximum(np.linalg.norm(vectors, axis=1) * np.linalg.norm(own), _SMALLEST)
     nearest = np.argsort(-similar, kind="stable")[: NEIGHBOURS if most is None else most]
     return tuple(
@@ -170,7 +170,7 @@ def _describe_tracks(
     return vectors.astype(np.float32), tracks
 
 
-def _in_batches(model: Model, pieces: Pieces) -> Floats:
-    cut: Callable[[int], Pieces] = lambda at: pieces.select(slice(at, at + _AT_A_TIME))  # noqa: E731
-    parts = [cut(at) for at in range(0, len(pieces), _AT_A_TIME)]
+def _in_batches(model: Model, track_slices: TrackSlices) -> Floats:
+    cut: Callable[[int], TrackSlices] = lambda at: track_slices.select(slice(at, at + _AT_A_TIME))  # noqa: E731
+    parts = [cut(at) for at in range(0, len(track_slices), _AT_A_TIME)]
     return np.concatenate([embed_slices(model, part.images, part.mel_16k) for part in parts])

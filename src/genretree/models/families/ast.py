@@ -15,14 +15,14 @@ from torch.nn import functional
 from transformers import ASTConfig, ASTModel, ViTConfig, ViTModel
 
 from genretree.errors import SettingsError, TrainingError
-from genretree.models.base import Examples, FitContext, Fitted, Model
+from genretree.models.base import FitContext, FitResult, Model, SliceDataset
 from genretree.models.families.study_networks import StudyTransformer
 from genretree.models.neural.linear_probe import load_model
 from genretree.models.neural.network import GenreNetwork, build_head
 from genretree.models.neural.settings import AstSettings, as_settings
 from genretree.models.pretrained.backbones import (
     PooledBackbone,
-    build_described,
+    build_from_config,
     build_pretrained,
     find_weights,
     read_config,
@@ -52,8 +52,8 @@ class AstFamily:
 
     @staticmethod
     def fit(
-        train: Examples, validation: Examples | None, taxonomy: Taxonomy, settings: Any, context: FitContext
-    ) -> Fitted:
+        train: SliceDataset, validation: SliceDataset | None, taxonomy: Taxonomy, settings: Any, context: FitContext
+    ) -> FitResult:
         """Train from a seeded random start, or fine-tune a checkpoint."""
         from genretree.models.neural.trainer import fit_network  # loads the Trainer and all it needs, for seconds
 
@@ -67,9 +67,9 @@ class AstFamily:
         if chosen.architecture == "study":
             return load_model(_build_study(taxonomy, chosen), folder)
         if is_small(folder / BACKBONE_FILE):
-            small = build_described(ViTModel, read_config(ViTConfig, folder), folder, add_pooling_layer=False)
+            small = build_from_config(ViTModel, read_config(ViTConfig, folder), folder, add_pooling_layer=False)
             return load_model(_assemble_small(small, taxonomy, chosen), folder)
-        large = build_described(ASTModel, read_config(ASTConfig, folder), folder)
+        large = build_from_config(ASTModel, read_config(ASTConfig, folder), folder)
         return load_model(_assemble_audioset(large, taxonomy, chosen), folder)
 
 

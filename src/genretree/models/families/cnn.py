@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genretree.models.base import Examples, FitContext, Fitted, Model
+from genretree.models.base import FitContext, FitResult, Model, SliceDataset
 from genretree.models.families.study_networks import StudyCnn
 from genretree.models.neural.linear_probe import load_model
 from genretree.models.neural.network import GenreNetwork, build_head
@@ -35,8 +35,8 @@ class CnnFamily:
 
     @staticmethod
     def fit(
-        train: Examples, validation: Examples | None, taxonomy: Taxonomy, settings: Any, context: FitContext
-    ) -> Fitted:
+        train: SliceDataset, validation: SliceDataset | None, taxonomy: Taxonomy, settings: Any, context: FitContext
+    ) -> FitResult:
         """Train from a seeded random start, or from pretrained weights."""
         from genretree.models.neural.trainer import fit_network  # loads the Trainer and all it needs, for seconds
 

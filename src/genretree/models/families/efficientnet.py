@@ -12,7 +12,7 @@ from transformers import EfficientNetConfig, EfficientNetModel
 
 from genretree.errors import TrainingError
 from genretree.files import printable
-from genretree.models.base import Examples, FitContext, Fitted, Model
+from genretree.models.base import FitContext, FitResult, Model, SliceDataset
 from genretree.models.families.study_networks import StochasticDepth
 from genretree.models.neural.linear_probe import load_model
 from genretree.models.neural.network import GenreNetwork, build_head
@@ -20,7 +20,7 @@ from genretree.models.neural.settings import EfficientNetSettings, as_settings
 from genretree.models.pretrained.backbones import (
     PooledBackbone,
     adapt_input,
-    build_described,
+    build_from_config,
     build_pretrained,
     find_weights,
     read_config,
@@ -55,8 +55,8 @@ class EfficientNetFamily:
 
     @staticmethod
     def fit(
-        train: Examples, validation: Examples | None, taxonomy: Taxonomy, settings: Any, context: FitContext
-    ) -> Fitted:
+        train: SliceDataset, validation: SliceDataset | None, taxonomy: Taxonomy, settings: Any, context: FitContext
+    ) -> FitResult:
         """Fine-tune from the checkpoint, or train from a seeded random start with `weights="none"`."""
         from genretree.models.neural.trainer import fit_network  # loads the Trainer and all it needs, for seconds
 
@@ -67,7 +67,7 @@ class EfficientNetFamily:
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:
         """Read a trained network; needs no checkpoint."""
         chosen = as_settings(settings, EfficientNetSettings)
-        backbone = build_described(EfficientNetModel, read_config(EfficientNetConfig, folder), folder)
+        backbone = build_from_config(EfficientNetModel, read_config(EfficientNetConfig, folder), folder)
         return load_model(_assemble(backbone, taxonomy, chosen), folder)
 
 

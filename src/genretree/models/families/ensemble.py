@@ -21,15 +21,15 @@ from safetensors.numpy import load_file, save_file
 from genretree.errors import BundleError, SettingsError
 from genretree.files import atomic_path
 from genretree.models.base import (
-    Examples,
     Family,
     FitContext,
-    Fitted,
-    Held,
+    FitResult,
     LevelProbabilities,
     Model,
+    OutOfFoldPredictions,
+    SliceDataset,
     embed_slices,
-    score_examples,
+    predict_dataset,
     shuffle_weights,
 )
 from genretree.models.finite_weights import require_finite
@@ -86,8 +86,8 @@ class EnsembleFamily:
 
     @staticmethod
     def fit(
-        train: Examples, validation: Examples | None, taxonomy: Taxonomy, settings: Any, context: FitContext
-    ) -> Fitted:
+        train: SliceDataset, validation: SliceDataset | None, taxonomy: Taxonomy, settings: Any, context: FitContext
+    ) -> FitResult:
         """Train every member once for each fold and once on all, and weigh them; goes on where it stopped."""
         chosen: EnsembleSettings = settings
         members, found, facts = [], [], {}
@@ -96,12 +96,14 @@ class EnsembleFamily:
             fitted = family.fit(train, validation, taxonomy, member_settings, _inside(context, name))
             members.append(fitted.model)
             facts[name] = dict(fitted.facts)
-        weights = weigh(np.stack(found), train.leaves, train.tracks)
+        weights = fit_member_weights(np.stack(found), train.leaves, train.tracks)
         facts["weights"] = {name: round(float(weight), 3) for name, weight in zip(chosen.members, weights, strict=True)}
         held = None
         if group_folds(train.leaves, train.groups, chosen.seed, chosen.folds):
-            held = Held(taxonomy.sum_levels(pool(np.stack(found), weights)), train.leaves, train.tracks)
-        return Fitted(EnsembleModel(members, weights, taxonomy, chosen), [], facts, held)
+            held = OutOfFoldPredictions(
+                taxonomy.sum_levels(combine_members(np.stack(found), weights)), train.leaves, train.tracks
+            )
+        return FitResult(EnsembleModel(members, weights, taxonomy, chosen), [], facts, held)
 
     @staticmethod
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:
@@ -140,12 +142,12 @@ class EnsembleModel:
             for own, graph in member.graphs(image_size).items()
         }
 
-    def run_by(self, runners: Mapping[str, Runner]) -> None:
+    def set_backend(self, runners: Mapping[str, Runner]) -> None:
         """Hand each member its own."""
         for name, member in self._with_graphs():
             own = {key.removeprefix(f"{name}-"): run for key, run in runners.items() if key.startswith(f"{name}-")}
             if own:
-                member.run_by(own)
+                member.set_backend(own)
 
     def _with_graphs(self) -> Iterator[tuple[str, HasGraphs]]:
         for name, member in zip(self.settings.members, self.members, strict=True):
@@ -157,7 +159,7 @@ class EnsembleModel:
     ) -> LevelProbabilities:
         """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
         leaves = np.stack([member.predict_levels(images, mel_16k)[-1] for member in self.members])
-        return self.taxonomy.sum_levels(pool(leaves, self.weights))
+        return self.taxonomy.sum_levels(combine_members(leaves, self.weights))
 
     def embed(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None) -> NDArray[np.float32]:
         """Compute the features of all members, side by side: shape (n, width)."""
@@ -171,12 +173,12 @@ class EnsembleModel:
         members = [new or old for new, old in zip(shuffled, self.members, strict=True)]
         return EnsembleModel(members, self.weights, self.taxonomy, self.settings)
 
-    def score_examples(self, examples: Examples, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
+    def predict_dataset(self, examples: SliceDataset, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
         """Score stored slices, each member in its own way."""
-        leaves = np.stack([score_examples(member, examples)[-1] for member in self.members])
+        leaves = np.stack([predict_dataset(member, examples)[-1] for member in self.members])
         if tick is not None:
             tick(len(examples))
-        return self.taxonomy.sum_levels(pool(leaves, self.weights))
+        return self.taxonomy.sum_levels(combine_members(leaves, self.weights))
 
     def save(self, folder: Path) -> list[str]:
         """Write the weights, and each member into a folder of its own."""
@@ -188,7 +190,7 @@ class EnsembleModel:
         return names
 
 
-def pool(leaves: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def combine_members(leaves: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Pool members' leaf probabilities, (members, n, n_leaves), into (n, n_leaves): a weighted product, normalised."""
     from scipy.special import softmax
 
@@ -196,7 +198,9 @@ def pool(leaves: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[n
     return pooled
 
 
-def weigh(leaves: NDArray[np.float64], truth: NDArray[np.int64], tracks: NDArray[np.int64]) -> NDArray[np.float64]:
+def fit_member_weights(
+    leaves: NDArray[np.float64], truth: NDArray[np.int64], tracks: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """Find the members' weights, none negative, that make the true leaves likeliest.
 
     Parameters
@@ -241,8 +245,8 @@ def _members(settings: EnsembleSettings) -> Iterator[tuple[str, type[Family], Se
 def _predict_unseen(
     name: str,
     settings: Settings,
-    train: Examples,
-    validation: Examples | None,
+    train: SliceDataset,
+    validation: SliceDataset | None,
     taxonomy: Taxonomy,
     chosen: EnsembleSettings,
     context: FitContext,
@@ -256,7 +260,7 @@ def _predict_unseen(
             inside = _inside(context, f"{name}-{number}")
             fitted = get_family(name).fit(train.select(learn), validation, taxonomy, settings, inside)
             with atomic_path(path) as temporary, temporary.open("wb") as stream:
-                np.save(stream, score_examples(fitted.model, train.select(check))[-1])
+                np.save(stream, predict_dataset(fitted.model, train.select(check))[-1])
         found[check] = np.load(path, allow_pickle=False)
     return found
 

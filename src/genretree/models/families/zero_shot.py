@@ -20,7 +20,7 @@ from genretree.errors import BundleError
 from genretree.models.base import LevelProbabilities
 from genretree.models.families.musicnn.family import MusicnnSettings
 from genretree.models.pretrained.musicnn import MSD_TAGS, MTT_TAGS, Musicnn
-from genretree.models.pretrained.musicnn_features import hear, load_network
+from genretree.models.pretrained.musicnn_features import extract_features, load_network
 from genretree.models.pretrained.names import MusicnnName
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
@@ -122,7 +122,7 @@ class TagModel:
         """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
         if mel_16k is None:
             raise BundleError("tags are heard in sound, and there are only images")
-        heard = hear(self.networks, mel_16k, self.patches)
+        heard = extract_features(self.networks, mel_16k, self.patches)
         tags = {name: expit(heard[f"{name}/tags"].astype(np.float64)) for name in self.networks}
         return self.tree.taxonomy.sum_levels(self.tree.leaf_probabilities(tags))
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.files import atomic_path
-from genretree.models.base import Examples
+from genretree.models.base import SliceDataset
 from genretree.progress import progress_bar
 
 _SAVE_SECONDS = 60.0
@@ -17,10 +17,10 @@ _AT_A_TIME = 16  # a second or two of hearing, so that the bar moves
 Floats = NDArray[np.float32]
 
 
-class KeptRows:
+class FeatureCache:
     """What was computed of a store's slices, kept in the store: rows of numbers, nan where unknown."""
 
-    def __init__(self, examples: Examples, name: str, width: int) -> None:
+    def __init__(self, examples: SliceDataset, name: str, width: int) -> None:
         self.path = None if examples.cache is None else examples.cache / name
         shape = (len(examples.images), width)
         self.values = np.full(shape, np.nan, np.float32)

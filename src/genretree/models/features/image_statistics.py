@@ -15,8 +15,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.models.base import Examples
-from genretree.models.features.cache import KeptRows
+from genretree.models.base import SliceDataset
+from genretree.models.features.cache import FeatureCache
 from genretree.parallel import processors_each
 
 Floats = NDArray[np.float32]
@@ -61,9 +61,9 @@ def image_statistics(images: NDArray[np.uint8]) -> Floats:
     return np.concatenate([_describe_each(number, images[:, number]) for number in range(len(_BANDS))], axis=1)
 
 
-def statistics_of(examples: Examples, progress: bool = False) -> Floats:
+def dataset_statistics(examples: SliceDataset, progress: bool = False) -> Floats:
     """Describe stored slices, shape (n, STATISTICS); what was described before is not described again."""
-    kept = KeptRows(examples, f"statistics-{_KIND}.npy", STATISTICS)
+    kept = FeatureCache(examples, f"statistics-{_KIND}.npy", STATISTICS)
 
     def describe(rows: NDArray[np.int64]) -> Floats:
         return image_statistics(np.asarray(examples.images[rows]))

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from genretree.errors import BundleError, TrainingError
-from genretree.models.base import Examples, Held, LevelProbabilities, balance_classes
+from genretree.models.base import LevelProbabilities, OutOfFoldPredictions, SliceDataset, compute_class_weights
 from genretree.models.features.image_statistics import STATISTICS
 from genretree.models.finite_weights import require_finite
 from genretree.models.linear.logistic import LinearHead, fit_linear, group_folds, out_of_fold, track_log_loss
@@ -27,7 +27,7 @@ Blocks = Sequence[Floats]  # kinds of features of the same slices, each (n, widt
 
 
 @dataclass(frozen=True)
-class Known:
+class LabelledRows:
     """Labelled slices: leaf, track, group and weight of each, arrays of shape (n,)."""
 
     leaves: NDArray[np.int64]
@@ -36,7 +36,7 @@ class Known:
     weights: NDArray[np.float64]
 
     @classmethod
-    def of(cls, parts: Sequence[Examples], balance: float = 0.0) -> Self:
+    def of(cls, parts: Sequence[SliceDataset], class_weight_power: float = 0.0) -> Self:
         """Take the slices of several parts, weighed so that every track counts the same, whatever its length.
 
         Raises
@@ -49,7 +49,7 @@ class Known:
         )
         if len(np.unique(leaves)) < 2:
             raise TrainingError("all slices to train on have one and the same genre; check the split")
-        weights = balance_classes(leaves, balance) / np.bincount(tracks)[tracks]
+        weights = compute_class_weights(leaves, class_weight_power) / np.bincount(tracks)[tracks]
         return cls(leaves, tracks, groups, weights / weights.mean())
 
     def first(self, n: int) -> Self:
@@ -75,14 +75,14 @@ class LinearTree:
         self.levels = _levels(taxonomy, heads)
 
     @classmethod
-    def fit(cls, blocks: Blocks, known: Known, strength: float, taxonomy: Taxonomy, heads: Heads) -> Self:
-        """Fit all classifiers with an inverse regularisation of `strength`."""
+    def fit(cls, blocks: Blocks, known: LabelledRows, C: float, taxonomy: Taxonomy, heads: Heads) -> Self:
+        """Fit all classifiers with an inverse regularisation of `C`."""
         features, widths = np.concatenate(blocks, axis=1), [block.shape[1] for block in blocks]
         found: list[LinearHead | None] = []
         for level in _levels(taxonomy, heads):
             truth = taxonomy.ancestors[known.leaves, level]
             several = len(np.unique(truth)) > 1
-            found.append(fit_linear(features, truth, strength, known.weights, widths) if several else None)
+            found.append(fit_linear(features, truth, C, known.weights, widths) if several else None)
         return cls(found, taxonomy, heads)
 
     @property
@@ -137,8 +137,13 @@ class LinearTree:
         return cls(linear, taxonomy, heads)
 
 
-def choose(
-    candidates: Sequence[Blocks], strengths: Sequence[float], known: Known, n_leaves: int, seed: int, progress: bool
+def choose_features(
+    candidates: Sequence[Blocks],
+    Cs: Sequence[float],
+    known: LabelledRows,
+    n_leaves: int,
+    seed: int,
+    progress: bool,
 ) -> tuple[list[dict[str, float]], int, float]:
     """Choose features and strength by the log loss of the leaf on groups left out.
 
@@ -148,28 +153,30 @@ def choose(
         A row for each pair that was tried; none if there was nothing to choose.
     number : int
         Which of the candidates.
-    strength : float
+    C : float
     """
     history: list[dict[str, float]] = []
-    pairs = [(number, strength) for number in range(len(candidates)) for strength in strengths]
+    pairs = [(number, C) for number in range(len(candidates)) for C in Cs]
     if len(pairs) == 1:
         return history, *pairs[0]
     if not group_folds(known.leaves, known.groups, seed):  # a single group tells nothing: the middle of each
-        return history, 0, sorted(strengths)[len(strengths) // 2]
+        return history, 0, sorted(Cs)[len(Cs) // 2]
     with progress_bar(len(pairs), "choose", "setting", progress) as tick:
-        for number, strength in pairs:
+        for number, C in pairs:
             blocks = candidates[number]
             features, widths = np.concatenate(blocks, axis=1), [block.shape[1] for block in blocks]
-            found = out_of_fold(features, known.leaves, known.groups, strength, n_leaves, seed, known.weights, widths)
+            found = out_of_fold(features, known.leaves, known.groups, C, n_leaves, seed, known.weights, widths)
             loss = track_log_loss(found, known.leaves, known.tracks)
-            row = {"iteration": len(history), "features": features.shape[1], "strength": strength}
+            row = {"iteration": len(history), "features": features.shape[1], "strength": C}
             history.append({**{name: float(value) for name, value in row.items()}, "validation_loss": loss})
             tick()
     best = min(range(len(pairs)), key=lambda place: history[place]["validation_loss"])
     return history, *pairs[best]
 
 
-def hold_out(blocks: Blocks, known: Known, strength: float, taxonomy: Taxonomy, heads: Heads, seed: int) -> Held | None:
+def hold_out(
+    blocks: Blocks, known: LabelledRows, C: float, taxonomy: Taxonomy, heads: Heads, seed: int
+) -> OutOfFoldPredictions | None:
     """Score every slice by classifiers like the one fitted on all, but that saw nothing of its group.
 
     None where there are too few groups for that.
@@ -180,8 +187,8 @@ def hold_out(blocks: Blocks, known: Known, strength: float, taxonomy: Taxonomy, 
     found = []
     for level in _levels(taxonomy, heads):
         truth, width = taxonomy.ancestors[known.leaves, level], len(taxonomy.nodes(level))
-        found.append(out_of_fold(features, truth, known.groups, strength, width, seed, known.weights, widths))
-    return Held(taxonomy.sum_levels(found[0]) if heads == "tree" else found, known.leaves, known.tracks)
+        found.append(out_of_fold(features, truth, known.groups, C, width, seed, known.weights, widths))
+    return OutOfFoldPredictions(taxonomy.sum_levels(found[0]) if heads == "tree" else found, known.leaves, known.tracks)
 
 
 def _levels(taxonomy: Taxonomy, heads: Heads) -> Sequence[int]:

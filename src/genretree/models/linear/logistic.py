@@ -14,13 +14,13 @@ from pydantic import AfterValidator
 Floats = NDArray[np.float32]
 
 
-def _positive(strengths: tuple[float, ...]) -> tuple[float, ...]:
-    if not all(strength > 0 for strength in strengths):
-        raise ValueError("strengths must be greater than 0")
-    return strengths
+def _positive(Cs: tuple[float, ...]) -> tuple[float, ...]:
+    if not all(C > 0 for C in Cs):
+        raise ValueError("every C must be greater than 0")
+    return Cs
 
 
-Strengths = Annotated[tuple[float, ...], AfterValidator(_positive)]  # inverse regularisations, as a setting
+Regularisations = Annotated[tuple[float, ...], AfterValidator(_positive)]  # inverse regularisations, as a setting
 _FOLDS = 5
 _USUAL_WIDTH = 200  # features of a block that is scaled to a spread of 1
 _MOST_ITERATIONS = 500
@@ -69,7 +69,7 @@ class LinearHead:
 def fit_linear(
     features: Floats,
     truth: NDArray[np.int64],
-    strength: float,
+    C: float,
     weights: NDArray[np.float64] | None = None,
     widths: Sequence[int] | None = None,
 ) -> LinearHead:
@@ -80,7 +80,7 @@ def fit_linear(
     features : array, shape (n, n_features)
     truth : array, shape (n,)
         Class numbers, at least two different ones.
-    strength : float
+    C : float
         Inverse of the regularisation (scikit-learn's `C`).
     weights : array, shape (n,), optional
         Of the examples.
@@ -94,7 +94,7 @@ def fit_linear(
     scaler = StandardScaler().fit(features)
     if widths is not None:
         scaler.scale_ = scaler.scale_ * np.sqrt(np.repeat(widths, widths) / _USUAL_WIDTH)
-    model = LogisticRegression(C=strength, max_iter=_MOST_ITERATIONS, tol=1e-3)
+    model = LogisticRegression(C=C, max_iter=_MOST_ITERATIONS, tol=1e-3)
     # The products are small: threads that share one wait for each other longer than they work.
     with threadpool_limits(1):
         model.fit(scaler.transform(features), truth, sample_weight=weights)
@@ -110,7 +110,7 @@ def out_of_fold(
     features: Floats,
     truth: NDArray[np.int64],
     groups: NDArray[np.int64],
-    strength: float,
+    C: float,
     width: int,
     seed: int = 0,
     weights: NDArray[np.float64] | None = None,
@@ -122,7 +122,7 @@ def out_of_fold(
     for learn, check in group_folds(truth, groups, seed):
         if len(np.unique(truth[learn])) > 1:
             chosen = None if weights is None else weights[learn]
-            head = fit_linear(features[learn], truth[learn], strength, chosen, widths)
+            head = fit_linear(features[learn], truth[learn], C, chosen, widths)
             found[check] = head.predict(features[check], width)
         if tick is not None:
             tick()

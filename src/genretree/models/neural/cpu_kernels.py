@@ -1,4 +1,4 @@
-"""Faster ways to do on a processor what networks do in training, the same but for rounding: see `quicken`."""
+"""Faster forms of layers for training on a CPU, equal to the originals but for rounding: see `enable_cpu_kernels`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ATTENTION = "genretree"
 _DRAWS = 1 << 16  # an element is kept or dropped by 16 random bits
 
 
-class QuickDropout(nn.Dropout):
+class FastDropout(nn.Dropout):
     """Dropout that draws 16 random bits for each element where PyTorch draws and converts 32 or more.
 
     On a processor PyTorch's takes 10 ns for an element, a fifth of a training step of a small transformer; this one
@@ -84,12 +84,12 @@ def attend(
     return (weights @ value).transpose(1, 2).contiguous(), None
 
 
-def quicken(network: Any) -> None:
+def enable_cpu_kernels(network: Any) -> None:
     """Replace a network's dropout, means over images and attention by those above; weights and names stay the same."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Dropout:
-                setattr(module, name, QuickDropout(child.p).train(child.training))
+                setattr(module, name, FastDropout(child.p).train(child.training))
             elif type(child) is nn.AdaptiveAvgPool2d and child.output_size == 1:
                 setattr(module, name, GlobalMean().train(child.training))
         if hasattr(module, "set_attn_implementation") and module.config._attn_implementation == "sdpa":

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.models.base import Examples
-from genretree.models.pretrained.musicnn_features import Layer, hear_examples, load_network
+from genretree.models.base import SliceDataset
+from genretree.models.pretrained.musicnn_features import Layer, extract_dataset_features, load_network
 from genretree.models.pretrained.names import CACHED, MusicnnName
 
 TAUGHT: tuple[Layer, ...] = ("tags", "penultimate")
@@ -22,14 +22,14 @@ _FARTHEST = 4.0  # spreads from the mean
 Floats = NDArray[np.float32]
 
 
-def hear_lessons(
-    parts: Sequence[Examples], networks: Sequence[MusicnnName], where: str = CACHED, progress: bool = False
+def compute_teacher_targets(
+    parts: Sequence[SliceDataset], networks: Sequence[MusicnnName], where: str = CACHED, progress: bool = False
 ) -> list[Floats]:
     """Give what the teacher says of slices, standardised by the first part.
 
     Parameters
     ----------
-    parts : sequence of Examples
+    parts : sequence of SliceDataset
         With sound.
     networks : sequence of "msd", "mtt"
     where : str
@@ -47,7 +47,7 @@ def hear_lessons(
         If there is no sound, or the networks' weights are not on this machine.
     """
     loaded = {name: load_network(name, where) for name in networks}
-    heard = [hear_examples(part, loaded, _PATCHES, progress=progress) for part in parts]
+    heard = [extract_dataset_features(part, loaded, _PATCHES, progress=progress) for part in parts]
     joined = [
         np.concatenate([one[f"{name}/{layer}"] for name in networks for layer in TAUGHT], axis=1) for one in heard
     ]

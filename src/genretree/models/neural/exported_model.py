@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.errors import BundleError
-from genretree.models.base import Examples, LevelProbabilities, Model
-from genretree.models.features.image_statistics import image_statistics, statistics_of
+from genretree.models.base import LevelProbabilities, Model, SliceDataset
+from genretree.models.features.image_statistics import dataset_statistics, image_statistics
 from genretree.models.linear.hierarchical import LinearTree, read_head
 from genretree.models.neural.settings import NetworkSettings
 from genretree.models.runtime.types import Runner
@@ -51,7 +51,7 @@ class _Exported:
 
     def __init__(self, run: Runner, settings: NetworkSettings) -> None:
         self.run = run
-        self.shifts = settings.shifts
+        self.n_tta_shifts = settings.n_tta_shifts
         self.heads = settings.heads
         self.explain_methods = settings.explain_methods
 
@@ -64,8 +64,8 @@ class _Exported:
         known = len(images)
         if not known:  # for the widths of what it gives
             images = np.zeros((1, *images.shape[1:]), np.uint8)
-        for turn in range(self.shifts):
-            turned = np.roll(images, round(turn * images.shape[-1] / self.shifts), axis=3) if turn else images
+        for turn in range(self.n_tta_shifts):
+            turned = np.roll(images, round(turn * images.shape[-1] / self.n_tta_shifts), axis=3) if turn else images
             parts = [self.run(turned[at : at + _BATCH])[0].copy() for at in range(0, len(images), _BATCH)]
             yield np.concatenate(parts)[:known]
 
@@ -108,7 +108,7 @@ class ExportedFeatures(_Exported):
         """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
         return self._classify(self._features(images), image_statistics(images) if self.statistics else None)
 
-    def score_examples(self, examples: Examples, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
+    def predict_dataset(self, examples: SliceDataset, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
         """Score stored slices; statistics that were computed before are not computed again."""
         found = []
         for images in examples.batches(_BATCH):
@@ -117,7 +117,7 @@ class ExportedFeatures(_Exported):
                 tick(len(images))
         if not found:
             return self.predict_levels(np.asarray(examples.images[examples.rows]))
-        return self._classify(np.concatenate(found), statistics_of(examples) if self.statistics else None)
+        return self._classify(np.concatenate(found), dataset_statistics(examples) if self.statistics else None)
 
     def _features(self, images: NDArray[np.uint8]) -> Floats:
         mean: Floats = np.mean(list(self._look(images)), axis=0, dtype=np.float32)

@@ -21,7 +21,7 @@ _NUMBERED = re.compile(r"\.(?:blocks|layer|layers|stages)\.(\d+)\.")
 
 
 def fine_tuning(network: Any, settings: NetworkSettings, checkpoint: Path | None) -> list[TrainerCallback]:
-    """Give the callbacks that the settings `frozen_epochs` and `averaging` need; freezes at once what never learns."""
+    """Give the callbacks that the settings `frozen_epochs` and `ema_decay` need; freezes at once what never learns."""
     callbacks: list[TrainerCallback] = []
     if settings.frozen_epochs >= settings.epochs:
         network.freeze(True)
@@ -29,8 +29,8 @@ def fine_tuning(network: Any, settings: NetworkSettings, checkpoint: Path | None
             parameter.requires_grad_(False)
     elif settings.frozen_epochs:
         callbacks.append(_Freeze(network, settings.frozen_epochs))
-    if settings.averaging:
-        callbacks.append(_Average(network, settings.averaging, checkpoint))
+    if settings.ema_decay:
+        callbacks.append(_Average(network, settings.ema_decay, checkpoint))
     return callbacks
 
 

@@ -15,9 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from genretree.models.base import Examples, FitContext, Fitted, LevelProbabilities, Model
-from genretree.models.features.image_statistics import image_statistics, statistics_of
-from genretree.models.linear.hierarchical import Blocks, Known, LinearTree, choose, hold_out, read_head, write_head
+from genretree.models.base import FitContext, FitResult, LevelProbabilities, Model, SliceDataset
+from genretree.models.features.image_statistics import dataset_statistics, image_statistics
+from genretree.models.linear.hierarchical import (
+    Blocks,
+    LabelledRows,
+    LinearTree,
+    choose_features,
+    hold_out,
+    read_head,
+    write_head,
+)
 from genretree.models.neural.network import (
     GenreNetwork,
     NetworkModel,
@@ -26,7 +34,7 @@ from genretree.models.neural.network import (
     network_features,
     shuffle_network,
 )
-from genretree.models.runtime.graph import Graph, as_tensors
+from genretree.models.runtime.graph import Graph, wrap_runner
 from genretree.models.runtime.types import Runner
 from genretree.progress import progress_bar
 
@@ -52,9 +60,9 @@ class LinearNetworkModel:
         """Give the network from stored images to features."""
         return {"network": Graph(_Features(self.network), example_images(image_size), ("features",))}
 
-    def run_by(self, runners: Mapping[str, Runner]) -> None:
+    def set_backend(self, runners: Mapping[str, Runner]) -> None:
         """Let another runtime compute the features."""
-        run = as_tensors(runners["network"])
+        run = wrap_runner(runners["network"])
         self.look = lambda images: run(images)[0]
 
     @property
@@ -85,10 +93,10 @@ class LinearNetworkModel:
         blocks = [network_features(self.network, images, self.look)]
         return self.linear.predict([*blocks, image_statistics(images)] if self.statistics else blocks)
 
-    def score_examples(self, examples: Examples, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
+    def predict_dataset(self, examples: SliceDataset, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
         """Score stored slices; statistics that were computed before are not computed again."""
-        blocks = [features_of(self.network, examples, tick, self.look)]
-        return self.linear.predict([*blocks, statistics_of(examples)] if self.statistics else blocks)
+        blocks = [compute_features(self.network, examples, tick, self.look)]
+        return self.linear.predict([*blocks, dataset_statistics(examples)] if self.statistics else blocks)
 
     def save(self, folder: Path) -> list[str]:
         """Write the network's weights, and the classifier's."""
@@ -104,22 +112,24 @@ def load_model(network: GenreNetwork, folder: Path) -> Model:
     return LinearNetworkModel(model, *read_head(folder, width, network.head.taxonomy, network.settings.heads))
 
 
-def fit_classifier(model: NetworkModel, train: Examples, validation: Examples | None, context: FitContext) -> Fitted:
+def fit_classifier(
+    model: NetworkModel, train: SliceDataset, validation: SliceDataset | None, context: FitContext
+) -> FitResult:
     """Fit the classifier on a network as it is. `validation` is learned from too: nothing is stopped early here."""
     settings, taxonomy = model.network.settings, model.network.head.taxonomy
     parts = [train] if validation is None else [train, validation]
-    known = Known.of(parts, settings.balance)
+    known = LabelledRows.of(parts, settings.class_weight_power)
     with progress_bar(len(known.leaves), "look", "slice", context.progress) as tick:
-        seen = np.concatenate([features_of(model.network, part, tick) for part in parts])
+        seen = np.concatenate([compute_features(model.network, part, tick) for part in parts])
     candidates: list[Blocks] = [[seen]]
     if settings.statistics:
-        candidates.append([seen, np.concatenate([statistics_of(part, context.progress) for part in parts])])
+        candidates.append([seen, np.concatenate([dataset_statistics(part, context.progress) for part in parts])])
     n_leaves = len(taxonomy.leaves)
-    history, number, strength = choose(candidates, settings.strengths, known, n_leaves, settings.seed, context.progress)
-    linear = LinearTree.fit(candidates[number], known, strength, taxonomy, settings.heads)
-    facts: dict[str, Any] = {"statistics": number > 0, "strength": strength, "linear_parameters": linear.parameters}
-    held = hold_out(candidates[number], known, strength, taxonomy, settings.heads, settings.seed)
-    return Fitted(LinearNetworkModel(model, linear, number > 0), history, facts, held)
+    history, number, C = choose_features(candidates, settings.Cs, known, n_leaves, settings.seed, context.progress)
+    linear = LinearTree.fit(candidates[number], known, C, taxonomy, settings.heads)
+    facts: dict[str, Any] = {"statistics": number > 0, "strength": C, "linear_parameters": linear.parameters}
+    held = hold_out(candidates[number], known, C, taxonomy, settings.heads, settings.seed)
+    return FitResult(LinearNetworkModel(model, linear, number > 0), history, facts, held)
 
 
 class _Features(nn.Module):
@@ -134,8 +144,8 @@ class _Features(nn.Module):
         return (self.network.backbone.features(self.network.read_images(images)),)  # type: ignore[operator]
 
 
-def features_of(
-    network: GenreNetwork, examples: Examples, tick: Callable[[int], None] | None = None, look: Look | None = None
+def compute_features(
+    network: GenreNetwork, examples: SliceDataset, tick: Callable[[int], None] | None = None, look: Look | None = None
 ) -> Floats:
     """Give a network's features of stored slices, shape (n, width); `look` computes them in its place."""
     found: list[Floats] = []

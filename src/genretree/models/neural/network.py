@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from genretree.errors import BundleError
-from genretree.models.base import LevelProbabilities, balance_classes
+from genretree.models.base import LevelProbabilities, compute_class_weights
 from genretree.models.finite_weights import require_finite
 from genretree.models.neural.epoch_accuracy import EpochAccuracy
 from genretree.models.neural.head import TreeHead
@@ -26,7 +26,7 @@ from genretree.models.neural.pitch_tempo import equalise, shift_and_warp
 from genretree.models.neural.settings import NetworkSettings
 from genretree.models.neural.spec_augment import mix_pairs, spec_augment
 from genretree.models.pretrained.names import BACKBONE_FILE, WEIGHTS_FILE
-from genretree.models.runtime.graph import Graph, as_tensors
+from genretree.models.runtime.graph import Graph, wrap_runner
 from genretree.models.runtime.types import Runner
 from genretree.settings import MODALITIES
 from genretree.sound.luminance import magma_luminance
@@ -79,11 +79,11 @@ class GenreNetwork(nn.Module):
         self.register_buffer("luminance", table, persistent=False)
         self.register_buffer("leaf_weights", torch.ones(head.widths[-1]), persistent=False)
 
-    def add_student(self, width: int) -> None:
+    def add_distillation_head(self, width: int) -> None:
         """Learn what a teacher says too, `width` numbers of each slice."""
         self.student = nn.Linear(self.backbone.width, width)  # type: ignore[arg-type]
 
-    def drop_student(self) -> None:
+    def remove_distillation_head(self) -> None:
         """Forget what was needed for learning from a teacher only."""
         self.student = None
 
@@ -102,8 +102,8 @@ class GenreNetwork(nn.Module):
         return self
 
     def balance_leaves(self, leaves: NDArray[np.int64]) -> None:
-        """Weigh leaves in the loss as the setting `balance` asks, by training slices of shape (n,); their mean is 1."""
-        weights = balance_classes(leaves, self.settings.balance)
+        """Weight leaves in the loss by training slices of shape (n,), to a mean of 1; see `class_weight_power`."""
+        weights = compute_class_weights(leaves, self.settings.class_weight_power)
         self.leaf_weights[torch.from_numpy(leaves)] = torch.from_numpy(weights).float()
 
     def read_images(self, images: Tensor) -> Tensor:
@@ -114,8 +114,8 @@ class GenreNetwork(nn.Module):
         self,
         images: Tensor,
         labels: Tensor | None = None,
-        following: Tensor | None = None,
-        lessons: Tensor | None = None,
+        next_slices: Tensor | None = None,
+        teacher_targets: Tensor | None = None,
         following_lessons: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Score images; with labels or lessons, give the loss too.
@@ -125,49 +125,49 @@ class GenreNetwork(nn.Module):
         images : uint8 tensor, shape (n, 3, size, size)
         labels : int64 tensor, shape (n,), optional
             Leaf indices.
-        following : uint8 tensor, shape (n, 3, size, size), optional
+        next_slices : uint8 tensor, shape (n, 3, size, size), optional
             The slices that come next on the same tracks; the same as `images` where there is none.
-        lessons, following_lessons : float tensors, shape (n, lesson), optional
+        teacher_targets, following_lessons : float tensors, shape (n, lesson), optional
             What a teacher says of both.
         """
         if not self.training:
-            return self._score(self.read_images(images), labels, lessons)
-        pixels, moved = self._change(self._reduce(images), None if following is None else self._reduce(following))
-        if lessons is not None and following_lessons is not None:
+            return self._score(self.read_images(images), labels, teacher_targets)
+        pixels, moved = self._change(self._reduce(images), None if next_slices is None else self._reduce(next_slices))
+        if teacher_targets is not None and following_lessons is not None:
             # The teacher's outputs are means over time, so those of a slice in between lie between.
-            lessons = torch.lerp(lessons, following_lessons, moved[:, None])
+            teacher_targets = torch.lerp(teacher_targets, following_lessons, moved[:, None])
         pixels = self._mask(self._normalise(pixels))
         if labels is None:
-            return self._score(pixels, labels, lessons)
+            return self._score(pixels, labels, teacher_targets)
         pixels, partners, shares = mix_pairs(pixels, self.settings.mixup)
         features = self.backbone.features(pixels)  # type: ignore[operator]
         scores = self.backbone.classify(features)  # type: ignore[operator]
         losses = shares * self._weighed(scores, labels) + (1 - shares) * self._weighed(scores, labels[partners])
-        if lessons is not None:
-            taught = torch.lerp(lessons[partners], lessons, shares[:, None])
-            losses = self.settings.genre_weight * losses + self._misheard(features, taught)
+        if teacher_targets is not None:
+            taught = torch.lerp(teacher_targets[partners], teacher_targets, shares[:, None])
+            losses = self.settings.genre_weight * losses + self._distillation_loss(features, taught)
         self._count(scores, torch.where(shares < 0.5, labels[partners], labels))  # of a mixture its greater part
         return {"loss": losses.mean(), "scores": scores}
 
-    def _score(self, pixels: Tensor, labels: Tensor | None, lessons: Tensor | None) -> dict[str, Tensor]:
+    def _score(self, pixels: Tensor, labels: Tensor | None, teacher_targets: Tensor | None) -> dict[str, Tensor]:
         features = self.backbone.features(pixels)  # type: ignore[operator]
         scores: Tensor = self.backbone.classify(features)  # type: ignore[operator]
         if labels is None:
             return {"scores": scores}
         self._count(scores, labels)
-        if lessons is not None and self.settings.genre_weight == 0:
-            return {"loss": self._misheard(features, lessons).mean(), "scores": scores}
+        if teacher_targets is not None and self.settings.genre_weight == 0:
+            return {"loss": self._distillation_loss(features, teacher_targets).mean(), "scores": scores}
         return {"loss": self.head.loss(scores, labels), "scores": scores}
 
     def _count(self, scores: Tensor, labels: Tensor) -> None:
         if self.accuracy is not None and self.settings.genre_weight > 0:
             self.accuracy.add(self.head, scores, labels, self.training)
 
-    def _misheard(self, features: Tensor, lessons: Tensor) -> Tensor:
+    def _distillation_loss(self, features: Tensor, teacher_targets: Tensor) -> Tensor:
         """Mean squared error of what the student hears: shape (n,)."""
         if self.student is None:
             raise ValueError("there is a teacher but no student")
-        losses: Tensor = (self.student(features).float() - lessons).square().mean(dim=1)
+        losses: Tensor = (self.student(features).float() - teacher_targets).square().mean(dim=1)
         return losses
 
     def _weighed(self, scores: Tensor, labels: Tensor) -> Tensor:
@@ -186,20 +186,20 @@ class GenreNetwork(nn.Module):
     def _normalise(self, pixels: Tensor) -> Tensor:
         return ((pixels - self.mean) / self.scale).contiguous(memory_format=torch.channels_last)
 
-    def _change(self, pixels: Tensor, following: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _change(self, pixels: Tensor, next_slices: Tensor | None) -> tuple[Tensor, Tensor]:
         """Cut, warp and equalise as the settings say; gives too how far each slice moved towards the following."""
         chosen = self.settings
         n, device = len(pixels), pixels.device
         moved = torch.zeros(n, device=device)
-        if following is not None:
-            moved = torch.rand(n, device=device) * (following != pixels).flatten(1).any(dim=1)
-        if following is not None or chosen.pitch_change or chosen.tempo_change:
+        if next_slices is not None:
+            moved = torch.rand(n, device=device) * (next_slices != pixels).flatten(1).any(dim=1)
+        if next_slices is not None or chosen.pitch_change or chosen.tempo_change:
             size = chosen.image_size
             tempos = 1 + (2 * torch.rand(n, device=device) - 1) * chosen.tempo_change
             semitones = (2 * torch.rand(n, device=device) - 1) * chosen.pitch_change
             # Around the middle of the slice, whatever the tempo.
             starts = moved * size + (1 - tempos) * size / 2
-            pieces = pixels if following is None else torch.cat([pixels, following], dim=3)
+            pieces = pixels if next_slices is None else torch.cat([pixels, next_slices], dim=3)
             pixels = shift_and_warp(pieces, chosen.modalities, starts, tempos, semitones)
         if chosen.equaliser or chosen.level_jitter:
             pixels = equalise(pixels, chosen.modalities, chosen.equaliser, chosen.level_jitter)
@@ -233,9 +233,9 @@ class NetworkModel:
         """Give the network from stored images to scores."""
         return {"network": Graph(_Scores(self.network), example_images(image_size), ("scores",))}
 
-    def run_by(self, runners: Mapping[str, Runner]) -> None:
+    def set_backend(self, runners: Mapping[str, Runner]) -> None:
         """Let another runtime score images."""
-        run = as_tensors(runners["network"])
+        run = wrap_runner(runners["network"])
         self.score = lambda images: run(images)[0]
 
     def predict_levels(
@@ -262,7 +262,7 @@ class NetworkModel:
 
     def _average(self, batch: Tensor) -> list[Tensor]:
         """Give the probabilities by level, averaged over turns of the images in time."""
-        turned = turn_in_time(batch, self.network.settings.shifts)
+        turned = shift_in_time(batch, self.network.settings.n_tta_shifts)
         scored = [self.network.head.log_probabilities(self.score(some)) for some in turned]
         return [torch.stack([one.double().exp() for one in level]).mean(dim=0) for level in zip(*scored, strict=True)]
 
@@ -296,7 +296,7 @@ def example_images(size: int) -> Tensor:
     return torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def turn_in_time(images: Tensor, turns: int) -> Iterator[Tensor]:
+def shift_in_time(images: Tensor, turns: int) -> Iterator[Tensor]:
     """Yield images as they are and turned round in time, in so many equal steps."""
     return (images.roll(round(turn * images.shape[-1] / turns), dims=3) for turn in range(turns))
 
@@ -304,7 +304,7 @@ def turn_in_time(images: Tensor, turns: int) -> Iterator[Tensor]:
 def network_features(
     network: GenreNetwork, images: NDArray[np.uint8], look: Callable[[Tensor], Tensor] | None = None
 ) -> NDArray[np.float32]:
-    """Compute a network's features of images, averaged over turns in time as the setting `shifts` asks: (n, width).
+    """Compute a network's features of images, averaged over `n_tta_shifts` shifts in time: shape (n, width).
 
     `look`, from uint8 images (n, 3, size, size) to features (n, width), takes the network's place.
     """
@@ -314,7 +314,7 @@ def network_features(
     with torch.inference_mode():
         for start in range(0, len(images), _BATCH):
             batch = torch.from_numpy(np.array(images[start : start + _BATCH])).to(device)
-            turned = [compute(some) for some in turn_in_time(batch, network.settings.shifts)]
+            turned = [compute(some) for some in shift_in_time(batch, network.settings.n_tta_shifts)]
             found.append(torch.stack(turned).mean(dim=0).float().cpu().numpy())
     return np.concatenate(found)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from genretree.settings import CHROMA_BINS, CQT_BINS, N_MELS, RATE, Modality
+from genretree.settings import CHROMA_BINS, CQT_BINS, N_MELS, SAMPLE_RATE, Modality
 
 _SEMITONES = 12  # in an octave
 _KNOTS = 6  # of a random equaliser's curve, spread evenly over the bands
@@ -97,7 +97,7 @@ def _source_rows(modality: Modality, size: int, semitones: Tensor) -> Tensor:
 def _mel_rows(size: int, step: int) -> NDArray[np.float32]:
     import librosa
 
-    edges = librosa.mel_frequencies(N_MELS + 2, fmin=0, fmax=RATE / 2)
+    edges = librosa.mel_frequencies(N_MELS + 2, fmin=0, fmax=SAMPLE_RATE / 2)
     top = float(librosa.hz_to_mel(edges[-1]))
     mels = top * (1 - (np.arange(size) + 0.5) / size)
     hertz = librosa.mel_to_hz(mels) * 2 ** (-step * _FINEST / _SEMITONES)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from genretree.models.linear.logistic import Strengths
+from genretree.models.linear.logistic import Regularisations
 from genretree.models.pretrained.names import CACHED, NONE, MusicnnName
 from genretree.settings import MODALITIES, Heads, Modality, Settings
 
@@ -21,6 +22,13 @@ class NetworkSettings(Settings):
     """How a network sees images and how it is trained."""
 
     explain_methods: ClassVar[tuple[str, ...]] = ("gradcam", "integrated-gradients")
+    renamed: ClassVar[Mapping[str, str]] = {
+        "balance": "class_weight_power",
+        "shifts": "n_tta_shifts",
+        "strengths": "Cs",
+        "averaging": "ema_decay",
+        "accumulate": "gradient_accumulation_steps",
+    }
 
     modalities: tuple[Modality, ...] = Field(MODALITIES, description="which images it sees")
     image_size: int = Field(224, ge=32, le=1024, description="stored images are averaged down to this size, in pixels")
@@ -43,7 +51,7 @@ class NetworkSettings(Settings):
     mixup: float = Field(
         0.0, ge=0, description="mix pairs of slices; how much, as both parameters of a beta distribution"
     )
-    balance: float = Field(
+    class_weight_power: float = Field(
         0.0, ge=0, le=1, description="weigh leaves in the loss by their share of slices to minus this"
     )
     optimizer: Literal["adam", "adamw"] = "adamw"
@@ -58,15 +66,15 @@ class NetworkSettings(Settings):
     teacher_networks: tuple[MusicnnName, ...] = Field(("msd",), min_length=1, description="which of them: msd, mtt")
     teacher_folder: str = Field(CACHED, description="'cached': as published; or a folder with their weights")
     genre_weight: float = Field(1.0, ge=0, description="of the genres beside the teacher; 0: learn from it alone")
-    shifts: int = Field(1, ge=1, le=16, description="average predictions over so many turns of a slice in time")
+    n_tta_shifts: int = Field(1, ge=1, le=16, description="average predictions over so many turns of a slice in time")
     classifier: Literal["network", "linear"] = Field(
         "network", description="linear: a linear classifier on the network's features, in the place of its head"
     )
     statistics: bool = Field(True, description="the linear classifier may see the statistics of the images too")
-    strengths: Strengths = Field(
+    Cs: Regularisations = Field(
         (0.001, 0.003, 0.01, 0.03), min_length=1, description="inverse regularisations it chooses from"
     )
-    averaging: float = Field(
+    ema_decay: float = Field(
         0.0, ge=0, lt=1, description="keep a moving average of the weights: share kept at each update"
     )
     weight_decay: float = Field(5e-4, ge=0)
@@ -78,7 +86,9 @@ class NetworkSettings(Settings):
     patience: int = Field(10, ge=1, description="stop after this number of epochs without a better validation loss")
     min_improvement: float = Field(0.0, ge=0, description="smallest decrease of the validation loss that counts")
     batch_size: int = Field(32, ge=2, description="slices for each step and device")
-    accumulate: int = Field(1, ge=1, description="steps whose gradients are added up before one update")
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, description="steps whose gradients are added up before one update"
+    )
     schedule: Literal["cosine", "study"] = Field(
         "cosine",
         description="cosine: warm-up, then cosine to 0; study: the rate that the published loop really had, whose "

@@ -24,9 +24,9 @@ from transformers import logging as transformers_logging
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from genretree.errors import TrainingError
-from genretree.models.base import Examples, FitContext, Fitted, write_history
-from genretree.models.neural.cpu_kernels import quicken
-from genretree.models.neural.distillation import hear_lessons
+from genretree.models.base import FitContext, FitResult, SliceDataset, write_history
+from genretree.models.neural.cpu_kernels import enable_cpu_kernels
+from genretree.models.neural.distillation import compute_teacher_targets
 from genretree.models.neural.epoch_accuracy import EpochAccuracy
 from genretree.models.neural.fine_tuning import RAW_FILE, decay_by_layer, fine_tuning
 from genretree.models.neural.linear_probe import fit_classifier
@@ -42,25 +42,25 @@ _TRIED = 16  # slices of a trial step
 
 def fit_network(
     build: Callable[[], GenreNetwork],
-    train: Examples,
-    validation: Examples | None,
+    train: SliceDataset,
+    validation: SliceDataset | None,
     settings: NetworkSettings,
     context: FitContext,
-) -> Fitted:
+) -> FitResult:
     """Train a network, taking up the newest whole checkpoint in `context.folder` if there is one.
 
     Parameters
     ----------
     build : function
         Makes the untrained network; called after seeding.
-    train, validation : Examples
+    train, validation : SliceDataset
         Without validation the last epoch is kept and nothing stops early.
     settings : NetworkSettings
     context : FitContext
 
     Returns
     -------
-    Fitted
+    FitResult
         The network of the epoch with the least validation loss; the history has epoch, step, learning_rate, train_loss,
         validation_loss, train_accuracy_LEVEL and validation_accuracy_LEVEL (shares, 0 to 1). The same rows are in
         `history.csv`, and in TensorBoard's form if that is installed.
@@ -73,24 +73,24 @@ def fit_network(
         return fit_classifier(NetworkModel(network), train, validation, context)
     network.balance_leaves(train.leaves)
     parts = [train] if validation is None else [train, validation]
-    lessons: list[NDArray[np.float32] | None] = [None] * len(parts)
+    teacher_targets: list[NDArray[np.float32] | None] = [None] * len(parts)
     if settings.teacher != "none":
-        heard = hear_lessons(parts, settings.teacher_networks, settings.teacher_folder, context.progress)
-        network.add_student(heard[0].shape[1])
-        lessons = [*heard]
+        heard = compute_teacher_targets(parts, settings.teacher_networks, settings.teacher_folder, context.progress)
+        network.add_distillation_head(heard[0].shape[1])
+        teacher_targets = [*heard]
     if torch.cuda.is_available() and world_size() > 1:
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-    learn = _SliceDataset(train, lessons[0], learning=True, offset=settings.slice_offset)
-    check = None if validation is None else _SliceDataset(validation, lessons[1])
+    learn = _TorchDataset(train, teacher_targets[0], learning=True, offset=settings.slice_offset)
+    check = None if validation is None else _TorchDataset(validation, teacher_targets[1])
     history, facts = train_network(network, learn, check, settings, context)
-    network.drop_student()
+    network.remove_distillation_head()
     model = NetworkModel(network.to("cpu"))
     if settings.classifier == "network":
-        return Fitted(model, history, facts)
+        return FitResult(model, history, facts)
     fitted = fit_classifier(model, train, validation, context)
     # The network learned the training part's labels: only what is said of the validation part is like new music.
     held = None if fitted.held is None or validation is None else fitted.held.after(len(train))
-    return Fitted(fitted.model, history, {**facts, **fitted.facts}, held)
+    return FitResult(fitted.model, history, {**facts, **fitted.facts}, held)
 
 
 def train_network(
@@ -103,7 +103,7 @@ def train_network(
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     keep_allocated_pages()
     parameters = count_parameters(network)
-    quicken(network)
+    enable_cpu_kernels(network)
     # Inputs in this form aren't enough: with weights in the other, gradients of convolutions take three times as long.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     some = list(range(min(_TRIED, settings.batch_size, len(learn))))  # type: ignore[arg-type]
@@ -115,7 +115,7 @@ def train_network(
     )
     arguments = _arguments(learn, check is not None, precision, settings, context)
     history = _History(context.folder / "history.csv")
-    checkpoint = find_checkpoint(_checkpoints(context), RAW_FILE if settings.averaging else None)
+    checkpoint = find_checkpoint(_checkpoints(context), RAW_FILE if settings.ema_decay else None)
     trainer = _Trainer(
         model=network,
         args=arguments,
@@ -274,13 +274,13 @@ def _arguments(
     learn: Any, validated: bool, precision: str, settings: NetworkSettings, context: FitContext
 ) -> TrainingArguments:
     steps = -(-len(learn) // (settings.batch_size * world_size()))
-    updates_per_epoch = max(1, -(-steps // settings.accumulate))
+    updates_per_epoch = max(1, -(-steps // settings.gradient_accumulation_steps))
     return TrainingArguments(
         output_dir=str(_checkpoints(context)),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulate,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
         max_grad_norm=settings.max_gradient_norm,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
@@ -334,7 +334,7 @@ def _optimizer(network: nn.Module, settings: NetworkSettings) -> tuple[type[torc
     return kind, options
 
 
-class _SliceDataset(Dataset[Any]):
+class _TorchDataset(Dataset[Any]):
     """Slices by position, a whole batch at a time: the images of a batch are read from the memory map in one go.
 
     When `learning`, a slice that is left alone at the end of an epoch comes twice, as one can't be batch-normalised;
@@ -343,15 +343,15 @@ class _SliceDataset(Dataset[Any]):
 
     def __init__(
         self,
-        examples: Examples,
-        lessons: NDArray[np.float32] | None = None,
+        examples: SliceDataset,
+        teacher_targets: NDArray[np.float32] | None = None,
         learning: bool = False,
         offset: bool = False,
     ) -> None:
         self.examples = examples
-        self.lessons = lessons
+        self.teacher_targets = teacher_targets
         self.learning = learning
-        self.following = examples.following() if offset else None
+        self.next_slices = examples.next_slices() if offset else None
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -362,13 +362,13 @@ class _SliceDataset(Dataset[Any]):
     def __getitems__(self, positions: list[int]) -> dict[str, torch.Tensor]:
         chosen = np.array(positions * 2 if self.learning and len(positions) == 1 else positions)
         batch = {"images": self.examples.take(chosen), "labels": self.examples.leaves[chosen]}
-        if self.following is not None:
-            batch["following"] = self.examples.take(self.following[chosen])
-        if self.lessons is not None:
-            batch["lessons"] = self.lessons[chosen]
+        if self.next_slices is not None:
+            batch["following"] = self.examples.take(self.next_slices[chosen])
+        if self.teacher_targets is not None:
+            batch["lessons"] = self.teacher_targets[chosen]
             if self.learning:
-                after = chosen if self.following is None else self.following[chosen]
-                batch["following_lessons"] = self.lessons[after]
+                after = chosen if self.next_slices is None else self.next_slices[chosen]
+                batch["following_lessons"] = self.teacher_targets[after]
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 

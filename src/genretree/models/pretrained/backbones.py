@@ -52,7 +52,7 @@ def find_weights(weights: str, family: str, modalities: Sequence[str]) -> str:
         if not folder.is_dir():
             raise TrainingError(f"no weights named '{STUDENT}' come with genretree for {family}; give --weights FOLDER")
         where = str(folder)
-    seen = read_facts(where).get("settings", {}).get("modalities")
+    seen = read_pretrained_metadata(where).get("settings", {}).get("modalities")
     if seen is not None and list(modalities) != seen:
         raise TrainingError(
             f"{where}: learned to see {', '.join(seen)}, not {', '.join(modalities)}; "
@@ -61,7 +61,7 @@ def find_weights(weights: str, family: str, modalities: Sequence[str]) -> str:
     return where
 
 
-def read_facts(where: str) -> dict[str, Any]:
+def read_pretrained_metadata(where: str) -> dict[str, Any]:
     """Read what `genretree pretrain` wrote about weights; nothing of those from elsewhere."""
     try:
         content = json.loads((Path(where) / FACTS_FILE).read_text(encoding="utf-8"))
@@ -214,7 +214,7 @@ def read_config(kind: type[PreTrainedConfig], folder: Path) -> Any:
     return config
 
 
-def build_described(model: type[PreTrainedModel], config: PreTrainedConfig, folder: Path, **options: Any) -> Any:
+def build_from_config(model: type[PreTrainedModel], config: PreTrainedConfig, folder: Path, **options: Any) -> Any:
     """Build the network that a bundle describes, if the bundle has the weights of one of that size.
 
     Parameters

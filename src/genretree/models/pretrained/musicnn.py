@@ -131,7 +131,7 @@ _MIDDLE = 64
 _EPSILON = 1e-3  # TensorFlow's for batch normalisation
 
 
-class Tagged(NamedTuple):
+class MusicnnOutput(NamedTuple):
     """What the network says of patches: probabilities of the tags, and the layers before, all of shape (n, width)."""
 
     tags: Tensor
@@ -158,7 +158,7 @@ class Musicnn(nn.Module):
         self.dense_norm = nn.BatchNorm1d(N_PENULTIMATE, _EPSILON)
         self.tags = nn.Linear(N_PENULTIMATE, N_TAGS)
 
-    def forward(self, patches: Tensor) -> Tagged:
+    def forward(self, patches: Tensor) -> MusicnnOutput:
         """Tag patches of shape (n, frames, 96)."""
         image = self.input_norm(patches[:, None])
         seen = torch.cat([self._look(image, *pair) for pair in zip(self.front, self.front_norms, strict=True)], dim=1)
@@ -171,7 +171,7 @@ class Musicnn(nn.Module):
         # The published network flattens pairs of (greatest, mean), feature by feature.
         pooled = torch.stack([max_pool, mean_pool], dim=2).flatten(1)
         penultimate = self.dense_norm(functional.relu(self.dense(self.pool_norm(pooled))))
-        return Tagged(torch.sigmoid(self.tags(penultimate)), mean_pool, max_pool, penultimate)
+        return MusicnnOutput(torch.sigmoid(self.tags(penultimate)), mean_pool, max_pool, penultimate)
 
     @staticmethod
     def _look(image: Tensor, convolution: nn.Module, norm: nn.Module) -> Tensor:

@@ -16,14 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from genretree.errors import TrainingError
-from genretree.models.base import Examples
-from genretree.models.features.cache import KeptRows
-from genretree.models.features.image_statistics import STATISTICS, statistics_of
+from genretree.models.base import SliceDataset
+from genretree.models.features.cache import FeatureCache
+from genretree.models.features.image_statistics import STATISTICS, dataset_statistics
 from genretree.models.finite_weights import require_finite
-from genretree.models.pretrained.musicnn import BANDS, PATCH_FRAMES, Musicnn, Tagged
+from genretree.models.pretrained.musicnn import BANDS, PATCH_FRAMES, Musicnn, MusicnnOutput
 from genretree.models.pretrained.musicnn_weights import load_musicnn_weights
 from genretree.models.pretrained.names import CACHED, MusicnnName
-from genretree.models.runtime.graph import Graph, as_tensors
+from genretree.models.runtime.graph import Graph, wrap_runner
 from genretree.models.runtime.types import Runner
 from genretree.sound.mel_16k import compress
 
@@ -35,11 +35,11 @@ _PATCHES_AT_A_TIME = 3  # the largest array between layers then stays below what
 _LEAST_TAG = 1e-4
 
 Floats = NDArray[np.float32]
-Ear = Callable[[torch.Tensor], Tagged]  # a network, or what runs it in torch's place
+Backend = Callable[[torch.Tensor], MusicnnOutput]  # a network, or what runs it in torch's place
 
 
-def hear(
-    networks: Mapping[MusicnnName, Ear],
+def extract_features(
+    networks: Mapping[MusicnnName, Backend],
     mel_16k: NDArray[np.float16],
     patches: int,
 ) -> dict[str, Floats]:
@@ -54,12 +54,12 @@ def hear(
         How many to hear of each slice, spread evenly.
     """
     found: dict[str, list[Floats]] = {f"{name}/{layer}": [] for name in networks for layer in LAYERS}
-    known: dict[tuple[str, bytes], Tagged] = {}
+    known: dict[tuple[str, bytes], MusicnnOutput] = {}
     for piece in mel_16k:
         chosen = cut_patches(compress(piece), patches)
         with torch.inference_mode():
             for name, network in networks.items():
-                for layer, values in _hear_patches(name, network, chosen, known).items():
+                for layer, values in _extract_patches(name, network, chosen, known).items():
                     found[f"{name}/{layer}"].append(values)
     return {
         key: np.stack(rows) if rows else np.zeros((0, WIDTHS[key.split("/")[1]]), np.float32)
@@ -76,7 +76,7 @@ def cut_patches(mel_16k: Floats, patches: int) -> Floats:
     return np.stack([mel_16k[start : start + PATCH_FRAMES] for start in starts])
 
 
-def pool_patches(heard: Tagged, slices: int) -> dict[str, torch.Tensor]:
+def pool_patches(heard: MusicnnOutput, slices: int) -> dict[str, torch.Tensor]:
     """Average each layer over the patches of each slice: shape (slices, width)."""
     # Probabilities crowd at 0; their log odds are what a linear classifier can use.
     layers = heard._replace(tags=torch.logit(heard.tags, _LEAST_TAG))
@@ -87,12 +87,15 @@ def network_graphs(networks: Mapping[MusicnnName, Musicnn]) -> dict[str, Graph]:
     """Give the networks from patches of log mel power, (n, 187, 96), to all layers."""
     shape = (2, PATCH_FRAMES, BANDS)
     example = 2 * torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    return {graph_name(name): Graph(network, example, Tagged._fields, bf16=False) for name, network in networks.items()}
+    return {
+        graph_name(name): Graph(network, example, MusicnnOutput._fields, bf16=False)
+        for name, network in networks.items()
+    }
 
 
-def run_networks(networks: Mapping[MusicnnName, Musicnn], runners: Mapping[str, Runner]) -> dict[MusicnnName, Ear]:
+def run_networks(networks: Mapping[MusicnnName, Musicnn], runners: Mapping[str, Runner]) -> dict[MusicnnName, Backend]:
     """Give what runs the networks in torch's place."""
-    return {name: _as_ear(runners[graph_name(name)]) for name in networks}
+    return {name: _as_backend(runners[graph_name(name)]) for name in networks}
 
 
 def graph_name(network: MusicnnName) -> str:
@@ -100,13 +103,13 @@ def graph_name(network: MusicnnName) -> str:
     return f"musicnn-{network}"
 
 
-def _as_ear(run: Runner) -> Ear:
-    given = as_tensors(run)
-    return lambda patches: Tagged(*given(patches))
+def _as_backend(run: Runner) -> Backend:
+    given = wrap_runner(run)
+    return lambda patches: MusicnnOutput(*given(patches))
 
 
-def _hear_patches(
-    name: str, network: Ear, patches: Floats, known: dict[tuple[str, bytes], Tagged]
+def _extract_patches(
+    name: str, network: Backend, patches: Floats, known: dict[tuple[str, bytes], MusicnnOutput]
 ) -> dict[str, Floats]:
     """Average each layer over the patches of one slice; a patch that was heard before is not heard again.
 
@@ -118,23 +121,23 @@ def _hear_patches(
         places = new[at : at + _PATCHES_AT_A_TIME]
         heard = network(torch.from_numpy(patches[places]))
         for row, place in enumerate(places):
-            known[keys[place]] = Tagged(*(layer[row] for layer in heard))
-    joined = Tagged(*(torch.stack(layer) for layer in zip(*(known[key] for key in keys), strict=True)))
+            known[keys[place]] = MusicnnOutput(*(layer[row] for layer in heard))
+    joined = MusicnnOutput(*(torch.stack(layer) for layer in zip(*(known[key] for key in keys), strict=True)))
     return {layer: values[0].numpy() for layer, values in pool_patches(joined, 1).items()}
 
 
-def hear_examples(
-    examples: Examples,
+def extract_dataset_features(
+    examples: SliceDataset,
     networks: Mapping[MusicnnName, Musicnn],
     patches: int,
     images: bool = False,
     progress: bool = False,
     tick: Callable[[int], None] | None = None,
-    ears: Mapping[MusicnnName, Ear] | None = None,
+    backends: Mapping[MusicnnName, Backend] | None = None,
 ) -> dict[str, Floats]:
     """Hear all slices of a part, but for those that were heard in an earlier training on the same store.
 
-    What is heard by `ears`, other runtimes of the same networks, is neither taken from there nor kept.
+    What is heard by `backends`, other runtimes of the same networks, is neither taken from there nor kept.
     """
     sound = examples.mel_16k
     if sound is None:
@@ -144,25 +147,25 @@ def hear_examples(
     found: dict[str, Floats] = {}
     for name, network in networks.items():
         width = sum(WIDTHS[layer] for layer in LAYERS)
-        kept_in = examples if ears is None else replace(examples, cache=None)
-        cache = KeptRows(kept_in, f"musicnn-{_fingerprint(network)}-{patches}.npy", width)
-        listen = partial(_hear_rows, name, network if ears is None else ears[name], sound, patches)
+        kept_in = examples if backends is None else replace(examples, cache=None)
+        cache = FeatureCache(kept_in, f"musicnn-{_fingerprint(network)}-{patches}.npy", width)
+        listen = partial(_extract_rows, name, network if backends is None else backends[name], sound, patches)
         kept = cache.read(examples.rows, listen, f"hear ({name})", progress)
         cuts = np.cumsum([WIDTHS[layer] for layer in LAYERS])[:-1]
         for layer, values in zip(LAYERS, np.split(kept, cuts, axis=1), strict=True):
             found[f"{name}/{layer}"] = values
     if images:
-        found[IMAGES] = statistics_of(examples, progress)
+        found[IMAGES] = dataset_statistics(examples, progress)
     if tick is not None:
         tick(len(examples))
     return found
 
 
-def _hear_rows(
-    name: MusicnnName, network: Ear, sound: NDArray[np.float16], patches: int, rows: NDArray[np.int64]
+def _extract_rows(
+    name: MusicnnName, network: Backend, sound: NDArray[np.float16], patches: int, rows: NDArray[np.int64]
 ) -> Floats:
     """Hear some rows of a store, all layers side by side."""
-    heard = hear({name: network}, np.asarray(sound[rows]), patches)
+    heard = extract_features({name: network}, np.asarray(sound[rows]), patches)
     return np.concatenate([heard[f"{name}/{layer}"] for layer in LAYERS], axis=1)
 
 
@@ -179,7 +182,7 @@ def load_networks(names: Sequence[MusicnnName], folder: Path) -> dict[MusicnnNam
     for name in names:
         path = folder / network_file(name)
         weights = load_file(path)
-        networks[name] = make_network(weights)
+        networks[name] = build_musicnn(weights)
         require_finite(path, networks[name].state_dict())
     return networks
 
@@ -192,15 +195,15 @@ def network_file(name: str) -> str:
 def load_network(name: MusicnnName, where: str = CACHED) -> Musicnn:
     """Load a network from the cache of published weights, or from a folder that was named."""
     if where == CACHED:
-        return make_network(load_musicnn_weights(name))
+        return build_musicnn(load_musicnn_weights(name))
     path = Path(where) / network_file(name)
     try:
-        return make_network(load_file(path))
+        return build_musicnn(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise TrainingError(f"{path}: no weights of a MusiCNN network ({error})") from error
 
 
-def make_network(weights: dict[str, torch.Tensor]) -> Musicnn:
+def build_musicnn(weights: dict[str, torch.Tensor]) -> Musicnn:
     """Make a network of given weights."""
     network = Musicnn().eval()
     network.load_state_dict(weights)

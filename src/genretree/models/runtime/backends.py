@@ -26,11 +26,11 @@ from genretree.models.runtime.types import (
     Runner,
     Runtime,
     RuntimeChoice,
-    Way,
+    RuntimeConfig,
     export_again,
     graph_file,
 )
-from genretree.parallel import available_processors, fast_bf16, processors_each, sharers
+from genretree.parallel import available_processors, fast_bf16, n_sharing_processes, processors_each
 
 _FORMS: dict[Runtime, Form] = {"openvino": "openvino", "onnxruntime": "onnx"}
 
@@ -60,10 +60,12 @@ def choose_runtime(exports: set[Form], runtime: RuntimeChoice, precision: Precis
     return wanted[0] if wanted else "torch"
 
 
-def run_alone(folder: Path, exports: set[Form], runtime: Runtime, precision: Precision) -> tuple[Runner, Way]:
+def run_alone(folder: Path, exports: set[Form], runtime: Runtime, precision: Precision) -> tuple[Runner, RuntimeConfig]:
     """Run the only network of a bundle by an export, without torch; gives the way too. Raises as `use_runtime`."""
     _need_export(runtime, folder, exports)
-    way = Way(runtime, runtime == "openvino" and (precision == "bf16" or (precision == "auto" and _openvino_bf16())))
+    way = RuntimeConfig(
+        runtime, runtime == "openvino" and (precision == "bf16" or (precision == "auto" and _openvino_bf16()))
+    )
     return open_export(way, folder, GRAPH), way
 
 
@@ -106,7 +108,7 @@ def use_runtime(
         name: runtime != "onnxruntime" and (precision == "bf16" or (precision == "auto" and graph.bf16 and fast_bf16()))
         for name, graph in graphs.items()
     }
-    way = Way(runtime, any(wanted.values()))
+    way = RuntimeConfig(runtime, any(wanted.values()))
     if not graphs or str(way) == REFERENCE:  # nothing but trees: there is nothing to choose
         return REFERENCE
     if runtime != "torch":
@@ -114,10 +116,10 @@ def use_runtime(
     runners = {
         name: run_torch(graph, wanted[name])
         if runtime == "torch"
-        else open_export(Way(runtime, wanted[name]), folder, name)
+        else open_export(RuntimeConfig(runtime, wanted[name]), folder, name)
         for name, graph in graphs.items()
     }
-    model.run_by(runners)  # type: ignore[attr-defined]
+    model.set_backend(runners)  # type: ignore[attr-defined]
     return str(way)
 
 
@@ -140,13 +142,13 @@ def _need_export(runtime: Runtime, folder: Path, exports: set[Form]) -> None:
         raise BundleError(f"{folder}: has no export for {runtime}; make it with: genretree export {folder} --to {form}")
 
 
-def open_export(way: Way, folder: Path, name: str) -> Runner:
+def open_export(way: RuntimeConfig, folder: Path, name: str) -> Runner:
     """Open an exported network of a bundle. Raises BundleError if it can't be read."""
     form = _FORMS[way.runtime]
     return open_runner(way, folder / form / graph_file(form, name))
 
 
-def open_runner(way: Way, path: Path) -> Runner:
+def open_runner(way: RuntimeConfig, path: Path) -> Runner:
     """Open an exported graph.
 
     Raises
@@ -173,7 +175,7 @@ class _ForEachShare:
 
     def get(self) -> Any:
         """Give what is made for as many threads at a time as there are now, and the processors each of them has."""
-        users = min(sharers(), available_processors())
+        users = min(n_sharing_processes(), available_processors())
         with self.lock:
             if self.made is None or self.made[0] != users:
                 self.made = (users, self.make(users, processors_each()))

@@ -20,7 +20,7 @@ INPUT = "input"
 _NEEDS = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 
 
-def need(form: Form) -> None:
+def require_export_library(form: Form) -> None:
     """Refuse if what writes and runs a form is not installed.
 
     Raises

@@ -44,7 +44,7 @@ class HasGraphs(Protocol):
         """Give the networks by name, for stored images of `image_size` pixels; none if there are none."""
         ...
 
-    def run_by(self, runners: Mapping[str, Runner]) -> None:
+    def set_backend(self, runners: Mapping[str, Runner]) -> None:
         """Let others run the networks, by the names of `graphs`."""
         ...
 
@@ -59,6 +59,6 @@ def run_torch(graph: Graph, bf16: bool) -> Runner:
     return run
 
 
-def as_tensors(run: Runner) -> Callable[[Tensor], tuple[Tensor, ...]]:
+def wrap_runner(run: Runner) -> Callable[[Tensor], tuple[Tensor, ...]]:
     """Give a runner that takes and gives tensors."""
     return lambda batch: tuple(map(torch.from_numpy, run(batch.contiguous().numpy())))

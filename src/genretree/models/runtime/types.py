@@ -21,7 +21,7 @@ _SUFFIX = {"openvino": ".xml", "onnx": ".onnx"}
 
 
 @dataclass(frozen=True)
-class Way:
+class RuntimeConfig:
     """A runtime and the arithmetic it works in, as `genretree predict --json` names it."""
 
     runtime: Runtime

@@ -17,14 +17,14 @@ from safetensors.numpy import load_file, save_file
 from genretree.errors import BundleError, TrainingError
 from genretree.files import atomic_path
 from genretree.models.base import (
-    Examples,
     FitContext,
-    Fitted,
+    FitResult,
     LevelProbabilities,
+    SliceDataset,
     write_history,
 )
 from genretree.models.families.boosting.checked_trees import CheckedTrees
-from genretree.models.families.boosting.feature_extractor import Describer
+from genretree.models.families.boosting.feature_extractor import FeatureExtractor
 from genretree.models.families.boosting.settings import BoostingSettings
 from genretree.models.families.boosting.tree_files import (
     draft_file,
@@ -63,8 +63,8 @@ class BoostingFamily:
 
     @staticmethod
     def fit(
-        train: Examples, validation: Examples | None, taxonomy: Taxonomy, settings: Any, context: FitContext
-    ) -> Fitted:
+        train: SliceDataset, validation: SliceDataset | None, taxonomy: Taxonomy, settings: Any, context: FitContext
+    ) -> FitResult:
         """Fit the projection, then the classifiers; held-out slices decide how many trees are grown."""
         chosen: BoostingSettings = settings
         if len(train) < 3:
@@ -72,7 +72,7 @@ class BoostingFamily:
         seeing, features, facts = _fit_features(train, chosen, context)
         parts = {"train": (features, train.leaves)}
         if validation is not None:
-            parts["validation"] = seeing.see_examples(validation, context.progress), validation.leaves
+            parts["validation"] = seeing.transform_dataset(validation, context.progress), validation.leaves
         classifiers = []
         targets = _targets(taxonomy, chosen.heads)
         with progress_bar(len(targets) * chosen.epochs, "boost (at most)", "iteration", context.progress) as tick:
@@ -87,13 +87,13 @@ class BoostingFamily:
         facts["iterations"] = [int(classifier.n_iter_) for classifier in classifiers]
         history = record_history(classifiers, parts, taxonomy, chosen)
         write_history(context.folder / "history.csv", history)
-        return Fitted(model, history, facts)
+        return FitResult(model, history, facts)
 
     @staticmethod
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> BoostingModel:
         """Read a fitted model; every index in its trees is checked."""
         chosen: BoostingSettings = settings
-        seeing = _Seeing.load(folder, chosen)
+        seeing = _FeaturePipeline.load(folder, chosen)
         targets = _targets(taxonomy, chosen.heads)
         trees = [load_trees(folder, number, target, seeing.width) for number, target in enumerate(targets)]
         return BoostingModel(seeing, trees, taxonomy, chosen)
@@ -103,7 +103,7 @@ class BoostingModel:
     """Features and classifiers behind the contract of every family."""
 
     def __init__(
-        self, seeing: _Seeing, classifiers: list[CheckedTrees], taxonomy: Taxonomy, settings: BoostingSettings
+        self, seeing: _FeaturePipeline, classifiers: list[CheckedTrees], taxonomy: Taxonomy, settings: BoostingSettings
     ) -> None:
         self.seeing = seeing
         self.needs_sound = seeing.describer.needs_sound
@@ -116,9 +116,9 @@ class BoostingModel:
         """Give the MusiCNN networks, if the trees see what they hear."""
         return self.seeing.describer.graphs()
 
-    def run_by(self, runners: Mapping[str, Runner]) -> None:
+    def set_backend(self, runners: Mapping[str, Runner]) -> None:
         """Let another runtime hear."""
-        self.seeing.describer.run_by(runners)
+        self.seeing.describer.set_backend(runners)
 
     def predict_levels(
         self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
@@ -134,9 +134,9 @@ class BoostingModel:
         """Compute the features that the trees see: shape (n, width)."""
         return self.seeing.see(images, mel_16k)
 
-    def score_examples(self, examples: Examples, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
+    def predict_dataset(self, examples: SliceDataset, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
         """Score stored slices; what was heard before is not heard again."""
-        found = self._classify(self.seeing.see_examples(examples))
+        found = self._classify(self.seeing.transform_dataset(examples))
         if tick is not None:
             tick(len(examples))
         return found
@@ -161,13 +161,13 @@ class BoostingModel:
 # -- features ------------------------------------------------------------------------------------------------
 
 
-class _Seeing:
+class _FeaturePipeline:
     """All that the trees see of a slice: components, then statistics and layers."""
 
     def __init__(
         self,
         projection: tuple[Floats, Floats] | None,
-        describer: Describer,
+        describer: FeatureExtractor,
         settings: BoostingSettings,
     ) -> None:
         self.projection = projection
@@ -187,9 +187,9 @@ class _Seeing:
         parts = (images[start : start + size] for start in range(0, len(images), size))
         return self._join(parts, self.describer.describe(images, mel_16k))
 
-    def see_examples(self, examples: Examples, progress: bool = False) -> Floats:
+    def transform_dataset(self, examples: SliceDataset, progress: bool = False) -> Floats:
         """Give the features of stored slices, shape (n, width)."""
-        described = self.describer.describe_examples(examples, progress)
+        described = self.describer.extract_dataset(examples, progress)
         return self._join(examples.batches(self.settings.batch_size), described)
 
     def _join(self, batches: Iterable[NDArray[np.uint8]], described: Sequence[Floats]) -> Floats:
@@ -212,7 +212,7 @@ class _Seeing:
         """Read what `save` wrote."""
         projection = _read_projection(folder / PROJECTION_FILE, settings) if "components" in settings.features else None
         try:
-            describer = Describer.load(folder, settings.features, settings.networks)
+            describer = FeatureExtractor.load(folder, settings.features, settings.networks)
         except (OSError, SafetensorError, RuntimeError) as error:
             raise BundleError(f"{folder}: can't be read ({error}); copy or train the bundle again") from error
         return cls(projection, describer, settings)
@@ -232,8 +232,8 @@ def _read_projection(path: Path, settings: BoostingSettings) -> tuple[Floats, Fl
 
 
 def _fit_features(
-    train: Examples, settings: BoostingSettings, context: FitContext
-) -> tuple[_Seeing, Floats, dict[str, Any]]:
+    train: SliceDataset, settings: BoostingSettings, context: FitContext
+) -> tuple[_FeaturePipeline, Floats, dict[str, Any]]:
     """Fit what is to be fitted; gives the training slices' features too."""
     facts: dict[str, Any] = {}
     projection = None
@@ -242,9 +242,9 @@ def _fit_features(
         projection = weights, offset
         facts = {"components": int(weights.shape[1]), "explained_variance": round(float(explained), 4)}
     wanted = settings.networks if "musicnn" in settings.features else ()
-    describer = Describer(settings.features, {name: load_network(name, settings.weights) for name in wanted})
-    seeing = _Seeing(projection, describer, settings)
-    return seeing, seeing.see_examples(train, context.progress), facts
+    describer = FeatureExtractor(settings.features, {name: load_network(name, settings.weights) for name in wanted})
+    seeing = _FeaturePipeline(projection, describer, settings)
+    return seeing, seeing.transform_dataset(train, context.progress), facts
 
 
 def reduce_images(
@@ -265,7 +265,7 @@ def reduce_images(
 
 
 def _fit_or_read_projection(
-    train: Examples, settings: BoostingSettings, context: FitContext
+    train: SliceDataset, settings: BoostingSettings, context: FitContext
 ) -> tuple[Floats, Floats, float]:
     """Take the projection that an interrupted run left, or fit it and leave it there."""
     path = context.folder / PROJECTION_FILE
@@ -278,7 +278,9 @@ def _fit_or_read_projection(
     return weights, offset, explained
 
 
-def _fit_projection(train: Examples, settings: BoostingSettings, context: FitContext) -> tuple[Floats, Floats, float]:
+def _fit_projection(
+    train: SliceDataset, settings: BoostingSettings, context: FitContext
+) -> tuple[Floats, Floats, float]:
     """Fit standardisation and principal components; both become one matrix and one offset, for pixels of 0 to 1."""
     rows = _reduce_all(train, settings, context)
     if settings.pca == "incremental":
@@ -294,7 +296,7 @@ def _fit_projection(train: Examples, settings: BoostingSettings, context: FitCon
     return weights * _WHITE, offset, float(pca.explained_variance_ratio_.sum())
 
 
-def _reduce_all(train: Examples, settings: BoostingSettings, context: FitContext) -> NDArray[np.uint8]:
+def _reduce_all(train: SliceDataset, settings: BoostingSettings, context: FitContext) -> NDArray[np.uint8]:
     """Average all training slices down into a file, as they are gone through several times; a byte a pixel."""
     path = context.folder / _REDUCED_FILE
     with (

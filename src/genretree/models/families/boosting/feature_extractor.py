@@ -9,13 +9,13 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.models.base import Examples
-from genretree.models.features.image_statistics import image_statistics, statistics_of
+from genretree.models.base import SliceDataset
+from genretree.models.features.image_statistics import dataset_statistics, image_statistics
 from genretree.models.pretrained.musicnn import Musicnn
 from genretree.models.pretrained.musicnn_features import (
-    Ear,
-    hear,
-    hear_examples,
+    Backend,
+    extract_dataset_features,
+    extract_features,
     load_networks,
     network_graphs,
     run_networks,
@@ -32,7 +32,7 @@ _LAYERS = ("tags", "penultimate")
 Floats = NDArray[np.float32]
 
 
-class Describer:
+class FeatureExtractor:
     """Computes features that need no fitting.
 
     Parameters
@@ -45,7 +45,7 @@ class Describer:
     def __init__(self, features: Sequence[Feature], networks: Mapping[MusicnnName, Musicnn]) -> None:
         self.features = [name for name in features if name != "components"]
         self.networks = dict(networks)
-        self.ears: Mapping[MusicnnName, Ear] | None = None
+        self.backends: Mapping[MusicnnName, Backend] | None = None
 
     @property
     def needs_sound(self) -> bool:
@@ -60,17 +60,19 @@ class Describer:
                 found.append(image_statistics(images))
             else:
                 assert mel_16k is not None
-                found.append(self._join(hear(self.ears or self.networks, mel_16k, _PATCHES)))
+                found.append(self._join(extract_features(self.backends or self.networks, mel_16k, _PATCHES)))
         return found
 
-    def describe_examples(self, examples: Examples, progress: bool = False) -> list[Floats]:
+    def extract_dataset(self, examples: SliceDataset, progress: bool = False) -> list[Floats]:
         """Give the same of stored slices; what was heard before is not heard again."""
         found = []
         for name in self.features:
             if name == "statistics":
-                found.append(statistics_of(examples, progress))
+                found.append(dataset_statistics(examples, progress))
             else:
-                heard = hear_examples(examples, self.networks, _PATCHES, progress=progress, ears=self.ears)
+                heard = extract_dataset_features(
+                    examples, self.networks, _PATCHES, progress=progress, backends=self.backends
+                )
                 found.append(self._join(heard))
         return found
 
@@ -81,9 +83,9 @@ class Describer:
         """Give the MusiCNN networks."""
         return network_graphs(self.networks)
 
-    def run_by(self, runners: Mapping[str, Runner]) -> None:
+    def set_backend(self, runners: Mapping[str, Runner]) -> None:
         """Let another runtime hear."""
-        self.ears = run_networks(self.networks, runners)
+        self.backends = run_networks(self.networks, runners)
 
     def save(self, folder: Path) -> list[str]:
         """Write the networks."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +15,8 @@ from genretree.settings import MODALITIES, Heads, Modality, Settings
 
 class BoostingSettings(Settings):
     """Settings of the `boosting` family. The study's own values are in the recipe `boosting-published`."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"balance": "class_weight_power"}
 
     modalities: tuple[Modality, ...] = Field(MODALITIES, min_length=1)
     image_size: int = Field(128, ge=8, le=1024, description="stored images are averaged down to this size, in pixels")
@@ -40,7 +43,7 @@ class BoostingSettings(Settings):
     min_samples_leaf: int = Field(20, ge=1)
     l2_regularization: float = Field(0.0, ge=0)
     max_features: float = Field(1.0, gt=0, le=1, description="share of the features that each split may choose from")
-    balance: float = Field(
+    class_weight_power: float = Field(
         0.0, ge=0, le=1, description="weigh classes in the loss by their share of slices to minus this"
     )
     stopping: Literal["validation", "random_tenth"] = Field(

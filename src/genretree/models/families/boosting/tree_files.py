@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from genretree.errors import BundleError, TrainingError
 from genretree.files import atomic_path
-from genretree.models.base import balance_classes
+from genretree.models.base import compute_class_weights
 from genretree.models.families.boosting.checked_trees import CheckedTrees
 from genretree.models.families.boosting.settings import BoostingSettings
 from genretree.taxonomy import Taxonomy
@@ -66,8 +66,8 @@ def fit_classifier(
     if len(known) < 2:
         raise TrainingError("all slices to train on have one and the same genre; check the split")
     weights = None  # told of weights that are all the same, scikit-learn computes another way
-    if settings.balance > 0:
-        weights = balance_classes(truth, settings.balance)
+    if settings.class_weight_power > 0:
+        weights = compute_class_weights(truth, settings.class_weight_power)
     options: dict[str, Any] = {}
     if settings.stopping == "random_tenth":
         if not _can_stratify(truth):

@@ -22,21 +22,21 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 
 from genretree.errors import BundleError, TrainingError
-from genretree.models.base import Examples, FitContext, Fitted, LevelProbabilities, Model
+from genretree.models.base import FitContext, FitResult, LevelProbabilities, Model, SliceDataset
 from genretree.models.features.image_statistics import image_statistics
 from genretree.models.finite_weights import require_finite
-from genretree.models.linear.hierarchical import HEAD_FILE, Known, LinearTree, choose, hold_out
-from genretree.models.linear.logistic import Strengths
+from genretree.models.linear.hierarchical import HEAD_FILE, LabelledRows, LinearTree, choose_features, hold_out
+from genretree.models.linear.logistic import Regularisations
 from genretree.models.neural.settings import NetworkSettings
 from genretree.models.pretrained.musicnn import Musicnn
 from genretree.models.pretrained.musicnn_features import (
     IMAGES,
     LAYERS,
     WIDTHS,
-    Ear,
+    Backend,
     Layer,
-    hear,
-    hear_examples,
+    extract_dataset_features,
+    extract_features,
     load_network,
     load_networks,
     network_graphs,
@@ -59,6 +59,8 @@ Floats = NDArray[np.float32]
 class MusicnnSettings(Settings):
     """Settings of the `musicnn` family."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"balance": "class_weight_power", "strengths": "Cs"}
+
     networks: tuple[MusicnnName, ...] = Field(
         ("msd",), min_length=1, description="msd (Million Song Dataset), mtt (MagnaTagATune), or both"
     )
@@ -68,7 +70,7 @@ class MusicnnSettings(Settings):
         min_length=1,
         description="sets of layers to choose from; images: the statistics of the images",
     )
-    strengths: Strengths = Field(
+    Cs: Regularisations = Field(
         (0.001, 0.003, 0.01, 0.03, 0.1), min_length=1, description="inverse regularisations to choose from"
     )
     patches: int = Field(4, ge=1, le=16, description="patches of 3 s heard in each slice")
@@ -77,7 +79,9 @@ class MusicnnSettings(Settings):
     )
     fine_tuning_rate: float = Field(1e-4, gt=0, description="learning rate of those epochs")
     heads: Heads = Field("tree", description="tree: one consistent distribution; independent: one for each level")
-    balance: float = Field(0.0, ge=0, le=1, description="weigh leaves by their share of slices to minus this")
+    class_weight_power: float = Field(
+        0.0, ge=0, le=1, description="weigh leaves by their share of slices to minus this"
+    )
     seed: int = Field(0, ge=0, lt=2**32)
 
     @field_validator("networks")
@@ -105,8 +109,8 @@ class MusicnnFamily:
 
     @staticmethod
     def fit(
-        train: Examples, validation: Examples | None, taxonomy: Taxonomy, settings: Any, context: FitContext
-    ) -> Fitted:
+        train: SliceDataset, validation: SliceDataset | None, taxonomy: Taxonomy, settings: Any, context: FitContext
+    ) -> FitResult:
         """Listen to all slices once, then choose and fit the classifier. `validation` is learned from too.
 
         Nothing is stopped early there, and the choice is made within what is learned from; a part held back would be
@@ -116,38 +120,38 @@ class MusicnnFamily:
         keep_allocated_pages()
         networks = {name: load_network(name, chosen.weights) for name in chosen.networks}
         parts = [train] if validation is None else [train, validation]
-        known = Known.of(parts, chosen.balance)
+        known = LabelledRows.of(parts, chosen.class_weight_power)
         images = any(IMAGES in layers for layers in chosen.layers)
-        outputs = [hear_examples(part, networks, chosen.patches, images, context.progress) for part in parts]
+        outputs = [extract_dataset_features(part, networks, chosen.patches, images, context.progress) for part in parts]
         heard = {key: np.concatenate([output[key] for output in outputs]) for key in outputs[0]}
         candidates = [_blocks(heard, chosen.networks, layers) for layers in chosen.layers]
         n_leaves = len(taxonomy.leaves)
-        history, number, strength = choose(candidates, chosen.strengths, known, n_leaves, chosen.seed, context.progress)
+        history, number, C = choose_features(candidates, chosen.Cs, known, n_leaves, chosen.seed, context.progress)
         layers, blocks = chosen.layers[number], candidates[number]
-        linear = LinearTree.fit(blocks, known, strength, taxonomy, chosen.heads)
-        facts: dict[str, Any] = {"layers": list(layers), "strength": strength, "parameters": linear.parameters}
-        unseen = hold_out(blocks, known, strength, taxonomy, chosen.heads, chosen.seed)
+        linear = LinearTree.fit(blocks, known, C, taxonomy, chosen.heads)
+        facts: dict[str, Any] = {"layers": list(layers), "strength": C, "parameters": linear.parameters}
+        unseen = hold_out(blocks, known, C, taxonomy, chosen.heads, chosen.seed)
         if chosen.fine_tuning_epochs:
             if validation is None:
                 raise TrainingError("fine-tuning needs a validation part to tell whether it helps; make another split")
             from genretree.models.families.musicnn.fine_tuning import (  # loads the Trainer, for seconds
-                Lesson,
+                PatchTargets,
                 TunedMusicnn,
-                tune,
+                fine_tune,
             )
 
             n = len(train)
-            start = LinearTree.fit([block[:n] for block in blocks], known.first(n), strength, taxonomy, chosen.heads)
+            start = LinearTree.fit([block[:n] for block in blocks], known.first(n), C, taxonomy, chosen.heads)
             model = TunedMusicnn(deepcopy(networks), layers, start.linear)
-            learned = Lesson(train, start.classes(train.leaves), known.weights[:n])
-            held = Lesson(validation, start.classes(validation.leaves), known.weights[n:])
-            tuned = tune(model, learned, held, chosen.patches, _tuning(chosen), context)
+            learned = PatchTargets(train, start.classes(train.leaves), known.weights[:n])
+            held = PatchTargets(validation, start.classes(validation.leaves), known.weights[n:])
+            tuned = fine_tune(model, learned, held, chosen.patches, _tuning(chosen), context)
             history += tuned.history
             facts |= {"fine_tuned": tuned.helped, "before": tuned.before, "after": tuned.after}
             if tuned.helped:
                 networks, linear = model.read_networks(), LinearTree(model.read_heads(), taxonomy, chosen.heads)
                 unseen = None  # this one did not learn from the validation part
-        return Fitted(MusicnnModel(networks, layers, linear, chosen), history, facts, unseen)
+        return FitResult(MusicnnModel(networks, layers, linear, chosen), history, facts, unseen)
 
     @staticmethod
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:
@@ -180,7 +184,7 @@ class MusicnnModel:
         settings: MusicnnSettings,
     ) -> None:
         self.networks = dict(networks)
-        self.ears: Mapping[MusicnnName, Ear] | None = None
+        self.backends: Mapping[MusicnnName, Backend] | None = None
         self.layers = tuple(layers)
         self.linear = linear
         self.settings = settings
@@ -190,9 +194,9 @@ class MusicnnModel:
         """Give the MusiCNN networks."""
         return network_graphs(self.networks)
 
-    def run_by(self, runners: Mapping[str, Runner]) -> None:
+    def set_backend(self, runners: Mapping[str, Runner]) -> None:
         """Let another runtime hear."""
-        self.ears = run_networks(self.networks, runners)
+        self.backends = run_networks(self.networks, runners)
 
     def predict_levels(
         self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
@@ -200,7 +204,7 @@ class MusicnnModel:
         """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
         if mel_16k is None:
             raise BundleError("this model listens to sound, and there are only images")
-        heard = hear(self.ears or self.networks, mel_16k, self.settings.patches)
+        heard = extract_features(self.backends or self.networks, mel_16k, self.settings.patches)
         if IMAGES in self.layers:
             heard[IMAGES] = image_statistics(images)
         return self.linear.predict(_blocks(heard, self.settings.networks, self.layers))
@@ -208,7 +212,7 @@ class MusicnnModel:
     def embed(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None) -> NDArray[np.float32]:
         """Compute the layers that the classifier sees: shape (n, width)."""
         assert mel_16k is not None
-        heard = hear(self.ears or self.networks, mel_16k, self.settings.patches)
+        heard = extract_features(self.backends or self.networks, mel_16k, self.settings.patches)
         if IMAGES in self.layers:
             heard[IMAGES] = image_statistics(images)
         return np.concatenate([heard[key] for key in sorted(heard) if key.split("/")[-1] in self.layers], axis=1)
@@ -220,10 +224,12 @@ class MusicnnModel:
         networks = {name: shuffle_network(network, rng) for name, network in self.networks.items()}
         return MusicnnModel(networks, self.layers, self.linear.shuffle(rng), self.settings)
 
-    def score_examples(self, examples: Examples, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
+    def predict_dataset(self, examples: SliceDataset, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
         """Score stored slices; what was heard before is not heard again."""
         images = IMAGES in self.layers
-        heard = hear_examples(examples, self.networks, self.settings.patches, images, tick=tick, ears=self.ears)
+        heard = extract_dataset_features(
+            examples, self.networks, self.settings.patches, images, tick=tick, backends=self.backends
+        )
         return self.linear.predict(_blocks(heard, self.settings.networks, self.layers))
 
     def save(self, folder: Path) -> list[str]:

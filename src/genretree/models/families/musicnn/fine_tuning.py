@@ -18,8 +18,8 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 from transformers import set_seed
 
-from genretree.models.base import Examples, FitContext
-from genretree.models.features.image_statistics import statistics_of
+from genretree.models.base import FitContext, SliceDataset
+from genretree.models.features.image_statistics import dataset_statistics
 from genretree.models.linear.logistic import LinearHead
 from genretree.models.neural.settings import NetworkSettings
 from genretree.models.neural.trainer import train_network
@@ -100,16 +100,16 @@ class _Linear(nn.Module):
 
 
 @dataclass(frozen=True)
-class Lesson:
+class PatchTargets:
     """Slices with sound, the class of each for every classifier (n, heads; -1: none), and their weights (n,)."""
 
-    examples: Examples
+    examples: SliceDataset
     classes: NDArray[np.int64]
     weights: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Tuned:
+class FineTuningResult:
     """What fine-tuning did: validation loss with the networks as they came, and of the best epoch."""
 
     history: list[dict[str, float]]
@@ -125,7 +125,7 @@ class Tuned:
 class PatchDataset(Dataset[Any]):
     """Slices as patches of their sound: random ones to learn from, or evenly spread ones."""
 
-    def __init__(self, lesson: Lesson, patches: int, images: bool, seed: int | None = None) -> None:
+    def __init__(self, lesson: PatchTargets, patches: int, images: bool, seed: int | None = None) -> None:
         assert lesson.examples.mel_16k is not None
         self.examples = lesson.examples
         self.sound = lesson.examples.mel_16k
@@ -134,7 +134,7 @@ class PatchDataset(Dataset[Any]):
         self.patches = patches
         self.statistics = np.zeros((len(self.examples), 0), np.float32)
         if images:
-            self.statistics = statistics_of(self.examples)
+            self.statistics = dataset_statistics(self.examples)
         self.chance = None if seed is None else np.random.default_rng(seed)
 
     def __len__(self) -> int:
@@ -161,9 +161,14 @@ class PatchDataset(Dataset[Any]):
         return np.stack([piece[start : start + PATCH_FRAMES] for start in starts])
 
 
-def tune(
-    model: TunedMusicnn, learned: Lesson, held: Lesson, patches: int, settings: NetworkSettings, context: FitContext
-) -> Tuned:
+def fine_tune(
+    model: TunedMusicnn,
+    learned: PatchTargets,
+    held: PatchTargets,
+    patches: int,
+    settings: NetworkSettings,
+    context: FitContext,
+) -> FineTuningResult:
     """Train all of a model; it keeps the epoch with the least loss on `patches` of each held slice."""
     set_seed(settings.seed)
     learn = PatchDataset(learned, _LEARNED_PATCHES, model.sees_images, settings.seed)
@@ -171,7 +176,7 @@ def tune(
     before = _loss(model, check, settings.batch_size)
     history, facts = train_network(model, learn, check, settings, context)
     model.to("cpu")
-    return Tuned(history, before, float(facts["best_validation_loss"]))
+    return FineTuningResult(history, before, float(facts["best_validation_loss"]))
 
 
 def _loss(model: TunedMusicnn, held: PatchDataset, batch: int) -> float:

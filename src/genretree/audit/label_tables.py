@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from genretree.audit.findings import Finding, Placer
+from genretree.audit.findings import Finding, Locator
 from genretree.corpus.names import join_by_name
 from genretree.corpus.store import Store
 from genretree.errors import TaxonomyError
@@ -17,7 +17,7 @@ _SHOWN = 20  # names and places that one finding lists
 _MEANT = ("artist", "album")  # columns that say who made a track, whatever the store was grouped by
 
 
-def find_shared(store: Store, placer: Placer) -> list[Finding]:
+def find_shared(store: Store, locator: Locator) -> list[Finding]:
     """Find tracks, groups, artists and albums that stand in training and in another part, one finding for each kind."""
     columns: dict[str, Sequence[object]] = {"track": range(store.n_tracks)}
     group_by = store.facts.group_by
@@ -28,16 +28,16 @@ def find_shared(store: Store, placer: Placer) -> list[Finding]:
             columns[name] = join_by_name([str(value or "") for value in store.tracks[name]], name)
     found = []
     for name, values in columns.items():
-        finding = _find_shared(store, placer, name, values, name in ("track", "artist", group_by))
+        finding = _find_shared(store, locator, name, values, name in ("track", "artist", group_by))
         found += [finding] if finding else []
     return found
 
 
-def _find_shared(store: Store, placer: Placer, name: str, values: Sequence[object], grave: bool) -> Finding | None:
-    parts = np.array(placer.parts)
+def _find_shared(store: Store, locator: Locator, name: str, values: Sequence[object], grave: bool) -> Finding | None:
+    parts = np.array(locator.parts)
     owner = [values[track] for track in store.slice_tracks.tolist()]
     standing = defaultdict(set)
-    for value, part in zip(owner, placer.parts, strict=True):
+    for value, part in zip(owner, locator.parts, strict=True):
         standing[value].add(str(part))
     split_up = [value for value, where in standing.items() if value != "" and len(where) > 1]
     if not split_up:
@@ -58,19 +58,19 @@ def _find_shared(store: Store, placer: Placer, name: str, values: Sequence[objec
         "shared",
         "error" if grave else "warning",
         text,
-        tuple(placer.track(track) for track in first),
+        tuple(locator.track(track) for track in first),
         leak=True,
         details={"column": name, "count": len(split_up), "names": names[:_SHOWN], "shares_in_training": shares},
     )
 
 
-def find_contradictions(store: Store, placer: Placer) -> list[Finding]:
+def find_contradictions(store: Store, locator: Locator) -> list[Finding]:
     """Find tracks whose genre and leaf don't agree, and gather the rows that were refused when the store was made."""
     found = []
     for track, (genre, leaf) in enumerate(zip(store.tracks["genre"], store.track_leaves.tolist(), strict=True)):
         problem = _contradiction(store, str(genre), leaf)
         if problem:
-            found.append(Finding("tree", "error", problem, (placer.track(track),), conflict=True))
+            found.append(Finding("tree", "error", problem, (locator.track(track),), conflict=True))
     for kind in ("parent", "label"):
         refused = [failure for failure in store.failures if failure.kind == kind]
         if refused:

@@ -34,7 +34,7 @@ class Peaks:
 
 
 @dataclass(frozen=True)
-class Looks:
+class Fingerprints:
     """What is known of each slice after the pass.
 
     Parameters
@@ -54,7 +54,7 @@ class Looks:
     peaks: Peaks
 
 
-def look(store: Store, progress: bool = False) -> Looks:
+def compute_fingerprints(store: Store, progress: bool = False) -> Fingerprints:
     """Read every image of a store once, in batches."""
     n = store.n_slices
     checksums = np.zeros(n, "S16")
@@ -76,7 +76,7 @@ def look(store: Store, progress: bool = False) -> Looks:
             release_pages(store.images)
             tick(len(images))
     rows, bins, columns = (np.concatenate(parts) for parts in zip(*peaks, strict=True))
-    return Looks(checksums, flat, thumbnails, Peaks(rows, bins, columns))
+    return Fingerprints(checksums, flat, thumbnails, Peaks(rows, bins, columns))
 
 
 def draw_thumbnails(images: NDArray[np.uint8]) -> NDArray[np.float16]:

@@ -201,14 +201,14 @@ def write_store(
 def measure_images(given: argparse.Namespace) -> None:
     """Print what is found of planted copies of slices."""
     from genretree.audit.duplicates import near_pixels, same_pixels
-    from genretree.audit.looks import look
+    from genretree.audit.fingerprints import compute_fingerprints
 
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         store = Store(given.store)
         planted, truth = plant_images(store, Path(name) / "store", given.slices, given.seed)
-        looks = look(planted, True)
-        same = same_pixels(looks, planted.slice_tracks)
-        found = {(match.row, match.other): match for match in near_pixels(planted, looks, same, True)}
+        fingerprints = compute_fingerprints(planted, True)
+        same = same_pixels(fingerprints, planted.slice_tracks)
+        found = {(match.row, match.other): match for match in near_pixels(planted, fingerprints, same, True)}
         known = {(row, store.n_slices + place): way for place, (row, way) in enumerate(truth)}
         for way in dict.fromkeys(known.values()):
             mine = [pair for pair in known if known[pair] == way]

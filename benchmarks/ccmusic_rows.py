@@ -106,7 +106,7 @@ def _make_row(row: int, jpegs: list[bytes], tree: Taxonomy) -> dict[str, Any]:
 def run(source: Path, store: Path, copy: bool, workers: int | None) -> tuple[float, float]:
     """Return seconds, and peak megabytes of all processes together."""
     call = f"prepare_dataset({str(source)!r}, {str(store)!r}, stream={not copy}, workers={workers})"
-    code = f"from genretree.corpus.ccmusic import prepare_dataset; {call}"
+    code = f"from genretree.datasets.ccmusic import prepare_dataset; {call}"
     environment = {**os.environ, "HF_DATASETS_CACHE": str(source.parent / "cache")}
     seconds, peak, _ = measure([sys.executable, "-c", code], environment)
     return seconds, peak

@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from whole_process import measure
 
 from genretree.corpus.store import Store
-from genretree.models.boosting import BoostingFamily, reduce_images
-from genretree.models.boosting_settings import BoostingSettings
-from genretree.models.contract import Examples, FitContext
-from genretree.models.pca import StreamingPCA
+from genretree.models.base import FitContext, SliceDataset
+from genretree.models.families.boosting.family import BoostingFamily, reduce_images
+from genretree.models.families.boosting.settings import BoostingSettings
+from genretree.models.features.pca import StreamingPCA
 from genretree.settings import MODALITIES
 from genretree.taxonomy import Taxonomy
 
@@ -106,7 +106,7 @@ def _train_boosting(pictures: NDArray[np.uint8], folder: Path) -> dict[str, floa
     """Train the family as published but for 10 rounds only: the memory does not grow with them."""
     taxonomy = Taxonomy.builtin("ccmusic")
     positions = np.arange(len(pictures))
-    learn = Examples(pictures, positions, positions % len(taxonomy.leaves), positions, positions)
+    learn = SliceDataset(pictures, positions, positions % len(taxonomy.leaves), positions, positions)
     began = time.perf_counter()
     fitted = BoostingFamily.fit(learn, None, taxonomy, BoostingSettings(epochs=10), FitContext(folder))
     return {"seconds": time.perf_counter() - began, "explained": float(fitted.facts["explained_variance"])}

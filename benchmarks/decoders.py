@@ -23,7 +23,7 @@ import numpy as np
 import soundfile as sf
 
 from genretree.errors import SoundError
-from genretree.settings import RATE
+from genretree.settings import SAMPLE_RATE
 from genretree.sound.containers import choose_demuxer, sniff
 from genretree.sound.decode import decode
 
@@ -72,7 +72,7 @@ def by_pyav(path: Path) -> float:
 
 def by_genretree(path: Path) -> float:
     """Decode as the package does, to mono at 22,050 Hz."""
-    return len(decode(path)) / RATE
+    return len(decode(path)) / SAMPLE_RATE
 
 
 DECODERS: dict[str, Callable[[Path], float]] = {

@@ -69,7 +69,7 @@ def compose_long(path: Path) -> None:
     """Compose four minutes of a rock song and write them as a stereo mp3 at 44,100 Hz."""
     import soundfile as sf
 
-    from genretree.corpus.composed import ComposeSettings, compose_corpus
+    from genretree.datasets.composed import ComposeSettings, compose_corpus
 
     settings = ComposeSettings.build({"artists": 1, "tracks": 1, "seconds": 240, "rate": 44100, "channels": 2})
     made = compose_corpus(path.with_suffix(".composed"), settings, progress=True)

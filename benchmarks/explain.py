@@ -27,23 +27,23 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
-from genretree.bundle import load_bundle
-from genretree.corpus.composed.compose import ComposeSettings
-from genretree.corpus.composed.planted import compose_planted
+from genretree.bundle.bundle import load_bundle
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
 from genretree.corpus.store import Store
-from genretree.explain.axes import STEPS, View, frequency_axis
-from genretree.explain.methods import choose_method
-from genretree.explain.pieces import Pieces
-from genretree.explain.result import Explanation
-from genretree.explain.survey import survey
-from genretree.explain.track import explain
-from genretree.settings import HOP, RATE, ImageSettings
+from genretree.datasets.composed.compose import ComposeSettings
+from genretree.datasets.composed.planted import compose_planted
+from genretree.explanation.api import explain
+from genretree.explanation.coordinates import STEPS, View, frequency_axis
+from genretree.explanation.methods.registry import choose_method
+from genretree.explanation.result import Explanation
+from genretree.explanation.slices import TrackSlices
+from genretree.explanation.survey import survey
+from genretree.settings import HOP_LENGTH, SAMPLE_RATE, ImageSettings
 from genretree.sound.decode import decode
 from genretree.sound.spectra import compute_spectra
 from genretree.taxonomy import Taxonomy
-from genretree.train import train
+from genretree.training.train import train
 
 PAIR = Taxonomy.from_nested(["With", "Without"])
 CYCLE, BURST = 5.7, 1.0  # seconds: two bursts in a slice
@@ -57,7 +57,7 @@ FIT: dict[str, Sequence[str]] = {
 
 def speed(bundles: Sequence[Path], file: Path, methods: Sequence[str]) -> None:
     """Print a line for each bundle and method."""
-    seconds = len(decode(file)) / RATE
+    seconds = len(decode(file)) / SAMPLE_RATE
     for folder in bundles:
         bundle = load_bundle(folder, "auto", "auto")
         for method in methods:
@@ -80,7 +80,7 @@ def speed(bundles: Sequence[Path], file: Path, methods: Sequence[str]) -> None:
             ]
             subprocess.run(command, check=True, capture_output=True)
             whole = time.monotonic() - begun
-            cells = [folder.name, bundle.runtime, method, f"{seconds:.0f} s", str(len(found.pieces))]
+            cells = [folder.name, bundle.runtime, method, f"{seconds:.0f} s", str(len(found.track_slices))]
             print(" | ".join([*cells, f"{took:.1f} s", f"{whole:.1f} s"]), flush=True)
 
 
@@ -107,9 +107,9 @@ def faithful(bundles: Sequence[Path], store: Store, methods: Sequence[str], most
             print(" | ".join([*cells, f"{time.monotonic() - begun:.0f} s"]), flush=True)
 
 
-def planted(out: Path, pieces: int, models: Sequence[str], methods: Sequence[str]) -> None:
+def planted(out: Path, track_slices: int, models: Sequence[str], methods: Sequence[str]) -> None:
     """Compose, train and print a line for each model and method."""
-    store, sounds = _compose(out, pieces)
+    store, sounds = _compose(out, track_slices)
     settings: dict[str, dict[str, Any]] = {
         "cnn": {"image_size": 112, "epochs": 20},
         "boosting": {"features": ["statistics"], "epochs": 40, "min_samples_leaf": 5},
@@ -140,16 +140,16 @@ def planted(out: Path, pieces: int, models: Sequence[str], methods: Sequence[str
             )
 
 
-def _compose(out: Path, pieces: int) -> tuple[Store, dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]]:
+def _compose(out: Path, track_slices: int) -> tuple[Store, dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]]:
     settings = ComposeSettings.build({"seconds": 36.0})
     folder = out / "audio"
     folder.mkdir(parents=True, exist_ok=True)
     rows, sounds = [], {}
-    for number in range(pieces):
+    for number in range(track_slices):
         music, instrument = compose_planted(number, settings, CYCLE, BURST)
         for genre, sound in (("With", music + instrument), ("Without", music)):
             name = f"{genre}-{number}.wav"
-            sf.write(folder / name, 0.5 * sound / np.abs(sound).max(), RATE)
+            sf.write(folder / name, 0.5 * sound / np.abs(sound).max(), SAMPLE_RATE)
             rows.append({"path": name, "genre": genre, "artist": f"artist {number}"})
             sounds[name] = (music, instrument)
     with (folder / "tracks.csv").open("w", newline="", encoding="utf-8") as stream:
@@ -164,7 +164,7 @@ def _compose(out: Path, pieces: int) -> tuple[Store, dict[str, tuple[NDArray[np.
 
 def _point(found: Explanation, music: NDArray[np.float32], instrument: NDArray[np.float32]) -> tuple[float, float]:
     """Give how many times more relevance lies in the planted region than its share of the map, and that share."""
-    region = planted_region(music, instrument, found.pieces)
+    region = planted_region(music, instrument, found.track_slices)
     values = {item.view: np.maximum(item.values, 0) for item in found.reasons[0].maps if item.view in region}
     mass = sum(float(part.sum()) for part in values.values())
     inside = sum(float(part[region[view]].sum()) for view, part in values.items())
@@ -173,7 +173,7 @@ def _point(found: Explanation, music: NDArray[np.float32], instrument: NDArray[n
 
 
 def planted_region(
-    music: NDArray[np.float32], instrument: NDArray[np.float32], pieces: Pieces
+    music: NDArray[np.float32], instrument: NDArray[np.float32], track_slices: TrackSlices
 ) -> dict[View, NDArray[np.bool_]]:
     """Say where the instrument lifts mel or CQT by 10 dB for a third of a cell: bool, (n_slices, rows, STEPS)."""
     both = music + instrument
@@ -183,9 +183,9 @@ def planted_region(
     for view in views:
         lifted = (getattr(mixed, view) - getattr(alone, view) > 10).astype(np.float32)
         parts = []
-        for start in pieces.starts:
-            at = round(float(start) * RATE / HOP)
-            piece = lifted[:, at : at + round(pieces.seconds * RATE / HOP)]
+        for start in track_slices.starts:
+            at = round(float(start) * SAMPLE_RATE / HOP_LENGTH)
+            piece = lifted[:, at : at + round(track_slices.seconds * SAMPLE_RATE / HOP_LENGTH)]
             rows = np.stack([band.mean(axis=0) for band in np.array_split(piece, frequency_axis(view).rows)])
             parts.append(np.stack([step.mean(axis=1) for step in np.array_split(rows, STEPS, axis=1)], axis=1) > 1 / 3)
         found[view] = np.stack(parts)
@@ -210,7 +210,7 @@ def main() -> None:
     elif given.what == "faithful":
         faithful(given.bundles, Store(given.store), given.methods, given.most)
     else:
-        planted(given.out, given.pieces, given.models, given.methods)
+        planted(given.out, given.track_slices, given.models, given.methods)
 
 
 if __name__ == "__main__":

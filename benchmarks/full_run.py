@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from genretree.models import get_family
-from genretree.models.contract import Examples, FitContext
-from genretree.recipe import Recipe, Speed
+from genretree.models.base import FitContext, SliceDataset
 from genretree.taxonomy import Taxonomy
+from genretree.training.recipes import Recipe, Speed
 
 FEWEST_STEPS = 5
 WARM_UP = 3  # steps
@@ -42,13 +42,13 @@ class UnreliableError(Exception):
 
 
 @dataclass(frozen=True)
-class TimedExamples(Examples):
+class TimedExamples(SliceDataset):
     """Examples that note when each batch is taken."""
 
     taken: list[float] = field(default_factory=list)
 
     def take(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Read a batch, as `Examples.take`."""
+        """Read a batch, as `SliceDataset.take`."""
         self.taken.append(time.perf_counter())
         return super().take(positions)
 

@@ -28,14 +28,14 @@ from pathlib import Path
 import numpy as np
 from whole_process import measure
 
-from genretree.bundle import load_bundle
-from genretree.calibration import average_by
+from genretree.bundle.bundle import load_bundle
 from genretree.corpus.store import Store
-from genretree.evaluate import match_leaves, predict_rows
+from genretree.evaluation.evaluate import match_leaves, predict_rows
 from genretree.library import folders, journal, records
 from genretree.library.mapping import decide, make_mapping
 from genretree.library.records import ModelCard, Result
 from genretree.library.state import State, encode_path, open_state
+from genretree.metrics.calibration import average_by
 from genretree.sound.decode import probe
 from genretree.taxonomy import Taxonomy
 

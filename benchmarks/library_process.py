@@ -47,7 +47,7 @@ class Listener:
     def __init__(self, digest: str) -> None:
         self.card = ModelCard(digest, "constant", "tree", _TREE, "nowhere")
 
-    def hear(self, path: Path) -> Result:
+    def score_file(self, path: Path) -> Result:
         """Return the result for a file."""
         path.read_bytes()
         leaf = _TREE.find_leaf("Soft_rock")

@@ -28,7 +28,7 @@ from synthetic import write_music, write_sound, write_store
 from whole_process import measure
 
 from genretree.corpus.store import Store
-from genretree.train import train
+from genretree.training.train import train
 
 TIMES = 4
 LENGTHS = (4, 15)  # minutes: below and beyond what is held of a file to estimate its tuning

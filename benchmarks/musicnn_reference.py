@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from genretree.models.musicnn_network import PATCH_FRAMES, Musicnn
-from genretree.models.musicnn_weights import load_musicnn_weights
-from genretree.models.network_settings import NETWORKS
+from genretree.models.pretrained.musicnn import PATCH_FRAMES, Musicnn
+from genretree.models.pretrained.musicnn_weights import load_musicnn_weights
+from genretree.models.pretrained.names import MUSICNN_NAMES
 from genretree.sound.decode import decode
 from genretree.sound.mel_16k import compress, compute_mel_16k
 
@@ -32,7 +32,7 @@ def main() -> None:
     golden = np.load(given.reference)
     names = sorted({key.split("/")[0] for key in golden})
     worst: dict[tuple[str, str, str], float] = {}
-    for network in NETWORKS:
+    for network in MUSICNN_NAMES:
         model = Musicnn().eval()
         model.load_state_dict(load_musicnn_weights(network))
         for name in names:
@@ -47,7 +47,7 @@ def main() -> None:
                     key = (network, source, layer)
                     worst[key] = max(worst.get(key, 0.0), float(error.max()))
     print("| network | from | " + " | ".join(LAYERS) + " |\n| --- | --- |" + " --- |" * len(LAYERS))
-    for network in NETWORKS:
+    for network in MUSICNN_NAMES:
         for source in ("patches", "sound files"):
             cells = " | ".join(f"{worst[network, source, layer]:.1e}" for layer in LAYERS)
             print(f"| {network} | {source} | {cells} |")

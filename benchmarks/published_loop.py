@@ -280,7 +280,7 @@ def grey(image: Any, size: int) -> NDArray[np.float32]:
 
 def train_study(model: str, replica: Path, size: int, epochs: int, batch: int, workers: int, seed: int) -> list[Any]:
     """Run the loop; returns seconds, validation loss and overall validation accuracy of each epoch."""
-    from genretree.recipe import Recipe
+    from genretree.training.recipes import Recipe
 
     settings = Recipe.load(f"{model}-published").settings  # checked against the study's facts by the tests
     torch.manual_seed(seed)
@@ -379,19 +379,19 @@ def train_ours(model: str, store: Path, changes: dict[str, Any]) -> list[Any]:
     """Train by the published recipe; returns seconds (the mean), validation loss and overall accuracy of each epoch."""
     from genretree.corpus.store import Store
     from genretree.models import get_family
-    from genretree.models.contract import FitContext
-    from genretree.recipe import Recipe
-    from genretree.train import examples
+    from genretree.models.base import FitContext
+    from genretree.training.recipes import Recipe
+    from genretree.training.train import slice_dataset
 
     opened = Store(store)
     family = get_family(model)
     settings = family.settings_type.build({**Recipe.load(f"{model}-published").settings, **changes})
     if model != "boosting":
-        import genretree.models.engine  # noqa: F401  (seconds of imports, which the study's loop has done too)
+        import genretree.models.neural.trainer  # noqa: F401  (seconds of imports, which the study's loop has done too)
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         split = opened.split()
-        learn, check = examples(opened, split, "train"), examples(opened, split, "validation")
+        learn, check = slice_dataset(opened, split, "train"), slice_dataset(opened, split, "validation")
         history = family.fit(learn, check, opened.taxonomy, settings, FitContext(Path(folder))).history
         seconds = time.perf_counter() - began
     names = [f"validation_accuracy_{level}" for level in opened.taxonomy.levels]
@@ -423,7 +423,7 @@ def run_apart(way: str, model: str, folder: Path, given: argparse.Namespace, see
 
 def run_here(given: argparse.Namespace) -> None:
     """Run one way and print its epochs as JSON."""
-    from genretree.recipe import Recipe
+    from genretree.training.recipes import Recipe
 
     model = given.models[0]
     boosting = model == "boosting"
@@ -489,7 +489,7 @@ def main() -> None:
     if given.way:
         run_here(given)
         return
-    from genretree.corpus.ccmusic import prepare_dataset
+    from genretree.datasets.ccmusic import prepare_dataset
     from genretree.settings import ImageSettings
     from genretree.taxonomy import Taxonomy
 

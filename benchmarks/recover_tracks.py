@@ -1,6 +1,6 @@
 """Which slices were cut from one piece: learn the package's weights from known tracks, and measure how right it is.
 
-    python benchmarks/recover_tracks.py fit STORE --out src/genretree/corpus/recover.safetensors
+    python benchmarks/recover_tracks.py fit STORE --out src/genretree/recovery/recover.safetensors
     python benchmarks/recover_tracks.py measure STORE [STORE ...] [--jpeg]
     python benchmarks/recover_tracks.py scale STORE --slices 36375 [--one-label] [--folder /tmp]
 
@@ -25,25 +25,25 @@ import numpy as np
 from numpy.typing import NDArray
 from whole_process import measure as measure_process
 
-from genretree.corpus.groups import MERGE_FEATURES, Groups
-from genretree.corpus.pairs import (
+from genretree.corpus.splits import split_groups
+from genretree.corpus.store import Store
+from genretree.files import atomic_path
+from genretree.recovery.groups import MERGE_FEATURES, Groups
+from genretree.recovery.pairs import (
     CONTINUITY,
-    Described,
     Floats,
     Pairs,
     Rows,
+    SliceFeatures,
     Weights,
     centre_places,
     continuity,
     describe_images,
     find_pairs,
-    shipped_weights,
+    load_default_weights,
 )
-from genretree.corpus.recover import Recovery, join_described, largest_block, recover_tracks
-from genretree.corpus.splits import split_groups
-from genretree.corpus.store import Store
-from genretree.files import atomic_path
-from genretree.sound.slices import read_drawn
+from genretree.recovery.recover import Recovery, join_slice_features, largest_block, recover_tracks
+from genretree.sound.slices import read_rendered_image
 
 FOLDS = 5
 VARIANCES, DIMENSIONS = 200, 100  # principal components kept, and directions in which tracks differ most
@@ -64,7 +64,7 @@ TRIED = (0.98, 0.97, 0.96, 0.95, 0.94, 0.92, 0.9, 0.88, 0.85, 0.8, 0.7, 0.5, 0.3
 class Known:
     """Slices of known tracks: what is seen of them, their leaf and track, and which slice comes next (or -1)."""
 
-    slices: Described
+    slices: SliceFeatures
     leaves: Rows
     tracks: Rows
     following: Rows
@@ -81,7 +81,7 @@ class Case:
     fold: int
     kind: str
     tracks: Rows
-    slices: Described
+    slices: SliceFeatures
     pairs: Pairs
 
     @property
@@ -99,7 +99,7 @@ def read_known(store: Store) -> Known:
     """Describe the sounding slices of a store."""
     rows = store.rows()
     parts = [describe_images(np.asarray(store.images[rows[i : i + 64]])) for i in range(0, len(rows), 64)]
-    slices, tracks = join_described(parts), store.slice_tracks[rows]
+    slices, tracks = join_slice_features(parts), store.slice_tracks[rows]
     leaves = store.track_leaves[tracks]
     following = np.full(len(rows), -1)
     on = (np.diff(tracks) == 0) & (np.diff(store.starts[rows]) < 1.1 * store.settings.slice_seconds)
@@ -383,7 +383,7 @@ def draw_as_jpeg(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         large = Image.fromarray(images[place]).resize((496, 369), Image.Resampling.BICUBIC)
         stream = io.BytesIO()
         Image.fromarray(colours[np.asarray(large)]).save(stream, "JPEG", quality=75)
-        drawn[place] = read_drawn(stream.getvalue(), images.shape[-1])
+        drawn[place] = read_rendered_image(stream.getvalue(), images.shape[-1])
     return drawn
 
 
@@ -456,7 +456,7 @@ def scale(store: Store, slices: int, one_label: bool, folder: Path | None) -> No
         labels = "np.zeros(len(images), int)" if one_label else f"np.load({name + '/leaves.npy'!r})"
         code = (
             f"import numpy as np; images = np.load({name + '/images.npy'!r}, mmap_mode='r')\n"
-            "from genretree.corpus.recover import recover_tracks\n"
+            "from genretree.recovery.recover import recover_tracks\n"
             f"found = recover_tracks(images, {labels}, progress=True)\n"
             "print(len(np.unique(found.tracks)), 'tracks,', len(np.unique(found.blocks)), 'blocks')"
         )
@@ -491,7 +491,7 @@ def main() -> None:
         print(f"thresholds: {weights.thresholds}; {given.out.stat().st_size} bytes")
     elif given.job == "measure":
         for path in given.stores:
-            measure(Store(path), given.seeds, shipped_weights(), given.jpeg)
+            measure(Store(path), given.seeds, load_default_weights(), given.jpeg)
     else:
         scale(Store(given.store), given.slices, given.one_label, given.folder)
 

@@ -36,36 +36,36 @@ import numpy as np
 import soundfile
 import torch
 
-from genretree.bundle import Bundle, load_bundle
+from genretree.bundle.bundle import Bundle, load_bundle
+from genretree.bundle.export import export_bundle
+from genretree.bundle.manifest import read_description
 from genretree.corpus.store import Store
-from genretree.description import read_description
-from genretree.export import export_bundle
-from genretree.machine import fast_bf16, shared_by
-from genretree.models.graphs import HasGraphs, run_torch
-from genretree.models.musicnn_weights import weights_file
-from genretree.models.runtimes import open_runner
-from genretree.models.tagging import TagTree
-from genretree.models.ways import FORMS, Form, Runner, Way, graph_file
-from genretree.predict import Prediction, find_files, predict, predict_file
-from genretree.settings import RATE, ImageSettings
+from genretree.models.families.zero_shot import TagTree
+from genretree.models.pretrained.musicnn_weights import weights_file
+from genretree.models.runtime.backends import open_runner
+from genretree.models.runtime.graph import HasGraphs, run_torch
+from genretree.models.runtime.types import FORMS, Form, Runner, RuntimeConfig, graph_file
+from genretree.parallel import fast_bf16, shared_by
+from genretree.prediction.predict import Prediction, find_files, predict, predict_file
+from genretree.settings import SAMPLE_RATE, ImageSettings
 from genretree.sound.decode import decode
 from genretree.sound.slices import SliceImages, iter_slices, slice_track
 
 BATCHES = (1, 32)
 MEASURED: list[dict[str, Any]] = []  # for --json
 SAMPLE = 600  # slices on which probabilities are compared
-REFERENCE = Way("torch", bf16=False)
-OF_FORM: Mapping[Form, Sequence[Way]] = {
-    "openvino": (Way("openvino", bf16=False), Way("openvino", bf16=True)),
-    "onnx": (Way("onnxruntime", bf16=False),),
+REFERENCE = RuntimeConfig("torch", bf16=False)
+OF_FORM: Mapping[Form, Sequence[RuntimeConfig]] = {
+    "openvino": (RuntimeConfig("openvino", bf16=False), RuntimeConfig("openvino", bf16=True)),
+    "onnx": (RuntimeConfig("onnxruntime", bf16=False),),
 }
 
 
-def with_exports(folder: Path, scratch: Path) -> tuple[Path, list[Way]]:
+def with_exports(folder: Path, scratch: Path) -> tuple[Path, list[RuntimeConfig]]:
     """Give a bundle that has all exports for which something is installed, and the ways to run it."""
     copy = scratch / folder.name
     shutil.copytree(folder, copy)
-    ways = [REFERENCE, Way("torch", bf16=True)]
+    ways = [REFERENCE, RuntimeConfig("torch", bf16=True)]
     for form in FORMS:
         if find_spec(OF_FORM[form][0].runtime) is None:
             continue
@@ -215,7 +215,7 @@ def start(folder: Path, file: Path, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         if all(weights_file(network).exists() for network in TagTree.builtin().networks):
             minute = Path(name) / "minute.flac"
-            soundfile.write(minute, decode(file)[: 60 * RATE], RATE)
+            soundfile.write(minute, decode(file)[: 60 * SAMPLE_RATE], SAMPLE_RATE)
             words["genretree predict, no bundle"] = [*command, "predict", str(file)]
             words["genretree predict, no bundle, a minute"] = [*command, "predict", str(minute)]
         work = {name: partial(subprocess.run, each, check=True, capture_output=True) for name, each in words.items()}

@@ -23,15 +23,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
 import numpy as np
 from synthetic import TREE, write_music
 
-from genretree.bundle import Bundle, load_bundle
+from genretree.bundle.bundle import Bundle, load_bundle
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
 from genretree.corpus.store import Store
 from genretree.models import get_family
-from genretree.models.contract import FitContext
-from genretree.predict import predict
+from genretree.models.base import FitContext
+from genretree.prediction.predict import predict
 from genretree.settings import ImageSettings
-from genretree.train import examples_of, train
+from genretree.training.train import slice_dataset_of, train
 
 FACTORS = (1, 4, 16)
 STAGES = ("prepare", "train", "predict")
@@ -46,7 +46,7 @@ def time_prepare(music: Path, out: Path, size: int) -> float:
 
 def time_epoch(store: Store, size: int) -> float:
     """Seconds of an epoch."""
-    known = examples_of(store, store.rows())
+    known = slice_dataset_of(store, store.rows())
     kind = get_family("cnn")
     seconds = []
     for epochs in (1, 3):

@@ -16,18 +16,18 @@ import librosa
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.corpus.composed.sampler import Sampler
-from genretree.corpus.composed.soundfont import FILE
+from genretree.datasets.composed.sampler import Sampler
+from genretree.datasets.composed.soundfont import FILE
 
-RATE = 44100
+SAMPLE_RATE = 44100
 A4 = 69
 PROGRAMS = {0: "piano", 24: "nylon guitar", 40: "violin", 42: "cello", 56: "trumpet", 68: "oboe", 73: "flute"}
 
 
 def cents_off(samples: NDArray[np.float32]) -> float:
     """Cents between the pitch that YIN finds and A4 = 440 Hz."""
-    middle = samples[RATE // 10 : 8 * RATE // 10]
-    found = np.median(librosa.yin(middle.astype(np.float32), fmin=60, fmax=3000, sr=RATE))
+    middle = samples[SAMPLE_RATE // 10 : 8 * SAMPLE_RATE // 10]
+    found = np.median(librosa.yin(middle.astype(np.float32), fmin=60, fmax=3000, sr=SAMPLE_RATE))
     return float(1200 * np.log2(found / 440))
 
 
@@ -39,7 +39,7 @@ def play_with_symusic(program: int) -> NDArray[np.float32]:
     track = symusic.Track("", program, False, ttype="second")
     track.notes.append(symusic.Note(0.0, 1.0, A4, 100, ttype="second"))
     score.tracks.append(track)
-    player = symusic.Synthesizer(sf_path=str(resources.files("pretty_midi") / FILE), sample_rate=RATE, quality=4)
+    player = symusic.Synthesizer(sf_path=str(resources.files("pretty_midi") / FILE), sample_rate=SAMPLE_RATE, quality=4)
     return np.asarray(player.render(score, stereo=False)[0], dtype=np.float32)
 
 
@@ -47,7 +47,7 @@ def main() -> None:
     """Print a row for each instrument."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with_symusic = importlib.util.find_spec("symusic") is not None
-    sampler = Sampler(RATE)
+    sampler = Sampler(SAMPLE_RATE)
     print("instrument     genretree  symusic   (cents off)")
     for program, name in PROGRAMS.items():
         theirs = f"{cents_off(play_with_symusic(program)):+8.0f}" if with_symusic else " missing"

@@ -38,10 +38,10 @@ from threadpoolctl import threadpool_limits
 
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
-from genretree.models.contract import Examples
-from genretree.settings import RATE, ImageSettings
+from genretree.models.base import SliceDataset
+from genretree.settings import SAMPLE_RATE, ImageSettings
 from genretree.sound.decode import decode
-from genretree.sound.slices import read_drawn, slice_starts
+from genretree.sound.slices import read_rendered_image, slice_starts
 from genretree.sound.spectra import compute_spectra
 
 BATCH = 32
@@ -69,9 +69,9 @@ def spectra(track: Path) -> Stage:
 
     def usual() -> list[NDArray[Any]]:
         powers = (
-            librosa.feature.melspectrogram(y=samples, sr=RATE),
-            np.abs(librosa.cqt(samples, sr=RATE)) ** 2,
-            librosa.feature.chroma_stft(y=samples, sr=RATE) ** 2,
+            librosa.feature.melspectrogram(y=samples, sr=SAMPLE_RATE),
+            np.abs(librosa.cqt(samples, sr=SAMPLE_RATE)) ** 2,
+            librosa.feature.chroma_stft(y=samples, sr=SAMPLE_RATE) ** 2,
         )
         return [librosa.power_to_db(power, ref=np.max) for power in powers]
 
@@ -84,7 +84,7 @@ def spectra(track: Path) -> Stage:
         f"mel {apart[0].max():.4f} dB and chroma {apart[2].max():.6f} dB apart at most, "
         f"CQT {apart[1].mean():.5f} dB on the average, {(apart[1] < 1).mean():.4%} within 1 dB"
     )
-    return Stage(f"mel + CQT + chroma of {len(samples) / RATE:.0f} s", usual, ours, 5, note)
+    return Stage(f"mel + CQT + chroma of {len(samples) / SAMPLE_RATE:.0f} s", usual, ours, 5, note)
 
 
 def decoding(track: Path) -> Stage:
@@ -156,7 +156,7 @@ def reading_jpegs(jpegs: list[bytes]) -> Stage:
     return Stage(
         f"{len(jpegs)} drawn JPEGs to grey squares",
         lambda: [shrink(jpeg) for jpeg in jpegs],
-        lambda: [read_drawn(jpeg, _IMAGES.size) for jpeg in jpegs],
+        lambda: [read_rendered_image(jpeg, _IMAGES.size) for jpeg in jpegs],
         2.5,
         note,
     )
@@ -172,7 +172,7 @@ def batches(jpegs: list[bytes], folder: Path) -> Stage:
     stored[:] = np.stack([shrink(jpeg) for jpeg in jpegs[:3]])
     stored.flush()
     mapped = np.load(folder / "images.npy", mmap_mode="r")
-    learn = Examples(mapped, positions, positions, positions, positions)
+    learn = SliceDataset(mapped, positions, positions, positions, positions)
 
     def usual() -> NDArray[np.uint8]:
         chosen = rng.integers(0, len(jpegs), 3 * BATCH)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
-from genretree.pretrain import pretrain
+from genretree.training.pretrain import pretrain
 
 _PACKAGES = """
 asc-music=1.3-6 berusky2-data=0.12-2 boswars-data=2.7+svn160110-5 colobot-common-sounds=0.2.0-2 drascula-music=1.0+ds4-2

@@ -14,7 +14,7 @@ import soundfile as sf
 from numpy.typing import NDArray
 
 from genretree.corpus.splits import split_groups
-from genretree.corpus.store import Store, StoreFacts, write_tables
+from genretree.corpus.store import Store, StoreMetadata, write_tables
 from genretree.settings import ImageSettings
 from genretree.taxonomy import Taxonomy
 
@@ -103,7 +103,7 @@ def write_store(folder: Path, tracks: int, size: int = 224) -> Store:
         "silent": np.zeros(n, bool),
     }
     settings = ImageSettings.build({"size": size})
-    write_tables(folder, table, slices, TREE, settings, StoreFacts("noise", "artist", "none", "0", "0"), [])
+    write_tables(folder, table, slices, TREE, settings, StoreMetadata("noise", "artist", "none", "0", "0"), [])
     store = Store(folder)
     split_groups(store.track_leaves, store.track_groups).save(folder / "splits")
     return store

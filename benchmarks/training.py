@@ -47,10 +47,10 @@ from transformers import Trainer, get_cosine_schedule_with_warmup, set_seed
 
 from genretree.corpus.store import Store
 from genretree.models import get_family
-from genretree.models.contract import Examples, FitContext
-from genretree.models.network import GenreNetwork
-from genretree.recipe import Recipe
-from genretree.train import examples_of
+from genretree.models.base import FitContext, SliceDataset
+from genretree.models.neural.network import GenreNetwork
+from genretree.training.recipes import Recipe
+from genretree.training.train import slice_dataset_of
 
 MODELS = ("efficientnet-b0", "ast", "cnn")
 GOALS = {"efficientnet-b0": 3.0, "ast": 2.5, "cnn": 3.5}
@@ -75,11 +75,11 @@ class Task:
         values |= {"weights": "none", "batch_size": self.batch_size, "epochs": self.epochs, "seed": self.seed}
         return get_family(self.family).settings_type.build({**values, "image_size": self.image_size})
 
-    def examples(self) -> Examples:
+    def examples(self) -> SliceDataset:
         """Take whole batches of the store's slices."""
         store = Store(self.store)
         rows = store.rows()
-        return examples_of(store, rows[: self.batches * self.batch_size])
+        return slice_dataset_of(store, rows[: self.batches * self.batch_size])
 
     @property
     def batches(self) -> int:
@@ -143,7 +143,7 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Watched(Examples):
+class Watched(SliceDataset):
     """Examples that note what is read of them, and how long that takes."""
 
     gate: Gate = field(default_factory=Gate)
@@ -162,7 +162,7 @@ def train_ours(task: Task) -> None:
     """Train as the command does, stopping at the gate before each turn."""
     gate = Gate()
     known = task.examples()
-    watched = Watched(**{name: getattr(known, name) for name in Examples.__dataclass_fields__}, gate=gate)
+    watched = Watched(**{name: getattr(known, name) for name in SliceDataset.__dataclass_fields__}, gate=gate)
     step = Trainer.training_step
 
     def gated(trainer: Any, model: Any, inputs: dict[str, Tensor], *rest: Any) -> Tensor:
@@ -193,7 +193,7 @@ def train_ours(task: Task) -> None:
 class Slices(Dataset[tuple[Tensor, int]]):
     """The study's data set: a slice at a time, as a normalised tensor, masked where the recipe says so."""
 
-    def __init__(self, known: Examples, network: GenreNetwork, settings: Any, gate: Gate) -> None:
+    def __init__(self, known: SliceDataset, network: GenreNetwork, settings: Any, gate: Gate) -> None:
         self.images = known.take(np.arange(len(known)))
         self.leaves = known.leaves
         self.network = network
@@ -250,7 +250,7 @@ def train_published(task: Task) -> None:
 # -- both ways, by turns -------------------------------------------------------------------------------------
 
 
-class Way:
+class RuntimeConfig:
     """A way in its process."""
 
     def __init__(self, name: str, task: Task) -> None:
@@ -280,7 +280,7 @@ class Way:
 
 def compare(task: Task, turns: int, turn: int) -> dict[str, Any]:
     """Let both ways take turns."""
-    ours, published = Way("ours", task), Way("published", task)
+    ours, published = RuntimeConfig("ours", task), RuntimeConfig("published", task)
     rounds = []
     for _ in range(turns):
         first = ours.run(turn)
@@ -304,7 +304,7 @@ def compare(task: Task, turns: int, turn: int) -> dict[str, Any]:
 
 def learn_alone(task: Task, turns: int, turn: int) -> list[float]:
     """Give our losses, untimed."""
-    ours = Way("ours", task)
+    ours = RuntimeConfig("ours", task)
     losses: list[float] = [loss for _ in range(turns) for loss in ours.run(turn)["losses"]]
     ours.stop()
     return losses

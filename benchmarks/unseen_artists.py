@@ -22,16 +22,16 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from genretree.bundle import load_bundle
-from genretree.calibration import average_by
+from genretree.bundle.bundle import load_bundle
 from genretree.corpus.splits import Split, fold_groups, split_slices
 from genretree.corpus.store import Store
-from genretree.evaluate import predict_rows
+from genretree.evaluation.evaluate import predict_rows
 from genretree.files import atomic_path
+from genretree.metrics.calibration import average_by
+from genretree.metrics.scores import bootstrap_interval
 from genretree.models import family_names, get_family
-from genretree.recipe import Recipe
-from genretree.scores import bootstrap_interval
-from genretree.train import train
+from genretree.training.recipes import Recipe
+from genretree.training.train import train
 
 Right = NDArray[
     np.float64

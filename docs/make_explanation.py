@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from genretree.bundle import load_bundle
+from genretree.bundle.bundle import load_bundle
 from genretree.corpus.store import Store
-from genretree.explain import explain
-from genretree.explain.genre import draw_genre, view_genre
-from genretree.explain.pictures import draw_reason, draw_tree, shrink
+from genretree.explanation import explain
+from genretree.explanation.genre.view import draw_genre, view_genre
+from genretree.explanation.render.figures import draw_reason, draw_tree, shrink
 
 # Of the composed tree, what comes nearest to classical, electronic, pop and rock: a picture's name, and a node.
 GENRES = {

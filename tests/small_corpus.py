@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
-from genretree.settings import RATE, ImageSettings
+from genretree.settings import SAMPLE_RATE, ImageSettings
 from genretree.taxonomy import Taxonomy
 
 TREE = Taxonomy.from_nested({"Calm": ["Drone", "Bells"], "Busy": {"Beat": ["Slow_beat", "Fast_beat"], "Noise": None}})
@@ -19,7 +19,7 @@ SETTINGS = ImageSettings.build({"slice_seconds": 2.0, "size": 64})
 def synthesise(genre: str, seed: int, seconds: float = SECONDS) -> np.ndarray:
     """A few seconds of sound of a made-up genre: mono float32 at 22,050 Hz."""
     rng = np.random.default_rng(seed)
-    time = np.arange(round(seconds * RATE)) / RATE
+    time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     pitch = rng.uniform(100, 400)
     if genre == "Drone":
         sound = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 6))
@@ -45,7 +45,7 @@ def write_corpus(folder: Path, artists: int = ARTISTS, tracks: int = TRACKS, sec
             for track in range(tracks):
                 name = f"{leaf[-1]}-{artist}-{track}.wav"
                 seed = 100 * leaf_index + 10 * artist + track
-                sf.write(folder / name, synthesise(leaf[-1], seed, seconds), RATE)
+                sf.write(folder / name, synthesise(leaf[-1], seed, seconds), SAMPLE_RATE)
                 rows.append({"path": name, "genre": leaf[-1], "artist": f"{leaf[-1]} artist {artist}"})
     with (folder / "tracks.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, ["path", "genre", "artist"])

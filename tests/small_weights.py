@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from genretree.models.musicnn_network import Musicnn
+from genretree.models.pretrained.musicnn import Musicnn
 
 
 def write_musicnn(folder: Path, *names: str) -> Path:

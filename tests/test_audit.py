@@ -17,12 +17,12 @@ import soundfile as sf
 from click.testing import CliRunner
 
 from genretree.audit import audit
-from genretree.audit.alignment import agreement, best_shift, detail, likeness
+from genretree.audit.alignment import agreement, best_shift, detail, similarity_score
 from genretree.audit.copies import same_files
 from genretree.audit.findings import Finding
-from genretree.audit.labels import doubt_labels, find_mislabelled
+from genretree.audit.fingerprints import compute_fingerprints, draw_thumbnails, reduce_rows
+from genretree.audit.labels import find_label_issues, find_mislabelled
 from genretree.audit.landmarks import count_votes
-from genretree.audit.looks import draw_thumbnails, look, reduce_rows
 from genretree.audit.page import PICTURED, save_audit
 from genretree.cli import main
 from genretree.corpus.manifest import read_manifest
@@ -30,8 +30,8 @@ from genretree.corpus.prepare import prepare
 from genretree.corpus.splits import Split, split_slices
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError
-from genretree.pictures import draw_strip
-from genretree.settings import RATE, ImageSettings
+from genretree.evaluation.plots import draw_strip
+from genretree.settings import SAMPLE_RATE, ImageSettings
 from genretree.taxonomy import Taxonomy
 
 pytestmark = pytest.mark.slow
@@ -44,14 +44,14 @@ SETTINGS = ImageSettings.build({"slice_seconds": 5.0, "size": 112})
 def play(seed: int, seconds: float = SECONDS) -> np.ndarray:
     """Notes at random, as no second recording has them: mono float32."""
     rng = np.random.default_rng(seed)
-    sound = 0.002 * rng.standard_normal(round(seconds * RATE))
+    sound = 0.002 * rng.standard_normal(round(seconds * SAMPLE_RATE))
     begin = 0.0
     while begin < seconds - 0.7:
         length = rng.uniform(0.15, 0.6)
-        time = np.arange(round(length * RATE)) / RATE
+        time = np.arange(round(length * SAMPLE_RATE)) / SAMPLE_RATE
         pitch = 110 * 2 ** (rng.integers(0, 40) / 12)
         note = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 5)) * np.exp(-time * 4)
-        start = round(begin * RATE)
+        start = round(begin * SAMPLE_RATE)
         sound[start : start + len(note)] += note
         begin += rng.uniform(0.08, 0.35)
     return (0.5 * sound / np.abs(sound).max()).astype(np.float32)
@@ -63,10 +63,10 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("planted")
     rows = []
     for seed, leaf in enumerate(("Slow", "Soft", "Fast", "Loud", "Slow", "Loud")):
-        sf.write(folder / f"{seed}.flac", play(seed), RATE)
+        sf.write(folder / f"{seed}.flac", play(seed), SAMPLE_RATE)
         rows.append((f"{seed}.flac", leaf, f"artist {seed}"))
     shutil.copy(folder / "0.flac", folder / "same.flac")
-    sf.write(folder / "changed.mp3", 0.5 * play(1)[round(2.37 * RATE) :], RATE)
+    sf.write(folder / "changed.mp3", 0.5 * play(1)[round(2.37 * SAMPLE_RATE) :], SAMPLE_RATE)
     rows += [("same.flac", "Slow", "artist 6"), ("changed.mp3", "Loud", "artist 7")]
     with (folder / "tracks.csv").open("w", newline="") as stream:
         csv.writer(stream).writerows([("path", "genre", "artist"), *rows])
@@ -173,8 +173,8 @@ def test_shift_and_likeness_of_a_moved_slice() -> None:
     correlation, shift = best_shift(one, moved, 20)
     assert shift == 8
     assert correlation > 0.9
-    assert likeness(one, moved, 20)[0] > 0.9
-    assert likeness(one, other, 20)[0] < 0.2
+    assert similarity_score(one, moved, 20)[0] > 0.9
+    assert similarity_score(one, other, 20)[0] < 0.2
     assert np.all(agreement(one, moved, 8, 20) > 0.8)
     assert len(agreement(one, moved, 100, 20)) == 0
 
@@ -184,7 +184,7 @@ def test_a_fade_in_common_is_no_likeness() -> None:
     fade = np.linspace(1, 0, 112) ** 2
     pieces = np.clip(200 * fade - np.linspace(0, 120, 112)[:, None] + rng.normal(0, 6, (2, 3, 112, 112)), 0, 255)
     one, other = detail(pieces.astype(np.uint8))
-    assert likeness(one, other, 10)[0] < 0.2
+    assert similarity_score(one, other, 10)[0] < 0.2
 
 
 def test_thumbnails_hardly_change_with_level() -> None:
@@ -215,9 +215,9 @@ def test_votes_are_for_the_offset_that_most_landmarks_share(monkeypatch: pytest.
 
 
 def test_looking_in_batches_is_looking_at_all(planted: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = look(planted)
-    monkeypatch.setattr("genretree.audit.looks.BATCH", 7)
-    parts = look(planted)
+    whole = compute_fingerprints(planted)
+    monkeypatch.setattr("genretree.audit.fingerprints.BATCH", 7)
+    parts = compute_fingerprints(planted)
     assert (whole.checksums == parts.checksums).all()
     assert (whole.thumbnails == parts.thumbnails).all()
     assert all((getattr(whole.peaks, name) == getattr(parts.peaks, name)).all() for name in ("rows", "bins", "columns"))
@@ -316,7 +316,7 @@ def test_planted_wrong_labels_come_first(store: Store, tmp_path: Path) -> None:
 
 def test_labels_are_doubted_class_by_class() -> None:
     probabilities = np.array([[0.9, 0.1, 0], [0.7, 0.3, 0], [0.2, 0.8, 0], [0.3, 0.4, 0.3], [0.85, 0.15, 0]])
-    margins, rivals, flagged = doubt_labels(probabilities, np.array([0, 0, 1, 1, 1]))
+    margins, rivals, flagged = find_label_issues(probabilities, np.array([0, 0, 1, 1, 1]))
     # Means of the given classes' probabilities: 0.8 and 0.45; the third class has none and is never suggested.
     assert flagged.tolist() == [False, False, False, False, True]
     assert rivals[4] == 0

@@ -15,11 +15,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from skops import io
 
-from genretree.bundle import load_bundle, save_bundle
-from genretree.description import DESCRIPTION, read_description, write_description
+from genretree.bundle.bundle import load_bundle, save_bundle
+from genretree.bundle.manifest import DESCRIPTION, read_description, write_description
 from genretree.errors import BundleError
 from genretree.files import sha256_file
-from genretree.models.finite import require_finite
+from genretree.models.finite_weights import require_finite
 
 pytestmark = pytest.mark.slow
 
@@ -31,10 +31,10 @@ import sys
 import numpy as np
 from genretree import load_bundle
 from pathlib import Path
-from genretree.description import check_files, read_description
+from genretree.bundle.manifest import check_files, read_description
 from genretree.errors import BundleError, HubError
-from genretree.hub.contents import check_types
-from genretree.hub.download import _try_to_load
+from genretree.bundle.hub.contents import check_types
+from genretree.bundle.hub.download import _try_to_load
 
 def use(folder):
     bundle = load_bundle(folder)
@@ -278,9 +278,9 @@ def test_numbers_too_large_for_the_network_are_refused(tmp_path: Path) -> None:
     import torch
     from safetensors.torch import save_file as save_tensors
 
-    from genretree.models.cnn import build_network
-    from genretree.models.network import WEIGHTS_FILE, load_weights
-    from genretree.models.network_settings import CnnSettings
+    from genretree.models.families.cnn import build_network
+    from genretree.models.neural.network import WEIGHTS_FILE, load_weights
+    from genretree.models.neural.settings import CnnSettings
     from genretree.taxonomy import Taxonomy
 
     tree = Taxonomy.from_paths([("Rock",), ("Pop",)])

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from genretree.bundle import load_bundle
+from genretree.bundle.bundle import load_bundle
+from genretree.bundle.manifest import MAX_BYTES, MAX_DEPTH, _digest, read_description
 from genretree.cli import main
 from genretree.corpus.store import Store
-from genretree.description import MAX_BYTES, MAX_DEPTH, _digest, read_description
 from genretree.errors import BundleError
 from genretree.files import sha256_file
-from genretree.models.network import BACKBONE_FILE
-from genretree.train import train
+from genretree.models.neural.network import BACKBONE_FILE
+from genretree.training.train import train
 
 
 @pytest.fixture(scope="module")

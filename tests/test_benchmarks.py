@@ -14,7 +14,7 @@ import torch
 from transformers import Trainer
 
 from genretree.corpus.store import Store
-from genretree.models.network import GenreNetwork
+from genretree.models.neural.network import GenreNetwork
 
 pytestmark = pytest.mark.slow
 

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genretree.bundle import load_bundle
-from genretree.calibration import Calibration, fit_calibration, temper
+from genretree.bundle.bundle import load_bundle
 from genretree.corpus.splits import Split
 from genretree.corpus.store import Store
-from genretree.models.contract import Held
-from genretree.scores import score_units
+from genretree.metrics.calibration import Calibration, fit_calibration, temper
+from genretree.metrics.scores import score_units
+from genretree.models.base import OutOfFoldPredictions
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
-from genretree.train import train
+from genretree.training.train import train
 
 CCMUSIC = Taxonomy.builtin()
 UNEVEN = Taxonomy.from_nested({"A": ["a", "b"], "B": {"C": ["c", "d"], "D": None}, "E": None})
@@ -37,7 +37,7 @@ def test_planted_temperatures_are_found_and_undone(taxonomy: Taxonomy, heads: He
     levels, truth = _calibrated(taxonomy, 6000)
     planted = (0.4, 2.0, 0.6)[: taxonomy.depth]
     wrong = temper(levels, planted, taxonomy, heads)
-    held = Held(wrong, truth, np.arange(len(truth)))
+    held = OutOfFoldPredictions(wrong, truth, np.arange(len(truth)))
     found = fit_calibration(held, taxonomy, heads, "here")
     np.testing.assert_allclose(found.track, 1 / np.array(planted), rtol=0.15)
     assert found.slice == found.track  # each track has one slice here
@@ -67,15 +67,15 @@ def test_a_tempered_tree_still_adds_up(temperatures: list[float], seed: int) -> 
 def test_few_tracks_hardly_move_the_temperature() -> None:
     levels, _ = _calibrated(CCMUSIC, 2)
     right = np.argmax(levels[-1], axis=1)  # always right and never sure: from two tracks nothing follows
-    found = fit_calibration(Held(levels, right, np.arange(2)), CCMUSIC, "tree", "here")
+    found = fit_calibration(OutOfFoldPredictions(levels, right, np.arange(2)), CCMUSIC, "tree", "here")
     assert all(0.3 < number < 3 for number in found.track)
 
 
 def test_slices_of_a_track_count_as_one() -> None:
     levels, truth = _calibrated(CCMUSIC, 400)
     often = np.concatenate([np.arange(400), np.zeros(4000, int)])
-    many = Held([level[often] for level in levels], truth[often], often)
-    few = Held(levels, truth, np.arange(400))
+    many = OutOfFoldPredictions([level[often] for level in levels], truth[often], often)
+    few = OutOfFoldPredictions(levels, truth, np.arange(400))
     found, expected = (fit_calibration(held, CCMUSIC, "tree", "here") for held in (many, few))
     np.testing.assert_allclose(found.track, expected.track, rtol=1e-3)
     np.testing.assert_allclose(found.slice, expected.slice, rtol=1e-3)

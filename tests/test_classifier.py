@@ -15,7 +15,7 @@ import soundfile as sf
 import genretree
 from genretree import ArgumentError, Classifier, Dataset, GenreClassifier, GenretreeError
 from genretree.corpus.store import Store
-from genretree.settings import RATE
+from genretree.settings import SAMPLE_RATE
 from small_corpus import SETTINGS, TREE, synthesise
 
 pytestmark = pytest.mark.slow
@@ -51,7 +51,7 @@ def test_a_path_as_text_is_one_file_not_its_characters(model: Classifier, song: 
     assert found == model.predict(song)
 
 
-@pytest.mark.parametrize("sr", [RATE, 44100, np.int64(48000), 32000.0])
+@pytest.mark.parametrize("sr", [SAMPLE_RATE, 44100, np.int64(48000), 32000.0])
 def test_an_array_is_predicted_like_its_file(model: Classifier, tmp_path: Path, sr: float) -> None:
     y = np.resize(synthesise("Bells", 3), round(9 * float(sr))).astype(np.float32)
     stereo = np.stack([y, 0.5 * y])
@@ -126,7 +126,7 @@ def test_wrong_inputs_are_errors_of_ours(model: Classifier, inputs: Any, options
 
 def test_a_silent_array_is_refused(model: Classifier) -> None:
     with pytest.raises(genretree.SoundError, match="silent"):
-        model.predict(np.zeros(9 * RATE, np.float32), sr=RATE)
+        model.predict(np.zeros(9 * SAMPLE_RATE, np.float32), sr=SAMPLE_RATE)
 
 
 def test_wrong_bundles_and_thresholds() -> None:
@@ -233,6 +233,6 @@ def test_the_estimator_refuses_what_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="a single path"):
         GenreClassifier().fit("a.mp3", ["Rock"])
     (tmp_path / "bad.wav").write_text("no audio")
-    sf.write(tmp_path / "good.wav", synthesise("Noise", 1), RATE)
+    sf.write(tmp_path / "good.wav", synthesise("Noise", 1), SAMPLE_RATE)
     with pytest.raises(genretree.SoundError, match=r"bad\.wav"):
         GenreClassifier(workers=1).fit([tmp_path / "bad.wav", tmp_path / "good.wav"], ["Rock", "Jazz"])

@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from genretree.cli import main
-from genretree.compare import Comparison, Row, _published_cells, _title, compare, format_markdown
 from genretree.corpus.splits import split_groups
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError, TrainingError
-from genretree.scores import Hierarchical, UnitScores
+from genretree.evaluation.compare import Comparison, ComparisonRow, _published_cells, _title, compare, format_markdown
+from genretree.metrics.scores import HierarchicalScores, UnitScores
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ QUICK = {
 
 @pytest.fixture(autouse=True)
 def _speed_is_measured_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genretree.compare._SPEED_SECONDS", 0.05)
+    monkeypatch.setattr("genretree.evaluation.compare._SPEED_SECONDS", 0.05)
 
 
 def test_a_comparison_leaves_its_tables_and_goes_on_where_it_stopped(store: Store, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_the_published_figures_stand_below_ours_for_the_studys_tree() -> None:
         groups=10,
         overall=0.9,
         contradictions=0.0,
-        hierarchical=Hierarchical(0.9, 0.9, 0.9, 0.2),
+        hierarchical=HierarchicalScores(0.9, 0.9, 0.9, 0.2),
         levels=tuple(
             SimpleNamespace(name=name, accuracy=accuracy, ci95=(0, 1), macro_f1=0.5)  # type: ignore[misc]
             for name, accuracy in (("fst_level", 0.99), ("sec_level", 0.91), ("thr_level", 0.80))
@@ -146,7 +146,7 @@ def test_the_published_figures_stand_below_ours_for_the_studys_tree() -> None:
     evaluation = SimpleNamespace(
         slice=scores, track=scores, units=("slice",), family="cnn", protocol="p", part="test", store="s", disjoint="d"
     )
-    found = Comparison((Row(evaluation, None, 1.0, 1.0),), {})  # type: ignore[arg-type]
+    found = Comparison((ComparisonRow(evaluation, None, 1.0, 1.0),), {})  # type: ignore[arg-type]
     assert "ours minus published" in format_markdown(found, published=True)
     assert "ours minus published" not in format_markdown(found)
 
@@ -164,7 +164,7 @@ def test_evaluate_prints_a_report_per_class(store: Store, tmp_path: Path) -> Non
 def test_histories_are_drawn_with_and_without_accuracies() -> None:
     from PIL import Image
 
-    from genretree.pictures import draw_history
+    from genretree.evaluation.plots import draw_history
 
     assert draw_history([]) is None
     losses = [{"epoch": 1.0, "train_loss": 2.0, "validation_loss": 2.1}, {"epoch": 2.0, "train_loss": 1.0}]

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import soundfile as sf
 
-from genretree.settings import RATE
+from genretree.settings import SAMPLE_RATE
 from small_corpus import synthesise
 
 ROOT = Path(__file__).parent.parent
@@ -213,7 +213,7 @@ def test_the_steps_make_an_environment_that_works_without_writing_into_it(built:
     for folder in (cache, scratch):
         folder.mkdir(mode=0o777)
     song = tmp_path / "song.wav"
-    sf.write(song, synthesise("Drone", 1, 12.0), RATE)
+    sf.write(song, synthesise("Drone", 1, 12.0), SAMPLE_RATE)
     before = _state(built)
     versions = subprocess.run(
         [built / "bin" / "python", "-c", "import torch; print(torch.__version__, torch.cuda.is_available())"],

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from genretree import pictures
-from genretree.bundle import Bundle
-from genretree.calibration import average_by
+from genretree.bundle.bundle import Bundle
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
 from genretree.corpus.splits import split_slices
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError
-from genretree.evaluate import compare_evaluations, evaluate
-from genretree.report import data_url, save_evaluation, write_report
-from genretree.scores import bootstrap_interval, score_units
+from genretree.evaluation import plots
+from genretree.evaluation.evaluate import compare_evaluations, evaluate
+from genretree.evaluation.report import data_url, save_evaluation, write_report
+from genretree.metrics.calibration import average_by
+from genretree.metrics.scores import bootstrap_interval, score_units
 from genretree.settings import ImageSettings
 from genretree.taxonomy import Taxonomy
-from genretree.train import train
+from genretree.training.train import train
 from small_corpus import SETTINGS, TREE, write_corpus
 
 pytestmark = pytest.mark.slow
@@ -261,10 +261,10 @@ def test_a_picture_that_is_shown_twice_is_drawn_once(
     bundle: Bundle, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = []
-    draw = pictures.to_png
-    monkeypatch.setattr(pictures, "to_png", lambda figure: drawn.append(figure) or draw(figure))
+    draw = plots.to_png
+    monkeypatch.setattr(plots, "to_png", lambda figure: drawn.append(figure) or draw(figure))
     for kept in ("counts", "history", "reliability", "coverage"):
-        getattr(pictures, f"_draw_{kept}").cache_clear()
+        getattr(plots, f"_draw_{kept}").cache_clear()
     evaluation = evaluate(bundle, store)
     save_evaluation(evaluation, tmp_path, store)
     write_report([evaluation], tmp_path / "again.html", store=store)

@@ -21,38 +21,40 @@ from click.testing import CliRunner
 from playwright.sync_api import sync_playwright
 from torch import nn
 
-from genretree.bundle import Bundle, load_bundle
+from genretree.bundle.bundle import Bundle, load_bundle
+from genretree.bundle.export import export_bundle
 from genretree.cli import main
-from genretree.corpus.composed.compose import ComposeSettings
-from genretree.corpus.composed.planted import compose_planted
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
 from genretree.corpus.store import Store
+from genretree.datasets.composed.compose import ComposeSettings
+from genretree.datasets.composed.planted import compose_planted
 from genretree.errors import BundleError, CorpusError, SettingsError, SoundError, TaxonomyError
-from genretree.explain import explain
-from genretree.explain.axes import STEPS, frequency_axis, gather_pixels, spread_mask
-from genretree.explain.background import find_background
-from genretree.explain.check import add_noise, measure_curves, shuffle_weights
-from genretree.explain.clips import keep_bands, relevant_bands
-from genretree.explain.genre import view_genre
-from genretree.explain.genre_page import save_genre
-from genretree.explain.gradients import gradcam, integrated_gradients
-from genretree.explain.methods import choose_method
-from genretree.explain.modalities import find_shares, shapley_weights, subsets
-from genretree.explain.neighbours import build_index
-from genretree.explain.occlusion import cells, gather_cells, occlude, spread_cells
-from genretree.explain.page import encode, save_explanation
-from genretree.explain.pieces import Pieces, read_file, read_track, score
-from genretree.explain.survey import survey
-from genretree.explain.targets import find_node, make_target, targets_of_path
-from genretree.export import export_bundle
-from genretree.models import efficientnet, family_names, hearing
-from genretree.models.cnn import CnnSettings
-from genretree.models.network import GenreNetwork, NetworkModel, build_head
-from genretree.settings import RATE, ImageSettings
+from genretree.explanation import explain
+from genretree.explanation.baseline import compute_baseline
+from genretree.explanation.coordinates import STEPS, frequency_axis, gather_pixels, spread_mask
+from genretree.explanation.evaluate.faithfulness import add_noise, measure_curves, shuffle_weights
+from genretree.explanation.genre.page import save_genre
+from genretree.explanation.genre.view import view_genre
+from genretree.explanation.methods.gradients import gradcam, integrated_gradients
+from genretree.explanation.methods.occlusion import cells, gather_cells, occlude, spread_cells
+from genretree.explanation.methods.registry import choose_method
+from genretree.explanation.methods.shapley import compute_shapley_values, shapley_weights, subsets
+from genretree.explanation.render.clips import keep_bands, relevant_bands
+from genretree.explanation.render.page import encode, save_explanation
+from genretree.explanation.similar.neighbours import build_index
+from genretree.explanation.slices import TrackSlices, read_file, read_track, score
+from genretree.explanation.survey import survey
+from genretree.explanation.target import find_node, make_target, targets_of_path
+from genretree.models import family_names
+from genretree.models.families import efficientnet
+from genretree.models.families.cnn import CnnSettings
+from genretree.models.neural.network import GenreNetwork, NetworkModel, build_head
+from genretree.models.pretrained import musicnn_features
+from genretree.settings import SAMPLE_RATE, ImageSettings
 from genretree.sound.spectra import compute_spectra
 from genretree.taxonomy import Taxonomy
-from genretree.train import train
+from genretree.training.train import train
 from small_corpus import SETTINGS, TREE, synthesise
 from small_weights import write_musicnn
 
@@ -68,9 +70,9 @@ QUICK: dict[str, dict[str, Any]] = {
         "batch_size": 8,
         "precision": "float32",
     },
-    "ast": {"epochs": 1, "image_size": 32, "batch_size": 64, "precision": "float32", "shifts": 2},
+    "ast": {"epochs": 1, "image_size": 32, "batch_size": 64, "precision": "float32", "n_tta_shifts": 2},
     "boosting": {"epochs": 4, "image_size": 16, "components": 10, "min_samples_leaf": 5, "features": ["components"]},
-    "musicnn": {"patches": 1, "layers": [["penultimate", "images"]], "strengths": [0.1]},
+    "musicnn": {"patches": 1, "layers": [["penultimate", "images"]], "Cs": [0.1]},
     "ensemble": {"folds": 2},
 }
 PAIR = Taxonomy.from_nested(["With", "Without"])
@@ -82,7 +84,7 @@ def _quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     QUICK["musicnn"]["weights"] = str(write_musicnn(tmp_path_factory.mktemp("weights")))
     QUICK["ensemble"]["members"] = {name: QUICK[name] for name in ("musicnn", "boosting")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hearing, "PATCH_FRAMES", 24)
+        patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
         thin = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320}
         patch.setattr(efficientnet, "_B0", {**efficientnet._B0, **thin})
         yield
@@ -98,11 +100,11 @@ def bundles(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 @pytest.fixture(scope="module")
 def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("song") / "song.wav"
-    sf.write(path, np.concatenate([synthesise("Drone", 1, 5.0), synthesise("Fast_beat", 2, 4.5)]), RATE)
+    sf.write(path, np.concatenate([synthesise("Drone", 1, 5.0), synthesise("Fast_beat", 2, 4.5)]), SAMPLE_RATE)
     return path
 
 
-class Known:
+class LabelledRows:
     """A model whose reason is known: how bright some rows of an image are, for the first of two genres."""
 
     heads = "tree"
@@ -126,10 +128,10 @@ def _bundle(model: Any, size: int = 64) -> Bundle:
     return Bundle(Path("nowhere"), "known", PAIR, images, CnnSettings.build(), model)
 
 
-def _pieces(n: int = 2, size: int = 64, seed: int = 0) -> Pieces:
+def _pieces(n: int = 2, size: int = 64, seed: int = 0) -> TrackSlices:
     images = np.random.default_rng(seed).integers(60, 256, (n, 3, size, size), dtype=np.uint8)
     images[:, :, :, ::2] //= 4
-    return Pieces("noise", images, None, np.arange(n) * 2.0, 2.0)
+    return TrackSlices("noise", images, None, np.arange(n) * 2.0, 2.0)
 
 
 WHY = make_target(PAIR, 0, 0)
@@ -140,18 +142,20 @@ WHY = make_target(PAIR, 0, 0)
 
 @pytest.mark.parametrize("hertz", [220.0, 880.0, 3000.0])
 def test_a_tone_peaks_in_the_row_that_bears_its_frequency(hertz: float, tmp_path: Path) -> None:
-    sf.write(tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * hertz * np.arange(3 * RATE) / RATE), RATE)
-    pieces = read_file(_bundle(Known(np.zeros((3, 64, 64)))), tmp_path / "tone.wav")
+    sf.write(
+        tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * hertz * np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE), SAMPLE_RATE
+    )
+    track_slices = read_file(_bundle(LabelledRows(np.zeros((3, 64, 64)))), tmp_path / "tone.wav")
     for number, view in ((0, "mel"), (1, "cqt")):
         axis = frequency_axis(view)  # type: ignore[arg-type]
-        rows = gather_pixels(pieces.images[:1, number].astype(np.float32), view)[0].sum(axis=1)  # type: ignore[arg-type]
+        rows = gather_pixels(track_slices.images[:1, number].astype(np.float32), view)[0].sum(axis=1)  # type: ignore[arg-type]
         peak = int((rows / np.diff(np.linspace(0, 1, axis.rows + 1))).argmax())
         a_pixel = axis.rows / 64 + 1  # an image of 64 pixels is no finer than that
         assert abs(np.searchsorted(axis.edges, hertz) - 1 - peak) <= a_pixel, view
     assert frequency_axis("cqt").names[45] == "A4"
     assert frequency_axis("cqt").edges[45] < 440 < frequency_axis("cqt").edges[46]
-    assert pieces.decibels is not None
-    assert pieces.decibels[0, 0, 1] == pytest.approx(0, abs=0.5)
+    assert track_slices.decibels is not None
+    assert track_slices.decibels[0, 0, 1] == pytest.approx(0, abs=0.5)
 
 
 def test_from_pixels_to_rows_and_parts_sums_stay() -> None:
@@ -208,40 +212,40 @@ def test_shapley_values_are_those_of_captum() -> None:
 def test_a_linear_models_reason_is_found_and_adds_up() -> None:
     weights = np.zeros((3, 64, 64))
     weights[1, 16:32, 32:] = 2e-4  # the CQT, its second quarter from above, second half of the time
-    bundle, pieces = _bundle(Known(weights)), _pieces()
-    background = find_background(pieces)
-    shares = find_shares(bundle, pieces, background, [WHY])
+    bundle, track_slices = _bundle(LabelledRows(weights)), _pieces()
+    baseline = compute_baseline(track_slices)
+    shares = compute_shapley_values(bundle, track_slices, baseline, [WHY])
     assert shares.views == ("cqt",)
     np.testing.assert_allclose(shares.values.sum(axis=2), shares.full - shares.none, atol=1e-9)
-    found = occlude(bundle, pieces, background, [WHY], ("mel", "cqt", "chroma"))
+    found = occlude(bundle, track_slices, baseline, [WHY], ("mel", "cqt", "chroma"))
     assert not found["mel"].any()
     assert not found["chroma"].any()
     np.testing.assert_allclose(found["cqt"].sum(axis=(2, 3)), shares.full - shares.none, rtol=0.02)
     mass = np.abs(found["cqt"][0, 0])
     assert mass[36:72, 24:].sum() > 0.98 * mass.sum(), "from half to three quarters of the rows, from the middle on"
-    at_random = occlude(bundle, pieces, background, [WHY], ("mel", "cqt", "chroma"), masks=300)
+    at_random = occlude(bundle, track_slices, baseline, [WHY], ("mel", "cqt", "chroma"), masks=300)
     assert np.corrcoef(at_random["cqt"].ravel(), found["cqt"].ravel())[0, 1] > 0.8
 
 
 def test_a_constant_models_map_is_nil() -> None:
-    bundle, pieces = _bundle(Known(np.zeros((3, 64, 64)), constant=True)), _pieces()
-    found = occlude(bundle, pieces, find_background(pieces), [WHY], ("mel", "cqt", "chroma"))
+    bundle, track_slices = _bundle(LabelledRows(np.zeros((3, 64, 64)), constant=True)), _pieces()
+    found = occlude(bundle, track_slices, compute_baseline(track_slices), [WHY], ("mel", "cqt", "chroma"))
     assert not any(values.any() for values in found.values())
 
 
 def test_a_true_map_deletes_and_inserts_sooner_than_other_orders() -> None:
     weights = np.zeros((3, 64, 64))
     weights[0, 8:24, 8:24] = 5e-4
-    bundle, pieces = _bundle(Known(weights)), _pieces()
-    background = find_background(pieces)
-    maps = occlude(bundle, pieces, background, [WHY], ("mel", "cqt", "chroma"))
-    curves = measure_curves(bundle, pieces, background, WHY, maps)
+    bundle, track_slices = _bundle(LabelledRows(weights)), _pieces()
+    baseline = compute_baseline(track_slices)
+    maps = occlude(bundle, track_slices, baseline, [WHY], ("mel", "cqt", "chroma"))
+    curves = measure_curves(bundle, track_slices, baseline, WHY, maps)
     for order in ("random", "energy", "edges"):
         assert curves["map"][0].sum() < curves[order][0].sum()
         assert curves["map"][1].sum() > curves[order][1].sum()
         np.testing.assert_allclose(curves[order][:, [0, -1]], curves["map"][:, [0, -1]])
     np.testing.assert_allclose(curves["map"][0, [0, -1]], curves["map"][1, [-1, 0]])
-    wrong = measure_curves(bundle, pieces, background, WHY, {view: -values for view, values in maps.items()})
+    wrong = measure_curves(bundle, track_slices, baseline, WHY, {view: -values for view, values in maps.items()})
     assert wrong["map"][0].sum() > curves["random"][0].sum()
 
 
@@ -263,21 +267,21 @@ class Pooling(nn.Module):
         return torch.cat([3 * features, -3 * features], dim=1)
 
 
-@pytest.mark.parametrize("shifts", [1, 2])
-def test_gradcam_peaks_at_a_planted_pattern_and_adds_up(shifts: int) -> None:
+@pytest.mark.parametrize("n_tta_shifts", [1, 2])
+def test_gradcam_peaks_at_a_planted_pattern_and_adds_up(n_tta_shifts: int) -> None:
     pytest.importorskip("captum")
-    settings = CnnSettings.build({"image_size": 64, "shifts": shifts})
+    settings = CnnSettings.build({"image_size": 64, "n_tta_shifts": n_tta_shifts})
     model = NetworkModel(GenreNetwork(Pooling(), build_head(PAIR, settings), settings))
-    pieces = _pieces(1)
-    pieces.images[:] = 140  # a little above what the network takes for 0
-    pieces.images[0, 0, 8:16, 40:48] = 255
-    background = replace(pieces, images=np.full_like(pieces.images, 140))
-    found = gradcam(model, PAIR, pieces, background, [WHY], False)
+    track_slices = _pieces(1)
+    track_slices.images[:] = 140  # a little above what the network takes for 0
+    track_slices.images[0, 0, 8:16, 40:48] = 255
+    baseline = replace(track_slices, images=np.full_like(track_slices.images, 140))
+    found = gradcam(model, PAIR, track_slices, baseline, [WHY], False)
     row, step = np.unravel_index(found["mel"][0, 0].argmax(), found["mel"].shape[2:])
     assert 64 * (1 - 16 / 64) - 2 <= row <= 64 * (1 - 8 / 64) + 2
     assert 40 / 64 * STEPS - 2 <= step <= 48 / 64 * STEPS + 2
     assert abs(found["cqt"]).max() < 1e-6
-    odds = [WHY.log_odds(model.predict_levels(some.images))[0] for some in (pieces, background)]
+    odds = [WHY.log_odds(model.predict_levels(some.images))[0] for some in (track_slices, baseline)]
     assert found["mel"].sum() == pytest.approx(odds[0] - odds[1], abs=1e-3)
 
 
@@ -293,7 +297,7 @@ def test_every_family_can_be_explained(name: str, bundles: dict[str, Bundle], st
     ]
     for reason in found.reasons:
         parts = sum(reason.shares.values())
-        np.testing.assert_allclose(parts, reason.log_odds - reason.background, atol=1e-5)
+        np.testing.assert_allclose(parts, reason.log_odds - reason.baseline, atol=1e-5)
         for relevance in reason.maps:
             assert relevance.values.shape == (4, relevance.axis.rows, STEPS)
             assert np.isfinite(relevance.values).all()
@@ -311,11 +315,11 @@ def test_one_view_alone_matters_to_a_model_that_sees_no_other(store: Store, tmp_
 def test_integrated_gradients_add_up(bundles: dict[str, Bundle], store: Store) -> None:
     pytest.importorskip("captum")
     bundle = bundles["cnn"]
-    pieces = read_track(bundle, store, 5).select(slice(0, 1))
-    background = find_background(pieces)
+    track_slices = read_track(bundle, store, 5).select(slice(0, 1))
+    baseline = compute_baseline(track_slices)
     target = make_target(TREE, 0, 0)
-    found = integrated_gradients(bundle.model, TREE, pieces, background, [target], False)
-    odds = [target.log_odds(score(bundle, some))[0] for some in (pieces, background)]
+    found = integrated_gradients(bundle.model, TREE, track_slices, baseline, [target], False)
+    odds = [target.log_odds(score(bundle, some))[0] for some in (track_slices, baseline)]
     assert sum(values.sum() for values in found.values()) == pytest.approx(odds[0] - odds[1], rel=0.1, abs=0.02)
 
 
@@ -329,7 +333,7 @@ def test_rollout_gives_shares(bundles: dict[str, Bundle], store: Store) -> None:
 
 def test_a_linear_classifier_on_a_network_has_gradients_too(store: Store, tmp_path: Path) -> None:
     pytest.importorskip("captum")
-    settings = {**QUICK["cnn"], "epochs": 1, "classifier": "linear", "strengths": [0.01]}
+    settings = {**QUICK["cnn"], "epochs": 1, "classifier": "linear", "Cs": [0.01]}
     bundle = train(store, "cnn", tmp_path / "linear", settings)
     for method in ("gradcam", "integrated-gradients"):
         found = explain(bundle, "#3", store=store, method=method, level=1)
@@ -380,9 +384,14 @@ def test_a_node_beside_the_path_has_its_own_time_line_and_clips(
 
 
 def test_random_masks_say_nothing_of_parts_that_were_never_drawn() -> None:
-    pieces = _pieces(1)
+    track_slices = _pieces(1)
     maps = occlude(
-        _bundle(Known(np.full((3, 64, 64), 1e-4))), pieces, find_background(pieces), [WHY], ("mel",), masks=1
+        _bundle(LabelledRows(np.full((3, 64, 64), 1e-4))),
+        track_slices,
+        compute_baseline(track_slices),
+        [WHY],
+        ("mel",),
+        masks=1,
     )
     assert not maps["mel"].any()
 
@@ -406,7 +415,7 @@ def test_methods_that_do_not_fit_are_refused(
 def test_shuffled_weights_say_something_else_and_leave_the_bundle_alone(
     bundles: dict[str, Bundle], store: Store
 ) -> None:
-    pieces = read_track(bundles["cnn"], store, 5)
+    track_slices = read_track(bundles["cnn"], store, 5)
     for name in family_names():
         own = read_track(bundles[name], store, 5)
         before = score(bundles[name], own)[-1]
@@ -415,7 +424,7 @@ def test_shuffled_weights_say_something_else_and_leave_the_bundle_alone(
         if other is not None:
             assert np.abs(score(other, own)[-1] - before).max() > 1e-3, name
         np.testing.assert_array_equal(score(bundles[name], own)[-1], before)
-    assert 0 < np.abs(add_noise(pieces).images.astype(int) - pieces.images).max() <= 8
+    assert 0 < np.abs(add_noise(track_slices).images.astype(int) - track_slices.images).max() <= 8
 
 
 # -- planted truth ---------------------------------------------------------------------------------------------------
@@ -431,7 +440,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, 
         music, instrument = compose_planted(number, settings, 2.0, 0.3)
         for genre, sound in (("With", music + instrument), ("Without", music)):
             name = f"{genre}-{number}.wav"
-            sf.write(folder / name, 0.5 * sound / np.abs(sound).max(), RATE)
+            sf.write(folder / name, 0.5 * sound / np.abs(sound).max(), SAMPLE_RATE)
             rows.append({"path": name, "genre": genre, "artist": f"artist {number}"})
             sounds[name] = (music, instrument)
     with (folder / "tracks.csv").open("w", newline="") as stream:
@@ -441,7 +450,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, 
     return prepare(read_manifest(folder / "tracks.csv", PAIR), folder / "store", SETTINGS, workers=1), sounds
 
 
-def planted_region(music: np.ndarray, instrument: np.ndarray, pieces: Pieces) -> dict[str, np.ndarray]:
+def planted_region(music: np.ndarray, instrument: np.ndarray, track_slices: TrackSlices) -> dict[str, np.ndarray]:
     """Where the instrument lifts the spectrum by 10 dB or more: bool, (n_slices, rows, STEPS) by view."""
     alone, both = (compute_spectra(sound.astype(np.float32)) for sound in (music, music + instrument))
     found = {}
@@ -449,9 +458,9 @@ def planted_region(music: np.ndarray, instrument: np.ndarray, pieces: Pieces) ->
         lifted = (getattr(both, view) - getattr(alone, view) > 10).astype(np.float32)
         axis = frequency_axis(view)  # type: ignore[arg-type]
         parts = []
-        for start in pieces.starts:
-            at = round(float(start) * RATE / 512)
-            piece = lifted[:, at : at + round(pieces.seconds * RATE / 512)]
+        for start in track_slices.starts:
+            at = round(float(start) * SAMPLE_RATE / 512)
+            piece = lifted[:, at : at + round(track_slices.seconds * SAMPLE_RATE / 512)]
             rows = np.stack([band.mean(axis=0) for band in np.array_split(piece, axis.rows)])
             parts.append(np.stack([step.mean(axis=1) for step in np.array_split(rows, STEPS, axis=1)], axis=1) > 0.3)
         found[view] = np.stack(parts)
@@ -471,7 +480,7 @@ def test_the_map_points_to_the_planted_instrument(planted: Any, tmp_path: Path) 
         for method, known in ratios.items():
             found = explain(bundle, f"#{track}", store=store, method=method)
             if found.prediction.path == ("With",):
-                region = planted_region(*sounds[name], found.pieces)["mel"]
+                region = planted_region(*sounds[name], found.track_slices)["mel"]
                 speaking = np.maximum(found.reasons[0].maps[0].values, 0)
                 known.append(float(speaking[region].sum() / speaking.sum() / region.mean()))
     assert len(ratios["occlusion"]) >= 1
@@ -538,17 +547,17 @@ def test_a_survey_says_on_how_many_tracks_the_map_is_better(bundles: dict[str, B
 
 
 def test_filtering_keeps_the_named_band_in_its_place() -> None:
-    time = np.arange(RATE) / RATE
+    time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
     low, high = np.sin(2 * np.pi * 300 * time), np.sin(2 * np.pi * 3000 * time)
     kept = keep_bands((low + high).astype(np.float32), [(2500, 3500)])
-    middle = slice(RATE // 4, 3 * RATE // 4)
+    middle = slice(SAMPLE_RATE // 4, 3 * SAMPLE_RATE // 4)
     assert np.abs(kept[middle] - high[middle]).max() < 0.05
 
 
 def test_bad_input_is_named(bundles: dict[str, Bundle], store: Store, tmp_path: Path) -> None:
     bundle = bundles["boosting"]
-    sf.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
-    sf.write(tmp_path / "short.wav", synthesise("Drone", 0, 0.05), RATE)
+    sf.write(tmp_path / "silent.wav", np.zeros(SAMPLE_RATE), SAMPLE_RATE)
+    sf.write(tmp_path / "short.wav", synthesise("Drone", 0, 0.05), SAMPLE_RATE)
     for name, kind in (("silent.wav", "silence"), ("short.wav", "too_short"), ("none.wav", "not_found")):
         with pytest.raises(SoundError) as caught:
             explain(bundle, tmp_path / name)
@@ -571,7 +580,7 @@ def test_bad_input_is_named(bundles: dict[str, Bundle], store: Store, tmp_path: 
 
 
 def test_a_short_file_is_repeated_and_says_so(bundles: dict[str, Bundle], tmp_path: Path) -> None:
-    sf.write(tmp_path / "short.wav", synthesise("Bells", 0, 1.0), RATE)
+    sf.write(tmp_path / "short.wav", synthesise("Bells", 0, 1.0), SAMPLE_RATE)
     found = explain(bundles["boosting"], tmp_path / "short.wav")
     assert found.prediction.padded
     page = save_explanation(found, tmp_path / "out", tmp_path / "short.wav", tmp_path / "clips")
@@ -678,5 +687,5 @@ def test_sound_inside_a_page_keeps_its_length() -> None:
 
     samples = synthesise("Drone", 0, 3.3)
     decoded, rate = sf.read(io.BytesIO(encode(samples)))
-    assert rate == RATE
-    assert len(decoded) == pytest.approx(len(samples), abs=RATE * 0.02)
+    assert rate == SAMPLE_RATE
+    assert len(decoded) == pytest.approx(len(samples), abs=SAMPLE_RATE * 0.02)

@@ -19,30 +19,33 @@ import torch
 from click.testing import CliRunner
 from sound_helpers import make_song
 
-from genretree import machine
-from genretree.bundle import Bundle, load_bundle, save_bundle
+from genretree import parallel
+from genretree.bundle.bundle import Bundle, load_bundle, save_bundle
+from genretree.bundle.export import export_bundle
+from genretree.bundle.manifest import list_part, read_description, write_description
 from genretree.cli import main
 from genretree.corpus.store import Store
-from genretree.description import list_part, read_description, write_description
 from genretree.errors import BundleError, MissingExtraError, SettingsError
-from genretree.evaluate import evaluate
-from genretree.export import export_bundle
+from genretree.evaluation.evaluate import evaluate
 from genretree.files import sha256_file
-from genretree.models import ast, cnn, efficientnet, get_family, hearing, runtimes
-from genretree.models.boosting import BoostingModel
-from genretree.models.contract import FitContext, Model
-from genretree.models.ensemble import EnsembleModel, EnsembleSettings
-from genretree.models.graphs import Graph
-from genretree.models.linear import LinearHead
-from genretree.models.linear_network import LinearNetworkModel
-from genretree.models.linear_tree import LinearTree
-from genretree.models.musicnn import MusicnnModel, MusicnnSettings
-from genretree.models.network import NetworkModel
-from genretree.models.runtimes import choose_runtime
-from genretree.models.ways import Form
-from genretree.predict import predict, predict_file
+from genretree.models import get_family
+from genretree.models.base import FitContext, Model
+from genretree.models.families import ast, cnn, efficientnet
+from genretree.models.families.boosting.family import BoostingModel
+from genretree.models.families.ensemble import EnsembleModel, EnsembleSettings
+from genretree.models.families.musicnn.family import MusicnnModel, MusicnnSettings
+from genretree.models.linear.hierarchical import LinearTree
+from genretree.models.linear.logistic import LinearHead
+from genretree.models.neural.linear_probe import LinearNetworkModel
+from genretree.models.neural.network import NetworkModel
+from genretree.models.pretrained import musicnn_features
+from genretree.models.runtime import backends
+from genretree.models.runtime.backends import choose_runtime
+from genretree.models.runtime.graph import Graph
+from genretree.models.runtime.types import Form
+from genretree.prediction.predict import predict, predict_file
 from genretree.settings import Settings
-from genretree.train import examples
+from genretree.training.train import slice_dataset
 from small_corpus import SETTINGS, TREE
 from small_weights import write_musicnn
 
@@ -73,7 +76,7 @@ def _quickly() -> Any:
     """Make networks of few and narrow layers (their bundles say so), and MusiCNN's patches short."""
     narrow = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hearing, "PATCH_FRAMES", 24)
+        patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
         for name, value in narrow.items():
             patch.setitem(ast._SMALL, name, value)
         patch.setattr(cnn, "BLOCKS_PER_STAGE", 1)
@@ -97,7 +100,8 @@ def _network(name: str, kind: str) -> tuple[Model, Settings]:
     family = get_family(name)
     heads = "independent" if kind == "independent" else "tree"
     classifier = "linear" if kind == "linear" else "network"
-    settings = family.settings_type.build({**NETWORKS[name], "heads": heads, "classifier": classifier, "shifts": 2})
+    changes = {"heads": heads, "classifier": classifier, "n_tta_shifts": 2}
+    settings = family.settings_type.build({**NETWORKS[name], **changes})
     torch.manual_seed(0)
     network = import_module(family.__module__).build_network(TREE, settings)
     for module in network.modules():  # statistics as after training, so that what is seen spreads over the leaves
@@ -112,7 +116,7 @@ def _network(name: str, kind: str) -> tuple[Model, Settings]:
 
 def _musicnn(weights: Path) -> tuple[Model, Settings]:
     settings = MusicnnSettings.build({"weights": str(weights), "patches": 2})
-    networks = {name: hearing.load_network(name, str(weights)) for name in settings.networks}
+    networks = {name: musicnn_features.load_network(name, str(weights)) for name in settings.networks}
     return MusicnnModel(networks, ("tags", "max_pool"), _linear(50 + 753), settings), settings
 
 
@@ -125,7 +129,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stumps(store: Store) -> Model:
     """A model without any network."""
     settings = get_family("boosting").settings_type.build({"epochs": 2, "image_size": 16, "components": 5})
-    learn = examples(store, store.split(), "train")
+    learn = slice_dataset(store, store.split(), "train")
     return get_family("boosting").fit(learn, None, TREE, settings, FitContext(store.folder)).model
 
 
@@ -222,7 +226,7 @@ def test_several_threads_get_what_one_gets(bundle: Bundle, runtime: str) -> None
         for _ in range(3):
             found[place] = other.model.predict_levels(IMAGES[place : place + 2], SOUND[place : place + 2])[-1]
 
-    with machine.shared_by(2):
+    with parallel.shared_by(2):
         threads = [threading.Thread(target=score, args=(place,)) for place in range(4)]
         for thread in threads:
             thread.start()
@@ -273,7 +277,7 @@ def test_threads_that_ask_openvino_first_do_not_wait_for_each_other(exported: Pa
 
 
 def test_what_is_listed_while_an_export_is_made_stays_listed(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = import_module("genretree.export")
+    module = import_module("genretree.bundle.export")
     write = module._write
 
     def write_beside_another(*given: Any) -> float:
@@ -353,7 +357,7 @@ def test_an_export_of_its_own_says_what_it_is(small: Path, form: Any, tmp_path: 
 
 
 def test_an_export_that_disagrees_with_torch_is_not_kept(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from genretree import export
+    from genretree.bundle import export
 
     monkeypatch.setattr(export, "need", lambda form: None)
     monkeypatch.setattr(export, "write_graph", lambda *parts: None)
@@ -366,13 +370,13 @@ def test_an_export_that_disagrees_with_torch_is_not_kept(small: Path, monkeypatc
 
 
 def test_what_is_not_installed_or_not_exported_is_named(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from genretree.models import convert
+    from genretree.models.runtime import convert
 
     for runtime, form in RUNTIMES.items():
-        monkeypatch.setattr(runtimes, "find_spec", lambda name: name)
+        monkeypatch.setattr(backends, "find_spec", lambda name: name)
         with pytest.raises(BundleError, match=f"genretree export .* --to {form}"):
             load_bundle(small, runtime)  # type: ignore[arg-type]
-        monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
+        monkeypatch.setattr(backends, "find_spec", lambda name: None)
         with pytest.raises(MissingExtraError, match=rf"genretree\[{form}\]"):
             load_bundle(small, runtime)  # type: ignore[arg-type]
         monkeypatch.setattr(convert, "find_spec", lambda name: None)
@@ -401,7 +405,7 @@ def test_a_bundle_without_a_network_has_nothing_to_export(stumps: BoostingModel,
 def test_boosting_on_musicnn_exports_what_it_hears_with(store: Store, weights: Path, tmp_path: Path) -> None:
     chosen = {"epochs": 2, "features": ["musicnn"], "weights": str(weights), "min_samples_leaf": 2}
     settings = get_family("boosting").settings_type.build(chosen)
-    few = examples(store, store.split(), "train").select(np.arange(0, 100, 4))
+    few = slice_dataset(store, store.split(), "train").select(np.arange(0, 100, 4))
     model = get_family("boosting").fit(few, None, TREE, settings, FitContext(tmp_path)).model
     folder = save_bundle(Bundle(tmp_path / "b", "boosting", TREE, SETTINGS, settings, model))
     for runtime in INSTALLED[:1]:
@@ -410,19 +414,19 @@ def test_boosting_on_musicnn_exports_what_it_hears_with(store: Store, weights: P
 
 
 def test_the_fastest_that_there_is_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtimes, "find_spec", lambda name: name)
+    monkeypatch.setattr(backends, "find_spec", lambda name: name)
     both: set[Form] = {"openvino", "onnx"}
     assert choose_runtime(both, "auto", "auto") == "openvino"
     assert choose_runtime({"onnx"}, "auto", "auto") == "onnxruntime"
     assert choose_runtime({"onnx"}, "auto", "bf16") == "torch"
     assert choose_runtime(set(), "auto", "auto") == "torch"
     assert choose_runtime(both, "onnxruntime", "auto") == "onnxruntime"
-    monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
     assert choose_runtime(both, "auto", "auto") == "torch"
 
 
 def test_auto_keeps_in_float32_what_bf16_would_change(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtimes, "fast_bf16", lambda: True)
+    monkeypatch.setattr(backends, "fast_bf16", lambda: True)
     assert load_bundle(small, "torch", "auto").runtime == "torch bf16"
     graphs = NetworkModel.graphs
 
@@ -434,21 +438,21 @@ def test_auto_keeps_in_float32_what_bf16_would_change(small: Path, monkeypatch: 
     monkeypatch.setattr(NetworkModel, "graphs", touchy)
     assert load_bundle(small, "torch", "auto").runtime == "torch float32"
     monkeypatch.undo()
-    monkeypatch.setattr(runtimes, "fast_bf16", lambda: False)
+    monkeypatch.setattr(backends, "fast_bf16", lambda: False)
     assert load_bundle(small, "torch", "auto").runtime == "torch float32"
 
 
 def test_stored_slices_are_scored_by_the_runtime_too(bundle: Bundle, store: Store) -> None:
-    from genretree.models.contract import score_examples
+    from genretree.models.base import predict_dataset
 
     if bundle.family in ("musicnn", "ensemble") and store.mel_16k is None:
         pytest.fail("the shared corpus lacks sound")
-    some = examples(store, store.split(), "test")
+    some = slice_dataset(store, store.split(), "test")
     some = some.select(np.arange(5))
-    expected = score_examples(bundle.model, some)
+    expected = predict_dataset(bundle.model, some)
     for runtime in INSTALLED:
         other = load_bundle(bundle.folder, runtime)  # type: ignore[arg-type]
-        for one, two in zip(expected, score_examples(other.model, some), strict=True):
+        for one, two in zip(expected, predict_dataset(other.model, some), strict=True):
             np.testing.assert_allclose(one, two, atol=1e-4)
 
 
@@ -482,18 +486,18 @@ def test_processors_are_divided_among_the_files_at_work(
     real = module.iter_slices
 
     def note(*words: Any, **options: Any) -> Any:
-        seen.append((machine.sharers(), machine.processors_each(), torch.get_num_threads()))
+        seen.append((parallel.n_sharing_processes(), parallel.processors_each(), torch.get_num_threads()))
         return real(*words, **options)
 
-    monkeypatch.setattr(machine, "available_processors", lambda: 2)
+    monkeypatch.setattr(parallel, "available_processors", lambda: 2)
     monkeypatch.setattr(module, "available_processors", lambda: 2)
     monkeypatch.setattr(module, "iter_slices", note)
     before = torch.get_num_threads()
     list(predict(load_bundle(small), store.tracks["file"][:files], workers=3))
     assert len(seen) == files
     assert {each[0] for each in seen} == {1 if files == 1 else 2}  # never more workers than processors
-    assert all(sharers * threads <= 2 for sharers, _, threads in seen)
-    assert machine.sharers() == 1
+    assert all(n_sharing_processes * threads <= 2 for n_sharing_processes, _, threads in seen)
+    assert parallel.n_sharing_processes() == 1
     assert torch.get_num_threads() == before
 
 

@@ -18,18 +18,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from genretree.bundle import Bundle
+from genretree.bundle.bundle import Bundle
 from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.corpus.triples import group_images
 from genretree.errors import ImageError
-from genretree.from_images import find_image_sets, predict_images
-from genretree.predict import Prediction, PredictionError
-from genretree.settings import MODALITIES, RATE, Modality
+from genretree.prediction.from_images import find_image_sets, predict_images
+from genretree.prediction.predict import Prediction, PredictionError
+from genretree.settings import MODALITIES, SAMPLE_RATE, Modality
 from genretree.sound.images import read_image
-from genretree.sound.slices import draw
+from genretree.sound.slices import render_image
 from genretree.sound.spectra import compute_spectra
-from genretree.train import train
+from genretree.training.train import train
 from small_corpus import SETTINGS, synthesise
 
 FRAMES = SETTINGS.slice_frames
@@ -94,7 +94,7 @@ def test_drawings_of_other_sizes_and_kinds_read_back(
     # In grey levels of 255. At other sizes than the data set's, other cells share a pixel at the edges of cells.
     for genre in ("Bells", "Slow_beat"):
         db = spectra(genre)[modality]
-        expected = draw(db, SETTINGS.size).astype(float)
+        expected = render_image(db, SETTINGS.size).astype(float)
         off = np.abs(read_image(drawing(db, **options), modality, SETTINGS) - expected)
         assert off.mean() <= mean
         assert np.percentile(off, 99) <= worst
@@ -105,7 +105,7 @@ def test_raw_decibels_are_drawn_as_sound_is(dtype: str) -> None:
     for modality, db in spectra().items():
         stream = io.BytesIO()
         np.save(stream, db.astype(dtype))
-        off = np.abs(read_image(stream.getvalue(), modality, SETTINGS).astype(int) - draw(db, SETTINGS.size))
+        off = np.abs(read_image(stream.getvalue(), modality, SETTINGS).astype(int) - render_image(db, SETTINGS.size))
         assert off.max() <= 1
 
 
@@ -136,7 +136,7 @@ def photo() -> bytes:
 
 def sound() -> bytes:
     stream = io.BytesIO()
-    sf.write(stream, np.zeros(4000), RATE, format="WAV")
+    sf.write(stream, np.zeros(4000), SAMPLE_RATE, format="WAV")
     return stream.getvalue()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from genretree.machine import ahead, available_processors, worker_pool
+from genretree.parallel import available_processors, prefetch, worker_pool
 
 
 def _threads_of_blas(_: int) -> list[int]:
@@ -54,7 +54,7 @@ def test_there_is_a_processor() -> None:
 
 
 def test_working_ahead_keeps_the_order_and_hands_errors_on() -> None:
-    assert list(ahead(iter(range(50)))) == list(range(50))
+    assert list(prefetch(iter(range(50)))) == list(range(50))
 
     def broken() -> Iterator[int]:
         yield 1
@@ -62,7 +62,7 @@ def test_working_ahead_keeps_the_order_and_hands_errors_on() -> None:
 
     found = []
     with pytest.raises(KeyError, match="the second"):
-        for value in ahead(broken()):
+        for value in prefetch(broken()):
             found.append(value)
     assert found == [1]
 
@@ -78,7 +78,7 @@ def test_working_ahead_ends_with_its_reader() -> None:
             closed.append(True)
 
     before = threading.active_count()
-    reader = ahead(endless())
+    reader = prefetch(endless())
     next(reader)
     assert threading.active_count() == before + 1
     reader.close()  # type: ignore[attr-defined]
@@ -90,7 +90,7 @@ def test_work_ahead_that_is_given_up_can_be_cleared_away_from_any_thread() -> No
     # The collector takes the pool's threads away before it closes the generator, and may run in one of them.
     script = """
 import gc, threading
-from genretree.machine import ahead
+from genretree.parallel import prefetch
 
 class Knot: pass
 
@@ -107,7 +107,7 @@ def numbers(collect):
 
 def give_up(collect):
     knot = Knot()
-    knot.knot, knot.working = knot, ahead(numbers(collect))
+    knot.knot, knot.working = knot, prefetch(numbers(collect))
     assert next(knot.working) == 0
 
 gc.disable()

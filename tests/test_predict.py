@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from genretree.bundle import Bundle
+from genretree.bundle.bundle import Bundle
 from genretree.corpus.store import Store
 from genretree.errors import SoundError
-from genretree.predict import Prediction, PredictionError, predict, predict_file, write_csv
-from genretree.settings import RATE
-from genretree.train import train
+from genretree.prediction.predict import Prediction, PredictionError, predict, predict_file, write_csv
+from genretree.settings import SAMPLE_RATE
+from genretree.training.train import train
 from other_files import canary
 from small_corpus import TREE, synthesise
 
@@ -114,7 +114,7 @@ class _ByBrightness:
 
 def test_the_time_line_follows_the_music(bundle: Bundle, tmp_path: Path) -> None:
     sound = np.concatenate([synthesise("Drone", 900, 6.1), synthesise("Noise", 901, 6.1)])
-    sf.write(tmp_path / "both.wav", sound, RATE)
+    sf.write(tmp_path / "both.wav", sound, SAMPLE_RATE)
     found = predict_file(replace(bundle, model=_ByBrightness()), tmp_path / "both.wav")
     assert found.timeline[0].path[0] == "Calm"
     assert found.timeline[-1].path[0] == "Busy"
@@ -124,7 +124,7 @@ def test_the_time_line_follows_the_music(bundle: Bundle, tmp_path: Path) -> None
 
 
 def test_a_short_file_is_padded_and_marked(bundle: Bundle, tmp_path: Path) -> None:
-    sf.write(tmp_path / "short.wav", synthesise("Drone", 5, 0.7), RATE)
+    sf.write(tmp_path / "short.wav", synthesise("Drone", 5, 0.7), SAMPLE_RATE)
     found = predict_file(bundle, tmp_path / "short.wav")
     assert found.padded
     assert found.slices == 1
@@ -132,8 +132,8 @@ def test_a_short_file_is_padded_and_marked(bundle: Bundle, tmp_path: Path) -> No
 
 
 def test_silent_slices_are_left_out(bundle: Bundle, tmp_path: Path) -> None:
-    sound = np.concatenate([synthesise("Drone", 7, 4.1), np.zeros(4 * RATE, np.float32)])
-    sf.write(tmp_path / "half.wav", sound, RATE)
+    sound = np.concatenate([synthesise("Drone", 7, 4.1), np.zeros(4 * SAMPLE_RATE, np.float32)])
+    sf.write(tmp_path / "half.wav", sound, SAMPLE_RATE)
     assert predict_file(bundle, tmp_path / "half.wav").slices < 4
 
 
@@ -164,7 +164,7 @@ def test_a_fault_of_ours_in_one_file_does_not_stop_the_others(
 
 def test_folders_are_walked_for_sound(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
-    sf.write(tmp_path / "a" / "b" / "x.flac", synthesise("Drone", 5, 3.0), RATE)
+    sf.write(tmp_path / "a" / "b" / "x.flac", synthesise("Drone", 5, 3.0), SAMPLE_RATE)
     (tmp_path / "a" / "cover.jpg").write_bytes(b"x")
     assert [Path(found.file).name for found in predict(bundle, [tmp_path])] == ["x.flac"]
 

@@ -19,11 +19,13 @@ from safetensors.torch import load_file
 from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, SettingsError, TrainingError
-from genretree.evaluate import evaluate
-from genretree.models import cnn, efficientnet, get_family, hearing
-from genretree.models.network_settings import CnnSettings
-from genretree.pretrain import pretrain
-from genretree.train import train
+from genretree.evaluation.evaluate import evaluate
+from genretree.models import get_family
+from genretree.models.families import cnn, efficientnet
+from genretree.models.neural.settings import CnnSettings
+from genretree.models.pretrained import musicnn_features
+from genretree.training.pretrain import pretrain
+from genretree.training.train import train
 from killing import kill_when
 from small_corpus import TREE
 from small_weights import write_musicnn
@@ -43,7 +45,7 @@ QUICK: dict[str, Any] = {
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Settings with a random teacher that hears short patches; EfficientNet gets fewer layers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hearing, "PATCH_FRAMES", 24)
+        patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
         thin = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320}
         patch.setattr(efficientnet, "_B0", {**efficientnet._B0, **thin})
         yield {**QUICK, "teacher_folder": str(write_musicnn(tmp_path_factory.mktemp("teacher")))}
@@ -168,7 +170,7 @@ def test_what_was_cut_off_goes_on(store: Store, tmp_path: Path, quick: dict[str,
     code = (
         "from genretree.models import hearing\n"
         "hearing.PATCH_FRAMES = 24\n"
-        "from genretree.pretrain import pretrain\n"
+        "from genretree.training.pretrain import pretrain\n"
         f"pretrain([{str(store.folder)!r}], 'cnn', {str(tmp_path / 'w')!r}, {settings!r})\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -192,7 +194,7 @@ def test_what_was_heard_before_is_not_called_new(
     store: Store, tmp_path: Path, pretrained: Callable[[str], tuple[Path, dict[str, Any]]]
 ) -> None:
     weights = pretrained("cnn")[0]
-    linear = {"classifier": "linear", "epochs": 0, "strengths": [0.1], "statistics": False}
+    linear = {"classifier": "linear", "epochs": 0, "Cs": [0.1], "statistics": False}
     bundle = train(store, "cnn", tmp_path / "b", {**QUICK, **linear, "weights": str(weights)})
     found = evaluate(bundle, store)
     assert found.disjoint == "heard before"

@@ -11,12 +11,14 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from genretree.bundle import load_bundle
+from genretree.bundle.bundle import load_bundle
 from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError
-from genretree.models import ast, efficientnet, family_names, get_family, hearing, musicnn_weights
-from genretree.recipe import Recipe, recipe_names
+from genretree.models import family_names, get_family
+from genretree.models.families import ast, efficientnet
+from genretree.models.pretrained import musicnn_features, musicnn_weights
+from genretree.training.recipes import Recipe, recipe_names
 from small_weights import write_musicnn
 
 pytestmark = pytest.mark.slow
@@ -27,10 +29,10 @@ SMALL = {
     "efficientnet-b0": {"epochs": 1, "image_size": 32, "weights": "none"},
     "ast": {"epochs": 1, "image_size": 32, "weights": "none"},
     "boosting": {"epochs": 5, "image_size": 16, "components": 10},
-    "musicnn": {"patches": 1, "strengths": [0.1]},
+    "musicnn": {"patches": 1, "Cs": [0.1]},
     "ensemble": {
         "folds": 2,
-        "members": {"musicnn": {"patches": 1, "strengths": [0.1]}, "boosting": {"epochs": 5, "image_size": 16}},
+        "members": {"musicnn": {"patches": 1, "Cs": [0.1]}, "boosting": {"epochs": 5, "image_size": 16}},
     },
 }
 
@@ -40,7 +42,7 @@ def _quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Give MusiCNN random weights and short patches, and the networks of transformers fewer layers."""
     folder = str(write_musicnn(tmp_path_factory.mktemp("weights"), "msd", "mtt"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hearing, "PATCH_FRAMES", 24)
+        patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
         thin = {"width_coefficient": 0.2, "depth_coefficient": 0.2, "hidden_dim": 256}
         patch.setattr(efficientnet, "_B0", {**efficientnet._B0, **thin})
         narrow = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, cohen_kappa_score, top_k_accuracy_score
 
-from genretree.scores import compare_right, score_hierarchy, score_units
+from genretree.metrics.scores import compare_right, score_hierarchy, score_units
 from genretree.taxonomy import Taxonomy
 
 CCMUSIC = Taxonomy.builtin()

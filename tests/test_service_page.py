@@ -22,8 +22,8 @@ import soundfile as sf
 from playwright.sync_api import Browser, Page, Request, Route, expect, sync_playwright
 
 from genretree.corpus.store import Store
-from genretree.settings import RATE
-from genretree.train import train
+from genretree.settings import SAMPLE_RATE
+from genretree.training.train import train
 from small_corpus import synthesise
 
 pytestmark = pytest.mark.slow
@@ -91,7 +91,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("songs") / "A song <b>of mine.wav"
-    sf.write(path, synthesise("Fast_beat", 7, SECONDS), RATE)
+    sf.write(path, synthesise("Fast_beat", 7, SECONDS), SAMPLE_RATE)
     return path
 
 

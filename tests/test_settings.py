@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from genretree.errors import SettingsError
-from genretree.models.boosting_settings import BoostingSettings
-from genretree.models.network_settings import CnnSettings
+from genretree.models.families.boosting.settings import BoostingSettings
+from genretree.models.neural.settings import CnnSettings
 from genretree.settings import ImageSettings
 
 
@@ -39,3 +39,11 @@ def test_settings_survive_json_and_cannot_be_changed() -> None:
     assert CnnSettings.build({"epochs": 3, "modalities": ["mel"]}).digest == settings.digest
     with pytest.raises(Exception, match="frozen"):
         settings.epochs = 4  # type: ignore[misc]
+
+
+def test_former_names_are_read_unless_the_new_one_is_given_too() -> None:
+    assert CnnSettings.build({"balance": 0.5, "shifts": 2}) == CnnSettings.build(
+        {"class_weight_power": 0.5, "n_tta_shifts": 2}
+    )
+    with pytest.raises(SettingsError, match="'balance' is the former name of 'class_weight_power'"):
+        CnnSettings.build({"balance": 0.5, "class_weight_power": 0.5})

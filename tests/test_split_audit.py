@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from genretree.audit.evidence import read_copies
 from genretree.cli import main
 from genretree.corpus.splits import PARTS
-from genretree.corpus.store import Store, StoreFacts, write_tables
+from genretree.corpus.store import Store, StoreMetadata, write_tables
 from genretree.errors import CorpusError
 from genretree.settings import ImageSettings
 from genretree.taxonomy import Taxonomy
@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> Store:
     }
     flags = np.zeros(TRACKS, bool)
     slices = {"track": np.arange(TRACKS), "start": np.zeros(TRACKS), "padded": flags, "silent": flags}
-    facts = StoreFacts("music", "artist", "numpy", "0.2.0", "0123456789abcdef")
+    facts = StoreMetadata("music", "artist", "numpy", "0.2.0", "0123456789abcdef")
     write_tables(folder, tracks, slices, Taxonomy.from_nested({"A": {}, "B": {}}), SETTINGS, facts, ())
     return Store(folder)
 

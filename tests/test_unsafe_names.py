@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from genretree.bundle.hub.contents import check_types
 from genretree.cli import main
 from genretree.cli.options import write_or_print
 from genretree.cli.output import SafeOutput, echo, echo_failures, echo_json
+from genretree.cli.tables import make_console
 from genretree.corpus.manifest import Failure, read_manifest
 from genretree.errors import CorpusError, HubError, TaxonomyError
 from genretree.files import is_unsafe, json_line, printable, printable_text
-from genretree.hub.contents import check_types
 from genretree.library.preview import Line, Preview, write_page
 from genretree.library.records import ModelCard
-from genretree.tables import make_console
 from genretree.taxonomy import MAX_NAME, Taxonomy
 
 UNSAFE = ["\x00", "\x07", "\x1b[2J", "\x7f", "\x85", "\x9b31m", "\u2028", "\u202egpj", "\u2066", "\r"]

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genretree.bundle import load_bundle
+from genretree.bundle.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.models import get_family
-from genretree.recipe import Recipe
+from genretree.training.recipes import Recipe
 
 V01 = Path(__file__).parent / "data" / "v0.1"
 sys.path.insert(0, str(V01.parent))
@@ -56,4 +56,4 @@ def test_settings_of_a_recipe_and_of_a_bundle_are_read() -> None:
     written = json.loads((V01 / "cnn" / "bundle.json").read_text())["settings"]
     for name, value in recipe.settings.items():
         assert written[name] == value
-        assert settings.model_dump(mode="json")[name] == value
+        assert settings.model_dump(mode="json")[settings.renamed.get(name, name)] == value

@@ -15,7 +15,7 @@ class Weights(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Make the table and the list."""
-        from genretree.models.weight_sources import SOURCES
+        from genretree.models.pretrained.sources import SOURCES
 
         lines = ["| name | for | weights | licence | MB |", "| --- | --- | --- | --- | ---: |"]
         for source in SOURCES:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from genretree.errors import BundleError
-from genretree.models.contract import Examples, FitContext, Fitted, LevelProbabilities
+from genretree.models.base import FitContext, FitResult, LevelProbabilities, SliceDataset
 from genretree.settings import Heads, Settings
 from genretree.taxonomy import Taxonomy
 
@@ -70,12 +70,12 @@ class NearestCentroidFamily:
 
     @staticmethod
     def fit(
-        train: Examples,
-        validation: Examples | None,
+        train: SliceDataset,
+        validation: SliceDataset | None,
         taxonomy: Taxonomy,
         settings: NearestCentroidSettings,
         context: FitContext,
-    ) -> Fitted:
+    ) -> FitResult:
         """Average the slices of each leaf, in batches, so that memory stays bounded."""
         sums = np.zeros((len(taxonomy.leaves), 3 * settings.bands**2), np.float64)
         done = 0
@@ -85,7 +85,7 @@ class NearestCentroidFamily:
             done += len(images)
         counts = np.bincount(train.leaves, minlength=len(sums))
         centroids = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], 1e3).astype(np.float32)
-        return Fitted(NearestCentroidModel(centroids, taxonomy, settings), history=[])
+        return FitResult(NearestCentroidModel(centroids, taxonomy, settings), history=[])
 
     @staticmethod
     def load(folder: Path, taxonomy: Taxonomy, settings: NearestCentroidSettings) -> NearestCentroidModel:

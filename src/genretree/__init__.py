@@ -8,14 +8,13 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from importlib.metadata import version
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from genretree.bundle import Bundle, load_bundle
+    from genretree.bundle.bundle import Bundle, load_bundle
+    from genretree.bundle.hub import pull, push
     from genretree.classifier import Classifier, Probabilities, load
     from genretree.corpus.dataset import Dataset
     from genretree.corpus.manifest import Manifest, read_manifest
@@ -23,45 +22,44 @@ if TYPE_CHECKING:
     from genretree.corpus.store import Store
     from genretree.errors import ArgumentError, GenretreeError, SoundError
     from genretree.estimator import GenreClassifier
-    from genretree.evaluate import Evaluation, evaluate
-    from genretree.explain import Explanation, explain
-    from genretree.hub import pull, push
-    from genretree.predict import Prediction, PredictionError, predict, predict_file
+    from genretree.evaluation.evaluate import Evaluation, evaluate
+    from genretree.explanation import Explanation, explain
+    from genretree.prediction.predict import Prediction, PredictionError, predict, predict_file
     from genretree.settings import ImageSettings
     from genretree.taxonomy import Taxonomy
-    from genretree.train import train
+    from genretree.training.train import train
 
 __version__ = version("genretree")
 
 # Imported when first asked for: the learning libraries take seconds to load, and `genretree --help` shouldn't.
 _HOMES = {
     "ArgumentError": "errors",
-    "Bundle": "bundle",
+    "Bundle": "bundle.bundle",
     "Classifier": "classifier",
     "Dataset": "corpus.dataset",
-    "Evaluation": "evaluate",
-    "Explanation": "explain",
+    "Evaluation": "evaluation.evaluate",
+    "Explanation": "explanation",
     "GenreClassifier": "estimator",
     "GenretreeError": "errors",
     "ImageSettings": "settings",
     "Manifest": "corpus.manifest",
-    "Prediction": "predict",
-    "PredictionError": "predict",
+    "Prediction": "prediction.predict",
+    "PredictionError": "prediction.predict",
     "Probabilities": "classifier",
     "SoundError": "errors",
     "Store": "corpus.store",
     "Taxonomy": "taxonomy",
-    "evaluate": "evaluate",
-    "explain": "explain",
+    "evaluate": "evaluation.evaluate",
+    "explain": "explanation",
     "load": "classifier",
-    "load_bundle": "bundle",
-    "pull": "hub",
-    "push": "hub",
-    "predict": "predict",
-    "predict_file": "predict",
+    "load_bundle": "bundle.bundle",
+    "pull": "bundle.hub",
+    "push": "bundle.hub",
+    "predict": "prediction.predict",
+    "predict_file": "prediction.predict",
     "prepare": "corpus.prepare",
     "read_manifest": "corpus.manifest",
-    "train": "train",
+    "train": "training.train",
 }
 
 __all__ = [
@@ -94,20 +92,6 @@ __all__ = [
     "read_manifest",
     "train",
 ]
-
-
-class _Package(ModuleType):
-    """Keeps `genretree.predict` and the like the functions they are: importing the modules they are in would hide them.
-
-    Python sets each module that is imported as an attribute of its package.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        hides = isinstance(value, ModuleType) and _HOMES.get(name) == name
-        super().__setattr__(name, getattr(value, name) if hides else value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

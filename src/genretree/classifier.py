@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.bundle import Bundle, load_bundle
+from genretree.bundle.bundle import Bundle, load_bundle
 from genretree.errors import ArgumentError, BundleError
-from genretree.explain.weights import with_weights
-from genretree.models.contract import LevelProbabilities, embed_slices
-from genretree.models.ways import Precision, RuntimeChoice
-from genretree.predict import (
-    Heard,
+from genretree.explanation.bundle_weights import load_weights_for
+from genretree.models.base import LevelProbabilities, embed_slices
+from genretree.models.runtime.types import Precision, RuntimeChoice
+from genretree.prediction.predict import (
     Prediction,
     PredictionError,
+    SliceScores,
     average_slices,
     check_arguments,
     describe,
@@ -29,7 +29,7 @@ from genretree.predict import (
     predict_file,
     score_slices,
 )
-from genretree.settings import HOP, RATE
+from genretree.settings import HOP_LENGTH, SAMPLE_RATE
 from genretree.sound.slices import SliceImages, iter_slices, skip_silent, slice_track
 from genretree.taxonomy import NodePath, format_path
 
@@ -257,7 +257,7 @@ class Classifier(Bundle):
             If the model has no features.
         """
         check_arguments(self)
-        whole = with_weights(self)
+        whole = load_weights_for(self)
         if isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OUS":
             if inputs.ndim == 4:
                 _refuse_sr(sr)
@@ -275,14 +275,14 @@ class Classifier(Bundle):
         found = map_files(embed_file, files, workers)
         return dict(item for item in found if not isinstance(item, PredictionError))
 
-    def _score_array(self, inputs: Array, sr: float | None) -> Heard:
+    def _score_array(self, inputs: Array, sr: float | None) -> SliceScores:
         if inputs.ndim != 4:
             return score_slices(self, self._slices(inputs, sr))
         _refuse_sr(sr)
         images = _check_images(self, inputs)
         parts = [self.model.predict_levels(images[at : at + _BATCH]) for at in range(0, len(images), _BATCH)]
-        seconds = self.images.slice_frames * HOP / RATE
-        return Heard(
+        seconds = self.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
+        return SliceScores(
             [np.concatenate(level) for level in zip(*parts, strict=True)],
             [i * seconds for i in range(len(images))],
             False,
@@ -386,7 +386,9 @@ def _to_mono(y: Array, sr: float | None) -> NDArray[np.float32]:
     samples = np.asarray(y if y.ndim == 1 else y.mean(axis=0), np.float32)
     if not np.isfinite(samples).all():
         raise ArgumentError("audio samples contain NaN or infinity")
-    return samples if sr == RATE else np.asarray(soxr.resample(samples, float(sr), RATE, "HQ"), np.float32)
+    return (
+        samples if sr == SAMPLE_RATE else np.asarray(soxr.resample(samples, float(sr), SAMPLE_RATE, "HQ"), np.float32)
+    )
 
 
 def _check_images(bundle: Bundle, images: Array) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 
 @contextmanager
-def watch_bars(tell: Watcher) -> Iterator[None]:
+def on_progress(tell: Watcher) -> Iterator[None]:
     """Tell of every bar, shown or not, that moves while the block runs."""
     token = _watcher.set(tell)
     try:
@@ -42,7 +42,7 @@ def progress_bar(total: int, title: str, unit: str, show: bool, initial: int = 0
 
 
 @contextmanager
-def beside_bars() -> Iterator[None]:
+def print_above_bars() -> Iterator[None]:
     """Take bars from the screen while the block prints something."""
     from tqdm import tqdm
 

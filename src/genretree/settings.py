@@ -5,17 +5,17 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from genretree.errors import SettingsError
 
 # The image recipe of ccmusic-database/music_genre (librosa's defaults). These are facts of the data set, not choices:
 # an image made with other values would not mean the same thing.
-RATE = 22050  # Hz
+SAMPLE_RATE = 22050  # Hz
 N_FFT = 2048  # samples
-HOP = 512  # samples
+HOP_LENGTH = 512  # samples
 N_MELS = 128
 CQT_BINS = 84  # from C1, 12 per octave
 CHROMA_BINS = 12
@@ -31,6 +31,17 @@ class Settings(BaseModel):
     """Base of all settings: immutable, and strict about names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    renamed: ClassVar[Mapping[str, str]] = {}  # former names of settings, which are still read, and today's
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_names(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        for old, new in cls.renamed.items():
+            if old in values and new in values:
+                raise ValueError(f"'{old}' is the former name of '{new}'; give only one of them")
+        return {cls.renamed.get(name, name): value for name, value in values.items()}
 
     @classmethod
     def build(cls, values: Mapping[str, Any] | None = None) -> Self:
@@ -61,7 +72,7 @@ class ImageSettings(Settings):
     @property
     def slice_frames(self) -> int:
         """Frames in a slice: 491 for 11.4 s."""
-        return round(self.slice_seconds * RATE / HOP)
+        return round(self.slice_seconds * SAMPLE_RATE / HOP_LENGTH)
 
 
 Heads = Literal["tree", "independent"]

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from genretree.bundle import Bundle, load_bundle, save_bundle
-from genretree.description import DESCRIPTION
+from genretree.bundle.bundle import Bundle, load_bundle, save_bundle
+from genretree.bundle.manifest import DESCRIPTION
 from genretree.errors import BundleError, SettingsError
-from genretree.models import _check_attributes
-from genretree.models.contract import Examples, Family, FitContext, LevelProbabilities, Model
+from genretree.models.base import Family, FitContext, LevelProbabilities, Model, SliceDataset
+from genretree.models.registry import check_attributes
 from genretree.settings import MEL_16K_BANDS, ImageSettings, Settings
 from genretree.sound.mel_16k import mel_16k_frames
 from genretree.taxonomy import Taxonomy
@@ -31,7 +31,7 @@ def check_family(family: type[Family], settings: Mapping[str, Any] | None = None
     Parameters
     ----------
     family : class
-        See `genretree.models.contract.Family`.
+        See `genretree.models.base.Family`.
     settings : mapping, optional
         Settings that make training short.
 
@@ -44,10 +44,10 @@ def check_family(family: type[Family], settings: Mapping[str, Any] | None = None
 
     Examples
     --------
-    >>> from genretree.models.boosting import BoostingFamily
+    >>> from genretree.models.families.boosting.family import BoostingFamily
     >>> check_family(BoostingFamily, {"components": 8, "epochs": 5, "image_size": 32, "min_samples_leaf": 2})
     """
-    _check_attributes(family)
+    check_attributes(family)
     _expect(bool(family.summary), "summary is empty")
     chosen = family.settings_type.build(settings)
     _check_settings(family.settings_type, chosen)
@@ -68,7 +68,7 @@ def check_family(family: type[Family], settings: Mapping[str, Any] | None = None
             _expect(np.allclose(one, other, atol=1e-5), "training twice with the same seed gives different models")
 
 
-def _make_examples(seed: int) -> Examples:
+def _make_examples(seed: int) -> SliceDataset:
     """Make slices whose genre shows in the rows that are bright, in all three images and in the mel power."""
     rng = np.random.default_rng(seed)
     n_leaves = len(_TREE.leaves)
@@ -81,10 +81,10 @@ def _make_examples(seed: int) -> Examples:
     for row, leaf in enumerate(leaves):
         images[row, :, leaf * size // n_leaves : (leaf + 1) * size // n_leaves] += np.uint8(150)
         mel_16k[row, :, leaf * MEL_16K_BANDS // n_leaves : (leaf + 1) * MEL_16K_BANDS // n_leaves] += np.float16(1)
-    return Examples(images, np.arange(n), leaves, tracks, tracks // _TRACKS, mel_16k)
+    return SliceDataset(images, np.arange(n), leaves, tracks, tracks // _TRACKS, mel_16k)
 
 
-def _score(model: Model, examples: Examples, rows: Any = slice(None)) -> LevelProbabilities:
+def _score(model: Model, examples: SliceDataset, rows: Any = slice(None)) -> LevelProbabilities:
     assert examples.mel_16k is not None
     mel_16k = np.asarray(examples.mel_16k[rows]) if model.needs_sound else None
     return model.predict_levels(np.asarray(examples.images[rows]), mel_16k)
@@ -100,7 +100,7 @@ def _check_settings(settings_type: type[Settings], settings: Settings) -> None:
     raise AssertionError("an unknown setting is not refused")
 
 
-def _check_probabilities(model: Model, examples: Examples) -> None:
+def _check_probabilities(model: Model, examples: SliceDataset) -> None:
     levels = _score(model, examples)
     shapes = [(len(examples), len(_TREE.nodes(level))) for level in range(_TREE.depth)]
     _expect([level.shape for level in levels] == shapes, f"predict_levels must return arrays of shapes {shapes}")
@@ -117,7 +117,7 @@ def _check_probabilities(model: Model, examples: Examples) -> None:
     _expect([len(level) for level in none] == [0] * _TREE.depth, "no slices must give arrays with no rows")
 
 
-def _check_batches(model: Model, examples: Examples) -> None:
+def _check_batches(model: Model, examples: SliceDataset) -> None:
     whole = _score(model, examples)[-1]
     single = np.concatenate([_score(model, examples, slice(row, row + 1))[-1] for row in range(5)])
     _expect(
@@ -127,13 +127,13 @@ def _check_batches(model: Model, examples: Examples) -> None:
     _expect(np.allclose(turned[::-1], whole, atol=1e-5), "a slice's probabilities depend on the order of the batch")
 
 
-def _check_learning(model: Model, learn: Examples) -> None:
+def _check_learning(model: Model, learn: SliceDataset) -> None:
     accuracy = float((_score(model, learn)[-1].argmax(axis=1) == learn.leaves).mean())
     message = f"it gets {accuracy:.0%} of its own training slices right, no more than by chance"
     _expect(accuracy > 1.5 / len(_TREE.leaves), message)
 
 
-def _check_optional(model: Model, examples: Examples) -> None:
+def _check_optional(model: Model, examples: SliceDataset) -> None:
     mel_16k = examples.mel_16k[:4] if model.needs_sound and examples.mel_16k is not None else None
     embed: Callable[..., Any] | None = getattr(model, "embed", None)
     if embed is not None:
@@ -155,7 +155,7 @@ def _check_optional(model: Model, examples: Examples) -> None:
             )
 
 
-def _check_saving(family: type[Family], model: Model, settings: Settings, folder: Path, examples: Examples) -> None:
+def _check_saving(family: type[Family], model: Model, settings: Settings, folder: Path, examples: SliceDataset) -> None:
     made = folder / "model"
     made.mkdir()
     names = model.save(made)
@@ -186,7 +186,7 @@ def _check_saving(family: type[Family], model: Model, settings: Settings, folder
     _check_bundle(family, model, settings, folder / "bundle", examples)
 
 
-def _check_bundle(family: type[Family], model: Model, settings: Settings, folder: Path, examples: Examples) -> None:
+def _check_bundle(family: type[Family], model: Model, settings: Settings, folder: Path, examples: SliceDataset) -> None:
     from genretree.models import family_names, register_family
 
     if family.name not in family_names():

@@ -18,22 +18,23 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from genretree import report
 from genretree.audit.evidence import read_copies
 from genretree.cli import main
-from genretree.corpus import ccmusic, regroup
-from genretree.corpus.ccmusic import is_dataset, prepare_dataset
-from genretree.corpus.recover import recover_tracks
 from genretree.corpus.splits import PARTS, RECOVERED
 from genretree.corpus.store import Store
+from genretree.datasets import ccmusic
+from genretree.datasets.ccmusic import is_dataset, prepare_dataset
 from genretree.errors import CorpusError, MissingExtraError, SettingsError
-from genretree.evaluate import evaluate
-from genretree.models import ast, efficientnet
-from genretree.recipe import Recipe
+from genretree.evaluation import report
+from genretree.evaluation.evaluate import evaluate
+from genretree.models.families import ast, efficientnet
+from genretree.recovery import regroup
+from genretree.recovery.recover import recover_tracks
 from genretree.settings import ImageSettings
-from genretree.sound.slices import read_drawn
+from genretree.sound.slices import read_rendered_image
 from genretree.taxonomy import Taxonomy
-from genretree.train import train
+from genretree.training.recipes import Recipe
+from genretree.training.train import train
 from killing import kill_when
 
 pytestmark = pytest.mark.slow
@@ -153,7 +154,8 @@ def test_the_replica_has_the_published_layout(replica: Path) -> None:
 def test_the_store_holds_what_read_drawn_reads(prepared: Store, rows: dict[str, list[Row]]) -> None:
     everything = [row for items in rows.values() for row in items]
     expected = [
-        [read_drawn(row[name]["bytes"], SETTINGS.size) for name in ("mel", "cqt", "chroma")] for row in everything
+        [read_rendered_image(row[name]["bytes"], SETTINGS.size) for name in ("mel", "cqt", "chroma")]
+        for row in everything
     ]
     np.testing.assert_array_equal(prepared.images, np.array(expected))
     assert prepared.track_leaves.tolist() == [row["thr_level_label"] for row in everything]

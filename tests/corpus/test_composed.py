@@ -13,13 +13,13 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from genretree.corpus.composed import COLUMNS, ComposeSettings, compose_corpus, compose_score, compose_track
-from genretree.corpus.composed.artists import draw_artist
-from genretree.corpus.composed.names import artist_name
-from genretree.corpus.composed.sampler import Sampler
-from genretree.corpus.composed.soundfont import SoundFont
-from genretree.corpus.composed.styles import find_style, leaves, style_book
-from genretree.corpus.composed.theory import SCALES, parse_chord, voicing
+from genretree.datasets.composed import COLUMNS, ComposeSettings, compose_corpus, compose_score, compose_track
+from genretree.datasets.composed.artists import draw_artist
+from genretree.datasets.composed.names import artist_name
+from genretree.datasets.composed.sampler import Sampler
+from genretree.datasets.composed.soundfont import SoundFont
+from genretree.datasets.composed.styles import find_style, leaves, style_book
+from genretree.datasets.composed.theory import SCALES, parse_chord, voicing
 from genretree.errors import CorpusError, MissingExtraError, SettingsError, TaxonomyError
 from genretree.taxonomy import Taxonomy
 

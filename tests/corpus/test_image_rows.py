@@ -21,7 +21,7 @@ from genretree.corpus.store import Store
 from genretree.errors import CorpusError, SettingsError
 from genretree.settings import MODALITIES, ImageSettings
 from genretree.sound.images import read_image
-from genretree.train import train
+from genretree.training.train import train
 
 SETTINGS = ImageSettings.build({"size": 32})
 GENRES = ("Calm/Drone", "Calm/Bells", "Busy/Beat")

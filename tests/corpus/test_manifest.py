@@ -7,7 +7,7 @@ import soundfile as sf
 
 from genretree.corpus.manifest import read_manifest
 from genretree.errors import CorpusError
-from genretree.settings import RATE
+from genretree.settings import SAMPLE_RATE
 from genretree.taxonomy import Taxonomy
 from small_corpus import synthesise
 
@@ -53,7 +53,7 @@ def test_a_folder_is_grouped_by_the_artist_in_its_tags(tmp_path: Path) -> None:
     for i, artist in enumerate(["Ana", "Ana", "Bo"]):
         path = tmp_path / ("Rock" if i < 2 else "Pop") / f"{i}.flac"
         path.parent.mkdir(exist_ok=True)
-        sf.write(path, synthesise("Drone", i, 1.0), RATE)
+        sf.write(path, synthesise("Drone", i, 1.0), SAMPLE_RATE)
         tags = mutagen.File(path)
         tags["artist"] = artist
         tags.save()

@@ -18,7 +18,7 @@ from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError
-from genretree.settings import RATE, ImageSettings
+from genretree.settings import SAMPLE_RATE, ImageSettings
 from genretree.sound.slices import iter_slices
 from killing import kill_when
 from other_files import canary
@@ -59,17 +59,17 @@ def _bad_corpus(folder: Path) -> Path:
     folder.mkdir()
     good = synthesise("Drone", 1, 4.0)
     for i in range(3):
-        sf.write(folder / f"good{i}.wav", synthesise("Bells" if i else "Drone", i, 4.0), RATE)
+        sf.write(folder / f"good{i}.wav", synthesise("Bells" if i else "Drone", i, 4.0), SAMPLE_RATE)
     (folder / "text.mp3").write_text("this is not music\n" * 50)
     (folder / "empty.flac").write_bytes(b"")
-    sf.write(folder / "silent.wav", np.zeros(4 * RATE, np.float32), RATE)
+    sf.write(folder / "silent.wav", np.zeros(4 * SAMPLE_RATE, np.float32), SAMPLE_RATE)
     broken = good.copy()
     broken[1000] = np.nan
-    sf.write(folder / "nan.wav", broken, RATE, subtype="FLOAT")
-    sf.write(folder / "whole.flac", good, RATE)
+    sf.write(folder / "nan.wav", broken, SAMPLE_RATE, subtype="FLOAT")
+    sf.write(folder / "whole.flac", good, SAMPLE_RATE)
     (folder / "cut.flac").write_bytes((folder / "whole.flac").read_bytes()[:20000])
     (folder / "whole.flac").unlink()
-    sf.write(folder / "short.wav", good[: RATE // 2], RATE)
+    sf.write(folder / "short.wav", good[: SAMPLE_RATE // 2], SAMPLE_RATE)
     rows = [
         f"{path.name},{'Drone' if path.name in ('good0.wav', 'short.wav') else 'Bells'}"
         for path in sorted(folder.iterdir())
@@ -103,7 +103,7 @@ def test_a_named_pipe_is_reported_and_not_opened(tmp_path: Path, group: str) -> 
     for genre in ("Drone", "Bells"):
         (folder / genre).mkdir()
         for i in range(3):
-            sf.write(folder / genre / f"{i}.wav", synthesise(genre, i, 4.0), RATE)
+            sf.write(folder / genre / f"{i}.wav", synthesise(genre, i, 4.0), SAMPLE_RATE)
     with canary(folder / "Pipes") as pipe:
         store = prepare(read_manifest(folder, group=group), tmp_path / "store", SETTINGS)
         assert [failure.kind for failure in store.failures] == ["unreadable"]
@@ -153,9 +153,9 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, corpus: Path, sto
 
 def test_finished_tracks_are_not_drawn_again(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    real = prepare_module._draw_track
+    real = prepare_module._prepare_track
 
-    def count(job: prepare_module.Job) -> None:
+    def count(job: prepare_module.TrackJob) -> None:
         drawn.append(job.path.name)
         if len(drawn) == 4:
             raise KeyboardInterrupt
@@ -245,7 +245,7 @@ def test_an_interrupt_stops_at_once_and_is_gone_on_from(tmp_path: Path, corpus: 
 def test_a_name_that_is_no_text_is_shown_and_harms_nobody(tmp_path: Path) -> None:
     for genre in ("Drone", "Bells"):
         (tmp_path / "music" / genre).mkdir(parents=True)
-        sf.write(tmp_path / "music" / genre / "good.wav", synthesise(genre, 1, 4.0), RATE)
+        sf.write(tmp_path / "music" / genre / "good.wav", synthesise(genre, 1, 4.0), SAMPLE_RATE)
     odd = os.fsencode(tmp_path / "music" / "Drone") + b"/\xff\xfe.wav"
     shutil.copy(tmp_path / "music" / "Drone" / "good.wav", odd)
     Path(os.fsdecode(os.fsencode(tmp_path / "music" / "Bells") + b"/\xfd.wav")).write_text("no music")

@@ -5,24 +5,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from genretree.corpus.groups import NO_LINK, Groups, rate_tracks
-from genretree.corpus.pairs import (
+from genretree.corpus.store import Store
+from genretree.errors import CorpusError
+from genretree.recovery.groups import NO_LINK, Groups, rate_tracks
+from genretree.recovery.pairs import (
     CONTINUITY,
     PAIR_FEATURES,
     SIDE_WIDTH,
     STATISTICS,
-    Described,
     Pairs,
+    SliceFeatures,
     continuity,
     describe_images,
     find_pairs,
-    shipped_weights,
+    load_default_weights,
 )
-from genretree.corpus.recover import ALWAYS, Recovery, largest_block, largest_track, recover_tracks
-from genretree.corpus.regroup import regroup_store
-from genretree.corpus.store import Store
-from genretree.errors import CorpusError
-from genretree.settings import RATE, ImageSettings
+from genretree.recovery.recover import ALWAYS, Recovery, largest_block, largest_track, recover_tracks
+from genretree.recovery.regroup import regroup_store
+from genretree.settings import SAMPLE_RATE, ImageSettings
 from genretree.sound.slices import slice_track
 
 pytestmark = pytest.mark.slow
@@ -36,14 +36,14 @@ def compose(seed: int) -> np.ndarray:
     from scipy.signal import lfilter
 
     rng = np.random.default_rng(seed)
-    length = round(SLICES * (SECONDS + 0.1) * RATE)
+    length = round(SLICES * (SECONDS + 0.1) * SAMPLE_RATE)
     sound = np.zeros(length)
     tempo, root = rng.uniform(1.5, 5), rng.uniform(80, 300)
     partials = rng.uniform(0, 1, 12) ** 2 / np.arange(1, 13)
     decay, scale = rng.uniform(1, 8), rng.choice(12, 6, replace=False)
-    for beat in range(int(length / RATE * tempo)):
-        start = round((beat + rng.uniform(0, 0.1)) / tempo * RATE)
-        time = np.arange(min(round(1.5 * RATE), length - start)) / RATE
+    for beat in range(int(length / SAMPLE_RATE * tempo)):
+        start = round((beat + rng.uniform(0, 0.1)) / tempo * SAMPLE_RATE)
+        time = np.arange(min(round(1.5 * SAMPLE_RATE), length - start)) / SAMPLE_RATE
         pitch = root * 2 ** (rng.choice(scale) / 12 + rng.integers(2))
         tone = sum(share * np.sin(2 * np.pi * pitch * (k + 1) * time) for k, share in enumerate(partials))
         sound[start : start + len(time)] += tone * np.exp(-decay * time) * rng.uniform(0.3, 1)
@@ -120,7 +120,7 @@ def test_the_cut_tells_the_next_slice(images: np.ndarray) -> None:
     everyone = np.arange(len(images))
     right = 0
     for row in rows:
-        scores = continuity(described, np.full(len(images), row), everyone) @ shipped_weights().cut
+        scores = continuity(described, np.full(len(images), row), everyone) @ load_default_weights().cut
         scores[row] = -np.inf
         right += scores.argmax() == row + 1
     assert right / len(rows) > 0.7  # by chance 1 in 47
@@ -186,14 +186,14 @@ def test_bad_input_is_refused(images: np.ndarray, leaves: np.ndarray, message: s
 # -- pairs and groups ----------------------------------------------------------------------------------------
 
 
-def described_at(angles: np.ndarray) -> Described:
+def described_at(angles: np.ndarray) -> SliceFeatures:
     """Slices that differ in place only."""
     same = np.ones((len(angles), 1), np.float32)
     place = np.column_stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
-    return Described(np.repeat(same, SIDE_WIDTH, 1), np.repeat(same, SIDE_WIDTH, 1), place, same)
+    return SliceFeatures(np.repeat(same, SIDE_WIDTH, 1), np.repeat(same, SIDE_WIDTH, 1), place, same)
 
 
-def chain(n: int, links: list[float]) -> tuple[Described, Pairs, np.ndarray]:
+def chain(n: int, links: list[float]) -> tuple[SliceFeatures, Pairs, np.ndarray]:
     pairs = Pairs(np.arange(n - 1), np.arange(1, n), np.zeros((n - 1, PAIR_FEATURES), np.float32))
     return described_at(np.linspace(0, 0.1, n)), pairs, np.array(links, np.float32)
 
@@ -203,7 +203,7 @@ def by_best_link() -> object:
 
     hidden = np.zeros((9, 2), np.float32)
     hidden[2] = 1, -1
-    return replace(shipped_weights(), merge_hidden=hidden, merge_output=np.array([1, -1, 0], np.float32))
+    return replace(load_default_weights(), merge_hidden=hidden, merge_output=np.array([1, -1, 0], np.float32))
 
 
 def test_the_likeliest_are_joined_first_and_no_group_grows_too_large() -> None:
@@ -238,9 +238,9 @@ def test_a_slice_alone_is_rated_by_its_best_link_elsewhere() -> None:
 
 def test_pairs_come_once_and_are_finite(images: np.ndarray) -> None:
     described = describe_images(images)
-    weights = shipped_weights()
+    weights = load_default_weights()
     place = (described.place - weights.center) @ weights.projection
-    pairs = find_pairs(Described(described.ends, described.starts, place, described.rhythm), weights)
+    pairs = find_pairs(SliceFeatures(described.ends, described.starts, place, described.rhythm), weights)
     assert (pairs.first < pairs.second).all()
     assert len(set(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))) == len(pairs.first)
     assert pairs.features.shape == (len(pairs.first), PAIR_FEATURES)
@@ -265,7 +265,7 @@ def test_a_store_of_known_tracks_is_not_regrouped(store: Store) -> None:
 
 
 def test_the_weights_come_with_the_package() -> None:
-    import genretree.corpus.pairs as pairs
+    import genretree.recovery.pairs as pairs
 
     assert pairs.WEIGHTS_FILE.stat().st_size < 600_000
     assert Path(pairs.WEIGHTS_FILE).suffix == ".safetensors"

@@ -11,9 +11,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from genretree import report
 from genretree.cli import main
-from genretree.models import efficientnet
+from genretree.evaluation import report
+from genretree.models.families import efficientnet
 
 datasets = pytest.importorskip("datasets")
 test_ccmusic = pytest.importorskip("test_ccmusic")

@@ -57,14 +57,14 @@ def draw_weights(shapes: Mapping[str, Sequence[int]]) -> bytes:
 
 def main() -> None:
     """Train for an epoch on a tiny corpus, then put drawn weights in and record what the bundle predicts."""
-    from genretree.bundle import load_bundle
+    from genretree.bundle.bundle import load_bundle
+    from genretree.bundle.manifest import write_description
     from genretree.corpus.manifest import read_manifest
     from genretree.corpus.prepare import prepare
-    from genretree.description import write_description
     from genretree.files import sha256_file
-    from genretree.recipe import Recipe
     from genretree.settings import ImageSettings
-    from genretree.train import train
+    from genretree.training.recipes import Recipe
+    from genretree.training.train import train
     from small_corpus import TREE, write_corpus
 
     out = HERE / "v0.1"

@@ -18,20 +18,20 @@ from safetensors.numpy import load_file, save_file
 from stand_in_hub import LARGE, TOKEN, StandIn, stand_in
 
 import genretree
-from genretree.bundle import Bundle, load_bundle
+from genretree.bundle.bundle import Bundle, load_bundle
+from genretree.bundle.hub import find_bundle, pull, push
+from genretree.bundle.hub.card import CardInfo, plain
+from genretree.bundle.hub.names import HubName, parse_name
+from genretree.bundle.hub.upload import laid_out
+from genretree.bundle.manifest import read_description, write_description
 from genretree.cli import main
 from genretree.corpus.store import Store
-from genretree.description import read_description, write_description
 from genretree.errors import BundleError, HubError
-from genretree.evaluate import evaluate
+from genretree.evaluation.evaluate import evaluate
+from genretree.evaluation.report import save_evaluation
 from genretree.files import sha256_file
-from genretree.hub import find_bundle, pull, push
-from genretree.hub.card import Told, plain
-from genretree.hub.names import HubName, parse_name
-from genretree.hub.upload import laid_out
-from genretree.report import save_evaluation
-from genretree.settings import RATE
-from genretree.train import train
+from genretree.settings import SAMPLE_RATE
+from genretree.training.train import train
 from small_corpus import synthesise
 
 pytestmark = pytest.mark.slow
@@ -128,7 +128,7 @@ def test_a_bundle_comes_back_and_says_the_same(hub: StandIn, bundle: Bundle, tmp
     assert {path.name for path in found.folder.iterdir()} == own | {"bundle.json", "hub.json"}
     assert json.loads((found.folder / "hub.json").read_text())["commit"] == done.commit
     song = tmp_path / "song.wav"
-    sf.write(song, synthesise("Drone", 1, 5.0), RATE)
+    sf.write(song, synthesise("Drone", 1, 5.0), SAMPLE_RATE)
     again = genretree.load("alice/rock")
     assert isinstance(again, Bundle)
     assert genretree.predict_file(again, song).levels == genretree.predict_file(bundle, song).levels
@@ -165,7 +165,7 @@ def test_a_name_stays_the_commit_that_was_pulled(hub: StandIn, bundle: Bundle, c
 
 def test_branches_are_pushed_pulled_and_kept_apart(hub: StandIn, bundle: Bundle) -> None:
     push(bundle.folder, "alice/rock")
-    done = push(bundle.folder, "alice/rock", revision="next", told=Told(data="On another branch."))
+    done = push(bundle.folder, "alice/rock", revision="next", card_info=CardInfo(data="On another branch."))
     assert hub.repositories["alice/rock"].branches["next"] == done.commit
     assert pull("alice/rock@next").commit == done.commit
     assert pull("alice/rock", revision="next").commit == done.commit
@@ -187,7 +187,7 @@ def test_nothing_is_downloaded_unasked(hub: StandIn, bundle: Bundle, tmp_path: P
     push(bundle.folder, "alice/rock")
     hub.requests.clear()
     song = tmp_path / "song.wav"
-    sf.write(song, synthesise("Drone", 1, 5.0), RATE)
+    sf.write(song, synthesise("Drone", 1, 5.0), SAMPLE_RATE)
     for words in (
         ["predict", "alice/rock", song],
         ["explain", "alice/rock", song],
@@ -473,14 +473,14 @@ def test_what_would_not_load_is_not_pulled(hub: StandIn, copy: Path, tmp_path: P
 # -- the card ----------------------------------------------------------------------------------------------------
 
 
-def _card(bundle: Bundle, told: Told) -> tuple[dict, str]:
-    with laid_out(bundle.folder, "alice/rock", None, told) as outgoing:
+def _card(bundle: Bundle, card_info: CardInfo) -> tuple[dict, str]:
+    with laid_out(bundle.folder, "alice/rock", None, card_info) as outgoing:
         _, head, text = outgoing.card.split("---\n", 2)
     return yaml.safe_load(head), text
 
 
 def test_the_card_gives_the_figures_of_the_report(bundle: Bundle, report: Path) -> None:
-    head, text = _card(bundle, Told(report, "cc-by-4.0", "Made-up music."))
+    head, text = _card(bundle, CardInfo(report, "cc-by-4.0", "Made-up music."))
     metrics = json.loads((report / "metrics.json").read_text())
     assert head["license"] == "cc-by-4.0"
     assert head["library_name"] == "genretree"
@@ -499,7 +499,7 @@ def test_the_card_gives_the_figures_of_the_report(bundle: Bundle, report: Path) 
 
 
 def test_a_card_without_a_report_says_that_nothing_was_measured(bundle: Bundle) -> None:
-    head, text = _card(bundle, Told())
+    head, text = _card(bundle, CardInfo())
     assert "model-index" not in head
     assert "license" not in head
     assert "Not given: the bundle was pushed without a report" in text
@@ -511,17 +511,17 @@ def test_figures_of_another_bundle_are_refused(bundle: Bundle, report: Path, tmp
     for changed in ({"training": {**metrics["training"], "finished": "2020"}}, {"training": {}}):
         (tmp_path / "metrics.json").write_text(json.dumps({**metrics, **changed}))
         with pytest.raises(HubError, match="of another bundle"):
-            _card(bundle, Told(tmp_path))
+            _card(bundle, CardInfo(tmp_path))
     (tmp_path / "metrics.json").write_text("{}")
     with pytest.raises(HubError, match="no figures of genretree evaluate"):
-        _card(bundle, Told(tmp_path / "metrics.json"))
+        _card(bundle, CardInfo(tmp_path / "metrics.json"))
     with pytest.raises(HubError, match="no such report"):
-        _card(bundle, Told(tmp_path / "nowhere"))
+        _card(bundle, CardInfo(tmp_path / "nowhere"))
 
 
 def test_the_card_says_when_the_figures_leak(bundle: Bundle, store: Store, tmp_path: Path) -> None:
     save_evaluation(evaluate(bundle, store, part="train"), tmp_path)
-    assert "not of unseen artists: LEAKING" in _card(bundle, Told(tmp_path))[1]
+    assert "not of unseen artists: LEAKING" in _card(bundle, CardInfo(tmp_path))[1]
 
 
 def test_a_genre_cannot_write_into_the_card() -> None:

@@ -45,7 +45,7 @@ class Hearer:
         self.sure, self.seconds, self.log = sure, seconds, log
         self.card = ModelCard(digest, "hearer", "tree", TREE, "nowhere")
 
-    def hear(self, path: Path) -> Result:
+    def score_file(self, path: Path) -> Result:
         time.sleep(self.seconds)
         if path.name.startswith("bad"):
             return Result(None, error="not_audio", message="is no sound")

@@ -179,8 +179,8 @@ def test_a_file_that_vanishes_or_changes_while_it_is_heard_is_told(tmp_path: Pat
     _fill(tmp_path / "m", 3)
 
     class Meddler(Hearer):
-        def hear(self, path: Path) -> records.Result:
-            result = super().hear(path)
+        def score_file(self, path: Path) -> records.Result:
+            result = super().score_file(path)
             if path.name == "0000.mp3":
                 path.unlink()
             if path.name == "0001.mp3":
@@ -354,11 +354,11 @@ def test_what_was_long_in_hand_is_suspect_even_after_an_interrupt(
     _fill(tmp_path / "m", 1)
 
     class Interrupted(Hearer):
-        def hear(self, path: Path) -> records.Result:
+        def score_file(self, path: Path) -> records.Result:
             time.sleep(0.2)  # until the main thread waits for this one, as it does while a file hangs
             signal.raise_signal(signal.SIGINT)
             time.sleep(0.2)
-            return super().hear(path)
+            return super().score_file(path)
 
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -444,9 +444,9 @@ def test_the_main_thread_alone_talks_to_the_database(tmp_path: Path, state: Stat
     seen = set()
 
     class Threaded(Hearer):
-        def hear(self, path: Path) -> records.Result:
+        def score_file(self, path: Path) -> records.Result:
             seen.add(threading.current_thread() is threading.main_thread())
-            return super().hear(path)
+            return super().score_file(path)
 
     analyse(state, [tmp_path / "m"], Threaded)
     assert seen == {False}

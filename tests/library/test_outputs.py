@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from listening import FORMATS, LEAVES, TREE, hearer, levels_of
 from pyarrow import parquet
 
-from genretree.bundle import Bundle
+from genretree.bundle.bundle import Bundle
 from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.errors import LibraryError
@@ -40,9 +40,9 @@ from genretree.library.preview import Preview, write_csv, write_page, write_parq
 from genretree.library.records import ModelCard
 from genretree.library.state import State, open_state
 from genretree.library.tags import read_tags, write_tags
-from genretree.predict import Prediction, predict
+from genretree.prediction.predict import Prediction, predict
 from genretree.taxonomy import Taxonomy
-from genretree.train import train
+from genretree.training.train import train
 
 pytestmark = pytest.mark.slow
 
@@ -192,13 +192,13 @@ def test_a_name_that_two_nodes_share_needs_its_path() -> None:
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.floats(0.01, 1), min_size=LEAVES, max_size=LEAVES), st.floats(0, 1))
 def test_without_rules_it_decides_as_predict_does(weights: list[float], least: float) -> None:
-    from genretree.predict import Heard, describe
+    from genretree.prediction.predict import SliceScores, describe
 
     leaves = np.array(weights) / sum(weights)
     bundle = SimpleNamespace(taxonomy=TREE, model=SimpleNamespace(heads="tree"), training={}, runtime="")
     bundle.calibrate = lambda levels, unit: levels
     bundle.images = SimpleNamespace(slice_frames=100)
-    expected = describe(bundle, "x", Heard(levels_of(*leaves), [0.0], False), 3, least)  # type: ignore[arg-type]
+    expected = describe(bundle, "x", SliceScores(levels_of(*leaves), [0.0], False), 3, least)  # type: ignore[arg-type]
     found = decide(CARD, levels_of(*leaves), make_mapping({"min_confidence": least, "min_depth": 1}, TREE))
     assert (found.path if found.genres else ()) == expected.path
 
@@ -483,7 +483,7 @@ def test_the_whole_way_by_the_command_line(bundle: Bundle, music: Path, tmp_path
 
 
 def test_a_model_is_known_by_what_changes_its_results(bundle: Bundle) -> None:
-    from genretree.description import read_description
+    from genretree.bundle.manifest import read_description
 
     content = read_description(bundle.folder)
     digest = listen.model_digest(content, "float32", False)

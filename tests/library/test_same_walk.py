@@ -20,9 +20,9 @@ from genretree.library import records
 from genretree.library.analyse import analyse
 from genretree.library.listen import Problem
 from genretree.library.state import open_state
-from genretree.predict import PredictionError, find_files
-from genretree.pretrain import _find
+from genretree.prediction.predict import PredictionError, find_files
 from genretree.sound.suffixes import SUFFIXES
+from genretree.training.pretrain import _find
 
 Found = tuple[set[str], dict[str, str]]  # real paths of the music, and the type of each problem by name
 

@@ -116,10 +116,10 @@ _LISTENING = """#!{python}
 import os, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import genretree.hub, genretree.library.listen
+import genretree.bundle.hub, genretree.library.listen
 from genretree.cli import main
 from listening import Hearer
-genretree.hub.find_bundle = lambda bundle, *given: bundle
+genretree.bundle.hub.find_bundle = lambda bundle, *given: bundle
 pause = float(os.environ.get('PAUSE', 0))
 genretree.library.listen.load_listener = lambda *given: Hearer(seconds=pause, log=Path({log!r}))
 main()

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from genretree.bundle import load_bundle
+from genretree.bundle.bundle import load_bundle
 from genretree.errors import BundleError
-from genretree.models.checked_trees import CheckedTrees
+from genretree.models.families.boosting.checked_trees import CheckedTrees
 
 OLD = Path(__file__).parents[1] / "data" / "v0.1" / "boosting"
 

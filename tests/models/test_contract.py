@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from genretree.bundle import Bundle, load_bundle
+from genretree.bundle.bundle import Bundle, load_bundle
+from genretree.bundle.manifest import read_description, write_description
 from genretree.corpus.store import Store
-from genretree.description import read_description, write_description
 from genretree.errors import BundleError, SettingsError
 from genretree.files import sha256_file
-from genretree.models import efficientnet, family_names, get_family, hearing
-from genretree.models.contract import FitContext, Model
-from genretree.models.network import GenreNetwork
+from genretree.models import family_names, get_family
+from genretree.models.base import FitContext, Model
+from genretree.models.families import efficientnet
+from genretree.models.neural.network import GenreNetwork
+from genretree.models.pretrained import musicnn_features
 from genretree.taxonomy import Taxonomy
-from genretree.train import examples, train
+from genretree.training.train import slice_dataset, train
 from small_corpus import TREE
 from small_weights import write_musicnn
 
@@ -41,7 +43,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "ast": {"epochs": 8, "image_size": 32, "batch_size": 16, "learning_rate": 1e-3, "precision": "float32"},
     "boosting": {"epochs": 15, "image_size": 16, "components": 20, "min_samples_leaf": 5},
     "ensemble": {"folds": 2, "members": {}},
-    "musicnn": {"patches": 1, "layers": [["penultimate"], ["tags", "penultimate", "images"]], "strengths": [0.1]},
+    "musicnn": {"patches": 1, "layers": [["penultimate"], ["tags", "penultimate", "images"]], "Cs": [0.1]},
 }
 
 NETWORKS = [name for name in family_names() if name not in ("boosting", "musicnn", "ensemble")]
@@ -59,7 +61,7 @@ def _quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     QUICK["musicnn"]["weights"] = str(write_musicnn(tmp_path_factory.mktemp("weights")))
     QUICK["ensemble"]["members"] = {name: QUICK[name] for name in ("musicnn", "boosting")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hearing, "PATCH_FRAMES", 24)
+        patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
         thin = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320}
         patch.setattr(efficientnet, "_B0", {**efficientnet._B0, **thin})
         yield
@@ -219,10 +221,10 @@ def test_a_network_can_learn_32_slices_by_heart(name: str, store: Store) -> None
 def test_it_can_learn_32_slices_by_heart(name: str, store: Store, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "boosting": {"min_samples_leaf": 2, "epochs": 40},
-        "musicnn": {"strengths": [10.0]},
-        "ensemble": {"members": {"musicnn": {**QUICK["musicnn"], "strengths": [10.0]}}},
+        "musicnn": {"Cs": [10.0]},
+        "ensemble": {"members": {"musicnn": {**QUICK["musicnn"], "Cs": [10.0]}}},
     }[name]
-    learn = examples(store, store.split(), "train")
+    learn = slice_dataset(store, store.split(), "train")
     few = learn.select(np.linspace(0, len(learn) - 1, 32).astype(int))
     settings = get_family(name).settings_type.build({**QUICK[name], **changes})
     fitted = get_family(name).fit(few, None, store.taxonomy, settings, FitContext(tmp_path))
@@ -238,7 +240,7 @@ def test_an_unknown_family_is_refused_with_the_likely_one() -> None:
 @pytest.mark.parametrize(("name", "heads"), CASES)
 def test_a_level_with_a_single_node_is_certain(name: str, heads: str, store: Store, tmp_path: Path) -> None:
     taxonomy = Taxonomy.from_nested({"music": ["a", "b"]})
-    learn = examples(store, store.split(), "train")
+    learn = slice_dataset(store, store.split(), "train")
     halved = replace(learn, leaves=(learn.leaves > 2).astype(np.int64))
     short = {} if name in WITHOUT_EPOCHS else {"epochs": 2}
     settings = get_family(name).settings_type.build({**QUICK[name], "heads": heads, **short})
@@ -252,12 +254,12 @@ def test_a_level_with_a_single_node_is_certain(name: str, heads: str, store: Sto
 def test_an_interrupted_boosting_goes_on_and_ends_the_same(
     heads: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from genretree.models import boosting, boosting_trees
+    from genretree.models.families.boosting import family, tree_files
 
     settings = {**QUICK["boosting"], "epochs": 30, "patience": 30, "heads": heads}
     whole = train(store, "boosting", tmp_path / "whole", settings)
-    monkeypatch.setattr(boosting_trees, "_SECONDS_BETWEEN_DRAFTS", -1.0)
-    write, drafts = boosting_trees.write_draft, []
+    monkeypatch.setattr(tree_files, "_SECONDS_BETWEEN_DRAFTS", -1.0)
+    write, drafts = tree_files.write_draft, []
 
     def interrupt(classifier: Any, draft: Path) -> None:
         write(classifier, draft)
@@ -265,13 +267,13 @@ def test_an_interrupted_boosting_goes_on_and_ends_the_same(
         if len(drafts) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(boosting_trees, "write_draft", interrupt)
+    monkeypatch.setattr(tree_files, "write_draft", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train(store, "boosting", tmp_path / "cut", settings)
     grown = []
-    monkeypatch.setattr(boosting, "_fit_projection", None)  # must not be fitted again
-    read = boosting.read_draft
-    monkeypatch.setattr(boosting, "read_draft", lambda *a: grown.append(read(*a)) or grown[-1])
+    monkeypatch.setattr(family, "_fit_projection", None)  # must not be fitted again
+    read = family.read_draft
+    monkeypatch.setattr(family, "read_draft", lambda *a: grown.append(read(*a)) or grown[-1])
     resumed = train(store, "boosting", tmp_path / "cut", settings)
     assert grown[0].n_iter_ >= 15
     images = np.asarray(store.images[:20])

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genretree.bundle import load_bundle
+from genretree.bundle.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import BundleError
-from genretree.models import hearing
-from genretree.models.contract import score_examples
-from genretree.models.statistics import image_statistics
-from genretree.train import examples_of, train
+from genretree.models.base import predict_dataset
+from genretree.models.features.image_statistics import image_statistics
+from genretree.models.pretrained import musicnn_features
+from genretree.training.train import slice_dataset_of, train
 from small_corpus import TREE
 from small_weights import write_musicnn
 
@@ -24,7 +24,7 @@ QUICK: dict[str, Any] = {"epochs": 10, "image_size": 16, "components": 10, "min_
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A folder with a random network, which hears short patches."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hearing, "PATCH_FRAMES", 24)
+        patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
         yield str(write_musicnn(tmp_path_factory.mktemp("weights")))
 
 
@@ -40,7 +40,7 @@ def test_boosting_sees_what_it_is_told_to(store: Store, tmp_path: Path, weights:
     images, sound = np.asarray(store.images[:20]), np.asarray(store.mel_16k[:20])
     whole = model.predict_levels(images, sound)[-1]
     assert whole.shape == (20, 5)
-    np.testing.assert_allclose(whole, score_examples(model, examples_of(store, np.arange(20)))[-1], atol=1e-5)
+    np.testing.assert_allclose(whole, predict_dataset(model, slice_dataset_of(store, np.arange(20)))[-1], atol=1e-5)
     np.testing.assert_allclose(whole[7:8], model.predict_levels(images[7:8], sound[7:8])[-1], atol=1e-5)
     assert model.needs_sound == ("musicnn" in features)
     if model.needs_sound:
@@ -48,7 +48,8 @@ def test_boosting_sees_what_it_is_told_to(store: Store, tmp_path: Path, weights:
             model.predict_levels(images)
     rows = store.rows("test")
     right = (
-        score_examples(model, examples_of(store, rows))[-1].argmax(1) == store.track_leaves[store.slice_tracks[rows]]
+        predict_dataset(model, slice_dataset_of(store, rows))[-1].argmax(1)
+        == store.track_leaves[store.slice_tracks[rows]]
     )
     assert right.mean() > 0.5
 

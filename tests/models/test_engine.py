@@ -15,17 +15,17 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from genretree.bundle import Bundle, load_bundle
+from genretree.bundle.bundle import Bundle, load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError, TrainingError
-from genretree.models import engine
-from genretree.models.cnn import build_network
-from genretree.models.contract import FitContext
-from genretree.models.engine import find_checkpoint, fit_network
-from genretree.models.network import count_parameters
-from genretree.models.network_settings import CnnSettings
+from genretree.models.base import FitContext
+from genretree.models.families.cnn import build_network
+from genretree.models.neural import trainer
+from genretree.models.neural.network import count_parameters
+from genretree.models.neural.settings import CnnSettings
+from genretree.models.neural.trainer import find_checkpoint, fit_network
 from genretree.taxonomy import Taxonomy
-from genretree.train import examples, train
+from genretree.training.train import slice_dataset, train
 from killing import kill_when
 
 pytestmark = pytest.mark.slow
@@ -38,7 +38,7 @@ def _fit(
 ) -> tuple[object, list[dict[str, float]]]:
     settings = CnnSettings.build({**BASE, **values})
     split = store.split()
-    learn, check = examples(store, split, "train"), examples(store, split, "validation")
+    learn, check = slice_dataset(store, split, "train"), slice_dataset(store, split, "validation")
     fitted = fit_network(
         lambda: build_network(store.taxonomy, settings),
         learn,
@@ -78,7 +78,7 @@ def test_the_best_epoch_is_kept_and_training_stops_when_it_gets_no_better(store:
     best = int(np.argmin(losses))
     assert len(losses) == min(40, best + 1 + 3)
     split = store.split()
-    check = examples(store, split, "validation")
+    check = slice_dataset(store, split, "validation")
     network = fitted.model.network
     with torch.inference_mode():
         scores = network(torch.from_numpy(check.take(np.arange(len(check)))))["scores"]
@@ -88,7 +88,7 @@ def test_the_best_epoch_is_kept_and_training_stops_when_it_gets_no_better(store:
 
 def test_adding_up_gradients_equals_a_larger_batch(store: Store, tmp_path: Path) -> None:
     # Batch normalisation sees the small batches, so only the count of updates is the same to the digit.
-    _, small = _fit(store, tmp_path / "a", epochs=2, batch_size=8, accumulate=2, warmup_epochs=0)
+    _, small = _fit(store, tmp_path / "a", epochs=2, batch_size=8, gradient_accumulation_steps=2, warmup_epochs=0)
     _, large = _fit(store, tmp_path / "b", epochs=2, batch_size=16, warmup_epochs=0)
     assert [row["step"] for row in small] == [row["step"] for row in large]
     assert small[0]["train_loss"] == pytest.approx(large[0]["train_loss"], rel=0.3)
@@ -178,7 +178,7 @@ def find_checkpoint_safely(folder: Path) -> Path | None:
 
 def test_too_little_to_train_on(store: Store, tmp_path: Path) -> None:
     settings = CnnSettings.build(BASE)
-    few = examples(store, store.split(), "train")
+    few = slice_dataset(store, store.split(), "train")
     few = few.select(np.array([0]))
     with pytest.raises(TrainingError, match="1 slices"):
         fit_network(lambda: build_network(store.taxonomy, settings), few, None, settings, FitContext(tmp_path))
@@ -294,10 +294,10 @@ def test_patience_used_up_before_an_interruption_is_not_given_again(
     settings = {"epochs": 40, "warmup_epochs": 0, "learning_rate": 0.2, "patience": 2, "batch_size": 64}
     _, whole = _fit(store, tmp_path / "whole", **settings)
     assert len(whole) < 40
-    tensorboard = engine._tensorboard
-    monkeypatch.setattr(engine, "_tensorboard", lambda folder: [Cut()])
+    tensorboard = trainer._tensorboard
+    monkeypatch.setattr(trainer, "_tensorboard", lambda folder: [Cut()])
     with pytest.raises(KeyboardInterrupt):
         _fit(store, tmp_path / "cut", **settings)
-    monkeypatch.setattr(engine, "_tensorboard", tensorboard)
+    monkeypatch.setattr(trainer, "_tensorboard", tensorboard)
     _, resumed = _fit(store, tmp_path / "cut", **settings)
     assert len(resumed) == len(whole)

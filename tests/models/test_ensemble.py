@@ -8,9 +8,9 @@ import pytest
 
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError
-from genretree.models import boosting
-from genretree.models.ensemble import EnsembleSettings, pool, weigh
-from genretree.train import train
+from genretree.models.families.boosting import family
+from genretree.models.families.ensemble import EnsembleSettings, combine_members, fit_member_weights
+from genretree.training.train import train
 
 pytestmark = pytest.mark.slow
 
@@ -30,10 +30,10 @@ def test_the_better_member_weighs_more_and_the_pool_beats_both() -> None:
     tracks = np.arange(3000) // 3
     good, poor, useless = (_probabilities(truth, skill, i) for i, skill in enumerate((2.0, 1.0, 0.0)))
     leaves = np.stack([good, poor, useless])
-    weights = weigh(leaves, truth, tracks)
+    weights = fit_member_weights(leaves, truth, tracks)
     assert weights[0] > weights[1] > weights[2]
     assert weights[2] == pytest.approx(0, abs=0.1)
-    right = [(found.argmax(axis=1) == truth).mean() for found in (good, poor, pool(leaves, weights))]
+    right = [(found.argmax(axis=1) == truth).mean() for found in (good, poor, combine_members(leaves, weights))]
     assert right[2] > right[0] > right[1]
 
 
@@ -43,16 +43,16 @@ def test_the_weights_are_those_of_the_least_log_loss() -> None:
     leaves = np.stack([_probabilities(truth, 1.5, 3), _probabilities(truth, 0.7, 4)])
 
     def loss(weights: np.ndarray) -> float:
-        return float(-np.log(pool(leaves, weights)[np.arange(500), truth]).mean())
+        return float(-np.log(combine_members(leaves, weights)[np.arange(500), truth]).mean())
 
-    found = weigh(leaves, truth, tracks)
+    found = fit_member_weights(leaves, truth, tracks)
     grid = [loss(np.array([a, b])) for a in np.linspace(0, 2, 21) for b in np.linspace(0, 2, 21)]
     assert loss(found) <= min(grid) + 1e-6
 
 
 def test_one_member_that_is_sure_cannot_overrule_all_others() -> None:
     leaves = np.array([[[1.0, 0.0]], [[0.1, 0.9]], [[0.1, 0.9]], [[0.1, 0.9]]])
-    found = pool(leaves, np.array([0.2, 1.0, 1.0, 1.0]))
+    found = combine_members(leaves, np.array([0.2, 1.0, 1.0, 1.0]))
     assert np.isfinite(found).all()
     assert found[0, 1] > 0.9
 
@@ -60,7 +60,7 @@ def test_one_member_that_is_sure_cannot_overrule_all_others() -> None:
 def test_an_interrupted_ensemble_goes_on(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"members": {"boosting": SMALL}, "folds": 3}
     whole = train(store, "ensemble", tmp_path / "whole", settings)
-    fit, fitted = boosting.BoostingFamily.fit, []
+    fit, fitted = family.BoostingFamily.fit, []
 
     def interrupted(*arguments: Any) -> Any:
         if len(fitted) == 2:
@@ -68,11 +68,11 @@ def test_an_interrupted_ensemble_goes_on(store: Store, tmp_path: Path, monkeypat
         fitted.append(1)
         return fit(*arguments)
 
-    monkeypatch.setattr(boosting.BoostingFamily, "fit", staticmethod(interrupted))
+    monkeypatch.setattr(family.BoostingFamily, "fit", staticmethod(interrupted))
     with pytest.raises(KeyboardInterrupt):
         train(store, "ensemble", tmp_path / "cut", settings)
     fitted.clear()
-    monkeypatch.setattr(boosting.BoostingFamily, "fit", staticmethod(lambda *a: (fitted.append(1), fit(*a))[1]))
+    monkeypatch.setattr(family.BoostingFamily, "fit", staticmethod(lambda *a: (fitted.append(1), fit(*a))[1]))
     resumed = train(store, "ensemble", tmp_path / "cut", settings)
     assert len(fitted) == 2  # the third fold, and all
     images = np.asarray(store.images[:10])

@@ -9,16 +9,16 @@ import torch
 from transformers import TrainerCallback
 
 from genretree.corpus.store import Store
-from genretree.models import engine
-from genretree.models.augment import mix_pairs
-from genretree.models.cnn import build_network
-from genretree.models.contract import FitContext, Fitted
-from genretree.models.efficientnet import build_network as build_efficientnet
-from genretree.models.finetune import RAW_FILE, decay_by_layer
-from genretree.models.network import GenreNetwork
-from genretree.models.network_settings import CnnSettings, EfficientNetSettings
-from genretree.models.tree_head import TreeHead
-from genretree.train import examples
+from genretree.models.base import FitContext, FitResult
+from genretree.models.families.cnn import build_network
+from genretree.models.families.efficientnet import build_network as build_efficientnet
+from genretree.models.neural import trainer
+from genretree.models.neural.fine_tuning import RAW_FILE, decay_by_layer
+from genretree.models.neural.head import TreeHead
+from genretree.models.neural.network import GenreNetwork
+from genretree.models.neural.settings import CnnSettings, EfficientNetSettings
+from genretree.models.neural.spec_augment import mix_pairs
+from genretree.training.train import slice_dataset
 from small_corpus import TREE
 
 pytestmark = pytest.mark.slow
@@ -26,11 +26,11 @@ pytestmark = pytest.mark.slow
 BASE = {"image_size": 32, "batch_size": 16, "precision": "float32", "warmup_epochs": 0}
 
 
-def _fit(store: Store, folder: Path, validated: bool = True, **values: object) -> Fitted:
+def _fit(store: Store, folder: Path, validated: bool = True, **values: object) -> FitResult:
     settings = CnnSettings.build({**BASE, **values})
     split = store.split()
-    learn, check = examples(store, split, "train"), examples(store, split, "validation")
-    return engine.fit_network(
+    learn, check = slice_dataset(store, split, "train"), slice_dataset(store, split, "validation")
+    return trainer.fit_network(
         lambda: build_network(store.taxonomy, settings),
         learn,
         check if validated else None,
@@ -39,7 +39,7 @@ def _fit(store: Store, folder: Path, validated: bool = True, **values: object) -
     )
 
 
-def _weights(fitted: Fitted) -> dict[str, torch.Tensor]:
+def _weights(fitted: FitResult) -> dict[str, torch.Tensor]:
     model: Any = fitted.model
     return dict(model.network.named_parameters())
 
@@ -76,12 +76,12 @@ def test_a_mixed_slice_is_asked_for_both_genres(store: Store) -> None:
 
 def test_a_rare_leaf_weighs_more_and_the_mean_slice_one() -> None:
     leaves = np.array([0] * 90 + [1] * 10)
-    network = build_network(TREE, CnnSettings.build({**BASE, "balance": 1.0}))
+    network = build_network(TREE, CnnSettings.build({**BASE, "class_weight_power": 1.0}))
     network.balance_leaves(leaves)
     weights = network.leaf_weights.numpy()
     assert weights[1] / weights[0] == pytest.approx(9)
     assert weights[leaves].mean() == pytest.approx(1)
-    halved = build_network(TREE, CnnSettings.build({**BASE, "balance": 0.5}))
+    halved = build_network(TREE, CnnSettings.build({**BASE, "class_weight_power": 0.5}))
     halved.balance_leaves(leaves)
     assert halved.leaf_weights[1] / halved.leaf_weights[0] == pytest.approx(3)
     scores, truth = torch.randn(100, 5), torch.from_numpy(leaves)
@@ -128,7 +128,7 @@ def test_a_frozen_backbone_stays_as_it_is(frozen: int, store: Store, tmp_path: P
 
 def test_the_average_of_the_weights_is_what_is_saved(store: Store, tmp_path: Path) -> None:
     plain = _fit(store, tmp_path / "plain", epochs=1)
-    averaged = _fit(store, tmp_path / "averaged", epochs=1, averaging=0.9)
+    averaged = _fit(store, tmp_path / "averaged", epochs=1, ema_decay=0.9)
     assert plain.history[0]["train_loss"] == averaged.history[0]["train_loss"]
     name = "backbone.fusion.0.weight"
     first = _start(store).get_parameter(name)
@@ -138,7 +138,7 @@ def test_the_average_of_the_weights_is_what_is_saved(store: Store, tmp_path: Pat
 
 
 def _start(store: Store) -> GenreNetwork:
-    engine.set_seed(0)
+    trainer.set_seed(0)
     return build_network(store.taxonomy, CnnSettings.build(BASE))
 
 
@@ -149,13 +149,13 @@ class _Cut(TrainerCallback):
 
 
 def test_an_interrupted_average_goes_on(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"epochs": 4, "averaging": 0.9, "dropout": 0.0}
+    settings = {"epochs": 4, "ema_decay": 0.9, "dropout": 0.0}
     whole = _weights(_fit(store, tmp_path / "whole", **settings))
-    tensorboard = engine._tensorboard
-    monkeypatch.setattr(engine, "_tensorboard", lambda folder: [_Cut()])
+    tensorboard = trainer._tensorboard
+    monkeypatch.setattr(trainer, "_tensorboard", lambda folder: [_Cut()])
     with pytest.raises(KeyboardInterrupt):
         _fit(store, tmp_path / "cut", **settings)
-    monkeypatch.setattr(engine, "_tensorboard", tensorboard)
+    monkeypatch.setattr(trainer, "_tensorboard", tensorboard)
     assert len(list((tmp_path / "cut").rglob(RAW_FILE))) == 2
     resumed = _weights(_fit(store, tmp_path / "cut", **settings))
     name = "backbone.fusion.0.weight"
@@ -163,12 +163,12 @@ def test_an_interrupted_average_goes_on(store: Store, tmp_path: Path, monkeypatc
 
 
 def test_an_average_that_was_finished_stays_one(store: Store, tmp_path: Path) -> None:
-    settings = CnnSettings.build({**BASE, "epochs": 2, "averaging": 0.9})
-    learn = examples(store, store.split(), "train")
+    settings = CnnSettings.build({**BASE, "epochs": 2, "ema_decay": 0.9})
+    learn = slice_dataset(store, store.split(), "train")
 
-    def fit() -> Fitted:
+    def fit() -> FitResult:
         build = lambda: build_network(store.taxonomy, settings)  # noqa: E731
-        return engine.fit_network(build, learn, None, settings, FitContext(tmp_path))
+        return trainer.fit_network(build, learn, None, settings, FitContext(tmp_path))
 
     name = "backbone.fusion.0.weight"
     first, again = _weights(fit())[name], _weights(fit())[name]  # the second finds all epochs done

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from genretree.models.ast import build_network
-from genretree.models.kernels import GlobalMean, QuickDropout, quicken
-from genretree.models.network_settings import AstSettings
+from genretree.models.families.ast import build_network
+from genretree.models.neural.cpu_kernels import FastDropout, GlobalMean, enable_cpu_kernels
+from genretree.models.neural.settings import AstSettings
 from genretree.taxonomy import Taxonomy
 
 
@@ -17,7 +17,7 @@ from genretree.taxonomy import Taxonomy
 def test_dropout_drops_its_share_and_keeps_the_mean(kind: torch.dtype, share: float) -> None:
     torch.manual_seed(0)
     n = 200_001
-    found = QuickDropout(share)(torch.ones(n, dtype=kind)).float()
+    found = FastDropout(share)(torch.ones(n, dtype=kind)).float()
     dropped = float((found == 0).double().mean())
     assert dropped == pytest.approx(share, abs=5 * (share * (1 - share) / n) ** 0.5)
     assert found.max() == pytest.approx(1 / (1 - share), rel=0.005)
@@ -26,14 +26,14 @@ def test_dropout_drops_its_share_and_keeps_the_mean(kind: torch.dtype, share: fl
 
 def test_neighbours_are_dropped_independently() -> None:
     torch.manual_seed(0)
-    gone = (QuickDropout(0.5)(torch.ones(100_000)) == 0).float()
+    gone = (FastDropout(0.5)(torch.ones(100_000)) == 0).float()
     for lag in range(1, 9):  # four draws come of one random word
         assert abs(float(torch.corrcoef(torch.stack([gone[:-lag], gone[lag:]]))[0, 1])) < 0.02
 
 
 def test_dropout_passes_gradients_where_it_passes_values() -> None:
     values = torch.randn(5, 7, requires_grad=True)
-    found = QuickDropout(0.3)(values)
+    found = FastDropout(0.3)(values)
     found.sum().backward()
     assert values.grad is not None
     torch.testing.assert_close(values.grad * values.detach(), found.detach())
@@ -41,12 +41,12 @@ def test_dropout_passes_gradients_where_it_passes_values() -> None:
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 1.0), (1.0, 0.0)])
 def test_dropout_of_none_and_of_all(share: float, expected: float) -> None:
-    assert QuickDropout(share)(torch.ones(10)).tolist() == [expected] * 10
+    assert FastDropout(share)(torch.ones(10)).tolist() == [expected] * 10
 
 
 def test_dropout_leaves_alone_what_is_not_trained() -> None:
     values = torch.randn(10)
-    assert QuickDropout(0.5).eval()(values) is values or torch.equal(QuickDropout(0.5).eval()(values), values)
+    assert FastDropout(0.5).eval()(values) is values or torch.equal(FastDropout(0.5).eval()(values), values)
 
 
 def test_a_quickened_transformer_says_and_learns_the_same() -> None:
@@ -54,8 +54,8 @@ def test_a_quickened_transformer_says_and_learns_the_same() -> None:
     settings = AstSettings(image_size=64, dropout=0.0, mask_probability=0.0)
     plain = build_network(Taxonomy.builtin(), settings)
     quick = copy.deepcopy(plain)
-    quicken(quick)
-    assert sum(isinstance(module, QuickDropout) for module in quick.modules()) > 6
+    enable_cpu_kernels(quick)
+    assert sum(isinstance(module, FastDropout) for module in quick.modules()) > 6
     assert not any(type(module) is nn.Dropout for module in quick.modules())
     images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
     labels = torch.arange(4)

@@ -8,22 +8,22 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from genretree.bundle import load_bundle
+from genretree.bundle.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import BundleError, SettingsError
-from genretree.models.ast import build_network as build_ast
-from genretree.models.cnn import build_network
-from genretree.models.contract import score_examples
-from genretree.models.efficientnet import build_network as build_efficientnet
-from genretree.models.network_settings import AstSettings, CnnSettings, EfficientNetSettings
-from genretree.models.pretrained import save_checkpoint
-from genretree.train import examples_of, train
+from genretree.models.base import predict_dataset
+from genretree.models.families.ast import build_network as build_ast
+from genretree.models.families.cnn import build_network
+from genretree.models.families.efficientnet import build_network as build_efficientnet
+from genretree.models.neural.settings import AstSettings, CnnSettings, EfficientNetSettings
+from genretree.models.pretrained.backbones import save_checkpoint
+from genretree.training.train import slice_dataset_of, train
 from small_corpus import TREE
 
 pytestmark = pytest.mark.slow
 
 SEEN = {"image_size": 32, "modalities": ["mel", "cqt", "chroma"], "precision": "float32"}
-LINEAR = {**SEEN, "classifier": "linear", "epochs": 0, "strengths": [0.01, 0.1]}
+LINEAR = {**SEEN, "classifier": "linear", "epochs": 0, "Cs": [0.01, 0.1]}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_a_frozen_network_with_a_linear_classifier_learns(
     model: Any = load_bundle((tmp_path / "b").rename(tmp_path / "moved")).model
     before: Any = bundle.model
     rows = store.rows("test")
-    leaves = score_examples(model, examples_of(store, rows))[-1]
+    leaves = predict_dataset(model, slice_dataset_of(store, rows))[-1]
     assert (leaves.argmax(1) == store.track_leaves[store.slice_tracks[rows]]).mean() > 0.5  # chance is 0.2
     images = np.asarray(store.images[rows])
     np.testing.assert_allclose(model.predict_levels(images)[-1], leaves, atol=1e-5)
@@ -74,7 +74,7 @@ def test_it_can_follow_training_and_have_a_head_for_each_level(
         "epochs": 1,
         "heads": "independent",
         "statistics": False,
-        "shifts": 2,
+        "n_tta_shifts": 2,
     }
     bundle = train(store, "cnn", tmp_path / "b", settings)
     assert bundle.training["history"][0]["train_loss"] > 0
@@ -91,13 +91,13 @@ def test_it_can_follow_training_and_have_a_head_for_each_level(
 
 
 def test_a_damaged_classifier_is_refused(store: Store, tmp_path: Path, weights: dict[str, str]) -> None:
-    model = train(store, "cnn", tmp_path / "b", {**LINEAR, "weights": weights["cnn"], "strengths": [0.1]}).model
+    model = train(store, "cnn", tmp_path / "b", {**LINEAR, "weights": weights["cnn"], "Cs": [0.1]}).model
     folder = tmp_path / "files"
     folder.mkdir()
     model.save(folder)
     arrays = load_file(folder / "head.safetensors")
     settings = load_bundle(tmp_path / "b").settings
-    from genretree.models.cnn import CnnFamily
+    from genretree.models.families.cnn import CnnFamily
 
     for broken in ({}, {**arrays, "level_2.weights": arrays["level_2.weights"][:, :-1].copy()}):
         save_file(broken, folder / "head.safetensors")

@@ -18,14 +18,15 @@ from safetensors.torch import load_file, save_file
 from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.errors import TrainingError
-from genretree.models import get_family, hearing, musicnn_weights
-from genretree.models.contract import FitContext
-from genretree.models.linear import fit_linear, group_folds, out_of_fold
-from genretree.models.musicnn_network import MSD_TAGS, MTT_TAGS, Musicnn, from_tensorflow
-from genretree.models.tagging import TagTree
-from genretree.models.tensorflow_bundle import read_tensors
+from genretree.models import get_family
+from genretree.models.base import FitContext
+from genretree.models.families.zero_shot import TagTree
+from genretree.models.linear.logistic import fit_linear, group_folds, out_of_fold
+from genretree.models.pretrained import musicnn_features, musicnn_weights
+from genretree.models.pretrained.musicnn import MSD_TAGS, MTT_TAGS, Musicnn, from_tensorflow
+from genretree.models.pretrained.tensorflow_checkpoint import read_tensors
 from genretree.taxonomy import Taxonomy
-from genretree.train import examples, train
+from genretree.training.train import slice_dataset, train
 from small_weights import write_musicnn
 
 pytestmark = pytest.mark.slow
@@ -49,7 +50,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- the published networks ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", musicnn_weights.NETWORKS)
+@pytest.mark.parametrize("name", musicnn_weights.MUSICNN_NAMES)
 def test_the_network_says_what_tensorflow_says(name: str, published: Path) -> None:
     golden = np.load(DATA / "musicnn_tensorflow.npz")
     network = Musicnn().eval()
@@ -207,7 +208,7 @@ def test_without_a_network_it_says_where_the_wheel_is(tmp_path: Path, monkeypatc
 # -- the family ------------------------------------------------------------------------------------------------
 
 
-SETTINGS: dict[str, Any] = {"patches": 1, "strengths": [0.01, 1.0], "layers": [["penultimate"], ["tags"]]}
+SETTINGS: dict[str, Any] = {"patches": 1, "Cs": [0.01, 1.0], "layers": [["penultimate"], ["tags"]]}
 
 
 def test_what_was_heard_is_kept_in_the_store(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +216,7 @@ def test_what_was_heard_is_kept_in_the_store(store: Store, tmp_path: Path, monke
     first = train(store, "musicnn", tmp_path / "a", settings)
     kept = list((store.folder / "cache").glob("musicnn-*-2.npy"))
     assert len(kept) == 1
-    monkeypatch.setattr(hearing, "hear", None)  # must not be asked again
+    monkeypatch.setattr(musicnn_features, "hear", None)  # must not be asked again
     again = train(store, "musicnn", tmp_path / "b", settings)
     monkeypatch.undo()
     rows = slice(10)
@@ -228,7 +229,7 @@ def test_what_was_heard_is_kept_in_the_store(store: Store, tmp_path: Path, monke
 
 
 def test_a_store_of_images_alone_is_refused(store: Store, tmp_path: Path) -> None:
-    learn = replace(examples(store, store.split(), "train"), mel_16k=None)
+    learn = replace(slice_dataset(store, store.split(), "train"), mel_16k=None)
     settings = get_family("musicnn").settings_type.build(
         {**SETTINGS, "weights": str(write_musicnn(tmp_path / "weights"))}
     )

@@ -9,8 +9,8 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from genretree.models import pca as pca_module
-from genretree.models.pca import StreamingPCA
+from genretree.models.features import pca as pca_module
+from genretree.models.features.pca import StreamingPCA
 
 
 def _data(n: int = 300, width: int = 120) -> np.ndarray:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from genretree.models import precision
-from genretree.models.efficientnet import DepthwiseConv, build_network
-from genretree.models.network_settings import EfficientNetSettings
-from genretree.models.precision import choose_by_trial, choose_precision
+from genretree.models.families.efficientnet import DepthwiseConv, build_network
+from genretree.models.neural import precision
+from genretree.models.neural.precision import choose_by_trial, choose_precision
+from genretree.models.neural.settings import EfficientNetSettings
 from genretree.taxonomy import Taxonomy
 
 pytestmark = pytest.mark.slow

@@ -10,17 +10,17 @@ import torch
 from torch import nn
 from transformers import ASTConfig, ASTModel, EfficientNetConfig, EfficientNetModel
 
-from genretree.bundle import load_bundle
+from genretree.bundle.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import BundleError, SettingsError, TrainingError
-from genretree.models import ast as ast_module
-from genretree.models import efficientnet
-from genretree.models.ast import interpolate_positions
-from genretree.models.network import count_parameters
-from genretree.models.network_settings import AstSettings, EfficientNetSettings
-from genretree.models.pretrained import adapt_input, load_pretrained
+from genretree.models.families import ast as ast_module
+from genretree.models.families import efficientnet
+from genretree.models.families.ast import interpolate_positions
+from genretree.models.neural.network import count_parameters
+from genretree.models.neural.settings import AstSettings, EfficientNetSettings
+from genretree.models.pretrained.backbones import adapt_input, load_pretrained
 from genretree.taxonomy import Taxonomy
-from genretree.train import train
+from genretree.training.train import train
 from small_corpus import TREE
 
 pytestmark = pytest.mark.slow

@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 
 import genretree
-from genretree import models
 from genretree.corpus.store import Store
 from genretree.errors import ArgumentError, BundleError, SettingsError
-from genretree.explain.neighbours import build_index
-from genretree.models import family_names, get_family, register_family
+from genretree.explanation.similar.neighbours import build_index
+from genretree.models import family_names, get_family, register_family, registry
 from genretree.testing import check_family
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "genretree-nearest-centroid"
@@ -31,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def _registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(models, "_registered", dict(models._registered))
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     yield
 
 
@@ -52,7 +51,7 @@ def test_a_class_can_be_passed_and_its_bundle_opened_again(store: Store, tmp_pat
     explained = genretree.explain(genretree.load(tmp_path / "bundle"), store.tracks["file"][0])
     assert explained.prediction.path == found.path
     assert build_index(tmp_path / "bundle", store) > 0
-    models._registered.clear()
+    registry._registered.clear()
     with pytest.raises(BundleError, match="no model family 'nearest-centroid'"):
         genretree.load(tmp_path / "bundle")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import median_filter
 
-from genretree.models.linear import fit_linear
-from genretree.models.statistics import STATISTICS, image_statistics, running_median
+from genretree.models.features.image_statistics import STATISTICS, image_statistics, running_median
+from genretree.models.linear.logistic import fit_linear
 
 
 def _images(size: int = 64) -> np.ndarray:

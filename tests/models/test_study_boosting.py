@@ -11,12 +11,12 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.preprocessing import StandardScaler
 
 from genretree.errors import SettingsError
-from genretree.models.boosting import BoostingFamily, BoostingModel
-from genretree.models.boosting_settings import BoostingSettings
-from genretree.models.boosting_trees import fit_classifier
-from genretree.models.contract import Examples, FitContext, Fitted
-from genretree.recipe import Recipe
+from genretree.models.base import FitContext, FitResult, SliceDataset
+from genretree.models.families.boosting.family import BoostingFamily, BoostingModel
+from genretree.models.families.boosting.settings import BoostingSettings
+from genretree.models.families.boosting.tree_files import fit_classifier
 from genretree.taxonomy import Taxonomy
+from genretree.training.recipes import Recipe
 
 pytestmark = pytest.mark.slow
 
@@ -24,15 +24,15 @@ TREE = Taxonomy.builtin("ccmusic")
 SMALL = {"image_size": 8, "components": 20, "batch_size": 64, "epochs": 7}
 
 
-def make_examples(n: int = 200, seed: int = 0) -> Examples:
+def make_examples(n: int = 200, seed: int = 0) -> SliceDataset:
     """Noise at 8x8 pixels, brighter for a higher leaf."""
     rng = np.random.default_rng(seed)
     leaves = np.arange(n) % len(TREE.leaves)
     images = rng.integers(0, 160, (n, 3, 8, 8)) + 5 * leaves[:, None, None, None]
-    return Examples(images.astype(np.uint8), np.arange(n), leaves, np.arange(n), np.arange(n))
+    return SliceDataset(images.astype(np.uint8), np.arange(n), leaves, np.arange(n), np.arange(n))
 
 
-def fit(folder: Path, train: Examples, validation: Examples | None = None, **changes: object) -> Fitted:
+def fit(folder: Path, train: SliceDataset, validation: SliceDataset | None = None, **changes: object) -> FitResult:
     settings = BoostingSettings.build({**Recipe.load("boosting-published").settings, **SMALL, **changes})
     return BoostingFamily.fit(train, validation, TREE, settings, FitContext(folder))
 
@@ -61,7 +61,7 @@ def test_published_settings() -> None:
     names |= {"max_features": "max_features", "epochs": "max_iter", "patience": "n_iter_no_change"}
     assert {name: found[name] for name in names} == {name: defaults[theirs] for name, theirs in names.items()}
     assert defaults["validation_fraction"] == 0.1
-    assert found["balance"] == 0
+    assert found["class_weight_power"] == 0
 
 
 def test_same_probabilities_as_plain_scikit_learn(tmp_path: Path) -> None:

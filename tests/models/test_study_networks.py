@@ -17,18 +17,19 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerState
 
-from genretree.bundle import load_bundle
+from genretree.bundle.bundle import load_bundle
 from genretree.corpus.store import Store
-from genretree.models import ast, cnn, efficientnet, get_family
-from genretree.models.contract import score_examples
-from genretree.models.engine import _optimizer, _Trainer, study_rate_factor
-from genretree.models.epoch_accuracy import EpochAccuracy
-from genretree.models.network import GenreNetwork, count_parameters
-from genretree.models.study_networks import StochasticDepth
-from genretree.recipe import Recipe
-from genretree.scores import decode_levels
+from genretree.metrics.scores import decode_levels
+from genretree.models import get_family
+from genretree.models.base import predict_dataset
+from genretree.models.families import ast, cnn, efficientnet
+from genretree.models.families.study_networks import StochasticDepth
+from genretree.models.neural.epoch_accuracy import EpochAccuracy
+from genretree.models.neural.network import GenreNetwork, count_parameters
+from genretree.models.neural.trainer import _optimizer, _Trainer, study_rate_factor
 from genretree.taxonomy import Taxonomy
-from genretree.train import examples, train
+from genretree.training.recipes import Recipe
+from genretree.training.train import slice_dataset, train
 
 pytestmark = pytest.mark.slow
 
@@ -318,8 +319,8 @@ def test_study_networks_train_at_their_rates_and_reload(family: str, store: Stor
     for part in ("train", "validation"):
         assert all(0 <= row[f"{part}_accuracy_{level}"] <= 1 for row in history for level in levels)
     best = min(history, key=lambda row: row["validation_loss"])
-    check = examples(store, store.split(), "validation")
-    scored = decode_levels(store.taxonomy, "independent", score_examples(bundle.model, check))
+    check = slice_dataset(store, store.split(), "validation")
+    scored = decode_levels(store.taxonomy, "independent", predict_dataset(bundle.model, check))
     right = (scored == store.taxonomy.ancestors[check.leaves]).mean(axis=0)
     assert [best[f"validation_accuracy_{level}"] for level in levels] == pytest.approx(right.tolist())
     assert f"train_accuracy_{levels[0]}" in (bundle.folder / "history.csv").read_text().splitlines()[0]
@@ -386,9 +387,9 @@ PUBLISHED_COMMON = {
     "max_gradient_norm": 0,
     # Off, as the study had nothing of the kind.
     "mixup": 0,
-    "balance": 0,
-    "averaging": 0,
-    "accumulate": 1,
+    "class_weight_power": 0,
+    "ema_decay": 0,
+    "gradient_accumulation_steps": 1,
     "frozen_epochs": 0,
     "layer_decay": 1,
     "slice_offset": False,
@@ -396,7 +397,7 @@ PUBLISHED_COMMON = {
     "tempo_change": 0,
     "equaliser": 0,
     "level_jitter": 0,
-    "shifts": 1,
+    "n_tta_shifts": 1,
     "teacher": "none",
     "classifier": "network",
 }
@@ -443,15 +444,15 @@ def test_luminance_is_what_the_study_read_from_the_drawings(tmp_path: Path) -> N
     import matplotlib
     from PIL import Image
 
-    from genretree.models.boosting import reduce_images
-    from genretree.sound.slices import read_drawn
+    from genretree.models.families.boosting.family import reduce_images
+    from genretree.sound.slices import read_rendered_image
 
     values = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))
     path = tmp_path / "drawn.png"
     colours = np.rint(255 * np.asarray(matplotlib.colormaps["magma"](values))[..., :3]).astype(np.uint8)
     Image.fromarray(colours).save(path)
     studys = np.asarray(Image.open(path).convert("L"), dtype=np.float32) / 255
-    stored = np.stack([read_drawn(path, 64)] * 3)[None]
+    stored = np.stack([read_rendered_image(path, 64)] * 3)[None]
     network = build("cnn-published", pixels="luminance", image_size=64).eval()
     seen = network.read_images(torch.from_numpy(stored))[0, 0].numpy()
     np.testing.assert_allclose(seen, studys, atol=1.5 / 255)

@@ -10,15 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from genretree.bundle import load_bundle
+from genretree.bundle.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import TrainingError
-from genretree.models import hearing, musicnn_tuning
-from genretree.models.cnn import build_network
-from genretree.models.musicnn_tuning import Tuned
-from genretree.models.network_settings import CnnSettings
-from genretree.models.teacher import hear_lessons
-from genretree.train import examples, examples_of, train
+from genretree.models.families.cnn import build_network
+from genretree.models.families.musicnn import fine_tuning
+from genretree.models.families.musicnn.fine_tuning import FineTuningResult
+from genretree.models.neural.distillation import compute_teacher_targets
+from genretree.models.neural.settings import CnnSettings
+from genretree.models.pretrained import musicnn_features
+from genretree.training.train import slice_dataset, slice_dataset_of, train
 from small_corpus import TREE
 from small_weights import write_musicnn
 
@@ -31,45 +32,48 @@ QUICK: dict[str, Any] = {"epochs": 2, "image_size": 32, "batch_size": 16, "preci
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A folder with a random network, which hears short patches."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hearing, "PATCH_FRAMES", 24)
-        patch.setattr(musicnn_tuning, "PATCH_FRAMES", 24)
+        patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
+        patch.setattr(fine_tuning, "PATCH_FRAMES", 24)
         yield str(write_musicnn(tmp_path_factory.mktemp("teacher")))
 
 
 def test_lessons_are_standardised_by_the_first_part(store: Store, teacher: str) -> None:
-    learn, check = (examples(store, store.split(), part) for part in ("train", "test"))
-    lessons, held = hear_lessons([learn, check], ("msd",), teacher)
-    assert lessons.shape == (len(learn), 250)
-    assert np.abs(lessons.mean(axis=0)).max() < 0.1  # not 0: what lies far out is cut off
+    learn, check = (slice_dataset(store, store.split(), part) for part in ("train", "test"))
+    teacher_targets, held = compute_teacher_targets([learn, check], ("msd",), teacher)
+    assert teacher_targets.shape == (len(learn), 250)
+    assert np.abs(teacher_targets.mean(axis=0)).max() < 0.1  # not 0: what lies far out is cut off
     assert np.abs(held.mean(axis=0)).max() > 0.1
-    assert np.abs(lessons).max() <= 4
-    alone = hear_lessons([learn.select(np.arange(len(learn))[::-1])], ("msd",), teacher)[0]
-    np.testing.assert_allclose(alone[::-1], lessons, atol=1e-4)
+    assert np.abs(teacher_targets).max() <= 4
+    alone = compute_teacher_targets([learn.select(np.arange(len(learn))[::-1])], ("msd",), teacher)[0]
+    np.testing.assert_allclose(alone[::-1], teacher_targets, atol=1e-4)
 
 
 def test_the_following_slice_is_of_the_same_track(store: Store) -> None:
-    part = examples(store, store.split(), "train")
-    after = part.following()
+    part = slice_dataset(store, store.split(), "train")
+    after = part.next_slices()
     moved = after != np.arange(len(part))
     np.testing.assert_array_equal(part.rows[after][moved], part.rows[moved] + 1)
     np.testing.assert_array_equal(part.tracks[after], part.tracks)
     last = np.append(part.tracks[1:] != part.tracks[:-1], True)
     np.testing.assert_array_equal(moved, ~last)
     order = np.random.default_rng(0).permutation(len(part))
-    np.testing.assert_array_equal(part.select(order).rows[part.select(order).following()], part.rows[after][order])
+    np.testing.assert_array_equal(part.select(order).rows[part.select(order).next_slices()], part.rows[after][order])
 
 
 def test_a_slice_in_between_is_taught_what_lies_in_between(store: Store) -> None:
     settings = CnnSettings.build({**QUICK, "slice_offset": True, "mask_probability": 0.0, "genre_weight": 0.0})
     torch.manual_seed(0)
     network = build_network(TREE, settings).train()
-    network.add_student(7)
+    network.add_distillation_head(7)
     images = torch.from_numpy(np.array(store.images[:16]))
-    following = torch.from_numpy(np.array(store.images[1:17]))
+    next_slices = torch.from_numpy(np.array(store.images[1:17]))
     seen = []
-    misheard = network._misheard
-    network._misheard = lambda features, lessons: (seen.append(lessons), misheard(features, lessons))[1]  # type: ignore
-    network(images, torch.zeros(16, dtype=torch.long), following, torch.zeros(16, 7), torch.ones(16, 7))
+    misheard = network._distillation_loss
+    network._distillation_loss = lambda features, teacher_targets: (
+        seen.append(teacher_targets),
+        misheard(features, teacher_targets),
+    )[1]  # type: ignore
+    network(images, torch.zeros(16, dtype=torch.long), next_slices, torch.zeros(16, 7), torch.ones(16, 7))
     shares = seen[0]
     assert ((shares >= 0) & (shares <= 1)).all()
     assert float(shares.std()) > 0.1
@@ -87,7 +91,7 @@ def test_a_network_learns_what_its_teacher_hears(store: Store, teacher: str, tmp
 
 
 def test_a_bundle_needs_no_teacher(store: Store, teacher: str, tmp_path: Path) -> None:
-    settings = {**QUICK, "teacher": "musicnn", "teacher_folder": teacher, "averaging": 0.9, "frozen_epochs": 1}
+    settings = {**QUICK, "teacher": "musicnn", "teacher_folder": teacher, "ema_decay": 0.9, "frozen_epochs": 1}
     train(store, "cnn", tmp_path / "b", {**settings, "teacher_networks": ["msd"]})
     assert not any("student" in name for name in load_file(tmp_path / "b" / "model.safetensors"))
     levels = load_bundle(tmp_path / "b").model.predict_levels(np.asarray(store.images[:3]))
@@ -95,9 +99,9 @@ def test_a_bundle_needs_no_teacher(store: Store, teacher: str, tmp_path: Path) -
 
 
 def test_a_teacher_needs_sound(store: Store, teacher: str) -> None:
-    deaf = replace(examples(store, store.split(), "train"), mel_16k=None)
+    deaf = replace(slice_dataset(store, store.split(), "train"), mel_16k=None)
     with pytest.raises(TrainingError, match="needs sound"):
-        hear_lessons([deaf], ("msd",), teacher)
+        compute_teacher_targets([deaf], ("msd",), teacher)
 
 
 def test_turns_in_time_are_averaged(store: Store, tmp_path: Path) -> None:
@@ -105,14 +109,14 @@ def test_turns_in_time_are_averaged(store: Store, tmp_path: Path) -> None:
     images = np.asarray(store.images[:5])
     single = bundle.model.predict_levels
     expected = (single(images)[-1] + single(np.roll(images, 32, axis=3))[-1]) / 2
-    bundle.model.network.settings = bundle.settings.model_copy(update={"shifts": 2})  # type: ignore[attr-defined]
+    bundle.model.network.settings = bundle.settings.model_copy(update={"n_tta_shifts": 2})  # type: ignore[attr-defined]
     np.testing.assert_allclose(bundle.model.predict_levels(images)[-1], expected, atol=1e-6)
 
 
 def test_fine_tuning_is_kept_only_if_it_helps(
     store: Store, teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = {"weights": teacher, "layers": [["tags", "penultimate", "images"]], "strengths": [0.003], "patches": 2}
+    quick = {"weights": teacher, "layers": [["tags", "penultimate", "images"]], "Cs": [0.003], "patches": 2}
     plain = train(store, "musicnn", tmp_path / "plain", quick)
     tuned = train(store, "musicnn", tmp_path / "tuned", {**quick, "fine_tuning_epochs": 2, "fine_tuning_rate": 1e-3})
     facts = tuned.training["facts"]
@@ -122,9 +126,9 @@ def test_fine_tuning_is_kept_only_if_it_helps(
     changed = not torch.equal(published["dense.weight"], learned["dense.weight"])
     assert changed == facts["fine_tuned"]
     torch.testing.assert_close(published["dense_norm.running_mean"], learned["dense_norm.running_mean"])
-    monkeypatch.setattr(musicnn_tuning, "tune", lambda *given: Tuned([], before=0.5, after=0.6))
+    monkeypatch.setattr(fine_tuning, "tune", lambda *given: FineTuningResult([], before=0.5, after=0.6))
     worse = train(store, "musicnn", tmp_path / "worse", {**quick, "fine_tuning_epochs": 1})
     assert not worse.training["facts"]["fine_tuned"]
-    rows = examples_of(store, store.rows("test"))
-    for mine, theirs in zip(worse.model.score_examples(rows), plain.model.score_examples(rows), strict=True):
+    rows = slice_dataset_of(store, store.rows("test"))
+    for mine, theirs in zip(worse.model.predict_dataset(rows), plain.model.predict_dataset(rows), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-6)

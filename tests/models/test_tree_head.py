@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from genretree.models.augment import spec_augment
-from genretree.models.tree_head import TreeHead
+from genretree.models.neural.head import TreeHead
+from genretree.models.neural.spec_augment import spec_augment
 from genretree.taxonomy import Taxonomy
 
 TREE = Taxonomy.builtin("ccmusic")

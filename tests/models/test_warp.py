@@ -7,8 +7,8 @@ import pytest
 import soundfile as sf
 import torch
 
-from genretree.models.warp import equalise, shift_and_warp
-from genretree.settings import MODALITIES, RATE, ImageSettings
+from genretree.models.neural.pitch_tempo import equalise, shift_and_warp
+from genretree.settings import MODALITIES, SAMPLE_RATE, ImageSettings
 from genretree.sound.slices import iter_slices
 
 SIZE = 224
@@ -17,13 +17,13 @@ SIZE = 224
 def _draw(folder: Path, samples: np.ndarray) -> torch.Tensor:
     """The images of one slice of 2 s, from 0 to 1: shape (1, 3, 224, 224)."""
     path = folder / f"{abs(hash(samples.tobytes()))}.wav"
-    sf.write(path, samples, RATE)
+    sf.write(path, samples, SAMPLE_RATE)
     piece = next(iter_slices(path, ImageSettings.build({"slice_seconds": 2.0, "size": SIZE})))
     return torch.from_numpy(piece.images.astype(np.float32))[None] / 255
 
 
 def _tone(hertz: float) -> np.ndarray:
-    time = np.arange(round(2.2 * RATE)) / RATE
+    time = np.arange(round(2.2 * SAMPLE_RATE)) / SAMPLE_RATE
     return (0.5 * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
 
 

@@ -27,18 +27,19 @@ from transformers import (
     EfficientNetModel,
 )
 
-from genretree.bundle import load_bundle
+from genretree.bundle.bundle import load_bundle
 from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.errors import TrainingError
-from genretree.models import ast, cnn, efficientnet, weight_download, weight_sources
-from genretree.models.network import GenreNetwork
-from genretree.models.network_settings import AstSettings, CnnSettings, EfficientNetSettings
-from genretree.models.pretrained import save_checkpoint
-from genretree.models.study_networks import StochasticDepth
-from genretree.models.weight_sources import IMAGENET, SOURCES, find_source
-from genretree.recipe import Recipe
+from genretree.models.families import ast, cnn, efficientnet
+from genretree.models.families.study_networks import StochasticDepth
+from genretree.models.neural.network import GenreNetwork
+from genretree.models.neural.settings import AstSettings, CnnSettings, EfficientNetSettings
+from genretree.models.pretrained import download, sources
+from genretree.models.pretrained.backbones import save_checkpoint
+from genretree.models.pretrained.sources import IMAGENET, SOURCES, find_source
 from genretree.taxonomy import Taxonomy
+from genretree.training.recipes import Recipe
 from small_corpus import TREE
 
 pytestmark = pytest.mark.slow
@@ -194,7 +195,7 @@ def test_a_bundle_keeps_the_conventions_and_says_where_the_weights_came_from(
         "classifier=linear",
         "statistics=false",
     ]
-    options.append("strengths=[0.01]")
+    options.append("Cs=[0.01]")
     arguments = ["train", str(store.folder), "--model", "efficientnet-b0", "--out", str(out), "--quiet"]
     sets = [word for option in options for word in ("--set", option)]
     done = CliRunner().invoke(main, [*arguments, "--weights", str(torchvision_file), *sets])
@@ -441,17 +442,17 @@ def test_a_name_in_the_list_means_its_pinned_commit_and_hash(
     later = publish(hub, name, "main", {**small_files, "pytorch_model.bin": LFS}, "config.json", "pytorch_model.bin")
     source = find_source(name)
     assert source is not None
-    monkeypatch.setattr(weight_sources, "SOURCES", (replace(source, revision=pinned),))
+    monkeypatch.setattr(sources, "SOURCES", (replace(source, revision=pinned),))
     origin = build(name).backbone.config.initial_weights
     assert (origin["revision"], origin["licence"]) == (pinned, "Apache-2.0")
     with pytest.raises(TrainingError, match="Git LFS pointer"):
         build(f"{name}@{later}")
-    monkeypatch.setattr(weight_sources, "SOURCES", (replace(source, revision="f" * 40),))
-    weight_download.fetch(f"{name}@main")  # as `hf download` does
+    monkeypatch.setattr(sources, "SOURCES", (replace(source, revision="f" * 40),))
+    download.fetch(f"{name}@main")  # as `hf download` does
     with pytest.raises(TrainingError, match=f"Another commit is in the cache: {name}@{later}"):
         build(name)
     wrong = replace(source, revision=pinned, sha256="0" * 64)
-    monkeypatch.setattr(weight_sources, "SOURCES", (wrong,))
+    monkeypatch.setattr(sources, "SOURCES", (wrong,))
     with pytest.raises(TrainingError, match="not the published weights 'google/efficientnet-b0'"):
         build(name)
 
@@ -496,7 +497,7 @@ def test_imagenet_weights_are_got_once_and_checked(
     assert "not the published weights" in refused.output
     digest = hashlib.sha256(torchvision_file.read_bytes()).hexdigest()
     served = replace(known, location=torchvision_file.as_uri(), sha256=digest)
-    monkeypatch.setattr(weight_sources, "SOURCES", (served,))
+    monkeypatch.setattr(sources, "SOURCES", (served,))
     for more in ([], ["--file", str(torchvision_file)]):
         done = CliRunner().invoke(main, ["weights", "get", IMAGENET, *more])
         assert done.exit_code == 0, done.output
@@ -513,7 +514,7 @@ def test_imagenet_weights_are_got_once_and_checked(
     (folder / cached.name).write_bytes(torchvision_file.read_bytes()[:-1])
     with pytest.raises(TrainingError, match="not the published weights"):
         build(IMAGENET)
-    monkeypatch.setattr(weight_sources, "SOURCES", (replace(served, sha256="0" * 64),))
+    monkeypatch.setattr(sources, "SOURCES", (replace(served, sha256="0" * 64),))
     done = CliRunner().invoke(main, ["weights", "get", IMAGENET])
     assert done.exit_code == 1
     assert "can't be downloaded" in done.output
@@ -540,14 +541,14 @@ def test_the_list_names_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_weights_in_the_package_are_those_of_the_list() -> None:
     for source in SOURCES:
         if source.access == "package":
-            path = weight_sources.find_local(source)
+            path = sources.find_local(source)
             assert path is not None
             assert path.stat().st_size == source.size
             assert hashlib.sha256(path.read_bytes()).hexdigest() == source.sha256
 
 
 def test_recipes_name_only_weights_that_are_known() -> None:
-    from genretree.recipe import recipe_names
+    from genretree.training.recipes import recipe_names
 
     for name in recipe_names():
         weights = Recipe.load(name).settings.get("weights", "none")

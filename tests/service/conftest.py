@@ -10,12 +10,12 @@ import soundfile as sf
 import torch
 from serving import Server
 
-from genretree.bundle import Bundle, save_bundle
-from genretree.export import export_bundle
-from genretree.models.cnn import build_network
-from genretree.models.network import NetworkModel
-from genretree.models.network_settings import CnnSettings
-from genretree.settings import RATE
+from genretree.bundle.bundle import Bundle, save_bundle
+from genretree.bundle.export import export_bundle
+from genretree.models.families.cnn import build_network
+from genretree.models.neural.network import NetworkModel
+from genretree.models.neural.settings import CnnSettings
+from genretree.settings import SAMPLE_RATE
 from small_corpus import SETTINGS, TREE, synthesise
 
 
@@ -43,7 +43,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """9 seconds of music: four slices."""
     path = tmp_path_factory.mktemp("song") / "beat.mp3"
-    sf.write(path, synthesise("Fast_beat", 77), RATE)
+    sf.write(path, synthesise("Fast_beat", 77), SAMPLE_RATE)
     return path
 
 

@@ -31,7 +31,7 @@ from test_interface import check_problem, upload
 from genretree.service.app import create_app
 from genretree.service.core import Service
 from genretree.service.temporary import PrivateFolder
-from genretree.settings import RATE
+from genretree.settings import SAMPLE_RATE
 from other_files import canary, hls, write_all
 from small_corpus import synthesise
 
@@ -345,7 +345,7 @@ def test_a_worker_that_is_killed_loses_only_what_it_had_begun(server: Server, so
 
 def test_a_worker_killed_in_the_middle_fails_that_file_and_is_replaced(server: Server, tmp_path: Path) -> None:
     long = np.tile(synthesise("Noise", 1, 60.0), 20)
-    sf.write(tmp_path / "long.wav", long, RATE)
+    sf.write(tmp_path / "long.wav", long, SAMPLE_RATE)
     files = upload(tmp_path / "long.wav", field="file")
     job = server.client.post("/v1/jobs", files=files, params={"do": "predict"}).json()
     wait_until(lambda: server.client.get(job["links"]["self"]).json()["progress"] > 0.05)

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 
 
-def make_song(seconds: float, rate: int, seed: int = 0) -> NDArray[np.float32]:
+def make_song(seconds: float, sr: int, seed: int = 0) -> NDArray[np.float32]:
     """Chords with overtones, a drum on each beat and a little noise: enough like music for every spectrum."""
     rng = np.random.default_rng(seed)
-    time = np.arange(int(seconds * rate)) / rate
+    time = np.arange(int(seconds * sr)) / sr
     song = 0.002 * rng.standard_normal(len(time))
     beat = 0.5
     for index in range(int(seconds / beat) + 1):
-        here = slice(int(index * beat * rate), int((index + 1) * beat * rate))
+        here = slice(int(index * beat * sr), int((index + 1) * beat * sr))
         t = time[here] - index * beat
         root = 48 + [0, 5, 7, 9, 2, 4][index // 4 % 6]
         for interval in (0, 4, 7, 12, 19):

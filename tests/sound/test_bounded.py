@@ -21,7 +21,7 @@ from sound_helpers import make_song
 
 from genretree.errors import SoundError
 from genretree.library.payload import LayoutError, header_packets, sound_digest
-from genretree.settings import RATE
+from genretree.settings import SAMPLE_RATE
 from genretree.sound import libav
 from genretree.sound.complete import end_of_audio
 from genretree.sound.containers import (
@@ -47,7 +47,7 @@ def at_most(seconds: float) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def mp3() -> bytes:
     stream = io.BytesIO()
-    sf.write(stream, make_song(30, RATE), RATE, format="MP3")
+    sf.write(stream, make_song(30, SAMPLE_RATE), SAMPLE_RATE, format="MP3")
     return stream.getvalue()
 
 
@@ -57,7 +57,7 @@ def test_sixty_megabytes_of_ones_behind_an_mp3(tmp_path: Path, mp3: bytes) -> No
     with at_most(4):
         probe(path)
         try:
-            assert len(decode(path)) > 25 * RATE
+            assert len(decode(path)) > 25 * SAMPLE_RATE
         except SoundError as error:
             assert error.kind == "truncated"
 
@@ -154,7 +154,7 @@ def test_millions_of_id3_tags(tmp_path: Path, mp3: bytes) -> None:
     path.write_bytes(b"ID3\x04\0\0\0\0\0\0" * 3_000_000 + mp3)
     _refused(path, "ID3 tags")
     path.write_bytes(b"ID3\x04\0\0\0\0\0\0" * 20 + mp3)
-    assert len(decode(path)) > 29 * RATE
+    assert len(decode(path)) > 29 * SAMPLE_RATE
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_millions_of_tags_at_the_end(tmp_path: Path, mp3: bytes, tag: bytes) -> 
 
 def test_the_library_reads_no_more_parts_than_real_files_have(tmp_path: Path) -> None:
     path = tmp_path / "song.wav"
-    sf.write(path, make_song(1, RATE), RATE)
+    sf.write(path, make_song(1, SAMPLE_RATE), SAMPLE_RATE)
     with path.open("ab") as stream:
         stream.write(b"junk\0\0\0\0" * 3_000_000)
     with at_most(2), pytest.raises(LayoutError, match="more than 20,000 chunks"):
@@ -233,7 +233,7 @@ def test_thousands_of_comments(tmp_path: Path, name: str) -> None:
 def test_tags_that_take_ffmpeg_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libav, "_OPENING_SECONDS", 0.2)
     path = tmp_path / "song.wav"
-    sf.write(path, make_song(1, RATE), RATE)
+    sf.write(path, make_song(1, SAMPLE_RATE), SAMPLE_RATE)
     content = path.read_bytes()
     assert decode(path).size
     letters = (string.ascii_letters + string.digits).encode()
@@ -256,7 +256,7 @@ def _frame(name: bytes, data: bytes) -> bytes:
 def test_thousands_of_id3_frames_before_the_sound(tmp_path: Path, suffix: str) -> None:
     """FFmpeg reads an ID3 chunk at once, in a time that is quadratic in the number of different texts."""
     path = tmp_path / f"song.{suffix}"
-    sf.write(path, make_song(1, RATE), RATE)
+    sf.write(path, make_song(1, SAMPLE_RATE), SAMPLE_RATE)
     content, order = path.read_bytes(), "<I" if suffix == "wav" else ">I"
 
     def write(count: int) -> None:

@@ -15,17 +15,17 @@ import soundfile as sf
 from sound_helpers import make_song, needs_ffmpeg
 
 from genretree.errors import SoundError
-from genretree.settings import RATE
+from genretree.settings import SAMPLE_RATE
 from genretree.sound.decode import decode, probe
 
 SECONDS = 3
 ERROR = 0.06  # s: an mp3 has up to two frames more than its sound
 
 
-def encode(seconds: float, rate: int, form: str, channels: int = 1, **options: str) -> bytes:
-    song = np.tile(make_song(seconds, rate)[:, None], channels)
+def encode(seconds: float, sr: int, form: str, channels: int = 1, **options: str) -> bytes:
+    song = np.tile(make_song(seconds, sr)[:, None], channels)
     stream = io.BytesIO()
-    sf.write(stream, song, rate, format=form, **options)
+    sf.write(stream, song, sr, format=form, **options)
     return stream.getvalue()
 
 
@@ -41,7 +41,7 @@ def ogg() -> bytes:
 
 @pytest.fixture(scope="module")
 def wav() -> bytes:
-    return encode(SECONDS, RATE, "WAV")
+    return encode(SECONDS, SAMPLE_RATE, "WAV")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def write(tmp_path: Path, content: bytes) -> Path:
 
 
 def seconds_of(tmp_path: Path, content: bytes, salvage: bool = False) -> float:
-    return len(decode(write(tmp_path, content), salvage=salvage)) / RATE
+    return len(decode(write(tmp_path, content), salvage=salvage)) / SAMPLE_RATE
 
 
 def refused(tmp_path: Path, content: bytes, salvage: bool = False) -> SoundError:
@@ -99,7 +99,7 @@ def test_joined_tta_files_are_decoded_whole(tmp_path: Path, wav: bytes) -> None:
 
 @pytest.mark.parametrize("form", ["WAV", "AIFF", "CAF"])
 def test_joined_files_of_chunks_are_decoded_whole(tmp_path: Path, form: str) -> None:
-    first, second = encode(SECONDS, RATE, form), encode(2, 44100, form, channels=2)
+    first, second = encode(SECONDS, SAMPLE_RATE, form), encode(2, 44100, form, channels=2)
     assert seconds_of(tmp_path, first + second) == pytest.approx(SECONDS + 2, abs=0.001)
     if form == "WAV":
         tags = b"LIST" + struct.pack("<I", 18) + b"INFOIART" + struct.pack("<I", 6) + b"Artist"
@@ -164,7 +164,7 @@ def test_sound_that_is_missing_behind_the_index_is_not_taken_for_foreign_bytes(t
 
 @pytest.mark.parametrize("form", ["WAV", "AIFF"])
 def test_an_odd_chunk_without_padding_is_named(tmp_path: Path, form: str) -> None:
-    song = encode(SECONDS, RATE, form)
+    song = encode(SECONDS, SAMPLE_RATE, form)
     at = song.index(b"data" if form == "WAV" else b"SSND")
     chunk = b"NAME" + struct.pack("<I" if form == "WAV" else ">I", 7) + b"Artists"
     assert seconds_of(tmp_path, song[:at] + chunk + b"\0" + song[at:]) == pytest.approx(SECONDS, abs=0.001)
@@ -190,10 +190,10 @@ def test_he_aac_is_decoded_at_its_full_rate(tmp_path: Path, wav: bytes) -> None:
     at = song.index(b"\x05\x80\x80\x80\x05", song.index(b"esds")) + 5  # AudioSpecificConfig (ISO 14496-3), 5 bytes
     bits = f"{5:05b}{7:04b}{1:04b}{4:04b}{2:05b}".ljust(40, "0")  # SBR, 22,050 Hz, mono, extended to 44,100 Hz, AAC-LC
     path = write(tmp_path, song[:at] + int(bits, 2).to_bytes(5, "big") + song[at + 5 :])
-    assert probe(path).rate == 44100
+    assert probe(path).sr == 44100
     samples = decode(path)
-    assert len(samples) / RATE == pytest.approx(SECONDS, abs=ERROR)
-    plain = decode(tmp_path / "a.m4a")[: 2 * RATE]
+    assert len(samples) / SAMPLE_RATE == pytest.approx(SECONDS, abs=ERROR)
+    plain = decode(tmp_path / "a.m4a")[: 2 * SAMPLE_RATE]
     energy = np.convolve(samples**2, np.ones(len(plain)), "valid") * (plain**2).sum()
     assert (np.correlate(samples, plain, "valid") / np.sqrt(energy)).max() > 0.99
 
@@ -211,19 +211,19 @@ def test_the_rate_may_change_midway_in_an_mp3(tmp_path: Path, mp3: bytes) -> Non
     half = encode(SECONDS, 22050, "MP3")
     for content in (half + mp3, mp3 + half):
         assert seconds_of(tmp_path, content) == pytest.approx(2 * SECONDS, abs=3 * ERROR)
-    samples = decode(write(tmp_path, half + mp3))[-2 * RATE :]
-    again = decode(write(tmp_path, mp3))[-RATE:]
+    samples = decode(write(tmp_path, half + mp3))[-2 * SAMPLE_RATE :]
+    again = decode(write(tmp_path, mp3))[-SAMPLE_RATE:]
     energy = np.convolve(samples**2, np.ones(len(again)), "valid") * (again**2).sum()
     assert (np.correlate(samples, again, "valid") / np.sqrt(energy)).max() > 0.9  # its pitch is right
 
 
 @pytest.mark.parametrize(
-    ("rate", "channels", "subtype"), [(44100, 1, "VORBIS"), (22050, 2, "VORBIS"), (48000, 1, "OPUS")]
+    ("sr", "channels", "subtype"), [(44100, 1, "VORBIS"), (22050, 2, "VORBIS"), (48000, 1, "OPUS")]
 )
 def test_every_link_of_a_chained_ogg_is_decoded(
-    tmp_path: Path, ogg: bytes, rate: int, channels: int, subtype: str
+    tmp_path: Path, ogg: bytes, sr: int, channels: int, subtype: str
 ) -> None:
-    other = encode(2, rate, "OGG", channels, subtype=subtype)
+    other = encode(2, sr, "OGG", channels, subtype=subtype)
     for content in (ogg + other, other + ogg):
         assert seconds_of(tmp_path, content) == pytest.approx(SECONDS + 2, abs=0.05)
     assert refused(tmp_path, ogg + other[:-100]).kind == "truncated"
@@ -286,7 +286,7 @@ def test_a_flac_cut_by_stream_copy_is_whole(tmp_path: Path) -> None:
     (tmp_path / "a.flac").write_bytes(encode(8, 11025, "FLAC"))
     words = ["ffmpeg", "-v", "error", "-ss", "4", "-i", tmp_path / "a.flac", "-c", "copy", tmp_path / "b.flac"]
     subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
-    assert len(decode(tmp_path / "b.flac")) / RATE == pytest.approx(4, abs=0.4)
+    assert len(decode(tmp_path / "b.flac")) / SAMPLE_RATE == pytest.approx(4, abs=0.4)
     content = (tmp_path / "b.flac").read_bytes()
     assert refused(tmp_path, content[:-300]).kind == "truncated"
 
@@ -317,7 +317,7 @@ def test_a_wav_beyond_4_gib_whose_size_wrapped(tmp_path: Path) -> None:
     from genretree.sound.complete import read_layout
 
     path = tmp_path / "large.wav"
-    sf.write(path, np.zeros(10), RATE)
+    sf.write(path, np.zeros(10), SAMPLE_RATE)
     size = (1 << 32) + 1_000_000
     with path.open("r+b") as stream:
         stream.write(with_data_size(path.read_bytes(), size - 44 - (1 << 32)))
@@ -340,7 +340,7 @@ def test_a_constant_is_silence(tmp_path: Path) -> None:
             decode(tmp_path / "a.wav")
         assert caught.value.kind == "silence"
     sf.write(tmp_path / "a.wav", 0.5 + 0.01 * make_song(1, 8000), 8000)
-    assert len(decode(tmp_path / "a.wav")) == RATE
+    assert len(decode(tmp_path / "a.wav")) == SAMPLE_RATE
 
 
 @pytest.mark.parametrize("form", ["OGG", "MP3", "WAV"])
@@ -352,7 +352,7 @@ def test_channels_that_cancel_out_are_refused_after_lossy_coding_too(tmp_path: P
     assert caught.value.kind == "silence"
     wide = 0.5 * make_song(4, 44100, seed=1)
     sf.write(tmp_path / "a", np.stack([song + wide, song - wide], axis=1), 44100, format=form)
-    assert len(decode(tmp_path / "a")) == pytest.approx(4 * RATE, abs=0.1 * RATE)
+    assert len(decode(tmp_path / "a")) == pytest.approx(4 * SAMPLE_RATE, abs=0.1 * SAMPLE_RATE)
 
 
 @needs_ffmpeg

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sound_helpers import make_song, needs_ffmpeg
 
 from genretree.errors import SoundError
-from genretree.settings import RATE
+from genretree.settings import SAMPLE_RATE
 from genretree.sound.decode import decode, iter_blocks, probe
 
 pytestmark = pytest.mark.slow
@@ -74,7 +74,7 @@ def cut(path: Path, size: int) -> Path:
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_same_sound(good: dict[str, Path], stereo: NDArray[np.float32], form: str) -> None:
     samples = decode(good[form])
-    expected = soxr.resample(stereo.mean(axis=1), SOUND_RATE, RATE)  # in one piece, by the plain call
+    expected = soxr.resample(stereo.mean(axis=1), SOUND_RATE, SAMPLE_RATE)  # in one piece, by the plain call
     assert samples.dtype == np.float32
     assert samples.ndim == 1
     assert abs(len(samples) - len(expected)) <= 2
@@ -89,7 +89,7 @@ def test_probe(good: dict[str, Path], form: str) -> None:
     info = probe(good[form])
     assert info.duration == pytest.approx(SECONDS, abs=0.05)
     assert info.channels == 2
-    assert info.rate == (48000 if form == "opus" else SOUND_RATE)
+    assert info.sr == (48000 if form == "opus" else SOUND_RATE)
     assert info.format == {"opus": "ogg", "rf64": "wav"}.get(form, form)
     assert info.path == good[form]
 
@@ -99,8 +99,8 @@ def test_probe(good: dict[str, Path], form: str) -> None:
 def test_forms_that_need_ffmpeg(good: dict[str, Path], tmp_path: Path, suffix: str, codec: str) -> None:
     path = by_ffmpeg(good["wav"], tmp_path / f'-a song\'s "{suffix}"\n: x.{suffix}')
     assert probe(path).codec == codec
-    assert probe(path).rate == SOUND_RATE
-    assert len(decode(path)) == pytest.approx(SECONDS * RATE, abs=0.1 * RATE)
+    assert probe(path).sr == SOUND_RATE
+    assert len(decode(path)) == pytest.approx(SECONDS * SAMPLE_RATE, abs=0.1 * SAMPLE_RATE)
 
 
 @needs_ffmpeg
@@ -116,7 +116,7 @@ def test_lame_files_are_whole(good: dict[str, Path], tmp_path: Path, options: st
 def test_any_name(good: dict[str, Path], tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(good["wav"].read_bytes())
-    assert len(decode(path)) == SECONDS * RATE
+    assert len(decode(path)) == SECONDS * SAMPLE_RATE
 
 
 def test_content_decides_not_the_suffix(good: dict[str, Path], tmp_path: Path) -> None:
@@ -137,34 +137,34 @@ def test_m4a_named_mp3(good: dict[str, Path], tmp_path: Path) -> None:
 def test_mono_is_the_mean_of_the_channels(tmp_path: Path, channels: int) -> None:
     sound = np.random.default_rng(channels).uniform(-0.5, 0.5, (5000, channels))
     path = tmp_path / "song.wav"
-    sf.write(path, sound, RATE, subtype="FLOAT")
+    sf.write(path, sound, SAMPLE_RATE, subtype="FLOAT")
     np.testing.assert_allclose(decode(path), sound.mean(axis=1), atol=1e-6)
 
 
-@pytest.mark.parametrize("rate", [8000, 11025, 22050, 32000, 48000, 96000, 192000])
-def test_a_tone_keeps_its_pitch_and_level_at_any_rate(tmp_path: Path, rate: int) -> None:
+@pytest.mark.parametrize("sr", [8000, 11025, 22050, 32000, 48000, 96000, 192000])
+def test_a_tone_keeps_its_pitch_and_level_at_any_rate(tmp_path: Path, sr: int) -> None:
     path = tmp_path / "tone.wav"
-    sf.write(path, 0.5 * np.sin(2 * np.pi * 1000 * np.arange(2 * rate) / rate), rate)
+    sf.write(path, 0.5 * np.sin(2 * np.pi * 1000 * np.arange(2 * sr) / sr), sr)
     samples = decode(path)
-    assert abs(len(samples) - 2 * RATE) <= 1
-    middle = samples[RATE // 2 : RATE // 2 + RATE]  # one second: bin k is k Hz
-    spectrum = np.abs(np.fft.rfft(middle)) / (RATE / 2)
+    assert abs(len(samples) - 2 * SAMPLE_RATE) <= 1
+    middle = samples[SAMPLE_RATE // 2 : SAMPLE_RATE // 2 + SAMPLE_RATE]  # one second: bin k is k Hz
+    spectrum = np.abs(np.fft.rfft(middle)) / (SAMPLE_RATE / 2)
     assert spectrum.argmax() == 1000
     assert spectrum.max() == pytest.approx(0.5, rel=1e-3)
 
 
 def test_blocks_are_bounded_and_join_to_the_whole(tmp_path: Path) -> None:
     path = tmp_path / "long.wav"
-    sf.write(path, np.tile(make_song(8, RATE), 8), SOUND_RATE, subtype="FLOAT")
+    sf.write(path, np.tile(make_song(8, SAMPLE_RATE), 8), SOUND_RATE, subtype="FLOAT")
     blocks = list(iter_blocks(path))
     assert len(blocks) > 3
-    assert max(len(block) for block in blocks) < 10 * RATE
+    assert max(len(block) for block in blocks) < 10 * SAMPLE_RATE
     assert np.array_equal(np.concatenate(blocks), decode(path))
 
 
 def test_short_but_long_enough(tmp_path: Path) -> None:
     path = tmp_path / "short.wav"
-    sf.write(path, make_song(1, RATE)[:2048], RATE)
+    sf.write(path, make_song(1, SAMPLE_RATE)[:2048], SAMPLE_RATE)
     assert len(decode(path)) == 2048
 
 
@@ -175,7 +175,7 @@ def test_wav_from_a_pipe_is_whole(good: dict[str, Path], tmp_path: Path, riff: i
     content[4:8], content[at + 4 : at + 8] = struct.pack("<I", riff), struct.pack("<I", data)
     path = tmp_path / "pipe.wav"
     path.write_bytes(content)
-    assert len(decode(path)) == SECONDS * RATE
+    assert len(decode(path)) == SECONDS * SAMPLE_RATE
 
 
 @needs_ffmpeg
@@ -183,7 +183,7 @@ def test_flac_from_a_pipe_is_whole(good: dict[str, Path], tmp_path: Path) -> Non
     command = ["ffmpeg", "-v", "error", "-i", good["wav"], "-f", "flac", "-"]
     path = tmp_path / "pipe.flac"
     path.write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
-    assert len(decode(path)) == SECONDS * RATE
+    assert len(decode(path)) == SECONDS * SAMPLE_RATE
     assert kind_of(cut(path, path.stat().st_size // 2)) == "truncated"
 
 
@@ -216,7 +216,7 @@ def test_empty(tmp_path: Path) -> None:
     path.touch()
     assert kind_of(path) == "empty"
     path = tmp_path / "header only.wav"
-    sf.write(path, np.zeros((0, 2)), RATE)
+    sf.write(path, np.zeros((0, 2)), SAMPLE_RATE)
     assert kind_of(path) == "empty"
 
 
@@ -276,7 +276,7 @@ def test_damaged_mp4_is_not_audio(tmp_path: Path) -> None:
 @pytest.mark.parametrize("codec", [1, 3, 0x55], ids=["pcm", "float", "mp3"])
 def test_a_wav_without_channels_is_not_audio(tmp_path: Path, codec: int) -> None:
     path = tmp_path / "song.wav"
-    sf.write(path, make_song(1, RATE), RATE, subtype="PCM_16")
+    sf.write(path, make_song(1, SAMPLE_RATE), SAMPLE_RATE, subtype="PCM_16")
     content = bytearray(path.read_bytes())
     content[20:24] = struct.pack("<HH", codec, 0)
     path.write_bytes(content)
@@ -293,7 +293,7 @@ def test_truncated(good: dict[str, Path], form: str, share: float | None) -> Non
     if form == "caf":  # libsndfile refuses it
         return
     salvaged = decode(path, salvage=True)
-    assert len(salvaged) == pytest.approx((share or 1) * SECONDS * RATE, abs=1.5 * RATE)
+    assert len(salvaged) == pytest.approx((share or 1) * SECONDS * SAMPLE_RATE, abs=1.5 * SAMPLE_RATE)
     whole = decode(good[form])
     count = min(len(salvaged), len(whole)) - 2000
     assert np.corrcoef(salvaged[:count], whole[:count])[0, 1] > 0.98
@@ -375,10 +375,10 @@ def test_only_a_beginning_is_some_sound_error(good: dict[str, Path], form: str, 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_not_finite(tmp_path: Path, value: float, channels: int) -> None:
-    sound = np.tile(make_song(1, RATE)[:, None], channels)
+    sound = np.tile(make_song(1, SAMPLE_RATE)[:, None], channels)
     sound[11025, -1] = value
     path = tmp_path / "song.wav"
-    sf.write(path, sound, RATE, subtype="FLOAT")
+    sf.write(path, sound, SAMPLE_RATE, subtype="FLOAT")
     with pytest.raises(SoundError, match=r"0\.50 s in") as caught:
         decode(path)
     assert caught.value.kind == "not_finite"
@@ -386,16 +386,21 @@ def test_not_finite(tmp_path: Path, value: float, channels: int) -> None:
 
 def test_silence(tmp_path: Path) -> None:
     path = tmp_path / "song.wav"
-    sf.write(path, np.full((RATE, 2), 0.9e-4), RATE, subtype="FLOAT")
+    sf.write(path, np.full((SAMPLE_RATE, 2), 0.9e-4), SAMPLE_RATE, subtype="FLOAT")
     assert kind_of(path) == "silence"
-    sf.write(path, np.concatenate([np.zeros(15 * RATE), [1.1e-4], np.zeros(RATE)]), RATE, subtype="FLOAT")
+    sf.write(
+        path,
+        np.concatenate([np.zeros(15 * SAMPLE_RATE), [1.1e-4], np.zeros(SAMPLE_RATE)]),
+        SAMPLE_RATE,
+        subtype="FLOAT",
+    )
     assert kind_of(path) == "fine"
 
 
 def test_channels_that_cancel_out(tmp_path: Path) -> None:
-    song = make_song(1, RATE)
+    song = make_song(1, SAMPLE_RATE)
     path = tmp_path / "song.wav"
-    sf.write(path, np.stack([song, -song], axis=1), RATE, subtype="FLOAT")
+    sf.write(path, np.stack([song, -song], axis=1), SAMPLE_RATE, subtype="FLOAT")
     with pytest.raises(SoundError, match="cancel out") as caught:
         decode(path)
     assert caught.value.kind == "silence"
@@ -403,17 +408,17 @@ def test_channels_that_cancel_out(tmp_path: Path) -> None:
 
 def test_silence_is_told_after_the_last_block(tmp_path: Path) -> None:
     path = tmp_path / "song.wav"
-    sf.write(path, np.zeros(RATE), RATE)
+    sf.write(path, np.zeros(SAMPLE_RATE), SAMPLE_RATE)
     blocks = iter_blocks(path)
-    assert len(next(blocks)) == RATE
+    assert len(next(blocks)) == SAMPLE_RATE
     with pytest.raises(SoundError):
         next(blocks)
 
 
 @pytest.mark.parametrize("form", ["wav", "flac", "mp3"])
 def test_too_long_is_refused_by_the_header_or_after_so_many_samples(good: dict[str, Path], form: str) -> None:
-    seconds = sum(map(len, iter_blocks(good[form]))) / RATE
-    assert sum(map(len, iter_blocks(good[form], longest=seconds + 0.2))) / RATE == seconds
+    seconds = sum(map(len, iter_blocks(good[form]))) / SAMPLE_RATE
+    assert sum(map(len, iter_blocks(good[form], longest=seconds + 0.2))) / SAMPLE_RATE == seconds
     with pytest.raises(SoundError, match="at most 1 s") as caught:
         list(iter_blocks(good[form], longest=1))
     assert caught.value.kind == "too_long"
@@ -421,15 +426,15 @@ def test_too_long_is_refused_by_the_header_or_after_so_many_samples(good: dict[s
 
 def test_too_short(tmp_path: Path) -> None:
     path = tmp_path / "song.wav"
-    sf.write(path, make_song(1, RATE)[:2047], RATE)
+    sf.write(path, make_song(1, SAMPLE_RATE)[:2047], SAMPLE_RATE)
     assert kind_of(path) == "too_short"
-    sf.write(path, make_song(1, RATE)[:4000], SOUND_RATE)
+    sf.write(path, make_song(1, SAMPLE_RATE)[:4000], SOUND_RATE)
     assert kind_of(path) == "too_short"
 
 
 def test_too_many_channels(tmp_path: Path) -> None:
     path = tmp_path / "song.wav"
-    sf.write(path, np.zeros((5000, 9)), RATE)
+    sf.write(path, np.zeros((5000, 9)), SAMPLE_RATE)
     assert kind_of(path) == "too_many_channels"
     with pytest.raises(SoundError, match="9 channels"):
         probe(path)
@@ -453,7 +458,7 @@ def test_opus_files_as_people_have_them_are_read_to_their_end(tmp_path: Path, st
     sf.write(tmp_path / "long.wav", long, SOUND_RATE)
     words = ["ffmpeg", "-v", "error", "-i", tmp_path / "long.wav", "-b:a", "64k", tmp_path / "long.opus"]
     subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
-    assert abs(len(decode(tmp_path / "long.opus")) - len(long) * RATE / SOUND_RATE) < 0.03 * RATE
+    assert abs(len(decode(tmp_path / "long.opus")) - len(long) * SAMPLE_RATE / SOUND_RATE) < 0.03 * SAMPLE_RATE
     whole = (tmp_path / "long.opus").read_bytes()
     (tmp_path / "cut.opus").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SoundError) as caught:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from genretree.settings import HOP, RATE
+from genretree.settings import HOP_LENGTH, SAMPLE_RATE
 from genretree.sound.engines import estimate_tuning, librosa_powers
 from genretree.sound.fast import FastStream, fast_powers
 from genretree.sound.spectra import compute_spectra, stream_spectra
@@ -16,7 +16,7 @@ from genretree.sound.spectra import compute_spectra, stream_spectra
 Floats = NDArray[np.float32]
 
 RNG = np.random.default_rng(0)
-TIME = np.arange(3 * RATE) / RATE
+TIME = np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE
 SIGNALS = {
     "noise": RNG.standard_normal(len(TIME)),
     "quiet noise": 1e-5 * RNG.standard_normal(len(TIME)),
@@ -57,7 +57,7 @@ def test_music(song: Floats) -> None:
 def test_every_kind_of_signal(name: str) -> None:
     samples = SIGNALS[name].astype(np.float32)
     assert_close(samples, not name.startswith("impulse"))
-    ours, theirs = (engine(samples, RATE, 0.1).chroma for engine in (fast_powers, librosa_powers))
+    ours, theirs = (engine(samples, SAMPLE_RATE, 0.1).chroma for engine in (fast_powers, librosa_powers))
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
 
 
@@ -66,7 +66,7 @@ def test_every_kind_of_signal(name: str) -> None:
 @pytest.mark.filterwarnings("ignore:n_fft=:UserWarning")
 def test_every_length(count: int, seed: int) -> None:
     samples = np.random.default_rng(seed).standard_normal(count).astype(np.float32)
-    ours, theirs = fast_powers(samples, RATE, None), librosa_powers(samples, RATE, None)
+    ours, theirs = fast_powers(samples, SAMPLE_RATE, None), librosa_powers(samples, SAMPLE_RATE, None)
     assert [part.shape for part in ours[:3]] == [part.shape for part in theirs[:3]]
     assert ours.tuning == theirs.tuning
     for one, other in zip(ours[:3], theirs[:3], strict=True):
@@ -77,8 +77,8 @@ def test_every_length(count: int, seed: int) -> None:
 def test_the_tuning_is_librosas(cents: int) -> None:
     samples = sum(np.sin(2 * np.pi * 220 * 2 ** ((note + cents / 100) / 12) * TIME) for note in (0, 4, 7, 16))
     assert (
-        fast_powers(samples.astype(np.float32), RATE, None).tuning
-        == librosa_powers(samples.astype(np.float32), RATE, None).tuning
+        fast_powers(samples.astype(np.float32), SAMPLE_RATE, None).tuning
+        == librosa_powers(samples.astype(np.float32), SAMPLE_RATE, None).tuning
     )
 
 
@@ -92,7 +92,7 @@ def test_the_tuning_of_a_long_track_is_librosas_too(song: Floats) -> None:
 @given(st.lists(st.integers(0, 200_000), max_size=6))
 @settings(max_examples=15, deadline=None)
 def test_pieces_give_what_the_whole_gives(song: Floats, cuts: list[int]) -> None:
-    whole = fast_powers(song[:200_000], RATE, None)
+    whole = fast_powers(song[:200_000], SAMPLE_RATE, None)
     stream = FastStream()
     for piece in np.split(song[:200_000], sorted(cuts)):
         stream.add(piece)
@@ -103,8 +103,8 @@ def test_pieces_give_what_the_whole_gives(song: Floats, cuts: list[int]) -> None
 
 
 def test_a_given_tuning_is_kept(song: Floats) -> None:
-    short = song[: 4 * RATE]
-    ours, theirs = fast_powers(short, RATE, 0.23), librosa_powers(short, RATE, 0.23)
+    short = song[: 4 * SAMPLE_RATE]
+    ours, theirs = fast_powers(short, SAMPLE_RATE, 0.23), librosa_powers(short, SAMPLE_RATE, 0.23)
     assert ours.tuning == 0.23
     np.testing.assert_allclose(ours.chroma, theirs.chroma, rtol=1e-3, atol=1e-6)
 
@@ -123,4 +123,4 @@ def test_blocks_join_without_a_seam(song: Floats) -> None:
         difference = np.abs(one - other)
         assert difference.max() < 0.1
         assert difference.mean() < 1e-3
-    assert whole.mel.shape[1] == 1 + len(song) // HOP
+    assert whole.mel.shape[1] == 1 + len(song) // HOP_LENGTH

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from genretree.settings import RATE
+from genretree.settings import SAMPLE_RATE
 from genretree.sound import filters
 from genretree.sound.fast import pitch_tuning
 from genretree.sound.filters import read_filters
@@ -23,10 +23,10 @@ def _afresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_they_are_librosas() -> None:
     found = read_filters()
-    np.testing.assert_array_equal(found["mel"], librosa.filters.mel(sr=RATE, n_fft=2048, n_mels=128))
+    np.testing.assert_array_equal(found["mel"], librosa.filters.mel(sr=SAMPLE_RATE, n_fft=2048, n_mels=128))
     np.testing.assert_array_equal(found["mel_16k"], librosa.filters.mel(sr=16000, n_fft=512, n_mels=96))
     for place, tuning in ((0, -0.5), (37, -0.13), (50, 0.0), (99, 0.49)):
-        expected = librosa.filters.chroma(sr=RATE, n_fft=2048, tuning=tuning)
+        expected = librosa.filters.chroma(sr=SAMPLE_RATE, n_fft=2048, tuning=tuning)
         np.testing.assert_allclose(found["chroma"][place], expected, atol=1e-6)
 
 

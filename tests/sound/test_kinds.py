@@ -11,7 +11,7 @@ import soundfile as sf
 import soxr
 from sound_helpers import make_song, needs_ffmpeg
 
-from genretree.settings import RATE
+from genretree.settings import SAMPLE_RATE
 from genretree.sound.decode import decode
 
 KINDS = [
@@ -59,12 +59,12 @@ def test_a_kind_of_file_is_what_ffmpeg_makes_of_it(tmp_path: Path, source: Path,
     path = tmp_path / f"song.{suffix}"
     quiet = ["ffmpeg", "-v", "error", "-nostdin"]
     subprocess.run([*quiet, "-i", source, *options.split(), path], check=True)
-    rate = {"-ar 8000 -ac 1": 8000, "-c:a libspeex -ar 32000": 32000}.get(options, 44100)
-    rate = 48000 if "opus" in suffix + options else rate
-    words = [*quiet, "-i", path, "-map", "0:a:0", "-ar", str(rate), "-f", "f32le", "-c:a", "pcm_f32le", "-"]
+    sr = {"-ar 8000 -ac 1": 8000, "-c:a libspeex -ar 32000": 32000}.get(options, 44100)
+    sr = 48000 if "opus" in suffix + options else sr
+    words = [*quiet, "-i", path, "-map", "0:a:0", "-ar", str(sr), "-f", "f32le", "-c:a", "pcm_f32le", "-"]
     channels = 1 if "-ac 1" in options else 2
     raw = np.frombuffer(subprocess.run(words, check=True, capture_output=True).stdout, np.float32)
-    expected = soxr.resample(raw.reshape(-1, channels).mean(axis=1), rate, RATE)
+    expected = soxr.resample(raw.reshape(-1, channels).mean(axis=1), sr, SAMPLE_RATE)
     samples = decode(path)
     assert abs(len(samples) - len(expected)) <= 2
     count = min(len(samples), len(expected))

@@ -4,14 +4,14 @@ import librosa
 import numpy as np
 import pytest
 
-from genretree.settings import HOP, MEL_16K_RATE, RATE, ImageSettings
+from genretree.settings import HOP_LENGTH, MEL_16K_RATE, SAMPLE_RATE, ImageSettings
 from genretree.sound.mel_16k import MEL_16K_HOP, Mel16kTap, compress, compute_mel_16k, mel_16k_frames, to_half
 from genretree.sound.slices import slice_track
 
 
 def _music(seconds: float, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    time = np.arange(round(seconds * RATE)) / RATE
+    time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     tones = sum(np.sin(2 * np.pi * pitch * time * (1 + 0.01 * time)) for pitch in (110, 440, 3000))
     return (0.1 * tones + 0.05 * rng.standard_normal(len(time))).astype(np.float32)
 
@@ -19,7 +19,7 @@ def _music(seconds: float, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("seconds", [0.05, 1.0, 20.0])
 def test_it_equals_the_published_front_end(seconds: float) -> None:
     samples = _music(seconds)
-    at_16k = librosa.resample(samples, orig_sr=RATE, target_sr=MEL_16K_RATE, res_type="soxr_hq")
+    at_16k = librosa.resample(samples, orig_sr=SAMPLE_RATE, target_sr=MEL_16K_RATE, res_type="soxr_hq")
     mel = librosa.feature.melspectrogram(y=at_16k, sr=MEL_16K_RATE, n_fft=512, hop_length=256, n_mels=96).T
     expected = np.log10(10000 * mel + 1)
     found = compress(compute_mel_16k(samples))
@@ -39,17 +39,17 @@ def test_blocks_make_no_difference() -> None:
 
 
 def test_a_pure_tone_lies_in_its_band() -> None:
-    time = np.arange(2 * RATE) / RATE
+    time = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
     found = compute_mel_16k(np.sin(2 * np.pi * 1000 * time).astype(np.float32))
     centres = librosa.mel_frequencies(98, fmax=MEL_16K_RATE / 2)[1:-1]
     assert found[60].argmax() == np.abs(centres - 1000).argmin()
-    assert (compute_mel_16k(np.zeros(RATE, np.float32)) == 0).all()
+    assert (compute_mel_16k(np.zeros(SAMPLE_RATE, np.float32)) == 0).all()
 
 
 def test_a_slice_gets_the_mel_16k_of_its_own_time() -> None:
     settings = ImageSettings.build({"slice_seconds": 2.0, "size": 32})
     samples = _music(9.0)
-    samples[: 4 * RATE] = 0.0
+    samples[: 4 * SAMPLE_RATE] = 0.0
     pieces = list(slice_track(samples, settings, mel_16k=True))
     whole = compute_mel_16k(samples)
     for piece in pieces:
@@ -66,7 +66,9 @@ def test_a_slice_gets_the_mel_16k_of_its_own_time() -> None:
 def test_a_slice_of_11_4_seconds_has_712_frames() -> None:
     settings = ImageSettings()
     assert mel_16k_frames(settings) == 712
-    assert (mel_16k_frames(settings) - 1) * MEL_16K_HOP / MEL_16K_RATE <= (settings.slice_frames - 1) * HOP / RATE
+    assert (mel_16k_frames(settings) - 1) * MEL_16K_HOP / MEL_16K_RATE <= (
+        settings.slice_frames - 1
+    ) * HOP_LENGTH / SAMPLE_RATE
 
 
 def test_frames_beyond_the_end_are_moved_back_and_too_many_refused() -> None:

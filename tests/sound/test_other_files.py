@@ -15,7 +15,7 @@ import soundfile as sf
 from sound_helpers import make_song, needs_ffmpeg
 
 from genretree.errors import SoundError
-from genretree.settings import RATE
+from genretree.settings import SAMPLE_RATE
 from genretree.sound import containers
 from genretree.sound.decode import decode, probe
 from other_files import Canary, canary, hls, playlists, with_external_data, write_all
@@ -45,7 +45,7 @@ def other(tmp_path: Path) -> Iterator[Canary]:
 def m4a(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An m4a whose index comes last, so that reading it needs seeking."""
     folder = tmp_path_factory.mktemp("m4a")
-    sf.write(folder / "song.wav", make_song(40, RATE), RATE)
+    sf.write(folder / "song.wav", make_song(40, SAMPLE_RATE), SAMPLE_RATE)
     words = ["ffmpeg", "-v", "error", "-i", folder / "song.wav", "-b:a", "192k", folder / "song.m4a"]
     subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
     return folder / "song.m4a"
@@ -125,7 +125,7 @@ def test_the_name_is_not_a_pattern(tmp_path: Path, m4a: Path) -> None:
     for name in ("song%03d.m4a", "song*.m4a", "-i.m4a", "pipe:0", "concat:a|b.m4a", "fd:7"):
         path = tmp_path / name
         shutil.copy(m4a, path)
-        assert len(decode(path)) == pytest.approx(40 * RATE, abs=0.1 * RATE)
+        assert len(decode(path)) == pytest.approx(40 * SAMPLE_RATE, abs=0.1 * SAMPLE_RATE)
 
 
 @needs_ffmpeg

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image as PilImage
 
 from genretree.errors import SettingsError, SoundError
-from genretree.settings import HOP, RATE, ImageSettings
+from genretree.settings import HOP_LENGTH, SAMPLE_RATE, ImageSettings
 from genretree.sound.slices import (
     SliceImages,
-    draw,
-    fill_slice,
     iter_slices,
     overlaps,
-    read_drawn,
+    pad_slice,
+    read_rendered_image,
+    render_image,
     slice_starts,
     slice_track,
 )
@@ -59,7 +59,7 @@ def slice_parts(song: Floats) -> dict[str, Floats]:
 
 
 def test_slice_starts_of_a_minute() -> None:
-    frames = 1 + 60 * RATE // HOP  # 2,584: five slices and 129 frames, 64 of which go in front
+    frames = 1 + 60 * SAMPLE_RATE // HOP_LENGTH  # 2,584: five slices and 129 frames, 64 of which go in front
     assert slice_starts(frames, FRAMES).tolist() == [64, 555, 1046, 1537, 2028]
 
 
@@ -81,10 +81,10 @@ def test_a_slice_needs_frames() -> None:
 
 def test_fill_slice() -> None:
     samples = np.arange(3, dtype=np.float32)
-    assert fill_slice(samples, 8).tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
-    assert fill_slice(samples, 3) is samples
+    assert pad_slice(samples, 8).tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert pad_slice(samples, 3) is samples
     with pytest.raises(ValueError, match="empty"):
-        fill_slice(samples[:0], 8)
+        pad_slice(samples[:0], 8)
 
 
 # -- drawing -------------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def test_area_weights_by_painting(cells: int, pixels: int) -> None:
     st.sampled_from([32, 128, 224]),
 )
 def test_drawing_stays_in_range(db: Floats, size: int) -> None:
-    image = draw(db, size)
+    image = render_image(db, size)
     assert image.shape == (size, size)
     assert image.dtype == np.uint8
     if db.max() == db.min():
@@ -123,7 +123,7 @@ def test_drawing_stays_in_range(db: Floats, size: int) -> None:
 def test_low_frequencies_are_at_the_bottom_and_time_runs_right() -> None:
     db = np.full((128, FRAMES), -80, np.float32)
     db[:32, : FRAMES // 2] = 0
-    image = draw(db, 224)
+    image = render_image(db, 224)
     assert (image[-50:, :100] == 255).all()
     assert not image[:-60].any()
     assert not image[:, -100:].any()
@@ -131,15 +131,15 @@ def test_low_frequencies_are_at_the_bottom_and_time_runs_right() -> None:
 
 def test_each_slice_has_its_own_scale() -> None:
     db = np.linspace(-30, -20, 12 * FRAMES, dtype=np.float32).reshape(12, FRAMES)
-    assert draw(db, 32).min() < 20
-    assert draw(db, 32).max() > 235
-    assert np.array_equal(draw(db, 32), draw(2 * db + 7, 32))
+    assert render_image(db, 32).min() < 20
+    assert render_image(db, 32).max() > 235
+    assert np.array_equal(render_image(db, 32), render_image(2 * db + 7, 32))
 
 
 @pytest.mark.parametrize("shape", [(0, 491), (128, 0), (128,), (1, 128, 491)])
 def test_no_slice(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="shape"):
-        draw(np.zeros(shape, np.float32), 224)
+        render_image(np.zeros(shape, np.float32), 224)
 
 
 # -- the data set's drawings ---------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def test_a_drawing_reads_back_as_we_draw(slice_parts: dict[str, Floats], form: s
     for part, bound in zip(slice_parts.values(), bounds, strict=True):
         drawing = authors_drawing(part, form)
         assert Image.open(io.BytesIO(drawing)).size == (496, 369)
-        difference = read_drawn(drawing, 224).astype(float) - draw(part, 224)
+        difference = read_rendered_image(drawing, 224).astype(float) - render_image(part, 224)
         assert np.abs(difference).mean() < bound
         assert abs(difference.mean()) < 0.2
         for edge in (difference[0], difference[-1], difference[:, 0], difference[:, -1]):  # no white rim, no shift
@@ -164,24 +164,24 @@ def test_a_drawing_reads_back_as_we_draw(slice_parts: dict[str, Floats], form: s
 @pytest.mark.parametrize("size", [32, 128, 300])
 def test_a_drawing_reads_back_at_any_size(slice_parts: dict[str, Floats], size: int) -> None:
     drawing = authors_drawing(slice_parts["mel"])
-    assert np.abs(read_drawn(drawing, size).astype(float) - draw(slice_parts["mel"], size)).mean() < 2
+    assert np.abs(read_rendered_image(drawing, size).astype(float) - render_image(slice_parts["mel"], size)).mean() < 2
 
 
 def test_read_from_a_file(slice_parts: dict[str, Floats], tmp_path: Path) -> None:
     drawing = authors_drawing(slice_parts["chroma"])
     (tmp_path / "chroma.jpg").write_bytes(drawing)
-    assert np.array_equal(read_drawn(tmp_path / "chroma.jpg", 64), read_drawn(drawing, 64))
+    assert np.array_equal(read_rendered_image(tmp_path / "chroma.jpg", 64), read_rendered_image(drawing, 64))
     with pytest.raises(FileNotFoundError):
-        read_drawn(tmp_path / "nothing.jpg", 64)
+        read_rendered_image(tmp_path / "nothing.jpg", 64)
 
 
 def test_damaged_drawings(slice_parts: dict[str, Floats]) -> None:
     drawing = authors_drawing(slice_parts["chroma"])
     with pytest.raises(ValueError, match="damaged"):
-        read_drawn(drawing[: len(drawing) // 2], 64)
+        read_rendered_image(drawing[: len(drawing) // 2], 64)
     for content in (b"", b"no image at all", drawing[:10]):
         with pytest.raises(ValueError, match=r"no image|damaged"):
-            read_drawn(content, 64)
+            read_rendered_image(content, 64)
 
 
 # -- from file to images -------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def test_damaged_drawings(slice_parts: dict[str, Floats]) -> None:
 @pytest.fixture(scope="module")
 def song_file(song: Floats, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("slices") / "song.wav"
-    sf.write(path, song, RATE, subtype="FLOAT")
+    sf.write(path, song, SAMPLE_RATE, subtype="FLOAT")
     return path
 
 
@@ -204,14 +204,14 @@ def test_a_file_and_its_samples_give_the_same_slices(song: Floats, song_file: Pa
     assert same(found, list(slice_track(song, ImageSettings())))
     spectra = compute_spectra(song)
     starts = slice_starts(spectra.mel.shape[1], FRAMES)
-    assert [piece.start for piece in found] == pytest.approx(starts * HOP / RATE)
+    assert [piece.start for piece in found] == pytest.approx(starts * HOP_LENGTH / SAMPLE_RATE)
     for piece, start in zip(found, starts, strict=True):
         assert piece.images.shape == (3, 224, 224)
         assert piece.images.dtype == np.uint8
         assert not piece.padded
         assert not piece.silent
         for image, part in zip(piece.images, (spectra.mel, spectra.cqt, spectra.chroma), strict=True):
-            assert np.array_equal(image, draw(part[:, start : start + FRAMES], 224))
+            assert np.array_equal(image, render_image(part[:, start : start + FRAMES], 224))
 
 
 def test_settings_count(song: Floats) -> None:
@@ -222,21 +222,23 @@ def test_settings_count(song: Floats) -> None:
         list(slice_track(song, ImageSettings(), engine="quick"))
 
 
-@pytest.mark.parametrize("count", [2048, 3 * RATE, (FRAMES - 1) * HOP - 1])
+@pytest.mark.parametrize("count", [2048, 3 * SAMPLE_RATE, (FRAMES - 1) * HOP_LENGTH - 1])
 def test_a_short_track_is_repeated(song: Floats, count: int) -> None:
     (piece,) = slice_track(song[:count], ImageSettings())
     assert piece.padded
     assert piece.start == 0
-    assert np.array_equal(piece.images[0], draw(compute_spectra(np.resize(song[:count], 490 * HOP)).mel, 224))
+    assert np.array_equal(
+        piece.images[0], render_image(compute_spectra(np.resize(song[:count], 490 * HOP_LENGTH)).mel, 224)
+    )
 
 
 def test_the_shortest_track_that_fills_a_slice(song: Floats) -> None:
-    (piece,) = slice_track(song[: (FRAMES - 1) * HOP], ImageSettings())
+    (piece,) = slice_track(song[: (FRAMES - 1) * HOP_LENGTH], ImageSettings())
     assert not piece.padded
 
 
 def test_a_silent_slice_is_marked(song: Floats) -> None:
-    samples = np.concatenate([song[: 12 * RATE], np.zeros(30 * RATE, np.float32)])
+    samples = np.concatenate([song[: 12 * SAMPLE_RATE], np.zeros(30 * SAMPLE_RATE, np.float32)])
     found = list(slice_track(samples, ImageSettings()))
     assert [piece.silent for piece in found] == [False, True, True]
     assert not found[2].images[0].any()
@@ -253,7 +255,7 @@ def test_errors_are_those_of_decoding(tmp_path: Path, song_file: Path) -> None:
     assert caught.value.kind == "truncated"
     assert len(list(iter_slices(short, ImageSettings(), salvage=True))) == 2
     silent = tmp_path / "silent.wav"
-    sf.write(silent, np.zeros(20 * RATE), RATE)
+    sf.write(silent, np.zeros(20 * SAMPLE_RATE), SAMPLE_RATE)
     with pytest.raises(SoundError) as caught:
         list(iter_slices(silent, ImageSettings()))
     assert caught.value.kind == "silence"
@@ -262,8 +264,8 @@ def test_errors_are_those_of_decoding(tmp_path: Path, song_file: Path) -> None:
 def test_images_lie_row_by_row_in_memory() -> None:
     """As they are written into stores."""
     db = np.random.default_rng(0).uniform(-80, 0, (128, 491)).astype(np.float32)
-    assert draw(db, 224).flags.c_contiguous
+    assert render_image(db, 224).flags.c_contiguous
     stream = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (369, 496, 3), np.uint8)
     PilImage.fromarray(pixels).save(stream, "JPEG")
-    assert read_drawn(stream.getvalue(), 224).flags.c_contiguous
+    assert read_rendered_image(stream.getvalue(), 224).flags.c_contiguous

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from genretree.errors import SettingsError
-from genretree.settings import CQT_BINS, HOP, RATE
+from genretree.settings import CQT_BINS, HOP_LENGTH, SAMPLE_RATE
 from genretree.sound import spectra
 from genretree.sound.spectra import (
     ENGINES,
@@ -28,14 +28,14 @@ Floats = NDArray[np.float32]
 
 def by_librosa(samples: Floats) -> tuple[Floats, Floats, Floats]:
     """The recipe in librosa's plain calls, one by one."""
-    mel = librosa.feature.melspectrogram(y=samples, sr=RATE)
-    cqt = np.abs(librosa.cqt(samples, sr=RATE)) ** 2
-    chroma = np.abs(librosa.feature.chroma_stft(y=samples, sr=RATE)) ** 2
+    mel = librosa.feature.melspectrogram(y=samples, sr=SAMPLE_RATE)
+    cqt = np.abs(librosa.cqt(samples, sr=SAMPLE_RATE)) ** 2
+    chroma = np.abs(librosa.feature.chroma_stft(y=samples, sr=SAMPLE_RATE)) ** 2
     return tuple(librosa.power_to_db(power, ref=np.max) for power in (mel, cqt, chroma))
 
 
 def tone(hertz: float, seconds: float = 3.0) -> Floats:
-    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * RATE)) / RATE)).astype(np.float32)
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE)).astype(np.float32)
 
 
 def parts(found: Spectra) -> tuple[Floats, Floats, Floats]:
@@ -54,7 +54,7 @@ def test_the_same_as_librosa(song: Floats) -> None:
 @pytest.mark.parametrize("level", [1e-3, 1.0])
 def test_the_same_as_librosa_at_any_level(song: Floats, level: float) -> None:
     """A quiet track touches power_to_db's least power of 1e-10."""
-    quiet = song[: 5 * RATE] * np.float32(level)
+    quiet = song[: 5 * SAMPLE_RATE] * np.float32(level)
     for ours, theirs in zip(parts(compute_spectra(quiet, engine="librosa")), by_librosa(quiet), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
@@ -62,13 +62,13 @@ def test_the_same_as_librosa_at_any_level(song: Floats, level: float) -> None:
 @pytest.mark.parametrize("count", [2048, 2049, 22050, 22527, 22528, 40000])
 def test_shapes_and_range(song: Floats, count: int) -> None:
     found = compute_spectra(song[:count])
-    frames = 1 + count // HOP
+    frames = 1 + count // HOP_LENGTH
     assert [part.shape for part in parts(found)] == [(128, frames), (84, frames), (12, frames)]
     for part in parts(found):
         assert part.dtype == np.float32
         assert part.max() == 0
         assert part.min() >= -80
-    assert (found.rate, found.hop) == (22050, 512)
+    assert (found.sr, found.hop_length) == (22050, 512)
 
 
 # -- physics -------------------------------------------------------------------------------------------------
@@ -81,14 +81,14 @@ def test_a_tone_peaks_in_its_own_bins(semitone: int) -> None:
     middle = found.mel.shape[1] // 2
     assert found.cqt[:, middle].argmax() == semitone
     assert found.chroma[:, middle].argmax() == semitone % 12
-    centres = librosa.mel_frequencies(130, fmin=0, fmax=RATE / 2)[1:-1]
+    centres = librosa.mel_frequencies(130, fmin=0, fmax=SAMPLE_RATE / 2)[1:-1]
     own = int(np.abs(centres - hertz).argmin())
     assert abs(int(found.mel[:, middle].argmax()) - own) <= 1
 
 
 def test_an_impulse_sounds_in_every_band_at_its_own_time() -> None:
-    samples = np.zeros(3 * RATE, np.float32)
-    at = 64 * HOP
+    samples = np.zeros(3 * SAMPLE_RATE, np.float32)
+    at = 64 * HOP_LENGTH
     samples[at] = 1
     found = compute_spectra(samples)
     assert (found.mel.argmax(axis=1) == 64).all()
@@ -98,23 +98,23 @@ def test_an_impulse_sounds_in_every_band_at_its_own_time() -> None:
 
 
 def test_silence_stays_silent() -> None:
-    found = compute_spectra(np.zeros(RATE, np.float32))
+    found = compute_spectra(np.zeros(SAMPLE_RATE, np.float32))
     for part in parts(found):
         assert np.isfinite(part).all()
         assert np.ptp(part) == 0
 
 
 def test_level_does_not_matter(song: Floats) -> None:
-    short = song[: 4 * RATE]
+    short = song[: 4 * SAMPLE_RATE]
     for loud, quiet in zip(parts(compute_spectra(short)), parts(compute_spectra(short / 4)), strict=True):
         np.testing.assert_allclose(loud, quiet, atol=2e-3)
 
 
-@pytest.mark.parametrize("count", [2048, 1024 * 512 - 1, 1024 * 512, 26 * RATE])
+@pytest.mark.parametrize("count", [2048, 1024 * 512 - 1, 1024 * 512, 26 * SAMPLE_RATE])
 def test_tuning_is_what_librosa_estimates(song: Floats, count: int) -> None:
     detuned = song[:count]
     power = np.abs(librosa.stft(detuned)) ** 2
-    assert estimate_tuning(detuned) == librosa.estimate_tuning(S=power, sr=RATE, bins_per_octave=12)
+    assert estimate_tuning(detuned) == librosa.estimate_tuning(S=power, sr=SAMPLE_RATE, bins_per_octave=12)
     assert compute_spectra(detuned).chroma.shape[1] == power.shape[1]
 
 
@@ -157,7 +157,7 @@ def test_one_block_is_the_same_to_the_last_bit(song: Floats) -> None:
 def test_block_by_block_is_the_same_as_the_whole_track(song: Floats) -> None:
     """Over three and a half blocks measured: mel and chroma to 1e-5 dB, CQT to 4e-3 dB at most."""
     with stream_spectra(np.array_split(song, 9), block_frames=320) as stored:
-        assert stored.frames == 1 + len(song) // HOP
+        assert stored.frames == 1 + len(song) // HOP_LENGTH
         assert stored.seconds == pytest.approx(26)
         found = stored.read(0, stored.frames)
     mel, cqt, chroma = by_librosa(song)
@@ -172,7 +172,7 @@ def test_block_by_block_is_the_same_as_the_whole_track(song: Floats) -> None:
 def test_the_loudest_point_of_the_whole_track_counts(song: Floats) -> None:
     """A loud end lowers a quiet beginning that was spooled long before."""
     samples = song.copy()
-    samples[: 20 * RATE] *= 0.01
+    samples[: 20 * SAMPLE_RATE] *= 0.01
     whole = compute_spectra(samples)
     with stream_spectra([samples], block_frames=320) as stored:
         found = stored.read(100, 200)
@@ -196,18 +196,18 @@ def test_read_any_stretch(song: Floats) -> None:
 def test_no_more_than_a_block_is_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = []
 
-    def engine(samples: Floats, rate: int, tuning: float | None) -> Powers:
+    def engine(samples: Floats, sr: int, tuning: float | None) -> Powers:
         lengths.append(len(samples))
-        frames = 1 + len(samples) // HOP
+        frames = 1 + len(samples) // HOP_LENGTH
         return Powers(*(np.ones((bins, frames), np.float32) for bins in (128, 84, 12)), tuning or 0.25)
 
     monkeypatch.setitem(ENGINES, "counting", engine)
-    second = np.zeros(RATE, np.float32)
-    monkeypatch.setattr(spectra, "estimate_tuning", lambda samples, rate: lengths.append(0) or 0.125)
+    second = np.zeros(SAMPLE_RATE, np.float32)
+    monkeypatch.setattr(spectra, "estimate_tuning", lambda samples, sr: lengths.append(0) or 0.125)
     with stream_spectra((second for _ in range(900)), engine="counting", block_frames=1000) as stored:
-        assert stored.frames == 1 + 900 * RATE // HOP
+        assert stored.frames == 1 + 900 * SAMPLE_RATE // HOP_LENGTH
         assert stored.tuning == 0.125
-    assert max(lengths) <= (1000 + 2 * 96) * HOP
+    assert max(lengths) <= (1000 + 2 * 96) * HOP_LENGTH
     assert len(lengths) == 1 + 39
 
 
@@ -242,4 +242,4 @@ def test_overlapping_blocks_cover_everything_once(sizes: list[int], size: int, c
 
 def test_a_rate_too_low_for_the_highest_bin_is_a_value_error(song: NDArray[np.float32]) -> None:
     with pytest.raises(ValueError, match="8000 Hz"):
-        compute_spectra(song, rate=8000)
+        compute_spectra(song, sr=8000)

@@ -6,13 +6,13 @@ from importlib.metadata import version
 
 from genretree.audit import duplicates, landmarks
 from genretree.audit.copies import find_copies
-from genretree.audit.findings import KINDS, Audit, Doubt, Finding, Place, Placer
+from genretree.audit.findings import KINDS, Audit, Finding, LabelIssue, Locator, Place
+from genretree.audit.fingerprints import compute_fingerprints
+from genretree.audit.label_tables import find_contradictions, find_several_leaves, find_shared
 from genretree.audit.labels import find_mislabelled
-from genretree.audit.looks import look
-from genretree.audit.tables import find_contradictions, find_several_leaves, find_shared
 from genretree.corpus.store import Store
 
-__all__ = ["Audit", "Doubt", "Finding", "Place", "audit"]
+__all__ = ["Audit", "Finding", "LabelIssue", "Place", "audit"]
 
 _SEVERITIES = ("error", "warning", "note")
 
@@ -47,13 +47,13 @@ def audit(
     from threadpoolctl import threadpool_limits
 
     chosen = store.split(split)
-    placer = Placer(store, chosen.slice_parts(store.slice_tracks).tolist())
+    locator = Locator(store, chosen.slice_parts(store.slice_tracks).tolist())
     # One thread: most products are small, and threads that wait for each other take far longer on a busy machine.
     with threadpool_limits(1):
-        doubts = tuple(find_mislabelled(store, placer, seed, progress)) if labels else None
-        found = find_shared(store, placer)
-        found += find_copies(store, look(store, progress), placer, progress)
-        found += find_contradictions(store, placer)
+        doubts = tuple(find_mislabelled(store, locator, seed, progress)) if labels else None
+        found = find_shared(store, locator)
+        found += find_copies(store, compute_fingerprints(store, progress), locator, progress)
+        found += find_contradictions(store, locator)
         found += find_several_leaves(store)
     kinds = list(KINDS)
     found.sort(key=lambda item: (_SEVERITIES.index(item.severity), kinds.index(item.kind), -(item.similarity or 0)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.audit.looks import reduce_rows
+from genretree.audit.fingerprints import reduce_rows
 
 Floats = NDArray[np.float32]
 
@@ -102,7 +102,7 @@ def agreement(one: Floats, other: Floats, shift: int, window: int) -> Floats:
     return found
 
 
-def likeness(one: Floats, other: Floats, most: int) -> tuple[float, int]:
+def similarity_score(one: Floats, other: Floats, most: int) -> tuple[float, int]:
     """Say how alike two slices are, and at which shift.
 
     Parameters

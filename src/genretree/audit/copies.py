@@ -5,30 +5,30 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from genretree.audit.duplicates import Match, near_pixels, same_pixels
-from genretree.audit.findings import Finding, Placer
-from genretree.audit.landmarks import Repeat, find_repeats
-from genretree.audit.looks import Looks
+from genretree.audit.duplicates import NearDuplicate, near_pixels, same_pixels
+from genretree.audit.findings import Finding, Locator
+from genretree.audit.fingerprints import Fingerprints
+from genretree.audit.landmarks import SharedRecording, find_repeats
 from genretree.corpus.store import Store
 
 Pair = tuple[int, int]
 
 
-def find_copies(store: Store, looks: Looks, placer: Placer, progress: bool = False) -> list[Finding]:
+def find_copies(store: Store, fingerprints: Fingerprints, locator: Locator, progress: bool = False) -> list[Finding]:
     """Find tracks that are the same: by file, by pixels, nearly, and by sound; each pair under the first that holds."""
     tracks = store.slice_tracks
     files = same_files(store.tracks["sha256"])
-    exact = same_pixels(looks, tracks)
-    near = near_pixels(store, looks, exact, progress)
+    exact = same_pixels(fingerprints, tracks)
+    near = near_pixels(store, fingerprints, exact, progress)
     by_image = {"same_image": _by_tracks(exact, store), "near_image": _by_tracks(near, store)}
     known = {*files, *by_image["same_image"], *by_image["near_image"]}
-    repeats = find_repeats(store, looks, known, progress)
-    found = [_file_finding(pair, placer) for pair in files]
+    repeats = find_repeats(store, fingerprints, known, progress)
+    found = [_file_finding(pair, locator) for pair in files]
     done = set(files)
     for kind, pairs in by_image.items():
-        found += [_image_finding(kind, pair, matches, placer) for pair, matches in pairs.items() if pair not in done]
+        found += [_image_finding(kind, pair, matches, locator) for pair, matches in pairs.items() if pair not in done]
         done |= set(pairs)
-    return found + [_sound_finding(repeat, placer) for repeat in repeats]
+    return found + [_sound_finding(repeat, locator) for repeat in repeats]
 
 
 def same_files(checksums: Sequence[str]) -> list[Pair]:
@@ -44,7 +44,7 @@ def same_files(checksums: Sequence[str]) -> list[Pair]:
     return pairs
 
 
-def _by_tracks(matches: Iterable[Match], store: Store) -> dict[Pair, list[Match]]:
+def _by_tracks(matches: Iterable[NearDuplicate], store: Store) -> dict[Pair, list[NearDuplicate]]:
     """Gather matches by their tracks, the best first."""
     pairs = defaultdict(list)
     for match in matches:
@@ -53,12 +53,12 @@ def _by_tracks(matches: Iterable[Match], store: Store) -> dict[Pair, list[Match]
     return {pair: sorted(found, key=lambda match: -match.correlation) for pair, found in pairs.items()}
 
 
-def _file_finding(pair: Pair, placer: Placer) -> Finding:
-    rows = [int(placer.store.slice_tracks.searchsorted(track)) for track in pair]
-    return _finding("same_file", pair, rows, "the same file", placer, 1.0)
+def _file_finding(pair: Pair, locator: Locator) -> Finding:
+    rows = [int(locator.store.slice_tracks.searchsorted(track)) for track in pair]
+    return _finding("same_file", pair, rows, "the same file", locator, 1.0)
 
 
-def _image_finding(kind: str, pair: Pair, matches: list[Match], placer: Placer) -> Finding:
+def _image_finding(kind: str, pair: Pair, matches: list[NearDuplicate], locator: Locator) -> Finding:
     best = matches[0]
     some = f"{len(matches)} pair{'s' if len(matches) > 1 else ''} of slices"
     offset = None
@@ -66,22 +66,22 @@ def _image_finding(kind: str, pair: Pair, matches: list[Match], placer: Placer) 
         text = f"{some} with the same pixels"
     else:
         text = f"{some} alike (correlation {best.correlation:.2f})"
-        seconds = best.shift / placer.store.settings.size * placer.store.settings.slice_seconds
-        starts = placer.store.starts
+        seconds = best.shift / locator.store.settings.size * locator.store.settings.slice_seconds
+        starts = locator.store.starts
         offset = round(float(starts[best.row] - starts[best.other] + seconds), 2)
     return _finding(
-        kind, pair, [best.row, best.other], text, placer, best.correlation, slices=len(matches), offset=offset
+        kind, pair, [best.row, best.other], text, locator, best.correlation, slices=len(matches), offset=offset
     )
 
 
-def _sound_finding(repeat: Repeat, placer: Placer) -> Finding:
+def _sound_finding(repeat: SharedRecording, locator: Locator) -> Finding:
     text = f"{repeat.seconds:.0f} s of the same recording, {abs(repeat.offset):.1f} s apart"
     return _finding(
         "same_sound",
         (repeat.track, repeat.other),
         [repeat.row, repeat.other_row],
         text,
-        placer,
+        locator,
         repeat.correlation,
         seconds=repeat.seconds,
         offset=repeat.offset,
@@ -93,19 +93,19 @@ def _finding(
     pair: Pair,
     rows: list[int],
     text: str,
-    placer: Placer,
+    locator: Locator,
     similarity: float,
     slices: int = 0,
     seconds: float | None = None,
     offset: float | None = None,
 ) -> Finding:
-    leaves = placer.store.track_leaves
-    leak, conflict = placer.leaks(*pair), bool(leaves[pair[0]] != leaves[pair[1]])
+    leaves = locator.store.track_leaves
+    leak, conflict = locator.leaks(*pair), bool(leaves[pair[0]] != leaves[pair[1]])
     return Finding(
         kind,
         "error" if leak or conflict else "warning",
         text,
-        tuple(placer.slice(row) for row in rows),
+        tuple(locator.slice(row) for row in rows),
         round(similarity, 3),
         slices,
         seconds,

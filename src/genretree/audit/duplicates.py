@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.audit.alignment import detail, likeness
-from genretree.audit.looks import COLUMNS, Looks
+from genretree.audit.alignment import detail, similarity_score
+from genretree.audit.fingerprints import COLUMNS, Fingerprints
 from genretree.corpus.store import Store
 from genretree.files import release_pages
 from genretree.progress import progress_bar
@@ -32,7 +32,7 @@ _BLOCK = 1024
 
 
 @dataclass(frozen=True)
-class Match:
+class NearDuplicate:
     """Two slices, by row, that show the same; `shift` in columns of the stored images, NaN-free."""
 
     row: int
@@ -41,25 +41,27 @@ class Match:
     shift: int
 
 
-def same_pixels(looks: Looks, tracks: NDArray[np.int64]) -> list[Match]:
+def same_pixels(fingerprints: Fingerprints, tracks: NDArray[np.int64]) -> list[NearDuplicate]:
     """Pair every slice with the first of another track that has the very same pixels; flat ones are left out."""
-    rows = np.flatnonzero(~looks.flat)
-    _, first, inverse = np.unique(looks.checksums[rows], return_index=True, return_inverse=True)
+    rows = np.flatnonzero(~fingerprints.flat)
+    _, first, inverse = np.unique(fingerprints.checksums[rows], return_index=True, return_inverse=True)
     origin = rows[first[inverse]]
     # NumPy's unique gives the first place, so an original always comes before its copies.
     again = (origin != rows) & (tracks[origin] != tracks[rows])
     pairs = zip(origin[again].tolist(), rows[again].tolist(), strict=True)
-    return [Match(row, other, 1.0, 0) for row, other in pairs]
+    return [NearDuplicate(row, other, 1.0, 0) for row, other in pairs]
 
 
-def near_pixels(store: Store, looks: Looks, known: Sequence[Match] = (), progress: bool = False) -> list[Match]:
+def near_pixels(
+    store: Store, fingerprints: Fingerprints, known: Sequence[NearDuplicate] = (), progress: bool = False
+) -> list[NearDuplicate]:
     """Find slices of different tracks that are the same but for small changes.
 
     Parameters
     ----------
     store : Store
-    looks : Looks
-    known : sequence of Match
+    fingerprints : Fingerprints
+    known : sequence of NearDuplicate
         Pairs that are not to be given again.
 
     Returns
@@ -70,16 +72,18 @@ def near_pixels(store: Store, looks: Looks, known: Sequence[Match] = (), progres
     skip = {(match.row, match.other) for match in known}
     # A copy of the very same pixels has the same neighbours as its original.
     copies = {match.other for match in known}
-    rows = np.array([row for row in np.flatnonzero(~looks.flat) if row not in copies], dtype=np.int64)
-    candidates = [pair for pair in find_alike(looks.thumbnails, rows, store.slice_tracks, progress) if pair not in skip]
+    rows = np.array([row for row in np.flatnonzero(~fingerprints.flat) if row not in copies], dtype=np.int64)
+    candidates = [
+        pair for pair in find_alike(fingerprints.thumbnails, rows, store.slice_tracks, progress) if pair not in skip
+    ]
     most = round(store.settings.size * _SHIFTS / COLUMNS)
     found = []
     with progress_bar(len(candidates), "compare slices", "pair", progress and len(candidates) > 0) as tick:
         for row, other in candidates:
             pieces = detail(np.asarray(store.images[[row, other]]))
-            correlation, shift = likeness(pieces[0], pieces[1], most)
+            correlation, shift = similarity_score(pieces[0], pieces[1], most)
             if correlation >= CORRELATION:
-                found.append(Match(row, other, correlation, shift))
+                found.append(NearDuplicate(row, other, correlation, shift))
             release_pages(store.images)
             tick()
     return found

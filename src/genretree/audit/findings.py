@@ -96,7 +96,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Doubt:
+class LabelIssue:
     """How far a classifier that never heard a track's group believes its label.
 
     Parameters
@@ -143,7 +143,7 @@ class Audit:
     tracks, slices : int
     findings : tuple of Finding
         By severity, then by kind.
-    doubts : tuple of Doubt or None
+    doubts : tuple of LabelIssue or None
         The most doubtful label first; None if labels were not checked.
     thresholds : mapping
         What counted as the same.
@@ -158,7 +158,7 @@ class Audit:
     tracks: int
     slices: int
     findings: tuple[Finding, ...]
-    doubts: tuple[Doubt, ...] | None
+    doubts: tuple[LabelIssue, ...] | None
     thresholds: Mapping[str, float]
     version: str
     digest: str = ""
@@ -191,7 +191,7 @@ class Audit:
         return {name: content[name] for name in (*first, "findings", "doubts")}
 
 
-class Placer:
+class Locator:
     """Names tracks and slices of a store.
 
     Parameters

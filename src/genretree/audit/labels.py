@@ -10,14 +10,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.audit.findings import Doubt, Placer
-from genretree.calibration import average_by
+from genretree.audit.findings import LabelIssue, Locator
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError
-from genretree.models.contract import Examples
-from genretree.models.linear import group_folds, out_of_fold
-from genretree.models.linear_tree import Known
-from genretree.models.statistics import statistics_of
+from genretree.metrics.calibration import average_by
+from genretree.models.base import SliceDataset
+from genretree.models.features.image_statistics import dataset_statistics
+from genretree.models.linear.hierarchical import LabelledRows
+from genretree.models.linear.logistic import group_folds, out_of_fold
 from genretree.progress import progress_bar
 from genretree.taxonomy import Taxonomy, format_path
 
@@ -26,13 +26,15 @@ Floats = NDArray[np.float64]
 STRENGTH = 0.001  # inverse regularisation; chosen on composed music
 
 
-def find_mislabelled(store: Store, placer: Placer | None = None, seed: int = 0, progress: bool = False) -> list[Doubt]:
+def find_mislabelled(
+    store: Store, locator: Locator | None = None, seed: int = 0, progress: bool = False
+) -> list[LabelIssue]:
     """Rank all tracks by how little their label is believed.
 
     Parameters
     ----------
     store : Store
-    placer : Placer, optional
+    locator : Locator, optional
         Names the parts of a split.
     seed : int
         Of the folds.
@@ -50,14 +52,14 @@ def find_mislabelled(store: Store, placer: Placer | None = None, seed: int = 0, 
     """
     tracks, probabilities = predict_tracks(store, seed, progress)
     given = store.track_leaves[tracks]
-    margins, rivals, flagged = doubt_labels(probabilities, given)
-    placer = placer or Placer(store, ["all"] * store.n_slices)
+    margins, rivals, flagged = find_label_issues(probabilities, given)
+    locator = locator or Locator(store, ["all"] * store.n_slices)
     doubts = []
     for place in np.argsort(margins, kind="stable").tolist():
-        where = placer.track(int(tracks[place]))
+        where = locator.track(int(tracks[place]))
         own, other = int(given[place]), int(rivals[place])
         doubts.append(
-            Doubt(
+            LabelIssue(
                 where.track,
                 where.path,
                 format_path(store.taxonomy.leaves[own]),
@@ -93,16 +95,16 @@ def predict_tracks(store: Store, seed: int = 0, progress: bool = False) -> tuple
     folds = group_folds(leaves, groups, seed) if len(rows) else []
     if len(np.unique(leaves)) < 2 or not folds:
         raise CorpusError(f"{store.folder}: labels can't be checked with fewer than two leaves or two groups")
-    examples = Examples(store.images, rows, leaves, own, groups, cache=store.folder / "cache")
-    features = statistics_of(examples, progress)
-    weights = Known.of([examples]).weights
+    examples = SliceDataset(store.images, rows, leaves, own, groups, cache=store.folder / "cache")
+    features = dataset_statistics(examples, progress)
+    weights = LabelledRows.of([examples]).weights
     with progress_bar(len(folds), "doubt labels", "fold", progress) as tick:
         found = out_of_fold(features, leaves, groups, STRENGTH, n_leaves, seed, weights, tick=tick)
     tracks, place = np.unique(own, return_inverse=True)
     return tracks, average_by(found, place, len(tracks))
 
 
-def doubt_labels(
+def find_label_issues(
     probabilities: Floats, given: NDArray[np.int64]
 ) -> tuple[Floats, NDArray[np.int64], NDArray[np.bool_]]:
     """Doubt labels by confident learning.

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.audit.alignment import agreement, detail
-from genretree.audit.looks import Looks
+from genretree.audit.fingerprints import Fingerprints
 from genretree.corpus.store import Store
 from genretree.files import release_pages
 from genretree.progress import progress_bar
@@ -42,7 +42,7 @@ _MAX_SLICES = 120  # of a track that are read for the comparison: 23 minutes
 
 
 @dataclass(frozen=True)
-class Repeat:
+class SharedRecording:
     """Two tracks that share sound.
 
     Parameters
@@ -71,20 +71,20 @@ class Repeat:
 
 
 def find_repeats(
-    store: Store, looks: Looks, known: Iterable[tuple[int, int]] = (), progress: bool = False
-) -> list[Repeat]:
+    store: Store, fingerprints: Fingerprints, known: Iterable[tuple[int, int]] = (), progress: bool = False
+) -> list[SharedRecording]:
     """Find pairs of tracks that share sound.
 
     Parameters
     ----------
     store : Store
-    looks : Looks
+    fingerprints : Fingerprints
     known : pairs of tracks, the smaller first
         Those that need not be looked at again.
     progress : bool
     """
     skip = set(known)
-    peaks = looks.peaks
+    peaks = fingerprints.peaks
     tracks = store.slice_tracks[peaks.rows]
     columns = np.round(store.starts[peaks.rows] / column_seconds(store)).astype(np.int64) + peaks.columns
     votes = count_votes(name_landmarks(tracks, columns, peaks.bins), tracks, columns)
@@ -113,9 +113,9 @@ class Vote:
 
 def column_seconds(store: Store) -> float:
     """Length of an image's column in seconds: 51 ms."""
-    from genretree.settings import HOP, RATE
+    from genretree.settings import HOP_LENGTH, SAMPLE_RATE
 
-    return store.settings.slice_frames * HOP / RATE / store.settings.size
+    return store.settings.slice_frames * HOP_LENGTH / SAMPLE_RATE / store.settings.size
 
 
 def name_landmarks(tracks: Integers, columns: Integers, bins: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -262,7 +262,7 @@ def _best_of_each(keys: Integers) -> list[Vote]:
     ]
 
 
-def _compare(store: Store, vote: Vote) -> Repeat | None:
+def _compare(store: Store, vote: Vote) -> SharedRecording | None:
     """Lay two tracks on each other at the offset that was voted for; None if they don't agree long enough."""
     seconds = column_seconds(store)
     window = max(8, round(_WINDOW_SECONDS / seconds))
@@ -284,7 +284,7 @@ def _compare(store: Store, vote: Vote) -> Repeat | None:
     low, high = max(lag, 0), min(one.shape[1], other.shape[1] + lag)
     middle = low + (high - low - len(windows) * window) // 2 + int(agreeing[len(agreeing) // 2]) * window + window // 2
     size = store.settings.size
-    return Repeat(
+    return SharedRecording(
         vote.track,
         vote.other,
         round(len(agreeing) * window * seconds, 1),

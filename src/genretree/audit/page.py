@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from genretree.audit.findings import COPIES, KINDS, Audit, Doubt, Place
+from genretree.audit.findings import COPIES, KINDS, Audit, LabelIssue, Place
 from genretree.corpus.store import Store
+from genretree.evaluation.plots import draw_strip
+from genretree.evaluation.report import data_url, render
 from genretree.files import atomic_path, write_text
-from genretree.pictures import draw_strip
-from genretree.report import data_url, render
 from genretree.settings import MODALITIES
 
 PICTURED = 40  # pairs of copies that the page shows; all are in audit.json
@@ -48,9 +48,9 @@ def save_audit(found: Audit, store: Store, out: str | Path, command: str = "") -
     return write_page(found, store, out / "audit.html", command)
 
 
-def write_labels(doubts: Sequence[Doubt], path: Path) -> None:
+def write_labels(doubts: Sequence[LabelIssue], path: Path) -> None:
     """Write a row for each track, the most doubtful label first."""
-    columns = list(Doubt.__dataclass_fields__)
+    columns = list(LabelIssue.__dataclass_fields__)
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(columns)

@@ -13,7 +13,7 @@ from genretree.cli import audit, data, explain, hub, learn, library, library_rep
 from genretree.cli.output import RESUME_WITH
 from genretree.errors import GenretreeError
 from genretree.files import printable, printable_text
-from genretree.machine import command_line
+from genretree.parallel import command_line
 
 _COMMANDS = (
     learn.quickstart,

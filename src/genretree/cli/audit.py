@@ -15,7 +15,7 @@ from genretree.cli.output import echo, echo_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from genretree.audit.findings import Audit, Doubt, Finding
+    from genretree.audit.findings import Audit, Finding, LabelIssue
 
 _ROWS = 20  # of each table on the terminal
 
@@ -41,7 +41,7 @@ def audit(
     from genretree.audit.findings import COPIES
     from genretree.audit.page import save_audit
     from genretree.corpus.store import Store
-    from genretree.machine import command_line
+    from genretree.parallel import command_line
 
     opened = Store(store)
     found = examine(opened, split_name, labels=labels, seed=seed, progress=not quiet)
@@ -61,7 +61,7 @@ def _show(found: Audit) -> None:
     from rich.markup import escape
 
     from genretree.audit.findings import COPIES
-    from genretree.tables import make_console
+    from genretree.cli.tables import make_console
 
     console = make_console()
     console.print(
@@ -101,7 +101,7 @@ def _show_copies(console: Console, copies: Sequence[Finding]) -> None:
     _more(console, len(copies))
 
 
-def _show_doubts(console: Console, flagged: Sequence[Doubt], n: int) -> None:
+def _show_doubts(console: Console, flagged: Sequence[LabelIssue], n: int) -> None:
     from rich.markup import escape
     from rich.table import Table
 

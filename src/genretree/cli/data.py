@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @quiet_option
 def compose(out: Path, seed: int, workers: int | None, quiet: bool, audio_format: str | None, **numbers: Any) -> None:
     """Compose music for all 16 leaves of the ccmusic tree into OUT, as sound files and a tracks.csv."""
-    from genretree.corpus.composed import ComposeSettings, compose_corpus
+    from genretree.datasets.composed import ComposeSettings, compose_corpus
 
     given = {"seed": seed, "format": audio_format, **numbers}
     settings = ComposeSettings.build({name: value for name, value in given.items() if value is not None})
@@ -110,9 +110,9 @@ def prepare(
 
     Go on after an interruption by calling it again. Files that can't be used are listed at the end and left out.
     """
-    from genretree.corpus.ccmusic import is_dataset, prepare_dataset
     from genretree.corpus.image_rows import is_image_csv, is_image_dataset, parse_columns
     from genretree.corpus.prepare import prepare as prepare_store
+    from genretree.datasets.ccmusic import is_dataset, prepare_dataset
     from genretree.settings import ImageSettings
     from genretree.sound.walk import Skipped
     from genretree.taxonomy import Taxonomy
@@ -149,9 +149,9 @@ def prepare(
         level_columns = None if levels is None else [name.strip() for name in levels.split(",")]
         manifest = _read_music(source, taxonomy, group, level_columns, depth, not quiet, multiple_genres)
         if engine == "ray":
-            from genretree.corpus.on_ray import draw_on_ray
+            from genretree.corpus.on_ray import prepare_on_ray
 
-            engine, common["draw"] = "auto", draw_on_ray(address)
+            engine, common["draw"] = "auto", prepare_on_ray(address)
         skipped = manifest.skipped
         made = prepare_store(manifest, store, settings, engine=engine, salvage=salvage, seed=seed, **common)
     if as_json:
@@ -252,7 +252,7 @@ def _prepare_images(
     **options: Any,
 ) -> Store:
     from genretree.corpus.images import prepare_images
-    from genretree.corpus.regroup import regroup_store
+    from genretree.recovery.regroup import regroup_store
 
     made = prepare_images(source, out, settings, progress=progress, **options)
     return made if find_copies is None else regroup_store(made, copies=find_copies(made), progress=progress)
@@ -269,7 +269,7 @@ def _read_music(
 ) -> Manifest:
     """Read a folder or a CSV; where it has images instead of sound, the error says so."""
     from genretree.corpus.manifest import read_manifest
-    from genretree.from_images import holds_images
+    from genretree.prediction.from_images import holds_images
 
     try:
         return read_manifest(source, tree, group, levels, depth, progress, multiple_genres)

@@ -22,11 +22,11 @@ from genretree.cli.output import echo, echo_json
 from genretree.errors import SettingsError
 
 if TYPE_CHECKING:
-    from genretree.bundle import Bundle
+    from genretree.bundle.bundle import Bundle
     from genretree.corpus.store import Store
     from genretree.corpus.triples import ImageSet
-    from genretree.explain import Explanation
-    from genretree.models.ways import Precision, RuntimeChoice
+    from genretree.explanation import Explanation
+    from genretree.models.runtime.types import Precision, RuntimeChoice
     from genretree.sound.images import ImageForm
 
 
@@ -84,9 +84,9 @@ def explain(
     STORE, with --track (one of its tracks), --class (a genre over its tracks) or --check (how faithful explanations
     are over its held-out tracks).
     """
-    from genretree.bundle import load_bundle
+    from genretree.bundle.bundle import load_bundle
+    from genretree.bundle.hub import find_bundle
     from genretree.corpus.store import Store
-    from genretree.hub import find_bundle
 
     source = sources[0]
     store = Store(source) if (source / "store.json").is_file() else None
@@ -112,8 +112,8 @@ def explain(
         found = found or _survey(loaded, store, method, out, {**options, "seed": seed})
         echo_json(found) if as_json else _show_summary(found)
         return
-    from genretree.explain import explain as explain_track
-    from genretree.explain.page import save_explanation
+    from genretree.explanation import explain as explain_track
+    from genretree.explanation.render.page import save_explanation
 
     for folder in (out, clips):
         if folder is not None:
@@ -136,7 +136,7 @@ def explain(
         progress=not quiet,
     )
     if clips is not None and out is None:
-        from genretree.explain.clips import write_clips
+        from genretree.explanation.render.clips import write_clips
         from genretree.sound.decode import decode
 
         write_clips(result, decode(source, salvage=salvage), clips)
@@ -161,8 +161,8 @@ def index(bundle: Path, store: Path, part: str, overwrite: bool, quiet: bool) ->
     It holds the tracks' names, genres and a vector each: whoever gets the bundle can read what it learned from.
     """
     from genretree.corpus.store import Store
-    from genretree.explain.neighbours import FOLDER as NAME
-    from genretree.explain.neighbours import build_index
+    from genretree.explanation.similar.neighbours import FOLDER as NAME
+    from genretree.explanation.similar.neighbours import build_index
 
     n = build_index(bundle, Store(store), part, overwrite, progress=not quiet)
     echo(f"{bundle / NAME}: {n} tracks.")
@@ -170,7 +170,7 @@ def index(bundle: Path, store: Path, part: str, overwrite: bool, quiet: bool) ->
 
 def _find_images(sources: Sequence[Path]) -> list[ImageSet]:
     """Group images of one track; none if the sources are not images."""
-    from genretree.from_images import find_image_sets, holds_images
+    from genretree.prediction.from_images import find_image_sets, holds_images
 
     are_images = [holds_images(path) for path in sources]
     if not any(are_images):
@@ -189,9 +189,9 @@ def _view(
     out: Path | None,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    from genretree.explain.genre import view_genre
-    from genretree.explain.genre_page import save_genre
-    from genretree.explain.methods import choose_method
+    from genretree.explanation.genre.page import save_genre
+    from genretree.explanation.genre.view import view_genre
+    from genretree.explanation.methods.registry import choose_method
 
     view = view_genre(bundle, store, genre, choose_method(method), against=against, **options)
     if out is not None:
@@ -202,8 +202,8 @@ def _view(
 def _survey(
     bundle: Bundle, store: Store, method: str | None, out: Path | None, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    from genretree.explain.methods import choose_method
-    from genretree.explain.survey import survey
+    from genretree.explanation.methods.registry import choose_method
+    from genretree.explanation.survey import survey
     from genretree.files import write_text
 
     content = survey(bundle, store, choose_method(method), **options).to_json()
@@ -217,12 +217,12 @@ def _survey(
 def _show(found: Explanation) -> None:
     from rich.markup import escape
 
-    from genretree.tables import make_console, show_prediction
+    from genretree.cli.tables import make_console, show_prediction
 
     show_prediction(found.prediction)
     console = make_console()
     for reason in found.reasons:
-        odds, empty = reason.log_odds.mean(), reason.background.mean()
+        odds, empty = reason.log_odds.mean(), reason.baseline.mean()
         console.print(f"[bold]{escape(reason.target.question)}[/]: log odds {odds:+.2f} (background {empty:+.2f})")
         shares = ", ".join(f"{view} {values.mean():+.2f}" for view, values in reason.shares.items())
         bands = ", ".join(f"{item['name']} ({item['view']})" for item in reason.bands() if item["relevance"] > 0)
@@ -244,7 +244,7 @@ def _show(found: Explanation) -> None:
 def _show_check(found: Mapping[str, Any]) -> None:
     from rich.table import Table
 
-    from genretree.tables import make_console
+    from genretree.cli.tables import make_console
 
     table = Table(title="Area under the curve", title_justify="left")
     for column in ("order", "deletion (less is better)", "insertion (more is better)"):
@@ -261,7 +261,7 @@ def _show_check(found: Mapping[str, Any]) -> None:
 def _show_summary(found: Mapping[str, Any]) -> None:
     from rich.markup import escape
 
-    from genretree.tables import make_console
+    from genretree.cli.tables import make_console
 
     console = make_console()
     if "node" in found:

@@ -11,7 +11,7 @@ from genretree.cli.options import FOLDER, quiet_option
 from genretree.cli.output import echo, echo_json
 
 if TYPE_CHECKING:
-    from genretree.hub.upload import Outgoing
+    from genretree.bundle.hub.upload import Outgoing
 
 
 @click.command()
@@ -27,7 +27,7 @@ def pull(name: str, revision: str | None, to: Path | None, as_json: bool, quiet:
     anything: it stays the commit that was pulled until it is pulled again. USER/NAME@COMMIT means the same bytes for
     good.
     """
-    from genretree.hub import pull as pull_bundle
+    from genretree.bundle.hub import pull as pull_bundle
 
     found = pull_bundle(name, revision=revision, to=to, progress=not quiet)
     if as_json:
@@ -70,13 +70,13 @@ def push(
     Only arrays, text and scikit-learn models by their parts go up. Exports and the index stay here, and so do the
     folders of this disk that the bundle notes.
     """
-    from genretree.hub import push as push_bundle
-    from genretree.hub.card import Told
-    from genretree.hub.upload import laid_out
+    from genretree.bundle.hub import push as push_bundle
+    from genretree.bundle.hub.card import CardInfo
+    from genretree.bundle.hub.upload import laid_out
 
-    told = Told(report=report, license=licence, data=data)
+    card_info = CardInfo(report=report, license=licence, data=data)
     if dry_run:
-        with laid_out(bundle, name, revision, told, with_index) as outgoing:
+        with laid_out(bundle, name, revision, card_info, with_index) as outgoing:
             _show(outgoing)
         return
     done = push_bundle(
@@ -85,7 +85,7 @@ def push(
         private=private,
         revision=revision,
         message=message,
-        told=told,
+        card_info=card_info,
         with_index=with_index,
         keep_card=keep_card,
     )

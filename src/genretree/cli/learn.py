@@ -22,7 +22,7 @@ from genretree.cli.output import echo, echo_failures, echo_json
 from genretree.errors import SettingsError
 
 if TYPE_CHECKING:
-    from genretree.models.ways import Precision, RuntimeChoice
+    from genretree.models.runtime.types import Precision, RuntimeChoice
 
 
 @click.command()
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @quiet_option
 def quickstart(out: Path, seed: int, quiet: bool) -> None:
     """Do the whole job on the built-in composed corpus, in a few minutes."""
-    from genretree.quickstart import run_quickstart
+    from genretree.cli.quickstart import run_quickstart
 
     run_quickstart(out, seed=seed, progress=not quiet)
 
@@ -69,8 +69,8 @@ def train(
     """Train a model on STORE; after an interruption the same command goes on from the last checkpoint."""
     from genretree.corpus.store import Store
     from genretree.models import get_family
-    from genretree.recipe import Recipe
-    from genretree.train import train as train_bundle
+    from genretree.training.recipes import Recipe
+    from genretree.training.train import train as train_bundle
 
     if (family is None) == (recipe_name is None):
         raise SettingsError("give either --model or --recipe")
@@ -125,8 +125,8 @@ def pretrain(
     AUDIO are sound files and folders of them, or one store. `genretree train --weights OUT` starts from what it makes.
     """
     from genretree.corpus.manifest import Failure
-    from genretree.models.pretrained import FACTS_FILE
-    from genretree.pretrain import pretrain as pretrain_network
+    from genretree.models.pretrained.backbones import FACTS_FILE
+    from genretree.training.pretrain import pretrain as pretrain_network
 
     settings = {"teacher": teacher, **{name: value for name, value in given.items() if value is not None}}
     settings.update(parse_assignments(assignments))
@@ -185,13 +185,13 @@ def evaluate(
     Intervals are over groups; every figure says whether the music was new. OUT gets metrics.json, tracks.csv (what
     became of every track), report.html and the confusion matrices.
     """
-    from genretree.bundle import load_bundle
+    from genretree.bundle.bundle import load_bundle
+    from genretree.bundle.hub import find_bundle
+    from genretree.cli.tables import show_classes, show_differences, show_evaluations
     from genretree.corpus.store import Store
-    from genretree.evaluate import compare_evaluations, describe_pair
-    from genretree.evaluate import evaluate as evaluate_bundle
-    from genretree.hub import find_bundle
-    from genretree.report import save_evaluation
-    from genretree.tables import show_classes, show_differences, show_evaluations
+    from genretree.evaluation.evaluate import compare_evaluations, describe_pair
+    from genretree.evaluation.evaluate import evaluate as evaluate_bundle
+    from genretree.evaluation.report import save_evaluation
 
     opened = Store(store)
     places = [find_bundle(each, download, not quiet) for each in ([bundle] if against is None else [bundle, against])]
@@ -239,11 +239,11 @@ def compare(
     quiet: bool,
 ) -> None:
     """Train and evaluate several families on STORE and write the results table; goes on where it stopped."""
-    from genretree.compare import compare as compare_families
-    from genretree.compare import format_markdown
     from genretree.corpus.store import Store
+    from genretree.evaluation.compare import compare as compare_families
+    from genretree.evaluation.compare import format_markdown
     from genretree.models import family_names
-    from genretree.recipe import Recipe, recipe_names
+    from genretree.training.recipes import Recipe, recipe_names
 
     chosen = family_names() if models == "all" else [name.strip() for name in models.split(",")]
     settings: dict[str, dict[str, Any]] = {}
@@ -273,8 +273,8 @@ def compare(
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def recipes(name: str | None, as_json: bool) -> None:
     """List the recipes for `train --recipe`, or show the recipe NAME with its command, time and figures."""
-    from genretree.recipe import Recipe, recipe_names
-    from genretree.tables import show_recipe, show_recipes
+    from genretree.cli.tables import show_recipe, show_recipes
+    from genretree.training.recipes import Recipe, recipe_names
 
     found = {each: Recipe.load(each) for each in ([name] if name else recipe_names())}
     if as_json:

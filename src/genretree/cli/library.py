@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from genretree.library.preview import Preview
     from genretree.library.records import ModelCard, Result
     from genretree.library.state import State
-    from genretree.models.ways import Precision, RuntimeChoice
+    from genretree.models.runtime.types import Precision, RuntimeChoice
 
 _ROWS = 10  # of each genre on the terminal
 _LEFT = 5  # of each kind of file that is left alone
@@ -110,7 +110,7 @@ def analyse(
     The same command again goes on after an interruption, and works only on files that are new or have changed. With
     --engine ray DIR may be a URL (s3://, gs://). A file that can't be used is one row with a reason.
     """
-    from genretree.hub import find_bundle
+    from genretree.bundle.hub import find_bundle
     from genretree.library.analyse import analyse as analyse_places
     from genretree.library.analyse import check_places
     from genretree.library.listen import load_listener
@@ -134,7 +134,7 @@ def analyse(
 
 def _json_line(path: str, outcome: Result | Problem, shared: bool, card: ModelCard) -> None:
     from genretree.library.listen import Problem
-    from genretree.scores import decode_levels, name_path
+    from genretree.metrics.scores import decode_levels, name_path
 
     line: dict[str, Any] = {"file": printable(path)}
     if isinstance(outcome, Problem) or outcome.levels is None:
@@ -193,7 +193,7 @@ def preview(
     from genretree.files import atomic_path
     from genretree.library.preview import Preview, write_json, write_page, write_parquet
     from genretree.library.preview import write_csv as write_table
-    from genretree.machine import command_line
+    from genretree.parallel import command_line
 
     with _read(db) as state:
         card, plans = _plans(state, progress=not quiet, **how)
@@ -233,7 +233,7 @@ def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **how: An
     from genretree.library.plan import ACTIONS
     from genretree.library.preview import Preview
     from genretree.library.state import back_up
-    from genretree.machine import command_line
+    from genretree.parallel import command_line
     from genretree.progress import progress_bar
 
     if not write:
@@ -340,7 +340,7 @@ def _show_status(content: dict[str, Any], listed: Sequence[tuple[str, str, str]]
 
     from rich.markup import escape
 
-    from genretree.tables import make_console
+    from genretree.cli.tables import make_console
 
     console = make_console()
     model, genres, problems = content["model"], content["genres"], content["problems"]
@@ -447,9 +447,9 @@ def _show(found: Preview, card: ModelCard) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from genretree.cli.tables import make_console
     from genretree.library.plan import ACTIONS
     from genretree.library.records import UNCALIBRATED
-    from genretree.tables import make_console
 
     console = make_console()
 

@@ -109,7 +109,7 @@ def clean(
     from genretree.library.apply import apply_plans
     from genretree.library.clean import iter_clean_plans
     from genretree.library.state import default_database
-    from genretree.machine import command_line
+    from genretree.parallel import command_line
     from genretree.progress import progress_bar
     from genretree.remote import local_path
 

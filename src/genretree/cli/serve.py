@@ -13,7 +13,7 @@ from genretree.cli.output import echo
 from genretree.errors import MissingExtraError, SettingsError
 
 if TYPE_CHECKING:
-    from genretree.models.ways import Precision, RuntimeChoice
+    from genretree.models.runtime.types import Precision, RuntimeChoice
 
 _MB = 1 << 20
 
@@ -68,7 +68,7 @@ def serve(
         if error.name in ("fcntl", "resource"):
             raise SettingsError("serve needs Linux or macOS: elsewhere workers can't be bounded") from error
         raise MissingExtraError(error.name or "a package", "serve") from error
-    from genretree.hub import find_bundle
+    from genretree.bundle.hub import find_bundle
     from genretree.service.core import Service
     from genretree.service.limits import Limits
 

@@ -24,9 +24,9 @@ from genretree.cli.output import echo, echo_failures, echo_json, echo_skipped
 from genretree.files import printable
 
 if TYPE_CHECKING:
-    from genretree.bundle import Bundle
-    from genretree.models.ways import Form, Precision, RuntimeChoice
-    from genretree.predict import Prediction, PredictionError
+    from genretree.bundle.bundle import Bundle
+    from genretree.models.runtime.types import Form, Precision, RuntimeChoice
+    from genretree.prediction.predict import Prediction, PredictionError
     from genretree.sound.images import ImageForm
 
 
@@ -82,9 +82,9 @@ def predict(
     Folders are searched for all sound formats; links are followed, and each file is classified once. A bad file is
     reported and the others go on; the exit status is 1 if any failed.
     """
-    from genretree.from_images import find_image_sets, holds_images, predict_images
-    from genretree.hub import find_bundle
-    from genretree.predict import PredictionError, find_files, predict_found, write_csv
+    from genretree.bundle.hub import find_bundle
+    from genretree.prediction.from_images import find_image_sets, holds_images, predict_images
+    from genretree.prediction.predict import PredictionError, find_files, predict_found_files, write_csv
     from genretree.progress import progress_bar
     from genretree.sound.walk import SoundWalk
 
@@ -115,7 +115,7 @@ def predict(
     with progress_bar(total, "predict", "file", not quiet and total > 1) as tick:
         options: dict[str, Any] = {"top": top, "min_confidence": min_confidence}
         by_image = predict_images(loaded, sets, form=image_form, one_track=one_track, **options) if sets else ()
-        by_sound = predict_found(loaded, files, salvage=salvage, workers=workers, **options)
+        by_sound = predict_found_files(loaded, files, salvage=salvage, workers=workers, **options)
         for result in chain(by_image, by_sound):
             if isinstance(result, PredictionError):
                 failed.append(result)
@@ -145,7 +145,7 @@ def export(bundle: Path, to: Form, out: Path | None, overwrite: bool) -> None:
     As a part of the bundle, `genretree predict` takes them up by itself. All preparation of the images is in them: they
     take stored images, uint8, any number of them.
     """
-    from genretree.export import export_bundle
+    from genretree.bundle.export import export_bundle
 
     found = export_bundle(bundle, to, out, overwrite)
     echo(f"{found.folder}: {', '.join(found.files)} (at most {found.difference:.0e} away from torch).")
@@ -156,10 +156,10 @@ def export(bundle: Path, to: Form, out: Path | None, overwrite: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def info(folder: Path, as_json: bool) -> None:
     """Say what a STORE or a BUNDLE (a folder, or a name on the Hub that was pulled) holds."""
+    from genretree.bundle.hub import find_bundle
+    from genretree.bundle.manifest import read_description
+    from genretree.cli.tables import show_bundle, show_store
     from genretree.corpus.store import Store
-    from genretree.description import read_description
-    from genretree.hub import find_bundle
-    from genretree.tables import show_bundle, show_store
 
     folder = find_bundle(folder)
     if (folder / "bundle.json").exists():
@@ -174,8 +174,8 @@ def info(folder: Path, as_json: bool) -> None:
 
 def _split_paths(paths: Sequence[Path]) -> tuple[Path | None, Sequence[Path]]:
     """Tell the bundle, if one is given, from the music: it comes first, and is no sound file or folder of them."""
-    from genretree.from_images import holds_images
-    from genretree.predict import find_files
+    from genretree.prediction.from_images import holds_images
+    from genretree.prediction.predict import find_files
     from genretree.sound.walk import is_sound_name
 
     first, rest = paths[0], paths[1:]
@@ -194,19 +194,19 @@ def _split_paths(paths: Sequence[Path]) -> tuple[Path | None, Sequence[Path]]:
 
 def _load(bundle: Path | None, runtime: RuntimeChoice, precision: Precision) -> Bundle:
     if bundle is not None:
-        from genretree.bundle import load_bundle
+        from genretree.bundle.bundle import load_bundle
 
         return load_bundle(bundle, runtime, precision)
     if runtime not in ("auto", "torch"):
         raise click.UsageError(f"--runtime {runtime} needs a bundle with an export (see: genretree export --help)")
-    from genretree.untrained import untrained_bundle
+    from genretree.prediction.untrained import zero_shot_bundle
 
-    return untrained_bundle()
+    return zero_shot_bundle()
 
 
 def _show_prediction(prediction: Prediction) -> None:
-    from genretree.progress import beside_bars
-    from genretree.tables import show_prediction
+    from genretree.cli.tables import show_prediction
+    from genretree.progress import print_above_bars
 
-    with beside_bars():
+    with print_above_bars():
         show_prediction(prediction)

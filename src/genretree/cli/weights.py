@@ -18,12 +18,12 @@ def weights() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print all that is known of each source as JSON.")
 def list_weights(as_json: bool) -> None:
     """List the sources of pretrained weights: licence, size, pinned hash or revision. Nothing is downloaded."""
-    from genretree.models.weight_sources import SOURCES
+    from genretree.models.pretrained.sources import SOURCES
 
     if as_json:
         echo_json([source.describe() for source in SOURCES], indent=1)
         return
-    from genretree.tables import show_weights
+    from genretree.cli.tables import show_weights
 
     show_weights(SOURCES)
 
@@ -39,8 +39,8 @@ def get(name: str, file: Path | None) -> None:
     NAME comes from `genretree weights list`, or is any USER/NAME or USER/NAME@REVISION on the Hugging Face Hub, which
     has a cache of its own. musicnn (30 MB) is downloaded with pip and its usual settings.
     """
-    from genretree.models.weight_download import get_weights
-    from genretree.models.weight_sources import MUSICNN, find_source
+    from genretree.models.pretrained.download import get_weights
+    from genretree.models.pretrained.sources import MUSICNN, find_source
 
     for path in get_weights(name, file):
         echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")

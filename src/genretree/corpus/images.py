@@ -24,12 +24,12 @@ from genretree.corpus.image_rows import (
 from genretree.corpus.manifest import Failure
 from genretree.corpus.prepare import check_target, facts_file, images_file, publish
 from genretree.corpus.splits import PARTS, Split, join_groups, split_groups, split_slices
-from genretree.corpus.store import Store, StoreFacts, write_tables
+from genretree.corpus.store import Store, StoreMetadata, write_tables
 from genretree.errors import CorpusError, ImageError, TaxonomyError
 from genretree.files import atomic_path, write_text
-from genretree.machine import available_processors, worker_pool
+from genretree.parallel import available_processors, worker_pool
 from genretree.progress import progress_bar
-from genretree.settings import HOP, MODALITIES, RATE, ImageSettings, Modality
+from genretree.settings import HOP_LENGTH, MODALITIES, SAMPLE_RATE, ImageSettings, Modality
 from genretree.sound.images import ImageForm, read_image
 from genretree.taxonomy import Taxonomy, format_path
 
@@ -112,7 +112,7 @@ def prepare_images(
     drawn = _draw_all(found, kept, shards / digest, settings, form, workers or available_processors(), progress)
     seen = ", ".join(found.columns.images)
     engine = "drawn" if len(found.columns.images) == len(MODALITIES) else f"drawn ({seen} only)"
-    facts = StoreFacts(found.source, group_by, engine, version("genretree"), digest)
+    facts = StoreMetadata(found.source, group_by, engine, version("genretree"), digest)
     _join(work, found, kept, drawn, rejected, taxonomy, settings, facts, seed)
     return publish(work, shards, out)
 
@@ -178,10 +178,10 @@ def _draw_all(
                 cells = found.read([position for position, _, _ in chunk])
                 names = [row.name for _, row, _ in chunk]
                 if workers == 1:
-                    draw_rows(names, cells, shard, settings, form)
+                    render_rows(names, cells, shard, settings, form)
                     tick(len(chunk))
                     continue
-                waiting.append((len(chunk), pool.submit(draw_rows, names, cells, shard, settings, form)))
+                waiting.append((len(chunk), pool.submit(render_rows, names, cells, shard, settings, form)))
                 while len(waiting) > 2 * workers:  # memory stays bounded: no more than these are in hand
                     count, future = waiting.pop(0)
                     future.result()
@@ -194,7 +194,7 @@ def _draw_all(
     return [(shard, json.loads(facts_file(shard).read_text(encoding="utf-8"))) for shard in shards]
 
 
-def draw_rows(
+def render_rows(
     names: Sequence[str], cells: Sequence[Cells], shard: Path, settings: ImageSettings, form: ImageForm
 ) -> None:
     """Write the images of the good rows as raw bytes, then facts or the failure of every row as JSON."""
@@ -240,7 +240,7 @@ def _join(
     rejected: Sequence[Failure],
     taxonomy: Taxonomy,
     settings: ImageSettings,
-    facts: StoreFacts,
+    facts: StoreMetadata,
     seed: int,
 ) -> None:
     failures, good = list(rejected), []
@@ -271,7 +271,7 @@ def _join(
             joined[target[at]] = opened[1][place]
         joined.flush()
         del joined
-    seconds = settings.slice_frames * HOP / RATE
+    seconds = settings.slice_frames * HOP_LENGTH / SAMPLE_RATE
     counts = np.bincount(track_of, minlength=len(numbers))
     slices = {
         "track": np.array(track_of, dtype=np.int64)[order],

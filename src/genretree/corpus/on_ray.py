@@ -9,17 +9,17 @@ from pathlib import Path
 
 from genretree.cluster import connect
 from genretree.corpus.manifest import Failure
-from genretree.corpus.prepare import Draw, Job, draw_safely, facts_file, images_file, mel_16k_file
+from genretree.corpus.prepare import Draw, TrackJob, facts_file, images_file, mel_16k_file, prepare_safely
 from genretree.files import atomic_path, printable
-from genretree.machine import single_thread
+from genretree.parallel import single_thread
 
 _RETRIES = 3  # of a track whose worker, or the machine it ran on, was lost
 _EACH = 2  # tracks that are under way for each processor, so that results don't pile up
 
-Drawn = list[bytes]
+PreparedTrack = list[bytes]
 
 
-def draw_on_ray(address: str | None) -> Draw:
+def prepare_on_ray(address: str | None) -> Draw:
     """Connect to a Ray cluster (without an address Ray is started here); gives what `prepare` draws by.
 
     Files are named by paths that all machines know, or by URLs.
@@ -28,12 +28,12 @@ def draw_on_ray(address: str | None) -> Draw:
     return _draw_all
 
 
-def _draw_all(jobs: Sequence[Job], report: Callable[[Job, Failure | None], None]) -> None:
+def _draw_all(jobs: Sequence[TrackJob], report: Callable[[TrackJob, Failure | None], None]) -> None:
     import ray
 
     task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_draw_remote)
     waiting = list(reversed(jobs))
-    under_way: dict[object, Job] = {}
+    under_way: dict[object, TrackJob] = {}
     while waiting or under_way:
         room = _EACH * max(1, int(ray.cluster_resources().get("CPU", 1)))
         while waiting and len(under_way) < room:
@@ -54,16 +54,16 @@ def _draw_all(jobs: Sequence[Job], report: Callable[[Job, Failure | None], None]
                 report(job, None)
 
 
-def _draw_remote(job: Job) -> Drawn | Failure:
+def _draw_remote(job: TrackJob) -> PreparedTrack | Failure:
     """Draw a track into a folder of the worker's own; gives the shard's files."""
     single_thread()
     with tempfile.TemporaryDirectory(prefix="genretree-") as folder:
         here = replace(job, shard=Path(folder) / job.shard.name)
-        failure = draw_safely(here)
+        failure = prepare_safely(here)
         return failure or [path.read_bytes() for path in _files(here.shard)]
 
 
-def _save(job: Job, drawn: Drawn) -> None:
+def _save(job: TrackJob, drawn: PreparedTrack) -> None:
     """Write a shard, the file that says that it is complete at the end."""
     for path, content in zip(_files(job.shard), drawn, strict=True):
         with atomic_path(path) as temporary:

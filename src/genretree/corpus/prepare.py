@@ -23,13 +23,13 @@ import numpy as np
 
 from genretree.corpus.manifest import Failure, Manifest, Track
 from genretree.corpus.splits import split_groups
-from genretree.corpus.store import MEL_16K_FILE, Store, StoreFacts, write_tables
+from genretree.corpus.store import MEL_16K_FILE, Store, StoreMetadata, write_tables
 from genretree.errors import CorpusError, SoundError
 from genretree.files import atomic_path, printable, sha256_file, write_text
-from genretree.machine import available_processors, worker_pool
+from genretree.parallel import available_processors, worker_pool
 from genretree.progress import progress_bar
 from genretree.remote import fetched, is_url
-from genretree.settings import HOP, MEL_16K_BANDS, RATE, ImageSettings
+from genretree.settings import HOP_LENGTH, MEL_16K_BANDS, SAMPLE_RATE, ImageSettings
 from genretree.sound.images import name_image
 from genretree.sound.mel_16k import mel_16k_frames
 from genretree.taxonomy import format_path
@@ -38,7 +38,7 @@ _CONTENTS = 3  # what is kept of a track; another number makes shards and stores
 
 
 @dataclass(frozen=True)
-class Job:
+class TrackJob:
     """What a worker needs to draw one track."""
 
     path: Path
@@ -49,7 +49,7 @@ class Job:
     url: str = ""
 
 
-Draw = Callable[[Sequence["Job"], Callable[["Job", Failure | None], None]], None]
+Draw = Callable[[Sequence["TrackJob"], Callable[["TrackJob", Failure | None], None]], None]
 
 
 def prepare(
@@ -105,7 +105,7 @@ def prepare(
 
     out = Path(out)
     settings = settings or ImageSettings()
-    facts = StoreFacts(
+    facts = StoreMetadata(
         source=str(manifest.source),
         group_by=manifest.group_by,
         engine=resolve_engine(engine),
@@ -120,7 +120,7 @@ def prepare(
     work.mkdir(parents=True, exist_ok=True)
     shards.mkdir(parents=True, exist_ok=True)
     jobs = {
-        track: Job(
+        track: TrackJob(
             track.path,
             shards / _shard_name(track, settings, facts.engine, salvage),
             settings,
@@ -189,13 +189,13 @@ def check_target(out: Path, digest: str, overwrite: bool) -> Store | None:
 # -- drawing -------------------------------------------------------------------------------------------------
 
 
-def _draw_all(jobs: Sequence[Job], workers: int, progress: bool, draw: Draw | None) -> dict[Path, Failure]:
+def _draw_all(jobs: Sequence[TrackJob], workers: int, progress: bool, draw: Draw | None) -> dict[Path, Failure]:
     """Draw the tracks that have no finished shard yet; returns the failures by shard."""
     pending = [job for job in jobs if not facts_file(job.shard).exists()]
     failures: dict[Path, Failure] = {}
     with progress_bar(len(jobs), "prepare", "track", progress, initial=len(jobs) - len(pending)) as tick:
 
-        def report(job: Job, failure: Failure | None) -> None:
+        def report(job: TrackJob, failure: Failure | None) -> None:
             if failure is not None:
                 failures[job.shard] = failure
             tick()
@@ -205,7 +205,7 @@ def _draw_all(jobs: Sequence[Job], workers: int, progress: bool, draw: Draw | No
             return failures
         if workers == 1 or len(pending) == 1:
             for job in pending:
-                report(job, draw_safely(job))
+                report(job, prepare_safely(job))
             return failures
         while pending:
             unfinished = _draw_in_pool(pending, workers, report)
@@ -218,11 +218,13 @@ def _draw_all(jobs: Sequence[Job], workers: int, progress: bool, draw: Draw | No
     return failures
 
 
-def _draw_in_pool(jobs: Sequence[Job], workers: int, report: Callable[[Job, Failure | None], None]) -> list[Job]:
+def _draw_in_pool(
+    jobs: Sequence[TrackJob], workers: int, report: Callable[[TrackJob, Failure | None], None]
+) -> list[TrackJob]:
     """Draw in worker processes; returns the jobs that were unfinished when a worker died, in their order."""
     broken: set[Future[Failure | None]] = set()
     with worker_pool(min(workers, len(jobs))) as pool:
-        futures: dict[Future[Failure | None], Job] = {pool.submit(draw_safely, job): job for job in jobs}
+        futures: dict[Future[Failure | None], TrackJob] = {pool.submit(prepare_safely, job): job for job in jobs}
         # What the split needs takes most of a second to import: here, where this process only waits, it has time.
         preload = threading.Thread(target=import_module, args=("sklearn.model_selection",))
         preload.start()
@@ -235,15 +237,15 @@ def _draw_in_pool(jobs: Sequence[Job], workers: int, report: Callable[[Job, Fail
     return [job for future, job in futures.items() if future in broken]
 
 
-def draw_safely(job: Job) -> Failure | None:
+def prepare_safely(job: TrackJob) -> Failure | None:
     """Draw a track into its shard; a failure if that can't be done."""
     try:
         if not job.url:
-            _draw_track(job)
+            _prepare_track(job)
             return None
         try:
             with fetched(job.url) as copy:
-                _draw_track(replace(job, path=copy))
+                _prepare_track(replace(job, path=copy))
         except OSError as error:
             return Failure(job.url, "unreadable", f"{job.url}: can't be fetched: {error}")
     except SoundError as error:
@@ -254,7 +256,7 @@ def draw_safely(job: Job) -> Failure | None:
     return None
 
 
-def _draw_track(job: Job) -> None:
+def _prepare_track(job: TrackJob) -> None:
     """Write one track's slices as raw bytes, then their facts as JSON; the JSON says that the shard is complete."""
     from genretree.sound.slices import iter_slices
 
@@ -301,7 +303,7 @@ def _join(
     manifest: Manifest,
     shards: dict[Track, Path],
     settings: ImageSettings,
-    facts: StoreFacts,
+    facts: StoreMetadata,
     failures: Sequence[Failure],
     seed: int,
 ) -> None:
@@ -345,7 +347,7 @@ def publish(work: Path, shards: Path | None, out: Path) -> Store:
 
 def _track_table(manifest: Manifest, drawn: dict[Track, Any], settings: ImageSettings) -> dict[str, list[Any]]:
     tracks = list(drawn)
-    slice_seconds = settings.slice_frames * HOP / RATE
+    slice_seconds = settings.slice_frames * HOP_LENGTH / SAMPLE_RATE
     table: dict[str, list[Any]] = {
         "path": [track.name for track in tracks],
         "file": [printable(track.path) for track in tracks],

@@ -39,7 +39,7 @@ _PARTS = ("images.npy", "slices.parquet", "tracks.parquet", "store.json")
 
 
 @dataclass(frozen=True)
-class StoreFacts:
+class StoreMetadata:
     """What a store says about itself.
 
     Parameters
@@ -77,7 +77,7 @@ class Store:
         try:
             content = json.loads((self.folder / "store.json").read_text(encoding="utf-8"))
             self.format = content["format"]
-            self.facts = StoreFacts(**content["facts"])
+            self.facts = StoreMetadata(**content["facts"])
             self.taxonomy = Taxonomy.from_json(content["taxonomy"])
             self.settings = ImageSettings.build(content["images"])
             self.failures = tuple(Failure(**item) for item in content["failures"])
@@ -185,7 +185,7 @@ def write_tables(
     slices: dict[str, Any],
     taxonomy: Taxonomy,
     settings: ImageSettings,
-    facts: StoreFacts,
+    facts: StoreMetadata,
     failures: Sequence[Failure],
 ) -> None:
     """Write everything of a store but its images; `store.json` comes last and makes it complete."""

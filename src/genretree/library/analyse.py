@@ -16,7 +16,7 @@ from genretree.library import records
 from genretree.library.listen import Listener, Problem, Stamp, hear_file, stamp_file
 from genretree.library.records import FileRow, ModelCard, Result
 from genretree.library.state import State
-from genretree.machine import available_processors, shared_by, worker_pool
+from genretree.parallel import available_processors, shared_by, worker_pool
 from genretree.progress import progress_bar
 from genretree.remote import is_url, local_path
 from genretree.sound.walk import FoundFile, Skipped, SoundWalk
@@ -32,7 +32,7 @@ Report = Callable[[str, Result | Problem, bool, ModelCard], None]
 
 @dataclass(frozen=True)
 class Job:
-    """Something to be done with a file: `stamp` it, or `hear` it."""
+    """Something to be done with a file: `stamp` it, or `score_file` it."""
 
     kind: Literal["stamp", "hear"]
     row: FileRow

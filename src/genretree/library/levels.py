@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.models.contract import LevelProbabilities
+from genretree.models.base import LevelProbabilities
 from genretree.taxonomy import Taxonomy
 
 

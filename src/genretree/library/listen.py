@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from genretree.bundle import Bundle, load_bundle
-from genretree.description import read_description
+from genretree.bundle.bundle import Bundle, load_bundle
+from genretree.bundle.manifest import read_description
 from genretree.errors import SoundError
 from genretree.files import describe_special
 from genretree.library.delta import content_digest
 from genretree.library.records import UNCALIBRATED, ModelCard, Result
 from genretree.library.tags import Carried, TagError, read_tags
-from genretree.models.ways import FORMS, Precision, RuntimeChoice
-from genretree.predict import average_slices, hear
-from genretree.scores import decode_levels
+from genretree.metrics.scores import decode_levels
+from genretree.models.runtime.types import FORMS, Precision, RuntimeChoice
+from genretree.prediction.predict import average_slices, score_file
 
 OF_THE_FILE = ("not_found", "unreadable", "changed")  # kinds of problem that the content has no part in
 _TELLING = ("family", "taxonomy", "images", "settings", "calibration")
@@ -54,7 +54,7 @@ class Listener(Protocol):
 
     card: ModelCard
 
-    def hear(self, path: Path) -> Result:
+    def score_file(self, path: Path) -> Result:
         """Say what a file is; what goes wrong with it is a result, too."""
 
 
@@ -75,11 +75,11 @@ class BundleListener:
             note=", ".join(filter(None, notes)),
         )
 
-    def hear(self, path: Path) -> Result:
+    def score_file(self, path: Path) -> Result:
         """Say what a file is."""
         bundle = self.bundle
         try:
-            heard = hear(bundle, path, self.salvage)
+            heard = score_file(bundle, path, self.salvage)
         except SoundError as error:
             return Result(None, error=error.kind, message=error.detail)
         except Exception as error:  # whatever one file brings about must not stop the others
@@ -130,7 +130,7 @@ def stamp_file(path: str) -> Stamp | Problem:
 
 def hear_file(listener: Listener, path: str, stamp: Stamp) -> Result | Problem:
     """Let a model hear a file whose content is known; a problem if it is no longer that content."""
-    result = listener.hear(Path(path))
+    result = listener.score_file(Path(path))
     if result.error in OF_THE_FILE:
         return Problem(result.error, result.message)
     try:

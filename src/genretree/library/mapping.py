@@ -29,9 +29,9 @@ from pydantic import Field
 
 from genretree.errors import LibraryError, SettingsError
 from genretree.library.records import ModelCard
-from genretree.models.contract import LevelProbabilities
-from genretree.predict import cut_path
-from genretree.scores import decode_levels
+from genretree.metrics.scores import decode_levels
+from genretree.models.base import LevelProbabilities
+from genretree.prediction.predict import cut_path
 from genretree.settings import Heads, Settings
 from genretree.taxonomy import NodePath, Taxonomy, format_path, same_name, split_path
 

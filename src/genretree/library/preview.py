@@ -10,11 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from genretree.evaluation.report import render
 from genretree.files import atomic_path, json_line, printable, write_text
 from genretree.library.plan import ACTIONS, Plan
 from genretree.library.records import ModelCard
 from genretree.library.tags import shown
-from genretree.report import render
 from genretree.taxonomy import format_path
 
 if TYPE_CHECKING:

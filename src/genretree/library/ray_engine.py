@@ -21,7 +21,7 @@ from genretree.library.analyse import Job, Lost, Outcome, do_job
 from genretree.library.listen import Listener, Problem, Stamp, load_listener
 from genretree.library.records import Result
 from genretree.library.remote import remote_content, walk_anywhere
-from genretree.models.ways import Precision, RuntimeChoice
+from genretree.models.runtime.types import Precision, RuntimeChoice
 from genretree.remote import fetched, is_url
 
 _EACH = 2  # jobs that a worker has: one in hand, the next one waiting
@@ -137,7 +137,7 @@ class _Worker:
     """An actor: a model, loaded once, and the jobs it is given."""
 
     def __init__(self, make_listener: Callable[[], Listener]) -> None:
-        from genretree.machine import single_thread
+        from genretree.parallel import single_thread
 
         single_thread()
         self._listener = make_listener()
@@ -161,7 +161,7 @@ def _do_remote(listener: Listener, job: Job) -> Stamp | Problem | Result:
         if content != job.row.content:
             return Problem("changed", "was changed while it was being read; the next run reads it again")
         with fetched(url) as copy:
-            return listener.hear(copy)
+            return listener.score_file(copy)
     except FileNotFoundError:
         return Problem("not_found", "is no longer there")
     except OSError as error:

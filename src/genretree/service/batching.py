@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.models.contract import LevelProbabilities
+from genretree.models.base import LevelProbabilities
 
 Images = NDArray[np.uint8]
 Sounds = NDArray[np.float16]

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from genretree.bundle import score_noise
-from genretree.explain.pieces import Pieces
-from genretree.explain.track import make_timelines, predicted_nodes, tree_chances
-from genretree.machine import shared_by
-from genretree.models.ways import Precision, RuntimeChoice
-from genretree.predict import Heard, describe
+from genretree.bundle.bundle import score_noise
+from genretree.explanation.api import make_timelines, node_probabilities, predicted_nodes
+from genretree.explanation.slices import TrackSlices
+from genretree.models.runtime.types import Precision, RuntimeChoice
+from genretree.parallel import shared_by
+from genretree.prediction.predict import SliceScores, describe
 from genretree.service.explainer import describe_pieces
 from genretree.service.limits import Limits
 from genretree.service.metrics import Metrics
@@ -28,7 +28,7 @@ from genretree.service.pool import FailedError, FullError, Listen, Pool, Service
 from genretree.service.problems import Problem, busy, of_sound, unavailable
 from genretree.service.temporary import PrivateFolder, Storage, clear_leftovers, folder_gone
 from genretree.service.wire import Message, array_blob, take_array
-from genretree.settings import HOP, RATE
+from genretree.settings import HOP_LENGTH, SAMPLE_RATE
 
 _AT_A_TIME = 32  # slices of a file, so that long ones don't keep the others waiting
 _LARGEST_FILE = 1 << 30  # that a worker may write: spectra take 39 kB for a second, and are written for long files
@@ -38,7 +38,7 @@ _LARGEST_FILE = 1 << 30  # that a worker may write: spectra take 39 kB for a sec
 class Sound:
     """A file as the models see it: its slices, and how many seconds it has."""
 
-    pieces: Pieces
+    pieces: TrackSlices
     seconds: float
 
 
@@ -174,7 +174,7 @@ class Service:
         if not self.private.exists:
             raise folder_gone(5)
 
-    async def hear(
+    async def score_file(
         self,
         served: Served,
         name: str,
@@ -216,18 +216,18 @@ class Service:
         }
         reply = await self._ask(self.decoders, name, Message("hear", facts), listen, "decode")
         images, decibels, *sound = reply.facts["shapes"]
-        pieces = Pieces(
+        pieces = TrackSlices(
             name,
             take_array(reply.blobs[0], np.uint8, images),
             take_array(reply.blobs[2], np.float16, sound[0]) if sound else None,
             np.array(reply.facts["starts"], np.float64),
-            bundle.images.slice_frames * HOP / RATE,
+            bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE,
             take_array(reply.blobs[1], np.float32, decibels),
             bool(reply.facts["padded"]),
         )
         return Sound(pieces, float(reply.facts["seconds"]))
 
-    async def score(self, served: Served, sound: Sound) -> Heard:
+    async def score(self, served: Served, sound: Sound) -> SliceScores:
         """Let the model say what it hears, together with what others sent."""
         begun = time.monotonic()
         pieces, found = sound.pieces, []
@@ -236,22 +236,22 @@ class Service:
             found.append(await served.batcher.predict(part.images, part.mel_16k))
         self.metrics.stages.labels("network").observe(time.monotonic() - begun)
         levels = [np.concatenate(parts) for parts in zip(*found, strict=True)]
-        return Heard(levels, pieces.starts.tolist(), pieces.padded)
+        return SliceScores(levels, pieces.starts.tolist(), pieces.padded)
 
-    def describe(self, served: Served, name: str, heard: Heard, min_confidence: float) -> dict[str, Any]:
+    def describe(self, served: Served, name: str, heard: SliceScores, min_confidence: float) -> dict[str, Any]:
         """Give a prediction as `genretree predict --json` prints it."""
         return describe(served.bundle, name, heard, min_confidence=min_confidence).to_json()
 
-    def describe_more(self, served: Served, heard: Heard) -> dict[str, Any]:
+    def describe_more(self, served: Served, heard: SliceScores) -> dict[str, Any]:
         """Give every node of the tree with its probability, and the time lines of the path."""
         bundle = served.bundle
-        seconds = bundle.images.slice_frames * HOP / RATE
+        seconds = bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
         nodes = predicted_nodes(bundle, heard.levels)
         lines = make_timelines(bundle, heard.levels, nodes, np.array(heard.starts), seconds)
         return {
             "tree": [
                 {"path": list(path), "probability": round(chance, 6)}
-                for path, chance in tree_chances(bundle, heard.levels)
+                for path, chance in node_probabilities(bundle, heard.levels)
             ],
             "timelines": [line.to_json() for line in lines],
         }
@@ -264,7 +264,7 @@ class Service:
         pictures: bool = False,
         listen: Listen | None = None,
     ) -> Explained:
-        """Let a worker explain slices; `question` is what `explain_pieces` takes. Raises Problem."""
+        """Let a worker explain slices; `question` is what `explain_slices` takes. Raises Problem."""
         facts, arrays = describe_pieces(sound.pieces)
         last = float(sound.pieces.starts[-1] + sound.pieces.seconds)
         facts |= {

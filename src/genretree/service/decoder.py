@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.machine import shared_by
+from genretree.parallel import shared_by
 from genretree.service import worker
 from genretree.service.wire import Message, array_blob
 from genretree.service.worker import Tell
-from genretree.settings import RATE, ImageSettings
+from genretree.settings import SAMPLE_RATE, ImageSettings
 from genretree.sound.decode import iter_blocks, probe
 from genretree.sound.slices import SliceImages, skip_silent, slice_blocks, slice_track
 
@@ -36,14 +36,16 @@ class _Listening:
 
         written: Any = None
         if self.copy is not None:
-            written = soundfile.SoundFile(self.copy, "w", RATE, 1, format="OGG", subtype="VORBIS")
+            written = soundfile.SoundFile(self.copy, "w", SAMPLE_RATE, 1, format="OGG", subtype="VORBIS")
         try:
             for block in blocks:
                 self.samples += len(block)
                 if self.tell is not None and self.seconds > 0:  # a length that isn't known is nan
-                    self.tell("decoding", self.samples / RATE / self.seconds)
-                for at in range(0, len(block), RATE) if written else ():  # libsndfile puts a whole call on the stack
-                    written.write(block[at : at + RATE])
+                    self.tell("decoding", self.samples / SAMPLE_RATE / self.seconds)
+                for at in (
+                    range(0, len(block), SAMPLE_RATE) if written else ()
+                ):  # libsndfile puts a whole call on the stack
+                    written.write(block[at : at + SAMPLE_RATE])
                 yield block
         finally:
             if written is not None:
@@ -59,7 +61,7 @@ def work(message: Message, tell: Tell) -> Message:
         seconds = probe(path).duration if facts["progress"] else 0.0
         copy = Path(facts["copy"]) if facts["copy"] else None
         sound = _Listening(tell if facts["progress"] else None, seconds, copy)
-        blocks = iter_blocks(path, RATE, facts["salvage"], facts["seconds"])
+        blocks = iter_blocks(path, SAMPLE_RATE, facts["salvage"], facts["seconds"])
         slices = slice_blocks(sound.through(blocks), settings, mel_16k=facts["mel_16k"])
         found = list(_told(skip_silent(slices, path), tell if facts["progress"] else None))
     arrays: list[NDArray[Any]] = [
@@ -70,7 +72,7 @@ def work(message: Message, tell: Tell) -> Message:
     told = {
         "starts": [piece.start for piece in found],
         "padded": found[0].padded,
-        "seconds": sound.samples / RATE,
+        "seconds": sound.samples / SAMPLE_RATE,
         "shapes": [array.shape for array in arrays],
     }
     return Message("heard", told, [array_blob(array) for array in arrays])
@@ -91,7 +93,7 @@ def main() -> None:
     # All is loaded, and its tables computed, before memory is bounded and the first file comes.
     import av  # noqa: F401
 
-    noise = np.random.default_rng(0).standard_normal(3 * RATE).astype(np.float32)
+    noise = np.random.default_rng(0).standard_normal(3 * SAMPLE_RATE).astype(np.float32)
     list(slice_track(0.1 * noise, ImageSettings(slice_seconds=1.0, size=32)))
     worker.bound(given["memory"], given["file_size"])
     worker.answer(channel, work, given["processor_seconds"])

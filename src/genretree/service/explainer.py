@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from genretree.bundle import Bundle, load_bundle
-from genretree.explain.neighbours import FOLDER as INDEX
-from genretree.explain.page import list_shares, plot_views, time_marks
-from genretree.explain.pictures import draw_reason, draw_tree
-from genretree.explain.pieces import Pieces
-from genretree.explain.result import Explanation
-from genretree.explain.track import explain_pieces
-from genretree.progress import watch_bars
+from genretree.bundle.bundle import Bundle, load_bundle
+from genretree.explanation.api import explain_slices
+from genretree.explanation.render.figures import draw_reason, draw_tree
+from genretree.explanation.render.page import list_shares, plot_views, time_marks
+from genretree.explanation.result import Explanation
+from genretree.explanation.similar.neighbours import FOLDER as INDEX
+from genretree.explanation.slices import TrackSlices
+from genretree.progress import on_progress
 from genretree.service import worker
 from genretree.service.wire import Message, take_array
 from genretree.service.worker import Tell
@@ -47,31 +47,35 @@ def work(message: Message, tell: Tell) -> Message:
         tell("explaining", low + (high - low) * done / max(1, total))
 
     tell("explaining", 0.0)
-    with watch_bars(bar):
-        found = explain_pieces(_load(facts["bundle"], torch), read_pieces(facts, message.blobs), **facts["question"])
+    with on_progress(bar):
+        found = explain_slices(_load(facts["bundle"], torch), read_pieces(facts, message.blobs), **facts["question"])
     pictures: dict[str, bytes] = {}
     view = _draw(found, facts["end"], pictures) if facts["pictures"] else None
     content = json.dumps(found.to_json(), ensure_ascii=False).encode()
     return Message("explained", {"view": view, "pictures": list(pictures)}, [content, *pictures.values()])
 
 
-def describe_pieces(pieces: Pieces) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
+def describe_pieces(track_slices: TrackSlices) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
     """Give what `read_pieces` makes slices of, on the other side."""
-    arrays = [pieces.images, pieces.decibels, *([] if pieces.mel_16k is None else [pieces.mel_16k])]
+    arrays = [
+        track_slices.images,
+        track_slices.decibels,
+        *([] if track_slices.mel_16k is None else [track_slices.mel_16k]),
+    ]
     facts = {
-        "name": pieces.name,
-        "starts": pieces.starts.tolist(),
-        "slice_seconds": pieces.seconds,
-        "padded": pieces.padded,
+        "name": track_slices.name,
+        "starts": track_slices.starts.tolist(),
+        "slice_seconds": track_slices.seconds,
+        "padded": track_slices.padded,
         "shapes": [array.shape for array in arrays if array is not None],
     }
     return facts, [array for array in arrays if array is not None]
 
 
-def read_pieces(facts: dict[str, Any], blobs: Any) -> Pieces:
+def read_pieces(facts: dict[str, Any], blobs: Any) -> TrackSlices:
     """Make slices of a message."""
     images, decibels, *sound = facts["shapes"]
-    return Pieces(
+    return TrackSlices(
         facts["name"],
         take_array(blobs[0], np.uint8, images),
         take_array(blobs[2], np.float16, sound[0]) if sound else None,

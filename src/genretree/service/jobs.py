@@ -195,7 +195,7 @@ class Jobs:
     async def _work(self, job: Job, served: Served, name: str, salvage: bool, options: Mapping[str, Any]) -> None:
         try:
             copy = job.folder / SOUND if job.do == "explain" else None
-            sound = await self.service.hear(served, name, job.folder / "upload", salvage, job.listen, copy)
+            sound = await self.service.score_file(served, name, job.folder / "upload", salvage, job.listen, copy)
             self._drop_upload(job)
             if job.do == "predict":
                 job.result = await self._predict(job, served, name, sound, options["min_confidence"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from genretree.machine import available_processors
+from genretree.parallel import available_processors
 from genretree.settings import Settings
 
 MB = 1 << 20

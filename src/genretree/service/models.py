@@ -9,13 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from genretree.bundle import Bundle, load_bundle
-from genretree.description import read_description
+from genretree.bundle.bundle import Bundle, load_bundle
+from genretree.bundle.manifest import read_description
 from genretree.errors import SettingsError
-from genretree.explain.methods import choose_method
-from genretree.explain.neighbours import FOLDER as INDEX
+from genretree.explanation.methods.registry import choose_method
+from genretree.explanation.similar.neighbours import FOLDER as INDEX
 from genretree.library.listen import model_digest
-from genretree.models.ways import Precision, RuntimeChoice
+from genretree.models.runtime.types import Precision, RuntimeChoice
 from genretree.service.batching import Batcher
 from genretree.service.limits import Limits
 from genretree.service.problems import Problem

@@ -402,10 +402,10 @@ async def _kill(process: Process) -> None:
     await process.wait()
 
 
-async def _exchange(process: Process, ticket: _Ticket, sharers: int) -> Message:
+async def _exchange(process: Process, ticket: _Ticket, n_sharing_processes: int) -> Message:
     assert process.stdin is not None
     assert process.stdout is not None
-    ticket.message.facts["sharers"] = sharers
+    ticket.message.facts["sharers"] = n_sharing_processes
     for part in ticket.message.parts():
         process.stdin.write(part)
         await process.stdin.drain()

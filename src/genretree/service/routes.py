@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Query
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from genretree.explain.track import check_question
+from genretree.explanation.api import check_question
 from genretree.service import examples, schemas
 from genretree.service.core import Service
 from genretree.service.jobs import SOUND, Do, Jobs, events
@@ -70,7 +70,7 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
         service.check_room()
 
         async def name(upload: Upload) -> dict[str, Any]:
-            sound = await service.hear(served, upload.name, upload.path, salvage)
+            sound = await service.score_file(served, upload.name, upload.path, salvage)
             heard = await service.score(served, sound)
             return await asyncio.to_thread(service.describe, served, upload.name, heard, min_confidence)
 
@@ -111,7 +111,7 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
         service.check_room(explain=True)
 
         async def work(upload: Upload) -> dict[str, Any]:
-            sound = await service.hear(served, upload.name, upload.path, salvage)
+            sound = await service.score_file(served, upload.name, upload.path, salvage)
             return (await service.explain(served, sound, question)).content
 
         async with receive(request, 1) as uploads:

@@ -21,7 +21,7 @@ class ProblemDocument(_Schema):
     kind: str
 
 
-class Choice(_Schema):
+class LabelProbability(_Schema):
     """A node's name and its probability."""
 
     label: str
@@ -35,7 +35,7 @@ class LevelRow(_Schema):
     label: str
     probability: float = Field(ge=0, le=1)
     sure: bool
-    top: list[Choice]
+    top: list[LabelProbability]
 
 
 class SliceRow(_Schema):

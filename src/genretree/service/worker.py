@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from genretree.errors import GenretreeError, SoundError
-from genretree.machine import single_thread
+from genretree.parallel import single_thread
 from genretree.service.wire import Message, receive, send
 
 Tell = Callable[[str, float], None]  # told a stage and how far it is, 0 to 1

@@ -276,11 +276,11 @@ _BITRATES = {
 @lru_cache(maxsize=4096)
 def _mpeg_header_size(second: int, third: int) -> int:
     version, layer = second >> 3 & 3, 4 - (second >> 1 & 3)
-    bitrate, rate, padding = third >> 4, third >> 2 & 3, third >> 1 & 1
-    if second < 0xE0 or version == 1 or layer == 4 or bitrate in (0, 15) or rate == 3:
+    bitrate, sr, padding = third >> 4, third >> 2 & 3, third >> 1 & 1
+    if second < 0xE0 or version == 1 or layer == 4 or bitrate in (0, 15) or sr == 3:
         return 0
     mpeg1 = version == 3
-    hertz = (44100, 48000, 32000)[rate] // {3: 1, 2: 2, 0: 4}[version]
+    hertz = (44100, 48000, 32000)[sr] // {3: 1, 2: 2, 0: 4}[version]
     bits = 1000 * _BITRATES[mpeg1, layer][bitrate - 1]
     if layer == 1:
         return (12 * bits // hertz + padding) * 4
@@ -311,11 +311,11 @@ def ac3_frame_size(data: bytes, at: int) -> int:
         return 0
     if data[at + 5] >> 3 > _AC3_BSID:
         return 2 * (((data[at + 2] & 7) << 8 | data[at + 3]) + 1) if data[at + 5] >> 3 <= 16 else 0
-    rate, code = data[at + 4] >> 6, data[at + 4] & 63
-    if rate == 3 or code >= 2 * len(_AC3_BITRATES):
+    sr, code = data[at + 4] >> 6, data[at + 4] & 63
+    if sr == 3 or code >= 2 * len(_AC3_BITRATES):
         return 0
     bits = _AC3_BITRATES[code >> 1]
-    return (4 * bits, 2 * (320 * bits // 147 + (code & 1)), 6 * bits)[rate]
+    return (4 * bits, 2 * (320 * bits // 147 + (code & 1)), 6 * bits)[sr]
 
 
 def _ts_packet_size(data: bytes, at: int) -> int:

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from genretree.errors import SoundError
 from genretree.files import describe_special, printable
-from genretree.machine import ahead, processors_each
-from genretree.settings import N_FFT, RATE
+from genretree.parallel import prefetch, processors_each
+from genretree.settings import N_FFT, SAMPLE_RATE
 from genretree.sound.comments import check_comments
 from genretree.sound.complete import Layout, MissingPaddingError, TooManyPartsError, read_layout
 from genretree.sound.containers import choose_demuxer, is_text, sniff
@@ -61,7 +61,7 @@ class SoundInfo:
         The file.
     duration : float
         Seconds; an estimate for an mp3 without a Xing header, NaN where the file doesn't say.
-    rate : int
+    sr : int
         Its own sample rate in Hz.
     channels : int
         Number of channels, 1 to 8.
@@ -73,7 +73,7 @@ class SoundInfo:
 
     path: Path
     duration: float
-    rate: int
+    sr: int
     channels: int
     format: str
     codec: str
@@ -93,7 +93,7 @@ class _Source:
 
 
 def iter_blocks(
-    path: SampleFile, rate: int = RATE, salvage: bool = False, longest: float = math.inf
+    path: SampleFile, sr: int = SAMPLE_RATE, salvage: bool = False, longest: float = math.inf
 ) -> Iterator[Samples]:
     """Decode a file block by block: mono (the mean of all channels), resampled by soxr HQ.
 
@@ -101,7 +101,7 @@ def iter_blocks(
     ----------
     path : path-like
         A sound file of 1 to 8 channels, at any rate.
-    rate : int
+    sr : int
         Sample rate of the result in Hz.
     salvage : bool
         Take what decodes of a truncated file instead of refusing it.
@@ -126,23 +126,23 @@ def iter_blocks(
         if source.foreign:
             what = f"{source.foreign:,} bytes, which are not part of the {source.info.format} stream"
             log.warning("%s: skipped the last %s", printable(path), what)
-        yield from _to_mono(source, rate, salvage, longest)
+        yield from _to_mono(source, sr, salvage, longest)
 
 
-def decode(path: SampleFile, rate: int = RATE, salvage: bool = False) -> Samples:
+def decode(path: SampleFile, sr: int = SAMPLE_RATE, salvage: bool = False) -> Samples:
     """Decode a whole file; see `iter_blocks`.
 
     Returns
     -------
     ndarray, float32, shape (samples,)
-        Mono samples at `rate` Hz, at least 2,048 of them.
+        Mono samples at `sr` Hz, at least 2,048 of them.
 
     Raises
     ------
     SoundError
         As `iter_blocks`.
     """
-    return np.concatenate(list(iter_blocks(path, rate, salvage)))
+    return np.concatenate(list(iter_blocks(path, sr, salvage)))
 
 
 def probe(path: SampleFile) -> SoundInfo:
@@ -165,15 +165,15 @@ def probe(path: SampleFile) -> SoundInfo:
 # Native samples to mono at a rate
 
 
-def _to_mono(source: _Source, rate: int, salvage: bool, longest: float) -> Iterator[Samples]:
+def _to_mono(source: _Source, sr: int, salvage: bool, longest: float) -> Iterator[Samples]:
     info = source.info
     if info.duration > longest and info.format not in _GUESSED:  # a duration that isn't known is nan
         raise _too_long(info.path, info.duration, longest)
     levels = _Levels()
     blocks = _mix_down(source, levels)
     if processors_each() > 1:  # decoding takes as long as all that follows
-        blocks = ahead(blocks)
-    resampler = _Resampler(rate)
+        blocks = prefetch(blocks)
+    resampler = _Resampler(sr)
     seconds, n_out = 0.0, 0
     for mono, own_rate in blocks:
         seconds += len(mono) / own_rate
@@ -188,7 +188,7 @@ def _to_mono(source: _Source, rate: int, salvage: bool, longest: float) -> Itera
         n_out += len(out)
         yield out
     if n_out < N_FFT:
-        detail = f"only {n_out} samples ({1000 * n_out / rate:.0f} ms) of sound; at least {N_FFT} are needed"
+        detail = f"only {n_out} samples ({1000 * n_out / sr:.0f} ms) of sound; at least {N_FFT} are needed"
         raise SoundError("too_short", info.path, detail)
     levels.check(info.path)
 
@@ -196,8 +196,8 @@ def _to_mono(source: _Source, rate: int, salvage: bool, longest: float) -> Itera
 class _Resampler:
     """Mono blocks to one rate; their own rate may change midway, as in mp3 files that were joined."""
 
-    def __init__(self, rate: int) -> None:
-        self.rate = rate
+    def __init__(self, sr: int) -> None:
+        self.sr = sr
         self._own_rate = 0
         self._stream: Any = None
 
@@ -208,8 +208,8 @@ class _Resampler:
         if own_rate != self._own_rate:
             yield from self.finish()
             self._own_rate, self._stream = own_rate, None
-            if own_rate != self.rate:
-                self._stream = soxr.ResampleStream(own_rate, self.rate, 1, dtype="float32", quality="HQ")
+            if own_rate != self.sr:
+                self._stream = soxr.ResampleStream(own_rate, self.sr, 1, dtype="float32", quality="HQ")
         out = mono if self._stream is None else self._stream.resample_chunk(mono)
         if len(out):
             yield out
@@ -230,19 +230,19 @@ def _mix_down(source: _Source, levels: _Levels) -> Iterator[tuple[Samples, int]]
     """Yield the mean of all channels and its rate, block by block; refuse what is not finite."""
     path, seconds = source.info.path, 0.0
     for block in source.blocks:
-        rate = block.rate
+        sr = block.sr
         mono = _mean_of_channels(block.channels)
         loudest = np.abs(mono).max(initial=0)
         if not np.isfinite(loudest):
-            at = seconds + int(np.argmin(np.isfinite(mono))) / rate
+            at = seconds + int(np.argmin(np.isfinite(mono))) / sr
             raise SoundError(
                 "not_finite", path, f"holds NaN or infinite samples, the first {at:.2f} s in; export it again"
             )
         if loudest > _LOUDEST:
             raise SoundError("not_finite", path, "holds samples a million times beyond full scale; export it again")
         levels.add(block.channels, mono)
-        seconds += len(mono) / rate
-        yield mono, rate
+        seconds += len(mono) / sr
+        yield mono, sr
 
 
 def _mean_of_channels(channels: list[Samples]) -> Samples:
@@ -286,19 +286,19 @@ class _Levels:
             raise SoundError("silence", path, detail)
 
 
-def _mean(samples: Samples) -> float:
-    return float(np.dot(samples, np.ones(len(samples), np.float32))) / len(samples)  # faster than samples.mean()
+def _mean(y: Samples) -> float:
+    return float(np.dot(y, np.ones(len(y), np.float32))) / len(y)  # faster than samples.mean()
 
 
-def _peak(samples: Samples) -> float:
+def _peak(y: Samples) -> float:
     """Largest distance from the mean."""
-    mean = _mean(samples)
-    return max(float(samples.max()) - mean, mean - float(samples.min()))
+    mean = _mean(y)
+    return max(float(y.max()) - mean, mean - float(y.min()))
 
 
-def _energy(samples: Samples) -> float:
+def _energy(y: Samples) -> float:
     """Energy without the mean's."""
-    return float(np.dot(samples, samples)) - len(samples) * _mean(samples) ** 2
+    return float(np.dot(y, y)) - len(y) * _mean(y) ** 2
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -338,7 +338,7 @@ def _open(path: Path, file: io.FileIO, salvage: bool) -> _Source:
     whole = not layout.problem or (layout.foreign and 0 < stream.find_end() <= layout.foreign)
     if not whole and not salvage:
         raise _damaged(path, layout.problem)
-    info = SoundInfo(path, stream.duration, stream.rate, stream.channels, container, stream.codec)
+    info = SoundInfo(path, stream.duration, stream.sr, stream.channels, container, stream.codec)
     if len(layout.parts) > 1:
         info = replace(info, duration=float("nan"))
     if info.channels > MAX_CHANNELS:

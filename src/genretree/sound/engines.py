@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.settings import CHROMA_BINS, CQT_BINS, HOP, N_FFT, N_MELS, RATE
+from genretree.settings import CHROMA_BINS, CQT_BINS, HOP_LENGTH, N_FFT, N_MELS, SAMPLE_RATE
 
 Floats = NDArray[np.float32]
 _CHUNK_FRAMES = 1024
@@ -26,14 +26,14 @@ class Powers(NamedTuple):
 Engine = Callable[[Floats, int, float | None], Powers]
 
 
-def librosa_powers(samples: Floats, rate: int, tuning: float | None) -> Powers:
+def librosa_powers(y: Floats, sr: int, tuning: float | None) -> Powers:
     """Compute the three by librosa: the reference.
 
     Parameters
     ----------
-    samples : ndarray, float32, shape (samples,)
+    y : ndarray, float32, shape (samples,)
         Mono, at least 2,048 samples.
-    rate : int
+    sr : int
         In Hz.
     tuning : float or None
         Deviation of the chroma's reference from A440 in fractions of a semitone; None to estimate it.
@@ -44,25 +44,25 @@ def librosa_powers(samples: Floats, rate: int, tuning: float | None) -> Powers:
     """
     import librosa
 
-    power = np.abs(librosa.stft(samples, n_fft=N_FFT, hop_length=HOP)) ** 2
+    power = np.abs(librosa.stft(y, n_fft=N_FFT, hop_length=HOP_LENGTH)) ** 2
     if tuning is None:
         chunks = (power[:, at : at + _CHUNK_FRAMES] for at in range(0, power.shape[1], _CHUNK_FRAMES))
-        tuning = _tuning_of_powers(chunks, rate)
-    mel = librosa.feature.melspectrogram(S=power, sr=rate, n_mels=N_MELS)
-    chroma = librosa.feature.chroma_stft(S=power, sr=rate, n_chroma=CHROMA_BINS, tuning=tuning)
+        tuning = _tuning_of_powers(chunks, sr)
+    mel = librosa.feature.melspectrogram(S=power, sr=sr, n_mels=N_MELS)
+    chroma = librosa.feature.chroma_stft(S=power, sr=sr, n_chroma=CHROMA_BINS, tuning=tuning)
     del power
-    cqt = librosa.cqt(samples, sr=rate, hop_length=HOP, n_bins=CQT_BINS)
+    cqt = librosa.cqt(y, sr=sr, hop_length=HOP_LENGTH, n_bins=CQT_BINS)
     return Powers(mel, np.abs(cqt) ** 2, np.abs(chroma) ** 2, tuning)
 
 
-def estimate_tuning(samples: Floats, rate: int = RATE) -> float:
+def estimate_tuning(y: Floats, sr: int = SAMPLE_RATE) -> float:
     """Estimate the tuning of a track as `librosa.feature.chroma_stft` does, in bounded memory.
 
     Parameters
     ----------
-    samples : ndarray, float32, shape (samples,)
+    y : ndarray, float32, shape (samples,)
         Mono and finite, at least 2,048 samples.
-    rate : int
+    sr : int
         In Hz.
 
     Returns
@@ -70,29 +70,29 @@ def estimate_tuning(samples: Floats, rate: int = RATE) -> float:
     float
         Deviation from A440 in fractions of a semitone, -0.5 to 0.5.
     """
-    return _tuning_of_powers(_power_chunks(samples), rate)
+    return _tuning_of_powers(_power_chunks(y), sr)
 
 
-def _power_chunks(samples: Floats) -> Iterator[Floats]:
+def _power_chunks(y: Floats) -> Iterator[Floats]:
     """Powers of the STFT, (1025, up to 1024 frames) at a time."""
     import librosa
 
-    frames = 1 + len(samples) // HOP
-    around = N_FFT // HOP
+    frames = 1 + len(y) // HOP_LENGTH
+    around = N_FFT // HOP_LENGTH
     for start in range(0, frames, _CHUNK_FRAMES):
         before = min(start, around)
-        piece = samples[(start - before) * HOP : (start + _CHUNK_FRAMES + around) * HOP]
-        power = np.abs(librosa.stft(piece, n_fft=N_FFT, hop_length=HOP)) ** 2
+        piece = y[(start - before) * HOP_LENGTH : (start + _CHUNK_FRAMES + around) * HOP_LENGTH]
+        power = np.abs(librosa.stft(piece, n_fft=N_FFT, hop_length=HOP_LENGTH)) ** 2
         yield power[:, before : before + min(_CHUNK_FRAMES, frames - start)]
 
 
-def _tuning_of_powers(chunks: Iterable[Floats], rate: int) -> float:
+def _tuning_of_powers(chunks: Iterable[Floats], sr: int) -> float:
     """Work as `librosa.estimate_tuning`, which needs several times the whole spectrogram at once."""
     import librosa
 
     pitches, strengths = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
     for power in chunks:
-        pitch, strength = librosa.piptrack(S=power, sr=rate)
+        pitch, strength = librosa.piptrack(S=power, sr=sr)
         found = pitch > 0
         pitches.append(pitch[found])
         strengths.append(strength[found])

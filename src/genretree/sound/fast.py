@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.settings import CHROMA_BINS, CQT_BINS, HOP, N_FFT, N_MELS, RATE
+from genretree.settings import CHROMA_BINS, CQT_BINS, HOP_LENGTH, N_FFT, N_MELS, SAMPLE_RATE
 from genretree.sound.engines import Powers, librosa_powers
 from genretree.sound.filters import OCTAVE, TUNINGS, read_filters
 
@@ -30,14 +30,14 @@ _LOWEST_A = np.float32(27.5)  # Hz
 _SAME = 1e-4  # steps between tunings that count as the same
 
 
-def fast_powers(samples: Floats, rate: int, tuning: float | None) -> Powers:
+def fast_powers(y: Floats, sr: int, tuning: float | None) -> Powers:
     """Compute the three: the fast engine.
 
     Parameters
     ----------
-    samples : ndarray, float32, shape (samples,)
+    y : ndarray, float32, shape (samples,)
         Mono, at least 2,048 samples.
-    rate : int
+    sr : int
         In Hz. Only 22,050 is computed fast; other rates go to librosa.
     tuning : float or None
         Deviation of the chroma's reference from A440 in fractions of a semitone; None to estimate it.
@@ -46,10 +46,10 @@ def fast_powers(samples: Floats, rate: int, tuning: float | None) -> Powers:
     -----
     Differs from librosa by rounding alone; `tests/sound/test_fast.py` says by how much.
     """
-    if rate != RATE:
-        return librosa_powers(samples, rate, tuning)
+    if sr != SAMPLE_RATE:
+        return librosa_powers(y, sr, tuning)
     stream = FastStream()
-    stream.add(samples)
+    stream.add(y)
     return stream.finish(tuning)
 
 
@@ -60,19 +60,19 @@ class FastStream:
     """
 
     def __init__(self) -> None:
-        self.samples = 0
+        self.y = 0
         self._pieces: list[Floats] = []
         self._waiting = np.zeros(N_FFT // 2, np.float32)  # frames are centred
         self._mel: list[Floats] = []
         self._power: list[Floats] = []
         self._peaks: list[_Peaks] = []
 
-    def add(self, samples: Floats) -> None:
+    def add(self, y: Floats) -> None:
         """Take the next piece, shape (samples,)."""
-        self.samples += len(samples)
-        self._pieces.append(samples)
-        self._waiting = np.concatenate([self._waiting, samples])
-        while len(self._waiting) >= (_CHUNK - 1) * HOP + N_FFT:
+        self.y += len(y)
+        self._pieces.append(y)
+        self._waiting = np.concatenate([self._waiting, y])
+        while len(self._waiting) >= (_CHUNK - 1) * HOP_LENGTH + N_FFT:
             self._transform(_CHUNK)
 
     def take(self) -> Floats:
@@ -83,7 +83,7 @@ class FastStream:
 
     def tuning(self) -> float:
         """Estimate the tuning of all that was taken, as `genretree.sound.engines.estimate_tuning`; no more may come."""
-        left = 1 + self.samples // HOP - sum(map(len, self._power))
+        left = 1 + self.y // HOP_LENGTH - sum(map(len, self._power))
         if left:
             self._waiting = np.concatenate([self._waiting, np.zeros(N_FFT, np.float32)])
             self._transform(left)
@@ -106,7 +106,7 @@ class FastStream:
     def _transform(self, count: int) -> None:
         """Work off so many frames."""
         power = np.empty((count, 1 + N_FFT // 2), np.float32)
-        windows = np.lib.stride_tricks.sliding_window_view(self._waiting, N_FFT)[: count * HOP : HOP]
+        windows = np.lib.stride_tricks.sliding_window_view(self._waiting, N_FFT)[: count * HOP_LENGTH : HOP_LENGTH]
         frame_powers(windows, power)
         mel = np.empty((N_MELS, count), np.float32)
         for group in _mel_filters():
@@ -114,19 +114,19 @@ class FastStream:
         self._mel.append(mel)
         self._power.append(power)
         self._peaks.append(_find_peaks(power))
-        self._waiting = self._waiting[count * HOP :]
+        self._waiting = self._waiting[count * HOP_LENGTH :]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Short-time Fourier transform
 
 
-def _frames(samples: Floats, width: int, hop: int, count: int) -> Floats:
-    """Give frames centred on every `hop`-th sample, zeros beyond the ends: a view, shape (count, width)."""
-    needed = (count - 1) * hop + width
-    padded = np.zeros(max(needed, len(samples) + width), np.float32)
-    padded[width // 2 : width // 2 + len(samples)] = samples
-    return np.lib.stride_tricks.sliding_window_view(padded, width)[: needed - width + 1 : hop]
+def _frames(y: Floats, width: int, hop_length: int, count: int) -> Floats:
+    """Give frames centred on every `hop_length`-th sample, zeros beyond the ends: a view, shape (count, width)."""
+    needed = (count - 1) * hop_length + width
+    padded = np.zeros(max(needed, len(y) + width), np.float32)
+    padded[width // 2 : width // 2 + len(y)] = y
+    return np.lib.stride_tricks.sliding_window_view(padded, width)[: needed - width + 1 : hop_length]
 
 
 def frame_powers(windows: Floats, out: Floats) -> None:
@@ -174,7 +174,7 @@ def _chroma_filters(tuning: float) -> Floats:
         return kept
     import librosa
 
-    found: Floats = librosa.filters.chroma(sr=RATE, n_fft=N_FFT, tuning=tuning, n_chroma=CHROMA_BINS)
+    found: Floats = librosa.filters.chroma(sr=SAMPLE_RATE, n_fft=N_FFT, tuning=tuning, n_chroma=CHROMA_BINS)
     return found
 
 
@@ -187,7 +187,7 @@ class _Peaks(NamedTuple):
 
 def _find_peaks(power: Floats) -> _Peaks:
     """Find the peaks of frames, shape (frames, 1025), as librosa.piptrack does: by a parabola through three bins."""
-    low, high = (int(np.ceil(hertz * N_FFT / RATE)) for hertz in _PITCHES)
+    low, high = (int(np.ceil(hertz * N_FFT / SAMPLE_RATE)) for hertz in _PITCHES)
     left, middle, right = power[:, low - 1 : high - 1], power[:, low:high], power[:, low + 1 : high + 1]
     found = middle > _PEAK * power.max(axis=1, keepdims=True)
     found &= middle > left
@@ -197,7 +197,7 @@ def _find_peaks(power: Floats) -> _Peaks:
     curve, slope = after + before - 2 * here, (after - before) / 2
     inside = np.abs(slope) < np.abs(curve)
     shift = np.where(inside, -slope / np.where(inside, curve, 1), 0)
-    pitches = (low + place + shift) * (RATE / N_FFT)
+    pitches = (low + place + shift) * (SAMPLE_RATE / N_FFT)
     return _Peaks(np.asarray(pitches, np.float32), np.asarray(here + slope * shift / 2, np.float32))
 
 
@@ -220,31 +220,31 @@ def pitch_tuning(pitches: Floats) -> float:
 # Constant-Q transform
 
 
-def _cqt(samples: Floats) -> Floats:
+def _cqt(y: Floats) -> Floats:
     """Compute the powers of librosa.cqt with its default arguments, shape (84, frames)."""
     import soxr
 
     filters = read_filters()
     kernels, scales = filters["cqt"], filters["cqt_scales"]
-    hop = HOP
+    hop_length = HOP_LENGTH
     with ThreadPoolExecutor(1) as pool:  # filters an octave while the next one is resampled
-        futures = [pool.submit(_octave, samples, kernels, hop)]
+        futures = [pool.submit(_octave, y, kernels, hop_length)]
         for _ in range(1, CQT_BINS // OCTAVE):
-            halved = soxr.resample(samples, 2, 1, quality="soxr_hq")
-            wanted = (len(samples) + 1) // 2
-            samples = np.zeros(wanted, np.float32)
-            samples[: len(halved)] = halved[:wanted]
-            samples *= np.float32(np.sqrt(2))
-            hop //= 2
-            futures.append(pool.submit(_octave, samples, kernels, hop))
+            halved = soxr.resample(y, 2, 1, quality="soxr_hq")
+            wanted = (len(y) + 1) // 2
+            y = np.zeros(wanted, np.float32)
+            y[: len(halved)] = halved[:wanted]
+            y *= np.float32(np.sqrt(2))
+            hop_length //= 2
+            futures.append(pool.submit(_octave, y, kernels, hop_length))
         octaves = [future.result() for future in futures]
     shortest = min(part.shape[1] for part in octaves)
     return np.concatenate([part[:, :shortest] for part in reversed(octaves)]) * scales[:, None]
 
 
-def _octave(samples: Floats, kernels: Floats, hop: int) -> Floats:
+def _octave(y: Floats, kernels: Floats, hop_length: int) -> Floats:
     """Compute the powers of an octave's bins, shape (12, frames)."""
-    frames = _frames(samples, kernels.shape[1], hop, 1 + len(samples) // hop)
+    frames = _frames(y, kernels.shape[1], hop_length, 1 + len(y) // hop_length)
     power = np.empty((OCTAVE, len(frames)), np.float32)
     for start in range(0, len(frames), _CHUNK):
         # Overlapping frames must be laid out apart for a fast product.

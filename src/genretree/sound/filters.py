@@ -22,7 +22,7 @@ from genretree.settings import (
     MEL_16K_RATE,
     N_FFT,
     N_MELS,
-    RATE,
+    SAMPLE_RATE,
 )
 
 TUNINGS = 100  # steps between half a semitone below and above; what librosa tells apart
@@ -83,9 +83,11 @@ def _work_out() -> dict[str, Floats]:
 
     kernels, scales = _cqt_kernels()
     tunings = np.linspace(-0.5, 0.5, TUNINGS + 1)[:-1]
-    chroma = [librosa.filters.chroma(sr=RATE, n_fft=N_FFT, tuning=tuning, n_chroma=CHROMA_BINS) for tuning in tunings]
+    chroma = [
+        librosa.filters.chroma(sr=SAMPLE_RATE, n_fft=N_FFT, tuning=tuning, n_chroma=CHROMA_BINS) for tuning in tunings
+    ]
     found = {
-        "mel": librosa.filters.mel(sr=RATE, n_fft=N_FFT, n_mels=N_MELS),
+        "mel": librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS),
         "mel_16k": librosa.filters.mel(sr=MEL_16K_RATE, n_fft=MEL_16K_FFT, n_mels=MEL_16K_BANDS),
         "chroma": np.stack(chroma),
         "cqt": kernels,
@@ -104,7 +106,7 @@ def _cqt_kernels() -> tuple[Floats, Floats]:
     lowest = float(librosa.note_to_hz("C1"))
     top = librosa.cqt_frequencies(n_bins=CQT_BINS, fmin=lowest)[-OCTAVE:]
     # The width of every filter's band, which librosa works out from its neighbours, here from the whole scale's ratio.
-    filters, lengths = librosa.filters.wavelet(freqs=top, sr=RATE, pad_fft=True, alpha=_bandwidth())
+    filters, lengths = librosa.filters.wavelet(freqs=top, sr=SAMPLE_RATE, pad_fft=True, alpha=_bandwidth())
     width = filters.shape[1]
     spectra = np.fft.fft(filters * (lengths[:, None] / width), axis=1)[:, : width // 2 + 1]
     kept = librosa.util.sparsify_rows(spectra, quantile=_SPARSITY, dtype=np.complex64).toarray()

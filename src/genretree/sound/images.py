@@ -1,4 +1,4 @@
-"""Images that stand for sound: drawings in magma or grey, and raw spectra in dB, read to what `slices.draw` gives."""
+"""Spectrogram images from files: magma or grey renderings, and raw values in dB, converted to what a store holds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from genretree.errors import ImageError
 from genretree.settings import CHROMA_BINS, CQT_BINS, N_MELS, TOP_DB, ImageSettings, Modality
-from genretree.sound.slices import Floats, Image, draw, magma_numbers, shrink
+from genretree.sound.slices import Floats, Image, magma_numbers, render_image, shrink
 from genretree.sound.suffixes import SUFFIXES
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def read_image(
     Returns
     -------
     ndarray, uint8, shape (size, size)
-        As `genretree.sound.slices.draw` gives for the same slice.
+        As `genretree.sound.slices.render_image` gives for the same slice.
 
     Raises
     ------
@@ -157,7 +157,7 @@ def _read_raw(content: bytes, modality: Modality, settings: ImageSettings, name:
     if low >= 0 and high > 0 and np.median(db) < 0.02 * high:
         detail = f"looks like power, not dB (median {np.median(db):.3g}, most {high:.3g}); convert with power_to_db"
         raise ImageError("range", name, detail)
-    return draw(np.asarray(np.maximum(db, high - TOP_DB), np.float32), settings.size)
+    return render_image(np.asarray(np.maximum(db, high - TOP_DB), np.float32), settings.size)
 
 
 # -- drawings ------------------------------------------------------------------------------------------------

@@ -76,12 +76,12 @@ class Block:
     ----------
     channels : list of ndarray, float32, shape (frames,)
         Full scale is -1 to 1.
-    rate : int
+    sr : int
         In Hz.
     """
 
     channels: list[Samples]
-    rate: int
+    sr: int
 
 
 class FilePart(io.RawIOBase):
@@ -194,7 +194,7 @@ class Stream:
     demuxer : str
     index : int
         Its number among all streams.
-    rate, channels : int
+    sr, channels : int
         As its header says; frames may differ.
     codec : str
     duration : float
@@ -204,7 +204,7 @@ class Stream:
     container: InputContainer
     demuxer: str
     index: int
-    rate: int
+    sr: int
     channels: int
     codec: str
     duration: float
@@ -278,7 +278,7 @@ class _Reader:
                     yield from buffer.empty()
                 buffer = _Buffer(frame)
             buffer.add(frame)
-            self.seconds += frame.samples / buffer.rate
+            self.seconds += frame.samples / buffer.sr
             if buffer.frames >= BLOCK_FRAMES:
                 yield from buffer.empty()
         if buffer is not None:
@@ -396,19 +396,19 @@ class _Buffer:
     def __init__(self, frame: AudioFrame) -> None:
         import av
 
-        self.format, self.rate = frame.format.name, frame.sample_rate
+        self.format, self.sr = frame.format.name, frame.sample_rate
         self.channels = frame.layout.nb_channels
         if not 0 < self.channels <= MAX_CHANNELS:
             raise TooManyChannelsError(self.channels)
-        if self.rate < _MIN_RATE:
-            raise DamageError(f"a part of it has a sample rate of {self.rate} Hz")
+        if self.sr < _MIN_RATE:
+            raise DamageError(f"a part of it has a sample rate of {self.sr} Hz")
         self.frames = 0
         self._queue = av.AudioFifo()
 
     def takes(self, frame: AudioFrame) -> bool:
         """Whether a frame is of the same format; the queue itself doesn't compare the number of channels."""
         return (
-            frame.sample_rate == self.rate
+            frame.sample_rate == self.sr
             and frame.format.name == self.format
             and frame.layout.nb_channels == self.channels
         )
@@ -439,7 +439,7 @@ class _Buffer:
         if full != 1:
             rows = [row * np.float32(1 / full) for row in rows]
         self.frames = 0
-        yield Block([np.ascontiguousarray(row) for row in rows], self.rate)
+        yield Block([np.ascontiguousarray(row) for row in rows], self.sr)
 
 
 def describe(error: Exception) -> str:

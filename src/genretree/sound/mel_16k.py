@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.settings import HOP, MEL_16K_BANDS, MEL_16K_FFT, MEL_16K_RATE, RATE, ImageSettings
+from genretree.settings import HOP_LENGTH, MEL_16K_BANDS, MEL_16K_FFT, MEL_16K_RATE, SAMPLE_RATE, ImageSettings
 from genretree.sound.fast import frame_powers
 from genretree.sound.filters import read_filters
 
@@ -30,17 +30,17 @@ Floats = NDArray[np.float32]
 
 def mel_16k_frames(settings: ImageSettings) -> int:
     """Frames of a slice: 712 for 11.4 s."""
-    return (settings.slice_frames - 1) * HOP * MEL_16K_RATE // (RATE * MEL_16K_HOP) + 1
+    return (settings.slice_frames - 1) * HOP_LENGTH * MEL_16K_RATE // (SAMPLE_RATE * MEL_16K_HOP) + 1
 
 
-def compute_mel_16k(samples: Floats, rate: int = RATE) -> NDArray[np.float16]:
+def compute_mel_16k(y: Floats, sr: int = SAMPLE_RATE) -> NDArray[np.float16]:
     """Compute the mel power of sound in memory.
 
     Parameters
     ----------
-    samples : ndarray, float32, shape (samples,)
+    y : ndarray, float32, shape (samples,)
         Mono.
-    rate : int
+    sr : int
         In Hz.
 
     Returns
@@ -48,8 +48,8 @@ def compute_mel_16k(samples: Floats, rate: int = RATE) -> NDArray[np.float16]:
     ndarray, float16, shape (1 + samples at 16 kHz // 256, 96)
         0 for silence, some hundreds for the loudest music.
     """
-    with Mel16kTap(rate) as tap:
-        for _ in tap.through([samples]):
+    with Mel16kTap(sr) as tap:
+        for _ in tap.through([y]):
             pass
         return tap.read(0, tap.frames)
 
@@ -80,11 +80,11 @@ def to_half(power: Floats) -> NDArray[np.float16]:
 class Mel16kTap:
     """Hands a track's sound on, and keeps its mel power, in bounded memory. Close it after use, or use `with`."""
 
-    def __init__(self, rate: int = RATE) -> None:
+    def __init__(self, sr: int = SAMPLE_RATE) -> None:
         import soxr
 
         self.frames = 0
-        self._resampler = soxr.ResampleStream(rate, MEL_16K_RATE, 1, dtype="float32", quality="HQ")
+        self._resampler = soxr.ResampleStream(sr, MEL_16K_RATE, 1, dtype="float32", quality="HQ")
         self._waiting = [
             np.zeros(MEL_16K_FFT // 2, np.float32)
         ]  # frames are centred: half of the first lies before the track
@@ -124,8 +124,8 @@ class Mel16kTap:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _add(self, samples: Floats) -> None:
-        self._waiting.append(samples)
+    def _add(self, y: Floats) -> None:
+        self._waiting.append(y)
         if sum(map(len, self._waiting)) < MEL_16K_FFT:
             return
         joined = np.concatenate(self._waiting)

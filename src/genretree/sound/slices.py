@@ -1,9 +1,10 @@
-"""Slices of 11.4 s from a track's spectra, drawn as small grey images, and the data set's drawings read to the same.
+"""Slices of 11.4 s from a track's spectra as small grey images, and the data set's images converted to the same.
 
-The data set's authors drew each slice with `librosa.display.specshow`: every cell of the spectrum a rectangle of one
-colour, scaled to the slice's own minimum and maximum, low frequencies at the bottom, in the colour map magma, as a JPEG
-of 496x369 pixels. `draw` averages the cells of those pixels straight into a smaller grey image, by two small matrices,
-and `read_drawn` turns a JPEG of theirs back to the number behind the colour before shrinking it. Both mean the same.
+The data set's authors rendered each slice with `librosa.display.specshow`: every cell of the spectrum a rectangle of
+one colour, scaled to the slice's own minimum and maximum, low frequencies at the bottom, in the colour map magma, as a
+JPEG of 496x369 pixels. `render_image` averages the cells of those pixels straight into a smaller grey image, by two
+small matrices, and `read_rendered_image` maps the colours of such a JPEG back to numbers before shrinking it. Both give
+the same image.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.errors import SoundError
-from genretree.settings import HOP, MEL_16K_RATE, RATE, TOP_DB, ImageSettings
+from genretree.settings import HOP_LENGTH, MEL_16K_RATE, SAMPLE_RATE, TOP_DB, ImageSettings
 from genretree.sound.decode import SampleFile, iter_blocks
 from genretree.sound.mel_16k import MEL_16K_HOP, Mel16kTap, mel_16k_frames
 from genretree.sound.spectra import StoredSpectra, stream_spectra
@@ -98,14 +99,14 @@ def slice_starts(n_frames: int, slice_frames: int) -> NDArray[np.int64]:
     return (max(0, n_frames) - count * slice_frames) // 2 + slice_frames * np.arange(count, dtype=np.int64)
 
 
-def fill_slice(samples: Floats, slice_samples: int) -> Floats:
+def pad_slice(y: Floats, slice_samples: int) -> Floats:
     """Repeat a track shorter than a slice until it fills one.
 
     Repeating keeps level and contrast as they are in the track; zeros would add a floor that sets the slice's minimum.
 
     Parameters
     ----------
-    samples : ndarray, float32, shape (samples,)
+    y : ndarray, float32, shape (samples,)
         Mono, at least one sample.
     slice_samples : int
         Samples wanted.
@@ -113,18 +114,18 @@ def fill_slice(samples: Floats, slice_samples: int) -> Floats:
     Returns
     -------
     ndarray, float32, shape (max(samples, slice_samples),)
-        `samples` itself if it is long enough.
+        `y` itself if it is long enough.
 
     Raises
     ------
     ValueError
         If there is nothing to repeat.
     """
-    if len(samples) >= slice_samples:
-        return samples
-    if len(samples) == 0:
+    if len(y) >= slice_samples:
+        return y
+    if len(y) == 0:
         raise ValueError("an empty track can't be repeated to fill a slice")
-    return np.resize(samples, slice_samples)
+    return np.resize(y, slice_samples)
 
 
 def iter_slices(
@@ -158,17 +159,17 @@ def iter_slices(
     SettingsError
         If there is no such engine.
     """
-    return slice_blocks(iter_blocks(path, RATE, salvage), settings, engine, mel_16k)
+    return slice_blocks(iter_blocks(path, SAMPLE_RATE, salvage), settings, engine, mel_16k)
 
 
 def slice_track(
-    samples: Floats, settings: ImageSettings, engine: str = "auto", mel_16k: bool = False
+    y: Floats, settings: ImageSettings, engine: str = "auto", mel_16k: bool = False
 ) -> Iterator[SliceImages]:
     """Turn samples in memory into the images of their slices.
 
     Parameters
     ----------
-    samples : ndarray, float32, shape (samples,)
+    y : ndarray, float32, shape (samples,)
         Mono and finite, at 22,050 Hz.
     settings : ImageSettings
         Length of a slice and size of an image.
@@ -189,14 +190,16 @@ def slice_track(
     SettingsError
         If there is no such engine.
     """
-    return slice_blocks(iter([samples]), settings, engine, mel_16k)
+    return slice_blocks(iter([y]), settings, engine, mel_16k)
 
 
 def slice_blocks(
     blocks: Iterator[Floats], settings: ImageSettings, engine: str = "auto", mel_16k: bool = False
 ) -> Iterator[SliceImages]:
     """Turn sound that comes block by block, mono at 22,050 Hz, into the images of its slices, as `iter_slices` does."""
-    wanted = (settings.slice_frames - 1) * HOP  # frames are centred: this many samples have one more frame than hops
+    wanted = (
+        settings.slice_frames - 1
+    ) * HOP_LENGTH  # frames are centred: this many samples have one more frame than hops
     head: list[Floats] = []
     have = 0
     for block in blocks:
@@ -206,14 +209,14 @@ def slice_blocks(
             break
     padded = have < wanted
     if padded:
-        head = [fill_slice(np.concatenate(head), wanted)]
+        head = [pad_slice(np.concatenate(head), wanted)]
     sound: Iterable[Floats] = itertools.chain(head, blocks)
     with Mel16kTap() if mel_16k else nullcontext() as tap:
         if tap is not None:
             sound = tap.through(sound)
-        with stream_spectra(sound, RATE, engine) as stored:
+        with stream_spectra(sound, SAMPLE_RATE, engine) as stored:
             for start in slice_starts(stored.frames, settings.slice_frames):
-                yield _draw_slice(stored, tap, int(start), settings, padded)
+                yield _render_slice(stored, tap, int(start), settings, padded)
 
 
 def skip_silent(slices: Iterable[SliceImages], path: SampleFile) -> Iterator[SliceImages]:
@@ -234,14 +237,14 @@ def skip_silent(slices: Iterable[SliceImages], path: SampleFile) -> Iterator[Sli
         raise SoundError("silence", Path(path), detail)
 
 
-def _draw_slice(
+def _render_slice(
     stored: StoredSpectra, tap: Mel16kTap | None, start: int, settings: ImageSettings, padded: bool
 ) -> SliceImages:
-    at = round(start * HOP / RATE * MEL_16K_RATE / MEL_16K_HOP)
+    at = round(start * HOP_LENGTH / SAMPLE_RATE * MEL_16K_RATE / MEL_16K_HOP)
     parts = stored.read(start, settings.slice_frames)
     return SliceImages(
-        images=np.stack([draw(part, settings.size) for part in parts]),
-        start=start * HOP / RATE,
+        images=np.stack([render_image(part, settings.size) for part in parts]),
+        start=start * HOP_LENGTH / SAMPLE_RATE,
         padded=padded,
         silent=bool(parts[0].max() == parts[0].min()),
         mel_16k=None if tap is None else tap.read(at, mel_16k_frames(settings)),
@@ -253,7 +256,7 @@ def _draw_slice(
 # Drawing
 
 
-def draw(db: Floats, size: int) -> Image:
+def render_image(db: Floats, size: int) -> Image:
     """Draw a slice of a spectrum as a square grey image.
 
     Parameters
@@ -350,7 +353,7 @@ def _round(grey: Floats) -> Image:
 # Reading drawings
 
 
-def read_drawn(source: bytes | str | os.PathLike[str], size: int) -> Image:
+def read_rendered_image(source: bytes | str | os.PathLike[str], size: int) -> Image:
     """Read an image of the data set: a slice drawn in magma, as JPEG (or any other form that Pillow reads).
 
     Parameters
@@ -363,7 +366,7 @@ def read_drawn(source: bytes | str | os.PathLike[str], size: int) -> Image:
     Returns
     -------
     ndarray, uint8, shape (size, size)
-        As `draw` gives for the slice behind the image.
+        As `render_image` gives for the slice behind the image.
 
     Raises
     ------

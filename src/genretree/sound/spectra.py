@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.errors import SettingsError
-from genretree.settings import CHROMA_BINS, CQT_BINS, HOP, N_FFT, N_MELS, RATE, TOP_DB
+from genretree.settings import CHROMA_BINS, CQT_BINS, HOP_LENGTH, N_FFT, N_MELS, SAMPLE_RATE, TOP_DB
 from genretree.sound.engines import Engine, Powers, estimate_tuning, librosa_powers
 from genretree.sound.fast import FastStream, fast_powers
 
@@ -48,17 +48,17 @@ class Spectra:
         Constant-Q transform, semitones from C1.
     chroma : ndarray, float32, shape (12, frames)
         Chroma, C to B.
-    rate : int
+    sr : int
         Sample rate in Hz.
-    hop : int
+    hop_length : int
         Samples between frames; frame k is centred on sample k * hop.
     """
 
     mel: Floats
     cqt: Floats
     chroma: Floats
-    rate: int = RATE
-    hop: int = HOP
+    sr: int = SAMPLE_RATE
+    hop_length: int = HOP_LENGTH
 
 
 ENGINES: dict[str, Engine] = {"fast": fast_powers, "librosa": librosa_powers}
@@ -85,14 +85,14 @@ def resolve_engine(name: str) -> str:
 # Whole tracks
 
 
-def compute_spectra(samples: Floats, rate: int = RATE, engine: str = "auto") -> Spectra:
+def compute_spectra(y: Floats, sr: int = SAMPLE_RATE, engine: str = "auto") -> Spectra:
     """Compute mel, CQT and chroma in dB over a whole track.
 
     Parameters
     ----------
-    samples : ndarray, shape (samples,)
+    y : ndarray, shape (samples,)
         Mono and finite, at least 2,048 samples.
-    rate : int
+    sr : int
         In Hz.
     engine : str
         Name in `ENGINES`, or "auto".
@@ -105,7 +105,7 @@ def compute_spectra(samples: Floats, rate: int = RATE, engine: str = "auto") -> 
     Raises
     ------
     ValueError
-        If `samples` has another shape, is too short or is not finite, or `rate` is below 11,025 Hz.
+        If `y` has another shape, is too short or is not finite, or `sr` is below 11,025 Hz.
     SettingsError
         If there is no such engine.
 
@@ -113,30 +113,30 @@ def compute_spectra(samples: Floats, rate: int = RATE, engine: str = "auto") -> 
     ----------
     The image recipe of ccmusic-database/music_genre: librosa's defaults, then `power_to_db(ref=max, top_db=80)`.
     """
-    if rate < _LOWEST_RATE:
+    if sr < _LOWEST_RATE:
         raise ValueError(
-            f"a rate of {rate} Hz is too low for the CQT, whose highest bin lies at 3,951 Hz; resample first"
+            f"a rate of {sr} Hz is too low for the CQT, whose highest bin lies at 3,951 Hz; resample first"
         )
-    powers = _compute(ENGINES[resolve_engine(engine)], _check(samples), rate, None)
+    powers = _compute(ENGINES[resolve_engine(engine)], _check(y), sr, None)
     logs = [_log(part) for part in powers[:3]]
     mel, cqt, chroma = (_to_db(part, float(part.max())) for part in logs)
-    return Spectra(mel, cqt, chroma, rate, HOP)
+    return Spectra(mel, cqt, chroma, sr, HOP_LENGTH)
 
 
-def _check(samples: Floats, least: int = N_FFT) -> Floats:
-    samples = np.asarray(samples)
-    if samples.ndim != 1:
-        raise ValueError(f"samples must be mono, of shape (samples,); got shape {samples.shape}")
-    if len(samples) < least:
-        raise ValueError(f"at least {least} samples are needed; got {len(samples)}")
-    if not np.isfinite(samples).all():
-        raise ValueError(f"samples must be finite; {np.count_nonzero(~np.isfinite(samples))} are NaN or infinite")
-    return np.ascontiguousarray(samples, np.float32)
+def _check(y: Floats, least: int = N_FFT) -> Floats:
+    y = np.asarray(y)
+    if y.ndim != 1:
+        raise ValueError(f"samples must be mono, of shape (samples,); got shape {y.shape}")
+    if len(y) < least:
+        raise ValueError(f"at least {least} samples are needed; got {len(y)}")
+    if not np.isfinite(y).all():
+        raise ValueError(f"samples must be finite; {np.count_nonzero(~np.isfinite(y))} are NaN or infinite")
+    return np.ascontiguousarray(y, np.float32)
 
 
-def _compute(engine: Engine, samples: Floats, rate: int, tuning: float | None) -> Powers:
+def _compute(engine: Engine, y: Floats, sr: int, tuning: float | None) -> Powers:
     """Run an engine, quietly."""
-    return _trim(_quietly(engine, samples, rate, tuning))
+    return _trim(_quietly(engine, y, sr, tuning))
 
 
 def _trim(powers: Powers) -> Powers:
@@ -180,10 +180,10 @@ class StoredSpectra:
         Length of the track.
     """
 
-    def __init__(self, rate: int) -> None:
-        self.rate = rate
+    def __init__(self, sr: int) -> None:
+        self.sr = sr
         self.frames = 0
-        self.samples = 0
+        self.y = 0
         self.peaks = [-np.inf] * 3
         self.tuning = 0.0
         self._whole: Floats | None = None  # (frames, bins), absolute dB
@@ -192,7 +192,7 @@ class StoredSpectra:
     @property
     def seconds(self) -> float:
         """Length of the track."""
-        return self.samples / self.rate
+        return self.y / self.sr
 
     def read(self, start_frame: int, n_frames: int) -> tuple[Floats, Floats, Floats]:
         """Read a stretch of the track.
@@ -258,7 +258,7 @@ class StoredSpectra:
 
 def stream_spectra(
     blocks: Iterable[Floats],
-    rate: int = RATE,
+    sr: int = SAMPLE_RATE,
     engine: str = "auto",
     block_frames: int | None = None,
 ) -> StoredSpectra:
@@ -273,7 +273,7 @@ def stream_spectra(
     ----------
     blocks : iterable of ndarrays, float32, shape (samples,)
         Mono, finite sound, as from `genretree.sound.decode.iter_blocks`; at least 2,048 samples together.
-    rate : int
+    sr : int
         In Hz.
     engine : str
         Name in `ENGINES`, or "auto".
@@ -295,29 +295,29 @@ def stream_spectra(
     if block_frames is not None and block_frames < CONTEXT_FRAMES:
         raise ValueError(f"a block must have at least {CONTEXT_FRAMES} frames; got {block_frames}")
     name = resolve_engine(engine)
-    stored = StoredSpectra(rate)
-    stream = FastStream() if name == "fast" and rate == RATE else None
+    stored = StoredSpectra(sr)
+    stream = FastStream() if name == "fast" and sr == SAMPLE_RATE else None
     tuning: float | None = None
     try:
-        head, rest, whole = _take(blocks, TUNING_FRAMES * HOP, stream)
+        head, rest, whole = _take(blocks, TUNING_FRAMES * HOP_LENGTH, stream)
         at_once = (block_frames or (BLOCK_FRAMES if stream is None else TUNING_FRAMES)) + CONTEXT_FRAMES
-        if stream is not None and whole and len(head) <= at_once * HOP:
+        if stream is not None and whole and len(head) <= at_once * HOP_LENGTH:
             powers = _trim(stream.finish(None))
             stored._append(powers, 0, powers.mel.shape[1], spool=False)
-            stored.samples = len(head)
+            stored.y = len(head)
             return stored
         block_frames = block_frames or BLOCK_FRAMES
-        if len(head) > (block_frames + CONTEXT_FRAMES) * HOP:
-            tuning = stream.tuning() if stream else _quietly(estimate_tuning, _check(head), rate)
+        if len(head) > (block_frames + CONTEXT_FRAMES) * HOP_LENGTH:
+            tuning = stream.tuning() if stream else _quietly(estimate_tuning, _check(head), sr)
         stream = None  # its memory
         pieces = itertools.chain([head], rest)
         del head
-        for samples, before, last in _overlapping(pieces, block_frames * HOP, CONTEXT_FRAMES * HOP):
-            powers = _compute(ENGINES[name], _check(samples), rate, tuning)
-            start = before // HOP
+        for y, before, last in _overlapping(pieces, block_frames * HOP_LENGTH, CONTEXT_FRAMES * HOP_LENGTH):
+            powers = _compute(ENGINES[name], _check(y), sr, tuning)
+            start = before // HOP_LENGTH
             stop = powers.mel.shape[1] if last else start + block_frames
             stored._append(powers, start, stop, spool=not last or stored.frames > 0)
-            stored.samples += len(samples) - before if last else block_frames * HOP
+            stored.y += len(y) - before if last else block_frames * HOP_LENGTH
     except BaseException:
         stored.close()
         raise
@@ -348,7 +348,7 @@ def _overlapping(blocks: Iterable[Floats], size: int, context: int) -> Iterator[
 
     Yields
     ------
-    samples : ndarray
+    y : ndarray
         A block with its context; the last one takes all that is left.
     before : int
         How much context is before the block: 0 for the first.

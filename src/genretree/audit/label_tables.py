@@ -1,0 +1,113 @@
+"""What a store's tables alone tell: who stands on both sides of the split, which labels contradict the tree."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from genretree.audit.findings import Finding, Locator
+from genretree.corpus.names import join_by_name
+from genretree.corpus.store import Store
+from genretree.errors import TaxonomyError
+from genretree.taxonomy import format_path
+
+_SHOWN = 20  # names and places that one finding lists
+_MEANT = ("artist", "album")  # columns that say who made a track, whatever the store was grouped by
+
+
+def find_shared(store: Store, locator: Locator) -> list[Finding]:
+    """Find tracks, groups, artists and albums that stand in training and in another part, one finding for each kind."""
+    columns: dict[str, Sequence[object]] = {"track": range(store.n_tracks)}
+    group_by = store.facts.group_by
+    if group_by not in ("track", "slice"):
+        columns[group_by] = store.tracks["group"]
+    for name in _MEANT:
+        if name not in columns and any(store.tracks.get(name, ())):
+            columns[name] = join_by_name([str(value or "") for value in store.tracks[name]], name)
+    found = []
+    for name, values in columns.items():
+        finding = _find_shared(store, locator, name, values, name in ("track", "artist", group_by))
+        found += [finding] if finding else []
+    return found
+
+
+def _find_shared(store: Store, locator: Locator, name: str, values: Sequence[object], grave: bool) -> Finding | None:
+    parts = np.array(locator.parts)
+    owner = [values[track] for track in store.slice_tracks.tolist()]
+    standing = defaultdict(set)
+    for value, part in zip(owner, locator.parts, strict=True):
+        standing[value].add(str(part))
+    split_up = [value for value, where in standing.items() if value != "" and len(where) > 1]
+    if not split_up:
+        return None
+    shares = {}
+    for part in ("validation", "test"):
+        rows = np.flatnonzero(parts == part).tolist()
+        heard = [owner[row] != "" and "train" in standing[owner[row]] for row in rows]
+        shares[part] = sum(heard) / len(rows) if rows else 0.0
+    names = [store.tracks["path"][value] if name == "track" else str(value) for value in split_up]
+    text = (
+        f"{len(split_up)} {name}s stand in several parts: {shares['test']:.1%} of the test slices and "
+        f"{shares['validation']:.1%} of the validation slices are of {name}s that are also in training"
+    )
+    shown = set(split_up[:_SHOWN])
+    first = [track for track in range(store.n_tracks) if values[track] in shown][:_SHOWN]
+    return Finding(
+        "shared",
+        "error" if grave else "warning",
+        text,
+        tuple(locator.track(track) for track in first),
+        leak=True,
+        details={"column": name, "count": len(split_up), "names": names[:_SHOWN], "shares_in_training": shares},
+    )
+
+
+def find_contradictions(store: Store, locator: Locator) -> list[Finding]:
+    """Find tracks whose genre and leaf don't agree, and gather the rows that were refused when the store was made."""
+    found = []
+    for track, (genre, leaf) in enumerate(zip(store.tracks["genre"], store.track_leaves.tolist(), strict=True)):
+        problem = _contradiction(store, str(genre), leaf)
+        if problem:
+            found.append(Finding("tree", "error", problem, (locator.track(track),), conflict=True))
+    for kind in ("parent", "label"):
+        refused = [failure for failure in store.failures if failure.kind == kind]
+        if refused:
+            messages = [failure.message for failure in refused]
+            text = f"{len(refused)} rows were left out when the store was made; the first: {messages[0]}"
+            details = {"count": len(refused), "rows": [failure.path for failure in refused], "messages": messages}
+            found.append(Finding(kind, "warning", text, details=details))
+    return found
+
+
+def _contradiction(store: Store, genre: str, leaf: int) -> str | None:
+    leaves = store.taxonomy.leaves
+    if not 0 <= leaf < len(leaves):
+        return f"leaf {leaf} is not of the tree, which has {len(leaves)} leaves"
+    try:
+        named = store.taxonomy.find_leaf(genre)
+    except TaxonomyError as error:
+        return str(error)
+    if named == leaf:
+        return None
+    return f"the genre is '{genre}', but the leaf is '{format_path(leaves[leaf])}'"
+
+
+def find_several_leaves(store: Store) -> list[Finding]:
+    """Count the artists, or groups, with music under several leaves: often right, sometimes a wrong label."""
+    column = "artist" if any(store.tracks.get("artist", ())) else "group"
+    if column == "group" and store.facts.group_by in ("track", "slice"):
+        return []
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, genre in zip(store.tracks[column], store.tracks["genre"], strict=True):
+        if name:
+            counts[str(name)][str(genre)] += 1
+    several = {name: dict(genres) for name, genres in counts.items() if len(genres) > 1}
+    if not several:
+        return []
+    what = "artists" if column == "artist" else f"groups ({store.facts.group_by})"
+    text = f"{len(several)} of {len(counts)} {what} have music under several leaves"
+    return [
+        Finding("several_leaves", "note", text, details={"count": len(several), "of": len(counts), "names": several})
+    ]

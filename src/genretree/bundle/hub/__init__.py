@@ -1,0 +1,8 @@
+"""Bundles on the Hugging Face Hub: their names, those that were pulled, pulling, pushing and the model card."""
+
+from __future__ import annotations
+
+from genretree.bundle.hub.download import Pulled, find_bundle, pull
+from genretree.bundle.hub.upload import Pushed, push
+
+__all__ = ["Pulled", "Pushed", "find_bundle", "pull", "push"]

@@ -1,0 +1,213 @@
+"""Rendering: the notes of a piece become sound, mixed and mastered the artist's way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genretree.datasets.composed.artists import Mix, Purpose, generator
+from genretree.datasets.composed.compose import ComposeSettings, Part, Piece, TrackFacts, compose_score
+from genretree.datasets.composed.sampler import Sampler, tuned_sampler
+from genretree.datasets.composed.styles import leaves
+from genretree.errors import MissingExtraError
+
+Samples = NDArray[np.float32]
+_SOFT = 72  # MIDI velocity below which a note is also duller
+_SENDS = {"bass": 0.25, "drums": 0.45}  # share of the reverb; other jobs get all of it
+
+
+def compose_track(
+    leaf: str, artist: int, track: int, settings: ComposeSettings | None = None
+) -> tuple[Samples, TrackFacts]:
+    """Compose and render a track.
+
+    Parameters
+    ----------
+    leaf : str
+        Name of a leaf of the ccmusic tree.
+    artist, track : int
+        Numbers from 0.
+    settings : ComposeSettings, optional
+
+    Returns
+    -------
+    samples : float32 array, shape (channels, seconds * rate)
+        Within -1 and 1, peak at the artist's level; music from the first second on.
+    facts : TrackFacts
+
+    Raises
+    ------
+    TaxonomyError
+        If the tree has no such leaf.
+    MissingExtraError
+        If pretty_midi (for its soundfont) or scipy isn't installed.
+    """
+    settings = settings or ComposeSettings.build()
+    piece = compose_score(leaf, artist, track, settings)
+    rng = generator(settings.seed, leaves().index(piece.artist.leaf), artist, track, Purpose.SOUND)
+    return render_piece(piece, settings, rng), piece.facts
+
+
+def render_piece(piece: Piece, settings: ComposeSettings, rng: np.random.Generator) -> Samples:
+    """Render a piece; `rng` gives the room's echoes and the noise floor. Shape (channels, seconds * rate)."""
+    n = round(settings.seconds * settings.rate)
+    mix = piece.artist.mix
+    sampler = tuned_sampler(settings.rate, mix.cents)
+    dry = np.zeros((settings.channels, n), dtype=np.float32)
+    send = np.zeros_like(dry)
+    pump = _pump(piece, mix, settings.rate, n)
+    for part in piece.parts:
+        stem = _play(part, sampler, n)
+        if part.player.vibrato > 0.0:
+            stem = _bend(stem, part.player.vibrato, piece.artist.vibrato_rate, settings.rate)
+        if pump is not None and part.player.role.job not in ("drums", "melody"):
+            stem *= pump
+        gains = _pan(part.player.pan, settings.channels) * 10.0 ** (part.player.level / 20.0)
+        placed = gains[:, None].astype(np.float32) * stem
+        dry += placed
+        send += placed * np.float32(_SENDS.get(part.player.role.job, 1.0))
+    sound = _room_and_tone(dry, send, mix, settings.rate, rng)
+    sound = _squeeze(sound, mix, settings.rate)
+    sound += rng.standard_normal(sound.shape, dtype=np.float32) * np.float32(10.0 ** (mix.noise / 20.0))
+    return _finish(sound, piece.fade, mix.peak, settings.rate)
+
+
+def _play(part: Part, sampler: Sampler, n: int) -> Samples:
+    """Play one part, soft notes through a low-pass: a soft note isn't just a loud one turned down."""
+    loud = np.zeros(n, dtype=np.float32)
+    soft = np.zeros(n, dtype=np.float32)
+    drums = part.player.role.job == "drums"
+    program = part.player.program
+    starts = np.rint(part.starts * sampler.rate).astype(np.int64)
+    rows = zip(starts.tolist(), part.lengths.tolist(), part.pitches.tolist(), part.velocities.tolist(), strict=True)
+    for start, length, pitch, velocity in rows:
+        note = sampler.drum(program, pitch) if drums else sampler.note(program, pitch, length)
+        note = note[: n - start]
+        note *= np.float32((velocity / 110.0) ** 1.7)
+        target = soft if velocity < _SOFT and not drums else loud
+        target[start : start + len(note)] += note
+    if not soft.any():
+        return loud
+    return loud + _dull(soft, sampler.rate)
+
+
+def _dull(stem: Samples, rate: int) -> Samples:
+    """One pole at 2.2 kHz."""
+    keep = float(np.exp(-2.0 * np.pi * 2200.0 / rate))
+    filtered: Samples = _signal().lfilter(np.array([1.0 - keep], np.float32), np.array([1.0, -keep], np.float32), stem)
+    return filtered.astype(np.float32)
+
+
+def _bend(stem: Samples, cents: float, hertz: float, rate: int) -> Samples:
+    """Vibrato: reading the sound back and forth in time bends its pitch by up to `cents`."""
+    n = len(stem)
+    depth = (2.0 ** (cents / 1200.0) - 1.0) * rate / (2.0 * np.pi * hertz)  # samples
+    at = np.arange(n, dtype=np.float32)
+    # The wave is slow: a table of it, repeated, is enough and much faster than n sines.
+    period = round(rate / hertz)
+    wave = np.resize((depth * np.sin(2.0 * np.pi * np.arange(period) / period)).astype(np.float32), n)
+    at = np.clip(at + wave + np.float32(depth), 0, n - 2)
+    left = at.astype(np.int32)
+    share = at - left
+    bent: Samples = stem[left] * (1.0 - share) + stem[left + 1] * share
+    return bent
+
+
+def _pump(piece: Piece, mix: Mix, rate: int, n: int) -> Samples | None:
+    """The gain of a side-chain compressor: everything ducks under the bass drum."""
+    if mix.duck < 0.05:
+        return None
+    kicks = [p.starts[np.isin(p.pitches, (35, 36))] for p in piece.parts if p.player.role.job == "drums"]
+    gain = np.ones(n, dtype=np.float32)
+    dip = np.float32(1.0) - np.float32(mix.duck) * np.linspace(1.0, 0.0, round(0.22 * rate), dtype=np.float32)
+    for start in np.concatenate(kicks) if kicks else []:
+        at = round(float(start) * rate)
+        part = gain[at : at + len(dip)]
+        np.minimum(part, dip[: len(part)], out=part)
+    return gain
+
+
+def _pan(pan: float, channels: int) -> NDArray[np.float64]:
+    if channels == 1:
+        return np.ones(1)
+    angle = (pan + 1.0) * np.pi / 4.0
+    return np.array([np.cos(angle), np.sin(angle)])
+
+
+def _room_and_tone(dry: Samples, send: Samples, mix: Mix, rate: int, rng: np.random.Generator) -> Samples:
+    """Add the room and equalise, all in one trip through the frequency domain."""
+    fft = _fft()
+    n = dry.shape[1]
+    echo = _impulse(mix.reverb, rate, rng)
+    size = fft.next_fast_len(n + len(echo), real=True)
+    tone = _tone(mix, np.fft.rfftfreq(size, 1.0 / rate))
+    room = fft.rfft(echo, size) * np.float32(mix.wet)
+    spectrum = (fft.rfft(dry, size, axis=1) + fft.rfft(send, size, axis=1) * room) * tone
+    sound: Samples = fft.irfft(spectrum, size, axis=1)[:, :n].astype(np.float32)
+    return sound
+
+
+def _impulse(seconds: float, rate: int, rng: np.random.Generator) -> Samples:
+    """A room's answer to a click: noise that dies away, unit energy, after 12 ms of nothing."""
+    n = round(seconds * rate)
+    decay = np.exp(np.linspace(0.0, np.log(1e-3), n))
+    echo = rng.standard_normal(n) * decay
+    echo[: round(0.012 * rate)] = 0.0
+    # Walls take the treble first.
+    echo = np.convolve(echo, [0.25, 0.5, 0.25], mode="same")
+    return np.asarray(echo / np.sqrt(np.sum(echo**2)), dtype=np.float32)
+
+
+def _tone(mix: Mix, hertz: NDArray[np.floating]) -> Samples:
+    """Gain at each frequency: a tilt about 1 kHz, some bumps, and the ends rolled off."""
+    # Curves this smooth need few points; interpolating them saves a million logarithms.
+    few = np.concatenate([[0.0], np.geomspace(15.0, max(hertz[-1], 30.0), 400)])
+    octaves = np.log2(np.maximum(few, 15.0) / 1000.0)
+    decibels = mix.tilt * np.clip(octaves, -4.0, 3.5)
+    for centre, height, width in mix.bumps:
+        decibels += height * np.exp(-0.5 * ((octaves - np.log2(centre / 1000.0)) / width) ** 2)
+    decibels -= 10.0 * np.log10(1.0 + (mix.low_cut / np.maximum(few, 1.0)) ** 4)
+    decibels -= 10.0 * np.log10(1.0 + (few / mix.high_cut) ** 12)
+    return np.asarray(np.interp(hertz, few, 10.0 ** (decibels / 20.0)), dtype=np.float32)
+
+
+def _squeeze(sound: Samples, mix: Mix, rate: int) -> Samples:
+    """Compress by a slow gain that evens out loudness, then saturate."""
+    block = round(0.05 * rate)
+    n = sound.shape[1]
+    power = np.mean(sound**2, axis=0)
+    edges = np.arange(0, n, block)
+    level = np.sqrt(np.add.reduceat(power, edges) / block) + 1e-4
+    level = np.convolve(np.pad(level, 4, mode="edge"), np.ones(9) / 9, mode="valid")
+    typical = float(np.sqrt(np.mean(level**2)))
+    gain = np.clip((typical / level) ** mix.compress, 0.1, 4.0)
+    sound = sound * np.interp(np.arange(n), edges + block / 2, gain).astype(np.float32)
+    # Relative to the programme's own level, so that the drive means the same for quiet and loud arrangements.
+    rms = float(np.sqrt(np.mean(sound**2)))
+    return np.asarray(np.tanh(sound * np.float32(mix.drive * 0.36 / max(rms, 1e-6))))
+
+
+def _finish(sound: Samples, fade: bool, peak: float, rate: int) -> Samples:
+    """Fade the end, and set the peak."""
+    tail = round((2.5 if fade else 0.25) * rate)
+    sound[:, -tail:] *= np.linspace(1.0, 0.0, tail, dtype=np.float32)
+    highest = float(np.max(np.abs(sound)))
+    return sound * np.float32(peak / max(highest, 1e-6))
+
+
+def _signal() -> Any:
+    try:
+        from scipy import signal
+    except ImportError as error:
+        raise MissingExtraError("scipy", "compose") from error
+    return signal
+
+
+def _fft() -> Any:
+    try:
+        from scipy import fft
+    except ImportError as error:
+        raise MissingExtraError("scipy", "compose") from error
+    return fft

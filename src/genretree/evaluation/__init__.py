@@ -1,0 +1,1 @@
+"""Evaluation of bundles: metrics on a store, reports, plots, and comparisons of model families."""

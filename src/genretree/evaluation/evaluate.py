@@ -1,0 +1,343 @@
+"""How right a bundle is on a store: by slice and by whole track, at every level, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genretree.bundle.bundle import Bundle
+from genretree.corpus.splits import PROTOCOL_NOTES, RECOVERED, WITHOUT_TRACKS, Split
+from genretree.corpus.store import Store
+from genretree.errors import CorpusError, TaxonomyError
+from genretree.metrics.calibration import UNITS, Unit, average_by
+from genretree.metrics.scores import Difference, UnitScores, compare_right, decode_levels, name_path, score_units
+from genretree.models.base import LevelProbabilities, predict_dataset
+from genretree.progress import progress_bar
+from genretree.settings import Heads
+from genretree.taxonomy import Taxonomy
+from genretree.training.train import group_fingerprints, slice_dataset_of, unknown_groups
+
+_LONG = ("tracks_seen", "groups_seen", "heard_before", "history")
+_INTERNAL = ("outcomes", "marks")  # too long for metrics.json; tracks.csv has the outcomes
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ItemResult:
+    """What became of one track.
+
+    Parameters
+    ----------
+    name, group : str
+        As the store has them.
+    true, predicted : tuple of str
+        Paths. With independent heads `predicted` is the name at each level.
+    probabilities : tuple of float
+        Of the predicted node at each level.
+    true_probability : float
+        Of the true leaf.
+    right : tuple of bool
+        Level by level.
+    row : int
+        The slice, as an index into the store, that speaks most for the predicted leaf.
+    """
+
+    name: str
+    group: str
+    true: tuple[str, ...]
+    predicted: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    true_probability: float
+    right: tuple[bool, ...]
+    row: int
+
+
+@dataclass(frozen=True)
+class Correctness:
+    """Where an evaluation was right: bool arrays (n, n_levels) and group numbers (n,) of its slices and tracks."""
+
+    rows: Indices
+    slice: NDArray[np.bool_]
+    slice_groups: Indices
+    track: NDArray[np.bool_]
+    track_groups: Indices
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `genretree evaluate` measures: the figures by `slice` and by `track`, and what they are figures of.
+
+    `protocol` says in a sentence how far the figures speak of unseen music, `disjoint` in a word, to stand beside every
+    figure: `artist-disjoint`, `track-disjoint` ..., `file-disjoint` (other files, but perhaps by known artists),
+    `LEAKING`, `unknown`. `runtime` is what ran the model's networks, and in which arithmetic.
+    """
+
+    slice: UnitScores
+    track: UnitScores
+    family: str
+    heads: Heads
+    bundle: str
+    store: str
+    part: str
+    split: str
+    group_by: str
+    protocol: str
+    disjoint: str
+    known_tracks: int
+    known_groups: int
+    seed: int
+    settings: dict[str, Any]
+    training: dict[str, Any]
+    version: str
+    calibration: dict[str, Any] | None
+    outcomes: tuple[ItemResult, ...]
+    marks: Correctness
+    runtime: str = ""
+
+    @property
+    def label(self) -> str:
+        """The family, with the bundle's name where that is another."""
+        name = Path(self.bundle).name
+        return self.family if name == self.family else f"{name} ({self.family})"
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """What to tell the figures by: no tracks where nothing is known of them, as each slice then counts as one."""
+        return ("slice",) if self.group_by in WITHOUT_TRACKS else UNITS
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists, numbers and names, for `metrics.json`."""
+        bare = replace(self, outcomes=(), marks=None)  # type: ignore[arg-type]
+        content = {name: value for name, value in asdict(bare).items() if name not in _INTERNAL}
+        content["training"] = {key: value for key, value in self.training.items() if key not in _LONG}
+        return content
+
+
+def evaluate(
+    bundle: Bundle,
+    store: Store,
+    *,
+    part: str = "test",
+    split: str | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Evaluation:
+    """Score a bundle on one part of a store.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    store : Store
+        Prepared with the same image settings. Its genres must be leaves of the bundle's tree, by name.
+    part : str
+        `test`, `train`, `validation` or `all`.
+    split : str, optional
+        The store's split; by default the one the bundle was trained with if this is the same store, else `default`.
+    seed : int
+        Of the bootstrap.
+
+    Raises
+    ------
+    CorpusError
+        If the store was drawn with other settings, has genres the bundle doesn't know, or the part is empty.
+    """
+    check_images(bundle, store)
+    same_store = bundle.training.get("store", {}).get("digest") == store.facts.digest
+    split_name = split or (bundle.training["split"]["name"] if same_store else "default")
+    parts = store.split(split_name) if part != "all" else None
+    rows = store.rows(part, parts)
+    if len(rows) == 0:
+        raise CorpusError(f"{store.folder}: the part '{part}' of the split '{split_name}' is empty; try --part all")
+    leaves = match_leaves(bundle.taxonomy, store)
+    levels = predict_rows(bundle, store, rows, progress)
+
+    tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
+    averaged = [average_by(probabilities, position, len(tracks)) for probabilities in levels]
+    by_slice, by_track = bundle.calibrate(levels, "slice"), bundle.calibrate(averaged, "track")
+    groups = store.track_groups
+    known_tracks = set(bundle.training.get("tracks_seen", ()))
+    known_groups = set(bundle.training.get("groups_seen", ()))
+    known = [store.tracks["sha256"][track] in known_tracks for track in tracks]
+    n_known_groups = len(
+        {store.tracks["group"][track] for track in tracks if group_fingerprints(store, track) & known_groups}
+    )
+    tree, heads = bundle.taxonomy, bundle.model.heads
+    slice_leaves, slice_groups = leaves[store.slice_tracks[rows]], groups[store.slice_tracks[rows]]
+    slice_right = decode_levels(tree, heads, by_slice) == tree.ancestors[slice_leaves]
+    named = decode_levels(tree, heads, by_track)
+    track_right = named == tree.ancestors[leaves[tracks]]
+    heard = set(bundle.training.get("heard_before", ()))
+    n_heard = sum(store.tracks["sha256"][track] in heard for track in tracks)
+    protocol, disjoint = _describe_protocol(
+        parts,
+        sum(known),
+        n_known_groups,
+        store.facts.group_by,
+        bundle.training.get("group_by", ""),
+        (int(unknown_groups(store)[tracks].sum()), int(bundle.training.get("unknown_groups", 0))),
+    )
+    if n_heard:
+        protocol += f"; {n_heard} of these files were heard, without their genres, when its weights were pretrained"
+        disjoint = disjoint if disjoint == "LEAKING" else "heard before"
+    return Evaluation(
+        slice=score_units(tree, heads, by_slice, slice_leaves, slice_groups, seed, levels),
+        track=score_units(tree, heads, by_track, leaves[tracks], groups[tracks], seed, averaged),
+        family=bundle.family,
+        heads=heads,
+        bundle=str(bundle.folder),
+        store=str(store.folder),
+        part=part,
+        split="" if parts is None else parts.name,
+        group_by=store.facts.group_by,
+        protocol=protocol,
+        disjoint=disjoint,
+        known_tracks=sum(known),
+        known_groups=n_known_groups,
+        seed=seed,
+        settings=bundle.settings.model_dump(mode="json"),
+        training=dict(bundle.training),
+        version=version("genretree"),
+        calibration=None if bundle.calibration is None else bundle.calibration.to_json(),
+        outcomes=_describe_tracks(bundle, store, leaves, named, by_track, levels[-1], rows),
+        marks=Correctness(rows, slice_right, slice_groups, track_right, groups[tracks]),
+        runtime=bundle.runtime,
+    )
+
+
+def describe_pair(first: Evaluation, second: Evaluation) -> str:
+    """Name two evaluations that are compared, and how their music was cut."""
+    names = f"{first.label} less {second.label}"
+    if first.disjoint == second.disjoint:
+        return f"{names} ({first.disjoint})"
+    return f"{names} ({first.disjoint} less {second.disjoint}: they learned from different music, so this says little)"
+
+
+def compare_evaluations(first: Evaluation, second: Evaluation) -> dict[str, tuple[Difference, ...]]:
+    """Say by `slice` and by `track`, level by level, whether one bundle is better than another on the same music.
+
+    Raises
+    ------
+    CorpusError
+        If the two were not scored on the same slices and levels.
+    """
+    names = [level.name for level in first.track.levels]
+    same_levels = names == [level.name for level in second.track.levels]
+    if first.store != second.store or not same_levels or not np.array_equal(first.marks.rows, second.marks.rows):
+        raise CorpusError(
+            f"{first.bundle} and {second.bundle} were scored on different music or levels; "
+            "name the same store, part and split for both"
+        )
+    one, other = first.marks, second.marks
+    return {
+        "slice": compare_right(names, one.slice, other.slice, one.slice_groups, first.seed),
+        "track": compare_right(names, one.track, other.track, one.track_groups, first.seed),
+    }
+
+
+def check_images(bundle: Bundle, store: Store) -> None:
+    """Refuse a store whose images were not drawn the way the bundle learned."""
+    if bundle.images != store.settings:
+        raise CorpusError(
+            f"{store.folder}: drawn with {store.settings}, but {bundle.folder} learned from {bundle.images}; "
+            "prepare it again"
+        )
+    store.check_modalities(getattr(bundle.settings, "modalities", ()))
+    if bundle.model.needs_sound and store.mel_16k is None:
+        raise CorpusError(f"{store.folder}: made from images alone, and {bundle.folder} ({bundle.family}) needs sound")
+
+
+def _describe_tracks(
+    bundle: Bundle,
+    store: Store,
+    leaves: Indices,
+    predicted: Indices,
+    averaged: LevelProbabilities,
+    slice_leaves: NDArray[np.float64],
+    rows: Indices,
+) -> tuple[ItemResult, ...]:
+    """Say of each track what it was taken for, in the order of `np.unique` of the tracks."""
+    tree, heads = bundle.taxonomy, bundle.model.heads
+    tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
+    found = []
+    for place, track in enumerate(tracks.tolist()):
+        nodes, leaf = predicted[place], int(leaves[track])
+        own = np.flatnonzero(position == place)
+        loudest = own[slice_leaves[own, nodes[-1]].argmax()]
+        found.append(
+            ItemResult(
+                name=str(store.tracks["path"][track]),
+                group=str(store.tracks["group"][track]),
+                true=tree.leaves[leaf],
+                predicted=name_path(tree, heads, nodes),
+                probabilities=tuple(float(averaged[level][place, node]) for level, node in enumerate(nodes)),
+                true_probability=float(averaged[-1][place, leaf]),
+                right=tuple((nodes == tree.ancestors[leaf]).tolist()),
+                row=int(rows[loudest]),
+            )
+        )
+    return tuple(found)
+
+
+def match_leaves(taxonomy: Taxonomy, store: Store) -> Indices:
+    """Give every track's leaf in the bundle's tree, by name."""
+    if taxonomy.digest == store.taxonomy.digest:
+        return store.track_leaves
+    table = []
+    for leaf in store.taxonomy.leaves:
+        try:
+            table.append(_find_either(taxonomy.find_leaf, leaf))
+        except TaxonomyError as error:
+            raise CorpusError(f"{store.folder}: the store's genres don't fit the bundle's tree: {error}") from error
+    return np.array(table, dtype=np.int64)[store.track_leaves]
+
+
+def _find_either(find: Callable[[Sequence[str] | str], int], leaf: Sequence[str]) -> int:
+    """Look a leaf up by its whole path, or, where the trees are of different depth, by its own name."""
+    try:
+        return find(leaf)
+    except TaxonomyError:
+        return find(leaf[-1])
+
+
+def predict_rows(bundle: Bundle, store: Store, rows: Indices, progress: bool = False) -> LevelProbabilities:
+    """Give the probabilities of every node for some slices of a store: by level, shape (n_rows, n_nodes)."""
+    with progress_bar(len(rows), "evaluate", "slice", progress) as tick:
+        return predict_dataset(bundle.model, slice_dataset_of(store, rows), tick)
+
+
+def _describe_protocol(
+    parts: Split | None,
+    known_tracks: int,
+    known_groups: int,
+    group_by: str,
+    learned_by: str,
+    unknown: tuple[int, int],
+) -> tuple[str, str]:
+    """Say how far the figures speak of unseen music. Files are told by their bytes, groups by their names."""
+    if parts is not None and parts.protocol == "slice":
+        return parts.note, "LEAKING"
+    if known_tracks:
+        note = f"LEAKING: {known_tracks} of these files were learned from; the figures say nothing about unseen music"
+        return note, "LEAKING"
+    if not learned_by:
+        return "unknown: the bundle doesn't say what it learned from", "unknown"
+    if learned_by != group_by:
+        how = f"the bundle was grouped by {learned_by}, this store by {group_by}"
+        note = f"none of these files was learned from; whether their groups were is unknown ({how})"
+        return note, "file-disjoint"
+    if known_groups:
+        note = f"none of these files was learned from, but {known_groups} of their groups ({group_by}) were"
+        return note, "file-disjoint"
+    if any(unknown):
+        count = f"{unknown[0]} of these tracks and of {unknown[1]} that were learned from"
+        return f"none of these files was learned from; but the {group_by} of {count} isn't known", "file-disjoint"
+    if group_by == RECOVERED:
+        return PROTOCOL_NOTES["recovered"], "by guessed tracks"
+    note = f"disjoint by {group_by}: none of these files, and none of their groups, was learned from"
+    return note, f"{group_by}-disjoint"

@@ -1,0 +1,222 @@
+"""The files and pages of an evaluation."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genretree.corpus.store import Store
+from genretree.evaluation.evaluate import Evaluation, ItemResult, describe_pair
+from genretree.evaluation.plots import draw_confusion, draw_coverage, draw_history, draw_reliability, draw_strip
+from genretree.files import printable_text, write_text
+from genretree.metrics.calibration import UNITS
+from genretree.metrics.scores import Difference
+from genretree.parallel import command_line
+from genretree.taxonomy import format_path
+
+_HARDEST = 6
+_PAIRS = 4
+
+Differences = Mapping[str, Sequence[Difference]]
+
+
+def save_evaluation(
+    evaluation: Evaluation,
+    out: str | Path,
+    store: Store | None = None,
+    against: tuple[Evaluation, Differences] | None = None,
+) -> Path:
+    """Write `metrics.json`, `tracks.csv`, `report.html` and the confusion matrices as PNG into a folder.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    out : path
+    store : Store, optional
+        What was evaluated, for the spectrograms of the hardest tracks.
+    against : (Evaluation, differences), optional
+        Another bundle's evaluation on the same music, and what `compare_evaluations` says of the two.
+
+    Returns
+    -------
+    Path
+        The page's path.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    content = evaluation.to_json()
+    if against is not None:
+        other, differences = against
+        listed = {unit: [vars(item) for item in items] for unit, items in differences.items()}
+        content["against"] = {
+            "bundle": other.bundle,
+            "cut": [evaluation.disjoint, other.disjoint],
+            "evaluation": other.to_json(),
+            "differences": listed,
+        }
+    write_text(out / "metrics.json", json.dumps(content, indent=1, ensure_ascii=False))
+    write_text(out / "tracks.csv", format_tracks(evaluation))
+    for name, png in confusion_pngs(evaluation).items():
+        (out / f"{name}.png").write_bytes(png)
+    evaluations = [evaluation] if against is None else [evaluation, against[0]]
+    both = {} if against is None else {describe_pair(evaluation, against[0]): against[1]}
+    return write_report(evaluations, out / "report.html", store=store, differences=both)
+
+
+def format_tracks(evaluation: Evaluation) -> str:
+    """Give what became of every track as CSV text, the surest mistakes first."""
+    names = [level.name for level in evaluation.track.levels]
+    columns = ["track", "group", "true", "predicted", "right", *(f"{name}_probability" for name in names)]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*columns, "true_probability", "cut_by"])
+    for item in _hardest_first(evaluation.outcomes):
+        shares = [f"{share:.6f}" for share in (*item.probabilities, item.true_probability)]
+        paths = [format_path(item.true), format_path(item.predicted)]
+        writer.writerow([item.name, item.group, *paths, int(all(item.right)), *shares, evaluation.disjoint])
+    return buffer.getvalue()
+
+
+def confusion_pngs(evaluation: Evaluation) -> dict[str, bytes]:
+    """Draw a confusion matrix for every level, by track and by slice; PNG bytes by name (`confusion-track-level_1`)."""
+    found = {}
+    for unit, pictures in _draw_confusions(evaluation).items():
+        for level, png in zip(getattr(evaluation, unit).levels, pictures, strict=True):
+            found[re.sub(r"[^\w-]+", "_", f"confusion-{unit}-{level.name}")] = png  # it becomes a file's name
+    return found
+
+
+def _draw_confusions(evaluation: Evaluation) -> dict[str, list[bytes]]:
+    return {
+        unit: [
+            draw_confusion(level, unit, evaluation.disjoint, level.branches)
+            for level in getattr(evaluation, unit).levels
+        ]
+        for unit in UNITS
+    }
+
+
+def write_report(
+    evaluations: Sequence[Evaluation],
+    path: str | Path,
+    title: str = "genretree: evaluation",
+    costs: Sequence[Mapping[str, Any]] = (),
+    skipped: Mapping[str, str] | None = None,
+    *,
+    store: Store | None = None,
+    differences: Mapping[str, Differences] | None = None,
+    titles: Mapping[str, str] | None = None,
+    published: Sequence[Sequence[str]] = (),
+) -> Path:
+    """Write one self-contained HTML page (pictures inside, no network) about one or more evaluations.
+
+    Parameters
+    ----------
+    evaluations : sequence of Evaluation
+    path : path
+    title : str
+    costs : sequence of mappings, optional
+        For each evaluation `parameters`, `training_seconds` and `slices_per_second`.
+    skipped : mapping, optional
+        Families that could not be trained, and why.
+    store : Store, optional
+        What was evaluated, for the spectrograms of the hardest tracks.
+    differences : mapping, optional
+        What `compare_evaluations` says of two of them, by a title that names the two.
+    titles : mapping of str to str, optional
+        Titles of levels' columns, where they differ from the levels' names.
+    published : sequence of sequences of str, optional
+        For each evaluation the cells of a row of published figures (name, cut, overall, levels), or none.
+
+    Returns
+    -------
+    Path
+        The page's path.
+    """
+    path = Path(path)
+    page = render(
+        "report.html.j2",
+        title=title,
+        evaluations=[_view(evaluation, store) for evaluation in evaluations],
+        units=evaluations[0].units,
+        costs=list(costs),
+        skipped=dict(skipped or {}),
+        differences=dict(differences or {}),
+        titles=dict(titles or {}),
+        published=list(published),
+        command=command_line(),
+    )
+    write_text(path, page)
+    return path
+
+
+def render(template: str, **content: Any) -> str:
+    """Fill in one of the package's page templates; what is put in is escaped, control characters too."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("genretree", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        finalize=lambda value: printable_text(value) if type(value) is str else value,
+    )
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
+    environment.filters["path"] = format_path
+    return environment.get_template(template).render(**content)
+
+
+def _view(evaluation: Evaluation, store: Store | None) -> dict[str, Any]:
+    """Collect what the template shows of one evaluation."""
+    history = draw_history(evaluation.training.get("history", []))
+    unit = getattr(evaluation, evaluation.units[0])
+    return {
+        "evaluation": evaluation,
+        "pictures": {unit: [data_url(png) for png in pngs] for unit, pngs in _draw_confusions(evaluation).items()},
+        "reliability": data_url(draw_reliability(unit.levels)),
+        "coverage": data_url(draw_coverage(unit.levels)),
+        "history": None if history is None else data_url(history),
+        "hardest": _show_hardest(evaluation, store),
+        "confused": _show_confused(evaluation, store),
+        "facts": evaluation.training.get("facts", {}),
+        "versions": evaluation.training.get("versions", {}),
+    }
+
+
+def _show_hardest(evaluation: Evaluation, store: Store | None) -> list[dict[str, Any]]:
+    wrong = [item for item in _hardest_first(evaluation.outcomes) if not all(item.right)]
+    return [{"outcome": item, "picture": _picture(item, store)} for item in wrong[:_HARDEST]]
+
+
+def _show_confused(evaluation: Evaluation, store: Store | None) -> list[dict[str, Any]]:
+    """Give the pairs of leaves that are confused most often, each with the track most surely taken for the other."""
+    wrong = [item for item in _hardest_first(evaluation.outcomes) if not all(item.right)]
+    counts = Counter((item.true, item.predicted) for item in wrong)
+    found = []
+    for (true, predicted), n in counts.most_common(_PAIRS):
+        example = next(item for item in wrong if (item.true, item.predicted) == (true, predicted))
+        found.append({"n": n, "outcome": example, "picture": _picture(example, store)})
+    return found
+
+
+def _hardest_first(outcomes: Sequence[ItemResult]) -> list[ItemResult]:
+    """Put mistakes first; of these, and of the others, first those whose true genre it thought least likely."""
+    return sorted(outcomes, key=lambda item: (all(item.right), item.true_probability))
+
+
+def _picture(outcome: ItemResult, store: Store | None) -> str | None:
+    return None if store is None else data_url(draw_strip(np.asarray(store.images[outcome.row])))
+
+
+def data_url(png: bytes) -> str:
+    """Give a PNG as a URL that holds it, to stand inside a page."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -1,0 +1,9 @@
+"""Why: which part of the sound decided, at each level of the tree, and how far that can be believed."""
+
+from __future__ import annotations
+
+from genretree.explanation.api import explain
+from genretree.explanation.methods.registry import METHODS
+from genretree.explanation.result import Explanation, Neighbour, NodeExplanation, Passage, Relevance, Timeline
+
+__all__ = ["METHODS", "Explanation", "Neighbour", "NodeExplanation", "Passage", "Relevance", "Timeline", "explain"]

@@ -1,0 +1,116 @@
+"""What the rows and columns of a model's inputs stand for: Hz, notes and seconds, and the way there from pixels.
+
+An image of `size` pixels shows a slice from its lowest band, in the bottom row, to its highest, in row 0; each pixel is
+the mean of the bands and frames under it (`genretree.sound.slices.draw`). Row r of mel therefore spans the bands from
+`128 * (size - 1 - r) / size` to `128 * (size - r) / size`, column c the seconds from `seconds * c / size` to
+`seconds * (c + 1) / size` of the slice. Relevance is kept by band and not by pixel: what lies in a pixel is divided
+among the bands that the pixel is the mean of, by area, so that sums stay the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genretree.settings import CHROMA_BINS, CQT_BINS, MEL_16K_BANDS, MEL_16K_RATE, N_MELS, SAMPLE_RATE
+from genretree.sound.slices import overlaps
+
+View = Literal["mel", "cqt", "chroma", "mel_16k"]
+IMAGES: tuple[View, ...] = ("mel", "cqt", "chroma")
+SOUND: View = "mel_16k"
+STEPS = 57  # columns of a map in one slice: 0.2 s each at 11.4 s
+_MEL_TOGETHER = 2  # bands of mel and of mel_16k in a row of a map
+_LOWEST_NOTE = 24  # C1, in MIDI numbers
+_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FrequencyAxis:
+    """Rows of a map, the lowest first.
+
+    Parameters
+    ----------
+    view : "mel", "cqt", "chroma" or "mel_16k"
+    edges : array, shape (rows + 1,)
+        In Hz; for chroma, which has no frequencies, numbers from 0 to 12.
+    names : tuple of str
+        Name of each row: a note (`A4`), a pitch class (`A`), or its centre (`440 Hz`).
+    """
+
+    view: View
+    edges: NDArray[np.float64]
+    names: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(self.names)
+
+    @property
+    def in_hertz(self) -> bool:
+        """Whether the edges are frequencies."""
+        return self.view != "chroma"
+
+
+@lru_cache(maxsize=8)
+def frequency_axis(view: View) -> FrequencyAxis:
+    """Give the rows of a view's maps.
+
+    Bands of mel reach half way to the centres of their neighbours (librosa's Slaney scale: 0 to 11,025 Hz in 128 bands,
+    to 8,000 Hz in 96 for mel_16k), semitones of the CQT half a semitone to either side of A4 = 440 Hz tuning.
+    """
+    import librosa
+
+    if view == "chroma":
+        return FrequencyAxis(view, np.arange(CHROMA_BINS + 1, dtype=float), _NAMES)
+    if view == "cqt":
+        notes = _LOWEST_NOTE + np.arange(CQT_BINS + 1)
+        edges = librosa.midi_to_hz(notes - 0.5)
+        return FrequencyAxis(view, np.asarray(edges), tuple(note_name(int(note)) for note in notes[:-1]))
+    bands, highest = (N_MELS, SAMPLE_RATE / 2) if view == "mel" else (MEL_16K_BANDS, MEL_16K_RATE / 2)
+    centres = librosa.mel_frequencies(n_mels=bands + 2, fmax=highest)
+    edges = (centres[:-1] + centres[1:])[::_MEL_TOGETHER] / 2
+    return FrequencyAxis(view, edges, tuple(f"{hertz:.0f} Hz" for hertz in (edges[:-1] + edges[1:]) / 2))
+
+
+def note_name(midi: int) -> str:
+    """Name a note by its MIDI number: 69 is A4."""
+    return f"{_NAMES[midi % 12]}{midi // 12 - 1}"
+
+
+def spread_mask(mask: Floats, size: int) -> Floats:
+    """Turn a mask by row and step into one by pixel.
+
+    Parameters
+    ----------
+    mask : array, shape (..., rows, steps)
+        The lowest row first, 0 to 1.
+    size : int
+        Of the image, in pixels.
+
+    Returns
+    -------
+    array, shape (..., size, size)
+        The highest frequency in row 0; a pixel that several rows share has their mean.
+    """
+    rows, steps = mask.shape[-2:]
+    return np.asarray(overlaps(rows, size) @ mask[..., ::-1, :] @ overlaps(steps, size).T, np.float32)
+
+
+def gather_pixels(pixels: Floats, view: View) -> Floats:
+    """Turn relevance by pixel, (..., size, size), into relevance by row and step, (..., rows, steps); sums stay."""
+    size = pixels.shape[-1]
+    gathered = overlaps(frequency_axis(view).rows, size).T @ pixels @ overlaps(STEPS, size)
+    return np.asarray(gathered[..., ::-1, :], np.float32)
+
+
+def stretch_mask(mask: Floats, frames: int, bands: int) -> Floats:
+    """Turn a mask, (..., rows, steps), into one for mel power at 16 kHz: (..., frames, bands)."""
+    rows, steps = mask.shape[-2:]
+    return np.asarray(overlaps(steps, frames) @ np.swapaxes(mask, -1, -2) @ overlaps(rows, bands).T, np.float32)

@@ -1,0 +1,1 @@
+"""Explanation of a genre: what a model associates with it."""

@@ -1,0 +1,1 @@
+"""Attribution methods: occlusion, gradients, attention rollout and Shapley values."""

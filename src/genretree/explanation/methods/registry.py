@@ -1,0 +1,63 @@
+"""The methods by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+from genretree.bundle.bundle import Bundle
+from genretree.errors import SettingsError
+from genretree.explanation.bundle_weights import load_weights_for
+from genretree.explanation.coordinates import View
+from genretree.explanation.methods.occlusion import Maps, occlude
+from genretree.explanation.slices import TrackSlices
+from genretree.explanation.target import Target
+
+Method = Literal["gradcam", "rollout", "integrated-gradients", "occlusion"]
+METHODS: tuple[Method, ...] = get_args(Method)
+# For every family: the most faithful on what was measured, and it asks for predictions only (docs/explain.md).
+_DEFAULT: Method = "occlusion"
+
+
+def choose_method(method: str | None) -> Method:
+    """Check a method's name, or give the default.
+
+    Raises
+    ------
+    SettingsError
+    """
+    if method is None:
+        return _DEFAULT
+    if method not in METHODS:
+        close = difflib.get_close_matches(method, METHODS, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(METHODS)}"
+        raise SettingsError(f"no method '{method}'; {hint}")
+    return next(known for known in METHODS if known == method)
+
+
+def make_maps(
+    bundle: Bundle,
+    track_slices: TrackSlices,
+    baseline: TrackSlices,
+    targets: Sequence[Target],
+    views: Sequence[View],
+    method: Method,
+    masks: int = 0,
+    seed: int = 0,
+    progress: bool = False,
+) -> Maps:
+    """Map relevance by a method: for each view an array (n_slices, n_targets, rows, 57)."""
+    if method == "occlusion":
+        return occlude(bundle, track_slices, baseline, targets, views, masks, seed, progress)
+    from genretree.explanation.methods import attention_rollout, gradients
+
+    make: dict[str, Any] = {
+        "gradcam": gradients.gradcam,
+        "integrated-gradients": gradients.integrated_gradients,
+        "rollout": attention_rollout.rollout,
+    }
+    found: Maps = make[method](
+        load_weights_for(bundle).model, bundle.taxonomy, track_slices, baseline, targets, progress
+    )
+    return found

@@ -1,0 +1,36 @@
+"""Asking a model about many changed versions of the same slices, on all processors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genretree.bundle.bundle import Bundle
+from genretree.explanation.slices import TrackSlices, score
+from genretree.explanation.target import Target
+from genretree.parallel import available_processors, shared_by
+from genretree.progress import progress_bar
+
+Floats = NDArray[np.float64]
+Scored = Callable[[TrackSlices], Floats]  # versions of a slice to log odds of the targets, (n, n_targets)
+
+
+def log_odds(bundle: Bundle, targets: Sequence[Target], track_slices: TrackSlices) -> Floats:
+    """Give the log odds of targets for slices: shape (n, n_targets)."""
+    levels = score(bundle, track_slices)
+    return np.stack([target.log_odds(levels) for target in targets], axis=1)
+
+
+def each_slice(n: int, work: Callable[[int], Floats], what: str, progress: bool) -> Floats:
+    """Do some work for each slice, side by side; gives the results in order, stacked."""
+    workers = max(1, min(n, available_processors()))
+    with shared_by(workers), ThreadPoolExecutor(workers) as pool, progress_bar(n, what, "slice", progress) as tick:
+        futures = [pool.submit(work, number) for number in range(n)]
+        found = []
+        for future in futures:
+            found.append(future.result())
+            tick()
+    return np.stack(found)

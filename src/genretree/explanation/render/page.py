@@ -1,0 +1,199 @@
+"""An explanation as files: explanation.json, relevance.npz, pictures, clips, and one page to listen with."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genretree.evaluation.report import data_url, render
+from genretree.explanation.coordinates import View
+from genretree.explanation.render.canvas import TITLES, build_canvas
+from genretree.explanation.render.clips import write_clips
+from genretree.explanation.render.figures import as_png, draw_reason, draw_tree, relevance_to_rgba, ticks
+from genretree.explanation.result import Explanation, NodeExplanation, Relevance
+from genretree.files import atomic_path, write_text
+from genretree.parallel import command_line
+from genretree.settings import SAMPLE_RATE
+from genretree.sound.decode import decode
+
+LONGEST = 900.0  # seconds of sound that a page holds; of longer tracks the sound lies beside the page
+_REASON = re.compile(r"reason-(\d+)\.png")
+_TALLEST = 96  # rows of a spectrogram on the page
+
+Samples = NDArray[np.float32]
+
+
+def save_explanation(
+    explanation: Explanation,
+    out: str | Path,
+    sound: str | Path | None = None,
+    clips: str | Path | None = None,
+    salvage: bool = False,
+) -> Path:
+    """Write all of an explanation into a folder.
+
+    Parameters
+    ----------
+    explanation : Explanation
+    out : path
+        Gets `explanation.json`, `relevance.npz`, `tree.png`, `reason-1.png` ..., and `explanation.html`.
+    sound : path, optional
+        The sound file: the page then plays it. Without it (a track of a store) there are pictures only.
+    clips : path, optional
+        Folder for the passages as sound; needs `sound`.
+    salvage : bool
+        Use what can be decoded of a truncated file.
+
+    Returns
+    -------
+    Path
+        The page's path.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    y = None if sound is None else decode(sound, SAMPLE_RATE, salvage)
+    write_text(out / "explanation.json", json.dumps(explanation.to_json(), indent=1, ensure_ascii=False))
+    with atomic_path(out / "relevance.npz") as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, **explanation.arrays())  # type: ignore[arg-type]
+    write_bytes(out / "tree.png", draw_tree(explanation))
+    for number in range(len(explanation.reasons)):
+        write_bytes(out / f"reason-{number + 1}.png", draw_reason(explanation, number))
+    for old in out.glob("reason-*.png"):  # of another question
+        if (found := _REASON.fullmatch(old.name)) and int(found[1]) > len(explanation.reasons):
+            old.unlink()
+    if clips is not None and y is not None:
+        write_clips(explanation, y, clips)
+    return write_page(explanation, out / "explanation.html", y, command_line())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file in one step."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_page(explanation: Explanation, path: Path, y: Samples | None, command: str = "") -> Path:
+    """Write the page; sound and pictures are inside, but the sound of tracks longer than 15 minutes."""
+    seconds = None if y is None else len(y) / SAMPLE_RATE
+    source = None
+    if y is not None and len(y) <= LONGEST * SAMPLE_RATE:
+        source = "data:audio/ogg;base64," + base64.b64encode(encode(y)).decode()
+    elif y is not None:
+        write_bytes(path.with_suffix(".ogg"), encode(y))
+        source = path.with_suffix(".ogg").name
+    end = max(float(explanation.track_slices.starts[-1] + explanation.track_slices.seconds), seconds or 0.0)
+    page = render(
+        "explain.html.j2",
+        found=explanation,
+        tree=data_url(draw_tree(explanation)),
+        reasons=[_show(explanation, reason, end) for reason in explanation.reasons],
+        lines=[
+            {
+                "name": line.node[-1].replace("_", " "),
+                "line": line,
+                "bars": [
+                    {"left": 100 * start / end, "width": 100 * explanation.track_slices.seconds / end, "chance": chance}
+                    for start, chance in zip(
+                        explanation.track_slices.starts.tolist(), line.probabilities.tolist(), strict=True
+                    )
+                ],
+            }
+            for line in explanation.timelines
+        ],
+        marks=time_marks(end),
+        source=source,
+        inside=source is not None and source.startswith("data:"),
+        end=end,
+        command=command,
+    )
+    write_text(path, page)
+    return path
+
+
+def encode(y: Samples, sr: int = SAMPLE_RATE) -> bytes:
+    """Encode mono sound as Ogg Vorbis, about 60 kbit/s."""
+    import soundfile
+
+    stream = io.BytesIO()
+    with soundfile.SoundFile(stream, "w", sr, 1, format="OGG", subtype="VORBIS") as file:
+        for at in range(0, len(y), sr):  # libsndfile puts a whole call's samples on the stack
+            file.write(y[at : at + sr])
+    return stream.getvalue()
+
+
+def _show(explanation: Explanation, reason: NodeExplanation, end: float) -> dict[str, Any]:
+    plots = plot_views(explanation, reason, end)
+    return {
+        "reason": reason,
+        "views": [{**vars(plot), "grey": data_url(plot.grey), "colour": data_url(plot.colour)} for plot in plots],
+        "shares": list_shares(reason),
+        "log_odds": float(reason.log_odds.mean()),
+        "background": float(reason.baseline.mean()),
+    }
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One view of a track, for a page: the spectrogram and the relevance to lay over it, from 0 to the track's end.
+
+    Parameters
+    ----------
+    view : str
+    title : str
+    grey, colour : bytes
+        PNG; the relevance has its opacity.
+    ticks : list of (float, str)
+        Marks of the frequency axis: % from the top, name.
+    range : str
+        What the greys mean.
+    """
+
+    view: View
+    title: str
+    grey: bytes
+    colour: bytes
+    ticks: list[tuple[float, str]]
+    range: str
+
+
+def plot_views(explanation: Explanation, reason: NodeExplanation, end: float) -> list[Plot]:
+    """Draw the views that a reason says something of; `end` is the track's, in seconds."""
+    shown = [relevance for relevance in reason.maps if relevance.values.any()] or list(reason.maps[:1])
+    return [_plot(explanation, reason, relevance, end) for relevance in shown]
+
+
+def list_shares(reason: NodeExplanation) -> list[tuple[str, float, float]]:
+    """Give what each view contributed: its title, its mean share of the log odds, and that in % of the greatest."""
+    shares = {view: float(values.mean()) for view, values in reason.shares.items()}
+    most = max(map(abs, shares.values()), default=0.0) or 1.0
+    return [(TITLES[view], share, 100 * abs(share) / most) for view, share in shares.items()]
+
+
+def _plot(explanation: Explanation, reason: NodeExplanation, relevance: Relevance, end: float) -> Plot:
+    canvas = build_canvas(explanation.track_slices, relevance, reason.strength, end)
+    low, high = float(np.nanmin(canvas.shown)), float(np.nanmax(canvas.shown))
+    grey = np.nan_to_num(255 * (canvas.shown - low) / max(high - low, 1e-6)).astype(np.uint8)
+    grey = grey[:: max(1, len(grey) // _TALLEST)]
+    places, names = ticks(relevance.axis)
+    return Plot(
+        relevance.view,
+        TITLES[relevance.view],
+        as_png(grey),
+        as_png(relevance_to_rgba(canvas.relevance)),
+        [(100 - 100 * place / relevance.axis.rows, name) for place, name in zip(places, names, strict=True)],
+        f"grey: {low:.0f} to {high:.0f} dB" if canvas.decibels else "grey: each slice's own range",
+    )
+
+
+def time_marks(end: float) -> list[tuple[float, str]]:
+    """Give some ten round marks on the axis of time: places in %, and names."""
+    step = next((step for step in (1, 2, 5, 10, 20, 30, 60, 120, 300, 600) if end / step <= 10), 1800)
+    return [(100 * at / end, f"{at // 60}:{at % 60:02d}") for at in range(0, int(end) + 1, step)]

@@ -1,0 +1,1 @@
+"""Explanation by example: nearest training tracks."""

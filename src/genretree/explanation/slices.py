@@ -1,0 +1,163 @@
+"""What is explained: the slices of a file, or of a track of a store, as a model sees them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genretree.bundle.bundle import Bundle
+from genretree.corpus.store import Store
+from genretree.corpus.triples import ImageSet
+from genretree.errors import CorpusError
+from genretree.files import printable
+from genretree.models.base import LevelProbabilities
+from genretree.prediction.from_images import read_slices
+from genretree.settings import HOP_LENGTH, SAMPLE_RATE
+from genretree.sound.images import ImageForm
+from genretree.sound.slices import SliceImages, iter_slices, skip_silent
+
+_AT_A_TIME = 64
+
+
+@dataclass(frozen=True)
+class TrackSlices:
+    """Slices of one track.
+
+    Parameters
+    ----------
+    name : str
+        The file, or the track's path in its store.
+    images : uint8 array, shape (n, 3, size, size)
+    mel_16k : float16 array, shape (n, frames, 96), optional
+        For models that listen to sound.
+    starts : array, shape (n,)
+        Seconds from the track's beginning.
+    seconds : float
+        Length of a slice.
+    decibels : array, shape (n, 3, 2), optional
+        What grey levels 0 and 255 of each image stand for, in dB of the track's loudest point; known of files only.
+    padded : bool
+        The track is shorter than a slice and was repeated to fill it.
+    """
+
+    name: str
+    images: NDArray[np.uint8]
+    mel_16k: NDArray[np.float16] | None
+    starts: NDArray[np.float64]
+    seconds: float
+    decibels: NDArray[np.float32] | None = None
+    padded: bool = False
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def select(self, rows: NDArray[np.int64] | slice) -> TrackSlices:
+        """Keep some slices."""
+        return replace(
+            self,
+            images=self.images[rows],
+            mel_16k=None if self.mel_16k is None else self.mel_16k[rows],
+            starts=self.starts[rows],
+            decibels=None if self.decibels is None else self.decibels[rows],
+        )
+
+
+def read_file(bundle: Bundle, file: str | Path, salvage: bool = False) -> TrackSlices:
+    """Read a sound file's slices; silent ones are left out.
+
+    Raises
+    ------
+    SoundError
+        If the file can't be used or every slice is silent.
+    """
+    listens = bundle.model.needs_sound
+    found = list(skip_silent(iter_slices(file, bundle.images, salvage=salvage, mel_16k=listens), file))
+    return TrackSlices(
+        printable(file),
+        np.stack([piece.images for piece in found]),
+        np.stack(list(_sounds(found))) if listens else None,
+        np.array([piece.start for piece in found]),
+        bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE,
+        np.array([piece.decibels for piece in found], np.float32),
+        found[0].padded,
+    )
+
+
+def read_images(bundle: Bundle, images: Sequence[ImageSet], form: ImageForm = "auto") -> TrackSlices:
+    """Take images of spectra for the slices of one track; those without range are left out.
+
+    Raises
+    ------
+    ImageError
+        If an image can't be used.
+    SettingsError
+        If the model works from sound.
+    """
+    found = read_slices(bundle, images, form)
+    seconds = bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
+    return TrackSlices(images[0].name, found, None, np.arange(len(found), dtype=np.float64) * seconds, seconds)
+
+
+def _sounds(track_slices: Iterable[SliceImages]) -> Iterable[NDArray[np.float16]]:
+    return (piece.mel_16k for piece in track_slices if piece.mel_16k is not None)
+
+
+def read_track(bundle: Bundle, store: Store, track: int) -> TrackSlices:
+    """Read a track's slices from a store; silent ones are left out.
+
+    Raises
+    ------
+    CorpusError
+        If every slice is silent.
+    """
+    rows = np.flatnonzero((store.slice_tracks == track) & ~store.silent)
+    name = str(store.tracks["path"][track])
+    if not len(rows):
+        raise CorpusError(f"{name}: every slice of this track is silent")
+    listens = bundle.model.needs_sound and store.mel_16k is not None
+    return TrackSlices(
+        name,
+        np.asarray(store.images[rows]),
+        np.asarray(store.mel_16k[rows]) if listens and store.mel_16k is not None else None,
+        store.starts[rows],
+        bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE,
+        padded=bool(store.padded[rows[0]]),
+    )
+
+
+def find_track(store: Store, name: str) -> int:
+    """Find a track of a store by its path, the end of it, or its number (`#12`).
+
+    Raises
+    ------
+    CorpusError
+        If there is none, with the likely intended one, or more than one.
+    """
+    paths = [str(path) for path in store.tracks["path"]]
+    if name.startswith("#") and name[1:].isdigit():
+        if int(name[1:]) < len(paths):
+            return int(name[1:])
+        raise CorpusError(f"{store.folder}: has {len(paths)} tracks, #0 to #{len(paths) - 1}; there is no {name}")
+    found = [i for i, path in enumerate(paths) if path == name]
+    found = found or [i for i, path in enumerate(paths) if path.endswith(f"/{name}")]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise CorpusError(f"{store.folder}: '{name}' names {len(found)} tracks, {paths[found[0]]} the first; say more")
+    close = difflib.get_close_matches(name, paths, n=1, cutoff=0.4)
+    hint = f"did you mean '{close[0]}'?" if close else f"the first is '{paths[0]}'"
+    raise CorpusError(f"{store.folder}: has no track '{name}'; {hint}")
+
+
+def score(bundle: Bundle, track_slices: TrackSlices) -> LevelProbabilities:
+    """Give what the model says of slices, not calibrated: by level, (n, n_nodes)."""
+    parts = [
+        bundle.model.predict_levels(part.images, part.mel_16k)
+        for part in (track_slices.select(slice(at, at + _AT_A_TIME)) for at in range(0, len(track_slices), _AT_A_TIME))
+    ]
+    return [np.concatenate(levels) for levels in zip(*parts, strict=True)]

@@ -1,8 +1,0 @@
-"""Bundles on the Hugging Face Hub: their names, those that were pulled, pulling, pushing and the model card."""
-
-from __future__ import annotations
-
-from genretree.hub.download import Pulled, find_bundle, pull
-from genretree.hub.upload import Pushed, push
-
-__all__ = ["Pulled", "Pushed", "find_bundle", "pull", "push"]

@@ -1,0 +1,1 @@
+"""Metrics of hierarchical predictions, and calibration of their probabilities."""

@@ -1,0 +1,191 @@
+"""Family `ast`: Audio Spectrogram Transformers (Gong et al. 2021), small ones from scratch or on AudioSet weights.
+
+With `architecture="study"` it is the published network, weight for weight (`study_networks.py`).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import ASTConfig, ASTModel, ViTConfig, ViTModel
+
+from genretree.errors import SettingsError, TrainingError
+from genretree.models.base import FitContext, FitResult, Model, SliceDataset
+from genretree.models.families.study_networks import StudyTransformer
+from genretree.models.neural.linear_probe import load_model
+from genretree.models.neural.network import GenreNetwork, build_head
+from genretree.models.neural.settings import AstSettings, as_settings
+from genretree.models.pretrained.backbones import (
+    PooledBackbone,
+    build_from_config,
+    build_pretrained,
+    find_weights,
+    read_config,
+)
+from genretree.models.pretrained.download import open_checkpoint
+from genretree.models.pretrained.names import BACKBONE_FILE, NONE
+from genretree.models.pretrained.weight_files import Checkpoint
+from genretree.taxonomy import Taxonomy
+
+_SMALL: dict[str, Any] = {
+    "patch_size": 16,
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "intermediate_size": 4 * 384,
+}
+_AUDIOSET_SCALE = 0.5  # the AudioSet checkpoints were trained on inputs of spread 0.5
+
+
+class AstFamily:
+    """Transformers over patches of a spectrogram."""
+
+    name: ClassVar[str] = "ast"
+    summary: ClassVar[str] = "Audio Spectrogram Transformer, small from scratch or on AudioSet weights"
+    distributed: ClassVar[bool] = True
+    settings_type: ClassVar[type[AstSettings]] = AstSettings
+
+    @staticmethod
+    def fit(
+        train: SliceDataset, validation: SliceDataset | None, taxonomy: Taxonomy, settings: Any, context: FitContext
+    ) -> FitResult:
+        """Train from a seeded random start, or fine-tune a checkpoint."""
+        from genretree.models.neural.trainer import fit_network  # loads the Trainer and all it needs, for seconds
+
+        chosen = as_settings(settings, AstSettings)
+        return fit_network(lambda: build_network(taxonomy, chosen), train, validation, chosen, context)
+
+    @staticmethod
+    def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:
+        """Read a trained network; needs no checkpoint."""
+        chosen = as_settings(settings, AstSettings)
+        if chosen.architecture == "study":
+            return load_model(_build_study(taxonomy, chosen), folder)
+        if is_small(folder / BACKBONE_FILE):
+            small = build_from_config(ViTModel, read_config(ViTConfig, folder), folder, add_pooling_layer=False)
+            return load_model(_assemble_small(small, taxonomy, chosen), folder)
+        large = build_from_config(ASTModel, read_config(ASTConfig, folder), folder)
+        return load_model(_assemble_audioset(large, taxonomy, chosen), folder)
+
+
+def build_network(taxonomy: Taxonomy, settings: AstSettings) -> GenreNetwork:
+    """Make a small transformer (the study's own if asked for), or one on a checkpoint's weights."""
+    if settings.architecture == "study":
+        return _build_study(taxonomy, settings)
+    if settings.weights == NONE:
+        config = ViTConfig(
+            **_SMALL,
+            image_size=settings.image_size,
+            num_channels=len(settings.modalities),
+            hidden_dropout_prob=settings.dropout,
+            attention_probs_dropout_prob=0.0,
+        )
+        return _assemble_small(ViTModel(config, add_pooling_layer=False), taxonomy, settings)
+    where = find_weights(settings.weights, AstFamily.name, settings.modalities)
+    checkpoint = open_checkpoint(where)
+    if checkpoint.config.get("model_type") == ViTConfig.model_type:
+        return _assemble_small(_load_small(checkpoint, settings), taxonomy, settings)
+    if len(settings.modalities) != 1:
+        raise SettingsError(f"an AudioSet transformer sees one image; modalities are {', '.join(settings.modalities)}")
+    return _assemble_audioset(_load_resized(checkpoint, settings), taxonomy, settings)
+
+
+def _build_study(taxonomy: Taxonomy, settings: AstSettings) -> GenreNetwork:
+    head = build_head(taxonomy, settings)
+    study = StudyTransformer(len(settings.modalities), settings.image_size, head.n_scores, settings.dropout)
+    return GenreNetwork(study, head, settings, mean=0.0, scale=1.0)
+
+
+def interpolate_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Stretch learned positions to another grid of patches, bicubically (Touvron et al. 2021, as AST's authors do).
+
+    Parameters
+    ----------
+    positions : tensor, shape (1, tokens + old rows * old columns, width)
+        The first ones belong to the class and distillation tokens and stay as they are.
+    old, new : (int, int)
+        Patches along frequency and time.
+
+    Returns
+    -------
+    tensor, shape (1, tokens + new rows * new columns, width)
+    """
+    kept = positions.shape[1] - old[0] * old[1]
+    tokens, grid = positions[:, :kept], positions[:, kept:]
+    width = positions.shape[2]
+    image = grid.reshape(1, *old, width).permute(0, 3, 1, 2)
+    stretched = functional.interpolate(image, size=new, mode="bicubic", align_corners=False)
+    return torch.cat([tokens, stretched.permute(0, 2, 3, 1).reshape(1, -1, width)], dim=1)
+
+
+def is_small(path: Path) -> bool:
+    """Tell the small transformer's description from that of an ASTModel."""
+    try:
+        return bool(json.loads(path.read_text(encoding="utf-8"))["model_type"] == ViTConfig.model_type)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _load_small(checkpoint: Checkpoint, settings: AstSettings) -> Any:
+    """Load a small transformer that was pretrained, perhaps on images of another size."""
+    where = checkpoint.place
+    loaded: Any = build_pretrained(ViTModel, checkpoint, add_pooling_layer=False)
+    config = loaded.config
+    if config.num_channels != len(settings.modalities):
+        raise TrainingError(f"{where}: sees {config.num_channels} images, not {len(settings.modalities)}")
+    old, new = (size // config.patch_size for size in (config.image_size, settings.image_size))
+    config.image_size = settings.image_size
+    config.hidden_dropout_prob = settings.dropout
+    weights = loaded.state_dict()
+    name = "embeddings.position_embeddings"
+    weights[name] = interpolate_positions(weights[name], (old, old), (new, new))
+    made = ViTModel(config, add_pooling_layer=False)
+    made.load_state_dict(weights)
+    return made
+
+
+def _load_resized(checkpoint: Checkpoint, settings: AstSettings) -> Any:
+    """Load a checkpoint made for another length and number of bands."""
+    loaded: Any = build_pretrained(ASTModel, checkpoint)
+    old = loaded.embeddings.get_shape(loaded.config)
+    size = settings.image_size
+    loaded.config.max_length, loaded.config.num_mel_bins = size, size
+    new = loaded.embeddings.get_shape(loaded.config)
+    stretched = interpolate_positions(loaded.embeddings.position_embeddings.detach(), old, new)
+    loaded.embeddings.position_embeddings = nn.Parameter(stretched)
+    return loaded
+
+
+def _assemble_small(backbone: Any, taxonomy: Taxonomy, settings: AstSettings) -> GenreNetwork:
+    head = build_head(taxonomy, settings)
+    width = backbone.config.hidden_size
+    return GenreNetwork(PooledBackbone(backbone, _class_token, width, settings.dropout, head.n_scores), head, settings)
+
+
+def _assemble_audioset(backbone: Any, taxonomy: Taxonomy, settings: AstSettings) -> GenreNetwork:
+    head = build_head(taxonomy, settings)
+    scored = AudiosetBackbone(backbone, _pooler, backbone.config.hidden_size, settings.dropout, head.n_scores)
+    return GenreNetwork(scored, head, settings, scale=_AUDIOSET_SCALE)
+
+
+class AudiosetBackbone(PooledBackbone):
+    """An ASTModel, which wants (n, time, frequency) with the lowest band first."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """Give the pooled features of images (n, 1, frequency from the top, time), shape (n, width)."""
+        return self.pool(self.backbone(images[:, 0].flip(1).transpose(1, 2).contiguous()))
+
+
+def _class_token(output: Any) -> Tensor:
+    token: Tensor = output.last_hidden_state[:, 0]
+    return token
+
+
+def _pooler(output: Any) -> Tensor:
+    pooled: Tensor = output.pooler_output
+    return pooled

@@ -1,0 +1,1 @@
+"""Family `boosting`: principal components and gradient-boosted trees."""

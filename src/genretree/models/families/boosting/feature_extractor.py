@@ -1,0 +1,98 @@
+"""What gradient boosting can see beside or instead of components: statistics of the images, MusiCNN's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genretree.models.base import SliceDataset
+from genretree.models.features.image_statistics import dataset_statistics, image_statistics
+from genretree.models.pretrained.musicnn import Musicnn
+from genretree.models.pretrained.musicnn_features import (
+    Backend,
+    extract_dataset_features,
+    extract_features,
+    load_networks,
+    network_graphs,
+    run_networks,
+    save_networks,
+)
+from genretree.models.pretrained.names import MusicnnName
+from genretree.models.runtime.graph import Graph
+from genretree.models.runtime.types import Runner
+
+Feature = Literal["components", "statistics", "musicnn"]
+_PATCHES = 4  # heard of each slice
+_LAYERS = ("tags", "penultimate")
+
+Floats = NDArray[np.float32]
+
+
+class FeatureExtractor:
+    """Computes features that need no fitting.
+
+    Parameters
+    ----------
+    features : sequence of "statistics", "musicnn"
+    networks : mapping of name to network
+        Needed for `musicnn`.
+    """
+
+    def __init__(self, features: Sequence[Feature], networks: Mapping[MusicnnName, Musicnn]) -> None:
+        self.features = [name for name in features if name != "components"]
+        self.networks = dict(networks)
+        self.backends: Mapping[MusicnnName, Backend] | None = None
+
+    @property
+    def needs_sound(self) -> bool:
+        """Whether images alone are not enough."""
+        return "musicnn" in self.features
+
+    def describe(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None) -> list[Floats]:
+        """Give each kind of features of slices: arrays of shape (n, width)."""
+        found = []
+        for name in self.features:
+            if name == "statistics":
+                found.append(image_statistics(images))
+            else:
+                assert mel_16k is not None
+                found.append(self._join(extract_features(self.backends or self.networks, mel_16k, _PATCHES)))
+        return found
+
+    def extract_dataset(self, examples: SliceDataset, progress: bool = False) -> list[Floats]:
+        """Give the same of stored slices; what was heard before is not heard again."""
+        found = []
+        for name in self.features:
+            if name == "statistics":
+                found.append(dataset_statistics(examples, progress))
+            else:
+                heard = extract_dataset_features(
+                    examples, self.networks, _PATCHES, progress=progress, backends=self.backends
+                )
+                found.append(self._join(heard))
+        return found
+
+    def _join(self, heard: Mapping[str, Floats]) -> Floats:
+        return np.concatenate([heard[f"{name}/{layer}"] for name in self.networks for layer in _LAYERS], axis=1)
+
+    def graphs(self) -> dict[str, Graph]:
+        """Give the MusiCNN networks."""
+        return network_graphs(self.networks)
+
+    def set_backend(self, runners: Mapping[str, Runner]) -> None:
+        """Let another runtime hear."""
+        self.backends = run_networks(self.networks, runners)
+
+    def save(self, folder: Path) -> list[str]:
+        """Write the networks."""
+        return save_networks(self.networks, folder)
+
+    @classmethod
+    def load(cls, folder: Path, features: Sequence[Feature], networks: Sequence[MusicnnName]) -> Self:
+        """Read the networks, if any are needed. Raises OSError, SafetensorError or RuntimeError if they can't be."""
+        wanted = networks if "musicnn" in features else ()
+        return cls(features, load_networks(wanted, folder))

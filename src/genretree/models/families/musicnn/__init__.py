@@ -1,0 +1,1 @@
+"""Family `musicnn`: linear classifiers on features of pretrained MusiCNN networks."""

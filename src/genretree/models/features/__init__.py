@@ -1,0 +1,1 @@
+"""Features of spectrogram images: summary statistics and principal components, with a cache."""

@@ -1,0 +1,1 @@
+"""Linear classifiers: logistic regression, and hierarchical ones over a genre tree."""

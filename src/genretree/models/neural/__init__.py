@@ -1,0 +1,1 @@
+"""What neural families share: network, head, training loop, augmentation, distillation."""

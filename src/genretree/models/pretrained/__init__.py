@@ -1,0 +1,1 @@
+"""Pretrained networks: architectures, weights and where they come from."""

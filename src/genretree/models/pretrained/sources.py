@@ -1,0 +1,233 @@
+"""Registry of pretrained weights: where they come from, their licence, size, and pinned hash or revision.
+
+The command `genretree weights list` and the documentation print this registry. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from genretree.files import cache_folder
+from genretree.models.pretrained.names import MUSICNN_NAMES
+
+IMAGENET = "imagenet1k-v1"  # torchvision's name for these weights, in lower case
+MUSICNN = "musicnn"
+STUDENT = "student"
+Access = Literal["package", "url", "hub", "wheel"]
+
+
+@dataclass(frozen=True)
+class WeightSource:
+    """Pretrained weights that genretree knows by name.
+
+    Parameters
+    ----------
+    name : str
+        The value of `--weights`, or the argument of `genretree weights get`.
+    families : tuple of str
+        Model families that can use them.
+    summary : str
+        Architecture and training data.
+    licence : str
+        As their publishers state it.
+    size : int
+        Bytes of the file.
+    access : str
+        package: installed with genretree; url: one file on the web; hub: a repository on the Hugging Face Hub;
+        wheel: a package on PyPI.
+    location : str
+        Path inside the package, or the address of the file, repository or wheel.
+    sha256 : str, optional
+        Hash of the file, in hex. A file with another hash is refused.
+    file : str
+        Name of the file, where it is not the last part of `location`.
+    revision : str, optional
+        Commit of the Hub repository that is used unless another one is named.
+    note : str
+        What else a user should know.
+    """
+
+    name: str
+    families: tuple[str, ...]
+    summary: str
+    licence: str
+    size: int
+    access: Access
+    location: str
+    sha256: str | None = None
+    file: str = ""
+    revision: str | None = None
+    note: str = ""
+
+    @property
+    def pinned(self) -> str:
+        """What identifies the weights: the file's hash, or the commit."""
+        if self.sha256 is not None:
+            return f"sha256 {self.sha256}"
+        return f"revision {self.revision}"
+
+    @property
+    def command(self) -> str:
+        """How to get them."""
+        return "installed with genretree" if self.access == "package" else f"genretree weights get {self.name}"
+
+    def describe(self) -> dict[str, Any]:
+        """Collect all that is known as JSON types, with the path of the local copy (None if there is none)."""
+        found = find_local(self)
+        return {
+            "name": self.name,
+            "families": list(self.families),
+            "summary": self.summary,
+            "licence": self.licence,
+            "size": self.size,
+            "access": self.access,
+            "location": self.location,
+            "sha256": self.sha256,
+            "file": self.file or Path(self.location).name,
+            "revision": self.revision,
+            "note": self.note,
+            "command": self.command,
+            "local": None if found is None else str(found),
+        }
+
+
+def _student(family: str, size: int, sha256: str) -> WeightSource:
+    return WeightSource(
+        name=STUDENT,
+        families=(family,),
+        summary=f"{family} pretrained on MusiCNN's outputs for the music of free games",
+        licence="MIT",
+        size=size,
+        access="package",
+        location=f"students/{family}/model.safetensors",
+        sha256=sha256,
+    )
+
+
+SOURCES: tuple[WeightSource, ...] = (
+    WeightSource(
+        name=IMAGENET,
+        families=("efficientnet-b0",),
+        summary="EfficientNet-B0 on ImageNet-1k, torchvision's IMAGENET1K_V1: the weights of the published study",
+        licence="BSD-3-Clause",
+        size=21_444_401,
+        access="url",
+        location="https://download.pytorch.org/models/efficientnet_b0_rwightman-7f5810bc.pth",
+        sha256="7f5810bc96def8f7552d5b7e68d53c4786f81167d28291b21c0d90e1fca14934",
+        note="ported from timm (Apache-2.0); older versions of torchvision name the same file ...-3dd342df.pth",
+    ),
+    WeightSource(
+        name="timm/efficientnet_b0.ra_in1k",
+        families=("efficientnet-b0",),
+        summary="EfficientNet-B0 on ImageNet-1k, timm's original of torchvision's weights",
+        licence="Apache-2.0",
+        size=21_355_344,
+        access="hub",
+        location="https://huggingface.co/timm/efficientnet_b0.ra_in1k",
+        sha256="d569899762ea9b1384ee07f4af64805cf8caa1c55f9253ebb1080dc40e87a2cd",
+        file="model.safetensors",
+        revision="1b5383e5f79cc0f7fc067e372f8f26a5fa73f26a",
+    ),
+    WeightSource(
+        name="google/efficientnet-b0",
+        families=("efficientnet-b0",),
+        summary="EfficientNet-B0 on ImageNet-1k, the authors' TensorFlow weights in transformers' layout",
+        licence="Apache-2.0",
+        size=21_400_000,
+        access="hub",
+        location="https://huggingface.co/google/efficientnet-b0",
+        file="pytorch_model.bin",
+        revision="3d8d75d0812b65064f0151b456f869c6344bf20c",
+        note="as safetensors in a pull request: google/efficientnet-b0@refs/pr/3",
+    ),
+    WeightSource(
+        name="MIT/ast-finetuned-audioset-10-10-0.4593",
+        families=("ast",),
+        summary="Audio Spectrogram Transformer on AudioSet",
+        licence="BSD-3-Clause",
+        size=346_000_000,
+        access="hub",
+        location="https://huggingface.co/MIT/ast-finetuned-audioset-10-10-0.4593",
+        file="model.safetensors",
+        revision="f826b80d28226b62986cc218e5cec390b1096902",
+    ),
+    WeightSource(
+        name=MUSICNN,
+        families=("musicnn",),
+        summary="MusiCNN on the Million Song Dataset and MagnaTagATune",
+        licence="ISC",
+        size=30_000_000,
+        access="wheel",
+        location="https://pypi.org/project/musicnn/0.1.0/#files",
+        sha256="f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa",
+        file="the wheel musicnn-0.1.0",
+        note="also the teacher of `genretree pretrain`; not a value of --weights",
+    ),
+    _student("cnn", 5_683_912, "9c85b7d9f2d29dcd9c523533020c196019031b59808486dd950ebebba0968bd2"),
+    _student("efficientnet-b0", 8_326_872, "d9631bb89d1427c954871edc1fc35ae694fd930aa4b09c6eeb845664f18357bf"),
+    _student("ast", 21_996_728, "b95ac36e771f548b4274ac9a4167b8f611222e772804d93156f1c08567895718"),
+    WeightSource(
+        name="recover",
+        families=(),
+        summary="the network that joins slices of one track for `prepare --recover-tracks`",
+        licence="MIT",
+        size=358_688,
+        access="package",
+        location="corpus/recover.safetensors",
+        sha256="bef2ee7da5bf412d31140c44fa329265b357382db5b4c993a3be53f168710367",
+        note="not a value of --weights",
+    ),
+)
+
+
+def find_source(name: str, family: str | None = None) -> WeightSource | None:
+    """Find weights by name, and by family where several have the same name; None if the name is not known."""
+    for source in SOURCES:
+        if source.name == name and (family is None or family in source.families):
+            return source
+    return None
+
+
+def find_by_hash(sha256: str) -> WeightSource | None:
+    """Find the weights whose file has this hash; None if there are none."""
+    return next((source for source in SOURCES if source.sha256 == sha256), None)
+
+
+def cached_path(source: WeightSource) -> Path:
+    """Give the place in genretree's cache for a file that was downloaded from the web."""
+    return cache_folder() / Path(source.location).name
+
+
+def find_local(source: WeightSource) -> Path | None:
+    """Find the copy on this machine without any request to the network; None if there is none.
+
+    A file that torchvision downloaded itself is found, too. Its hash is not checked here.
+    """
+    return next((path for path in _local_paths(source) if path.is_file()), None)
+
+
+def _local_paths(source: WeightSource) -> Iterator[Path]:
+    if source.access == "package":
+        yield Path(str(resources.files("genretree").joinpath(*source.location.split("/"))))
+    elif source.access == "url":
+        yield cached_path(source)
+        yield _torch_home() / "hub" / "checkpoints" / cached_path(source).name
+    elif source.access == "wheel":
+        yield cache_folder() / f"musicnn-{MUSICNN_NAMES[0]}.safetensors"
+    else:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(source.name, source.file, revision=source.revision)
+        if isinstance(found, str):
+            yield Path(found)
+
+
+def _torch_home() -> Path:
+    """Where torch keeps what it downloads, as `torch.hub.get_dir` documents it."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("TORCH_HOME") or Path(cache) / "torch")

@@ -1,0 +1,244 @@
+"""Files of pretrained weights: found in a folder, identified by their content, read without running code."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from genretree.errors import BundleError, TrainingError
+from genretree.files import printable, sha256_file
+from genretree.models.finite_weights import require_finite
+from genretree.models.pretrained.sources import find_by_hash
+
+CONFIG = "config.json"
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+# As transformers and timm name them, the safest first; an index lists the parts of large weights.
+_INDEX = ".index.json"
+_USUAL = ("model.safetensors", f"model.safetensors{_INDEX}", "pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
+_EXPECTED = "a .safetensors, .pth, .pt or .bin file with a state dict"
+
+_LFS_POINTER = b"version https://git-lfs"
+_WEB_PAGE = re.compile(rb"\s*<(?:!doctype|html|head|\?xml)", re.IGNORECASE)
+_SAFETENSORS_JSON = 8  # bytes of the header's length, before the header's first brace
+_HEAD = 512
+_FORBIDDEN_GLOBAL = re.compile(r"GLOBAL:? ([\w.]+)")
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # of training checkpoints around the weights
+_PARALLEL = "module."  # what DataParallel puts before each name
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights as read from files.
+
+    Parameters
+    ----------
+    place : str
+        What was given, for messages.
+    weights : mapping of str to tensor
+    config : mapping
+        The content of `config.json` next to the weights; empty without one.
+    origin : mapping of str to str
+        What a bundle records: source, file, sha256, and revision and licence where they are known. No folders.
+    """
+
+    place: str
+    weights: Mapping[str, Tensor]
+    config: Mapping[str, Any]
+    origin: Mapping[str, str]
+
+
+def choose_files(place: str, names: Iterable[str]) -> str:
+    """Choose the file with the weights from the names in a folder or repository.
+
+    Raises
+    ------
+    TrainingError
+        If there is none, or several that none of the usual names decides between.
+    """
+    here = sorted(names)
+    for usual in _USUAL:
+        if usual in here:
+            return usual
+    found = [name for name in here if PurePosixPath(name).suffix.lower() in SUFFIXES]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise TrainingError(f"{place}: several weights files ({_few(found)}); give the file instead of the folder")
+    raise TrainingError(f"{place}: no weights in this folder; expected {_EXPECTED}, such as {_USUAL[0]}")
+
+
+def read_weights(place: str, path: Path, **origin: str) -> Checkpoint:
+    """Read weights from a file or folder.
+
+    Parameters
+    ----------
+    place : str
+        What the user gave, for messages.
+    path : Path
+        A file, or a folder with one.
+    origin
+        What else is known of where it comes from.
+
+    Raises
+    ------
+    TrainingError
+        If it can't be read, is not a state dict, or could run code.
+    """
+    if path.is_dir():
+        path = path / choose_files(place, (entry.name for entry in path.iterdir()))
+    if not path.is_file():
+        raise TrainingError(f"{place}: no such file or folder")
+    made = {"source": Path(place).name, "file": path.name, **origin}
+    if path.name.endswith(_INDEX):
+        weights: dict[str, Tensor] = {}
+        for part in list_parts(path):
+            weights.update(_read_file(part))
+    else:
+        weights = _read_file(path)
+        made["sha256"] = sha256_file(path)
+        known = find_by_hash(made["sha256"])
+        if known is not None:
+            made.update(source=known.name, licence=known.licence)
+    try:
+        require_finite(path, weights)
+    except BundleError as error:
+        raise TrainingError(str(error).replace("copy or train the bundle again", "get the file again")) from error
+    return Checkpoint(place, weights, _read_config(path.parent / CONFIG), made)
+
+
+def list_parts(index: Path) -> list[Path]:
+    """List the files that an index names.
+
+    Raises
+    ------
+    TrainingError
+        If the index can't be read, or names a file outside its own folder.
+    """
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TrainingError(f"{index}: not an index of weights ({_first_line(error)}); get it again") from error
+    if not names or not all(isinstance(name, str) and PurePosixPath(name).name == name for name in names):
+        raise TrainingError(f"{index}: names files outside its folder; refused")
+    return [index.with_name(name) for name in names]
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    """Read one file, whatever its suffix: its first bytes say what it is."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD)
+        _refuse_other_content(path, head)
+        if head[_SAFETENSORS_JSON : _SAFETENSORS_JSON + 1] == b"{":
+            weights: Any = load_file(path)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's own, about old formats
+                weights = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise TrainingError(f"{path}: damaged safetensors file ({_first_line(error)}); get it again") from error
+    except pickle.UnpicklingError as error:
+        raise TrainingError(_explain_pickle(path, str(error))) from error
+    except OSError as error:
+        raise TrainingError(f"{path}: can't be read ({error.strerror or error})") from error
+    except (TrainingError, MemoryError):
+        raise
+    except Exception as error:  # a damaged archive fails in many ways, and each version of torch has others
+        raise TrainingError(f"{path}: can't be read as weights ({_first_line(error)}); expected {_EXPECTED}") from error
+    return _unwrap(path, weights)
+
+
+def _refuse_other_content(path: Path, head: bytes) -> None:
+    if not head:
+        raise TrainingError(f"{path}: the file is empty; get it again")
+    if head.startswith(_LFS_POINTER):
+        raise TrainingError(
+            f"{path}: a Git LFS pointer, not the weights themselves; run 'git lfs pull' in its repository, or "
+            "download the file"
+        )
+    if _WEB_PAGE.match(head):
+        raise TrainingError(
+            f"{path}: a web page (HTML) saved under this name, not weights; download the file itself, not the page "
+            "that shows it"
+        )
+
+
+def _explain_pickle(path: Path, said: str) -> str:
+    forbidden = _FORBIDDEN_GLOBAL.search(said)
+    if forbidden is None:
+        return f"{path}: not a state dict that torch.save wrote; expected {_EXPECTED}"
+    return (
+        f"{path}: holds more than arrays ({printable(forbidden[1])}), and reading it could run code; refused. Get the "
+        "weights as safetensors, or save the state dict alone"
+    )
+
+
+def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:
+    """Take the state dict out of a training checkpoint, as float32 numbers under names without prefix."""
+    for name in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise TrainingError(f"{path}: holds a {type(content).__name__}, not a state dict; expected {_EXPECTED}")
+    others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if others:
+        raise TrainingError(f"{path}: not a state dict, as {_few(others)} are not arrays; save the state dict alone")
+    cut = len(_PARALLEL) if all(str(name).startswith(_PARALLEL) for name in content) else 0
+    return {str(name)[cut:]: value.float() if value.is_floating_point() else value for name, value in content.items()}
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{path}: can't be read as JSON ({_first_line(error)}); get it again") from error
+    return content if isinstance(content, dict) else {}
+
+
+def explain_mismatch(
+    expected: str, missing: Iterable[str], unexpected: Iterable[str], shapes: Mapping[str, tuple[Any, Any]]
+) -> str:
+    """Say how weights differ from what a network needs, naming a few of each kind.
+
+    Parameters
+    ----------
+    expected : str
+        What they were compared with.
+    missing, unexpected : iterable of str
+        Names of arrays.
+    shapes : mapping of str to (found, expected)
+        Arrays of another shape.
+    """
+    missing, unexpected = sorted(missing), sorted(unexpected)
+    said = []
+    if missing:
+        said.append(f"lack {len(missing)} arrays ({_few(missing)})")
+    if unexpected:
+        said.append(f"hold {len(unexpected)} unknown ones ({_few(unexpected)})")
+    if shapes:
+        some = [f"{name} {tuple(found)} instead of {tuple(wanted)}" for name, (found, wanted) in shapes.items()]
+        said.append(f"have {len(some)} of another shape ({_few(some)})")
+    return f"not the weights of {expected}: they {' and '.join(said)}"
+
+
+def _few(names: list[str], most: int = 3) -> str:
+    shown = ", ".join(printable(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown}, ..."
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

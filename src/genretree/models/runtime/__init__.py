@@ -1,0 +1,1 @@
+"""Runtimes: PyTorch, OpenVINO and ONNX Runtime, and export to their formats."""

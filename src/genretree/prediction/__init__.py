@@ -1,0 +1,1 @@
+"""Prediction: from audio files, arrays or spectrogram images to genre paths."""

@@ -1,0 +1,1 @@
+"""Recovery of tracks: which slices of a data set were cut from one recording."""

@@ -30,7 +30,8 @@ from genretree.prediction.predict import (
     score_slices,
 )
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE
-from genretree.sound.slices import SliceImages, iter_slices, skip_silent, slice_track
+from genretree.sound.features import IMAGES, SliceInputs, requested_features
+from genretree.sound.slices import SliceImages, iter_slices, skip_silent, slice_track, stack_slices
 from genretree.taxonomy import NodePath, format_path
 
 if TYPE_CHECKING:
@@ -261,12 +262,12 @@ class Classifier(Bundle):
         if isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OUS":
             if inputs.ndim == 4:
                 _refuse_sr(sr)
-                return embed_slices(whole.model, _check_images(self, inputs), None)
+                return embed_slices(whole.model, SliceInputs({IMAGES: _check_images(self, inputs)}))
             return _embed(whole, self._slices(inputs, sr))
         _refuse_sr(sr)
 
         def embed_file(file: Path) -> tuple[str, NDArray[np.float32]]:
-            slices = iter_slices(file, self.images, salvage=salvage, mel_16k=self.model.needs_sound)
+            slices = iter_slices(file, self.images, salvage=salvage, features=self.model.input_features)
             return str(file), _embed(whole, skip_silent(slices, file))
 
         if isinstance(inputs, str | os.PathLike) and not Path(inputs).is_dir():
@@ -280,7 +281,8 @@ class Classifier(Bundle):
             return score_slices(self, self._slices(inputs, sr))
         _refuse_sr(sr)
         images = _check_images(self, inputs)
-        parts = [self.model.predict_levels(images[at : at + _BATCH]) for at in range(0, len(images), _BATCH)]
+        batches = (SliceInputs({IMAGES: images[at : at + _BATCH]}) for at in range(0, len(images), _BATCH))
+        parts = [self.model.predict_proba(batch) for batch in batches]
         seconds = self.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
         return SliceScores(
             [np.concatenate(level) for level in zip(*parts, strict=True)],
@@ -290,10 +292,10 @@ class Classifier(Bundle):
 
     def _slices(self, y: Array, sr: float | None) -> Iterator[SliceImages]:
         samples = _to_mono(y, sr)
-        return skip_silent(slice_track(samples, self.images, mel_16k=self.model.needs_sound), Path(_ARRAY))
+        return skip_silent(slice_track(samples, self.images, features=self.model.input_features), Path(_ARRAY))
 
     def _average_file(self, file: Path, salvage: bool) -> LevelProbabilities:
-        slices = iter_slices(file, self.images, salvage=salvage, mel_16k=self.model.needs_sound)
+        slices = iter_slices(file, self.images, salvage=salvage, features=self.model.input_features)
         return average_slices(self, score_slices(self, skip_silent(slices, file)))
 
     @property
@@ -352,8 +354,7 @@ def _embed(bundle: Bundle, slices: Iterable[SliceImages]) -> NDArray[np.float32]
     found = []
     pending = iter(slices)
     while batch := list(itertools.islice(pending, _BATCH)):
-        sound = None if batch[0].mel_16k is None else np.stack([piece.mel_16k for piece in batch])  # type: ignore[misc]
-        found.append(embed_slices(bundle.model, np.stack([piece.images for piece in batch]), sound))
+        found.append(embed_slices(bundle.model, stack_slices(batch)))
     return np.concatenate(found)
 
 
@@ -397,6 +398,6 @@ def _check_images(bundle: Bundle, images: Array) -> NDArray[np.uint8]:
         raise ArgumentError(
             f"images must be uint8 of shape (n_slices, 3, {size}, {size}), got {images.dtype} {images.shape}"
         )
-    if bundle.model.needs_sound:
+    if requested_features(bundle.model.input_features):
         raise BundleError(f"{bundle.family} needs audio, not images; pass audio samples or a file")
     return images

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genretree.bundle.hub.contents import OLD_TREES
 from genretree.bundle.hub.download import find_bundle
@@ -31,8 +32,8 @@ from genretree.models import get_family
 from genretree.models.base import LevelProbabilities, Model
 from genretree.models.neural.exported_model import load_exported, settings_without_torch
 from genretree.models.runtime.types import FORMS, REFERENCE, Form, Precision, Runtime, RuntimeChoice
-from genretree.settings import MEL_16K_BANDS, ImageSettings, Settings
-from genretree.sound.mel_16k import mel_16k_frames
+from genretree.settings import ImageSettings, Settings
+from genretree.sound.features import IMAGES, SliceInputs, requested_features
 from genretree.taxonomy import Taxonomy
 
 T = TypeVar("T")
@@ -102,9 +103,11 @@ def score_noise(bundle: Bundle) -> LevelProbabilities:
     """
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (1, 3, bundle.images.size, bundle.images.size), np.uint8)
-    shape = (1, mel_16k_frames(bundle.images), MEL_16K_BANDS)
-    mel_16k = rng.random(shape, np.float32).astype(np.float16) if bundle.model.needs_sound else None
-    return bundle.calibrate(bundle.model.predict_levels(images, mel_16k), "slice")
+    inputs: dict[str, NDArray[Any]] = {IMAGES: images}
+    for feature in requested_features(bundle.model.input_features):
+        shape = (1, *feature.shape(bundle.images))
+        inputs[feature.name] = rng.random(shape, np.float32).astype(feature.dtype)
+    return bundle.calibrate(bundle.model.predict_proba(SliceInputs(inputs)), "slice")
 
 
 def save_bundle(bundle: Bundle, extra_files: Mapping[str, Path] | None = None) -> Path:

@@ -3,7 +3,7 @@
 A store is a folder::
 
     images.npy       uint8, shape (slices, 3, size, size), in the order mel, cqt, chroma
-    mel_16k.npy      float16, shape (slices, frames, 96): mel power at 16 kHz; missing where there were only images
+    NAME.npy         shape (slices, ...): a further feature that was asked for, such as mel_16k; see sound/features.py
     slices.parquet   a row for each slice: track, start in seconds, padded, silent
     tracks.parquet   a row for each track: path, genre, leaf, group, sha256, seconds, slices, and the source's columns
     splits/*.json    how the tracks are parted
@@ -29,12 +29,11 @@ from genretree.corpus.manifest import Failure
 from genretree.corpus.splits import Split, join_groups
 from genretree.errors import CorpusError
 from genretree.files import atomic_path, write_text
-from genretree.settings import MEL_16K_BANDS, MODALITIES, ImageSettings, Modality
-from genretree.sound.mel_16k import mel_16k_frames
+from genretree.settings import MODALITIES, ImageSettings, Modality
+from genretree.sound.features import IMAGES, MEL_16K, SliceInputs, get_feature
 from genretree.taxonomy import Taxonomy
 
 FORMAT = 1
-MEL_16K_FILE = "mel_16k.npy"
 _PARTS = ("images.npy", "slices.parquet", "tracks.parquet", "store.json")
 
 
@@ -92,7 +91,9 @@ class Store:
             )
         if not self.n_tracks:
             raise CorpusError(f"{self.folder}: holds no tracks; prepare it again")
-        self.mel_16k = self._open_mel_16k()
+        self.features = {
+            path.stem: self._open_feature(path) for path in sorted(self.folder.glob("*.npy")) if path.stem != IMAGES
+        }
         self.slice_tracks: NDArray[np.int64] = slices["track"].to_numpy()
         self.starts: NDArray[np.float64] = slices["start"].to_numpy()
         self.padded: NDArray[np.bool_] = slices["padded"].to_numpy(zero_copy_only=False)
@@ -104,19 +105,24 @@ class Store:
                 "prepare it again"
             )
 
-    def _open_mel_16k(self) -> NDArray[np.float16] | None:
-        """Map the mel power into memory; None for a store made from images alone."""
-        path = self.folder / MEL_16K_FILE
-        if not path.exists():
-            return None
-        expected = (len(self.images), mel_16k_frames(self.settings), MEL_16K_BANDS)
+    def _open_feature(self, path: Path) -> NDArray[Any]:
+        """Map a feature into memory; its file has its name."""
         try:
-            found: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
+            found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError) as error:
             raise CorpusError(f"{path}: damaged ({error}); prepare the store again") from error
-        if found.shape != expected or found.dtype != np.float16:
-            raise CorpusError(f"{path}: {found.dtype} {found.shape}, not float16 {expected}; prepare the store again")
+        # Other features may come from a package that is not installed here; of those only the length is known.
+        feature = get_feature(MEL_16K) if path.stem == MEL_16K else None
+        shape = found.shape[1:] if feature is None else feature.shape(self.settings)
+        dtype = found.dtype if feature is None else np.dtype(feature.dtype)
+        expected = (len(self.images), *shape)
+        if found.shape != expected or found.dtype != dtype:
+            raise CorpusError(f"{path}: {found.dtype} {found.shape}, not {dtype} {expected}; prepare the store again")
         return found
+
+    def inputs(self, rows: NDArray[np.int64] | None = None) -> SliceInputs:
+        """Give the inputs of a model for some slices, by default all; they are read where a model asks for them."""
+        return SliceInputs({IMAGES: self.images, **self.features}, rows)
 
     @property
     def n_tracks(self) -> int:

@@ -14,6 +14,7 @@ from genretree.errors import ImageError, SettingsError
 from genretree.files import printable
 from genretree.prediction.predict import Prediction, PredictionError, SliceScores, describe, find_files
 from genretree.settings import HOP_LENGTH, MODALITIES, SAMPLE_RATE, Modality
+from genretree.sound.features import IMAGES, SliceInputs, requested_features
 from genretree.sound.images import ImageForm
 
 
@@ -25,7 +26,7 @@ def needed_images(bundle: Bundle) -> tuple[Modality, ...]:
     SettingsError
         If it works from sound.
     """
-    if bundle.model.needs_sound:
+    if requested_features(bundle.model.input_features):
         raise SettingsError(
             f"{bundle.folder}: a model of the family {bundle.family} works from sound, not from images; give it sound "
             "files, or use a model of another family"
@@ -101,7 +102,7 @@ def predict_images(
     for track in [list(sets)] if one_track else [[item] for item in sets]:
         try:
             images = read_slices(bundle, track, form)
-            levels = bundle.model.predict_levels(images)
+            levels = bundle.model.predict_proba(SliceInputs({IMAGES: images}))
             heard = SliceScores(levels, [place * seconds for place in range(len(images))], False)
             yield describe(bundle, track[0].name, heard, top, min_confidence)
         except ImageError as error:

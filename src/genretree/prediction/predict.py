@@ -22,7 +22,7 @@ from genretree.metrics.scores import decode_levels, name_path
 from genretree.models.base import LevelProbabilities
 from genretree.parallel import available_processors, shared_by
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE, Heads
-from genretree.sound.slices import SliceImages, iter_slices, skip_silent
+from genretree.sound.slices import SliceImages, iter_slices, skip_silent, stack_slices
 from genretree.sound.walk import SoundWalk
 from genretree.taxonomy import Taxonomy, format_path
 
@@ -332,7 +332,7 @@ def score_file(bundle: Bundle, file: str | Path, salvage: bool = False) -> Slice
     SoundError
         If the file can't be used; its `kind` says why.
     """
-    slices = iter_slices(file, bundle.images, salvage=salvage, mel_16k=bundle.model.needs_sound)
+    slices = iter_slices(file, bundle.images, salvage=salvage, features=bundle.model.input_features)
     return score_slices(bundle, skip_silent(slices, file))
 
 
@@ -360,8 +360,7 @@ def average_slices(bundle: Bundle, heard: SliceScores) -> LevelProbabilities:
 
 
 def _score(bundle: Bundle, pieces: Sequence[SliceImages]) -> LevelProbabilities:
-    mel_16k = np.stack([piece.mel_16k for piece in pieces]) if bundle.model.needs_sound else None  # type: ignore[misc]
-    return bundle.model.predict_levels(np.stack([piece.images for piece in pieces]), mel_16k)
+    return bundle.model.predict_proba(stack_slices(pieces))
 
 
 def _apply_safely(function: Callable[[Path], T], file: Path | PredictionError) -> T | PredictionError:

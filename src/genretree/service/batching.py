@@ -8,20 +8,20 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from genretree.models.base import LevelProbabilities
+from genretree.sound.features import Inputs, SliceInputs
 
-Images = NDArray[np.uint8]
-Sounds = NDArray[np.float16]
-Score = Callable[[Images, Sounds | None], LevelProbabilities]
+Score = Callable[[Inputs], LevelProbabilities]
 
 
 @dataclass(eq=False)
 class _Item:
-    images: Images
-    mel_16k: Sounds | None
+    inputs: Inputs
     levels: asyncio.Future[LevelProbabilities]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Batcher:
     Parameters
     ----------
     score : callable
-        The model's `predict_levels`.
+        The model's `predict_proba`.
     executor : Executor
         The thread that it runs in.
     slices : int
@@ -65,9 +65,9 @@ class Batcher:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def predict(self, images: Images, mel_16k: Sounds | None) -> LevelProbabilities:
-        """Give the probabilities of every node, as a model's `predict_levels`."""
-        item = _Item(images, mel_16k, asyncio.get_running_loop().create_future())
+    async def predict(self, inputs: Inputs) -> LevelProbabilities:
+        """Give the probabilities of every node, as a model's `predict_proba`."""
+        item = _Item(inputs, asyncio.get_running_loop().create_future())
         self._queue.put_nowait(item)
         return await item.levels
 
@@ -81,7 +81,7 @@ class Batcher:
     async def _gather(self) -> list[_Item]:
         """Take what waits, and what comes within a few milliseconds."""
         items = [await self._queue.get()]
-        have = len(items[0].images)
+        have = len(items[0])
         until = asyncio.get_running_loop().time() + self.seconds
         while have < self.slices:
             if self._queue.empty():
@@ -95,7 +95,7 @@ class Batcher:
                     break
             else:
                 items.append(self._queue.get_nowait())
-            have += len(items[-1].images)
+            have += len(items[-1])
         return items
 
     async def _score(self, items: Sequence[_Item]) -> None:
@@ -107,16 +107,16 @@ class Batcher:
                 if not item.levels.done():
                     item.levels.set_exception(error)
             return
-        self.count(sum(len(item.images) for item in items), len(items))
+        self.count(sum(map(len, items)), len(items))
         at = 0
         for item in items:
             if not item.levels.done():
-                item.levels.set_result([level[at : at + len(item.images)] for level in levels])
-            at += len(item.images)
+                item.levels.set_result([level[at : at + len(item)] for level in levels])
+            at += len(item)
 
     def _score_together(self, items: Sequence[_Item]) -> LevelProbabilities:
         if len(items) == 1:
-            return self.score(items[0].images, items[0].mel_16k)
-        sounds = [item.mel_16k for item in items if item.mel_16k is not None]
-        images = np.concatenate([item.images for item in items])
-        return self.score(images, np.concatenate(sounds) if sounds else None)
+            return self.score(items[0].inputs)
+        names = list(items[0].inputs)
+        joined = {name: np.concatenate([item.inputs[name] for item in items]) for name in names}
+        return self.score(SliceInputs(joined))

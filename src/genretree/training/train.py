@@ -217,7 +217,7 @@ def slice_dataset_of(store: Store, rows: NDArray[np.int64]) -> SliceDataset:
         store.track_leaves[tracks],
         tracks,
         store.track_groups[tracks],
-        store.mel_16k,
+        store.features,
         store.folder / "cache",
     )
 

@@ -38,6 +38,7 @@ from genretree.models.registry import get_family
 from genretree.models.runtime.graph import Graph, HasGraphs
 from genretree.models.runtime.types import Runner
 from genretree.settings import Heads, Settings
+from genretree.sound.features import Inputs
 from genretree.taxonomy import Taxonomy
 
 _WEIGHTS_FILE = "weights.safetensors"
@@ -132,7 +133,8 @@ class EnsembleModel:
         self.taxonomy = taxonomy
         self.settings = settings
         self.heads: Heads = "tree"
-        self.needs_sound = any(member.needs_sound for member in members)
+        names = (name for member in members for name in member.input_features)
+        self.input_features = tuple(dict.fromkeys(names))
 
     def graphs(self, image_size: int) -> dict[str, Graph]:
         """Give the networks of all members that have some."""
@@ -154,16 +156,14 @@ class EnsembleModel:
             if isinstance(member, HasGraphs):
                 yield name, member
 
-    def predict_levels(
-        self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
-    ) -> LevelProbabilities:
-        """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
-        leaves = np.stack([member.predict_levels(images, mel_16k)[-1] for member in self.members])
+    def predict_proba(self, inputs: Inputs) -> LevelProbabilities:
+        """Predict the probabilities of every node: a list of (n, n_nodes) arrays by level."""
+        leaves = np.stack([member.predict_proba(inputs)[-1] for member in self.members])
         return self.taxonomy.sum_levels(combine_members(leaves, self.weights))
 
-    def embed(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None) -> NDArray[np.float32]:
+    def embed(self, inputs: Inputs) -> NDArray[np.float32]:
         """Compute the features of all members, side by side: shape (n, width)."""
-        return np.concatenate([embed_slices(member, images, mel_16k) for member in self.members], axis=1)
+        return np.concatenate([embed_slices(member, inputs) for member in self.members], axis=1)
 
     def shuffle_weights(self, rng: np.random.Generator) -> EnsembleModel | None:
         """Copy the model with the weights of its members shuffled; None if no member has any."""

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from genretree.errors import BundleError
-from genretree.models.base import LevelProbabilities
+from genretree.models.base import LevelProbabilities, check_inputs
 from genretree.models.families.musicnn.family import MusicnnSettings
 from genretree.models.pretrained.musicnn import MSD_TAGS, MTT_TAGS, Musicnn
 from genretree.models.pretrained.musicnn_features import extract_features, load_network
 from genretree.models.pretrained.names import MusicnnName
 from genretree.settings import Heads
+from genretree.sound.features import MEL_16K, Inputs
 from genretree.taxonomy import Taxonomy
 
 _TAGS: Mapping[str, Sequence[str]] = {"msd": MSD_TAGS, "mtt": MTT_TAGS}
@@ -96,7 +97,7 @@ class TagTree:
 class TagModel:
     """The untrained classifier behind the contract of every family."""
 
-    needs_sound = True
+    input_features: tuple[str, ...] = (MEL_16K,)
     heads: Heads = "tree"
 
     def __init__(self, tree: TagTree, networks: Mapping[MusicnnName, Musicnn], patches: int = 4) -> None:
@@ -116,13 +117,10 @@ class TagModel:
         tree = TagTree.builtin(name)
         return cls(tree, {network: load_network(network) for network in tree.networks})
 
-    def predict_levels(
-        self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
-    ) -> LevelProbabilities:
-        """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
-        if mel_16k is None:
-            raise BundleError("tags are heard in sound, and there are only images")
-        heard = extract_features(self.networks, mel_16k, self.patches)
+    def predict_proba(self, inputs: Inputs) -> LevelProbabilities:
+        """Predict the probabilities of every node: a list of (n, n_nodes) arrays by level."""
+        check_inputs(self, inputs)
+        heard = extract_features(self.networks, inputs[MEL_16K], self.patches)
         tags = {name: expit(heard[f"{name}/tags"].astype(np.float64)) for name in self.networks}
         return self.tree.taxonomy.sum_levels(self.tree.leaf_probabilities(tags))
 

@@ -29,6 +29,7 @@ from genretree.models.pretrained.names import BACKBONE_FILE, WEIGHTS_FILE
 from genretree.models.runtime.graph import Graph, wrap_runner
 from genretree.models.runtime.types import Runner
 from genretree.settings import MODALITIES
+from genretree.sound.features import IMAGES, Inputs
 from genretree.sound.luminance import magma_luminance
 from genretree.taxonomy import Taxonomy
 
@@ -221,7 +222,7 @@ class GenreNetwork(nn.Module):
 class NetworkModel:
     """A trained network behind the contract of every family."""
 
-    needs_sound = False
+    input_features: tuple[str, ...] = (IMAGES,)
 
     def __init__(self, network: GenreNetwork) -> None:
         self.network = network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -238,10 +239,9 @@ class NetworkModel:
         run = wrap_runner(runners["network"])
         self.score = lambda images: run(images)[0]
 
-    def predict_levels(
-        self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None, batch_size: int = 32
-    ) -> LevelProbabilities:
-        """Give the probabilities of every node, by level, (n, n_nodes), in float32 unless a runner says otherwise."""
+    def predict_proba(self, inputs: Inputs, batch_size: int = 32) -> LevelProbabilities:
+        """Predict the probabilities of every node by level, (n, n_nodes), in float32 unless a runner says otherwise."""
+        images = inputs[IMAGES]
         device = next(self.network.parameters()).device
         found: list[list[NDArray[np.float64]]] = []
         with torch.inference_mode():
@@ -252,9 +252,13 @@ class NetworkModel:
             return [np.zeros((0, width)) for width in self.network.head.widths]
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
-    def embed(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None) -> NDArray[np.float32]:
+    def embed(self, inputs: Inputs) -> NDArray[np.float32]:
         """Compute the pooled features: shape (n, width)."""
-        return network_features(self.network, images)
+        return network_features(self.network, inputs[IMAGES])
+
+    def torch_module(self) -> nn.Module:
+        """Return the network."""
+        return self.network
 
     def shuffle_weights(self, rng: np.random.Generator) -> NetworkModel:
         """Copy the model with the numbers within each array of weights shuffled."""

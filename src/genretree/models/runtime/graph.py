@@ -38,7 +38,7 @@ class Graph:
 
 @runtime_checkable
 class HasGraphs(Protocol):
-    """A model with networks in it; `needs_sound` and the rest of the contract apart."""
+    """A model with networks in it; the rest of the contract apart."""
 
     def graphs(self, image_size: int) -> dict[str, Graph]:
         """Give the networks by name, for stored images of `image_size` pixels; none if there are none."""

@@ -26,6 +26,7 @@ from genretree.models.neural.trainer import train_network
 from genretree.models.pretrained.musicnn import PATCH_FRAMES, Musicnn
 from genretree.models.pretrained.musicnn_features import IMAGES, cut_patches, pool_patches
 from genretree.models.pretrained.names import MusicnnName
+from genretree.sound.features import MEL_16K
 from genretree.sound.mel_16k import compress
 
 _LEARNED_PATCHES = 2  # of each slice and epoch, at random
@@ -126,9 +127,8 @@ class PatchDataset(Dataset[Any]):
     """Slices as patches of their sound: random ones to learn from, or evenly spread ones."""
 
     def __init__(self, lesson: PatchTargets, patches: int, images: bool, seed: int | None = None) -> None:
-        assert lesson.examples.mel_16k is not None
         self.examples = lesson.examples
-        self.sound = lesson.examples.mel_16k
+        self.sound = lesson.examples.features[MEL_16K]
         self.classes = lesson.classes
         self.weights = lesson.weights.astype(np.float32)
         self.patches = patches

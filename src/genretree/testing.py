@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genretree.bundle.bundle import Bundle, load_bundle, save_bundle
 from genretree.bundle.manifest import DESCRIPTION
@@ -15,7 +16,7 @@ from genretree.errors import BundleError, SettingsError
 from genretree.models.base import Family, FitContext, LevelProbabilities, Model, SliceDataset
 from genretree.models.registry import check_attributes
 from genretree.settings import MEL_16K_BANDS, ImageSettings, Settings
-from genretree.sound.features import MEL_16K, Inputs, feature_names
+from genretree.sound.features import MEL_16K, Inputs, feature_names, requested_features
 from genretree.sound.mel_16k import mel_16k_frames
 from genretree.taxonomy import Taxonomy
 
@@ -71,7 +72,7 @@ def check_family(family: type[Family], settings: Mapping[str, Any] | None = None
 
 
 def _make_examples(seed: int) -> SliceDataset:
-    """Make slices whose genre shows in the rows that are bright, in all three images and in the mel power."""
+    """Make slices whose genre shows in bright rows of images and mel power, and in the size of other features."""
     rng = np.random.default_rng(seed)
     n_leaves = len(_TREE.leaves)
     n = n_leaves * _GROUPS * _TRACKS * _SLICES
@@ -83,7 +84,11 @@ def _make_examples(seed: int) -> SliceDataset:
     for row, leaf in enumerate(leaves):
         images[row, :, leaf * size // n_leaves : (leaf + 1) * size // n_leaves] += np.uint8(150)
         mel_16k[row, :, leaf * MEL_16K_BANDS // n_leaves : (leaf + 1) * MEL_16K_BANDS // n_leaves] += np.float16(1)
-    return SliceDataset(images, np.arange(n), leaves, tracks, tracks // _TRACKS, {MEL_16K: mel_16k})
+    features: dict[str, NDArray[Any]] = {MEL_16K: mel_16k}
+    for feature in requested_features(name for name in feature_names() if name != MEL_16K):
+        values = rng.uniform(0, 0.1, (n, *feature.shape(_IMAGES)))
+        features[feature.name] = (values.T + leaves).T.astype(feature.dtype)
+    return SliceDataset(images, np.arange(n), leaves, tracks, tracks // _TRACKS, features)
 
 
 def _score(model: Model, examples: SliceDataset, rows: Any = slice(None)) -> LevelProbabilities:

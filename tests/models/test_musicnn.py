@@ -233,7 +233,7 @@ def test_a_store_of_images_alone_is_refused(store: Store, tmp_path: Path) -> Non
     settings = get_family("musicnn").settings_type.build(
         {**SETTINGS, "weights": str(write_musicnn(tmp_path / "weights"))}
     )
-    with pytest.raises(TrainingError, match="only images"):
+    with pytest.raises(TrainingError, match="needs the feature mel_16k"):
         get_family("musicnn").fit(learn, None, store.taxonomy, settings, FitContext(tmp_path))
 
 

@@ -98,9 +98,9 @@ def test_a_bundle_needs_no_teacher(store: Store, teacher: str, tmp_path: Path) -
     np.testing.assert_allclose(levels[0].sum(axis=1), 1, atol=1e-5)
 
 
-def test_a_teacher_needs_sound(store: Store, teacher: str) -> None:
+def test_a_teacher_needs_its_features(store: Store, teacher: str) -> None:
     deaf = replace(slice_dataset(store, store.split(), "train"), features={})
-    with pytest.raises(TrainingError, match="needs sound"):
+    with pytest.raises(TrainingError, match="needs the feature mel_16k"):
         compute_teacher_targets([deaf], ("msd",), teacher)
 
 

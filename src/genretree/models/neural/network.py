@@ -225,7 +225,7 @@ class NetworkModel:
     input_features: tuple[str, ...] = (IMAGES,)
 
     def __init__(self, network: GenreNetwork) -> None:
-        self.network = network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.network: GenreNetwork = network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.heads = network.settings.heads
         self.explain_methods = network.settings.explain_methods
         self.score: Callable[[Tensor], Tensor] = lambda images: self.network(images)["scores"]

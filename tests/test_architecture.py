@@ -12,6 +12,7 @@ from pathlib import Path
 import genretree
 
 ROOMS = [
+    "arrays",
     "files",
     "errors",
     "machine",

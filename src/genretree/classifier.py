@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Array, Float32Array, Float64Array, UInt8Array
 from genretree.bundle import Bundle, load_bundle
 from genretree.errors import ArgumentError, BundleError
 from genretree.explain.weights import with_weights
@@ -36,7 +36,7 @@ from genretree.taxonomy import NodePath, format_path
 if TYPE_CHECKING:
     import pandas as pd
 
-Array: TypeAlias = NDArray[Any]
+
 Paths: TypeAlias = Sequence[str | Path]
 _ARRAY = "<array>"
 _BATCH = 32
@@ -70,7 +70,7 @@ class Probabilities:
 
     files: tuple[str, ...]
     nodes: tuple[NodePath, ...]
-    values: NDArray[np.float64]
+    values: Float64Array
     errors: tuple[PredictionError, ...] = ()
 
     @property
@@ -78,11 +78,11 @@ class Probabilities:
         """Names of the nodes as text, such as `Non_classic > Rock`."""
         return tuple(format_path(node) for node in self.nodes)
 
-    def __getitem__(self, node: str | NodePath) -> NDArray[np.float64]:
+    def __getitem__(self, node: str | NodePath) -> Float64Array:
         """Probabilities of one node, shape (n_files,)."""
         label = node if isinstance(node, str) else format_path(node)
         try:
-            column: NDArray[np.float64] = self.values[:, self.labels.index(label)]
+            column: Float64Array = self.values[:, self.labels.index(label)]
         except ValueError as error:
             raise ArgumentError(f"no node '{label}'; there are: {', '.join(self.labels)}") from error
         return column
@@ -234,7 +234,7 @@ class Classifier(Bundle):
 
     def embed(
         self, inputs: str | Path | Paths | Array, *, sr: float | None = None, salvage: bool = False, workers: int = 2
-    ) -> NDArray[np.float32] | dict[str, NDArray[np.float32]]:
+    ) -> Float32Array | dict[str, Float32Array]:
         """Compute the model's features before its last layer, one vector for each slice.
 
         Parameters
@@ -265,7 +265,7 @@ class Classifier(Bundle):
             return _embed(whole, self._slices(inputs, sr))
         _refuse_sr(sr)
 
-        def embed_file(file: Path) -> tuple[str, NDArray[np.float32]]:
+        def embed_file(file: Path) -> tuple[str, Float32Array]:
             slices = iter_slices(file, self.images, salvage=salvage, mel_16k=self.model.needs_sound)
             return str(file), _embed(whole, skip_silent(slices, file))
 
@@ -301,8 +301,8 @@ class Classifier(Bundle):
         levels = range(self.taxonomy.depth)
         return tuple(dict.fromkeys(node for level in levels for node in self.taxonomy.nodes(level)))
 
-    def _join_levels(self, levels: LevelProbabilities) -> NDArray[np.float64]:
-        found: dict[NodePath, NDArray[np.float64]] = {}
+    def _join_levels(self, levels: LevelProbabilities) -> Float64Array:
+        found: dict[NodePath, Float64Array] = {}
         for level, values in enumerate(levels):
             for place, node in enumerate(self.taxonomy.nodes(level)):
                 found.setdefault(node, values[:, place])
@@ -348,7 +348,7 @@ def load(
     return Classifier.from_bundle(load_bundle(source, runtime, precision, download=download))
 
 
-def _embed(bundle: Bundle, slices: Iterable[SliceImages]) -> NDArray[np.float32]:
+def _embed(bundle: Bundle, slices: Iterable[SliceImages]) -> Float32Array:
     found = []
     pending = iter(slices)
     while batch := list(itertools.islice(pending, _BATCH)):
@@ -371,7 +371,7 @@ def _refuse_sr(sr: float | None) -> None:
         raise ArgumentError("sr belongs to an array of audio samples; a file has its own sampling rate")
 
 
-def _to_mono(y: Array, sr: float | None) -> NDArray[np.float32]:
+def _to_mono(y: Array, sr: float | None) -> Float32Array:
     """Check audio samples, average their channels and resample them to 22,050 Hz."""
     import soxr
 
@@ -389,7 +389,7 @@ def _to_mono(y: Array, sr: float | None) -> NDArray[np.float32]:
     return samples if sr == RATE else np.asarray(soxr.resample(samples, float(sr), RATE, "HQ"), np.float32)
 
 
-def _check_images(bundle: Bundle, images: Array) -> NDArray[np.uint8]:
+def _check_images(bundle: Bundle, images: Array) -> UInt8Array:
     size = bundle.images.size
     if images.dtype != np.uint8 or images.shape[1:] != (3, size, size) or not len(images):
         raise ArgumentError(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.arrays import Float64Array, Int64Array
 from genretree.bundle import Bundle
 from genretree.calibration import UNITS, Unit, average_by
 from genretree.corpus.splits import PROTOCOL_NOTES, RECOVERED, WITHOUT_TRACKS, Split
@@ -25,7 +26,6 @@ from genretree.train import examples_of, group_fingerprints, unknown_groups
 
 _LONG = ("tracks_seen", "groups_seen", "heard_before", "history")
 _INTERNAL = ("outcomes", "marks")  # too long for metrics.json; tracks.csv has the outcomes
-Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class Outcome:
 class Marks:
     """Where an evaluation was right: bool arrays (n, n_levels) and group numbers (n,) of its slices and tracks."""
 
-    rows: Indices
+    rows: Int64Array
     slice: NDArray[np.bool_]
-    slice_groups: Indices
+    slice_groups: Int64Array
     track: NDArray[np.bool_]
-    track_groups: Indices
+    track_groups: Int64Array
 
 
 @dataclass(frozen=True)
@@ -255,11 +255,11 @@ def check_images(bundle: Bundle, store: Store) -> None:
 def _describe_tracks(
     bundle: Bundle,
     store: Store,
-    leaves: Indices,
-    predicted: Indices,
+    leaves: Int64Array,
+    predicted: Int64Array,
     averaged: LevelProbabilities,
-    slice_leaves: NDArray[np.float64],
-    rows: Indices,
+    slice_leaves: Float64Array,
+    rows: Int64Array,
 ) -> tuple[Outcome, ...]:
     """Say of each track what it was taken for, in the order of `np.unique` of the tracks."""
     tree, heads = bundle.taxonomy, bundle.model.heads
@@ -284,7 +284,7 @@ def _describe_tracks(
     return tuple(found)
 
 
-def match_leaves(taxonomy: Taxonomy, store: Store) -> Indices:
+def match_leaves(taxonomy: Taxonomy, store: Store) -> Int64Array:
     """Give every track's leaf in the bundle's tree, by name."""
     if taxonomy.digest == store.taxonomy.digest:
         return store.track_leaves
@@ -305,7 +305,7 @@ def _find_either(find: Callable[[Sequence[str] | str], int], leaf: Sequence[str]
         return find(leaf[-1])
 
 
-def predict_rows(bundle: Bundle, store: Store, rows: Indices, progress: bool = False) -> LevelProbabilities:
+def predict_rows(bundle: Bundle, store: Store, rows: Int64Array, progress: bool = False) -> LevelProbabilities:
     """Give the probabilities of every node for some slices of a store: by level, shape (n_rows, n_nodes)."""
     with progress_bar(len(rows), "evaluate", "slice", progress) as tick:
         return score_examples(bundle.model, examples_of(store, rows), tick)

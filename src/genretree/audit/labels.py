@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.arrays import Float64Array, Int64Array
 from genretree.audit.findings import Doubt, Placer
 from genretree.calibration import average_by
 from genretree.corpus.store import Store
@@ -20,8 +21,6 @@ from genretree.models.linear_tree import Known
 from genretree.models.statistics import statistics_of
 from genretree.progress import progress_bar
 from genretree.taxonomy import Taxonomy, format_path
-
-Floats = NDArray[np.float64]
 
 STRENGTH = 0.001  # inverse regularisation; chosen on composed music
 
@@ -74,7 +73,7 @@ def find_mislabelled(store: Store, placer: Placer | None = None, seed: int = 0, 
     return doubts
 
 
-def predict_tracks(store: Store, seed: int = 0, progress: bool = False) -> tuple[NDArray[np.int64], Floats]:
+def predict_tracks(store: Store, seed: int = 0, progress: bool = False) -> tuple[Int64Array, Float64Array]:
     """Predict every track by a classifier that learned from other groups only.
 
     Returns
@@ -102,9 +101,7 @@ def predict_tracks(store: Store, seed: int = 0, progress: bool = False) -> tuple
     return tracks, average_by(found, place, len(tracks))
 
 
-def doubt_labels(
-    probabilities: Floats, given: NDArray[np.int64]
-) -> tuple[Floats, NDArray[np.int64], NDArray[np.bool_]]:
+def doubt_labels(probabilities: Float64Array, given: Int64Array) -> tuple[Float64Array, Int64Array, NDArray[np.bool_]]:
     """Doubt labels by confident learning.
 
     Parameters

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genretree.arrays import Float32Array
 from genretree.errors import MissingExtraError, SettingsError
 from genretree.explain.axes import IMAGES, View, gather_pixels
 from genretree.explain.background import replace_views
@@ -37,8 +37,8 @@ from genretree.taxonomy import Taxonomy
 _IG_STEPS = 32
 _AT_A_TIME = 32
 
-Floats = NDArray[np.float32]
-Maps = dict[View, Floats]
+
+Maps = dict[View, Float32Array]
 
 
 class LogOdds(nn.Module):
@@ -159,13 +159,13 @@ def gradcam(
     everything = frozenset(views)
     weights = shapley_weights(views).astype(np.float32)
     size = pieces.images.shape[-1]
-    found: dict[View, list[list[Floats]]] = {view: [] for view in views}
+    found: dict[View, list[list[Float32Array]]] = {view: [] for view in views}
     with progress_bar(len(pieces) * len(targets), "gradcam", "slice", progress) as tick:
         for number in range(len(pieces)):
             own, empty = pieces.select(slice(number, number + 1)), background.select(slice(number, number + 1))
             versions = join([replace_views(own, empty, everything - some) for some in coalitions])
             images, statistics = _as_tensors(known, versions)
-            rows: dict[View, list[Floats]] = {view: [] for view in views}
+            rows: dict[View, list[Float32Array]] = {view: [] for view in views}
             for target in targets:
                 attribute = LayerGradientXActivation(LogOdds(known, taxonomy, target), layer).attribute
                 given = (images,) if statistics is None else (images, statistics)
@@ -179,7 +179,7 @@ def gradcam(
     return {view: np.asarray(found[view], np.float32) for view in views}
 
 
-def _turn_back(places: Tensor, network: GenreNetwork, size: int) -> Floats:
+def _turn_back(places: Tensor, network: GenreNetwork, size: int) -> Float32Array:
     """Spread maps of a layer, (turns * n, h, w), over the images, and undo the turns in time: (n, size, size)."""
     turns = network.settings.shifts
     height, width = places.shape[1:]
@@ -187,7 +187,7 @@ def _turn_back(places: Tensor, network: GenreNetwork, size: int) -> Floats:
     large *= height * width / size**2  # what a place has is divided among the pixels under it
     by_turn = large.reshape(turns, -1, size, size)
     back = [one.roll(-round(turn * size / turns), dims=2) for turn, one in enumerate(by_turn)]
-    summed: Floats = torch.stack(back).sum(dim=0).numpy()
+    summed: Float32Array = torch.stack(back).sum(dim=0).numpy()
     return summed
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array
 from genretree.explain.axes import View
 from genretree.explain.canvas import TITLES, lay_out
 from genretree.explain.clips import write_clips
@@ -27,8 +27,6 @@ from genretree.sound.decode import decode
 LONGEST = 900.0  # seconds of sound that a page holds; of longer tracks the sound lies beside the page
 _REASON = re.compile(r"reason-(\d+)\.png")
 _TALLEST = 96  # rows of a spectrogram on the page
-
-Samples = NDArray[np.float32]
 
 
 def save_explanation(
@@ -80,7 +78,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def write_page(explanation: Explanation, path: Path, samples: Samples | None, command: str = "") -> Path:
+def write_page(explanation: Explanation, path: Path, samples: Float32Array | None, command: str = "") -> Path:
     """Write the page; sound and pictures are inside, but the sound of tracks longer than 15 minutes."""
     seconds = None if samples is None else len(samples) / RATE
     source = None
@@ -118,7 +116,7 @@ def write_page(explanation: Explanation, path: Path, samples: Samples | None, co
     return path
 
 
-def encode(samples: Samples, rate: int = RATE) -> bytes:
+def encode(samples: Float32Array, rate: int = RATE) -> bytes:
     """Encode mono sound as Ogg Vorbis, about 60 kbit/s."""
     import soundfile
 

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genretree.arrays import Float32Array
 from genretree.errors import SettingsError
 from genretree.explain.axes import IMAGES, View, gather_pixels
-from genretree.explain.gradients import Floats, LogOdds, Maps, _as_tensors, as_network
+from genretree.explain.gradients import LogOdds, Maps, _as_tensors, as_network
 from genretree.explain.pieces import Pieces
 from genretree.explain.targets import Target
 from genretree.models.contract import Model
@@ -47,7 +48,7 @@ def rollout(
     empty, _ = _as_tensors(known, background, statistics=False)
     views: list[View] = list(known.network.settings.modalities)
     size = images.shape[-1]
-    found: list[list[list[Floats]]] = []
+    found: list[list[list[Float32Array]]] = []
     with progress_bar(len(pieces) * len(targets), "rollout", "slice", progress) as tick, _watching(backbone) as seen:
         for number in range(len(pieces)):
             rows = slice(number, number + 1)
@@ -111,7 +112,7 @@ def _place(looked: Tensor, backbone: Any, turns: int, size: int) -> Tensor:
     return torch.stack([one.roll(-round(turn * size / turns), dims=1) for turn, one in enumerate(large)]).sum(dim=0)
 
 
-def _divide(shares: Tensor, pull: Tensor, views: Sequence[View]) -> list[Floats]:
+def _divide(shares: Tensor, pull: Tensor, views: Sequence[View]) -> list[Float32Array]:
     """Divide each place's share, (size, size), among the images by how much the gradient pulls at each around it."""
     chosen = pull[[IMAGES.index(view) for view in views]]
     window = 2 * (shares.shape[-1] // 16) + 1

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array
 from genretree.models.contract import Examples
 from genretree.models.hearing import Layer, hear_examples, load_network
 from genretree.models.network_settings import CACHED, Network
@@ -19,12 +19,10 @@ TAUGHT: tuple[Layer, ...] = ("tags", "penultimate")
 _PATCHES = 4  # heard of each slice, as the family `musicnn` does by default: what it heard serves here too
 _FARTHEST = 4.0  # spreads from the mean
 
-Floats = NDArray[np.float32]
-
 
 def hear_lessons(
     parts: Sequence[Examples], networks: Sequence[Network], where: str = CACHED, progress: bool = False
-) -> list[Floats]:
+) -> list[Float32Array]:
     """Give what the teacher says of slices, standardised by the first part.
 
     Parameters

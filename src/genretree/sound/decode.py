@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array
 from genretree.errors import SoundError
 from genretree.files import describe_special
 from genretree.machine import ahead, processors_each
@@ -45,7 +45,7 @@ _LOUDEST = 1e6  # full scale is 1; a float file beyond this is damaged, and its 
 _CANCELLED = 0.1  # the mix has 10 dB less energy than the channels: their correlation is below -0.8
 _GUESSED = ("mp3", "aac")  # of these a length may be an estimate from the bit rate
 
-Samples = NDArray[np.float32]
+
 SampleFile = str | os.PathLike[str]
 
 
@@ -91,7 +91,7 @@ class _Source:
 
 def iter_blocks(
     path: SampleFile, rate: int = RATE, salvage: bool = False, longest: float = math.inf
-) -> Iterator[Samples]:
+) -> Iterator[Float32Array]:
     """Decode a file block by block: mono (the mean of all channels), resampled by soxr HQ.
 
     Parameters
@@ -123,7 +123,7 @@ def iter_blocks(
         yield from _to_mono(source, rate, salvage, longest)
 
 
-def decode(path: SampleFile, rate: int = RATE, salvage: bool = False) -> Samples:
+def decode(path: SampleFile, rate: int = RATE, salvage: bool = False) -> Float32Array:
     """Decode a whole file; see `iter_blocks`.
 
     Returns
@@ -159,7 +159,7 @@ def probe(path: SampleFile) -> SoundInfo:
 # Native samples to mono at a rate
 
 
-def _to_mono(source: _Source, rate: int, salvage: bool, longest: float) -> Iterator[Samples]:
+def _to_mono(source: _Source, rate: int, salvage: bool, longest: float) -> Iterator[Float32Array]:
     info = source.info
     if info.duration > longest and info.format not in _GUESSED:  # a duration that isn't known is nan
         raise _too_long(info.path, info.duration, longest)
@@ -195,7 +195,7 @@ class _Resampler:
         self._own_rate = 0
         self._stream: Any = None
 
-    def add(self, mono: Samples, own_rate: int) -> Iterator[Samples]:
+    def add(self, mono: Float32Array, own_rate: int) -> Iterator[Float32Array]:
         """Resample a block."""
         import soxr
 
@@ -208,7 +208,7 @@ class _Resampler:
         if len(out):
             yield out
 
-    def finish(self) -> Iterator[Samples]:
+    def finish(self) -> Iterator[Float32Array]:
         """Give what is left of the blocks of one rate."""
         if self._stream is not None:
             out = self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
@@ -220,7 +220,7 @@ def _too_long(path: Path, seconds: float, longest: float) -> SoundError:
     return SoundError("too_long", path, f"has {seconds:.0f} s of sound or more; at most {longest:g} s are taken here")
 
 
-def _mix_down(source: _Source, levels: _Levels) -> Iterator[tuple[Samples, int]]:
+def _mix_down(source: _Source, levels: _Levels) -> Iterator[tuple[Float32Array, int]]:
     """Yield the mean of all channels and its rate, block by block; refuse what is not finite."""
     path, seconds = source.info.path, 0.0
     for block in source.blocks:
@@ -239,10 +239,10 @@ def _mix_down(source: _Source, levels: _Levels) -> Iterator[tuple[Samples, int]]
         yield mono, rate
 
 
-def _mean_of_channels(channels: list[Samples]) -> Samples:
+def _mean_of_channels(channels: list[Float32Array]) -> Float32Array:
     if len(channels) == 1:
         return channels[0]
-    mono: Samples = channels[0] + channels[1]
+    mono: Float32Array = channels[0] + channels[1]
     for channel in channels[2:]:
         mono += channel
     mono *= np.float32(1 / len(channels))
@@ -258,7 +258,7 @@ class _Levels:
         self.energy = 0.0
         self.channel_energy = 0.0
 
-    def add(self, channels: list[Samples], mono: Samples) -> None:
+    def add(self, channels: list[Float32Array], mono: Float32Array) -> None:
         """Take a block: its channels and their mean."""
         if not len(mono):
             return
@@ -280,17 +280,17 @@ class _Levels:
             raise SoundError("silence", path, detail)
 
 
-def _mean(samples: Samples) -> float:
+def _mean(samples: Float32Array) -> float:
     return float(np.dot(samples, np.ones(len(samples), np.float32))) / len(samples)  # faster than samples.mean()
 
 
-def _peak(samples: Samples) -> float:
+def _peak(samples: Float32Array) -> float:
     """Largest distance from the mean."""
     mean = _mean(samples)
     return max(float(samples.max()) - mean, mean - float(samples.min()))
 
 
-def _energy(samples: Samples) -> float:
+def _energy(samples: Float32Array) -> float:
     """Energy without the mean's."""
     return float(np.dot(samples, samples)) - len(samples) * _mean(samples) ** 2
 

@@ -12,7 +12,7 @@ import numpy as np
 from genretree.bundle import Bundle, load_bundle, save_bundle
 from genretree.description import DESCRIPTION
 from genretree.errors import BundleError, SettingsError
-from genretree.models import _check_attributes
+from genretree.models import check_attributes
 from genretree.models.contract import Examples, Family, FitContext, LevelProbabilities, Model
 from genretree.settings import MEL_16K_BANDS, ImageSettings, Settings
 from genretree.sound.mel_16k import mel_16k_frames
@@ -47,7 +47,7 @@ def check_family(family: type[Family], settings: Mapping[str, Any] | None = None
     >>> from genretree.models.boosting import BoostingFamily
     >>> check_family(BoostingFamily, {"components": 8, "epochs": 5, "image_size": 32, "min_samples_leaf": 2})
     """
-    _check_attributes(family)
+    check_attributes(family)
     _expect(bool(family.summary), "summary is empty")
     chosen = family.settings_type.build(settings)
     _check_settings(family.settings_type, chosen)

@@ -57,7 +57,7 @@ def register_family(family: type[Family]) -> type[Family]:
         [project.entry-points."genretree.families"]
         my-family = "my_package:MyFamily"
     """
-    _check_attributes(family)
+    check_attributes(family)
     name = family.name
     known = _registered.get(name)
     if name in _BUILT_IN or (known is not None and _origin(known) != _origin(family)):
@@ -109,13 +109,20 @@ def _load(entry: EntryPoint) -> type[Family]:
         found: type[Family] = entry.load()
     except Exception as error:  # whatever importing another package raises
         raise SettingsError(f"the family '{entry.name}' can't be imported from {entry.value}: {error}") from error
-    _check_attributes(found)
+    check_attributes(found)
     if found.name != entry.name:
         raise ArgumentError(f"{entry.value}: its name is '{found.name}', and its entry point's '{entry.name}'")
     return found
 
 
-def _check_attributes(family: type[Family]) -> None:
+def check_attributes(family: type[Family]) -> None:
+    """Check that a class has the attributes of a model family, each of the right type.
+
+    Raises
+    ------
+    ArgumentError
+        If one is missing or of the wrong type.
+    """
     if not inspect.isclass(family):
         raise ArgumentError(f"a family must be a class, got {type(family).__name__}")
     missing = [

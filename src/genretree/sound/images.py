@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from genretree.arrays import Float32Array, UInt8Array
 from genretree.errors import ImageError
+from genretree.files import is_lfs_pointer
 from genretree.settings import CHROMA_BINS, CQT_BINS, N_MELS, TOP_DB, ImageSettings, Modality
 from genretree.sound.slices import draw, magma_numbers, shrink
 from genretree.sound.suffixes import SUFFIXES
@@ -26,7 +27,6 @@ BINS: dict[Modality, int] = {"mel": N_MELS, "cqt": CQT_BINS, "chroma": CHROMA_BI
 
 _MOST_PIXELS = 40_000_000  # a drawing of 100 inches at 70 dots an inch; decoded it takes 120 MB
 _MOST_BYTES = 200_000_000
-_LFS = b"version https://git-lfs.github.com/spec/"
 _GREY = 3.0  # mean distance of the channels from grey below which an image counts as grey
 _MAGMA = 8.0  # mean chroma distance from magma above which it is another colour map; see `colour_distance`
 _EXACT = 3.0  # up to this distance it is magma, whatever else it resembles; above, a map that is clearly closer wins
@@ -116,7 +116,7 @@ def _read_bytes(path: Path, name: str) -> bytes:
 def _check_content(content: bytes, name: str) -> None:
     if not content:
         raise ImageError("empty", name, "is empty")
-    if content.startswith(_LFS):
+    if is_lfs_pointer(content):
         detail = "is a Git LFS pointer, not the image; fetch the content with: git lfs pull"
         raise ImageError("lfs_pointer", name, detail)
     suffix = Path(name).suffix.lower()

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, overload
 
 import numpy as np
 
@@ -24,12 +24,14 @@ from genretree.predict import (
     average_slices,
     check_arguments,
     describe,
+    hear,
     map_files,
     predict,
     predict_file,
+    score_images,
     score_slices,
 )
-from genretree.settings import HOP, RATE
+from genretree.settings import RATE
 from genretree.sound.slices import SliceImages, iter_slices, skip_silent, slice_track
 from genretree.taxonomy import NodePath, format_path
 
@@ -190,7 +192,7 @@ class Classifier(Bundle):
         ('Non_classic', 'Rock', 'Soft_rock')
         """
         check_arguments(self, min_confidence)
-        if isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OUS":
+        if _is_array(inputs):
             return describe(self, _ARRAY, self._score_array(inputs, sr), top, min_confidence)
         _refuse_sr(sr)
         if isinstance(inputs, str | os.PathLike) and not Path(inputs).is_dir():
@@ -215,13 +217,17 @@ class Classifier(Bundle):
             One row for each file. Files that can't be used have a row of NaN and stand in its `errors`.
         """
         check_arguments(self)
-        if isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OUS":
+        if _is_array(inputs):
             row = self._join_levels(average_slices(self, self._score_array(inputs, sr)))
             return Probabilities((_ARRAY,), self._nodes, row)
         _refuse_sr(sr)
         files = _as_files(inputs)
         names, rows, errors = [], [], []
-        for found in map_files(lambda file: (str(file), self._average_file(file, salvage)), files, workers):
+
+        def average_file(file: Path) -> tuple[str, LevelProbabilities]:
+            return str(file), average_slices(self, hear(self, file, salvage))
+
+        for found in map_files(average_file, files, workers):
             if isinstance(found, PredictionError):
                 errors.append(found)
                 names.append(found.file)
@@ -258,7 +264,7 @@ class Classifier(Bundle):
         """
         check_arguments(self)
         whole = with_weights(self)
-        if isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OUS":
+        if _is_array(inputs):
             if inputs.ndim == 4:
                 _refuse_sr(sr)
                 return embed_slices(whole.model, _check_images(self, inputs), None)
@@ -279,22 +285,11 @@ class Classifier(Bundle):
         if inputs.ndim != 4:
             return score_slices(self, self._slices(inputs, sr))
         _refuse_sr(sr)
-        images = _check_images(self, inputs)
-        parts = [self.model.predict_levels(images[at : at + _BATCH]) for at in range(0, len(images), _BATCH)]
-        seconds = self.images.slice_frames * HOP / RATE
-        return Heard(
-            [np.concatenate(level) for level in zip(*parts, strict=True)],
-            [i * seconds for i in range(len(images))],
-            False,
-        )
+        return score_images(self, _check_images(self, inputs))
 
     def _slices(self, y: Array, sr: float | None) -> Iterator[SliceImages]:
         samples = _to_mono(y, sr)
         return skip_silent(slice_track(samples, self.images, mel_16k=self.model.needs_sound), Path(_ARRAY))
-
-    def _average_file(self, file: Path, salvage: bool) -> LevelProbabilities:
-        slices = iter_slices(file, self.images, salvage=salvage, mel_16k=self.model.needs_sound)
-        return average_slices(self, score_slices(self, skip_silent(slices, file)))
 
     @property
     def _nodes(self) -> tuple[NodePath, ...]:
@@ -355,6 +350,11 @@ def _embed(bundle: Bundle, slices: Iterable[SliceImages]) -> Float32Array:
         sound = None if batch[0].mel_16k is None else np.stack([piece.mel_16k for piece in batch])  # type: ignore[misc]
         found.append(embed_slices(bundle.model, np.stack([piece.images for piece in batch]), sound))
     return np.concatenate(found)
+
+
+def _is_array(inputs: object) -> TypeGuard[Array]:
+    """Check for an array of audio samples or images; one of strings or paths is a sequence of paths."""
+    return isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OUS"
 
 
 def _as_files(inputs: Any) -> str | Path | list[str | Path]:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.arrays import UInt8Array
 from genretree.bundle import Bundle
 from genretree.errors import ArgumentError, SettingsError, SoundError
 from genretree.files import printable
@@ -352,6 +353,14 @@ def score_slices(bundle: Bundle, slices: Iterable[SliceImages]) -> Heard:
     if batch:
         found.append(_score(bundle, batch))
     return Heard([np.concatenate(parts) for parts in zip(*found, strict=True)], starts, padded)
+
+
+def score_images(bundle: Bundle, images: UInt8Array) -> Heard:
+    """Score the images of consecutive slices of one track, uint8, shape (n_slices, 3, size, size), in batches."""
+    parts = [bundle.model.predict_levels(images[at : at + _BATCH]) for at in range(0, len(images), _BATCH)]
+    seconds = bundle.images.slice_frames * HOP / RATE
+    levels = [np.concatenate(level) for level in zip(*parts, strict=True)]
+    return Heard(levels, [place * seconds for place in range(len(images))], False)
 
 
 def average_slices(bundle: Bundle, heard: Heard) -> LevelProbabilities:

@@ -153,7 +153,7 @@ def evaluate(
     parts = store.split(split_name) if part != "all" else None
     rows = store.rows(part, parts)
     if len(rows) == 0:
-        raise CorpusError(f"{store.folder}: the part '{part}' of the split '{split_name}' is empty; try --part all")
+        raise CorpusError(f"{store.folder}: the part '{part}' of the split '{split_name}' is empty; try `part='all'`")
     leaves = match_leaves(bundle.taxonomy, store)
     levels = predict_rows(bundle, store, rows, progress)
 

@@ -77,7 +77,7 @@ def train(
     family = kind.name
     chosen = settings if isinstance(settings, Settings) else kind.settings_type.build(settings)
     if out.exists() and not overwrite:
-        raise TrainingError(f"{out}: exists already; give another name, or --overwrite to replace it")
+        raise TrainingError(f"{out}: exists already; give another name, or replace it with `overwrite=True`")
     if world_size() > 1 and not kind.distributed:
         raise TrainingError(f"{family} trains in one process; start it without torchrun")
     store.check_modalities(getattr(chosen, "modalities", ()))

@@ -186,7 +186,7 @@ def test_too_little_to_train_on(store: Store, tmp_path: Path) -> None:
 
 def test_an_existing_bundle_is_not_overwritten_unasked(store: Store, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
-    with pytest.raises(TrainingError, match="--overwrite"):
+    with pytest.raises(TrainingError, match="overwrite=True"):
         train(store, "cnn", tmp_path / "there", BASE)
 
 

@@ -94,6 +94,6 @@ def find_level_columns(source: Path, columns: Sequence[str], levels: Sequence[st
     if "genre" in columns:
         return ["genre"]
     raise CorpusError(
-        f"{source}: needs a column 'genre', or one for each level (level_1, level_2 ...; or name them with --levels); "
+        f"{source}: needs a column 'genre', or one for each level (level_1, level_2 ...; or name them in `levels`); "
         f"it has: {', '.join(columns)}"
     )

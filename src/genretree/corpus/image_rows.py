@@ -101,9 +101,9 @@ def parse_columns(text: str | None) -> dict[str, list[str]]:
             continue
         role, equals, column = (part.strip() for part in item.partition("="))
         if not equals or not column or role not in _ROLES:
-            raise SettingsError(f"--columns takes ROLE=COLUMN with one of the roles {', '.join(_ROLES)}, not '{item}'")
+            raise SettingsError(f"`columns` takes ROLE=COLUMN with one of the roles {', '.join(_ROLES)}, not '{item}'")
         if found[role] and role != "label":
-            raise SettingsError(f"--columns gives {role} twice: {found[role][0]} and {column}")
+            raise SettingsError(f"`columns` gives {role} twice: {found[role][0]} and {column}")
         found[role].append(column)
     return dict(found)
 
@@ -156,7 +156,7 @@ def find_columns(source: str, names: Sequence[str], given: Mapping[str, list[str
     if not images:
         raise CorpusError(
             f"{source}: has no column mel, cqt or chroma; it has: {listed}. Name them: "
-            "--columns mel=COLUMN,label=COLUMN"
+            "`columns=mel=COLUMN,label=COLUMN`"
         )
     labels = given.get("label", [])
     if not labels:
@@ -166,7 +166,7 @@ def find_columns(source: str, names: Sequence[str], given: Mapping[str, list[str
             if "label" not in names:
                 raise CorpusError(
                     f"{source}: has no labels (no column genre, label or level_1, level_2 ...); it has: {listed}. "
-                    "Name the label columns, top level first: --columns label=COLUMN,label=COLUMN"
+                    "Name the label columns, top level first: `columns=label=COLUMN,label=COLUMN`"
                 ) from error
             labels = ["label"]
     track, artist = (given.get(role, [role if role in names else ""])[0] for role in ("track", "artist"))

@@ -325,7 +325,7 @@ def _genre_depth(folders: NodePath, tree: Taxonomy | None, depth: int | None) ->
         if len(folders) > MAX_LEVELS:
             raise CorpusError(
                 f"{printable('/'.join(folders))}: {len(folders)} folders deep, a tree has at most {MAX_LEVELS} levels; "
-                "say with --depth how many folder levels are genres"
+                "give in `depth` how many folder levels are genres"
             )
         return len(folders)
     for cut in range(1, len(folders) + 1):

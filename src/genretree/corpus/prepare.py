@@ -182,7 +182,7 @@ def check_target(out: Path, digest: str, overwrite: bool) -> Store | None:
         return store
     raise CorpusError(
         f"{out}: was prepared from other music or settings, or files have changed since; "
-        "give another name, or --overwrite to replace it"
+        "give another name, or replace it with `overwrite=True`"
     )
 
 

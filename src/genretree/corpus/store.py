@@ -140,7 +140,7 @@ class Store:
         if missing := [name for name in modalities if name not in self.modalities]:
             raise CorpusError(
                 f"{self.folder}: was prepared without images of {', '.join(missing)}, and the model sees "
-                f"{', '.join(modalities)}; train one with --set modalities='[{', '.join(self.modalities)}]'"
+                f"{', '.join(modalities)}; train one with `modalities={list(self.modalities)}`"
             )
 
     @property

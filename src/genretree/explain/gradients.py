@@ -117,7 +117,7 @@ def as_network(model: Model, method: str) -> NetworkModel | LinearNetworkModel:
     """
     if isinstance(model, (NetworkModel, LinearNetworkModel)):
         return model
-    raise SettingsError(f"{method} needs the gradients of a network that sees images only; take --method occlusion")
+    raise SettingsError(f"{method} needs the gradients of a network that sees images only; use `method='occlusion'`")
 
 
 def need_captum() -> None:
@@ -150,7 +150,9 @@ def gradcam(
     known = as_network(model, "gradcam")
     layer = last_maps(known.network)
     if layer is None:
-        raise SettingsError("gradcam needs convolutions (cnn, efficientnet-b0); take --method rollout or occlusion")
+        raise SettingsError(
+            "gradcam needs convolutions (cnn, efficientnet-b0); use `method='rollout'` or `method='occlusion'`"
+        )
     need_captum()
     from captum.attr import LayerGradientXActivation
 

@@ -65,7 +65,7 @@ def build_index(
     content = read_description(folder)
     replaces = files_beside(content, FOLDER) != content["files"]
     if replaces and not overwrite:
-        raise BundleError(f"{folder / FOLDER}: exists already; replace it with --overwrite")
+        raise BundleError(f"{folder / FOLDER}: exists already; replace it with `overwrite=True`")
     check_images(bundle, store)
     rows = _rows(bundle, store, part)
     vectors, tracks = _describe_tracks(bundle, store, rows, progress)

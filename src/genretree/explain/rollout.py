@@ -43,7 +43,7 @@ def rollout(
     known = as_network(model, "rollout")
     backbone: Any = getattr(known.network.backbone, "backbone", None)
     if backbone is None or not hasattr(backbone.config, "num_attention_heads"):
-        raise SettingsError("rollout needs a transformer (ast); take --method gradcam or occlusion")
+        raise SettingsError("rollout needs a transformer (ast); use `method='gradcam'` or `method='occlusion'`")
     images, statistics = _as_tensors(known, pieces)
     empty, _ = _as_tensors(known, background, statistics=False)
     views: list[View] = list(known.network.settings.modalities)

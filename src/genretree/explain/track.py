@@ -212,7 +212,7 @@ def _find_targets(bundle: Bundle, node: str | None, against: str | None, level: 
             raise SettingsError("give a node or a level, not both")
     if node is None:
         if against is not None and level is None:
-            raise SettingsError("say with --node (or --level) what to hold it against")
+            raise SettingsError("`against` needs a `node` or a `level` to contrast with it")
         return []
     return [make_target(bundle.taxonomy, *find_node(bundle.taxonomy, node), against)]
 

@@ -15,6 +15,7 @@ ROOMS = [
     "arrays",
     "files",
     "errors",
+    "checks",
     "machine",
     "progress",
     "remote",

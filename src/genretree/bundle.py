@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from genretree.calibration import Calibration, Unit, temper
+from genretree.checks import require_path
 from genretree.description import DESCRIPTION, FORMAT, check_files, read_description, write_description
 from genretree.errors import BundleError, GenretreeError
 from genretree.files import sha256_file
@@ -213,7 +214,7 @@ def load_bundle(
     """
     from genretree.models.runtimes import choose_runtime, use_runtime
 
-    folder = find_bundle(folder, download)
+    folder = find_bundle(require_path("folder", folder), download)
     content = read_description(folder)
     check_files(folder, content["files"])
     exports = {form for form in FORMS if any(Path(name).parts[0] == form for name in content["files"])}

@@ -13,6 +13,7 @@ import numpy as np
 
 from genretree.arrays import Array, Float32Array, Float64Array, UInt8Array
 from genretree.bundle import Bundle, load_bundle
+from genretree.checks import require_type
 from genretree.errors import ArgumentError, BundleError
 from genretree.explain.weights import with_weights
 from genretree.models.contract import LevelProbabilities, embed_slices
@@ -114,6 +115,7 @@ class Classifier(Bundle):
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> Classifier:
         """Add the methods of this class to a bundle."""
+        require_type("bundle", bundle, Bundle, "use genretree.load")
         return cls(**{field.name: getattr(bundle, field.name) for field in fields(Bundle)})
 
     @overload
@@ -191,7 +193,7 @@ class Classifier(Bundle):
         >>> model.predict(y, sr=sr).path  # doctest: +SKIP
         ('Non_classic', 'Rock', 'Soft_rock')
         """
-        check_arguments(self, min_confidence)
+        check_arguments(self, min_confidence, top, workers)
         if _is_array(inputs):
             return describe(self, _ARRAY, self._score_array(inputs, sr), top, min_confidence)
         _refuse_sr(sr)
@@ -216,7 +218,7 @@ class Classifier(Bundle):
         Probabilities
             One row for each file. Files that can't be used have a row of NaN and stand in its `errors`.
         """
-        check_arguments(self)
+        check_arguments(self, workers=workers)
         if _is_array(inputs):
             row = self._join_levels(average_slices(self, self._score_array(inputs, sr)))
             return Probabilities((_ARRAY,), self._nodes, row)
@@ -262,7 +264,7 @@ class Classifier(Bundle):
         BundleError
             If the model has no features.
         """
-        check_arguments(self)
+        check_arguments(self, workers=workers)
         whole = with_weights(self)
         if _is_array(inputs):
             if inputs.ndim == 4:

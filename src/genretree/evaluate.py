@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from genretree.arrays import Float64Array, Int64Array
 from genretree.bundle import Bundle
 from genretree.calibration import UNITS, Unit, average_by
+from genretree.checks import require_type
 from genretree.corpus.splits import PROTOCOL_NOTES, RECOVERED, WITHOUT_TRACKS, Split
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, TaxonomyError
@@ -147,6 +148,8 @@ def evaluate(
     CorpusError
         If the store was drawn with other settings, has genres the bundle doesn't know, or the part is empty.
     """
+    require_type("bundle", bundle, Bundle, "use genretree.load")
+    require_type("store", store, Store, "use genretree.Store")
     check_images(bundle, store)
     same_store = bundle.training.get("store", {}).get("digest") == store.facts.digest
     split_name = split or (bundle.training["split"]["name"] if same_store else "default")

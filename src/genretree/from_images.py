@@ -96,7 +96,7 @@ def predict_images(
     SettingsError
         If the model works from sound, or `min_confidence` is out of range.
     """
-    check_arguments(bundle, min_confidence)
+    check_arguments(bundle, min_confidence, top)
     needed_images(bundle)
     for track in [list(sets)] if one_track else [[item] for item in sets]:
         try:

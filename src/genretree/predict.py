@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from genretree.arrays import UInt8Array
 from genretree.bundle import Bundle
+from genretree.checks import require_integer, require_number, require_path
 from genretree.errors import ArgumentError, SettingsError, SoundError
 from genretree.files import printable
 from genretree.machine import available_processors, shared_by
@@ -187,7 +188,7 @@ def predict(
     SettingsError
         If `min_confidence` is not in [0, 1].
     """
-    check_arguments(bundle, min_confidence)
+    check_arguments(bundle, min_confidence, top, workers)
     return map_files(lambda file: _predict_file(bundle, file, top, min_confidence, salvage), files, workers)
 
 
@@ -201,12 +202,12 @@ def predict_found(
     workers: int = 2,
 ) -> Iterator[Prediction | PredictionError]:
     """Do the same as `predict` for what `find_files` found; errors are passed on in their places."""
-    check_arguments(bundle, min_confidence)
+    check_arguments(bundle, min_confidence, top, workers)
     return _map_found(lambda file: _predict_file(bundle, file, top, min_confidence, salvage), iter(files), workers)
 
 
-def check_arguments(bundle: Bundle, min_confidence: float = 0.0) -> None:
-    """Refuse what is not a bundle, and a threshold that is not a probability.
+def check_arguments(bundle: Bundle, min_confidence: float = 0.0, top: int = _TOP, workers: int = 1) -> None:
+    """Refuse what is not a bundle, a threshold that is not a probability, and counts that are not positive integers.
 
     Raises
     ------
@@ -216,6 +217,9 @@ def check_arguments(bundle: Bundle, min_confidence: float = 0.0) -> None:
         raise ArgumentError(
             f"bundle must be a loaded bundle, got {type(bundle).__name__}; load it: genretree.load(...)"
         )
+    require_integer("top", top)
+    require_integer("workers", workers)
+    require_number("min_confidence", min_confidence)
     if not 0 <= min_confidence <= 1:
         raise SettingsError(f"min_confidence must be in [0, 1], got {min_confidence}")
 
@@ -296,9 +300,13 @@ def predict_file(
 
     Raises
     ------
+    ArgumentError
+        If an argument has the wrong type or is out of range.
     SoundError
         If the file can't be used; its `kind` says why.
     """
+    check_arguments(bundle, min_confidence, top)
+    file = require_path("file", file)
     with shared_by(1):
         return _predict_file(bundle, file, top, min_confidence, salvage)
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from genretree.bundle import Bundle, load_bundle, save_bundle
 from genretree.calibration import Calibration, fit_calibration
+from genretree.checks import require_path, require_type
 from genretree.corpus.manifest import ALONE
 from genretree.corpus.names import fold_name, split_names
 from genretree.corpus.splits import Split
@@ -72,7 +73,8 @@ def train(
     ------
     TrainingError, SettingsError, CorpusError, BundleError
     """
-    out = Path(out)
+    require_type("store", store, Store, "use genretree.Store, or genretree.prepare")
+    out = require_path("out", out)
     kind = get_family(family)
     family = kind.name
     chosen = settings if isinstance(settings, Settings) else kind.settings_type.build(settings)

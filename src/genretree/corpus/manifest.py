@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unicodedata import normalize
 
+from genretree.checks import require_integer, require_names, require_path, require_type
 from genretree.corpus.csv_table import CsvTable, find_level_columns
 from genretree.corpus.file_tags import read_tags
 from genretree.corpus.multiple_genres import GenreCells, MultipleGenres
@@ -112,10 +113,18 @@ def read_manifest(
 
     Raises
     ------
+    ArgumentError
+        If an argument has the wrong type.
     CorpusError
         If the source can't be read, lacks a column, or has no usable track. A single bad row is in `rejected` instead.
     """
-    source = Path(source)
+    source = require_path("source", source)
+    if tree is not None:
+        require_type("tree", tree, Taxonomy, "use Taxonomy.load")
+    if levels is not None:
+        levels = require_names("levels", levels)
+    if depth is not None:
+        require_integer("depth", depth)
     if not source.exists():
         raise CorpusError(f"{source}: no such folder or CSV file")
     walk = SoundWalk()

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.bundle import Bundle
+from genretree.checks import require_path, require_type
 from genretree.corpus.store import Store
 from genretree.corpus.triples import ImageSet
 from genretree.errors import SettingsError
@@ -103,6 +104,11 @@ def explain(
     BundleError
         If neighbours are asked for and the bundle has no index.
     """
+    require_type("bundle", bundle, Bundle, "use genretree.load")
+    if not images:
+        file = require_path("file", file)
+    if store is not None:
+        require_type("store", store, Store, "use genretree.Store")
     check_question(bundle, node, against, method, level, masks)  # before anything is read
     check_index(bundle, neighbours)
     begun = time.monotonic()

@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from genretree.checks import require_path, require_text
 from genretree.description import DESCRIPTION, check_files, read_description, write_description
 from genretree.errors import BundleError, HubError
 from genretree.files import sha256_file
@@ -100,6 +101,8 @@ def push(
     BundleError
         If the bundle is damaged.
     """
+    folder = require_path("folder", folder)
+    require_text("name", name)
     with laid_out(folder, name, revision, told or Told(), with_index) as outgoing:
         return _send(outgoing, private, message or "Push a genretree bundle", keep_card)
 

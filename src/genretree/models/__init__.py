@@ -83,7 +83,7 @@ def get_family(name: str | type[Family]) -> type[Family]:
     """
     if not isinstance(name, str):
         builtin = _BUILT_IN.get(getattr(name, "name", ""))
-        return name if builtin == _origin(name) else register_family(name)
+        return name if builtin is not None and builtin == _origin(name) else register_family(name)
     if name in _registered:
         return _registered[name]
     if name in _BUILT_IN:

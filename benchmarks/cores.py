@@ -20,7 +20,7 @@ from pathlib import Path
 
 from runtimes import MEASURED, by_turns, spread
 
-from genretree.predict import find_files
+from genretree._predict import find_files
 
 
 def run(words: Sequence[str], processors: Sequence[int]) -> None:

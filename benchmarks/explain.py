@@ -27,6 +27,7 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
+from genretree._train import train
 from genretree.bundle import load_bundle
 from genretree.corpus.composed.compose import ComposeSettings
 from genretree.corpus.composed.planted import compose_planted
@@ -43,7 +44,6 @@ from genretree.settings import HOP, RATE, ImageSettings
 from genretree.sound.decode import decode
 from genretree.sound.spectra import compute_spectra
 from genretree.taxonomy import Taxonomy
-from genretree.train import train
 
 PAIR = Taxonomy.from_nested(["With", "Without"])
 CYCLE, BURST = 5.7, 1.0  # seconds: two bursts in a slice

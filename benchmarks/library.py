@@ -28,10 +28,10 @@ from pathlib import Path
 import numpy as np
 from whole_process import measure
 
+from genretree._evaluate import match_leaves, predict_rows
 from genretree.bundle import load_bundle
 from genretree.calibration import average_by
 from genretree.corpus.store import Store
-from genretree.evaluate import match_leaves, predict_rows
 from genretree.library import folders, journal, records
 from genretree.library.mapping import decide, make_mapping
 from genretree.library.records import ModelCard, Result

@@ -27,8 +27,8 @@ import numpy as np
 from synthetic import write_music, write_sound, write_store
 from whole_process import measure
 
+from genretree._train import train
 from genretree.corpus.store import Store
-from genretree.train import train
 
 TIMES = 4
 LENGTHS = (4, 15)  # minutes: below and beyond what is held of a file to estimate its tuning

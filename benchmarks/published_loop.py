@@ -377,11 +377,11 @@ def boost_study(replica: Path, size: int, components: int, rounds: int) -> list[
 
 def train_ours(model: str, store: Path, changes: dict[str, Any]) -> list[Any]:
     """Train by the published recipe; returns seconds (the mean), validation loss and overall accuracy of each epoch."""
+    from genretree._train import examples
     from genretree.corpus.store import Store
     from genretree.models import get_family
     from genretree.models.contract import FitContext
     from genretree.recipe import Recipe
-    from genretree.train import examples
 
     opened = Store(store)
     family = get_family(model)

@@ -36,6 +36,7 @@ import numpy as np
 import soundfile
 import torch
 
+from genretree._predict import Prediction, find_files, predict, predict_file
 from genretree.bundle import Bundle, load_bundle
 from genretree.corpus.store import Store
 from genretree.description import read_description
@@ -46,7 +47,6 @@ from genretree.models.musicnn_weights import weights_file
 from genretree.models.runtimes import open_runner
 from genretree.models.tagging import TagTree
 from genretree.models.ways import FORMS, Form, Runner, Way, graph_file
-from genretree.predict import Prediction, find_files, predict, predict_file
 from genretree.settings import RATE, ImageSettings
 from genretree.sound.decode import decode
 from genretree.sound.slices import SliceImages, iter_slices, slice_track

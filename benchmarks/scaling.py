@@ -23,15 +23,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
 import numpy as np
 from synthetic import TREE, write_music
 
+from genretree._predict import predict
+from genretree._train import examples_of, train
 from genretree.bundle import Bundle, load_bundle
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
 from genretree.corpus.store import Store
 from genretree.models import get_family
 from genretree.models.contract import FitContext
-from genretree.predict import predict
 from genretree.settings import ImageSettings
-from genretree.train import examples_of, train
 
 FACTORS = (1, 4, 16)
 STAGES = ("prepare", "train", "predict")

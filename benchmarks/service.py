@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 import soundfile as sf
 
+from genretree._predict import Prediction, predict
 from genretree.bundle import load_bundle
 from genretree.machine import available_processors
-from genretree.predict import Prediction, predict
 
 PIECES = 8
 WARM_UP = 1.0  # seconds before counting begins

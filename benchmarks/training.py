@@ -45,12 +45,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, get_cosine_schedule_with_warmup, set_seed
 
+from genretree._train import examples_of
 from genretree.corpus.store import Store
 from genretree.models import get_family
 from genretree.models.contract import Examples, FitContext
 from genretree.models.network import GenreNetwork
 from genretree.recipe import Recipe
-from genretree.train import examples_of
 
 MODELS = ("efficientnet-b0", "ast", "cnn")
 GOALS = {"efficientnet-b0": 3.0, "ast": 2.5, "cnn": 3.5}

@@ -21,15 +21,15 @@ from typing import Any
 
 import numpy as np
 
+from genretree._evaluate import predict_rows
+from genretree._train import train_once
 from genretree.calibration import average_by
 from genretree.corpus.splits import fold_groups, split_slices
 from genretree.corpus.store import Store
-from genretree.evaluate import predict_rows
 from genretree.models import family_names, get_family
 from genretree.models.contract import LevelProbabilities
 from genretree.recipe import Recipe
 from genretree.scores import LevelScores, UnitScores, score_units
-from genretree.train import train_once
 
 Parts = list[LevelProbabilities]
 

@@ -22,16 +22,16 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from genretree._evaluate import predict_rows
+from genretree._train import train
 from genretree.bundle import load_bundle
 from genretree.calibration import average_by
 from genretree.corpus.splits import Split, fold_groups, split_slices
 from genretree.corpus.store import Store
-from genretree.evaluate import predict_rows
 from genretree.files import atomic_path
 from genretree.models import family_names, get_family
 from genretree.recipe import Recipe
 from genretree.scores import bootstrap_interval
-from genretree.train import train
 
 Right = NDArray[
     np.float64

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from genretree._predict import Prediction, predict_file
 from genretree.bundle import Bundle, load_bundle
-from genretree.predict import Prediction, predict_file
 from genretree.sound.slices import iter_slices
 
 TITLES = {"mel": "mel spectrogram", "cqt": "constant-Q (CQT)", "chroma": "chroma"}

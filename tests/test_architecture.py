@@ -31,16 +31,16 @@ ROOMS = [
     "bundle",
     "export",
     "untrained",
-    "train",
+    "_train",
     "pretrain",
     "recipe",
     "scores",
-    "evaluate",
+    "_evaluate",
     "pictures",
     "report",
     "audit",
     "compare",
-    "predict",
+    "_predict",
     "from_images",
     "explain",
     "classifier",
@@ -101,7 +101,7 @@ def test_public_functions_are_not_hidden_by_the_modules_they_are_in() -> None:
     stub = ast.parse((SOURCE / "__init__.pyi").read_text(encoding="utf-8")).body[-1]
     assert isinstance(stub, ast.Assign)
     assert sorted(names) == ast.literal_eval(stub.value) == sorted(genretree.__all__) == dir(genretree)
-    code = "import genretree, genretree.explain.pictures, genretree.train; print(genretree.explain, genretree.train)"
+    code = "import genretree, genretree.explain.pictures, genretree._train; print(genretree.explain, genretree.train)"
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert said.count("<function") == 2
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from genretree._train import train
 from genretree.bundle import load_bundle
 from genretree.cli import main
 from genretree.corpus.store import Store
@@ -19,7 +20,6 @@ from genretree.description import MAX_BYTES, MAX_DEPTH, _digest, read_descriptio
 from genretree.errors import BundleError
 from genretree.files import sha256_file
 from genretree.models.network import BACKBONE_FILE
-from genretree.train import train
 
 
 @pytest.fixture(scope="module")

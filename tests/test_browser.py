@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from genretree._evaluate import compare_evaluations, evaluate
+from genretree._train import train
 from genretree.corpus.store import Store
-from genretree.evaluate import compare_evaluations, evaluate
 from genretree.library.mapping import Decision
 from genretree.library.plan import Plan
 from genretree.library.preview import Preview, write_page
 from genretree.library.records import FileRow, ModelCard, Result
 from genretree.report import save_evaluation
-from genretree.train import train
 from small_corpus import TREE
 
 pytestmark = pytest.mark.slow

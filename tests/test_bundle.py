@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from genretree._train import train
 from genretree.bundle import Bundle, load_bundle, save_bundle
 from genretree.corpus.store import Store
 from genretree.description import write_description
 from genretree.errors import BundleError
-from genretree.train import train
 
 pytestmark = pytest.mark.slow
 

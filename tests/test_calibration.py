@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genretree._train import train
 from genretree.bundle import load_bundle
 from genretree.calibration import Calibration, fit_calibration, temper
 from genretree.corpus.splits import Split
@@ -17,7 +18,6 @@ from genretree.models.contract import Held
 from genretree.scores import score_units
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
-from genretree.train import train
 
 CCMUSIC = Taxonomy.builtin()
 UNEVEN = Taxonomy.from_nested({"A": ["a", "b"], "B": {"C": ["c", "d"], "D": None}, "E": None})

@@ -11,6 +11,8 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from genretree import pictures
+from genretree._evaluate import compare_evaluations, evaluate
+from genretree._train import train
 from genretree.bundle import Bundle
 from genretree.calibration import average_by
 from genretree.corpus.manifest import read_manifest
@@ -18,12 +20,10 @@ from genretree.corpus.prepare import prepare
 from genretree.corpus.splits import split_slices
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError
-from genretree.evaluate import compare_evaluations, evaluate
 from genretree.report import data_url, save_evaluation, write_report
 from genretree.scores import bootstrap_interval, score_units
 from genretree.settings import ImageSettings
 from genretree.taxonomy import Taxonomy
-from genretree.train import train
 from small_corpus import SETTINGS, TREE, write_corpus
 
 pytestmark = pytest.mark.slow

@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from playwright.sync_api import sync_playwright
 from torch import nn
 
+from genretree._train import train
 from genretree.bundle import Bundle, load_bundle
 from genretree.cli import main
 from genretree.corpus.composed.compose import ComposeSettings
@@ -52,7 +53,6 @@ from genretree.models.network import GenreNetwork, NetworkModel, build_head
 from genretree.settings import RATE, ImageSettings
 from genretree.sound.spectra import compute_spectra
 from genretree.taxonomy import Taxonomy
-from genretree.train import train
 from small_corpus import SETTINGS, TREE, synthesise
 from small_weights import write_musicnn
 

@@ -20,12 +20,14 @@ from click.testing import CliRunner
 from sound_helpers import make_song
 
 from genretree import machine
+from genretree._evaluate import evaluate
+from genretree._predict import predict, predict_file
+from genretree._train import examples
 from genretree.bundle import Bundle, load_bundle, save_bundle
 from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.description import list_part, read_description, write_description
 from genretree.errors import BundleError, MissingExtraError, SettingsError
-from genretree.evaluate import evaluate
 from genretree.export import export_bundle
 from genretree.files import sha256_file
 from genretree.models import ast, cnn, efficientnet, get_family, hearing, runtimes
@@ -40,9 +42,7 @@ from genretree.models.musicnn import MusicnnModel, MusicnnSettings
 from genretree.models.network import NetworkModel
 from genretree.models.runtimes import choose_runtime
 from genretree.models.ways import Form
-from genretree.predict import predict, predict_file
 from genretree.settings import Settings
-from genretree.train import examples
 from small_corpus import SETTINGS, TREE
 from small_weights import write_musicnn
 
@@ -476,7 +476,7 @@ def test_the_command_exports_and_predicts(small: Path, exported: Path, store: St
 def test_processors_are_divided_among_the_files_at_work(
     files: int, small: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = import_module("genretree.predict")
+    module = import_module("genretree._predict")
 
     seen: list[tuple[int, int, int]] = []
     real = module.iter_slices

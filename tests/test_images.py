@@ -18,18 +18,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from genretree._predict import Prediction, PredictionError
+from genretree._train import train
 from genretree.bundle import Bundle
 from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.corpus.triples import group_images
 from genretree.errors import ImageError
 from genretree.from_images import find_image_sets, predict_images
-from genretree.predict import Prediction, PredictionError
 from genretree.settings import MODALITIES, RATE, Modality
 from genretree.sound.images import read_image
 from genretree.sound.slices import draw
 from genretree.sound.spectra import compute_spectra
-from genretree.train import train
 from small_corpus import SETTINGS, synthesise
 
 FRAMES = SETTINGS.slice_frames

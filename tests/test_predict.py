@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from genretree._predict import Prediction, PredictionError, predict, predict_file, write_csv
+from genretree._train import train
 from genretree.bundle import Bundle
 from genretree.corpus.store import Store
 from genretree.errors import SoundError
-from genretree.predict import Prediction, PredictionError, predict, predict_file, write_csv
 from genretree.settings import RATE
-from genretree.train import train
 from other_files import canary
 from small_corpus import TREE, synthesise
 
@@ -151,7 +151,7 @@ def test_bad_files_are_reported_in_their_place(bundle: Bundle, store: Store, tmp
 def test_a_fault_of_ours_in_one_file_does_not_stop_the_others(
     bundle: Bundle, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predict_module = import_module("genretree.predict")
+    predict_module = import_module("genretree._predict")
 
     real = predict_module.iter_slices
     monkeypatch.setattr(

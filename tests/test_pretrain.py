@@ -16,14 +16,14 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
+from genretree._evaluate import evaluate
+from genretree._train import train
 from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, SettingsError, TrainingError
-from genretree.evaluate import evaluate
 from genretree.models import cnn, efficientnet, get_family, hearing
 from genretree.models.network_settings import CnnSettings
 from genretree.pretrain import pretrain
-from genretree.train import train
 from killing import kill_when
 from small_corpus import TREE
 from small_weights import write_musicnn

@@ -21,9 +21,9 @@ import pytest
 import soundfile as sf
 from playwright.sync_api import Browser, Page, Request, Route, expect, sync_playwright
 
+from genretree._train import train
 from genretree.corpus.store import Store
 from genretree.settings import RATE
-from genretree.train import train
 from small_corpus import synthesise
 
 pytestmark = pytest.mark.slow

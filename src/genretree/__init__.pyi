@@ -1,4 +1,7 @@
 # The public names, for type checkers and, through lazy_loader, at run time.
+from ._evaluate import Evaluation, evaluate
+from ._predict import Prediction, PredictionError, predict, predict_file
+from ._train import train
 from .bundle import Bundle, load_bundle
 from .classifier import Classifier, Probabilities, load
 from .corpus.dataset import Dataset
@@ -7,13 +10,10 @@ from .corpus.prepare import prepare
 from .corpus.store import Store
 from .errors import ArgumentError, GenretreeError, SoundError
 from .estimator import GenreClassifier
-from .evaluate import Evaluation, evaluate
 from .explain import Explanation, explain
 from .hub import pull, push
-from .predict import Prediction, PredictionError, predict, predict_file
 from .settings import ImageSettings
 from .taxonomy import Taxonomy
-from .train import train
 
 __version__: str
 

@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, overload
 
 import numpy as np
 
-from genretree.arrays import Array, Float32Array, Float64Array, UInt8Array
-from genretree.bundle import Bundle, load_bundle
-from genretree.checks import require_type
-from genretree.errors import ArgumentError, BundleError
-from genretree.explain.weights import with_weights
-from genretree.models.contract import LevelProbabilities, embed_slices
-from genretree.models.ways import Precision, RuntimeChoice
-from genretree.predict import (
+from genretree._predict import (
     Heard,
     Prediction,
     PredictionError,
@@ -32,6 +25,13 @@ from genretree.predict import (
     score_images,
     score_slices,
 )
+from genretree.arrays import Array, Float32Array, Float64Array, UInt8Array
+from genretree.bundle import Bundle, load_bundle
+from genretree.checks import require_type
+from genretree.errors import ArgumentError, BundleError
+from genretree.explain.weights import with_weights
+from genretree.models.contract import LevelProbabilities, embed_slices
+from genretree.models.ways import Precision, RuntimeChoice
 from genretree.settings import RATE
 from genretree.sound.slices import SliceImages, iter_slices, skip_silent, slice_track
 from genretree.taxonomy import NodePath, format_path

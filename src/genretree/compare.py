@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from genretree._evaluate import Evaluation, compare_evaluations, describe_pair, evaluate
+from genretree._train import train_once
 from genretree.bundle import Bundle
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError, TrainingError
-from genretree.evaluate import Evaluation, compare_evaluations, describe_pair, evaluate
 from genretree.files import write_text
 from genretree.models import family_names, get_family
 from genretree.recipe import Recipe, recipe_names
 from genretree.report import save_evaluation, write_report
 from genretree.scores import Difference, UnitScores
-from genretree.train import train_once
 
 _STUDY_TITLES = {"fst_level": "Classic / Non-classic", "sec_level": "2nd level", "thr_level": "3rd level"}
 _SPEED_SLICES = 64

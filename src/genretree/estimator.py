@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from genretree._predict import PredictionError
+from genretree._train import train
 from genretree.bundle import save_bundle
 from genretree.checks import require_iterable, require_names
 from genretree.classifier import Classifier
@@ -20,10 +22,8 @@ from genretree.corpus.dataset import Dataset, Tree
 from genretree.corpus.manifest import Failure
 from genretree.corpus.prepare import prepare
 from genretree.errors import ArgumentError, SoundError
-from genretree.predict import PredictionError
 from genretree.settings import ImageSettings
 from genretree.taxonomy import NodePath, format_path
-from genretree.train import train
 
 
 class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree._predict import Prediction, PredictionError, check_arguments, describe, find_files, score_images
 from genretree.bundle import Bundle
 from genretree.corpus.triples import ImageSet, group_images, is_image, read_set, walk_images
 from genretree.errors import ImageError, SettingsError
 from genretree.files import printable
-from genretree.predict import Prediction, PredictionError, check_arguments, describe, find_files, score_images
 from genretree.settings import MODALITIES, Modality
 from genretree.sound.images import ImageForm
 from genretree.sound.walk import is_sound_name
@@ -84,7 +84,7 @@ def predict_images(
     one_track : bool
         Take all for slices of one track, in their order, and average them; else each is a track of one slice.
     top, min_confidence
-        As for `genretree.predict.predict`.
+        As for `genretree.predict`.
 
     Yields
     ------

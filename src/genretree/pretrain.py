@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree._train import examples_of, put_in_place, work_folder
 from genretree.corpus.manifest import Failure, Manifest, Track
 from genretree.corpus.prepare import prepare
 from genretree.corpus.store import Store
@@ -30,7 +31,6 @@ from genretree.models.pretrained import FACTS_FILE, save_checkpoint
 from genretree.sound.suffixes import SUFFIXES
 from genretree.sound.walk import SoundWalk, is_sound_name
 from genretree.taxonomy import Taxonomy
-from genretree.train import examples_of, put_in_place, work_folder
 
 # What is learned with unless other settings are given: every slice otherwise in each epoch, and no genres.
 DEFAULTS: dict[str, Any] = {

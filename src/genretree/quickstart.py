@@ -11,17 +11,17 @@ from typing import Any
 import click
 import numpy as np
 
+from genretree._evaluate import evaluate
+from genretree._predict import predict_file
+from genretree._train import train_once
 from genretree.corpus.composed import ComposeSettings, compose_corpus
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
-from genretree.evaluate import evaluate
 from genretree.files import printable_text
 from genretree.models import get_family
-from genretree.predict import predict_file
 from genretree.report import save_evaluation, write_report
 from genretree.tables import show_evaluations, show_prediction
 from genretree.taxonomy import Taxonomy
-from genretree.train import train_once
 
 # Chosen for time, on the validation part: many artists with short tracks, smaller images and fewer epochs than the
 # defaults. In float32, as bf16 is not everywhere: the same figures, but for rounding, on every machine.

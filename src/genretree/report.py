@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from genretree._evaluate import Evaluation, Outcome, describe_pair
 from genretree.calibration import UNITS
 from genretree.corpus.store import Store
-from genretree.evaluate import Evaluation, Outcome, describe_pair
 from genretree.files import printable_text, write_text
 from genretree.machine import command_line
 from genretree.pictures import draw_confusion, draw_coverage, draw_history, draw_reliability, draw_strip

@@ -13,12 +13,12 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.tree import Tree
 
+from genretree._evaluate import Evaluation
+from genretree._predict import Prediction
 from genretree.corpus.splits import PARTS
 from genretree.corpus.store import Store
-from genretree.evaluate import Evaluation
 from genretree.files import printable, printable_text
 from genretree.models.weight_sources import WeightSource, find_local
-from genretree.predict import Prediction
 from genretree.recipe import Recipe, Result
 from genretree.scores import Difference, LevelScores
 from genretree.taxonomy import Taxonomy

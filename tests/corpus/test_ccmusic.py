@@ -19,6 +19,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from genretree import report
+from genretree._evaluate import evaluate
+from genretree._train import train
 from genretree.audit.evidence import read_copies
 from genretree.cli import main
 from genretree.corpus import ccmusic, regroup
@@ -27,13 +29,11 @@ from genretree.corpus.recover import recover_tracks
 from genretree.corpus.splits import PARTS, RECOVERED
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, MissingExtraError, SettingsError
-from genretree.evaluate import evaluate
 from genretree.models import ast, efficientnet
 from genretree.recipe import Recipe
 from genretree.settings import ImageSettings
 from genretree.sound.slices import read_drawn
 from genretree.taxonomy import Taxonomy
-from genretree.train import train
 from killing import kill_when
 
 pytestmark = pytest.mark.slow

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from genretree._train import train
 from genretree.cli import main
 from genretree.corpus import images
 from genretree.corpus.images import prepare_images
@@ -21,7 +22,6 @@ from genretree.corpus.store import Store
 from genretree.errors import CorpusError, SettingsError
 from genretree.settings import MODALITIES, ImageSettings
 from genretree.sound.images import read_image
-from genretree.train import train
 
 SETTINGS = ImageSettings.build({"size": 32})
 GENRES = ("Calm/Drone", "Calm/Bells", "Busy/Beat")

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from mutagen.apev2 import APEv2
 from mutagen.id3 import TALB, TIT2, TPE1
 
+from genretree._train import fingerprint, group_fingerprints
 from genretree.cli import main
 from genretree.corpus import file_tags
 from genretree.corpus.dataset import Dataset
@@ -25,7 +26,6 @@ from genretree.corpus.names import fold_name, join_by_name, split_names
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError
 from genretree.taxonomy import Taxonomy
-from genretree.train import fingerprint, group_fingerprints
 
 DECOMPOSED = unicodedata.normalize("NFD", "Björk")
 

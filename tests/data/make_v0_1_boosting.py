@@ -14,9 +14,9 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
+from genretree._train import train
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
-from genretree.train import train
 from small_corpus import SETTINGS, TREE, write_corpus
 
 QUICK = {"epochs": 1, "image_size": 8, "components": 4, "min_samples_leaf": 5, "max_leaf_nodes": 6}

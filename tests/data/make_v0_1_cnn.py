@@ -57,6 +57,7 @@ def draw_weights(shapes: Mapping[str, Sequence[int]]) -> bytes:
 
 def main() -> None:
     """Train for an epoch on a tiny corpus, then put drawn weights in and record what the bundle predicts."""
+    from genretree._train import train
     from genretree.bundle import load_bundle
     from genretree.corpus.manifest import read_manifest
     from genretree.corpus.prepare import prepare
@@ -64,7 +65,6 @@ def main() -> None:
     from genretree.files import sha256_file
     from genretree.recipe import Recipe
     from genretree.settings import ImageSettings
-    from genretree.train import train
     from small_corpus import TREE, write_corpus
 
     out = HERE / "v0.1"

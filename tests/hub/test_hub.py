@@ -18,12 +18,13 @@ from safetensors.numpy import load_file, save_file
 from stand_in_hub import LARGE, TOKEN, StandIn, stand_in
 
 import genretree
+from genretree._evaluate import evaluate
+from genretree._train import train
 from genretree.bundle import Bundle, load_bundle
 from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.description import read_description, write_description
 from genretree.errors import BundleError, HubError
-from genretree.evaluate import evaluate
 from genretree.files import sha256_file
 from genretree.hub import find_bundle, pull, push
 from genretree.hub.card import Told, plain
@@ -31,7 +32,6 @@ from genretree.hub.names import HubName, parse_name
 from genretree.hub.upload import laid_out
 from genretree.report import save_evaluation
 from genretree.settings import RATE
-from genretree.train import train
 from small_corpus import synthesise
 
 pytestmark = pytest.mark.slow

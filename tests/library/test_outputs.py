@@ -26,6 +26,8 @@ from hypothesis import strategies as st
 from listening import FORMATS, LEAVES, TREE, hearer, levels_of
 from pyarrow import parquet
 
+from genretree._predict import Prediction, predict
+from genretree._train import train
 from genretree.bundle import Bundle
 from genretree.cli import main
 from genretree.corpus.store import Store
@@ -40,9 +42,7 @@ from genretree.library.preview import Preview, write_csv, write_page, write_parq
 from genretree.library.records import ModelCard
 from genretree.library.state import State, open_state
 from genretree.library.tags import read_tags, write_tags
-from genretree.predict import Prediction, predict
 from genretree.taxonomy import Taxonomy
-from genretree.train import train
 
 pytestmark = pytest.mark.slow
 
@@ -192,7 +192,7 @@ def test_a_name_that_two_nodes_share_needs_its_path() -> None:
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.floats(0.01, 1), min_size=LEAVES, max_size=LEAVES), st.floats(0, 1))
 def test_without_rules_it_decides_as_predict_does(weights: list[float], least: float) -> None:
-    from genretree.predict import Heard, describe
+    from genretree._predict import Heard, describe
 
     leaves = np.array(weights) / sum(weights)
     bundle = SimpleNamespace(taxonomy=TREE, model=SimpleNamespace(heads="tree"), training={}, runtime="")

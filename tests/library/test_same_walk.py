@@ -13,6 +13,7 @@ import soundfile as sf
 from click.testing import CliRunner
 from listening import hearer
 
+from genretree._predict import PredictionError, find_files
 from genretree.cli import main
 from genretree.cli.output import echo_failures
 from genretree.corpus.manifest import Failure, read_manifest
@@ -20,7 +21,6 @@ from genretree.library import records
 from genretree.library.analyse import analyse
 from genretree.library.listen import Problem
 from genretree.library.state import open_state
-from genretree.predict import PredictionError, find_files
 from genretree.pretrain import _find
 from genretree.sound.suffixes import SUFFIXES
 

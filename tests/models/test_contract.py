@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from genretree._train import examples, train
 from genretree.bundle import Bundle, load_bundle
 from genretree.corpus.store import Store
 from genretree.description import read_description, write_description
@@ -22,7 +23,6 @@ from genretree.models import efficientnet, family_names, get_family, hearing
 from genretree.models.contract import FitContext, Model
 from genretree.models.network import GenreNetwork
 from genretree.taxonomy import Taxonomy
-from genretree.train import examples, train
 from small_corpus import TREE
 from small_weights import write_musicnn
 

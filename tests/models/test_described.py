@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genretree._train import examples_of, train
 from genretree.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import BundleError
 from genretree.models import hearing
 from genretree.models.contract import score_examples
 from genretree.models.statistics import image_statistics
-from genretree.train import examples_of, train
 from small_corpus import TREE
 from small_weights import write_musicnn
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from genretree._train import examples, train
 from genretree.bundle import Bundle, load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError, TrainingError
@@ -25,7 +26,6 @@ from genretree.models.engine import find_checkpoint, fit_network
 from genretree.models.network import count_parameters
 from genretree.models.network_settings import CnnSettings
 from genretree.taxonomy import Taxonomy
-from genretree.train import examples, train
 from killing import kill_when
 
 pytestmark = pytest.mark.slow
@@ -266,7 +266,7 @@ def test_a_training_that_diverges_is_no_bundle(store: Store, tmp_path: Path) -> 
 
 
 def test_the_time_of_runs_that_were_cut_off_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = import_module("genretree.train")
+    module = import_module("genretree._train")
 
     monkeypatch.setattr(module, "_SECONDS_BETWEEN_NOTES", 0.01)
     with module._clock(tmp_path / "seconds"):

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genretree._train import train
 from genretree.corpus.store import Store
 from genretree.errors import SettingsError
 from genretree.models import boosting
 from genretree.models.ensemble import EnsembleSettings, pool, weigh
-from genretree.train import train
 
 pytestmark = pytest.mark.slow
 

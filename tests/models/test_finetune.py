@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from genretree._train import examples
 from genretree.corpus.store import Store
 from genretree.models import engine
 from genretree.models.augment import mix_pairs
@@ -18,7 +19,6 @@ from genretree.models.finetune import RAW_FILE, decay_by_layer
 from genretree.models.network import GenreNetwork
 from genretree.models.network_settings import CnnSettings, EfficientNetSettings
 from genretree.models.tree_head import TreeHead
-from genretree.train import examples
 from small_corpus import TREE
 
 pytestmark = pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from genretree._train import examples_of, train
 from genretree.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import BundleError, SettingsError
@@ -17,7 +18,6 @@ from genretree.models.contract import score_examples
 from genretree.models.efficientnet import build_network as build_efficientnet
 from genretree.models.network_settings import AstSettings, CnnSettings, EfficientNetSettings
 from genretree.models.pretrained import save_checkpoint
-from genretree.train import examples_of, train
 from small_corpus import TREE
 
 pytestmark = pytest.mark.slow

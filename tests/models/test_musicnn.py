@@ -15,6 +15,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
+from genretree._train import examples, train
 from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.errors import TrainingError
@@ -25,7 +26,6 @@ from genretree.models.musicnn_network import MSD_TAGS, MTT_TAGS, Musicnn, from_t
 from genretree.models.tagging import TagTree
 from genretree.models.tensorflow_bundle import read_tensors
 from genretree.taxonomy import Taxonomy
-from genretree.train import examples, train
 from small_weights import write_musicnn
 
 pytestmark = pytest.mark.slow

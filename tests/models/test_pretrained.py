@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import ASTConfig, ASTModel, EfficientNetConfig, EfficientNetModel
 
+from genretree._train import train
 from genretree.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import BundleError, SettingsError, TrainingError
@@ -20,7 +21,6 @@ from genretree.models.network import count_parameters
 from genretree.models.network_settings import AstSettings, EfficientNetSettings
 from genretree.models.pretrained import adapt_input, load_pretrained
 from genretree.taxonomy import Taxonomy
-from genretree.train import train
 from small_corpus import TREE
 
 pytestmark = pytest.mark.slow

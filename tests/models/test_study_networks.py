@@ -17,6 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerState
 
+from genretree._train import examples, train
 from genretree.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.models import ast, cnn, efficientnet, get_family
@@ -28,7 +29,6 @@ from genretree.models.study_networks import StochasticDepth
 from genretree.recipe import Recipe
 from genretree.scores import decode_levels
 from genretree.taxonomy import Taxonomy
-from genretree.train import examples, train
 
 pytestmark = pytest.mark.slow
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from genretree._train import examples, examples_of, train
 from genretree.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import TrainingError
@@ -18,7 +19,6 @@ from genretree.models.cnn import build_network
 from genretree.models.musicnn_tuning import Tuned
 from genretree.models.network_settings import CnnSettings
 from genretree.models.teacher import hear_lessons
-from genretree.train import examples, examples_of, train
 from small_corpus import TREE
 from small_weights import write_musicnn
 

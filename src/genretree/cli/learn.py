@@ -67,10 +67,10 @@ def train(
     **given: Any,
 ) -> None:
     """Train a model on STORE; after an interruption the same command goes on from the last checkpoint."""
+    from genretree._train import train as train_bundle
     from genretree.corpus.store import Store
     from genretree.models import get_family
     from genretree.recipe import Recipe
-    from genretree.train import train as train_bundle
 
     if (family is None) == (recipe_name is None):
         raise SettingsError("give either --model or --recipe")
@@ -185,10 +185,10 @@ def evaluate(
     Intervals are over groups; every figure says whether the music was new. OUT gets metrics.json, tracks.csv (what
     became of every track), report.html and the confusion matrices.
     """
+    from genretree._evaluate import compare_evaluations, describe_pair
+    from genretree._evaluate import evaluate as evaluate_bundle
     from genretree.bundle import load_bundle
     from genretree.corpus.store import Store
-    from genretree.evaluate import compare_evaluations, describe_pair
-    from genretree.evaluate import evaluate as evaluate_bundle
     from genretree.hub import find_bundle
     from genretree.report import save_evaluation
     from genretree.tables import show_classes, show_differences, show_evaluations

@@ -11,8 +11,8 @@ import click
 from genretree.files import json_line, printable, printable_text
 
 if TYPE_CHECKING:
+    from genretree._predict import PredictionError
     from genretree.corpus.manifest import Failure
-    from genretree.predict import PredictionError
     from genretree.sound.walk import Skipped
 
 RESUME_WITH = "genretree.cli.resume_with"  # in a context's `meta`: words that the command needs to be resumed

@@ -24,9 +24,9 @@ from genretree.cli.output import echo, echo_failures, echo_json, echo_skipped
 from genretree.files import printable
 
 if TYPE_CHECKING:
+    from genretree._predict import Prediction, PredictionError
     from genretree.bundle import Bundle
     from genretree.models.ways import Form, Precision, RuntimeChoice
-    from genretree.predict import Prediction, PredictionError
     from genretree.sound.images import ImageForm
 
 
@@ -82,9 +82,9 @@ def predict(
     Folders are searched for all sound formats; links are followed, and each file is classified once. A bad file is
     reported and the others go on; the exit status is 1 if any failed.
     """
+    from genretree._predict import PredictionError, find_files, predict_found, write_csv
     from genretree.from_images import find_image_sets, predict_images
     from genretree.hub import find_bundle
-    from genretree.predict import PredictionError, find_files, predict_found, write_csv
     from genretree.progress import progress_bar
     from genretree.sound.walk import SoundWalk
 

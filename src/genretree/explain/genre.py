@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree._evaluate import check_images, match_leaves, predict_rows
 from genretree.bundle import Bundle
 from genretree.calibration import average_by
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError
-from genretree.evaluate import check_images, match_leaves, predict_rows
 from genretree.explain.axes import View, frequency_axis
 from genretree.explain.background import find_background
 from genretree.explain.methods import Method, make_maps

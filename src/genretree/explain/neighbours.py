@@ -15,13 +15,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from genretree._evaluate import check_images
 from genretree.arrays import Float32Array, Int64Array
 from genretree.bundle import Bundle, load_bundle
 from genretree.calibration import average_by
 from genretree.corpus.store import Store
 from genretree.description import files_beside, list_part, read_description
 from genretree.errors import BundleError
-from genretree.evaluate import check_images
 from genretree.explain.pieces import Pieces
 from genretree.explain.result import Neighbour
 from genretree.explain.weights import with_weights

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree._predict import Prediction
 from genretree.arrays import Array, Float32Array, Float64Array
 from genretree.explain.axes import STEPS, FrequencyAxis, View, frequency_axis
 from genretree.explain.pieces import Pieces
 from genretree.explain.targets import Target
-from genretree.predict import Prediction
 from genretree.taxonomy import NodePath
 
 _MOST_BANDS = 5

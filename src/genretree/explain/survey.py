@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from genretree._evaluate import check_images, match_leaves
 from genretree.bundle import Bundle
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError
-from genretree.evaluate import check_images, match_leaves
 from genretree.explain.check import Faithfulness, check_track
 from genretree.explain.methods import Method
 from genretree.explain.pieces import Pieces, read_track, score

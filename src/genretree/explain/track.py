@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree._evaluate import check_images
+from genretree._predict import Heard, describe
 from genretree.bundle import Bundle
 from genretree.checks import require_path, require_type
 from genretree.corpus.store import Store
 from genretree.corpus.triples import ImageSet
 from genretree.errors import SettingsError
-from genretree.evaluate import check_images
 from genretree.explain.background import find_background
 from genretree.explain.methods import Method, choose_method, make_maps
 from genretree.explain.modalities import Shares, find_shares
@@ -26,7 +27,6 @@ from genretree.explain.pieces import Pieces, find_track, read_file, read_images,
 from genretree.explain.result import UNITS, Explanation, Passage, Reason, Relevance, TimeLine
 from genretree.explain.targets import Target, find_node, make_target, targets_of_path
 from genretree.models.contract import LevelProbabilities
-from genretree.predict import Heard, describe
 from genretree.scores import decode_levels
 from genretree.sound.images import ImageForm
 from genretree.taxonomy import NodePath

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from genretree._predict import average_slices, hear
 from genretree.bundle import Bundle, load_bundle
 from genretree.description import read_description
 from genretree.errors import SoundError
@@ -18,7 +19,6 @@ from genretree.library.delta import content_digest
 from genretree.library.records import UNCALIBRATED, ModelCard, Result
 from genretree.library.tags import Carried, TagError, read_tags
 from genretree.models.ways import FORMS, Precision, RuntimeChoice
-from genretree.predict import average_slices, hear
 from genretree.scores import decode_levels
 
 OF_THE_FILE = ("not_found", "unreadable", "changed")  # kinds of problem that the content has no part in

@@ -27,10 +27,10 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import Field
 
+from genretree._predict import cut_path
 from genretree.errors import LibraryError, SettingsError
 from genretree.library.records import ModelCard
 from genretree.models.contract import LevelProbabilities
-from genretree.predict import cut_path
 from genretree.scores import decode_levels
 from genretree.settings import Heads, Settings
 from genretree.taxonomy import NodePath, Taxonomy, format_path, same_name, split_path

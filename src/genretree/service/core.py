@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from genretree._predict import Heard, describe
 from genretree.bundle import score_noise
 from genretree.explain.pieces import Pieces
 from genretree.explain.track import make_timelines, predicted_nodes, tree_chances
 from genretree.machine import shared_by
 from genretree.models.ways import Precision, RuntimeChoice
-from genretree.predict import Heard, describe
 from genretree.service.explainer import describe_pieces
 from genretree.service.limits import Limits
 from genretree.service.metrics import Metrics

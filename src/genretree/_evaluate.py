@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree._train import examples_of, group_fingerprints, unknown_groups
 from genretree.arrays import Float64Array, Int64Array
 from genretree.bundle import Bundle
 from genretree.calibration import UNITS, Unit, average_by
@@ -23,7 +24,6 @@ from genretree.progress import progress_bar
 from genretree.scores import Difference, UnitScores, compare_right, decode_levels, name_path, score_units
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
-from genretree.train import examples_of, group_fingerprints, unknown_groups
 
 _LONG = ("tracks_seen", "groups_seen", "heard_before", "history")
 _INTERNAL = ("outcomes", "marks")  # too long for metrics.json; tracks.csv has the outcomes

@@ -29,7 +29,7 @@ _LONG = ("tracks_seen", "groups_seen", "heard_before", "history")
 _INTERNAL = ("outcomes", "marks")  # too long for metrics.json; tracks.csv has the outcomes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What became of one track.
 
@@ -70,7 +70,7 @@ class Marks:
     track_groups: Int64Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """What `genretree evaluate` measures: the figures by `slice` and by `track`, and what they are figures of.
 

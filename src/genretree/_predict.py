@@ -44,7 +44,7 @@ class Choice:
     probability: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LevelPrediction:
     """One level of a path: the node taken, its probability, the likeliest nodes, and whether it is sure enough."""
 
@@ -55,7 +55,7 @@ class LevelPrediction:
     sure: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SlicePrediction:
     """What one slice says: where it lies in the track (seconds), the path and its leaf's probability."""
 
@@ -65,7 +65,7 @@ class SlicePrediction:
     probability: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prediction:
     """A file's genre path.
 
@@ -406,20 +406,35 @@ def describe(bundle: Bundle, file: str, heard: Heard, top: int = _TOP, min_confi
         best = np.argsort(-probabilities[0], kind="stable")[:top]
         choices = tuple(Choice(labels[i], float(probabilities[0, i])) for i in best)
         chance = float(probabilities[0, node])
-        named.append(LevelPrediction(tree.levels[level], labels[node], chance, choices, level < known))
+        named.append(
+            LevelPrediction(
+                name=tree.levels[level], label=labels[node], probability=chance, top=choices, sure=level < known
+            )
+        )
     length = bundle.images.slice_frames * HOP / RATE
     rows = decode_levels(tree, heads, by_slice)
     timeline = tuple(
         SlicePrediction(
-            round(start, 3), round(start + length, 3), name_path(tree, heads, row), float(by_slice[-1][i, row[-1]])
+            start=round(start, 3),
+            end=round(start + length, 3),
+            path=name_path(tree, heads, row),
+            probability=float(by_slice[-1][i, row[-1]]),
         )
         for i, (start, row) in enumerate(zip(starts, rows, strict=True))
     )
     consistent = nodes.tolist() in tree.ancestors.tolist()
     note = str(bundle.training.get("note", ""))
-    complete = known == tree.depth
     return Prediction(
-        file, path, tuple(named), len(starts), timeline, heard.padded, consistent, note, complete, bundle.runtime
+        file=file,
+        path=path,
+        levels=tuple(named),
+        slices=len(starts),
+        timeline=timeline,
+        padded=heard.padded,
+        consistent=consistent,
+        note=note,
+        complete=known == tree.depth,
+        runtime=bundle.runtime,
     )
 
 

@@ -44,7 +44,7 @@ class Bin:
     n: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trust:
     """How far the probabilities of one level can be trusted.
 
@@ -72,7 +72,7 @@ class Trust:
     curve: tuple[tuple[float, float], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LevelScores:
     """How right one level is.
 

@@ -21,7 +21,7 @@ STUDENT = "student"
 Access = Literal["package", "url", "hub", "wheel"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WeightSource:
     """Pretrained weights that genretree knows by name.
 

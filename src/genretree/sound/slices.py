@@ -39,7 +39,7 @@ _CANVAS_HEIGHT = 369.6
 _LUMA = (0.299, 0.587, 0.114)  # weights of R, G, B in a JPEG's Y (ITU-R BT.601)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SliceImages:
     """The three images of one slice.
 

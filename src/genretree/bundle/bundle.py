@@ -24,6 +24,7 @@ import numpy as np
 from genretree.bundle.hub.contents import OLD_TREES
 from genretree.bundle.hub.download import find_bundle
 from genretree.bundle.manifest import DESCRIPTION, FORMAT, check_files, read_description, write_description
+from genretree.checks import require_path
 from genretree.errors import BundleError, GenretreeError
 from genretree.files import sha256_file
 from genretree.metrics.calibration import Calibration, Unit, temper
@@ -214,7 +215,7 @@ def load_bundle(
     """
     from genretree.models.runtime.backends import choose_runtime, use_runtime
 
-    folder = find_bundle(folder, download)
+    folder = find_bundle(require_path("folder", folder), download)
     content = read_description(folder)
     check_files(folder, content["files"])
     exports = {form for form in FORMS if any(Path(name).parts[0] == form for name in content["files"])}

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from genretree.checks import require_path, require_type
 from genretree.corpus.manifest import Failure, Manifest, Track
 from genretree.corpus.splits import split_groups
 from genretree.corpus.store import MEL_16K_FILE, Store, StoreMetadata, write_tables
@@ -103,8 +104,10 @@ def prepare(
     """
     from genretree.sound.spectra import resolve_engine
 
-    out = Path(out)
+    require_type("manifest", manifest, Manifest, "use genretree.read_manifest")
+    out = require_path("out", out)
     settings = settings or ImageSettings()
+    require_type("settings", settings, ImageSettings, "use ImageSettings.build")
     facts = StoreMetadata(
         source=str(manifest.source),
         group_by=manifest.group_by,
@@ -182,7 +185,7 @@ def check_target(out: Path, digest: str, overwrite: bool) -> Store | None:
         return store
     raise CorpusError(
         f"{out}: was prepared from other music or settings, or files have changed since; "
-        "give another name, or --overwrite to replace it"
+        "give another name, or replace it with `overwrite=True`"
     )
 
 

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from genretree.checks import require_path
 from genretree.corpus.manifest import Failure
 from genretree.corpus.splits import Split, join_groups
 from genretree.errors import CorpusError
@@ -67,7 +68,7 @@ class Store:
     """A prepared corpus, opened for reading. Images stay on disk until they are asked for."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = require_path("folder", folder)
         missing = [name for name in _PARTS if not (self.folder / name).is_file()]
         if missing:
             what = (
@@ -140,7 +141,7 @@ class Store:
         if missing := [name for name in modalities if name not in self.modalities]:
             raise CorpusError(
                 f"{self.folder}: was prepared without images of {', '.join(missing)}, and the model sees "
-                f"{', '.join(modalities)}; train one with --set modalities='[{', '.join(self.modalities)}]'"
+                f"{', '.join(modalities)}; train one with `modalities={list(self.modalities)}`"
             )
 
     @property

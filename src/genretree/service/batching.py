@@ -8,19 +8,17 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float16Array, UInt8Array
 from genretree.models.base import LevelProbabilities
 
-Images = NDArray[np.uint8]
-Sounds = NDArray[np.float16]
-Score = Callable[[Images, Sounds | None], LevelProbabilities]
+Score = Callable[[UInt8Array, Float16Array | None], LevelProbabilities]
 
 
 @dataclass(eq=False)
 class _Item:
-    images: Images
-    mel_16k: Sounds | None
+    images: UInt8Array
+    mel_16k: Float16Array | None
     levels: asyncio.Future[LevelProbabilities]
 
 
@@ -65,7 +63,7 @@ class Batcher:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def predict(self, images: Images, mel_16k: Sounds | None) -> LevelProbabilities:
+    async def predict(self, images: UInt8Array, mel_16k: Float16Array | None) -> LevelProbabilities:
         """Give the probabilities of every node, as a model's `predict_levels`."""
         item = _Item(images, mel_16k, asyncio.get_running_loop().create_future())
         self._queue.put_nowait(item)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Array, Float32Array
 from genretree.parallel import shared_by
 from genretree.service import worker
 from genretree.service.wire import Message, array_blob
@@ -19,8 +19,6 @@ from genretree.service.worker import Tell
 from genretree.settings import SAMPLE_RATE, ImageSettings
 from genretree.sound.decode import iter_blocks, probe
 from genretree.sound.slices import SliceImages, skip_silent, slice_blocks, slice_track
-
-Samples = NDArray[np.float32]
 
 
 class _Listening:
@@ -30,7 +28,7 @@ class _Listening:
         self.tell, self.seconds, self.copy = tell, seconds, copy
         self.samples = 0
 
-    def through(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
+    def through(self, blocks: Iterable[Float32Array]) -> Iterator[Float32Array]:
         """Pass sound on."""
         import soundfile
 
@@ -64,7 +62,7 @@ def work(message: Message, tell: Tell) -> Message:
         blocks = iter_blocks(path, SAMPLE_RATE, facts["salvage"], facts["seconds"])
         slices = slice_blocks(sound.through(blocks), settings, mel_16k=facts["mel_16k"])
         found = list(_told(skip_silent(slices, path), tell if facts["progress"] else None))
-    arrays: list[NDArray[Any]] = [
+    arrays: list[Array] = [
         np.stack([piece.images for piece in found]),
         np.array([piece.decibels for piece in found], np.float32),
         *([np.stack([piece.mel_16k for piece in found])] if facts["mel_16k"] else []),  # type: ignore[misc]

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float16Array, Float32Array, Int64Array, UInt8Array
 from genretree.errors import SoundError
 from genretree.settings import HOP_LENGTH, MEL_16K_RATE, SAMPLE_RATE, TOP_DB, ImageSettings
 from genretree.sound.decode import SampleFile, iter_blocks
@@ -31,8 +31,7 @@ from genretree.sound.spectra import StoredSpectra, stream_spectra
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-Floats = NDArray[np.float32]
-Image = NDArray[np.uint8]
+
 Sparse: TypeAlias = "csr_array[np.float32]"
 
 # The size of the authors' drawing in pixels: of 369.6 that the cells span upwards, matplotlib keeps 369.
@@ -41,7 +40,7 @@ _CANVAS_HEIGHT = 369.6
 _LUMA = (0.299, 0.587, 0.114)  # weights of R, G, B in a JPEG's Y (ITU-R BT.601)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SliceImages:
     """The three images of one slice.
 
@@ -61,11 +60,11 @@ class SliceImages:
         What 0 and 255 of each image stand for, in dB of the track's loudest point, -80 to 0.
     """
 
-    images: Image
+    images: UInt8Array
     start: float
     padded: bool
     silent: bool
-    mel_16k: NDArray[np.float16] | None = None
+    mel_16k: Float16Array | None = None
     decibels: tuple[tuple[float, float], ...] = ((-TOP_DB, 0.0),) * 3
 
 
@@ -73,7 +72,7 @@ class SliceImages:
 # Tracks to slices
 
 
-def slice_starts(n_frames: int, slice_frames: int) -> NDArray[np.int64]:
+def slice_starts(n_frames: int, slice_frames: int) -> Int64Array:
     """First frames of the consecutive slices of a track.
 
     Parameters
@@ -99,7 +98,7 @@ def slice_starts(n_frames: int, slice_frames: int) -> NDArray[np.int64]:
     return (max(0, n_frames) - count * slice_frames) // 2 + slice_frames * np.arange(count, dtype=np.int64)
 
 
-def pad_slice(y: Floats, slice_samples: int) -> Floats:
+def pad_slice(y: Float32Array, slice_samples: int) -> Float32Array:
     """Repeat a track shorter than a slice until it fills one.
 
     Repeating keeps level and contrast as they are in the track; zeros would add a floor that sets the slice's minimum.
@@ -163,7 +162,7 @@ def iter_slices(
 
 
 def slice_track(
-    y: Floats, settings: ImageSettings, engine: str = "auto", mel_16k: bool = False
+    y: Float32Array, settings: ImageSettings, engine: str = "auto", mel_16k: bool = False
 ) -> Iterator[SliceImages]:
     """Turn samples in memory into the images of their slices.
 
@@ -194,13 +193,13 @@ def slice_track(
 
 
 def slice_blocks(
-    blocks: Iterator[Floats], settings: ImageSettings, engine: str = "auto", mel_16k: bool = False
+    blocks: Iterator[Float32Array], settings: ImageSettings, engine: str = "auto", mel_16k: bool = False
 ) -> Iterator[SliceImages]:
     """Turn sound that comes block by block, mono at 22,050 Hz, into the images of its slices, as `iter_slices` does."""
     wanted = (
         settings.slice_frames - 1
     ) * HOP_LENGTH  # frames are centred: this many samples have one more frame than hops
-    head: list[Floats] = []
+    head: list[Float32Array] = []
     have = 0
     for block in blocks:
         head.append(block)
@@ -210,7 +209,7 @@ def slice_blocks(
     padded = have < wanted
     if padded:
         head = [pad_slice(np.concatenate(head), wanted)]
-    sound: Iterable[Floats] = itertools.chain(head, blocks)
+    sound: Iterable[Float32Array] = itertools.chain(head, blocks)
     with Mel16kTap() if mel_16k else nullcontext() as tap:
         if tap is not None:
             sound = tap.through(sound)
@@ -256,7 +255,7 @@ def _render_slice(
 # Drawing
 
 
-def render_image(db: Floats, size: int) -> Image:
+def render_image(db: Float32Array, size: int) -> UInt8Array:
     """Draw a slice of a spectrum as a square grey image.
 
     Parameters
@@ -304,14 +303,14 @@ def _column_weights(frames: int, size: int) -> Sparse:
     return _sparse(overlaps(_CANVAS[1], size) @ _nearest(frames, _CANVAS[1], _CANVAS[1]))
 
 
-def _nearest(cells: int, pixels: int, span: float) -> Floats:
+def _nearest(cells: int, pixels: int, span: float) -> Float32Array:
     """Matrix, (pixels, cells), that gives each pixel the cell at its centre, where the cells span `span` pixels."""
     at = np.floor((np.arange(pixels) + 0.5) * cells / span).astype(int)
     return np.asarray(np.eye(cells, dtype=np.float32)[at])
 
 
 @lru_cache(maxsize=64)
-def overlaps(cells: int, pixels: int) -> Floats:
+def overlaps(cells: int, pixels: int) -> Float32Array:
     """Share of each cell in each pixel, where `cells` equal cells and `pixels` equal pixels span the same length.
 
     Parameters
@@ -328,7 +327,7 @@ def overlaps(cells: int, pixels: int) -> Floats:
     pixel = np.arange(pixels)[:, None] * cells
     cell = np.arange(cells)[None, :] * pixels
     shared = np.minimum(pixel + cells, cell + pixels) - np.maximum(pixel, cell)
-    matrix: Floats = (np.maximum(shared, 0) / cells).astype(np.float32)
+    matrix: Float32Array = (np.maximum(shared, 0) / cells).astype(np.float32)
     matrix.setflags(write=False)
     return matrix
 
@@ -338,14 +337,14 @@ def _shrinking(cells: int, pixels: int) -> Sparse:
     return _sparse(overlaps(cells, pixels))
 
 
-def _sparse(matrix: Floats) -> Sparse:
+def _sparse(matrix: Float32Array) -> Sparse:
     """Keep what isn't 0: a pixel sees only the few cells under it."""
     from scipy.sparse import csr_array
 
     return csr_array(matrix)
 
 
-def _round(grey: Floats) -> Image:
+def _round(grey: Float32Array) -> UInt8Array:
     return np.asarray(np.clip(np.rint(grey), 0, 255), np.uint8, order="C")
 
 
@@ -353,7 +352,7 @@ def _round(grey: Floats) -> Image:
 # Reading drawings
 
 
-def read_rendered_image(source: bytes | str | os.PathLike[str], size: int) -> Image:
+def read_rendered_image(source: bytes | str | os.PathLike[str], size: int) -> UInt8Array:
     """Read an image of the data set: a slice drawn in magma, as JPEG (or any other form that Pillow reads).
 
     Parameters
@@ -396,14 +395,14 @@ def read_rendered_image(source: bytes | str | os.PathLike[str], size: int) -> Im
     return shrink(np.take(magma_numbers(), luma), size)
 
 
-def shrink(grey: Floats, size: int) -> Image:
+def shrink(grey: Float32Array, size: int) -> UInt8Array:
     """Average an image of numbers 0 to 255, by area, into a square of `size` pixels, uint8."""
     rows, columns = grey.shape
     return _round((_shrinking(columns, size) @ (_shrinking(rows, size) @ grey).T).T)
 
 
 @lru_cache(maxsize=1)
-def magma_numbers() -> Floats:
+def magma_numbers() -> Float32Array:
     """Table from luminance 0..255 to the number 0..255 that magma shows so."""
     import matplotlib
 

@@ -17,6 +17,7 @@ from genretree.bundle.hub.client import explained, open_hub
 from genretree.bundle.hub.contents import OLD_TREES, check_types, clean_description, clean_part, read_json
 from genretree.bundle.hub.names import MAIN, HubName, require_name
 from genretree.bundle.manifest import DESCRIPTION, check_files, read_description, write_description
+from genretree.checks import require_path, require_text
 from genretree.errors import BundleError, HubError
 from genretree.files import sha256_file
 from genretree.models.runtime.types import FORMS
@@ -100,6 +101,8 @@ def push(
     BundleError
         If the bundle is damaged.
     """
+    folder = require_path("folder", folder)
+    require_text("name", name)
     with laid_out(folder, name, revision, card_info or CardInfo(), with_index) as outgoing:
         return _send(outgoing, private, message or "Push a genretree bundle", keep_card)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from genretree.arrays import Float16Array, Float32Array, UInt8Array
 from genretree.models.base import FitContext, FitResult, LevelProbabilities, Model, SliceDataset
 from genretree.models.features.image_statistics import dataset_statistics, image_statistics
 from genretree.models.linear.hierarchical import (
@@ -40,7 +40,7 @@ from genretree.progress import progress_bar
 
 _BATCH = 32
 
-Floats = NDArray[np.float32]
+
 Look = Callable[[Tensor], Tensor]  # uint8 images (n, 3, size, size) to features (n, width)
 
 
@@ -76,7 +76,7 @@ class LinearNetworkModel:
         """Methods of explaining other than occlusion."""
         return self.network.settings.explain_methods
 
-    def embed(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None) -> Floats:
+    def embed(self, images: UInt8Array, mel_16k: Float16Array | None = None) -> Float32Array:
         """Compute the features that the classifier sees: shape (n, width)."""
         seen = network_features(self.network, images, self.look)
         return np.concatenate([seen, image_statistics(images)], axis=1) if self.statistics else seen
@@ -86,9 +86,7 @@ class LinearNetworkModel:
         network = NetworkModel(shuffle_network(self.network, rng))
         return LinearNetworkModel(network, self.linear.shuffle(rng), self.statistics)
 
-    def predict_levels(
-        self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
-    ) -> LevelProbabilities:
+    def predict_levels(self, images: UInt8Array, mel_16k: Float16Array | None = None) -> LevelProbabilities:
         """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
         blocks = [network_features(self.network, images, self.look)]
         return self.linear.predict([*blocks, image_statistics(images)] if self.statistics else blocks)
@@ -146,9 +144,9 @@ class _Features(nn.Module):
 
 def compute_features(
     network: GenreNetwork, examples: SliceDataset, tick: Callable[[int], None] | None = None, look: Look | None = None
-) -> Floats:
+) -> Float32Array:
     """Give a network's features of stored slices, shape (n, width); `look` computes them in its place."""
-    found: list[Floats] = []
+    found: list[Float32Array] = []
     for images in examples.batches(_BATCH):
         found.append(network_features(network, images, look))
         if tick is not None:
@@ -156,6 +154,6 @@ def compute_features(
     return _stack(found, network)
 
 
-def _stack(parts: Sequence[Floats], network: GenreNetwork) -> Floats:
+def _stack(parts: Sequence[Float32Array], network: GenreNetwork) -> Float32Array:
     none = np.zeros((0, int(network.backbone.width)), np.float32)  # type: ignore[arg-type]
     return np.concatenate([none, *parts])

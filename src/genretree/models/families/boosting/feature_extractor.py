@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float16Array, Float32Array, UInt8Array
 from genretree.models.base import SliceDataset
 from genretree.models.features.image_statistics import dataset_statistics, image_statistics
 from genretree.models.pretrained.musicnn import Musicnn
@@ -28,8 +28,6 @@ from genretree.models.runtime.types import Runner
 Feature = Literal["components", "statistics", "musicnn"]
 _PATCHES = 4  # heard of each slice
 _LAYERS = ("tags", "penultimate")
-
-Floats = NDArray[np.float32]
 
 
 class FeatureExtractor:
@@ -52,7 +50,7 @@ class FeatureExtractor:
         """Whether images alone are not enough."""
         return "musicnn" in self.features
 
-    def describe(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None) -> list[Floats]:
+    def describe(self, images: UInt8Array, mel_16k: Float16Array | None) -> list[Float32Array]:
         """Give each kind of features of slices: arrays of shape (n, width)."""
         found = []
         for name in self.features:
@@ -63,7 +61,7 @@ class FeatureExtractor:
                 found.append(self._join(extract_features(self.backends or self.networks, mel_16k, _PATCHES)))
         return found
 
-    def extract_dataset(self, examples: SliceDataset, progress: bool = False) -> list[Floats]:
+    def extract_dataset(self, examples: SliceDataset, progress: bool = False) -> list[Float32Array]:
         """Give the same of stored slices; what was heard before is not heard again."""
         found = []
         for name in self.features:
@@ -76,7 +74,7 @@ class FeatureExtractor:
                 found.append(self._join(heard))
         return found
 
-    def _join(self, heard: Mapping[str, Floats]) -> Floats:
+    def _join(self, heard: Mapping[str, Float32Array]) -> Float32Array:
         return np.concatenate([heard[f"{name}/{layer}"] for name in self.networks for layer in _LAYERS], axis=1)
 
     def graphs(self) -> dict[str, Graph]:

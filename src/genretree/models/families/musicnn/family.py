@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 
+from genretree.arrays import Float16Array, Float32Array, UInt8Array
 from genretree.errors import BundleError, TrainingError
 from genretree.models.base import FitContext, FitResult, LevelProbabilities, Model, SliceDataset
 from genretree.models.features.image_statistics import image_statistics
@@ -52,8 +52,6 @@ from genretree.taxonomy import Taxonomy
 
 _NUMBERED = (*LAYERS, IMAGES)  # as bundles count them
 _TUNED_AT_A_TIME = 16
-
-Floats = NDArray[np.float32]
 
 
 class MusicnnSettings(Settings):
@@ -198,9 +196,7 @@ class MusicnnModel:
         """Let another runtime hear."""
         self.backends = run_networks(self.networks, runners)
 
-    def predict_levels(
-        self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
-    ) -> LevelProbabilities:
+    def predict_levels(self, images: UInt8Array, mel_16k: Float16Array | None = None) -> LevelProbabilities:
         """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
         if mel_16k is None:
             raise BundleError("this model listens to sound, and there are only images")
@@ -209,7 +205,7 @@ class MusicnnModel:
             heard[IMAGES] = image_statistics(images)
         return self.linear.predict(_blocks(heard, self.settings.networks, self.layers))
 
-    def embed(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None) -> NDArray[np.float32]:
+    def embed(self, images: UInt8Array, mel_16k: Float16Array | None = None) -> Float32Array:
         """Compute the layers that the classifier sees: shape (n, width)."""
         assert mel_16k is not None
         heard = extract_features(self.backends or self.networks, mel_16k, self.settings.patches)
@@ -239,7 +235,7 @@ class MusicnnModel:
         return [HEAD_FILE, *save_networks(self.networks, folder)]
 
 
-def _blocks(heard: Mapping[str, Floats], networks: Sequence[str], layers: Sequence[str]) -> list[Floats]:
+def _blocks(heard: Mapping[str, Float32Array], networks: Sequence[str], layers: Sequence[str]) -> list[Float32Array]:
     """Choose the layers, network by network, and then the statistics of the images."""
     blocks = [heard[f"{name}/{layer}"] for name in networks for layer in layers if layer != IMAGES]
     return [*blocks, heard[IMAGES]] if IMAGES in layers else blocks

@@ -15,7 +15,7 @@ from genretree.cli.arguments import show_options
 
 SOURCE = Path(genretree.__file__).parent
 # Layers with a surface of their own, and a module that runs another tool.
-_ELSEWHERE = {"cli", "service", "hub", "tables.py", "models/pretrained/musicnn_weights.py"}
+_ELSEWHERE = {"cli", "service", "models/pretrained/musicnn_weights.py"}
 _WHOLE_COMMAND = re.compile(r"(?:genretree [a-z]+|hf download) .*--")
 
 

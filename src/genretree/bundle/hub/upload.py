@@ -170,7 +170,9 @@ def _send(outgoing: Outgoing, private: bool, message: str, keep_card: bool) -> P
             hub.create_branch(name.repo, branch=name.revision, exist_ok=True)
         info = hub.model_info(name.repo, revision=name.revision)
         if private and not info.private:
-            raise HubError(f"{name.repo}: is there and public; make it private on its page, or push without --private")
+            raise HubError(
+                f"{name.repo}: exists and is public; make it private on its page, or push with `private=False`"
+            )
         there = hub.list_repo_files(name.repo, revision=info.sha)
         gone = _outdated(hub, name, info.sha, there) - set(files)
         if keep_card and CARD in there:

@@ -403,7 +403,7 @@ def test_mistakes_in_pulling_get_one_clear_line(hub: StandIn, bundle: Bundle, na
     push(bundle.folder, "alice/rock")
     push(bundle.folder, "alice/empty")
     hub.repositories["alice/empty"].commit("main", {".gitattributes": b""}, "emptied")
-    words = ["--revision", "v2"] if "two" in problem else []
+    words = ["--revision", "v2"] if "already" in problem else []
     result = run("pull", name, *words)
     assert result.exit_code == 1
     assert problem in result.output

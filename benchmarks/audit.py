@@ -32,10 +32,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from PIL import Image
 from whole_process import measure
 
+from genretree.arrays import Int64Array, UInt8Array
 from genretree.audit import audit
 from genretree.audit.findings import COPIES, Audit
 from genretree.audit.labels import find_mislabelled
@@ -43,8 +43,6 @@ from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
 from genretree.corpus.splits import Split, split_slices
 from genretree.corpus.store import Store, write_tables
-
-Pictures = NDArray[np.uint8]
 
 WAYS: dict[str, list[str]] = {
     "mp3 128k": ["-b:a", "128k"],
@@ -113,16 +111,16 @@ def copies(found: Audit) -> list[Any]:
 # -- images --------------------------------------------------------------------------------------------------
 
 
-def change(pictures: Pictures, following: Pictures, rng: np.random.Generator) -> dict[str, Pictures]:
+def change(pictures: UInt8Array, following: UInt8Array, rng: np.random.Generator) -> dict[str, UInt8Array]:
     """Give changed copies of slices, shape (n, 3, size, size), by the name of the change."""
     size = pictures.shape[-1]
     step = size // 24  # half a second of 11.4
     shifted = np.concatenate([pictures[..., step:], following[..., :step]], axis=-1)
 
-    def level(some: Pictures) -> Pictures:
+    def level(some: UInt8Array) -> UInt8Array:
         return np.asarray(np.clip(some * 0.8 + 40, 0, 255), np.uint8)
 
-    def noise(some: Pictures, spread: float) -> Pictures:
+    def noise(some: UInt8Array, spread: float) -> UInt8Array:
         return np.asarray(np.clip(some + rng.normal(0, spread, some.shape), 0, 255), np.uint8)
 
     return {
@@ -135,7 +133,7 @@ def change(pictures: Pictures, following: Pictures, rng: np.random.Generator) ->
     }
 
 
-def by_jpeg(pictures: Pictures, quality: int) -> Pictures:
+def by_jpeg(pictures: UInt8Array, quality: int) -> UInt8Array:
     """Write and read as grey JPEG."""
     made = np.empty(pictures.shape, np.uint8)
     for place in np.ndindex(pictures.shape[:2]):
@@ -162,9 +160,9 @@ def write_store(
     store: Store,
     folder: Path,
     n: int,
-    read: Callable[[int, int], Pictures],
-    rows: NDArray[np.int64],
-    pieces: Pictures,
+    read: Callable[[int, int], UInt8Array],
+    rows: Int64Array,
+    pieces: UInt8Array,
 ) -> None:
     """Write a store of `n` slices of one's making, as in `store`, and others, of the leaves of some rows."""
     folder.mkdir(parents=True)
@@ -261,7 +259,7 @@ def measure_scale(given: argparse.Namespace) -> None:
     store = Store(given.store)
     rng = np.random.default_rng(0)
 
-    def mix(low: int, high: int) -> Pictures:
+    def mix(low: int, high: int) -> UInt8Array:
         own = np.arange(low, high) % store.n_slices
         if high <= store.n_slices:
             return np.asarray(store.images[own])

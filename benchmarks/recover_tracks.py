@@ -25,15 +25,14 @@ import numpy as np
 from numpy.typing import NDArray
 from whole_process import measure as measure_process
 
+from genretree.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
 from genretree.corpus.splits import split_groups
 from genretree.corpus.store import Store
 from genretree.files import atomic_path
 from genretree.recovery.groups import MERGE_FEATURES, Groups
 from genretree.recovery.pairs import (
     CONTINUITY,
-    Floats,
     Pairs,
-    Rows,
     SliceFeatures,
     Weights,
     centre_places,
@@ -51,7 +50,7 @@ SHRINKAGE = 0.1
 RIVALS = 18  # that a true continuation is compared with
 UNITS = 16
 ROUNDS = 2
-Seen = tuple[str, Floats, NDArray[np.bool_]]  # kind of the case, features, and whether both are of one track
+Seen = tuple[str, Float32Array, NDArray[np.bool_]]  # kind of the case, features, and whether both are of one track
 STOPS = (0.99, 0.95, 0.8, 0.5, 0.2)  # where joining is stopped to look at the groups that there are
 VERSION = 0.97  # correlation of two slices that are the same music, two of which make two tracks versions of one piece
 KINDS = ("leaf", "leaf, 5 slices", "fold, 21 slices", "fold, 5 slices")
@@ -65,9 +64,9 @@ class Known:
     """Slices of known tracks: what is seen of them, their leaf and track, and which slice comes next (or -1)."""
 
     slices: SliceFeatures
-    leaves: Rows
-    tracks: Rows
-    following: Rows
+    leaves: Int64Array
+    tracks: Int64Array
+    following: Int64Array
 
     def without(self, left_out: NDArray[np.bool_]) -> Known:
         """Leave slices out of what is learned from at the cuts."""
@@ -80,7 +79,7 @@ class Case:
 
     fold: int
     kind: str
-    tracks: Rows
+    tracks: Int64Array
     slices: SliceFeatures
     pairs: Pairs
 
@@ -107,7 +106,7 @@ def read_known(store: Store) -> Known:
     return Known(slices, leaves, join_versions(slices.place, leaves, tracks), following)
 
 
-def join_versions(statistics: Floats, leaves: Rows, tracks: Rows) -> Rows:
+def join_versions(statistics: Float32Array, leaves: Int64Array, tracks: Int64Array) -> Int64Array:
     """Count versions of one piece (the same music faster, or in another file) as one track."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -130,7 +129,9 @@ def join_versions(statistics: Floats, leaves: Rows, tracks: Rows) -> Rows:
 # -- learning ------------------------------------------------------------------------------------------------
 
 
-def fit_projection(statistics: Floats, leaves: Rows, tracks: Rows) -> tuple[Floats, Floats]:
+def fit_projection(
+    statistics: Float32Array, leaves: Int64Array, tracks: Int64Array
+) -> tuple[Float32Array, Float32Array]:
     """Find where tracks of one leaf differ much and slices of one track little (linear discriminant analysis)."""
     from scipy.linalg import eigh
 
@@ -154,7 +155,7 @@ def fit_projection(statistics: Floats, leaves: Rows, tracks: Rows) -> tuple[Floa
     return center.astype(np.float32), (components @ directions / scale[:, None]).astype(np.float32)
 
 
-def fit_cut(known: Known) -> Floats:
+def fit_cut(known: Known) -> Float32Array:
     """Weigh correlations at a cut so that the true continuation wins among its rivals (conditional logit)."""
     from scipy.optimize import minimize
 
@@ -174,7 +175,7 @@ def fit_cut(known: Known) -> Floats:
         found.append(continuity(known.slices, earlier, rows[chosen].ravel()).reshape(len(asked), RIVALS + 1, -1))
     features = np.concatenate(found).astype(float)
 
-    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    def loss(weights: Float64Array) -> tuple[float, Float64Array]:
         scores = features @ weights
         shares = np.exp(scores - scores.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
@@ -185,7 +186,7 @@ def fit_cut(known: Known) -> Floats:
     return np.asarray(minimize(loss, np.ones(CONTINUITY), jac=True, method="L-BFGS-B").x, np.float32)
 
 
-def fit_network(parts: Sequence[Seen]) -> tuple[Floats, Floats]:
+def fit_network(parts: Sequence[Seen]) -> tuple[Float32Array, Float32Array]:
     """Learn log-odds from features; each kind of case counts alike."""
     import warnings
 
@@ -211,7 +212,7 @@ def fit_network(parts: Sequence[Seen]) -> tuple[Floats, Floats]:
     return hidden.astype(np.float32), np.append(outer, network.intercepts_[1]).astype(np.float32)
 
 
-def fit_pair(cases: Sequence[Case]) -> tuple[Floats, Floats]:
+def fit_pair(cases: Sequence[Case]) -> tuple[Float32Array, Float32Array]:
     """Learn to tell pairs of one track."""
     return fit_network([(case.kind, case.pairs.features, case.same) for case in cases])
 
@@ -226,7 +227,7 @@ def look_at_groups(case: Case, weights: Weights, stops: Sequence[float]) -> Iter
         yield case.kind, features, most[first] == most[second]
 
 
-def _majority(groups: Rows, tracks: Rows) -> Rows:
+def _majority(groups: Int64Array, tracks: Int64Array) -> Int64Array:
     """Give each slice the track that most of its group is of."""
     both, counts = np.unique(np.column_stack([groups, tracks]), axis=0, return_counts=True)
     order = np.lexsort((counts, both[:, 0]))
@@ -234,14 +235,14 @@ def _majority(groups: Rows, tracks: Rows) -> Rows:
     return np.asarray(last[np.searchsorted(last[:, 0], groups), 1])
 
 
-def first_merge() -> tuple[Floats, Floats]:
+def first_merge() -> tuple[Float32Array, Float32Array]:
     """Joining by the best link alone, to have groups to learn from."""
     hidden = np.zeros((MERGE_FEATURES + 1, 2), np.float32)
     hidden[2] = 1, -1
     return hidden, np.array([1, -1, 0], np.float32)
 
 
-def crop(tracks: Rows, rows: Rows, most: int, rng: np.random.Generator) -> Rows:
+def crop(tracks: Int64Array, rows: Int64Array, most: int, rng: np.random.Generator) -> Int64Array:
     """Keep at most so many consecutive slices of each track."""
     kept = []
     for track in np.unique(tracks[rows]):
@@ -251,7 +252,7 @@ def crop(tracks: Rows, rows: Rows, most: int, rng: np.random.Generator) -> Rows:
     return np.concatenate(kept)
 
 
-def make_cases(known: Known, places: Floats, folds: Rows, by_fold: Sequence[Weights]) -> list[Case]:
+def make_cases(known: Known, places: Float32Array, folds: Int64Array, by_fold: Sequence[Weights]) -> list[Case]:
     """Make what is scored: each leaf, and the leaves of a fold together, with all slices of a track or some."""
     rng = np.random.default_rng(0)
     slices = replace(known.slices, place=places)
@@ -272,7 +273,7 @@ def make_cases(known: Known, places: Floats, folds: Rows, by_fold: Sequence[Weig
     return cases
 
 
-def assign_folds(leaves: Rows) -> Rows:
+def assign_folds(leaves: Int64Array) -> Int64Array:
     """Deal the leaves out, the largest first, to the fold that has least."""
     sizes = np.bincount(leaves)
     fold_of, filled = np.zeros(len(sizes), np.int64), np.zeros(FOLDS)
@@ -321,7 +322,7 @@ def _with_merge(weights: Weights, parts: Sequence[Seen]) -> Weights:
     return replace(weights, merge_hidden=hidden, merge_output=output)
 
 
-def choose_thresholds(cases: Sequence[Case], by_fold: Sequence[Weights]) -> Floats:
+def choose_thresholds(cases: Sequence[Case], by_fold: Sequence[Weights]) -> Float32Array:
     """Take the least probability with enough precision for tracks, and the greatest with little leak for blocks."""
     joined = [case.groups(by_fold[case.fold]) for case in cases]
     capped = [case.groups(by_fold[case.fold]) for case in cases]
@@ -353,24 +354,24 @@ def choose_thresholds(cases: Sequence[Case], by_fold: Sequence[Weights]) -> Floa
 # -- measuring -----------------------------------------------------------------------------------------------
 
 
-def count_pairs(found: Rows, truth: Rows) -> NDArray[np.float64]:
+def count_pairs(found: Int64Array, truth: Int64Array) -> Float64Array:
     """Pairs of slices in one group that are of one track, in one group, and of one track."""
 
-    def pairs(groups: Rows) -> float:
+    def pairs(groups: Int64Array) -> float:
         counts = np.unique(groups, axis=0, return_counts=True)[1].astype(float)
         return float((counts * (counts - 1) / 2).sum())
 
     return np.array([pairs(np.column_stack([found, truth])), pairs(found), pairs(truth)])
 
 
-def leak(groups: Rows, leaves: Rows, tracks: Rows, seed: int) -> float:
+def leak(groups: Int64Array, leaves: Int64Array, tracks: Int64Array, seed: int) -> float:
     """Share of the test slices that have a slice of their own track in training."""
     parts = np.array(split_groups(leaves, groups, test=0.2, validation=0.15, seed=seed).parts)
     test = parts == "test"
     return float(np.isin(tracks[test], tracks[parts == "train"]).mean()) if test.any() else 0.0
 
 
-def draw_as_jpeg(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def draw_as_jpeg(images: UInt8Array) -> UInt8Array:
     """Draw images again as the data set's are, in magma at 496x369 pixels as JPEG, and read them back."""
     import io
 
@@ -418,7 +419,7 @@ def measure(store: Store, seeds: Sequence[int], weights: Weights, jpeg: bool) ->
     _print_calibration(found, tracks)
 
 
-def _print_calibration(found: Recovery, tracks: Rows) -> None:
+def _print_calibration(found: Recovery, tracks: Int64Array) -> None:
     """Print, by the confidence of the tracks of two slices or more, the share of their pairs that are right."""
     print("| confidence | tracks found | slices | precision of their pairs |\n|---|---|---|---|")
     sizes = np.bincount(found.tracks)[found.tracks]

@@ -401,8 +401,8 @@ def test_random_masks_say_nothing_of_parts_that_were_never_drawn() -> None:
 @pytest.mark.parametrize(
     ("family", "method", "said"),
     [
-        ("boosting", "gradcam", "take --method occlusion"),
-        ("ast", "gradcam", "rollout or occlusion"),
+        ("boosting", "gradcam", "use `method='occlusion'`"),
+        ("ast", "gradcam", "`method='rollout'` or `method='occlusion'`"),
         ("cnn", "rollout", "needs a transformer"),
         ("cnn", "grad-cam", "did you mean 'gradcam'"),
     ],
@@ -508,7 +508,7 @@ def test_the_nearest_track_is_the_same_and_an_index_is_a_part_of_the_bundle(
         assert len(found) == 3
         assert found[0].track == store.tracks["path"][track]
         assert found[0].distance < 0.01 <= found[1].distance + 0.01
-        with pytest.raises(BundleError, match="--overwrite"):
+        with pytest.raises(BundleError, match="overwrite=True"):
             build_index(folder, store)
         build_index(folder, store, overwrite=True)
     (folder / "index" / "tracks.json").write_text("[]")
@@ -573,7 +573,7 @@ def test_bad_input_is_named(bundles: dict[str, Bundle], store: Store, tmp_path: 
     for options, said in (
         ({"level": 7}, "no level"),
         ({"level": 1, "node": "Calm"}, "not both"),
-        ({"against": "Calm"}, "--node"),
+        ({"against": "Calm"}, "`node`"),
         ({"masks": 9, "method": "gradcam"}, "masks"),
     ):
         with pytest.raises(SettingsError, match=said):

@@ -486,7 +486,7 @@ def test_the_command_exports_and_predicts(small: Path, exported: Path, store: St
 def test_processors_are_divided_among_the_files_at_work(
     files: int, small: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = import_module("genretree.predict")
+    module = import_module("genretree.prediction.predict")
 
     seen: list[tuple[int, int, int]] = []
     real = module.iter_slices

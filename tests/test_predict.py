@@ -156,7 +156,7 @@ def test_bad_files_are_reported_in_their_place(bundle: Bundle, store: Store, tmp
 def test_a_fault_of_ours_in_one_file_does_not_stop_the_others(
     bundle: Bundle, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predict_module = import_module("genretree.predict")
+    predict_module = import_module("genretree.prediction.predict")
 
     real = predict_module.iter_slices
     monkeypatch.setattr(

@@ -91,7 +91,7 @@ def test_a_transformer_is_fitted_to_other_images(
     settings = {**QUICK, "weights": str(pretrained("ast")[0]), "image_size": 64}
     bundle = train(store, "ast", tmp_path / "bundle", settings)
     assert bundle.model.network.backbone.config.image_size == 64  # type: ignore[attr-defined]
-    with pytest.raises(TrainingError, match=r"learned to see mel, cqt, chroma, not mel; add --set modalities"):
+    with pytest.raises(TrainingError, match=r"learned to see mel, cqt, chroma, not mel; use .modalities="):
         train(store, "ast", tmp_path / "other", {**settings, "modalities": ["mel"]})
 
 
@@ -157,7 +157,7 @@ def test_weights_that_do_not_fit_are_refused(
     for modalities in (["mel"], ["chroma", "cqt", "mel"]):
         with pytest.raises(TrainingError, match="learned to see mel, cqt, chroma, not"):
             cnn.start_network(TREE, CnnSettings.build({"weights": str(weights), "modalities": modalities}))
-    with pytest.raises(TrainingError, match="pretrain --model cnn"):
+    with pytest.raises(TrainingError, match="genretree pretrain"):
         cnn.start_network(TREE, CnnSettings.build({"weights": str(tmp_path)}))
     kind = get_family("efficientnet-b0")
     with pytest.raises(TrainingError, match="not the weights of an EfficientNet"):

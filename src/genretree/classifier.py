@@ -7,12 +7,13 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Array, Float32Array, Float64Array, UInt8Array
 from genretree.bundle.bundle import Bundle, load_bundle
+from genretree.checks import require_type
 from genretree.errors import ArgumentError, BundleError
 from genretree.explanation.bundle_weights import load_weights_for
 from genretree.models.base import LevelProbabilities, embed_slices
@@ -27,9 +28,11 @@ from genretree.prediction.predict import (
     map_files,
     predict,
     predict_file,
+    score_file,
+    score_images,
     score_slices,
 )
-from genretree.settings import HOP_LENGTH, SAMPLE_RATE
+from genretree.settings import SAMPLE_RATE
 from genretree.sound.features import IMAGES, SliceInputs, requested_features
 from genretree.sound.slices import SliceImages, iter_slices, skip_silent, slice_track, stack_slices
 from genretree.taxonomy import NodePath, format_path
@@ -37,7 +40,7 @@ from genretree.taxonomy import NodePath, format_path
 if TYPE_CHECKING:
     import pandas as pd
 
-Array: TypeAlias = NDArray[Any]
+
 Paths: TypeAlias = Sequence[str | Path]
 _ARRAY = "<array>"
 _BATCH = 32
@@ -71,7 +74,7 @@ class Probabilities:
 
     files: tuple[str, ...]
     nodes: tuple[NodePath, ...]
-    values: NDArray[np.float64]
+    values: Float64Array
     errors: tuple[PredictionError, ...] = ()
 
     @property
@@ -79,11 +82,11 @@ class Probabilities:
         """Names of the nodes as text, such as `Non_classic > Rock`."""
         return tuple(format_path(node) for node in self.nodes)
 
-    def __getitem__(self, node: str | NodePath) -> NDArray[np.float64]:
+    def __getitem__(self, node: str | NodePath) -> Float64Array:
         """Probabilities of one node, shape (n_files,)."""
         label = node if isinstance(node, str) else format_path(node)
         try:
-            column: NDArray[np.float64] = self.values[:, self.labels.index(label)]
+            column: Float64Array = self.values[:, self.labels.index(label)]
         except ValueError as error:
             raise ArgumentError(f"no node '{label}'; there are: {', '.join(self.labels)}") from error
         return column
@@ -113,6 +116,7 @@ class Classifier(Bundle):
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> Classifier:
         """Add the methods of this class to a bundle."""
+        require_type("bundle", bundle, Bundle, "use genretree.load")
         return cls(**{field.name: getattr(bundle, field.name) for field in fields(Bundle)})
 
     @overload
@@ -190,8 +194,8 @@ class Classifier(Bundle):
         >>> model.predict(y, sr=sr).path  # doctest: +SKIP
         ('Non_classic', 'Rock', 'Soft_rock')
         """
-        check_arguments(self, min_confidence)
-        if isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OUS":
+        check_arguments(self, min_confidence, top, workers)
+        if _is_array(inputs):
             return describe(self, _ARRAY, self._score_array(inputs, sr), top, min_confidence)
         _refuse_sr(sr)
         if isinstance(inputs, str | os.PathLike) and not Path(inputs).is_dir():
@@ -215,14 +219,18 @@ class Classifier(Bundle):
         Probabilities
             One row for each file. Files that can't be used have a row of NaN and stand in its `errors`.
         """
-        check_arguments(self)
-        if isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OUS":
+        check_arguments(self, workers=workers)
+        if _is_array(inputs):
             row = self._join_levels(average_slices(self, self._score_array(inputs, sr)))
             return Probabilities((_ARRAY,), self._nodes, row)
         _refuse_sr(sr)
         files = _as_files(inputs)
         names, rows, errors = [], [], []
-        for found in map_files(lambda file: (str(file), self._average_file(file, salvage)), files, workers):
+
+        def average_file(file: Path) -> tuple[str, LevelProbabilities]:
+            return str(file), average_slices(self, score_file(self, file, salvage))
+
+        for found in map_files(average_file, files, workers):
             if isinstance(found, PredictionError):
                 errors.append(found)
                 names.append(found.file)
@@ -235,7 +243,7 @@ class Classifier(Bundle):
 
     def embed(
         self, inputs: str | Path | Paths | Array, *, sr: float | None = None, salvage: bool = False, workers: int = 2
-    ) -> NDArray[np.float32] | dict[str, NDArray[np.float32]]:
+    ) -> Float32Array | dict[str, Float32Array]:
         """Compute the model's features before its last layer, one vector for each slice.
 
         Parameters
@@ -257,16 +265,16 @@ class Classifier(Bundle):
         BundleError
             If the model has no features.
         """
-        check_arguments(self)
+        check_arguments(self, workers=workers)
         whole = load_weights_for(self)
-        if isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OUS":
+        if _is_array(inputs):
             if inputs.ndim == 4:
                 _refuse_sr(sr)
                 return embed_slices(whole.model, SliceInputs({IMAGES: _check_images(self, inputs)}))
             return _embed(whole, self._slices(inputs, sr))
         _refuse_sr(sr)
 
-        def embed_file(file: Path) -> tuple[str, NDArray[np.float32]]:
+        def embed_file(file: Path) -> tuple[str, Float32Array]:
             slices = iter_slices(file, self.images, salvage=salvage, features=self.model.input_features)
             return str(file), _embed(whole, skip_silent(slices, file))
 
@@ -280,31 +288,19 @@ class Classifier(Bundle):
         if inputs.ndim != 4:
             return score_slices(self, self._slices(inputs, sr))
         _refuse_sr(sr)
-        images = _check_images(self, inputs)
-        batches = (SliceInputs({IMAGES: images[at : at + _BATCH]}) for at in range(0, len(images), _BATCH))
-        parts = [self.model.predict_proba(batch) for batch in batches]
-        seconds = self.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
-        return SliceScores(
-            [np.concatenate(level) for level in zip(*parts, strict=True)],
-            [i * seconds for i in range(len(images))],
-            False,
-        )
+        return score_images(self, _check_images(self, inputs))
 
     def _slices(self, y: Array, sr: float | None) -> Iterator[SliceImages]:
         samples = _to_mono(y, sr)
         return skip_silent(slice_track(samples, self.images, features=self.model.input_features), Path(_ARRAY))
-
-    def _average_file(self, file: Path, salvage: bool) -> LevelProbabilities:
-        slices = iter_slices(file, self.images, salvage=salvage, features=self.model.input_features)
-        return average_slices(self, score_slices(self, skip_silent(slices, file)))
 
     @property
     def _nodes(self) -> tuple[NodePath, ...]:
         levels = range(self.taxonomy.depth)
         return tuple(dict.fromkeys(node for level in levels for node in self.taxonomy.nodes(level)))
 
-    def _join_levels(self, levels: LevelProbabilities) -> NDArray[np.float64]:
-        found: dict[NodePath, NDArray[np.float64]] = {}
+    def _join_levels(self, levels: LevelProbabilities) -> Float64Array:
+        found: dict[NodePath, Float64Array] = {}
         for level, values in enumerate(levels):
             for place, node in enumerate(self.taxonomy.nodes(level)):
                 found.setdefault(node, values[:, place])
@@ -350,12 +346,17 @@ def load(
     return Classifier.from_bundle(load_bundle(source, runtime, precision, download=download))
 
 
-def _embed(bundle: Bundle, slices: Iterable[SliceImages]) -> NDArray[np.float32]:
+def _embed(bundle: Bundle, slices: Iterable[SliceImages]) -> Float32Array:
     found = []
     pending = iter(slices)
     while batch := list(itertools.islice(pending, _BATCH)):
         found.append(embed_slices(bundle.model, stack_slices(batch)))
     return np.concatenate(found)
+
+
+def _is_array(inputs: object) -> TypeGuard[Array]:
+    """Check for an array of audio samples or images; one of strings or paths is a sequence of paths."""
+    return isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OUS"
 
 
 def _as_files(inputs: Any) -> str | Path | list[str | Path]:
@@ -372,7 +373,7 @@ def _refuse_sr(sr: float | None) -> None:
         raise ArgumentError("sr belongs to an array of audio samples; a file has its own sampling rate")
 
 
-def _to_mono(y: Array, sr: float | None) -> NDArray[np.float32]:
+def _to_mono(y: Array, sr: float | None) -> Float32Array:
     """Check audio samples, average their channels and resample them to 22,050 Hz."""
     import soxr
 
@@ -392,7 +393,7 @@ def _to_mono(y: Array, sr: float | None) -> NDArray[np.float32]:
     )
 
 
-def _check_images(bundle: Bundle, images: Array) -> NDArray[np.uint8]:
+def _check_images(bundle: Bundle, images: Array) -> UInt8Array:
     size = bundle.images.size
     if images.dtype != np.uint8 or images.shape[1:] != (3, size, size) or not len(images):
         raise ArgumentError(

@@ -1,7 +1,25 @@
-"""Every error that genretree raises on purpose.
+"""All errors that genretree raises on purpose, as a tree by cause.
 
-Each carries a `kind`, a short machine-readable name that the command line and the JSON output repeat,
-and a message that names the file or setting at fault and says what to do about it.
+::
+
+    GenretreeError
+    ├── ArgumentError         the caller passed something wrong; also a ValueError
+    │   └── SettingsError     a setting is unknown, of the wrong type or out of range
+    ├── DataError             something that was read can't be used
+    │   ├── FileError         one file of audio or image; the others of a run go on
+    │   │   ├── SoundError
+    │   │   └── ImageError
+    │   ├── TaxonomyError     a genre tree, or a name that is not in it
+    │   ├── CorpusError       a source of tracks, a split or a store
+    │   ├── BundleError       a trained bundle
+    │   └── LibraryError      the database of a music library, its mapping or a run of changes
+    ├── TrainingError         training can't start or continue
+    ├── HubError              the Hugging Face Hub refused or could not be reached
+    └── MissingExtraError     an optional dependency is not installed
+
+Each has a `kind`, a short machine-readable name that the command line and the JSON output repeat, and a message that
+says what is wrong, with the file or value, and what to do about it. A message names arguments of Python functions in
+backticks, such as `overwrite=True`; the command line shows its own options instead.
 """
 
 from __future__ import annotations
@@ -26,15 +44,9 @@ SoundErrorKind = Literal[
 
 
 class GenretreeError(Exception):
-    """Base of all errors meant for the user to read."""
+    """Base of all errors of genretree."""
 
     kind: str = "error"
-
-
-class SettingsError(GenretreeError):
-    """A setting is unknown, of the wrong type or out of range."""
-
-    kind = "settings"
 
 
 class ArgumentError(GenretreeError, ValueError):
@@ -43,22 +55,40 @@ class ArgumentError(GenretreeError, ValueError):
     kind = "argument"
 
 
-class TaxonomyError(GenretreeError):
+class SettingsError(ArgumentError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+    kind = "settings"
+
+
+class DataError(GenretreeError):
+    """Something that was read can't be used."""
+
+    kind = "data"
+
+
+class TaxonomyError(DataError):
     """A genre tree is malformed, or a name is not in it."""
 
     kind = "taxonomy"
 
 
-class CorpusError(GenretreeError):
+class CorpusError(DataError):
     """A source of tracks, a manifest, a split or a store can't be used."""
 
     kind = "corpus"
 
 
-class BundleError(GenretreeError):
-    """A trained bundle is damaged, incomplete or of another kind."""
+class BundleError(DataError):
+    """A trained bundle is damaged, incomplete, of another format, or can't do what is asked of it."""
 
     kind = "bundle"
+
+
+class LibraryError(DataError):
+    """A library's database, its mapping file or a run of changes can't be used."""
+
+    kind = "library"
 
 
 class HubError(GenretreeError):
@@ -67,14 +97,8 @@ class HubError(GenretreeError):
     kind = "hub"
 
 
-class LibraryError(GenretreeError):
-    """A library's database, its mapping file or a run of changes can't be used."""
-
-    kind = "library"
-
-
 class TrainingError(GenretreeError):
-    """Training can't start or can't go on."""
+    """Training can't start or continue."""
 
     kind = "training"
 
@@ -88,41 +112,17 @@ class MissingExtraError(GenretreeError):
         super().__init__(f"{package} is not installed; install it with: pip install 'genretree[{extra}]'")
 
 
-class SoundError(GenretreeError):
-    """One sound file can't be used.
-
-    Parameters
-    ----------
-    kind : SoundErrorKind
-        Short name of what is wrong, stable across versions.
-    path : path-like
-        The file.
-    detail : str
-        What was found and what to do.
-    """
-
-    def __init__(self, kind: SoundErrorKind, path: str | Path, detail: str) -> None:
-        shown = printable(path)
-        super().__init__(kind, shown, detail)
-        self.kind = kind
-        self.path = shown
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.detail}"
-
-
-class ImageError(GenretreeError):
-    """One image of a spectrum can't be used.
+class FileError(DataError):
+    """One file of a run can't be used.
 
     Parameters
     ----------
     kind : str
-        Short name of what is wrong, stable across versions: `not_found`, `lfs_pointer`, `colours`, `shape`, ...
+        Short name of what is wrong, stable across versions.
     path : path-like
         The file, or the row of a data set.
     detail : str
-        What was found and what to do.
+        What is wrong, and what to do.
     """
 
     def __init__(self, kind: str, path: str | Path, detail: str) -> None:
@@ -134,3 +134,14 @@ class ImageError(GenretreeError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.detail}"
+
+
+class SoundError(FileError):
+    """One audio file can't be used; `kind` is one of `SoundErrorKind`."""
+
+    def __init__(self, kind: SoundErrorKind, path: str | Path, detail: str) -> None:
+        super().__init__(kind, path, detail)
+
+
+class ImageError(FileError):
+    """One image of a spectrum can't be used; `kind` is `not_found`, `lfs_pointer`, `colours`, `shape`, ..."""

@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from genretree.bundle.bundle import save_bundle
+from genretree.checks import require_iterable, require_names
 from genretree.classifier import Classifier
 from genretree.corpus.dataset import Dataset, Tree
 from genretree.corpus.manifest import Failure
@@ -177,6 +178,9 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _read(self, X: Sequence[str | Path], y: Sequence[str | NodePath], groups: Sequence[Any] | None) -> Dataset:
         paths = _paths(X)
+        require_iterable("y", y, "genres")
+        if groups is not None:
+            require_iterable("groups", groups, "names")
         given = {"y": len(y), **({} if groups is None else {"groups": len(groups)})}
         for name, length in given.items():
             if length != len(paths):
@@ -184,7 +188,7 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         records = [
             {
                 "path": str(Path(path).absolute()),
-                "genre": label if isinstance(label, str) else "/".join(map(str, label)),
+                "genre": label if isinstance(label, str) else "/".join(require_names("a genre of y", label)),
             }
             for path, label in zip(paths, y, strict=True)
         ]

@@ -136,6 +136,11 @@ def _escape(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode("ascii")
 
 
+def is_lfs_pointer(head: bytes) -> bool:
+    """Check whether a file that begins with these bytes (64 are enough) stands for one that Git LFS has not fetched."""
+    return head.startswith(b"version https://git-lfs.github.com/spec/")
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as stream:

@@ -52,6 +52,8 @@ class Settings(BaseModel):
         SettingsError
             For an unknown name (with the likely intended one) or a value of the wrong type or range.
         """
+        if not isinstance(values, Mapping | None):
+            raise SettingsError(f"settings must be a mapping of names to values, got {type(values).__name__}")
         try:
             return cls.model_validate(dict(values or {}))
         except ValidationError as error:

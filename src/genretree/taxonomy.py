@@ -23,6 +23,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from genretree.checks import require_iterable, require_names, require_path
 from genretree.errors import TaxonomyError
 from genretree.files import is_encodable, is_unsafe, printable
 
@@ -104,8 +105,9 @@ class Taxonomy:
     @classmethod
     def from_yaml(cls, path: str | Path) -> Taxonomy:
         """Read a tree file: nested YAML, or that under the key `tree` beside a list of `levels` names."""
+        path = require_path("path", path)
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise TaxonomyError(f"{path}: the tree file can't be read ({error})") from error
         return cls._from_yaml_text(text, str(path))
@@ -123,7 +125,7 @@ class Taxonomy:
     @classmethod
     def load(cls, name_or_path: str | Path) -> Taxonomy:
         """Load a tree from a YAML file, or by the name of one that ships with the package."""
-        path = Path(name_or_path)
+        path = require_path("name_or_path", name_or_path)
         if path.suffix.lower() in {".yaml", ".yml", ".json"} or path.exists():
             return cls.from_yaml(path)
         return cls.builtin(str(name_or_path))
@@ -134,6 +136,8 @@ class Taxonomy:
 
         Names that differ only in letter case, spaces, hyphens or underscores are one node, spelt as it first comes.
         """
+        require_iterable("paths", paths, "genre paths")
+        paths = [tuple(require_names("a path", path)) for path in paths]
         spellings: dict[NodePath, str] = {}
         spelt = set()
         for path in paths:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Array
 from genretree.bundle.bundle import Bundle, load_bundle, save_bundle
 from genretree.bundle.manifest import DESCRIPTION
 from genretree.errors import BundleError, SettingsError
@@ -84,7 +84,7 @@ def _make_examples(seed: int) -> SliceDataset:
     for row, leaf in enumerate(leaves):
         images[row, :, leaf * size // n_leaves : (leaf + 1) * size // n_leaves] += np.uint8(150)
         mel_16k[row, :, leaf * MEL_16K_BANDS // n_leaves : (leaf + 1) * MEL_16K_BANDS // n_leaves] += np.float16(1)
-    features: dict[str, NDArray[Any]] = {MEL_16K: mel_16k}
+    features: dict[str, Array] = {MEL_16K: mel_16k}
     for feature in requested_features(name for name in feature_names() if name != MEL_16K):
         values = rng.uniform(0, 0.1, (n, *feature.shape(_IMAGES)))
         features[feature.name] = (values.T + leaves).T.astype(feature.dtype)

@@ -378,7 +378,7 @@ def test_the_same_call_again_finds_the_store_done(replica: Path, prepared: Store
     before = (prepared.folder / "store.json").stat().st_mtime_ns
     prepare_dataset(replica, prepared.folder, SETTINGS, stream=True)
     assert (prepared.folder / "store.json").stat().st_mtime_ns == before
-    with pytest.raises(CorpusError, match="--overwrite"):
+    with pytest.raises(CorpusError, match="overwrite=True"):
         prepare_dataset(replica, prepared.folder, ImageSettings.build({"size": 64}))
 
 

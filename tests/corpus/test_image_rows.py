@@ -81,7 +81,7 @@ def test_a_subset_of_the_images_and_other_names(tmp_path: Path) -> None:
     assert not made.images[:, 1:].any()
     assert not made.silent.any()
     assert made.modalities == ("mel",)
-    with pytest.raises(CorpusError, match=r"without images of cqt, chroma.*--set modalities='\[mel\]'"):
+    with pytest.raises(CorpusError, match=r"without images of cqt, chroma.*modalities=\['mel'\]"):
         train(made, "boosting", tmp_path / "bundle", {"image_size": 16})
 
 
@@ -108,7 +108,7 @@ def test_a_source_without_labels_or_images_is_refused(tmp_path: Path) -> None:
     table = write_csv(tmp_path / "in")
     text = table.read_text(encoding="utf-8")
     table.write_text(text.replace("genre,", "mood,", 1), encoding="utf-8")
-    with pytest.raises(CorpusError, match=r"has no labels.*--columns label=COLUMN"):
+    with pytest.raises(CorpusError, match=r"has no labels.*columns=label=COLUMN"):
         prepare_images(table, tmp_path / "store", SETTINGS)
     with pytest.raises(CorpusError, match="has no column kind; it has: mood"):
         prepare_images(table, tmp_path / "store", SETTINGS, columns="label=kind")

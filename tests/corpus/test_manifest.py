@@ -105,7 +105,7 @@ def test_a_csv_with_a_gap_between_levels_or_a_column_twice(tmp_path: Path) -> No
 
 def test_too_deep_a_folder_asks_for_the_depth(tmp_path: Path) -> None:
     _touch(tmp_path, "a/b/c/d/e/x.mp3", "f/y.mp3")
-    with pytest.raises(CorpusError, match="--depth"):
+    with pytest.raises(CorpusError, match="`depth`"):
         read_manifest(tmp_path)
 
 
@@ -129,7 +129,7 @@ def test_a_csv_with_a_column_for_each_level(tmp_path: Path) -> None:
 def test_level_columns_by_name(tmp_path: Path) -> None:
     path = _csv(tmp_path, "path,family,style\na.mp3,Classic,Opera\nb.mp3,Classic,Chamber\n")
     assert read_manifest(path, levels=["family", "style"]).taxonomy.levels == ("family", "style")
-    with pytest.raises(CorpusError, match="--levels"):
+    with pytest.raises(CorpusError, match="`levels`"):
         read_manifest(path)
     with pytest.raises(CorpusError, match="no column stile"):
         read_manifest(path, levels=["family", "stile"])

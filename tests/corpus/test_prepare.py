@@ -172,7 +172,7 @@ def test_the_same_call_again_finds_the_store_done(tmp_path: Path, corpus: Path, 
     before = (store.folder / "store.json").stat().st_mtime_ns
     prepare(read_manifest(corpus, TREE), store.folder, SETTINGS)
     assert (store.folder / "store.json").stat().st_mtime_ns == before
-    with pytest.raises(CorpusError, match="--overwrite"):
+    with pytest.raises(CorpusError, match="overwrite=True"):
         prepare(read_manifest(corpus, TREE), store.folder, ImageSettings.build({"size": 32}))
 
 
@@ -275,5 +275,5 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path, corpus: 
 
 
 def test_another_seed_is_not_passed_over(tmp_path: Path, corpus: Path, store: Store) -> None:
-    with pytest.raises(CorpusError, match="--overwrite"):
+    with pytest.raises(CorpusError, match="overwrite=True"):
         prepare(read_manifest(corpus, TREE), store.folder, SETTINGS, seed=7)

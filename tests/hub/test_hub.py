@@ -311,7 +311,7 @@ def test_a_repository_that_holds_something_else_is_left_alone(hub: StandIn, bund
 def test_private_is_never_public(hub: StandIn, bundle: Bundle) -> None:
     push(bundle.folder, "alice/rock")
     commits = len(hub.repositories["alice/rock"].commits)
-    with pytest.raises(HubError, match="is there and public"):
+    with pytest.raises(HubError, match="is public"):
         push(bundle.folder, "alice/rock", private=True)
     assert len(hub.repositories["alice/rock"].commits) == commits
 
@@ -396,14 +396,14 @@ def test_a_download_that_breaks_off_leaves_no_bundle_and_can_be_repeated(hub: St
         ("alice/rock@nowhere", "has no revision 'nowhere'"),
         ("alice/empty", "lacks a file of the bundle"),
         ("rock", "is no name on the Hub"),
-        ("alice/rock@v1", "two revisions"),
+        ("alice/rock@v1", "names a revision already"),
     ],
 )
 def test_mistakes_in_pulling_get_one_clear_line(hub: StandIn, bundle: Bundle, name: str, problem: str) -> None:
     push(bundle.folder, "alice/rock")
     push(bundle.folder, "alice/empty")
     hub.repositories["alice/empty"].commit("main", {".gitattributes": b""}, "emptied")
-    words = ["--revision", "v2"] if "two" in problem else []
+    words = ["--revision", "v2"] if "already" in problem else []
     result = run("pull", name, *words)
     assert result.exit_code == 1
     assert problem in result.output

@@ -368,7 +368,7 @@ def test_a_file_that_others_changed_is_only_restored_by_force(music: Path, state
     before = _bytes(music)
     restored, refused = undo(state, run)
     assert (restored, len(refused)) == (0, len(FORMATS))
-    assert "--force" in refused[0].reason
+    assert "force=True" in refused[0].reason
     assert _bytes(music) == before
     assert undo(state, run, force=True) == (len(FORMATS), [])
     for name in FORMATS:

@@ -188,7 +188,7 @@ def test_too_little_to_train_on(store: Store, tmp_path: Path) -> None:
 
 def test_an_existing_bundle_is_not_overwritten_unasked(store: Store, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
-    with pytest.raises(TrainingError, match="--overwrite"):
+    with pytest.raises(TrainingError, match="overwrite=True"):
         train(store, "cnn", tmp_path / "there", BASE)
 
 
@@ -270,7 +270,7 @@ def test_a_training_that_diverges_is_no_bundle(store: Store, tmp_path: Path) -> 
 
 
 def test_the_time_of_runs_that_were_cut_off_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = import_module("genretree.train")
+    module = import_module("genretree.training.train")
 
     monkeypatch.setattr(module, "_SECONDS_BETWEEN_NOTES", 0.01)
     with module._clock(tmp_path / "seconds"):

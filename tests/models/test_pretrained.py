@@ -179,7 +179,7 @@ def test_weights_that_cannot_be_had_say_how_to_get_them(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for weights in ("nobody/no-such-checkpoint", str(tmp_path / "nothing")):
-        with pytest.raises(TrainingError, match="--weights none"):
+        with pytest.raises(TrainingError, match="weights='none'"):
             train(store, family, tmp_path / "b", {**QUICK, "weights": weights})
     assert not (tmp_path / "b").exists()
 

@@ -430,7 +430,7 @@ def test_the_hub_serves_pickled_weights_on_main_and_safetensors_in_a_pull_reques
     assert len(hub.requests) == asked  # a commit that is in the cache is asked of nobody
     hub.repositories.clear()
     assert build(name).backbone.config.initial_weights["revision"] == main_commit
-    with pytest.raises(TrainingError, match=r"genretree weights get other/model.*--weights none"):
+    with pytest.raises(TrainingError, match=r"genretree weights get other/model.*weights='none'"):
         build("other/model")
 
 

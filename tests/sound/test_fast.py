@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE
 from genretree.sound.engines import estimate_tuning, librosa_powers
 from genretree.sound.fast import FastStream, fast_powers
 from genretree.sound.spectra import compute_spectra, stream_spectra
-
-Floats = NDArray[np.float32]
 
 RNG = np.random.default_rng(0)
 TIME = np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE
@@ -36,7 +34,7 @@ SIGNALS = {
 }
 
 
-def assert_close(samples: Floats, pitched: bool = True) -> None:
+def assert_close(samples: Float32Array, pitched: bool = True) -> None:
     ours, theirs = (compute_spectra(samples, engine=engine) for engine in ("fast", "librosa"))
     assert np.abs(ours.mel - theirs.mel).max() < 0.01
     # In the flat spectrum of an impulse the only peaks are rounding, and so is the tuning that is found from them.
@@ -47,7 +45,7 @@ def assert_close(samples: Floats, pitched: bool = True) -> None:
     assert np.percentile(difference, 99.9) < 0.05
 
 
-def test_music(song: Floats) -> None:
+def test_music(song: Float32Array) -> None:
     assert_close(song)
     ours, theirs = (compute_spectra(song, engine=engine).chroma for engine in ("fast", "librosa"))
     assert np.abs(ours - theirs).max() < 1e-4
@@ -82,7 +80,7 @@ def test_the_tuning_is_librosas(cents: int) -> None:
     )
 
 
-def test_the_tuning_of_a_long_track_is_librosas_too(song: Floats) -> None:
+def test_the_tuning_of_a_long_track_is_librosas_too(song: Float32Array) -> None:
     for samples in (song, song[: 300 * 512 + 17], np.zeros(4096, np.float32)):
         stream = FastStream()
         stream.add(samples)
@@ -91,7 +89,7 @@ def test_the_tuning_of_a_long_track_is_librosas_too(song: Floats) -> None:
 
 @given(st.lists(st.integers(0, 200_000), max_size=6))
 @settings(max_examples=15, deadline=None)
-def test_pieces_give_what_the_whole_gives(song: Floats, cuts: list[int]) -> None:
+def test_pieces_give_what_the_whole_gives(song: Float32Array, cuts: list[int]) -> None:
     whole = fast_powers(song[:200_000], SAMPLE_RATE, None)
     stream = FastStream()
     for piece in np.split(song[:200_000], sorted(cuts)):
@@ -102,20 +100,20 @@ def test_pieces_give_what_the_whole_gives(song: Floats, cuts: list[int]) -> None
         assert np.array_equal(one, other)
 
 
-def test_a_given_tuning_is_kept(song: Floats) -> None:
+def test_a_given_tuning_is_kept(song: Float32Array) -> None:
     short = song[: 4 * SAMPLE_RATE]
     ours, theirs = fast_powers(short, SAMPLE_RATE, 0.23), librosa_powers(short, SAMPLE_RATE, 0.23)
     assert ours.tuning == 0.23
     np.testing.assert_allclose(ours.chroma, theirs.chroma, rtol=1e-3, atol=1e-6)
 
 
-def test_other_rates_are_librosas(song: Floats) -> None:
+def test_other_rates_are_librosas(song: Float32Array) -> None:
     ours, theirs = fast_powers(song[:50_000], 44_100, None), librosa_powers(song[:50_000], 44_100, None)
     for one, other in zip(ours[:3], theirs[:3], strict=True):
         assert np.array_equal(one, other)
 
 
-def test_blocks_join_without_a_seam(song: Floats) -> None:
+def test_blocks_join_without_a_seam(song: Float32Array) -> None:
     whole = compute_spectra(song, engine="fast")
     with stream_spectra([song], engine="fast", block_frames=320) as stored:
         found = stored.read(0, stored.frames)

@@ -11,9 +11,9 @@ import soundfile as sf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from numpy.typing import NDArray
 from PIL import Image as PilImage
 
+from genretree.arrays import Float32Array
 from genretree.errors import SettingsError, SoundError
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE, ImageSettings
 from genretree.sound.slices import (
@@ -28,11 +28,10 @@ from genretree.sound.slices import (
 )
 from genretree.sound.spectra import compute_spectra
 
-Floats = NDArray[np.float32]
 FRAMES = ImageSettings().slice_frames
 
 
-def authors_drawing(db: Floats, form: str = "jpg") -> bytes:
+def authors_drawing(db: Float32Array, form: str = "jpg") -> bytes:
     """Draw a slice as the data set's authors did."""
     import matplotlib as mpl
 
@@ -50,7 +49,7 @@ def authors_drawing(db: Floats, form: str = "jpg") -> bytes:
 
 
 @pytest.fixture(scope="module")
-def slice_parts(song: Floats) -> dict[str, Floats]:
+def slice_parts(song: Float32Array) -> dict[str, Float32Array]:
     found = compute_spectra(song)
     return {name: getattr(found, name)[:, 300 : 300 + FRAMES] for name in ("mel", "cqt", "chroma")}
 
@@ -112,7 +111,7 @@ def test_area_weights_by_painting(cells: int, pixels: int) -> None:
     arrays(np.float32, st.tuples(st.integers(1, 40), st.integers(1, 600)), elements=st.floats(-80, 0, width=32)),
     st.sampled_from([32, 128, 224]),
 )
-def test_drawing_stays_in_range(db: Floats, size: int) -> None:
+def test_drawing_stays_in_range(db: Float32Array, size: int) -> None:
     image = render_image(db, size)
     assert image.shape == (size, size)
     assert image.dtype == np.uint8
@@ -148,7 +147,9 @@ def test_no_slice(shape: tuple[int, ...]) -> None:
 # Mean absolute differences, in units of 0..255, of mel, CQT and chroma. Measured on this song: 0.29, 0.23 and 0.19 from
 # PNG, where only the map's 256 colours are to blame, and 1.21, 1.07 and 0.51 from JPEG, the form of the data set.
 @pytest.mark.parametrize(("form", "bounds"), [("png", (0.4, 0.3, 0.3)), ("jpg", (1.5, 1.4, 0.8))])
-def test_a_drawing_reads_back_as_we_draw(slice_parts: dict[str, Floats], form: str, bounds: tuple[float, ...]) -> None:
+def test_a_drawing_reads_back_as_we_draw(
+    slice_parts: dict[str, Float32Array], form: str, bounds: tuple[float, ...]
+) -> None:
     from PIL import Image
 
     for part, bound in zip(slice_parts.values(), bounds, strict=True):
@@ -162,12 +163,12 @@ def test_a_drawing_reads_back_as_we_draw(slice_parts: dict[str, Floats], form: s
 
 
 @pytest.mark.parametrize("size", [32, 128, 300])
-def test_a_drawing_reads_back_at_any_size(slice_parts: dict[str, Floats], size: int) -> None:
+def test_a_drawing_reads_back_at_any_size(slice_parts: dict[str, Float32Array], size: int) -> None:
     drawing = authors_drawing(slice_parts["mel"])
     assert np.abs(read_rendered_image(drawing, size).astype(float) - render_image(slice_parts["mel"], size)).mean() < 2
 
 
-def test_read_from_a_file(slice_parts: dict[str, Floats], tmp_path: Path) -> None:
+def test_read_from_a_file(slice_parts: dict[str, Float32Array], tmp_path: Path) -> None:
     drawing = authors_drawing(slice_parts["chroma"])
     (tmp_path / "chroma.jpg").write_bytes(drawing)
     assert np.array_equal(read_rendered_image(tmp_path / "chroma.jpg", 64), read_rendered_image(drawing, 64))
@@ -175,7 +176,7 @@ def test_read_from_a_file(slice_parts: dict[str, Floats], tmp_path: Path) -> Non
         read_rendered_image(tmp_path / "nothing.jpg", 64)
 
 
-def test_damaged_drawings(slice_parts: dict[str, Floats]) -> None:
+def test_damaged_drawings(slice_parts: dict[str, Float32Array]) -> None:
     drawing = authors_drawing(slice_parts["chroma"])
     with pytest.raises(ValueError, match="damaged"):
         read_rendered_image(drawing[: len(drawing) // 2], 64)
@@ -188,7 +189,7 @@ def test_damaged_drawings(slice_parts: dict[str, Floats]) -> None:
 
 
 @pytest.fixture(scope="module")
-def song_file(song: Floats, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def song_file(song: Float32Array, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("slices") / "song.wav"
     sf.write(path, song, SAMPLE_RATE, subtype="FLOAT")
     return path
@@ -199,7 +200,7 @@ def same(ours: list[SliceImages], theirs: list[SliceImages]) -> bool:
     return all(np.array_equal(a.images, b.images) and a.start == b.start and a.padded == b.padded for a, b in pairs)
 
 
-def test_a_file_and_its_samples_give_the_same_slices(song: Floats, song_file: Path) -> None:
+def test_a_file_and_its_samples_give_the_same_slices(song: Float32Array, song_file: Path) -> None:
     found = list(iter_slices(song_file, ImageSettings()))
     assert same(found, list(slice_track(song, ImageSettings())))
     spectra = compute_spectra(song)
@@ -214,7 +215,7 @@ def test_a_file_and_its_samples_give_the_same_slices(song: Floats, song_file: Pa
             assert np.array_equal(image, render_image(part[:, start : start + FRAMES], 224))
 
 
-def test_settings_count(song: Floats) -> None:
+def test_settings_count(song: Float32Array) -> None:
     found = list(slice_track(song, ImageSettings(slice_seconds=5, size=64)))
     assert len(found) == 5
     assert found[0].images.shape == (3, 64, 64)
@@ -223,7 +224,7 @@ def test_settings_count(song: Floats) -> None:
 
 
 @pytest.mark.parametrize("count", [2048, 3 * SAMPLE_RATE, (FRAMES - 1) * HOP_LENGTH - 1])
-def test_a_short_track_is_repeated(song: Floats, count: int) -> None:
+def test_a_short_track_is_repeated(song: Float32Array, count: int) -> None:
     (piece,) = slice_track(song[:count], ImageSettings())
     assert piece.padded
     assert piece.start == 0
@@ -232,12 +233,12 @@ def test_a_short_track_is_repeated(song: Floats, count: int) -> None:
     )
 
 
-def test_the_shortest_track_that_fills_a_slice(song: Floats) -> None:
+def test_the_shortest_track_that_fills_a_slice(song: Float32Array) -> None:
     (piece,) = slice_track(song[: (FRAMES - 1) * HOP_LENGTH], ImageSettings())
     assert not piece.padded
 
 
-def test_a_silent_slice_is_marked(song: Floats) -> None:
+def test_a_silent_slice_is_marked(song: Float32Array) -> None:
     samples = np.concatenate([song[: 12 * SAMPLE_RATE], np.zeros(30 * SAMPLE_RATE, np.float32)])
     found = list(slice_track(samples, ImageSettings()))
     assert [piece.silent for piece in found] == [False, True, True]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array
 from genretree.errors import SettingsError
 from genretree.settings import CQT_BINS, HOP_LENGTH, SAMPLE_RATE
 from genretree.sound import spectra
@@ -23,10 +23,8 @@ from genretree.sound.spectra import (
     stream_spectra,
 )
 
-Floats = NDArray[np.float32]
 
-
-def by_librosa(samples: Floats) -> tuple[Floats, Floats, Floats]:
+def by_librosa(samples: Float32Array) -> tuple[Float32Array, Float32Array, Float32Array]:
     """The recipe in librosa's plain calls, one by one."""
     mel = librosa.feature.melspectrogram(y=samples, sr=SAMPLE_RATE)
     cqt = np.abs(librosa.cqt(samples, sr=SAMPLE_RATE)) ** 2
@@ -34,25 +32,25 @@ def by_librosa(samples: Floats) -> tuple[Floats, Floats, Floats]:
     return tuple(librosa.power_to_db(power, ref=np.max) for power in (mel, cqt, chroma))
 
 
-def tone(hertz: float, seconds: float = 3.0) -> Floats:
+def tone(hertz: float, seconds: float = 3.0) -> Float32Array:
     return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE)).astype(np.float32)
 
 
-def parts(found: Spectra) -> tuple[Floats, Floats, Floats]:
+def parts(found: Spectra) -> tuple[Float32Array, Float32Array, Float32Array]:
     return found.mel, found.cqt, found.chroma
 
 
 # -- against librosa -----------------------------------------------------------------------------------------
 
 
-def test_the_same_as_librosa(song: Floats) -> None:
+def test_the_same_as_librosa(song: Float32Array) -> None:
     found = compute_spectra(song, engine="librosa")
     for ours, theirs in zip(parts(found), by_librosa(song), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 @pytest.mark.parametrize("level", [1e-3, 1.0])
-def test_the_same_as_librosa_at_any_level(song: Floats, level: float) -> None:
+def test_the_same_as_librosa_at_any_level(song: Float32Array, level: float) -> None:
     """A quiet track touches power_to_db's least power of 1e-10."""
     quiet = song[: 5 * SAMPLE_RATE] * np.float32(level)
     for ours, theirs in zip(parts(compute_spectra(quiet, engine="librosa")), by_librosa(quiet), strict=True):
@@ -60,7 +58,7 @@ def test_the_same_as_librosa_at_any_level(song: Floats, level: float) -> None:
 
 
 @pytest.mark.parametrize("count", [2048, 2049, 22050, 22527, 22528, 40000])
-def test_shapes_and_range(song: Floats, count: int) -> None:
+def test_shapes_and_range(song: Float32Array, count: int) -> None:
     found = compute_spectra(song[:count])
     frames = 1 + count // HOP_LENGTH
     assert [part.shape for part in parts(found)] == [(128, frames), (84, frames), (12, frames)]
@@ -104,14 +102,14 @@ def test_silence_stays_silent() -> None:
         assert np.ptp(part) == 0
 
 
-def test_level_does_not_matter(song: Floats) -> None:
+def test_level_does_not_matter(song: Float32Array) -> None:
     short = song[: 4 * SAMPLE_RATE]
     for loud, quiet in zip(parts(compute_spectra(short)), parts(compute_spectra(short / 4)), strict=True):
         np.testing.assert_allclose(loud, quiet, atol=2e-3)
 
 
 @pytest.mark.parametrize("count", [2048, 1024 * 512 - 1, 1024 * 512, 26 * SAMPLE_RATE])
-def test_tuning_is_what_librosa_estimates(song: Floats, count: int) -> None:
+def test_tuning_is_what_librosa_estimates(song: Float32Array, count: int) -> None:
     detuned = song[:count]
     power = np.abs(librosa.stft(detuned)) ** 2
     assert estimate_tuning(detuned) == librosa.estimate_tuning(S=power, sr=SAMPLE_RATE, bins_per_octave=12)
@@ -128,7 +126,7 @@ def test_tuning_of_detuned_tones(cents: int) -> None:
 
 
 @pytest.mark.parametrize("samples", [np.zeros((2, 5000)), np.zeros(2047), np.full(5000, np.nan), np.full(5000, np.inf)])
-def test_bad_samples(samples: Floats) -> None:
+def test_bad_samples(samples: Float32Array) -> None:
     with pytest.raises(ValueError, match=r"shape|2048|finite"):
         compute_spectra(samples)
     with pytest.raises(ValueError, match=r"shape|2048|finite"):
@@ -145,7 +143,7 @@ def test_engines() -> None:
 # -- long tracks ---------------------------------------------------------------------------------------------
 
 
-def test_one_block_is_the_same_to_the_last_bit(song: Floats) -> None:
+def test_one_block_is_the_same_to_the_last_bit(song: Float32Array) -> None:
     whole = compute_spectra(song)
     with stream_spectra(np.array_split(song, 7)) as stored:
         assert stored.frames == whole.mel.shape[1]
@@ -154,7 +152,7 @@ def test_one_block_is_the_same_to_the_last_bit(song: Floats) -> None:
             assert np.array_equal(ours, theirs)
 
 
-def test_block_by_block_is_the_same_as_the_whole_track(song: Floats) -> None:
+def test_block_by_block_is_the_same_as_the_whole_track(song: Float32Array) -> None:
     """Over three and a half blocks measured: mel and chroma to 1e-5 dB, CQT to 4e-3 dB at most."""
     with stream_spectra(np.array_split(song, 9), block_frames=320) as stored:
         assert stored.frames == 1 + len(song) // HOP_LENGTH
@@ -169,7 +167,7 @@ def test_block_by_block_is_the_same_as_the_whole_track(song: Floats) -> None:
     assert np.abs(found[2] - chroma).max() < 1e-3
 
 
-def test_the_loudest_point_of_the_whole_track_counts(song: Floats) -> None:
+def test_the_loudest_point_of_the_whole_track_counts(song: Float32Array) -> None:
     """A loud end lowers a quiet beginning that was spooled long before."""
     samples = song.copy()
     samples[: 20 * SAMPLE_RATE] *= 0.01
@@ -180,7 +178,7 @@ def test_the_loudest_point_of_the_whole_track_counts(song: Floats) -> None:
     np.testing.assert_allclose(found[0], whole.mel[:, 100:300], atol=1e-3)
 
 
-def test_read_any_stretch(song: Floats) -> None:
+def test_read_any_stretch(song: Float32Array) -> None:
     with stream_spectra([song], block_frames=320) as stored:
         whole = stored.read(0, stored.frames)
         for start, count in ((0, 1), (319, 2), (500, 491), (stored.frames - 1, 1), (5, 0)):
@@ -196,7 +194,7 @@ def test_read_any_stretch(song: Floats) -> None:
 def test_no_more_than_a_block_is_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = []
 
-    def engine(samples: Floats, sr: int, tuning: float | None) -> Powers:
+    def engine(samples: Float32Array, sr: int, tuning: float | None) -> Powers:
         lengths.append(len(samples))
         frames = 1 + len(samples) // HOP_LENGTH
         return Powers(*(np.ones((bins, frames), np.float32) for bins in (128, 84, 12)), tuning or 0.25)
@@ -211,7 +209,7 @@ def test_no_more_than_a_block_is_computed_at_once(monkeypatch: pytest.MonkeyPatc
     assert len(lengths) == 1 + 39
 
 
-def test_a_fault_in_the_middle_is_passed_on(song: Floats) -> None:
+def test_a_fault_in_the_middle_is_passed_on(song: Float32Array) -> None:
     def blocks():  # type: ignore[no-untyped-def]
         yield song
         raise OSError("disk gone")
@@ -240,6 +238,6 @@ def test_overlapping_blocks_cover_everything_once(sizes: list[int], size: int, c
     assert np.array_equal(np.concatenate(covered), track)
 
 
-def test_a_rate_too_low_for_the_highest_bin_is_a_value_error(song: NDArray[np.float32]) -> None:
+def test_a_rate_too_low_for_the_highest_bin_is_a_value_error(song: Float32Array) -> None:
     with pytest.raises(ValueError, match="8000 Hz"):
         compute_spectra(song, sr=8000)

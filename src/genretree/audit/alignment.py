@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array, UInt8Array
 from genretree.audit.fingerprints import reduce_rows
-
-Floats = NDArray[np.float32]
 
 _ROWS = (64, 84)  # of mel and CQT
 _AROUND = 0.13  # share of a slice over which means are taken: 1.5 s of 11.4
 _FLAT = 0.1  # energy of a window, of a slice's average, below which there is nothing in it to compare
 
 
-def detail(images: NDArray[np.uint8]) -> Floats:
+def detail(images: UInt8Array) -> Float32Array:
     """Give slices in the detail that is compared.
 
     Means over a second and a half and over each moment's rows are taken out: fading in or out, timbre and a common
@@ -41,7 +39,7 @@ def detail(images: NDArray[np.uint8]) -> Floats:
     return np.concatenate(parts, axis=1)
 
 
-def best_shift(one: Floats, other: Floats, most: int) -> tuple[float, int]:
+def best_shift(one: Float32Array, other: Float32Array, most: int) -> tuple[float, int]:
     """Slide one slice along another.
 
     Parameters
@@ -71,7 +69,7 @@ def best_shift(one: Floats, other: Floats, most: int) -> tuple[float, int]:
     return float(correlations[best]), int(shifts[best])
 
 
-def agreement(one: Floats, other: Floats, shift: int, window: int) -> Floats:
+def agreement(one: Float32Array, other: Float32Array, shift: int, window: int) -> Float32Array:
     """Correlate two tracks laid on each other, window by window.
 
     Parameters
@@ -102,7 +100,7 @@ def agreement(one: Floats, other: Floats, shift: int, window: int) -> Floats:
     return found
 
 
-def similarity_score(one: Floats, other: Floats, most: int) -> tuple[float, int]:
+def similarity_score(one: Float32Array, other: Float32Array, most: int) -> tuple[float, int]:
     """Say how alike two slices are, and at which shift.
 
     Parameters

@@ -11,15 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float16Array, Float32Array, Int64Array
 from genretree.audit.alignment import detail, similarity_score
 from genretree.audit.fingerprints import COLUMNS, Fingerprints
 from genretree.corpus.store import Store
 from genretree.files import release_pages
 from genretree.progress import progress_bar
-
-Floats = NDArray[np.float32]
 
 LIKENESS = 0.6  # cosine of whitened thumbnails above which two slices are compared in detail
 CORRELATION = 0.5  # median over the fifths of two slices above which they are the same
@@ -41,7 +39,7 @@ class NearDuplicate:
     shift: int
 
 
-def same_pixels(fingerprints: Fingerprints, tracks: NDArray[np.int64]) -> list[NearDuplicate]:
+def same_pixels(fingerprints: Fingerprints, tracks: Int64Array) -> list[NearDuplicate]:
     """Pair every slice with the first of another track that has the very same pixels; flat ones are left out."""
     rows = np.flatnonzero(~fingerprints.flat)
     _, first, inverse = np.unique(fingerprints.checksums[rows], return_index=True, return_inverse=True)
@@ -90,7 +88,7 @@ def near_pixels(
 
 
 def find_alike(
-    thumbnails: NDArray[np.float16], rows: NDArray[np.int64], tracks: NDArray[np.int64], progress: bool = False
+    thumbnails: Float16Array, rows: Int64Array, tracks: Int64Array, progress: bool = False
 ) -> list[tuple[int, int]]:
     """List pairs of slices of different tracks whose thumbnails are alike, each once, the smaller row first."""
     if len(rows) < 2:
@@ -117,7 +115,7 @@ def _likeliest(pairs: dict[tuple[int, int], float]) -> dict[tuple[int, int], flo
 
 
 def _neighbours(
-    shifted: Sequence[Floats], middle: Floats, own: NDArray[np.int64], tracks: NDArray[np.int64]
+    shifted: Sequence[Float32Array], middle: Float32Array, own: Int64Array, tracks: Int64Array
 ) -> Iterator[tuple[int, int, float]]:
     """Yield the nearest slices of other tracks, those above the limit, as positions, with their cosine."""
     parts = []
@@ -135,13 +133,13 @@ def _neighbours(
     yield from zip(near[nearest].tolist(), found[nearest].tolist(), values[nearest].tolist(), strict=True)
 
 
-def _cut(thumbnails: NDArray[np.float16], shift: int) -> Floats:
+def _cut(thumbnails: Float16Array, shift: int) -> Float32Array:
     """Cut the middle out of thumbnails, shifted by so many columns: shape (n, features)."""
     pieces = thumbnails[:, :, _SHIFTS + shift : thumbnails.shape[2] - _SHIFTS + shift].astype(np.float32)
     return pieces.reshape(len(pieces), -1)
 
 
-def _whitening(thumbnails: NDArray[np.float16], rows: NDArray[np.int64]) -> tuple[Floats, Floats]:
+def _whitening(thumbnails: Float16Array, rows: Int64Array) -> tuple[Float32Array, Float32Array]:
     """Mean and matrix that whiten thumbnails, learned from a sample."""
     sample = np.random.default_rng(0).permutation(rows)[:_SAMPLE]
     pieces = _cut(thumbnails[np.sort(sample)], 0)
@@ -153,13 +151,13 @@ def _whitening(thumbnails: NDArray[np.float16], rows: NDArray[np.int64]) -> tupl
 
 
 def _describe(
-    thumbnails: NDArray[np.float16], rows: NDArray[np.int64], whiten: tuple[Floats, Floats], shift: int
-) -> Floats:
+    thumbnails: Float16Array, rows: Int64Array, whiten: tuple[Float32Array, Float32Array], shift: int
+) -> Float32Array:
     """Describe slices by vectors of length 1, some rows at a time."""
     mean, matrix = whiten
     pieces = [
         (_cut(thumbnails[rows[start : start + _BLOCK]], shift) - mean) @ matrix for start in range(0, len(rows), _BLOCK)
     ]
     vectors = np.concatenate(pieces)
-    unit: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    unit: Float32Array = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
     return unit

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.arrays import Float16Array, Float32Array, UInt8Array
 from genretree.corpus.store import Store
 from genretree.files import release_pages
 from genretree.progress import progress_bar
 from genretree.settings import CQT_BINS
 from genretree.sound.slices import overlaps
-
-Floats = NDArray[np.float32]
 
 BATCH = 128  # slices read at a time: 19 MB of images
 MEL_ROWS, CQT_ROWS, COLUMNS = 16, 14, 32  # of a thumbnail
@@ -29,7 +28,7 @@ class Peaks:
     """Peaks of the CQT images, in the order of the slices: arrays of shape (n,)."""
 
     rows: NDArray[np.int32]  # slice
-    bins: NDArray[np.uint8]  # 0 the lowest
+    bins: UInt8Array  # 0 the lowest
     columns: NDArray[np.uint16]  # of the slice's image
 
 
@@ -50,7 +49,7 @@ class Fingerprints:
 
     checksums: NDArray[np.bytes_]
     flat: NDArray[np.bool_]
-    thumbnails: NDArray[np.float16]
+    thumbnails: Float16Array
     peaks: Peaks
 
 
@@ -60,7 +59,7 @@ def compute_fingerprints(store: Store, progress: bool = False) -> Fingerprints:
     checksums = np.zeros(n, "S16")
     flat = store.silent.copy()
     thumbnails = np.zeros((n, MEL_ROWS + CQT_ROWS, COLUMNS), np.float16)
-    peaks: list[tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.uint16]]] = []
+    peaks: list[tuple[NDArray[np.int32], UInt8Array, NDArray[np.uint16]]] = []
     with progress_bar(n, "look", "slice", progress) as tick:
         for start in range(0, n, BATCH):
             images = np.asarray(store.images[start : start + BATCH])
@@ -79,35 +78,35 @@ def compute_fingerprints(store: Store, progress: bool = False) -> Fingerprints:
     return Fingerprints(checksums, flat, thumbnails, Peaks(rows, bins, columns))
 
 
-def draw_thumbnails(images: NDArray[np.uint8]) -> NDArray[np.float16]:
+def draw_thumbnails(images: UInt8Array) -> Float16Array:
     """Shrink mel and CQT to thumbnails that level and equalisation hardly change: shape (n, 30, 32)."""
     parts = [centre(reduce_rows(images[:, number], rows, COLUMNS)) for number, rows in enumerate((MEL_ROWS, CQT_ROWS))]
     # Smooth in time: a shift of half a column would change sharp ones too much.
     whole = np.pad(np.concatenate(parts, axis=1), ((0, 0), (0, 0), (1, 1)), mode="edge")
-    smooth: NDArray[np.float16] = ((whole[..., :-2] + 2 * whole[..., 1:-1] + whole[..., 2:]) / 4).astype(np.float16)
+    smooth: Float16Array = ((whole[..., :-2] + 2 * whole[..., 1:-1] + whole[..., 2:]) / 4).astype(np.float16)
     return smooth
 
 
-def reduce_rows(images: NDArray[np.uint8], rows: int, columns: int | None = None) -> Floats:
+def reduce_rows(images: UInt8Array, rows: int, columns: int | None = None) -> Float32Array:
     """Average images of shape (n, size, size) over areas: (n, rows, columns), or all columns where not given."""
     size = images.shape[-1]
-    shrunk: Floats = overlaps(size, min(rows, size)) @ images.astype(np.float32)
+    shrunk: Float32Array = overlaps(size, min(rows, size)) @ images.astype(np.float32)
     return shrunk if columns is None else shrunk @ overlaps(size, min(columns, size)).T
 
 
-def centre(images: Floats) -> Floats:
+def centre(images: Float32Array) -> Float32Array:
     """Take out the means of rows and columns, so that neither timbre nor a common beat is left, and scale to spread 1.
 
     What is left says which band sounds when; that is of one recording only.
     """
     moving = images - images.mean(axis=-1, keepdims=True)
     moving -= moving.mean(axis=-2, keepdims=True)
-    spread: Floats = moving.std(axis=(-2, -1), keepdims=True)
-    scaled: Floats = moving / np.maximum(spread, 1e-3)
+    spread: Float32Array = moving.std(axis=(-2, -1), keepdims=True)
+    scaled: Float32Array = moving / np.maximum(spread, 1e-3)
     return scaled
 
 
-def find_peaks(cqt: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.uint8], NDArray[np.uint16]]:
+def find_peaks(cqt: UInt8Array) -> tuple[NDArray[np.int32], UInt8Array, NDArray[np.uint16]]:
     """Find where CQT images, shape (n, size, size), stand above all around.
 
     Returns

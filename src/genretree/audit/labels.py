@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.arrays import Float64Array, Int64Array
 from genretree.audit.findings import LabelIssue, Locator
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError
@@ -20,8 +21,6 @@ from genretree.models.linear.hierarchical import LabelledRows
 from genretree.models.linear.logistic import group_folds, out_of_fold
 from genretree.progress import progress_bar
 from genretree.taxonomy import Taxonomy, format_path
-
-Floats = NDArray[np.float64]
 
 STRENGTH = 0.001  # inverse regularisation; chosen on composed music
 
@@ -76,7 +75,7 @@ def find_mislabelled(
     return doubts
 
 
-def predict_tracks(store: Store, seed: int = 0, progress: bool = False) -> tuple[NDArray[np.int64], Floats]:
+def predict_tracks(store: Store, seed: int = 0, progress: bool = False) -> tuple[Int64Array, Float64Array]:
     """Predict every track by a classifier that learned from other groups only.
 
     Returns
@@ -105,8 +104,8 @@ def predict_tracks(store: Store, seed: int = 0, progress: bool = False) -> tuple
 
 
 def find_label_issues(
-    probabilities: Floats, given: NDArray[np.int64]
-) -> tuple[Floats, NDArray[np.int64], NDArray[np.bool_]]:
+    probabilities: Float64Array, given: Int64Array
+) -> tuple[Float64Array, Int64Array, NDArray[np.bool_]]:
     """Doubt labels by confident learning.
 
     Parameters

@@ -16,14 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array, Int64Array, UInt8Array
 from genretree.audit.alignment import agreement, detail
 from genretree.audit.fingerprints import Fingerprints
 from genretree.corpus.store import Store
 from genretree.files import release_pages
 from genretree.progress import progress_bar
-
-Floats = NDArray[np.float32]
-Integers = NDArray[np.int64]
 
 CORRELATION = 0.5  # of a window's details above which it is the same sound
 OVERLAP_SECONDS = 5.0  # that must agree at least
@@ -118,7 +116,7 @@ def column_seconds(store: Store) -> float:
     return store.settings.slice_frames * HOP_LENGTH / SAMPLE_RATE / store.settings.size
 
 
-def name_landmarks(tracks: Integers, columns: Integers, bins: NDArray[np.uint8]) -> NDArray[np.uint64]:
+def name_landmarks(tracks: Int64Array, columns: Int64Array, bins: UInt8Array) -> NDArray[np.uint64]:
     """Name the landmarks of peaks, three at a time: their bins and the times between them.
 
     Parameters
@@ -152,7 +150,7 @@ def name_landmarks(tracks: Integers, columns: Integers, bins: NDArray[np.uint8])
     return landmarks
 
 
-def count_votes(landmarks: NDArray[np.uint64], tracks: Integers, columns: Integers) -> list[Vote]:
+def count_votes(landmarks: NDArray[np.uint64], tracks: Int64Array, columns: Int64Array) -> list[Vote]:
     """Let equal landmarks of different tracks vote on the offset; the pairs of tracks with most votes come first.
 
     Parameters
@@ -173,8 +171,8 @@ def count_votes(landmarks: NDArray[np.uint64], tracks: Integers, columns: Intege
 
 
 def _repeated(
-    landmarks: NDArray[np.uint64], tracks: Integers, columns: Integers
-) -> Iterator[tuple[Integers, Integers, Integers]]:
+    landmarks: NDArray[np.uint64], tracks: Int64Array, columns: Int64Array
+) -> Iterator[tuple[Int64Array, Int64Array, Int64Array]]:
     """Yield the names, tracks and columns of landmarks that occur again, sorted; some at a time, a name's together."""
     start = 0
     while start < len(landmarks):
@@ -191,14 +189,14 @@ def _repeated(
         yield names[keep], own[keep], columns[places[keep]]
 
 
-def _first_of_each(names: Integers, tracks: Integers) -> Integers:
+def _first_of_each(names: Int64Array, tracks: Int64Array) -> Int64Array:
     """Keep the first few of each name in each track; both are sorted by name, then track."""
     new = np.append(True, (names[1:] != names[:-1]) | (tracks[1:] != tracks[:-1]))
     began = np.maximum.accumulate(np.where(new, np.arange(len(names)), 0))
     return np.flatnonzero(np.arange(len(names)) - began < _REPEATS)
 
 
-def _limit(blocks: Iterable[tuple[Integers, Integers, Integers]]) -> tuple[int, int]:
+def _limit(blocks: Iterable[tuple[Int64Array, Int64Array, Int64Array]]) -> tuple[int, int]:
     """How often a name may occur so that all pairs together are not too many, and how many pairs that makes."""
     sizes: Counter[int] = Counter()
     for names, _, _ in blocks:
@@ -213,7 +211,7 @@ def _limit(blocks: Iterable[tuple[Integers, Integers, Integers]]) -> tuple[int, 
     return most, pairs
 
 
-def _coincidences(names: Integers, tracks: Integers, columns: Integers, most: int) -> Iterator[Integers]:
+def _coincidences(names: Int64Array, tracks: Int64Array, columns: Int64Array, most: int) -> Iterator[Int64Array]:
     """Yield pairs of equal landmarks of two tracks, each as one number: both tracks and the offset."""
     _, inverse, counts = np.unique(names, return_inverse=True, return_counts=True)
     rare = np.flatnonzero(counts[inverse] <= most)
@@ -230,7 +228,7 @@ def _coincidences(names: Integers, tracks: Integers, columns: Integers, most: in
         yield (tracks[one] << 42 | tracks[one + step] << 21) + offset + (1 << 20)
 
 
-def _best_offsets(keys: Integers) -> list[Vote]:
+def _best_offsets(keys: Int64Array) -> list[Vote]:
     """Count the votes for each offset and its neighbours, and take the best of each pair of tracks; sorts `keys`."""
     keys.sort()
     found = []
@@ -244,7 +242,7 @@ def _best_offsets(keys: Integers) -> list[Vote]:
     return sorted(found, key=lambda vote: (-vote.votes, vote.track, vote.other))
 
 
-def _best_of_each(keys: Integers) -> list[Vote]:
+def _best_of_each(keys: Int64Array) -> list[Vote]:
     """Take the offset with most votes, if enough, of each pair of tracks; `keys` are sorted."""
     values, counts = np.unique(keys, return_counts=True)
     total = counts.copy()
@@ -267,7 +265,7 @@ def _compare(store: Store, vote: Vote) -> SharedRecording | None:
     seconds = column_seconds(store)
     window = max(8, round(_WINDOW_SECONDS / seconds))
     (one, rows, begin), (other, other_rows, other_begin) = (_join(store, track) for track in (vote.track, vote.other))
-    best: tuple[float, int, Floats] | None = None
+    best: tuple[float, int, Float32Array] | None = None
     for shift in range(-2, 3):
         # Columns are counted from the file's start; the joined images begin with the first slice.
         lag = vote.offset + shift + other_begin - begin
@@ -296,7 +294,7 @@ def _compare(store: Store, vote: Vote) -> SharedRecording | None:
     )
 
 
-def _join(store: Store, track: int) -> tuple[Floats, Integers, int]:
+def _join(store: Store, track: int) -> tuple[Float32Array, Int64Array, int]:
     """Give a track's details side by side, the slices they are of, and the column at which they begin."""
     rows = np.flatnonzero(store.slice_tracks == track)[:_MAX_SLICES]
     pieces = detail(np.asarray(store.images[rows[0] : rows[-1] + 1]))

@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Array
 from genretree.bundle.hub.contents import OLD_TREES
 from genretree.bundle.hub.download import find_bundle
 from genretree.bundle.manifest import DESCRIPTION, FORMAT, check_files, read_description, write_description
+from genretree.checks import require_path
 from genretree.errors import BundleError, GenretreeError
 from genretree.files import sha256_file
 from genretree.metrics.calibration import Calibration, Unit, temper
@@ -103,7 +104,7 @@ def score_noise(bundle: Bundle) -> LevelProbabilities:
     """
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (1, 3, bundle.images.size, bundle.images.size), np.uint8)
-    inputs: dict[str, NDArray[Any]] = {IMAGES: images}
+    inputs: dict[str, Array] = {IMAGES: images}
     for feature in requested_features(bundle.model.input_features):
         shape = (1, *feature.shape(bundle.images))
         inputs[feature.name] = rng.random(shape, np.float32).astype(feature.dtype)
@@ -217,7 +218,7 @@ def load_bundle(
     """
     from genretree.models.runtime.backends import choose_runtime, use_runtime
 
-    folder = find_bundle(folder, download)
+    folder = find_bundle(require_path("folder", folder), download)
     content = read_description(folder)
     check_files(folder, content["files"])
     exports = {form for form in FORMS if any(Path(name).parts[0] == form for name in content["files"])}

@@ -73,7 +73,7 @@ def export_bundle(folder: str | Path, to: Form, out: str | Path | None = None, o
         )
     target = folder / to if out is None else Path(out)
     if target.exists() and not overwrite:
-        raise BundleError(f"{target}: exists already; replace it with --overwrite")
+        raise BundleError(f"{target}: exists already; replace it with `overwrite=True`")
     if out is not None and target.exists() and not (target / _DESCRIPTION).is_file():
         raise BundleError(f"{target}: is no export, and is not replaced; give another name or delete it")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -95,7 +95,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     if not path.is_file():
         what = "is not a bundle, it has no bundle.json" if folder.is_dir() else "no such bundle"
-        raise BundleError(f"{folder}: {what}; make one with: genretree train STORE --model cnn --out {folder}")
+        raise BundleError(f"{folder}: {what}; make one with: genretree train")
     try:
         content = json.loads(read_json_text(path, MAX_BYTES, MAX_DEPTH), object_pairs_hook=_unique)
     except (OSError, ValueError, RecursionError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from genretree.cli import audit, data, explain, hub, learn, library, library_repair, serve, use, weights
+from genretree.cli.arguments import show_options
 from genretree.cli.output import RESUME_WITH
 from genretree.errors import GenretreeError
 from genretree.files import printable, printable_text
@@ -88,6 +89,14 @@ class _Group(click.Group):
         ctx.meta[_WORDS] = words
         return ctx
 
+    def _invoked(self, ctx: click.Context) -> click.Command:
+        """Find the command itself, below any groups."""
+        command: click.Command = self
+        for word in ctx.meta[_WORDS]:
+            if isinstance(command, click.Group):
+                command = command.commands.get(word, command)
+        return command
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -102,7 +111,7 @@ class _Group(click.Group):
             error.message = printable_text(error.message)  # type: ignore[misc]  # it may name a file
             raise
         except GenretreeError as error:
-            raise click.ClickException(printable_text(str(error))) from error
+            raise click.ClickException(printable_text(show_options(str(error), self._invoked(ctx)))) from error
         except OSError as error:
             where = f"{printable(error.filename)}: " if error.filename else ""
             raise click.ClickException(printable_text(f"{where}{error.strerror or error}")) from error

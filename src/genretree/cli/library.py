@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from genretree.cli.arguments import show_options
 from genretree.cli.options import FOLDER, download_option, quiet_option, runtime_options
 from genretree.cli.output import RESUME_WITH, SafeOutput, echo, echo_json, echo_skipped
 from genretree.files import printable
@@ -30,6 +31,7 @@ _ROWS = 10  # of each genre on the terminal
 _LEFT = 5  # of each kind of file that is left alone
 _PROBLEMS = 20
 _FAILURES = 10  # named at the end of library analyse
+_HINTS = {"has_genre": " (see --append, --overwrite)", "unsure": " (see --min-confidence, --min-depth)"}
 
 
 @click.group()
@@ -378,7 +380,8 @@ def _work_on(db: Path | None, what: str, create: bool = False) -> Iterator[State
         if recovered := journal.recover(state):
             echo(f"{len(recovered)} files were in hand when an earlier run ended; none is damaged", err=True)
         for item in [item for item in recovered if item.edited][:_PROBLEMS]:
-            echo(f"{printable(item.path)}: {item.found}", err=True)
+            found = show_options(item.found, library.commands["undo"])  # whichever command is running
+            echo(f"{printable(item.path)}: {found}", err=True)
         yield state
 
 
@@ -440,7 +443,7 @@ def _show_actions(actions: Mapping[str, int]) -> None:
     from genretree.library.plan import ACTIONS
 
     for action, n in actions.items():
-        echo(f"{n} {ACTIONS[action]}")  # type: ignore[index]
+        echo(f"{n} {ACTIONS[action]}{_HINTS.get(action, '')}")  # type: ignore[index]
 
 
 def _show(found: Preview, card: ModelCard) -> None:
@@ -482,6 +485,7 @@ def _show(found: Preview, card: ModelCard) -> None:
 
 def _refusals(refused: Sequence[tuple[str, str]]) -> None:
     for path, reason in refused[:_PROBLEMS]:
+        reason = show_options(reason, click.get_current_context().command)
         echo(f"left as it is: {printable(path)}: {reason}", err=True)
     if len(refused) > _PROBLEMS:
         echo(f"{len(refused) - _PROBLEMS} more were left as they are", err=True)

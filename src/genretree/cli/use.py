@@ -83,21 +83,21 @@ def predict(
     reported and the others go on; the exit status is 1 if any failed.
     """
     from genretree.bundle.hub import find_bundle
-    from genretree.prediction.from_images import find_image_sets, holds_images, predict_images
+    from genretree.prediction.from_images import find_image_sets, predict_images
     from genretree.prediction.predict import PredictionError, find_files, predict_found_files, write_csv
     from genretree.progress import progress_bar
     from genretree.sound.walk import SoundWalk
 
-    bundle, paths = _split_paths(paths)
-    sets = find_image_sets(path for path in paths if holds_images(path))
+    bundle, image_paths, audio_paths = _split_paths(paths)
+    sets = find_image_sets(image_paths)
     if (one_track or image_form != "auto") and not sets:
         option = "--one-track" if one_track else "--images"
-        raise click.UsageError(f"{option} goes with images, and there are none in {', '.join(map(printable, paths))}")
+        raise click.UsageError(
+            f"{option} goes with images, and there are none in {', '.join(map(printable, audio_paths))}"
+        )
     files: list[Path | PredictionError] = []
     walk = SoundWalk()
-    for path in paths:
-        if holds_images(path):
-            continue
+    for path in audio_paths:
         known = walk.covers(path)
         found = list(find_files([path], walk))
         if not found and not known:
@@ -107,7 +107,7 @@ def predict(
         raise click.ClickException(f"{csv_file}: there is no such folder to write into")
     if not files and not sets:
         echo_skipped(walk.skipped)
-        raise click.ClickException(f"no sound files in {', '.join(map(printable, paths))}")
+        raise click.ClickException(f"no sound files in {', '.join(map(printable, audio_paths))}")
     loaded = _load(None if bundle is None else find_bundle(bundle, download, not quiet), runtime, precision)
     rows: list[Prediction | PredictionError] = []  # of a table; all else is said at once, and not held
     failed: list[PredictionError] = []
@@ -172,24 +172,17 @@ def info(folder: Path, as_json: bool) -> None:
     echo_json(describe_store(store), indent=1) if as_json else show_store(store)
 
 
-def _split_paths(paths: Sequence[Path]) -> tuple[Path | None, Sequence[Path]]:
-    """Tell the bundle, if one is given, from the music: it comes first, and is no sound file or folder of them."""
-    from genretree.prediction.from_images import holds_images
-    from genretree.prediction.predict import find_files
-    from genretree.sound.walk import is_sound_name
+def _split_paths(paths: Sequence[Path]) -> tuple[Path | None, list[Path], list[Path]]:
+    """Separate the bundle, which comes first if there is one, from paths of images and of audio."""
+    from genretree.prediction.from_images import find_content
 
-    first, rest = paths[0], paths[1:]
-    if (first / "bundle.json").exists():
-        bundle: Path | None = first
-    elif first.is_dir():
-        music = next(find_files([first]), None) is not None or holds_images(first)
-        bundle, rest = (None, paths) if music else (first, rest)
-    else:
-        music = first.is_file() or holds_images(first) or is_sound_name(first)
-        bundle, rest = (None, paths) if music else (first, rest)
+    content = {path: find_content(path) for path in dict.fromkeys(paths)}
+    bundle = paths[0] if (paths[0] / "bundle.json").exists() or content[paths[0]] is None else None
+    rest = paths if bundle is None else paths[1:]
     if not rest:
         raise click.UsageError("Missing argument 'PATHS...': name sound files or folders after the bundle.")
-    return bundle, rest
+    images = [path for path in rest if content[path] == "images"]
+    return bundle, images, [path for path in rest if content[path] != "images"]
 
 
 def _load(bundle: Path | None, runtime: RuntimeChoice, precision: Precision) -> Bundle:

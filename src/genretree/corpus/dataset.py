@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from genretree.checks import require_iterable, require_names
 from genretree.corpus.manifest import Failure, Manifest, Track, match_records, read_manifest
 from genretree.corpus.multiple_genres import MultipleGenres
 from genretree.corpus.prepare import prepare
@@ -93,12 +94,13 @@ class Dataset:
         TaxonomyError
             If the tree is malformed.
         """
+        require_iterable("records", records, "mappings")
         rows = []
         for number, record in enumerate(records):
             if not isinstance(record, Mapping):
                 raise ArgumentError(f"record {number} must be a mapping, got {type(record).__name__}")
             rows.append({str(key): _text(value) for key, value in record.items()})
-        keys = [genre] if isinstance(genre, str) else list(genre)
+        keys = [genre] if isinstance(genre, str) else require_names("genre", genre)
         source = Path(root or ".").absolute() / "records"
         return cls(match_records(source, rows, audio, keys, group, as_taxonomy(taxonomy), multiple_genres))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 from collections import defaultdict
@@ -12,16 +11,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from genretree.corpus.manifest import Failure, _level_columns
+from genretree.corpus.csv_table import CsvTable, find_level_columns
+from genretree.corpus.manifest import Failure
 from genretree.corpus.splits import PARTS
 from genretree.errors import CorpusError, MissingExtraError, SettingsError
-from genretree.files import printable
+from genretree.files import is_lfs_pointer, printable
 from genretree.settings import MODALITIES, Modality
 from genretree.sound.walk import SoundWalk
 from genretree.taxonomy import NodePath, split_path
 
 _ROLES = (*MODALITIES, "label", "track", "artist")
-_LFS = b"version https://git-lfs.github.com/spec/"
 _PART = re.compile(r"(?:^|[^a-z])(train|training|validation|valid|val|dev|test)(?:[^a-z]|$)")
 _PART_NAMES = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation"}
 _TABLES = (".parquet", ".arrow")
@@ -102,9 +101,9 @@ def parse_columns(text: str | None) -> dict[str, list[str]]:
             continue
         role, equals, column = (part.strip() for part in item.partition("="))
         if not equals or not column or role not in _ROLES:
-            raise SettingsError(f"--columns takes ROLE=COLUMN with one of the roles {', '.join(_ROLES)}, not '{item}'")
+            raise SettingsError(f"`columns` takes ROLE=COLUMN with one of the roles {', '.join(_ROLES)}, not '{item}'")
         if found[role] and role != "label":
-            raise SettingsError(f"--columns gives {role} twice: {found[role][0]} and {column}")
+            raise SettingsError(f"`columns` gives {role} twice: {found[role][0]} and {column}")
         found[role].append(column)
     return dict(found)
 
@@ -157,17 +156,17 @@ def find_columns(source: str, names: Sequence[str], given: Mapping[str, list[str
     if not images:
         raise CorpusError(
             f"{source}: has no column mel, cqt or chroma; it has: {listed}. Name them: "
-            "--columns mel=COLUMN,label=COLUMN"
+            "`columns=mel=COLUMN,label=COLUMN`"
         )
     labels = given.get("label", [])
     if not labels:
         try:
-            labels = _level_columns(Path(source), list(names), None)
+            labels = find_level_columns(Path(source), names)
         except CorpusError as error:
             if "label" not in names:
                 raise CorpusError(
                     f"{source}: has no labels (no column genre, label or level_1, level_2 ...); it has: {listed}. "
-                    "Name the label columns, top level first: --columns label=COLUMN,label=COLUMN"
+                    "Name the label columns, top level first: `columns=label=COLUMN,label=COLUMN`"
                 ) from error
             labels = ["label"]
     track, artist = (given.get(role, [role if role in names else ""])[0] for role in ("track", "artist"))
@@ -182,35 +181,24 @@ def read_image_csv(source: Path, given: Mapping[str, list[str]]) -> ImageRows:
     CorpusError
         If it can't be read, or lacks a column.
     """
-    try:
-        text = source.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{source}: can't be read as a UTF-8 CSV ({error})") from error
-    header = text.partition("\n")[0]
-    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=max(",;\t", key=header.count), strict=True)
-    names = [name.strip() for name in reader.fieldnames or []]
-    reader.fieldnames = names
-    columns = find_columns(str(source), names, given)
+    table = CsvTable(source)
+    columns = find_columns(str(source), table.columns, given)
     rows: list[tuple[int, ImageRow]] = []
     rejected: list[Failure] = []
     cells: list[dict[Modality, bytes | Path | None]] = []
-    stamps: list[str] = [text]
-    try:
-        for position, record in enumerate(reader):
-            facts = {key: (value or "").strip() for key, value in record.items() if isinstance(key, str)}
-            files = {name: facts[column] for name, column in columns.images.items()}
-            cells.append({name: source.parent / file if file else None for name, file in files.items()})
-            stamps += [_stamp(file) for file in cells[-1].values() if isinstance(file, Path)]
-            name = next((file for file in files.values() if file), f"line {reader.line_num}")
-            genre = _genre([facts[column] for column in columns.labels])
-            if genre is None:
-                message = f"{source.name}, line {reader.line_num}: no label, or a level left out between two"
-                rejected.append(Failure(printable(name), "label", message))
-                continue
-            track, artist = (facts[column] if column else "" for column in (columns.track, columns.artist))
-            rows.append((position, ImageRow(printable(name), "", genre, track, artist, facts)))
-    except csv.Error as error:
-        raise CorpusError(f"{source}, line {reader.line_num}: {error}") from error
+    stamps: list[str] = [table.text]
+    for position, (line, facts) in enumerate(table):
+        files = {name: facts[column] for name, column in columns.images.items()}
+        cells.append({name: source.parent / file if file else None for name, file in files.items()})
+        stamps += [_stamp(file) for file in cells[-1].values() if isinstance(file, Path)]
+        name = next((file for file in files.values() if file), f"line {line}")
+        genre = _genre([facts[column] for column in columns.labels])
+        if genre is None:
+            message = f"{source.name}, line {line}: no label, or a level left out between two"
+            rejected.append(Failure(printable(name), "label", message))
+            continue
+        track, artist = (facts[column] if column else "" for column in (columns.track, columns.artist))
+        rows.append((position, ImageRow(printable(name), "", genre, track, artist, facts)))
     return ImageRows(str(source), columns, rows, rejected, stamps, cells)
 
 
@@ -391,7 +379,7 @@ def _check_pointers(source: Path) -> None:
     for file in islice(files, 10_000):
         if file.stat().st_size < 1024:
             with file.open("rb") as stream:
-                if stream.read(len(_LFS)) == _LFS:
+                if is_lfs_pointer(stream.read(64)):
                     where = os.fspath(source if source.is_dir() else source.parent)
                     raise CorpusError(
                         f"{file}: is a Git LFS pointer, not the data; fetch the content with: git -C {where} lfs pull"

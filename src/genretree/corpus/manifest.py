@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unicodedata import normalize
 
+from genretree.checks import require_integer, require_names, require_path, require_type
+from genretree.corpus.csv_table import CsvTable, find_level_columns
 from genretree.corpus.file_tags import read_tags
 from genretree.corpus.multiple_genres import GenreCells, MultipleGenres
 from genretree.corpus.names import join_by_name
@@ -22,8 +22,6 @@ from genretree.taxonomy import MAX_LEVELS, NodePath, Taxonomy, format_path, spli
 
 ALONE = "track:"  # begins the group of a track whose artist (album ...) is not known
 _GROUP_COLUMNS = ("artist", "album")
-_LEVEL_COLUMN = re.compile(r"^(?:level|genre|lvl)[ _-]?([1-4])$")
-_CCMUSIC_LEVELS = ("fst_level", "sec_level", "thr_level")
 
 
 @dataclass(frozen=True)
@@ -115,10 +113,18 @@ def read_manifest(
 
     Raises
     ------
+    ArgumentError
+        If an argument has the wrong type.
     CorpusError
         If the source can't be read, lacks a column, or has no usable track. A single bad row is in `rejected` instead.
     """
-    source = Path(source)
+    source = require_path("source", source)
+    if tree is not None:
+        require_type("tree", tree, Taxonomy, "use Taxonomy.load")
+    if levels is not None:
+        levels = require_names("levels", levels)
+    if depth is not None:
+        require_integer("depth", depth)
     if not source.exists():
         raise CorpusError(f"{source}: no such folder or CSV file")
     walk = SoundWalk()
@@ -129,13 +135,7 @@ def read_manifest(
     else:
         rows, rejected, level_names = _read_csv(source, levels, tree, multiple_genres)
         group_by = _group_column(rows, source, group)
-    if tree is None:
-        rows = _leave_out_inner(rows, rejected)
-    if not rows:
-        first = f"; the first problem: {rejected[0].message}" if rejected else ""
-        raise CorpusError(f"{source}: no tracks found{first}")
-    taxonomy = tree or Taxonomy.from_paths((row.genre for row in rows), _fitting(level_names, rows))
-    return replace(_match(source, rows, rejected, taxonomy, group_by), skipped=walk.skipped)
+    return replace(_match(source, rows, rejected, tree, level_names, group_by), skipped=walk.skipped)
 
 
 def match_records(
@@ -192,15 +192,8 @@ def match_records(
         else:
             rows.append(row)
     cells.check()
-    group_by = _group_column(rows, source, group)
-    if tree is None:
-        rows = _leave_out_inner(rows, rejected)
-    if not rows:
-        first = f"; the first problem: {rejected[0].message}" if rejected else ""
-        raise CorpusError(f"{source.name}: no tracks found{first}")
     level_names = None if len(genre) == 1 else genre
-    taxonomy = tree or Taxonomy.from_paths((row.genre for row in rows), _fitting(level_names, rows))
-    return _match(source, rows, rejected, taxonomy, group_by)
+    return _match(source, rows, rejected, tree, level_names, _group_column(rows, source, group))
 
 
 def _leave_out_inner(rows: list[_Row], rejected: list[Failure]) -> list[_Row]:
@@ -213,11 +206,28 @@ def _leave_out_inner(rows: list[_Row], rejected: list[Failure]) -> list[_Row]:
     return [row for row in rows if row.genre not in inner]
 
 
-def _match(source: Path, rows: list[_Row], rejected: list[Failure], taxonomy: Taxonomy, group_by: str) -> Manifest:
+def _match(
+    source: Path,
+    rows: list[_Row],
+    rejected: list[Failure],
+    tree: Taxonomy | None,
+    level_names: Sequence[str] | None,
+    group_by: str,
+) -> Manifest:
+    """Match the rows with the leaves of the tree, which is inferred from them if there is none, and group them."""
+    if tree is None:
+        rows = _leave_out_inner(rows, rejected)
+    if not rows:
+        first = f"; the first problem: {rejected[0].message}" if rejected else ""
+        raise CorpusError(f"{source}: no tracks found{first}")
+    if tree is None:
+        depth = max(len(row.genre) for row in rows)
+        names = None if level_names is None else list(level_names)[:depth]
+        tree = Taxonomy.from_paths((row.genre for row in rows), names)
     tracks: dict[Path, Track] = {}
     for row in rows:
         try:
-            leaf = taxonomy.find_leaf(row.genre if len(row.genre) > 1 else row.genre[0])
+            leaf = tree.find_leaf(row.genre if len(row.genre) > 1 else row.genre[0])
         except TaxonomyError as error:
             rejected.append(Failure(row.name, "genre", str(error)))
             continue
@@ -228,12 +238,12 @@ def _match(source: Path, rows: list[_Row], rejected: list[Failure], taxonomy: Ta
         tracks.setdefault(row.path, Track(row.path, row.name, leaf, "", row.facts))
     if not tracks:
         raise CorpusError(f"{source}: no track has a genre of the tree; the first problem: {rejected[0].message}")
-    names = join_by_name([track.facts.get(group_by, "") for track in tracks.values()], group_by)
+    groups = join_by_name([track.facts.get(group_by, "") for track in tracks.values()], group_by)
     grouped = [
         replace(track, group=f"{group_by}:{name}" if name else f"{ALONE}{track.name}")
-        for track, name in zip(tracks.values(), names, strict=True)
+        for track, name in zip(tracks.values(), groups, strict=True)
     ]
-    return Manifest(source, tuple(grouped), taxonomy, group_by, tuple(rejected))
+    return Manifest(source, tuple(grouped), tree, group_by, tuple(rejected))
 
 
 # -- CSV -----------------------------------------------------------------------------------------------------
@@ -242,61 +252,29 @@ def _match(source: Path, rows: list[_Row], rejected: list[Failure], taxonomy: Ta
 def _read_csv(
     source: Path, levels: Sequence[str] | None, tree: Taxonomy | None, multiple_genres: MultipleGenres
 ) -> tuple[list[_Row], list[Failure], Sequence[str] | None]:
-    try:
-        text = source.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{source}: can't be read as a UTF-8 CSV ({error})") from error
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
-    columns = [name.strip() for name in reader.fieldnames or []]
-    reader.fieldnames = columns
+    table = CsvTable(source)
+    columns = table.columns
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
         raise CorpusError(f"{source}: has the column {', '.join(twice)} more than once")
     if "path" not in columns:
         raise CorpusError(f"{source}: needs a column 'path'; it has: {', '.join(columns) or 'none'}")
-    level_columns = _level_columns(source, columns, levels)
+    level_columns = find_level_columns(source, columns, levels)
     rows, rejected = [], []
     cells = GenreCells(source, level_columns, multiple_genres, tree)
-    try:
-        for record in reader:
-            line = reader.line_num
-            facts = {key: (value or "").strip() for key, value in record.items() if isinstance(key, str)}
-            name = facts["path"] or f"line {line}"
-            settled = cells.settle(facts, f"line {line}")
-            row = None if settled is None else _csv_row(source, settled, level_columns)
-            if settled is None:
-                rejected.append(Failure(name, "genre", f"{source.name}, line {line}: several genres; left out"))
-            elif row is None:
-                message = f"{source.name}, line {line}: no path, no genre, or a level left out between two"
-                rejected.append(Failure(name, "genre", message))
-            else:
-                rows.append(row)
-    except csv.Error as error:
-        raise CorpusError(f"{source}, line {reader.line_num}: {error}") from error
+    for line, facts in table:
+        name = facts["path"] or f"line {line}"
+        settled = cells.settle(facts, f"line {line}")
+        row = None if settled is None else _csv_row(source, settled, level_columns)
+        if settled is None:
+            rejected.append(Failure(name, "genre", f"{source.name}, line {line}: several genres; left out"))
+        elif row is None:
+            message = f"{source.name}, line {line}: no path, no genre, or a level left out between two"
+            rejected.append(Failure(name, "genre", message))
+        else:
+            rows.append(row)
     cells.check()
     return rows, rejected, None if level_columns == ["genre"] else level_columns
-
-
-def _level_columns(source: Path, columns: list[str], levels: Sequence[str] | None) -> list[str]:
-    if levels:
-        missing = [name for name in levels if name not in columns]
-        if missing:
-            raise CorpusError(f"{source}: no column {', '.join(missing)}; it has: {', '.join(columns)}")
-        return list(levels)
-    numbered = {int(match[1]): name for name in columns if (match := _LEVEL_COLUMN.match(name.lower()))}
-    if numbered and sorted(numbered) == list(range(1, len(numbered) + 1)):
-        return [numbered[i] for i in sorted(numbered)]
-    published = [name for level in _CCMUSIC_LEVELS for name in columns if name in (level, f"{level}_label")]
-    if published:
-        return published
-    if "genre" in columns:
-        return ["genre"]
-    raise CorpusError(
-        f"{source}: needs a column 'genre', or one for each level (level_1, level_2 ...; or name them with --levels); "
-        f"it has: {', '.join(columns)}"
-    )
 
 
 def _csv_row(source: Path, facts: dict[str, str], level_columns: list[str]) -> _Row | None:
@@ -321,11 +299,6 @@ def _group_column(rows: list[_Row], source: Path, group: str | None) -> str:
     if group == "track" or group in columns:
         return group
     raise CorpusError(f"{source}: no column '{group}' to group by; it has: {', '.join(columns)}")
-
-
-def _fitting(levels: Sequence[str] | None, rows: list[_Row]) -> Sequence[str] | None:
-    """Level names for the depth that is really in use."""
-    return None if levels is None else list(levels)[: max(len(row.genre) for row in rows)]
 
 
 # -- folders -------------------------------------------------------------------------------------------------
@@ -361,7 +334,7 @@ def _genre_depth(folders: NodePath, tree: Taxonomy | None, depth: int | None) ->
         if len(folders) > MAX_LEVELS:
             raise CorpusError(
                 f"{printable('/'.join(folders))}: {len(folders)} folders deep, a tree has at most {MAX_LEVELS} levels; "
-                "say with --depth how many folder levels are genres"
+                "give in `depth` how many folder levels are genres"
             )
         return len(folders)
     for cut in range(1, len(folders) + 1):

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from genretree.checks import require_path, require_type
 from genretree.corpus.manifest import Failure, Manifest, Track
 from genretree.corpus.splits import split_groups
 from genretree.corpus.store import Store, StoreMetadata, write_tables
@@ -113,8 +114,10 @@ def prepare(
     """
     from genretree.sound.spectra import resolve_engine
 
-    out = Path(out)
+    require_type("manifest", manifest, Manifest, "use genretree.read_manifest")
+    out = require_path("out", out)
     settings = settings or ImageSettings()
+    require_type("settings", settings, ImageSettings, "use ImageSettings.build")
     requested = requested_features(features)
     facts = StoreMetadata(
         source=str(manifest.source),
@@ -246,7 +249,7 @@ def check_target(out: Path, digest: str, overwrite: bool) -> Store | None:
         return store
     raise CorpusError(
         f"{out}: was prepared from other music or settings, or files have changed since; "
-        "give another name, or --overwrite to replace it"
+        "give another name, or replace it with `overwrite=True`"
     )
 
 

@@ -25,6 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from genretree.arrays import Array, Float64Array, Int64Array, UInt8Array
+from genretree.checks import require_path
 from genretree.corpus.manifest import Failure
 from genretree.corpus.splits import Split, join_groups
 from genretree.errors import CorpusError
@@ -66,7 +68,7 @@ class Store:
     """A prepared corpus, opened for reading. Images stay on disk until they are asked for."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = require_path("folder", folder)
         missing = [name for name in _PARTS if not (self.folder / name).is_file()]
         if missing:
             what = (
@@ -82,7 +84,7 @@ class Store:
             self.failures = tuple(Failure(**item) for item in content["failures"])
             self.tracks: dict[str, list[Any]] = pq.read_table(self.folder / "tracks.parquet").to_pydict()
             slices = pq.read_table(self.folder / "slices.parquet")
-            self.images: NDArray[np.uint8] = np.load(self.folder / "images.npy", mmap_mode="r", allow_pickle=False)
+            self.images: UInt8Array = np.load(self.folder / "images.npy", mmap_mode="r", allow_pickle=False)
         except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
             raise CorpusError(f"{self.folder}: damaged store ({error}); prepare it again") from error
         if self.format != FORMAT:
@@ -94,8 +96,8 @@ class Store:
         self.features = {
             path.stem: self._open_feature(path) for path in sorted(self.folder.glob("*.npy")) if path.stem != IMAGES
         }
-        self.slice_tracks: NDArray[np.int64] = slices["track"].to_numpy()
-        self.starts: NDArray[np.float64] = slices["start"].to_numpy()
+        self.slice_tracks: Int64Array = slices["track"].to_numpy()
+        self.starts: Float64Array = slices["start"].to_numpy()
         self.padded: NDArray[np.bool_] = slices["padded"].to_numpy(zero_copy_only=False)
         self.silent: NDArray[np.bool_] = slices["silent"].to_numpy(zero_copy_only=False)
         expected = (len(self.slice_tracks), 3, self.settings.size, self.settings.size)
@@ -105,10 +107,10 @@ class Store:
                 "prepare it again"
             )
 
-    def _open_feature(self, path: Path) -> NDArray[Any]:
+    def _open_feature(self, path: Path) -> Array:
         """Map a feature into memory; its file has its name."""
         try:
-            found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+            found: Array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError) as error:
             raise CorpusError(f"{path}: damaged ({error}); prepare the store again") from error
         # Other features may come from a package that is not installed here; of those only the length is known.
@@ -120,7 +122,7 @@ class Store:
             raise CorpusError(f"{path}: {found.dtype} {found.shape}, not {dtype} {expected}; prepare the store again")
         return found
 
-    def inputs(self, rows: NDArray[np.int64] | None = None) -> SliceInputs:
+    def inputs(self, rows: Int64Array | None = None) -> SliceInputs:
         """Give the inputs of a model for some slices, by default all; they are read where a model asks for them."""
         return SliceInputs({IMAGES: self.images, **self.features}, rows)
 
@@ -146,7 +148,7 @@ class Store:
         if missing := [name for name in modalities if name not in self.modalities]:
             raise CorpusError(
                 f"{self.folder}: was prepared without images of {', '.join(missing)}, and the model sees "
-                f"{', '.join(modalities)}; train one with --set modalities='[{', '.join(self.modalities)}]'"
+                f"{', '.join(modalities)}; train one with `modalities={list(self.modalities)}`"
             )
 
     @property
@@ -155,12 +157,12 @@ class Store:
         return len(self.slice_tracks)
 
     @cached_property
-    def track_leaves(self) -> NDArray[np.int64]:
+    def track_leaves(self) -> Int64Array:
         """Leaf index of every track."""
         return np.array(self.tracks["leaf"], dtype=np.int64)
 
     @cached_property
-    def track_groups(self) -> NDArray[np.int64]:
+    def track_groups(self) -> Int64Array:
         """Group number of every track; tracks with the same audio share one."""
         return join_groups(self.tracks["group"], self.tracks["sha256"])
 
@@ -176,7 +178,7 @@ class Store:
         """Names of the store's splits."""
         return sorted(path.stem for path in (self.folder / "splits").glob("*.json"))
 
-    def rows(self, part: str = "all", split: Split | None = None) -> NDArray[np.int64]:
+    def rows(self, part: str = "all", split: Split | None = None) -> Int64Array:
         """Indices of the slices in a part (`train`, `validation`, `test`, `all`), without silent ones."""
         sounding = ~self.silent
         if part == "all":

@@ -269,7 +269,7 @@ def _check_columns(source: str, features: Any, tree: Taxonomy) -> None:
         raise CorpusError(
             f"{source}: expected the columns {', '.join(wanted)}; found {', '.join(found) or 'none'} "
             f"(missing: {', '.join(missing)}). Another data set of images needs its columns named: "
-            "--columns mel=COLUMN,cqt=COLUMN,chroma=COLUMN,label=COLUMN"
+            "`columns=mel=COLUMN,cqt=COLUMN,chroma=COLUMN,label=COLUMN`"
         )
     for modality in MODALITIES:
         if not isinstance(found[modality], datasets.Image):

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.arrays import Float64Array, Int64Array
 from genretree.bundle.bundle import Bundle
+from genretree.checks import require_type
 from genretree.corpus.splits import PROTOCOL_NOTES, RECOVERED, WITHOUT_TRACKS, Split
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, TaxonomyError
@@ -25,10 +27,9 @@ from genretree.training.train import group_fingerprints, slice_dataset_of, unkno
 
 _LONG = ("tracks_seen", "groups_seen", "heard_before", "history")
 _INTERNAL = ("outcomes", "marks")  # too long for metrics.json; tracks.csv has the outcomes
-Indices = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ItemResult:
     """What became of one track.
 
@@ -62,14 +63,14 @@ class ItemResult:
 class Correctness:
     """Where an evaluation was right: bool arrays (n, n_levels) and group numbers (n,) of its slices and tracks."""
 
-    rows: Indices
+    rows: Int64Array
     slice: NDArray[np.bool_]
-    slice_groups: Indices
+    slice_groups: Int64Array
     track: NDArray[np.bool_]
-    track_groups: Indices
+    track_groups: Int64Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """What `genretree evaluate` measures: the figures by `slice` and by `track`, and what they are figures of.
 
@@ -147,13 +148,15 @@ def evaluate(
     CorpusError
         If the store was drawn with other settings, has genres the bundle doesn't know, or the part is empty.
     """
+    require_type("bundle", bundle, Bundle, "use genretree.load")
+    require_type("store", store, Store, "use genretree.Store")
     check_images(bundle, store)
     same_store = bundle.training.get("store", {}).get("digest") == store.facts.digest
     split_name = split or (bundle.training["split"]["name"] if same_store else "default")
     parts = store.split(split_name) if part != "all" else None
     rows = store.rows(part, parts)
     if len(rows) == 0:
-        raise CorpusError(f"{store.folder}: the part '{part}' of the split '{split_name}' is empty; try --part all")
+        raise CorpusError(f"{store.folder}: the part '{part}' of the split '{split_name}' is empty; try `part='all'`")
     leaves = match_leaves(bundle.taxonomy, store)
     levels = predict_rows(bundle, store, rows, progress)
 
@@ -258,11 +261,11 @@ def check_images(bundle: Bundle, store: Store) -> None:
 def _describe_tracks(
     bundle: Bundle,
     store: Store,
-    leaves: Indices,
-    predicted: Indices,
+    leaves: Int64Array,
+    predicted: Int64Array,
     averaged: LevelProbabilities,
-    slice_leaves: NDArray[np.float64],
-    rows: Indices,
+    slice_leaves: Float64Array,
+    rows: Int64Array,
 ) -> tuple[ItemResult, ...]:
     """Say of each track what it was taken for, in the order of `np.unique` of the tracks."""
     tree, heads = bundle.taxonomy, bundle.model.heads
@@ -287,7 +290,7 @@ def _describe_tracks(
     return tuple(found)
 
 
-def match_leaves(taxonomy: Taxonomy, store: Store) -> Indices:
+def match_leaves(taxonomy: Taxonomy, store: Store) -> Int64Array:
     """Give every track's leaf in the bundle's tree, by name."""
     if taxonomy.digest == store.taxonomy.digest:
         return store.track_leaves
@@ -308,7 +311,7 @@ def _find_either(find: Callable[[Sequence[str] | str], int], leaf: Sequence[str]
         return find(leaf[-1])
 
 
-def predict_rows(bundle: Bundle, store: Store, rows: Indices, progress: bool = False) -> LevelProbabilities:
+def predict_rows(bundle: Bundle, store: Store, rows: Int64Array, progress: bool = False) -> LevelProbabilities:
     """Give the probabilities of every node for some slices of a store: by level, shape (n_rows, n_nodes)."""
     with progress_bar(len(rows), "evaluate", "slice", progress) as tick:
         return predict_dataset(bundle.model, slice_dataset_of(store, rows), tick)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.bundle.bundle import Bundle
+from genretree.checks import require_path, require_type
 from genretree.corpus.store import Store
 from genretree.corpus.triples import ImageSet
 from genretree.errors import SettingsError
@@ -104,6 +105,11 @@ def explain(
     BundleError
         If neighbours are asked for and the bundle has no index.
     """
+    require_type("bundle", bundle, Bundle, "use genretree.load")
+    if not images:
+        file = require_path("file", file)
+    if store is not None:
+        require_type("store", store, Store, "use genretree.Store")
     check_question(bundle, node, against, method, level, masks)  # before anything is read
     check_index(bundle, neighbours)
     begun = time.monotonic()
@@ -219,7 +225,7 @@ def _find_targets(bundle: Bundle, node: str | None, against: str | None, level: 
             raise SettingsError("give a node or a level, not both")
     if node is None:
         if against is not None and level is None:
-            raise SettingsError("say with --node (or --level) what to hold it against")
+            raise SettingsError("`against` needs a `node` or a `level` to contrast with it")
         return []
     return [make_target(bundle.taxonomy, *find_node(bundle.taxonomy, node), against)]
 

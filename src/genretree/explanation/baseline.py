@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array
 from genretree.explanation.coordinates import IMAGES, SOUND, View, spread_mask, stretch_mask
 from genretree.explanation.slices import TrackSlices
 from genretree.settings import CHROMA_BINS
@@ -26,8 +27,6 @@ _NEIGHBOURS = 1 / 4  # of the rows
 _FLUCTUATION = 2 * 1.4826 / 2**0.5  # spread of noise that is blurred as images are, over its median step in time
 _BLUR = 0.7  # pixels, of the noise; the frames of a spectrum overlap
 _SEED = 0
-
-Floats = NDArray[np.float32]
 
 
 def views_of(track_slices: TrackSlices) -> tuple[View, ...]:
@@ -50,16 +49,16 @@ def compute_baseline(track_slices: TrackSlices) -> TrackSlices:
     return track_slices.replace(images, sound)
 
 
-def _floor(shown: Floats, view: View, noise: Floats) -> Floats:
+def _floor(shown: Float32Array, view: View, noise: Float32Array) -> Float32Array:
     """Give the floor of slices, (n, rows, columns), with its noise."""
     rows = np.percentile(shown, _PERCENTILE, axis=2)
     strength = _FLUCTUATION * np.median(np.abs(np.diff(shown, axis=2)), axis=2).mean(axis=1)
-    floor: Floats = _level(rows, view)[:, :, None] + strength[:, None, None] * noise
+    floor: Float32Array = _level(rows, view)[:, :, None] + strength[:, None, None] * noise
     return floor
 
 
 @lru_cache(maxsize=8)
-def _noise(view: View, rows: int, columns: int) -> Floats:
+def _noise(view: View, rows: int, columns: int) -> Float32Array:
     """Draw noise of spread 1; rows of the same pitch class move together."""
     from scipy.ndimage import gaussian_filter
 
@@ -67,11 +66,11 @@ def _noise(view: View, rows: int, columns: int) -> Floats:
     blurred = gaussian_filter(drawn, (0 if view == "chroma" else _BLUR, _BLUR), mode="wrap")
     if view == "chroma":
         blurred = blurred[np.arange(rows) * CHROMA_BINS // rows]
-    noise: Floats = (blurred / blurred.std()).astype(np.float32)
+    noise: Float32Array = (blurred / blurred.std()).astype(np.float32)
     return noise
 
 
-def _level(rows: NDArray[np.floating], view: View) -> Floats:
+def _level(rows: NDArray[np.floating], view: View) -> Float32Array:
     """Take what is low among neighbouring rows, shape (n, rows), and smooth it."""
     from scipy.ndimage import percentile_filter, uniform_filter1d
 
@@ -80,7 +79,7 @@ def _level(rows: NDArray[np.floating], view: View) -> Floats:
         return np.broadcast_to(lowest, rows.shape).astype(np.float32)
     width = max(3, round(_NEIGHBOURS * rows.shape[1]))
     low = percentile_filter(rows, _PERCENTILE, size=(1, width), mode="nearest")
-    smooth: Floats = uniform_filter1d(low, width, axis=1, mode="nearest").astype(np.float32)
+    smooth: Float32Array = uniform_filter1d(low, width, axis=1, mode="nearest").astype(np.float32)
     return smooth
 
 
@@ -95,7 +94,9 @@ def replace_views(track_slices: TrackSlices, baseline: TrackSlices, absent: froz
     return track_slices.replace(images, sound)
 
 
-def replace_with_baseline(track_slice: TrackSlices, baseline: TrackSlices, masks: Mapping[View, Floats]) -> TrackSlices:
+def replace_with_baseline(
+    track_slice: TrackSlices, baseline: TrackSlices, masks: Mapping[View, Float32Array]
+) -> TrackSlices:
     """Put the background in the place of parts of one slice, once for each mask.
 
     Parameters

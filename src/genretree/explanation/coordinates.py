@@ -14,8 +14,8 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array, Float64Array
 from genretree.settings import CHROMA_BINS, CQT_BINS, MEL_16K_BANDS, MEL_16K_RATE, N_MELS, SAMPLE_RATE
 from genretree.sound.slices import overlaps
 
@@ -26,8 +26,6 @@ STEPS = 57  # columns of a map in one slice: 0.2 s each at 11.4 s
 _MEL_TOGETHER = 2  # bands of mel and of mel_16k in a row of a map
 _LOWEST_NOTE = 24  # C1, in MIDI numbers
 _NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class FrequencyAxis:
     """
 
     view: View
-    edges: NDArray[np.float64]
+    edges: Float64Array
     names: tuple[str, ...]
 
     @property
@@ -84,7 +82,7 @@ def note_name(midi: int) -> str:
     return f"{_NAMES[midi % 12]}{midi // 12 - 1}"
 
 
-def spread_mask(mask: Floats, size: int) -> Floats:
+def spread_mask(mask: Float32Array, size: int) -> Float32Array:
     """Turn a mask by row and step into one by pixel.
 
     Parameters
@@ -103,14 +101,14 @@ def spread_mask(mask: Floats, size: int) -> Floats:
     return np.asarray(overlaps(rows, size) @ mask[..., ::-1, :] @ overlaps(steps, size).T, np.float32)
 
 
-def gather_pixels(pixels: Floats, view: View) -> Floats:
+def gather_pixels(pixels: Float32Array, view: View) -> Float32Array:
     """Turn relevance by pixel, (..., size, size), into relevance by row and step, (..., rows, steps); sums stay."""
     size = pixels.shape[-1]
     gathered = overlaps(frequency_axis(view).rows, size).T @ pixels @ overlaps(STEPS, size)
     return np.asarray(gathered[..., ::-1, :], np.float32)
 
 
-def stretch_mask(mask: Floats, frames: int, bands: int) -> Floats:
+def stretch_mask(mask: Float32Array, frames: int, bands: int) -> Float32Array:
     """Turn a mask, (..., rows, steps), into one for mel power at 16 kHz: (..., frames, bands)."""
     rows, steps = mask.shape[-2:]
     return np.asarray(overlaps(steps, frames) @ np.swapaxes(mask, -1, -2) @ overlaps(rows, bands).T, np.float32)

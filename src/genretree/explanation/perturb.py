@@ -6,25 +6,24 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float64Array
 from genretree.bundle.bundle import Bundle
 from genretree.explanation.slices import TrackSlices, score
 from genretree.explanation.target import Target
 from genretree.parallel import available_processors, shared_by
 from genretree.progress import progress_bar
 
-Floats = NDArray[np.float64]
-Scored = Callable[[TrackSlices], Floats]  # versions of a slice to log odds of the targets, (n, n_targets)
+Scored = Callable[[TrackSlices], Float64Array]  # versions of a slice to log odds of the targets, (n, n_targets)
 
 
-def log_odds(bundle: Bundle, targets: Sequence[Target], track_slices: TrackSlices) -> Floats:
+def log_odds(bundle: Bundle, targets: Sequence[Target], track_slices: TrackSlices) -> Float64Array:
     """Give the log odds of targets for slices: shape (n, n_targets)."""
     levels = score(bundle, track_slices)
     return np.stack([target.log_odds(levels) for target in targets], axis=1)
 
 
-def each_slice(n: int, work: Callable[[int], Floats], what: str, progress: bool) -> Floats:
+def each_slice(n: int, work: Callable[[int], Float64Array], what: str, progress: bool) -> Float64Array:
     """Do some work for each slice, side by side; gives the results in order, stacked."""
     workers = max(1, min(n, available_processors()))
     with shared_by(workers), ThreadPoolExecutor(workers) as pool, progress_bar(n, what, "slice", progress) as tick:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.arrays import Array, Float32Array, Float64Array
 from genretree.explanation.coordinates import STEPS, FrequencyAxis, View, frequency_axis
 from genretree.explanation.slices import TrackSlices
 from genretree.explanation.target import Target
@@ -26,8 +27,6 @@ UNITS = {
     "rollout": "share of attention",
 }
 
-Floats = NDArray[np.float32]
-
 
 @dataclass(frozen=True)
 class Relevance:
@@ -42,21 +41,21 @@ class Relevance:
     """
 
     view: View
-    values: Floats
+    values: Float32Array
 
     @property
     def axis(self) -> FrequencyAxis:
         """The rows in Hz and notes."""
         return frequency_axis(self.view)
 
-    def by_band(self) -> Floats:
+    def by_band(self) -> Float32Array:
         """Sum over time, the mean of the slices: shape (rows,)."""
-        found: Floats = self.values.sum(axis=2).mean(axis=0)
+        found: Float32Array = self.values.sum(axis=2).mean(axis=0)
         return found
 
-    def by_step(self) -> Floats:
+    def by_step(self) -> Float32Array:
         """Sum over frequency: shape (n_slices, 57)."""
-        found: Floats = self.values.sum(axis=1)
+        found: Float32Array = self.values.sum(axis=1)
         return found
 
 
@@ -75,9 +74,9 @@ class NodeExplanation:
     """
 
     target: Target
-    log_odds: NDArray[np.float64]
-    baseline: NDArray[np.float64]
-    shares: Mapping[View, NDArray[np.float64]]
+    log_odds: Float64Array
+    baseline: Float64Array
+    shares: Mapping[View, Float64Array]
     maps: tuple[Relevance, ...]
 
     def bands(self, most: int = _MOST_BANDS) -> list[dict[str, Any]]:
@@ -130,7 +129,7 @@ class Timeline:
     """A node's calibrated probability in each slice, and the passages most and least typical of it."""
 
     node: NodePath
-    probabilities: NDArray[np.float64]
+    probabilities: Float64Array
     typical: tuple[Passage, ...]
     untypical: tuple[Passage, ...]
 
@@ -217,9 +216,9 @@ class Explanation:
             **({} if self.check is None else {"check": dict(self.check)}),
         }
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, Array]:
         """Return every map and its axes, as `relevance.npz` holds them."""
-        found: dict[str, NDArray[Any]] = {
+        found: dict[str, Array] = {
             "starts": self.track_slices.starts,
             "slice_seconds": np.array(self.track_slices.seconds),
         }

@@ -6,11 +6,10 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Array, Float16Array, Float32Array, Float64Array, Int64Array, UInt8Array
 from genretree.bundle.bundle import Bundle
 from genretree.corpus.store import Store
 from genretree.corpus.triples import ImageSet
@@ -48,11 +47,11 @@ class TrackSlices:
     """
 
     name: str
-    images: NDArray[np.uint8]
-    features: Mapping[str, NDArray[Any]]
-    starts: NDArray[np.float64]
+    images: UInt8Array
+    features: Mapping[str, Array]
+    starts: Float64Array
     seconds: float
-    decibels: NDArray[np.float32] | None = None
+    decibels: Float32Array | None = None
     padded: bool = False
 
     def __len__(self) -> int:
@@ -64,16 +63,16 @@ class TrackSlices:
         return SliceInputs({IMAGES: self.images, **self.features})
 
     @property
-    def mel_16k(self) -> NDArray[np.float16] | None:
+    def mel_16k(self) -> Float16Array | None:
         """Mel power at 16 kHz, shape (n, frames, 96), if the model takes it."""
         return self.features.get(MEL_16K)
 
-    def replace(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None) -> TrackSlices:
+    def replace(self, images: UInt8Array, mel_16k: Float16Array | None) -> TrackSlices:
         """Copy the slices with other images and other mel power, as many slices as there are."""
         features = self.features if mel_16k is None else {**self.features, MEL_16K: mel_16k}
         return replace(self, images=images, features=features)
 
-    def select(self, rows: NDArray[np.int64] | slice) -> TrackSlices:
+    def select(self, rows: Int64Array | slice) -> TrackSlices:
         """Keep some slices."""
         return replace(
             self,
@@ -121,7 +120,7 @@ def read_images(bundle: Bundle, images: Sequence[ImageSet], form: ImageForm = "a
     return TrackSlices(images[0].name, found, {}, np.arange(len(found), dtype=np.float64) * seconds, seconds)
 
 
-def split_inputs(inputs: Inputs) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
+def split_inputs(inputs: Inputs) -> tuple[UInt8Array, dict[str, Array]]:
     """Separate the images from the other features."""
     return inputs[IMAGES], {name: inputs[name] for name in inputs if name != IMAGES}
 

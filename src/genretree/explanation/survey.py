@@ -97,7 +97,7 @@ def survey(
     rows = store.rows(part, None if part == "all" else store.split(chosen))
     tracks = np.unique(store.slice_tracks[rows])
     if not len(tracks):
-        raise CorpusError(f"{store.folder}: the part '{part}' of the split '{chosen}' is empty; try --part all")
+        raise CorpusError(f"{store.folder}: the part '{part}' of the split '{chosen}' is empty; try `part='all'`")
     tracks = tracks[np.unique(np.linspace(0, len(tracks) - 1, min(most, len(tracks))).round().astype(int))]
     leaves = match_leaves(bundle.taxonomy, store)
     found = []

@@ -222,7 +222,9 @@ def _restore(state: State, chain: list[journal.Change], force: bool) -> None:
             _restore(state, moved, force)
             return
         if not exact and not force:
-            raise RefusedError("was changed by something else since; --force takes our fields back and leaves the rest")
+            raise RefusedError(
+                "was changed by something else since; `force=True` takes our fields back and leaves the rest"
+            )
         temporary, placing = _name_copy(path), False
         journal.begin_undo(state, oldest.id, str(temporary))
         try:

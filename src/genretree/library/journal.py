@@ -350,7 +350,8 @@ def _recover(state: State, item: Change, unused: bool) -> Recovered | None:
         return Recovered(item.path, text, edited)
     with state.transaction() as connection:
         connection.execute("UPDATE change SET state = 'written' WHERE id = ?", (item.id,))
-    text = "was written, and another program has changed it since; undo leaves it alone, --force takes our fields back"
+    undo = "undo leaves it alone, `force=True` takes our fields back"
+    text = f"was written, and another program has changed it since; {undo}"
     return Recovered(item.path, text, edited=True)
 
 

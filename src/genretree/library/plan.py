@@ -40,8 +40,8 @@ Action = Literal[
 ACTIONS: dict[Action, str] = {
     "write": "to be written",
     "same": "hold it already",
-    "has_genre": "have a genre that is not ours (see --append, --overwrite)",
-    "unsure": "not sure enough (see --min-confidence, --min-depth)",
+    "has_genre": "have a genre that is not ours",
+    "unsure": "not sure enough",
     "left_alone": "left alone by the mapping",
     "untaggable": "their format takes no tags, or they are damaged",
     "read_only": "are read-only",

@@ -203,5 +203,5 @@ def _load_packed(packed: Any, load: Callable[[Path], Listener], digest: str) -> 
         archive.extractall(folder, filter="data")
     listener = load(Path(folder) / "bundle")
     if listener.card.digest != digest:
-        raise LibraryError("this machine computes in another arithmetic than the caller; give --precision float32")
+        raise LibraryError("this machine computes in another arithmetic than the caller; use `precision='float32'`")
     return listener

@@ -116,7 +116,7 @@ def rescue(damaged: Path, out: Path, music: Sequence[str] = ()) -> tuple[list[Re
     if not damaged.is_file():
         raise LibraryError(f"{damaged}: no such file; name the damaged database")
     if out.exists():
-        raise LibraryError(f"{out}: exists already; name a new file with --out")
+        raise LibraryError(f"{out}: exists already; name a new file in `out`")
     try:
         with tempfile.TemporaryDirectory(prefix="genretree-") as folder:
             copy = _copy(damaged, Path(folder))

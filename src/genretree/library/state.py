@@ -172,7 +172,7 @@ def open_state(path: str | Path, *, create: bool = False, show: bool = False, ch
             f"{path}: is missing, but its backup {_backup(path, 1)} is there; copy that to {path}{advice}"
         )
     if not create and not path.is_file():
-        raise LibraryError(f"{path}: no such library; make it with: genretree library analyse DIR --bundle BUNDLE")
+        raise LibraryError(f"{path}: no such library; make it with: genretree library analyse")
     if create:
         path.parent.mkdir(parents=True, exist_ok=True)
     if check is None:
@@ -218,7 +218,7 @@ def _prepare(state: State, create: bool, check: bool, upgrade: bool) -> None:
     elif format_ is None or format_[0] != str(FORMAT):
         raise LibraryError(
             f"{path}: library format {format_ and format_[0]}, this genretree reads 1 and {FORMAT}; update genretree, "
-            "or name another file with --db"
+            "or name another file in `path`"
         )
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'change_after'").fetchone():
         with suppress(sqlite3.OperationalError):  # read-only, busy or full
@@ -319,7 +319,7 @@ def sole_worker(path: Path, what: str) -> Iterator[None]:
         if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
             raise explain(lock, error) from error
         holder = who.read_text(encoding="utf-8") if who.is_file() else "another process"
-        raise LibraryError(f"{path}: {holder} is at work on it; wait for it, or name another file with --db") from None
+        raise LibraryError(f"{path}: {holder} is at work on it; wait for it, or name another file in `path`") from None
     try:
         who.write_text(f"{what} (process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')})", encoding="utf-8")
         yield
@@ -370,15 +370,15 @@ def explain(path: Path, error: sqlite3.DatabaseError) -> LibraryError:
         return LibraryError(f"{path}: the disk is full; all that was finished is kept, free some space and go on")
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
         if path.exists() and not os.access(path, os.R_OK):
-            return LibraryError(f"{path}: can't be read ({error}); ask its owner, or name another file with --db")
-        return LibraryError(f"{path}: can't be written to ({error}); name a file in a folder of yours with --db")
+            return LibraryError(f"{path}: can't be read ({error}); ask its owner, or name another file in `path`")
+        return LibraryError(f"{path}: can't be written to ({error}); name a file in a folder of yours in `path`")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LibraryError(f"{path}: another program is using it ({error}); try again when that has finished")
     if code == sqlite3.SQLITE_IOERR:
         return LibraryError(f"{path}: its disk can't be read or written ({error}); check the disk, then try again")
     if code == sqlite3.SQLITE_NOTADB:
         return LibraryError(
-            f"{path}: is not a library's database ({error}); name another file with --db, or, if it was one: "
+            f"{path}: is not a library's database ({error}); name another file in `path`, or, if it was one: "
             f"{_advice(path)}"
         )
     return LibraryError(f"{path}: is damaged ({error}); {_advice(path)}")

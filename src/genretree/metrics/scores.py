@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.arrays import Float64Array, Int64Array
 from genretree.models.base import LevelProbabilities
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
@@ -21,9 +22,6 @@ _CHANCE_DRAWS = 200
 _CURVE_POINTS = 20
 _TOP = (2, 3)
 COVERAGE = 0.8
-
-Indices = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class ReliabilityBin:
     n: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CalibrationScores:
     """How far the probabilities of one level can be trusted.
 
@@ -74,7 +72,7 @@ class CalibrationScores:
     curve: tuple[tuple[float, float], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LevelScores:
     """How right one level is.
 
@@ -169,14 +167,14 @@ class Difference:
     p_value: float
 
 
-def decode_levels(taxonomy: Taxonomy, heads: Heads, levels: LevelProbabilities) -> Indices:
+def decode_levels(taxonomy: Taxonomy, heads: Heads, levels: LevelProbabilities) -> Int64Array:
     """Choose a node for each level, shape (n, depth): one path with the tree head, each level's best without."""
     if heads == "tree":
         return taxonomy.ancestors[taxonomy.decode(levels)]
     return np.stack([probabilities.argmax(axis=1) for probabilities in levels], axis=1)
 
 
-def name_path(taxonomy: Taxonomy, heads: Heads, nodes: Indices) -> tuple[str, ...]:
+def name_path(taxonomy: Taxonomy, heads: Heads, nodes: Int64Array) -> tuple[str, ...]:
     """Names from the top to the leaf; with independent heads the names of all levels, whatever they say together."""
     if heads == "tree":
         return taxonomy.leaves[int(nodes[-1])]
@@ -187,8 +185,8 @@ def score_units(
     taxonomy: Taxonomy,
     heads: Heads,
     levels: LevelProbabilities,
-    leaves: Indices,
-    groups: Indices,
+    leaves: Int64Array,
+    groups: Int64Array,
     seed: int,
     before: LevelProbabilities | None = None,
 ) -> UnitScores:
@@ -226,7 +224,7 @@ def score_units(
     return UnitScores(len(leaves), len(np.unique(groups)), overall, contradictions, hierarchical, tuple(scores))
 
 
-def score_hierarchy(taxonomy: Taxonomy, predicted: Indices, leaves: Indices) -> HierarchicalScores:
+def score_hierarchy(taxonomy: Taxonomy, predicted: Int64Array, leaves: Int64Array) -> HierarchicalScores:
     """Compare predicted nodes, shape (n, depth), with true leaves, shape (n,): whole paths, not levels."""
     named = [[set(_paths_above(node)) for node in taxonomy.nodes(level)] for level in range(taxonomy.depth)]
     shared = n_predicted = n_true = 0
@@ -245,7 +243,7 @@ def score_hierarchy(taxonomy: Taxonomy, predicted: Indices, leaves: Indices) -> 
 
 
 def compare_right(
-    names: Sequence[str], first: NDArray[np.bool_], second: NDArray[np.bool_], groups: Indices, seed: int
+    names: Sequence[str], first: NDArray[np.bool_], second: NDArray[np.bool_], groups: Int64Array, seed: int
 ) -> tuple[Difference, ...]:
     """Say for each level whether one model is better than another on the same examples.
 
@@ -273,7 +271,7 @@ def compare_right(
     return tuple(found)
 
 
-def _difference_interval(gained: Floats, groups: Indices, seed: int) -> tuple[float, float]:
+def _difference_interval(gained: Float64Array, groups: Int64Array, seed: int) -> tuple[float, float]:
     """Give the bootstrap's interval; where all groups gain the same, what so many groups may hide (Wilson)."""
     from scipy import stats
 
@@ -285,7 +283,7 @@ def _difference_interval(gained: Floats, groups: Indices, seed: int) -> tuple[fl
     return max(-1.0, float(means[0]) - hidden), min(1.0, float(means[0]) + hidden)
 
 
-def bootstrap_interval(right: NDArray[np.bool_], groups: Indices, seed: int) -> tuple[float, float]:
+def bootstrap_interval(right: NDArray[np.bool_], groups: Int64Array, seed: int) -> tuple[float, float]:
     """Give the 95 % interval of the share of right answers, drawing whole groups with replacement.
 
     Tracks of one artist rise and fall together, so artists, not tracks, are drawn (cluster bootstrap, percentile
@@ -301,7 +299,7 @@ def bootstrap_interval(right: NDArray[np.bool_], groups: Indices, seed: int) -> 
     return _bootstrap(right.astype(float), groups, seed) or (0.0, 1.0)
 
 
-def _bootstrap(values: Floats, groups: Indices, seed: int) -> tuple[float, float] | None:
+def _bootstrap(values: Float64Array, groups: Int64Array, seed: int) -> tuple[float, float] | None:
     """Give the 95 % interval of the mean, drawing whole groups; None for a single group."""
     from scipy import stats
 
@@ -330,10 +328,10 @@ def _bootstrap(values: Floats, groups: Indices, seed: int) -> tuple[float, float
 def _score_level(
     taxonomy: Taxonomy,
     level: int,
-    probabilities: Floats,
-    true: Indices,
-    predicted: Indices,
-    groups: Indices,
+    probabilities: Float64Array,
+    true: Int64Array,
+    predicted: Int64Array,
+    groups: Int64Array,
     seed: int,
     trust: CalibrationScores,
 ) -> LevelScores:
@@ -368,7 +366,7 @@ def _score_level(
     )
 
 
-def _score_top(probabilities: Floats, true: Indices) -> dict[int, float]:
+def _score_top(probabilities: Float64Array, true: Int64Array) -> dict[int, float]:
     """Give the share of true nodes among the k likeliest; among equals the first in index order comes first."""
     order = np.argsort(-probabilities, axis=1, kind="stable")
     rank = (order == true[:, None]).argmax(axis=1)
@@ -376,7 +374,11 @@ def _score_top(probabilities: Floats, true: Indices) -> dict[int, float]:
 
 
 def _score_trust(
-    confidence: Floats, right: NDArray[np.bool_], confidence_before: Floats, right_before: NDArray[np.bool_], seed: int
+    confidence: Float64Array,
+    right: NDArray[np.bool_],
+    confidence_before: Float64Array,
+    right_before: NDArray[np.bool_],
+    seed: int,
 ) -> CalibrationScores:
     bins, bins_before = _reliability(confidence, right), _reliability(confidence_before, right_before)
     drawn = np.random.default_rng(seed).random((_CHANCE_DRAWS, len(confidence))) < confidence
@@ -394,16 +396,16 @@ def _score_trust(
     )
 
 
-def _at_share(running: Floats, share: float) -> float:
+def _at_share(running: Float64Array, share: float) -> float:
     return float(running[max(1, round(share * len(running))) - 1])
 
 
-def _confidence(probabilities: Floats, chosen: Indices) -> Floats:
-    found: Floats = probabilities[np.arange(len(chosen)), chosen]
+def _confidence(probabilities: Float64Array, chosen: Int64Array) -> Float64Array:
+    found: Float64Array = probabilities[np.arange(len(chosen)), chosen]
     return found
 
 
-def _reliability(confidence: Floats, right: NDArray[np.bool_]) -> tuple[ReliabilityBin, ...]:
+def _reliability(confidence: Float64Array, right: NDArray[np.bool_]) -> tuple[ReliabilityBin, ...]:
     index = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     counts = np.bincount(index, minlength=_BINS)
     sums = np.bincount(index, weights=confidence, minlength=_BINS)

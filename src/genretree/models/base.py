@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Array, Float32Array, Float64Array, Int64Array, UInt8Array
 from genretree.errors import BundleError
 from genretree.files import atomic_path, release_pages
 from genretree.settings import Heads, Settings
 from genretree.sound.features import IMAGES, Inputs, SliceInputs
 from genretree.taxonomy import Taxonomy
 
-LevelProbabilities = list[NDArray[np.float64]]
+LevelProbabilities = list[Float64Array]
 
 
 @dataclass(frozen=True)
@@ -40,31 +40,31 @@ class SliceDataset:
         A folder for what is computed of these slices and can be used again.
     """
 
-    images: NDArray[np.uint8]
-    rows: NDArray[np.int64]
-    leaves: NDArray[np.int64]
-    tracks: NDArray[np.int64]
-    groups: NDArray[np.int64]
-    features: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    images: UInt8Array
+    rows: Int64Array
+    leaves: Int64Array
+    tracks: Int64Array
+    groups: Int64Array
+    features: Mapping[str, Array] = field(default_factory=dict)
     cache: Path | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def select(self, positions: NDArray[np.int64]) -> SliceDataset:
+    def select(self, positions: Int64Array) -> SliceDataset:
         """Keep some examples, by position."""
         return replace(
             self, **{name: getattr(self, name)[positions] for name in ("rows", "leaves", "tracks", "groups")}
         )
 
-    def next_slices(self) -> NDArray[np.int64]:
+    def next_slices(self) -> Int64Array:
         """Give the position of the slice that comes next on the same track, or the slice's own: shape (n,)."""
         places = {int(row): place for place, row in enumerate(self.rows)}
         own = np.arange(len(self.rows))
         after = np.array([places.get(int(row) + 1, place) for place, row in enumerate(self.rows)], dtype=np.int64)
         return np.where(self.tracks[after] == self.tracks, after, own)
 
-    def inputs(self, positions: NDArray[np.int64] | slice = slice(None)) -> SliceInputs:
+    def inputs(self, positions: Int64Array | slice = slice(None)) -> SliceInputs:
         """Give the inputs of a model for the examples at some positions; they are read where a model asks for them."""
         return SliceInputs({IMAGES: self.images, **self.features}, self.rows[positions])
 
@@ -73,13 +73,13 @@ class SliceDataset:
         for array in (self.images, *self.features.values()):
             release_pages(array)
 
-    def take(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def take(self, positions: Int64Array) -> UInt8Array:
         """Read the images at some positions, in that order."""
-        found: NDArray[np.uint8] = np.asarray(self.images[self.rows[positions]])  # a copy, as the rows are a list
+        found: UInt8Array = np.asarray(self.images[self.rows[positions]])  # a copy, as the rows are a list
         release_pages(self.images)
         return found
 
-    def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:
+    def batches(self, size: int) -> Iterator[UInt8Array]:
         """Yield all images in order, `size` at a time."""
         for start in range(0, len(self.rows), size):
             yield np.asarray(self.images[self.rows[start : start + size]])
@@ -114,8 +114,8 @@ class OutOfFoldPredictions:
     """
 
     levels: LevelProbabilities
-    leaves: NDArray[np.int64]
-    tracks: NDArray[np.int64]
+    leaves: Int64Array
+    tracks: Int64Array
 
     def after(self, n: int) -> OutOfFoldPredictions:
         """Leave out the first so many slices."""
@@ -135,10 +135,10 @@ class FitResult:
     held: OutOfFoldPredictions | None = None
 
 
-def compute_class_weights(classes: NDArray[np.int64], class_weight_power: float) -> NDArray[np.float64]:
+def compute_class_weights(classes: Int64Array, class_weight_power: float) -> Float64Array:
     """Weigh examples by their class's share to minus `class_weight_power`, 0 to 1: shape (n,), their mean is 1."""
     weights = np.bincount(classes)[classes] ** -float(class_weight_power)
-    normal: NDArray[np.float64] = weights / weights.mean()
+    normal: Float64Array = weights / weights.mean()
     return normal
 
 
@@ -205,7 +205,7 @@ def check_inputs(model: Model, inputs: Inputs) -> None:
         )
 
 
-def embed_slices(model: Model, inputs: Inputs) -> NDArray[np.float32]:
+def embed_slices(model: Model, inputs: Inputs) -> Float32Array:
     """Compute a model's embeddings of slices, the input of its last layer: shape (n, embedding_dim).
 
     Parameters
@@ -223,7 +223,7 @@ def embed_slices(model: Model, inputs: Inputs) -> NDArray[np.float32]:
     if own is None:
         raise BundleError("this model has no embeddings")
     check_inputs(model, inputs)
-    found: NDArray[np.float32] = np.asarray(own(inputs), np.float32)
+    found: Float32Array = np.asarray(own(inputs), np.float32)
     return found
 
 

@@ -83,7 +83,7 @@ def get_family(name: str | type[Family]) -> type[Family]:
     """
     if not isinstance(name, str):
         builtin = _BUILT_IN.get(getattr(name, "name", ""))
-        return name if builtin == _origin(name) else register_family(name)
+        return name if builtin is not None and builtin == _origin(name) else register_family(name)
     if name in _registered:
         return _registered[name]
     if name in _BUILT_IN:
@@ -116,7 +116,13 @@ def _load(entry: EntryPoint) -> type[Family]:
 
 
 def check_attributes(family: type[Family]) -> None:
-    """Raise ArgumentError unless a class has the attributes of a model family."""
+    """Check that a class has the attributes of a model family, each of the right type.
+
+    Raises
+    ------
+    ArgumentError
+        If one is missing or of the wrong type.
+    """
     if not inspect.isclass(family):
         raise ArgumentError(f"a family must be a class, got {type(family).__name__}")
     missing = [

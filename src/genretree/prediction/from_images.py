@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import UInt8Array
 from genretree.bundle.bundle import Bundle
 from genretree.corpus.triples import ImageSet, group_images, is_image, read_set, walk_images
 from genretree.errors import ImageError, SettingsError
 from genretree.files import printable
-from genretree.prediction.predict import Prediction, PredictionError, SliceScores, describe, find_files
-from genretree.settings import HOP_LENGTH, MODALITIES, SAMPLE_RATE, Modality
-from genretree.sound.features import IMAGES, SliceInputs, requested_features
+from genretree.prediction.predict import (
+    Prediction,
+    PredictionError,
+    check_arguments,
+    describe,
+    find_files,
+    score_images,
+)
+from genretree.settings import MODALITIES, Modality
+from genretree.sound.features import requested_features
 from genretree.sound.images import ImageForm
+from genretree.sound.walk import is_sound_name
 
 
 def needed_images(bundle: Bundle) -> tuple[Modality, ...]:
@@ -43,7 +52,7 @@ def find_image_sets(paths: Iterable[str | Path]) -> list[ImageSet]:
     return group_images(found)
 
 
-def read_slices(bundle: Bundle, sets: Sequence[ImageSet], form: ImageForm = "auto") -> NDArray[np.uint8]:
+def read_slices(bundle: Bundle, sets: Sequence[ImageSet], form: ImageForm = "auto") -> UInt8Array:
     """Read the slices of one track; returns uint8, shape (n, 3, size, size), without silent slices.
 
     Raises
@@ -83,7 +92,7 @@ def predict_images(
     one_track : bool
         Take all for slices of one track, in their order, and average them; else each is a track of one slice.
     top, min_confidence
-        As for `genretree.prediction.predict.predict`.
+        As for `genretree.predict`.
 
     Yields
     ------
@@ -95,16 +104,12 @@ def predict_images(
     SettingsError
         If the model works from sound, or `min_confidence` is out of range.
     """
-    if not 0 <= min_confidence <= 1:
-        raise SettingsError(f"min_confidence lies between 0 and 1, it can't be {min_confidence}")
+    check_arguments(bundle, min_confidence, top)
     needed_images(bundle)
-    seconds = bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
     for track in [list(sets)] if one_track else [[item] for item in sets]:
         try:
             images = read_slices(bundle, track, form)
-            levels = bundle.model.predict_proba(SliceInputs({IMAGES: images}))
-            heard = SliceScores(levels, [place * seconds for place in range(len(images))], False)
-            yield describe(bundle, track[0].name, heard, top, min_confidence)
+            yield describe(bundle, track[0].name, score_images(bundle, images), top, min_confidence)
         except ImageError as error:
             yield PredictionError(error.path, error.kind, str(error))
         except Exception as error:  # whatever one image brings about must not stop the others
@@ -114,6 +119,15 @@ def predict_images(
 
 def holds_images(path: Path) -> bool:
     """Whether a path is an image, or a folder with images of spectra in it and no sound."""
+    return find_content(path) == "images"
+
+
+def find_content(path: Path) -> Literal["audio", "images"] | None:
+    """Say whether a path is, or its name promises, audio or an image; of a folder, what it contains, audio first."""
     if path.is_dir():
-        return next(find_files([path]), None) is None and next(walk_images(path), None) is not None
-    return is_image(path)
+        if next(find_files([path]), None) is not None:
+            return "audio"
+        return "images" if next(walk_images(path), None) is not None else None
+    if is_image(path):
+        return "images"
+    return "audio" if path.is_file() or is_sound_name(path) else None

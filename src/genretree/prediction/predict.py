@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Int64Array, UInt8Array
 from genretree.bundle.bundle import Bundle
+from genretree.checks import require_integer, require_number, require_path
 from genretree.errors import ArgumentError, SettingsError, SoundError
 from genretree.files import printable
 from genretree.metrics.scores import decode_levels, name_path
 from genretree.models.base import LevelProbabilities
 from genretree.parallel import available_processors, shared_by
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE, Heads
+from genretree.sound.features import IMAGES, SliceInputs
 from genretree.sound.slices import SliceImages, iter_slices, skip_silent, stack_slices
 from genretree.sound.walk import SoundWalk
 from genretree.taxonomy import Taxonomy, format_path
@@ -42,7 +44,7 @@ class LabelProbability:
     probability: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LevelPrediction:
     """One level of a path: the node taken, its probability, the likeliest nodes, and whether it is sure enough."""
 
@@ -53,7 +55,7 @@ class LevelPrediction:
     sure: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SlicePrediction:
     """What one slice says: where it lies in the track (seconds), the path and its leaf's probability."""
 
@@ -63,7 +65,7 @@ class SlicePrediction:
     probability: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prediction:
     """A file's genre path.
 
@@ -186,7 +188,7 @@ def predict(
     SettingsError
         If `min_confidence` is not in [0, 1].
     """
-    check_arguments(bundle, min_confidence)
+    check_arguments(bundle, min_confidence, top, workers)
     return map_files(lambda file: _predict_file(bundle, file, top, min_confidence, salvage), files, workers)
 
 
@@ -200,12 +202,12 @@ def predict_found_files(
     workers: int = 2,
 ) -> Iterator[Prediction | PredictionError]:
     """Do the same as `predict` for what `find_files` found; errors are passed on in their places."""
-    check_arguments(bundle, min_confidence)
+    check_arguments(bundle, min_confidence, top, workers)
     return _map_found(lambda file: _predict_file(bundle, file, top, min_confidence, salvage), iter(files), workers)
 
 
-def check_arguments(bundle: Bundle, min_confidence: float = 0.0) -> None:
-    """Refuse what is not a bundle, and a threshold that is not a probability.
+def check_arguments(bundle: Bundle, min_confidence: float = 0.0, top: int = _TOP, workers: int = 1) -> None:
+    """Refuse what is not a bundle, a threshold that is not a probability, and counts that are not positive integers.
 
     Raises
     ------
@@ -215,6 +217,9 @@ def check_arguments(bundle: Bundle, min_confidence: float = 0.0) -> None:
         raise ArgumentError(
             f"bundle must be a loaded bundle, got {type(bundle).__name__}; load it: genretree.load(...)"
         )
+    require_integer("top", top)
+    require_integer("workers", workers)
+    require_number("min_confidence", min_confidence)
     if not 0 <= min_confidence <= 1:
         raise SettingsError(f"min_confidence must be in [0, 1], got {min_confidence}")
 
@@ -295,9 +300,13 @@ def predict_file(
 
     Raises
     ------
+    ArgumentError
+        If an argument has the wrong type or is out of range.
     SoundError
         If the file can't be used; its `kind` says why.
     """
+    check_arguments(bundle, min_confidence, top)
+    file = require_path("file", file)
     with shared_by(1):
         return _predict_file(bundle, file, top, min_confidence, salvage)
 
@@ -354,6 +363,15 @@ def score_slices(bundle: Bundle, slices: Iterable[SliceImages]) -> SliceScores:
     return SliceScores([np.concatenate(parts) for parts in zip(*found, strict=True)], starts, padded)
 
 
+def score_images(bundle: Bundle, images: UInt8Array) -> SliceScores:
+    """Score the images of consecutive slices of one track, uint8, shape (n_slices, 3, size, size), in batches."""
+    batches = (SliceInputs({IMAGES: images[at : at + _BATCH]}) for at in range(0, len(images), _BATCH))
+    parts = [bundle.model.predict_proba(batch) for batch in batches]
+    seconds = bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
+    levels = [np.concatenate(level) for level in zip(*parts, strict=True)]
+    return SliceScores(levels, [place * seconds for place in range(len(images))], False)
+
+
 def average_slices(bundle: Bundle, heard: SliceScores) -> LevelProbabilities:
     """Give a whole file's calibrated probabilities: arrays of shape (1, n_nodes), one for each level."""
     return bundle.calibrate([probabilities.mean(axis=0, keepdims=True) for probabilities in heard.levels], "track")
@@ -388,26 +406,41 @@ def describe(bundle: Bundle, file: str, heard: SliceScores, top: int = _TOP, min
         best = np.argsort(-probabilities[0], kind="stable")[:top]
         choices = tuple(LabelProbability(labels[i], float(probabilities[0, i])) for i in best)
         chance = float(probabilities[0, node])
-        named.append(LevelPrediction(tree.levels[level], labels[node], chance, choices, level < known))
+        named.append(
+            LevelPrediction(
+                name=tree.levels[level], label=labels[node], probability=chance, top=choices, sure=level < known
+            )
+        )
     length = bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
     rows = decode_levels(tree, heads, by_slice)
     timeline = tuple(
         SlicePrediction(
-            round(start, 3), round(start + length, 3), name_path(tree, heads, row), float(by_slice[-1][i, row[-1]])
+            start=round(start, 3),
+            end=round(start + length, 3),
+            path=name_path(tree, heads, row),
+            probability=float(by_slice[-1][i, row[-1]]),
         )
         for i, (start, row) in enumerate(zip(starts, rows, strict=True))
     )
     consistent = nodes.tolist() in tree.ancestors.tolist()
     note = str(bundle.training.get("note", ""))
-    complete = known == tree.depth
     return Prediction(
-        file, path, tuple(named), len(starts), timeline, heard.padded, consistent, note, complete, bundle.runtime
+        file=file,
+        path=path,
+        levels=tuple(named),
+        slices=len(starts),
+        timeline=timeline,
+        padded=heard.padded,
+        consistent=consistent,
+        note=note,
+        complete=known == tree.depth,
+        runtime=bundle.runtime,
     )
 
 
 def cut_path(
-    tree: Taxonomy, heads: Heads, averaged: LevelProbabilities, nodes: NDArray[np.int64], least: float
-) -> tuple[int, NDArray[np.int64]]:
+    tree: Taxonomy, heads: Heads, averaged: LevelProbabilities, nodes: Int64Array, least: float
+) -> tuple[int, Int64Array]:
     """Give how many levels are sure enough, and the nodes of a path that starts with those.
 
     Parameters
@@ -426,7 +459,7 @@ def cut_path(
     children, each of them is unlikely, and yet the branch is not. Then that one is taken.
     """
 
-    def sure(row: NDArray[np.int64]) -> int:
+    def sure(row: Int64Array) -> int:
         below = [level for level, node in enumerate(row) if averaged[level][0, node] < least]
         return below[0] if below else tree.depth
 

@@ -7,15 +7,21 @@ import heapq
 import numpy as np
 from numpy.typing import NDArray
 
-from genretree.recovery.pairs import Floats, Pairs, Rows, SliceFeatures, Weights, log_odds
+from genretree.arrays import Float32Array, Float64Array, Int64Array
+from genretree.recovery.pairs import Pairs, SliceFeatures, Weights, log_odds
 
 MERGE_FEATURES = 8
 NO_LINK = -8.0  # log-odds of two slices that were not worth a look
 
 
 def merge_features(
-    likeness: Floats, rhythm: Floats, best: Floats, second: Floats, sizes: Floats, others: Floats
-) -> Floats:
+    likeness: Float32Array,
+    rhythm: Float32Array,
+    best: Float32Array,
+    second: Float32Array,
+    sizes: Float32Array,
+    others: Float32Array,
+) -> Float32Array:
     """Describe pairs of groups: cosines of their centres, their two best links, and how large they are."""
     small = np.log(np.minimum(sizes, others))
     large = np.log(np.maximum(sizes, others))
@@ -38,7 +44,9 @@ class Groups:
     weights : Weights
     """
 
-    def __init__(self, slices: SliceFeatures, pairs: Pairs, links: Floats, counts: Rows, weights: Weights) -> None:
+    def __init__(
+        self, slices: SliceFeatures, pairs: Pairs, links: Float32Array, counts: Int64Array, weights: Weights
+    ) -> None:
         n = len(counts)
         self._place, self._rhythm = slices.place.copy(), slices.rhythm.copy()  # sums over the slices of each group
         self._sizes = np.ones(n, np.float32)
@@ -54,7 +62,7 @@ class Groups:
             self._weigh(row, [other for other in self._near[row] if other > row])
         heapq.heapify(self._heap)
 
-    def join(self, least: float, largest: int) -> Rows:
+    def join(self, least: float, largest: int) -> Int64Array:
         """Join while the likeliest pair has at least this probability, to groups of at most `largest` slices.
 
         Gives the group of every slice. What was too large stays apart in later calls.
@@ -70,7 +78,7 @@ class Groups:
             found[members] = number
         return found
 
-    def neighbours(self) -> tuple[Rows, Rows, Floats]:
+    def neighbours(self) -> tuple[Int64Array, Int64Array, Float32Array]:
         """Pairs of groups as they are now, each by one of its slices, and their features: to learn from."""
         first, second, features = [], [], []
         for row, near in enumerate(self._near):
@@ -111,21 +119,21 @@ class Groups:
             a, b = min(row, other), max(row, other)
             self._heap.append((-value, a, b, int(self._age[a]), int(self._age[b])))
 
-    def _describe(self, row: int, others: list[int]) -> Floats:
+    def _describe(self, row: int, others: list[int]) -> Float32Array:
         likeness, rhythm = _cosines(self._place, row, others), _cosines(self._rhythm, row, others)
         best, second = np.array([self._near[row][other] for other in others], np.float32).T
         return merge_features(likeness, rhythm, best, second, self._sizes[[row]], self._sizes[others])
 
 
-def _cosines(sums: Floats, row: int, others: list[int]) -> Floats:
+def _cosines(sums: Float32Array, row: int, others: list[int]) -> Float32Array:
     chosen = sums[others]
     lengths = np.linalg.norm(chosen, axis=1) * np.linalg.norm(sums[row])
     return np.asarray(chosen @ sums[row] / (lengths + 1e-6), np.float32)
 
 
 def rate_tracks(
-    slices: SliceFeatures, pairs: Pairs, links: Floats, tracks: Rows, weights: Weights
-) -> NDArray[np.float64]:
+    slices: SliceFeatures, pairs: Pairs, links: Float32Array, tracks: Int64Array, weights: Weights
+) -> Float64Array:
     """Rate each track by how well its slices fit to the others of it; see `Recovery.confidence`."""
     from scipy.special import expit
 
@@ -142,7 +150,7 @@ def rate_tracks(
     return np.bincount(tracks, by_slice, n)[tracks] / sizes
 
 
-def _to_others(vectors: Floats, tracks: Rows) -> Floats:
+def _to_others(vectors: Float32Array, tracks: Int64Array) -> Float32Array:
     """Cosine of each slice to the sum of the others of its track."""
     sums = np.zeros_like(vectors)
     np.add.at(sums, tracks, vectors)
@@ -151,7 +159,7 @@ def _to_others(vectors: Floats, tracks: Rows) -> Floats:
     return np.asarray(np.einsum("ij,ij->i", rest, vectors) / (lengths + 1e-6), np.float32)
 
 
-def _two_best(pairs: Pairs, links: Floats, chosen: NDArray[np.bool_], n: int) -> Floats:
+def _two_best(pairs: Pairs, links: Float32Array, chosen: NDArray[np.bool_], n: int) -> Float32Array:
     """Log-odds of the two best of the chosen links of every slice, shape (n, 2)."""
     rows = np.concatenate([pairs.first[chosen], pairs.second[chosen]])
     values = np.concatenate([links[chosen], links[chosen]])

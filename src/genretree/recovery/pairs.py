@@ -13,12 +13,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array, Int64Array, UInt8Array
 from genretree.sound.slices import overlaps
-
-Floats = NDArray[np.float32]
-Rows = NDArray[np.int64]
 
 WEIGHTS_FILE = Path(__file__).with_name("recover.safetensors")
 
@@ -60,14 +57,14 @@ class Weights:
         Least probability of one track at which groups are joined: to tracks, and to blocks.
     """
 
-    center: Floats
-    projection: Floats
-    cut: Floats
-    pair_hidden: Floats
-    pair_output: Floats
-    merge_hidden: Floats
-    merge_output: Floats
-    thresholds: Floats
+    center: Float32Array
+    projection: Float32Array
+    cut: Float32Array
+    pair_hidden: Float32Array
+    pair_output: Float32Array
+    merge_hidden: Float32Array
+    merge_output: Float32Array
+    thresholds: Float32Array
 
 
 @cache
@@ -92,12 +89,12 @@ class SliceFeatures:
         Unit vectors: autocorrelation of the onsets.
     """
 
-    ends: Floats
-    starts: Floats
-    place: Floats
-    rhythm: Floats
+    ends: Float32Array
+    starts: Float32Array
+    place: Float32Array
+    rhythm: Float32Array
 
-    def take(self, rows: Rows) -> SliceFeatures:
+    def take(self, rows: Int64Array) -> SliceFeatures:
         """Select slices."""
         return SliceFeatures(self.ends[rows], self.starts[rows], self.place[rows], self.rhythm[rows])
 
@@ -105,7 +102,7 @@ class SliceFeatures:
 # -- one slice -----------------------------------------------------------------------------------------------
 
 
-def describe_images(images: NDArray[np.uint8]) -> SliceFeatures:
+def describe_images(images: UInt8Array) -> SliceFeatures:
     """Describe slices by their images, shape (n, 3, size, size); `place` holds the statistics as they are."""
     bands = _read_bands(images)
     mean, std = bands.mean(axis=2), bands.std(axis=2)
@@ -114,7 +111,7 @@ def describe_images(images: NDArray[np.uint8]) -> SliceFeatures:
     return SliceFeatures(ends, starts, _statistics(bands, mean, std), _rhythm(bands[:, _CUTS[0]]))
 
 
-def _read_bands(images: NDArray[np.uint8]) -> Floats:
+def _read_bands(images: UInt8Array) -> Float32Array:
     """Mean of each bin in each column, shape (n, 224, columns), 0 to 1."""
     size = images.shape[-1]
     grey = np.asarray(images, np.float32) / np.float32(255)
@@ -122,7 +119,7 @@ def _read_bands(images: NDArray[np.uint8]) -> Floats:
     return bands if size == _COLUMNS else np.asarray(bands @ overlaps(size, _COLUMNS).T)
 
 
-def _side(bands: Floats, mean: Floats) -> Floats:
+def _side(bands: Float32Array, mean: Float32Array) -> Float32Array:
     """Describe the side where the columns begin: the column, what is peculiar to it, its trend, its surroundings."""
     first, second = bands[:, :, 0], bands[:, :, 1]
     near = bands[:, :, :_CONTEXT].mean(axis=2)
@@ -130,13 +127,13 @@ def _side(bands: Floats, mean: Floats) -> Floats:
     return np.concatenate([_directions(kind[:, cut]) for cut in _CUTS[:2] for kind in kinds], axis=1)
 
 
-def _directions(values: Floats) -> Floats:
+def _directions(values: Float32Array) -> Float32Array:
     """Vectors of length 1 whose inner products are correlations; short ones, without a shape, stay shorter."""
     centred = values - values.mean(axis=1, keepdims=True)
     return np.asarray(centred / (np.linalg.norm(centred, axis=1, keepdims=True) + _SMALLEST), np.float32)
 
 
-def _statistics(bands: Floats, mean: Floats, std: Floats) -> Floats:
+def _statistics(bands: Float32Array, mean: Float32Array, std: Float32Array) -> Float32Array:
     """Mean, spread and step in time of each bin, and how the cepstrum spreads, in units of the whole image's spread."""
     from scipy.fft import dct
 
@@ -156,7 +153,7 @@ def _statistics(bands: Floats, mean: Floats, std: Floats) -> Floats:
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def _rhythm(mel: Floats) -> Floats:
+def _rhythm(mel: Float32Array) -> Float32Array:
     """Autocorrelation of rises in each of four parts of the spectrum."""
     rises = np.maximum(np.diff(mel, axis=2), 0)
     onsets = np.stack([part.mean(axis=1) for part in np.array_split(rises, _ONSET_BANDS, axis=1)], axis=1)
@@ -167,7 +164,7 @@ def _rhythm(mel: Floats) -> Floats:
     return _directions(shares.reshape(len(mel), RHYTHM))
 
 
-def centre_places(place: Floats) -> Floats:
+def centre_places(place: Float32Array) -> Float32Array:
     """Take from slices of one label what they have in common, and make the rest unit vectors.
 
     With few slices only a part is taken, for their mean says more of themselves than of the label.
@@ -191,16 +188,16 @@ class Pairs:
     features : ndarray, float32, shape (pairs, PAIR_FEATURES)
     """
 
-    first: Rows
-    second: Rows
-    features: Floats
+    first: Int64Array
+    second: Int64Array
+    features: Float32Array
 
-    def log_odds(self, weights: Weights) -> Floats:
+    def log_odds(self, weights: Weights) -> Float32Array:
         """Log-odds of one track, from what is seen of the two alone."""
         return log_odds(self.features, weights.pair_hidden, weights.pair_output)
 
 
-def log_odds(features: Floats, hidden: Floats, output: Floats) -> Floats:
+def log_odds(features: Float32Array, hidden: Float32Array, output: Float32Array) -> Float32Array:
     """Log-odds from a layer of rectified units; the last row of `hidden` and number of `output` are the constants."""
     units = np.maximum(features @ hidden[:-1] + hidden[-1], 0)
     return np.asarray(units @ output[:-1] + output[-1], np.float32)
@@ -232,7 +229,9 @@ def _side_cut(kind: int) -> slice:
     return slice(start, start + _BANDS[kind // _SIDES])
 
 
-def _nearest(left: Floats, right: Floats, count: int, tick: Callable[[int], None] | None = None) -> tuple[Rows, Floats]:
+def _nearest(
+    left: Float32Array, right: Float32Array, count: int, tick: Callable[[int], None] | None = None
+) -> tuple[Int64Array, Float32Array]:
     """For each row of `left` the `count` other rows of `right` with the greatest inner products, greatest first."""
     n = len(left)
     count = max(0, min(count, n - 1))
@@ -251,7 +250,9 @@ def _nearest(left: Floats, right: Floats, count: int, tick: Callable[[int], None
     return found, products
 
 
-def _measure(slices: SliceFeatures, first: Rows, second: Rows, crowd: Floats, weights: Weights) -> Floats:
+def _measure(
+    slices: SliceFeatures, first: Int64Array, second: Int64Array, crowd: Float32Array, weights: Weights
+) -> Float32Array:
     """Features of pairs: continuity, its rank among competitors, likeness, likeness in this crowd, rhythm."""
     forth, back = continuity(slices, first, second), continuity(slices, second, first)
     earlier, later = np.concatenate([first, second]), np.concatenate([second, first])
@@ -273,7 +274,7 @@ def _measure(slices: SliceFeatures, first: Rows, second: Rows, crowd: Floats, we
     ).astype(np.float32)
 
 
-def continuity(slices: SliceFeatures, earlier: Rows, later: Rows) -> Floats:
+def continuity(slices: SliceFeatures, earlier: Int64Array, later: Int64Array) -> Float32Array:
     """How well slices go on in others, shape (pairs, CONTINUITY): minus the log of what is missing to correlation 1."""
     found = np.empty((len(earlier), CONTINUITY), np.float32)
     for kind in range(CONTINUITY):
@@ -282,7 +283,7 @@ def continuity(slices: SliceFeatures, earlier: Rows, later: Rows) -> Floats:
     return np.asarray(-np.log(_PERFECT - found), np.float32)
 
 
-def _inner(left: Floats, right: Floats, rows: Rows, others: Rows) -> Floats:
+def _inner(left: Float32Array, right: Float32Array, rows: Int64Array, others: Int64Array) -> Float32Array:
     """Inner products of chosen rows, some at a time so that memory stays bounded."""
     found = np.empty(len(rows), np.float32)
     for start in range(0, len(rows), 1 << 16):
@@ -291,7 +292,7 @@ def _inner(left: Floats, right: Floats, rows: Rows, others: Rows) -> Floats:
     return found
 
 
-def _compete(scores: Floats, owners: Rows, n: int) -> Floats:
+def _compete(scores: Float32Array, owners: Int64Array, n: int) -> Float32Array:
     """Log of each score's share (softmax) among all scores of its owner."""
     most = np.full(n, -np.inf)
     np.maximum.at(most, owners, scores)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.arrays import Float64Array, Int64Array, UInt8Array
 from genretree.errors import CorpusError
 from genretree.files import release_pages
 from genretree.progress import progress_bar
 from genretree.recovery.groups import Groups, rate_tracks
 from genretree.recovery.pairs import (
-    Rows,
     SliceFeatures,
     Weights,
     centre_places,
@@ -44,13 +44,13 @@ class Recovery:
         Tracks that might be one are in one block: what to keep together when the slices are split.
     """
 
-    tracks: Rows
-    confidence: NDArray[np.float64]
-    blocks: Rows
+    tracks: Int64Array
+    confidence: Float64Array
+    blocks: Int64Array
 
 
 def recover_tracks(
-    images: NDArray[np.uint8], leaves: NDArray[np.int64], *, progress: bool = False, weights: Weights | None = None
+    images: UInt8Array, leaves: Int64Array, *, progress: bool = False, weights: Weights | None = None
 ) -> Recovery:
     """Group the slices that were cut from one piece.
 
@@ -108,7 +108,7 @@ def recover_tracks(
     return Recovery(_renumber(tracks), confidence, _renumber(blocks))
 
 
-def _renumber(groups: Rows) -> Rows:
+def _renumber(groups: Int64Array) -> Int64Array:
     """Count groups from 0 in the order in which they come up."""
     _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
     place = np.empty(len(first), np.int64)
@@ -117,7 +117,7 @@ def _renumber(groups: Rows) -> Rows:
 
 
 def _extract_all(
-    images: NDArray[np.uint8], weights: Weights, progress: bool
+    images: UInt8Array, weights: Weights, progress: bool
 ) -> tuple[SliceFeatures, NDArray[np.bytes_], NDArray[np.bool_]]:
     """Describe all slices, with a digest of each, and whether its mel image shows nothing."""
     parts: list[SliceFeatures] = []
@@ -152,7 +152,7 @@ def join_slice_features(parts: list[SliceFeatures]) -> SliceFeatures:
 
 
 def group_slices(
-    slices: SliceFeatures, weights: Weights, counts: Rows, in_all: int, tick: Callable[[int], None] | None = None
+    slices: SliceFeatures, weights: Weights, counts: Int64Array, in_all: int, tick: Callable[[int], None] | None = None
 ) -> Recovery:
     """Group described slices of one label, `counts` copies of each, out of so many slices in all."""
     n = len(slices.place)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Array, Float32Array
 from genretree.parallel import shared_by
 from genretree.service import worker
 from genretree.service.wire import Message, array_blob
@@ -21,8 +21,6 @@ from genretree.sound.decode import iter_blocks, probe
 from genretree.sound.features import IMAGES
 from genretree.sound.slices import SliceImages, skip_silent, slice_blocks, slice_track, stack_slices
 
-Samples = NDArray[np.float32]
-
 
 class _Listening:
     """Sound on its way to the slices: how much has passed is told, and it may be written down."""
@@ -31,7 +29,7 @@ class _Listening:
         self.tell, self.seconds, self.copy = tell, seconds, copy
         self.samples = 0
 
-    def through(self, blocks: Iterable[Samples]) -> Iterator[Samples]:
+    def through(self, blocks: Iterable[Float32Array]) -> Iterator[Float32Array]:
         """Pass sound on."""
         import soundfile
 
@@ -68,7 +66,7 @@ def work(message: Message, tell: Tell) -> Message:
     inputs = stack_slices(found)
     images = inputs[IMAGES]
     features = {name: inputs[name] for name in inputs if name != IMAGES}
-    arrays: list[NDArray[Any]] = [
+    arrays: list[Array] = [
         images,
         np.array([piece.decibels for piece in found], np.float32),
         *features.values(),

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array
 from genretree.errors import SoundError
 from genretree.files import describe_special, printable
 from genretree.parallel import prefetch, processors_each
@@ -47,7 +47,6 @@ _CANCELLED = 0.1  # the mix has 10 dB less energy than the channels: their corre
 _GUESSED = ("mp3", "aac")  # of these a length may be an estimate from the bit rate
 
 log = logging.getLogger(__name__)
-Samples = NDArray[np.float32]
 SampleFile = str | os.PathLike[str]
 
 
@@ -94,7 +93,7 @@ class _Source:
 
 def iter_blocks(
     path: SampleFile, sr: int = SAMPLE_RATE, salvage: bool = False, longest: float = math.inf
-) -> Iterator[Samples]:
+) -> Iterator[Float32Array]:
     """Decode a file block by block: mono (the mean of all channels), resampled by soxr HQ.
 
     Parameters
@@ -129,7 +128,7 @@ def iter_blocks(
         yield from _to_mono(source, sr, salvage, longest)
 
 
-def decode(path: SampleFile, sr: int = SAMPLE_RATE, salvage: bool = False) -> Samples:
+def decode(path: SampleFile, sr: int = SAMPLE_RATE, salvage: bool = False) -> Float32Array:
     """Decode a whole file; see `iter_blocks`.
 
     Returns
@@ -165,7 +164,7 @@ def probe(path: SampleFile) -> SoundInfo:
 # Native samples to mono at a rate
 
 
-def _to_mono(source: _Source, sr: int, salvage: bool, longest: float) -> Iterator[Samples]:
+def _to_mono(source: _Source, sr: int, salvage: bool, longest: float) -> Iterator[Float32Array]:
     info = source.info
     if info.duration > longest and info.format not in _GUESSED:  # a duration that isn't known is nan
         raise _too_long(info.path, info.duration, longest)
@@ -201,7 +200,7 @@ class _Resampler:
         self._own_rate = 0
         self._stream: Any = None
 
-    def add(self, mono: Samples, own_rate: int) -> Iterator[Samples]:
+    def add(self, mono: Float32Array, own_rate: int) -> Iterator[Float32Array]:
         """Resample a block."""
         import soxr
 
@@ -214,7 +213,7 @@ class _Resampler:
         if len(out):
             yield out
 
-    def finish(self) -> Iterator[Samples]:
+    def finish(self) -> Iterator[Float32Array]:
         """Give what is left of the blocks of one rate."""
         if self._stream is not None:
             out = self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
@@ -226,7 +225,7 @@ def _too_long(path: Path, seconds: float, longest: float) -> SoundError:
     return SoundError("too_long", path, f"has {seconds:.0f} s of sound or more; at most {longest:g} s are taken here")
 
 
-def _mix_down(source: _Source, levels: _Levels) -> Iterator[tuple[Samples, int]]:
+def _mix_down(source: _Source, levels: _Levels) -> Iterator[tuple[Float32Array, int]]:
     """Yield the mean of all channels and its rate, block by block; refuse what is not finite."""
     path, seconds = source.info.path, 0.0
     for block in source.blocks:
@@ -245,10 +244,10 @@ def _mix_down(source: _Source, levels: _Levels) -> Iterator[tuple[Samples, int]]
         yield mono, sr
 
 
-def _mean_of_channels(channels: list[Samples]) -> Samples:
+def _mean_of_channels(channels: list[Float32Array]) -> Float32Array:
     if len(channels) == 1:
         return channels[0]
-    mono: Samples = channels[0] + channels[1]
+    mono: Float32Array = channels[0] + channels[1]
     for channel in channels[2:]:
         mono += channel
     mono *= np.float32(1 / len(channels))
@@ -264,7 +263,7 @@ class _Levels:
         self.energy = 0.0
         self.channel_energy = 0.0
 
-    def add(self, channels: list[Samples], mono: Samples) -> None:
+    def add(self, channels: list[Float32Array], mono: Float32Array) -> None:
         """Take a block: its channels and their mean."""
         if not len(mono):
             return
@@ -286,17 +285,17 @@ class _Levels:
             raise SoundError("silence", path, detail)
 
 
-def _mean(y: Samples) -> float:
+def _mean(y: Float32Array) -> float:
     return float(np.dot(y, np.ones(len(y), np.float32))) / len(y)  # faster than samples.mean()
 
 
-def _peak(y: Samples) -> float:
+def _peak(y: Float32Array) -> float:
     """Largest distance from the mean."""
     mean = _mean(y)
     return max(float(y.max()) - mean, mean - float(y.min()))
 
 
-def _energy(y: Samples) -> float:
+def _energy(y: Float32Array) -> float:
     """Energy without the mean's."""
     return float(np.dot(y, y)) - len(y) * _mean(y) ** 2
 

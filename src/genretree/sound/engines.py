@@ -6,27 +6,26 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array
 from genretree.settings import CHROMA_BINS, CQT_BINS, HOP_LENGTH, N_FFT, N_MELS, SAMPLE_RATE
 
-Floats = NDArray[np.float32]
 _CHUNK_FRAMES = 1024
 
 
 class Powers(NamedTuple):
     """What an engine gives: powers before the logarithm, each of shape (bins, frames), and the tuning it used."""
 
-    mel: Floats
-    cqt: Floats
-    chroma: Floats
+    mel: Float32Array
+    cqt: Float32Array
+    chroma: Float32Array
     tuning: float
 
 
-Engine = Callable[[Floats, int, float | None], Powers]
+Engine = Callable[[Float32Array, int, float | None], Powers]
 
 
-def librosa_powers(y: Floats, sr: int, tuning: float | None) -> Powers:
+def librosa_powers(y: Float32Array, sr: int, tuning: float | None) -> Powers:
     """Compute the three by librosa: the reference.
 
     Parameters
@@ -55,7 +54,7 @@ def librosa_powers(y: Floats, sr: int, tuning: float | None) -> Powers:
     return Powers(mel, np.abs(cqt) ** 2, np.abs(chroma) ** 2, tuning)
 
 
-def estimate_tuning(y: Floats, sr: int = SAMPLE_RATE) -> float:
+def estimate_tuning(y: Float32Array, sr: int = SAMPLE_RATE) -> float:
     """Estimate the tuning of a track as `librosa.feature.chroma_stft` does, in bounded memory.
 
     Parameters
@@ -73,7 +72,7 @@ def estimate_tuning(y: Floats, sr: int = SAMPLE_RATE) -> float:
     return _tuning_of_powers(_power_chunks(y), sr)
 
 
-def _power_chunks(y: Floats) -> Iterator[Floats]:
+def _power_chunks(y: Float32Array) -> Iterator[Float32Array]:
     """Powers of the STFT, (1025, up to 1024 frames) at a time."""
     import librosa
 
@@ -86,7 +85,7 @@ def _power_chunks(y: Floats) -> Iterator[Floats]:
         yield power[:, before : before + min(_CHUNK_FRAMES, frames - start)]
 
 
-def _tuning_of_powers(chunks: Iterable[Floats], sr: int) -> float:
+def _tuning_of_powers(chunks: Iterable[Float32Array], sr: int) -> float:
     """Work as `librosa.estimate_tuning`, which needs several times the whole spectrogram at once."""
     import librosa
 

@@ -14,13 +14,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array
 from genretree.settings import CHROMA_BINS, CQT_BINS, HOP_LENGTH, N_FFT, N_MELS, SAMPLE_RATE
 from genretree.sound.engines import Powers, librosa_powers
 from genretree.sound.filters import OCTAVE, TUNINGS, read_filters
-
-Floats = NDArray[np.float32]
 
 _CHUNK = 256  # frames: their powers take 1 MB
 _MEL_GROUP = 16  # bands that are summed by one product
@@ -30,7 +28,7 @@ _LOWEST_A = np.float32(27.5)  # Hz
 _SAME = 1e-4  # steps between tunings that count as the same
 
 
-def fast_powers(y: Floats, sr: int, tuning: float | None) -> Powers:
+def fast_powers(y: Float32Array, sr: int, tuning: float | None) -> Powers:
     """Compute the three: the fast engine.
 
     Parameters
@@ -61,13 +59,13 @@ class FastStream:
 
     def __init__(self) -> None:
         self.y = 0
-        self._pieces: list[Floats] = []
+        self._pieces: list[Float32Array] = []
         self._waiting = np.zeros(N_FFT // 2, np.float32)  # frames are centred
-        self._mel: list[Floats] = []
-        self._power: list[Floats] = []
+        self._mel: list[Float32Array] = []
+        self._power: list[Float32Array] = []
         self._peaks: list[_Peaks] = []
 
-    def add(self, y: Floats) -> None:
+    def add(self, y: Float32Array) -> None:
         """Take the next piece, shape (samples,)."""
         self.y += len(y)
         self._pieces.append(y)
@@ -75,7 +73,7 @@ class FastStream:
         while len(self._waiting) >= (_CHUNK - 1) * HOP_LENGTH + N_FFT:
             self._transform(_CHUNK)
 
-    def take(self) -> Floats:
+    def take(self) -> Float32Array:
         """Give all samples back, shape (samples,)."""
         whole = self._pieces[0] if len(self._pieces) == 1 else np.concatenate([np.zeros(0, np.float32), *self._pieces])
         self._pieces = [whole]
@@ -121,7 +119,7 @@ class FastStream:
 # Short-time Fourier transform
 
 
-def _frames(y: Floats, width: int, hop_length: int, count: int) -> Floats:
+def _frames(y: Float32Array, width: int, hop_length: int, count: int) -> Float32Array:
     """Give frames centred on every `hop_length`-th sample, zeros beyond the ends: a view, shape (count, width)."""
     needed = (count - 1) * hop_length + width
     padded = np.zeros(max(needed, len(y) + width), np.float32)
@@ -129,7 +127,7 @@ def _frames(y: Floats, width: int, hop_length: int, count: int) -> Floats:
     return np.lib.stride_tricks.sliding_window_view(padded, width)[: needed - width + 1 : hop_length]
 
 
-def frame_powers(windows: Floats, out: Floats) -> None:
+def frame_powers(windows: Float32Array, out: Float32Array) -> None:
     """Write the powers of frames, shape (n, width), under a Hann window into an array of shape (n, 1 + width // 2)."""
     from scipy import fft
 
@@ -139,7 +137,7 @@ def frame_powers(windows: Floats, out: Floats) -> None:
 
 
 @lru_cache(maxsize=4)
-def _hann(width: int) -> Floats:
+def _hann(width: int) -> Float32Array:
     return np.asarray(np.hanning(width + 1)[:-1], np.float32)  # periodic
 
 
@@ -152,7 +150,7 @@ class _MelGroup(NamedTuple):
 
     bands: slice
     bins: slice
-    weights: Floats
+    weights: Float32Array
 
 
 @lru_cache(maxsize=1)
@@ -167,25 +165,25 @@ def _mel_filters() -> tuple[_MelGroup, ...]:
     return tuple(groups)
 
 
-def _chroma_filters(tuning: float) -> Floats:
+def _chroma_filters(tuning: float) -> Float32Array:
     place = (tuning + 0.5) * TUNINGS
     if abs(place - round(place)) < _SAME and 0 <= round(place) < TUNINGS:
-        kept: Floats = read_filters()["chroma"][round(place)]
+        kept: Float32Array = read_filters()["chroma"][round(place)]
         return kept
     import librosa
 
-    found: Floats = librosa.filters.chroma(sr=SAMPLE_RATE, n_fft=N_FFT, tuning=tuning, n_chroma=CHROMA_BINS)
+    found: Float32Array = librosa.filters.chroma(sr=SAMPLE_RATE, n_fft=N_FFT, tuning=tuning, n_chroma=CHROMA_BINS)
     return found
 
 
 class _Peaks(NamedTuple):
     """Peaks of a spectrum: their pitches in Hz and their powers."""
 
-    pitches: Floats
-    strengths: Floats
+    pitches: Float32Array
+    strengths: Float32Array
 
 
-def _find_peaks(power: Floats) -> _Peaks:
+def _find_peaks(power: Float32Array) -> _Peaks:
     """Find the peaks of frames, shape (frames, 1025), as librosa.piptrack does: by a parabola through three bins."""
     low, high = (int(np.ceil(hertz * N_FFT / SAMPLE_RATE)) for hertz in _PITCHES)
     left, middle, right = power[:, low - 1 : high - 1], power[:, low:high], power[:, low + 1 : high + 1]
@@ -208,7 +206,7 @@ def _tuning(peaks: list[_Peaks]) -> float:
     return pitch_tuning(pitches[strengths >= np.median(strengths)])
 
 
-def pitch_tuning(pitches: Floats) -> float:
+def pitch_tuning(pitches: Float32Array) -> float:
     """Give the deviation from A440 that most pitches in Hz share, as `librosa.pitch_tuning`: -0.5 to 0.49 semitones."""
     above = np.mod(CHROMA_BINS * np.log2(pitches / _LOWEST_A), 1)
     above[above >= 0.5] -= 1
@@ -220,7 +218,7 @@ def pitch_tuning(pitches: Floats) -> float:
 # Constant-Q transform
 
 
-def _cqt(y: Floats) -> Floats:
+def _cqt(y: Float32Array) -> Float32Array:
     """Compute the powers of librosa.cqt with its default arguments, shape (84, frames)."""
     import soxr
 
@@ -242,7 +240,7 @@ def _cqt(y: Floats) -> Floats:
     return np.concatenate([part[:, :shortest] for part in reversed(octaves)]) * scales[:, None]
 
 
-def _octave(y: Floats, kernels: Floats, hop_length: int) -> Floats:
+def _octave(y: Float32Array, kernels: Float32Array, hop_length: int) -> Float32Array:
     """Compute the powers of an octave's bins, shape (12, frames)."""
     frames = _frames(y, kernels.shape[1], hop_length, 1 + len(y) // hop_length)
     power = np.empty((OCTAVE, len(frames)), np.float32)

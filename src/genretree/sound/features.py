@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Array, Float32Array, Int64Array
 from genretree.errors import ArgumentError, SettingsError
 from genretree.settings import (
     HOP_LENGTH,
@@ -40,8 +40,7 @@ _ALWAYS = (IMAGES, *MODALITIES)
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _IN_MEMORY = 32 << 20  # bytes; about 6 minutes of samples
 
-Floats = NDArray[np.float32]
-Inputs: TypeAlias = Mapping[str, NDArray[Any]]
+Inputs: TypeAlias = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Feature:
     """
 
     name: str
-    compute: Callable[[Floats, int], NDArray[Any]]
+    compute: Callable[[Float32Array, int], Array]
     shape: Callable[[ImageSettings], tuple[int, ...]]
     dtype: str = "float32"
 
@@ -77,7 +76,7 @@ _registered: dict[str, Feature] = {}
 
 def register_feature(
     name: str,
-    compute: Callable[[Floats, int], NDArray[Any]],
+    compute: Callable[[Float32Array, int], Array],
     shape: tuple[int, ...] | Callable[[ImageSettings], tuple[int, ...]],
     dtype: str = "float32",
 ) -> Feature:
@@ -205,7 +204,7 @@ def _origin(feature: Feature) -> tuple[str, str]:
     return getattr(feature.compute, "__module__", ""), getattr(feature.compute, "__qualname__", repr(feature.compute))
 
 
-class SliceInputs(Mapping[str, NDArray[Any]]):
+class SliceInputs(Mapping[str, Array]):
     """Features of slices by name, each of shape (n, ...); read from disk only where a model asks for them.
 
     Parameters
@@ -216,12 +215,12 @@ class SliceInputs(Mapping[str, NDArray[Any]]):
         The rows of the arrays that these slices are; by default all.
     """
 
-    def __init__(self, arrays: Inputs, rows: NDArray[np.int64] | slice | None = None) -> None:
+    def __init__(self, arrays: Inputs, rows: Int64Array | slice | None = None) -> None:
         self._arrays = arrays
         self._rows = rows
-        self._read: dict[str, NDArray[Any]] = {}
+        self._read: dict[str, Array] = {}
 
-    def __getitem__(self, name: str) -> NDArray[Any]:
+    def __getitem__(self, name: str) -> Array:
         if name in MODALITIES and name not in self._arrays:
             if IMAGES not in self._arrays:
                 raise KeyError(name)
@@ -255,20 +254,20 @@ class FeatureTaps:
                 tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="genretree-")  # noqa: SIM115 (closed by the stack)
             )
 
-    def through(self, blocks: Iterable[Floats]) -> Iterator[Floats]:
+    def through(self, blocks: Iterable[Float32Array]) -> Iterator[Float32Array]:
         """Yield the blocks as they come; the features can be read when they are at their end."""
         kept = blocks if self._samples is None else self._keep(blocks)
         return iter(kept if self._mel is None else self._mel.through(kept))
 
-    def _keep(self, blocks: Iterable[Floats]) -> Iterator[Floats]:
+    def _keep(self, blocks: Iterable[Float32Array]) -> Iterator[Float32Array]:
         assert self._samples is not None
         for block in blocks:
             self._samples.write(np.ascontiguousarray(block, np.float32).tobytes())
             yield block
 
-    def read(self, start: int) -> dict[str, NDArray[Any]]:
+    def read(self, start: int) -> dict[str, Array]:
         """Compute the features of the slice that begins at a frame of the spectra."""
-        found: dict[str, NDArray[Any]] = {}
+        found: dict[str, Array] = {}
         for feature in self._features:
             shape = tuple(feature.shape(self._settings))
             if feature == _MEL_16K:
@@ -282,7 +281,7 @@ class FeatureTaps:
             found[feature.name] = np.ascontiguousarray(values, np.dtype(feature.dtype))
         return found
 
-    def _read_samples(self, start: int) -> Floats:
+    def _read_samples(self, start: int) -> Float32Array:
         assert self._samples is not None
         length = (self._settings.slice_frames - 1) * HOP_LENGTH
         have = self._samples.seek(0, 2) // 4

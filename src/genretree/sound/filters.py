@@ -9,10 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from genretree.arrays import Float32Array
 from genretree.files import atomic_path, cache_folder
 from genretree.settings import (
     CHROMA_BINS,
@@ -30,11 +30,9 @@ OCTAVE = 12
 _SPARSITY = 0.01  # share of each filter's spectrum that librosa.cqt leaves out
 _KIND = 1  # another number, other filters: those that were kept are worked out anew
 
-Floats = NDArray[np.float32]
-
 
 @lru_cache(maxsize=1)
-def read_filters() -> dict[str, Floats]:
+def read_filters() -> dict[str, Float32Array]:
     """Read the filters from the user's cache, or work them out by librosa and keep them there.
 
     Returns
@@ -59,7 +57,7 @@ def read_filters() -> dict[str, Floats]:
     return made
 
 
-def _read(path: Path) -> dict[str, Floats] | None:
+def _read(path: Path) -> dict[str, Float32Array] | None:
     """Read what was kept; None if it isn't there or not what was written."""
     try:
         with safe_open(path, "np") as stored:
@@ -70,7 +68,7 @@ def _read(path: Path) -> dict[str, Floats] | None:
     return found if digest == _digest(found) else None
 
 
-def _digest(arrays: dict[str, Floats]) -> str:
+def _digest(arrays: dict[str, Float32Array]) -> str:
     content = hashlib.sha256()
     for name in sorted(arrays):
         content.update(json.dumps([name, arrays[name].shape, str(arrays[name].dtype)]).encode())
@@ -78,7 +76,7 @@ def _digest(arrays: dict[str, Floats]) -> str:
     return content.hexdigest()
 
 
-def _work_out() -> dict[str, Floats]:
+def _work_out() -> dict[str, Float32Array]:
     import librosa
 
     kernels, scales = _cqt_kernels()
@@ -96,7 +94,7 @@ def _work_out() -> dict[str, Floats]:
     return {name: np.ascontiguousarray(values, np.float32) for name, values in found.items()}
 
 
-def _cqt_kernels() -> tuple[Floats, Floats]:
+def _cqt_kernels() -> tuple[Float32Array, Float32Array]:
     """Give the filters of an octave in time, and what scales each bin's power.
 
     Every octave is taken at half the rate of the one above, so the same filters serve all of them.

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array, UInt8Array
 from genretree.errors import ImageError
+from genretree.files import is_lfs_pointer
 from genretree.settings import CHROMA_BINS, CQT_BINS, N_MELS, TOP_DB, ImageSettings, Modality
-from genretree.sound.slices import Floats, Image, magma_numbers, render_image, shrink
+from genretree.sound.slices import magma_numbers, render_image, shrink
 from genretree.sound.suffixes import SUFFIXES
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ BINS: dict[Modality, int] = {"mel": N_MELS, "cqt": CQT_BINS, "chroma": CHROMA_BI
 
 _MOST_PIXELS = 40_000_000  # a drawing of 100 inches at 70 dots an inch; decoded it takes 120 MB
 _MOST_BYTES = 200_000_000
-_LFS = b"version https://git-lfs.github.com/spec/"
 _GREY = 3.0  # mean distance of the channels from grey below which an image counts as grey
 _MAGMA = 8.0  # mean chroma distance from magma above which it is another colour map; see `colour_distance`
 _EXACT = 3.0  # up to this distance it is magma, whatever else it resembles; above, a map that is clearly closer wins
@@ -38,7 +39,7 @@ _WIDEST_DB = 300.0
 
 def read_image(
     source: bytes | Path, modality: Modality, settings: ImageSettings, form: ImageForm = "auto", name: str = ""
-) -> Image:
+) -> UInt8Array:
     """Read one image of one slice.
 
     Parameters
@@ -115,7 +116,7 @@ def _read_bytes(path: Path, name: str) -> bytes:
 def _check_content(content: bytes, name: str) -> None:
     if not content:
         raise ImageError("empty", name, "is empty")
-    if content.startswith(_LFS):
+    if is_lfs_pointer(content):
         detail = "is a Git LFS pointer, not the image; fetch the content with: git lfs pull"
         raise ImageError("lfs_pointer", name, detail)
     suffix = Path(name).suffix.lower()
@@ -128,7 +129,7 @@ def _check_content(content: bytes, name: str) -> None:
 # -- raw arrays ----------------------------------------------------------------------------------------------
 
 
-def _read_raw(content: bytes, modality: Modality, settings: ImageSettings, name: str) -> Image:
+def _read_raw(content: bytes, modality: Modality, settings: ImageSettings, name: str) -> UInt8Array:
     try:
         db = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, OSError, EOFError, MemoryError, SyntaxError) as error:
@@ -163,7 +164,7 @@ def _read_raw(content: bytes, modality: Modality, settings: ImageSettings, name:
 # -- drawings ------------------------------------------------------------------------------------------------
 
 
-def _read_drawing(content: bytes, size: int, form: ImageForm, name: str) -> Image:
+def _read_drawing(content: bytes, size: int, form: ImageForm, name: str) -> UInt8Array:
     from PIL import Image as PilImage
     from PIL import UnidentifiedImageError
 
@@ -199,7 +200,7 @@ def _read_drawing(content: bytes, size: int, form: ImageForm, name: str) -> Imag
     return shrink(np.asarray(grey, np.float32), size)
 
 
-def _decode(image: Picture, name: str) -> tuple[Image, Image | None]:
+def _decode(image: Picture, name: str) -> tuple[UInt8Array, UInt8Array | None]:
     """Give luminance and, unless the picture is stored in grey, its colours."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, np.float64)
@@ -221,7 +222,7 @@ def _decode(image: Picture, name: str) -> tuple[Image, Image | None]:
     return np.asarray(rgb.convert("L")), np.asarray(rgb)
 
 
-def _check_border(luma: Image, name: str) -> None:
+def _check_border(luma: UInt8Array, name: str) -> None:
     """Refuse a drawing with a white margin: axes, ticks and titles would be read as sound."""
     edges = (luma[0], luma[-1], luma[:, 0], luma[:, -1])
     if all(float(np.mean(edge >= 252)) > 0.95 for edge in edges):
@@ -232,17 +233,17 @@ def _check_border(luma: Image, name: str) -> None:
         raise ImageError("margin", name, detail)
 
 
-def grey_distance(rgb: Image) -> float:
+def grey_distance(rgb: UInt8Array) -> float:
     """Mean distance of the three channels from their mean, 0 to 255."""
     values = _thin(rgb).astype(np.float32)
     return float(np.abs(values - values.mean(axis=-1, keepdims=True)).mean())
 
 
-def _is_grey(rgb: Image) -> bool:
+def _is_grey(rgb: UInt8Array) -> bool:
     return grey_distance(rgb) < _GREY
 
 
-def _check_magma(rgb: Image, luma: Image, name: str) -> None:
+def _check_magma(rgb: UInt8Array, luma: UInt8Array, name: str) -> None:
     off = colour_distance(rgb, luma, "magma")
     if off <= _EXACT:
         return
@@ -260,7 +261,7 @@ def _check_magma(rgb: Image, luma: Image, name: str) -> None:
     raise ImageError("colours", name, detail)
 
 
-def colour_distance(rgb: Image, luma: Image, colour_map: str) -> float:
+def colour_distance(rgb: UInt8Array, luma: UInt8Array, colour_map: str) -> float:
     """How far an image's colours are from those that a colour map has at the same luminance.
 
     Parameters
@@ -282,7 +283,7 @@ def colour_distance(rgb: Image, luma: Image, colour_map: str) -> float:
     return float(np.hypot(found[..., 0], found[..., 1]).mean())
 
 
-def _chroma(rgb: NDArray[np.generic]) -> Floats:
+def _chroma(rgb: NDArray[np.generic]) -> Float32Array:
     """Cb and Cr of ITU-R BT.601, centred on 0."""
     red, green, blue = (np.asarray(rgb[..., i], np.float32) for i in range(3))
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
@@ -290,7 +291,7 @@ def _chroma(rgb: NDArray[np.generic]) -> Floats:
 
 
 @lru_cache(maxsize=8)
-def _map_chroma(name: str) -> Floats:
+def _map_chroma(name: str) -> Float32Array:
     """Chroma that a colour map has at each luminance 0..255, shape (256, 2)."""
     import matplotlib
 
@@ -301,12 +302,12 @@ def _map_chroma(name: str) -> Floats:
     return np.stack([np.interp(levels, luma, chroma[:, i]) for i in range(2)], axis=-1).astype(np.float32)
 
 
-def _average(values: Floats, edge: int) -> Floats:
+def _average(values: Float32Array, edge: int) -> Float32Array:
     rows, columns = values.shape[0] // edge, values.shape[1] // edge
     cut = values[: rows * edge, : columns * edge]
     return np.asarray(cut.reshape(rows, edge, columns, edge, -1).mean(axis=(1, 3)))
 
 
-def _thin(rgb: Image) -> Image:
+def _thin(rgb: UInt8Array) -> UInt8Array:
     step = max(1, min(rgb.shape[:2]) // 128)
     return rgb[::step, ::step]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array
 from genretree.sound.complete import TooManyPartsError
 from genretree.sound.containers import FRAME_SIZES, read_at
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
 
-Samples = NDArray[np.float32]
 
 BLOCK_FRAMES = 1 << 18  # 6 s at 44,100 Hz
 MAX_CHANNELS = 8
@@ -80,7 +79,7 @@ class Block:
         In Hz.
     """
 
-    channels: list[Samples]
+    channels: list[Float32Array]
     sr: int
 
 

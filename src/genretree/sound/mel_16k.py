@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float16Array, Float32Array
 from genretree.settings import HOP_LENGTH, MEL_16K_BANDS, MEL_16K_FFT, MEL_16K_RATE, SAMPLE_RATE, ImageSettings
 from genretree.sound.fast import frame_powers
 from genretree.sound.filters import read_filters
@@ -25,15 +25,13 @@ _MOST = np.float32(np.finfo(np.float16).max)  # far above anything that a sound 
 _IN_MEMORY = 32 << 20  # bytes; about 45 minutes of music
 _CHUNK = 1 << 18  # samples transformed at a time
 
-Floats = NDArray[np.float32]
-
 
 def mel_16k_frames(settings: ImageSettings) -> int:
     """Frames of a slice: 712 for 11.4 s."""
     return (settings.slice_frames - 1) * HOP_LENGTH * MEL_16K_RATE // (SAMPLE_RATE * MEL_16K_HOP) + 1
 
 
-def compute_mel_16k(y: Floats, sr: int = SAMPLE_RATE) -> NDArray[np.float16]:
+def compute_mel_16k(y: Float32Array, sr: int = SAMPLE_RATE) -> Float16Array:
     """Compute the mel power of sound in memory.
 
     Parameters
@@ -54,19 +52,19 @@ def compute_mel_16k(y: Floats, sr: int = SAMPLE_RATE) -> NDArray[np.float16]:
         return tap.read(0, tap.frames)
 
 
-def compress(mel: NDArray[np.float16]) -> Floats:
+def compress(mel: Float16Array) -> Float32Array:
     """Compress mel power as the networks want it: float32, 0 for silence, about 6 for the loudest music."""
-    compressed: Floats = np.log10(1 + _COMPRESSION * mel.astype(np.float32))
+    compressed: Float32Array = np.log10(1 + _COMPRESSION * mel.astype(np.float32))
     return compressed
 
 
-def decompress(compressed: Floats) -> NDArray[np.float16]:
+def decompress(compressed: Float32Array) -> Float16Array:
     """Undo `compress`, up to the rounding of float16."""
     power = (np.power(np.float32(10), compressed) - 1) / _COMPRESSION
     return to_half(np.clip(power, 0, _MOST))
 
 
-def to_half(power: Floats) -> NDArray[np.float16]:
+def to_half(power: Float32Array) -> Float16Array:
     """Convert float32 to float16, bit for bit as `astype` does, for values of 0 or more.
 
     NumPy tells the processor of every value that loses bits among float16's subnormal numbers, as most powers of music
@@ -90,7 +88,7 @@ class Mel16kTap:
         ]  # frames are centred: half of the first lies before the track
         self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="genretree-")  # noqa: SIM115 (closed by close)
 
-    def through(self, blocks: Iterable[Floats]) -> Iterator[Floats]:
+    def through(self, blocks: Iterable[Float32Array]) -> Iterator[Float32Array]:
         """Yield the blocks as they come; the mel power is complete when they are at their end."""
         for block in blocks:
             for start in range(0, len(block), _CHUNK):
@@ -99,7 +97,7 @@ class Mel16kTap:
         self._add(self._resampler.resample_chunk(np.zeros(0, np.float32), last=True))
         self._add(np.zeros(MEL_16K_FFT // 2, np.float32))
 
-    def read(self, start: int, count: int) -> NDArray[np.float16]:
+    def read(self, start: int, count: int) -> Float16Array:
         """Give `count` frames from `start` on, shape (count, 96); moved back into the track where it ends before.
 
         Raises
@@ -124,7 +122,7 @@ class Mel16kTap:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _add(self, y: Floats) -> None:
+    def _add(self, y: Float32Array) -> None:
         self._waiting.append(y)
         if sum(map(len, self._waiting)) < MEL_16K_FFT:
             return

@@ -16,11 +16,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Array, Float32Array, Int64Array, UInt8Array
 from genretree.errors import SoundError
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE, TOP_DB, ImageSettings
 from genretree.sound.decode import SampleFile, iter_blocks
@@ -30,8 +30,7 @@ from genretree.sound.spectra import StoredSpectra, stream_spectra
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-Floats = NDArray[np.float32]
-Image = NDArray[np.uint8]
+
 Sparse: TypeAlias = "csr_array[np.float32]"
 
 # The size of the authors' drawing in pixels: of 369.6 that the cells span upwards, matplotlib keeps 369.
@@ -40,7 +39,7 @@ _CANVAS_HEIGHT = 369.6
 _LUMA = (0.299, 0.587, 0.114)  # weights of R, G, B in a JPEG's Y (ITU-R BT.601)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SliceImages:
     """The three images of one slice.
 
@@ -60,11 +59,11 @@ class SliceImages:
         What 0 and 255 of each image stand for, in dB of the track's loudest point, -80 to 0.
     """
 
-    images: Image
+    images: UInt8Array
     start: float
     padded: bool
     silent: bool
-    features: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    features: Mapping[str, Array] = field(default_factory=dict)
     decibels: tuple[tuple[float, float], ...] = ((-TOP_DB, 0.0),) * 3
 
 
@@ -72,7 +71,7 @@ class SliceImages:
 # Tracks to slices
 
 
-def slice_starts(n_frames: int, slice_frames: int) -> NDArray[np.int64]:
+def slice_starts(n_frames: int, slice_frames: int) -> Int64Array:
     """First frames of the consecutive slices of a track.
 
     Parameters
@@ -98,7 +97,7 @@ def slice_starts(n_frames: int, slice_frames: int) -> NDArray[np.int64]:
     return (max(0, n_frames) - count * slice_frames) // 2 + slice_frames * np.arange(count, dtype=np.int64)
 
 
-def pad_slice(y: Floats, slice_samples: int) -> Floats:
+def pad_slice(y: Float32Array, slice_samples: int) -> Float32Array:
     """Repeat a track shorter than a slice until it fills one.
 
     Repeating keeps level and contrast as they are in the track; zeros would add a floor that sets the slice's minimum.
@@ -166,7 +165,7 @@ def iter_slices(
 
 
 def slice_track(
-    y: Floats, settings: ImageSettings, engine: str = "auto", features: Sequence[str] = ()
+    y: Float32Array, settings: ImageSettings, engine: str = "auto", features: Sequence[str] = ()
 ) -> Iterator[SliceImages]:
     """Turn samples in memory into the images of their slices.
 
@@ -197,7 +196,7 @@ def slice_track(
 
 
 def slice_blocks(
-    blocks: Iterator[Floats], settings: ImageSettings, engine: str = "auto", features: Sequence[str] = ()
+    blocks: Iterator[Float32Array], settings: ImageSettings, engine: str = "auto", features: Sequence[str] = ()
 ) -> Iterator[SliceImages]:
     """Turn sound that comes block by block, mono at 22,050 Hz, into the images of its slices, as `iter_slices` does."""
     sound, padded = _pad_track(blocks, settings)
@@ -215,7 +214,7 @@ def iter_features(
     starts: Iterable[float],
     features: Sequence[str],
     salvage: bool = False,
-) -> Iterator[dict[str, NDArray[Any]]]:
+) -> Iterator[dict[str, Array]]:
     """Compute features of known slices of a sound file, without their spectra.
 
     Parameters
@@ -249,11 +248,11 @@ def iter_features(
             yield taps.read(round(start * SAMPLE_RATE / HOP_LENGTH))
 
 
-def _pad_track(blocks: Iterator[Floats], settings: ImageSettings) -> tuple[Iterable[Floats], bool]:
+def _pad_track(blocks: Iterator[Float32Array], settings: ImageSettings) -> tuple[Iterable[Float32Array], bool]:
     """Fill up a track that is shorter than a slice; returns its blocks, and whether it was."""
     # Frames are centred: this many samples have one more frame than hops.
     wanted = (settings.slice_frames - 1) * HOP_LENGTH
-    head: list[Floats] = []
+    head: list[Float32Array] = []
     have = 0
     for block in blocks:
         head.append(block)
@@ -268,7 +267,7 @@ def _pad_track(blocks: Iterator[Floats], settings: ImageSettings) -> tuple[Itera
 
 def stack_slices(slices: Sequence[SliceImages]) -> SliceInputs:
     """Stack the images and features of slices into the inputs of a model."""
-    arrays: dict[str, NDArray[Any]] = {IMAGES: np.stack([piece.images for piece in slices])}
+    arrays: dict[str, Array] = {IMAGES: np.stack([piece.images for piece in slices])}
     for name in slices[0].features:
         arrays[name] = np.stack([piece.features[name] for piece in slices])
     return SliceInputs(arrays)
@@ -310,7 +309,7 @@ def _render_slice(
 # Drawing
 
 
-def render_image(db: Floats, size: int) -> Image:
+def render_image(db: Float32Array, size: int) -> UInt8Array:
     """Draw a slice of a spectrum as a square grey image.
 
     Parameters
@@ -358,14 +357,14 @@ def _column_weights(frames: int, size: int) -> Sparse:
     return _sparse(overlaps(_CANVAS[1], size) @ _nearest(frames, _CANVAS[1], _CANVAS[1]))
 
 
-def _nearest(cells: int, pixels: int, span: float) -> Floats:
+def _nearest(cells: int, pixels: int, span: float) -> Float32Array:
     """Matrix, (pixels, cells), that gives each pixel the cell at its centre, where the cells span `span` pixels."""
     at = np.floor((np.arange(pixels) + 0.5) * cells / span).astype(int)
     return np.asarray(np.eye(cells, dtype=np.float32)[at])
 
 
 @lru_cache(maxsize=64)
-def overlaps(cells: int, pixels: int) -> Floats:
+def overlaps(cells: int, pixels: int) -> Float32Array:
     """Share of each cell in each pixel, where `cells` equal cells and `pixels` equal pixels span the same length.
 
     Parameters
@@ -382,7 +381,7 @@ def overlaps(cells: int, pixels: int) -> Floats:
     pixel = np.arange(pixels)[:, None] * cells
     cell = np.arange(cells)[None, :] * pixels
     shared = np.minimum(pixel + cells, cell + pixels) - np.maximum(pixel, cell)
-    matrix: Floats = (np.maximum(shared, 0) / cells).astype(np.float32)
+    matrix: Float32Array = (np.maximum(shared, 0) / cells).astype(np.float32)
     matrix.setflags(write=False)
     return matrix
 
@@ -392,14 +391,14 @@ def _shrinking(cells: int, pixels: int) -> Sparse:
     return _sparse(overlaps(cells, pixels))
 
 
-def _sparse(matrix: Floats) -> Sparse:
+def _sparse(matrix: Float32Array) -> Sparse:
     """Keep what isn't 0: a pixel sees only the few cells under it."""
     from scipy.sparse import csr_array
 
     return csr_array(matrix)
 
 
-def _round(grey: Floats) -> Image:
+def _round(grey: Float32Array) -> UInt8Array:
     return np.asarray(np.clip(np.rint(grey), 0, 255), np.uint8, order="C")
 
 
@@ -407,7 +406,7 @@ def _round(grey: Floats) -> Image:
 # Reading drawings
 
 
-def read_rendered_image(source: bytes | str | os.PathLike[str], size: int) -> Image:
+def read_rendered_image(source: bytes | str | os.PathLike[str], size: int) -> UInt8Array:
     """Read an image of the data set: a slice drawn in magma, as JPEG (or any other form that Pillow reads).
 
     Parameters
@@ -450,14 +449,14 @@ def read_rendered_image(source: bytes | str | os.PathLike[str], size: int) -> Im
     return shrink(np.take(magma_numbers(), luma), size)
 
 
-def shrink(grey: Floats, size: int) -> Image:
+def shrink(grey: Float32Array, size: int) -> UInt8Array:
     """Average an image of numbers 0 to 255, by area, into a square of `size` pixels, uint8."""
     rows, columns = grey.shape
     return _round((_shrinking(columns, size) @ (_shrinking(rows, size) @ grey).T).T)
 
 
 @lru_cache(maxsize=1)
-def magma_numbers() -> Floats:
+def magma_numbers() -> Float32Array:
     """Table from luminance 0..255 to the number 0..255 that magma shows so."""
     import matplotlib
 

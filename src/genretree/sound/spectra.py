@@ -15,14 +15,13 @@ from types import TracebackType
 from typing import IO, ParamSpec, Self, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array
 from genretree.errors import SettingsError
 from genretree.settings import CHROMA_BINS, CQT_BINS, HOP_LENGTH, N_FFT, N_MELS, SAMPLE_RATE, TOP_DB
 from genretree.sound.engines import Engine, Powers, estimate_tuning, librosa_powers
 from genretree.sound.fast import FastStream, fast_powers
 
-Floats = NDArray[np.float32]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -54,9 +53,9 @@ class Spectra:
         Samples between frames; frame k is centred on sample k * hop.
     """
 
-    mel: Floats
-    cqt: Floats
-    chroma: Floats
+    mel: Float32Array
+    cqt: Float32Array
+    chroma: Float32Array
     sr: int = SAMPLE_RATE
     hop_length: int = HOP_LENGTH
 
@@ -85,7 +84,7 @@ def resolve_engine(name: str) -> str:
 # Whole tracks
 
 
-def compute_spectra(y: Floats, sr: int = SAMPLE_RATE, engine: str = "auto") -> Spectra:
+def compute_spectra(y: Float32Array, sr: int = SAMPLE_RATE, engine: str = "auto") -> Spectra:
     """Compute mel, CQT and chroma in dB over a whole track.
 
     Parameters
@@ -123,7 +122,7 @@ def compute_spectra(y: Floats, sr: int = SAMPLE_RATE, engine: str = "auto") -> S
     return Spectra(mel, cqt, chroma, sr, HOP_LENGTH)
 
 
-def _check(y: Floats, least: int = N_FFT) -> Floats:
+def _check(y: Float32Array, least: int = N_FFT) -> Float32Array:
     y = np.asarray(y)
     if y.ndim != 1:
         raise ValueError(f"samples must be mono, of shape (samples,); got shape {y.shape}")
@@ -134,7 +133,7 @@ def _check(y: Floats, least: int = N_FFT) -> Floats:
     return np.ascontiguousarray(y, np.float32)
 
 
-def _compute(engine: Engine, y: Floats, sr: int, tuning: float | None) -> Powers:
+def _compute(engine: Engine, y: Float32Array, sr: int, tuning: float | None) -> Powers:
     """Run an engine, quietly."""
     return _trim(_quietly(engine, y, sr, tuning))
 
@@ -151,12 +150,12 @@ def _quietly(function: Callable[P, R], *args: P.args, **options: P.kwargs) -> R:
         return function(*args, **options)
 
 
-def _log(power: Floats) -> Floats:
+def _log(power: Float32Array) -> Float32Array:
     """Absolute dB; the first line of `librosa.power_to_db`, step for step."""
     return np.asarray(10.0 * np.log10(np.maximum(_AMIN, power)), np.float32)
 
 
-def _to_db(logs: Floats, peak: float) -> Floats:
+def _to_db(logs: Float32Array, peak: float) -> Float32Array:
     """Absolute dB to dB below the track's peak, not below -80."""
     return np.asarray(np.maximum(logs - np.float32(peak), -TOP_DB), np.float32)
 
@@ -186,7 +185,7 @@ class StoredSpectra:
         self.y = 0
         self.peaks = [-np.inf] * 3
         self.tuning = 0.0
-        self._whole: Floats | None = None  # (frames, bins), absolute dB
+        self._whole: Float32Array | None = None  # (frames, bins), absolute dB
         self._file: IO[bytes] | None = None
 
     @property
@@ -194,7 +193,7 @@ class StoredSpectra:
         """Length of the track."""
         return self.y / self.sr
 
-    def read(self, start_frame: int, n_frames: int) -> tuple[Floats, Floats, Floats]:
+    def read(self, start_frame: int, n_frames: int) -> tuple[Float32Array, Float32Array, Float32Array]:
         """Read a stretch of the track.
 
         Parameters
@@ -232,7 +231,7 @@ class StoredSpectra:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _rows(self, start: int, count: int) -> Floats:
+    def _rows(self, start: int, count: int) -> Float32Array:
         if self._whole is not None:
             return self._whole[start : start + count]
         assert self._file is not None
@@ -257,7 +256,7 @@ class StoredSpectra:
 
 
 def stream_spectra(
-    blocks: Iterable[Floats],
+    blocks: Iterable[Float32Array],
     sr: int = SAMPLE_RATE,
     engine: str = "auto",
     block_frames: int | None = None,
@@ -324,13 +323,15 @@ def stream_spectra(
     return stored
 
 
-def _take(blocks: Iterable[Floats], size: int, stream: FastStream | None) -> tuple[Floats, Iterator[Floats], bool]:
+def _take(
+    blocks: Iterable[Float32Array], size: int, stream: FastStream | None
+) -> tuple[Float32Array, Iterator[Float32Array], bool]:
     """Join the first blocks until they have `size` samples; gives too what is left, and whether that is nothing.
 
     A stream takes each as it comes.
     """
     rest = iter(blocks)
-    pieces: list[Floats] = []
+    pieces: list[Float32Array] = []
     have = 0
     for piece in rest:
         pieces.append(piece)
@@ -343,7 +344,7 @@ def _take(blocks: Iterable[Floats], size: int, stream: FastStream | None) -> tup
     return _check(head), rest, True
 
 
-def _overlapping(blocks: Iterable[Floats], size: int, context: int) -> Iterator[tuple[Floats, int, bool]]:
+def _overlapping(blocks: Iterable[Float32Array], size: int, context: int) -> Iterator[tuple[Float32Array, int, bool]]:
     """Regroup sound into blocks of `size` samples with `context` on both sides.
 
     Yields
@@ -355,7 +356,7 @@ def _overlapping(blocks: Iterable[Floats], size: int, context: int) -> Iterator[
     last : bool
         Whether the track ends here.
     """
-    waiting: list[Floats] = []
+    waiting: list[Float32Array] = []
     have = before = 0
     for piece in blocks:
         waiting.append(piece)
@@ -368,7 +369,7 @@ def _overlapping(blocks: Iterable[Floats], size: int, context: int) -> Iterator[
     yield _join(waiting), before, True
 
 
-def _join(pieces: list[Floats]) -> Floats:
+def _join(pieces: list[Float32Array]) -> Float32Array:
     if len(pieces) == 1:
         return pieces[0]
     return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)

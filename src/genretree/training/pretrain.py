@@ -105,7 +105,7 @@ def pretrain(
     out = Path(out)
     chosen = _settings(family, settings)
     if out.exists() and not overwrite:
-        raise TrainingError(f"{out}: exists already; give another name, or --overwrite to replace it")
+        raise TrainingError(f"{out}: exists already; give another name, or replace it with `overwrite=True`")
     found = _find(sources)
     run = {
         "family": family,

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.arrays import Int64Array
 from genretree.bundle.bundle import Bundle, load_bundle, save_bundle
+from genretree.checks import require_path, require_type
 from genretree.corpus.manifest import ALONE
 from genretree.corpus.names import fold_name, split_names
 from genretree.corpus.splits import Split
@@ -72,12 +74,13 @@ def train(
     ------
     TrainingError, SettingsError, CorpusError, BundleError
     """
-    out = Path(out)
+    require_type("store", store, Store, "use genretree.Store, or genretree.prepare")
+    out = require_path("out", out)
     kind = get_family(family)
     family = kind.name
     chosen = settings if isinstance(settings, Settings) else kind.settings_type.build(settings)
     if out.exists() and not overwrite:
-        raise TrainingError(f"{out}: exists already; give another name, or --overwrite to replace it")
+        raise TrainingError(f"{out}: exists already; give another name, or replace it with `overwrite=True`")
     if world_size() > 1 and not kind.distributed:
         raise TrainingError(f"{family} trains in one process; start it without torchrun")
     store.check_modalities(getattr(chosen, "modalities", ()))
@@ -208,7 +211,7 @@ def slice_dataset(store: Store, split: Split, part: str) -> SliceDataset:
     return slice_dataset_of(store, store.rows(part, split))
 
 
-def slice_dataset_of(store: Store, rows: NDArray[np.int64]) -> SliceDataset:
+def slice_dataset_of(store: Store, rows: Int64Array) -> SliceDataset:
     """Take labelled slices of a store by their index."""
     tracks = store.slice_tracks[rows]
     return SliceDataset(

@@ -17,6 +17,7 @@ from genretree.bundle.hub.client import explained, open_hub
 from genretree.bundle.hub.contents import check_types
 from genretree.bundle.hub.names import HubName, is_commit, parse_name, require_name
 from genretree.bundle.manifest import DESCRIPTION, check_files, read_description
+from genretree.checks import require_path, require_text
 from genretree.errors import BundleError, GenretreeError, HubError, MissingExtraError
 from genretree.files import write_text
 
@@ -99,8 +100,9 @@ def pull(name: str, *, revision: str | None = None, to: str | Path | None = None
     BundleError
         If what came is damaged, by the hashes in the bundle itself.
     """
+    require_text("name", name)
     wanted = require_name(name, revision)
-    target = None if to is None else Path(to)
+    target = None if to is None else require_path("to", to)
     if target is not None and target.exists():
         raise HubError(f"{target}: exists already; give another name or delete it")
     commit = wanted.revision if is_commit(wanted.revision) else _resolve(wanted)

@@ -55,7 +55,7 @@ def require_name(text: str, revision: str | None = None) -> HubName:
     if revision is None:
         return name
     if "@" in text:
-        raise HubError(f"{text} with --revision {revision}: two revisions; give one")
+        raise HubError(f"{text} names a revision already; leave out `revision='{revision}'`")
     given = parse_name(f"{text}@{revision}")
     if given is None:
         raise HubError(f"'{revision}' is no revision: a branch, a tag or a commit's hash")

@@ -17,6 +17,7 @@ from genretree.bundle.hub.client import explained, open_hub
 from genretree.bundle.hub.contents import OLD_TREES, check_types, clean_description, clean_part, read_json
 from genretree.bundle.hub.names import MAIN, HubName, require_name
 from genretree.bundle.manifest import DESCRIPTION, check_files, read_description, write_description
+from genretree.checks import require_path, require_text
 from genretree.errors import BundleError, HubError
 from genretree.files import sha256_file
 from genretree.models.runtime.types import FORMS
@@ -100,6 +101,8 @@ def push(
     BundleError
         If the bundle is damaged.
     """
+    folder = require_path("folder", folder)
+    require_text("name", name)
     with laid_out(folder, name, revision, card_info or CardInfo(), with_index) as outgoing:
         return _send(outgoing, private, message or "Push a genretree bundle", keep_card)
 
@@ -167,7 +170,9 @@ def _send(outgoing: Outgoing, private: bool, message: str, keep_card: bool) -> P
             hub.create_branch(name.repo, branch=name.revision, exist_ok=True)
         info = hub.model_info(name.repo, revision=name.revision)
         if private and not info.private:
-            raise HubError(f"{name.repo}: is there and public; make it private on its page, or push without --private")
+            raise HubError(
+                f"{name.repo}: exists and is public; make it private on its page, or push with `private=False`"
+            )
         there = hub.list_repo_files(name.repo, revision=info.sha)
         gone = _outdated(hub, name, info.sha, there) - set(files)
         if keep_card and CARD in there:

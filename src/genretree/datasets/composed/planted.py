@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array
 from genretree.datasets.composed.artists import Purpose, generator
 from genretree.datasets.composed.compose import ComposeSettings, compose_score
 from genretree.datasets.composed.render import render_piece
@@ -17,12 +17,10 @@ _LEAF = "Chamber"  # music without drums
 _HI_HAT, _EVERY = 42, 0.1  # General MIDI percussion; seconds between strokes
 _LOUDNESS = 1.0  # of the strokes, over the root mean square of the music
 
-Samples = NDArray[np.float32]
-
 
 def compose_planted(
     number: int, settings: ComposeSettings, cycle: float, burst: float, leaf: str = _LEAF
-) -> tuple[Samples, Samples]:
+) -> tuple[Float32Array, Float32Array]:
     """Compose a piece of chamber music, and a hi-hat that can be added to it.
 
     Parameters

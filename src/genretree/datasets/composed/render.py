@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array, Float64Array
 from genretree.datasets.composed.artists import Mix, Purpose, generator
 from genretree.datasets.composed.compose import ComposeSettings, Part, Piece, TrackFacts, compose_score
 from genretree.datasets.composed.sampler import Sampler, tuned_sampler
 from genretree.datasets.composed.styles import leaves
 from genretree.errors import MissingExtraError
 
-Samples = NDArray[np.float32]
 _SOFT = 72  # MIDI velocity below which a note is also duller
 _SENDS = {"bass": 0.25, "drums": 0.45}  # share of the reverb; other jobs get all of it
 
 
 def compose_track(
     leaf: str, artist: int, track: int, settings: ComposeSettings | None = None
-) -> tuple[Samples, TrackFacts]:
+) -> tuple[Float32Array, TrackFacts]:
     """Compose and render a track.
 
     Parameters
@@ -50,7 +50,7 @@ def compose_track(
     return render_piece(piece, settings, rng), piece.facts
 
 
-def render_piece(piece: Piece, settings: ComposeSettings, rng: np.random.Generator) -> Samples:
+def render_piece(piece: Piece, settings: ComposeSettings, rng: np.random.Generator) -> Float32Array:
     """Render a piece; `rng` gives the room's echoes and the noise floor. Shape (channels, seconds * rate)."""
     n = round(settings.seconds * settings.rate)
     mix = piece.artist.mix
@@ -74,7 +74,7 @@ def render_piece(piece: Piece, settings: ComposeSettings, rng: np.random.Generat
     return _finish(sound, piece.fade, mix.peak, settings.rate)
 
 
-def _play(part: Part, sampler: Sampler, n: int) -> Samples:
+def _play(part: Part, sampler: Sampler, n: int) -> Float32Array:
     """Play one part, soft notes through a low-pass: a soft note isn't just a loud one turned down."""
     loud = np.zeros(n, dtype=np.float32)
     soft = np.zeros(n, dtype=np.float32)
@@ -93,14 +93,16 @@ def _play(part: Part, sampler: Sampler, n: int) -> Samples:
     return loud + _dull(soft, sampler.rate)
 
 
-def _dull(stem: Samples, rate: int) -> Samples:
+def _dull(stem: Float32Array, rate: int) -> Float32Array:
     """One pole at 2.2 kHz."""
     keep = float(np.exp(-2.0 * np.pi * 2200.0 / rate))
-    filtered: Samples = _signal().lfilter(np.array([1.0 - keep], np.float32), np.array([1.0, -keep], np.float32), stem)
+    filtered: Float32Array = _signal().lfilter(
+        np.array([1.0 - keep], np.float32), np.array([1.0, -keep], np.float32), stem
+    )
     return filtered.astype(np.float32)
 
 
-def _bend(stem: Samples, cents: float, hertz: float, rate: int) -> Samples:
+def _bend(stem: Float32Array, cents: float, hertz: float, rate: int) -> Float32Array:
     """Vibrato: reading the sound back and forth in time bends its pitch by up to `cents`."""
     n = len(stem)
     depth = (2.0 ** (cents / 1200.0) - 1.0) * rate / (2.0 * np.pi * hertz)  # samples
@@ -111,11 +113,11 @@ def _bend(stem: Samples, cents: float, hertz: float, rate: int) -> Samples:
     at = np.clip(at + wave + np.float32(depth), 0, n - 2)
     left = at.astype(np.int32)
     share = at - left
-    bent: Samples = stem[left] * (1.0 - share) + stem[left + 1] * share
+    bent: Float32Array = stem[left] * (1.0 - share) + stem[left + 1] * share
     return bent
 
 
-def _pump(piece: Piece, mix: Mix, rate: int, n: int) -> Samples | None:
+def _pump(piece: Piece, mix: Mix, rate: int, n: int) -> Float32Array | None:
     """The gain of a side-chain compressor: everything ducks under the bass drum."""
     if mix.duck < 0.05:
         return None
@@ -129,14 +131,16 @@ def _pump(piece: Piece, mix: Mix, rate: int, n: int) -> Samples | None:
     return gain
 
 
-def _pan(pan: float, channels: int) -> NDArray[np.float64]:
+def _pan(pan: float, channels: int) -> Float64Array:
     if channels == 1:
         return np.ones(1)
     angle = (pan + 1.0) * np.pi / 4.0
     return np.array([np.cos(angle), np.sin(angle)])
 
 
-def _room_and_tone(dry: Samples, send: Samples, mix: Mix, rate: int, rng: np.random.Generator) -> Samples:
+def _room_and_tone(
+    dry: Float32Array, send: Float32Array, mix: Mix, rate: int, rng: np.random.Generator
+) -> Float32Array:
     """Add the room and equalise, all in one trip through the frequency domain."""
     fft = _fft()
     n = dry.shape[1]
@@ -145,11 +149,11 @@ def _room_and_tone(dry: Samples, send: Samples, mix: Mix, rate: int, rng: np.ran
     tone = _tone(mix, np.fft.rfftfreq(size, 1.0 / rate))
     room = fft.rfft(echo, size) * np.float32(mix.wet)
     spectrum = (fft.rfft(dry, size, axis=1) + fft.rfft(send, size, axis=1) * room) * tone
-    sound: Samples = fft.irfft(spectrum, size, axis=1)[:, :n].astype(np.float32)
+    sound: Float32Array = fft.irfft(spectrum, size, axis=1)[:, :n].astype(np.float32)
     return sound
 
 
-def _impulse(seconds: float, rate: int, rng: np.random.Generator) -> Samples:
+def _impulse(seconds: float, rate: int, rng: np.random.Generator) -> Float32Array:
     """A room's answer to a click: noise that dies away, unit energy, after 12 ms of nothing."""
     n = round(seconds * rate)
     decay = np.exp(np.linspace(0.0, np.log(1e-3), n))
@@ -160,7 +164,7 @@ def _impulse(seconds: float, rate: int, rng: np.random.Generator) -> Samples:
     return np.asarray(echo / np.sqrt(np.sum(echo**2)), dtype=np.float32)
 
 
-def _tone(mix: Mix, hertz: NDArray[np.floating]) -> Samples:
+def _tone(mix: Mix, hertz: NDArray[np.floating]) -> Float32Array:
     """Gain at each frequency: a tilt about 1 kHz, some bumps, and the ends rolled off."""
     # Curves this smooth need few points; interpolating them saves a million logarithms.
     few = np.concatenate([[0.0], np.geomspace(15.0, max(hertz[-1], 30.0), 400)])
@@ -173,7 +177,7 @@ def _tone(mix: Mix, hertz: NDArray[np.floating]) -> Samples:
     return np.asarray(np.interp(hertz, few, 10.0 ** (decibels / 20.0)), dtype=np.float32)
 
 
-def _squeeze(sound: Samples, mix: Mix, rate: int) -> Samples:
+def _squeeze(sound: Float32Array, mix: Mix, rate: int) -> Float32Array:
     """Compress by a slow gain that evens out loudness, then saturate."""
     block = round(0.05 * rate)
     n = sound.shape[1]
@@ -189,7 +193,7 @@ def _squeeze(sound: Samples, mix: Mix, rate: int) -> Samples:
     return np.asarray(np.tanh(sound * np.float32(mix.drive * 0.36 / max(rms, 1e-6))))
 
 
-def _finish(sound: Samples, fade: bool, peak: float, rate: int) -> Samples:
+def _finish(sound: Float32Array, fade: bool, peak: float, rate: int) -> Float32Array:
     """Fade the end, and set the peak."""
     tail = round((2.5 if fade else 0.25) * rate)
     sound[:, -tail:] *= np.linspace(1.0, 0.0, tail, dtype=np.float32)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float64Array
 from genretree.bundle.bundle import Bundle
 from genretree.explanation.baseline import compute_baseline, replace_with_baseline
 from genretree.explanation.bundle_weights import load_weights_for
@@ -36,8 +36,6 @@ _AT_A_TIME = 64
 _NOISE = 1.0  # grey levels: about 0.3 dB where an image spans 80 dB
 _HEARD_NOISE = 0.01  # of the compressed mel power, which is about 2 in music
 
-Floats = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class Faithfulness:
@@ -57,7 +55,7 @@ class Faithfulness:
 
     deletion: dict[str, float]
     insertion: dict[str, float]
-    curves: dict[str, Floats]
+    curves: dict[str, Float64Array]
     randomised: float | None
     noisy: float
 
@@ -119,7 +117,7 @@ def measure_curves(
     maps: Maps,
     seed: int = 0,
     progress: bool = False,
-) -> dict[str, Floats]:
+) -> dict[str, Float64Array]:
     """Delete and insert in each order.
 
     Parameters
@@ -136,7 +134,7 @@ def measure_curves(
     areas = np.concatenate([cells(view).mean(axis=(1, 2)) for view in views]) / len(views)
     cuts = np.cumsum([len(cells(view)) for view in views])[:-1]
 
-    def ask(number: int) -> Floats:
+    def ask(number: int) -> Float64Array:
         own, empty = track_slices.select(slice(number, number + 1)), baseline.select(slice(number, number + 1))
         rng = np.random.default_rng((seed, number))
         orders = [
@@ -163,7 +161,7 @@ def measure_curves(
     }
 
 
-def _removals(order: Floats, areas: Floats) -> Floats:
+def _removals(order: Float64Array, areas: Float64Array) -> Float64Array:
     """Say which parts are gone when each share of the area is: (STEPS + 1, n_parts), the greatest first."""
     place = np.argsort(-order, kind="stable")
     gone = np.empty(len(areas))
@@ -172,7 +170,7 @@ def _removals(order: Floats, areas: Floats) -> Floats:
     return (gone[None, :] <= shares[:, None] + 1e-6).astype(np.float64)
 
 
-def _brightness(piece: TrackSlices, views: Sequence[View], edges: bool) -> Floats:
+def _brightness(piece: TrackSlices, views: Sequence[View], edges: bool) -> Float64Array:
     """Give the mean brightness of each part of one slice, or how much it moves in time."""
     found = []
     for view in views:

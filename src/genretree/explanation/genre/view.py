@@ -132,7 +132,9 @@ def view_genre(
     tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
     true = bundle.taxonomy.ancestors[match_leaves(bundle.taxonomy, store)[tracks], level]
     if not (true == index).any():
-        raise CorpusError(f"{store.folder}: the part '{part}' of '{chosen}' has no tracks of '{name}'; try --part all")
+        raise CorpusError(
+            f"{store.folder}: the part '{part}' of '{chosen}' has no tracks of '{name}'; try `part='all'`"
+        )
     raw = predict_rows(bundle, store, rows, progress)
     levels = bundle.calibrate([average_by(part_, position, len(tracks)) for part_ in raw], "track")
     chances = levels[level][:, index]

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genretree.arrays import Float32Array
 from genretree.errors import SettingsError
 from genretree.explanation.coordinates import IMAGES, View, gather_pixels
-from genretree.explanation.methods.gradients import Floats, LogOdds, Maps, _as_tensors, as_network
+from genretree.explanation.methods.gradients import LogOdds, Maps, _as_tensors, as_network
 from genretree.explanation.slices import TrackSlices
 from genretree.explanation.target import Target
 from genretree.models.base import Model
@@ -47,12 +48,12 @@ def rollout(
     known = as_network(model, "rollout")
     backbone: Any = getattr(known.network.backbone, "backbone", None)
     if backbone is None or not hasattr(backbone.config, "num_attention_heads"):
-        raise SettingsError("rollout needs a transformer (ast); take --method gradcam or occlusion")
+        raise SettingsError("rollout needs a transformer (ast); use `method='gradcam'` or `method='occlusion'`")
     images, statistics = _as_tensors(known, track_slices)
     empty, _ = _as_tensors(known, baseline, statistics=False)
     views: list[View] = list(known.network.settings.modalities)
     size = images.shape[-1]
-    found: list[list[list[Floats]]] = []
+    found: list[list[list[Float32Array]]] = []
     with (
         progress_bar(len(track_slices) * len(targets), "rollout", "slice", progress) as tick,
         _watching(backbone) as seen,
@@ -124,7 +125,7 @@ def _place(looked: Tensor, backbone: Any, turns: int, size: int) -> Tensor:
     ).sum(dim=0)
 
 
-def _divide(shares: Tensor, pull: Tensor, views: Sequence[View]) -> list[Floats]:
+def _divide(shares: Tensor, pull: Tensor, views: Sequence[View]) -> list[Float32Array]:
     """Divide each place's share, (size, size), among the images by how much the gradient pulls at each around it."""
     chosen = pull[[IMAGES.index(view) for view in views]]
     window = 2 * (shares.shape[-1] // 16) + 1

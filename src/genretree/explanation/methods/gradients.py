@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genretree.arrays import Float32Array
 from genretree.errors import MissingExtraError, SettingsError
 from genretree.explanation.baseline import replace_views
 from genretree.explanation.coordinates import IMAGES, View, gather_pixels
@@ -37,8 +37,8 @@ from genretree.taxonomy import Taxonomy
 _IG_STEPS = 32
 _AT_A_TIME = 32
 
-Floats = NDArray[np.float32]
-Maps = dict[View, Floats]
+
+Maps = dict[View, Float32Array]
 
 
 class LogOdds(nn.Module):
@@ -117,7 +117,7 @@ def as_network(model: Model, method: str) -> NetworkModel | LinearNetworkModel:
     """
     if isinstance(model, (NetworkModel, LinearNetworkModel)):
         return model
-    raise SettingsError(f"{method} needs the gradients of a network that sees images only; take --method occlusion")
+    raise SettingsError(f"{method} needs the gradients of a network that sees images only; use `method='occlusion'`")
 
 
 def need_captum() -> None:
@@ -155,7 +155,9 @@ def gradcam(
     known = as_network(model, "gradcam")
     layer = last_maps(known.network)
     if layer is None:
-        raise SettingsError("gradcam needs convolutions (cnn, efficientnet-b0); take --method rollout or occlusion")
+        raise SettingsError(
+            "gradcam needs convolutions (cnn, efficientnet-b0); use `method='rollout'` or `method='occlusion'`"
+        )
     need_captum()
     from captum.attr import LayerGradientXActivation
 
@@ -164,13 +166,13 @@ def gradcam(
     everything = frozenset(views)
     weights = shapley_weights(views).astype(np.float32)
     size = track_slices.images.shape[-1]
-    found: dict[View, list[list[Floats]]] = {view: [] for view in views}
+    found: dict[View, list[list[Float32Array]]] = {view: [] for view in views}
     with progress_bar(len(track_slices) * len(targets), "gradcam", "slice", progress) as tick:
         for number in range(len(track_slices)):
             own, empty = track_slices.select(slice(number, number + 1)), baseline.select(slice(number, number + 1))
             versions = join([replace_views(own, empty, everything - some) for some in coalitions])
             images, statistics = _as_tensors(known, versions)
-            rows: dict[View, list[Floats]] = {view: [] for view in views}
+            rows: dict[View, list[Float32Array]] = {view: [] for view in views}
             for target in targets:
                 attribute = LayerGradientXActivation(LogOdds(known, taxonomy, target), layer).attribute
                 given = (images,) if statistics is None else (images, statistics)
@@ -184,7 +186,7 @@ def gradcam(
     return {view: np.asarray(found[view], np.float32) for view in views}
 
 
-def _turn_back(places: Tensor, network: GenreNetwork, size: int) -> Floats:
+def _turn_back(places: Tensor, network: GenreNetwork, size: int) -> Float32Array:
     """Spread maps of a layer, (turns * n, h, w), over the images, and undo the turns in time: (n, size, size)."""
     turns = network.settings.n_tta_shifts
     height, width = places.shape[1:]
@@ -192,7 +194,7 @@ def _turn_back(places: Tensor, network: GenreNetwork, size: int) -> Floats:
     large *= height * width / size**2  # what a place has is divided among the pixels under it
     by_turn = large.reshape(turns, -1, size, size)
     back = [one.multiply_attention(-round(turn * size / turns), dims=2) for turn, one in enumerate(by_turn)]
-    summed: Floats = torch.stack(back).sum(dim=0).numpy()
+    summed: Float32Array = torch.stack(back).sum(dim=0).numpy()
     return summed
 
 

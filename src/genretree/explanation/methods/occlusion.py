@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array, Float64Array
 from genretree.bundle.bundle import Bundle
 from genretree.explanation.baseline import replace_with_baseline
 from genretree.explanation.coordinates import STEPS, View, frequency_axis
@@ -23,12 +24,12 @@ from genretree.explanation.target import Target
 GRID: Mapping[View, tuple[int, int]] = {"mel": (8, 8), "cqt": (7, 8), "chroma": (12, 4), "mel_16k": (8, 8)}
 _KEPT = 0.5  # chance of each part to stay, in random masks
 
-Floats = NDArray[np.float32]
-Maps = dict[View, Floats]  # by view, shape (n_slices, n_targets, rows, STEPS)
+
+Maps = dict[View, Float32Array]  # by view, shape (n_slices, n_targets, rows, STEPS)
 
 
 @lru_cache(maxsize=8)
-def cells(view: View) -> Floats:
+def cells(view: View) -> Float32Array:
     """Give the parts of a view, which don't overlap and leave nothing out: masks, shape (n_parts, rows, STEPS)."""
     along_frequency, along_time = GRID[view]
     rows = frequency_axis(view).rows
@@ -40,14 +41,16 @@ def cells(view: View) -> Floats:
     return masks
 
 
-def spread_cells(values: NDArray[np.floating], view: View) -> Floats:
+def spread_cells(values: NDArray[np.floating], view: View) -> Float32Array:
     """Spread what belongs to each part, (..., n_parts), evenly over it: (..., rows, STEPS); sums stay."""
     masks = cells(view)
-    spread: Floats = np.tensordot(values, masks / masks.sum(axis=(1, 2), keepdims=True), axes=1).astype(np.float32)
+    spread: Float32Array = np.tensordot(values, masks / masks.sum(axis=(1, 2), keepdims=True), axes=1).astype(
+        np.float32
+    )
     return spread
 
 
-def gather_cells(maps: NDArray[np.floating], view: View) -> NDArray[np.float64]:
+def gather_cells(maps: NDArray[np.floating], view: View) -> Float64Array:
     """Sum relevance, (..., rows, STEPS), over each part: (..., n_parts)."""
     return np.tensordot(maps, cells(view).astype(np.float64), axes=((-2, -1), (1, 2)))
 
@@ -75,7 +78,7 @@ def occlude(
         Of random masks.
     """
 
-    def exactly(number: int) -> NDArray[np.float64]:
+    def exactly(number: int) -> Float64Array:
         own, empty = track_slices.select(slice(number, number + 1)), baseline.select(slice(number, number + 1))
         full = log_odds(bundle, targets, own)
         lost = [
@@ -83,7 +86,7 @@ def occlude(
         ]
         return np.concatenate(lost)
 
-    def at_random(number: int) -> NDArray[np.float64]:
+    def at_random(number: int) -> Float64Array:
         own, empty = track_slices.select(slice(number, number + 1)), baseline.select(slice(number, number + 1))
         rng = np.random.default_rng((seed, number))
         taken = rng.random((masks, sum(len(cells(view)) for view in views))) >= _KEPT
@@ -103,7 +106,7 @@ def occlude(
     return {view: spread_cells(part, view) for view, part in zip(views, by_view, strict=True)}
 
 
-def _contrast(taken: NDArray[np.bool_], odds: NDArray[np.float64]) -> NDArray[np.float64]:
+def _contrast(taken: NDArray[np.bool_], odds: Float64Array) -> Float64Array:
     """Give the mean of the log odds with each part less that without it: (n_parts, n_targets).
 
     0 for a part that was always there, or never: nothing is known of it.
@@ -113,5 +116,5 @@ def _contrast(taken: NDArray[np.bool_], odds: NDArray[np.float64]) -> NDArray[np
     without = away.T @ odds / np.maximum(away.sum(axis=0), 1)[:, None]
     share = away.mean(axis=0)
     known = (share > 0) & (share < 1)
-    contrast: NDArray[np.float64] = np.where(known[:, None], with_it - without, 0.0)
+    contrast: Float64Array = np.where(known[:, None], with_it - without, 0.0)
     return contrast

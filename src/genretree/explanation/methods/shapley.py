@@ -12,8 +12,8 @@ from itertools import combinations
 from math import factorial
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float64Array
 from genretree.bundle.bundle import Bundle
 from genretree.explanation.baseline import replace_views, views_of
 from genretree.explanation.coordinates import View
@@ -22,8 +22,6 @@ from genretree.explanation.slices import TrackSlices
 from genretree.explanation.target import Target
 
 _UNSEEN = 1e-4  # what rounding alone may change of log odds
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,9 @@ class ShapleyValues:
     """
 
     views: tuple[View, ...]
-    values: Floats
-    full: Floats
-    none: Floats
+    values: Float64Array
+    full: Float64Array
+    none: Float64Array
 
 
 def subsets(views: Sequence[View]) -> list[frozenset[View]]:
@@ -51,7 +49,7 @@ def subsets(views: Sequence[View]) -> list[frozenset[View]]:
     return [frozenset(some) for size in range(len(views) + 1) for some in combinations(views, size)]
 
 
-def shapley_weights(views: Sequence[View]) -> Floats:
+def shapley_weights(views: Sequence[View]) -> Float64Array:
     """Give the matrix, (n_views, n_coalitions), that makes Shapley values of the worths of `subsets(views)`."""
     coalitions = subsets(views)
     place = {some: number for number, some in enumerate(coalitions)}
@@ -74,7 +72,7 @@ def compute_shapley_values(
     everything = frozenset(views)
     coalitions = subsets(views)
 
-    def ask(number: int) -> Floats:
+    def ask(number: int) -> Float64Array:
         own, empty = track_slices.select(slice(number, number + 1)), baseline.select(slice(number, number + 1))
         versions = [replace_views(own, empty, everything - some) for some in coalitions]
         return log_odds(bundle, targets, join(versions))

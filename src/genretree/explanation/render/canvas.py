@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array
 from genretree.explanation.coordinates import IMAGES, SOUND, View
 from genretree.explanation.result import Relevance
 from genretree.explanation.slices import TrackSlices
@@ -20,8 +20,6 @@ TITLES: dict[View, str] = {
     "chroma": "chroma",
     "mel_16k": "mel power at 16 kHz",
 }
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,8 @@ class Canvas:
     """
 
     view: View
-    shown: Floats
-    relevance: Floats
+    shown: Float32Array
+    relevance: Float32Array
     seconds: tuple[float, float]
     decibels: bool
 
@@ -69,18 +67,18 @@ def build_canvas(track_slices: TrackSlices, relevance: Relevance, strength: floa
     return Canvas(view, canvas, painted, (0.0, last), decibels)
 
 
-def _shown(track_slices: TrackSlices, view: View) -> tuple[Floats, bool]:
+def _shown(track_slices: TrackSlices, view: View) -> tuple[Float32Array, bool]:
     """Give what is seen of each slice, (n, rows, columns), and whether that is in dB."""
     if view == SOUND:
         assert track_slices.mel_16k is not None
         heard = compress(track_slices.mel_16k)
         loudest = np.float32(max(float(heard.max()), 1e-6))
-        power: Floats = (np.swapaxes(heard, 1, 2)[:, ::-1] / loudest).astype(np.float32)
+        power: Float32Array = (np.swapaxes(heard, 1, 2)[:, ::-1] / loudest).astype(np.float32)
         return power, False
     number = IMAGES.index(view)
-    grey: Floats = (track_slices.images[:, number] / np.float32(255)).astype(np.float32)
+    grey: Float32Array = (track_slices.images[:, number] / np.float32(255)).astype(np.float32)
     if track_slices.decibels is None:
         return grey, False
     low, high = (track_slices.decibels[:, number, side, None, None] for side in (0, 1))
-    decibels: Floats = (low + grey * (high - low)).astype(np.float32)
+    decibels: Float32Array = (low + grey * (high - low)).astype(np.float32)
     return decibels, True

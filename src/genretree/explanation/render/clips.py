@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array
 from genretree.explanation.result import Explanation, NodeExplanation, Passage
 from genretree.files import atomic_path
 from genretree.settings import CHROMA_BINS, SAMPLE_RATE
@@ -20,10 +20,8 @@ _SMOOTHING = 1.0  # bins of the filter's edges
 
 _CLIP = re.compile(r"(un)?typical-\d+(-relevant)?\.flac")
 
-Samples = NDArray[np.float32]
 
-
-def write_clips(explanation: Explanation, y: Samples, folder: str | Path, sr: int = SAMPLE_RATE) -> list[Path]:
+def write_clips(explanation: Explanation, y: Float32Array, folder: str | Path, sr: int = SAMPLE_RATE) -> list[Path]:
     """Write the most and least typical passages of the node asked for last, and each in its relevant frequencies.
 
     Parameters
@@ -59,7 +57,7 @@ def write_clips(explanation: Explanation, y: Samples, folder: str | Path, sr: in
     return written
 
 
-def cut_passage(y: Samples, passage: Passage, sr: int = SAMPLE_RATE) -> Samples:
+def cut_passage(y: Float32Array, passage: Passage, sr: int = SAMPLE_RATE) -> Float32Array:
     """Cut a passage out, faded in and out within 20 ms."""
     start, end = round(passage.start * sr), min(round(passage.end * sr), len(y))
     sound = y[start:end].copy()
@@ -110,7 +108,7 @@ def _join_bands(bands: Sequence[tuple[float, float]]) -> list[tuple[float, float
     return joined
 
 
-def keep_bands(y: Samples, bands: Sequence[tuple[float, float]], sr: int = SAMPLE_RATE) -> Samples:
+def keep_bands(y: Float32Array, bands: Sequence[tuple[float, float]], sr: int = SAMPLE_RATE) -> Float32Array:
     """Filter sound to some bands, without moving it in time: a mask on its short-time Fourier transform."""
     from scipy.ndimage import gaussian_filter1d
     from scipy.signal import ShortTimeFFT
@@ -125,11 +123,11 @@ def keep_bands(y: Samples, bands: Sequence[tuple[float, float]], sr: int = SAMPL
     for low, high in bands:
         mask[(middle + width > low) & (middle - width < high)] = 1  # no band is too narrow to be heard
     mask = gaussian_filter1d(mask, _SMOOTHING)
-    kept: Samples = transform.istft(transform.stft(y) * mask[:, None], k1=len(y)).astype(np.float32)
+    kept: Float32Array = transform.istft(transform.stft(y) * mask[:, None], k1=len(y)).astype(np.float32)
     return kept
 
 
-def write_sound(path: Path, y: Samples, sr: int = SAMPLE_RATE) -> Path:
+def write_sound(path: Path, y: Float32Array, sr: int = SAMPLE_RATE) -> Path:
     """Write mono sound; the suffix says the format."""
     import soundfile
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array
 from genretree.evaluation.report import data_url, render
 from genretree.explanation.coordinates import View
 from genretree.explanation.render.canvas import TITLES, build_canvas
@@ -27,8 +27,6 @@ from genretree.sound.decode import decode
 LONGEST = 900.0  # seconds of sound that a page holds; of longer tracks the sound lies beside the page
 _REASON = re.compile(r"reason-(\d+)\.png")
 _TALLEST = 96  # rows of a spectrogram on the page
-
-Samples = NDArray[np.float32]
 
 
 def save_explanation(
@@ -80,7 +78,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def write_page(explanation: Explanation, path: Path, y: Samples | None, command: str = "") -> Path:
+def write_page(explanation: Explanation, path: Path, y: Float32Array | None, command: str = "") -> Path:
     """Write the page; sound and pictures are inside, but the sound of tracks longer than 15 minutes."""
     seconds = None if y is None else len(y) / SAMPLE_RATE
     source = None
@@ -118,7 +116,7 @@ def write_page(explanation: Explanation, path: Path, y: Samples | None, command:
     return path
 
 
-def encode(y: Samples, sr: int = SAMPLE_RATE) -> bytes:
+def encode(y: Float32Array, sr: int = SAMPLE_RATE) -> bytes:
     """Encode mono sound as Ogg Vorbis, about 60 kbit/s."""
     import soundfile
 

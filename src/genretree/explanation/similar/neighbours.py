@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from genretree.arrays import Float32Array, Int64Array
 from genretree.bundle.bundle import Bundle, load_bundle
 from genretree.bundle.manifest import files_beside, list_part, read_description
 from genretree.corpus.store import Store
@@ -35,8 +35,6 @@ _AT_A_TIME = 64
 _MAX_TRACKS_BYTES = 64 << 20  # some 300,000 tracks
 _SMALLEST = 1e-6
 NEIGHBOURS = 5
-
-Floats = NDArray[np.float32]
 
 
 def build_index(
@@ -67,7 +65,7 @@ def build_index(
     content = read_description(folder)
     replaces = files_beside(content, FOLDER) != content["files"]
     if replaces and not overwrite:
-        raise BundleError(f"{folder / FOLDER}: exists already; replace it with --overwrite")
+        raise BundleError(f"{folder / FOLDER}: exists already; replace it with `overwrite=True`")
     check_images(bundle, store)
     rows = _rows(bundle, store, part)
     vectors, tracks = _describe_tracks(bundle, store, rows, progress)
@@ -146,16 +144,14 @@ def find_neighbours(bundle: Bundle, track_slices: TrackSlices, most: int | None 
     )
 
 
-def _rows(bundle: Bundle, store: Store, part: str) -> NDArray[np.int64]:
+def _rows(bundle: Bundle, store: Store, part: str) -> Int64Array:
     if part == "all":
         return store.rows("all")
     name = bundle.training.get("split", {}).get("name", "default")
     return store.rows(part, store.split(name if name in store.split_names() else "default"))
 
 
-def _describe_tracks(
-    bundle: Bundle, store: Store, rows: NDArray[np.int64], progress: bool
-) -> tuple[Floats, NDArray[np.int64]]:
+def _describe_tracks(bundle: Bundle, store: Store, rows: Int64Array, progress: bool) -> tuple[Float32Array, Int64Array]:
     if not len(rows):
         raise BundleError(f"{store.folder}: this part has no tracks to make an index of")
     found = []
@@ -169,7 +165,7 @@ def _describe_tracks(
     return vectors.astype(np.float32), tracks
 
 
-def _in_batches(model: Model, track_slices: TrackSlices) -> Floats:
+def _in_batches(model: Model, track_slices: TrackSlices) -> Float32Array:
     cut: Callable[[int], TrackSlices] = lambda at: track_slices.select(slice(at, at + _AT_A_TIME))  # noqa: E731
     parts = [cut(at) for at in range(0, len(track_slices), _AT_A_TIME)]
     return np.concatenate([embed_slices(model, part.inputs) for part in parts])

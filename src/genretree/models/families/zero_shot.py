@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 from scipy.special import expit
 
+from genretree.arrays import Float64Array
 from genretree.errors import BundleError
 from genretree.models.base import LevelProbabilities, check_inputs
 from genretree.models.families.musicnn.family import MusicnnSettings
@@ -67,18 +67,18 @@ class TagTree:
         taxonomy = Taxonomy.from_nested(nested, content["levels"])
         return cls(taxonomy, tuple(content["networks"]), float(content["floor"]), roots)
 
-    def leaf_probabilities(self, tags: Mapping[MusicnnName, NDArray[np.float64]]) -> NDArray[np.float64]:
+    def leaf_probabilities(self, tags: Mapping[MusicnnName, Float64Array]) -> Float64Array:
         """Turn tag probabilities, (n, 50) for each network, into leaf probabilities, (n, n_leaves)."""
-        columns: list[NDArray[np.float64]] = []
+        columns: list[Float64Array] = []
         self._share(self.roots, np.ones(len(next(iter(tags.values())))), tags, columns)
         return np.stack(columns, axis=1)
 
     def _share(
         self,
         nodes: Sequence[TagNode],
-        whole: NDArray[np.float64],
-        tags: Mapping[MusicnnName, NDArray[np.float64]],
-        columns: list[NDArray[np.float64]],
+        whole: Float64Array,
+        tags: Mapping[MusicnnName, Float64Array],
+        columns: list[Float64Array],
     ) -> None:
         """Share a parent's probability among its children, and theirs among their own, leaf by leaf."""
         evidence = np.stack([self._evidence(node, tags) for node in nodes])
@@ -88,7 +88,7 @@ class TagTree:
             else:
                 columns.append(whole * share)
 
-    def _evidence(self, node: TagNode, tags: Mapping[MusicnnName, NDArray[np.float64]]) -> NDArray[np.float64]:
+    def _evidence(self, node: TagNode, tags: Mapping[MusicnnName, Float64Array]) -> Float64Array:
         """Sum the tags of a node and of all below it."""
         own = sum((tags[network][:, tag] for network, tag in _all_tags(node)), start=np.zeros(1))
         return np.asarray(self.floor + own)

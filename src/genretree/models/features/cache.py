@@ -6,15 +6,14 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array, Int64Array
 from genretree.files import atomic_path
 from genretree.models.base import SliceDataset
 from genretree.progress import progress_bar
 
 _SAVE_SECONDS = 60.0
 _AT_A_TIME = 16  # a second or two of hearing, so that the bar moves
-Floats = NDArray[np.float32]
 
 
 class FeatureCache:
@@ -30,8 +29,8 @@ class FeatureCache:
                 self.values = kept
 
     def read(
-        self, rows: NDArray[np.int64], compute: Callable[[NDArray[np.int64]], Floats], what: str, progress: bool
-    ) -> Floats:
+        self, rows: Int64Array, compute: Callable[[Int64Array], Float32Array], what: str, progress: bool
+    ) -> Float32Array:
         """Give the values of rows; those that are not known yet are computed, some at a time, and kept."""
         missing = rows[np.isnan(self.values[rows, 0])]
         saved = time.monotonic()
@@ -47,7 +46,7 @@ class FeatureCache:
         finally:  # also what was computed before an interrupt
             if len(missing):
                 self._save()
-        found: Floats = self.values[rows]
+        found: Float32Array = self.values[rows]
         return found
 
     def _save(self) -> None:

@@ -13,14 +13,13 @@ from functools import lru_cache, partial
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array, Int64Array, UInt8Array
 from genretree.models.base import SliceDataset
 from genretree.models.features.cache import FeatureCache
 from genretree.parallel import processors_each
 
-Floats = NDArray[np.float32]
-Numbers = TypeVar("Numbers", NDArray[np.float32], NDArray[np.uint8])
+Numbers = TypeVar("Numbers", Float32Array, UInt8Array)
 
 _KIND = 2  # another number, other statistics: those that were kept are computed anew
 _BANDS = (32, 28, 12)  # of mel, CQT and chroma
@@ -40,7 +39,7 @@ _SMALLEST = np.float32(1e-3)
 _AT_A_TIME = 4  # slices: more don't stay in a processor's cache
 
 
-def image_statistics(images: NDArray[np.uint8]) -> Floats:
+def image_statistics(images: UInt8Array) -> Float32Array:
     """Describe slices by their images.
 
     Parameters
@@ -61,17 +60,17 @@ def image_statistics(images: NDArray[np.uint8]) -> Floats:
     return np.concatenate([_describe_each(number, images[:, number]) for number in range(len(_BANDS))], axis=1)
 
 
-def dataset_statistics(examples: SliceDataset, progress: bool = False) -> Floats:
+def dataset_statistics(examples: SliceDataset, progress: bool = False) -> Float32Array:
     """Describe stored slices, shape (n, STATISTICS); what was described before is not described again."""
     kept = FeatureCache(examples, f"statistics-{_KIND}.npy", STATISTICS)
 
-    def describe(rows: NDArray[np.int64]) -> Floats:
+    def describe(rows: Int64Array) -> Float32Array:
         return image_statistics(np.asarray(examples.images[rows]))
 
     return kept.read(examples.rows, describe, "describe", progress)
 
 
-def _describe_each(number: int, images: NDArray[np.uint8]) -> Floats:
+def _describe_each(number: int, images: UInt8Array) -> Float32Array:
     """Describe one image of each slice, (n, size, size), on all processors; equal ones are described once.
 
     Explanations ask for many slices that differ in one image only.
@@ -83,11 +82,11 @@ def _describe_each(number: int, images: NDArray[np.uint8]) -> Floats:
     describe = partial(_describe, number)
     with ThreadPoolExecutor(processors_each()) as pool:
         parts = list(pool.map(describe, pieces) if len(pieces) > 1 else map(describe, pieces))
-    described: Floats = np.concatenate(parts)[which]
+    described: Float32Array = np.concatenate(parts)[which]
     return described
 
 
-def _describe(number: int, images: NDArray[np.uint8]) -> Floats:
+def _describe(number: int, images: UInt8Array) -> Float32Array:
     """Describe some images: shape (n, width). Everything below works on all of them at once, shape (n, ...)."""
     image = np.asarray(images, np.float32) / np.float32(255)
     rows = _bands(image, _BANDS[number])
@@ -105,14 +104,14 @@ def _describe(number: int, images: NDArray[np.uint8]) -> Floats:
     return np.concatenate([part.reshape(len(images), -1) for part in parts], axis=1).astype(np.float32)
 
 
-def _bands(images: Floats, bands: int) -> Floats:
+def _bands(images: Float32Array, bands: int) -> Float32Array:
     """Average neighbouring rows, (n, rows, columns) to (n, bands, columns)."""
-    averaged: Floats = _averaging(images.shape[1], bands) @ images
+    averaged: Float32Array = _averaging(images.shape[1], bands) @ images
     return averaged
 
 
 @lru_cache(maxsize=32)
-def _averaging(rows: int, bands: int) -> Floats:
+def _averaging(rows: int, bands: int) -> Float32Array:
     """Give the shares of rows in bands, cut as `np.array_split` cuts: shape (bands, rows)."""
     shares = np.zeros((bands, rows), np.float32)
     for band, part in enumerate(np.array_split(np.arange(rows), bands)):
@@ -120,19 +119,19 @@ def _averaging(rows: int, bands: int) -> Floats:
     return shares
 
 
-def _spread(rows: Floats) -> list[Floats]:
+def _spread(rows: Float32Array) -> list[Float32Array]:
     steps = np.abs(np.diff(rows, axis=2))
     low, high = np.percentile(rows, [10, 90], axis=2)
     return [rows.mean(axis=2), rows.std(axis=2), steps.mean(axis=2), low, high]
 
 
-def _skewness(rows: Floats) -> Floats:
+def _skewness(rows: Float32Array) -> Float32Array:
     moving = rows - rows.mean(axis=2, keepdims=True)
-    found: Floats = (moving * moving * moving).mean(axis=2) / (rows.std(axis=2) + _SMALLEST) ** 3
+    found: Float32Array = (moving * moving * moving).mean(axis=2) / (rows.std(axis=2) + _SMALLEST) ** 3
     return found
 
 
-def _rhythm(rows: Floats) -> Floats:
+def _rhythm(rows: Float32Array) -> Float32Array:
     """How strongly the bands rise and fall how often in the slice, in a logarithmic measure."""
     from scipy import fft
 
@@ -140,22 +139,22 @@ def _rhythm(rows: Floats) -> Floats:
     moving = np.abs(fft.rfft(rows - rows.mean(axis=2, keepdims=True), axis=2)).mean(axis=1)
     lowest = np.zeros((len(rows), most), np.float32)
     lowest[:, : moving.shape[1] - 1] = moving[:, 1 : most + 1]
-    spectrum: Floats = np.log(lowest.reshape(len(rows), -1, together).mean(axis=2) + _SMALLEST)
+    spectrum: Float32Array = np.log(lowest.reshape(len(rows), -1, together).mean(axis=2) + _SMALLEST)
     return spectrum
 
 
-def _modulations(rows: Floats, groups: int, steps: int) -> Floats:
+def _modulations(rows: Float32Array, groups: int, steps: int) -> Float32Array:
     """How strongly groups of rows rise and fall, in steps from the slowest to the fastest, logarithmic."""
     from scipy import fft
 
     window = np.hanning(rows.shape[2]).astype(np.float32)
     strengths = np.abs(fft.rfft((rows - rows.mean(axis=2, keepdims=True)) * window, axis=2))[:, :, 1:]
-    logarithms: Floats = np.log(_bands(strengths, groups) @ _stepping(strengths.shape[2], steps) + _SMALLEST)
+    logarithms: Float32Array = np.log(_bands(strengths, groups) @ _stepping(strengths.shape[2], steps) + _SMALLEST)
     return logarithms
 
 
 @lru_cache(maxsize=8)
-def _stepping(frequencies: int, steps: int) -> Floats:
+def _stepping(frequencies: int, steps: int) -> Float32Array:
     """Give the shares of frequencies in octave-like steps: shape (frequencies, steps)."""
     edges = np.geomspace(1, frequencies, steps + 1).round().astype(int)
     shares = np.zeros((frequencies, steps), np.float32)
@@ -165,7 +164,7 @@ def _stepping(frequencies: int, steps: int) -> Floats:
     return shares
 
 
-def _cepstrum(rows: Floats) -> list[Floats]:
+def _cepstrum(rows: Float32Array) -> list[Float32Array]:
     from scipy.fft import dct
 
     coefficients = dct(rows, axis=1, norm="ortho")[:, :_CEPSTRUM]
@@ -184,7 +183,7 @@ def _cepstrum(rows: Floats) -> list[Floats]:
     ]
 
 
-def _contrast(mel: Floats) -> list[Floats]:
+def _contrast(mel: Float32Array) -> list[Float32Array]:
     """How far the peaks of each band of octaves stand above its valleys."""
     found = []
     for band in np.array_split(mel, _OCTAVES, axis=1):
@@ -194,7 +193,7 @@ def _contrast(mel: Floats) -> list[Floats]:
     return [contrast.mean(axis=2), contrast.std(axis=2)]
 
 
-def _textures(images: Floats) -> list[Floats]:
+def _textures(images: Float32Array) -> list[Float32Array]:
     """How far bands lie from their medians in time, and moments from their medians in frequency."""
     rows = _bands(images, min(_FINE_BANDS, images.shape[1]))
     return [_bands(np.abs(rows - running_median(rows, _MEDIAN, axis)), _TEXTURES).mean(axis=2) for axis in (2, 1)]
@@ -229,7 +228,7 @@ def _order(arrays: list[Numbers], first: int, second: int) -> None:
     arrays[first], arrays[second] = np.minimum(one, other), np.maximum(one, other)
 
 
-def _lines(cqt: NDArray[np.uint8]) -> Floats:
+def _lines(cqt: UInt8Array) -> Float32Array:
     """How high spectral lines stand above their surroundings, by octave: mean, spread and 95th percentile."""
     median = running_median(cqt, 2 * round(_LINE_MEDIAN * cqt.shape[1] / 2) + 1, 1)  # of bytes: four times as fast
     above = (cqt.astype(np.float32) - median) / np.float32(255)
@@ -240,7 +239,7 @@ def _lines(cqt: NDArray[np.uint8]) -> Floats:
     return np.stack(found, axis=1)
 
 
-def _keyless(rows: Floats) -> Floats:
+def _keyless(rows: Float32Array) -> Float32Array:
     """Which intervals the classes form on the whole, and which sound together, in whatever key."""
     means = rows.mean(axis=2)
     mean = means - means.mean(axis=1, keepdims=True)

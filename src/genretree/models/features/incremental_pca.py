@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.utils import gen_batches
 
+from genretree.arrays import Float32Array, UInt8Array
 from genretree.files import release_pages
-
-Floats = NDArray[np.float32]
 
 
 def fit_incremental(
-    rows: NDArray[np.uint8], components: int, batch_size: int, on_rows: Callable[[int], None] | None = None
-) -> tuple[Floats, Floats, float]:
+    rows: UInt8Array, components: int, batch_size: int, on_rows: Callable[[int], None] | None = None
+) -> tuple[Float32Array, Float32Array, float]:
     """Fit scikit-learn's StandardScaler and IncrementalPCA on grey levels, a batch in memory at a time.
 
     The batches are those that `IncrementalPCA(components, batch_size=batch_size).fit` makes of the whole array, so the
@@ -58,7 +56,7 @@ def fit_incremental(
     return np.ascontiguousarray(weights, dtype=np.float32), offset.astype(np.float32), explained
 
 
-def _read_pixels(rows: NDArray[np.uint8], batch: slice) -> Floats:
+def _read_pixels(rows: UInt8Array, batch: slice) -> Float32Array:
     pixels = rows[batch].astype(np.float32) / np.float32(255)
     release_pages(rows)
     return pixels

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from genretree.arrays import Array, Float32Array, Float64Array
 from genretree.files import release_pages
 from genretree.parallel import fast_bf16, keep_allocated_pages
-
-Floats = NDArray[np.float32]
 
 _EXACT_BYTES = 1 << 30  # up to this size all rows are held in memory and the components are exact
 _OVERSAMPLING = 96
@@ -28,7 +26,7 @@ class Rows(Protocol):
         """Rows and columns."""
         ...
 
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
+    def __getitem__(self, rows: slice) -> Array:
         """Some rows in order."""
         ...
 
@@ -95,14 +93,14 @@ class StreamingPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.explained_variance_ratio_ = variances / float(max(varying, 1))
         return self
 
-    def transform(self, X: NDArray[Any]) -> Floats:
+    def transform(self, X: Array) -> Float32Array:
         """Project rows: shape (n, n_features) to (n, n_components_)."""
         check_is_fitted(self, "components_")
         weights, offset = self.affine()
-        projected: Floats = np.asarray(X, dtype=np.float32) @ weights + offset
+        projected: Float32Array = np.asarray(X, dtype=np.float32) @ weights + offset
         return projected
 
-    def affine(self) -> tuple[Floats, Floats]:
+    def affine(self) -> tuple[Float32Array, Float32Array]:
         """Give standardisation and projection as one matrix (n_features, n_components_) and one offset."""
         weights = (self.components_ / self.scale_).T
         offset = -(self.mean_ @ weights)
@@ -145,7 +143,7 @@ class StreamingPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.spread_ = np.where(squares / n > 1e-12, np.sqrt(squares / n), 0.0)
         self.scale_ = np.where(self.spread_ > 0, self.spread_, 1.0)
 
-    def _exact(self, X: Rows) -> tuple[Floats, NDArray[np.float64]]:
+    def _exact(self, X: Rows) -> tuple[Float32Array, Float64Array]:
         from scipy.linalg import eigh
 
         n, width = X.shape
@@ -161,7 +159,7 @@ class StreamingPCA(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         components = (vectors[:, keep] / lengths).T.astype(np.float32) @ rows
         return components, values[keep] / n
 
-    def _streamed(self, X: Rows) -> tuple[Floats, NDArray[np.float64]]:
+    def _streamed(self, X: Rows) -> tuple[Float32Array, Float64Array]:
         n, width = X.shape
         block = min(self.n_components_ + _OVERSAMPLING, n, width)
         start = torch.Generator().manual_seed(self.random_state)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from genretree.arrays import Array, Float32Array, Float64Array, Int64Array
 from genretree.errors import BundleError, TrainingError
 from genretree.models.base import LevelProbabilities, OutOfFoldPredictions, SliceDataset, compute_class_weights
 from genretree.models.features.image_statistics import STATISTICS
@@ -21,19 +21,18 @@ from genretree.progress import progress_bar
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
 
-Floats = NDArray[np.float32]
 HEAD_FILE = "head.safetensors"
-Blocks = Sequence[Floats]  # kinds of features of the same slices, each (n, width), that shall weigh the same
+Blocks = Sequence[Float32Array]  # kinds of features of the same slices, each (n, width), that shall weigh the same
 
 
 @dataclass(frozen=True)
 class LabelledRows:
     """Labelled slices: leaf, track, group and weight of each, arrays of shape (n,)."""
 
-    leaves: NDArray[np.int64]
-    tracks: NDArray[np.int64]
-    groups: NDArray[np.int64]
-    weights: NDArray[np.float64]
+    leaves: Int64Array
+    tracks: Int64Array
+    groups: Int64Array
+    weights: Float64Array
 
     @classmethod
     def of(cls, parts: Sequence[SliceDataset], class_weight_power: float = 0.0) -> Self:
@@ -107,7 +106,7 @@ class LinearTree:
         ]
         return self.taxonomy.sum_levels(found[0]) if self.heads == "tree" else found
 
-    def classes(self, leaves: NDArray[np.int64]) -> NDArray[np.int64]:
+    def classes(self, leaves: Int64Array) -> Int64Array:
         """Give the class of each slice for each classifier, shape (n, classifiers); -1 for those it never saw."""
         columns = []
         for level, head in zip(self.levels, self.linear, strict=True):
@@ -117,16 +116,16 @@ class LinearTree:
                 columns.append(places[self.taxonomy.ancestors[leaves, level]])
         return np.stack(columns, axis=1)
 
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
+    def to_arrays(self) -> dict[str, Array]:
         """Give all arrays by name, to be stored."""
-        arrays: dict[str, NDArray[Any]] = {}
+        arrays: dict[str, Array] = {}
         for level, head in zip(self.levels, self.linear, strict=True):
             if head is not None:
                 arrays.update(head.to_arrays(f"level_{level}"))
         return arrays
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], width: int, taxonomy: Taxonomy, heads: Heads) -> Self:
+    def from_arrays(cls, arrays: Mapping[str, Array], width: int, taxonomy: Taxonomy, heads: Heads) -> Self:
         """Take the arrays of `to_arrays`. Raises KeyError or ValueError if they are not for `width` features."""
         linear = [
             LinearHead.from_arrays(arrays, f"level_{level}") if f"level_{level}.bias" in arrays else None

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator
 
-Floats = NDArray[np.float32]
+from genretree.arrays import Float32Array, Float64Array, Int64Array
 
 
 def _positive(Cs: tuple[float, ...]) -> tuple[float, ...]:
@@ -39,13 +39,13 @@ class LinearHead:
         Those that occurred in training.
     """
 
-    mean: Floats
-    scale: Floats
-    weights: Floats
-    bias: Floats
-    classes: NDArray[np.int64]
+    mean: Float32Array
+    scale: Float32Array
+    weights: Float32Array
+    bias: Float32Array
+    classes: Int64Array
 
-    def predict(self, features: Floats, width: int) -> NDArray[np.float64]:
+    def predict(self, features: Float32Array, width: int) -> Float64Array:
         """Give probabilities of `width` classes, shape (n, width); classes never seen in training get 0."""
         from scipy.special import softmax
 
@@ -67,10 +67,10 @@ class LinearHead:
 
 
 def fit_linear(
-    features: Floats,
-    truth: NDArray[np.int64],
+    features: Float32Array,
+    truth: Int64Array,
     C: float,
-    weights: NDArray[np.float64] | None = None,
+    weights: Float64Array | None = None,
     widths: Sequence[int] | None = None,
 ) -> LinearHead:
     """Fit scikit-learn's LogisticRegression on standardised features.
@@ -107,16 +107,16 @@ def fit_linear(
 
 
 def out_of_fold(
-    features: Floats,
-    truth: NDArray[np.int64],
-    groups: NDArray[np.int64],
+    features: Float32Array,
+    truth: Int64Array,
+    groups: Int64Array,
     C: float,
     width: int,
     seed: int = 0,
-    weights: NDArray[np.float64] | None = None,
+    weights: Float64Array | None = None,
     widths: Sequence[int] | None = None,
     tick: Callable[[], None] | None = None,
-) -> NDArray[np.float64]:
+) -> Float64Array:
     """Predict each example by a classifier that saw nothing of its group: shape (n, width). `tick`: after each fold."""
     found = np.full((len(truth), width), 1 / width)
     for learn, check in group_folds(truth, groups, seed):
@@ -130,8 +130,8 @@ def out_of_fold(
 
 
 def group_folds(
-    truth: NDArray[np.int64], groups: NDArray[np.int64], seed: int = 0, most: int = _FOLDS
-) -> Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    truth: Int64Array, groups: Int64Array, seed: int = 0, most: int = _FOLDS
+) -> Sequence[tuple[Int64Array, Int64Array]]:
     """Cut examples into at most so many folds, no group on both sides, classes spread evenly; none for one group."""
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -143,7 +143,7 @@ def group_folds(
         return list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(truth, truth, groups))
 
 
-def track_log_loss(probabilities: NDArray[np.float64], truth: NDArray[np.int64], tracks: NDArray[np.int64]) -> float:
+def track_log_loss(probabilities: Float64Array, truth: Int64Array, tracks: Int64Array) -> float:
     """Mean over tracks of minus the log of the true class's probability, averaged over the track's slices."""
     position = np.unique(tracks, return_inverse=True)[1]
     true = probabilities[np.arange(len(truth)), truth]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array
 from genretree.models.base import SliceDataset
 from genretree.models.pretrained.musicnn_features import Layer, extract_dataset_features, load_network
 from genretree.models.pretrained.names import CACHED, MusicnnName
@@ -19,12 +19,10 @@ TAUGHT: tuple[Layer, ...] = ("tags", "penultimate")
 _PATCHES = 4  # heard of each slice, as the family `musicnn` does by default: what it heard serves here too
 _FARTHEST = 4.0  # spreads from the mean
 
-Floats = NDArray[np.float32]
-
 
 def compute_teacher_targets(
     parts: Sequence[SliceDataset], networks: Sequence[MusicnnName], where: str = CACHED, progress: bool = False
-) -> list[Floats]:
+) -> list[Float32Array]:
     """Give what the teacher says of slices, standardised by the first part.
 
     Parameters

@@ -7,8 +7,8 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array, UInt8Array
 from genretree.errors import BundleError
 from genretree.models.base import LevelProbabilities, Model, SliceDataset
 from genretree.models.features.image_statistics import dataset_statistics, image_statistics
@@ -19,7 +19,6 @@ from genretree.settings import Settings
 from genretree.sound.features import IMAGES, Inputs
 from genretree.taxonomy import Taxonomy
 
-Floats = NDArray[np.float32]
 _SETTINGS = {"cnn": "CnnSettings", "efficientnet-b0": "EfficientNetSettings", "ast": "AstSettings"}
 _BATCH = 32
 
@@ -60,7 +59,7 @@ class _Exported:
         """Refuse: the weights were not loaded."""
         raise BundleError("an exported network can't be saved; load the bundle with the runtime torch")
 
-    def _look(self, images: NDArray[np.uint8]) -> Iterator[Floats]:
+    def _look(self, images: UInt8Array) -> Iterator[Float32Array]:
         """Yield what the network gives for each turn of the images in time, arrays of shape (n, width)."""
         known = len(images)
         if not known:  # for the widths of what it gives
@@ -84,7 +83,7 @@ class ExportedNetwork(_Exported):
         turns = [self._probabilities(scores) for scores in self._look(inputs[IMAGES])]
         return [np.stack(level).mean(axis=0) for level in zip(*turns, strict=True)]
 
-    def _probabilities(self, scores: Floats) -> LevelProbabilities:
+    def _probabilities(self, scores: Float32Array) -> LevelProbabilities:
         from scipy.special import softmax
 
         if self.heads == "tree":
@@ -117,9 +116,9 @@ class ExportedFeatures(_Exported):
             return self.predict_proba(examples.inputs())
         return self._classify(np.concatenate(found), dataset_statistics(examples) if self.statistics else None)
 
-    def _features(self, images: NDArray[np.uint8]) -> Floats:
-        mean: Floats = np.mean(list(self._look(images)), axis=0, dtype=np.float32)
+    def _features(self, images: UInt8Array) -> Float32Array:
+        mean: Float32Array = np.mean(list(self._look(images)), axis=0, dtype=np.float32)
         return mean
 
-    def _classify(self, features: Floats, statistics: Floats | None) -> LevelProbabilities:
+    def _classify(self, features: Float32Array, statistics: Float32Array | None) -> LevelProbabilities:
         return self.linear.predict([features] if statistics is None else [features, statistics])

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from genretree.arrays import Float32Array
 from genretree.models.base import FitContext, FitResult, LevelProbabilities, Model, SliceDataset
 from genretree.models.features.image_statistics import dataset_statistics, image_statistics
 from genretree.models.linear.hierarchical import (
@@ -41,7 +41,7 @@ from genretree.sound.features import IMAGES, Inputs
 
 _BATCH = 32
 
-Floats = NDArray[np.float32]
+
 Look = Callable[[Tensor], Tensor]  # uint8 images (n, 3, size, size) to features (n, width)
 
 
@@ -81,7 +81,7 @@ class LinearNetworkModel:
         """Methods of explaining other than occlusion."""
         return self.network.settings.explain_methods
 
-    def embed(self, inputs: Inputs) -> Floats:
+    def embed(self, inputs: Inputs) -> Float32Array:
         """Compute the features that the classifier sees: shape (n, width)."""
         images = inputs[IMAGES]
         seen = network_features(self.network, images, self.look)
@@ -151,9 +151,9 @@ class _Features(nn.Module):
 
 def compute_features(
     network: GenreNetwork, examples: SliceDataset, tick: Callable[[int], None] | None = None, look: Look | None = None
-) -> Floats:
+) -> Float32Array:
     """Give a network's features of stored slices, shape (n, width); `look` computes them in its place."""
-    found: list[Floats] = []
+    found: list[Float32Array] = []
     for images in examples.batches(_BATCH):
         found.append(network_features(network, images, look))
         if tick is not None:
@@ -161,6 +161,6 @@ def compute_features(
     return _stack(found, network)
 
 
-def _stack(parts: Sequence[Floats], network: GenreNetwork) -> Floats:
+def _stack(parts: Sequence[Float32Array], network: GenreNetwork) -> Float32Array:
     none = np.zeros((0, int(network.backbone.width)), np.float32)  # type: ignore[arg-type]
     return np.concatenate([none, *parts])

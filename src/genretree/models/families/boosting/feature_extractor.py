@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array
 from genretree.models.base import SliceDataset
 from genretree.models.features.image_statistics import dataset_statistics, image_statistics
 from genretree.models.pretrained.musicnn import Musicnn
@@ -29,8 +29,6 @@ from genretree.sound.features import IMAGES, MEL_16K, Inputs
 Feature = Literal["components", "statistics", "musicnn"]
 _PATCHES = 4  # heard of each slice
 _LAYERS = ("tags", "penultimate")
-
-Floats = NDArray[np.float32]
 
 
 class FeatureExtractor:
@@ -53,7 +51,7 @@ class FeatureExtractor:
         """Names of what it needs of a slice."""
         return (IMAGES, MEL_16K) if "musicnn" in self.features else (IMAGES,)
 
-    def describe(self, inputs: Inputs) -> list[Floats]:
+    def describe(self, inputs: Inputs) -> list[Float32Array]:
         """Give each kind of features of slices: arrays of shape (n, width)."""
         found = []
         for name in self.features:
@@ -63,7 +61,7 @@ class FeatureExtractor:
                 found.append(self._join(extract_features(self.backends or self.networks, inputs[MEL_16K], _PATCHES)))
         return found
 
-    def extract_dataset(self, examples: SliceDataset, progress: bool = False) -> list[Floats]:
+    def extract_dataset(self, examples: SliceDataset, progress: bool = False) -> list[Float32Array]:
         """Give the same of stored slices; what was heard before is not heard again."""
         found = []
         for name in self.features:
@@ -76,7 +74,7 @@ class FeatureExtractor:
                 found.append(self._join(heard))
         return found
 
-    def _join(self, heard: Mapping[str, Floats]) -> Floats:
+    def _join(self, heard: Mapping[str, Float32Array]) -> Float32Array:
         return np.concatenate([heard[f"{name}/{layer}"] for name in self.networks for layer in _LAYERS], axis=1)
 
     def graphs(self) -> dict[str, Graph]:

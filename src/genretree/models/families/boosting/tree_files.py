@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array, Float64Array, Int64Array
 from genretree.errors import BundleError, TrainingError
 from genretree.files import atomic_path
 from genretree.models.base import compute_class_weights
@@ -22,13 +22,11 @@ _SECONDS_A_CALL = 15.0
 _SECONDS_BETWEEN_DRAFTS = 30.0
 _HELD_OUT_SHARE = 0.1  # scikit-learn's default, which the study used
 
-Floats = NDArray[np.float32]
-
 
 def fit_classifier(
-    features: Floats,
-    truth: NDArray[np.int64],
-    validation: tuple[Floats, NDArray[np.int64]] | None,
+    features: Float32Array,
+    truth: Int64Array,
+    validation: tuple[Float32Array, Int64Array] | None,
     settings: BoostingSettings,
     begun: Any,
     draft: Path,
@@ -113,15 +111,15 @@ def _has_converged(classifier: Any) -> bool:
     return bool((scores[-patience:] <= scores[-patience - 1] + classifier.tol).all())
 
 
-def _can_stratify(truth: NDArray[np.int64]) -> bool:
+def _can_stratify(truth: Int64Array) -> bool:
     """Whether a tenth can be drawn that has slices of each class, which scikit-learn insists on."""
     counts = np.unique(truth, return_counts=True)[1]
     return bool(counts.min() >= 2 and np.ceil(_HELD_OUT_SHARE * len(truth)) >= len(counts))
 
 
 def _split_unstratified(
-    features: Floats, truth: NDArray[np.int64], weights: NDArray[np.float64] | None, seed: int
-) -> tuple[Floats, NDArray[np.int64], NDArray[np.float64] | None, dict[str, Any]]:
+    features: Float32Array, truth: Int64Array, weights: Float64Array | None, seed: int
+) -> tuple[Float32Array, Int64Array, Float64Array | None, dict[str, Any]]:
     """Hold out any tenth of a small training part, except slices that are the first of their class."""
     firsts = np.unique(truth, return_index=True)[1]
     others = np.setdiff1d(np.arange(len(truth)), firsts)
@@ -140,7 +138,7 @@ def write_draft(classifier: Any, draft: Path) -> None:
         io.dump(classifier, temporary)
 
 
-def read_draft(draft: Path, target: NDArray[np.int64]) -> Any:
+def read_draft(draft: Path, target: Int64Array) -> Any:
     """Read what an interrupted run had grown; None if there is nothing."""
     if not draft.exists():
         return None
@@ -152,7 +150,7 @@ def read_draft(draft: Path, target: NDArray[np.int64]) -> Any:
 
 def record_history(
     classifiers: Sequence[Any],
-    parts: Mapping[str, tuple[Floats, NDArray[np.int64]]],
+    parts: Mapping[str, tuple[Float32Array, Int64Array]],
     taxonomy: Taxonomy,
     settings: BoostingSettings,
 ) -> list[dict[str, float]]:
@@ -228,7 +226,7 @@ _TRUSTED = (
 )
 
 
-def load_trees(folder: Path, number: int, target: NDArray[np.int64], width: int | None) -> CheckedTrees:
+def load_trees(folder: Path, number: int, target: Int64Array, width: int | None) -> CheckedTrees:
     """Read the trees of the nodes in `target`, on `width` features if that is known; also as 0.1 wrote them."""
     path = folder / trees_file(number)
     if path.exists():

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 
+from genretree.arrays import Float32Array
 from genretree.errors import BundleError, TrainingError
 from genretree.models.base import FitContext, FitResult, LevelProbabilities, Model, SliceDataset, check_inputs
 from genretree.models.features.image_statistics import image_statistics
@@ -53,8 +53,6 @@ from genretree.taxonomy import Taxonomy
 
 _NUMBERED = (*LAYERS, IMAGES)  # as bundles count them
 _TUNED_AT_A_TIME = 16
-
-Floats = NDArray[np.float32]
 
 
 class MusicnnSettings(Settings):
@@ -204,12 +202,12 @@ class MusicnnModel:
         heard = self._hear(inputs)
         return self.linear.predict(_blocks(heard, self.settings.networks, self.layers))
 
-    def embed(self, inputs: Inputs) -> NDArray[np.float32]:
+    def embed(self, inputs: Inputs) -> Float32Array:
         """Compute the layers that the classifier sees: shape (n, width)."""
         heard = self._hear(inputs)
         return np.concatenate([heard[key] for key in sorted(heard) if key.split("/")[-1] in self.layers], axis=1)
 
-    def _hear(self, inputs: Inputs) -> dict[str, Floats]:
+    def _hear(self, inputs: Inputs) -> dict[str, Float32Array]:
         found = extract_features(self.backends or self.networks, inputs[MEL_16K], self.settings.patches)
         if IMAGES in self.layers:
             found[IMAGES] = image_statistics(inputs[IMAGES])
@@ -237,7 +235,7 @@ class MusicnnModel:
         return [HEAD_FILE, *save_networks(self.networks, folder)]
 
 
-def _blocks(heard: Mapping[str, Floats], networks: Sequence[str], layers: Sequence[str]) -> list[Floats]:
+def _blocks(heard: Mapping[str, Float32Array], networks: Sequence[str], layers: Sequence[str]) -> list[Float32Array]:
     """Choose the layers, network by network, and then the statistics of the images."""
     blocks = [heard[f"{name}/{layer}"] for name in networks for layer in layers if layer != IMAGES]
     return [*blocks, heard[IMAGES]] if IMAGES in layers else blocks

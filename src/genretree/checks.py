@@ -1,0 +1,72 @@
+"""Checks of arguments at the border of the public functions, so that a mistake is named where it was made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+from genretree.errors import ArgumentError
+
+
+def require_type(name: str, value: object, expected: type, hint: str = "") -> None:
+    """Refuse an argument that is not an instance of a class.
+
+    Raises
+    ------
+    ArgumentError
+
+    Examples
+    --------
+    >>> require_type("tree", 7, dict)
+    Traceback (most recent call last):
+    genretree.errors.ArgumentError: tree must be a dict, got int
+    """
+    if not isinstance(value, expected):
+        article = "an" if expected.__name__[0] in "AEIO" else "a"
+        more = f"; {hint}" if hint else ""
+        raise ArgumentError(f"{name} must be {article} {expected.__name__}, got {type(value).__name__}{more}")
+
+
+def require_path(name: str, value: Any) -> Path:
+    """Convert a path, as text or path-like, to a `Path`. Raises ArgumentError for anything else."""
+    if not isinstance(value, str | os.PathLike):
+        raise ArgumentError(f"{name} must be a path, got {type(value).__name__}")
+    return Path(value)
+
+
+def require_text(name: str, value: object) -> None:
+    """Refuse what is not text. Raises ArgumentError."""
+    if not isinstance(value, str):
+        raise ArgumentError(f"{name} must be text, got {type(value).__name__}")
+
+
+def require_integer(name: str, value: object, minimum: int = 1) -> None:
+    """Refuse what is not a whole number, or is too small. Raises ArgumentError."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ArgumentError(f"{name} must be an integer, got {value!r}")
+    if int(value) < minimum:
+        raise ArgumentError(f"{name} must be at least {minimum}, got {value}")
+
+
+def require_number(name: str, value: object) -> None:
+    """Refuse what is not a real number. Raises ArgumentError."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ArgumentError(f"{name} must be a number, got {value!r}")
+
+
+def require_names(name: str, value: Any) -> list[str]:
+    """Convert a sequence of names to a list; one text is not a sequence. Raises ArgumentError for anything else."""
+    require_iterable(name, value, "names")
+    names = list(value)
+    for each in names:
+        require_text(f"each of {name}", each)
+    return names
+
+
+def require_iterable(name: str, value: Any, of: str) -> None:
+    """Refuse what can't be iterated over, and text. Raises ArgumentError."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise ArgumentError(f"{name} must be a sequence of {of}, got {type(value).__name__}")

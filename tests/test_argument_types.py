@@ -1,0 +1,97 @@
+"""Arguments of the wrong type end in an ArgumentError that names them, whatever public function they are passed to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import genretree
+from genretree import ArgumentError, Bundle, Classifier, Dataset, GenreClassifier, Manifest, Store, Taxonomy
+
+# Enough to pass a check of the type; nothing behind it is reached.
+BUNDLE: Any = object.__new__(Bundle)
+CLASSIFIER: Any = object.__new__(Classifier)
+STORE: Any = object.__new__(Store)
+MANIFEST = Manifest(Path("music"), (), Taxonomy.from_nested(["Rock", "Jazz"]), "track")
+RECORDS: Any = [{"path": "a.mp3", "genre": "Rock"}]
+WRONG: Any = 7
+TEXT: Any = "text"
+
+CASES: dict[str, tuple[str, Callable[[], Any]]] = {
+    "load": ("source", lambda: genretree.load(WRONG)),
+    "load_bundle": ("folder", lambda: genretree.load_bundle(WRONG)),
+    "load_bundle none": ("folder", lambda: genretree.load_bundle(None)),  # type: ignore[arg-type]
+    "predict bundle": ("bundle", lambda: genretree.predict(TEXT, ["a.mp3"])),
+    "predict files": ("files", lambda: genretree.predict(BUNDLE, WRONG)),
+    "predict file": ("files", lambda: genretree.predict(BUNDLE, [WRONG])),
+    "predict top": ("top", lambda: genretree.predict(BUNDLE, "a.mp3", top=TEXT)),
+    "predict no top": ("top", lambda: genretree.predict(BUNDLE, "a.mp3", top=0)),
+    "predict workers": ("workers", lambda: genretree.predict(BUNDLE, "a.mp3", workers=TEXT)),
+    "predict min_confidence": ("min_confidence", lambda: genretree.predict(BUNDLE, "a.mp3", min_confidence=TEXT)),
+    "predict_file bundle": ("bundle", lambda: genretree.predict_file(TEXT, "a.mp3")),
+    "predict_file file": ("file", lambda: genretree.predict_file(BUNDLE, WRONG)),
+    "predict_file range": ("min_confidence", lambda: genretree.predict_file(BUNDLE, "a.mp3", min_confidence=3)),
+    "explain bundle": ("bundle", lambda: genretree.explain(TEXT, "a.mp3")),
+    "explain file": ("file", lambda: genretree.explain(BUNDLE, WRONG)),
+    "explain store": ("store", lambda: genretree.explain(BUNDLE, "a.mp3", store=TEXT)),
+    "read_manifest source": ("source", lambda: genretree.read_manifest(WRONG)),
+    "read_manifest tree": ("tree", lambda: genretree.read_manifest("music", tree=TEXT)),
+    "read_manifest levels": ("levels", lambda: genretree.read_manifest("music", levels="level_1")),
+    "read_manifest depth": ("depth", lambda: genretree.read_manifest("music", depth=TEXT)),
+    "prepare manifest": ("manifest", lambda: genretree.prepare(TEXT, "store")),
+    "prepare out": ("out", lambda: genretree.prepare(MANIFEST, WRONG)),
+    "prepare settings": ("settings", lambda: genretree.prepare(MANIFEST, "store", {"size": 64})),  # type: ignore[arg-type]
+    "train store": ("store", lambda: genretree.train(TEXT, "cnn", "bundle")),
+    "train family": ("family", lambda: genretree.train(STORE, WRONG, "bundle")),
+    "train out": ("out", lambda: genretree.train(STORE, "cnn", WRONG)),
+    "train settings": ("settings", lambda: genretree.train(STORE, "cnn", "bundle", WRONG)),
+    "evaluate bundle": ("bundle", lambda: genretree.evaluate(TEXT, STORE)),
+    "evaluate store": ("store", lambda: genretree.evaluate(BUNDLE, TEXT)),
+    "pull": ("name", lambda: genretree.pull(WRONG)),
+    "pull to": ("to", lambda: genretree.pull("user/name", to=WRONG)),
+    "push folder": ("folder", lambda: genretree.push(WRONG, "user/name")),
+    "push name": ("name", lambda: genretree.push("bundle", WRONG)),
+    "Store": ("folder", lambda: Store(WRONG)),
+    "Classifier": ("bundle", lambda: Classifier.from_bundle(WRONG)),
+    "Classifier predict": ("inputs", lambda: CLASSIFIER.predict(WRONG)),
+    "Classifier predict top": ("top", lambda: CLASSIFIER.predict("a.mp3", top=TEXT)),
+    "Classifier predict_proba": ("inputs", lambda: CLASSIFIER.predict_proba(WRONG)),
+    "Classifier predict_proba workers": ("workers", lambda: CLASSIFIER.predict_proba("a.mp3", workers=TEXT)),
+    "Classifier embed workers": ("workers", lambda: CLASSIFIER.embed("a.mp3", workers=TEXT)),
+    "Classifier array": ("audio samples", lambda: CLASSIFIER.predict(np.zeros(9, np.int64), sr=22050)),
+    "Dataset": ("manifest", lambda: Dataset(WRONG)),
+    "Dataset records": ("records", lambda: Dataset.from_records(WRONG)),
+    "Dataset record": ("record 0", lambda: Dataset.from_records([WRONG])),
+    "Dataset genre": ("genre", lambda: Dataset.from_records(RECORDS, genre=WRONG)),
+    "Dataset dataframe": ("df", lambda: Dataset.from_dataframe(WRONG)),
+    "Dataset folder": ("source", lambda: Dataset.from_folder(WRONG)),
+    "Dataset csv": ("source", lambda: Dataset.from_csv(WRONG)),
+    "Dataset mirdata": ("dataset", lambda: Dataset.from_mirdata(WRONG)),
+    "Taxonomy paths": ("paths", lambda: Taxonomy.from_paths(WRONG)),
+    "Taxonomy path": ("a path", lambda: Taxonomy.from_paths([WRONG])),
+    "Taxonomy yaml": ("path", lambda: Taxonomy.from_yaml(WRONG)),
+    "Taxonomy load": ("name_or_path", lambda: Taxonomy.load(WRONG)),
+    "GenreClassifier X": ("X", lambda: GenreClassifier().fit(WRONG, ["Rock"])),
+    "GenreClassifier y": ("y", lambda: GenreClassifier().fit(["a.mp3"], WRONG)),
+    "GenreClassifier label": ("y", lambda: GenreClassifier().fit(["a.mp3"], [WRONG])),
+    "GenreClassifier groups": ("groups", lambda: GenreClassifier().fit(["a.mp3"], ["Rock"], WRONG)),
+    "ImageSettings": ("settings", lambda: genretree.ImageSettings.build(WRONG)),
+}
+# What only genretree itself makes, and what is raised.
+_RESULTS = {"Bundle", "Evaluation", "Explanation", "Manifest", "Prediction", "PredictionError", "Probabilities"}
+_ERRORS = {"ArgumentError", "GenretreeError", "SoundError"}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_argument_of_the_wrong_type_is_named(name: str) -> None:
+    argument, call = CASES[name]
+    with pytest.raises(ArgumentError, match=argument):
+        call()
+
+
+def test_every_public_function_has_a_case() -> None:
+    assert set(genretree.__all__) - _RESULTS - _ERRORS == {name.split()[0] for name in CASES}

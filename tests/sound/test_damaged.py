@@ -344,6 +344,24 @@ def test_a_constant_is_silence(tmp_path: Path) -> None:
     assert len(decode(tmp_path / "a.wav")) == SAMPLE_RATE
 
 
+@pytest.mark.parametrize(("form", "subtype"), [("MP3", "MPEG_LAYER_III"), ("OGG", "OPUS")])
+@pytest.mark.parametrize("level", [0.05, 0.3, 0.9])
+def test_a_constant_is_silence_after_lossy_coding_too(tmp_path: Path, form: str, subtype: str, level: float) -> None:
+    sf.write(tmp_path / "a", np.full(48000 * 8, level), 48000, format=form, subtype=subtype)
+    with pytest.raises(SoundError, match="constant") as caught:
+        decode(tmp_path / "a")
+    assert caught.value.kind == "silence"
+
+
+def test_a_short_sound_before_or_after_silence_is_sound(tmp_path: Path) -> None:
+    time = np.arange(8000) / 16000
+    kick = 0.8 * np.sin(2 * np.pi * 50 * time) * np.exp(-12 * time)
+    for parts in ([kick, np.zeros(160_000)], [np.zeros(160_000), kick], [kick, np.zeros(160_000), kick]):
+        for offset in (0, 0.01):
+            sf.write(tmp_path / "a.wav", np.concatenate(parts) + offset, 16000)
+            assert len(decode(tmp_path / "a.wav")) > 10 * SAMPLE_RATE
+
+
 @pytest.mark.parametrize("form", ["OGG", "MP3", "WAV"])
 def test_channels_that_cancel_out_are_refused_after_lossy_coding_too(tmp_path: Path, form: str) -> None:
     song = make_song(4, 44100)
@@ -420,6 +438,19 @@ def test_salvage_takes_the_intact_frames_of_a_flac(tmp_path: Path, flac: bytes) 
     tail = SAMPLE_RATE // 2
     assert np.abs(whole[-tail:] - salvaged[-tail:]).max() < 1e-4
     assert np.abs(whole[:tail] - salvaged[:tail]).max() < 1e-4
+
+
+def test_whether_channels_cancel_out_is_judged_on_the_whole_file(tmp_path: Path) -> None:
+    song, n = make_song(6, 22050), 22050 * 3 // 2
+    for parts, refuses in ((slice(n), False), (slice(n, None), False), (slice(22050 // 4, None), True)):
+        right = song.copy()
+        right[parts] *= -1
+        sf.write(tmp_path / "a.wav", np.stack([song, right], axis=1), 22050)
+        if refuses:
+            with pytest.raises(SoundError, match="cancel out"):
+                decode(tmp_path / "a.wav")
+        else:
+            assert len(decode(tmp_path / "a.wav")) == 6 * SAMPLE_RATE
 
 
 @needs_ffmpeg

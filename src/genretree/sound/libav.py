@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
 
+log = logging.getLogger(__name__)
 Samples = NDArray[np.float32]
 
 BLOCK_FRAMES = 1 << 18  # 6 s at 44,100 Hz
@@ -312,7 +314,8 @@ class _Reader:
                 decoded = decode(packet)
             except MemoryError:
                 raise
-            except FFmpegError:
+            except FFmpegError as error:
+                log.debug("a packet cannot be decoded, %.1f s in: %s", self.seconds, describe(error))
                 self._fail(packet)
                 continue
             if not decoded:
@@ -335,6 +338,7 @@ class _Reader:
         try:
             yield from container.demux(container.streams[self.stream.index])
         except FFmpegError as error:
+            log.debug("reading stops after %.1f s: %s", self.seconds, describe(error))
             if not self.salvage:
                 raise DamageError(f"reading stops after {self.seconds:.1f} s ({describe(error)})") from error
 

@@ -7,7 +7,9 @@ import os
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -420,6 +422,19 @@ def test_joined_avi_flv_and_ts_files_are_decoded_whole(tmp_path: Path, form: str
     assert refused(tmp_path, first + second[: len(second) // 2]).kind == "truncated"
     middle = len(second) // 2
     assert refused(tmp_path, first + second[:middle] + second[middle + 3000 :]).kind == "truncated"
+
+
+def test_a_stream_that_begins_midway_ends_no_decoding_with_a_crash() -> None:
+    """PyAV 18 looks for streams that it does not know when it flushes them; whether it does is up to chance."""
+    from genretree.sound.libav import Stream, _Reader
+
+    def demux(_stream: Any) -> Iterator[str]:
+        yield "packet"
+        raise IndexError("list index out of range")
+
+    container: Any = SimpleNamespace(streams=["audio"], demux=demux)
+    reader = _Reader(Stream(container, "mpegts", 0, 44100, 1, "mp2", 1.0), salvage=False)
+    assert list(reader._demux()) == ["packet"]
 
 
 def test_foreign_bytes_behind_an_flv_are_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -337,6 +337,8 @@ class _Reader:
         container = self.stream.container
         try:
             yield from container.demux(container.streams[self.stream.index])
+        except IndexError:  # PyAV, at the end: a stream began midway, as in ts. The packets of ours are behind us.
+            return
         except FFmpegError as error:
             log.debug("reading stops after %.1f s: %s", self.seconds, describe(error))
             if not self.salvage:

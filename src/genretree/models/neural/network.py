@@ -117,7 +117,7 @@ class GenreNetwork(nn.Module):
         labels: Tensor | None = None,
         next_slices: Tensor | None = None,
         teacher_targets: Tensor | None = None,
-        following_lessons: Tensor | None = None,
+        next_teacher_targets: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Score images; with labels or lessons, give the loss too.
 
@@ -128,15 +128,15 @@ class GenreNetwork(nn.Module):
             Leaf indices.
         next_slices : uint8 tensor, shape (n, 3, size, size), optional
             The slices that come next on the same tracks; the same as `images` where there is none.
-        teacher_targets, following_lessons : float tensors, shape (n, lesson), optional
+        teacher_targets, next_teacher_targets : float tensors, shape (n, lesson), optional
             What a teacher says of both.
         """
         if not self.training:
             return self._score(self.read_images(images), labels, teacher_targets)
         pixels, moved = self._change(self._reduce(images), None if next_slices is None else self._reduce(next_slices))
-        if teacher_targets is not None and following_lessons is not None:
+        if teacher_targets is not None and next_teacher_targets is not None:
             # The teacher's outputs are means over time, so those of a slice in between lie between.
-            teacher_targets = torch.lerp(teacher_targets, following_lessons, moved[:, None])
+            teacher_targets = torch.lerp(teacher_targets, next_teacher_targets, moved[:, None])
         pixels = self._mask(self._normalise(pixels))
         if labels is None:
             return self._score(pixels, labels, teacher_targets)

@@ -363,12 +363,12 @@ class _TorchDataset(Dataset[Any]):
         chosen = np.array(positions * 2 if self.learning and len(positions) == 1 else positions)
         batch = {"images": self.examples.take(chosen), "labels": self.examples.leaves[chosen]}
         if self.next_slices is not None:
-            batch["following"] = self.examples.take(self.next_slices[chosen])
+            batch["next_slices"] = self.examples.take(self.next_slices[chosen])
         if self.teacher_targets is not None:
-            batch["lessons"] = self.teacher_targets[chosen]
+            batch["teacher_targets"] = self.teacher_targets[chosen]
             if self.learning:
                 after = chosen if self.next_slices is None else self.next_slices[chosen]
-                batch["following_lessons"] = self.teacher_targets[after]
+                batch["next_teacher_targets"] = self.teacher_targets[after]
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 

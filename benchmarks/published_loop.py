@@ -380,8 +380,8 @@ def train_ours(model: str, store: Path, changes: dict[str, Any]) -> list[Any]:
     from genretree.corpus.store import Store
     from genretree.models import get_family
     from genretree.models.base import FitContext
+    from genretree.training.data import slice_dataset
     from genretree.training.recipes import Recipe
-    from genretree.training.train import slice_dataset
 
     opened = Store(store)
     family = get_family(model)

@@ -31,7 +31,8 @@ from genretree.models import get_family
 from genretree.models.base import FitContext
 from genretree.prediction.predict import predict
 from genretree.settings import ImageSettings
-from genretree.training.train import slice_dataset_of, train
+from genretree.training.data import slice_dataset_of
+from genretree.training.train import train
 
 FACTORS = (1, 4, 16)
 STAGES = ("prepare", "train", "predict")

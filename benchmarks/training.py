@@ -49,8 +49,8 @@ from genretree.corpus.store import Store
 from genretree.models import get_family
 from genretree.models.base import FitContext, SliceDataset
 from genretree.models.neural.network import GenreNetwork
+from genretree.training.data import slice_dataset_of
 from genretree.training.recipes import Recipe
-from genretree.training.train import slice_dataset_of
 
 MODELS = ("efficientnet-b0", "ast", "cnn")
 GOALS = {"efficientnet-b0": 3.0, "ast": 2.5, "cnn": 3.5}

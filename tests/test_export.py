@@ -45,7 +45,7 @@ from genretree.models.runtime.graph import Graph
 from genretree.models.runtime.types import Form
 from genretree.prediction.predict import predict, predict_file
 from genretree.settings import Settings
-from genretree.training.train import slice_dataset
+from genretree.training.data import slice_dataset
 from small_corpus import SETTINGS, TREE
 from small_weights import write_musicnn
 

@@ -117,7 +117,7 @@ def test_it_learns_from_sound_files_and_folders(corpus: Path, tmp_path: Path, qu
     assert "learned from 13 tracks" in done.output
     again = CliRunner().invoke(main, [*command, "--quiet"])
     assert again.exit_code == 1
-    assert "exists already" in again.output
+    assert "already exists" in again.output
     replaced = CliRunner().invoke(main, [*command, "--quiet", "--overwrite", "--json"])
     assert json.loads(replaced.output)["tracks"] == 13
 
@@ -136,17 +136,17 @@ def test_bad_input_is_told_in_one_line(store: Store, tmp_path: Path, quick: dict
     (tmp_path / "notes.txt").write_text("no music")
     for sources, message in [
         ([tmp_path / "none"], "no such file"),
-        ([tmp_path / "empty"], "no sound files"),
-        ([tmp_path / "notes.txt"], "not a sound file"),
-        ([store.folder, tmp_path / "empty"], "a store goes alone"),
-        ([], "no music is named"),
+        ([tmp_path / "empty"], "contains no audio files"),
+        ([tmp_path / "notes.txt"], "not an audio file"),
+        ([store.folder, tmp_path / "empty"], "a store can't be combined"),
+        ([], "no sources given"),
     ]:
         with pytest.raises(CorpusError, match=message):
             pretrain(sources, "cnn", tmp_path / "out", quick)
         assert not list(tmp_path.glob("out*"))
-    with pytest.raises(SettingsError, match="no network that could be taught"):
+    with pytest.raises(SettingsError, match="can't pretrain the family"):
         pretrain([store.folder], "boosting", tmp_path / "out")
-    with pytest.raises(SettingsError, match="nothing to learn from"):
+    with pytest.raises(SettingsError, match="needs a teacher"):
         pretrain([store.folder], "cnn", tmp_path / "out", {"teacher": "none"})
 
 

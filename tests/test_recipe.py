@@ -133,7 +133,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
             "did you mean 'dropout'",
         ),
         ("family: cnnn\nsummary: s\ncommand: [c]\ndata: d\ntime: t\nsettings: {}\n", "did you mean 'cnn'"),
-        ("[1, 2]", "no recipe"),
+        ("[1, 2]", "not a recipe"),
         ("a: [", "not YAML"),
     ]:
         path.write_text(text)

@@ -25,7 +25,7 @@ from genretree.corpus.names import fold_name, join_by_name, split_names
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError
 from genretree.taxonomy import Taxonomy
-from genretree.training.train import fingerprint, group_fingerprints
+from genretree.training.data import fingerprint, group_fingerprints
 
 DECOMPOSED = unicodedata.normalize("NFD", "Björk")
 

@@ -22,7 +22,7 @@ from genretree.library.listen import Problem
 from genretree.library.state import open_state
 from genretree.prediction.predict import PredictionError, find_files
 from genretree.sound.suffixes import SUFFIXES
-from genretree.training.pretrain import _find
+from genretree.training.pretrain import _open_sources
 
 Found = tuple[set[str], dict[str, str]]  # real paths of the music, and the type of each problem by name
 
@@ -42,7 +42,7 @@ def _by_prepare(music: Path, _: Path) -> Found:
 
 
 def _by_pretrain(music: Path, _: Path) -> Found:
-    manifest = _find([music])
+    manifest = _open_sources([music])
     paths = [os.path.realpath(track.path) for track in manifest.tracks]
     return set(paths), {Path(failure.path).name: failure.kind for failure in manifest.rejected}
 

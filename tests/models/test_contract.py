@@ -24,7 +24,8 @@ from genretree.models.families import efficientnet
 from genretree.models.neural.network import GenreNetwork
 from genretree.models.pretrained import musicnn_features
 from genretree.taxonomy import Taxonomy
-from genretree.training.train import slice_dataset, train
+from genretree.training.data import slice_dataset
+from genretree.training.train import train
 from small_corpus import TREE
 from small_weights import write_musicnn
 

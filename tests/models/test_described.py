@@ -13,7 +13,8 @@ from genretree.errors import BundleError
 from genretree.models.base import predict_dataset
 from genretree.models.features.image_statistics import image_statistics
 from genretree.models.pretrained import musicnn_features
-from genretree.training.train import slice_dataset_of, train
+from genretree.training.data import slice_dataset_of
+from genretree.training.train import train
 from small_corpus import TREE
 from small_weights import write_musicnn
 

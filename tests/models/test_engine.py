@@ -25,7 +25,8 @@ from genretree.models.neural.network import count_parameters
 from genretree.models.neural.settings import CnnSettings
 from genretree.models.neural.trainer import find_checkpoint, fit_network
 from genretree.taxonomy import Taxonomy
-from genretree.training.train import slice_dataset, train
+from genretree.training.data import slice_dataset
+from genretree.training.train import train
 from killing import kill_when
 
 pytestmark = pytest.mark.slow
@@ -261,7 +262,7 @@ def test_a_slice_left_alone_at_the_end_of_an_epoch_is_learned_from(store: Store,
     assert math.isfinite(history[0]["validation_loss"])
 
 
-def test_a_training_that_diverges_is_no_bundle(store: Store, tmp_path: Path) -> None:
+def test_diverged_training_writes_no_bundle(store: Store, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="diverged"):
         train(store, "cnn", tmp_path / "b", {**BASE, "epochs": 2, "learning_rate": 1e20, "warmup_epochs": 0})
     assert not (tmp_path / "b").exists()
@@ -269,17 +270,17 @@ def test_a_training_that_diverges_is_no_bundle(store: Store, tmp_path: Path) -> 
         train(store, "cnn", tmp_path / "b", {**BASE, "learning_rate": math.inf})
 
 
-def test_the_time_of_runs_that_were_cut_off_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = import_module("genretree.training.train")
+def test_training_time_includes_interrupted_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = import_module("genretree.training.work_folder")
 
-    monkeypatch.setattr(module, "_SECONDS_BETWEEN_NOTES", 0.01)
-    with module._clock(tmp_path / "seconds"):
+    monkeypatch.setattr(module, "_SAVE_INTERVAL", 0.01)
+    with module.measure_seconds(tmp_path / "seconds"):
         time.sleep(0.3)
-    with module._clock(tmp_path / "seconds") as seconds:
+    with module.measure_seconds(tmp_path / "seconds") as seconds:
         assert seconds() >= 0.25
 
 
-def test_what_trains_in_one_process_is_refused_under_torchrun(
+def test_single_process_family_is_refused_under_torchrun(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")

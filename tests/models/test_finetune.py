@@ -18,7 +18,7 @@ from genretree.models.neural.head import TreeHead
 from genretree.models.neural.network import GenreNetwork
 from genretree.models.neural.settings import CnnSettings, EfficientNetSettings
 from genretree.models.neural.spec_augment import mix_pairs
-from genretree.training.train import slice_dataset
+from genretree.training.data import slice_dataset
 from small_corpus import TREE
 
 pytestmark = pytest.mark.slow

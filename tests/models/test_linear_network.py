@@ -17,7 +17,8 @@ from genretree.models.families.cnn import build_network
 from genretree.models.families.efficientnet import build_network as build_efficientnet
 from genretree.models.neural.settings import AstSettings, CnnSettings, EfficientNetSettings
 from genretree.models.pretrained.backbones import save_checkpoint
-from genretree.training.train import slice_dataset_of, train
+from genretree.training.data import slice_dataset_of
+from genretree.training.train import train
 from small_corpus import TREE
 
 pytestmark = pytest.mark.slow

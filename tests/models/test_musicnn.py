@@ -26,7 +26,8 @@ from genretree.models.pretrained import musicnn_features, musicnn_weights
 from genretree.models.pretrained.musicnn import MSD_TAGS, MTT_TAGS, Musicnn, from_tensorflow
 from genretree.models.pretrained.tensorflow_checkpoint import read_tensors
 from genretree.taxonomy import Taxonomy
-from genretree.training.train import slice_dataset, train
+from genretree.training.data import slice_dataset
+from genretree.training.train import train
 from small_weights import write_musicnn
 
 pytestmark = pytest.mark.slow

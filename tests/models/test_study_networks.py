@@ -28,8 +28,9 @@ from genretree.models.neural.epoch_accuracy import EpochAccuracy
 from genretree.models.neural.network import GenreNetwork, count_parameters
 from genretree.models.neural.trainer import _optimizer, _Trainer, study_rate_factor
 from genretree.taxonomy import Taxonomy
+from genretree.training.data import slice_dataset
 from genretree.training.recipes import Recipe
-from genretree.training.train import slice_dataset, train
+from genretree.training.train import train
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,8 @@ from genretree.models.families.musicnn.fine_tuning import FineTuningResult
 from genretree.models.neural.distillation import compute_teacher_targets
 from genretree.models.neural.settings import CnnSettings
 from genretree.models.pretrained import musicnn_features
-from genretree.training.train import slice_dataset, slice_dataset_of, train
+from genretree.training.data import slice_dataset, slice_dataset_of
+from genretree.training.train import train
 from small_corpus import TREE
 from small_weights import write_musicnn
 

@@ -23,7 +23,7 @@ from genretree.models.base import LevelProbabilities, missing_features, predict_
 from genretree.progress import progress_bar
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
-from genretree.training.train import group_fingerprints, slice_dataset_of, unknown_groups
+from genretree.training.data import group_fingerprints, slice_dataset_of, unknown_groups
 
 _LONG = ("tracks_seen", "groups_seen", "heard_before", "history")
 _INTERNAL = ("outcomes", "marks")  # too long for metrics.json; tracks.csv has the outcomes

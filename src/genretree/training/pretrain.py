@@ -1,6 +1,6 @@
-"""Teach a network that sees images what MusiCNN hears, on any music; no genres are needed.
+"""Pretraining by distillation: a network learns MusiCNN's outputs on unlabelled music.
 
-What comes of it is a folder of weights to start from: `genretree train STORE --model cnn --weights FOLDER`.
+The result is a folder of initial weights for training: `genretree train STORE --model cnn --weights FOLDER`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from genretree.sound.features import MEL_16K
 from genretree.sound.suffixes import SUFFIXES
 from genretree.sound.walk import SoundWalk, is_sound_name
 from genretree.taxonomy import Taxonomy
-from genretree.training.train import publish_folder, slice_dataset_of, work_folder
+from genretree.training.data import slice_dataset_of
+from genretree.training.work_folder import publish_folder, work_folder
 
-# What is learned with unless other settings are given: every slice otherwise in each epoch, and no genres.
+# Default settings of pretraining: strong augmentation, and no genre loss.
 DEFAULTS: dict[str, Any] = {
     "weights": "none",
     "modalities": ["mel", "cqt", "chroma"],
@@ -56,8 +57,8 @@ DEFAULTS: dict[str, Any] = {
     "batch_size": 32,
     "averaging": 0.99,
 }
-_HELD_OUT = 20  # one track in so many tells when to stop
-_UNLABELLED = Taxonomy.from_paths([("music",), ("other",)])  # every network has a head; this one's is thrown away
+_VALIDATION_FRACTION = 20  # one track of this many is held out for early stopping
+_UNLABELLED = Taxonomy.from_paths([("music",), ("other",)])  # every network needs a head; this one is discarded
 
 
 def pretrain(
@@ -71,149 +72,173 @@ def pretrain(
     overwrite: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Teach a network of a family what MusiCNN hears in music.
+    """Pretrain a network to predict MusiCNN's outputs from images, on unlabelled music.
 
     Parameters
     ----------
     sources : sequence of path
-        Sound files and folders of them; or one store.
-    family : str
-        `cnn`, `ast` or `efficientnet-b0`.
+        Audio files and folders with audio files, or one store.
+    family : {"cnn", "efficientnet-b0", "ast"}
+        Family of the network.
     out : path
-        The folder of weights to make. Work lies beside it in `OUT.partial`; after a kill the same call goes on from
-        there.
+        Folder for the weights. Checkpoints are written to `OUT.partial`; after an interruption the same call resumes
+        from there.
     settings : mapping, optional
-        Of the family, in the place of `DEFAULTS`.
+        Settings of the family that replace those in `DEFAULTS`.
     split : str, optional
-        For a store: learn from all but the test part of this split, which so stays unheard.
-    restart : bool
-        Begin anew where an interrupted run lies.
-    overwrite : bool
-        Replace what is there.
-    progress : bool
-        Show bars on standard error.
+        Name of a split, if the source is a store. Its test part is left out.
+    restart : bool, default False
+        Discard the checkpoints of an interrupted run.
+    overwrite : bool, default False
+        Replace an existing folder.
+    progress : bool, default False
+        Show progress bars on standard error.
 
     Returns
     -------
     dict
-        What `pretrained.json` in the folder says: data, settings, epochs, and the share of the teacher's variance that
-        the student explains on tracks held out.
+        The content of `pretrained.json` in the folder: data, settings, epochs, and `explained`, the share of the
+        teacher's variance that the student explains on held-out tracks.
 
     Raises
     ------
-    TrainingError, SettingsError, CorpusError
+    TrainingError
+        If `out` exists, MusiCNN's weights are not on this machine, or training diverges.
+    SettingsError
+        If the family is not a network, or a setting is invalid.
+    CorpusError
+        If a source doesn't exist or has no audio files.
+
+    Examples
+    --------
+    >>> from genretree.training.pretrain import pretrain
+    >>> result = pretrain(["music"], "cnn", "weights", {"epochs": 5})  # doctest: +SKIP
+    >>> result["explained"]  # doctest: +SKIP
+    0.37
     """
     out = Path(out)
-    chosen = _settings(family, settings)
+    network_settings = _settings(family, settings)
     if out.exists() and not overwrite:
-        raise TrainingError(f"{out}: exists already; give another name, or replace it with `overwrite=True`")
-    found = _find(sources)
+        raise TrainingError(f"{out}: already exists; choose another path, or replace it with `overwrite=True`")
+    music = _open_sources(sources)
     run = {
         "family": family,
-        "settings": chosen.model_dump(mode="json"),
+        "settings": network_settings.model_dump(mode="json"),
         "sources": [str(path) for path in sources],
         "split": split,
-        "contents": _digest(found),
+        "contents": _digest(music),
     }
     work = work_folder(out, run, restart)
-    store = found if isinstance(found, Store) else prepare(found, work / "store", features=[MEL_16K], progress=progress)
-    learn, check = _part(store, split, chosen.seed)
-    fitted = get_family(family).fit(learn, check, _UNLABELLED, chosen, FitContext(work, progress))
-    facts = _describe(store, split, family, chosen, learn, fitted)
-    made = work / "weights"
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir()
+    store = music if isinstance(music, Store) else prepare(music, work / "store", features=[MEL_16K], progress=progress)
+    train_slices, validation_slices = _part(store, split, network_settings.seed)
+    fitted = get_family(family).fit(
+        train_slices, validation_slices, _UNLABELLED, network_settings, FitContext(work, progress)
+    )
+    metadata = _describe(store, split, family, network_settings, train_slices, fitted)
+    staging = work / "weights"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
     model = fitted.model
     assert isinstance(model, NetworkModel)
-    save_checkpoint(model.network.backbone, made)
-    write_text(made / FACTS_FILE, json.dumps(facts, indent=1, ensure_ascii=False))
-    publish_folder(made, out, work)
-    return facts
+    save_checkpoint(model.network.backbone, staging)
+    write_text(staging / FACTS_FILE, json.dumps(metadata, indent=1, ensure_ascii=False))
+    publish_folder(staging, out, work)
+    return metadata
 
 
-def _settings(family: str, given: Mapping[str, Any] | None) -> NetworkSettings:
-    kind = get_family(family).settings_type
-    if not issubclass(kind, NetworkSettings):
-        raise SettingsError(f"{family} is no network that could be taught; there are: cnn, efficientnet-b0, ast")
-    chosen = kind.build({**DEFAULTS, **(given or {})})
-    if chosen.teacher == "none":
-        raise SettingsError("teacher is none; without one there is nothing to learn from")
-    return chosen
+def _settings(family: str, overrides: Mapping[str, Any] | None) -> NetworkSettings:
+    settings_type = get_family(family).settings_type
+    if not issubclass(settings_type, NetworkSettings):
+        raise SettingsError(f"can't pretrain the family '{family}'; choose from: cnn, efficientnet-b0, ast")
+    network_settings = settings_type.build({**DEFAULTS, **(overrides or {})})
+    if network_settings.teacher == "none":
+        raise SettingsError("teacher is 'none', and pretraining needs a teacher; set teacher=musicnn")
+    return network_settings
 
 
-def _find(sources: Sequence[str | Path]) -> Store | Manifest:
-    """Open the store that is named, or list the sound files."""
+def _open_sources(sources: Sequence[str | Path]) -> Store | Manifest:
+    """Open the store, or list the audio files."""
     paths = [Path(source) for source in sources]
     if not paths:
-        raise CorpusError("no music is named; give sound files, folders or a store")
+        raise CorpusError("no sources given; give audio files, folders or a store")
     stores = [path for path in paths if (path / "store.json").is_file()]
     if stores and len(paths) > 1:
-        raise CorpusError(f"{stores[0]}: a store goes alone; give its music too as files, or one store")
+        raise CorpusError(
+            f"{stores[0]}: a store can't be combined with other sources; give one store, or audio files and folders"
+        )
     if stores:
         return Store(stores[0])
     walk, rejected = SoundWalk(), list[Failure]()
-    tracks = {path.absolute(): None for source in paths for path in _sound_files(source, walk, rejected)}
+    tracks = {path.absolute(): None for source in paths for path in _audio_files(source, walk, rejected)}
     listed = [Track(path, printable(path), 0, f"folder:{printable(path.parent)}") for path in tracks]
     return Manifest(paths[0], tuple(listed), _UNLABELLED, "folder", tuple(rejected), walk.skipped)
 
 
-def _digest(found: Store | Manifest) -> str:
-    """Hash what there is to hear, so that a run on other music isn't taken up."""
-    if isinstance(found, Store):
-        return found.facts.digest
-    stats = [(str(track.path), track.path.stat().st_size, track.path.stat().st_mtime_ns) for track in found.tracks]
+def _digest(music: Store | Manifest) -> str:
+    """Hash the sources, so that a run on other music is not resumed."""
+    if isinstance(music, Store):
+        return music.facts.digest
+    stats = [(str(track.path), track.path.stat().st_size, track.path.stat().st_mtime_ns) for track in music.tracks]
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:16]
 
 
-def _sound_files(source: Path, walk: SoundWalk, rejected: list[Failure]) -> list[Path]:
+def _audio_files(source: Path, walk: SoundWalk, rejected: list[Failure]) -> list[Path]:
     if not source.exists():
         raise CorpusError(f"{printable(source)}: no such file or folder")
     if source.is_dir():
-        known = walk.covers(source)
-        found = list(walk.find([source]))
-        if not found and not known:
-            raise CorpusError(f"{printable(source)}: no sound files below it")
-        for item in found:
-            if item.error:
-                name = printable(item.name)
-                rejected.append(Failure(name, item.error, f"{name}: {item.message}"))
-        return [Path(item.name) for item in found if not item.error]
+        seen_before = walk.covers(source)
+        entries = list(walk.find([source]))
+        if not entries and not seen_before:
+            raise CorpusError(f"{printable(source)}: contains no audio files")
+        for entry in entries:
+            if entry.error:
+                name = printable(entry.name)
+                rejected.append(Failure(name, entry.error, f"{name}: {entry.message}"))
+        return [Path(entry.name) for entry in entries if not entry.error]
     if not is_sound_name(source):
-        raise CorpusError(f"{printable(source)}: not a sound file; known are {', '.join(sorted(SUFFIXES))}")
+        raise CorpusError(
+            f"{printable(source)}: not an audio file; supported suffixes are {', '.join(sorted(SUFFIXES))}"
+        )
     return [source]
 
 
 def _part(store: Store, split: str | None, seed: int) -> tuple[SliceDataset, SliceDataset | None]:
-    """Take the slices to learn from, and those of some tracks that tell when to stop."""
+    """Split off the slices of some tracks for early stopping."""
     if split is None:
         rows = store.rows("all")
     else:
         parts = store.split(split)
         rows = np.union1d(store.rows("train", parts), store.rows("validation", parts))
-    known = slice_dataset_of(store, rows)
-    known = replace(known, leaves=np.zeros_like(known.leaves))  # whatever genres it has
-    tracks = np.random.default_rng(seed).permutation(np.unique(known.tracks))
-    held = tracks[: len(tracks) // _HELD_OUT]
-    checks: NDArray[np.bool_] = np.isin(known.tracks, held)
-    learn, check = known.select(np.flatnonzero(~checks)), known.select(np.flatnonzero(checks))
-    return learn, check if len(check) else None
+    slices = slice_dataset_of(store, rows)
+    slices = replace(slices, leaves=np.zeros_like(slices.leaves))  # labels are ignored
+    tracks = np.random.default_rng(seed).permutation(np.unique(slices.tracks))
+    held_out = tracks[: len(tracks) // _VALIDATION_FRACTION]
+    is_held_out: NDArray[np.bool_] = np.isin(slices.tracks, held_out)
+    train_slices = slices.select(np.flatnonzero(~is_held_out))
+    validation_slices = slices.select(np.flatnonzero(is_held_out))
+    return train_slices, validation_slices if len(validation_slices) else None
 
 
 def _describe(
-    store: Store, split: str | None, family: str, settings: NetworkSettings, learn: SliceDataset, fitted: FitResult
+    store: Store,
+    split: str | None,
+    family: str,
+    settings: NetworkSettings,
+    train_slices: SliceDataset,
+    fitted: FitResult,
 ) -> dict[str, Any]:
     loss = fitted.facts["best_validation_loss"]
     return {
         "family": family,
         "version": version("genretree"),
         "teacher": [f"MusiCNN {name}" for name in settings.teacher_networks],
-        "tracks": len(np.unique(learn.tracks)),
-        "slices": len(learn),
+        "tracks": len(np.unique(train_slices.tracks)),
+        "slices": len(train_slices),
         "store": store.facts.digest,
         "split": split,
         "epochs": len(fitted.history),
         "explained": None if loss is None else round(1 - loss, 4),
-        "tracks_seen": sorted({store.tracks["sha256"][track] for track in np.unique(learn.tracks)}),
+        "tracks_seen": sorted({store.tracks["sha256"][track] for track in np.unique(train_slices.tracks)}),
         "failures": [asdict(failure) for failure in store.failures],
         "settings": settings.model_dump(mode="json"),
     }

@@ -109,7 +109,7 @@ def _train_boosting(pictures: NDArray[np.uint8], folder: Path) -> dict[str, floa
     learn = SliceDataset(pictures, positions, positions % len(taxonomy.leaves), positions, positions)
     began = time.perf_counter()
     fitted = BoostingFamily.fit(learn, None, taxonomy, BoostingSettings(epochs=10), FitContext(folder))
-    return {"seconds": time.perf_counter() - began, "explained": float(fitted.facts["explained_variance"])}
+    return {"seconds": time.perf_counter() - began, "explained": float(fitted.metadata["explained_variance"])}
 
 
 def main() -> None:

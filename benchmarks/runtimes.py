@@ -44,7 +44,7 @@ from genretree.models.families.zero_shot import TagTree
 from genretree.models.pretrained.musicnn_weights import weights_file
 from genretree.models.runtime.backends import open_runner
 from genretree.models.runtime.graph import HasGraphs, run_torch
-from genretree.models.runtime.types import FORMS, Form, Runner, RuntimeConfig, graph_file
+from genretree.models.runtime.types import EXPORT_FORMATS, ExportFormat, Runner, RuntimeConfig, graph_file
 from genretree.parallel import fast_bf16, shared_by
 from genretree.prediction.predict import Prediction, find_files, predict, predict_file
 from genretree.settings import SAMPLE_RATE, ImageSettings
@@ -56,7 +56,7 @@ BATCHES = (1, 32)
 MEASURED: list[dict[str, Any]] = []  # for --json
 SAMPLE = 600  # slices on which probabilities are compared
 REFERENCE = RuntimeConfig("torch", bf16=False)
-OF_FORM: Mapping[Form, Sequence[RuntimeConfig]] = {
+OF_FORM: Mapping[ExportFormat, Sequence[RuntimeConfig]] = {
     "openvino": (RuntimeConfig("openvino", bf16=False), RuntimeConfig("openvino", bf16=True)),
     "onnx": (RuntimeConfig("onnxruntime", bf16=False),),
 }
@@ -67,7 +67,7 @@ def with_exports(folder: Path, scratch: Path) -> tuple[Path, list[RuntimeConfig]
     copy = scratch / folder.name
     shutil.copytree(folder, copy)
     ways = [REFERENCE, RuntimeConfig("torch", bf16=True)]
-    for form in FORMS:
+    for form in EXPORT_FORMATS:
         if find_spec(OF_FORM[form][0].runtime) is None:
             continue
         if not any(name.startswith(f"{form}/") for name in read_description(copy)["files"]):
@@ -120,7 +120,7 @@ def networks(store: Store, folders: Sequence[Path], rounds: int) -> None:
             for name, graph in reference.model.graphs(reference.images.size).items():
                 runners: dict[str, Runner] = {}
                 for way in ways:
-                    form: Form = "openvino" if way.runtime == "openvino" else "onnx"
+                    form: ExportFormat = "openvino" if way.runtime == "openvino" else "onnx"
                     path = copy / form / graph_file(form, name)
                     runners[str(way)] = run_torch(graph, way.bf16) if way.runtime == "torch" else open_runner(way, path)
                 for batch in BATCHES:

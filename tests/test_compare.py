@@ -64,7 +64,7 @@ def test_other_settings_train_again(store: Store, tmp_path: Path) -> None:
 
 
 def test_mistakes_are_found_before_anything_is_trained(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="no model family"):
+    with pytest.raises(SettingsError, match="unknown model family"):
         compare(store, tmp_path, ["boosting", "cnnn"])
     with pytest.raises(SettingsError, match="which is not compared"):
         compare(store, tmp_path, ["boosting"], {"cnn": {}})

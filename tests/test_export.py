@@ -42,7 +42,7 @@ from genretree.models.pretrained import musicnn_features
 from genretree.models.runtime import backends
 from genretree.models.runtime.backends import choose_runtime
 from genretree.models.runtime.graph import Graph
-from genretree.models.runtime.types import Form
+from genretree.models.runtime.types import ExportFormat
 from genretree.prediction.predict import predict, predict_file
 from genretree.settings import Settings
 from genretree.training.data import slice_dataset
@@ -365,7 +365,7 @@ def test_an_export_of_its_own_says_what_it_is(small: Path, form: Any, tmp_path: 
 def test_an_export_that_disagrees_with_torch_is_not_kept(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from genretree.bundle import export
 
-    monkeypatch.setattr(export, "need", lambda form: None)
+    monkeypatch.setattr(export, "require_export_library", lambda form: None)
     monkeypatch.setattr(export, "write_graph", lambda *parts: None)
     monkeypatch.setattr(export, "open_runner", lambda way, path: lambda batch: (np.zeros((len(batch), 5), np.float32),))
     before = (small / "bundle.json").read_text()
@@ -392,9 +392,9 @@ def test_what_is_not_installed_or_not_exported_is_named(small: Path, monkeypatch
 
 
 def test_unknown_names_are_refused(small: Path) -> None:
-    with pytest.raises(SettingsError, match="no runtime 'tensorrt'; there are: auto, torch"):
+    with pytest.raises(SettingsError, match="unknown runtime 'tensorrt'; choose from: auto, torch"):
         load_bundle(small, "tensorrt")  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match="no precision 'int4'"):
+    with pytest.raises(SettingsError, match="unknown precision 'int4'"):
         load_bundle(small, "auto", "int4")  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="onnxruntime computes in float32"):
         load_bundle(small, "onnxruntime", "bf16")
@@ -421,7 +421,7 @@ def test_boosting_on_musicnn_exports_what_it_hears_with(store: Store, weights: P
 
 def test_the_fastest_that_there_is_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "find_spec", lambda name: name)
-    both: set[Form] = {"openvino", "onnx"}
+    both: set[ExportFormat] = {"openvino", "onnx"}
     assert choose_runtime(both, "auto", "auto") == "openvino"
     assert choose_runtime({"onnx"}, "auto", "auto") == "onnxruntime"
     assert choose_runtime({"onnx"}, "auto", "bf16") == "torch"

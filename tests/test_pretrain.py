@@ -43,7 +43,7 @@ QUICK: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """Settings with a random teacher that hears short patches; EfficientNet gets fewer layers."""
+    """Settings with a random teacher with short patches; EfficientNet gets fewer layers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
         thin = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320}
@@ -67,7 +67,7 @@ def pretrained(
 
 
 @pytest.mark.parametrize("family", ["cnn", "efficientnet-b0", "ast"])
-def test_training_starts_from_what_was_pretrained(
+def test_training_starts_from_pretrained_weights(
     store: Store, tmp_path: Path, pretrained: Callable[[str], tuple[Path, dict[str, Any]]], family: str
 ) -> None:
     weights, facts = pretrained(family)
@@ -85,7 +85,7 @@ def test_training_starts_from_what_was_pretrained(
     torch.testing.assert_close(found, learned[name].float())
 
 
-def test_a_transformer_is_fitted_to_other_images(
+def test_transformer_adapts_to_other_image_sizes(
     store: Store, tmp_path: Path, pretrained: Callable[[str], tuple[Path, dict[str, Any]]]
 ) -> None:
     settings = {**QUICK, "weights": str(pretrained("ast")[0]), "image_size": 64}
@@ -95,7 +95,7 @@ def test_a_transformer_is_fitted_to_other_images(
         train(store, "ast", tmp_path / "other", {**settings, "modalities": ["mel"]})
 
 
-def test_it_learns_from_sound_files_and_folders(corpus: Path, tmp_path: Path, quick: dict[str, Any]) -> None:
+def test_pretraining_on_files_and_folders(corpus: Path, tmp_path: Path, quick: dict[str, Any]) -> None:
     folder = tmp_path / "music" / "deeper"
     folder.mkdir(parents=True)
     for number, path in enumerate(sorted(corpus.parent.glob("*.wav"))[:12]):
@@ -122,7 +122,7 @@ def test_it_learns_from_sound_files_and_folders(corpus: Path, tmp_path: Path, qu
     assert json.loads(replaced.output)["tracks"] == 13
 
 
-def test_the_test_part_of_a_split_stays_unheard(store: Store, tmp_path: Path, quick: dict[str, Any]) -> None:
+def test_test_part_is_left_out(store: Store, tmp_path: Path, quick: dict[str, Any]) -> None:
     parts = store.split()
     unheard = len(store.rows("test", parts))
     facts = pretrain([store.folder], "cnn", tmp_path / "w", quick, split="default")
@@ -131,7 +131,7 @@ def test_the_test_part_of_a_split_stays_unheard(store: Store, tmp_path: Path, qu
     assert facts["split"] == "default"
 
 
-def test_bad_input_is_told_in_one_line(store: Store, tmp_path: Path, quick: dict[str, Any]) -> None:
+def test_bad_input_raises_one_line_errors(store: Store, tmp_path: Path, quick: dict[str, Any]) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("no music")
     for sources, message in [
@@ -156,15 +156,15 @@ def test_weights_that_do_not_fit_are_refused(
     weights = pretrained("cnn")[0]
     for modalities in (["mel"], ["chroma", "cqt", "mel"]):
         with pytest.raises(TrainingError, match="learned to see mel, cqt, chroma, not"):
-            cnn.start_network(TREE, CnnSettings.build({"weights": str(weights), "modalities": modalities}))
+            cnn.build_initial_network(TREE, CnnSettings.build({"weights": str(weights), "modalities": modalities}))
     with pytest.raises(TrainingError, match="genretree pretrain"):
-        cnn.start_network(TREE, CnnSettings.build({"weights": str(tmp_path)}))
+        cnn.build_initial_network(TREE, CnnSettings.build({"weights": str(tmp_path)}))
     kind = get_family("efficientnet-b0")
     with pytest.raises(TrainingError, match="not the weights of an EfficientNet"):
         train(store, kind.name, tmp_path / "b", {**QUICK, "weights": str(weights)})
 
 
-def test_what_was_cut_off_goes_on(store: Store, tmp_path: Path, quick: dict[str, Any]) -> None:
+def test_interrupted_pretraining_resumes(store: Store, tmp_path: Path, quick: dict[str, Any]) -> None:
     teacher = write_musicnn(tmp_path / "teacher")
     settings = {**QUICK, "teacher_folder": str(teacher), "epochs": 6}
     code = (
@@ -190,7 +190,7 @@ def _words(settings: dict[str, Any]) -> list[str]:
     return [word for name, value in settings.items() for word in ("--set", f"{name}={json.dumps(value)}")]
 
 
-def test_what_was_heard_before_is_not_called_new(
+def test_pretraining_tracks_are_not_reported_as_new(
     store: Store, tmp_path: Path, pretrained: Callable[[str], tuple[Path, dict[str, Any]]]
 ) -> None:
     weights = pretrained("cnn")[0]

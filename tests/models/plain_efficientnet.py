@@ -118,7 +118,7 @@ class TimmB0(nn.Module):
 
 
 def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw weights as after training: no normalisation is trivial, and epsilon counts."""
+    """Randomise weights so that every normalisation, including its epsilon, affects the output."""
     torch.manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -133,5 +133,5 @@ def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def without_counters(weights: dict[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """Leave the counters of batches out, as old checkpoints do."""
+    """Remove the batch counters, which old checkpoints lack."""
     return OrderedDict((name, value) for name, value in weights.items() if not name.endswith("num_batches_tracked"))

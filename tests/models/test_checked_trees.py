@@ -33,7 +33,7 @@ def arrays() -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("n_classes", [2, 3, 7])
 @pytest.mark.parametrize("missing", [False, True])
-def test_they_predict_to_the_last_digit_what_scikit_learn_does(tmp_path: Path, n_classes: int, missing: bool) -> None:
+def test_predictions_equal_scikit_learn(tmp_path: Path, n_classes: int, missing: bool) -> None:
     classifier, features = grow(n_classes, missing)
     CheckedTrees.from_classifier(classifier).save(tmp_path / "trees.safetensors")
     trees = CheckedTrees.load(tmp_path / "trees.safetensors")
@@ -41,7 +41,7 @@ def test_they_predict_to_the_last_digit_what_scikit_learn_does(tmp_path: Path, n
     np.testing.assert_array_equal(trees.predict_proba(features), classifier.predict_proba(features))
 
 
-def test_a_split_that_sets_missing_values_apart_is_taken(tmp_path: Path) -> None:
+def test_splits_on_missing_values_are_supported(tmp_path: Path) -> None:
     features = np.where(np.arange(200)[:, None] % 2, np.nan, np.arange(200)[:, None]).astype(np.float32)
     classifier = HistGradientBoostingClassifier(max_iter=3).fit(features, np.arange(200) % 2)
     trees = CheckedTrees.from_classifier(classifier)
@@ -49,7 +49,7 @@ def test_a_split_that_sets_missing_values_apart_is_taken(tmp_path: Path) -> None
     np.testing.assert_array_equal(trees.predict_proba(features), classifier.predict_proba(features))
 
 
-def test_bundles_of_0_1_keep_opening_and_say_the_same() -> None:
+def test_version_0_1_bundles_give_the_same_predictions() -> None:
     expected = np.load(OLD / "expected.npz")
     bundle = load_bundle(OLD / "tree")
     assert (OLD / "tree" / "classifier-0.skops").exists()
@@ -58,7 +58,7 @@ def test_bundles_of_0_1_keep_opening_and_say_the_same() -> None:
 
 
 def test_another_number_of_features_is_refused(arrays: dict[str, np.ndarray]) -> None:
-    with pytest.raises(BundleError, match="grown on 6 features, and there are 5"):
+    with pytest.raises(BundleError, match="expected 6 features, got 5"):
         CheckedTrees(arrays).predict_proba(np.zeros((2, 5), dtype=np.float32))
 
 
@@ -85,13 +85,13 @@ def drop(arrays: dict[str, np.ndarray]) -> None:
 
 
 WRONG = {
-    "far child": (put("left", 0, 2**32 - 1), "left child of a node lies outside"),
-    "child in the next tree": (lambda a: put("right", 0, a["starts"][1])(a), "right child of a node lies outside"),
+    "far child": (put("left", 0, 2**32 - 1), "left child of a node is outside"),
+    "child in the next tree": (lambda a: put("right", 0, a["starts"][1])(a), "right child of a node is outside"),
     "cycle": (put("left", 0, 0), "a cycle"),
     "cycle back": (lambda a: put("right", np.flatnonzero(a["leaf"] == 0)[1], 0)(a), "a cycle"),
     "two parents": (join, "no parent or several"),
-    "far feature": (put("feature", 0, 6), "not among the 6"),
-    "negative feature": (put("feature", 0, -1), "not among the 6"),
+    "far feature": (put("feature", 0, 6), "outside the 6 features"),
+    "negative feature": (put("feature", 0, -1), "outside the 6 features"),
     "NaN threshold": (put("threshold", 0, np.nan), "threshold contains NaN"),
     "-inf threshold": (put("threshold", 0, -np.inf), "threshold contains NaN"),
     "NaN leaves": (put("value", slice(None), np.nan), "leaf contains NaN"),
@@ -99,12 +99,12 @@ WRONG = {
     "NaN baseline": (put("baseline", 0, np.nan), "baseline contains NaN"),
     "no leaf": (put("leaf", slice(None), 0), "child"),
     "strange leaf": (put("leaf", 0, 7), "neither 0 nor 1"),
-    "classes fall": (put("classes", 0, 99), "classes don't rise"),
-    "negative class": (put("classes", 0, -5), "classes don't rise"),
+    "classes fall": (put("classes", 0, 99), "classes are not increasing"),
+    "negative class": (put("classes", 0, -5), "classes are not increasing"),
     "short nodes": (swap("left", lambda a: a[:-1]), "differ in length"),
     "no nodes": (swap("starts", lambda a: a[:1]), "0 trees"),
-    "starts late": (put("starts", 0, 1), "don't begin"),
-    "starts fall": (put("starts", 1, 10**9), "don't begin"),
+    "starts late": (put("starts", 0, 1), "starts of the trees are invalid"),
+    "starts fall": (put("starts", 1, 10**9), "starts of the trees are invalid"),
     "other type": (swap("left", lambda a: a.astype(np.int64)), "'left' is int64"),
     "two dimensions": (swap("value", lambda a: a[:, None]), "2 dimensions"),
     "missing": (drop, "value"),
@@ -113,9 +113,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_refused_with_the_name_of_the_file(
-    tmp_path: Path, arrays: dict[str, np.ndarray], case: str
-) -> None:
+def test_errors_name_the_file(tmp_path: Path, arrays: dict[str, np.ndarray], case: str) -> None:
     from safetensors.numpy import save_file
 
     change, said = WRONG[case]

@@ -69,7 +69,7 @@ def _quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def _score(model: Model, store: Store, rows: Any) -> list[np.ndarray]:
-    """Score slices of a store, by index or slice."""
+    """Predict slices of a store, by index or slice."""
     return model.predict_proba(
         {"images": np.asarray(store.images[rows]), "mel_16k": np.asarray(store.features["mel_16k"][rows])}
     )
@@ -84,7 +84,7 @@ def bundle(request: pytest.FixtureRequest, store: Store, tmp_path_factory: pytes
     return train(store, name, tmp_path_factory.mktemp("bundles") / name, settings)
 
 
-def test_every_family_is_described() -> None:
+def test_every_family_has_a_summary() -> None:
     assert set(QUICK) == set(family_names()), "a new family needs its quick settings here"
     for name in family_names():
         family = get_family(name)
@@ -92,7 +92,7 @@ def test_every_family_is_described() -> None:
         assert family.summary
 
 
-def test_levels_are_distributions_of_the_right_shape(bundle: Bundle, store: Store) -> None:
+def test_levels_are_distributions(bundle: Bundle, store: Store) -> None:
     levels = _score(bundle.model, store, slice(9))
     assert [level.shape for level in levels] == [(9, 2), (9, 4), (9, 5)]
     for level in levels:
@@ -101,7 +101,7 @@ def test_levels_are_distributions_of_the_right_shape(bundle: Bundle, store: Stor
         np.testing.assert_allclose(level.sum(axis=1), 1, atol=1e-5)
 
 
-def test_with_the_tree_head_levels_cannot_contradict_each_other(bundle: Bundle, store: Store) -> None:
+def test_tree_head_levels_are_consistent(bundle: Bundle, store: Store) -> None:
     levels = _score(bundle.model, store, slice(50))
     if bundle.model.heads == "independent":
         assert not np.allclose(TREE.sum_levels(levels[-1])[0], levels[0], atol=1e-3)
@@ -110,7 +110,7 @@ def test_with_the_tree_head_levels_cannot_contradict_each_other(bundle: Bundle, 
         np.testing.assert_allclose(found, summed, atol=1e-5)
 
 
-def test_it_learns_more_than_chance_on_artists_never_heard(bundle: Bundle, store: Store) -> None:
+def test_accuracy_on_held_out_artists_exceeds_chance(bundle: Bundle, store: Store) -> None:
     if bundle.model.heads == "independent":
         return
     rows = store.rows("test")
@@ -119,7 +119,7 @@ def test_it_learns_more_than_chance_on_artists_never_heard(bundle: Bundle, store
     assert (levels[-1].argmax(axis=1) == truth).mean() > 0.5  # chance is 0.2
 
 
-def test_batches_and_order_do_not_matter(bundle: Bundle, store: Store) -> None:
+def test_predictions_are_independent_of_batching_and_order(bundle: Bundle, store: Store) -> None:
     rows = np.arange(40)
     whole = _score(bundle.model, store, rows)[-1]
     single = np.concatenate([_score(bundle.model, store, rows[i : i + 1])[-1] for i in range(5)])
@@ -127,7 +127,7 @@ def test_batches_and_order_do_not_matter(bundle: Bundle, store: Store) -> None:
     np.testing.assert_allclose(_score(bundle.model, store, rows[::-1])[-1][::-1], whole, atol=1e-5)
 
 
-def test_no_images_give_no_rows(bundle: Bundle, store: Store) -> None:
+def test_empty_input_gives_empty_output(bundle: Bundle, store: Store) -> None:
     assert [level.shape for level in _score(bundle.model, store, slice(0))] == [
         (0, 2),
         (0, 4),
@@ -135,7 +135,7 @@ def test_no_images_give_no_rows(bundle: Bundle, store: Store) -> None:
     ]
 
 
-def test_loading_again_gives_the_same_scores_to_the_last_digit(bundle: Bundle, store: Store) -> None:
+def test_reloaded_bundle_gives_identical_scores(bundle: Bundle, store: Store) -> None:
     again = load_bundle(bundle.folder)
     rows = slice(20)
     for before, after in zip(_score(bundle.model, store, rows), _score(again.model, store, rows), strict=True):
@@ -194,7 +194,7 @@ def test_every_parameter_of_a_network_gets_a_gradient(name: str, heads: str, sto
 
 
 def _build(name: str, store: Store, **changes: Any) -> GenreNetwork:
-    """Make a family's untrained network."""
+    """Build a family's untrained network."""
     family = get_family(name)
     torch.manual_seed(0)
     settings = family.settings_type.build({**QUICK[name], **changes})
@@ -203,7 +203,7 @@ def _build(name: str, store: Store, **changes: Any) -> GenreNetwork:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_can_learn_32_slices_by_heart(name: str, store: Store) -> None:
+def test_network_overfits_32_slices(name: str, store: Store) -> None:
     plain = {"dropout": 0.0, "label_smoothing": [0.0], "mask_probability": 0.0}
     network = _build(name, store, **plain).train()
     chosen = np.arange(0, 192, 6)
@@ -221,7 +221,7 @@ def test_a_network_can_learn_32_slices_by_heart(name: str, store: Store) -> None
 
 
 @pytest.mark.parametrize("name", [name for name in family_names() if name not in NETWORKS])
-def test_it_can_learn_32_slices_by_heart(name: str, store: Store, tmp_path: Path) -> None:
+def test_family_overfits_32_slices(name: str, store: Store, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "boosting": {"min_samples_leaf": 2, "epochs": 40},
         "musicnn": {"Cs": [10.0]},
@@ -235,7 +235,7 @@ def test_it_can_learn_32_slices_by_heart(name: str, store: Store, tmp_path: Path
     assert (leaves.argmax(axis=1) == few.leaves).all()
 
 
-def test_an_unknown_family_is_refused_with_the_likely_one() -> None:
+def test_unknown_family_suggests_a_similar_name() -> None:
     with pytest.raises(SettingsError, match="did you mean 'boosting'"):
         get_family("bosting")
 
@@ -254,7 +254,7 @@ def test_a_level_with_a_single_node_is_certain(name: str, heads: str, store: Sto
 
 
 @pytest.mark.parametrize("heads", ["tree", "independent"])
-def test_an_interrupted_boosting_goes_on_and_ends_the_same(
+def test_interrupted_boosting_resumes_with_the_same_result(
     heads: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from genretree.models.families.boosting import family, tree_files

@@ -18,14 +18,14 @@ SMALL: dict[str, Any] = {"epochs": 5, "image_size": 16, "components": 10, "min_s
 
 
 def _probabilities(truth: np.ndarray, skill: float, seed: int) -> np.ndarray:
-    """A member that adds noise to the truth: the more skill the less of it."""
+    """Predictions as the truth with noise, which decreases with `skill`."""
     rng = np.random.default_rng(seed)
     scores = skill * np.eye(4)[truth] + rng.standard_normal((len(truth), 4))
     powers = np.exp(scores)
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def test_the_better_member_weighs_more_and_the_pool_beats_both() -> None:
+def test_better_member_gets_more_weight() -> None:
     truth = np.random.default_rng(0).integers(0, 4, 3000)
     tracks = np.arange(3000) // 3
     good, poor, useless = (_probabilities(truth, skill, i) for i, skill in enumerate((2.0, 1.0, 0.0)))
@@ -37,7 +37,7 @@ def test_the_better_member_weighs_more_and_the_pool_beats_both() -> None:
     assert right[2] > right[0] > right[1]
 
 
-def test_the_weights_are_those_of_the_least_log_loss() -> None:
+def test_weights_minimise_log_loss() -> None:
     truth = np.random.default_rng(1).integers(0, 4, 500)
     tracks = np.arange(500)
     leaves = np.stack([_probabilities(truth, 1.5, 3), _probabilities(truth, 0.7, 4)])
@@ -50,14 +50,14 @@ def test_the_weights_are_those_of_the_least_log_loss() -> None:
     assert loss(found) <= min(grid) + 1e-6
 
 
-def test_one_member_that_is_sure_cannot_overrule_all_others() -> None:
+def test_confident_member_cannot_overrule_the_others() -> None:
     leaves = np.array([[[1.0, 0.0]], [[0.1, 0.9]], [[0.1, 0.9]], [[0.1, 0.9]]])
     found = combine_members(leaves, np.array([0.2, 1.0, 1.0, 1.0]))
     assert np.isfinite(found).all()
     assert found[0, 1] > 0.9
 
 
-def test_an_interrupted_ensemble_goes_on(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_ensemble_resumes(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"members": {"boosting": SMALL}, "folds": 3}
     whole = train(store, "ensemble", tmp_path / "whole", settings)
     fit, fitted = family.BoostingFamily.fit, []
@@ -89,8 +89,8 @@ def test_an_interrupted_ensemble_goes_on(store: Store, tmp_path: Path, monkeypat
         ({"members": {"cnnn": {}}}, "did you mean 'cnn'"),
         ({"members": {"cnn": {"dropuot": 1}}}, "did you mean 'dropout'"),
         ({"members": {"ensemble": {}}}, "can't be a member"),
-        ({"members": {"cnn": {"heads": "independent"}}}, "members have the tree head"),
-        ({"heads": "independent"}, "has the tree head"),
+        ({"members": {"cnn": {"heads": "independent"}}}, "members must have the tree head"),
+        ({"heads": "independent"}, "needs heads=tree"),
         ({"members": {}}, "at least 1"),
     ],
 )

@@ -21,7 +21,7 @@ from genretree.errors import TrainingError
 from genretree.models import get_family
 from genretree.models.base import FitContext
 from genretree.models.families.zero_shot import TagTree
-from genretree.models.linear.logistic import fit_linear, group_folds, out_of_fold
+from genretree.models.linear.logistic import fit_linear, group_folds, predict_out_of_fold
 from genretree.models.pretrained import musicnn_features, musicnn_weights
 from genretree.models.pretrained.musicnn import MSD_TAGS, MTT_TAGS, Musicnn, from_tensorflow
 from genretree.models.pretrained.tensorflow_checkpoint import read_tensors
@@ -52,7 +52,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", musicnn_weights.MUSICNN_NAMES)
-def test_the_network_says_what_tensorflow_says(name: str, published: Path) -> None:
+def test_outputs_equal_tensorflow(name: str, published: Path) -> None:
     golden = np.load(DATA / "musicnn_tensorflow.npz")
     network = Musicnn().eval()
     network.load_state_dict(load_file(published / f"musicnn-{name}.safetensors"))
@@ -60,7 +60,7 @@ def test_the_network_says_what_tensorflow_says(name: str, published: Path) -> No
         found = network(torch.from_numpy(golden["patches"].astype(np.float32)))
     for layer, values in found._asdict().items():
         np.testing.assert_allclose(values.numpy(), golden[f"{name}/{layer}"], rtol=1e-4, atol=1e-4, err_msg=layer)
-    assert np.ptp(golden[f"{name}/tags"], axis=0).max() > 0.1  # the two patches are told apart
+    assert np.ptp(golden[f"{name}/tags"], axis=0).max() > 0.1  # outputs differ between the two patches
 
 
 def test_published_weights_that_were_changed_are_refused(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_published_weights_that_were_changed_are_refused(published: Path, monkey
         musicnn_weights.load_musicnn_weights("msd")
 
 
-def test_a_path_without_any_training(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zero_shot_path(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import soundfile as sf
 
     from small_corpus import synthesise
@@ -98,7 +98,7 @@ def test_a_path_without_any_training(published: Path, tmp_path: Path, monkeypatc
     assert "genretree weights get musicnn" in without.output
 
 
-def test_a_bundle_that_is_not_there_is_not_taken_for_music(tmp_path: Path) -> None:
+def test_missing_bundle_is_not_mistaken_for_audio(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["predict", str(tmp_path / "bundle"), "song.mp3"])
     assert "no such bundle" in result.output
     (tmp_path / "empty").mkdir()
@@ -168,16 +168,20 @@ def test_every_array_of_a_checkpoint_is_read() -> None:
         np.testing.assert_array_equal(found[name], array)
 
 
-def test_what_is_no_checkpoint_is_refused() -> None:
+def test_invalid_checkpoint_is_refused() -> None:
     index, data = _checkpoint({"a": np.ones(5, np.float32)})
-    for strange, message in [(b"", "no index"), (b"x" * 100, "no index"), (index[:-1] + b"?", "no index")]:
+    for strange, message in [
+        (b"", "not the index"),
+        (b"x" * 100, "not the index"),
+        (index[:-1] + b"?", "not the index"),
+    ]:
         with pytest.raises(ValueError, match=message):
             read_tensors(strange, data)
-    with pytest.raises(ValueError, match="doesn't lie in the data file"):
+    with pytest.raises(ValueError, match="is outside the data file"):
         read_tensors(index, data[:-1])
     with pytest.raises(ValueError, match="compressed"):
         read_tensors(_checkpoint({"a": np.ones(5, np.float32)}, compressed=True)[0], data)
-    with pytest.raises(ValueError, match="no checkpoint of a MusiCNN network"):
+    with pytest.raises(ValueError, match="not a checkpoint of a MusiCNN network"):
         from_tensorflow(read_tensors(index, data))
 
 
@@ -194,7 +198,7 @@ def test_a_wheel_that_is_not_the_published_one_is_refused(tmp_path: Path, monkey
     assert "no such file" in result.output
 
 
-def test_without_a_network_it_says_where_the_wheel_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_error_names_the_wheel_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENRETREE_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
@@ -212,12 +216,12 @@ def test_without_a_network_it_says_where_the_wheel_is(tmp_path: Path, monkeypatc
 SETTINGS: dict[str, Any] = {"patches": 1, "Cs": [0.01, 1.0], "layers": [["penultimate"], ["tags"]]}
 
 
-def test_what_was_heard_is_kept_in_the_store(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_are_cached_in_the_store(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {**SETTINGS, "patches": 2, "weights": str(write_musicnn(tmp_path / "weights"))}
     first = train(store, "musicnn", tmp_path / "a", settings)
     kept = list((store.folder / "cache").glob("musicnn-*-2.npy"))
     assert len(kept) == 1
-    monkeypatch.setattr(musicnn_features, "hear", None)  # must not be asked again
+    monkeypatch.setattr(musicnn_features, "extract_features", None)  # must not be called again
     again = train(store, "musicnn", tmp_path / "b", settings)
     monkeypatch.undo()
     rows = slice(10)
@@ -229,7 +233,7 @@ def test_what_was_heard_is_kept_in_the_store(store: Store, tmp_path: Path, monke
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_store_of_images_alone_is_refused(store: Store, tmp_path: Path) -> None:
+def test_store_without_audio_features_is_refused(store: Store, tmp_path: Path) -> None:
     learn = replace(slice_dataset(store, store.split(), "train"), features={})
     settings = get_family("musicnn").settings_type.build(
         {**SETTINGS, "weights": str(write_musicnn(tmp_path / "weights"))}
@@ -238,7 +242,7 @@ def test_a_store_of_images_alone_is_refused(store: Store, tmp_path: Path) -> Non
         get_family("musicnn").fit(learn, None, store.taxonomy, settings, FitContext(tmp_path))
 
 
-def test_a_bundle_needs_no_weights_but_its_own(store: Store, tmp_path: Path) -> None:
+def test_bundle_is_self_contained(store: Store, tmp_path: Path) -> None:
     weights = write_musicnn(tmp_path / "weights", "msd", "mtt")
     settings = {**SETTINGS, "weights": str(weights), "networks": ["msd", "mtt"]}
     bundle = train(store, "musicnn", tmp_path / "b", settings)
@@ -254,22 +258,22 @@ def test_a_bundle_needs_no_weights_but_its_own(store: Store, tmp_path: Path) -> 
     np.testing.assert_allclose(np.load(out), expected, atol=1e-9)
 
 
-def test_the_choice_is_the_one_that_generalises_to_other_groups() -> None:
+def test_selection_generalises_to_other_groups() -> None:
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(30), 8)
     truth = groups % 3
-    by_group = rng.standard_normal((30, 40))[groups]  # tells the group, and so the truth where the group is known
+    by_group = rng.standard_normal((30, 40))[groups]  # identifies the group, and so the class of known groups
     honest = np.eye(3)[truth] + 0.8 * rng.standard_normal((len(truth), 3))
     features = np.concatenate([by_group, honest], axis=1).astype(np.float32)
     for learn, check in group_folds(truth, groups):
         assert not set(groups[learn]) & set(groups[check])
-    grouped = out_of_fold(features, truth, groups, 10.0, 3)
-    leaking = out_of_fold(features, truth, np.arange(len(truth)), 10.0, 3)
+    grouped = predict_out_of_fold(features, truth, groups, 10.0, 3)
+    leaking = predict_out_of_fold(features, truth, np.arange(len(truth)), 10.0, 3)
     right = [(found.argmax(axis=1) == truth).mean() for found in (grouped, leaking)]
     assert right[1] > right[0] + 0.1
 
 
-def test_the_linear_head_says_what_scikit_learn_says() -> None:
+def test_linear_head_equals_scikit_learn() -> None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

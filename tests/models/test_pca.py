@@ -22,7 +22,7 @@ def _data(n: int = 300, width: int = 120) -> np.ndarray:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_it_equals_scikit_learns_scaler_and_pca(streamed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pca_equals_scikit_learn(streamed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if streamed:
         monkeypatch.setattr(pca_module, "_EXACT_BYTES", 0)
     data = _data()
@@ -38,9 +38,7 @@ def test_it_equals_scikit_learns_scaler_and_pca(streamed: bool, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_bytes_of_a_file_give_what_their_numbers_give(
-    bf16: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_memory_mapped_bytes_equal_floats(bf16: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(pca_module, "_EXACT_BYTES", 0)
     monkeypatch.setattr(pca_module, "fast_bf16", lambda: bf16)
     data = _data()
@@ -56,7 +54,7 @@ def test_bytes_of_a_file_give_what_their_numbers_give(
     np.testing.assert_allclose(cosines, 1, atol=1e-3)
 
 
-def test_it_is_a_scikit_learn_estimator() -> None:
+def test_pca_is_a_scikit_learn_estimator() -> None:
     estimator = StreamingPCA(5, batch_size=32)
     copy = clone(estimator).set_params(n_components=4)
     assert copy.get_params()["batch_size"] == 32

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 class Sleeper(nn.Module):
-    """Takes longer in one of the two arithmetics."""
+    """A network that is slower in one of the two precisions."""
 
     def __init__(self, slow: str) -> None:
         super().__init__()
@@ -43,18 +43,18 @@ def capable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("capable")
 @pytest.mark.parametrize(("slow", "chosen"), [("bf16", "float32"), ("float32", "bf16")])
-def test_the_faster_arithmetic_is_taken(tmp_path: Path, slow: str, chosen: str) -> None:
+def test_faster_precision_is_chosen(tmp_path: Path, slow: str, chosen: str) -> None:
     assert choose_by_trial("auto", Sleeper(slow), _rows, tmp_path / "note") == chosen
 
 
 @pytest.mark.usefixtures("capable")
-def test_an_interrupted_training_goes_on_in_the_same_arithmetic(tmp_path: Path) -> None:
+def test_resumed_training_uses_the_same_precision(tmp_path: Path) -> None:
     first = choose_by_trial("auto", Sleeper("bf16"), _rows, tmp_path / "note")
     assert choose_by_trial("auto", Sleeper("float32"), _rows, tmp_path / "note") == first
 
 
 @pytest.mark.usefixtures("capable")
-def test_a_trial_leaves_no_trace(tmp_path: Path) -> None:
+def test_trial_has_no_side_effects(tmp_path: Path) -> None:
     network = Sleeper("bf16")
     before = {name: value.clone() for name, value in network.state_dict().items()}
     batch = _rows()
@@ -68,7 +68,7 @@ def test_a_trial_leaves_no_trace(tmp_path: Path) -> None:
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_what_is_asked_for_is_not_tried(tmp_path: Path) -> None:
+def test_explicit_precision_skips_the_trial(tmp_path: Path) -> None:
     def never() -> dict[str, Tensor]:
         raise AssertionError("no batch is needed")
 
@@ -77,13 +77,13 @@ def test_what_is_asked_for_is_not_tried(tmp_path: Path) -> None:
     assert choose_precision("auto") in ("float32", "bf16", "fp16")
 
 
-def test_without_bf16_in_the_hardware_nothing_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_trial_without_bf16_support(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "fast_bf16", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_by_trial("auto", Sleeper("float32"), _rows, tmp_path / "note") == "float32"
 
 
-def test_slow_depthwise_kernels_learn_in_float32_and_give_what_they_are_given() -> None:
+def test_slow_depthwise_kernels_train_in_float32() -> None:
     old = nn.Conv2d(6, 6, 5, 2, groups=6, bias=False)
     made = DepthwiseConv(6, 6, 5, 2, groups=6, bias=False)
     made.weight = old.weight

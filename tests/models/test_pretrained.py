@@ -63,8 +63,8 @@ def test_the_published_small_transformer_has_its_shape() -> None:
     assert (config.patch_size, config.image_size, config.num_channels) == (16, 224, 1)
 
 
-def test_an_efficientnet_from_scratch_passes_signals_on() -> None:
-    """As transformers draws it, the normalisations' weights lie near 0 and nothing comes through to learn from."""
+def test_initialisation_preserves_signals() -> None:
+    """With transformers' initialisation the normalisation weights are near 0 and the network doesn't learn."""
     images = torch.randn(8, 3, 64, 64)
 
     def spread(backbone: nn.Module) -> float:
@@ -115,7 +115,7 @@ def test_training_starts_from_the_checkpoints_weights(efficientnet_checkpoint: P
 
 
 @pytest.mark.parametrize("modalities", [["mel"], ["cqt", "chroma"], ["mel", "cqt", "chroma"]])
-def test_any_subset_of_images_trains_on_a_checkpoint_and_comes_back(
+def test_checkpoint_adapts_to_any_modalities(
     store: Store, tmp_path: Path, efficientnet_checkpoint: Path, modalities: list[str]
 ) -> None:
     settings = {**QUICK, "weights": str(efficientnet_checkpoint), "modalities": modalities}
@@ -128,7 +128,7 @@ def test_any_subset_of_images_trains_on_a_checkpoint_and_comes_back(
         np.testing.assert_array_equal(before, after)
 
 
-def test_an_adapted_input_answers_grey_as_before() -> None:
+def test_adapted_input_preserves_response_to_grey() -> None:
     torch.manual_seed(0)
     old = nn.Conv2d(3, 8, 3, stride=2, padding=1)
     grey = torch.randn(2, 1, 16, 16)
@@ -138,7 +138,7 @@ def test_an_adapted_input_answers_grey_as_before() -> None:
     assert adapt_input(old, 3) is old
 
 
-def test_an_audioset_checkpoint_is_stretched_to_our_images(store: Store, tmp_path: Path, ast_checkpoint: Path) -> None:
+def test_audioset_positions_are_interpolated(store: Store, tmp_path: Path, ast_checkpoint: Path) -> None:
     settings = {**QUICK, "weights": str(ast_checkpoint), "image_size": 64}
     bundle = train(store, "ast", tmp_path / "b", settings)
     images = np.asarray(store.images[:6])
@@ -174,7 +174,7 @@ def test_positions_keep_their_tokens_and_their_place() -> None:
 
 
 @pytest.mark.parametrize("family", ["efficientnet-b0", "ast"])
-def test_weights_that_cannot_be_had_say_how_to_get_them(
+def test_missing_weights_error_names_the_command(
     store: Store, tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

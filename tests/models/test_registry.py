@@ -34,7 +34,7 @@ def _registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def test_the_example_keeps_the_contract() -> None:
+def test_example_family_conforms() -> None:
     check_family(NearestCentroidFamily)
     assert "nearest-centroid" in family_names()
 
@@ -52,11 +52,11 @@ def test_a_class_can_be_passed_and_its_bundle_opened_again(store: Store, tmp_pat
     assert explained.prediction.path == found.path
     assert build_index(tmp_path / "bundle", store) > 0
     registry._registered.clear()
-    with pytest.raises(BundleError, match="no model family 'nearest-centroid'"):
+    with pytest.raises(BundleError, match="unknown model family 'nearest-centroid'"):
         genretree.load(tmp_path / "bundle")
 
 
-def test_what_is_no_family_is_refused() -> None:
+def test_invalid_family_is_refused() -> None:
     class Nameless:
         summary = "x"
 
@@ -129,7 +129,7 @@ def _nameless(self: Any, folder: Path) -> list[str]:
         ({"embed": lambda self, inputs: np.zeros((0, 3))}, "."),
     ],
 )
-def test_a_broken_contract_is_named(changes: dict[str, Any], part: str) -> None:
+def test_violations_are_named(changes: dict[str, Any], part: str) -> None:
     with pytest.raises((AssertionError, ValueError), match=part):
         check_family(_broken(**changes))
 

@@ -429,7 +429,7 @@ def test_layer_rates_and_decayed_biases_exclude_each_other() -> None:
 
 
 @pytest.mark.parametrize("heads", ["tree", "independent"])
-def test_answers_are_counted_as_an_evaluation_decodes_them(heads: Any) -> None:
+def test_epoch_accuracy_equals_evaluation(heads: Any) -> None:
     head = build("cnn-published", heads=heads).head
     rng = np.random.default_rng(0)
     scores = torch.from_numpy(rng.normal(size=(90, head.n_scores)))
@@ -443,7 +443,7 @@ def test_answers_are_counted_as_an_evaluation_decodes_them(heads: Any) -> None:
     assert accuracy.take(training=True) == accuracy.take(training=False) == []
 
 
-def test_luminance_is_what_the_study_read_from_the_drawings(tmp_path: Path) -> None:
+def test_luminance_equals_that_of_the_study_images(tmp_path: Path) -> None:
     import matplotlib
     from PIL import Image
 

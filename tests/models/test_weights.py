@@ -277,8 +277,8 @@ def _pickled(content: Any, **options: Any) -> bytes:
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 21444401\n"
 PAGE = b"\n<!DOCTYPE html>\n<html><head><title>404</title></head></html>"
 REFUSED = {
-    "code": (_pickled({"a": torch.zeros(2), "b": _Code()}), r"holds more than arrays \(\w+\.mkdir\).*refused"),
-    "old form with code": (_pickled({"b": _Code()}, _use_new_zipfile_serialization=False), "run code; refused"),
+    "code": (_pickled({"a": torch.zeros(2), "b": _Code()}), r"contains more than arrays \(\w+\.mkdir\).*run code"),
+    "old form with code": (_pickled({"b": _Code()}, _use_new_zipfile_serialization=False), "run code"),
     "arguments": (_pickled({"a": torch.zeros(2), "b": argparse.Namespace()}), "argparse.Namespace"),
     "plain pickle": (pickle.dumps({"b": _Code()}), "not a state dict that torch.save wrote"),
     "lfs": (LFS, "Git LFS pointer.*git lfs pull"),
@@ -305,7 +305,7 @@ def test_other_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert str(refused.value).count(str(path)) == 1
     assert not (tmp_path / "code-was-run").exists()
     with pytest.raises(TrainingError, match=said):
-        cnn.start_network(TREE, CnnSettings.build({"weights": str(path)}))
+        cnn.build_initial_network(TREE, CnnSettings.build({"weights": str(path)}))
 
 
 def test_folders_without_weights_or_with_several_are_refused(tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_weights_of_other_networks_are_named(tmp_path: Path, small_files: dict[s
     with pytest.raises(TrainingError, match=r"not the weights of an EfficientNet .*conv1.weight"):
         build(tmp_path / "resnet.pth")
     torch.save({"a": torch.zeros(2)}, tmp_path / "any.pth")
-    with pytest.raises(TrainingError, match=r"its first arrays are a\)"):
+    with pytest.raises(TrainingError, match=r"the first arrays are a\)"):
         build(tmp_path / "any.pth")
     folder = write(tmp_path / "vit", small_files, "model.safetensors")
     (folder / "config.json").write_text('{"model_type": "vit"}')
@@ -461,20 +461,20 @@ def test_default_weights_are_not_downloaded_unasked(hub: StandIn, small_files: d
     name = "google/efficientnet-b0"
     publish(hub, name, "main", small_files, "config.json", "pytorch_model.bin")
     hub.requests.clear()
-    with pytest.raises(TrainingError, match=r"downloads only what its settings name; .*weights get google/eff"):
+    with pytest.raises(TrainingError, match=r"doesn't download default weights; .*weights get google/eff"):
         efficientnet.build_network(TREE, EfficientNetSettings.build({}))
     assert not hub.requests
 
 
-def test_get_puts_hub_weights_into_the_cache(hub: StandIn, small_files: dict[str, bytes]) -> None:
+def test_get_downloads_hub_weights_to_the_cache(hub: StandIn, small_files: dict[str, bytes]) -> None:
     publish(hub, "some/efficientnet", "main", small_files, "config.json", "model.safetensors")
     done = CliRunner().invoke(main, ["weights", "get", "some/efficientnet"])
     assert done.exit_code == 0, done.output
     assert "model.safetensors (" in done.output
     for name, said in (
-        ("some/nothing", "can't be had from the Hub"),
+        ("some/nothing", "can't be downloaded from the Hub"),
         ("nothing", "unknown weights"),
-        ("student", "come with genretree"),
+        ("student", "are included in genretree"),
     ):
         done = CliRunner().invoke(main, ["weights", "get", name])
         assert done.exit_code == 1
@@ -484,7 +484,7 @@ def test_get_puts_hub_weights_into_the_cache(hub: StandIn, small_files: dict[str
 # -- the registry ------------------------------------------------------------------------------------------------
 
 
-def test_imagenet_weights_are_got_once_and_checked(
+def test_imagenet_weights_are_downloaded_once_and_verified(
     tmp_path: Path, torchvision_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GENRETREE_CACHE", str(tmp_path / "cache"))

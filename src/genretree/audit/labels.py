@@ -18,7 +18,7 @@ from genretree.metrics.calibration import average_by
 from genretree.models.base import SliceDataset
 from genretree.models.features.image_statistics import dataset_statistics
 from genretree.models.linear.hierarchical import LabelledRows
-from genretree.models.linear.logistic import group_folds, out_of_fold
+from genretree.models.linear.logistic import group_folds, predict_out_of_fold
 from genretree.progress import progress_bar
 from genretree.taxonomy import Taxonomy, format_path
 
@@ -98,7 +98,7 @@ def predict_tracks(store: Store, seed: int = 0, progress: bool = False) -> tuple
     features = dataset_statistics(examples, progress)
     weights = LabelledRows.of([examples]).weights
     with progress_bar(len(folds), "doubt labels", "fold", progress) as tick:
-        found = out_of_fold(features, leaves, groups, STRENGTH, n_leaves, seed, weights, tick=tick)
+        found = predict_out_of_fold(features, leaves, groups, STRENGTH, n_leaves, seed, weights, tick=tick)
     tracks, place = np.unique(own, return_inverse=True)
     return tracks, average_by(found, place, len(tracks))
 

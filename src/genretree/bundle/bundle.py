@@ -32,7 +32,7 @@ from genretree.metrics.calibration import Calibration, Unit, temper
 from genretree.models import get_family
 from genretree.models.base import LevelProbabilities, Model
 from genretree.models.neural.exported_model import load_exported, settings_without_torch
-from genretree.models.runtime.types import FORMS, REFERENCE, Form, Precision, Runtime, RuntimeChoice
+from genretree.models.runtime.types import EXPORT_FORMATS, REFERENCE, ExportFormat, Precision, Runtime, RuntimeChoice
 from genretree.settings import ImageSettings, Settings
 from genretree.sound.features import IMAGES, SliceInputs, requested_features
 from genretree.taxonomy import Taxonomy
@@ -178,7 +178,7 @@ def resave(folder: str | Path, out: str | Path) -> Path:
     others = {
         name: folder / name
         for name in content["files"]
-        if Path(name).parts[0] not in FORMS and Path(name).suffix != OLD_TREES
+        if Path(name).parts[0] not in EXPORT_FORMATS and Path(name).suffix != OLD_TREES
     }
     return save_bundle(bundle, others)
 
@@ -221,7 +221,7 @@ def load_bundle(
     folder = find_bundle(require_path("folder", folder), download)
     content = read_description(folder)
     check_files(folder, content["files"])
-    exports = {form for form in FORMS if any(Path(name).parts[0] == form for name in content["files"])}
+    exports = {form for form in EXPORT_FORMATS if any(Path(name).parts[0] == form for name in content["files"])}
     chosen = choose_runtime(exports, runtime, precision)
     if chosen != "torch" and settings_without_torch(content["family"]) is not None:
         return _open_exported(folder, content, exports, chosen, precision)
@@ -236,14 +236,14 @@ def open_bundle(folder: Path, content: Mapping[str, Any]) -> Bundle:
 
 
 def _open_exported(
-    folder: Path, content: Mapping[str, Any], exports: set[Form], runtime: Runtime, precision: Precision
+    folder: Path, content: Mapping[str, Any], exports: set[ExportFormat], runtime: Runtime, precision: Precision
 ) -> Bundle:
     """Make it of an export alone: torch is not even imported, which would take longer than all else."""
-    from genretree.models.runtime.backends import run_alone
+    from genretree.models.runtime.backends import open_standalone
 
     settings_type = settings_without_torch(content["family"])
     assert settings_type is not None
-    run, way = run_alone(folder, exports, runtime, precision)
+    run, way = open_standalone(folder, exports, runtime, precision)
     bundle = _assemble(folder, content, settings_type, partial(load_exported, folder, run))
     return replace(bundle, runtime=str(way))
 

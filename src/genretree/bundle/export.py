@@ -20,11 +20,11 @@ from genretree.files import sha256_file, write_text
 from genretree.models.runtime.backends import open_runner
 from genretree.models.runtime.convert import INPUT, require_export_library, write_graph
 from genretree.models.runtime.graph import Graph, HasGraphs
-from genretree.models.runtime.types import Form, RuntimeConfig, graph_file
+from genretree.models.runtime.types import ExportFormat, RuntimeConfig, graph_file
 
 _DESCRIPTION = "export.json"
 _FARTHEST = 1e-3  # as a share of the spread of what a network gives; rounding alone is below a tenth of it
-_WAYS: Mapping[Form, RuntimeConfig] = {
+_WAYS: Mapping[ExportFormat, RuntimeConfig] = {
     "openvino": RuntimeConfig("openvino", bf16=False),
     "onnx": RuntimeConfig("onnxruntime", bf16=False),
 }
@@ -39,7 +39,9 @@ class Exported:
     difference: float
 
 
-def export_bundle(folder: str | Path, to: Form, out: str | Path | None = None, overwrite: bool = False) -> Exported:
+def export_bundle(
+    folder: str | Path, to: ExportFormat, out: str | Path | None = None, overwrite: bool = False
+) -> Exported:
     """Write the networks of a bundle in another form, and compare what they say with torch.
 
     Parameters
@@ -97,7 +99,7 @@ def export_bundle(folder: str | Path, to: Form, out: str | Path | None = None, o
     return Exported(target, tuple(names), difference)
 
 
-def _write(to: Form, graph: Graph, name: str, folder: Path) -> float:
+def _write(to: ExportFormat, graph: Graph, name: str, folder: Path) -> float:
     """Write one graph, and give how far it is from torch on one, two and three rows."""
     try:
         write_graph(to, graph, name, folder)
@@ -120,7 +122,9 @@ def _write(to: Form, graph: Graph, name: str, folder: Path) -> float:
     return farthest
 
 
-def _describe(bundle: Bundle, to: Form, graphs: Mapping[str, Graph], files: Mapping[str, str]) -> dict[str, Any]:
+def _describe(
+    bundle: Bundle, to: ExportFormat, graphs: Mapping[str, Graph], files: Mapping[str, str]
+) -> dict[str, Any]:
     """Say what lies in an export of its own: who reads it has no bundle."""
     return {
         "format": 1,

@@ -11,7 +11,7 @@ from typing import Any
 
 from genretree.errors import BundleError
 from genretree.files import is_encodable, is_unsafe, printable, read_json_text, sha256_file, write_text
-from genretree.models.runtime.types import FORMS, export_again
+from genretree.models.runtime.types import EXPORT_FORMATS, export_again
 
 FORMAT = 1
 DESCRIPTION = "bundle.json"
@@ -48,7 +48,7 @@ def check_files(folder: Path, files: Mapping[str, str]) -> None:
         if not is_inside(name):
             raise BundleError(f"{folder / DESCRIPTION}: names a file outside the bundle: {name!r}; refused")
         again = "copy the whole bundle again, or train it again"
-        if Path(name).parts[0] in FORMS:
+        if Path(name).parts[0] in EXPORT_FORMATS:
             again = export_again(path)
         if not path.resolve().is_relative_to(folder.resolve()):
             raise BundleError(f"{path}: is a link to a file outside the bundle; copy the file itself there")

@@ -125,7 +125,7 @@ def pretrain(
     AUDIO are sound files and folders of them, or one store. `genretree train --weights OUT` starts from what it makes.
     """
     from genretree.corpus.manifest import Failure
-    from genretree.models.pretrained.backbones import FACTS_FILE
+    from genretree.models.pretrained.backbones import METADATA_FILE
     from genretree.training.pretrain import pretrain as pretrain_network
 
     settings = {"teacher": teacher, **{name: value for name, value in given.items() if value is not None}}
@@ -143,7 +143,7 @@ def pretrain(
     if as_json:
         echo_json(facts)
         return
-    echo_failures([Failure(**failure) for failure in facts["failures"]], f"{out / FACTS_FILE}")
+    echo_failures([Failure(**failure) for failure in facts["failures"]], f"{out / METADATA_FILE}")
     explained = facts["explained"]
     share = "" if explained is None else f"; explains {100 * explained:.0f} % of what the teacher says of other tracks"
     echo(f"{out}: learned from {facts['tracks']} tracks ({facts['slices']} slices){share}.")

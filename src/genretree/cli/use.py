@@ -25,7 +25,7 @@ from genretree.files import printable
 
 if TYPE_CHECKING:
     from genretree.bundle.bundle import Bundle
-    from genretree.models.runtime.types import Form, Precision, RuntimeChoice
+    from genretree.models.runtime.types import ExportFormat, Precision, RuntimeChoice
     from genretree.prediction.predict import Prediction, PredictionError
     from genretree.sound.images import ImageForm
 
@@ -139,7 +139,7 @@ def predict(
 @click.option("--to", type=click.Choice(["openvino", "onnx"]), required=True, help="The form to write.")
 @click.option("--out", type=FOLDER, help="A folder of its own; by default it becomes a part of the bundle.")
 @click.option("--overwrite", is_flag=True, help="Replace an export that is there.")
-def export(bundle: Path, to: Form, out: Path | None, overwrite: bool) -> None:
+def export(bundle: Path, to: ExportFormat, out: Path | None, overwrite: bool) -> None:
     """Write the networks of BUNDLE for a faster runtime than torch.
 
     As a part of the bundle, `genretree predict` takes them up by itself. All preparation of the images is in them: they

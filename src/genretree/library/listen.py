@@ -18,7 +18,7 @@ from genretree.library.delta import content_digest
 from genretree.library.records import UNCALIBRATED, ModelCard, Result
 from genretree.library.tags import Carried, TagError, read_tags
 from genretree.metrics.scores import decode_levels
-from genretree.models.runtime.types import FORMS, Precision, RuntimeChoice
+from genretree.models.runtime.types import EXPORT_FORMATS, Precision, RuntimeChoice
 from genretree.prediction.predict import average_slices, score_file
 
 OF_THE_FILE = ("not_found", "unreadable", "changed")  # kinds of problem that the content has no part in
@@ -102,7 +102,7 @@ def model_digest(description: Mapping[str, Any], arithmetic: str, salvage: bool)
     files = {
         name: digest
         for name, digest in description["files"].items()
-        if Path(name).parts[0] not in FORMS and Path(name).suffix != ".csv"
+        if Path(name).parts[0] not in EXPORT_FORMATS and Path(name).suffix != ".csv"
     }
     telling = [{name: description.get(name) for name in _TELLING}, files, arithmetic, salvage]
     return hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Model families behind one interface, and what they are built from."""
+"""Model families with a common interface, and their components."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every model family promises, whatever it is made of."""
+"""Interface of model families: data sets, models, fitting, and results."""
 
 from __future__ import annotations
 
@@ -22,22 +22,31 @@ LevelProbabilities = list[Float64Array]
 
 @dataclass(frozen=True)
 class SliceDataset:
-    """Labelled slices to learn from.
+    """Labelled slices of a store.
 
     Parameters
     ----------
     images : uint8 array, shape (n_stored, 3, size, size)
-        Usually memory-mapped; only the rows below are read.
-    rows : array, shape (n,)
-        Which images these examples are.
-    leaves : array, shape (n,)
-        Leaf index of each row.
-    tracks, groups : array, shape (n,)
-        Track and group (artist) number of each row.
-    features : mapping of name to array, shape (n_stored, ...)
-        What there is of the same slices apart from the images, such as `mel_16k`.
+        Images of all slices of the store, usually memory-mapped. Only the selected rows are read.
+    rows : int64 array, shape (n,)
+        Row numbers of the slices in `images` and `features`.
+    leaves : int64 array, shape (n,)
+        Leaf index of each slice.
+    tracks, groups : int64 array, shape (n,)
+        Track and group (artist) number of each slice.
+    features : mapping of str to array, shape (n_stored, ...)
+        Further input features of the store, such as `mel_16k`.
     cache : Path, optional
-        A folder for what is computed of these slices and can be used again.
+        Folder for derived features that later runs can reuse.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from genretree.models.base import SliceDataset
+    >>> images = np.zeros((4, 3, 32, 32), np.uint8)
+    >>> dataset = SliceDataset(images, np.arange(4), np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), np.arange(4))
+    >>> len(dataset.select(np.array([2, 3])))
+    2
     """
 
     images: UInt8Array
@@ -52,35 +61,35 @@ class SliceDataset:
         return len(self.rows)
 
     def select(self, positions: Int64Array) -> SliceDataset:
-        """Keep some examples, by position."""
+        """Select slices by position, an array of shape (k,)."""
         return replace(
             self, **{name: getattr(self, name)[positions] for name in ("rows", "leaves", "tracks", "groups")}
         )
 
     def next_slices(self) -> Int64Array:
-        """Give the position of the slice that comes next on the same track, or the slice's own: shape (n,)."""
+        """Find the position of the next slice of the same track, or the slice's own if it is the last: shape (n,)."""
         places = {int(row): place for place, row in enumerate(self.rows)}
         own = np.arange(len(self.rows))
         after = np.array([places.get(int(row) + 1, place) for place, row in enumerate(self.rows)], dtype=np.int64)
         return np.where(self.tracks[after] == self.tracks, after, own)
 
     def inputs(self, positions: Int64Array | slice = slice(None)) -> SliceInputs:
-        """Give the inputs of a model for the examples at some positions; they are read where a model asks for them."""
+        """Return the model inputs of the slices at some positions; arrays are read when accessed."""
         return SliceInputs({IMAGES: self.images, **self.features}, self.rows[positions])
 
     def release(self) -> None:
-        """Release the pages of memory that reading from the store has filled."""
+        """Release the memory pages of the store that were read."""
         for array in (self.images, *self.features.values()):
             release_pages(array)
 
     def take(self, positions: Int64Array) -> UInt8Array:
-        """Read the images at some positions, in that order."""
-        found: UInt8Array = np.asarray(self.images[self.rows[positions]])  # a copy, as the rows are a list
+        """Read the images at some positions, in the given order: shape (k, 3, size, size)."""
+        images: UInt8Array = np.asarray(self.images[self.rows[positions]])  # a copy, since the index is an array
         release_pages(self.images)
-        return found
+        return images
 
     def batches(self, size: int) -> Iterator[UInt8Array]:
-        """Yield all images in order, `size` at a time."""
+        """Yield all images in order, in batches of `size`."""
         for start in range(0, len(self.rows), size):
             yield np.asarray(self.images[self.rows[start : start + size]])
             release_pages(self.images)
@@ -88,14 +97,21 @@ class SliceDataset:
 
 @dataclass(frozen=True)
 class FitContext:
-    """Where and how a family is trained.
+    """Work folder and options of a training run.
 
     Parameters
     ----------
     folder : Path
-        For checkpoints and logs. What an interrupted run left there is taken up again.
+        Folder for checkpoints and logs. Training resumes from the checkpoints of an interrupted run.
     progress : bool
-        Show bars on standard error.
+        Show progress bars on standard error.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from genretree.models.base import FitContext
+    >>> FitContext(Path("bundle.partial")).progress
+    False
     """
 
     folder: Path
@@ -104,12 +120,15 @@ class FitContext:
 
 @dataclass(frozen=True)
 class OutOfFoldPredictions:
-    """Probabilities of slices by a model, or a twin of it, that did not learn from them: what calibration learns from.
+    """Predictions for slices that a model, or its cross-validation copy, was not trained on.
+
+    Calibration is fitted on them.
 
     Parameters
     ----------
-    levels : list of arrays, one for each level, shape (n, n_nodes)
-    leaves, tracks : array, shape (n,)
+    levels : list of float64 arrays, shape (n, n_nodes)
+        Probabilities of the nodes, one array for each level.
+    leaves, tracks : int64 array, shape (n,)
         True leaf and track of each slice.
     """
 
@@ -118,32 +137,41 @@ class OutOfFoldPredictions:
     tracks: Int64Array
 
     def after(self, n: int) -> OutOfFoldPredictions:
-        """Leave out the first so many slices."""
+        """Drop the first `n` slices."""
         return OutOfFoldPredictions([level[n:] for level in self.levels], self.leaves[n:], self.tracks[n:])
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """A trained model and what training recorded: one row of numbers for each epoch or iteration.
+    """Result of training a family.
 
-    A family that learns from the validation part too gives what it predicted out of fold as `held`.
+    Parameters
+    ----------
+    model : Model
+        The trained model.
+    history : list of dict of str to float
+        One row for each epoch or iteration.
+    metadata : mapping
+        Further information for the bundle, as JSON types.
+    out_of_fold : OutOfFoldPredictions, optional
+        Predictions for calibration, if the model was trained on the validation part too.
     """
 
     model: Model
     history: list[dict[str, float]]
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    held: OutOfFoldPredictions | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    out_of_fold: OutOfFoldPredictions | None = None
 
 
 def compute_class_weights(classes: Int64Array, class_weight_power: float) -> Float64Array:
-    """Weigh examples by their class's share to minus `class_weight_power`, 0 to 1: shape (n,), their mean is 1."""
+    """Compute sample weights of mean 1: class frequencies to the power of -`class_weight_power`, shape (n,)."""
     weights = np.bincount(classes)[classes] ** -float(class_weight_power)
-    normal: Float64Array = weights / weights.mean()
-    return normal
+    normalised: Float64Array = weights / weights.mean()
+    return normalised
 
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
-    """Write one row for each epoch or iteration as CSV."""
+    """Write the history as CSV, one row for each epoch or iteration."""
     columns = list(dict.fromkeys(name for row in history for name in row))
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns)
@@ -154,17 +182,17 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
 class Model(Protocol):
     """A trained classifier of slices.
 
-    Optional members: `embed(inputs)`, which returns an array of shape (n, embedding_dim); `torch_module()`, which
-    returns its `torch.nn.Module`; `explain_methods`, names of methods of explaining other than occlusion;
-    `shuffle_weights(rng)`, which returns a copy of it with shuffled weights, for the sanity check of explanations; and
-    `predict_dataset(examples, tick)`.
+    Optional members: `embed(inputs)` returns embeddings, an array of shape (n, embedding_dim); `torch_module()` returns
+    the `torch.nn.Module`; `explain_methods` names the supported explanation methods other than occlusion;
+    `shuffle_weights(rng)` returns a copy with shuffled weights, for the sanity check of explanations;
+    `predict_dataset(dataset, tick)` scores stored slices and may use cached features.
 
     Attributes
     ----------
     heads : {"tree", "independent"}
         With "tree", a parent's probability is the sum of its children's.
     input_features : tuple of str
-        Names of the features that it needs: "images", "mel", "cqt", "chroma", "mel_16k", or one of `register_feature`.
+        Names of the input features: "images", "mel", "cqt", "chroma", "mel_16k", or one of `register_feature`.
     """
 
     heads: Heads
@@ -176,8 +204,8 @@ class Model(Protocol):
         Parameters
         ----------
         inputs : mapping of str to array, shape (n, ...)
-            At least the features that `input_features` names. `images` are uint8, (n, 3, size, size); `mel`, `cqt` and
-            `chroma` uint8, (n, size, size); `mel_16k` float16, (n, frames, 96).
+            At least the features in `input_features`. `images` are uint8, (n, 3, size, size); `mel`, `cqt` and `chroma`
+            uint8, (n, size, size); `mel_16k` is float16, (n, frames, 96).
 
         Returns
         -------
@@ -187,7 +215,7 @@ class Model(Protocol):
         ...
 
     def save(self, folder: Path) -> list[str]:
-        """Write the weights into a folder, without pickle; returns the names of the files."""
+        """Write the weights to a folder, without pickle, and return the file names."""
         ...
 
 
@@ -197,89 +225,107 @@ def missing_features(model: Model, available: Container[str]) -> list[str]:
 
 
 def check_inputs(model: Model, inputs: Inputs) -> None:
-    """Raise BundleError unless there are all features that a model needs."""
+    """Check that all input features of a model are available. Raises BundleError if one is missing."""
     if missing := missing_features(model, inputs):
         raise BundleError(
-            f"this model needs the features {', '.join(model.input_features)}, and {', '.join(missing)} is missing; "
-            "pass audio instead of images, or a store that has it"
+            f"this model needs the features {', '.join(model.input_features)}, but {', '.join(missing)} is missing; "
+            "pass audio instead of images, or a store with this feature"
         )
 
 
 def embed_slices(model: Model, inputs: Inputs) -> Float32Array:
-    """Compute a model's embeddings of slices, the input of its last layer: shape (n, embedding_dim).
+    """Compute embeddings of slices, the input of a model's last layer: shape (n, embedding_dim).
 
     Parameters
     ----------
     model : Model
     inputs : mapping of str to array, shape (n, ...)
-        At least the features that `model.input_features` names.
+        At least the features in `model.input_features`.
+
+    Returns
+    -------
+    float32 array, shape (n, embedding_dim)
 
     Raises
     ------
     BundleError
         If the model has no embeddings, or a feature is missing.
     """
-    own = getattr(model, "embed", None)
-    if own is None:
-        raise BundleError("this model has no embeddings")
+    embed = getattr(model, "embed", None)
+    if embed is None:
+        raise BundleError("this model has no embeddings; use a model whose family defines `embed`")
     check_inputs(model, inputs)
-    found: Float32Array = np.asarray(own(inputs), np.float32)
-    return found
+    embeddings: Float32Array = np.asarray(embed(inputs), np.float32)
+    return embeddings
 
 
 def shuffle_weights(model: Model, rng: np.random.Generator) -> Model | None:
-    """Copy a model with the numbers within each array of weights shuffled; None for one that has no such arrays."""
-    own = getattr(model, "shuffle_weights", None)
-    found: Model | None = None if own is None else own(rng)
-    return found
+    """Copy a model and shuffle the values within each weight array; None if the model doesn't support this."""
+    shuffle = getattr(model, "shuffle_weights", None)
+    shuffled: Model | None = None if shuffle is None else shuffle(rng)
+    return shuffled
 
 
 def predict_dataset(
-    model: Model, examples: SliceDataset, tick: Callable[[int], None] | None = None, batch_size: int = 64
+    model: Model, dataset: SliceDataset, tick: Callable[[int], None] | None = None, batch_size: int = 64
 ) -> LevelProbabilities:
-    """Give the probabilities of every node for stored slices: a list of arrays (n, n_nodes) by level.
+    """Predict the probabilities of every node for stored slices: a list of arrays (n, n_nodes) by level.
 
-    A model with a method of this name, which may use what lies in the cache, is asked by that.
+    A model's own method of this name, which may use cached features, takes precedence.
+
+    Parameters
+    ----------
+    model : Model
+    dataset : SliceDataset
+    tick : function, optional
+        Called with the number of slices after each batch.
+    batch_size : int
+        Slices in a batch.
     """
-    own = getattr(model, "predict_dataset", None)
-    if own is not None:
-        found: LevelProbabilities = own(examples, tick)
-        return found
+    predict = getattr(model, "predict_dataset", None)
+    if predict is not None:
+        levels: LevelProbabilities = predict(dataset, tick)
+        return levels
     parts = []
-    for start in range(0, max(1, len(examples)), batch_size):
+    for start in range(0, max(1, len(dataset)), batch_size):
         part = slice(start, start + batch_size)
-        parts.append(model.predict_proba(examples.inputs(part)))
-        examples.release()
+        parts.append(model.predict_proba(dataset.inputs(part)))
+        dataset.release()
         if tick is not None:
-            tick(len(examples.rows[part]))
-    return [np.concatenate(levels) for levels in zip(*parts, strict=True)]
+            tick(len(dataset.rows[part]))
+    return [np.concatenate(batches) for batches in zip(*parts, strict=True)]
 
 
 def training_inputs(settings: Settings) -> tuple[str, ...]:
-    """Names of the inputs that training with some settings needs: their `input_features`, or the three images."""
+    """List the input features that training with some settings needs: their `input_features`, or the three images."""
     return tuple(getattr(settings, "input_features", MODALITIES))
 
 
 class Family(Protocol):
-    """A kind of model: how it is set up, trained and read back.
+    """A model family: its settings, and how its models are trained and loaded.
 
-    Its settings may have a property `input_features`, the names of the inputs that training needs; without it they are
+    Its settings may have a property `input_features`, the names of the features that training needs. The default is
     the three images.
+
+    See Also
+    --------
+    genretree.models.register_family : Register a family under its name.
+    genretree.testing.check_family : Check that a family conforms to this interface.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    distributed: ClassVar[bool]  # whether several processes can train one model together
+    distributed: ClassVar[bool]  # whether torchrun can train one model in several processes
     settings_type: ClassVar[type[Settings]]
 
     @staticmethod
     def fit(
         train: SliceDataset, validation: SliceDataset | None, taxonomy: Taxonomy, settings: Any, context: FitContext
     ) -> FitResult:
-        """Train on slices. `validation`, from other groups, decides when to stop."""
+        """Train on slices. `validation`, from other groups, is for early stopping."""
         ...
 
     @staticmethod
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:
-        """Read what `Model.save` wrote. Raises BundleError if it doesn't fit; never fills in random weights."""
+        """Load what `Model.save` wrote. Raises BundleError if weights are missing or don't fit."""
         ...

@@ -1,4 +1,4 @@
-"""Weights must be numbers: NaN or infinity in one of them makes every prediction worthless, without an error."""
+"""Check for NaN and infinity in weights, which would invalidate every prediction without an error."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from genretree.errors import BundleError
 
 
 def require_finite(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Refuse NaN and infinity in the arrays of a file; arrays of whole numbers hold neither.
+    """Check that the arrays of a file contain neither NaN nor infinity.
 
     Parameters
     ----------
     path : Path
-        The file they were read from.
+        File that the arrays were read from.
     arrays : mapping of str to numpy array or torch tensor
 
     Raises
     ------
     BundleError
-        Names the file and the array.
+        If an array contains NaN or infinity; the message names the file and the array.
     """
     for name, array in arrays.items():
         if not _is_finite(array):
@@ -33,7 +33,7 @@ def require_finite(path: Path, arrays: Mapping[str, Any]) -> None:
 def _is_finite(array: Any) -> bool:
     if isinstance(array, np.ndarray):
         return array.dtype.kind not in "fc" or bool(np.isfinite(array).all())
-    # A tensor: not imported for it, as arrays alone need no torch.
+    # A torch tensor. Its methods suffice, so that models without torch don't import it.
     if not array.is_floating_point() and not array.is_complex():
         return True
     numbers = array.float() if array.element_size() == 1 else array  # torch has no isfinite for float8

@@ -29,12 +29,12 @@ _registered: dict[str, type[Family]] = {}
 
 
 def register_family(family: type[Family]) -> type[Family]:
-    """Register a model family, so that it can be trained, loaded and used by its name; usable as a decorator.
+    """Register a model family under its name, for training and loading. Can be used as a decorator.
 
     Parameters
     ----------
     family : class
-        With the attributes and methods of `genretree.models.base.Family`.
+        A class with the attributes and methods of `genretree.models.base.Family`.
 
     Returns
     -------
@@ -44,18 +44,25 @@ def register_family(family: type[Family]) -> type[Family]:
     Raises
     ------
     ArgumentError
-        If an attribute is missing, or another family has this name.
+        If an attribute is missing or invalid, or another family has this name.
 
     See Also
     --------
-    genretree.testing.check_family : Check that a family keeps the contract.
+    genretree.testing.check_family : Check that a family conforms to the interface.
 
     Notes
     -----
-    A package makes its families known without being imported by an entry point in the group `genretree.families`::
+    A package can register its families without being imported, with an entry point in the group `genretree.families`::
 
         [project.entry-points."genretree.families"]
         my-family = "my_package:MyFamily"
+
+    Examples
+    --------
+    >>> from genretree.models import get_family, register_family
+    >>> register_family(get_family("boosting"))
+    Traceback (most recent call last):
+    genretree.errors.ArgumentError: a family named 'boosting' is already registered; choose another name
     """
     check_attributes(family)
     name = family.name
@@ -67,19 +74,36 @@ def register_family(family: type[Family]) -> type[Family]:
 
 
 def family_names() -> list[str]:
-    """Names of all families: built in, registered, and of installed packages."""
+    """List the names of all families: built-in, registered, and from installed packages.
+
+    Examples
+    --------
+    >>> from genretree.models import family_names
+    >>> "cnn" in family_names()
+    True
+    """
     return list(dict.fromkeys([*_BUILT_IN, *_registered, *_installed()]))
 
 
 def get_family(name: str | type[Family]) -> type[Family]:
     """Import a family by its name; a class is registered and returned.
 
+    Parameters
+    ----------
+    name : str or class
+
     Raises
     ------
     SettingsError
-        For an unknown name, with the likely intended one.
+        If the name is unknown; the message suggests a similar one.
     ArgumentError
-        If a class, or what an entry point leads to, is not a family.
+        If a class, or the object of an entry point, is not a family.
+
+    Examples
+    --------
+    >>> from genretree.models import get_family
+    >>> get_family("boosting").name
+    'boosting'
     """
     if not isinstance(name, str):
         builtin = _BUILT_IN.get(getattr(name, "name", ""))
@@ -88,15 +112,15 @@ def get_family(name: str | type[Family]) -> type[Family]:
         return _registered[name]
     if name in _BUILT_IN:
         module, _, attribute = _BUILT_IN[name].partition(":")
-        found: type[Family] = getattr(import_module(module), attribute)
-        return found
+        family: type[Family] = getattr(import_module(module), attribute)
+        return family
     installed = _installed()
     if name in installed:
         return _load(installed[name])
     names = family_names()
     close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(names)}"
-    raise SettingsError(f"no model family '{name}'; {hint}")
+    hint = f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(names)}"
+    raise SettingsError(f"unknown model family '{name}'; {hint}")
 
 
 @lru_cache(maxsize=1)
@@ -129,9 +153,11 @@ def check_attributes(family: type[Family]) -> None:
         name for name in ("name", "summary", "distributed", "settings_type", "fit", "load") if not hasattr(family, name)
     ]
     if missing:
-        raise ArgumentError(f"{family.__name__} has no {', '.join(missing)}; see genretree.models.base.Family")
+        raise ArgumentError(f"{family.__name__} lacks {', '.join(missing)}; see genretree.models.base.Family")
     if not isinstance(family.name, str) or not _NAME.fullmatch(family.name):
-        raise ArgumentError(f"a family's name has lower-case letters, digits, '-', '_' and '.', got {family.name!r}")
+        raise ArgumentError(
+            f"a family's name must consist of lower-case letters, digits, '-', '_' and '.', got {family.name!r}"
+        )
     if not (inspect.isclass(family.settings_type) and issubclass(family.settings_type, Settings)):
         raise ArgumentError(f"{family.__name__}.settings_type must be a subclass of genretree.settings.Settings")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from genretree.bundle.bundle import Bundle
-from genretree.models.families.zero_shot import TagModel, untrained_settings
+from genretree.models.families.zero_shot import TagModel, zero_shot_settings
 from genretree.settings import ImageSettings
 
 NOTE = (
@@ -24,4 +24,4 @@ def zero_shot_bundle() -> Bundle:
     """
     model = TagModel.load("ccmusic")
     tree = model.tree.taxonomy
-    return Bundle(Path("untrained"), "musicnn-tags", tree, ImageSettings(), untrained_settings(), model, {"note": NOTE})
+    return Bundle(Path("untrained"), "musicnn-tags", tree, ImageSettings(), zero_shot_settings(), model, {"note": NOTE})

@@ -26,7 +26,7 @@ from genretree.models import get_family
 from genretree.models.base import FitContext, FitResult, SliceDataset
 from genretree.models.neural.network import NetworkModel
 from genretree.models.neural.settings import NetworkSettings
-from genretree.models.pretrained.backbones import FACTS_FILE, save_checkpoint
+from genretree.models.pretrained.backbones import METADATA_FILE, save_checkpoint
 from genretree.sound.features import MEL_16K
 from genretree.sound.suffixes import SUFFIXES
 from genretree.sound.walk import SoundWalk, is_sound_name
@@ -141,7 +141,7 @@ def pretrain(
     model = fitted.model
     assert isinstance(model, NetworkModel)
     save_checkpoint(model.network.backbone, staging)
-    write_text(staging / FACTS_FILE, json.dumps(metadata, indent=1, ensure_ascii=False))
+    write_text(staging / METADATA_FILE, json.dumps(metadata, indent=1, ensure_ascii=False))
     publish_folder(staging, out, work)
     return metadata
 
@@ -227,7 +227,7 @@ def _describe(
     train_slices: SliceDataset,
     fitted: FitResult,
 ) -> dict[str, Any]:
-    loss = fitted.facts["best_validation_loss"]
+    loss = fitted.metadata["best_validation_loss"]
     return {
         "family": family,
         "version": version("genretree"),

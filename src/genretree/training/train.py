@@ -144,7 +144,7 @@ def train(
         "heard_before": pretraining.get("tracks_seen", []),
         **({} if initial is None else {"initial_weights": initial}),
         "history": fitted.history,
-        "facts": dict(fitted.facts),
+        "facts": dict(fitted.metadata),
         "seconds": round(seconds(), 1),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
@@ -176,17 +176,17 @@ def train_once(
 
 def _calibrate(fitted: FitResult, validation: SliceDataset, store: Store, progress: bool) -> Calibration | None:
     """Fit the temperatures on slices that the model did not learn from; None if there are none."""
-    held, source = fitted.held, "predictions out of fold"
-    if held is None:
+    out_of_fold, source = fitted.out_of_fold, "predictions out of fold"
+    if out_of_fold is None:
         if len(validation) == 0:
             return None
         with progress_bar(len(validation), "calibrate", "slice", progress) as tick:
             levels = predict_dataset(fitted.model, validation, tick)
-        held, source = OutOfFoldPredictions(levels, validation.leaves, validation.tracks), "the validation part"
+        out_of_fold, source = OutOfFoldPredictions(levels, validation.leaves, validation.tracks), "the validation part"
     if "recovered_track" in store.tracks:  # such a store has one track per slice, but predictions are of whole files
         recovered = np.unique(np.array(store.tracks["recovered_track"]), return_inverse=True)[1]
-        held = replace(held, tracks=recovered[held.tracks])
-    return fit_calibration(held, store.taxonomy, fitted.model.heads, source)
+        out_of_fold = replace(out_of_fold, tracks=recovered[out_of_fold.tracks])
+    return fit_calibration(out_of_fold, store.taxonomy, fitted.model.heads, source)
 
 
 def _finish(bundle: Bundle, work: Path) -> None:

@@ -20,7 +20,7 @@ from genretree.bundle.manifest import DESCRIPTION, check_files, read_description
 from genretree.checks import require_path, require_text
 from genretree.errors import BundleError, HubError
 from genretree.files import sha256_file
-from genretree.models.runtime.types import FORMS
+from genretree.models.runtime.types import EXPORT_FORMATS
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -118,7 +118,7 @@ def laid_out(
     """
     folder, target = Path(folder), require_name(name, revision)
     content = read_description(folder)
-    behind = (*FORMS, *(() if with_index else (_INDEX,)))
+    behind = (*EXPORT_FORMATS, *(() if with_index else (_INDEX,)))
     kept = {file: digest for file, digest in content["files"].items() if Path(file).parts[0] not in behind}
     figures = read_figures(card_info.report, content)  # of the bundle as it was evaluated
     with tempfile.TemporaryDirectory(prefix="genretree-") as place:

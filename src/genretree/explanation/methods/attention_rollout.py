@@ -46,12 +46,12 @@ def rollout(
         If the model is no transformer.
     """
     known = as_network(model, "rollout")
-    backbone: Any = getattr(known.network.backbone, "backbone", None)
+    backbone: Any = getattr(known.torch_module().backbone, "backbone", None)
     if backbone is None or not hasattr(backbone.config, "num_attention_heads"):
         raise SettingsError("rollout needs a transformer (ast); use `method='gradcam'` or `method='occlusion'`")
     images, statistics = _as_tensors(known, track_slices)
     empty, _ = _as_tensors(known, baseline, statistics=False)
-    views: list[View] = list(known.network.settings.modalities)
+    views: list[View] = list(known.torch_module().settings.modalities)
     size = images.shape[-1]
     found: list[list[list[Float32Array]]] = []
     with (
@@ -70,7 +70,7 @@ def rollout(
                 shares = _place(
                     multiply_attention(seen, gradients[:-1], _special_tokens(backbone)),
                     backbone,
-                    known.network.settings.n_tta_shifts,
+                    known.torch_module().settings.n_tta_shifts,
                     size,
                 )
                 pull = (gradients[-1] * (given - empty[rows])).detach().abs()[0]

@@ -55,7 +55,7 @@ class LogOdds(nn.Module):
 
     def __init__(self, model: NetworkModel | LinearNetworkModel, taxonomy: Taxonomy, target: Target) -> None:
         super().__init__()
-        self.network: GenreNetwork = model.network
+        self.network = model.torch_module()
         self.linear = model.linear if isinstance(model, LinearNetworkModel) else None
         self.taxonomy = taxonomy
         self.target = target
@@ -153,7 +153,7 @@ def gradcam(
         If captum is not installed.
     """
     known = as_network(model, "gradcam")
-    layer = last_maps(known.network)
+    layer = last_maps(known.torch_module())
     if layer is None:
         raise SettingsError(
             "gradcam needs convolutions (cnn, efficientnet-b0); use `method='rollout'` or `method='occlusion'`"
@@ -161,7 +161,7 @@ def gradcam(
     need_captum()
     from captum.attr import LayerGradientXActivation
 
-    views: list[View] = list(known.network.settings.modalities)
+    views: list[View] = list(known.torch_module().settings.modalities)
     coalitions = subsets(views)
     everything = frozenset(views)
     weights = shapley_weights(views).astype(np.float32)
@@ -177,7 +177,7 @@ def gradcam(
                 attribute = LayerGradientXActivation(LogOdds(known, taxonomy, target), layer).attribute
                 given = (images,) if statistics is None else (images, statistics)
                 at_places: Any = attribute(given).detach().sum(dim=1).float()
-                by_view = np.tensordot(weights, _turn_back(at_places, known.network, size), axes=1)
+                by_view = np.tensordot(weights, _turn_back(at_places, known.torch_module(), size), axes=1)
                 for view, pixels in zip(views, by_view, strict=True):
                     rows[view].append(gather_pixels(pixels, view))
                 tick()
@@ -221,7 +221,7 @@ def integrated_gradients(
 
     images, statistics = _as_tensors(known, track_slices)
     empty, _ = _as_tensors(known, baseline, statistics=False)
-    views: list[View] = list(known.network.settings.modalities)
+    views: list[View] = list(known.torch_module().settings.modalities)
     by_target = []
     with progress_bar(len(track_slices) * len(targets), "integrate", "slice", progress) as tick:
         for target in targets:

@@ -1,1 +1,1 @@
-"""The built-in model families."""
+"""Built-in model families."""

@@ -1,4 +1,4 @@
-"""Family `ast`: Audio Spectrogram Transformers (Gong et al. 2021), small ones from scratch or on AudioSet weights.
+"""Family `ast`: Audio Spectrogram Transformers (Gong et al. 2021), small from scratch or with AudioSet weights.
 
 With `architecture="study"` it is the published network, weight for weight (`study_networks.py`).
 """
@@ -28,7 +28,7 @@ from genretree.models.pretrained.backbones import (
     read_config,
 )
 from genretree.models.pretrained.download import open_checkpoint
-from genretree.models.pretrained.names import BACKBONE_FILE, NONE
+from genretree.models.pretrained.names import BACKBONE_FILE, Weights
 from genretree.models.pretrained.weight_files import Checkpoint
 from genretree.taxonomy import Taxonomy
 
@@ -39,14 +39,14 @@ _SMALL: dict[str, Any] = {
     "num_attention_heads": 6,
     "intermediate_size": 4 * 384,
 }
-_AUDIOSET_SCALE = 0.5  # the AudioSet checkpoints were trained on inputs of spread 0.5
+_AUDIOSET_SCALE = 0.5  # the AudioSet checkpoints were trained on inputs with a standard deviation of 0.5
 
 
 class AstFamily:
-    """Transformers over patches of a spectrogram."""
+    """Audio Spectrogram Transformers."""
 
     name: ClassVar[str] = "ast"
-    summary: ClassVar[str] = "Audio Spectrogram Transformer, small from scratch or on AudioSet weights"
+    summary: ClassVar[str] = "Audio Spectrogram Transformer, small from scratch or with AudioSet weights"
     distributed: ClassVar[bool] = True
     settings_type: ClassVar[type[AstSettings]] = AstSettings
 
@@ -54,30 +54,30 @@ class AstFamily:
     def fit(
         train: SliceDataset, validation: SliceDataset | None, taxonomy: Taxonomy, settings: Any, context: FitContext
     ) -> FitResult:
-        """Train from a seeded random start, or fine-tune a checkpoint."""
-        from genretree.models.neural.trainer import fit_network  # loads the Trainer and all it needs, for seconds
+        """Train from random weights, or fine-tune a checkpoint."""
+        from genretree.models.neural.trainer import fit_network  # imports the Trainer, which takes seconds
 
-        chosen = as_settings(settings, AstSettings)
-        return fit_network(lambda: build_network(taxonomy, chosen), train, validation, chosen, context)
+        ast_settings = as_settings(settings, AstSettings)
+        return fit_network(lambda: build_network(taxonomy, ast_settings), train, validation, ast_settings, context)
 
     @staticmethod
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:
-        """Read a trained network; needs no checkpoint."""
-        chosen = as_settings(settings, AstSettings)
-        if chosen.architecture == "study":
-            return load_model(_build_study(taxonomy, chosen), folder)
-        if is_small(folder / BACKBONE_FILE):
+        """Load a trained network."""
+        ast_settings = as_settings(settings, AstSettings)
+        if ast_settings.architecture == "study":
+            return load_model(_build_study(taxonomy, ast_settings), folder)
+        if is_small_transformer(folder / BACKBONE_FILE):
             small = build_from_config(ViTModel, read_config(ViTConfig, folder), folder, add_pooling_layer=False)
-            return load_model(_assemble_small(small, taxonomy, chosen), folder)
+            return load_model(_assemble_small(small, taxonomy, ast_settings), folder)
         large = build_from_config(ASTModel, read_config(ASTConfig, folder), folder)
-        return load_model(_assemble_audioset(large, taxonomy, chosen), folder)
+        return load_model(_assemble_audioset(large, taxonomy, ast_settings), folder)
 
 
 def build_network(taxonomy: Taxonomy, settings: AstSettings) -> GenreNetwork:
-    """Make a small transformer (the study's own if asked for), or one on a checkpoint's weights."""
+    """Build a small transformer or the study's from random weights, or a transformer with a checkpoint's weights."""
     if settings.architecture == "study":
         return _build_study(taxonomy, settings)
-    if settings.weights == NONE:
+    if settings.weights == Weights.NONE:
         config = ViTConfig(
             **_SMALL,
             image_size=settings.image_size,
@@ -91,7 +91,9 @@ def build_network(taxonomy: Taxonomy, settings: AstSettings) -> GenreNetwork:
     if checkpoint.config.get("model_type") == ViTConfig.model_type:
         return _assemble_small(_load_small(checkpoint, settings), taxonomy, settings)
     if len(settings.modalities) != 1:
-        raise SettingsError(f"an AudioSet transformer sees one image; modalities are {', '.join(settings.modalities)}")
+        raise SettingsError(
+            f"an AudioSet transformer takes one modality, got {', '.join(settings.modalities)}; set modalities=mel"
+        )
     return _assemble_audioset(_load_resized(checkpoint, settings), taxonomy, settings)
 
 
@@ -102,29 +104,29 @@ def _build_study(taxonomy: Taxonomy, settings: AstSettings) -> GenreNetwork:
 
 
 def interpolate_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Stretch learned positions to another grid of patches, bicubically (Touvron et al. 2021, as AST's authors do).
+    """Interpolate position embeddings to another grid of patches, bicubically (Touvron et al. 2021; Gong et al. 2021).
 
     Parameters
     ----------
     positions : tensor, shape (1, tokens + old rows * old columns, width)
-        The first ones belong to the class and distillation tokens and stay as they are.
+        The first ones belong to the class and distillation tokens and are not changed.
     old, new : (int, int)
-        Patches along frequency and time.
+        Number of patches along frequency and time.
 
     Returns
     -------
     tensor, shape (1, tokens + new rows * new columns, width)
     """
-    kept = positions.shape[1] - old[0] * old[1]
-    tokens, grid = positions[:, :kept], positions[:, kept:]
+    n_tokens = positions.shape[1] - old[0] * old[1]
+    tokens, grid = positions[:, :n_tokens], positions[:, n_tokens:]
     width = positions.shape[2]
     image = grid.reshape(1, *old, width).permute(0, 3, 1, 2)
-    stretched = functional.interpolate(image, size=new, mode="bicubic", align_corners=False)
-    return torch.cat([tokens, stretched.permute(0, 2, 3, 1).reshape(1, -1, width)], dim=1)
+    interpolated = functional.interpolate(image, size=new, mode="bicubic", align_corners=False)
+    return torch.cat([tokens, interpolated.permute(0, 2, 3, 1).reshape(1, -1, width)], dim=1)
 
 
-def is_small(path: Path) -> bool:
-    """Tell the small transformer's description from that of an ASTModel."""
+def is_small_transformer(path: Path) -> bool:
+    """Check whether a configuration is that of the small transformer, rather than of an ASTModel."""
     try:
         return bool(json.loads(path.read_text(encoding="utf-8"))["model_type"] == ViTConfig.model_type)
     except (OSError, ValueError, KeyError, TypeError):
@@ -132,32 +134,35 @@ def is_small(path: Path) -> bool:
 
 
 def _load_small(checkpoint: Checkpoint, settings: AstSettings) -> Any:
-    """Load a small transformer that was pretrained, perhaps on images of another size."""
-    where = checkpoint.place
+    """Load a pretrained small transformer, and adapt it to the image size."""
+    place = checkpoint.place
     loaded: Any = build_pretrained(ViTModel, checkpoint, add_pooling_layer=False)
     config = loaded.config
     if config.num_channels != len(settings.modalities):
-        raise TrainingError(f"{where}: sees {config.num_channels} images, not {len(settings.modalities)}")
+        raise TrainingError(
+            f"{place}: the weights are for {config.num_channels} modalities, not {len(settings.modalities)}; "
+            "set `modalities` accordingly"
+        )
     old, new = (size // config.patch_size for size in (config.image_size, settings.image_size))
     config.image_size = settings.image_size
     config.hidden_dropout_prob = settings.dropout
     weights = loaded.state_dict()
     name = "embeddings.position_embeddings"
     weights[name] = interpolate_positions(weights[name], (old, old), (new, new))
-    made = ViTModel(config, add_pooling_layer=False)
-    made.load_state_dict(weights)
-    return made
+    resized = ViTModel(config, add_pooling_layer=False)
+    resized.load_state_dict(weights)
+    return resized
 
 
 def _load_resized(checkpoint: Checkpoint, settings: AstSettings) -> Any:
-    """Load a checkpoint made for another length and number of bands."""
+    """Load a checkpoint, and adapt it to the image size."""
     loaded: Any = build_pretrained(ASTModel, checkpoint)
     old = loaded.embeddings.get_shape(loaded.config)
     size = settings.image_size
     loaded.config.max_length, loaded.config.num_mel_bins = size, size
     new = loaded.embeddings.get_shape(loaded.config)
-    stretched = interpolate_positions(loaded.embeddings.position_embeddings.detach(), old, new)
-    loaded.embeddings.position_embeddings = nn.Parameter(stretched)
+    interpolated = interpolate_positions(loaded.embeddings.position_embeddings.detach(), old, new)
+    loaded.embeddings.position_embeddings = nn.Parameter(interpolated)
     return loaded
 
 
@@ -174,10 +179,10 @@ def _assemble_audioset(backbone: Any, taxonomy: Taxonomy, settings: AstSettings)
 
 
 class AudiosetBackbone(PooledBackbone):
-    """An ASTModel, which wants (n, time, frequency) with the lowest band first."""
+    """An ASTModel, whose input is (n, time, frequency) with the lowest band first."""
 
     def features(self, images: Tensor) -> Tensor:
-        """Give the pooled features of images (n, 1, frequency from the top, time), shape (n, width)."""
+        """Compute the pooled features (n, width) of images (n, 1, frequency, time) with the highest band first."""
         return self.pool(self.backbone(images[:, 0].flip(1).transpose(1, 2).contiguous()))
 
 

@@ -1,8 +1,8 @@
-"""Family `cnn`: a residual network with squeeze-and-excitation, about 2.8 million weights.
+"""Family `cnn`: a residual network with squeeze-and-excitation, about 2.8 million parameters.
 
-With `architecture="study"` it is the published network, weight for weight (`study_networks.py`). The default departs
-from it: a 7x7 stem without normalisation, then pre-activation residual stages (He et al. 2016, "Identity Mappings") of
-widths 64, 128, 256 with two blocks each and shortcuts behind the activation, squeeze-and-excitation after each stage
+With `architecture="study"` it is the published network, weight for weight (`study_networks.py`). The default
+differs: a 7x7 stem without normalisation, then pre-activation residual stages (He et al. 2016, "Identity Mappings") of
+widths 64, 128 and 256 with two blocks each and shortcuts after the activation, squeeze-and-excitation after each stage
 (Hu et al. 2018), global average pooling, a 128-wide fusion layer, and a two-layer head (for each level, with
 independent heads).
 """
@@ -21,12 +21,12 @@ from genretree.models.neural.linear_probe import load_model
 from genretree.models.neural.network import GenreNetwork, build_head
 from genretree.models.neural.residual import BLOCKS_PER_STAGE, SQUEEZE_RATIO, STAGE_WIDTHS, PooledResidualNetwork
 from genretree.models.neural.settings import CnnSettings, as_settings
-from genretree.models.pretrained.names import NONE
+from genretree.models.pretrained.names import Weights
 from genretree.taxonomy import Taxonomy
 
 
 class CnnFamily:
-    """Residual networks with squeeze-and-excitation: genretree's, or the study's own."""
+    """Residual networks with squeeze-and-excitation: genretree's or the study's."""
 
     name: ClassVar[str] = "cnn"
     summary: ClassVar[str] = "residual network with squeeze-and-excitation, trained from scratch"
@@ -37,25 +37,30 @@ class CnnFamily:
     def fit(
         train: SliceDataset, validation: SliceDataset | None, taxonomy: Taxonomy, settings: Any, context: FitContext
     ) -> FitResult:
-        """Train from a seeded random start, or from pretrained weights."""
-        from genretree.models.neural.trainer import fit_network  # loads the Trainer and all it needs, for seconds
+        """Train from random or pretrained weights."""
+        from genretree.models.neural.trainer import fit_network  # imports the Trainer, which takes seconds
 
-        chosen = as_settings(settings, CnnSettings)
-        return fit_network(lambda: start_network(taxonomy, chosen), train, validation, chosen, context)
+        cnn_settings = as_settings(settings, CnnSettings)
+        return fit_network(
+            lambda: build_initial_network(taxonomy, cnn_settings), train, validation, cnn_settings, context
+        )
 
     @staticmethod
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:
-        """Read a trained network."""
+        """Load a trained network."""
         return load_model(build_network(taxonomy, as_settings(settings, CnnSettings)), folder)
 
 
-def start_network(taxonomy: Taxonomy, settings: CnnSettings) -> GenreNetwork:
-    """Make a network to be trained, on pretrained weights if the settings name some."""
+def build_initial_network(taxonomy: Taxonomy, settings: CnnSettings) -> GenreNetwork:
+    """Build a network for training, with pretrained weights if the settings name some."""
     network = build_network(taxonomy, settings)
-    if settings.weights != NONE:
-        from genretree.models.pretrained.backbones import find_weights, load_plain  # with transformers, for seconds
+    if settings.weights != Weights.NONE:
+        from genretree.models.pretrained.backbones import (  # imports transformers, which takes seconds
+            find_weights,
+            load_backbone_weights,
+        )
 
-        load_plain(
+        load_backbone_weights(
             network.backbone,
             find_weights(settings.weights, CnnFamily.name, settings.modalities),
             len(settings.modalities),
@@ -64,7 +69,7 @@ def start_network(taxonomy: Taxonomy, settings: CnnSettings) -> GenreNetwork:
 
 
 def build_network(taxonomy: Taxonomy, settings: CnnSettings) -> GenreNetwork:
-    """Make an untrained network for a tree."""
+    """Build an untrained network for a tree."""
     head = build_head(taxonomy, settings)
     outputs = [head.n_scores] if settings.heads == "tree" else head.widths
     if settings.architecture == "study":
@@ -74,7 +79,7 @@ def build_network(taxonomy: Taxonomy, settings: CnnSettings) -> GenreNetwork:
 
 
 class ResidualBackbone(PooledResidualNetwork):
-    """The family's default network, whose stem neither normalises nor activates."""
+    """The family's default network, with a stem without normalisation and activation."""
 
     def __init__(self, channels: int, outputs: list[int], dropout: float) -> None:
         stem = nn.Sequential(
@@ -96,7 +101,7 @@ class ResidualBackbone(PooledResidualNetwork):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, each after its normalisation and ReLU, added to the input."""
+    """Pre-activation block: two 3x3 convolutions, each after normalisation and ReLU, added to the input."""
 
     def __init__(self, width: int, wider: int, stride: int) -> None:
         super().__init__()
@@ -108,15 +113,15 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(width, wider, 1, stride=stride, bias=False)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Keep (n, width, h, w) or halve h and w, as the stride says."""
+        """Transform maps (n, width, h, w); a stride of 2 halves h and w."""
         active = functional.relu(self.norm1(maps))
-        kept = maps if isinstance(self.shortcut, nn.Identity) else self.shortcut(active)
+        identity = maps if isinstance(self.shortcut, nn.Identity) else self.shortcut(active)
         changed: Tensor = self.conv2(functional.relu(self.norm2(self.conv1(active))))
-        return kept + changed
+        return identity + changed
 
 
 class SqueezeExcitation(nn.Module):
-    """Weigh each channel by what all of them say on average."""
+    """Squeeze-and-excitation: scale channels by a function of all channel means."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -126,6 +131,6 @@ class SqueezeExcitation(nn.Module):
         )
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Scale (n, width, h, w) channel by channel."""
+        """Scale the channels of maps (n, width, h, w)."""
         weights: Tensor = self.gate(self.squeeze(maps).flatten(1))
         return maps * weights[:, :, None, None]

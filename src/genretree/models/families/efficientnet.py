@@ -1,4 +1,4 @@
-"""Family `efficientnet-b0`: the published EfficientNet-B0 (Tan and Le 2019) on ImageNet weights, by transformers."""
+"""Family `efficientnet-b0`: EfficientNet-B0 (Tan and Le 2019) from transformers, with ImageNet weights."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from genretree.models.pretrained.layouts import (
     map_names,
     symmetric_config,
 )
-from genretree.models.pretrained.names import NONE
+from genretree.models.pretrained.names import Weights
 from genretree.taxonomy import Taxonomy
 
-# Mean and spread of ImageNet's pixels, which the weights were trained with.
+# Mean and standard deviation of ImageNet's pixels, with which the weights were trained.
 _IMAGENET_MEAN, _IMAGENET_SCALE = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _B0: dict[str, Any] = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "image_size": 224, "hidden_dim": 1280}
-# transformers hands TensorFlow's momentum of 0.99 on to some of PyTorch's layers, where it means the opposite: running
-# statistics that forget all but the last batch. This is PyTorch's own default.
+# transformers passes TensorFlow's momentum of 0.99 to some of PyTorch's layers, where it means the opposite: running
+# statistics of little more than the last batch. This is PyTorch's default.
 _NORM_MOMENTUM = 0.1
 _LARGE_KERNEL = 5
 
@@ -49,7 +49,7 @@ class EfficientNetFamily:
     """EfficientNet-B0 with a linear head."""
 
     name: ClassVar[str] = "efficientnet-b0"
-    summary: ClassVar[str] = "EfficientNet-B0 on ImageNet weights"
+    summary: ClassVar[str] = "EfficientNet-B0 with ImageNet weights"
     distributed: ClassVar[bool] = True
     settings_type: ClassVar[type[EfficientNetSettings]] = EfficientNetSettings
 
@@ -57,51 +57,53 @@ class EfficientNetFamily:
     def fit(
         train: SliceDataset, validation: SliceDataset | None, taxonomy: Taxonomy, settings: Any, context: FitContext
     ) -> FitResult:
-        """Fine-tune from the checkpoint, or train from a seeded random start with `weights="none"`."""
-        from genretree.models.neural.trainer import fit_network  # loads the Trainer and all it needs, for seconds
+        """Fine-tune pretrained weights, or train from random ones with `weights="none"`."""
+        from genretree.models.neural.trainer import fit_network  # imports the Trainer, which takes seconds
 
-        chosen = as_settings(settings, EfficientNetSettings)
-        return fit_network(lambda: build_network(taxonomy, chosen), train, validation, chosen, context)
+        efficientnet_settings = as_settings(settings, EfficientNetSettings)
+        return fit_network(
+            lambda: build_network(taxonomy, efficientnet_settings), train, validation, efficientnet_settings, context
+        )
 
     @staticmethod
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:
-        """Read a trained network; needs no checkpoint."""
-        chosen = as_settings(settings, EfficientNetSettings)
+        """Load a trained network."""
+        efficientnet_settings = as_settings(settings, EfficientNetSettings)
         backbone = build_from_config(EfficientNetModel, read_config(EfficientNetConfig, folder), folder)
-        return load_model(_assemble(backbone, taxonomy, chosen), folder)
+        return load_model(_assemble(backbone, taxonomy, efficientnet_settings), folder)
 
 
 def build_network(taxonomy: Taxonomy, settings: EfficientNetSettings) -> GenreNetwork:
-    """Make a network on the checkpoint's weights, or a new one with the usual initialisation."""
-    if settings.weights != NONE:
+    """Build a network with pretrained or random weights."""
+    if settings.weights != Weights.NONE:
         where = find_weights(settings.weights, EfficientNetFamily.name, settings.modalities)
-        # Nobody asked for the default weights by name, so they are not downloaded.
+        # Default weights were not asked for by name, so they are not downloaded.
         backbone = load_backbone(where, download="weights" in settings.model_fields_set)
         backbone.embeddings.convolution = adapt_input(backbone.embeddings.convolution, len(settings.modalities))
         backbone.config.num_channels = len(settings.modalities)
         return _assemble(backbone, taxonomy, settings)
     config = EfficientNetConfig(**_B0, num_channels=len(settings.modalities), dropout_rate=settings.dropout)
     backbone = EfficientNetModel(config)
-    initialise(backbone)
+    initialise_weights(backbone)
     return _assemble(backbone, taxonomy, settings)
 
 
 def load_backbone(name: str, *, download: bool = True) -> Any:
     """Load an EfficientNet from weights in the layout of torchvision, timm or transformers.
 
-    The backbone computes what the library computes whose layout it is.
+    The backbone computes the same features as the library of that layout.
 
     Parameters
     ----------
     name : str
         A file, a folder, a name from `genretree weights list`, or a name on the Hugging Face Hub.
     download : bool
-        Download from the Hub what is not in its cache.
+        Download missing weights from the Hub.
 
     Raises
     ------
     TrainingError
-        If the weights can't be had, or are not an EfficientNet's.
+        If the weights can't be loaded, or are not those of an EfficientNet.
     """
     checkpoint = open_checkpoint(name, download=download)
     layout = find_layout(checkpoint.weights)
@@ -109,7 +111,7 @@ def load_backbone(name: str, *, download: bool = True) -> Any:
         some = ", ".join(list(checkpoint.weights)[:4])
         raise TrainingError(
             f"{checkpoint.place}: not the weights of an EfficientNet in the layout of torchvision, timm or "
-            f"transformers (its first arrays are {printable(some)})"
+            f"transformers (the first arrays are {printable(some)}); give other weights"
         )
     origin = {**checkpoint.origin, "layout": layout}
     if layout == "transformers":
@@ -118,18 +120,18 @@ def load_backbone(name: str, *, download: bool = True) -> Any:
     symmetric = layout == "torchvision" or not has_tensorflow_padding(checkpoint)
     config = EfficientNetConfig(**_B0, **(symmetric_config() if symmetric else {}))
     with torch.device("meta"):
-        wanted = EfficientNetModel(config).state_dict()
-    weights = map_names(checkpoint, layout, wanted)
+        target = EfficientNetModel(config).state_dict()
+    weights = map_names(checkpoint, layout, target)
     return build_pretrained(
         EfficientNetModel, replace(checkpoint, weights=weights, config=config.to_dict(), origin=origin)
     )
 
 
-def initialise(backbone: nn.Module) -> None:
-    """Initialise as EfficientNets are: He's normal for convolutions, one and zero for normalisations.
+def initialise_weights(backbone: nn.Module) -> None:
+    """Initialise as is usual for EfficientNets: He's normal for convolutions, one and zero for normalisations.
 
-    transformers draws every weight from a normal of spread 0.02, those of the batch normalisations around 0 too, which
-    silences the network: it doesn't learn from there.
+    transformers initialises all weights with a standard deviation of 0.02, including those of the batch normalisation
+    around 0. From there the network doesn't learn.
     """
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
@@ -142,14 +144,14 @@ def initialise(backbone: nn.Module) -> None:
 
 
 class DepthwiseConv(nn.Conv2d):
-    """A depthwise convolution that learns in float32 where the rest of the network does in bf16, on processors.
+    """A depthwise convolution that is trained in float32 on CPUs, even if the rest of the network uses bf16.
 
-    oneDNN has no fast gradients in bf16 for depthwise kernels of 5x5 or with a stride of 2: on 32 images these layers
-    of EfficientNet-B0 alone took 0.6 s of a step's 1.4 s, and take 0.2 s in float32.
+    oneDNN has no fast gradients in bf16 for depthwise kernels of 5x5 or with a stride of 2. With 32 images, these
+    layers of EfficientNet-B0 take 0.6 s of a step's 1.4 s in bf16, and 0.2 s in float32.
     """
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Convolve (n, channels, h, w)."""
+        """Convolve maps (n, channels, h, w)."""
         if not (self.training and maps.device.type == "cpu" and torch.is_autocast_enabled("cpu")):
             return super().forward(maps)
         with torch.autocast("cpu", enabled=False):
@@ -157,21 +159,21 @@ class DepthwiseConv(nn.Conv2d):
 
 
 def _replace_depthwise(backbone: nn.Module) -> None:
-    """Put a DepthwiseConv in the place of each convolution that is slow in bf16, with the same weights."""
+    """Replace each depthwise convolution that is slow in bf16 with a DepthwiseConv of the same weights."""
     for module in list(backbone.modules()):
         old = getattr(module, "depthwise_conv", None)
         if not isinstance(old, nn.Conv2d) or (old.kernel_size[0] < _LARGE_KERNEL and old.stride[0] == 1):
             continue
         channels, padding = old.in_channels, cast(Any, old.padding)
-        made = DepthwiseConv(
+        replacement = DepthwiseConv(
             channels, channels, old.kernel_size[0], old.stride[0], padding, groups=channels, bias=False
         )
-        made.weight = old.weight
-        module.depthwise_conv = made
+        replacement.weight = old.weight
+        module.depthwise_conv = replacement
 
 
 def _replace_dropout(backbone: nn.Module) -> None:
-    """Drop whole residual branches where transformers drops single values; probabilities stay as they are."""
+    """Drop whole residual branches instead of single values, with the same probabilities."""
     for module in backbone.modules():
         if getattr(module, "apply_dropout", False):
             module.dropout = StochasticDepth(cast(Any, module.dropout).p)

@@ -1,9 +1,9 @@
-"""Family `ensemble`: several families together, weighed by how right each is on groups it did not learn from.
+"""Family `ensemble`: a weighted product of several families' probabilities, with cross-validated weights.
 
-Stacking (Wolpert 1992; Breiman 1996, with weights that can't be negative): every member predicts each part of the
-training slices after learning from the others, no group on both sides. The members' leaf probabilities are then pooled
-as a weighted product (a logarithmic opinion pool, Heskes 1998), with the weights that make those predictions likeliest.
-A weight for each member is all that is learned here, so that little data is enough.
+Stacking (Wolpert 1992; Breiman 1996, with non-negative weights): every member predicts the training slices in
+cross-validation over groups. The members' leaf probabilities are pooled as a weighted product (a logarithmic opinion
+pool, Heskes 1998), with the weights that maximise the likelihood of these predictions. As only one weight for each
+member is fitted, little data is enough.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ from genretree.sound.features import Inputs
 from genretree.taxonomy import Taxonomy
 
 _WEIGHTS_FILE = "weights.safetensors"
-_LEAST = 1e-4  # a probability of 0 would let one member overrule all others
+_MIN_PROBABILITY = 1e-4  # with a probability of 0, one member would overrule all others
 
 
 class EnsembleSettings(Settings):
     """Settings of the `ensemble` family."""
 
     members: dict[str, dict[str, Any]] = Field(
-        {"musicnn": {}, "boosting": {}}, min_length=1, description="families, each with its settings"
+        {"musicnn": {}, "boosting": {}}, min_length=1, description="member families with their settings"
     )
-    folds: int = Field(5, ge=2, le=20, description="parts of the training slices for the weighing")
-    heads: Heads = Field("tree", description="tree only")
+    folds: int = Field(5, ge=2, le=20, description="number of cross-validation folds for fitting the weights")
+    heads: Heads = Field("tree", description="only tree is supported")
     seed: int = Field(0, ge=0, lt=2**32)
 
     @property
     def input_features(self) -> tuple[str, ...]:
-        """Names of the inputs that any member needs."""
+        """Names of the features that any member needs."""
         needed = [training_inputs(own) for _, _, own in _members(self)]
         return tuple(dict.fromkeys(name for names in needed for name in names))
 
@@ -67,28 +67,28 @@ class EnsembleSettings(Settings):
     def _known(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for name, settings in value.items():
             if name == EnsembleFamily.name:
-                raise ValueError("an ensemble can't be a member of another")
+                raise ValueError("an ensemble can't be a member of an ensemble; list its members instead")
             try:
                 get_family(name).settings_type.build(settings)
             except SettingsError as error:
                 raise ValueError(f"{name}: {error}") from error
             if settings.get("heads", "tree") != "tree":
-                raise ValueError(f"{name}: members have the tree head")
+                raise ValueError(f"{name}: members must have the tree head; set heads=tree")
         return value
 
     @field_validator("heads")
     @classmethod
     def _tree(cls, value: Heads) -> Heads:
         if value != "tree":
-            raise ValueError("an ensemble has the tree head")
+            raise ValueError(f"an ensemble needs heads=tree, got {value}")
         return value
 
 
 class EnsembleFamily:
-    """Several families, weighed."""
+    """Weighted combinations of several families."""
 
     name: ClassVar[str] = "ensemble"
-    summary: ClassVar[str] = "several families, weighed by how right they are on unseen groups"
+    summary: ClassVar[str] = "weighted combination of several families, with cross-validated weights"
     distributed: ClassVar[bool] = False
     settings_type: ClassVar[type[EnsembleSettings]] = EnsembleSettings
 
@@ -96,41 +96,48 @@ class EnsembleFamily:
     def fit(
         train: SliceDataset, validation: SliceDataset | None, taxonomy: Taxonomy, settings: Any, context: FitContext
     ) -> FitResult:
-        """Train every member once for each fold and once on all, and weigh them; goes on where it stopped."""
-        chosen: EnsembleSettings = settings
-        members, found, facts = [], [], {}
-        for name, family, member_settings in _members(chosen):
-            found.append(_predict_unseen(name, member_settings, train, validation, taxonomy, chosen, context))
-            fitted = family.fit(train, validation, taxonomy, member_settings, _inside(context, name))
-            members.append(fitted.model)
-            facts[name] = dict(fitted.facts)
-        weights = fit_member_weights(np.stack(found), train.leaves, train.tracks)
-        facts["weights"] = {name: round(float(weight), 3) for name, weight in zip(chosen.members, weights, strict=True)}
-        held = None
-        if group_folds(train.leaves, train.groups, chosen.seed, chosen.folds):
-            held = OutOfFoldPredictions(
-                taxonomy.sum_levels(combine_members(np.stack(found), weights)), train.leaves, train.tracks
+        """Train every member on each fold and on all slices, and fit the weights; resumable."""
+        ensemble_settings: EnsembleSettings = settings
+        members, predictions, metadata = [], [], {}
+        for name, family, member_settings in _members(ensemble_settings):
+            predictions.append(
+                _predict_out_of_fold(name, member_settings, train, validation, taxonomy, ensemble_settings, context)
             )
-        return FitResult(EnsembleModel(members, weights, taxonomy, chosen), [], facts, held)
+            fitted = family.fit(train, validation, taxonomy, member_settings, _subcontext(context, name))
+            members.append(fitted.model)
+            metadata[name] = dict(fitted.metadata)
+        weights = fit_member_weights(np.stack(predictions), train.leaves, train.tracks)
+        metadata["weights"] = {
+            name: round(float(weight), 3) for name, weight in zip(ensemble_settings.members, weights, strict=True)
+        }
+        out_of_fold = None
+        if group_folds(train.leaves, train.groups, ensemble_settings.seed, ensemble_settings.folds):
+            out_of_fold = OutOfFoldPredictions(
+                taxonomy.sum_levels(combine_members(np.stack(predictions), weights)), train.leaves, train.tracks
+            )
+        return FitResult(EnsembleModel(members, weights, taxonomy, ensemble_settings), [], metadata, out_of_fold)
 
     @staticmethod
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:
-        """Read all members."""
-        chosen: EnsembleSettings = settings
+        """Load all members."""
+        ensemble_settings: EnsembleSettings = settings
         try:
             weights = load_file(folder / _WEIGHTS_FILE)["weights"]
         except (OSError, SafetensorError, KeyError) as error:
             path = folder / _WEIGHTS_FILE
             raise BundleError(f"{path}: can't be read ({error}); copy or train the bundle again") from error
-        if weights.shape != (len(chosen.members),):
-            raise BundleError(f"{folder / _WEIGHTS_FILE}: {len(weights)} weights for {len(chosen.members)} members")
+        if weights.shape != (len(ensemble_settings.members),):
+            raise BundleError(
+                f"{folder / _WEIGHTS_FILE}: has {len(weights)} weights for {len(ensemble_settings.members)} members; "
+                "copy or train the bundle again"
+            )
         require_finite(folder / _WEIGHTS_FILE, {"weights": weights})
-        members = [family.load(folder / name, taxonomy, own) for name, family, own in _members(chosen)]
-        return EnsembleModel(members, weights, taxonomy, chosen)
+        members = [family.load(folder / name, taxonomy, own) for name, family, own in _members(ensemble_settings)]
+        return EnsembleModel(members, weights, taxonomy, ensemble_settings)
 
 
 class EnsembleModel:
-    """Members and their weights behind the contract of every family."""
+    """Member models and their weights."""
 
     def __init__(
         self, members: Sequence[Model], weights: Float64Array, taxonomy: Taxonomy, settings: EnsembleSettings
@@ -144,7 +151,7 @@ class EnsembleModel:
         self.input_features = tuple(dict.fromkeys(names))
 
     def graphs(self, image_size: int) -> dict[str, Graph]:
-        """Give the networks of all members that have some."""
+        """Return the networks of all members."""
         return {
             f"{name}-{own}": graph
             for name, member in self._with_graphs()
@@ -152,7 +159,7 @@ class EnsembleModel:
         }
 
     def set_backend(self, runners: Mapping[str, Runner]) -> None:
-        """Hand each member its own."""
+        """Run the members' networks with another runtime."""
         for name, member in self._with_graphs():
             own = {key.removeprefix(f"{name}-"): run for key, run in runners.items() if key.startswith(f"{name}-")}
             if own:
@@ -169,26 +176,26 @@ class EnsembleModel:
         return self.taxonomy.sum_levels(combine_members(leaves, self.weights))
 
     def embed(self, inputs: Inputs) -> Float32Array:
-        """Compute the features of all members, side by side: shape (n, width)."""
+        """Compute the embeddings of all members, joined along the last axis: shape (n, width)."""
         return np.concatenate([embed_slices(member, inputs) for member in self.members], axis=1)
 
     def shuffle_weights(self, rng: np.random.Generator) -> EnsembleModel | None:
-        """Copy the model with the weights of its members shuffled; None if no member has any."""
+        """Copy the model and shuffle the members' weights; None if no member supports this."""
         shuffled = [shuffle_weights(member, rng) for member in self.members]
         if all(member is None for member in shuffled):
             return None
         members = [new or old for new, old in zip(shuffled, self.members, strict=True)]
         return EnsembleModel(members, self.weights, self.taxonomy, self.settings)
 
-    def predict_dataset(self, examples: SliceDataset, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
-        """Score stored slices, each member in its own way."""
-        leaves = np.stack([predict_dataset(member, examples)[-1] for member in self.members])
+    def predict_dataset(self, dataset: SliceDataset, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
+        """Predict stored slices with each member's `predict_dataset`."""
+        leaves = np.stack([predict_dataset(member, dataset)[-1] for member in self.members])
         if tick is not None:
-            tick(len(examples))
+            tick(len(dataset))
         return self.taxonomy.sum_levels(combine_members(leaves, self.weights))
 
     def save(self, folder: Path) -> list[str]:
-        """Write the weights, and each member into a folder of its own."""
+        """Write the weights, and each member to its own folder."""
         save_file({"weights": np.ascontiguousarray(self.weights)}, folder / _WEIGHTS_FILE)
         names = [_WEIGHTS_FILE]
         for name, member in zip(self.settings.members, self.members, strict=True):
@@ -198,32 +205,32 @@ class EnsembleModel:
 
 
 def combine_members(leaves: Float64Array, weights: Float64Array) -> Float64Array:
-    """Pool members' leaf probabilities, (members, n, n_leaves), into (n, n_leaves): a weighted product, normalised."""
+    """Combine leaf probabilities, (n_members, n, n_leaves), to (n, n_leaves) as a normalised weighted product."""
     from scipy.special import softmax
 
-    pooled: Float64Array = softmax(np.tensordot(weights, np.log(np.maximum(leaves, _LEAST)), axes=1), axis=1)
+    pooled: Float64Array = softmax(np.tensordot(weights, np.log(np.maximum(leaves, _MIN_PROBABILITY)), axes=1), axis=1)
     return pooled
 
 
 def fit_member_weights(leaves: Float64Array, truth: Int64Array, tracks: Int64Array) -> Float64Array:
-    """Find the members' weights, none negative, that make the true leaves likeliest.
+    """Fit non-negative weights of the members by maximum likelihood.
 
     Parameters
     ----------
     leaves : array, shape (members, n, n_leaves)
-        Probabilities for slices that the members did not learn from.
+        Out-of-fold probabilities.
     truth, tracks : array, shape (n,)
-        Leaf and track of each slice; every track counts the same.
+        Leaf and track of each slice; every track has the same weight.
 
     Returns
     -------
     array, shape (members,)
-        They need not sum to 1: less than that makes the pool less sure, more makes it surer.
+        Weights in [0, 3]. A sum below 1 makes the combination less confident, above 1 more confident.
     """
     from scipy.optimize import minimize
     from scipy.special import log_softmax
 
-    logs = np.log(np.maximum(leaves, _LEAST))
+    logs = np.log(np.maximum(leaves, _MIN_PROBABILITY))
     share = 1 / np.bincount(tracks)[tracks]
     share /= share.sum()
     rows = np.arange(len(truth))
@@ -241,36 +248,38 @@ def fit_member_weights(leaves: Float64Array, truth: Int64Array, tracks: Int64Arr
 
 
 def _members(settings: EnsembleSettings) -> Iterator[tuple[str, type[Family], Settings]]:
-    """Yield each member's name, family and settings; the ensemble's seed is theirs, unless they have their own."""
+    """Yield each member's name, family and settings; the default of their seed is the ensemble's."""
     for name, own in settings.members.items():
         family = get_family(name)
         yield name, family, family.settings_type.build({"seed": settings.seed, **own})
 
 
-def _predict_unseen(
+def _predict_out_of_fold(
     name: str,
     settings: Settings,
     train: SliceDataset,
     validation: SliceDataset | None,
     taxonomy: Taxonomy,
-    chosen: EnsembleSettings,
+    ensemble_settings: EnsembleSettings,
     context: FitContext,
 ) -> Float64Array:
-    """Leaf probabilities of every training slice from a member that saw nothing of its group."""
+    """Predict leaf probabilities of all training slices out of fold, shape (n, n_leaves); folds are cached."""
     width = len(taxonomy.leaves)
-    found = np.full((len(train), width), 1 / width)
-    for number, (learn, check) in enumerate(group_folds(train.leaves, train.groups, chosen.seed, chosen.folds)):
+    predictions = np.full((len(train), width), 1 / width)
+    for number, (train_index, test_index) in enumerate(
+        group_folds(train.leaves, train.groups, ensemble_settings.seed, ensemble_settings.folds)
+    ):
         path = context.folder / f"{name}-{number}.npy"
         if not path.exists():
-            inside = _inside(context, f"{name}-{number}")
-            fitted = get_family(name).fit(train.select(learn), validation, taxonomy, settings, inside)
+            subcontext = _subcontext(context, f"{name}-{number}")
+            fitted = get_family(name).fit(train.select(train_index), validation, taxonomy, settings, subcontext)
             with atomic_path(path) as temporary, temporary.open("wb") as stream:
-                np.save(stream, predict_dataset(fitted.model, train.select(check))[-1])
-        found[check] = np.load(path, allow_pickle=False)
-    return found
+                np.save(stream, predict_dataset(fitted.model, train.select(test_index))[-1])
+        predictions[test_index] = np.load(path, allow_pickle=False)
+    return predictions
 
 
-def _inside(context: FitContext, name: str) -> FitContext:
+def _subcontext(context: FitContext, name: str) -> FitContext:
     folder = context.folder / name
     folder.mkdir(exist_ok=True)
     return FitContext(folder, context.progress)

@@ -1,6 +1,7 @@
-"""The networks of the published study, weight for weight: its residual CNN and its transformer.
+"""The networks of the published study, weight for weight: a residual CNN and a transformer.
 
-The families `cnn` and `ast` use them with `architecture="study"`. The class docstrings say how the defaults differ.
+The families `cnn` and `ast` use them with `architecture="study"`. The class docstrings list the differences from the
+default networks.
 Parameter counts with the study's three heads (2, 9 and 16 classes): 2,831,575 and 10,831,899.
 """
 
@@ -80,7 +81,7 @@ class _PreActivationBlock(nn.Module):
 
 
 class _ConvolutionalGate(nn.Module):
-    """Squeeze-and-excitation (Hu et al. 2018) by two 1x1 convolutions with bias."""
+    """Squeeze-and-excitation (Hu et al. 2018) with two 1x1 convolutions with bias."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -144,10 +145,10 @@ class StudyTransformer(nn.Module):
 
 
 class _PostNormLayer(nn.Module):
-    """What `nn.TransformerEncoderLayer` computes by default, in operations that every runtime can export.
+    """Equivalent of `nn.TransformerEncoderLayer`, in operations that can be exported to every runtime.
 
-    torch's own layer switches to a fused kernel at inference, which exporters do not know. Weights are initialised as
-    torch does it: Xavier's uniform for the attention's input, zero for its biases.
+    torch's layer switches to a fused kernel at inference, which exporters don't support. Weights are initialised as in
+    torch: Xavier's uniform for the attention's input, zero for its biases.
     """
 
     def __init__(self, dropout: float) -> None:
@@ -183,12 +184,12 @@ class _PostNormLayer(nn.Module):
 
 
 class StochasticDepth(nn.Module):
-    """Drop a residual branch for whole images of a batch (Huang et al. 2016), as torchvision's `mode="row"`.
+    """Stochastic depth (Huang et al. 2016): drops a residual branch for random images, as torchvision's `mode="row"`.
 
     Parameters
     ----------
     probability : float
-        Chance of dropping an image's branch, in [0, 1).
+        Probability of dropping an image's branch, in [0, 1).
     """
 
     def __init__(self, probability: float) -> None:
@@ -196,7 +197,7 @@ class StochasticDepth(nn.Module):
         self.probability = probability
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Scale what survives by 1 / (1 - probability); unchanged at inference. Shape (n, channels, h, w)."""
+        """Drop and rescale maps (n, channels, h, w) in training; unchanged at inference."""
         if not self.training or self.probability == 0:
             return maps
         survival = 1 - self.probability

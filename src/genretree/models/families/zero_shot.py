@@ -1,6 +1,6 @@
-"""Genre paths without any training: the tags of the published MusiCNN networks, read as nodes of a tree.
+"""Zero-shot classification: tags of the published MusiCNN networks, mapped to the nodes of a tree.
 
-Which tag speaks for which node is data (`genretree/tags/*.yaml`), down to the level that the tags can tell apart.
+The mapping is data (`genretree/tags/*.yaml`) and reaches down to the level that the tags can distinguish.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TAGS: Mapping[str, Sequence[str]] = {"msd": MSD_TAGS, "mtt": MTT_TAGS}
 
 @dataclass(frozen=True)
 class TagNode:
-    """A node of the tree, the tags that speak for it and not for one of its children, and those children."""
+    """A node of the tree, the tags mapped to it and not to one of its children, and its children."""
 
     label: str
     tags: tuple[tuple[MusicnnName, int], ...]
@@ -40,15 +40,15 @@ class TagNode:
 
 @dataclass(frozen=True)
 class TagTree:
-    """What tags say of a tree.
+    """A mapping of tags to the nodes of a tree.
 
     Parameters
     ----------
     taxonomy : Taxonomy
-        As far down as the tags reach.
+        The tree, down to the level that the tags can distinguish.
     networks : tuple of names
     floor : float
-        Evidence that every node has without any tag.
+        Score of every node without any tag.
     roots : tuple of TagNode
     """
 
@@ -59,7 +59,7 @@ class TagTree:
 
     @classmethod
     def builtin(cls, name: str = "ccmusic") -> TagTree:
-        """Read a tree that comes with the package."""
+        """Load a mapping that is included in the package."""
         text = (resources.files("genretree") / "tags" / f"{name}.yaml").read_text(encoding="utf-8")
         content = yaml.safe_load(text)
         roots = tuple(_read_node(label, node) for label, node in content["tree"].items())
@@ -68,34 +68,34 @@ class TagTree:
         return cls(taxonomy, tuple(content["networks"]), float(content["floor"]), roots)
 
     def leaf_probabilities(self, tags: Mapping[MusicnnName, Float64Array]) -> Float64Array:
-        """Turn tag probabilities, (n, 50) for each network, into leaf probabilities, (n, n_leaves)."""
+        """Convert tag probabilities, (n, 50) for each network, to leaf probabilities, (n, n_leaves)."""
         columns: list[Float64Array] = []
-        self._share(self.roots, np.ones(len(next(iter(tags.values())))), tags, columns)
+        self._distribute(self.roots, np.ones(len(next(iter(tags.values())))), tags, columns)
         return np.stack(columns, axis=1)
 
-    def _share(
+    def _distribute(
         self,
         nodes: Sequence[TagNode],
-        whole: Float64Array,
+        parent: Float64Array,
         tags: Mapping[MusicnnName, Float64Array],
         columns: list[Float64Array],
     ) -> None:
-        """Share a parent's probability among its children, and theirs among their own, leaf by leaf."""
+        """Distribute a parent's probability among its children, recursively down to the leaves."""
         evidence = np.stack([self._evidence(node, tags) for node in nodes])
         for node, share in zip(nodes, evidence / evidence.sum(axis=0), strict=True):
             if node.children:
-                self._share(node.children, whole * share, tags, columns)
+                self._distribute(node.children, parent * share, tags, columns)
             else:
-                columns.append(whole * share)
+                columns.append(parent * share)
 
     def _evidence(self, node: TagNode, tags: Mapping[MusicnnName, Float64Array]) -> Float64Array:
-        """Sum the tags of a node and of all below it."""
+        """Sum the tag probabilities of a node and its descendants."""
         own = sum((tags[network][:, tag] for network, tag in _all_tags(node)), start=np.zeros(1))
         return np.asarray(self.floor + own)
 
 
 class TagModel:
-    """The untrained classifier behind the contract of every family."""
+    """Zero-shot model: MusiCNN networks with a mapping of their tags."""
 
     input_features: tuple[str, ...] = (MEL_16K,)
     heads: Heads = "tree"
@@ -107,12 +107,12 @@ class TagModel:
 
     @classmethod
     def load(cls, name: str = "ccmusic") -> TagModel:
-        """Take the tag tree of that name and the weights in the cache.
+        """Load a mapping by name, and the published weights from the cache.
 
         Raises
         ------
         TrainingError
-            If the weights are not there; says how to get them.
+            If the weights are missing.
         """
         tree = TagTree.builtin(name)
         return cls(tree, {network: load_network(network) for network in tree.networks})
@@ -120,17 +120,17 @@ class TagModel:
     def predict_proba(self, inputs: Inputs) -> LevelProbabilities:
         """Predict the probabilities of every node: a list of (n, n_nodes) arrays by level."""
         check_inputs(self, inputs)
-        heard = extract_features(self.networks, inputs[MEL_16K], self.patches)
-        tags = {name: expit(heard[f"{name}/tags"].astype(np.float64)) for name in self.networks}
+        features = extract_features(self.networks, inputs[MEL_16K], self.patches)
+        tags = {name: expit(features[f"{name}/tags"].astype(np.float64)) for name in self.networks}
         return self.tree.taxonomy.sum_levels(self.tree.leaf_probabilities(tags))
 
     def save(self, folder: Path) -> list[str]:
-        """Refuse: there is nothing here that was learned."""
-        raise BundleError("what was never trained can't be saved as a bundle")
+        """Raise BundleError, since nothing was trained."""
+        raise BundleError("a zero-shot model can't be saved as a bundle; train a family on a store instead")
 
 
-def untrained_settings() -> MusicnnSettings:
-    """Give the settings that the untrained classifier stands for."""
+def zero_shot_settings() -> MusicnnSettings:
+    """Return the settings that correspond to the zero-shot model."""
     return MusicnnSettings.build({"networks": TagTree.builtin().networks})
 
 

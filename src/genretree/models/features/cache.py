@@ -1,4 +1,4 @@
-"""What was computed of a store's slices, kept in the store's cache folder."""
+"""A cache of computed features in a store's folder."""
 
 from __future__ import annotations
 
@@ -13,44 +13,53 @@ from genretree.models.base import SliceDataset
 from genretree.progress import progress_bar
 
 _SAVE_SECONDS = 60.0
-_AT_A_TIME = 16  # a second or two of hearing, so that the bar moves
+_BATCH_SIZE = 16  # a second or two of computation between updates of the progress bar
 
 
 class FeatureCache:
-    """What was computed of a store's slices, kept in the store: rows of numbers, nan where unknown."""
+    """Computed features of a store's slices, saved in the store's cache folder.
 
-    def __init__(self, examples: SliceDataset, name: str, width: int) -> None:
-        self.path = None if examples.cache is None else examples.cache / name
-        shape = (len(examples.images), width)
+    Parameters
+    ----------
+    dataset : SliceDataset
+    name : str
+        File name.
+    width : int
+        Number of features.
+    """
+
+    def __init__(self, dataset: SliceDataset, name: str, width: int) -> None:
+        self.path = None if dataset.cache is None else dataset.cache / name
+        shape = (len(dataset.images), width)
         self.values = np.full(shape, np.nan, np.float32)
         if self.path is not None and self.path.is_file():
-            kept = np.load(self.path, allow_pickle=False)
-            if kept.shape == shape and kept.dtype == np.float32:
-                self.values = kept
+            saved = np.load(self.path, allow_pickle=False)
+            if saved.shape == shape and saved.dtype == np.float32:
+                self.values = saved
 
     def read(
         self, rows: Int64Array, compute: Callable[[Int64Array], Float32Array], what: str, progress: bool
     ) -> Float32Array:
-        """Give the values of rows; those that are not known yet are computed, some at a time, and kept."""
+        """Return the features of rows, shape (n, width); missing ones are computed in batches and saved."""
         missing = rows[np.isnan(self.values[rows, 0])]
         saved = time.monotonic()
         try:
             with progress_bar(len(missing), what, "slice", progress and len(missing) > 0) as tick:
-                for start in range(0, len(missing), _AT_A_TIME):
-                    some = missing[start : start + _AT_A_TIME]
-                    self.values[some] = compute(some)
-                    tick(len(some))
+                for start in range(0, len(missing), _BATCH_SIZE):
+                    batch = missing[start : start + _BATCH_SIZE]
+                    self.values[batch] = compute(batch)
+                    tick(len(batch))
                     if time.monotonic() - saved > _SAVE_SECONDS:
                         self._save()
                         saved = time.monotonic()
-        finally:  # also what was computed before an interrupt
+        finally:  # saves the completed batches after an interrupt, too
             if len(missing):
                 self._save()
-        found: Float32Array = self.values[rows]
-        return found
+        features: Float32Array = self.values[rows]
+        return features
 
     def _save(self) -> None:
-        """Keep all; a store that can't be written to is no obstacle."""
+        """Save all features; a read-only store is not an error."""
         if self.path is None:
             return
         try:

@@ -1,1 +1,1 @@
-"""Linear classifiers: logistic regression, and hierarchical ones over a genre tree."""
+"""Linear classifiers: logistic regression, and hierarchical classifiers of a genre tree."""

@@ -1,4 +1,4 @@
-"""Linear classifiers of a tree on features of frozen networks: which features and how strong, chosen over groups."""
+"""Hierarchical linear classifiers on feature blocks, with cross-validated features and regularisation."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from genretree.errors import BundleError, TrainingError
 from genretree.models.base import LevelProbabilities, OutOfFoldPredictions, SliceDataset, compute_class_weights
 from genretree.models.features.image_statistics import STATISTICS
 from genretree.models.finite_weights import require_finite
-from genretree.models.linear.logistic import LinearHead, fit_linear, group_folds, out_of_fold, track_log_loss
+from genretree.models.linear.logistic import LinearHead, fit_linear, group_folds, predict_out_of_fold, track_log_loss
 from genretree.progress import progress_bar
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
 
 HEAD_FILE = "head.safetensors"
-Blocks = Sequence[Float32Array]  # kinds of features of the same slices, each (n, width), that shall weigh the same
+Blocks = Sequence[Float32Array]  # feature blocks of the same slices, each (n, width), that get the same weight
 
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """Labelled slices: leaf, track, group and weight of each, arrays of shape (n,)."""
+    """Labels of slices: leaf, track, group and sample weight, arrays of shape (n,)."""
 
     leaves: Int64Array
     tracks: Int64Array
@@ -36,23 +36,23 @@ class LabelledRows:
 
     @classmethod
     def of(cls, parts: Sequence[SliceDataset], class_weight_power: float = 0.0) -> Self:
-        """Take the slices of several parts, weighed so that every track counts the same, whatever its length.
+        """Join the labels of several data sets; sample weights give every track the same weight, whatever its length.
 
         Raises
         ------
         TrainingError
-            If they are all of one leaf.
+            If all slices have the same leaf.
         """
         leaves, tracks, groups = (
             np.concatenate([getattr(part, name) for part in parts]) for name in ("leaves", "tracks", "groups")
         )
         if len(np.unique(leaves)) < 2:
-            raise TrainingError("all slices to train on have one and the same genre; check the split")
+            raise TrainingError("all training slices have the same genre; check the labels and the split")
         weights = compute_class_weights(leaves, class_weight_power) / np.bincount(tracks)[tracks]
         return cls(leaves, tracks, groups, weights / weights.mean())
 
     def first(self, n: int) -> Self:
-        """Keep the first so many."""
+        """Select the first `n` slices."""
         return type(self)(self.leaves[:n], self.tracks[:n], self.groups[:n], self.weights[:n])
 
 
@@ -62,7 +62,7 @@ class LinearTree:
     Parameters
     ----------
     linear : sequence of LinearHead or None
-        None for a level with nothing to tell apart.
+        None for a level with a single class.
     taxonomy : Taxonomy
     heads : "tree" or "independent"
     """
@@ -74,40 +74,40 @@ class LinearTree:
         self.levels = _levels(taxonomy, heads)
 
     @classmethod
-    def fit(cls, blocks: Blocks, known: LabelledRows, C: float, taxonomy: Taxonomy, heads: Heads) -> Self:
-        """Fit all classifiers with an inverse regularisation of `C`."""
+    def fit(cls, blocks: Blocks, labelled: LabelledRows, C: float, taxonomy: Taxonomy, heads: Heads) -> Self:
+        """Fit all classifiers with the inverse regularisation `C`."""
         features, widths = np.concatenate(blocks, axis=1), [block.shape[1] for block in blocks]
-        found: list[LinearHead | None] = []
+        predictions: list[LinearHead | None] = []
         for level in _levels(taxonomy, heads):
-            truth = taxonomy.ancestors[known.leaves, level]
-            several = len(np.unique(truth)) > 1
-            found.append(fit_linear(features, truth, C, known.weights, widths) if several else None)
-        return cls(found, taxonomy, heads)
+            truth = taxonomy.ancestors[labelled.leaves, level]
+            has_classes = len(np.unique(truth)) > 1
+            predictions.append(fit_linear(features, truth, C, labelled.weights, widths) if has_classes else None)
+        return cls(predictions, taxonomy, heads)
 
     @property
     def parameters(self) -> int:
-        """How many numbers were learned."""
+        """Number of fitted parameters."""
         return sum(head.weights.size + head.bias.size for head in self.linear if head is not None)
 
     def shuffle(self, rng: np.random.Generator) -> LinearTree:
-        """Copy the classifier with the weights of each class shuffled."""
+        """Copy the classifier and shuffle the weights of each class."""
         heads = [
             None if head is None else replace(head, weights=rng.permuted(head.weights, axis=1)) for head in self.linear
         ]
         return LinearTree(heads, self.taxonomy, self.heads)
 
     def predict(self, blocks: Blocks) -> LevelProbabilities:
-        """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
+        """Predict the probabilities of every node: a list of (n, n_nodes) arrays by level."""
         features = np.concatenate(blocks, axis=1)
         widths = [len(self.taxonomy.nodes(level)) for level in range(self.taxonomy.depth)]
-        found = [
+        predictions = [
             np.ones((len(features), widths[level])) if head is None else head.predict(features, widths[level])
             for level, head in zip(self.levels, self.linear, strict=True)
         ]
-        return self.taxonomy.sum_levels(found[0]) if self.heads == "tree" else found
+        return self.taxonomy.sum_levels(predictions[0]) if self.heads == "tree" else predictions
 
     def classes(self, leaves: Int64Array) -> Int64Array:
-        """Give the class of each slice for each classifier, shape (n, classifiers); -1 for those it never saw."""
+        """Look up the class of each slice for each classifier, shape (n, n_classifiers); -1 if absent from training."""
         columns = []
         for level, head in zip(self.levels, self.linear, strict=True):
             if head is not None:
@@ -117,7 +117,7 @@ class LinearTree:
         return np.stack(columns, axis=1)
 
     def to_arrays(self) -> dict[str, Array]:
-        """Give all arrays by name, to be stored."""
+        """Collect all arrays by name, for saving."""
         arrays: dict[str, Array] = {}
         for level, head in zip(self.levels, self.linear, strict=True):
             if head is not None:
@@ -126,46 +126,55 @@ class LinearTree:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], width: int, taxonomy: Taxonomy, heads: Heads) -> Self:
-        """Take the arrays of `to_arrays`. Raises KeyError or ValueError if they are not for `width` features."""
+        """Create a classifier from the arrays of `to_arrays`.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If an array is missing, or they don't fit `width` features.
+        """
         linear = [
             LinearHead.from_arrays(arrays, f"level_{level}") if f"level_{level}.bias" in arrays else None
             for level in _levels(taxonomy, heads)
         ]
         if any(head is not None and head.weights.shape[1] != width for head in linear) or not any(linear):
-            raise ValueError("the classifier is of another shape")
+            raise ValueError(f"the classifier doesn't fit {width} features")
         return cls(linear, taxonomy, heads)
 
 
 def choose_features(
     candidates: Sequence[Blocks],
     Cs: Sequence[float],
-    known: LabelledRows,
+    labelled: LabelledRows,
     n_leaves: int,
     seed: int,
     progress: bool,
 ) -> tuple[list[dict[str, float]], int, float]:
-    """Choose features and strength by the log loss of the leaf on groups left out.
+    """Select features and regularisation by the cross-validated log loss of the leaves, with groups held out.
 
     Returns
     -------
     history : list of dict
-        A row for each pair that was tried; none if there was nothing to choose.
+        One row for each combination; empty if there is only one.
     number : int
-        Which of the candidates.
+        Index of the best candidate.
     C : float
+        Best inverse regularisation.
     """
     history: list[dict[str, float]] = []
     pairs = [(number, C) for number in range(len(candidates)) for C in Cs]
     if len(pairs) == 1:
         return history, *pairs[0]
-    if not group_folds(known.leaves, known.groups, seed):  # a single group tells nothing: the middle of each
+    if not group_folds(labelled.leaves, labelled.groups, seed):  # with a single group, cross-validation is impossible
         return history, 0, sorted(Cs)[len(Cs) // 2]
     with progress_bar(len(pairs), "choose", "setting", progress) as tick:
         for number, C in pairs:
             blocks = candidates[number]
             features, widths = np.concatenate(blocks, axis=1), [block.shape[1] for block in blocks]
-            found = out_of_fold(features, known.leaves, known.groups, C, n_leaves, seed, known.weights, widths)
-            loss = track_log_loss(found, known.leaves, known.tracks)
+            predictions = predict_out_of_fold(
+                features, labelled.leaves, labelled.groups, C, n_leaves, seed, labelled.weights, widths
+            )
+            loss = track_log_loss(predictions, labelled.leaves, labelled.tracks)
             row = {"iteration": len(history), "features": features.shape[1], "strength": C}
             history.append({**{name: float(value) for name, value in row.items()}, "validation_loss": loss})
             tick()
@@ -173,21 +182,22 @@ def choose_features(
     return history, *pairs[best]
 
 
-def hold_out(
-    blocks: Blocks, known: LabelledRows, C: float, taxonomy: Taxonomy, heads: Heads, seed: int
+def predict_out_of_fold_levels(
+    blocks: Blocks, labelled: LabelledRows, C: float, taxonomy: Taxonomy, heads: Heads, seed: int
 ) -> OutOfFoldPredictions | None:
-    """Score every slice by classifiers like the one fitted on all, but that saw nothing of its group.
-
-    None where there are too few groups for that.
-    """
-    if not group_folds(known.leaves, known.groups, seed):
+    """Predict every slice with classifiers that were not fitted on its group; None if there are too few groups."""
+    if not group_folds(labelled.leaves, labelled.groups, seed):
         return None
     features, widths = np.concatenate(blocks, axis=1), [block.shape[1] for block in blocks]
-    found = []
+    predictions = []
     for level in _levels(taxonomy, heads):
-        truth, width = taxonomy.ancestors[known.leaves, level], len(taxonomy.nodes(level))
-        found.append(out_of_fold(features, truth, known.groups, C, width, seed, known.weights, widths))
-    return OutOfFoldPredictions(taxonomy.sum_levels(found[0]) if heads == "tree" else found, known.leaves, known.tracks)
+        truth, width = taxonomy.ancestors[labelled.leaves, level], len(taxonomy.nodes(level))
+        predictions.append(
+            predict_out_of_fold(features, truth, labelled.groups, C, width, seed, labelled.weights, widths)
+        )
+    return OutOfFoldPredictions(
+        taxonomy.sum_levels(predictions[0]) if heads == "tree" else predictions, labelled.leaves, labelled.tracks
+    )
 
 
 def _levels(taxonomy: Taxonomy, heads: Heads) -> Sequence[int]:
@@ -195,12 +205,21 @@ def _levels(taxonomy: Taxonomy, heads: Heads) -> Sequence[int]:
 
 
 def read_head(folder: Path, width: int | None, taxonomy: Taxonomy, heads: Heads) -> tuple[LinearTree, bool]:
-    """Read the classifier on a network's features of `width`, None if that isn't known, and whether it sees statistics.
+    """Load a classifier, and whether its features include image statistics.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the bundle.
+    width : int, optional
+        Number of the network's features, if known.
+    taxonomy : Taxonomy
+    heads : "tree" or "independent"
 
     Raises
     ------
     BundleError
-        If it can't be read, or is for something else.
+        If the file can't be read or doesn't fit.
     """
     path = folder / HEAD_FILE
     try:
@@ -217,6 +236,6 @@ def read_head(folder: Path, width: int | None, taxonomy: Taxonomy, heads: Heads)
 
 
 def write_head(folder: Path, linear: LinearTree, statistics: bool) -> list[str]:
-    """Write what `read_head` reads; gives the names of the files."""
+    """Write a classifier for `read_head`, and return the file names."""
     save_file({"statistics": np.array([statistics]), **linear.to_arrays()}, folder / HEAD_FILE)
     return [HEAD_FILE]

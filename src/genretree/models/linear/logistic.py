@@ -1,4 +1,4 @@
-"""A linear classifier for few examples with many features, its strength chosen by cross-validation over groups."""
+"""Multinomial logistic regression with balanced feature blocks, and its cross-validation over groups."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def _positive(Cs: tuple[float, ...]) -> tuple[float, ...]:
     return Cs
 
 
-Regularisations = Annotated[tuple[float, ...], AfterValidator(_positive)]  # inverse regularisations, as a setting
+Regularisations = Annotated[tuple[float, ...], AfterValidator(_positive)]  # values of the setting `Cs`
 _FOLDS = 5
-_USUAL_WIDTH = 200  # features of a block that is scaled to a spread of 1
-_MOST_ITERATIONS = 500
+_REFERENCE_WIDTH = 200  # a block with this number of features is scaled to unit variance
+_MAX_ITERATIONS = 500
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class LinearHead:
     weights : float32 array, shape (n_classes, n_features)
     bias : float32 array, shape (n_classes,)
     classes : int64 array, shape (n_classes,)
-        Those that occurred in training.
+        Classes that occurred in training.
     """
 
     mean: Float32Array
@@ -46,7 +46,7 @@ class LinearHead:
     classes: Int64Array
 
     def predict(self, features: Float32Array, width: int) -> Float64Array:
-        """Give probabilities of `width` classes, shape (n, width); classes never seen in training get 0."""
+        """Predict the probabilities of `width` classes, shape (n, width); classes absent from training get 0."""
         from scipy.special import softmax
 
         scores = ((features - self.mean) / self.scale) @ self.weights.T + self.bias
@@ -55,13 +55,13 @@ class LinearHead:
         return probabilities
 
     def to_arrays(self, prefix: str) -> dict[str, NDArray[np.generic]]:
-        """Give all arrays by name, to be stored."""
+        """Collect all arrays by name, for saving."""
         names = ("mean", "scale", "weights", "bias", "classes")
         return {f"{prefix}.{name}": np.ascontiguousarray(getattr(self, name)) for name in names}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]], prefix: str) -> Self:
-        """Take the arrays of `to_arrays`. Raises KeyError if one is missing."""
+        """Create a classifier from the arrays of `to_arrays`. Raises KeyError if one is missing."""
         names = ("mean", "scale", "weights", "bias", "classes")
         return cls(**{name: arrays[f"{prefix}.{name}"] for name in names})  # type: ignore[arg-type]
 
@@ -79,13 +79,13 @@ def fit_linear(
     ----------
     features : array, shape (n, n_features)
     truth : array, shape (n,)
-        Class numbers, at least two different ones.
+        Class indices, at least two different ones.
     C : float
         Inverse of the regularisation (scikit-learn's `C`).
     weights : array, shape (n,), optional
-        Of the examples.
+        Sample weights.
     widths : sequence of int, optional
-        Widths of blocks of features, side by side, that shall weigh the same however many features they have.
+        Widths of the feature blocks. Every block gets the same weight, whatever its width.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
@@ -93,9 +93,9 @@ def fit_linear(
 
     scaler = StandardScaler().fit(features)
     if widths is not None:
-        scaler.scale_ = scaler.scale_ * np.sqrt(np.repeat(widths, widths) / _USUAL_WIDTH)
-    model = LogisticRegression(C=C, max_iter=_MOST_ITERATIONS, tol=1e-3)
-    # The products are small: threads that share one wait for each other longer than they work.
+        scaler.scale_ = scaler.scale_ * np.sqrt(np.repeat(widths, widths) / _REFERENCE_WIDTH)
+    model = LogisticRegression(C=C, max_iter=_MAX_ITERATIONS, tol=1e-3)
+    # The matrix products are too small for threads to pay off.
     with threadpool_limits(1):
         model.fit(scaler.transform(features), truth, sample_weight=weights)
     coefficients, bias = model.coef_, model.intercept_
@@ -106,7 +106,7 @@ def fit_linear(
     return LinearHead(mean, scale, coefficients, bias, np.asarray(model.classes_, np.int64))
 
 
-def out_of_fold(
+def predict_out_of_fold(
     features: Float32Array,
     truth: Int64Array,
     groups: Int64Array,
@@ -117,34 +117,39 @@ def out_of_fold(
     widths: Sequence[int] | None = None,
     tick: Callable[[], None] | None = None,
 ) -> Float64Array:
-    """Predict each example by a classifier that saw nothing of its group: shape (n, width). `tick`: after each fold."""
-    found = np.full((len(truth), width), 1 / width)
-    for learn, check in group_folds(truth, groups, seed):
-        if len(np.unique(truth[learn])) > 1:
-            chosen = None if weights is None else weights[learn]
-            head = fit_linear(features[learn], truth[learn], C, chosen, widths)
-            found[check] = head.predict(features[check], width)
+    """Predict each sample with a classifier that was not fitted on its group: shape (n, width).
+
+    `tick` is called after each fold. The parameters are those of `fit_linear`; `width` is the number of classes.
+    """
+    predictions = np.full((len(truth), width), 1 / width)
+    for train_index, test_index in group_folds(truth, groups, seed):
+        if len(np.unique(truth[train_index])) > 1:
+            sample_weight = None if weights is None else weights[train_index]
+            head = fit_linear(features[train_index], truth[train_index], C, sample_weight, widths)
+            predictions[test_index] = head.predict(features[test_index], width)
         if tick is not None:
             tick()
-    return found
+    return predictions
 
 
 def group_folds(
-    truth: Int64Array, groups: Int64Array, seed: int = 0, most: int = _FOLDS
+    truth: Int64Array, groups: Int64Array, seed: int = 0, max_folds: int = _FOLDS
 ) -> Sequence[tuple[Int64Array, Int64Array]]:
-    """Cut examples into at most so many folds, no group on both sides, classes spread evenly; none for one group."""
+    """Split samples into at most `max_folds` stratified folds without common groups; empty for a single group."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    folds = min(most, len(np.unique(groups)), int(np.bincount(truth).max(initial=0)))
+    folds = min(max_folds, len(np.unique(groups)), int(np.bincount(truth).max(initial=0)))
     if folds < 2:
         return []
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The least populated class")  # then some folds go without it
+        warnings.filterwarnings(
+            "ignore", message="The least populated class"
+        )  # such a class is missing from some folds
         return list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(truth, truth, groups))
 
 
 def track_log_loss(probabilities: Float64Array, truth: Int64Array, tracks: Int64Array) -> float:
-    """Mean over tracks of minus the log of the true class's probability, averaged over the track's slices."""
+    """Compute the log loss by track, after averaging the true class's probability over the slices of each track."""
     position = np.unique(tracks, return_inverse=True)[1]
     true = probabilities[np.arange(len(truth)), truth]
     mean = np.bincount(position, weights=true) / np.bincount(position)

@@ -1,1 +1,1 @@
-"""What neural families share: network, head, training loop, augmentation, distillation."""
+"""Neural networks: heads, training, augmentation and distillation."""

@@ -1,4 +1,4 @@
-"""Faster forms of layers for training on a CPU, equal to the originals but for rounding: see `enable_cpu_kernels`."""
+"""Faster layers for training on CPUs, equal to PyTorch's up to rounding: see `enable_cpu_kernels`."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 _ATTENTION = "genretree"
-_DRAWS = 1 << 16  # an element is kept or dropped by 16 random bits
+_DRAWS = 1 << 16  # 16 random bits decide whether an element is dropped
 
 
 class FastDropout(nn.Dropout):
-    """Dropout that draws 16 random bits for each element where PyTorch draws and converts 32 or more.
+    """Dropout with 16 random bits for each element, where PyTorch draws and converts 32 or more.
 
-    On a processor PyTorch's takes 10 ns for an element, a fifth of a training step of a small transformer; this one
-    takes 2. The probability is rounded to 1/65536, and the scale of what is kept is that of the rounded one.
+    On a CPU PyTorch's dropout takes 10 ns for each element, a fifth of a training step of a small transformer; this one
+    takes 2 ns. The probability is rounded to 1/65536, and the scale corresponds to the rounded probability.
     """
 
     def forward(self, values: Tensor) -> Tensor:
-        """Set a random share of the values to 0 and scale up the others, in training."""
-        kept = round((1 - self.p) * _DRAWS)
-        if not self.training or kept == _DRAWS or values.device.type != "cpu":
+        """Set random values to 0 and scale up the others, in training."""
+        threshold = round((1 - self.p) * _DRAWS)
+        if not self.training or threshold == _DRAWS or values.device.type != "cpu":
             return super().forward(values)
         words = torch.empty((values.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         draws = words.view(torch.int16)[: values.numel()].view(values.shape)
-        return values * (draws < kept - _DRAWS // 2).to(values.dtype).mul_(_DRAWS / max(kept, 1))
+        return values * (draws < threshold - _DRAWS // 2).to(values.dtype).mul_(_DRAWS / max(threshold, 1))
 
 
 class GlobalMean(nn.Module):
-    """Mean over an image, as `AdaptiveAvgPool2d(1)`, whose gradient is spread out only where it is used.
+    """Global average pooling as `AdaptiveAvgPool2d(1)`, with a gradient that is expanded lazily.
 
-    PyTorch writes that gradient as an image in another memory format than the other gradients have, to which it is then
-    added slowly: a tenth of a step of EfficientNet-B0 goes into its sixteen squeeze-and-excitation layers that way.
+    PyTorch materialises this gradient in a memory format other than that of the gradients it is added to. This is slow:
+    it takes a tenth of a training step of EfficientNet-B0, in its sixteen squeeze-and-excitation layers.
     """
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class _Mean(torch.autograd.Function):
         return spread
 
 
-def attend(
+def attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -69,23 +69,23 @@ def attend(
     scaling: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend as transformers' `sdpa` does, but in training in bf16 on a processor by plain products.
+    """Compute attention as transformers' `sdpa`, but with plain matrix products when training in bf16 on a CPU.
 
-    There PyTorch's fused kernel takes three times as long: it saves memory, which sequences of a few hundred patches
-    don't need. Shapes are (n, heads, length, width); gives (n, length, heads, width) and no weights.
+    There PyTorch's fused kernel takes three times as long; it saves memory, which doesn't matter for a few hundred
+    patches. Inputs are of shape (n, heads, length, width), the output of shape (n, length, heads, width).
     """
     plain = module.training and query.device.type == "cpu" and query.dtype == torch.bfloat16
     if not plain or attention_mask is not None or dropout or scaling is None:
-        found: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
+        result: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
         )
-        return found
+        return result
     weights = torch.softmax(query @ key.transpose(2, 3) * scaling, dim=-1)
     return (weights @ value).transpose(1, 2).contiguous(), None
 
 
 def enable_cpu_kernels(network: Any) -> None:
-    """Replace a network's dropout, means over images and attention by those above; weights and names stay the same."""
+    """Replace a network's dropout, global pooling and attention with the layers above; weights don't change."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if type(child) is nn.Dropout:
@@ -93,6 +93,6 @@ def enable_cpu_kernels(network: Any) -> None:
             elif type(child) is nn.AdaptiveAvgPool2d and child.output_size == 1:
                 setattr(module, name, GlobalMean().train(child.training))
         if hasattr(module, "set_attn_implementation") and module.config._attn_implementation == "sdpa":
-            AttentionInterface.register(_ATTENTION, attend)
+            AttentionInterface.register(_ATTENTION, attention)
             AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
             module.set_attn_implementation(_ATTENTION)

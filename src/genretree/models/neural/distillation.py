@@ -1,7 +1,7 @@
-"""A teacher for networks that see images: what the published MusiCNN networks hear in the same slices.
+"""Distillation targets for image networks: outputs of the published MusiCNN networks for the same slices.
 
-Knowledge distillation (Hinton et al. 2015) of features rather than of genres, so that any music teaches, labelled or
-not. The student's loss is the mean squared error on the standardised tags (as log odds) and penultimate layer.
+Knowledge distillation (Hinton et al. 2015) of features rather than genres, which works on unlabelled music. The
+student's loss is the mean squared error on the standardised tags (as log odds) and the penultimate layer.
 """
 
 from __future__ import annotations
@@ -13,27 +13,30 @@ import numpy as np
 from genretree.arrays import Float32Array
 from genretree.models.base import SliceDataset
 from genretree.models.pretrained.musicnn_features import Layer, extract_dataset_features, load_network
-from genretree.models.pretrained.names import CACHED, MusicnnName
+from genretree.models.pretrained.names import MusicnnName, Weights
 
-TAUGHT: tuple[Layer, ...] = ("tags", "penultimate")
-_PATCHES = 4  # heard of each slice, as the family `musicnn` does by default: what it heard serves here too
-_FARTHEST = 4.0  # spreads from the mean
+TEACHER_LAYERS: tuple[Layer, ...] = ("tags", "penultimate")
+_PATCHES = 4  # of each slice; the default of the family `musicnn`, so that both share the feature cache
+_CLIP = 4.0  # standard deviations from the mean
 
 
 def compute_teacher_targets(
-    parts: Sequence[SliceDataset], networks: Sequence[MusicnnName], where: str = CACHED, progress: bool = False
+    parts: Sequence[SliceDataset],
+    networks: Sequence[MusicnnName],
+    weights: str = Weights.CACHED,
+    progress: bool = False,
 ) -> list[Float32Array]:
-    """Give what the teacher says of slices, standardised by the first part.
+    """Compute the teacher's outputs for slices, standardised with the statistics of the first data set.
 
     Parameters
     ----------
     parts : sequence of SliceDataset
-        With sound.
+        Slices with the feature `mel_16k`.
     networks : sequence of "msd", "mtt"
-    where : str
-        A folder with their weights, or 'cached' for those in the user's cache.
+    weights : str
+        Folder with their weights, or 'cached' for the published weights in the user's cache.
     progress : bool
-        Show bars.
+        Show progress bars.
 
     Returns
     -------
@@ -42,12 +45,13 @@ def compute_teacher_targets(
     Raises
     ------
     TrainingError
-        If there is no sound, or the networks' weights are not on this machine.
+        If a store lacks `mel_16k`, or the weights are not on this machine.
     """
-    loaded = {name: load_network(name, where) for name in networks}
-    heard = [extract_dataset_features(part, loaded, _PATCHES, progress=progress) for part in parts]
-    joined = [
-        np.concatenate([one[f"{name}/{layer}"] for name in networks for layer in TAUGHT], axis=1) for one in heard
+    loaded = {name: load_network(name, weights) for name in networks}
+    outputs = [extract_dataset_features(part, loaded, _PATCHES, progress=progress) for part in parts]
+    concatenated = [
+        np.concatenate([one[f"{name}/{layer}"] for name in networks for layer in TEACHER_LAYERS], axis=1)
+        for one in outputs
     ]
-    mean, spread = joined[0].mean(axis=0), joined[0].std(axis=0)
-    return [np.clip((one - mean) / np.maximum(spread, 1e-6), -_FARTHEST, _FARTHEST) for one in joined]
+    mean, spread = concatenated[0].mean(axis=0), concatenated[0].std(axis=0)
+    return [np.clip((one - mean) / np.maximum(spread, 1e-6), -_CLIP, _CLIP) for one in concatenated]

@@ -1,4 +1,4 @@
-"""Accuracy of each level while a network trains: counted batch by batch, read once an epoch."""
+"""Accuracy of each level during training, accumulated over batches and read once an epoch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from genretree.models.neural.head import TreeHead
 
 
 class EpochAccuracy:
-    """Counts right answers of each level, apart for training and validation.
+    """Counts of correct predictions for each level, separately for training and validation.
 
-    Training answers are those of the training batches themselves, as changed by augmentation and dropout and before the
-    epoch's last updates; the study's training curves are made the same way.
+    Training accuracy is measured on the training batches, with augmentation and dropout, while the weights change; the
+    study's training curves are computed in the same way.
     """
 
     def __init__(self) -> None:
         self._counts: dict[bool, Tensor] = {}
 
     def add(self, head: TreeHead, scores: Tensor, leaves: Tensor, training: bool) -> None:
-        """Count a batch.
+        """Count the correct predictions of a batch.
 
         Parameters
         ----------
@@ -30,22 +30,22 @@ class EpochAccuracy:
         leaves : int64 tensor, shape (n,)
             True leaves.
         training : bool
-            Whether the network learns from this batch.
+            Whether this is a training batch.
         """
         with torch.no_grad():
-            right = (head.decode(scores) == head.get_buffer("ancestors")[leaves]).sum(dim=0)
-            counts = torch.cat([right, right.new_tensor([len(leaves)])])
-            known = self._counts.get(training)
-            # Added up where the scores are, so that a GPU need not wait.
-            self._counts[training] = counts if known is None else known + counts
+            n_correct = (head.decode(scores) == head.get_buffer("ancestors")[leaves]).sum(dim=0)
+            counts = torch.cat([n_correct, n_correct.new_tensor([len(leaves)])])
+            previous = self._counts.get(training)
+            # Accumulated on the scores' device, so that a GPU isn't synchronised.
+            self._counts[training] = counts if previous is None else previous + counts
 
     def take(self, training: bool, reduce: Callable[[Tensor], Tensor] | None = None) -> list[float]:
-        """Return the shares of right answers, one for each level, and start again; empty if nothing was counted.
+        """Return the accuracy of each level, and reset the counts; empty if nothing was counted.
 
-        `reduce` adds up the counts of several processes.
+        `reduce` sums the counts of several processes.
         """
         counts = self._counts.pop(training, None)
         if counts is None:
             return []
         total: list[int] = (counts if reduce is None else reduce(counts)).tolist()
-        return [right / total[-1] for right in total[:-1]]
+        return [n_correct / total[-1] for n_correct in total[:-1]]

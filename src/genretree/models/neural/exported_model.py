@@ -1,4 +1,4 @@
-"""A neural bundle whose network runs by an export: no torch, and nothing that takes seconds to load."""
+"""Models of neural bundles that run an exported network, without importing torch."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from genretree.sound.features import IMAGES, Inputs
 from genretree.taxonomy import Taxonomy
 
 _SETTINGS = {"cnn": "CnnSettings", "efficientnet-b0": "EfficientNetSettings", "ast": "AstSettings"}
-_BATCH = 32
+_BATCH_SIZE = 32
 
 
 def settings_without_torch(family: str) -> type[Settings] | None:
-    """Give a family's settings if an export is all that its networks need; None if it has to be loaded with torch."""
+    """Return a family's settings class if an export can replace its networks; None if it needs torch."""
     if family not in _SETTINGS:
         return None
-    found: type[Settings] = getattr(import_module("genretree.models.neural.settings"), _SETTINGS[family])
-    return found
+    settings_type: type[Settings] = getattr(import_module("genretree.models.neural.settings"), _SETTINGS[family])
+    return settings_type
 
 
 def load_exported(folder: Path, run: Runner, taxonomy: Taxonomy, settings: NetworkSettings) -> Model:
-    """Make the model of a bundle on what runs its network.
+    """Load the model of a bundle whose network is run by `run`.
 
     Raises
     ------
     BundleError
-        If its linear classifier can't be read.
+        If the linear classifier can't be read.
     """
     if settings.classifier == "network":
         return ExportedNetwork(run, taxonomy, settings)
@@ -45,7 +45,7 @@ def load_exported(folder: Path, run: Runner, taxonomy: Taxonomy, settings: Netwo
 
 
 class _Exported:
-    """What both kinds share."""
+    """Common part of both models."""
 
     input_features: tuple[str, ...] = (IMAGES,)
 
@@ -56,22 +56,22 @@ class _Exported:
         self.explain_methods = settings.explain_methods
 
     def save(self, folder: Path) -> list[str]:
-        """Refuse: the weights were not loaded."""
-        raise BundleError("an exported network can't be saved; load the bundle with the runtime torch")
+        """Raise BundleError, since the weights are not loaded."""
+        raise BundleError("an exported network can't be saved; load the bundle with `runtime='torch'`")
 
-    def _look(self, images: UInt8Array) -> Iterator[Float32Array]:
-        """Yield what the network gives for each turn of the images in time, arrays of shape (n, width)."""
-        known = len(images)
-        if not known:  # for the widths of what it gives
+    def _iter_outputs(self, images: UInt8Array) -> Iterator[Float32Array]:
+        """Yield the network's outputs for each shift of the images in time, arrays of shape (n, width)."""
+        n = len(images)
+        if not n:  # determines the width of the output
             images = np.zeros((1, *images.shape[1:]), np.uint8)
-        for turn in range(self.n_tta_shifts):
-            turned = np.roll(images, round(turn * images.shape[-1] / self.n_tta_shifts), axis=3) if turn else images
-            parts = [self.run(turned[at : at + _BATCH])[0].copy() for at in range(0, len(images), _BATCH)]
-            yield np.concatenate(parts)[:known]
+        for shift in range(self.n_tta_shifts):
+            shifted = np.roll(images, round(shift * images.shape[-1] / self.n_tta_shifts), axis=3) if shift else images
+            parts = [self.run(shifted[at : at + _BATCH_SIZE])[0].copy() for at in range(0, len(images), _BATCH_SIZE)]
+            yield np.concatenate(parts)[:n]
 
 
 class ExportedNetwork(_Exported):
-    """An exported network with its own head, behind the contract of every family."""
+    """An exported network with its own head."""
 
     def __init__(self, run: Runner, taxonomy: Taxonomy, settings: NetworkSettings) -> None:
         super().__init__(run, settings)
@@ -80,8 +80,8 @@ class ExportedNetwork(_Exported):
 
     def predict_proba(self, inputs: Inputs) -> LevelProbabilities:
         """Predict the probabilities of every node: a list of (n, n_nodes) arrays by level."""
-        turns = [self._probabilities(scores) for scores in self._look(inputs[IMAGES])]
-        return [np.stack(level).mean(axis=0) for level in zip(*turns, strict=True)]
+        outputs = [self._probabilities(scores) for scores in self._iter_outputs(inputs[IMAGES])]
+        return [np.stack(level).mean(axis=0) for level in zip(*outputs, strict=True)]
 
     def _probabilities(self, scores: Float32Array) -> LevelProbabilities:
         from scipy.special import softmax
@@ -93,7 +93,7 @@ class ExportedNetwork(_Exported):
 
 
 class ExportedFeatures(_Exported):
-    """A linear classifier on what an exported network sees, behind the contract of every family."""
+    """A linear classifier on the features of an exported network."""
 
     def __init__(self, run: Runner, settings: NetworkSettings, linear: LinearTree, statistics: bool) -> None:
         super().__init__(run, settings)
@@ -105,19 +105,19 @@ class ExportedFeatures(_Exported):
         images = inputs[IMAGES]
         return self._classify(self._features(images), image_statistics(images) if self.statistics else None)
 
-    def predict_dataset(self, examples: SliceDataset, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
-        """Score stored slices; statistics that were computed before are not computed again."""
-        found = []
-        for images in examples.batches(_BATCH):
-            found.append(self._features(images))
+    def predict_dataset(self, dataset: SliceDataset, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
+        """Predict stored slices, with cached image statistics."""
+        features = []
+        for images in dataset.batches(_BATCH_SIZE):
+            features.append(self._features(images))
             if tick is not None:
                 tick(len(images))
-        if not found:
-            return self.predict_proba(examples.inputs())
-        return self._classify(np.concatenate(found), dataset_statistics(examples) if self.statistics else None)
+        if not features:
+            return self.predict_proba(dataset.inputs())
+        return self._classify(np.concatenate(features), dataset_statistics(dataset) if self.statistics else None)
 
     def _features(self, images: UInt8Array) -> Float32Array:
-        mean: Float32Array = np.mean(list(self._look(images)), axis=0, dtype=np.float32)
+        mean: Float32Array = np.mean(list(self._iter_outputs(images)), axis=0, dtype=np.float32)
         return mean
 
     def _classify(self, features: Float32Array, statistics: Float32Array | None) -> LevelProbabilities:

@@ -1,4 +1,4 @@
-"""From leaf scores to every level of the tree, and the loss over all of them."""
+"""The hierarchical head: from leaf scores to log probabilities of all levels, and the loss."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from genretree.taxonomy import Taxonomy
 
 
 class TreeHead(nn.Module):
-    """Turn a network's scores into log probabilities for each level.
+    """Convert a network's scores to log probabilities for each level.
 
-    With `heads="tree"` the network scores the leaves; one softmax over them gives the leaf distribution and sums of it
-    every level above, so a parent's probability always is the sum of its children's. With `heads="independent"`, the
-    published form, each level has scores and a softmax of its own, which can contradict each other.
+    With `heads="tree"` the network scores the leaves. A softmax gives their distribution, and sums over it the levels
+    above, so that a parent's probability is the sum of its children's. With `heads="independent"`, as published, each
+    level has its own scores and softmax, and levels can contradict each other.
 
     Parameters
     ----------
     taxonomy : Taxonomy
     heads : "tree" or "independent"
     smoothing : sequence of float
-        Label smoothing from the top level down, each 0 to 1; the last one serves for deeper levels too.
+        Label smoothing from the top level down, each in [0, 1); the last value also applies to deeper levels.
     """
 
     masks: Tensor
@@ -38,18 +38,18 @@ class TreeHead(nn.Module):
         ancestors = torch.from_numpy(taxonomy.ancestors.copy())
         self.register_buffer("ancestors", ancestors, persistent=False)
         for level, width in enumerate(self.widths):
-            # 0 where a leaf lies below a node and -inf elsewhere, so that logsumexp adds up a node's own leaves only.
+            # 0 for leaves below the node and -inf elsewhere, so that logsumexp sums over the node's own leaves.
             below = ancestors[:, level, None] == torch.arange(width)
             mask = torch.zeros(below.shape).masked_fill(~below, -math.inf)
             self.register_buffer(f"mask_{level}", mask, persistent=False)
 
     @property
     def n_scores(self) -> int:
-        """How many scores the network must give for a slice."""
+        """Number of scores of the network for a slice."""
         return self.widths[-1] if self.heads == "tree" else sum(self.widths)
 
     def log_probabilities(self, scores: Tensor) -> list[Tensor]:
-        """Give log probabilities from scores of shape (n, n_scores): for each level a tensor of shape (n, n_nodes)."""
+        """Compute log probabilities from scores of shape (n, n_scores): a tensor (n, n_nodes) for each level."""
         scores = scores.float()
         if self.heads == "independent":
             return [part.log_softmax(dim=1) for part in torch.split(scores, self.widths, dim=1)]
@@ -60,7 +60,7 @@ class TreeHead(nn.Module):
         ]
 
     def decode(self, scores: Tensor) -> Tensor:
-        """Choose a node for each level, shape (n, depth): one path with the tree head, each level's best without."""
+        """Predict a node for each level, shape (n, depth): a path with the tree head, each level's argmax otherwise."""
         levels = self.log_probabilities(scores)
         if self.heads == "independent":
             return torch.stack([level.argmax(dim=1) for level in levels], dim=1)
@@ -70,11 +70,11 @@ class TreeHead(nn.Module):
         return chosen
 
     def loss(self, scores: Tensor, leaves: Tensor) -> Tensor:
-        """Mean of `losses` over the slices."""
+        """Compute the mean of `losses` over the slices."""
         return self.losses(scores, leaves).mean()
 
     def losses(self, scores: Tensor, leaves: Tensor) -> Tensor:
-        """Mean over the levels of the smoothed cross-entropy, for true leaf indices of shape (n,): shape (n,)."""
+        """Compute the smoothed cross-entropy, averaged over levels, for true leaf indices of shape (n,): shape (n,)."""
         nodes = self.get_buffer("ancestors")[leaves]
         losses = [
             _smoothed_cross_entropy(log_probabilities, nodes[:, level], self.smoothing[level])
@@ -85,6 +85,6 @@ class TreeHead(nn.Module):
 
 
 def _smoothed_cross_entropy(log_probabilities: Tensor, target: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy against (1 - s) on the true class and s spread evenly (Szegedy et al. 2016, as in PyTorch)."""
+    """Compute the cross-entropy with label smoothing (Szegedy et al. 2016), as PyTorch does."""
     true = log_probabilities.gather(1, target[:, None]).squeeze(1)
     return -((1 - smoothing) * true + smoothing * log_probabilities.mean(dim=1))

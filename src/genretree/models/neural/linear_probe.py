@@ -1,8 +1,8 @@
-"""A linear classifier on a network's features and the statistics of the images, in the place of the network's head.
+"""Linear probing: a linear classifier on a network's features and image statistics replaces the network's head.
 
-A network that was pretrained on much music knows more than what a few hundred tracks can teach its last layers by
-gradient descent; a linear classifier whose strength is chosen over artists left out loses less (linear probing: Alain
-and Bengio 2017; against fine-tuning: Kumar et al. 2022).
+On a few hundred tracks, a linear classifier on a pretrained network, regularised by cross-validation over artists, is
+more accurate than fine-tuning by gradient descent (linear probing: Alain and Bengio 2017; comparison with fine-tuning:
+Kumar et al. 2022).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from genretree.models.linear.hierarchical import (
     LabelledRows,
     LinearTree,
     choose_features,
-    hold_out,
+    predict_out_of_fold_levels,
     read_head,
     write_head,
 )
@@ -39,14 +39,14 @@ from genretree.models.runtime.types import Runner
 from genretree.progress import progress_bar
 from genretree.sound.features import IMAGES, Inputs
 
-_BATCH = 32
+_BATCH_SIZE = 32
 
 
-Look = Callable[[Tensor], Tensor]  # uint8 images (n, 3, size, size) to features (n, width)
+FeatureBackend = Callable[[Tensor], Tensor]  # uint8 images (n, 3, size, size) to features (n, width)
 
 
 class LinearNetworkModel:
-    """A network, whose head is not used, and a linear classifier behind the contract of every family."""
+    """A network without its head, and a linear classifier on its features."""
 
     input_features: tuple[str, ...] = (IMAGES,)
 
@@ -55,61 +55,61 @@ class LinearNetworkModel:
         self.linear = linear
         self.statistics = statistics
         self.heads = linear.heads
-        self.look: Look | None = None
+        self.backend: FeatureBackend | None = None
 
     def graphs(self, image_size: int) -> dict[str, Graph]:
-        """Give the network from stored images to features."""
+        """Return the network from stored images to features."""
         return {"network": Graph(_Features(self.network), example_images(image_size), ("features",))}
 
     def set_backend(self, runners: Mapping[str, Runner]) -> None:
-        """Let another runtime compute the features."""
+        """Compute the features with another runtime."""
         run = wrap_runner(runners["network"])
-        self.look = lambda images: run(images)[0]
+        self.backend = lambda images: run(images)[0]
 
     @property
     def network(self) -> GenreNetwork:
-        """The network."""
+        """The network whose features are classified."""
         network: GenreNetwork = self.model.network
         return network
 
-    def torch_module(self) -> nn.Module:
+    def torch_module(self) -> GenreNetwork:
         """Return the network."""
         return self.network
 
     @property
     def explain_methods(self) -> tuple[str, ...]:
-        """Methods of explaining other than occlusion."""
+        """Explanation methods other than occlusion."""
         return self.network.settings.explain_methods
 
     def embed(self, inputs: Inputs) -> Float32Array:
-        """Compute the features that the classifier sees: shape (n, width)."""
+        """Compute the classifier's features: shape (n, width)."""
         images = inputs[IMAGES]
-        seen = network_features(self.network, images, self.look)
-        return np.concatenate([seen, image_statistics(images)], axis=1) if self.statistics else seen
+        features = network_features(self.network, images, self.backend)
+        return np.concatenate([features, image_statistics(images)], axis=1) if self.statistics else features
 
     def shuffle_weights(self, rng: np.random.Generator) -> LinearNetworkModel:
-        """Copy the model with the numbers within each array of weights shuffled."""
+        """Copy the model and shuffle the values within each weight array."""
         network = NetworkModel(shuffle_network(self.network, rng))
         return LinearNetworkModel(network, self.linear.shuffle(rng), self.statistics)
 
     def predict_proba(self, inputs: Inputs) -> LevelProbabilities:
         """Predict the probabilities of every node: a list of (n, n_nodes) arrays by level."""
         images = inputs[IMAGES]
-        blocks = [network_features(self.network, images, self.look)]
+        blocks = [network_features(self.network, images, self.backend)]
         return self.linear.predict([*blocks, image_statistics(images)] if self.statistics else blocks)
 
-    def predict_dataset(self, examples: SliceDataset, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
-        """Score stored slices; statistics that were computed before are not computed again."""
-        blocks = [compute_features(self.network, examples, tick, self.look)]
-        return self.linear.predict([*blocks, dataset_statistics(examples)] if self.statistics else blocks)
+    def predict_dataset(self, dataset: SliceDataset, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
+        """Predict stored slices, with cached image statistics."""
+        blocks = [compute_features(self.network, dataset, tick, self.backend)]
+        return self.linear.predict([*blocks, dataset_statistics(dataset)] if self.statistics else blocks)
 
     def save(self, folder: Path) -> list[str]:
-        """Write the network's weights, and the classifier's."""
+        """Write the weights of the network and of the classifier."""
         return [*self.model.save(folder), *write_head(folder, self.linear, self.statistics)]
 
 
 def load_model(network: GenreNetwork, folder: Path) -> Model:
-    """Read a trained network, and the linear classifier on it if there is one."""
+    """Load a trained network, and its linear classifier if it has one."""
     model = load_weights(network, folder)
     if network.settings.classifier == "network":
         return model
@@ -120,45 +120,48 @@ def load_model(network: GenreNetwork, folder: Path) -> Model:
 def fit_classifier(
     model: NetworkModel, train: SliceDataset, validation: SliceDataset | None, context: FitContext
 ) -> FitResult:
-    """Fit the classifier on a network as it is. `validation` is learned from too: nothing is stopped early here."""
+    """Fit a linear classifier on a frozen network, on both parts: there is no early stopping that needs validation."""
     settings, taxonomy = model.network.settings, model.network.head.taxonomy
     parts = [train] if validation is None else [train, validation]
-    known = LabelledRows.of(parts, settings.class_weight_power)
-    with progress_bar(len(known.leaves), "look", "slice", context.progress) as tick:
-        seen = np.concatenate([compute_features(model.network, part, tick) for part in parts])
-    candidates: list[Blocks] = [[seen]]
+    labelled = LabelledRows.of(parts, settings.class_weight_power)
+    with progress_bar(len(labelled.leaves), "features", "slice", context.progress) as tick:
+        features = np.concatenate([compute_features(model.network, part, tick) for part in parts])
+    candidates: list[Blocks] = [[features]]
     if settings.statistics:
-        candidates.append([seen, np.concatenate([dataset_statistics(part, context.progress) for part in parts])])
+        candidates.append([features, np.concatenate([dataset_statistics(part, context.progress) for part in parts])])
     n_leaves = len(taxonomy.leaves)
-    history, number, C = choose_features(candidates, settings.Cs, known, n_leaves, settings.seed, context.progress)
-    linear = LinearTree.fit(candidates[number], known, C, taxonomy, settings.heads)
-    facts: dict[str, Any] = {"statistics": number > 0, "strength": C, "linear_parameters": linear.parameters}
-    held = hold_out(candidates[number], known, C, taxonomy, settings.heads, settings.seed)
-    return FitResult(LinearNetworkModel(model, linear, number > 0), history, facts, held)
+    history, number, C = choose_features(candidates, settings.Cs, labelled, n_leaves, settings.seed, context.progress)
+    linear = LinearTree.fit(candidates[number], labelled, C, taxonomy, settings.heads)
+    metadata: dict[str, Any] = {"statistics": number > 0, "strength": C, "linear_parameters": linear.parameters}
+    out_of_fold = predict_out_of_fold_levels(candidates[number], labelled, C, taxonomy, settings.heads, settings.seed)
+    return FitResult(LinearNetworkModel(model, linear, number > 0), history, metadata, out_of_fold)
 
 
 class _Features(nn.Module):
-    """From stored images to features."""
+    """The network from stored images to features."""
 
     def __init__(self, network: GenreNetwork) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        """Describe uint8 images (n, 3, size, size)."""
+        """Compute the features of uint8 images (n, 3, size, size)."""
         return (self.network.backbone.features(self.network.read_images(images)),)  # type: ignore[operator]
 
 
 def compute_features(
-    network: GenreNetwork, examples: SliceDataset, tick: Callable[[int], None] | None = None, look: Look | None = None
+    network: GenreNetwork,
+    dataset: SliceDataset,
+    tick: Callable[[int], None] | None = None,
+    backend: FeatureBackend | None = None,
 ) -> Float32Array:
-    """Give a network's features of stored slices, shape (n, width); `look` computes them in its place."""
-    found: list[Float32Array] = []
-    for images in examples.batches(_BATCH):
-        found.append(network_features(network, images, look))
+    """Compute a network's features of stored slices, shape (n, width). `backend` replaces the network."""
+    features: list[Float32Array] = []
+    for images in dataset.batches(_BATCH_SIZE):
+        features.append(network_features(network, images, backend))
         if tick is not None:
             tick(len(images))
-    return _stack(found, network)
+    return _stack(features, network)
 
 
 def _stack(parts: Sequence[Float32Array], network: GenreNetwork) -> Float32Array:

@@ -1,7 +1,7 @@
-"""Slices cut elsewhere, played a little higher or faster, mixed and mastered otherwise: whole batches at once.
+"""Augmentation of images in batches: time offset, pitch shift, tempo change, equaliser and level.
 
-Artists differ in tuning, tempo and the sound of their recordings, which says little of the genre; a network that learns
-from a few of them must not go by it. All is done on the images, so it serves where there is no sound.
+These simulate differences between artists in tuning, tempo and sound, which carry little information on the genre. All
+of it works on the images, so no audio is needed.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from torch.nn import functional
 from genretree.settings import CHROMA_BINS, CQT_BINS, N_MELS, SAMPLE_RATE, Modality
 
 _SEMITONES = 12  # in an octave
-_KNOTS = 6  # of a random equaliser's curve, spread evenly over the bands
-_FINEST = 0.01  # semitones: pitches in between are rounded, so that the mel scale's rows are computed once
+_KNOTS = 6  # evenly spaced points of a random equaliser curve
+_PITCH_STEP = 0.01  # semitones; pitch shifts are rounded to it, so that the rows of the mel scale can be cached
 
 
 def shift_and_warp(
     pixels: Tensor, modalities: tuple[Modality, ...], starts: Tensor, tempos: Tensor, semitones: Tensor
 ) -> Tensor:
-    """Cut slices out of longer pieces, played at another pitch and tempo.
+    """Cut slices from longer images, with changed pitch and tempo.
 
     Parameters
     ----------
     pixels : float tensor, shape (n, modalities, size, length)
-        Pieces to cut from, at least a slice long, the highest frequency in row 0.
+        Images to cut from, at least `size` long, with the highest frequency in row 0.
     modalities : tuple of "mel", "cqt", "chroma"
     starts : tensor, shape (n,)
-        Where each slice begins, in pixels.
+        Start of each slice, in pixels.
     tempos : tensor, shape (n,)
-        How many pixels of the piece one pixel of the slice takes; more than 1 is faster.
+        Tempo factors, in source pixels for each pixel of the slice; more than 1 is faster.
     semitones : tensor, shape (n,)
-        How much higher; less than 0 is lower. Chroma turns round, as an octave does.
+        Pitch shifts; negative values shift down. Chroma wraps around, being octave-invariant.
 
     Returns
     -------
     tensor, shape (n, modalities, size, size)
-        Bilinear in between; beyond the edges the edge goes on.
+        Bilinear interpolation, with edge pixels repeated beyond the edges.
     """
     n, channels, size, length = pixels.shape
     columns = starts[:, None] + (torch.arange(size, device=pixels.device) + 0.5) * tempos[:, None]
@@ -59,18 +59,18 @@ def shift_and_warp(
 
 
 def equalise(pixels: Tensor, modalities: tuple[Modality, ...], bands: float, level: float) -> Tensor:
-    """Change the balance of the bands by a smooth random curve, and brightness and contrast of all.
+    """Add a smooth random curve over the bands, and change brightness and contrast.
 
     Parameters
     ----------
     pixels : float tensor, shape (n, modalities, size, size)
-        From 0 to 1: a slice's own range in decibels.
+        Values in [0, 1], the slice's own range in decibels.
     modalities : tuple of "mel", "cqt", "chroma"
-        Chroma, which is scaled moment by moment, stays as it is.
+        Chroma, which is normalised frame by frame, is not changed.
     bands : float
-        Spread of the curve, which mel and CQT have in common.
+        Standard deviation of the curve, which is the same for mel and CQT.
     level : float
-        Spread of brightness, and of the logarithm of contrast.
+        Standard deviation of the brightness and of the log contrast.
     """
     n, _, size, _ = pixels.shape
     device = pixels.device
@@ -83,13 +83,13 @@ def equalise(pixels: Tensor, modalities: tuple[Modality, ...], bands: float, lev
 
 
 def _source_rows(modality: Modality, size: int, semitones: Tensor) -> Tensor:
-    """Give the row that each row is taken from: shape (n, size)."""
+    """Compute the source row of each row: shape (n, size)."""
     rows = torch.arange(size, device=semitones.device)[None, :]
     if modality == "cqt":
         return rows + semitones[:, None] * (size / CQT_BINS)
     if modality == "chroma":
         return (rows + semitones[:, None] * (size / CHROMA_BINS)) % size
-    steps = (semitones / _FINEST).round().long().tolist()
+    steps = (semitones / _PITCH_STEP).round().long().tolist()
     return torch.from_numpy(np.stack([_mel_rows(size, step) for step in steps])).to(semitones.device)
 
 
@@ -100,6 +100,6 @@ def _mel_rows(size: int, step: int) -> NDArray[np.float32]:
     edges = librosa.mel_frequencies(N_MELS + 2, fmin=0, fmax=SAMPLE_RATE / 2)
     top = float(librosa.hz_to_mel(edges[-1]))
     mels = top * (1 - (np.arange(size) + 0.5) / size)
-    hertz = librosa.mel_to_hz(mels) * 2 ** (-step * _FINEST / _SEMITONES)
-    found: NDArray[np.float32] = (size * (1 - librosa.hz_to_mel(hertz) / top) - 0.5).astype(np.float32)
-    return found
+    hertz = librosa.mel_to_hz(mels) * 2 ** (-step * _PITCH_STEP / _SEMITONES)
+    rows: NDArray[np.float32] = (size * (1 - librosa.hz_to_mel(hertz) / top) - 0.5).astype(np.float32)
+    return rows

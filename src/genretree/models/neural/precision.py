@@ -1,4 +1,4 @@
-"""The arithmetic that a network is trained in: what is asked for, or what is found faster on this machine."""
+"""Training precision: resolution of `auto` from the hardware, or from a timed trial."""
 
 from __future__ import annotations
 
@@ -15,60 +15,64 @@ from torch import Tensor, nn
 from genretree.files import write_text
 from genretree.parallel import fast_bf16, world_size
 
-_KNOWN = ("float32", "bf16", "fp16")
-_TURNS = 3  # the first of them warms up
-_GAIN = 0.95  # bf16 is less exact, so it has to be faster by more than chance
+_PRECISIONS = ("float32", "bf16", "fp16")
+_TRIAL_ROUNDS = 3  # the first is a warm-up
+_MAX_TIME_RATIO = 0.95  # of bf16 to float32; bf16 is less accurate, so it has to be clearly faster
 
 
-def choose_precision(wanted: str) -> str:
-    """Resolve `auto` by the hardware: bf16 where processor or GPU computes in it, fp16 on older GPUs, else float32."""
-    if wanted != "auto":
-        return wanted
+def choose_precision(precision: str) -> str:
+    """Resolve `auto` from the hardware: bf16 if the CPU or GPU supports it, fp16 on older GPUs, else float32."""
+    if precision != "auto":
+        return precision
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if fast_bf16() else "float32"
 
 
-def choose_by_trial(wanted: str, network: nn.Module, batch: Callable[[], Mapping[str, Tensor]], note: Path) -> str:
-    """Resolve `auto`, on a processor that computes in bf16 by trying a few steps of the network in both.
+def choose_by_trial(precision: str, network: nn.Module, batch: Callable[[], Mapping[str, Tensor]], path: Path) -> str:
+    """Resolve `auto`; on a CPU that supports bf16, by timing a few training steps in both precisions.
 
-    Not every network is faster in bf16: some kernels are missing, and small networks spend their time elsewhere.
+    Not every network is faster in bf16: some kernels are missing, and small networks are bound by other costs.
 
     Parameters
     ----------
-    wanted : str
+    precision : str
         `auto`, `float32`, `bf16` or `fp16`.
     network : nn.Module
-        Its `forward` takes the batch and gives a loss. A copy is tried: weights, running statistics and the random
-        numbers to come stay as they are.
+        Its `forward` takes the batch and returns a loss. The trial runs on a copy: weights, running statistics and the
+        state of the random generator don't change.
     batch : function
-        Gives some examples, by the names of `forward`'s parameters.
-    note : Path
-        A file for what was found, so that an interrupted training goes on in the same arithmetic.
+        Returns a batch, as a mapping of `forward`'s parameters.
+    path : Path
+        File for the result, so that a resumed training uses the same precision.
+
+    Returns
+    -------
+    {"float32", "bf16", "fp16"}
     """
     with suppress(OSError):
-        if wanted == "auto" and (noted := note.read_text(encoding="utf-8").strip()) in _KNOWN:
-            return noted
-    chosen = choose_precision(wanted)
-    # Several processes must agree, so each goes by the hardware alone.
-    if wanted == "auto" and chosen == "bf16" and not torch.cuda.is_available() and world_size() == 1:
+        if precision == "auto" and (saved := path.read_text(encoding="utf-8").strip()) in _PRECISIONS:
+            return saved
+    resolved = choose_precision(precision)
+    # Several processes must agree, so there is no trial in distributed training.
+    if precision == "auto" and resolved == "bf16" and not torch.cuda.is_available() and world_size() == 1:
         seconds = _try_steps(network, batch())
-        chosen = "bf16" if seconds["bf16"] < _GAIN * seconds["float32"] else "float32"
-        write_text(note, chosen)
-    return chosen
+        resolved = "bf16" if seconds["bf16"] < _MAX_TIME_RATIO * seconds["float32"] else "float32"
+        write_text(path, resolved)
+    return resolved
 
 
 def _try_steps(network: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, float]:
-    """Time forward and backward passes in both arithmetics, by turns: the least seconds of each."""
-    tried: Any = copy.deepcopy(network).train()
+    """Time forward and backward passes in both precisions, alternating: the minimum seconds of each."""
+    trial_network: Any = copy.deepcopy(network).train()
     seconds: dict[str, list[float]] = {"float32": [], "bf16": []}
     with torch.random.fork_rng():
-        for turn in range(_TURNS):
-            for name, found in seconds.items():
-                began = time.perf_counter()
+        for trial in range(_TRIAL_ROUNDS):
+            for name, times in seconds.items():
+                start = time.perf_counter()
                 with torch.autocast("cpu", torch.bfloat16, enabled=name == "bf16"):
-                    loss = tried(**batch)["loss"]
+                    loss = trial_network(**batch)["loss"]
                 loss.backward()
-                if turn:
-                    found.append(time.perf_counter() - began)
-    return {name: min(found) for name, found in seconds.items()}
+                if trial:
+                    times.append(time.perf_counter() - start)
+    return {name: min(times) for name, times in seconds.items()}

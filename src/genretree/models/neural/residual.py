@@ -1,4 +1,4 @@
-"""What the residual networks share: stem and stages, pooled to a fusion layer, and two-layer heads on that."""
+"""Base of the residual networks: stem, stages, pooling, a fusion layer, and two-layer heads."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _HEAD_HIDDEN = 64
 
 
 class PooledResidualNetwork(nn.Module):
-    """Scores for images: shape (n, channels, height, width) to (n, sum of outputs).
+    """A residual network from images, (n, channels, height, width), to scores, (n, sum of outputs).
 
     Parameters
     ----------
     stem : nn.Module
-        Images to maps.
+        Layers from images to feature maps.
     stages : sequence of nn.Module
-        Residual blocks and gates; the last one gives maps of `STAGE_WIDTHS[-1]` channels.
+        Residual blocks and gates; the last one has `STAGE_WIDTHS[-1]` output channels.
     outputs : sequence of int
         Number of scores of each head.
     dropout : float

@@ -1,4 +1,4 @@
-"""Settings of the neural families. Nothing here needs torch, so that an export can be run without it."""
+"""Settings of the neural families; importing them doesn't import torch."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from genretree.models.linear.logistic import Regularisations
-from genretree.models.pretrained.names import CACHED, NONE, MusicnnName
+from genretree.models.pretrained.names import MusicnnName, Weights
 from genretree.settings import MODALITIES, Heads, Modality, Settings
 from genretree.sound.features import MEL_16K
 
 Pixels = Literal["decibels", "luminance"]
-PIXELS_HELP = (
-    "decibels: brightness is linear in dB; luminance: that of the data set's drawings in magma, as the study read them"
-)
-Kind = TypeVar("Kind", bound=Settings)
+PIXELS_HELP = "decibels: linear in dB; luminance: luminance of the data set's magma colour map, as in the study"
+SettingsType = TypeVar("SettingsType", bound=Settings)
 
 
 class NetworkSettings(Settings):
-    """How a network sees images and how it is trained."""
+    """Settings common to all neural families: input, augmentation, optimisation and evaluation."""
 
     explain_methods: ClassVar[tuple[str, ...]] = ("gradcam", "integrated-gradients")
     renamed: ClassVar[Mapping[str, str]] = {
@@ -31,103 +29,113 @@ class NetworkSettings(Settings):
         "accumulate": "gradient_accumulation_steps",
     }
 
-    modalities: tuple[Modality, ...] = Field(MODALITIES, description="which images it sees")
-    image_size: int = Field(224, ge=32, le=1024, description="stored images are averaged down to this size, in pixels")
+    modalities: tuple[Modality, ...] = Field(MODALITIES, description="input images")
+    image_size: int = Field(224, ge=32, le=1024, description="size that stored images are downsampled to, in pixels")
     pixels: Pixels = Field("decibels", description=PIXELS_HELP)
     heads: Heads = Field("tree", description="tree: one consistent distribution; independent: a head for each level")
     dropout: float = Field(0.3, ge=0, lt=1)
     label_smoothing: tuple[float, ...] = Field((0.05, 0.1, 0.15), description="from the top level down")
-    mask_probability: float = Field(0.8, ge=0, le=1, description="SpecAugment: share of images masked")
+    mask_probability: float = Field(0.8, ge=0, le=1, description="SpecAugment: share of masked images")
     time_masks: int = Field(2, ge=0)
-    time_mask_width: int = Field(36, ge=0, description="greatest width, in pixels of a 224-pixel image")
+    time_mask_width: int = Field(36, ge=0, description="maximum width, in pixels of a 224-pixel image")
     frequency_masks: int = Field(2, ge=0)
-    frequency_mask_width: int = Field(24, ge=0, description="greatest width, in pixels of a 224-pixel image")
-    slice_offset: bool = Field(False, description="cut slices of neighbouring ones, anywhere between their beginnings")
-    pitch_change: float = Field(0.0, ge=0, le=6, description="shift each slice by up to so many semitones")
-    tempo_change: float = Field(0.0, ge=0, lt=0.5, description="play each slice faster or slower by up to this share")
+    frequency_mask_width: int = Field(24, ge=0, description="maximum width, in pixels of a 224-pixel image")
+    slice_offset: bool = Field(False, description="random time offset, up to the start of the next slice")
+    pitch_change: float = Field(0.0, ge=0, le=6, description="maximum random pitch shift, in semitones")
+    tempo_change: float = Field(0.0, ge=0, lt=0.5, description="maximum random tempo change, as a share")
     equaliser: float = Field(
-        0.0, ge=0, le=1, description="spread of a random curve over the bands, as a share of an image's range"
+        0.0, ge=0, le=1, description="standard deviation of a random equaliser curve, as a share of an image's range"
     )
-    level_jitter: float = Field(0.0, ge=0, le=1, description="spread of random brightness and contrast")
-    mixup: float = Field(
-        0.0, ge=0, description="mix pairs of slices; how much, as both parameters of a beta distribution"
-    )
+    level_jitter: float = Field(0.0, ge=0, le=1, description="standard deviation of random brightness and contrast")
+    mixup: float = Field(0.0, ge=0, description="mixup: both parameters of the beta distribution; 0: off")
     class_weight_power: float = Field(
-        0.0, ge=0, le=1, description="weigh leaves in the loss by their share of slices to minus this"
+        0.0, ge=0, le=1, description="class weights in the loss are class frequencies to minus this power"
     )
     optimizer: Literal["adam", "adamw"] = "adamw"
     learning_rate: float = Field(2e-4, gt=0)
     layer_decay: float = Field(
-        1.0, gt=0, le=1, description="each layer of the backbone learns this much slower than the next"
+        1.0, gt=0, le=1, description="factor of the learning rate from each layer of the backbone to the one below"
     )
-    frozen_epochs: int = Field(0, ge=0, description="epochs in which only the head learns")
+    frozen_epochs: int = Field(0, ge=0, description="number of first epochs in which only the head is trained")
     teacher: Literal["none", "musicnn"] = Field(
-        "none", description="musicnn: learn what the MusiCNN networks hear in the slices, beside their genres"
+        "none", description="musicnn: distillation from MusiCNN's outputs, in addition to the genres"
     )
-    teacher_networks: tuple[MusicnnName, ...] = Field(("msd",), min_length=1, description="which of them: msd, mtt")
-    teacher_folder: str = Field(CACHED, description="'cached': as published; or a folder with their weights")
-    genre_weight: float = Field(1.0, ge=0, description="of the genres beside the teacher; 0: learn from it alone")
-    n_tta_shifts: int = Field(1, ge=1, le=16, description="average predictions over so many turns of a slice in time")
+    teacher_networks: tuple[MusicnnName, ...] = Field(("msd",), min_length=1, description="MusiCNN networks: msd, mtt")
+    teacher_folder: str = Field(
+        Weights.CACHED.value, description="'cached': the published weights; or a folder with weights"
+    )
+    genre_weight: float = Field(
+        1.0, ge=0, description="weight of the genre loss relative to the distillation loss; 0: distillation only"
+    )
+    n_tta_shifts: int = Field(
+        1, ge=1, le=16, description="test-time augmentation: number of time shifts to average predictions over"
+    )
     classifier: Literal["network", "linear"] = Field(
-        "network", description="linear: a linear classifier on the network's features, in the place of its head"
+        "network", description="linear: a linear classifier on the network's features replaces its head"
     )
-    statistics: bool = Field(True, description="the linear classifier may see the statistics of the images too")
+    statistics: bool = Field(True, description="consider image statistics as features of the linear classifier")
     Cs: Regularisations = Field(
-        (0.001, 0.003, 0.01, 0.03), min_length=1, description="inverse regularisations it chooses from"
+        (0.001, 0.003, 0.01, 0.03),
+        min_length=1,
+        description="candidate inverse regularisations of the linear classifier",
     )
     ema_decay: float = Field(
-        0.0, ge=0, lt=1, description="keep a moving average of the weights: share kept at each update"
+        0.0, ge=0, lt=1, description="decay of the exponential moving average of the weights; 0: off"
     )
     weight_decay: float = Field(5e-4, ge=0)
     decay_biases: bool = Field(
         False, description="apply weight_decay to biases and normalisations too, as in the study"
     )
-    epochs: int = Field(30, ge=0, description="0: the network stays as its weights are, for a linear classifier")
-    warmup_epochs: float = Field(5, ge=0, description="linear, at most a quarter of the epochs; then cosine to 0")
+    epochs: int = Field(30, ge=0, description="maximum number of epochs; 0: a frozen network with a linear classifier")
+    warmup_epochs: float = Field(
+        5, ge=0, description="epochs of linear warm-up, at most a quarter of all; then cosine to 0"
+    )
     patience: int = Field(10, ge=1, description="stop after this number of epochs without a better validation loss")
     min_improvement: float = Field(0.0, ge=0, description="smallest decrease of the validation loss that counts")
     batch_size: int = Field(32, ge=2, description="slices for each step and device")
     gradient_accumulation_steps: int = Field(
-        1, ge=1, description="steps whose gradients are added up before one update"
+        1, ge=1, description="steps whose gradients are accumulated before an update"
     )
     schedule: Literal["cosine", "study"] = Field(
         "cosine",
-        description="cosine: warm-up, then cosine to 0; study: the rate that the published loop really had, whose "
-        "scheduler was given the validation loss in the place of the epoch",
+        description="cosine: warm-up, then cosine to 0; study: the learning rate that the published loop effectively "
+        "had, whose scheduler was given the validation loss instead of the epoch",
     )
-    max_gradient_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0: not clipped")
-    precision: Literal["auto", "float32", "bf16", "fp16"] = Field("auto", description="of training")
+    max_gradient_norm: float = Field(1.0, ge=0, description="norm that gradients are clipped to; 0: no clipping")
+    precision: Literal["auto", "float32", "bf16", "fp16"] = Field("auto", description="training precision")
     seed: int = Field(0, ge=0, lt=2**32)
 
     @property
     def input_features(self) -> tuple[str, ...]:
-        """Names of the inputs that training needs: the images, and audio for a teacher."""
+        """Names of the features that training needs: the images, and `mel_16k` for a teacher."""
         return self.modalities if self.teacher == "none" else (*self.modalities, MEL_16K)
 
     @field_validator("modalities")
     @classmethod
-    def _distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_modalities(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or len(set(value)) != len(value):
-            raise ValueError("name at least one of mel, cqt, chroma, each once")
+            raise ValueError("must contain at least one of mel, cqt, chroma, each at most once")
         return value
 
     @model_validator(mode="after")
-    def _learns(self) -> Self:
-        if self.epochs == 0 and (self.classifier == "network" or getattr(self, "weights", NONE) == NONE):
-            raise ValueError("epochs is 0: that needs classifier=linear, and weights other than none")
+    def _check_epochs(self) -> Self:
+        if self.epochs == 0 and (
+            self.classifier == "network" or getattr(self, "weights", Weights.NONE) == Weights.NONE
+        ):
+            raise ValueError("epochs=0 needs classifier=linear and weights other than none")
         return self
 
     @model_validator(mode="after")
-    def _decays_one_way(self) -> Self:
+    def _check_weight_decay(self) -> Self:
         if self.decay_biases and self.layer_decay < 1:
-            raise ValueError("decay_biases needs layer_decay=1: layer-wise rates don't decay biases")
+            raise ValueError("decay_biases needs layer_decay=1; layer-wise decay leaves biases out")
         return self
 
     @field_validator("label_smoothing")
     @classmethod
-    def _shares(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+    def _check_smoothing(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if not value or not all(0 <= share < 1 for share in value):
-            raise ValueError("give one value for each level, each from 0 up to 1")
+            raise ValueError("must contain one value in [0, 1) for each level")
         return value
 
 
@@ -135,27 +143,29 @@ Architecture = Literal["default", "study"]
 
 
 class _StudySettings(NetworkSettings):
-    """Settings of the families that have the study's own network as well."""
+    """Settings of the families with the study's network."""
 
     architecture: Architecture = Field(
-        "default", description="default: genretree's network; study: the published one, weight for weight"
+        "default", description="default: genretree's network; study: the published network, weight for weight"
     )
 
     @model_validator(mode="after")
-    def _from_scratch(self) -> Self:
-        if self.architecture == "study" and getattr(self, "weights", NONE) != NONE:
-            raise ValueError("architecture is study: that network is trained from scratch, set weights=none")
+    def _check_architecture(self) -> Self:
+        if self.architecture == "study" and getattr(self, "weights", Weights.NONE) != Weights.NONE:
+            raise ValueError("architecture=study is trained from scratch; set weights=none")
         return self
 
 
 class CnnSettings(_StudySettings):
-    """Settings of the `cnn` family: a residual network after the published one, with the tree head."""
+    """Settings of the `cnn` family."""
 
-    weights: str = Field(NONE, description="'none': from scratch; 'student'; or a folder of `genretree pretrain`")
+    weights: str = Field(
+        Weights.NONE.value, description="'none': from scratch; 'student'; or a folder written by `genretree pretrain`"
+    )
 
 
 class EfficientNetSettings(NetworkSettings):
-    """Settings of the `efficientnet-b0` family; the defaults are the published ones, with the tree head."""
+    """Settings of the `efficientnet-b0` family; the defaults are the published values, with the tree head."""
 
     weights: str = Field(
         "google/efficientnet-b0",
@@ -163,7 +173,7 @@ class EfficientNetSettings(NetworkSettings):
         "`genretree weights list`; 'none': from scratch",
     )
     stochastic_depth: bool = Field(
-        False, description="drop residual branches for whole images, as torchvision; otherwise single values"
+        False, description="drop residual branches of whole images, as torchvision does; otherwise drop single values"
     )
     label_smoothing: tuple[float, ...] = (0.1,)
     mask_probability: float = Field(0.0, ge=0, le=1)
@@ -175,13 +185,13 @@ class EfficientNetSettings(NetworkSettings):
 
 
 class AstSettings(_StudySettings):
-    """Settings of the `ast` family: a small transformer after the published one, with the tree head."""
+    """Settings of the `ast` family."""
 
     explain_methods: ClassVar[tuple[str, ...]] = ("rollout", "integrated-gradients")
     weights: str = Field(
-        NONE,
-        description="'none': the small one from scratch; else a file, a folder, a Hub name or 'student', with an "
-        "ASTModel or a small one",
+        Weights.NONE.value,
+        description="'none': a small transformer from scratch; otherwise weights of an ASTModel or small transformer: "
+        "a file, a folder, a Hub name or 'student'",
     )
     modalities: tuple[Modality, ...] = ("mel",)
     dropout: float = Field(0.4, ge=0, lt=1)
@@ -193,8 +203,8 @@ class AstSettings(_StudySettings):
     batch_size: int = Field(128, ge=2)
 
 
-def as_settings(settings: Any, kind: type[Kind]) -> Kind:
-    """Check that settings are of the family's own kind."""
-    if not isinstance(settings, kind):
-        raise TypeError(f"expected {kind.__name__}, got {type(settings).__name__}")
+def as_settings(settings: Any, settings_type: type[SettingsType]) -> SettingsType:
+    """Check that settings are of the family's own type. Raises TypeError."""
+    if not isinstance(settings, settings_type):
+        raise TypeError(f"expected {settings_type.__name__}, got {type(settings).__name__}")
     return settings

@@ -1,4 +1,4 @@
-"""Random changes to training images, on whole batches."""
+"""SpecAugment and mixup of training images, in batches."""
 
 from __future__ import annotations
 
@@ -9,59 +9,59 @@ from torch import Tensor
 def spec_augment(
     images: Tensor, probability: float, time_masks: int, time_width: int, frequency_masks: int, frequency_width: int
 ) -> Tensor:
-    """Blank out random stretches of time and of frequency (SpecAugment, Park et al. 2019, without time warping).
+    """Mask random intervals of time and frequency (SpecAugment, Park et al. 2019, without time warping).
 
     Parameters
     ----------
     images : float tensor, shape (n, modalities, height, width)
-        Zero must mean "average": masked pixels become 0.
+        Normalised images; masked pixels become 0, the mean.
     probability : float
-        Chance for each image to be masked at all, 0 to 1.
+        Probability that an image is masked, in [0, 1].
     time_masks, frequency_masks : int
-        How many masks of each kind.
+        Number of masks of each type.
     time_width, frequency_width : int
-        Greatest width of a mask in pixels; widths are uniform from 0 to it.
+        Maximum width of a mask, in pixels; widths are uniformly distributed from 0.
 
     Returns
     -------
     tensor of the same shape
-        A time mask covers the same moment in all modalities; frequency masks are drawn for each modality.
+        Time masks are the same for all modalities; frequency masks differ.
     """
     n, modalities, height, width = images.shape
     blank = _stripes((n, 1), width, time_masks, time_width, images.device)[:, :, None, :]
     blank = blank | _stripes((n, modalities), height, frequency_masks, frequency_width, images.device)[:, :, :, None]
-    chosen = torch.rand(n, 1, 1, 1, device=images.device) < probability
-    return images.masked_fill(blank & chosen, 0.0)
+    masked = torch.rand(n, 1, 1, 1, device=images.device) < probability
+    return images.masked_fill(blank & masked, 0.0)
 
 
-def mix_pairs(images: Tensor, strength: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Mix each image with another of the batch (mixup, Zhang et al. 2018), with a share of its own.
+def mix_pairs(images: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Mix each image with another one of the batch (mixup, Zhang et al. 2018), with random weights.
 
     Parameters
     ----------
     images : float tensor, shape (n, modalities, height, width)
-    strength : float
-        Both parameters of the beta distribution that the shares are drawn from; 0 mixes nothing.
+    alpha : float
+        Both parameters of the beta distribution of the weights; 0 disables mixing.
 
     Returns
     -------
     images : tensor of the same shape
     partners : int64 tensor, shape (n,)
-        Which image was mixed in.
-    shares : float tensor, shape (n,)
-        How much of the image itself was kept, 0 to 1.
+        Index of the image that was mixed in.
+    weights : float tensor, shape (n,)
+        Weight of the image itself, in [0, 1].
     """
     n = len(images)
-    if strength == 0:
+    if alpha == 0:
         return images, torch.arange(n, device=images.device), torch.ones(n, device=images.device)
     partners = torch.randperm(n, device=images.device)
-    shares = torch.distributions.Beta(strength, strength).sample((n,)).to(images.device)
-    return torch.lerp(images[partners], images, shares[:, None, None, None]), partners, shares
+    weights = torch.distributions.Beta(alpha, alpha).sample((n,)).to(images.device)
+    return torch.lerp(images[partners], images, weights[:, None, None, None]), partners, weights
 
 
-def _stripes(shape: tuple[int, int], length: int, count: int, widest: int, device: torch.device) -> Tensor:
-    """Draw `count` random intervals along an axis of `length`; True inside, shape (*shape, length)."""
-    widths = torch.randint(0, min(widest, length) + 1, (*shape, count, 1), device=device)
+def _stripes(shape: tuple[int, int], length: int, count: int, max_width: int, device: torch.device) -> Tensor:
+    """Sample `count` random intervals along an axis of `length`; True inside, shape (*shape, length)."""
+    widths = torch.randint(0, min(max_width, length) + 1, (*shape, count, 1), device=device)
     starts = (torch.rand(*shape, count, 1, device=device) * (length - widths + 1)).long()
     position = torch.arange(length, device=device)
     return ((position >= starts) & (position < starts + widths)).any(dim=2)

@@ -1,4 +1,4 @@
-"""Training of networks with transformers' Trainer: schedule, precision, stopping, checkpoints, several devices."""
+"""Training of networks with transformers' Trainer: schedules, precision, early stopping and checkpoints."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from genretree.models.base import FitContext, FitResult, SliceDataset, write_his
 from genretree.models.neural.cpu_kernels import enable_cpu_kernels
 from genretree.models.neural.distillation import compute_teacher_targets
 from genretree.models.neural.epoch_accuracy import EpochAccuracy
-from genretree.models.neural.fine_tuning import RAW_FILE, decay_by_layer, fine_tuning
+from genretree.models.neural.fine_tuning import RAW_FILE, decay_by_layer, fine_tuning_callbacks
 from genretree.models.neural.linear_probe import fit_classifier
 from genretree.models.neural.network import GenreNetwork, NetworkModel, count_parameters
 from genretree.models.neural.precision import choose_by_trial
@@ -36,8 +36,8 @@ from genretree.models.neural.settings import NetworkSettings
 from genretree.parallel import keep_allocated_pages, world_size
 from genretree.progress import progress_bar
 
-_KEPT_CHECKPOINTS = 2
-_TRIED = 16  # slices of a trial step
+_MAX_CHECKPOINTS = 2
+_TRIAL_BATCH_SIZE = 16
 
 
 def fit_network(
@@ -47,26 +47,33 @@ def fit_network(
     settings: NetworkSettings,
     context: FitContext,
 ) -> FitResult:
-    """Train a network, taking up the newest whole checkpoint in `context.folder` if there is one.
+    """Train a network, resuming from the newest complete checkpoint in `context.folder`.
 
     Parameters
     ----------
     build : function
-        Makes the untrained network; called after seeding.
+        Creates the untrained network; called after seeding.
     train, validation : SliceDataset
-        Without validation the last epoch is kept and nothing stops early.
+        Without validation data the last epoch is used, without early stopping.
     settings : NetworkSettings
     context : FitContext
 
     Returns
     -------
     FitResult
-        The network of the epoch with the least validation loss; the history has epoch, step, learning_rate, train_loss,
-        validation_loss, train_accuracy_LEVEL and validation_accuracy_LEVEL (shares, 0 to 1). The same rows are in
-        `history.csv`, and in TensorBoard's form if that is installed.
+        The network of the epoch with the minimum validation loss. The history has the columns epoch, step,
+        learning_rate, train_loss, validation_loss, train_accuracy_LEVEL and validation_accuracy_LEVEL (in [0, 1]). The
+        same rows are written to `history.csv`, and to TensorBoard if it is installed.
+
+    Raises
+    ------
+    TrainingError
+        If there are fewer than two slices, or the training diverges.
     """
     if len(train) < 2:
-        raise TrainingError(f"{len(train)} slices to train on; batch normalisation needs at least 2")
+        raise TrainingError(
+            f"the training part has {len(train)} slices, but batch normalisation needs at least 2; add tracks"
+        )
     set_seed(settings.seed)
     network = build()
     if settings.epochs == 0:
@@ -75,58 +82,62 @@ def fit_network(
     parts = [train] if validation is None else [train, validation]
     teacher_targets: list[NDArray[np.float32] | None] = [None] * len(parts)
     if settings.teacher != "none":
-        heard = compute_teacher_targets(parts, settings.teacher_networks, settings.teacher_folder, context.progress)
-        network.add_distillation_head(heard[0].shape[1])
-        teacher_targets = [*heard]
+        targets = compute_teacher_targets(parts, settings.teacher_networks, settings.teacher_folder, context.progress)
+        network.add_distillation_head(targets[0].shape[1])
+        teacher_targets = [*targets]
     if torch.cuda.is_available() and world_size() > 1:
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-    learn = _TorchDataset(train, teacher_targets[0], learning=True, offset=settings.slice_offset)
-    check = None if validation is None else _TorchDataset(validation, teacher_targets[1])
-    history, facts = train_network(network, learn, check, settings, context)
+    train_set = _TorchDataset(train, teacher_targets[0], training=True, offset=settings.slice_offset)
+    validation_set = None if validation is None else _TorchDataset(validation, teacher_targets[1])
+    history, metadata = train_network(network, train_set, validation_set, settings, context)
     network.remove_distillation_head()
     model = NetworkModel(network.to("cpu"))
     if settings.classifier == "network":
-        return FitResult(model, history, facts)
+        return FitResult(model, history, metadata)
     fitted = fit_classifier(model, train, validation, context)
-    # The network learned the training part's labels: only what is said of the validation part is like new music.
-    held = None if fitted.held is None or validation is None else fitted.held.after(len(train))
-    return FitResult(fitted.model, history, {**facts, **fitted.facts}, held)
+    # The network was trained on the training part, so only predictions for the validation part are out of fold.
+    out_of_fold = None if fitted.out_of_fold is None or validation is None else fitted.out_of_fold.after(len(train))
+    return FitResult(fitted.model, history, {**metadata, **fitted.metadata}, out_of_fold)
 
 
 def train_network(
-    network: nn.Module, learn: Dataset[Any], check: Dataset[Any] | None, settings: NetworkSettings, context: FitContext
+    network: nn.Module,
+    train_set: Dataset[Any],
+    validation_set: Dataset[Any] | None,
+    settings: NetworkSettings,
+    context: FitContext,
 ) -> tuple[list[dict[str, float]], dict[str, Any]]:
-    """Train any module whose `forward` gives a loss, with all that the settings ask for; gives history and facts.
+    """Train a module whose `forward` returns a loss; returns history and metadata.
 
-    The datasets give whole batches (`__getitems__`), by the names of `forward`'s parameters, `labels` among them.
+    The data sets return whole batches (`__getitems__`), as dicts of `forward`'s parameters including `labels`.
     """
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     keep_allocated_pages()
     parameters = count_parameters(network)
     enable_cpu_kernels(network)
-    # Inputs in this form aren't enough: with weights in the other, gradients of convolutions take three times as long.
+    # The weights need this format as well as the inputs: gradients of convolutions take three times as long otherwise.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    some = list(range(min(_TRIED, settings.batch_size, len(learn))))  # type: ignore[arg-type]
+    trial_positions = list(range(min(_TRIAL_BATCH_SIZE, settings.batch_size, len(train_set))))  # type: ignore[arg-type]
     precision = choose_by_trial(
         settings.precision,
         network,
-        lambda: learn.__getitems__(some),  # type: ignore[attr-defined]
+        lambda: train_set.__getitems__(trial_positions),  # type: ignore[attr-defined]
         context.folder / "precision",
     )
-    arguments = _arguments(learn, check is not None, precision, settings, context)
-    history = _History(context.folder / "history.csv")
+    arguments = _arguments(train_set, validation_set is not None, precision, settings, context)
+    history = _HistoryCallback(context.folder / "history.csv")
     checkpoint = find_checkpoint(_checkpoints(context), RAW_FILE if settings.ema_decay else None)
     trainer = _Trainer(
         model=network,
         args=arguments,
-        train_dataset=learn,
-        eval_dataset=check,
+        train_dataset=train_set,
+        eval_dataset=validation_set,
         data_collator=_collate,
         optimizer_cls_and_kwargs=_optimizer(network, settings),
         callbacks=[
-            *fine_tuning(network, settings, checkpoint),
+            *fine_tuning_callbacks(network, settings, checkpoint),
             history,
-            _Progress(context.progress),
+            _ProgressBar(context.progress),
             *_tensorboard(context.folder / "tensorboard"),
         ],
     )
@@ -138,7 +149,7 @@ def train_network(
     trainer.min_improvement = settings.min_improvement
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    if check is not None:
+    if validation_set is not None:
         trainer.add_callback(EarlyStoppingCallback(settings.patience, settings.min_improvement))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*pin_memory.*")
@@ -147,23 +158,23 @@ def train_network(
     if isinstance(network, GenreNetwork):
         network.accuracy = None
     if not all(bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
-        raise TrainingError("training diverged, the weights are no numbers any more; try a lower learning_rate")
-    if check is not None and not _is_finite(trainer.state.best_metric):
-        raise TrainingError("training diverged, the validation loss is no number; try a lower learning_rate")
-    facts = {
+        raise TrainingError("training diverged: the weights contain NaN or infinity; try a lower learning_rate")
+    if validation_set is not None and not _is_finite(trainer.state.best_metric):
+        raise TrainingError("training diverged: the validation loss is NaN or infinite; try a lower learning_rate")
+    metadata = {
         "parameters": parameters,
         "precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "float32",
         "devices": arguments.world_size,
         "best_validation_loss": trainer.state.best_metric,
     }
-    return _join_epochs(trainer.state.log_history), facts
+    return _join_epochs(trainer.state.log_history), metadata
 
 
 class _Trainer(Trainer):
-    """A Trainer that can save weights in any memory format: safetensors takes contiguous ones only.
+    """A Trainer that logs accuracies, saves weights in any memory format, and supports the study's schedule.
 
     With `rate_factor` the learning rate of an epoch depends on the last validation loss, as in the study's loop. A
-    validation loss counts as the best only if it is lower by more than `min_improvement`.
+    validation loss is an improvement only if it is lower by more than `min_improvement`.
     """
 
     rate_factor: Callable[[float], float] | None = None
@@ -172,7 +183,7 @@ class _Trainer(Trainer):
     levels: tuple[str, ...] = ()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the accuracy of each level to the losses of an epoch."""
+        """Log the accuracy of each level with the losses of an epoch."""
         for loss, prefix in (("loss", ""), ("eval_loss", "eval_")):
             if self.accuracy is not None and loss in logs:
                 reduce = partial(self.accelerator.reduce, reduction="sum") if self.args.world_size > 1 else None
@@ -188,15 +199,15 @@ class _Trainer(Trainer):
             return super().create_scheduler(num_training_steps, optimizer)
         chosen = optimizer if optimizer is not None else self.optimizer
         assert chosen is not None
-        # The state comes back with a checkpoint, so that a resumed run has the same rates.
+        # The Trainer restores the state from a checkpoint, so that a resumed run has the same rates.
         self.lr_scheduler = LambdaLR(chosen, lambda step: factor(_last_validation_loss(self.state.log_history)))
         return self.lr_scheduler
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Validate, and set the rate that follows from the loss before the next epoch's first step."""
+        """Validate, and update the learning rate from the loss before the next epoch's first step."""
         metrics = super().evaluate(*args, **kwargs)
         if self.rate_factor is not None:
-            # The schedule's own last step was before this validation.
+            # The scheduler's last step was before this validation.
             factor = self.rate_factor(_last_validation_loss(self.state.log_history))
             assert self.optimizer is not None
             assert self.lr_scheduler is not None
@@ -221,10 +232,10 @@ def _is_finite(loss: float | None) -> bool:
 
 
 def study_rate_factor(loss: float, warmup_epochs: float, epochs: int) -> float:
-    """Compute what the study's loop multiplied its learning rate with.
+    """Compute the factor of the learning rate in the study's training loop.
 
-    It called `scheduler.step(validation_loss)`, so that its schedulers took the loss for the epoch's number. With a
-    warm-up of 5 epochs the rate was (loss + 1) / 5 of the one that was set; without a warm-up it hardly changed.
+    The loop called `scheduler.step(validation_loss)`, so that its schedulers took the loss for the number of the epoch.
+    With a warm-up of 5 epochs the factor was (loss + 1) / 5; without a warm-up it hardly changed.
 
     Parameters
     ----------
@@ -250,7 +261,7 @@ def _last_validation_loss(log: list[dict[str, Any]]) -> float:
 
 
 def find_checkpoint(folder: Path, last: str | None = None) -> Path | None:
-    """Find the newest checkpoint that was written to its end, which is the trainer's state and then the file `last`."""
+    """Find the newest complete checkpoint, which has the trainer's state and the file `last`; others are deleted."""
     numbered = {
         int(match[1]): path
         for path in folder.glob("checkpoint-*")
@@ -259,11 +270,11 @@ def find_checkpoint(folder: Path, last: str | None = None) -> Path | None:
     for step in sorted(numbered, reverse=True):
         try:
             json.loads((numbered[step] / "trainer_state.json").read_text(encoding="utf-8"))
-            whole = last is None or (numbered[step] / last).exists()
+            is_complete = last is None or (numbered[step] / last).exists()
         except (OSError, ValueError):
-            whole = False
-        if not whole:
-            # Cut off while being written; the one before it is whole. Another process may be clearing it away too.
+            is_complete = False
+        if not is_complete:
+            # Incomplete; the one before it is complete. Another process may be deleting it, too.
             shutil.rmtree(numbered[step], ignore_errors=True)
             continue
         return numbered[step]
@@ -271,9 +282,9 @@ def find_checkpoint(folder: Path, last: str | None = None) -> Path | None:
 
 
 def _arguments(
-    learn: Any, validated: bool, precision: str, settings: NetworkSettings, context: FitContext
+    train_set: Any, validated: bool, precision: str, settings: NetworkSettings, context: FitContext
 ) -> TrainingArguments:
-    steps = -(-len(learn) // (settings.batch_size * world_size()))
+    steps = -(-len(train_set) // (settings.batch_size * world_size()))
     updates_per_epoch = max(1, -(-steps // settings.gradient_accumulation_steps))
     return TrainingArguments(
         output_dir=str(_checkpoints(context)),
@@ -294,7 +305,7 @@ def _arguments(
         eval_strategy="epoch" if validated else "no",
         save_strategy="epoch",
         logging_strategy="epoch",
-        save_total_limit=_KEPT_CHECKPOINTS,
+        save_total_limit=_MAX_CHECKPOINTS,
         restore_callback_states_from_checkpoint=True,
         load_best_model_at_end=validated,
         metric_for_best_model="eval_loss" if validated else None,
@@ -309,7 +320,7 @@ def _arguments(
 
 
 def _tensorboard(folder: Path) -> list[TrainerCallback]:
-    """Log in TensorBoard's form too where it is installed."""
+    """Create the callback for TensorBoard, if it is installed."""
     if find_spec("tensorboard") is None:
         return []
     from torch.utils.tensorboard import SummaryWriter
@@ -323,63 +334,63 @@ def _checkpoints(context: FitContext) -> Path:
 
 
 def _optimizer(network: nn.Module, settings: NetworkSettings) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    optimizer_class = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
     options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     if not torch.backends.mps.is_available():
-        options["fused"] = True  # one pass over all weights
+        options["fused"] = True  # updates all weights in one pass
     if settings.layer_decay < 1:
         options["params"] = decay_by_layer(network, settings)
-    elif settings.decay_biases:  # the Trainer's own groups leave them out
+    elif settings.decay_biases:  # the Trainer's own parameter groups exclude biases
         options["params"] = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    return kind, options
+    return optimizer_class, options
 
 
 class _TorchDataset(Dataset[Any]):
-    """Slices by position, a whole batch at a time: the images of a batch are read from the memory map in one go.
+    """Slices as a torch data set that returns whole batches, read from the memory map at once.
 
-    When `learning`, a slice that is left alone at the end of an epoch comes twice, as one can't be batch-normalised;
-    with `offset` the following slices come too.
+    When `training`, a batch of a single slice at the end of an epoch contains it twice, for batch normalisation. With
+    `offset` the batches include the next slices.
     """
 
     def __init__(
         self,
-        examples: SliceDataset,
+        dataset: SliceDataset,
         teacher_targets: NDArray[np.float32] | None = None,
-        learning: bool = False,
+        training: bool = False,
         offset: bool = False,
     ) -> None:
-        self.examples = examples
+        self.dataset = dataset
         self.teacher_targets = teacher_targets
-        self.learning = learning
-        self.next_slices = examples.next_slices() if offset else None
+        self.training = training
+        self.next_slices = dataset.next_slices() if offset else None
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return len(self.dataset)
 
     def __getitem__(self, position: int) -> int:
         return position
 
     def __getitems__(self, positions: list[int]) -> dict[str, torch.Tensor]:
-        chosen = np.array(positions * 2 if self.learning and len(positions) == 1 else positions)
-        batch = {"images": self.examples.take(chosen), "labels": self.examples.leaves[chosen]}
+        chosen = np.array(positions * 2 if self.training and len(positions) == 1 else positions)
+        batch = {"images": self.dataset.take(chosen), "labels": self.dataset.leaves[chosen]}
         if self.next_slices is not None:
-            batch["next_slices"] = self.examples.take(self.next_slices[chosen])
+            batch["next_slices"] = self.dataset.take(self.next_slices[chosen])
         if self.teacher_targets is not None:
             batch["teacher_targets"] = self.teacher_targets[chosen]
-            if self.learning:
+            if self.training:
                 after = chosen if self.next_slices is None else self.next_slices[chosen]
                 batch["next_teacher_targets"] = self.teacher_targets[after]
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
 def _collate(batch: Any) -> dict[str, torch.Tensor]:
-    """Pass on what `__getitems__` made: a batch already."""
+    """Return what `__getitems__` returned, which is a batch already."""
     collated: dict[str, torch.Tensor] = batch
     return collated
 
 
-class _Progress(TrainerCallback):
-    """One bar over all updates."""
+class _ProgressBar(TrainerCallback):
+    """Progress bar over all updates."""
 
     def __init__(self, show: bool) -> None:
         self.show = show
@@ -396,8 +407,8 @@ class _Progress(TrainerCallback):
         self.bar.__exit__(None, None, None)
 
 
-class _History(TrainerCallback):
-    """Keep `history.csv` up to date, a row for each epoch."""
+class _HistoryCallback(TrainerCallback):
+    """Updates `history.csv`, with a row for each epoch."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -417,14 +428,14 @@ class _History(TrainerCallback):
 
 
 def _join_epochs(log: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Join the trainer's separate lines on training and on validation into one row for each epoch."""
+    """Merge the Trainer's separate log entries of training and validation into one row for each epoch."""
     names = {"loss": "train_loss", "eval_loss": "validation_loss", "learning_rate": "learning_rate"}
     rows: dict[int, dict[str, float]] = {}
     for line in log:
-        found = {names[key]: float(value) for key, value in line.items() if key in names}
+        row = {names[key]: float(value) for key, value in line.items() if key in names}
         for prefix, part in (("accuracy_", "train_accuracy_"), ("eval_accuracy_", "validation_accuracy_")):
-            found |= {part + key[len(prefix) :]: value for key, value in line.items() if key.startswith(prefix)}
-        if found:
+            row |= {part + key[len(prefix) :]: value for key, value in line.items() if key.startswith(prefix)}
+        if row:
             step = int(line["step"])
-            rows.setdefault(step, {"epoch": round(float(line["epoch"]), 3), "step": step}).update(found)
+            rows.setdefault(step, {"epoch": round(float(line["epoch"]), 3), "step": step}).update(row)
     return [rows[step] for step in sorted(rows)]

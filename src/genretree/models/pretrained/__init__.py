@@ -1,1 +1,1 @@
-"""Pretrained networks: architectures, weights and where they come from."""
+"""Pretrained networks: architectures, weights and their sources."""

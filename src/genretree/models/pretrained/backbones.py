@@ -1,4 +1,4 @@
-"""Backbones from transformers: from a checkpoint, from a bundle, or new; never random in silence."""
+"""Backbones from transformers: built from checkpoints and bundles, with complete weights or an error."""
 
 from __future__ import annotations
 
@@ -18,166 +18,178 @@ from transformers import logging as transformers_logging
 from genretree.errors import BundleError, TrainingError
 from genretree.files import read_json_text
 from genretree.models.pretrained.download import open_checkpoint
-from genretree.models.pretrained.names import BACKBONE_FILE, WEIGHTS_FILE
-from genretree.models.pretrained.sources import STUDENT, find_source
+from genretree.models.pretrained.names import BACKBONE_FILE, WEIGHTS_FILE, Weights
+from genretree.models.pretrained.sources import find_source
 from genretree.models.pretrained.weight_files import Checkpoint, explain_mismatch, read_weights
 
-FACTS_FILE = "pretrained.json"
-# What a network's description may hold at most: far more than any that is published.
+METADATA_FILE = "pretrained.json"
+# Limits on a network's configuration, well above those of any published network.
 _MAX_CONFIG_BYTES = 1 << 20
-_MAX_LAYERS = 1000  # and entries of a list
+_MAX_LAYERS = 1000  # also of the entries of a list
 _MAX_WIDTH = 1 << 20
-_COUNTER = "num_batches_tracked"  # lacks in old files, and only counts
-# What other models in transformers put on the same backbone, and what ours leaves out.
+_COUNTER = "num_batches_tracked"  # a counter that old files lack
+# Heads of other models in transformers on the same backbones, which are ignored.
 _OTHER_HEADS = re.compile(r"(?:^|\.)(?:classifier|pooler|decoder|lm_head|head)\.")
 
 
 def find_weights(weights: str, family: str, modalities: Sequence[str]) -> str:
-    """Give the folder of the weights that come with the package for the name 'student'; other names as they are.
+    """Resolve a value of the setting `weights`: 'student' becomes the folder in the package, other names are unchanged.
+
+    Parameters
+    ----------
+    weights : str
+    family : str
+    modalities : sequence of str
+        Input images of the network that will take the weights.
 
     Raises
     ------
     TrainingError
-        If there are none for this family, or they learned to see other images than `modalities`, or in another order.
+        If there are no such weights for this family, or they are for other modalities or another order of them.
     """
     where = weights
     source = find_source(weights)
-    if source is not None and weights != STUDENT and family not in source.families:
+    if source is not None and weights != Weights.STUDENT and family not in source.families:
         raise TrainingError(
             f"the weights '{weights}' are for {', '.join(source.families) or 'track recovery'}, not {family}; choose "
-            "others from: genretree weights list, or train from scratch with `weights='none'`"
+            "others from `genretree weights list`, or train from scratch with `weights='none'`"
         )
-    if weights == STUDENT:
+    if weights == Weights.STUDENT:
         folder = resources.files("genretree") / "students" / family
         if not folder.is_dir():
-            raise TrainingError(f"no weights named '{STUDENT}' come with genretree for {family}; use `weights=FOLDER`")
+            raise TrainingError(
+                f"genretree has no weights named '{Weights.STUDENT}' for {family}; use `weights=FOLDER`"
+            )
         where = str(folder)
     seen = read_pretrained_metadata(where).get("settings", {}).get("modalities")
     if seen is not None and list(modalities) != seen:
         raise TrainingError(
-            f"{where}: learned to see {', '.join(seen)}, not {', '.join(modalities)}; use `modalities={seen}`"
+            f"{where}: the weights are for {', '.join(seen)}, not {', '.join(modalities)}; use `modalities={seen}`"
         )
     return where
 
 
 def read_pretrained_metadata(where: str) -> dict[str, Any]:
-    """Read what `genretree pretrain` wrote about weights; nothing of those from elsewhere."""
+    """Read the metadata that `genretree pretrain` writes with weights; empty for other weights."""
     try:
-        content = json.loads((Path(where) / FACTS_FILE).read_text(encoding="utf-8"))
+        content = json.loads((Path(where) / METADATA_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
-def load_pretrained(kind: type[PreTrainedModel], name: str, **options: Any) -> PreTrainedModel:
+def load_pretrained(model_class: type[PreTrainedModel], name: str, **options: Any) -> PreTrainedModel:
     """Load a backbone from a file, a folder or the Hugging Face Hub, in transformers' layout.
 
     Parameters
     ----------
-    kind : a transformers model class
+    model_class : type
+        A transformers model class.
     name : str
-        As `open_checkpoint` takes it.
-    options
+        As for `open_checkpoint`.
+    **options
         Passed to `from_pretrained`.
 
     Raises
     ------
     TrainingError
-        If it can't be had or isn't the weights of such a model; says what to do.
+        If the weights can't be loaded, or are not those of such a model.
     """
-    return build_pretrained(kind, open_checkpoint(name), **options)
+    return build_pretrained(model_class, open_checkpoint(name), **options)
 
 
-def build_pretrained(kind: type[PreTrainedModel], checkpoint: Checkpoint, **options: Any) -> PreTrainedModel:
-    """Build a backbone from a checkpoint in transformers' layout; every weight must be there.
+def build_pretrained(model_class: type[PreTrainedModel], checkpoint: Checkpoint, **options: Any) -> PreTrainedModel:
+    """Build a backbone from a checkpoint in transformers' layout; all weights must be present.
 
-    The backbone's `config.initial_weights` records where they come from.
+    The backbone's `config.initial_weights` records their source.
 
     Raises
     ------
     TrainingError
-        If arrays are missing, unknown or of another shape, or the description doesn't fit.
+        If arrays are missing, unknown or of another shape, or the configuration doesn't fit.
     """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # what it reports is reported below
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # its warnings are replaced by the errors below
     try:
-        both: Any = kind.from_pretrained(
+        loaded: Any = model_class.from_pretrained(
             None,
-            config=_config_of(kind, checkpoint),
+            config=_config_of(model_class, checkpoint),
             state_dict=dict(checkpoint.weights),
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             dtype=torch.float32,
             **options,
         )
-    except Exception as error:  # transformers checks descriptions in many places, each with errors of its own
+    except Exception as error:  # transformers raises many types of errors
         raise TrainingError(
-            f"{checkpoint.place}: can't be loaded as a {kind.__name__} ({str(error).strip().splitlines()[0]}); give "
-            "weights of that model with the config.json that belongs to them"
+            f"{checkpoint.place}: can't be loaded as a {model_class.__name__} ({str(error).strip().splitlines()[0]}); "
+            "use weights of that model together with their config.json"
         ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
-    backbone: PreTrainedModel = both[0]
-    missing = [name for name in both[1]["missing_keys"] if not name.endswith(_COUNTER)]
-    unexpected = [name for name in both[1]["unexpected_keys"] if not _OTHER_HEADS.search(name)]
-    shapes = {name: (found, wanted) for name, found, wanted in both[1]["mismatched_keys"]}
+    backbone: PreTrainedModel = loaded[0]
+    missing = [name for name in loaded[1]["missing_keys"] if not name.endswith(_COUNTER)]
+    unexpected = [name for name in loaded[1]["unexpected_keys"] if not _OTHER_HEADS.search(name)]
+    shapes = {name: (found, wanted) for name, found, wanted in loaded[1]["mismatched_keys"]}
     if missing or unexpected or shapes:
-        expected = f"transformers' {kind.__name__}"
+        expected = f"transformers' {model_class.__name__}"
         raise TrainingError(f"{checkpoint.place}: {explain_mismatch(expected, missing, unexpected, shapes)}")
     backbone.config.initial_weights = dict(checkpoint.origin)
     return backbone
 
 
 def initial_weights(model: Any) -> dict[str, str] | None:
-    """Tell which pretrained weights a trained model started from; None if it started from random ones.
+    """Return the source of the pretrained weights that a model was trained from; None for random initial weights.
 
     Returns
     -------
     dict of str to str, or None
-        source, file, sha256, and revision and licence where they are known.
+        source, file, sha256, and revision and licence if known.
     """
     network = getattr(getattr(model, "model", model), "network", None)
     config = getattr(getattr(network, "backbone", None), "config", None)
     return getattr(config, "initial_weights", None)
 
 
-def _config_of(kind: type[PreTrainedModel], checkpoint: Checkpoint) -> Any:
-    """Make the description from config.json; without one, transformers' defaults for this model."""
-    made: Any = kind.config_class
-    given = dict(checkpoint.config)
-    if given.get("model_type", made.model_type) != made.model_type:
-        raise ValueError(f"config.json describes a model of type '{given['model_type']}', not '{made.model_type}'")
-    return made.from_dict(given) if given else made()
+def _config_of(model_class: type[PreTrainedModel], checkpoint: Checkpoint) -> Any:
+    """Build the configuration from config.json; without one, transformers' defaults."""
+    config_class: Any = model_class.config_class
+    content = dict(checkpoint.config)
+    if content.get("model_type", config_class.model_type) != config_class.model_type:
+        raise ValueError(
+            f"config.json describes a model of type '{content['model_type']}', not '{config_class.model_type}'"
+        )
+    return config_class.from_dict(content) if content else config_class()
 
 
 def save_checkpoint(backbone: Any, folder: Path) -> None:
-    """Write a backbone's weights, without the head's, in the form that `weights=FOLDER` takes up again.
+    """Write a backbone's weights, without the head, to a folder that the setting `weights` accepts.
 
-    Matrices are stored as float16, which halves the folder: training starts from them, so nothing hangs on more digits.
+    Matrices are stored as float16, which halves the size and is precise enough for initial weights.
     """
     inner = getattr(backbone, "backbone", None)
     if inner is not None:
         (folder / "config.json").write_text(inner.config.to_json_string(), encoding="utf-8")
     weights = {name: value for name, value in (inner or backbone).state_dict().items() if not _of_head(name)}
-    packed = {name: value.half() if value.ndim > 1 else value for name, value in weights.items()}
-    save_file({name: value.contiguous() for name, value in packed.items()}, folder / WEIGHTS_FILE, {"format": "pt"})
+    compressed = {name: value.half() if value.ndim > 1 else value for name, value in weights.items()}
+    save_file({name: value.contiguous() for name, value in compressed.items()}, folder / WEIGHTS_FILE, {"format": "pt"})
 
 
-def load_plain(backbone: nn.Module, folder: str, channels: int) -> None:
-    """Read what `save_checkpoint` wrote into a backbone that is not transformers'.
+def load_backbone_weights(backbone: nn.Module, folder: str, channels: int) -> None:
+    """Load what `save_checkpoint` wrote into a backbone that is not from transformers.
 
     Raises
     ------
     TrainingError
-        If it can't be read, or is of another shape.
+        If the weights can't be read or have other shapes.
     """
     own = {name: value for name, value in backbone.state_dict().items() if not _of_head(name)}
-    how = "give a folder that 'genretree pretrain' wrote for cnn, or `weights='none'`"
+    advice = "use a folder that 'genretree pretrain' wrote for cnn, or `weights='none'`"
     try:
         weights = read_weights(folder, Path(folder)).weights
     except TrainingError as error:
-        raise TrainingError(f"{error}; {how}") from error
+        raise TrainingError(f"{error}; {advice}") from error
     shapes = {
         name: (value.shape, own[name].shape)
         for name, value in weights.items()
@@ -185,8 +197,8 @@ def load_plain(backbone: nn.Module, folder: str, channels: int) -> None:
     }
     missing, unexpected = own.keys() - weights.keys(), weights.keys() - own.keys()
     if missing or unexpected or shapes:
-        expected = f"a cnn that sees {channels} images"
-        raise TrainingError(f"{folder}: {explain_mismatch(expected, missing, unexpected, shapes)}; {how}")
+        expected = f"a cnn with {channels} input images"
+        raise TrainingError(f"{folder}: {explain_mismatch(expected, missing, unexpected, shapes)}; {advice}")
     backbone.load_state_dict(dict(weights), strict=False)
 
 
@@ -194,82 +206,82 @@ def _of_head(name: str) -> bool:
     return name.startswith("scores.")
 
 
-def read_config(kind: type[PreTrainedConfig], folder: Path) -> Any:
-    """Read what a bundle's backbone is made like.
+def read_config(config_class: type[PreTrainedConfig], folder: Path) -> Any:
+    """Read the configuration of a bundle's backbone.
 
     Raises
     ------
     BundleError
-        If the file is missing or not such a description.
+        If the file is missing or not such a configuration.
     """
     path = folder / BACKBONE_FILE
     try:
         _check_numbers(json.loads(read_json_text(path, _MAX_CONFIG_BYTES)))
-        config = kind.from_json_file(path)
+        config = config_class.from_json_file(path)
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise BundleError(f"{path}: can't be read ({error}); copy or train the bundle again") from error
-    if not isinstance(config, kind):
-        raise BundleError(f"{path}: doesn't describe a {kind.__name__}")
+    if not isinstance(config, config_class):
+        raise BundleError(f"{path}: not the configuration of a {config_class.__name__}; copy or train the bundle again")
     return config
 
 
 def build_from_config(model: type[PreTrainedModel], config: PreTrainedConfig, folder: Path, **options: Any) -> Any:
-    """Build the network that a bundle describes, if the bundle has the weights of one of that size.
+    """Build the network of a bundle's configuration, unless it is larger than the file of weights.
 
     Parameters
     ----------
     model : type
-        The network's class.
+        Class of the network.
     config : PreTrainedConfig
-        As `read_config` gives it.
+        Result of `read_config`.
     folder : Path
-        The bundle.
+        Folder of the bundle.
     **options
-        Further arguments of the class.
+        Further arguments for the class.
 
     Raises
     ------
     BundleError
-        If the described network is larger than the file of weights.
+        If the configured network has more weights than the file.
     """
     weights = folder / WEIGHTS_FILE
-    with torch.device("meta"):  # without memory for the weights
-        described = sum(parameter.numel() for parameter in model(config, **options).parameters())
-    held = weights.stat().st_size if weights.is_file() else 0
-    if described > held:  # a number takes one byte at least
+    with torch.device("meta"):  # allocates no memory
+        n_weights = sum(parameter.numel() for parameter in model(config, **options).parameters())
+    n_bytes = weights.stat().st_size if weights.is_file() else 0
+    if n_weights > n_bytes:  # a weight takes at least one byte
         raise BundleError(
-            f"{folder / BACKBONE_FILE}: describes a network of {described:,} weights, and {weights.name} has {held:,} "
-            "bytes; copy or train the bundle again"
+            f"{folder / BACKBONE_FILE}: describes a network with {n_weights:,} weights, but {weights.name} has only "
+            f"{n_bytes:,} bytes; copy or train the bundle again"
         )
     return model(config, **options)
 
 
 def _check_numbers(content: Any) -> None:
-    """Refuse numbers and lists in a network's description that would make it endless. Raises ValueError."""
+    """Check the size of numbers and lists in a network's configuration. Raises ValueError."""
     if isinstance(content, dict):
         for name, value in content.items():
             if isinstance(value, int) and not isinstance(value, bool):
-                most = _MAX_LAYERS if "layer" in name and "eps" not in name else _MAX_WIDTH
-                if abs(value) > most:
-                    raise ValueError(f"{name} is {value}, more than {most:,}")
+                limit = _MAX_LAYERS if "layer" in name and "eps" not in name else _MAX_WIDTH
+                if abs(value) > limit:
+                    raise ValueError(f"{name} is {value}, more than {limit:,}")
             _check_numbers(value)
     elif isinstance(content, list):
         if len(content) > _MAX_LAYERS:
-            raise ValueError(f"has a list of {len(content):,} values")
+            raise ValueError(f"contains a list of {len(content):,} values, more than {_MAX_LAYERS:,}")
         for value in content:
             if isinstance(value, int) and abs(value) > _MAX_WIDTH:
-                raise ValueError(f"has a value of {value}, more than {_MAX_WIDTH:,}")
+                raise ValueError(f"contains the value {value}, more than {_MAX_WIDTH:,}")
             _check_numbers(value)
 
 
 def adapt_input(convolution: nn.Conv2d, channels: int) -> nn.Conv2d:
-    """Make an input convolution of another number of channels that answers grey images as the old one did.
+    """Adapt an input convolution to another number of channels, with the same response to grey images.
 
-    The weights are the mean over the old channels, scaled by old / new, so the sum over equal channels stays the same.
+    The new weights are the mean over the old channels, scaled by old / new, which preserves sums over equal channels.
     """
     if convolution.in_channels == channels:
         return convolution
-    made = nn.Conv2d(
+    adapted = nn.Conv2d(
         channels,
         convolution.out_channels,
         convolution.kernel_size,  # type: ignore[arg-type]
@@ -279,14 +291,14 @@ def adapt_input(convolution: nn.Conv2d, channels: int) -> nn.Conv2d:
     )
     with torch.no_grad():
         mean = convolution.weight.mean(dim=1, keepdim=True) * (convolution.in_channels / channels)
-        made.weight.copy_(mean.expand_as(made.weight))
-        if made.bias is not None and convolution.bias is not None:
-            made.bias.copy_(convolution.bias)
-    return made
+        adapted.weight.copy_(mean.expand_as(adapted.weight))
+        if adapted.bias is not None and convolution.bias is not None:
+            adapted.bias.copy_(convolution.bias)
+    return adapted
 
 
 class PooledBackbone(nn.Module):
-    """A transformers backbone, dropout, and one linear layer for the scores of all heads."""
+    """A transformers backbone with dropout and a linear layer for the scores of all heads."""
 
     def __init__(self, backbone: Any, pool: Callable[[Any], Tensor], width: int, dropout: float, n_scores: int) -> None:
         super().__init__()
@@ -298,10 +310,10 @@ class PooledBackbone(nn.Module):
         self.width = width
 
     def features(self, images: Tensor) -> Tensor:
-        """Give the pooled features, shape (n, width)."""
+        """Compute the pooled features, shape (n, width)."""
         return self.pool(self.backbone(images))
 
     def classify(self, features: Tensor) -> Tensor:
-        """Give the scores of all heads, side by side."""
+        """Compute the scores of all heads, shape (n, n_scores)."""
         scores: Tensor = self.scores(self.dropout(features))
         return scores

@@ -1,6 +1,6 @@
-"""Getting pretrained weights: from this machine, the Hugging Face Hub at a pinned revision, or the web.
+"""Loading and downloading of pretrained weights: local files, the Hugging Face Hub, and the web.
 
-Training downloads only from the Hub, and only what its settings name: no default is downloaded. `get_weights` (the
+Training downloads only from the Hub, and only weights that its settings name, never default weights. `get_weights` (the
 command `genretree weights get`) downloads everything else.
 """
 
@@ -15,10 +15,10 @@ from urllib.error import URLError
 from genretree.errors import TrainingError
 from genretree.files import atomic_path, sha256_file
 from genretree.models.pretrained.musicnn_weights import get_musicnn
+from genretree.models.pretrained.names import Weights
 from genretree.models.pretrained.sources import (
     MUSICNN,
     SOURCES,
-    STUDENT,
     WeightSource,
     cached_path,
     find_local,
@@ -37,22 +37,24 @@ _MAIN = "main"
 _JSON = ".json"
 _COMMIT_LENGTH = 40
 _MAX_REPO_PARTS = 2
-_WITHOUT = "or train from scratch with `weights='none'`"
+_FROM_SCRATCH = "or train from scratch with `weights='none'`"
 
 
 def open_checkpoint(name: str, *, download: bool = True) -> Checkpoint:
-    """Read the weights that a setting names.
+    """Load the weights named by the setting `weights`.
 
     Parameters
     ----------
     name : str
         A file or folder, a name from `genretree weights list`, or `user/name` or `user/name@revision` on the
-        Hugging Face Hub. Without a revision it is the pinned one if the name is in the list, and main if not.
+        Hugging Face Hub. The default revision is the pinned one for names in the list, otherwise main.
+    download : bool
+        Download missing weights from the Hub.
 
     Raises
     ------
     TrainingError
-        If they can't be had or read; says what to do.
+        If the weights can't be found, downloaded or read.
     """
     path = Path(name)
     source = find_source(name)
@@ -61,13 +63,11 @@ def open_checkpoint(name: str, *, download: bool = True) -> Checkpoint:
     if source is not None and source.access == "url":
         return _open_file(source)
     if source is not None and source.access != "hub":
-        raise TrainingError(
-            f"the weights '{name}' are not a value of `weights` for this model; give others, {_WITHOUT}"
-        )
+        raise TrainingError(f"the weights '{name}' are not for this model; choose others, {_FROM_SCRATCH}")
     if not _is_hub_name(name):
         raise TrainingError(
-            f"the weights '{name}' can't be had (no such file or folder); give a file or folder as `weights`, a name "
-            f"from: genretree weights list, {_WITHOUT}"
+            f"the weights '{name}' were not found (no such file or folder); give a file or folder as `weights`, a name "
+            f"from `genretree weights list`, {_FROM_SCRATCH}"
         )
     folder, file, commit = fetch(name, download=download)
     origin = {"source": _repo(name), "revision": commit}
@@ -79,14 +79,14 @@ def open_checkpoint(name: str, *, download: bool = True) -> Checkpoint:
 
 
 def get_weights(name: str, file: Path | None = None) -> list[Path]:
-    """Put weights into the user's cache.
+    """Download weights to the user's cache.
 
     Parameters
     ----------
     name : str
         A name from `genretree weights list`, or any `user/name` or `user/name@revision` on the Hugging Face Hub.
     file : path, optional
-        The published file, fetched elsewhere; downloaded if not given.
+        The published file, if it was downloaded by other means.
 
     Returns
     -------
@@ -96,22 +96,22 @@ def get_weights(name: str, file: Path | None = None) -> list[Path]:
     Raises
     ------
     TrainingError
-        If they can't be had or are not the published ones.
+        If the weights can't be downloaded or are not the published ones.
     """
     source = find_source(name)
     if name == MUSICNN:
         return get_musicnn(file)
     if source is not None and source.access == "url":
-        return [_put(source, file) if file is not None else _download(source)]
+        return [_copy_to_cache(source, file) if file is not None else _download(source)]
     if file is not None:
         raise TrainingError(
-            f"{name}: `file` is for {_names('url', 'wheel')}; give other files as the setting `weights` directly"
+            f"{name}: `file` is only for {_names('url', 'wheel')}; use other files as the setting `weights` directly"
         )
     if source is not None and source.access == "package":
-        raise TrainingError(f"the weights '{name}' come with genretree; there is nothing to download")
+        raise TrainingError(f"the weights '{name}' are included in genretree; there is nothing to download")
     if not _is_hub_name(name):
-        raise TrainingError(f"'{name}': unknown weights; choose from {_names('url', 'wheel', 'hub')}, or user/name")
-    checkpoint = open_checkpoint(name)  # read once, so that what is wrong with it shows now
+        raise TrainingError(f"unknown weights '{name}'; choose from {_names('url', 'wheel', 'hub')}, or user/name")
+    checkpoint = open_checkpoint(name)  # reading them now reports defects at once
     folder, chosen, _ = fetch(name)
     return [folder / checkpoint.origin.get("file", chosen)]
 
@@ -124,7 +124,7 @@ def fetch(name: str, *, download: bool = True) -> tuple[Path, str, str]:
     name : str
         `user/name` or `user/name@revision`; the revision is a branch, a tag, a commit or `refs/pr/N`.
     download : bool
-        Download what is not in the cache.
+        Download files that are not in the cache.
 
     Returns
     -------
@@ -134,46 +134,46 @@ def fetch(name: str, *, download: bool = True) -> tuple[Path, str, str]:
     Raises
     ------
     TrainingError
-        If it can't be had; says how else to get it.
+        If the weights can't be downloaded.
     """
     repo = _repo(name)
     given = name.partition("@")[2]
     source = find_source(repo)
     pinned = source.revision if source is not None else None
     revision = given or pinned or _MAIN
-    found = _find_cached(repo, revision) if len(revision) == _COMMIT_LENGTH or not download else None
-    if found is not None:
-        return found
+    cached = _find_cached(repo, revision) if len(revision) == _COMMIT_LENGTH or not download else None
+    if cached is not None:
+        return cached
     if not download:
         raise TrainingError(
-            f"the weights '{name}' are not on this machine, and training downloads only what its settings name; get "
-            f"them with: genretree weights get {name}, choose others with `weights`, {_WITHOUT}"
+            f"the weights '{name}' are not on this machine, and training doesn't download default weights; get them "
+            f"with `genretree weights get {name}`, choose others with `weights`, {_FROM_SCRATCH}"
         )
     try:
-        return _ask_hub(name, repo, revision)
+        return _download_from_hub(name, repo, revision)
     except TrainingError:
         raise
-    except Exception as error:  # the Hub's client and its HTTP library have errors of their own
-        found = _find_cached(repo, revision)
-        if found is not None:
-            return found
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    except Exception as error:  # the Hub's client and its HTTP library raise many types of errors
+        cached = _find_cached(repo, revision)
+        if cached is not None:
+            return cached
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise TrainingError(
-            f"the weights '{name}' can't be had from the Hub ({said}); where there is a network: "
-            f"genretree weights get {name}, or hf download {repo} --revision {revision}, and give the folder with "
-            f"`weights=FOLDER`, {_WITHOUT}{_other_commit(repo, revision)}"
+            f"the weights '{name}' can't be downloaded from the Hub ({reason}); on a machine with network access run "
+            f"`genretree weights get {name}`, or `hf download {repo} --revision {revision}` and set "
+            f"`weights=FOLDER`, {_FROM_SCRATCH}{_other_commit(repo, revision)}"
         ) from error
 
 
-def _ask_hub(name: str, repo: str, revision: str) -> tuple[Path, str, str]:
+def _download_from_hub(name: str, repo: str, revision: str) -> tuple[Path, str, str]:
     from huggingface_hub import HfApi
 
     hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, library_name="genretree")
     info: Any = hub.model_info(repo, revision=revision)
     names = [sibling.rfilename for sibling in info.siblings or () if "/" not in sibling.rfilename]
     file = choose_files(name, names)
-    # The weights last, so that what is in the cache is whole. The first file by the revision's own name, so that the
-    # cache knows it without a network, too; the folder's name is the commit.
+    # The weights come last, so that a cached folder with weights is complete. The first file is requested by the
+    # revision's name, so that the cache can resolve it offline; the folder's name is the commit.
     first, *rest = [CONFIG, file] if CONFIG in names else [file]
     folder = Path(hub.hf_hub_download(repo, first, revision=revision)).parent
     for each in rest:
@@ -184,10 +184,10 @@ def _ask_hub(name: str, repo: str, revision: str) -> tuple[Path, str, str]:
 
 
 def _find_cached(repo: str, revision: str) -> tuple[Path, str, str] | None:
-    """Find what was downloaded before in the Hub's cache; None if it is not whole."""
+    """Find weights in the Hub's cache; None if they are missing or incomplete."""
     from huggingface_hub import constants, try_to_load_from_cache
 
-    # Any file shows which commit a branch was; the folder then shows what is there.
+    # The reference resolves a branch to a commit; the commit's folder lists the files.
     home = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
     reference = home / "refs" / revision
     commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
@@ -205,19 +205,19 @@ def _find_cached(repo: str, revision: str) -> tuple[Path, str, str] | None:
 
 
 def _other_commit(repo: str, revision: str) -> str:
-    """Name another commit that is in the cache, as it may be what the user means."""
-    found = _find_cached(repo, _MAIN)
-    if found is None or found[2] == revision:
+    """Name another commit in the cache, since the user may mean that one."""
+    cached = _find_cached(repo, _MAIN)
+    if cached is None or cached[2] == revision:
         return ""
-    return f". Another commit is in the cache: {repo}@{found[2]}"
+    return f". Another commit is in the cache: {repo}@{cached[2]}"
 
 
 def _open_file(source: WeightSource) -> Checkpoint:
     path = find_local(source)
     if path is None:
         raise TrainingError(
-            f"the weights '{source.name}' are not on this machine; get them with: genretree weights get {source.name}, "
-            f"give a file with `weights=FILE`, {_WITHOUT}"
+            f"the weights '{source.name}' are not on this machine; get them with `genretree weights get "
+            f"{source.name}`, set `weights=FILE`, {_FROM_SCRATCH}"
         )
     _require_hash(path, source)
     return read_weights(source.name, path, source=source.name)
@@ -229,20 +229,20 @@ def _download(source: WeightSource) -> Path:
     path = cached_path(source)
     with atomic_path(path) as temporary:
         try:
-            # The whole hash as the prefix that must fit.
+            # The prefix is the complete hash.
             download_url_to_file(source.location, str(temporary), hash_prefix=source.sha256, progress=False)
         except (OSError, URLError, RuntimeError, ValueError) as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
             raise TrainingError(
-                f"{source.location}: can't be downloaded ({said}); fetch it elsewhere and give it with: "
-                f"genretree weights get {source.name} --file {path.name}"
+                f"{source.location}: can't be downloaded ({reason}); download it by other means and run "
+                f"`genretree weights get {source.name} --file {path.name}`"
             ) from error
     return path
 
 
-def _put(source: WeightSource, file: Path) -> Path:
+def _copy_to_cache(source: WeightSource, file: Path) -> Path:
     if not file.is_file():
-        raise TrainingError(f"{file}: no such file; it is at {source.location}")
+        raise TrainingError(f"{file}: no such file; download it from {source.location}")
     _require_hash(file, source)
     path = cached_path(source)
     with atomic_path(path) as temporary:
@@ -251,16 +251,16 @@ def _put(source: WeightSource, file: Path) -> Path:
 
 
 def _require_hash(path: Path, source: WeightSource) -> None:
-    found = sha256_file(path)
-    if found != source.sha256:
+    digest = sha256_file(path)
+    if digest != source.sha256:
         raise TrainingError(
-            f"{path}: not the published weights '{source.name}' (SHA-256 {found[:12]}... instead of "
-            f"{str(source.sha256)[:12]}...); get them from {source.location}, or give the file itself as `weights`"
+            f"{path}: not the published weights '{source.name}' (SHA-256 {digest[:12]}... instead of "
+            f"{str(source.sha256)[:12]}...); download them from {source.location}, or use the file itself as `weights`"
         )
 
 
 def _is_hub_name(name: str) -> bool:
-    """Check whether a name could be a repository's; a path to a file or folder that is not there is none."""
+    """Check whether a name can be a repository on the Hub, rather than a missing file or folder."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -279,4 +279,4 @@ def _repo(name: str) -> str:
 
 
 def _names(*access: str) -> str:
-    return ", ".join(source.name for source in SOURCES if source.access in access and source.name != STUDENT)
+    return ", ".join(source.name for source in SOURCES if source.access in access and source.name != Weights.STUDENT)

@@ -1,8 +1,8 @@
-"""EfficientNet-B0 under the names of torchvision and timm, mapped to those of transformers.
+"""Layouts of EfficientNet-B0 weights: mapping of torchvision's and timm's names to those of transformers.
 
-transformers computes what TensorFlow does: it pads strided convolutions at the right and the bottom only and has an
-epsilon of 1e-3 in its batch normalisations. torchvision and timm's `efficientnet_b0` pad on all sides and have 1e-5.
-`symmetric_config` makes transformers' network compute exactly what those two do.
+transformers follows TensorFlow: strided convolutions are padded at the right and bottom only, and batch normalisation
+has an epsilon of 1e-3. torchvision and timm's `efficientnet_b0` pad on all sides and use 1e-5. With `symmetric_config`
+transformers' network computes the same as those two.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from genretree.models.pretrained.weight_files import Checkpoint, explain_mismatc
 
 Layout = Literal["torchvision", "timm", "transformers"]
 
-_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks of each stage; those of the first stage don't expand
-_COUNTER = "num_batches_tracked"  # lacks in old files, and only counts
+_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks of each stage; the first stage has no expansion
+_COUNTER = "num_batches_tracked"  # a counter that old files lack
 _CLASSIFIER = "classifier."
-_TENSORFLOW = "tf_"  # how timm's names of ports with TensorFlow's padding begin
+_TENSORFLOW = "tf_"  # prefix of timm's names for ports with TensorFlow's padding
 _STEM_PADDING = "stem_padding"
 _SYMMETRIC = "symmetric"
-_MARKS: dict[Layout, str] = {
+_FIRST_ARRAYS: dict[Layout, str] = {
     "torchvision": "features.0.0.weight",
     "timm": "conv_stem.weight",
     "transformers": "embeddings.convolution.weight",
@@ -31,72 +31,73 @@ _MARKS: dict[Layout, str] = {
 
 
 def find_layout(names: Iterable[str]) -> Layout | None:
-    """Tell by the names of the arrays whose layout they have; None if it is none of those known."""
+    """Identify the layout by the names of the arrays; None if it is unknown."""
     known = set(names)
-    for layout, mark in _MARKS.items():
-        if mark in known or (layout == "transformers" and any(name.endswith(f".{mark}") for name in known)):
+    for layout, first_array in _FIRST_ARRAYS.items():
+        if first_array in known or (
+            layout == "transformers" and any(name.endswith(f".{first_array}") for name in known)
+        ):
             return layout
     return None
 
 
 def has_tensorflow_padding(checkpoint: Checkpoint) -> bool:
-    """Check whether timm's weights are ports from TensorFlow (`tf_efficientnet_b0`), which have other conventions."""
+    """Check whether timm's weights are ports from TensorFlow (`tf_efficientnet_b0`), with its padding and epsilon."""
     named = (checkpoint.config.get("architecture"), checkpoint.origin.get("file"))
     return any(isinstance(name, str) and name.startswith(_TENSORFLOW) for name in named)
 
 
 def symmetric_config() -> dict[str, Any]:
-    """Give the settings of an `EfficientNetConfig` under which it computes what torchvision and timm do.
+    """Return arguments of `EfficientNetConfig` with which the network computes the same as torchvision and timm.
 
-    `stem_padding` is not transformers' own: `apply_stem_padding` acts by it.
+    `stem_padding` is an addition, which `apply_stem_padding` implements.
     """
     return {"batch_norm_eps": 1e-5, "depthwise_padding": list(range(sum(_REPEATS))), _STEM_PADDING: _SYMMETRIC}
 
 
 def apply_stem_padding(backbone: Any) -> None:
-    """Pad the first convolution on all sides if the network's description says so."""
+    """Pad the first convolution on all sides if the configuration says so."""
     if getattr(backbone.config, _STEM_PADDING, None) == _SYMMETRIC:
         backbone.embeddings.padding = nn.ZeroPad2d(1)
 
 
-def map_names(checkpoint: Checkpoint, layout: Layout, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename torchvision's or timm's arrays to transformers' names; the classifier is left out.
+def map_names(checkpoint: Checkpoint, layout: Layout, target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename torchvision's or timm's arrays to transformers' names, without the classifier.
 
     Parameters
     ----------
     checkpoint : Checkpoint
-    layout : str
-        torchvision or timm.
-    wanted : mapping of str to tensor
-        The state dict of the network that will take them.
+    layout : "torchvision" or "timm"
+    target : mapping of str to tensor
+        State dict of the network that the arrays are for.
 
     Raises
     ------
     TrainingError
-        If arrays are missing, unknown or of another shape; names some, as they are called in the file.
+        If arrays are missing, unknown or of another shape; the message has names as in the file.
     """
     modules = dict(_modules(layout))
     sources = {}
-    for name in wanted:
-        module, _, kind = name.rpartition(".")
-        sources[name] = f"{modules[module]}.{kind}"
-    given = checkpoint.weights
-    missing = [source for source in sources.values() if source not in given and not source.endswith(_COUNTER)]
+    for name in target:
+        module, _, suffix = name.rpartition(".")
+        sources[name] = f"{modules[module]}.{suffix}"
+    weights = checkpoint.weights
+    missing = [source for source in sources.values() if source not in weights and not source.endswith(_COUNTER)]
     known = set(sources.values())
-    unexpected = [name for name in given if name not in known and not name.startswith(_CLASSIFIER)]
+    unexpected = [name for name in weights if name not in known and not name.startswith(_CLASSIFIER)]
     shapes = {
-        source: (given[source].shape, wanted[name].shape)
+        source: (weights[source].shape, target[name].shape)
         for name, source in sources.items()
-        if source in given and given[source].shape != wanted[name].shape
+        if source in weights and weights[source].shape != target[name].shape
     }
     if missing or unexpected or shapes:
         expected = f"an EfficientNet-B0 in {layout}'s layout"
         raise TrainingError(f"{checkpoint.place}: {explain_mismatch(expected, missing, unexpected, shapes)}")
-    return {name: given[source] for name, source in sources.items() if source in given}
+    return {name: weights[source] for name, source in sources.items() if source in weights}
 
 
 def _modules(layout: Layout) -> Iterable[tuple[str, str]]:
-    """Pair transformers' names of modules with torchvision's or timm's."""
+    """Yield pairs of module names: transformers', and torchvision's or timm's."""
     torchvision = layout == "torchvision"
     yield "embeddings.convolution", "features.0.0" if torchvision else "conv_stem"
     yield "embeddings.batchnorm", "features.0.1" if torchvision else "bn1"

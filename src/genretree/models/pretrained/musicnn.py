@@ -1,7 +1,7 @@
-"""The MusiCNN networks (Pons and Serra 2019, "Pre-trained convolutional neural networks for music audio tagging").
+"""The MusiCNN network (Pons and Serra 2019, "Pre-trained convolutional neural networks for music audio tagging").
 
-Published under the ISC licence as https://pypi.org/project/musicnn/0.1.0. `MSD` was trained on the Million Song Dataset
-and tells 50 of its tags, `MTT` on MagnaTagATune.
+Published under the ISC licence at https://pypi.org/project/musicnn/0.1.0. The network `msd` was trained on 50 tags of
+the Million Song Dataset, `mtt` on 50 tags of MagnaTagATune.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ _EPSILON = 1e-3  # TensorFlow's for batch normalisation
 
 
 class MusicnnOutput(NamedTuple):
-    """What the network says of patches: probabilities of the tags, and the layers before, all of shape (n, width)."""
+    """Outputs for patches: tag probabilities and the activations of earlier layers, all of shape (n, width)."""
 
     tags: Tensor
     mean_pool: Tensor
@@ -141,7 +141,7 @@ class MusicnnOutput(NamedTuple):
 
 
 class Musicnn(nn.Module):
-    """Log-mel patches, shape (n, frames, 96), to tags; 187 frames as published."""
+    """The network from log-mel patches, shape (n, frames, 96), to tags; 187 frames as published."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,38 +159,40 @@ class Musicnn(nn.Module):
         self.tags = nn.Linear(N_PENULTIMATE, N_TAGS)
 
     def forward(self, patches: Tensor) -> MusicnnOutput:
-        """Tag patches of shape (n, frames, 96)."""
+        """Compute all outputs for patches of shape (n, frames, 96)."""
         image = self.input_norm(patches[:, None])
-        seen = torch.cat([self._look(image, *pair) for pair in zip(self.front, self.front_norms, strict=True)], dim=1)
-        layers = [seen]
+        front = torch.cat(
+            [self._convolve_front(image, *pair) for pair in zip(self.front, self.front_norms, strict=True)], dim=1
+        )
+        layers = [front]
         for depth, (convolution, norm) in enumerate(zip(self.middle, self.middle_norms, strict=True)):
             found = norm(functional.relu(convolution(layers[-1])))
             layers.append(found if depth == 0 else found + layers[-1])
         features = torch.cat(layers, dim=1)
         mean_pool, max_pool = features.mean(dim=2), features.amax(dim=2)
-        # The published network flattens pairs of (greatest, mean), feature by feature.
+        # The published network interleaves maximum and mean, feature by feature.
         pooled = torch.stack([max_pool, mean_pool], dim=2).flatten(1)
         penultimate = self.dense_norm(functional.relu(self.dense(self.pool_norm(pooled))))
         return MusicnnOutput(torch.sigmoid(self.tags(penultimate)), mean_pool, max_pool, penultimate)
 
     @staticmethod
-    def _look(image: Tensor, convolution: nn.Module, norm: nn.Module) -> Tensor:
-        """Convolve over all of the time, then keep each filter's strongest band: shape (n, filters, frames)."""
+    def _convolve_front(image: Tensor, convolution: nn.Module, norm: nn.Module) -> Tensor:
+        """Convolve over time, then take the maximum over bands: shape (n, filters, frames)."""
         assert isinstance(convolution, nn.Conv2d)
         frames = convolution.kernel_size[0]
-        # "Same" as TensorFlow pads: an even length leaves one more at the end.
+        # TensorFlow's "same" padding: for even lengths there is one more at the end.
         padded = functional.pad(image, (0, 0, (frames - 1) // 2, frames // 2))
         found: Tensor = norm(functional.relu(convolution(padded)))
         return found.amax(dim=3)
 
 
 def from_tensorflow(tensors: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor]:
-    """Name and turn the arrays of the published checkpoint as `Musicnn.load_state_dict` takes them.
+    """Convert the arrays of the published checkpoint to a state dict of `Musicnn`.
 
     Raises
     ------
     ValueError
-        If one is missing or of another shape.
+        If an array is missing or of another shape.
     """
     convolutions = [*(f"front.{i}" for i in range(5)), *(f"middle.{i}" for i in range(3))]
     front_norms = (f"front_norms.{i}" for i in range(5))
@@ -200,9 +202,9 @@ def from_tensorflow(tensors: Mapping[str, NDArray[np.float32]]) -> dict[str, Ten
     try:
         for i, ours in enumerate(convolutions):
             kernel = torch.from_numpy(tensors[_numbered("conv2d", i, "kernel")])
-            # The front looks at (frames, bands), the middle at (frames, features), which is one dimension in PyTorch.
-            turned = kernel.permute(3, 2, 0, 1) if ours.startswith("front") else kernel[:, :, 0].permute(2, 1, 0)
-            state[f"{ours}.weight"] = turned.contiguous()
+            # The front convolves over (frames, bands), the middle over frames, which is Conv1d in PyTorch.
+            weight = kernel.permute(3, 2, 0, 1) if ours.startswith("front") else kernel[:, :, 0].permute(2, 1, 0)
+            state[f"{ours}.weight"] = weight.contiguous()
             state[f"{ours}.bias"] = torch.from_numpy(tensors[_numbered("conv2d", i, "bias")])
         for i, ours in enumerate(norms):
             for theirs, name in names.items():
@@ -212,7 +214,7 @@ def from_tensorflow(tensors: Mapping[str, NDArray[np.float32]]) -> dict[str, Ten
             state[f"{ours}.bias"] = torch.from_numpy(tensors[_numbered("dense", i, "bias")])
         Musicnn().load_state_dict(state)
     except (KeyError, RuntimeError, IndexError) as error:
-        raise ValueError(f"no checkpoint of a MusiCNN network: {error}") from error
+        raise ValueError(f"not a checkpoint of a MusiCNN network ({error})") from error
     return state
 
 

@@ -1,4 +1,4 @@
-"""What the published MusiCNN networks hear in slices, and the images' statistics; computed once and kept."""
+"""Features of slices from the published MusiCNN networks, with a cache in the store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from genretree.models.features.image_statistics import STATISTICS, dataset_stati
 from genretree.models.finite_weights import require_finite
 from genretree.models.pretrained.musicnn import BANDS, PATCH_FRAMES, Musicnn, MusicnnOutput
 from genretree.models.pretrained.musicnn_weights import load_musicnn_weights
-from genretree.models.pretrained.names import CACHED, MusicnnName
+from genretree.models.pretrained.names import MusicnnName, Weights
 from genretree.models.runtime.graph import Graph, wrap_runner
 from genretree.models.runtime.types import Runner
 from genretree.sound.features import MEL_16K
@@ -30,13 +30,13 @@ from genretree.sound.mel_16k import compress
 
 Layer = Literal["tags", "mean_pool", "max_pool", "penultimate", "images"]
 LAYERS: tuple[Layer, ...] = ("tags", "mean_pool", "max_pool", "penultimate")
-IMAGES: Layer = "images"  # no layer of a network but the statistics of the images
+IMAGES: Layer = "images"  # the image statistics, which are not a layer of a network
 WIDTHS: dict[str, int] = {"tags": 50, "mean_pool": 753, "max_pool": 753, "penultimate": 200, IMAGES: STATISTICS}
-_PATCHES_AT_A_TIME = 3  # the largest array between layers then stays below what the allocator keeps
-_LEAST_TAG = 1e-4
+_PATCH_BATCH_SIZE = 3  # keeps the largest activation below the size that the allocator caches
+_MIN_TAG = 1e-4  # tag probabilities are clipped to [1e-4, 1 - 1e-4]
 
 
-Backend = Callable[[torch.Tensor], MusicnnOutput]  # a network, or what runs it in torch's place
+Backend = Callable[[torch.Tensor], MusicnnOutput]  # a network, or a function that replaces it
 
 
 def extract_features(
@@ -44,32 +44,37 @@ def extract_features(
     mel_16k: Float16Array,
     patches: int,
 ) -> dict[str, Float32Array]:
-    """Give what networks say of slices, by `network/layer`: arrays (n, width), the mean over each slice's patches.
+    """Compute the networks' outputs for slices, averaged over the patches of each slice.
 
     Parameters
     ----------
     networks : mapping of name to network
     mel_16k : array, shape (n, frames, 96)
-        Mel power, as `genretree.sound.mel_16k` computes it; what is shorter than a patch of 187 frames is repeated.
+        Mel power, as computed by `genretree.sound.mel_16k`. Slices shorter than a patch of 187 frames are repeated.
     patches : int
-        How many to hear of each slice, spread evenly.
+        Number of evenly spaced patches of each slice.
+
+    Returns
+    -------
+    dict of str to float32 array, shape (n, width)
+        Outputs by `network/layer`.
     """
-    found: dict[str, list[Float32Array]] = {f"{name}/{layer}": [] for name in networks for layer in LAYERS}
-    known: dict[tuple[str, bytes], MusicnnOutput] = {}
-    for piece in mel_16k:
-        chosen = cut_patches(compress(piece), patches)
+    features: dict[str, list[Float32Array]] = {f"{name}/{layer}": [] for name in networks for layer in LAYERS}
+    computed: dict[tuple[str, bytes], MusicnnOutput] = {}
+    for mel in mel_16k:
+        slice_patches = cut_patches(compress(mel), patches)
         with torch.inference_mode():
             for name, network in networks.items():
-                for layer, values in _extract_patches(name, network, chosen, known).items():
-                    found[f"{name}/{layer}"].append(values)
+                for layer, values in _extract_patches(name, network, slice_patches, computed).items():
+                    features[f"{name}/{layer}"].append(values)
     return {
         key: np.stack(rows) if rows else np.zeros((0, WIDTHS[key.split("/")[1]]), np.float32)
-        for key, rows in found.items()
+        for key, rows in features.items()
     }
 
 
 def cut_patches(mel_16k: Float32Array, patches: int) -> Float32Array:
-    """Cut evenly spread patches from one slice: shape (patches, 187, 96); one if it is no longer than that."""
+    """Cut evenly spaced patches from a slice: shape (patches, 187, 96); fewer from a short slice."""
     frames = len(mel_16k)
     if frames < PATCH_FRAMES:
         mel_16k, frames = np.resize(mel_16k, (PATCH_FRAMES, mel_16k.shape[1])), PATCH_FRAMES
@@ -77,15 +82,15 @@ def cut_patches(mel_16k: Float32Array, patches: int) -> Float32Array:
     return np.stack([mel_16k[start : start + PATCH_FRAMES] for start in starts])
 
 
-def pool_patches(heard: MusicnnOutput, slices: int) -> dict[str, torch.Tensor]:
+def pool_patches(outputs: MusicnnOutput, slices: int) -> dict[str, torch.Tensor]:
     """Average each layer over the patches of each slice: shape (slices, width)."""
-    # Probabilities crowd at 0; their log odds are what a linear classifier can use.
-    layers = heard._replace(tags=torch.logit(heard.tags, _LEAST_TAG))
+    # Linear classifiers work better on log odds than on probabilities, most of which are near 0.
+    layers = outputs._replace(tags=torch.logit(outputs.tags, _MIN_TAG))
     return {layer: getattr(layers, layer).unflatten(0, (slices, -1)).mean(dim=1) for layer in LAYERS}
 
 
 def network_graphs(networks: Mapping[MusicnnName, Musicnn]) -> dict[str, Graph]:
-    """Give the networks from patches of log mel power, (n, 187, 96), to all layers."""
+    """Return graphs of the networks, from patches of log mel power, (n, 187, 96), to all outputs."""
     shape = (2, PATCH_FRAMES, BANDS)
     example = 2 * torch.rand(shape, generator=torch.Generator().manual_seed(0))
     return {
@@ -95,40 +100,40 @@ def network_graphs(networks: Mapping[MusicnnName, Musicnn]) -> dict[str, Graph]:
 
 
 def run_networks(networks: Mapping[MusicnnName, Musicnn], runners: Mapping[str, Runner]) -> dict[MusicnnName, Backend]:
-    """Give what runs the networks in torch's place."""
+    """Wrap runners as replacements of the networks."""
     return {name: _as_backend(runners[graph_name(name)]) for name in networks}
 
 
 def graph_name(network: MusicnnName) -> str:
-    """Name of a network's graph."""
+    """Return the name of a network's graph."""
     return f"musicnn-{network}"
 
 
 def _as_backend(run: Runner) -> Backend:
-    given = wrap_runner(run)
-    return lambda patches: MusicnnOutput(*given(patches))
+    run_tensors = wrap_runner(run)
+    return lambda patches: MusicnnOutput(*run_tensors(patches))
 
 
 def _extract_patches(
-    name: str, network: Backend, patches: Float32Array, known: dict[tuple[str, bytes], MusicnnOutput]
+    name: str, network: Backend, patches: Float32Array, computed: dict[tuple[str, bytes], MusicnnOutput]
 ) -> dict[str, Float32Array]:
-    """Average each layer over the patches of one slice; a patch that was heard before is not heard again.
+    """Average each layer over the patches of one slice; outputs of equal patches are reused.
 
-    Explanations ask for many slices that differ in a second or two.
+    Explanations score many slices that differ in a second or two only.
     """
     keys = [(name, patch.tobytes()) for patch in patches]
-    new = [place for place, key in enumerate(keys) if key not in known]
-    for at in range(0, len(new), _PATCHES_AT_A_TIME):
-        places = new[at : at + _PATCHES_AT_A_TIME]
-        heard = network(torch.from_numpy(patches[places]))
+    new = [place for place, key in enumerate(keys) if key not in computed]
+    for at in range(0, len(new), _PATCH_BATCH_SIZE):
+        places = new[at : at + _PATCH_BATCH_SIZE]
+        outputs = network(torch.from_numpy(patches[places]))
         for row, place in enumerate(places):
-            known[keys[place]] = MusicnnOutput(*(layer[row] for layer in heard))
-    joined = MusicnnOutput(*(torch.stack(layer) for layer in zip(*(known[key] for key in keys), strict=True)))
+            computed[keys[place]] = MusicnnOutput(*(layer[row] for layer in outputs))
+    joined = MusicnnOutput(*(torch.stack(layer) for layer in zip(*(computed[key] for key in keys), strict=True)))
     return {layer: values[0].numpy() for layer, values in pool_patches(joined, 1).items()}
 
 
 def extract_dataset_features(
-    examples: SliceDataset,
+    dataset: SliceDataset,
     networks: Mapping[MusicnnName, Musicnn],
     patches: int,
     images: bool = False,
@@ -136,50 +141,55 @@ def extract_dataset_features(
     tick: Callable[[int], None] | None = None,
     backends: Mapping[MusicnnName, Backend] | None = None,
 ) -> dict[str, Float32Array]:
-    """Hear all slices of a part, but for those that were heard in an earlier training on the same store.
+    """Compute the networks' outputs for a data set, with a cache in the store.
 
-    What is heard by `backends`, other runtimes of the same networks, is neither taken from there nor kept.
+    Outputs of `backends`, other runtimes of the same networks, are neither read from the cache nor saved to it.
+
+    Raises
+    ------
+    TrainingError
+        If the store lacks the feature `mel_16k`.
     """
-    sound = examples.features.get(MEL_16K)
-    if sound is None:
+    mel_16k = dataset.features.get(MEL_16K)
+    if mel_16k is None:
         raise TrainingError(
-            f"musicnn needs the feature {MEL_16K}, and this store does not have it; if it was made from audio, prepare "
-            f"the same source into the same store with the feature {MEL_16K}, which adds it; or choose another family"
+            f"musicnn needs the feature {MEL_16K}, but this store lacks it; if the store was made from audio, prepare "
+            f"the same source into it again with the feature {MEL_16K}; otherwise choose another family"
         )
-    found: dict[str, Float32Array] = {}
+    features: dict[str, Float32Array] = {}
     for name, network in networks.items():
         width = sum(WIDTHS[layer] for layer in LAYERS)
-        kept_in = examples if backends is None else replace(examples, cache=None)
-        cache = FeatureCache(kept_in, f"musicnn-{_fingerprint(network)}-{patches}.npy", width)
-        listen = partial(_extract_rows, name, network if backends is None else backends[name], sound, patches)
-        kept = cache.read(examples.rows, listen, f"hear ({name})", progress)
+        cache_dataset = dataset if backends is None else replace(dataset, cache=None)
+        cache = FeatureCache(cache_dataset, f"musicnn-{_fingerprint(network)}-{patches}.npy", width)
+        compute = partial(_extract_rows, name, network if backends is None else backends[name], mel_16k, patches)
+        cached = cache.read(dataset.rows, compute, f"MusiCNN ({name})", progress)
         cuts = np.cumsum([WIDTHS[layer] for layer in LAYERS])[:-1]
-        for layer, values in zip(LAYERS, np.split(kept, cuts, axis=1), strict=True):
-            found[f"{name}/{layer}"] = values
+        for layer, values in zip(LAYERS, np.split(cached, cuts, axis=1), strict=True):
+            features[f"{name}/{layer}"] = values
     if images:
-        found[IMAGES] = dataset_statistics(examples, progress)
+        features[IMAGES] = dataset_statistics(dataset, progress)
     if tick is not None:
-        tick(len(examples))
-    return found
+        tick(len(dataset))
+    return features
 
 
 def _extract_rows(
-    name: MusicnnName, network: Backend, sound: Float16Array, patches: int, rows: Int64Array
+    name: MusicnnName, network: Backend, mel_16k: Float16Array, patches: int, rows: Int64Array
 ) -> Float32Array:
-    """Hear some rows of a store, all layers side by side."""
-    heard = extract_features({name: network}, np.asarray(sound[rows]), patches)
-    return np.concatenate([heard[f"{name}/{layer}"] for layer in LAYERS], axis=1)
+    """Compute all layers for some rows of a store, joined along the last axis."""
+    outputs = extract_features({name: network}, np.asarray(mel_16k[rows]), patches)
+    return np.concatenate([outputs[f"{name}/{layer}"] for layer in LAYERS], axis=1)
 
 
 def save_networks(networks: Mapping[MusicnnName, Musicnn], folder: Path) -> list[str]:
-    """Write networks into a bundle's folder; gives the names of the files."""
+    """Write networks to a bundle's folder, and return the file names."""
     for name, network in networks.items():
         save_file(network.state_dict(), folder / network_file(name))
     return [network_file(name) for name in networks]
 
 
 def load_networks(names: Sequence[MusicnnName], folder: Path) -> dict[MusicnnName, Musicnn]:
-    """Read what `save_networks` wrote. Raises OSError, SafetensorError, RuntimeError or BundleError if it can't be."""
+    """Load what `save_networks` wrote. Raises OSError, SafetensorError, RuntimeError or BundleError."""
     networks = {}
     for name in names:
         path = folder / network_file(name)
@@ -190,23 +200,25 @@ def load_networks(names: Sequence[MusicnnName], folder: Path) -> dict[MusicnnNam
 
 
 def network_file(name: str) -> str:
-    """Name of the file of a network's weights, in a folder."""
+    """Return the file name of a network's weights."""
     return f"musicnn-{name}.safetensors"
 
 
-def load_network(name: MusicnnName, where: str = CACHED) -> Musicnn:
-    """Load a network from the cache of published weights, or from a folder that was named."""
-    if where == CACHED:
+def load_network(name: MusicnnName, weights: str = Weights.CACHED) -> Musicnn:
+    """Load a network with the published weights ('cached'), or from a folder. Raises TrainingError."""
+    if weights == Weights.CACHED:
         return build_musicnn(load_musicnn_weights(name))
-    path = Path(where) / network_file(name)
+    path = Path(weights) / network_file(name)
     try:
         return build_musicnn(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise TrainingError(f"{path}: no weights of a MusiCNN network ({error})") from error
+        raise TrainingError(
+            f"{path}: not the weights of a MusiCNN network ({error}); give another folder, or '{Weights.CACHED}'"
+        ) from error
 
 
 def build_musicnn(weights: dict[str, torch.Tensor]) -> Musicnn:
-    """Make a network of given weights."""
+    """Build a network with the given weights."""
     network = Musicnn().eval()
     network.load_state_dict(weights)
     return network

@@ -1,4 +1,4 @@
-"""Where the weights of MusiCNN come from: the wheel on the package index, whose hash is pinned, or a file."""
+"""Weights of MusiCNN: download of the published wheel with a pinned hash, conversion and cache."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from genretree.models.pretrained.tensorflow_checkpoint import read_tensors
 REQUIREMENT = "musicnn==0.1.0"
 WHEEL_SHA256 = "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa"
 PAGE = "https://pypi.org/project/musicnn/0.1.0/#files"
-# Hashes of names, shapes and numbers, so that what lies in the cache is known to be what was published.
+# Hashes of names, shapes and values, which verify the cached weights.
 DIGESTS = {
     "msd": "aaf808dd9fc706f73ddbf760d3588fc9508db0a184e213f4daa9640dbb6115eb",
     "mtt": "dac428ac840994672a5809d9210ba4c7d4b3171548f570f600cd5dd04cc2bc88",
@@ -30,38 +30,38 @@ DIGESTS = {
 
 
 def weights_file(network: MusicnnName) -> Path:
-    """Where a network's weights are kept."""
+    """Return the path of a network's weights in the cache."""
     return cache_folder() / f"musicnn-{network}.safetensors"
 
 
 def load_musicnn_weights(network: MusicnnName) -> dict[str, Tensor]:
-    """Read a network's weights from the cache.
+    """Load a network's weights from the cache.
 
     Raises
     ------
     TrainingError
-        If they are not there, or not those that were published; says how to get them.
+        If the weights are missing or not the published ones.
     """
     path = weights_file(network)
-    how = "get them with: genretree weights get musicnn"
+    advice = "get them with `genretree weights get musicnn`"
     if not path.is_file():
-        raise TrainingError(f"the weights of MusiCNN are not on this machine ({path}); {how}")
+        raise TrainingError(f"the weights of MusiCNN are not on this machine ({path}); {advice}")
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise TrainingError(f"{path}: can't be read ({error}); {how}") from error
+        raise TrainingError(f"{path}: can't be read ({error}); {advice}") from error
     if digest(weights) != DIGESTS[network]:
-        raise TrainingError(f"{path}: not the published weights (the hash differs); {how}")
+        raise TrainingError(f"{path}: not the published weights (the hash differs); {advice}")
     return weights
 
 
 def get_musicnn(wheel: str | Path | None = None) -> list[Path]:
-    """Put both networks' weights into the cache.
+    """Download or convert both networks' weights to the cache.
 
     Parameters
     ----------
     wheel : path, optional
-        The published wheel; downloaded by pip, with the user's own settings, if not given.
+        The published wheel. By default pip downloads it, with the user's settings.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def get_musicnn(wheel: str | Path | None = None) -> list[Path]:
     Raises
     ------
     TrainingError
-        If the wheel can't be had or is not the published one.
+        If the wheel can't be downloaded or is not the published one.
     """
     if wheel is not None:
         return _unpack(Path(wheel))
@@ -80,7 +80,7 @@ def get_musicnn(wheel: str | Path | None = None) -> list[Path]:
 
 
 def digest(weights: dict[str, Tensor]) -> str:
-    """Hash names, shapes and numbers, whatever file they lie in."""
+    """Hash names, shapes and values of weights, independently of the file format."""
     content = hashlib.sha256()
     for name in sorted(weights):
         array = weights[name].contiguous().numpy()
@@ -90,28 +90,38 @@ def digest(weights: dict[str, Tensor]) -> str:
 
 
 def _download(folder: Path) -> Path:
-    """Fetch the wheel and nothing that it depends on; pip checks the hash too. None of its code is run or installed."""
-    listed = folder / "requirements.txt"
-    listed.write_text(f"{REQUIREMENT} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
+    """Download the wheel without dependencies. None of its code is run or installed, and pip checks the hash, too."""
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{REQUIREMENT} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
     options = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--disable-pip-version-check", "--quiet"]
-    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), "--requirement", str(listed)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = list(folder.glob("*.whl"))
-    if done.returncode or not found:
-        said = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        *options,
+        "--dest",
+        str(folder),
+        "--requirement",
+        str(requirements),
+    ]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if process.returncode or not wheels:
+        reason = (process.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
         raise TrainingError(
-            f"{REQUIREMENT} can't be downloaded ({said}); fetch its wheel from {PAGE} and give it with: "
-            "genretree weights get musicnn --file WHEEL"
+            f"{REQUIREMENT} can't be downloaded ({reason}); download its wheel from {PAGE} and run "
+            "`genretree weights get musicnn --file WHEEL`"
         )
-    return found[0]
+    return wheels[0]
 
 
 def _unpack(wheel: Path) -> list[Path]:
     if not wheel.is_file():
-        raise TrainingError(f"{wheel}: no such file; the wheel is at {PAGE}")
+        raise TrainingError(f"{wheel}: no such file; download the wheel from {PAGE}")
     if sha256_file(wheel) != WHEEL_SHA256:
         raise TrainingError(
-            f"{wheel}: not the published wheel of {REQUIREMENT} (its SHA-256 differs); get it from {PAGE}"
+            f"{wheel}: not the published wheel of {REQUIREMENT} (the SHA-256 differs); download it from {PAGE}"
         )
     written = []
     with zipfile.ZipFile(wheel) as archive:

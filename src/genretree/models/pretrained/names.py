@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal
 
 MusicnnName = Literal["msd", "mtt"]  # by the data that the network was trained on
 MUSICNN_NAMES: tuple[MusicnnName, ...] = ("msd", "mtt")
-CACHED = "cached"  # the published weights in the cache folder, where a path could be given too
-NONE = "none"  # no pretrained weights: train from scratch
 WEIGHTS_FILE = "model.safetensors"
 BACKBONE_FILE = "backbone.json"  # configuration of a backbone from transformers
+
+
+class Weights(StrEnum):
+    """Special values of the setting `weights`; any other value is a path, a registered name or a Hub name.
+
+    Members are strings and compare equal to the values in settings.
+
+    Examples
+    --------
+    >>> from genretree.models.pretrained.names import Weights
+    >>> "none" == Weights.NONE
+    True
+    """
+
+    NONE = "none"
+    """No pretrained weights: train from scratch."""
+    STUDENT = "student"
+    """Weights in the package, pretrained by distillation."""
+    CACHED = "cached"
+    """Published MusiCNN weights in the user's cache."""

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from genretree.files import cache_folder
-from genretree.models.pretrained.names import MUSICNN_NAMES
+from genretree.models.pretrained.names import MUSICNN_NAMES, Weights
 
 IMAGENET = "imagenet1k-v1"  # torchvision's name for these weights, in lower case
 MUSICNN = "musicnn"
-STUDENT = "student"
 Access = Literal["package", "url", "hub", "wheel"]
 
 
@@ -28,28 +27,28 @@ class WeightSource:
     Parameters
     ----------
     name : str
-        The value of `--weights`, or the argument of `genretree weights get`.
+        Value of the setting `weights`, or argument of `genretree weights get`.
     families : tuple of str
         Model families that can use them.
     summary : str
         Architecture and training data.
     licence : str
-        As their publishers state it.
+        Licence as stated by the publishers.
     size : int
-        Bytes of the file.
+        Size of the file in bytes.
     access : str
         package: installed with genretree; url: one file on the web; hub: a repository on the Hugging Face Hub;
         wheel: a package on PyPI.
     location : str
         Path inside the package, or the address of the file, repository or wheel.
     sha256 : str, optional
-        Hash of the file, in hex. A file with another hash is refused.
+        Hash of the file, in hex. A file with another hash is rejected.
     file : str
-        Name of the file, where it is not the last part of `location`.
+        Name of the file, if it is not the last part of `location`.
     revision : str, optional
-        Commit of the Hub repository that is used unless another one is named.
+        Default commit of the Hub repository.
     note : str
-        What else a user should know.
+        Further information for users.
     """
 
     name: str
@@ -66,19 +65,19 @@ class WeightSource:
 
     @property
     def pinned(self) -> str:
-        """What identifies the weights: the file's hash, or the commit."""
+        """Identity of the weights: the file's hash or the commit."""
         if self.sha256 is not None:
             return f"sha256 {self.sha256}"
         return f"revision {self.revision}"
 
     @property
     def command(self) -> str:
-        """How to get them."""
+        """Command that downloads the weights."""
         return "installed with genretree" if self.access == "package" else f"genretree weights get {self.name}"
 
     def describe(self) -> dict[str, Any]:
-        """Collect all that is known as JSON types, with the path of the local copy (None if there is none)."""
-        found = find_local(self)
+        """Return all fields as JSON types, with the path of the local copy (None if there is none)."""
+        local = find_local(self)
         return {
             "name": self.name,
             "families": list(self.families),
@@ -92,13 +91,13 @@ class WeightSource:
             "revision": self.revision,
             "note": self.note,
             "command": self.command,
-            "local": None if found is None else str(found),
+            "local": None if local is None else str(local),
         }
 
 
 def _student(family: str, size: int, sha256: str) -> WeightSource:
     return WeightSource(
-        name=STUDENT,
+        name=Weights.STUDENT.value,
         families=(family,),
         summary=f"{family} pretrained on MusiCNN's outputs for the music of free games",
         licence="MIT",
@@ -186,7 +185,7 @@ SOURCES: tuple[WeightSource, ...] = (
 
 
 def find_source(name: str, family: str | None = None) -> WeightSource | None:
-    """Find weights by name, and by family where several have the same name; None if the name is not known."""
+    """Find weights by name, and by family if several have the same name; None if the name is unknown."""
     for source in SOURCES:
         if source.name == name and (family is None or family in source.families):
             return source
@@ -194,19 +193,19 @@ def find_source(name: str, family: str | None = None) -> WeightSource | None:
 
 
 def find_by_hash(sha256: str) -> WeightSource | None:
-    """Find the weights whose file has this hash; None if there are none."""
+    """Find weights by the hash of their file; None if there are none."""
     return next((source for source in SOURCES if source.sha256 == sha256), None)
 
 
 def cached_path(source: WeightSource) -> Path:
-    """Give the place in genretree's cache for a file that was downloaded from the web."""
+    """Return the path in genretree's cache of a file that is downloaded from the web."""
     return cache_folder() / Path(source.location).name
 
 
 def find_local(source: WeightSource) -> Path | None:
-    """Find the copy on this machine without any request to the network; None if there is none.
+    """Find the copy on this machine, without network access; None if there is none.
 
-    A file that torchvision downloaded itself is found, too. Its hash is not checked here.
+    Files that torchvision downloaded are found, too. Hashes are not checked here.
     """
     return next((path for path in _local_paths(source) if path.is_file()), None)
 
@@ -222,12 +221,12 @@ def _local_paths(source: WeightSource) -> Iterator[Path]:
     else:
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(source.name, source.file, revision=source.revision)
-        if isinstance(found, str):
-            yield Path(found)
+        cached = try_to_load_from_cache(source.name, source.file, revision=source.revision)
+        if isinstance(cached, str):
+            yield Path(cached)
 
 
 def _torch_home() -> Path:
-    """Where torch keeps what it downloads, as `torch.hub.get_dir` documents it."""
+    """Return torch's download folder, as documented for `torch.hub.get_dir`."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("TORCH_HOME") or Path(cache) / "torch")

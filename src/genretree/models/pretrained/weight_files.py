@@ -1,4 +1,4 @@
-"""Files of pretrained weights: found in a folder, identified by their content, read without running code."""
+"""Reading of weight files: choice of the file in a folder, detection of the format, loading without running code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from genretree.models.pretrained.sources import find_by_hash
 
 CONFIG = "config.json"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
-# As transformers and timm name them, the safest first; an index lists the parts of large weights.
+# Usual names in transformers and timm, the safest first; an index lists the parts of large weights.
 _INDEX = ".index.json"
 _USUAL = ("model.safetensors", f"model.safetensors{_INDEX}", "pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
 _EXPECTED = "a .safetensors, .pth, .pt or .bin file with a state dict"
@@ -32,23 +32,23 @@ _WEB_PAGE = re.compile(rb"\s*<(?:!doctype|html|head|\?xml)", re.IGNORECASE)
 _SAFETENSORS_JSON = 8  # bytes of the header's length, before the header's first brace
 _HEAD = 512
 _FORBIDDEN_GLOBAL = re.compile(r"GLOBAL:? ([\w.]+)")
-_WRAPPERS = ("state_dict", "model_state_dict", "model")  # of training checkpoints around the weights
-_PARALLEL = "module."  # what DataParallel puts before each name
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys of the state dict in training checkpoints
+_PARALLEL = "module."  # DataParallel's prefix
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights as read from files.
+    """Weights read from files.
 
     Parameters
     ----------
     place : str
-        What was given, for messages.
+        The value given by the user, for messages.
     weights : mapping of str to tensor
     config : mapping
-        The content of `config.json` next to the weights; empty without one.
+        Content of `config.json` next to the weights; empty without one.
     origin : mapping of str to str
-        What a bundle records: source, file, sha256, and revision and licence where they are known. No folders.
+        Source of the weights for a bundle: source, file, sha256, and revision and licence if known. No local folders.
     """
 
     place: str
@@ -58,12 +58,12 @@ class Checkpoint:
 
 
 def choose_files(place: str, names: Iterable[str]) -> str:
-    """Choose the file with the weights from the names in a folder or repository.
+    """Select the file with the weights from the names in a folder or repository.
 
     Raises
     ------
     TrainingError
-        If there is none, or several that none of the usual names decides between.
+        If there is no file, or several without a usual name.
     """
     here = sorted(names)
     for usual in _USUAL:
@@ -73,7 +73,9 @@ def choose_files(place: str, names: Iterable[str]) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise TrainingError(f"{place}: several weights files ({_few(found)}); give the file instead of the folder")
+        raise TrainingError(
+            f"{place}: several weights files ({_few(found)}); give one of the files instead of the folder"
+        )
     raise TrainingError(f"{place}: no weights in this folder; expected {_EXPECTED}, such as {_USUAL[0]}")
 
 
@@ -83,41 +85,41 @@ def read_weights(place: str, path: Path, **origin: str) -> Checkpoint:
     Parameters
     ----------
     place : str
-        What the user gave, for messages.
+        The value given by the user, for messages.
     path : Path
         A file, or a folder with one.
-    origin
-        What else is known of where it comes from.
+    **origin
+        Further information on the source.
 
     Raises
     ------
     TrainingError
-        If it can't be read, is not a state dict, or could run code.
+        If the file can't be read, is not a state dict, or could run code.
     """
     if path.is_dir():
         path = path / choose_files(place, (entry.name for entry in path.iterdir()))
     if not path.is_file():
         raise TrainingError(f"{place}: no such file or folder")
-    made = {"source": Path(place).name, "file": path.name, **origin}
+    record = {"source": Path(place).name, "file": path.name, **origin}
     if path.name.endswith(_INDEX):
         weights: dict[str, Tensor] = {}
         for part in list_parts(path):
             weights.update(_read_file(part))
     else:
         weights = _read_file(path)
-        made["sha256"] = sha256_file(path)
-        known = find_by_hash(made["sha256"])
+        record["sha256"] = sha256_file(path)
+        known = find_by_hash(record["sha256"])
         if known is not None:
-            made.update(source=known.name, licence=known.licence)
+            record.update(source=known.name, licence=known.licence)
     try:
         require_finite(path, weights)
     except BundleError as error:
         raise TrainingError(str(error).replace("copy or train the bundle again", "get the file again")) from error
-    return Checkpoint(place, weights, _read_config(path.parent / CONFIG), made)
+    return Checkpoint(place, weights, _read_config(path.parent / CONFIG), record)
 
 
 def list_parts(index: Path) -> list[Path]:
-    """List the files that an index names.
+    """List the files of an index.
 
     Raises
     ------
@@ -129,21 +131,21 @@ def list_parts(index: Path) -> list[Path]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainingError(f"{index}: not an index of weights ({_first_line(error)}); get it again") from error
     if not names or not all(isinstance(name, str) and PurePosixPath(name).name == name for name in names):
-        raise TrainingError(f"{index}: names files outside its folder; refused")
+        raise TrainingError(f"{index}: names files outside its folder; get it again from a trusted source")
     return [index.with_name(name) for name in names]
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
-    """Read one file, whatever its suffix: its first bytes say what it is."""
+    """Read one file. Its first bytes determine the format, whatever the suffix."""
     try:
         with path.open("rb") as stream:
             head = stream.read(_HEAD)
-        _refuse_other_content(path, head)
+        _check_content(path, head)
         if head[_SAFETENSORS_JSON : _SAFETENSORS_JSON + 1] == b"{":
             weights: Any = load_file(path)
         else:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch's own, about old formats
+                warnings.simplefilter("ignore")  # torch warns about old formats
                 weights = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise TrainingError(f"{path}: damaged safetensors file ({_first_line(error)}); get it again") from error
@@ -153,12 +155,12 @@ def _read_file(path: Path) -> dict[str, Tensor]:
         raise TrainingError(f"{path}: can't be read ({error.strerror or error})") from error
     except (TrainingError, MemoryError):
         raise
-    except Exception as error:  # a damaged archive fails in many ways, and each version of torch has others
+    except Exception as error:  # damaged archives raise many types of errors
         raise TrainingError(f"{path}: can't be read as weights ({_first_line(error)}); expected {_EXPECTED}") from error
     return _unwrap(path, weights)
 
 
-def _refuse_other_content(path: Path, head: bytes) -> None:
+def _check_content(path: Path, head: bytes) -> None:
     if not head:
         raise TrainingError(f"{path}: the file is empty; get it again")
     if is_lfs_pointer(head):
@@ -178,22 +180,22 @@ def _explain_pickle(path: Path, said: str) -> str:
     if forbidden is None:
         return f"{path}: not a state dict that torch.save wrote; expected {_EXPECTED}"
     return (
-        f"{path}: holds more than arrays ({printable(forbidden[1])}), and reading it could run code; refused. Get the "
+        f"{path}: contains more than arrays ({printable(forbidden[1])}), and reading it could run code; get the "
         "weights as safetensors, or save the state dict alone"
     )
 
 
 def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:
-    """Take the state dict out of a training checkpoint, as float32 numbers under names without prefix."""
+    """Extract the state dict from a training checkpoint, as float32 arrays with names without prefix."""
     for name in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
             break
     if not isinstance(content, Mapping) or not content:
-        raise TrainingError(f"{path}: holds a {type(content).__name__}, not a state dict; expected {_EXPECTED}")
+        raise TrainingError(f"{path}: contains a {type(content).__name__}, not a state dict; expected {_EXPECTED}")
     others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if others:
-        raise TrainingError(f"{path}: not a state dict, as {_few(others)} are not arrays; save the state dict alone")
+        raise TrainingError(f"{path}: not a state dict, since {_few(others)} are not arrays; save the state dict alone")
     cut = len(_PARALLEL) if all(str(name).startswith(_PARALLEL) for name in content) else 0
     return {str(name)[cut:]: value.float() if value.is_floating_point() else value for name, value in content.items()}
 
@@ -211,12 +213,12 @@ def _read_config(path: Path) -> dict[str, Any]:
 def explain_mismatch(
     expected: str, missing: Iterable[str], unexpected: Iterable[str], shapes: Mapping[str, tuple[Any, Any]]
 ) -> str:
-    """Say how weights differ from what a network needs, naming a few of each kind.
+    """Describe how weights differ from those of a network, with a few names of each type of difference.
 
     Parameters
     ----------
     expected : str
-        What they were compared with.
+        The network that the weights were compared with.
     missing, unexpected : iterable of str
         Names of arrays.
     shapes : mapping of str to (found, expected)
@@ -227,16 +229,16 @@ def explain_mismatch(
     if missing:
         said.append(f"lack {len(missing)} arrays ({_few(missing)})")
     if unexpected:
-        said.append(f"hold {len(unexpected)} unknown ones ({_few(unexpected)})")
+        said.append(f"have {len(unexpected)} unknown ones ({_few(unexpected)})")
     if shapes:
         some = [f"{name} {tuple(found)} instead of {tuple(wanted)}" for name, (found, wanted) in shapes.items()]
         said.append(f"have {len(some)} of another shape ({_few(some)})")
     return f"not the weights of {expected}: they {' and '.join(said)}"
 
 
-def _few(names: list[str], most: int = 3) -> str:
-    shown = ", ".join(printable(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown}, ..."
+def _few(names: list[str], max_shown: int = 3) -> str:
+    shown = ", ".join(printable(name) for name in names[:max_shown])
+    return shown if len(names) <= max_shown else f"{shown}, ..."
 
 
 def _first_line(error: Exception) -> str:

@@ -1,1 +1,1 @@
-"""Runtimes: PyTorch, OpenVINO and ONNX Runtime, and export to their formats."""
+"""Inference runtimes: PyTorch, OpenVINO and ONNX Runtime, and export to their formats."""

@@ -1,7 +1,6 @@
-"""What runs a model's networks: torch, or OpenVINO or ONNX Runtime on an export of them.
+"""Selection and loading of the runtime for a model's networks: torch, OpenVINO or ONNX Runtime.
 
-The reference is torch in float32, which is what a model does if nothing is asked for. All others are runners that take
-the place of its networks.
+The reference and default is torch in float32. The other runtimes are functions that replace the model's networks.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from genretree.models.base import Model
 from genretree.models.runtime.types import (
     GRAPH,
     REFERENCE,
-    Form,
+    ExportFormat,
     Precision,
     Runner,
     Runtime,
@@ -32,87 +31,97 @@ from genretree.models.runtime.types import (
 )
 from genretree.parallel import available_processors, fast_bf16, n_sharing_processes, processors_each
 
-_FORMS: dict[Runtime, Form] = {"openvino": "openvino", "onnxruntime": "onnx"}
+_FORMAT_OF: dict[Runtime, ExportFormat] = {"openvino": "openvino", "onnxruntime": "onnx"}
 
 
-def choose_runtime(exports: set[Form], runtime: RuntimeChoice, precision: Precision) -> Runtime:
-    """Choose what runs a bundle's networks, in the order that `benchmarks/runtimes.py` found.
+def choose_runtime(exports: set[ExportFormat], runtime: RuntimeChoice, precision: Precision) -> Runtime:
+    """Choose the runtime of a bundle's networks, in the order of speed that `benchmarks/runtimes.py` measured.
 
     Parameters
     ----------
     exports : set of "openvino", "onnx"
-        Forms that the bundle has been exported to.
+        Formats that the bundle has been exported to.
     runtime : "auto", "torch", "openvino" or "onnxruntime"
-        auto: the fastest that is installed and that there is an export for.
+        auto: the fastest installed runtime that the bundle has an export for.
     precision : "auto", "float32" or "bf16"
-        auto: bf16 where the processor is made for it.
+        auto: bf16 if the processor supports it.
 
     Raises
     ------
     SettingsError
-        For an unknown name, or bf16 with ONNX Runtime, which has none on processors.
+        If a name is unknown, or for bf16 with ONNX Runtime, which doesn't support it on CPUs.
+
+    Examples
+    --------
+    >>> from genretree.models.runtime.backends import choose_runtime
+    >>> choose_runtime(set(), "auto", "auto")
+    'torch'
     """
     _check(runtime, precision)
     if runtime != "auto":
         return runtime
-    ready: list[Runtime] = [name for name, form in _FORMS.items() if form in exports and find_spec(name) is not None]
+    ready: list[Runtime] = [
+        name for name, export_format in _FORMAT_OF.items() if export_format in exports and find_spec(name) is not None
+    ]
     wanted = [name for name in ready if name != "onnxruntime" or precision != "bf16"]
     return wanted[0] if wanted else "torch"
 
 
-def run_alone(folder: Path, exports: set[Form], runtime: Runtime, precision: Precision) -> tuple[Runner, RuntimeConfig]:
-    """Run the only network of a bundle by an export, without torch; gives the way too. Raises as `use_runtime`."""
-    _need_export(runtime, folder, exports)
-    way = RuntimeConfig(
+def open_standalone(
+    folder: Path, exports: set[ExportFormat], runtime: Runtime, precision: Precision
+) -> tuple[Runner, RuntimeConfig]:
+    """Open the export of a bundle with a single network, without torch. Raises the errors of `use_runtime`."""
+    _require_export(runtime, folder, exports)
+    config = RuntimeConfig(
         runtime, runtime == "openvino" and (precision == "bf16" or (precision == "auto" and _openvino_bf16()))
     )
-    return open_export(way, folder, GRAPH), way
+    return open_export(config, folder, GRAPH), config
 
 
 def use_runtime(
-    model: Model, folder: Path, image_size: int, exports: set[Form], runtime: Runtime, precision: Precision
+    model: Model, folder: Path, image_size: int, exports: set[ExportFormat], runtime: Runtime, precision: Precision
 ) -> str:
-    """Let a runtime take over the networks of a model that torch loaded.
+    """Run the networks of a loaded model with another runtime.
 
     Parameters
     ----------
     model : Model
-        As its family loaded it.
+        The model as loaded by its family.
     folder : Path
-        The bundle's.
+        Folder of the bundle.
     image_size : int
-        Of stored images, in pixels.
+        Size of stored images, in pixels.
     exports : set of "openvino", "onnx"
-        Forms that the bundle has been exported to.
+        Formats that the bundle has been exported to.
     runtime : "torch", "openvino" or "onnxruntime"
-        As `choose_runtime` gave it.
+        Result of `choose_runtime`.
     precision : "auto", "float32" or "bf16"
 
     Returns
     -------
     str
-        What runs it now: `openvino bf16`, say.
+        Runtime and precision, such as `openvino bf16`.
 
     Raises
     ------
     MissingExtraError
         If the runtime is not installed.
     BundleError
-        If there is no export for it, or it can't be read.
+        If the bundle has no export for it, or the export can't be read.
     """
     from genretree.models.runtime.graph import HasGraphs, run_torch
 
     graphs = model.graphs(image_size) if isinstance(model, HasGraphs) else {}
-    # Some networks of an ensemble may stay in float32 while others don't.
+    # Precision is chosen for each network: some members of an ensemble may stay in float32.
     wanted = {
         name: runtime != "onnxruntime" and (precision == "bf16" or (precision == "auto" and graph.bf16 and fast_bf16()))
         for name, graph in graphs.items()
     }
-    way = RuntimeConfig(runtime, any(wanted.values()))
-    if not graphs or str(way) == REFERENCE:  # nothing but trees: there is nothing to choose
+    config = RuntimeConfig(runtime, any(wanted.values()))
+    if not graphs or str(config) == REFERENCE:  # a model without networks always runs in the same way
         return REFERENCE
     if runtime != "torch":
-        _need_export(runtime, folder, exports)
+        _require_export(runtime, folder, exports)
     runners = {
         name: run_torch(graph, wanted[name])
         if runtime == "torch"
@@ -120,66 +129,69 @@ def use_runtime(
         for name, graph in graphs.items()
     }
     model.set_backend(runners)  # type: ignore[attr-defined]
-    return str(way)
+    return str(config)
 
 
 def _check(runtime: str, precision: str) -> None:
-    for kind, value, known in (
+    for setting, value, known in (
         ("runtime", runtime, get_args(RuntimeChoice)),
         ("precision", precision, get_args(Precision)),
     ):
         if value not in known:
-            raise SettingsError(f"no {kind} '{value}'; there are: {', '.join(known)}")
+            raise SettingsError(f"unknown {setting} '{value}'; choose from: {', '.join(known)}")
     if runtime == "onnxruntime" and precision == "bf16":
-        raise SettingsError("onnxruntime computes in float32 on processors; take another precision or runtime")
+        raise SettingsError("onnxruntime doesn't support bf16 on CPUs; choose precision float32 or another runtime")
 
 
-def _need_export(runtime: Runtime, folder: Path, exports: set[Form]) -> None:
-    form = _FORMS[runtime]
+def _require_export(runtime: Runtime, folder: Path, exports: set[ExportFormat]) -> None:
+    export_format = _FORMAT_OF[runtime]
     if find_spec(runtime) is None:
-        raise MissingExtraError(runtime, form)
-    if form not in exports:
-        raise BundleError(f"{folder}: has no export for {runtime}; make it with: genretree export {folder} --to {form}")
+        raise MissingExtraError(runtime, export_format)
+    if export_format not in exports:
+        raise BundleError(
+            f"{folder}: the bundle has no export for {runtime}; export it with `genretree export {folder} --to "
+            f"{export_format}`"
+        )
 
 
-def open_export(way: RuntimeConfig, folder: Path, name: str) -> Runner:
-    """Open an exported network of a bundle. Raises BundleError if it can't be read."""
-    form = _FORMS[way.runtime]
-    return open_runner(way, folder / form / graph_file(form, name))
+def open_export(config: RuntimeConfig, folder: Path, name: str) -> Runner:
+    """Open an exported network of a bundle. Raises BundleError if the file can't be read."""
+    export_format = _FORMAT_OF[config.runtime]
+    return open_runner(config, folder / export_format / graph_file(export_format, name))
 
 
-def open_runner(way: RuntimeConfig, path: Path) -> Runner:
+def open_runner(config: RuntimeConfig, path: Path) -> Runner:
     """Open an exported graph.
 
     Raises
     ------
     BundleError
-        If the runtime can't read it.
+        If the runtime can't read the file.
     """
     read: Mapping[Runtime, Callable[[Path, bool], Runner]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}
     try:
-        return read[way.runtime](path, way.bf16)
-    except Exception as error:  # each runtime has errors of its own
+        return read[config.runtime](path, config.bf16)
+    except Exception as error:  # each runtime raises its own errors
         raise BundleError(
-            f"{path}: {way.runtime} can't read it ({str(error).strip()}); {export_again(path)}"
+            f"{path}: {config.runtime} can't read this file ({str(error).strip()}); {export_again(path)}"
         ) from error
 
 
-class _ForEachShare:
-    """What is made anew when the number of those who share the processors changes: sessions have their own threads."""
+class _PerWorkerCount:
+    """A session that is created again when the number of workers changes, since sessions have their own threads."""
 
-    def __init__(self, make: Callable[[int, int], Any]) -> None:
-        self.make = make
+    def __init__(self, create: Callable[[int, int], Any]) -> None:
+        self.create = create
         self.lock = threading.Lock()
-        self.made: tuple[int, Any] | None = None
+        self.cached: tuple[int, Any] | None = None
 
     def get(self) -> Any:
-        """Give what is made for as many threads at a time as there are now, and the processors each of them has."""
-        users = min(n_sharing_processes(), available_processors())
+        """Return the session for the current number of workers and of processors for each of them."""
+        workers = min(n_sharing_processes(), available_processors())
         with self.lock:
-            if self.made is None or self.made[0] != users:
-                self.made = (users, self.make(users, processors_each()))
-            return self.made[1]
+            if self.cached is None or self.cached[0] != workers:
+                self.cached = (workers, self.create(workers, processors_each()))
+            return self.cached[1]
 
 
 _FIRST = threading.Lock()
@@ -190,14 +202,14 @@ def _openvino_core() -> Any:
     import openvino
 
     with _FIRST:
-        # Two threads that are the first to need NumPy in OpenVINO 2026.4's bindings wait for each other for ever: one
-        # holds Python and waits for a guard in C++, the other holds the guard. So it is done here, by one.
+        # OpenVINO 2026.4's bindings deadlock if two threads initialise NumPy at once: one holds the GIL and waits for a
+        # guard in C++, the other holds the guard. So one thread does it here.
         openvino.Type.f32.to_dtype()
     return openvino.Core()
 
 
 def _openvino_bf16() -> bool:
-    """Say whether the processor multiplies bf16 itself; as `fast_bf16`, but without torch."""
+    """Check whether the processor supports bf16, as `fast_bf16` does, but without torch."""
     return "BF16" in _openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
@@ -206,16 +218,16 @@ def _openvino(path: Path, bf16: bool) -> Runner:
     model = core.read_model(path)
     own = threading.local()
 
-    def compile_for(users: int, each: int) -> Any:
+    def compile_for(workers: int, processors: int) -> Any:
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
-            "NUM_STREAMS": users,
-            "INFERENCE_NUM_THREADS": users * each,
-            "ENABLE_CPU_PINNING": False,  # other threads and other programs need the processors too
+            "NUM_STREAMS": workers,
+            "INFERENCE_NUM_THREADS": workers * processors,
+            "ENABLE_CPU_PINNING": False,  # leaves the processors to other threads and programs
         }
         return core.compile_model(model, "CPU", options)
 
-    compiled = _ForEachShare(compile_for)
+    compiled = _PerWorkerCount(compile_for)
     compiled.get()
 
     def run(batch: NDArray[Any]) -> tuple[NDArray[Any], ...]:
@@ -231,15 +243,15 @@ def _openvino(path: Path, bf16: bool) -> Runner:
 def _onnxruntime(path: Path, bf16: bool) -> Runner:
     import onnxruntime
 
-    def open_for(users: int, each: int) -> Any:
+    def open_for(workers: int, processors: int) -> Any:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = each
+        options.intra_op_num_threads = processors
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors only
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    session = _ForEachShare(open_for)
+    session = _PerWorkerCount(open_for)
     session.get()
 
     def run(batch: NDArray[Any]) -> tuple[NDArray[Any], ...]:

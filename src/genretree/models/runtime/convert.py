@@ -1,4 +1,4 @@
-"""Networks written as OpenVINO IR or ONNX."""
+"""Export of networks to OpenVINO IR and ONNX."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ import torch
 
 from genretree.errors import MissingExtraError
 from genretree.models.runtime.graph import Graph
-from genretree.models.runtime.types import Form, graph_file
+from genretree.models.runtime.types import ExportFormat, graph_file
 
 INPUT = "input"
-_NEEDS = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
+_REQUIRED_PACKAGES = {"openvino": ("openvino",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 
 
-def require_export_library(form: Form) -> None:
-    """Refuse if what writes and runs a form is not installed.
+def require_export_library(export_format: ExportFormat) -> None:
+    """Check that the libraries for an export format are installed.
 
     Raises
     ------
     MissingExtraError
-        It names the extra.
+        If a library is missing; the message names the extra.
     """
-    for package in _NEEDS[form]:
+    for package in _REQUIRED_PACKAGES[export_format]:
         if find_spec(package) is None:
-            raise MissingExtraError(package, form)
+            raise MissingExtraError(package, export_format)
 
 
-def write_graph(form: Form, graph: Graph, name: str, folder: Path) -> None:
-    """Write a graph in float32, for any number of rows, into a folder."""
-    writers: dict[Form, Callable[[Graph, Path], None]] = {"openvino": _write_openvino, "onnx": _write_onnx}
+def write_graph(export_format: ExportFormat, graph: Graph, name: str, folder: Path) -> None:
+    """Write a graph to a folder, in float32 and for any batch size."""
+    writers: dict[ExportFormat, Callable[[Graph, Path], None]] = {"openvino": _write_openvino, "onnx": _write_onnx}
     graph.module.eval()
-    with torch.no_grad(), _quietly():
-        writers[form](graph, folder / graph_file(form, name))
+    with torch.no_grad(), _suppress_messages():
+        writers[export_format](graph, folder / graph_file(export_format, name))
 
 
 def _write_openvino(graph: Graph, path: Path) -> None:
     import openvino
 
     shape = openvino.PartialShape([-1, *graph.example.shape[1:]])
-    # By openvino's own converter: https://docs.openvino.ai, "Converting a PyTorch Model".
+    # See "Converting a PyTorch Model" at https://docs.openvino.ai.
     converted = openvino.convert_model(graph.module, example_input=(graph.example,), input=[shape])
     converted.inputs[0].get_tensor().set_names({INPUT})
     for output, name in zip(converted.outputs, graph.outputs, strict=True):
@@ -68,8 +68,8 @@ def _write_onnx(graph: Graph, path: Path) -> None:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep back what the exporters say of torch's inside: nothing in it is for the user."""
+def _suppress_messages() -> Iterator[None]:
+    """Suppress the exporters' messages on torch's internals, which are irrelevant to users."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:

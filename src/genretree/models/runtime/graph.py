@@ -1,4 +1,4 @@
-"""The networks inside of models, as parts that other runtimes than torch can run in their place."""
+"""Networks of models as graphs that runtimes other than torch can run."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from genretree.models.runtime.types import Runner
 
 @dataclass(frozen=True)
 class Graph:
-    """A network with all the preparation that can be a part of it.
+    """A network including its preprocessing.
 
     Parameters
     ----------
     module : nn.Module
-        Takes one tensor and gives a tuple of tensors, each of shape (n, width).
+        Takes one tensor and returns a tuple of tensors, each of shape (n, width).
     example : Tensor
-        An input; any number of rows must do in the place of its own.
+        An example input; the batch size may vary.
     outputs : tuple of str
-        Names of what it gives.
+        Names of the outputs.
     bf16 : bool
-        Whether probabilities stay within 0.02 where its products are computed in bf16 (docs/runtimes.md); if not, the
-        precision "auto" keeps it in float32.
+        Whether probabilities in bf16 stay within 0.02 of those in float32 (docs/runtimes.md). If not, the precision
+        "auto" means float32.
     """
 
     module: nn.Module
@@ -38,19 +38,19 @@ class Graph:
 
 @runtime_checkable
 class HasGraphs(Protocol):
-    """A model with networks in it; the rest of the contract apart."""
+    """A model with networks that other runtimes can run."""
 
     def graphs(self, image_size: int) -> dict[str, Graph]:
-        """Give the networks by name, for stored images of `image_size` pixels; none if there are none."""
+        """Return the networks by name, for stored images of `image_size` pixels; empty if there are none."""
         ...
 
     def set_backend(self, runners: Mapping[str, Runner]) -> None:
-        """Let others run the networks, by the names of `graphs`."""
+        """Run the networks with other functions, given by the names of `graphs`."""
         ...
 
 
 def run_torch(graph: Graph, bf16: bool) -> Runner:
-    """Run a graph by torch, its matrix products in bf16 or float32."""
+    """Create a runner for a graph in torch, with matrix products in bf16 or float32."""
 
     def run(batch: Array) -> tuple[Array, ...]:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -60,5 +60,5 @@ def run_torch(graph: Graph, bf16: bool) -> Runner:
 
 
 def wrap_runner(run: Runner) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Give a runner that takes and gives tensors."""
+    """Wrap a runner as a function of tensors."""
     return lambda batch: tuple(map(torch.from_numpy, run(batch.contiguous().numpy())))

@@ -1,4 +1,4 @@
-"""Names of runtimes, forms of export and precisions; nothing here needs a library."""
+"""Types and names of runtimes, export formats and precisions; importing them loads no runtime."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-Form = Literal["openvino", "onnx"]
+ExportFormat = Literal["openvino", "onnx"]
 Runtime = Literal["torch", "openvino", "onnxruntime"]
 RuntimeChoice = Literal["auto", "torch", "openvino", "onnxruntime"]
 Precision = Literal["auto", "float32", "bf16"]
-Runner = Callable[[NDArray[Any]], tuple[NDArray[Any], ...]]  # of many rows, to float32 arrays of shape (rows, width)
-FORMS: tuple[Form, ...] = ("openvino", "onnx")
-GRAPH = "network"  # name of the only exported graph of a neural family
+Runner = Callable[[NDArray[Any]], tuple[NDArray[Any], ...]]  # a batch to float32 arrays of shape (n, width)
+EXPORT_FORMATS: tuple[ExportFormat, ...] = ("openvino", "onnx")
+GRAPH = "network"  # name of the exported graph of a neural family
 REFERENCE = "torch float32"
 _SUFFIX = {"openvino": ".xml", "onnx": ".onnx"}
 
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """A runtime and the arithmetic it works in, as `genretree predict --json` names it."""
+    """A runtime and its precision, in the form of `genretree predict --json`."""
 
     runtime: Runtime
     bf16: bool
@@ -31,11 +31,11 @@ class RuntimeConfig:
         return f"{self.runtime} {'bf16' if self.bf16 else 'float32'}"
 
 
-def graph_file(form: Form, name: str) -> str:
-    """Name of the file of a network, in the folder of an export."""
-    return name + _SUFFIX[form]
+def graph_file(export_format: ExportFormat, name: str) -> str:
+    """Return the file name of a network in an export folder."""
+    return name + _SUFFIX[export_format]
 
 
 def export_again(path: Path) -> str:
-    """Say how to replace an exported file of a bundle."""
-    return f"make it again: genretree export {path.parent.parent} --to {path.parent.name} --overwrite"
+    """Return advice on replacing an exported file of a bundle."""
+    return f"export again with `genretree export {path.parent.parent} --to {path.parent.name} --overwrite`"

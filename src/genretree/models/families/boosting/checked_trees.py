@@ -1,7 +1,7 @@
-"""Boosted trees as plain arrays, every index of which is checked before anything follows it.
+"""Boosted trees as plain arrays, every index of which is checked before use.
 
-scikit-learn walks its trees in compiled code that trusts them: an index outside a tree reads foreign memory, and a
-child that points back at its parent never ends. What comes from a file is therefore checked first, whatever wrote it.
+scikit-learn evaluates its trees in compiled code without checks: an index outside a tree reads foreign memory, and a
+child that points back to its parent causes an endless loop. Trees from files are therefore checked first.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from safetensors.numpy import load_file, save_file
 
 from genretree.errors import BundleError
 
-# How each field of a node is stored, and its name in scikit-learn's own record.
 _MAX_NODES = 50_000_000
-_MAX_TREE_DEPTH = 512  # scikit-learn's have 30 at most with its 31 leaves
+_MAX_TREE_DEPTH = 512  # scikit-learn's default of 31 leaves allows 30
+# Name in scikit-learn's record and stored type of each field of a node.
 _FIELDS: dict[str, tuple[str, type[np.generic]]] = {
     "value": ("value", np.float64),
     "feature": ("feature_idx", np.int64),
@@ -35,7 +35,7 @@ _ARRAYS: dict[str, type[np.generic]] = {
     "baseline": np.float64,
     "n_features": np.int64,
     "starts": np.int64,
-    **{name: kind for name, (_, kind) in _FIELDS.items()},
+    **{name: dtype for name, (_, dtype) in _FIELDS.items()},
 }
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -44,21 +44,21 @@ Arrays = Mapping[str, NDArray[Any]]
 class CheckedTrees:
     """The trees of a gradient boosting classifier.
 
-    They predict to the last digit what scikit-learn's HistGradientBoostingClassifier does that grew them.
+    Predictions equal those of the scikit-learn HistGradientBoostingClassifier that the trees are from.
 
     Parameters
     ----------
     arrays : mapping of str to array
-        ``classes``: int64, shape (n_classes,), rising. ``baseline``: float64, shape (n_scores,), where n_scores is 1
-        for two classes and n_classes for more. ``n_features``: int64, shape (1,). ``starts``: int64, shape
-        (n_trees + 1,), where each tree's nodes begin, tree after tree as they were grown: n_scores in each iteration.
-        And one entry for each node, shape (n_nodes,): ``value`` (of leaves), ``feature``, ``threshold``,
-        ``missing_left``, ``left`` and ``right`` (within the tree, after the node itself), ``leaf``.
+        ``classes``: int64, shape (n_classes,), increasing. ``baseline``: float64, shape (n_scores,), where n_scores is
+        1 for two classes and n_classes for more. ``n_features``: int64, shape (1,). ``starts``: int64, shape
+        (n_trees + 1,), the first node of each tree, in the order of growth with n_scores trees for each iteration. And
+        with one entry for each node, shape (n_nodes,): ``value`` (of leaves), ``feature``, ``threshold``,
+        ``missing_left``, ``left`` and ``right`` (indices within the tree, after the node itself), ``leaf``.
 
     Raises
     ------
     ValueError
-        If anything in them is not so; says what.
+        If an array or value is invalid.
     """
 
     def __init__(self, arrays: Arrays) -> None:
@@ -69,34 +69,34 @@ class CheckedTrees:
         self._predictors = list(self._make_predictors())
 
     def predict_proba(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Give the probabilities of the classes, shape (n, n_classes), of features of shape (n, n_features).
+        """Predict the probabilities of the classes, shape (n, n_classes), for features of shape (n, n_features).
 
         Raises
         ------
         BundleError
-            If there are more or fewer features than the trees were grown on.
+            If the number of features differs from that in training.
         """
         from sklearn._loss.loss import HalfBinomialLoss, HalfMultinomialLoss
         from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
 
         if features.shape[1] != self.n_features:
-            raise BundleError(f"the trees were grown on {self.n_features} features, and there are {features.shape[1]}")
+            raise BundleError(f"expected {self.n_features} features, got {features.shape[1]}; train the bundle again")
         width, threads = len(self.arrays["baseline"]), _openmp_effective_n_threads()
         values = np.ascontiguousarray(features, dtype=np.float64)
-        known = np.zeros((0, 8), dtype=np.uint32)  # no feature is a category
+        known = np.zeros((0, 8), dtype=np.uint32)  # there are no categorical features
         places = np.zeros(0, dtype=np.uint32)
         scores = np.zeros((len(values), width), order="F")
         scores += self.arrays["baseline"]
         for number, predictor in enumerate(self._predictors):
             scores[:, number % width] += predictor.predict(values, known, places, threads)
         if width == 1:
-            two: NDArray[np.float64] = HalfBinomialLoss().predict_proba(scores)
-            return two
+            probabilities: NDArray[np.float64] = HalfBinomialLoss().predict_proba(scores)
+            return probabilities
         found: NDArray[np.float64] = HalfMultinomialLoss(n_classes=width).predict_proba(scores)
         return found
 
     def _make_predictors(self) -> Iterator[Any]:
-        """Make what scikit-learn walks through, one tree at a time."""
+        """Create scikit-learn's predictor for each tree."""
         from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
         from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
 
@@ -114,12 +114,12 @@ class CheckedTrees:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote, and check it.
+        """Load and check what `save` wrote.
 
         Raises
         ------
         BundleError
-            If it can't be read, or any value in it is wrong; names the file.
+            If the file can't be read, or a value is invalid.
         """
         try:
             return cls(load_file(path))
@@ -128,28 +128,28 @@ class CheckedTrees:
 
     @classmethod
     def from_classifier(cls, classifier: Any) -> Self:
-        """Take over what a fitted HistGradientBoostingClassifier has grown.
+        """Copy the trees of a fitted HistGradientBoostingClassifier.
 
         Raises
         ------
         ValueError, TypeError, AttributeError, KeyError
-            If it is not one, or any value in it is wrong.
+            If the object is of another type, or a value is invalid.
         """
         baseline = _as_array(classifier._baseline_prediction, np.float64).ravel()
         iterations: Sequence[Sequence[Any]] = classifier._predictors
         if any(len(iteration) != len(baseline) for iteration in iterations):
-            raise ValueError(f"an iteration has another number of trees than {len(baseline)}")
+            raise ValueError(f"an iteration doesn't have {len(baseline)} trees")
         trees = [tree.nodes for iteration in iterations for tree in iteration]
         for nodes in trees:
             if not isinstance(nodes, np.ndarray) or nodes.ndim != 1 or nodes.dtype.names is None:
                 raise ValueError("a tree is not a list of nodes")
             if nodes["is_categorical"].any():
-                raise ValueError("a node splits by categories, which genretree's trees never do")
+                raise ValueError("a node splits by categories, which is not supported")
         if not trees:
             raise ValueError("there are no trees")
         arrays = {
-            name: np.concatenate([_as_array(nodes[field], kind) for nodes in trees])
-            for name, (field, kind) in _FIELDS.items()
+            name: np.concatenate([_as_array(nodes[field], dtype) for nodes in trees])
+            for name, (field, dtype) in _FIELDS.items()
         }
         arrays["starts"] = np.cumsum([0, *(len(nodes) for nodes in trees)], dtype=np.int64)
         arrays["classes"] = _as_array(classifier.classes_, np.int64)
@@ -158,59 +158,59 @@ class CheckedTrees:
         return cls(arrays)
 
 
-def _as_array(values: Any, kind: type[np.generic]) -> NDArray[Any]:
-    """Give an array of another kind of numbers, without changing any."""
+def _as_array(values: Any, dtype: type[np.generic]) -> NDArray[Any]:
+    """Convert an array to another type, without changing any value. Raises ValueError."""
     found = np.asarray(values)
     if found.dtype.kind not in "iuf":
-        raise ValueError(f"numbers are of type {found.dtype}")
-    changed = found.astype(kind)
+        raise ValueError(f"the values are of type {found.dtype}")
+    changed = found.astype(dtype)
     if not np.array_equal(changed, found, equal_nan=found.dtype.kind == "f"):
-        raise ValueError(f"numbers don't fit the type {np.dtype(kind)}")
+        raise ValueError(f"the values don't fit the type {np.dtype(dtype)}")
     return changed
 
 
 def _check_arrays(arrays: Arrays) -> None:
-    """Refuse arrays that are not what `CheckedTrees` says. Raises ValueError."""
+    """Check arrays against the description in `CheckedTrees`. Raises ValueError."""
     if set(arrays) != set(_ARRAYS):
         raise ValueError(f"arrays missing or unknown: {', '.join(sorted(set(arrays) ^ set(_ARRAYS)))}")
-    for name, kind in _ARRAYS.items():
-        if arrays[name].dtype != kind or arrays[name].ndim != 1:
+    for name, dtype in _ARRAYS.items():
+        if arrays[name].dtype != dtype or arrays[name].ndim != 1:
             raise ValueError(f"'{name}' is {arrays[name].dtype} in {arrays[name].ndim} dimensions")
     classes, baseline, starts = arrays["classes"], arrays["baseline"], arrays["starts"]
     n_nodes, width = len(arrays["value"]), 1 if len(classes) == 2 else len(classes)
     if len(classes) < 2 or classes[0] < 0 or (classes[1:] <= classes[:-1]).any():
-        raise ValueError("the classes don't rise from 0")
+        raise ValueError("the classes are not increasing from 0")
     if len(baseline) != width:
         raise ValueError(f"{len(baseline)} baselines for {len(classes)} classes")
     if not np.isfinite(baseline).all():
         raise ValueError("a baseline contains NaN or infinity")
     if len(arrays["n_features"]) != 1 or not 1 <= arrays["n_features"][0] < 2**31:
-        raise ValueError("the number of features is wrong")
+        raise ValueError("the number of features is invalid")
     if any(len(arrays[name]) != n_nodes for name in _FIELDS):
         raise ValueError("the fields of the nodes differ in length")
     if len(starts) < 1 + width or (len(starts) - 1) % width:
         raise ValueError(f"{len(starts) - 1} trees for {width} scores")
     if starts[0] != 0 or starts[-1] != n_nodes or (starts[1:] <= starts[:-1]).any():
-        raise ValueError("the trees don't begin where they should")
+        raise ValueError("the starts of the trees are invalid")
     _check_nodes(arrays, n_nodes)
 
 
 def _check_nodes(arrays: Arrays, n_nodes: int) -> None:
-    """Refuse nodes that don't make trees. Raises ValueError."""
+    """Check that the nodes form trees. Raises ValueError."""
     starts, leaf = arrays["starts"], arrays["leaf"]
     for name in ("leaf", "missing_left"):
         if (arrays[name] > 1).any():
             raise ValueError(f"'{name}' of a node is neither 0 nor 1")
     sizes = np.diff(starts)
     inner = leaf == 0
-    first = np.repeat(starts[:-1], sizes)[inner]  # of the tree that an inner node is in
+    first = np.repeat(starts[:-1], sizes)[inner]  # of the inner node's tree
     own = np.flatnonzero(inner) - first
     size = np.repeat(sizes, sizes)[inner]
     parents = np.zeros(n_nodes, dtype=np.int64)
     for side in ("left", "right"):
         children = arrays[side][inner].astype(np.int64)
         if (children >= size).any():
-            raise ValueError(f"the {side} child of a node lies outside its tree")
+            raise ValueError(f"the {side} child of a node is outside its tree")
         if (children <= own).any():
             raise ValueError(f"the {side} child of a node does not come after it: a cycle")
         parents += np.bincount(first + children, minlength=n_nodes)
@@ -220,9 +220,11 @@ def _check_nodes(arrays: Arrays, n_nodes: int) -> None:
         raise ValueError("a node has no parent or several")
     features = arrays["feature"][inner]
     if ((features < 0) | (features >= arrays["n_features"][0])).any():
-        raise ValueError(f"a node asks for a feature that is not among the {arrays['n_features'][0]}")
+        raise ValueError(f"a node refers to a feature outside the {arrays['n_features'][0]} features")
     thresholds = arrays["threshold"][inner]
-    if (np.isnan(thresholds) | np.isneginf(thresholds)).any():  # +inf: scikit-learn splits off what is missing so
+    if (
+        np.isnan(thresholds) | np.isneginf(thresholds)
+    ).any():  # +inf is valid: scikit-learn splits off missing values with it
         raise ValueError("a threshold contains NaN or infinity")
     if not np.isfinite(arrays["value"][~inner]).all():
         raise ValueError("a leaf contains NaN or infinity")
@@ -230,7 +232,7 @@ def _check_nodes(arrays: Arrays, n_nodes: int) -> None:
 
 
 def _check_depth(arrays: Arrays) -> None:
-    """Refuse trees that would take long to walk. Raises ValueError."""
+    """Check the size and depth of the trees. Raises ValueError."""
     starts, leaf = arrays["starts"], arrays["leaf"]
     if len(leaf) > _MAX_NODES:
         raise ValueError(f"{len(leaf):,} nodes, more than {_MAX_NODES:,}")
@@ -246,7 +248,7 @@ def _check_depth(arrays: Arrays) -> None:
 
 
 def _clear_unused(arrays: Arrays) -> dict[str, NDArray[Any]]:
-    """Set to zero what predictions don't read: a leaf's split, and the value of a node that splits."""
+    """Set fields that predictions don't read to zero: the split of leaves, and the value of inner nodes."""
     leaf = arrays["leaf"] == 1
     cleared = dict(arrays)
     for name in _FIELDS:

@@ -1,6 +1,7 @@
-"""Family `boosting`: standardised images, their principal components, histogram gradient boosting.
+"""Family `boosting`: histogram gradient boosting on principal components of the images.
 
-Images at 128x128, laid end to end, are projected on their components; a classifier of the leaves or one for each level.
+The images are downsampled, by default to 128x128 pixels, flattened and projected on principal components. There is one
+classifier of the leaves, or one for each level.
 """
 
 from __future__ import annotations
@@ -50,14 +51,14 @@ from genretree.taxonomy import Taxonomy
 
 PROJECTION_FILE = "projection.safetensors"
 _REDUCED_FILE = "reduced.bytes"
-_WHITE = np.float32(255)  # the projection is of pixels from 0 to 1
+_WHITE = np.float32(255)  # the projection takes pixels in [0, 1]
 
 
 class BoostingFamily:
-    """PCA and gradient boosting. With the recipe `boosting-published` it is the study's pipeline."""
+    """PCA and gradient boosting; the recipe `boosting-published` is the study's pipeline."""
 
     name: ClassVar[str] = "boosting"
-    summary: ClassVar[str] = "principal components of the images and histogram gradient boosting"
+    summary: ClassVar[str] = "histogram gradient boosting on principal components of the images"
     distributed: ClassVar[bool] = False
     settings_type: ClassVar[type[BoostingSettings]] = BoostingSettings
 
@@ -65,77 +66,89 @@ class BoostingFamily:
     def fit(
         train: SliceDataset, validation: SliceDataset | None, taxonomy: Taxonomy, settings: Any, context: FitContext
     ) -> FitResult:
-        """Fit the projection, then the classifiers; held-out slices decide how many trees are grown."""
-        chosen: BoostingSettings = settings
+        """Fit the projection, then the classifiers, with early stopping on held-out slices."""
+        boosting_settings: BoostingSettings = settings
         if len(train) < 3:
-            raise TrainingError(f"{len(train)} slices to train on; the principal components need at least 3")
-        seeing, features, facts = _fit_features(train, chosen, context)
+            raise TrainingError(
+                f"the training part has {len(train)} slices, but the principal components need at least 3; add tracks"
+            )
+        pipeline, features, metadata = _fit_features(train, boosting_settings, context)
         parts = {"train": (features, train.leaves)}
         if validation is not None:
-            parts["validation"] = seeing.transform_dataset(validation, context.progress), validation.leaves
+            parts["validation"] = pipeline.transform_dataset(validation, context.progress), validation.leaves
         classifiers = []
-        targets = _targets(taxonomy, chosen.heads)
-        with progress_bar(len(targets) * chosen.epochs, "boost (at most)", "iteration", context.progress) as tick:
+        targets = _targets(taxonomy, boosting_settings.heads)
+        with progress_bar(
+            len(targets) * boosting_settings.epochs, "boost (at most)", "iteration", context.progress
+        ) as tick:
             for number, nodes in enumerate(targets):
                 draft = context.folder / draft_file(number)
-                begun = read_draft(draft, nodes)
-                tick(getattr(begun, "n_iter_", 0))
-                held = None if validation is None else (parts["validation"][0], nodes[validation.leaves])
-                classifiers.append(fit_classifier(features, nodes[train.leaves], held, chosen, begun, draft, tick))
+                started = read_draft(draft, nodes)
+                tick(getattr(started, "n_iter_", 0))
+                validation_data = None if validation is None else (parts["validation"][0], nodes[validation.leaves])
+                classifiers.append(
+                    fit_classifier(
+                        features, nodes[train.leaves], validation_data, boosting_settings, started, draft, tick
+                    )
+                )
         trees = [CheckedTrees.from_classifier(classifier) for classifier in classifiers]
-        model = BoostingModel(seeing, trees, taxonomy, chosen)
-        facts["iterations"] = [int(classifier.n_iter_) for classifier in classifiers]
-        history = record_history(classifiers, parts, taxonomy, chosen)
+        model = BoostingModel(pipeline, trees, taxonomy, boosting_settings)
+        metadata["iterations"] = [int(classifier.n_iter_) for classifier in classifiers]
+        history = record_history(classifiers, parts, taxonomy, boosting_settings)
         write_history(context.folder / "history.csv", history)
-        return FitResult(model, history, facts)
+        return FitResult(model, history, metadata)
 
     @staticmethod
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> BoostingModel:
-        """Read a fitted model; every index in its trees is checked."""
-        chosen: BoostingSettings = settings
-        seeing = _FeaturePipeline.load(folder, chosen)
-        targets = _targets(taxonomy, chosen.heads)
-        trees = [load_trees(folder, number, target, seeing.width) for number, target in enumerate(targets)]
-        return BoostingModel(seeing, trees, taxonomy, chosen)
+        """Load a fitted model; every index in its trees is checked."""
+        boosting_settings: BoostingSettings = settings
+        pipeline = _FeaturePipeline.load(folder, boosting_settings)
+        targets = _targets(taxonomy, boosting_settings.heads)
+        trees = [load_trees(folder, number, target, pipeline.width) for number, target in enumerate(targets)]
+        return BoostingModel(pipeline, trees, taxonomy, boosting_settings)
 
 
 class BoostingModel:
-    """Features and classifiers behind the contract of every family."""
+    """Feature pipeline and gradient boosting classifiers."""
 
     def __init__(
-        self, seeing: _FeaturePipeline, classifiers: list[CheckedTrees], taxonomy: Taxonomy, settings: BoostingSettings
+        self,
+        pipeline: _FeaturePipeline,
+        classifiers: list[CheckedTrees],
+        taxonomy: Taxonomy,
+        settings: BoostingSettings,
     ) -> None:
-        self.seeing = seeing
-        self.input_features = seeing.describer.input_features
+        self.pipeline = pipeline
+        self.input_features = pipeline.extractor.input_features
         self.classifiers = classifiers
         self.taxonomy = taxonomy
         self.settings = settings
         self.heads = settings.heads
 
     def graphs(self, image_size: int) -> dict[str, Graph]:
-        """Give the MusiCNN networks, if the trees see what they hear."""
-        return self.seeing.describer.graphs()
+        """Return the MusiCNN networks, if the feature `musicnn` is used."""
+        return self.pipeline.extractor.graphs()
 
     def set_backend(self, runners: Mapping[str, Runner]) -> None:
-        """Let another runtime hear."""
-        self.seeing.describer.set_backend(runners)
+        """Run the MusiCNN networks with another runtime."""
+        self.pipeline.extractor.set_backend(runners)
 
     def predict_proba(self, inputs: Inputs) -> LevelProbabilities:
-        """Give the probabilities of every node: a list of (n, n_nodes) float64 arrays by level."""
+        """Predict the probabilities of every node: a list of (n, n_nodes) float64 arrays by level."""
         check_inputs(self, inputs)
         if len(inputs[IMAGES]) == 0:
             return [np.zeros((0, len(self.taxonomy.nodes(level)))) for level in range(self.taxonomy.depth)]
-        return self._classify(self.seeing.see(inputs))
+        return self._classify(self.pipeline.transform(inputs))
 
     def embed(self, inputs: Inputs) -> Float32Array:
-        """Compute the features that the trees see: shape (n, width)."""
-        return self.seeing.see(inputs)
+        """Compute the features of the classifiers: shape (n, width)."""
+        return self.pipeline.transform(inputs)
 
-    def predict_dataset(self, examples: SliceDataset, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
-        """Score stored slices; what was heard before is not heard again."""
-        found = self._classify(self.seeing.transform_dataset(examples))
+    def predict_dataset(self, dataset: SliceDataset, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
+        """Predict stored slices, with cached features."""
+        found = self._classify(self.pipeline.transform_dataset(dataset))
         if tick is not None:
-            tick(len(examples))
+            tick(len(dataset))
         return found
 
     def _classify(self, features: Float32Array) -> LevelProbabilities:
@@ -148,56 +161,56 @@ class BoostingModel:
         ]
 
     def save(self, folder: Path) -> list[str]:
-        """Write what the features need and the trees of each classifier, all as safetensors."""
+        """Write the feature pipeline and the trees of each classifier as safetensors."""
         names = [trees_file(i) for i in range(len(self.classifiers))]
         for name, classifier in zip(names, self.classifiers, strict=True):
             classifier.save(folder / name)
-        return [*self.seeing.save(folder), *names]
+        return [*self.pipeline.save(folder), *names]
 
 
 # -- features ------------------------------------------------------------------------------------------------
 
 
 class _FeaturePipeline:
-    """All that the trees see of a slice: components, then statistics and layers."""
+    """Features of a slice: principal components, then image statistics and MusiCNN layers."""
 
     def __init__(
         self,
         projection: tuple[Float32Array, Float32Array] | None,
-        describer: FeatureExtractor,
+        extractor: FeatureExtractor,
         settings: BoostingSettings,
     ) -> None:
         self.projection = projection
-        self.describer = describer
+        self.extractor = extractor
         self.settings = settings
 
     @property
     def width(self) -> int | None:
-        """The number of features, if it is known without any images."""
+        """Number of features; None if it isn't known in advance."""
         if self.projection is None or len(self.settings.features) > 1:
             return None
         return len(self.projection[1])
 
-    def see(self, inputs: Inputs) -> Float32Array:
-        """Give the features of slices, shape (n, width)."""
+    def transform(self, inputs: Inputs) -> Float32Array:
+        """Compute the features of slices, shape (n, width)."""
         size, images = self.settings.batch_size, inputs[IMAGES]
         parts = (images[start : start + size] for start in range(0, len(images), size))
-        return self._join(parts, self.describer.describe(inputs))
+        return self._join(parts, self.extractor.extract(inputs))
 
-    def transform_dataset(self, examples: SliceDataset, progress: bool = False) -> Float32Array:
-        """Give the features of stored slices, shape (n, width)."""
-        described = self.describer.extract_dataset(examples, progress)
-        return self._join(examples.batches(self.settings.batch_size), described)
+    def transform_dataset(self, dataset: SliceDataset, progress: bool = False) -> Float32Array:
+        """Compute the features of stored slices, shape (n, width)."""
+        extracted = self.extractor.extract_dataset(dataset, progress)
+        return self._join(dataset.batches(self.settings.batch_size), extracted)
 
-    def _join(self, batches: Iterable[UInt8Array], described: Sequence[Float32Array]) -> Float32Array:
-        found = list(described)
+    def _join(self, batches: Iterable[UInt8Array], extracted: Sequence[Float32Array]) -> Float32Array:
+        found = list(extracted)
         if self.projection is not None:
             found.insert(0, np.concatenate([_project(part, *self.projection, self.settings) for part in batches]))
         return np.concatenate(found, axis=1)
 
     def save(self, folder: Path) -> list[str]:
-        """Write what there is."""
-        names = self.describer.save(folder)
+        """Write the projection and the networks, if used."""
+        names = self.extractor.save(folder)
         if self.projection is not None:
             weights, offset = self.projection
             save_file({"weights": weights, "offset": offset}, folder / PROJECTION_FILE)
@@ -206,13 +219,13 @@ class _FeaturePipeline:
 
     @classmethod
     def load(cls, folder: Path, settings: BoostingSettings) -> Self:
-        """Read what `save` wrote."""
+        """Load what `save` wrote."""
         projection = _read_projection(folder / PROJECTION_FILE, settings) if "components" in settings.features else None
         try:
-            describer = FeatureExtractor.load(folder, settings.features, settings.networks)
+            extractor = FeatureExtractor.load(folder, settings.features, settings.networks)
         except (OSError, SafetensorError, RuntimeError) as error:
             raise BundleError(f"{folder}: can't be read ({error}); copy or train the bundle again") from error
-        return cls(projection, describer, settings)
+        return cls(projection, extractor, settings)
 
 
 def _read_projection(path: Path, settings: BoostingSettings) -> tuple[Float32Array, Float32Array]:
@@ -231,32 +244,32 @@ def _read_projection(path: Path, settings: BoostingSettings) -> tuple[Float32Arr
 def _fit_features(
     train: SliceDataset, settings: BoostingSettings, context: FitContext
 ) -> tuple[_FeaturePipeline, Float32Array, dict[str, Any]]:
-    """Fit what is to be fitted; gives the training slices' features too."""
-    facts: dict[str, Any] = {}
+    """Fit the feature pipeline; returns it with the training features and metadata."""
+    metadata: dict[str, Any] = {}
     projection = None
     if "components" in settings.features:
         weights, offset, explained = _fit_or_read_projection(train, settings, context)
         projection = weights, offset
-        facts = {"components": int(weights.shape[1]), "explained_variance": round(float(explained), 4)}
-    wanted = settings.networks if "musicnn" in settings.features else ()
-    describer = FeatureExtractor(settings.features, {name: load_network(name, settings.weights) for name in wanted})
-    seeing = _FeaturePipeline(projection, describer, settings)
-    return seeing, seeing.transform_dataset(train, context.progress), facts
+        metadata = {"components": int(weights.shape[1]), "explained_variance": round(float(explained), 4)}
+    names = settings.networks if "musicnn" in settings.features else ()
+    extractor = FeatureExtractor(settings.features, {name: load_network(name, settings.weights) for name in names})
+    pipeline = _FeaturePipeline(projection, extractor, settings)
+    return pipeline, pipeline.transform_dataset(train, context.progress), metadata
 
 
 def reduce_images(
     images: UInt8Array, modalities: tuple[str, ...], size: int, pixels: Pixels = "decibels"
 ) -> UInt8Array:
-    """Lay the chosen images, averaged down, end to end: shape (n, modalities * size * size), grey levels 0 to 255."""
+    """Select, downsample and flatten images: shape (n, modalities * size * size), grey levels 0 to 255."""
     import torch
     from torch.nn import functional
 
-    chosen = images[:, [MODALITIES.index(name) for name in modalities]]
+    selected = images[:, [MODALITIES.index(name) for name in modalities]]
     if pixels == "luminance":
-        chosen = magma_luminance()[chosen]
-    if chosen.shape[-1] == size:
-        return np.ascontiguousarray(chosen).reshape(len(images), -1)
-    smaller = functional.interpolate(torch.from_numpy(chosen).float(), size=(size, size), mode="area")
+        selected = magma_luminance()[selected]
+    if selected.shape[-1] == size:
+        return np.ascontiguousarray(selected).reshape(len(images), -1)
+    smaller = functional.interpolate(torch.from_numpy(selected).float(), size=(size, size), mode="area")
     reduced: UInt8Array = smaller.round_().byte().reshape(len(images), -1).numpy()
     return reduced
 
@@ -264,7 +277,7 @@ def reduce_images(
 def _fit_or_read_projection(
     train: SliceDataset, settings: BoostingSettings, context: FitContext
 ) -> tuple[Float32Array, Float32Array, float]:
-    """Take the projection that an interrupted run left, or fit it and leave it there."""
+    """Load the projection of an interrupted run, or fit and save it."""
     path = context.folder / PROJECTION_FILE
     if path.exists():
         arrays = load_file(path)
@@ -278,7 +291,7 @@ def _fit_or_read_projection(
 def _fit_projection(
     train: SliceDataset, settings: BoostingSettings, context: FitContext
 ) -> tuple[Float32Array, Float32Array, float]:
-    """Fit standardisation and principal components; both become one matrix and one offset, for pixels of 0 to 1."""
+    """Fit standardisation and PCA, combined to a matrix and an offset for pixels in [0, 1]."""
     rows = _reduce_all(train, settings, context)
     if settings.pca == "incremental":
         with progress_bar(2 * len(rows), "components", "slice", context.progress) as tick:
@@ -294,7 +307,7 @@ def _fit_projection(
 
 
 def _reduce_all(train: SliceDataset, settings: BoostingSettings, context: FitContext) -> UInt8Array:
-    """Average all training slices down into a file, as they are gone through several times; a byte a pixel."""
+    """Downsample all training slices to a memory-mapped file, which is read several times; one byte for each pixel."""
     path = context.folder / _REDUCED_FILE
     with (
         path.open("wb") as stream,
@@ -319,7 +332,7 @@ def _project(
 
 
 def _targets(taxonomy: Taxonomy, heads: Heads) -> list[Int64Array]:
-    """What each classifier learns, as a look-up by leaf."""
+    """Return the target of each classifier, as an array indexed by leaf."""
     if heads == "tree":
         return [np.arange(len(taxonomy.leaves))]
     levels = range(taxonomy.depth)
@@ -327,7 +340,7 @@ def _targets(taxonomy: Taxonomy, heads: Heads) -> list[Int64Array]:
 
 
 def _spread(classifier: CheckedTrees, features: Float32Array, width: int) -> Float64Array:
-    """Put a classifier's probabilities at its classes' places; classes it never saw get zero."""
+    """Spread a classifier's probabilities over `width` classes; classes absent from training get zero."""
     probabilities = np.zeros((len(features), width))
     probabilities[:, classifier.classes_] = classifier.predict_proba(features)
     return probabilities

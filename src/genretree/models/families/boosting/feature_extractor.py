@@ -1,4 +1,4 @@
-"""What gradient boosting can see beside or instead of components: statistics of the images, MusiCNN's layers."""
+"""Features of the family `boosting` other than components: image statistics and MusiCNN layers."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from genretree.models.runtime.types import Runner
 from genretree.sound.features import IMAGES, MEL_16K, Inputs
 
 Feature = Literal["components", "statistics", "musicnn"]
-_PATCHES = 4  # heard of each slice
+_PATCHES = 4  # of each slice
 _LAYERS = ("tags", "penultimate")
 
 
 class FeatureExtractor:
-    """Computes features that need no fitting.
+    """Extractor of features that need no fitting.
 
     Parameters
     ----------
     features : sequence of "statistics", "musicnn"
     networks : mapping of name to network
-        Needed for `musicnn`.
+        Networks for the feature `musicnn`.
     """
 
     def __init__(self, features: Sequence[Feature], networks: Mapping[MusicnnName, Musicnn]) -> None:
@@ -48,11 +48,11 @@ class FeatureExtractor:
 
     @property
     def input_features(self) -> tuple[str, ...]:
-        """Names of what it needs of a slice."""
+        """Names of the input features."""
         return (IMAGES, MEL_16K) if "musicnn" in self.features else (IMAGES,)
 
-    def describe(self, inputs: Inputs) -> list[Float32Array]:
-        """Give each kind of features of slices: arrays of shape (n, width)."""
+    def extract(self, inputs: Inputs) -> list[Float32Array]:
+        """Compute the features of slices: one array (n, width) for each feature."""
         found = []
         for name in self.features:
             if name == "statistics":
@@ -61,28 +61,28 @@ class FeatureExtractor:
                 found.append(self._join(extract_features(self.backends or self.networks, inputs[MEL_16K], _PATCHES)))
         return found
 
-    def extract_dataset(self, examples: SliceDataset, progress: bool = False) -> list[Float32Array]:
-        """Give the same of stored slices; what was heard before is not heard again."""
+    def extract_dataset(self, dataset: SliceDataset, progress: bool = False) -> list[Float32Array]:
+        """Compute the features of stored slices, with a cache in the store."""
         found = []
         for name in self.features:
             if name == "statistics":
-                found.append(dataset_statistics(examples, progress))
+                found.append(dataset_statistics(dataset, progress))
             else:
-                heard = extract_dataset_features(
-                    examples, self.networks, _PATCHES, progress=progress, backends=self.backends
+                features = extract_dataset_features(
+                    dataset, self.networks, _PATCHES, progress=progress, backends=self.backends
                 )
-                found.append(self._join(heard))
+                found.append(self._join(features))
         return found
 
-    def _join(self, heard: Mapping[str, Float32Array]) -> Float32Array:
-        return np.concatenate([heard[f"{name}/{layer}"] for name in self.networks for layer in _LAYERS], axis=1)
+    def _join(self, features: Mapping[str, Float32Array]) -> Float32Array:
+        return np.concatenate([features[f"{name}/{layer}"] for name in self.networks for layer in _LAYERS], axis=1)
 
     def graphs(self) -> dict[str, Graph]:
-        """Give the MusiCNN networks."""
+        """Return the MusiCNN networks."""
         return network_graphs(self.networks)
 
     def set_backend(self, runners: Mapping[str, Runner]) -> None:
-        """Let another runtime hear."""
+        """Run the networks with another runtime."""
         self.backends = run_networks(self.networks, runners)
 
     def save(self, folder: Path) -> list[str]:
@@ -91,6 +91,6 @@ class FeatureExtractor:
 
     @classmethod
     def load(cls, folder: Path, features: Sequence[Feature], networks: Sequence[MusicnnName]) -> Self:
-        """Read the networks, if any are needed. Raises OSError, SafetensorError or RuntimeError if they can't be."""
+        """Load the networks, if any are needed. Raises OSError, SafetensorError or RuntimeError."""
         wanted = networks if "musicnn" in features else ()
         return cls(features, load_networks(wanted, folder))

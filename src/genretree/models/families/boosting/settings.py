@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from genretree.models.families.boosting.feature_extractor import Feature
 from genretree.models.neural.settings import PIXELS_HELP, Pixels
-from genretree.models.pretrained.names import CACHED, MusicnnName
+from genretree.models.pretrained.names import MusicnnName, Weights
 from genretree.settings import MODALITIES, Heads, Modality, Settings
 from genretree.sound.features import MEL_16K
 
@@ -20,7 +20,7 @@ class BoostingSettings(Settings):
     renamed: ClassVar[Mapping[str, str]] = {"balance": "class_weight_power"}
 
     modalities: tuple[Modality, ...] = Field(MODALITIES, min_length=1)
-    image_size: int = Field(128, ge=8, le=1024, description="stored images are averaged down to this size, in pixels")
+    image_size: int = Field(128, ge=8, le=1024, description="size that stored images are downsampled to, in pixels")
     pixels: Pixels = Field("decibels", description=PIXELS_HELP)
     heads: Heads = Field(
         "tree", description="tree: one consistent distribution; independent: a classifier for each level"
@@ -28,14 +28,18 @@ class BoostingSettings(Settings):
     features: tuple[Feature, ...] = Field(
         ("components",),
         min_length=1,
-        description="what the trees see: components (as published), statistics of the images, MusiCNN's layers",
+        description="input features: components (as published), statistics (of the images), musicnn (its layers)",
     )
     networks: tuple[MusicnnName, ...] = Field(("msd",), min_length=1, description="for the feature musicnn: msd, mtt")
-    weights: str = Field(CACHED, description="of these networks; 'cached': as published; or a folder")
-    components: int = Field(512, ge=1, description="principal components kept, at most one less than training slices")
+    weights: str = Field(
+        Weights.CACHED.value, description="weights of the networks; 'cached': the published ones; or a folder"
+    )
+    components: int = Field(
+        512, ge=1, description="number of principal components, at most one less than training slices"
+    )
     pca: Literal["randomized", "incremental"] = Field(
         "randomized",
-        description="randomized: block power iteration (exact components where the slices fit into 1 GB); incremental: "
+        description="randomized: block power iteration (exact if the slices fit into 1 GB); incremental: "
         "scikit-learn's IncrementalPCA in batches of batch_size slices, as in the study",
     )
     batch_size: int = Field(512, ge=2, description="slices in memory at a time")
@@ -43,22 +47,22 @@ class BoostingSettings(Settings):
     max_leaf_nodes: int = Field(63, ge=2)
     min_samples_leaf: int = Field(20, ge=1)
     l2_regularization: float = Field(0.0, ge=0)
-    max_features: float = Field(1.0, gt=0, le=1, description="share of the features that each split may choose from")
+    max_features: float = Field(1.0, gt=0, le=1, description="share of the features considered at each split")
     class_weight_power: float = Field(
-        0.0, ge=0, le=1, description="weigh classes in the loss by their share of slices to minus this"
+        0.0, ge=0, le=1, description="class weights in the loss are class frequencies to minus this power"
     )
     stopping: Literal["validation", "random_tenth"] = Field(
         "validation",
-        description="where the loss is measured that ends the boosting: validation: on the validation part; "
-        "random_tenth: on a tenth of the training slices, which the trees then don't learn from, as in the study",
+        description="slices for early stopping: validation: the validation part; random_tenth: a tenth of the training "
+        "slices, which are then held out, as in the study",
     )
-    epochs: int = Field(200, ge=1, description="most boosting iterations")
-    patience: int = Field(10, ge=1, description="stop after so many iterations without a better validation loss")
+    epochs: int = Field(200, ge=1, description="maximum number of boosting iterations")
+    patience: int = Field(10, ge=1, description="stop after this number of iterations without a better validation loss")
     seed: int = Field(0, ge=0, lt=2**32)
 
     @property
     def input_features(self) -> tuple[str, ...]:
-        """Names of the inputs that the features need."""
+        """Names of the features that training needs."""
         images = any(name != "musicnn" for name in self.features)
         return (*(self.modalities if images else ()), *((MEL_16K,) if "musicnn" in self.features else ()))
 

@@ -1,10 +1,8 @@
-"""Family `musicnn`: a linear classifier on what the published MusiCNN networks hear, for small collections.
+"""Family `musicnn`: a linear classifier on the features of the published MusiCNN networks, for small collections.
 
-It sees the statistics of the images too, where that helps.
-
-The networks (Pons and Serra 2019) have learned from a quarter of a million songs what music sounds like; they stay as
-they are. On their outputs a multinomial logistic regression learns the leaves; which layers it sees, and how strongly
-it is regularised, is chosen by cross-validation over groups (artists) within the training part.
+The networks (Pons and Serra 2019) were trained on a quarter of a million songs and are frozen by default. A multinomial
+logistic regression classifies their outputs, and optionally image statistics. Layers and regularisation are selected by
+cross-validation over groups (artists) within the training part.
 """
 
 from __future__ import annotations
@@ -25,7 +23,13 @@ from genretree.errors import BundleError, TrainingError
 from genretree.models.base import FitContext, FitResult, LevelProbabilities, Model, SliceDataset, check_inputs
 from genretree.models.features.image_statistics import image_statistics
 from genretree.models.finite_weights import require_finite
-from genretree.models.linear.hierarchical import HEAD_FILE, LabelledRows, LinearTree, choose_features, hold_out
+from genretree.models.linear.hierarchical import (
+    HEAD_FILE,
+    LabelledRows,
+    LinearTree,
+    choose_features,
+    predict_out_of_fold_levels,
+)
 from genretree.models.linear.logistic import Regularisations
 from genretree.models.neural.settings import NetworkSettings
 from genretree.models.pretrained.musicnn import Musicnn
@@ -43,7 +47,7 @@ from genretree.models.pretrained.musicnn_features import (
     run_networks,
     save_networks,
 )
-from genretree.models.pretrained.names import CACHED, MusicnnName
+from genretree.models.pretrained.names import MusicnnName, Weights
 from genretree.models.runtime.graph import Graph
 from genretree.models.runtime.types import Runner
 from genretree.parallel import keep_allocated_pages
@@ -51,8 +55,8 @@ from genretree.settings import MODALITIES, Heads, Settings
 from genretree.sound.features import MEL_16K, Inputs
 from genretree.taxonomy import Taxonomy
 
-_NUMBERED = (*LAYERS, IMAGES)  # as bundles count them
-_TUNED_AT_A_TIME = 16
+_LAYER_NAMES = (*LAYERS, IMAGES)  # bundles store indices into this tuple
+_FINE_TUNING_BATCH_SIZE = 16
 
 
 class MusicnnSettings(Settings):
@@ -63,29 +67,32 @@ class MusicnnSettings(Settings):
     networks: tuple[MusicnnName, ...] = Field(
         ("msd",), min_length=1, description="msd (Million Song Dataset), mtt (MagnaTagATune), or both"
     )
-    weights: str = Field(CACHED, description="'cached': as published; or a folder with musicnn-msd.safetensors ...")
+    weights: str = Field(
+        Weights.CACHED.value,
+        description="'cached': the published weights; or a folder with musicnn-msd.safetensors ...",
+    )
     layers: tuple[tuple[Layer, ...], ...] = Field(
         (("tags", "penultimate"), ("tags", "penultimate", "images"), ("tags", "penultimate", "max_pool", "images")),
         min_length=1,
-        description="sets of layers to choose from; images: the statistics of the images",
+        description="candidate sets of layers; images: image statistics",
     )
     Cs: Regularisations = Field(
-        (0.001, 0.003, 0.01, 0.03, 0.1), min_length=1, description="inverse regularisations to choose from"
+        (0.001, 0.003, 0.01, 0.03, 0.1), min_length=1, description="candidate inverse regularisations"
     )
-    patches: int = Field(4, ge=1, le=16, description="patches of 3 s heard in each slice")
+    patches: int = Field(4, ge=1, le=16, description="number of 3 s patches of each slice")
     fine_tuning_epochs: int = Field(
-        0, ge=0, description="epochs in which the networks learn too; kept if that makes the validation loss less"
+        0, ge=0, description="epochs of fine-tuning the networks; the result is used if it lowers the validation loss"
     )
-    fine_tuning_rate: float = Field(1e-4, gt=0, description="learning rate of those epochs")
+    fine_tuning_rate: float = Field(1e-4, gt=0, description="learning rate of fine-tuning")
     heads: Heads = Field("tree", description="tree: one consistent distribution; independent: one for each level")
     class_weight_power: float = Field(
-        0.0, ge=0, le=1, description="weigh leaves by their share of slices to minus this"
+        0.0, ge=0, le=1, description="class weights are class frequencies to minus this power"
     )
     seed: int = Field(0, ge=0, lt=2**32)
 
     @property
     def input_features(self) -> tuple[str, ...]:
-        """Names of the inputs that the candidate layers need."""
+        """Names of the features that the candidate layers need."""
         images = any(IMAGES in layers for layers in self.layers)
         return (MEL_16K, *(MODALITIES if images else ()))
 
@@ -93,19 +100,19 @@ class MusicnnSettings(Settings):
     @classmethod
     def _each_once(cls, value: tuple[MusicnnName, ...]) -> tuple[MusicnnName, ...]:
         if len(set(value)) < len(value):
-            raise ValueError("name each network once")
+            raise ValueError("must contain each network at most once")
         return value
 
     @field_validator("layers")
     @classmethod
     def _some_layers(cls, value: tuple[tuple[Layer, ...], ...]) -> tuple[tuple[Layer, ...], ...]:
         if not all(layers and len(set(layers)) == len(layers) for layers in value):
-            raise ValueError("each set names at least one layer, each once")
+            raise ValueError("each set must contain at least one layer, each at most once")
         return value
 
 
 class MusicnnFamily:
-    """A linear classifier on pretrained networks that know music."""
+    """Linear classifiers on the MusiCNN networks."""
 
     name: ClassVar[str] = "musicnn"
     summary: ClassVar[str] = "linear classifier on the published MusiCNN networks"
@@ -116,68 +123,87 @@ class MusicnnFamily:
     def fit(
         train: SliceDataset, validation: SliceDataset | None, taxonomy: Taxonomy, settings: Any, context: FitContext
     ) -> FitResult:
-        """Listen to all slices once, then choose and fit the classifier. `validation` is learned from too.
+        """Extract features, then select and fit a linear classifier, on the training and validation part.
 
-        Nothing is stopped early there, and the choice is made within what is learned from; a part held back would be
-        lost. Only fine-tuning needs it held back.
+        Features and regularisation are selected by cross-validation within them, and there is no early stopping that
+        needs validation data. Fine-tuning keeps the validation part out.
         """
-        chosen: MusicnnSettings = settings
+        musicnn_settings: MusicnnSettings = settings
         keep_allocated_pages()
-        networks = {name: load_network(name, chosen.weights) for name in chosen.networks}
+        networks = {name: load_network(name, musicnn_settings.weights) for name in musicnn_settings.networks}
         parts = [train] if validation is None else [train, validation]
-        known = LabelledRows.of(parts, chosen.class_weight_power)
-        images = any(IMAGES in layers for layers in chosen.layers)
-        outputs = [extract_dataset_features(part, networks, chosen.patches, images, context.progress) for part in parts]
-        heard = {key: np.concatenate([output[key] for output in outputs]) for key in outputs[0]}
-        candidates = [_blocks(heard, chosen.networks, layers) for layers in chosen.layers]
+        labelled = LabelledRows.of(parts, musicnn_settings.class_weight_power)
+        images = any(IMAGES in layers for layers in musicnn_settings.layers)
+        by_part = [
+            extract_dataset_features(part, networks, musicnn_settings.patches, images, context.progress)
+            for part in parts
+        ]
+        outputs = {key: np.concatenate([features[key] for features in by_part]) for key in by_part[0]}
+        candidates = [_blocks(outputs, musicnn_settings.networks, layers) for layers in musicnn_settings.layers]
         n_leaves = len(taxonomy.leaves)
-        history, number, C = choose_features(candidates, chosen.Cs, known, n_leaves, chosen.seed, context.progress)
-        layers, blocks = chosen.layers[number], candidates[number]
-        linear = LinearTree.fit(blocks, known, C, taxonomy, chosen.heads)
-        facts: dict[str, Any] = {"layers": list(layers), "strength": C, "parameters": linear.parameters}
-        unseen = hold_out(blocks, known, C, taxonomy, chosen.heads, chosen.seed)
-        if chosen.fine_tuning_epochs:
+        history, best, C = choose_features(
+            candidates, musicnn_settings.Cs, labelled, n_leaves, musicnn_settings.seed, context.progress
+        )
+        layers, blocks = musicnn_settings.layers[best], candidates[best]
+        linear = LinearTree.fit(blocks, labelled, C, taxonomy, musicnn_settings.heads)
+        metadata: dict[str, Any] = {"layers": list(layers), "strength": C, "parameters": linear.parameters}
+        out_of_fold = predict_out_of_fold_levels(
+            blocks, labelled, C, taxonomy, musicnn_settings.heads, musicnn_settings.seed
+        )
+        if musicnn_settings.fine_tuning_epochs:
             if validation is None:
-                raise TrainingError("fine-tuning needs a validation part to tell whether it helps; make another split")
-            from genretree.models.families.musicnn.fine_tuning import (  # loads the Trainer, for seconds
+                raise TrainingError("fine-tuning needs a validation part, but the split has none; make another split")
+            from genretree.models.families.musicnn.fine_tuning import (  # imports the Trainer, which takes seconds
+                FineTunedMusicnn,
                 PatchTargets,
-                TunedMusicnn,
                 fine_tune,
             )
 
             n = len(train)
-            start = LinearTree.fit([block[:n] for block in blocks], known.first(n), C, taxonomy, chosen.heads)
-            model = TunedMusicnn(deepcopy(networks), layers, start.linear)
-            learned = PatchTargets(train, start.classes(train.leaves), known.weights[:n])
-            held = PatchTargets(validation, start.classes(validation.leaves), known.weights[n:])
-            tuned = fine_tune(model, learned, held, chosen.patches, _tuning(chosen), context)
+            start = LinearTree.fit(
+                [block[:n] for block in blocks], labelled.first(n), C, taxonomy, musicnn_settings.heads
+            )
+            model = FineTunedMusicnn(deepcopy(networks), layers, start.linear)
+            train_targets = PatchTargets(train, start.classes(train.leaves), labelled.weights[:n])
+            validation_targets = PatchTargets(validation, start.classes(validation.leaves), labelled.weights[n:])
+            tuned = fine_tune(
+                model,
+                train_targets,
+                validation_targets,
+                musicnn_settings.patches,
+                _fine_tuning_settings(musicnn_settings),
+                context,
+            )
             history += tuned.history
-            facts |= {"fine_tuned": tuned.helped, "before": tuned.before, "after": tuned.after}
+            metadata |= {"fine_tuned": tuned.helped, "before": tuned.before, "after": tuned.after}
             if tuned.helped:
-                networks, linear = model.read_networks(), LinearTree(model.read_heads(), taxonomy, chosen.heads)
-                unseen = None  # this one did not learn from the validation part
-        return FitResult(MusicnnModel(networks, layers, linear, chosen), history, facts, unseen)
+                networks, linear = (
+                    model.read_networks(),
+                    LinearTree(model.read_heads(), taxonomy, musicnn_settings.heads),
+                )
+                out_of_fold = None  # the fine-tuned model was not trained on the validation part
+        return FitResult(MusicnnModel(networks, layers, linear, musicnn_settings), history, metadata, out_of_fold)
 
     @staticmethod
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:
-        """Read networks and classifier from a bundle; nothing else is needed."""
-        chosen: MusicnnSettings = settings
+        """Load networks and classifier from a bundle."""
+        musicnn_settings: MusicnnSettings = settings
         try:
-            networks = load_networks(chosen.networks, folder)
+            networks = load_networks(musicnn_settings.networks, folder)
             arrays = load_arrays(folder / HEAD_FILE)
             require_finite(folder / HEAD_FILE, arrays)
-            layers = tuple(_NUMBERED[i] for i in arrays["layers"])
+            layers = tuple(_LAYER_NAMES[i] for i in arrays["layers"])
             width = sum(WIDTHS[layer] * (1 if layer == IMAGES else len(networks)) for layer in layers)
-            linear = LinearTree.from_arrays(arrays, width, taxonomy, chosen.heads)
+            linear = LinearTree.from_arrays(arrays, width, taxonomy, musicnn_settings.heads)
         except (OSError, SafetensorError, KeyError, IndexError, RuntimeError, ValueError) as error:
             raise BundleError(
                 f"{folder}: the weights can't be read ({error}); copy or train the bundle again"
             ) from error
-        return MusicnnModel(networks, layers, linear, chosen)
+        return MusicnnModel(networks, layers, linear, musicnn_settings)
 
 
 class MusicnnModel:
-    """Networks and classifier behind the contract of every family."""
+    """MusiCNN networks and a linear classifier."""
 
     def __init__(
         self,
@@ -195,60 +221,60 @@ class MusicnnModel:
         self.heads = settings.heads
 
     def graphs(self, image_size: int) -> dict[str, Graph]:
-        """Give the MusiCNN networks."""
+        """Return the MusiCNN networks."""
         return network_graphs(self.networks)
 
     def set_backend(self, runners: Mapping[str, Runner]) -> None:
-        """Let another runtime hear."""
+        """Run the networks with another runtime."""
         self.backends = run_networks(self.networks, runners)
 
     def predict_proba(self, inputs: Inputs) -> LevelProbabilities:
         """Predict the probabilities of every node: a list of (n, n_nodes) arrays by level."""
         check_inputs(self, inputs)
-        heard = self._hear(inputs)
-        return self.linear.predict(_blocks(heard, self.settings.networks, self.layers))
+        outputs = self._extract(inputs)
+        return self.linear.predict(_blocks(outputs, self.settings.networks, self.layers))
 
     def embed(self, inputs: Inputs) -> Float32Array:
-        """Compute the layers that the classifier sees: shape (n, width)."""
-        heard = self._hear(inputs)
-        return np.concatenate([heard[key] for key in sorted(heard) if key.split("/")[-1] in self.layers], axis=1)
+        """Compute the network layers that the classifier uses: shape (n, width)."""
+        outputs = self._extract(inputs)
+        return np.concatenate([outputs[key] for key in sorted(outputs) if key.split("/")[-1] in self.layers], axis=1)
 
-    def _hear(self, inputs: Inputs) -> dict[str, Float32Array]:
-        found = extract_features(self.backends or self.networks, inputs[MEL_16K], self.settings.patches)
+    def _extract(self, inputs: Inputs) -> dict[str, Float32Array]:
+        features = extract_features(self.backends or self.networks, inputs[MEL_16K], self.settings.patches)
         if IMAGES in self.layers:
-            found[IMAGES] = image_statistics(inputs[IMAGES])
-        return found
+            features[IMAGES] = image_statistics(inputs[IMAGES])
+        return features
 
     def shuffle_weights(self, rng: np.random.Generator) -> MusicnnModel:
-        """Copy the model with the numbers within each array of weights shuffled."""
-        from genretree.models.neural.network import shuffle_network  # loads the Trainer, for seconds
+        """Copy the model and shuffle the values within each weight array."""
+        from genretree.models.neural.network import shuffle_network  # imports transformers, which takes seconds
 
         networks = {name: shuffle_network(network, rng) for name, network in self.networks.items()}
         return MusicnnModel(networks, self.layers, self.linear.shuffle(rng), self.settings)
 
-    def predict_dataset(self, examples: SliceDataset, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
-        """Score stored slices; what was heard before is not heard again."""
+    def predict_dataset(self, dataset: SliceDataset, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
+        """Predict stored slices, with cached features."""
         images = IMAGES in self.layers
-        heard = extract_dataset_features(
-            examples, self.networks, self.settings.patches, images, tick=tick, backends=self.backends
+        outputs = extract_dataset_features(
+            dataset, self.networks, self.settings.patches, images, tick=tick, backends=self.backends
         )
-        return self.linear.predict(_blocks(heard, self.settings.networks, self.layers))
+        return self.linear.predict(_blocks(outputs, self.settings.networks, self.layers))
 
     def save(self, folder: Path) -> list[str]:
         """Write networks and classifier as safetensors."""
-        layers = np.array([_NUMBERED.index(layer) for layer in self.layers])
+        layers = np.array([_LAYER_NAMES.index(layer) for layer in self.layers])
         save_arrays({"layers": layers, **self.linear.to_arrays()}, folder / HEAD_FILE)
         return [HEAD_FILE, *save_networks(self.networks, folder)]
 
 
-def _blocks(heard: Mapping[str, Float32Array], networks: Sequence[str], layers: Sequence[str]) -> list[Float32Array]:
-    """Choose the layers, network by network, and then the statistics of the images."""
-    blocks = [heard[f"{name}/{layer}"] for name in networks for layer in layers if layer != IMAGES]
-    return [*blocks, heard[IMAGES]] if IMAGES in layers else blocks
+def _blocks(outputs: Mapping[str, Float32Array], networks: Sequence[str], layers: Sequence[str]) -> list[Float32Array]:
+    """Select feature blocks: the layers of each network, then image statistics."""
+    blocks = [outputs[f"{name}/{layer}"] for name in networks for layer in layers if layer != IMAGES]
+    return [*blocks, outputs[IMAGES]] if IMAGES in layers else blocks
 
 
-def _tuning(settings: MusicnnSettings) -> NetworkSettings:
-    """How the networks are fine-tuned."""
+def _fine_tuning_settings(settings: MusicnnSettings) -> NetworkSettings:
+    """Build the settings of fine-tuning."""
     return NetworkSettings.build(
         {
             "epochs": settings.fine_tuning_epochs,
@@ -256,7 +282,7 @@ def _tuning(settings: MusicnnSettings) -> NetworkSettings:
             "learning_rate": settings.fine_tuning_rate,
             "weight_decay": 0.0,
             "warmup_epochs": 0.5,
-            "batch_size": _TUNED_AT_A_TIME,
+            "batch_size": _FINE_TUNING_BATCH_SIZE,
             "seed": settings.seed,
         }
     )

@@ -1,7 +1,7 @@
-"""Let the MusiCNN networks learn on, together with a linear classifier that was fitted on them first.
+"""Fine-tuning of the MusiCNN networks together with a linear classifier that was fitted on them first.
 
-As linear probing and then fine-tuning (Kumar et al. 2022): the classifier starts where it is best for the networks as
-published, and all move slowly from there. Normalisations keep the statistics they were published with.
+This is linear probing followed by fine-tuning (Kumar et al. 2022): the classifier starts at its optimum for the
+published networks. Batch normalisation keeps the published statistics.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from genretree.models.pretrained.names import MusicnnName
 from genretree.sound.features import MEL_16K
 from genretree.sound.mel_16k import compress
 
-_LEARNED_PATCHES = 2  # of each slice and epoch, at random
+_TRAIN_PATCHES = 2  # random patches of each slice and epoch
 
 
-class TunedMusicnn(nn.Module):
-    """Networks and classifiers as one module.
+class FineTunedMusicnn(nn.Module):
+    """MusiCNN networks and linear classifiers as one module.
 
     Parameters
     ----------
     networks : mapping of name to Musicnn
     layers : sequence of str
-        Which layers the classifiers see, in this order, then the statistics of the images if `images` is among them.
+        Layers that the classifiers use, in this order, then image statistics if `images` is among them.
     heads : sequence of LinearHead or None
-        For each level that has a classifier of its own; None where there is nothing to tell apart.
+        One classifier for each level, or for the leaves; None for a level with a single class.
     """
 
     def __init__(
@@ -50,20 +50,20 @@ class TunedMusicnn(nn.Module):
         super().__init__()
         self.networks = nn.ModuleDict({str(name): network for name, network in networks.items()})
         self.layers = [layer for layer in layers if layer != IMAGES]
-        self.sees_images = IMAGES in layers
-        self.given = list(heads)
+        self.uses_images = IMAGES in layers
+        self.initial_heads = list(heads)
         self.heads = nn.ModuleList(_Linear(head) for head in heads if head is not None)
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode, which changes nothing: there is no dropout, and normalisations stay as published."""
+        """Stay in evaluation mode: there is no dropout, and batch normalisation keeps the published statistics."""
         return super().train(False)
 
     def forward(self, patches: Tensor, statistics: Tensor, labels: Tensor, weights: Tensor) -> dict[str, Tensor]:
-        """Give the loss on patches (n, k, 187, 96), statistics (n, width or 0), classes (n, heads), weights (n,)."""
+        """Compute the loss for patches (n, k, 187, 96), statistics (n, width), classes (n, n_heads), weights (n,)."""
         parts = []
         for network in self.networks.values():
-            heard = pool_patches(network(patches.flatten(0, 1)), len(patches))
-            parts += [heard[layer] for layer in self.layers]
+            outputs = pool_patches(network(patches.flatten(0, 1)), len(patches))
+            parts += [outputs[layer] for layer in self.layers]
         features = torch.cat([*parts, statistics], dim=1)
         losses = [
             functional.cross_entropy(head(features), labels[:, place], reduction="none", ignore_index=-1)
@@ -72,13 +72,13 @@ class TunedMusicnn(nn.Module):
         return {"loss": (torch.stack(losses).mean(dim=0) * weights).mean()}
 
     def read_networks(self) -> dict[MusicnnName, Musicnn]:
-        """Give the networks as they are now."""
+        """Return the current networks."""
         return {name: network.eval().requires_grad_(False) for name, network in self.networks.items()}  # type: ignore[misc]
 
     def read_heads(self) -> list[LinearHead | None]:
-        """Give the classifiers as they are now."""
-        learned = iter(self.heads)
-        return [None if head is None else next(learned).read(head) for head in self.given]  # type: ignore[operator]
+        """Return the current classifiers."""
+        modules = iter(self.heads)
+        return [None if head is None else next(modules).read(head) for head in self.initial_heads]  # type: ignore[operator]
 
 
 class _Linear(nn.Module):
@@ -102,16 +102,16 @@ class _Linear(nn.Module):
 
 @dataclass(frozen=True)
 class PatchTargets:
-    """Slices with sound, the class of each for every classifier (n, heads; -1: none), and their weights (n,)."""
+    """Slices with `mel_16k`, their class for each classifier (n, n_heads; -1: none), and sample weights (n,)."""
 
-    examples: SliceDataset
+    dataset: SliceDataset
     classes: Int64Array
     weights: Float64Array
 
 
 @dataclass(frozen=True)
 class FineTuningResult:
-    """What fine-tuning did: validation loss with the networks as they came, and of the best epoch."""
+    """Result of fine-tuning: history, and the validation loss before it and of the best epoch."""
 
     history: list[dict[str, float]]
     before: float
@@ -119,71 +119,71 @@ class FineTuningResult:
 
     @property
     def helped(self) -> bool:
-        """Whether the loss got less."""
+        """Whether the validation loss decreased."""
         return self.after < self.before
 
 
 class PatchDataset(Dataset[Any]):
-    """Slices as patches of their sound: random ones to learn from, or evenly spread ones."""
+    """Slices as patches of `mel_16k`: random ones with a seed, evenly spaced ones without."""
 
-    def __init__(self, lesson: PatchTargets, patches: int, images: bool, seed: int | None = None) -> None:
-        self.examples = lesson.examples
-        self.sound = lesson.examples.features[MEL_16K]
-        self.classes = lesson.classes
-        self.weights = lesson.weights.astype(np.float32)
+    def __init__(self, targets: PatchTargets, patches: int, images: bool, seed: int | None = None) -> None:
+        self.dataset = targets.dataset
+        self.mel_16k = targets.dataset.features[MEL_16K]
+        self.classes = targets.classes
+        self.weights = targets.weights.astype(np.float32)
         self.patches = patches
-        self.statistics = np.zeros((len(self.examples), 0), np.float32)
+        self.statistics = np.zeros((len(self.dataset), 0), np.float32)
         if images:
-            self.statistics = dataset_statistics(self.examples)
-        self.chance = None if seed is None else np.random.default_rng(seed)
+            self.statistics = dataset_statistics(self.dataset)
+        self.rng = None if seed is None else np.random.default_rng(seed)
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return len(self.dataset)
 
     def __getitem__(self, position: int) -> int:
         return position
 
     def __getitems__(self, positions: list[int]) -> dict[str, Tensor]:
-        chosen = np.array(positions)
-        pieces = [compress(self.sound[row]) for row in self.examples.rows[chosen]]
+        indices = np.array(positions)
+        slices = [compress(self.mel_16k[row]) for row in self.dataset.rows[indices]]
         return {
-            "patches": torch.from_numpy(np.stack([self._cut(piece) for piece in pieces])),
-            "statistics": torch.from_numpy(self.statistics[chosen]),
-            "labels": torch.from_numpy(self.classes[chosen]),
-            "weights": torch.from_numpy(self.weights[chosen]),
+            "patches": torch.from_numpy(np.stack([self._cut(mel) for mel in slices])),
+            "statistics": torch.from_numpy(self.statistics[indices]),
+            "labels": torch.from_numpy(self.classes[indices]),
+            "weights": torch.from_numpy(self.weights[indices]),
         }
 
-    def _cut(self, piece: Float32Array) -> Float32Array:
-        if self.chance is None or len(piece) <= PATCH_FRAMES:
-            found = cut_patches(piece, self.patches)
+    def _cut(self, mel: Float32Array) -> Float32Array:
+        if self.rng is None or len(mel) <= PATCH_FRAMES:
+            found = cut_patches(mel, self.patches)
             return found if len(found) == self.patches else np.repeat(found[:1], self.patches, axis=0)
-        starts = self.chance.integers(0, len(piece) - PATCH_FRAMES + 1, self.patches)
-        return np.stack([piece[start : start + PATCH_FRAMES] for start in starts])
+        starts = self.rng.integers(0, len(mel) - PATCH_FRAMES + 1, self.patches)
+        return np.stack([mel[start : start + PATCH_FRAMES] for start in starts])
 
 
 def fine_tune(
-    model: TunedMusicnn,
-    learned: PatchTargets,
-    held: PatchTargets,
+    model: FineTunedMusicnn,
+    train_targets: PatchTargets,
+    validation_targets: PatchTargets,
     patches: int,
     settings: NetworkSettings,
     context: FitContext,
 ) -> FineTuningResult:
-    """Train all of a model; it keeps the epoch with the least loss on `patches` of each held slice."""
+    """Train all weights of a model; it keeps the epoch with the minimum validation loss."""
     set_seed(settings.seed)
-    learn = PatchDataset(learned, _LEARNED_PATCHES, model.sees_images, settings.seed)
-    check = PatchDataset(held, patches, model.sees_images)
-    before = _loss(model, check, settings.batch_size)
-    history, facts = train_network(model, learn, check, settings, context)
+    train_set = PatchDataset(train_targets, _TRAIN_PATCHES, model.uses_images, settings.seed)
+    validation_set = PatchDataset(validation_targets, patches, model.uses_images)
+    before = _loss(model, validation_set, settings.batch_size)
+    history, metadata = train_network(model, train_set, validation_set, settings, context)
     model.to("cpu")
-    return FineTuningResult(history, before, float(facts["best_validation_loss"]))
+    return FineTuningResult(history, before, float(metadata["best_validation_loss"]))
 
 
-def _loss(model: TunedMusicnn, held: PatchDataset, batch: int) -> float:
-    """Mean validation loss, batch by batch, as the training measures it."""
+def _loss(model: FineTunedMusicnn, validation_targets: PatchDataset, batch: int) -> float:
+    """Compute the mean validation loss over batches, as in training."""
     total = 0.0
     with torch.inference_mode():
-        for start in range(0, len(held), batch):
-            positions = list(range(start, min(start + batch, len(held))))
-            total += float(model(**held.__getitems__(positions))["loss"]) * len(positions)
-    return total / len(held)
+        for start in range(0, len(validation_targets), batch):
+            positions = list(range(start, min(start + batch, len(validation_targets))))
+            total += float(model(**validation_targets.__getitems__(positions))["loss"]) * len(positions)
+    return total / len(validation_targets)

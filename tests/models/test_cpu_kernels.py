@@ -14,7 +14,7 @@ from genretree.taxonomy import Taxonomy
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("share", [0.1, 0.4])
-def test_dropout_drops_its_share_and_keeps_the_mean(kind: torch.dtype, share: float) -> None:
+def test_dropout_rate_and_mean(kind: torch.dtype, share: float) -> None:
     torch.manual_seed(0)
     n = 200_001
     found = FastDropout(share)(torch.ones(n, dtype=kind)).float()
@@ -31,7 +31,7 @@ def test_neighbours_are_dropped_independently() -> None:
         assert abs(float(torch.corrcoef(torch.stack([gone[:-lag], gone[lag:]]))[0, 1])) < 0.02
 
 
-def test_dropout_passes_gradients_where_it_passes_values() -> None:
+def test_dropout_gradient_matches_mask() -> None:
     values = torch.randn(5, 7, requires_grad=True)
     found = FastDropout(0.3)(values)
     found.sum().backward()
@@ -40,16 +40,16 @@ def test_dropout_passes_gradients_where_it_passes_values() -> None:
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 1.0), (1.0, 0.0)])
-def test_dropout_of_none_and_of_all(share: float, expected: float) -> None:
+def test_dropout_extreme_rates(share: float, expected: float) -> None:
     assert FastDropout(share)(torch.ones(10)).tolist() == [expected] * 10
 
 
-def test_dropout_leaves_alone_what_is_not_trained() -> None:
+def test_dropout_is_off_at_inference() -> None:
     values = torch.randn(10)
     assert FastDropout(0.5).eval()(values) is values or torch.equal(FastDropout(0.5).eval()(values), values)
 
 
-def test_a_quickened_transformer_says_and_learns_the_same() -> None:
+def test_cpu_kernels_preserve_outputs_and_gradients() -> None:
     torch.manual_seed(0)
     settings = AstSettings(image_size=64, dropout=0.0, mask_probability=0.0)
     plain = build_network(Taxonomy.builtin(), settings)
@@ -73,7 +73,7 @@ def test_a_quickened_transformer_says_and_learns_the_same() -> None:
         torch.testing.assert_close(plain.eval()(images)["scores"], quick.eval()(images)["scores"], rtol=0, atol=0)
 
 
-def test_the_mean_over_an_image_and_its_gradient_are_those_of_pytorch() -> None:
+def test_global_mean_equals_pytorch() -> None:
     for kind in (torch.contiguous_format, torch.channels_last):
         maps = torch.randn(2, 3, 5, 4).contiguous(memory_format=kind).requires_grad_()
         again = maps.detach().clone().requires_grad_()

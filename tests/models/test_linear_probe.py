@@ -68,7 +68,7 @@ def test_a_frozen_network_with_a_linear_classifier_learns(
     assert bundle.calibration.tracks == parts.count("train") + parts.count("validation")
 
 
-def test_it_can_follow_training_and_have_a_head_for_each_level(
+def test_linear_probe_after_training_with_independent_heads(
     store: Store, tmp_path: Path, weights: dict[str, str]
 ) -> None:
     settings = {
@@ -108,8 +108,8 @@ def test_a_damaged_classifier_is_refused(store: Store, tmp_path: Path, weights: 
             CnnFamily.load(folder, TREE, settings)
 
 
-def test_no_epochs_need_weights_and_a_linear_classifier() -> None:
+def test_zero_epochs_need_weights_and_linear_classifier() -> None:
     for settings in ({"epochs": 0}, {"epochs": 0, "classifier": "linear"}, {"epochs": 0, "weights": "student"}):
-        with pytest.raises(SettingsError, match="epochs is 0"):
+        with pytest.raises(SettingsError, match="epochs=0 needs"):
             CnnSettings.build(settings)
     assert CnnSettings.build({"epochs": 0, "classifier": "linear", "weights": "student"}).epochs == 0

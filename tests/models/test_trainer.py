@@ -55,7 +55,7 @@ def test_the_published_network_has_2_83_million_weights() -> None:
     assert count_parameters(network) == pytest.approx(2.83e6, rel=0.01)
 
 
-def test_the_rate_warms_up_and_then_follows_the_cosine(store: Store, tmp_path: Path) -> None:
+def test_learning_rate_warms_up_then_follows_cosine(store: Store, tmp_path: Path) -> None:
     epochs, warmup, peak = 8, 2, 1e-3
     _, history = _fit(store, tmp_path, epochs=epochs, warmup_epochs=warmup, learning_rate=peak)
     per_epoch = math.ceil(len(store.rows("train")) / 16)
@@ -73,7 +73,7 @@ def test_the_rate_warms_up_and_then_follows_the_cosine(store: Store, tmp_path: P
     assert history[-1]["learning_rate"] < 0.01 * peak
 
 
-def test_the_best_epoch_is_kept_and_training_stops_when_it_gets_no_better(store: Store, tmp_path: Path) -> None:
+def test_early_stopping_keeps_the_best_epoch(store: Store, tmp_path: Path) -> None:
     fitted, history = _fit(store, tmp_path, epochs=40, warmup_epochs=0, learning_rate=0.2, patience=3)
     losses = [row["validation_loss"] for row in history]
     best = int(np.argmin(losses))
@@ -87,7 +87,7 @@ def test_the_best_epoch_is_kept_and_training_stops_when_it_gets_no_better(store:
     assert loss == pytest.approx(losses[best], rel=0.05)
 
 
-def test_adding_up_gradients_equals_a_larger_batch(store: Store, tmp_path: Path) -> None:
+def test_gradient_accumulation_equals_a_larger_batch(store: Store, tmp_path: Path) -> None:
     # Batch normalisation sees the small batches, so only the count of updates is the same to the digit.
     _, small = _fit(store, tmp_path / "a", epochs=2, batch_size=8, gradient_accumulation_steps=2, warmup_epochs=0)
     _, large = _fit(store, tmp_path / "b", epochs=2, batch_size=16, warmup_epochs=0)
@@ -101,7 +101,7 @@ def test_without_validation_every_epoch_runs(store: Store, tmp_path: Path) -> No
     assert "validation_loss" not in history[0]
 
 
-def test_a_recorded_row_for_each_epoch_and_tensorboard_events(store: Store, tmp_path: Path) -> None:
+def test_history_and_tensorboard_have_every_epoch(store: Store, tmp_path: Path) -> None:
     _, history = _fit(store, tmp_path, epochs=3)
     with (tmp_path / "history.csv").open() as stream:
         rows = list(csv.DictReader(stream))
@@ -113,12 +113,12 @@ def test_a_recorded_row_for_each_epoch_and_tensorboard_events(store: Store, tmp_
 @pytest.mark.parametrize("precision", ["bf16", "float32"])
 def test_every_precision_trains(store: Store, tmp_path: Path, precision: str) -> None:
     fitted, history = _fit(store, tmp_path, epochs=2, precision=precision)
-    assert fitted.facts["precision"] == precision
+    assert fitted.metadata["precision"] == precision
     assert all(math.isfinite(row["train_loss"]) for row in history)
     assert {parameter.dtype for parameter in fitted.model.network.parameters()} == {torch.float32}
 
 
-def test_a_subset_of_the_modalities_sees_nothing_of_the_others(store: Store) -> None:
+def test_other_modalities_do_not_affect_the_output(store: Store) -> None:
     settings = CnnSettings.build({**BASE, "modalities": ["cqt"]})
     network = build_network(store.taxonomy, settings).eval()
     images = torch.from_numpy(np.array(store.images[:4]))
@@ -130,7 +130,7 @@ def test_a_subset_of_the_modalities_sees_nothing_of_the_others(store: Store) -> 
         assert not torch.allclose(network(images)["scores"], network(changed)["scores"])
 
 
-def test_a_checkpoint_cut_off_while_written_is_passed_over(tmp_path: Path) -> None:
+def test_incomplete_checkpoint_is_skipped(tmp_path: Path) -> None:
     whole, cut, empty = tmp_path / "checkpoint-9", tmp_path / "checkpoint-10", tmp_path / "checkpoint-11"
     for folder in (whole, cut, empty):
         folder.mkdir()
@@ -140,7 +140,7 @@ def test_a_checkpoint_cut_off_while_written_is_passed_over(tmp_path: Path) -> No
     assert find_checkpoint(tmp_path / "nowhere") is None
 
 
-def test_a_killed_training_goes_on_and_ends_the_same(store: Store, tmp_path: Path) -> None:
+def test_killed_training_resumes_with_the_same_result(store: Store, tmp_path: Path) -> None:
     settings = {**BASE, "epochs": 6, "warmup_epochs": 1}
     undisturbed = train(store, "cnn", tmp_path / "whole", settings)
     out = tmp_path / "killed"
@@ -179,11 +179,11 @@ def find_checkpoint_safely(folder: Path) -> Path | None:
     return next(iter(folder.glob("checkpoint-*/trainer_state.json")), None)
 
 
-def test_too_little_to_train_on(store: Store, tmp_path: Path) -> None:
+def test_too_few_slices_are_refused(store: Store, tmp_path: Path) -> None:
     settings = CnnSettings.build(BASE)
     few = slice_dataset(store, store.split(), "train")
     few = few.select(np.array([0]))
-    with pytest.raises(TrainingError, match="1 slices"):
+    with pytest.raises(TrainingError, match="has 1 slices"):
         fit_network(lambda: build_network(store.taxonomy, settings), few, None, settings, FitContext(tmp_path))
 
 
@@ -193,7 +193,7 @@ def test_an_existing_bundle_is_not_overwritten_unasked(store: Store, tmp_path: P
         train(store, "cnn", tmp_path / "there", BASE)
 
 
-def test_a_trained_bundle_tells_its_data_and_versions(store: Store, tmp_path: Path) -> None:
+def test_bundle_records_data_and_versions(store: Store, tmp_path: Path) -> None:
     bundle = train(store, "cnn", tmp_path / "b", {**BASE, "epochs": 1})
     training = load_bundle(bundle.folder).training
     assert training["split"]["protocol"] == "group"
@@ -255,7 +255,7 @@ def test_two_processes_get_the_loss_of_one_with_the_same_global_batch(
         np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
-def test_a_slice_left_alone_at_the_end_of_an_epoch_is_learned_from(store: Store, tmp_path: Path) -> None:
+def test_last_batch_of_one_slice_is_trained_on(store: Store, tmp_path: Path) -> None:
     assert len(store.rows("train")) == 128  # batches of 127 leave one
     _, history = _fit(store, tmp_path, epochs=1, batch_size=127)
     assert history[0]["step"] == 2
@@ -288,7 +288,7 @@ def test_single_process_family_is_refused_under_torchrun(
         train(store, "boosting", tmp_path / "b")
 
 
-def test_patience_used_up_before_an_interruption_is_not_given_again(
+def test_patience_continues_after_an_interruption(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Cut(TrainerCallback):

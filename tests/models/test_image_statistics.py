@@ -21,13 +21,13 @@ def test_every_image_size_gives_the_same_number(size: int) -> None:
     assert image_statistics(_images(size)[:0]).shape == (0, STATISTICS)
 
 
-def test_each_slice_is_described_for_itself() -> None:
+def test_statistics_are_independent_between_slices() -> None:
     images = _images()
     np.testing.assert_allclose(image_statistics(images[2:3])[0], image_statistics(images)[2], rtol=0, atol=1e-6)
     assert np.isfinite(image_statistics(np.zeros_like(images))).all()
 
 
-def test_a_beat_shows_in_the_rhythm_and_nowhere_in_the_means() -> None:
+def test_beat_changes_rhythm_but_not_means() -> None:
     steady = np.full((1, 3, 224, 224), 100, np.uint8)
     beaten = steady.copy()
     beaten[..., ::28] = 220  # eight times in the slice
@@ -37,7 +37,7 @@ def test_a_beat_shows_in_the_rhythm_and_nowhere_in_the_means() -> None:
     assert np.abs(second[:32] - first[:32]).max() < 0.05
 
 
-def test_blocks_weigh_the_same_however_wide() -> None:
+def test_blocks_have_equal_weight_whatever_their_width() -> None:
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 2, 200)
     signal = (truth + rng.standard_normal(200))[:, None].astype(np.float32)
@@ -50,7 +50,7 @@ def test_blocks_weigh_the_same_however_wide() -> None:
 
 @pytest.mark.parametrize("width", [1, 3, 9, 15])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_a_running_median_is_scipys_to_the_last_digit(width: int, axis: int) -> None:
+def test_running_median_equals_scipy(width: int, axis: int) -> None:
     rows = (np.random.default_rng(0).integers(0, 256, (40, 33)) / 255).astype(np.float32)
     size = (width, 1) if axis == 0 else (1, width)
     np.testing.assert_array_equal(running_median(rows, width, axis), median_filter(rows, size))

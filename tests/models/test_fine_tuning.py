@@ -44,7 +44,7 @@ def _weights(fitted: FitResult) -> dict[str, torch.Tensor]:
     return dict(model.network.named_parameters())
 
 
-def test_mixed_images_lie_between_their_parents() -> None:
+def test_mixup_interpolates_images() -> None:
     torch.manual_seed(0)
     images = torch.rand(64, 3, 8, 8)
     mixed, partners, shares = mix_pairs(images, 0.5)
@@ -58,7 +58,7 @@ def test_mixed_images_lie_between_their_parents() -> None:
     assert (ones == 1).all()
 
 
-def test_a_mixed_slice_is_asked_for_both_genres(store: Store) -> None:
+def test_mixup_loss_covers_both_genres(store: Store) -> None:
     settings = CnnSettings.build({**BASE, "mixup": 100.0, "dropout": 0.0, "mask_probability": 0.0})
     torch.manual_seed(0)
     network = build_network(TREE, settings).train()
@@ -74,7 +74,7 @@ def test_a_mixed_slice_is_asked_for_both_genres(store: Store) -> None:
     torch.testing.assert_close(found["loss"], expected)
 
 
-def test_a_rare_leaf_weighs_more_and_the_mean_slice_one() -> None:
+def test_rare_leaves_get_more_weight() -> None:
     leaves = np.array([0] * 90 + [1] * 10)
     network = build_network(TREE, CnnSettings.build({**BASE, "class_weight_power": 1.0}))
     network.balance_leaves(leaves)
@@ -89,7 +89,7 @@ def test_a_rare_leaf_weighs_more_and_the_mean_slice_one() -> None:
     assert head.loss(scores, truth) == pytest.approx(float(head.losses(scores, truth).mean()))
 
 
-def test_layers_learn_slower_the_deeper_they_lie() -> None:
+def test_learning_rate_decays_with_depth() -> None:
     settings = EfficientNetSettings.build({"weights": "none", "image_size": 32, "layer_decay": 0.5})
     network = build_efficientnet(TREE, settings)
     groups = decay_by_layer(network, settings)
@@ -104,7 +104,7 @@ def test_layers_learn_slower_the_deeper_they_lie() -> None:
     assert min(by_name.values()) == by_name["backbone.backbone.embeddings.convolution.weight"]
 
 
-def test_the_rates_of_the_layers_are_used(store: Store, tmp_path: Path) -> None:
+def test_layer_rates_are_used(store: Store, tmp_path: Path) -> None:
     before = dict(_start(store).named_parameters())
     after = _weights(_fit(store, tmp_path, epochs=1, layer_decay=0.01))
     moves = {name: float((after[name] - before[name]).detach().abs().max()) for name in before}
@@ -112,9 +112,9 @@ def test_the_rates_of_the_layers_are_used(store: Store, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("frozen", [1, 2])
-def test_a_frozen_backbone_stays_as_it_is(frozen: int, store: Store, tmp_path: Path) -> None:
+def test_frozen_backbone_does_not_change(frozen: int, store: Store, tmp_path: Path) -> None:
     before = dict(_start(store).named_parameters())
-    # Without validation the last epoch is kept, whether or not it is the better one.
+    # Without validation the last epoch is used, whether or not it is the better one.
     fitted = _fit(store, tmp_path, validated=False, epochs=2, frozen_epochs=frozen, learning_rate=1e-2)
     after = _weights(fitted)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
@@ -123,10 +123,10 @@ def test_a_frozen_backbone_stays_as_it_is(frozen: int, store: Store, tmp_path: P
     assert (moved == heads) == (frozen == 2)
     running = dict(fitted.model.network.named_buffers())["backbone.norm.running_mean"]
     assert torch.equal(running, torch.zeros_like(running)) == (frozen == 2)
-    assert fitted.facts["parameters"] == sum(value.numel() for value in before.values())
+    assert fitted.metadata["parameters"] == sum(value.numel() for value in before.values())
 
 
-def test_the_average_of_the_weights_is_what_is_saved(store: Store, tmp_path: Path) -> None:
+def test_averaged_weights_are_saved(store: Store, tmp_path: Path) -> None:
     plain = _fit(store, tmp_path / "plain", epochs=1)
     averaged = _fit(store, tmp_path / "averaged", epochs=1, ema_decay=0.9)
     assert plain.history[0]["train_loss"] == averaged.history[0]["train_loss"]
@@ -148,7 +148,7 @@ class _Cut(TrainerCallback):
             raise KeyboardInterrupt
 
 
-def test_an_interrupted_average_goes_on(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_average_resumes(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"epochs": 4, "ema_decay": 0.9, "dropout": 0.0}
     whole = _weights(_fit(store, tmp_path / "whole", **settings))
     tensorboard = trainer._tensorboard
@@ -162,7 +162,7 @@ def test_an_interrupted_average_goes_on(store: Store, tmp_path: Path, monkeypatc
     torch.testing.assert_close(resumed[name], whole[name], atol=1e-4, rtol=1e-3)
 
 
-def test_an_average_that_was_finished_stays_one(store: Store, tmp_path: Path) -> None:
+def test_finished_average_is_unchanged(store: Store, tmp_path: Path) -> None:
     settings = CnnSettings.build({**BASE, "epochs": 2, "ema_decay": 0.9})
     learn = slice_dataset(store, store.split(), "train")
 

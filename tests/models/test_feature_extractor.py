@@ -23,7 +23,7 @@ QUICK: dict[str, Any] = {"epochs": 10, "image_size": 16, "components": 10, "min_
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A folder with a random network, which hears short patches."""
+    """A folder with a random network, with short patches."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
         yield str(write_musicnn(tmp_path_factory.mktemp("weights")))
@@ -34,7 +34,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     [["statistics"], ["musicnn"], ["components", "statistics", "musicnn"]],
     ids=lambda names: "+".join(names),
 )
-def test_boosting_sees_what_it_is_told_to(store: Store, tmp_path: Path, weights: str, features: list[str]) -> None:
+def test_boosting_uses_the_selected_features(store: Store, tmp_path: Path, weights: str, features: list[str]) -> None:
     settings = {**QUICK, "features": features, "weights": weights}
     train(store, "boosting", tmp_path / "b", settings)
     model = load_bundle((tmp_path / "b").rename(tmp_path / "moved")).model

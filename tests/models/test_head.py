@@ -11,7 +11,7 @@ from genretree.taxonomy import Taxonomy
 TREE = Taxonomy.builtin("ccmusic")
 
 
-def test_levels_agree_with_the_sums_of_the_taxonomy() -> None:
+def test_levels_equal_sums_of_the_taxonomy() -> None:
     scores = torch.randn(7, 16, generator=torch.Generator().manual_seed(0)) * 4
     levels = TreeHead(TREE, "tree", [0.1]).log_probabilities(scores)
     expected = TREE.sum_levels(torch.softmax(scores.double(), 1).numpy())
@@ -35,7 +35,7 @@ def test_the_loss_is_pytorchs_smoothed_cross_entropy_averaged_over_levels(smooth
     torch.testing.assert_close(head.loss(scores, leaves), torch.stack(expected).mean())
 
 
-def test_a_level_with_a_single_node_costs_nothing() -> None:
+def test_single_node_level_has_no_loss() -> None:
     tree = Taxonomy.from_nested({"music": ["a", "b"]})
     scores = torch.randn(4, 2)
     leaves = torch.tensor([0, 1, 1, 0])
@@ -52,7 +52,7 @@ def test_extreme_scores_stay_finite() -> None:
     assert torch.isfinite(scores.grad).all()
 
 
-def test_masks_blank_whole_stripes_of_bounded_width() -> None:
+def test_masks_are_stripes_of_bounded_width() -> None:
     torch.manual_seed(0)
     images = torch.ones(200, 3, 40, 60)
     masked = spec_augment(images, 1.0, 1, 10, 0, 0)
@@ -65,10 +65,10 @@ def test_masks_blank_whole_stripes_of_bounded_width() -> None:
     rows = by_row[:, :, :, 0] == 0
     assert (by_row == 0).eq(rows[..., None]).all()
     assert rows.sum(dim=2).max() == 8
-    assert not (rows[:, 0] == rows[:, 1]).all(), "frequency masks are drawn for each modality"
+    assert not (rows[:, 0] == rows[:, 1]).all(), "frequency masks differ between modalities"
 
 
-def test_the_probability_decides_how_many_are_masked() -> None:
+def test_mask_probability() -> None:
     torch.manual_seed(0)
     images = torch.ones(500, 1, 30, 30)
     touched = (spec_augment(images, 0.5, 2, 20, 2, 20) == 0).flatten(1).any(dim=1).float().mean()

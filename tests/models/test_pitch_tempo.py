@@ -31,14 +31,14 @@ def _one(value: float) -> torch.Tensor:
     return torch.tensor([value])
 
 
-def test_nothing_asked_for_changes_nothing() -> None:
+def test_zero_settings_change_nothing() -> None:
     pixels = torch.rand(4, 3, 32, 32)
     same = shift_and_warp(pixels, MODALITIES, torch.zeros(4), torch.ones(4), torch.zeros(4))
     torch.testing.assert_close(same, pixels, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("offset", [0, 5, 16, 32])
-def test_a_slice_is_cut_anywhere_between_two(offset: int) -> None:
+def test_slice_offset_cuts_between_slices(offset: int) -> None:
     pieces = torch.rand(2, 3, 32, 64)
     cut = shift_and_warp(pieces, MODALITIES, torch.full((2,), float(offset)), torch.ones(2), torch.zeros(2))
     torch.testing.assert_close(cut, pieces[..., offset : offset + 32], atol=1e-5, rtol=0)
@@ -46,7 +46,7 @@ def test_a_slice_is_cut_anywhere_between_two(offset: int) -> None:
 
 @pytest.mark.parametrize("semitones", [-2.0, 1.0, 3.0])
 @pytest.mark.parametrize("hertz", [233.08, 880.0, 1760.0])
-def test_a_higher_pitch_is_where_a_higher_tone_would_be(tmp_path: Path, hertz: float, semitones: float) -> None:
+def test_pitch_shift_matches_a_higher_tone(tmp_path: Path, hertz: float, semitones: float) -> None:
     low = _draw(tmp_path, _tone(hertz))
     high = _draw(tmp_path, _tone(hertz * 2 ** (semitones / 12)))
     moved = shift_and_warp(low, MODALITIES, _one(0.0), _one(1.0), _one(semitones))

@@ -31,14 +31,14 @@ QUICK: dict[str, Any] = {"epochs": 2, "image_size": 32, "batch_size": 16, "preci
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A folder with a random network, which hears short patches."""
+    """A folder with a random network, with short patches."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
         patch.setattr(fine_tuning, "PATCH_FRAMES", 24)
         yield str(write_musicnn(tmp_path_factory.mktemp("teacher")))
 
 
-def test_lessons_are_standardised_by_the_first_part(store: Store, teacher: str) -> None:
+def test_teacher_targets_are_standardised_by_the_first_part(store: Store, teacher: str) -> None:
     learn, check = (slice_dataset(store, store.split(), part) for part in ("train", "test"))
     teacher_targets, held = compute_teacher_targets([learn, check], ("msd",), teacher)
     assert teacher_targets.shape == (len(learn), 250)
@@ -49,7 +49,7 @@ def test_lessons_are_standardised_by_the_first_part(store: Store, teacher: str) 
     np.testing.assert_allclose(alone[::-1], teacher_targets, atol=1e-4)
 
 
-def test_the_following_slice_is_of_the_same_track(store: Store) -> None:
+def test_next_slice_is_of_the_same_track(store: Store) -> None:
     part = slice_dataset(store, store.split(), "train")
     after = part.next_slices()
     moved = after != np.arange(len(part))
@@ -61,7 +61,7 @@ def test_the_following_slice_is_of_the_same_track(store: Store) -> None:
     np.testing.assert_array_equal(part.select(order).rows[part.select(order).next_slices()], part.rows[after][order])
 
 
-def test_a_slice_in_between_is_taught_what_lies_in_between(store: Store) -> None:
+def test_targets_are_interpolated_between_slices(store: Store) -> None:
     settings = CnnSettings.build({**QUICK, "slice_offset": True, "mask_probability": 0.0, "genre_weight": 0.0})
     torch.manual_seed(0)
     network = build_network(TREE, settings).train()
@@ -83,7 +83,7 @@ def test_a_slice_in_between_is_taught_what_lies_in_between(store: Store) -> None
     assert (seen[1] == 0).all()  # nothing follows: the slice stays
 
 
-def test_a_network_learns_what_its_teacher_hears(store: Store, teacher: str, tmp_path: Path) -> None:
+def test_network_learns_teacher_targets(store: Store, teacher: str, tmp_path: Path) -> None:
     settings = {**QUICK, "teacher": "musicnn", "teacher_folder": teacher, "genre_weight": 0.0, "epochs": 12}
     settings |= {"learning_rate": 3e-3, "mask_probability": 0.0, "dropout": 0.0, "slice_offset": True}
     bundle = train(store, "cnn", tmp_path / "b", settings)
@@ -105,16 +105,16 @@ def test_a_teacher_needs_its_features(store: Store, teacher: str) -> None:
         compute_teacher_targets([deaf], ("msd",), teacher)
 
 
-def test_turns_in_time_are_averaged(store: Store, tmp_path: Path) -> None:
+def test_time_shifts_are_averaged(store: Store, tmp_path: Path) -> None:
     bundle = train(store, "cnn", tmp_path / "b", {**QUICK, "epochs": 1})
     images = np.asarray(store.images[:5])
-    single = bundle.model.predict_proba
-    expected = (single(images)[-1] + single(np.roll(images, 32, axis=3))[-1]) / 2
+    single = [bundle.model.predict_proba({"images": y})[-1] for y in (images, np.roll(images, 32, axis=3))]
+    expected = (single[0] + single[1]) / 2
     bundle.model.network.settings = bundle.settings.model_copy(update={"n_tta_shifts": 2})  # type: ignore[attr-defined]
     np.testing.assert_allclose(bundle.model.predict_proba({"images": images})[-1], expected, atol=1e-6)
 
 
-def test_fine_tuning_is_kept_only_if_it_helps(
+def test_fine_tuning_is_used_only_if_it_helps(
     store: Store, teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = {"weights": teacher, "layers": [["tags", "penultimate", "images"]], "Cs": [0.003], "patches": 2}
@@ -127,7 +127,7 @@ def test_fine_tuning_is_kept_only_if_it_helps(
     changed = not torch.equal(published["dense.weight"], learned["dense.weight"])
     assert changed == facts["fine_tuned"]
     torch.testing.assert_close(published["dense_norm.running_mean"], learned["dense_norm.running_mean"])
-    monkeypatch.setattr(fine_tuning, "tune", lambda *given: FineTuningResult([], before=0.5, after=0.6))
+    monkeypatch.setattr(fine_tuning, "fine_tune", lambda *given: FineTuningResult([], before=0.5, after=0.6))
     worse = train(store, "musicnn", tmp_path / "worse", {**quick, "fine_tuning_epochs": 1})
     assert not worse.training["facts"]["fine_tuned"]
     rows = slice_dataset_of(store, store.rows("test"))

@@ -323,7 +323,7 @@ def test_a_file_that_the_runtime_cannot_read_is_named(exported: Path, runtime: s
             (exported / name).write_bytes(b"no graph")
     signed = {name: sha256_file(exported / name) for name in files}
     write_description(exported, {**read_description(exported), "files": signed})
-    with pytest.raises(BundleError, match=f"{runtime} can't read it"):
+    with pytest.raises(BundleError, match=f"{runtime} can't read this file"):
         load_bundle(exported, runtime)  # type: ignore[arg-type]
     load_bundle(exported)
 

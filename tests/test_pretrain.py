@@ -91,7 +91,7 @@ def test_transformer_adapts_to_other_image_sizes(
     settings = {**QUICK, "weights": str(pretrained("ast")[0]), "image_size": 64}
     bundle = train(store, "ast", tmp_path / "bundle", settings)
     assert bundle.model.network.backbone.config.image_size == 64  # type: ignore[attr-defined]
-    with pytest.raises(TrainingError, match=r"learned to see mel, cqt, chroma, not mel; use .modalities="):
+    with pytest.raises(TrainingError, match=r"the weights are for mel, cqt, chroma, not mel; use .modalities="):
         train(store, "ast", tmp_path / "other", {**settings, "modalities": ["mel"]})
 
 
@@ -155,7 +155,7 @@ def test_weights_that_do_not_fit_are_refused(
 ) -> None:
     weights = pretrained("cnn")[0]
     for modalities in (["mel"], ["chroma", "cqt", "mel"]):
-        with pytest.raises(TrainingError, match="learned to see mel, cqt, chroma, not"):
+        with pytest.raises(TrainingError, match="the weights are for mel, cqt, chroma, not"):
             cnn.build_initial_network(TREE, CnnSettings.build({"weights": str(weights), "modalities": modalities}))
     with pytest.raises(TrainingError, match="genretree pretrain"):
         cnn.build_initial_network(TREE, CnnSettings.build({"weights": str(tmp_path)}))

@@ -142,7 +142,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SettingsError, match="can't be read as text"):
         Recipe.load(path)
-    with pytest.raises(SettingsError, match="no such recipe file"):
+    with pytest.raises(SettingsError, match="no such file"):
         Recipe.load(tmp_path / "none.yaml")
     with pytest.raises(SettingsError, match="did you mean 'cnn-ours'"):
         Recipe.load("cnn-our")

@@ -149,7 +149,7 @@ def test_audioset_positions_are_interpolated(store: Store, tmp_path: Path, ast_c
         np.testing.assert_array_equal(before, after)
     grid = (64 - 16) // 10 + 1
     assert bundle.model.network.backbone.backbone.embeddings.position_embeddings.shape == (1, 2 + grid * grid, 24)
-    with pytest.raises(SettingsError, match="one image"):
+    with pytest.raises(SettingsError, match="takes one modality"):
         train(store, "ast", tmp_path / "c", {**settings, "modalities": ["mel", "cqt"]})
 
 

@@ -70,7 +70,7 @@ def test_invalid_family_is_refused() -> None:
         name = "untyped"
         settings_type = dict  # type: ignore[assignment]
 
-    for wrong, part in [(Nameless, "has no name"), (Shouting, "lower-case"), (Taken, "already"), (Untyped, "subclass")]:
+    for wrong, part in [(Nameless, "lacks name"), (Shouting, "lower-case"), (Taken, "already"), (Untyped, "subclass")]:
         with pytest.raises(ArgumentError, match=part):
             register_family(wrong)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="must be a class"):

@@ -77,12 +77,12 @@ class LinearTree:
     def fit(cls, blocks: Blocks, labelled: LabelledRows, C: float, taxonomy: Taxonomy, heads: Heads) -> Self:
         """Fit all classifiers with the inverse regularisation `C`."""
         features, widths = np.concatenate(blocks, axis=1), [block.shape[1] for block in blocks]
-        predictions: list[LinearHead | None] = []
+        classifiers: list[LinearHead | None] = []
         for level in _levels(taxonomy, heads):
             truth = taxonomy.ancestors[labelled.leaves, level]
             has_classes = len(np.unique(truth)) > 1
-            predictions.append(fit_linear(features, truth, C, labelled.weights, widths) if has_classes else None)
-        return cls(predictions, taxonomy, heads)
+            classifiers.append(fit_linear(features, truth, C, labelled.weights, widths) if has_classes else None)
+        return cls(classifiers, taxonomy, heads)
 
     @property
     def parameters(self) -> int:

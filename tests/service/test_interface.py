@@ -112,7 +112,7 @@ def test_explain_says_what_the_library_says(server: Server, bundles: list[Path],
         ({"node": "Dron"}, 422, "taxonomy", "did you mean 'Drone'"),
         ({"method": "oclusion"}, 422, "settings", "did you mean 'occlusion'"),
         ({"method": "rollout"}, 422, "settings", "it has: occlusion, gradcam"),
-        ({"against": "Bells"}, 422, "settings", "what to hold it against"),
+        ({"against": "Bells"}, 422, "settings", "to contrast with it"),
         ({"level": "9"}, 422, "settings", "no level '9'"),
     ],
 )
@@ -206,7 +206,7 @@ def test_a_job_that_fails_says_why(server: Server) -> None:
 def test_health_metrics_page_and_document(server: Server) -> None:
     assert check(schemas.Health, server.client.get("/healthz")) == {"status": "ok", "version": __version__}
     text = server.client.get("/metrics").text
-    for name in ("requests_total", "request_seconds_bucket", "decode_queue", "batch_slices_bucket"):
+    for name in ("requests_total", "request_seconds_bucket", "decode_queue", "stage_seconds_bucket"):
         assert f"genretree_{name}" in text
     page = server.client.get("/")
     assert page.headers["content-type"].startswith("text/html")

@@ -38,9 +38,7 @@ _MB = 1 << 20
 @click.option(
     "--keep", type=click.FloatRange(0.01), default=30, show_default=True, help="Minutes that results are kept."
 )
-@click.option(
-    "--batch", type=click.IntRange(0), default=64, show_default=True, help="Slices scored together; 0: no two files."
-)
+@click.option("--batch", type=click.IntRange(0), help="Deprecated: has no effect.")
 @runtime_options("auto", "auto")
 @download_option
 def serve(
@@ -72,6 +70,8 @@ def serve(
     from genretree.service.core import Service
     from genretree.service.limits import Limits
 
+    if given["batch"] is not None:
+        echo("warning: --batch has no effect and will be removed; leave it out", err=True)
     token = _read_token(token_file)
     for bundle in bundles if download else ():
         find_bundle(bundle, download, progress=True)
@@ -84,7 +84,6 @@ def serve(
         "waiting": given["queue"],
         "connections": given["connections"],
         "keep_seconds": 60 * given["keep"],
-        "batch_slices": given["batch"],
         **({} if workers is None else {"workers": workers}),
     }
     limits = Limits.build({**chosen, "stored_bytes": max(Limits().stored_bytes, 4 * chosen["upload_bytes"])})

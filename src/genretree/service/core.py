@@ -1,4 +1,4 @@
-"""What a service does, apart from HTTP: files are heard by workers, scored together, and explained."""
+"""What a service does, apart from HTTP: workers decode files, one thread runs the models, a worker explains."""
 
 from __future__ import annotations
 
@@ -75,15 +75,7 @@ class Service:
         self.closing = False
         self.failure: ServiceError | None = None
         self._thread = ThreadPoolExecutor(1, "network")
-        self.models = load_models(
-            self.bundles,
-            self.limits,
-            self._thread,
-            lambda: self.decoders.busy > 0,
-            self.metrics.count_batch,
-            self.runtime,
-            self.precision,
-        )
+        self.models = load_models(self.bundles, self.runtime, self.precision)
 
     @property
     def folder(self) -> Path:
@@ -133,7 +125,6 @@ class Service:
             raise
         for served in self.models.values():
             await self._warm_up(served)
-            served.batcher.start()
         self._show_metrics()
 
     async def _warm_up(self, served: Served) -> None:
@@ -145,8 +136,6 @@ class Service:
         self.closing = True
         await self.decoders.stop()
         await self.explainers.stop()
-        for served in self.models.values():
-            await served.batcher.stop()
         await asyncio.to_thread(self._thread.shutdown)
         self._stack.close()
 
@@ -228,12 +217,17 @@ class Service:
         return Sound(pieces, float(reply.facts["seconds"]))
 
     async def score(self, served: Served, sound: Sound) -> SliceScores:
-        """Let the model say what it hears, together with what others sent."""
+        """Run the model on the slices of a file.
+
+        Cancelling this drops the slices that the model has not started on.
+        """
         begun = time.monotonic()
+        loop = asyncio.get_running_loop()
+        predict = served.bundle.model.predict_levels
         pieces, found = sound.pieces, []
         for at in range(0, len(pieces), _AT_A_TIME):
             part = pieces.select(slice(at, at + _AT_A_TIME))
-            found.append(await served.batcher.predict(part.images, part.mel_16k))
+            found.append(await loop.run_in_executor(self._thread, predict, part.images, part.mel_16k))
         self.metrics.stages.labels("network").observe(time.monotonic() - begun)
         levels = [np.concatenate(parts) for parts in zip(*found, strict=True)]
         return SliceScores(levels, pieces.starts.tolist(), pieces.padded)

@@ -29,6 +29,6 @@ class Limits(Settings):
     keep_seconds: float = Field(1800.0, gt=0, description="that a job is kept after it is done")
     connections: int = Field(256, ge=1, description="at a time")
     header_bytes: int = Field(16 * 1024, ge=1024, description="of a request's headers")
-    batch_slices: int = Field(64, ge=0, description="scored together, whoever sent them; 0: each file by itself")
-    batch_seconds: float = Field(0.004, ge=0, le=1, description="that a file waits for others to be scored with it")
+    batch_slices: int = Field(64, ge=0, description="ignored since 0.2")
+    batch_seconds: float = Field(0.004, ge=0, le=1, description="ignored since 0.2")
     closing_seconds: float = Field(30.0, ge=0, description="that running requests have when the service ends")

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-_SLICES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
@@ -27,16 +26,10 @@ class Metrics:
         )
         self.stages = Histogram(
             "genretree_stage_seconds",
-            "Decoding (with the wait for a worker), network (with the wait for others), explaining.",
+            "Decoding (with the wait for a worker), network (with the wait for other files), explaining.",
             ["stage"],
             registry=self.registry,
             buckets=_SECONDS,
-        )
-        self.batch_slices = Histogram(
-            "genretree_batch_slices", "Slices scored together.", registry=self.registry, buckets=_SLICES
-        )
-        self.batch_files = Histogram(
-            "genretree_batch_files", "Files whose slices were scored together.", registry=self.registry, buckets=_SLICES
         )
         self.rejected = Counter(
             "genretree_rejected",
@@ -55,11 +48,6 @@ class Metrics:
     def count_refusal(self, kind: str) -> None:
         """Count a request with files, one file of several, or a job that ended in a problem."""
         self.rejected.labels(kind).inc()
-
-    def count_batch(self, slices: int, files: int) -> None:
-        """Count what was scored together."""
-        self.batch_slices.observe(slices)
-        self.batch_files.observe(files)
 
     def text(self) -> bytes:
         """Give all in Prometheus' text format."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,8 +15,6 @@ from genretree.explanation.methods.registry import choose_method
 from genretree.explanation.similar.neighbours import FOLDER as INDEX
 from genretree.library.listen import model_digest
 from genretree.models.runtime.types import Precision, RuntimeChoice
-from genretree.service.batching import Batcher
-from genretree.service.limits import Limits
 from genretree.service.problems import Problem
 from genretree.taxonomy import NodePath, Taxonomy
 
@@ -35,23 +32,15 @@ class Served:
     bundle : Bundle
     facts : mapping
         What `GET /v1/models` says of it.
-    batcher : Batcher
     """
 
     name: str
     bundle: Bundle
     facts: Mapping[str, Any]
-    batcher: Batcher
 
 
 def load_models(
-    folders: Sequence[str | Path],
-    limits: Limits,
-    executor: Executor,
-    more: Callable[[], bool],
-    count: Callable[[int, int], None],
-    runtime: RuntimeChoice = "auto",
-    precision: Precision = "auto",
+    folders: Sequence[str | Path], runtime: RuntimeChoice = "auto", precision: Precision = "auto"
 ) -> dict[str, Served]:
     """Load bundles, by name; the first is the default.
 
@@ -68,10 +57,7 @@ def load_models(
         if name in found:
             raise SettingsError(f"two bundles are named '{name}'; models go by their folder's name, so rename one")
         bundle = load_bundle(folder, runtime, precision)
-        batcher = Batcher(
-            bundle.model.predict_levels, executor, limits.batch_slices, limits.batch_seconds, more=more, count=count
-        )
-        found[name] = Served(name, bundle, _describe(name, bundle, default=not found), batcher)
+        found[name] = Served(name, bundle, _describe(name, bundle, default=not found))
     return found
 
 

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 from genretree.errors import SoundError
-from genretree.service import worker
-from genretree.service.wire import Message
-from genretree.service.worker import Tell
+from genretree.service.workers import process
+from genretree.service.workers.process import Tell
+from genretree.service.workers.protocol import Message
 
 
 def work(message: Message, tell: Tell) -> Message:
@@ -38,7 +38,7 @@ def work(message: Message, tell: Tell) -> Message:
 
 
 if __name__ == "__main__":
-    given = worker.setup()
+    given = process.setup()
     if given.get("broken"):
         raise SystemExit(1)
     if "deaths" in given:  # as many starts as there are files in this folder are killed
@@ -48,7 +48,7 @@ if __name__ == "__main__":
                 os.kill(os.getpid(), signal.SIGKILL)
     if "dead_while" in given and Path(given["dead_while"]).exists():
         os.kill(os.getpid(), signal.SIGKILL)
-    channel = worker.take_channel()
-    worker.start(threads=False)
-    worker.bound(1 << 30, 1 << 16)
-    worker.answer(channel, work, given.get("processor_seconds"))
+    channel = process.take_channel()
+    process.start(threads=False)
+    process.bound(1 << 30, 1 << 16)
+    process.answer(channel, work, given.get("processor_seconds"))

@@ -19,9 +19,9 @@ import psutil
 # The command has no options for some limits that tests must lower.
 _START = """
 import json, sys
-from genretree.service.core import Service
-from genretree.service.limits import Limits
-from genretree.service.run import choose_hosts, open_socket, serve
+from genretree.service.engine.inference import Service
+from genretree.service.config import Limits
+from genretree.service.http.server import choose_hosts, open_socket, serve
 given = json.loads(sys.argv[1])
 taken = open_socket("127.0.0.1", 0)
 ready = lambda: print("serves at http://127.0.0.1:%d/ (" % taken.getsockname()[1], flush=True)
@@ -77,12 +77,12 @@ class Server:
         found = self.temporary.rglob("*")
         return [path.name for path in found if path.name != "lock" and not path.name.startswith("genretree-serve-")]
 
-    def workers(self, module: str = "decoder") -> list[psutil.Process]:
+    def workers(self, module: str = "decode") -> list[psutil.Process]:
         """Its worker processes of one kind."""
         found = []
         for child in psutil.Process(self.process.pid).children():
             with contextlib.suppress(psutil.Error):  # a zombie has no command
-                found += [child] * (f"genretree.service.{module}" in child.cmdline())
+                found += [child] * (f"genretree.service.workers.{module}" in child.cmdline())
         return found
 
     def metric(self, name: str) -> float:

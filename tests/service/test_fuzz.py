@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from serving import Server
 
-from genretree.service.app import create_app, describe_interface
-from genretree.service.core import Service
+from genretree.service.engine.inference import Service
+from genretree.service.http.app import create_app, describe_interface
 
 pytestmark = pytest.mark.slow
 

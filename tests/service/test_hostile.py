@@ -28,9 +28,9 @@ import soundfile as sf
 from serving import Server, alike, read_events, wait_until
 from test_interface import check_problem, upload
 
-from genretree.service.app import create_app
-from genretree.service.core import Service
-from genretree.service.temporary import PrivateFolder
+from genretree.service.engine.inference import Service
+from genretree.service.http.app import create_app
+from genretree.service.storage import PrivateFolder
 from genretree.settings import SAMPLE_RATE
 from other_files import canary, hls, write_all
 from small_corpus import synthesise
@@ -435,13 +435,13 @@ def test_a_client_that_hangs_up_is_no_longer_served(server: Server, song: Path) 
 
 
 def test_a_job_that_is_deleted_stops_at_once(server: Server, song: Path) -> None:
-    (worker,) = server.workers("explainer")
+    (worker,) = server.workers("explain")
     job = server.client.post("/v1/jobs", files=upload(song, field="file"), params={"do": "explain"}).json()
     wait_until(lambda: server.metric("genretree_explain_busy") == 1)
     assert server.client.delete(job["links"]["self"]).status_code == 204
     wait_until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
     assert f"job-{job['id']}" not in server.left()
-    wait_until(lambda: server.workers("explainer") != [])
+    wait_until(lambda: server.workers("explain") != [])
 
 
 def test_jobs_are_forgotten_and_there_are_only_so_many(strict: Server, song: Path) -> None:

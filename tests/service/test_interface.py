@@ -18,7 +18,7 @@ from serving import Server, alike, read_events
 from genretree import __version__, load_bundle
 from genretree.cli import main
 from genretree.explanation import explain
-from genretree.service import schemas
+from genretree.service.http import schemas
 
 pytestmark = pytest.mark.slow
 

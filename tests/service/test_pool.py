@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from genretree.service.pool import FailedError, FullError, Pool, ServiceError, UnavailableError
-from genretree.service.wire import Message
+from genretree.service.workers.pool import FailedError, FullError, Pool, ServiceError, UnavailableError
+from genretree.service.workers.protocol import Message
 
 pytestmark = pytest.mark.slow
 

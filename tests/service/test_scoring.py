@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from genretree.explanation.slices import TrackSlices
-from genretree.service.core import Service, Sound
+from genretree.service.engine.inference import Service, Sound
 
 
 class Model:

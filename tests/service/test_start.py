@@ -18,9 +18,9 @@ from serving import Server, read_events, wait_until
 
 from genretree.cli import main
 from genretree.errors import SettingsError
-from genretree.service.problems import Problem
-from genretree.service.run import address_of, check_token, choose_hosts, is_local, open_socket
-from genretree.service.temporary import PrivateFolder, Storage, clear_leftovers
+from genretree.service.errors import Problem
+from genretree.service.http.server import address_of, check_token, choose_hosts, is_local, open_socket
+from genretree.service.storage import PrivateFolder, Storage, clear_leftovers
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +76,7 @@ def test_a_signal_lets_running_requests_end_and_leaves_nothing(
     bundles: list[Path], song: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     with Server(tmp_path, [str(bundles[0]), "--workers", "1"]) as server, ThreadPoolExecutor(1) as pool:
-        workers = [*server.workers(), *server.workers("explainer")]
+        workers = [*server.workers(), *server.workers("explain")]
         files = {"file": ("song.mp3", song.read_bytes())}
         workers[0].suspend()
         job = server.client.post("/v1/jobs", files=files, params={"do": "explain"}).json()
@@ -97,7 +97,7 @@ def test_after_a_kill_the_workers_end_and_the_next_service_clears_up(
     bundles: list[Path], song: Path, tmp_path: Path
 ) -> None:
     with Server(tmp_path, [str(bundles[0]), "--workers", "1"]) as server:
-        workers = [*server.workers(), *server.workers("explainer")]
+        workers = [*server.workers(), *server.workers("explain")]
         workers[0].suspend()
         connection = server.connect()
         head = "POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"

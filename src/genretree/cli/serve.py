@@ -60,15 +60,15 @@ def serve(
     folder's name; the first is the default.
     """
     try:
-        from genretree.service.run import address_of, check_token, choose_hosts, is_local, open_socket
-        from genretree.service.run import serve as serve_until_signal
+        from genretree.service.http.server import address_of, check_token, choose_hosts, is_local, open_socket
+        from genretree.service.http.server import serve as serve_until_signal
     except ModuleNotFoundError as error:
         if error.name in ("fcntl", "resource"):
             raise SettingsError("serve needs Linux or macOS: elsewhere workers can't be bounded") from error
         raise MissingExtraError(error.name or "a package", "serve") from error
     from genretree.bundle.hub import find_bundle
-    from genretree.service.core import Service
-    from genretree.service.limits import Limits
+    from genretree.service.config import Limits
+    from genretree.service.engine.inference import Service
 
     if given["batch"] is not None:
         echo("warning: --batch has no effect and will be removed; leave it out", err=True)

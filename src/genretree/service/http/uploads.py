@@ -16,33 +16,14 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from genretree.files import printable
-from genretree.service.limits import Limits
-from genretree.service.problems import Problem
-from genretree.service.temporary import Storage, cant_write
+from genretree.service.config import Limits
+from genretree.service.errors import Problem
+from genretree.service.storage import Storage, Upload, cant_write
 
 FIELDS = ("files", "file")
 _LONGEST_NAME = 255
 _FORM_BYTES = 4096  # that a form may have around each file
 _DRAIN_SECONDS, _DRAIN_BYTES = 2.0, 64 << 20
-
-
-@dataclass
-class Upload:
-    """A file that was sent.
-
-    Parameters
-    ----------
-    name : str
-        What its sender calls it: to be shown, never opened.
-    path : Path
-        Where it lies.
-    size : int
-        Bytes.
-    """
-
-    name: str
-    path: Path
-    size: int = 0
 
 
 @asynccontextmanager
@@ -238,11 +219,3 @@ async def _drain(request: Request) -> None:
                 size += len(message.get("body", b""))
                 if message["type"] == "http.disconnect" or not message.get("more_body", False):
                     return
-
-
-def take_over(uploads: list[Upload], path: Path) -> int:
-    """Move the only upload elsewhere, where it stays; gives its size, which is no longer given back."""
-    (upload,) = uploads
-    upload.path.rename(path)
-    uploads.clear()
-    return upload.size

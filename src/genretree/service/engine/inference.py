@@ -20,14 +20,14 @@ from genretree.explanation.slices import TrackSlices
 from genretree.models.runtime.types import Precision, RuntimeChoice
 from genretree.parallel import shared_by
 from genretree.prediction.predict import SliceScores, describe
-from genretree.service.explainer import describe_pieces
-from genretree.service.limits import Limits
+from genretree.service.config import Limits
+from genretree.service.engine.loaded_models import Served, load_models
+from genretree.service.errors import Problem, busy, of_sound, unavailable
 from genretree.service.metrics import Metrics
-from genretree.service.models import Served, load_models
-from genretree.service.pool import FailedError, FullError, Listen, Pool, ServiceError, UnavailableError
-from genretree.service.problems import Problem, busy, of_sound, unavailable
-from genretree.service.temporary import PrivateFolder, Storage, clear_leftovers, folder_gone
-from genretree.service.wire import Message, array_blob, take_array
+from genretree.service.storage import PrivateFolder, Storage, clear_leftovers, folder_gone
+from genretree.service.workers.explain import describe_pieces
+from genretree.service.workers.pool import FailedError, FullError, Listen, Pool, ServiceError, UnavailableError
+from genretree.service.workers.protocol import Message, array_blob, take_array
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE
 
 _AT_A_TIME = 32  # slices of a file, so that long ones don't keep the others waiting
@@ -92,7 +92,7 @@ class Service:
         self.storage.limit = self.private.room(self.limits.stored_bytes)
         limits, replaced = self.limits, self.metrics.replaced
         self.decoders = Pool(
-            "genretree.service.decoder",
+            "genretree.service.workers.decode",
             {
                 "memory": limits.decode_bytes,
                 "file_size": _LARGEST_FILE,
@@ -106,7 +106,7 @@ class Service:
             lambda reason: replaced.labels("decode", reason).inc(),
         )
         self.explainers = Pool(
-            "genretree.service.explainer",
+            "genretree.service.workers.explain",
             {"bundles": [str(served.bundle.folder.absolute()) for served in self.models.values()]},
             1,
             limits.waiting_explanations,

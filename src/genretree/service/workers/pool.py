@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from genretree.errors import GenretreeError
-from genretree.service.wire import Message, WireError, receive_from
+from genretree.service.workers.protocol import Message, WireError, receive_from
 
 Listen = Callable[[str, float, int], None]  # told a stage, how far it is (0 to 1), and how many are served before
 Count = Callable[[str], None]  # told why a worker was replaced
@@ -105,7 +105,7 @@ class Pool:
     Parameters
     ----------
     module : str
-        What they run: a module whose `main` answers messages (`genretree.service.worker`).
+        What they run: a module whose `main` answers messages (`genretree.service.workers.process`).
     setup : mapping
         What it is told at its start.
     size : int

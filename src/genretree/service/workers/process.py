@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from genretree.errors import GenretreeError, SoundError
 from genretree.parallel import single_thread
-from genretree.service.wire import Message, receive, send
+from genretree.service.workers.protocol import Message, receive, send
 
 Tell = Callable[[str, float], None]  # told a stage and how far it is, 0 to 1
 Work = Callable[[Message, Tell], Message]

@@ -20,14 +20,14 @@ from starlette.routing import BaseRoute
 
 from genretree import __version__
 from genretree.errors import GenretreeError
-from genretree.service import examples
-from genretree.service.core import Service
-from genretree.service.guard import Guard
-from genretree.service.jobs import Jobs
-from genretree.service.problems import STATUS, Problem, of_error
-from genretree.service.routes import make_routes
-from genretree.service.schemas import Health
-from genretree.service.sending import FileAnswer
+from genretree.service.engine.inference import Service
+from genretree.service.engine.jobs import Jobs
+from genretree.service.errors import STATUS, Problem, of_error
+from genretree.service.http import examples
+from genretree.service.http.file_response import FileAnswer
+from genretree.service.http.routes import make_routes
+from genretree.service.http.schemas import Health
+from genretree.service.http.security import Guard
 
 _SAID = {
     "not_found": "there is nothing at this address",
@@ -151,7 +151,7 @@ def describe_interface(app: FastAPI) -> dict[str, Any]:
 
 def page_files() -> dict[str, Path]:
     """Give the files of the page by their address below /static; nothing else is ever sent."""
-    folder = Path(str(resources.files("genretree") / "service" / "page"))
+    folder = Path(str(resources.files("genretree") / "service" / "web"))
     return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
 

@@ -6,7 +6,7 @@ from starlette.datastructures import Headers
 from starlette.responses import FileResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from genretree.service.problems import Problem
+from genretree.service.errors import Problem
 
 _SAID = {
     400: ("bad_request", "the header Range can't be read; send it as, say: bytes=0-999"),

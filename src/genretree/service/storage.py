@@ -10,10 +10,11 @@ import shutil
 import stat
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from genretree.service.problems import Problem, busy
+from genretree.service.errors import Problem, busy
 
 _PREFIX = "genretree-serve-"
 _LOCK = "lock"
@@ -112,6 +113,33 @@ class Storage:
     def give_back(self, size: int) -> None:
         """Count bytes that were removed."""
         self.used -= size
+
+
+@dataclass
+class Upload:
+    """A file that was sent.
+
+    Parameters
+    ----------
+    name : str
+        What its sender calls it: to be shown, never opened.
+    path : Path
+        Where it lies.
+    size : int
+        Bytes.
+    """
+
+    name: str
+    path: Path
+    size: int = 0
+
+
+def take_over(uploads: list[Upload], path: Path) -> int:
+    """Move the only upload elsewhere, where it stays; gives its size, which is no longer given back."""
+    (upload,) = uploads
+    upload.path.rename(path)
+    uploads.clear()
+    return upload.size
 
 
 def folder_gone(seconds: int = 30) -> Problem:

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from genretree.service.problems import MEDIA_TYPE
-from genretree.service.schemas import ProblemDocument
+from genretree.service.errors import MEDIA_TYPE
+from genretree.service.http.schemas import ProblemDocument
 
 EVENTS = "text/event-stream"
 _LEVELS = [

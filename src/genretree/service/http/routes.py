@@ -12,14 +12,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from genretree.explanation.api import check_question
-from genretree.service import examples, schemas
-from genretree.service.core import Service
-from genretree.service.jobs import SOUND, Do, Jobs, events
-from genretree.service.models import Served, check_method, find_model, nest
-from genretree.service.problems import Problem
-from genretree.service.sending import FileAnswer
-from genretree.service.temporary import folder_gone
-from genretree.service.uploads import Upload, received_files
+from genretree.service.engine.inference import Service
+from genretree.service.engine.jobs import SOUND, Do, Jobs, events
+from genretree.service.engine.loaded_models import Served, check_method, find_model, nest
+from genretree.service.errors import Problem
+from genretree.service.http import examples, schemas
+from genretree.service.http.file_response import FileAnswer
+from genretree.service.http.uploads import received_files
+from genretree.service.storage import Upload, folder_gone
 
 T = TypeVar("T")
 ModelName = Annotated[str | None, Query(description="Name of a model; the first by default.", max_length=255)]

@@ -12,8 +12,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from genretree.files import printable
+from genretree.service.errors import Problem
 from genretree.service.metrics import Metrics
-from genretree.service.problems import Problem
 
 # Everything comes from here; nothing is asked of any other host.
 _POLICY = "; ".join(

@@ -1,6 +1,6 @@
 """The worker that explains: slices that the decoder drew to maps and pictures. It is killed when nobody waits any more.
 
-The service starts it as `python -P -m genretree.service.explainer SETUP`.
+The service starts it as `python -P -m genretree.service.workers.explain SETUP`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from genretree.explanation.result import Explanation
 from genretree.explanation.similar.neighbours import FOLDER as INDEX
 from genretree.explanation.slices import TrackSlices
 from genretree.progress import on_progress
-from genretree.service import worker
-from genretree.service.wire import Message, take_array
-from genretree.service.worker import Tell
+from genretree.service.workers import process
+from genretree.service.workers.process import Tell
+from genretree.service.workers.protocol import Message, take_array
 
 # How far the whole is when a bar begins and ends; all other bars are of the maps.
 _PARTS = {"views": (0.0, 0.1)}
@@ -103,12 +103,12 @@ def _draw(found: Explanation, end: float, pictures: dict[str, bytes]) -> dict[st
 
 def main() -> None:
     """Work until the service goes away."""
-    given = worker.setup()
-    channel = worker.take_channel()
-    worker.start(threads=True)
+    given = process.setup()
+    channel = process.take_channel()
+    process.start(threads=True)
     os.nice(5)  # who only wants a name goes first
     _load(given["bundles"][0], (Path(given["bundles"][0]) / INDEX).is_dir())
-    worker.answer(channel, work)
+    process.answer(channel, work)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The worker that opens what strangers sent: a sound file to the images of its slices, in a process that may die of it.
 
-The service starts it as `python -P -m genretree.service.decoder SETUP`.
+The service starts it as `python -P -m genretree.service.workers.decode SETUP`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 
 from genretree.arrays import Array, Float32Array
 from genretree.parallel import shared_by
-from genretree.service import worker
-from genretree.service.wire import Message, array_blob
-from genretree.service.worker import Tell
+from genretree.service.workers import process
+from genretree.service.workers.process import Tell
+from genretree.service.workers.protocol import Message, array_blob
 from genretree.settings import SAMPLE_RATE, ImageSettings
 from genretree.sound.decode import iter_blocks, probe
 from genretree.sound.slices import SliceImages, skip_silent, slice_blocks, slice_track
@@ -85,16 +85,16 @@ def _told(slices: Iterable[SliceImages], tell: Tell | None) -> Iterator[SliceIma
 
 def main() -> None:
     """Work until the service goes away."""
-    given = worker.setup()
-    channel = worker.take_channel()
-    worker.start(threads=False)
+    given = process.setup()
+    channel = process.take_channel()
+    process.start(threads=False)
     # All is loaded, and its tables computed, before memory is bounded and the first file comes.
     import av  # noqa: F401
 
     noise = np.random.default_rng(0).standard_normal(3 * SAMPLE_RATE).astype(np.float32)
     list(slice_track(0.1 * noise, ImageSettings(slice_seconds=1.0, size=32)))
-    worker.bound(given["memory"], given["file_size"])
-    worker.answer(channel, work, given["processor_seconds"])
+    process.bound(given["memory"], given["file_size"])
+    process.answer(channel, work, given["processor_seconds"])
 
 
 if __name__ == "__main__":

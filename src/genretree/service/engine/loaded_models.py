@@ -15,7 +15,7 @@ from genretree.explanation.methods.registry import choose_method
 from genretree.explanation.similar.neighbours import FOLDER as INDEX
 from genretree.library.listen import model_digest
 from genretree.models.runtime.types import Precision, RuntimeChoice
-from genretree.service.problems import Problem
+from genretree.service.errors import Problem
 from genretree.taxonomy import NodePath, Taxonomy
 
 _NEED_CAPTUM = ("gradcam", "integrated-gradients")

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from genretree.service.core import Service, Sound
-from genretree.service.models import Served
-from genretree.service.problems import Problem, busy
-from genretree.service.temporary import cant_write
-from genretree.service.uploads import Upload, take_over
+from genretree.service.engine.inference import Service, Sound
+from genretree.service.engine.loaded_models import Served
+from genretree.service.errors import Problem, busy
+from genretree.service.storage import Upload, cant_write, take_over
 
 Do = Literal["predict", "explain"]
 Status = Literal["queued", "running", "done", "failed", "cancelled"]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from genretree.explanation.slices import TrackSlices
 from genretree.service.engine.inference import Service, Sound
+from genretree.sound.features import Inputs
 
 
 class Model:
@@ -22,9 +23,8 @@ class Model:
         self.calls: list[tuple[int, int]] = []  # value of the first slice, number of slices
         self.running, self.go = Event(), Event()
 
-    def predict_levels(
-        self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
-    ) -> list[NDArray[np.float64]]:
+    def predict_proba(self, inputs: Inputs) -> list[NDArray[np.float64]]:
+        images = inputs["images"]
         self.running.set()
         assert self.go.wait(20)
         value = int(images[0, 0, 0, 0])
@@ -37,7 +37,7 @@ class Model:
 
 def track(value: int, n_slices: int = 2) -> Sound:
     images = np.full((n_slices, 3, 4, 4), value, np.uint8)
-    return Sound(TrackSlices("track", images, None, np.arange(n_slices, dtype=np.float64), 1.0), float(n_slices))
+    return Sound(TrackSlices("track", images, {}, np.arange(n_slices, dtype=np.float64), 1.0), float(n_slices))
 
 
 @pytest.fixture

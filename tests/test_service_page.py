@@ -188,9 +188,9 @@ def shown(browser: Browser, address: str, song: Path, shoot: Callable[[Page, str
 def test_a_song_goes_from_upload_to_result(shown: Page, song: Path, shoot: Callable[[Page, str], None]) -> None:
     stages = [stage for stage, _ in shown.evaluate("seen")]
     assert (
-        stages.index("Sending the file") < stages.index("Reading the sound") < stages.index("Looking for the reasons")
+        stages.index("Uploading") < stages.index("Decoding") < stages.index("Computing the explanation")
     )
-    values = [value for stage, value in shown.evaluate("seen") if stage == "Looking for the reasons"]
+    values = [value for stage, value in shown.evaluate("seen") if stage == "Computing the explanation"]
     assert values == sorted(values)
     assert max(values) > 0.5
     assert shown.evaluate(BROKEN) == 0
@@ -308,11 +308,11 @@ def test_the_keyboard_is_enough(shown: Page) -> None:
     page.keyboard.press("ArrowRight")
     asked = page.evaluate("document.activeElement.querySelector('.name').textContent")
     page.keyboard.press("Enter")
-    assert page.get_by_label("Node to ask for").locator("option:checked").inner_text().strip() == asked
+    assert page.get_by_label("Node to explain").locator("option:checked").inner_text().strip() == asked
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
-    page.get_by_label("Node to hold it against").select_option(index=2)
-    other = page.get_by_label("Node to hold it against").locator("option:checked").inner_text().strip()
+    page.get_by_label("Node to contrast with").select_option(index=2)
+    other = page.get_by_label("Node to contrast with").locator("option:checked").inner_text().strip()
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     tab = page.get_by_role("tab", name=f"{asked} and not {other}")
@@ -411,10 +411,10 @@ def test_several_files_wait_in_a_list(
     rows = page.locator("#tracks li")
     expect(rows).to_have_count(2)
     expect(rows.nth(0)).to_have_attribute("data-status", "done", timeout=WAIT)
-    expect(rows.nth(1)).to_contain_text("not a sound file")
+    expect(rows.nth(1)).to_contain_text("not an audio file")
     assert not page.locator("#result").is_visible()
     rows.nth(1).get_by_role("button").first.click()
-    expect(page.get_by_role("group", name="Error")).to_contain_text("This is not a sound file.")
+    expect(page.get_by_role("group", name="Error")).to_contain_text("This is not an audio file.")
     rows.nth(0).get_by_role("button").first.click()
     expect(page.locator("#result-title")).to_have_text(song.name)
     expect(page.locator("#result-title")).to_be_focused()
@@ -445,9 +445,9 @@ def test_another_model_hears_the_file_that_was_dropped(visit: Callable[..., Page
     assert page.evaluate(DROP, [song.name, "song-to-drop"])
     expect(page.locator(".path .leaf")).to_be_visible()
     page.locator(".tools select").select_option("second")
-    expect(page.locator(".answer")).to_contain_text("heard by second")
+    expect(page.locator(".answer")).to_contain_text("scored by second")
     page.locator(".tools select").select_option("first")
-    expect(page.locator(".answer")).to_contain_text("heard by first")
+    expect(page.locator(".answer")).to_contain_text("scored by first")
 
 
 def test_a_question_goes_by_the_method_that_was_chosen(visit: Callable[..., Page], song: Path) -> None:
@@ -470,7 +470,7 @@ def test_a_question_goes_by_the_method_that_was_chosen(visit: Callable[..., Page
     _give(page, song)
     _explained(page)
     tabs = page.get_by_role("tab").count()
-    page.get_by_label("Method of explaining").select_option("Grad-CAM")
+    page.get_by_label("Explanation method").select_option("Grad-CAM")
     page.get_by_role("button", name="Ask").click()
     expect(page.get_by_role("tab")).to_have_count(tabs + 1, timeout=WAIT)
     assert len(asked) == 1
@@ -480,7 +480,7 @@ def test_a_recording_is_named(visit: Callable[..., Page]) -> None:
     page = visit()
     page.get_by_role("button", name="Record").click()
     expect(page.locator("#recording output")).to_have_text("0:01")
-    page.get_by_role("button", name="Stop, and name it").click()
+    page.get_by_role("button", name="Stop and classify").click()
     expect(page.locator("#result-title")).to_have_text(re.compile(r"^Recording .*\.webm$"))
     expect(page.locator(".path .leaf")).to_be_visible(timeout=WAIT)
 
@@ -504,8 +504,8 @@ def test_what_is_left_of_a_cut_file_is_used(visit: Callable[..., Page], song: Pa
     (tmp_path / "cut.wav").write_bytes(whole[: len(whole) * 2 // 3])
     page = visit()
     _give(page, tmp_path / "cut.wav")
-    expect(page.get_by_role("group", name="Error")).to_contain_text("This file is cut off.")
-    page.get_by_role("button", name="Use what there is").click()
+    expect(page.get_by_role("group", name="Error")).to_contain_text("This file is truncated.")
+    page.get_by_role("button", name="Use the readable part").click()
     expect(page.locator(".path .leaf")).to_be_visible()
 
 
@@ -522,7 +522,7 @@ def test_refusals_are_overcome(browser: Browser, address: str, song: Path) -> No
     page.get_by_role("textbox", name="Token").fill("a secret")
     page.keyboard.press("Enter")
     _give(page, song)
-    expect(page.locator("#result")).to_contain_text("The server is busy; trying again in 1 s")
+    expect(page.locator("#result")).to_contain_text("Server busy; retrying in 1 s")
     expect(page.locator(".path .leaf")).to_be_visible(timeout=WAIT)
     assert sum(bool(jobs.search(request.url)) for request in sent) == 2
     tokens = [request.headers.get("authorization") for request in sent if "/v1/" in request.url]

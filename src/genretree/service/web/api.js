@@ -1,7 +1,7 @@
-// The service's HTTP interface. Nothing here knows of any other host.
+// The client of the service's HTTP interface.
 
-const KEPT = "genretree.token";
-let asking = null;
+const TOKEN_KEY = "genretree.token";
+let pendingToken = null;
 let askForToken = () => Promise.reject(new Problem({ kind: "unauthorized" }, 401));
 
 export class Problem extends Error {
@@ -11,22 +11,22 @@ export class Problem extends Error {
     this.title = problem.title || "";
     this.detail = problem.detail || "";
     this.status = status;
-    this.wait = wait; // seconds after which the server wants to be asked again
+    this.wait = wait; // seconds until the server allows a retry
   }
 }
 
-// Set what asks the user for a token: a function (refused) -> promise of the token.
+// Set the function (refused) -> promise of the token that asks the user for it.
 export function setTokenQuestion(question) {
   askForToken = question;
 }
 
-// Links in answers begin with "/"; taken from the page's own address they hold behind a proxy's prefix, too.
+// Links in responses begin with "/"; relative to the page's address they also work behind a proxy's prefix.
 function address(path) {
   return new URL(path.replace(/^\//, ""), document.baseURI);
 }
 
 function headers() {
-  const token = sessionStorage.getItem(KEPT);
+  const token = sessionStorage.getItem(TOKEN_KEY);
   return token ? { Authorization: `Bearer ${token}` } : {};
 }
 
@@ -38,32 +38,32 @@ function asProblem(text, status, wait) {
   }
 }
 
-// Do a request; where the server wants a token, ask for one and do it again.
+// Send a request; if the server requires a token, ask for one and retry.
 async function withToken(request) {
   for (;;) {
-    const used = sessionStorage.getItem(KEPT);
+    const used = sessionStorage.getItem(TOKEN_KEY);
     try {
       return await request();
     } catch (error) {
       if (error.status !== 401) throw error;
-      if (sessionStorage.getItem(KEPT) !== used) continue; // another request has asked meanwhile
-      asking ??= askForToken(used !== null).finally(() => { asking = null; });
-      sessionStorage.setItem(KEPT, await asking);
+      if (sessionStorage.getItem(TOKEN_KEY) !== used) continue; // another request got a new token meanwhile
+      pendingToken ??= askForToken(used !== null).finally(() => { pendingToken = null; });
+      sessionStorage.setItem(TOKEN_KEY, await pendingToken);
     }
   }
 }
 
-// Fetch; anything but success becomes a Problem.
+// Fetch; throws a Problem for any error.
 export function call(path, options = {}) {
   return withToken(async () => {
-    let answer;
+    let response;
     try {
-      answer = await fetch(address(path), { ...options, headers: { ...options.headers, ...headers() } });
+      response = await fetch(address(path), { ...options, headers: { ...options.headers, ...headers() } });
     } catch (error) {
       throw error.name === "AbortError" ? error : new Problem({ kind: "offline" });
     }
-    if (answer.ok) return answer;
-    throw asProblem(await answer.text(), answer.status, Number(answer.headers.get("Retry-After")) || null);
+    if (response.ok) return response;
+    throw asProblem(await response.text(), response.status, Number(response.headers.get("Retry-After")) || null);
   });
 }
 
@@ -71,12 +71,12 @@ export async function json(path, options) {
   return (await call(path, options)).json();
 }
 
-// Fetch a picture or sound as an address of the page's own: an <img> could not send the token.
-export async function asLocal(path, signal) {
+// Fetch a picture or audio as a blob URL, because an <img> can't send the token.
+export async function fetchBlobUrl(path, signal) {
   return URL.createObjectURL(await (await call(path, { signal })).blob());
 }
 
-// Send a file; by XMLHttpRequest, as fetch doesn't say how far it is. Progress is given as 0 to 1.
+// Upload a file with XMLHttpRequest, because fetch doesn't report progress. `onProgress` gets a number in [0, 1].
 export function upload(path, file, onProgress, signal) {
   return withToken(() => new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
@@ -97,17 +97,17 @@ export function upload(path, file, onProgress, signal) {
   }));
 }
 
-// Read server-sent events; by fetch, as EventSource can't send the token. Yields [name, data].
-export async function* listen(path, signal) {
-  const answer = await call(path, { signal, headers: { Accept: "text/event-stream" } });
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  let held = "";
+// Read server-sent events with fetch, because EventSource can't send the token. Yields [name, data].
+export async function* readEvents(path, signal) {
+  const response = await call(path, { signal, headers: { Accept: "text/event-stream" } });
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let buffer = "";
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
-    held = (held + value).replaceAll("\r\n", "\n");
-    const blocks = held.split("\n\n");
-    held = blocks.pop();
+    buffer = (buffer + value).replaceAll("\r\n", "\n");
+    const blocks = buffer.split("\n\n");
+    buffer = blocks.pop();
     for (const block of blocks) {
       const fields = block.split("\n").map((line) => line.match(/^(\w+): ?(.*)$/)).filter(Boolean);
       const data = fields.filter((field) => field[1] === "data").map((field) => field[2]).join("\n");

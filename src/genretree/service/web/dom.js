@@ -1,9 +1,9 @@
-// Elements without templates: text is always set as text, so no file name or server message is ever read as HTML.
+// DOM elements without templates: text is always set as text, so that no file name or server message is parsed as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 
 // Make an element: h("button", { class: "quiet", onclick: go, "aria-label": "Play" }, "text", child, ...).
-// `style` is an object, set by CSSOM, as the content security policy forbids style attributes.
+// `style` is an object, because the content security policy forbids style attributes.
 export function h(tag, props = {}, ...children) {
   return fill(document.createElement(tag), props, children);
 }
@@ -24,8 +24,8 @@ function fill(element, props, children) {
   return element;
 }
 
-// Icons of 20 x 20, drawn with lines.
-const DRAWN = {
+// Icons of 20 x 20 pixels: path, and whether it is filled.
+const ICONS = {
   play: ["M6 4v12l10-6z", true],
   pause: ["M5 4h3.5v12H5zM11.5 4H15v12h-3.5z", true],
   close: ["M5 5l10 10M15 5L5 15"],
@@ -35,16 +35,16 @@ const DRAWN = {
 };
 
 export function icon(name) {
-  const [path, solid] = DRAWN[name];
+  const [path, solid] = ICONS[name];
   return svg("svg", { class: solid ? "icon solid" : "icon", viewBox: "0 0 20 20", "aria-hidden": "true" }, svg("path", { d: path }));
 }
 
-let told = 0;
+let timer = 0;
 
-// Say something through the page's live region; the same words twice are said twice.
-export function tell(words) {
+// Announce text to screen readers; repeated text is announced again.
+export function announce(words) {
   const status = document.getElementById("status");
-  clearTimeout(told);
+  clearTimeout(timer);
   status.textContent = "";
-  told = setTimeout(() => { status.textContent = words; }, 60);
+  timer = setTimeout(() => { status.textContent = words; }, 60);
 }

@@ -1,8 +1,8 @@
-// Dropping files, or folders of them, anywhere on the page.
+// Drag and drop of files and folders, anywhere on the page.
 
-const SOUND = /\.(wav|wave|rf64|w64|flac|og[ga]|opus|mp3|m4a|mp4|aac|wma|aiff?|caf|au|mka|webm)$/i;
+const AUDIO_SUFFIX = /\.(wav|wave|rf64|w64|flac|og[ga]|opus|mp3|m4a|mp4|aac|wma|aiff?|caf|au|mka|webm)$/i;
 
-// `veil` is shown while files are held over the page; `onFiles` gets those that are let go.
+// `veil` is shown while files are dragged over the page; `onFiles` gets the dropped files.
 export function setUpDropping(veil, onFiles) {
   const holdsFiles = (event) => event.dataTransfer?.types.includes("Files");
   addEventListener("dragenter", (event) => { if (holdsFiles(event)) veil.hidden = false; });
@@ -13,27 +13,27 @@ export function setUpDropping(veil, onFiles) {
     veil.hidden = true;
     if (!holdsFiles(event)) return;
     event.preventDefault();
-    // What was dropped can be asked for in this very moment only: first all entries, then what they hold.
+    // The browser allows access only during the event: get all entries first, then their files.
     const items = [...event.dataTransfer.items].filter((item) => item.kind === "file");
     const dropped = items.map((item) => [item.webkitGetAsEntry?.(), item.getAsFile()]);
-    const found = await Promise.all(dropped.map(([entry, file]) => (entry?.isDirectory ? listFolder(entry) : [file])));
-    onFiles(found.flat().filter(Boolean));
+    const files = await Promise.all(dropped.map(([entry, file]) => (entry?.isDirectory ? listFolder(entry) : [file])));
+    onFiles(files.flat().filter(Boolean));
   });
 }
 
-// The sound files in a folder and below. Of a single file that was dropped the service says whether it is sound.
+// List the audio files in a folder, recursively, by suffix. Single files are uploaded whatever their suffix.
 async function listFolder(folder) {
   const reader = folder.createReader();
   const entries = [];
-  for (let some = [null]; some.length;) { // a reader gives some at a time, and none at the end
+  for (let some = [null]; some.length;) { // a reader returns batches, and an empty one at the end
     some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
     entries.push(...some);
   }
   entries.sort((one, other) => one.name.localeCompare(other.name, undefined, { numeric: true }));
-  const found = await Promise.all(entries.map((entry) => {
+  const files = await Promise.all(entries.map((entry) => {
     if (entry.isDirectory) return listFolder(entry);
-    if (!SOUND.test(entry.name)) return [];
+    if (!AUDIO_SUFFIX.test(entry.name)) return [];
     return new Promise((resolve, reject) => entry.file((file) => resolve([file]), reject));
   }));
-  return found.flat();
+  return files.flat();
 }

@@ -1,9 +1,9 @@
-// A file's way through the service: sent, followed to its end, its pictures fetched, and forgotten there.
+// Jobs of the service: upload a file, follow the progress, download the result, delete the job.
 
-import { Problem, asLocal, call, json, listen, upload } from "./api.js";
+import { Problem, fetchBlobUrl, call, json, readEvents, upload } from "./api.js";
 
-const PATIENCE = 6; // times a busy server is asked again
-const BREAKS = 4; // times a broken stream of events is taken up again
+const MAX_RETRIES = 6; // retries while the server is busy
+const MAX_RECONNECTS = 4; // reconnections of a broken event stream
 
 const running = new Set();
 
@@ -14,14 +14,14 @@ function pause(seconds, signal) {
   });
 }
 
-// Let a job run, and give its result. `onState` gets { stage, progress, queue }, `wait` (seconds) while the server is busy.
-export async function work(file, query, onState, signal) {
+// Run a job and return its result. `onState` gets { stage, progress, queue }, and `wait` (seconds) while the server is busy.
+export async function runJob(file, query, onState, signal) {
   const job = await submit(file, query, onState, signal);
   running.add(job.id);
   try {
     return { ...(await follow(job, onState, signal)), job: job.id };
   } catch (error) {
-    forget(job.id);
+    deleteJob(job.id);
     throw error;
   } finally {
     running.delete(job.id);
@@ -35,7 +35,7 @@ async function submit(file, query, onState, signal) {
       onState({ stage: "upload", progress: 0 });
       return await upload(path, file, (progress) => onState({ stage: "upload", progress }), signal);
     } catch (error) {
-      if (error.kind !== "busy" || attempt > PATIENCE) throw error;
+      if (error.kind !== "busy" || attempt > MAX_RETRIES) throw error;
       const wait = error.wait ?? Math.min(2 ** attempt, 20);
       onState({ stage: "busy", progress: 0, wait });
       await pause(wait, signal);
@@ -44,32 +44,32 @@ async function submit(file, query, onState, signal) {
 }
 
 async function follow(job, onState, signal) {
-  for (let breaks = 0; ; breaks++) {
+  for (let reconnects = 0; ; reconnects++) {
     try {
-      for await (const [name, data] of listen(job.links.events, signal)) {
+      for await (const [name, data] of readEvents(job.links.events, signal)) {
         if (name === "done") return data;
         if (name === "failed") throw new Problem(data, data.status);
         if (name === "progress") onState(data);
       }
     } catch (error) {
       const broken = error.name === "TypeError" || error.kind === "offline";
-      if (!broken || breaks >= BREAKS) throw broken ? new Problem({ kind: "offline" }) : error;
+      if (!broken || reconnects >= MAX_RECONNECTS) throw broken ? new Problem({ kind: "offline" }) : error;
     }
     await pause(1, signal);
     const state = await json(job.links.self, { signal });
     if (state.status === "done") return state.result;
     if (state.status === "failed") throw new Problem(state.error, state.error.status);
     if (state.status === "cancelled") throw new Problem({ kind: "cancelled" });
-    if (breaks >= BREAKS) throw new Problem({ kind: "offline" });
+    if (reconnects >= MAX_RECONNECTS) throw new Problem({ kind: "offline" });
   }
 }
 
-// Take everything an explanation refers to into the page, so that it outlives the job, and let the service forget it.
-export async function bringHome(result, signal) {
-  const wanted = [result.sound, result.pictures.tree, ...result.pictures.reasons,
+// Download everything an explanation refers to, so that it outlives the job, and delete the job.
+export async function downloadResult(result, signal) {
+  const paths = [result.sound, result.pictures.tree, ...result.pictures.reasons,
     ...result.view.reasons.flatMap((reason) => reason.views.flatMap((view) => [view.grey, view.colour]))];
-  const local = Object.fromEntries(await Promise.all(wanted.filter(Boolean).map(async (path) => [path, await asLocal(path, signal)])));
-  forget(result.job);
+  const local = Object.fromEntries(await Promise.all(paths.filter(Boolean).map(async (path) => [path, await fetchBlobUrl(path, signal)])));
+  deleteJob(result.job);
   return {
     sound: local[result.sound] ?? null,
     tree: local[result.pictures.tree],
@@ -81,8 +81,8 @@ export async function bringHome(result, signal) {
   };
 }
 
-export function forget(id) {
-  call(`v1/jobs/${id}`, { method: "DELETE", keepalive: true }).catch(() => {}); // it would vanish by itself, only later
+export function deleteJob(id) {
+  call(`v1/jobs/${id}`, { method: "DELETE", keepalive: true }).catch(() => {}); // otherwise it expires later
 }
 
-addEventListener("pagehide", () => running.forEach(forget));
+addEventListener("pagehide", () => running.forEach(deleteJob));

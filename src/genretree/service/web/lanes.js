@@ -1,11 +1,11 @@
-// Lanes: pictures and lines one below the other, on one axis of time, with one cursor through all of them.
+// Lanes: pictures and plots on a shared time axis with a shared cursor.
 
 import { h, svg } from "./dom.js";
 import { clock, nodeName, percent } from "./words.js";
 
 const HUES = 8; // colours of nodes off the path, in page.css
 
-// Put lanes on one axis. A press or a drag on them seeks.
+// Put lanes on one time axis. A click or drag on them seeks.
 export function makeLanes(player, marks, ...lanes) {
   const box = h("div", { class: "lanes" }, lanes, axis(marks), h("div", { class: "cursor" }));
   const go = (event) => {
@@ -26,7 +26,7 @@ function axis(marks) {
     marks.map(([place, name]) => h("span", { class: place < 2 ? "first" : place > 98 ? "last" : "", style: { left: `${place}%` } }, name)));
 }
 
-// Some ten round marks, as the service gives them with an explanation.
+// About ten round tick marks, as in the service's explanations.
 export function timeMarks(end) {
   const step = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600].find((item) => end / item <= 10) ?? 1800;
   return Array.from({ length: Math.floor(end / step) + 1 }, (_, number) => [100 * number * step / end, clock(number * step)]);
@@ -36,8 +36,8 @@ function caption(title, ...notes) {
   return h("figcaption", {}, h("b", {}, title), notes.filter(Boolean).map((note) => h("span", {}, note)));
 }
 
-// A colour for each node: those of the path taken have the tree's own, the others one each in order of appearance;
-// the first node seen below another has that one's, so that a branch can be followed down the levels.
+// A colour for each node: nodes of the predicted path share one, the others get one each in order of appearance.
+// The first child seen inherits its parent's colour, so that a branch can be followed down the levels.
 export function colourNodes(prediction) {
   const colours = new Map(prediction.path.map((_, at) => [JSON.stringify(prediction.path.slice(0, at + 1)), "on"]));
   const handedDown = new Set(["on"]);
@@ -54,23 +54,23 @@ export function colourNodes(prediction) {
   return colours;
 }
 
-// What one level says over the track, neighbouring slices of one node joined.
+// The predictions of one level over time, with consecutive slices of the same node merged.
 function segments(timeline, level) {
-  const found = [];
+  const merged = [];
   for (const { start, end, path } of timeline) {
     const node = path.slice(0, level + 1);
-    const last = found.at(-1);
+    const last = merged.at(-1);
     if (last && JSON.stringify(last.node) === JSON.stringify(node) && start - last.end < 0.5) last.end = end;
-    else found.push({ node, start, end });
+    else merged.push({ node, start, end });
   }
-  return found;
+  return merged;
 }
 
-// The ribbon of a level: which node it hears when.
+// The ribbon of a level: its predicted nodes over time.
 export function makeRibbon(prediction, level, end, colours) {
   const parts = segments(prediction.timeline, level);
-  const spoken = parts.map((part) => `${nodeName(part.node.at(-1))} from ${clock(part.start)} to ${clock(part.end)}`);
-  const drawn = parts.map((part) => h("span", {
+  const label = parts.map((part) => `${nodeName(part.node.at(-1))} from ${clock(part.start)} to ${clock(part.end)}`);
+  const elements = parts.map((part) => h("span", {
     class: "segment",
     dataset: { hue: colours.get(JSON.stringify(part.node)) },
     title: `${nodeName(part.node.at(-1))}, ${clock(part.start)} to ${clock(part.end)}`,
@@ -78,19 +78,19 @@ export function makeRibbon(prediction, level, end, colours) {
   }, h("span", {}, nodeName(part.node.at(-1)))));
   const names = new Map(parts.map((part) => [nodeName(part.node.at(-1)), colours.get(JSON.stringify(part.node))]));
   return h("figure", {}, caption(nodeName(prediction.levels[level].name)),
-    h("div", { class: "lane ribbon", role: "img", "aria-label": `${nodeName(prediction.levels[level].name)} over the track: ${spoken.join("; ")}` }, drawn),
+    h("div", { class: "lane ribbon", role: "img", "aria-label": `${nodeName(prediction.levels[level].name)} over the track: ${label.join("; ")}` }, elements),
     h("p", { class: "key", "aria-hidden": "true" }, [...names].map(([name, hue]) => h("span", {}, h("i", { dataset: { hue } }), name))));
 }
 
 // A node's probability, slice by slice.
-export function makeChances(line, slices, end) {
+export function makeProbabilities(line, slices, end) {
   const best = line.typical[0];
   const name = nodeName(line.node.at(-1));
-  const least = Math.min(...line.probabilities);
-  const most = Math.max(...line.probabilities);
-  const spoken = `Probability of ${name} over the track: between ${percent(least)} and ${percent(most)}${best ? `, highest from ${clock(best.start)} to ${clock(best.end)}` : ""}`;
-  return h("figure", {}, caption(`How likely is ${name}?`, percent(least) === percent(most) ? `${percent(most)} throughout` : `${percent(least)} to ${percent(most)}`),
-    h("div", { class: "lane chances", role: "img", "aria-label": spoken },
+  const min = Math.min(...line.probabilities);
+  const max = Math.max(...line.probabilities);
+  const label = `Probability of ${name} over the track: between ${percent(min)} and ${percent(max)}${best ? `, highest from ${clock(best.start)} to ${clock(best.end)}` : ""}`;
+  return h("figure", {}, caption(`Probability of ${name}`, percent(min) === percent(max) ? `${percent(max)} throughout` : `${percent(min)} to ${percent(max)}`),
+    h("div", { class: "lane chances", role: "img", "aria-label": label },
       h("span", { class: "tick", style: { top: "0%" } }, percent(1)), h("span", { class: "tick", style: { top: "100%" } }, percent(0)),
       svg("svg", { viewBox: `0 0 ${end} 1`, preserveAspectRatio: "none", "aria-hidden": "true" },
         line.probabilities.map((chance, place) => svg("rect", {

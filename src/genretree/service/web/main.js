@@ -1,9 +1,9 @@
-// The page: what is dropped, picked or recorded becomes a track; a track is heard by a model and shown.
+// The page: a file that is dropped, chosen or recorded becomes a track; a model classifies it, and the result is shown.
 
 import { json, setTokenQuestion } from "./api.js";
-import { tell } from "./dom.js";
+import { announce } from "./dom.js";
 import { setUpDropping } from "./drop.js";
-import { makeTrouble } from "./parts.js";
+import { makeErrorMessage } from "./parts.js";
 import { makePlayer } from "./player.js";
 import { setUpRecording } from "./record.js";
 import { closeResult, showResult } from "./result.js";
@@ -11,20 +11,20 @@ import { Run } from "./runs.js";
 import { makeTokenQuestion } from "./token.js";
 import { makeList } from "./tracks.js";
 import { makeTree } from "./tree.js";
-import { duration, megabytes, trouble } from "./words.js";
+import { duration, megabytes, describeError } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const result = $("result");
 const player = makePlayer($("player"));
 const list = makeList($("tracks"), (track) => open(track, true), remove);
 const tracks = [];
-const early = []; // files that came before the models were known
+const early = []; // files added before the models were loaded
 let service = null;
 let current = null;
 
-function take(files) {
+function addFiles(files) {
   if (!files.length) {
-    tell("There is no sound file in this.");
+    announce("No audio files found.");
     return;
   }
   if (!service) {
@@ -36,15 +36,15 @@ function take(files) {
     const track = { file, runs: new Map() };
     tracks.push(track);
     list.add(track);
-    hear(track, service.chosen);
+    classify(track, service.model);
     return track;
   });
   if (added.length === 1) open(added[0]);
-  else tell(`${added.length} files taken.`);
+  else announce(`${added.length} files added.`);
 }
 
-// Let a model hear a track, unless it has.
-function hear(track, model) {
+// Classify a track with a model, unless it has been done.
+function classify(track, model) {
   let run = track.runs.get(model.name);
   if (!run) {
     run = new Run(track.file, model, service.limits);
@@ -52,24 +52,24 @@ function hear(track, model) {
     run.addEventListener("change", () => { if (track.run === run) list.refresh(track); });
   }
   track.run = run;
-  if (run.answer.status === "new") run.name();
+  if (run.answer.status === "new") run.classify();
   list.refresh(track);
 }
 
-function open(track, asked = false) {
+function open(track, focus = false) {
   current = track;
   list.mark(track);
-  showResult(result, track, track.run, { player, models: service.models, onModel: choose });
-  if (!asked) return;
+  showResult(result, track, track.run, { player, models: service.models, onModel: selectModel });
+  if (!focus) return;
   result.scrollIntoView({ block: "start" });
   $("result-title").focus({ preventScroll: true });
 }
 
-// Another model for the track that is shown, and for those to come.
-function choose(name) {
-  service.chosen = service.models.find((model) => model.name === name);
+// Use another model for the current track and for new ones.
+function selectModel(name) {
+  service.model = service.models.find((model) => model.name === name);
   $("model").value = name;
-  hear(current, service.chosen);
+  classify(current, service.model);
   open(current);
   result.querySelector(".tools select").focus();
 }
@@ -86,39 +86,39 @@ function remove(track) {
 }
 
 async function showModel() {
-  const model = service.chosen;
+  const model = service.model;
   const { root } = await json(`v1/tree?${new URLSearchParams({ model: model.name })}`);
-  const tree = makeTree(root, { label: "What the model can name" });
+  const tree = makeTree(root, { label: "Genres of the model" });
   $("names").replaceChildren(tree.element);
   const levels = model.classes.length > 1 ? ` on ${model.classes.length} levels (${model.classes.join(", ")})` : "";
-  $("known").textContent = `${model.name} knows ${model.classes.at(-1)} genres${levels}.`;
+  $("known").textContent = `${model.name}: ${model.classes.at(-1)} genres${levels}.`;
 }
 
 async function begin() {
   $("trouble").replaceChildren();
   try {
     service = await json("v1/models");
-    service.chosen = service.models.find((model) => model.default) ?? service.models[0];
+    service.model = service.models.find((model) => model.default) ?? service.models[0];
     const { upload_bytes: bytes, seconds } = service.limits;
     $("limits").textContent = `Wav, flac, ogg, mp3 and more${bytes ? `, up to ${megabytes(bytes)}` : ""}${seconds ? ` and ${duration(seconds)} each` : ""}.`;
-    $("model").replaceChildren(...service.models.map((model) => new Option(model.name, model.name, false, model === service.chosen)));
+    $("model").replaceChildren(...service.models.map((model) => new Option(model.name, model.name, false, model === service.model)));
     $("choice").hidden = service.models.length < 2;
-    setUpRecording($("record"), $("recording"), seconds, (file) => take([file]));
+    setUpRecording($("record"), $("recording"), seconds, (file) => addFiles([file]));
     document.body.classList.add("ready");
     await showModel();
   } catch (error) {
-    $("trouble").replaceChildren(makeTrouble(error, begin));
-    const { title, help } = trouble(error);
-    tell(`${title} ${help}`);
+    $("trouble").replaceChildren(makeErrorMessage(error, begin));
+    const { title, help } = describeError(error);
+    announce(`${title} ${help}`);
     if (!error.kind) throw error;
   }
-  if (early.length) take(early.splice(0));
+  if (early.length) addFiles(early.splice(0));
 }
 
 function setUpTheme() {
-  const kept = localStorage.getItem("genretree.theme") ?? "system";
+  const stored = localStorage.getItem("genretree.theme") ?? "system";
   for (const button of document.querySelectorAll("input[name=theme]")) {
-    button.checked = button.value === kept;
+    button.checked = button.value === stored;
     button.addEventListener("change", () => {
       localStorage.setItem("genretree.theme", button.value);
       if (button.value === "system") delete document.documentElement.dataset.theme;
@@ -128,17 +128,17 @@ function setUpTheme() {
 }
 
 setUpTheme();
-setUpDropping($("dropping"), take);
+setUpDropping($("dropping"), addFiles);
 setTokenQuestion(makeTokenQuestion($("token")));
 $("file").addEventListener("change", (event) => {
-  if (event.target.files.length) take([...event.target.files]);
-  event.target.value = ""; // so that the same file can be picked again
+  if (event.target.files.length) addFiles([...event.target.files]);
+  event.target.value = ""; // so that the same file can be chosen again
 });
 $("model").addEventListener("change", (event) => {
-  service.chosen = service.models.find((model) => model.name === event.target.value);
+  service.model = service.models.find((model) => model.name === event.target.value);
   showModel();
 });
 if (!["localhost", "127.0.0.1", "[::1]"].includes(location.hostname)) {
-  $("private").textContent = `What you drop goes to ${location.hostname}, which serves this page, and nowhere else.`;
+  $("private").textContent = `Files are sent to ${location.hostname}, which serves this page, and nowhere else.`;
 }
 begin();

@@ -1,16 +1,16 @@
-// Small parts that the list of tracks and the result share: progress and errors.
+// Progress bars, error messages and notes.
 
 import { h, icon } from "./dom.js";
 import { overall } from "./runs.js";
-import { STAGES, stageName, trouble } from "./words.js";
+import { STAGES, stageName, describeError } from "./words.js";
 
-const ANSWERING = ["upload", "waiting", "decoding", "spectra", "network"];
+const PREDICTION_STAGES = ["upload", "waiting", "decoding", "spectra", "network"];
 
 export function button(words, onclick, { sign = null, kind = "", ...props } = {}) {
   return h("button", { type: "button", class: kind, onclick, ...props }, sign && icon(sign), h("span", {}, words));
 }
 
-// A bar with the stage's name and a way to stop. Gives { element, update }.
+// A progress bar with the stage's name and a cancel button. Returns { element, update }.
 export function makeProgress(label, onCancel) {
   const bar = h("progress", { max: 1, "aria-label": label });
   const words = h("span", { class: "stage" });
@@ -22,11 +22,11 @@ export function makeProgress(label, onCancel) {
   return { element, update };
 }
 
-// The stages that lead to an answer, one after the other.
+// The list of stages up to the prediction.
 export function makeStages() {
-  const items = ANSWERING.map((stage) => h("li", {}, STAGES[stage]));
+  const items = PREDICTION_STAGES.map((stage) => h("li", {}, STAGES[stage]));
   const update = ({ stage }) => {
-    const at = ANSWERING.indexOf(stage === "busy" ? "upload" : stage);
+    const at = PREDICTION_STAGES.indexOf(stage === "busy" ? "upload" : stage);
     items.forEach((item, place) => {
       item.classList.toggle("done", place < at);
       if (place === at) item.setAttribute("aria-current", "step"); else item.removeAttribute("aria-current");
@@ -35,19 +35,19 @@ export function makeStages() {
   return { element: h("ol", { class: "stages" }, items), update };
 }
 
-// `onSalvage` uses what there is of a file that is cut off.
-export function makeTrouble(error, onRetry = null, onSalvage = null) {
-  const { title, help, detail, lasting } = trouble(error);
+// `onSalvage` uses the part of a truncated file that can be decoded.
+export function makeErrorMessage(error, onRetry = null, onSalvage = null) {
+  const { title, help, detail, permanent } = describeError(error);
   return h("div", { class: "trouble", role: "group", "aria-label": "Error" },
     h("p", { class: "title" }, title), help && h("p", {}, help),
     detail && h("p", { class: "detail" }, detail),
-    onSalvage && error.kind === "truncated" && button("Use what there is", onSalvage, { kind: "main" }),
-    onRetry && (lasting
+    onSalvage && error.kind === "truncated" && button("Use the readable part", onSalvage, { kind: "main" }),
+    onRetry && (permanent
       ? button("Choose another file", () => document.getElementById("file").click(), { sign: "file" })
       : button("Try again", onRetry, { sign: "again" })));
 }
 
-// A message that one can take up again: after cancelling, say.
+// A message with a button, such as after cancelling.
 export function makeNote(words, action, onAction) {
   return h("div", { class: "note" }, h("p", {}, words), button(action, onAction, { sign: "again" }));
 }

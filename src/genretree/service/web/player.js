@@ -1,4 +1,4 @@
-// One sound, one clock: what is shown of a track follows it.
+// The audio player; cursors in the page follow its position.
 
 import { clock } from "./words.js";
 import { icon } from "./dom.js";
@@ -7,18 +7,18 @@ const STEP = 2; // seconds that an arrow key moves
 const LEAP = 15; // seconds of page up and page down
 
 export function makePlayer(box) {
-  const sound = box.querySelector("audio");
+  const audio = box.querySelector("audio");
   const button = box.querySelector("button");
   const bar = box.querySelector("input");
   const shown = box.querySelector("output");
   const watchers = new Set();
   let end = 0;
   let stop = null; // where a passage ends
-  let next = null; // the sound to take as soon as this one pauses
+  let next = null; // the source to load at the next pause
 
   function show() {
-    const at = sound.currentTime;
-    if (stop !== null && at >= stop) { stop = null; sound.pause(); }
+    const at = audio.currentTime;
+    if (stop !== null && at >= stop) { stop = null; audio.pause(); }
     bar.value = at;
     bar.style.setProperty("--at", `${100 * Math.min(at / (end || 1), 1)}%`);
     bar.setAttribute("aria-valuetext", `${clock(at)} of ${clock(end)}`);
@@ -28,7 +28,7 @@ export function makePlayer(box) {
 
   function run() {
     show();
-    if (!sound.paused) requestAnimationFrame(run);
+    if (!audio.paused) requestAnimationFrame(run);
   }
 
   function setEnd(seconds) {
@@ -37,58 +37,58 @@ export function makePlayer(box) {
     show();
   }
 
-  // A form of sound that this browser can't play: the explanation brings another.
+  // The browser can't play this format; the explanation brings an Ogg version.
   function fail() {
     button.disabled = true;
-    button.title = "This browser can’t play the file itself; the explanation brings a form that it can.";
+    button.title = "This browser can’t play the file. It becomes playable when the explanation is done.";
   }
 
   function take(source) {
     button.disabled = false;
     button.title = "";
-    const at = sound.currentTime;
-    sound.src = source;
-    if (at) sound.currentTime = at;
+    const at = audio.currentTime;
+    audio.src = source;
+    if (at) audio.currentTime = at;
   }
 
   function changed() {
-    const going = !sound.paused;
-    button.replaceChildren(icon(going ? "pause" : "play"));
-    button.setAttribute("aria-label", going ? "Pause" : "Play");
-    if (!going && next) { take(next); next = null; }
-    if (going) run(); else show();
+    const playing = !audio.paused;
+    button.replaceChildren(icon(playing ? "pause" : "play"));
+    button.setAttribute("aria-label", playing ? "Pause" : "Play");
+    if (!playing && next) { take(next); next = null; }
+    if (playing) run(); else show();
   }
 
   function seek(to) {
     stop = null;
-    sound.currentTime = Math.max(0, Math.min(to, end));
+    audio.currentTime = Math.max(0, Math.min(to, end));
     show();
   }
 
   function toggle() {
-    if (sound.paused) play();
-    else sound.pause();
+    if (audio.paused) play();
+    else audio.pause();
   }
 
   function play() {
-    sound.play().catch((error) => { if (error.name === "NotSupportedError") fail(); });
+    audio.play().catch((error) => { if (error.name === "NotSupportedError") fail(); });
   }
 
-  // Move by a key; gives whether the key was one of ours.
+  // Seek by a key; returns whether the key was handled.
   function key(event) {
     const moves = { ArrowLeft: -STEP, ArrowDown: -STEP, ArrowRight: STEP, ArrowUp: STEP, PageDown: -LEAP, PageUp: LEAP };
     if (event.ctrlKey || event.metaKey || event.altKey || box.hidden) return false;
     if (event.key === "Home") seek(0);
     else if (event.key === "End") seek(end);
-    else if (event.key in moves) seek(sound.currentTime + moves[event.key]);
+    else if (event.key in moves) seek(audio.currentTime + moves[event.key]);
     else return false;
     event.preventDefault();
     return true;
   }
 
-  for (const name of ["play", "pause"]) sound.addEventListener(name, changed);
-  for (const name of ["seeked", "timeupdate", "loadedmetadata"]) sound.addEventListener(name, show);
-  sound.addEventListener("error", () => { if (sound.getAttribute("src")) fail(); });
+  for (const name of ["play", "pause"]) audio.addEventListener(name, changed);
+  for (const name of ["seeked", "timeupdate", "loadedmetadata"]) audio.addEventListener(name, show);
+  audio.addEventListener("error", () => { if (audio.getAttribute("src")) fail(); });
   button.addEventListener("click", toggle);
   bar.addEventListener("input", () => seek(Number(bar.value)));
   bar.addEventListener("keydown", key);
@@ -101,23 +101,23 @@ export function makePlayer(box) {
   changed();
 
   return {
-    // Take a sound of `seconds`.
+    // Load a source of `seconds`.
     load(source, seconds) {
-      sound.pause();
+      audio.pause();
       [stop, next] = [null, null];
-      sound.currentTime = 0;
+      audio.currentTime = 0;
       take(source);
       box.hidden = false;
       setEnd(seconds);
     },
-    // Take the same track in another form: at once, or if it is playing, when it pauses.
+    // Load the same track in another format: now, or at the next pause if it is playing.
     replace(source, seconds) {
       setEnd(seconds);
-      if (sound.paused || sound.error) take(source); else next = source;
+      if (audio.paused || audio.error) take(source); else next = source;
     },
     close() {
-      sound.pause();
-      sound.removeAttribute("src");
+      audio.pause();
+      audio.removeAttribute("src");
       box.hidden = true;
       watchers.clear();
     },

@@ -1,16 +1,16 @@
-// A run: one file heard by one model. First the answer (quick), then, once it is looked at, the reasons.
+// A run: one file and one model. The prediction comes first; the explanation is requested when the result is opened.
 
 import { Problem } from "./api.js";
-import { bringHome, work } from "./jobs.js";
+import { downloadResult, runJob } from "./jobs.js";
 
-const AT_ONCE = 2; // answers asked for at a time; the others wait here
+const MAX_CONCURRENT = 2; // predictions at a time; the others wait in the page
 const NODE = " > ";
 
 let working = 0;
 const waiting = [];
 
-async function turn(signal) {
-  if (working >= AT_ONCE) {
+async function acquireSlot(signal) {
+  if (working >= MAX_CONCURRENT) {
     await new Promise((resolve, reject) => {
       waiting.push(resolve);
       signal.addEventListener("abort", () => {
@@ -24,24 +24,24 @@ async function turn(signal) {
   }
 }
 
-function giveTurn() {
-  if (waiting.length) waiting.shift()(); // the turn is handed on
+function releaseSlot() {
+  if (waiting.length) waiting.shift()(); // hand the slot on
   else working--;
 }
 
-// Fires "change" whenever one of its parts moves on.
+// Dispatches "change" when one of its parts changes.
 export class Run extends EventTarget {
   constructor(file, model, limits) {
     super();
     this.file = file;
     this.model = model; // as /v1/models describes it
     this.limits = limits;
-    this.salvage = false; // use what there is of a file that is cut off
+    this.salvage = false; // use the part of a truncated file that can be decoded
     this.answer = { status: "new" }; // then working, done (prediction, tree, timelines), failed (error) or cancelled
-    this.why = { status: "new" }; // the same; done with sound, tree, json, entries and what is asked besides
+    this.why = { status: "new" }; // the same; done also has sound, tree, json, entries and further questions
   }
 
-  tell() {
+  notify() {
     this.dispatchEvent(new Event("change"));
   }
 
@@ -49,47 +49,47 @@ export class Run extends EventTarget {
     return { do: what, model: this.model.name, ...(this.salvage ? { salvage: "true" } : {}), ...more };
   }
 
-  async name() {
+  async classify() {
     await this.step("answer", async (onState, signal) => {
       if (this.limits.upload_bytes && this.file.size > this.limits.upload_bytes) throw new Problem({ kind: "too_large" });
       if (this.file.size === 0) throw new Problem({ kind: "empty" });
       onState({ stage: "waiting", progress: 0 });
-      await turn(signal);
+      await acquireSlot(signal);
       try {
-        const { tree, timelines, job, ...prediction } = await work(this.file, this.query("predict"), onState, signal);
+        const { tree, timelines, job, ...prediction } = await runJob(this.file, this.query("predict"), onState, signal);
         return { prediction, tree, timelines };
       } finally {
-        giveTurn();
+        releaseSlot();
       }
     });
   }
 
   async explain() {
     await this.step("why", async (onState, signal) => {
-      const result = await work(this.file, this.query("explain"), onState, signal);
-      return { ...(await this.take(result, signal)), asked: [], question: { status: "new" } };
+      const result = await runJob(this.file, this.query("explain"), onState, signal);
+      return { ...(await this.read(result, signal)), asked: [], question: { status: "new" } };
     });
   }
 
-  // Ask why one node and not another (or, without one, its siblings), by one of the model's methods.
+  // Explain a node against another (default: its siblings) with one of the model's methods.
   async ask(node, against, method) {
     const query = this.query("explain", { node: node.join(NODE), ...(against ? { against: against.join(NODE) } : {}), method });
     await this.step("question", async (onState, signal) => {
-      const result = await work(this.file, query, onState, signal);
-      this.why.asked.push(await this.take(result, signal));
+      const result = await runJob(this.file, query, onState, signal);
+      this.why.asked.push(await this.read(result, signal));
       return {};
     }, this.why);
   }
 
-  async take(result, signal) {
+  async read(result, signal) {
     const { view, pictures, sound, job, ...json } = result;
-    const home = await bringHome(result, signal);
+    const downloaded = await downloadResult(result, signal);
     return {
-      ...home,
+      ...downloaded,
       json,
       end: view.end,
       unit: result.unit,
-      entries: result.reasons.map((reason, at) => ({ reason, view: home.views[at], picture: home.pictures[at], marks: view.marks })),
+      entries: result.reasons.map((reason, at) => ({ reason, view: downloaded.views[at], picture: downloaded.pictures[at], marks: view.marks })),
     };
   }
 
@@ -97,22 +97,22 @@ export class Run extends EventTarget {
     const controller = new AbortController();
     const current = { status: "working", state: { stage: "waiting", progress: 0 }, cancel: () => controller.abort() };
     holder[part] = current;
-    this.tell();
-    const onState = (state) => { current.state = state; this.tell(); };
+    this.notify();
+    const onState = (state) => { current.state = state; this.notify(); };
     try {
       holder[part] = { status: "done", ...(await action(onState, controller.signal)) };
     } catch (error) {
       holder[part] = controller.signal.aborted ? { status: "cancelled" } : { status: "failed", error };
       if (!controller.signal.aborted && !(error instanceof Problem)) console.error(error);
     }
-    this.tell();
+    this.notify();
   }
 
-  // Give back what the browser holds of pictures and sound.
+  // Release the browser's copies of pictures and audio.
   dispose() {
-    for (const found of [this.why, ...(this.why.asked ?? [])]) {
-      const views = found.entries?.flatMap((entry) => [entry.picture, ...entry.view.views.flatMap((view) => [view.grey, view.colour])]) ?? [];
-      for (const url of [found.sound, found.tree, ...views]) if (url) URL.revokeObjectURL(url);
+    for (const explanation of [this.why, ...(this.why.asked ?? [])]) {
+      const views = explanation.entries?.flatMap((entry) => [entry.picture, ...entry.view.views.flatMap((view) => [view.grey, view.colour])]) ?? [];
+      for (const url of [explanation.sound, explanation.tree, ...views]) if (url) URL.revokeObjectURL(url);
     }
   }
 
@@ -121,7 +121,7 @@ export class Run extends EventTarget {
   }
 }
 
-// How far a job is, from the first byte sent: 0 to 1.
+// The progress of a job including its upload, in [0, 1].
 export function overall({ stage, progress = 0 }) {
   if (stage === "upload") return 0.15 * progress;
   return stage === "busy" ? 0 : 0.15 + 0.85 * progress;

@@ -1,6 +1,6 @@
-// A classic script, loaded before anything is painted: the page never flashes in the wrong colours.
+// A classic script that runs before the first paint, so that the page never flashes in the wrong colours.
 "use strict";
 (() => {
-  const kept = localStorage.getItem("genretree.theme");
-  if (kept === "light" || kept === "dark") document.documentElement.dataset.theme = kept;
+  const stored = localStorage.getItem("genretree.theme");
+  if (stored === "light" || stored === "dark") document.documentElement.dataset.theme = stored;
 })();

@@ -1,4 +1,4 @@
-// The field for the service's token, shown when the service asks for one.
+// The dialog for the access token, shown when the service requires one.
 
 import { Problem } from "./api.js";
 

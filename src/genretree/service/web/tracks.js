@@ -1,10 +1,10 @@
-// The list of tracks: one row each, shown as soon as there is more than one.
+// The list of tracks, shown when there is more than one.
 
 import { h, icon } from "./dom.js";
 import { overall } from "./runs.js";
-import { pathName, percent, stageName, trouble } from "./words.js";
+import { pathName, percent, stageName, describeError } from "./words.js";
 
-// `onOpen(track)` and `onRemove(track)`: what the rows' buttons do. Gives { add, mark, remove }.
+// `onOpen(track)` and `onRemove(track)` are called by the buttons. Returns { add, refresh, mark }.
 export function makeList(section, onOpen, onRemove) {
   const list = section.querySelector("ol");
   const rows = new Map();
@@ -22,16 +22,16 @@ export function makeList(section, onOpen, onRemove) {
 
   function drop(track) {
     const { row } = rows.get(track);
-    const beside = row.nextElementSibling ?? row.previousElementSibling;
+    const neighbour = row.nextElementSibling ?? row.previousElementSibling;
     row.remove();
     rows.delete(track);
     section.hidden = rows.size < 2;
     onRemove(track);
-    if (!section.hidden) beside?.querySelector("button").focus();
+    if (!section.hidden) neighbour?.querySelector("button").focus();
     else document.getElementById("main").focus();
   }
 
-  // Write how a track's run stands into its row.
+  // Show the state of a track's run in its row.
   function refresh(track) {
     const entry = rows.get(track);
     if (!entry) return;
@@ -43,9 +43,9 @@ export function makeList(section, onOpen, onRemove) {
       entry.state.textContent = stageName(state);
     } else if (status === "done") {
       const last = prediction.levels[prediction.path.length - 1];
-      entry.state.replaceChildren(prediction.path.length ? h("b", {}, pathName(prediction.path)) : "not sure of anything", last ? ` ${percent(last.probability)}` : "");
+      entry.state.replaceChildren(prediction.path.length ? h("b", {}, pathName(prediction.path)) : "no confident level", last ? ` ${percent(last.probability)}` : "");
     } else if (status === "failed") {
-      entry.state.textContent = trouble(error).title;
+      entry.state.textContent = describeError(error).title;
     } else if (status === "cancelled") {
       entry.state.textContent = "Cancelled";
     }

@@ -1,16 +1,16 @@
-// The tree of genres: a nested list that is also drawn, a branch being as thick as its node is likely.
+// The genre tree: a nested list with drawn branches, whose thickness shows the probability of their nodes.
 
 import { h, svg } from "./dom.js";
 import { nodeName, percent } from "./words.js";
 
-const THICKNESS = 30; // pixels of a branch of 100 %
+const THICKNESS = 30; // thickness in pixels at 100 %
 const THINNEST = 1.25;
-const [NARROWEST, WIDEST] = [38, 150]; // pixels that a branch is long, in columns
-const FEW = 8; // leaves that may stand further apart
-const MOST_OPEN = 24; // leaves; of a larger tree only the path is open at first
+const [NARROWEST, WIDEST] = [38, 150]; // length of a branch in columns, in pixels
+const FEW = 8; // up to this number of leaves, rows are spaced further apart
+const MOST_OPEN = 24; // larger trees start with only the predicted path open
 
 const same = (one, other) => one.length === other.length && one.every((name, place) => name === other[place]);
-const begins = (path, start) => start.every((name, place) => path[place] === name);
+const startsWith = (path, start) => start.every((name, place) => path[place] === name);
 
 // Nest a list of { path, probability }.
 export function nest(nodes) {
@@ -24,7 +24,7 @@ export function nest(nodes) {
   return root;
 }
 
-// Without probabilities a branch is as thick as the share of leaves it leads to.
+// Without probabilities, a branch's weight is its share of the leaves.
 function weigh(node, chance = 1) {
   const leaves = (item) => item.children.length ? item.children.reduce((sum, child) => sum + leaves(child), 0) : 1;
   node.weight = node.probability ?? chance;
@@ -33,9 +33,9 @@ function weigh(node, chance = 1) {
 
 const countLeaves = (node) => node.children.length ? node.children.reduce((sum, child) => sum + countLeaves(child), 0) : 1;
 
-// Make the tree. `taken` is the predicted path; `onPick(path)` makes it a tree one can walk and pick from.
-// Without onPick it is a plain list.
-export function makeTree(root, { label, taken = [], onPick = null }) {
+// Make the tree. `predicted` is the predicted path. With `onPick(path)` it is a tree widget whose nodes can be picked,
+// otherwise a plain list.
+export function makeTree(root, { label, predicted = [], onPick = null }) {
   weigh(root);
   const leaves = countLeaves(root);
   const many = leaves > MOST_OPEN;
@@ -45,19 +45,19 @@ export function makeTree(root, { label, taken = [], onPick = null }) {
   const items = [];
 
   function add(node, level, place, siblings, into) {
-    const on = taken.length >= node.path.length && begins(taken, node.path);
+    const on = predicted.length >= node.path.length && startsWith(predicted, node.path);
     const known = node.probability !== undefined;
-    const spoken = `${nodeName(node.name)}${known ? `, ${percent(node.probability)}` : ""}${on ? ", on the path taken" : ""}`;
+    const accessibleName = `${nodeName(node.name)}${known ? `, ${percent(node.probability)}` : ""}${on ? ", on the predicted path" : ""}`;
     const group = node.children.length ? h("ul", onPick ? { role: "group" } : {}) : null;
     const tag = h("span", { class: "node" },
       h("span", { class: "name" }, nodeName(node.name)),
       known && h("span", { class: "chance" }, percent(node.probability)),
       group && onPick && h("span", { class: "fold", "aria-hidden": "true", onclick: (event) => { event.stopPropagation(); fold(item); } }));
     const item = h("li", onPick
-      ? { role: "treeitem", "aria-level": level, "aria-setsize": siblings, "aria-posinset": place + 1, "aria-label": spoken, "aria-selected": "false", tabindex: "-1" }
+      ? { role: "treeitem", "aria-level": level, "aria-setsize": siblings, "aria-posinset": place + 1, "aria-label": accessibleName, "aria-selected": "false", tabindex: "-1" }
       : {}, tag, group);
     if (on) item.classList.add("on");
-    if (same(node.path, taken)) item.classList.add("end");
+    if (same(node.path, predicted)) item.classList.add("end");
     Object.assign(item, { node, tag, group, on });
     items.push(item);
     into.append(item);
@@ -173,20 +173,20 @@ function layOut(box, lines, root, items) {
     }
   }
 
-  shapes.sort((one, other) => one[0] - other[0]); // the path taken lies on top
+  shapes.sort((one, other) => one[0] - other[0]); // the predicted path lies on top
   lines.replaceChildren(...shapes.map(([on, path, width]) => svg("path", { d: path, class: on ? "on" : "off", "stroke-width": width })));
 }
 
-// From a node's right edge to the next node's left, `beside` being where the branch leaves beside the middle.
-function flow(from, to, beside) {
+// A curve from a node's right edge to the next node's left; it starts `offset` pixels below the middle.
+function flow(from, to, offset) {
   const [x0, x1] = [from.right ? from.right + 4 : 0, to.left - 4];
-  const [y0, y1] = [from.middle + beside, to.middle];
+  const [y0, y1] = [from.middle + offset, to.middle];
   const bend = (x0 + x1) / 2;
   return `M${x0} ${y0}C${bend} ${y0} ${bend} ${y1} ${x1} ${y1}`;
 }
 
-// Down from below a node's name, and then right to the next.
-function elbow(from, to, beside, width) {
+// A line down from a node's name and right to the next.
+function elbow(from, to, offset, width) {
   const x0 = from.left + (from.right ? 12 : 8);
   const y0 = from.right ? from.bottom - 2 : 0;
   const round = Math.max(6, width);

@@ -1,6 +1,6 @@
-// Why: for each question, what speaks for the node and against it, in the pictures and in words.
+// The explanation: for each question, the evidence for and against a node, as pictures and text.
 
-import { h, tell } from "./dom.js";
+import { h, announce } from "./dom.js";
 import { makeLanes, makePicture } from "./lanes.js";
 import { clock, nodeName, odds, question, signed } from "./words.js";
 
@@ -8,9 +8,9 @@ const BANDS = 5;
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
-let made = 0; // tabs and panels are named by number
+let count = 0; // for the ids of tabs and panels
 
-// The questions asked so far, as tabs. Gives { element, add, current }.
+// The questions as tabs. Returns { element, add, showLast }.
 export function makeWhy(file, player, onShow) {
   const list = h("div", { role: "tablist", "aria-label": "Questions" });
   const panels = h("div", { class: "panels" });
@@ -35,9 +35,9 @@ export function makeWhy(file, player, onShow) {
     show(entries[(to + entries.length) % entries.length], true);
   });
 
-  // `reason` as in the explanation, `view` its pictures, `picture` the whole as one PNG, `short` the tab's name.
+  // `reason` is that of the explanation, `view` its pictures, `picture` all in one PNG, `short` the tab's name.
   function add({ reason, view, marks, picture, short }, unit, seen = false) {
-    const id = ++made;
+    const id = ++count;
     const entry = { reason, picture };
     entry.tab = h("button", { type: "button", role: "tab", id: `tab-${id}`, "aria-controls": `panel-${id}`, onclick: () => show(entry) }, short);
     entry.panel = h("div", { role: "tabpanel", id: `panel-${id}`, "aria-labelledby": `tab-${id}`, tabindex: "0" },
@@ -47,7 +47,7 @@ export function makeWhy(file, player, onShow) {
     panels.append(entry.panel);
     if (seen || entries.length === 1) show(entry);
     else entry.panel.hidden = true;
-    if (seen) tell(`${question(reason)} The answer is here.`);
+    if (seen) announce(`${question(reason)} The explanation is ready.`);
   }
 
   return { element: h("div", {}, list, panels), add, showLast: () => show(entries.at(-1)) };
@@ -65,13 +65,13 @@ function panel(reason, view, marks, unit, file, player) {
   return [
     h("h3", {}, question(reason)),
     h("p", { class: "measure" },
-      `In a mean slice the model’s odds for ${name} are ${odds(mean(reason.log_odds))} (log odds ${signed(mean(reason.log_odds))}). `,
-      `Of bare background sound they would be ${odds(mean(reason.background))} (${signed(mean(reason.background))}). `,
-      "What lies between comes from what is heard:"),
+      `Averaged over the slices, the odds for ${name} are ${odds(mean(reason.log_odds))} (log odds ${signed(mean(reason.log_odds))}). `,
+      `For the background alone they would be ${odds(mean(reason.background))} (${signed(mean(reason.background))}). `,
+      "The views account for the difference:"),
     makeLanes(player, marks, pictures),
     h("div", { class: "columns" },
-      h("div", {}, h("h4", {}, "What each view adds"), h("p", { class: "soft" }, "In log odds; they sum to the difference above."), diverging(view.shares, name)),
-      h("div", {}, h("h4", {}, `Bands that speak most for ${name}`), bands(reason, unit))),
+      h("div", {}, h("h4", {}, "Contribution of each view"), h("p", { class: "soft" }, "In log odds; the contributions sum to the difference above."), diverging(view.shares, name)),
+      h("div", {}, h("h4", {}, `Bands with the strongest evidence for ${name}`), bands(reason, unit))),
   ];
 }
 
@@ -80,20 +80,20 @@ function describeGrey(item, file, end) {
   return `${capital(item.title)} of ${file}, ${clock(end)} long, from ${low} at the bottom to ${high} at the top; louder is lighter.`;
 }
 
-// What the colours show, in words: the strongest rows of this view, and the strongest moments of all views together.
+// Alternative text of the overlay: the strongest rows of this view, and the strongest moments over all views.
 function describeColour(reason, item, name) {
   const rows = reason.by_band[item.view];
   const { start, step, relevance } = reason.by_time;
-  const said = [];
+  const phrases = [];
   for (const [word, best] of [["for", Math.max], ["against", Math.min]]) {
     const row = best(...rows.relevance);
     const moment = best(...relevance.map((values) => best(...values)));
-    if (word === "for" ? row <= 0 : row >= 0) { said.push(`no row of it speaks ${word} ${name} in sum`); continue; }
+    if (word === "for" ? row <= 0 : row >= 0) { phrases.push(`no row has evidence ${word} ${name} in total`); continue; }
     const slice = relevance.findIndex((values) => values.includes(moment));
     const at = start[slice] + step * relevance[slice].indexOf(moment);
-    said.push(`most ${word} ${name} at ${rows.names[rows.relevance.indexOf(row)]}, and, over all views, at ${clock(at)}`);
+    phrases.push(`strongest evidence ${word} ${name} at ${rows.names[rows.relevance.indexOf(row)]}, and, over all views, at ${clock(at)}`);
   }
-  return `Relevance laid over the ${item.title}: ${said.join("; ")}.`;
+  return `Relevance on the ${item.title}: ${phrases.join("; ")}.`;
 }
 
 function diverging(shares, name) {
@@ -104,14 +104,14 @@ function diverging(shares, name) {
 }
 
 function bands(reason, unit) {
-  const found = reason.bands.filter((band) => band.relevance > 0).slice(0, BANDS);
-  if (!found.length) return h("p", { class: "soft" }, "No single band speaks for it.");
-  const most = found[0].relevance;
+  const strongest = reason.bands.filter((band) => band.relevance > 0).slice(0, BANDS);
+  if (!strongest.length) return h("p", { class: "soft" }, "No single band is evidence for it.");
+  const max = strongest[0].relevance;
   const titles = { mel: "mel", cqt: "constant-Q", chroma: "chroma", mel_16k: "mel at 16 kHz" };
   return [
     h("p", { class: "soft" }, `In ${unit}.`),
-    h("ol", { class: "bands" }, found.map((band) => h("li", {},
+    h("ol", { class: "bands" }, strongest.map((band) => h("li", {},
       h("b", {}, band.name), h("span", { class: "soft" }, titles[band.view] ?? band.view),
-      h("span", { class: "bar for", "aria-hidden": "true", style: { "--long": `${100 * band.relevance / most}%` } })))),
+      h("span", { class: "bar for", "aria-hidden": "true", style: { "--long": `${100 * band.relevance / max}%` } })))),
   ];
 }

@@ -1,4 +1,4 @@
-// Numbers, nodes and errors in plain words.
+// Text for numbers, nodes, stages and errors.
 
 export function nodeName(name) {
   return name.replaceAll("_", " ");
@@ -21,7 +21,7 @@ export function clock(seconds, tenths = false) {
   return `${Math.floor(shown / 60)}:${rest}`;
 }
 
-// As the server counts them: 2 to the 20th bytes.
+// Megabytes of 2 ** 20 bytes, as the server counts them.
 export function megabytes(bytes) {
   const count = bytes / 2 ** 20;
   return `${count < 10 ? Math.max(0.1, Math.round(10 * count) / 10) : Math.round(count)} MB`;
@@ -33,38 +33,38 @@ export function duration(seconds) {
   return `${shown} ${unit}${shown === 1 ? "" : "s"}`;
 }
 
-// How sure one level of a path is.
-export function sureness(level) {
+// The confidence in one level of a path.
+export function describeConfidence(level) {
   const chance = level.probability;
   const rival = level.top.find((item) => item.label !== level.label);
   if (rival && rival.probability > chance) {
-    return `the likeliest within its branch; elsewhere ${nodeName(rival.label)} has ${percent(rival.probability)}`;
+    return `most likely in its branch; in another branch ${nodeName(rival.label)} has ${percent(rival.probability)}`;
   }
   if (chance >= 0.95) return "almost certain";
-  if (chance >= 0.8) return "fairly sure";
-  if (rival && chance - rival.probability < 0.1) return `hardly ahead of ${nodeName(rival.label)} (${percent(rival.probability)})`;
-  if (chance >= 0.6) return "leaning this way";
-  return rival ? `a guess; next is ${nodeName(rival.label)} (${percent(rival.probability)})` : "a guess";
+  if (chance >= 0.8) return "very likely";
+  if (rival && chance - rival.probability < 0.1) return `barely ahead of ${nodeName(rival.label)} (${percent(rival.probability)})`;
+  if (chance >= 0.6) return "likely";
+  return rival ? `uncertain; next is ${nodeName(rival.label)} (${percent(rival.probability)})` : "uncertain";
 }
 
-// How sure the whole path is, in a sentence.
-export function verdict(prediction) {
+// The confidence in the whole path, in a sentence.
+export function summariseConfidence(prediction) {
   const levels = prediction.levels;
-  const sure = levels.filter((level) => level.probability >= 0.8).length;
-  if (sure === levels.length) return "The model is sure of this, all the way down.";
-  if (sure > 0) return `The model is sure of ${nodeName(levels[sure - 1].label)}; what lies below is less certain.`;
-  if (levels[0].probability >= 0.6) return "The model leans this way, no more.";
-  return "The model is torn: take this as a hint.";
+  const confident = levels.filter((level) => level.probability >= 0.8).length;
+  if (confident === levels.length) return "The model is confident at every level.";
+  if (confident > 0) return `The model is confident down to ${nodeName(levels[confident - 1].label)}; the levels below are less certain.`;
+  if (levels[0].probability >= 0.6) return "The model is moderately confident.";
+  return "The model is uncertain: treat this as a hint.";
 }
 
-// What the slices say one by one: "Slice by slice: classical in 10 of 21, electronic in 7."
-export function bySlice(timeline) {
+// The predictions of single slices: "By slice: classical in 10 of 21, electronic in 7."
+export function summariseSlices(timeline) {
   const counts = new Map();
   for (const { path } of timeline) counts.set(path.at(-1), (counts.get(path.at(-1)) ?? 0) + 1);
-  const most = [...counts].sort((one, other) => other[1] - one[1]).slice(0, 3);
+  const commonest = [...counts].sort((one, other) => other[1] - one[1]).slice(0, 3);
   if (timeline.length === 1) return "";
-  if (counts.size === 1) return `All ${timeline.length} slices of the track say so.`;
-  return `Slice by slice: ${most.map(([name, count], place) => `${nodeName(name)} in ${count}${place ? "" : ` of ${timeline.length}`}`).join(", ")}.`;
+  if (counts.size === 1) return `All ${timeline.length} slices agree.`;
+  return `By slice: ${commonest.map(([name, count], place) => `${nodeName(name)} in ${count}${place ? "" : ` of ${timeline.length}`}`).join(", ")}.`;
 }
 
 export function odds(logarithm) {
@@ -90,48 +90,48 @@ export function methodName(method) {
 }
 
 export const STAGES = {
-  upload: "Sending the file",
-  busy: "The server is busy",
-  waiting: "Waiting for a turn",
-  decoding: "Reading the sound",
-  spectra: "Drawing spectrograms",
-  network: "Asking the model",
-  explaining: "Looking for the reasons",
+  upload: "Uploading",
+  busy: "Server busy",
+  waiting: "Waiting in the queue",
+  decoding: "Decoding",
+  spectra: "Computing spectrograms",
+  network: "Running the model",
+  explaining: "Computing the explanation",
 };
 
 export function stageName(state) {
-  if (state.stage === "busy") return `The server is busy; trying again in ${Math.round(state.wait)} s`;
+  if (state.stage === "busy") return `Server busy; retrying in ${Math.round(state.wait)} s`;
   if (state.stage === "waiting" && state.queue > 0) return `Waiting: ${state.queue} ${state.queue === 1 ? "file" : "files"} ahead`;
   return STAGES[state.stage] ?? "Working";
 }
 
-// What went wrong, by the service's kind of error: in words, and what can be done.
-const TROUBLE = {
-  not_audio: ["This is not a sound file.", "Wav, flac, ogg, opus, mp3, m4a, aac and wma work."],
-  unreadable: ["This file can’t be read.", "It may be damaged. Try to play it elsewhere, or export it again."],
-  not_found: ["The server no longer has this.", "Results are kept for a while only. Try again."],
-  empty: ["This file is empty.", "Perhaps it was not copied to its end."],
-  truncated: ["This file is cut off.", "A part of it is missing; copy it or export it again."],
-  too_short: ["This is too short.", "There is too little sound to tell a genre. Take a few seconds at least."],
-  not_finite: ["This file holds no valid sound.", "Some of its samples are not numbers. Export it again."],
-  silence: ["There is nothing to hear.", "The file is silent from beginning to end."],
+// For each of the service's error kinds: what is wrong, and what to do.
+const ERRORS = {
+  not_audio: ["This is not an audio file.", "Supported formats include wav, flac, ogg, opus, mp3, m4a, aac and wma."],
+  unreadable: ["This file can’t be read.", "It may be damaged. Try to play it in another program, or export it again."],
+  not_found: ["The server no longer has this result.", "Results expire after some time. Try again."],
+  empty: ["This file is empty.", "The copy may be incomplete. Copy it again."],
+  truncated: ["This file is truncated.", "Copy or export it again, or use the part that can be decoded."],
+  too_short: ["This file is too short.", "Use a file of at least a few seconds."],
+  not_finite: ["This file contains invalid samples.", "Some samples are NaN or infinite. Export the file again."],
+  silence: ["This file is silent.", "Use a file that contains music."],
   too_many_channels: ["This file has too many channels.", "Mix it down to stereo."],
-  too_large: ["This file is too large.", "Take a compressed format, or a part of the track."],
-  too_long: ["This track is too long.", "Take a part of it."],
-  timeout: ["This took too long, and was stopped.", "Try again when the server is less busy, or take a shorter part."],
-  crashed: ["This file was too much for the decoder.", "It may be damaged. Turn it into wav or flac and try again."],
-  closing: ["The server is going down.", "Try again when it is back."],
-  forbidden: ["The server doesn’t allow this.", "Open the page by the address that the server names when it starts."],
-  busy: ["The server is busy.", "Too much is waiting there. Try again in a minute."],
-  unauthorized: ["The server wants a token.", "Whoever runs it can give you one."],
+  too_large: ["This file is too large.", "Use a compressed format, or a part of the track."],
+  too_long: ["This track is too long.", "Use a part of it."],
+  timeout: ["Processing took too long and was stopped.", "Try again later, or use a shorter part of the track."],
+  crashed: ["The decoder failed on this file.", "It may be damaged. Convert it to wav or flac and try again."],
+  closing: ["The server is shutting down.", "Try again when it has restarted."],
+  forbidden: ["The server doesn’t allow this.", "Open the page at the address that the server prints at its start."],
+  busy: ["The server is busy.", "Its queue is full. Try again in a minute."],
+  unauthorized: ["The server requires an access token.", "Ask whoever runs the server for one."],
   cancelled: ["Cancelled.", ""],
-  offline: ["The server doesn’t answer.", "See whether genretree serve still runs, and try again."],
+  offline: ["The server doesn’t respond.", "Check that genretree serve is running, and try again."],
 };
 
-// Errors that the same file would meet again.
-const LASTING = ["not_audio", "unreadable", "empty", "truncated", "too_short", "not_finite", "silence", "too_many_channels", "too_large", "too_long", "crashed"];
+// Errors that occur again with the same file.
+const PERMANENT = ["not_audio", "unreadable", "empty", "truncated", "too_short", "not_finite", "silence", "too_many_channels", "too_large", "too_long", "crashed"];
 
-export function trouble(error) {
-  const [title, help] = TROUBLE[error.kind] ?? ["That didn’t work.", "Try again; if it fails again, the server’s own words may help."];
-  return { title, help, lasting: LASTING.includes(error.kind), detail: error.detail || error.title || (error.kind ? "" : String(error.message ?? error)) };
+export function describeError(error) {
+  const [title, help] = ERRORS[error.kind] ?? ["Something went wrong.", "Try again. If it fails again, the message below may help."];
+  return { title, help, permanent: PERMANENT.includes(error.kind), detail: error.detail || error.title || (error.kind ? "" : String(error.message ?? error)) };
 }

@@ -108,7 +108,7 @@ def shoot(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Page, str], Non
     return take
 
 
-COMPLAINTS: list[str] = []  # what the browser's console said, and requests to other hosts
+COMPLAINTS: list[str] = []  # messages in the browser's console, and requests to other hosts
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +159,7 @@ def _explained(page: Page) -> None:
     expect(page.locator("[role=tabpanel]:not([hidden]) img").first).to_be_visible(timeout=WAIT)
 
 
-# Keep what is said of progress, and how far the bar is.
+# Record the text of the progress and the value of its bar.
 WATCH = """() => {
   window.seen = [];
   new MutationObserver(() => {
@@ -187,9 +187,7 @@ def shown(browser: Browser, address: str, song: Path, shoot: Callable[[Page, str
 
 def test_a_song_goes_from_upload_to_result(shown: Page, song: Path, shoot: Callable[[Page, str], None]) -> None:
     stages = [stage for stage, _ in shown.evaluate("seen")]
-    assert (
-        stages.index("Uploading") < stages.index("Decoding") < stages.index("Computing the explanation")
-    )
+    assert stages.index("Uploading") < stages.index("Decoding") < stages.index("Computing the explanation")
     values = [value for stage, value in shown.evaluate("seen") if stage == "Computing the explanation"]
     assert values == sorted(values)
     assert max(values) > 0.5
@@ -202,7 +200,7 @@ def test_a_song_goes_from_upload_to_result(shown: Page, song: Path, shoot: Calla
     shoot(shown, "result-1280-light")
 
 
-def test_the_answer_is_that_of_the_service(shown: Page) -> None:
+def test_the_page_shows_the_response_of_the_service(shown: Page) -> None:
     with shown.expect_download() as got:
         shown.get_by_role("link", name="JSON").click()
     found = json.loads(Path(got.value.path()).read_text(encoding="utf-8"))
@@ -371,13 +369,13 @@ def test_anyone_can_read_it(
     shown.emulate_media(color_scheme="light", reduced_motion="no-preference")
 
 
-def test_a_screen_reader_is_told_all(shown: Page) -> None:
+def test_the_page_is_accessible_to_screen_readers(shown: Page) -> None:
     page = shown
     images = page.locator("[role=tabpanel]:not([hidden]) img").evaluate_all("all => all.map(image => image.alt)")
     assert len(images) >= 4
     assert all(len(words) > 30 for words in images)
     assert len(set(images)) == len(images)
-    # What a screen reader is told: the browser's own tree of accessible objects.
+    # What a screen reader gets: the browser's own tree of accessible objects.
     session = page.context.new_cdp_session(page)
     nodes = session.send("Accessibility.getFullAXTree")["nodes"]
     told = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
@@ -438,7 +436,7 @@ DROP = """async ([name, sound]) => {
 }"""
 
 
-def test_another_model_hears_the_file_that_was_dropped(visit: Callable[..., Page], song: Path) -> None:
+def test_another_model_classifies_the_dropped_file(visit: Callable[..., Page], song: Path) -> None:
     page = visit()
     page.route("**/song-to-drop", lambda route: route.fulfill(body=song.read_bytes()))
     expect(page.locator("body.ready")).to_be_attached()
@@ -450,7 +448,7 @@ def test_another_model_hears_the_file_that_was_dropped(visit: Callable[..., Page
     expect(page.locator(".answer")).to_contain_text("scored by first")
 
 
-def test_a_question_goes_by_the_method_that_was_chosen(visit: Callable[..., Page], song: Path) -> None:
+def test_a_question_uses_the_selected_method(visit: Callable[..., Page], song: Path) -> None:
     asked: list[str] = []
 
     def add_a_method(route: Route) -> None:
@@ -499,7 +497,7 @@ def _refuse_once(status: int, kind: str, **headers: str) -> Callable[[Route], No
     return answer
 
 
-def test_what_is_left_of_a_cut_file_is_used(visit: Callable[..., Page], song: Path, tmp_path: Path) -> None:
+def test_the_readable_part_of_a_truncated_file_is_used(visit: Callable[..., Page], song: Path, tmp_path: Path) -> None:
     whole = song.read_bytes()
     (tmp_path / "cut.wav").write_bytes(whole[: len(whole) * 2 // 3])
     page = visit()

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from genretree.explanation.slices import TrackSlices
-from genretree.service.engine.inference import Service, Sound
+from genretree.service.engine.inference import DecodedTrack, Service
 from genretree.sound.features import Inputs
 
 
@@ -35,9 +35,9 @@ class Model:
         return [values, np.repeat(values, 2, axis=1)]
 
 
-def track(value: int, n_slices: int = 2) -> Sound:
+def track(value: int, n_slices: int = 2) -> DecodedTrack:
     images = np.full((n_slices, 3, 4, 4), value, np.uint8)
-    return Sound(TrackSlices("track", images, {}, np.arange(n_slices, dtype=np.float64), 1.0), float(n_slices))
+    return DecodedTrack(TrackSlices("track", images, {}, np.arange(n_slices, dtype=np.float64), 1.0), float(n_slices))
 
 
 @pytest.fixture
@@ -46,21 +46,21 @@ def model() -> Model:
 
 
 @pytest.fixture
-def served(model: Model) -> Any:
+def loaded(model: Model) -> Any:
     return SimpleNamespace(bundle=SimpleNamespace(model=model))
 
 
-async def start_one(service: Service, served: Any, model: Model) -> asyncio.Future[Any]:
+async def start_one(service: Service, loaded: Any, model: Model) -> asyncio.Future[Any]:
     """Start scoring a track, and return while the model runs on it."""
-    first = asyncio.ensure_future(service.score(served, track(1)))
+    first = asyncio.ensure_future(service.score(loaded, track(1)))
     await asyncio.to_thread(model.running.wait, 20)
     return first
 
 
-def test_each_request_gets_its_own_rows(served: Any, model: Model) -> None:
+def test_each_request_gets_its_own_rows(loaded: Any, model: Model) -> None:
     async def run() -> list[Any]:
         service = Service([])
-        return await asyncio.gather(*(service.score(served, track(value, 10 * value)) for value in range(1, 6)))
+        return await asyncio.gather(*(service.score(loaded, track(value, 10 * value)) for value in range(1, 6)))
 
     model.go.set()
     for value, scores in enumerate(asyncio.run(run()), 1):
@@ -69,10 +69,10 @@ def test_each_request_gets_its_own_rows(served: Any, model: Model) -> None:
     assert max(n_slices for _, n_slices in model.calls) == 32  # long files leave room for others in between
 
 
-def test_a_model_error_reaches_the_request_that_caused_it(served: Any, model: Model) -> None:
+def test_a_model_error_reaches_the_request_that_caused_it(loaded: Any, model: Model) -> None:
     async def run() -> list[Any]:
         service = Service([])
-        work = (service.score(served, track(value)) for value in (1, 13, 2))
+        work = (service.score(loaded, track(value)) for value in (1, 13, 2))
         return await asyncio.gather(*work, return_exceptions=True)
 
     model.go.set()
@@ -83,12 +83,12 @@ def test_a_model_error_reaches_the_request_that_caused_it(served: Any, model: Mo
     assert (after.levels[0] == 2).all()
 
 
-def test_the_model_never_starts_on_cancelled_work(served: Any, model: Model) -> None:
+def test_the_model_never_starts_on_cancelled_work(loaded: Any, model: Model) -> None:
     async def run() -> Any:
         service = Service([])
-        first = await start_one(service, served, model)
-        abandoned = [asyncio.ensure_future(service.score(served, track(value))) for value in (2, 3)]
-        last = asyncio.ensure_future(service.score(served, track(4)))
+        first = await start_one(service, loaded, model)
+        abandoned = [asyncio.ensure_future(service.score(loaded, track(value))) for value in (2, 3)]
+        last = asyncio.ensure_future(service.score(loaded, track(4)))
         await asyncio.sleep(0)
         for each in abandoned:
             each.cancel()
@@ -102,10 +102,10 @@ def test_the_model_never_starts_on_cancelled_work(served: Any, model: Model) -> 
     assert [value for value, _ in model.calls] == [1, 4]
 
 
-def test_the_rest_of_a_long_file_is_dropped_when_its_request_is_cancelled(served: Any, model: Model) -> None:
+def test_the_rest_of_a_long_file_is_dropped_when_its_request_is_cancelled(loaded: Any, model: Model) -> None:
     async def run() -> None:
         service = Service([])
-        work = asyncio.ensure_future(service.score(served, track(1, 100)))
+        work = asyncio.ensure_future(service.score(loaded, track(1, 100)))
         await asyncio.to_thread(model.running.wait, 20)
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Errors as problem documents (RFC 9457), of the same kinds as on the command line."""
+"""Problem documents (RFC 9457) with the error kinds of the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 from genretree.errors import GenretreeError, SoundError
 
 MEDIA_TYPE = "application/problem+json"
-# Kinds of problem that a service has beside those of `genretree.errors`, and what is answered.
+# Kinds that only a service has, in addition to those of `genretree.errors`, and their HTTP status.
 STATUS: Mapping[str, int] = {
     "bad_request": 400,
     "unauthorized": 401,
@@ -28,27 +28,28 @@ STATUS: Mapping[str, int] = {
     "closing": 503,
     "cancelled": 409,
 }
-_OF_THE_REQUEST = 422  # what is wrong with a sound file, a node's name, a setting
+_UNPROCESSABLE = 422  # errors in an audio file, a node's name or a setting
 
 
-class Problem(Exception):  # noqa: N818 (it is the document's name)
-    """Something that ends a request.
+class Problem(Exception):  # noqa: N818 (the name of the document)
+    """An error response as a problem document.
 
     Parameters
     ----------
     kind : str
-        As `genretree.errors` has them, or of `STATUS`.
+        Kind of a `GenretreeError`, or a key of `STATUS`.
     detail : str
-        For people.
+        Message for people.
     status : int, optional
-        By default that of the kind.
+        HTTP status; by default that of the kind, or 422.
     headers : mapping, optional
+        Additional response headers.
     """
 
     def __init__(self, kind: str, detail: str, status: int | None = None, headers: Mapping[str, str] | None = None):
         super().__init__(kind, detail)
         self.kind, self.detail = kind, detail
-        self.status = status or STATUS.get(kind, _OF_THE_REQUEST)
+        self.status = status or STATUS.get(kind, _UNPROCESSABLE)
         self.headers = dict(headers or {})
 
     def to_json(self) -> dict[str, Any]:
@@ -57,30 +58,30 @@ class Problem(Exception):  # noqa: N818 (it is the document's name)
         return {"type": "about:blank", "title": title, "status": self.status, "detail": self.detail, "kind": self.kind}
 
     def as_response(self, close: bool = False) -> JSONResponse:
-        """Answer with it; `close` ends the connection too."""
+        """Build the response; `close` also closes the connection."""
         headers = {**self.headers, **({"connection": "close"} if close else {})}
         return JSONResponse(self.to_json(), self.status, headers, MEDIA_TYPE)
 
 
-def busy(what: str, seconds: int = 5) -> Problem:
-    """Give the problem of a service that has enough to do; clients are told when to ask again."""
-    return Problem("busy", what, headers={"retry-after": str(seconds)})
+def busy(detail: str, retry_seconds: int = 5) -> Problem:
+    """Build the problem of an overloaded service, with a `Retry-After` header."""
+    return Problem("busy", detail, headers={"retry-after": str(retry_seconds)})
 
 
-def unavailable(what: str, seconds: int) -> Problem:
-    """Give the problem of a service whose workers can't be started; clients are told when to ask again."""
-    return Problem("unavailable", what, headers={"retry-after": str(seconds)})
+def unavailable(detail: str, retry_seconds: int) -> Problem:
+    """Build the problem of a service whose workers can't be started, with a `Retry-After` header."""
+    return Problem("unavailable", detail, headers={"retry-after": str(retry_seconds)})
 
 
-def of_sound(name: str, kind: str, detail: str) -> Problem:
-    """Give the problem of a file that can't be used, as the command line names it."""
+def file_problem(name: str, kind: str, detail: str) -> Problem:
+    """Build the problem of an unusable file, with the kind and message of the command line."""
     if kind == "busy":
         return busy(f"{name}: {detail}", 30)
-    return Problem(kind, f"{name}: {detail}", STATUS.get(kind) if kind != "not_found" else _OF_THE_REQUEST)
+    return Problem(kind, f"{name}: {detail}", STATUS.get(kind) if kind != "not_found" else _UNPROCESSABLE)
 
 
-def of_error(error: GenretreeError) -> Problem:
-    """Give the problem that an error of ours is."""
+def error_problem(error: GenretreeError) -> Problem:
+    """Convert an error of the library to a problem."""
     if isinstance(error, SoundError):
-        return of_sound(error.path, error.kind, error.detail)
+        return file_problem(error.path, error.kind, error.detail)
     return Problem(error.kind, str(error))

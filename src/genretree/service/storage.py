@@ -1,4 +1,4 @@
-"""The private folder of a service, and what may be kept in it at a time."""
+"""The private temporary folder of a service, its space limit, and the uploads in it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from genretree.service.errors import Problem, busy
 
 _PREFIX = "genretree-serve-"
 _LOCK = "lock"
-_YOUNG = 60.0  # seconds: a folder without a lock may be one that is just being made
-_USABLE = 0.9  # of what is free when a service starts; workers, and other programs, write there too
+_MIN_AGE_SECONDS = 60.0  # a younger folder without a lock may be about to get one
+_MAX_DISK_SHARE = 0.9  # of the free space at the start; workers and other programs write there too
 
 log = logging.getLogger(__name__)
 
 
 class PrivateFolder:
-    """A temporary folder that only this user can look into; it goes with the service.
+    """A temporary folder with access for this user only, removed when the service ends.
 
-    Its lock is held as long as the service lives. So another one can tell, even after a kill, what is left over.
+    The service holds a lock on it, so that another service recognises leftovers even after a kill.
     """
 
     def __init__(self) -> None:
@@ -37,49 +37,49 @@ class PrivateFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether it is still there: some systems remove what has been in a temporary folder for days."""
+        """Whether the folder still exists: some systems remove old temporary folders."""
         return (self.path / _LOCK).exists()
 
     def touch(self) -> None:
-        """Make it young again, so that it isn't taken for something forgotten."""
+        """Update the modification time, so that cleaners of temporary folders leave it."""
         with contextlib.suppress(OSError):
             for path in (self.path / _LOCK, self.path):
                 os.utime(path)
 
-    def room(self, wanted: int) -> int:
-        """Give how many bytes may be kept in it: as many as wanted, but no more than most of what is free."""
-        return min(wanted, int(_USABLE * shutil.disk_usage(self.path).free))
+    def available_bytes(self, limit: int) -> int:
+        """Return the bytes that may be stored: `limit`, but at most 90 % of the free space."""
+        return min(limit, int(_MAX_DISK_SHARE * shutil.disk_usage(self.path).free))
 
     def close(self) -> None:
-        """Remove it with all that is in it."""
+        """Remove the folder and its content."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
 
 
 def clear_leftovers(parent: Path | None = None) -> list[Path]:
-    """Remove the folders that killed services of the same user left; gives which.
+    """Remove folders left by killed services of this user; returns their paths.
 
-    Nothing is followed, and nothing touched that belongs to another user or to a service that lives.
+    Links are not followed. Folders of other users or running services are not touched.
     """
-    found = []
+    removed = []
     for path in (parent or Path(tempfile.gettempdir())).glob(f"{_PREFIX}*"):
-        if _is_left_over(path):
+        if _is_leftover(path):
             shutil.rmtree(path, ignore_errors=True)
-            found.append(path)
-    return found
+            removed.append(path)
+    return removed
 
 
-def _is_left_over(path: Path) -> bool:
+def _is_leftover(path: Path) -> bool:
     try:
         status = path.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
             return False
-        # Only who may write into the folder could have put another file there: this user.
+        # In a folder that others can write to, the lock could be their file.
         if stat.S_IMODE(status.st_mode) & 0o022:
             return False
         descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
-        return path.is_dir() and time.time() - status.st_mtime > _YOUNG
+        return path.is_dir() and time.time() - status.st_mtime > _MIN_AGE_SECONDS
     except OSError:
         return False
     try:
@@ -92,39 +92,39 @@ def _is_left_over(path: Path) -> bool:
 
 
 class Storage:
-    """Counts the bytes that lie in the private folder.
+    """Counts the bytes stored in the private folder.
 
     Parameters
     ----------
     limit : int
-        The most that may lie there.
+        Maximum bytes.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
 
-    def take(self, size: int) -> None:
-        """Count bytes before they are written. Raises Problem (busy) if there is no room."""
+    def reserve(self, size: int) -> None:
+        """Reserve bytes before they are written. Raises Problem (busy) if the limit is reached."""
         if self.used + size > self.limit:
-            raise busy("there is no room for more uploads now; try again later", 30)
+            raise busy("the storage for uploads is full; try again later", 30)
         self.used += size
 
-    def give_back(self, size: int) -> None:
-        """Count bytes that were removed."""
+    def release(self, size: int) -> None:
+        """Release bytes after they were removed."""
         self.used -= size
 
 
 @dataclass
 class Upload:
-    """A file that was sent.
+    """An uploaded file.
 
     Parameters
     ----------
     name : str
-        What its sender calls it: to be shown, never opened.
+        The client's file name, for display only.
     path : Path
-        Where it lies.
+        Location in the private folder.
     size : int
         Bytes.
     """
@@ -134,20 +134,20 @@ class Upload:
     size: int = 0
 
 
-def take_over(uploads: list[Upload], path: Path) -> int:
-    """Move the only upload elsewhere, where it stays; gives its size, which is no longer given back."""
+def claim_upload(uploads: list[Upload], path: Path) -> int:
+    """Move the only upload to `path`, so that the end of its request does not remove it; returns its size."""
     (upload,) = uploads
     upload.path.rename(path)
     uploads.clear()
     return upload.size
 
 
-def folder_gone(seconds: int = 30) -> Problem:
-    """Give the problem of a service whose private folder is there no more."""
-    return busy("the service's temporary folder is gone; it has to be started again", seconds)
+def folder_missing(retry_seconds: int = 30) -> Problem:
+    """Build the problem of a service whose private folder was removed."""
+    return busy("the service's temporary folder is gone; restart the service", retry_seconds)
 
 
-def cant_write(error: OSError) -> Problem:
-    """Give the problem of a service whose disk is full, or whose folder is gone; its log has one line of it."""
-    log.warning("the temporary folder can't be written: %s", error.strerror or error)
-    return busy("the service can't store anything now; try again later", 30)
+def write_failed(error: OSError) -> Problem:
+    """Log a write error (disk full, folder removed) in one line, and build its problem."""
+    log.warning("can't write to the temporary folder: %s", error.strerror or error)
+    return busy("the service can't write to its disk; try again later", 30)

@@ -1,4 +1,4 @@
-"""What a service does, apart from HTTP: workers decode files, one thread runs the models, a worker explains."""
+"""The service without HTTP: workers decode files, one thread runs the models, one worker explains."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from genretree.models.runtime.types import Precision, RuntimeChoice
 from genretree.parallel import shared_by
 from genretree.prediction.predict import SliceScores, describe
 from genretree.service.config import Limits
-from genretree.service.engine.loaded_models import Served, load_models
-from genretree.service.errors import Problem, busy, of_sound, unavailable
+from genretree.service.engine.loaded_models import LoadedModel, load_models
+from genretree.service.errors import Problem, busy, file_problem, unavailable
 from genretree.service.metrics import Metrics
-from genretree.service.storage import PrivateFolder, Storage, clear_leftovers, folder_gone
-from genretree.service.workers.explain import describe_pieces
-from genretree.service.workers.pool import FailedError, FullError, Listen, Pool, ServiceError, UnavailableError
-from genretree.service.workers.protocol import Message, array_blob, take_array, take_features
+from genretree.service.storage import PrivateFolder, Storage, clear_leftovers, folder_missing
+from genretree.service.workers.explain import pack_slices
+from genretree.service.workers.pool import FailedError, FullError, OnProgress, Pool, ServiceError, UnavailableError
+from genretree.service.workers.protocol import Message, array_bytes, read_array, read_features
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE
 
-_AT_A_TIME = 32  # slices of a file, so that long ones don't keep the others waiting
-_LARGEST_FILE = 1 << 30  # that a worker may write: spectra take 39 kB for a second, and are written for long files
+_MAX_SLICES_PER_CALL = 32  # so that long files don't block the others
+_MAX_FILE_BYTES = 1 << 30  # written by a worker: long files' spectra, 39 kB for a second, go to disk
 
 
 @dataclass(frozen=True)
-class Sound:
-    """A file as the models see it: its slices, and how many seconds it has."""
+class DecodedTrack:
+    """The slices of a decoded file, and its duration in seconds."""
 
-    pieces: TrackSlices
+    slices: TrackSlices
     seconds: float
 
 
 @dataclass(frozen=True)
-class Explained:
-    """An explanation as JSON, and where its pictures (PNG, by name) belong on a page."""
+class ExplanationFiles:
+    """An explanation as JSON, with PNG pictures by name and their positions on a page."""
 
     content: dict[str, Any]
     view: dict[str, Any] | None
@@ -53,15 +53,15 @@ class Explained:
 
 @dataclass
 class Service:
-    """Models, workers and a private folder; to be started and stopped.
+    """Models, workers and a private folder.
 
     Parameters
     ----------
     bundles : sequence of paths
-        The first is the default.
+        Bundle folders; the first is the default model.
     limits : Limits
     runtime, precision : str
-        As `load_bundle` takes them, for predictions; explanations are made in float32.
+        Arguments of `load_bundle`, for predictions. Explanations are computed in float32.
     """
 
     bundles: Sequence[str | Path]
@@ -79,23 +79,23 @@ class Service:
 
     @property
     def folder(self) -> Path:
-        """Where all that it keeps lies, once it was started."""
+        """The private folder; it exists after `start`."""
         return self.private.path
 
     async def start(self) -> None:
-        """Make the private folder and start the workers. Raises ServiceError if one can't start."""
+        """Create the private folder and start the workers. Raises ServiceError if a worker can't start."""
         self._stack = ExitStack()
         clear_leftovers()
         self.private = PrivateFolder()
         self._stack.callback(self.private.close)
-        self._stack.enter_context(shared_by(1))  # the network's one thread may use all processors
-        self.storage.limit = self.private.room(self.limits.stored_bytes)
+        self._stack.enter_context(shared_by(1))  # the network thread may use all processors
+        self.storage.limit = self.private.available_bytes(self.limits.stored_bytes)
         limits, replaced = self.limits, self.metrics.replaced
         self.decoders = Pool(
             "genretree.service.workers.decode",
             {
                 "memory": limits.decode_bytes,
-                "file_size": _LARGEST_FILE,
+                "file_size": _MAX_FILE_BYTES,
                 "processor_seconds": 2 * limits.decode_seconds,
             },
             limits.workers,
@@ -107,7 +107,7 @@ class Service:
         )
         self.explainers = Pool(
             "genretree.service.workers.explain",
-            {"bundles": [str(served.bundle.folder.absolute()) for served in self.models.values()]},
+            {"bundles": [str(loaded.bundle.folder.absolute()) for loaded in self.models.values()]},
             1,
             limits.waiting_explanations,
             limits.explain_seconds,
@@ -123,13 +123,13 @@ class Service:
             self.failure = error if isinstance(error, ServiceError) else None
             await self.stop()
             raise
-        for served in self.models.values():
-            await self._warm_up(served)
-        self._show_metrics()
+        for loaded in self.models.values():
+            await self._warm_up(loaded)
+        self._add_gauges()
 
-    async def _warm_up(self, served: Served) -> None:
-        """Score a slice of noise, so that nobody waits for what is loaded when a model is first used."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, score_noise, served.bundle)
+    async def _warm_up(self, loaded: LoadedModel) -> None:
+        """Score a slice of noise, so that the first request does not wait for lazy initialisation."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, score_noise, loaded.bundle)
 
     async def stop(self) -> None:
         """Stop the workers and remove the private folder."""
@@ -139,164 +139,168 @@ class Service:
         await asyncio.to_thread(self._thread.shutdown)
         self._stack.close()
 
-    def check_room(self, explain: bool = False) -> None:
-        """Refuse what there is no room for, before it is received. Raises Problem."""
+    def check_capacity(self, explain: bool = False) -> None:
+        """Raise Problem if a request would be refused, before its upload is received."""
         if self.closing:
-            raise Problem("closing", "the service is about to end", headers={"retry-after": "10"})
+            raise Problem("closing", "the service is shutting down", headers={"retry-after": "10"})
         if not self.private.exists:
-            raise folder_gone()
+            raise folder_missing()
         try:
-            self.decoders.check_room()
+            self.decoders.check_capacity()
             if explain:
-                self.explainers.check_room()
+                self.explainers.check_capacity()
         except FullError as error:
-            raise _too_much() from error
+            raise _queue_full() from error
         except UnavailableError as error:
             raise unavailable(error.detail, error.retry_seconds) from error
 
     def check_health(self) -> None:
-        """Raise Problem if requests would be refused, whatever they ask for."""
+        """Raise Problem if all requests would be refused."""
         if self.closing:
-            raise busy("the service is about to end")
+            raise busy("the service is shutting down")
         if self.decoders.unavailable:
-            raise unavailable("no worker can be started", self.decoders.retry_seconds)
+            raise unavailable("the workers can't be started; retry later", self.decoders.retry_seconds)
         if not self.private.exists:
-            raise folder_gone(5)
+            raise folder_missing(5)
 
-    async def score_file(
+    async def decode(
         self,
-        served: Served,
+        loaded: LoadedModel,
         name: str,
         path: Path,
         salvage: bool = False,
-        listen: Listen | None = None,
+        on_progress: OnProgress | None = None,
         copy: Path | None = None,
-    ) -> Sound:
-        """Let a worker decode a file and draw its slices.
+    ) -> DecodedTrack:
+        """Decode a file in a worker, and compute its slices' images and features.
 
         Parameters
         ----------
-        served : Served
-            The model that they are for.
+        loaded : LoadedModel
+            Model that the slices are for.
         name : str
-            The file's, for people.
+            Name of the file in messages.
         path : Path
-            Where it lies in the private folder.
+            Location in the private folder.
         salvage : bool
-            Use what can be decoded of a truncated file.
-        listen : callable, optional
-            Is told how far it is.
+            Decode what is left of a truncated file.
+        on_progress : callable, optional
+            Called with the progress.
         copy : Path, optional
-            Gets what the model hears, as Ogg Vorbis.
+            Where to write the decoded audio as Ogg Vorbis.
 
         Raises
         ------
         Problem
         """
-        bundle = served.bundle
-        facts = {
+        bundle = loaded.bundle
+        header = {
             "path": str(path),
             "images": bundle.images.model_dump(),
             "features": bundle.model.input_features,
             "salvage": salvage,
             "seconds": self.limits.seconds,
-            "progress": listen is not None,
+            "progress": on_progress is not None,
             "copy": None if copy is None else str(copy),
         }
-        reply = await self._ask(self.decoders, name, Message("hear", facts), listen, "decode")
-        images, decibels, *shapes = reply.facts["shapes"]
-        pieces = TrackSlices(
+        reply = await self._run_worker(self.decoders, name, Message("decode", header), on_progress, "decode")
+        images, decibels, *shapes = reply.header["shapes"]
+        slices = TrackSlices(
             name,
-            take_array(reply.blobs[0], np.uint8, images),
-            take_features(bundle.model.input_features, reply.blobs[2:], shapes),
-            np.array(reply.facts["starts"], np.float64),
+            read_array(reply.blobs[0], np.uint8, images),
+            read_features(bundle.model.input_features, reply.blobs[2:], shapes),
+            np.array(reply.header["starts"], np.float64),
             bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE,
-            take_array(reply.blobs[1], np.float32, decibels),
-            bool(reply.facts["padded"]),
+            read_array(reply.blobs[1], np.float32, decibels),
+            bool(reply.header["padded"]),
         )
-        return Sound(pieces, float(reply.facts["seconds"]))
+        return DecodedTrack(slices, float(reply.header["seconds"]))
 
-    async def score(self, served: Served, sound: Sound) -> SliceScores:
+    async def score(self, loaded: LoadedModel, track: DecodedTrack) -> SliceScores:
         """Run the model on the slices of a file.
 
         Cancelling this drops the slices that the model has not started on.
         """
-        begun = time.monotonic()
+        start = time.monotonic()
         loop = asyncio.get_running_loop()
-        predict = served.bundle.model.predict_proba
-        pieces, found = sound.pieces, []
-        for at in range(0, len(pieces), _AT_A_TIME):
-            part = pieces.select(slice(at, at + _AT_A_TIME))
-            found.append(await loop.run_in_executor(self._thread, predict, part.inputs))
-        self.metrics.stages.labels("network").observe(time.monotonic() - begun)
-        levels = [np.concatenate(parts) for parts in zip(*found, strict=True)]
-        return SliceScores(levels, pieces.starts.tolist(), pieces.padded)
+        predict = loaded.bundle.model.predict_proba
+        slices, levels_by_call = track.slices, []
+        for at in range(0, len(slices), _MAX_SLICES_PER_CALL):
+            part = slices.select(slice(at, at + _MAX_SLICES_PER_CALL))
+            levels_by_call.append(await loop.run_in_executor(self._thread, predict, part.inputs))
+        self.metrics.stages.labels("network").observe(time.monotonic() - start)
+        levels = [np.concatenate(parts) for parts in zip(*levels_by_call, strict=True)]
+        return SliceScores(levels, slices.starts.tolist(), slices.padded)
 
-    def describe(self, served: Served, name: str, heard: SliceScores, min_confidence: float) -> dict[str, Any]:
-        """Give a prediction as `genretree predict --json` prints it."""
-        return describe(served.bundle, name, heard, min_confidence=min_confidence).to_json()
+    def describe(self, loaded: LoadedModel, name: str, scores: SliceScores, min_confidence: float) -> dict[str, Any]:
+        """Return a prediction in the format of `genretree predict --json`."""
+        return describe(loaded.bundle, name, scores, min_confidence=min_confidence).to_json()
 
-    def describe_more(self, served: Served, heard: SliceScores) -> dict[str, Any]:
-        """Give every node of the tree with its probability, and the time lines of the path."""
-        bundle = served.bundle
+    def tree_and_timelines(self, loaded: LoadedModel, scores: SliceScores) -> dict[str, Any]:
+        """Return the probabilities of all nodes, and the timelines of the predicted path."""
+        bundle = loaded.bundle
         seconds = bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
-        nodes = predicted_nodes(bundle, heard.levels)
-        lines = make_timelines(bundle, heard.levels, nodes, np.array(heard.starts), seconds)
+        nodes = predicted_nodes(bundle, scores.levels)
+        lines = make_timelines(bundle, scores.levels, nodes, np.array(scores.starts), seconds)
         return {
             "tree": [
                 {"path": list(path), "probability": round(chance, 6)}
-                for path, chance in node_probabilities(bundle, heard.levels)
+                for path, chance in node_probabilities(bundle, scores.levels)
             ],
             "timelines": [line.to_json() for line in lines],
         }
 
     async def explain(
         self,
-        served: Served,
-        sound: Sound,
+        loaded: LoadedModel,
+        track: DecodedTrack,
         question: Mapping[str, Any],
         pictures: bool = False,
-        listen: Listen | None = None,
-    ) -> Explained:
-        """Let a worker explain slices; `question` is what `explain_slices` takes. Raises Problem."""
-        facts, arrays = describe_pieces(sound.pieces)
-        last = float(sound.pieces.starts[-1] + sound.pieces.seconds)
-        facts |= {
-            "bundle": str(served.bundle.folder.absolute()),
+        on_progress: OnProgress | None = None,
+    ) -> ExplanationFiles:
+        """Explain slices in a worker; `question` holds arguments of `explain_slices`. Raises Problem."""
+        header, arrays = pack_slices(track.slices)
+        last = float(track.slices.starts[-1] + track.slices.seconds)
+        header |= {
+            "bundle": str(loaded.bundle.folder.absolute()),
             "question": dict(question),
             "pictures": pictures,
-            "end": max(last, sound.seconds),
+            "end": max(last, track.seconds),
         }
-        message = Message("explain", facts, [array_blob(array) for array in arrays])
-        reply = await self._ask(self.explainers, sound.pieces.name, message, listen, "explain")
-        content, *drawn = reply.blobs
-        names = [str(name) for name in reply.facts["pictures"]]
-        images = dict(zip(names, map(bytes, drawn), strict=True))
-        return Explained(json.loads(bytes(content)), reply.facts["view"], images)
+        message = Message("explain", header, [array_bytes(array) for array in arrays])
+        reply = await self._run_worker(self.explainers, track.slices.name, message, on_progress, "explain")
+        content, *pngs = reply.blobs
+        names = [str(name) for name in reply.header["pictures"]]
+        images = dict(zip(names, map(bytes, pngs), strict=True))
+        return ExplanationFiles(json.loads(bytes(content)), reply.header["view"], images)
 
-    async def _ask(self, pool: Pool, name: str, message: Message, listen: Listen | None, stage: str) -> Message:
-        begun = time.monotonic()
+    async def _run_worker(
+        self, pool: Pool, name: str, message: Message, on_progress: OnProgress | None, stage: str
+    ) -> Message:
+        start = time.monotonic()
         try:
-            return await pool.run(message, listen)
+            return await pool.run(message, on_progress)
         except FullError as error:
-            raise _too_much() from error
+            raise _queue_full() from error
         except UnavailableError as error:
             raise unavailable(error.detail, error.retry_seconds) from error
         except FailedError as error:
-            raise of_sound(name, error.kind, error.detail) from error
+            raise file_problem(name, error.kind, error.detail) from error
         finally:
-            self.metrics.stages.labels(stage).observe(time.monotonic() - begun)
+            self.metrics.stages.labels(stage).observe(time.monotonic() - start)
 
-    def _show_metrics(self) -> None:
-        watch = self.metrics.watch
-        watch("genretree_decode_queue", "Files that wait to be decoded.", lambda: self.decoders.queued)
-        watch("genretree_decode_busy", "Workers that decode.", lambda: self.decoders.busy)
-        watch("genretree_decode_ready", "Workers that can decode.", lambda: self.decoders.ready)
-        watch("genretree_explain_queue", "Explanations that wait.", lambda: self.explainers.queued)
-        watch("genretree_explain_busy", "Workers that explain.", lambda: self.explainers.busy)
-        watch("genretree_explain_ready", "Workers that can explain.", lambda: self.explainers.ready)
-        watch("genretree_stored_bytes", "Uploads and results in the private folder.", lambda: self.storage.used)
+    def _add_gauges(self) -> None:
+        add_gauge = self.metrics.add_gauge
+        add_gauge("genretree_decode_queue", "Files in the decoding queue.", lambda: self.decoders.queued)
+        add_gauge("genretree_decode_busy", "Workers that are decoding.", lambda: self.decoders.busy)
+        add_gauge("genretree_decode_ready", "Decoding workers that are ready.", lambda: self.decoders.ready)
+        add_gauge("genretree_explain_queue", "Explanations in the queue.", lambda: self.explainers.queued)
+        add_gauge("genretree_explain_busy", "Workers that are explaining.", lambda: self.explainers.busy)
+        add_gauge("genretree_explain_ready", "Explaining workers that are ready.", lambda: self.explainers.ready)
+        add_gauge(
+            "genretree_stored_bytes", "Bytes of uploads and results in the private folder.", lambda: self.storage.used
+        )
 
 
-def _too_much() -> Problem:
-    return busy("there is too much to do already; try again in some seconds")
+def _queue_full() -> Problem:
+    return busy("the service is busy; retry in a few seconds")

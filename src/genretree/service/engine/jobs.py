@@ -1,4 +1,4 @@
-"""Long work that is asked for once and looked at later: its progress, its result, its pictures and its sound."""
+"""Background jobs with progress, result, pictures and audio."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from genretree.service.engine.inference import Service, Sound
-from genretree.service.engine.loaded_models import Served
+from genretree.service.engine.inference import DecodedTrack, Service
+from genretree.service.engine.loaded_models import LoadedModel
 from genretree.service.errors import Problem, busy
-from genretree.service.storage import Upload, cant_write, take_over
+from genretree.service.storage import Upload, claim_upload, write_failed
 
-Do = Literal["predict", "explain"]
+JobType = Literal["predict", "explain"]
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
 Stage = Literal["waiting", "decoding", "spectra", "network", "explaining"]
 
-# How far the whole is when a stage begins and ends.
-_PARTS: Mapping[Do, Mapping[str, tuple[float, float]]] = {
+# Share of the total progress at the start and end of each stage.
+_STAGE_PROGRESS: Mapping[JobType, Mapping[str, tuple[float, float]]] = {
     "predict": {"decoding": (0.0, 0.8), "spectra": (0.8, 0.9), "network": (0.9, 1.0)},
     "explain": {"decoding": (0.0, 0.3), "spectra": (0.3, 0.35), "explaining": (0.35, 1.0)},
 }
-_SWEEP_SECONDS = 30.0
-_ALIVE_SECONDS = 10.0  # between two signs of life in a stream of events
-SOUND = "sound.ogg"
+_EXPIRE_SECONDS = 30.0
+_HEARTBEAT_SECONDS = 10.0  # between comments in an event stream
+AUDIO_NAME = "sound.ogg"
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class Job:
-    """Something asked for, and what became of it.
+    """A job, its progress and its result.
 
     Parameters
     ----------
     id : str
-        Can't be guessed.
+        Random, can't be guessed.
     do : "predict" or "explain"
     folder : Path
-        For its files.
+        Folder for its files.
     files : mapping of name to Path
-        What may be fetched.
+        Files that clients may download.
     """
 
     id: str
-    do: Do
+    do: JobType
     folder: Path
     status: Status = "queued"
     stage: Stage = "waiting"
@@ -66,11 +66,11 @@ class Job:
 
     @property
     def address(self) -> str:
-        """Where it is found."""
+        """URL path of the job."""
         return f"/v1/jobs/{self.id}"
 
     def state(self) -> dict[str, Any]:
-        """Give how far it is."""
+        """Return status, stage and progress."""
         return {
             "status": self.status,
             "stage": self.stage,
@@ -79,7 +79,7 @@ class Job:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Return all that is known of it."""
+        """Return the job document."""
         return {
             "id": self.id,
             "do": self.do,
@@ -89,149 +89,152 @@ class Job:
             **({} if self.problem is None else {"error": self.problem.to_json()}),
         }
 
-    def listen(self, stage: str, part: float, queue: int) -> None:
-        """Take down how far it is; workers tell it."""
-        if self.ended is not None or stage not in ("waiting", *_PARTS[self.do]):
+    def update(self, stage: str, part: float, queue: int) -> None:
+        """Record progress reported by a worker."""
+        if self.ended is not None or stage not in ("waiting", *_STAGE_PROGRESS[self.do]):
             return
         self.stage = stage  # type: ignore[assignment]
         self.queue = queue
         if stage != "waiting":
             self.status = "running"
-            low, high = _PARTS[self.do][stage]
+            low, high = _STAGE_PROGRESS[self.do][stage]
             self.progress = max(self.progress, low + (high - low) * part)
-        self._tell()
+        self._notify()
 
-    def end(self, status: Status, problem: Problem | None = None) -> None:
-        """Take down that it is over."""
+    def finish(self, status: Status, problem: Problem | None = None) -> None:
+        """Record the end of the job."""
         self.status, self.problem, self.ended, self.queue = status, problem, time.monotonic(), 0
         self.progress = 1.0 if status == "done" else self.progress
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
 
 
 class Jobs:
-    """The jobs of a service."""
+    """All jobs of a service."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self.jobs: dict[str, Job] = {}
-        self._sweeper: asyncio.Task[None] | None = None
+        self._expirer: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to forget jobs that were done long ago."""
-        self._sweeper = asyncio.create_task(self._sweep())
+        """Start deleting expired jobs."""
+        self._expirer = asyncio.create_task(self._expire())
 
     async def stop(self) -> None:
-        """Cancel what still runs, and forget everything."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        """Cancel running jobs and delete all."""
+        if self._expirer is not None:
+            self._expirer.cancel()
         for job in list(self.jobs.values()):
-            await self.forget(job.id)
+            await self.delete(job.id)
 
     def find(self, id: str) -> Job:
-        """Give a job. Raises Problem (not_found) if it isn't there any more."""
+        """Return a job. Raises Problem (not_found) if it does not exist."""
         if id not in self.jobs:
-            raise Problem("not_found", "no such job; it may have been forgotten since it was done")
+            raise Problem("not_found", "no such job; finished jobs expire after some time")
         return self.jobs[id]
 
-    def check_room(self) -> None:
-        """Raise Problem (busy) if there is no room for one more job, as none of them all is done."""
-        self._in_the_way()
+    def check_capacity(self) -> None:
+        """Raise Problem (busy) if the maximum number of jobs is running."""
+        self._job_to_evict()
 
-    def _in_the_way(self) -> Job | None:
-        """Give the job to be forgotten for one more: the one that was done first, if there is no room otherwise."""
+    def _job_to_evict(self) -> Job | None:
+        """Return the job to delete to make room for another: the one that finished first; None if there is room."""
         if len(self.jobs) < self.service.limits.jobs:
             return None
-        over = [job for job in self.jobs.values() if job.ended is not None]
-        if not over:
-            raise busy("there are too many jobs already; try again when one is done", 10)
-        return min(over, key=lambda job: job.ended or 0.0)
+        finished = [job for job in self.jobs.values() if job.ended is not None]
+        if not finished:
+            raise busy("too many jobs are running; retry when one is done", 10)
+        return min(finished, key=lambda job: job.ended or 0.0)
 
-    def submit(self, do: Do, served: Served, uploads: list[Upload], salvage: bool, options: Mapping[str, Any]) -> Job:
-        """Take on a job for the only upload, which becomes the job's.
+    def submit(
+        self, do: JobType, loaded: LoadedModel, uploads: list[Upload], salvage: bool, options: Mapping[str, Any]
+    ) -> Job:
+        """Create a job for the only upload, whose file moves to the job's folder.
 
         Parameters
         ----------
         do : "predict" or "explain"
-        served : Served
-            The model.
+        loaded : LoadedModel
         uploads : list of one Upload
         salvage : bool
-            Use what can be decoded of a truncated file.
+            Decode what is left of a truncated file.
         options : mapping
-            `min_confidence`, or the question.
+            `min_confidence`, or arguments of `explain_slices`.
         """
-        oldest = self._in_the_way()
+        oldest = self._job_to_evict()
         id = secrets.token_urlsafe(16)
         folder = self.service.folder / f"job-{id}"
         job = Job(id, do, folder)
         name = uploads[0].name
         try:
             folder.mkdir()
-            job.size = take_over(uploads, folder / "upload")
+            job.size = claim_upload(uploads, folder / "upload")
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
-            raise cant_write(error) from error
+            raise write_failed(error) from error
         if oldest is not None:
             self._remove(oldest)
         self.jobs[id] = job
-        job.task = asyncio.create_task(self._work(job, served, name, salvage, options))
+        job.task = asyncio.create_task(self._work(job, loaded, name, salvage, options))
         return job
 
-    async def forget(self, id: str) -> None:
-        """Cancel a job if it runs, and remove all of it."""
+    async def delete(self, id: str) -> None:
+        """Cancel a job if it is running, and delete its files."""
         job = self.find(id)
         if job.task is not None and not job.task.done():
             job.task.cancel()
             await asyncio.gather(job.task, return_exceptions=True)
-        if job.ended is None:  # it had not begun
-            job.end("cancelled", _cancelled())
+        if job.ended is None:  # it had not started
+            job.finish("cancelled", _cancelled())
         self._remove(job)
 
-    async def _work(self, job: Job, served: Served, name: str, salvage: bool, options: Mapping[str, Any]) -> None:
+    async def _work(self, job: Job, loaded: LoadedModel, name: str, salvage: bool, options: Mapping[str, Any]) -> None:
         try:
-            copy = job.folder / SOUND if job.do == "explain" else None
-            sound = await self.service.score_file(served, name, job.folder / "upload", salvage, job.listen, copy)
+            copy = job.folder / AUDIO_NAME if job.do == "explain" else None
+            track = await self.service.decode(loaded, name, job.folder / "upload", salvage, job.update, copy)
             self._drop_upload(job)
             if job.do == "predict":
-                job.result = await self._predict(job, served, name, sound, options["min_confidence"])
+                job.result = await self._predict(job, loaded, name, track, options["min_confidence"])
             else:
-                job.result = await self._explain(job, served, sound, options)
-            job.end("done")
+                job.result = await self._explain(job, loaded, track, options)
+            job.finish("done")
         except Problem as problem:
             self._fail(job, problem)
         except asyncio.CancelledError:
-            job.end("cancelled", _cancelled())
+            job.finish("cancelled", _cancelled())
             raise
         except OSError as error:
-            self._fail(job, cant_write(error))
+            self._fail(job, write_failed(error))
         except Exception:
             log.exception("a job failed")
-            self._fail(job, Problem("internal", "something went wrong here; the service's log has more"))
+            self._fail(job, Problem("internal", "internal error; see the service's log"))
         finally:
             self._drop_upload(job)
             if job.status != "done":
-                (job.folder / SOUND).unlink(missing_ok=True)  # only the results of whole jobs are counted
+                (job.folder / AUDIO_NAME).unlink(missing_ok=True)  # only results of complete jobs are counted as stored
 
     async def _predict(
-        self, job: Job, served: Served, name: str, sound: Sound, min_confidence: float
+        self, job: Job, loaded: LoadedModel, name: str, track: DecodedTrack, min_confidence: float
     ) -> dict[str, Any]:
-        job.listen("network", 0.0, 0)
-        heard = await self.service.score(served, sound)
-        row = await asyncio.to_thread(self.service.describe, served, name, heard, min_confidence)
-        return row | await asyncio.to_thread(self.service.describe_more, served, heard)
+        job.update("network", 0.0, 0)
+        scores = await self.service.score(loaded, track)
+        row = await asyncio.to_thread(self.service.describe, loaded, name, scores, min_confidence)
+        return row | await asyncio.to_thread(self.service.tree_and_timelines, loaded, scores)
 
-    async def _explain(self, job: Job, served: Served, sound: Sound, question: Mapping[str, Any]) -> dict[str, Any]:
-        found = await self.service.explain(served, sound, question, pictures=True, listen=job.listen)
-        assert found.view is not None
-        for name, png in found.pictures.items():
+    async def _explain(
+        self, job: Job, loaded: LoadedModel, track: DecodedTrack, question: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        files = await self.service.explain(loaded, track, question, pictures=True, on_progress=job.update)
+        assert files.view is not None
+        for name, png in files.pictures.items():
             path = job.folder / name
             path.write_bytes(png)
             job.files[name] = path
-        job.files[SOUND] = job.folder / SOUND
+        job.files[AUDIO_NAME] = job.folder / AUDIO_NAME
         size = sum(path.stat().st_size for path in job.files.values())
         self.service.storage.used += size
         job.size += size
@@ -239,60 +242,60 @@ class Jobs:
         def address(name: str) -> str:
             return f"{job.address}/pictures/{name}"
 
-        for reason in found.view["reasons"]:
+        for reason in files.view["reasons"]:
             for view in reason["views"]:
                 view |= {kind: address(view[kind]) for kind in ("grey", "colour")}
-        reasons = [address(f"reason-{number + 1}.png") for number in range(len(found.view["reasons"]))]
+        reasons = [address(f"reason-{number + 1}.png") for number in range(len(files.view["reasons"]))]
         return {
-            **found.content,
-            "view": found.view,
+            **files.content,
+            "view": files.view,
             "pictures": {"tree": address("tree.png"), "reasons": reasons},
-            "sound": f"{job.address}/{SOUND}",
+            "sound": f"{job.address}/{AUDIO_NAME}",
         }
 
     def _fail(self, job: Job, problem: Problem) -> None:
-        self.service.metrics.count_refusal(problem.kind)
-        job.end("failed", problem)
+        self.service.metrics.count_rejection(problem.kind)
+        job.finish("failed", problem)
 
     def _drop_upload(self, job: Job) -> None:
         path = job.folder / "upload"
         if path.exists():
             size = path.stat().st_size
             path.unlink()
-            self.service.storage.give_back(size)
+            self.service.storage.release(size)
             job.size -= size
 
     def _remove(self, job: Job) -> None:
         del self.jobs[job.id]
         shutil.rmtree(job.folder, ignore_errors=True)
-        self.service.storage.give_back(job.size)
+        self.service.storage.release(job.size)
 
-    async def _sweep(self) -> None:
+    async def _expire(self) -> None:
         keep = self.service.limits.keep_seconds
         while True:
-            await asyncio.sleep(min(_SWEEP_SECONDS, keep / 2))
+            await asyncio.sleep(min(_EXPIRE_SECONDS, keep / 2))
             self.service.private.touch()
             for job in list(self.jobs.values()):
                 if job.ended is not None and time.monotonic() - job.ended > keep:
                     self._remove(job)
 
 
-async def events(job: Job) -> AsyncIterator[bytes]:
-    """Give a job's progress as server-sent events, and its result as the last."""
+async def iter_events(job: Job) -> AsyncIterator[bytes]:
+    """Yield the progress of a job as server-sent events, and its result as the last one."""
     sent: dict[str, Any] | None = None
     while True:
-        changed, state, over = job.changed, job.state(), job.ended is not None
+        changed, state, finished = job.changed, job.state(), job.ended is not None
         if state != sent:
             yield _event("progress", state)
             sent = state
-        if over:
+        if finished:
             yield _event("done", job.result) if job.problem is None else _event("failed", job.problem.to_json())
             return
         try:
-            async with asyncio.timeout(_ALIVE_SECONDS):
+            async with asyncio.timeout(_HEARTBEAT_SECONDS):
                 await changed.wait()
         except TimeoutError:
-            yield b": still at it\n\n"
+            yield b": heartbeat\n\n"
 
 
 def _event(name: str, data: Any) -> bytes:

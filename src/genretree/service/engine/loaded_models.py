@@ -1,4 +1,4 @@
-"""The bundles that a service uses: which there are, and what is to be known of them."""
+"""The models of a service: loading bundles, and their metadata for clients."""
 
 from __future__ import annotations
 
@@ -18,67 +18,69 @@ from genretree.models.runtime.types import Precision, RuntimeChoice
 from genretree.service.errors import Problem
 from genretree.taxonomy import NodePath, Taxonomy
 
-_NEED_CAPTUM = ("gradcam", "integrated-gradients")
+_CAPTUM_METHODS = ("gradcam", "integrated-gradients")
 
 
 @dataclass(frozen=True)
-class Served:
-    """A bundle in use.
+class LoadedModel:
+    """A loaded bundle.
 
     Parameters
     ----------
     name : str
-        That of its folder.
+        Name of its folder.
     bundle : Bundle
-    facts : mapping
-        What `GET /v1/models` says of it.
+    metadata : mapping
+        Response of `GET /v1/models` for this model.
     """
 
     name: str
     bundle: Bundle
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
 
 def load_models(
     folders: Sequence[str | Path], runtime: RuntimeChoice = "auto", precision: Precision = "auto"
-) -> dict[str, Served]:
-    """Load bundles, by name; the first is the default.
+) -> dict[str, LoadedModel]:
+    """Load bundles; returns them by name, the default first.
 
     Raises
     ------
     BundleError, MissingExtraError
-        As `load_bundle`.
+        Raised by `load_bundle`.
     SettingsError
-        If two have the same name.
+        If two bundles have the same name.
     """
-    found: dict[str, Served] = {}
+    models: dict[str, LoadedModel] = {}
     for folder in folders:
         name = Path(folder).resolve().name
-        if name in found:
-            raise SettingsError(f"two bundles are named '{name}'; models go by their folder's name, so rename one")
+        if name in models:
+            raise SettingsError(f"two bundles are named '{name}'; rename one of the folders, which name the models")
         bundle = load_bundle(folder, runtime, precision)
-        found[name] = Served(name, bundle, _describe(name, bundle, default=not found))
-    return found
+        models[name] = LoadedModel(name, bundle, _model_metadata(name, bundle, default=not models))
+    return models
 
 
-def find_model(models: Mapping[str, Served], name: str | None) -> Served:
-    """Give the model of a name, or the default. Raises Problem (not_found) if there is none."""
+def find_model(models: Mapping[str, LoadedModel], name: str | None) -> LoadedModel:
+    """Return the model with this name, or the default. Raises Problem (not_found) if there is none."""
     if name is None:
         return next(iter(models.values()))
     if name not in models:
-        raise Problem("not_found", f"no model '{name}'; there are: {', '.join(models)}")
+        raise Problem("not_found", f"unknown model '{name}'; available: {', '.join(models)}")
     return models[name]
 
 
-def check_method(served: Served, method: str | None) -> None:
-    """Refuse a method of explaining that doesn't fit a model. Raises SettingsError."""
-    methods = served.facts["methods"]
+def check_method(loaded: LoadedModel, method: str | None) -> None:
+    """Raise SettingsError if a model does not support an explanation method."""
+    methods = loaded.metadata["methods"]
     if choose_method(method) not in methods:
-        raise SettingsError(f"{method} is not for the model '{served.name}'; it has: {', '.join(methods)}")
+        raise SettingsError(
+            f"the model '{loaded.name}' does not support the method '{method}'; available: {', '.join(methods)}"
+        )
 
 
-def nest(taxonomy: Taxonomy) -> dict[str, Any]:
-    """Give a tree as nested nodes with names, paths and children."""
+def taxonomy_tree(taxonomy: Taxonomy) -> dict[str, Any]:
+    """Return a taxonomy as nested nodes with names, paths and children."""
 
     def node(path: NodePath) -> dict[str, Any]:
         below = dict.fromkeys(leaf[: len(path) + 1] for leaf in taxonomy.leaves if leaf[: len(path)] == path)
@@ -88,7 +90,7 @@ def nest(taxonomy: Taxonomy) -> dict[str, Any]:
     return node(())
 
 
-def _describe(name: str, bundle: Bundle, default: bool) -> dict[str, Any]:
+def _model_metadata(name: str, bundle: Bundle, default: bool) -> dict[str, Any]:
     taxonomy = bundle.taxonomy
     note = str(bundle.training.get("note", ""))
     arithmetic = bundle.runtime.rpartition(" ")[2]
@@ -108,8 +110,8 @@ def _describe(name: str, bundle: Bundle, default: bool) -> dict[str, Any]:
 
 
 def _methods(bundle: Bundle) -> list[str]:
-    """Name the methods of explaining that a model has, the default first."""
+    """List the explanation methods of a model, the default first."""
     own: tuple[str, ...] = getattr(bundle.model, "explain_methods", ())
     captum = find_spec("captum") is not None
-    found = [name for name in own if captum or name not in _NEED_CAPTUM]
-    return ["occlusion", *found]
+    supported = [name for name in own if captum or name not in _CAPTUM_METHODS]
+    return ["occlusion", *supported]

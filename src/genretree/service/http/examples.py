@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of each address: answers, problems, examples."""
+"""Responses, problems and examples for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -95,50 +95,54 @@ _EXAMPLES: dict[str, Any] = {
         "links": {"self": _JOB, "events": f"{_JOB}/events", "result": _JOB},
     },
 }
-_WHY = {
+_PROBLEM_EXAMPLES = {
     400: ("bad_request", "the form has no file; send at least one as 'files'"),
-    401: ("unauthorized", "send the service's token, as: Authorization: Bearer TOKEN"),
-    403: ("forbidden", "this service doesn't go by the name 'example.org'"),
-    404: ("not_found", "no model 'x'; there are: cnn-ours"),
-    408: ("timeout", "the upload takes too long, or has stopped"),
-    413: ("too_large", "the upload has more than 200 MB; that is the most taken here"),
-    415: ("bad_request", "send the files as a form of the type multipart/form-data"),
-    416: ("no_range", "there is no such part of the file"),
+    401: ("unauthorized", "access token required; send it as: Authorization: Bearer TOKEN"),
+    403: ("forbidden", "the Host name 'example.org' is not allowed"),
+    404: ("not_found", "unknown model 'x'; available: cnn-ours"),
+    408: ("timeout", "the upload timed out"),
+    413: ("too_large", "the upload is larger than the limit of 200 MB"),
+    415: ("bad_request", "send the files as multipart/form-data"),
+    416: ("no_range", "the requested range is outside the file"),
     422: ("not_audio", "notes.mp3: is text, not sound"),
-    503: ("busy", "there is too much to do already; try again in some seconds"),
-    504: ("timeout", "song.mp3: decoding takes longer than the 120 s that it may take here"),
+    503: ("busy", "the service is busy; retry in a few seconds"),
+    504: ("timeout", "song.mp3: decoding takes longer than the limit of 120 s"),
 }
 
 
-def of(name: str, model: type[BaseModel], *problems: int, status: int = 200) -> dict[str, Any]:
-    """Give what a JSON answer of this form looks like, and which problems may come instead."""
+def json_responses(name: str, model: type[BaseModel], *problems: int, status: int = 200) -> dict[str, Any]:
+    """Return the documented JSON response and problems of a route."""
     content = {"application/json": {"example": _EXAMPLES[name]}}
-    return {"responses": {status: {"model": model, "content": content}, **_problems(*problems)}}
+    return {"responses": {status: {"model": model, "content": content}, **_problem_responses(*problems)}}
 
 
-def of_file(kind: str) -> dict[str, Any]:
-    """Give what the answer looks like that is a file; parts of it can be asked for."""
-    form = {"schema": {"type": "string", "format": "binary"}}
-    parts = {206: {"description": "The part that was asked for.", "content": {kind: form}}}
+def file_responses(media_type: str) -> dict[str, Any]:
+    """Return the documented responses of a route that sends a file and supports ranges."""
+    content = {"schema": {"type": "string", "format": "binary"}}
+    parts = {206: {"description": "The requested range.", "content": {media_type: content}}}
     return {
-        "responses": {200: {"description": "The file.", "content": {kind: form}}, **parts, **_problems(400, 404, 416)}
+        "responses": {
+            200: {"description": "The file.", "content": {media_type: content}},
+            **parts,
+            **_problem_responses(400, 404, 416),
+        }
     }
 
 
-def of_events() -> dict[str, Any]:
-    """Give what a stream of events looks like."""
+def event_responses() -> dict[str, Any]:
+    """Return the documented responses of a route that streams events."""
     text = 'event: progress\ndata: {"status": "running", "stage": "decoding", "progress": 0.12, "queue": 0}\n\n'
     content = {EVENTS: {"schema": {"type": "string"}, "example": text}}
-    return {"responses": {200: {"description": "Events.", "content": content}, **_problems(404)}}
+    return {"responses": {200: {"description": "Events.", "content": content}, **_problem_responses(404)}}
 
 
-def of_nothing() -> dict[str, Any]:
-    """Give what an answer without content looks like."""
-    return {"responses": {204: {"description": "It is gone."}, **_problems(404)}}
+def empty_responses() -> dict[str, Any]:
+    """Return the documented responses of a route without content."""
+    return {"responses": {204: {"description": "Deleted."}, **_problem_responses(404)}}
 
 
-def form(several: bool) -> dict[str, Any]:
-    """Give what has to be sent: one file or several."""
+def form_body(several: bool) -> dict[str, Any]:
+    """Return the documented request body: a form with one file or several."""
     file = {"type": "string", "format": "binary"}
     one = {"type": "object", "properties": {"file": file}, "required": ["file"], "additionalProperties": False}
     many = {
@@ -151,21 +155,21 @@ def form(several: bool) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _problems(*statuses: int) -> dict[int | str, Any]:
-    found: dict[int | str, Any] = {}
+def _problem_responses(*statuses: int) -> dict[int | str, Any]:
+    responses: dict[int | str, Any] = {}
     for status in (401, 403, 422, *statuses):
-        kind, detail = _WHY[status]
+        kind, detail = _PROBLEM_EXAMPLES[status]
         title = HTTPStatus(status).phrase
         example = {"type": "about:blank", "title": title, "status": status, "detail": detail, "kind": kind}
         content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}, "example": example}}
-        found[status] = {"description": title, "content": content}
-    return found
+        responses[status] = {"description": title, "content": content}
+    return responses
 
 
-def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """Add to an OpenAPI document the form of problems, which its answers point to."""
-    known = document.setdefault("components", {}).setdefault("schemas", {})
-    known["ProblemDocument"] = ProblemDocument.model_json_schema()
+def add_problem_schema(document: dict[str, Any]) -> dict[str, Any]:
+    """Add the schema of problem documents to an OpenAPI document."""
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas["ProblemDocument"] = ProblemDocument.model_json_schema()
     for unused in ("HTTPValidationError", "ValidationError"):
-        known.pop(unused, None)
+        schemas.pop(unused, None)
     return document

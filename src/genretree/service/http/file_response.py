@@ -1,4 +1,4 @@
-"""Files as answers, whole or in part."""
+"""File responses with byte ranges."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from starlette.types import Message, Receive, Scope, Send
 
 from genretree.service.errors import Problem
 
-_SAID = {
-    400: ("bad_request", "the header Range can't be read; send it as, say: bytes=0-999"),
-    416: ("no_range", "there is no such part of the file"),
+_RANGE_PROBLEMS = {
+    400: ("bad_request", "can't parse the header Range; send it as: bytes=0-999"),
+    416: ("no_range", "the requested range is outside the file"),
 }
 
 
-class FileAnswer(FileResponse):
-    """A file, or the part that `Range` asks for; where that can't be given, a problem document, not plain text."""
+class RangeFileResponse(FileResponse):
+    """A file or a range of it; errors are problem documents instead of plain text."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer."""
-        refused: Problem | None = None
+        """Send the response."""
+        problem: Problem | None = None
 
-        async def send_unless_refused(message: Message) -> None:
-            nonlocal refused
-            if message["type"] == "http.response.start" and message["status"] in _SAID:
+        async def send_unless_problem(message: Message) -> None:
+            nonlocal problem
+            if message["type"] == "http.response.start" and message["status"] in _RANGE_PROBLEMS:
                 headers = Headers(raw=message["headers"])
                 size = {name: value for name, value in headers.items() if name == "content-range"}
-                refused = Problem(*_SAID[message["status"]], headers=size)
-            if refused is None:
+                problem = Problem(*_RANGE_PROBLEMS[message["status"]], headers=size)
+            if problem is None:
                 await send(message)
 
-        await super().__call__(scope, receive, send_unless_refused)
-        if refused is not None:
-            await refused.as_response()(scope, receive, send)
+        await super().__call__(scope, receive, send_unless_problem)
+        if problem is not None:
+            await problem.as_response()(scope, receive, send)

@@ -1,4 +1,4 @@
-"""The addresses under /v1."""
+"""The routes below /v1."""
 
 from __future__ import annotations
 
@@ -13,89 +13,97 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from genretree.explanation.api import check_question
 from genretree.service.engine.inference import Service
-from genretree.service.engine.jobs import SOUND, Do, Jobs, events
-from genretree.service.engine.loaded_models import Served, check_method, find_model, nest
+from genretree.service.engine.jobs import AUDIO_NAME, Jobs, JobType, iter_events
+from genretree.service.engine.loaded_models import LoadedModel, check_method, find_model, taxonomy_tree
 from genretree.service.errors import Problem
 from genretree.service.http import examples, schemas
-from genretree.service.http.file_response import FileAnswer
-from genretree.service.http.uploads import received_files
-from genretree.service.storage import Upload, folder_gone
+from genretree.service.http.file_response import RangeFileResponse
+from genretree.service.http.uploads import receive_files
+from genretree.service.storage import Upload, folder_missing
 
 T = TypeVar("T")
-ModelName = Annotated[str | None, Query(description="Name of a model; the first by default.", max_length=255)]
-Least = Annotated[
-    float, Query(ge=0, le=1, description="Name the path only as far down as its probability reaches this.")
+ModelName = Annotated[str | None, Query(description="Name of a model (default: the first).", max_length=255)]
+MinConfidence = Annotated[
+    float, Query(ge=0, le=1, description="Cut the path at the first level whose probability is lower.")
 ]
-Salvage = Annotated[bool, Query(description="Use what can be decoded of a truncated file.")]
+Salvage = Annotated[bool, Query(description="Decode what is left of a truncated file.")]
 NodeName = Annotated[
-    str | None, Query(max_length=1000, description="Ask for this node, by its name or path; by default the path's.")
+    str | None,
+    Query(max_length=1000, description="Node to explain, by name or path (default: the nodes of the predicted path)."),
 ]
-Against = Annotated[str | None, Query(max_length=1000, description="Hold it against this node, not its siblings.")]
-Method = Annotated[str | None, Query(max_length=40, description="One of the model's methods; occlusion by default.")]
+Against = Annotated[str | None, Query(max_length=1000, description="Contrast with this node (default: its siblings).")]
+Method = Annotated[
+    str | None, Query(max_length=40, description="Explanation method of the model (default: occlusion).")
+]
 Level = Annotated[
-    str | None, Query(max_length=255, description="Ask for the path's node of this level only: its name or number.")
+    str | None,
+    Query(
+        max_length=255, description="Explain only this level's node of the predicted path: name or number of the level."
+    ),
 ]
-JobId = Annotated[str, Path(max_length=64, description="As the job's `id` says.")]
+JobId = Annotated[str, Path(max_length=64, description="The job's `id`.")]
 
 
 def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
-    """Give all routes of a service."""
+    """Build the routes of a service."""
     router = APIRouter(prefix="/v1")
     limits = service.limits
 
-    def receive(request: Request, most: int | None = None) -> AbstractAsyncContextManager[list[Upload]]:
-        return received_files(request, limits, service.folder, service.storage, most)
+    def receive(request: Request, max_files: int | None = None) -> AbstractAsyncContextManager[list[Upload]]:
+        return receive_files(request, limits, service.folder, service.storage, max_files)
 
-    @router.get("/models", summary="Which models there are", **examples.of("models", schemas.Models))
+    @router.get("/models", summary="List the models", **examples.json_responses("models", schemas.Models))
     async def models() -> Response:
-        told = {"upload_bytes": limits.upload_bytes, "seconds": limits.seconds, "files": limits.files}
-        return JSONResponse({"models": [dict(served.facts) for served in service.models.values()], "limits": told})
+        request_limits = {"upload_bytes": limits.upload_bytes, "seconds": limits.seconds, "files": limits.files}
+        return JSONResponse(
+            {"models": [dict(loaded.metadata) for loaded in service.models.values()], "limits": request_limits}
+        )
 
-    @router.get("/tree", summary="A model's tree", **examples.of("tree", schemas.Tree, 404, 422))
+    @router.get("/tree", summary="The genre tree of a model", **examples.json_responses("tree", schemas.Tree, 404, 422))
     async def tree(model: ModelName = None) -> Response:
-        served = find_model(service.models, model)
-        taxonomy = served.bundle.taxonomy
-        return JSONResponse({"model": served.name, "levels": list(taxonomy.levels), "root": nest(taxonomy)})
+        loaded = find_model(service.models, model)
+        taxonomy = loaded.bundle.taxonomy
+        return JSONResponse({"model": loaded.name, "levels": list(taxonomy.levels), "root": taxonomy_tree(taxonomy)})
 
     @router.post(
         "/predict",
-        summary="Name the genre path of one or several sound files",
-        **examples.of("predict", schemas.Predictions, 400, 404, 408, 413, 415, 422, 503, 504),
-        openapi_extra=examples.form(several=True),
+        summary="Predict the genre paths of audio files",
+        **examples.json_responses("predict", schemas.Predictions, 400, 404, 408, 413, 415, 422, 503, 504),
+        openapi_extra=examples.form_body(several=True),
     )
     async def predict(
-        request: Request, model: ModelName = None, min_confidence: Least = 0.0, salvage: Salvage = False
+        request: Request, model: ModelName = None, min_confidence: MinConfidence = 0.0, salvage: Salvage = False
     ) -> Response:
-        served = find_model(service.models, model)
-        service.check_room()
+        loaded = find_model(service.models, model)
+        service.check_capacity()
 
-        async def name(upload: Upload) -> dict[str, Any]:
-            sound = await service.score_file(served, upload.name, upload.path, salvage)
-            heard = await service.score(served, sound)
-            return await asyncio.to_thread(service.describe, served, upload.name, heard, min_confidence)
+        async def predict_one(upload: Upload) -> dict[str, Any]:
+            track = await service.decode(loaded, upload.name, upload.path, salvage)
+            scores = await service.score(loaded, track)
+            return await asyncio.to_thread(service.describe, loaded, upload.name, scores, min_confidence)
 
-        unserved: list[Problem] = []
+        unavailable: list[Problem] = []
 
-        async def name_safely(upload: Upload) -> dict[str, Any]:
+        async def predict_or_error(upload: Upload) -> dict[str, Any]:
             try:
-                return await name(upload)
+                return await predict_one(upload)
             except Problem as problem:
-                unserved.extend([problem] if problem.kind == "unavailable" else [])
-                service.metrics.count_refusal(problem.kind)
+                unavailable.extend([problem] if problem.kind == "unavailable" else [])
+                service.metrics.count_rejection(problem.kind)
                 return {"file": upload.name, "error": {"kind": problem.kind, "message": problem.detail}}
 
         async with receive(request) as uploads:
-            work = [name(uploads[0])] if len(uploads) == 1 else [name_safely(upload) for upload in uploads]
+            work = [predict_one(uploads[0])] if len(uploads) == 1 else [predict_or_error(upload) for upload in uploads]
             rows = await while_connected(request, asyncio.gather(*work))
-        if unserved and len(unserved) == len(rows):
-            raise unserved[0]
-        return JSONResponse({"model": served.name, "results": rows})
+        if unavailable and len(unavailable) == len(rows):
+            raise unavailable[0]
+        return JSONResponse({"model": loaded.name, "results": rows})
 
     @router.post(
         "/explain",
-        summary="Say which part of the sound decided",
-        **examples.of("explain", schemas.ExplanationDocument, 400, 404, 408, 413, 415, 422, 503, 504),
-        openapi_extra=examples.form(several=False),
+        summary="Explain which parts of the audio drove the prediction",
+        **examples.json_responses("explain", schemas.ExplanationDocument, 400, 404, 408, 413, 415, 422, 503, 504),
+        openapi_extra=examples.form_body(several=False),
     )
     async def explain(
         request: Request,
@@ -106,13 +114,13 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
         level: Level = None,
         salvage: Salvage = False,
     ) -> Response:
-        served = find_model(service.models, model)
-        question = check(served, node, against, method, level)
-        service.check_room(explain=True)
+        loaded = find_model(service.models, model)
+        question = check(loaded, node, against, method, level)
+        service.check_capacity(explain=True)
 
         async def work(upload: Upload) -> dict[str, Any]:
-            sound = await service.score_file(served, upload.name, upload.path, salvage)
-            return (await service.explain(served, sound, question)).content
+            track = await service.decode(loaded, upload.name, upload.path, salvage)
+            return (await service.explain(loaded, track, question)).content
 
         async with receive(request, 1) as uploads:
             return JSONResponse(await while_connected(request, work(uploads[0])))
@@ -120,92 +128,98 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
     @router.post(
         "/jobs",
         status_code=202,
-        summary="Ask for something that takes long",
-        **examples.of("job", schemas.JobDocument, 400, 404, 408, 413, 415, 422, 503, status=202),
-        openapi_extra=examples.form(several=False),
+        summary="Create a job",
+        **examples.json_responses("job", schemas.JobDocument, 400, 404, 408, 413, 415, 422, 503, status=202),
+        openapi_extra=examples.form_body(several=False),
     )
     async def submit(
         request: Request,
-        do: Annotated[Do, Query(description="What to do.")] = "predict",
+        do: Annotated[JobType, Query(description="Type of the job.")] = "predict",
         model: ModelName = None,
-        min_confidence: Least = 0.0,
+        min_confidence: MinConfidence = 0.0,
         node: NodeName = None,
         against: Against = None,
         method: Method = None,
         level: Level = None,
         salvage: Salvage = False,
     ) -> Response:
-        served = find_model(service.models, model)
-        question = check(served, node, against, method, level)
-        service.check_room(explain=do == "explain")
-        jobs.check_room()
+        loaded = find_model(service.models, model)
+        question = check(loaded, node, against, method, level)
+        service.check_capacity(explain=do == "explain")
+        jobs.check_capacity()
         options = question if do == "explain" else {"min_confidence": min_confidence}
         async with receive(request, 1) as uploads:
-            job = jobs.submit(do, served, uploads, salvage, options)
+            job = jobs.submit(do, loaded, uploads, salvage, options)
         return JSONResponse(job.to_json(), 202, {"location": job.address})
 
-    @router.get("/jobs/{id}", summary="How far a job is", **examples.of("job", schemas.JobDocument, 404))
+    @router.get("/jobs/{id}", summary="State of a job", **examples.json_responses("job", schemas.JobDocument, 404))
     async def state(id: JobId) -> Response:
         return JSONResponse(jobs.find(id).to_json())
 
     @router.get(
         "/jobs/{id}/events",
         summary="A job's progress as server-sent events",
-        description="`progress` at every change; then `done` with the result, or `failed` with a problem.",
-        **examples.of_events(),
+        description="`progress` at each change; then `done` with the result, or `failed` with a problem.",
+        **examples.event_responses(),
     )
     async def follow(id: JobId) -> Response:
-        # A proxy in between must not wait for more before it passes an event on.
-        return StreamingResponse(events(jobs.find(id)), headers={"x-accel-buffering": "no"}, media_type=examples.EVENTS)
+        # Proxies must not buffer events.
+        return StreamingResponse(
+            iter_events(jobs.find(id)), headers={"x-accel-buffering": "no"}, media_type=examples.EVENTS
+        )
 
-    @router.get("/jobs/{id}/pictures/{name}", summary="A picture of a job's result", **examples.of_file("image/png"))
+    @router.get(
+        "/jobs/{id}/pictures/{name}", summary="A picture of a job's result", **examples.file_responses("image/png")
+    )
     async def picture(id: JobId, name: Annotated[str, Path(max_length=64)]) -> Response:
         return send_file(id, name, "image/png")
 
     @router.get(
-        f"/jobs/{{id}}/{SOUND}", summary="What the model heard: mono, Ogg Vorbis", **examples.of_file("audio/ogg")
+        f"/jobs/{{id}}/{AUDIO_NAME}",
+        summary="The decoded audio of a job: mono, Ogg Vorbis",
+        **examples.file_responses("audio/ogg"),
     )
     async def sound(id: JobId) -> Response:
-        return send_file(id, SOUND, "audio/ogg")
+        return send_file(id, AUDIO_NAME, "audio/ogg")
 
-    @router.delete("/jobs/{id}", status_code=204, summary="Cancel and forget a job", **examples.of_nothing())
+    @router.delete("/jobs/{id}", status_code=204, summary="Cancel and delete a job", **examples.empty_responses())
     async def forget(id: JobId) -> Response:
-        await jobs.forget(id)
+        await jobs.delete(id)
         return Response(status_code=204)
 
     def check(
-        served: Served, node: str | None, against: str | None, method: str | None, level: str | None
+        loaded: LoadedModel, node: str | None, against: str | None, method: str | None, level: str | None
     ) -> dict[str, Any]:
-        check_method(served, method)
-        check_question(served.bundle, node, against, method, level)
+        check_method(loaded, method)
+        check_question(loaded.bundle, node, against, method, level)
         return {"node": node, "against": against, "method": method, "level": level}
 
-    def send_file(id: str, name: str, kind: str) -> Response:
-        files = jobs.find(id).files  # only what the job says is there; no name in a request is ever opened
-        if name not in files or name.endswith(".png") != (kind == "image/png"):
-            raise Problem("not_found", "this job has no such file, or not yet")
+    def send_file(id: str, name: str, media_type: str) -> Response:
+        files = jobs.find(id).files  # look names up in the job; never open a name from a request
+        if name not in files or name.endswith(".png") != (media_type == "image/png"):
+            raise Problem("not_found", "this job has no such file, or is not done")
         if not files[name].exists():
-            raise folder_gone()
-        return FileAnswer(files[name], media_type=kind)
+            raise folder_missing()
+        return RangeFileResponse(files[name], media_type=media_type)
 
     return router
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """Wait for some work, unless the client hangs up. Raises ClientDisconnect then; the work is cancelled."""
+    """Await `work`, and cancel it if the client disconnects. Raises ClientDisconnect then."""
     task = asyncio.ensure_future(work)
-    gone = asyncio.create_task(_hung_up(request))
+    disconnect = asyncio.create_task(_wait_for_disconnect(request))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect
         return task.result()
     finally:
-        for each in (task, gone):
+        for each in (task, disconnect):
             each.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        await asyncio.gather(task, disconnect, return_exceptions=True)
 
 
-async def _hung_up(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""What the interface says, for its OpenAPI document; answers are made elsewhere, and tests hold them to this."""
+"""Schemas of the HTTP interface for the OpenAPI document; tests check the responses against them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class ProblemDocument(_Schema):
 
 
 class LabelProbability(_Schema):
-    """A node's name and its probability."""
+    """A node and its probability."""
 
     label: str
     probability: float = Field(ge=0, le=1)
 
 
 class LevelRow(_Schema):
-    """One level of a path."""
+    """A level of a predicted path."""
 
     name: str
     label: str
@@ -39,7 +39,7 @@ class LevelRow(_Schema):
 
 
 class SliceRow(_Schema):
-    """One slice of a track, in seconds."""
+    """A slice of a track; times in seconds."""
 
     start: float
     end: float
@@ -48,7 +48,7 @@ class SliceRow(_Schema):
 
 
 class Row(_Schema):
-    """A file's genre path, as `genretree predict --json` prints it."""
+    """The prediction of a file, in the format of `genretree predict --json`."""
 
     file: str
     path: list[str]
@@ -63,28 +63,28 @@ class Row(_Schema):
 
 
 class FileError(_Schema):
-    """What is wrong with a file."""
+    """The error of a file."""
 
     kind: str
     message: str
 
 
 class ErrorRow(_Schema):
-    """A file that can't be used."""
+    """A file that could not be processed."""
 
     file: str
     error: FileError
 
 
 class Predictions(_Schema):
-    """A row for each file, in the order they were sent."""
+    """A row for each file, in the order of the request."""
 
     model: str
     results: list[Row | ErrorRow]
 
 
-class ModelFacts(_Schema):
-    """A model that can be asked for."""
+class ModelInfo(_Schema):
+    """A model of the service."""
 
     name: str
     id: str
@@ -99,8 +99,8 @@ class ModelFacts(_Schema):
     default: bool
 
 
-class ToldLimits(_Schema):
-    """What is taken: bytes of all files of a request, seconds of sound in a file, files in a request."""
+class RequestLimits(_Schema):
+    """Limits: bytes of all files in a request, seconds of audio in a file, files in a request."""
 
     upload_bytes: int
     seconds: float
@@ -110,8 +110,8 @@ class ToldLimits(_Schema):
 class Models(_Schema):
     """All models, the default first, and the limits."""
 
-    models: list[ModelFacts]
-    limits: ToldLimits
+    models: list[ModelInfo]
+    limits: RequestLimits
 
 
 class Node(_Schema):
@@ -123,7 +123,7 @@ class Node(_Schema):
 
 
 class Tree(_Schema):
-    """A model's tree."""
+    """The genre tree of a model."""
 
     model: str
     levels: list[str]
@@ -131,7 +131,7 @@ class Tree(_Schema):
 
 
 class ExplanationDocument(BaseModel):
-    """Why, as `genretree explain --json` prints it; with pictures and sound if it is a job's."""
+    """An explanation in the format of `genretree explain --json`; a job adds pictures and audio."""
 
     prediction: Row
     family: str
@@ -145,7 +145,7 @@ class ExplanationDocument(BaseModel):
 
 
 class JobLinks(_Schema):
-    """Where to look at a job."""
+    """URL paths of a job."""
 
     self: str
     events: str
@@ -153,7 +153,7 @@ class JobLinks(_Schema):
 
 
 class JobDocument(_Schema):
-    """A job: how far it is, and at its end its result or its error."""
+    """A job with its progress, and its result or error when it has ended."""
 
     id: str
     do: Literal["predict", "explain"]
@@ -167,7 +167,7 @@ class JobDocument(_Schema):
 
 
 class Health(_Schema):
-    """Whether the service works."""
+    """Health of the service."""
 
     status: Literal["ok"]
     version: str

@@ -1,4 +1,4 @@
-"""What every request passes: who may ask, what browsers are told, and the counting."""
+"""Middleware for access checks, security headers, and request metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from genretree.files import printable
 from genretree.service.errors import Problem
 from genretree.service.metrics import Metrics
 
-# Everything comes from here; nothing is asked of any other host.
+# The page loads nothing from other hosts.
 _POLICY = "; ".join(
     [
         "default-src 'self'",
@@ -41,18 +41,18 @@ _METHODS = frozenset(("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH"
 log = logging.getLogger(__name__)
 
 
-class Guard:
-    """Wraps the application.
+class SecurityMiddleware:
+    """Checks host, origin and token of each request, adds security headers, and counts requests.
 
     Parameters
     ----------
     app : ASGI application
     metrics : Metrics
     token : str, optional
-        Without which nothing of /v1 is answered.
+        Bearer token that requests below /v1 need; None: no token is needed.
     hosts : collection of str, optional
-        Names, without port, that requests may be addressed to. A page of another site can have its own name lead to
-        this machine (DNS rebinding), but not send another name. None: any.
+        Allowed Host names, without port; None: any. The check stops DNS rebinding, with which a page of another site
+        makes its own host name resolve to this machine.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, token: str | None, hosts: Collection[str] | None) -> None:
@@ -61,11 +61,11 @@ class Guard:
         self.hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or let the application do it."""
+        """Check a request and pass it to the application."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun = time.monotonic()
+        start = time.monotonic()
         status = 0
 
         async def send_more(message: Message) -> None:
@@ -88,23 +88,25 @@ class Guard:
             log.exception("%s %s failed", printable(scope["method"]), printable(scope["path"]))
             if status:
                 raise
-            answer = Problem("internal", "something went wrong here; the service's log has more")
-            await answer.as_response(close=True)(scope, receive, send_more)
+            internal = Problem("internal", "internal error; see the service's log")
+            await internal.as_response(close=True)(scope, receive, send_more)
         finally:
-            self._count(scope, status, time.monotonic() - begun)
+            self._count(scope, status, time.monotonic() - start)
 
     def _check(self, scope: Scope) -> None:
+        # Starlette's TrustedHostMiddleware responds with plain text or redirects, but here every error is a problem
+        # document. FastAPI's HTTPBearer works on routes only, but unknown paths below /v1 need the token, too.
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if self.hosts is not None and _host_name(host) not in self.hosts:
-            raise Problem("forbidden", f"this service doesn't go by the name {_host_name(host)[:80]!r}")
+            raise Problem("forbidden", f"the Host name {_host_name(host)[:80]!r} is not allowed")
         origin = headers.get("origin")
         if origin is not None and _origin_host(origin) != host.lower():
-            raise Problem("forbidden", "pages of other sites may not use this service")
+            raise Problem("forbidden", "requests from pages of other sites are not allowed")
         if self.token is not None and scope["path"].startswith("/v1"):
-            scheme, _, given = headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.token):
-                detail = "send the service's token, as: Authorization: Bearer TOKEN"
+            scheme, _, token = headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self.token):
+                detail = "access token required; send it as: Authorization: Bearer TOKEN"
                 raise Problem("unauthorized", detail, headers={"www-authenticate": "Bearer"})
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
@@ -115,12 +117,12 @@ class Guard:
 
 
 def _host_name(host: str) -> str:
-    """Cut the port off; of an IPv6 address, the brackets stay."""
+    """Remove the port; the brackets of an IPv6 address stay."""
     return (host if host.endswith("]") else host.rpartition(":")[0] or host).lower()
 
 
 def _origin_host(origin: str) -> str | None:
-    """Give name and port of an `Origin`; None if it can't be read, as no browser sends it."""
+    """Return host and port of an `Origin`; None if it is malformed, which browsers never send."""
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:

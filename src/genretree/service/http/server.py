@@ -1,4 +1,4 @@
-"""From options to a running server, and to its end."""
+"""Socket, access options and uvicorn server of a service, with connection limits."""
 
 from __future__ import annotations
 
@@ -15,80 +15,68 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from genretree.errors import SettingsError
 from genretree.service.config import Limits
 from genretree.service.engine.inference import Service
 from genretree.service.errors import MEDIA_TYPE, Problem, busy
 from genretree.service.http.app import create_app
 from genretree.service.workers.pool import ServiceError
 
-_LINGER_SECONDS = 1.0
+_CLOSE_SECONDS = 1.0
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """Take a port before anything is loaded. Raises ServiceError if that can't be."""
+    """Bind a port, before models are loaded. Raises ServiceError if this fails."""
     where = f"{host}:{port}"
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
+        family, type_, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        taken = socket.socket(family, kind, protocol)
+        sock = socket.socket(family, type_, protocol)
     except OSError as error:
-        raise ServiceError(f"{where}: no address to serve at ({error.strerror or error})") from error
+        raise ServiceError(f"{where}: can't resolve the address ({error.strerror or error})") from error
     try:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(address)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
     except OSError as error:
-        taken.close()
-        advice = "give another with --port, or 0 for any that is free"
-        raise ServiceError(f"{where}: can't serve there ({error.strerror or error}); {advice}") from error
-    return taken
+        sock.close()
+        advice = "choose another port, or 0 for any free one"
+        raise ServiceError(f"{where}: can't bind ({error.strerror or error}); {advice}") from error
+    return sock
 
 
-def is_local(taken: socket.socket) -> bool:
-    """Say whether only programs of this machine can reach a socket."""
-    return ipaddress.ip_address(taken.getsockname()[0].partition("%")[0]).is_loopback
+def is_local(sock: socket.socket) -> bool:
+    """Return whether only programs on this machine can reach a socket."""
+    return ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def address_of(taken: socket.socket, allowed: Sequence[str] = ()) -> str:
-    """Give a URL of a socket's service that it answers to, where it goes by these names, too (`choose_hosts`)."""
-    host, port = taken.getsockname()[:2]
-    if allowed and not is_local(taken):
+def service_url(sock: socket.socket, allowed: Sequence[str] = ()) -> str:
+    """Return a URL of the service whose Host name passes `allowed_hosts`."""
+    host, port = sock.getsockname()[:2]
+    if allowed and not is_local(sock):
         host = allowed[0]
     elif ipaddress.ip_address(host.partition("%")[0]).is_unspecified:
         host = socket.gethostname()
     return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{port}/"
 
 
-def choose_hosts(taken: socket.socket, host: str, allowed: Collection[str]) -> set[str] | None:
-    """Give the names that requests may be addressed to; None for any, where it is reached from elsewhere."""
+def allowed_hosts(sock: socket.socket, host: str, allowed: Collection[str]) -> set[str] | None:
+    """Return the allowed Host names; None for any, if other machines can reach the socket and no name is given."""
     names = {name.lower() for name in allowed}
-    if not is_local(taken):
+    if not is_local(sock):
         return names | set(_LOCAL_NAMES) if names else None
-    bound = taken.getsockname()[0]
+    bound = sock.getsockname()[0]
     return names | set(_LOCAL_NAMES) | {host.lower(), f"[{bound}]" if ":" in bound else bound}
-
-
-def check_token(token: str | None, local: bool, without: bool) -> None:
-    """Refuse to be reached from other machines without a token, unless that is wished. Raises SettingsError."""
-    if token is not None and len(token) < 16:
-        raise SettingsError("the token is too short to be safe; take 16 characters or more")
-    if token is None and not local and not without:
-        raise SettingsError(
-            "other machines could use this service; give a token with --token-file FILE (or GENRETREE_TOKEN), "
-            "or say --no-token if everyone who reaches it may"
-        )
 
 
 def serve(
     service: Service,
-    taken: socket.socket,
+    sock: socket.socket,
     token: str | None,
     hosts: Collection[str] | None,
     ready: Callable[[], None],
 ) -> None:
-    """Serve until SIGTERM or SIGINT; running requests are ended, and nothing is left behind.
+    """Serve until SIGTERM or SIGINT; running requests get time to finish, and temporary files are removed.
 
     Raises
     ------
@@ -104,7 +92,7 @@ def serve(
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             service.closing = True
-            await app.state.jobs.stop()  # who follows them would wait for their end
+            await app.state.jobs.stop()  # event streams would wait for the end of their jobs
             await super().shutdown(sockets)
 
     app = create_app(service, token, hosts)
@@ -121,11 +109,11 @@ def serve(
         timeout_graceful_shutdown=max(1, round(limits.closing_seconds)),
         h11_max_incomplete_event_size=limits.header_bytes,
     )
-    # uvicorn answers these signals, and passes them on when all is done: then there is nothing left to do.
+    # uvicorn handles these signals, and raises them again after the shutdown, when nothing is left to do.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     try:
-        Server(config).run([taken])
+        Server(config).run([sock])
     except SystemExit:
         if service.failure is not None:
             raise service.failure from None
@@ -133,7 +121,7 @@ def serve(
 
 
 def make_protocol(limits: Limits) -> type[asyncio.Protocol]:  # noqa: C901
-    """Give uvicorn's protocol with the limits that it has no settings for."""
+    """Return uvicorn's h11 protocol with limits that it has no settings for."""
 
     class LimitedProtocol(H11Protocol):
         def __init__(
@@ -145,50 +133,50 @@ def make_protocol(limits: Limits) -> type[asyncio.Protocol]:  # noqa: C901
         ) -> None:
             super().__init__(config, server_state, app_state, _loop)
             self.refused = False
-            self.until_request: asyncio.TimerHandle | None = None
-            self.until_taken: asyncio.TimerHandle | None = None
+            self.request_timer: asyncio.TimerHandle | None = None
+            self.write_timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             if len(self.connections) > limits.connections:
                 self.refused = True
-                self._say(busy("there are too many connections; try again in some seconds"))
+                self._send_problem(busy("too many connections; retry in a few seconds"))
                 transport.write_eof()
-                # Cut off at once, a client that still sends would not read why.
-                self.until_request = self.loop.call_later(_LINGER_SECONDS, transport.abort)
+                # A client that is disconnected while it sends never reads the response.
+                self.request_timer = self.loop.call_later(_CLOSE_SECONDS, transport.abort)
             else:
-                self._wait_for_request()
+                self._start_request_timer()
 
         def data_received(self, data: bytes) -> None:
             if self.refused or self.transport.is_closing():
                 return
             super().data_received(data)
             if self.cycle is None or self.cycle.response_complete:
-                self._wait_for_request()
+                self._start_request_timer()
             else:
-                self._stop_timer("until_request")
+                self._stop_timer("request_timer")
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._stop_timer("until_request")
-            self._stop_timer("until_taken")
+            self._stop_timer("request_timer")
+            self._stop_timer("write_timer")
             super().connection_lost(exc)
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self.until_taken = self.loop.call_later(limits.idle_seconds, self.transport.abort)
+            self.write_timer = self.loop.call_later(limits.idle_seconds, self.transport.abort)
 
         def resume_writing(self) -> None:
             super().resume_writing()
-            self._stop_timer("until_taken")
+            self._stop_timer("write_timer")
 
         def send_400_response(self, msg: str) -> None:
-            self._say(Problem("bad_request", msg))
+            self._send_problem(Problem("bad_request", msg))
             self.transport.close()
 
-        def _wait_for_request(self) -> None:
-            """Give a client so long for the headers of its next request; uvicorn ends connections that say nothing."""
-            if self.until_request is None and not self.transport.is_closing():
-                self.until_request = self.loop.call_later(limits.idle_seconds, self.transport.close)
+        def _start_request_timer(self) -> None:
+            """Limit the time for a request's headers; uvicorn itself closes connections that send nothing."""
+            if self.request_timer is None and not self.transport.is_closing():
+                self.request_timer = self.loop.call_later(limits.idle_seconds, self.transport.close)
 
         def _stop_timer(self, name: str) -> None:
             timer: asyncio.TimerHandle | None = getattr(self, name)
@@ -196,7 +184,7 @@ def make_protocol(limits: Limits) -> type[asyncio.Protocol]:  # noqa: C901
                 timer.cancel()
             setattr(self, name, None)
 
-        def _say(self, problem: Problem) -> None:
+        def _send_problem(self, problem: Problem) -> None:
             content = json.dumps(problem.to_json()).encode()
             head = f"HTTP/1.1 {problem.status} {problem.to_json()['title']}\r\ncontent-type: {MEDIA_TYPE}\r\n"
             rest = {**problem.headers, "content-length": str(len(content)), "connection": "close"}

@@ -1,4 +1,4 @@
-"""Files out of a request's form, written piece by piece as they come, within limits."""
+"""Streaming of uploaded files to disk, within limits."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ from starlette.requests import ClientDisconnect, Request
 from genretree.files import printable
 from genretree.service.config import Limits
 from genretree.service.errors import Problem
-from genretree.service.storage import Storage, Upload, cant_write
+from genretree.service.storage import Storage, Upload, write_failed
 
 FIELDS = ("files", "file")
-_LONGEST_NAME = 255
-_FORM_BYTES = 4096  # that a form may have around each file
+_MAX_NAME_LENGTH = 255
+_FORM_BYTES = 4096  # of form data around each file
 _DRAIN_SECONDS, _DRAIN_BYTES = 2.0, 64 << 20
 
 
 @asynccontextmanager
-async def received_files(
-    request: Request, limits: Limits, folder: Path, storage: Storage, most: int | None = None
+async def receive_files(
+    request: Request, limits: Limits, folder: Path, storage: Storage, max_files: int | None = None
 ) -> AsyncIterator[list[Upload]]:
-    """Receive the files of a multipart form; they are removed at the end of the block, whatever happens.
+    """Receive the files of a multipart form; removes them at the end of the block.
 
     Parameters
     ----------
     request : Request
     limits : Limits
     folder : Path
-        Where they are written, under names of ours.
+        Where to write the files, under random names.
     storage : Storage
-        Counts their bytes.
-    most : int, optional
-        How many there may be, if fewer than the limits say.
+        Accounts for their bytes.
+    max_files : int, optional
+        Maximum number of files, if lower than `limits.files`.
 
     Raises
     ------
     Problem
-        Of kind bad_request, too_large, timeout or busy.
+        Kinds: bad_request, too_large, timeout, busy.
     ClientDisconnect
-        If the client hangs up.
+        If the client disconnects.
     """
-    form = _Form(folder, storage, limits.upload_bytes, min(limits.files, most or limits.files))
+    form = _FormWriter(folder, storage, limits.upload_bytes, min(limits.files, max_files or limits.files))
     try:
         try:
             await _receive(request, limits, form)
@@ -63,10 +63,10 @@ async def received_files(
         form.remove()
 
 
-async def _receive(request: Request, limits: Limits, form: _Form) -> None:
-    most = limits.upload_bytes + _FORM_BYTES * (limits.files + 1)
+async def _receive(request: Request, limits: Limits, form: _FormWriter) -> None:
+    max_bytes = limits.upload_bytes + _FORM_BYTES * (limits.files + 1)
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > most:
+    if declared.isdigit() and int(declared) > max_bytes:
         raise _too_large(limits.upload_bytes)
     parser = _make_parser(request, form)
     received = 0
@@ -82,26 +82,26 @@ async def _receive(request: Request, limits: Limits, form: _Form) -> None:
             form.more = message.get("more_body", False)
             body = message.get("body", b"")
             received += len(body)
-            if received > most:  # before, between or behind the files, which are counted by themselves
+            if received > max_bytes:  # in the form data around the files, whose bytes are counted separately
                 raise _too_large(limits.upload_bytes)
             parser.write(body)
     except TimeoutError as error:
-        raise Problem("timeout", "the upload takes too long, or has stopped", 408) from error
+        raise Problem("timeout", "the upload timed out", 408) from error
     except FormParserError as error:
-        raise Problem("bad_request", f"the form can't be read: {error}") from error
+        raise Problem("bad_request", f"can't parse the form: {error}") from error
     except OSError as error:
-        raise cant_write(error) from error
+        raise write_failed(error) from error
     if not form.ended:
         raise Problem("bad_request", "the form ends before its last boundary")
     if not form.uploads:
         raise Problem("bad_request", "the form has no file; send at least one as 'files'")
 
 
-def _make_parser(request: Request, form: _Form) -> MultipartParser:
+def _make_parser(request: Request, form: _FormWriter) -> MultipartParser:
     kind, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
-        raise Problem("bad_request", "send the files as a form of the type multipart/form-data", 415)
+        raise Problem("bad_request", "send the files as multipart/form-data", 415)
     try:
         return MultipartParser(
             boundary,
@@ -119,19 +119,19 @@ def _make_parser(request: Request, form: _Form) -> MultipartParser:
             max_header_size=4096,
         )
     except FormParserError as error:
-        raise Problem("bad_request", f"the form can't be read: {error}") from error
+        raise Problem("bad_request", f"can't parse the form: {error}") from error
 
 
 @dataclass
-class _Form:
-    """What a parser finds, on its way into files."""
+class _FormWriter:
+    """Writes the parts of a form to files; the methods are callbacks of the parser."""
 
     folder: Path
     storage: Storage
-    most_bytes: int
-    most_files: int
+    max_bytes: int
+    max_files: int
     uploads: list[Upload] = field(default_factory=list)
-    more: bool = True  # whether more of the request is to come
+    more: bool = True  # whether more of the request follows
     ended: bool = False
     _name: bytes = b""
     _value: bytes = b""
@@ -157,26 +157,22 @@ class _Form:
         _, options = parse_options_header(self._disposition)
         field_name = _text(options.get(b"name", b""))
         if field_name in FIELDS and b"filename" not in options:
-            raise Problem(
-                "bad_request", f"what the form sends as {field_name!r} has no file name; send it as a file with one"
-            )
+            raise Problem("bad_request", f"the field {field_name!r} has no file name; send it as a file")
         if field_name not in FIELDS:
-            raise Problem(
-                "bad_request", f"the form has a field {field_name[:40]!r}; it may only have files, as 'files'"
-            )
-        if len(self.uploads) >= self.most_files:
-            raise Problem("bad_request", f"more than {self.most_files} file{'s' * (self.most_files > 1)} in a request")
+            raise Problem("bad_request", f"unknown field {field_name[:40]!r}; send only files, as 'files'")
+        if len(self.uploads) >= self.max_files:
+            raise Problem("bad_request", f"the request has more than {self.max_files} file{'s' * (self.max_files > 1)}")
         path = self.folder / f"upload-{uuid4().hex}"
         self._file = path.open("xb")
-        name = _text(options[b"filename"])[:_LONGEST_NAME]
+        name = _text(options[b"filename"])[:_MAX_NAME_LENGTH]
         self.uploads.append(Upload(name or "unnamed", path))
 
     def take(self, data: bytes, start: int, end: int) -> None:
         assert self._file is not None
         size = end - start
-        if self._size + size > self.most_bytes:
-            raise _too_large(self.most_bytes)
-        self.storage.take(size)
+        if self._size + size > self.max_bytes:
+            raise _too_large(self.max_bytes)
+        self.storage.reserve(size)
         self._size += size
         self.uploads[-1].size += size
         self._file.write(data[start:end])
@@ -188,12 +184,12 @@ class _Form:
         self.ended = True
 
     def remove(self) -> None:
-        """Remove what is still there; a job may have taken a file over."""
-        with contextlib.suppress(OSError):  # of a full disk: what was left to write
+        """Remove the remaining uploads; a job may have claimed one."""
+        with contextlib.suppress(OSError):  # a full disk: the buffer can't be written
             self._close()
         for upload in self.uploads:
             upload.path.unlink(missing_ok=True)
-            self.storage.give_back(upload.size)
+            self.storage.release(upload.size)
 
     def _close(self) -> None:
         file, self._file = self._file, None
@@ -206,11 +202,11 @@ def _text(name: bytes) -> str:
 
 
 def _too_large(limit: int) -> Problem:
-    return Problem("too_large", f"the upload has more than {limit / (1 << 20):.4g} MB; that is the most taken here")
+    return Problem("too_large", f"the upload is larger than the limit of {limit / (1 << 20):.4g} MB")
 
 
 async def _drain(request: Request) -> None:
-    """Read on for a moment: a client that is cut off while it sends never reads why."""
+    """Read on for a moment: a client that is disconnected while it sends never reads the response."""
     size = 0
     with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):
         async with asyncio.timeout(_DRAIN_SECONDS):

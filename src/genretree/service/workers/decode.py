@@ -1,6 +1,6 @@
-"""The worker that opens what strangers sent: a sound file to the images of its slices, in a process that may die of it.
+"""The decoding worker: computes the images of an uploaded file's slices, in a process that may crash.
 
-The service starts it as `python -P -m genretree.service.workers.decode SETUP`.
+The service runs `python -P -m genretree.service.workers.decode SETUP`.
 """
 
 from __future__ import annotations
@@ -14,91 +14,90 @@ import numpy as np
 from genretree.arrays import Array, Float32Array
 from genretree.parallel import shared_by
 from genretree.service.workers import process
-from genretree.service.workers.process import Tell
-from genretree.service.workers.protocol import Message, array_blob
+from genretree.service.workers.process import ReportProgress
+from genretree.service.workers.protocol import Message, array_bytes
 from genretree.settings import SAMPLE_RATE, ImageSettings
 from genretree.sound.decode import iter_blocks, probe
 from genretree.sound.features import IMAGES
 from genretree.sound.slices import SliceImages, skip_silent, slice_blocks, slice_track, stack_slices
 
 
-class _Listening:
-    """Sound on its way to the slices: how much has passed is told, and it may be written down."""
+class _AudioTap:
+    """Passes blocks of audio on, reports the progress, and optionally writes a copy as Ogg Vorbis."""
 
-    def __init__(self, tell: Tell | None, seconds: float, copy: Path | None) -> None:
-        self.tell, self.seconds, self.copy = tell, seconds, copy
-        self.samples = 0
+    def __init__(self, report: ReportProgress | None, seconds: float, copy: Path | None) -> None:
+        self.report, self.seconds, self.copy = report, seconds, copy
+        self.n_samples = 0
 
-    def through(self, blocks: Iterable[Float32Array]) -> Iterator[Float32Array]:
-        """Pass sound on."""
+    def wrap(self, blocks: Iterable[Float32Array]) -> Iterator[Float32Array]:
+        """Yield the blocks unchanged."""
         import soundfile
 
-        written: Any = None
+        ogg_file: Any = None
         if self.copy is not None:
-            written = soundfile.SoundFile(self.copy, "w", SAMPLE_RATE, 1, format="OGG", subtype="VORBIS")
+            ogg_file = soundfile.SoundFile(self.copy, "w", SAMPLE_RATE, 1, format="OGG", subtype="VORBIS")
         try:
             for block in blocks:
-                self.samples += len(block)
-                if self.tell is not None and self.seconds > 0:  # a length that isn't known is nan
-                    self.tell("decoding", self.samples / SAMPLE_RATE / self.seconds)
-                for at in (
-                    range(0, len(block), SAMPLE_RATE) if written else ()
-                ):  # libsndfile puts a whole call on the stack
-                    written.write(block[at : at + SAMPLE_RATE])
+                self.n_samples += len(block)
+                if self.report is not None and self.seconds > 0:  # an unknown length is NaN
+                    self.report("decoding", self.n_samples / SAMPLE_RATE / self.seconds)
+                if ogg_file is not None:
+                    for at in range(0, len(block), SAMPLE_RATE):  # libsndfile puts a call's data on the stack
+                        ogg_file.write(block[at : at + SAMPLE_RATE])
                 yield block
         finally:
-            if written is not None:
-                written.close()
+            if ogg_file is not None:
+                ogg_file.close()
 
 
-def work(message: Message, tell: Tell) -> Message:
-    """Decode a file and draw its slices."""
-    facts = message.facts
-    path = Path(facts["path"])
-    settings = ImageSettings.build(facts["images"])
-    with shared_by(facts["sharers"]):
-        seconds = probe(path).duration if facts["progress"] else 0.0
-        copy = Path(facts["copy"]) if facts["copy"] else None
-        sound = _Listening(tell if facts["progress"] else None, seconds, copy)
-        blocks = iter_blocks(path, SAMPLE_RATE, facts["salvage"], facts["seconds"])
-        slices = slice_blocks(sound.through(blocks), settings, features=facts["features"])
-        found = list(_told(skip_silent(slices, path), tell if facts["progress"] else None))
-    inputs = stack_slices(found)
+def work(message: Message, report: ReportProgress) -> Message:
+    """Decode a file and compute the images and features of its slices."""
+    header = message.header
+    path = Path(header["path"])
+    settings = ImageSettings.build(header["images"])
+    with shared_by(header["n_sharing"]):
+        seconds = probe(path).duration if header["progress"] else 0.0
+        copy = Path(header["copy"]) if header["copy"] else None
+        tap = _AudioTap(report if header["progress"] else None, seconds, copy)
+        blocks = iter_blocks(path, SAMPLE_RATE, header["salvage"], header["seconds"])
+        slices = slice_blocks(tap.wrap(blocks), settings, features=header["features"])
+        slice_inputs = list(_report_spectra(skip_silent(slices, path), report if header["progress"] else None))
+    inputs = stack_slices(slice_inputs)
     images = inputs[IMAGES]
     features = {name: inputs[name] for name in inputs if name != IMAGES}
     arrays: list[Array] = [
         images,
-        np.array([piece.decibels for piece in found], np.float32),
+        np.array([item.decibels for item in slice_inputs], np.float32),
         *features.values(),
     ]
-    told = {
-        "starts": [piece.start for piece in found],
-        "padded": found[0].padded,
-        "seconds": sound.samples / SAMPLE_RATE,
+    result = {
+        "starts": [item.start for item in slice_inputs],
+        "padded": slice_inputs[0].padded,
+        "seconds": tap.n_samples / SAMPLE_RATE,
         "shapes": [array.shape for array in arrays],
     }
-    return Message("heard", told, [array_blob(array) for array in arrays])
+    return Message("decoded", result, [array_bytes(array) for array in arrays])
 
 
-def _told(slices: Iterable[SliceImages], tell: Tell | None) -> Iterator[SliceImages]:
-    for piece in slices:
-        if tell is not None:
-            tell("spectra", 0.0)
-        yield piece
+def _report_spectra(slices: Iterable[SliceImages], report: ReportProgress | None) -> Iterator[SliceImages]:
+    for item in slices:
+        if report is not None:
+            report("spectra", 0.0)
+        yield item
 
 
 def main() -> None:
-    """Work until the service goes away."""
-    given = process.setup()
-    channel = process.take_channel()
-    process.start(threads=False)
-    # All is loaded, and its tables computed, before memory is bounded and the first file comes.
+    """Process messages until the service ends."""
+    setup = process.read_setup()
+    channel = process.open_channel()
+    process.set_up(threads=False)
+    # Import everything and compute the tables before memory is limited and the first file comes.
     import av  # noqa: F401
 
     noise = np.random.default_rng(0).standard_normal(3 * SAMPLE_RATE).astype(np.float32)
     list(slice_track(0.1 * noise, ImageSettings(slice_seconds=1.0, size=32)))
-    process.bound(given["memory"], given["file_size"])
-    process.answer(channel, work, given["processor_seconds"])
+    process.limit_resources(setup["memory"], setup["file_size"])
+    process.serve_messages(channel, work, setup["processor_seconds"])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""The worker that explains: slices that the decoder drew to maps and pictures. It is killed when nobody waits any more.
+"""The explaining worker: computes relevance maps and pictures of decoded slices.
 
-The service starts it as `python -P -m genretree.service.workers.explain SETUP`.
+It is killed if the request is cancelled.
+
+The service runs `python -P -m genretree.service.workers.explain SETUP`.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ from genretree.explanation.similar.neighbours import FOLDER as INDEX
 from genretree.explanation.slices import TrackSlices
 from genretree.progress import on_progress
 from genretree.service.workers import process
-from genretree.service.workers.process import Tell
-from genretree.service.workers.protocol import Message, take_array, take_features
+from genretree.service.workers.process import ReportProgress
+from genretree.service.workers.protocol import Message, read_array, read_features
 
-# How far the whole is when a bar begins and ends; all other bars are of the maps.
-_PARTS = {"views": (0.0, 0.1)}
+# Share of the total progress at the start and end of a progress bar; all other bars belong to the maps.
+_STAGE_PROGRESS = {"views": (0.0, 0.1)}
 _MAPS = (0.1, 0.9)
 
 
@@ -35,34 +37,36 @@ def _load(folder: str, torch: bool) -> Bundle:
     return load_bundle(folder, "torch" if torch else "auto", "float32")  # maps are small differences
 
 
-def work(message: Message, tell: Tell) -> Message:
-    """Explain slices; the pictures are drawn if they are asked for."""
-    facts = message.facts
-    method = facts["question"]["method"]
-    # Gradients and features are torch's; an export only predicts.
-    torch = method not in (None, "occlusion") or (Path(facts["bundle"]) / INDEX).is_dir()
+def work(message: Message, report: ReportProgress) -> Message:
+    """Explain slices, with pictures if requested."""
+    header = message.header
+    method = header["question"]["method"]
+    # Gradients and embeddings need torch; an export only predicts.
+    torch = method not in (None, "occlusion") or (Path(header["bundle"]) / INDEX).is_dir()
 
     def bar(title: str, done: int, total: int) -> None:
-        low, high = _PARTS.get(title, _MAPS)
-        tell("explaining", low + (high - low) * done / max(1, total))
+        low, high = _STAGE_PROGRESS.get(title, _MAPS)
+        report("explaining", low + (high - low) * done / max(1, total))
 
-    tell("explaining", 0.0)
+    report("explaining", 0.0)
     with on_progress(bar):
-        found = explain_slices(_load(facts["bundle"], torch), read_pieces(facts, message.blobs), **facts["question"])
+        explanation = explain_slices(
+            _load(header["bundle"], torch), unpack_slices(header, message.blobs), **header["question"]
+        )
     pictures: dict[str, bytes] = {}
-    view = _draw(found, facts["end"], pictures) if facts["pictures"] else None
-    content = json.dumps(found.to_json(), ensure_ascii=False).encode()
+    view = _draw(explanation, header["end"], pictures) if header["pictures"] else None
+    content = json.dumps(explanation.to_json(), ensure_ascii=False).encode()
     return Message("explained", {"view": view, "pictures": list(pictures)}, [content, *pictures.values()])
 
 
-def describe_pieces(track_slices: TrackSlices) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
-    """Give what `read_pieces` makes slices of, on the other side."""
+def pack_slices(track_slices: TrackSlices) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
+    """Return the header and arrays from which `unpack_slices` rebuilds slices in the worker."""
     arrays = [
         track_slices.images,
         track_slices.decibels,
         *track_slices.features.values(),
     ]
-    facts = {
+    header = {
         "name": track_slices.name,
         "starts": track_slices.starts.tolist(),
         "slice_seconds": track_slices.seconds,
@@ -70,31 +74,31 @@ def describe_pieces(track_slices: TrackSlices) -> tuple[dict[str, Any], list[np.
         "shapes": [array.shape for array in arrays if array is not None],
         "features": list(track_slices.features),
     }
-    return facts, [array for array in arrays if array is not None]
+    return header, [array for array in arrays if array is not None]
 
 
-def read_pieces(facts: dict[str, Any], blobs: Any) -> TrackSlices:
-    """Make slices of a message."""
-    images, decibels, *shapes = facts["shapes"]
+def unpack_slices(header: dict[str, Any], blobs: Any) -> TrackSlices:
+    """Rebuild slices from a message."""
+    images, decibels, *shapes = header["shapes"]
     return TrackSlices(
-        facts["name"],
-        take_array(blobs[0], np.uint8, images),
-        take_features(facts["features"], blobs[2:], shapes),
-        np.array(facts["starts"], np.float64),
-        facts["slice_seconds"],
-        take_array(blobs[1], np.float32, decibels),
-        facts["padded"],
+        header["name"],
+        read_array(blobs[0], np.uint8, images),
+        read_features(header["features"], blobs[2:], shapes),
+        np.array(header["starts"], np.float64),
+        header["slice_seconds"],
+        read_array(blobs[1], np.float32, decibels),
+        header["padded"],
     )
 
 
-def _draw(found: Explanation, end: float, pictures: dict[str, bytes]) -> dict[str, Any]:
-    """Draw all of a page's pictures, by name, and say where they belong."""
-    pictures["tree.png"] = draw_tree(found)
+def _draw(explanation: Explanation, end: float, pictures: dict[str, bytes]) -> dict[str, Any]:
+    """Render all pictures of a page into `pictures`, and return their positions on the page."""
+    pictures["tree.png"] = draw_tree(explanation)
     reasons = []
-    for number, reason in enumerate(found.reasons):
-        pictures[f"reason-{number + 1}.png"] = draw_reason(found, number)
+    for number, reason in enumerate(explanation.reasons):
+        pictures[f"reason-{number + 1}.png"] = draw_reason(explanation, number)
         views = []
-        for plot in plot_views(found, reason, end):
+        for plot in plot_views(explanation, reason, end):
             names = {kind: f"r{number}-{plot.view}-{kind}.png" for kind in ("grey", "colour")}
             pictures |= {names["grey"]: plot.grey, names["colour"]: plot.colour}
             views.append({"view": plot.view, "title": plot.title, **names, "ticks": plot.ticks, "range": plot.range})
@@ -103,13 +107,13 @@ def _draw(found: Explanation, end: float, pictures: dict[str, bytes]) -> dict[st
 
 
 def main() -> None:
-    """Work until the service goes away."""
-    given = process.setup()
-    channel = process.take_channel()
-    process.start(threads=True)
-    os.nice(5)  # who only wants a name goes first
-    _load(given["bundles"][0], (Path(given["bundles"][0]) / INDEX).is_dir())
-    process.answer(channel, work)
+    """Process messages until the service ends."""
+    setup = process.read_setup()
+    channel = process.open_channel()
+    process.set_up(threads=True)
+    os.nice(5)  # predictions have priority
+    _load(setup["bundles"][0], (Path(setup["bundles"][0]) / INDEX).is_dir())
+    process.serve_messages(channel, work)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Worker processes that may die: each does one thing at a time, is killed when it takes too long, and is replaced."""
+"""A pool of worker processes that restarts those that crash, hang or are killed."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from pathlib import Path
 from typing import Any
 
 from genretree.errors import GenretreeError
-from genretree.service.workers.protocol import Message, WireError, receive_from
+from genretree.service.workers.protocol import Message, ProtocolError, receive_async
 
-Listen = Callable[[str, float, int], None]  # told a stage, how far it is (0 to 1), and how many are served before
-Count = Callable[[str], None]  # told why a worker was replaced
+OnProgress = Callable[[str, float, int], None]  # called with stage, progress in [0, 1], requests ahead in the queue
+CountReplacement = Callable[[str], None]  # called with the reason why a worker was replaced
 
 _START_SECONDS = 120.0
-_STARTS = 4  # failed starts in a row until a pool without any worker answers that it is unavailable
-_PAUSE_SECONDS = 0.25  # before a lost worker is started again, twice as long each time
+_MAX_FAILED_STARTS = 4  # consecutive failed starts of every worker until the pool is unavailable
+_MIN_PAUSE_SECONDS = 0.25  # before a worker is restarted; doubles each time
 _MAX_PAUSE_SECONDS = 60.0  # after failed starts
-_MAX_IDLE_PAUSE_SECONDS = 2.0  # after the loss of one that was ready and may be so again: requests wait for it
-_STABLE_SECONDS = 60.0  # a worker that lived this long was not lost to what its predecessors were lost to
-_TRIES = 3
-_GONE = (asyncio.IncompleteReadError, ConnectionError, WireError)
-_SECRETS = ("GENRETREE_TOKEN",)  # of the service, and no business of its workers
+_MAX_IDLE_PAUSE_SECONDS = 2.0  # after an idle worker died: requests wait for its successor
+_STABLE_SECONDS = 60.0  # a worker that lived this long resets the count of losses
+_MAX_ATTEMPTS = 3
+_LOST_WORKER = (asyncio.IncompleteReadError, ConnectionError, ProtocolError)
+_SECRETS = ("GENRETREE_TOKEN",)  # environment variables that workers must not see
 
 
 class ServiceError(GenretreeError):
-    """A service can't start."""
+    """The service can't start."""
 
     kind = "service"
 
 
 class FullError(Exception):
-    """There is no place in the queue."""
+    """The queue is full."""
 
 
 class FailedError(Exception):
-    """A worker could not do what it was asked to.
+    """A worker failed to process a request.
 
     Parameters
     ----------
     kind, detail : str
-        As `genretree.errors` has them; also `timeout`, `crashed` and `unavailable`.
+        Kind of a `GenretreeError`, or `timeout`, `crashed`, `closing` or `unavailable`; and a message for people.
     """
 
     def __init__(self, kind: str, detail: str) -> None:
@@ -58,13 +58,13 @@ class FailedError(Exception):
 
 
 class UnavailableError(FailedError):
-    """No worker can be started at present.
+    """No worker can be started now.
 
     Parameters
     ----------
     detail : str
     retry_seconds : int
-        When the next start is tried, at least 1.
+        Seconds until the next start is tried, at least 1.
     """
 
     def __init__(self, detail: str, retry_seconds: int) -> None:
@@ -73,14 +73,14 @@ class UnavailableError(FailedError):
 
 
 @dataclass(eq=False)
-class _Ticket:
-    """Something to be done, and who waits for it."""
+class _Request:
+    """A request in the queue or in a worker."""
 
     message: Message
-    listen: Listen | None
+    on_progress: OnProgress | None
     reply: asyncio.Future[Message]
     started: bool = False
-    tries: int = 0
+    attempts: int = 0
 
     def fail(self, error: FailedError) -> None:
         if not self.reply.done():
@@ -89,39 +89,40 @@ class _Ticket:
 
 @dataclass(eq=False)
 class _Slot:
-    """The place of one worker: its process, and what became of the ones before it."""
+    """The place of one worker: its process, and the history of failures."""
 
     process: Process | None = None
-    failed_starts: int = 0  # in a row, until one is ready
-    losses: int = 0  # in a row, of processes that were ready, and lost before they had done anything
+    failed_starts: int = 0  # consecutive
+    losses: int = 0  # consecutive deaths of idle processes
     ready_at: float = 0.0
-    next_start: float = 0.0  # by the loop's clock
+    next_start: float = 0.0  # on the event loop's clock
 
 
 @dataclass
 class Pool:
-    """Some worker processes of one kind, and a queue before them.
+    """Worker processes running the same module, and a queue of requests.
 
     Parameters
     ----------
     module : str
-        What they run: a module whose `main` answers messages (`genretree.service.workers.process`).
+        Module to run, which processes messages (`genretree.service.workers.process`).
     setup : mapping
-        What it is told at its start.
+        Passed to each worker at its start, as JSON.
     size : int
-        How many there are.
+        Number of workers.
     waiting : int
-        How many may wait when all are busy.
+        Maximum number of queued requests while all workers are busy.
     seconds : float
-        After which a worker is killed with what it does. No request waits longer than this while no worker is ready.
+        Time limit of a request, after which its worker is killed. Also the longest wait while no worker is ready.
     temporary : Path
-        Folder for what they write for a while.
-    doing : str
-        What they do, for people.
+        Folder for the workers' temporary files.
+    task : str
+        Name of the task in messages, such as "decoding".
     count : callable
-        Is told why a worker was replaced: timeout, crashed, abandoned, start (it was lost before it was ready).
+        Called when a worker was replaced, with the reason: timeout, crashed, abandoned, or start (it died before it
+        was ready).
     kill_abandoned : bool
-        Kill a worker when nobody waits for its reply any more; else it finishes what it does.
+        Kill a worker when its request is cancelled; otherwise it finishes the request.
     """
 
     module: str
@@ -130,44 +131,44 @@ class Pool:
     waiting: int
     seconds: float
     temporary: Path
-    doing: str
-    count: Count = lambda reason: None
+    task: str
+    count: CountReplacement = lambda reason: None
     kill_abandoned: bool = False
     busy: int = field(default=0, init=False)
     ready: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self._queue: deque[_Ticket] = deque()
+        self._queue: deque[_Request] = deque()
         self._changed = asyncio.Condition()
         self._slots = [_Slot() for _ in range(self.size)]
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def queued(self) -> int:
-        """How many wait."""
+        """Number of queued requests."""
         return len(self._queue)
 
     @property
     def unavailable(self) -> bool:
-        """Whether there is no worker, and several starts of each have failed in a row."""
-        return all(slot.failed_starts >= _STARTS for slot in self._slots)
+        """Whether several consecutive starts of every worker have failed."""
+        return all(slot.failed_starts >= _MAX_FAILED_STARTS for slot in self._slots)
 
     @property
     def retry_seconds(self) -> int:
-        """When the next worker is started, in whole seconds; at least 1."""
+        """Whole seconds until the next worker is started, at least 1."""
         left = min(slot.next_start for slot in self._slots) - asyncio.get_running_loop().time()
         return max(1, math.ceil(left))
 
     async def start(self, wait: bool = True) -> None:
-        """Start the workers; without `wait` they get ready while others are served already.
+        """Start the workers; with `wait=False` return before they are ready.
 
         Raises
         ------
         ServiceError
-            If one can't start, even when it is tried several times.
+            If a worker can't start after several attempts.
         """
         if wait:
-            starts = [asyncio.create_task(self._start_slot(slot, _STARTS)) for slot in self._slots]
+            starts = [asyncio.create_task(self._start_slot(slot, _MAX_FAILED_STARTS)) for slot in self._slots]
             try:
                 await asyncio.gather(*starts)
             except BaseException:
@@ -175,73 +176,73 @@ class Pool:
                     each.cancel()
                 await asyncio.gather(*starts, return_exceptions=True)
                 for slot in self._slots:
-                    await self._end(slot)
+                    await self._kill_slot(slot)
                 raise
         self._tasks = [asyncio.create_task(self._run_slot(slot)) for slot in self._slots]
 
     async def stop(self) -> None:
-        """Kill the workers; whoever still waits is told so."""
+        """Kill the workers and fail all queued requests."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         while self._queue:
-            self._queue.popleft().fail(FailedError("closing", "the service ends"))
+            self._queue.popleft().fail(FailedError("closing", "the service is shutting down"))
 
-    def check_room(self) -> None:
-        """Raise FullError if there is no place in the queue, UnavailableError if no worker can be started."""
+    def check_capacity(self) -> None:
+        """Raise FullError if the queue is full, UnavailableError if no worker can be started."""
         if self.unavailable:
             raise self._unavailable()
         if len(self._queue) >= self.waiting + max(0, self.size - self.busy):
             raise FullError
 
-    async def run(self, message: Message, listen: Listen | None = None) -> Message:
-        """Let a worker do something, in the order of coming.
+    async def run(self, message: Message, on_progress: OnProgress | None = None) -> Message:
+        """Process a message in a worker, first come, first served.
 
         Raises
         ------
         FullError
-            If there is no place in the queue.
+            If the queue is full.
         FailedError
-            If it went wrong.
+            If the worker failed.
         UnavailableError
-            If no worker can be started, or none was ready for too long.
+            If no worker can be started, or none became ready within the time limit.
         """
-        self.check_room()
+        self.check_capacity()
         loop = asyncio.get_running_loop()
-        ticket = _Ticket(message, listen, loop.create_future())
+        request = _Request(message, on_progress, loop.create_future())
         async with self._changed:
-            self._queue.append(ticket)
-            self._changed.notify_all()  # a waiter that was cancelled would swallow a single notification
-        watch = loop.call_later(self.seconds, self._limit_wait, ticket)
-        if listen is not None:
-            listen("waiting", 0.0, len(self._queue) - 1 if self.busy >= self.size else 0)
+            self._queue.append(request)
+            self._changed.notify_all()  # a cancelled waiter would swallow a single notification
+        watch = loop.call_later(self.seconds, self._limit_wait, request)
+        if on_progress is not None:
+            on_progress("waiting", 0.0, len(self._queue) - 1 if self.busy >= self.size else 0)
         try:
-            return await ticket.reply
+            return await request.reply
         finally:
             watch.cancel()
-            if ticket in self._queue:
-                self._queue.remove(ticket)
+            if request in self._queue:
+                self._queue.remove(request)
 
-    def _limit_wait(self, ticket: _Ticket) -> None:
-        if ticket in self._queue and not self.ready:
-            ticket.fail(self._unavailable())
+    def _limit_wait(self, request: _Request) -> None:
+        if request in self._queue and not self.ready:
+            request.fail(self._unavailable())
 
     def _unavailable(self) -> UnavailableError:
-        detail = f"{self.doing} is not possible now: its worker processes end while they start"
+        detail = f"{self.task} is unavailable: its worker processes die during startup"
         return UnavailableError(f"{detail}; retry later", self.retry_seconds)
 
-    async def _take(self) -> _Ticket:
+    async def _next_request(self) -> _Request:
         async with self._changed:
             await self._changed.wait_for(lambda: bool(self._queue))
-            ticket = self._queue.popleft()
+            request = self._queue.popleft()
         for place, other in enumerate(self._queue):
-            if other.listen is not None:
-                other.listen("waiting", 0.0, place + 1)
-        return ticket
+            if other.on_progress is not None:
+                other.on_progress("waiting", 0.0, place + 1)
+        return request
 
-    async def _take_for(self, process: Process) -> _Ticket | None:
-        """Wait for the next ticket; None if the process ends before there is one."""
-        take, end = asyncio.create_task(self._take()), asyncio.create_task(process.wait())
+    async def _next_request_unless_dead(self, process: Process) -> _Request | None:
+        """Wait for the next request; None if the process ends first."""
+        take, end = asyncio.create_task(self._next_request()), asyncio.create_task(process.wait())
         try:
             await asyncio.wait({take, end}, return_when=asyncio.FIRST_COMPLETED)
             return take.result() if take.done() else None
@@ -255,81 +256,81 @@ class Pool:
             await asyncio.gather(take, end, return_exceptions=True)
 
     async def _run_slot(self, slot: _Slot) -> None:
-        """Serve one after the other by a process, or by the next if that one is lost."""
+        """Process requests with a worker, which is replaced when it dies."""
         try:
             while True:
                 if slot.process is None:
                     await self._start_slot(slot)
                 assert slot.process is not None
-                ticket = await self._take_for(slot.process)
-                if ticket is None:
+                request = await self._next_request_unless_dead(slot.process)
+                if request is None:
                     self.count("crashed")
-                    await self._lose_idle(slot)
+                    await self._handle_idle_exit(slot)
                     continue
                 self.busy += 1
                 try:
-                    healthy = await self._serve(slot.process, ticket)
+                    healthy = await self._serve(slot.process, request)
                 finally:
                     self.busy -= 1
-                if ticket.started:
+                if request.started:
                     slot.losses = 0
                 if not healthy:
-                    await (self._end(slot) if ticket.started else self._lose_idle(slot))
+                    await (self._kill_slot(slot) if request.started else self._handle_idle_exit(slot))
         finally:
-            await self._end(slot)
+            await self._kill_slot(slot)
 
-    async def _serve(self, process: Process, ticket: _Ticket) -> bool:
+    async def _serve(self, process: Process, request: _Request) -> bool:
         """Let a process do something; gives whether it is good for more."""
-        exchange = asyncio.create_task(_exchange(process, ticket, self.busy))
+        exchange = asyncio.create_task(_exchange(process, request, self.busy))
         if self.kill_abandoned:
-            ticket.reply.add_done_callback(lambda reply: exchange.cancel() if reply.cancelled() else None)
+            request.reply.add_done_callback(lambda reply: exchange.cancel() if reply.cancelled() else None)
         try:
             async with asyncio.timeout(self.seconds):
                 reply = await exchange
         except TimeoutError:
-            detail = f"{self.doing} takes longer than the {self.seconds:g} s that it may take here"
-            ticket.fail(FailedError("timeout", detail))
+            detail = f"{self.task} takes longer than the limit of {self.seconds:g} s"
+            request.fail(FailedError("timeout", detail))
             self.count("timeout")
             return False
-        except _GONE:
-            self._lose(ticket)
+        except _LOST_WORKER:
+            self._handle_crash(request)
             return False
         except asyncio.CancelledError:
             own = asyncio.current_task()
             if own is not None and own.cancelling():
-                ticket.fail(FailedError("closing", "the service ends"))
+                request.fail(FailedError("closing", "the service is shutting down"))
                 raise
             self.count("abandoned")
             return False
         if reply.event == "failed":
-            kind, detail = str(reply.facts.get("kind")), str(reply.facts.get("detail"))
-            ticket.fail(FailedError(kind, detail))
+            kind, detail = str(reply.header.get("kind")), str(reply.header.get("detail"))
+            request.fail(FailedError(kind, detail))
             if kind == "crashed":
                 self.count("crashed")
             return kind != "crashed"
-        if not ticket.reply.done():
-            ticket.reply.set_result(reply)
+        if not request.reply.done():
+            request.reply.set_result(reply)
         return True
 
-    def _lose(self, ticket: _Ticket) -> None:
-        """Put what a process died of to its account; what it had not begun yet is given to another one."""
+    def _handle_crash(self, request: _Request) -> None:
+        """Fail the request that a process died of; requeue it if the process had not started on it."""
         self.count("crashed")
-        ticket.tries += 1
-        if ticket.started:
-            detail = f"{self.doing} made a process crash; convert the file to another format"
-            ticket.fail(FailedError("crashed", detail))
-        elif ticket.tries >= _TRIES:  # processes were lost before they looked at it: it is not to blame
-            ticket.fail(self._unavailable())
+        request.attempts += 1
+        if request.started:
+            detail = f"{self.task} crashed; convert the file to another format"
+            request.fail(FailedError("crashed", detail))
+        elif request.attempts >= _MAX_ATTEMPTS:  # processes died before they started on it: not its fault
+            request.fail(self._unavailable())
         else:
-            self._queue.appendleft(ticket)
+            self._queue.appendleft(request)
 
-    async def _start_slot(self, slot: _Slot, tries: int | None = None) -> None:
-        """Start a process, after a pause if others were lost, and again until one is ready.
+    async def _start_slot(self, slot: _Slot, attempts: int | None = None) -> None:
+        """Start a process, with a growing pause between failed attempts, until one is ready.
 
         Raises
         ------
         ServiceError
-            If `tries` starts have failed; without `tries` it goes on for ever.
+            If `attempts` starts have failed. Without `attempts` it never gives up.
         """
         loop = asyncio.get_running_loop()
         while True:
@@ -340,7 +341,7 @@ class Pool:
                 slot.failed_starts += 1
                 slot.next_start = loop.time() + _pause(slot.failed_starts, _MAX_PAUSE_SECONDS)
                 self.count("start")
-                if tries is not None and slot.failed_starts >= tries:
+                if attempts is not None and slot.failed_starts >= attempts:
                     raise
                 while self._queue and self.unavailable:
                     self._queue.popleft().fail(self._unavailable())
@@ -349,15 +350,15 @@ class Pool:
                 self.ready += 1
                 return
 
-    async def _lose_idle(self, slot: _Slot) -> None:
-        """Take leave of a process that was lost before it had begun what it was to do."""
+    async def _handle_idle_exit(self, slot: _Slot) -> None:
+        """Handle the death of a process that had not started on a request."""
         now = asyncio.get_running_loop().time()
         slot.losses = 1 if now - slot.ready_at > _STABLE_SECONDS else slot.losses + 1
         slot.next_start = now + _pause(slot.losses, _MAX_IDLE_PAUSE_SECONDS)
-        await self._end(slot)
+        await self._kill_slot(slot)
 
-    async def _end(self, slot: _Slot) -> None:
-        """Kill the process of a slot, if it has one."""
+    async def _kill_slot(self, slot: _Slot) -> None:
+        """Kill the process of a slot, if any."""
         if slot.process is not None:
             process, slot.process = slot.process, None
             self.ready -= 1
@@ -371,29 +372,29 @@ class Pool:
                 *(sys.executable, "-P", "-m", self.module, json.dumps(dict(self.setup))),
                 stdin=PIPE,
                 stdout=PIPE,
-                stderr=DEVNULL,  # what decoders say of broken files
+                stderr=DEVNULL,  # decoders print warnings about broken files
                 env={**environment, "TMPDIR": str(self.temporary)},
-                start_new_session=True,  # so that it can be killed with what it started
+                start_new_session=True,  # so that it is killed with its children
                 limit=1 << 20,
             )
-        except OSError as error:  # no memory or no process left
+        except OSError as error:  # out of memory or processes
             reason = error.strerror or error
-            raise ServiceError(f"{self.doing}: a worker ({run}) can't be started ({reason})") from error
+            raise ServiceError(f"{self.task}: can't start a worker ({run}): {reason}") from error
         assert process.stdout is not None
         try:
             async with asyncio.timeout(_START_SECONDS):
-                await receive_from(process.stdout)
+                await receive_async(process.stdout)
         except BaseException as error:
             await _kill(process)
-            if isinstance(error, (TimeoutError, *_GONE)):
-                raise ServiceError(f"{self.doing}: a worker ({run}) ends before it is ready") from error
+            if isinstance(error, (TimeoutError, *_LOST_WORKER)):
+                raise ServiceError(f"{self.task}: a worker ({run}) died before it was ready") from error
             raise
         return process
 
 
-def _pause(losses: int, longest: float) -> float:
-    """Give the seconds before the next start, after this number of losses in a row."""
-    return min(_PAUSE_SECONDS * 2.0 ** min(losses - 1, 30), longest)
+def _pause(losses: int, max_seconds: float) -> float:
+    """Return the seconds until the next start, after this number of consecutive failures."""
+    return min(_MIN_PAUSE_SECONDS * 2.0 ** min(losses - 1, 30), max_seconds)
 
 
 async def _kill(process: Process) -> None:
@@ -402,19 +403,19 @@ async def _kill(process: Process) -> None:
     await process.wait()
 
 
-async def _exchange(process: Process, ticket: _Ticket, n_sharing_processes: int) -> Message:
+async def _exchange(process: Process, request: _Request, n_sharing_processes: int) -> Message:
     assert process.stdin is not None
     assert process.stdout is not None
-    ticket.message.facts["sharers"] = n_sharing_processes
-    for part in ticket.message.parts():
+    request.message.header["n_sharing"] = n_sharing_processes
+    for part in request.message.parts():
         process.stdin.write(part)
         await process.stdin.drain()
     while True:
-        message = await receive_from(process.stdout)
+        message = await receive_async(process.stdout)
         if message.event == "started":
-            ticket.started = True
+            request.started = True
         elif message.event == "progress":
-            if ticket.listen is not None:
-                ticket.listen(str(message.facts["stage"]), float(message.facts["part"]), 0)
+            if request.on_progress is not None:
+                request.on_progress(str(message.header["stage"]), float(message.header["part"]), 0)
         else:
             return message

@@ -1,4 +1,4 @@
-"""What every worker process does: it bounds itself, answers one message after the other, and ends with its parent."""
+"""Setup and message loop of worker processes, with resource limits."""
 
 from __future__ import annotations
 
@@ -19,86 +19,86 @@ from genretree.errors import GenretreeError, SoundError
 from genretree.parallel import single_thread
 from genretree.service.workers.protocol import Message, receive, send
 
-Tell = Callable[[str, float], None]  # told a stage and how far it is, 0 to 1
-Work = Callable[[Message, Tell], Message]
+ReportProgress = Callable[[str, float], None]  # called with a stage and its progress in [0, 1]
+Work = Callable[[Message, ReportProgress], Message]
 
-_TELL_EVERY = 0.1  # seconds
-
-
-def setup() -> dict[str, Any]:
-    """Read what the service says to a worker when it starts it."""
-    found: dict[str, Any] = json.loads(sys.argv[1])
-    return found
+_REPORT_SECONDS = 0.1  # seconds
 
 
-def take_channel() -> IO[bytes]:
-    """Give the channel to the service; whatever else writes to standard output, some library in C say, goes nowhere."""
+def read_setup() -> dict[str, Any]:
+    """Read the setup that the service passes on the command line."""
+    setup: dict[str, Any] = json.loads(sys.argv[1])
+    return setup
+
+
+def open_channel() -> IO[bytes]:
+    """Return the channel to the service, and redirect standard output to nowhere: C libraries may write to it."""
     channel = os.fdopen(os.dup(1), "wb")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
     return channel
 
 
-def bound(memory: int, file_size: int) -> None:
-    """Bound this process and those it starts: memory, the size of files that are written, no core dumps."""
-    limit(resource.RLIMIT_AS, memory)
-    limit(resource.RLIMIT_FSIZE, file_size)
-    limit(resource.RLIMIT_CORE, 0)
+def limit_resources(memory: int, file_size: int) -> None:
+    """Limit memory and the size of written files, and disable core dumps, for this process and its children."""
+    set_limit(resource.RLIMIT_AS, memory)
+    set_limit(resource.RLIMIT_FSIZE, file_size)
+    set_limit(resource.RLIMIT_CORE, 0)
 
 
-def limit(kind: int, value: int) -> None:
-    """Lower a limit of this process; systems that don't know it (macOS has no bound of memory) do without."""
-    _, hard = resource.getrlimit(kind)
+def set_limit(resource_id: int, value: int) -> None:
+    """Lower a resource limit of this process, where the system supports it (macOS does not limit memory)."""
+    _, hard = resource.getrlimit(resource_id)
     with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+        resource.setrlimit(resource_id, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
-def start(threads: bool) -> None:
-    """Leave interrupts to the parent, end with it, and, unless threads are wanted, keep to one."""
+def set_up(threads: bool) -> None:
+    """Ignore interrupts, end with the parent process, and use one thread unless `threads` is true."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not threads:
         single_thread()
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
 
 
-def answer(channel: IO[bytes], work: Work, processor_seconds: float | None = None) -> None:
-    """Say that this worker is ready, and do what comes, until nothing does.
+def serve_messages(channel: IO[bytes], work: Work, processor_seconds: float | None = None) -> None:
+    """Send `ready`, and process messages until the service closes the channel.
 
     Parameters
     ----------
     channel : binary file
-        To the service; messages come by standard input.
+        Channel to the service; messages come from standard input.
     work : callable
-        Makes the reply to a message.
+        Computes the reply to a message.
     processor_seconds : float, optional
-        What one message may take of a processor, before the system ends this process.
+        Processor time for one message, after which the system kills this process.
     """
     send(channel, Message("ready"))
     while (message := receive(sys.stdin.buffer)) is not None:
         if processor_seconds is not None:
-            limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + processor_seconds))
+            set_limit(resource.RLIMIT_CPU, math.ceil(time.process_time() + processor_seconds))
         send(channel, Message("started"))
-        reply, last = _reply(work, message, _teller(channel))
+        reply, last = _reply(work, message, _progress_reporter(channel))
         send(channel, reply)
         del message, reply
         if last:
             return
 
 
-def _reply(work: Work, message: Message, tell: Tell) -> tuple[Message, bool]:
-    """Give the reply, and whether it must be this worker's last."""
+def _reply(work: Work, message: Message, report: ReportProgress) -> tuple[Message, bool]:
+    """Return the reply, and whether this worker must end after it."""
     try:
-        return work(message, tell), False
+        return work(message, report), False
     except SoundError as error:
         return _failed(error.kind, error.detail), False
     except GenretreeError as error:
         return _failed(error.kind, str(error)), False
     except MemoryError:
-        return _failed("crashed", "decoding it takes more memory than is allowed here"), True
+        return _failed("crashed", "decoding takes more memory than the limit allows"), True
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            return _failed("busy", "there is no room to work on it now; try again later"), False
+            return _failed("busy", "the disk of the service is full; try again later"), False
         return _failed("internal", f"{type(error).__name__}: {error}"), False
 
 
@@ -106,22 +106,22 @@ def _failed(kind: str, detail: str) -> Message:
     return Message("failed", {"kind": kind, "detail": detail})
 
 
-def _teller(channel: IO[bytes]) -> Tell:
-    """Give what tells the service of progress, not too often."""
+def _progress_reporter(channel: IO[bytes]) -> ReportProgress:
+    """Return a function that sends progress to the service at a limited rate."""
     last: tuple[str, float] = ("", 0.0)
 
-    def tell(stage: str, part: float) -> None:
+    def report(stage: str, part: float) -> None:
         nonlocal last
         now = time.monotonic()
-        if stage != last[0] or now - last[1] > _TELL_EVERY:
+        if stage != last[0] or now - last[1] > _REPORT_SECONDS:
             last = (stage, now)
             send(channel, Message("progress", {"stage": stage, "part": min(1.0, max(0.0, part))}))
 
-    return tell
+    return report
 
 
-def _end_with(parent: int) -> None:
-    """End this worker, and what it started, when the service is gone: one that was killed can't say so."""
+def _exit_with_parent(parent: int) -> None:
+    """Kill this worker and its children when the service has ended, even if it was killed."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os.killpg(0, signal.SIGKILL)

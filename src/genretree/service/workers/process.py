@@ -22,7 +22,7 @@ from genretree.service.workers.protocol import Message, receive, send
 ReportProgress = Callable[[str, float], None]  # called with a stage and its progress in [0, 1]
 Work = Callable[[Message, ReportProgress], Message]
 
-_REPORT_SECONDS = 0.1  # seconds
+_REPORT_SECONDS = 0.1
 
 
 def read_setup() -> dict[str, Any]:

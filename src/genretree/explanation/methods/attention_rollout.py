@@ -121,7 +121,7 @@ def _place(looked: Tensor, backbone: Any, turns: int, size: int) -> Tensor:
     large = functional.interpolate(grid[:, None], size=(size, size), mode="nearest")[:, 0]
     large = large * (grid.shape[1] * grid.shape[2] / size**2) / turns
     return torch.stack(
-        [one.multiply_attention(-round(turn * size / turns), dims=1) for turn, one in enumerate(large)]
+        [one.roll(-round(turn * size / turns), dims=1) for turn, one in enumerate(large)]
     ).sum(dim=0)
 
 

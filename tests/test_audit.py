@@ -323,6 +323,15 @@ def test_labels_are_doubted_class_by_class() -> None:
     assert margins.round(2).tolist() == [0.8, 0.4, 0.6, 0.1, -0.7]
 
 
+def test_label_issues_match_cleanlab() -> None:
+    """Values of `benchmarks/label_issues_reference.py`."""
+    reference = json.loads((Path(__file__).parent / "data" / "cleanlab_label_issues.json").read_text())
+    for case in reference["cases"]:
+        margins, _, flagged = find_label_issues(np.array(case["probabilities"]), np.array(case["labels"]))
+        np.testing.assert_allclose((margins + 1) / 2, case["normalized_margins"], atol=1e-12)
+        assert np.flatnonzero(flagged).tolist() == case["off_diagonal"]
+
+
 def test_labels_of_one_group_cannot_be_checked(copied: Path) -> None:
     store = change_tracks(copied, group=["artist:x"] * 8)
     with pytest.raises(CorpusError, match="labels can't be checked"):

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.arrays import Int64Array
 from genretree.bundle.bundle import Bundle, load_bundle, save_bundle
 from genretree.checks import require_path, require_type
 from genretree.corpus.manifest import ALONE
@@ -210,7 +211,7 @@ def slice_dataset(store: Store, split: Split, part: str) -> SliceDataset:
     return slice_dataset_of(store, store.rows(part, split))
 
 
-def slice_dataset_of(store: Store, rows: NDArray[np.int64]) -> SliceDataset:
+def slice_dataset_of(store: Store, rows: Int64Array) -> SliceDataset:
     """Take labelled slices of a store by their index."""
     tracks = store.slice_tracks[rows]
     return SliceDataset(
@@ -219,7 +220,7 @@ def slice_dataset_of(store: Store, rows: NDArray[np.int64]) -> SliceDataset:
         store.track_leaves[tracks],
         tracks,
         store.track_groups[tracks],
-        store.mel_16k,
+        store.features,
         store.folder / "cache",
     )
 

@@ -13,7 +13,8 @@ import soundfile as sf
 
 from genretree.corpus import prepare as prepare_module
 from genretree.corpus.manifest import Manifest, read_manifest
-from genretree.corpus.prepare import prepare
+from genretree.corpus.prepare import add_features, prepare
+from genretree.corpus.store import Store
 from genretree.errors import ArgumentError, CorpusError, SettingsError
 from genretree.models.base import FitContext, FitResult, Model
 from genretree.settings import SAMPLE_RATE, ImageSettings, Settings
@@ -21,7 +22,9 @@ from genretree.sound import features
 from genretree.sound.features import Inputs, SliceInputs, feature_names, get_feature, register_feature
 from genretree.sound.slices import iter_slices
 from genretree.testing import check_family
+from genretree.training.train import train
 from small_corpus import synthesise
+from small_weights import write_musicnn
 
 SMALL = ImageSettings(slice_seconds=2.0, size=32)
 
@@ -96,7 +99,7 @@ def test_a_feature_of_another_shape_is_refused(energy: str, manifest: Manifest) 
 def test_a_store_keeps_what_was_asked_for_and_more_is_added_later(
     tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch, energy: str
 ) -> None:
-    whole = prepare(manifest, tmp_path / "whole", SMALL, workers=1)
+    whole = prepare(manifest, tmp_path / "whole", SMALL, workers=1, features=["mel_16k"])
     assert list(whole.features) == ["mel_16k"]
     store = prepare(manifest, tmp_path / "store", SMALL, workers=1, features=["images"])
     assert not store.features
@@ -135,7 +138,7 @@ def test_a_feature_is_not_added_where_a_file_has_changed(tmp_path: Path, manifes
     finally:
         path.write_bytes(before)
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert "mel_16k" in prepare(manifest, store.folder, SMALL, workers=1).features
+    assert "mel_16k" in prepare(manifest, store.folder, SMALL, workers=1, features=["mel_16k"]).features
 
 
 def test_an_unknown_feature_is_refused_before_any_work(tmp_path: Path, manifest: Manifest) -> None:
@@ -203,3 +206,22 @@ class _WithoutFeature(EnergyFamily):
     @staticmethod
     def fit(train: Any, validation: Any, taxonomy: Any, settings: Any, context: FitContext) -> FitResult:
         return FitResult(EnergyModel(np.zeros(len(taxonomy.leaves)), taxonomy), [])
+
+
+def test_a_store_holds_only_what_was_asked_for_and_training_adds_the_rest(manifest: Manifest, tmp_path: Path) -> None:
+    store = prepare(manifest, tmp_path / "store", SMALL, workers=1)
+    assert not store.features
+    before = (store.folder / "images.npy").stat().st_mtime_ns
+    settings = {"patches": 1, "Cs": [0.1], "weights": str(write_musicnn(tmp_path / "weights"))}
+    bundle = train(store, "musicnn", tmp_path / "bundle", settings)
+    assert "mel_16k" in bundle.model.input_features
+    whole = prepare(manifest, tmp_path / "whole", SMALL, workers=1, features=["mel_16k"])
+    np.testing.assert_array_equal(Store(store.folder).features["mel_16k"], whole.features["mel_16k"])
+    assert (store.folder / "images.npy").stat().st_mtime_ns == before
+
+
+def test_a_store_of_images_alone_can_get_no_features(manifest: Manifest, tmp_path: Path) -> None:
+    store = prepare(manifest, tmp_path / "store", SMALL, workers=1)
+    store.tracks["file"] = [""] * store.n_tracks
+    with pytest.raises(CorpusError, match="was made from images, and mel_16k is computed from audio"):
+        add_features(store, ["mel_16k"])

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from genretree.taxonomy import Taxonomy
 
 
-_FEATURES = "images,mel_16k"
-
-
 @click.command()
 @click.argument("out", type=FOLDER)
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same music.")
@@ -66,9 +63,9 @@ def compose(out: Path, seed: int, workers: int | None, quiet: bool, audio_format
 @click.option("--slice-seconds", type=float, help="Length of a slice.  [default: 11.4]")
 @click.option(
     "--features",
-    default=_FEATURES,
-    show_default=True,
-    help="Features to store, separated by commas. musicnn needs mel_16k. If STORE lacks one, it is added.",
+    default="",
+    help="Features of the audio to store next to the images, separated by commas, such as mel_16k, which musicnn "
+    "needs. If STORE lacks one, it is added.",
 )
 @click.option("--engine", default="auto", show_default=True, help="Engine for the spectra; or ray: on a Ray cluster.")
 @click.option("--address", help="Of a Ray cluster; without it Ray is started on this machine.")
@@ -118,7 +115,8 @@ def prepare(
     Images may also come from a CSV with the columns mel, cqt, chroma, genre (and track, artist), or from any data set
     with --columns: rows of one track are its slices.
 
-    Images are always stored. Repeat the command with a further name in --features to add that feature alone.
+    Images are always stored. To add a feature to a store, repeat the command with its name in --features; training a
+    family that needs one adds it, too.
 
     Go on after an interruption by calling it again. Files that can't be used are listed at the end and left out.
     """
@@ -143,7 +141,7 @@ def prepare(
     if is_csv or named or (not is_dataset(source) and is_image_dataset(source, named)):
         refuse(
             "images",
-            features=features != _FEATURES,
+            features=features,
             engine=engine != "auto",
             salvage=salvage,
             stream=stream,
@@ -159,7 +157,7 @@ def prepare(
         drawn = "a data set of drawn slices"
         refuse(drawn, tree=tree not in (None, "ccmusic"), group=group, levels=levels, depth=depth)
         refuse(drawn, **{"multiple-genres": multiple_genres != "ask"})
-        refuse(drawn, features=features != _FEATURES, engine=engine != "auto", salvage=salvage, seed=seed)
+        refuse(drawn, features=features, engine=engine != "auto", salvage=salvage, seed=seed)
         common["find_copies"] = find_copies
         made = prepare_dataset(source, store, settings, stream=stream or None, regroup=recover_tracks, **common)
     else:
@@ -173,7 +171,7 @@ def prepare(
 
             engine, common["draw"] = "auto", prepare_on_ray(address)
         skipped = manifest.skipped
-        names = [name.strip() for name in features.split(",")]
+        names = [name.strip() for name in features.split(",") if name.strip()]
         common |= {"features": names, "engine": engine, "salvage": salvage, "seed": seed}
         made = prepare_store(manifest, store, settings, **common)
     if as_json:

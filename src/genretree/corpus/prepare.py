@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
@@ -32,7 +32,7 @@ from genretree.parallel import available_processors, worker_pool
 from genretree.progress import progress_bar
 from genretree.remote import fetched, is_url
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE, ImageSettings
-from genretree.sound.features import DEFAULT_FEATURES, MEL_16K, Feature, register_found, requested_features
+from genretree.sound.features import MEL_16K, Feature, register_found, requested_features
 from genretree.sound.images import name_image
 from genretree.taxonomy import format_path
 
@@ -70,7 +70,7 @@ def prepare(
     progress: bool = False,
     draw: Draw | None = None,
     cache: str | Path | None = None,
-    features: Sequence[str] = DEFAULT_FEATURES,
+    features: Sequence[str] = (),
 ) -> Store:
     """Draw every track of a manifest into a store.
 
@@ -97,8 +97,9 @@ def prepare(
     cache : path, optional
         Folder that keeps the images of each track for other stores of the same files and settings.
     features : sequence of str
-        Names of the features to store; see `genretree.sound.features.register_feature`. The images are always stored.
-        If the same call made `out` before with fewer features, those that it lacks are added.
+        Names of the features to store next to the images, such as "mel_16k"; see
+        `genretree.sound.features.register_feature`. If the same call made `out` before with fewer features, those that
+        it lacks are added; `genretree.train` adds what a family needs.
 
     Returns
     -------
@@ -128,9 +129,10 @@ def prepare(
     )
     existing = check_target(out, facts.digest, overwrite)
     if existing is not None:
-        missing = tuple(feature for feature in requested if feature.name not in existing.features)
-        workers = workers or available_processors()
-        return _add_features(existing, manifest, missing, salvage, workers, progress, draw) if missing else existing
+        paths = {track.name: track.path for track in manifest.tracks}
+        return add_features(
+            existing, features, salvage=salvage, workers=workers, progress=progress, draw=draw, paths=paths
+        )
     work = out.with_name(f"{out.name}.partial")
     shards = work / "tracks" if cache is None else Path(cache)
     work.mkdir(parents=True, exist_ok=True)
@@ -158,47 +160,85 @@ def prepare(
     return publish(work, None if cache is not None else shards, out)
 
 
-def _add_features(
+def add_features(
     store: Store,
-    manifest: Manifest,
-    features: tuple[Feature, ...],
-    salvage: bool,
-    workers: int,
-    progress: bool,
-    draw: Draw | None,
+    features: Sequence[str],
+    *,
+    salvage: bool = True,
+    workers: int | None = None,
+    progress: bool = False,
+    draw: Draw | None = None,
+    paths: Mapping[str, Path] | None = None,
 ) -> Store:
-    """Compute features that a store lacks, of the slices that it has; nothing changes unless all of them succeed."""
+    """Compute features that a store lacks, of the slices that it has; nothing changes unless all of them succeed.
+
+    Parameters
+    ----------
+    store : Store
+        Made from audio files.
+    features : sequence of str
+        Names of features, such as "mel_16k"; those that the store holds are left alone.
+    salvage : bool
+        Use what can be decoded of truncated files.
+    workers : int, optional
+        Processes; by default one for each processor this process may use.
+    progress : bool
+        Show a bar on standard error.
+    draw : callable, optional
+        As for `prepare`.
+    paths : mapping of str to Path, optional
+        The file of each track of the store; by default those that it was made from.
+
+    Returns
+    -------
+    Store
+        The same store, opened again.
+
+    Raises
+    ------
+    CorpusError
+        If the store was made from images alone, or a file has changed, moved, or can't be decoded any more.
+    SettingsError
+        If a feature is not registered.
+    """
+    missing = tuple(item for item in requested_features(features) if item.name not in store.features)
+    if not missing:
+        return store
+    names = ", ".join(feature.name for feature in missing)
+    files = store.tracks.get("file", ())
+    if paths is None and not any(files):
+        raise CorpusError(
+            f"{store.folder}: was made from images, and {names} is computed from audio; prepare it from audio files"
+        )
+    paths = paths or {name: Path(file) for name, file in zip(store.tracks["path"], files, strict=True)}
     work = store.folder.with_name(f"{store.folder.name}.partial")
     shards = work / "features"
     shards.mkdir(parents=True, exist_ok=True)
-    tracks = {track.name: track for track in manifest.tracks}
     jobs = []
     for number, name in enumerate(store.tracks["path"]):
-        track = tracks[name]
-        content = json.dumps([store.facts.digest, number, name, _stamp(track.path), [item.name for item in features]])
+        content = json.dumps([store.facts.digest, number, name, _stamp(paths[name]), [item.name for item in missing]])
         jobs.append(
             TrackJob(
-                track.path,
+                paths[name],
                 shards / hashlib.sha256(content.encode()).hexdigest()[:24],
                 store.settings,
                 store.facts.engine,
                 salvage,
                 name if is_url(name) else "",
-                features,
+                missing,
                 tuple(float(start) for start in store.starts[store.slice_tracks == number]),
                 str(store.tracks["sha256"][number]),
             )
         )
-    names = ", ".join(feature.name for feature in features)
-    if failures := _draw_all(jobs, workers, progress, draw):
+    if failures := _draw_all(jobs, workers or available_processors(), progress, draw):
         first = next(iter(failures.values()))
         raise CorpusError(
             f"{store.folder}: cannot add {names}: {len(failures)} of {len(jobs)} tracks failed, the first: "
             f"{first.message}; restore these files and repeat, or prepare a new store"
         )
-    for feature in features:
-        files = [feature_file(job.shard, feature.name) for job in jobs]
-        _join_feature(files, store.folder, feature, store.n_slices, store.settings)
+    for feature in missing:
+        parts = [feature_file(job.shard, feature.name) for job in jobs]
+        _join_feature(parts, store.folder, feature, store.n_slices, store.settings)
     shutil.rmtree(work)
     return Store(store.folder)
 

@@ -13,7 +13,7 @@ import numpy as np
 from genretree.arrays import Array, Float32Array, Float64Array, Int64Array, UInt8Array
 from genretree.errors import BundleError
 from genretree.files import atomic_path, release_pages
-from genretree.settings import Heads, Settings
+from genretree.settings import MODALITIES, Heads, Settings
 from genretree.sound.features import IMAGES, Inputs, SliceInputs
 from genretree.taxonomy import Taxonomy
 
@@ -255,8 +255,17 @@ def predict_dataset(
     return [np.concatenate(levels) for levels in zip(*parts, strict=True)]
 
 
+def training_inputs(settings: Settings) -> tuple[str, ...]:
+    """Names of the inputs that training with some settings needs: their `input_features`, or the three images."""
+    return tuple(getattr(settings, "input_features", MODALITIES))
+
+
 class Family(Protocol):
-    """A kind of model: how it is set up, trained and read back."""
+    """A kind of model: how it is set up, trained and read back.
+
+    Its settings may have a property `input_features`, the names of the inputs that training needs; without it they are
+    the three images.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]

@@ -35,7 +35,6 @@ from genretree.sound.mel_16k import MEL_16K_HOP, Mel16kTap, compute_mel_16k, mel
 IMAGES = "images"
 MEL_16K = "mel_16k"
 ENTRY_POINTS = "genretree.features"
-DEFAULT_FEATURES = (IMAGES, MEL_16K)
 _ALWAYS = (IMAGES, *MODALITIES)
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _IN_MEMORY = 32 << 20  # bytes; about 6 minutes of samples

@@ -31,6 +31,7 @@ from genretree.models.base import (
     embed_slices,
     predict_dataset,
     shuffle_weights,
+    training_inputs,
 )
 from genretree.models.finite_weights import require_finite
 from genretree.models.linear.logistic import group_folds
@@ -54,6 +55,12 @@ class EnsembleSettings(Settings):
     folds: int = Field(5, ge=2, le=20, description="parts of the training slices for the weighing")
     heads: Heads = Field("tree", description="tree only")
     seed: int = Field(0, ge=0, lt=2**32)
+
+    @property
+    def input_features(self) -> tuple[str, ...]:
+        """Names of the inputs that any member needs."""
+        needed = [training_inputs(own) for _, _, own in _members(self)]
+        return tuple(dict.fromkeys(name for names in needed for name in names))
 
     @field_validator("members")
     @classmethod

@@ -47,7 +47,7 @@ from genretree.models.pretrained.names import CACHED, MusicnnName
 from genretree.models.runtime.graph import Graph
 from genretree.models.runtime.types import Runner
 from genretree.parallel import keep_allocated_pages
-from genretree.settings import Heads, Settings
+from genretree.settings import MODALITIES, Heads, Settings
 from genretree.sound.features import MEL_16K, Inputs
 from genretree.taxonomy import Taxonomy
 
@@ -82,6 +82,12 @@ class MusicnnSettings(Settings):
         0.0, ge=0, le=1, description="weigh leaves by their share of slices to minus this"
     )
     seed: int = Field(0, ge=0, lt=2**32)
+
+    @property
+    def input_features(self) -> tuple[str, ...]:
+        """Names of the inputs that the candidate layers need."""
+        images = any(IMAGES in layers for layers in self.layers)
+        return (MEL_16K, *(MODALITIES if images else ()))
 
     @field_validator("networks")
     @classmethod

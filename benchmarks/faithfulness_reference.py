@@ -31,7 +31,7 @@ FOREGROUND, BACKGROUND = 200, 90  # grey levels of the slice and of its baseline
 
 def main() -> None:
     """Write the reference values."""
-    import quantus
+    import quantus  # type: ignore[import-not-found, unused-ignore]
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -71,6 +71,8 @@ def main() -> None:
 
 class Logistic(nn.Module):
     """Two classes; the log odds of the first are the weighted mean of the pixels."""
+
+    weights: Tensor
 
     def __init__(self, weights: NDArray[np.float64]) -> None:
         super().__init__()

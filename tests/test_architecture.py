@@ -73,6 +73,7 @@ ROOMS = {
         "api",
         "survey",
     ],
+    "service": ["config", "errors", "metrics", "storage", "workers", "engine", "http"],
 }
 SOURCE = Path(genretree.__file__).parent
 

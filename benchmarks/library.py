@@ -31,10 +31,10 @@ from whole_process import measure
 from genretree.bundle.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.evaluation.evaluate import match_leaves, predict_rows
-from genretree.library import folders, journal, records
-from genretree.library.mapping import decide, make_mapping
-from genretree.library.records import ModelCard, Result
-from genretree.library.state import State, encode_path, open_state
+from genretree.library.database import folders, journal, records
+from genretree.library.database.connection import State, encode_path, open_state
+from genretree.library.database.records import ModelCard, Result
+from genretree.library.plan.mapping import decide, make_mapping
 from genretree.metrics.calibration import average_by
 from genretree.sound.decode import probe
 from genretree.taxonomy import Taxonomy

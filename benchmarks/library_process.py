@@ -23,13 +23,13 @@ import mutagen
 import numpy as np
 
 from genretree.errors import LibraryError
-from genretree.library import journal, records
-from genretree.library.analyse import analyse
-from genretree.library.apply import Refusal, apply_plans, undo
-from genretree.library.mapping import Mapping
-from genretree.library.plan import iter_plans
-from genretree.library.records import ModelCard, Result
-from genretree.library.state import State, open_state, sole_worker
+from genretree.library.apply.apply import Refusal, apply_plans, undo
+from genretree.library.database import journal, records
+from genretree.library.database.connection import State, open_state, sole_worker
+from genretree.library.database.records import ModelCard, Result
+from genretree.library.plan.mapping import Mapping
+from genretree.library.plan.planner import iter_plans
+from genretree.library.scan.analyse import analyse
 from genretree.taxonomy import Taxonomy
 
 _TREE = Taxonomy.from_nested({"Classic": ["Chamber", "Opera"], "Other": {"Rock": ["Soft_rock", "Hard_rock"]}})

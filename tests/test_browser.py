@@ -13,10 +13,10 @@ from playwright.sync_api import Browser, sync_playwright
 from genretree.corpus.store import Store
 from genretree.evaluation.evaluate import compare_evaluations, evaluate
 from genretree.evaluation.report import save_evaluation
-from genretree.library.mapping import Decision
-from genretree.library.plan import Plan
-from genretree.library.preview import Preview, write_page
-from genretree.library.records import FileRow, ModelCard, Result
+from genretree.library.database.records import FileRow, ModelCard, Result
+from genretree.library.plan.mapping import Decision
+from genretree.library.plan.planner import Plan
+from genretree.library.plan.preview import Preview, write_page
 from genretree.training.train import train
 from small_corpus import TREE
 

@@ -20,8 +20,8 @@ from genretree.cli.tables import make_console
 from genretree.corpus.manifest import Failure, read_manifest
 from genretree.errors import CorpusError, HubError, TaxonomyError
 from genretree.files import is_unsafe, json_line, printable, printable_text
-from genretree.library.preview import Line, Preview, write_page
-from genretree.library.records import ModelCard
+from genretree.library.database.records import ModelCard
+from genretree.library.plan.preview import Line, Preview, write_page
 from genretree.taxonomy import MAX_NAME, Taxonomy
 
 UNSAFE = ["\x00", "\x07", "\x1b[2J", "\x7f", "\x85", "\x9b31m", "\u2028", "\u202egpj", "\u2066", "\r"]

@@ -25,9 +25,9 @@ from beets.plugins import BeetsPlugin
 from genretree.files import printable_text
 
 if TYPE_CHECKING:
-    from genretree.library.listen import BundleListener
-    from genretree.library.mapping import Decision, Mapping
-    from genretree.library.records import Result
+    from genretree.library.database.records import Result
+    from genretree.library.plan.mapping import Decision, Mapping
+    from genretree.library.scan.classifier import BundleListener
 
 _FIELDS = ("genretree_path", "genretree_confidence", "genretree_model")
 
@@ -141,7 +141,7 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
         return bool(ui.show_model_changes(thing, fields=["genres"]))
 
     def _keep(self, item: Item, decision: Decision | None, write: bool) -> None:
-        from genretree.library.plan import own_fields
+        from genretree.library.plan.planner import own_fields
 
         if self.config["pretend"].get(bool) or decision is None:
             return
@@ -153,7 +153,7 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
         """Decide for one item, or for all items of an album together: the mean of what each says."""
         import numpy as np
 
-        from genretree.library.mapping import decide
+        from genretree.library.plan.mapping import decide
 
         heard = [result.levels for result in results if result.levels is not None]
         if not heard:
@@ -163,9 +163,9 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
 
     def _hear(self, items: Sequence[Item]) -> dict[str, Result]:
         """Hear items, or know them from before: the database beside beets' own holds what was heard."""
-        from genretree.library import records
-        from genretree.library.analyse import analyse
-        from genretree.library.state import open_state, sole_worker
+        from genretree.library.database import records
+        from genretree.library.database.connection import open_state, sole_worker
+        from genretree.library.scan.analyse import analyse
 
         paths = [_path(item) for item in items]
         if not paths:
@@ -187,7 +187,7 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
     @cached_property
     def _listener(self) -> BundleListener:
         from genretree.errors import GenretreeError
-        from genretree.library.listen import load_listener
+        from genretree.library.scan.classifier import load_listener
 
         if self.config["bundle"].get() is None:
             raise ui.UserError("genretree: set `bundle` in its configuration; make one with: genretree train")
@@ -199,7 +199,7 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
     @cached_property
     def _mapping(self) -> Mapping:
         from genretree.errors import GenretreeError
-        from genretree.library.mapping import Mapping, load_mapping, with_options
+        from genretree.library.plan.mapping import Mapping, load_mapping, with_options
 
         try:
             path = self.config["mapping"]

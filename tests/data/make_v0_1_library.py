@@ -18,12 +18,12 @@ import soundfile as sf
 sys.path.insert(0, str(Path(__file__).parent.parent / "library"))
 from listening import hearer
 
-from genretree.library import records
-from genretree.library.analyse import analyse
-from genretree.library.apply import apply_plans
-from genretree.library.mapping import Mapping
-from genretree.library.plan import iter_plans
-from genretree.library.state import encode_path, open_state
+from genretree.library.apply.apply import apply_plans
+from genretree.library.database import records
+from genretree.library.database.connection import encode_path, open_state
+from genretree.library.plan.mapping import Mapping
+from genretree.library.plan.planner import iter_plans
+from genretree.library.scan.analyse import analyse
 
 OUT = Path(__file__).parent / "v0.1"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genretree.library.records import ModelCard, Result
+from genretree.library.database.records import ModelCard, Result
 from genretree.taxonomy import Taxonomy
 
 SECONDS = 1.2

@@ -20,10 +20,10 @@ import pytest
 from listening import Hearer, hearer
 
 from genretree.errors import LibraryError
-from genretree.library import folders, journal, records
-from genretree.library.analyse import Counts, analyse, check_places
-from genretree.library.listen import Problem
-from genretree.library.state import State, open_state, sole_worker
+from genretree.library.database import folders, journal, records
+from genretree.library.database.connection import State, open_state, sole_worker
+from genretree.library.scan.analyse import Counts, analyse, check_places
+from genretree.library.scan.classifier import Problem
 from genretree.sound.walk import Skipped, SoundWalk
 from other_files import canary
 
@@ -249,8 +249,8 @@ _RUN = """
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from genretree.library.analyse import analyse
-from genretree.library.state import open_state, sole_worker
+from genretree.library.scan.analyse import analyse
+from genretree.library.database.connection import open_state, sole_worker
 from listening import hearer
 db, music, log, seconds = sys.argv[1:]
 with sole_worker(Path(db), "test"), open_state(db, create=True) as state:
@@ -335,7 +335,7 @@ def test_a_file_that_hangs_comes_last_and_has_a_limit(
         time.sleep(0.05)
     process.kill()
     process.wait()
-    monkeypatch.setattr("genretree.library.analyse._LIMIT_SECONDS", 5.0)
+    monkeypatch.setattr("genretree.library.scan.analyse._LIMIT_SECONDS", 5.0)
     _fill(tmp_path / "m", 1, start=9)
     order: list[str] = []
     analyse(state, [tmp_path / "m"], hearer(), report=lambda path, *_: order.append(Path(path).name))
@@ -349,7 +349,7 @@ def test_a_file_that_hangs_comes_last_and_has_a_limit(
 def test_what_was_long_in_hand_is_suspect_even_after_an_interrupt(
     tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("genretree.library.analyse._LONG_SECONDS", 0.0)
+    monkeypatch.setattr("genretree.library.scan.analyse._LONG_SECONDS", 0.0)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     _fill(tmp_path / "m", 1)
 

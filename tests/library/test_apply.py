@@ -22,16 +22,16 @@ from mutagen.flac import FLAC
 from mutagen.id3 import ID3, TCON, TXXX, ID3NoHeaderError
 
 from genretree.errors import LibraryError
-from genretree.library import apply as apply_module
-from genretree.library import journal, records
-from genretree.library.analyse import analyse
-from genretree.library.apply import apply_plans, undo
-from genretree.library.delta import apply_delta, content_digest, make_delta
-from genretree.library.mapping import Mapping, make_mapping
-from genretree.library.payload import LayoutError, sound_digest
-from genretree.library.plan import Filters, iter_plans
-from genretree.library.state import State, open_state
-from genretree.library.tags import TagError, read_tags, write_tags
+from genretree.library.apply import apply as apply_module
+from genretree.library.apply.apply import apply_plans, undo
+from genretree.library.database import journal, records
+from genretree.library.database.connection import State, open_state
+from genretree.library.plan.mapping import Mapping, make_mapping
+from genretree.library.plan.planner import Filters, iter_plans
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags.adapters import TagError, read_tags, write_tags
+from genretree.library.tags.audio_digest import LayoutError, sound_digest
+from genretree.library.tags.binary_delta import apply_delta, content_digest, make_delta
 
 pytestmark = pytest.mark.slow
 
@@ -498,10 +498,11 @@ def test_a_full_disk_stops_the_run_and_harms_no_file(
 
 _RUN = """
 import os, signal, sys
-from genretree.library import apply, journal, records
-from genretree.library.mapping import Mapping
-from genretree.library.plan import iter_plans
-from genretree.library.state import open_state
+from genretree.library.apply import apply
+from genretree.library.database import journal, records
+from genretree.library.plan.mapping import Mapping
+from genretree.library.plan.planner import iter_plans
+from genretree.library.database.connection import open_state
 db, what, at, point = sys.argv[1:]
 count = 0
 def deadly(real):

@@ -15,16 +15,16 @@ from listening import FORMATS, hearer
 from mutagen.id3 import ID3, TIT2
 
 from genretree.cli import main
-from genretree.library import apply as apply_module
-from genretree.library import records
-from genretree.library.analyse import analyse
-from genretree.library.apply import apply_plans
-from genretree.library.clean import clean_outcome, iter_clean_plans
-from genretree.library.mapping import Mapping
-from genretree.library.payload import sound_digest
-from genretree.library.plan import iter_plans
-from genretree.library.state import State, open_state
-from genretree.library.tags import read_tags, write_tags
+from genretree.library.apply import apply as apply_module
+from genretree.library.apply.apply import apply_plans
+from genretree.library.database import records
+from genretree.library.database.connection import State, open_state
+from genretree.library.plan.clean import clean_outcome, iter_clean_plans
+from genretree.library.plan.mapping import Mapping
+from genretree.library.plan.planner import iter_plans
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags.adapters import read_tags, write_tags
+from genretree.library.tags.audio_digest import sound_digest
 
 OLD = {"GENRETREE_PATH": "Other > Rock > Hard_rock", "GENRETREE_CONFIDENCE": "0.900", "GENRETREE_MODEL": "a" * 16}
 

@@ -17,12 +17,12 @@ from listening import hearer
 
 from genretree.cli import main
 from genretree.errors import LibraryError
-from genretree.library import records
-from genretree.library.analyse import analyse
-from genretree.library.delta import content_digest
-from genretree.library.mapping import Mapping as Rules
-from genretree.library.plan import iter_plans
-from genretree.library.state import back_up, open_state
+from genretree.library.database import records
+from genretree.library.database.connection import back_up, open_state
+from genretree.library.plan.mapping import Mapping as Rules
+from genretree.library.plan.planner import iter_plans
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags.binary_delta import content_digest
 
 pytestmark = pytest.mark.slow
 
@@ -115,7 +115,7 @@ def test_every_command_refuses_a_damaged_database_and_says_what_to_do(
 
 def test_damage_found_while_reading_names_the_database(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A large database is not checked by commands that only show it: the damage comes up in the middle.
-    monkeypatch.setattr("genretree.library.state._CHECKED_BYTES", 0)
+    monkeypatch.setattr("genretree.library.database.connection._CHECKED_BYTES", 0)
     _corrupt_pages(library)
     result = _run(library, "preview")
     assert isinstance(result.exception, SystemExit), result.exception

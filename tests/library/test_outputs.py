@@ -30,16 +30,17 @@ from genretree.bundle.bundle import Bundle
 from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.errors import LibraryError
-from genretree.library import listen, records
-from genretree.library.analyse import analyse
-from genretree.library.folders import list_folders
-from genretree.library.mapping import Mapping, decide, find_node, load_mapping, make_mapping
-from genretree.library.plan import iter_plans
-from genretree.library.playlists import Lists, write_m3u8, write_rekordbox
-from genretree.library.preview import Preview, write_csv, write_page, write_parquet
-from genretree.library.records import ModelCard
-from genretree.library.state import State, open_state
-from genretree.library.tags import read_tags, write_tags
+from genretree.library.database import records
+from genretree.library.database.connection import State, open_state
+from genretree.library.database.folders import list_folders
+from genretree.library.database.records import ModelCard
+from genretree.library.plan.mapping import Mapping, decide, find_node, load_mapping, make_mapping
+from genretree.library.plan.planner import iter_plans
+from genretree.library.plan.playlists import Lists, write_m3u8, write_rekordbox
+from genretree.library.plan.preview import Preview, write_csv, write_page, write_parquet
+from genretree.library.scan import classifier
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags.adapters import read_tags, write_tags
 from genretree.prediction.predict import Prediction, predict
 from genretree.taxonomy import Taxonomy
 from genretree.training.train import train
@@ -209,7 +210,7 @@ def test_without_rules_it_decides_as_predict_does(weights: list[float], least: f
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
     """Forty files of all genres, as the stub hears them; those with an even number carry a genre."""
-    monkeypatch.setattr("genretree.library.plan.find_obstacle", lambda *_: "")  # these hold no sound to tag
+    monkeypatch.setattr("genretree.library.plan.planner.find_obstacle", lambda *_: "")  # these hold no sound to tag
     (tmp_path / "m & <n>").mkdir()
     for i in range(40):
         (tmp_path / "m & <n>" / f"{i:02d} é.mp3").write_bytes(f"sound {i}".encode())
@@ -486,13 +487,13 @@ def test_a_model_is_known_by_what_changes_its_results(bundle: Bundle) -> None:
     from genretree.bundle.manifest import read_description
 
     content = read_description(bundle.folder)
-    digest = listen.model_digest(content, "float32", False)
+    digest = classifier.model_digest(content, "float32", False)
     exported = {**content, "files": {**content["files"], "openvino/x.bin": "1", "history.csv": "2"}, "sha256": "x"}
-    assert listen.model_digest(exported, "float32", False) == digest
+    assert classifier.model_digest(exported, "float32", False) == digest
     other = {**content, "files": dict.fromkeys(content["files"], "0")}
     changes = [(other, "float32", False), (content, "bf16", False), (content, "float32", True)]
     changes.append(({**content, "calibration": None}, "float32", False))
-    assert len({digest, *(listen.model_digest(*change) for change in changes)}) == 5
+    assert len({digest, *(classifier.model_digest(*change) for change in changes)}) == 5
 
 
 # -- beets -------------------------------------------------------------------------------------------------------

@@ -20,13 +20,13 @@ from mutagen.id3 import TIT2
 
 from genretree.cli import main
 from genretree.errors import LibraryError
-from genretree.library import journal, records
-from genretree.library.analyse import analyse
-from genretree.library.apply import apply_plans, undo
-from genretree.library.mapping import Mapping
-from genretree.library.plan import iter_plans
-from genretree.library.state import State, encode_path, open_state
-from genretree.library.tags import read_tags, write_tags
+from genretree.library.apply.apply import apply_plans, undo
+from genretree.library.database import journal, records
+from genretree.library.database.connection import State, encode_path, open_state
+from genretree.library.plan.mapping import Mapping
+from genretree.library.plan.planner import iter_plans
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags.adapters import read_tags, write_tags
 
 V01 = Path(__file__).parent.parent / "data" / "v0.1"
 

@@ -12,13 +12,13 @@ from listening import hearer
 from mutagen.id3 import ID3, TCON
 
 from genretree.cli import main
-from genretree.library import journal, records
-from genretree.library.analyse import analyse
-from genretree.library.apply import apply_plans, undo
-from genretree.library.mapping import Mapping
-from genretree.library.plan import iter_plans
-from genretree.library.state import State, open_state
-from genretree.library.tags import read_tags
+from genretree.library.apply.apply import apply_plans, undo
+from genretree.library.database import journal, records
+from genretree.library.database.connection import State, open_state
+from genretree.library.plan.mapping import Mapping
+from genretree.library.plan.planner import iter_plans
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags.adapters import read_tags
 
 
 @pytest.fixture

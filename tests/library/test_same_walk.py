@@ -16,10 +16,10 @@ from listening import hearer
 from genretree.cli import main
 from genretree.cli.output import echo_failures
 from genretree.corpus.manifest import Failure, read_manifest
-from genretree.library import records
-from genretree.library.analyse import analyse
-from genretree.library.listen import Problem
-from genretree.library.state import open_state
+from genretree.library.database import records
+from genretree.library.database.connection import open_state
+from genretree.library.scan.analyse import analyse
+from genretree.library.scan.classifier import Problem
 from genretree.prediction.predict import PredictionError, find_files
 from genretree.sound.suffixes import SUFFIXES
 from genretree.training.pretrain import _find

@@ -15,10 +15,10 @@ from listening import Hearer
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
 from genretree.errors import GenretreeError, LibraryError
-from genretree.library import records
-from genretree.library.analyse import analyse
-from genretree.library.remote import remote_content, walk_anywhere
-from genretree.library.state import open_state
+from genretree.library.database import records
+from genretree.library.database.connection import open_state
+from genretree.library.scan.analyse import analyse
+from genretree.library.scan.remote import remote_content, walk_anywhere
 from genretree.remote import fetched
 from genretree.sound.walk import Skipped, SoundWalk
 
@@ -46,7 +46,7 @@ def cluster() -> Iterator[Any]:
 
 
 def test_what_was_in_hand_on_a_lost_machine_is_done_again(cluster: Any, tmp_path: Path) -> None:
-    from genretree.library.ray_engine import RayEngine
+    from genretree.library.scan.ray_backend import RayEngine
 
     music, log = tmp_path / "m", tmp_path / "log"
     music.mkdir()
@@ -95,7 +95,7 @@ class _Maker:
 
 @pytest.mark.parametrize(("scheme", "kept"), [("file://", ""), ("local://", "file://")])  # a path; fetched as from afar
 def test_files_are_heard_by_url(cluster: Any, tmp_path: Path, scheme: str, kept: str) -> None:
-    from genretree.library.ray_engine import RayEngine
+    from genretree.library.scan.ray_backend import RayEngine
 
     (tmp_path / "m").mkdir()
     for name in ("one.mp3", "two words.flac", "cover.jpg", ".hidden.mp3"):

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from listening import hearer
 
-from genretree.library.analyse import analyse
-from genretree.library.state import open_state
+from genretree.library.database.connection import open_state
+from genretree.library.scan.analyse import analyse
 
 pytestmark = pytest.mark.slow
 
 # The command itself, slowed down so that a signal comes in the middle: a pause for each file.
 _SLOW = """
 import sys, time
-import genretree.library.{module} as module
+import genretree.library.apply.{module} as module
 real, seconds = module.{name}, float(sys.argv[1])
 def slow(*given, **named):
     time.sleep(seconds)
@@ -116,12 +116,12 @@ _LISTENING = """#!{python}
 import os, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import genretree.bundle.hub, genretree.library.listen
+import genretree.bundle.hub, genretree.library.scan.classifier
 from genretree.cli import main
 from listening import Hearer
 genretree.bundle.hub.find_bundle = lambda bundle, *given: bundle
 pause = float(os.environ.get('PAUSE', 0))
-genretree.library.listen.load_listener = lambda *given: Hearer(seconds=pause, log=Path({log!r}))
+genretree.library.scan.classifier.load_listener = lambda *given: Hearer(seconds=pause, log=Path({log!r}))
 main()
 """
 

@@ -14,15 +14,15 @@ from listening import hearer
 from mutagen.flac import FLAC
 from mutagen.id3 import APIC, ID3
 
-from genretree.library import records
-from genretree.library.analyse import analyse
-from genretree.library.apply import apply_plans, undo
-from genretree.library.mapping import Mapping
-from genretree.library.payload import sound_digest
-from genretree.library.plan import Plan, iter_plans
-from genretree.library.state import State, open_state
-from genretree.library.tags import TagError, read_tags, write_tags
-from genretree.library.untouched import check_untouched
+from genretree.library.apply.apply import apply_plans, undo
+from genretree.library.database import records
+from genretree.library.database.connection import State, open_state
+from genretree.library.plan.mapping import Mapping
+from genretree.library.plan.planner import Plan, iter_plans
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags.adapters import TagError, read_tags, write_tags
+from genretree.library.tags.audio_digest import sound_digest
+from genretree.library.tags.verify_unchanged import check_untouched
 
 PATH = "Other > Rock > Soft_rock"
 LONG = "A title that is longer than thirty characters"

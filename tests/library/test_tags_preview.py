@@ -19,14 +19,15 @@ from mutagen.flac import FLAC
 from mutagen.id3 import ID3, TIT2
 from mutagen.wave import WAVE
 
-from genretree.library import plan as plan_module
-from genretree.library import records, trial
-from genretree.library.analyse import analyse
-from genretree.library.apply import apply_plans, undo
-from genretree.library.mapping import Mapping, make_mapping
-from genretree.library.plan import ACTIONS, Plan, iter_plans
-from genretree.library.state import State, open_state
-from genretree.library.tags import TagError, read_tags
+from genretree.library.apply.apply import apply_plans, undo
+from genretree.library.database import records
+from genretree.library.database.connection import State, open_state
+from genretree.library.plan import planner as plan_module
+from genretree.library.plan.mapping import Mapping, make_mapping
+from genretree.library.plan.planner import ACTIONS, Plan, iter_plans
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags import trial_write
+from genretree.library.tags.adapters import TagError, read_tags
 from genretree.sound.containers import sniff
 from genretree.sound.decode import probe
 
@@ -176,7 +177,7 @@ def test_nothing_is_tried_on_a_copy_where_there_is_no_doubt(
         file.add_tags()
         file.tags.add(TIT2(encoding=3, text=["A title"]))
         file.save()
-    monkeypatch.setattr(trial, "try_on_copy", lambda *_: pytest.fail("tried on a copy"))
+    monkeypatch.setattr(trial_write, "try_on_copy", lambda *_: pytest.fail("tried on a copy"))
     analyse(state, [path], hearer())
     assert [plan.action for plan in _plans(state)] == ["write"]
 
@@ -229,7 +230,7 @@ def test_boxes_within_boxes_without_end_are_a_doubt(music: Path) -> None:
     path = music / "aac.m4a"
     boxes = b"".join(struct.pack(">I4s", 8 * (5000 - number), b"moov") for number in range(5000))
     path.write_bytes(path.read_bytes() + boxes)
-    assert trial.is_doubtful(path)
+    assert trial_write.is_doubtful(path)
 
 
 def test_sizes_that_do_not_fit_are_a_doubt(music: Path) -> None:
@@ -237,4 +238,4 @@ def test_sizes_that_do_not_fit_are_a_doubt(music: Path) -> None:
         content = (music / name).read_bytes()
         order = "<I" if name == "pcm.wav" else ">I"
         (music / name).write_bytes(content[:4] + struct.pack(order, len(content)) + content[8:])
-        assert trial.is_doubtful(music / name)
+        assert trial_write.is_doubtful(music / name)

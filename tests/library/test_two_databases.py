@@ -19,14 +19,15 @@ import soundfile as sf
 from listening import hearer
 from mutagen.flac import FLAC
 
-from genretree.library import apply as apply_module
-from genretree.library import file_lock, journal, records
-from genretree.library.analyse import analyse
-from genretree.library.apply import apply_plans, undo
-from genretree.library.mapping import Mapping
-from genretree.library.plan import iter_plans
-from genretree.library.state import State, open_state
-from genretree.library.tags import read_tags, write_tags
+from genretree.library.apply import apply as apply_module
+from genretree.library.apply import file_lock
+from genretree.library.apply.apply import apply_plans, undo
+from genretree.library.database import journal, records
+from genretree.library.database.connection import State, open_state
+from genretree.library.plan.mapping import Mapping
+from genretree.library.plan.planner import iter_plans
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags.adapters import read_tags, write_tags
 
 pytestmark = pytest.mark.slow
 
@@ -281,7 +282,7 @@ def test_a_lock_that_a_killed_process_left_behind_blocks_nobody_and_is_removed(
 ) -> None:
     analyse(states[0], [path], hearer())
     hold = (
-        "import sys, time; from pathlib import Path; from genretree.library.file_lock import lock_file\n"
+        "import sys, time; from pathlib import Path; from genretree.library.apply.file_lock import lock_file\n"
         "with lock_file(Path(sys.argv[1])):\n    print('locked', flush=True)\n    time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", hold, str(path)], stdout=subprocess.PIPE) as holder:
@@ -330,11 +331,11 @@ def test_a_write_that_another_database_wrote_over_before_recovery_can_be_undone(
 _RUN = """
 import sys, time
 from pathlib import Path
-from genretree.library import journal, records
-from genretree.library.apply import apply_plans, undo
-from genretree.library.mapping import Mapping
-from genretree.library.plan import iter_plans
-from genretree.library.state import open_state
+from genretree.library.database import journal, records
+from genretree.library.apply.apply import apply_plans, undo
+from genretree.library.plan.mapping import Mapping
+from genretree.library.plan.planner import iter_plans
+from genretree.library.database.connection import open_state
 db, what, start = sys.argv[1:]
 with open_state(db) as state:
     model, card = records.find_model(state)

@@ -18,12 +18,12 @@ from genretree.cli.output import RESUME_WITH, SafeOutput, echo, echo_json, echo_
 from genretree.files import printable
 
 if TYPE_CHECKING:
-    from genretree.library.analyse import Counts
-    from genretree.library.listen import Problem
-    from genretree.library.plan import Mode, Plan
-    from genretree.library.preview import Preview
-    from genretree.library.records import ModelCard, Result
-    from genretree.library.state import State
+    from genretree.library.database.connection import State
+    from genretree.library.database.records import ModelCard, Result
+    from genretree.library.plan.planner import Mode, Plan
+    from genretree.library.plan.preview import Preview
+    from genretree.library.scan.analyse import Counts
+    from genretree.library.scan.classifier import Problem
     from genretree.models.runtime.types import Precision, RuntimeChoice
 
 _ROWS = 10  # of each genre on the terminal
@@ -111,9 +111,9 @@ def analyse(
     --engine ray DIR may be a URL (s3://, gs://). A file that can't be used is one row with a reason.
     """
     from genretree.bundle.hub import find_bundle
-    from genretree.library.analyse import analyse as analyse_places
-    from genretree.library.analyse import check_places
-    from genretree.library.listen import load_listener
+    from genretree.library.scan.analyse import analyse as analyse_places
+    from genretree.library.scan.analyse import check_places
+    from genretree.library.scan.classifier import load_listener
 
     if address is not None and engine != "ray":
         raise click.UsageError("--address needs --engine ray")
@@ -123,7 +123,7 @@ def analyse(
     options: dict[str, Any] = {"workers": workers, "hidden": hidden, "retry_failed": retry_failed}
     options["max_failures"] = None if as_json else _FAILURES
     if engine == "ray":
-        from genretree.library.ray_engine import ray_options
+        from genretree.library.scan.ray_backend import ray_options
 
         options |= ray_options(bundle, address, runtime, precision, salvage)
     report = _json_line if as_json else None
@@ -133,7 +133,7 @@ def analyse(
 
 
 def _json_line(path: str, outcome: Result | Problem, shared: bool, card: ModelCard) -> None:
-    from genretree.library.listen import Problem
+    from genretree.library.scan.classifier import Problem
     from genretree.metrics.scores import decode_levels, name_path
 
     line: dict[str, Any] = {"file": printable(path)}
@@ -191,8 +191,8 @@ def preview(
     Genres that a person has set are left alone unless --append or --overwrite is given.
     """
     from genretree.files import atomic_path
-    from genretree.library.preview import Preview, write_json, write_page, write_parquet
-    from genretree.library.preview import write_csv as write_table
+    from genretree.library.plan.preview import Preview, write_json, write_page, write_parquet
+    from genretree.library.plan.preview import write_csv as write_table
     from genretree.parallel import command_line
 
     with _read(db) as state:
@@ -229,10 +229,10 @@ def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **how: An
 
     By default only files without a genre, or with one of ours, are written to. `library undo` gives every byte back.
     """
-    from genretree.library.apply import apply_plans
-    from genretree.library.plan import ACTIONS
-    from genretree.library.preview import Preview
-    from genretree.library.state import back_up
+    from genretree.library.apply.apply import apply_plans
+    from genretree.library.database.connection import back_up
+    from genretree.library.plan.planner import ACTIONS
+    from genretree.library.plan.preview import Preview
     from genretree.parallel import command_line
     from genretree.progress import progress_bar
 
@@ -267,9 +267,9 @@ def undo(run: int | None, db: Path | None, force: bool, quiet: bool) -> None:
 
     What later runs wrote into the same files goes, too. Files that others have changed since need --force.
     """
-    from genretree.library import journal
-    from genretree.library.apply import undo as undo_run
-    from genretree.library.state import back_up
+    from genretree.library.apply.apply import undo as undo_run
+    from genretree.library.database import journal
+    from genretree.library.database.connection import back_up
     from genretree.progress import progress_bar
 
     with _work_on(db, "library undo") as state:
@@ -295,7 +295,7 @@ def playlists(out: Path, db: Path | None, kinds: str, relative: bool, quiet: boo
 
     Here --min-depth is 1 by default: the top of the tree has its playlists, too.
     """
-    from genretree.library.playlists import Lists, write_m3u8, write_rekordbox
+    from genretree.library.plan.playlists import Lists, write_m3u8, write_rekordbox
 
     with _read(db) as state:
         lists = Lists(_plans(state, progress=not quiet, top=True, **how)[1])
@@ -312,7 +312,7 @@ def playlists(out: Path, db: Path | None, kinds: str, relative: bool, quiet: boo
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def status(db: Path | None, as_json: bool) -> None:
     """Say what the library holds: files, genres, problems, and the runs that can be undone."""
-    from genretree.library import journal, records
+    from genretree.library.database import journal, records
 
     with _read(db) as state:
         model, card = records.find_model(state)
@@ -359,7 +359,7 @@ def _show_status(content: dict[str, Any], listed: Sequence[tuple[str, str, str]]
 
 @contextmanager
 def _read(db: Path | None) -> Iterator[State]:
-    from genretree.library.state import default_database, explained, open_state
+    from genretree.library.database.connection import default_database, explained, open_state
 
     path = db or default_database()
     with explained(path), open_state(path, show=True) as state:
@@ -368,8 +368,8 @@ def _read(db: Path | None) -> Iterator[State]:
 
 @contextmanager
 def _work_on(db: Path | None, what: str, create: bool = False) -> Iterator[State]:
-    from genretree.library import journal
-    from genretree.library.state import default_database, explained, open_state, sole_worker
+    from genretree.library.database import journal
+    from genretree.library.database.connection import default_database, explained, open_state, sole_worker
 
     path = db or default_database()
     if not create:
@@ -397,11 +397,11 @@ def _plans(
     top: bool = False,
 ) -> tuple[ModelCard, Iterator[Plan]]:
     """Give the model and the plans that the options ask for; `top`: also for the top of the tree, if none says else."""
-    from genretree.library.folders import check_folder
-    from genretree.library.mapping import Mapping as Rules
-    from genretree.library.mapping import load_mapping, with_options
-    from genretree.library.plan import Filters, iter_plans
-    from genretree.library.records import count_files, find_model
+    from genretree.library.database.folders import check_folder
+    from genretree.library.database.records import count_files, find_model
+    from genretree.library.plan.mapping import Mapping as Rules
+    from genretree.library.plan.mapping import load_mapping, with_options
+    from genretree.library.plan.planner import Filters, iter_plans
     from genretree.remote import local_path
 
     model, card = find_model(state, digest)
@@ -437,7 +437,7 @@ def _level(level: str | None, names: Sequence[str]) -> int | None:
 
 
 def _show_actions(actions: Mapping[str, int]) -> None:
-    from genretree.library.plan import ACTIONS
+    from genretree.library.plan.planner import ACTIONS
 
     for action, n in actions.items():
         echo(f"{n} {ACTIONS[action]}")  # type: ignore[index]
@@ -448,8 +448,8 @@ def _show(found: Preview, card: ModelCard) -> None:
     from rich.table import Table
 
     from genretree.cli.tables import make_console
-    from genretree.library.plan import ACTIONS
-    from genretree.library.records import UNCALIBRATED
+    from genretree.library.database.records import UNCALIBRATED
+    from genretree.library.plan.planner import ACTIONS
 
     console = make_console()
 

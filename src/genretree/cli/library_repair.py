@@ -16,9 +16,9 @@ from genretree.cli.output import echo, echo_json
 from genretree.files import printable
 
 if TYPE_CHECKING:
-    from genretree.library.apply import Refusal
-    from genretree.library.plan import Plan
-    from genretree.library.state import State
+    from genretree.library.apply.apply import Refusal
+    from genretree.library.database.connection import State
+    from genretree.library.plan.planner import Plan
 
 _ROWS = 10  # of files with the same outcome
 
@@ -33,8 +33,8 @@ def move(old: str, new: str, db: Path | None, as_json: bool) -> None:
 
     No file is touched. Nothing has to be analysed again, and undo finds the files at their new paths.
     """
-    from genretree.library.move import move_folder
-    from genretree.library.state import back_up
+    from genretree.library.database.connection import back_up
+    from genretree.library.database.move_folder import move_folder
 
     with _work_on(db, "library move") as state:
         back_up(state)
@@ -59,9 +59,9 @@ def rescue(damaged: Path, out: Path, music: Sequence[str], as_json: bool) -> Non
     Lost entries of the journal are taken from the backups next to DAMAGED. With --music, which can be repeated, the
     GENRETREE_* fields in the tags of the files are read, too. DAMAGED, the backups and the files stay as they are.
     """
-    from genretree.library.analyse import check_places
-    from genretree.library.rescue import rescue as rescue_database
-    from genretree.library.state import explained
+    from genretree.library.database.connection import explained
+    from genretree.library.database.rescue import rescue as rescue_database
+    from genretree.library.scan.analyse import check_places
     from genretree.remote import local_path
 
     check_places(music)
@@ -105,10 +105,10 @@ def clean(
     --write begins a new one if there is none, so that `library undo` can take the cleaning back. A genre that was
     changed after genretree wrote it stays.
     """
-    from genretree.library.analyse import check_places
-    from genretree.library.apply import apply_plans
-    from genretree.library.clean import iter_clean_plans
-    from genretree.library.state import default_database
+    from genretree.library.apply.apply import apply_plans
+    from genretree.library.database.connection import default_database
+    from genretree.library.plan.clean import iter_clean_plans
+    from genretree.library.scan.analyse import check_places
     from genretree.parallel import command_line
     from genretree.progress import progress_bar
     from genretree.remote import local_path
@@ -143,7 +143,7 @@ def clean(
 
 def _backed_up(state: State, plans: Iterable[Plan]) -> Iterator[Plan]:
     """Back the database up before the first file is written."""
-    from genretree.library.state import back_up
+    from genretree.library.database.connection import back_up
 
     written = False
     for plan in plans:
@@ -170,8 +170,8 @@ class _CleanReport:
 
     def add(self, plan: Plan, refusal: Refusal | None = None) -> None:
         """Count a file, and print or note what is or would be done with it."""
-        from genretree.library.clean import clean_outcome
-        from genretree.library.tags import shown
+        from genretree.library.plan.clean import clean_outcome
+        from genretree.library.tags.adapters import shown
 
         left = refusal is not None or plan.action != "write"
         message = refusal.reason if refusal is not None else plan.message
@@ -189,7 +189,7 @@ class _CleanReport:
 
     def finish(self, run: int | None) -> None:
         """Print the counts, and how to go on."""
-        from genretree.library.clean import OUTCOMES
+        from genretree.library.plan.clean import OUTCOMES
 
         counts = {name: self._counts[name] for name in (*OUTCOMES, "refused")}
         n = sum(self._counts[name] for name in OUTCOMES)

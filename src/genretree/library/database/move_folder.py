@@ -8,8 +8,8 @@ from pathlib import Path
 
 from genretree.errors import LibraryError
 from genretree.files import printable
-from genretree.library.folders import list_folders
-from genretree.library.state import State, decode_path, encode_path, folder_range, range_below
+from genretree.library.database.connection import State, decode_path, encode_path, folder_range, range_below
+from genretree.library.database.folders import list_folders
 
 _NAMED = 5
 

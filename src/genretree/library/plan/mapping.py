@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from genretree.errors import LibraryError, SettingsError
-from genretree.library.records import ModelCard
+from genretree.library.database.records import ModelCard
 from genretree.metrics.scores import decode_levels
 from genretree.models.base import LevelProbabilities
 from genretree.prediction.predict import cut_path

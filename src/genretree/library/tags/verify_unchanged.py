@@ -13,10 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
-from genretree.library.frames import Fact, read_frames, tag_size
-from genretree.library.old_tags import OWN_INFO, read_ape, read_info, v1_texts
-from genretree.library.payload import LayoutError, boxes, container, header_packets, mp3_span, riff_chunks
-from genretree.library.tags import OWN_FIELDS, TagError, find_target
+from genretree.library.tags.adapters import OWN_FIELDS, TagError, find_target
+from genretree.library.tags.audio_digest import LayoutError, boxes, container, header_packets, mp3_span, riff_chunks
+from genretree.library.tags.id3_frames import Fact, read_frames, tag_size
+from genretree.library.tags.legacy_formats import OWN_INFO, read_ape, read_info, v1_texts
 from genretree.sound.containers import read_at, sniff
 
 _COPY = 1 << 20

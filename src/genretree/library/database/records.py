@@ -10,8 +10,8 @@ from itertools import islice
 from typing import Any
 
 from genretree.errors import LibraryError
-from genretree.library.levels import genres_json, own_json, pack_levels, unpack_levels
-from genretree.library.state import State, decode_path, encode_path, folder_range
+from genretree.library.database.connection import State, decode_path, encode_path, folder_range
+from genretree.library.database.encoding import genres_json, own_json, pack_levels, unpack_levels
 from genretree.models.base import LevelProbabilities
 from genretree.settings import Heads
 from genretree.sound.walk import FoundFile

@@ -23,14 +23,14 @@ from typing import BinaryIO
 
 from genretree.errors import LibraryError
 from genretree.files import printable
-from genretree.library import journal
-from genretree.library.delta import apply_delta, content_digest, make_delta, stream_digest
-from genretree.library.file_lock import LockedError, lock_file
-from genretree.library.payload import LayoutError, sound_digest
-from genretree.library.plan import Plan
-from genretree.library.state import State
-from genretree.library.tags import Carried, TagError, read_tags, write_tags
-from genretree.library.untouched import check_untouched
+from genretree.library.apply.file_lock import LockedError, lock_file
+from genretree.library.database import journal
+from genretree.library.database.connection import State
+from genretree.library.plan.planner import Plan
+from genretree.library.tags.adapters import Carried, TagError, read_tags, write_tags
+from genretree.library.tags.audio_digest import LayoutError, sound_digest
+from genretree.library.tags.binary_delta import apply_delta, content_digest, make_delta, stream_digest
+from genretree.library.tags.verify_unchanged import check_untouched
 
 _BLOCK = 1 << 20
 _CHANGED = "another program changed it at the same time; it was left as that program wrote it"

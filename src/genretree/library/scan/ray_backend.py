@@ -17,10 +17,10 @@ from typing import Any
 
 from genretree.cluster import connect
 from genretree.errors import LibraryError
-from genretree.library.analyse import Job, Lost, Outcome, do_job
-from genretree.library.listen import Listener, Problem, Stamp, load_listener
-from genretree.library.records import Result
-from genretree.library.remote import remote_content, walk_anywhere
+from genretree.library.database.records import Result
+from genretree.library.scan.analyse import Job, Lost, Outcome, do_job
+from genretree.library.scan.classifier import Listener, Problem, Stamp, load_listener
+from genretree.library.scan.remote import remote_content, walk_anywhere
 from genretree.models.runtime.types import Precision, RuntimeChoice
 from genretree.remote import fetched, is_url
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from genretree.evaluation.report import render
 from genretree.files import atomic_path, json_line, printable, write_text
-from genretree.library.plan import ACTIONS, Plan
-from genretree.library.records import ModelCard
-from genretree.library.tags import shown
+from genretree.library.database.records import ModelCard
+from genretree.library.plan.planner import ACTIONS, Plan
+from genretree.library.tags.adapters import shown
 from genretree.taxonomy import format_path
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from xml.sax.saxutils import quoteattr
 
 from genretree.errors import LibraryError
 from genretree.files import atomic_path
-from genretree.library.plan import Plan
-from genretree.library.state import decode_path, encode_path
+from genretree.library.database.connection import decode_path, encode_path
+from genretree.library.plan.planner import Plan
 from genretree.taxonomy import NodePath, format_path
 
 _SEPARATOR = "\x1f"

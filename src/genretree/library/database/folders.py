@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from genretree.errors import LibraryError
-from genretree.library.state import State, decode_path, folder_range
+from genretree.library.database.connection import State, decode_path, folder_range
 
 _SEPARATORS = tuple(dict.fromkeys((b"/", os.fsencode(os.sep))))
 _LISTED = 6

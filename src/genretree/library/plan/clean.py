@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from genretree.library.journal import first_genres
-from genretree.library.listen import Problem, stamp_file
-from genretree.library.mapping import Decision
-from genretree.library.own import GENRE, PREVIOUS, is_written, listed_genres, split_genres
-from genretree.library.plan import Plan, check_writable, find_change
-from genretree.library.records import PAGE, FileRow
-from genretree.library.state import State, decode_path
-from genretree.library.tags import TagError, UntaggableError, read_tags
+from genretree.library.database.connection import State, decode_path
+from genretree.library.database.journal import first_genres
+from genretree.library.database.records import PAGE, FileRow
+from genretree.library.plan.mapping import Decision
+from genretree.library.plan.planner import Plan, check_writable, find_change
+from genretree.library.scan.classifier import Problem, stamp_file
+from genretree.library.tags.adapters import TagError, UntaggableError, read_tags
+from genretree.library.tags.genre_fields import GENRE, PREVIOUS, is_written, listed_genres, split_genres
 from genretree.remote import is_url
 from genretree.sound.walk import FoundFile, SoundWalk
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from genretree.errors import LibraryError
-from genretree.library import records
-from genretree.library.listen import Listener, Problem, Stamp, hear_file, stamp_file
-from genretree.library.records import FileRow, ModelCard, Result
-from genretree.library.state import State
+from genretree.library.database import records
+from genretree.library.database.connection import State
+from genretree.library.database.records import FileRow, ModelCard, Result
+from genretree.library.scan.classifier import Listener, Problem, Stamp, hear_file, stamp_file
 from genretree.parallel import available_processors, shared_by, worker_pool
 from genretree.progress import progress_bar
 from genretree.remote import is_url, local_path

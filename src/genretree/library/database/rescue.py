@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from genretree.errors import LibraryError
-from genretree.library.levels import genres_json, own_json
-from genretree.library.records import PAGE, count_files
-from genretree.library.state import State, backups, encode_path, open_state
-from genretree.library.tags import TagError, read_tags
+from genretree.library.database.connection import State, backups, encode_path, open_state
+from genretree.library.database.encoding import genres_json, own_json
+from genretree.library.database.records import PAGE, count_files
+from genretree.library.tags.adapters import TagError, read_tags
 from genretree.sound.walk import SoundWalk
 from genretree.taxonomy import Taxonomy
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from genretree.library.frames import tag_size
-from genretree.library.old_tags import (
+from genretree.library.tags.audio_digest import LayoutError, container
+from genretree.library.tags.id3_frames import tag_size
+from genretree.library.tags.legacy_formats import (
     OWN_INFO,
     V1_BYTES,
     edit_ape,
@@ -29,7 +30,6 @@ from genretree.library.old_tags import (
     split_end,
     v1_texts,
 )
-from genretree.library.payload import LayoutError, container
 from genretree.sound.containers import read_at, sniff, synchsafe, synchsafe_bytes
 from genretree.sound.tag_bounds import CostlyTagsError, check_tags
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from genretree.errors import LibraryError
-from genretree.library.delta import stream_digest
-from genretree.library.file_lock import remove_stale_lock
-from genretree.library.records import PAGE, find_copies, move_content
-from genretree.library.state import State, decode_path, encode_path
-from genretree.library.tags import TagError, read_tags
+from genretree.library.apply.file_lock import remove_stale_lock
+from genretree.library.database.connection import State, decode_path, encode_path
+from genretree.library.database.records import PAGE, find_copies, move_content
+from genretree.library.tags.adapters import TagError, read_tags
+from genretree.library.tags.binary_delta import stream_digest
 from genretree.remote import is_url
 
 _CHANGE = "id, run, path, state, temporary, before, after, before_mtime_ns, old, new, delta"

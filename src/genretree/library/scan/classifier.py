@@ -14,9 +14,9 @@ from genretree.bundle.bundle import Bundle, load_bundle
 from genretree.bundle.manifest import read_description
 from genretree.errors import SoundError
 from genretree.files import describe_special
-from genretree.library.delta import content_digest
-from genretree.library.records import UNCALIBRATED, ModelCard, Result
-from genretree.library.tags import Carried, TagError, read_tags
+from genretree.library.database.records import UNCALIBRATED, ModelCard, Result
+from genretree.library.tags.adapters import Carried, TagError, read_tags
+from genretree.library.tags.binary_delta import content_digest
 from genretree.metrics.scores import decode_levels
 from genretree.models.runtime.types import FORMS, Precision, RuntimeChoice
 from genretree.prediction.predict import average_slices, score_file

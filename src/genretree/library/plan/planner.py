@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from genretree.library.journal import Change, first_genres, last_change, last_change_to
-from genretree.library.mapping import Decision, decide
-from genretree.library.mapping import Mapping as Rules
-from genretree.library.own import PREVIOUS, genre_fields, is_written, listed_genres, split_genres
-from genretree.library.records import FileRow, ModelCard, Result, iter_files
-from genretree.library.state import State
-from genretree.library.tags import TagError, read_tags, shown
-from genretree.library.trial import find_obstacle
+from genretree.library.database.connection import State
+from genretree.library.database.journal import Change, first_genres, last_change, last_change_to
+from genretree.library.database.records import FileRow, ModelCard, Result, iter_files
+from genretree.library.plan.mapping import Decision, decide
+from genretree.library.plan.mapping import Mapping as Rules
+from genretree.library.tags.adapters import TagError, read_tags, shown
+from genretree.library.tags.genre_fields import PREVIOUS, genre_fields, is_written, listed_genres, split_genres
+from genretree.library.tags.trial_write import find_obstacle
 from genretree.remote import is_url
 from genretree.taxonomy import format_path
 

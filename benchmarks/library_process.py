@@ -23,7 +23,10 @@ import mutagen
 import numpy as np
 
 from genretree.errors import LibraryError
-from genretree.library.apply.apply import Refusal, apply_plans, undo
+from genretree.library.apply.apply import apply_plans
+from genretree.library.apply.recover import recover
+from genretree.library.apply.replace_file import Refusal
+from genretree.library.apply.undo import undo
 from genretree.library.database import journal, records
 from genretree.library.database.connection import State, open_state, sole_worker
 from genretree.library.database.records import ModelCard, Result
@@ -149,7 +152,7 @@ def main() -> None:
     with sole_worker(Path(db), f"library {what}"), open_state(db, create=True) as state:
         time.sleep(max(0.0, float(start) - time.time()))
         print("ready", flush=True)
-        journal.recover(state)
+        recover(state)
         while what == "cycle":
             step = random.choice(("analyse", "apply", "apply", "undo"))
             print(step, flush=True)

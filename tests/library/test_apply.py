@@ -23,7 +23,9 @@ from mutagen.id3 import ID3, TCON, TXXX, ID3NoHeaderError
 
 from genretree.errors import LibraryError
 from genretree.library.apply import apply as apply_module
-from genretree.library.apply.apply import apply_plans, undo
+from genretree.library.apply.apply import apply_plans
+from genretree.library.apply.recover import recover
+from genretree.library.apply.undo import undo
 from genretree.library.database import journal, records
 from genretree.library.database.connection import State, open_state
 from genretree.library.plan.mapping import Mapping, make_mapping
@@ -446,7 +448,7 @@ def test_a_file_that_only_others_may_write_to_is_read_only(
     assert set(_actions(state).values()) == {"read_only"}
 
 
-@pytest.mark.parametrize("fault", ["write_tags", "sound_digest", "make_delta", "_copy_status", "_take_place"])
+@pytest.mark.parametrize("fault", ["write_tags", "sound_digest", "make_delta", "copy_status", "replace_file"])
 def test_a_fault_anywhere_leaves_the_old_file_and_no_trace(
     music: Path, state: State, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
@@ -456,7 +458,7 @@ def test_a_fault_anywhere_leaves_the_old_file_and_no_trace(
     _, refused = _write(state)
     assert len(refused) == len(FORMATS)
     assert _bytes(music) == before
-    assert journal.recover(state) == []
+    assert recover(state) == []
     assert journal.list_runs(state) == []
 
 
@@ -488,7 +490,7 @@ def test_a_full_disk_stops_the_run_and_harms_no_file(
         target.write_bytes(b"part of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(apply_module, "_copy", full)
+    monkeypatch.setattr(apply_module, "copy_file", full)
     with pytest.raises(LibraryError, match="disk is full"):
         _write(state)
     assert _bytes(music) == before
@@ -498,7 +500,7 @@ def test_a_full_disk_stops_the_run_and_harms_no_file(
 
 _RUN = """
 import os, signal, sys
-from genretree.library.apply import apply
+from genretree.library.apply import apply, undo
 from genretree.library.database import journal, records
 from genretree.library.plan.mapping import Mapping
 from genretree.library.plan.planner import iter_plans
@@ -513,24 +515,24 @@ def deadly(real):
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*arguments, **options)
     return call
-home, name = (journal, point.split(".")[1]) if point.startswith("journal.") else (apply, point)
+home, name = {"journal": journal, "apply": apply, "undo": undo}[point.split(".")[0]], point.split(".")[1]
 setattr(home, name, deadly(getattr(home, name)))
 with open_state(db) as state:
     model, card = records.find_model(state)
     if what == "apply":
         apply.apply_plans(state, iter_plans(state, model, card, Mapping()), card.digest)
     else:
-        apply.undo(state, journal.find_run(state, None))
+        undo.undo(state, journal.find_run(state, None))
 """
 
 
 @pytest.mark.parametrize(
     ("what", "point"),
     [
-        ("apply", "write_tags"),
-        ("apply", "_take_place"),
+        ("apply", "apply.write_tags"),
+        ("apply", "apply.replace_file"),
         ("apply", "journal.finish_change"),
-        ("undo", "_copy_status"),
+        ("undo", "undo.copy_status"),
         ("undo", "journal.finish_undo"),
     ],
 )
@@ -551,7 +553,7 @@ def test_killed_in_the_middle_every_file_is_old_or_new_and_nothing_is_left_behin
     for path in music.iterdir():
         if not path.name.startswith(".genretree-"):
             assert path.read_bytes() in (start[path.name], end[path.name]), path.name
-    assert len(journal.recover(state)) == 1
+    assert len(recover(state)) == 1
     assert set(_bytes(music)) == set(old), "a temporary file was left behind"
     changed = sum(content == end[name] for name, content in _bytes(music).items())
     assert changed == (4 if "finish" in point else 3)
@@ -609,10 +611,10 @@ def test_what_became_of_a_change_is_found_out_when_the_disk_is_there_again(
     assert path.read_bytes() != before
     away = music.rename(music.with_name("away"))
     music.mkdir()
-    assert journal.recover(state) == []
+    assert recover(state) == []
     music.rmdir()
     away.rename(music)
-    assert [item.found for item in journal.recover(state)] == ["was written; undo takes it back"]
+    assert [item.found for item in recover(state)] == ["was written; undo takes it back"]
     assert undo(state, journal.find_run(state, None)) == (1, [])
     assert path.read_bytes() == before
 
@@ -787,7 +789,7 @@ def test_what_another_program_did_after_a_kill_is_kept_and_told(
         _write(state)
     monkeypatch.undo()
     edited = _edit(path, comment="theirs")
-    (found,) = journal.recover(state)
+    (found,) = recover(state)
     assert found.edited
     assert "was written, and another program has changed it since" in found.found
     assert path.read_bytes() == edited
@@ -808,13 +810,13 @@ def test_an_edit_before_the_write_was_in_place_is_kept_and_told(
 ) -> None:
     path = music / "flac.flac"
     analyse(state, [path], hearer())
-    monkeypatch.setattr(apply_module, "_take_place", _die)
+    monkeypatch.setattr(apply_module, "replace_file", _die)
     monkeypatch.setattr(Path, "unlink", _die)  # killed, it would not clear up
     with pytest.raises(_KilledError):
         _write(state)
     monkeypatch.undo()
     edited = _edit(path, comment="theirs")
-    (found,) = journal.recover(state)
+    (found,) = recover(state)
     assert (found.edited, found.found) == (True, "was not written, and another program has changed it since")
     assert _bytes(music)["flac.flac"] == edited
     assert not [item for item in music.iterdir() if item.name.startswith(".")]
@@ -832,7 +834,7 @@ def test_an_edit_after_an_undo_that_was_killed_is_kept_and_told(
         undo(state, run)
     monkeypatch.undo()
     edited = _edit(path, genre="Theirs")
-    (found,) = journal.recover(state)
+    (found,) = recover(state)
     assert (found.edited, found.found) == (True, "was restored, and another program has changed it since")
     with pytest.raises(LibraryError, match="nothing to undo"):
         journal.find_run(state, None)

@@ -201,7 +201,7 @@ def test_a_clean_that_is_killed_leaves_each_file_old_or_new(
     written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     db, before, placed = tmp_path / "new.sqlite", _bytes(written), []
-    real = apply_module._take_place
+    real = apply_module.replace_file
 
     def die(*arguments: object) -> object:
         if len(placed) == 3:
@@ -209,7 +209,7 @@ def test_a_clean_that_is_killed_leaves_each_file_old_or_new(
         placed.append(arguments[1])
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(apply_module, "_take_place", die)
+    monkeypatch.setattr(apply_module, "replace_file", die)
     assert _clean(db, written, "--write").exit_code != 0
     monkeypatch.undo()
     changed = {name for name, content in _bytes(written).items() if content != before[name]}

@@ -20,7 +20,8 @@ from mutagen.id3 import TIT2
 
 from genretree.cli import main
 from genretree.errors import LibraryError
-from genretree.library.apply.apply import apply_plans, undo
+from genretree.library.apply.apply import apply_plans
+from genretree.library.apply.undo import undo
 from genretree.library.database import journal, records
 from genretree.library.database.connection import State, encode_path, open_state
 from genretree.library.plan.mapping import Mapping

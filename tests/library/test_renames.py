@@ -12,7 +12,8 @@ from listening import hearer
 from mutagen.id3 import ID3, TCON
 
 from genretree.cli import main
-from genretree.library.apply.apply import apply_plans, undo
+from genretree.library.apply.apply import apply_plans
+from genretree.library.apply.undo import undo
 from genretree.library.database import journal, records
 from genretree.library.database.connection import State, open_state
 from genretree.library.plan.mapping import Mapping

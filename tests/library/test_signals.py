@@ -79,9 +79,9 @@ def test_apply_and_undo_stop_cleanly_and_go_on(tmp_path: Path, music: Path, numb
     # Two runs wrote: the last one is undone whole, so that the first is what stops.
     with open_state(db) as state:
         first, last = [run for (run,) in state.connection.execute("SELECT id FROM run ORDER BY id")]
-    assert _start("apply", "_rewind", 0, "undo", last, "--db", db, "--quiet").wait(60) == 0
+    assert _start("undo", "_rewind", 0, "undo", last, "--db", db, "--quiet").wait(60) == 0
     before = _bytes(music)
-    process = _start("apply", "_rewind", 0.3, "undo", first, "--db", db, "--quiet")
+    process = _start("undo", "_rewind", 0.3, "undo", first, "--db", db, "--quiet")
     deadline = time.monotonic() + 60
     while all((music / name).read_bytes() == old for name, old in before.items()):
         assert process.poll() is None, process.communicate()
@@ -91,7 +91,7 @@ def test_apply_and_undo_stop_cleanly_and_go_on(tmp_path: Path, music: Path, numb
     process.communicate(timeout=30)
     assert _bytes(music).keys() == original.keys(), "a copy was left behind"
     assert process.returncode in (0, 128 + number)  # 0 where that was the last file
-    assert _start("apply", "_rewind", 0, "undo", first, "--db", db, "--quiet").wait(60) in (0, 1)
+    assert _start("undo", "_rewind", 0, "undo", first, "--db", db, "--quiet").wait(60) in (0, 1)
     assert _bytes(music) == original
 
 

@@ -14,7 +14,8 @@ from listening import hearer
 from mutagen.flac import FLAC
 from mutagen.id3 import APIC, ID3
 
-from genretree.library.apply.apply import apply_plans, undo
+from genretree.library.apply.apply import apply_plans
+from genretree.library.apply.undo import undo
 from genretree.library.database import records
 from genretree.library.database.connection import State, open_state
 from genretree.library.plan.mapping import Mapping

@@ -19,7 +19,8 @@ from mutagen.flac import FLAC
 from mutagen.id3 import ID3, TIT2
 from mutagen.wave import WAVE
 
-from genretree.library.apply.apply import apply_plans, undo
+from genretree.library.apply.apply import apply_plans
+from genretree.library.apply.undo import undo
 from genretree.library.database import records
 from genretree.library.database.connection import State, open_state
 from genretree.library.plan import planner as plan_module

@@ -21,7 +21,10 @@ from mutagen.flac import FLAC
 
 from genretree.library.apply import apply as apply_module
 from genretree.library.apply import file_lock
-from genretree.library.apply.apply import apply_plans, undo
+from genretree.library.apply import undo as undo_module
+from genretree.library.apply.apply import apply_plans
+from genretree.library.apply.recover import recover
+from genretree.library.apply.undo import undo
 from genretree.library.database import journal, records
 from genretree.library.database.connection import State, open_state
 from genretree.library.plan.mapping import Mapping
@@ -78,9 +81,11 @@ def _names(path: Path) -> list[str]:
 def _meanwhile(monkeypatch: pytest.MonkeyPatch, name: str, act: object, *, after: bool = False) -> None:
     """Do something in the middle of the next write or undo, and not again."""
     real = getattr(apply_module, name)
+    modules = [module for module in (apply_module, undo_module) if hasattr(module, name)]
 
     def call(*arguments: object, **options: object) -> object:
-        monkeypatch.setattr(apply_module, name, real)
+        for module in modules:
+            monkeypatch.setattr(module, name, real)
         if not after:
             act()  # type: ignore[operator]
         found = real(*arguments, **options)
@@ -88,7 +93,8 @@ def _meanwhile(monkeypatch: pytest.MonkeyPatch, name: str, act: object, *, after
             act()  # type: ignore[operator]
         return found
 
-    monkeypatch.setattr(apply_module, name, call)
+    for module in modules:
+        monkeypatch.setattr(module, name, call)
 
 
 def _write_in_both(
@@ -102,7 +108,7 @@ def _write_in_both(
     return _write(states[0]), other
 
 
-@pytest.mark.parametrize("point", ["write_tags", "check_untouched", "_copy_status", "_take_place"])
+@pytest.mark.parametrize("point", ["write_tags", "check_untouched", "copy_status", "replace_file"])
 def test_a_file_that_another_database_is_writing_to_is_refused(
     path: Path, states: tuple[State, State], monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
@@ -114,11 +120,11 @@ def test_a_file_that_another_database_is_writing_to_is_refused(
     assert _names(path) == [path.name]
     assert undo(states[0], run) == (1, [])
     assert path.read_bytes() == before
-    assert [journal.recover(state) for state in states] == [[], []]
+    assert [recover(state) for state in states] == [[], []]
 
 
 @pytest.mark.usefixtures("no_locks")
-@pytest.mark.parametrize("point", ["write_tags", "check_untouched", "_copy_status", "_take_place"])
+@pytest.mark.parametrize("point", ["write_tags", "check_untouched", "copy_status", "replace_file"])
 def test_without_locks_the_second_database_finds_the_file_replaced(
     path: Path, states: tuple[State, State], monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
@@ -129,7 +135,7 @@ def test_without_locks_the_second_database_finds_the_file_replaced(
     assert "another program changed it at the same time" in refused[0]
     assert other[0][1] == []
     assert _names(path) == [path.name]
-    assert journal.recover(states[0]) == []
+    assert recover(states[0]) == []
     assert undo(states[1], other[0][0]) == (1, [])
     assert path.read_bytes() == before
 
@@ -147,13 +153,13 @@ def test_a_file_replaced_by_one_of_the_same_size_and_time_is_not_overwritten(
         os.utime(edited, ns=(status.st_atime_ns, status.st_mtime_ns))
         edited.replace(path)
 
-    _meanwhile(monkeypatch, "_take_place", replace)
+    _meanwhile(monkeypatch, "replace_file", replace)
     run, refused = _write(states[0])
     assert (run, len(refused)) == (0, 1)
     assert "another program changed it" in refused[0]
     assert path.read_bytes() == theirs
     assert _names(path) == [path.name]
-    assert journal.recover(states[0]) == []
+    assert recover(states[0]) == []
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -171,13 +177,13 @@ def test_a_file_that_another_program_saves_during_undo_is_not_overwritten(
     theirs = edited.read_bytes()
     if force:
         write_tags(path, ["Rock"], dict(read_tags(path).own))
-    _meanwhile(monkeypatch, "_copy_status", lambda: edited.replace(path))
+    _meanwhile(monkeypatch, "copy_status", lambda: edited.replace(path))
     restored, refused = undo(state, run, force=force)
     assert (restored, len(refused)) == (0, 1)
     assert "another program changed it" in refused[0].reason
     assert path.read_bytes() == theirs
     assert _names(path) == [path.name]
-    assert journal.recover(state) == []
+    assert recover(state) == []
     assert undo(state, run, force=True) == (1, [])
     assert FLAC(path)["comment"] == ["theirs"]
 
@@ -186,11 +192,11 @@ def test_a_file_removed_during_a_write_stays_removed(
     path: Path, states: tuple[State, State], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     analyse(states[0], [path], hearer())
-    _meanwhile(monkeypatch, "_take_place", path.unlink)
+    _meanwhile(monkeypatch, "replace_file", path.unlink)
     _, refused = _write(states[0])
     assert "was removed by another program" in refused[0]
     assert list(path.parent.iterdir()) == []
-    assert journal.recover(states[0]) == []
+    assert recover(states[0]) == []
 
 
 def test_an_undo_that_is_stopped_after_the_replacement_is_known_to_be_done(
@@ -203,12 +209,12 @@ def test_an_undo_that_is_stopped_after_the_replacement_is_known_to_be_done(
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    _meanwhile(monkeypatch, "_take_place", interrupt, after=True)
+    _meanwhile(monkeypatch, "replace_file", interrupt, after=True)
     with pytest.raises(KeyboardInterrupt):
         undo(state, run)
     assert path.read_bytes() == before
     assert _names(path) == [path.name]
-    assert [item.found for item in journal.recover(state)] == ["was restored"]
+    assert [item.found for item in recover(state)] == ["was restored"]
 
 
 def test_a_write_that_is_stopped_after_the_replacement_can_be_undone(
@@ -220,10 +226,10 @@ def test_a_write_that_is_stopped_after_the_replacement_can_be_undone(
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    _meanwhile(monkeypatch, "_take_place", interrupt, after=True)
+    _meanwhile(monkeypatch, "replace_file", interrupt, after=True)
     with pytest.raises(KeyboardInterrupt):
         _write(state)
-    assert [item.found for item in journal.recover(state)] == ["was written; undo takes it back"]
+    assert [item.found for item in recover(state)] == ["was written; undo takes it back"]
     assert undo(state, journal.find_run(state, None)) == (1, [])
     assert path.read_bytes() == before
 
@@ -247,12 +253,12 @@ def test_the_step_copy_of_an_undo_that_was_killed_is_removed(
     run, _ = _write(state)
     _write(state, "overwrite")
     with monkeypatch.context() as patch:
-        patch.setattr(apply_module, "apply_delta", _die)
+        patch.setattr(undo_module, "apply_delta", _die)
         patch.setattr(Path, "unlink", _die)  # killed, it would not clear up
         with pytest.raises(_KilledError):
             undo(state, run)
     assert [name for name in _names(path) if name.endswith(".step")]
-    journal.recover(state)
+    recover(state)
     assert _names(path) == [path.name]
     assert undo(state, run) == (1, [])
     assert path.read_bytes() == before
@@ -273,7 +279,7 @@ def test_copies_that_0_1_left_behind_are_removed_and_those_of_others_stay(
     temporary.with_suffix(".step").write_bytes(b"copy")
     theirs = path.with_name(f".genretree-{'0' * 32}.tmp")
     theirs.write_bytes(b"another process works on it")
-    assert [item.found for item in journal.recover(state)] == ["is as it was"]
+    assert [item.found for item in recover(state)] == ["is as it was"]
     assert _names(path) == [theirs.name, path.name]
 
 
@@ -319,7 +325,7 @@ def test_a_write_that_another_database_wrote_over_before_recovery_can_be_undone(
     analyse(two, [path], hearer(digest="1" * 16))
     second, refused = _write(two, "overwrite")
     assert (second, refused) == (1, [])
-    (found,) = journal.recover(one)
+    (found,) = recover(one)
     assert "was written, and another program has changed it since" in found.found
     assert undo(two, second) == (1, [])
     assert undo(one, journal.find_run(one, None)) == (1, [])
@@ -332,7 +338,8 @@ _RUN = """
 import sys, time
 from pathlib import Path
 from genretree.library.database import journal, records
-from genretree.library.apply.apply import apply_plans, undo
+from genretree.library.apply.apply import apply_plans
+from genretree.library.apply.undo import undo
 from genretree.library.plan.mapping import Mapping
 from genretree.library.plan.planner import iter_plans
 from genretree.library.database.connection import open_state

@@ -267,7 +267,7 @@ def undo(run: int | None, db: Path | None, force: bool, quiet: bool) -> None:
 
     What later runs wrote into the same files goes, too. Files that others have changed since need --force.
     """
-    from genretree.library.apply.apply import undo as undo_run
+    from genretree.library.apply.undo import undo as undo_run
     from genretree.library.database import journal
     from genretree.library.database.connection import back_up
     from genretree.progress import progress_bar
@@ -368,14 +368,14 @@ def _read(db: Path | None) -> Iterator[State]:
 
 @contextmanager
 def _work_on(db: Path | None, what: str, create: bool = False) -> Iterator[State]:
-    from genretree.library.database import journal
+    from genretree.library.apply.recover import recover
     from genretree.library.database.connection import default_database, explained, open_state, sole_worker
 
     path = db or default_database()
     if not create:
         open_state(path, check=False).close()  # refuse what is missing before anything is made beside it
     with explained(path), sole_worker(path, what), open_state(path, create=create, check=True) as state:
-        if recovered := journal.recover(state):
+        if recovered := recover(state):
             echo(f"{len(recovered)} files were in hand when an earlier run ended; none is damaged", err=True)
         for item in [item for item in recovered if item.edited][:_PROBLEMS]:
             echo(f"{printable(item.path)}: {item.found}", err=True)

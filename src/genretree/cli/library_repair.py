@@ -16,7 +16,7 @@ from genretree.cli.output import echo, echo_json
 from genretree.files import printable
 
 if TYPE_CHECKING:
-    from genretree.library.apply.apply import Refusal
+    from genretree.library.apply.replace_file import Refusal
     from genretree.library.database.connection import State
     from genretree.library.plan.planner import Plan
 

@@ -22,8 +22,9 @@ from genretree.cli import main
 from genretree.errors import LibraryError
 from genretree.library.apply.apply import apply_plans
 from genretree.library.apply.undo import undo
-from genretree.library.database import journal, records
+from genretree.library.database import journal, migrations, records
 from genretree.library.database.connection import State, encode_path, open_state
+from genretree.library.database.migrations import FORMAT
 from genretree.library.plan.mapping import Mapping
 from genretree.library.plan.planner import iter_plans
 from genretree.library.scan.analyse import analyse
@@ -189,6 +190,10 @@ def old_library(tmp_path: Path) -> tuple[Path, Path]:
     return db, music
 
 
+_TO_2 = ("ALTER TABLE file ADD COLUMN own TEXT", "UPDATE setting SET value = '2' WHERE name = 'format'")
+_INDEX = "CREATE INDEX change_after ON change (after) WHERE state = 'written'"
+
+
 def _format(db: Path) -> str:
     connection = sqlite3.connect(db)
     found = connection.execute("SELECT value FROM setting WHERE name = 'format'").fetchone()[0]
@@ -207,7 +212,7 @@ def test_a_database_of_0_1_opens_and_its_run_is_undone(old_library: tuple[Path, 
         assert set(_actions(state).values()) == {"same"}, "an update is no reason to write every file again"
         model, card = records.find_model(state)
         assert [row.own for row, _ in records.iter_files(state, model, card)] == [None, None]
-    assert _format(db) == "2"
+    assert _format(db) == str(FORMAT)
     with open_state(db) as state:
         new = open_state(db.with_name("new"), create=True)
         columns = "SELECT name, type FROM pragma_table_info('file')"
@@ -233,20 +238,61 @@ def test_a_database_of_0_1_is_rescued(old_library: tuple[Path, Path], tmp_path: 
     result = _run("rescue", db, "--out", tmp_path / "new.db")
     assert result.exit_code == 0, result.output
     assert "file: 2 rows saved; nothing is lost" in result.output
-    assert _format(tmp_path / "new.db") == "2"
+    assert _format(tmp_path / "new.db") == str(FORMAT)
     with open_state(tmp_path / "new.db") as state:
         assert undo(state, 1) == (2, [])
     assert _bytes(music) == {name: (V01 / f"before-{name}").read_bytes() for name in ("a.flac", "b.mp3")}
+
+
+def _schema(db: Path) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]], int]:
+    connection = sqlite3.connect(db)
+    names = connection.execute("SELECT type, name FROM sqlite_master ORDER BY type, name").fetchall()
+    columns = connection.execute("SELECT name, type FROM pragma_table_info('file')").fetchall()
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    connection.close()
+    return names, columns, version
+
+
+@pytest.mark.parametrize("statements", [(), _TO_2, (*_TO_2, _INDEX)], ids=["1", "2", "2 with its index"])
+def test_every_earlier_format_is_migrated_to_the_current_schema(
+    old_library: tuple[Path, Path], tmp_path: Path, statements: tuple[str, ...]
+) -> None:
+    db, music = old_library
+    connection = sqlite3.connect(db)
+    for statement in statements:
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+    before = _schema(db)
+    open_state(db, show=True).close()
+    assert _schema(db) == before, "a database that is only read stays as it is"
+    with open_state(db) as state:
+        assert undo(state, 1) == (2, [])
+    open_state(tmp_path / "new.db", create=True).close()
+    assert _schema(db) == _schema(tmp_path / "new.db")
+    assert _schema(db)[2] == FORMAT
+    assert _bytes(music) == {name: (V01 / f"before-{name}").read_bytes() for name in ("a.flac", "b.mp3")}
+
+
+def test_a_migration_that_fails_changes_nothing(
+    old_library: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db, _ = old_library
+    before = _schema(db)
+    monkeypatch.setattr(migrations, "_statements", lambda script: [script, "SELECT nonsense"])
+    with pytest.raises(LibraryError):
+        open_state(db)
+    assert _schema(db) == before
 
 
 def test_a_newer_format_is_refused_and_a_missing_database_with_a_backup_too(tmp_path: Path) -> None:
     db = tmp_path / "library.sqlite"
     open_state(db, create=True).close()
     connection = sqlite3.connect(db)
-    connection.execute("UPDATE setting SET value = '3' WHERE name = 'format'")
+    connection.execute(f"PRAGMA user_version = {FORMAT + 1}")
     connection.commit()
     connection.close()
-    with pytest.raises(LibraryError, match="format 3, this genretree reads 1 and 2; update"):
+    with pytest.raises(LibraryError, match=f"format {FORMAT + 1}, this genretree reads 1 to {FORMAT}; update"):
         open_state(db)
     db.rename(tmp_path / "library.sqlite.backup-1")
     with pytest.raises(LibraryError, match=r"is missing, but its backup .*backup-1 is there; copy"):

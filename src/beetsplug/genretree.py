@@ -27,7 +27,7 @@ from genretree.files import printable_text
 if TYPE_CHECKING:
     from genretree.library.database.records import Result
     from genretree.library.plan.mapping import Decision, Mapping
-    from genretree.library.scan.classifier import BundleListener
+    from genretree.library.scan.classifier import BundleClassifier
 
 _FIELDS = ("genretree_path", "genretree_confidence", "genretree_model")
 
@@ -145,7 +145,7 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
 
         if self.config["pretend"].get(bool) or decision is None:
             return
-        for name, text in own_fields(decision, self._listener.card).items():
+        for name, text in own_fields(decision, self._classifier.card).items():
             item[name.lower()] = text
         item.try_sync(write=write, move=False)
 
@@ -159,12 +159,12 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
         if not heard:
             return None
         means = [np.mean(parts, axis=0) for parts in zip(*heard, strict=True)]
-        return decide(self._listener.card, means, self._mapping)
+        return decide(self._classifier.card, means, self._mapping)
 
     def _hear(self, items: Sequence[Item]) -> dict[str, Result]:
         """Hear items, or know them from before: the database beside beets' own holds what was heard."""
         from genretree.library.database import records
-        from genretree.library.database.connection import open_state, sole_worker
+        from genretree.library.database.connection import open_database, sole_worker
         from genretree.library.scan.analyse import analyse
 
         paths = [_path(item) for item in items]
@@ -174,9 +174,9 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
         if self.config["database"].get() is not None:
             database = Path(self.config["database"].as_filename())
         found: dict[str, Result] = {}
-        with sole_worker(database, "beet genretree"), open_state(database, create=True) as state:
-            analyse(state, paths, lambda: self._listener, progress=len(paths) > 1)
-            model, card = records.find_model(state, self._listener.card.digest)
+        with sole_worker(database, "beet genretree"), open_database(database, create=True) as state:
+            analyse(state, paths, lambda: self._classifier, progress=len(paths) > 1)
+            model, card = records.find_model(state, self._classifier.card.digest)
             for path in paths:
                 row = records.find_file(state, path)
                 result = None if row is None else records.find_result(state, model, card, row.id)
@@ -185,14 +185,14 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
         return found
 
     @cached_property
-    def _listener(self) -> BundleListener:
+    def _classifier(self) -> BundleClassifier:
         from genretree.errors import GenretreeError
-        from genretree.library.scan.classifier import load_listener
+        from genretree.library.scan.classifier import load_file_classifier
 
         if self.config["bundle"].get() is None:
             raise ui.UserError("genretree: set `bundle` in its configuration; make one with: genretree train")
         try:
-            return load_listener(self.config["bundle"].as_filename())
+            return load_file_classifier(self.config["bundle"].as_filename())
         except GenretreeError as error:
             raise ui.UserError(printable_text(f"genretree: {error}")) from error
 
@@ -205,7 +205,7 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
             path = self.config["mapping"]
             rules = Mapping()
             if path.get() is not None:
-                rules = load_mapping(Path(path.as_filename()), self._listener.card.taxonomy)
+                rules = load_mapping(Path(path.as_filename()), self._classifier.card.taxonomy)
             given = {name: self.config[name].get() for name in ("min_confidence", "depth", "min_depth")}
             return with_options(rules, **given)
         except GenretreeError as error:

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from listening import hearer
+from listening import fake_classifier
 
-from genretree.library.database.connection import open_state
+from genretree.library.database.connection import open_database
 from genretree.library.scan.analyse import analyse
 
 pytestmark = pytest.mark.slow
@@ -67,8 +67,8 @@ def _stop(process: subprocess.Popen[str], number: signal.Signals, folder: Path, 
 def test_apply_and_undo_stop_cleanly_and_go_on(tmp_path: Path, music: Path, number: signal.Signals) -> None:
     db = tmp_path / "library.sqlite"
     original = _bytes(music)
-    with open_state(db, create=True) as state:
-        analyse(state, [music], hearer())
+    with open_database(db, create=True) as state:
+        analyse(state, [music], fake_classifier())
     apply = ("apply", "--write", "--db", db, "--quiet")
     _stop(_start("apply", "write_tags", 0.3, *apply), number, music, original)
     process = _start("apply", "write_tags", 0, *apply)
@@ -77,7 +77,7 @@ def test_apply_and_undo_stop_cleanly_and_go_on(tmp_path: Path, music: Path, numb
     written = _bytes(music)
     assert all(written[name] != original[name] for name in original)
     # Two runs wrote: the last one is undone whole, so that the first is what stops.
-    with open_state(db) as state:
+    with open_database(db) as state:
         first, last = [run for (run,) in state.connection.execute("SELECT id FROM run ORDER BY id")]
     assert _start("undo", "_rewind", 0, "undo", last, "--db", db, "--quiet").wait(60) == 0
     before = _bytes(music)
@@ -118,10 +118,10 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import genretree.bundle.hub, genretree.library.scan.classifier
 from genretree.cli import main
-from listening import Hearer
+from listening import FakeClassifier
 genretree.bundle.hub.find_bundle = lambda bundle, *given: bundle
 pause = float(os.environ.get('PAUSE', 0))
-genretree.library.scan.classifier.load_listener = lambda *given: Hearer(seconds=pause, log=Path({log!r}))
+genretree.library.scan.classifier.load_file_classifier = lambda *given: FakeClassifier(seconds=pause, log=Path({log!r}))
 main()
 """
 
@@ -154,7 +154,7 @@ def test_analyse_prints_the_command_that_goes_on(tmp_path: Path, music: Path, nu
     command = errors.partition("What was finished is saved; continue with: ")[2].strip()
     assert command.startswith("genretree library analyse ")
     n, begun = len(list(odd.iterdir())), log.read_bytes().split()
-    with open_state(tmp_path / "l.db") as state:
+    with open_database(tmp_path / "l.db") as state:
         done = state.connection.execute("SELECT count(*) FROM result").fetchone()[0]
     assert 2 <= done < n
     path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"

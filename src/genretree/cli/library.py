@@ -18,11 +18,11 @@ from genretree.cli.output import RESUME_WITH, SafeOutput, echo, echo_json, echo_
 from genretree.files import printable
 
 if TYPE_CHECKING:
-    from genretree.library.database.connection import State
-    from genretree.library.database.records import ModelCard, Result
-    from genretree.library.plan.planner import Mode, Plan
+    from genretree.library.database.connection import Database
+    from genretree.library.database.records import ModelKey, Result
+    from genretree.library.plan.planner import Mode, TagPlan
     from genretree.library.plan.preview import Preview
-    from genretree.library.scan.analyse import Counts
+    from genretree.library.scan.analyse import AnalysisCounts
     from genretree.library.scan.classifier import Problem
     from genretree.models.runtime.types import Precision, RuntimeChoice
 
@@ -113,12 +113,12 @@ def analyse(
     from genretree.bundle.hub import find_bundle
     from genretree.library.scan.analyse import analyse as analyse_places
     from genretree.library.scan.analyse import check_places
-    from genretree.library.scan.classifier import load_listener
+    from genretree.library.scan.classifier import load_file_classifier
 
     if address is not None and engine != "ray":
         raise click.UsageError("--address needs --engine ray")
     bundle = find_bundle(bundle, download, not quiet)
-    make = functools.partial(load_listener, bundle, runtime, precision, salvage)
+    make = functools.partial(load_file_classifier, bundle, runtime, precision, salvage)
     check_places(places, remote=engine == "ray")
     options: dict[str, Any] = {"workers": workers, "hidden": hidden, "retry_failed": retry_failed}
     options["max_failures"] = None if as_json else _FAILURES
@@ -132,7 +132,7 @@ def analyse(
     _tell(counts, as_json)
 
 
-def _json_line(path: str, outcome: Result | Problem, shared: bool, card: ModelCard) -> None:
+def _json_line(path: str, outcome: Result | Problem, shared: bool, card: ModelKey) -> None:
     from genretree.library.scan.classifier import Problem
     from genretree.metrics.scores import decode_levels, name_path
 
@@ -149,7 +149,7 @@ def _json_line(path: str, outcome: Result | Problem, shared: bool, card: ModelCa
     echo_json(line)
 
 
-def _tell(counts: Counts, as_json: bool) -> None:
+def _tell(counts: AnalysisCounts, as_json: bool) -> None:
     if as_json:
         failures = [
             {"file": printable(path), "kind": kind, "message": message} for path, kind, message in counts.failures
@@ -295,10 +295,10 @@ def playlists(out: Path, db: Path | None, kinds: str, relative: bool, quiet: boo
 
     Here --min-depth is 1 by default: the top of the tree has its playlists, too.
     """
-    from genretree.library.plan.playlists import Lists, write_m3u8, write_rekordbox
+    from genretree.library.plan.playlists import PlaylistIndex, write_m3u8, write_rekordbox
 
     with _read(db) as state:
-        lists = Lists(_plans(state, progress=not quiet, top=True, **how)[1])
+        lists = PlaylistIndex(_plans(state, progress=not quiet, top=True, **how)[1])
     out.mkdir(parents=True, exist_ok=True)
     if kinds in ("m3u8", "both"):
         echo(f"{out}: {len(write_m3u8(lists, out, relative))} playlists")
@@ -358,23 +358,23 @@ def _show_status(content: dict[str, Any], listed: Sequence[tuple[str, str, str]]
 
 
 @contextmanager
-def _read(db: Path | None) -> Iterator[State]:
-    from genretree.library.database.connection import default_database, explained, open_state
+def _read(db: Path | None) -> Iterator[Database]:
+    from genretree.library.database.connection import default_database, explained, open_database
 
     path = db or default_database()
-    with explained(path), open_state(path, show=True) as state:
+    with explained(path), open_database(path, show=True) as state:
         yield state
 
 
 @contextmanager
-def _work_on(db: Path | None, what: str, create: bool = False) -> Iterator[State]:
+def _work_on(db: Path | None, what: str, create: bool = False) -> Iterator[Database]:
     from genretree.library.apply.recover import recover
-    from genretree.library.database.connection import default_database, explained, open_state, sole_worker
+    from genretree.library.database.connection import default_database, explained, open_database, sole_worker
 
     path = db or default_database()
     if not create:
-        open_state(path, check=False).close()  # refuse what is missing before anything is made beside it
-    with explained(path), sole_worker(path, what), open_state(path, create=create, check=True) as state:
+        open_database(path, check=False).close()  # refuse what is missing before anything is made beside it
+    with explained(path), sole_worker(path, what), open_database(path, create=create, check=True) as state:
         if recovered := recover(state):
             echo(f"{len(recovered)} files were in hand when an earlier run ended; none is damaged", err=True)
         for item in [item for item in recovered if item.edited][:_PROBLEMS]:
@@ -383,7 +383,7 @@ def _work_on(db: Path | None, what: str, create: bool = False) -> Iterator[State
 
 
 def _plans(
-    state: State,
+    state: Database,
     *,
     mapping: Path | None,
     min_confidence: float | None,
@@ -395,7 +395,7 @@ def _plans(
     mode: Mode,
     progress: bool,
     top: bool = False,
-) -> tuple[ModelCard, Iterator[Plan]]:
+) -> tuple[ModelKey, Iterator[TagPlan]]:
     """Give the model and the plans that the options ask for; `top`: also for the top of the tree, if none says else."""
     from genretree.library.database.folders import check_folder
     from genretree.library.database.records import count_files, find_model
@@ -417,7 +417,7 @@ def _plans(
     return card, _watched(plans, sum(count_files(state)), progress)
 
 
-def _watched(plans: Iterator[Plan], total: int, progress: bool) -> Iterator[Plan]:
+def _watched(plans: Iterator[TagPlan], total: int, progress: bool) -> Iterator[TagPlan]:
     from genretree.progress import progress_bar
 
     with progress_bar(total, "plan", "file", progress and total > 2000) as tick:
@@ -443,7 +443,7 @@ def _show_actions(actions: Mapping[str, int]) -> None:
         echo(f"{n} {ACTIONS[action]}")  # type: ignore[index]
 
 
-def _show(found: Preview, card: ModelCard) -> None:
+def _show(found: Preview, card: ModelKey) -> None:
     from rich.markup import escape
     from rich.table import Table
 

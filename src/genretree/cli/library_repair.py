@@ -17,8 +17,8 @@ from genretree.files import printable
 
 if TYPE_CHECKING:
     from genretree.library.apply.replace_file import Refusal
-    from genretree.library.database.connection import State
-    from genretree.library.plan.planner import Plan
+    from genretree.library.database.connection import Database
+    from genretree.library.plan.planner import TagPlan
 
 _ROWS = 10  # of files with the same outcome
 
@@ -121,7 +121,7 @@ def clean(
     if begun and write and not any(plan.action == "write" for plan in iter_clean_plans(None, places, hidden)):
         write = False  # no database is begun for nothing
     if not write:
-        reading: AbstractContextManager[State | None] = nullcontext() if begun else _read(path)
+        reading: AbstractContextManager[Database | None] = nullcontext() if begun else _read(path)
         with reading as state:
             for plan in iter_clean_plans(state, places, hidden):
                 report.add(plan)
@@ -129,7 +129,7 @@ def clean(
         return
     with _work_on(path, "library clean", create=begun) as opened, progress_bar(0, "clean", "file", not quiet) as tick:
 
-        def done(plan: Plan, refusal: Refusal | None) -> None:
+        def done(plan: TagPlan, refusal: Refusal | None) -> None:
             tick()
             report.add(plan, refusal)
 
@@ -141,7 +141,7 @@ def clean(
     _refusals([(item.path, item.reason) for item in refused])
 
 
-def _backed_up(state: State, plans: Iterable[Plan]) -> Iterator[Plan]:
+def _backed_up(state: Database, plans: Iterable[TagPlan]) -> Iterator[TagPlan]:
     """Back the database up before the first file is written."""
     from genretree.library.database.connection import back_up
 
@@ -161,17 +161,17 @@ class _CleanReport:
         self._counts: Counter[str] = Counter()
         self._named: dict[str, list[str]] = defaultdict(list)
 
-    def watch(self, plans: Iterable[Plan]) -> Iterator[Plan]:
+    def watch(self, plans: Iterable[TagPlan]) -> Iterator[TagPlan]:
         """Add the plans that are not carried out."""
         for plan in plans:
             if plan.action != "write":
                 self.add(plan)
             yield plan
 
-    def add(self, plan: Plan, refusal: Refusal | None = None) -> None:
+    def add(self, plan: TagPlan, refusal: Refusal | None = None) -> None:
         """Count a file, and print or note what is or would be done with it."""
         from genretree.library.plan.clean import clean_outcome
-        from genretree.library.tags.adapters import shown
+        from genretree.library.tags.adapters import format_genres
 
         left = refusal is not None or plan.action != "write"
         message = refusal.reason if refusal is not None else plan.message
@@ -184,7 +184,7 @@ class _CleanReport:
         elif left and refusal is None and len(self._named[outcome]) < _PROBLEMS:
             self._named[outcome].append(f"left as it is: {path}: {message}")
         elif not left and not self._write and len(self._named[outcome]) < _ROWS:
-            now, then = (shown(genres) or "no genre" for genres in (plan.row.genres or (), plan.genres))
+            now, then = (format_genres(genres) or "no genre" for genres in (plan.row.genres or (), plan.genres))
             self._named[outcome].append(f"  {path}: {now if outcome == 'kept' else f'{now} -> {then}'}")
 
     def finish(self, run: int | None) -> None:

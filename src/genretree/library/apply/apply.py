@@ -26,30 +26,30 @@ from genretree.library.apply.replace_file import (
     replace_file,
 )
 from genretree.library.database import journal
-from genretree.library.database.connection import State
-from genretree.library.plan.planner import Plan
-from genretree.library.tags.adapters import Carried, TagError, read_tags, write_tags
+from genretree.library.database.connection import Database
+from genretree.library.plan.planner import TagPlan
+from genretree.library.tags.adapters import TagError, TagValues, read_tags, write_tags
 from genretree.library.tags.audio_digest import LayoutError, sound_digest
 from genretree.library.tags.binary_delta import apply_delta, content_digest, make_delta
 from genretree.library.tags.verify_unchanged import check_untouched
 
 
 def apply_plans(
-    state: State,
-    plans: Iterable[Plan],
+    state: Database,
+    plans: Iterable[TagPlan],
     model: str,
     command: str = "",
     *,
     keep_mtime: bool = False,
-    report: Callable[[Plan, Refusal | None], None] | None = None,
+    report: Callable[[TagPlan, Refusal | None], None] | None = None,
 ) -> tuple[int | None, int, list[Refusal]]:
     """Write what is planned.
 
     Parameters
     ----------
-    state : State
+    state : Database
         Of which the caller is the `sole_worker`.
-    plans : iterable of Plan
+    plans : iterable of TagPlan
         Those whose action is not `write` are passed over.
     model : str
         Digest of the model.
@@ -93,7 +93,7 @@ def apply_plans(
     return run if written else None, written, refused
 
 
-def write_plan(state: State, run: int, plan: Plan, keep_mtime: bool = False) -> bool:
+def write_plan(state: Database, run: int, plan: TagPlan, keep_mtime: bool = False) -> bool:
     """Write one file's tags; says whether there was anything to write.
 
     Raises
@@ -105,22 +105,24 @@ def write_plan(state: State, run: int, plan: Plan, keep_mtime: bool = False) -> 
     assert row.content is not None
     own = dict(plan.own or {})
     with path.open("rb") as source:
-        carried = read_tags(path)
-        if carried.genres != row.genres:
+        values = read_tags(path)
+        if values.genres != row.genres:
             raise RefusedError("carries other genres than when it was analysed; analyse it again")
-        if carried.after(plan.genres) == carried.genres and carried.own == own:
+        if values.after(plan.genres) == values.genres and values.own == own:
             return False
         temporary = name_copy(path)
         opened = os.fstat(source.fileno())
         if (opened.st_size, opened.st_mtime_ns) != (row.size, row.mtime_ns):
             raise RefusedError("has changed since it was analysed; analyse it again")
         placing = False
-        change = journal.begin_change(state, run, row.path, str(temporary), row.content, row.mtime_ns, _facts(carried))
+        change = journal.begin_change(
+            state, run, row.path, str(temporary), row.content, row.mtime_ns, _tag_json(values)
+        )
         try:
             with exclusive_access(path, source, opened):
                 if copy_file(source, temporary) != row.content:
                     raise RefusedError("has changed since it was analysed; analyse it again")
-                if read_tags(temporary) != carried:
+                if read_tags(temporary) != values:
                     raise RefusedError(CHANGED)
                 write_tags(temporary, plan.genres, own)
                 if sound_digest(temporary) != sound_digest(path):
@@ -132,7 +134,7 @@ def write_plan(state: State, run: int, plan: Plan, keep_mtime: bool = False) -> 
                 delta = make_delta(path, temporary)
                 _check_delta(temporary, delta, row.content)
                 copy_status(path, temporary, keep_mtime)
-                facts = {**_facts(new), "wrote": list(plan.genres), "theirs": list(plan.theirs)}
+                facts = {**_tag_json(new), "wrote": list(plan.genres), "theirs": list(plan.theirs)}
                 placing = True
                 journal.fill_change(state, change, content_digest(temporary), facts, delta)
                 status = replace_file(temporary, path, source, opened)
@@ -152,5 +154,5 @@ def _check_delta(new: Path, delta: bytes, before: bytes) -> None:
             raise LibraryError("a change that could not be undone was about to be made; please report this")
 
 
-def _facts(carried: Carried) -> dict[str, object]:
-    return {"genres": list(carried.genres), "own": dict(carried.own)}
+def _tag_json(values: TagValues) -> dict[str, object]:
+    return {"genres": list(values.genres), "own": dict(values.own)}

@@ -10,7 +10,7 @@ from typing import Any
 
 from genretree.library.apply.file_lock import remove_stale_lock
 from genretree.library.database import journal
-from genretree.library.database.connection import State, encode_path
+from genretree.library.database.connection import Database, encode_path
 from genretree.library.database.journal import Change, read_changes, read_file_state
 from genretree.library.tags.adapters import TagError, read_tags
 
@@ -33,7 +33,7 @@ class Recovered:
     edited: bool = False
 
 
-def recover(state: State) -> list[Recovered]:
+def recover(state: Database) -> list[Recovered]:
     """Find out what became of changes that a process died over, and clear its temporary files away.
 
     A file is either as it was or as it was to be, never in between, unless another program has changed it since; then
@@ -54,7 +54,7 @@ def recover(state: State) -> list[Recovered]:
     return found
 
 
-def _recover(state: State, item: Change, unused: bool) -> Recovered | None:
+def _recover(state: Database, item: Change, unused: bool) -> Recovered | None:
     """Find out what became of a write."""
     now = read_file_state(item.path)
     if now is None and item.after and not unused:
@@ -73,7 +73,7 @@ def _recover(state: State, item: Change, unused: bool) -> Recovered | None:
     return Recovered(item.path, text, edited=True)
 
 
-def _recover_undo(state: State, item: Change, unused: bool) -> Recovered | None:
+def _recover_undo(state: Database, item: Change, unused: bool) -> Recovered | None:
     """Find out what became of the restoring of a file."""
     now = read_file_state(item.path)
     chain = read_changes(state, "WHERE path = ? AND id >= ? AND state <> 'undone' ORDER BY id DESC", _key(item))

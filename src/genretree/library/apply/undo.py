@@ -21,7 +21,7 @@ from genretree.library.apply.replace_file import (
     replace_file,
 )
 from genretree.library.database import journal
-from genretree.library.database.connection import State
+from genretree.library.database.connection import Database
 from genretree.library.tags.adapters import TagError, read_tags, write_tags
 from genretree.library.tags.audio_digest import LayoutError, sound_digest
 from genretree.library.tags.binary_delta import apply_delta, content_digest, stream_digest
@@ -29,7 +29,7 @@ from genretree.library.tags.verify_unchanged import check_untouched
 
 
 def undo(
-    state: State,
+    state: Database,
     run: int,
     *,
     force: bool = False,
@@ -39,7 +39,7 @@ def undo(
 
     Parameters
     ----------
-    state : State
+    state : Database
         Of which the caller is the `sole_worker`.
     run : int
     force : bool
@@ -74,7 +74,7 @@ def undo(
     return restored, refused
 
 
-def _restore(state: State, chain: list[journal.Change], force: bool) -> None:
+def _restore(state: Database, chain: list[journal.Change], force: bool) -> None:
     """Go back through a file's changes, the newest first."""
     oldest = chain[-1]
     path = Path(oldest.path)

@@ -39,7 +39,7 @@ def default_database() -> Path:
     return Path(given) if given else platformdirs.user_data_path("genretree") / "library.sqlite"
 
 
-class State:
+class Database:
     """An open database.
 
     Parameters
@@ -87,14 +87,14 @@ class State:
         if self._copied is not None:
             self._copied.cleanup()
 
-    def __enter__(self) -> State:
+    def __enter__(self) -> Database:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def open_state(path: str | Path, *, create: bool = False, show: bool = False, check: bool | None = None) -> State:
+def open_database(path: str | Path, *, create: bool = False, show: bool = False, check: bool | None = None) -> Database:
     """Open a library's database.
 
     Parameters
@@ -126,9 +126,9 @@ def open_state(path: str | Path, *, create: bool = False, show: bool = False, ch
         path.parent.mkdir(parents=True, exist_ok=True)
     if check is None:
         check = not path.exists() or path.stat().st_size < _CHECKED_BYTES
-    state: State | None = None
+    state: Database | None = None
     try:
-        state = State(path, sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None))
+        state = Database(path, sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None))
         try:
             _prepare(state, create, check, upgrade=not show)
         except sqlite3.OperationalError as error:
@@ -146,7 +146,7 @@ def open_state(path: str | Path, *, create: bool = False, show: bool = False, ch
     return state
 
 
-def _prepare(state: State, create: bool, check: bool, upgrade: bool) -> None:
+def _prepare(state: Database, create: bool, check: bool, upgrade: bool) -> None:
     """Make the tables if there are none, or see whether they are sound and of a format that can be read."""
     path, connection = state.path, state.connection
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
@@ -174,25 +174,25 @@ def _prepare(state: State, create: bool, check: bool, upgrade: bool) -> None:
             migrate(connection)
 
 
-def _open_read_only(path: Path) -> State:
+def _open_read_only(path: Path) -> Database:
     """Open a database beside which SQLite can't make the files that WAL mode needs."""
     log = path.with_name(f"{path.name}-wal")
     copied = None
-    shown = path
+    readable = path
     if log.exists() and log.stat().st_size:  # what is only in the log would be missing from an immutable database
         copied = tempfile.TemporaryDirectory(prefix="genretree-")
-        shown = Path(copied.name) / path.name
+        readable = Path(copied.name) / path.name
         try:
-            shutil.copyfile(path, shown)
-            shutil.copyfile(log, shown.with_name(log.name))
+            shutil.copyfile(path, readable)
+            shutil.copyfile(log, readable.with_name(log.name))
         except OSError as error:
             copied.cleanup()
             raise LibraryError(f"{path}: can't be read ({error.strerror or error})") from error
-    address = f"{shown.absolute().as_uri()}{'' if copied else '?mode=ro&immutable=1'}"
-    return State(path, sqlite3.connect(address, uri=True, isolation_level=None), copied)
+    address = f"{readable.absolute().as_uri()}{'' if copied else '?mode=ro&immutable=1'}"
+    return Database(path, sqlite3.connect(address, uri=True, isolation_level=None), copied)
 
 
-def back_up(state: State) -> Path:
+def back_up(state: Database) -> Path:
     """Copy a database to `<name>.backup-1` and number the earlier copies up; three are kept.
 
     Returns

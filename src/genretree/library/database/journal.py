@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from genretree.errors import LibraryError
-from genretree.library.database.connection import State, decode_path, encode_path
+from genretree.library.database.connection import Database, decode_path, encode_path
 from genretree.library.database.records import PAGE, find_copies, move_content
 from genretree.library.tags.binary_delta import stream_digest
 from genretree.remote import is_url
@@ -66,7 +66,7 @@ class Run:
     undone: int
 
 
-def begin_run(state: State, model: str, command: str) -> int:
+def begin_run(state: Database, model: str, command: str) -> int:
     """Give a number to a call that is about to change files; power may fail from now on, too."""
     state.connection.execute("PRAGMA synchronous = FULL")
     with state.transaction() as connection:
@@ -78,7 +78,7 @@ def begin_run(state: State, model: str, command: str) -> int:
 
 
 def begin_change(
-    state: State, run: int, path: str, temporary: str, before: bytes, mtime_ns: int, old: Mapping[str, Any]
+    state: Database, run: int, path: str, temporary: str, before: bytes, mtime_ns: int, old: Mapping[str, Any]
 ) -> int:
     """Note that a file is about to be changed."""
     _adopt(state, path, before)
@@ -93,7 +93,7 @@ def begin_change(
         )
 
 
-def fill_change(state: State, change: int, after: bytes, new: Mapping[str, Any], delta: bytes) -> None:
+def fill_change(state: Database, change: int, after: bytes, new: Mapping[str, Any], delta: bytes) -> None:
     """Note how to undo a change, before it is made."""
     with state.transaction() as connection:
         connection.execute(
@@ -101,7 +101,7 @@ def fill_change(state: State, change: int, after: bytes, new: Mapping[str, Any],
         )
 
 
-def finish_change(state: State, change: int, size: int, mtime_ns: int) -> None:
+def finish_change(state: Database, change: int, size: int, mtime_ns: int) -> None:
     """Note that a change is in place."""
     found = read_changes(state, "WHERE id = ?", (change,))[0]
     with state.transaction() as connection:
@@ -109,19 +109,19 @@ def finish_change(state: State, change: int, size: int, mtime_ns: int) -> None:
         move_content(state, found.path, found.before, found.after, size, mtime_ns, found.new)
 
 
-def void_change(state: State, change: int) -> None:
+def void_change(state: Database, change: int) -> None:
     """Note that a change was not made, before its copy is removed: a copy that is gone otherwise means it was made."""
     with state.transaction() as connection:
         connection.execute("UPDATE change SET after = x'' WHERE id = ? AND state = 'begun'", (change,))
 
 
-def drop_change(state: State, change: int) -> None:
+def drop_change(state: Database, change: int) -> None:
     """Forget a change that was not made."""
     with state.transaction() as connection:
         connection.execute("DELETE FROM change WHERE id = ?", (change,))
 
 
-def begin_undo(state: State, change: int, temporary: str) -> None:
+def begin_undo(state: Database, change: int, temporary: str) -> None:
     """Note that a file is about to be restored."""
     with state.transaction() as connection:
         connection.execute(
@@ -129,7 +129,7 @@ def begin_undo(state: State, change: int, temporary: str) -> None:
         )
 
 
-def finish_undo(state: State, chain: Sequence[Change], after: bytes, size: int, mtime_ns: int) -> None:
+def finish_undo(state: Database, chain: Sequence[Change], after: bytes, size: int, mtime_ns: int) -> None:
     """Note that the changes of a chain, the newest first, are undone; `after` is what the file holds now."""
     with state.transaction() as connection:
         connection.executemany("UPDATE change SET state = 'undone' WHERE id = ?", [(item.id,) for item in chain])
@@ -137,25 +137,25 @@ def finish_undo(state: State, chain: Sequence[Change], after: bytes, size: int, 
         move_content(state, oldest.path, chain[0].after, after, size, mtime_ns, oldest.old)
 
 
-def stop_undo(state: State, change: int) -> None:
+def stop_undo(state: Database, change: int) -> None:
     """Note that a file could not be restored."""
     with state.transaction() as connection:
         connection.execute("UPDATE change SET state = 'written' WHERE id = ?", (change,))
 
 
-def last_change(state: State, path: str) -> Change | None:
+def last_change(state: Database, path: str) -> Change | None:
     """Give the last change of a file that stands."""
     rows = read_changes(state, "WHERE path = ? AND state = 'written' ORDER BY id DESC LIMIT 1", (encode_path(path),))
     return rows[0] if rows else None
 
 
-def last_change_to(state: State, content: bytes | None) -> Change | None:
+def last_change_to(state: Database, content: bytes | None) -> Change | None:
     """Give the last change that stands and made this content, whatever the file's path was then."""
     rows = read_changes(state, "WHERE after = ? AND state = 'written' ORDER BY id DESC LIMIT 1", (content,))
     return rows[0] if rows else None
 
 
-def first_genres(state: State, change: Change) -> tuple[str, ...]:
+def first_genres(state: Database, change: Change) -> tuple[str, ...]:
     """Give the genres that a file had before the first of the changes that led to this one without a person's edit."""
     query = "WHERE path = ? AND id < ? AND state = 'written' ORDER BY id DESC"
     genres = change.old["genres"]
@@ -166,7 +166,7 @@ def first_genres(state: State, change: Change) -> tuple[str, ...]:
     return tuple(genres)
 
 
-def _adopt(state: State, path: str, content: bytes) -> None:
+def _adopt(state: Database, path: str, content: bytes) -> None:
     """Give the changes of a file that was renamed its new path, so that undo sees later ones as their successors."""
     if last_change(state, path) is not None:
         return
@@ -175,7 +175,7 @@ def _adopt(state: State, path: str, content: bytes) -> None:
         _move(state, change.path, path)
 
 
-def _follow(state: State, chain: list[Change]) -> list[Change]:
+def _follow(state: Database, chain: list[Change]) -> list[Change]:
     """Find the file of a chain at another path if it was renamed, and note that path."""
     old, after = chain[0].path, chain[0].after
     if os.path.lexists(old):
@@ -190,7 +190,7 @@ def _follow(state: State, chain: list[Change]) -> list[Change]:
     return chain
 
 
-def find_exchanged(state: State, chain: list[Change]) -> list[Change] | None:
+def find_exchanged(state: Database, chain: list[Change]) -> list[Change] | None:
     """Find the file of a chain whose path another file has now, as when two files exchanged their names.
 
     The other file's changes get the path in return, and are looked for in the same way when their turn comes.
@@ -210,7 +210,7 @@ def find_exchanged(state: State, chain: list[Change]) -> list[Change] | None:
     return None
 
 
-def _exchange(state: State, one: str, other: str) -> None:
+def _exchange(state: Database, one: str, other: str) -> None:
     nowhere = b"\0"  # the name of no file
     with state.transaction() as connection:
         for old, new in (
@@ -223,7 +223,7 @@ def _exchange(state: State, one: str, other: str) -> None:
             )
 
 
-def _move(state: State, old: str, new: str) -> None:
+def _move(state: Database, old: str, new: str) -> None:
     with state.transaction() as connection:
         connection.execute(
             "UPDATE change SET path = ? WHERE path = ? AND state IN ('written', 'undone')",
@@ -231,7 +231,7 @@ def _move(state: State, old: str, new: str) -> None:
         )
 
 
-def iter_chains(state: State, run: int) -> Iterator[list[Change]]:
+def iter_chains(state: Database, run: int) -> Iterator[list[Change]]:
     """Yield, for each file that a run changed, the changes from the newest down to the run's first.
 
     A file that is no longer at its path is looked for, by its content, among the files that are known at other paths.
@@ -255,13 +255,13 @@ def iter_chains(state: State, run: int) -> Iterator[list[Change]]:
         last = firsts[-1].id
 
 
-def count_chains(state: State, run: int) -> int:
+def count_chains(state: Database, run: int) -> int:
     """Count the changes of a run that stand."""
     query = "SELECT count(*) FROM change WHERE run = ? AND state = 'written'"
     return int(state.connection.execute(query, (run,)).fetchone()[0])
 
 
-def list_runs(state: State) -> list[Run]:
+def list_runs(state: Database) -> list[Run]:
     """Give all runs that changed anything, the last one first."""
     rows = state.connection.execute(
         "SELECT r.id, r.started, r.model, r.command, sum(c.state = 'written'), sum(c.state = 'undone') FROM run r "
@@ -270,7 +270,7 @@ def list_runs(state: State) -> list[Run]:
     return [Run(*row) for row in rows]
 
 
-def find_run(state: State, run: int | None) -> int:
+def find_run(state: Database, run: int | None) -> int:
     """Give the run with this number, or the last one that stands.
 
     Raises
@@ -315,7 +315,7 @@ def read_file_state(path: str) -> FileState | None:
     return FileState(content, status.st_size, status.st_mtime_ns)
 
 
-def read_changes(state: State, where: str, arguments: tuple[Any, ...]) -> list[Change]:
+def read_changes(state: Database, where: str, arguments: tuple[Any, ...]) -> list[Change]:
     """Read the changes that an SQL clause selects."""
     rows = state.connection.execute(f"SELECT {_CHANGE} FROM change {where}", arguments).fetchall()
     return [

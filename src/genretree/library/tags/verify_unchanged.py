@@ -36,7 +36,7 @@ def check_untouched(before: Path, after: Path) -> None:
     TagError
         If they differ; names the fields.
     """
-    old, new = _facts(before), _facts(after)
+    old, new = _tag_json(before), _tag_json(after)
     if not any(fact[0] == "vendor" for fact in old):  # a new list of comments names the program that made it
         new = Counter(fact for fact in new.elements() if fact[0] != "vendor" and fact != ("behind the comments", b""))
     changed = list(dict.fromkeys(str(fact[0]) for fact in (*(old - new), *(new - old))))
@@ -47,7 +47,7 @@ def check_untouched(before: Path, after: Path) -> None:
         raise TagError(f"other tags would not stay as they are ({named}), {why}; save them anew in a tag editor first")
 
 
-def _facts(path: Path) -> Counter[Fact]:
+def _tag_json(path: Path) -> Counter[Fact]:
     with path.open("rb", buffering=0) as file:
         kind, size = container(file), file.seek(0, io.SEEK_END)
         if kind not in _READERS:

@@ -31,10 +31,10 @@ from whole_process import measure
 from genretree.bundle.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.evaluation.evaluate import match_leaves, predict_rows
-from genretree.library import folders, journal, records
-from genretree.library.mapping import decide, make_mapping
-from genretree.library.records import ModelCard, Result
-from genretree.library.state import State, encode_path, open_state
+from genretree.library.database import folders, journal, records
+from genretree.library.database.connection import Database, encode_path, open_database
+from genretree.library.database.records import ModelKey, Result
+from genretree.library.plan.mapping import decide, make_mapping
 from genretree.metrics.calibration import average_by
 from genretree.sound.decode import probe
 from genretree.taxonomy import Taxonomy
@@ -45,8 +45,8 @@ _COMMIT = 20_000
 
 def queries(rows: int) -> None:
     """Fill a database and time every question."""
-    with tempfile.TemporaryDirectory() as folder, open_state(Path(folder) / "library.sqlite", create=True) as state:
-        card = ModelCard("0" * 16, "generated", "tree", Taxonomy.builtin())
+    with tempfile.TemporaryDirectory() as folder, open_database(Path(folder) / "library.sqlite", create=True) as state:
+        card = ModelKey("0" * 16, "generated", "tree", Taxonomy.builtin())
         model = records.use_model(state, card)
         began = time.monotonic()
         _generate(state, model, card, rows)
@@ -97,7 +97,7 @@ def _path(i: int) -> str:
     return f"/music/artist {i // 200}/album {i // 20 % 10}/{i % 20:02d} track.mp3"
 
 
-def _generate(state: State, model: int, card: ModelCard, rows: int) -> None:
+def _generate(state: Database, model: int, card: ModelKey, rows: int) -> None:
     rng = np.random.default_rng(0)
     tree = card.taxonomy
     for start in range(0, rows, _COMMIT):
@@ -150,7 +150,7 @@ def memory(music: Path, bundle: Path, folder: Path, counts: list[int], distinct:
             command = [sys.executable, "-m", "genretree", "library", *words]
             limit = end - time.monotonic()
             took, peak, _ = measure(command, environment, every=0.1, limit=limit)
-            with open_state(where / "library.sqlite") as state:
+            with open_database(where / "library.sqlite") as state:
                 known = state.connection.execute("SELECT count(*) FROM result").fetchone()[0]
             print(f"| {count} | {name} | {known} results | {took:.0f} s | {peak:.0f} MB |", flush=True)
             if took >= limit:
@@ -233,7 +233,7 @@ def tags(music: Path, bundle: Path) -> None:
             print(f"{words[0]}: {time.monotonic() - began:.1f} s: {done.stdout.splitlines()[:1]}", flush=True)
         same = sum(path.read_bytes() == content for path, content in before.items())
         print(f"{same} of {len(before)} files as before, byte by byte; journal: ", end="")
-        with open_state(environment["GENRETREE_LIBRARY"]) as state:
+        with open_database(environment["GENRETREE_LIBRARY"]) as state:
             mean = state.connection.execute("SELECT avg(length(delta)) FROM change").fetchone()[0]
             print(f"{mean or 0:.0f} bytes a file")
 
@@ -247,7 +247,7 @@ def right(folder: Path, bundles: list[Path]) -> None:
         tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
         averaged = [average_by(level, position, len(tracks)) for level in predict_rows(bundle, store, rows)]
         levels = bundle.calibrate(averaged, "track")
-        card = ModelCard("0" * 16, bundle.family, bundle.model.heads, bundle.taxonomy)
+        card = ModelKey("0" * 16, bundle.family, bundle.model.heads, bundle.taxonomy)
         leaves = match_leaves(bundle.taxonomy, store)[tracks]
         true += [bundle.taxonomy.leaves[leaf] for leaf in leaves]
         said += [(card, [level[i : i + 1] for level in levels]) for i in range(len(tracks))]

@@ -23,19 +23,22 @@ import mutagen
 import numpy as np
 
 from genretree.errors import LibraryError
-from genretree.library import journal, records
-from genretree.library.analyse import analyse
-from genretree.library.apply import Refusal, apply_plans, undo
-from genretree.library.mapping import Mapping
-from genretree.library.plan import iter_plans
-from genretree.library.records import ModelCard, Result
-from genretree.library.state import State, open_state, sole_worker
+from genretree.library.apply.apply import apply_plans
+from genretree.library.apply.recover import recover
+from genretree.library.apply.replace_file import Refusal
+from genretree.library.apply.undo import undo
+from genretree.library.database import journal, records
+from genretree.library.database.connection import Database, open_database, sole_worker
+from genretree.library.database.records import ModelKey, Result
+from genretree.library.plan.mapping import Mapping
+from genretree.library.plan.planner import iter_plans
+from genretree.library.scan.analyse import analyse
 from genretree.taxonomy import Taxonomy
 
 _TREE = Taxonomy.from_nested({"Classic": ["Chamber", "Opera"], "Other": {"Rock": ["Soft_rock", "Hard_rock"]}})
 
 
-class Listener:
+class FileClassifier:
     """A model that predicts the same genre for every file.
 
     Parameters
@@ -45,7 +48,7 @@ class Listener:
     """
 
     def __init__(self, digest: str) -> None:
-        self.card = ModelCard(digest, "constant", "tree", _TREE, "nowhere")
+        self.card = ModelKey(digest, "constant", "tree", _TREE, "nowhere")
 
     def score_file(self, path: Path) -> Result:
         """Return the result for a file."""
@@ -61,10 +64,10 @@ def command(db: Path, what: str, folder: Path, digest: str, mode: str = "overwri
     return [sys.executable, __file__, str(db), what, str(folder), str(start), digest, mode]
 
 
-def work(state: State, what: str, folder: Path, digest: str, mode: str) -> list[Refusal]:
+def work(state: Database, what: str, folder: Path, digest: str, mode: str) -> list[Refusal]:
     """Do one thing with a library; returns what was refused."""
     if what == "analyse":
-        analyse(state, [folder], lambda: Listener(digest))
+        analyse(state, [folder], lambda: FileClassifier(digest))
         return []
     if what == "apply":
         model, card = records.find_model(state, digest)
@@ -146,10 +149,10 @@ def undo_all(databases: dict[Path, str], folder: Path) -> list[tuple[str, str]]:
 def main() -> None:
     """Work."""
     db, what, folder, start, digest, mode = sys.argv[1:]
-    with sole_worker(Path(db), f"library {what}"), open_state(db, create=True) as state:
+    with sole_worker(Path(db), f"library {what}"), open_database(db, create=True) as state:
         time.sleep(max(0.0, float(start) - time.time()))
         print("ready", flush=True)
-        journal.recover(state)
+        recover(state)
         while what == "cycle":
             step = random.choice(("analyse", "apply", "apply", "undo"))
             print(step, flush=True)

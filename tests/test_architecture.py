@@ -73,6 +73,7 @@ ROOMS = {
         "api",
         "survey",
     ],
+    "library": ["tags", "database", "scan", "plan", "apply"],
 }
 SOURCE = Path(genretree.__file__).parent
 

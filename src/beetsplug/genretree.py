@@ -25,9 +25,9 @@ from beets.plugins import BeetsPlugin
 from genretree.files import printable_text
 
 if TYPE_CHECKING:
-    from genretree.library.listen import BundleListener
-    from genretree.library.mapping import Decision, Mapping
-    from genretree.library.records import Result
+    from genretree.library.database.records import Result
+    from genretree.library.plan.mapping import Decision, Mapping
+    from genretree.library.scan.classifier import BundleClassifier
 
 _FIELDS = ("genretree_path", "genretree_confidence", "genretree_model")
 
@@ -141,11 +141,11 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
         return bool(ui.show_model_changes(thing, fields=["genres"]))
 
     def _keep(self, item: Item, decision: Decision | None, write: bool) -> None:
-        from genretree.library.plan import own_fields
+        from genretree.library.plan.planner import own_fields
 
         if self.config["pretend"].get(bool) or decision is None:
             return
-        for name, text in own_fields(decision, self._listener.card).items():
+        for name, text in own_fields(decision, self._classifier.card).items():
             item[name.lower()] = text
         item.try_sync(write=write, move=False)
 
@@ -153,19 +153,19 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
         """Decide for one item, or for all items of an album together: the mean of what each says."""
         import numpy as np
 
-        from genretree.library.mapping import decide
+        from genretree.library.plan.mapping import decide
 
         heard = [result.levels for result in results if result.levels is not None]
         if not heard:
             return None
         means = [np.mean(parts, axis=0) for parts in zip(*heard, strict=True)]
-        return decide(self._listener.card, means, self._mapping)
+        return decide(self._classifier.card, means, self._mapping)
 
     def _hear(self, items: Sequence[Item]) -> dict[str, Result]:
         """Hear items, or know them from before: the database beside beets' own holds what was heard."""
-        from genretree.library import records
-        from genretree.library.analyse import analyse
-        from genretree.library.state import open_state, sole_worker
+        from genretree.library.database import records
+        from genretree.library.database.connection import open_database, sole_worker
+        from genretree.library.scan.analyse import analyse
 
         paths = [_path(item) for item in items]
         if not paths:
@@ -174,9 +174,9 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
         if self.config["database"].get() is not None:
             database = Path(self.config["database"].as_filename())
         found: dict[str, Result] = {}
-        with sole_worker(database, "beet genretree"), open_state(database, create=True) as state:
-            analyse(state, paths, lambda: self._listener, progress=len(paths) > 1)
-            model, card = records.find_model(state, self._listener.card.digest)
+        with sole_worker(database, "beet genretree"), open_database(database, create=True) as state:
+            analyse(state, paths, lambda: self._classifier, progress=len(paths) > 1)
+            model, card = records.find_model(state, self._classifier.card.digest)
             for path in paths:
                 row = records.find_file(state, path)
                 result = None if row is None else records.find_result(state, model, card, row.id)
@@ -185,27 +185,27 @@ class GenretreePlugin(BeetsPlugin):  # type: ignore[misc]  # beets is not checke
         return found
 
     @cached_property
-    def _listener(self) -> BundleListener:
+    def _classifier(self) -> BundleClassifier:
         from genretree.errors import GenretreeError
-        from genretree.library.listen import load_listener
+        from genretree.library.scan.classifier import load_file_classifier
 
         if self.config["bundle"].get() is None:
             raise ui.UserError("genretree: set `bundle` in its configuration; make one with: genretree train")
         try:
-            return load_listener(self.config["bundle"].as_filename())
+            return load_file_classifier(self.config["bundle"].as_filename())
         except GenretreeError as error:
             raise ui.UserError(printable_text(f"genretree: {error}")) from error
 
     @cached_property
     def _mapping(self) -> Mapping:
         from genretree.errors import GenretreeError
-        from genretree.library.mapping import Mapping, load_mapping, with_options
+        from genretree.library.plan.mapping import Mapping, load_mapping, with_options
 
         try:
             path = self.config["mapping"]
             rules = Mapping()
             if path.get() is not None:
-                rules = load_mapping(Path(path.as_filename()), self._listener.card.taxonomy)
+                rules = load_mapping(Path(path.as_filename()), self._classifier.card.taxonomy)
             given = {name: self.config[name].get() for name in ("min_confidence", "depth", "min_depth")}
             return with_options(rules, **given)
         except GenretreeError as error:

@@ -136,10 +136,12 @@ def test_a_bundle_comes_back_and_says_the_same(hub: StandIn, bundle: Bundle, tmp
 
 
 def test_the_library_takes_a_pulled_bundle_for_the_one_that_was_pushed(hub: StandIn, bundle: Bundle) -> None:
-    from genretree.library.listen import load_listener
+    from genretree.library.scan.classifier import load_file_classifier
 
     push(bundle.folder, "alice/rock")
-    assert load_listener(pull("alice/rock").folder).card.digest == load_listener(bundle.folder).card.digest
+    assert (
+        load_file_classifier(pull("alice/rock").folder).card.digest == load_file_classifier(bundle.folder).card.digest
+    )
 
 
 def test_a_name_stays_the_commit_that_was_pulled(hub: StandIn, bundle: Bundle, copy: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genretree.library.records import ModelCard, Result
+from genretree.library.database.records import ModelKey, Result
 from genretree.taxonomy import Taxonomy
 
 SECONDS = 1.2
@@ -26,7 +26,7 @@ def levels_of(*leaves: float) -> list[np.ndarray]:
     return TREE.sum_levels(np.array([leaves], dtype=np.float64))
 
 
-class Hearer:
+class FakeClassifier:
     """Says Soft_rock with the probability it is given, and writes down what it heard.
 
     Parameters
@@ -43,7 +43,7 @@ class Hearer:
         self, sure: float | None = 0.8, seconds: float = 0.0, log: Path | None = None, digest: str = "0" * 16
     ) -> None:
         self.sure, self.seconds, self.log = sure, seconds, log
-        self.card = ModelCard(digest, "hearer", "tree", TREE, "nowhere")
+        self.card = ModelKey(digest, "fake_classifier", "tree", TREE, "nowhere")
 
     def score_file(self, path: Path) -> Result:
         time.sleep(self.seconds)
@@ -64,6 +64,6 @@ class Hearer:
         return Result(levels_of(*chances), leaf, float(sure), 3, False, "none")
 
 
-def hearer(**options: object) -> Callable[[], Hearer]:
+def fake_classifier(**options: object) -> Callable[[], FakeClassifier]:
     """What `analyse` makes its listener by."""
-    return lambda: Hearer(**options)  # type: ignore[arg-type]
+    return lambda: FakeClassifier(**options)  # type: ignore[arg-type]

@@ -17,13 +17,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from listening import Hearer, hearer
+from listening import FakeClassifier, fake_classifier
 
 from genretree.errors import LibraryError
-from genretree.library import folders, journal, records
-from genretree.library.analyse import Counts, analyse, check_places
-from genretree.library.listen import Problem
-from genretree.library.state import State, open_state, sole_worker
+from genretree.library.database import folders, journal, records
+from genretree.library.database.connection import Database, open_database, sole_worker
+from genretree.library.scan.analyse import AnalysisCounts, analyse, check_places
+from genretree.library.scan.classifier import Problem
 from genretree.sound.walk import Skipped, SoundWalk
 from other_files import canary
 
@@ -37,12 +37,12 @@ def _fill(folder: Path, n: int, start: int = 0) -> None:
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> State:
-    with open_state(tmp_path / "library.sqlite", create=True) as state:
+def state(tmp_path: Path) -> Database:
+    with open_database(tmp_path / "library.sqlite", create=True) as state:
         yield state
 
 
-def _results(state: State) -> dict[str, records.Result]:
+def _results(state: Database) -> dict[str, records.Result]:
     model, card = records.find_model(state)
     return {Path(row.path).name: result for row, result in records.iter_results(state, model, card)}
 
@@ -50,20 +50,20 @@ def _results(state: State) -> dict[str, records.Result]:
 # -- analysing ---------------------------------------------------------------------------------------------------
 
 
-def test_every_file_is_one_row_with_a_result_or_a_reason(tmp_path: Path, state: State) -> None:
+def test_every_file_is_one_row_with_a_result_or_a_reason(tmp_path: Path, state: Database) -> None:
     _fill(tmp_path / "m", 3)
     (tmp_path / "m" / "bad.mp3").write_bytes(b"no")
     os.mkfifo(tmp_path / "m" / "pipe.mp3")
     (tmp_path / "m" / "cover.JPG").write_bytes(b"x")
     told: list[tuple[str, bool]] = []
     counts = analyse(
-        state, [tmp_path / "m"], hearer(), report=lambda path, o, shared, _: told.append((path, bool(o.error)))
+        state, [tmp_path / "m"], fake_classifier(), report=lambda path, o, shared, _: told.append((path, bool(o.error)))
     )
     failures = [
         (str(tmp_path / "m" / "bad.mp3"), "not_audio", "is no sound"),
         (str(tmp_path / "m" / "pipe.mp3"), "unreadable", "is a named pipe, not a sound file"),
     ]
-    expected = Counts(files=5, heard=3, failed=2, skipped=Skipped({".jpg": 1}), failures=failures)
+    expected = AnalysisCounts(files=5, heard=3, failed=2, skipped=Skipped({".jpg": 1}), failures=failures)
     assert vars(counts) == vars(expected)
     assert [Path(path).name for path, failed in told if failed] == ["pipe.mp3", "bad.mp3"]  # the walk refuses the pipe
     results = _results(state)
@@ -77,9 +77,9 @@ def test_every_file_is_one_row_with_a_result_or_a_reason(tmp_path: Path, state: 
     assert sum(records.count_genres(state, model).values()) == 3
 
 
-def test_special_files_are_reported_by_the_walk_and_never_opened(tmp_path: Path, state: State) -> None:
-    with canary(tmp_path / "m") as pipe, socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "m" / "socket.mp3"))
+def test_special_files_are_reported_by_the_walk_and_never_opened(tmp_path: Path, state: Database) -> None:
+    with canary(tmp_path / "m") as pipe, socket.socket(socket.AF_UNIX) as classifier:
+        classifier.bind(str(tmp_path / "m" / "socket.mp3"))
         (tmp_path / "m" / "device.mp3").symlink_to("/dev/zero")
         found = {Path(item.path).name: (item.error, item.message) for item in SoundWalk().find([tmp_path / "m"])}
         assert found == {
@@ -88,75 +88,75 @@ def test_special_files_are_reported_by_the_walk_and_never_opened(tmp_path: Path,
             "zero": ("unreadable", "is a character device, not a sound file"),
         }
         assert [item.message for item in SoundWalk().find([pipe.path])] == ["is a named pipe, not a sound file"]
-        counts = analyse(state, [tmp_path / "m"], hearer())
+        counts = analyse(state, [tmp_path / "m"], fake_classifier())
         assert (counts.files, counts.heard, counts.failed) == (3, 0, 3)
         assert not pipe.opened
 
 
-def test_nothing_is_heard_twice_and_copies_are_heard_once(tmp_path: Path, state: State) -> None:
+def test_nothing_is_heard_twice_and_copies_are_heard_once(tmp_path: Path, state: Database) -> None:
     log = tmp_path / "log"
     _fill(tmp_path / "m", 4)
     for i in range(20):
         shutil.copy(tmp_path / "m" / "0000.mp3", tmp_path / "m" / f"copy{i}.mp3")
-    counts = analyse(state, [tmp_path / "m"], hearer(log=log, seconds=0.01))
+    counts = analyse(state, [tmp_path / "m"], fake_classifier(log=log, seconds=0.01))
     assert (counts.heard, counts.shared) == (4, 20)
     assert len(log.read_text().splitlines()) == 4
-    again = analyse(state, [tmp_path / "m"], hearer(log=log))
+    again = analyse(state, [tmp_path / "m"], fake_classifier(log=log))
     assert (again.known, again.heard, again.shared) == (24, 0, 0)
     assert len(log.read_text().splitlines()) == 4
     row = records.find_file(state, str(tmp_path / "m" / "copy3.mp3"))
     assert len(records.find_copies(state, row.content)) == 21
 
 
-def test_a_changed_file_is_heard_again_and_no_other(tmp_path: Path, state: State) -> None:
+def test_a_changed_file_is_heard_again_and_no_other(tmp_path: Path, state: Database) -> None:
     log = tmp_path / "log"
     _fill(tmp_path / "m", 5)
-    analyse(state, [tmp_path / "m"], hearer())
+    analyse(state, [tmp_path / "m"], fake_classifier())
     (tmp_path / "m" / "0002.mp3").write_bytes(b"other sound")
     os.utime(tmp_path / "m" / "0003.mp3", (1, 1))  # touched, and the same as before
     (tmp_path / "m" / "0004.mp3").unlink()
     _fill(tmp_path / "m", 1, start=9)
-    counts = analyse(state, [tmp_path / "m"], hearer(log=log))
+    counts = analyse(state, [tmp_path / "m"], fake_classifier(log=log))
     assert sorted(log.read_text().split()) == ["0002.mp3", "0009.mp3"]
     assert (counts.files, counts.gone) == (5, 1)
     assert "0004.mp3" not in _results(state)
     (tmp_path / "m" / "0004.mp3").write_bytes(b"sound 4" * 50)  # back again
-    back = analyse(state, [tmp_path / "m"], hearer(log=log))
+    back = analyse(state, [tmp_path / "m"], fake_classifier(log=log))
     assert (back.heard, back.shared) == (0, 1) or back.known == 6
     model, _ = records.find_model(state)
     assert sum(records.count_genres(state, model).values()) == 6
 
 
-def test_another_model_leaves_the_results_of_the_first_alone(tmp_path: Path, state: State) -> None:
+def test_another_model_leaves_the_results_of_the_first_alone(tmp_path: Path, state: Database) -> None:
     _fill(tmp_path / "m", 3)
-    analyse(state, [tmp_path / "m"], hearer(sure=0.8))
-    analyse(state, [tmp_path / "m"], hearer(sure=0.6, digest="1" * 16))
+    analyse(state, [tmp_path / "m"], fake_classifier(sure=0.8))
+    analyse(state, [tmp_path / "m"], fake_classifier(sure=0.6, digest="1" * 16))
     model, card = records.find_model(state, "0" * 16)
     assert {result.confidence for _, result in records.iter_results(state, model, card)} == {0.8}
     assert {result.confidence for result in _results(state).values()} == {0.6}
-    first = analyse(state, [tmp_path / "m"], hearer(sure=0.8))
+    first = analyse(state, [tmp_path / "m"], fake_classifier(sure=0.8))
     assert first.known == 3
     with pytest.raises(LibraryError, match="there are"):
         records.find_model(state, "abc")
 
 
-def test_other_folders_keep_their_files(tmp_path: Path, state: State) -> None:
+def test_other_folders_keep_their_files(tmp_path: Path, state: Database) -> None:
     _fill(tmp_path / "m" / "a", 2)
     _fill(tmp_path / "m" / "a2", 2, start=2)
-    analyse(state, [tmp_path / "m"], hearer())
+    analyse(state, [tmp_path / "m"], fake_classifier())
     shutil.rmtree(tmp_path / "m" / "a")
     (tmp_path / "m" / "a").mkdir()
-    assert analyse(state, [tmp_path / "m" / "a"], hearer()).gone == 2
+    assert analyse(state, [tmp_path / "m" / "a"], fake_classifier()).gone == 2
     assert records.count_files(state) == (2, 2)
     with pytest.raises(LibraryError, match="nothing was changed"):
         check_places([tmp_path / "nowhere"])
 
 
-def test_a_folder_named_by_file_url_is_the_folder(tmp_path: Path, state: State) -> None:
+def test_a_folder_named_by_file_url_is_the_folder(tmp_path: Path, state: Database) -> None:
     _fill(tmp_path / "50% a b", 2)
     for place in (f"file://{tmp_path}/50% a b", f"file://{tmp_path}/50%25%20a%20b", f"file://localhost{tmp_path}"):
         check_places([place])
-        counts = analyse(state, [place], hearer())
+        counts = analyse(state, [place], fake_classifier())
         assert (counts.files, counts.gone) == (2, 0)
     assert counts.known == 2
     assert records.find_file(state, str(tmp_path / "50% a b" / "0000.mp3")) is not None
@@ -165,20 +165,20 @@ def test_a_folder_named_by_file_url_is_the_folder(tmp_path: Path, state: State) 
     check_places(["s3://bucket/music"], remote=True)
 
 
-def test_failures_are_kept_until_they_are_to_be_tried_again(tmp_path: Path, state: State) -> None:
+def test_failures_are_kept_until_they_are_to_be_tried_again(tmp_path: Path, state: Database) -> None:
     _fill(tmp_path / "m", 1)
     (tmp_path / "m" / "bad.mp3").write_bytes(b"no")
-    analyse(state, [tmp_path / "m"], hearer())
-    assert analyse(state, [tmp_path / "m"], hearer()).failed == 1
+    analyse(state, [tmp_path / "m"], fake_classifier())
+    assert analyse(state, [tmp_path / "m"], fake_classifier()).failed == 1
     told = []
-    analyse(state, [tmp_path / "m"], hearer(), retry_failed=True, report=lambda path, *_: told.append(path))
+    analyse(state, [tmp_path / "m"], fake_classifier(), retry_failed=True, report=lambda path, *_: told.append(path))
     assert [Path(path).name for path in told] == ["bad.mp3"]
 
 
-def test_a_file_that_vanishes_or_changes_while_it_is_heard_is_told(tmp_path: Path, state: State) -> None:
+def test_a_file_that_vanishes_or_changes_while_it_is_heard_is_told(tmp_path: Path, state: Database) -> None:
     _fill(tmp_path / "m", 3)
 
-    class Meddler(Hearer):
+    class Meddler(FakeClassifier):
         def score_file(self, path: Path) -> records.Result:
             result = super().score_file(path)
             if path.name == "0000.mp3":
@@ -192,14 +192,14 @@ def test_a_file_that_vanishes_or_changes_while_it_is_heard_is_told(tmp_path: Pat
     assert isinstance(told["0000.mp3"], Problem)
     assert (told["0000.mp3"].error, told["0001.mp3"].error) == ("not_found", "changed")
     assert list(_results(state)) == ["0002.mp3"]
-    assert analyse(state, [tmp_path / "m"], hearer()).heard == 1
+    assert analyse(state, [tmp_path / "m"], fake_classifier()).heard == 1
 
 
-def test_names_that_are_no_text_come_back_as_they_were(tmp_path: Path, state: State) -> None:
+def test_names_that_are_no_text_come_back_as_they_were(tmp_path: Path, state: Database) -> None:
     (tmp_path / "m").mkdir()
     raw = os.fsencode(tmp_path / "m") + b"/\xff\xfe \xe6\x97.mp3"
     Path(os.fsdecode(raw)).write_bytes(b"x")
-    analyse(state, [tmp_path / "m"], hearer())
+    analyse(state, [tmp_path / "m"], fake_classifier())
     model, card = records.find_model(state)
     (found,) = [row.path for row, _ in records.iter_results(state, model, card)]
     assert os.fsencode(found) == raw
@@ -214,33 +214,33 @@ def test_only_one_process_works_on_a_library(tmp_path: Path) -> None:
         pass
 
 
-def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, state: State) -> None:
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path, state: Database) -> None:
     _fill(tmp_path / "m", 400)
     pages = state.connection.execute("PRAGMA page_count").fetchone()[0]
     state.connection.execute(f"PRAGMA max_page_count = {pages + 40}")
     with pytest.raises(LibraryError, match="disk is full"):
-        analyse(state, [tmp_path / "m"], hearer())
+        analyse(state, [tmp_path / "m"], fake_classifier())
     assert state.connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     done = state.connection.execute("SELECT count(*) FROM result").fetchone()[0]
     state.connection.execute("PRAGMA max_page_count = 100000")
-    counts = analyse(state, [tmp_path / "m"], hearer())
+    counts = analyse(state, [tmp_path / "m"], fake_classifier())
     assert 0 < counts.known == done < 400
     assert counts.heard == 400 - done
 
 
 def test_what_is_no_library_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LibraryError, match="no such library"):
-        open_state(tmp_path / "none.sqlite")
+        open_database(tmp_path / "none.sqlite")
     (tmp_path / "text").write_text("hello, this is a text " * 100)
     with pytest.raises(LibraryError, match="not a library's database"):
-        open_state(tmp_path / "text")
-    open_state(tmp_path / "new", create=True).close()
+        open_database(tmp_path / "text")
+    open_database(tmp_path / "new", create=True).close()
     with sqlite3.connect(tmp_path / "new") as connection:
         connection.execute("UPDATE setting SET value = 99")
     with pytest.raises(LibraryError, match="format 99"):
-        open_state(tmp_path / "new")
+        open_database(tmp_path / "new")
     with pytest.raises(LibraryError, match="can't be written"):
-        open_state(tmp_path, create=True)
+        open_database(tmp_path, create=True)
 
 
 # -- ends that nobody chose --------------------------------------------------------------------------------------
@@ -249,12 +249,12 @@ _RUN = """
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from genretree.library.analyse import analyse
-from genretree.library.state import open_state, sole_worker
-from listening import hearer
+from genretree.library.scan.analyse import analyse
+from genretree.library.database.connection import open_database, sole_worker
+from listening import fake_classifier
 db, music, log, seconds = sys.argv[1:]
-with sole_worker(Path(db), "test"), open_state(db, create=True) as state:
-    print(analyse(state, [music], hearer(log=Path(log), seconds=float(seconds))))
+with sole_worker(Path(db), "test"), open_database(db, create=True) as state:
+    print(analyse(state, [music], fake_classifier(log=Path(log), seconds=float(seconds))))
 """
 
 
@@ -284,7 +284,7 @@ def test_killed_at_random_moments_it_repeats_no_finished_file_and_loses_none(tmp
         process.wait()
         heard = set(_lines(log)[before:])
         assert not finished & heard, "a finished file was heard again"
-        with open_state(tmp_path / "library.sqlite") as state:
+        with open_database(tmp_path / "library.sqlite") as state:
             assert state.connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
             now = {name for name, result in _results(state).items() if not result.error}
         assert finished <= now, "a finished file was lost"
@@ -294,7 +294,7 @@ def test_killed_at_random_moments_it_repeats_no_finished_file_and_loses_none(tmp
     before = len(_lines(log))
     assert _start(tmp_path, 0).wait() == 0
     assert not finished & set(_lines(log)[before:])
-    with open_state(tmp_path / "library.sqlite") as state:
+    with open_database(tmp_path / "library.sqlite") as state:
         assert len(_results(state)) == 100
         assert not any(result.error for result in _results(state).values())
 
@@ -305,7 +305,7 @@ def test_a_file_that_processes_die_of_is_found_out_alone(tmp_path: Path) -> None
     codes = [_start(tmp_path, 0).wait() for _ in range(2)]
     assert codes[0] != 0
     assert codes[1] == 0
-    with open_state(tmp_path / "library.sqlite") as state:
+    with open_database(tmp_path / "library.sqlite") as state:
         errors = {name: result.error for name, result in _results(state).items() if result.error}
         assert errors == {"abort.mp3": "crashed"}
         assert len(_results(state)) == 7
@@ -317,14 +317,14 @@ def test_copies_of_a_suspect_wait_for_it(tmp_path: Path) -> None:
     assert _start(tmp_path, 0).wait() != 0
     (tmp_path / "m" / "abort-0.mp3").write_bytes(b"takes the process down")  # walked to before all others
     assert _start(tmp_path, 0).wait() == 0
-    with open_state(tmp_path / "library.sqlite") as state:
+    with open_database(tmp_path / "library.sqlite") as state:
         errors = {name: result.error for name, result in _results(state).items() if result.error}
         assert errors == {"abort-0.mp3": "crashed", "abort-1.mp3": "crashed"}
         assert len(_results(state)) == 8
 
 
 def test_a_file_that_hangs_comes_last_and_has_a_limit(
-    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, state: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _fill(tmp_path / "m", 5)
     (tmp_path / "m" / "hang.mp3").write_bytes(b"goes on for ever")
@@ -335,10 +335,10 @@ def test_a_file_that_hangs_comes_last_and_has_a_limit(
         time.sleep(0.05)
     process.kill()
     process.wait()
-    monkeypatch.setattr("genretree.library.analyse._LIMIT_SECONDS", 5.0)
+    monkeypatch.setattr("genretree.library.scan.analyse._LIMIT_SECONDS", 5.0)
     _fill(tmp_path / "m", 1, start=9)
     order: list[str] = []
-    analyse(state, [tmp_path / "m"], hearer(), report=lambda path, *_: order.append(Path(path).name))
+    analyse(state, [tmp_path / "m"], fake_classifier(), report=lambda path, *_: order.append(Path(path).name))
     assert order[-1] == "hang.mp3"
     found = _results(state)
     assert found["hang.mp3"].error == "timeout"
@@ -347,13 +347,13 @@ def test_a_file_that_hangs_comes_last_and_has_a_limit(
 
 
 def test_what_was_long_in_hand_is_suspect_even_after_an_interrupt(
-    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, state: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("genretree.library.analyse._LONG_SECONDS", 0.0)
+    monkeypatch.setattr("genretree.library.scan.analyse._LONG_SECONDS", 0.0)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     _fill(tmp_path / "m", 1)
 
-    class Interrupted(Hearer):
+    class Interrupted(FakeClassifier):
         def score_file(self, path: Path) -> records.Result:
             time.sleep(0.2)  # until the main thread waits for this one, as it does while a file hangs
             signal.raise_signal(signal.SIGINT)
@@ -368,7 +368,7 @@ def test_what_was_long_in_hand_is_suspect_even_after_an_interrupt(
     assert state.connection.execute("SELECT max(tries) FROM file").fetchone()[0] == 1
 
 
-def test_an_interrupt_is_no_files_fault(tmp_path: Path, state: State) -> None:
+def test_an_interrupt_is_no_files_fault(tmp_path: Path, state: Database) -> None:
     _fill(tmp_path / "m", 3)
 
     def interrupt(*_: object) -> None:
@@ -376,16 +376,16 @@ def test_an_interrupt_is_no_files_fault(tmp_path: Path, state: State) -> None:
 
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
-            analyse(state, [tmp_path / "m"], hearer(sure=None), report=interrupt, workers=1)
+            analyse(state, [tmp_path / "m"], fake_classifier(sure=None), report=interrupt, workers=1)
     assert state.connection.execute("SELECT max(tries) FROM file").fetchone()[0] == 0
 
 
 # -- size --------------------------------------------------------------------------------------------------------
 
 
-def test_questions_are_answered_from_indexes(tmp_path: Path, state: State) -> None:
+def test_questions_are_answered_from_indexes(tmp_path: Path, state: Database) -> None:
     _fill(tmp_path / "m" / "some", 30)
-    analyse(state, [tmp_path / "m"], hearer(sure=None))
+    analyse(state, [tmp_path / "m"], fake_classifier(sure=None))
     model, card = records.find_model(state)
     asked: list[str] = []
     state.connection.set_trace_callback(asked.append)
@@ -413,7 +413,7 @@ def test_questions_are_answered_from_indexes(tmp_path: Path, state: State) -> No
     assert {result.leaf for _, result in one} == {every[0][1].leaf}
 
 
-def test_memory_does_not_grow_with_the_library(tmp_path: Path, state: State) -> None:
+def test_memory_does_not_grow_with_the_library(tmp_path: Path, state: Database) -> None:
     import tracemalloc
 
     def peak(folder: str, n: int) -> int:
@@ -426,7 +426,7 @@ def test_memory_does_not_grow_with_the_library(tmp_path: Path, state: State) -> 
         gc.collect()
         gc.freeze()  # what earlier tests left would keep the collector from looking as often as it does
         tracemalloc.start()
-        analyse(state, [tmp_path / folder], hearer())
+        analyse(state, [tmp_path / folder], fake_classifier())
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         gc.unfreeze()
@@ -439,32 +439,32 @@ def test_memory_does_not_grow_with_the_library(tmp_path: Path, state: State) -> 
     assert large < small + 2500 * 240, (small, large)
 
 
-def test_the_main_thread_alone_talks_to_the_database(tmp_path: Path, state: State) -> None:
+def test_the_main_thread_alone_talks_to_the_database(tmp_path: Path, state: Database) -> None:
     _fill(tmp_path / "m", 10)
     seen = set()
 
-    class Threaded(Hearer):
+    class Threaded(FakeClassifier):
         def score_file(self, path: Path) -> records.Result:
             seen.add(threading.current_thread() is threading.main_thread())
             return super().score_file(path)
 
     analyse(state, [tmp_path / "m"], Threaded)
     assert seen == {False}
-    assert json.loads(json.dumps(asdict(analyse(state, [tmp_path / "m"], hearer()))))["known"] == 10
+    assert json.loads(json.dumps(asdict(analyse(state, [tmp_path / "m"], fake_classifier()))))["known"] == 10
 
 
 # -- suspects and signals ----------------------------------------------------------------------------------------
 
 
-def test_suspects_are_analysed_after_all_others(tmp_path: Path, state: State) -> None:
+def test_suspects_are_analysed_after_all_others(tmp_path: Path, state: Database) -> None:
     _fill(tmp_path / "m", 6)
-    analyse(state, [tmp_path / "m"], hearer(sure=None))
+    analyse(state, [tmp_path / "m"], fake_classifier(sure=None))
     names = [path for (path,) in state.connection.execute("SELECT path FROM file ORDER BY id")]
     state.connection.execute("DELETE FROM result")
     state.connection.execute("UPDATE file SET tries = 3 WHERE path = ?", (names[0],))
     state.connection.execute("UPDATE file SET tries = 2 WHERE path = ?", (names[1],))
     order: list[str] = []
-    analyse(state, [tmp_path / "m"], hearer(sure=None), report=lambda path, *_: order.append(path), workers=1)
+    analyse(state, [tmp_path / "m"], fake_classifier(sure=None), report=lambda path, *_: order.append(path), workers=1)
     assert [os.fsencode(path) for path in order[-2:]] == [names[1], names[0]]
     assert len(order) == 6
 

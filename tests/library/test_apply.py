@@ -17,21 +17,23 @@ import mutagen
 import numpy as np
 import pytest
 import soundfile as sf
-from listening import FORMATS, TREE, hearer
+from listening import FORMATS, TREE, fake_classifier
 from mutagen.flac import FLAC
 from mutagen.id3 import ID3, TCON, TXXX, ID3NoHeaderError
 
 from genretree.errors import LibraryError
-from genretree.library import apply as apply_module
-from genretree.library import journal, records
-from genretree.library.analyse import analyse
-from genretree.library.apply import apply_plans, undo
-from genretree.library.delta import apply_delta, content_digest, make_delta
-from genretree.library.mapping import Mapping, make_mapping
-from genretree.library.payload import LayoutError, sound_digest
-from genretree.library.plan import Filters, iter_plans
-from genretree.library.state import State, open_state
-from genretree.library.tags import TagError, read_tags, write_tags
+from genretree.library.apply import apply as apply_module
+from genretree.library.apply.apply import apply_plans
+from genretree.library.apply.recover import recover
+from genretree.library.apply.undo import undo
+from genretree.library.database import journal, records
+from genretree.library.database.connection import Database, open_database
+from genretree.library.plan.mapping import Mapping, make_mapping
+from genretree.library.plan.planner import Filters, iter_plans
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags.adapters import TagError, read_tags, write_tags
+from genretree.library.tags.audio_digest import LayoutError, sound_digest
+from genretree.library.tags.binary_delta import apply_delta, content_digest, make_delta
 
 pytestmark = pytest.mark.slow
 
@@ -39,13 +41,13 @@ PATH = "Other > Rock > Soft_rock"
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    with open_state(tmp_path / "library.sqlite", create=True) as state:
+def state(tmp_path: Path) -> Iterator[Database]:
+    with open_database(tmp_path / "library.sqlite", create=True) as state:
         yield state
 
 
 def _write(
-    state: State, mode: str = "only-empty", rules: Mapping | None = None, **options: bool
+    state: Database, mode: str = "only-empty", rules: Mapping | None = None, **options: bool
 ) -> tuple[int, list[str]]:
     model, card = records.find_model(state)
     plans = list(iter_plans(state, model, card, rules or Mapping(), mode))  # type: ignore[arg-type]
@@ -55,7 +57,7 @@ def _write(
     return run or 0, [f"{Path(path).name}: {reason}" for path, reason in reasons]
 
 
-def _actions(state: State, mode: str = "only-empty", rules: Mapping | None = None) -> dict[str, str]:
+def _actions(state: Database, mode: str = "only-empty", rules: Mapping | None = None) -> dict[str, str]:
     model, card = records.find_model(state)
     plans = iter_plans(state, model, card, rules or Mapping(), mode)  # type: ignore[arg-type]
     return {Path(plan.row.path).name: plan.action for plan in plans}
@@ -89,7 +91,7 @@ def _fields(path: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_sound_and_other_tags_stay_and_undo_gives_every_byte_back(music: Path, state: State, name: str) -> None:
+def test_sound_and_other_tags_stay_and_undo_gives_every_byte_back(music: Path, state: Database, name: str) -> None:
     for path in music.iterdir():
         if path.name != name:
             path.unlink()
@@ -97,7 +99,7 @@ def test_sound_and_other_tags_stay_and_undo_gives_every_byte_back(music: Path, s
     before, sound, fields = path.read_bytes(), _decode(path), _fields(path)
     digest = sound_digest(path)
     os.utime(path, (1_000_000_000, 1_000_000_000))
-    analyse(state, [music], hearer())
+    analyse(state, [music], fake_classifier())
     run, refused = _write(state)
     assert not refused
     carried = read_tags(path)
@@ -117,7 +119,9 @@ def test_sound_and_other_tags_stay_and_undo_gives_every_byte_back(music: Path, s
     assert undo(state, run) == (1, [])
     assert path.read_bytes() == before
     assert path.stat().st_mtime == 1_000_000_000
-    assert analyse(state, [music], hearer()).known == 1, "what we write ourselves is no reason to hear it again"
+    assert analyse(state, [music], fake_classifier()).known == 1, (
+        "what we write ourselves is no reason to hear it again"
+    )
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -225,13 +229,13 @@ def test_the_hash_of_an_mp4s_sound_sees_where_players_look_for_it(music: Path) -
     assert sound_digest(path) != before
 
 
-def test_an_mp4_in_fragments_is_left_as_it_is(music: Path, tmp_path: Path, state: State) -> None:
+def test_an_mp4_in_fragments_is_left_as_it_is(music: Path, tmp_path: Path, state: Database) -> None:
     path = tmp_path / "fragments" / "stream.m4a"
     path.parent.mkdir()
     how = ("-c", "copy", "-movflags", "+frag_keyframe+empty_moov", "-frag_duration", "500000")
     subprocess.run(["ffmpeg", "-v", "error", "-i", str(music / "aac.m4a"), *how, str(path)], check=True)
     before = path.read_bytes()
-    analyse(state, [path.parent], hearer())
+    analyse(state, [path.parent], fake_classifier())
     assert "fragments" in _write(state)[1][0]
     assert path.read_bytes() == before
     assert [item.name for item in path.parent.iterdir()] == [path.name]
@@ -284,11 +288,11 @@ def test_a_picture_that_moved_within_the_tags_is_not_written_down(tmp_path: Path
 # -- whose genre it is -------------------------------------------------------------------------------------------
 
 
-def test_a_persons_genre_is_left_alone_unless_asked(music: Path, state: State) -> None:
+def test_a_persons_genre_is_left_alone_unless_asked(music: Path, state: Database) -> None:
     for path in music.iterdir():
         write_tags(path, ["Skiffle"], {})
     before = _bytes(music)
-    analyse(state, [music], hearer())
+    analyse(state, [music], fake_classifier())
     assert set(_actions(state).values()) == {"has_genre"}
     assert _write(state) == (0, [])
     assert _bytes(music) == before
@@ -308,14 +312,14 @@ def test_a_persons_genre_is_left_alone_unless_asked(music: Path, state: State) -
 
 
 def test_our_own_genre_follows_another_model_or_mapping_but_a_persons_change_to_it_stays(
-    music: Path, state: State
+    music: Path, state: Database
 ) -> None:
-    analyse(state, [music], hearer())
+    analyse(state, [music], fake_classifier())
     _write(state)
     write_tags(music / "flac.flac", ["My own"], dict(read_tags(music / "flac.flac").own))
     rules = make_mapping({"nodes": {"Rock": "Rock & Roll"}}, TREE)
     assert _actions(state, rules=rules)["flac.flac"] == "changed"
-    analyse(state, [music], hearer())
+    analyse(state, [music], fake_classifier())
     actions = _actions(state, rules=rules)
     assert actions.pop("flac.flac") == "has_genre"
     assert set(actions.values()) == {"write"}
@@ -324,8 +328,8 @@ def test_our_own_genre_follows_another_model_or_mapping_but_a_persons_change_to_
     assert read_tags(music / "flac.flac").genres == ("My own",)
 
 
-def test_what_is_written_already_is_not_written_again(music: Path, state: State) -> None:
-    analyse(state, [music], hearer())
+def test_what_is_written_already_is_not_written_again(music: Path, state: Database) -> None:
+    analyse(state, [music], fake_classifier())
     _write(state)
     before = {path: path.stat().st_mtime_ns for path in music.iterdir()}
     assert set(_actions(state).values()) == {"same"}
@@ -333,10 +337,10 @@ def test_what_is_written_already_is_not_written_again(music: Path, state: State)
     assert {path: path.stat().st_mtime_ns for path in music.iterdir()} == before
 
 
-def test_filters_choose_files(music: Path, state: State) -> None:
+def test_filters_choose_files(music: Path, state: Database) -> None:
     (music / "sub").mkdir()
     shutil.move(music / "flac.flac", music / "sub" / "flac.flac")
-    analyse(state, [music], hearer(sure=0.6))
+    analyse(state, [music], fake_classifier(sure=0.6))
     model, card = records.find_model(state)
 
     def chosen(rules: Mapping, **filters: object) -> int:
@@ -352,8 +356,8 @@ def test_filters_choose_files(music: Path, state: State) -> None:
 # -- undo --------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_that_others_changed_is_only_restored_by_force(music: Path, state: State) -> None:
-    analyse(state, [music], hearer())
+def test_a_file_that_others_changed_is_only_restored_by_force(music: Path, state: Database) -> None:
+    analyse(state, [music], fake_classifier())
     run, _ = _write(state)
     for name in FORMATS:
         tags = mutagen.File(music / name)
@@ -377,8 +381,8 @@ def test_a_file_that_others_changed_is_only_restored_by_force(music: Path, state
     assert {name: _decode(music / name) for name in sounds} == sounds
 
 
-def test_a_file_that_is_gone_is_told(music: Path, state: State) -> None:
-    analyse(state, [music], hearer())
+def test_a_file_that_is_gone_is_told(music: Path, state: Database) -> None:
+    analyse(state, [music], fake_classifier())
     run, _ = _write(state)
     (music / "opus.opus").unlink()
     restored, refused = undo(state, run)
@@ -391,7 +395,7 @@ def test_a_file_that_is_gone_is_told(music: Path, state: State) -> None:
 # -- the file itself ---------------------------------------------------------------------------------------------
 
 
-def test_mode_and_attributes_stay_and_the_time_as_is_wished(music: Path, state: State) -> None:
+def test_mode_and_attributes_stay_and_the_time_as_is_wished(music: Path, state: Database) -> None:
     path = music / "flac.flac"
     path.chmod(0o640)
     try:
@@ -399,7 +403,7 @@ def test_mode_and_attributes_stay_and_the_time_as_is_wished(music: Path, state: 
     except OSError:
         pytest.skip("no extended attributes on this file system")
     os.utime(path, (1_000_000_000, 1_000_000_000))
-    analyse(state, [music], hearer())
+    analyse(state, [music], fake_classifier())
     run, _ = _write(state, keep_mtime=True)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert os.getxattr(path, "user.mine") == b"kept"
@@ -412,13 +416,13 @@ def test_mode_and_attributes_stay_and_the_time_as_is_wished(music: Path, state: 
     assert (path.stat().st_mtime, stat.S_IMODE(path.stat().st_mode)) == (1_000_000_000, 0o640)
 
 
-def test_names_of_any_length_and_bytes_can_be_written_to(music: Path, state: State) -> None:
+def test_names_of_any_length_and_bytes_can_be_written_to(music: Path, state: Database) -> None:
     long = music / ("名" * 83 + "x.mp3")  # 254 bytes
     odd = Path(os.fsdecode(os.fsencode(music) + b"/\xff\xfe.mp3"))
     (music / "v23.mp3").rename(long)
     (music / "v24.mp3").rename(odd)
     before = _bytes(music)
-    analyse(state, [music], hearer())
+    analyse(state, [music], fake_classifier())
     run, refused = _write(state)
     assert not refused
     assert read_tags(long).genres == read_tags(odd).genres == ("Soft_rock",)
@@ -426,8 +430,8 @@ def test_names_of_any_length_and_bytes_can_be_written_to(music: Path, state: Sta
     assert _bytes(music) == before
 
 
-def test_read_only_changed_and_vanished_files_are_left_alone(music: Path, state: State) -> None:
-    analyse(state, [music], hearer())
+def test_read_only_changed_and_vanished_files_are_left_alone(music: Path, state: Database) -> None:
+    analyse(state, [music], fake_classifier())
     (music / "v23.mp3").chmod(0o444)
     (music / "v24.mp3").unlink()
     (music / "aac.m4a").write_bytes(b"something else")
@@ -439,31 +443,31 @@ def test_read_only_changed_and_vanished_files_are_left_alone(music: Path, state:
 
 
 def test_a_file_that_only_others_may_write_to_is_read_only(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+    music: Path, state: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    analyse(state, [music], hearer())
+    analyse(state, [music], fake_classifier())
     monkeypatch.setattr(os, "access", lambda *_: False)  # whoever runs the tests may be root
     assert set(_actions(state).values()) == {"read_only"}
 
 
-@pytest.mark.parametrize("fault", ["write_tags", "sound_digest", "make_delta", "_copy_status", "_take_place"])
+@pytest.mark.parametrize("fault", ["write_tags", "sound_digest", "make_delta", "copy_status", "replace_file"])
 def test_a_fault_anywhere_leaves_the_old_file_and_no_trace(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch, fault: str
+    music: Path, state: Database, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    analyse(state, [music], hearer())
+    analyse(state, [music], fake_classifier())
     before = _bytes(music)
     monkeypatch.setattr(apply_module, fault, lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "no")))
     _, refused = _write(state)
     assert len(refused) == len(FORMATS)
     assert _bytes(music) == before
-    assert journal.recover(state) == []
+    assert recover(state) == []
     assert journal.list_runs(state) == []
 
 
 def test_a_write_that_would_change_the_sound_is_refused(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+    music: Path, state: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    analyse(state, [music], hearer())
+    analyse(state, [music], fake_classifier())
     before = _bytes(music)
 
     def clumsy(path: Path, *_: object) -> None:
@@ -479,16 +483,16 @@ def test_a_write_that_would_change_the_sound_is_refused(
 
 
 def test_a_full_disk_stops_the_run_and_harms_no_file(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+    music: Path, state: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    analyse(state, [music], hearer())
+    analyse(state, [music], fake_classifier())
     before = _bytes(music)
 
     def full(source: object, target: Path) -> None:
         target.write_bytes(b"part of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(apply_module, "_copy", full)
+    monkeypatch.setattr(apply_module, "copy_file", full)
     with pytest.raises(LibraryError, match="disk is full"):
         _write(state)
     assert _bytes(music) == before
@@ -498,10 +502,11 @@ def test_a_full_disk_stops_the_run_and_harms_no_file(
 
 _RUN = """
 import os, signal, sys
-from genretree.library import apply, journal, records
-from genretree.library.mapping import Mapping
-from genretree.library.plan import iter_plans
-from genretree.library.state import open_state
+from genretree.library.apply import apply, undo
+from genretree.library.database import journal, records
+from genretree.library.plan.mapping import Mapping
+from genretree.library.plan.planner import iter_plans
+from genretree.library.database.connection import open_database
 db, what, at, point = sys.argv[1:]
 count = 0
 def deadly(real):
@@ -512,31 +517,31 @@ def deadly(real):
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*arguments, **options)
     return call
-home, name = (journal, point.split(".")[1]) if point.startswith("journal.") else (apply, point)
+home, name = {"journal": journal, "apply": apply, "undo": undo}[point.split(".")[0]], point.split(".")[1]
 setattr(home, name, deadly(getattr(home, name)))
-with open_state(db) as state:
+with open_database(db) as state:
     model, card = records.find_model(state)
     if what == "apply":
         apply.apply_plans(state, iter_plans(state, model, card, Mapping()), card.digest)
     else:
-        apply.undo(state, journal.find_run(state, None))
+        undo.undo(state, journal.find_run(state, None))
 """
 
 
 @pytest.mark.parametrize(
     ("what", "point"),
     [
-        ("apply", "write_tags"),
-        ("apply", "_take_place"),
+        ("apply", "apply.write_tags"),
+        ("apply", "apply.replace_file"),
         ("apply", "journal.finish_change"),
-        ("undo", "_copy_status"),
+        ("undo", "undo.copy_status"),
         ("undo", "journal.finish_undo"),
     ],
 )
 def test_killed_in_the_middle_every_file_is_old_or_new_and_nothing_is_left_behind(
-    music: Path, state: State, tmp_path: Path, what: str, point: str
+    music: Path, state: Database, tmp_path: Path, what: str, point: str
 ) -> None:
-    analyse(state, [music], hearer())
+    analyse(state, [music], fake_classifier())
     old = _bytes(music)
     run, _ = _write(state)
     new = _bytes(music)
@@ -550,11 +555,11 @@ def test_killed_in_the_middle_every_file_is_old_or_new_and_nothing_is_left_behin
     for path in music.iterdir():
         if not path.name.startswith(".genretree-"):
             assert path.read_bytes() in (start[path.name], end[path.name]), path.name
-    assert len(journal.recover(state)) == 1
+    assert len(recover(state)) == 1
     assert set(_bytes(music)) == set(old), "a temporary file was left behind"
     changed = sum(content == end[name] for name, content in _bytes(music).items())
     assert changed == (4 if "finish" in point else 3)
-    assert analyse(state, [music], hearer()).known == len(FORMATS)
+    assert analyse(state, [music], fake_classifier()).known == len(FORMATS)
     if what == "apply":
         second, refused = _write(state)
         assert not refused
@@ -570,7 +575,7 @@ def test_killed_in_the_middle_every_file_is_old_or_new_and_nothing_is_left_behin
 
 
 @pytest.mark.parametrize("padding", [0, 4000])  # the sound has to move, or the picture alone
-def test_flac_pictures_and_padding_survive(music: Path, state: State, padding: int) -> None:
+def test_flac_pictures_and_padding_survive(music: Path, state: Database, padding: int) -> None:
     from mutagen.flac import Picture
 
     file = FLAC(music / "flac.flac")
@@ -579,7 +584,7 @@ def test_flac_pictures_and_padding_survive(music: Path, state: State, padding: i
     file.add_picture(picture)
     file.save(padding=lambda _: padding)
     before = (music / "flac.flac").read_bytes()
-    analyse(state, [music], hearer())
+    analyse(state, [music], fake_classifier())
     run, _ = _write(state)
     assert FLAC(music / "flac.flac").pictures[0].data == picture.data
     change = journal.last_change(state, str(music / "flac.flac"))
@@ -590,7 +595,7 @@ def test_flac_pictures_and_padding_survive(music: Path, state: State, padding: i
 
 
 def test_what_became_of_a_change_is_found_out_when_the_disk_is_there_again(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+    music: Path, state: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class KilledError(BaseException):
         pass
@@ -600,7 +605,7 @@ def test_what_became_of_a_change_is_found_out_when_the_disk_is_there_again(
 
     path = music / "flac.flac"
     before = path.read_bytes()
-    analyse(state, [path], hearer())
+    analyse(state, [path], fake_classifier())
     monkeypatch.setattr(journal, "finish_change", die)
     with pytest.raises(KilledError):
         _write(state)
@@ -608,10 +613,10 @@ def test_what_became_of_a_change_is_found_out_when_the_disk_is_there_again(
     assert path.read_bytes() != before
     away = music.rename(music.with_name("away"))
     music.mkdir()
-    assert journal.recover(state) == []
+    assert recover(state) == []
     music.rmdir()
     away.rename(music)
-    assert [item.found for item in journal.recover(state)] == ["was written; undo takes it back"]
+    assert [item.found for item in recover(state)] == ["was written; undo takes it back"]
     assert undo(state, journal.find_run(state, None)) == (1, [])
     assert path.read_bytes() == before
 
@@ -648,14 +653,16 @@ COMMENT = (b"COMM", b"\0eng\0one")
         (_id3(4, TITLE, (b"TDRC", b"\x03sometime")), "TDRC"),
     ],
 )
-def test_tags_that_writing_would_mend_or_join_are_left_whole(music: Path, state: State, tag: bytes, field: str) -> None:
+def test_tags_that_writing_would_mend_or_join_are_left_whole(
+    music: Path, state: Database, tag: bytes, field: str
+) -> None:
     for path in music.iterdir():
         if path.name != "none.mp3":
             path.unlink()
     path = music / "none.mp3"
     path.write_bytes(tag + path.read_bytes())
     before = path.read_bytes()
-    analyse(state, [music], hearer())
+    analyse(state, [music], fake_classifier())
     _, refused = _write(state)
     assert len(refused) == 1
     assert f"({field})" in refused[0]
@@ -678,11 +685,11 @@ def test_tags_that_writing_would_mend_or_join_are_left_whole(music: Path, state:
         _id3(4, (b"TIT2", b"\x03one\0two"), (b"TCON", b"\x03Skiffle"), (b"TXXX", b"\x03a\0b"), (b"TXXX", b"\x03c\0b")),
     ],
 )
-def test_odd_tags_that_stay_as_they_are_are_no_obstacle(music: Path, state: State, tag: bytes) -> None:
+def test_odd_tags_that_stay_as_they_are_are_no_obstacle(music: Path, state: Database, tag: bytes) -> None:
     path = music / "none.mp3"
     path.write_bytes(tag + path.read_bytes())
     before = path.read_bytes()
-    analyse(state, [path], hearer())
+    analyse(state, [path], fake_classifier())
     run, refused = _write(state, "overwrite")
     assert not refused
     assert read_tags(path).genres == ("Soft_rock",)
@@ -692,7 +699,7 @@ def test_odd_tags_that_stay_as_they_are_are_no_obstacle(music: Path, state: Stat
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_writer_that_changes_another_field_is_found_out(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch, name: str
+    music: Path, state: Database, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     path = music / name
     tags = mutagen.File(path)
@@ -712,14 +719,14 @@ def test_a_writer_that_changes_another_field_is_found_out(
         path.write_bytes(content[:place] + b"K" + content[place + 1 :])
 
     monkeypatch.setattr(apply_module, "write_tags", clumsy)
-    analyse(state, [path], hearer())
+    analyse(state, [path], fake_classifier())
     _, refused = _write(state)
     assert len(refused) == 1
     assert "other tags would not stay" in refused[0]
     assert path.read_bytes() == before
 
 
-def test_repeated_and_nameless_fields_of_other_formats_are_left_whole(music: Path, state: State) -> None:
+def test_repeated_and_nameless_fields_of_other_formats_are_left_whole(music: Path, state: Database) -> None:
     for path in music.iterdir():
         if path.name not in ("flac.flac", "aac.m4a", "opus.opus"):
             path.unlink()
@@ -731,7 +738,7 @@ def test_repeated_and_nameless_fields_of_other_formats_are_left_whole(music: Pat
     assert content.count(b"artist=") == 1
     (music / "flac.flac").write_bytes(content.replace(b"artist=", b"artist_"))
     before = _bytes(music)
-    analyse(state, [music], hearer())
+    analyse(state, [music], fake_classifier())
     _, refused = _write(state)
     assert {text.split(":")[0] for text in refused} == {"aac.m4a", "flac.flac"}
     assert {name: content == before[name] for name, content in _bytes(music).items()} == {
@@ -741,7 +748,7 @@ def test_repeated_and_nameless_fields_of_other_formats_are_left_whole(music: Pat
     }
 
 
-def test_numbers_and_pictures_of_an_m4a_are_no_obstacle(music: Path, state: State) -> None:
+def test_numbers_and_pictures_of_an_m4a_are_no_obstacle(music: Path, state: Database) -> None:
     path = music / "aac.m4a"
     how = ("-c", "copy", "-metadata", "track=3/9", "-metadata", "disc=1/2", "-metadata", "compilation=1")
     made = music / "more.m4a"
@@ -751,7 +758,7 @@ def test_numbers_and_pictures_of_an_m4a_are_no_obstacle(music: Path, state: Stat
     tags["----:com.apple.iTunes:MOOD"] = [b"calm"]
     tags.save()
     before = made.read_bytes()
-    analyse(state, [made], hearer())
+    analyse(state, [made], fake_classifier())
     run, refused = _write(state)
     assert not refused
     assert undo(state, run) == (1, [])
@@ -777,16 +784,16 @@ def _edit(path: Path, **fields: str) -> bytes:
 
 
 def test_what_another_program_did_after_a_kill_is_kept_and_told(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+    music: Path, state: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = music / "flac.flac"
-    analyse(state, [path], hearer())
+    analyse(state, [path], fake_classifier())
     monkeypatch.setattr(journal, "finish_change", _die)
     with pytest.raises(_KilledError):
         _write(state)
     monkeypatch.undo()
     edited = _edit(path, comment="theirs")
-    (found,) = journal.recover(state)
+    (found,) = recover(state)
     assert found.edited
     assert "was written, and another program has changed it since" in found.found
     assert path.read_bytes() == edited
@@ -795,7 +802,7 @@ def test_what_another_program_did_after_a_kill_is_kept_and_told(
     assert (restored, len(refused)) == (0, 1)
     assert "was changed by something else since" in refused[0].reason
     assert path.read_bytes() == edited
-    analyse(state, [path], hearer())
+    analyse(state, [path], fake_classifier())
     assert _actions(state) == {"flac.flac": "same"}, "it is still known that the genre is ours"
     assert undo(state, run, force=True) == (1, [])
     assert (read_tags(path).genres, read_tags(path).own) == ((), {})
@@ -803,17 +810,17 @@ def test_what_another_program_did_after_a_kill_is_kept_and_told(
 
 
 def test_an_edit_before_the_write_was_in_place_is_kept_and_told(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+    music: Path, state: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = music / "flac.flac"
-    analyse(state, [path], hearer())
-    monkeypatch.setattr(apply_module, "_take_place", _die)
+    analyse(state, [path], fake_classifier())
+    monkeypatch.setattr(apply_module, "replace_file", _die)
     monkeypatch.setattr(Path, "unlink", _die)  # killed, it would not clear up
     with pytest.raises(_KilledError):
         _write(state)
     monkeypatch.undo()
     edited = _edit(path, comment="theirs")
-    (found,) = journal.recover(state)
+    (found,) = recover(state)
     assert (found.edited, found.found) == (True, "was not written, and another program has changed it since")
     assert _bytes(music)["flac.flac"] == edited
     assert not [item for item in music.iterdir() if item.name.startswith(".")]
@@ -821,17 +828,17 @@ def test_an_edit_before_the_write_was_in_place_is_kept_and_told(
 
 
 def test_an_edit_after_an_undo_that_was_killed_is_kept_and_told(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+    music: Path, state: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = music / "flac.flac"
-    analyse(state, [path], hearer())
+    analyse(state, [path], fake_classifier())
     run, _ = _write(state)
     monkeypatch.setattr(journal, "finish_undo", _die)
     with pytest.raises(_KilledError):
         undo(state, run)
     monkeypatch.undo()
     edited = _edit(path, genre="Theirs")
-    (found,) = journal.recover(state)
+    (found,) = recover(state)
     assert (found.edited, found.found) == (True, "was restored, and another program has changed it since")
     with pytest.raises(LibraryError, match="nothing to undo"):
         journal.find_run(state, None)
@@ -839,20 +846,20 @@ def test_an_edit_after_an_undo_that_was_killed_is_kept_and_told(
     assert path.read_bytes() == edited
 
 
-def test_force_leaves_a_genre_that_somebody_set_since(music: Path, state: State) -> None:
+def test_force_leaves_a_genre_that_somebody_set_since(music: Path, state: Database) -> None:
     path = music / "flac.flac"
-    analyse(state, [path], hearer())
+    analyse(state, [path], fake_classifier())
     run, _ = _write(state)
     _edit(path, genre="Theirs")
     assert undo(state, run, force=True) == (1, [])
     assert (read_tags(path).genres, read_tags(path).own) == (("Theirs",), {})
 
 
-def test_a_flac_with_an_id3v1_tag_behind_it_is_undone_byte_by_byte(music: Path, state: State) -> None:
+def test_a_flac_with_an_id3v1_tag_behind_it_is_undone_byte_by_byte(music: Path, state: Database) -> None:
     path = music / "flac.flac"
     path.write_bytes(path.read_bytes() + b"TAG" + b"old title".ljust(124, b"\0") + b"\x11")
     before = path.read_bytes()
-    analyse(state, [path], hearer())
+    analyse(state, [path], fake_classifier())
     run, refused = _write(state)
     assert not refused
     assert read_tags(path).genres == ("Soft_rock",)
@@ -861,11 +868,11 @@ def test_a_flac_with_an_id3v1_tag_behind_it_is_undone_byte_by_byte(music: Path, 
     assert path.read_bytes() == before
 
 
-def test_a_flac_with_id3_tags_in_front_is_written_and_undone(music: Path, state: State) -> None:
+def test_a_flac_with_id3_tags_in_front_is_written_and_undone(music: Path, state: Database) -> None:
     path = music / "flac.flac"
     path.write_bytes(b"ID3\x04\0\0\0\0\1\0" + bytes(128) + path.read_bytes())
     before = path.read_bytes()
-    analyse(state, [path], hearer())
+    analyse(state, [path], fake_classifier())
     run, refused = _write(state)
     assert not refused
     assert read_tags(path).genres == ("Soft_rock",)
@@ -874,9 +881,9 @@ def test_a_flac_with_id3_tags_in_front_is_written_and_undone(music: Path, state:
 
 
 def test_what_can_be_seen_to_be_in_the_way_is_seen_before(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+    music: Path, state: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    analyse(state, [music], hearer())
+    analyse(state, [music], fake_classifier())
     mode = music.stat().st_mode
     music.chmod(0o555)
     model, card = records.find_model(state)

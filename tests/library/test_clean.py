@@ -11,27 +11,27 @@ import mutagen
 import mutagen.apev2
 import pytest
 from click.testing import CliRunner, Result
-from listening import FORMATS, hearer
+from listening import FORMATS, fake_classifier
 from mutagen.id3 import ID3, TIT2
 
 from genretree.cli import main
-from genretree.library import apply as apply_module
-from genretree.library import records
-from genretree.library.analyse import analyse
-from genretree.library.apply import apply_plans
-from genretree.library.clean import clean_outcome, iter_clean_plans
-from genretree.library.mapping import Mapping
-from genretree.library.payload import sound_digest
-from genretree.library.plan import iter_plans
-from genretree.library.state import State, open_state
-from genretree.library.tags import read_tags, write_tags
+from genretree.library.apply import apply as apply_module
+from genretree.library.apply.apply import apply_plans
+from genretree.library.database import records
+from genretree.library.database.connection import Database, open_database
+from genretree.library.plan.clean import clean_outcome, iter_clean_plans
+from genretree.library.plan.mapping import Mapping
+from genretree.library.plan.planner import iter_plans
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags.adapters import read_tags, write_tags
+from genretree.library.tags.audio_digest import sound_digest
 
 OLD = {"GENRETREE_PATH": "Other > Rock > Hard_rock", "GENRETREE_CONFIDENCE": "0.900", "GENRETREE_MODEL": "a" * 16}
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    with open_state(tmp_path / "library.sqlite", create=True) as state:
+def state(tmp_path: Path) -> Iterator[Database]:
+    with open_database(tmp_path / "library.sqlite", create=True) as state:
         yield state
 
 
@@ -40,7 +40,7 @@ def written(tmp_path: Path, music: Path) -> Path:
     """Files that a database wrote which is gone: one had two genres, and the genre of one was changed since."""
     write_tags(music / "flac.flac", ["Jazz", "Blues/名"], {})
     write_tags(music / "v23.mp3", ["Jazz", "Blues"], {})
-    with open_state(tmp_path / "gone.sqlite", create=True) as state:
+    with open_database(tmp_path / "gone.sqlite", create=True) as state:
         _analyse_and_apply(state, music, "overwrite")
     tags = mutagen.File(music / "vorbis.ogg")
     tags["genre"] = ["Mine"]
@@ -56,8 +56,8 @@ EXPECTED = dict.fromkeys(FORMATS, ()) | {
 }
 
 
-def _analyse_and_apply(state: State, music: Path, mode: str = "only-empty", **options: object) -> None:
-    analyse(state, [str(music)], hearer(**options), progress=False)
+def _analyse_and_apply(state: Database, music: Path, mode: str = "only-empty", **options: object) -> None:
+    analyse(state, [str(music)], fake_classifier(**options), progress=False)
     model, card = records.find_model(state)
     plans = iter_plans(state, model, card, Mapping(), mode)  # type: ignore[arg-type]
     assert not apply_plans(state, plans, card.digest)[2]
@@ -125,14 +125,14 @@ def test_clean_as_json_names_each_file(written: Path, tmp_path: Path) -> None:
 
 def test_clean_of_the_files_of_a_database_backs_it_up_and_analyse_goes_on(music: Path, tmp_path: Path) -> None:
     db = tmp_path / "library.sqlite"
-    with open_state(db, create=True) as state:
+    with open_database(db, create=True) as state:
         _analyse_and_apply(state, music)
     result = _clean(db, "--write")
     assert result.exit_code == 0, result.output
     assert f"{len(FORMATS)} files cleaned; undo it with" in result.output
     assert db.with_name("library.sqlite.backup-1").exists()
-    with open_state(db) as state:
-        assert analyse(state, [str(music)], hearer(), progress=False).heard == 0
+    with open_database(db) as state:
+        assert analyse(state, [str(music)], fake_classifier(), progress=False).heard == 0
         model, card = records.find_model(state)
         assert {plan.action for plan in iter_plans(state, model, card, Mapping())} == {"write"}
     missing = _clean(tmp_path / "none.sqlite", "--write")
@@ -151,7 +151,7 @@ def test_a_genre_stays_where_the_fields_were_edited(written: Path, field: str) -
         assert (plan.genres, clean_outcome(plan)) == (("Soft_rock",), "kept")
 
 
-def test_fields_of_0_1_are_cleaned_by_the_journal_or_the_path(state: State, music: Path) -> None:
+def test_fields_of_0_1_are_cleaned_by_the_journal_or_the_path(state: Database, music: Path) -> None:
     for name, genres in (("flac.flac", ["Hard_rock"]), ("opus.opus", ["Jazz", "Hard_rock"])):
         write_tags(music / name, genres, OLD)
     plans = {Path(plan.row.path).name: plan.genres for plan in iter_clean_plans(None, [str(music)])}
@@ -169,7 +169,7 @@ def test_fields_of_0_1_are_cleaned_by_the_journal_or_the_path(state: State, musi
 
 
 @pytest.mark.parametrize("name", ["none.mp3", "pcm.wav"])
-def test_fields_in_an_older_tag_are_found_after_an_id3_tag_was_added(state: State, music: Path, name: str) -> None:
+def test_fields_in_an_older_tag_are_found_after_an_id3_tag_was_added(state: Database, music: Path, name: str) -> None:
     path = music / name
     if name == "none.mp3":
         tags = mutagen.apev2.APEv2()
@@ -201,7 +201,7 @@ def test_a_clean_that_is_killed_leaves_each_file_old_or_new(
     written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     db, before, placed = tmp_path / "new.sqlite", _bytes(written), []
-    real = apply_module._take_place
+    real = apply_module.replace_file
 
     def die(*arguments: object) -> object:
         if len(placed) == 3:
@@ -209,7 +209,7 @@ def test_a_clean_that_is_killed_leaves_each_file_old_or_new(
         placed.append(arguments[1])
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(apply_module, "_take_place", die)
+    monkeypatch.setattr(apply_module, "replace_file", die)
     assert _clean(db, written, "--write").exit_code != 0
     monkeypatch.undo()
     changed = {name for name, content in _bytes(written).items() if content != before[name]}

@@ -23,30 +23,31 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from listening import FORMATS, LEAVES, TREE, hearer, levels_of
+from listening import FORMATS, LEAVES, TREE, fake_classifier, levels_of
 from pyarrow import parquet
 
 from genretree.bundle.bundle import Bundle
 from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.errors import LibraryError
-from genretree.library import listen, records
-from genretree.library.analyse import analyse
-from genretree.library.folders import list_folders
-from genretree.library.mapping import Mapping, decide, find_node, load_mapping, make_mapping
-from genretree.library.plan import iter_plans
-from genretree.library.playlists import Lists, write_m3u8, write_rekordbox
-from genretree.library.preview import Preview, write_csv, write_page, write_parquet
-from genretree.library.records import ModelCard
-from genretree.library.state import State, open_state
-from genretree.library.tags import read_tags, write_tags
+from genretree.library.database import records
+from genretree.library.database.connection import Database, open_database
+from genretree.library.database.folders import list_folders
+from genretree.library.database.records import ModelKey
+from genretree.library.plan.mapping import Mapping, decide, find_node, load_mapping, make_mapping
+from genretree.library.plan.planner import iter_plans
+from genretree.library.plan.playlists import PlaylistIndex, write_m3u8, write_rekordbox
+from genretree.library.plan.preview import Preview, write_csv, write_page, write_parquet
+from genretree.library.scan import classifier
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags.adapters import read_tags, write_tags
 from genretree.prediction.predict import Prediction, predict
 from genretree.taxonomy import Taxonomy
 from genretree.training.train import train
 
 pytestmark = pytest.mark.slow
 
-CARD = ModelCard("0" * 16, "hearer", "tree", TREE)
+CARD = ModelKey("0" * 16, "fake_classifier", "tree", TREE)
 
 
 # -- mapping -----------------------------------------------------------------------------------------------------
@@ -98,7 +99,7 @@ MERGED = Taxonomy.from_nested({"A": {"Hip_hop": None, "X": None}, "B": ["RnB", "
 @pytest.mark.parametrize("nodes", [{"Hip_hop": "Urban", "RnB": "Urban"}, {"Hip_hop": "Rock", "RnB": "Rock"}])
 @pytest.mark.parametrize("depth", [None, 2, 3])
 def test_merged_nodes_compete_with_the_sum_of_their_parts(nodes: dict[str, str], depth: int | None) -> None:
-    card = ModelCard("0" * 16, "hearer", "tree", MERGED)
+    card = ModelKey("0" * 16, "fake_classifier", "tree", MERGED)
     levels = MERGED.sum_levels(np.array([[0.30, 0.04, 0.28, 0.03, 0.20, 0.15]]))  # as in MERGED.leaves; Rock 0.35
     apart = decide(card, levels, make_mapping({"depth": 2, "min_confidence": 0}, MERGED))
     assert (apart.genres, apart.confidence) == (("Rock",), pytest.approx(0.35))
@@ -113,7 +114,7 @@ def test_merged_nodes_compete_with_the_sum_of_their_parts(nodes: dict[str, str],
 
 
 def test_levels_that_are_cut_off_have_no_part_in_the_choice() -> None:
-    card = ModelCard("0" * 16, "hearer", "tree", MERGED)
+    card = ModelKey("0" * 16, "fake_classifier", "tree", MERGED)
     levels = MERGED.sum_levels(np.array([[0.40, 0.0, 0.0, 0.14, 0.23, 0.23]]))
     assert decide(card, levels, make_mapping({"min_confidence": 0}, MERGED)).genres == ("Hip_hop",)
     assert decide(card, levels, make_mapping({"min_confidence": 0, "depth": 2}, MERGED)).genres == ("Rock",)
@@ -132,7 +133,7 @@ def test_what_is_written_is_as_sure_as_it_says(
     leaves = np.array([weights]) / sum(weights)
     nodes = {"/".join(leaf): name for leaf, name in zip(MERGED.leaves, names, strict=True)}
     rules = make_mapping({"nodes": nodes, "min_confidence": least, "depth": depth, "min_depth": 1}, MERGED)
-    found = decide(ModelCard("0" * 16, "hearer", "tree", MERGED), MERGED.sum_levels(leaves), rules)
+    found = decide(ModelKey("0" * 16, "fake_classifier", "tree", MERGED), MERGED.sum_levels(leaves), rules)
     if found.reason == "unsure":
         assert found.confidence < least
         return
@@ -207,26 +208,26 @@ def test_without_rules_it_decides_as_predict_does(weights: list[float], least: f
 
 
 @pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """Forty files of all genres, as the stub hears them; those with an even number carry a genre."""
-    monkeypatch.setattr("genretree.library.plan.find_obstacle", lambda *_: "")  # these hold no sound to tag
+    monkeypatch.setattr("genretree.library.plan.planner.find_obstacle", lambda *_: "")  # these hold no sound to tag
     (tmp_path / "m & <n>").mkdir()
     for i in range(40):
         (tmp_path / "m & <n>" / f"{i:02d} é.mp3").write_bytes(f"sound {i}".encode())
     (tmp_path / "m & <n>" / "bad.mp3").write_bytes(b"no")
-    with open_state(tmp_path / "library.sqlite", create=True) as state:
-        analyse(state, [tmp_path], hearer(sure=None))
+    with open_database(tmp_path / "library.sqlite", create=True) as state:
+        analyse(state, [tmp_path], fake_classifier(sure=None))
         state.connection.execute("UPDATE file SET genres = '[]'")
         state.connection.execute("""UPDATE file SET genres = '["Skiffle"]' WHERE id % 2 = 0""")
         yield state
 
 
-def _preview(state: State, mode: str = "only-empty") -> Preview:
+def _preview(state: Database, mode: str = "only-empty") -> Preview:
     model, card = records.find_model(state)
     return Preview(iter_plans(state, model, card, Mapping(), mode))  # type: ignore[arg-type]
 
 
-def test_a_preview_is_grouped_by_genre_the_surest_first(library: State, tmp_path: Path) -> None:
+def test_a_preview_is_grouped_by_genre_the_surest_first(library: Database, tmp_path: Path) -> None:
     found = _preview(library)
     counts = found.actions()
     assert sum(counts.values()) == 41
@@ -251,7 +252,7 @@ def test_a_preview_is_grouped_by_genre_the_surest_first(library: State, tmp_path
     assert rows[0]["genre"] == table[0]["genre"] == genres[0][0] or rows[0]["genre"] == min(g for g, _ in genres)
 
 
-def test_the_page_holds_all_and_fetches_nothing(library: State, tmp_path: Path) -> None:
+def test_the_page_holds_all_and_fetches_nothing(library: Database, tmp_path: Path) -> None:
     write_page(_preview(library), tmp_path / "page.html", CARD, "genretree library preview")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "m &amp; &lt;n&gt;/00 é.mp3" in text
@@ -260,12 +261,12 @@ def test_the_page_holds_all_and_fetches_nothing(library: State, tmp_path: Path) 
     assert text.count('<tr><td class="path">') == 41
 
 
-def test_what_was_not_heard_is_shown_with_the_reason(library: State, tmp_path: Path) -> None:
+def test_what_was_not_heard_is_shown_with_the_reason(library: Database, tmp_path: Path) -> None:
     folder = tmp_path / "m & <n>"
     os.mkfifo(folder / "pipe.mp3")
     (folder / "39 é.mp3").unlink()
     (folder / "new.mp3").write_bytes(b"new")
-    analyse(library, [tmp_path], hearer(sure=None))
+    analyse(library, [tmp_path], fake_classifier(sure=None))
     library.connection.execute("""UPDATE file SET genres = '[]' WHERE genres IS NULL""")
     (folder / "00 é.mp3").write_bytes(b"another sound")
     for path in (folder / "01 é.mp3", folder / "03 é.mp3"):
@@ -296,7 +297,7 @@ def test_what_was_not_heard_is_shown_with_the_reason(library: State, tmp_path: P
     assert "3 are no longer there" in console
 
 
-def test_files_elsewhere_are_shown_and_not_written_to(library: State, tmp_path: Path) -> None:
+def test_files_elsewhere_are_shown_and_not_written_to(library: Database, tmp_path: Path) -> None:
     library.connection.execute("UPDATE file SET path = CAST('s3://bucket/' || id || '.mp3' AS BLOB), genres = NULL")
     found = _preview(library)
     assert found.actions() == {"remote": 40, "unusable": 1}
@@ -308,7 +309,7 @@ def test_files_elsewhere_are_shown_and_not_written_to(library: State, tmp_path: 
 
 
 def test_a_folder_that_holds_nothing_is_an_error_that_says_where_there_is_something(
-    library: State, tmp_path: Path
+    library: Database, tmp_path: Path
 ) -> None:
     for command in ("preview", "apply"):
         done = _call(tmp_path, command, "--folder", "/nowhere", fails=True)
@@ -318,7 +319,7 @@ def test_a_folder_that_holds_nothing_is_an_error_that_says_where_there_is_someth
     other = tmp_path / "other" / "deep"
     other.mkdir(parents=True)
     (other / "x.mp3").write_bytes(b"x")
-    analyse(library, [other], hearer())
+    analyse(library, [other], fake_classifier())
     assert list_folders(library) == [f"{tmp_path}/m & <n>/", f"{other}/"]
     library.connection.execute(
         "UPDATE file SET path = CAST('s3://b/c/x.mp3' AS BLOB) WHERE CAST(path AS TEXT) LIKE '%/x.mp3'"
@@ -328,7 +329,7 @@ def test_a_folder_that_holds_nothing_is_an_error_that_says_where_there_is_someth
     assert list_folders(library) == []
 
 
-def test_why_a_file_is_left_alone_is_shown(library: State, tmp_path: Path) -> None:
+def test_why_a_file_is_left_alone_is_shown(library: Database, tmp_path: Path) -> None:
     model, card = records.find_model(library)
     rules = make_mapping({"min_confidence": 0.97}, TREE)
     plans = list(iter_plans(library, model, card, rules, "overwrite"))
@@ -342,7 +343,7 @@ def test_why_a_file_is_left_alone_is_shown(library: State, tmp_path: Path) -> No
     assert [p for p in iter_plans(library, model, card, asked, "overwrite") if p.genres in (("Other",), ("Classic",))]
 
 
-def test_the_top_of_the_tree_has_playlists_though_it_is_not_written(library: State, tmp_path: Path) -> None:
+def test_the_top_of_the_tree_has_playlists_though_it_is_not_written(library: Database, tmp_path: Path) -> None:
     out = tmp_path / "lists"
 
     def listed(*words: object) -> dict[str, int]:
@@ -356,9 +357,9 @@ def test_the_top_of_the_tree_has_playlists_though_it_is_not_written(library: Sta
     assert below == {name: n for name, n in named.items() if "/" in name}
 
 
-def test_every_node_has_a_playlist_of_its_files(library: State, tmp_path: Path) -> None:
+def test_every_node_has_a_playlist_of_its_files(library: Database, tmp_path: Path) -> None:
     model, card = records.find_model(library)
-    lists = Lists(iter_plans(library, model, card, Mapping()))
+    lists = PlaylistIndex(iter_plans(library, model, card, Mapping()))
     out = tmp_path / "lists"
     out.mkdir()
     (out / "mine.m3u8").write_text("kept")
@@ -486,13 +487,13 @@ def test_a_model_is_known_by_what_changes_its_results(bundle: Bundle) -> None:
     from genretree.bundle.manifest import read_description
 
     content = read_description(bundle.folder)
-    digest = listen.model_digest(content, "float32", False)
+    digest = classifier.model_digest(content, "float32", False)
     exported = {**content, "files": {**content["files"], "openvino/x.bin": "1", "history.csv": "2"}, "sha256": "x"}
-    assert listen.model_digest(exported, "float32", False) == digest
+    assert classifier.model_digest(exported, "float32", False) == digest
     other = {**content, "files": dict.fromkeys(content["files"], "0")}
     changes = [(other, "float32", False), (content, "bf16", False), (content, "float32", True)]
     changes.append(({**content, "calibration": None}, "float32", False))
-    assert len({digest, *(listen.model_digest(*change) for change in changes)}) == 5
+    assert len({digest, *(classifier.model_digest(*change) for change in changes)}) == 5
 
 
 # -- beets -------------------------------------------------------------------------------------------------------

@@ -8,17 +8,18 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from listening import hearer
+from listening import fake_classifier
 from mutagen.id3 import ID3, TCON
 
 from genretree.cli import main
-from genretree.library import journal, records
-from genretree.library.analyse import analyse
-from genretree.library.apply import apply_plans, undo
-from genretree.library.mapping import Mapping
-from genretree.library.plan import iter_plans
-from genretree.library.state import State, open_state
-from genretree.library.tags import read_tags
+from genretree.library.apply.apply import apply_plans
+from genretree.library.apply.undo import undo
+from genretree.library.database import journal, records
+from genretree.library.database.connection import Database, open_database
+from genretree.library.plan.mapping import Mapping
+from genretree.library.plan.planner import iter_plans
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags.adapters import read_tags
 
 
 @pytest.fixture
@@ -26,11 +27,11 @@ def database(tmp_path: Path) -> Path:
     return tmp_path / "library.sqlite"
 
 
-def _analyse(state: State, folder: Path, **options: object) -> None:
-    analyse(state, [str(folder)], hearer(**options), progress=False)
+def _analyse(state: Database, folder: Path, **options: object) -> None:
+    analyse(state, [str(folder)], fake_classifier(**options), progress=False)
 
 
-def _apply(state: State, mode: str = "only-empty") -> int:
+def _apply(state: Database, mode: str = "only-empty") -> int:
     model, card = records.find_model(state)
     plans = iter_plans(state, model, card, Mapping(), mode)  # type: ignore[arg-type]
     run, _, refused = apply_plans(state, plans, card.digest)
@@ -39,7 +40,7 @@ def _apply(state: State, mode: str = "only-empty") -> int:
     return run
 
 
-def _actions(state: State) -> Counter[str]:
+def _actions(state: Database) -> Counter[str]:
     model, card = records.find_model(state)
     return Counter(plan.action for plan in iter_plans(state, model, card, Mapping()) if not plan.row.gone)
 
@@ -53,7 +54,7 @@ def _run(database: Path, *words: str) -> Result:
 
 
 def test_our_genres_are_ours_after_a_rename(database: Path, music: Path) -> None:
-    with open_state(database, create=True) as state:
+    with open_database(database, create=True) as state:
         _analyse(state, music)
         _apply(state)
         moved = music.rename(music.with_name("moved"))
@@ -70,7 +71,7 @@ def test_our_genres_are_ours_after_a_rename(database: Path, music: Path) -> None
 @pytest.mark.parametrize("again", [False, True])
 def test_undo_finds_renamed_files_by_their_content(database: Path, music: Path, again: bool) -> None:
     before = _bytes(music)
-    with open_state(database, create=True) as state:
+    with open_database(database, create=True) as state:
         _analyse(state, music)
         run = _apply(state)
         moved = music.rename(music.with_name("moved"))
@@ -85,7 +86,7 @@ def test_undo_finds_renamed_files_by_their_content(database: Path, music: Path, 
 
 
 def test_undo_leaves_files_that_have_changed_since_the_rename(database: Path, music: Path) -> None:
-    with open_state(database, create=True) as state:
+    with open_database(database, create=True) as state:
         _analyse(state, music)
         run = _apply(state)
         moved = music.rename(music.with_name("moved"))
@@ -103,7 +104,7 @@ def test_undo_leaves_files_that_have_changed_since_the_rename(database: Path, mu
 def test_undo_finds_files_that_exchanged_their_names(database: Path, music: Path, count: int, force: bool) -> None:
     names = [path.name for path in sorted(music.iterdir())][:count]
     before = _bytes(music)
-    with open_state(database, create=True) as state:
+    with open_database(database, create=True) as state:
         _analyse(state, music)
         run = _apply(state)
         (music / names[0]).rename(music / "spare")
@@ -120,7 +121,7 @@ def test_undo_finds_files_that_exchanged_their_names(database: Path, music: Path
 def test_a_copy_with_changes_of_its_own_is_not_taken_for_the_file_that_is_gone(database: Path, music: Path) -> None:
     shutil.copyfile(music / "flac.flac", music / "twin.flac")
     before = _bytes(music)
-    with open_state(database, create=True) as state:
+    with open_database(database, create=True) as state:
         _analyse(state, music)
         run = _apply(state)
         (music / "flac.flac").unlink()
@@ -132,7 +133,7 @@ def test_a_copy_with_changes_of_its_own_is_not_taken_for_the_file_that_is_gone(d
 
 def test_move_gives_files_and_journal_their_new_paths(database: Path, music: Path) -> None:
     before = _bytes(music)
-    with open_state(database, create=True) as state:
+    with open_database(database, create=True) as state:
         _analyse(state, music)
         _apply(state)
     moved = music.rename(music.with_name("music%_"))
@@ -140,7 +141,7 @@ def test_move_gives_files_and_journal_their_new_paths(database: Path, music: Pat
     assert result.exit_code == 0, result.output
     n = len(before)
     assert json.loads(result.stdout) == {"files": n, "known": 0, "missing": 0, "changes": n}
-    with open_state(database) as state:
+    with open_database(database) as state:
         assert _actions(state) == {"same": n}
         assert records.count_files(state) == (n, 0)
         assert {Path(path).parent for (path,) in _paths(state)} == {moved}
@@ -148,7 +149,7 @@ def test_move_gives_files_and_journal_their_new_paths(database: Path, music: Pat
     assert _bytes(moved) == before
 
 
-def _paths(state: State) -> list[tuple[str]]:
+def _paths(state: Database) -> list[tuple[str]]:
     rows = state.connection.execute("SELECT path FROM file UNION SELECT path FROM change").fetchall()
     return [(bytes(path).decode(),) for (path,) in rows]
 
@@ -161,7 +162,7 @@ def test_move_between_a_folder_and_one_in_it(database: Path, music: Path, inward
     source, target = (outer, inner) if inward else (inner, outer)
     source.parent.mkdir(exist_ok=True)
     music.rename(source)
-    with open_state(database, create=True) as state:
+    with open_database(database, create=True) as state:
         _analyse(state, source)
         _apply(state)
     away = source.rename(music.with_name("away"))
@@ -179,7 +180,7 @@ def test_move_between_a_folder_and_one_in_it(database: Path, music: Path, inward
 
 def test_move_after_analyse_found_the_new_folder(database: Path, music: Path) -> None:
     before = _bytes(music)
-    with open_state(database, create=True) as state:
+    with open_database(database, create=True) as state:
         _analyse(state, music)
         _apply(state)
         moved = music.rename(music.with_name("moved"))
@@ -187,14 +188,14 @@ def test_move_after_analyse_found_the_new_folder(database: Path, music: Path) ->
     result = _run(database, "move", str(music), str(moved))
     assert result.exit_code == 0, result.output
     assert f"{len(before)} files were known there already" in result.output
-    with open_state(database) as state:
+    with open_database(database) as state:
         assert _actions(state) == {"same": len(before)}
         assert undo(state, journal.find_run(state, None)) == (len(before), [])
     assert _bytes(moved) == before
 
 
 def test_move_refuses_what_does_not_fit(database: Path, music: Path, tmp_path: Path) -> None:
-    with open_state(database, create=True) as state:
+    with open_database(database, create=True) as state:
         _analyse(state, music)
         _apply(state)
         paths = _paths(state)
@@ -214,12 +215,12 @@ def test_move_refuses_what_does_not_fit(database: Path, music: Path, tmp_path: P
     shutil.copytree(music, other, dirs_exist_ok=True)
     with (other / "pcm.wav").open("ab") as stream:
         stream.write(b"other")
-    with open_state(database) as state:
+    with open_database(database) as state:
         _analyse(state, other)
     shutil.rmtree(music)
     result = _run(database, "move", str(music), str(other))
     assert result.exit_code != 0
     assert "pcm.wav is known with other content" in result.stderr
-    with open_state(database) as state:
+    with open_database(database) as state:
         assert set(paths) <= set(_paths(state))
     assert read_tags(other / "v24.mp3").own

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import soundfile as sf
 from click.testing import CliRunner
-from listening import hearer
+from listening import fake_classifier
 
 from genretree.cli import main
 from genretree.cli.output import echo_failures
 from genretree.corpus.manifest import Failure, read_manifest
-from genretree.library import records
-from genretree.library.analyse import analyse
-from genretree.library.listen import Problem
-from genretree.library.state import open_state
+from genretree.library.database import records
+from genretree.library.database.connection import open_database
+from genretree.library.scan.analyse import analyse
+from genretree.library.scan.classifier import Problem
 from genretree.prediction.predict import PredictionError, find_files
 from genretree.sound.suffixes import SUFFIXES
 from genretree.training.pretrain import _find
@@ -54,8 +54,8 @@ def _by_library(music: Path, scratch: Path) -> Found:
         if isinstance(outcome, Problem):
             problems[Path(path).name] = outcome.error
 
-    with open_state(scratch / "library.sqlite", create=True) as state:
-        analyse(state, [music], hearer(), report=report)
+    with open_database(scratch / "library.sqlite", create=True) as state:
+        analyse(state, [music], fake_classifier(), report=report)
         model, card = records.find_model(state)
         return {row.path for row, result in records.iter_results(state, model, card) if result.levels}, problems
 

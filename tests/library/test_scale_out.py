@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from listening import Hearer
+from listening import FakeClassifier
 
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
 from genretree.errors import GenretreeError, LibraryError
-from genretree.library import records
-from genretree.library.analyse import analyse
-from genretree.library.remote import remote_content, walk_anywhere
-from genretree.library.state import open_state
+from genretree.library.database import records
+from genretree.library.database.connection import open_database
+from genretree.library.scan.analyse import analyse
+from genretree.library.scan.remote import remote_content, walk_anywhere
 from genretree.remote import fetched
 from genretree.sound.walk import Skipped, SoundWalk
 
@@ -46,7 +46,7 @@ def cluster() -> Iterator[Any]:
 
 
 def test_what_was_in_hand_on_a_lost_machine_is_done_again(cluster: Any, tmp_path: Path) -> None:
-    from genretree.library.ray_engine import RayEngine
+    from genretree.library.scan.ray_backend import RayEngine
 
     music, log = tmp_path / "m", tmp_path / "log"
     music.mkdir()
@@ -70,7 +70,7 @@ def test_what_was_in_hand_on_a_lost_machine_is_done_again(cluster: Any, tmp_path
         engines.append(RayEngine(_Maker(log)))
         return engines[0]
 
-    with open_state(tmp_path / "library.sqlite", create=True) as state:
+    with open_database(tmp_path / "library.sqlite", create=True) as state:
         counts = analyse(state, [music], _Maker(log), engine=make_engine, report=watch)
         assert removed, "never had two workers"
         assert (counts.files, counts.heard, counts.shared, counts.failed) == (52, 50, 1, 1)
@@ -89,19 +89,19 @@ class _Maker:
     def __init__(self, log: Path, seconds: float = 0.05) -> None:
         self.log, self.seconds = log, seconds
 
-    def __call__(self) -> Hearer:
-        return Hearer(log=self.log, seconds=self.seconds)
+    def __call__(self) -> FakeClassifier:
+        return FakeClassifier(log=self.log, seconds=self.seconds)
 
 
 @pytest.mark.parametrize(("scheme", "kept"), [("file://", ""), ("local://", "file://")])  # a path; fetched as from afar
 def test_files_are_heard_by_url(cluster: Any, tmp_path: Path, scheme: str, kept: str) -> None:
-    from genretree.library.ray_engine import RayEngine
+    from genretree.library.scan.ray_backend import RayEngine
 
     (tmp_path / "m").mkdir()
     for name in ("one.mp3", "two words.flac", "cover.jpg", ".hidden.mp3"):
         (tmp_path / "m" / name).write_bytes(name.encode())
     log = tmp_path / "log"
-    with open_state(tmp_path / "library.sqlite", create=True) as state:
+    with open_database(tmp_path / "library.sqlite", create=True) as state:
         for known in (0, 2):
             counts = analyse(
                 *(state, [f"{scheme}{tmp_path}/m"], _Maker(log, 0)),

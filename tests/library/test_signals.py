@@ -10,17 +10,17 @@ import time
 from pathlib import Path
 
 import pytest
-from listening import hearer
+from listening import fake_classifier
 
-from genretree.library.analyse import analyse
-from genretree.library.state import open_state
+from genretree.library.database.connection import open_database
+from genretree.library.scan.analyse import analyse
 
 pytestmark = pytest.mark.slow
 
 # The command itself, slowed down so that a signal comes in the middle: a pause for each file.
 _SLOW = """
 import sys, time
-import genretree.library.{module} as module
+import genretree.library.apply.{module} as module
 real, seconds = module.{name}, float(sys.argv[1])
 def slow(*given, **named):
     time.sleep(seconds)
@@ -67,8 +67,8 @@ def _stop(process: subprocess.Popen[str], number: signal.Signals, folder: Path, 
 def test_apply_and_undo_stop_cleanly_and_go_on(tmp_path: Path, music: Path, number: signal.Signals) -> None:
     db = tmp_path / "library.sqlite"
     original = _bytes(music)
-    with open_state(db, create=True) as state:
-        analyse(state, [music], hearer())
+    with open_database(db, create=True) as state:
+        analyse(state, [music], fake_classifier())
     apply = ("apply", "--write", "--db", db, "--quiet")
     _stop(_start("apply", "write_tags", 0.3, *apply), number, music, original)
     process = _start("apply", "write_tags", 0, *apply)
@@ -77,11 +77,11 @@ def test_apply_and_undo_stop_cleanly_and_go_on(tmp_path: Path, music: Path, numb
     written = _bytes(music)
     assert all(written[name] != original[name] for name in original)
     # Two runs wrote: the last one is undone whole, so that the first is what stops.
-    with open_state(db) as state:
+    with open_database(db) as state:
         first, last = [run for (run,) in state.connection.execute("SELECT id FROM run ORDER BY id")]
-    assert _start("apply", "_rewind", 0, "undo", last, "--db", db, "--quiet").wait(60) == 0
+    assert _start("undo", "_rewind", 0, "undo", last, "--db", db, "--quiet").wait(60) == 0
     before = _bytes(music)
-    process = _start("apply", "_rewind", 0.3, "undo", first, "--db", db, "--quiet")
+    process = _start("undo", "_rewind", 0.3, "undo", first, "--db", db, "--quiet")
     deadline = time.monotonic() + 60
     while all((music / name).read_bytes() == old for name, old in before.items()):
         assert process.poll() is None, process.communicate()
@@ -91,7 +91,7 @@ def test_apply_and_undo_stop_cleanly_and_go_on(tmp_path: Path, music: Path, numb
     process.communicate(timeout=30)
     assert _bytes(music).keys() == original.keys(), "a copy was left behind"
     assert process.returncode in (0, 128 + number)  # 0 where that was the last file
-    assert _start("apply", "_rewind", 0, "undo", first, "--db", db, "--quiet").wait(60) in (0, 1)
+    assert _start("undo", "_rewind", 0, "undo", first, "--db", db, "--quiet").wait(60) in (0, 1)
     assert _bytes(music) == original
 
 
@@ -116,12 +116,12 @@ _LISTENING = """#!{python}
 import os, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import genretree.bundle.hub, genretree.library.listen
+import genretree.bundle.hub, genretree.library.scan.classifier
 from genretree.cli import main
-from listening import Hearer
+from listening import FakeClassifier
 genretree.bundle.hub.find_bundle = lambda bundle, *given: bundle
 pause = float(os.environ.get('PAUSE', 0))
-genretree.library.listen.load_listener = lambda *given: Hearer(seconds=pause, log=Path({log!r}))
+genretree.library.scan.classifier.load_file_classifier = lambda *given: FakeClassifier(seconds=pause, log=Path({log!r}))
 main()
 """
 
@@ -154,7 +154,7 @@ def test_analyse_prints_the_command_that_goes_on(tmp_path: Path, music: Path, nu
     command = errors.partition("What was finished is saved; continue with: ")[2].strip()
     assert command.startswith("genretree library analyse ")
     n, begun = len(list(odd.iterdir())), log.read_bytes().split()
-    with open_state(tmp_path / "l.db") as state:
+    with open_database(tmp_path / "l.db") as state:
         done = state.connection.execute("SELECT count(*) FROM result").fetchone()[0]
     assert 2 <= done < n
     path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"

@@ -10,19 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from listening import hearer
+from listening import fake_classifier
 from mutagen.flac import FLAC
 from mutagen.id3 import APIC, ID3
 
-from genretree.library import records
-from genretree.library.analyse import analyse
-from genretree.library.apply import apply_plans, undo
-from genretree.library.mapping import Mapping
-from genretree.library.payload import sound_digest
-from genretree.library.plan import Plan, iter_plans
-from genretree.library.state import State, open_state
-from genretree.library.tags import TagError, read_tags, write_tags
-from genretree.library.untouched import check_untouched
+from genretree.library.apply.apply import apply_plans
+from genretree.library.apply.undo import undo
+from genretree.library.database import records
+from genretree.library.database.connection import Database, open_database
+from genretree.library.plan.mapping import Mapping
+from genretree.library.plan.planner import TagPlan, iter_plans
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags.adapters import TagError, read_tags, write_tags
+from genretree.library.tags.audio_digest import sound_digest
+from genretree.library.tags.verify_unchanged import check_untouched
 
 PATH = "Other > Rock > Soft_rock"
 LONG = "A title that is longer than thirty characters"
@@ -30,17 +31,17 @@ Shown = dict[str, object]
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    with open_state(tmp_path / "library.sqlite", create=True) as state:
+def state(tmp_path: Path) -> Iterator[Database]:
+    with open_database(tmp_path / "library.sqlite", create=True) as state:
         yield state
 
 
-def _plans(state: State, mode: str = "overwrite") -> list[Plan]:
+def _plans(state: Database, mode: str = "overwrite") -> list[TagPlan]:
     model, card = records.find_model(state)
     return list(iter_plans(state, model, card, Mapping(), mode))  # type: ignore[arg-type]
 
 
-def _apply(state: State) -> tuple[int, list[str]]:
+def _apply(state: Database) -> tuple[int, list[str]]:
     _, card = records.find_model(state)
     run, _, refused = apply_plans(state, _plans(state), card.digest)
     return run or 0, [item.reason for item in refused]
@@ -145,12 +146,12 @@ OLD = {
 
 
 @pytest.mark.parametrize("name", OLD)
-def test_players_show_the_same_fields_as_before(music: Path, state: State, name: str) -> None:
+def test_players_show_the_same_fields_as_before(music: Path, state: Database, name: str) -> None:
     path = _old(music, name)
     before, digest = path.read_bytes(), sound_digest(path)
     assert read_tags(path).genres == OLD[name]
     shown = _ffprobe(path)
-    analyse(state, [path], hearer())
+    analyse(state, [path], fake_classifier())
     run, refused = _apply(state)
     assert not refused
     assert read_tags(path).genres == ("Soft_rock",)

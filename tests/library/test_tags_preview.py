@@ -14,19 +14,21 @@ from pathlib import Path
 
 import mutagen
 import pytest
-from listening import FORMATS, TREE, hearer
+from listening import FORMATS, TREE, fake_classifier
 from mutagen.flac import FLAC
 from mutagen.id3 import ID3, TIT2
 from mutagen.wave import WAVE
 
-from genretree.library import plan as plan_module
-from genretree.library import records, trial
-from genretree.library.analyse import analyse
-from genretree.library.apply import apply_plans, undo
-from genretree.library.mapping import Mapping, make_mapping
-from genretree.library.plan import ACTIONS, Plan, iter_plans
-from genretree.library.state import State, open_state
-from genretree.library.tags import TagError, read_tags
+from genretree.library.apply.apply import apply_plans
+from genretree.library.apply.undo import undo
+from genretree.library.database import records
+from genretree.library.database.connection import Database, open_database
+from genretree.library.plan import planner as plan_module
+from genretree.library.plan.mapping import Mapping, make_mapping
+from genretree.library.plan.planner import ACTIONS, TagPlan, iter_plans
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags import trial_write
+from genretree.library.tags.adapters import TagError, read_tags
 from genretree.sound.containers import sniff
 from genretree.sound.decode import probe
 
@@ -34,12 +36,12 @@ V1 = b"TAG" + b"old title".ljust(124, b"\0") + b"\x11"
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    with open_state(tmp_path / "library.sqlite", create=True) as state:
+def state(tmp_path: Path) -> Iterator[Database]:
+    with open_database(tmp_path / "library.sqlite", create=True) as state:
         yield state
 
 
-def _plans(state: State, mode: str = "overwrite", rules: Mapping | None = None) -> list[Plan]:
+def _plans(state: Database, mode: str = "overwrite", rules: Mapping | None = None) -> list[TagPlan]:
     model, card = records.find_model(state)
     return list(iter_plans(state, model, card, rules or Mapping(), mode))  # type: ignore[arg-type]
 
@@ -120,7 +122,7 @@ def _fragments(path: Path) -> bytes:
 
 @pytest.mark.parametrize("name", MADE)
 def test_apply_does_what_the_preview_says(
-    music: Path, state: State, name: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    music: Path, state: Database, name: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     temporary = tmp_path_factory.mktemp("temporary")  # other tests use the system's at the same time
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
@@ -128,7 +130,7 @@ def test_apply_does_what_the_preview_says(
     path.parent.mkdir()
     path.write_bytes(MADE[name](music))
     before = path.read_bytes()
-    analyse(state, [path], hearer())
+    analyse(state, [path], fake_classifier())
     (plan,) = _plans(state)
     assert path.read_bytes() == before
     assert list(temporary.iterdir()) == []
@@ -147,12 +149,12 @@ def test_apply_does_what_the_preview_says(
 
 
 @pytest.mark.parametrize("name", ["beyond_the_end.mp3", "into_the_sound.mp3"])
-def test_an_mp3_with_too_large_an_id3_tag_is_analysed(music: Path, state: State, name: str) -> None:
+def test_an_mp3_with_too_large_an_id3_tag_is_analysed(music: Path, state: Database, name: str) -> None:
     whole = probe(music / "none.mp3")
     path = music / name
     path.write_bytes(MADE[name](music))
     assert probe(path).sr == whole.sr
-    analyse(state, [path], hearer())
+    analyse(state, [path], fake_classifier())
     (plan,) = _plans(state)
     assert plan.result is not None
     assert plan.action == "untaggable"
@@ -168,7 +170,7 @@ def test_the_sound_behind_too_large_a_tag_is_found_where_it_begins(music: Path) 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_nothing_is_tried_on_a_copy_where_there_is_no_doubt(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch, name: str
+    music: Path, state: Database, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     path = music / name
     if name == "pcm.wav":  # has a list INFO
@@ -176,18 +178,20 @@ def test_nothing_is_tried_on_a_copy_where_there_is_no_doubt(
         file.add_tags()
         file.tags.add(TIT2(encoding=3, text=["A title"]))
         file.save()
-    monkeypatch.setattr(trial, "try_on_copy", lambda *_: pytest.fail("tried on a copy"))
-    analyse(state, [path], hearer())
+    monkeypatch.setattr(trial_write, "try_on_copy", lambda *_: pytest.fail("tried on a copy"))
+    analyse(state, [path], fake_classifier())
     assert [plan.action for plan in _plans(state)] == ["write"]
 
 
-def test_every_file_that_is_left_alone_has_a_reason(music: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_file_that_is_left_alone_has_a_reason(
+    music: Path, state: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copy(music / "flac.flac", music / "bad.flac")
     (music / "text.mp3").write_text("no music")
     tags = mutagen.File(music / "flac.flac")
     tags["genre"] = "Polka"
     tags.save()
-    analyse(state, [music], hearer())
+    analyse(state, [music], fake_classifier())
     (music / "vorbis.ogg").unlink()
     os.utime(music / "opus.opus", (1, 1))
     (music / "pcm.aiff").write_bytes(b"")
@@ -229,7 +233,7 @@ def test_boxes_within_boxes_without_end_are_a_doubt(music: Path) -> None:
     path = music / "aac.m4a"
     boxes = b"".join(struct.pack(">I4s", 8 * (5000 - number), b"moov") for number in range(5000))
     path.write_bytes(path.read_bytes() + boxes)
-    assert trial.is_doubtful(path)
+    assert trial_write.is_doubtful(path)
 
 
 def test_sizes_that_do_not_fit_are_a_doubt(music: Path) -> None:
@@ -237,4 +241,4 @@ def test_sizes_that_do_not_fit_are_a_doubt(music: Path) -> None:
         content = (music / name).read_bytes()
         order = "<I" if name == "pcm.wav" else ">I"
         (music / name).write_bytes(content[:4] + struct.pack(order, len(content)) + content[8:])
-        assert trial.is_doubtful(music / name)
+        assert trial_write.is_doubtful(music / name)

@@ -16,26 +16,30 @@ import filelock
 import numpy as np
 import pytest
 import soundfile as sf
-from listening import hearer
+from listening import fake_classifier
 from mutagen.flac import FLAC
 
-from genretree.library import apply as apply_module
-from genretree.library import file_lock, journal, records
-from genretree.library.analyse import analyse
-from genretree.library.apply import apply_plans, undo
-from genretree.library.mapping import Mapping
-from genretree.library.plan import iter_plans
-from genretree.library.state import State, open_state
-from genretree.library.tags import read_tags, write_tags
+from genretree.library.apply import apply as apply_module
+from genretree.library.apply import file_lock
+from genretree.library.apply import undo as undo_module
+from genretree.library.apply.apply import apply_plans
+from genretree.library.apply.recover import recover
+from genretree.library.apply.undo import undo
+from genretree.library.database import journal, records
+from genretree.library.database.connection import Database, open_database
+from genretree.library.plan.mapping import Mapping
+from genretree.library.plan.planner import iter_plans
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags.adapters import read_tags, write_tags
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def states(tmp_path: Path) -> Iterator[tuple[State, State]]:
+def states(tmp_path: Path) -> Iterator[tuple[Database, Database]]:
     with (
-        open_state(tmp_path / "one.sqlite", create=True) as one,
-        open_state(tmp_path / "two.sqlite", create=True) as two,
+        open_database(tmp_path / "one.sqlite", create=True) as one,
+        open_database(tmp_path / "two.sqlite", create=True) as two,
     ):
         yield one, two
 
@@ -64,7 +68,7 @@ def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
 
 
-def _write(state: State, mode: str = "only-empty") -> tuple[int, list[str]]:
+def _write(state: Database, mode: str = "only-empty") -> tuple[int, list[str]]:
     model, card = records.find_model(state)
     run, _, refused = apply_plans(state, iter_plans(state, model, card, Mapping(), mode), card.digest)  # type: ignore[arg-type]
     return run or 0, [item.reason for item in refused]
@@ -77,9 +81,11 @@ def _names(path: Path) -> list[str]:
 def _meanwhile(monkeypatch: pytest.MonkeyPatch, name: str, act: object, *, after: bool = False) -> None:
     """Do something in the middle of the next write or undo, and not again."""
     real = getattr(apply_module, name)
+    modules = [module for module in (apply_module, undo_module) if hasattr(module, name)]
 
     def call(*arguments: object, **options: object) -> object:
-        monkeypatch.setattr(apply_module, name, real)
+        for module in modules:
+            monkeypatch.setattr(module, name, real)
         if not after:
             act()  # type: ignore[operator]
         found = real(*arguments, **options)
@@ -87,23 +93,24 @@ def _meanwhile(monkeypatch: pytest.MonkeyPatch, name: str, act: object, *, after
             act()  # type: ignore[operator]
         return found
 
-    monkeypatch.setattr(apply_module, name, call)
+    for module in modules:
+        monkeypatch.setattr(module, name, call)
 
 
 def _write_in_both(
-    path: Path, states: tuple[State, State], monkeypatch: pytest.MonkeyPatch, point: str
+    path: Path, states: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch, point: str
 ) -> tuple[tuple[int, list[str]], list[tuple[int, list[str]]]]:
     """Write with the first database, and with the second while the first is at a point; gives both results."""
     for state in states:
-        analyse(state, [path], hearer())
+        analyse(state, [path], fake_classifier())
     other: list[tuple[int, list[str]]] = []
     _meanwhile(monkeypatch, point, lambda: other.append(_write(states[1])))
     return _write(states[0]), other
 
 
-@pytest.mark.parametrize("point", ["write_tags", "check_untouched", "_copy_status", "_take_place"])
+@pytest.mark.parametrize("point", ["write_tags", "check_untouched", "copy_status", "replace_file"])
 def test_a_file_that_another_database_is_writing_to_is_refused(
-    path: Path, states: tuple[State, State], monkeypatch: pytest.MonkeyPatch, point: str
+    path: Path, states: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     before = path.read_bytes()
     (run, refused), other = _write_in_both(path, states, monkeypatch, point)
@@ -113,13 +120,13 @@ def test_a_file_that_another_database_is_writing_to_is_refused(
     assert _names(path) == [path.name]
     assert undo(states[0], run) == (1, [])
     assert path.read_bytes() == before
-    assert [journal.recover(state) for state in states] == [[], []]
+    assert [recover(state) for state in states] == [[], []]
 
 
 @pytest.mark.usefixtures("no_locks")
-@pytest.mark.parametrize("point", ["write_tags", "check_untouched", "_copy_status", "_take_place"])
+@pytest.mark.parametrize("point", ["write_tags", "check_untouched", "copy_status", "replace_file"])
 def test_without_locks_the_second_database_finds_the_file_replaced(
-    path: Path, states: tuple[State, State], monkeypatch: pytest.MonkeyPatch, point: str
+    path: Path, states: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     before = path.read_bytes()
     (run, refused), other = _write_in_both(path, states, monkeypatch, point)
@@ -128,15 +135,15 @@ def test_without_locks_the_second_database_finds_the_file_replaced(
     assert "another program changed it at the same time" in refused[0]
     assert other[0][1] == []
     assert _names(path) == [path.name]
-    assert journal.recover(states[0]) == []
+    assert recover(states[0]) == []
     assert undo(states[1], other[0][0]) == (1, [])
     assert path.read_bytes() == before
 
 
 def test_a_file_replaced_by_one_of_the_same_size_and_time_is_not_overwritten(
-    path: Path, states: tuple[State, State], monkeypatch: pytest.MonkeyPatch
+    path: Path, states: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    analyse(states[0], [path], hearer())
+    analyse(states[0], [path], fake_classifier())
     theirs = path.read_bytes().replace(b"A title", b"B title")
 
     def replace() -> None:
@@ -146,21 +153,21 @@ def test_a_file_replaced_by_one_of_the_same_size_and_time_is_not_overwritten(
         os.utime(edited, ns=(status.st_atime_ns, status.st_mtime_ns))
         edited.replace(path)
 
-    _meanwhile(monkeypatch, "_take_place", replace)
+    _meanwhile(monkeypatch, "replace_file", replace)
     run, refused = _write(states[0])
     assert (run, len(refused)) == (0, 1)
     assert "another program changed it" in refused[0]
     assert path.read_bytes() == theirs
     assert _names(path) == [path.name]
-    assert journal.recover(states[0]) == []
+    assert recover(states[0]) == []
 
 
 @pytest.mark.parametrize("force", [False, True])
 def test_a_file_that_another_program_saves_during_undo_is_not_overwritten(
-    path: Path, states: tuple[State, State], monkeypatch: pytest.MonkeyPatch, force: bool
+    path: Path, states: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch, force: bool
 ) -> None:
     state = states[0]
-    analyse(state, [path], hearer())
+    analyse(state, [path], fake_classifier())
     run, _ = _write(state)
     edited = path.with_name("edited")
     shutil.copy(path, edited)
@@ -170,59 +177,59 @@ def test_a_file_that_another_program_saves_during_undo_is_not_overwritten(
     theirs = edited.read_bytes()
     if force:
         write_tags(path, ["Rock"], dict(read_tags(path).own))
-    _meanwhile(monkeypatch, "_copy_status", lambda: edited.replace(path))
+    _meanwhile(monkeypatch, "copy_status", lambda: edited.replace(path))
     restored, refused = undo(state, run, force=force)
     assert (restored, len(refused)) == (0, 1)
     assert "another program changed it" in refused[0].reason
     assert path.read_bytes() == theirs
     assert _names(path) == [path.name]
-    assert journal.recover(state) == []
+    assert recover(state) == []
     assert undo(state, run, force=True) == (1, [])
     assert FLAC(path)["comment"] == ["theirs"]
 
 
 def test_a_file_removed_during_a_write_stays_removed(
-    path: Path, states: tuple[State, State], monkeypatch: pytest.MonkeyPatch
+    path: Path, states: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    analyse(states[0], [path], hearer())
-    _meanwhile(monkeypatch, "_take_place", path.unlink)
+    analyse(states[0], [path], fake_classifier())
+    _meanwhile(monkeypatch, "replace_file", path.unlink)
     _, refused = _write(states[0])
     assert "was removed by another program" in refused[0]
     assert list(path.parent.iterdir()) == []
-    assert journal.recover(states[0]) == []
+    assert recover(states[0]) == []
 
 
 def test_an_undo_that_is_stopped_after_the_replacement_is_known_to_be_done(
-    path: Path, states: tuple[State, State], monkeypatch: pytest.MonkeyPatch
+    path: Path, states: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state, before = states[0], path.read_bytes()
-    analyse(state, [path], hearer())
+    analyse(state, [path], fake_classifier())
     run, _ = _write(state)
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    _meanwhile(monkeypatch, "_take_place", interrupt, after=True)
+    _meanwhile(monkeypatch, "replace_file", interrupt, after=True)
     with pytest.raises(KeyboardInterrupt):
         undo(state, run)
     assert path.read_bytes() == before
     assert _names(path) == [path.name]
-    assert [item.found for item in journal.recover(state)] == ["was restored"]
+    assert [item.found for item in recover(state)] == ["was restored"]
 
 
 def test_a_write_that_is_stopped_after_the_replacement_can_be_undone(
-    path: Path, states: tuple[State, State], monkeypatch: pytest.MonkeyPatch
+    path: Path, states: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state, before = states[0], path.read_bytes()
-    analyse(state, [path], hearer())
+    analyse(state, [path], fake_classifier())
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    _meanwhile(monkeypatch, "_take_place", interrupt, after=True)
+    _meanwhile(monkeypatch, "replace_file", interrupt, after=True)
     with pytest.raises(KeyboardInterrupt):
         _write(state)
-    assert [item.found for item in journal.recover(state)] == ["was written; undo takes it back"]
+    assert [item.found for item in recover(state)] == ["was written; undo takes it back"]
     assert undo(state, journal.find_run(state, None)) == (1, [])
     assert path.read_bytes() == before
 
@@ -239,29 +246,29 @@ def _die(*_: object, **__: object) -> None:
 
 
 def test_the_step_copy_of_an_undo_that_was_killed_is_removed(
-    path: Path, states: tuple[State, State], monkeypatch: pytest.MonkeyPatch
+    path: Path, states: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state, before = states[0], path.read_bytes()
-    analyse(state, [path], hearer())
+    analyse(state, [path], fake_classifier())
     run, _ = _write(state)
     _write(state, "overwrite")
     with monkeypatch.context() as patch:
-        patch.setattr(apply_module, "apply_delta", _die)
+        patch.setattr(undo_module, "apply_delta", _die)
         patch.setattr(Path, "unlink", _die)  # killed, it would not clear up
         with pytest.raises(_KilledError):
             undo(state, run)
     assert [name for name in _names(path) if name.endswith(".step")]
-    journal.recover(state)
+    recover(state)
     assert _names(path) == [path.name]
     assert undo(state, run) == (1, [])
     assert path.read_bytes() == before
 
 
 def test_copies_that_0_1_left_behind_are_removed_and_those_of_others_stay(
-    path: Path, states: tuple[State, State]
+    path: Path, states: tuple[Database, Database]
 ) -> None:
     state = states[0]
-    analyse(state, [path], hearer())
+    analyse(state, [path], fake_classifier())
     digest = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
     temporary = path.with_name(f".genretree-{digest}.tmp")
     content = records.find_file(state, str(path)).content  # type: ignore[union-attr]
@@ -272,16 +279,16 @@ def test_copies_that_0_1_left_behind_are_removed_and_those_of_others_stay(
     temporary.with_suffix(".step").write_bytes(b"copy")
     theirs = path.with_name(f".genretree-{'0' * 32}.tmp")
     theirs.write_bytes(b"another process works on it")
-    assert [item.found for item in journal.recover(state)] == ["is as it was"]
+    assert [item.found for item in recover(state)] == ["is as it was"]
     assert _names(path) == [theirs.name, path.name]
 
 
 def test_a_lock_that_a_killed_process_left_behind_blocks_nobody_and_is_removed(
-    path: Path, states: tuple[State, State]
+    path: Path, states: tuple[Database, Database]
 ) -> None:
-    analyse(states[0], [path], hearer())
+    analyse(states[0], [path], fake_classifier())
     hold = (
-        "import sys, time; from pathlib import Path; from genretree.library.file_lock import lock_file\n"
+        "import sys, time; from pathlib import Path; from genretree.library.apply.file_lock import lock_file\n"
         "with lock_file(Path(sys.argv[1])):\n    print('locked', flush=True)\n    time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", hold, str(path)], stdout=subprocess.PIPE) as holder:
@@ -306,19 +313,19 @@ def test_names_that_differ_in_case_or_normal_form_have_one_lock(tmp_path: Path) 
 
 
 def test_a_write_that_another_database_wrote_over_before_recovery_can_be_undone(
-    path: Path, states: tuple[State, State], monkeypatch: pytest.MonkeyPatch
+    path: Path, states: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = states
     before = path.read_bytes()
-    analyse(one, [path], hearer())
+    analyse(one, [path], fake_classifier())
     with monkeypatch.context() as patch:
         patch.setattr(journal, "finish_change", _die)
         with pytest.raises(_KilledError):
             _write(one)
-    analyse(two, [path], hearer(digest="1" * 16))
+    analyse(two, [path], fake_classifier(digest="1" * 16))
     second, refused = _write(two, "overwrite")
     assert (second, refused) == (1, [])
-    (found,) = journal.recover(one)
+    (found,) = recover(one)
     assert "was written, and another program has changed it since" in found.found
     assert undo(two, second) == (1, [])
     assert undo(one, journal.find_run(one, None)) == (1, [])
@@ -330,13 +337,14 @@ def test_a_write_that_another_database_wrote_over_before_recovery_can_be_undone(
 _RUN = """
 import sys, time
 from pathlib import Path
-from genretree.library import journal, records
-from genretree.library.apply import apply_plans, undo
-from genretree.library.mapping import Mapping
-from genretree.library.plan import iter_plans
-from genretree.library.state import open_state
+from genretree.library.database import journal, records
+from genretree.library.apply.apply import apply_plans
+from genretree.library.apply.undo import undo
+from genretree.library.plan.mapping import Mapping
+from genretree.library.plan.planner import iter_plans
+from genretree.library.database.connection import open_database
 db, what, start = sys.argv[1:]
-with open_state(db) as state:
+with open_database(db) as state:
     model, card = records.find_model(state)
     plans = list(iter_plans(state, model, card, Mapping()))
     time.sleep(max(0.0, float(start) - time.time()))
@@ -359,7 +367,7 @@ def _run_both(folder: Path, what: str) -> list[list[str]]:
     return found
 
 
-def test_two_processes_that_race_harm_no_file(tmp_path: Path, states: tuple[State, State]) -> None:
+def test_two_processes_that_race_harm_no_file(tmp_path: Path, states: tuple[Database, Database]) -> None:
     folder = tmp_path / "music"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -367,7 +375,7 @@ def test_two_processes_that_race_harm_no_file(tmp_path: Path, states: tuple[Stat
         sf.write(folder / f"{i}.wav", 0.1 * rng.standard_normal(200_000), 44100)
     before = {path: path.read_bytes() for path in folder.iterdir()}
     for state, digest in zip(states, ("0" * 16, "1" * 16), strict=True):
-        analyse(state, [folder], hearer(digest=digest))
+        analyse(state, [folder], fake_classifier(digest=digest))
     refused = _run_both(tmp_path, "apply")
     for path in before:
         # Refused by at most one: a process that starts late plans to skip what the other has written.

@@ -20,7 +20,7 @@ import soundfile as sf
 from sound_helpers import make_song
 
 from genretree.errors import SoundError
-from genretree.library.payload import LayoutError, header_packets, sound_digest
+from genretree.library.tags.audio_digest import LayoutError, header_packets, sound_digest
 from genretree.settings import SAMPLE_RATE
 from genretree.sound import libav
 from genretree.sound.complete import end_of_audio

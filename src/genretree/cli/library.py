@@ -19,12 +19,12 @@ from genretree.cli.output import RESUME_WITH, SafeOutput, echo, echo_json, echo_
 from genretree.files import printable
 
 if TYPE_CHECKING:
-    from genretree.library.analyse import Counts
-    from genretree.library.listen import Problem
-    from genretree.library.plan import Mode, Plan
-    from genretree.library.preview import Preview
-    from genretree.library.records import ModelCard, Result
-    from genretree.library.state import State
+    from genretree.library.database.connection import Database
+    from genretree.library.database.records import ModelKey, Result
+    from genretree.library.plan.planner import Mode, TagPlan
+    from genretree.library.plan.preview import Preview
+    from genretree.library.scan.analyse import AnalysisCounts
+    from genretree.library.scan.classifier import Problem
     from genretree.models.runtime.types import Precision, RuntimeChoice
 
 _ROWS = 10  # of each genre on the terminal
@@ -113,19 +113,19 @@ def analyse(
     --engine ray DIR may be a URL (s3://, gs://). A file that can't be used is one row with a reason.
     """
     from genretree.bundle.hub import find_bundle
-    from genretree.library.analyse import analyse as analyse_places
-    from genretree.library.analyse import check_places
-    from genretree.library.listen import load_listener
+    from genretree.library.scan.analyse import analyse as analyse_places
+    from genretree.library.scan.analyse import check_places
+    from genretree.library.scan.classifier import load_file_classifier
 
     if address is not None and engine != "ray":
         raise click.UsageError("--address needs --engine ray")
     bundle = find_bundle(bundle, download, not quiet)
-    make = functools.partial(load_listener, bundle, runtime, precision, salvage)
+    make = functools.partial(load_file_classifier, bundle, runtime, precision, salvage)
     check_places(places, remote=engine == "ray")
     options: dict[str, Any] = {"workers": workers, "hidden": hidden, "retry_failed": retry_failed}
     options["max_failures"] = None if as_json else _FAILURES
     if engine == "ray":
-        from genretree.library.ray_engine import ray_options
+        from genretree.library.scan.ray_backend import ray_options
 
         options |= ray_options(bundle, address, runtime, precision, salvage)
     report = _json_line if as_json else None
@@ -134,8 +134,8 @@ def analyse(
     _tell(counts, as_json)
 
 
-def _json_line(path: str, outcome: Result | Problem, shared: bool, card: ModelCard) -> None:
-    from genretree.library.listen import Problem
+def _json_line(path: str, outcome: Result | Problem, shared: bool, card: ModelKey) -> None:
+    from genretree.library.scan.classifier import Problem
     from genretree.metrics.scores import decode_levels, name_path
 
     line: dict[str, Any] = {"file": printable(path)}
@@ -151,7 +151,7 @@ def _json_line(path: str, outcome: Result | Problem, shared: bool, card: ModelCa
     echo_json(line)
 
 
-def _tell(counts: Counts, as_json: bool) -> None:
+def _tell(counts: AnalysisCounts, as_json: bool) -> None:
     if as_json:
         failures = [
             {"file": printable(path), "kind": kind, "message": message} for path, kind, message in counts.failures
@@ -193,8 +193,8 @@ def preview(
     Genres that a person has set are left alone unless --append or --overwrite is given.
     """
     from genretree.files import atomic_path
-    from genretree.library.preview import Preview, write_json, write_page, write_parquet
-    from genretree.library.preview import write_csv as write_table
+    from genretree.library.plan.preview import Preview, write_json, write_page, write_parquet
+    from genretree.library.plan.preview import write_csv as write_table
     from genretree.parallel import command_line
 
     with _read(db) as state:
@@ -231,10 +231,10 @@ def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **how: An
 
     By default only files without a genre, or with one of ours, are written to. `library undo` gives every byte back.
     """
-    from genretree.library.apply import apply_plans
-    from genretree.library.plan import ACTIONS
-    from genretree.library.preview import Preview
-    from genretree.library.state import back_up
+    from genretree.library.apply.apply import apply_plans
+    from genretree.library.database.connection import back_up
+    from genretree.library.plan.planner import ACTIONS
+    from genretree.library.plan.preview import Preview
     from genretree.parallel import command_line
     from genretree.progress import progress_bar
 
@@ -269,9 +269,9 @@ def undo(run: int | None, db: Path | None, force: bool, quiet: bool) -> None:
 
     What later runs wrote into the same files goes, too. Files that others have changed since need --force.
     """
-    from genretree.library import journal
-    from genretree.library.apply import undo as undo_run
-    from genretree.library.state import back_up
+    from genretree.library.apply.undo import undo as undo_run
+    from genretree.library.database import journal
+    from genretree.library.database.connection import back_up
     from genretree.progress import progress_bar
 
     with _work_on(db, "library undo") as state:
@@ -297,10 +297,10 @@ def playlists(out: Path, db: Path | None, kinds: str, relative: bool, quiet: boo
 
     Here --min-depth is 1 by default: the top of the tree has its playlists, too.
     """
-    from genretree.library.playlists import Lists, write_m3u8, write_rekordbox
+    from genretree.library.plan.playlists import PlaylistIndex, write_m3u8, write_rekordbox
 
     with _read(db) as state:
-        lists = Lists(_plans(state, progress=not quiet, top=True, **how)[1])
+        lists = PlaylistIndex(_plans(state, progress=not quiet, top=True, **how)[1])
     out.mkdir(parents=True, exist_ok=True)
     if kinds in ("m3u8", "both"):
         echo(f"{out}: {len(write_m3u8(lists, out, relative))} playlists")
@@ -314,7 +314,7 @@ def playlists(out: Path, db: Path | None, kinds: str, relative: bool, quiet: boo
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def status(db: Path | None, as_json: bool) -> None:
     """Say what the library holds: files, genres, problems, and the runs that can be undone."""
-    from genretree.library import journal, records
+    from genretree.library.database import journal, records
 
     with _read(db) as state:
         model, card = records.find_model(state)
@@ -360,24 +360,24 @@ def _show_status(content: dict[str, Any], listed: Sequence[tuple[str, str, str]]
 
 
 @contextmanager
-def _read(db: Path | None) -> Iterator[State]:
-    from genretree.library.state import default_database, explained, open_state
+def _read(db: Path | None) -> Iterator[Database]:
+    from genretree.library.database.connection import default_database, explained, open_database
 
     path = db or default_database()
-    with explained(path), open_state(path, show=True) as state:
+    with explained(path), open_database(path, show=True) as state:
         yield state
 
 
 @contextmanager
-def _work_on(db: Path | None, what: str, create: bool = False) -> Iterator[State]:
-    from genretree.library import journal
-    from genretree.library.state import default_database, explained, open_state, sole_worker
+def _work_on(db: Path | None, what: str, create: bool = False) -> Iterator[Database]:
+    from genretree.library.apply.recover import recover
+    from genretree.library.database.connection import default_database, explained, open_database, sole_worker
 
     path = db or default_database()
     if not create:
-        open_state(path, check=False).close()  # refuse what is missing before anything is made beside it
-    with explained(path), sole_worker(path, what), open_state(path, create=create, check=True) as state:
-        if recovered := journal.recover(state):
+        open_database(path, check=False).close()  # refuse what is missing before anything is made beside it
+    with explained(path), sole_worker(path, what), open_database(path, create=create, check=True) as state:
+        if recovered := recover(state):
             echo(f"{len(recovered)} files were in hand when an earlier run ended; none is damaged", err=True)
         for item in [item for item in recovered if item.edited][:_PROBLEMS]:
             found = show_options(item.found, library.commands["undo"])  # whichever command is running
@@ -386,7 +386,7 @@ def _work_on(db: Path | None, what: str, create: bool = False) -> Iterator[State
 
 
 def _plans(
-    state: State,
+    state: Database,
     *,
     mapping: Path | None,
     min_confidence: float | None,
@@ -398,13 +398,13 @@ def _plans(
     mode: Mode,
     progress: bool,
     top: bool = False,
-) -> tuple[ModelCard, Iterator[Plan]]:
+) -> tuple[ModelKey, Iterator[TagPlan]]:
     """Give the model and the plans that the options ask for; `top`: also for the top of the tree, if none says else."""
-    from genretree.library.folders import check_folder
-    from genretree.library.mapping import Mapping as Rules
-    from genretree.library.mapping import load_mapping, with_options
-    from genretree.library.plan import Filters, iter_plans
-    from genretree.library.records import count_files, find_model
+    from genretree.library.database.folders import check_folder
+    from genretree.library.database.records import count_files, find_model
+    from genretree.library.plan.mapping import Mapping as Rules
+    from genretree.library.plan.mapping import load_mapping, with_options
+    from genretree.library.plan.planner import Filters, iter_plans
     from genretree.remote import local_path
 
     model, card = find_model(state, digest)
@@ -420,7 +420,7 @@ def _plans(
     return card, _watched(plans, sum(count_files(state)), progress)
 
 
-def _watched(plans: Iterator[Plan], total: int, progress: bool) -> Iterator[Plan]:
+def _watched(plans: Iterator[TagPlan], total: int, progress: bool) -> Iterator[TagPlan]:
     from genretree.progress import progress_bar
 
     with progress_bar(total, "plan", "file", progress and total > 2000) as tick:
@@ -440,19 +440,19 @@ def _level(level: str | None, names: Sequence[str]) -> int | None:
 
 
 def _show_actions(actions: Mapping[str, int]) -> None:
-    from genretree.library.plan import ACTIONS
+    from genretree.library.plan.planner import ACTIONS
 
     for action, n in actions.items():
         echo(f"{n} {ACTIONS[action]}{_HINTS.get(action, '')}")  # type: ignore[index]
 
 
-def _show(found: Preview, card: ModelCard) -> None:
+def _show(found: Preview, card: ModelKey) -> None:
     from rich.markup import escape
     from rich.table import Table
 
     from genretree.cli.tables import make_console
-    from genretree.library.plan import ACTIONS
-    from genretree.library.records import UNCALIBRATED
+    from genretree.library.database.records import UNCALIBRATED
+    from genretree.library.plan.planner import ACTIONS
 
     console = make_console()
 

@@ -16,9 +16,9 @@ from genretree.cli.output import echo, echo_json
 from genretree.files import printable
 
 if TYPE_CHECKING:
-    from genretree.library.apply import Refusal
-    from genretree.library.plan import Plan
-    from genretree.library.state import State
+    from genretree.library.apply.replace_file import Refusal
+    from genretree.library.database.connection import Database
+    from genretree.library.plan.planner import TagPlan
 
 _ROWS = 10  # of files with the same outcome
 
@@ -33,8 +33,8 @@ def move(old: str, new: str, db: Path | None, as_json: bool) -> None:
 
     No file is touched. Nothing has to be analysed again, and undo finds the files at their new paths.
     """
-    from genretree.library.move import move_folder
-    from genretree.library.state import back_up
+    from genretree.library.database.connection import back_up
+    from genretree.library.database.move_folder import move_folder
 
     with _work_on(db, "library move") as state:
         back_up(state)
@@ -59,9 +59,9 @@ def rescue(damaged: Path, out: Path, music: Sequence[str], as_json: bool) -> Non
     Lost entries of the journal are taken from the backups next to DAMAGED. With --music, which can be repeated, the
     GENRETREE_* fields in the tags of the files are read, too. DAMAGED, the backups and the files stay as they are.
     """
-    from genretree.library.analyse import check_places
-    from genretree.library.rescue import rescue as rescue_database
-    from genretree.library.state import explained
+    from genretree.library.database.connection import explained
+    from genretree.library.database.rescue import rescue as rescue_database
+    from genretree.library.scan.analyse import check_places
     from genretree.remote import local_path
 
     check_places(music)
@@ -105,10 +105,10 @@ def clean(
     --write begins a new one if there is none, so that `library undo` can take the cleaning back. A genre that was
     changed after genretree wrote it stays.
     """
-    from genretree.library.analyse import check_places
-    from genretree.library.apply import apply_plans
-    from genretree.library.clean import iter_clean_plans
-    from genretree.library.state import default_database
+    from genretree.library.apply.apply import apply_plans
+    from genretree.library.database.connection import default_database
+    from genretree.library.plan.clean import iter_clean_plans
+    from genretree.library.scan.analyse import check_places
     from genretree.parallel import command_line
     from genretree.progress import progress_bar
     from genretree.remote import local_path
@@ -121,7 +121,7 @@ def clean(
     if begun and write and not any(plan.action == "write" for plan in iter_clean_plans(None, places, hidden)):
         write = False  # no database is begun for nothing
     if not write:
-        reading: AbstractContextManager[State | None] = nullcontext() if begun else _read(path)
+        reading: AbstractContextManager[Database | None] = nullcontext() if begun else _read(path)
         with reading as state:
             for plan in iter_clean_plans(state, places, hidden):
                 report.add(plan)
@@ -129,7 +129,7 @@ def clean(
         return
     with _work_on(path, "library clean", create=begun) as opened, progress_bar(0, "clean", "file", not quiet) as tick:
 
-        def done(plan: Plan, refusal: Refusal | None) -> None:
+        def done(plan: TagPlan, refusal: Refusal | None) -> None:
             tick()
             report.add(plan, refusal)
 
@@ -141,9 +141,9 @@ def clean(
     _refusals([(item.path, item.reason) for item in refused])
 
 
-def _backed_up(state: State, plans: Iterable[Plan]) -> Iterator[Plan]:
+def _backed_up(state: Database, plans: Iterable[TagPlan]) -> Iterator[TagPlan]:
     """Back the database up before the first file is written."""
-    from genretree.library.state import back_up
+    from genretree.library.database.connection import back_up
 
     written = False
     for plan in plans:
@@ -161,17 +161,17 @@ class _CleanReport:
         self._counts: Counter[str] = Counter()
         self._named: dict[str, list[str]] = defaultdict(list)
 
-    def watch(self, plans: Iterable[Plan]) -> Iterator[Plan]:
+    def watch(self, plans: Iterable[TagPlan]) -> Iterator[TagPlan]:
         """Add the plans that are not carried out."""
         for plan in plans:
             if plan.action != "write":
                 self.add(plan)
             yield plan
 
-    def add(self, plan: Plan, refusal: Refusal | None = None) -> None:
+    def add(self, plan: TagPlan, refusal: Refusal | None = None) -> None:
         """Count a file, and print or note what is or would be done with it."""
-        from genretree.library.clean import clean_outcome
-        from genretree.library.tags import shown
+        from genretree.library.plan.clean import clean_outcome
+        from genretree.library.tags.adapters import format_genres
 
         left = refusal is not None or plan.action != "write"
         message = refusal.reason if refusal is not None else plan.message
@@ -184,12 +184,12 @@ class _CleanReport:
         elif left and refusal is None and len(self._named[outcome]) < _PROBLEMS:
             self._named[outcome].append(f"left as it is: {path}: {message}")
         elif not left and not self._write and len(self._named[outcome]) < _ROWS:
-            now, then = (shown(genres) or "no genre" for genres in (plan.row.genres or (), plan.genres))
+            now, then = (format_genres(genres) or "no genre" for genres in (plan.row.genres or (), plan.genres))
             self._named[outcome].append(f"  {path}: {now if outcome == 'kept' else f'{now} -> {then}'}")
 
     def finish(self, run: int | None) -> None:
         """Print the counts, and how to go on."""
-        from genretree.library.clean import OUTCOMES
+        from genretree.library.plan.clean import OUTCOMES
 
         counts = {name: self._counts[name] for name in (*OUTCOMES, "refused")}
         n = sum(self._counts[name] for name in OUTCOMES)

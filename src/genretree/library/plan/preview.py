@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from genretree.evaluation.report import render
 from genretree.files import atomic_path, json_line, printable, write_text
-from genretree.library.plan import ACTIONS, Plan
-from genretree.library.records import ModelCard
-from genretree.library.tags import shown
+from genretree.library.database.records import ModelKey
+from genretree.library.plan.planner import ACTIONS, TagPlan
+from genretree.library.tags.adapters import format_genres
 from genretree.taxonomy import format_path
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _BATCH = 5000
 
 
 @dataclass(frozen=True)
-class Line:
+class PreviewRow:
     """One file of a preview.
 
     Parameters
@@ -59,9 +59,9 @@ class Line:
 class Preview:
     """All lines of a preview, kept in a temporary database, so that memory doesn't grow with them."""
 
-    def __init__(self, plans: Iterable[Plan]) -> None:
+    def __init__(self, plans: Iterable[TagPlan]) -> None:
         self._rows = sqlite3.connect("")  # a file that goes with the connection
-        names = [field.name for field in fields(Line)]
+        names = [field.name for field in fields(PreviewRow)]
         self._rows.execute(f"CREATE TABLE line ({', '.join(names)})")
         places = ", ".join("?" * len(names))
         self._rows.executemany(f"INSERT INTO line VALUES ({places})", (astuple(_line(plan)) for plan in plans))
@@ -77,25 +77,25 @@ class Preview:
         query = "SELECT genre, count(*) FROM line WHERE action = ? GROUP BY genre ORDER BY count(*) DESC, genre"
         return self._rows.execute(query, (action,)).fetchall()
 
-    def lines(self, action: str, genre: str | None = None, limit: int = -1) -> Iterator[Line]:
+    def lines(self, action: str, genre: str | None = None, limit: int = -1) -> Iterator[PreviewRow]:
         """Yield the files of an action and a genre, the surest first."""
         where = "" if genre is None else "AND genre = ?"
         query = f"SELECT * FROM line WHERE action = ? {where} ORDER BY genre, confidence DESC, file LIMIT ?"
         for row in self._rows.execute(query, (action, *([] if genre is None else [genre]), limit)):
-            yield Line(*row)
+            yield PreviewRow(*row)
 
-    def all_lines(self) -> Iterator[Line]:
+    def all_lines(self) -> Iterator[PreviewRow]:
         """Yield all files: by action, genre, and how sure they are."""
         for action in self.actions():
             yield from self.lines(action)
 
 
-def _line(plan: Plan) -> Line:
+def _line(plan: TagPlan) -> PreviewRow:
     wanted = plan.genres or plan.decision.genres
-    now = shown(plan.row.genres or ())
+    now = format_genres(plan.row.genres or ())
     slices = 0 if plan.result is None else plan.result.slices
-    return Line(
-        *(printable(plan.row.path), plan.action, shown(wanted), now, format_path(plan.decision.path)),
+    return PreviewRow(
+        *(printable(plan.row.path), plan.action, format_genres(wanted), now, format_path(plan.decision.path)),
         *(round(plan.decision.confidence, 6), slices, plan.message),
     )
 
@@ -103,17 +103,17 @@ def _line(plan: Plan) -> Line:
 def write_csv(preview: Preview, stream: SupportsWrite[str]) -> None:
     """Write a row for each file."""
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([field.name for field in fields(Line)])
+    writer.writerow([field.name for field in fields(PreviewRow)])
     writer.writerows(map(astuple, preview.all_lines()))
 
 
 def write_parquet(preview: Preview, path: Path) -> None:
-    """Write a row for each file, in the columns of `Line`."""
+    """Write a row for each file, in the columns of `PreviewRow`."""
     import pyarrow as pa
     from pyarrow import parquet
 
     kinds = {"str": pa.string(), "float": pa.float64(), "int": pa.int64()}
-    schema = pa.schema([(field.name, kinds[str(field.type)]) for field in fields(Line)])
+    schema = pa.schema([(field.name, kinds[str(field.type)]) for field in fields(PreviewRow)])
     lines = preview.all_lines()
     with atomic_path(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
         while batch := list(islice(lines, _BATCH)):
@@ -124,10 +124,10 @@ def write_parquet(preview: Preview, path: Path) -> None:
 def write_json(preview: Preview) -> Iterator[str]:
     """Yield one JSON object for each file."""
     for line in preview.all_lines():
-        yield json_line({field.name: getattr(line, field.name) for field in fields(Line)})
+        yield json_line({field.name: getattr(line, field.name) for field in fields(PreviewRow)})
 
 
-def write_page(preview: Preview, path: Path, card: ModelCard, command: str = "") -> None:
+def write_page(preview: Preview, path: Path, card: ModelKey, command: str = "") -> None:
     """Write one self-contained HTML page: a table for each genre, the surest first, and what is left alone and why."""
     groups = [
         {"title": genre, "n": n, "lines": list(preview.lines("write", genre, LISTED))} for genre, n in preview.genres()

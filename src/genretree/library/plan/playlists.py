@@ -15,8 +15,8 @@ from xml.sax.saxutils import quoteattr
 
 from genretree.errors import LibraryError
 from genretree.files import atomic_path
-from genretree.library.plan import Plan
-from genretree.library.state import decode_path, encode_path
+from genretree.library.database.connection import decode_path, encode_path
+from genretree.library.plan.planner import TagPlan
 from genretree.taxonomy import NodePath, format_path
 
 _SEPARATOR = "\x1f"
@@ -25,10 +25,10 @@ _NOT_IN_A_NAME = re.compile(r'[\\/:*?"<>|\x00-\x1f]')
 _NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
-class Lists:
+class PlaylistIndex:
     """Files by node, kept in a temporary database, so that memory doesn't grow with them."""
 
-    def __init__(self, plans: Iterable[Plan]) -> None:
+    def __init__(self, plans: Iterable[TagPlan]) -> None:
         self._rows = sqlite3.connect("")
         self._rows.execute("CREATE TABLE item (id INTEGER PRIMARY KEY, path BLOB, genre TEXT, confidence REAL)")
         self._rows.execute("CREATE TABLE entry (node TEXT, item INTEGER, confidence REAL)")
@@ -61,12 +61,12 @@ class Lists:
             yield id_, decode_path(path)
 
 
-def write_m3u8(lists: Lists, folder: Path, relative: bool = False) -> list[Path]:
+def write_m3u8(lists: PlaylistIndex, folder: Path, relative: bool = False) -> list[Path]:
     """Write a playlist for each node, in folders as the tree has them: `Classic.m3u8`, `Classic/Chamber.m3u8`.
 
     Parameters
     ----------
-    lists : Lists
+    lists : PlaylistIndex
     folder : path
         Playlists that an earlier call left there are removed; nothing else is.
     relative : bool
@@ -109,7 +109,7 @@ def _listed(folder: Path) -> list[Path]:
     return [folder / name for name in record.read_text(encoding="utf-8").splitlines() if ".." not in name]
 
 
-def write_rekordbox(lists: Lists, path: Path) -> None:
+def write_rekordbox(lists: PlaylistIndex, path: Path) -> None:
     """Write an XML library: all files with their genre, and a folder tree of playlists."""
     nodes = lists.nodes()
     count = sum(1 for _ in lists.items())
@@ -128,7 +128,7 @@ def write_rekordbox(lists: Lists, path: Path) -> None:
 
 
 def _write_branch(
-    write: Callable[[str], object], lists: Lists, nodes: list[tuple[NodePath, int]], top: NodePath
+    write: Callable[[str], object], lists: PlaylistIndex, nodes: list[tuple[NodePath, int]], top: NodePath
 ) -> None:
     """Write a folder with the playlists of the nodes below `top`; one with children also has one of all its files."""
     below = [(node, n) for node, n in nodes if len(node) == len(top) + 1 and node[: len(top)] == top]

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from genretree.library.journal import Change, first_genres, last_change, last_change_to
-from genretree.library.mapping import Decision, decide
-from genretree.library.mapping import Mapping as Rules
-from genretree.library.own import PREVIOUS, genre_fields, is_written, listed_genres, split_genres
-from genretree.library.records import FileRow, ModelCard, Result, iter_files
-from genretree.library.state import State
-from genretree.library.tags import TagError, read_tags, shown
-from genretree.library.trial import find_obstacle
+from genretree.library.database.connection import Database
+from genretree.library.database.journal import Change, first_genres, last_change, last_change_to
+from genretree.library.database.records import FileRow, ModelKey, Result, iter_files
+from genretree.library.plan.mapping import Decision, decide
+from genretree.library.plan.mapping import Mapping as Rules
+from genretree.library.tags.adapters import TagError, format_genres, read_tags
+from genretree.library.tags.genre_fields import PREVIOUS, genre_fields, is_written, listed_genres, split_genres
+from genretree.library.tags.trial_write import find_obstacle
 from genretree.remote import is_url
 from genretree.taxonomy import format_path
 
@@ -86,7 +86,7 @@ class Filters:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TagPlan:
     """What is to be done with a file.
 
     Parameters
@@ -122,8 +122,8 @@ _NOTHING = Decision((), (), 0.0)
 
 
 def iter_plans(
-    state: State, model: int, card: ModelCard, rules: Rules, mode: Mode = "only-empty", filters: Filters | None = None
-) -> Iterator[Plan]:
+    state: Database, model: int, card: ModelKey, rules: Rules, mode: Mode = "only-empty", filters: Filters | None = None
+) -> Iterator[TagPlan]:
     """Yield what is to be done with every file that was ever found, by path, in memory that doesn't grow with them.
 
     What each carries is known since it was analysed, unless its size or time is another now. Only files that are to be
@@ -138,7 +138,7 @@ def iter_plans(
             yield _explain(_confirm(plan))
 
 
-def check_writable(plan: Plan) -> Plan:
+def check_writable(plan: TagPlan) -> TagPlan:
     """Say of a plan to write why it can't be carried out, if it can't."""
     obstacle, message = _obstacle(plan.row)
     if obstacle is not None:
@@ -146,7 +146,7 @@ def check_writable(plan: Plan) -> Plan:
     return _explain(_confirm(plan))
 
 
-def _confirm(plan: Plan) -> Plan:
+def _confirm(plan: TagPlan) -> TagPlan:
     """Plan to write only what can be written."""
     if plan.action != "write":
         return plan
@@ -157,13 +157,13 @@ def _confirm(plan: Plan) -> Plan:
     return replace(plan, action="untaggable", message=reason) if reason else plan
 
 
-def _explain(plan: Plan) -> Plan:
+def _explain(plan: TagPlan) -> TagPlan:
     """Add a reason where there is none."""
     if plan.message or plan.action in ("write", "same"):
         return plan
     message = _REASONS.get(plan.action, "no reason is known; analyse it again")
     if plan.action == "has_genre":
-        message = f"has the genre {shown(plan.row.genres or ())!r}, which is not ours"
+        message = f"has the genre {format_genres(plan.row.genres or ())!r}, which is not ours"
     elif plan.action == "untaggable":
         message = _why_untaggable(plan.row.path) or message
     return replace(plan, message=message)
@@ -179,21 +179,23 @@ def _why_untaggable(path: str) -> str:
     return ""
 
 
-def plan_file(state: State, card: ModelCard, rules: Rules, mode: Mode, row: FileRow, result: Result | None) -> Plan:
+def plan_file(
+    state: Database, card: ModelKey, rules: Rules, mode: Mode, row: FileRow, result: Result | None
+) -> TagPlan:
     """Say what is to be done with one file."""
     if row.gone or row.error:
-        return Plan(row, None, _NOTHING, _absence(row), message=row.message)
+        return TagPlan(row, None, _NOTHING, _absence(row), message=row.message)
     if result is None:
-        return Plan(row, None, _NOTHING, "unheard")
+        return TagPlan(row, None, _NOTHING, "unheard")
     if result.levels is None:
-        return Plan(row, result, _NOTHING, "unusable", message=result.message)
+        return TagPlan(row, result, _NOTHING, "unusable", message=result.message)
     decision = decide(card, result.levels, rules)
     if not decision.genres:
         action: Action = "unsure" if decision.reason == "unsure" else "left_alone"
-        return Plan(row, result, decision, action, message=decision.message)
+        return TagPlan(row, result, decision, action, message=decision.message)
     obstacle, message = _obstacle(row)
     if obstacle is not None:
-        return Plan(row, result, decision, obstacle, message=message)
+        return TagPlan(row, result, decision, obstacle, message=message)
     assert row.genres is not None
     change = find_change(state, row)
     if change is None:
@@ -203,17 +205,17 @@ def plan_file(state: State, card: ModelCard, rules: Rules, mode: Mode, row: File
         recorded = listed_genres(row.own, PREVIOUS)
         before = first_genres(state, change) if recorded is None else recorded
     if theirs and mode == "only-empty":
-        return Plan(row, result, decision, "has_genre")
+        return TagPlan(row, result, decision, "has_genre")
     kept = () if mode == "overwrite" else theirs
     known = {genre.casefold() for genre in kept}
     genres = (*kept, *(genre for genre in decision.genres if genre.casefold() not in known))
     own = own_fields(decision, card) | genre_fields(genres, before)
     if _holds(row, change, genres, own):
-        return Plan(row, result, decision, "same", genres, kept, own)
-    return Plan(row, result, decision, "write", genres, kept, own)
+        return TagPlan(row, result, decision, "same", genres, kept, own)
+    return TagPlan(row, result, decision, "write", genres, kept, own)
 
 
-def find_change(state: State, row: FileRow) -> Change | None:
+def find_change(state: Database, row: FileRow) -> Change | None:
     """Give the change in the journal that a file's genre comes from, if it stands there as we wrote it.
 
     Another file may lie at the path by now: known by its path and genre alone, it must carry fields of ours.
@@ -235,7 +237,7 @@ def _holds(row: FileRow, change: Change | None, genres: Sequence[str], own: Mapp
     return same and list(genres) == change.new["wrote"]
 
 
-def own_fields(decision: Decision, card: ModelCard) -> dict[str, str]:
+def own_fields(decision: Decision, card: ModelKey) -> dict[str, str]:
     """Give the evidence that is written beside the genre."""
     return {
         "GENRETREE_PATH": format_path(decision.path),

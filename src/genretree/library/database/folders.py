@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 
 from genretree.errors import LibraryError
-from genretree.library.state import State, decode_path, folder_range
+from genretree.library.database.connection import Database, decode_path, folder_range
 
 _SEPARATORS = tuple(dict.fromkeys((b"/", os.fsencode(os.sep))))
 _LISTED = 6
 
 
-def check_folder(state: State, folder: str) -> None:
+def check_folder(state: Database, folder: str) -> None:
     """Refuse a folder that no known file lies below.
 
     Raises
@@ -27,7 +27,7 @@ def check_folder(state: State, folder: str) -> None:
     raise LibraryError(f"{folder}: {state.path} knows no file below this folder; {where}")
 
 
-def list_folders(state: State) -> list[str]:
+def list_folders(state: Database) -> list[str]:
     """Give the few folders below which all files lie: the deepest one of all, or those that it divides into."""
     top, branches = _descend(state, b"")
     if not branches or len(branches) > _LISTED:
@@ -35,7 +35,7 @@ def list_folders(state: State) -> list[str]:
     return [decode_path(_descend(state, branch)[0]) for branch in branches]
 
 
-def _descend(state: State, folder: bytes) -> tuple[bytes, list[bytes]]:
+def _descend(state: Database, folder: bytes) -> tuple[bytes, list[bytes]]:
     """Go down while there is nothing in a folder but one other: the last one, and the folders in it."""
     while True:
         branches, has_files = _look_into(state, folder)
@@ -44,7 +44,7 @@ def _descend(state: State, folder: bytes) -> tuple[bytes, list[bytes]]:
         folder = branches[0]
 
 
-def _look_into(state: State, folder: bytes) -> tuple[list[bytes], bool]:
+def _look_into(state: Database, folder: bytes) -> tuple[list[bytes], bool]:
     """Give the folders in a folder, but not more than are listed and one, and whether files lie in it."""
     branches: list[bytes] = []
     at, end = folder, _behind(folder) if folder else b"\xff" * 8
@@ -64,7 +64,7 @@ def _behind(folder: bytes) -> bytes:
     return folder[:-1] + bytes([folder[-1] + 1])
 
 
-def _first(state: State, low: bytes, high: bytes) -> bytes | None:
+def _first(state: Database, low: bytes, high: bytes) -> bytes | None:
     query = "SELECT path FROM file WHERE path >= ? AND path < ? ORDER BY path LIMIT 1"
     row = state.connection.execute(query, (low, high)).fetchone()
     return None if row is None else bytes(row[0])

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from genretree.errors import LibraryError
-from genretree.library import records
-from genretree.library.listen import Listener, Problem, Stamp, hear_file, stamp_file
-from genretree.library.records import FileRow, ModelCard, Result
-from genretree.library.state import State
+from genretree.library.database import records
+from genretree.library.database.connection import Database
+from genretree.library.database.records import FileRow, ModelKey, Result
+from genretree.library.scan.classifier import FileClassifier, FileFingerprint, Problem, classify_file, fingerprint_file
 from genretree.parallel import available_processors, shared_by, worker_pool
 from genretree.progress import progress_bar
 from genretree.remote import is_url, local_path
@@ -27,22 +27,22 @@ _STRIKES = 3  # so often a remote worker is lost with a file in hand, until it i
 _CRASHED = "the decoder crashed on this file; convert it to another format"
 _TIMEOUT = "analysing this file took more than {:g} s, so it was stopped; convert it to another format"
 
-Report = Callable[[str, Result | Problem, bool, ModelCard], None]
+Report = Callable[[str, Result | Problem, bool, ModelKey], None]
 
 
 @dataclass(frozen=True)
-class Job:
+class FileJob:
     """Something to be done with a file: `stamp` it, or `score_file` it."""
 
     kind: Literal["stamp", "hear"]
     row: FileRow
 
 
-class Lost:
+class WorkerLost:
     """What comes back of a job whose worker died."""
 
 
-Outcome = Stamp | Problem | Result | Lost
+JobOutcome = FileFingerprint | Problem | Result | WorkerLost
 
 
 class Engine(Protocol):
@@ -52,15 +52,15 @@ class Engine(Protocol):
     def room(self) -> int:
         """How many files to have in hand at a time."""
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: FileJob) -> None:
         """Take a job on."""
 
-    def collect(self) -> list[tuple[Job, Outcome]]:
+    def collect(self) -> list[tuple[FileJob, JobOutcome]]:
         """Wait until some jobs are done, and give them."""
 
 
 @dataclass
-class Counts:
+class AnalysisCounts:
     """What a run came to.
 
     Parameters
@@ -92,24 +92,24 @@ class Counts:
 
 
 def analyse(
-    state: State,
+    state: Database,
     places: Sequence[str | Path],
-    make_listener: Callable[[], Listener],
+    make_classifier: Callable[[], FileClassifier],
     *,
     workers: int = 2,
     hidden: bool = False,
     retry_failed: bool = False,
-    engine: Callable[[Listener], Engine] | None = None,
+    engine: Callable[[FileClassifier], Engine] | None = None,
     find: Callable[[SoundWalk, Sequence[str | Path]], Iterator[FoundFile]] = SoundWalk.find,
     progress: bool = False,
     report: Report | None = None,
     max_failures: int | None = 10,
-) -> Counts:
+) -> AnalysisCounts:
     """Hear all sound files at and below some places that were not heard yet, in memory that doesn't grow with them.
 
     Parameters
     ----------
-    state : State
+    state : Database
         Of which the caller is the `sole_worker`.
     places : sequence of paths
         Those named by file:// are taken as the paths that they are.
@@ -143,13 +143,13 @@ def analyse(
         If a place does not exist.
     """
     places = [local_path(place) for place in places]
-    listener = make_listener()
-    model = records.use_model(state, listener.card)
+    classifier = make_classifier()
+    model = records.use_model(state, classifier.card)
     round_ = records.begin_round(state)
-    counts = Counts()
+    counts = AnalysisCounts()
     with progress_bar(0, "walk", "file", progress) as tick:
         walk = SoundWalk(hidden)
-        found = _report_problems(find(walk, places), listener.card, report)
+        found = _report_problems(find(walk, places), classifier.card, report)
         for n in records.record_found(state, found, round_):
             tick(n)
     counts.skipped = walk.skipped
@@ -168,32 +168,32 @@ def analyse(
             counts.heard += not shared and not of_no_use
             tick()
             if report is not None:
-                report(row.path, outcome, shared, listener.card)
+                report(row.path, outcome, shared, classifier.card)
 
-        course = _Course(state, model, listener.card, finish)
-        rows = course.put_off_suspects(records.iter_pending(state, model, round_))
+        course = _AnalysisRun(state, model, classifier.card, finish)
+        rows = course.postpone_suspects(records.iter_pending(state, model, round_))
         if engine is not None:
-            elsewhere = engine(listener)
+            elsewhere = engine(classifier)
             course.run(rows, elsewhere)
             course.run(course.take_suspects(), elsewhere)  # which takes no other file down
         else:
-            _run_here(course, rows, listener, max(1, min(workers, available_processors(), pending)))
-            course.hear_suspects(make_listener)
+            _run_here(course, rows, classifier, max(1, min(workers, available_processors(), pending)))
+            course.classify_suspects(make_classifier)
     if counts.failed:
         counts.failures = records.list_failures(state, model, round_, -1 if max_failures is None else max_failures)
     return counts
 
 
-def _run_here(course: _Course, rows: Iterator[FileRow], listener: Listener, workers: int) -> None:
+def _run_here(course: _AnalysisRun, rows: Iterator[FileRow], classifier: FileClassifier, workers: int) -> None:
     with shared_by(workers), ThreadPoolExecutor(workers) as pool:
         try:
-            course.run(rows, _Threads(pool, listener, workers))
+            course.run(rows, _Threads(pool, classifier, workers))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # wait only for what was begun
             raise
 
 
-def _report_problems(found: Iterator[FoundFile], card: ModelCard, report: Report | None) -> Iterator[FoundFile]:
+def _report_problems(found: Iterator[FoundFile], card: ModelKey, report: Report | None) -> Iterator[FoundFile]:
     for item in found:
         if item.error and report is not None:
             report(item.path, Problem(item.error, item.message), False, card)
@@ -228,9 +228,9 @@ def _real(place: str | Path) -> str:
 class _Threads:
     """Jobs done by threads of this process."""
 
-    def __init__(self, pool: ThreadPoolExecutor, listener: Listener, workers: int) -> None:
-        self._pool, self._listener = pool, listener
-        self._jobs: dict[Future[Outcome], Job] = {}
+    def __init__(self, pool: ThreadPoolExecutor, classifier: FileClassifier, workers: int) -> None:
+        self._pool, self._classifier = pool, classifier
+        self._jobs: dict[Future[JobOutcome], FileJob] = {}
         self._workers = workers
         self._warm = False
 
@@ -239,34 +239,34 @@ class _Threads:
         """One, until a file was heard: libraries that load others when they are first used are left to one thread."""
         return 2 * self._workers + 2 if self._warm else 1
 
-    def submit(self, job: Job) -> None:
-        self._jobs[self._pool.submit(do_job, self._listener, job)] = job
+    def submit(self, job: FileJob) -> None:
+        self._jobs[self._pool.submit(do_job, self._classifier, job)] = job
 
-    def collect(self) -> list[tuple[Job, Outcome]]:
+    def collect(self) -> list[tuple[FileJob, JobOutcome]]:
         done, _ = wait(self._jobs, return_when=FIRST_COMPLETED)
         found = [(self._jobs.pop(future), future.result()) for future in done]
         self._warm = self._warm or any(isinstance(outcome, Result) and not outcome.error for _, outcome in found)
         return found
 
 
-def do_job(listener: Listener, job: Job) -> Outcome:
+def do_job(classifier: FileClassifier, job: FileJob) -> JobOutcome:
     """Do a job here and now."""
     row = job.row
     if job.kind == "stamp":
-        return stamp_file(row.path)
-    return hear_file(listener, row.path, Stamp(row.size, row.mtime_ns, row.content or b"", row.genres))
+        return fingerprint_file(row.path)
+    return classify_file(classifier, row.path, FileFingerprint(row.size, row.mtime_ns, row.content or b"", row.genres))
 
 
 @dataclass
-class _Course:
+class _AnalysisRun:
     """The way of files from found to finished."""
 
-    state: State
+    state: Database
     model: int
-    card: ModelCard
+    card: ModelKey
     finish: Callable[[FileRow, Result | Problem, bool], None]
     in_hand: int = 0
-    hearing: dict[bytes, list[FileRow]] = field(default_factory=dict)  # the first is heard, the others wait for it
+    classifying: dict[bytes, list[FileRow]] = field(default_factory=dict)  # the first is heard, the others wait for it
     strikes: dict[int, int] = field(default_factory=dict)
     suspects: list[FileRow] = field(default_factory=list)
     begun: dict[int, float] = field(default_factory=dict)  # when a file was taken in hand, by the monotonic clock
@@ -284,10 +284,10 @@ class _Course:
                     self._take(job, outcome, engine)
         finally:  # an interrupt is no file's fault, unless one may be what the run hung on
             recent = time.monotonic() - _LONG_SECONDS
-            in_hand = [waiting[0].id for waiting in self.hearing.values()]
+            in_hand = [waiting[0].id for waiting in self.classifying.values()]
             records.take_back_tries(self.state, [file for file in in_hand if self.begun.get(file, recent) >= recent])
 
-    def put_off_suspects(self, rows: Iterator[FileRow]) -> Iterator[FileRow]:
+    def postpone_suspects(self, rows: Iterator[FileRow]) -> Iterator[FileRow]:
         """Yield all files but those that an earlier process may have died of or hung on, and known copies of these."""
         self.put_off = records.suspect_contents(self.state)
         for row in rows:
@@ -301,7 +301,7 @@ class _Course:
         rows, self.suspects, self.put_off = sorted(self.suspects, key=lambda row: row.tries), [], set()
         return iter(rows)
 
-    def hear_suspects(self, make_listener: Callable[[], Listener]) -> None:
+    def classify_suspects(self, make_classifier: Callable[[], FileClassifier]) -> None:
         """Analyse the suspects, after all other files are done: the most suspicious last, each in a process of its own.
 
         One that takes everything down again then costs no other file its result.
@@ -310,12 +310,12 @@ class _Course:
             self.in_hand += 1
             assert row.content is not None
             if records.share_result(self.state, self.model, row.id, row.content):
-                found = records.find_outcome(self.state, self.model, self.card, row.id)
+                found = records.find_stored_result(self.state, self.model, self.card, row.id)
                 self._end(row, found, shared=True)
                 continue
             records.begin_try(self.state, row.id)
             try:
-                outcome = _hear_apart(make_listener, row)
+                outcome = _classify_in_own_process(make_classifier, row)
             except KeyboardInterrupt:  # not the file's fault
                 records.take_back_tries(self.state, [row.id])
                 raise
@@ -324,17 +324,17 @@ class _Course:
     def _begin(self, row: FileRow, engine: Engine) -> None:
         self.in_hand += 1
         if row.content is None:
-            engine.submit(Job("stamp", row))
+            engine.submit(FileJob("stamp", row))
         else:
             self._listen(row, engine)
 
-    def _take(self, job: Job, outcome: Outcome, engine: Engine) -> None:
+    def _take(self, job: FileJob, outcome: JobOutcome, engine: Engine) -> None:
         row = job.row
-        if isinstance(outcome, Lost):
+        if isinstance(outcome, WorkerLost):
             self._try_again(job, engine)
-        elif isinstance(outcome, Stamp):
+        elif isinstance(outcome, FileFingerprint):
             read = (outcome.size, outcome.mtime_ns, outcome.content, outcome.genres)
-            records.save_stamp(self.state, row.id, *read, outcome.own)
+            records.save_fingerprint(self.state, row.id, *read, outcome.own)
             known = FileRow(row.id, row.path, *read)
             self._listen(known, engine)
         elif job.kind == "stamp":
@@ -342,7 +342,7 @@ class _Course:
             self._give_up(row, outcome)
         else:
             assert row.content is not None
-            others = self.hearing.pop(row.content)[1:]
+            others = self.classifying.pop(row.content)[1:]
             if isinstance(outcome, Problem):
                 self._give_up(row, outcome)
             else:
@@ -354,20 +354,20 @@ class _Course:
         """Hear a file, unless another one with the same content was heard or is being heard."""
         assert row.content is not None
         if records.share_result(self.state, self.model, row.id, row.content):
-            found = records.find_outcome(self.state, self.model, self.card, row.id)
+            found = records.find_stored_result(self.state, self.model, self.card, row.id)
             self._end(row, found, shared=True)
         elif row.content in self.put_off:  # a new copy of a suspect
             self.suspects.append(row)
             self.in_hand -= 1
-        elif row.content in self.hearing:
-            self.hearing[row.content].append(row)
+        elif row.content in self.classifying:
+            self.classifying[row.content].append(row)
         else:
-            self.hearing[row.content] = [row]
+            self.classifying[row.content] = [row]
             self.begun[row.id] = time.monotonic()
             records.begin_try(self.state, row.id)
-            engine.submit(Job("hear", row))
+            engine.submit(FileJob("hear", row))
 
-    def _try_again(self, job: Job, engine: Engine) -> None:
+    def _try_again(self, job: FileJob, engine: Engine) -> None:
         self.strikes[job.row.id] = self.strikes.get(job.row.id, 0) + 1
         if self.strikes[job.row.id] < _STRIKES:
             engine.submit(job)
@@ -392,18 +392,18 @@ class _Course:
         self.finish(row, outcome, shared)
 
 
-def _hear_apart(make_listener: Callable[[], Listener], row: FileRow) -> Result | Problem:
+def _classify_in_own_process(make_classifier: Callable[[], FileClassifier], row: FileRow) -> Result | Problem:
     """Analyse a file in a process of its own, which it may take down, and which is killed if it takes too long."""
     try:
         with worker_pool(1) as pool:
-            return pool.submit(_load_and_hear, make_listener, row).result(_LIMIT_SECONDS)
+            return pool.submit(_load_and_hear, make_classifier, row).result(_LIMIT_SECONDS)
     except BrokenProcessPool:
         return Result(None, error="crashed", message=_CRASHED)
     except TimeoutError:
         return Result(None, error="timeout", message=_TIMEOUT.format(_LIMIT_SECONDS))
 
 
-def _load_and_hear(make_listener: Callable[[], Listener], row: FileRow) -> Result | Problem:
-    outcome = do_job(make_listener(), Job("hear", row))
+def _load_and_hear(make_classifier: Callable[[], FileClassifier], row: FileRow) -> Result | Problem:
+    outcome = do_job(make_classifier(), FileJob("hear", row))
     assert isinstance(outcome, (Result, Problem))
     return outcome

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from genretree.errors import LibraryError
-from genretree.library.levels import genres_json, own_json
-from genretree.library.records import PAGE, count_files
-from genretree.library.state import State, backups, encode_path, open_state
-from genretree.library.tags import TagError, read_tags
+from genretree.library.database.connection import Database, backups, encode_path, open_database
+from genretree.library.database.encoding import genres_json, own_json
+from genretree.library.database.records import PAGE, count_files
+from genretree.library.tags.adapters import TagError, read_tags
 from genretree.sound.walk import SoundWalk
 from genretree.taxonomy import Taxonomy
 
@@ -120,7 +120,10 @@ def rescue(damaged: Path, out: Path, music: Sequence[str] = ()) -> tuple[list[Re
     try:
         with tempfile.TemporaryDirectory(prefix="genretree-") as folder:
             copy = _copy(damaged, Path(folder))
-            with closing(sqlite3.connect(copy, isolation_level=None)) as source, open_state(out, create=True) as state:
+            with (
+                closing(sqlite3.connect(copy, isolation_level=None)) as source,
+                open_database(out, create=True) as state,
+            ):
                 source.execute("PRAGMA writable_schema = ON")  # SQLite then also reads what contradicts its header
                 found = _save(source, state)
                 for backup in backups(damaged):
@@ -153,7 +156,7 @@ def _copy(damaged: Path, folder: Path) -> Path:
     if size >= _PAGE_BYTES and not sound:
         # The tables' places are the same in all databases of this format, so a new one's first page fits.
         fresh = folder / "fresh.sqlite"
-        open_state(fresh, create=True).close()
+        open_database(fresh, create=True).close()
         page = bytearray(fresh.read_bytes()[:_PAGE_BYTES])
         page[28:32] = (size // _PAGE_BYTES).to_bytes(4, "big")
         with copy.open("rb+") as stream:
@@ -165,7 +168,7 @@ def _copy(damaged: Path, folder: Path) -> Path:
     return copy
 
 
-def _save(source: sqlite3.Connection, state: State) -> list[Rescued]:
+def _save(source: sqlite3.Connection, state: Database) -> list[Rescued]:
     found = []
     for table, columns in _COLUMNS.items():
         report = Rescued(table)
@@ -184,7 +187,7 @@ def _save(source: sqlite3.Connection, state: State) -> list[Rescued]:
     return found
 
 
-def _add_journal(backup: Path, folder: Path, state: State, found: list[Rescued]) -> None:
+def _add_journal(backup: Path, folder: Path, state: Database, found: list[Rescued]) -> None:
     """Add runs and changes that only a backup holds; another library's backup, which may lie there, is passed over."""
     try:
         copy = _copy(backup, folder)
@@ -207,7 +210,7 @@ def _readable(source: sqlite3.Connection, table: str, columns: str) -> Iterator[
             yield row
 
 
-def _add_rows(source: sqlite3.Connection, state: State, table: str) -> int:
+def _add_rows(source: sqlite3.Connection, state: Database, table: str) -> int:
     columns = _COLUMNS[table]
     insert = f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({', '.join('?' * len(columns.split(', ')))})"
     added = 0
@@ -219,7 +222,7 @@ def _add_rows(source: sqlite3.Connection, state: State, table: str) -> int:
     return added
 
 
-def _finish(state: State, found: list[Rescued]) -> None:
+def _finish(state: Database, found: list[Rescued]) -> None:
     """Make what was saved consistent."""
     with state.transaction() as connection:
         # A backup does not know that a change was undone later; a write that starts from the same bytes proves it.
@@ -243,7 +246,7 @@ def _finish(state: State, found: list[Rescued]) -> None:
             report.saved = counted
 
 
-def _read_music(state: State, places: Sequence[str]) -> MusicFields:
+def _read_music(state: Database, places: Sequence[str]) -> MusicFields:
     """Read our own fields in the tags of files into the database."""
     counted = MusicFields()
     known = sum(count_files(state))
@@ -268,13 +271,13 @@ def _iter_fields(places: Sequence[str], counted: MusicFields) -> Iterator[tuple[
             continue
         counted.files += 1
         try:
-            carried = read_tags(found.path)
+            values = read_tags(found.path)
             status = Path(found.path).stat()
         except (TagError, OSError):
             continue
-        if carried.own and (status.st_size, status.st_mtime_ns) == (found.size, found.mtime_ns):
+        if values.own and (status.st_size, status.st_mtime_ns) == (found.size, found.mtime_ns):
             counted.carrying += 1
-            genres, own = genres_json(carried.genres), own_json(carried.own)
+            genres, own = genres_json(values.genres), own_json(values.own)
             yield encode_path(found.path), found.size, found.mtime_ns, genres, own
 
 

@@ -6,17 +6,14 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from genretree.errors import LibraryError
-from genretree.library.delta import stream_digest
-from genretree.library.file_lock import remove_stale_lock
-from genretree.library.records import PAGE, find_copies, move_content
-from genretree.library.state import State, decode_path, encode_path
-from genretree.library.tags import TagError, read_tags
+from genretree.library.database.connection import Database, decode_path, encode_path
+from genretree.library.database.records import PAGE, find_copies, move_content
+from genretree.library.tags.binary_delta import stream_digest
 from genretree.remote import is_url
 
 _CHANGE = "id, run, path, state, temporary, before, after, before_mtime_ns, old, new, delta"
@@ -69,7 +66,7 @@ class Run:
     undone: int
 
 
-def begin_run(state: State, model: str, command: str) -> int:
+def begin_run(state: Database, model: str, command: str) -> int:
     """Give a number to a call that is about to change files; power may fail from now on, too."""
     state.connection.execute("PRAGMA synchronous = FULL")
     with state.transaction() as connection:
@@ -81,7 +78,7 @@ def begin_run(state: State, model: str, command: str) -> int:
 
 
 def begin_change(
-    state: State, run: int, path: str, temporary: str, before: bytes, mtime_ns: int, old: Mapping[str, Any]
+    state: Database, run: int, path: str, temporary: str, before: bytes, mtime_ns: int, old: Mapping[str, Any]
 ) -> int:
     """Note that a file is about to be changed."""
     _adopt(state, path, before)
@@ -96,7 +93,7 @@ def begin_change(
         )
 
 
-def fill_change(state: State, change: int, after: bytes, new: Mapping[str, Any], delta: bytes) -> None:
+def fill_change(state: Database, change: int, after: bytes, new: Mapping[str, Any], delta: bytes) -> None:
     """Note how to undo a change, before it is made."""
     with state.transaction() as connection:
         connection.execute(
@@ -104,27 +101,27 @@ def fill_change(state: State, change: int, after: bytes, new: Mapping[str, Any],
         )
 
 
-def finish_change(state: State, change: int, size: int, mtime_ns: int) -> None:
+def finish_change(state: Database, change: int, size: int, mtime_ns: int) -> None:
     """Note that a change is in place."""
-    found = _read(state, "WHERE id = ?", (change,))[0]
+    found = read_changes(state, "WHERE id = ?", (change,))[0]
     with state.transaction() as connection:
         connection.execute("UPDATE change SET state = 'written' WHERE id = ?", (change,))
         move_content(state, found.path, found.before, found.after, size, mtime_ns, found.new)
 
 
-def void_change(state: State, change: int) -> None:
+def void_change(state: Database, change: int) -> None:
     """Note that a change was not made, before its copy is removed: a copy that is gone otherwise means it was made."""
     with state.transaction() as connection:
         connection.execute("UPDATE change SET after = x'' WHERE id = ? AND state = 'begun'", (change,))
 
 
-def drop_change(state: State, change: int) -> None:
+def drop_change(state: Database, change: int) -> None:
     """Forget a change that was not made."""
     with state.transaction() as connection:
         connection.execute("DELETE FROM change WHERE id = ?", (change,))
 
 
-def begin_undo(state: State, change: int, temporary: str) -> None:
+def begin_undo(state: Database, change: int, temporary: str) -> None:
     """Note that a file is about to be restored."""
     with state.transaction() as connection:
         connection.execute(
@@ -132,7 +129,7 @@ def begin_undo(state: State, change: int, temporary: str) -> None:
         )
 
 
-def finish_undo(state: State, chain: Sequence[Change], after: bytes, size: int, mtime_ns: int) -> None:
+def finish_undo(state: Database, chain: Sequence[Change], after: bytes, size: int, mtime_ns: int) -> None:
     """Note that the changes of a chain, the newest first, are undone; `after` is what the file holds now."""
     with state.transaction() as connection:
         connection.executemany("UPDATE change SET state = 'undone' WHERE id = ?", [(item.id,) for item in chain])
@@ -140,36 +137,36 @@ def finish_undo(state: State, chain: Sequence[Change], after: bytes, size: int, 
         move_content(state, oldest.path, chain[0].after, after, size, mtime_ns, oldest.old)
 
 
-def stop_undo(state: State, change: int) -> None:
+def stop_undo(state: Database, change: int) -> None:
     """Note that a file could not be restored."""
     with state.transaction() as connection:
         connection.execute("UPDATE change SET state = 'written' WHERE id = ?", (change,))
 
 
-def last_change(state: State, path: str) -> Change | None:
+def last_change(state: Database, path: str) -> Change | None:
     """Give the last change of a file that stands."""
-    rows = _read(state, "WHERE path = ? AND state = 'written' ORDER BY id DESC LIMIT 1", (encode_path(path),))
+    rows = read_changes(state, "WHERE path = ? AND state = 'written' ORDER BY id DESC LIMIT 1", (encode_path(path),))
     return rows[0] if rows else None
 
 
-def last_change_to(state: State, content: bytes | None) -> Change | None:
+def last_change_to(state: Database, content: bytes | None) -> Change | None:
     """Give the last change that stands and made this content, whatever the file's path was then."""
-    rows = _read(state, "WHERE after = ? AND state = 'written' ORDER BY id DESC LIMIT 1", (content,))
+    rows = read_changes(state, "WHERE after = ? AND state = 'written' ORDER BY id DESC LIMIT 1", (content,))
     return rows[0] if rows else None
 
 
-def first_genres(state: State, change: Change) -> tuple[str, ...]:
+def first_genres(state: Database, change: Change) -> tuple[str, ...]:
     """Give the genres that a file had before the first of the changes that led to this one without a person's edit."""
     query = "WHERE path = ? AND id < ? AND state = 'written' ORDER BY id DESC"
     genres = change.old["genres"]
-    for earlier in _read(state, query, (encode_path(change.path), change.id)):
+    for earlier in read_changes(state, query, (encode_path(change.path), change.id)):
         if earlier.new["genres"] != genres:
             break
         genres = earlier.old["genres"]
     return tuple(genres)
 
 
-def _adopt(state: State, path: str, content: bytes) -> None:
+def _adopt(state: Database, path: str, content: bytes) -> None:
     """Give the changes of a file that was renamed its new path, so that undo sees later ones as their successors."""
     if last_change(state, path) is not None:
         return
@@ -178,7 +175,7 @@ def _adopt(state: State, path: str, content: bytes) -> None:
         _move(state, change.path, path)
 
 
-def _follow(state: State, chain: list[Change]) -> list[Change]:
+def _follow(state: Database, chain: list[Change]) -> list[Change]:
     """Find the file of a chain at another path if it was renamed, and note that path."""
     old, after = chain[0].path, chain[0].after
     if os.path.lexists(old):
@@ -186,14 +183,14 @@ def _follow(state: State, chain: list[Change]) -> list[Change]:
     for path in find_copies(state, after):
         if path == old or is_url(path) or last_change(state, path) is not None:
             continue  # a copy that we wrote to as well has changes of its own
-        now = _look(path)
+        now = read_file_state(path)
         if now is not None and now.content == after:
             _move(state, old, path)
             return [replace(item, path=path) for item in chain]
     return chain
 
 
-def find_exchanged(state: State, chain: list[Change]) -> list[Change] | None:
+def find_exchanged(state: Database, chain: list[Change]) -> list[Change] | None:
     """Find the file of a chain whose path another file has now, as when two files exchanged their names.
 
     The other file's changes get the path in return, and are looked for in the same way when their turn comes.
@@ -202,7 +199,7 @@ def find_exchanged(state: State, chain: list[Change]) -> list[Change] | None:
     for path in find_copies(state, after):
         if path == old or is_url(path):
             continue
-        now = _look(path)
+        now = read_file_state(path)
         if now is None or now.content != after:
             continue
         other = last_change(state, path)
@@ -213,7 +210,7 @@ def find_exchanged(state: State, chain: list[Change]) -> list[Change] | None:
     return None
 
 
-def _exchange(state: State, one: str, other: str) -> None:
+def _exchange(state: Database, one: str, other: str) -> None:
     nowhere = b"\0"  # the name of no file
     with state.transaction() as connection:
         for old, new in (
@@ -226,7 +223,7 @@ def _exchange(state: State, one: str, other: str) -> None:
             )
 
 
-def _move(state: State, old: str, new: str) -> None:
+def _move(state: Database, old: str, new: str) -> None:
     with state.transaction() as connection:
         connection.execute(
             "UPDATE change SET path = ? WHERE path = ? AND state IN ('written', 'undone')",
@@ -234,19 +231,21 @@ def _move(state: State, old: str, new: str) -> None:
         )
 
 
-def iter_chains(state: State, run: int) -> Iterator[list[Change]]:
+def iter_chains(state: Database, run: int) -> Iterator[list[Change]]:
     """Yield, for each file that a run changed, the changes from the newest down to the run's first.
 
     A file that is no longer at its path is looked for, by its content, among the files that are known at other paths.
     """
     last = 0
     while True:
-        firsts = _read(state, "WHERE run = ? AND id > ? AND state = 'written' ORDER BY id LIMIT ?", (run, last, PAGE))
+        firsts = read_changes(
+            state, "WHERE run = ? AND id > ? AND state = 'written' ORDER BY id LIMIT ?", (run, last, PAGE)
+        )
         if not firsts:
             return
         for first in firsts:
-            first = _read(state, "WHERE id = ?", (first.id,))[0]  # its path may have been exchanged since
-            chain = _read(
+            first = read_changes(state, "WHERE id = ?", (first.id,))[0]  # its path may have been exchanged since
+            chain = read_changes(
                 state,
                 "WHERE path = ? AND id >= ? AND state = 'written' ORDER BY id DESC",
                 (encode_path(first.path), first.id),
@@ -256,13 +255,13 @@ def iter_chains(state: State, run: int) -> Iterator[list[Change]]:
         last = firsts[-1].id
 
 
-def count_chains(state: State, run: int) -> int:
+def count_chains(state: Database, run: int) -> int:
     """Count the changes of a run that stand."""
     query = "SELECT count(*) FROM change WHERE run = ? AND state = 'written'"
     return int(state.connection.execute(query, (run,)).fetchone()[0])
 
 
-def list_runs(state: State) -> list[Run]:
+def list_runs(state: Database) -> list[Run]:
     """Give all runs that changed anything, the last one first."""
     rows = state.connection.execute(
         "SELECT r.id, r.started, r.model, r.command, sum(c.state = 'written'), sum(c.state = 'undone') FROM run r "
@@ -271,7 +270,7 @@ def list_runs(state: State) -> list[Run]:
     return [Run(*row) for row in rows]
 
 
-def find_run(state: State, run: int | None) -> int:
+def find_run(state: Database, run: int | None) -> int:
     """Give the run with this number, or the last one that stands.
 
     Raises
@@ -291,119 +290,33 @@ def find_run(state: State, run: int | None) -> int:
     return run
 
 
-@dataclass(frozen=True)
-class Recovered:
-    """A file that was in hand when a process died, and what was found out about it.
-
-    Parameters
-    ----------
-    path : str
-    found : str
-        In words.
-    edited : bool
-        Another program has changed it since.
-    """
-
-    path: str
-    found: str
-    edited: bool = False
-
-
 def step_path(temporary: Path) -> Path:
     """Return where the next older content is written while several changes are undone in turn."""
     return temporary.with_suffix(".step")
 
 
-def recover(state: State) -> list[Recovered]:
-    """Find out what became of changes that a process died over, and clear its temporary files away.
-
-    A file is either as it was or as it was to be, never in between, unless another program has changed it since; then
-    its tags tell which of the two that program found, and nothing is done to it. Where it is not to be found, on a disk
-    that is not there at present, say, that stays open until it is.
-    """
-    found = []
-    for item in _read(state, "WHERE state IN ('begun', 'undoing')", ()):
-        unused = Path(item.temporary).exists()  # it goes when it takes the file's place
-        if unused:
-            void_change(state, item.id)
-        for leftover in (step_path(Path(item.temporary)), Path(item.temporary)):
-            with suppress(OSError):
-                leftover.unlink(missing_ok=True)
-        remove_stale_lock(Path(item.path))
-        recovered = _recover_undo(state, item, unused) if item.state == "undoing" else _recover(state, item, unused)
-        found += [] if recovered is None else [recovered]
-    return found
-
-
-def _recover(state: State, item: Change, unused: bool) -> Recovered | None:
-    """Find out what became of a write."""
-    now = _look(item.path)
-    if now is None and item.after and not unused:
-        return None  # it may be in place
-    if now is not None and now.content == item.after:
-        finish_change(state, item.id, now.size, now.mtime_ns)
-        return Recovered(item.path, "was written; undo takes it back")
-    if now is None or now.content == item.before or unused or not item.after:
-        drop_change(state, item.id)
-        edited = now is not None and now.content != item.before
-        text = "was not written, and another program has changed it since" if edited else "is as it was"
-        return Recovered(item.path, text, edited)
-    with state.transaction() as connection:
-        connection.execute("UPDATE change SET state = 'written' WHERE id = ?", (item.id,))
-    undo = "undo leaves it alone, `force=True` takes our fields back"
-    text = f"was written, and another program has changed it since; {undo}"
-    return Recovered(item.path, text, edited=True)
-
-
-def _recover_undo(state: State, item: Change, unused: bool) -> Recovered | None:
-    """Find out what became of the restoring of a file."""
-    now = _look(item.path)
-    chain = _read(state, "WHERE path = ? AND id >= ? AND state <> 'undone' ORDER BY id DESC", _key(item))
-    if now is None and not unused:
-        return None
-    if now is not None and now.content == item.before:
-        finish_undo(state, chain, now.content, now.size, now.mtime_ns)
-        return Recovered(item.path, "was restored")
-    if now is None or now.content == chain[0].after or unused or not _holds(item.path, item.old):
-        stop_undo(state, item.id)
-        edited = now is not None and now.content != chain[0].after
-        text = "was not restored" + (", and another program has changed it since" if edited else "")
-        return Recovered(item.path, text, edited)
-    with state.transaction() as connection:
-        connection.executemany("UPDATE change SET state = 'undone' WHERE id = ?", [(part.id,) for part in chain])
-    return Recovered(item.path, "was restored, and another program has changed it since", edited=True)
-
-
 @dataclass(frozen=True)
-class _Now:
+class FileState:
+    """Content hash, size and time of a file."""
+
     content: bytes
     size: int
     mtime_ns: int
 
 
-def _look(path: str) -> _Now | None:
+def read_file_state(path: str) -> FileState | None:
+    """Hash a file; None if it cannot be read."""
     try:
         with Path(path).open("rb") as stream:  # once: another process may replace the file at any moment
             status = os.fstat(stream.fileno())
             content = stream_digest(stream)
     except OSError:
         return None
-    return _Now(content, status.st_size, status.st_mtime_ns)
+    return FileState(content, status.st_size, status.st_mtime_ns)
 
 
-def _holds(path: str, facts: Mapping[str, Any]) -> bool:
-    """Say whether a file's own fields of ours are these: other programs leave them alone."""
-    try:
-        return bool(read_tags(path).own == facts["own"])
-    except (TagError, OSError):
-        return False
-
-
-def _key(item: Change) -> tuple[bytes, int]:
-    return encode_path(item.path), item.id
-
-
-def _read(state: State, where: str, arguments: tuple[Any, ...]) -> list[Change]:
+def read_changes(state: Database, where: str, arguments: tuple[Any, ...]) -> list[Change]:
+    """Read the changes that an SQL clause selects."""
     rows = state.connection.execute(f"SELECT {_CHANGE} FROM change {where}", arguments).fetchall()
     return [
         Change(

@@ -14,19 +14,19 @@ from genretree.bundle.bundle import Bundle, load_bundle
 from genretree.bundle.manifest import read_description
 from genretree.errors import SoundError
 from genretree.files import describe_special
-from genretree.library.delta import content_digest
-from genretree.library.records import UNCALIBRATED, ModelCard, Result
-from genretree.library.tags import Carried, TagError, read_tags
+from genretree.library.database.records import UNCALIBRATED, ModelKey, Result
+from genretree.library.tags.adapters import TagError, TagValues, read_tags
+from genretree.library.tags.binary_delta import content_digest
 from genretree.metrics.scores import decode_levels
 from genretree.models.runtime.types import FORMS, Precision, RuntimeChoice
 from genretree.prediction.predict import average_slices, score_file
 
-OF_THE_FILE = ("not_found", "unreadable", "changed")  # kinds of problem that the content has no part in
-_TELLING = ("family", "taxonomy", "images", "settings", "calibration")
+FILE_PROBLEMS = ("not_found", "unreadable", "changed")  # kinds of problem that the content has no part in
+_MODEL_FIELDS = ("family", "taxonomy", "images", "settings", "calibration")
 
 
 @dataclass(frozen=True)
-class Stamp:
+class FileFingerprint:
     """What was read of a file: size, time, hash of its content, and the genres and own fields in its tags."""
 
     size: int
@@ -44,21 +44,21 @@ class Problem:
     message: str
 
 
-class Listener(Protocol):
+class FileClassifier(Protocol):
     """Whoever names the genre of a file.
 
     Parameters
     ----------
-    card : ModelCard
+    card : ModelKey
     """
 
-    card: ModelCard
+    card: ModelKey
 
     def score_file(self, path: Path) -> Result:
         """Say what a file is; what goes wrong with it is a result, too."""
 
 
-class BundleListener:
+class BundleClassifier:
     """A trained bundle, loaded once."""
 
     def __init__(self, bundle: Bundle, salvage: bool = False) -> None:
@@ -66,7 +66,7 @@ class BundleListener:
         arithmetic = bundle.runtime.rpartition(" ")[2]
         description: Mapping[str, Any] = read_description(bundle.folder)
         notes = arithmetic, "salvage" if salvage else "", "" if bundle.calibration else UNCALIBRATED
-        self.card = ModelCard(
+        self.card = ModelKey(
             digest=model_digest(description, arithmetic, salvage),
             family=bundle.family,
             heads=bundle.model.heads,
@@ -90,11 +90,11 @@ class BundleListener:
         return Result(levels, leaf, sure, len(heard.starts), heard.padded, bundle.runtime)
 
 
-def load_listener(
+def load_file_classifier(
     bundle: str | Path, runtime: RuntimeChoice = "auto", precision: Precision = "auto", salvage: bool = False
-) -> BundleListener:
+) -> BundleClassifier:
     """Load a bundle to hear by; the options are those of `load_bundle` and `predict`."""
-    return BundleListener(load_bundle(bundle, runtime, precision), salvage)
+    return BundleClassifier(load_bundle(bundle, runtime, precision), salvage)
 
 
 def model_digest(description: Mapping[str, Any], arithmetic: str, salvage: bool) -> str:
@@ -104,18 +104,18 @@ def model_digest(description: Mapping[str, Any], arithmetic: str, salvage: bool)
         for name, digest in description["files"].items()
         if Path(name).parts[0] not in FORMS and Path(name).suffix != ".csv"
     }
-    telling = [{name: description.get(name) for name in _TELLING}, files, arithmetic, salvage]
+    telling = [{name: description.get(name) for name in _MODEL_FIELDS}, files, arithmetic, salvage]
     return hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def stamp_file(path: str) -> Stamp | Problem:
+def fingerprint_file(path: str) -> FileFingerprint | Problem:
     """Read a whole file once: the hash of its content, and what its tags hold."""
     try:
         before = os.stat(path)  # noqa: PTH116
         if special := describe_special(before.st_mode):
             return Problem("unreadable", f"is {special}, not a sound file")
         content = content_digest(Path(path))
-        carried = _carried(path)
+        values = _tag_values(path)
         after = os.stat(path)  # noqa: PTH116
     except FileNotFoundError:
         return Problem("not_found", "is no longer there")
@@ -123,15 +123,15 @@ def stamp_file(path: str) -> Stamp | Problem:
         return Problem("unreadable", f"can't be read: {error.strerror or error}")
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         return _changed()
-    if carried is None:
-        return Stamp(after.st_size, after.st_mtime_ns, content, None)
-    return Stamp(after.st_size, after.st_mtime_ns, content, carried.genres, carried.own)
+    if values is None:
+        return FileFingerprint(after.st_size, after.st_mtime_ns, content, None)
+    return FileFingerprint(after.st_size, after.st_mtime_ns, content, values.genres, values.own)
 
 
-def hear_file(listener: Listener, path: str, stamp: Stamp) -> Result | Problem:
+def classify_file(classifier: FileClassifier, path: str, stamp: FileFingerprint) -> Result | Problem:
     """Let a model hear a file whose content is known; a problem if it is no longer that content."""
-    result = listener.score_file(Path(path))
-    if result.error in OF_THE_FILE:
+    result = classifier.score_file(Path(path))
+    if result.error in FILE_PROBLEMS:
         return Problem(result.error, result.message)
     try:
         now = os.stat(path)  # noqa: PTH116
@@ -144,7 +144,7 @@ def _changed() -> Problem:
     return Problem("changed", "was changed while it was being read; the next run reads it again")
 
 
-def _carried(path: str) -> Carried | None:
+def _tag_values(path: str) -> TagValues | None:
     try:
         return read_tags(path)
     except TagError:

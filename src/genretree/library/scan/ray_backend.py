@@ -17,10 +17,10 @@ from typing import Any
 
 from genretree.cluster import connect
 from genretree.errors import LibraryError
-from genretree.library.analyse import Job, Lost, Outcome, do_job
-from genretree.library.listen import Listener, Problem, Stamp, load_listener
-from genretree.library.records import Result
-from genretree.library.remote import remote_content, walk_anywhere
+from genretree.library.database.records import Result
+from genretree.library.scan.analyse import FileJob, JobOutcome, WorkerLost, do_job
+from genretree.library.scan.classifier import FileClassifier, FileFingerprint, Problem, load_file_classifier
+from genretree.library.scan.remote import remote_content, walk_anywhere
 from genretree.models.runtime.types import Precision, RuntimeChoice
 from genretree.remote import fetched, is_url
 
@@ -40,17 +40,17 @@ class RayEngine:
         By default as many as the cluster has processors.
     """
 
-    def __init__(self, make_listener: Callable[[], Listener], workers: int | None = None) -> None:
+    def __init__(self, make_classifier: Callable[[], FileClassifier], workers: int | None = None) -> None:
         import ray
 
         self._ray = ray
-        self._make = make_listener
+        self._make = make_classifier
         self._wanted = workers
         self._actor_type = ray.remote(num_cpus=1, max_restarts=0)(_Worker)
         self._starting: dict[Any, Any] = {}  # workers by the reference that tells that they have the model
         self._ready: dict[Any, int] = {}  # and how many jobs each of them has
-        self._queue: deque[Job] = deque()
-        self._jobs: dict[Any, tuple[Job, Any]] = {}
+        self._queue: deque[FileJob] = deque()
+        self._jobs: dict[Any, tuple[FileJob, Any]] = {}
         self._failures = 0
         self._idle = 0.0
         self._hire()
@@ -60,11 +60,11 @@ class RayEngine:
         """How many files to have in hand."""
         return max(4, (_EACH + 1) * (len(self._ready) + len(self._starting)))
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: FileJob) -> None:
         """Take a job on."""
         self._queue.append(job)
 
-    def collect(self) -> list[tuple[Job, Outcome]]:
+    def collect(self) -> list[tuple[FileJob, JobOutcome]]:
         """Wait until some jobs are done."""
         while True:
             self._hire()
@@ -112,7 +112,7 @@ class RayEngine:
             self._jobs[actor.do.remote(job)] = (job, actor)
             self._ready[actor] += 1
 
-    def _receive(self, reference: Any) -> list[tuple[Job, Outcome]]:
+    def _receive(self, reference: Any) -> list[tuple[FileJob, JobOutcome]]:
         job, actor = self._jobs.pop(reference)
         try:
             outcome = self._ray.get(reference)
@@ -124,44 +124,44 @@ class RayEngine:
             self._ready[actor] -= 1
         return [(job, outcome)]
 
-    def _dismiss(self, actor: Any, job: Job) -> list[tuple[Job, Outcome]]:
+    def _dismiss(self, actor: Any, job: FileJob) -> list[tuple[FileJob, JobOutcome]]:
         """Let a lost worker go: the first of its jobs was in hand, the others are nobody's fault."""
         self._ready.pop(actor, None)
         others = [reference for reference, (_, owner) in self._jobs.items() if owner is actor]
         for reference in others:
             self._queue.appendleft(self._jobs.pop(reference)[0])
-        return [(job, Lost())]
+        return [(job, WorkerLost())]
 
 
 class _Worker:
     """An actor: a model, loaded once, and the jobs it is given."""
 
-    def __init__(self, make_listener: Callable[[], Listener]) -> None:
+    def __init__(self, make_classifier: Callable[[], FileClassifier]) -> None:
         from genretree.parallel import single_thread
 
         single_thread()
-        self._listener = make_listener()
+        self._classifier = make_classifier()
 
     def is_ready(self) -> bool:
         return True
 
-    def do(self, job: Job) -> Outcome:
+    def do(self, job: FileJob) -> JobOutcome:
         if not is_url(job.row.path):
-            return do_job(self._listener, job)
-        return _do_remote(self._listener, job)
+            return do_job(self._classifier, job)
+        return _do_remote(self._classifier, job)
 
 
-def _do_remote(listener: Listener, job: Job) -> Stamp | Problem | Result:
+def _do_remote(classifier: FileClassifier, job: FileJob) -> FileFingerprint | Problem | Result:
     """Do a job with a file that has to be fetched; its tags are not read, since they can't be written either."""
     url = job.row.path
     try:
         size, mtime_ns, content = remote_content(url)
         if job.kind == "stamp":
-            return Stamp(size, mtime_ns, content, None)
+            return FileFingerprint(size, mtime_ns, content, None)
         if content != job.row.content:
             return Problem("changed", "was changed while it was being read; the next run reads it again")
         with fetched(url) as copy:
-            return listener.score_file(copy)
+            return classifier.score_file(copy)
     except FileNotFoundError:
         return Problem("not_found", "is no longer there")
     except OSError as error:
@@ -177,12 +177,12 @@ def ray_options(
     """
     connect(address)
 
-    def engine(listener: Listener) -> RayEngine:
+    def engine(classifier: FileClassifier) -> RayEngine:
         import ray
 
         packed = ray.put(pack_folder(bundle))
-        load = functools.partial(load_listener, runtime=runtime, precision=precision, salvage=salvage)
-        return RayEngine(functools.partial(_load_packed, packed, load, listener.card.digest))
+        load = functools.partial(load_file_classifier, runtime=runtime, precision=precision, salvage=salvage)
+        return RayEngine(functools.partial(_load_packed, packed, load, classifier.card.digest))
 
     return {"engine": engine, "find": walk_anywhere}
 
@@ -195,13 +195,13 @@ def pack_folder(folder: Path) -> bytes:
     return buffer.getvalue()
 
 
-def _load_packed(packed: Any, load: Callable[[Path], Listener], digest: str) -> Listener:
+def _load_packed(packed: Any, load: Callable[[Path], FileClassifier], digest: str) -> FileClassifier:
     import ray
 
     folder = tempfile.mkdtemp(prefix="genretree-")
     with tarfile.open(fileobj=io.BytesIO(ray.get(packed))) as archive:
         archive.extractall(folder, filter="data")
-    listener = load(Path(folder) / "bundle")
-    if listener.card.digest != digest:
+    classifier = load(Path(folder) / "bundle")
+    if classifier.card.digest != digest:
         raise LibraryError("this machine computes in another arithmetic than the caller; use `precision='float32'`")
-    return listener
+    return classifier

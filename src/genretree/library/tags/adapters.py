@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from genretree.library.frames import tag_size
-from genretree.library.old_tags import (
+from genretree.library.tags.audio_digest import LayoutError, container
+from genretree.library.tags.id3_frames import tag_size
+from genretree.library.tags.legacy_formats import (
     OWN_INFO,
     V1_BYTES,
     edit_ape,
@@ -29,7 +30,6 @@ from genretree.library.old_tags import (
     split_end,
     v1_texts,
 )
-from genretree.library.payload import LayoutError, container
 from genretree.sound.containers import read_at, sniff, synchsafe, synchsafe_bytes
 from genretree.sound.tag_bounds import CostlyTagsError, check_tags
 
@@ -49,7 +49,7 @@ class UntaggableError(TagError):
 
 
 @dataclass(frozen=True)
-class Carried:
+class TagValues:
     """What a file carries.
 
     Parameters
@@ -71,7 +71,7 @@ class Carried:
         return (V23_SEPARATOR.join(genres),) if self.joined and genres else tuple(genres)
 
 
-def read_tags(path: str | Path) -> Carried:
+def read_tags(path: str | Path) -> TagValues:
     """Read a file's genres and our own fields.
 
     Raises
@@ -188,7 +188,7 @@ def _check_no_hidden(file: io.FileIO, size: int) -> None:
         raise LayoutError("its APE tag stands in front of the sound, which an ID3v2 tag would hide; move it to the end")
 
 
-def _read_mp3(path: Path) -> Carried:
+def _read_mp3(path: Path) -> TagValues:
     tags = _open_id3(path, "mp3")
     found = _from_id3(tags)
     try:
@@ -200,12 +200,12 @@ def _read_mp3(path: Path) -> Carried:
     own = found.own
     if ape is not None and not own:  # another program may have added the ID3v2 tag since
         own = {name: items[name.casefold()].texts[0] for name in OWN_FIELDS if name.casefold() in items}
-        found = Carried(found.genres, own, found.joined and _speaks(tags))
+        found = TagValues(found.genres, own, found.joined and _speaks(tags))
     if found.genres:
         return found
     listed = items["genre"].texts if "genre" in items else _ape_genres(path) if ape is None else ()
     genres = tuple(filter(None, map(str.strip, listed))) or _v1_genre(path)
-    return Carried(genres, own, found.joined)
+    return TagValues(genres, own, found.joined)
 
 
 def _v1_genre(path: Path) -> tuple[str, ...]:
@@ -215,7 +215,7 @@ def _v1_genre(path: Path) -> tuple[str, ...]:
     return tuple(TCON(encoding=0, text=[str(tag[127])]).genres) if tag and tag[127] < len(TCON.GENRES) else ()
 
 
-def _read_wav(path: Path) -> Carried:
+def _read_wav(path: Path) -> TagValues:
     tags = _open_id3(path, "wav")
     found = _from_id3(tags)
     with path.open("rb", buffering=0) as file:
@@ -227,24 +227,24 @@ def _read_wav(path: Path) -> Carried:
         return found
     own = info_own(info[2], OWN_FIELDS)
     if not _speaks(tags):
-        found = Carried((), own, joined=True)
+        found = TagValues((), own, joined=True)
     elif not found.own:  # another program has added the ID3v2 tag since
-        found = Carried(found.genres, own, found.joined)
+        found = TagValues(found.genres, own, found.joined)
     genre = info_text(info[2], b"IGNR")
-    return found if found.genres or not genre else Carried((genre,), found.own, found.joined)
+    return found if found.genres or not genre else TagValues((genre,), found.own, found.joined)
 
 
-def _read_aiff(path: Path) -> Carried:
+def _read_aiff(path: Path) -> TagValues:
     return _from_id3(_open_id3(path, "aiff"))
 
 
-def _from_id3(tags: Any) -> Carried:
+def _from_id3(tags: Any) -> TagValues:
     own = {}
     for frame in tags.getall("TXXX"):
         if frame.desc.upper() in OWN_FIELDS and frame.text:
             own[frame.desc.upper()] = str(frame.text[0])
     genres = [genre.strip() for frame in tags.getall("TCON") for genre in frame.genres]
-    return Carried(tuple(filter(None, genres)), own, _id3_version(tags) == 3)
+    return TagValues(tuple(filter(None, genres)), own, _id3_version(tags) == 3)
 
 
 def _open_id3(path: Path, kind: str) -> Any:
@@ -391,10 +391,10 @@ def _open_vorbis(path: Path) -> Any:
     return file
 
 
-def _read_vorbis(path: Path) -> Carried:
+def _read_vorbis(path: Path) -> TagValues:
     tags = _open_vorbis(path).tags
     own = {name: tags[name][0] for name in OWN_FIELDS if tags.get(name)}
-    return Carried(tuple(genre.strip() for genre in tags.get("GENRE", []) if genre.strip()), own)
+    return TagValues(tuple(genre.strip() for genre in tags.get("GENRE", []) if genre.strip()), own)
 
 
 def _has_id3(path: Path) -> bool:
@@ -417,7 +417,7 @@ def _write_vorbis(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> 
 # -- MP4: m4a ----------------------------------------------------------------------------------------------------
 
 
-def _read_mp4(path: Path) -> Carried:
+def _read_mp4(path: Path) -> TagValues:
     from mutagen.mp4 import MP4
 
     tags: Any = MP4(path).tags or {}
@@ -425,7 +425,7 @@ def _read_mp4(path: Path) -> Carried:
     for name in OWN_FIELDS:
         if values := tags.get(_MP4_OWN + name):
             own[name] = bytes(values[0]).decode("utf-8", "replace")
-    return Carried(tuple(genre.strip() for genre in tags.get(_MP4_GENRE, []) if genre.strip()), own)
+    return TagValues(tuple(genre.strip() for genre in tags.get(_MP4_GENRE, []) if genre.strip()), own)
 
 
 def _write_mp4(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> None:
@@ -447,7 +447,7 @@ def _listed(text: str | None) -> list[str]:
     return [] if text is None else [text]
 
 
-_READERS: dict[str, Callable[[Path], Carried]] = {
+_READERS: dict[str, Callable[[Path], TagValues]] = {
     "mp3": _read_mp3,
     "flac": _read_vorbis,
     "ogg": _read_vorbis,
@@ -465,6 +465,6 @@ _WRITERS: dict[str, Callable[[Path, Sequence[str], Mapping[str, str]], None]] = 
 }
 
 
-def shown(genres: Iterable[str]) -> str:
+def format_genres(genres: Iterable[str]) -> str:
     """Write genres for people."""
     return "; ".join(genres)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from genretree.library.payload import LayoutError, riff_chunks
+from genretree.library.tags.audio_digest import LayoutError, riff_chunks
 from genretree.sound.containers import OPEN_ENDED, read_at
 
 V1_BYTES = 128

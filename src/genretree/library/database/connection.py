@@ -12,76 +12,25 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import platformdirs
 
 from genretree.errors import LibraryError
+from genretree.library.database.migrations import (
+    FORMAT,
+    create_schema,
+    emulate_current_format,
+    migrate,
+    read_format,
+)
 from genretree.remote import is_url
 
-FORMAT = 2
 _BUSY_SECONDS = 10.0
 _CACHE_KIB = 16_000
 _CHECKED_BYTES = 64 << 20  # a larger database is only checked by commands that write
 _BACKUPS = 3
-
-# `tally` and `file_tally` are kept by triggers, so that counting a million rows takes no time. `here` mirrors
-# `file.gone`: results of files that are not there at present are kept and not counted.
-_SCHEMA = """
-CREATE TABLE setting (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE model (
-    id INTEGER PRIMARY KEY, digest TEXT NOT NULL UNIQUE, family TEXT NOT NULL, heads TEXT NOT NULL, tree TEXT NOT NULL,
-    bundle TEXT NOT NULL, note TEXT NOT NULL, used REAL NOT NULL);
-CREATE TABLE file (
-    id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, content BLOB,
-    genres TEXT, error TEXT NOT NULL DEFAULT '', message TEXT NOT NULL DEFAULT '', seen INTEGER NOT NULL,
-    gone INTEGER NOT NULL DEFAULT 0, tries INTEGER NOT NULL DEFAULT 0, own TEXT);
-CREATE INDEX file_content ON file (content);
-CREATE INDEX file_error ON file (error, id) WHERE error <> '';
-CREATE TABLE result (
-    file INTEGER NOT NULL, model INTEGER NOT NULL, content BLOB NOT NULL, here INTEGER NOT NULL DEFAULT 1,
-    leaf INTEGER NOT NULL DEFAULT -1, confidence REAL, probabilities BLOB, slices INTEGER NOT NULL DEFAULT 0,
-    padded INTEGER NOT NULL DEFAULT 0, runtime TEXT NOT NULL DEFAULT '', error TEXT NOT NULL DEFAULT '',
-    message TEXT NOT NULL DEFAULT '', PRIMARY KEY (file, model)) WITHOUT ROWID;
-CREATE INDEX result_content ON result (model, content);
-CREATE INDEX result_genre ON result (model, here, leaf, confidence DESC);
-CREATE INDEX result_sure ON result (model, here, confidence DESC) WHERE error = '';
-CREATE INDEX result_error ON result (model, here, error) WHERE error <> '';
-CREATE TABLE tally (
-    model INTEGER, here INTEGER, leaf INTEGER, error TEXT, n INTEGER NOT NULL,
-    PRIMARY KEY (model, here, leaf, error)) WITHOUT ROWID;
-CREATE TABLE file_tally (gone INTEGER, error TEXT, n INTEGER NOT NULL, PRIMARY KEY (gone, error)) WITHOUT ROWID;
-CREATE TRIGGER result_in AFTER INSERT ON result BEGIN
-    INSERT INTO tally VALUES (new.model, new.here, new.leaf, new.error, 1) ON CONFLICT DO UPDATE SET n = n + 1;
-END;
-CREATE TRIGGER result_out AFTER DELETE ON result BEGIN
-    UPDATE tally SET n = n - 1 WHERE model = old.model AND here = old.here AND leaf = old.leaf AND error = old.error;
-END;
-CREATE TRIGGER result_moved AFTER UPDATE OF here, leaf, error ON result BEGIN
-    UPDATE tally SET n = n - 1 WHERE model = old.model AND here = old.here AND leaf = old.leaf AND error = old.error;
-    INSERT INTO tally VALUES (new.model, new.here, new.leaf, new.error, 1) ON CONFLICT DO UPDATE SET n = n + 1;
-END;
-CREATE TRIGGER file_in AFTER INSERT ON file BEGIN
-    INSERT INTO file_tally VALUES (new.gone, new.error, 1) ON CONFLICT DO UPDATE SET n = n + 1;
-END;
-CREATE TRIGGER file_moved AFTER UPDATE OF gone, error ON file WHEN old.gone <> new.gone OR old.error <> new.error BEGIN
-    UPDATE file_tally SET n = n - 1 WHERE gone = old.gone AND error = old.error;
-    INSERT INTO file_tally VALUES (new.gone, new.error, 1) ON CONFLICT DO UPDATE SET n = n + 1;
-    UPDATE result SET here = 1 - new.gone WHERE file = new.id AND here <> 1 - new.gone;
-END;
-CREATE TABLE run (
-    id INTEGER PRIMARY KEY, started REAL NOT NULL, model TEXT NOT NULL, command TEXT NOT NULL);
-CREATE TABLE change (
-    id INTEGER PRIMARY KEY, run INTEGER NOT NULL, path BLOB NOT NULL, state TEXT NOT NULL, temporary BLOB NOT NULL,
-    before BLOB NOT NULL, after BLOB NOT NULL DEFAULT x'', before_mtime_ns INTEGER NOT NULL, old TEXT NOT NULL,
-    new TEXT NOT NULL, delta BLOB);
-CREATE INDEX change_path ON change (path, id);
-CREATE INDEX change_run ON change (run, id);
-CREATE INDEX change_open ON change (id) WHERE state IN ('begun', 'undoing');
-"""
-# Not in databases of version 0.1, which get it when they are opened; without it all works, but slowly.
-_CONTENT_INDEX = "CREATE INDEX IF NOT EXISTS change_after ON change (after) WHERE state = 'written'"
 
 
 def default_database() -> Path:
@@ -90,7 +39,7 @@ def default_database() -> Path:
     return Path(given) if given else platformdirs.user_data_path("genretree") / "library.sqlite"
 
 
-class State:
+class Database:
     """An open database.
 
     Parameters
@@ -138,14 +87,14 @@ class State:
         if self._copied is not None:
             self._copied.cleanup()
 
-    def __enter__(self) -> State:
+    def __enter__(self) -> Database:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def open_state(path: str | Path, *, create: bool = False, show: bool = False, check: bool | None = None) -> State:
+def open_database(path: str | Path, *, create: bool = False, show: bool = False, check: bool | None = None) -> Database:
     """Open a library's database.
 
     Parameters
@@ -156,7 +105,7 @@ def open_state(path: str | Path, *, create: bool = False, show: bool = False, ch
         Make a new one if there is none.
     show : bool
         Only to be read: a database that can't be written to, or whose folder can't, opens all the same, and one of
-        format 1, as version 0.1 wrote it, stays one. Otherwise that becomes format 2.
+        an earlier format stays as it is. Otherwise it is migrated to the current format.
     check : bool, optional
         Look for damage first, which reads the whole file; by default if it is smaller than 64 MB.
 
@@ -177,9 +126,9 @@ def open_state(path: str | Path, *, create: bool = False, show: bool = False, ch
         path.parent.mkdir(parents=True, exist_ok=True)
     if check is None:
         check = not path.exists() or path.stat().st_size < _CHECKED_BYTES
-    state: State | None = None
+    state: Database | None = None
     try:
-        state = State(path, sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None))
+        state = Database(path, sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None))
         try:
             _prepare(state, create, check, upgrade=not show)
         except sqlite3.OperationalError as error:
@@ -197,7 +146,7 @@ def open_state(path: str | Path, *, create: bool = False, show: bool = False, ch
     return state
 
 
-def _prepare(state: State, create: bool, check: bool, upgrade: bool) -> None:
+def _prepare(state: Database, create: bool, check: bool, upgrade: bool) -> None:
     """Make the tables if there are none, or see whether they are sound and of a format that can be read."""
     path, connection = state.path, state.connection
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
@@ -206,56 +155,44 @@ def _prepare(state: State, create: bool, check: bool, upgrade: bool) -> None:
         if not create or _backup(path, 1).exists():
             raise LibraryError(f"{path}: is empty; {_advice(path)}")
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.executescript(f"BEGIN; {_SCHEMA} INSERT INTO setting VALUES ('format', '{FORMAT}'); COMMIT;")
+        create_schema(connection)
     elif check:
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise LibraryError(f"{path}: is damaged ({' '.join(found.split())}); {_advice(path)}")
-    format_ = connection.execute("SELECT value FROM setting WHERE name = 'format'").fetchone()
     connection.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing by it
-    if format_ is not None and format_[0] == "1":
-        _add_own(state, upgrade)
-    elif format_ is None or format_[0] != str(FORMAT):
+    format_ = read_format(connection)
+    if format_ is None or not 1 <= format_ <= FORMAT:
         raise LibraryError(
-            f"{path}: library format {format_ and format_[0]}, this genretree reads 1 and {FORMAT}; update genretree, "
-            "or name another file in `path`"
+            f"{path}: library format {format_}, this genretree reads 1 to {FORMAT}; update genretree, or name another "
+            "file in `path`"
         )
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'change_after'").fetchone():
-        with suppress(sqlite3.OperationalError):  # read-only, busy or full
-            connection.execute(_CONTENT_INDEX)
-
-
-def _add_own(state: State, upgrade: bool) -> None:
-    """Make a database of format 1 one of format 2, or let it look like one where nothing may be written."""
     if not upgrade:
-        state.connection.execute("CREATE TEMP VIEW file AS SELECT *, NULL AS own FROM main.file")
-        return
-    with state.transaction() as connection:
-        columns = [row[1] for row in connection.execute("PRAGMA table_info(file)")]
-        if "own" not in columns:  # else another process was quicker
-            connection.execute("ALTER TABLE file ADD COLUMN own TEXT")
-        connection.execute("UPDATE setting SET value = ? WHERE name = 'format'", (str(FORMAT),))
+        emulate_current_format(connection)
+    elif format_ < FORMAT:
+        with state.transaction():
+            migrate(connection)
 
 
-def _open_read_only(path: Path) -> State:
+def _open_read_only(path: Path) -> Database:
     """Open a database beside which SQLite can't make the files that WAL mode needs."""
     log = path.with_name(f"{path.name}-wal")
     copied = None
-    shown = path
+    readable = path
     if log.exists() and log.stat().st_size:  # what is only in the log would be missing from an immutable database
         copied = tempfile.TemporaryDirectory(prefix="genretree-")
-        shown = Path(copied.name) / path.name
+        readable = Path(copied.name) / path.name
         try:
-            shutil.copyfile(path, shown)
-            shutil.copyfile(log, shown.with_name(log.name))
+            shutil.copyfile(path, readable)
+            shutil.copyfile(log, readable.with_name(log.name))
         except OSError as error:
             copied.cleanup()
             raise LibraryError(f"{path}: can't be read ({error.strerror or error})") from error
-    address = f"{shown.absolute().as_uri()}{'' if copied else '?mode=ro&immutable=1'}"
-    return State(path, sqlite3.connect(address, uri=True, isolation_level=None), copied)
+    address = f"{readable.absolute().as_uri()}{'' if copied else '?mode=ro&immutable=1'}"
+    return Database(path, sqlite3.connect(address, uri=True, isolation_level=None), copied)
 
 
-def back_up(state: State) -> Path:
+def back_up(state: Database) -> Path:
     """Copy a database to `<name>.backup-1` and number the earlier copies up; three are kept.
 
     Returns

@@ -13,10 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
-from genretree.library.frames import Fact, read_frames, tag_size
-from genretree.library.old_tags import OWN_INFO, read_ape, read_info, v1_texts
-from genretree.library.payload import LayoutError, boxes, container, header_packets, mp3_span, riff_chunks
-from genretree.library.tags import OWN_FIELDS, TagError, find_target
+from genretree.library.tags.adapters import OWN_FIELDS, TagError, find_target
+from genretree.library.tags.audio_digest import LayoutError, boxes, container, header_packets, mp3_span, riff_chunks
+from genretree.library.tags.id3_frames import Fact, read_frames, tag_size
+from genretree.library.tags.legacy_formats import OWN_INFO, read_ape, read_info, v1_texts
 from genretree.sound.containers import read_at, sniff
 
 _COPY = 1 << 20
@@ -36,7 +36,7 @@ def check_untouched(before: Path, after: Path) -> None:
     TagError
         If they differ; names the fields.
     """
-    old, new = _facts(before), _facts(after)
+    old, new = _tag_json(before), _tag_json(after)
     if not any(fact[0] == "vendor" for fact in old):  # a new list of comments names the program that made it
         new = Counter(fact for fact in new.elements() if fact[0] != "vendor" and fact != ("behind the comments", b""))
     changed = list(dict.fromkeys(str(fact[0]) for fact in (*(old - new), *(new - old))))
@@ -47,7 +47,7 @@ def check_untouched(before: Path, after: Path) -> None:
         raise TagError(f"other tags would not stay as they are ({named}), {why}; save them anew in a tag editor first")
 
 
-def _facts(path: Path) -> Counter[Fact]:
+def _tag_json(path: Path) -> Counter[Fact]:
     with path.open("rb", buffering=0) as file:
         kind, size = container(file), file.seek(0, io.SEEK_END)
         if kind not in _READERS:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from genretree.library.tags import V23_SEPARATOR
+from genretree.library.tags.adapters import V23_SEPARATOR
 
 GENRE, PREVIOUS, PATH = "GENRETREE_GENRE", "GENRETREE_PREVIOUS", "GENRETREE_PATH"
 

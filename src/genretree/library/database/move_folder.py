@@ -8,14 +8,14 @@ from pathlib import Path
 
 from genretree.errors import LibraryError
 from genretree.files import printable
-from genretree.library.folders import list_folders
-from genretree.library.state import State, decode_path, encode_path, folder_range, range_below
+from genretree.library.database.connection import Database, decode_path, encode_path, folder_range, range_below
+from genretree.library.database.folders import list_folders
 
 _NAMED = 5
 
 
 @dataclass(frozen=True)
-class Moved:
+class MoveCounts:
     """What was changed in the database.
 
     Parameters
@@ -36,12 +36,12 @@ class Moved:
     changes: int
 
 
-def move_folder(state: State, old: str, new: str) -> Moved:
+def move_folder(state: Database, old: str, new: str) -> MoveCounts:
     """Give all files below a folder that was moved or renamed their new paths, in one transaction.
 
     Parameters
     ----------
-    state : State
+    state : Database
         Of which the caller is the `sole_worker`.
     old, new : str
         Where the folder was, and where it is now.
@@ -86,7 +86,7 @@ def move_folder(state: State, old: str, new: str) -> Moved:
                 for id_, path, part in changes
             ],
         )
-    return Moved(len(moved), len(files) - len(moved), sum(row[1] for row in gone), len(changes))
+    return MoveCounts(len(moved), len(files) - len(moved), sum(row[1] for row in gone), len(changes))
 
 
 def _check(files: list[tuple[int, bytes, bytes | None, int | None, bytes | None]], low: bytes, target: bytes) -> None:

@@ -6,26 +6,26 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from genretree.library.journal import first_genres
-from genretree.library.listen import Problem, stamp_file
-from genretree.library.mapping import Decision
-from genretree.library.own import GENRE, PREVIOUS, is_written, listed_genres, split_genres
-from genretree.library.plan import Plan, check_writable, find_change
-from genretree.library.records import PAGE, FileRow
-from genretree.library.state import State, decode_path
-from genretree.library.tags import TagError, UntaggableError, read_tags
+from genretree.library.database.connection import Database, decode_path
+from genretree.library.database.journal import first_genres
+from genretree.library.database.records import PAGE, FileRow
+from genretree.library.plan.mapping import Decision
+from genretree.library.plan.planner import TagPlan, check_writable, find_change
+from genretree.library.scan.classifier import Problem, fingerprint_file
+from genretree.library.tags.adapters import TagError, UntaggableError, read_tags
+from genretree.library.tags.genre_fields import GENRE, PREVIOUS, is_written, listed_genres, split_genres
 from genretree.remote import is_url
 from genretree.sound.walk import FoundFile, SoundWalk
 
-Outcome = Literal["restored", "removed", "kept"]
-OUTCOMES: dict[Outcome, str] = {
+CleanOutcome = Literal["restored", "removed", "kept"]
+OUTCOMES: dict[CleanOutcome, str] = {
     "restored": "get their previous genre back",
     "removed": "had no genre before",
     "kept": "keep the genre that they have now",
 }
 
 
-def iter_clean_plans(state: State | None, places: Sequence[str] = (), hidden: bool = False) -> Iterator[Plan]:
+def iter_clean_plans(state: Database | None, places: Sequence[str] = (), hidden: bool = False) -> Iterator[TagPlan]:
     """Yield a plan for every file that carries our own fields, and for every one of which that can't be seen.
 
     Nothing is written; `apply_plans` carries the plans out. A genre that somebody has changed since we wrote it is the
@@ -33,7 +33,7 @@ def iter_clean_plans(state: State | None, places: Sequence[str] = (), hidden: bo
 
     Parameters
     ----------
-    state : State, optional
+    state : Database, optional
         Its journal tells what was there before, where the fields do not (those of version 0.1).
     places : sequence of str
         Files and folders to search; without any, all files of the database.
@@ -49,14 +49,14 @@ def iter_clean_plans(state: State | None, places: Sequence[str] = (), hidden: bo
             yield plan
 
 
-def clean_outcome(plan: Plan) -> Outcome:
+def clean_outcome(plan: TagPlan) -> CleanOutcome:
     """Say what becomes of the genre of a file."""
     if is_written(plan.row.genres or (), plan.genres):
         return "kept"
     return "restored" if plan.genres else "removed"
 
 
-def _plan(state: State | None, path: str) -> Plan | None:
+def _plan(state: Database | None, path: str) -> TagPlan | None:
     try:
         if not read_tags(path).own:
             return None
@@ -66,17 +66,17 @@ def _plan(state: State | None, path: str) -> Plan | None:
         return _left(path, str(error), "untaggable")
     except OSError as error:
         return _left(path, f"can't be read: {error.strerror or error}")
-    stamp = stamp_file(path)
+    stamp = fingerprint_file(path)
     if isinstance(stamp, Problem):
         return _left(path, stamp.message)
     if stamp.genres is None or not stamp.own:
         return _left(path, "was changed while it was being read; try again")
     row = FileRow(0, path, stamp.size, stamp.mtime_ns, stamp.content, stamp.genres, own=stamp.own)
     genres = _previous_genres(state, row)
-    return check_writable(Plan(row, None, _NOTHING, "write", genres, genres, {}))
+    return check_writable(TagPlan(row, None, _NOTHING, "write", genres, genres, {}))
 
 
-def _previous_genres(state: State | None, row: FileRow) -> tuple[str, ...]:
+def _previous_genres(state: Database | None, row: FileRow) -> tuple[str, ...]:
     """Return the genres that a file holds once our fields are removed."""
     genres, own = row.genres or (), row.own or {}
     wrote, previous = listed_genres(own, GENRE), listed_genres(own, PREVIOUS)
@@ -89,11 +89,11 @@ def _previous_genres(state: State | None, row: FileRow) -> tuple[str, ...]:
 _NOTHING = Decision((), (), 0.0)
 
 
-def _left(path: str, message: str, action: Literal["unreadable", "untaggable"] = "unreadable") -> Plan:
-    return Plan(FileRow(0, path, -1, 0, None, None), None, _NOTHING, action, message=message)
+def _left(path: str, message: str, action: Literal["unreadable", "untaggable"] = "unreadable") -> TagPlan:
+    return TagPlan(FileRow(0, path, -1, 0, None, None), None, _NOTHING, action, message=message)
 
 
-def _known_files(state: State) -> Iterator[FoundFile]:
+def _known_files(state: Database) -> Iterator[FoundFile]:
     last = b""
     while True:
         query = "SELECT path FROM file WHERE path > ? ORDER BY path LIMIT ?"

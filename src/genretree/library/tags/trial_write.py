@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from genretree.library.frames import TEXT_ENCODINGS, read_frames
-from genretree.library.payload import LayoutError, boxes, header_packets, riff_chunks, sound_digest
-from genretree.library.tags import TagError, read_tags, write_tags
-from genretree.library.untouched import check_untouched
+from genretree.library.tags.adapters import TagError, read_tags, write_tags
+from genretree.library.tags.audio_digest import LayoutError, boxes, header_packets, riff_chunks, sound_digest
+from genretree.library.tags.id3_frames import TEXT_ENCODINGS, read_frames
+from genretree.library.tags.verify_unchanged import check_untouched
 from genretree.sound.containers import MP4_BOXES, read_at, sniff, synchsafe, synchsafe_bytes
 
 _HEADERS = 1000  # frames, blocks, chunks or boxes of a file that is certain; more are tried

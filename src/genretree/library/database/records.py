@@ -10,8 +10,8 @@ from itertools import islice
 from typing import Any
 
 from genretree.errors import LibraryError
-from genretree.library.levels import genres_json, own_json, pack_levels, unpack_levels
-from genretree.library.state import State, decode_path, encode_path, folder_range
+from genretree.library.database.connection import Database, decode_path, encode_path, folder_range
+from genretree.library.database.encoding import genres_json, own_json, pack_levels, unpack_levels
 from genretree.models.base import LevelProbabilities
 from genretree.settings import Heads
 from genretree.sound.walk import FoundFile
@@ -23,7 +23,7 @@ _FEW = 10_000  # files of a folder that are sooner sorted than looked for in the
 
 
 @dataclass(frozen=True)
-class ModelCard:
+class ModelKey:
     """What a result has to be known by: the model, and all settings that change what it says.
 
     Parameters
@@ -115,7 +115,7 @@ class FileRow:
 # -- models ------------------------------------------------------------------------------------------------------
 
 
-def use_model(state: State, card: ModelCard) -> int:
+def use_model(state: Database, card: ModelKey) -> int:
     """Give the row of a model, which is the one meant from now on if none is named."""
     with state.transaction() as connection:
         row = connection.execute(
@@ -134,7 +134,7 @@ def use_model(state: State, card: ModelCard) -> int:
     return int(row[0])
 
 
-def find_model(state: State, digest: str | None = None) -> tuple[int, ModelCard]:
+def find_model(state: Database, digest: str | None = None) -> tuple[int, ModelKey]:
     """Give the model with this digest (or the beginning of it), or the one that was last used.
 
     Raises
@@ -153,13 +153,13 @@ def find_model(state: State, digest: str | None = None) -> tuple[int, ModelCard]
     if digest and len(rows) > 1:
         raise LibraryError(f"{state.path}: {digest} may be {' or '.join(row[1] for row in rows)}; give more of it")
     id_, found, family, heads, tree, bundle, note = rows[0]
-    return int(id_), ModelCard(found, family, heads, Taxonomy.from_json(json.loads(tree)), bundle, note)
+    return int(id_), ModelKey(found, family, heads, Taxonomy.from_json(json.loads(tree)), bundle, note)
 
 
 # -- files -------------------------------------------------------------------------------------------------------
 
 
-def begin_round(state: State) -> int:
+def begin_round(state: Database) -> int:
     """Number a walk; every file it comes to is marked with the number."""
     with state.transaction() as connection:
         row = connection.execute(
@@ -169,7 +169,7 @@ def begin_round(state: State) -> int:
     return int(row[0])
 
 
-def record_found(state: State, found: Iterator[FoundFile], round_: int) -> Iterator[int]:
+def record_found(state: Database, found: Iterator[FoundFile], round_: int) -> Iterator[int]:
     """Write down what a walk comes to, some hundred at a time; yields how many each time.
 
     A file whose size and time are as they were keeps what is known of it; any other is to be read again.
@@ -189,7 +189,7 @@ def record_found(state: State, found: Iterator[FoundFile], round_: int) -> Itera
         yield len(batch)
 
 
-def mark_gone(state: State, places: Sequence[str], round_: int) -> int:
+def mark_gone(state: Database, places: Sequence[str], round_: int) -> int:
     """Mark the files below some places that a walk did not come to; returns how many."""
     gone = 0
     with state.transaction() as connection:
@@ -202,7 +202,7 @@ def mark_gone(state: State, places: Sequence[str], round_: int) -> int:
     return gone
 
 
-def count_pending(state: State, model: int, round_: int) -> tuple[int, int, int]:
+def count_pending(state: Database, model: int, round_: int) -> tuple[int, int, int]:
     """Count the files of a walk: those to be worked on, those known to be of no use, and all of them."""
     pending, failed, all_ = state.connection.execute(
         "SELECT count(*) FILTER (WHERE f.error = '' AND "
@@ -214,7 +214,7 @@ def count_pending(state: State, model: int, round_: int) -> tuple[int, int, int]
     return int(pending), int(failed), int(all_)
 
 
-def list_failures(state: State, model: int, round_: int, limit: int) -> list[tuple[str, str, str]]:
+def list_failures(state: Database, model: int, round_: int, limit: int) -> list[tuple[str, str, str]]:
     """List path, kind and message of the files of a walk that can't be used, in the order of their paths.
 
     `limit` is the maximum number, -1 for all.
@@ -228,7 +228,7 @@ def list_failures(state: State, model: int, round_: int, limit: int) -> list[tup
     return [(decode_path(path), error, message) for path, error, message in rows]
 
 
-def iter_pending(state: State, model: int, round_: int) -> Iterator[FileRow]:
+def iter_pending(state: Database, model: int, round_: int) -> Iterator[FileRow]:
     """Yield the files of a walk that this model has no result for, in the order in which they were first found."""
     last = 0
     while True:
@@ -244,15 +244,15 @@ def iter_pending(state: State, model: int, round_: int) -> Iterator[FileRow]:
         yield from map(_file_row, rows)
 
 
-def forget_failures(state: State, model: int) -> None:
+def forget_failures(state: Database, model: int) -> None:
     """Drop what this model could not use, so that it is tried again."""
     with state.transaction() as connection:
         connection.execute("DELETE FROM result WHERE model = ? AND error <> ''", (model,))
         connection.execute("UPDATE file SET tries = 0 WHERE tries > 0")
 
 
-def save_stamp(
-    state: State,
+def save_fingerprint(
+    state: Database,
     file: int,
     size: int,
     mtime_ns: int,
@@ -269,7 +269,7 @@ def save_stamp(
         )
 
 
-def save_problem(state: State, file: int, error: str, message: str) -> None:
+def save_problem(state: Database, file: int, error: str, message: str) -> None:
     """Write down why a file can't even be read; the next round tries it again."""
     with state.transaction() as connection:
         connection.execute(
@@ -277,25 +277,25 @@ def save_problem(state: State, file: int, error: str, message: str) -> None:
         )
 
 
-def suspect_contents(state: State) -> set[bytes]:
+def suspect_contents(state: Database) -> set[bytes]:
     """Give the contents of all files that a process may have died of or hung on."""
     rows = state.connection.execute("SELECT content FROM file WHERE tries > 0 AND content IS NOT NULL")
     return {content for (content,) in rows}
 
 
-def begin_try(state: State, file: int) -> None:
+def begin_try(state: Database, file: int) -> None:
     """Note that a file is in hand now: if the process dies of it, that is known."""
     with state.transaction() as connection:
         connection.execute("UPDATE file SET tries = tries + 1 WHERE id = ?", (file,))
 
 
-def take_back_tries(state: State, files: Sequence[int]) -> None:
+def take_back_tries(state: Database, files: Sequence[int]) -> None:
     """Note that files are no longer in hand, and that nothing died of them."""
     with state.transaction() as connection:
         connection.executemany("UPDATE file SET tries = max(0, tries - 1) WHERE id = ?", [(file,) for file in files])
 
 
-def save_result(state: State, model: int, file: int, content: bytes, result: Result) -> None:
+def save_result(state: Database, model: int, file: int, content: bytes, result: Result) -> None:
     """Write down what a model says of a file with this content."""
     row = (
         *(file, model, content, result.leaf, result.confidence if result.levels is not None else None),
@@ -310,7 +310,7 @@ def save_result(state: State, model: int, file: int, content: bytes, result: Res
         connection.execute("UPDATE file SET tries = 0 WHERE id = ? AND tries > 0", (file,))
 
 
-def share_result(state: State, model: int, file: int, content: bytes) -> bool:
+def share_result(state: Database, model: int, file: int, content: bytes) -> bool:
     """Give a file the result of another one with the same content, if there is one; says whether there was."""
     with state.transaction() as connection:
         row = connection.execute(
@@ -329,7 +329,7 @@ def share_result(state: State, model: int, file: int, content: bytes) -> bool:
 
 
 def move_content(
-    state: State, path: str, before: bytes, after: bytes, size: int, mtime_ns: int, tags: Mapping[str, Any]
+    state: Database, path: str, before: bytes, after: bytes, size: int, mtime_ns: int, tags: Mapping[str, Any]
 ) -> None:
     """Note that we ourselves changed a file's tags: what the models said of it still holds."""
     connection = state.connection
@@ -346,13 +346,13 @@ def move_content(
 # -- questions ---------------------------------------------------------------------------------------------------
 
 
-def find_file(state: State, path: str) -> FileRow | None:
+def find_file(state: Database, path: str) -> FileRow | None:
     """Give what is known of one file."""
     row = state.connection.execute(f"SELECT {_FILE} FROM file f WHERE path = ?", (encode_path(path),)).fetchone()
     return None if row is None else _file_row(row)
 
 
-def find_result(state: State, model: int, card: ModelCard, file: int) -> Result | None:
+def find_result(state: Database, model: int, card: ModelKey, file: int) -> Result | None:
     """Give what a model says of one file, as it is now."""
     row = state.connection.execute(
         f"SELECT {_RESULT} FROM result r JOIN file f ON f.id = r.file AND f.content = r.content "
@@ -362,19 +362,19 @@ def find_result(state: State, model: int, card: ModelCard, file: int) -> Result 
     return None if row is None else _result(card.taxonomy, row)
 
 
-def find_outcome(state: State, model: int, card: ModelCard, file: int) -> Result:
+def find_stored_result(state: Database, model: int, card: ModelKey, file: int) -> Result:
     """Give the result that a file has, of whatever content."""
     query = f"SELECT {_RESULT} FROM result r WHERE r.file = ? AND r.model = ?"
     return _result(card.taxonomy, state.connection.execute(query, (file, model)).fetchone())
 
 
-def find_copies(state: State, content: bytes) -> list[str]:
+def find_copies(state: Database, content: bytes) -> list[str]:
     """Give the paths of all files with this content."""
     rows = state.connection.execute("SELECT path FROM file WHERE content = ? AND gone = 0 ORDER BY path", (content,))
     return [decode_path(path) for (path,) in rows]
 
 
-def count_genres(state: State, model: int) -> dict[int, int]:
+def count_genres(state: Database, model: int) -> dict[int, int]:
     """Count the files that are there by the leaf they were given."""
     rows = state.connection.execute(
         "SELECT leaf, n FROM tally WHERE model = ? AND here = 1 AND error = '' AND n > 0", (model,)
@@ -382,7 +382,7 @@ def count_genres(state: State, model: int) -> dict[int, int]:
     return dict(rows.fetchall())
 
 
-def count_problems(state: State, model: int) -> dict[str, int]:
+def count_problems(state: Database, model: int) -> dict[str, int]:
     """Count the files that are there and can't be used, by the kind of problem."""
     rows = state.connection.execute(
         "SELECT error, sum(n) FROM (SELECT error, n FROM tally WHERE model = ? AND here = 1 AND error <> '' "
@@ -392,13 +392,13 @@ def count_problems(state: State, model: int) -> dict[str, int]:
     return dict(rows.fetchall())
 
 
-def count_files(state: State) -> tuple[int, int]:
+def count_files(state: Database) -> tuple[int, int]:
     """Count the files that are there, and those that no longer are."""
     counts = dict(state.connection.execute("SELECT gone, sum(n) FROM file_tally GROUP BY gone").fetchall())
     return int(counts.get(0, 0)), int(counts.get(1, 0))
 
 
-def list_problems(state: State, model: int, limit: int) -> list[tuple[str, str, str]]:
+def list_problems(state: Database, model: int, limit: int) -> list[tuple[str, str, str]]:
     """Give path, kind and message of files that can't be used."""
     rows = state.connection.execute(
         "SELECT path, error, message FROM (SELECT path, error, message FROM file WHERE error <> '' AND gone = 0 "
@@ -410,7 +410,7 @@ def list_problems(state: State, model: int, limit: int) -> list[tuple[str, str, 
 
 
 def list_surest(
-    state: State, model: int, card: ModelCard, *, leaf: int | None = None, folder: str | None = None, limit: int = 50
+    state: Database, model: int, card: ModelKey, *, leaf: int | None = None, folder: str | None = None, limit: int = 50
 ) -> list[tuple[FileRow, Result]]:
     """Give the files that were named most surely: of a leaf, below a folder, or of all.
 
@@ -434,7 +434,7 @@ def list_surest(
 
 
 def iter_files(
-    state: State, model: int, card: ModelCard, folder: str | None = None
+    state: Database, model: int, card: ModelKey, folder: str | None = None
 ) -> Iterator[tuple[FileRow, Result | None]]:
     """Yield every file that was ever found, by path, with what the model says of its content, if it was asked.
 
@@ -456,7 +456,7 @@ def iter_files(
 
 
 def iter_results(
-    state: State, model: int, card: ModelCard, folder: str | None = None
+    state: Database, model: int, card: ModelKey, folder: str | None = None
 ) -> Iterator[tuple[FileRow, Result]]:
     """Yield every file that is there and was heard, by path, with what the model says of it."""
     for row, result in iter_files(state, model, card, folder):
@@ -471,7 +471,7 @@ _VALUES = "leaf, confidence, probabilities, slices, padded, runtime, error, mess
 _REPLACED = ", ".join(f"{name} = excluded.{name}" for name in _VALUES.split(", "))
 
 
-def _pairs(card: ModelCard, rows: Sequence[tuple[Any, ...]]) -> list[tuple[FileRow, Result]]:
+def _pairs(card: ModelKey, rows: Sequence[tuple[Any, ...]]) -> list[tuple[FileRow, Result]]:
     return [(_file_row(row), _result(card.taxonomy, row[_N_FILE:])) for row in rows]
 
 

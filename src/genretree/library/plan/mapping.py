@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from genretree.errors import LibraryError, SettingsError
-from genretree.library.records import ModelCard
+from genretree.library.database.records import ModelKey
 from genretree.metrics.scores import decode_levels
 from genretree.models.base import LevelProbabilities
 from genretree.prediction.predict import cut_path
@@ -184,7 +184,7 @@ def find_node(tree: Taxonomy, name: str) -> NodePath:
     raise LibraryError(f"the tree has no node '{name}'; {hint}")
 
 
-def decide(card: ModelCard, levels: LevelProbabilities, mapping: Mapping) -> Decision:
+def decide(card: ModelKey, levels: LevelProbabilities, mapping: Mapping) -> Decision:
     """Choose what is written, from a file's probabilities: arrays of shape (1, n_nodes), one for each level.
 
     Nodes that are written alike are one, wherever they stand in the tree: what competes with others, and is held

@@ -1,0 +1,1 @@
+"""Write the planned tags into files."""

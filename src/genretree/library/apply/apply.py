@@ -1,0 +1,158 @@
+"""Write planned genres into files.
+
+A file is never edited in place: a copy next to it is, which then replaces it in one step. Before that, the copy must
+have the same audio, byte for byte, and the same other tags, and the journal must be able to restore the old file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from genretree.errors import LibraryError
+from genretree.files import printable
+from genretree.library.apply.file_lock import LockedError
+from genretree.library.apply.replace_file import (
+    CHANGED,
+    Refusal,
+    RefusedError,
+    copy_file,
+    copy_status,
+    exclusive_access,
+    name_copy,
+    remove_copy,
+    replace_file,
+)
+from genretree.library.database import journal
+from genretree.library.database.connection import Database
+from genretree.library.plan.planner import TagPlan
+from genretree.library.tags.adapters import TagError, TagValues, read_tags, write_tags
+from genretree.library.tags.audio_digest import LayoutError, sound_digest
+from genretree.library.tags.binary_delta import apply_delta, content_digest, make_delta
+from genretree.library.tags.verify_unchanged import check_untouched
+
+
+def apply_plans(
+    state: Database,
+    plans: Iterable[TagPlan],
+    model: str,
+    command: str = "",
+    *,
+    keep_mtime: bool = False,
+    report: Callable[[TagPlan, Refusal | None], None] | None = None,
+) -> tuple[int | None, int, list[Refusal]]:
+    """Write what is planned.
+
+    Parameters
+    ----------
+    state : Database
+        Of which the caller is the `sole_worker`.
+    plans : iterable of TagPlan
+        Those whose action is not `write` are passed over.
+    model : str
+        Digest of the model.
+    command : str
+        To be told by `status`.
+    keep_mtime : bool
+        Leave the time of the last change as it was; programs that look for changed files then miss this one.
+    report : callable, optional
+        Is told of each plan that is carried out or refused.
+
+    Returns
+    -------
+    (int, int, list of Refusal)
+        The run's number to undo it by (None if nothing was to be written), how many files were written, and which were
+        left as they are. A full disk stops the run.
+    """
+    run: int | None = None
+    written = 0
+    refused: list[Refusal] = []
+    for plan in plans:
+        if plan.action != "write":
+            continue
+        if run is None:
+            run = journal.begin_run(state, model, command)
+        refusal = None
+        try:
+            written += write_plan(state, run, plan, keep_mtime)
+        except (RefusedError, LockedError, TagError, LayoutError) as error:
+            refusal = Refusal(plan.row.path, str(error) or type(error).__name__)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                where = f"{printable(plan.row.path)}: the disk is full"
+                raise LibraryError(
+                    f"{where}; this file is as it was, {written} were written; go on by apply"
+                ) from error
+            refusal = Refusal(plan.row.path, f"can't be written: {error.strerror or error or type(error).__name__}")
+        if refusal is not None:
+            refused.append(refusal)
+        if report is not None:
+            report(plan, refusal)
+    return run if written else None, written, refused
+
+
+def write_plan(state: Database, run: int, plan: TagPlan, keep_mtime: bool = False) -> bool:
+    """Write one file's tags; says whether there was anything to write.
+
+    Raises
+    ------
+    RefusedError, LockedError, TagError, LayoutError, OSError
+        If it was left as it is.
+    """
+    row, path = plan.row, Path(plan.row.path)
+    assert row.content is not None
+    own = dict(plan.own or {})
+    with path.open("rb") as source:
+        values = read_tags(path)
+        if values.genres != row.genres:
+            raise RefusedError("carries other genres than when it was analysed; analyse it again")
+        if values.after(plan.genres) == values.genres and values.own == own:
+            return False
+        temporary = name_copy(path)
+        opened = os.fstat(source.fileno())
+        if (opened.st_size, opened.st_mtime_ns) != (row.size, row.mtime_ns):
+            raise RefusedError("has changed since it was analysed; analyse it again")
+        placing = False
+        change = journal.begin_change(
+            state, run, row.path, str(temporary), row.content, row.mtime_ns, _tag_json(values)
+        )
+        try:
+            with exclusive_access(path, source, opened):
+                if copy_file(source, temporary) != row.content:
+                    raise RefusedError("has changed since it was analysed; analyse it again")
+                if read_tags(temporary) != values:
+                    raise RefusedError(CHANGED)
+                write_tags(temporary, plan.genres, own)
+                if sound_digest(temporary) != sound_digest(path):
+                    raise RefusedError("its sound would not have stayed as it is")
+                check_untouched(path, temporary)
+                new = read_tags(temporary)
+                if new.own != own:
+                    raise RefusedError("its tags don't hold what was written")
+                delta = make_delta(path, temporary)
+                _check_delta(temporary, delta, row.content)
+                copy_status(path, temporary, keep_mtime)
+                facts = {**_tag_json(new), "wrote": list(plan.genres), "theirs": list(plan.theirs)}
+                placing = True
+                journal.fill_change(state, change, content_digest(temporary), facts, delta)
+                status = replace_file(temporary, path, source, opened)
+        except BaseException:
+            if placing and temporary.exists():
+                journal.void_change(state, change)
+            if remove_copy(temporary, placing):
+                journal.drop_change(state, change)
+            raise
+    journal.finish_change(state, change, status.st_size, status.st_mtime_ns)
+    return True
+
+
+def _check_delta(new: Path, delta: bytes, before: bytes) -> None:
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        if apply_delta(new, delta, nowhere) != before:
+            raise LibraryError("a change that could not be undone was about to be made; please report this")
+
+
+def _tag_json(values: TagValues) -> dict[str, object]:
+    return {"genres": list(values.genres), "own": dict(values.own)}

@@ -1,0 +1,1 @@
+"""What would be written: genre mapping, plans, previews and playlists."""

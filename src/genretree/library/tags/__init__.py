@@ -1,0 +1,1 @@
+"""Tags of audio files: reading, writing, and proof that nothing else changed."""

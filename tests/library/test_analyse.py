@@ -160,7 +160,7 @@ def test_a_folder_named_by_file_url_is_the_folder(tmp_path: Path, state: Databas
         assert (counts.files, counts.gone) == (2, 0)
     assert counts.known == 2
     assert records.find_file(state, str(tmp_path / "50% a b" / "0000.mp3")) is not None
-    with pytest.raises(LibraryError, match="--engine ray"):
+    with pytest.raises(LibraryError, match="only Ray does"):
         check_places(["s3://bucket/music"])
     check_places(["s3://bucket/music"], remote=True)
 

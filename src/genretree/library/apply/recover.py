@@ -69,7 +69,7 @@ def _recover(state: Database, item: Change, unused: bool) -> Recovered | None:
         return Recovered(item.path, text, edited)
     with state.transaction() as connection:
         connection.execute("UPDATE change SET state = 'written' WHERE id = ?", (item.id,))
-    text = "was written, and another program has changed it since; undo leaves it alone, --force takes our fields back"
+    text = "was written, and another program has changed it since; undo skips it unless forced"
     return Recovered(item.path, text, edited=True)
 
 

@@ -24,7 +24,7 @@ from genretree.library.tags.adapters import TagError
 from genretree.library.tags.audio_digest import LayoutError
 
 _BLOCK = 1 << 20
-CHANGED = "another program changed it at the same time; it was left as that program wrote it"
+CHANGED = "another program changed it at the same time; genretree did not write to it"
 
 
 class RefusedError(Exception):

@@ -164,8 +164,8 @@ def _prepare(state: Database, create: bool, check: bool, upgrade: bool) -> None:
     format_ = read_format(connection)
     if format_ is None or not 1 <= format_ <= FORMAT:
         raise LibraryError(
-            f"{path}: library format {format_}, this genretree reads 1 to {FORMAT}; update genretree, or use another "
-            "database"
+            f"{path}: library format {format_}, this version of genretree reads 1 to {FORMAT}; update "
+            "genretree, or use another database"
         )
     if not upgrade:
         emulate_current_format(connection)
@@ -256,7 +256,9 @@ def sole_worker(path: Path, what: str) -> Iterator[None]:
         if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
             raise explain(lock, error) from error
         holder = who.read_text(encoding="utf-8") if who.is_file() else "another process"
-        raise LibraryError(f"{path}: {holder} is at work on it; wait for it, or name another file with --db") from None
+        raise LibraryError(
+            f"{path}: {holder} is using it; wait until it has finished, or use another database"
+        ) from None
     try:
         who.write_text(f"{what} (process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')})", encoding="utf-8")
         yield
@@ -304,19 +306,20 @@ def explain(path: Path, error: sqlite3.DatabaseError) -> LibraryError:
     """Say what is wrong with a database, and what to do."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code == sqlite3.SQLITE_FULL:
-        return LibraryError(f"{path}: the disk is full; all that was finished is kept, free some space and go on")
+        return LibraryError(
+            f"{path}: the disk is full; finished files are saved; free some space and run the command again"
+        )
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
         if path.exists() and not os.access(path, os.R_OK):
-            return LibraryError(f"{path}: can't be read ({error}); ask its owner, or name another file with --db")
-        return LibraryError(f"{path}: can't be written to ({error}); name a file in a folder of yours with --db")
+            return LibraryError(f"{path}: can't be read ({error}); ask its owner for access, or use another database")
+        return LibraryError(f"{path}: can't be written to ({error}); use a database in a folder that you may write to")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LibraryError(f"{path}: another program is using it ({error}); try again when that has finished")
     if code == sqlite3.SQLITE_IOERR:
         return LibraryError(f"{path}: its disk can't be read or written ({error}); check the disk, then try again")
     if code == sqlite3.SQLITE_NOTADB:
         return LibraryError(
-            f"{path}: is not a library's database ({error}); name another file with --db, or, if it was one: "
-            f"{_advice(path)}"
+            f"{path}: is not a library database ({error}); use another file, or, if it was one: {_advice(path)}"
         )
     return LibraryError(f"{path}: is damaged ({error}); {_advice(path)}")
 

@@ -23,8 +23,8 @@ def check_folder(state: Database, folder: str) -> None:
     if _first(state, low, high) is not None:
         return
     known = list_folders(state)
-    where = f"its files lie below: {', '.join(known)}" if known else "it holds no files at all"
-    raise LibraryError(f"{folder}: {state.path} knows no file below this folder; {where}")
+    where = f"its files are below: {', '.join(known)}" if known else "it is empty"
+    raise LibraryError(f"{folder}: {state.path} has no file below this folder; {where}")
 
 
 def list_folders(state: Database) -> list[str]:

@@ -151,7 +151,7 @@ def find_model(state: Database, digest: str | None = None) -> tuple[int, ModelKe
         what = f"no model {digest}; there are: {', '.join(known)}" if known else "nothing has been analysed yet"
         raise LibraryError(f"{state.path}: {what}")
     if digest and len(rows) > 1:
-        raise LibraryError(f"{state.path}: {digest} may be {' or '.join(row[1] for row in rows)}; give more of it")
+        raise LibraryError(f"{state.path}: {digest} may be {' or '.join(row[1] for row in rows)}; give more characters")
     id_, found, family, heads, tree, bundle, note = rows[0]
     return int(id_), ModelKey(found, family, heads, Taxonomy.from_json(json.loads(tree)), bundle, note)
 

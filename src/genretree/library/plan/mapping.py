@@ -156,7 +156,7 @@ def make_mapping(content: MappingType[str, Any], tree: Taxonomy) -> Mapping:
         listed = [genres] if isinstance(genres, str) else genres or []
         for genre in listed:
             if not genre.strip() or not genre.isprintable():
-                raise LibraryError(f"'{name}': {genre!r} is no genre; leave the value empty to write nothing")
+                raise LibraryError(f"'{name}': {genre!r} is not a genre; leave the value empty to write nothing")
         rules[node] = tuple(dict.fromkeys(genre.strip() for genre in listed))
     return Mapping(settings, rules)
 

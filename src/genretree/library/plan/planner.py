@@ -38,33 +38,33 @@ Action = Literal[
     "not_found",
 ]
 ACTIONS: dict[Action, str] = {
-    "write": "to be written",
-    "same": "hold it already",
-    "has_genre": "have a genre that is not ours (see --append, --overwrite)",
-    "unsure": "not sure enough (see --min-confidence, --min-depth)",
-    "left_alone": "left alone by the mapping",
-    "untaggable": "their format takes no tags, or they are damaged",
-    "read_only": "are read-only",
-    "no_space": "are larger than the space that their disk has left",
-    "remote": "lie elsewhere: tags are only written to files of this machine",
-    "unusable": "can't be heard",
-    "unreadable": "could not be read",
-    "unheard": "are not heard yet by this model (go on with: genretree library analyse)",
-    "changed": "have changed since they were analysed",
-    "not_found": "are no longer there",
+    "write": "to write",
+    "same": "up to date",
+    "has_genre": "skipped: already have a genre",
+    "unsure": "skipped: confidence too low",
+    "left_alone": "skipped by the mapping",
+    "untaggable": "skipped: tags can't be written",
+    "read_only": "skipped: read-only",
+    "no_space": "skipped: not enough disk space for a copy",
+    "remote": "skipped: remote files",
+    "unusable": "skipped: can't be analysed",
+    "unreadable": "skipped: can't be read",
+    "unheard": "skipped: not analysed with this model yet (run: genretree library analyse)",
+    "changed": "skipped: changed since the analysis",
+    "not_found": "skipped: missing",
 }
 _REASONS = {
-    "unsure": "no node is sure enough",
+    "unsure": "no node reaches the confidence threshold",
     "left_alone": "the mapping writes nothing for it",
     "untaggable": "its tags could not be read when it was analysed; analyse it again",
     "read_only": "the file is read-only",
     "no_space": "its disk has too little space left for a copy",
     "remote": "is not a file of this machine",
     "unusable": "can't be analysed",
-    "unreadable": "could not be read",
+    "unreadable": "skipped: can't be read",
     "unheard": "is not analysed by this model yet",
-    "changed": "has changed since it was analysed; analyse it again",
-    "not_found": "is no longer there",
+    "changed": "has changed since the analysis; analyse it again",
+    "not_found": "no longer exists",
 }
 _ROOM = 1 << 20  # bytes that must stay free on the disk beside the copy of a file
 
@@ -163,7 +163,7 @@ def _explain(plan: TagPlan) -> TagPlan:
         return plan
     message = _REASONS.get(plan.action, "no reason is known; analyse it again")
     if plan.action == "has_genre":
-        message = f"has the genre {format_genres(plan.row.genres or ())!r}, which is not ours"
+        message = f"has the genre {format_genres(plan.row.genres or ())!r}, which genretree did not write"
     elif plan.action == "untaggable":
         message = _why_untaggable(plan.row.path) or message
     return replace(plan, message=message)

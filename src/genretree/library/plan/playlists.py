@@ -83,7 +83,7 @@ def write_m3u8(lists: PlaylistIndex, folder: Path, relative: bool = False) -> li
     }
     for path in places.values():
         if path.exists() and path not in ours:
-            raise LibraryError(f"{path}: is not a playlist of ours; move it away, or name another folder")
+            raise LibraryError(f"{path}: was not written by genretree; move it away, or choose another folder")
     for old in ours:
         old.unlink(missing_ok=True)
     made: list[Path] = []

@@ -216,7 +216,7 @@ def check_places(places: Sequence[str | Path], remote: bool = False) -> None:
     """
     for place in map(local_path, places):
         if is_url(place) and not remote:
-            raise LibraryError(f"{place}: files elsewhere are heard with --engine ray; nothing was changed")
+            raise LibraryError(f"{place}: the local engine does not analyse URLs, only Ray does; nothing was changed")
         if not is_url(place) and not Path(place).exists():
             raise LibraryError(f"{place}: no such folder or file; nothing was changed")
 

@@ -118,7 +118,7 @@ def fingerprint_file(path: str) -> FileFingerprint | Problem:
         values = _tag_values(path)
         after = os.stat(path)  # noqa: PTH116
     except FileNotFoundError:
-        return Problem("not_found", "is no longer there")
+        return Problem("not_found", "no longer exists")
     except OSError as error:
         return Problem("unreadable", f"can't be read: {error.strerror or error}")
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
@@ -141,7 +141,7 @@ def classify_file(classifier: FileClassifier, path: str, stamp: FileFingerprint)
 
 
 def _changed() -> Problem:
-    return Problem("changed", "was changed while it was being read; the next run reads it again")
+    return Problem("changed", "changed while it was being read; the next run reads it again")
 
 
 def _tag_values(path: str) -> TagValues | None:

@@ -73,7 +73,7 @@ class RayEngine:
             done, _ = self._ray.wait(waiting, num_returns=1, timeout=_WAIT_SECONDS) if waiting else ([], [])
             self._idle = 0.0 if done or self._ready else self._idle + _WAIT_SECONDS
             if self._idle > _PATIENCE_SECONDS:
-                raise LibraryError("no worker could be started on the Ray cluster; all that was finished is kept")
+                raise LibraryError("no worker could be started on the Ray cluster; finished files are saved")
             found = []
             for reference in done:
                 if reference in self._starting:
@@ -159,11 +159,11 @@ def _do_remote(classifier: FileClassifier, job: FileJob) -> FileFingerprint | Pr
         if job.kind == "stamp":
             return FileFingerprint(size, mtime_ns, content, None)
         if content != job.row.content:
-            return Problem("changed", "was changed while it was being read; the next run reads it again")
+            return Problem("changed", "changed while it was being read; the next run reads it again")
         with fetched(url) as copy:
             return classifier.score_file(copy)
     except FileNotFoundError:
-        return Problem("not_found", "is no longer there")
+        return Problem("not_found", "no longer exists")
     except OSError as error:
         return Problem("unreadable", f"can't be fetched: {error}")
 
@@ -203,5 +203,5 @@ def _load_packed(packed: Any, load: Callable[[Path], FileClassifier], digest: st
         archive.extractall(folder, filter="data")
     classifier = load(Path(folder) / "bundle")
     if classifier.card.digest != digest:
-        raise LibraryError("this machine computes in another arithmetic than the caller; give --precision float32")
+        raise LibraryError("this machine uses a different precision from the caller's; set the precision to float32")
     return classifier

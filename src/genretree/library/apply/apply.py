@@ -54,11 +54,11 @@ def apply_plans(
     model : str
         Digest of the model.
     command : str
-        To be told by `status`.
+        Shown by `status`.
     keep_mtime : bool
         Leave the time of the last change as it was; programs that look for changed files then miss this one.
     report : callable, optional
-        Is told of each plan that is carried out or refused.
+        Called for each plan that is carried out or refused.
 
     Returns
     -------

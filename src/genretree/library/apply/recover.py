@@ -17,7 +17,7 @@ from genretree.library.tags.adapters import TagError, read_tags
 
 @dataclass(frozen=True)
 class Recovered:
-    """A file that was in hand when a process died, and what was found out about it.
+    """A file that was being written when a process died, and its state.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def _recover_undo(state: Database, item: Change, unused: bool) -> Recovered | No
 
 
 def _holds(path: str, facts: Mapping[str, Any]) -> bool:
-    """Say whether a file's own fields of ours are these: other programs leave them alone."""
+    """Return whether a file's own fields of ours are these: other programs leave them alone."""
     try:
         return bool(read_tags(path).own == facts["own"])
     except (TagError, OSError):

@@ -118,7 +118,7 @@ def remove_copy(temporary: Path, placing: bool) -> bool:
 
 
 def copy_status(source: Path, target: Path, keep_mtime: bool) -> None:
-    """Give the copy the file's owner, mode, extended attributes and, if wished, time."""
+    """Copy the file's owner, mode, extended attributes and, if wished, time."""
     status = source.stat()
     written = target.stat()
     if hasattr(os, "chown"):

@@ -35,7 +35,7 @@ def undo(
     force: bool = False,
     report: Callable[[str, Refusal | None], None] | None = None,
 ) -> tuple[int, list[Refusal]]:
-    """Give back to every file that a run changed the bytes it had before, whatever later runs wrote into it.
+    """Return back to every file that a run changed the bytes it had before, whatever later runs wrote into it.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def undo(
         Of files that others have changed since: give our own fields, and the genre if it is still the one we wrote,
         the values they had, and leave the rest.
     report : callable, optional
-        Is told of each file.
+        Called for each file.
 
     Returns
     -------

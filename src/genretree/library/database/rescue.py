@@ -315,7 +315,7 @@ def _rows(source: sqlite3.Connection, table: str, columns: str, report: Rescued)
 
 
 def _next_readable(source: sqlite3.Connection, query: str, first: int) -> int | None:
-    """Give the lowest number, as far as halving finds it, from which on a row can be read."""
+    """Return the lowest number, as far as halving finds it, from which on a row can be read."""
     step, bad, good = 1, first - 1, None
     while first + step < _LAST:
         found = _probe(source, query, first + step - 1)

@@ -57,7 +57,7 @@ class RayEngine:
 
     @property
     def room(self) -> int:
-        """How many files to have in hand."""
+        """Maximum number of files in progress."""
         return max(4, (_EACH + 1) * (len(self._ready) + len(self._starting)))
 
     def submit(self, job: FileJob) -> None:
@@ -156,7 +156,7 @@ def _do_remote(classifier: FileClassifier, job: FileJob) -> FileFingerprint | Pr
     url = job.row.path
     try:
         size, mtime_ns, content = remote_content(url)
-        if job.kind == "stamp":
+        if job.kind == "fingerprint":
             return FileFingerprint(size, mtime_ns, content, None)
         if content != job.row.content:
             return Problem("changed", "changed while it was being read; the next run reads it again")
@@ -171,7 +171,7 @@ def _do_remote(classifier: FileClassifier, job: FileJob) -> FileFingerprint | Pr
 def ray_options(
     bundle: Path, address: str | None, runtime: RuntimeChoice, precision: Precision, salvage: bool
 ) -> dict[str, Any]:
-    """Give what `analyse` needs to work on a Ray cluster: who does the jobs, and the walk that knows URLs.
+    """Return what `analyse` needs to work on a Ray cluster: who does the jobs, and the walk that knows URLs.
 
     The bundle travels with the workers, so they need no folder in common. All must compute in one arithmetic.
     """
@@ -188,7 +188,7 @@ def ray_options(
 
 
 def pack_folder(folder: Path) -> bytes:
-    """Give a folder as one run of bytes."""
+    """Return a folder as one run of bytes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         archive.add(folder, arcname="bundle")

@@ -95,6 +95,6 @@ def test_a_preview_opens_whole_on_any_screen(browser: Browser, preview_page: Pat
     assert page.get_by_text("98 %").first.is_visible()
     shut = page.get_by_text("/00 a_name").first
     assert not shut.is_visible()
-    page.get_by_text("have a genre that is not ours").last.click()
+    page.get_by_text("already have a genre").last.click()
     assert shut.is_visible()
     page.close()

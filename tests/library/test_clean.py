@@ -129,7 +129,7 @@ def test_clean_of_the_files_of_a_database_backs_it_up_and_analyse_goes_on(music:
         _analyse_and_apply(state, music)
     result = _clean(db, "--write")
     assert result.exit_code == 0, result.output
-    assert f"{len(FORMATS)} files cleaned; undo it with" in result.output
+    assert f"{len(FORMATS)} files cleaned; undo with" in result.output
     assert db.with_name("library.sqlite.backup-1").exists()
     with open_database(db) as state:
         assert analyse(state, [str(music)], fake_classifier(), progress=False).heard == 0

@@ -289,12 +289,12 @@ def test_what_was_not_heard_is_shown_with_the_reason(library: Database, tmp_path
     assert sum(row["action"] in ("unreadable", "not_found", "changed", "unheard", "unusable") for row in table) == 7
     write_page(found, tmp_path / "page.html", CARD)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "could not be read" in page
+    assert "skipped: can't be read" in page
     assert "is a named pipe, not a sound file" in page
     console = _call(tmp_path, "preview").output
     assert "could not be read: 1" in console
     assert "is a named pipe, not a sound file" in " ".join(console.split())
-    assert "3 are no longer there" in console
+    assert "3 skipped: missing" in console
 
 
 def test_files_elsewhere_are_shown_and_not_written_to(library: Database, tmp_path: Path) -> None:
@@ -314,8 +314,8 @@ def test_a_folder_that_holds_nothing_is_an_error_that_says_where_there_is_someth
     for command in ("preview", "apply"):
         done = _call(tmp_path, command, "--folder", "/nowhere", fails=True)
         assert "/nowhere: " in done.output
-        assert f"its files lie below: {tmp_path}/m & <n>/" in done.output
-    assert "carries now" in _call(tmp_path, "preview", "--folder", tmp_path).output
+        assert f"its files are below: {tmp_path}/m & <n>/" in done.output
+    assert "current genre" in _call(tmp_path, "preview", "--folder", tmp_path).output
     other = tmp_path / "other" / "deep"
     other.mkdir(parents=True)
     (other / "x.mp3").write_bytes(b"x")
@@ -431,7 +431,7 @@ def test_analyse_names_the_files_that_cannot_be_used(bundle: Bundle, tmp_path: P
         done = _call(tmp_path, "analyse", folder, "--bundle", bundle.folder, "--quiet")
         assert [line for line in done.stderr.splitlines() if line] == [
             *(f"{folder / f'{number:02}.mp3'} (not_audio): is text, not sound" for number in range(10)),
-            "and 2 more that can't be used; list them with: genretree library analyse --json",
+            "and 2 more failed; list them with: genretree library analyse --json",
         ]
     done = _call(tmp_path, "analyse", folder, "--bundle", bundle.folder, "--quiet", "--json")
     assert len(json.loads(done.stdout)["summary"]["failures"]) == 12
@@ -459,8 +459,8 @@ def test_the_whole_way_by_the_command_line(bundle: Bundle, music: Path, tmp_path
         assert line["probabilities"] == pytest.approx([level.probability for level in found.levels], abs=1e-5)
         assert line["slices"] == found.slices
     again = _call(tmp_path, "analyse", music, "--bundle", bundle.folder, "--quiet")
-    assert "10 known, 0 heard" in again.stdout
-    assert "carries now" in _call(tmp_path, "preview").stdout
+    assert "10 known, 0 analysed" in again.stdout
+    assert "current genre" in _call(tmp_path, "preview").stdout
     _call(
         tmp_path, "preview", "--html", tmp_path / "p.html", "--csv", tmp_path / "p.csv", "--parquet", tmp_path / "p.pq"
     )

@@ -294,7 +294,9 @@ def test_a_newer_format_is_refused_and_a_missing_database_with_a_backup_too(tmp_
     connection.execute(f"PRAGMA user_version = {FORMAT + 1}")
     connection.commit()
     connection.close()
-    with pytest.raises(LibraryError, match=f"format {FORMAT + 1}, this genretree reads 1 to {FORMAT}; update"):
+    with pytest.raises(
+        LibraryError, match=f"format {FORMAT + 1}, this version of genretree reads 1 to {FORMAT}; update"
+    ):
         open_database(db)
     db.rename(tmp_path / "library.sqlite.backup-1")
     with pytest.raises(LibraryError, match=r"is missing, but its backup .*backup-1 is there; copy"):

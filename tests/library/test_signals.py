@@ -161,7 +161,7 @@ def test_analyse_prints_the_command_that_goes_on(tmp_path: Path, music: Path, nu
     again = subprocess.run(
         ["bash", "-c", command], env={**os.environ, "PATH": path}, capture_output=True, text=True, check=True
     )
-    assert f"{n} files: {done} known, {n - done} heard" in again.stdout
+    assert f"{n} files: {done} known, {n - done} analysed" in again.stdout
     rest = log.read_bytes().split()[len(begun) :]  # what was in hand is done again, and nothing else twice
     assert sorted(set(begun[:done] + rest)) == sorted(begun[:done] + rest)
     assert set(begun[:done] + rest) == {os.fsencode(path.name) for path in odd.iterdir()}

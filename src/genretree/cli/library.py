@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from genretree.models.runtime.types import Precision, RuntimeChoice
 
 _ROWS = 10  # of each genre on the terminal
-_LEFT = 5  # of each kind of file that is left alone
+_LEFT = 5  # of each kind of skipped file
 _PROBLEMS = 20
+_ACTION_OPTIONS = {"has_genre": "--append, --overwrite", "unsure": "--min-confidence, --min-depth"}
 _FAILURES = 10  # named at the end of library analyse
-_HINTS = {"has_genre": " (see --append, --overwrite)", "unsure": " (see --min-confidence, --min-depth)"}
 
 
 @click.group()
@@ -50,27 +50,39 @@ def _database(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--db",
         type=click.Path(path_type=Path, dir_okay=False),
-        help="The library's database.  [default: $GENRETREE_LIBRARY, or one in your folder for data]",
+        help="Library database.  [default: $GENRETREE_LIBRARY, or a file in your data folder]",
     )(command)
 
 
 def _planning(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say what is written."""
     options = [
-        click.option("--mapping", type=click.Path(path_type=Path), help="YAML: your names, depth, threshold."),
         click.option(
-            "--min-confidence", type=click.FloatRange(0, 1), help="Write nothing that is less sure.  [default: 0.5]"
+            "--mapping", type=click.Path(path_type=Path), help="YAML file with your genre names, depth and threshold."
         ),
-        click.option("--depth", type=click.IntRange(1, 4), help="Levels at most."),
         click.option(
-            "--min-depth", type=click.IntRange(1, 4), help="The highest level to write, 1 the top.  [default: 2]"
+            "--min-confidence",
+            type=click.FloatRange(0, 1),
+            help="Minimum confidence of a genre that is written.  [default: 0.5]",
         ),
-        click.option("--level", help="Only files that are named down to this level: its name or number."),
+        click.option("--depth", type=click.IntRange(1, 4), help="Maximum number of levels."),
+        click.option(
+            "--min-depth",
+            type=click.IntRange(1, 4),
+            help="First level that may be written on its own; 1 is the top.  [default: 2]",
+        ),
+        click.option("--level", help="Only files whose predicted path ends at this level (name or number)."),
         click.option("--folder", help="Only files below this folder."),
-        click.option("--model", "digest", help="By an earlier model: its hash.  [default: the last one]"),
-        click.option("--only-empty", "mode", flag_value="only-empty", default=True, help="The default: see above."),
-        click.option("--append", "mode", flag_value="append", help="Add to the genres that are there."),
-        click.option("--overwrite", "mode", flag_value="overwrite", help="Replace the genres that are there."),
+        click.option("--model", "digest", help="Hash of the model whose results are used.  [default: the last one]"),
+        click.option(
+            "--only-empty",
+            "mode",
+            flag_value="only-empty",
+            default=True,
+            help="Write only to files without a genre of their own (default).",
+        ),
+        click.option("--append", "mode", flag_value="append", help="Add to existing genres."),
+        click.option("--overwrite", "mode", flag_value="overwrite", help="Replace existing genres."),
     ]
     for option in reversed(options):
         command = option(command)
@@ -79,15 +91,19 @@ def _planning(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @library.command()
 @click.argument("places", nargs=-1, required=True, metavar="DIR...")
-@click.option("--bundle", type=FOLDER, required=True, help="The model: a folder, or a name on the Hub.")
+@click.option("--bundle", type=FOLDER, required=True, help="Model bundle: a folder, or a name on the Hub.")
 @_database
-@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Files worked on at a time.")
-@click.option("--salvage", is_flag=True, help="Use what can be decoded of truncated files.")
-@click.option("--hidden", is_flag=True, help="Also files and folders whose names begin with a dot.")
-@click.option("--retry-failed", is_flag=True, help="Try again what could not be used before.")
-@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who works.")
-@click.option("--address", help="Of a Ray cluster; without it Ray is started on this machine.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each file that is finished.")
+@click.option(
+    "--workers", type=click.IntRange(1), default=2, show_default=True, help="Number of files analysed in parallel."
+)
+@click.option("--salvage", is_flag=True, help="Analyse the decodable part of truncated files.")
+@click.option("--hidden", is_flag=True, help="Include hidden files and folders.")
+@click.option("--retry-failed", is_flag=True, help="Retry files that failed before.")
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Execution backend."
+)
+@click.option("--address", help="Address of a Ray cluster (default: start Ray on this machine).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per finished file.")
 @runtime_options("auto", "auto")
 @download_option
 @quiet_option
@@ -107,10 +123,10 @@ def analyse(
     download: bool,
     quiet: bool,
 ) -> None:
-    """Hear all music below DIR..., each content once, and keep what was found in the database.
+    """Analyse all music below each DIR and store the results in the database.
 
-    The same command again goes on after an interruption, and works only on files that are new or have changed. With
-    --engine ray DIR may be a URL (s3://, gs://). A file that can't be used is one row with a reason.
+    Run the same command again to continue after an interruption: only new and changed files are analysed, and copies
+    only once. With --engine ray, DIR may be a URL (s3://, gs://). Files that can't be used are recorded with a reason.
     """
     from genretree.bundle.hub import find_bundle
     from genretree.library.scan.analyse import analyse as analyse_places
@@ -131,7 +147,7 @@ def analyse(
     report = _json_line if as_json else None
     with _work_on(db, "library analyse", create=True) as state:
         counts = analyse_places(state, places, make, progress=not quiet, report=report, **options)
-    _tell(counts, as_json)
+    _show_counts(counts, as_json)
 
 
 def _json_line(path: str, outcome: Result | Problem, shared: bool, card: ModelKey) -> None:
@@ -151,7 +167,7 @@ def _json_line(path: str, outcome: Result | Problem, shared: bool, card: ModelKe
     echo_json(line)
 
 
-def _tell(counts: AnalysisCounts, as_json: bool) -> None:
+def _show_counts(counts: AnalysisCounts, as_json: bool) -> None:
     if as_json:
         failures = [
             {"file": printable(path), "kind": kind, "message": message} for path, kind, message in counts.failures
@@ -162,10 +178,10 @@ def _tell(counts: AnalysisCounts, as_json: bool) -> None:
         echo(f"{printable(path)} ({kind}): {message}", err=True)
     if counts.failed > len(counts.failures):
         more = counts.failed - len(counts.failures)
-        echo(f"and {more} more that can't be used; list them with: genretree library analyse --json", err=True)
+        echo(f"and {more} more failed; list them with: genretree library analyse --json", err=True)
     echo(
-        f"{counts.files} files: {counts.known} known, {counts.heard} heard, {counts.shared} copies of others, "
-        f"{counts.failed} can't be used{f'; {counts.gone} are gone' if counts.gone else ''}."
+        f"{counts.files} files: {counts.known} known, {counts.heard} analysed, {counts.shared} copies of others, "
+        f"{counts.failed} failed{f'; {counts.gone} missing' if counts.gone else ''}."
     )
     echo_skipped(counts.skipped)
     echo("Next: genretree library preview, or: genretree library status")
@@ -174,10 +190,10 @@ def _tell(counts: AnalysisCounts, as_json: bool) -> None:
 @library.command()
 @_database
 @_planning
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page.")
-@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write a table; '-' for standard output.")
-@click.option("--parquet", type=click.Path(path_type=Path, dir_okay=False), help="Write a table.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each file.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write an HTML page.")
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write a CSV table; '-' for standard output.")
+@click.option("--parquet", type=click.Path(path_type=Path, dir_okay=False), help="Write a Parquet table.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file.")
 @quiet_option
 def preview(
     db: Path | None,
@@ -188,9 +204,9 @@ def preview(
     quiet: bool,
     **how: Any,
 ) -> None:
-    """Show what would be written, by genre, the surest first, with what each file carries now.
+    """Show what would be written and the current tags, by genre, most confident first.
 
-    Genres that a person has set are left alone unless --append or --overwrite is given.
+    Genres that genretree did not write stay unless --append or --overwrite is given.
     """
     from genretree.files import atomic_path
     from genretree.library.plan.preview import Preview, write_json, write_page, write_parquet
@@ -223,13 +239,13 @@ def preview(
 @library.command()
 @_database
 @_planning
-@click.option("--write", is_flag=True, help="Do it. Without this nothing is written.")
-@click.option("--keep-mtime", is_flag=True, help="Leave the files' times as they are (backups may then miss them).")
+@click.option("--write", is_flag=True, help="Write the tags (default: dry run).")
+@click.option("--keep-mtime", is_flag=True, help="Preserve modification times (backups may then miss the changes).")
 @quiet_option
 def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **how: Any) -> None:
-    """Write genres into the files' tags, with the evidence in fields of our own; a dry run unless --write is given.
+    """Write genres into the files' tags, and the evidence into GENRETREE_* fields; a dry run unless --write is given.
 
-    By default only files without a genre, or with one of ours, are written to. `library undo` gives every byte back.
+    By default only files without a genre, or with one that genretree wrote, change. `library undo` restores every byte.
     """
     from genretree.library.apply.apply import apply_plans
     from genretree.library.database.connection import back_up
@@ -242,7 +258,7 @@ def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **how: An
         with _read(db) as state:
             card, plans = _plans(state, progress=not quiet, **how)
             _show(Preview(plans), card)
-        echo("Nothing was written; do it with: --write")
+        echo("Nothing was written; to write, add --write")
         return
     with _work_on(db, "library apply") as state:
         card, plans = _plans(state, progress=False, **how)
@@ -254,7 +270,7 @@ def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **how: An
             run, written, refused = apply_plans(
                 state, plans, card.digest, command_line(), keep_mtime=keep_mtime, report=lambda *_: tick()
             )
-    echo(f"{written} files written" + (f"; undo it with: genretree library undo {run}" if run else "."))
+    echo(f"{written} files written" + (f"; undo with: genretree library undo {run}" if run else "."))
     _show_actions({action: actions[action] for action in ACTIONS if actions[action] and action != "write"})
     _refusals([(item.path, item.reason) for item in refused])
 
@@ -262,12 +278,16 @@ def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **how: An
 @library.command()
 @click.argument("run", type=int, required=False)
 @_database
-@click.option("--force", is_flag=True, help="Also in files that others have changed since: our fields only.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also process files that other programs changed since; restores only genretree's fields.",
+)
 @quiet_option
 def undo(run: int | None, db: Path | None, force: bool, quiet: bool) -> None:
-    """Give the files that RUN (by default the last one) wrote every byte back that they had before it.
+    """Restore the files that RUN (default: the last one) wrote to, byte for byte.
 
-    What later runs wrote into the same files goes, too. Files that others have changed since need --force.
+    This also undoes later runs on the same files. Files that other programs changed since need --force.
     """
     from genretree.library.apply.undo import undo as undo_run
     from genretree.library.database import journal
@@ -282,6 +302,8 @@ def undo(run: int | None, db: Path | None, force: bool, quiet: bool) -> None:
         with progress_bar(journal.count_chains(state, number), "undo", "file", not quiet) as tick:
             restored, refused = undo_run(state, number, force=force, report=lambda *_: tick())
     echo(f"run {number}: {restored} files restored.")
+    if not force and any("a forced undo" in item.reason for item in refused):
+        echo("To remove genretree's fields from files that other programs changed, add --force", err=True)
     _refusals([(item.path, item.reason) for item in refused])
 
 
@@ -290,12 +312,12 @@ def undo(run: int | None, db: Path | None, force: bool, quiet: bool) -> None:
 @_database
 @_planning
 @click.option("--format", "kinds", type=click.Choice(["m3u8", "rekordbox", "both"]), default="m3u8", show_default=True)
-@click.option("--relative", is_flag=True, help="Name files from where the playlist is (m3u8).")
+@click.option("--relative", is_flag=True, help="Write paths relative to the playlist (m3u8).")
 @quiet_option
 def playlists(out: Path, db: Path | None, kinds: str, relative: bool, quiet: bool, **how: Any) -> None:
-    """Write a playlist for each node into OUT, the surest first; for Rekordbox: one XML file to import.
+    """Write a playlist per node into OUT, most confident first; for Rekordbox, one XML file to import.
 
-    Here --min-depth is 1 by default: the top of the tree has its playlists, too.
+    Here --min-depth defaults to 1, so that the top level has playlists, too.
     """
     from genretree.library.plan.playlists import PlaylistIndex, write_m3u8, write_rekordbox
 
@@ -311,9 +333,9 @@ def playlists(out: Path, db: Path | None, kinds: str, relative: bool, quiet: boo
 
 @library.command()
 @_database
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(db: Path | None, as_json: bool) -> None:
-    """Say what the library holds: files, genres, problems, and the runs that can be undone."""
+    """Show the number of files and genres, problems, and the runs that can be undone."""
     from genretree.library.database import journal, records
 
     with _read(db) as state:
@@ -378,7 +400,7 @@ def _work_on(db: Path | None, what: str, create: bool = False) -> Iterator[Datab
         open_database(path, check=False).close()  # refuse what is missing before anything is made beside it
     with explained(path), sole_worker(path, what), open_database(path, create=create, check=True) as state:
         if recovered := recover(state):
-            echo(f"{len(recovered)} files were in hand when an earlier run ended; none is damaged", err=True)
+            echo(f"{len(recovered)} files were being written when an earlier run ended; none is damaged", err=True)
         for item in [item for item in recovered if item.edited][:_PROBLEMS]:
             found = show_options(item.found, library.commands["undo"])  # whichever command is running
             echo(f"{printable(item.path)}: {found}", err=True)
@@ -436,14 +458,20 @@ def _level(level: str | None, names: Sequence[str]) -> int | None:
         return names.index(level) + 1
     if level.isdecimal() and 1 <= int(level) <= len(names):
         return int(level)
-    raise click.UsageError(f"--level: there is no level '{level}'; there are: {', '.join(names)} (or their numbers)")
+    raise click.UsageError(f"--level: unknown level '{level}'; levels: {', '.join(names)} (or their numbers)")
+
+
+def _action_text(action: str) -> str:
+    """Return the text for an action, with the options that change it."""
+    from genretree.library.plan.planner import ACTIONS
+
+    options = _ACTION_OPTIONS.get(action)
+    return ACTIONS[action] + (f" (see {options})" if options else "")  # type: ignore[index]
 
 
 def _show_actions(actions: Mapping[str, int]) -> None:
-    from genretree.library.plan.planner import ACTIONS
-
     for action, n in actions.items():
-        echo(f"{n} {ACTIONS[action]}{_HINTS.get(action, '')}")  # type: ignore[index]
+        echo(f"{n} {_action_text(action)}")
 
 
 def _show(found: Preview, card: ModelKey) -> None:
@@ -452,7 +480,6 @@ def _show(found: Preview, card: ModelKey) -> None:
 
     from genretree.cli.tables import make_console
     from genretree.library.database.records import UNCALIBRATED
-    from genretree.library.plan.planner import ACTIONS
 
     console = make_console()
 
@@ -464,12 +491,12 @@ def _show(found: Preview, card: ModelKey) -> None:
             table.add_row(*map(escape, row))
         console.print(table)
         if n > len(rows):
-            console.print(f"[dim]{n - len(rows)} more; all by --html, --csv, --parquet or --json[/]")
+            console.print(f"[dim]{n - len(rows)} more; list all with --html, --csv, --parquet or --json[/]")
 
     for genre, n in found.genres():
         lines = found.lines("write", genre, _ROWS)
         named = [(line.file, f"{line.confidence:.0%}", line.path, line.now or "-") for line in lines]
-        show(genre, n, ("file", "sure", "path", "carries now"), named)
+        show(genre, n, ("file", "confidence", "path", "current genre"), named)
     for action, n in found.actions().items():
         if action in ("write", "same"):
             continue
@@ -477,17 +504,17 @@ def _show(found: Preview, card: ModelKey) -> None:
             (line.file, line.message or (f"would be {line.genre}" if line.genre else "-"), line.now or "-")
             for line in found.lines(action, limit=_LEFT)
         ]
-        show(ACTIONS[action], n, ("file", "why", "carries now"), others)  # type: ignore[index]
+        show(_action_text(action), n, ("file", "reason", "current genre"), others)
     _show_actions(found.actions())
     if UNCALIBRATED in card.note:
-        echo("The model is not calibrated: take its percentages for less than they say.")
+        echo("The model is not calibrated: its confidence values are probably too high.")
 
 
 def _refusals(refused: Sequence[tuple[str, str]]) -> None:
     for path, reason in refused[:_PROBLEMS]:
         reason = show_options(reason, click.get_current_context().command)
-        echo(f"left as it is: {printable(path)}: {reason}", err=True)
+        echo(f"skipped: {printable(path)}: {reason}", err=True)
     if len(refused) > _PROBLEMS:
-        echo(f"{len(refused) - _PROBLEMS} more were left as they are", err=True)
+        echo(f"{len(refused) - _PROBLEMS} more were skipped", err=True)
     if refused:
         sys.exit(1)

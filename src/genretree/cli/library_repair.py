@@ -29,9 +29,9 @@ _ROWS = 10  # of files with the same outcome
 @_database
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def move(old: str, new: str, db: Path | None, as_json: bool) -> None:
-    """Tell the database that the folder OLD was moved or renamed and is NEW now.
+    """Update the database after the folder OLD was moved or renamed to NEW.
 
-    No file is touched. Nothing has to be analysed again, and undo finds the files at their new paths.
+    Files are not changed or analysed again, and undo finds them at their new paths.
     """
     from genretree.library.database.connection import back_up
     from genretree.library.database.move_folder import move_folder
@@ -50,8 +50,8 @@ def move(old: str, new: str, db: Path | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("damaged", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The new database.")
-@click.option("--music", multiple=True, metavar="FOLDER", help="Read the GENRETREE_* fields of these files, too.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="Path of the new database.")
+@click.option("--music", multiple=True, metavar="FOLDER", help="Also read the GENRETREE_* fields of these files.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def rescue(damaged: Path, out: Path, music: Sequence[str], as_json: bool) -> None:
     """Save what can be read of the DAMAGED database into a new one, so that undo and analyse can go on with it.
@@ -92,9 +92,9 @@ def rescue(damaged: Path, out: Path, music: Sequence[str], as_json: bool) -> Non
 @click.argument("places", nargs=-1, metavar="[FOLDER]...")
 @_database
 @click.option("--write", is_flag=True, help="Write the tags (default: dry run).")
-@click.option("--hidden", is_flag=True, help="Also search files and folders whose names begin with a dot.")
-@click.option("--keep-mtime", is_flag=True, help="Leave the files' times as they are (backups may then miss them).")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each file, and a summary.")
+@click.option("--hidden", is_flag=True, help="Include hidden files and folders.")
+@click.option("--keep-mtime", is_flag=True, help="Preserve modification times (backups may then miss the changes).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file, and a summary.")
 @quiet_option
 def clean(
     places: Sequence[str], db: Path | None, write: bool, hidden: bool, keep_mtime: bool, as_json: bool, quiet: bool
@@ -182,7 +182,7 @@ class _CleanReport:
             before, after = list(plan.row.genres or ()), [] if left else list(plan.genres)
             echo_json({"file": path, "outcome": outcome, "now": before, "genre": after, "message": message})
         elif left and refusal is None and len(self._named[outcome]) < _PROBLEMS:
-            self._named[outcome].append(f"left as it is: {path}: {message}")
+            self._named[outcome].append(f"skipped: {path}: {message}")
         elif not left and not self._write and len(self._named[outcome]) < _ROWS:
             now, then = (format_genres(genres) or "no genre" for genres in (plan.row.genres or (), plan.genres))
             self._named[outcome].append(f"  {path}: {now if outcome == 'kept' else f'{now} -> {then}'}")
@@ -206,6 +206,6 @@ class _CleanReport:
         for line in self._named["refused"]:
             echo(line, err=True)
         if not self._write:
-            echo(f"{n} files carry fields of genretree. Nothing was written; remove them with: --write")
+            echo(f"{n} files carry fields of genretree. Nothing was written; to remove them, add --write")
         else:
-            echo(f"{n} files cleaned" + (f"; undo it with: genretree library undo {run}" if run else "."))
+            echo(f"{n} files cleaned" + (f"; undo with: genretree library undo {run}" if run else "."))

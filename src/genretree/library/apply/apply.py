@@ -54,11 +54,11 @@ def apply_plans(
     model : str
         Digest of the model.
     command : str
-        To be told by `status`.
+        Shown by `status`.
     keep_mtime : bool
         Leave the time of the last change as it was; programs that look for changed files then miss this one.
     report : callable, optional
-        Is told of each plan that is carried out or refused.
+        Called for each plan that is carried out or refused.
 
     Returns
     -------
@@ -107,13 +107,13 @@ def write_plan(state: Database, run: int, plan: TagPlan, keep_mtime: bool = Fals
     with path.open("rb") as source:
         values = read_tags(path)
         if values.genres != row.genres:
-            raise RefusedError("carries other genres than when it was analysed; analyse it again")
+            raise RefusedError("its genre tags have changed since the analysis; analyse it again")
         if values.after(plan.genres) == values.genres and values.own == own:
             return False
         temporary = name_copy(path)
         opened = os.fstat(source.fileno())
         if (opened.st_size, opened.st_mtime_ns) != (row.size, row.mtime_ns):
-            raise RefusedError("has changed since it was analysed; analyse it again")
+            raise RefusedError("has changed since the analysis; analyse it again")
         placing = False
         change = journal.begin_change(
             state, run, row.path, str(temporary), row.content, row.mtime_ns, _tag_json(values)
@@ -121,12 +121,12 @@ def write_plan(state: Database, run: int, plan: TagPlan, keep_mtime: bool = Fals
         try:
             with exclusive_access(path, source, opened):
                 if copy_file(source, temporary) != row.content:
-                    raise RefusedError("has changed since it was analysed; analyse it again")
+                    raise RefusedError("has changed since the analysis; analyse it again")
                 if read_tags(temporary) != values:
                     raise RefusedError(CHANGED)
                 write_tags(temporary, plan.genres, own)
                 if sound_digest(temporary) != sound_digest(path):
-                    raise RefusedError("its sound would not have stayed as it is")
+                    raise RefusedError("its audio would have changed")
                 check_untouched(path, temporary)
                 new = read_tags(temporary)
                 if new.own != own:
@@ -151,7 +151,7 @@ def write_plan(state: Database, run: int, plan: TagPlan, keep_mtime: bool = Fals
 def _check_delta(new: Path, delta: bytes, before: bytes) -> None:
     with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
         if apply_delta(new, delta, nowhere) != before:
-            raise LibraryError("a change that could not be undone was about to be made; please report this")
+            raise LibraryError("the change could not have been undone, so it was not made; please report this")
 
 
 def _tag_json(values: TagValues) -> dict[str, object]:

@@ -17,7 +17,7 @@ from genretree.library.tags.adapters import TagError, read_tags
 
 @dataclass(frozen=True)
 class Recovered:
-    """A file that was in hand when a process died, and what was found out about it.
+    """A file that was being written when a process died, and its state.
 
     Parameters
     ----------
@@ -69,8 +69,10 @@ def _recover(state: Database, item: Change, unused: bool) -> Recovered | None:
         return Recovered(item.path, text, edited)
     with state.transaction() as connection:
         connection.execute("UPDATE change SET state = 'written' WHERE id = ?", (item.id,))
-    undo = "undo leaves it alone, `force=True` takes our fields back"
-    text = f"was written, and another program has changed it since; {undo}"
+    text = (
+        "was written, and another program has changed it since; "
+        "undo skips it, `force=True` removes genretree's fields from it"
+    )
     return Recovered(item.path, text, edited=True)
 
 
@@ -94,7 +96,7 @@ def _recover_undo(state: Database, item: Change, unused: bool) -> Recovered | No
 
 
 def _holds(path: str, facts: Mapping[str, Any]) -> bool:
-    """Say whether a file's own fields of ours are these: other programs leave them alone."""
+    """Return whether a file's own fields of ours are these: other programs leave them alone."""
     try:
         return bool(read_tags(path).own == facts["own"])
     except (TagError, OSError):

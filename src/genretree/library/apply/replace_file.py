@@ -24,7 +24,7 @@ from genretree.library.tags.adapters import TagError
 from genretree.library.tags.audio_digest import LayoutError
 
 _BLOCK = 1 << 20
-CHANGED = "another program changed it at the same time; it was left as that program wrote it"
+CHANGED = "another program changed it at the same time; genretree did not write to it"
 
 
 class RefusedError(Exception):
@@ -118,7 +118,7 @@ def remove_copy(temporary: Path, placing: bool) -> bool:
 
 
 def copy_status(source: Path, target: Path, keep_mtime: bool) -> None:
-    """Give the copy the file's owner, mode, extended attributes and, if wished, time."""
+    """Copy the file's owner, mode, extended attributes and, if wished, time."""
     status = source.stat()
     written = target.stat()
     if hasattr(os, "chown"):

@@ -35,7 +35,7 @@ def undo(
     force: bool = False,
     report: Callable[[str, Refusal | None], None] | None = None,
 ) -> tuple[int, list[Refusal]]:
-    """Give back to every file that a run changed the bytes it had before, whatever later runs wrote into it.
+    """Return back to every file that a run changed the bytes it had before, whatever later runs wrote into it.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def undo(
         Of files that others have changed since: give our own fields, and the genre if it is still the one we wrote,
         the values they had, and leave the rest.
     report : callable, optional
-        Is told of each file.
+        Called for each file.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def undo(
         except (RefusedError, LockedError, TagError, LayoutError) as error:
             refusal = Refusal(path, str(error) or type(error).__name__)
         except FileNotFoundError:
-            refusal = Refusal(path, "is no longer there")
+            refusal = Refusal(path, "no longer exists")
         except OSError as error:
             refusal = Refusal(path, f"can't be written: {error.strerror or error or type(error).__name__}")
         if refusal is not None:
@@ -91,7 +91,7 @@ def _restore(state: Database, chain: list[journal.Change], force: bool) -> None:
             return
         if not exact and not force:
             raise RefusedError(
-                "was changed by something else since; `force=True` takes our fields back and leaves the rest"
+                "was changed by another program since; `force=True` removes genretree's fields and leaves the rest"
             )
         temporary, placing = name_copy(path), False
         journal.begin_undo(state, oldest.id, str(temporary))
@@ -106,7 +106,7 @@ def _restore(state: Database, chain: list[journal.Change], force: bool) -> None:
                     ours = theirs == tuple(chain[0].new["genres"])  # a genre set by somebody since is left alone, too
                     write_tags(temporary, oldest.old["genres"] if ours else theirs, oldest.old["own"])
                     if sound_digest(temporary) != sound_digest(path):
-                        raise RefusedError("its sound would not have stayed as it is")
+                        raise RefusedError("its audio would have changed")
                     check_untouched(path, temporary)
                 copy_status(path, temporary, keep_mtime=False)
                 if exact:
@@ -129,7 +129,7 @@ def _rewind(path: Path, temporary: Path, chain: list[journal.Change]) -> None:
         for item in chain:
             with create_file(step) as stream:
                 if apply_delta(source, item.delta, stream) != item.before:
-                    raise RefusedError("the journal does not give the old file back; nothing was changed")
+                    raise RefusedError("the journal can't restore the old file; nothing was changed")
             step.replace(temporary)
             source = temporary
     finally:

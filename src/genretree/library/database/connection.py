@@ -164,8 +164,8 @@ def _prepare(state: Database, create: bool, check: bool, upgrade: bool) -> None:
     format_ = read_format(connection)
     if format_ is None or not 1 <= format_ <= FORMAT:
         raise LibraryError(
-            f"{path}: library format {format_}, this genretree reads 1 to {FORMAT}; update genretree, or name another "
-            "file in `path`"
+            f"{path}: library format {format_}, this version of genretree reads 1 to {FORMAT}; update "
+            "genretree, or name another file in `path`"
         )
     if not upgrade:
         emulate_current_format(connection)
@@ -175,7 +175,7 @@ def _prepare(state: Database, create: bool, check: bool, upgrade: bool) -> None:
 
 
 def _open_read_only(path: Path) -> Database:
-    """Open a database beside which SQLite can't make the files that WAL mode needs."""
+    """Open a database next to which SQLite can't make the files that WAL mode needs."""
     log = path.with_name(f"{path.name}-wal")
     copied = None
     readable = path
@@ -193,7 +193,7 @@ def _open_read_only(path: Path) -> Database:
 
 
 def back_up(state: Database) -> Path:
-    """Copy a database to `<name>.backup-1` and number the earlier copies up; three are kept.
+    """Copy a database to `<name>.backup-1` and number the earlier copies up; three are retained.
 
     Returns
     -------
@@ -238,7 +238,7 @@ def backups(path: Path) -> list[Path]:
 def sole_worker(path: Path, what: str) -> Iterator[None]:
     """Let only one process at a time work on a library; the lock goes with the process, however it ends.
 
-    It is a transaction on an empty database beside the library's, which every system has and no kill leaves behind.
+    It is a transaction on an empty database next to the library's, which every system has and no kill leaves behind.
 
     Raises
     ------
@@ -256,7 +256,9 @@ def sole_worker(path: Path, what: str) -> Iterator[None]:
         if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
             raise explain(lock, error) from error
         holder = who.read_text(encoding="utf-8") if who.is_file() else "another process"
-        raise LibraryError(f"{path}: {holder} is at work on it; wait for it, or name another file in `path`") from None
+        raise LibraryError(
+            f"{path}: {holder} is using it; wait until it has finished, or name another file in `path`"
+        ) from None
     try:
         who.write_text(f"{what} (process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')})", encoding="utf-8")
         yield
@@ -266,17 +268,17 @@ def sole_worker(path: Path, what: str) -> Iterator[None]:
 
 
 def encode_path(path: str | os.PathLike[str]) -> bytes:
-    """Give the bytes a path is stored as."""
+    """Return the bytes a path is stored as."""
     return os.fsencode(path)
 
 
 def decode_path(stored: bytes) -> str:
-    """Give the path back; bytes that are not text come as surrogates, as everywhere in Python."""
+    """Return the path back; bytes that are not text come as surrogates, as everywhere in Python."""
     return os.fsdecode(stored)
 
 
 def folder_range(folder: str) -> tuple[bytes, bytes]:
-    """Give the bounds between which the stored paths of all files below a folder, or a URL, lie."""
+    """Return the bounds between which the stored paths of all files below a folder, or a URL, lie."""
     separator = os.fsencode(os.sep)
     if is_url(folder):
         separator = b"/"
@@ -286,7 +288,7 @@ def folder_range(folder: str) -> tuple[bytes, bytes]:
 
 
 def range_below(stored: bytes, separator: bytes) -> tuple[bytes, bytes]:
-    """Give the bounds between which all paths lie that begin with a stored path and a separator."""
+    """Return the bounds between which all paths lie that begin with a stored path and a separator."""
     start = stored.rstrip(separator) + separator
     return start, start[:-1] + bytes([start[-1] + 1])
 
@@ -301,22 +303,23 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def explain(path: Path, error: sqlite3.DatabaseError) -> LibraryError:
-    """Say what is wrong with a database, and what to do."""
+    """Return an error that says what is wrong with a database, and what to do."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code == sqlite3.SQLITE_FULL:
-        return LibraryError(f"{path}: the disk is full; all that was finished is kept, free some space and go on")
+        return LibraryError(
+            f"{path}: the disk is full; finished files are saved; free some space and run the command again"
+        )
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
         if path.exists() and not os.access(path, os.R_OK):
-            return LibraryError(f"{path}: can't be read ({error}); ask its owner, or name another file in `path`")
-        return LibraryError(f"{path}: can't be written to ({error}); name a file in a folder of yours in `path`")
+            return LibraryError(f"{path}: can't be read ({error}); ask its owner for access, or name another file in `path`")
+        return LibraryError(f"{path}: can't be written to ({error}); name a file in a writable folder in `path`")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LibraryError(f"{path}: another program is using it ({error}); try again when that has finished")
     if code == sqlite3.SQLITE_IOERR:
         return LibraryError(f"{path}: its disk can't be read or written ({error}); check the disk, then try again")
     if code == sqlite3.SQLITE_NOTADB:
         return LibraryError(
-            f"{path}: is not a library's database ({error}); name another file in `path`, or, if it was one: "
-            f"{_advice(path)}"
+            f"{path}: is not a library database ({error}); name another file in `path`, or, if it was one: {_advice(path)}"
         )
     return LibraryError(f"{path}: is damaged ({error}); {_advice(path)}")
 
@@ -326,7 +329,7 @@ def _is_damage(error: sqlite3.DatabaseError) -> bool:
 
 
 def _advice(path: Path) -> str:
-    """Say what to do about a damaged database."""
+    """Return what to do about a damaged database."""
     kept = _backup(path, 1)
     rescue = f"genretree library rescue {path} --out NEW.db"
     if kept.exists():

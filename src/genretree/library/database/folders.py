@@ -1,4 +1,4 @@
-"""Which folders a library's files lie in, told without looking at every file."""
+"""The folders that a library's files are in, found without a full scan."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def check_folder(state: Database, folder: str) -> None:
     if _first(state, low, high) is not None:
         return
     known = list_folders(state)
-    where = f"its files lie below: {', '.join(known)}" if known else "it holds no files at all"
-    raise LibraryError(f"{folder}: {state.path} knows no file below this folder; {where}")
+    where = f"its files are below: {', '.join(known)}" if known else "it is empty"
+    raise LibraryError(f"{folder}: {state.path} has no file below this folder; {where}")
 
 
 def list_folders(state: Database) -> list[str]:
-    """Give the few folders below which all files lie: the deepest one of all, or those that it divides into."""
+    """Return the few folders below which all files lie: the deepest one of all, or those that it divides into."""
     top, branches = _descend(state, b"")
     if not branches or len(branches) > _LISTED:
         return [decode_path(top)] if top else []
@@ -45,7 +45,7 @@ def _descend(state: Database, folder: bytes) -> tuple[bytes, list[bytes]]:
 
 
 def _look_into(state: Database, folder: bytes) -> tuple[list[bytes], bool]:
-    """Give the folders in a folder, but not more than are listed and one, and whether files lie in it."""
+    """Return the folders in a folder, but not more than are listed and one, and whether files lie in it."""
     branches: list[bytes] = []
     at, end = folder, _behind(folder) if folder else b"\xff" * 8
     while len(branches) <= _LISTED:

@@ -30,7 +30,7 @@ class Change:
     state : str
         `begun`: not known to be in place; `written`; `undoing`; `undone`.
     temporary : str
-        The copy beside the file that is or was worked on.
+        The temporary copy next to the file.
     before, after : bytes
         Hashes of the whole file.
     before_mtime_ns : int
@@ -67,7 +67,7 @@ class Run:
 
 
 def begin_run(state: Database, model: str, command: str) -> int:
-    """Give a number to a call that is about to change files; power may fail from now on, too."""
+    """Return a number to a call that is about to change files; power may fail from now on, too."""
     state.connection.execute("PRAGMA synchronous = FULL")
     with state.transaction() as connection:
         return int(
@@ -80,7 +80,7 @@ def begin_run(state: Database, model: str, command: str) -> int:
 def begin_change(
     state: Database, run: int, path: str, temporary: str, before: bytes, mtime_ns: int, old: Mapping[str, Any]
 ) -> int:
-    """Note that a file is about to be changed."""
+    """Record that a file is about to be changed."""
     _adopt(state, path, before)
     row = (run, encode_path(path), encode_path(temporary), before, mtime_ns, json.dumps(old))
     with state.transaction() as connection:
@@ -94,7 +94,7 @@ def begin_change(
 
 
 def fill_change(state: Database, change: int, after: bytes, new: Mapping[str, Any], delta: bytes) -> None:
-    """Note how to undo a change, before it is made."""
+    """Record how to undo a change, before it is made."""
     with state.transaction() as connection:
         connection.execute(
             "UPDATE change SET after = ?, new = ?, delta = ? WHERE id = ?", (after, json.dumps(new), delta, change)
@@ -102,7 +102,7 @@ def fill_change(state: Database, change: int, after: bytes, new: Mapping[str, An
 
 
 def finish_change(state: Database, change: int, size: int, mtime_ns: int) -> None:
-    """Note that a change is in place."""
+    """Record that a change is in place."""
     found = read_changes(state, "WHERE id = ?", (change,))[0]
     with state.transaction() as connection:
         connection.execute("UPDATE change SET state = 'written' WHERE id = ?", (change,))
@@ -110,7 +110,7 @@ def finish_change(state: Database, change: int, size: int, mtime_ns: int) -> Non
 
 
 def void_change(state: Database, change: int) -> None:
-    """Note that a change was not made, before its copy is removed: a copy that is gone otherwise means it was made."""
+    """Record that a change was not made, before its copy is removed: a missing copy otherwise means that it was."""
     with state.transaction() as connection:
         connection.execute("UPDATE change SET after = x'' WHERE id = ? AND state = 'begun'", (change,))
 
@@ -122,7 +122,7 @@ def drop_change(state: Database, change: int) -> None:
 
 
 def begin_undo(state: Database, change: int, temporary: str) -> None:
-    """Note that a file is about to be restored."""
+    """Record that a file is about to be restored."""
     with state.transaction() as connection:
         connection.execute(
             "UPDATE change SET state = 'undoing', temporary = ? WHERE id = ?", (encode_path(temporary), change)
@@ -130,7 +130,7 @@ def begin_undo(state: Database, change: int, temporary: str) -> None:
 
 
 def finish_undo(state: Database, chain: Sequence[Change], after: bytes, size: int, mtime_ns: int) -> None:
-    """Note that the changes of a chain, the newest first, are undone; `after` is what the file holds now."""
+    """Record that the changes of a chain, the newest first, are undone; `after` is what the file holds now."""
     with state.transaction() as connection:
         connection.executemany("UPDATE change SET state = 'undone' WHERE id = ?", [(item.id,) for item in chain])
         oldest = chain[-1]
@@ -138,25 +138,25 @@ def finish_undo(state: Database, chain: Sequence[Change], after: bytes, size: in
 
 
 def stop_undo(state: Database, change: int) -> None:
-    """Note that a file could not be restored."""
+    """Record that a file could not be restored."""
     with state.transaction() as connection:
         connection.execute("UPDATE change SET state = 'written' WHERE id = ?", (change,))
 
 
 def last_change(state: Database, path: str) -> Change | None:
-    """Give the last change of a file that stands."""
+    """Return the last change of a file that stands."""
     rows = read_changes(state, "WHERE path = ? AND state = 'written' ORDER BY id DESC LIMIT 1", (encode_path(path),))
     return rows[0] if rows else None
 
 
 def last_change_to(state: Database, content: bytes | None) -> Change | None:
-    """Give the last change that stands and made this content, whatever the file's path was then."""
+    """Return the last change that stands and made this content, whatever the file's path was then."""
     rows = read_changes(state, "WHERE after = ? AND state = 'written' ORDER BY id DESC LIMIT 1", (content,))
     return rows[0] if rows else None
 
 
 def first_genres(state: Database, change: Change) -> tuple[str, ...]:
-    """Give the genres that a file had before the first of the changes that led to this one without a person's edit."""
+    """Return the genres that a file had before the first of the changes that led to this one without an edit."""
     query = "WHERE path = ? AND id < ? AND state = 'written' ORDER BY id DESC"
     genres = change.old["genres"]
     for earlier in read_changes(state, query, (encode_path(change.path), change.id)):
@@ -167,7 +167,7 @@ def first_genres(state: Database, change: Change) -> tuple[str, ...]:
 
 
 def _adopt(state: Database, path: str, content: bytes) -> None:
-    """Give the changes of a file that was renamed its new path, so that undo sees later ones as their successors."""
+    """Return the changes of a file that was renamed its new path, so that undo sees later ones as their successors."""
     if last_change(state, path) is not None:
         return
     change = last_change_to(state, content)
@@ -271,7 +271,7 @@ def list_runs(state: Database) -> list[Run]:
 
 
 def find_run(state: Database, run: int | None) -> int:
-    """Give the run with this number, or the last one that stands.
+    """Return the run with this number, or the last one that stands.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Tell the database that a folder has another path now."""
+"""Update the paths of a folder that was moved."""
 
 from __future__ import annotations
 
@@ -107,12 +107,12 @@ def _check(files: list[tuple[int, bytes, bytes | None, int | None, bytes | None]
 
 
 def _same_folder(path: bytes, at: bytes) -> bool:
-    """Say whether two files' folders are the same one, as where a link was left at the old path."""
+    """Return whether two files' folders are the same one, as where a link was left at the old path."""
     old, new = Path(decode_path(path)).parent, Path(decode_path(at)).parent
     return new.exists() and old.samefile(new)
 
 
 def _range(old: str) -> tuple[bytes, bytes]:
-    """Give the bounds of the paths below a folder that is gone, or in whose place there is a link now."""
+    """Return the bounds of the paths below a folder that is gone, or in whose place there is a link now."""
     absolute = Path(os.path.abspath(old))  # noqa: PTH100 (a link in the folder's place is not followed)
     return range_below(encode_path(absolute.parent.resolve() / absolute.name), os.fsencode(os.sep))

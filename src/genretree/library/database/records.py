@@ -24,7 +24,7 @@ _FEW = 10_000  # files of a folder that are sooner sorted than looked for in the
 
 @dataclass(frozen=True)
 class ModelKey:
-    """What a result has to be known by: the model, and all settings that change what it says.
+    """Identifies what a result was computed with: the model, and all settings that change its predictions.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class ModelKey:
 
 @dataclass(frozen=True)
 class Result:
-    """What a model says of a file, or why it says nothing.
+    """The prediction for a file, or why there is none.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ class FileRow:
     genres : tuple of str
         What its genre tag held then; None if it has no tags that can be read.
     tries : int
-        How often a process died while it had this file in hand.
+        Number of processes that died while they worked on this file.
     error, message : str
         Why it can't even be read.
     gone : bool
@@ -116,7 +116,7 @@ class FileRow:
 
 
 def use_model(state: Database, card: ModelKey) -> int:
-    """Give the row of a model, which is the one meant from now on if none is named."""
+    """Return the id of a model, which becomes the default model."""
     with state.transaction() as connection:
         row = connection.execute(
             "INSERT INTO model (digest, family, heads, tree, bundle, note, used) VALUES (?, ?, ?, ?, ?, ?, ?) "
@@ -135,7 +135,7 @@ def use_model(state: Database, card: ModelKey) -> int:
 
 
 def find_model(state: Database, digest: str | None = None) -> tuple[int, ModelKey]:
-    """Give the model with this digest (or the beginning of it), or the one that was last used.
+    """Return the model with this digest (or the beginning of it), or the one that was last used.
 
     Raises
     ------
@@ -151,7 +151,7 @@ def find_model(state: Database, digest: str | None = None) -> tuple[int, ModelKe
         what = f"no model {digest}; there are: {', '.join(known)}" if known else "nothing has been analysed yet"
         raise LibraryError(f"{state.path}: {what}")
     if digest and len(rows) > 1:
-        raise LibraryError(f"{state.path}: {digest} may be {' or '.join(row[1] for row in rows)}; give more of it")
+        raise LibraryError(f"{state.path}: {digest} may be {' or '.join(row[1] for row in rows)}; give more characters")
     id_, found, family, heads, tree, bundle, note = rows[0]
     return int(id_), ModelKey(found, family, heads, Taxonomy.from_json(json.loads(tree)), bundle, note)
 
@@ -170,7 +170,7 @@ def begin_round(state: Database) -> int:
 
 
 def record_found(state: Database, found: Iterator[FoundFile], round_: int) -> Iterator[int]:
-    """Write down what a walk comes to, some hundred at a time; yields how many each time.
+    """Record what a walk comes to, some hundred at a time; yields how many each time.
 
     A file whose size and time are as they were keeps what is known of it; any other is to be read again.
     """
@@ -260,7 +260,7 @@ def save_fingerprint(
     genres: Sequence[str] | None,
     own: Mapping[str, str] | None,
 ) -> None:
-    """Write down what was read of a file."""
+    """Save what was read from a file."""
     with state.transaction() as connection:
         connection.execute(
             "UPDATE file SET size = ?, mtime_ns = ?, content = ?, genres = ?, own = ?, error = '', message = '' "
@@ -270,7 +270,7 @@ def save_fingerprint(
 
 
 def save_problem(state: Database, file: int, error: str, message: str) -> None:
-    """Write down why a file can't even be read; the next round tries it again."""
+    """Record why a file can't even be read; the next round tries it again."""
     with state.transaction() as connection:
         connection.execute(
             "UPDATE file SET error = ?, message = ?, content = NULL, tries = 0 WHERE id = ?", (error, message, file)
@@ -278,25 +278,25 @@ def save_problem(state: Database, file: int, error: str, message: str) -> None:
 
 
 def suspect_contents(state: Database) -> set[bytes]:
-    """Give the contents of all files that a process may have died of or hung on."""
+    """Return the content hashes of all files that may have crashed or hung a process."""
     rows = state.connection.execute("SELECT content FROM file WHERE tries > 0 AND content IS NOT NULL")
     return {content for (content,) in rows}
 
 
 def begin_try(state: Database, file: int) -> None:
-    """Note that a file is in hand now: if the process dies of it, that is known."""
+    """Record that work on a file begins, so that a crash can be attributed to it."""
     with state.transaction() as connection:
         connection.execute("UPDATE file SET tries = tries + 1 WHERE id = ?", (file,))
 
 
 def take_back_tries(state: Database, files: Sequence[int]) -> None:
-    """Note that files are no longer in hand, and that nothing died of them."""
+    """Record that work on files ended without a crash."""
     with state.transaction() as connection:
         connection.executemany("UPDATE file SET tries = max(0, tries - 1) WHERE id = ?", [(file,) for file in files])
 
 
 def save_result(state: Database, model: int, file: int, content: bytes, result: Result) -> None:
-    """Write down what a model says of a file with this content."""
+    """Save a model's result for a file with this content."""
     row = (
         *(file, model, content, result.leaf, result.confidence if result.levels is not None else None),
         *(pack_levels(result.levels), result.slices, result.padded, result.runtime, result.error, result.message),
@@ -311,7 +311,7 @@ def save_result(state: Database, model: int, file: int, content: bytes, result: 
 
 
 def share_result(state: Database, model: int, file: int, content: bytes) -> bool:
-    """Give a file the result of another one with the same content, if there is one; says whether there was."""
+    """Return a file the result of another one with the same content, if there is one; says whether there was."""
     with state.transaction() as connection:
         row = connection.execute(
             "SELECT file FROM result WHERE model = ? AND content = ? LIMIT 1", (model, content)
@@ -331,7 +331,7 @@ def share_result(state: Database, model: int, file: int, content: bytes) -> bool
 def move_content(
     state: Database, path: str, before: bytes, after: bytes, size: int, mtime_ns: int, tags: Mapping[str, Any]
 ) -> None:
-    """Note that we ourselves changed a file's tags: what the models said of it still holds."""
+    """Record that genretree changed a file's tags, so that its results stay valid."""
     connection = state.connection
     row = connection.execute("SELECT id FROM file WHERE path = ?", (encode_path(path),)).fetchone()
     if row is None:
@@ -347,13 +347,13 @@ def move_content(
 
 
 def find_file(state: Database, path: str) -> FileRow | None:
-    """Give what is known of one file."""
+    """Return what is known of one file."""
     row = state.connection.execute(f"SELECT {_FILE} FROM file f WHERE path = ?", (encode_path(path),)).fetchone()
     return None if row is None else _file_row(row)
 
 
 def find_result(state: Database, model: int, card: ModelKey, file: int) -> Result | None:
-    """Give what a model says of one file, as it is now."""
+    """Return what a model says of one file, as it is now."""
     row = state.connection.execute(
         f"SELECT {_RESULT} FROM result r JOIN file f ON f.id = r.file AND f.content = r.content "
         "WHERE r.file = ? AND r.model = ?",
@@ -363,13 +363,13 @@ def find_result(state: Database, model: int, card: ModelKey, file: int) -> Resul
 
 
 def find_stored_result(state: Database, model: int, card: ModelKey, file: int) -> Result:
-    """Give the result that a file has, of whatever content."""
+    """Return the result that a file has, of whatever content."""
     query = f"SELECT {_RESULT} FROM result r WHERE r.file = ? AND r.model = ?"
     return _result(card.taxonomy, state.connection.execute(query, (file, model)).fetchone())
 
 
 def find_copies(state: Database, content: bytes) -> list[str]:
-    """Give the paths of all files with this content."""
+    """Return the paths of all files with this content."""
     rows = state.connection.execute("SELECT path FROM file WHERE content = ? AND gone = 0 ORDER BY path", (content,))
     return [decode_path(path) for (path,) in rows]
 
@@ -412,7 +412,7 @@ def list_problems(state: Database, model: int, limit: int) -> list[tuple[str, st
 def list_surest(
     state: Database, model: int, card: ModelKey, *, leaf: int | None = None, folder: str | None = None, limit: int = 50
 ) -> list[tuple[FileRow, Result]]:
-    """Give the files that were named most surely: of a leaf, below a folder, or of all.
+    """Return the most confident results: of a leaf, below a folder, or of all files.
 
     A small folder's files are sorted; for a large one (and the whole library) the index by confidence is walked.
     """
@@ -451,14 +451,14 @@ def iter_files(
             return
         low = rows[-1][1]
         for row in rows:
-            heard = None if row[-1] is None else _result(card.taxonomy, row[_N_FILE:-1])
-            yield _file_row(row), heard
+            result = None if row[-1] is None else _result(card.taxonomy, row[_N_FILE:-1])
+            yield _file_row(row), result
 
 
 def iter_results(
     state: Database, model: int, card: ModelKey, folder: str | None = None
 ) -> Iterator[tuple[FileRow, Result]]:
-    """Yield every file that is there and was heard, by path, with what the model says of it."""
+    """Yield every present file that has a result, by path, with that result."""
     for row, result in iter_files(state, model, card, folder):
         if result is not None and not row.gone:
             yield row, result

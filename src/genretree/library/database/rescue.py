@@ -116,7 +116,7 @@ def rescue(damaged: Path, out: Path, music: Sequence[str] = ()) -> tuple[list[Re
     if not damaged.is_file():
         raise LibraryError(f"{damaged}: no such file; name the damaged database")
     if out.exists():
-        raise LibraryError(f"{out}: exists already; name a new file in `out`")
+        raise LibraryError(f"{out}: already exists; name a new file in `out`")
     try:
         with tempfile.TemporaryDirectory(prefix="genretree-") as folder:
             copy = _copy(damaged, Path(folder))
@@ -148,7 +148,7 @@ def _copy(damaged: Path, folder: Path) -> Path:
         if log.exists():
             shutil.copyfile(log, copy.with_name(f"{copy.name}-wal"))
     except OSError as error:
-        raise LibraryError(f"{damaged}: can't be copied to {folder} ({error.strerror or error})") from error
+        raise LibraryError(f"{damaged}: cannot be copied to {folder} ({error.strerror or error})") from error
     size = copy.stat().st_size
     with copy.open("rb+") as stream:
         head = stream.read(100)
@@ -315,7 +315,7 @@ def _rows(source: sqlite3.Connection, table: str, columns: str, report: Rescued)
 
 
 def _next_readable(source: sqlite3.Connection, query: str, first: int) -> int | None:
-    """Give the lowest number, as far as halving finds it, from which on a row can be read."""
+    """Return the lowest number, as far as halving finds it, from which on a row can be read."""
     step, bad, good = 1, first - 1, None
     while first + step < _LAST:
         found = _probe(source, query, first + step - 1)

@@ -40,7 +40,7 @@ LIKELY = 0.5  # what is as sure as this is sooner right than wrong, where probab
 
 
 class MappingSettings(Settings):
-    """What a mapping file may say beside its nodes."""
+    """The settings of a mapping file, apart from its nodes."""
 
     min_confidence: float = Field(LIKELY, ge=0, le=1, description="what a node's probability must reach to be written")
     depth: int | None = Field(None, ge=1, le=4, description="how many levels are written at most")
@@ -64,22 +64,22 @@ class Mapping:
     rules: MappingType[NodePath, Genres] = field(default_factory=dict)
 
     def genres(self, node: NodePath) -> Genres:
-        """Give what is written for a node: its own rule's, or that of the nearest node above it, or its name."""
+        """Return what is written for a node: its own rule's, or that of the nearest node above it, or its name."""
         for cut in range(len(node), 0, -1):
             if node[:cut] in self.rules:
                 return self.rules[node[:cut]]
         return (node[-1],)
 
     def may_write(self, node: NodePath, level: int, tree: Taxonomy) -> bool:
-        """Say whether a node that stands at a level, 1 the top, is deep enough, or has a line that asks for it."""
+        """Return whether a node that stands at a level, 1 the top, is deep enough, or has a line that asks for it."""
         return level >= self.least_depth(tree) or self.has_rule(node)
 
     def has_rule(self, node: NodePath) -> bool:
-        """Say whether there is a line for a node, or for one above it."""
+        """Return whether there is a line for a node, or for one above it."""
         return any(node[:cut] in self.rules for cut in range(1, len(node) + 1))
 
     def least_depth(self, tree: Taxonomy) -> int:
-        """Give the highest level whose names are written, 1 the top.
+        """Return the highest level whose names are written, 1 the top.
 
         By default the second one, where there is one: a top such as `Classic` and `Non_classic` parts music and is no
         genre that anybody files by.
@@ -156,7 +156,7 @@ def make_mapping(content: MappingType[str, Any], tree: Taxonomy) -> Mapping:
         listed = [genres] if isinstance(genres, str) else genres or []
         for genre in listed:
             if not genre.strip() or not genre.isprintable():
-                raise LibraryError(f"'{name}': {genre!r} is no genre; leave the value empty to write nothing")
+                raise LibraryError(f"'{name}': {genre!r} is not a genre; leave the value empty to write nothing")
         rules[node] = tuple(dict.fromkeys(genre.strip() for genre in listed))
     return Mapping(settings, rules)
 
@@ -225,14 +225,14 @@ def _percent(node: NodePath, chance: float) -> str:
 
 @lru_cache(maxsize=8)
 def _cut_tree(tree: Taxonomy, depth: int | None) -> Taxonomy:
-    """Give a tree's upper levels, in the same order."""
+    """Return a tree's upper levels, in the same order."""
     if depth is None or depth >= tree.depth:
         return tree
     return Taxonomy(tuple(dict.fromkeys(leaf[:depth] for leaf in tree.leaves)), tree.levels[:depth])
 
 
 def _add_alike(tree: Taxonomy, levels: LevelProbabilities, mapping: Mapping) -> list[dict[Genres, float]]:
-    """Give for each level what its nodes are written as, and how likely that is right.
+    """Return for each level what its nodes are written as, and how likely that is right.
 
     Beside the level's own nodes those above count that are called so and have none left here: a song of hip hop that
     is written as `Rock` competes at the third level with all of `Rock`, though that has only sub-genres there.
@@ -265,7 +265,7 @@ def _add(to: dict[Genres, float], totals: MappingType[Genres, float]) -> None:
 def _join_alike(
     tree: Taxonomy, heads: Heads, totals: list[dict[Genres, float]], mapping: Mapping
 ) -> LevelProbabilities:
-    """Give every node the probability of what is written for it.
+    """Return every node the probability of what is written for it.
 
     In a tree a node counts as sure as any below it: what is merged across branches may be surer than each branch.
     """
@@ -299,7 +299,7 @@ def _check_depths(settings: MappingSettings) -> None:
 def with_options(
     mapping: Mapping, min_confidence: float | None = None, depth: int | None = None, min_depth: int | None = None
 ) -> Mapping:
-    """Give a mapping with a threshold or depths of its own, where these are not None.
+    """Return a mapping with a threshold or depths of its own, where these are not None.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What would be written into each file, and why nothing would."""
+"""Plan what is written into each file, and the reason where nothing is."""
 
 from __future__ import annotations
 
@@ -38,40 +38,40 @@ Action = Literal[
     "not_found",
 ]
 ACTIONS: dict[Action, str] = {
-    "write": "to be written",
-    "same": "hold it already",
-    "has_genre": "have a genre that is not ours",
-    "unsure": "not sure enough",
-    "left_alone": "left alone by the mapping",
-    "untaggable": "their format takes no tags, or they are damaged",
-    "read_only": "are read-only",
-    "no_space": "are larger than the space that their disk has left",
-    "remote": "lie elsewhere: tags are only written to files of this machine",
-    "unusable": "can't be heard",
-    "unreadable": "could not be read",
-    "unheard": "are not heard yet by this model (go on with: genretree library analyse)",
-    "changed": "have changed since they were analysed",
-    "not_found": "are no longer there",
+    "write": "to write",
+    "same": "up to date",
+    "has_genre": "skipped: already have a genre",
+    "unsure": "skipped: confidence too low",
+    "left_alone": "skipped by the mapping",
+    "untaggable": "skipped: tags can't be written",
+    "read_only": "skipped: read-only",
+    "no_space": "skipped: not enough disk space for a copy",
+    "remote": "skipped: remote files",
+    "unusable": "skipped: can't be analysed",
+    "unreadable": "skipped: can't be read",
+    "unheard": "skipped: not analysed with this model yet (run: genretree library analyse)",
+    "changed": "skipped: changed since the analysis",
+    "not_found": "skipped: missing",
 }
 _REASONS = {
-    "unsure": "no node is sure enough",
+    "unsure": "no node reaches the confidence threshold",
     "left_alone": "the mapping writes nothing for it",
     "untaggable": "its tags could not be read when it was analysed; analyse it again",
     "read_only": "the file is read-only",
     "no_space": "its disk has too little space left for a copy",
     "remote": "is not a file of this machine",
     "unusable": "can't be analysed",
-    "unreadable": "could not be read",
+    "unreadable": "can't be read",
     "unheard": "is not analysed by this model yet",
-    "changed": "has changed since it was analysed; analyse it again",
-    "not_found": "is no longer there",
+    "changed": "has changed since the analysis; analyse it again",
+    "not_found": "no longer exists",
 }
-_ROOM = 1 << 20  # bytes that must stay free on the disk beside the copy of a file
+_ROOM = 1 << 20  # bytes that must stay free on the disk next to the copy of a file
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Which files are meant.
+    """Selects files.
 
     Parameters
     ----------
@@ -87,13 +87,13 @@ class Filters:
 
 @dataclass(frozen=True)
 class TagPlan:
-    """What is to be done with a file.
+    """The planned change of a file.
 
     Parameters
     ----------
     row : FileRow
     result : Result or None
-        None where the file was not heard.
+        None where the file was not analysed.
     decision : Decision
         Without genres where nothing is to be written.
     action : str
@@ -139,7 +139,7 @@ def iter_plans(
 
 
 def check_writable(plan: TagPlan) -> TagPlan:
-    """Say of a plan to write why it can't be carried out, if it can't."""
+    """Check that a planned write is possible; add the reason if it is not."""
     obstacle, message = _obstacle(plan.row)
     if obstacle is not None:
         plan = replace(plan, action=obstacle, message=message)
@@ -163,7 +163,7 @@ def _explain(plan: TagPlan) -> TagPlan:
         return plan
     message = _REASONS.get(plan.action, "no reason is known; analyse it again")
     if plan.action == "has_genre":
-        message = f"has the genre {format_genres(plan.row.genres or ())!r}, which is not ours"
+        message = f"has the genre {format_genres(plan.row.genres or ())!r}, which genretree did not write"
     elif plan.action == "untaggable":
         message = _why_untaggable(plan.row.path) or message
     return replace(plan, message=message)
@@ -182,7 +182,7 @@ def _why_untaggable(path: str) -> str:
 def plan_file(
     state: Database, card: ModelKey, rules: Rules, mode: Mode, row: FileRow, result: Result | None
 ) -> TagPlan:
-    """Say what is to be done with one file."""
+    """Plan one file."""
     if row.gone or row.error:
         return TagPlan(row, None, _NOTHING, _absence(row), message=row.message)
     if result is None:
@@ -216,7 +216,7 @@ def plan_file(
 
 
 def find_change(state: Database, row: FileRow) -> Change | None:
-    """Give the change in the journal that a file's genre comes from, if it stands there as we wrote it.
+    """Return the change in the journal that a file's genre comes from, if it stands there as we wrote it.
 
     Another file may lie at the path by now: known by its path and genre alone, it must carry fields of ours.
     """
@@ -238,7 +238,7 @@ def _holds(row: FileRow, change: Change | None, genres: Sequence[str], own: Mapp
 
 
 def own_fields(decision: Decision, card: ModelKey) -> dict[str, str]:
-    """Give the evidence that is written beside the genre."""
+    """Return the evidence that is written with the genre."""
     return {
         "GENRETREE_PATH": format_path(decision.path),
         "GENRETREE_CONFIDENCE": f"{decision.confidence:.3f}",
@@ -254,7 +254,7 @@ def _absence(row: FileRow) -> Action:
 
 
 def _obstacle(row: FileRow) -> tuple[Action | None, str]:
-    """Say why a file can't be written to, as far as that can be seen without trying."""
+    """Explain why a file can't be written to, as far as that can be seen without trying."""
     if is_url(row.path):
         return "remote", ""
     try:
@@ -270,7 +270,7 @@ def _obstacle(row: FileRow) -> tuple[Action | None, str]:
         return "read_only", "the file is read-only"
     folder = Path(row.path).parent
     if not (folder.stat().st_mode & 0o222 and os.access(folder, os.W_OK | os.X_OK)):
-        return "read_only", "its folder is read-only, so no copy can be made beside it"
+        return "read_only", "its folder is read-only, so no copy can be made next to it"
     free = shutil.disk_usage(folder).free
     if free < status.st_size + _ROOM:
         return "no_space", f"{status.st_size:,} bytes, {free:,} are free"

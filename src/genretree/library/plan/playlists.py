@@ -45,7 +45,7 @@ class PlaylistIndex:
         self._rows.execute("CREATE INDEX by_node ON entry (node, confidence DESC, item)")
 
     def nodes(self) -> list[tuple[NodePath, int]]:
-        """Give every node that has files, with their number; those above come before those below."""
+        """Return every node that has files, with their number; those above come before those below."""
         rows = self._rows.execute("SELECT node, count(*) FROM entry GROUP BY node ORDER BY node")
         return [(tuple(node.split(_SEPARATOR)), n) for node, n in rows]
 
@@ -55,7 +55,7 @@ class PlaylistIndex:
             yield id_, decode_path(path), genre
 
     def of(self, node: NodePath) -> Iterator[tuple[int, str]]:
-        """Yield number and path of a node's files, the surest first."""
+        """Yield number and path of a node's files, most confident first."""
         query = "SELECT item, path FROM entry JOIN item ON id = item WHERE node = ? ORDER BY entry.confidence DESC, id"
         for id_, path in self._rows.execute(query, (_SEPARATOR.join(node),)):
             yield id_, decode_path(path)
@@ -83,7 +83,7 @@ def write_m3u8(lists: PlaylistIndex, folder: Path, relative: bool = False) -> li
     }
     for path in places.values():
         if path.exists() and path not in ours:
-            raise LibraryError(f"{path}: is not a playlist of ours; move it away, or name another folder")
+            raise LibraryError(f"{path}: was not written by genretree; move it away, or choose another folder")
     for old in ours:
         old.unlink(missing_ok=True)
     made: list[Path] = []

@@ -1,4 +1,4 @@
-"""What would be written, before it is: gathered by genre, the surest first, as a table, a page, CSV or Parquet."""
+"""Previews of what would be written, by genre, most confident first: table, page, CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Preview:
         return self._rows.execute(query, (action,)).fetchall()
 
     def lines(self, action: str, genre: str | None = None, limit: int = -1) -> Iterator[PreviewRow]:
-        """Yield the files of an action and a genre, the surest first."""
+        """Yield the files of an action and a genre, most confident first."""
         where = "" if genre is None else "AND genre = ?"
         query = f"SELECT * FROM line WHERE action = ? {where} ORDER BY genre, confidence DESC, file LIMIT ?"
         for row in self._rows.execute(query, (action, *([] if genre is None else [genre]), limit)):
@@ -128,7 +128,7 @@ def write_json(preview: Preview) -> Iterator[str]:
 
 
 def write_page(preview: Preview, path: Path, card: ModelKey, command: str = "") -> None:
-    """Write one self-contained HTML page: a table for each genre, the surest first, and what is left alone and why."""
+    """Write one self-contained HTML page: a table per genre, most confident first, and skipped files with reasons."""
     groups = [
         {"title": genre, "n": n, "lines": list(preview.lines("write", genre, LISTED))} for genre, n in preview.genres()
     ]

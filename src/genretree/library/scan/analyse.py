@@ -1,4 +1,4 @@
-"""Hear every file of a library once, and go on where the last run ended, however it ended."""
+"""Analyse every file of a library once, and continue where the last run ended."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from genretree.progress import progress_bar
 from genretree.remote import is_url, local_path
 from genretree.sound.walk import FoundFile, Skipped, SoundWalk
 
-_LONG_SECONDS = 600.0  # a file in hand for longer may hang: it is a suspect even if the run was interrupted
+_LONG_SECONDS = 600.0  # work on a file that takes longer may hang: it is a suspect even if the run was interrupted
 _LIMIT_SECONDS = 3600.0  # for a suspect in a process of its own
 _STRIKES = 3  # so often a remote worker is lost with a file in hand, until it is the file's fault
 _CRASHED = "the decoder crashed on this file; convert it to another format"
@@ -32,25 +32,25 @@ Report = Callable[[str, Result | Problem, bool, ModelKey], None]
 
 @dataclass(frozen=True)
 class FileJob:
-    """Something to be done with a file: `stamp` it, or `score_file` it."""
+    """A task for a file: `fingerprint` it, or `classify` it."""
 
-    kind: Literal["stamp", "hear"]
+    kind: Literal["fingerprint", "classify"]
     row: FileRow
 
 
 class WorkerLost:
-    """What comes back of a job whose worker died."""
+    """The outcome of a job whose worker died."""
 
 
 JobOutcome = FileFingerprint | Problem | Result | WorkerLost
 
 
 class Engine(Protocol):
-    """Who does the jobs: threads of this process, or workers elsewhere."""
+    """Runs jobs: threads of this process, or remote workers."""
 
     @property
     def room(self) -> int:
-        """How many files to have in hand at a time."""
+        """Maximum number of files in progress."""
 
     def submit(self, job: FileJob) -> None:
         """Take a job on."""
@@ -61,22 +61,22 @@ class Engine(Protocol):
 
 @dataclass
 class AnalysisCounts:
-    """What a run came to.
+    """Counts of a run.
 
     Parameters
     ----------
     files : int
         Found by the walk, with those that can't be read.
     known : int
-        Had been finished before.
+        Finished in earlier runs.
     heard, shared : int
-        Heard now; given the result of another file with the same content.
+        Analysed now; given the result of another file with the same content.
     failed : int
-        Can't be used, as was found now or before.
+        Failed, now or in earlier runs.
     gone : int
-        Were there at an earlier walk, and are no longer.
+        Files of earlier runs that are missing now.
     skipped : Skipped
-        What the walk passed over.
+        Files that the walk skipped.
     failures : list of (str, str, str)
         Path, kind and reason of files that can't be used, as many as were asked for.
     """
@@ -105,7 +105,7 @@ def analyse(
     report: Report | None = None,
     max_failures: int | None = 10,
 ) -> AnalysisCounts:
-    """Hear all sound files at and below some places that were not heard yet, in memory that doesn't grow with them.
+    """Analyse all audio files in some folders that have no result yet, in constant memory.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def analyse(
     progress : bool
         Show bars on standard error.
     report : callable, optional
-        Is told path, outcome, whether it is another file's, and the model, of each file that is finished, and of each
+        Called with path, outcome, whether it is shared, and the model key, for each file that is finished, and of each
         that the walk could not read.
     max_failures : int or None
         Maximum number of `failures` in what is returned; None for all.
@@ -216,7 +216,7 @@ def check_places(places: Sequence[str | Path], remote: bool = False) -> None:
     """
     for place in map(local_path, places):
         if is_url(place) and not remote:
-            raise LibraryError(f"{place}: files elsewhere are analysed with `engine='ray'`; nothing was changed")
+            raise LibraryError(f"{place}: is a URL, which needs `engine='ray'`; nothing was changed")
         if not is_url(place) and not Path(place).exists():
             raise LibraryError(f"{place}: no such folder or file; nothing was changed")
 
@@ -236,7 +236,7 @@ class _Threads:
 
     @property
     def room(self) -> int:
-        """One, until a file was heard: libraries that load others when they are first used are left to one thread."""
+        """One, until the first file is done: lazily loading libraries are left to one thread."""
         return 2 * self._workers + 2 if self._warm else 1
 
     def submit(self, job: FileJob) -> None:
@@ -252,7 +252,7 @@ class _Threads:
 def do_job(classifier: FileClassifier, job: FileJob) -> JobOutcome:
     """Do a job here and now."""
     row = job.row
-    if job.kind == "stamp":
+    if job.kind == "fingerprint":
         return fingerprint_file(row.path)
     return classify_file(classifier, row.path, FileFingerprint(row.size, row.mtime_ns, row.content or b"", row.genres))
 
@@ -266,10 +266,12 @@ class _AnalysisRun:
     card: ModelKey
     finish: Callable[[FileRow, Result | Problem, bool], None]
     in_hand: int = 0
-    classifying: dict[bytes, list[FileRow]] = field(default_factory=dict)  # the first is heard, the others wait for it
+    classifying: dict[bytes, list[FileRow]] = field(
+        default_factory=dict
+    )  # the first is classified, the others wait for it
     strikes: dict[int, int] = field(default_factory=dict)
     suspects: list[FileRow] = field(default_factory=list)
-    begun: dict[int, float] = field(default_factory=dict)  # when a file was taken in hand, by the monotonic clock
+    begun: dict[int, float] = field(default_factory=dict)  # monotonic time at which work on a file began
     put_off: set[bytes] = field(default_factory=set)  # contents of suspects, which a copy must not be analysed before
 
     def run(self, rows: Iterator[FileRow], engine: Engine) -> None:
@@ -297,7 +299,7 @@ class _AnalysisRun:
                 self.suspects.append(row)
 
     def take_suspects(self) -> Iterator[FileRow]:
-        """Give the files that were put off, the most suspicious last."""
+        """Return the files that were put off, the most suspicious last."""
         rows, self.suspects, self.put_off = sorted(self.suspects, key=lambda row: row.tries), [], set()
         return iter(rows)
 
@@ -324,7 +326,7 @@ class _AnalysisRun:
     def _begin(self, row: FileRow, engine: Engine) -> None:
         self.in_hand += 1
         if row.content is None:
-            engine.submit(FileJob("stamp", row))
+            engine.submit(FileJob("fingerprint", row))
         else:
             self._listen(row, engine)
 
@@ -337,7 +339,7 @@ class _AnalysisRun:
             records.save_fingerprint(self.state, row.id, *read, outcome.own)
             known = FileRow(row.id, row.path, *read)
             self._listen(known, engine)
-        elif job.kind == "stamp":
+        elif job.kind == "fingerprint":
             assert isinstance(outcome, Problem)
             self._give_up(row, outcome)
         else:
@@ -351,7 +353,7 @@ class _AnalysisRun:
                 self._listen(other, engine)
 
     def _listen(self, row: FileRow, engine: Engine) -> None:
-        """Hear a file, unless another one with the same content was heard or is being heard."""
+        """Classify a file, unless one with the same content has been or is being classified."""
         assert row.content is not None
         if records.share_result(self.state, self.model, row.id, row.content):
             found = records.find_stored_result(self.state, self.model, self.card, row.id)
@@ -365,13 +367,13 @@ class _AnalysisRun:
             self.classifying[row.content] = [row]
             self.begun[row.id] = time.monotonic()
             records.begin_try(self.state, row.id)
-            engine.submit(FileJob("hear", row))
+            engine.submit(FileJob("classify", row))
 
     def _try_again(self, job: FileJob, engine: Engine) -> None:
         self.strikes[job.row.id] = self.strikes.get(job.row.id, 0) + 1
         if self.strikes[job.row.id] < _STRIKES:
             engine.submit(job)
-        elif job.kind == "hear":
+        elif job.kind == "classify":
             self._take(job, Result(None, error="crashed", message=_CRASHED), engine)
         else:
             self._take(job, Problem("unreadable", "workers are lost whenever they read it"), engine)
@@ -404,6 +406,6 @@ def _classify_in_own_process(make_classifier: Callable[[], FileClassifier], row:
 
 
 def _load_and_hear(make_classifier: Callable[[], FileClassifier], row: FileRow) -> Result | Problem:
-    outcome = do_job(make_classifier(), FileJob("hear", row))
+    outcome = do_job(make_classifier(), FileJob("classify", row))
     assert isinstance(outcome, (Result, Problem))
     return outcome

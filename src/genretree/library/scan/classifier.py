@@ -1,4 +1,4 @@
-"""What is done with one file: its content is hashed, and a model hears it. Threads and remote workers do it alike."""
+"""Hash and classify one file; threads and remote workers use the same code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MODEL_FIELDS = ("family", "taxonomy", "images", "settings", "calibration")
 
 @dataclass(frozen=True)
 class FileFingerprint:
-    """What was read of a file: size, time, hash of its content, and the genres and own fields in its tags."""
+    """Size, time and content hash of a file, and the genres and `GENRETREE_*` fields in its tags."""
 
     size: int
     mtime_ns: int
@@ -38,14 +38,14 @@ class FileFingerprint:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a file can't be read now; nothing is said about its content."""
+    """Why a file can't be read now, whatever its content."""
 
     error: str
     message: str
 
 
 class FileClassifier(Protocol):
-    """Whoever names the genre of a file.
+    """Classifies files.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class FileClassifier(Protocol):
     card: ModelKey
 
     def score_file(self, path: Path) -> Result:
-        """Say what a file is; what goes wrong with it is a result, too."""
+        """Classify a file; errors are results, too."""
 
 
 class BundleClassifier:
@@ -76,24 +76,24 @@ class BundleClassifier:
         )
 
     def score_file(self, path: Path) -> Result:
-        """Say what a file is."""
+        """Classify a file."""
         bundle = self.bundle
         try:
-            heard = score_file(bundle, path, self.salvage)
+            scores = score_file(bundle, path, self.salvage)
         except SoundError as error:
             return Result(None, error=error.kind, message=error.detail)
         except Exception as error:  # whatever one file brings about must not stop the others
             return Result(None, error="internal", message=f"{type(error).__name__}: {error}")
-        levels = average_slices(bundle, heard)
+        levels = average_slices(bundle, scores)
         leaf = int(decode_levels(bundle.taxonomy, bundle.model.heads, levels)[0][-1])
         sure = float(levels[-1][0, leaf])
-        return Result(levels, leaf, sure, len(heard.starts), heard.padded, bundle.runtime)
+        return Result(levels, leaf, sure, len(scores.starts), scores.padded, bundle.runtime)
 
 
 def load_file_classifier(
     bundle: str | Path, runtime: RuntimeChoice = "auto", precision: Precision = "auto", salvage: bool = False
 ) -> BundleClassifier:
-    """Load a bundle to hear by; the options are those of `load_bundle` and `predict`."""
+    """Load a bundle as a file classifier; the options are those of `load_bundle` and `predict`."""
     return BundleClassifier(load_bundle(bundle, runtime, precision), salvage)
 
 
@@ -118,7 +118,7 @@ def fingerprint_file(path: str) -> FileFingerprint | Problem:
         values = _tag_values(path)
         after = os.stat(path)  # noqa: PTH116
     except FileNotFoundError:
-        return Problem("not_found", "is no longer there")
+        return Problem("not_found", "no longer exists")
     except OSError as error:
         return Problem("unreadable", f"can't be read: {error.strerror or error}")
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
@@ -129,7 +129,7 @@ def fingerprint_file(path: str) -> FileFingerprint | Problem:
 
 
 def classify_file(classifier: FileClassifier, path: str, stamp: FileFingerprint) -> Result | Problem:
-    """Let a model hear a file whose content is known; a problem if it is no longer that content."""
+    """Classify a file whose content is known; a problem if the content has changed."""
     result = classifier.score_file(Path(path))
     if result.error in FILE_PROBLEMS:
         return Problem(result.error, result.message)
@@ -141,7 +141,7 @@ def classify_file(classifier: FileClassifier, path: str, stamp: FileFingerprint)
 
 
 def _changed() -> Problem:
-    return Problem("changed", "was changed while it was being read; the next run reads it again")
+    return Problem("changed", "changed while it was being read; the next run reads it again")
 
 
 def _tag_values(path: str) -> TagValues | None:

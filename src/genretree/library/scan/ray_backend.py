@@ -57,7 +57,7 @@ class RayEngine:
 
     @property
     def room(self) -> int:
-        """How many files to have in hand."""
+        """Maximum number of files in progress."""
         return max(4, (_EACH + 1) * (len(self._ready) + len(self._starting)))
 
     def submit(self, job: FileJob) -> None:
@@ -73,7 +73,7 @@ class RayEngine:
             done, _ = self._ray.wait(waiting, num_returns=1, timeout=_WAIT_SECONDS) if waiting else ([], [])
             self._idle = 0.0 if done or self._ready else self._idle + _WAIT_SECONDS
             if self._idle > _PATIENCE_SECONDS:
-                raise LibraryError("no worker could be started on the Ray cluster; all that was finished is kept")
+                raise LibraryError("no worker could be started on the Ray cluster; finished files are saved")
             found = []
             for reference in done:
                 if reference in self._starting:
@@ -156,14 +156,14 @@ def _do_remote(classifier: FileClassifier, job: FileJob) -> FileFingerprint | Pr
     url = job.row.path
     try:
         size, mtime_ns, content = remote_content(url)
-        if job.kind == "stamp":
+        if job.kind == "fingerprint":
             return FileFingerprint(size, mtime_ns, content, None)
         if content != job.row.content:
-            return Problem("changed", "was changed while it was being read; the next run reads it again")
+            return Problem("changed", "changed while it was being read; the next run reads it again")
         with fetched(url) as copy:
             return classifier.score_file(copy)
     except FileNotFoundError:
-        return Problem("not_found", "is no longer there")
+        return Problem("not_found", "no longer exists")
     except OSError as error:
         return Problem("unreadable", f"can't be fetched: {error}")
 
@@ -171,7 +171,7 @@ def _do_remote(classifier: FileClassifier, job: FileJob) -> FileFingerprint | Pr
 def ray_options(
     bundle: Path, address: str | None, runtime: RuntimeChoice, precision: Precision, salvage: bool
 ) -> dict[str, Any]:
-    """Give what `analyse` needs to work on a Ray cluster: who does the jobs, and the walk that knows URLs.
+    """Return what `analyse` needs to work on a Ray cluster: who does the jobs, and the walk that knows URLs.
 
     The bundle travels with the workers, so they need no folder in common. All must compute in one arithmetic.
     """
@@ -188,7 +188,7 @@ def ray_options(
 
 
 def pack_folder(folder: Path) -> bytes:
-    """Give a folder as one run of bytes."""
+    """Return a folder as one run of bytes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         archive.add(folder, arcname="bundle")
@@ -203,5 +203,5 @@ def _load_packed(packed: Any, load: Callable[[Path], FileClassifier], digest: st
         archive.extractall(folder, filter="data")
     classifier = load(Path(folder) / "bundle")
     if classifier.card.digest != digest:
-        raise LibraryError("this machine computes in another arithmetic than the caller; use `precision='float32'`")
+        raise LibraryError("this machine computes in another precision than the caller; use `precision='float32'`")
     return classifier

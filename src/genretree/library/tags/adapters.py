@@ -50,7 +50,7 @@ class UntaggableError(TagError):
 
 @dataclass(frozen=True)
 class TagValues:
-    """What a file carries.
+    """Genres and `GENRETREE_*` fields of a file.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class TagValues:
     joined: bool = False
 
     def after(self, genres: Sequence[str]) -> tuple[str, ...]:
-        """Give what `genres` would be, when they are written there and read again."""
+        """Return what `genres` would be, when they are written there and read again."""
         return (V23_SEPARATOR.join(genres),) if self.joined and genres else tuple(genres)
 
 
@@ -170,7 +170,7 @@ def find_target(path: Path, kind: str) -> Target:
 
 
 def _speaks(tags: Any) -> bool:
-    """Say whether ID3v2 tags hold any text, so that players look no further."""
+    """Return whether ID3v2 tags hold any text, so that players look no further."""
     return any(frame.FrameID[0] == "T" or frame.FrameID in ("COMM", "USLT") for frame in tags.values()) or bool(
         tags.unknown_frames
     )
@@ -269,7 +269,7 @@ def _open_id3(path: Path, kind: str) -> Any:
 
 
 def _id3_version(tags: Any) -> int:
-    """Give the version to write: the one that is there; 4 for new tags, 3 for those older than can be written."""
+    """Return the version to write: the one that is there; 4 for new tags, 3 for those older than can be written."""
     major = tags.version[1] if tags._header is not None else 4
     return 4 if major >= 4 else 3
 

@@ -70,7 +70,7 @@ def _mp3(file: io.FileIO, size: int) -> Parts:
 
 
 def mp3_span(file: io.FileIO, size: int) -> tuple[int, int]:
-    """Give where the sound of an mp3 begins and ends: behind its ID3v2 tags, before its APEv2 and ID3v1 tags."""
+    """Return where the sound of an mp3 begins and ends: behind its ID3v2 tags, before its APEv2 and ID3v1 tags."""
     start = sniff(file, size)[1]
     end = size
     if read_at(file, max(0, end - 128), 3) == b"TAG":

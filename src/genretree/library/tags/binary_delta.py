@@ -41,7 +41,7 @@ def stream_digest(stream: BufferedReader) -> bytes:
 
 
 def make_delta(old: Path, new: Path) -> bytes:
-    """Write down how `old` comes out of `new`; in memory that doesn't grow with the files.
+    """Record how `old` comes out of `new`; in memory that doesn't grow with the files.
 
     Returns
     -------

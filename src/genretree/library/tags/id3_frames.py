@@ -19,7 +19,7 @@ TEXT_ENCODINGS = ("latin-1", "utf-16", "utf-16-be", "utf-8")
 
 
 def tag_size(head: bytes) -> int:
-    """Give the bytes of the ID3v2 tag that begins with these ten, 0 if none does."""
+    """Return the bytes of the ID3v2 tag that begins with these ten, 0 if none does."""
     if head[:3] != b"ID3" or len(head) < 10:
         return 0
     return 10 + synchsafe(head[6:10]) + (10 if head[5] & 0x10 else 0)
@@ -107,7 +107,7 @@ def _modern_name(name: str) -> str:
 
 
 def _content(name: str, data: bytes, major: int) -> Fact:
-    """Give what a frame says, nothing if it says nothing. Raises ValueError or IndexError if it is damaged."""
+    """Return what a frame says, nothing if it says nothing. Raises ValueError or IndexError if it is damaged."""
     if not data:
         return ()
     if name == "?" or name[0] not in "TWCUA":

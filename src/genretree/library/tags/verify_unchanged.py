@@ -61,7 +61,7 @@ def _tag_json(path: Path) -> Counter[Fact]:
 
 
 def _is_ours(fact: Fact) -> bool:
-    """Say whether a field is the genre or one of our own."""
+    """Return whether a field is the genre or one of our own."""
     name = fact[0]
     if name == "TXXX":
         return len(fact) > 1 and str(fact[1]).upper() in OWN_FIELDS
@@ -190,7 +190,7 @@ def _mp4_tag(file: io.FileIO, name: bytes, start: int, end: int) -> Fact:
 
 
 def _mp4_value(name: bytes, data: bytes) -> object:
-    """Give a value without the number of bytes it happens to be written in, where it is a number."""
+    """Return a value without the number of bytes it happens to be written in, where it is a number."""
     kind, content = int.from_bytes(data[:4], "big"), data[8:]
     if kind == 21:
         return kind, int.from_bytes(content, "big", signed=True)

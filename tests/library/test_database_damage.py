@@ -253,7 +253,7 @@ def test_rescue_refuses_what_it_can_not_do(library: Path, tmp_path: Path) -> Non
     out = tmp_path / "new.sqlite"
     for damaged, target, words in (
         (tmp_path / "none", out, "no such file"),
-        (library, noise, "exists already"),
+        (library, noise, "already exists"),
         (noise, out, "nothing in it can be read"),
     ):
         result = CliRunner().invoke(main, ["library", "rescue", str(damaged), "--out", str(target)])

@@ -446,7 +446,7 @@ def test_a_bundle_of_0_1_is_converted_when_it_is_pushed(hub: StandIn) -> None:
     expected = np.load(OLD / "expected.npz")
     found = load_bundle(pull("alice/old").folder)
     assert set(found.training) == set(load_bundle(OLD / "tree").training)
-    for level, values in enumerate(found.model.predict_levels(expected["images"])):
+    for level, values in enumerate(found.model.predict_proba({"images": expected["images"]})):
         np.testing.assert_array_equal(values, expected[f"level_{level}"])
 
 

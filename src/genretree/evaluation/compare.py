@@ -122,14 +122,14 @@ def compare(
 def _speed(bundle: Bundle, store: Store) -> float:
     """Slices scored a second, after a first batch that warms up."""
     # On the processor, where bundles are used.
-    images = np.asarray(store.images[:_SPEED_SLICES])
-    mel_16k = None if store.mel_16k is None else np.asarray(store.mel_16k[:_SPEED_SLICES])
-    bundle.model.predict_levels(images, mel_16k)
+    rows = np.arange(min(_SPEED_SLICES, store.n_slices))
+    inputs = store.inputs(rows)
+    bundle.model.predict_proba(inputs)
     began, times = time.perf_counter(), 0
     while (seconds := time.perf_counter() - began) < _SPEED_SECONDS or times == 0:
-        bundle.model.predict_levels(images, mel_16k)
+        bundle.model.predict_proba(inputs)
         times += 1
-    return times * len(images) / seconds
+    return times * len(rows) / seconds
 
 
 def _write_tables(found: Comparison, out: Path, published: bool) -> None:

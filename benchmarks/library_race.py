@@ -107,8 +107,8 @@ def _count(db: Path) -> int:
     from genretree.library.database import journal
     from genretree.library.database.connection import open_database
 
-    with open_database(db) as state:
-        return sum(run.written for run in journal.list_runs(state))
+    with open_database(db) as database:
+        return sum(run.written for run in journal.list_runs(database))
 
 
 def _hash(path: Path) -> str:

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, sync_playwright
 from genretree.corpus.store import Store
 from genretree.evaluation.evaluate import compare_evaluations, evaluate
 from genretree.evaluation.report import save_evaluation
-from genretree.library.database.records import FileRow, ModelKey, Result
+from genretree.library.database.records import FileResult, FileRow, ModelKey
 from genretree.library.plan.mapping import Decision
 from genretree.library.plan.planner import TagPlan
 from genretree.library.plan.preview import Preview, write_page
@@ -78,7 +78,7 @@ def preview_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         decision = Decision(("Rock & Roll",), ("Other", "Rock", "Soft_rock"), 1 - i / 60)
         path = f"/music/An artist/A <long> name of an album/{i:02d} a_name_without_any_blank_in_it.mp3"
         row = FileRow(i, path, 1, 1, b"", ())
-        lines.append(TagPlan(row, Result(None, slices=3), decision, "write" if i % 3 else "has_genre"))
+        lines.append(TagPlan(row, FileResult(None, slices=3), decision, "write" if i % 3 else "has_genre"))
     write_page(Preview(lines), folder / "preview.html", ModelKey("0" * 16, "fake_classifier", "tree", TREE))
     return folder / "preview.html"
 

@@ -16,14 +16,14 @@ import numpy as np
 import soundfile as sf
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "library"))
-from listening import fake_classifier
+from genretree.library.analyse import analyse
+from genretree.library.mapping import Mapping
+from genretree.library.state import encode_path, open_state
+from listening import hearer
 
-from genretree.library.apply.apply import apply_plans
-from genretree.library.database import records
-from genretree.library.database.connection import encode_path, open_database
-from genretree.library.plan.mapping import Mapping
-from genretree.library.plan.planner import iter_plans
-from genretree.library.scan.analyse import analyse
+from genretree.library import records
+from genretree.library.apply import apply_plans
+from genretree.library.plan import iter_plans
 
 OUT = Path(__file__).parent / "v0.1"
 
@@ -41,8 +41,8 @@ def main() -> None:
             command = ["ffmpeg", "-v", "error", "-i", str(sound), "-metadata", "title=A title", str(music / file)]
             subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
             (OUT / f"before-{file}").write_bytes((music / file).read_bytes())
-        with open_database(folder / "library.db", create=True) as state:
-            analyse(state, [music], fake_classifier())
+        with open_state(folder / "library.db", create=True) as state:
+            analyse(state, [music], hearer())
             model, card = records.find_model(state)
             apply_plans(state, iter_plans(state, model, card, Mapping()), card.digest, "genretree library apply")
         for file in ("a.flac", "b.mp3"):

@@ -16,7 +16,7 @@ import filelock
 import numpy as np
 import pytest
 import soundfile as sf
-from listening import fake_classifier
+from library_fakes import fake_classifier
 from mutagen.flac import FLAC
 
 from genretree.library.apply import apply as apply_module
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def states(tmp_path: Path) -> Iterator[tuple[Database, Database]]:
+def databases(tmp_path: Path) -> Iterator[tuple[Database, Database]]:
     with (
         open_database(tmp_path / "one.sqlite", create=True) as one,
         open_database(tmp_path / "two.sqlite", create=True) as two,
@@ -68,9 +68,9 @@ def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
 
 
-def _write(state: Database, mode: str = "only-empty") -> tuple[int, list[str]]:
-    model, card = records.find_model(state)
-    run, _, refused = apply_plans(state, iter_plans(state, model, card, Mapping(), mode), card.digest)  # type: ignore[arg-type]
+def _write(database: Database, mode: str = "only-empty") -> tuple[int, list[str]]:
+    model, model_key = records.find_model(database)
+    run, _, refused = apply_plans(database, iter_plans(database, model, model_key, Mapping(), mode), model_key.digest)  # type: ignore[arg-type]
     return run or 0, [item.reason for item in refused]
 
 
@@ -98,52 +98,52 @@ def _meanwhile(monkeypatch: pytest.MonkeyPatch, name: str, act: object, *, after
 
 
 def _write_in_both(
-    path: Path, states: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch, point: str
+    path: Path, databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch, point: str
 ) -> tuple[tuple[int, list[str]], list[tuple[int, list[str]]]]:
-    """Write with the first database, and with the second while the first is at a point; gives both results."""
-    for state in states:
-        analyse(state, [path], fake_classifier())
+    """Write with the first database, and with the second at some point of the first write; returns both results."""
+    for database in databases:
+        analyse(database, [path], fake_classifier())
     other: list[tuple[int, list[str]]] = []
-    _meanwhile(monkeypatch, point, lambda: other.append(_write(states[1])))
-    return _write(states[0]), other
+    _meanwhile(monkeypatch, point, lambda: other.append(_write(databases[1])))
+    return _write(databases[0]), other
 
 
-@pytest.mark.parametrize("point", ["write_tags", "check_untouched", "copy_status", "replace_file"])
+@pytest.mark.parametrize("point", ["write_tags", "check_unchanged", "copy_status", "replace_file"])
 def test_a_file_that_another_database_is_writing_to_is_refused(
-    path: Path, states: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch, point: str
+    path: Path, databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     before = path.read_bytes()
-    (run, refused), other = _write_in_both(path, states, monkeypatch, point)
+    (run, refused), other = _write_in_both(path, databases, monkeypatch, point)
     assert refused == []
     assert other == [(0, ["another process is writing to it; try again when that has finished"])]
     assert read_tags(path).genres == ("Soft_rock",)
     assert _names(path) == [path.name]
-    assert undo(states[0], run) == (1, [])
+    assert undo(databases[0], run) == (1, [])
     assert path.read_bytes() == before
-    assert [recover(state) for state in states] == [[], []]
+    assert [recover(database) for database in databases] == [[], []]
 
 
 @pytest.mark.usefixtures("no_locks")
-@pytest.mark.parametrize("point", ["write_tags", "check_untouched", "copy_status", "replace_file"])
+@pytest.mark.parametrize("point", ["write_tags", "check_unchanged", "copy_status", "replace_file"])
 def test_without_locks_the_second_database_finds_the_file_replaced(
-    path: Path, states: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch, point: str
+    path: Path, databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     before = path.read_bytes()
-    (run, refused), other = _write_in_both(path, states, monkeypatch, point)
+    (run, refused), other = _write_in_both(path, databases, monkeypatch, point)
     assert run == 0
     assert len(refused) == 1
     assert "another program changed it at the same time" in refused[0]
     assert other[0][1] == []
     assert _names(path) == [path.name]
-    assert recover(states[0]) == []
-    assert undo(states[1], other[0][0]) == (1, [])
+    assert recover(databases[0]) == []
+    assert undo(databases[1], other[0][0]) == (1, [])
     assert path.read_bytes() == before
 
 
 def test_a_file_replaced_by_one_of_the_same_size_and_time_is_not_overwritten(
-    path: Path, states: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+    path: Path, databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    analyse(states[0], [path], fake_classifier())
+    analyse(databases[0], [path], fake_classifier())
     theirs = path.read_bytes().replace(b"A title", b"B title")
 
     def replace() -> None:
@@ -154,21 +154,21 @@ def test_a_file_replaced_by_one_of_the_same_size_and_time_is_not_overwritten(
         edited.replace(path)
 
     _meanwhile(monkeypatch, "replace_file", replace)
-    run, refused = _write(states[0])
+    run, refused = _write(databases[0])
     assert (run, len(refused)) == (0, 1)
     assert "another program changed it" in refused[0]
     assert path.read_bytes() == theirs
     assert _names(path) == [path.name]
-    assert recover(states[0]) == []
+    assert recover(databases[0]) == []
 
 
 @pytest.mark.parametrize("force", [False, True])
 def test_a_file_that_another_program_saves_during_undo_is_not_overwritten(
-    path: Path, states: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch, force: bool
+    path: Path, databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch, force: bool
 ) -> None:
-    state = states[0]
-    analyse(state, [path], fake_classifier())
-    run, _ = _write(state)
+    database = databases[0]
+    analyse(database, [path], fake_classifier())
+    run, _ = _write(database)
     edited = path.with_name("edited")
     shutil.copy(path, edited)
     tags = FLAC(edited)
@@ -178,63 +178,63 @@ def test_a_file_that_another_program_saves_during_undo_is_not_overwritten(
     if force:
         write_tags(path, ["Rock"], dict(read_tags(path).own))
     _meanwhile(monkeypatch, "copy_status", lambda: edited.replace(path))
-    restored, refused = undo(state, run, force=force)
+    restored, refused = undo(database, run, force=force)
     assert (restored, len(refused)) == (0, 1)
     assert "another program changed it" in refused[0].reason
     assert path.read_bytes() == theirs
     assert _names(path) == [path.name]
-    assert recover(state) == []
-    assert undo(state, run, force=True) == (1, [])
+    assert recover(database) == []
+    assert undo(database, run, force=True) == (1, [])
     assert FLAC(path)["comment"] == ["theirs"]
 
 
 def test_a_file_removed_during_a_write_stays_removed(
-    path: Path, states: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+    path: Path, databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    analyse(states[0], [path], fake_classifier())
+    analyse(databases[0], [path], fake_classifier())
     _meanwhile(monkeypatch, "replace_file", path.unlink)
-    _, refused = _write(states[0])
+    _, refused = _write(databases[0])
     assert "was removed by another program" in refused[0]
     assert list(path.parent.iterdir()) == []
-    assert recover(states[0]) == []
+    assert recover(databases[0]) == []
 
 
-def test_an_undo_that_is_stopped_after_the_replacement_is_known_to_be_done(
-    path: Path, states: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+def test_an_undo_interrupted_after_the_replacement_is_recorded(
+    path: Path, databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state, before = states[0], path.read_bytes()
-    analyse(state, [path], fake_classifier())
-    run, _ = _write(state)
+    database, before = databases[0], path.read_bytes()
+    analyse(database, [path], fake_classifier())
+    run, _ = _write(database)
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
     _meanwhile(monkeypatch, "replace_file", interrupt, after=True)
     with pytest.raises(KeyboardInterrupt):
-        undo(state, run)
+        undo(database, run)
     assert path.read_bytes() == before
     assert _names(path) == [path.name]
-    assert [item.found for item in recover(state)] == ["was restored"]
+    assert [item.message for item in recover(database)] == ["was restored"]
 
 
-def test_a_write_that_is_stopped_after_the_replacement_can_be_undone(
-    path: Path, states: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+def test_a_write_interrupted_after_the_replacement_can_be_undone(
+    path: Path, databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state, before = states[0], path.read_bytes()
-    analyse(state, [path], fake_classifier())
+    database, before = databases[0], path.read_bytes()
+    analyse(database, [path], fake_classifier())
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
     _meanwhile(monkeypatch, "replace_file", interrupt, after=True)
     with pytest.raises(KeyboardInterrupt):
-        _write(state)
-    assert [item.found for item in recover(state)] == ["was written; undo takes it back"]
-    assert undo(state, journal.find_run(state, None)) == (1, [])
+        _write(database)
+    assert [item.message for item in recover(database)] == ["was written; undo restores it"]
+    assert undo(database, journal.find_run(database, None)) == (1, [])
     assert path.read_bytes() == before
 
 
-# -- what a kill leaves behind -----------------------------------------------------------------------------------
+# -- leftovers of killed processes -----------------------------------------------------------------------------------
 
 
 class _KilledError(BaseException):
@@ -246,47 +246,47 @@ def _die(*_: object, **__: object) -> None:
 
 
 def test_the_step_copy_of_an_undo_that_was_killed_is_removed(
-    path: Path, states: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+    path: Path, databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state, before = states[0], path.read_bytes()
-    analyse(state, [path], fake_classifier())
-    run, _ = _write(state)
-    _write(state, "overwrite")
+    database, before = databases[0], path.read_bytes()
+    analyse(database, [path], fake_classifier())
+    run, _ = _write(database)
+    _write(database, "overwrite")
     with monkeypatch.context() as patch:
         patch.setattr(undo_module, "apply_delta", _die)
         patch.setattr(Path, "unlink", _die)  # killed, it would not clear up
         with pytest.raises(_KilledError):
-            undo(state, run)
+            undo(database, run)
     assert [name for name in _names(path) if name.endswith(".step")]
-    recover(state)
+    recover(database)
     assert _names(path) == [path.name]
-    assert undo(state, run) == (1, [])
+    assert undo(database, run) == (1, [])
     assert path.read_bytes() == before
 
 
-def test_copies_that_0_1_left_behind_are_removed_and_those_of_others_stay(
-    path: Path, states: tuple[Database, Database]
+def test_copies_of_0_1_are_removed_and_those_of_other_processes_are_not(
+    path: Path, databases: tuple[Database, Database]
 ) -> None:
-    state = states[0]
-    analyse(state, [path], fake_classifier())
+    database = databases[0]
+    analyse(database, [path], fake_classifier())
     digest = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
     temporary = path.with_name(f".genretree-{digest}.tmp")
-    content = records.find_file(state, str(path)).content  # type: ignore[union-attr]
+    content = records.find_file(database, str(path)).content  # type: ignore[union-attr]
     assert content is not None
-    run = journal.begin_run(state, "0" * 16, "")
-    journal.begin_change(state, run, str(path), str(temporary), content, 0, {"genres": [], "own": {}})
+    run = journal.begin_run(database, "0" * 16, "")
+    journal.begin_change(database, run, str(path), str(temporary), content, 0, {"genres": [], "own": {}})
     temporary.write_bytes(b"copy")
     temporary.with_suffix(".step").write_bytes(b"copy")
     theirs = path.with_name(f".genretree-{'0' * 32}.tmp")
     theirs.write_bytes(b"another process works on it")
-    assert [item.found for item in recover(state)] == ["is as it was"]
+    assert [item.message for item in recover(database)] == ["is unchanged"]
     assert _names(path) == [theirs.name, path.name]
 
 
-def test_a_lock_that_a_killed_process_left_behind_blocks_nobody_and_is_removed(
-    path: Path, states: tuple[Database, Database]
+def test_a_lock_file_of_a_killed_process_does_not_block_and_is_removed(
+    path: Path, databases: tuple[Database, Database]
 ) -> None:
-    analyse(states[0], [path], fake_classifier())
+    analyse(databases[0], [path], fake_classifier())
     hold = (
         "import sys, time; from pathlib import Path; from genretree.library.apply.file_lock import lock_file\n"
         "with lock_file(Path(sys.argv[1])):\n    print('locked', flush=True)\n    time.sleep(60)"
@@ -294,12 +294,12 @@ def test_a_lock_that_a_killed_process_left_behind_blocks_nobody_and_is_removed(
     with subprocess.Popen([sys.executable, "-c", hold, str(path)], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"locked\n"
-        assert "another process is writing to it" in _write(states[0])[1][0]
+        assert "another process is writing to it" in _write(databases[0])[1][0]
         file_lock.remove_stale_lock(path)
         assert file_lock.lock_path(path).exists(), "it is in use"
         holder.kill()
     assert file_lock.lock_path(path).exists()
-    assert _write(states[0])[1] == []
+    assert _write(databases[0])[1] == []
     assert _names(path) == [path.name]
     file_lock.lock_path(path).touch()
     file_lock.remove_stale_lock(path)
@@ -313,9 +313,9 @@ def test_names_that_differ_in_case_or_normal_form_have_one_lock(tmp_path: Path) 
 
 
 def test_a_write_that_another_database_wrote_over_before_recovery_can_be_undone(
-    path: Path, states: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+    path: Path, databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = states
+    one, two = databases
     before = path.read_bytes()
     analyse(one, [path], fake_classifier())
     with monkeypatch.context() as patch:
@@ -326,7 +326,7 @@ def test_a_write_that_another_database_wrote_over_before_recovery_can_be_undone(
     second, refused = _write(two, "overwrite")
     assert (second, refused) == (1, [])
     (found,) = recover(one)
-    assert "was written, and another program has changed it since" in found.found
+    assert "was written, and another program has changed it since" in found.message
     assert undo(two, second) == (1, [])
     assert undo(one, journal.find_run(one, None)) == (1, [])
     assert path.read_bytes() == before
@@ -367,18 +367,18 @@ def _run_both(folder: Path, what: str) -> list[list[str]]:
     return found
 
 
-def test_two_processes_that_race_harm_no_file(tmp_path: Path, states: tuple[Database, Database]) -> None:
+def test_two_processes_that_race_harm_no_file(tmp_path: Path, databases: tuple[Database, Database]) -> None:
     folder = tmp_path / "music"
     folder.mkdir()
     rng = np.random.default_rng(0)
     for i in range(12):
         sf.write(folder / f"{i}.wav", 0.1 * rng.standard_normal(200_000), 44100)
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    for state, digest in zip(states, ("0" * 16, "1" * 16), strict=True):
-        analyse(state, [folder], fake_classifier(digest=digest))
+    for database, digest in zip(databases, ("0" * 16, "1" * 16), strict=True):
+        analyse(database, [folder], fake_classifier(digest=digest))
     refused = _run_both(tmp_path, "apply")
     for path in before:
-        # Refused by at most one: a process that starts late plans to skip what the other has written.
+        # At most one process refuses a file: one that starts late plans to skip what the other has written.
         assert sum(path.name in names for names in refused) <= 1
         assert path.read_bytes() != before[path]
         assert read_tags(path).genres == ("Soft_rock",)

@@ -1,4 +1,4 @@
-"""`genretree library move`, `rescue` and `clean`: a database that no longer fits its files, and files without one."""
+"""`genretree library move`, `rescue` and `clean`: repair a database, and remove genretree's fields without one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from genretree.cli.library import _PROBLEMS, _database, _read, _refusals, _work_on
+from genretree.cli.library import _MAX_REFUSALS, _database, _open_for_reading, _open_for_writing, _show_refusals
 from genretree.cli.options import quiet_option
 from genretree.cli.output import echo, echo_json
 from genretree.files import printable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from genretree.library.database.connection import Database
     from genretree.library.plan.planner import TagPlan
 
-_ROWS = 10  # of files with the same outcome
+_MAX_ROWS = 10  # per outcome
 
 
 @click.command()
@@ -36,15 +36,15 @@ def move(old: str, new: str, db: Path | None, as_json: bool) -> None:
     from genretree.library.database.connection import back_up
     from genretree.library.database.move_folder import move_folder
 
-    with _work_on(db, "library move") as state:
-        back_up(state)
-        moved = move_folder(state, old, new)
+    with _open_for_writing(db, "library move") as database:
+        back_up(database)
+        moved = move_folder(database, old, new)
     if as_json:
         echo_json(vars(moved))
         return
     echo(
-        f"{moved.files} files and {moved.changes} entries of the journal have new paths; {moved.known} files were "
-        f"known there already, {moved.missing} are not there."
+        f"Updated the paths of {moved.files} files and {moved.changes} journal entries; {moved.known} files were "
+        f"already known at their new paths, {moved.missing} are missing there."
     )
 
 
@@ -54,38 +54,38 @@ def move(old: str, new: str, db: Path | None, as_json: bool) -> None:
 @click.option("--music", multiple=True, metavar="FOLDER", help="Also read the GENRETREE_* fields of these files.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 def rescue(damaged: Path, out: Path, music: Sequence[str], as_json: bool) -> None:
-    """Save what can be read of the DAMAGED database into a new one, so that undo and analyse can go on with it.
+    """Recover the readable rows of the DAMAGED database to a new one, for use with undo and analyse.
 
-    Lost entries of the journal are taken from the backups next to DAMAGED. With --music, which can be repeated, the
-    GENRETREE_* fields in the tags of the files are read, too. DAMAGED, the backups and the files stay as they are.
+    Lost journal entries are taken from the backups next to DAMAGED. With --music, which can be repeated, the
+    GENRETREE_* fields in the files' tags are read, too. DAMAGED, the backups and the files are not changed.
     """
-    from genretree.library.database.connection import explained
+    from genretree.library.database.connection import convert_errors
     from genretree.library.database.rescue import rescue as rescue_database
     from genretree.library.scan.analyse import check_places
     from genretree.remote import local_path
 
     check_places(music)
-    with explained(damaged):
-        found, fields = rescue_database(damaged, out, list(map(local_path, music)))
+    with convert_errors(damaged):
+        recovered, fields = rescue_database(damaged, out, list(map(local_path, music)))
     if as_json:
-        tables = {item.table: {**vars(item), "complete": item.complete} for item in found}
+        tables = {item.table: {**vars(item), "complete": item.complete} for item in recovered}
         echo_json(tables | ({"music": vars(fields)} if music else {}))
         return
-    for item in found:
+    for item in recovered:
         if item.from_backups:
             echo(f"{item.table}: {item.from_backups} rows from backups")
         lost = [
-            f"{item.gaps} unreadable places (at most {item.between} rows)" if item.gaps else "",
+            f"{item.gaps} unreadable ranges (at most {item.between} rows)" if item.gaps else "",
             f"rows after number {item.end} can't be read" if item.end is not None else "",
-            f"{item.refused} rows make no sense" if item.refused else "",
+            f"{item.refused} rows are invalid" if item.refused else "",
         ]
-        echo(f"{item.table}: {item.saved} rows saved; {', '.join(filter(None, lost)) or 'nothing is lost'}")
+        echo(f"{item.table}: {item.saved} rows saved; {', '.join(filter(None, lost)) or 'none lost'}")
     if music:
         echo(
-            f"music: {fields.carrying} of {fields.files} files carry fields of genretree; {fields.new} of them were "
+            f"music: {fields.carrying} of {fields.files} files have genretree's fields; {fields.new} of them were "
             "not in the database"
         )
-    echo(f"{out}: use it with --db, or put it in the place of {damaged}; then run: genretree library analyse")
+    echo(f"{out}: use it with --db, or replace {damaged} with it; then run: genretree library analyse")
 
 
 @click.command()
@@ -101,9 +101,9 @@ def clean(
 ) -> None:
     """Remove the GENRETREE_* fields and restore the genres that they record; a dry run unless --write is given.
 
-    Searches each FOLDER (or file), or without any the files of the database. No database is needed to search a FOLDER;
-    --write begins a new one if there is none, so that `library undo` can take the cleaning back. A genre that was
-    changed after genretree wrote it stays.
+    Searches each FOLDER (or file); without any, the files in the database. No database is needed to search a FOLDER;
+    --write creates one if there is none, so that `library undo` can undo the run. A genre that was edited after
+    genretree wrote it stays.
     """
     from genretree.library.apply.apply import apply_plans
     from genretree.library.database.connection import default_database
@@ -119,15 +119,18 @@ def clean(
     begun = bool(places) and not path.is_file()
     report = _CleanReport(as_json, write)
     if begun and write and not any(plan.action == "write" for plan in iter_clean_plans(None, places, hidden)):
-        write = False  # no database is begun for nothing
+        write = False  # do not create a database if there is nothing to write
     if not write:
-        reading: AbstractContextManager[Database | None] = nullcontext() if begun else _read(path)
-        with reading as state:
-            for plan in iter_clean_plans(state, places, hidden):
+        reading: AbstractContextManager[Database | None] = nullcontext() if begun else _open_for_reading(path)
+        with reading as database:
+            for plan in iter_clean_plans(database, places, hidden):
                 report.add(plan)
         report.finish(None)
         return
-    with _work_on(path, "library clean", create=begun) as opened, progress_bar(0, "clean", "file", not quiet) as tick:
+    with (
+        _open_for_writing(path, "library clean", create=begun) as opened,
+        progress_bar(0, "clean", "file", not quiet) as tick,
+    ):
 
         def done(plan: TagPlan, refusal: Refusal | None) -> None:
             tick()
@@ -138,23 +141,23 @@ def clean(
             plans = _backed_up(opened, plans)
         run, _, refused = apply_plans(opened, plans, "", command_line(), keep_mtime=keep_mtime, report=done)
     report.finish(run)
-    _refusals([(item.path, item.reason) for item in refused])
+    _show_refusals([(item.path, item.reason) for item in refused])
 
 
-def _backed_up(state: Database, plans: Iterable[TagPlan]) -> Iterator[TagPlan]:
+def _backed_up(database: Database, plans: Iterable[TagPlan]) -> Iterator[TagPlan]:
     """Back the database up before the first file is written."""
     from genretree.library.database.connection import back_up
 
     written = False
     for plan in plans:
         if plan.action == "write" and not written:
-            back_up(state)
+            back_up(database)
             written = True
         yield plan
 
 
 class _CleanReport:
-    """What `clean` prints."""
+    """Counts and prints the outcomes of `clean`."""
 
     def __init__(self, as_json: bool, write: bool) -> None:
         self._as_json, self._write = as_json, write
@@ -169,26 +172,26 @@ class _CleanReport:
             yield plan
 
     def add(self, plan: TagPlan, refusal: Refusal | None = None) -> None:
-        """Count a file, and print or note what is or would be done with it."""
+        """Count a file, and print its outcome or store it for `finish`."""
         from genretree.library.plan.clean import clean_outcome
         from genretree.library.tags.adapters import format_genres
 
-        left = refusal is not None or plan.action != "write"
+        skipped = refusal is not None or plan.action != "write"
         message = refusal.reason if refusal is not None else plan.message
-        outcome = "refused" if left else clean_outcome(plan)
+        outcome = "refused" if skipped else clean_outcome(plan)
         self._counts[outcome] += 1
         path = printable(plan.row.path)
         if self._as_json:
-            before, after = list(plan.row.genres or ()), [] if left else list(plan.genres)
+            before, after = list(plan.row.genres or ()), [] if skipped else list(plan.genres)
             echo_json({"file": path, "outcome": outcome, "now": before, "genre": after, "message": message})
-        elif left and refusal is None and len(self._named[outcome]) < _PROBLEMS:
+        elif skipped and refusal is None and len(self._named[outcome]) < _MAX_REFUSALS:
             self._named[outcome].append(f"skipped: {path}: {message}")
-        elif not left and not self._write and len(self._named[outcome]) < _ROWS:
-            now, then = (format_genres(genres) or "no genre" for genres in (plan.row.genres or (), plan.genres))
-            self._named[outcome].append(f"  {path}: {now if outcome == 'kept' else f'{now} -> {then}'}")
+        elif not skipped and not self._write and len(self._named[outcome]) < _MAX_ROWS:
+            now, new = (format_genres(genres) or "no genre" for genres in (plan.row.genres or (), plan.genres))
+            self._named[outcome].append(f"  {path}: {now if outcome == 'kept' else f'{now} -> {new}'}")
 
     def finish(self, run: int | None) -> None:
-        """Print the counts, and how to go on."""
+        """Print the counts and the next step."""
         from genretree.library.plan.clean import OUTCOMES
 
         counts = {name: self._counts[name] for name in (*OUTCOMES, "refused")}
@@ -198,14 +201,14 @@ class _CleanReport:
             return
         for outcome, text in OUTCOMES.items():
             if counts[outcome]:
-                echo(f"{counts[outcome]} {text}" + (":" if self._named[outcome] else ""))
+                echo(f"{counts[outcome]} files: {text}" + (":" if self._named[outcome] else ""))
             for line in self._named[outcome]:
                 echo(line)
-            if self._named[outcome] and counts[outcome] > _ROWS:
-                echo(f"  {counts[outcome] - _ROWS} more; all with --json")
+            if self._named[outcome] and counts[outcome] > _MAX_ROWS:
+                echo(f"  {counts[outcome] - _MAX_ROWS} more; list all with --json")
         for line in self._named["refused"]:
             echo(line, err=True)
         if not self._write:
-            echo(f"{n} files carry fields of genretree. Nothing was written; to remove them, add --write")
+            echo(f"{n} files have genretree's fields. Nothing was written; to remove them, add --write")
         else:
             echo(f"{n} files cleaned" + (f"; undo with: genretree library undo {run}" if run else "."))

@@ -1,1 +1,1 @@
-"""Write the planned tags into files."""
+"""Write planned tags into files, undo runs, and recover from interrupted ones."""

@@ -1,7 +1,7 @@
 """Write planned genres into files.
 
-A file is never edited in place: a copy next to it is, which then replaces it in one step. Before that, the copy must
-have the same audio, byte for byte, and the same other tags, and the journal must be able to restore the old file.
+A file is never edited in place: the tags are written into a copy, which then replaces it atomically. Before that, the
+audio of both must be identical, all other tags unchanged, and the stored delta must restore the old file.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from genretree.library.database import journal
 from genretree.library.database.connection import Database
 from genretree.library.plan.planner import TagPlan
 from genretree.library.tags.adapters import TagError, TagValues, read_tags, write_tags
-from genretree.library.tags.audio_digest import LayoutError, sound_digest
+from genretree.library.tags.audio_digest import LayoutError, hash_audio
 from genretree.library.tags.binary_delta import apply_delta, content_digest, make_delta
-from genretree.library.tags.verify_unchanged import check_untouched
+from genretree.library.tags.verify_unchanged import check_unchanged
 
 
 def apply_plans(
-    state: Database,
+    database: Database,
     plans: Iterable[TagPlan],
     model: str,
     command: str = "",
@@ -43,28 +43,36 @@ def apply_plans(
     keep_mtime: bool = False,
     report: Callable[[TagPlan, Refusal | None], None] | None = None,
 ) -> tuple[int | None, int, list[Refusal]]:
-    """Write what is planned.
+    """Carry out plans.
 
     Parameters
     ----------
-    state : Database
-        Of which the caller is the `sole_worker`.
+    database : Database
+        Locked by the caller with `lock_database`.
     plans : iterable of TagPlan
-        Those whose action is not `write` are passed over.
+        Plans whose action is not `write` are ignored.
     model : str
         Digest of the model.
     command : str
         Shown by `status`.
     keep_mtime : bool
-        Leave the time of the last change as it was; programs that look for changed files then miss this one.
+        Preserve the modification time; programs that look for changed files then miss this change.
     report : callable, optional
         Called for each plan that is carried out or refused.
 
     Returns
     -------
-    (int, int, list of Refusal)
-        The run's number to undo it by (None if nothing was to be written), how many files were written, and which were
-        left as they are. A full disk stops the run.
+    run : int or None
+        Number of the run, for undo; None if nothing was written.
+    written : int
+        Number of files written.
+    refused : list of Refusal
+        Files that were skipped, with the reasons.
+
+    Raises
+    ------
+    LibraryError
+        If the disk is full; the files written so far stay written.
     """
     run: int | None = None
     written = 0
@@ -73,17 +81,17 @@ def apply_plans(
         if plan.action != "write":
             continue
         if run is None:
-            run = journal.begin_run(state, model, command)
+            run = journal.begin_run(database, model, command)
         refusal = None
         try:
-            written += write_plan(state, run, plan, keep_mtime)
+            written += write_plan(database, run, plan, keep_mtime)
         except (RefusedError, LockedError, TagError, LayoutError) as error:
             refusal = Refusal(plan.row.path, str(error) or type(error).__name__)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 where = f"{printable(plan.row.path)}: the disk is full"
                 raise LibraryError(
-                    f"{where}; this file is as it was, {written} were written; go on by apply"
+                    f"{where}; this file is unchanged, {written} were written; free some space and run apply again"
                 ) from error
             refusal = Refusal(plan.row.path, f"can't be written: {error.strerror or error or type(error).__name__}")
         if refusal is not None:
@@ -93,13 +101,18 @@ def apply_plans(
     return run if written else None, written, refused
 
 
-def write_plan(state: Database, run: int, plan: TagPlan, keep_mtime: bool = False) -> bool:
-    """Write one file's tags; says whether there was anything to write.
+def write_plan(database: Database, run: int, plan: TagPlan, keep_mtime: bool = False) -> bool:
+    """Write one file's tags.
+
+    Returns
+    -------
+    bool
+        False if the file already had them.
 
     Raises
     ------
     RefusedError, LockedError, TagError, LayoutError, OSError
-        If it was left as it is.
+        If the file was skipped; it is unchanged then.
     """
     row, path = plan.row, Path(plan.row.path)
     assert row.content is not None
@@ -116,7 +129,7 @@ def write_plan(state: Database, run: int, plan: TagPlan, keep_mtime: bool = Fals
             raise RefusedError("has changed since the analysis; analyse it again")
         placing = False
         change = journal.begin_change(
-            state, run, row.path, str(temporary), row.content, row.mtime_ns, _tag_json(values)
+            database, run, row.path, str(temporary), row.content, row.mtime_ns, _tag_json(values)
         )
         try:
             with exclusive_access(path, source, opened):
@@ -125,26 +138,26 @@ def write_plan(state: Database, run: int, plan: TagPlan, keep_mtime: bool = Fals
                 if read_tags(temporary) != values:
                     raise RefusedError(CHANGED)
                 write_tags(temporary, plan.genres, own)
-                if sound_digest(temporary) != sound_digest(path):
+                if hash_audio(temporary) != hash_audio(path):
                     raise RefusedError("its audio would have changed")
-                check_untouched(path, temporary)
+                check_unchanged(path, temporary)
                 new = read_tags(temporary)
                 if new.own != own:
-                    raise RefusedError("its tags don't hold what was written")
+                    raise RefusedError("its tags do not contain what was written")
                 delta = make_delta(path, temporary)
                 _check_delta(temporary, delta, row.content)
                 copy_status(path, temporary, keep_mtime)
-                facts = {**_tag_json(new), "wrote": list(plan.genres), "theirs": list(plan.theirs)}
+                new_tags = {**_tag_json(new), "wrote": list(plan.genres), "theirs": list(plan.other_genres)}
                 placing = True
-                journal.fill_change(state, change, content_digest(temporary), facts, delta)
+                journal.fill_change(database, change, content_digest(temporary), new_tags, delta)
                 status = replace_file(temporary, path, source, opened)
         except BaseException:
             if placing and temporary.exists():
-                journal.void_change(state, change)
+                journal.void_change(database, change)
             if remove_copy(temporary, placing):
-                journal.drop_change(state, change)
+                journal.drop_change(database, change)
             raise
-    journal.finish_change(state, change, status.st_size, status.st_mtime_ns)
+    journal.finish_change(database, change, status.st_size, status.st_mtime_ns)
     return True
 
 

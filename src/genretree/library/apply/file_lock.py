@@ -1,7 +1,7 @@
-"""A lock for one sound file, so that two processes with databases of their own never write to it at the same time.
+"""Lock single audio files, so that processes with different databases never write to the same file at the same time.
 
-The lock is taken on a hidden file in the same folder, because the sound file itself is replaced by every write. The
-operating system releases it when its process dies, so a lock file that a kill left behind blocks nobody.
+The lock is taken on a hidden file in the same folder, because each write replaces the audio file itself. The operating
+system releases the lock when its process ends, so a lock file left by a killed process blocks no other process.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from filelock import FileLock, Timeout
 
 WAIT_SECONDS = 5.0
 _POLL_SECONDS = 0.02
-_MODE = 0o666  # another user of the same folder has to be able to lock it, too
+_MODE = 0o666  # other users of the same folder must be able to lock it, too
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
-_NOT_OURS = {errno.EACCES, errno.EPERM}
+_NOT_PERMITTED = {errno.EACCES, errno.EPERM}
 
 
 class LockedError(Exception):
@@ -28,9 +28,9 @@ class LockedError(Exception):
 
 
 def lock_path(path: Path) -> Path:
-    """Return the path of a sound file's lock file.
+    """Return the path of an audio file's lock file.
 
-    The name is the same on systems that spell the file's name in another letter case or Unicode normal form.
+    It does not depend on the letter case and Unicode normal form of the name, which differ between systems.
     """
     name = unicodedata.normalize("NFC", path.name).casefold()
     digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
@@ -39,20 +39,20 @@ def lock_path(path: Path) -> Path:
 
 @contextmanager
 def lock_file(path: Path, timeout: float | None = None) -> Iterator[bool]:
-    """Hold the lock of a sound file during the block, and remove the lock file afterwards.
+    """Hold the lock of an audio file during the block, and remove the lock file afterwards.
 
     Parameters
     ----------
     path : Path
-        The sound file.
+        The audio file.
     timeout : float, optional
         Seconds to wait for another process; `WAIT_SECONDS` if None.
 
     Yields
     ------
     bool
-        False if the file system has no locks, or the lock file belongs to a user who does not share it. Nothing is
-        locked then, and callers have to rely on their own checks.
+        False if the file system does not support locks, or the lock file belongs to another user and is not writable.
+        Nothing is locked then, and callers must rely on their own checks.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def lock_file(path: Path, timeout: float | None = None) -> Iterator[bool]:
     except Timeout:
         raise LockedError("another process is writing to it; try again when that has finished") from None
     except OSError as error:
-        if error.errno not in _UNSUPPORTED | _NOT_OURS:
+        if error.errno not in _UNSUPPORTED | _NOT_PERMITTED:
             raise
         if error.errno in _UNSUPPORTED:
             with suppress(OSError):
@@ -80,15 +80,15 @@ def lock_file(path: Path, timeout: float | None = None) -> Iterator[bool]:
         yield True
     finally:
         try:
-            # While the lock is held: a waiting process that locks the removed file sees that and creates a new one.
-            with suppress(OSError):  # Windows removes no open file; filelock does it there
+            # Removed under the lock: a waiting process that locks the removed file notices, and creates a new one.
+            with suppress(OSError):  # Windows can't remove open files; filelock removes it there
                 name.unlink(missing_ok=True)
         finally:
             lock.release()
 
 
 def remove_stale_lock(path: Path) -> None:
-    """Remove a lock file that a killed process left behind; one that is in use stays."""
+    """Remove the lock file that a killed process left behind, unless another process uses it."""
     if os.path.lexists(lock_path(path)):
         with suppress(LockedError, OSError), lock_file(path, timeout=0):
             pass

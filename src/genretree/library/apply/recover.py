@@ -1,4 +1,4 @@
-"""Recover from a process that was killed while it wrote to files."""
+"""Recover from a process that was killed while it wrote tags."""
 
 from __future__ import annotations
 
@@ -17,57 +17,59 @@ from genretree.library.tags.adapters import TagError, read_tags
 
 @dataclass(frozen=True)
 class Recovered:
-    """A file that was being written when a process died, and its state.
+    """The outcome for a file that was being written when a process was killed.
 
     Parameters
     ----------
     path : str
-    found : str
-        In words.
+    message : str
+        Whether the file was written or restored.
     edited : bool
-        Another program has changed it since.
+        Whether another program has changed it since.
     """
 
     path: str
-    found: str
+    message: str
     edited: bool = False
 
 
-def recover(state: Database) -> list[Recovered]:
-    """Find out what became of changes that a process died over, and clear its temporary files away.
+def recover(database: Database) -> list[Recovered]:
+    """Determine the outcome of interrupted changes, and remove temporary files.
 
-    A file is either as it was or as it was to be, never in between, unless another program has changed it since; then
-    its tags tell which of the two that program found, and nothing is done to it. Where it is not to be found, on a disk
-    that is not there at present, say, that stays open until it is.
+    Each file is in its old or its new state, unless another program has changed it since; then genretree's fields in
+    its tags show which of the two that program opened, and the file is not touched. A change of a missing file, for
+    example on a disk that is not mounted, stays open until the file is back.
     """
-    found = []
-    for item in read_changes(state, "WHERE state IN ('begun', 'undoing')", ()):
-        unused = Path(item.temporary).exists()  # it goes when it takes the file's place
+    outcomes = []
+    for item in read_changes(database, "WHERE state IN ('begun', 'undoing')", ()):
+        unused = Path(item.temporary).exists()  # replacing the file renames it
         if unused:
-            journal.void_change(state, item.id)
-        for leftover in (journal.step_path(Path(item.temporary)), Path(item.temporary)):
+            journal.void_change(database, item.id)
+        for leftover in (journal.intermediate_path(Path(item.temporary)), Path(item.temporary)):
             with suppress(OSError):
                 leftover.unlink(missing_ok=True)
         remove_stale_lock(Path(item.path))
-        recovered = _recover_undo(state, item, unused) if item.state == "undoing" else _recover(state, item, unused)
-        found += [] if recovered is None else [recovered]
-    return found
+        recovered = (
+            _recover_undo(database, item, unused) if item.state == "undoing" else _recover(database, item, unused)
+        )
+        outcomes += [] if recovered is None else [recovered]
+    return outcomes
 
 
-def _recover(state: Database, item: Change, unused: bool) -> Recovered | None:
-    """Find out what became of a write."""
+def _recover(database: Database, item: Change, unused: bool) -> Recovered | None:
+    """Determine the outcome of an interrupted write; None while it is unknown."""
     now = read_file_state(item.path)
     if now is None and item.after and not unused:
-        return None  # it may be in place
+        return None  # the new file may be in place
     if now is not None and now.content == item.after:
-        journal.finish_change(state, item.id, now.size, now.mtime_ns)
-        return Recovered(item.path, "was written; undo takes it back")
+        journal.finish_change(database, item.id, now.size, now.mtime_ns)
+        return Recovered(item.path, "was written; undo restores it")
     if now is None or now.content == item.before or unused or not item.after:
-        journal.drop_change(state, item.id)
+        journal.drop_change(database, item.id)
         edited = now is not None and now.content != item.before
-        text = "was not written, and another program has changed it since" if edited else "is as it was"
+        text = "was not written, and another program has changed it since" if edited else "is unchanged"
         return Recovered(item.path, text, edited)
-    with state.transaction() as connection:
+    with database.transaction() as connection:
         connection.execute("UPDATE change SET state = 'written' WHERE id = ?", (item.id,))
     text = (
         "was written, and another program has changed it since; "
@@ -76,32 +78,34 @@ def _recover(state: Database, item: Change, unused: bool) -> Recovered | None:
     return Recovered(item.path, text, edited=True)
 
 
-def _recover_undo(state: Database, item: Change, unused: bool) -> Recovered | None:
-    """Find out what became of the restoring of a file."""
+def _recover_undo(database: Database, item: Change, unused: bool) -> Recovered | None:
+    """Determine the outcome of an interrupted undo; None while it is unknown."""
     now = read_file_state(item.path)
-    chain = read_changes(state, "WHERE path = ? AND id >= ? AND state <> 'undone' ORDER BY id DESC", _key(item))
+    chain = read_changes(
+        database, "WHERE path = ? AND id >= ? AND state <> 'undone' ORDER BY id DESC", _path_and_id(item)
+    )
     if now is None and not unused:
         return None
     if now is not None and now.content == item.before:
-        journal.finish_undo(state, chain, now.content, now.size, now.mtime_ns)
+        journal.finish_undo(database, chain, now.content, now.size, now.mtime_ns)
         return Recovered(item.path, "was restored")
-    if now is None or now.content == chain[0].after or unused or not _holds(item.path, item.old):
-        journal.stop_undo(state, item.id)
+    if now is None or now.content == chain[0].after or unused or not _has_fields(item.path, item.old):
+        journal.stop_undo(database, item.id)
         edited = now is not None and now.content != chain[0].after
         text = "was not restored" + (", and another program has changed it since" if edited else "")
         return Recovered(item.path, text, edited)
-    with state.transaction() as connection:
-        connection.executemany("UPDATE change SET state = 'undone' WHERE id = ?", [(part.id,) for part in chain])
+    with database.transaction() as connection:
+        connection.executemany("UPDATE change SET state = 'undone' WHERE id = ?", [(change.id,) for change in chain])
     return Recovered(item.path, "was restored, and another program has changed it since", edited=True)
 
 
-def _holds(path: str, facts: Mapping[str, Any]) -> bool:
-    """Return whether a file's own fields of ours are these: other programs leave them alone."""
+def _has_fields(path: str, expected: Mapping[str, Any]) -> bool:
+    """Return whether a file has these genretree fields, which other programs do not change."""
     try:
-        return bool(read_tags(path).own == facts["own"])
+        return bool(read_tags(path).own == expected["own"])
     except (TagError, OSError):
         return False
 
 
-def _key(item: Change) -> tuple[bytes, int]:
+def _path_and_id(item: Change) -> tuple[bytes, int]:
     return encode_path(item.path), item.id

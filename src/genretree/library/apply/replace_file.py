@@ -1,8 +1,8 @@
-"""Replace a file with an edited copy, safely against crashes and against other programs that write to it.
+"""Replace a file with an edited copy atomically, protected against crashes and concurrent writers.
 
-Other processes, with databases of their own or none, may work on the same file. Three things protect it: the copy has a
-random name and is created exclusively; a lock is held from the copy to the replacement; and just before the replacement
-the name must still lead to the file that was opened at the beginning, unchanged.
+Other processes may write to the same file, with or without a database. Three measures protect it: the copy has a random
+name and is created exclusively; a lock is held from the copy to the replacement; and just before the replacement the
+name must still refer to the file that was opened at the beginning, unchanged.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ CHANGED = "another program changed it at the same time; genretree did not write 
 
 
 class RefusedError(Exception):
-    """A file was left as it is; the text says why."""
+    """A file was skipped and is unchanged; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A file that was left as it is, and why."""
+    """A skipped file and the reason."""
 
     path: str
     reason: str
 
 
 def name_copy(path: Path) -> Path:
-    """Name the copy.
+    """Return a path for the copy of a file.
 
-    The name is short, since the file's may be as long as the system allows; hidden, so that no walk takes it; and
-    random, so that no other process has the same one, and recovery removes nobody else's.
+    The name is short, since the file's name may have the maximum length; hidden, so that scans skip it; and random, so
+    that no other process uses it and recovery removes no other process's copy.
     """
     return path.with_name(f".genretree-{secrets.token_hex(16)}.tmp")
 
 
 def create_file(path: Path) -> BinaryIO:
-    """Create a file that must not exist yet, for its owner only until it has the mode of the original."""
+    """Create a file that must not exist yet, accessible only to its owner until it gets the original's mode."""
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600), "wb")
 
 
 def copy_file(source: BinaryIO, target: Path) -> bytes:
-    """Copy an open file to one that must not exist yet; returns the hash of what was copied."""
+    """Copy an open file to a new one; returns the content hash of the copy."""
     digest = hashlib.blake2b(digest_size=16)
     source.seek(0)
     with create_file(target) as stream:
@@ -66,7 +66,7 @@ def copy_file(source: BinaryIO, target: Path) -> bytes:
 
 @contextmanager
 def exclusive_access(path: Path, source: BinaryIO, opened: os.stat_result) -> Iterator[None]:
-    """Hold the file's lock; a failure that another program's change explains is reported as that change."""
+    """Hold the file's lock; a failure caused by another program's change is reported as that change."""
     with lock_file(path):
         check_same_file(source, opened, path)
         try:
@@ -77,12 +77,12 @@ def exclusive_access(path: Path, source: BinaryIO, opened: os.stat_result) -> It
 
 
 def check_same_file(source: BinaryIO, opened: os.stat_result, path: Path) -> None:
-    """Compare an open file with how it was when it was opened, and with what its name leads to now.
+    """Check that an open file is unchanged, and that its name still refers to it.
 
     Raises
     ------
     RefusedError
-        If another program has written to it, replaced or removed it.
+        If another program has modified, replaced or removed the file.
     """
     try:
         named = path.lstat()
@@ -99,16 +99,16 @@ def check_same_file(source: BinaryIO, opened: os.stat_result, path: Path) -> Non
 def remove_copy(temporary: Path, placing: bool) -> bool:
     """Remove the copy after a failure.
 
-    What the file holds decides nothing here, since another process may have replaced it. The copy alone does: while it
-    is there, it has not taken the file's place.
+    The content of the file is not evidence, since another process may have replaced it. The copy is: as long as it
+    exists, it has not replaced the file.
 
     Returns
     -------
     bool
-        Whether it is certain that the file was left as it is and no copy remains. Otherwise recovery finds out.
+        Whether the file is certainly unchanged and no copy is left; otherwise recovery determines the outcome.
     """
     try:
-        journal.step_path(temporary).unlink(missing_ok=True)
+        journal.intermediate_path(temporary).unlink(missing_ok=True)
         temporary.unlink()
     except FileNotFoundError:
         return not placing
@@ -118,11 +118,11 @@ def remove_copy(temporary: Path, placing: bool) -> bool:
 
 
 def copy_status(source: Path, target: Path, keep_mtime: bool) -> None:
-    """Copy the file's owner, mode, extended attributes and, if wished, time."""
+    """Copy owner, mode, extended attributes and, optionally, the modification time."""
     status = source.stat()
     written = target.stat()
     if hasattr(os, "chown"):
-        with suppress(OSError):  # only root may give files away
+        with suppress(OSError):  # only root may change the owner
             os.chown(target, status.st_uid, status.st_gid)
     shutil.copystat(source, target)
     if not keep_mtime:
@@ -130,22 +130,22 @@ def copy_status(source: Path, target: Path, keep_mtime: bool) -> None:
 
 
 def replace_file(temporary: Path, path: Path, source: BinaryIO, opened: os.stat_result) -> os.stat_result:
-    """Put a finished copy in the file's place, so that either of them is there whenever power fails.
+    """Replace the file with the finished copy; after a power failure, one of the two is in place.
 
     Returns
     -------
-    stat_result
-        Of the copy: what the name leads to afterwards may be another program's already.
+    os.stat_result
+        Status of the copy, since another program may have replaced the file again by now.
     """
     with temporary.open("rb") as stream:
         os.fsync(stream.fileno())
         status = os.fstat(stream.fileno())
     check_same_file(source, opened, path)
     if os.name == "nt":
-        source.close()  # an open file can't be replaced there
+        source.close()  # Windows can't replace an open file
     temporary.replace(path)
     if os.name == "posix":
-        with suppress(OSError):  # some network file systems can't; the file is in place
+        with suppress(OSError):  # unsupported on some network file systems; the file is in place
             folder = os.open(path.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)

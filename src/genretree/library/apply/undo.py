@@ -23,43 +23,46 @@ from genretree.library.apply.replace_file import (
 from genretree.library.database import journal
 from genretree.library.database.connection import Database
 from genretree.library.tags.adapters import TagError, read_tags, write_tags
-from genretree.library.tags.audio_digest import LayoutError, sound_digest
+from genretree.library.tags.audio_digest import LayoutError, hash_audio
 from genretree.library.tags.binary_delta import apply_delta, content_digest, stream_digest
-from genretree.library.tags.verify_unchanged import check_untouched
+from genretree.library.tags.verify_unchanged import check_unchanged
 
 
 def undo(
-    state: Database,
+    database: Database,
     run: int,
     *,
     force: bool = False,
     report: Callable[[str, Refusal | None], None] | None = None,
 ) -> tuple[int, list[Refusal]]:
-    """Return back to every file that a run changed the bytes it had before, whatever later runs wrote into it.
+    """Restore the bytes of every file that a run changed, including what later runs changed in it.
 
     Parameters
     ----------
-    state : Database
-        Of which the caller is the `sole_worker`.
+    database : Database
+        Locked by the caller with `lock_database`.
     run : int
+        Number of the run.
     force : bool
-        Of files that others have changed since: give our own fields, and the genre if it is still the one we wrote,
-        the values they had, and leave the rest.
+        In files that other programs have changed since, restore genretree's fields, and the genre if it is still the
+        one that genretree wrote; keep everything else.
     report : callable, optional
         Called for each file.
 
     Returns
     -------
-    (int, list of Refusal)
-        How many files were restored, and which were left as they are.
+    restored : int
+        Number of files restored.
+    refused : list of Refusal
+        Files that were skipped, with the reasons.
     """
     restored = 0
     refused: list[Refusal] = []
-    for chain in journal.iter_chains(state, run):
+    for chain in journal.iter_chains(database, run):
         refusal = None
         path = chain[-1].path
         try:
-            _restore(state, chain, force)
+            _restore(database, chain, force)
             restored += 1
         except (RefusedError, LockedError, TagError, LayoutError) as error:
             refusal = Refusal(path, str(error) or type(error).__name__)
@@ -74,27 +77,27 @@ def undo(
     return restored, refused
 
 
-def _restore(state: Database, chain: list[journal.Change], force: bool) -> None:
-    """Go back through a file's changes, the newest first."""
+def _restore(database: Database, chain: list[journal.Change], force: bool) -> None:
+    """Undo a file's changes, newest first."""
     oldest = chain[-1]
     path = Path(oldest.path)
     with path.open("rb") as source:
         opened = os.fstat(source.fileno())
         now = stream_digest(source)
         check_same_file(source, opened, path)
-        if now == oldest.before:  # done before, but not noted
-            journal.finish_undo(state, chain, now, opened.st_size, opened.st_mtime_ns)
+        if now == oldest.before:  # restored before, but not recorded
+            journal.finish_undo(database, chain, now, opened.st_size, opened.st_mtime_ns)
             return
         exact = now == chain[0].after
-        if not exact and (moved := journal.find_exchanged(state, chain)) is not None:
-            _restore(state, moved, force)
+        if not exact and (moved := journal.find_swapped(database, chain)) is not None:
+            _restore(database, moved, force)
             return
         if not exact and not force:
             raise RefusedError(
                 "was changed by another program since; `force=True` removes genretree's fields and leaves the rest"
             )
         temporary, placing = name_copy(path), False
-        journal.begin_undo(state, oldest.id, str(temporary))
+        journal.begin_undo(database, oldest.id, str(temporary))
         try:
             with exclusive_access(path, source, opened):
                 if exact:
@@ -102,12 +105,13 @@ def _restore(state: Database, chain: list[journal.Change], force: bool) -> None:
                 else:
                     if copy_file(source, temporary) != now:
                         raise RefusedError(CHANGED)
-                    theirs = read_tags(temporary).genres
-                    ours = theirs == tuple(chain[0].new["genres"])  # a genre set by somebody since is left alone, too
-                    write_tags(temporary, oldest.old["genres"] if ours else theirs, oldest.old["own"])
-                    if sound_digest(temporary) != sound_digest(path):
+                    genres = read_tags(temporary).genres
+                    if genres == tuple(chain[0].new["genres"]):  # a genre that was set since is not changed
+                        genres = tuple(oldest.old["genres"])
+                    write_tags(temporary, genres, oldest.old["own"])
+                    if hash_audio(temporary) != hash_audio(path):
                         raise RefusedError("its audio would have changed")
-                    check_untouched(path, temporary)
+                    check_unchanged(path, temporary)
                 copy_status(path, temporary, keep_mtime=False)
                 if exact:
                     os.utime(temporary, ns=(opened.st_atime_ns, oldest.before_mtime_ns))
@@ -116,15 +120,15 @@ def _restore(state: Database, chain: list[journal.Change], force: bool) -> None:
                 status = replace_file(temporary, path, source, opened)
         except BaseException:
             if remove_copy(temporary, placing):
-                journal.stop_undo(state, oldest.id)
+                journal.stop_undo(database, oldest.id)
             raise
-    journal.finish_undo(state, chain, after, status.st_size, status.st_mtime_ns)
+    journal.finish_undo(database, chain, after, status.st_size, status.st_mtime_ns)
 
 
 def _rewind(path: Path, temporary: Path, chain: list[journal.Change]) -> None:
-    """Write the file as it was before the oldest change of a chain."""
+    """Write the file's content before the oldest change of a chain."""
     source = path
-    step = journal.step_path(temporary)
+    step = journal.intermediate_path(temporary)
     try:
         for item in chain:
             with create_file(step) as stream:

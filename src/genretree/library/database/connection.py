@@ -1,7 +1,7 @@
-"""The SQLite file that holds all that is known of a library: files, results, and the journal of what was written.
+"""Open, lock, check and back up the SQLite database of a library: its files, results, and journal of changes.
 
-Every finished file is committed at once, in WAL mode, so that a process that is killed loses what it had in hand and
-nothing else. Paths are stored as the bytes the system knows them by, since names need not be text.
+Each finished file is committed at once, in WAL mode, so that a killed process loses only the files in progress.
+Paths are stored as bytes, as the operating system returns them, since file names need not be valid text.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _BACKUPS = 3
 
 
 def default_database() -> Path:
-    """Where the database is if nobody says: `$GENRETREE_LIBRARY`, or in the user's folder for programs' data."""
-    given = os.environ.get("GENRETREE_LIBRARY")
-    return Path(given) if given else platformdirs.user_data_path("genretree") / "library.sqlite"
+    """Return the default path of the database: `$GENRETREE_LIBRARY`, or a file in the user's data folder."""
+    path = os.environ.get("GENRETREE_LIBRARY")
+    return Path(path) if path else platformdirs.user_data_path("genretree") / "library.sqlite"
 
 
 class Database:
@@ -47,20 +47,20 @@ class Database:
     path : Path
     connection : sqlite3.Connection
         In autocommit; use `transaction` to write.
-    copied : tempfile.TemporaryDirectory, optional
-        Folder of the copy that is open in place of a database which can't be read where it is; goes with `close`.
+    copy_folder : tempfile.TemporaryDirectory, optional
+        Folder of a temporary copy, opened where the database can't be read in place; removed by `close`.
     """
 
     def __init__(
-        self, path: Path, connection: sqlite3.Connection, copied: tempfile.TemporaryDirectory[str] | None = None
+        self, path: Path, connection: sqlite3.Connection, copy_folder: tempfile.TemporaryDirectory[str] | None = None
     ) -> None:
         self.path = path
         self.connection = connection
-        self._copied = copied
+        self._copied = copy_folder
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Commit what the block writes, all of it or nothing.
+        """Commit everything that the block writes, or nothing.
 
         Raises
         ------
@@ -79,10 +79,10 @@ class Database:
         except sqlite3.DatabaseError as error:
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
-            raise explain(self.path, error) from error
+            raise to_library_error(self.path, error) from error
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the connection."""
         self.connection.close()
         if self._copied is not None:
             self._copied.cleanup()
@@ -94,25 +94,31 @@ class Database:
         self.close()
 
 
-def open_database(path: str | Path, *, create: bool = False, show: bool = False, check: bool | None = None) -> Database:
+def open_database(
+    path: str | Path, *, create: bool = False, read_only: bool = False, check: bool | None = None
+) -> Database:
     """Open a library's database.
 
     Parameters
     ----------
     path : path
-        On a local disk: SQLite's WAL does not work over a network file system.
+        Must be on a local disk: SQLite's WAL mode does not work over a network file system.
     create : bool
-        Make a new one if there is none.
-    show : bool
-        Only to be read: a database that can't be written to, or whose folder can't, opens all the same, and one of
-        an earlier format stays as it is. Otherwise it is migrated to the current format.
+        Create the database if it is missing.
+    read_only : bool
+        Open for reading only. This also works without write access to the database or its folder, and a database of
+        an earlier format is not migrated.
     check : bool, optional
-        Look for damage first, which reads the whole file; by default if it is smaller than 64 MB.
+        Check for damage first, which reads the whole file. Default: check databases smaller than 64 MB.
+
+    Returns
+    -------
+    Database
 
     Raises
     ------
     LibraryError
-        If there is none, or it is something else, damaged, or of another format.
+        If the database is missing, damaged, of an unknown format, or not a library database.
     """
     path = Path(path)
     if not path.exists() and _backup(path, 1).exists():
@@ -126,41 +132,41 @@ def open_database(path: str | Path, *, create: bool = False, show: bool = False,
         path.parent.mkdir(parents=True, exist_ok=True)
     if check is None:
         check = not path.exists() or path.stat().st_size < _CHECKED_BYTES
-    state: Database | None = None
+    database: Database | None = None
     try:
-        state = Database(path, sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None))
+        database = Database(path, sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None))
         try:
-            _prepare(state, create, check, upgrade=not show)
+            _prepare(database, create, check, upgrade=not read_only)
         except sqlite3.OperationalError as error:
-            if not show or error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            if not read_only or error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
                 raise
-            state.close()
-            state = _open_read_only(path)
-            _prepare(state, create=False, check=check, upgrade=False)
+            database.close()
+            database = _open_read_only(path)
+            _prepare(database, create=False, check=check, upgrade=False)
     except BaseException as error:
-        if state is not None:
-            state.close()
+        if database is not None:
+            database.close()
         if isinstance(error, sqlite3.DatabaseError):
-            raise explain(path, error) from error
+            raise to_library_error(path, error) from error
         raise
-    return state
+    return database
 
 
-def _prepare(state: Database, create: bool, check: bool, upgrade: bool) -> None:
-    """Make the tables if there are none, or see whether they are sound and of a format that can be read."""
-    path, connection = state.path, state.connection
+def _prepare(database: Database, create: bool, check: bool, upgrade: bool) -> None:
+    """Create the tables if there are none; otherwise check them for damage and for a known format."""
+    path, connection = database.path, database.connection
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        # An emptied database looks like a new one; a backup tells them apart.
+        # A truncated database looks like a new one; a backup shows that it is not.
         if not create or _backup(path, 1).exists():
             raise LibraryError(f"{path}: is empty; {_advice(path)}")
         connection.execute("PRAGMA journal_mode = WAL")
         create_schema(connection)
     elif check:
-        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            raise LibraryError(f"{path}: is damaged ({' '.join(found.split())}); {_advice(path)}")
-    connection.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing by it
+        status = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if status != "ok":
+            raise LibraryError(f"{path}: is damaged ({' '.join(status.split())}); {_advice(path)}")
+    connection.execute("PRAGMA synchronous = NORMAL")  # safe if the process is killed
     format_ = read_format(connection)
     if format_ is None or not 1 <= format_ <= FORMAT:
         raise LibraryError(
@@ -170,59 +176,59 @@ def _prepare(state: Database, create: bool, check: bool, upgrade: bool) -> None:
     if not upgrade:
         emulate_current_format(connection)
     elif format_ < FORMAT:
-        with state.transaction():
+        with database.transaction():
             migrate(connection)
 
 
 def _open_read_only(path: Path) -> Database:
-    """Open a database next to which SQLite can't make the files that WAL mode needs."""
+    """Open a database in a folder where SQLite can't create the files that WAL mode needs."""
     log = path.with_name(f"{path.name}-wal")
-    copied = None
+    copy_folder = None
     readable = path
-    if log.exists() and log.stat().st_size:  # what is only in the log would be missing from an immutable database
-        copied = tempfile.TemporaryDirectory(prefix="genretree-")
-        readable = Path(copied.name) / path.name
+    if log.exists() and log.stat().st_size:  # with immutable=1, SQLite ignores the log
+        copy_folder = tempfile.TemporaryDirectory(prefix="genretree-")
+        readable = Path(copy_folder.name) / path.name
         try:
             shutil.copyfile(path, readable)
             shutil.copyfile(log, readable.with_name(log.name))
         except OSError as error:
-            copied.cleanup()
+            copy_folder.cleanup()
             raise LibraryError(f"{path}: can't be read ({error.strerror or error})") from error
-    address = f"{readable.absolute().as_uri()}{'' if copied else '?mode=ro&immutable=1'}"
-    return Database(path, sqlite3.connect(address, uri=True, isolation_level=None), copied)
+    address = f"{readable.absolute().as_uri()}{'' if copy_folder else '?mode=ro&immutable=1'}"
+    return Database(path, sqlite3.connect(address, uri=True, isolation_level=None), copy_folder)
 
 
-def back_up(state: Database) -> Path:
-    """Copy a database to `<name>.backup-1` and number the earlier copies up; three are retained.
+def back_up(database: Database) -> Path:
+    """Copy a database to `<name>.backup-1` and renumber the earlier backups; the last three are retained.
 
     Returns
     -------
     Path
-        The copy.
+        The new backup.
 
     Raises
     ------
     LibraryError
-        If it can't be written; the earlier copies are then as they were.
+        If the backup can't be written; the earlier backups are unchanged then.
     """
-    new = state.path.with_name(f"{state.path.name}.backup-new")  # only a `sole_worker` writes it
+    new = database.path.with_name(f"{database.path.name}.backup-new")  # only written under `lock_database`
     try:
         new.unlink(missing_ok=True)
         with closing(sqlite3.connect(new)) as target:
-            state.connection.backup(target)
+            database.connection.backup(target)
         with new.open("rb+") as stream:
             os.fsync(stream.fileno())
         for number in range(_BACKUPS - 1, 0, -1):
-            if _backup(state.path, number).exists():
-                _backup(state.path, number).replace(_backup(state.path, number + 1))
-        new.replace(_backup(state.path, 1))
+            if _backup(database.path, number).exists():
+                _backup(database.path, number).replace(_backup(database.path, number + 1))
+        new.replace(_backup(database.path, 1))
     except sqlite3.DatabaseError as error:
         new.unlink(missing_ok=True)
-        source = state.path if _is_damage(error) else new
-        raise explain(source, error) from error
+        source = database.path if _is_damage(error) else new
+        raise to_library_error(source, error) from error
     except OSError as error:
         raise LibraryError(f"{new}: can't be written ({error.strerror or error}); nothing was changed") from error
-    return _backup(state.path, 1)
+    return _backup(database.path, 1)
 
 
 def _backup(path: Path, number: int) -> Path:
@@ -230,55 +236,65 @@ def _backup(path: Path, number: int) -> Path:
 
 
 def backups(path: Path) -> list[Path]:
-    """Return the backups of a database that are there, the latest first."""
+    """List the existing backups of a database, newest first."""
     return [copy for number in range(1, _BACKUPS + 1) if (copy := _backup(path, number)).is_file()]
 
 
 @contextmanager
-def sole_worker(path: Path, what: str) -> Iterator[None]:
-    """Let only one process at a time work on a library; the lock goes with the process, however it ends.
+def lock_database(path: Path, what: str) -> Iterator[None]:
+    """Lock a library for this process; the lock is released however the process ends.
 
-    It is a transaction on an empty database next to the library's, which every system has and no kill leaves behind.
+    The lock is a transaction on an empty database next to the library's: that works on every system, and a killed
+    process leaves no lock behind.
+
+    Parameters
+    ----------
+    path : Path
+        The library's database.
+    what : str
+        Name of the command, for the message that other processes get.
 
     Raises
     ------
     LibraryError
-        If another one is at work.
+        If another process holds the lock.
     """
-    lock = path.with_name(f"{path.name}.lock")
+    lock_path = path.with_name(f"{path.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    who = path.with_name(f"{path.name}.who")
-    held = sqlite3.connect(lock, timeout=0, isolation_level=None)
+    owner_file = path.with_name(f"{path.name}.who")
+    lock = sqlite3.connect(lock_path, timeout=0, isolation_level=None)
     try:
-        held.execute("BEGIN EXCLUSIVE")
+        lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.OperationalError as error:
-        held.close()
+        lock.close()
         if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-            raise explain(lock, error) from error
-        holder = who.read_text(encoding="utf-8") if who.is_file() else "another process"
+            raise to_library_error(lock_path, error) from error
+        holder = owner_file.read_text(encoding="utf-8") if owner_file.is_file() else "another process"
         raise LibraryError(
             f"{path}: {holder} is using it; wait until it has finished, or name another file in `path`"
         ) from None
     try:
-        who.write_text(f"{what} (process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')})", encoding="utf-8")
+        owner_file.write_text(
+            f"{what} (process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')})", encoding="utf-8"
+        )
         yield
     finally:
-        who.unlink(missing_ok=True)
-        held.close()
+        owner_file.unlink(missing_ok=True)
+        lock.close()
 
 
 def encode_path(path: str | os.PathLike[str]) -> bytes:
-    """Return the bytes a path is stored as."""
+    """Encode a path as the bytes that the database stores."""
     return os.fsencode(path)
 
 
 def decode_path(stored: bytes) -> str:
-    """Return the path back; bytes that are not text come as surrogates, as everywhere in Python."""
+    """Decode a stored path; bytes that are not valid text become surrogates (PEP 383)."""
     return os.fsdecode(stored)
 
 
 def folder_range(folder: str) -> tuple[bytes, bytes]:
-    """Return the bounds between which the stored paths of all files below a folder, or a URL, lie."""
+    """Return the range [start, end) of the stored paths of all files below a folder or URL."""
     separator = os.fsencode(os.sep)
     if is_url(folder):
         separator = b"/"
@@ -288,22 +304,22 @@ def folder_range(folder: str) -> tuple[bytes, bytes]:
 
 
 def range_below(stored: bytes, separator: bytes) -> tuple[bytes, bytes]:
-    """Return the bounds between which all paths lie that begin with a stored path and a separator."""
+    """Return the range [start, end) of the paths that begin with a stored path and a separator."""
     start = stored.rstrip(separator) + separator
     return start, start[:-1] + bytes([start[-1] + 1])
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn what SQLite raises in the block into a `LibraryError` that names the database and says what to do."""
+def convert_errors(path: Path) -> Iterator[None]:
+    """Convert SQLite errors in the block to a `LibraryError` that names the database and a remedy."""
     try:
         yield
     except sqlite3.DatabaseError as error:
-        raise explain(path, error) from error
+        raise to_library_error(path, error) from error
 
 
-def explain(path: Path, error: sqlite3.DatabaseError) -> LibraryError:
-    """Return an error that says what is wrong with a database, and what to do."""
+def to_library_error(path: Path, error: sqlite3.DatabaseError) -> LibraryError:
+    """Convert an SQLite error to a `LibraryError` that says what is wrong with the database and what to do."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return LibraryError(
@@ -311,7 +327,9 @@ def explain(path: Path, error: sqlite3.DatabaseError) -> LibraryError:
         )
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
         if path.exists() and not os.access(path, os.R_OK):
-            return LibraryError(f"{path}: can't be read ({error}); ask its owner for access, or name another file in `path`")
+            return LibraryError(
+                f"{path}: can't be read ({error}); ask its owner for access, or name another file in `path`"
+            )
         return LibraryError(f"{path}: can't be written to ({error}); name a file in a writable folder in `path`")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return LibraryError(f"{path}: another program is using it ({error}); try again when that has finished")
@@ -319,7 +337,8 @@ def explain(path: Path, error: sqlite3.DatabaseError) -> LibraryError:
         return LibraryError(f"{path}: its disk can't be read or written ({error}); check the disk, then try again")
     if code == sqlite3.SQLITE_NOTADB:
         return LibraryError(
-            f"{path}: is not a library database ({error}); name another file in `path`, or, if it was one: {_advice(path)}"
+            f"{path}: is not a library database ({error}); name another file in `path`, or, if it was one: "
+            f"{_advice(path)}"
         )
     return LibraryError(f"{path}: is damaged ({error}); {_advice(path)}")
 
@@ -330,8 +349,8 @@ def _is_damage(error: sqlite3.DatabaseError) -> bool:
 
 def _advice(path: Path) -> str:
     """Return what to do about a damaged database."""
-    kept = _backup(path, 1)
+    backup = _backup(path, 1)
     rescue = f"genretree library rescue {path} --out NEW.db"
-    if kept.exists():
-        return f"move it and its -wal file away and put {kept} in its place, or save what can be read: {rescue}"
-    return f"there is no backup {kept.name}; save what can be read: {rescue}"
+    if backup.exists():
+        return f"move it and its -wal file away and put {backup} in its place, or save what can be read: {rescue}"
+    return f"there is no backup {backup.name}; save what can be read: {rescue}"

@@ -16,18 +16,18 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class MoveCounts:
-    """What was changed in the database.
+    """Counts of what `move_folder` changed in the database.
 
     Parameters
     ----------
     files : int
-        Files that have another path now.
+        Files whose path was updated.
     known : int
-        Files that were already known at their new path; nothing was to be done with them.
+        Files that were already known at their new path, and unchanged.
     missing : int
-        Those of `files` that are not at their new path on the disk.
+        Updated files that are missing at their new path.
     changes : int
-        Entries of the journal that have another path now, so that undo finds the files.
+        Journal entries whose path was updated.
     """
 
     files: int
@@ -36,20 +36,20 @@ class MoveCounts:
     changes: int
 
 
-def move_folder(state: Database, old: str, new: str) -> MoveCounts:
-    """Give all files below a folder that was moved or renamed their new paths, in one transaction.
+def move_folder(database: Database, old: str, new: str) -> MoveCounts:
+    """Update the paths of all files below a folder that was moved or renamed, in one transaction.
 
     Parameters
     ----------
-    state : Database
-        Of which the caller is the `sole_worker`.
+    database : Database
+        Locked by the caller with `lock_database`.
     old, new : str
-        Where the folder was, and where it is now.
+        Previous and current path of the folder.
 
     Raises
     ------
     LibraryError
-        If the new folder is missing, nothing is known below the old one, or files at both paths contradict each other;
+        If the new folder is missing, no file is known below the old one, or the files at both paths conflict;
         nothing is changed then.
     """
     if not Path(new).is_dir():
@@ -58,7 +58,7 @@ def move_folder(state: Database, old: str, new: str) -> MoveCounts:
     low, high = _range(old)
     if low == target:
         raise LibraryError(f"{printable(old)}: is the same folder as {printable(new)}")
-    with state.transaction() as connection:
+    with database.transaction() as connection:
         files = connection.execute(
             "SELECT f.id, f.path, f.content, t.id, t.content FROM file f LEFT JOIN file t "
             "ON t.path = CAST(? || substr(f.path, ?) AS BLOB) AND NOT (t.path >= ? AND t.path < ?) "
@@ -69,13 +69,13 @@ def move_folder(state: Database, old: str, new: str) -> MoveCounts:
             "SELECT id, path, temporary FROM change WHERE path >= ? AND path < ?", (low, high)
         ).fetchall()
         if not files and not changes:
-            known = ", ".join(map(printable, list_folders(state))) or "nowhere"
+            known = ", ".join(map(printable, list_folders(database))) or "no folder"
             raise LibraryError(
-                f"{printable(old)}: {state.path} knows no file below this folder; its files lie: {known}"
+                f"{printable(old)}: {database.path} has no file below this folder; its files are in: {known}"
             )
         _check(files, low, target)
         moved = [(target + path[len(low) :], id_) for id_, path, _, twin, _ in files if twin is None]
-        # In two steps, since a path may still be another file's: a/x.mp3 becomes a/a/x.mp3.
+        # Two steps, since a new path may still belong to another file: a/x.mp3 becomes a/a/x.mp3.
         connection.executemany("UPDATE file SET path = ? WHERE id = ?", [(b"\0" + path, id_) for path, id_ in moved])
         gone = [(path, not os.path.lexists(decode_path(path)), id_) for path, id_ in moved]
         connection.executemany("UPDATE file SET path = ?, gone = ? WHERE id = ?", gone)
@@ -90,7 +90,7 @@ def move_folder(state: Database, old: str, new: str) -> MoveCounts:
 
 
 def _check(files: list[tuple[int, bytes, bytes | None, int | None, bytes | None]], low: bytes, target: bytes) -> None:
-    """Refuse what is at both paths, or is another file at the new one."""
+    """Refuse files that exist at both paths, or that are known at the new one with other content."""
     conflicts = []
     for _, path, content, twin, other in files:
         at = target + path[len(low) :]
@@ -107,12 +107,12 @@ def _check(files: list[tuple[int, bytes, bytes | None, int | None, bytes | None]
 
 
 def _same_folder(path: bytes, at: bytes) -> bool:
-    """Return whether two files' folders are the same one, as where a link was left at the old path."""
+    """Return whether the folders of two files are the same, as when a link was left at the old path."""
     old, new = Path(decode_path(path)).parent, Path(decode_path(at)).parent
     return new.exists() and old.samefile(new)
 
 
 def _range(old: str) -> tuple[bytes, bytes]:
-    """Return the bounds of the paths below a folder that is gone, or in whose place there is a link now."""
+    """Return the range of the paths below a folder that no longer exists, or that is a link now."""
     absolute = Path(os.path.abspath(old))  # noqa: PTH100 (a link in the folder's place is not followed)
     return range_below(encode_path(absolute.parent.resolve() / absolute.name), os.fsencode(os.sep))

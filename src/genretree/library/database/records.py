@@ -1,4 +1,4 @@
-"""Files and results: what is written to the database and asked of it."""
+"""Read and write the database's models, files and results."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from genretree.settings import Heads
 from genretree.sound.walk import FoundFile
 from genretree.taxonomy import Taxonomy
 
-PAGE = 500  # rows read at a time, so that memory doesn't grow with the library
+PAGE = 500  # rows read at a time, so that memory use is independent of the library's size
 UNCALIBRATED = "not calibrated"
-_FEW = 10_000  # files of a folder that are sooner sorted than looked for in the whole library by confidence
+_MAX_SORTED = 10_000  # up to this many files, sorting a folder is faster than filtering the index by confidence
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class ModelKey:
     Parameters
     ----------
     digest : str
-        Hash of all that.
+        Hash of the model and these settings.
     family : str
     heads : "tree" or "independent"
     taxonomy : Taxonomy
     bundle : str
-        Where the bundle was.
+        Path of the bundle.
     note : str
-        For people: arithmetic, salvage, and if it is so that the model is not calibrated.
+        For display: precision, salvage, and whether the model is not calibrated.
     """
 
     digest: str
@@ -48,21 +48,25 @@ class ModelKey:
 
 
 @dataclass(frozen=True)
-class Result:
-    """The prediction for a file, or why there is none.
+class FileResult:
+    """The prediction for a file, or the error that prevented it.
 
     Parameters
     ----------
-    levels : list of arrays, one for each level, shape (1, n_nodes)
-        Calibrated; None if the file can't be used.
+    levels : list of ndarray, or None
+        Calibrated probabilities, one array of shape (1, n_nodes) per level; None after an error.
     leaf : int
-        Index of the path's end among the nodes of the deepest level; -1 without a path.
+        Index of the predicted node at the deepest level; -1 after an error.
     confidence : float
-        The probability of that node.
+        Probability of that node, in [0, 1].
     slices : int
+        Number of slices that the prediction is averaged over.
     padded : bool
+        Whether the file is shorter than a slice.
     runtime : str
+        Name of the runtime.
     error, message : str
+        Type of the error and what is wrong; empty without an error.
     """
 
     levels: LevelProbabilities | None
@@ -77,26 +81,26 @@ class Result:
 
 @dataclass(frozen=True)
 class FileRow:
-    """A file as the database knows it.
+    """A row of the table `file`.
 
     Parameters
     ----------
     id : int
     path : str
     size, mtime_ns : int
-        As they were when the content was hashed.
-    content : bytes
-        BLAKE2b of the whole file, 16 bytes; None before it was read.
-    genres : tuple of str
-        What its genre tag held then; None if it has no tags that can be read.
+        Size in bytes and modification time when the content was hashed.
+    content : bytes or None
+        Content hash (BLAKE2b, 16 bytes); None before the file was read.
+    genres : tuple of str, or None
+        Values of the genre tag at that time; None without readable tags.
     tries : int
-        Number of processes that died while they worked on this file.
+        Number of processes that crashed while they analysed the file.
     error, message : str
-        Why it can't even be read.
+        Why the file can't be read; empty if it can.
     gone : bool
-        It was not there when its folder was last walked.
-    own : mapping of str to str
-        The `GENRETREE_*` fields of its tags; None if not known, as of files that version 0.1 analysed.
+        Whether the file was missing when its folder was last searched.
+    own : mapping of str to str, or None
+        The `GENRETREE_*` fields of its tags; None if unknown, as for files that version 0.1 analysed.
     """
 
     id: int
@@ -115,53 +119,54 @@ class FileRow:
 # -- models ------------------------------------------------------------------------------------------------------
 
 
-def use_model(state: Database, card: ModelKey) -> int:
-    """Return the id of a model, which becomes the default model."""
-    with state.transaction() as connection:
+def register_model(database: Database, model_key: ModelKey) -> int:
+    """Return the id of a model, adding it if it is new; it becomes the default model."""
+    with database.transaction() as connection:
         row = connection.execute(
             "INSERT INTO model (digest, family, heads, tree, bundle, note, used) VALUES (?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (digest) DO UPDATE SET bundle = excluded.bundle, used = excluded.used RETURNING id",
             (
-                card.digest,
-                card.family,
-                card.heads,
-                json.dumps(card.taxonomy.to_json()),
-                card.bundle,
-                card.note,
+                model_key.digest,
+                model_key.family,
+                model_key.heads,
+                json.dumps(model_key.taxonomy.to_json()),
+                model_key.bundle,
+                model_key.note,
                 time.time(),
             ),
         ).fetchone()
     return int(row[0])
 
 
-def find_model(state: Database, digest: str | None = None) -> tuple[int, ModelKey]:
-    """Return the model with this digest (or the beginning of it), or the one that was last used.
+def find_model(database: Database, digest: str | None = None) -> tuple[int, ModelKey]:
+    """Return the id and key of the model whose digest begins with `digest`; None selects the last one used.
 
     Raises
     ------
     LibraryError
-        If nothing was analysed yet, or no or several models are meant.
+        If nothing was analysed yet, or if not exactly one model matches.
     """
-    rows = state.connection.execute(
+    rows = database.connection.execute(
         "SELECT id, digest, family, heads, tree, bundle, note FROM model WHERE digest LIKE ? ORDER BY used DESC",
         (f"{digest or ''}%",),
     ).fetchall()
     if not rows:
-        known = [name for (name,) in state.connection.execute("SELECT digest FROM model ORDER BY used DESC")]
+        known = [name for (name,) in database.connection.execute("SELECT digest FROM model ORDER BY used DESC")]
         what = f"no model {digest}; there are: {', '.join(known)}" if known else "nothing has been analysed yet"
-        raise LibraryError(f"{state.path}: {what}")
+        raise LibraryError(f"{database.path}: {what}")
     if digest and len(rows) > 1:
-        raise LibraryError(f"{state.path}: {digest} may be {' or '.join(row[1] for row in rows)}; give more characters")
-    id_, found, family, heads, tree, bundle, note = rows[0]
-    return int(id_), ModelKey(found, family, heads, Taxonomy.from_json(json.loads(tree)), bundle, note)
+        matches = ", ".join(row[1] for row in rows)
+        raise LibraryError(f"{database.path}: {digest} matches several models: {matches}; add more characters")
+    id_, matched, family, heads, tree, bundle, note = rows[0]
+    return int(id_), ModelKey(matched, family, heads, Taxonomy.from_json(json.loads(tree)), bundle, note)
 
 
 # -- files -------------------------------------------------------------------------------------------------------
 
 
-def begin_round(state: Database) -> int:
-    """Number a walk; every file it comes to is marked with the number."""
-    with state.transaction() as connection:
+def begin_scan(database: Database) -> int:
+    """Start a scan and return its id, which marks every file that the scan finds."""
+    with database.transaction() as connection:
         row = connection.execute(
             "INSERT INTO setting VALUES ('round', '1') "
             "ON CONFLICT DO UPDATE SET value = CAST(value AS INTEGER) + 1 RETURNING value"
@@ -169,14 +174,14 @@ def begin_round(state: Database) -> int:
     return int(row[0])
 
 
-def record_found(state: Database, found: Iterator[FoundFile], round_: int) -> Iterator[int]:
-    """Record what a walk comes to, some hundred at a time; yields how many each time.
+def save_found_files(database: Database, matched: Iterator[FoundFile], scan_id: int) -> Iterator[int]:
+    """Save the files that a scan finds, in batches of `PAGE`; yields the size of each batch.
 
-    A file whose size and time are as they were keeps what is known of it; any other is to be read again.
+    Files with the same size and modification time keep their content hash; other files are read again.
     """
-    while batch := list(islice(found, PAGE)):
-        rows = [(encode_path(item.path), item.size, item.mtime_ns, item.error, item.message, round_) for item in batch]
-        with state.transaction() as connection:
+    while batch := list(islice(matched, PAGE)):
+        rows = [(encode_path(item.path), item.size, item.mtime_ns, item.error, item.message, scan_id) for item in batch]
+        with database.transaction() as connection:
             connection.executemany(
                 "INSERT INTO file (path, size, mtime_ns, error, message, seen) VALUES (?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (path) DO UPDATE SET "
@@ -189,70 +194,70 @@ def record_found(state: Database, found: Iterator[FoundFile], round_: int) -> It
         yield len(batch)
 
 
-def mark_gone(state: Database, places: Sequence[str], round_: int) -> int:
-    """Mark the files below some places that a walk did not come to; returns how many."""
+def mark_gone(database: Database, places: Sequence[str], scan_id: int) -> int:
+    """Mark the files below some folders that a scan did not find as missing; returns their number."""
     gone = 0
-    with state.transaction() as connection:
+    with database.transaction() as connection:
         for place in places:
             low, high = folder_range(place)
             gone += connection.execute(
                 "UPDATE file SET gone = 1 WHERE (path = ? OR (path >= ? AND path < ?)) AND gone = 0 AND seen < ?",
-                (encode_path(place), low, high, round_),
+                (encode_path(place), low, high, scan_id),
             ).rowcount
     return gone
 
 
-def count_pending(state: Database, model: int, round_: int) -> tuple[int, int, int]:
-    """Count the files of a walk: those to be worked on, those known to be of no use, and all of them."""
-    pending, failed, all_ = state.connection.execute(
+def count_pending(database: Database, model: int, scan_id: int) -> tuple[int, int, int]:
+    """Count the files of a scan: pending, failed, and all."""
+    pending, failed, total = database.connection.execute(
         "SELECT count(*) FILTER (WHERE f.error = '' AND "
         "(r.content IS NULL OR f.content IS NULL OR r.content <> f.content)), "
         "count(*) FILTER (WHERE f.error <> '' OR (r.content = f.content AND r.error <> '')), count(*) "
         "FROM file f LEFT JOIN result r ON r.file = f.id AND r.model = ? WHERE f.seen = ?",
-        (model, round_),
+        (model, scan_id),
     ).fetchone()
-    return int(pending), int(failed), int(all_)
+    return int(pending), int(failed), int(total)
 
 
-def list_failures(state: Database, model: int, round_: int, limit: int) -> list[tuple[str, str, str]]:
-    """List path, kind and message of the files of a walk that can't be used, in the order of their paths.
+def list_failures(database: Database, model: int, scan_id: int, limit: int) -> list[tuple[str, str, str]]:
+    """List path, error type and message of the failed files of a scan, ordered by path.
 
-    `limit` is the maximum number, -1 for all.
+    `limit` is the maximum number; -1 lists all.
     """
-    rows = state.connection.execute(
+    rows = database.connection.execute(
         "SELECT f.path, iif(f.error <> '', f.error, r.error), iif(f.error <> '', f.message, r.message) "
         "FROM file f LEFT JOIN result r ON r.file = f.id AND r.model = ? "
         "WHERE f.seen = ? AND (f.error <> '' OR (r.content = f.content AND r.error <> '')) ORDER BY f.path LIMIT ?",
-        (model, round_, limit),
+        (model, scan_id, limit),
     )
     return [(decode_path(path), error, message) for path, error, message in rows]
 
 
-def iter_pending(state: Database, model: int, round_: int) -> Iterator[FileRow]:
-    """Yield the files of a walk that this model has no result for, in the order in which they were first found."""
+def iter_pending(database: Database, model: int, scan_id: int) -> Iterator[FileRow]:
+    """Yield the files of a scan that have no result of this model, in the order in which they were first found."""
     last = 0
     while True:
-        rows = state.connection.execute(
+        rows = database.connection.execute(
             f"SELECT {_FILE} FROM file f LEFT JOIN result r ON r.file = f.id AND r.model = ? "
             "WHERE f.id > ? AND f.seen = ? AND f.error = '' "
             "AND (r.content IS NULL OR f.content IS NULL OR r.content <> f.content) ORDER BY f.id LIMIT ?",
-            (model, last, round_, PAGE),
+            (model, last, scan_id, PAGE),
         ).fetchall()
         if not rows:
             return
         last = rows[-1][0]
-        yield from map(_file_row, rows)
+        yield from map(_to_file_row, rows)
 
 
-def forget_failures(state: Database, model: int) -> None:
-    """Drop what this model could not use, so that it is tried again."""
-    with state.transaction() as connection:
+def reset_failures(database: Database, model: int) -> None:
+    """Delete the failures of a model, so that the files are tried again."""
+    with database.transaction() as connection:
         connection.execute("DELETE FROM result WHERE model = ? AND error <> ''", (model,))
         connection.execute("UPDATE file SET tries = 0 WHERE tries > 0")
 
 
 def save_fingerprint(
-    state: Database,
+    database: Database,
     file: int,
     size: int,
     mtime_ns: int,
@@ -261,7 +266,7 @@ def save_fingerprint(
     own: Mapping[str, str] | None,
 ) -> None:
     """Save what was read from a file."""
-    with state.transaction() as connection:
+    with database.transaction() as connection:
         connection.execute(
             "UPDATE file SET size = ?, mtime_ns = ?, content = ?, genres = ?, own = ?, error = '', message = '' "
             "WHERE id = ?",
@@ -269,39 +274,39 @@ def save_fingerprint(
         )
 
 
-def save_problem(state: Database, file: int, error: str, message: str) -> None:
-    """Record why a file can't even be read; the next round tries it again."""
-    with state.transaction() as connection:
+def save_file_error(database: Database, file: int, error: str, message: str) -> None:
+    """Record why a file can't be read; the next scan tries it again."""
+    with database.transaction() as connection:
         connection.execute(
             "UPDATE file SET error = ?, message = ?, content = NULL, tries = 0 WHERE id = ?", (error, message, file)
         )
 
 
-def suspect_contents(state: Database) -> set[bytes]:
+def suspect_contents(database: Database) -> set[bytes]:
     """Return the content hashes of all files that may have crashed or hung a process."""
-    rows = state.connection.execute("SELECT content FROM file WHERE tries > 0 AND content IS NOT NULL")
+    rows = database.connection.execute("SELECT content FROM file WHERE tries > 0 AND content IS NOT NULL")
     return {content for (content,) in rows}
 
 
-def begin_try(state: Database, file: int) -> None:
+def add_try(database: Database, file: int) -> None:
     """Record that work on a file begins, so that a crash can be attributed to it."""
-    with state.transaction() as connection:
+    with database.transaction() as connection:
         connection.execute("UPDATE file SET tries = tries + 1 WHERE id = ?", (file,))
 
 
-def take_back_tries(state: Database, files: Sequence[int]) -> None:
+def remove_tries(database: Database, files: Sequence[int]) -> None:
     """Record that work on files ended without a crash."""
-    with state.transaction() as connection:
+    with database.transaction() as connection:
         connection.executemany("UPDATE file SET tries = max(0, tries - 1) WHERE id = ?", [(file,) for file in files])
 
 
-def save_result(state: Database, model: int, file: int, content: bytes, result: Result) -> None:
+def save_result(database: Database, model: int, file: int, content: bytes, result: FileResult) -> None:
     """Save a model's result for a file with this content."""
     row = (
         *(file, model, content, result.leaf, result.confidence if result.levels is not None else None),
         *(pack_levels(result.levels), result.slices, result.padded, result.runtime, result.error, result.message),
     )
-    with state.transaction() as connection:
+    with database.transaction() as connection:
         connection.execute(
             f"INSERT INTO result (file, model, content, {_VALUES}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
             f"ON CONFLICT DO UPDATE SET content = excluded.content, here = 1, {_REPLACED}",
@@ -310,9 +315,9 @@ def save_result(state: Database, model: int, file: int, content: bytes, result: 
         connection.execute("UPDATE file SET tries = 0 WHERE id = ? AND tries > 0", (file,))
 
 
-def share_result(state: Database, model: int, file: int, content: bytes) -> bool:
-    """Return a file the result of another one with the same content, if there is one; says whether there was."""
-    with state.transaction() as connection:
+def share_result(database: Database, model: int, file: int, content: bytes) -> bool:
+    """Copy the result of another file with the same content, if there is one; returns whether there is."""
+    with database.transaction() as connection:
         row = connection.execute(
             "SELECT file FROM result WHERE model = ? AND content = ? LIMIT 1", (model, content)
         ).fetchone()
@@ -328,11 +333,11 @@ def share_result(state: Database, model: int, file: int, content: bytes) -> bool
     return True
 
 
-def move_content(
-    state: Database, path: str, before: bytes, after: bytes, size: int, mtime_ns: int, tags: Mapping[str, Any]
+def update_content(
+    database: Database, path: str, before: bytes, after: bytes, size: int, mtime_ns: int, tags: Mapping[str, Any]
 ) -> None:
     """Record that genretree changed a file's tags, so that its results stay valid."""
-    connection = state.connection
+    connection = database.connection
     row = connection.execute("SELECT id FROM file WHERE path = ?", (encode_path(path),)).fetchone()
     if row is None:
         return
@@ -343,48 +348,48 @@ def move_content(
     connection.execute("UPDATE result SET content = ? WHERE file = ? AND content = ?", (after, row[0], before))
 
 
-# -- questions ---------------------------------------------------------------------------------------------------
+# -- queries -----------------------------------------------------------------------------------------------------
 
 
-def find_file(state: Database, path: str) -> FileRow | None:
-    """Return what is known of one file."""
-    row = state.connection.execute(f"SELECT {_FILE} FROM file f WHERE path = ?", (encode_path(path),)).fetchone()
-    return None if row is None else _file_row(row)
+def find_file(database: Database, path: str) -> FileRow | None:
+    """Return the row of a file."""
+    row = database.connection.execute(f"SELECT {_FILE} FROM file f WHERE path = ?", (encode_path(path),)).fetchone()
+    return None if row is None else _to_file_row(row)
 
 
-def find_result(state: Database, model: int, card: ModelKey, file: int) -> Result | None:
-    """Return what a model says of one file, as it is now."""
-    row = state.connection.execute(
+def find_result(database: Database, model: int, model_key: ModelKey, file: int) -> FileResult | None:
+    """Return a model's result for the current content of a file."""
+    row = database.connection.execute(
         f"SELECT {_RESULT} FROM result r JOIN file f ON f.id = r.file AND f.content = r.content "
         "WHERE r.file = ? AND r.model = ?",
         (file, model),
     ).fetchone()
-    return None if row is None else _result(card.taxonomy, row)
+    return None if row is None else _to_result(model_key.taxonomy, row)
 
 
-def find_stored_result(state: Database, model: int, card: ModelKey, file: int) -> Result:
-    """Return the result that a file has, of whatever content."""
+def find_stored_result(database: Database, model: int, model_key: ModelKey, file: int) -> FileResult:
+    """Return a model's result for a file, whatever its content is now."""
     query = f"SELECT {_RESULT} FROM result r WHERE r.file = ? AND r.model = ?"
-    return _result(card.taxonomy, state.connection.execute(query, (file, model)).fetchone())
+    return _to_result(model_key.taxonomy, database.connection.execute(query, (file, model)).fetchone())
 
 
-def find_copies(state: Database, content: bytes) -> list[str]:
+def find_copies(database: Database, content: bytes) -> list[str]:
     """Return the paths of all files with this content."""
-    rows = state.connection.execute("SELECT path FROM file WHERE content = ? AND gone = 0 ORDER BY path", (content,))
+    rows = database.connection.execute("SELECT path FROM file WHERE content = ? AND gone = 0 ORDER BY path", (content,))
     return [decode_path(path) for (path,) in rows]
 
 
-def count_genres(state: Database, model: int) -> dict[int, int]:
-    """Count the files that are there by the leaf they were given."""
-    rows = state.connection.execute(
+def count_genres(database: Database, model: int) -> dict[int, int]:
+    """Count the present files by predicted leaf."""
+    rows = database.connection.execute(
         "SELECT leaf, n FROM tally WHERE model = ? AND here = 1 AND error = '' AND n > 0", (model,)
     )
     return dict(rows.fetchall())
 
 
-def count_problems(state: Database, model: int) -> dict[str, int]:
-    """Count the files that are there and can't be used, by the kind of problem."""
-    rows = state.connection.execute(
+def count_errors(database: Database, model: int) -> dict[str, int]:
+    """Count the present files that failed, by error type."""
+    rows = database.connection.execute(
         "SELECT error, sum(n) FROM (SELECT error, n FROM tally WHERE model = ? AND here = 1 AND error <> '' "
         "UNION ALL SELECT error, n FROM file_tally WHERE gone = 0 AND error <> '') GROUP BY error HAVING sum(n) > 0",
         (model,),
@@ -392,15 +397,15 @@ def count_problems(state: Database, model: int) -> dict[str, int]:
     return dict(rows.fetchall())
 
 
-def count_files(state: Database) -> tuple[int, int]:
-    """Count the files that are there, and those that no longer are."""
-    counts = dict(state.connection.execute("SELECT gone, sum(n) FROM file_tally GROUP BY gone").fetchall())
+def count_files(database: Database) -> tuple[int, int]:
+    """Count the present and the missing files."""
+    counts = dict(database.connection.execute("SELECT gone, sum(n) FROM file_tally GROUP BY gone").fetchall())
     return int(counts.get(0, 0)), int(counts.get(1, 0))
 
 
-def list_problems(state: Database, model: int, limit: int) -> list[tuple[str, str, str]]:
-    """Give path, kind and message of files that can't be used."""
-    rows = state.connection.execute(
+def list_errors(database: Database, model: int, limit: int) -> list[tuple[str, str, str]]:
+    """List path, error type and message of files that failed."""
+    rows = database.connection.execute(
         "SELECT path, error, message FROM (SELECT path, error, message FROM file WHERE error <> '' AND gone = 0 "
         "LIMIT ?) UNION ALL SELECT * FROM (SELECT f.path, r.error, r.message FROM result r "
         "JOIN file f ON f.id = r.file WHERE r.model = ? AND r.here = 1 AND r.error <> '' LIMIT ?) LIMIT ?",
@@ -409,12 +414,18 @@ def list_problems(state: Database, model: int, limit: int) -> list[tuple[str, st
     return [(decode_path(path), error, message) for path, error, message in rows]
 
 
-def list_surest(
-    state: Database, model: int, card: ModelKey, *, leaf: int | None = None, folder: str | None = None, limit: int = 50
-) -> list[tuple[FileRow, Result]]:
+def list_most_confident(
+    database: Database,
+    model: int,
+    model_key: ModelKey,
+    *,
+    leaf: int | None = None,
+    folder: str | None = None,
+    limit: int = 50,
+) -> list[tuple[FileRow, FileResult]]:
     """Return the most confident results: of a leaf, below a folder, or of all files.
 
-    A small folder's files are sorted; for a large one (and the whole library) the index by confidence is walked.
+    Files of a small folder are sorted; for larger ones, and the whole library, the index by confidence is used.
     """
     genre = "" if leaf is None else "AND r.leaf = ? "
     arguments: list[Any] = [model] if leaf is None else [model, leaf]
@@ -424,25 +435,26 @@ def list_surest(
         low, high = folder_range(folder)
         where += "AND f.path >= ? AND f.path < ? "
         arguments += [low, high]
-        few = state.connection.execute(
-            "SELECT count(*) FROM (SELECT 1 FROM file WHERE path >= ? AND path < ? LIMIT ?)", (low, high, _FEW + 1)
+        few = database.connection.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM file WHERE path >= ? AND path < ? LIMIT ?)",
+            (low, high, _MAX_SORTED + 1),
         ).fetchone()[0]
-        if few <= _FEW:
+        if few <= _MAX_SORTED:
             source = "FROM file f CROSS JOIN result r ON r.file = f.id "
     query = f"SELECT {_FILE}, {_RESULT} {source}{where}ORDER BY r.confidence DESC LIMIT ?"
-    return _pairs(card, state.connection.execute(query, (*arguments, limit)).fetchall())
+    return _to_rows(model_key, database.connection.execute(query, (*arguments, limit)).fetchall())
 
 
 def iter_files(
-    state: Database, model: int, card: ModelKey, folder: str | None = None
-) -> Iterator[tuple[FileRow, Result | None]]:
-    """Yield every file that was ever found, by path, with what the model says of its content, if it was asked.
+    database: Database, model: int, model_key: ModelKey, folder: str | None = None
+) -> Iterator[tuple[FileRow, FileResult | None]]:
+    """Yield every file in the database, ordered by path, with the model's result for its content, if any.
 
-    In pages, so that memory doesn't grow with them.
+    Rows are read in pages, so that memory use does not grow with their number.
     """
     low, high = folder_range(folder) if folder is not None else (b"", b"\xff" * 8)
     while True:
-        rows = state.connection.execute(
+        rows = database.connection.execute(
             f"SELECT {_FILE}, {_RESULT}, r.file FROM file f LEFT JOIN result r ON r.file = f.id AND r.model = ? "
             "AND r.content = f.content WHERE f.path > ? AND f.path < ? ORDER BY f.path LIMIT ?",
             (model, low, high, PAGE),
@@ -451,15 +463,15 @@ def iter_files(
             return
         low = rows[-1][1]
         for row in rows:
-            result = None if row[-1] is None else _result(card.taxonomy, row[_N_FILE:-1])
-            yield _file_row(row), result
+            result = None if row[-1] is None else _to_result(model_key.taxonomy, row[_N_FILE:-1])
+            yield _to_file_row(row), result
 
 
 def iter_results(
-    state: Database, model: int, card: ModelKey, folder: str | None = None
-) -> Iterator[tuple[FileRow, Result]]:
+    database: Database, model: int, model_key: ModelKey, folder: str | None = None
+) -> Iterator[tuple[FileRow, FileResult]]:
     """Yield every present file that has a result, by path, with that result."""
-    for row, result in iter_files(state, model, card, folder):
+    for row, result in iter_files(database, model, model_key, folder):
         if result is not None and not row.gone:
             yield row, result
 
@@ -471,18 +483,18 @@ _VALUES = "leaf, confidence, probabilities, slices, padded, runtime, error, mess
 _REPLACED = ", ".join(f"{name} = excluded.{name}" for name in _VALUES.split(", "))
 
 
-def _pairs(card: ModelKey, rows: Sequence[tuple[Any, ...]]) -> list[tuple[FileRow, Result]]:
-    return [(_file_row(row), _result(card.taxonomy, row[_N_FILE:])) for row in rows]
+def _to_rows(model_key: ModelKey, rows: Sequence[tuple[Any, ...]]) -> list[tuple[FileRow, FileResult]]:
+    return [(_to_file_row(row), _to_result(model_key.taxonomy, row[_N_FILE:])) for row in rows]
 
 
-def _file_row(row: Sequence[Any]) -> FileRow:
+def _to_file_row(row: Sequence[Any]) -> FileRow:
     id_, path, size, mtime_ns, content, genres, tries, error, message, gone, own = row[:_N_FILE]
     known = None if genres is None else tuple(json.loads(genres))
     fields = None if own is None else json.loads(own)
     return FileRow(id_, decode_path(path), size, mtime_ns, content, known, tries, error, message, bool(gone), fields)
 
 
-def _result(tree: Taxonomy, row: Sequence[Any]) -> Result:
+def _to_result(tree: Taxonomy, row: Sequence[Any]) -> FileResult:
     packed, leaf, confidence, slices, padded, runtime, error, message = row
     levels = None if packed is None else unpack_levels(packed, tree)
-    return Result(levels, leaf, confidence or 0.0, slices, bool(padded), runtime, error, message)
+    return FileResult(levels, leaf, confidence or 0.0, slices, bool(padded), runtime, error, message)

@@ -1,4 +1,4 @@
-"""Save what can be read of a damaged database, its backups' journals and the tags of the files."""
+"""Recover a damaged database: copy readable rows, and complete them from backups and the files' tags."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ _COLUMNS = {
 
 
 @dataclass
-class Rescued:
-    """What was saved of a table.
+class RescuedTable:
+    """Counts of the rows recovered from a table.
 
     Parameters
     ----------
     table : str
     saved : int
-        Rows.
+        Rows copied.
     refused : int
-        Rows that could be read but make no sense.
+        Rows that are readable but invalid.
     gaps : int
-        Unreadable places between rows that could be read.
+        Unreadable ranges between readable rows.
     between : int
-        How many rows those places held at most.
+        Maximum number of rows in those ranges.
     end : int or None
-        The number of the last row that could be read, if what follows is unreadable.
+        Number of the last readable row, if everything after it is unreadable.
     from_backups : int
-        Further rows that the backups hold.
+        Additional rows copied from backups.
     """
 
     table: str
@@ -65,22 +65,22 @@ class Rescued:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing was found to be lost."""
+        """Whether no loss was detected."""
         return not self.refused and not self.gaps and self.end is None
 
 
 @dataclass
 class MusicFields:
-    """What was read of the tags of files.
+    """Counts of the files whose tags were read.
 
     Parameters
     ----------
     files : int
-        Files that were found.
+        Files found.
     carrying : int
-        Those of them that carry `GENRETREE_*` fields, which the new database holds now.
+        Files with `GENRETREE_*` fields, which are in the new database now.
     new : int
-        Those of them that were not among the files saved from the damaged database.
+        Files with such fields that were not recovered from the damaged database.
     """
 
     files: int = 0
@@ -88,24 +88,24 @@ class MusicFields:
     new: int = 0
 
 
-def rescue(damaged: Path, out: Path, music: Sequence[str] = ()) -> tuple[list[Rescued], MusicFields]:
-    """Copy what can be read of a database into a new one, which `undo` and `analyse` can go on with.
+def rescue(damaged: Path, out: Path, music: Sequence[str] = ()) -> tuple[list[RescuedTable], MusicFields]:
+    """Copy all readable rows of a database to a new one, for use with `undo` and `analyse`.
 
-    Entries of the journal that are lost are taken from the database's backups. Nothing is written to the damaged
-    database, to the backups or to music.
+    Lost journal entries are taken from the database's backups. The damaged database, the backups and the music are
+    not modified.
 
     Parameters
     ----------
     damaged : Path
     out : Path
-        Must not exist.
+        Path of the new database; must not exist.
     music : sequence of str
-        Folders; the `GENRETREE_*` fields of the files below them are read into the new database.
+        Folders of music; the `GENRETREE_*` fields of their files are read into the new database.
 
     Returns
     -------
     list of Rescued
-        One for each table.
+        One per table.
     MusicFields
 
     Raises
@@ -122,14 +122,14 @@ def rescue(damaged: Path, out: Path, music: Sequence[str] = ()) -> tuple[list[Re
             copy = _copy(damaged, Path(folder))
             with (
                 closing(sqlite3.connect(copy, isolation_level=None)) as source,
-                open_database(out, create=True) as state,
+                open_database(out, create=True) as database,
             ):
-                source.execute("PRAGMA writable_schema = ON")  # SQLite then also reads what contradicts its header
-                found = _save(source, state)
+                source.execute("PRAGMA writable_schema = ON")  # lets SQLite read databases with a damaged schema
+                found = _save(source, database)
                 for backup in backups(damaged):
-                    _add_journal(backup, Path(folder), state, found)
-                _finish(state, found)
-                fields = _read_music(state, music)
+                    _add_journal(backup, Path(folder), database, found)
+                _finish(database, found)
+                fields = _read_music(database, music)
         if not fields.carrying and not any(table.saved + table.from_backups for table in found):
             raise LibraryError(f"{damaged}: nothing in it can be read; use a backup, or analyse the library again")
     except BaseException:
@@ -140,7 +140,7 @@ def rescue(damaged: Path, out: Path, music: Sequence[str] = ()) -> tuple[list[Re
 
 
 def _copy(damaged: Path, folder: Path) -> Path:
-    """Copy a database, as long as its header says, with a first page that can be read."""
+    """Copy a database, and repair the copy's length and first page so that SQLite opens it."""
     copy = folder / f"copy of {damaged.name}"
     log = damaged.with_name(f"{damaged.name}-wal")
     try:
@@ -154,7 +154,7 @@ def _copy(damaged: Path, folder: Path) -> Path:
         head = stream.read(100)
         sound = head.startswith(_HEADER) and int.from_bytes(head[16:18], "big") == _PAGE_BYTES
     if size >= _PAGE_BYTES and not sound:
-        # The tables' places are the same in all databases of this format, so a new one's first page fits.
+        # The root pages of the tables are the same in all databases, so the first page of a new one fits.
         fresh = folder / "fresh.sqlite"
         open_database(fresh, create=True).close()
         page = bytearray(fresh.read_bytes()[:_PAGE_BYTES])
@@ -168,14 +168,14 @@ def _copy(damaged: Path, folder: Path) -> Path:
     return copy
 
 
-def _save(source: sqlite3.Connection, state: Database) -> list[Rescued]:
+def _save(source: sqlite3.Connection, database: Database) -> list[RescuedTable]:
     found = []
     for table, columns in _COLUMNS.items():
-        report = Rescued(table)
-        wanted = columns if table != "file" or _has_own(source) else columns.replace("own", "NULL")
+        report = RescuedTable(table)
+        source_columns = columns if table != "file" or _has_own(source) else columns.replace("own", "NULL")
         insert = f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * len(columns.split(', ')))})"
-        with state.transaction() as connection:
-            for row in _rows(source, table, wanted, report):
+        with database.transaction() as connection:
+            for row in _rows(source, table, source_columns, report):
                 try:
                     if not _CHECKS[table](row):
                         raise ValueError
@@ -187,34 +187,34 @@ def _save(source: sqlite3.Connection, state: Database) -> list[Rescued]:
     return found
 
 
-def _add_journal(backup: Path, folder: Path, state: Database, found: list[Rescued]) -> None:
-    """Add runs and changes that only a backup holds; another library's backup, which may lie there, is passed over."""
+def _add_journal(backup: Path, folder: Path, database: Database, found: list[RescuedTable]) -> None:
+    """Add the runs and changes that only a backup holds; a backup of another library is ignored."""
     try:
         copy = _copy(backup, folder)
-    except LibraryError:  # the rest can be saved all the same
+    except LibraryError:  # continue with the other backups
         return
     with closing(sqlite3.connect(copy, isolation_level=None)) as source:
         source.execute("PRAGMA writable_schema = ON")
         for id_, _, before in _readable(source, "change", "id, state, before"):
-            saved = state.connection.execute("SELECT before FROM change WHERE id = ?", (id_,)).fetchone()
+            saved = database.connection.execute("SELECT before FROM change WHERE id = ?", (id_,)).fetchone()
             if saved is not None and saved[0] != before:
                 return
         for report in found:
             if report.table in ("run", "change"):
-                report.from_backups += _add_rows(source, state, report.table)
+                report.from_backups += _add_rows(source, database, report.table)
 
 
 def _readable(source: sqlite3.Connection, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
-    for row in _rows(source, table, columns, Rescued(table)):
+    for row in _rows(source, table, columns, RescuedTable(table)):
         if table != "change" or row[columns.split(", ").index("state")] in ("written", "undone"):
             yield row
 
 
-def _add_rows(source: sqlite3.Connection, state: Database, table: str) -> int:
+def _add_rows(source: sqlite3.Connection, database: Database, table: str) -> int:
     columns = _COLUMNS[table]
     insert = f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({', '.join('?' * len(columns.split(', ')))})"
     added = 0
-    with state.transaction() as connection:
+    with database.transaction() as connection:
         for row in _readable(source, table, columns):
             with suppress(ValueError, TypeError, KeyError, AttributeError, sqlite3.IntegrityError):
                 if _CHECKS[table](row):
@@ -222,16 +222,16 @@ def _add_rows(source: sqlite3.Connection, state: Database, table: str) -> int:
     return added
 
 
-def _finish(state: Database, found: list[Rescued]) -> None:
-    """Make what was saved consistent."""
-    with state.transaction() as connection:
-        # A backup does not know that a change was undone later; a write that starts from the same bytes proves it.
+def _finish(database: Database, found: list[RescuedTable]) -> None:
+    """Make the recovered rows consistent."""
+    with database.transaction() as connection:
+        # A backup may predate an undo; a later change that starts from the same content proves that undo.
         connection.execute(
             "UPDATE change SET state = 'undone' WHERE state = 'written' AND EXISTS (SELECT 1 FROM change later "
             "WHERE later.path = change.path AND later.id > change.id AND later.before = change.before "
             "AND later.state IN ('written', 'undone'))"
         )
-        # Without its run a change could not be undone; without its model or file a result means nothing.
+        # A change needs its run to be undone; a result needs its model and file.
         connection.execute(
             "INSERT INTO run SELECT DISTINCT run, 0, '', 'rescued' FROM change WHERE run NOT IN (SELECT id FROM run)"
         )
@@ -246,13 +246,13 @@ def _finish(state: Database, found: list[Rescued]) -> None:
             report.saved = counted
 
 
-def _read_music(state: Database, places: Sequence[str]) -> MusicFields:
-    """Read our own fields in the tags of files into the database."""
+def _read_music(database: Database, places: Sequence[str]) -> MusicFields:
+    """Read genretree's fields in the tags of files into the database."""
     counted = MusicFields()
-    known = sum(count_files(state))
+    known = sum(count_files(database))
     rows = _iter_fields(places, counted)
     while batch := list(islice(rows, PAGE)):
-        with state.transaction() as connection:
+        with database.transaction() as connection:
             connection.executemany(
                 "INSERT INTO file (path, size, mtime_ns, genres, own, seen) VALUES (?, ?, ?, ?, ?, 0) "
                 "ON CONFLICT (path) DO UPDATE SET "
@@ -261,7 +261,7 @@ def _read_music(state: Database, places: Sequence[str]) -> MusicFields:
                 "error = '', message = '', gone = 0",
                 batch,
             )
-    counted.new = sum(count_files(state)) - known
+    counted.new = sum(count_files(database)) - known
     return counted
 
 
@@ -282,14 +282,14 @@ def _iter_fields(places: Sequence[str], counted: MusicFields) -> Iterator[tuple[
 
 
 def _has_own(source: sqlite3.Connection) -> bool:
-    """Whether the files have the column that format 1 lacks."""
+    """Return whether the table `file` has the column `own`, which format 1 lacks."""
     with suppress(sqlite3.DatabaseError):
         return any(row[1] == "own" for row in source.execute("PRAGMA table_info(file)"))
     return True
 
 
-def _rows(source: sqlite3.Connection, table: str, columns: str, report: Rescued) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows by number, and go on behind what can't be read."""
+def _rows(source: sqlite3.Connection, table: str, columns: str, report: RescuedTable) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows ordered by number, skipping unreadable ranges."""
     key = columns.split(", ", maxsplit=1)[0]
     query = f"SELECT {columns} FROM {table} NOT INDEXED WHERE {key} >= ? ORDER BY {key}"
     at, last = -1, 0
@@ -299,7 +299,7 @@ def _rows(source: sqlite3.Connection, table: str, columns: str, report: Rescued)
                 yield row
                 last = max(last, row[0])
         except sqlite3.DatabaseError:
-            # Python's sqlite3 reads a row ahead: the last rows before the damage are read one by one.
+            # Python's sqlite3 reads one row ahead, so read the last rows before the damage one by one.
             while (row := _read_one(source, query, last + 1)) is not None:
                 yield row
                 last = row[0]
@@ -315,7 +315,7 @@ def _rows(source: sqlite3.Connection, table: str, columns: str, report: Rescued)
 
 
 def _next_readable(source: sqlite3.Connection, query: str, first: int) -> int | None:
-    """Return the lowest number, as far as halving finds it, from which on a row can be read."""
+    """Return the lowest readable row number, found by bisection."""
     step, bad, good = 1, first - 1, None
     while first + step < _LAST:
         found = _probe(source, query, first + step - 1)
@@ -345,7 +345,7 @@ def _probe(source: sqlite3.Connection, query: str, at: int) -> int | None:
 def _read_one(source: sqlite3.Connection, query: str, at: int) -> tuple[Any, ...] | None:
     with suppress(sqlite3.DatabaseError):
         row = source.execute(f"{query} LIMIT 1", (at,)).fetchone()
-        # A damaged page may hold rows that don't belong there; going back would never end.
+        # A damaged page may hold rows of other places; a lower number would cause an endless loop.
         return row if row is not None and isinstance(row[0], int) and row[0] >= at else None
     return None
 
@@ -372,8 +372,8 @@ def _check_run(row: tuple[Any, ...]) -> bool:
 
 def _check_change(row: tuple[Any, ...]) -> bool:
     names = all(isinstance(row[index], bytes) for index in (2, 4, 5, 6))
-    facts = isinstance(json.loads(row[8]), dict) and isinstance(json.loads(row[9]), dict)
-    return names and facts and row[3] in ("begun", "written", "undoing", "undone")
+    tags = isinstance(json.loads(row[8]), dict) and isinstance(json.loads(row[9]), dict)
+    return names and tags and row[3] in ("begun", "written", "undoing", "undone")
 
 
 _CHECKS: dict[str, Callable[[tuple[Any, ...]], bool]] = {

@@ -1,1 +1,1 @@
-"""What would be written: genre mapping, plans, previews and playlists."""
+"""Plan what to write: genre mapping, plans, previews and playlists."""

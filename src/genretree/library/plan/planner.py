@@ -1,4 +1,4 @@
-"""Plan what is written into each file, and the reason where nothing is."""
+"""Plan the change of each file's tags, or give the reason why it is skipped."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from genretree.library.database.connection import Database
-from genretree.library.database.journal import Change, first_genres, last_change, last_change_to
-from genretree.library.database.records import FileRow, ModelKey, Result, iter_files
+from genretree.library.database.journal import Change, find_change_to, find_last_change, find_original_genres
+from genretree.library.database.records import FileResult, FileRow, ModelKey, iter_files
 from genretree.library.plan.mapping import Decision, decide
 from genretree.library.plan.mapping import Mapping as Rules
 from genretree.library.tags.adapters import TagError, format_genres, read_tags
 from genretree.library.tags.genre_fields import PREVIOUS, genre_fields, is_written, listed_genres, split_genres
-from genretree.library.tags.trial_write import find_obstacle
+from genretree.library.tags.trial_write import find_write_error
 from genretree.remote import is_url
 from genretree.taxonomy import format_path
 
@@ -66,19 +66,19 @@ _REASONS = {
     "changed": "has changed since the analysis; analyse it again",
     "not_found": "no longer exists",
 }
-_ROOM = 1 << 20  # bytes that must stay free on the disk next to the copy of a file
+_MIN_FREE_BYTES = 1 << 20  # that must remain free on the disk after a file is copied
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Selects files.
+    """A selection of files.
 
     Parameters
     ----------
     folder : str, optional
-        Only those below it.
+        Only files below this folder.
     level : int, optional
-        Only those that are named down to this level, 1 the top.
+        Only files predicted down to this level; 1 is the top.
     """
 
     folder: str | None = None
@@ -92,28 +92,28 @@ class TagPlan:
     Parameters
     ----------
     row : FileRow
-    result : Result or None
-        None where the file was not analysed.
+    result : FileResult or None
+        None if the file was not analysed.
     decision : Decision
-        Without genres where nothing is to be written.
+        Without genres if the file is skipped.
     action : str
         One of `ACTIONS`.
     genres : tuple of str
-        All that the genre field will hold.
-    theirs : tuple of str
-        Those of them that are not ours.
-    own : mapping
-        Our own fields.
+        New values of the genre tag.
+    other_genres : tuple of str
+        Those of them that genretree did not predict.
+    own : mapping of str to str
+        New values of genretree's fields.
     message : str
-        Why nothing is written, where more is known than the action says.
+        Why the file is skipped.
     """
 
     row: FileRow
-    result: Result | None
+    result: FileResult | None
     decision: Decision
     action: Action
     genres: tuple[str, ...] = ()
-    theirs: tuple[str, ...] = ()
+    other_genres: tuple[str, ...] = ()
     own: Mapping[str, str] | None = None
     message: str = ""
 
@@ -122,42 +122,47 @@ _NOTHING = Decision((), (), 0.0)
 
 
 def iter_plans(
-    state: Database, model: int, card: ModelKey, rules: Rules, mode: Mode = "only-empty", filters: Filters | None = None
+    database: Database,
+    model: int,
+    model_key: ModelKey,
+    rules: Rules,
+    mode: Mode = "only-empty",
+    filters: Filters | None = None,
 ) -> Iterator[TagPlan]:
-    """Yield what is to be done with every file that was ever found, by path, in memory that doesn't grow with them.
+    """Yield a plan for every file in the database, ordered by path, in constant memory.
 
-    What each carries is known since it was analysed, unless its size or time is another now. Only files that are to be
-    written are opened, to see how they are laid out; the writing is tried on a copy where that leaves a doubt. Every
-    plan other than `write` and `same` says why in its message.
+    The tags are known from the analysis, unless a file's size or modification time has changed. Only files to write are
+    opened, to check their layout; if that is unusual, writing is tried on a copy. Every plan other than `write` and
+    `same` has a message with the reason.
     """
     filters = filters or Filters()
-    for row, result in iter_files(state, model, card, filters.folder):
-        plan = plan_file(state, card, rules, mode, row, result)
+    for row, result in iter_files(database, model, model_key, filters.folder):
+        plan = plan_file(database, model_key, rules, mode, row, result)
         named = plan.action != "unsure" and len(plan.decision.path) == filters.level
         if filters.level is None or named:
-            yield _explain(_confirm(plan))
+            yield _add_reason(_check_layout(plan))
 
 
 def check_writable(plan: TagPlan) -> TagPlan:
     """Check that a planned write is possible; add the reason if it is not."""
-    obstacle, message = _obstacle(plan.row)
+    obstacle, message = _find_obstacle(plan.row)
     if obstacle is not None:
         plan = replace(plan, action=obstacle, message=message)
-    return _explain(_confirm(plan))
+    return _add_reason(_check_layout(plan))
 
 
-def _confirm(plan: TagPlan) -> TagPlan:
-    """Plan to write only what can be written."""
+def _check_layout(plan: TagPlan) -> TagPlan:
+    """Check the layout of a file to write; change the action if it can't be written."""
     if plan.action != "write":
         return plan
     try:
-        reason = find_obstacle(Path(plan.row.path), plan.genres, dict(plan.own or {}))
-    except OSError:  # a full disk for temporary files says nothing about this file, and the rest is seen when writing
+        reason = find_write_error(Path(plan.row.path), plan.genres, dict(plan.own or {}))
+    except OSError:  # a full disk for temporary files is not a problem of this file; other errors recur when writing
         return plan
     return replace(plan, action="untaggable", message=reason) if reason else plan
 
 
-def _explain(plan: TagPlan) -> TagPlan:
+def _add_reason(plan: TagPlan) -> TagPlan:
     """Add a reason where there is none."""
     if plan.message or plan.action in ("write", "same"):
         return plan
@@ -180,81 +185,81 @@ def _why_untaggable(path: str) -> str:
 
 
 def plan_file(
-    state: Database, card: ModelKey, rules: Rules, mode: Mode, row: FileRow, result: Result | None
+    database: Database, model_key: ModelKey, rules: Rules, mode: Mode, row: FileRow, result: FileResult | None
 ) -> TagPlan:
     """Plan one file."""
     if row.gone or row.error:
-        return TagPlan(row, None, _NOTHING, _absence(row), message=row.message)
+        return TagPlan(row, None, _NOTHING, _missing_action(row), message=row.message)
     if result is None:
         return TagPlan(row, None, _NOTHING, "unheard")
     if result.levels is None:
         return TagPlan(row, result, _NOTHING, "unusable", message=result.message)
-    decision = decide(card, result.levels, rules)
+    decision = decide(model_key, result.levels, rules)
     if not decision.genres:
         action: Action = "unsure" if decision.reason == "unsure" else "left_alone"
         return TagPlan(row, result, decision, action, message=decision.message)
-    obstacle, message = _obstacle(row)
+    obstacle, message = _find_obstacle(row)
     if obstacle is not None:
         return TagPlan(row, result, decision, obstacle, message=message)
     assert row.genres is not None
-    change = find_change(state, row)
+    change = find_change(database, row)
     if change is None:
-        theirs, before = split_genres(row.genres, row.own or {})
+        other_genres, before = split_genres(row.genres, row.own or {})
     else:
-        theirs = tuple(change.new["theirs"])
+        other_genres = tuple(change.new["theirs"])
         recorded = listed_genres(row.own, PREVIOUS)
-        before = first_genres(state, change) if recorded is None else recorded
-    if theirs and mode == "only-empty":
+        before = find_original_genres(database, change) if recorded is None else recorded
+    if other_genres and mode == "only-empty":
         return TagPlan(row, result, decision, "has_genre")
-    kept = () if mode == "overwrite" else theirs
-    known = {genre.casefold() for genre in kept}
-    genres = (*kept, *(genre for genre in decision.genres if genre.casefold() not in known))
-    own = own_fields(decision, card) | genre_fields(genres, before)
-    if _holds(row, change, genres, own):
-        return TagPlan(row, result, decision, "same", genres, kept, own)
-    return TagPlan(row, result, decision, "write", genres, kept, own)
+    retained = () if mode == "overwrite" else other_genres
+    known = {genre.casefold() for genre in retained}
+    genres = (*retained, *(genre for genre in decision.genres if genre.casefold() not in known))
+    own = evidence_fields(decision, model_key) | genre_fields(genres, before)
+    if _is_up_to_date(row, change, genres, own):
+        return TagPlan(row, result, decision, "same", genres, retained, own)
+    return TagPlan(row, result, decision, "write", genres, retained, own)
 
 
-def find_change(state: Database, row: FileRow) -> Change | None:
-    """Return the change in the journal that a file's genre comes from, if it stands there as we wrote it.
+def find_change(database: Database, row: FileRow) -> Change | None:
+    """Return the change in the journal that wrote a file's current genre, if genretree did.
 
-    Another file may lie at the path by now: known by its path and genre alone, it must carry fields of ours.
+    There may be another file at the path by now: if only path and genre match, it must have genretree's fields.
     """
-    change = last_change(state, row.path)
-    stands = change is not None and tuple(change.new["genres"]) == row.genres
-    if change is not None and stands and (change.after == row.content or row.own != {}):
+    change = find_last_change(database, row.path)
+    matches = change is not None and tuple(change.new["genres"]) == row.genres
+    if change is not None and matches and (change.after == row.content or row.own != {}):
         return change
-    return last_change_to(state, row.content) if row.genres else None  # at another path, if the file was renamed
+    return find_change_to(database, row.content) if row.genres else None  # the file may have been renamed
 
 
-def _holds(row: FileRow, change: Change | None, genres: Sequence[str], own: Mapping[str, str]) -> bool:
-    """Whether a file holds already what would be written."""
+def _is_up_to_date(row: FileRow, change: Change | None, genres: Sequence[str], own: Mapping[str, str]) -> bool:
+    """Return whether a file already has the genres and fields to write."""
     if change is None:
         return row.own == own and is_written(row.genres or (), genres)
-    # By the journal, not the file: two databases would otherwise write their models over each other's for ever.
-    wrote = change.new["own"]  # by version 0.1 without the fields that record genres, which is no reason to write them
+    # Compared with the journal, not with the file: two databases would otherwise overwrite each other endlessly.
+    wrote = change.new["own"]  # version 0.1 wrote fewer fields; adding the missing ones is not worth a write
     same = bool(wrote) and all(own.get(name) == text for name, text in wrote.items())
     return same and list(genres) == change.new["wrote"]
 
 
-def own_fields(decision: Decision, card: ModelKey) -> dict[str, str]:
-    """Return the evidence that is written with the genre."""
+def evidence_fields(decision: Decision, model_key: ModelKey) -> dict[str, str]:
+    """Return the fields that record the prediction: path, confidence and model."""
     return {
         "GENRETREE_PATH": format_path(decision.path),
         "GENRETREE_CONFIDENCE": f"{decision.confidence:.3f}",
-        "GENRETREE_MODEL": card.digest,
+        "GENRETREE_MODEL": model_key.digest,
     }
 
 
-def _absence(row: FileRow) -> Action:
-    """Say what became of a file that could not be read."""
+def _missing_action(row: FileRow) -> Action:
+    """Return the action for a file that is missing or could not be read."""
     if row.gone or row.error == "not_found":
         return "not_found"
     return "changed" if row.error == "changed" else "unreadable"
 
 
-def _obstacle(row: FileRow) -> tuple[Action | None, str]:
-    """Explain why a file can't be written to, as far as that can be seen without trying."""
+def _find_obstacle(row: FileRow) -> tuple[Action | None, str]:
+    """Return why a file can't be written to, as far as its status shows."""
     if is_url(row.path):
         return "remote", ""
     try:
@@ -265,13 +270,13 @@ def _obstacle(row: FileRow) -> tuple[Action | None, str]:
         return "changed", ""
     if row.genres is None:
         return "untaggable", ""
-    # A file that others may write to and we may not could be replaced, but would change its owner.
+    # A file that is writable for others only could be replaced, but that would change its owner.
     if not (status.st_mode & 0o222 and os.access(row.path, os.W_OK)):
         return "read_only", "the file is read-only"
     folder = Path(row.path).parent
     if not (folder.stat().st_mode & 0o222 and os.access(folder, os.W_OK | os.X_OK)):
         return "read_only", "its folder is read-only, so no copy can be made next to it"
     free = shutil.disk_usage(folder).free
-    if free < status.st_size + _ROOM:
+    if free < status.st_size + _MIN_FREE_BYTES:
         return "no_space", f"{status.st_size:,} bytes, {free:,} are free"
     return None, ""

@@ -14,14 +14,14 @@ from genretree.bundle.bundle import Bundle, load_bundle
 from genretree.bundle.manifest import read_description
 from genretree.errors import SoundError
 from genretree.files import describe_special
-from genretree.library.database.records import UNCALIBRATED, ModelKey, Result
+from genretree.library.database.records import UNCALIBRATED, FileResult, ModelKey
 from genretree.library.tags.adapters import TagError, TagValues, read_tags
 from genretree.library.tags.binary_delta import content_digest
 from genretree.metrics.scores import decode_levels
 from genretree.models.runtime.types import FORMS, Precision, RuntimeChoice
 from genretree.prediction.predict import average_slices, score_file
 
-FILE_PROBLEMS = ("not_found", "unreadable", "changed")  # kinds of problem that the content has no part in
+FILE_ERRORS = ("not_found", "unreadable", "changed")  # error types that do not depend on the content
 _MODEL_FIELDS = ("family", "taxonomy", "images", "settings", "calibration")
 
 
@@ -37,8 +37,8 @@ class FileFingerprint:
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Why a file can't be read now, whatever its content."""
+class FileError:
+    """An error that does not depend on a file's content, such as a missing or unreadable file."""
 
     error: str
     message: str
@@ -49,12 +49,12 @@ class FileClassifier(Protocol):
 
     Parameters
     ----------
-    card : ModelKey
+    model_key : ModelKey
     """
 
-    card: ModelKey
+    model_key: ModelKey
 
-    def score_file(self, path: Path) -> Result:
+    def score_file(self, path: Path) -> FileResult:
         """Classify a file; errors are results, too."""
 
 
@@ -63,11 +63,11 @@ class BundleClassifier:
 
     def __init__(self, bundle: Bundle, salvage: bool = False) -> None:
         self.bundle, self.salvage = bundle, salvage
-        arithmetic = bundle.runtime.rpartition(" ")[2]
+        precision = bundle.runtime.rpartition(" ")[2]
         description: Mapping[str, Any] = read_description(bundle.folder)
-        notes = arithmetic, "salvage" if salvage else "", "" if bundle.calibration else UNCALIBRATED
-        self.card = ModelKey(
-            digest=model_digest(description, arithmetic, salvage),
+        notes = precision, "salvage" if salvage else "", "" if bundle.calibration else UNCALIBRATED
+        self.model_key = ModelKey(
+            digest=model_digest(description, precision, salvage),
             family=bundle.family,
             heads=bundle.model.heads,
             taxonomy=bundle.taxonomy,
@@ -75,19 +75,19 @@ class BundleClassifier:
             note=", ".join(filter(None, notes)),
         )
 
-    def score_file(self, path: Path) -> Result:
+    def score_file(self, path: Path) -> FileResult:
         """Classify a file."""
         bundle = self.bundle
         try:
             scores = score_file(bundle, path, self.salvage)
         except SoundError as error:
-            return Result(None, error=error.kind, message=error.detail)
-        except Exception as error:  # whatever one file brings about must not stop the others
-            return Result(None, error="internal", message=f"{type(error).__name__}: {error}")
+            return FileResult(None, error=error.kind, message=error.detail)
+        except Exception as error:  # an error in one file must not stop the run
+            return FileResult(None, error="internal", message=f"{type(error).__name__}: {error}")
         levels = average_slices(bundle, scores)
         leaf = int(decode_levels(bundle.taxonomy, bundle.model.heads, levels)[0][-1])
-        sure = float(levels[-1][0, leaf])
-        return Result(levels, leaf, sure, len(scores.starts), scores.padded, bundle.runtime)
+        confidence = float(levels[-1][0, leaf])
+        return FileResult(levels, leaf, confidence, len(scores.starts), scores.padded, bundle.runtime)
 
 
 def load_file_classifier(
@@ -97,30 +97,30 @@ def load_file_classifier(
     return BundleClassifier(load_bundle(bundle, runtime, precision), salvage)
 
 
-def model_digest(description: Mapping[str, Any], arithmetic: str, salvage: bool) -> str:
-    """Hash all that changes what a bundle says: weights, tree, settings, arithmetic; not its exports."""
+def model_digest(description: Mapping[str, Any], precision: str, salvage: bool) -> str:
+    """Hash everything that affects a bundle's predictions: weights, tree, settings, precision; not its exports."""
     files = {
         name: digest
         for name, digest in description["files"].items()
         if Path(name).parts[0] not in FORMS and Path(name).suffix != ".csv"
     }
-    telling = [{name: description.get(name) for name in _MODEL_FIELDS}, files, arithmetic, salvage]
-    return hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()[:16]
+    identity = [{name: description.get(name) for name in _MODEL_FIELDS}, files, precision, salvage]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def fingerprint_file(path: str) -> FileFingerprint | Problem:
-    """Read a whole file once: the hash of its content, and what its tags hold."""
+def fingerprint_file(path: str) -> FileFingerprint | FileError:
+    """Hash a file's content and read its tags."""
     try:
         before = os.stat(path)  # noqa: PTH116
         if special := describe_special(before.st_mode):
-            return Problem("unreadable", f"is {special}, not a sound file")
+            return FileError("unreadable", f"is {special}, not a sound file")
         content = content_digest(Path(path))
         values = _tag_values(path)
         after = os.stat(path)  # noqa: PTH116
     except FileNotFoundError:
-        return Problem("not_found", "no longer exists")
+        return FileError("not_found", "no longer exists")
     except OSError as error:
-        return Problem("unreadable", f"can't be read: {error.strerror or error}")
+        return FileError("unreadable", f"can't be read: {error.strerror or error}")
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         return _changed()
     if values is None:
@@ -128,20 +128,20 @@ def fingerprint_file(path: str) -> FileFingerprint | Problem:
     return FileFingerprint(after.st_size, after.st_mtime_ns, content, values.genres, values.own)
 
 
-def classify_file(classifier: FileClassifier, path: str, stamp: FileFingerprint) -> Result | Problem:
-    """Classify a file whose content is known; a problem if the content has changed."""
+def classify_file(classifier: FileClassifier, path: str, fingerprint: FileFingerprint) -> FileResult | FileError:
+    """Classify a file; returns an error if it has changed since its fingerprint was taken."""
     result = classifier.score_file(Path(path))
-    if result.error in FILE_PROBLEMS:
-        return Problem(result.error, result.message)
+    if result.error in FILE_ERRORS:
+        return FileError(result.error, result.message)
     try:
         now = os.stat(path)  # noqa: PTH116
     except OSError:
-        return Problem("not_found", "went away while it was being read")
-    return result if (now.st_size, now.st_mtime_ns) == (stamp.size, stamp.mtime_ns) else _changed()
+        return FileError("not_found", "went away while it was being read")
+    return result if (now.st_size, now.st_mtime_ns) == (fingerprint.size, fingerprint.mtime_ns) else _changed()
 
 
-def _changed() -> Problem:
-    return Problem("changed", "changed while it was being read; the next run reads it again")
+def _changed() -> FileError:
+    return FileError("changed", "changed while it was being read; the next run reads it again")
 
 
 def _tag_values(path: str) -> TagValues | None:

@@ -1,4 +1,4 @@
-"""Sound files that are not on this machine: found by URL, and known by what their storage says of them."""
+"""Find remote audio files by URL, and identify their content by the storage's metadata."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from genretree.errors import LibraryError
 from genretree.remote import is_url, open_system
 from genretree.sound.walk import FoundFile, SoundWalk
 
-_HASHES = ("ETag", "etag", "md5Hash", "content_md5", "md5")  # what storage services call the hash of a content
+_HASHES = ("ETag", "etag", "md5Hash", "content_md5", "md5")  # names of the content hash in storage services
 
 
 def walk_anywhere(walk: SoundWalk, places: Sequence[str | os.PathLike[str]]) -> Iterator[FoundFile]:
-    """Yield the sound files below folders of this machine and below URLs; see `SoundWalk.find`.
+    """Yield the audio files below local folders and URLs; see `SoundWalk.find`.
 
     Parameters
     ----------
     walk : SoundWalk
-        Counts what is passed over.
-    places : sequence of paths and URLs
+        Counts the skipped files.
+    places : sequence of path or URL
 
     Raises
     ------
@@ -43,12 +43,12 @@ def _walk_url(walk: SoundWalk, url: str) -> Iterator[FoundFile]:
         if not system.exists(top):
             raise LibraryError(f"{url}: there is nothing at this address; nothing was changed")
         for _, _, files in system.walk(top, detail=True):
-            for name, facts in sorted(files.items()):
-                if not walk.hidden and any(part.startswith(".") for part in _below(facts["name"], top)):
+            for name, info in sorted(files.items()):
+                if not walk.hidden and any(part.startswith(".") for part in _below(info["name"], top)):
                     continue
                 if not walk.is_wanted(name):
                     continue
-                yield FoundFile(system.unstrip_protocol(facts["name"]), int(facts["size"] or 0), _mtime_ns(facts))
+                yield FoundFile(system.unstrip_protocol(info["name"]), int(info["size"] or 0), _mtime_ns(info))
     except OSError as error:
         raise LibraryError(f"{url}: can't be listed ({error})") from error
 
@@ -58,22 +58,20 @@ def _below(path: str, top: str) -> tuple[str, ...]:
 
 
 def remote_content(url: str) -> tuple[int, int, bytes]:
-    """Give size, time and a hash of the content, as the storage knows them; nothing is fetched.
+    """Return a remote file's size, modification time (ns) and content hash, without downloading it.
 
-    Where the storage has no hash of the content, address, size and time stand for it: copies are then not recognised.
+    If the storage provides no content hash, the URL, size and time are hashed instead; copies are not recognised then.
     """
     system, path = open_system(url)
-    facts = system.info(path)
-    size, mtime_ns = int(facts["size"] or 0), _mtime_ns(facts)
-    known = next((str(facts[name]) for name in _HASHES if facts.get(name)), "")
-    telling = [known, size] if known else [url, size, mtime_ns]
-    return size, mtime_ns, hashlib.blake2b(json.dumps(telling).encode(), digest_size=16).digest()
+    info = system.info(path)
+    size, mtime_ns = int(info["size"] or 0), _mtime_ns(info)
+    known = next((str(info[name]) for name in _HASHES if info.get(name)), "")
+    identity = [known, size] if known else [url, size, mtime_ns]
+    return size, mtime_ns, hashlib.blake2b(json.dumps(identity).encode(), digest_size=16).digest()
 
 
-def _mtime_ns(facts: dict[str, Any]) -> int:
-    found = next((facts[name] for name in ("mtime", "LastModified", "updated", "created") if facts.get(name)), 0)
-    if isinstance(found, datetime):
-        return int(found.timestamp() * 1e9)
-    if isinstance(found, str):
-        return int(datetime.fromisoformat(found).timestamp() * 1e9)
-    return int(found * 1e9)
+def _mtime_ns(info: dict[str, Any]) -> int:
+    mtime = next((info[name] for name in ("mtime", "LastModified", "updated", "created") if info.get(name)), 0)
+    if isinstance(mtime, str):
+        mtime = datetime.fromisoformat(mtime)
+    return int((mtime.timestamp() if isinstance(mtime, datetime) else mtime) * 1e9)

@@ -1,1 +1,1 @@
-"""Tags of audio files: reading, writing, and proof that nothing else changed."""
+"""Read and write the tags of audio files, and verify that nothing else has changed."""

@@ -1,9 +1,9 @@
-"""Genres and our own fields in the tags of mp3, flac, ogg, opus, m4a, wav and aiff files, by mutagen.
+"""Read and write genres and genretree's fields in the tags of mp3, flac, ogg, opus, m4a, wav and aiff files.
 
-Several genres are written as each format has it: repeated Vorbis comments, several values of an MP4 atom, values apart
-by NUL in ID3v2.4 and APEv2, by a slash in ID3v2.3 and ``LIST INFO``. Nothing else in the tags is given another meaning:
-ID3 keeps its version, no frame is translated, and no tag is hidden by a new one: the genre goes into the APEv2 tag of
-an mp3 or the INFO list of a wav without ID3v2 tag, and a new ID3v2 tag takes over the fields of an ID3v1 tag.
+Several genres are written in the way of each format: as repeated Vorbis comments, as several values of an MP4 atom,
+separated by NUL in ID3v2.4 and APEv2, and by a slash in ID3v2.3 and ``LIST INFO``. All other tags retain their meaning:
+the ID3 version stays, no frame is translated, and no tag is hidden by a new one. Without an ID3v2 tag, the genre is
+written into the APEv2 tag of an mp3 or the INFO list of a wav; a new ID3v2 tag takes over the fields of an ID3v1 tag.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from genretree.library.tags.audio_digest import LayoutError, container
+from genretree.library.tags.audio_digest import LayoutError, detect_format
 from genretree.library.tags.id3_frames import tag_size
 from genretree.library.tags.legacy_formats import (
     OWN_INFO,
@@ -34,10 +34,10 @@ from genretree.sound.containers import read_at, sniff, synchsafe, synchsafe_byte
 from genretree.sound.tag_bounds import CostlyTagsError, check_tags
 
 OWN_FIELDS = ("GENRETREE_PATH", "GENRETREE_CONFIDENCE", "GENRETREE_MODEL", "GENRETREE_GENRE", "GENRETREE_PREVIOUS")
-V23_SEPARATOR = "/"  # as ID3v2.3 has it for lists of names
+V23_SEPARATOR = "/"  # the separator of ID3v2.3 for lists of names
 _MP4_GENRE, _MP4_OWN = "\xa9gen", "----:com.apple.iTunes:"
 _NEAR_END = 1 << 16
-_Found = TypeVar("_Found")
+_T = TypeVar("_T")
 
 
 class TagError(Exception):
@@ -45,7 +45,7 @@ class TagError(Exception):
 
 
 class UntaggableError(TagError):
-    """A file is of a format that takes no tags of ours."""
+    """Tags of this file format can't be written."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class TagValues:
     Parameters
     ----------
     genres : tuple of str
-        As players show them.
-    own : mapping
-        Our own fields that are there, by name.
+        Genres as players show them.
+    own : mapping of str to str
+        genretree's fields by name.
     joined : bool
-        Several genres are one text there (ID3v2.3).
+        Whether the format joins several genres to one text (ID3v2.3).
     """
 
     genres: tuple[str, ...] = ()
@@ -67,145 +67,145 @@ class TagValues:
     joined: bool = False
 
     def after(self, genres: Sequence[str]) -> tuple[str, ...]:
-        """Return what `genres` would be, when they are written there and read again."""
+        """Return `genres` as they would be read after writing them."""
         return (V23_SEPARATOR.join(genres),) if self.joined and genres else tuple(genres)
 
 
 def read_tags(path: str | Path) -> TagValues:
-    """Read a file's genres and our own fields.
+    """Read a file's genres and genretree's fields.
 
     Raises
     ------
     TagError
-        If it is no file whose tags can be written, or they are damaged.
+        If tags of this format can't be written, or the tags are damaged.
     """
     path = Path(path)
-    return _guard(lambda: _READERS[_kind(path)](path))
+    return _wrap_errors(lambda: _READERS[_detect_format(path)](path))
 
 
 def write_tags(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> None:
-    """Set a file's genres and our own fields, in place, and leave all else as it is.
+    """Set a file's genres and genretree's fields in place; everything else is unchanged.
 
     Parameters
     ----------
     path : Path
-        To be a copy that nobody needs yet.
+        A temporary copy, since a failure may leave it half-written.
     genres : sequence of str
-        All that are to be there; none removes them.
-    own : mapping
-        Our own fields by name; one that is missing is removed.
+        New genres; if empty, the genre is removed.
+    own : mapping of str to str
+        New values of genretree's fields by name; missing fields are removed.
 
     Raises
     ------
     TagError
-        If it can't be done.
+        If the tags can't be written.
     """
-    _guard(lambda: _WRITERS[_kind(path)](path, genres, own))
+    _wrap_errors(lambda: _WRITERS[_detect_format(path)](path, genres, own))
 
 
-def _guard(act: Callable[[], _Found]) -> _Found:
+def _wrap_errors(act: Callable[[], _T]) -> _T:
     try:
         return act()
     except TagError:
         raise
     except LayoutError as error:
         raise TagError(str(error)) from error
-    except Exception as error:  # damaged tags bring about errors of any kind in mutagen
-        for cause in (error, error.__cause__ or error.__context__):  # mutagen wraps what the system says
+    except Exception as error:  # mutagen raises errors of any type for damaged tags
+        for cause in (error, error.__cause__ or error.__context__):  # mutagen wraps system errors
             if isinstance(cause, OSError) and cause.errno is not None:
                 raise cause from error
         detail = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise TagError(f"its tags are damaged ({detail}); save them again in a tag editor") from error
 
 
-def _kind(path: Path) -> str:
+def _detect_format(path: Path) -> str:
     try:
         check_tags(path)
     except CostlyTagsError as error:
         raise UntaggableError(f"{error}; convert it to another format") from error
     with path.open("rb", buffering=0) as file:
-        kind = container(file)
-    if kind not in _READERS:
-        raise UntaggableError(f"{kind or 'unknown'} files can't be tagged; those that can: {', '.join(_READERS)}")
-    return kind
+        format_ = detect_format(file)
+    if format_ not in _READERS:
+        raise UntaggableError(f"{format_ or 'unknown'} files can't be tagged; those that can: {', '.join(_READERS)}")
+    return format_
 
 
 # -- ID3, APEv2 and LIST INFO: mp3, wav, aiff ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Target:
-    """Which tag of an mp3 or wav file a genre is written to.
+class TagTarget:
+    """The tag of an mp3 or wav file that a genre is written to.
 
     Parameters
     ----------
-    kind : {"id3", "ape", "info"}
-        An APEv2 tag or INFO list where an ID3v2 tag would hide it.
+    tag : {"id3", "ape", "info"}
+        "ape" and "info" where a new ID3v2 tag would hide an APEv2 tag or INFO list.
     v1 : bytes
-        The ID3v1 tag whose fields go into the ID3v2 tag as well, since that hides it.
+        ID3v1 tag whose fields are copied to the ID3v2 tag, since that hides it.
     """
 
-    kind: str = "id3"
+    tag: str = "id3"
     v1: bytes = b""
 
 
-def find_target(path: Path, kind: str) -> Target:
-    """Say which tag of a file of this kind (mp3, wav, aiff) is written to.
+def choose_tag(path: Path, format_: str) -> TagTarget:
+    """Choose the tag of an mp3, wav or aiff file to write to.
 
     Raises
     ------
     LayoutError
-        If none can be without hiding another one.
+        If any choice would hide another tag.
     """
-    if kind == "aiff" or _speaks(_open_id3(path, kind)):
-        return Target()
+    if format_ == "aiff" or _has_text(_open_id3(path, format_)):
+        return TagTarget()
     with path.open("rb", buffering=0) as file:
         size = file.seek(0, io.SEEK_END)
-        if kind == "wav":
-            return Target() if read_info(file, size) is None else Target("info")
+        if format_ == "wav":
+            return TagTarget() if read_info(file, size) is None else TagTarget("info")
         if read_ape(file, size) is not None:
-            return Target("ape")
+            return TagTarget("ape")
         _check_no_hidden(file, size)
-    return Target("id3", read_v1(path))
+    return TagTarget("id3", read_v1(path))
 
 
-def _speaks(tags: Any) -> bool:
-    """Return whether ID3v2 tags hold any text, so that players look no further."""
+def _has_text(tags: Any) -> bool:
+    """Return whether ID3v2 tags contain text, so that players ignore other tags."""
     return any(frame.FrameID[0] == "T" or frame.FrameID in ("COMM", "USLT") for frame in tags.values()) or bool(
         tags.unknown_frames
     )
 
 
 def _check_no_hidden(file: io.FileIO, size: int) -> None:
-    """Refuse an mp3 without ID3v2 tag whose other tags stand where few programs find them."""
+    """Refuse an mp3 without an ID3v2 tag whose other tags are where few programs find them."""
     _, v1 = split_end(file, size)
     tail = read_at(file, max(0, v1 - _NEAR_END), min(v1, _NEAR_END))
     if tail.endswith(b"LYRICS200") and b"APETAGEX" in tail:
-        raise LayoutError("holds an APE tag in front of a Lyrics3 tag, where few players find it; remove one of them")
+        raise LayoutError("has an APE tag before a Lyrics3 tag, where few players find it; remove one of them")
     if tail[-10:-7] == b"3DI":
-        raise LayoutError("its ID3v2 tag stands at its end, where few players find it; save it again in a tag editor")
+        raise LayoutError("its ID3v2 tag is at the end, where few players find it; save it again in a tag editor")
     if read_at(file, sniff(file, size)[1], 8) == b"APETAGEX":
-        raise LayoutError("its APE tag stands in front of the sound, which an ID3v2 tag would hide; move it to the end")
+        raise LayoutError("its APE tag is before the audio, where an ID3v2 tag would hide it; move it to the end")
 
 
 def _read_mp3(path: Path) -> TagValues:
     tags = _open_id3(path, "mp3")
-    found = _from_id3(tags)
+    values = _from_id3(tags)
     try:
         with path.open("rb", buffering=0) as file:
             ape = read_ape(file, file.seek(0, io.SEEK_END))
-    except LayoutError:  # players read what they can, and so does mutagen
+    except LayoutError:  # players read what they can, and mutagen does so below
         ape = None
     items = {item.key.casefold(): item for item in ape.items} if ape is not None else {}
-    own = found.own
-    if ape is not None and not own:  # another program may have added the ID3v2 tag since
+    own = values.own
+    if ape is not None and not own:  # another program may have added the ID3v2 tag later
         own = {name: items[name.casefold()].texts[0] for name in OWN_FIELDS if name.casefold() in items}
-        found = TagValues(found.genres, own, found.joined and _speaks(tags))
-    if found.genres:
-        return found
+        values = TagValues(values.genres, own, values.joined and _has_text(tags))
+    if values.genres:
+        return values
     listed = items["genre"].texts if "genre" in items else _ape_genres(path) if ape is None else ()
     genres = tuple(filter(None, map(str.strip, listed))) or _v1_genre(path)
-    return TagValues(genres, own, found.joined)
+    return TagValues(genres, own, values.joined)
 
 
 def _v1_genre(path: Path) -> tuple[str, ...]:
@@ -217,21 +217,21 @@ def _v1_genre(path: Path) -> tuple[str, ...]:
 
 def _read_wav(path: Path) -> TagValues:
     tags = _open_id3(path, "wav")
-    found = _from_id3(tags)
+    values = _from_id3(tags)
     with path.open("rb", buffering=0) as file:
         try:
             info = read_info(file, file.seek(0, io.SEEK_END))
         except LayoutError:
-            return found
+            return values
     if info is None:
-        return found
+        return values
     own = info_own(info[2], OWN_FIELDS)
-    if not _speaks(tags):
-        found = TagValues((), own, joined=True)
-    elif not found.own:  # another program has added the ID3v2 tag since
-        found = TagValues(found.genres, own, found.joined)
+    if not _has_text(tags):
+        values = TagValues((), own, joined=True)
+    elif not values.own:  # another program has added the ID3v2 tag later
+        values = TagValues(values.genres, own, values.joined)
     genre = info_text(info[2], b"IGNR")
-    return found if found.genres or not genre else TagValues((genre,), found.own, found.joined)
+    return values if values.genres or not genre else TagValues((genre,), values.own, values.joined)
 
 
 def _read_aiff(path: Path) -> TagValues:
@@ -247,49 +247,49 @@ def _from_id3(tags: Any) -> TagValues:
     return TagValues(tuple(filter(None, genres)), own, _id3_version(tags) == 3)
 
 
-def _open_id3(path: Path, kind: str) -> Any:
-    """Open a file's ID3 tags, or empty ones, without translating any frame to another version."""
+def _open_id3(path: Path, format_: str) -> Any:
+    """Open a file's ID3 tags, or empty ones, without translating frames to another version."""
     from mutagen import aiff, wave
     from mutagen.id3 import ID3, ID3NoHeaderError
 
-    if kind == "mp3":
+    if format_ == "mp3":
         with path.open("rb", buffering=0) as source:
             declared, size = tag_size(read_at(source, 0, 10)), source.seek(0, io.SEEK_END)
-        if declared > size:  # of which mutagen says nothing but that it is an error
+        if declared > size:  # mutagen's error does not say why
             what = f"its ID3 tag is damaged: it declares {declared:,} bytes and the file has {size:,}"
             raise LayoutError(f"{what}; save its tags again in a tag editor")
         try:
             return ID3(path, translate=False, load_v1=False)
         except ID3NoHeaderError:
             return ID3()
-    file: Any = (wave.WAVE if kind == "wav" else aiff.AIFF)(path, translate=False)
+    file: Any = (wave.WAVE if format_ == "wav" else aiff.AIFF)(path, translate=False)
     if file.tags is None:
         file.add_tags()
     return file.tags
 
 
 def _id3_version(tags: Any) -> int:
-    """Return the version to write: the one that is there; 4 for new tags, 3 for those older than can be written."""
+    """Return the ID3v2 version to write: the existing one; 4 for new tags; 3 for older ones, which can't be written."""
     major = tags.version[1] if tags._header is not None else 4
     return 4 if major >= 4 else 3
 
 
-def _write_id3(kind: str) -> Callable[[Path, Sequence[str], Mapping[str, str]], None]:
+def _write_id3(format_: str) -> Callable[[Path, Sequence[str], Mapping[str, str]], None]:
     def write(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> None:
         from mutagen.id3 import TCON, TXXX, Encoding
 
-        target = find_target(path, kind)
-        if target.kind == "ape":
+        target = choose_tag(path, format_)
+        if target.tag == "ape":
             edit_ape(path, {"Genre": list(genres), **{name: _listed(own.get(name)) for name in OWN_FIELDS}})
             return
-        if target.kind == "info":
+        if target.tag == "info":
             edit_info(path, V23_SEPARATOR.join(genres), own)
             return
-        _follow(path, kind, genres)
+        _update_older_tag(path, format_, genres)
         carried_over = v1_texts(target.v1)
-        if kind == "mp3":
+        if format_ == "mp3":
             _footer_to_padding(path)
-        tags = _open_id3(path, kind)
+        tags = _open_id3(path, format_)
         version = _id3_version(tags)
         if tags._header is not None and tags.version[1] < 3:
             tags.update_to_v23()
@@ -297,15 +297,15 @@ def _write_id3(kind: str) -> Callable[[Path, Sequence[str], Mapping[str, str]], 
         encoding = Encoding.UTF8 if version == 4 else Encoding.UTF16
         tags.delall("TCON")
         if genres:
-            # In v2.3 a text that begins with a bracket is a number of ID3v1's list, unless there are two.
+            # In v2.3, text in parentheses refers to ID3v1's list of genres, unless the parenthesis is doubled.
             texts = list(genres) if version == 4 else [V23_SEPARATOR.join(genres)]
             tags.add(TCON(encoding=encoding, text=[f"({text}" if text.startswith("(") else text for text in texts]))
         for frame in [frame for frame in tags.getall("TXXX") if frame.desc.upper() in OWN_FIELDS]:
             tags.delall(frame.HashKey)
         for name, text in own.items():
             tags.add(TXXX(encoding=encoding, desc=name, text=[text]))
-        tail = read_v1(path) if kind == "mp3" else b""
-        tags.save(path, v2_version=version, v23_sep=None)  # None: other frames' lists stay as they are
+        tail = read_v1(path) if format_ == "mp3" else b""
+        tags.save(path, v2_version=version, v23_sep=None)  # None: lists in other frames are not joined
         if tail:
             with path.open("r+b") as file:
                 file.seek(-V1_BYTES, io.SEEK_END)
@@ -314,26 +314,26 @@ def _write_id3(kind: str) -> Callable[[Path, Sequence[str], Mapping[str, str]], 
     return write
 
 
-def _follow(path: Path, kind: str, genres: Sequence[str]) -> None:
-    """Keep what we wrote into an older tag up to date after another program has added an ID3v2 tag."""
+def _update_older_tag(path: Path, format_: str, genres: Sequence[str]) -> None:
+    """Update what genretree wrote into an older tag, after another program has added an ID3v2 tag."""
     with suppress(LayoutError), path.open("rb", buffering=0) as file:
         size = file.seek(0, io.SEEK_END)
-        if kind == "wav":
+        if format_ == "wav":
             info = read_info(file, size)
             if info is not None and any(name == OWN_INFO for name, _ in info[2]):
                 edit_info(path, V23_SEPARATOR.join(genres), {})
-        elif kind == "mp3":
+        elif format_ == "mp3":
             ape = read_ape(file, size)
             if ape is not None and any(item.key.upper() in OWN_FIELDS for item in ape.items):
                 edit_ape(path, {"Genre": list(genres), **dict.fromkeys(OWN_FIELDS, ())})
 
 
 def _add_v1(tags: Any, texts: Mapping[str, str], version: int) -> None:
-    """Add the fields of an ID3v1 tag to an ID3v2 one, in the same bytes."""
+    """Add the fields of an ID3v1 tag to an ID3v2 tag, with the same bytes."""
     from mutagen.id3 import COMM, TYER, Encoding, Frames
 
     for name, text in texts.items():
-        if name == "COMM":  # without a description, since that is the one that players show
+        if name == "COMM":  # players show the comment without a description
             tags.add(COMM(encoding=Encoding.LATIN1, lang="XXX", desc="", text=[text]))
         elif name == "TDRC" and version == 3:
             tags.add(TYER(encoding=Encoding.LATIN1, text=[text]))
@@ -342,14 +342,16 @@ def _add_v1(tags: Any, texts: Mapping[str, str], version: int) -> None:
 
 
 def _footer_to_padding(path: Path) -> None:
-    """Make the footer of an ID3v2.4 tag, which mutagen does not know, padding of the tag."""
+    """Convert the footer of an ID3v2.4 tag, which mutagen does not support, to padding."""
     with path.open("r+b") as file:
         head = file.read(10)
         size = synchsafe(head[6:10]) + 10
         if head[:4] == b"ID3\x04" and head[5] & 0x10 and size < 1 << 28:
             file.seek(size)
             if file.read(3) != b"3DI":
-                raise LayoutError("its ID3v2 tag lacks the footer that it announces; save it again in a tag editor")
+                raise LayoutError(
+                    "its ID3v2 tag lacks the footer that its header declares; save it again in a tag editor"
+                )
             file.seek(size)
             file.write(bytes(10))
             file.seek(5)
@@ -357,16 +359,16 @@ def _footer_to_padding(path: Path) -> None:
 
 
 def _ape_genres(path: Path) -> tuple[str, ...]:
-    """Read the genre of an APEv2 tag that is not where it can be edited."""
+    """Read the genre of an APEv2 tag at a position where it can't be edited."""
     from mutagen.apev2 import APENoHeaderError, APEv2, error
 
     try:
-        found = APEv2(path).get("Genre")
+        genre = APEv2(path).get("Genre")
     except APENoHeaderError:
         return ()
     except error:
         return ()
-    return () if found is None else tuple(str(found).split("\0"))
+    return () if genre is None else tuple(str(genre).split("\0"))
 
 
 # -- Vorbis comments: flac, ogg, opus ----------------------------------------------------------------------------
@@ -380,7 +382,7 @@ def _open_vorbis(path: Path) -> Any:
     from mutagen.oggspeex import OggSpeex
     from mutagen.oggvorbis import OggVorbis
 
-    if _kind(path) == "flac":  # by content: with an ID3 tag in front, mutagen goes by the name
+    if _detect_format(path) == "flac":  # by content; if there is an ID3 tag first, mutagen decides by the file name
         file: Any = FLAC(path)
     else:
         file = File(path, options=[OggVorbis, OggOpus, OggFLAC, OggSpeex])
@@ -398,8 +400,8 @@ def _read_vorbis(path: Path) -> TagValues:
 
 
 def _has_id3(path: Path) -> bool:
-    """Whether a FLAC file has an ID3v2 tag with text in front, or an ID3v1 tag at its end."""
-    return bool(read_v1(path)) or _speaks(_open_id3(path, "mp3"))
+    """Return whether a FLAC file begins with an ID3v2 tag with text, or ends with an ID3v1 tag."""
+    return bool(read_v1(path)) or _has_text(_open_id3(path, "mp3"))
 
 
 def _write_vorbis(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> None:
@@ -466,5 +468,5 @@ _WRITERS: dict[str, Callable[[Path, Sequence[str], Mapping[str, str]], None]] = 
 
 
 def format_genres(genres: Iterable[str]) -> str:
-    """Write genres for people."""
+    """Join genres for display."""
     return "; ".join(genres)

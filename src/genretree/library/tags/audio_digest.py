@@ -1,7 +1,6 @@
-"""What of a sound file is sound and what is tags: a hash over the sound alone, so that a write can be proved harmless.
+"""Hash the audio of a file without its tags, to verify that writing tags does not change the audio.
 
-Layouts as in: id3.org (ID3v2.3, v2.4), RFC 9639 (FLAC), RFC 3533 (Ogg), ISO/IEC 14496-12 (MP4), the RIFF and EA IFF 85
-specifications.
+Specifications: id3.org (ID3v2.3, v2.4), RFC 9639 (FLAC), RFC 3533 (Ogg), ISO/IEC 14496-12 (MP4), RIFF and EA IFF 85.
 """
 
 from __future__ import annotations
@@ -17,34 +16,34 @@ import numpy as np
 from genretree.sound.containers import iter_boxes, read_at, sniff
 
 _COPY = 1 << 20
-_MAX_PARTS = 20_000  # real files have some dozens
-_MAX_PAGES = 1_000_000  # of an Ogg file: 11 days of Vorbis, 5 hours even where each holds 20 ms
+_MAX_PARTS = 20_000  # typical files have dozens
+_MAX_PAGES = 1_000_000  # of an Ogg file: 11 days of Vorbis; 5 hours at 20 ms per page
 _HEADER_PACKETS = {b"\x01vorbis": 3, b"OpusHead": 2, b"\x7fFLAC": 1, b"Speex   ": 2}
 
 
 class LayoutError(Exception):
-    """The file is not laid out as its format says."""
+    """The file's layout does not conform to its format."""
 
 
-def container(file: io.FileIO) -> str:
-    """Name what kind of file it is, by its content: mp3, flac, ogg, mp4, wav, aiff ... or ""."""
+def detect_format(file: io.FileIO) -> str:
+    """Return the file format by content: mp3, flac, ogg, mp4, wav, aiff ..., or "" if unknown."""
     return sniff(file, _size(file))[0]
 
 
-def sound_digest(path: Path) -> str:
-    """Hash the sound of an mp3, flac, ogg, opus, mp4, wav or aiff file, whatever its tags.
+def hash_audio(path: Path) -> str:
+    """Hash the audio of an mp3, flac, ogg, opus, mp4, wav or aiff file, without its tags.
 
     Raises
     ------
     LayoutError
-        If the file is of another kind, or can't be taken apart.
+        If the file has another format or can't be parsed.
     """
     with path.open("rb", buffering=0) as file:
-        kind = container(file)
-        if kind not in _PARTS:
-            raise LayoutError(f"{kind or 'unknown'} files can't be tagged")
+        format_ = detect_format(file)
+        if format_ not in _PARTS:
+            raise LayoutError(f"{format_ or 'unknown'} files can't be tagged")
         digest = hashlib.blake2b(digest_size=16)
-        for part in _PARTS[kind](file, _size(file)):
+        for part in _PARTS[format_](file, _size(file)):
             if isinstance(part, bytes):
                 digest.update(part)
                 continue
@@ -52,7 +51,7 @@ def sound_digest(path: Path) -> str:
             while start < end:
                 block = read_at(file, start, min(_COPY, end - start))
                 if not block:
-                    raise LayoutError("it ends before its headers say")
+                    raise LayoutError("it is shorter than its headers declare")
                 digest.update(block)
                 start += len(block)
         return digest.hexdigest()
@@ -62,15 +61,15 @@ def _size(file: io.FileIO) -> int:
     return file.seek(0, io.SEEK_END)
 
 
-Parts = Iterator[tuple[int, int] | bytes]  # stretches of the file, and facts that stand at other places afterwards
+Spans = Iterator[tuple[int, int] | bytes]  # byte ranges of the file, and values whose position may change
 
 
-def _mp3(file: io.FileIO, size: int) -> Parts:
-    yield mp3_span(file, size)
+def _mp3(file: io.FileIO, size: int) -> Spans:
+    yield mp3_audio_span(file, size)
 
 
-def mp3_span(file: io.FileIO, size: int) -> tuple[int, int]:
-    """Return where the sound of an mp3 begins and ends: behind its ID3v2 tags, before its APEv2 and ID3v1 tags."""
+def mp3_audio_span(file: io.FileIO, size: int) -> tuple[int, int]:
+    """Return the byte range of an mp3's audio: after its ID3v2 tags, before its APEv2 and ID3v1 tags."""
     start = sniff(file, size)[1]
     end = size
     if read_at(file, max(0, end - 128), 3) == b"TAG":
@@ -81,8 +80,8 @@ def mp3_span(file: io.FileIO, size: int) -> tuple[int, int]:
     return start, max(start, end)
 
 
-def _flac(file: io.FileIO, size: int) -> Parts:
-    """STREAMINFO, and all behind the metadata blocks."""
+def _flac(file: io.FileIO, size: int) -> Spans:
+    """Yield STREAMINFO, and everything after the metadata blocks."""
     at = sniff(file, size)[1] + 4
     while True:
         head = read_at(file, at, 4)
@@ -98,8 +97,8 @@ def _flac(file: io.FileIO, size: int) -> Parts:
     yield at, size - tail
 
 
-def _ogg(file: io.FileIO, size: int) -> Parts:
-    """Of every page behind the header packets: granule position, and lacing and data, but not number and checksum."""
+def _ogg(file: io.FileIO, size: int) -> Spans:
+    """Yield granule position, lacing and data of the pages after the header packets, without number and checksum."""
     for page in _pages(file, size):
         if not page.header:
             yield page.start + 5, page.start + 18  # flags, granule position, serial number
@@ -108,7 +107,7 @@ def _ogg(file: io.FileIO, size: int) -> Parts:
 
 @dataclass(frozen=True)
 class _Page:
-    """A page of an Ogg file: where it and its data lie, its stream, and whether it is of the header packets."""
+    """A page of an Ogg file: its offsets, its stream, and whether it belongs to the header packets."""
 
     start: int
     body: int
@@ -120,7 +119,7 @@ class _Page:
 
 def _pages(file: io.FileIO, size: int) -> Iterator[_Page]:
     at = count = 0
-    packets: dict[bytes, int] = {}  # header packets still to come, by stream
+    packets: dict[bytes, int] = {}  # remaining header packets by stream
     while at < size:
         count += 1
         if count > _MAX_PAGES:
@@ -141,7 +140,7 @@ def _pages(file: io.FileIO, size: int) -> Iterator[_Page]:
 
 
 def header_packets(file: io.FileIO, size: int) -> Iterator[tuple[bytes, int, bytes]]:
-    """Yield stream, number and content of the packets that an Ogg file's streams begin with, up to their sound."""
+    """Yield stream, number and content of the header packets of an Ogg file's streams."""
     numbers: dict[bytes, int] = {}
     begun: dict[bytes, bytearray] = {}
     for page in _pages(file, size):
@@ -162,11 +161,11 @@ def _header_packets(start: bytes, lacing: bytes) -> int:
     return next((n for magic, n in _HEADER_PACKETS.items() if start.startswith(magic)), 0)
 
 
-def _mp4(file: io.FileIO, size: int) -> Parts:
-    """What the media data boxes hold, the tracks, and where in the media data their chunks lie."""
+def _mp4(file: io.FileIO, size: int) -> Spans:
+    """Yield the content of the media data boxes and of the tracks, and the offsets of the tracks' chunks."""
     top = list(boxes(file, 0, size))
     if any(name == b"moof" for name, _, _ in top):
-        raise LayoutError("is in fragments (as streams are), which writing tags would damage; remux it first")
+        raise LayoutError("is fragmented (as streams are), and writing tags would damage it; remux it first")
     media = [(start, end) for name, start, end in top if name == b"mdat"]
     yield from media
     for name, start, end in top:
@@ -176,8 +175,8 @@ def _mp4(file: io.FileIO, size: int) -> Parts:
                     yield from _track(file, low, high, media)
 
 
-def _track(file: io.FileIO, low: int, high: int, media: list[tuple[int, int]]) -> Parts:
-    """All that a track's boxes hold, its chunk offsets as distances from the beginning of the media data."""
+def _track(file: io.FileIO, low: int, high: int, media: list[tuple[int, int]]) -> Spans:
+    """Yield the content of a track's boxes, with chunk offsets relative to the beginning of the media data."""
     for name, start, end in boxes(file, low, high):
         if name in (b"mdia", b"minf", b"stbl"):
             yield from _track(file, start, end, media)
@@ -196,7 +195,7 @@ def _track(file: io.FileIO, low: int, high: int, media: list[tuple[int, int]]) -
 
 
 def boxes(file: io.FileIO, at: int, until: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, and start and end of the content, of the boxes of an MP4 file between two places."""
+    """Yield name, start and end (of the content) of the boxes of an MP4 file in a byte range."""
     for count, (name, start, end) in enumerate(iter_boxes(file, at, until)):
         if count >= _MAX_PARTS:
             raise LayoutError(f"has more than {_MAX_PARTS:,} boxes")
@@ -208,13 +207,13 @@ def boxes(file: io.FileIO, at: int, until: int) -> Iterator[tuple[bytes, int, in
         raise LayoutError("a box reaches beyond its end")
 
 
-def _wav(file: io.FileIO, size: int) -> Parts:
+def _wav(file: io.FileIO, size: int) -> Spans:
     for name, start, end in riff_chunks(file, size, "little"):
         if name in (b"fmt ", b"data", b"fact"):
             yield start, end
 
 
-def _aiff(file: io.FileIO, size: int) -> Parts:
+def _aiff(file: io.FileIO, size: int) -> Spans:
     for name, start, end in riff_chunks(file, size, "big"):
         if name in (b"COMM", b"SSND"):
             yield start, end
@@ -233,7 +232,7 @@ def riff_chunks(file: io.FileIO, size: int, order: str) -> Iterator[tuple[bytes,
         at += 8 + length + length % 2
 
 
-_PARTS: dict[str, Callable[[io.FileIO, int], Parts]] = {
+_PARTS: dict[str, Callable[[io.FileIO, int], Spans]] = {
     "mp3": _mp3,
     "flac": _flac,
     "ogg": _ogg,

@@ -1,8 +1,8 @@
-"""How to get the old file back, byte by byte, from the new one: what a change of tags leaves behind is small.
+"""Compute and apply small binary deltas that restore the old file from the new one after a change of tags.
 
-Tags lie in front of the sound or behind it, so the old file is the new one with a stretch of bytes moved as a whole,
-and some others replaced: those of the tags, sizes in headers, numbers and checksums of Ogg pages. Pictures move by
-another distance than the sound does, where padding takes up what the tags have grown by; they are looked for.
+Tags precede or follow the audio, so the old file is the new one with one long range of bytes shifted, and short ranges
+replaced: tags, sizes in headers, numbers and checksums of Ogg pages. Pictures may shift by another distance than the
+audio, where padding absorbs the growth of the tags; they are searched for.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK = 1 << 18
-_GAP = 16  # equal bytes between two differences that are cheaper to repeat than to leave out
-_LONG = 4096  # bytes that differ from here on are looked for elsewhere
+_GAP = 16  # up to this many equal bytes between two differences are cheaper to store than a second record
+_LONG = 4096  # differences of at least this many bytes are searched for nearby
 _PROBE = 32
-_REACH = 1 << 20  # and how far away
-_RECORD = struct.Struct("<qq")  # an offset in the old file, a length; a negative one: of what stands elsewhere
-_SOURCE = struct.Struct("<q")  # and where, in the new file
-_HEAD = struct.Struct("<qqq")  # the old size, where the second stretch begins in it, and by how much it moved
+_REACH = 1 << 20  # maximum distance of that search, in bytes
+_RECORD = struct.Struct("<qq")  # offset in the old file, length; a negative length refers to bytes of the new file
+_SOURCE = struct.Struct("<q")  # their offset in the new file
+_HEAD = struct.Struct("<qqq")  # old size, start of the shifted range in the old file, and its shift
 
 
 def content_digest(path: Path) -> bytes:
-    """Hash a whole file: BLAKE2b, 16 bytes."""
+    """Hash a file's content (BLAKE2b, 16 bytes)."""
     with path.open("rb") as stream:
         return stream_digest(stream)
 
 
 def stream_digest(stream: BufferedReader) -> bytes:
-    """Hash an open file from where it stands, as `content_digest` does."""
+    """Hash an open file from its current position, as `content_digest` does."""
     return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).digest()
 
 
 def make_delta(old: Path, new: Path) -> bytes:
-    """Record how `old` comes out of `new`; in memory that doesn't grow with the files.
+    """Compute a delta from `new` back to `old`, in constant memory.
 
     Returns
     -------
     bytes
-        Compressed; about as long as the tags that changed.
+        The compressed delta, about as long as the changed tags.
     """
     with old.open("rb") as before, new.open("rb") as after:
         old_size, new_size = (os.fstat(file.fileno()).st_size for file in (before, after))
         shift = new_size - old_size
-        cut = _cheapest_cut(before, after, old_size, shift)
+        cut = _best_split(before, after, old_size, shift)
         records = []
         for start, end, moved in ((0, cut, 0), (cut, old_size, shift)):
             for offset, literal in _differences(before, after, start, end, moved):
@@ -64,7 +64,7 @@ def make_delta(old: Path, new: Path) -> bytes:
 
 
 def apply_delta(new: Path, delta: bytes, out: BinaryIO) -> bytes:
-    """Write the old file again; returns its hash, as `content_digest` gives it."""
+    """Restore the old file; returns its content hash, as `content_digest` does."""
     content = zlib.decompress(delta)
     old_size, cut, shift = _HEAD.unpack_from(content)
     digest = hashlib.blake2b(digest_size=16)
@@ -74,25 +74,25 @@ def apply_delta(new: Path, delta: bytes, out: BinaryIO) -> bytes:
         at = 0
         while at < old_size:
             if at == at_literal:
-                piece = literal
+                block = literal
                 if moved_from is not None:
                     source.seek(moved_from[0])
-                    piece = source.read(moved_from[1])
+                    block = source.read(moved_from[1])
                 at_literal, literal, moved_from = next(literals, (old_size, b"", None))
             else:
                 end = min(at + _BLOCK, at_literal, old_size, cut if at < cut else old_size)
                 source.seek(at + (0 if at < cut else shift))
-                piece = source.read(end - at)
-                if not piece:
+                block = source.read(end - at)
+                if not block:
                     break
-            out.write(piece)
-            digest.update(piece)
-            at += len(piece)
+            out.write(block)
+            digest.update(block)
+            at += len(block)
     return digest.digest()
 
 
 def _literals(content: bytes) -> Iterator[tuple[int, bytes, tuple[int, int] | None]]:
-    """Yield offset and bytes, or offset, nothing, and where in the new file how many bytes stand."""
+    """Yield offset and bytes of each record; or offset, no bytes, and (offset, length) in the new file."""
     at = _HEAD.size
     while at < len(content):
         offset, length = _RECORD.unpack_from(content, at)
@@ -106,17 +106,17 @@ def _literals(content: bytes) -> Iterator[tuple[int, bytes, tuple[int, int] | No
 
 
 def _records(offset: int, literal: bytes, near: bytes, low: int) -> list[bytes]:
-    """Write bytes of the old file down, or, if they stand near in the new one (from `low` on), where."""
+    """Encode bytes of the old file, or their position in the new one if `near`, its bytes from `low` on, has them."""
     middle = len(literal) // 2
     if len(literal) < _LONG:
         return [_RECORD.pack(offset, len(literal)) + literal] if literal else []
-    found = near.find(literal[middle : middle + _PROBE])
-    if found < 0:
+    position = near.find(literal[middle : middle + _PROBE])
+    if position < 0:
         return _records(offset, literal[:middle], near, low) + _records(offset + middle, literal[middle:], near, low)
-    before = _alike(literal[:middle][::-1], near[max(0, found - middle) : found][::-1])
-    behind = _alike(literal[middle:], near[found : found + len(literal) - middle])
+    before = _common_prefix(literal[:middle][::-1], near[max(0, position - middle) : position][::-1])
+    behind = _common_prefix(literal[middle:], near[position : position + len(literal) - middle])
     start, end = middle - before, middle + behind
-    moved = _RECORD.pack(offset + start, start - end) + _SOURCE.pack(low + found - before)
+    moved = _RECORD.pack(offset + start, start - end) + _SOURCE.pack(low + position - before)
     return [
         *_records(offset, literal[:start], near, low),
         moved,
@@ -124,15 +124,15 @@ def _records(offset: int, literal: bytes, near: bytes, low: int) -> list[bytes]:
     ]
 
 
-def _alike(one: bytes, other: bytes) -> int:
-    """Count how many bytes are the same from the beginning on."""
+def _common_prefix(one: bytes, other: bytes) -> int:
+    """Return the length of the common prefix."""
     size = min(len(one), len(other))
     unequal = np.flatnonzero(np.frombuffer(one, np.uint8, size) != np.frombuffer(other, np.uint8, size))
     return int(unequal[0]) if len(unequal) else size
 
 
-def _cheapest_cut(before: BinaryIO, after: BinaryIO, old_size: int, shift: int) -> int:
-    """Find where to go over from bytes that stayed in place to bytes that moved, so that the fewest differ."""
+def _best_split(before: BinaryIO, after: BinaryIO, old_size: int, shift: int) -> int:
+    """Return the start of the shifted range that leaves the fewest bytes different."""
     if shift == 0:
         return old_size
     stayed, moved = [0], [0]
@@ -145,7 +145,7 @@ def _cheapest_cut(before: BinaryIO, after: BinaryIO, old_size: int, shift: int) 
 
 
 def _unequal(before: BinaryIO, after: BinaryIO, start: int, end: int, moved: int) -> NDArray[np.bool_]:
-    """Say of each byte of a stretch of the old file whether it differs from the new file's, or has none there."""
+    """Compare a byte range of the old file with the new one; True where bytes differ or are missing."""
     old = _bytes(before, start, end - start)
     low, high = max(0, start + moved), max(0, end + moved)
     new = _bytes(after, low, high - low)

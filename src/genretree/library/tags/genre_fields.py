@@ -1,7 +1,7 @@
-"""What our own tag fields record of a genre: what was written, and what was there before.
+"""Read and write the tag fields that record the genres written by genretree and the previous ones.
 
-With them a genre is recognised as genretree's, and can be taken back, without the database of the run that wrote it.
-Both fields are lists in JSON, so that no genre, one and several are different texts in every tag format.
+They show which genres genretree wrote, and what to restore, without the database of the run that wrote them. Both
+fields are JSON lists, so that no genre, one and several are distinct in every tag format.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ GENRE, PREVIOUS, PATH = "GENRETREE_GENRE", "GENRETREE_PREVIOUS", "GENRETREE_PATH
 
 
 def genre_fields(genres: Sequence[str], previous: Sequence[str]) -> dict[str, str]:
-    """Return the fields that record the genres as they are written, and those before our first write."""
+    """Return the fields that record the genres as written, and those before genretree's first write."""
     return {
         GENRE: json.dumps(list(genres), ensure_ascii=False),
         PREVIOUS: json.dumps(list(previous), ensure_ascii=False),
@@ -28,7 +28,7 @@ def listed_genres(own: Mapping[str, str] | None, name: str) -> tuple[str, ...] |
     Returns
     -------
     tuple of str or None
-        None if it is missing, or something else was written into it.
+        None if the field is missing or invalid.
     """
     try:
         content = json.loads((own or {})[name])
@@ -40,27 +40,30 @@ def listed_genres(own: Mapping[str, str] | None, name: str) -> tuple[str, ...] |
 
 
 def is_written(genres: Sequence[str], wrote: Sequence[str]) -> bool:
-    """Whether the genres of a file are those that were written, be it that some are joined to one text (ID3v2.3)."""
+    """Return whether the genres of a file are those that were written, also if joined to one text (ID3v2.3)."""
     return _parts(genres) == _parts(wrote)
 
 
 def split_genres(genres: Sequence[str], own: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Work out, from a file's tags alone, which of its genres are a person's.
+    """Determine from a file's tags which of its genres genretree did not write.
 
-    All are, unless they are just what `GENRETREE_GENRE` records. The fields of version 0.1 lack that record: with
-    these, a single genre is ours if it is the end of `GENRETREE_PATH`. Names from a mapping count as a person's then.
+    None of them, if `GENRETREE_GENRE` records exactly these genres; otherwise all. Version 0.1 did not write that
+    field: with its fields, a single genre counts as genretree's if it is the last name in `GENRETREE_PATH`; other names
+    from a mapping do not.
 
     Parameters
     ----------
     genres : sequence of str
-        What the genre field holds.
+        Values of the genre tag.
     own : mapping of str to str
         The `GENRETREE_*` fields.
 
     Returns
     -------
-    (tuple of str, tuple of str)
-        The genres that are a person's, and those that were there before our first write.
+    other : tuple of str
+        Genres that genretree did not write, or that were there before.
+    previous : tuple of str
+        Genres before genretree's first write.
     """
     wrote, previous = listed_genres(own, GENRE), listed_genres(own, PREVIOUS)
     if GENRE in own or PREVIOUS in own:

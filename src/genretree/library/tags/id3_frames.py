@@ -1,6 +1,6 @@
-"""What an ID3 tag holds, frame by frame as it stands in the file, without anything that a library would mend or join.
+"""Parse the frames of an ID3v2 tag as they are in the file, without repairing or merging any.
 
-Layouts as in id3.org's ID3v2.2, v2.3 and v2.4.
+Specifications: ID3v2.2, v2.3 and v2.4 at id3.org.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from collections.abc import Iterator
 from genretree.sound.containers import synchsafe
 from genretree.sound.tag_bounds import MAX_DECOMPRESSED
 
-Fact = tuple[object, ...]
+TagField = tuple[object, ...]
 _NAME = re.compile(rb"[A-Z][A-Z0-9]{2,3}")
 _OLD_PICTURE = {"JPG": "image/jpeg", "PNG": "image/png"}
 TEXT_ENCODINGS = ("latin-1", "utf-16", "utf-16-be", "utf-8")
 
 
 def tag_size(head: bytes) -> int:
-    """Return the bytes of the ID3v2 tag that begins with these ten, 0 if none does."""
+    """Return the size in bytes of the ID3v2 tag with this header (10 bytes), 0 if it is not one."""
     if head[:3] != b"ID3" or len(head) < 10:
         return 0
     return 10 + synchsafe(head[6:10]) + (10 if head[5] & 0x10 else 0)
 
 
-def read_frames(tag: bytes) -> list[Fact]:
-    """Take an ID3v2 tag apart.
+def read_frames(tag: bytes) -> list[TagField]:
+    """Parse an ID3v2 tag.
 
     Parameters
     ----------
     tag : bytes
-        The whole tag, header and all.
+        The whole tag with its header.
 
     Returns
     -------
-    list of tuples
-        For each frame its name as in v2.3 and v2.4 and what it says: texts as strings, whatever their encoding, and all
-        else as bytes. Frames that say nothing are left out. What can't be taken apart comes as it stands.
+    list of tuple
+        Per frame, its name in v2.3 and v2.4, and its values: decoded text, and bytes for everything else. Empty frames
+        are omitted; frames that can't be parsed are returned as bytes.
     """
     major, flags = tag[3], tag[5]
     body = tag[10 : 10 + synchsafe(tag[6:10])]
@@ -46,15 +46,15 @@ def read_frames(tag: bytes) -> list[Fact]:
     if flags & 0x40 and major > 2 and not _NAME.fullmatch(body[:4]):
         body = body[synchsafe(body[:4]) if major == 4 else 4 + int.from_bytes(body[:4], "big") :]
     frames = list(_walk(body, major, plain=major < 4))
-    if major == 4 and any(name == "?" for name, _, _ in frames):  # some programs write sizes as v2.3 has them
+    if major == 4 and any(name == "?" for name, _, _ in frames):  # some programs write sizes in the format of v2.3
         other = list(_walk(body, major, plain=True))
         frames = other if all(name != "?" for name, _, _ in other) else frames
-    found = [_read_frame(name, _unpack(data, frame_flags, major, flags), major) for name, frame_flags, data in frames]
-    return [fact for fact in found if len(fact) > 1]
+    fields = [_read_frame(name, _unpack(data, frame_flags, major, flags), major) for name, frame_flags, data in frames]
+    return [field for field in fields if len(field) > 1]
 
 
 def _walk(body: bytes, major: int, plain: bool) -> Iterator[tuple[str, int, bytes]]:
-    """Yield name, flags and data of the frames; all from where there is no frame under the name `?`."""
+    """Yield name, flags and data of the frames; data that is not a frame has the name `?`."""
     width, head = (3, 6) if major == 2 else (4, 10)
     at = 0
     while at + head <= len(body) and body[at]:
@@ -70,7 +70,7 @@ def _walk(body: bytes, major: int, plain: bool) -> Iterator[tuple[str, int, byte
 
 
 def _unpack(data: bytes, flags: int, major: int, tag_flags: int) -> bytes:
-    """Undo what a frame's flags say was done to its data."""
+    """Decode a frame's data according to its flags."""
     packed = bool(flags & (0x08 if major == 4 else 0x80))
     if packed or (major == 4 and flags & 0x01):
         data = data[4:]
@@ -80,17 +80,17 @@ def _unpack(data: bytes, flags: int, major: int, tag_flags: int) -> bytes:
         return data
     decompressor = zlib.decompressobj()
     try:
-        found = decompressor.decompress(data, MAX_DECOMPRESSED)
+        unpacked = decompressor.decompress(data, MAX_DECOMPRESSED)
     except zlib.error:
         return data
-    return data if decompressor.unconsumed_tail else found
+    return data if decompressor.unconsumed_tail else unpacked
 
 
 def _resynchronise(data: bytes) -> bytes:
     return data.replace(b"\xff\x00", b"\xff")
 
 
-def _read_frame(name: str, data: bytes, major: int) -> Fact:
+def _read_frame(name: str, data: bytes, major: int) -> TagField:
     if major == 2:
         name = _modern_name(name)
     try:
@@ -106,8 +106,8 @@ def _modern_name(name: str) -> str:
     return frame.__bases__[0].__name__ if frame is not None else name
 
 
-def _content(name: str, data: bytes, major: int) -> Fact:
-    """Return what a frame says, nothing if it says nothing. Raises ValueError or IndexError if it is damaged."""
+def _content(name: str, data: bytes, major: int) -> TagField:
+    """Return the values of a frame, () if it is empty. Raises ValueError or IndexError if it is damaged."""
     if not data:
         return ()
     if name == "?" or name[0] not in "TWCUA":
@@ -115,7 +115,7 @@ def _content(name: str, data: bytes, major: int) -> Fact:
     if name[0] == "T":
         return _texts(data[0], data[1:])
     if name in ("COMM", "USLT"):
-        return (data[1:4], *_texts(data[0], data[4:], keep=2))
+        return (data[1:4], *_texts(data[0], data[4:], n_min=2))
     if name == "WXXX":
         title, address = _first_text(data[0], data[1:])
         return (title, address.rstrip(b"\0"))
@@ -123,25 +123,25 @@ def _content(name: str, data: bytes, major: int) -> Fact:
         return (data.rstrip(b"\0"),)
     if name == "APIC":
         cut = 4 if major == 2 else data.index(b"\0", 1) + 1
-        kind = data[1:cut].rstrip(b"\0").decode("latin-1")
+        mime_type = data[1:cut].rstrip(b"\0").decode("latin-1")
         title, picture = _first_text(data[0], data[cut + 1 :])
-        return (_OLD_PICTURE.get(kind, kind), data[cut], title, picture)
+        return (_OLD_PICTURE.get(mime_type, mime_type), data[cut], title, picture)
     return (data,)
 
 
-def _texts(encoding: int, data: bytes, keep: int = 0) -> tuple[str, ...]:
-    """Read texts apart by NUL; empty ones at the end, but for the first `keep`, are only padding."""
-    found = []
+def _texts(encoding: int, data: bytes, n_min: int = 0) -> tuple[str, ...]:
+    """Split text at NULs; empty strings at the end, after the first `n_min`, are padding."""
+    texts = []
     while data:
         text, data = _first_text(encoding, data)
-        found.append(text)
-    while len(found) > keep and not found[-1]:
-        found.pop()
-    return tuple(found) if any(found) else ()
+        texts.append(text)
+    while len(texts) > n_min and not texts[-1]:
+        texts.pop()
+    return tuple(texts) if any(texts) else ()
 
 
 def _first_text(encoding: int, data: bytes) -> tuple[str, bytes]:
-    """Read up to the first NUL: the text, and what follows."""
+    """Split data at the first NUL: decoded text, and the rest."""
     width = 2 if encoding in (1, 2) else 1
     end = data.find(b"\0" * width)
     while end % width and end >= 0:

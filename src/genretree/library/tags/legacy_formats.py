@@ -1,8 +1,8 @@
-"""APEv2 tags of mp3 files, ``LIST INFO`` chunks of wav files, and ID3v1 tags: read and edited as bytes.
+"""Read and edit APEv2 tags of mp3 files, ``LIST INFO`` chunks of wav files, and ID3v1 tags byte by byte.
 
-A new ID3v2 tag hides these from most players, so the genre is written into the tag that is already there.
-mutagen cannot do that: it drops the ID3v1 tag behind an APEv2 tag, and does not know ``LIST INFO``. Layouts as in the
-APEv2 specification of Hydrogenaudio and Microsoft's "Multimedia Programming Interface and Data Specifications 1.0".
+A new ID3v2 tag hides these from most players, so the genre is written into the existing tag. mutagen can't do that: it
+drops the ID3v1 tag after an APEv2 tag, and does not support ``LIST INFO``. Specifications: APEv2 at Hydrogenaudio, and
+Microsoft's "Multimedia Programming Interface and Data Specifications 1.0".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from genretree.sound.containers import OPEN_ENDED, read_at
 
 V1_BYTES = 128
 OWN_INFO = b"GNTR"
-"""Subchunk of ``LIST INFO`` that holds our own fields, as JSON: players ignore it or show it as a further field."""
+"""Subchunk of ``LIST INFO`` with genretree's fields as JSON; players ignore it or show it as another field."""
 _APE_MAGIC = b"APETAGEX"
 _APE_HEADER = struct.Struct("<8sIIIIQ")  # magic, version, bytes of items and footer, number of items, flags, reserved
 _APE_VERSION = 2000
@@ -32,12 +32,12 @@ _MAX_RIFF = 0xFFFFFFFF
 
 
 def split_end(file: io.FileIO, size: int) -> tuple[int, int]:
-    """Return where the APEv2 tag and the ID3v1 tag at the end of a file begin.
+    """Return the offsets of the APEv2 tag and the ID3v1 tag at the end of a file.
 
     Returns
     -------
     (int, int)
-        Offsets in bytes; without an APEv2 tag both are the same, without an ID3v1 tag the second is `size`.
+        Offsets in bytes. They are equal without an APEv2 tag; the second is `size` without an ID3v1 tag.
     """
     v1 = size - V1_BYTES if size >= V1_BYTES and read_at(file, size - V1_BYTES, 3) == b"TAG" else size
     footer = read_at(file, max(0, v1 - 32), 32)
@@ -57,10 +57,10 @@ class ApeItem:
     Parameters
     ----------
     key : str
-        As it is spelled; keys that differ in case only are the same.
+        Key as in the file; keys are not case-sensitive.
     flags : int
     value : bytes
-        Texts are UTF-8, several ones separated by NUL.
+        Text in UTF-8; several values are separated by NUL.
     """
 
     key: str
@@ -75,7 +75,7 @@ class ApeItem:
 
 @dataclass(frozen=True)
 class ApeTag:
-    """An APEv2 tag at the end of a file, and where it stands: from `start` to `end`, in bytes."""
+    """An APEv2 tag at the end of a file, from byte `start` to byte `end`."""
 
     start: int
     end: int
@@ -84,12 +84,12 @@ class ApeTag:
 
 
 def read_ape(file: io.FileIO, size: int) -> ApeTag | None:
-    """Read the APEv2 tag at the end of a file, in front of an ID3v1 tag if there is one.
+    """Read the APEv2 tag at the end of a file, before the ID3v1 tag if there is one; None without such a tag.
 
     Raises
     ------
     LayoutError
-        If it is damaged, or laid out in a way that can't be edited safely.
+        If the tag is damaged or can't be edited safely.
     """
     start, end = split_end(file, size)
     if start == end:
@@ -120,30 +120,30 @@ def _ape_items(data: bytes, count: int) -> tuple[ApeItem, ...]:
 
 
 def edit_ape(path: Path, fields: Mapping[str, Sequence[str]]) -> None:
-    """Set fields of the APEv2 tag of a file in place; a field without texts is removed.
+    """Set fields of a file's APEv2 tag in place; fields without values are removed.
 
-    All other items, their order and the ID3v1 tag behind them stay as they are, byte by byte.
+    All other items, their order, and the ID3v1 tag after them are not changed.
 
     Raises
     ------
     LayoutError
-        If there is no such tag, or it can't be edited.
+        If the file has no such tag, or it can't be edited.
     """
     with path.open("r+b", buffering=0) as file:
         size = file.seek(0, io.SEEK_END)
         tag = read_ape(file, size)
         if tag is None:
-            raise LayoutError("holds no APE tag")
-        left = {name.casefold(): (name, texts) for name, texts in fields.items()}
+            raise LayoutError("has no APE tag")
+        pending = {name.casefold(): (name, texts) for name, texts in fields.items()}
         items = []
         for item in tag.items:
             if item.key.casefold() in {name.casefold() for name in fields}:
-                _, texts = left.pop(item.key.casefold(), ("", ()))
+                _, texts = pending.pop(item.key.casefold(), ("", ()))
                 if texts:
                     items.append(_text_item(item.key, texts))
             else:
                 items.append(item)
-        items += [_text_item(name, texts) for name, texts in left.values() if texts]
+        items += [_text_item(name, texts) for name, texts in pending.values() if texts]
         body = b"".join(
             struct.pack("<II", len(item.value), item.flags) + item.key.encode() + b"\0" + item.value for item in items
         )
@@ -171,23 +171,23 @@ def read_info(file: io.FileIO, size: int) -> tuple[int, int, list[tuple[bytes, b
     Returns
     -------
     (int, int, list of (bytes, bytes)) or None
-        Where its content begins and ends, and the names and raw contents of its subchunks.
+        Start and end of its content, and the names and contents of its subchunks; None without such a chunk.
 
     Raises
     ------
     LayoutError
-        If there are several, or it is damaged.
+        If there are several such chunks, or it is damaged.
     """
-    found = [
+    chunks = [
         (start, end)
         for name, start, end in riff_chunks(file, size, "little")
         if name == b"LIST" and read_at(file, start, 4) == b"INFO"
     ]
-    if not found:
+    if not chunks:
         return None
-    if len(found) > 1:
-        raise LayoutError("holds several INFO lists, which players read differently; save it again in a tag editor")
-    start, end = found[0]
+    if len(chunks) > 1:
+        raise LayoutError("has several INFO lists, which players read in different ways; save it again in a tag editor")
+    start, end = chunks[0]
     if end - start > _MAX_INFO_BYTES or end - start != int.from_bytes(read_at(file, start - 4, 4), "little"):
         raise LayoutError("its INFO list is cut off or too large; save it again in a tag editor")
     return start, end, _info_fields(read_at(file, start + 4, end - start - 4))
@@ -208,30 +208,30 @@ def _info_fields(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def info_text(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
-    """Return the text of a subchunk, "" without one."""
+    """Return the text of a subchunk, or "" if it is missing."""
     return next((data.split(b"\0")[0].decode("utf-8", "replace").strip() for key, data in fields if key == name), "")
 
 
 def info_own(fields: Iterable[tuple[bytes, bytes]], names: Iterable[str]) -> dict[str, str]:
-    """Read our own fields from a list INFO; only those of the given names."""
+    """Read genretree's fields with these names from an INFO list."""
     try:
-        found = json.loads(info_text(fields, OWN_INFO) or "{}")
+        own = json.loads(info_text(fields, OWN_INFO) or "{}")
     except (ValueError, RecursionError):
         return {}
-    return {name: found[name] for name in names if isinstance(found, dict) and isinstance(found.get(name), str)}
+    return {name: own[name] for name in names if isinstance(own, dict) and isinstance(own.get(name), str)}
 
 
 def edit_info(path: Path, genre: str, own: Mapping[str, str]) -> None:
-    """Set the genre and our own fields in the ``LIST INFO`` chunk of a wav file, in place.
+    """Set the genre and genretree's fields in the ``LIST INFO`` chunk of a wav file in place.
 
-    All other subchunks stay as they are, byte by byte; the chunks behind it move.
+    All other subchunks are not changed; the chunks after it are shifted.
 
     Raises
     ------
     LayoutError
-        If there is no such chunk, or it can't be edited.
+        If the file has no such chunk, or it can't be edited.
     """
-    from mutagen._util import resize_bytes  # moves the rest of a file in blocks
+    from mutagen._util import resize_bytes  # shifts the rest of a file block by block
 
     texts = {b"IGNR": genre, OWN_INFO: json.dumps(dict(own)) if own else ""}
     with path.open("r+b") as file:
@@ -240,10 +240,10 @@ def edit_info(path: Path, genre: str, own: Mapping[str, str]) -> None:
         riff = int.from_bytes(read_at(raw, 4, 4), "little")
         if read_at(raw, 0, 4) != b"RIFF" or not 4 <= riff < OPEN_ENDED or riff + 8 > size + 1:
             raise LayoutError(f"its RIFF header gives a size of {riff:,} bytes, the file has {size:,}; remux it first")
-        found = read_info(raw, size)
-        if found is None:
-            raise LayoutError("holds no INFO list")
-        start, end, fields = found
+        info = read_info(raw, size)
+        if info is None:
+            raise LayoutError("has no INFO list")
+        start, end, fields = info
         for name, text in texts.items():
             places = [place for place, (key, _) in enumerate(fields) if key == name]
             added = [(name, text.encode() + b"\0")] if text else []
@@ -271,7 +271,7 @@ def edit_info(path: Path, genre: str, own: Mapping[str, str]) -> None:
 
 
 def read_v1(path: Path) -> bytes:
-    """Read the ID3v1 tag of a file: 128 bytes, or none."""
+    """Read the ID3v1 tag of a file: 128 bytes, or b"" without one."""
     with path.open("rb", buffering=0) as file:
         size = file.seek(0, io.SEEK_END)
         tail = read_at(file, max(0, size - V1_BYTES), V1_BYTES)
@@ -279,15 +279,15 @@ def read_v1(path: Path) -> bytes:
 
 
 def v1_texts(tag: bytes) -> dict[str, str]:
-    """Return what an ID3v1 tag holds, under the names of the ID3v2 frames for it; without the genre.
+    """Return the fields of an ID3v1 tag, except the genre, by the names of the corresponding ID3v2 frames.
 
-    Each byte becomes the character of that number: written as Latin-1 again, the bytes are the same, and players that
-    take them for another code page show the same text as before.
+    The text is decoded as Latin-1, which is written as the same bytes, so that players that assume another code page
+    show the same text as before.
 
     Raises
     ------
     LayoutError
-        If programs do not agree on how to read it, so that no ID3v2 tag shows the same in all of them.
+        If players read the tag in different ways, so that an ID3v2 tag would change what some of them show.
     """
     if not tag:
         return {}
@@ -312,7 +312,7 @@ def v1_texts(tag: bytes) -> dict[str, str]:
 
 def _check_code_page(data: bytes) -> None:
     try:
-        text = codecs.getincrementaldecoder("utf-8")().decode(data)  # the last character may be cut
+        text = codecs.getincrementaldecoder("utf-8")().decode(data)  # the last character may be cut off
     except UnicodeDecodeError:
         return
     if not text.isascii():

@@ -1,7 +1,7 @@
-"""Whether a file's tags can be written, found out before anybody is promised that they will be.
+"""Check in advance whether a file's tags can be written.
 
-The layout of a file is looked at in a few short reads. Where the writer is not certain to cope with it, the tags are
-written into a temporary copy, with the same checks as for the file itself.
+A few short reads check the layout of the file. If it is unusual, the tags are written into a temporary copy, with the
+same verification as for the file itself.
 """
 
 from __future__ import annotations
@@ -14,61 +14,61 @@ from itertools import islice
 from pathlib import Path
 
 from genretree.library.tags.adapters import TagError, read_tags, write_tags
-from genretree.library.tags.audio_digest import LayoutError, boxes, header_packets, riff_chunks, sound_digest
+from genretree.library.tags.audio_digest import LayoutError, boxes, hash_audio, header_packets, riff_chunks
 from genretree.library.tags.id3_frames import TEXT_ENCODINGS, read_frames
-from genretree.library.tags.verify_unchanged import check_untouched
+from genretree.library.tags.verify_unchanged import check_unchanged
 from genretree.sound.containers import MP4_BOXES, read_at, sniff, synchsafe, synchsafe_bytes
 
-_HEADERS = 1000  # frames, blocks, chunks or boxes of a file that is certain; more are tried
+_HEADERS = 1000  # files with more frames, blocks, chunks or boxes need a trial
 _SMALL = 1 << 16
 _OGG_PAGE = 27 + 255 + 255 * 255
-_REPEATED = frozenset({"TXXX", "COMM", "USLT", "WXXX", "PRIV", "UFID"})  # distinguished by what they begin with
+_REPEATED = frozenset({"TXXX", "COMM", "USLT", "WXXX", "PRIV", "UFID"})  # distinguished by their first values
 
 
-def find_obstacle(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> str:
-    """Return why a file's tags can't be written, "" if they can.
+def find_write_error(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> str:
+    """Return why a file's tags can't be written, or "" if they can.
 
     Parameters
     ----------
     path : Path
-        Not changed; copied into the system's folder for temporary files where its layout leaves a doubt.
+        Not changed; copied to the system's temporary folder if its layout is unusual.
     genres : sequence of str
-        What is to be written.
-    own : mapping
-        Our own fields.
+        New genres.
+    own : mapping of str to str
+        New values of genretree's fields.
 
     Raises
     ------
     OSError
-        If it can't be read or copied.
+        If the file can't be read or copied.
     """
-    return try_on_copy(path, genres, own) if is_doubtful(path) else ""
+    return trial_write(path, genres, own) if needs_trial(path) else ""
 
 
-def try_on_copy(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> str:
-    """Write into a temporary copy; return what goes wrong, "" if nothing does."""
+def trial_write(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> str:
+    """Write the tags into a temporary copy; returns what is wrong, or "" if nothing is."""
     with tempfile.TemporaryDirectory(prefix="genretree-") as folder:
-        copy = Path(folder) / "copy.tmp"  # no suffix that means something, as when the file itself is written
+        copy = Path(folder) / "copy.tmp"  # a neutral suffix, as for the copies of `apply`
         shutil.copyfile(path, copy)
         try:
             write_tags(copy, genres, own)
-            if sound_digest(copy) != sound_digest(path):
-                return "its sound would not stay as it is"
-            check_untouched(path, copy)
+            if hash_audio(copy) != hash_audio(path):
+                return "its audio would change"
+            check_unchanged(path, copy)
             if read_tags(copy).own != own:
-                return "its tags don't hold what was written"
+                return "its tags do not contain what was written"
         except (TagError, LayoutError) as error:
             return str(error) or type(error).__name__
     return ""
 
 
-def is_doubtful(path: Path) -> bool:
-    """Whether a file is laid out in a way that the writer is not certain to cope with."""
+def needs_trial(path: Path) -> bool:
+    """Return whether a file has an unusual layout, so that writing must be tried on a copy."""
     with path.open("rb", buffering=0) as file:
         size = file.seek(0, io.SEEK_END)
         try:
-            kind, start = sniff(file, size)
-            return kind not in _CHECKS or _CHECKS[kind](file, start, size)
+            format_, start = sniff(file, size)
+            return format_ not in _CHECKS or _CHECKS[format_](file, start, size)
         except (LayoutError, ValueError, IndexError, RecursionError):
             return True
 
@@ -77,12 +77,12 @@ def _mp3(file: io.FileIO, start: int, size: int) -> bool:
     head, end = read_at(file, 0, 10), read_at(file, max(0, size - 160), 160)
     if head[:3] == b"ID3":
         length = 10 + synchsafe(head[6:10])
-        return length != start or b"3DI" in end or _frames_doubtful(file, 0, length)
+        return length != start or b"3DI" in end or _frames_need_trial(file, 0, length)
     return end[32:35] == b"TAG" or any(magic in end for magic in (b"APETAGEX", b"LYRICS200", b"3DI"))
 
 
-def _frames_doubtful(file: io.FileIO, at: int, end: int) -> bool:
-    """Whether an ID3v2 tag holds anything but whole frames of which none is repeated, and some text."""
+def _frames_need_trial(file: io.FileIO, at: int, end: int) -> bool:
+    """Return False if an ID3v2 tag contains text, and only complete frames without repetitions."""
     head = read_at(file, at, 10)
     if head[:3] != b"ID3" or head[3] not in (3, 4) or head[5]:
         return True
@@ -125,7 +125,7 @@ def _flac(file: io.FileIO, start: int, size: int) -> bool:
             return True
         if head[0] & 0x7F == 4:
             comments += 1
-            if length > _SMALL or _comments_doubtful(read_at(file, at + 4, length)):
+            if length > _SMALL or _comments_need_trial(read_at(file, at + 4, length)):
                 return True
         at += 4 + length
         if head[0] & 0x80:
@@ -133,7 +133,7 @@ def _flac(file: io.FileIO, start: int, size: int) -> bool:
     return True
 
 
-def _comments_doubtful(data: bytes, padded: bool = False) -> bool:
+def _comments_need_trial(data: bytes, padded: bool = False) -> bool:
     at = 4 + int.from_bytes(data[:4], "little")
     data[4:at].decode()
     count = int.from_bytes(data[at : at + 4], "little")
@@ -158,22 +158,22 @@ def _ogg(file: io.FileIO, start: int, size: int) -> bool:
         return True
     packets = [packet for _, _, packet in islice(header_packets(file, size), 2)]
     prefix = next((magic for magic in (b"\x03vorbis", b"OpusTags") if packets[1].startswith(magic)), b"")
-    return not prefix or _comments_doubtful(packets[1].rstrip(b"\0\1")[len(prefix) :], padded=True)
+    return not prefix or _comments_need_trial(packets[1].rstrip(b"\0\1")[len(prefix) :], padded=True)
 
 
 def _mp4(file: io.FileIO, start: int, size: int) -> bool:
     top = list(islice(boxes(file, 0, size), _HEADERS))
     if start or len(top) == _HEADERS or top[-1][2] != size or {name for name, _, _ in top} - MP4_BOXES:
         return True
-    for way in _tag_lists(file, top, (b"udta", b"meta", b"ilst")):
-        names = [_mp4_name(file, *box) for box in islice(boxes(file, *way), _HEADERS)]
+    for box_path in _tag_lists(file, top, (b"udta", b"meta", b"ilst")):
+        names = [_mp4_name(file, *box) for box in islice(boxes(file, *box_path), _HEADERS)]
         if len(names) == _HEADERS or len(set(names)) != len(names):
             return True
     return False
 
 
 def _mp4_name(file: io.FileIO, name: bytes, start: int, end: int) -> tuple[bytes, ...]:
-    """Return what distinguishes a tag: its box's name, and of a freeform one also the names within."""
+    """Return the identity of a tag: the name of its box, and for freeform tags the names in it."""
     if name != b"----":
         return (name,)
     inner = [box for box in islice(boxes(file, start, end), _HEADERS) if box[0] in (b"mean", b"name")]
@@ -181,11 +181,11 @@ def _mp4_name(file: io.FileIO, name: bytes, start: int, end: int) -> tuple[bytes
 
 
 def _tag_lists(
-    file: io.FileIO, found: Sequence[tuple[bytes, int, int]], way: tuple[bytes, ...]
+    file: io.FileIO, parents: Sequence[tuple[bytes, int, int]], box_path: tuple[bytes, ...]
 ) -> Iterator[tuple[int, int]]:
-    for name, start, end in found:
-        if name == b"moov" or name == way[0]:
-            rest = way if name == b"moov" else way[1:]
+    for name, start, end in parents:
+        if name == b"moov" or name == box_path[0]:
+            rest = box_path if name == b"moov" else box_path[1:]
             if not rest:
                 yield start, end
             else:
@@ -202,7 +202,7 @@ def _riff(order: str) -> Callable[[io.FileIO, int, int], bool]:
         tags = [chunk for chunk in chunks if chunk[0].upper() == b"ID3 "]
         if any(name == b"LIST" and read_at(file, at, 4) == b"INFO" for name, at, _ in chunks) and not tags:
             return True
-        return len(tags) > 1 or any(_frames_doubtful(file, at, end) for _, at, end in tags)
+        return len(tags) > 1 or any(_frames_need_trial(file, at, end) for _, at, end in tags)
 
     return check
 

@@ -1,6 +1,6 @@
-"""What must be in a file's tags after a write just as before: all but the genre and our own fields.
+"""Verify that a write changed no tags except the genre and genretree's fields.
 
-Read from the bytes of the file, since the library that writes the tags mends and joins what it reads.
+The tags are parsed from the file's bytes, since mutagen, which writes them, repairs and merges tags when it reads.
 """
 
 from __future__ import annotations
@@ -13,72 +13,81 @@ from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
-from genretree.library.tags.adapters import OWN_FIELDS, TagError, find_target
-from genretree.library.tags.audio_digest import LayoutError, boxes, container, header_packets, mp3_span, riff_chunks
-from genretree.library.tags.id3_frames import Fact, read_frames, tag_size
+from genretree.library.tags.adapters import OWN_FIELDS, TagError, choose_tag
+from genretree.library.tags.audio_digest import (
+    LayoutError,
+    boxes,
+    detect_format,
+    header_packets,
+    mp3_audio_span,
+    riff_chunks,
+)
+from genretree.library.tags.id3_frames import TagField, read_frames, tag_size
 from genretree.library.tags.legacy_formats import OWN_INFO, read_ape, read_info, v1_texts
 from genretree.sound.containers import read_at, sniff
 
 _COPY = 1 << 20
-_NAMED = 4  # fields that a message names
+_NAMED = 4  # maximum number of fields in a message
 _ITUNES = b"com.apple.iTunes"
-_COMMENT_BEHIND = {b"\x01vorbis": 7, b"OpusHead": 8, b"Speex   ": 0}  # bytes of the second packet in front of it
+_COMMENT_BEHIND = {b"\x01vorbis": 7, b"OpusHead": 8, b"Speex   ": 0}  # bytes of the second packet before the comments
 _PAIRS = (b"trkn", b"disk")
-_WAY = (b"moov", b"udta", b"meta", b"ilst")
-_MOVING = (b"trak", b"free", b"skip", b"mdat")  # proved by the hash of the sound, or padding
+_TAG_PATH = (b"moov", b"udta", b"meta", b"ilst")
+_MOVING = (b"trak", b"free", b"skip", b"mdat")  # compared by the audio hash, or padding
 
 
-def check_untouched(before: Path, after: Path) -> None:
-    """Compare two files' tags, but for the genre and our own fields.
+def check_unchanged(before: Path, after: Path) -> None:
+    """Check that two files have the same tags, except for the genre and genretree's fields.
 
     Raises
     ------
     TagError
-        If they differ; names the fields.
+        If they differ; the message names the fields.
     """
     old, new = _tag_json(before), _tag_json(after)
-    if not any(fact[0] == "vendor" for fact in old):  # a new list of comments names the program that made it
-        new = Counter(fact for fact in new.elements() if fact[0] != "vendor" and fact != ("behind the comments", b""))
-    changed = list(dict.fromkeys(str(fact[0]) for fact in (*(old - new), *(new - old))))
+    if not any(field[0] == "vendor" for field in old):  # new comments name the library that wrote them
+        new = Counter(
+            field for field in new.elements() if field[0] != "vendor" and field != ("behind the comments", b"")
+        )
+    changed = list(dict.fromkeys(str(field[0]) for field in (*(old - new), *(new - old))))
     if changed:
         named = ", ".join(changed[:_NAMED]) + (" ..." if len(changed) > _NAMED else "")
-        twice = [name for name in changed if sum(n for fact, n in old.items() if fact[0] == name) > 1]
-        why = "which stand there more than once" if twice else "which are damaged or of an unusual form"
-        raise TagError(f"other tags would not stay as they are ({named}), {why}; save them anew in a tag editor first")
+        twice = [name for name in changed if sum(n for field, n in old.items() if field[0] == name) > 1]
+        why = "which are repeated" if twice else "which are damaged or unusual"
+        raise TagError(f"other tags would change ({named}), {why}; save them again in a tag editor first")
 
 
-def _tag_json(path: Path) -> Counter[Fact]:
+def _tag_json(path: Path) -> Counter[TagField]:
     with path.open("rb", buffering=0) as file:
-        kind, size = container(file), file.seek(0, io.SEEK_END)
-        if kind not in _READERS:
-            raise LayoutError(f"{kind or 'unknown'} files can't be tagged")
+        format_, size = detect_format(file), file.seek(0, io.SEEK_END)
+        if format_ not in _READERS:
+            raise LayoutError(f"{format_ or 'unknown'} files can't be tagged")
         try:
-            return Counter(fact for fact in _READERS[kind](file, size) if not _is_ours(fact))
+            return Counter(field for field in _READERS[format_](file, size) if not _may_change(field))
         except (TagError, LayoutError, OSError):
             raise
-        except Exception as error:  # damaged tags bring about errors of any kind, and must not end the run
+        except Exception as error:  # damaged tags may raise errors of any type, which must not stop the run
             raise TagError(f"its tags can't be compared ({type(error).__name__}: {error})") from error
 
 
-def _is_ours(fact: Fact) -> bool:
-    """Return whether a field is the genre or one of our own."""
-    name = fact[0]
+def _may_change(field: TagField) -> bool:
+    """Return whether a field is the genre or one of genretree's."""
+    name = field[0]
     if name == "TXXX":
-        return len(fact) > 1 and str(fact[1]).upper() in OWN_FIELDS
+        return len(field) > 1 and str(field[1]).upper() in OWN_FIELDS
     return name in ("TCON", "GENRE", *OWN_FIELDS)
 
 
-def _mp3(file: io.FileIO, size: int) -> Iterator[Fact]:
-    start, end = mp3_span(file, size)
+def _mp3(file: io.FileIO, size: int) -> Iterator[TagField]:
+    start, end = mp3_audio_span(file, size)
     head = read_at(file, 0, 10)
     length = tag_size(head)
-    target = find_target(_path(file), "mp3")
+    target = choose_tag(_path(file), "mp3")
     if length:
         yield from read_frames(read_at(file, 0, length))
     yield from _from_v1(target.v1, "TYER" if length and head[3] < 4 else "TDRC")
     yield "a second tag", read_at(file, length, start - length)
     tag = None
-    with suppress(LayoutError):  # compared as it stands then
+    with suppress(LayoutError):  # compared as bytes then
         tag = read_ape(file, size)
     if tag is not None:
         for item in tag.items:
@@ -93,22 +102,22 @@ def _path(file: io.FileIO) -> Path:
     return Path(cast(str, file.name))
 
 
-def _from_v1(tag: bytes, year: str) -> Iterator[Fact]:
-    """Yield what goes from an ID3v1 tag into an ID3v2 one."""
+def _from_v1(tag: bytes, year: str) -> Iterator[TagField]:
+    """Yield the fields that an ID3v2 tag takes over from an ID3v1 tag."""
     for name, text in v1_texts(tag).items():
         yield (name, b"XXX", "", text) if name == "COMM" else (year if name == "TDRC" else name, text)
 
 
-def _wav(file: io.FileIO, size: int) -> Iterator[Fact]:
+def _wav(file: io.FileIO, size: int) -> Iterator[TagField]:
     info = None
-    with suppress(LayoutError):  # compared as it stands then
+    with suppress(LayoutError):  # compared as bytes then
         info = read_info(file, size)
     yield from _riff(file, size, "little", (b"fmt ", b"data", b"fact"), skip=-1 if info is None else info[0])
     for name, data in [] if info is None else info[2]:
         yield ("GENRE",) if name in (b"IGNR", OWN_INFO) else (f"INFO {name.decode('latin-1')}", data)
 
 
-def _flac(file: io.FileIO, size: int) -> Iterator[Fact]:
+def _flac(file: io.FileIO, size: int) -> Iterator[TagField]:
     at = sniff(file, size)[1]
     yield "the ID3 tag in front", _hash(file, 0, at)
     at += 4
@@ -117,11 +126,11 @@ def _flac(file: io.FileIO, size: int) -> Iterator[Fact]:
         head = read_at(file, at, 4)
         if len(head) < 4:
             raise LayoutError("its metadata has no end")
-        last, kind, end = bool(head[0] & 0x80), head[0] & 0x7F, at + 4 + int.from_bytes(head[1:], "big")
-        if kind == 4:
+        last, type_, end = bool(head[0] & 0x80), head[0] & 0x7F, at + 4 + int.from_bytes(head[1:], "big")
+        if type_ == 4:
             yield from _comments(read_at(file, at + 4, end - at - 4))
-        elif kind != 1:
-            yield f"block {kind}", _hash(file, at + 4, end)
+        elif type_ != 1:
+            yield f"block {type_}", _hash(file, at + 4, end)
         at = end
     yield "the tag at the end", read_at(file, max(at, size - 128), 128) if _has_v1(file, size) else b""
 
@@ -130,10 +139,10 @@ def _has_v1(file: io.FileIO, size: int) -> bool:
     return read_at(file, max(0, size - 128), 3) == b"TAG"
 
 
-def _ogg(file: io.FileIO, size: int) -> Iterator[Fact]:
-    kinds: dict[bytes, bytes] = {}
+def _ogg(file: io.FileIO, size: int) -> Iterator[TagField]:
+    first_packets: dict[bytes, bytes] = {}
     for stream, place, packet in header_packets(file, size):
-        first = kinds.setdefault(stream, packet)
+        first = first_packets.setdefault(stream, packet)
         skip = next((skip for magic, skip in _COMMENT_BEHIND.items() if first.startswith(magic)), None)
         if first.startswith(b"\x7fFLAC") and place:
             block = packet[0] & 0x7F
@@ -144,8 +153,8 @@ def _ogg(file: io.FileIO, size: int) -> Iterator[Fact]:
             yield "a header", stream, place, packet
 
 
-def _comments(data: bytes) -> Iterator[Fact]:
-    """Yield a Vorbis comment's vendor, fields, and what follows them."""
+def _comments(data: bytes) -> Iterator[TagField]:
+    """Yield the vendor, the fields, and any data after the fields of a Vorbis comment."""
     at = 4 + int.from_bytes(data[:4], "little")
     yield "vendor", data[4:at]
     count, at = int.from_bytes(data[at : at + 4], "little"), at + 4
@@ -159,29 +168,29 @@ def _comments(data: bytes) -> Iterator[Fact]:
     yield "behind the comments", data[at:].rstrip(b"\0")
 
 
-def _mp4(file: io.FileIO, size: int) -> Iterator[Fact]:
+def _mp4(file: io.FileIO, size: int) -> Iterator[TagField]:
     yield from _boxes_in(file, 0, size, ())
 
 
-def _boxes_in(file: io.FileIO, low: int, high: int, above: tuple[bytes, ...]) -> Iterator[Fact]:
+def _boxes_in(file: io.FileIO, low: int, high: int, above: tuple[bytes, ...]) -> Iterator[TagField]:
     for name, start, end in boxes(file, low, high):
-        way = (*above, name)
+        box_path = (*above, name)
         if name in _MOVING or (name == b"hdlr" and above[-1:] == (b"meta",)):
-            continue  # the handler of a list of tags says only that it is one
-        if way == _WAY[: len(way)]:
-            yield from _boxes_in(file, start + (4 if name == b"meta" else 0), end, way)
+            continue  # the handler of a tag list has no information
+        if box_path == _TAG_PATH[: len(box_path)]:
+            yield from _boxes_in(file, start + (4 if name == b"meta" else 0), end, box_path)
         elif above[-1:] == (b"ilst",):
             yield _mp4_tag(file, name, start, end)
         else:
             yield name.decode("latin-1"), _hash(file, start, end)
 
 
-def _mp4_tag(file: io.FileIO, name: bytes, start: int, end: int) -> Fact:
+def _mp4_tag(file: io.FileIO, name: bytes, start: int, end: int) -> TagField:
     if name in (b"\xa9gen", b"gnre"):
         return ("GENRE",)
     parts = [(inner, read_at(file, low, high - low)) for inner, low, high in boxes(file, start, end)]
     if name == b"----":
-        mean, own = (b"".join(data[4:] for inner, data in parts if inner == wanted) for wanted in (b"mean", b"name"))
+        mean, own = (b"".join(data[4:] for inner, data in parts if inner == key) for key in (b"mean", b"name"))
         label = own.decode("utf-8", "backslashreplace")
         if mean != _ITUNES or label not in OWN_FIELDS:
             label = f"{mean.decode('utf-8', 'backslashreplace')}:{label}"
@@ -190,14 +199,14 @@ def _mp4_tag(file: io.FileIO, name: bytes, start: int, end: int) -> Fact:
 
 
 def _mp4_value(name: bytes, data: bytes) -> object:
-    """Return a value without the number of bytes it happens to be written in, where it is a number."""
-    kind, content = int.from_bytes(data[:4], "big"), data[8:]
-    if kind == 21:
-        return kind, int.from_bytes(content, "big", signed=True)
-    return kind, content.rstrip(b"\0") if name in _PAIRS else content
+    """Return a value; numbers are decoded, since their width in bytes may differ."""
+    type_, content = int.from_bytes(data[:4], "big"), data[8:]
+    if type_ == 21:
+        return type_, int.from_bytes(content, "big", signed=True)
+    return type_, content.rstrip(b"\0") if name in _PAIRS else content
 
 
-def _riff(file: io.FileIO, size: int, order: str, sound: tuple[bytes, ...], skip: int = -1) -> Iterator[Fact]:
+def _riff(file: io.FileIO, size: int, order: str, sound: tuple[bytes, ...], skip: int = -1) -> Iterator[TagField]:
     for name, start, end in riff_chunks(file, size, order):
         if start == skip:
             continue
@@ -216,7 +225,7 @@ def _hash(file: io.FileIO, start: int, end: int) -> bytes:
     return digest.digest()
 
 
-_READERS: dict[str, Callable[[io.FileIO, int], Iterator[Fact]]] = {
+_READERS: dict[str, Callable[[io.FileIO, int], Iterator[TagField]]] = {
     "mp3": _mp3,
     "flac": _flac,
     "ogg": _ogg,

@@ -1,8 +1,8 @@
-"""The formats of the database, and the numbered scripts that lead from one to the next.
+"""Create the database's schema, and migrate earlier formats with numbered SQL scripts.
 
-`schema.sql` is the current format. `NNN_name.sql` in this folder leads from format NNN - 1 to format NNN. A database
-records its format in `PRAGMA user_version`; those written before that was used have it in their table `setting`, which
-is still written, so that earlier versions refuse a format that they do not know.
+`schema.sql` is the current format. `NNN_name.sql` in this folder migrates from format NNN - 1 to format NNN. The format
+is stored in `PRAGMA user_version`; earlier versions stored it in the table `setting`, which is still updated, so that
+they refuse a format that they don't know.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 def emulate_current_format(connection: sqlite3.Connection) -> None:
-    """Make a database that must not be written to look like one of the current format, for this connection only."""
+    """Present an earlier format as the current one, for this connection only, without writing to the database."""
     if "own" not in {row[1] for row in connection.execute("PRAGMA table_info(file)")}:
         connection.execute("CREATE TEMP VIEW file AS SELECT *, NULL AS own FROM main.file")
 

@@ -1,4 +1,4 @@
-"""A listener that needs no model: what it hears is told by the first bytes of a file's name."""
+"""A file classifier without a model: the first letters of a file's name decide its result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genretree.library.database.records import ModelKey, Result
+from genretree.library.database.records import FileResult, ModelKey
 from genretree.taxonomy import Taxonomy
 
 SECONDS = 1.2
@@ -27,43 +27,43 @@ def levels_of(*leaves: float) -> list[np.ndarray]:
 
 
 class FakeClassifier:
-    """Says Soft_rock with the probability it is given, and writes down what it heard.
+    """Predicts Soft_rock with a fixed confidence, and logs the files that it has classified.
 
     Parameters
     ----------
-    sure : float
-        Probability of the leaf; the rest is divided among the others. None: another one for each file.
+    confidence : float
+        Probability of the leaf; the rest is divided among the others. None: a different leaf for each file.
     seconds : float
-        How long it takes.
+        Time that each file takes.
     log : path, optional
-        Gets a line for every file that was heard to the end.
+        File that gets one line per classified file.
     """
 
     def __init__(
-        self, sure: float | None = 0.8, seconds: float = 0.0, log: Path | None = None, digest: str = "0" * 16
+        self, confidence: float | None = 0.8, seconds: float = 0.0, log: Path | None = None, digest: str = "0" * 16
     ) -> None:
-        self.sure, self.seconds, self.log = sure, seconds, log
-        self.card = ModelKey(digest, "fake_classifier", "tree", TREE, "nowhere")
+        self.confidence, self.seconds, self.log = confidence, seconds, log
+        self.model_key = ModelKey(digest, "fake_classifier", "tree", TREE, "nowhere")
 
-    def score_file(self, path: Path) -> Result:
+    def score_file(self, path: Path) -> FileResult:
         time.sleep(self.seconds)
         if path.name.startswith("bad"):
-            return Result(None, error="not_audio", message="is no sound")
+            return FileResult(None, error="not_audio", message="not audio")
         if path.name.startswith("abort"):
             os.abort()
         if path.name.startswith("hang"):
             time.sleep(3600)
         seed = zlib.crc32(path.read_bytes()[:64] + path.name.encode(errors="replace"))
-        sure = 0.5 + (seed % 1000) / 2000 if self.sure is None else self.sure
-        leaf = TREE.find_leaf("Soft_rock") if self.sure is not None else seed % LEAVES
-        chances = np.full(LEAVES, (1 - sure) / (LEAVES - 1))
-        chances[leaf] = sure
+        confidence = 0.5 + (seed % 1000) / 2000 if self.confidence is None else self.confidence
+        leaf = TREE.find_leaf("Soft_rock") if self.confidence is not None else seed % LEAVES
+        probabilities = np.full(LEAVES, (1 - confidence) / (LEAVES - 1))
+        probabilities[leaf] = confidence
         if self.log is not None:
             with self.log.open("ab") as stream:
                 stream.write(os.fsencode(path.name) + b"\n")
-        return Result(levels_of(*chances), leaf, float(sure), 3, False, "none")
+        return FileResult(levels_of(*probabilities), leaf, float(confidence), 3, False, "none")
 
 
 def fake_classifier(**options: object) -> Callable[[], FakeClassifier]:
-    """What `analyse` makes its listener by."""
+    """Return the factory that `analyse` takes."""
     return lambda: FakeClassifier(**options)  # type: ignore[arg-type]

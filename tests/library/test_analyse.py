@@ -261,8 +261,8 @@ from genretree.library.scan.analyse import analyse
 from genretree.library.database.connection import lock_database, open_database
 from library_fakes import fake_classifier
 db, music, log, seconds = sys.argv[1:]
-with lock_database(Path(db), "test"), open_database(db, create=True) as state:
-    print(analyse(state, [music], fake_classifier(log=Path(log), seconds=float(seconds))))
+with lock_database(Path(db), "test"), open_database(db, create=True) as database:
+    print(analyse(database, [music], fake_classifier(log=Path(log), seconds=float(seconds))))
 """
 
 

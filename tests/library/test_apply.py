@@ -238,7 +238,7 @@ def test_a_fragmented_mp4_is_skipped(music: Path, tmp_path: Path, database: Data
     subprocess.run(["ffmpeg", "-v", "error", "-i", str(music / "aac.m4a"), *how, str(path)], check=True)
     before = path.read_bytes()
     analyse(database, [path.parent], fake_classifier())
-    assert "fragments" in _write(database)[1][0]
+    assert "is fragmented" in _write(database)[1][0]
     assert path.read_bytes() == before
     assert [item.name for item in path.parent.iterdir()] == [path.name]
 
@@ -519,12 +519,12 @@ def deadly(real):
     return call
 home, name = {"journal": journal, "apply": apply, "undo": undo}[point.split(".")[0]], point.split(".")[1]
 setattr(home, name, deadly(getattr(home, name)))
-with open_database(db) as state:
-    model, card = records.find_model(state)
+with open_database(db) as database:
+    model, model_key = records.find_model(database)
     if what == "apply":
-        apply.apply_plans(state, iter_plans(state, model, card, Mapping()), card.digest)
+        apply.apply_plans(database, iter_plans(database, model, model_key, Mapping()), model_key.digest)
     else:
-        undo.undo(state, journal.find_run(state, None))
+        undo.undo(database, journal.find_run(database, None))
 """
 
 
@@ -800,7 +800,7 @@ def test_an_edit_after_a_kill_is_preserved_and_reported(
     run = journal.find_run(database, None)
     restored, refused = undo(database, run)
     assert (restored, len(refused)) == (0, 1)
-    assert "was changed by something else since" in refused[0].reason
+    assert "was changed by another program since" in refused[0].reason
     assert path.read_bytes() == edited
     analyse(database, [path], fake_classifier())
     assert _actions(database) == {"flac.flac": "same"}, "it is still known that the genre is ours"
@@ -891,7 +891,7 @@ def test_visible_obstacles_are_reported_by_the_plan(
     def reasons() -> set[tuple[str, str]]:
         return {(plan.action, plan.message) for plan in iter_plans(database, model, model_key, Mapping())}
 
-    assert reasons() == {("read_only", "its folder is read-only, so no copy can be made beside it")}
+    assert reasons() == {("read_only", "its folder is read-only, so no copy can be made next to it")}
     music.chmod(mode)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5000))
     assert {action for action, _ in reasons()} == {"no_space"}

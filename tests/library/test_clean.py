@@ -98,7 +98,7 @@ def test_clean_restores_what_the_fields_record_without_a_database(written: Path,
 
 def test_clean_begins_no_database_for_nothing(written: Path, tmp_path: Path) -> None:
     db = tmp_path / "new.sqlite"
-    assert "2 get" in _clean(db, written, "--write").output
+    assert "2 files: previous genre restored" in _clean(db, written, "--write").output
     db.unlink()
     assert _clean(db, written, "--write").output == "0 files cleaned.\n"
     assert not db.exists()

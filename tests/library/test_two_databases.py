@@ -344,14 +344,14 @@ from genretree.library.plan.mapping import Mapping
 from genretree.library.plan.planner import iter_plans
 from genretree.library.database.connection import open_database
 db, what, start = sys.argv[1:]
-with open_database(db) as state:
-    model, card = records.find_model(state)
-    plans = list(iter_plans(state, model, card, Mapping()))
+with open_database(db) as database:
+    model, model_key = records.find_model(database)
+    plans = list(iter_plans(database, model, model_key, Mapping()))
     time.sleep(max(0.0, float(start) - time.time()))
     if what == "apply":
-        refused = apply_plans(state, plans, card.digest)[2]
+        refused = apply_plans(database, plans, model_key.digest)[2]
     else:
-        refused = undo(state, 1)[1] if journal.list_runs(state) else []
+        refused = undo(database, 1)[1] if journal.list_runs(database) else []
     for item in refused:
         assert item.reason
         print(Path(item.path).name, flush=True)

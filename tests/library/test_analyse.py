@@ -240,7 +240,7 @@ def test_other_files_are_refused_as_databases(tmp_path: Path) -> None:
     with pytest.raises(LibraryError, match="no such library"):
         open_database(tmp_path / "none.sqlite")
     (tmp_path / "text").write_text("hello, this is a text " * 100)
-    with pytest.raises(LibraryError, match="not a library's database"):
+    with pytest.raises(LibraryError, match="is not a library database"):
         open_database(tmp_path / "text")
     open_database(tmp_path / "new", create=True).close()
     with sqlite3.connect(tmp_path / "new") as connection:

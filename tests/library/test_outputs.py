@@ -164,7 +164,7 @@ def test_the_message_names_the_node_below_the_threshold() -> None:
         ("{min_depth: 3, depth: 2}", "deeper than depth"),
         ("nodes: {Sof_rock: x}", "did you mean 'Other > Rock > Soft_rock'"),
         ("nodes: {Zzz: x}", "it has: Classic"),
-        ("nodes: {Rock: x, Other/Rock: y}", "has a line already"),
+        ("nodes: {Rock: x, Other/Rock: y}", "keep one of the two lines"),
         ("min_confidense: 0.5", "did you mean 'min_confidence'"),
         ("min_confidence: 7", "less than or equal to 1"),
         ("values: all", "values"),
@@ -188,7 +188,7 @@ def test_a_wrong_mapping_file_is_refused_with_a_suggestion(tmp_path: Path, text:
 def test_a_name_that_two_nodes_share_needs_its_path() -> None:
     tree = Taxonomy.from_nested({"A": ["Folk", "X"], "B": ["Folk"]})
     assert find_node(tree, "b/folk") == ("B", "Folk")
-    with pytest.raises(LibraryError, match="more than one node: 'A > Folk', 'B > Folk'"):
+    with pytest.raises(LibraryError, match="is ambiguous: 'A > Folk', 'B > Folk'"):
         find_node(tree, "Folk")
 
 

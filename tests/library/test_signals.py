@@ -143,7 +143,8 @@ def test_analyse_prints_the_command_that_goes_on(tmp_path: Path, music: Path, nu
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     deadline = time.monotonic() + 60
-    while not log.exists() or len(log.read_bytes().split()) < 2:
+    # A file is logged just before its result is stored: at the third line, two results are.
+    while not log.exists() or len(log.read_bytes().split()) < 3:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -74,6 +74,7 @@ ROOMS = {
         "survey",
     ],
     "library": ["tags", "database", "scan", "plan", "apply"],
+    "service": ["config", "errors", "metrics", "storage", "workers", "engine", "http"],
 }
 SOURCE = Path(genretree.__file__).parent
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Iterator
@@ -468,6 +469,106 @@ def test_what_would_not_load_is_not_pulled(hub: StandIn, copy: Path, tmp_path: P
     with pytest.raises(BundleError, match=r"classifier-0\.safetensors: .*a cycle"):
         pull("alice/bad")
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.name == "bundle.json"]
+
+
+# -- the cache ---------------------------------------------------------------------------------------------------
+
+
+def test_the_cache_holds_only_files_that_the_bundle_lists(hub: StandIn, bundle: Bundle, tmp_path: Path) -> None:
+    push(bundle.folder, "alice/rock")
+    upload(hub, "alice/rock", extra__py=b"raise SystemExit", other__json=b"{}", x__pkl=pickle.dumps(1))
+    hub.requests.clear()
+    folder = pull("alice/rock").folder
+    assert {path.name for path in folder.iterdir()} == {*bundle_files(folder), "bundle.json", "hub.json"}
+    assert not any(word in request for request in hub.requests for word in ("extra", "other", "pkl"))
+    assert not (tmp_path / "hf").exists(), "the cache of other programs stays as it is"
+
+
+def bundle_files(folder: Path) -> list[str]:
+    return list(read_description(folder)["files"])
+
+
+def test_a_commit_that_is_refused_neither_replaces_nor_damages_the_one_before(
+    hub: StandIn, bundle: Bundle, tmp_path: Path
+) -> None:
+    push(bundle.folder, "alice/rock")
+    good = pull("alice/rock")
+    bad = upload(hub, "alice/rock", projection__safetensors=b"not the weights")
+    with pytest.raises(BundleError, match="damaged"):
+        pull("alice/rock")
+    assert find_bundle("alice/rock") == good.folder
+    load_bundle("alice/rock")
+    assert not [path for path in (tmp_path / "cache").rglob(bad) if path.is_dir()]
+
+
+def test_a_damaged_file_that_two_commits_share_is_downloaded_again(hub: StandIn, bundle: Bundle) -> None:
+    push(bundle.folder, "alice/rock")
+    first = pull("alice/rock")
+    (first.folder / "projection.safetensors").write_bytes(b"rot")
+    upload(hub, "alice/rock", README__md=b"---\nlicense: mit\n---\n")
+    second = pull("alice/rock")
+    assert second.folder != first.folder
+    for pulled in (first, second):
+        load_bundle(pulled.pinned)
+
+
+def test_a_file_that_the_hub_lacks_is_named(hub: StandIn, bundle: Bundle) -> None:
+    push(bundle.folder, "alice/rock")
+    commit = upload(hub, "alice/rock", projection__safetensors=None)
+    with pytest.raises(HubError, match=r"lacks a file of the bundle \(projection\.safetensors\); its owner must push"):
+        pull("alice/rock")
+    with pytest.raises(HubError, match="no such bundle"):
+        find_bundle(f"alice/rock@{commit}")
+
+
+def test_a_download_that_breaks_off_is_not_found_by_its_commit(hub: StandIn, bundle: Bundle) -> None:
+    commit = push(bundle.folder, "alice/rock").commit
+    hub.broken.add("projection.safetensors")
+    with pytest.raises(HubError):
+        pull("alice/rock")
+    with pytest.raises(HubError, match="no such bundle"):
+        find_bundle(f"alice/rock@{commit}")
+
+
+def test_a_copy_outside_the_cache_has_no_links(hub: StandIn, bundle: Bundle, tmp_path: Path) -> None:
+    push(bundle.folder, "alice/rock")
+    folder = pull("alice/rock", to=tmp_path / "here").folder
+    assert not any(path.is_symlink() for path in folder.rglob("*"))
+    with pytest.raises(HubError, match="no such bundle"):
+        find_bundle("alice/rock")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_links_lead_to_the_files_of_the_cache_only(hub: StandIn, bundle: Bundle, tmp_path: Path) -> None:
+    push(bundle.folder, "alice/rock")
+    folder = pull("alice/rock").folder
+    file = folder / "projection.safetensors"
+    assert file.is_symlink()
+    shutil.move(file.resolve(), tmp_path / "elsewhere")
+    file.unlink()
+    file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="is a link to a file outside the bundle"):
+        load_bundle("alice/rock")
+    blobs = folder.parents[1] / "blobs"
+    blobs.rename(tmp_path / "blobs")
+    blobs.symlink_to(tmp_path / "blobs")
+    with pytest.raises(BundleError, match="is a link to a file outside the bundle"):
+        load_bundle("alice/rock")
+
+
+def test_what_genretree_0_1_pulled_is_found(hub: StandIn, bundle: Bundle, tmp_path: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    home = tmp_path / "cache" / "hub" / "alice" / "rock"
+    folder = Path(shutil.copytree(bundle.folder, home / commit))
+    (folder / "hub.json").write_text(json.dumps({"name": "alice/rock", "revision": "main", "commit": commit}))
+    (home / "revisions.json").write_text(json.dumps({"main": commit}))
+    for name in ("alice/rock", f"alice/rock@{commit}", f"alice/rock@{commit[:7]}"):
+        assert find_bundle(name) == folder
+    assert load_bundle("alice/rock").family == "boosting"
+    (home / "revisions.json").write_text("[")
+    with pytest.raises(HubError, match="genretree pull alice/rock"):
+        find_bundle("alice/rock")
+    assert hub.requests == []
 
 
 # -- the card ----------------------------------------------------------------------------------------------------

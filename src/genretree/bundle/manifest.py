@@ -43,6 +43,8 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 def check_files(folder: Path, files: Mapping[str, str]) -> None:
     """Refuse if one of a bundle's files, given with their hashes, is missing or damaged."""
+    # In the Hub client's cache a bundle's files are links to `../../blobs`.
+    blobs = folder.resolve().parents[1] / "blobs" if folder.resolve().parent.name == "snapshots" else folder.resolve()
     for name, expected in files.items():
         path = folder / name
         if not is_inside(name):
@@ -50,7 +52,7 @@ def check_files(folder: Path, files: Mapping[str, str]) -> None:
         again = "copy the whole bundle again, or train it again"
         if Path(name).parts[0] in FORMS:
             again = export_again(path)
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if not any(path.resolve().is_relative_to(allowed) for allowed in (folder.resolve(), blobs)):
             raise BundleError(f"{path}: is a link to a file outside the bundle; copy the file itself there")
         if not path.is_file():
             raise BundleError(f"{path}: missing; {again}")

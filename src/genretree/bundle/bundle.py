@@ -21,13 +21,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from genretree.arrays import Int64Array
 from genretree.bundle.hub.contents import OLD_TREES
 from genretree.bundle.hub.download import find_bundle
 from genretree.bundle.manifest import DESCRIPTION, FORMAT, check_files, read_description, write_description
 from genretree.checks import require_path
 from genretree.errors import BundleError, GenretreeError
 from genretree.files import sha256_file
-from genretree.metrics.calibration import Calibration, Unit, temper
+from genretree.metrics.calibration import Calibration, Unit, average_by, temper
 from genretree.models import get_family
 from genretree.models.base import LevelProbabilities, Model
 from genretree.models.neural.exported_model import load_exported, settings_without_torch
@@ -91,6 +92,28 @@ class Bundle:
         if self.calibration is None:
             return levels
         return temper(levels, getattr(self.calibration, unit), self.taxonomy, self.model.heads)
+
+    def average_slices(self, levels: LevelProbabilities, tracks: Int64Array | None = None) -> LevelProbabilities:
+        """Compute calibrated track probabilities: the mean over each track's slices, then the track temperatures.
+
+        Parameters
+        ----------
+        levels : list of arrays, one for each level, shape (n_slices, n_nodes)
+            Probabilities of slices before calibration.
+        tracks : array of int, shape (n_slices,), optional
+            Index of each slice's track, 0 to n_tracks - 1; by default all slices belong to one track.
+
+        Returns
+        -------
+        list of arrays, one for each level, shape (n_tracks, n_nodes)
+
+        Raises
+        ------
+        BundleError
+            If the probabilities contain NaN or infinity.
+        """
+        index = np.zeros(len(levels[0]), np.int64) if tracks is None else tracks
+        return self.calibrate([average_by(level, index, int(index.max()) + 1) for level in levels], "track")
 
 
 def score_noise(bundle: Bundle) -> LevelProbabilities:

@@ -17,7 +17,7 @@ from genretree.checks import require_type
 from genretree.corpus.splits import PROTOCOL_NOTES, RECOVERED, WITHOUT_TRACKS, Split
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, TaxonomyError
-from genretree.metrics.calibration import UNITS, Unit, average_by
+from genretree.metrics.calibration import UNITS, Unit
 from genretree.metrics.scores import Difference, UnitScores, compare_right, decode_levels, name_path, score_units
 from genretree.models.base import LevelProbabilities, predict_dataset
 from genretree.progress import progress_bar
@@ -161,8 +161,8 @@ def evaluate(
     levels = predict_rows(bundle, store, rows, progress)
 
     tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
-    averaged = [average_by(probabilities, position, len(tracks)) for probabilities in levels]
-    by_slice, by_track = bundle.calibrate(levels, "slice"), bundle.calibrate(averaged, "track")
+    by_slice, by_track = bundle.calibrate(levels, "slice"), bundle.average_slices(levels, position)
+    uncalibrated = replace(bundle, calibration=None).average_slices(levels, position)
     groups = store.track_groups
     known_tracks = set(bundle.training.get("tracks_seen", ()))
     known_groups = set(bundle.training.get("groups_seen", ()))
@@ -190,7 +190,7 @@ def evaluate(
         disjoint = disjoint if disjoint == "LEAKING" else "heard before"
     return Evaluation(
         slice=score_units(tree, heads, by_slice, slice_leaves, slice_groups, seed, levels),
-        track=score_units(tree, heads, by_track, leaves[tracks], groups[tracks], seed, averaged),
+        track=score_units(tree, heads, by_track, leaves[tracks], groups[tracks], seed, uncalibrated),
         family=bundle.family,
         heads=heads,
         bundle=str(bundle.folder),

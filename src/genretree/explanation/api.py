@@ -192,7 +192,7 @@ def _check(bundle: Bundle, track_slices: TrackSlices, target: Target, method: Me
 
 def predicted_nodes(bundle: Bundle, levels: LevelProbabilities) -> list[int]:
     """Give the index of the predicted node at each level, of the whole track."""
-    averaged = bundle.calibrate([level.mean(axis=0, keepdims=True) for level in levels], "track")
+    averaged = bundle.average_slices(levels)
     nodes: list[int] = decode_levels(bundle.taxonomy, bundle.model.heads, averaged)[0].tolist()
     return nodes
 
@@ -241,7 +241,7 @@ def _find_level(bundle: Bundle, level: int | str) -> int:
 
 def node_probabilities(bundle: Bundle, levels: LevelProbabilities) -> list[tuple[NodePath, float]]:
     """Give every node of the tree with its calibrated probability for the whole track."""
-    averaged = bundle.calibrate([level.mean(axis=0, keepdims=True) for level in levels], "track")
+    averaged = bundle.average_slices(levels)
     found: dict[NodePath, float] = {}
     for level, probabilities in enumerate(averaged):
         for path, chance in zip(bundle.taxonomy.nodes(level), probabilities[0].tolist(), strict=True):

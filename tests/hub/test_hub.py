@@ -23,7 +23,7 @@ from genretree.bundle.bundle import Bundle, load_bundle
 from genretree.bundle.hub import find_bundle, pull, push
 from genretree.bundle.hub.card import CardInfo, plain
 from genretree.bundle.hub.names import HubName, parse_name
-from genretree.bundle.hub.upload import laid_out
+from genretree.bundle.hub.upload import staged
 from genretree.bundle.manifest import read_description, write_description
 from genretree.cli import main
 from genretree.corpus.store import Store
@@ -224,9 +224,9 @@ def test_the_commands_push_and_pull(hub: StandIn, bundle: Bundle, report: Path, 
     got = json.loads(run("pull", "alice/rock", "--to", tmp_path / "here", "--json", "--quiet").stdout)
     assert got["commit"] == done["commit"]
     load_bundle(tmp_path / "here")
-    assert "no figures" in run("push", bundle.folder, "alice/pop").output
+    assert "no metrics" in run("push", bundle.folder, "alice/pop").output
     result = run("pull", "alice/rock", "--to", tmp_path / "here")
-    assert "exists already" in result.output
+    assert "already exists" in result.output
 
 
 # -- what goes up ------------------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def test_only_files_that_cannot_run_code_go_up(hub: StandIn, copy: Path) -> None
     write_description(
         copy, {**content, "files": {**content["files"], "weights.pkl": sha256_file(copy / "weights.pkl")}}
     )
-    with pytest.raises(HubError, match=r"weights\.pkl is of a type that doesn't travel"):
+    with pytest.raises(HubError, match=r"weights\.pkl has a file type that can't be transferred"):
         push(copy, "alice/rock")
     assert hub.requests == []
 
@@ -304,7 +304,7 @@ def test_a_repository_that_holds_something_else_is_left_alone(hub: StandIn, bund
     push(bundle.folder, "alice/rock")
     upload(hub, "alice/rock", bundle__json=None)
     before = hub.files("alice/rock")
-    with pytest.raises(HubError, match="something else than a bundle"):
+    with pytest.raises(HubError, match="something other than a bundle"):
         push(bundle.folder, "alice/rock")
     assert hub.files("alice/rock") == before
 
@@ -324,7 +324,7 @@ def test_a_pickle_is_refused_before_it_is_fetched(hub: StandIn, bundle: Bundle, 
     push(bundle.folder, "alice/rock")
     (tmp_path / "evil").mkdir()
     content = json.loads(hub.files("alice/rock")["bundle.json"])
-    for name, problem in (("weights.bin", "doesn't travel"), ("../../evil.json", "outside the bundle")):
+    for name, problem in (("weights.bin", "can't be transferred"), ("../../evil.json", "outside the bundle")):
         write_description(tmp_path / "evil", {**content, "files": {**content["files"], name: "0" * 64}})
         upload(hub, "alice/rock", bundle__json=(tmp_path / "evil" / "bundle.json").read_bytes())
         hub.requests.clear()
@@ -396,8 +396,8 @@ def test_a_download_that_breaks_off_leaves_no_bundle_and_can_be_repeated(hub: St
         ("alice/nothing", "no such model on the Hub, or it is private"),
         ("alice/rock@nowhere", "has no revision 'nowhere'"),
         ("alice/empty", "lacks a file of the bundle"),
-        ("rock", "is no name on the Hub"),
-        ("alice/rock@v1", "names a revision already"),
+        ("rock", "is not a name on the Hub"),
+        ("alice/rock@v1", "already names a revision"),
     ],
 )
 def test_mistakes_in_pulling_get_one_clear_line(hub: StandIn, bundle: Bundle, name: str, problem: str) -> None:
@@ -453,7 +453,7 @@ def test_files_of_skops_are_not_pulled(hub: StandIn, tmp_path: Path) -> None:
     push(OLD / "tree", "alice/old")
     files = {path.name: path.read_bytes() for path in (OLD / "tree").iterdir()}
     hub.repositories["alice/old"].commit("main", files, "as 0.1 did")
-    with pytest.raises(HubError, match=r"classifier-0\.skops is of genretree 0\.1 .* push it again") as raised:
+    with pytest.raises(HubError, match=r"classifier-0\.skops was written by genretree 0\.1 .* push it again") as raised:
         pull("alice/old")
     assert "\n" not in str(raised.value)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.name == "bundle.json"]
@@ -575,7 +575,7 @@ def test_what_genretree_0_1_pulled_is_found(hub: StandIn, bundle: Bundle, tmp_pa
 
 
 def _card(bundle: Bundle, card_info: CardInfo) -> tuple[dict, str]:
-    with laid_out(bundle.folder, "alice/rock", None, card_info) as outgoing:
+    with staged(bundle.folder, "alice/rock", None, card_info) as outgoing:
         _, head, text = outgoing.card.split("---\n", 2)
     return yaml.safe_load(head), text
 
@@ -592,7 +592,13 @@ def test_the_card_gives_the_figures_of_the_report(bundle: Bundle, report: Path) 
         assert f"{100 * level['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})" in text
         assert given[f"Accuracy {level['name']}"] == pytest.approx(level["accuracy"], abs=1e-4)
         assert given[f"Macro-F1 {level['name']}"] == pytest.approx(level["macro_f1"], abs=1e-4)
-    for words in ("Made-up music.", metrics["disjoint"], "Slow\\_beat", "groups say little", "cc-by-4.0"):
+    for words in (
+        "Made-up music.",
+        metrics["disjoint"],
+        "Slow\\_beat",
+        "groups: rely on the confidence intervals",
+        "cc-by-4.0",
+    ):
         assert words in text
     assert str(bundle.training["slices"]["train"]) in text
     assert f"on {bundle.calibration.tracks} tracks" in text  # type: ignore[union-attr]
@@ -603,7 +609,7 @@ def test_a_card_without_a_report_says_that_nothing_was_measured(bundle: Bundle) 
     head, text = _card(bundle, CardInfo())
     assert "model-index" not in head
     assert "license" not in head
-    assert "Not given: the bundle was pushed without a report" in text
+    assert "Not available: the bundle was pushed without a report" in text
     assert "ask the owner" in text
 
 
@@ -611,10 +617,10 @@ def test_figures_of_another_bundle_are_refused(bundle: Bundle, report: Path, tmp
     metrics = json.loads((report / "metrics.json").read_text())
     for changed in ({"training": {**metrics["training"], "finished": "2020"}}, {"training": {}}):
         (tmp_path / "metrics.json").write_text(json.dumps({**metrics, **changed}))
-        with pytest.raises(HubError, match="of another bundle"):
+        with pytest.raises(HubError, match="belong to another bundle"):
             _card(bundle, CardInfo(tmp_path))
     (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(HubError, match="no figures of genretree evaluate"):
+    with pytest.raises(HubError, match="not the metrics of an evaluation"):
         _card(bundle, CardInfo(tmp_path / "metrics.json"))
     with pytest.raises(HubError, match="no such report"):
         _card(bundle, CardInfo(tmp_path / "nowhere"))
@@ -622,7 +628,7 @@ def test_figures_of_another_bundle_are_refused(bundle: Bundle, report: Path, tmp
 
 def test_the_card_says_when_the_figures_leak(bundle: Bundle, store: Store, tmp_path: Path) -> None:
     save_evaluation(evaluate(bundle, store, part="train"), tmp_path)
-    assert "not of unseen artists: LEAKING" in _card(bundle, CardInfo(tmp_path))[1]
+    assert "not for unseen artists: LEAKING" in _card(bundle, CardInfo(tmp_path))[1]
 
 
 def test_a_genre_cannot_write_into_the_card() -> None:

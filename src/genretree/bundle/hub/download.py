@@ -107,12 +107,22 @@ def pull(name: str, *, revision: str | None = None, to: str | Path | None = None
         If the bundle does not exist, lists files of types that are not allowed, or the Hub can't be reached.
     BundleError
         If a downloaded file does not match its SHA-256, or the bundle can't be loaded.
+
+    See Also
+    --------
+    genretree.load : Load a bundle by its name on the Hub.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> genretree.pull("user/rock").pinned  # doctest: +SKIP
+    'user/rock@0123456789abcdef0123456789abcdef01234567'
     """
     require_text("name", name)
     hub_name = require_name(name, revision)
     target = None if to is None else require_path("to", to)
     if target is not None and target.exists():
-        raise HubError(f"{target}: exists already; give another name or delete it")
+        raise HubError(f"{target}: already exists; choose another name or delete it")
     commit = hub_name.revision if is_commit(hub_name.revision) else _resolve(hub_name)
     folder = snapshot_folder(hub_name, commit)
     with FileLock(hub_cache() / ".locks" / f"{hub_name.repo.replace('/', '--')}.lock"):
@@ -172,7 +182,7 @@ def _download(name: HubName, commit: str, progress: bool, force: bool) -> None:
         "revision": commit,
         "cache_dir": hub_cache(),
         "force_download": force,
-        "tqdm_class": None if progress else _Silent,
+        "tqdm_class": None if progress else _HiddenBar,
     }
     with explained(name):
         hub.hf_hub_download(name.repo, DESCRIPTION, **options)
@@ -187,19 +197,21 @@ def _download(name: HubName, commit: str, progress: bool, force: bool) -> None:
 
 
 def _try_to_load(folder: Path) -> None:
-    """Refuse what can't be loaded, before it has a name here.
+    """Load a bundle and score noise with it.
+
+    A bundle that needs an extra that is not installed passes; loading it names the extra.
 
     Raises
     ------
     BundleError
     """
-    bundles: Any = import_module("genretree.bundle.bundle")  # by name, as that module itself finds bundles on the Hub
-    with suppress(MissingExtraError):  # nothing is wrong with the bundle; loading it says what to install
+    bundles: Any = import_module("genretree.bundle.bundle")  # that module imports this one
+    with suppress(MissingExtraError):
         bundles.score_noise(bundles.open_bundle(folder, read_description(folder)))
 
 
-class _Silent(tqdm):  # type: ignore[type-arg]  # it is generic for the type checker only
-    """A bar that doesn't show, for this download alone."""
+class _HiddenBar(tqdm):  # type: ignore[type-arg]  # generic only in the stubs
+    """A disabled progress bar; `disable_progress_bars` would affect other downloads of the process."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{**options, "disable": True})

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from genretree.arrays import Float32Array, Int64Array
 from genretree.bundle.bundle import Bundle, load_bundle
-from genretree.bundle.manifest import files_beside, list_part, read_description
+from genretree.bundle.manifest import files_outside, read_description, update_files
 from genretree.corpus.store import Store
 from genretree.errors import BundleError
 from genretree.evaluation.evaluate import check_images
@@ -63,7 +63,7 @@ def build_index(
     folder = Path(folder)
     bundle = load_bundle(folder)  # by torch: an export alone doesn't give features
     content = read_description(folder)
-    replaces = files_beside(content, FOLDER) != content["files"]
+    replaces = files_outside(content, FOLDER) != content["files"]
     if replaces and not overwrite:
         raise BundleError(f"{folder / FOLDER}: exists already; replace it with `overwrite=True`")
     check_images(bundle, store)
@@ -81,13 +81,13 @@ def build_index(
         for track in tracks
     ]
     if replaces:  # at no time does the bundle list what is not there
-        list_part(folder, FOLDER, {})
+        update_files(folder, FOLDER, {})
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
     (folder / FOLDER).mkdir(exist_ok=True)
     save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, folder / _VECTORS)
     (folder / _VECTORS).chmod(0o644)
     write_text(folder / _TRACKS, json.dumps(listed, ensure_ascii=False, indent=1))
-    list_part(folder, FOLDER, {name: sha256_file(folder / name) for name in (_VECTORS, _TRACKS)})
+    update_files(folder, FOLDER, {name: sha256_file(folder / name) for name in (_VECTORS, _TRACKS)})
     return len(listed)
 
 

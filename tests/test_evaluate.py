@@ -122,7 +122,7 @@ def test_it_does_not_claim_what_it_cannot_know(bundle: Bundle, tmp_path: Path) -
         tmp_path / "music", artists=1, tracks=1, seconds=5.0
     )  # artists of the training, other files
     by_artist = prepare(read_manifest(csv_path, TREE, group="artist"), tmp_path / "a", SETTINGS, workers=1)
-    assert "of their groups (artist) were" in evaluate(bundle, by_artist, part="all").protocol
+    assert "of their groups (artist) are in it" in evaluate(bundle, by_artist, part="all").protocol
     by_track = prepare(read_manifest(csv_path, TREE, group="track"), tmp_path / "t", SETTINGS, workers=1)
     assert "is unknown" in evaluate(bundle, by_track, part="all").protocol
     stripped = replace(bundle, training={})

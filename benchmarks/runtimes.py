@@ -49,6 +49,7 @@ from genretree.parallel import fast_bf16, shared_by
 from genretree.prediction.predict import Prediction, find_files, predict, predict_file
 from genretree.settings import SAMPLE_RATE, ImageSettings
 from genretree.sound.decode import decode
+from genretree.sound.features import Inputs
 from genretree.sound.slices import SliceImages, iter_slices, slice_track
 
 BATCHES = (1, 32)
@@ -94,17 +95,17 @@ def spread(values: np.ndarray, digits: int = 2) -> str:
     return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def farthest(one: Bundle, other: Bundle, images: np.ndarray, sound: np.ndarray | None) -> float:
+def farthest(one: Bundle, other: Bundle, inputs: Inputs) -> float:
     """Greatest difference of any node's probability."""
-    pairs = zip(one.model.predict_levels(images, sound), other.model.predict_levels(images, sound), strict=True)
+    pairs = zip(one.model.predict_proba(inputs), other.model.predict_proba(inputs), strict=True)
     return max(float(np.abs(first - second).max()) for first, second in pairs)
 
 
 def networks(store: Store, folders: Sequence[Path], rounds: int) -> None:
     """Print a line for each network, runtime and batch."""
     rows = np.sort(np.random.default_rng(0).choice(len(store.images), min(SAMPLE, len(store.images)), replace=False))
-    images = np.asarray(store.images[rows])
-    sound = None if store.mel_16k is None else np.asarray(store.mel_16k[rows])
+    inputs = store.inputs(rows)
+    images = inputs["images"]
     print("| bundle | network | runtime | batch | inputs a second | times torch float32 | probabilities differ by |")
     print("| --- | --- | --- | ---: | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory() as scratch, shared_by(1):
@@ -115,7 +116,7 @@ def networks(store: Store, folders: Sequence[Path], rounds: int) -> None:
             away = {}
             for way in ways:
                 loaded = load_bundle(copy, way.runtime, "bf16" if way.bf16 else "float32")
-                away[str(way)] = farthest(reference, loaded, images, sound)
+                away[str(way)] = farthest(reference, loaded, inputs)
             for name, graph in reference.model.graphs(reference.images.size).items():
                 runners: dict[str, Runner] = {}
                 for way in ways:
@@ -146,8 +147,8 @@ def _by_librosa(bundle: Bundle, file: Path) -> Prediction:
 
     module = sys.modules[predict_file.__module__]
 
-    def usual(path: Path, settings: ImageSettings, salvage: bool, mel_16k: bool) -> Iterator[SliceImages]:
-        return slice_track(librosa.load(path)[0], settings, "librosa", mel_16k)
+    def usual(path: Path, settings: ImageSettings, salvage: bool, features: Sequence[str]) -> Iterator[SliceImages]:
+        return slice_track(librosa.load(path)[0], settings, "librosa", features)
 
     module.iter_slices = usual  # type: ignore[attr-defined]
     try:

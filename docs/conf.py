@@ -13,7 +13,7 @@ author = "the authors of genretree"
 project_copyright = "the authors of genretree, MIT licence"
 version = release = version_of("genretree")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "notebook", "sphinx_click", "weights"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "sphinx_click", "notebook", "weights"]
 exclude_patterns = ["_build", "_site"]
 root_doc = "index"
 
@@ -21,8 +21,8 @@ myst_heading_anchors = 3  # so that pages can point into each other, as they do 
 myst_links_external_new_tab = False
 suppress_warnings = ["myst.header"]  # CHANGELOG.md is one long list
 
-smartquotes_action = "qe"  # without dashes: options in help texts begin with two hyphens
 default_role = "code"  # names in docstrings stand between single backticks
+smartquotes_action = "qe"  # no dashes: options begin with two hyphens
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

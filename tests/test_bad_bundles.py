@@ -38,7 +38,7 @@ from genretree.bundle.hub.download import _try_to_load
 
 def use(folder):
     bundle = load_bundle(folder)
-    bundle.model.predict_levels(np.zeros((4, 3, 16, 16), dtype=np.uint8))
+    bundle.model.predict_proba({"images": np.zeros((4, 3, 16, 16), dtype=np.uint8)})
 
 def pull(folder):
     files = read_description(Path(folder))["files"]
@@ -240,7 +240,7 @@ def test_bad_ones_are_refused_in_a_line_that_names_the_file(
 
 def test_probabilities_of_nan_are_refused_by_name(made: dict[str, Path]) -> None:
     bundle = load_bundle(made["new"])
-    levels = bundle.model.predict_levels(np.zeros((2, 3, 16, 16), np.uint8))
+    levels = bundle.model.predict_proba({"images": np.zeros((2, 3, 16, 16), np.uint8)})
     levels[0][1, 0] = np.nan
     with pytest.raises(BundleError, match=f"{made['new']}: the model gives NaN"):
         bundle.calibrate(levels, "slice")

@@ -36,11 +36,11 @@ def test_another_process_gives_the_same_scores(bundle: Bundle, copy: Path, store
     np.save(tmp_path / "images.npy", np.asarray(store.images[:6]))
     code = (
         "import sys, numpy as np, genretree; b = genretree.load_bundle(sys.argv[1]); "
-        "np.save(sys.argv[3], b.model.predict_levels(np.load(sys.argv[2]))[-1])"
+        "np.save(sys.argv[3], b.model.predict_proba(dict(images=np.load(sys.argv[2])))[-1])"
     )
     words = [str(copy), str(tmp_path / "images.npy"), str(tmp_path / "scores.npy")]
     subprocess.run([sys.executable, "-c", code, *words], check=True)
-    expected = bundle.model.predict_levels(np.asarray(store.images[:6]))[-1]
+    expected = bundle.model.predict_proba({"images": np.asarray(store.images[:6])})[-1]
     np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), expected, atol=1e-6)
 
 

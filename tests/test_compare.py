@@ -97,7 +97,7 @@ def test_a_split_made_anew_under_its_name_trains_again(store: Store, tmp_path: P
     assert again.rows[0].evaluation.track != first.rows[0].evaluation.track
 
 
-def test_every_protocol_is_told(store: Store, tmp_path: Path) -> None:
+def test_every_protocol_is_listed(store: Store, tmp_path: Path) -> None:
     found = compare(store, tmp_path, ["boosting"], {"boosting": QUICK["boosting"]})
     leaking = replace(found.rows[0], evaluation=replace(found.rows[0].evaluation, family="cnn", protocol="LEAKING"))
     text = format_markdown(replace(found, rows=(*found.rows, leaking)))
@@ -161,7 +161,7 @@ def test_evaluate_prints_a_report_per_class(store: Store, tmp_path: Path) -> Non
         assert column in result.output
 
 
-def test_histories_are_drawn_with_and_without_accuracies() -> None:
+def test_histories_are_plotted_with_and_without_accuracies() -> None:
     from PIL import Image
 
     from genretree.evaluation.plots import draw_history

@@ -90,6 +90,9 @@ def test_the_reference_has_every_public_name_and_the_pages_every_command(site: P
         below = command.commands if isinstance(command, click.Group) else {"": None}
         for each in below:
             assert f"genretree-{name}-{each}".rstrip("-") in commands
+    page = (site / "commands.html").read_text(encoding="utf-8")
+    assert ".. option::" not in page, "a directive was printed instead of run"
+    assert "\N{EN DASH}" not in page, "an option's two hyphens became a dash"
 
 
 def test_the_start_page_has_the_picture(site: Path) -> None:

@@ -52,6 +52,7 @@ from genretree.models.families.cnn import CnnSettings
 from genretree.models.neural.network import GenreNetwork, NetworkModel, build_head
 from genretree.models.pretrained import musicnn_features
 from genretree.settings import SAMPLE_RATE, ImageSettings
+from genretree.sound.features import Inputs
 from genretree.sound.spectra import compute_spectra
 from genretree.taxonomy import Taxonomy
 from genretree.training.train import train
@@ -108,13 +109,14 @@ class LabelledRows:
     """A model whose reason is known: how bright some rows of an image are, for the first of two genres."""
 
     heads = "tree"
-    needs_sound = False
+    input_features = ("images",)
 
     def __init__(self, weights: np.ndarray, constant: bool = False) -> None:
         self.weights = weights  # (3, size, size)
         self.constant = constant
 
-    def predict_levels(self, images: np.ndarray, mel_16k: Any = None) -> list[np.ndarray]:
+    def predict_proba(self, inputs: Inputs) -> list[np.ndarray]:
+        images = inputs["images"]
         odds = 0 * images.mean(axis=(1, 2, 3)) if self.constant else (images * self.weights).sum(axis=(1, 2, 3))
         chances = 1 / (1 + np.exp(-odds))
         return [np.stack([chances, 1 - chances], axis=1)]
@@ -131,7 +133,7 @@ def _bundle(model: Any, size: int = 64) -> Bundle:
 def _pieces(n: int = 2, size: int = 64, seed: int = 0) -> TrackSlices:
     images = np.random.default_rng(seed).integers(60, 256, (n, 3, size, size), dtype=np.uint8)
     images[:, :, :, ::2] //= 4
-    return TrackSlices("noise", images, None, np.arange(n) * 2.0, 2.0)
+    return TrackSlices("noise", images, {}, np.arange(n) * 2.0, 2.0)
 
 
 WHY = make_target(PAIR, 0, 0)
@@ -281,7 +283,7 @@ def test_gradcam_peaks_at_a_planted_pattern_and_adds_up(n_tta_shifts: int) -> No
     assert 64 * (1 - 16 / 64) - 2 <= row <= 64 * (1 - 8 / 64) + 2
     assert 40 / 64 * STEPS - 2 <= step <= 48 / 64 * STEPS + 2
     assert abs(found["cqt"]).max() < 1e-6
-    odds = [WHY.log_odds(model.predict_levels(some.images))[0] for some in (track_slices, baseline)]
+    odds = [WHY.log_odds(model.predict_proba({"images": some.images}))[0] for some in (track_slices, baseline)]
     assert found["mel"].sum() == pytest.approx(odds[0] - odds[1], abs=1e-3)
 
 

@@ -185,12 +185,16 @@ def exported(tiny_exported: Path, tmp_path: Path) -> Path:
 
 
 def _farthest(one: Model, other: Model, n: int) -> float:
-    pairs = zip(one.predict_levels(IMAGES[:n], SOUND[:n]), other.predict_levels(IMAGES[:n], SOUND[:n]), strict=True)
+    pairs = zip(
+        one.predict_proba({"images": IMAGES[:n], "mel_16k": SOUND[:n]}),
+        other.predict_proba({"images": IMAGES[:n], "mel_16k": SOUND[:n]}),
+        strict=True,
+    )
     return max(float(np.abs(first - second).max()) for first, second in pairs)
 
 
 def test_the_random_networks_have_an_opinion(bundle: Bundle) -> None:
-    leaves = bundle.model.predict_levels(IMAGES, SOUND)[-1]
+    leaves = bundle.model.predict_proba({"images": IMAGES, "mel_16k": SOUND})[-1]
     assert leaves.std(axis=0).max() > 1e-3, "else the comparisons below could not fail"
 
 
@@ -224,7 +228,9 @@ def test_several_threads_get_what_one_gets(bundle: Bundle, runtime: str) -> None
 
     def score(place: int) -> None:
         for _ in range(3):
-            found[place] = other.model.predict_levels(IMAGES[place : place + 2], SOUND[place : place + 2])[-1]
+            found[place] = other.model.predict_proba(
+                {"images": IMAGES[place : place + 2], "mel_16k": SOUND[place : place + 2]}
+            )[-1]
 
     with parallel.shared_by(2):
         threads = [threading.Thread(target=score, args=(place,)) for place in range(4)]
@@ -232,7 +238,7 @@ def test_several_threads_get_what_one_gets(bundle: Bundle, runtime: str) -> None
             thread.start()
         for thread in threads:
             thread.join()
-    expected = bundle.model.predict_levels(IMAGES[:5], SOUND[:5])[-1]
+    expected = bundle.model.predict_proba({"images": IMAGES[:5], "mel_16k": SOUND[:5]})[-1]
     for place, leaves in enumerate(found):
         np.testing.assert_allclose(leaves, expected[place : place + 2], atol=1e-4)
 
@@ -242,11 +248,11 @@ def test_another_process_gives_the_same(exported: Path, runtime: str, tmp_path: 
     np.save(tmp_path / "images.npy", IMAGES[:5])
     code = (
         "import sys, numpy as np, genretree; b = genretree.load_bundle(sys.argv[1], sys.argv[2]); "
-        "np.save(sys.argv[4], b.model.predict_levels(np.load(sys.argv[3]))[-1])"
+        "np.save(sys.argv[4], b.model.predict_proba(dict(images=np.load(sys.argv[3])))[-1])"
     )
     words = [str(exported), runtime, str(tmp_path / "images.npy"), str(tmp_path / "scores.npy")]
     subprocess.run([sys.executable, "-c", code, *words], check=True)
-    expected = load_bundle(exported).model.predict_levels(IMAGES[:5])[-1]
+    expected = load_bundle(exported).model.predict_proba({"images": IMAGES[:5]})[-1]
     np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), expected, atol=1e-4)
 
 
@@ -359,7 +365,7 @@ def test_an_export_of_its_own_says_what_it_is(small: Path, form: Any, tmp_path: 
 def test_an_export_that_disagrees_with_torch_is_not_kept(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from genretree.bundle import export
 
-    monkeypatch.setattr(export, "need", lambda form: None)
+    monkeypatch.setattr(export, "require_export_library", lambda form: None)
     monkeypatch.setattr(export, "write_graph", lambda *parts: None)
     monkeypatch.setattr(export, "open_runner", lambda way, path: lambda batch: (np.zeros((len(batch), 5), np.float32),))
     before = (small / "bundle.json").read_text()
@@ -445,7 +451,7 @@ def test_auto_keeps_in_float32_what_bf16_would_change(small: Path, monkeypatch: 
 def test_stored_slices_are_scored_by_the_runtime_too(bundle: Bundle, store: Store) -> None:
     from genretree.models.base import predict_dataset
 
-    if bundle.family in ("musicnn", "ensemble") and store.mel_16k is None:
+    if bundle.family in ("musicnn", "ensemble") and "mel_16k" not in store.features:
         pytest.fail("the shared corpus lacks sound")
     some = slice_dataset(store, store.split(), "test")
     some = some.select(np.arange(5))

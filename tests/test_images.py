@@ -204,7 +204,7 @@ def test_images_are_scored_as_slices_of_a_store_are(bundle: Bundle, tmp_path: Pa
     (found,) = predict_images(bundle, find_image_sets(triple))
     assert isinstance(found, Prediction)
     read = [read_image(path, name, SETTINGS) for path, name in zip(triple, MODALITIES, strict=True)]
-    expected = bundle.calibrate(bundle.model.predict_levels(np.stack(read)[None]), "track")
+    expected = bundle.calibrate(bundle.model.predict_proba({"images": np.stack(read)[None]}), "track")
     labels = bundle.taxonomy.labels(0)
     assert found.levels[0].probability == pytest.approx(expected[0][0, labels.index(found.levels[0].label)], abs=1e-6)
     assert len(found.timeline) == 1

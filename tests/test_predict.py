@@ -16,6 +16,7 @@ from genretree.corpus.store import Store
 from genretree.errors import SoundError
 from genretree.prediction.predict import Prediction, PredictionError, predict, predict_file, write_csv
 from genretree.settings import SAMPLE_RATE
+from genretree.sound.features import Inputs
 from genretree.training.train import train
 from other_files import canary
 from small_corpus import TREE, synthesise
@@ -33,7 +34,9 @@ def test_a_file_gets_what_the_store_would_give_it(bundle: Bundle, store: Store) 
     track = 13
     found = predict_file(bundle, store.tracks["file"][track])
     images = np.asarray(store.images[store.slice_tracks == track])
-    raw = [probabilities.mean(axis=0, keepdims=True) for probabilities in bundle.model.predict_levels(images)]
+    raw = [
+        probabilities.mean(axis=0, keepdims=True) for probabilities in bundle.model.predict_proba({"images": images})
+    ]
     levels = [probabilities[0] for probabilities in bundle.calibrate(raw, "track")]
     assert found.slices == len(images)
     for level, probabilities in zip(found.levels, levels, strict=True):
@@ -67,12 +70,13 @@ class _Says:
     """Gives every slice the same leaf probabilities."""
 
     heads = "tree"
-    needs_sound = False
+    input_features = ("images",)
 
     def __init__(self, *leaves: float) -> None:
         self.leaves = np.array([leaves])
 
-    def predict_levels(self, images: np.ndarray, mel_16k: np.ndarray | None = None) -> list[np.ndarray]:
+    def predict_proba(self, inputs: Inputs) -> list[np.ndarray]:
+        images = inputs["images"]
         return TREE.sum_levels(np.repeat(self.leaves, len(images), axis=0))
 
 
@@ -105,9 +109,10 @@ class _ByBrightness:
     """Calls a slice Noise where its highest mel bands are bright, else a Drone."""
 
     heads = "tree"
-    needs_sound = False
+    input_features = ("images",)
 
-    def predict_levels(self, images: np.ndarray, mel_16k: np.ndarray | None = None) -> list[np.ndarray]:
+    def predict_proba(self, inputs: Inputs) -> list[np.ndarray]:
+        images = inputs["images"]
         bright = images[:, 0, : images.shape[2] // 4].mean(axis=(1, 2)) > 100
         return TREE.sum_levels(np.where(bright[:, None], [0.0, 0, 0, 0, 1], [1.0, 0, 0, 0, 0]))
 

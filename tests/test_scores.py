@@ -94,7 +94,7 @@ def test_the_surest_are_answered_first() -> None:
     assert trust.curve[0] == (pytest.approx(0.05), 1.0)
 
 
-def test_a_difference_is_told_from_none() -> None:
+def test_a_difference_is_distinguished_from_none() -> None:
     rng = np.random.default_rng(4)
     groups = np.repeat(np.arange(50), 4)
     first, second = rng.random((200, 1)) < 0.85, rng.random((200, 1)) < 0.6
@@ -119,7 +119,7 @@ def test_mcnemar_is_the_exact_binomial_test() -> None:
     assert found.p_value == pytest.approx(2 * (1 + 12 + 66) / 2**12)
 
 
-def test_one_artist_that_decides_all_is_no_proof() -> None:
+def test_one_artist_alone_is_not_significant() -> None:
     groups = np.repeat(np.arange(10), 20)
     first = np.zeros((200, 1), bool)
     first[:20] = True  # one artist of ten

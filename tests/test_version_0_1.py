@@ -35,7 +35,7 @@ def test_a_network_predicts_the_same(tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(draw_weights(shapes))
     bundle = load_bundle(folder)
     expected = np.load(V01 / "cnn" / "expected.npz")
-    levels = bundle.calibrate(bundle.model.predict_levels(expected["images"]), "slice")
+    levels = bundle.calibrate(bundle.model.predict_proba({"images": expected["images"]}), "slice")
     assert len(levels) == 3
     for level, found in enumerate(levels):
         assert np.ptp(expected[f"level_{level}"], axis=0).max() > 1e-3, "the images make no difference"

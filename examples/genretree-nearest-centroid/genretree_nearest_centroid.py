@@ -1,6 +1,6 @@
 """A model family in a package of its own: the nearest centroid of small, blurred spectrogram images.
 
-It is not a good classifier. It shows all that genretree needs of one: settings, `fit`, `predict_levels`, `save` and
+It is not a good classifier. It shows all that genretree needs of one: settings, `fit`, `predict_proba`, `save` and
 `load`.
 """
 
@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from genretree.errors import BundleError
 from genretree.models.base import FitContext, FitResult, LevelProbabilities, SliceDataset
 from genretree.settings import Heads, Settings
+from genretree.sound.features import Inputs
 from genretree.taxonomy import Taxonomy
 
 _FILE = "centroids.safetensors"
@@ -34,22 +35,20 @@ class NearestCentroidModel:
     """The centroid of each leaf of the tree."""
 
     heads: Heads = "tree"  # a parent's probability is the sum of its children's
-    needs_sound = False  # the images are enough
+    input_features = ("images",)  # names of what predict_proba and embed need of a slice
 
     def __init__(self, centroids: NDArray[np.float32], taxonomy: Taxonomy, settings: NearestCentroidSettings) -> None:
         self.centroids = centroids
         self.taxonomy = taxonomy
         self.settings = settings
 
-    def embed(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None) -> NDArray[np.float32]:
+    def embed(self, inputs: Inputs) -> NDArray[np.float32]:
         """Average images to a few bands: shape (n, 3 * bands * bands). Optional; `genretree index` needs it."""
-        return _average(images, self.settings.bands)
+        return _average(inputs["images"], self.settings.bands)
 
-    def predict_levels(
-        self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
-    ) -> LevelProbabilities:
+    def predict_proba(self, inputs: Inputs) -> LevelProbabilities:
         """Probabilities of every node: one array of shape (n, n_nodes) for each level."""
-        features = self.embed(images)
+        features = self.embed(inputs)
         squared = ((features[:, None] - self.centroids[None]) ** 2).mean(axis=2, dtype=np.float64)
         scores = np.exp(-self.settings.sharpness * (squared - squared.min(axis=1, keepdims=True)))
         return self.taxonomy.sum_levels(scores / scores.sum(axis=1, keepdims=True))

@@ -33,7 +33,8 @@ from genretree.prediction.predict import (
     score_slices,
 )
 from genretree.settings import SAMPLE_RATE
-from genretree.sound.slices import SliceImages, iter_slices, skip_silent, slice_track
+from genretree.sound.features import IMAGES, SliceInputs, requested_features
+from genretree.sound.slices import SliceImages, iter_slices, skip_silent, slice_track, stack_slices
 from genretree.taxonomy import NodePath, format_path
 
 if TYPE_CHECKING:
@@ -269,12 +270,12 @@ class Classifier(Bundle):
         if _is_array(inputs):
             if inputs.ndim == 4:
                 _refuse_sr(sr)
-                return embed_slices(whole.model, _check_images(self, inputs), None)
+                return embed_slices(whole.model, SliceInputs({IMAGES: _check_images(self, inputs)}))
             return _embed(whole, self._slices(inputs, sr))
         _refuse_sr(sr)
 
         def embed_file(file: Path) -> tuple[str, Float32Array]:
-            slices = iter_slices(file, self.images, salvage=salvage, mel_16k=self.model.needs_sound)
+            slices = iter_slices(file, self.images, salvage=salvage, features=self.model.input_features)
             return str(file), _embed(whole, skip_silent(slices, file))
 
         if isinstance(inputs, str | os.PathLike) and not Path(inputs).is_dir():
@@ -291,7 +292,7 @@ class Classifier(Bundle):
 
     def _slices(self, y: Array, sr: float | None) -> Iterator[SliceImages]:
         samples = _to_mono(y, sr)
-        return skip_silent(slice_track(samples, self.images, mel_16k=self.model.needs_sound), Path(_ARRAY))
+        return skip_silent(slice_track(samples, self.images, features=self.model.input_features), Path(_ARRAY))
 
     @property
     def _nodes(self) -> tuple[NodePath, ...]:
@@ -349,8 +350,7 @@ def _embed(bundle: Bundle, slices: Iterable[SliceImages]) -> Float32Array:
     found = []
     pending = iter(slices)
     while batch := list(itertools.islice(pending, _BATCH)):
-        sound = None if batch[0].mel_16k is None else np.stack([piece.mel_16k for piece in batch])  # type: ignore[misc]
-        found.append(embed_slices(bundle.model, np.stack([piece.images for piece in batch]), sound))
+        found.append(embed_slices(bundle.model, stack_slices(batch)))
     return np.concatenate(found)
 
 
@@ -399,6 +399,6 @@ def _check_images(bundle: Bundle, images: Array) -> UInt8Array:
         raise ArgumentError(
             f"images must be uint8 of shape (n_slices, 3, {size}, {size}), got {images.dtype} {images.shape}"
         )
-    if bundle.model.needs_sound:
+    if requested_features(bundle.model.input_features):
         raise BundleError(f"{bundle.family} needs audio, not images; pass audio samples or a file")
     return images

@@ -20,6 +20,8 @@ from genretree.corpus.dataset import Dataset, Tree
 from genretree.corpus.manifest import Failure
 from genretree.corpus.prepare import prepare
 from genretree.errors import ArgumentError, SoundError
+from genretree.models.base import training_inputs
+from genretree.models.registry import get_family
 from genretree.prediction.predict import PredictionError
 from genretree.settings import ImageSettings
 from genretree.taxonomy import NodePath, format_path
@@ -118,6 +120,7 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         data = self._read(X, y, groups)
         images = ImageSettings.build({"slice_seconds": self.slice_seconds, "size": self.size})
         with tempfile.TemporaryDirectory(prefix="genretree-") as work:
+            settings = get_family(self.family).settings_type.build(self.settings)
             store = prepare(
                 data.manifest,
                 Path(work) / "store",
@@ -126,10 +129,11 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 seed=self.random_state,
                 progress=self.progress,
                 cache=self.memory,
+                features=training_inputs(settings),
             )
             for failure in store.failures:
                 raise _as_sound_error(failure)
-            bundle = train(store, self.family, Path(work) / "bundle", self.settings, progress=self.progress)
+            bundle = train(store, self.family, Path(work) / "bundle", settings, progress=self.progress)
         self.model_ = Classifier.from_bundle(bundle)
         self.classes_ = np.array([format_path(leaf) for leaf in bundle.taxonomy.leaves])
         return self

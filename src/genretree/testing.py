@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from genretree.arrays import Array
 from genretree.bundle.bundle import Bundle, load_bundle, save_bundle
 from genretree.bundle.manifest import DESCRIPTION
 from genretree.errors import BundleError, SettingsError
 from genretree.models.base import Family, FitContext, LevelProbabilities, Model, SliceDataset
 from genretree.models.registry import check_attributes
 from genretree.settings import MEL_16K_BANDS, ImageSettings, Settings
+from genretree.sound.features import MEL_16K, Inputs, feature_names, requested_features
 from genretree.sound.mel_16k import mel_16k_frames
 from genretree.taxonomy import Taxonomy
 
@@ -57,6 +59,7 @@ def check_family(family: type[Family], settings: Mapping[str, Any] | None = None
         (folder / "fit").mkdir()
         fitted = family.fit(learn, held_out, _TREE, chosen, FitContext(folder / "fit"))
         model = fitted.model
+        _check_features(model)
         _check_probabilities(model, held_out)
         _check_batches(model, held_out)
         _check_learning(model, learn)
@@ -69,7 +72,7 @@ def check_family(family: type[Family], settings: Mapping[str, Any] | None = None
 
 
 def _make_examples(seed: int) -> SliceDataset:
-    """Make slices whose genre shows in the rows that are bright, in all three images and in the mel power."""
+    """Make slices whose genre shows in bright rows of images and mel power, and in the size of other features."""
     rng = np.random.default_rng(seed)
     n_leaves = len(_TREE.leaves)
     n = n_leaves * _GROUPS * _TRACKS * _SLICES
@@ -81,13 +84,21 @@ def _make_examples(seed: int) -> SliceDataset:
     for row, leaf in enumerate(leaves):
         images[row, :, leaf * size // n_leaves : (leaf + 1) * size // n_leaves] += np.uint8(150)
         mel_16k[row, :, leaf * MEL_16K_BANDS // n_leaves : (leaf + 1) * MEL_16K_BANDS // n_leaves] += np.float16(1)
-    return SliceDataset(images, np.arange(n), leaves, tracks, tracks // _TRACKS, mel_16k)
+    features: dict[str, Array] = {MEL_16K: mel_16k}
+    for feature in requested_features(name for name in feature_names() if name != MEL_16K):
+        values = rng.uniform(0, 0.1, (n, *feature.shape(_IMAGES)))
+        features[feature.name] = (values.T + leaves).T.astype(feature.dtype)
+    return SliceDataset(images, np.arange(n), leaves, tracks, tracks // _TRACKS, features)
 
 
 def _score(model: Model, examples: SliceDataset, rows: Any = slice(None)) -> LevelProbabilities:
-    assert examples.mel_16k is not None
-    mel_16k = np.asarray(examples.mel_16k[rows]) if model.needs_sound else None
-    return model.predict_levels(np.asarray(examples.images[rows]), mel_16k)
+    return model.predict_proba(_select_inputs(model, examples, rows))
+
+
+def _select_inputs(model: Model, examples: SliceDataset, rows: Any) -> Inputs:
+    """Give what a model declares and nothing else, as a plain dict, so that nothing undeclared is used."""
+    inputs = examples.inputs(rows)
+    return {name: inputs[name] for name in model.input_features}
 
 
 def _check_settings(settings_type: type[Settings], settings: Settings) -> None:
@@ -100,13 +111,21 @@ def _check_settings(settings_type: type[Settings], settings: Settings) -> None:
     raise AssertionError("an unknown setting is not refused")
 
 
+def _check_features(model: Model) -> None:
+    names = getattr(model, "input_features", None)
+    valid = isinstance(names, tuple) and bool(names) and all(isinstance(name, str) for name in names)
+    _expect(valid, f"input_features must be a tuple of names of features, got {names!r}")
+    unknown = [name for name in names or () if name not in feature_names()]
+    _expect(not unknown, f"input_features names {', '.join(unknown)}, which is not registered; see register_feature")
+
+
 def _check_probabilities(model: Model, examples: SliceDataset) -> None:
     levels = _score(model, examples)
     shapes = [(len(examples), len(_TREE.nodes(level))) for level in range(_TREE.depth)]
-    _expect([level.shape for level in levels] == shapes, f"predict_levels must return arrays of shapes {shapes}")
+    _expect([level.shape for level in levels] == shapes, f"predict_proba must return arrays of shapes {shapes}")
     for level in levels:
-        _expect(bool(np.isfinite(level).all()), "predict_levels returns NaN or infinity")
-        _expect(bool((level >= 0).all()), "predict_levels returns negative probabilities")
+        _expect(bool(np.isfinite(level).all()), "predict_proba returns NaN or infinity")
+        _expect(bool((level >= 0).all()), "predict_proba returns negative probabilities")
         _expect(np.allclose(level.sum(axis=1), 1, atol=1e-5), "the probabilities of a level do not sum to 1")
     _expect(model.heads in ("tree", "independent"), f"heads must be 'tree' or 'independent', got {model.heads!r}")
     if model.heads == "tree":
@@ -134,10 +153,9 @@ def _check_learning(model: Model, learn: SliceDataset) -> None:
 
 
 def _check_optional(model: Model, examples: SliceDataset) -> None:
-    mel_16k = examples.mel_16k[:4] if model.needs_sound and examples.mel_16k is not None else None
     embed: Callable[..., Any] | None = getattr(model, "embed", None)
     if embed is not None:
-        vectors = np.asarray(embed(examples.images[:4], mel_16k))
+        vectors = np.asarray(embed(_select_inputs(model, examples, slice(4))))
         _expect(
             vectors.ndim == 2 and len(vectors) == 4, f"embed must return shape (n, n_features), got {vectors.shape}"
         )

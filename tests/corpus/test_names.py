@@ -119,6 +119,13 @@ def test_every_separator_is_asked_about(tmp_path: Path, cell: str) -> None:
         assert (cell,) in read(tmp_path, rows, multiple_genres="keep").taxonomy.leaves
 
 
+@pytest.mark.parametrize("choice", ["ask", "first", "skip"])
+def test_a_separator_without_a_second_name_is_not_several_genres(tmp_path: Path, choice: str) -> None:
+    made = read(tmp_path, [("0.mp3", "Rock;", "a"), ("1.mp3", "; Pop", "b")], multiple_genres=choice)
+    assert made.taxonomy.leaves == (("Pop",), ("Rock",))
+    assert [track.name for track in made.tracks] == ["0.mp3", "1.mp3"]
+
+
 def test_names_with_other_marks_are_one_name_and_a_slash_is_a_path(tmp_path: Path) -> None:
     tree = Taxonomy.from_nested({"Folk, World, & Country": {}, "R&B": {}})
     rows = [("0.mp3", "Folk, World, & Country", "a"), ("1.mp3", "R&B", "b")]

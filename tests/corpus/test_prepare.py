@@ -161,7 +161,7 @@ def test_finished_tracks_are_not_drawn_again(tmp_path: Path, corpus: Path, monke
             raise KeyboardInterrupt
         real(job)
 
-    monkeypatch.setattr(prepare_module, "_draw_track", count)
+    monkeypatch.setattr(prepare_module, "_prepare_track", count)
     with pytest.raises(KeyboardInterrupt):
         prepare(read_manifest(corpus, TREE), tmp_path / "store", SETTINGS, workers=1)
     prepare(read_manifest(corpus, TREE), tmp_path / "store", SETTINGS, workers=1)

@@ -31,7 +31,7 @@ def main() -> None:
         store = prepare(read_manifest(corpus, TREE), Path(folder) / "store", SETTINGS, workers=1)
         images = np.concatenate([images, store.images[::25, :, ::4, ::4]])
         bundle = train(store, "boosting", out / "tree", QUICK)
-    found = bundle.model.predict_levels(images)
+    found = bundle.model.predict_proba({"images": images})
     expected = {f"level_{level}": values for level, values in enumerate(found)}
     np.savez_compressed(out / "expected.npz", images=images, **expected)
 

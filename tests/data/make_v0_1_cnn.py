@@ -89,7 +89,7 @@ def main() -> None:
         write_description(folder / "cnn", content)
         bundle = load_bundle(folder / "cnn")
         images = np.ascontiguousarray(store.images[:])
-        levels = bundle.calibrate(bundle.model.predict_levels(images), "slice")
+        levels = bundle.calibrate(bundle.model.predict_proba({"images": images}), "slice")
         target = out / "cnn"
         target.mkdir(exist_ok=True)
         for kept in ("bundle.json", "history.csv"):

@@ -53,7 +53,7 @@ def test_bundles_of_0_1_keep_opening_and_say_the_same() -> None:
     expected = np.load(OLD / "expected.npz")
     bundle = load_bundle(OLD / "tree")
     assert (OLD / "tree" / "classifier-0.skops").exists()
-    for level, found in enumerate(bundle.model.predict_levels(expected["images"])):
+    for level, found in enumerate(bundle.model.predict_proba({"images": expected["images"]})):
         np.testing.assert_array_equal(found, expected[f"level_{level}"])
 
 

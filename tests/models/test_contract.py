@@ -69,7 +69,9 @@ def _quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def _score(model: Model, store: Store, rows: Any) -> list[np.ndarray]:
     """Score slices of a store, by index or slice."""
-    return model.predict_levels(np.asarray(store.images[rows]), np.asarray(store.mel_16k[rows]))
+    return model.predict_proba(
+        {"images": np.asarray(store.images[rows]), "mel_16k": np.asarray(store.features["mel_16k"][rows])}
+    )
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -277,6 +279,8 @@ def test_an_interrupted_boosting_goes_on_and_ends_the_same(
     resumed = train(store, "boosting", tmp_path / "cut", settings)
     assert grown[0].n_iter_ >= 15
     images = np.asarray(store.images[:20])
-    for expected, found in zip(whole.model.predict_levels(images), resumed.model.predict_levels(images), strict=True):
+    for expected, found in zip(
+        whole.model.predict_proba({"images": images}), resumed.model.predict_proba({"images": images}), strict=True
+    ):
         np.testing.assert_allclose(found, expected, atol=1e-6)
     assert (resumed.folder / "history.csv").exists()

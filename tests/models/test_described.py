@@ -37,15 +37,17 @@ def test_boosting_sees_what_it_is_told_to(store: Store, tmp_path: Path, weights:
     settings = {**QUICK, "features": features, "weights": weights}
     train(store, "boosting", tmp_path / "b", settings)
     model = load_bundle((tmp_path / "b").rename(tmp_path / "moved")).model
-    images, sound = np.asarray(store.images[:20]), np.asarray(store.mel_16k[:20])
-    whole = model.predict_levels(images, sound)[-1]
+    images, sound = np.asarray(store.images[:20]), np.asarray(store.features["mel_16k"][:20])
+    whole = model.predict_proba({"images": images, "mel_16k": sound})[-1]
     assert whole.shape == (20, 5)
     np.testing.assert_allclose(whole, predict_dataset(model, slice_dataset_of(store, np.arange(20)))[-1], atol=1e-5)
-    np.testing.assert_allclose(whole[7:8], model.predict_levels(images[7:8], sound[7:8])[-1], atol=1e-5)
-    assert model.needs_sound == ("musicnn" in features)
-    if model.needs_sound:
-        with pytest.raises(BundleError, match="listens to sound"):
-            model.predict_levels(images)
+    np.testing.assert_allclose(
+        whole[7:8], model.predict_proba({"images": images[7:8], "mel_16k": sound[7:8]})[-1], atol=1e-5
+    )
+    assert ("mel_16k" in model.input_features) == ("musicnn" in features)
+    if "musicnn" in features:
+        with pytest.raises(BundleError, match="mel_16k is missing"):
+            model.predict_proba({"images": images})
     rows = store.rows("test")
     right = (
         predict_dataset(model, slice_dataset_of(store, rows))[-1].argmax(1)
@@ -57,6 +59,6 @@ def test_boosting_sees_what_it_is_told_to(store: Store, tmp_path: Path, weights:
 def test_statistics_alone_need_no_projection(store: Store, tmp_path: Path) -> None:
     train(store, "boosting", tmp_path / "b", {**QUICK, "features": ["statistics"]})
     assert not (tmp_path / "b" / "projection.safetensors").exists()
-    assert load_bundle(tmp_path / "b").model.predict_levels(np.asarray(store.images[:3]))[0].shape == (3, 2)
+    assert load_bundle(tmp_path / "b").model.predict_proba({"images": np.asarray(store.images[:3])})[0].shape == (3, 2)
     assert image_statistics(np.asarray(store.images[:0])).shape[0] == 0
     assert len(TREE.leaves) == 5

@@ -166,7 +166,9 @@ def test_a_killed_training_goes_on_and_ends_the_same(store: Store, tmp_path: Pat
     assert steps == [int(row["step"]) for row in undisturbed.training["history"]]
     images = np.asarray(store.images[:20])
     np.testing.assert_allclose(
-        resumed.model.predict_levels(images)[-1], undisturbed.model.predict_levels(images)[-1], atol=1e-4
+        resumed.model.predict_proba({"images": images})[-1],
+        undisturbed.model.predict_proba({"images": images})[-1],
+        atol=1e-4,
     )
     assert not (tmp_path / "killed.partial").exists()
 
@@ -229,7 +231,7 @@ def test_two_processes_train_one_bundle(store: Store, trained_in_two_processes: 
     assert bundle.training["facts"]["devices"] == 2
     steps = [row["step"] for row in bundle.training["history"]]
     assert steps == [math.ceil(len(store.rows("train")) / 16) * epoch for epoch in (1, 2)]
-    levels = bundle.model.predict_levels(np.asarray(store.images[:4]))
+    levels = bundle.model.predict_proba({"images": np.asarray(store.images[:4])})
     assert all(np.isfinite(level).all() for level in levels)
 
 
@@ -246,7 +248,9 @@ def test_two_processes_get_the_loss_of_one_with_the_same_global_batch(
         expected = [row[name] for row in one.training["history"]]
         assert [row[name] for row in two.training["history"]] == pytest.approx(expected, rel=1e-4)
     images = np.asarray(store.images[:20])
-    for found, expected in zip(two.model.predict_levels(images), one.model.predict_levels(images), strict=True):
+    for found, expected in zip(
+        two.model.predict_proba({"images": images}), one.model.predict_proba({"images": images}), strict=True
+    ):
         np.testing.assert_allclose(found, expected, atol=1e-3)
 
 

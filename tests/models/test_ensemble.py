@@ -76,7 +76,9 @@ def test_an_interrupted_ensemble_goes_on(store: Store, tmp_path: Path, monkeypat
     resumed = train(store, "ensemble", tmp_path / "cut", settings)
     assert len(fitted) == 2  # the third fold, and all
     images = np.asarray(store.images[:10])
-    for one, other in zip(whole.model.predict_levels(images), resumed.model.predict_levels(images), strict=True):
+    for one, other in zip(
+        whole.model.predict_proba({"images": images}), resumed.model.predict_proba({"images": images}), strict=True
+    ):
         np.testing.assert_allclose(one, other, atol=1e-6)
     assert set(whole.training["facts"]["weights"]) == {"boosting"}
 

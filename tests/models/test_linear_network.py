@@ -54,10 +54,12 @@ def test_a_frozen_network_with_a_linear_classifier_learns(
     leaves = predict_dataset(model, slice_dataset_of(store, rows))[-1]
     assert (leaves.argmax(1) == store.track_leaves[store.slice_tracks[rows]]).mean() > 0.5  # chance is 0.2
     images = np.asarray(store.images[rows])
-    np.testing.assert_allclose(model.predict_levels(images)[-1], leaves, atol=1e-5)
-    np.testing.assert_array_equal(before.predict_levels(images[:7])[-1], model.predict_levels(images[:7])[-1])
-    np.testing.assert_allclose(model.predict_levels(images[3:4])[-1], leaves[3:4], atol=1e-5)
-    assert [level.shape for level in model.predict_levels(images[:0])] == [(0, 2), (0, 4), (0, 5)]
+    np.testing.assert_allclose(model.predict_proba({"images": images})[-1], leaves, atol=1e-5)
+    np.testing.assert_array_equal(
+        before.predict_proba({"images": images[:7]})[-1], model.predict_proba({"images": images[:7]})[-1]
+    )
+    np.testing.assert_allclose(model.predict_proba({"images": images[3:4]})[-1], leaves[3:4], atol=1e-5)
+    assert [level.shape for level in model.predict_proba({"images": images[:0]})] == [(0, 2), (0, 4), (0, 5)]
     assert bundle.training["facts"]["strength"] in (0.01, 0.1)
     assert bundle.calibration is not None
     assert bundle.calibration.source == "predictions out of fold"
@@ -82,11 +84,11 @@ def test_it_can_follow_training_and_have_a_head_for_each_level(
     assert bundle.calibration is not None
     assert bundle.calibration.tracks == store.split().parts.count("validation")  # the network knows the others
     images = np.asarray(store.images[:8])
-    levels = load_bundle(tmp_path / "b").model.predict_levels(images)
+    levels = load_bundle(tmp_path / "b").model.predict_proba({"images": images})
     for level in levels:
         np.testing.assert_allclose(level.sum(axis=1), 1, atol=1e-6)
     assert not np.allclose(TREE.sum_levels(levels[-1])[0], levels[0], atol=1e-3)
-    turned = bundle.model.predict_levels(np.roll(images, 32, axis=3))
+    turned = bundle.model.predict_proba({"images": np.roll(images, 32, axis=3)})
     np.testing.assert_allclose(turned[-1], levels[-1], atol=1e-4)  # half a turn, and both halves are averaged
 
 

@@ -216,24 +216,24 @@ def test_what_was_heard_is_kept_in_the_store(store: Store, tmp_path: Path, monke
     first = train(store, "musicnn", tmp_path / "a", settings)
     kept = list((store.folder / "cache").glob("musicnn-*-2.npy"))
     assert len(kept) == 1
-    monkeypatch.setattr(musicnn_features, "hear", None)  # must not be asked again
+    monkeypatch.setattr(musicnn_features, "extract_features", None)  # must not be asked again
     again = train(store, "musicnn", tmp_path / "b", settings)
     monkeypatch.undo()
     rows = slice(10)
     for one, other in zip(
-        first.model.predict_levels(store.images[rows], store.mel_16k[rows]),
-        again.model.predict_levels(store.images[rows], store.mel_16k[rows]),
+        first.model.predict_proba({"images": store.images[rows], "mel_16k": store.features["mel_16k"][rows]}),
+        again.model.predict_proba({"images": store.images[rows], "mel_16k": store.features["mel_16k"][rows]}),
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
 
 
 def test_a_store_of_images_alone_is_refused(store: Store, tmp_path: Path) -> None:
-    learn = replace(slice_dataset(store, store.split(), "train"), mel_16k=None)
+    learn = replace(slice_dataset(store, store.split(), "train"), features={})
     settings = get_family("musicnn").settings_type.build(
         {**SETTINGS, "weights": str(write_musicnn(tmp_path / "weights"))}
     )
-    with pytest.raises(TrainingError, match="only images"):
+    with pytest.raises(TrainingError, match="needs the feature mel_16k"):
         get_family("musicnn").fit(learn, None, store.taxonomy, settings, FitContext(tmp_path))
 
 
@@ -241,12 +241,12 @@ def test_a_bundle_needs_no_weights_but_its_own(store: Store, tmp_path: Path) -> 
     weights = write_musicnn(tmp_path / "weights", "msd", "mtt")
     settings = {**SETTINGS, "weights": str(weights), "networks": ["msd", "mtt"]}
     bundle = train(store, "musicnn", tmp_path / "b", settings)
-    expected = bundle.model.predict_levels(store.images[:5], store.mel_16k[:5])[-1]
+    expected = bundle.model.predict_proba({"images": store.images[:5], "mel_16k": store.features["mel_16k"][:5]})[-1]
     for path in weights.iterdir():
         path.unlink()
     code = (
         "import sys, numpy as np, genretree; b = genretree.load_bundle(sys.argv[1]); s = genretree.Store(sys.argv[2]);"
-        "np.save(sys.argv[3], b.model.predict_levels(s.images[:5], s.mel_16k[:5])[-1])"
+        "np.save(sys.argv[3], b.model.predict_proba(s.inputs(np.arange(5)))[-1])"
     )
     out = tmp_path / "found.npy"
     subprocess.run([sys.executable, "-c", code, str(bundle.folder), str(store.folder), str(out)], check=True)

@@ -104,13 +104,14 @@ def _broken(**changes: Any) -> type:
     return type("Broken", (NearestCentroidFamily,), members)
 
 
-def _unequal(self: Any, images: Any, mel_16k: Any = None) -> Any:
-    levels = NearestCentroidModel.predict_levels(self, images, mel_16k)
+def _unequal(self: Any, inputs: Any) -> Any:
+    levels = NearestCentroidModel.predict_proba(self, inputs)
     return [levels[0][:, ::-1], *levels[1:]]
 
 
-def _batchwise(self: Any, images: Any, mel_16k: Any = None) -> Any:
-    return NearestCentroidModel.predict_levels(self, images // (1 + len(images)))
+def _batchwise(self: Any, inputs: Any) -> Any:
+    images = inputs["images"]
+    return NearestCentroidModel.predict_proba(self, {"images": images // (1 + len(images))})
 
 
 def _nameless(self: Any, folder: Path) -> list[str]:
@@ -121,11 +122,11 @@ def _nameless(self: Any, folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"predict_levels": _unequal}, "not the sum of its children"),
-        ({"predict_levels": _batchwise}, "depend on the other slices"),
-        ({"predict_levels": lambda self, images, mel_16k=None: [np.zeros((len(images), 2))]}, "arrays of shapes"),
+        ({"predict_proba": _unequal}, "not the sum of its children"),
+        ({"predict_proba": _batchwise}, "depend on the other slices"),
+        ({"predict_proba": lambda self, inputs: [np.zeros((len(inputs["images"]), 2))]}, "arrays of shapes"),
         ({"save": _nameless}, "names of the files"),
-        ({"embed": lambda self, images, mel_16k=None: np.zeros((0, 3))}, "."),
+        ({"embed": lambda self, inputs: np.zeros((0, 3))}, "."),
     ],
 )
 def test_a_broken_contract_is_named(changes: dict[str, Any], part: str) -> None:

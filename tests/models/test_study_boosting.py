@@ -71,7 +71,7 @@ def test_same_probabilities_as_plain_scikit_learn(tmp_path: Path) -> None:
     pixels = {name: part.images.reshape(len(part), -1) / np.float32(255) for name, part in (("a", train), ("b", test))}
     reduced = pipeline[1].fit_transform(pipeline[0].fit_transform(pixels["a"]))
     unseen = pipeline[1].transform(pipeline[0].transform(pixels["b"]))
-    found = model.predict_levels(test.images)
+    found = model.predict_proba({"images": test.images})
     for level in range(3):
         plain = HistGradientBoostingClassifier(
             learning_rate=0.05, max_leaf_nodes=63, early_stopping=True, random_state=42, max_iter=SMALL["epochs"]
@@ -90,7 +90,7 @@ def test_accuracies_of_every_round(tmp_path: Path) -> None:
         assert isinstance(model, BoostingModel)
         last = fitted.history[-1]
         for part, examples in (("train", train), ("validation", validation)):
-            levels = model.predict_levels(examples.images)
+            levels = model.predict_proba({"images": examples.images})
             chosen = np.stack([level.argmax(axis=1) for level in levels], axis=1)
             if heads == "tree":
                 chosen = TREE.ancestors[TREE.decode(levels)]

@@ -329,7 +329,9 @@ def test_study_networks_train_at_their_rates_and_reload(family: str, store: Stor
         assert row["learning_rate"] == pytest.approx(settings["learning_rate"] * factor, rel=1e-4)
     images = np.asarray(store.images[:6])
     for found, again in zip(
-        bundle.model.predict_levels(images), load_bundle(bundle.folder).model.predict_levels(images), strict=True
+        bundle.model.predict_proba({"images": images}),
+        load_bundle(bundle.folder).model.predict_proba({"images": images}),
+        strict=True,
     ):
         np.testing.assert_array_equal(found, again)
 

@@ -94,23 +94,23 @@ def test_a_bundle_needs_no_teacher(store: Store, teacher: str, tmp_path: Path) -
     settings = {**QUICK, "teacher": "musicnn", "teacher_folder": teacher, "ema_decay": 0.9, "frozen_epochs": 1}
     train(store, "cnn", tmp_path / "b", {**settings, "teacher_networks": ["msd"]})
     assert not any("student" in name for name in load_file(tmp_path / "b" / "model.safetensors"))
-    levels = load_bundle(tmp_path / "b").model.predict_levels(np.asarray(store.images[:3]))
+    levels = load_bundle(tmp_path / "b").model.predict_proba({"images": np.asarray(store.images[:3])})
     np.testing.assert_allclose(levels[0].sum(axis=1), 1, atol=1e-5)
 
 
-def test_a_teacher_needs_sound(store: Store, teacher: str) -> None:
-    deaf = replace(slice_dataset(store, store.split(), "train"), mel_16k=None)
-    with pytest.raises(TrainingError, match="needs sound"):
+def test_a_teacher_needs_its_features(store: Store, teacher: str) -> None:
+    deaf = replace(slice_dataset(store, store.split(), "train"), features={})
+    with pytest.raises(TrainingError, match="needs the feature mel_16k"):
         compute_teacher_targets([deaf], ("msd",), teacher)
 
 
 def test_turns_in_time_are_averaged(store: Store, tmp_path: Path) -> None:
     bundle = train(store, "cnn", tmp_path / "b", {**QUICK, "epochs": 1})
     images = np.asarray(store.images[:5])
-    single = bundle.model.predict_levels
+    single = bundle.model.predict_proba
     expected = (single(images)[-1] + single(np.roll(images, 32, axis=3))[-1]) / 2
     bundle.model.network.settings = bundle.settings.model_copy(update={"n_tta_shifts": 2})  # type: ignore[attr-defined]
-    np.testing.assert_allclose(bundle.model.predict_levels(images)[-1], expected, atol=1e-6)
+    np.testing.assert_allclose(bundle.model.predict_proba({"images": images})[-1], expected, atol=1e-6)
 
 
 def test_fine_tuning_is_kept_only_if_it_helps(
@@ -126,7 +126,7 @@ def test_fine_tuning_is_kept_only_if_it_helps(
     changed = not torch.equal(published["dense.weight"], learned["dense.weight"])
     assert changed == facts["fine_tuned"]
     torch.testing.assert_close(published["dense_norm.running_mean"], learned["dense_norm.running_mean"])
-    monkeypatch.setattr(fine_tuning, "tune", lambda *given: FineTuningResult([], before=0.5, after=0.6))
+    monkeypatch.setattr(fine_tuning, "fine_tune", lambda *given: FineTuningResult([], before=0.5, after=0.6))
     worse = train(store, "musicnn", tmp_path / "worse", {**quick, "fine_tuning_epochs": 1})
     assert not worse.training["facts"]["fine_tuned"]
     rows = slice_dataset_of(store, store.rows("test"))

@@ -12,10 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from genretree.service.batching import Batcher
+from genretree.sound.features import Inputs
 
 
-def slices(number: int, count: int) -> NDArray[np.uint8]:
-    return np.full((count, 3, 4, 4), number, np.uint8)
+def slices(number: int, count: int) -> Inputs:
+    return {"images": np.full((count, 3, 4, 4), number, np.uint8)}
 
 
 class Model:
@@ -25,9 +26,8 @@ class Model:
         self.seconds = seconds
         self.calls: list[int] = []
 
-    def predict_levels(
-        self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
-    ) -> list[NDArray[np.float64]]:
+    def predict_proba(self, inputs: Inputs) -> list[NDArray[np.float64]]:
+        images = inputs["images"]
         time.sleep(self.seconds)
         if images[0, 0, 0, 0] == 13:
             raise ValueError("thirteen")
@@ -43,10 +43,10 @@ def score(
 
     async def run() -> list[list[NDArray[np.float64]]]:
         with ThreadPoolExecutor(1) as executor:
-            batcher = Batcher(model.predict_levels, executor, together, seconds, more)
+            batcher = Batcher(model.predict_proba, executor, together, seconds, more)
             batcher.start()
             try:
-                work = [batcher.predict(slices(number, count), None) for number, count in enumerate(counts)]
+                work = [batcher.predict(slices(number, count)) for number, count in enumerate(counts)]
                 return await asyncio.gather(*work)
             finally:
                 await batcher.stop()
@@ -78,11 +78,11 @@ def test_what_comes_while_the_network_works_is_scored_at_once_afterwards() -> No
 
     async def run() -> None:
         with ThreadPoolExecutor(1) as executor:
-            batcher = Batcher(model.predict_levels, executor, 64, 0.0)
+            batcher = Batcher(model.predict_proba, executor, 64, 0.0)
             batcher.start()
-            first = asyncio.ensure_future(batcher.predict(slices(1, 2), None))
+            first = asyncio.ensure_future(batcher.predict(slices(1, 2)))
             await asyncio.sleep(0.05)
-            rest = [batcher.predict(slices(number, 2), None) for number in range(2, 6)]
+            rest = [batcher.predict(slices(number, 2)) for number in range(2, 6)]
             await asyncio.gather(first, *rest)
             await batcher.stop()
 
@@ -95,13 +95,11 @@ def test_an_error_reaches_all_who_wait_and_the_next_are_served() -> None:
 
     async def run() -> None:
         with ThreadPoolExecutor(1) as executor:
-            batcher = Batcher(model.predict_levels, executor, 64, 0.01)
+            batcher = Batcher(model.predict_proba, executor, 64, 0.01)
             batcher.start()
-            failed = await asyncio.gather(
-                *(batcher.predict(slices(13, 1), None) for _ in range(2)), return_exceptions=True
-            )
+            failed = await asyncio.gather(*(batcher.predict(slices(13, 1)) for _ in range(2)), return_exceptions=True)
             assert [str(error) for error in failed] == ["thirteen", "thirteen"]
-            assert (await batcher.predict(slices(5, 1), None))[0] == [[5.0]]
+            assert (await batcher.predict(slices(5, 1)))[0] == [[5.0]]
             await batcher.stop()
 
     asyncio.run(run())

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from genretree.arrays import Int64Array
+from genretree.arrays import Array, Int64Array
 from genretree.bundle.hub.contents import OLD_TREES
 from genretree.bundle.hub.download import find_bundle
 from genretree.bundle.manifest import DESCRIPTION, FORMAT, check_files, read_description, write_description
@@ -33,8 +33,8 @@ from genretree.models import get_family
 from genretree.models.base import LevelProbabilities, Model
 from genretree.models.neural.exported_model import load_exported, settings_without_torch
 from genretree.models.runtime.types import FORMS, REFERENCE, Form, Precision, Runtime, RuntimeChoice
-from genretree.settings import MEL_16K_BANDS, ImageSettings, Settings
-from genretree.sound.mel_16k import mel_16k_frames
+from genretree.settings import ImageSettings, Settings
+from genretree.sound.features import IMAGES, SliceInputs, requested_features
 from genretree.taxonomy import Taxonomy
 
 T = TypeVar("T")
@@ -135,9 +135,11 @@ def score_noise(bundle: Bundle) -> LevelProbabilities:
     """
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (1, 3, bundle.images.size, bundle.images.size), np.uint8)
-    shape = (1, mel_16k_frames(bundle.images), MEL_16K_BANDS)
-    mel_16k = rng.random(shape, np.float32).astype(np.float16) if bundle.model.needs_sound else None
-    return bundle.calibrate(bundle.model.predict_levels(images, mel_16k), "slice")
+    inputs: dict[str, Array] = {IMAGES: images}
+    for feature in requested_features(bundle.model.input_features):
+        shape = (1, *feature.shape(bundle.images))
+        inputs[feature.name] = rng.random(shape, np.float32).astype(feature.dtype)
+    return bundle.calibrate(bundle.model.predict_proba(SliceInputs(inputs)), "slice")
 
 
 def save_bundle(bundle: Bundle, extra_files: Mapping[str, Path] | None = None) -> Path:

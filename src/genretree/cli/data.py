@@ -61,6 +61,12 @@ def compose(out: Path, seed: int, workers: int | None, quiet: bool, audio_format
 )
 @click.option("--size", type=int, help="Height and width of the stored images in pixels.  [default: 224]")
 @click.option("--slice-seconds", type=float, help="Length of a slice.  [default: 11.4]")
+@click.option(
+    "--features",
+    default="",
+    help="Features of the audio to store next to the images, separated by commas, such as mel_16k, which musicnn "
+    "needs. If STORE lacks one, it is added.",
+)
 @click.option("--engine", default="auto", show_default=True, help="Engine for the spectra; or ray: on a Ray cluster.")
 @click.option("--address", help="Of a Ray cluster; without it Ray is started on this machine.")
 @click.option("--salvage", is_flag=True, help="Use what can be decoded of truncated files.")
@@ -85,6 +91,7 @@ def prepare(
     multiple_genres: MultipleGenres,
     size: int | None,
     slice_seconds: float | None,
+    features: str,
     engine: str,
     address: str | None,
     salvage: bool,
@@ -108,6 +115,9 @@ def prepare(
     Images may also come from a CSV with the columns mel, cqt, chroma, genre (and track, artist), or from any data set
     with --columns: rows of one track are its slices.
 
+    Images are always stored. To add a feature to a store, repeat the command with its name in --features; training a
+    family that needs one adds it, too.
+
     Go on after an interruption by calling it again. Files that can't be used are listed at the end and left out.
     """
     from genretree.corpus.image_rows import is_image_csv, is_image_dataset, parse_columns
@@ -129,7 +139,15 @@ def prepare(
     find_copies = partial(_find_copies, audit_file, not quiet)
     is_csv = is_image_csv(source, named)
     if is_csv or named or (not is_dataset(source) and is_image_dataset(source, named)):
-        refuse("images", engine=engine != "auto", salvage=salvage, stream=stream, depth=depth, levels=levels)
+        refuse(
+            "images",
+            features=features,
+            engine=engine != "auto",
+            salvage=salvage,
+            stream=stream,
+            depth=depth,
+            levels=levels,
+        )
         refuse("images", **{"multiple-genres": multiple_genres != "ask"})
         taxonomy = None if tree is None else Taxonomy.load(tree)
         common |= {"columns": columns, "form": image_form, "tree": taxonomy, "group": group, "seed": seed}
@@ -139,7 +157,7 @@ def prepare(
         drawn = "a data set of drawn slices"
         refuse(drawn, tree=tree not in (None, "ccmusic"), group=group, levels=levels, depth=depth)
         refuse(drawn, **{"multiple-genres": multiple_genres != "ask"})
-        refuse(drawn, engine=engine != "auto", salvage=salvage, seed=seed)
+        refuse(drawn, features=features, engine=engine != "auto", salvage=salvage, seed=seed)
         common["find_copies"] = find_copies
         made = prepare_dataset(source, store, settings, stream=stream or None, regroup=recover_tracks, **common)
     else:
@@ -153,7 +171,9 @@ def prepare(
 
             engine, common["draw"] = "auto", prepare_on_ray(address)
         skipped = manifest.skipped
-        made = prepare_store(manifest, store, settings, engine=engine, salvage=salvage, seed=seed, **common)
+        names = [name.strip() for name in features.split(",") if name.strip()]
+        common |= {"features": names, "engine": engine, "salvage": salvage, "seed": seed}
+        made = prepare_store(manifest, store, settings, **common)
     if as_json:
         echo_json({**describe_store(made), "skipped": asdict(skipped)})
     else:

@@ -232,7 +232,7 @@ class Dataset:
         settings : ImageSettings or mapping, optional
             `slice_seconds` and `size`.
         **options
-            As for `genretree.prepare`: `workers`, `seed`, `overwrite`, `progress`, `salvage`.
+            As for `genretree.prepare`: `features`, `workers`, `seed`, `overwrite`, `progress`, `salvage`.
 
         Returns
         -------

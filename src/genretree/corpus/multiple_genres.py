@@ -43,13 +43,14 @@ class GenreCells:
             return dict(record)
         if self._is_leaf([cell for cell in cells.values() if cell]):
             return dict(record)
-        firsts = {}
+        firsts, several = {}, False
         for column, cell in cells.items():
             parts = [part.strip() for part in _SEPARATORS.split(cell) if part.strip()]
             if len(parts) > 1:
+                several = True
                 self._several.append(f"{place}: '{cell}'")
             firsts[column] = parts[0] if parts else ""
-        return None if self._choice == "skip" and firsts != cells else {**record, **firsts}
+        return None if self._choice == "skip" and several else {**record, **firsts}
 
     def check(self) -> None:
         """Raise a CorpusError if rows name several genres and nobody said what to do with them."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from genretree.cluster import connect
 from genretree.corpus.manifest import Failure
-from genretree.corpus.prepare import Draw, TrackJob, facts_file, images_file, mel_16k_file, prepare_safely
+from genretree.corpus.prepare import Draw, TrackJob, prepare_safely, shard_files
 from genretree.files import atomic_path, printable
 from genretree.parallel import single_thread
 
@@ -60,15 +60,11 @@ def _draw_remote(job: TrackJob) -> PreparedTrack | Failure:
     with tempfile.TemporaryDirectory(prefix="genretree-") as folder:
         here = replace(job, shard=Path(folder) / job.shard.name)
         failure = prepare_safely(here)
-        return failure or [path.read_bytes() for path in _files(here.shard)]
+        return failure or [path.read_bytes() for path in shard_files(here)]
 
 
 def _save(job: TrackJob, drawn: PreparedTrack) -> None:
     """Write a shard, the file that says that it is complete at the end."""
-    for path, content in zip(_files(job.shard), drawn, strict=True):
+    for path, content in zip(shard_files(job), drawn, strict=True):
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
-
-
-def _files(shard: Path) -> list[Path]:
-    return [images_file(shard), mel_16k_file(shard), facts_file(shard)]

@@ -10,29 +10,30 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from genretree.checks import require_path, require_type
 from genretree.corpus.manifest import Failure, Manifest, Track
 from genretree.corpus.splits import split_groups
-from genretree.corpus.store import MEL_16K_FILE, Store, StoreMetadata, write_tables
+from genretree.corpus.store import Store, StoreMetadata, write_tables
 from genretree.errors import CorpusError, SoundError
 from genretree.files import atomic_path, printable, sha256_file, write_text
 from genretree.parallel import available_processors, worker_pool
 from genretree.progress import progress_bar
 from genretree.remote import fetched, is_url
-from genretree.settings import HOP_LENGTH, MEL_16K_BANDS, SAMPLE_RATE, ImageSettings
+from genretree.settings import HOP_LENGTH, SAMPLE_RATE, ImageSettings
+from genretree.sound.features import MEL_16K, Feature, register_found, requested_features
 from genretree.sound.images import name_image
-from genretree.sound.mel_16k import mel_16k_frames
 from genretree.taxonomy import format_path
 
 _CONTENTS = 3  # what is kept of a track; another number makes shards and stores of old anew
@@ -48,6 +49,9 @@ class TrackJob:
     engine: str
     salvage: bool
     url: str = ""
+    features: tuple[Feature, ...] = ()
+    starts: tuple[float, ...] | None = None  # of slices that are known: only their features are computed
+    sha256: str = ""  # of the file that the known slices are from
 
 
 Draw = Callable[[Sequence["TrackJob"], Callable[["TrackJob", Failure | None], None]], None]
@@ -66,6 +70,7 @@ def prepare(
     progress: bool = False,
     draw: Draw | None = None,
     cache: str | Path | None = None,
+    features: Sequence[str] = (),
 ) -> Store:
     """Draw every track of a manifest into a store.
 
@@ -91,6 +96,10 @@ def prepare(
         Draws jobs elsewhere than in processes of this machine, and reports each; see `genretree.corpus.on_ray`.
     cache : path, optional
         Folder that keeps the images of each track for other stores of the same files and settings.
+    features : sequence of str
+        Names of the features to store next to the images, such as "mel_16k"; see
+        `genretree.sound.features.register_feature`. If the same call made `out` before with fewer features, those that
+        it lacks are added; `genretree.train` adds what a family needs.
 
     Returns
     -------
@@ -100,7 +109,9 @@ def prepare(
     Raises
     ------
     CorpusError
-        If no track at all could be used, or `out` holds something else.
+        If no track at all could be used, `out` holds something else, or a feature can't be added to it.
+    SettingsError
+        If a feature is not registered.
     """
     from genretree.sound.spectra import resolve_engine
 
@@ -108,6 +119,7 @@ def prepare(
     out = require_path("out", out)
     settings = settings or ImageSettings()
     require_type("settings", settings, ImageSettings, "use ImageSettings.build")
+    requested = requested_features(features)
     facts = StoreMetadata(
         source=str(manifest.source),
         group_by=manifest.group_by,
@@ -117,7 +129,10 @@ def prepare(
     )
     existing = check_target(out, facts.digest, overwrite)
     if existing is not None:
-        return existing
+        paths = {track.name: track.path for track in manifest.tracks}
+        return add_features(
+            existing, features, salvage=salvage, workers=workers, progress=progress, draw=draw, paths=paths
+        )
     work = out.with_name(f"{out.name}.partial")
     shards = work / "tracks" if cache is None else Path(cache)
     work.mkdir(parents=True, exist_ok=True)
@@ -130,6 +145,7 @@ def prepare(
             facts.engine,
             salvage,
             track.name if is_url(track.name) else "",
+            requested,
         )
         for track in manifest.tracks
     }
@@ -140,8 +156,96 @@ def prepare(
         raise CorpusError(f"none of the {len(jobs)} tracks could be used; the first: {first.message}")
     failed = [failures[job.shard] for job in jobs.values() if job.shard in failures]
     rejected = [*manifest.rejected, *failed]
-    _join(work, manifest, {track: jobs[track].shard for track in done}, settings, facts, rejected, seed)
+    _join(work, manifest, {track: jobs[track].shard for track in done}, settings, facts, rejected, seed, requested)
     return publish(work, None if cache is not None else shards, out)
+
+
+def add_features(
+    store: Store,
+    features: Sequence[str],
+    *,
+    salvage: bool = True,
+    workers: int | None = None,
+    progress: bool = False,
+    draw: Draw | None = None,
+    paths: Mapping[str, Path] | None = None,
+) -> Store:
+    """Compute features that a store lacks, of the slices that it has; nothing changes unless all of them succeed.
+
+    Parameters
+    ----------
+    store : Store
+        Made from audio files.
+    features : sequence of str
+        Names of features, such as "mel_16k"; those that the store holds are left alone.
+    salvage : bool
+        Use what can be decoded of truncated files.
+    workers : int, optional
+        Processes; by default one for each processor this process may use.
+    progress : bool
+        Show a bar on standard error.
+    draw : callable, optional
+        As for `prepare`.
+    paths : mapping of str to Path, optional
+        The file of each track of the store; by default those that it was made from.
+
+    Returns
+    -------
+    Store
+        The same store, opened again.
+
+    Raises
+    ------
+    CorpusError
+        If the store was made from images alone, or a file has changed, moved, or can't be decoded any more.
+    SettingsError
+        If a feature is not registered.
+    """
+    missing = tuple(item for item in requested_features(features) if item.name not in store.features)
+    if not missing:
+        return store
+    names = ", ".join(feature.name for feature in missing)
+    files = store.tracks.get("file", ())
+    if paths is None and not any(files):
+        raise CorpusError(
+            f"{store.folder}: was made from images, and {names} is computed from audio; prepare it from audio files"
+        )
+    paths = paths or {name: Path(file) for name, file in zip(store.tracks["path"], files, strict=True)}
+    work = store.folder.with_name(f"{store.folder.name}.partial")
+    shards = work / "features"
+    shards.mkdir(parents=True, exist_ok=True)
+    jobs = []
+    for number, name in enumerate(store.tracks["path"]):
+        content = json.dumps([store.facts.digest, number, name, _stamp(paths[name]), [item.name for item in missing]])
+        jobs.append(
+            TrackJob(
+                paths[name],
+                shards / hashlib.sha256(content.encode()).hexdigest()[:24],
+                store.settings,
+                store.facts.engine,
+                salvage,
+                name if is_url(name) else "",
+                missing,
+                tuple(float(start) for start in store.starts[store.slice_tracks == number]),
+                str(store.tracks["sha256"][number]),
+            )
+        )
+    if failures := _draw_all(jobs, workers or available_processors(), progress, draw):
+        first = next(iter(failures.values()))
+        raise CorpusError(
+            f"{store.folder}: cannot add {names}: {len(failures)} of {len(jobs)} tracks failed, the first: "
+            f"{first.message}; restore these files and repeat, or prepare a new store"
+        )
+    for feature in missing:
+        parts = [feature_file(job.shard, feature.name) for job in jobs]
+        _join_feature(parts, store.folder, feature, store.n_slices, store.settings)
+    shutil.rmtree(work)
+    return Store(store.folder)
+
+
+def _join_feature(files: Sequence[Path], folder: Path, feature: Feature, total: int, settings: ImageSettings) -> None:
+    shape = (total, *feature.shape(settings))
+    join_arrays(files, folder / f"{feature.name}.npy", np.dtype(feature.dtype).str, shape)
 
 
 def _digest(manifest: Manifest, settings: ImageSettings, engine: str, salvage: bool, seed: int) -> str:
@@ -194,7 +298,7 @@ def check_target(out: Path, digest: str, overwrite: bool) -> Store | None:
 
 def _draw_all(jobs: Sequence[TrackJob], workers: int, progress: bool, draw: Draw | None) -> dict[Path, Failure]:
     """Draw the tracks that have no finished shard yet; returns the failures by shard."""
-    pending = [job for job in jobs if not facts_file(job.shard).exists()]
+    pending = [job for job in jobs if not all(file.exists() for file in shard_files(job))]
     failures: dict[Path, Failure] = {}
     with progress_bar(len(jobs), "prepare", "track", progress, initial=len(jobs) - len(pending)) as tick:
 
@@ -263,17 +367,18 @@ def _prepare_track(job: TrackJob) -> None:
     """Write one track's slices as raw bytes, then their facts as JSON; the JSON says that the shard is complete."""
     from genretree.sound.slices import iter_slices
 
+    names = register_found(job.features)
+    if job.starts is not None:
+        _add_to_track(job, names, job.starts)
+        return
     starts, padded, silent = [], [], []
-    with (
-        atomic_path(images_file(job.shard)) as images,
-        images.open("wb") as image_stream,
-        atomic_path(mel_16k_file(job.shard)) as mel_16k,
-        mel_16k.open("wb") as mel_16k_stream,
-    ):
-        for piece in iter_slices(job.path, job.settings, engine=job.engine, salvage=job.salvage, mel_16k=True):
+    with ExitStack() as stack:
+        image_stream = stack.enter_context(_writing(images_file(job.shard)))
+        streams = {name: stack.enter_context(_writing(feature_file(job.shard, name))) for name in names}
+        for piece in iter_slices(job.path, job.settings, engine=job.engine, salvage=job.salvage, features=names):
             image_stream.write(np.ascontiguousarray(piece.images).data)
-            assert piece.mel_16k is not None
-            mel_16k_stream.write(piece.mel_16k.tobytes())
+            for name, stream in streams.items():
+                stream.write(piece.features[name].tobytes())
             starts.append(round(float(piece.start), 3))
             padded.append(bool(piece.padded))
             silent.append(bool(piece.silent))
@@ -283,19 +388,46 @@ def _prepare_track(job: TrackJob) -> None:
     write_text(facts_file(job.shard), json.dumps(facts))
 
 
+def _add_to_track(job: TrackJob, names: Sequence[str], starts: Sequence[float]) -> None:
+    """Write features of the known slices of a track."""
+    from genretree.sound.slices import iter_features
+
+    found = sha256_file(job.path)
+    if found != job.sha256:
+        raise SoundError("unreadable", job.path, "its content is not the one that the store was made from")
+    with ExitStack() as stack:
+        streams = {name: stack.enter_context(_writing(feature_file(job.shard, name))) for name in names}
+        for values in iter_features(job.path, job.settings, starts, names, job.salvage):
+            for name, stream in streams.items():
+                stream.write(values[name].tobytes())
+    write_text(facts_file(job.shard), json.dumps({"sha256": found}))
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[IO[bytes]]:
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        yield stream
+
+
 def images_file(shard: Path) -> Path:
     """Where the images of a shard lie: raw uint8, one slice after the other."""
     return shard.with_suffix(".u8")
 
 
-def mel_16k_file(shard: Path) -> Path:
-    """Where the mel power of a shard lies: raw float16, one slice after the other."""
-    return shard.with_suffix(".f16")
+def feature_file(shard: Path, name: str) -> Path:
+    """Where a feature of a shard lies: a raw array, one slice after the other."""
+    return shard.with_suffix(".f16" if name == MEL_16K else f".{name}")
 
 
 def facts_file(shard: Path) -> Path:
     """Where the facts of a shard lie: JSON, written after the images, so that it says the shard is complete."""
     return shard.with_suffix(".json")
+
+
+def shard_files(job: TrackJob) -> list[Path]:
+    """All files of a finished shard; the one that says that it is complete comes last."""
+    images = [] if job.starts is not None else [images_file(job.shard)]
+    return [*images, *(feature_file(job.shard, item.name) for item in job.features), facts_file(job.shard)]
 
 
 # -- joining -------------------------------------------------------------------------------------------------
@@ -309,13 +441,15 @@ def _join(
     facts: StoreMetadata,
     failures: Sequence[Failure],
     seed: int,
+    features: Sequence[Feature],
 ) -> None:
     drawn = {track: json.loads(facts_file(shard).read_text()) for track, shard in shards.items()}
     total = sum(len(item["starts"]) for item in drawn.values())
     image_shape = (total, 3, settings.size, settings.size)
     join_arrays([images_file(shard) for shard in shards.values()], work / "images.npy", "|u1", image_shape)
-    mel_16k_shape = (total, mel_16k_frames(settings), MEL_16K_BANDS)
-    join_arrays([mel_16k_file(shard) for shard in shards.values()], work / MEL_16K_FILE, "<f2", mel_16k_shape)
+    for feature in features:
+        files = [feature_file(shard, feature.name) for shard in shards.values()]
+        _join_feature(files, work, feature, total, settings)
     write_tables(
         work,
         _track_table(manifest, drawn, settings),

@@ -3,7 +3,7 @@
 A store is a folder::
 
     images.npy       uint8, shape (slices, 3, size, size), in the order mel, cqt, chroma
-    mel_16k.npy      float16, shape (slices, frames, 96): mel power at 16 kHz; missing where there were only images
+    NAME.npy         shape (slices, ...): a further feature that was asked for, such as mel_16k; see sound/features.py
     slices.parquet   a row for each slice: track, start in seconds, padded, silent
     tracks.parquet   a row for each track: path, genre, leaf, group, sha256, seconds, slices, and the source's columns
     splits/*.json    how the tracks are parted
@@ -25,17 +25,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from genretree.arrays import Array, Float64Array, Int64Array, UInt8Array
 from genretree.checks import require_path
 from genretree.corpus.manifest import Failure
 from genretree.corpus.splits import Split, join_groups
 from genretree.errors import CorpusError
 from genretree.files import atomic_path, write_text
-from genretree.settings import MEL_16K_BANDS, MODALITIES, ImageSettings, Modality
-from genretree.sound.mel_16k import mel_16k_frames
+from genretree.settings import MODALITIES, ImageSettings, Modality
+from genretree.sound.features import IMAGES, MEL_16K, SliceInputs, get_feature
 from genretree.taxonomy import Taxonomy
 
 FORMAT = 1
-MEL_16K_FILE = "mel_16k.npy"
 _PARTS = ("images.npy", "slices.parquet", "tracks.parquet", "store.json")
 
 
@@ -84,7 +84,7 @@ class Store:
             self.failures = tuple(Failure(**item) for item in content["failures"])
             self.tracks: dict[str, list[Any]] = pq.read_table(self.folder / "tracks.parquet").to_pydict()
             slices = pq.read_table(self.folder / "slices.parquet")
-            self.images: NDArray[np.uint8] = np.load(self.folder / "images.npy", mmap_mode="r", allow_pickle=False)
+            self.images: UInt8Array = np.load(self.folder / "images.npy", mmap_mode="r", allow_pickle=False)
         except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
             raise CorpusError(f"{self.folder}: damaged store ({error}); prepare it again") from error
         if self.format != FORMAT:
@@ -93,9 +93,11 @@ class Store:
             )
         if not self.n_tracks:
             raise CorpusError(f"{self.folder}: holds no tracks; prepare it again")
-        self.mel_16k = self._open_mel_16k()
-        self.slice_tracks: NDArray[np.int64] = slices["track"].to_numpy()
-        self.starts: NDArray[np.float64] = slices["start"].to_numpy()
+        self.features = {
+            path.stem: self._open_feature(path) for path in sorted(self.folder.glob("*.npy")) if path.stem != IMAGES
+        }
+        self.slice_tracks: Int64Array = slices["track"].to_numpy()
+        self.starts: Float64Array = slices["start"].to_numpy()
         self.padded: NDArray[np.bool_] = slices["padded"].to_numpy(zero_copy_only=False)
         self.silent: NDArray[np.bool_] = slices["silent"].to_numpy(zero_copy_only=False)
         expected = (len(self.slice_tracks), 3, self.settings.size, self.settings.size)
@@ -105,19 +107,24 @@ class Store:
                 "prepare it again"
             )
 
-    def _open_mel_16k(self) -> NDArray[np.float16] | None:
-        """Map the mel power into memory; None for a store made from images alone."""
-        path = self.folder / MEL_16K_FILE
-        if not path.exists():
-            return None
-        expected = (len(self.images), mel_16k_frames(self.settings), MEL_16K_BANDS)
+    def _open_feature(self, path: Path) -> Array:
+        """Map a feature into memory; its file has its name."""
         try:
-            found: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
+            found: Array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError) as error:
             raise CorpusError(f"{path}: damaged ({error}); prepare the store again") from error
-        if found.shape != expected or found.dtype != np.float16:
-            raise CorpusError(f"{path}: {found.dtype} {found.shape}, not float16 {expected}; prepare the store again")
+        # Other features may come from a package that is not installed here; of those only the length is known.
+        feature = get_feature(MEL_16K) if path.stem == MEL_16K else None
+        shape = found.shape[1:] if feature is None else feature.shape(self.settings)
+        dtype = found.dtype if feature is None else np.dtype(feature.dtype)
+        expected = (len(self.images), *shape)
+        if found.shape != expected or found.dtype != dtype:
+            raise CorpusError(f"{path}: {found.dtype} {found.shape}, not {dtype} {expected}; prepare the store again")
         return found
+
+    def inputs(self, rows: Int64Array | None = None) -> SliceInputs:
+        """Give the inputs of a model for some slices, by default all; they are read where a model asks for them."""
+        return SliceInputs({IMAGES: self.images, **self.features}, rows)
 
     @property
     def n_tracks(self) -> int:
@@ -150,12 +157,12 @@ class Store:
         return len(self.slice_tracks)
 
     @cached_property
-    def track_leaves(self) -> NDArray[np.int64]:
+    def track_leaves(self) -> Int64Array:
         """Leaf index of every track."""
         return np.array(self.tracks["leaf"], dtype=np.int64)
 
     @cached_property
-    def track_groups(self) -> NDArray[np.int64]:
+    def track_groups(self) -> Int64Array:
         """Group number of every track; tracks with the same audio share one."""
         return join_groups(self.tracks["group"], self.tracks["sha256"])
 
@@ -171,7 +178,7 @@ class Store:
         """Names of the store's splits."""
         return sorted(path.stem for path in (self.folder / "splits").glob("*.json"))
 
-    def rows(self, part: str = "all", split: Split | None = None) -> NDArray[np.int64]:
+    def rows(self, part: str = "all", split: Split | None = None) -> Int64Array:
         """Indices of the slices in a part (`train`, `validation`, `test`, `all`), without silent ones."""
         sounding = ~self.silent
         if part == "all":

@@ -130,14 +130,14 @@ def compare(
 
 def _measure_throughput(bundle: Bundle, store: Store) -> float:
     """Measure slices per second, after a warm-up batch."""
-    images = np.asarray(store.images[:_SPEED_SLICES])
-    mel_16k = None if store.mel_16k is None else np.asarray(store.mel_16k[:_SPEED_SLICES])
-    bundle.model.predict_levels(images, mel_16k)
+    rows = np.arange(min(_SPEED_SLICES, store.n_slices))
+    inputs = store.inputs(rows)
+    bundle.model.predict_proba(inputs)
     start, n_batches = time.perf_counter(), 0
     while (seconds := time.perf_counter() - start) < _SPEED_SECONDS or n_batches == 0:
-        bundle.model.predict_levels(images, mel_16k)
+        bundle.model.predict_proba(inputs)
         n_batches += 1
-    return n_batches * len(images) / seconds
+    return n_batches * len(rows) / seconds
 
 
 def _write_tables(comparison: Comparison, out: Path, published: bool) -> None:

@@ -19,7 +19,7 @@ from genretree.corpus.store import Store
 from genretree.errors import CorpusError, TaxonomyError
 from genretree.metrics.calibration import UNITS, Unit
 from genretree.metrics.scores import Difference, UnitScores, compare_accuracies, decode_levels, name_path, score_units
-from genretree.models.base import LevelProbabilities, predict_dataset
+from genretree.models.base import LevelProbabilities, missing_features, predict_dataset
 from genretree.progress import progress_bar
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
@@ -284,9 +284,10 @@ def check_images(bundle: Bundle, store: Store) -> None:
             "prepare it again"
         )
     store.check_modalities(getattr(bundle.settings, "modalities", ()))
-    if bundle.model.needs_sound and store.mel_16k is None:
+    if missing := missing_features(bundle.model, store.inputs()):
         raise CorpusError(
-            f"{store.folder}: prepared from images only, but {bundle.folder} ({bundle.family}) needs audio"
+            f"{store.folder}: has no feature {', '.join(missing)}, which {bundle.folder} ({bundle.family}) needs; if "
+            "the store was made from audio, prepare the same source into it with that feature, which adds it"
         )
 
 

@@ -46,7 +46,7 @@ def compute_baseline(track_slices: TrackSlices) -> TrackSlices:
         heard = np.swapaxes(compress(track_slices.mel_16k), 1, 2)
         floor = _floor(heard, SOUND, _noise(SOUND, *heard.shape[1:]))
         sound = decompress(np.maximum(np.swapaxes(floor, 1, 2), 0))
-    return replace(track_slices, images=images, mel_16k=sound)
+    return track_slices.replace(images, sound)
 
 
 def _floor(shown: Float32Array, view: View, noise: Float32Array) -> Float32Array:
@@ -91,7 +91,7 @@ def replace_views(track_slices: TrackSlices, baseline: TrackSlices, absent: froz
             images[:, number] = baseline.images[:, number]
     if SOUND in absent:
         sound = baseline.mel_16k
-    return replace(track_slices, images=images, mel_16k=sound)
+    return track_slices.replace(images, sound)
 
 
 def replace_with_baseline(
@@ -126,4 +126,5 @@ def replace_with_baseline(
         own, other = track_slice.images[:, number].astype(np.float32), baseline.images[:, number].astype(np.float32)
         share = spread_mask(mask, own.shape[-1])
         images[:, number] = np.rint(own + (other - own) * share)
-    return replace(track_slice, images=images, mel_16k=sound, starts=np.repeat(track_slice.starts, n), decibels=None)
+    repeated = replace(track_slice.select(np.zeros(n, np.int64)), decibels=None)
+    return repeated.replace(images, sound)

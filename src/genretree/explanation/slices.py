@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Array, Float16Array, Float32Array, Float64Array, Int64Array, UInt8Array
 from genretree.bundle.bundle import Bundle
 from genretree.corpus.store import Store
 from genretree.corpus.triples import ImageSet
@@ -18,8 +18,9 @@ from genretree.files import printable
 from genretree.models.base import LevelProbabilities
 from genretree.prediction.from_images import read_slices
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE
+from genretree.sound.features import IMAGES, MEL_16K, Inputs, SliceInputs, requested_features
 from genretree.sound.images import ImageForm
-from genretree.sound.slices import SliceImages, iter_slices, skip_silent
+from genretree.sound.slices import iter_slices, skip_silent, stack_slices
 
 _AT_A_TIME = 64
 
@@ -33,8 +34,8 @@ class TrackSlices:
     name : str
         The file, or the track's path in its store.
     images : uint8 array, shape (n, 3, size, size)
-    mel_16k : float16 array, shape (n, frames, 96), optional
-        For models that listen to sound.
+    features : mapping of name to array, shape (n, ...)
+        What the model takes apart from the images, such as `mel_16k`.
     starts : array, shape (n,)
         Seconds from the track's beginning.
     seconds : float
@@ -46,22 +47,37 @@ class TrackSlices:
     """
 
     name: str
-    images: NDArray[np.uint8]
-    mel_16k: NDArray[np.float16] | None
-    starts: NDArray[np.float64]
+    images: UInt8Array
+    features: Mapping[str, Array]
+    starts: Float64Array
     seconds: float
-    decibels: NDArray[np.float32] | None = None
+    decibels: Float32Array | None = None
     padded: bool = False
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def select(self, rows: NDArray[np.int64] | slice) -> TrackSlices:
+    @property
+    def inputs(self) -> SliceInputs:
+        """The inputs of a model."""
+        return SliceInputs({IMAGES: self.images, **self.features})
+
+    @property
+    def mel_16k(self) -> Float16Array | None:
+        """Mel power at 16 kHz, shape (n, frames, 96), if the model takes it."""
+        return self.features.get(MEL_16K)
+
+    def replace(self, images: UInt8Array, mel_16k: Float16Array | None) -> TrackSlices:
+        """Copy the slices with other images and other mel power, as many slices as there are."""
+        features = self.features if mel_16k is None else {**self.features, MEL_16K: mel_16k}
+        return replace(self, images=images, features=features)
+
+    def select(self, rows: Int64Array | slice) -> TrackSlices:
         """Keep some slices."""
         return replace(
             self,
             images=self.images[rows],
-            mel_16k=None if self.mel_16k is None else self.mel_16k[rows],
+            features={name: values[rows] for name, values in self.features.items()},
             starts=self.starts[rows],
             decibels=None if self.decibels is None else self.decibels[rows],
         )
@@ -75,12 +91,13 @@ def read_file(bundle: Bundle, file: str | Path, salvage: bool = False) -> TrackS
     SoundError
         If the file can't be used or every slice is silent.
     """
-    listens = bundle.model.needs_sound
-    found = list(skip_silent(iter_slices(file, bundle.images, salvage=salvage, mel_16k=listens), file))
+    names = bundle.model.input_features
+    found = list(skip_silent(iter_slices(file, bundle.images, salvage=salvage, features=names), file))
+    images, features = split_inputs(stack_slices(found))
     return TrackSlices(
         printable(file),
-        np.stack([piece.images for piece in found]),
-        np.stack(list(_sounds(found))) if listens else None,
+        images,
+        features,
         np.array([piece.start for piece in found]),
         bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE,
         np.array([piece.decibels for piece in found], np.float32),
@@ -100,11 +117,12 @@ def read_images(bundle: Bundle, images: Sequence[ImageSet], form: ImageForm = "a
     """
     found = read_slices(bundle, images, form)
     seconds = bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
-    return TrackSlices(images[0].name, found, None, np.arange(len(found), dtype=np.float64) * seconds, seconds)
+    return TrackSlices(images[0].name, found, {}, np.arange(len(found), dtype=np.float64) * seconds, seconds)
 
 
-def _sounds(track_slices: Iterable[SliceImages]) -> Iterable[NDArray[np.float16]]:
-    return (piece.mel_16k for piece in track_slices if piece.mel_16k is not None)
+def split_inputs(inputs: Inputs) -> tuple[UInt8Array, dict[str, Array]]:
+    """Separate the images from the other features."""
+    return inputs[IMAGES], {name: inputs[name] for name in inputs if name != IMAGES}
 
 
 def read_track(bundle: Bundle, store: Store, track: int) -> TrackSlices:
@@ -119,11 +137,11 @@ def read_track(bundle: Bundle, store: Store, track: int) -> TrackSlices:
     name = str(store.tracks["path"][track])
     if not len(rows):
         raise CorpusError(f"{name}: every slice of this track is silent")
-    listens = bundle.model.needs_sound and store.mel_16k is not None
+    needed = [feature.name for feature in requested_features(bundle.model.input_features)]
     return TrackSlices(
         name,
         np.asarray(store.images[rows]),
-        np.asarray(store.mel_16k[rows]) if listens and store.mel_16k is not None else None,
+        {name: np.asarray(store.features[name][rows]) for name in needed if name in store.features},
         store.starts[rows],
         bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE,
         padded=bool(store.padded[rows[0]]),
@@ -157,7 +175,7 @@ def find_track(store: Store, name: str) -> int:
 def score(bundle: Bundle, track_slices: TrackSlices) -> LevelProbabilities:
     """Give what the model says of slices, not calibrated: by level, (n, n_nodes)."""
     parts = [
-        bundle.model.predict_levels(part.images, part.mel_16k)
+        bundle.model.predict_proba(part.inputs)
         for part in (track_slices.select(slice(at, at + _AT_A_TIME)) for at in range(0, len(track_slices), _AT_A_TIME))
     ]
     return [np.concatenate(levels) for levels in zip(*parts, strict=True)]

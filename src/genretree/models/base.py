@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import Array, Float32Array, Float64Array, Int64Array, UInt8Array
 from genretree.errors import BundleError
 from genretree.files import atomic_path, release_pages
-from genretree.settings import Heads, Settings
+from genretree.settings import MODALITIES, Heads, Settings
+from genretree.sound.features import IMAGES, Inputs, SliceInputs
 from genretree.taxonomy import Taxonomy
 
-LevelProbabilities = list[NDArray[np.float64]]
+LevelProbabilities = list[Float64Array]
 
 
 @dataclass(frozen=True)
@@ -33,43 +34,52 @@ class SliceDataset:
         Leaf index of each row.
     tracks, groups : array, shape (n,)
         Track and group (artist) number of each row.
-    mel_16k : float16 array, shape (n_stored, frames, 96), optional
-        Sound at 16 kHz of the same slices; None where there are only images.
+    features : mapping of name to array, shape (n_stored, ...)
+        What there is of the same slices apart from the images, such as `mel_16k`.
     cache : Path, optional
         A folder for what is computed of these slices and can be used again.
     """
 
-    images: NDArray[np.uint8]
-    rows: NDArray[np.int64]
-    leaves: NDArray[np.int64]
-    tracks: NDArray[np.int64]
-    groups: NDArray[np.int64]
-    mel_16k: NDArray[np.float16] | None = None
+    images: UInt8Array
+    rows: Int64Array
+    leaves: Int64Array
+    tracks: Int64Array
+    groups: Int64Array
+    features: Mapping[str, Array] = field(default_factory=dict)
     cache: Path | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def select(self, positions: NDArray[np.int64]) -> SliceDataset:
+    def select(self, positions: Int64Array) -> SliceDataset:
         """Keep some examples, by position."""
         return replace(
             self, **{name: getattr(self, name)[positions] for name in ("rows", "leaves", "tracks", "groups")}
         )
 
-    def next_slices(self) -> NDArray[np.int64]:
+    def next_slices(self) -> Int64Array:
         """Give the position of the slice that comes next on the same track, or the slice's own: shape (n,)."""
         places = {int(row): place for place, row in enumerate(self.rows)}
         own = np.arange(len(self.rows))
         after = np.array([places.get(int(row) + 1, place) for place, row in enumerate(self.rows)], dtype=np.int64)
         return np.where(self.tracks[after] == self.tracks, after, own)
 
-    def take(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def inputs(self, positions: Int64Array | slice = slice(None)) -> SliceInputs:
+        """Give the inputs of a model for the examples at some positions; they are read where a model asks for them."""
+        return SliceInputs({IMAGES: self.images, **self.features}, self.rows[positions])
+
+    def release(self) -> None:
+        """Release the pages of memory that reading from the store has filled."""
+        for array in (self.images, *self.features.values()):
+            release_pages(array)
+
+    def take(self, positions: Int64Array) -> UInt8Array:
         """Read the images at some positions, in that order."""
-        found: NDArray[np.uint8] = np.asarray(self.images[self.rows[positions]])  # a copy, as the rows are a list
+        found: UInt8Array = np.asarray(self.images[self.rows[positions]])  # a copy, as the rows are a list
         release_pages(self.images)
         return found
 
-    def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:
+    def batches(self, size: int) -> Iterator[UInt8Array]:
         """Yield all images in order, `size` at a time."""
         for start in range(0, len(self.rows), size):
             yield np.asarray(self.images[self.rows[start : start + size]])
@@ -104,8 +114,8 @@ class OutOfFoldPredictions:
     """
 
     levels: LevelProbabilities
-    leaves: NDArray[np.int64]
-    tracks: NDArray[np.int64]
+    leaves: Int64Array
+    tracks: Int64Array
 
     def after(self, n: int) -> OutOfFoldPredictions:
         """Leave out the first so many slices."""
@@ -125,10 +135,10 @@ class FitResult:
     held: OutOfFoldPredictions | None = None
 
 
-def compute_class_weights(classes: NDArray[np.int64], class_weight_power: float) -> NDArray[np.float64]:
+def compute_class_weights(classes: Int64Array, class_weight_power: float) -> Float64Array:
     """Weigh examples by their class's share to minus `class_weight_power`, 0 to 1: shape (n,), their mean is 1."""
     weights = np.bincount(classes)[classes] ** -float(class_weight_power)
-    normal: NDArray[np.float64] = weights / weights.mean()
+    normal: Float64Array = weights / weights.mean()
     return normal
 
 
@@ -144,31 +154,30 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
 class Model(Protocol):
     """A trained classifier of slices.
 
-    A model may also have `embed(images, mel_16k)`, which gives features of shape (n, n_features);
-    `shuffle_weights(rng)`, which gives a copy of it with shuffled weights, for the sanity check of explanations;
-    `predict_dataset(examples, tick)`; and `explain_methods`, names of methods of explaining other than occlusion.
+    Optional members: `embed(inputs)`, which returns an array of shape (n, embedding_dim); `torch_module()`, which
+    returns its `torch.nn.Module`; `explain_methods`, names of methods of explaining other than occlusion;
+    `shuffle_weights(rng)`, which returns a copy of it with shuffled weights, for the sanity check of explanations; and
+    `predict_dataset(examples, tick)`.
 
     Attributes
     ----------
     heads : {"tree", "independent"}
         With "tree", a parent's probability is the sum of its children's.
-    needs_sound : bool
-        Whether it needs `mel_16k`.
+    input_features : tuple of str
+        Names of the features that it needs: "images", "mel", "cqt", "chroma", "mel_16k", or one of `register_feature`.
     """
 
     heads: Heads
-    needs_sound: bool
+    input_features: tuple[str, ...]
 
-    def predict_levels(
-        self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
-    ) -> LevelProbabilities:
-        """Give the probabilities of every node.
+    def predict_proba(self, inputs: Inputs) -> LevelProbabilities:
+        """Predict the probabilities of every node.
 
         Parameters
         ----------
-        images : uint8 array, shape (n, 3, size, size)
-        mel_16k : float16 array, shape (n, frames, 96), optional
-            For models that listen to sound.
+        inputs : mapping of str to array, shape (n, ...)
+            At least the features that `input_features` names. `images` are uint8, (n, 3, size, size); `mel`, `cqt` and
+            `chroma` uint8, (n, size, size); `mel_16k` float16, (n, frames, 96).
 
         Returns
         -------
@@ -182,29 +191,39 @@ class Model(Protocol):
         ...
 
 
-def embed_slices(
-    model: Model, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
-) -> NDArray[np.float32]:
-    """Compute a model's features of slices before its last layer: shape (n, n_features).
+def missing_features(model: Model, available: Container[str]) -> list[str]:
+    """List the input features of a model that are not available."""
+    return [name for name in model.input_features if name not in available]
+
+
+def check_inputs(model: Model, inputs: Inputs) -> None:
+    """Raise BundleError unless there are all features that a model needs."""
+    if missing := missing_features(model, inputs):
+        raise BundleError(
+            f"this model needs the features {', '.join(model.input_features)}, and {', '.join(missing)} is missing; "
+            "pass audio instead of images, or a store that has it"
+        )
+
+
+def embed_slices(model: Model, inputs: Inputs) -> Float32Array:
+    """Compute a model's embeddings of slices, the input of its last layer: shape (n, embedding_dim).
 
     Parameters
     ----------
     model : Model
-    images : uint8 array, shape (n, 3, size, size)
-    mel_16k : float16 array, shape (n, frames, 96), optional
-        For models with `needs_sound`.
+    inputs : mapping of str to array, shape (n, ...)
+        At least the features that `model.input_features` names.
 
     Raises
     ------
     BundleError
-        If the model has no features, or needs `mel_16k`.
+        If the model has no embeddings, or a feature is missing.
     """
     own = getattr(model, "embed", None)
     if own is None:
         raise BundleError("this model has no embeddings")
-    if model.needs_sound and mel_16k is None:
-        raise BundleError("this model needs audio, and there are only images")
-    found: NDArray[np.float32] = np.asarray(own(images, mel_16k), np.float32)
+    check_inputs(model, inputs)
+    found: Float32Array = np.asarray(own(inputs), np.float32)
     return found
 
 
@@ -222,26 +241,31 @@ def predict_dataset(
 
     A model with a method of this name, which may use what lies in the cache, is asked by that.
     """
-    own = getattr(model, "score_examples", None)
+    own = getattr(model, "predict_dataset", None)
     if own is not None:
         found: LevelProbabilities = own(examples, tick)
         return found
     parts = []
     for start in range(0, max(1, len(examples)), batch_size):
-        rows = examples.rows[start : start + batch_size]
-        sound = examples.mel_16k if model.needs_sound else None  # most models don't listen: then it stays on disk
-        mel_16k = None if sound is None else np.asarray(sound[rows])
-        parts.append(model.predict_levels(np.asarray(examples.images[rows]), mel_16k))
-        release_pages(examples.images)
-        if sound is not None:
-            release_pages(sound)
+        part = slice(start, start + batch_size)
+        parts.append(model.predict_proba(examples.inputs(part)))
+        examples.release()
         if tick is not None:
-            tick(len(rows))
+            tick(len(examples.rows[part]))
     return [np.concatenate(levels) for levels in zip(*parts, strict=True)]
 
 
+def training_inputs(settings: Settings) -> tuple[str, ...]:
+    """Names of the inputs that training with some settings needs: their `input_features`, or the three images."""
+    return tuple(getattr(settings, "input_features", MODALITIES))
+
+
 class Family(Protocol):
-    """A kind of model: how it is set up, trained and read back."""
+    """A kind of model: how it is set up, trained and read back.
+
+    Its settings may have a property `input_features`, the names of the inputs that training needs; without it they are
+    the three images.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from genretree.arrays import UInt8Array
 from genretree.bundle.bundle import Bundle
 from genretree.corpus.triples import ImageSet, group_images, is_image, read_set, walk_images
 from genretree.errors import ImageError, SettingsError
@@ -22,6 +22,7 @@ from genretree.prediction.predict import (
     score_images,
 )
 from genretree.settings import MODALITIES, Modality
+from genretree.sound.features import requested_features
 from genretree.sound.images import ImageForm
 from genretree.sound.walk import is_sound_name
 
@@ -34,7 +35,7 @@ def needed_images(bundle: Bundle) -> tuple[Modality, ...]:
     SettingsError
         If it works from sound.
     """
-    if bundle.model.needs_sound:
+    if requested_features(bundle.model.input_features):
         raise SettingsError(
             f"{bundle.folder}: a model of the family {bundle.family} works from sound, not from images; give it sound "
             "files, or use a model of another family"
@@ -51,7 +52,7 @@ def find_image_sets(paths: Iterable[str | Path]) -> list[ImageSet]:
     return group_images(found)
 
 
-def read_slices(bundle: Bundle, sets: Sequence[ImageSet], form: ImageForm = "auto") -> NDArray[np.uint8]:
+def read_slices(bundle: Bundle, sets: Sequence[ImageSet], form: ImageForm = "auto") -> UInt8Array:
     """Read the slices of one track; returns uint8, shape (n, 3, size, size), without silent slices.
 
     Raises

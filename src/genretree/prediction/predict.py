@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from genretree.arrays import UInt8Array
+from genretree.arrays import Int64Array, UInt8Array
 from genretree.bundle.bundle import Bundle
 from genretree.checks import require_integer, require_number, require_path
 from genretree.errors import ArgumentError, SettingsError, SoundError
@@ -24,7 +23,8 @@ from genretree.metrics.scores import decode_levels, name_path
 from genretree.models.base import LevelProbabilities
 from genretree.parallel import available_processors, shared_by
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE, Heads
-from genretree.sound.slices import SliceImages, iter_slices, skip_silent
+from genretree.sound.features import IMAGES, SliceInputs
+from genretree.sound.slices import SliceImages, iter_slices, skip_silent, stack_slices
 from genretree.sound.walk import SoundWalk
 from genretree.taxonomy import Taxonomy, format_path
 
@@ -341,7 +341,7 @@ def score_file(bundle: Bundle, file: str | Path, salvage: bool = False) -> Slice
     SoundError
         If the file can't be used; its `kind` says why.
     """
-    slices = iter_slices(file, bundle.images, salvage=salvage, mel_16k=bundle.model.needs_sound)
+    slices = iter_slices(file, bundle.images, salvage=salvage, features=bundle.model.input_features)
     return score_slices(bundle, skip_silent(slices, file))
 
 
@@ -365,7 +365,8 @@ def score_slices(bundle: Bundle, slices: Iterable[SliceImages]) -> SliceScores:
 
 def score_images(bundle: Bundle, images: UInt8Array) -> SliceScores:
     """Score the images of consecutive slices of one track, uint8, shape (n_slices, 3, size, size), in batches."""
-    parts = [bundle.model.predict_levels(images[at : at + _BATCH]) for at in range(0, len(images), _BATCH)]
+    batches = (SliceInputs({IMAGES: images[at : at + _BATCH]}) for at in range(0, len(images), _BATCH))
+    parts = [bundle.model.predict_proba(batch) for batch in batches]
     seconds = bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
     levels = [np.concatenate(level) for level in zip(*parts, strict=True)]
     return SliceScores(levels, [place * seconds for place in range(len(images))], False)
@@ -377,8 +378,7 @@ def average_slices(bundle: Bundle, heard: SliceScores) -> LevelProbabilities:
 
 
 def _score(bundle: Bundle, pieces: Sequence[SliceImages]) -> LevelProbabilities:
-    mel_16k = np.stack([piece.mel_16k for piece in pieces]) if bundle.model.needs_sound else None  # type: ignore[misc]
-    return bundle.model.predict_levels(np.stack([piece.images for piece in pieces]), mel_16k)
+    return bundle.model.predict_proba(stack_slices(pieces))
 
 
 def _apply_safely(function: Callable[[Path], T], file: Path | PredictionError) -> T | PredictionError:
@@ -439,8 +439,8 @@ def describe(bundle: Bundle, file: str, heard: SliceScores, top: int = _TOP, min
 
 
 def cut_path(
-    tree: Taxonomy, heads: Heads, averaged: LevelProbabilities, nodes: NDArray[np.int64], least: float
-) -> tuple[int, NDArray[np.int64]]:
+    tree: Taxonomy, heads: Heads, averaged: LevelProbabilities, nodes: Int64Array, least: float
+) -> tuple[int, Int64Array]:
     """Give how many levels are sure enough, and the nodes of a path that starts with those.
 
     Parameters
@@ -459,7 +459,7 @@ def cut_path(
     children, each of them is unlikely, and yet the branch is not. Then that one is taken.
     """
 
-    def sure(row: NDArray[np.int64]) -> int:
+    def sure(row: Int64Array) -> int:
         below = [level for level, node in enumerate(row) if averaged[level][0, node] < least]
         return below[0] if below else tree.depth
 

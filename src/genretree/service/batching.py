@@ -9,17 +9,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from genretree.arrays import Float16Array, UInt8Array
 from genretree.models.base import LevelProbabilities
+from genretree.sound.features import Inputs, SliceInputs
 
-Score = Callable[[UInt8Array, Float16Array | None], LevelProbabilities]
+Score = Callable[[Inputs], LevelProbabilities]
 
 
 @dataclass(eq=False)
 class _Item:
-    images: UInt8Array
-    mel_16k: Float16Array | None
+    inputs: Inputs
     levels: asyncio.Future[LevelProbabilities]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
 
 
 @dataclass
@@ -29,7 +31,7 @@ class Batcher:
     Parameters
     ----------
     score : callable
-        The model's `predict_levels`.
+        The model's `predict_proba`.
     executor : Executor
         The thread that it runs in.
     slices : int
@@ -63,9 +65,9 @@ class Batcher:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def predict(self, images: UInt8Array, mel_16k: Float16Array | None) -> LevelProbabilities:
-        """Give the probabilities of every node, as a model's `predict_levels`."""
-        item = _Item(images, mel_16k, asyncio.get_running_loop().create_future())
+    async def predict(self, inputs: Inputs) -> LevelProbabilities:
+        """Give the probabilities of every node, as a model's `predict_proba`."""
+        item = _Item(inputs, asyncio.get_running_loop().create_future())
         self._queue.put_nowait(item)
         return await item.levels
 
@@ -79,7 +81,7 @@ class Batcher:
     async def _gather(self) -> list[_Item]:
         """Take what waits, and what comes within a few milliseconds."""
         items = [await self._queue.get()]
-        have = len(items[0].images)
+        have = len(items[0])
         until = asyncio.get_running_loop().time() + self.seconds
         while have < self.slices:
             if self._queue.empty():
@@ -93,7 +95,7 @@ class Batcher:
                     break
             else:
                 items.append(self._queue.get_nowait())
-            have += len(items[-1].images)
+            have += len(items[-1])
         return items
 
     async def _score(self, items: Sequence[_Item]) -> None:
@@ -105,16 +107,16 @@ class Batcher:
                 if not item.levels.done():
                     item.levels.set_exception(error)
             return
-        self.count(sum(len(item.images) for item in items), len(items))
+        self.count(sum(map(len, items)), len(items))
         at = 0
         for item in items:
             if not item.levels.done():
-                item.levels.set_result([level[at : at + len(item.images)] for level in levels])
-            at += len(item.images)
+                item.levels.set_result([level[at : at + len(item)] for level in levels])
+            at += len(item)
 
     def _score_together(self, items: Sequence[_Item]) -> LevelProbabilities:
         if len(items) == 1:
-            return self.score(items[0].images, items[0].mel_16k)
-        sounds = [item.mel_16k for item in items if item.mel_16k is not None]
-        images = np.concatenate([item.images for item in items])
-        return self.score(images, np.concatenate(sounds) if sounds else None)
+            return self.score(items[0].inputs)
+        names = list(items[0].inputs)
+        joined = {name: np.concatenate([item.inputs[name] for item in items]) for name in names}
+        return self.score(SliceInputs(joined))

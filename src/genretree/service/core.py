@@ -27,7 +27,7 @@ from genretree.service.models import Served, load_models
 from genretree.service.pool import FailedError, FullError, Listen, Pool, ServiceError, UnavailableError
 from genretree.service.problems import Problem, busy, of_sound, unavailable
 from genretree.service.temporary import PrivateFolder, Storage, clear_leftovers, folder_gone
-from genretree.service.wire import Message, array_blob, take_array
+from genretree.service.wire import Message, array_blob, take_array, take_features
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE
 
 _AT_A_TIME = 32  # slices of a file, so that long ones don't keep the others waiting
@@ -208,18 +208,18 @@ class Service:
         facts = {
             "path": str(path),
             "images": bundle.images.model_dump(),
-            "mel_16k": bundle.model.needs_sound,
+            "features": bundle.model.input_features,
             "salvage": salvage,
             "seconds": self.limits.seconds,
             "progress": listen is not None,
             "copy": None if copy is None else str(copy),
         }
         reply = await self._ask(self.decoders, name, Message("hear", facts), listen, "decode")
-        images, decibels, *sound = reply.facts["shapes"]
+        images, decibels, *shapes = reply.facts["shapes"]
         pieces = TrackSlices(
             name,
             take_array(reply.blobs[0], np.uint8, images),
-            take_array(reply.blobs[2], np.float16, sound[0]) if sound else None,
+            take_features(bundle.model.input_features, reply.blobs[2:], shapes),
             np.array(reply.facts["starts"], np.float64),
             bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE,
             take_array(reply.blobs[1], np.float32, decibels),
@@ -233,7 +233,7 @@ class Service:
         pieces, found = sound.pieces, []
         for at in range(0, len(pieces), _AT_A_TIME):
             part = pieces.select(slice(at, at + _AT_A_TIME))
-            found.append(await served.batcher.predict(part.images, part.mel_16k))
+            found.append(await served.batcher.predict(part.inputs))
         self.metrics.stages.labels("network").observe(time.monotonic() - begun)
         levels = [np.concatenate(parts) for parts in zip(*found, strict=True)]
         return SliceScores(levels, pieces.starts.tolist(), pieces.padded)

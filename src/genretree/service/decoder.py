@@ -18,7 +18,8 @@ from genretree.service.wire import Message, array_blob
 from genretree.service.worker import Tell
 from genretree.settings import SAMPLE_RATE, ImageSettings
 from genretree.sound.decode import iter_blocks, probe
-from genretree.sound.slices import SliceImages, skip_silent, slice_blocks, slice_track
+from genretree.sound.features import IMAGES
+from genretree.sound.slices import SliceImages, skip_silent, slice_blocks, slice_track, stack_slices
 
 
 class _Listening:
@@ -60,12 +61,15 @@ def work(message: Message, tell: Tell) -> Message:
         copy = Path(facts["copy"]) if facts["copy"] else None
         sound = _Listening(tell if facts["progress"] else None, seconds, copy)
         blocks = iter_blocks(path, SAMPLE_RATE, facts["salvage"], facts["seconds"])
-        slices = slice_blocks(sound.through(blocks), settings, mel_16k=facts["mel_16k"])
+        slices = slice_blocks(sound.through(blocks), settings, features=facts["features"])
         found = list(_told(skip_silent(slices, path), tell if facts["progress"] else None))
+    inputs = stack_slices(found)
+    images = inputs[IMAGES]
+    features = {name: inputs[name] for name in inputs if name != IMAGES}
     arrays: list[Array] = [
-        np.stack([piece.images for piece in found]),
+        images,
         np.array([piece.decibels for piece in found], np.float32),
-        *([np.stack([piece.mel_16k for piece in found])] if facts["mel_16k"] else []),  # type: ignore[misc]
+        *features.values(),
     ]
     told = {
         "starts": [piece.start for piece in found],

@@ -22,7 +22,7 @@ from genretree.explanation.similar.neighbours import FOLDER as INDEX
 from genretree.explanation.slices import TrackSlices
 from genretree.progress import on_progress
 from genretree.service import worker
-from genretree.service.wire import Message, take_array
+from genretree.service.wire import Message, take_array, take_features
 from genretree.service.worker import Tell
 
 # How far the whole is when a bar begins and ends; all other bars are of the maps.
@@ -60,7 +60,7 @@ def describe_pieces(track_slices: TrackSlices) -> tuple[dict[str, Any], list[np.
     arrays = [
         track_slices.images,
         track_slices.decibels,
-        *([] if track_slices.mel_16k is None else [track_slices.mel_16k]),
+        *track_slices.features.values(),
     ]
     facts = {
         "name": track_slices.name,
@@ -68,17 +68,18 @@ def describe_pieces(track_slices: TrackSlices) -> tuple[dict[str, Any], list[np.
         "slice_seconds": track_slices.seconds,
         "padded": track_slices.padded,
         "shapes": [array.shape for array in arrays if array is not None],
+        "features": list(track_slices.features),
     }
     return facts, [array for array in arrays if array is not None]
 
 
 def read_pieces(facts: dict[str, Any], blobs: Any) -> TrackSlices:
     """Make slices of a message."""
-    images, decibels, *sound = facts["shapes"]
+    images, decibels, *shapes = facts["shapes"]
     return TrackSlices(
         facts["name"],
         take_array(blobs[0], np.uint8, images),
-        take_array(blobs[2], np.float16, sound[0]) if sound else None,
+        take_features(facts["features"], blobs[2:], shapes),
         np.array(facts["starts"], np.float64),
         facts["slice_seconds"],
         take_array(blobs[1], np.float32, decibels),

@@ -69,7 +69,7 @@ def load_models(
             raise SettingsError(f"two bundles are named '{name}'; models go by their folder's name, so rename one")
         bundle = load_bundle(folder, runtime, precision)
         batcher = Batcher(
-            bundle.model.predict_levels, executor, limits.batch_slices, limits.batch_seconds, more=more, count=count
+            bundle.model.predict_proba, executor, limits.batch_slices, limits.batch_seconds, more=more, count=count
         )
         found[name] = Served(name, bundle, _describe(name, bundle, default=not found), batcher)
     return found

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from genretree.arrays import Array
+from genretree.sound.features import requested_features
 
 _LENGTH = struct.Struct(">Q")
 _MOST_JSON = 64 << 20
@@ -40,17 +42,28 @@ class Message:
         return [_LENGTH.pack(len(content)), content, *self.blobs]
 
 
-def array_blob(array: NDArray[Any]) -> memoryview:
+def array_blob(array: Array) -> memoryview:
     """Give an array's bytes, in C order."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def take_array(blob: bytes | memoryview, kind: type[np.generic], shape: Sequence[int]) -> NDArray[Any]:
+def take_array(blob: bytes | memoryview, kind: type[np.generic] | np.dtype[Any], shape: Sequence[int]) -> Array:
     """Make an array of bytes that the other side said are one of this kind and shape. Raises WireError if not."""
     try:
         return np.frombuffer(blob, kind).reshape(tuple(shape)).copy()  # one that may be written to
     except ValueError as error:
         raise WireError(f"an array isn't what it was said to be: {error}") from error
+
+
+def take_features(
+    names: Sequence[str], blobs: Sequence[bytes | memoryview], shapes: Sequence[Sequence[int]]
+) -> dict[str, Array]:
+    """Make arrays of the features of slices that were asked for. Raises WireError if the bytes are not those."""
+    features = requested_features(names)
+    if len(features) != len(blobs) or len(features) != len(shapes):
+        raise WireError(f"{len(blobs)} features where {len(features)} were asked for")
+    arrays = zip(features, blobs, shapes, strict=True)
+    return {feature.name: take_array(blob, np.dtype(feature.dtype), shape) for feature, blob, shape in arrays}
 
 
 def send(stream: IO[bytes], message: Message) -> None:

@@ -6,6 +6,7 @@ Decoders forgive a file that ends early; a library of music shouldn't. Nothing i
 from __future__ import annotations
 
 import io
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from genretree.sound.containers import OPEN_ENDED, count_boxes, find_chain, mpeg_frame_size, read_at
+from genretree.sound.containers import OPEN_ENDED, TS_PACKET, count_boxes, find_chain, mpeg_frame_size, read_at
 from genretree.sound.ogg import read_chain
 
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -26,6 +27,9 @@ _MP4_PARENTS = {b"trak", b"mdia", b"minf", b"stbl", b"dinf", b"edts", b"mvex", b
 _MAX_CHUNKS = 10_000
 _MAX_TAGS = 64
 _MAX_JOINED = 1000
+_FLV_HEADER = b"FLV\x01"
+# Sound, video or metadata, its size, time and stream, which is always 0
+_FLV_TAG = re.compile(rb"[\x08\x09\x12].{7}\0\0\0", re.DOTALL)
 _FLAC_HEADER = b"fLaC\0\0\0\x22"  # and the header of the first metadata block, STREAMINFO
 _FEW_BYTES = 64  # less than a millisecond: some programs count a header or a chunk in
 
@@ -48,7 +52,7 @@ class Layout:
         What shows that its end is missing; "" if nothing does.
     parts : tuple of (int, int)
         Where it begins and ends in bytes, without the tags around it; a chained Ogg file, or several wav, aiff, caf,
-        flac or tta files in sequence, have several parts.
+        flac, tta, avi or flv files in sequence, have several parts.
     frames : int
         Frames that an mp3 declares; 0 if unknown.
     options : dict
@@ -90,6 +94,8 @@ def read_layout(file: io.FileIO, container: str, start: int, size: int) -> Layou
         return _read_tta(file, start, size)
     if container == "flac":
         return _read_flac(file, start, size)
+    if container in _READERS:
+        return _READERS[container](file, size)
     if container in ("mp3", "aac", "ac3", "dts"):  # tags behind the last frame look like damage
         end = max(start, end_of_audio(file, size))
         if container == "mp3":
@@ -99,8 +105,6 @@ def read_layout(file: io.FileIO, container: str, start: int, size: int) -> Layou
         return Layout("", ((start, end),))
     if container == "au":
         return Layout(_missing_au_end(file, size), whole)
-    if container == "mp4":
-        return _read_mp4(file, size)
     if container == "asf":
         return Layout(_missing_asf_end(file, size), whole)
     if container == "matroska":
@@ -165,7 +169,7 @@ def _read_tta(file: io.FileIO, start: int, size: int) -> Layout:
         at += 22 + 4 * frames + 4 + int(sizes.sum(dtype=np.int64))
         at = _find_header(file, at, size, b"TTA1", _is_tta_header)
         _append_joined(begins, at, size)
-    return Layout("", tuple(zip(begins, [*begins[1:], size], strict=True)))
+    return Layout("", _zip_parts(begins, size))
 
 
 def _read_flac(file: io.FileIO, start: int, size: int) -> Layout:
@@ -182,6 +186,58 @@ def _read_flac(file: io.FileIO, start: int, size: int) -> Layout:
         _append_joined(begins, at, size)
     ends = [max(begin, end_of_audio(file, end)) for begin, end in zip(begins, [*begins[1:], size], strict=True)]
     return Layout("", tuple(zip(begins, ends, strict=True)))
+
+
+def _read_avi(file: io.FileIO, size: int) -> Layout:
+    """Compare the sizes of the RIFF chunks: the first of each AVI file, further ones ('AVIX') beyond 1 GB."""
+    begins, at, problem = [0], 0, ""
+    head = read_at(file, at, 12)
+    while head[:4] == b"RIFF":
+        if at and head[8:] == b"AVI ":
+            _append_joined(begins, at, size)
+        length = int.from_bytes(head[4:8], "little")
+        if not length or length >= OPEN_ENDED:
+            break
+        if at + 8 + length > size + _FEW_BYTES:
+            problem = f"it declares {at + 8 + length:,} bytes and holds {size:,}"
+            break
+        at += 8 + length + length % 2
+        head = read_at(file, at, 12)
+    return Layout(problem, _zip_parts(begins, size))
+
+
+def _read_flv(file: io.FileIO, size: int) -> Layout:
+    """Follow the tags of an FLV file, and of those that were joined to its end: FFmpeg decodes the first one only."""
+    begins, at = [0], 0
+    while at < size:
+        head = read_at(file, at, 13)
+        length = int.from_bytes(head[1:4], "big")
+        if head.startswith(_FLV_HEADER):
+            if at:
+                _append_joined(begins, at, size)
+            at += max(9, int.from_bytes(head[5:9], "big")) + 4
+        elif not _FLV_TAG.match(head):
+            if _FLV_TAG.search(read_at(file, at, 1 << 20)):
+                return Layout(f"no tag begins at byte {at:,}", _zip_parts(begins, size))
+            return Layout("", _zip_parts(begins, at), foreign=at)
+        elif at + 11 + length > size:
+            return Layout(
+                f"its last tag declares {length:,} bytes and {size - at - 11:,} are there", _zip_parts(begins, size)
+            )
+        else:
+            at += 11 + length + 4
+    return Layout("", _zip_parts(begins, size))
+
+
+def _read_ts(file: io.FileIO, size: int) -> Layout:
+    """See whether an MPEG transport stream ends with whole packets; it declares no length."""
+    tail = read_at(file, max(0, size - 2 * TS_PACKET), 2 * TS_PACKET)
+    whole = tail[::TS_PACKET] in (b"GG", b"G")  # the first byte of every packet
+    return Layout("" if whole else f"its last packet has less than {TS_PACKET} bytes", ((0, size),))
+
+
+def _zip_parts(begins: list[int], end: int) -> tuple[tuple[int, int], ...]:
+    return tuple(zip(begins, [*begins[1:], end], strict=True))
 
 
 def _append_joined(begins: list[int], at: int, size: int) -> None:
@@ -320,6 +376,9 @@ def _read_mp4(file: io.FileIO, size: int) -> Layout:
             return Layout(problem, whole, foreign=foreign)
         at += length
     return Layout("" if index else "its index (the 'moov' box) is missing", whole)
+
+
+_READERS = {"avi": _read_avi, "flv": _read_flv, "mp4": _read_mp4, "mpeg-ts": _read_ts}
 
 
 def _missing_matroska_end(file: io.FileIO, size: int) -> str:

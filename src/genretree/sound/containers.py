@@ -289,7 +289,7 @@ def _mpeg_header_size(second: int, third: int) -> int:
 
 _AC3_BITRATES = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)  # kbit/s
 _AC3_BSID = 10  # the last version of AC-3 itself; those above are E-AC-3
-_TS_PACKET = 188
+TS_PACKET = 188
 
 
 def is_chain(head: bytes, frame_size: FrameSize, frames: int = 3) -> bool:
@@ -319,7 +319,7 @@ def ac3_frame_size(data: bytes, at: int) -> int:
 
 
 def _ts_packet_size(data: bytes, at: int) -> int:
-    return _TS_PACKET if data[at] == 0x47 else 0
+    return TS_PACKET if data[at] == 0x47 else 0
 
 
 def adts_frame_size(data: bytes, at: int) -> int:

@@ -44,6 +44,8 @@ from genretree.sound.libav import (
 SILENCE_PEAK = 1e-4  # -80 dBFS
 _LOUDEST = 1e6  # full scale is 1; a float file beyond this is damaged, and its powers would overflow
 _CANCELLED = 0.1  # the mix has 10 dB less energy than the channels: their correlation is below -0.8
+_EDGE = 1.0  # seconds at each end in which lossy coding makes a constant fade in and out
+_SHORT = 3.0  # seconds, up to which a file is judged with its ends
 _GUESSED = ("mp3", "aac")  # of these a length may be an estimate from the bit rate
 
 log = logging.getLogger(__name__)
@@ -239,7 +241,7 @@ def _mix_down(source: _Source, levels: _Levels) -> Iterator[tuple[Float32Array, 
             )
         if loudest > _LOUDEST:
             raise SoundError("not_finite", path, "holds samples a million times beyond full scale; export it again")
-        levels.add(block.channels, mono)
+        levels.add(block.channels, mono, sr)
         seconds += len(mono) / sr
         yield mono, sr
 
@@ -262,18 +264,33 @@ class _Levels:
         self.channel_peak = 0.0
         self.energy = 0.0
         self.channel_energy = 0.0
+        self.inner_peak = 0.0  # without the ends of the file
+        self._seconds = 0.0
+        self._begin: list[Float32Array] = []
+        self._end = np.zeros(0, np.float32)
 
-    def add(self, channels: list[Float32Array], mono: Float32Array) -> None:
-        """Take a block: its channels and their mean."""
+    def add(self, channels: list[Float32Array], mono: Float32Array, sr: int) -> None:
+        """Take a block: its channels, their mean and their rate in Hz."""
         if not len(mono):
             return
         if self.peak <= SILENCE_PEAK:
             self.peak = max(self.peak, _peak(mono))
             self.channel_peak = max(self.channel_peak, *map(_peak, channels))
+        if self.inner_peak <= SILENCE_PEAK:
+            self._add_inner(mono, sr)
         if len(channels) > 1:
-            some = 1 + len(mono) // 4  # of each block: enough for a ratio
-            self.energy += _energy(mono[:some])
-            self.channel_energy += sum(_energy(channel[:some]) for channel in channels) / len(channels)
+            self.energy += _energy(mono)
+            self.channel_energy += sum(map(_energy, channels)) / len(channels)
+
+    def _add_inner(self, mono: Float32Array, sr: int) -> None:
+        y = np.concatenate([self._end, mono])
+        inner, self._end = y[: -int(_EDGE * sr)], y[-int(_EDGE * sr) :]
+        missing = max(0, int((_EDGE - self._seconds) * sr))
+        if missing and len(inner):
+            self._begin.append(inner[:missing].copy())
+        if len(inner) > missing:
+            self.inner_peak = max(self.inner_peak, _peak(inner[missing:]))
+        self._seconds += len(inner) / sr
 
     def check(self, path: Path) -> None:
         """Raise SoundError with kind silence if nothing is left to analyse."""
@@ -283,6 +300,21 @@ class _Levels:
         if self.peak <= SILENCE_PEAK:
             detail = "nothing but silence: no sample is more than -80 dB of full scale away from the mean"
             raise SoundError("silence", path, detail)
+        long = self._seconds + _EDGE > _SHORT
+        if long and self.inner_peak <= SILENCE_PEAK and _is_constant([*self._begin, self._end]):
+            detail = (
+                f"nothing but a constant (DC): except for its first and last {_EDGE:g} s no sample is more than -80 dB "
+                "of full scale away from the mean"
+            )
+            raise SoundError("silence", path, detail)
+
+
+def _is_constant(ends: list[Float32Array]) -> bool:
+    """Whether the ends of a file are a constant that is switched on and off: most energy is in means over 50 ms."""
+    energy = sum(float(y @ y) for y in ends)
+    n = max(1, len(ends[-1]) // 20)
+    windows = [y[: len(y) // n * n].reshape(-1, n) for y in ends]
+    return n * sum(float(np.square(y.mean(axis=1)).sum()) for y in windows) >= 0.5 * energy
 
 
 def _mean(y: Float32Array) -> float:

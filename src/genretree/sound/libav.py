@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
 
+log = logging.getLogger(__name__)
 
 BLOCK_FRAMES = 1 << 18  # 6 s at 44,100 Hz
 MAX_CHANNELS = 8
@@ -30,7 +32,7 @@ _MAX_FAILURES = 20_000  # packets without sound: real files have a few, and read
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI", b"Brava Software", b"<")
 _PROTECTED = {"drms", "drmi", "enca", "aavd"}  # codec tags of encrypted tracks in mp4
 # Seconds between frames that are a gap, where timestamps count samples or milliseconds of a recording without pauses.
-_GAPS = {"ogg": 0.1, "flac": 0.1, "matroska": 0.5}
+_GAPS = {"ogg": 0.1, "flac": 0.1, "matroska": 0.5, "flv": 0.5, "mpegts": 0.1}
 _BROADCAST = ("mpegts", "mpeg")  # streams that are joined midway: their first frames may lack what came before
 _OWN_OPTIONS = {
     "mov": {"enable_drefs": "0", "use_absolute_path": "0"},
@@ -213,6 +215,11 @@ class Stream:
         stream: Any = self.container.streams[self.index]
         return max((entry.pos + entry.size for entry in stream.index_entries), default=0)
 
+    def count_indexed_bytes(self) -> int:
+        """Count the bytes of sound that the container's index lists; 0 if it has none."""
+        stream: Any = self.container.streams[self.index]
+        return sum(entry.size for entry in stream.index_entries)
+
     def read(self, salvage: bool, expected_packets: int = 0) -> Iterator[Block]:
         """Decode all packets once, in blocks.
 
@@ -239,7 +246,10 @@ def find_stream(container: InputContainer, demuxer: str) -> Stream | None:
         context: Any = stream.codec_context
         if context is None:  # FFmpeg knows the codec, but has no decoder for it
             continue
-        tag = context.codec_tag
+        try:
+            tag = context.codec_tag
+        except UnicodeDecodeError:  # 0x00FF, AAC in avi
+            tag = ""
         if tag in _PROTECTED:
             raise ProtectedError(f"codec tag {tag}")
         if not context.sample_rate or not context.channels:
@@ -261,7 +271,9 @@ class _Reader:
     def __init__(self, stream: Stream, salvage: bool) -> None:
         self.stream, self.salvage = stream, salvage
         self.seconds = 0.0
-        self.packets = self.failures = 0
+        self.packets = self.bytes = self.failures = 0
+        # FFmpeg adds what it reads to an index that is missing.
+        self._indexed_bytes = stream.count_indexed_bytes() if stream.demuxer == "avi" else 0
         self.begin: int | None = None  # timestamp of the first frame
         self._failed: bytes | None = None  # beginning of a packet that could not be decoded since the last good one
         self._last: Packet[Any] | None = None
@@ -292,26 +304,29 @@ class _Reader:
             explode = "+explode" if self.stream.codec == "tta" else ""
             audio.codec_context.options = {"err_detect": f"crccheck{explode}"}
         decode = audio.codec_context.decode
-        strict = not self.salvage and self.stream.demuxer not in _BROADCAST
         for packet in self._demux():
             if self.failures > _MAX_FAILURES:
                 break
+            if packet.is_corrupt and not self.salvage and self.stream.demuxer == "mpegts" and self.seconds:
+                raise DamageError(f"a packet of it lacks a part, {self.seconds:.1f} s in")
             try:
                 decoded = decode(packet)
             except MemoryError:
                 raise
-            except FFmpegError:
+            except FFmpegError as error:
+                log.debug("a packet cannot be decoded, %.1f s in: %s", self.seconds, describe(error))
                 self._fail(packet)
                 continue
             if not decoded:
                 self.failures += 1
             if packet.size:
                 self.packets += 1
+                self.bytes += packet.size
                 self._last = packet
             for frame in decoded:
                 if self._failed is not None:
                     self._resume()
-                if strict:
+                if not self.salvage:
                     self._check_frame(frame)
                 yield frame
 
@@ -321,7 +336,10 @@ class _Reader:
         container = self.stream.container
         try:
             yield from container.demux(container.streams[self.stream.index])
+        except IndexError:  # PyAV, at the end: a stream began midway, as in ts. The packets of ours are behind us.
+            return
         except FFmpegError as error:
+            log.debug("reading stops after %.1f s: %s", self.seconds, describe(error))
             if not self.salvage:
                 raise DamageError(f"reading stops after {self.seconds:.1f} s ({describe(error)})") from error
 
@@ -338,7 +356,7 @@ class _Reader:
 
     def _check_frame(self, frame: AudioFrame) -> None:
         """Raise DamageError if a frame was decoded from damaged data, or does not follow the frame before."""
-        if frame.is_corrupt:
+        if frame.is_corrupt and (self.seconds or self.stream.demuxer not in _BROADCAST):
             raise DamageError(f"a part of it is damaged, {self.seconds:.1f} s in")
         longest = _GAPS.get(self.stream.demuxer)
         if longest is None or frame.pts is None or frame.time_base is None:
@@ -361,8 +379,10 @@ class _Reader:
             raise DamageError(f"decoding stops after {self.seconds:.1f} s (damaged data)")
         if expected_packets and self.packets < expected_packets - 1:
             raise DamageError(f"it declares {expected_packets:,} frames of sound and holds {self.packets:,}")
+        if self.bytes < self._indexed_bytes:
+            raise DamageError(f"its index lists {self._indexed_bytes:,} bytes of sound and {self.bytes:,} can be read")
         declared = self.stream.duration
-        if self.stream.demuxer in ("mp3", "aac", "ac3", "eac3", "dts", "mpegts", "mpeg"):  # estimates
+        if self.stream.demuxer in ("mp3", "aac", "ac3", "eac3", "dts", "mpegts", "mpeg", "avi"):  # estimates
             return
         if self.stream.demuxer == "flac":
             if self.begin:  # cut out of a longer stream, whose length the header still declares

@@ -12,20 +12,19 @@ from __future__ import annotations
 import io
 import itertools
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from genretree.arrays import Float16Array, Float32Array, Int64Array, UInt8Array
+from genretree.arrays import Array, Float32Array, Int64Array, UInt8Array
 from genretree.errors import SoundError
-from genretree.settings import HOP_LENGTH, MEL_16K_RATE, SAMPLE_RATE, TOP_DB, ImageSettings
+from genretree.settings import HOP_LENGTH, SAMPLE_RATE, TOP_DB, ImageSettings
 from genretree.sound.decode import SampleFile, iter_blocks
-from genretree.sound.mel_16k import MEL_16K_HOP, Mel16kTap, mel_16k_frames
+from genretree.sound.features import IMAGES, FeatureTaps, SliceInputs, requested_features
 from genretree.sound.spectra import StoredSpectra, stream_spectra
 
 if TYPE_CHECKING:
@@ -54,8 +53,8 @@ class SliceImages:
         Whether the track was shorter than a slice and was repeated to fill it.
     silent : bool
         Whether the mel slice has no range: all of it lies at the floor, 80 dB below the track's loudest point.
-    mel_16k : ndarray, float16, shape (frames, 96), optional
-        Of the same stretch of sound, if it was asked for; see `genretree.sound.mel_16k`.
+    features : mapping of name to ndarray
+        Features of the slice that were requested; see `genretree.sound.features`.
     decibels : tuple of three (low, high)
         What 0 and 255 of each image stand for, in dB of the track's loudest point, -80 to 0.
     """
@@ -64,7 +63,7 @@ class SliceImages:
     start: float
     padded: bool
     silent: bool
-    mel_16k: Float16Array | None = None
+    features: Mapping[str, Array] = field(default_factory=dict)
     decibels: tuple[tuple[float, float], ...] = ((-TOP_DB, 0.0),) * 3
 
 
@@ -128,7 +127,11 @@ def pad_slice(y: Float32Array, slice_samples: int) -> Float32Array:
 
 
 def iter_slices(
-    path: SampleFile, settings: ImageSettings, engine: str = "auto", salvage: bool = False, mel_16k: bool = False
+    path: SampleFile,
+    settings: ImageSettings,
+    engine: str = "auto",
+    salvage: bool = False,
+    features: Sequence[str] = (),
 ) -> Iterator[SliceImages]:
     """Turn a sound file into the images of its slices, in bounded memory: the only road from file to images.
 
@@ -142,8 +145,8 @@ def iter_slices(
         Engine of `genretree.sound.spectra`, or "auto".
     salvage : bool
         Take what decodes of a truncated file instead of refusing it.
-    mel_16k : bool
-        Give each slice's mel power at 16 kHz too.
+    features : sequence of str
+        Names of features to compute as well as the images; see `genretree.sound.features`.
 
     Yields
     ------
@@ -158,11 +161,11 @@ def iter_slices(
     SettingsError
         If there is no such engine.
     """
-    return slice_blocks(iter_blocks(path, SAMPLE_RATE, salvage), settings, engine, mel_16k)
+    return slice_blocks(iter_blocks(path, SAMPLE_RATE, salvage), settings, engine, features)
 
 
 def slice_track(
-    y: Float32Array, settings: ImageSettings, engine: str = "auto", mel_16k: bool = False
+    y: Float32Array, settings: ImageSettings, engine: str = "auto", features: Sequence[str] = ()
 ) -> Iterator[SliceImages]:
     """Turn samples in memory into the images of their slices.
 
@@ -174,8 +177,8 @@ def slice_track(
         Length of a slice and size of an image.
     engine : str
         Engine of `genretree.sound.spectra`, or "auto".
-    mel_16k : bool
-        Give each slice's mel power at 16 kHz too.
+    features : sequence of str
+        Names of features to compute as well as the images; see `genretree.sound.features`.
 
     Yields
     ------
@@ -189,16 +192,66 @@ def slice_track(
     SettingsError
         If there is no such engine.
     """
-    return slice_blocks(iter([y]), settings, engine, mel_16k)
+    return slice_blocks(iter([y]), settings, engine, features)
 
 
 def slice_blocks(
-    blocks: Iterator[Float32Array], settings: ImageSettings, engine: str = "auto", mel_16k: bool = False
+    blocks: Iterator[Float32Array], settings: ImageSettings, engine: str = "auto", features: Sequence[str] = ()
 ) -> Iterator[SliceImages]:
     """Turn sound that comes block by block, mono at 22,050 Hz, into the images of its slices, as `iter_slices` does."""
-    wanted = (
-        settings.slice_frames - 1
-    ) * HOP_LENGTH  # frames are centred: this many samples have one more frame than hops
+    sound, padded = _pad_track(blocks, settings)
+    with (
+        FeatureTaps(requested_features(features), settings) as taps,
+        stream_spectra(taps.through(sound), SAMPLE_RATE, engine) as stored,
+    ):
+        for start in slice_starts(stored.frames, settings.slice_frames):
+            yield _render_slice(stored, taps, int(start), settings, padded)
+
+
+def iter_features(
+    path: SampleFile,
+    settings: ImageSettings,
+    starts: Iterable[float],
+    features: Sequence[str],
+    salvage: bool = False,
+) -> Iterator[dict[str, Array]]:
+    """Compute features of known slices of a sound file, without their spectra.
+
+    Parameters
+    ----------
+    path : path-like
+        A sound file.
+    settings : ImageSettings
+        Length of a slice.
+    starts : iterable of float
+        Seconds from the track's beginning, as `iter_slices` gave them.
+    features : sequence of str
+        Names of features; see `genretree.sound.features`.
+    salvage : bool
+        Use what can be decoded of a truncated file instead of refusing it.
+
+    Yields
+    ------
+    dict of str to ndarray
+        The features of one slice, as `iter_slices` gives them.
+
+    Raises
+    ------
+    SoundError
+        If the file can't be used.
+    """
+    sound, _ = _pad_track(iter_blocks(path, SAMPLE_RATE, salvage), settings)
+    with FeatureTaps(requested_features(features), settings) as taps:
+        for _ in taps.through(sound):
+            pass
+        for start in starts:
+            yield taps.read(round(start * SAMPLE_RATE / HOP_LENGTH))
+
+
+def _pad_track(blocks: Iterator[Float32Array], settings: ImageSettings) -> tuple[Iterable[Float32Array], bool]:
+    """Fill up a track that is shorter than a slice; returns its blocks, and whether it was."""
+    # Frames are centred: this many samples have one more frame than hops.
+    wanted = (settings.slice_frames - 1) * HOP_LENGTH
     head: list[Float32Array] = []
     have = 0
     for block in blocks:
@@ -209,13 +262,15 @@ def slice_blocks(
     padded = have < wanted
     if padded:
         head = [pad_slice(np.concatenate(head), wanted)]
-    sound: Iterable[Float32Array] = itertools.chain(head, blocks)
-    with Mel16kTap() if mel_16k else nullcontext() as tap:
-        if tap is not None:
-            sound = tap.through(sound)
-        with stream_spectra(sound, SAMPLE_RATE, engine) as stored:
-            for start in slice_starts(stored.frames, settings.slice_frames):
-                yield _render_slice(stored, tap, int(start), settings, padded)
+    return itertools.chain(head, blocks), padded
+
+
+def stack_slices(slices: Sequence[SliceImages]) -> SliceInputs:
+    """Stack the images and features of slices into the inputs of a model."""
+    arrays: dict[str, Array] = {IMAGES: np.stack([piece.images for piece in slices])}
+    for name in slices[0].features:
+        arrays[name] = np.stack([piece.features[name] for piece in slices])
+    return SliceInputs(arrays)
 
 
 def skip_silent(slices: Iterable[SliceImages], path: SampleFile) -> Iterator[SliceImages]:
@@ -237,16 +292,15 @@ def skip_silent(slices: Iterable[SliceImages], path: SampleFile) -> Iterator[Sli
 
 
 def _render_slice(
-    stored: StoredSpectra, tap: Mel16kTap | None, start: int, settings: ImageSettings, padded: bool
+    stored: StoredSpectra, taps: FeatureTaps, start: int, settings: ImageSettings, padded: bool
 ) -> SliceImages:
-    at = round(start * HOP_LENGTH / SAMPLE_RATE * MEL_16K_RATE / MEL_16K_HOP)
     parts = stored.read(start, settings.slice_frames)
     return SliceImages(
         images=np.stack([render_image(part, settings.size) for part in parts]),
         start=start * HOP_LENGTH / SAMPLE_RATE,
         padded=padded,
         silent=bool(parts[0].max() == parts[0].min()),
-        mel_16k=None if tap is None else tap.read(at, mel_16k_frames(settings)),
+        features=taps.read(start),
         decibels=tuple((float(part.min()), float(part.max())) for part in parts),
     )
 

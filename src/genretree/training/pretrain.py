@@ -27,6 +27,7 @@ from genretree.models.base import FitContext, FitResult, SliceDataset
 from genretree.models.neural.network import NetworkModel
 from genretree.models.neural.settings import NetworkSettings
 from genretree.models.pretrained.backbones import FACTS_FILE, save_checkpoint
+from genretree.sound.features import MEL_16K
 from genretree.sound.suffixes import SUFFIXES
 from genretree.sound.walk import SoundWalk, is_sound_name
 from genretree.taxonomy import Taxonomy
@@ -115,7 +116,7 @@ def pretrain(
         "contents": _digest(found),
     }
     work = work_folder(out, run, restart)
-    store = found if isinstance(found, Store) else prepare(found, work / "store", progress=progress)
+    store = found if isinstance(found, Store) else prepare(found, work / "store", features=[MEL_16K], progress=progress)
     learn, check = _part(store, split, chosen.seed)
     fitted = get_family(family).fit(learn, check, _UNLABELLED, chosen, FitContext(work, progress))
     facts = _describe(store, split, family, chosen, learn, fitted)

@@ -19,20 +19,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.arrays import Int64Array
 from genretree.bundle.bundle import Bundle, load_bundle, save_bundle
 from genretree.checks import require_path, require_type
 from genretree.corpus.manifest import ALONE
 from genretree.corpus.names import fold_name, split_names
+from genretree.corpus.prepare import add_features
 from genretree.corpus.splits import Split
 from genretree.corpus.store import Store
 from genretree.errors import TrainingError
 from genretree.files import write_text
 from genretree.metrics.calibration import Calibration, fit_calibration
 from genretree.models import get_family
-from genretree.models.base import Family, FitContext, FitResult, OutOfFoldPredictions, SliceDataset, predict_dataset
+from genretree.models.base import (
+    Family,
+    FitContext,
+    FitResult,
+    OutOfFoldPredictions,
+    SliceDataset,
+    predict_dataset,
+    training_inputs,
+)
 from genretree.parallel import world_size
 from genretree.progress import progress_bar
-from genretree.settings import Settings
+from genretree.settings import MODALITIES, Settings
 
 _SECONDS_BETWEEN_NOTES = 5.0
 _VERSIONS = ("genretree", "numpy", "librosa", "scikit-learn", "torch", "transformers")
@@ -82,7 +92,11 @@ def train(
         raise TrainingError(f"{out}: exists already; give another name, or replace it with `overwrite=True`")
     if world_size() > 1 and not kind.distributed:
         raise TrainingError(f"{family} trains in one process; start it without torchrun")
-    store.check_modalities(getattr(chosen, "modalities", ()))
+    needed = training_inputs(chosen)
+    store.check_modalities([name for name in MODALITIES if name in needed])
+    if any(name not in MODALITIES for name in needed):
+        with run_exclusively() as first:  # the others find what the first has added
+            store = add_features(store if first else Store(store.folder), needed, progress=progress)
     parts = store.split(split)
     learn, check = slice_dataset(store, parts, "train"), slice_dataset(store, parts, "validation")
     if len(learn) == 0:
@@ -210,7 +224,7 @@ def slice_dataset(store: Store, split: Split, part: str) -> SliceDataset:
     return slice_dataset_of(store, store.rows(part, split))
 
 
-def slice_dataset_of(store: Store, rows: NDArray[np.int64]) -> SliceDataset:
+def slice_dataset_of(store: Store, rows: Int64Array) -> SliceDataset:
     """Take labelled slices of a store by their index."""
     tracks = store.slice_tracks[rows]
     return SliceDataset(
@@ -219,7 +233,7 @@ def slice_dataset_of(store: Store, rows: NDArray[np.int64]) -> SliceDataset:
         store.track_leaves[tracks],
         tracks,
         store.track_groups[tracks],
-        store.mel_16k,
+        store.features,
         store.folder / "cache",
     )
 

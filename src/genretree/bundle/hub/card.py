@@ -54,7 +54,7 @@ def read_metrics(report: str | Path | None, content: Mapping[str, Any]) -> dict[
     path = Path(report)
     path = path / _METRICS if path.is_dir() else path
     if not path.is_file():
-        raise HubError(f"{path}: no such report; create it with: genretree evaluate BUNDLE STORE --out REPORT")
+        raise HubError(f"{path}: no such report; write one with `save_evaluation` or `genretree evaluate`")
     metrics = read_json(path)
     if not isinstance(metrics, dict) or not {"track", "slice", "training", "disjoint"} <= set(metrics):
         raise HubError(f"{path}: not the metrics of an evaluation; evaluate the bundle again")

@@ -6,7 +6,6 @@ import json
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
-from glob import escape
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -177,23 +176,21 @@ def _fetch(name: HubName, commit: str, progress: bool) -> None:
 
 def _download(name: HubName, commit: str, progress: bool, force: bool) -> None:
     """Download the description, then the files that it lists, if all of them may be pulled."""
-    hub, folder = open_hub(), snapshot_folder(name, commit)
-    options: dict[str, Any] = {
-        "revision": commit,
-        "cache_dir": hub_cache(),
-        "force_download": force,
-        "tqdm_class": None if progress else _HiddenBar,
-    }
-    with explained(name):
-        hub.hf_hub_download(name.repo, DESCRIPTION, **options)
+    folder = snapshot_folder(name, commit)
+    _download_file(name, commit, DESCRIPTION, progress, force)
     files = read_description(folder)["files"]
     check_types(f"{name}", files)
-    with explained(name):
-        hub.snapshot_download(name.repo, allow_patterns=[escape(file) for file in files], **options)
-    missing = [file for file in files if not (folder / file).is_file()]
-    if missing:
-        raise HubError(f"{name}: lacks a file of the bundle ({missing[0]}); its owner must push it again")
+    for file in files:
+        _download_file(name, commit, file, progress, force)
     check_files(folder, files)
+
+
+def _download_file(name: HubName, commit: str, file: str, progress: bool, force: bool) -> None:
+    bar = None if progress else _HiddenBar
+    with explained(name):
+        open_hub().hf_hub_download(
+            name.repo, file, revision=commit, cache_dir=hub_cache(), force_download=force, tqdm_class=bar
+        )
 
 
 def _try_to_load(folder: Path) -> None:

@@ -208,7 +208,7 @@ def add_noise(track_slices: TrackSlices, seed: int = 0) -> TrackSlices:
             np.float32
         )
         sound = decompress(np.maximum(heard, 0))
-    return replace(track_slices, images=np.clip(np.rint(images), 0, 255).astype(np.uint8), mel_16k=sound)
+    return track_slices.replace(np.clip(np.rint(images), 0, 255).astype(np.uint8), sound)
 
 
 def shuffle_weights(bundle: Bundle, seed: int = 0) -> Bundle | None:

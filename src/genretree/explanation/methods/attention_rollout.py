@@ -120,9 +120,7 @@ def _place(looked: Tensor, backbone: Any, turns: int, size: int) -> Tensor:
         grid = looked.reshape(len(looked), side, side)
     large = functional.interpolate(grid[:, None], size=(size, size), mode="nearest")[:, 0]
     large = large * (grid.shape[1] * grid.shape[2] / size**2) / turns
-    return torch.stack(
-        [one.multiply_attention(-round(turn * size / turns), dims=1) for turn, one in enumerate(large)]
-    ).sum(dim=0)
+    return torch.stack([one.roll(-round(turn * size / turns), dims=1) for turn, one in enumerate(large)]).sum(dim=0)
 
 
 def _divide(shares: Tensor, pull: Tensor, views: Sequence[View]) -> list[Float32Array]:

@@ -193,7 +193,7 @@ def _turn_back(places: Tensor, network: GenreNetwork, size: int) -> Float32Array
     large = functional.interpolate(places[:, None], size=(size, size), mode="bilinear", align_corners=False)[:, 0]
     large *= height * width / size**2  # what a place has is divided among the pixels under it
     by_turn = large.reshape(turns, -1, size, size)
-    back = [one.multiply_attention(-round(turn * size / turns), dims=2) for turn, one in enumerate(by_turn)]
+    back = [one.roll(-round(turn * size / turns), dims=2) for turn, one in enumerate(by_turn)]
     summed: Float32Array = torch.stack(back).sum(dim=0).numpy()
     return summed
 

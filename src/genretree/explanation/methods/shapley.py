@@ -86,11 +86,10 @@ def compute_shapley_values(
 def join(versions: Sequence[TrackSlices]) -> TrackSlices:
     """Lay several versions of slices one after the other."""
     first = versions[0]
-    sounds = [version.mel_16k for version in versions if version.mel_16k is not None]
     return TrackSlices(
         first.name,
         np.concatenate([version.images for version in versions]),
-        np.concatenate(sounds) if sounds else None,
+        {name: np.concatenate([version.features[name] for version in versions]) for name in first.features},
         np.concatenate([version.starts for version in versions]),
         first.seconds,
         padded=first.padded,

@@ -158,8 +158,7 @@ def _describe_tracks(bundle: Bundle, store: Store, rows: Int64Array, progress: b
     with progress_bar(len(rows), "index", "slice", progress) as tick:
         for at in range(0, len(rows), _AT_A_TIME):
             some = rows[at : at + _AT_A_TIME]
-            sound = None if store.mel_16k is None or not bundle.model.needs_sound else np.asarray(store.mel_16k[some])
-            found.append(embed_slices(bundle.model, np.asarray(store.images[some]), sound))
+            found.append(embed_slices(bundle.model, store.inputs(some)))
             tick(len(some))
     tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
     vectors = average_by(np.concatenate(found).astype(np.float64), position, len(tracks))
@@ -169,4 +168,4 @@ def _describe_tracks(bundle: Bundle, store: Store, rows: Int64Array, progress: b
 def _in_batches(model: Model, track_slices: TrackSlices) -> Float32Array:
     cut: Callable[[int], TrackSlices] = lambda at: track_slices.select(slice(at, at + _AT_A_TIME))  # noqa: E731
     parts = [cut(at) for at in range(0, len(track_slices), _AT_A_TIME)]
-    return np.concatenate([embed_slices(model, part.images, part.mel_16k) for part in parts])
+    return np.concatenate([embed_slices(model, part.inputs) for part in parts])

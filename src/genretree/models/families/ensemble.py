@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from genretree.arrays import Float32Array, Float64Array, Int64Array
 from genretree.errors import BundleError, SettingsError
 from genretree.files import atomic_path
 from genretree.models.base import (
@@ -31,6 +31,7 @@ from genretree.models.base import (
     embed_slices,
     predict_dataset,
     shuffle_weights,
+    training_inputs,
 )
 from genretree.models.finite_weights import require_finite
 from genretree.models.linear.logistic import group_folds
@@ -38,6 +39,7 @@ from genretree.models.registry import get_family
 from genretree.models.runtime.graph import Graph, HasGraphs
 from genretree.models.runtime.types import Runner
 from genretree.settings import Heads, Settings
+from genretree.sound.features import Inputs
 from genretree.taxonomy import Taxonomy
 
 _WEIGHTS_FILE = "weights.safetensors"
@@ -53,6 +55,12 @@ class EnsembleSettings(Settings):
     folds: int = Field(5, ge=2, le=20, description="parts of the training slices for the weighing")
     heads: Heads = Field("tree", description="tree only")
     seed: int = Field(0, ge=0, lt=2**32)
+
+    @property
+    def input_features(self) -> tuple[str, ...]:
+        """Names of the inputs that any member needs."""
+        needed = [training_inputs(own) for _, _, own in _members(self)]
+        return tuple(dict.fromkeys(name for names in needed for name in names))
 
     @field_validator("members")
     @classmethod
@@ -125,14 +133,15 @@ class EnsembleModel:
     """Members and their weights behind the contract of every family."""
 
     def __init__(
-        self, members: Sequence[Model], weights: NDArray[np.float64], taxonomy: Taxonomy, settings: EnsembleSettings
+        self, members: Sequence[Model], weights: Float64Array, taxonomy: Taxonomy, settings: EnsembleSettings
     ) -> None:
         self.members = list(members)
         self.weights = weights
         self.taxonomy = taxonomy
         self.settings = settings
         self.heads: Heads = "tree"
-        self.needs_sound = any(member.needs_sound for member in members)
+        names = (name for member in members for name in member.input_features)
+        self.input_features = tuple(dict.fromkeys(names))
 
     def graphs(self, image_size: int) -> dict[str, Graph]:
         """Give the networks of all members that have some."""
@@ -154,16 +163,14 @@ class EnsembleModel:
             if isinstance(member, HasGraphs):
                 yield name, member
 
-    def predict_levels(
-        self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
-    ) -> LevelProbabilities:
-        """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
-        leaves = np.stack([member.predict_levels(images, mel_16k)[-1] for member in self.members])
+    def predict_proba(self, inputs: Inputs) -> LevelProbabilities:
+        """Predict the probabilities of every node: a list of (n, n_nodes) arrays by level."""
+        leaves = np.stack([member.predict_proba(inputs)[-1] for member in self.members])
         return self.taxonomy.sum_levels(combine_members(leaves, self.weights))
 
-    def embed(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None) -> NDArray[np.float32]:
+    def embed(self, inputs: Inputs) -> Float32Array:
         """Compute the features of all members, side by side: shape (n, width)."""
-        return np.concatenate([embed_slices(member, images, mel_16k) for member in self.members], axis=1)
+        return np.concatenate([embed_slices(member, inputs) for member in self.members], axis=1)
 
     def shuffle_weights(self, rng: np.random.Generator) -> EnsembleModel | None:
         """Copy the model with the weights of its members shuffled; None if no member has any."""
@@ -190,17 +197,15 @@ class EnsembleModel:
         return names
 
 
-def combine_members(leaves: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def combine_members(leaves: Float64Array, weights: Float64Array) -> Float64Array:
     """Pool members' leaf probabilities, (members, n, n_leaves), into (n, n_leaves): a weighted product, normalised."""
     from scipy.special import softmax
 
-    pooled: NDArray[np.float64] = softmax(np.tensordot(weights, np.log(np.maximum(leaves, _LEAST)), axes=1), axis=1)
+    pooled: Float64Array = softmax(np.tensordot(weights, np.log(np.maximum(leaves, _LEAST)), axes=1), axis=1)
     return pooled
 
 
-def fit_member_weights(
-    leaves: NDArray[np.float64], truth: NDArray[np.int64], tracks: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def fit_member_weights(leaves: Float64Array, truth: Int64Array, tracks: Int64Array) -> Float64Array:
     """Find the members' weights, none negative, that make the true leaves likeliest.
 
     Parameters
@@ -223,7 +228,7 @@ def fit_member_weights(
     share /= share.sum()
     rows = np.arange(len(truth))
 
-    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+    def loss(weights: Float64Array) -> tuple[float, Float64Array]:
         scores = log_softmax(np.tensordot(weights, logs, axes=1), axis=1)
         expected = (np.exp(scores)[None] * logs).sum(axis=2)
         gradient = -(share * (logs[:, rows, truth] - expected)).sum(axis=1)
@@ -231,7 +236,7 @@ def fit_member_weights(
 
     start = np.full(len(leaves), 1 / len(leaves))
     result = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, 3)] * len(leaves))
-    weights: NDArray[np.float64] = result.x
+    weights: Float64Array = result.x
     return weights if weights.sum() > 0 else start
 
 
@@ -250,7 +255,7 @@ def _predict_unseen(
     taxonomy: Taxonomy,
     chosen: EnsembleSettings,
     context: FitContext,
-) -> NDArray[np.float64]:
+) -> Float64Array:
     """Leaf probabilities of every training slice from a member that saw nothing of its group."""
     width = len(taxonomy.leaves)
     found = np.full((len(train), width), 1 / width)

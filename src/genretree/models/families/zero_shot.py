@@ -13,16 +13,17 @@ from typing import Any
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 from scipy.special import expit
 
+from genretree.arrays import Float64Array
 from genretree.errors import BundleError
-from genretree.models.base import LevelProbabilities
+from genretree.models.base import LevelProbabilities, check_inputs
 from genretree.models.families.musicnn.family import MusicnnSettings
 from genretree.models.pretrained.musicnn import MSD_TAGS, MTT_TAGS, Musicnn
 from genretree.models.pretrained.musicnn_features import extract_features, load_network
 from genretree.models.pretrained.names import MusicnnName
 from genretree.settings import Heads
+from genretree.sound.features import MEL_16K, Inputs
 from genretree.taxonomy import Taxonomy
 
 _TAGS: Mapping[str, Sequence[str]] = {"msd": MSD_TAGS, "mtt": MTT_TAGS}
@@ -66,18 +67,18 @@ class TagTree:
         taxonomy = Taxonomy.from_nested(nested, content["levels"])
         return cls(taxonomy, tuple(content["networks"]), float(content["floor"]), roots)
 
-    def leaf_probabilities(self, tags: Mapping[MusicnnName, NDArray[np.float64]]) -> NDArray[np.float64]:
+    def leaf_probabilities(self, tags: Mapping[MusicnnName, Float64Array]) -> Float64Array:
         """Turn tag probabilities, (n, 50) for each network, into leaf probabilities, (n, n_leaves)."""
-        columns: list[NDArray[np.float64]] = []
+        columns: list[Float64Array] = []
         self._share(self.roots, np.ones(len(next(iter(tags.values())))), tags, columns)
         return np.stack(columns, axis=1)
 
     def _share(
         self,
         nodes: Sequence[TagNode],
-        whole: NDArray[np.float64],
-        tags: Mapping[MusicnnName, NDArray[np.float64]],
-        columns: list[NDArray[np.float64]],
+        whole: Float64Array,
+        tags: Mapping[MusicnnName, Float64Array],
+        columns: list[Float64Array],
     ) -> None:
         """Share a parent's probability among its children, and theirs among their own, leaf by leaf."""
         evidence = np.stack([self._evidence(node, tags) for node in nodes])
@@ -87,7 +88,7 @@ class TagTree:
             else:
                 columns.append(whole * share)
 
-    def _evidence(self, node: TagNode, tags: Mapping[MusicnnName, NDArray[np.float64]]) -> NDArray[np.float64]:
+    def _evidence(self, node: TagNode, tags: Mapping[MusicnnName, Float64Array]) -> Float64Array:
         """Sum the tags of a node and of all below it."""
         own = sum((tags[network][:, tag] for network, tag in _all_tags(node)), start=np.zeros(1))
         return np.asarray(self.floor + own)
@@ -96,7 +97,7 @@ class TagTree:
 class TagModel:
     """The untrained classifier behind the contract of every family."""
 
-    needs_sound = True
+    input_features: tuple[str, ...] = (MEL_16K,)
     heads: Heads = "tree"
 
     def __init__(self, tree: TagTree, networks: Mapping[MusicnnName, Musicnn], patches: int = 4) -> None:
@@ -116,13 +117,10 @@ class TagModel:
         tree = TagTree.builtin(name)
         return cls(tree, {network: load_network(network) for network in tree.networks})
 
-    def predict_levels(
-        self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None
-    ) -> LevelProbabilities:
-        """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
-        if mel_16k is None:
-            raise BundleError("tags are heard in sound, and there are only images")
-        heard = extract_features(self.networks, mel_16k, self.patches)
+    def predict_proba(self, inputs: Inputs) -> LevelProbabilities:
+        """Predict the probabilities of every node: a list of (n, n_nodes) arrays by level."""
+        check_inputs(self, inputs)
+        heard = extract_features(self.networks, inputs[MEL_16K], self.patches)
         tags = {name: expit(heard[f"{name}/tags"].astype(np.float64)) for name in self.networks}
         return self.tree.taxonomy.sum_levels(self.tree.leaf_probabilities(tags))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genretree.arrays import Float16Array, Float32Array, UInt8Array
+from genretree.arrays import Float32Array, UInt8Array
 from genretree.errors import BundleError
 from genretree.models.base import LevelProbabilities, Model, SliceDataset
 from genretree.models.features.image_statistics import dataset_statistics, image_statistics
@@ -16,6 +16,7 @@ from genretree.models.linear.hierarchical import LinearTree, read_head
 from genretree.models.neural.settings import NetworkSettings
 from genretree.models.runtime.types import Runner
 from genretree.settings import Settings
+from genretree.sound.features import IMAGES, Inputs
 from genretree.taxonomy import Taxonomy
 
 _SETTINGS = {"cnn": "CnnSettings", "efficientnet-b0": "EfficientNetSettings", "ast": "AstSettings"}
@@ -46,7 +47,7 @@ def load_exported(folder: Path, run: Runner, taxonomy: Taxonomy, settings: Netwo
 class _Exported:
     """What both kinds share."""
 
-    needs_sound = False
+    input_features: tuple[str, ...] = (IMAGES,)
 
     def __init__(self, run: Runner, settings: NetworkSettings) -> None:
         self.run = run
@@ -77,9 +78,9 @@ class ExportedNetwork(_Exported):
         self.taxonomy = taxonomy
         self.widths = [len(taxonomy.nodes(level)) for level in range(taxonomy.depth)]
 
-    def predict_levels(self, images: UInt8Array, mel_16k: Float16Array | None = None) -> LevelProbabilities:
-        """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
-        turns = [self._probabilities(scores) for scores in self._look(images)]
+    def predict_proba(self, inputs: Inputs) -> LevelProbabilities:
+        """Predict the probabilities of every node: a list of (n, n_nodes) arrays by level."""
+        turns = [self._probabilities(scores) for scores in self._look(inputs[IMAGES])]
         return [np.stack(level).mean(axis=0) for level in zip(*turns, strict=True)]
 
     def _probabilities(self, scores: Float32Array) -> LevelProbabilities:
@@ -99,8 +100,9 @@ class ExportedFeatures(_Exported):
         self.linear = linear
         self.statistics = statistics
 
-    def predict_levels(self, images: UInt8Array, mel_16k: Float16Array | None = None) -> LevelProbabilities:
-        """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
+    def predict_proba(self, inputs: Inputs) -> LevelProbabilities:
+        """Predict the probabilities of every node: a list of (n, n_nodes) arrays by level."""
+        images = inputs[IMAGES]
         return self._classify(self._features(images), image_statistics(images) if self.statistics else None)
 
     def predict_dataset(self, examples: SliceDataset, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
@@ -111,7 +113,7 @@ class ExportedFeatures(_Exported):
             if tick is not None:
                 tick(len(images))
         if not found:
-            return self.predict_levels(np.asarray(examples.images[examples.rows]))
+            return self.predict_proba(examples.inputs())
         return self._classify(np.concatenate(found), dataset_statistics(examples) if self.statistics else None)
 
     def _features(self, images: UInt8Array) -> Float32Array:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from genretree.arrays import Float16Array, Float32Array, UInt8Array
+from genretree.arrays import Float32Array
 from genretree.models.base import FitContext, FitResult, LevelProbabilities, Model, SliceDataset
 from genretree.models.features.image_statistics import dataset_statistics, image_statistics
 from genretree.models.linear.hierarchical import (
@@ -37,6 +37,7 @@ from genretree.models.neural.network import (
 from genretree.models.runtime.graph import Graph, wrap_runner
 from genretree.models.runtime.types import Runner
 from genretree.progress import progress_bar
+from genretree.sound.features import IMAGES, Inputs
 
 _BATCH = 32
 
@@ -47,7 +48,7 @@ Look = Callable[[Tensor], Tensor]  # uint8 images (n, 3, size, size) to features
 class LinearNetworkModel:
     """A network, whose head is not used, and a linear classifier behind the contract of every family."""
 
-    needs_sound = False
+    input_features: tuple[str, ...] = (IMAGES,)
 
     def __init__(self, model: NetworkModel, linear: LinearTree, statistics: bool) -> None:
         self.model = model
@@ -71,13 +72,18 @@ class LinearNetworkModel:
         network: GenreNetwork = self.model.network
         return network
 
+    def torch_module(self) -> nn.Module:
+        """Return the network."""
+        return self.network
+
     @property
     def explain_methods(self) -> tuple[str, ...]:
         """Methods of explaining other than occlusion."""
         return self.network.settings.explain_methods
 
-    def embed(self, images: UInt8Array, mel_16k: Float16Array | None = None) -> Float32Array:
+    def embed(self, inputs: Inputs) -> Float32Array:
         """Compute the features that the classifier sees: shape (n, width)."""
+        images = inputs[IMAGES]
         seen = network_features(self.network, images, self.look)
         return np.concatenate([seen, image_statistics(images)], axis=1) if self.statistics else seen
 
@@ -86,8 +92,9 @@ class LinearNetworkModel:
         network = NetworkModel(shuffle_network(self.network, rng))
         return LinearNetworkModel(network, self.linear.shuffle(rng), self.statistics)
 
-    def predict_levels(self, images: UInt8Array, mel_16k: Float16Array | None = None) -> LevelProbabilities:
-        """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
+    def predict_proba(self, inputs: Inputs) -> LevelProbabilities:
+        """Predict the probabilities of every node: a list of (n, n_nodes) arrays by level."""
+        images = inputs[IMAGES]
         blocks = [network_features(self.network, images, self.look)]
         return self.linear.predict([*blocks, image_statistics(images)] if self.statistics else blocks)
 

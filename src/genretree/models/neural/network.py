@@ -10,13 +10,13 @@ from typing import Self, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from genretree.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
 from genretree.errors import BundleError
 from genretree.models.base import LevelProbabilities, compute_class_weights
 from genretree.models.finite_weights import require_finite
@@ -29,6 +29,7 @@ from genretree.models.pretrained.names import BACKBONE_FILE, WEIGHTS_FILE
 from genretree.models.runtime.graph import Graph, wrap_runner
 from genretree.models.runtime.types import Runner
 from genretree.settings import MODALITIES
+from genretree.sound.features import IMAGES, Inputs
 from genretree.sound.luminance import magma_luminance
 from genretree.taxonomy import Taxonomy
 
@@ -101,7 +102,7 @@ class GenreNetwork(nn.Module):
                     module.eval()
         return self
 
-    def balance_leaves(self, leaves: NDArray[np.int64]) -> None:
+    def balance_leaves(self, leaves: Int64Array) -> None:
         """Weight leaves in the loss by training slices of shape (n,), to a mean of 1; see `class_weight_power`."""
         weights = compute_class_weights(leaves, self.settings.class_weight_power)
         self.leaf_weights[torch.from_numpy(leaves)] = torch.from_numpy(weights).float()
@@ -221,10 +222,10 @@ class GenreNetwork(nn.Module):
 class NetworkModel:
     """A trained network behind the contract of every family."""
 
-    needs_sound = False
+    input_features: tuple[str, ...] = (IMAGES,)
 
     def __init__(self, network: GenreNetwork) -> None:
-        self.network = network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.network: GenreNetwork = network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.heads = network.settings.heads
         self.explain_methods = network.settings.explain_methods
         self.score: Callable[[Tensor], Tensor] = lambda images: self.network(images)["scores"]
@@ -238,12 +239,11 @@ class NetworkModel:
         run = wrap_runner(runners["network"])
         self.score = lambda images: run(images)[0]
 
-    def predict_levels(
-        self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None, batch_size: int = 32
-    ) -> LevelProbabilities:
-        """Give the probabilities of every node, by level, (n, n_nodes), in float32 unless a runner says otherwise."""
+    def predict_proba(self, inputs: Inputs, batch_size: int = 32) -> LevelProbabilities:
+        """Predict the probabilities of every node by level, (n, n_nodes), in float32 unless a runner says otherwise."""
+        images = inputs[IMAGES]
         device = next(self.network.parameters()).device
-        found: list[list[NDArray[np.float64]]] = []
+        found: list[list[Float64Array]] = []
         with torch.inference_mode():
             for start in range(0, len(images), batch_size):
                 batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
@@ -252,9 +252,13 @@ class NetworkModel:
             return [np.zeros((0, width)) for width in self.network.head.widths]
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
-    def embed(self, images: NDArray[np.uint8], mel_16k: NDArray[np.float16] | None = None) -> NDArray[np.float32]:
+    def embed(self, inputs: Inputs) -> Float32Array:
         """Compute the pooled features: shape (n, width)."""
-        return network_features(self.network, images)
+        return network_features(self.network, inputs[IMAGES])
+
+    def torch_module(self) -> nn.Module:
+        """Return the network."""
+        return self.network
 
     def shuffle_weights(self, rng: np.random.Generator) -> NetworkModel:
         """Copy the model with the numbers within each array of weights shuffled."""
@@ -302,8 +306,8 @@ def shift_in_time(images: Tensor, turns: int) -> Iterator[Tensor]:
 
 
 def network_features(
-    network: GenreNetwork, images: NDArray[np.uint8], look: Callable[[Tensor], Tensor] | None = None
-) -> NDArray[np.float32]:
+    network: GenreNetwork, images: UInt8Array, look: Callable[[Tensor], Tensor] | None = None
+) -> Float32Array:
     """Compute a network's features of images, averaged over `n_tta_shifts` shifts in time: shape (n, width).
 
     `look`, from uint8 images (n, 3, size, size) to features (n, width), takes the network's place.

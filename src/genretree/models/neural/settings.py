@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from genretree.models.linear.logistic import Regularisations
 from genretree.models.pretrained.names import CACHED, NONE, MusicnnName
 from genretree.settings import MODALITIES, Heads, Modality, Settings
+from genretree.sound.features import MEL_16K
 
 Pixels = Literal["decibels", "luminance"]
 PIXELS_HELP = (
@@ -97,6 +98,11 @@ class NetworkSettings(Settings):
     max_gradient_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0: not clipped")
     precision: Literal["auto", "float32", "bf16", "fp16"] = Field("auto", description="of training")
     seed: int = Field(0, ge=0, lt=2**32)
+
+    @property
+    def input_features(self) -> tuple[str, ...]:
+        """Names of the inputs that training needs: the images, and audio for a teacher."""
+        return self.modalities if self.teacher == "none" else (*self.modalities, MEL_16K)
 
     @field_validator("modalities")
     @classmethod

@@ -25,6 +25,7 @@ from genretree.models.pretrained.musicnn_weights import load_musicnn_weights
 from genretree.models.pretrained.names import CACHED, MusicnnName
 from genretree.models.runtime.graph import Graph, wrap_runner
 from genretree.models.runtime.types import Runner
+from genretree.sound.features import MEL_16K
 from genretree.sound.mel_16k import compress
 
 Layer = Literal["tags", "mean_pool", "max_pool", "penultimate", "images"]
@@ -139,10 +140,11 @@ def extract_dataset_features(
 
     What is heard by `backends`, other runtimes of the same networks, is neither taken from there nor kept.
     """
-    sound = examples.mel_16k
+    sound = examples.features.get(MEL_16K)
     if sound is None:
         raise TrainingError(
-            "musicnn needs sound, and this store has only images; prepare it anew, or choose another family"
+            f"musicnn needs the feature {MEL_16K}, and this store does not have it; if it was made from audio, prepare "
+            f"the same source into the same store with the feature {MEL_16K}, which adds it; or choose another family"
         )
     found: dict[str, Float32Array] = {}
     for name, network in networks.items():

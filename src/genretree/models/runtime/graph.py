@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from genretree.arrays import Array
 from genretree.models.runtime.types import Runner
 
 
@@ -38,7 +38,7 @@ class Graph:
 
 @runtime_checkable
 class HasGraphs(Protocol):
-    """A model with networks in it; `needs_sound` and the rest of the contract apart."""
+    """A model with networks in it; the rest of the contract apart."""
 
     def graphs(self, image_size: int) -> dict[str, Graph]:
         """Give the networks by name, for stored images of `image_size` pixels; none if there are none."""
@@ -52,7 +52,7 @@ class HasGraphs(Protocol):
 def run_torch(graph: Graph, bf16: bool) -> Runner:
     """Run a graph by torch, its matrix products in bf16 or float32."""
 
-    def run(batch: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    def run(batch: Array) -> tuple[Array, ...]:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             return tuple(output.float().numpy() for output in graph.module(torch.from_numpy(batch)))
 

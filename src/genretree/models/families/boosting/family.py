@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from genretree.arrays import Float16Array, Float32Array, Float64Array, Int64Array, UInt8Array
+from genretree.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
 from genretree.errors import BundleError, TrainingError
 from genretree.files import atomic_path
 from genretree.models.base import (
@@ -21,6 +21,7 @@ from genretree.models.base import (
     FitResult,
     LevelProbabilities,
     SliceDataset,
+    check_inputs,
     write_history,
 )
 from genretree.models.families.boosting.checked_trees import CheckedTrees
@@ -43,6 +44,7 @@ from genretree.models.runtime.graph import Graph
 from genretree.models.runtime.types import Runner
 from genretree.progress import progress_bar
 from genretree.settings import MODALITIES, Heads
+from genretree.sound.features import IMAGES, Inputs
 from genretree.sound.luminance import magma_luminance
 from genretree.taxonomy import Taxonomy
 
@@ -104,7 +106,7 @@ class BoostingModel:
         self, seeing: _FeaturePipeline, classifiers: list[CheckedTrees], taxonomy: Taxonomy, settings: BoostingSettings
     ) -> None:
         self.seeing = seeing
-        self.needs_sound = seeing.describer.needs_sound
+        self.input_features = seeing.describer.input_features
         self.classifiers = classifiers
         self.taxonomy = taxonomy
         self.settings = settings
@@ -118,17 +120,16 @@ class BoostingModel:
         """Let another runtime hear."""
         self.seeing.describer.set_backend(runners)
 
-    def predict_levels(self, images: UInt8Array, mel_16k: Float16Array | None = None) -> LevelProbabilities:
+    def predict_proba(self, inputs: Inputs) -> LevelProbabilities:
         """Give the probabilities of every node: a list of (n, n_nodes) float64 arrays by level."""
-        if self.needs_sound and mel_16k is None:
-            raise BundleError("this model listens to sound, and there are only images")
-        if len(images) == 0:
+        check_inputs(self, inputs)
+        if len(inputs[IMAGES]) == 0:
             return [np.zeros((0, len(self.taxonomy.nodes(level)))) for level in range(self.taxonomy.depth)]
-        return self._classify(self.seeing.see(images, mel_16k))
+        return self._classify(self.seeing.see(inputs))
 
-    def embed(self, images: UInt8Array, mel_16k: Float16Array | None = None) -> Float32Array:
+    def embed(self, inputs: Inputs) -> Float32Array:
         """Compute the features that the trees see: shape (n, width)."""
-        return self.seeing.see(images, mel_16k)
+        return self.seeing.see(inputs)
 
     def predict_dataset(self, examples: SliceDataset, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
         """Score stored slices; what was heard before is not heard again."""
@@ -177,11 +178,11 @@ class _FeaturePipeline:
             return None
         return len(self.projection[1])
 
-    def see(self, images: UInt8Array, mel_16k: Float16Array | None) -> Float32Array:
+    def see(self, inputs: Inputs) -> Float32Array:
         """Give the features of slices, shape (n, width)."""
-        size = self.settings.batch_size
+        size, images = self.settings.batch_size, inputs[IMAGES]
         parts = (images[start : start + size] for start in range(0, len(images), size))
-        return self._join(parts, self.describer.describe(images, mel_16k))
+        return self._join(parts, self.describer.describe(inputs))
 
     def transform_dataset(self, examples: SliceDataset, progress: bool = False) -> Float32Array:
         """Give the features of stored slices, shape (n, width)."""

@@ -8,7 +8,7 @@ from typing import Literal, Self
 
 import numpy as np
 
-from genretree.arrays import Float16Array, Float32Array, UInt8Array
+from genretree.arrays import Float32Array
 from genretree.models.base import SliceDataset
 from genretree.models.features.image_statistics import dataset_statistics, image_statistics
 from genretree.models.pretrained.musicnn import Musicnn
@@ -24,6 +24,7 @@ from genretree.models.pretrained.musicnn_features import (
 from genretree.models.pretrained.names import MusicnnName
 from genretree.models.runtime.graph import Graph
 from genretree.models.runtime.types import Runner
+from genretree.sound.features import IMAGES, MEL_16K, Inputs
 
 Feature = Literal["components", "statistics", "musicnn"]
 _PATCHES = 4  # heard of each slice
@@ -46,19 +47,18 @@ class FeatureExtractor:
         self.backends: Mapping[MusicnnName, Backend] | None = None
 
     @property
-    def needs_sound(self) -> bool:
-        """Whether images alone are not enough."""
-        return "musicnn" in self.features
+    def input_features(self) -> tuple[str, ...]:
+        """Names of what it needs of a slice."""
+        return (IMAGES, MEL_16K) if "musicnn" in self.features else (IMAGES,)
 
-    def describe(self, images: UInt8Array, mel_16k: Float16Array | None) -> list[Float32Array]:
+    def describe(self, inputs: Inputs) -> list[Float32Array]:
         """Give each kind of features of slices: arrays of shape (n, width)."""
         found = []
         for name in self.features:
             if name == "statistics":
-                found.append(image_statistics(images))
+                found.append(image_statistics(inputs[IMAGES]))
             else:
-                assert mel_16k is not None
-                found.append(self._join(extract_features(self.backends or self.networks, mel_16k, _PATCHES)))
+                found.append(self._join(extract_features(self.backends or self.networks, inputs[MEL_16K], _PATCHES)))
         return found
 
     def extract_dataset(self, examples: SliceDataset, progress: bool = False) -> list[Float32Array]:

@@ -11,6 +11,7 @@ from genretree.models.families.boosting.feature_extractor import Feature
 from genretree.models.neural.settings import PIXELS_HELP, Pixels
 from genretree.models.pretrained.names import CACHED, MusicnnName
 from genretree.settings import MODALITIES, Heads, Modality, Settings
+from genretree.sound.features import MEL_16K
 
 
 class BoostingSettings(Settings):
@@ -54,6 +55,12 @@ class BoostingSettings(Settings):
     epochs: int = Field(200, ge=1, description="most boosting iterations")
     patience: int = Field(10, ge=1, description="stop after so many iterations without a better validation loss")
     seed: int = Field(0, ge=0, lt=2**32)
+
+    @property
+    def input_features(self) -> tuple[str, ...]:
+        """Names of the inputs that the features need."""
+        images = any(name != "musicnn" for name in self.features)
+        return (*(self.modalities if images else ()), *((MEL_16K,) if "musicnn" in self.features else ()))
 
     @model_validator(mode="after")
     def _batches_hold_components(self) -> Self:

@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 
-from genretree.arrays import Float16Array, Float32Array, UInt8Array
+from genretree.arrays import Float32Array
 from genretree.errors import BundleError, TrainingError
-from genretree.models.base import FitContext, FitResult, LevelProbabilities, Model, SliceDataset
+from genretree.models.base import FitContext, FitResult, LevelProbabilities, Model, SliceDataset, check_inputs
 from genretree.models.features.image_statistics import image_statistics
 from genretree.models.finite_weights import require_finite
 from genretree.models.linear.hierarchical import HEAD_FILE, LabelledRows, LinearTree, choose_features, hold_out
@@ -47,7 +47,8 @@ from genretree.models.pretrained.names import CACHED, MusicnnName
 from genretree.models.runtime.graph import Graph
 from genretree.models.runtime.types import Runner
 from genretree.parallel import keep_allocated_pages
-from genretree.settings import Heads, Settings
+from genretree.settings import MODALITIES, Heads, Settings
+from genretree.sound.features import MEL_16K, Inputs
 from genretree.taxonomy import Taxonomy
 
 _NUMBERED = (*LAYERS, IMAGES)  # as bundles count them
@@ -81,6 +82,12 @@ class MusicnnSettings(Settings):
         0.0, ge=0, le=1, description="weigh leaves by their share of slices to minus this"
     )
     seed: int = Field(0, ge=0, lt=2**32)
+
+    @property
+    def input_features(self) -> tuple[str, ...]:
+        """Names of the inputs that the candidate layers need."""
+        images = any(IMAGES in layers for layers in self.layers)
+        return (MEL_16K, *(MODALITIES if images else ()))
 
     @field_validator("networks")
     @classmethod
@@ -172,8 +179,6 @@ class MusicnnFamily:
 class MusicnnModel:
     """Networks and classifier behind the contract of every family."""
 
-    needs_sound = True
-
     def __init__(
         self,
         networks: Mapping[MusicnnName, Musicnn],
@@ -184,6 +189,7 @@ class MusicnnModel:
         self.networks = dict(networks)
         self.backends: Mapping[MusicnnName, Backend] | None = None
         self.layers = tuple(layers)
+        self.input_features: tuple[str, ...] = (IMAGES, MEL_16K) if IMAGES in layers else (MEL_16K,)
         self.linear = linear
         self.settings = settings
         self.heads = settings.heads
@@ -196,22 +202,22 @@ class MusicnnModel:
         """Let another runtime hear."""
         self.backends = run_networks(self.networks, runners)
 
-    def predict_levels(self, images: UInt8Array, mel_16k: Float16Array | None = None) -> LevelProbabilities:
-        """Give the probabilities of every node: a list of (n, n_nodes) arrays by level."""
-        if mel_16k is None:
-            raise BundleError("this model listens to sound, and there are only images")
-        heard = extract_features(self.backends or self.networks, mel_16k, self.settings.patches)
-        if IMAGES in self.layers:
-            heard[IMAGES] = image_statistics(images)
+    def predict_proba(self, inputs: Inputs) -> LevelProbabilities:
+        """Predict the probabilities of every node: a list of (n, n_nodes) arrays by level."""
+        check_inputs(self, inputs)
+        heard = self._hear(inputs)
         return self.linear.predict(_blocks(heard, self.settings.networks, self.layers))
 
-    def embed(self, images: UInt8Array, mel_16k: Float16Array | None = None) -> Float32Array:
+    def embed(self, inputs: Inputs) -> Float32Array:
         """Compute the layers that the classifier sees: shape (n, width)."""
-        assert mel_16k is not None
-        heard = extract_features(self.backends or self.networks, mel_16k, self.settings.patches)
-        if IMAGES in self.layers:
-            heard[IMAGES] = image_statistics(images)
+        heard = self._hear(inputs)
         return np.concatenate([heard[key] for key in sorted(heard) if key.split("/")[-1] in self.layers], axis=1)
+
+    def _hear(self, inputs: Inputs) -> dict[str, Float32Array]:
+        found = extract_features(self.backends or self.networks, inputs[MEL_16K], self.settings.patches)
+        if IMAGES in self.layers:
+            found[IMAGES] = image_statistics(inputs[IMAGES])
+        return found
 
     def shuffle_weights(self, rng: np.random.Generator) -> MusicnnModel:
         """Copy the model with the numbers within each array of weights shuffled."""

@@ -12,12 +12,12 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 from transformers import set_seed
 
+from genretree.arrays import Float32Array, Float64Array, Int64Array
 from genretree.models.base import FitContext, SliceDataset
 from genretree.models.features.image_statistics import dataset_statistics
 from genretree.models.linear.logistic import LinearHead
@@ -26,6 +26,7 @@ from genretree.models.neural.trainer import train_network
 from genretree.models.pretrained.musicnn import PATCH_FRAMES, Musicnn
 from genretree.models.pretrained.musicnn_features import IMAGES, cut_patches, pool_patches
 from genretree.models.pretrained.names import MusicnnName
+from genretree.sound.features import MEL_16K
 from genretree.sound.mel_16k import compress
 
 _LEARNED_PATCHES = 2  # of each slice and epoch, at random
@@ -104,8 +105,8 @@ class PatchTargets:
     """Slices with sound, the class of each for every classifier (n, heads; -1: none), and their weights (n,)."""
 
     examples: SliceDataset
-    classes: NDArray[np.int64]
-    weights: NDArray[np.float64]
+    classes: Int64Array
+    weights: Float64Array
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,8 @@ class PatchDataset(Dataset[Any]):
     """Slices as patches of their sound: random ones to learn from, or evenly spread ones."""
 
     def __init__(self, lesson: PatchTargets, patches: int, images: bool, seed: int | None = None) -> None:
-        assert lesson.examples.mel_16k is not None
         self.examples = lesson.examples
-        self.sound = lesson.examples.mel_16k
+        self.sound = lesson.examples.features[MEL_16K]
         self.classes = lesson.classes
         self.weights = lesson.weights.astype(np.float32)
         self.patches = patches
@@ -153,7 +153,7 @@ class PatchDataset(Dataset[Any]):
             "weights": torch.from_numpy(self.weights[chosen]),
         }
 
-    def _cut(self, piece: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _cut(self, piece: Float32Array) -> Float32Array:
         if self.chance is None or len(piece) <= PATCH_FRAMES:
             found = cut_patches(piece, self.patches)
             return found if len(found) == self.patches else np.repeat(found[:1], self.patches, axis=0)

@@ -1,0 +1,294 @@
+"""Input features of models by name: the registry, and the mapping of arrays that every model takes.
+
+`images` are the uint8 images of mel, CQT and chroma, shape (3, size, size); `mel`, `cqt` and `chroma` are one of them
+each, shape (size, size). They are always computed. Every other feature is computed on request: `mel_16k`, and those of
+`register_feature`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from types import TracebackType
+from typing import Self, TypeAlias
+
+import numpy as np
+
+from genretree.arrays import Array, Float32Array, Int64Array
+from genretree.errors import ArgumentError, SettingsError
+from genretree.settings import (
+    HOP_LENGTH,
+    MEL_16K_BANDS,
+    MEL_16K_RATE,
+    MODALITIES,
+    SAMPLE_RATE,
+    ImageSettings,
+)
+from genretree.sound.mel_16k import MEL_16K_HOP, Mel16kTap, compute_mel_16k, mel_16k_frames
+
+IMAGES = "images"
+MEL_16K = "mel_16k"
+ENTRY_POINTS = "genretree.features"
+_ALWAYS = (IMAGES, *MODALITIES)
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_IN_MEMORY = 32 << 20  # bytes; about 6 minutes of samples
+
+Inputs: TypeAlias = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature of slices that a model may take as input.
+
+    Parameters
+    ----------
+    name : str
+        Lower-case letters, digits and '_'; the store keeps it in `NAME.npy`.
+    compute : callable
+        `compute(y, sr)` returns the feature of one slice, given its audio samples, float32, mono, at `sr` Hz. Worker
+        processes import it by its name, so it must be a function of a module.
+    shape : callable
+        `shape(settings)` returns the shape of the feature of one slice, for `ImageSettings`.
+    dtype : str
+        NumPy type in which the store keeps it.
+    """
+
+    name: str
+    compute: Callable[[Float32Array, int], Array]
+    shape: Callable[[ImageSettings], tuple[int, ...]]
+    dtype: str = "float32"
+
+
+def _mel_16k_shape(settings: ImageSettings) -> tuple[int, ...]:
+    return mel_16k_frames(settings), MEL_16K_BANDS
+
+
+_MEL_16K = Feature(MEL_16K, compute_mel_16k, _mel_16k_shape, "float16")
+_registered: dict[str, Feature] = {}
+
+
+def register_feature(
+    name: str,
+    compute: Callable[[Float32Array, int], Array],
+    shape: tuple[int, ...] | Callable[[ImageSettings], tuple[int, ...]],
+    dtype: str = "float32",
+) -> Feature:
+    """Register a feature extractor, so that stores and models can ask for it by name.
+
+    Parameters
+    ----------
+    name : str
+        Lower-case letters, digits and '_'.
+    compute : callable
+        `compute(y, sr)` returns the feature of one slice, given its audio samples: float32, mono, shape (n_samples,),
+        at `sr` = 22050 Hz. A function of a module, because worker processes import it by its name.
+    shape : tuple of int, or callable
+        Shape of the feature of one slice, or a function that returns it for `ImageSettings`.
+    dtype : str
+        NumPy type in which it is stored.
+
+    Returns
+    -------
+    Feature
+
+    Raises
+    ------
+    ArgumentError
+        If the name is not valid or belongs to another feature.
+
+    See Also
+    --------
+    genretree.models.register_family : Register a model family, whose models name their features.
+
+    Notes
+    -----
+    A package registers its features without being imported by an entry point in the group `genretree.features`, whose
+    object is a `Feature`. The service decodes files in a process of its own and finds features only there.
+
+    Examples
+    --------
+    >>> import librosa
+    >>> def compute_tempogram(y, sr):
+    ...     return librosa.feature.tempogram(y=y, sr=sr).mean(axis=1)
+    >>> register_feature("tempogram", compute_tempogram, shape=(384,)).name
+    'tempogram'
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ArgumentError(f"a feature's name has lower-case letters, digits and '_', got {name!r}")
+    if not callable(compute):
+        raise ArgumentError(f"compute must be a function of audio samples, got {type(compute).__name__}")
+    try:
+        kind = np.dtype(dtype)
+    except TypeError as error:
+        raise ArgumentError(f"dtype must be the name of a NumPy type, got {dtype!r}") from error
+    if kind.kind not in "biufc":
+        raise ArgumentError(f"dtype must be numeric, got {dtype!r}")
+    feature = Feature(name, compute, shape if callable(shape) else _FixedShape(tuple(shape)), kind.str)
+    known = _registered.get(name)
+    if name in (*_ALWAYS, MEL_16K) or (known is not None and _origin(known) != _origin(feature)):
+        raise ArgumentError(f"a feature named '{name}' is already registered; choose another name")
+    _registered[name] = feature
+    return feature
+
+
+@dataclass(frozen=True)
+class _FixedShape:
+    """A shape that does not depend on the image settings; an object of a module, for worker processes."""
+
+    shape: tuple[int, ...]
+
+    def __call__(self, settings: ImageSettings) -> tuple[int, ...]:
+        return self.shape
+
+
+def feature_names() -> list[str]:
+    """Names of all features: built in, registered, and of installed packages."""
+    return list(dict.fromkeys([*_ALWAYS, MEL_16K, *_registered, *_installed()]))
+
+
+def get_feature(name: str) -> Feature:
+    """Find a feature that is computed on request by its name.
+
+    Raises
+    ------
+    SettingsError
+        For an unknown name, with the likely intended one.
+    """
+    if name == MEL_16K:
+        return _MEL_16K
+    if name in _registered:
+        return _registered[name]
+    entry = _installed().get(name)
+    if entry is None:
+        names = feature_names()
+        close = difflib.get_close_matches(str(name), names, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"available: {', '.join(names)}"
+        raise SettingsError(f"unknown feature '{name}'; {hint}")
+    try:
+        found = entry.load()
+    except Exception as error:  # whatever importing another package raises
+        raise SettingsError(f"cannot import the feature '{name}' from {entry.value}: {error}") from error
+    if not isinstance(found, Feature) or found.name != name:
+        raise ArgumentError(f"{entry.value}: not a genretree Feature named '{name}'")
+    return found
+
+
+def requested_features(names: Iterable[str]) -> tuple[Feature, ...]:
+    """Find the features to compute: each once, without the images, which are always computed."""
+    return tuple(get_feature(name) for name in dict.fromkeys(names) if name not in _ALWAYS)
+
+
+def register_found(features: Iterable[Feature]) -> list[str]:
+    """Make features known in a worker process, where the caller's registrations are unknown; returns their names."""
+    names = []
+    for feature in features:
+        names.append(feature.name)
+        if feature != _MEL_16K:
+            _registered.setdefault(feature.name, feature)
+    return names
+
+
+@lru_cache(maxsize=1)
+def _installed() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+
+
+def _origin(feature: Feature) -> tuple[str, str]:
+    return getattr(feature.compute, "__module__", ""), getattr(feature.compute, "__qualname__", repr(feature.compute))
+
+
+class SliceInputs(Mapping[str, Array]):
+    """Features of slices by name, each of shape (n, ...); read from disk only where a model asks for them.
+
+    Parameters
+    ----------
+    arrays : mapping of name to array
+        All with the same number of rows; usually memory-mapped. With `images` come `mel`, `cqt` and `chroma`.
+    rows : array or slice, optional
+        The rows of the arrays that these slices are; by default all.
+    """
+
+    def __init__(self, arrays: Inputs, rows: Int64Array | slice | None = None) -> None:
+        self._arrays = arrays
+        self._rows = rows
+        self._read: dict[str, Array] = {}
+
+    def __getitem__(self, name: str) -> Array:
+        if name in MODALITIES and name not in self._arrays:
+            if IMAGES not in self._arrays:
+                raise KeyError(name)
+            return self[IMAGES][:, MODALITIES.index(name)]
+        if name not in self._read:
+            array = self._arrays[name]
+            self._read[name] = array if self._rows is None else np.asarray(array[self._rows])
+        return self._read[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._arrays or (name in MODALITIES and IMAGES in self._arrays)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+
+class FeatureTaps:
+    """Hands a track's sound on and computes features of its slices, in bounded memory. Use `with`."""
+
+    def __init__(self, features: Sequence[Feature], settings: ImageSettings) -> None:
+        self._features = features
+        self._settings = settings
+        self._closing = ExitStack()
+        self._mel = self._closing.enter_context(Mel16kTap()) if _MEL_16K in features else None
+        self._samples = None
+        if any(feature != _MEL_16K for feature in features):
+            self._samples = self._closing.enter_context(
+                tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="genretree-")  # noqa: SIM115 (closed by the stack)
+            )
+
+    def through(self, blocks: Iterable[Float32Array]) -> Iterator[Float32Array]:
+        """Yield the blocks as they come; the features can be read when they are at their end."""
+        kept = blocks if self._samples is None else self._keep(blocks)
+        return iter(kept if self._mel is None else self._mel.through(kept))
+
+    def _keep(self, blocks: Iterable[Float32Array]) -> Iterator[Float32Array]:
+        assert self._samples is not None
+        for block in blocks:
+            self._samples.write(np.ascontiguousarray(block, np.float32).tobytes())
+            yield block
+
+    def read(self, start: int) -> dict[str, Array]:
+        """Compute the features of the slice that begins at a frame of the spectra."""
+        found: dict[str, Array] = {}
+        for feature in self._features:
+            shape = tuple(feature.shape(self._settings))
+            if feature == _MEL_16K:
+                assert self._mel is not None
+                at = round(start * HOP_LENGTH / SAMPLE_RATE * MEL_16K_RATE / MEL_16K_HOP)
+                found[feature.name] = self._mel.read(at, shape[0])
+                continue
+            values = np.asarray(feature.compute(self._read_samples(start), SAMPLE_RATE))
+            if values.shape != shape:
+                raise ArgumentError(f"the feature '{feature.name}' has shape {values.shape}; registered: {shape}")
+            found[feature.name] = np.ascontiguousarray(values, np.dtype(feature.dtype))
+        return found
+
+    def _read_samples(self, start: int) -> Float32Array:
+        assert self._samples is not None
+        length = (self._settings.slice_frames - 1) * HOP_LENGTH
+        have = self._samples.seek(0, 2) // 4
+        self._samples.seek(4 * max(0, min(start * HOP_LENGTH, have - length)))
+        return np.frombuffer(self._samples.read(4 * length), np.float32)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._closing.close()

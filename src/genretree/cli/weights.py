@@ -31,7 +31,9 @@ def list_weights(as_json: bool) -> None:
 @weights.command()
 @click.argument("name")
 @click.option(
-    "--file", type=click.Path(path_type=Path), help="A local copy of the published file: musicnn's wheel or the .pth."
+    "--file",
+    type=click.Path(path_type=Path),
+    help="A local copy of the published file: musicnn's wheel, or the .pth or .pt file.",
 )
 def get(name: str, file: Path | None) -> None:
     """Download the weights NAME into the cache ($GENRETREE_CACHE, or the user's cache folder) and verify them.
@@ -40,12 +42,14 @@ def get(name: str, file: Path | None) -> None:
     uses its own cache. musicnn (30 MB) is downloaded with pip and its default settings.
     """
     from genretree.models.pretrained.download import get_weights
-    from genretree.models.pretrained.sources import MUSICNN, find_source
+    from genretree.models.pretrained.sources import MN04, MUSICNN, find_source
 
     for path in get_weights(name, file):
         echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     if name == MUSICNN:
         echo("Next: genretree predict song.mp3, or: genretree train STORE --model musicnn --out BUNDLE")
+        return
+    if name == MN04:
         return
     source = find_source(name.partition("@")[0])
     family = source.families[0] if source is not None else "FAMILY"

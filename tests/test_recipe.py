@@ -134,7 +134,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
         ),
         ("family: cnnn\nsummary: s\ncommand: [c]\ndata: d\ntime: t\nsettings: {}\n", "did you mean 'cnn'"),
         ("[1, 2]", "not a recipe"),
-        ("a: [", "not YAML"),
+        ("a: [", "not valid YAML"),
     ]:
         path.write_text(text)
         with pytest.raises(SettingsError, match=message):
@@ -142,7 +142,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SettingsError, match="can't be read as text"):
         Recipe.load(path)
-    with pytest.raises(SettingsError, match="no such file"):
+    with pytest.raises(SettingsError, match="no such recipe file"):
         Recipe.load(tmp_path / "none.yaml")
     with pytest.raises(SettingsError, match="did you mean 'cnn-ours'"):
         Recipe.load("cnn-our")

@@ -1,4 +1,4 @@
-"""Recipes: settings of a family with the commands, data and results, each in a YAML file."""
+"""Recipes: training settings of a family with data, commands and results, as YAML files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _SUFFIX = ".yaml"
 
 
 class ReportedResult(Settings):
-    """An accuracy obtained with a recipe, with data, split, machine and time."""
+    """Results of a recipe, with data, split, machine and training time."""
 
     data: str
-    split: str = Field(description="how the tracks were split, and the number of test tracks")
+    split: str = Field(description="the split, and the number of test tracks")
     machine: str
     seed: int = Field(ge=0)
     seconds: float | None = Field(None, description="training time")
@@ -30,39 +30,37 @@ class ReportedResult(Settings):
 
 
 class Speed(Settings):
-    """Measured training speed and the size of the data, from which the hours of a run are computed."""
+    """Measured training throughput and data set size, from which the training time is estimated."""
 
-    slices_per_second: float = Field(gt=0, description="training speed as measured by benchmarks/full_run.py")
+    slices_per_second: float = Field(gt=0, description="training throughput, as measured by benchmarks/full_run.py")
     machine: str
     train_slices: int = Field(29100, ge=1)
     validation_slices: int = Field(3637, ge=0)
 
     def hours(self, epochs: int) -> float:
-        """Compute the hours of a run; scoring a slice takes about a third of the time of training on it."""
+        """Estimate the training time in hours; validating a slice takes about a third of the time of training on it."""
         return epochs * (self.train_slices + self.validation_slices / 3) / self.slices_per_second / 3600
 
 
 class Recipe(Settings):
-    """Settings of a family, with the commands that use them.
+    """Settings of a family with the commands that use them.
 
     Parameters
     ----------
     family : str
-        Name of the family.
     summary : str
         One line.
     settings : mapping
-        The settings that differ from the family's defaults.
+        Settings that differ from the family's defaults.
     data : str
-        The data set that the recipe is for, and the form in which the commands expect it.
+        The intended data, and the form that the commands expect.
     command : list of str
-        Command lines from the data to the result.
+        Commands from the data to the result.
     time : str
-        Training time and machine; computed from `speed` if that is given.
+        Training time and machine; estimated from `speed` if that is set.
     speed : Speed, optional
-        Measured training speed.
     results : list of ReportedResult
-        Results obtained; empty if the recipe has not been run at full size.
+        Results; empty if the recipe has not been run at full size.
     """
 
     family: str
@@ -76,7 +74,7 @@ class Recipe(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _work_out_time(cls, values: Any) -> Any:
+    def _estimate_time(cls, values: Any) -> Any:
         if not isinstance(values, dict) or "time" in values or not isinstance(values.get("speed"), dict):
             return values
         speed, epochs = Speed.model_validate(values["speed"]), (values.get("settings") or {}).get("epochs")
@@ -91,36 +89,34 @@ class Recipe(Settings):
 
     @classmethod
     def load(cls, name: str | Path) -> Self:
-        """Load a recipe by name, or from a YAML file.
+        """Load a recipe by name or from a YAML file.
 
         Parameters
         ----------
         name : str or path
-            Name of a recipe in the package, or path of a `.yaml` or `.yml` file.
+            A name of `recipe_names`, or the path of a `.yaml` file.
+
+        Returns
+        -------
+        Recipe
 
         Raises
         ------
         SettingsError
-            If the name is unknown, the file is not a recipe, or the family lacks a setting.
-
-        Examples
-        --------
-        >>> from genretree.training.recipes import Recipe
-        >>> Recipe.load("boosting-published").family
-        'boosting'
+            For an unknown name, a file that is not a recipe, or a setting that the family lacks.
         """
         path = Path(name)
         if path.suffix in (".yaml", ".yml"):
             if not path.is_file():
-                raise SettingsError(f"{path}: no such file; give a recipe's name or a YAML file")
+                raise SettingsError(f"{path}: no such recipe file; check the path")
             try:
                 return cls._parse(path.read_text(encoding="utf-8"), str(path))
             except (OSError, UnicodeDecodeError) as error:
                 raise SettingsError(f"{path}: can't be read as text ({error})") from error
-        known = recipe_names()
-        if str(name) not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(known)}"
+        names = recipe_names()
+        if str(name) not in names:
+            close = difflib.get_close_matches(str(name), names, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(names)}"
             raise SettingsError(f"unknown recipe '{name}'; {hint}")
         text = (_folder() / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
         return cls._parse(text, str(name))
@@ -132,7 +128,7 @@ class Recipe(Settings):
         except yaml.YAMLError as error:
             raise SettingsError(f"{where}: not valid YAML ({error})") from error
         if not isinstance(content, dict):
-            raise SettingsError(f"{where}: not a recipe; it needs family, summary, settings, command and time")
+            raise SettingsError(f"{where}: not a recipe; it must define family, summary, settings, command and time")
         try:
             recipe = cls.build(content)
             get_family(recipe.family).settings_type.build(recipe.settings)
@@ -142,7 +138,7 @@ class Recipe(Settings):
 
 
 def recipe_names() -> list[str]:
-    """List the names of the recipes in the package."""
+    """List the names of the bundled recipes."""
     return sorted(item.name.removesuffix(_SUFFIX) for item in _folder().iterdir() if item.name.endswith(_SUFFIX))
 
 

@@ -13,7 +13,7 @@ from genretree.bundle.manifest import read_description
 from genretree.errors import SettingsError
 from genretree.explanation.methods.registry import choose_method
 from genretree.explanation.similar.neighbours import FOLDER as INDEX
-from genretree.library.listen import model_digest
+from genretree.library.scan.classifier import model_digest
 from genretree.models.runtime.types import Precision, RuntimeChoice
 from genretree.service.errors import Problem
 from genretree.taxonomy import NodePath, Taxonomy

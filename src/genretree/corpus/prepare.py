@@ -32,8 +32,8 @@ from genretree.parallel import available_processors, worker_pool
 from genretree.progress import progress_bar
 from genretree.remote import fetched, is_url
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE, ImageSettings
-from genretree.sound.features import MEL_16K, Feature, register_found, requested_features
-from genretree.sound.images import name_image
+from genretree.sound.features import MEL_16K, Feature, register_all, requested_features
+from genretree.sound.images import image_hint
 from genretree.taxonomy import format_path
 
 _CONTENTS = 3  # what is kept of a track; another number makes shards and stores of old anew
@@ -356,7 +356,7 @@ def prepare_safely(job: TrackJob) -> Failure | None:
         except OSError as error:
             return Failure(job.url, "unreadable", f"{job.url}: can't be fetched: {error}")
     except SoundError as error:
-        image = "" if job.url else name_image(job.path)
+        image = "" if job.url else image_hint(job.path)
         return Failure(error.path, error.kind, f"{error.path}: {image}" if image else str(error))
     except Exception as error:  # whatever one file brings about must not stop the others
         return Failure(printable(job.path), "internal", f"{printable(job.path)}: {type(error).__name__}: {error}")
@@ -367,7 +367,7 @@ def _prepare_track(job: TrackJob) -> None:
     """Write one track's slices as raw bytes, then their facts as JSON; the JSON says that the shard is complete."""
     from genretree.sound.slices import iter_slices
 
-    names = register_found(job.features)
+    names = register_all(job.features)
     if job.starts is not None:
         _add_to_track(job, names, job.starts)
         return

@@ -46,7 +46,7 @@ def _walk_url(walk: SoundWalk, url: str) -> Iterator[FoundFile]:
             for name, facts in sorted(files.items()):
                 if not walk.hidden and any(part.startswith(".") for part in _below(facts["name"], top)):
                     continue
-                if not walk.is_wanted(name):
+                if not walk.accepts_name(name):
                     continue
                 yield FoundFile(system.unstrip_protocol(facts["name"]), int(facts["size"] or 0), _mtime_ns(facts))
     except OSError as error:

@@ -254,7 +254,7 @@ def test_a_model_learns_from_it(tmp_path: Path, prepared: Store) -> None:
             "image",
             "cqt: the image is damaged",
         ),
-        (lambda row: {"mel": {"bytes": b"not a picture", "path": None}}, "image", "mel: the image is no image"),
+        (lambda row: {"mel": {"bytes": b"not a picture", "path": None}}, "image", "mel: the image is not an image"),
         (lambda row: {"chroma": None}, "image", "no chroma image"),
         (lambda row: {"thr_level_label": -1}, "label", "thr_level_label is -1"),
         (lambda row: {"fst_level_label": None}, "label", "fst_level_label is None"),
@@ -326,7 +326,7 @@ def test_an_incomplete_copy_is_refused(tmp_path: Path, replica: Path, damage: st
         shard.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 458000000\n")
     elif damage == "cut":
         shard.write_bytes(content[: len(content) // 2])
-    with pytest.raises(CorpusError, match=r"can't be read as a data set \(.*hf download"):
+    with pytest.raises(CorpusError, match=r"cannot be read as a data set \(.*hf download"):
         prepare_dataset(copy, tmp_path / "store", SETTINGS, stream=stream, workers=1)
     assert not (tmp_path / "store").exists()
 

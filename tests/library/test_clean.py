@@ -193,7 +193,7 @@ def test_what_can_not_be_read_is_named(written: Path, tmp_path: Path) -> None:
     (written / "link.mp3").symlink_to(tmp_path / "nowhere")
     result = _clean(tmp_path / "new.sqlite", written)
     assert "flac.flac" in result.stderr
-    assert "link.mp3: is a link to nothing" in result.stderr
+    assert "link.mp3: is a dangling link" in result.stderr
     assert f"{len(FORMATS) - 1} files carry" in result.stdout
 
 

@@ -275,7 +275,7 @@ def test_what_was_not_heard_is_shown_with_the_reason(library: State, tmp_path: P
     found = _preview(library, "overwrite")
     shown = {Path(line.file).name: (line.action, line.message) for line in found.all_lines()}
     assert len(shown) == 43
-    assert shown["pipe.mp3"] == ("unreadable", "is a named pipe, not a sound file")
+    assert shown["pipe.mp3"] == ("unreadable", "is a named pipe, not an audio file")
     assert shown["bad.mp3"] == ("unusable", "is no sound")
     assert shown["39 é.mp3"][0] == shown["01 é.mp3"][0] == shown["03 é.mp3"][0] == "not_found"
     assert shown["00 é.mp3"][0] == "changed"
@@ -289,10 +289,10 @@ def test_what_was_not_heard_is_shown_with_the_reason(library: State, tmp_path: P
     write_page(found, tmp_path / "page.html", CARD)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "could not be read" in page
-    assert "is a named pipe, not a sound file" in page
+    assert "is a named pipe, not an audio file" in page
     console = _call(tmp_path, "preview").output
     assert "could not be read: 1" in console
-    assert "is a named pipe, not a sound file" in " ".join(console.split())
+    assert "is a named pipe, not an audio file" in " ".join(console.split())
     assert "3 are no longer there" in console
 
 

@@ -22,7 +22,7 @@ from genretree.library.listen import Listener, Problem, Stamp, load_listener
 from genretree.library.records import Result
 from genretree.library.remote import remote_content, walk_anywhere
 from genretree.models.runtime.types import Precision, RuntimeChoice
-from genretree.remote import fetched, is_url
+from genretree.remote import download_file, is_url
 
 _EACH = 2  # jobs that a worker has: one in hand, the next one waiting
 _WAIT_SECONDS = 1.0
@@ -160,7 +160,7 @@ def _do_remote(listener: Listener, job: Job) -> Stamp | Problem | Result:
             return Stamp(size, mtime_ns, content, None)
         if content != job.row.content:
             return Problem("changed", "was changed while it was being read; the next run reads it again")
-        with fetched(url) as copy:
+        with download_file(url) as copy:
             return listener.score_file(copy)
     except FileNotFoundError:
         return Problem("not_found", "is no longer there")

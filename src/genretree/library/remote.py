@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from genretree.errors import LibraryError
-from genretree.remote import is_url, open_system
+from genretree.remote import is_url, open_filesystem
 from genretree.sound.walk import FoundFile, SoundWalk
 
 _HASHES = ("ETag", "etag", "md5Hash", "content_md5", "md5")  # what storage services call the hash of a content
@@ -38,7 +38,7 @@ def walk_anywhere(walk: SoundWalk, places: Sequence[str | os.PathLike[str]]) -> 
 
 
 def _walk_url(walk: SoundWalk, url: str) -> Iterator[FoundFile]:
-    system, top = open_system(url)
+    system, top = open_filesystem(url)
     try:
         if not system.exists(top):
             raise LibraryError(f"{url}: there is nothing at this address; nothing was changed")
@@ -62,7 +62,7 @@ def remote_content(url: str) -> tuple[int, int, bytes]:
 
     Where the storage has no hash of the content, address, size and time stand for it: copies are then not recognised.
     """
-    system, path = open_system(url)
+    system, path = open_filesystem(url)
     facts = system.info(path)
     size, mtime_ns = int(facts["size"] or 0), _mtime_ns(facts)
     known = next((str(facts[name]) for name in _HASHES if facts.get(name)), "")

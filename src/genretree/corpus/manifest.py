@@ -135,6 +135,13 @@ def read_manifest(
     -------
     Manifest
 
+    Raises
+    ------
+    ArgumentError
+        If an argument has the wrong type.
+    CorpusError
+        If the source cannot be read, lacks a column, or has no usable track. Single bad rows are in `rejected` instead.
+
     See Also
     --------
     genretree.Dataset : Data sets from records, data frames or mirdata.
@@ -150,13 +157,6 @@ def read_manifest(
     ...     manifest = read_manifest(table)
     >>> manifest.taxonomy.leaves, manifest.group_by
     ((('Jazz',), ('Rock', 'Punk')), 'artist')
-
-    Raises
-    ------
-    ArgumentError
-        If an argument has the wrong type.
-    CorpusError
-        If the source cannot be read, lacks a column, or has no usable track. Single bad rows are in `rejected` instead.
     """
     source = require_path("source", source)
     if tree is not None:

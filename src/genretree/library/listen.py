@@ -113,7 +113,7 @@ def stamp_file(path: str) -> Stamp | Problem:
     try:
         before = os.stat(path)  # noqa: PTH116
         if special := describe_special(before.st_mode):
-            return Problem("unreadable", f"is {special}, not a sound file")
+            return Problem("unreadable", f"is {special}, not an audio file")
         content = content_digest(Path(path))
         carried = _carried(path)
         after = os.stat(path)  # noqa: PTH116

@@ -31,11 +31,10 @@ from whole_process import measure
 from genretree.bundle.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.evaluation.evaluate import match_leaves, predict_rows
-from genretree.library import folders, journal, records
-from genretree.library.mapping import decide, make_mapping
-from genretree.library.records import ModelCard, Result
-from genretree.library.state import State, encode_path, open_state
-from genretree.metrics.calibration import average_by
+from genretree.library.database import folders, journal, records
+from genretree.library.database.connection import Database, encode_path, open_database
+from genretree.library.database.records import FileResult, ModelKey
+from genretree.library.plan.mapping import decide, parse_mapping
 from genretree.sound.decode import probe
 from genretree.taxonomy import Taxonomy
 
@@ -45,41 +44,46 @@ _COMMIT = 20_000
 
 def queries(rows: int) -> None:
     """Fill a database and time every question."""
-    with tempfile.TemporaryDirectory() as folder, open_state(Path(folder) / "library.sqlite", create=True) as state:
-        card = ModelCard("0" * 16, "generated", "tree", Taxonomy.builtin())
-        model = records.use_model(state, card)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_database(Path(folder) / "library.sqlite", create=True) as database,
+    ):
+        model_key = ModelKey("0" * 16, "generated", "tree", Taxonomy.builtin())
+        model = records.register_model(database, model_key)
         began = time.monotonic()
-        _generate(state, model, card, rows)
-        size = state.path.stat().st_size / 1e6
+        _generate(database, model, model_key, rows)
+        size = database.path.stat().st_size / 1e6
         print(f"{rows} rows in {time.monotonic() - began:.0f} s, {size:.0f} MB")
         rng = random.Random(0)
-        contents = [row[0] for row in state.connection.execute("SELECT content FROM file LIMIT 100 OFFSET 1000")]
+        contents = [row[0] for row in database.connection.execute("SELECT content FROM file LIMIT 100 OFFSET 1000")]
         asked: dict[str, Callable[[], object]] = {
-            "a file by its path": lambda: records.find_file(state, _path(rng.randrange(rows))),
-            "its result": lambda: records.find_result(state, model, card, rng.randrange(1, rows)),
-            "copies of a content": lambda: records.find_copies(state, rng.choice(contents)),
-            "files there and gone": lambda: records.count_files(state),
-            "files by genre": lambda: records.count_genres(state, model),
-            "problems by kind": lambda: records.count_problems(state, model),
-            "20 problems": lambda: records.list_problems(state, model, 20),
-            "the 50 surest": lambda: records.list_surest(state, model, card),
-            "the 50 surest of a genre": lambda: records.list_surest(state, model, card, leaf=rng.randrange(16)),
-            "the 50 surest of an album": lambda: records.list_surest(
-                state, model, card, folder=f"/music/artist {rng.randrange(rows // 200)}/album 3"
+            "a file by its path": lambda: records.find_file(database, _path(rng.randrange(rows))),
+            "its result": lambda: records.find_result(database, model, model_key, rng.randrange(1, rows)),
+            "copies of a content": lambda: records.find_copies(database, rng.choice(contents)),
+            "files there and gone": lambda: records.count_files(database),
+            "files by genre": lambda: records.count_genres(database, model),
+            "failures by error type": lambda: records.count_errors(database, model),
+            "20 failures": lambda: records.list_errors(database, model, 20),
+            "the 50 most confident": lambda: records.list_most_confident(database, model, model_key),
+            "the 50 most confident of a genre": lambda: records.list_most_confident(
+                database, model, model_key, leaf=rng.randrange(16)
             ),
-            "the 50 surest of a folder of 9,000": lambda: records.list_surest(
-                state, model, card, folder="/music/large"
+            "the 50 most confident of an album": lambda: records.list_most_confident(
+                database, model, model_key, folder=f"/music/artist {rng.randrange(rows // 200)}/album 3"
             ),
-            "the 50 surest of a genre below /": lambda: records.list_surest(
-                state, model, card, leaf=rng.randrange(16), folder="/music"
+            "the 50 most confident of a folder of 9,000": lambda: records.list_most_confident(
+                database, model, model_key, folder="/music/large"
+            ),
+            "the 50 most confident of a genre below /": lambda: records.list_most_confident(
+                database, model, model_key, leaf=rng.randrange(16), folder="/music"
             ),
             "an artist's 200 files, for a preview": lambda: next(
-                records.iter_files(state, model, card, f"/music/artist {rng.randrange(rows // 200)}")
+                records.iter_files(database, model, model_key, f"/music/artist {rng.randrange(rows // 200)}")
             ),
-            "which folders there are": lambda: folders.list_folders(state),
-            "the last change of a file": lambda: journal.last_change(state, _path(rng.randrange(rows))),
+            "which folders there are": lambda: folders.list_folders(database),
+            "the last change of a file": lambda: journal.find_last_change(database, _path(rng.randrange(rows))),
             "one result written": lambda: records.save_result(
-                state, model, rng.randrange(1, rows), b"0" * 16, Result(None, error="silence")
+                database, model, rng.randrange(1, rows), b"0" * 16, FileResult(None, error="silence")
             ),
         }
         for name, ask in asked.items():
@@ -97,9 +101,9 @@ def _path(i: int) -> str:
     return f"/music/artist {i // 200}/album {i // 20 % 10}/{i % 20:02d} track.mp3"
 
 
-def _generate(state: State, model: int, card: ModelCard, rows: int) -> None:
+def _generate(database: Database, model: int, model_key: ModelKey, rows: int) -> None:
     rng = np.random.default_rng(0)
-    tree = card.taxonomy
+    tree = model_key.taxonomy
     for start in range(0, rows, _COMMIT):
         n = min(_COMMIT, rows - start)
         leaves = rng.dirichlet(np.full(len(tree.leaves), 0.3), n)
@@ -115,7 +119,7 @@ def _generate(state: State, model: int, card: ModelCard, rows: int) -> None:
             leaf = -1 if error else int(chosen[i])
             sure = None if error else float(leaves[i, chosen[i]])
             results.append((id_, model, content, leaf, sure, None if error else packed[i].tobytes(), 18, error))
-        with state.transaction() as connection:
+        with database.transaction() as connection:
             connection.executemany(
                 "INSERT INTO file (id, path, size, mtime_ns, content, genres, seen) VALUES (?, ?, ?, ?, ?, ?, ?)", files
             )
@@ -150,8 +154,8 @@ def memory(music: Path, bundle: Path, folder: Path, counts: list[int], distinct:
             command = [sys.executable, "-m", "genretree", "library", *words]
             limit = end - time.monotonic()
             took, peak, _ = measure(command, environment, every=0.1, limit=limit)
-            with open_state(where / "library.sqlite") as state:
-                known = state.connection.execute("SELECT count(*) FROM result").fetchone()[0]
+            with open_database(where / "library.sqlite") as database:
+                known = database.connection.execute("SELECT count(*) FROM result").fetchone()[0]
             print(f"| {count} | {name} | {known} results | {took:.0f} s | {peak:.0f} MB |", flush=True)
             if took >= limit:
                 print("not finished: call it again")
@@ -233,8 +237,8 @@ def tags(music: Path, bundle: Path) -> None:
             print(f"{words[0]}: {time.monotonic() - began:.1f} s: {done.stdout.splitlines()[:1]}", flush=True)
         same = sum(path.read_bytes() == content for path, content in before.items())
         print(f"{same} of {len(before)} files as before, byte by byte; journal: ", end="")
-        with open_state(environment["GENRETREE_LIBRARY"]) as state:
-            mean = state.connection.execute("SELECT avg(length(delta)) FROM change").fetchone()[0]
+        with open_database(environment["GENRETREE_LIBRARY"]) as database:
+            mean = database.connection.execute("SELECT avg(length(delta)) FROM change").fetchone()[0]
             print(f"{mean or 0:.0f} bytes a file")
 
 
@@ -245,17 +249,16 @@ def right(folder: Path, bundles: list[Path]) -> None:
     for bundle in map(load_bundle, bundles):
         rows = store.rows("test", store.split(bundle.training["split"]["name"]))
         tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
-        averaged = [average_by(level, position, len(tracks)) for level in predict_rows(bundle, store, rows)]
-        levels = bundle.calibrate(averaged, "track")
-        card = ModelCard("0" * 16, bundle.family, bundle.model.heads, bundle.taxonomy)
+        levels = bundle.average_slices(predict_rows(bundle, store, rows), position)
+        model_key = ModelKey("0" * 16, bundle.family, bundle.model.heads, bundle.taxonomy)
         leaves = match_leaves(bundle.taxonomy, store)[tracks]
         true += [bundle.taxonomy.leaves[leaf] for leaf in leaves]
-        said += [(card, [level[i : i + 1] for level in levels]) for i in range(len(tracks))]
+        said += [(model_key, [level[i : i + 1] for level in levels]) for i in range(len(tracks))]
     print(f"{len(true)} tracks")
     print("| threshold | written | of these right | mean level |")
     for least in (0.0, 0.3, 0.5, 0.7, 0.9):
-        rules = make_mapping({"min_confidence": least}, store.taxonomy)
-        found = [decide(card, levels, rules) for card, levels in said]
+        rules = parse_mapping({"min_confidence": least}, store.taxonomy)
+        found = [decide(model_key, levels, rules) for model_key, levels in said]
         written = [(item.path, leaf) for item, leaf in zip(found, true, strict=True) if item.genres]
         good = sum(leaf[: len(path)] == path for path, leaf in written)
         depth = np.mean([len(path) for path, _ in written]) if written else 0

@@ -23,19 +23,22 @@ import mutagen
 import numpy as np
 
 from genretree.errors import LibraryError
-from genretree.library import journal, records
-from genretree.library.analyse import analyse
-from genretree.library.apply import Refusal, apply_plans, undo
-from genretree.library.mapping import Mapping
-from genretree.library.plan import iter_plans
-from genretree.library.records import ModelCard, Result
-from genretree.library.state import State, open_state, sole_worker
+from genretree.library.apply.apply import apply_plans
+from genretree.library.apply.recover import recover
+from genretree.library.apply.replace_file import Refusal
+from genretree.library.apply.undo import undo
+from genretree.library.database import journal, records
+from genretree.library.database.connection import Database, lock_database, open_database
+from genretree.library.database.records import FileResult, ModelKey
+from genretree.library.plan.mapping import Mapping
+from genretree.library.plan.planner import iter_plans
+from genretree.library.scan.analyse import analyse
 from genretree.taxonomy import Taxonomy
 
 _TREE = Taxonomy.from_nested({"Classic": ["Chamber", "Opera"], "Other": {"Rock": ["Soft_rock", "Hard_rock"]}})
 
 
-class Listener:
+class FileClassifier:
     """A model that predicts the same genre for every file.
 
     Parameters
@@ -45,15 +48,15 @@ class Listener:
     """
 
     def __init__(self, digest: str) -> None:
-        self.card = ModelCard(digest, "constant", "tree", _TREE, "nowhere")
+        self.model_key = ModelKey(digest, "constant", "tree", _TREE, "nowhere")
 
-    def score_file(self, path: Path) -> Result:
+    def score_file(self, path: Path) -> FileResult:
         """Return the result for a file."""
         path.read_bytes()
         leaf = _TREE.find_leaf("Soft_rock")
         chances = np.full(len(_TREE.leaves), 0.2 / (len(_TREE.leaves) - 1))
         chances[leaf] = 0.8
-        return Result(_TREE.sum_levels(chances[None]), leaf, 0.8, 3, False, "none")
+        return FileResult(_TREE.sum_levels(chances[None]), leaf, 0.8, 3, False, "none")
 
 
 def command(db: Path, what: str, folder: Path, digest: str, mode: str = "overwrite", start: float = 0.0) -> list[str]:
@@ -61,17 +64,17 @@ def command(db: Path, what: str, folder: Path, digest: str, mode: str = "overwri
     return [sys.executable, __file__, str(db), what, str(folder), str(start), digest, mode]
 
 
-def work(state: State, what: str, folder: Path, digest: str, mode: str) -> list[Refusal]:
+def work(database: Database, what: str, folder: Path, digest: str, mode: str) -> list[Refusal]:
     """Do one thing with a library; returns what was refused."""
     if what == "analyse":
-        analyse(state, [folder], lambda: Listener(digest))
+        analyse(database, [folder], lambda: FileClassifier(digest))
         return []
     if what == "apply":
-        model, card = records.find_model(state, digest)
-        return apply_plans(state, iter_plans(state, model, card, Mapping(), mode), card.digest)[2]  # type: ignore[arg-type]
+        model, model_key = records.find_model(database, digest)
+        return apply_plans(database, iter_plans(database, model, model_key, Mapping(), mode), model_key.digest)[2]  # type: ignore[arg-type]
     refused = []
-    for run in [run.id for run in journal.list_runs(state) if run.written][: None if what == "undo-all" else 1]:
-        refused += undo(state, run)[1]
+    for run in [run.id for run in journal.list_runs(database) if run.written][: None if what == "undo-all" else 1]:
+        refused += undo(database, run)[1]
     return refused
 
 
@@ -146,18 +149,18 @@ def undo_all(databases: dict[Path, str], folder: Path) -> list[tuple[str, str]]:
 def main() -> None:
     """Work."""
     db, what, folder, start, digest, mode = sys.argv[1:]
-    with sole_worker(Path(db), f"library {what}"), open_state(db, create=True) as state:
+    with lock_database(Path(db), f"library {what}"), open_database(db, create=True) as database:
         time.sleep(max(0.0, float(start) - time.time()))
         print("ready", flush=True)
-        journal.recover(state)
+        recover(database)
         while what == "cycle":
             step = random.choice(("analyse", "apply", "apply", "undo"))
             print(step, flush=True)
             if step == "apply":
-                work(state, "analyse", Path(folder), digest, mode)
-            work(state, step, Path(folder), digest, mode)
+                work(database, "analyse", Path(folder), digest, mode)
+            work(database, step, Path(folder), digest, mode)
         try:
-            refused = work(state, what, Path(folder), digest, mode)
+            refused = work(database, what, Path(folder), digest, mode)
         except LibraryError as error:
             sys.exit(str(error))
         print(json.dumps([(item.path, item.reason) for item in refused]), flush=True)

@@ -104,11 +104,11 @@ def _both(databases: dict[Path, str], what: str, folder: Path, delay: float) -> 
 
 
 def _count(db: Path) -> int:
-    from genretree.library import journal
-    from genretree.library.state import open_state
+    from genretree.library.database import journal
+    from genretree.library.database.connection import open_database
 
-    with open_state(db) as state:
-        return sum(run.written for run in journal.list_runs(state))
+    with open_database(db) as database:
+        return sum(run.written for run in journal.list_runs(database))
 
 
 def _hash(path: Path) -> str:

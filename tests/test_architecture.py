@@ -73,6 +73,8 @@ ROOMS = {
         "api",
         "survey",
     ],
+    "library": ["tags", "database", "scan", "plan", "apply"],
+    "service": ["config", "errors", "metrics", "storage", "workers", "engine", "http"],
 }
 SOURCE = Path(genretree.__file__).parent
 

@@ -13,10 +13,10 @@ from playwright.sync_api import Browser, sync_playwright
 from genretree.corpus.store import Store
 from genretree.evaluation.evaluate import compare_evaluations, evaluate
 from genretree.evaluation.report import save_evaluation
-from genretree.library.mapping import Decision
-from genretree.library.plan import Plan
-from genretree.library.preview import Preview, write_page
-from genretree.library.records import FileRow, ModelCard, Result
+from genretree.library.database.records import FileResult, FileRow, ModelKey
+from genretree.library.plan.mapping import Decision
+from genretree.library.plan.planner import TagPlan
+from genretree.library.plan.preview import Preview, write_page
 from genretree.training.train import train
 from small_corpus import TREE
 
@@ -78,8 +78,8 @@ def preview_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         decision = Decision(("Rock & Roll",), ("Other", "Rock", "Soft_rock"), 1 - i / 60)
         path = f"/music/An artist/A <long> name of an album/{i:02d} a_name_without_any_blank_in_it.mp3"
         row = FileRow(i, path, 1, 1, b"", ())
-        lines.append(Plan(row, Result(None, slices=3), decision, "write" if i % 3 else "has_genre"))
-    write_page(Preview(lines), folder / "preview.html", ModelCard("0" * 16, "hearer", "tree", TREE))
+        lines.append(TagPlan(row, FileResult(None, slices=3), decision, "write" if i % 3 else "has_genre"))
+    write_page(Preview(lines), folder / "preview.html", ModelKey("0" * 16, "fake_classifier", "tree", TREE))
     return folder / "preview.html"
 
 
@@ -95,6 +95,6 @@ def test_a_preview_opens_whole_on_any_screen(browser: Browser, preview_page: Pat
     assert page.get_by_text("98 %").first.is_visible()
     shut = page.get_by_text("/00 a_name").first
     assert not shut.is_visible()
-    page.get_by_text("have a genre that is not ours").last.click()
+    page.get_by_text("already have a genre").last.click()
     assert shut.is_visible()
     page.close()

@@ -20,8 +20,8 @@ from genretree.cli.tables import make_console
 from genretree.corpus.manifest import Failure, read_manifest
 from genretree.errors import CorpusError, HubError, TaxonomyError
 from genretree.files import is_unsafe, json_line, printable, printable_text
-from genretree.library.preview import Line, Preview, write_page
-from genretree.library.records import ModelCard
+from genretree.library.database.records import ModelKey
+from genretree.library.plan.preview import Preview, PreviewRow, write_page
 from genretree.taxonomy import MAX_NAME, Taxonomy
 
 UNSAFE = ["\x00", "\x07", "\x1b[2J", "\x7f", "\x85", "\x9b31m", "\u2028", "\u202egpj", "\u2066", "\r"]
@@ -112,13 +112,13 @@ def test_tables_escape_what_they_show(text: str, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("text", UNSAFE)
 def test_pages_escape_what_they_show(text: str, tmp_path: Path) -> None:
-    line = Line(f"a{text}.mp3", "write", f"b{text}", f"c{text}<i>", "d", 0.5, 1, f"e{text}")
+    line = PreviewRow(f"a{text}.mp3", "write", f"b{text}", f"c{text}<i>", "d", 0.5, 1, f"e{text}")
     preview, tree = Preview([]), Taxonomy((("a",), ("b",)), ("level",))
     preview._rows.execute(f"INSERT INTO line VALUES ({', '.join('?' * len(astuple(line)))})", astuple(line))
     write_page(
         preview,
         tmp_path / "page.html",
-        ModelCard("f", "g", "tree", tree, note=f"h{text}"),
+        ModelKey("f", "g", "tree", tree, note=f"h{text}"),
         f"i{text}",
     )
     page = (tmp_path / "page.html").read_text()

@@ -16,14 +16,14 @@ import numpy as np
 import soundfile as sf
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "library"))
+from genretree.library.analyse import analyse
+from genretree.library.mapping import Mapping
+from genretree.library.state import encode_path, open_state
 from listening import hearer
 
 from genretree.library import records
-from genretree.library.analyse import analyse
 from genretree.library.apply import apply_plans
-from genretree.library.mapping import Mapping
 from genretree.library.plan import iter_plans
-from genretree.library.state import encode_path, open_state
 
 OUT = Path(__file__).parent / "v0.1"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
-from listening import FORMATS, SECONDS
+from library_fakes import FORMATS, SECONDS
 
 
 def _encode(source: Path, target: Path, *options: str) -> None:

@@ -17,21 +17,23 @@ import mutagen
 import numpy as np
 import pytest
 import soundfile as sf
-from listening import FORMATS, TREE, hearer
+from library_fakes import FORMATS, TREE, fake_classifier
 from mutagen.flac import FLAC
 from mutagen.id3 import ID3, TCON, TXXX, ID3NoHeaderError
 
 from genretree.errors import LibraryError
-from genretree.library import apply as apply_module
-from genretree.library import journal, records
-from genretree.library.analyse import analyse
-from genretree.library.apply import apply_plans, undo
-from genretree.library.delta import apply_delta, content_digest, make_delta
-from genretree.library.mapping import Mapping, make_mapping
-from genretree.library.payload import LayoutError, sound_digest
-from genretree.library.plan import Filters, iter_plans
-from genretree.library.state import State, open_state
-from genretree.library.tags import TagError, read_tags, write_tags
+from genretree.library.apply import apply as apply_module
+from genretree.library.apply.apply import apply_plans
+from genretree.library.apply.recover import recover
+from genretree.library.apply.undo import undo
+from genretree.library.database import journal, records
+from genretree.library.database.connection import Database, open_database
+from genretree.library.plan.mapping import Mapping, parse_mapping
+from genretree.library.plan.planner import Filters, iter_plans
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags.adapters import TagError, read_tags, write_tags
+from genretree.library.tags.audio_digest import LayoutError, hash_audio
+from genretree.library.tags.binary_delta import apply_delta, content_digest, make_delta
 
 pytestmark = pytest.mark.slow
 
@@ -39,25 +41,25 @@ PATH = "Other > Rock > Soft_rock"
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    with open_state(tmp_path / "library.sqlite", create=True) as state:
-        yield state
+def database(tmp_path: Path) -> Iterator[Database]:
+    with open_database(tmp_path / "library.sqlite", create=True) as database:
+        yield database
 
 
 def _write(
-    state: State, mode: str = "only-empty", rules: Mapping | None = None, **options: bool
+    database: Database, mode: str = "only-empty", rules: Mapping | None = None, **options: bool
 ) -> tuple[int, list[str]]:
-    model, card = records.find_model(state)
-    plans = list(iter_plans(state, model, card, rules or Mapping(), mode))  # type: ignore[arg-type]
-    run, _, refused = apply_plans(state, plans, card.digest, **options)
+    model, model_key = records.find_model(database)
+    plans = list(iter_plans(database, model, model_key, rules or Mapping(), mode))  # type: ignore[arg-type]
+    run, _, refused = apply_plans(database, plans, model_key.digest, **options)
     reasons = [(item.path, item.reason) for item in refused]
     reasons += [(plan.row.path, plan.message) for plan in plans if plan.action == "untaggable"]
     return run or 0, [f"{Path(path).name}: {reason}" for path, reason in reasons]
 
 
-def _actions(state: State, mode: str = "only-empty", rules: Mapping | None = None) -> dict[str, str]:
-    model, card = records.find_model(state)
-    plans = iter_plans(state, model, card, rules or Mapping(), mode)  # type: ignore[arg-type]
+def _actions(database: Database, mode: str = "only-empty", rules: Mapping | None = None) -> dict[str, str]:
+    model, model_key = records.find_model(database)
+    plans = iter_plans(database, model, model_key, rules or Mapping(), mode)  # type: ignore[arg-type]
     return {Path(plan.row.path).name: plan.action for plan in plans}
 
 
@@ -74,7 +76,7 @@ def _decode(path: Path) -> bytes:
 
 
 def _fields(path: Path) -> dict[str, object]:
-    """All fields but ours and the genre, as mutagen gives them."""
+    """All fields except the genre and genretree's, as mutagen reads them."""
     tags = mutagen.File(path).tags
     ours = ("GENRE", "TCON", "\xa9gen")
     listed = {} if tags is None else dict(tags.items() if hasattr(tags, "items") else tags)
@@ -89,16 +91,18 @@ def _fields(path: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_sound_and_other_tags_stay_and_undo_gives_every_byte_back(music: Path, state: State, name: str) -> None:
+def test_audio_and_other_tags_are_unchanged_and_undo_restores_every_byte(
+    music: Path, database: Database, name: str
+) -> None:
     for path in music.iterdir():
         if path.name != name:
             path.unlink()
     path = music / name
     before, sound, fields = path.read_bytes(), _decode(path), _fields(path)
-    digest = sound_digest(path)
+    digest = hash_audio(path)
     os.utime(path, (1_000_000_000, 1_000_000_000))
-    analyse(state, [music], hearer())
-    run, refused = _write(state)
+    analyse(database, [music], fake_classifier())
+    run, refused = _write(database)
     assert not refused
     carried = read_tags(path)
     assert carried.genres == ("Soft_rock",)
@@ -106,7 +110,7 @@ def test_sound_and_other_tags_stay_and_undo_gives_every_byte_back(music: Path, s
     assert carried.own == {**evidence, "GENRETREE_GENRE": '["Soft_rock"]', "GENRETREE_PREVIOUS": "[]"}
     assert path.read_bytes() != before
     assert _decode(path) == sound
-    assert sound_digest(path) == digest
+    assert hash_audio(path) == digest
     assert _fields(path) == fields
     shown = subprocess.run(
         ["ffprobe", "-v", "error", "-show_format", "-show_streams", path], capture_output=True
@@ -114,10 +118,12 @@ def test_sound_and_other_tags_stay_and_undo_gives_every_byte_back(music: Path, s
     assert b"Soft_rock" in shown, "another program doesn't see the genre"
     if name != "none.mp3":
         assert "Ärtist 名".encode() in shown
-    assert undo(state, run) == (1, [])
+    assert undo(database, run) == (1, [])
     assert path.read_bytes() == before
     assert path.stat().st_mtime == 1_000_000_000
-    assert analyse(state, [music], hearer()).known == 1, "what we write ourselves is no reason to hear it again"
+    assert analyse(database, [music], fake_classifier()).known == 1, (
+        "what we write ourselves is no reason to hear it again"
+    )
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -167,7 +173,7 @@ def test_id3_keeps_its_version_and_its_other_frames_byte_by_byte(music: Path) ->
     assert ID3(music / "none.mp3").version[:2] == (2, 4)
 
 
-def test_genres_in_other_places_of_a_file_are_a_persons_too(music: Path) -> None:
+def test_genres_in_other_tags_do_not_count_as_genretrees(music: Path) -> None:
     from mutagen.apev2 import APEv2
 
     tags = APEv2()
@@ -193,7 +199,7 @@ def test_genres_in_other_places_of_a_file_are_a_persons_too(music: Path) -> None
     assert read_tags(music / "v24.mp3").genres == ("Rock",)
 
 
-def test_what_takes_no_tags_is_told(tmp_path: Path, music: Path) -> None:
+def test_untaggable_formats_are_reported(tmp_path: Path, music: Path) -> None:
     sf.write(tmp_path / "x.au", np.zeros(9000), 22050)
     (tmp_path / "text.mp3").write_text("no music")
     (tmp_path / "cut.flac").write_bytes((music / "flac.flac").read_bytes()[:60])
@@ -201,38 +207,38 @@ def test_what_takes_no_tags_is_told(tmp_path: Path, music: Path) -> None:
         with pytest.raises(TagError):
             read_tags(tmp_path / name)
     with pytest.raises(LayoutError):
-        sound_digest(tmp_path / "x.au")
+        hash_audio(tmp_path / "x.au")
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_hash_of_the_sound_sees_a_single_changed_byte(music: Path, name: str) -> None:
+def test_the_audio_hash_detects_a_single_changed_byte(music: Path, name: str) -> None:
     path = music / name
-    before = sound_digest(path)
+    before = hash_audio(path)
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1  # in the middle there is nothing but sound
+    content[len(content) // 2] ^= 1  # the middle of the file is audio
     path.write_bytes(content)
-    assert sound_digest(path) != before
+    assert hash_audio(path) != before
 
 
-def test_the_hash_of_an_mp4s_sound_sees_where_players_look_for_it(music: Path) -> None:
+def test_the_audio_hash_of_an_mp4_covers_its_chunk_offsets(music: Path) -> None:
     path = music / "aac.m4a"
-    before, content = sound_digest(path), bytearray(path.read_bytes())
+    before, content = hash_audio(path), bytearray(path.read_bytes())
     write_tags(path, ["Rock"], {})
-    assert sound_digest(path) == before
+    assert hash_audio(path) == before
     table = content.index(b"stco") + 12
     content[table + 3] ^= 1
     path.write_bytes(content)
-    assert sound_digest(path) != before
+    assert hash_audio(path) != before
 
 
-def test_an_mp4_in_fragments_is_left_as_it_is(music: Path, tmp_path: Path, state: State) -> None:
+def test_a_fragmented_mp4_is_skipped(music: Path, tmp_path: Path, database: Database) -> None:
     path = tmp_path / "fragments" / "stream.m4a"
     path.parent.mkdir()
     how = ("-c", "copy", "-movflags", "+frag_keyframe+empty_moov", "-frag_duration", "500000")
     subprocess.run(["ffmpeg", "-v", "error", "-i", str(music / "aac.m4a"), *how, str(path)], check=True)
     before = path.read_bytes()
-    analyse(state, [path.parent], hearer())
-    assert "fragments" in _write(state)[1][0]
+    analyse(database, [path.parent], fake_classifier())
+    assert "is fragmented" in _write(database)[1][0]
     assert path.read_bytes() == before
     assert [item.name for item in path.parent.iterdir()] == [path.name]
 
@@ -254,7 +260,7 @@ def test_an_mp4_in_fragments_is_left_as_it_is(music: Path, tmp_path: Path, state
         lambda old: bytes(reversed(old)),
     ],
 )
-def test_the_old_file_comes_out_of_the_new_one(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
+def test_the_delta_restores_the_old_file(tmp_path: Path, change: Callable[[bytes], bytes]) -> None:
     old = np.random.default_rng(1).integers(0, 256, 700_000, dtype=np.uint8).tobytes()
     (tmp_path / "old").write_bytes(old)
     (tmp_path / "new").write_bytes(change(old))
@@ -266,7 +272,7 @@ def test_the_old_file_comes_out_of_the_new_one(tmp_path: Path, change: Callable[
         assert len(delta) < 300_000  # at most one block apart from what changed
 
 
-def test_a_picture_that_moved_within_the_tags_is_not_written_down(tmp_path: Path) -> None:
+def test_a_shifted_picture_is_not_stored_in_the_delta(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     picture, other, sound = (rng.integers(0, 256, n, dtype=np.uint8).tobytes() for n in (400_000, 90_000, 700_000))
     old = b"tags" + picture + other + bytes(3000) + sound
@@ -284,77 +290,75 @@ def test_a_picture_that_moved_within_the_tags_is_not_written_down(tmp_path: Path
 # -- whose genre it is -------------------------------------------------------------------------------------------
 
 
-def test_a_persons_genre_is_left_alone_unless_asked(music: Path, state: State) -> None:
+def test_existing_genres_are_skipped_by_default(music: Path, database: Database) -> None:
     for path in music.iterdir():
         write_tags(path, ["Skiffle"], {})
     before = _bytes(music)
-    analyse(state, [music], hearer())
-    assert set(_actions(state).values()) == {"has_genre"}
-    assert _write(state) == (0, [])
+    analyse(database, [music], fake_classifier())
+    assert set(_actions(database).values()) == {"has_genre"}
+    assert _write(database) == (0, [])
     assert _bytes(music) == before
-    run, refused = _write(state, "append")
+    run, refused = _write(database, "append")
     assert not refused
     for path in music.iterdir():
         carried = read_tags(path)
         assert carried.genres == carried.after(["Skiffle", "Soft_rock"]), path.name
-    assert set(_actions(state, "append").values()) == {"same"}
-    second, _ = _write(state, "overwrite")
+    assert set(_actions(database, "append").values()) == {"same"}
+    second, _ = _write(database, "overwrite")
     assert {read_tags(path).genres for path in music.iterdir()} == {("Soft_rock",)}
-    assert undo(state, run) == (len(FORMATS), [])  # also after the later run
+    assert undo(database, run) == (len(FORMATS), [])  # also after the later run
     assert _bytes(music) == before
     assert second > run
     with pytest.raises(LibraryError, match="nothing to undo"):
-        journal.find_run(state, None)
+        journal.find_run(database, None)
 
 
-def test_our_own_genre_follows_another_model_or_mapping_but_a_persons_change_to_it_stays(
-    music: Path, state: State
-) -> None:
-    analyse(state, [music], hearer())
-    _write(state)
+def test_genretrees_genre_is_replaced_and_an_edited_one_is_not(music: Path, database: Database) -> None:
+    analyse(database, [music], fake_classifier())
+    _write(database)
     write_tags(music / "flac.flac", ["My own"], dict(read_tags(music / "flac.flac").own))
-    rules = make_mapping({"nodes": {"Rock": "Rock & Roll"}}, TREE)
-    assert _actions(state, rules=rules)["flac.flac"] == "changed"
-    analyse(state, [music], hearer())
-    actions = _actions(state, rules=rules)
+    rules = parse_mapping({"nodes": {"Rock": "Rock & Roll"}}, TREE)
+    assert _actions(database, rules=rules)["flac.flac"] == "changed"
+    analyse(database, [music], fake_classifier())
+    actions = _actions(database, rules=rules)
     assert actions.pop("flac.flac") == "has_genre"
     assert set(actions.values()) == {"write"}
-    _write(state, rules=rules)
+    _write(database, rules=rules)
     assert read_tags(music / "opus.opus").genres == ("Rock & Roll",)
     assert read_tags(music / "flac.flac").genres == ("My own",)
 
 
-def test_what_is_written_already_is_not_written_again(music: Path, state: State) -> None:
-    analyse(state, [music], hearer())
-    _write(state)
+def test_files_that_are_up_to_date_are_not_written(music: Path, database: Database) -> None:
+    analyse(database, [music], fake_classifier())
+    _write(database)
     before = {path: path.stat().st_mtime_ns for path in music.iterdir()}
-    assert set(_actions(state).values()) == {"same"}
-    assert _write(state) == (0, [])
+    assert set(_actions(database).values()) == {"same"}
+    assert _write(database) == (0, [])
     assert {path: path.stat().st_mtime_ns for path in music.iterdir()} == before
 
 
-def test_filters_choose_files(music: Path, state: State) -> None:
+def test_filters_choose_files(music: Path, database: Database) -> None:
     (music / "sub").mkdir()
     shutil.move(music / "flac.flac", music / "sub" / "flac.flac")
-    analyse(state, [music], hearer(sure=0.6))
-    model, card = records.find_model(state)
+    analyse(database, [music], fake_classifier(confidence=0.6))
+    model, model_key = records.find_model(database)
 
     def chosen(rules: Mapping, **filters: object) -> int:
-        return sum(1 for _ in iter_plans(state, model, card, rules, "append", Filters(**filters)))  # type: ignore[arg-type]
+        return sum(1 for _ in iter_plans(database, model, model_key, rules, "append", Filters(**filters)))  # type: ignore[arg-type]
 
     assert chosen(Mapping()) == len(FORMATS)
     assert chosen(Mapping(), folder=str(music / "sub")) == 1
     assert chosen(Mapping(), level=3) == len(FORMATS)
-    sure = make_mapping({"min_confidence": 0.65}, TREE)
-    assert (chosen(sure, level=2), chosen(sure, level=3)) == (len(FORMATS), 0)
+    confidence = parse_mapping({"min_confidence": 0.65}, TREE)
+    assert (chosen(confidence, level=2), chosen(confidence, level=3)) == (len(FORMATS), 0)
 
 
 # -- undo --------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_that_others_changed_is_only_restored_by_force(music: Path, state: State) -> None:
-    analyse(state, [music], hearer())
-    run, _ = _write(state)
+def test_a_file_that_others_changed_is_only_restored_by_force(music: Path, database: Database) -> None:
+    analyse(database, [music], fake_classifier())
+    run, _ = _write(database)
     for name in FORMATS:
         tags = mutagen.File(music / name)
         if tags.tags is None:
@@ -366,32 +370,32 @@ def test_a_file_that_others_changed_is_only_restored_by_force(music: Path, state
         tags.save()
     sounds = {name: _decode(music / name) for name in FORMATS[:2]}
     before = _bytes(music)
-    restored, refused = undo(state, run)
+    restored, refused = undo(database, run)
     assert (restored, len(refused)) == (0, len(FORMATS))
-    assert "force=True" in refused[0].reason
+    assert "`force=True` removes" in refused[0].reason
     assert _bytes(music) == before
-    assert undo(state, run, force=True) == (len(FORMATS), [])
+    assert undo(database, run, force=True) == (len(FORMATS), [])
     for name in FORMATS:
         assert (read_tags(music / name).genres, read_tags(music / name).own) == ((), {})
         assert "kept" in str(_fields(music / name))
     assert {name: _decode(music / name) for name in sounds} == sounds
 
 
-def test_a_file_that_is_gone_is_told(music: Path, state: State) -> None:
-    analyse(state, [music], hearer())
-    run, _ = _write(state)
+def test_a_missing_file_is_reported(music: Path, database: Database) -> None:
+    analyse(database, [music], fake_classifier())
+    run, _ = _write(database)
     (music / "opus.opus").unlink()
-    restored, refused = undo(state, run)
+    restored, refused = undo(database, run)
     assert restored == len(FORMATS) - 1
     assert [Path(item.path).name for item in refused] == ["opus.opus"]
     with pytest.raises(LibraryError, match="there are: 1"):
-        journal.find_run(state, 7)
+        journal.find_run(database, 7)
 
 
 # -- the file itself ---------------------------------------------------------------------------------------------
 
 
-def test_mode_and_attributes_stay_and_the_time_as_is_wished(music: Path, state: State) -> None:
+def test_mode_and_attributes_stay_and_the_time_as_is_wished(music: Path, database: Database) -> None:
     path = music / "flac.flac"
     path.chmod(0o640)
     try:
@@ -399,71 +403,71 @@ def test_mode_and_attributes_stay_and_the_time_as_is_wished(music: Path, state: 
     except OSError:
         pytest.skip("no extended attributes on this file system")
     os.utime(path, (1_000_000_000, 1_000_000_000))
-    analyse(state, [music], hearer())
-    run, _ = _write(state, keep_mtime=True)
+    analyse(database, [music], fake_classifier())
+    run, _ = _write(database, keep_mtime=True)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert os.getxattr(path, "user.mine") == b"kept"
     assert path.stat().st_mtime == 1_000_000_000
-    undo(state, run)
-    run, _ = _write(state)
+    undo(database, run)
+    run, _ = _write(database)
     assert path.stat().st_mtime > 1_000_000_000
-    undo(state, run)
+    undo(database, run)
     assert os.getxattr(path, "user.mine") == b"kept"
     assert (path.stat().st_mtime, stat.S_IMODE(path.stat().st_mode)) == (1_000_000_000, 0o640)
 
 
-def test_names_of_any_length_and_bytes_can_be_written_to(music: Path, state: State) -> None:
+def test_names_of_any_length_and_bytes_can_be_written_to(music: Path, database: Database) -> None:
     long = music / ("名" * 83 + "x.mp3")  # 254 bytes
     odd = Path(os.fsdecode(os.fsencode(music) + b"/\xff\xfe.mp3"))
     (music / "v23.mp3").rename(long)
     (music / "v24.mp3").rename(odd)
     before = _bytes(music)
-    analyse(state, [music], hearer())
-    run, refused = _write(state)
+    analyse(database, [music], fake_classifier())
+    run, refused = _write(database)
     assert not refused
     assert read_tags(long).genres == read_tags(odd).genres == ("Soft_rock",)
-    undo(state, run)
+    undo(database, run)
     assert _bytes(music) == before
 
 
-def test_read_only_changed_and_vanished_files_are_left_alone(music: Path, state: State) -> None:
-    analyse(state, [music], hearer())
+def test_read_only_changed_and_missing_files_are_skipped(music: Path, database: Database) -> None:
+    analyse(database, [music], fake_classifier())
     (music / "v23.mp3").chmod(0o444)
     (music / "v24.mp3").unlink()
     (music / "aac.m4a").write_bytes(b"something else")
-    actions = _actions(state)
+    actions = _actions(database)
     assert (actions["v23.mp3"], actions["v24.mp3"], actions["aac.m4a"]) == ("read_only", "not_found", "changed")
-    _write(state)
+    _write(database)
     assert (music / "aac.m4a").read_bytes() == b"something else"
     assert read_tags(music / "v23.mp3").genres == ()
 
 
 def test_a_file_that_only_others_may_write_to_is_read_only(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+    music: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    analyse(state, [music], hearer())
+    analyse(database, [music], fake_classifier())
     monkeypatch.setattr(os, "access", lambda *_: False)  # whoever runs the tests may be root
-    assert set(_actions(state).values()) == {"read_only"}
+    assert set(_actions(database).values()) == {"read_only"}
 
 
-@pytest.mark.parametrize("fault", ["write_tags", "sound_digest", "make_delta", "_copy_status", "_take_place"])
-def test_a_fault_anywhere_leaves_the_old_file_and_no_trace(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch, fault: str
+@pytest.mark.parametrize("fault", ["write_tags", "hash_audio", "make_delta", "copy_status", "replace_file"])
+def test_an_error_at_any_step_leaves_the_old_file_and_no_copy(
+    music: Path, database: Database, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    analyse(state, [music], hearer())
+    analyse(database, [music], fake_classifier())
     before = _bytes(music)
     monkeypatch.setattr(apply_module, fault, lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "no")))
-    _, refused = _write(state)
+    _, refused = _write(database)
     assert len(refused) == len(FORMATS)
     assert _bytes(music) == before
-    assert journal.recover(state) == []
-    assert journal.list_runs(state) == []
+    assert recover(database) == []
+    assert journal.list_runs(database) == []
 
 
-def test_a_write_that_would_change_the_sound_is_refused(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+def test_a_write_that_would_change_the_audio_is_refused(
+    music: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    analyse(state, [music], hearer())
+    analyse(database, [music], fake_classifier())
     before = _bytes(music)
 
     def clumsy(path: Path, *_: object) -> None:
@@ -472,25 +476,25 @@ def test_a_write_that_would_change_the_sound_is_refused(
         path.write_bytes(content)
 
     monkeypatch.setattr(apply_module, "write_tags", clumsy)
-    _, refused = _write(state)
+    _, refused = _write(database)
     assert len(refused) == len(FORMATS)
-    assert all("sound would not have stayed" in reason for reason in refused)
+    assert all("audio would have changed" in reason for reason in refused)
     assert _bytes(music) == before
 
 
 def test_a_full_disk_stops_the_run_and_harms_no_file(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+    music: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    analyse(state, [music], hearer())
+    analyse(database, [music], fake_classifier())
     before = _bytes(music)
 
     def full(source: object, target: Path) -> None:
         target.write_bytes(b"part of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(apply_module, "_copy", full)
+    monkeypatch.setattr(apply_module, "copy_file", full)
     with pytest.raises(LibraryError, match="disk is full"):
-        _write(state)
+        _write(database)
     assert _bytes(music) == before
 
 
@@ -498,10 +502,11 @@ def test_a_full_disk_stops_the_run_and_harms_no_file(
 
 _RUN = """
 import os, signal, sys
-from genretree.library import apply, journal, records
-from genretree.library.mapping import Mapping
-from genretree.library.plan import iter_plans
-from genretree.library.state import open_state
+from genretree.library.apply import apply, undo
+from genretree.library.database import journal, records
+from genretree.library.plan.mapping import Mapping
+from genretree.library.plan.planner import iter_plans
+from genretree.library.database.connection import open_database
 db, what, at, point = sys.argv[1:]
 count = 0
 def deadly(real):
@@ -512,37 +517,37 @@ def deadly(real):
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*arguments, **options)
     return call
-home, name = (journal, point.split(".")[1]) if point.startswith("journal.") else (apply, point)
+home, name = {"journal": journal, "apply": apply, "undo": undo}[point.split(".")[0]], point.split(".")[1]
 setattr(home, name, deadly(getattr(home, name)))
-with open_state(db) as state:
-    model, card = records.find_model(state)
+with open_database(db) as database:
+    model, model_key = records.find_model(database)
     if what == "apply":
-        apply.apply_plans(state, iter_plans(state, model, card, Mapping()), card.digest)
+        apply.apply_plans(database, iter_plans(database, model, model_key, Mapping()), model_key.digest)
     else:
-        apply.undo(state, journal.find_run(state, None))
+        undo.undo(database, journal.find_run(database, None))
 """
 
 
 @pytest.mark.parametrize(
     ("what", "point"),
     [
-        ("apply", "write_tags"),
-        ("apply", "_take_place"),
+        ("apply", "apply.write_tags"),
+        ("apply", "apply.replace_file"),
         ("apply", "journal.finish_change"),
-        ("undo", "_copy_status"),
+        ("undo", "undo.copy_status"),
         ("undo", "journal.finish_undo"),
     ],
 )
-def test_killed_in_the_middle_every_file_is_old_or_new_and_nothing_is_left_behind(
-    music: Path, state: State, tmp_path: Path, what: str, point: str
+def test_after_a_kill_every_file_is_old_or_new_and_no_copy_is_left(
+    music: Path, database: Database, tmp_path: Path, what: str, point: str
 ) -> None:
-    analyse(state, [music], hearer())
+    analyse(database, [music], fake_classifier())
     old = _bytes(music)
-    run, _ = _write(state)
+    run, _ = _write(database)
     new = _bytes(music)
     start, end = (old, new) if what == "apply" else (new, old)
     if what == "apply":
-        undo(state, run)
+        undo(database, run)
     words = [tmp_path / "library.sqlite", what, 4, point]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     done = subprocess.run([sys.executable, "-c", _RUN, *map(str, words)], env=environment, check=False)
@@ -550,27 +555,27 @@ def test_killed_in_the_middle_every_file_is_old_or_new_and_nothing_is_left_behin
     for path in music.iterdir():
         if not path.name.startswith(".genretree-"):
             assert path.read_bytes() in (start[path.name], end[path.name]), path.name
-    assert len(journal.recover(state)) == 1
+    assert len(recover(database)) == 1
     assert set(_bytes(music)) == set(old), "a temporary file was left behind"
     changed = sum(content == end[name] for name, content in _bytes(music).items())
     assert changed == (4 if "finish" in point else 3)
-    assert analyse(state, [music], hearer()).known == len(FORMATS)
+    assert analyse(database, [music], fake_classifier()).known == len(FORMATS)
     if what == "apply":
-        second, refused = _write(state)
+        second, refused = _write(database)
         assert not refused
         assert {read_tags(path).genres for path in music.iterdir()} == {("Soft_rock",)}
-        assert undo(state, second)[0] == len(FORMATS) - changed
-        undo(state, journal.find_run(state, None))
+        assert undo(database, second)[0] == len(FORMATS) - changed
+        undo(database, journal.find_run(database, None))
     else:
-        undo(state, run)
+        undo(database, run)
     assert _bytes(music) == old
-    assert json.loads(json.dumps([item.written for item in journal.list_runs(state)])) == [0] * len(
-        journal.list_runs(state)
+    assert json.loads(json.dumps([item.written for item in journal.list_runs(database)])) == [0] * len(
+        journal.list_runs(database)
     )
 
 
-@pytest.mark.parametrize("padding", [0, 4000])  # the sound has to move, or the picture alone
-def test_flac_pictures_and_padding_survive(music: Path, state: State, padding: int) -> None:
+@pytest.mark.parametrize("padding", [0, 4000])  # the audio is shifted, or only the picture
+def test_flac_pictures_and_padding_survive(music: Path, database: Database, padding: int) -> None:
     from mutagen.flac import Picture
 
     file = FLAC(music / "flac.flac")
@@ -579,18 +584,18 @@ def test_flac_pictures_and_padding_survive(music: Path, state: State, padding: i
     file.add_picture(picture)
     file.save(padding=lambda _: padding)
     before = (music / "flac.flac").read_bytes()
-    analyse(state, [music], hearer())
-    run, _ = _write(state)
+    analyse(database, [music], fake_classifier())
+    run, _ = _write(database)
     assert FLAC(music / "flac.flac").pictures[0].data == picture.data
-    change = journal.last_change(state, str(music / "flac.flac"))
+    change = journal.find_last_change(database, str(music / "flac.flac"))
     assert change is not None
     assert len(change.delta) < 10_000
-    undo(state, run)
+    undo(database, run)
     assert (music / "flac.flac").read_bytes() == before
 
 
-def test_what_became_of_a_change_is_found_out_when_the_disk_is_there_again(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+def test_a_change_on_an_unmounted_disk_is_recovered_later(
+    music: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class KilledError(BaseException):
         pass
@@ -600,19 +605,19 @@ def test_what_became_of_a_change_is_found_out_when_the_disk_is_there_again(
 
     path = music / "flac.flac"
     before = path.read_bytes()
-    analyse(state, [path], hearer())
+    analyse(database, [path], fake_classifier())
     monkeypatch.setattr(journal, "finish_change", die)
     with pytest.raises(KilledError):
-        _write(state)
+        _write(database)
     monkeypatch.undo()
     assert path.read_bytes() != before
     away = music.rename(music.with_name("away"))
     music.mkdir()
-    assert journal.recover(state) == []
+    assert recover(database) == []
     music.rmdir()
     away.rename(music)
-    assert [item.found for item in journal.recover(state)] == ["was written; undo takes it back"]
-    assert undo(state, journal.find_run(state, None)) == (1, [])
+    assert [item.message for item in recover(database)] == ["was written; undo restores it"]
+    assert undo(database, journal.find_run(database, None)) == (1, [])
     assert path.read_bytes() == before
 
 
@@ -648,15 +653,17 @@ COMMENT = (b"COMM", b"\0eng\0one")
         (_id3(4, TITLE, (b"TDRC", b"\x03sometime")), "TDRC"),
     ],
 )
-def test_tags_that_writing_would_mend_or_join_are_left_whole(music: Path, state: State, tag: bytes, field: str) -> None:
+def test_tags_that_mutagen_would_repair_or_merge_are_not_changed(
+    music: Path, database: Database, tag: bytes, field: str
+) -> None:
     for path in music.iterdir():
         if path.name != "none.mp3":
             path.unlink()
     path = music / "none.mp3"
     path.write_bytes(tag + path.read_bytes())
     before = path.read_bytes()
-    analyse(state, [music], hearer())
-    _, refused = _write(state)
+    analyse(database, [music], fake_classifier())
+    _, refused = _write(database)
     assert len(refused) == 1
     assert f"({field})" in refused[0]
     assert path.read_bytes() == before
@@ -678,21 +685,21 @@ def test_tags_that_writing_would_mend_or_join_are_left_whole(music: Path, state:
         _id3(4, (b"TIT2", b"\x03one\0two"), (b"TCON", b"\x03Skiffle"), (b"TXXX", b"\x03a\0b"), (b"TXXX", b"\x03c\0b")),
     ],
 )
-def test_odd_tags_that_stay_as_they_are_are_no_obstacle(music: Path, state: State, tag: bytes) -> None:
+def test_odd_tags_that_stay_as_they_are_are_no_obstacle(music: Path, database: Database, tag: bytes) -> None:
     path = music / "none.mp3"
     path.write_bytes(tag + path.read_bytes())
     before = path.read_bytes()
-    analyse(state, [path], hearer())
-    run, refused = _write(state, "overwrite")
+    analyse(database, [path], fake_classifier())
+    run, refused = _write(database, "overwrite")
     assert not refused
     assert read_tags(path).genres == ("Soft_rock",)
-    assert undo(state, run) == (1, [])
+    assert undo(database, run) == (1, [])
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_writer_that_changes_another_field_is_found_out(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch, name: str
+def test_a_change_of_another_field_is_detected(
+    music: Path, database: Database, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     path = music / name
     tags = mutagen.File(path)
@@ -712,14 +719,14 @@ def test_a_writer_that_changes_another_field_is_found_out(
         path.write_bytes(content[:place] + b"K" + content[place + 1 :])
 
     monkeypatch.setattr(apply_module, "write_tags", clumsy)
-    analyse(state, [path], hearer())
-    _, refused = _write(state)
+    analyse(database, [path], fake_classifier())
+    _, refused = _write(database)
     assert len(refused) == 1
-    assert "other tags would not stay" in refused[0]
+    assert "other tags would change" in refused[0]
     assert path.read_bytes() == before
 
 
-def test_repeated_and_nameless_fields_of_other_formats_are_left_whole(music: Path, state: State) -> None:
+def test_repeated_and_unnamed_fields_of_other_formats_are_not_changed(music: Path, database: Database) -> None:
     for path in music.iterdir():
         if path.name not in ("flac.flac", "aac.m4a", "opus.opus"):
             path.unlink()
@@ -731,8 +738,8 @@ def test_repeated_and_nameless_fields_of_other_formats_are_left_whole(music: Pat
     assert content.count(b"artist=") == 1
     (music / "flac.flac").write_bytes(content.replace(b"artist=", b"artist_"))
     before = _bytes(music)
-    analyse(state, [music], hearer())
-    _, refused = _write(state)
+    analyse(database, [music], fake_classifier())
+    _, refused = _write(database)
     assert {text.split(":")[0] for text in refused} == {"aac.m4a", "flac.flac"}
     assert {name: content == before[name] for name, content in _bytes(music).items()} == {
         "aac.m4a": True,
@@ -741,7 +748,7 @@ def test_repeated_and_nameless_fields_of_other_formats_are_left_whole(music: Pat
     }
 
 
-def test_numbers_and_pictures_of_an_m4a_are_no_obstacle(music: Path, state: State) -> None:
+def test_numbers_and_pictures_of_an_m4a_are_no_obstacle(music: Path, database: Database) -> None:
     path = music / "aac.m4a"
     how = ("-c", "copy", "-metadata", "track=3/9", "-metadata", "disc=1/2", "-metadata", "compilation=1")
     made = music / "more.m4a"
@@ -751,10 +758,10 @@ def test_numbers_and_pictures_of_an_m4a_are_no_obstacle(music: Path, state: Stat
     tags["----:com.apple.iTunes:MOOD"] = [b"calm"]
     tags.save()
     before = made.read_bytes()
-    analyse(state, [made], hearer())
-    run, refused = _write(state)
+    analyse(database, [made], fake_classifier())
+    run, refused = _write(database)
     assert not refused
-    assert undo(state, run) == (1, [])
+    assert undo(database, run) == (1, [])
     assert made.read_bytes() == before
 
 
@@ -776,115 +783,115 @@ def _edit(path: Path, **fields: str) -> bytes:
     return path.read_bytes()
 
 
-def test_what_another_program_did_after_a_kill_is_kept_and_told(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+def test_an_edit_after_a_kill_is_preserved_and_reported(
+    music: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = music / "flac.flac"
-    analyse(state, [path], hearer())
+    analyse(database, [path], fake_classifier())
     monkeypatch.setattr(journal, "finish_change", _die)
     with pytest.raises(_KilledError):
-        _write(state)
+        _write(database)
     monkeypatch.undo()
     edited = _edit(path, comment="theirs")
-    (found,) = journal.recover(state)
+    (found,) = recover(database)
     assert found.edited
-    assert "was written, and another program has changed it since" in found.found
+    assert "was written, and another program has changed it since" in found.message
     assert path.read_bytes() == edited
-    run = journal.find_run(state, None)
-    restored, refused = undo(state, run)
+    run = journal.find_run(database, None)
+    restored, refused = undo(database, run)
     assert (restored, len(refused)) == (0, 1)
-    assert "was changed by something else since" in refused[0].reason
+    assert "was changed by another program since" in refused[0].reason
     assert path.read_bytes() == edited
-    analyse(state, [path], hearer())
-    assert _actions(state) == {"flac.flac": "same"}, "it is still known that the genre is ours"
-    assert undo(state, run, force=True) == (1, [])
+    analyse(database, [path], fake_classifier())
+    assert _actions(database) == {"flac.flac": "same"}, "it is still known that the genre is ours"
+    assert undo(database, run, force=True) == (1, [])
     assert (read_tags(path).genres, read_tags(path).own) == ((), {})
     assert FLAC(path)["comment"] == ["theirs"]
 
 
-def test_an_edit_before_the_write_was_in_place_is_kept_and_told(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+def test_an_edit_before_the_replacement_is_preserved_and_reported(
+    music: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = music / "flac.flac"
-    analyse(state, [path], hearer())
-    monkeypatch.setattr(apply_module, "_take_place", _die)
+    analyse(database, [path], fake_classifier())
+    monkeypatch.setattr(apply_module, "replace_file", _die)
     monkeypatch.setattr(Path, "unlink", _die)  # killed, it would not clear up
     with pytest.raises(_KilledError):
-        _write(state)
+        _write(database)
     monkeypatch.undo()
     edited = _edit(path, comment="theirs")
-    (found,) = journal.recover(state)
-    assert (found.edited, found.found) == (True, "was not written, and another program has changed it since")
+    (found,) = recover(database)
+    assert (found.edited, found.message) == (True, "was not written, and another program has changed it since")
     assert _bytes(music)["flac.flac"] == edited
     assert not [item for item in music.iterdir() if item.name.startswith(".")]
-    assert journal.list_runs(state) == []
+    assert journal.list_runs(database) == []
 
 
-def test_an_edit_after_an_undo_that_was_killed_is_kept_and_told(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+def test_an_edit_after_a_killed_undo_is_preserved_and_reported(
+    music: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = music / "flac.flac"
-    analyse(state, [path], hearer())
-    run, _ = _write(state)
+    analyse(database, [path], fake_classifier())
+    run, _ = _write(database)
     monkeypatch.setattr(journal, "finish_undo", _die)
     with pytest.raises(_KilledError):
-        undo(state, run)
+        undo(database, run)
     monkeypatch.undo()
     edited = _edit(path, genre="Theirs")
-    (found,) = journal.recover(state)
-    assert (found.edited, found.found) == (True, "was restored, and another program has changed it since")
+    (found,) = recover(database)
+    assert (found.edited, found.message) == (True, "was restored, and another program has changed it since")
     with pytest.raises(LibraryError, match="nothing to undo"):
-        journal.find_run(state, None)
-    assert undo(state, run, force=True) == (0, [])
+        journal.find_run(database, None)
+    assert undo(database, run, force=True) == (0, [])
     assert path.read_bytes() == edited
 
 
-def test_force_leaves_a_genre_that_somebody_set_since(music: Path, state: State) -> None:
+def test_force_leaves_a_genre_that_somebody_set_since(music: Path, database: Database) -> None:
     path = music / "flac.flac"
-    analyse(state, [path], hearer())
-    run, _ = _write(state)
+    analyse(database, [path], fake_classifier())
+    run, _ = _write(database)
     _edit(path, genre="Theirs")
-    assert undo(state, run, force=True) == (1, [])
+    assert undo(database, run, force=True) == (1, [])
     assert (read_tags(path).genres, read_tags(path).own) == (("Theirs",), {})
 
 
-def test_a_flac_with_an_id3v1_tag_behind_it_is_undone_byte_by_byte(music: Path, state: State) -> None:
+def test_a_flac_with_an_id3v1_tag_at_its_end_is_restored(music: Path, database: Database) -> None:
     path = music / "flac.flac"
     path.write_bytes(path.read_bytes() + b"TAG" + b"old title".ljust(124, b"\0") + b"\x11")
     before = path.read_bytes()
-    analyse(state, [path], hearer())
-    run, refused = _write(state)
+    analyse(database, [path], fake_classifier())
+    run, refused = _write(database)
     assert not refused
     assert read_tags(path).genres == ("Soft_rock",)
     assert path.read_bytes()[-128:] == before[-128:]
-    assert undo(state, run) == (1, [])
+    assert undo(database, run) == (1, [])
     assert path.read_bytes() == before
 
 
-def test_a_flac_with_id3_tags_in_front_is_written_and_undone(music: Path, state: State) -> None:
+def test_a_flac_that_begins_with_id3_tags_is_written_and_restored(music: Path, database: Database) -> None:
     path = music / "flac.flac"
     path.write_bytes(b"ID3\x04\0\0\0\0\1\0" + bytes(128) + path.read_bytes())
     before = path.read_bytes()
-    analyse(state, [path], hearer())
-    run, refused = _write(state)
+    analyse(database, [path], fake_classifier())
+    run, refused = _write(database)
     assert not refused
     assert read_tags(path).genres == ("Soft_rock",)
-    assert undo(state, run) == (1, [])
+    assert undo(database, run) == (1, [])
     assert path.read_bytes() == before
 
 
-def test_what_can_be_seen_to_be_in_the_way_is_seen_before(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch
+def test_visible_obstacles_are_reported_by_the_plan(
+    music: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    analyse(state, [music], hearer())
+    analyse(database, [music], fake_classifier())
     mode = music.stat().st_mode
     music.chmod(0o555)
-    model, card = records.find_model(state)
+    model, model_key = records.find_model(database)
 
     def reasons() -> set[tuple[str, str]]:
-        return {(plan.action, plan.message) for plan in iter_plans(state, model, card, Mapping())}
+        return {(plan.action, plan.message) for plan in iter_plans(database, model, model_key, Mapping())}
 
-    assert reasons() == {("read_only", "its folder is read-only, so no copy can be made beside it")}
+    assert reasons() == {("read_only", "its folder is read-only, so no copy can be made next to it")}
     music.chmod(mode)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5000))
     assert {action for action, _ in reasons()} == {"no_space"}

@@ -11,28 +11,28 @@ import mutagen
 import mutagen.apev2
 import pytest
 from click.testing import CliRunner, Result
-from listening import FORMATS, hearer
+from library_fakes import FORMATS, fake_classifier
 from mutagen.id3 import ID3, TIT2
 
 from genretree.cli import main
-from genretree.library import apply as apply_module
-from genretree.library import records
-from genretree.library.analyse import analyse
-from genretree.library.apply import apply_plans
-from genretree.library.clean import clean_outcome, iter_clean_plans
-from genretree.library.mapping import Mapping
-from genretree.library.payload import sound_digest
-from genretree.library.plan import iter_plans
-from genretree.library.state import State, open_state
-from genretree.library.tags import read_tags, write_tags
+from genretree.library.apply import apply as apply_module
+from genretree.library.apply.apply import apply_plans
+from genretree.library.database import records
+from genretree.library.database.connection import Database, open_database
+from genretree.library.plan.clean import clean_outcome, iter_clean_plans
+from genretree.library.plan.mapping import Mapping
+from genretree.library.plan.planner import iter_plans
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags.adapters import read_tags, write_tags
+from genretree.library.tags.audio_digest import hash_audio
 
 OLD = {"GENRETREE_PATH": "Other > Rock > Hard_rock", "GENRETREE_CONFIDENCE": "0.900", "GENRETREE_MODEL": "a" * 16}
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    with open_state(tmp_path / "library.sqlite", create=True) as state:
-        yield state
+def database(tmp_path: Path) -> Iterator[Database]:
+    with open_database(tmp_path / "library.sqlite", create=True) as database:
+        yield database
 
 
 @pytest.fixture
@@ -40,8 +40,8 @@ def written(tmp_path: Path, music: Path) -> Path:
     """Files that a database wrote which is gone: one had two genres, and the genre of one was changed since."""
     write_tags(music / "flac.flac", ["Jazz", "Blues/名"], {})
     write_tags(music / "v23.mp3", ["Jazz", "Blues"], {})
-    with open_state(tmp_path / "gone.sqlite", create=True) as state:
-        _analyse_and_apply(state, music, "overwrite")
+    with open_database(tmp_path / "gone.sqlite", create=True) as database:
+        _analyse_and_apply(database, music, "overwrite")
     tags = mutagen.File(music / "vorbis.ogg")
     tags["genre"] = ["Mine"]
     tags.save()
@@ -56,11 +56,11 @@ EXPECTED = dict.fromkeys(FORMATS, ()) | {
 }
 
 
-def _analyse_and_apply(state: State, music: Path, mode: str = "only-empty", **options: object) -> None:
-    analyse(state, [str(music)], hearer(**options), progress=False)
-    model, card = records.find_model(state)
-    plans = iter_plans(state, model, card, Mapping(), mode)  # type: ignore[arg-type]
-    assert not apply_plans(state, plans, card.digest)[2]
+def _analyse_and_apply(database: Database, music: Path, mode: str = "only-empty", **options: object) -> None:
+    analyse(database, [str(music)], fake_classifier(**options), progress=False)
+    model, model_key = records.find_model(database)
+    plans = iter_plans(database, model, model_key, Mapping(), mode)  # type: ignore[arg-type]
+    assert not apply_plans(database, plans, model_key.digest)[2]
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
@@ -73,23 +73,23 @@ def _clean(db: Path, *words: object) -> Result:
 
 def test_clean_restores_what_the_fields_record_without_a_database(written: Path, tmp_path: Path) -> None:
     db, before = tmp_path / "new.sqlite", _bytes(written)
-    sounds = {path.name: sound_digest(path) for path in written.iterdir()}
+    sounds = {path.name: hash_audio(path) for path in written.iterdir()}
     dry = _clean(db, written)
     assert dry.exit_code == 0, dry.output
-    assert f"{len(FORMATS)} files carry fields of genretree. Nothing was written" in dry.output
+    assert f"{len(FORMATS)} files have genretree's fields. Nothing was written" in dry.output
     assert "Soft_rock -> Jazz; Blues/名" in dry.output
     assert "vorbis.ogg: Mine\n" in dry.output
     assert _bytes(written) == before
     assert not db.exists()
     done = _clean(db, written, "--write")
     assert done.exit_code == 0, done.output
-    assert "2 get their previous genre back" in done.output
-    assert f"{len(FORMATS) - 3} had no genre before" in done.output
-    assert "1 keep the genre" in done.output
+    assert "2 files: previous genre restored" in done.output
+    assert f"{len(FORMATS) - 3} files: genre removed" in done.output
+    assert "1 files: edited genre unchanged" in done.output
     for path in written.iterdir():
         carried = read_tags(path)
         assert (carried.genres, dict(carried.own)) == (EXPECTED[path.name], {}), path.name
-        assert sound_digest(path) == sounds[path.name]
+        assert hash_audio(path) == sounds[path.name]
         assert b"GENRETREE" not in path.read_bytes().replace(b"\0", b"")
     undone = CliRunner().invoke(main, ["library", "undo", "--db", str(db), "--quiet"])
     assert undone.exit_code == 0, undone.output
@@ -98,7 +98,7 @@ def test_clean_restores_what_the_fields_record_without_a_database(written: Path,
 
 def test_clean_begins_no_database_for_nothing(written: Path, tmp_path: Path) -> None:
     db = tmp_path / "new.sqlite"
-    assert "2 get" in _clean(db, written, "--write").output
+    assert "2 files: previous genre restored" in _clean(db, written, "--write").output
     db.unlink()
     assert _clean(db, written, "--write").output == "0 files cleaned.\n"
     assert not db.exists()
@@ -125,16 +125,16 @@ def test_clean_as_json_names_each_file(written: Path, tmp_path: Path) -> None:
 
 def test_clean_of_the_files_of_a_database_backs_it_up_and_analyse_goes_on(music: Path, tmp_path: Path) -> None:
     db = tmp_path / "library.sqlite"
-    with open_state(db, create=True) as state:
-        _analyse_and_apply(state, music)
+    with open_database(db, create=True) as database:
+        _analyse_and_apply(database, music)
     result = _clean(db, "--write")
     assert result.exit_code == 0, result.output
-    assert f"{len(FORMATS)} files cleaned; undo it with" in result.output
+    assert f"{len(FORMATS)} files cleaned; undo with" in result.output
     assert db.with_name("library.sqlite.backup-1").exists()
-    with open_state(db) as state:
-        assert analyse(state, [str(music)], hearer(), progress=False).heard == 0
-        model, card = records.find_model(state)
-        assert {plan.action for plan in iter_plans(state, model, card, Mapping())} == {"write"}
+    with open_database(db) as database:
+        assert analyse(database, [str(music)], fake_classifier(), progress=False).heard == 0
+        model, model_key = records.find_model(database)
+        assert {plan.action for plan in iter_plans(database, model, model_key, Mapping())} == {"write"}
     missing = _clean(tmp_path / "none.sqlite", "--write")
     assert "no such library" in missing.stderr
 
@@ -151,31 +151,33 @@ def test_a_genre_stays_where_the_fields_were_edited(written: Path, field: str) -
         assert (plan.genres, clean_outcome(plan)) == (("Soft_rock",), "kept")
 
 
-def test_fields_of_0_1_are_cleaned_by_the_journal_or_the_path(state: State, music: Path) -> None:
+def test_fields_of_0_1_are_cleaned_by_the_journal_or_the_path(database: Database, music: Path) -> None:
     for name, genres in (("flac.flac", ["Hard_rock"]), ("opus.opus", ["Jazz", "Hard_rock"])):
         write_tags(music / name, genres, OLD)
     plans = {Path(plan.row.path).name: plan.genres for plan in iter_clean_plans(None, [str(music)])}
     assert plans == {"flac.flac": (), "opus.opus": ("Jazz", "Hard_rock")}
     write_tags(music / "v24.mp3", ["Jazz"], {})
-    _analyse_and_apply(state, music / "v24.mp3", "append")
-    with state.transaction() as connection:  # as 0.1 would have written it
+    _analyse_and_apply(database, music / "v24.mp3", "append")
+    with database.transaction() as connection:  # as 0.1 would have written it
         (new,) = connection.execute("SELECT new FROM change").fetchone()
         facts = json.loads(new)
         facts["own"] = {name: text for name, text in facts["own"].items() if name in OLD}
         connection.execute("UPDATE change SET new = ?", (json.dumps(facts),))
     write_tags(music / "v24.mp3", ["Jazz", "Soft_rock"], OLD)
-    (plan,) = iter_clean_plans(state, [str(music / "v24.mp3")])
+    (plan,) = iter_clean_plans(database, [str(music / "v24.mp3")])
     assert plan.genres == ("Jazz",)
 
 
 @pytest.mark.parametrize("name", ["none.mp3", "pcm.wav"])
-def test_fields_in_an_older_tag_are_found_after_an_id3_tag_was_added(state: State, music: Path, name: str) -> None:
+def test_fields_in_an_older_tag_are_found_after_an_id3_tag_was_added(
+    database: Database, music: Path, name: str
+) -> None:
     path = music / name
     if name == "none.mp3":
         tags = mutagen.apev2.APEv2()
         tags["Title"] = "A title"
         tags.save(path)
-    _analyse_and_apply(state, path)
+    _analyse_and_apply(database, path)
     assert b"GENRETREE_PREVIOUS" in path.read_bytes()
     added = ID3() if name == "none.mp3" else mutagen.File(path)
     added.add(TIT2(encoding=3, text=["A title"])) if name == "none.mp3" else added.add_tags()
@@ -183,25 +185,25 @@ def test_fields_in_an_older_tag_are_found_after_an_id3_tag_was_added(state: Stat
         added.tags.add(TIT2(encoding=3, text=["A title"]))
     added.save(path)
     plans = list(iter_clean_plans(None, [str(path)]))
-    assert apply_plans(state, plans, "")[1:] == (1, [])
+    assert apply_plans(database, plans, "")[1:] == (1, [])
     assert b"GENRETREE" not in path.read_bytes()
     assert read_tags(path).genres == ()
 
 
-def test_what_can_not_be_read_is_named(written: Path, tmp_path: Path) -> None:
+def test_unreadable_files_are_reported(written: Path, tmp_path: Path) -> None:
     (written / "flac.flac").write_bytes((written / "flac.flac").read_bytes()[:3000])
     (written / "link.mp3").symlink_to(tmp_path / "nowhere")
     result = _clean(tmp_path / "new.sqlite", written)
     assert "flac.flac" in result.stderr
     assert "link.mp3: is a dangling link" in result.stderr
-    assert f"{len(FORMATS) - 1} files carry" in result.stdout
+    assert f"{len(FORMATS) - 1} files have" in result.stdout
 
 
-def test_a_clean_that_is_killed_leaves_each_file_old_or_new(
+def test_a_killed_clean_leaves_each_file_old_or_new(
     written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     db, before, placed = tmp_path / "new.sqlite", _bytes(written), []
-    real = apply_module._take_place
+    real = apply_module.replace_file
 
     def die(*arguments: object) -> object:
         if len(placed) == 3:
@@ -209,7 +211,7 @@ def test_a_clean_that_is_killed_leaves_each_file_old_or_new(
         placed.append(arguments[1])
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(apply_module, "_take_place", die)
+    monkeypatch.setattr(apply_module, "replace_file", die)
     assert _clean(db, written, "--write").exit_code != 0
     monkeypatch.undo()
     changed = {name for name, content in _bytes(written).items() if content != before[name]}

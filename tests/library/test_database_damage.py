@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from listening import hearer
+from library_fakes import fake_classifier
 
 from genretree.cli import main
 from genretree.errors import LibraryError
-from genretree.library import records
-from genretree.library.analyse import analyse
-from genretree.library.delta import content_digest
-from genretree.library.mapping import Mapping as Rules
-from genretree.library.plan import iter_plans
-from genretree.library.state import back_up, open_state
+from genretree.library.database import records
+from genretree.library.database.connection import back_up, open_database
+from genretree.library.plan.mapping import Mapping as Rules
+from genretree.library.plan.planner import iter_plans
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags.binary_delta import content_digest
 
 pytestmark = pytest.mark.slow
 
@@ -45,8 +45,8 @@ def made(formats: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     for number in range(60):
         shutil.copyfile(music / "none.mp3", music / f"{'long' * 20}-{number:03}.mp3")
     path = folder / "library.sqlite"
-    with open_state(path, create=True) as state:
-        analyse(state, [str(music)], hearer(), progress=False)
+    with open_database(path, create=True) as database:
+        analyse(database, [str(music)], fake_classifier(), progress=False)
     assert _run(path, "apply", "--write", "--quiet").exit_code == 0
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -56,7 +56,7 @@ def made(formats: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 @pytest.fixture
 def library(made: tuple[Path, Path]) -> Path:
-    """The database, as it was made."""
+    """A fresh copy of the database."""
     folder, kept = made
     shutil.rmtree(folder)
     shutil.copytree(kept, folder)
@@ -98,7 +98,7 @@ def _overwrite_head(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_corrupt_pages, _truncate, _empty, _overwrite_head])
-def test_every_command_refuses_a_damaged_database_and_says_what_to_do(
+def test_every_command_refuses_a_damaged_database_with_advice(
     library: Path, tmp_path: Path, damage: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -110,35 +110,35 @@ def test_every_command_refuses_a_damaged_database_and_says_what_to_do(
         for part in (str(library), ".backup-1", "library rescue"):
             assert part in result.stderr, (words, result.stderr)
     with pytest.raises(LibraryError, match="backup-1"):  # no new one in its place, either
-        open_state(library, create=True)
+        open_database(library, create=True)
 
 
 def test_damage_found_while_reading_names_the_database(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A large database is not checked by commands that only show it: the damage comes up in the middle.
-    monkeypatch.setattr("genretree.library.state._CHECKED_BYTES", 0)
+    monkeypatch.setattr("genretree.library.database.connection._CHECKED_BYTES", 0)
     _corrupt_pages(library)
     result = _run(library, "preview")
     assert isinstance(result.exception, SystemExit), result.exception
     assert str(library) in result.stderr
 
 
-def test_each_writing_run_leaves_a_backup_and_three_are_kept(library: Path) -> None:
+def test_each_writing_run_leaves_a_backup_and_three_are_retained(library: Path) -> None:
     def backups() -> list[str]:
         return sorted(path.name for path in library.parent.glob("*.backup-*"))
 
     assert backups() == ["library.sqlite.backup-1"]
-    with open_state(library.with_name("library.sqlite.backup-1")) as state:
-        assert state.connection.execute("SELECT count(*) FROM change").fetchone()[0] == 0
+    with open_database(library.with_name("library.sqlite.backup-1")) as database:
+        assert database.connection.execute("SELECT count(*) FROM change").fetchone()[0] == 0
     assert _run(library, "apply", "--write", "--quiet").exit_code == 0  # nothing to write: no backup
     assert backups() == ["library.sqlite.backup-1"]
     assert _run(library, "undo", "--quiet").exit_code == 0
-    with open_state(library.with_name("library.sqlite.backup-1")) as state:
-        assert state.connection.execute("SELECT count(*) FROM change WHERE state = 'written'").fetchone()[0] > 60
-    with open_state(library.with_name("library.sqlite.backup-2")) as state:
-        assert state.connection.execute("SELECT count(*) FROM change").fetchone()[0] == 0
-    with open_state(library) as state:
+    with open_database(library.with_name("library.sqlite.backup-1")) as database:
+        assert database.connection.execute("SELECT count(*) FROM change WHERE state = 'written'").fetchone()[0] > 60
+    with open_database(library.with_name("library.sqlite.backup-2")) as database:
+        assert database.connection.execute("SELECT count(*) FROM change").fetchone()[0] == 0
+    with open_database(library) as database:
         for _ in range(3):
-            back_up(state)
+            back_up(database)
     assert backups() == [f"library.sqlite.backup-{number}" for number in (1, 2, 3)]
 
 
@@ -179,8 +179,8 @@ def test_a_read_only_database_can_be_shown(library: Path, open_folder: Path, log
     path = open_folder / "library.sqlite"
     shutil.copyfile(library, path)
     if log:  # the last commits are only in the write-ahead log
-        with open_state(library) as state:
-            state.connection.execute("UPDATE model SET bundle = 'only in the log'")
+        with open_database(library) as database:
+            database.connection.execute("UPDATE model SET bundle = 'only in the log'")
             shutil.copyfile(library, path)
             shutil.copyfile(f"{library}-wal", f"{path}-wal")
     for item in open_folder.iterdir():
@@ -188,7 +188,7 @@ def test_a_read_only_database_can_be_shown(library: Path, open_folder: Path, log
     open_folder.chmod(0o555)
     lists = open_folder.with_name(f"{open_folder.name}-lists")
     commands = (["preview", "--quiet"], ["playlists", str(lists), "--quiet"], ["status", "--json"])
-    for words in commands:  # imports what another user may not read
+    for words in commands:  # imports modules that another user may not be able to read
         assert _run(library, *words).exit_code == 0
     shutil.rmtree(lists)
     with _as_nobody():
@@ -219,8 +219,8 @@ def _zero_one_page(path: Path) -> None:
 def test_rescue_saves_what_is_readable_and_undo_works_after_it(
     library: Path, music: Path, tmp_path: Path, damage: object
 ) -> None:
-    with open_state(library) as state:
-        changes = dict(state.connection.execute("SELECT path, before FROM change").fetchall())
+    with open_database(library) as database:
+        changes = dict(database.connection.execute("SELECT path, before FROM change").fetchall())
     if damage is not None:
         damage(library)  # type: ignore[operator]
     bytes_before = library.read_bytes()
@@ -241,9 +241,9 @@ def test_rescue_saves_what_is_readable_and_undo_works_after_it(
     assert f"{saved} files restored" in result.output
     restored = [path for path, before in changes.items() if content_digest(Path(os.fsdecode(path))) == before]
     assert len(restored) == saved
-    with open_state(out) as state:
-        assert state.connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
-        analyse(state, [str(music)], hearer(), progress=False)
+    with open_database(out) as database:
+        assert database.connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        analyse(database, [str(music)], fake_classifier(), progress=False)
     assert _run(out, "status").exit_code == 0
 
 
@@ -253,7 +253,7 @@ def test_rescue_refuses_what_it_can_not_do(library: Path, tmp_path: Path) -> Non
     out = tmp_path / "new.sqlite"
     for damaged, target, words in (
         (tmp_path / "none", out, "no such file"),
-        (library, noise, "exists already"),
+        (library, noise, "already exists"),
         (noise, out, "nothing in it can be read"),
     ):
         result = CliRunner().invoke(main, ["library", "rescue", str(damaged), "--out", str(target)])
@@ -276,10 +276,10 @@ def _rescue(library: Path, out: Path, *words: str) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("damage", [_noise, _cut_tail])
 def test_rescue_takes_lost_entries_of_the_journal_from_backups(library: Path, tmp_path: Path, damage: object) -> None:
-    with open_state(library) as state:
-        back_up(state)
-        changes = dict(state.connection.execute("SELECT path, before FROM change").fetchall())
-        state.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with open_database(library) as database:
+        back_up(database)
+        changes = dict(database.connection.execute("SELECT path, before FROM change").fetchall())
+        database.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     damage(library)  # type: ignore[operator]
     backup = library.with_name("library.sqlite.backup-1").read_bytes()
     found = _rescue(library, tmp_path / "new.sqlite")["change"]
@@ -293,21 +293,21 @@ def test_rescue_takes_lost_entries_of_the_journal_from_backups(library: Path, tm
 def test_rescue_knows_what_was_undone_after_the_backup(formats: Path, tmp_path: Path) -> None:
     music, db, out = tmp_path / "flac.flac", tmp_path / "library.sqlite", tmp_path / "new.sqlite"
     shutil.copyfile(formats / "flac.flac", music)
-    with open_state(db, create=True) as state:
-        analyse(state, [str(music)], hearer(), progress=False)
+    with open_database(db, create=True) as database:
+        analyse(database, [str(music)], fake_classifier(), progress=False)
     for words in (("apply", "--write"), ("undo",), ("apply", "--write")):
         assert _run(db, *words, "--quiet").exit_code == 0
-    with open_state(db) as state:
-        state.connection.execute("DELETE FROM change WHERE run = 1")
+    with open_database(db) as database:
+        database.connection.execute("DELETE FROM change WHERE run = 1")
     db.with_name("library.sqlite.backup-1").unlink()  # of the last run: the one before it was made before undo
     db.with_name("library.sqlite.backup-2").rename(db.with_name("library.sqlite.backup-1"))
     assert _rescue(db, out)["change"]["from_backups"] == 1
-    with open_state(out) as state:
+    with open_database(out) as database:
         query = "SELECT run, state FROM change ORDER BY run"
-        assert state.connection.execute(query).fetchall() == [(1, "undone"), (2, "written")]
-        state.connection.execute("DELETE FROM change WHERE run = 1")
-        state.connection.execute("UPDATE change SET id = 1")
-    db.with_name("library.sqlite.backup-1").rename(f"{out}.backup-1")  # another library's by what it holds
+        assert database.connection.execute(query).fetchall() == [(1, "undone"), (2, "written")]
+        database.connection.execute("DELETE FROM change WHERE run = 1")
+        database.connection.execute("UPDATE change SET id = 1")
+    db.with_name("library.sqlite.backup-1").rename(f"{out}.backup-1")  # a backup of another library
     assert _rescue(out, tmp_path / "newer.sqlite")["change"]["from_backups"] == 0
 
 
@@ -316,25 +316,25 @@ def test_rescue_reads_the_fields_of_the_files(formats: Path, tmp_path: Path) -> 
     music.mkdir()
     for name in ("flac.flac", "aac.m4a"):
         shutil.copyfile(formats / name, music / name)
-    with open_state(db, create=True) as state:
-        analyse(state, [str(music)], hearer(), progress=False)
+    with open_database(db, create=True) as database:
+        analyse(database, [str(music)], fake_classifier(), progress=False)
     assert _run(db, "apply", "--write", "--quiet").exit_code == 0
-    with open_state(db) as state:
-        state.connection.execute("DELETE FROM file WHERE id = 2")
-        state.connection.execute("UPDATE file SET own = NULL")
+    with open_database(db) as database:
+        database.connection.execute("DELETE FROM file WHERE id = 2")
+        database.connection.execute("UPDATE file SET own = NULL")
     (music / "no.mp3").write_bytes(b"no music")
     assert _rescue(db, out, "--music", str(music))["music"] == {"files": 3, "carrying": 2, "new": 1}
     out.unlink()
     _noise(db)
     db.with_name("library.sqlite.backup-1").unlink()
     assert _rescue(db, out, "--music", str(music))["music"] == {"files": 3, "carrying": 2, "new": 2}
-    with open_state(out) as state:
-        rows = state.connection.execute("SELECT genres, own FROM file").fetchall()
+    with open_database(out) as database:
+        rows = database.connection.execute("SELECT genres, own FROM file").fetchall()
         found = [(genres, json.loads(own)["GENRETREE_PREVIOUS"]) for genres, own in rows]
         assert found == [('["Soft_rock"]', "[]")] * 2
-        analyse(state, [str(music)], hearer(), progress=False)
-        model, card = records.find_model(state)
-        actions = Counter(plan.action for plan in iter_plans(state, model, card, Rules()))
+        analyse(database, [str(music)], fake_classifier(), progress=False)
+        model, model_key = records.find_model(database)
+        actions = Counter(plan.action for plan in iter_plans(database, model, model_key, Rules()))
         assert (actions["same"], actions["has_genre"]) == (2, 0)
     assert "2 files cleaned" in _run(out, "clean", "--write", "--quiet").output
     refused = CliRunner().invoke(main, ["library", "rescue", str(db), "--out", str(out), "--music", "nowhere"])
@@ -344,8 +344,8 @@ def test_rescue_reads_the_fields_of_the_files(formats: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("words", [["status"], ["undo"], ["apply", "--write"], ["move", "a", "b"], ["clean"]])
 def test_a_missing_database_with_a_backup_is_not_called_a_new_library(tmp_path: Path, words: list[str]) -> None:
     db = tmp_path / "library.sqlite"
-    with open_state(db, create=True) as state:
-        back_up(state)
+    with open_database(db, create=True) as database:
+        back_up(database)
     db.unlink()
     result = CliRunner().invoke(main, ["library", *words, "--db", str(db)])
     assert result.exit_code == 1

@@ -23,37 +23,38 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from listening import FORMATS, LEAVES, TREE, hearer, levels_of
+from library_fakes import FORMATS, LEAVES, TREE, fake_classifier, levels_of
 from pyarrow import parquet
 
 from genretree.bundle.bundle import Bundle
 from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.errors import LibraryError
-from genretree.library import listen, records
-from genretree.library.analyse import analyse
-from genretree.library.folders import list_folders
-from genretree.library.mapping import Mapping, decide, find_node, load_mapping, make_mapping
-from genretree.library.plan import iter_plans
-from genretree.library.playlists import Lists, write_m3u8, write_rekordbox
-from genretree.library.preview import Preview, write_csv, write_page, write_parquet
-from genretree.library.records import ModelCard
-from genretree.library.state import State, open_state
-from genretree.library.tags import read_tags, write_tags
+from genretree.library.database import records
+from genretree.library.database.connection import Database, open_database
+from genretree.library.database.folders import list_folders
+from genretree.library.database.records import ModelKey
+from genretree.library.plan.mapping import Mapping, decide, find_node, load_mapping, parse_mapping
+from genretree.library.plan.planner import iter_plans
+from genretree.library.plan.playlists import PlaylistIndex, write_m3u8, write_rekordbox
+from genretree.library.plan.preview import Preview, write_csv, write_page, write_parquet
+from genretree.library.scan import classifier
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags.adapters import read_tags, write_tags
 from genretree.prediction.predict import Prediction, predict
 from genretree.taxonomy import Taxonomy
 from genretree.training.train import train
 
 pytestmark = pytest.mark.slow
 
-CARD = ModelCard("0" * 16, "hearer", "tree", TREE)
+MODEL_KEY = ModelKey("0" * 16, "fake_classifier", "tree", TREE)
 
 
 # -- mapping -----------------------------------------------------------------------------------------------------
 
 
 def _decide(content: dict[str, object], *leaves: float) -> tuple[tuple[str, ...], str]:
-    found = decide(CARD, levels_of(*leaves), make_mapping(content, TREE))
+    found = decide(MODEL_KEY, levels_of(*leaves), parse_mapping(content, TREE))
     return found.genres, found.reason
 
 
@@ -86,7 +87,7 @@ SOFT = (0.05, 0.05, 0.4, 0.3, 0.2)  # Chamber, Opera, Soft_rock, Hard_rock, Pop
         ({"nodes": {"Rock": "Rock"}, "values": "path", "min_depth": 1}, ("Other", "Rock"), ""),
     ],
 )
-def test_a_mapping_renames_merges_drops_cuts_and_abstains(
+def test_a_mapping_renames_merges_skips_and_truncates(
     content: dict[str, object], genres: tuple[str, ...], reason: str
 ) -> None:
     assert _decide(content, *SOFT) == (genres, reason)
@@ -98,25 +99,27 @@ MERGED = Taxonomy.from_nested({"A": {"Hip_hop": None, "X": None}, "B": ["RnB", "
 @pytest.mark.parametrize("nodes", [{"Hip_hop": "Urban", "RnB": "Urban"}, {"Hip_hop": "Rock", "RnB": "Rock"}])
 @pytest.mark.parametrize("depth", [None, 2, 3])
 def test_merged_nodes_compete_with_the_sum_of_their_parts(nodes: dict[str, str], depth: int | None) -> None:
-    card = ModelCard("0" * 16, "hearer", "tree", MERGED)
+    model_key = ModelKey("0" * 16, "fake_classifier", "tree", MERGED)
     levels = MERGED.sum_levels(np.array([[0.30, 0.04, 0.28, 0.03, 0.20, 0.15]]))  # as in MERGED.leaves; Rock 0.35
-    apart = decide(card, levels, make_mapping({"depth": 2, "min_confidence": 0}, MERGED))
-    assert (apart.genres, apart.confidence) == (("Rock",), pytest.approx(0.35))
-    merged = decide(card, levels, make_mapping({"nodes": nodes, "depth": depth}, MERGED))
+    separate = decide(model_key, levels, parse_mapping({"depth": 2, "min_confidence": 0}, MERGED))
+    assert (separate.genres, separate.confidence) == (("Rock",), pytest.approx(0.35))
+    merged = decide(model_key, levels, parse_mapping({"nodes": nodes, "depth": depth}, MERGED))
     (name,) = set(nodes.values())
     assert merged.genres == (name,)
     assert merged.confidence == pytest.approx(0.58 + 0.35 * (name == "Rock"))
     if name == "Urban":
         assert merged.path == ("A", "Hip_hop"), "of its parts the likeliest is named"
-    unsure = decide(card, levels, make_mapping({"nodes": nodes, "depth": depth, "min_confidence": 0.95}, MERGED))
-    assert (unsure.genres, unsure.reason) == ((), "unsure")
+    uncertain = decide(
+        model_key, levels, parse_mapping({"nodes": nodes, "depth": depth, "min_confidence": 0.95}, MERGED)
+    )
+    assert (uncertain.genres, uncertain.reason) == ((), "unsure")
 
 
-def test_levels_that_are_cut_off_have_no_part_in_the_choice() -> None:
-    card = ModelCard("0" * 16, "hearer", "tree", MERGED)
+def test_levels_below_the_depth_are_ignored() -> None:
+    model_key = ModelKey("0" * 16, "fake_classifier", "tree", MERGED)
     levels = MERGED.sum_levels(np.array([[0.40, 0.0, 0.0, 0.14, 0.23, 0.23]]))
-    assert decide(card, levels, make_mapping({"min_confidence": 0}, MERGED)).genres == ("Hip_hop",)
-    assert decide(card, levels, make_mapping({"min_confidence": 0, "depth": 2}, MERGED)).genres == ("Rock",)
+    assert decide(model_key, levels, parse_mapping({"min_confidence": 0}, MERGED)).genres == ("Hip_hop",)
+    assert decide(model_key, levels, parse_mapping({"min_confidence": 0, "depth": 2}, MERGED)).genres == ("Rock",)
 
 
 @settings(deadline=None, max_examples=60)
@@ -126,13 +129,13 @@ def test_levels_that_are_cut_off_have_no_part_in_the_choice() -> None:
     st.floats(0, 1),
     st.sampled_from([None, 1, 2, 3]),
 )
-def test_what_is_written_is_as_sure_as_it_says(
+def test_confidence_is_the_sum_of_the_merged_probabilities(
     weights: list[float], names: list[str | None], least: float, depth: int | None
 ) -> None:
     leaves = np.array([weights]) / sum(weights)
     nodes = {"/".join(leaf): name for leaf, name in zip(MERGED.leaves, names, strict=True)}
-    rules = make_mapping({"nodes": nodes, "min_confidence": least, "depth": depth, "min_depth": 1}, MERGED)
-    found = decide(ModelCard("0" * 16, "hearer", "tree", MERGED), MERGED.sum_levels(leaves), rules)
+    rules = parse_mapping({"nodes": nodes, "min_confidence": least, "depth": depth, "min_depth": 1}, MERGED)
+    found = decide(ModelKey("0" * 16, "fake_classifier", "tree", MERGED), MERGED.sum_levels(leaves), rules)
     if found.reason == "unsure":
         assert found.confidence < least
         return
@@ -145,14 +148,14 @@ def test_what_is_written_is_as_sure_as_it_says(
     assert least <= found.confidence <= truth + 1e-9
 
 
-def test_why_nothing_is_sure_enough_is_said_in_words() -> None:
-    def told(content: dict[str, object], *leaves: float) -> str:
-        return decide(CARD, levels_of(*leaves), make_mapping(content, TREE)).message
+def test_the_message_names_the_node_below_the_threshold() -> None:
+    def message_of(content: dict[str, object], *leaves: float) -> str:
+        return decide(MODEL_KEY, levels_of(*leaves), parse_mapping(content, TREE)).message
 
-    assert told({}, 0.02, 0.02, 0.21, 0.2, 0.55) == ""
-    assert told({}, 0.02, 0.02, 0.21, 0.25, 0.5 - 1e-3) == "not sure enough: Pop 50 % (Other 96 %)"
-    assert told({}, 0.3, 0.2, 0.3, 0.2, 0.0) == ""
-    assert told({"min_confidence": 0.97}, 0.02, 0.02, 0.21, 0.2, 0.55) == "not sure enough: Pop 55 %"
+    assert message_of({}, 0.02, 0.02, 0.21, 0.2, 0.55) == ""
+    assert message_of({}, 0.02, 0.02, 0.21, 0.25, 0.5 - 1e-3) == "confidence too low: Pop 50 % (Other 96 %)"
+    assert message_of({}, 0.3, 0.2, 0.3, 0.2, 0.0) == ""
+    assert message_of({"min_confidence": 0.97}, 0.02, 0.02, 0.21, 0.2, 0.55) == "confidence too low: Pop 55 %"
 
 
 @pytest.mark.parametrize(
@@ -161,19 +164,19 @@ def test_why_nothing_is_sure_enough_is_said_in_words() -> None:
         ("{min_depth: 3, depth: 2}", "deeper than depth"),
         ("nodes: {Sof_rock: x}", "did you mean 'Other > Rock > Soft_rock'"),
         ("nodes: {Zzz: x}", "it has: Classic"),
-        ("nodes: {Rock: x, Other/Rock: y}", "has a line already"),
+        ("nodes: {Rock: x, Other/Rock: y}", "keep one of the two lines"),
         ("min_confidense: 0.5", "did you mean 'min_confidence'"),
         ("min_confidence: 7", "less than or equal to 1"),
         ("values: all", "values"),
-        ("nodes: {Rock: ''}", "is no genre"),
-        ('nodes: {Rock: "a\\nb"}', "is no genre"),
+        ("nodes: {Rock: ''}", "is not a genre"),
+        ('nodes: {Rock: "a\\nb"}', "is not a genre"),
         ("nodes: [Rock]", "nodes"),
         ("- a list", "mapping file has lines"),
         ("{", "can't be read"),
         ("nodes: {Rock: x, Rock: y}", "'Rock' has two lines"),
     ],
 )
-def test_a_wrong_mapping_file_is_refused_with_what_is_likely_meant(tmp_path: Path, text: str, message: str) -> None:
+def test_a_wrong_mapping_file_is_refused_with_a_suggestion(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "map.yaml").write_text(text)
     with pytest.raises(LibraryError, match=r"map\.yaml") as caught:
         load_mapping(tmp_path / "map.yaml", TREE)
@@ -185,7 +188,7 @@ def test_a_wrong_mapping_file_is_refused_with_what_is_likely_meant(tmp_path: Pat
 def test_a_name_that_two_nodes_share_needs_its_path() -> None:
     tree = Taxonomy.from_nested({"A": ["Folk", "X"], "B": ["Folk"]})
     assert find_node(tree, "b/folk") == ("B", "Folk")
-    with pytest.raises(LibraryError, match="more than one node: 'A > Folk', 'B > Folk'"):
+    with pytest.raises(LibraryError, match="is ambiguous: 'A > Folk', 'B > Folk'"):
         find_node(tree, "Folk")
 
 
@@ -199,7 +202,7 @@ def test_without_rules_it_decides_as_predict_does(weights: list[float], least: f
     bundle.calibrate = lambda levels, unit: levels
     bundle.images = SimpleNamespace(slice_frames=100)
     expected = describe(bundle, "x", SliceScores(levels_of(*leaves), [0.0], False), 3, least)  # type: ignore[arg-type]
-    found = decide(CARD, levels_of(*leaves), make_mapping({"min_confidence": least, "min_depth": 1}, TREE))
+    found = decide(MODEL_KEY, levels_of(*leaves), parse_mapping({"min_confidence": least, "min_depth": 1}, TREE))
     assert (found.path if found.genres else ()) == expected.path
 
 
@@ -207,26 +210,26 @@ def test_without_rules_it_decides_as_predict_does(weights: list[float], least: f
 
 
 @pytest.fixture
-def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[State]:
-    """Forty files of all genres, as the stub hears them; those with an even number carry a genre."""
-    monkeypatch.setattr("genretree.library.plan.find_obstacle", lambda *_: "")  # these hold no sound to tag
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    """Forty files of all genres, as the fake classifier predicts them; those with an even number have a genre."""
+    monkeypatch.setattr("genretree.library.plan.planner.find_write_error", lambda *_: "")  # the files are not audio
     (tmp_path / "m & <n>").mkdir()
     for i in range(40):
         (tmp_path / "m & <n>" / f"{i:02d} é.mp3").write_bytes(f"sound {i}".encode())
     (tmp_path / "m & <n>" / "bad.mp3").write_bytes(b"no")
-    with open_state(tmp_path / "library.sqlite", create=True) as state:
-        analyse(state, [tmp_path], hearer(sure=None))
-        state.connection.execute("UPDATE file SET genres = '[]'")
-        state.connection.execute("""UPDATE file SET genres = '["Skiffle"]' WHERE id % 2 = 0""")
-        yield state
+    with open_database(tmp_path / "library.sqlite", create=True) as database:
+        analyse(database, [tmp_path], fake_classifier(confidence=None))
+        database.connection.execute("UPDATE file SET genres = '[]'")
+        database.connection.execute("""UPDATE file SET genres = '["Skiffle"]' WHERE id % 2 = 0""")
+        yield database
 
 
-def _preview(state: State, mode: str = "only-empty") -> Preview:
-    model, card = records.find_model(state)
-    return Preview(iter_plans(state, model, card, Mapping(), mode))  # type: ignore[arg-type]
+def _preview(database: Database, mode: str = "only-empty") -> Preview:
+    model, model_key = records.find_model(database)
+    return Preview(iter_plans(database, model, model_key, Mapping(), mode))  # type: ignore[arg-type]
 
 
-def test_a_preview_is_grouped_by_genre_the_surest_first(library: State, tmp_path: Path) -> None:
+def test_a_preview_is_grouped_by_genre_most_confident_first(library: Database, tmp_path: Path) -> None:
     found = _preview(library)
     counts = found.actions()
     assert sum(counts.values()) == 41
@@ -236,11 +239,11 @@ def test_a_preview_is_grouped_by_genre_the_surest_first(library: State, tmp_path
     assert sum(n for _, n in genres) == counts["write"]
     assert [n for _, n in genres] == sorted((n for _, n in genres), reverse=True)
     for genre, n in genres:
-        lines = list(found.lines("write", genre))
+        lines = list(found.rows("write", genre))
         assert len(lines) == n
         assert [line.confidence for line in lines] == sorted((line.confidence for line in lines), reverse=True)
         assert {line.path.split(" > ")[-1] for line in lines} == {genre}
-    assert {line.now for line in found.lines("has_genre")} == {"Skiffle"}
+    assert {line.now for line in found.rows("has_genre")} == {"Skiffle"}
     text = io.StringIO()
     write_csv(found, text)
     rows = list(csv.DictReader(io.StringIO(text.getvalue())))
@@ -251,8 +254,8 @@ def test_a_preview_is_grouped_by_genre_the_surest_first(library: State, tmp_path
     assert rows[0]["genre"] == table[0]["genre"] == genres[0][0] or rows[0]["genre"] == min(g for g, _ in genres)
 
 
-def test_the_page_holds_all_and_fetches_nothing(library: State, tmp_path: Path) -> None:
-    write_page(_preview(library), tmp_path / "page.html", CARD, "genretree library preview")
+def test_the_page_is_complete_and_self_contained(library: Database, tmp_path: Path) -> None:
+    write_page(_preview(library), tmp_path / "page.html", MODEL_KEY, "genretree library preview")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "m &amp; &lt;n&gt;/00 é.mp3" in text
     assert "m & <n>" not in text
@@ -260,23 +263,25 @@ def test_the_page_holds_all_and_fetches_nothing(library: State, tmp_path: Path) 
     assert text.count('<tr><td class="path">') == 41
 
 
-def test_what_was_not_heard_is_shown_with_the_reason(library: State, tmp_path: Path) -> None:
+def test_failed_files_are_shown_with_the_reason(library: Database, tmp_path: Path) -> None:
     folder = tmp_path / "m & <n>"
     os.mkfifo(folder / "pipe.mp3")
     (folder / "39 é.mp3").unlink()
     (folder / "new.mp3").write_bytes(b"new")
-    analyse(library, [tmp_path], hearer(sure=None))
+    analyse(library, [tmp_path], fake_classifier(confidence=None))
     library.connection.execute("""UPDATE file SET genres = '[]' WHERE genres IS NULL""")
     (folder / "00 é.mp3").write_bytes(b"another sound")
     for path in (folder / "01 é.mp3", folder / "03 é.mp3"):
         path.unlink()
     content = records.find_file(library, str(folder / "05 é.mp3")).content
-    library.connection.execute("UPDATE file SET content = x'00' WHERE content = ?", (content,))  # changed, not reheard
+    library.connection.execute(
+        "UPDATE file SET content = x'00' WHERE content = ?", (content,)
+    )  # changed, not analysed again
     found = _preview(library, "overwrite")
-    shown = {Path(line.file).name: (line.action, line.message) for line in found.all_lines()}
+    shown = {Path(line.file).name: (line.action, line.message) for line in found.all_rows()}
     assert len(shown) == 43
     assert shown["pipe.mp3"] == ("unreadable", "is a named pipe, not an audio file")
-    assert shown["bad.mp3"] == ("unusable", "is no sound")
+    assert shown["bad.mp3"] == ("unusable", "not audio")
     assert shown["39 é.mp3"][0] == shown["01 é.mp3"][0] == shown["03 é.mp3"][0] == "not_found"
     assert shown["00 é.mp3"][0] == "changed"
     assert shown["05 é.mp3"][0] == "unheard"
@@ -286,39 +291,37 @@ def test_what_was_not_heard_is_shown_with_the_reason(library: State, tmp_path: P
     write_parquet(found, tmp_path / "table.parquet")
     table = parquet.read_table(tmp_path / "table.parquet").to_pylist()
     assert sum(row["action"] in ("unreadable", "not_found", "changed", "unheard", "unusable") for row in table) == 7
-    write_page(found, tmp_path / "page.html", CARD)
+    write_page(found, tmp_path / "page.html", MODEL_KEY)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "could not be read" in page
+    assert "be read" in page
     assert "is a named pipe, not an audio file" in page
     console = _call(tmp_path, "preview").output
-    assert "could not be read: 1" in console
+    assert "can't be read: 1" in console
     assert "is a named pipe, not an audio file" in " ".join(console.split())
-    assert "3 are no longer there" in console
+    assert "3 skipped: missing" in console
 
 
-def test_files_elsewhere_are_shown_and_not_written_to(library: State, tmp_path: Path) -> None:
+def test_remote_files_are_shown_and_not_written(library: Database, tmp_path: Path) -> None:
     library.connection.execute("UPDATE file SET path = CAST('s3://bucket/' || id || '.mp3' AS BLOB), genres = NULL")
     found = _preview(library)
     assert found.actions() == {"remote": 40, "unusable": 1}
-    assert all(line.genre and line.path for line in found.lines("remote"))
+    assert all(line.genre and line.path for line in found.rows("remote"))
     done = _call(tmp_path, "apply", "--write")
     assert "0 files written" in done.output
-    assert "40 lie elsewhere: tags are only written to files of this machine" in done.output
-    assert "40 lie elsewhere" in _call(tmp_path, "preview", "--folder", "s3://bucket").output
+    assert "40 skipped: remote files" in done.output
+    assert "40 skipped: remote files" in _call(tmp_path, "preview", "--folder", "s3://bucket").output
 
 
-def test_a_folder_that_holds_nothing_is_an_error_that_says_where_there_is_something(
-    library: State, tmp_path: Path
-) -> None:
+def test_an_empty_folder_is_an_error_that_lists_the_known_folders(library: Database, tmp_path: Path) -> None:
     for command in ("preview", "apply"):
         done = _call(tmp_path, command, "--folder", "/nowhere", fails=True)
         assert "/nowhere: " in done.output
-        assert f"its files lie below: {tmp_path}/m & <n>/" in done.output
-    assert "carries now" in _call(tmp_path, "preview", "--folder", tmp_path).output
+        assert f"its files are below: {tmp_path}/m & <n>/" in done.output
+    assert "current genre" in _call(tmp_path, "preview", "--folder", tmp_path).output
     other = tmp_path / "other" / "deep"
     other.mkdir(parents=True)
     (other / "x.mp3").write_bytes(b"x")
-    analyse(library, [other], hearer())
+    analyse(library, [other], fake_classifier())
     assert list_folders(library) == [f"{tmp_path}/m & <n>/", f"{other}/"]
     library.connection.execute(
         "UPDATE file SET path = CAST('s3://b/c/x.mp3' AS BLOB) WHERE CAST(path AS TEXT) LIKE '%/x.mp3'"
@@ -328,21 +331,23 @@ def test_a_folder_that_holds_nothing_is_an_error_that_says_where_there_is_someth
     assert list_folders(library) == []
 
 
-def test_why_a_file_is_left_alone_is_shown(library: State, tmp_path: Path) -> None:
-    model, card = records.find_model(library)
-    rules = make_mapping({"min_confidence": 0.97}, TREE)
-    plans = list(iter_plans(library, model, card, rules, "overwrite"))
-    unsure = [plan for plan in plans if plan.action == "unsure"]
-    assert unsure
-    assert all(re.fullmatch(r"not sure enough: \w+ \d+ %( \(\w+ \d+ %\))?", plan.message) for plan in unsure)
+def test_the_reason_for_skipping_is_shown(library: Database, tmp_path: Path) -> None:
+    model, model_key = records.find_model(library)
+    rules = parse_mapping({"min_confidence": 0.97}, TREE)
+    plans = list(iter_plans(library, model, model_key, rules, "overwrite"))
+    uncertain = [plan for plan in plans if plan.action == "unsure"]
+    assert uncertain
+    assert all(re.fullmatch(r"confidence too low: \w+ \d+ %( \(\w+ \d+ %\))?", plan.message) for plan in uncertain)
     assert not [plan for plan in plans if plan.genres in (("Other",), ("Classic",))]
     done = _call(tmp_path, "preview", "--min-confidence", 0.97, "--overwrite")
-    assert "not sure enough: " in done.output
-    asked = make_mapping({"min_confidence": 0.97, "min_depth": 1}, TREE)
-    assert [p for p in iter_plans(library, model, card, asked, "overwrite") if p.genres in (("Other",), ("Classic",))]
+    assert "confidence too low: " in done.output
+    asked = parse_mapping({"min_confidence": 0.97, "min_depth": 1}, TREE)
+    assert [
+        p for p in iter_plans(library, model, model_key, asked, "overwrite") if p.genres in (("Other",), ("Classic",))
+    ]
 
 
-def test_the_top_of_the_tree_has_playlists_though_it_is_not_written(library: State, tmp_path: Path) -> None:
+def test_the_top_of_the_tree_has_playlists_though_it_is_not_written(library: Database, tmp_path: Path) -> None:
     out = tmp_path / "lists"
 
     def listed(*words: object) -> dict[str, int]:
@@ -356,16 +361,16 @@ def test_the_top_of_the_tree_has_playlists_though_it_is_not_written(library: Sta
     assert below == {name: n for name, n in named.items() if "/" in name}
 
 
-def test_every_node_has_a_playlist_of_its_files(library: State, tmp_path: Path) -> None:
-    model, card = records.find_model(library)
-    lists = Lists(iter_plans(library, model, card, Mapping()))
+def test_every_node_has_a_playlist_of_its_files(library: Database, tmp_path: Path) -> None:
+    model, model_key = records.find_model(library)
+    lists = PlaylistIndex(iter_plans(library, model, model_key, Mapping()))
     out = tmp_path / "lists"
     out.mkdir()
     (out / "mine.m3u8").write_text("kept")
-    made = write_m3u8(lists, out)
-    everything = {row.path for row, result in records.iter_results(library, model, card) if not result.error}
+    written = write_m3u8(lists, out)
+    everything = {row.path for row, result in records.iter_results(library, model, model_key) if not result.error}
     tops: set[str] = set()
-    for path in made:
+    for path in written:
         lines = path.read_text(encoding="utf-8").splitlines()
         assert lines[0] == "#EXTM3U"
         files = [line for line in lines if not line.startswith("#")]
@@ -383,20 +388,20 @@ def test_every_node_has_a_playlist_of_its_files(library: State, tmp_path: Path) 
     assert (out / "mine.m3u8").read_text() == "kept"
     other = tmp_path / "other"
     other.mkdir()
-    theirs = other / next(path.name for path in made if path.parent == out)
-    theirs.write_text("theirs")
-    with pytest.raises(LibraryError, match="not a playlist of ours"):
+    foreign = other / next(path.name for path in written if path.parent == out)
+    foreign.write_text("theirs")
+    with pytest.raises(LibraryError, match="was not written by genretree"):
         write_m3u8(lists, other)
-    assert list(other.iterdir()) == [theirs]
-    assert theirs.read_text() == "theirs"
+    assert list(other.iterdir()) == [foreign]
+    assert foreign.read_text() == "theirs"
     write_rekordbox(lists, out / "rekordbox.xml")
     root = ElementTree.parse(out / "rekordbox.xml").getroot()
     tracks = {track.get("TrackID"): track for track in root.iter("TRACK") if track.get("TrackID")}
     assert int(root.find("COLLECTION").get("Entries")) == len(tracks) == 40
     assert {unquote(track.get("Location").removeprefix("file://localhost")) for track in tracks.values()} == everything
-    lists_there = [node for node in root.iter("NODE") if node.get("Type") == "1"]
-    assert len(lists_there) == len(made)
-    for node in lists_there:
+    list_playlists = [node for node in root.iter("NODE") if node.get("Type") == "1"]
+    assert len(list_playlists) == len(written)
+    for node in list_playlists:
         keys = [track.get("Key") for track in node]
         assert len(keys) == int(node.get("Entries"))
         assert set(keys) <= set(tracks)
@@ -429,14 +434,14 @@ def test_analyse_names_the_files_that_cannot_be_used(bundle: Bundle, tmp_path: P
     for _ in range(2):  # the second time they are known already
         done = _call(tmp_path, "analyse", folder, "--bundle", bundle.folder, "--quiet")
         assert [line for line in done.stderr.splitlines() if line] == [
-            *(f"{folder / f'{number:02}.mp3'} (not_audio): is text, not sound" for number in range(10)),
-            "and 2 more that can't be used; list them with: genretree library analyse --json",
+            *(f"{folder / f'{number:02}.mp3'} (not_audio): is a text file, not audio" for number in range(10)),
+            "and 2 more failed; list them with: genretree library analyse --json",
         ]
     done = _call(tmp_path, "analyse", folder, "--bundle", bundle.folder, "--quiet", "--json")
     assert len(json.loads(done.stdout)["summary"]["failures"]) == 12
 
 
-def test_the_whole_way_by_the_command_line(bundle: Bundle, music: Path, tmp_path: Path) -> None:
+def test_the_whole_workflow_on_the_command_line(bundle: Bundle, music: Path, tmp_path: Path) -> None:
     (music / "bad.mp3").write_text("no music\n" * 99)
     shutil.copy(music / "v23.mp3", music / "copy.mp3")
     write_tags(music / "flac.flac", ["Skiffle"], {})
@@ -458,8 +463,8 @@ def test_the_whole_way_by_the_command_line(bundle: Bundle, music: Path, tmp_path
         assert line["probabilities"] == pytest.approx([level.probability for level in found.levels], abs=1e-5)
         assert line["slices"] == found.slices
     again = _call(tmp_path, "analyse", music, "--bundle", bundle.folder, "--quiet")
-    assert "10 known, 0 heard" in again.stdout
-    assert "carries now" in _call(tmp_path, "preview").stdout
+    assert "10 known, 0 analysed" in again.stdout
+    assert "current genre" in _call(tmp_path, "preview").stdout
     _call(
         tmp_path, "preview", "--html", tmp_path / "p.html", "--csv", tmp_path / "p.csv", "--parquet", tmp_path / "p.pq"
     )
@@ -475,31 +480,31 @@ def test_the_whole_way_by_the_command_line(bundle: Bundle, music: Path, tmp_path
     assert "run 1" in _call(tmp_path, "status").stdout
     _call(tmp_path, "playlists", tmp_path / "lists", "--format", "both")
     assert (tmp_path / "lists" / "rekordbox.xml").is_file()
-    assert "no level" in _call(tmp_path, "preview", "--level", "seven", fails=True).output
+    assert "unknown level" in _call(tmp_path, "preview", "--level", "seven", fails=True).output
     assert "9 files restored" in _call(tmp_path, "undo", "--quiet").stdout
     assert {path.name: path.read_bytes() for path in music.iterdir()} == before
     assert "nothing to undo" in _call(tmp_path, "undo", fails=True).output
     assert "no such folder" in _call(tmp_path, "analyse", tmp_path / "x", "--bundle", bundle.folder, fails=True).output
 
 
-def test_a_model_is_known_by_what_changes_its_results(bundle: Bundle) -> None:
+def test_the_model_digest_covers_what_changes_results(bundle: Bundle) -> None:
     from genretree.bundle.manifest import read_description
 
     content = read_description(bundle.folder)
-    digest = listen.model_digest(content, "float32", False)
+    digest = classifier.model_digest(content, "float32", False)
     exported = {**content, "files": {**content["files"], "openvino/x.bin": "1", "history.csv": "2"}, "sha256": "x"}
-    assert listen.model_digest(exported, "float32", False) == digest
+    assert classifier.model_digest(exported, "float32", False) == digest
     other = {**content, "files": dict.fromkeys(content["files"], "0")}
     changes = [(other, "float32", False), (content, "bf16", False), (content, "float32", True)]
     changes.append(({**content, "calibration": None}, "float32", False))
-    assert len({digest, *(listen.model_digest(*change) for change in changes)}) == 5
+    assert len({digest, *(classifier.model_digest(*change) for change in changes)}) == 5
 
 
 # -- beets -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(importlib.util.find_spec("beets") is None, reason="beets is not installed")
-def test_beets_names_genres_of_its_own_library(bundle: Bundle, music: Path, tmp_path: Path) -> None:
+def test_beets_sets_genres_in_its_library(bundle: Bundle, music: Path, tmp_path: Path) -> None:
     home = tmp_path / "beets"
     home.mkdir()
     (tmp_path / "map.yaml").write_text("depth: 1\nnodes: {Calm: Quiet, Busy: Quiet}\n")

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import soundfile as sf
 from click.testing import CliRunner
-from listening import hearer
+from library_fakes import fake_classifier
 
 from genretree.cli import main
 from genretree.cli.output import echo_failures
 from genretree.corpus.manifest import Failure, read_manifest
-from genretree.library import records
-from genretree.library.analyse import analyse
-from genretree.library.listen import Problem
-from genretree.library.state import open_state
+from genretree.library.database import records
+from genretree.library.database.connection import open_database
+from genretree.library.scan.analyse import analyse
+from genretree.library.scan.classifier import FileError
 from genretree.prediction.predict import PredictionError, find_files
 from genretree.sound.suffixes import SUFFIXES
 from genretree.training.pretrain import _find
@@ -51,13 +51,13 @@ def _by_library(music: Path, scratch: Path) -> Found:
     problems = {}
 
     def report(path: str, outcome: object, *_: object) -> None:
-        if isinstance(outcome, Problem):
+        if isinstance(outcome, FileError):
             problems[Path(path).name] = outcome.error
 
-    with open_state(scratch / "library.sqlite", create=True) as state:
-        analyse(state, [music], hearer(), report=report)
-        model, card = records.find_model(state)
-        return {row.path for row, result in records.iter_results(state, model, card) if result.levels}, problems
+    with open_database(scratch / "library.sqlite", create=True) as database:
+        analyse(database, [music], fake_classifier(), report=report)
+        model, model_key = records.find_model(database)
+        return {row.path for row, result in records.iter_results(database, model, model_key) if result.levels}, problems
 
 
 COMMANDS = [_by_predict, _by_prepare, _by_pretrain, _by_library]
@@ -137,7 +137,7 @@ def _sing(path: Path, seed: int) -> None:
     sf.write(path, np.random.default_rng(seed).uniform(-0.5, 0.5, 33075), 22050)
 
 
-def test_prepare_says_what_it_passed_over(tmp_path: Path) -> None:
+def test_prepare_reports_skipped_files(tmp_path: Path) -> None:
     music = tmp_path / "M"
     for i in range(2):
         _sing(music / ("Rock" if i else "Pop") / f"{i}.wav", i)

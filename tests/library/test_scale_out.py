@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from listening import Hearer
+from library_fakes import FakeClassifier
 
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
 from genretree.errors import GenretreeError, LibraryError
-from genretree.library import records
-from genretree.library.analyse import analyse
-from genretree.library.remote import remote_content, walk_anywhere
-from genretree.library.state import open_state
+from genretree.library.database import records
+from genretree.library.database.connection import open_database
+from genretree.library.scan.analyse import analyse
+from genretree.library.scan.remote import remote_content, walk_anywhere
 from genretree.remote import fetched
 from genretree.sound.walk import Skipped, SoundWalk
 
@@ -30,11 +30,11 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A cluster of two machines, as far as Ray can tell, of which one may be lost."""
+    """A simulated cluster of two machines, of which one may be lost."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), *filter(None, sys.path)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", paths)  # what workers inherit
+        patch.setenv("PYTHONPATH", paths)  # inherited by the workers
         import ray
         from ray.cluster_utils import Cluster
 
@@ -45,8 +45,8 @@ def cluster() -> Iterator[Any]:
         made.shutdown()
 
 
-def test_what_was_in_hand_on_a_lost_machine_is_done_again(cluster: Any, tmp_path: Path) -> None:
-    from genretree.library.ray_engine import RayEngine
+def test_tasks_of_a_lost_machine_are_repeated(cluster: Any, tmp_path: Path) -> None:
+    from genretree.library.scan.ray_backend import RayEngine
 
     music, log = tmp_path / "m", tmp_path / "log"
     music.mkdir()
@@ -70,12 +70,14 @@ def test_what_was_in_hand_on_a_lost_machine_is_done_again(cluster: Any, tmp_path
         engines.append(RayEngine(_Maker(log)))
         return engines[0]
 
-    with open_state(tmp_path / "library.sqlite", create=True) as state:
-        counts = analyse(state, [music], _Maker(log), engine=make_engine, report=watch)
+    with open_database(tmp_path / "library.sqlite", create=True) as database:
+        counts = analyse(database, [music], _Maker(log), engine=make_engine, report=watch)
         assert removed, "never had two workers"
         assert (counts.files, counts.heard, counts.shared, counts.failed) == (52, 50, 1, 1)
-        model, card = records.find_model(state)
-        results = {Path(row.path).name: result.error for row, result in records.iter_results(state, model, card)}
+        model, model_key = records.find_model(database)
+        results = {
+            Path(row.path).name: result.error for row, result in records.iter_results(database, model, model_key)
+        }
     assert len(results) == 52
     assert {name for name, error in results.items() if error} == {"bad.mp3"}
     heard = log.read_text().split()
@@ -89,28 +91,30 @@ class _Maker:
     def __init__(self, log: Path, seconds: float = 0.05) -> None:
         self.log, self.seconds = log, seconds
 
-    def __call__(self) -> Hearer:
-        return Hearer(log=self.log, seconds=self.seconds)
+    def __call__(self) -> FakeClassifier:
+        return FakeClassifier(log=self.log, seconds=self.seconds)
 
 
-@pytest.mark.parametrize(("scheme", "kept"), [("file://", ""), ("local://", "file://")])  # a path; fetched as from afar
-def test_files_are_heard_by_url(cluster: Any, tmp_path: Path, scheme: str, kept: str) -> None:
-    from genretree.library.ray_engine import RayEngine
+@pytest.mark.parametrize(
+    ("scheme", "kept"), [("file://", ""), ("local://", "file://")]
+)  # a local path; fetched like a remote file
+def test_files_are_analysed_by_url(cluster: Any, tmp_path: Path, scheme: str, kept: str) -> None:
+    from genretree.library.scan.ray_backend import RayEngine
 
     (tmp_path / "m").mkdir()
     for name in ("one.mp3", "two words.flac", "cover.jpg", ".hidden.mp3"):
         (tmp_path / "m" / name).write_bytes(name.encode())
     log = tmp_path / "log"
-    with open_state(tmp_path / "library.sqlite", create=True) as state:
+    with open_database(tmp_path / "library.sqlite", create=True) as database:
         for known in (0, 2):
             counts = analyse(
-                *(state, [f"{scheme}{tmp_path}/m"], _Maker(log, 0)),
+                *(database, [f"{scheme}{tmp_path}/m"], _Maker(log, 0)),
                 engine=lambda _: RayEngine(_Maker(log, 0)),
                 find=walk_anywhere,
             )
             assert (counts.files, counts.known, counts.heard) == (2, known, 2 - known)
-        model, card = records.find_model(state)
-        paths = [row.path for row, _ in records.iter_results(state, model, card)]
+        model, model_key = records.find_model(database)
+        paths = [row.path for row, _ in records.iter_results(database, model, model_key)]
     assert paths == [f"{kept}{tmp_path}/m/one.mp3", f"{kept}{tmp_path}/m/two words.flac"]
 
 
@@ -126,9 +130,9 @@ def test_a_store_drawn_on_the_cluster_is_the_same(cluster: Any, corpus: Path, tm
     here = prepare(manifest, tmp_path / "here", SETTINGS, workers=1)
     assert [failure.kind for failure in made.failures] == [failure.kind for failure in here.failures] == ["not_found"]
     assert made.n_tracks == 3
-    apart = np.abs(made.images.astype(int) - here.images.astype(int))  # another number of threads rounds otherwise
-    assert apart.max() <= 1
-    assert (apart > 0).mean() < 1e-3
+    separate = np.abs(made.images.astype(int) - here.images.astype(int))  # another number of threads rounds otherwise
+    assert separate.max() <= 1
+    assert (separate > 0).mean() < 1e-3
 
 
 def test_the_memory_file_system_is_walked_and_fetched_from() -> None:

@@ -1,4 +1,4 @@
-"""Commands that SIGTERM or Ctrl-C stops: what was finished stays, nothing is left behind, the same command goes on."""
+"""Commands stopped by SIGTERM or Ctrl-C save finished files, leave no temporary files, and can be continued."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import time
 from pathlib import Path
 
 import pytest
-from listening import hearer
+from library_fakes import fake_classifier
 
-from genretree.library.analyse import analyse
-from genretree.library.state import open_state
+from genretree.library.database.connection import open_database
+from genretree.library.scan.analyse import analyse
 
 pytestmark = pytest.mark.slow
 
 # The command itself, slowed down so that a signal comes in the middle: a pause for each file.
 _SLOW = """
 import sys, time
-import genretree.library.{module} as module
+import genretree.library.apply.{module} as module
 real, seconds = module.{name}, float(sys.argv[1])
-def slow(*given, **named):
+def slow(*args, **kwargs):
     time.sleep(seconds)
-    return real(*given, **named)
+    return real(*args, **kwargs)
 module.{name} = slow
 from genretree.cli import main
 main(sys.argv[2:])
@@ -47,7 +47,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 
 
 def _stop(process: subprocess.Popen[str], number: signal.Signals, folder: Path, before: dict[str, bytes]) -> None:
-    """Wait until two files have changed, stop the command, and check what it says."""
+    """Wait until two files have changed, stop the command, and check its output."""
     deadline = time.monotonic() + 60
     while sum((folder / name).read_bytes() != old for name, old in before.items()) < 2:
         assert process.poll() is None, process.communicate()
@@ -64,11 +64,11 @@ def _stop(process: subprocess.Popen[str], number: signal.Signals, folder: Path, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_apply_and_undo_stop_cleanly_and_go_on(tmp_path: Path, music: Path, number: signal.Signals) -> None:
+def test_apply_and_undo_stop_cleanly_and_continue(tmp_path: Path, music: Path, number: signal.Signals) -> None:
     db = tmp_path / "library.sqlite"
     original = _bytes(music)
-    with open_state(db, create=True) as state:
-        analyse(state, [music], hearer())
+    with open_database(db, create=True) as database:
+        analyse(database, [music], fake_classifier())
     apply = ("apply", "--write", "--db", db, "--quiet")
     _stop(_start("apply", "write_tags", 0.3, *apply), number, music, original)
     process = _start("apply", "write_tags", 0, *apply)
@@ -76,12 +76,12 @@ def test_apply_and_undo_stop_cleanly_and_go_on(tmp_path: Path, music: Path, numb
     assert process.returncode == 0
     written = _bytes(music)
     assert all(written[name] != original[name] for name in original)
-    # Two runs wrote: the last one is undone whole, so that the first is what stops.
-    with open_state(db) as state:
-        first, last = [run for (run,) in state.connection.execute("SELECT id FROM run ORDER BY id")]
-    assert _start("apply", "_rewind", 0, "undo", last, "--db", db, "--quiet").wait(60) == 0
+    # There are two runs: the last one is undone completely, and undoing the first one is interrupted.
+    with open_database(db) as database:
+        first, last = [run for (run,) in database.connection.execute("SELECT id FROM run ORDER BY id")]
+    assert _start("undo", "_rewind", 0, "undo", last, "--db", db, "--quiet").wait(60) == 0
     before = _bytes(music)
-    process = _start("apply", "_rewind", 0.3, "undo", first, "--db", db, "--quiet")
+    process = _start("undo", "_rewind", 0.3, "undo", first, "--db", db, "--quiet")
     deadline = time.monotonic() + 60
     while all((music / name).read_bytes() == old for name, old in before.items()):
         assert process.poll() is None, process.communicate()
@@ -91,7 +91,7 @@ def test_apply_and_undo_stop_cleanly_and_go_on(tmp_path: Path, music: Path, numb
     process.communicate(timeout=30)
     assert _bytes(music).keys() == original.keys(), "a copy was left behind"
     assert process.returncode in (0, 128 + number)  # 0 where that was the last file
-    assert _start("apply", "_rewind", 0, "undo", first, "--db", db, "--quiet").wait(60) in (0, 1)
+    assert _start("undo", "_rewind", 0, "undo", first, "--db", db, "--quiet").wait(60) in (0, 1)
     assert _bytes(music) == original
 
 
@@ -112,16 +112,16 @@ def test_a_second_signal_ends_at_once(tmp_path: Path, music: Path) -> None:
 
 
 # The command itself with a listener that takes a moment for each file and logs it.
-_LISTENING = """#!{python}
+_ANALYSE = """#!{python}
 import os, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import genretree.bundle.hub, genretree.library.listen
+import genretree.bundle.hub, genretree.library.scan.classifier
 from genretree.cli import main
-from listening import Hearer
-genretree.bundle.hub.find_bundle = lambda bundle, *given: bundle
+from library_fakes import FakeClassifier
+genretree.bundle.hub.find_bundle = lambda bundle, *args: bundle
 pause = float(os.environ.get('PAUSE', 0))
-genretree.library.listen.load_listener = lambda *given: Hearer(seconds=pause, log=Path({log!r}))
+genretree.library.scan.classifier.load_file_classifier = lambda *args: FakeClassifier(seconds=pause, log=Path({log!r}))
 main()
 """
 
@@ -131,7 +131,7 @@ def test_analyse_prints_the_command_that_goes_on(tmp_path: Path, music: Path, nu
     odd = music.rename(tmp_path / os.fsdecode(b"Bob's $HOME \xff\n"))
     log, program = tmp_path / "log", tmp_path / "bin" / "genretree"
     program.parent.mkdir()
-    program.write_text(_LISTENING.format(python=sys.executable, tests=str(Path(__file__).parent), log=str(log)))
+    program.write_text(_ANALYSE.format(python=sys.executable, tests=str(Path(__file__).parent), log=str(log)))
     program.chmod(0o755)
     words = [program, "library", "analyse", odd, "--bundle", "a bundle", "--db", tmp_path / "l.db", "--workers", "1"]
     process = subprocess.Popen(
@@ -143,7 +143,8 @@ def test_analyse_prints_the_command_that_goes_on(tmp_path: Path, music: Path, nu
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     deadline = time.monotonic() + 60
-    while not log.exists() or len(log.read_bytes().split()) < 2:
+    # A file is logged just before its result is stored: at the third line, two results are.
+    while not log.exists() or len(log.read_bytes().split()) < 3:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -154,15 +155,15 @@ def test_analyse_prints_the_command_that_goes_on(tmp_path: Path, music: Path, nu
     command = errors.partition("What was finished is saved; continue with: ")[2].strip()
     assert command.startswith("genretree library analyse ")
     n, begun = len(list(odd.iterdir())), log.read_bytes().split()
-    with open_state(tmp_path / "l.db") as state:
-        done = state.connection.execute("SELECT count(*) FROM result").fetchone()[0]
+    with open_database(tmp_path / "l.db") as database:
+        done = database.connection.execute("SELECT count(*) FROM result").fetchone()[0]
     assert 2 <= done < n
     path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
     again = subprocess.run(
         ["bash", "-c", command], env={**os.environ, "PATH": path}, capture_output=True, text=True, check=True
     )
-    assert f"{n} files: {done} known, {n - done} heard" in again.stdout
-    rest = log.read_bytes().split()[len(begun) :]  # what was in hand is done again, and nothing else twice
+    assert f"{n} files: {done} known, {n - done} analysed" in again.stdout
+    rest = log.read_bytes().split()[len(begun) :]  # only files in progress are repeated
     assert sorted(set(begun[:done] + rest)) == sorted(begun[:done] + rest)
     assert set(begun[:done] + rest) == {os.fsencode(path.name) for path in odd.iterdir()}
 

@@ -1,4 +1,4 @@
-"""Tags of files that hold no ID3v2 tag but an older one: nothing that players show may be hidden by what is written."""
+"""Files with older tags than ID3v2: writing must not hide anything that players show."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from listening import hearer
+from library_fakes import fake_classifier
 from mutagen.flac import FLAC
 from mutagen.id3 import APIC, ID3
 
-from genretree.library import records
-from genretree.library.analyse import analyse
-from genretree.library.apply import apply_plans, undo
-from genretree.library.mapping import Mapping
-from genretree.library.payload import sound_digest
-from genretree.library.plan import Plan, iter_plans
-from genretree.library.state import State, open_state
-from genretree.library.tags import TagError, read_tags, write_tags
-from genretree.library.untouched import check_untouched
+from genretree.library.apply.apply import apply_plans
+from genretree.library.apply.undo import undo
+from genretree.library.database import records
+from genretree.library.database.connection import Database, open_database
+from genretree.library.plan.mapping import Mapping
+from genretree.library.plan.planner import TagPlan, iter_plans
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags.adapters import TagError, read_tags, write_tags
+from genretree.library.tags.audio_digest import hash_audio
+from genretree.library.tags.verify_unchanged import check_unchanged
 
 PATH = "Other > Rock > Soft_rock"
 LONG = "A title that is longer than thirty characters"
@@ -30,19 +31,19 @@ Shown = dict[str, object]
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    with open_state(tmp_path / "library.sqlite", create=True) as state:
-        yield state
+def database(tmp_path: Path) -> Iterator[Database]:
+    with open_database(tmp_path / "library.sqlite", create=True) as database:
+        yield database
 
 
-def _plans(state: State, mode: str = "overwrite") -> list[Plan]:
-    model, card = records.find_model(state)
-    return list(iter_plans(state, model, card, Mapping(), mode))  # type: ignore[arg-type]
+def _plans(database: Database, mode: str = "overwrite") -> list[TagPlan]:
+    model, model_key = records.find_model(database)
+    return list(iter_plans(database, model, model_key, Mapping(), mode))  # type: ignore[arg-type]
 
 
-def _apply(state: State) -> tuple[int, list[str]]:
-    _, card = records.find_model(state)
-    run, _, refused = apply_plans(state, _plans(state), card.digest)
+def _apply(database: Database) -> tuple[int, list[str]]:
+    _, model_key = records.find_model(database)
+    run, _, refused = apply_plans(database, _plans(database), model_key.digest)
     return run or 0, [item.reason for item in refused]
 
 
@@ -74,16 +75,16 @@ def _ffprobe(path: Path) -> Shown:
     command = ["ffprobe", "-v", "error", "-show_entries", "format_tags:stream_tags", "-of", "json", str(path)]
     found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     tags = dict(found["format"].get("tags", {}))
-    return {key.casefold(): text for key, text in tags.items() if not _is_ours(key)}
+    return {key.casefold(): text for key, text in tags.items() if not _may_change(key)}
 
 
 def _taglib(path: Path) -> Shown:
     taglib = pytest.importorskip("taglib")
     with taglib.File(path) as file:
-        return {key: list(texts) for key, texts in file.tags.items() if not _is_ours(key)}
+        return {key: list(texts) for key, texts in file.tags.items() if not _may_change(key)}
 
 
-def _is_ours(key: str) -> bool:
+def _may_change(key: str) -> bool:
     return key.casefold() in ("genre", "gntr") or key.upper().startswith("GENRETREE")
 
 
@@ -145,21 +146,21 @@ OLD = {
 
 
 @pytest.mark.parametrize("name", OLD)
-def test_players_show_the_same_fields_as_before(music: Path, state: State, name: str) -> None:
+def test_players_show_the_same_fields_as_before(music: Path, database: Database, name: str) -> None:
     path = _old(music, name)
-    before, digest = path.read_bytes(), sound_digest(path)
+    before, digest = path.read_bytes(), hash_audio(path)
     assert read_tags(path).genres == OLD[name]
     shown = _ffprobe(path)
-    analyse(state, [path], hearer())
-    run, refused = _apply(state)
+    analyse(database, [path], fake_classifier())
+    run, refused = _apply(database)
     assert not refused
     assert read_tags(path).genres == ("Soft_rock",)
     assert read_tags(path).own["GENRETREE_PATH"] == PATH
-    assert sound_digest(path) == digest
+    assert hash_audio(path) == digest
     assert _ffprobe(path) == shown
     if name.startswith(("ape", "info")):
         assert path.read_bytes().count(b"TXXX") == 0, "a new ID3v2 tag hides the one that is there"
-    assert undo(state, run) == (1, [])
+    assert undo(database, run) == (1, [])
     assert path.read_bytes() == before
 
 
@@ -207,7 +208,7 @@ def test_other_code_pages_of_an_id3v1_tag_keep_their_bytes(music: Path, text: st
     write_tags(path, ["Rock"], {})
     title = ID3(path)["TIT2"]
     assert (title.encoding, str(title).encode("latin-1")) == (0, text.encode(page))
-    check_untouched(copy, path)
+    check_unchanged(copy, path)
 
 
 @pytest.mark.parametrize("title", ["Песня", "Ä title that is cut within an Ä"])
@@ -229,7 +230,7 @@ def test_a_picture_alone_does_not_hide_an_id3v1_tag(music: Path) -> None:
     copy = shutil.copy(path, music / "copy.mp3")
     write_tags(path, ["Rock"], {})
     assert _ffprobe(path) == shown
-    check_untouched(copy, path)
+    check_unchanged(copy, path)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +241,7 @@ def test_a_picture_alone_does_not_hide_an_id3v1_tag(music: Path) -> None:
         (_ape(*APE)[:-1] + b"\x01", ""),
         (_ape(*APE).replace(b"-3.1 dB", b"-3.1 dBBB"), "damaged"),
         (_ape(*APE)[:-20] + b"\xff\xff\xff\x7f" + _ape(*APE)[-16:], "damaged"),
-        (_ape(*APE) + b"LYRICSBEGININD0000200000027LYRICS200" + _v1(b"A title"), "in front of a Lyrics3 tag"),
+        (_ape(*APE) + b"LYRICSBEGININD0000200000027LYRICS200" + _v1(b"A title"), "before a Lyrics3 tag"),
         (_v1(b"A title").replace(b"1999", b"199?"), "the year '199\\?'"),
     ],
 )
@@ -256,10 +257,10 @@ def test_old_tags_that_can_not_be_edited_are_refused_with_a_reason(music: Path, 
         write_tags(path, ["Rock"], {})
 
 
-def test_an_ape_tag_in_front_of_the_sound_is_refused(music: Path) -> None:
+def test_an_ape_tag_before_the_audio_is_refused(music: Path) -> None:
     path = music / "none.mp3"
     path.write_bytes(_ape(*APE) + path.read_bytes())
-    with pytest.raises(TagError, match="stands in front of the sound"):
+    with pytest.raises(TagError, match="is before the audio"):
         write_tags(path, ["Rock"], {})
 
 

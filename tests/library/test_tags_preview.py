@@ -1,4 +1,4 @@
-"""What a preview promises is what apply does, and whatever is left alone has a reason."""
+"""`apply` does what the preview shows, and every skipped file has a reason."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from pathlib import Path
 
 import mutagen
 import pytest
-from listening import FORMATS, TREE, hearer
+from library_fakes import FORMATS, TREE, fake_classifier
 from mutagen.flac import FLAC
 from mutagen.id3 import ID3, TIT2
 from mutagen.wave import WAVE
 
-from genretree.library import plan as plan_module
-from genretree.library import records, trial
-from genretree.library.analyse import analyse
-from genretree.library.apply import apply_plans, undo
-from genretree.library.mapping import Mapping, make_mapping
-from genretree.library.plan import ACTIONS, Plan, iter_plans
-from genretree.library.state import State, open_state
-from genretree.library.tags import TagError, read_tags
+from genretree.library.apply.apply import apply_plans
+from genretree.library.apply.undo import undo
+from genretree.library.database import records
+from genretree.library.database.connection import Database, open_database
+from genretree.library.plan import planner as plan_module
+from genretree.library.plan.mapping import Mapping, parse_mapping
+from genretree.library.plan.planner import ACTIONS, TagPlan, iter_plans
+from genretree.library.scan.analyse import analyse
+from genretree.library.tags import trial_write
+from genretree.library.tags.adapters import TagError, read_tags
 from genretree.sound.containers import sniff
 from genretree.sound.decode import probe
 
@@ -34,14 +36,14 @@ V1 = b"TAG" + b"old title".ljust(124, b"\0") + b"\x11"
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    with open_state(tmp_path / "library.sqlite", create=True) as state:
-        yield state
+def database(tmp_path: Path) -> Iterator[Database]:
+    with open_database(tmp_path / "library.sqlite", create=True) as database:
+        yield database
 
 
-def _plans(state: State, mode: str = "overwrite", rules: Mapping | None = None) -> list[Plan]:
-    model, card = records.find_model(state)
-    return list(iter_plans(state, model, card, rules or Mapping(), mode))  # type: ignore[arg-type]
+def _plans(database: Database, mode: str = "overwrite", rules: Mapping | None = None) -> list[TagPlan]:
+    model, model_key = records.find_model(database)
+    return list(iter_plans(database, model, model_key, rules or Mapping(), mode))  # type: ignore[arg-type]
 
 
 def _number(size: int) -> bytes:
@@ -102,7 +104,7 @@ WRITTEN = {"id3_before.flac", "no_comments.flac", "v1_behind.flac", "footer.mp3"
 
 
 def _sealed(content: bytes) -> bytes:
-    """Give the pages of an Ogg file their checksums again."""
+    """Recompute the checksums of an Ogg file's pages."""
     from mutagen.ogg import OggPage
 
     stream, pages = io.BytesIO(content), []
@@ -119,8 +121,12 @@ def _fragments(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_apply_does_what_the_preview_says(
-    music: Path, state: State, name: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+def test_apply_writes_what_the_preview_shows(
+    music: Path,
+    database: Database,
+    name: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     temporary = tmp_path_factory.mktemp("temporary")  # other tests use the system's at the same time
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
@@ -128,38 +134,38 @@ def test_apply_does_what_the_preview_says(
     path.parent.mkdir()
     path.write_bytes(MADE[name](music))
     before = path.read_bytes()
-    analyse(state, [path], hearer())
-    (plan,) = _plans(state)
+    analyse(database, [path], fake_classifier())
+    (plan,) = _plans(database)
     assert path.read_bytes() == before
     assert list(temporary.iterdir()) == []
     assert plan.action in ("write", "untaggable")
     assert bool(plan.message.strip()) == (plan.action != "write")
     if name in WRITTEN:
         assert plan.action == "write"
-    _, card = records.find_model(state)
-    run, written, refused = apply_plans(state, [replace(plan, action="write")], card.digest)
+    _, model_key = records.find_model(database)
+    run, written, refused = apply_plans(database, [replace(plan, action="write")], model_key.digest)
     assert (written, len(refused)) == ((1, 0) if plan.action == "write" else (0, 1))
     assert all(item.reason.strip() for item in refused)
     if run is not None:
         assert read_tags(path).genres == ("Soft_rock",)
-        assert undo(state, run) == (1, [])
+        assert undo(database, run) == (1, [])
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["beyond_the_end.mp3", "into_the_sound.mp3"])
-def test_an_mp3_with_too_large_an_id3_tag_is_analysed(music: Path, state: State, name: str) -> None:
+def test_an_mp3_with_too_large_an_id3_tag_is_analysed(music: Path, database: Database, name: str) -> None:
     whole = probe(music / "none.mp3")
     path = music / name
     path.write_bytes(MADE[name](music))
     assert probe(path).sr == whole.sr
-    analyse(state, [path], hearer())
-    (plan,) = _plans(state)
+    analyse(database, [path], fake_classifier())
+    (plan,) = _plans(database)
     assert plan.result is not None
     assert plan.action == "untaggable"
     assert "damaged" in plan.message
 
 
-def test_the_sound_behind_too_large_a_tag_is_found_where_it_begins(music: Path) -> None:
+def test_audio_after_an_oversized_tag_is_found(music: Path) -> None:
     path = music / "beyond_the_end.mp3"
     path.write_bytes(MADE[path.name](music))
     with path.open("rb", buffering=0) as file:
@@ -167,8 +173,8 @@ def test_the_sound_behind_too_large_a_tag_is_found_where_it_begins(music: Path) 
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_nothing_is_tried_on_a_copy_where_there_is_no_doubt(
-    music: Path, state: State, monkeypatch: pytest.MonkeyPatch, name: str
+def test_usual_layouts_are_not_tried_on_a_copy(
+    music: Path, database: Database, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     path = music / name
     if name == "pcm.wav":  # has a list INFO
@@ -176,33 +182,33 @@ def test_nothing_is_tried_on_a_copy_where_there_is_no_doubt(
         file.add_tags()
         file.tags.add(TIT2(encoding=3, text=["A title"]))
         file.save()
-    monkeypatch.setattr(trial, "try_on_copy", lambda *_: pytest.fail("tried on a copy"))
-    analyse(state, [path], hearer())
-    assert [plan.action for plan in _plans(state)] == ["write"]
+    monkeypatch.setattr(trial_write, "trial_write", lambda *_: pytest.fail("tried on a copy"))
+    analyse(database, [path], fake_classifier())
+    assert [plan.action for plan in _plans(database)] == ["write"]
 
 
-def test_every_file_that_is_left_alone_has_a_reason(music: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_skipped_file_has_a_reason(music: Path, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(music / "flac.flac", music / "bad.flac")
     (music / "text.mp3").write_text("no music")
     tags = mutagen.File(music / "flac.flac")
     tags["genre"] = "Polka"
     tags.save()
-    analyse(state, [music], hearer())
+    analyse(database, [music], fake_classifier())
     (music / "vorbis.ogg").unlink()
     os.utime(music / "opus.opus", (1, 1))
     (music / "pcm.aiff").write_bytes(b"")
-    unsure = make_mapping({"min_confidence": 1.0}, TREE)
-    found = {plan.action for plan in _plans(state, "only-empty")}
-    found |= {plan.action for plan in _plans(state, rules=unsure)}
-    for plan in (*_plans(state, "only-empty"), *_plans(state, rules=unsure)):
+    uncertain = parse_mapping({"min_confidence": 1.0}, TREE)
+    found = {plan.action for plan in _plans(database, "only-empty")}
+    found |= {plan.action for plan in _plans(database, rules=uncertain)}
+    for plan in (*_plans(database, "only-empty"), *_plans(database, rules=uncertain)):
         assert plan.action in ("write", "same") or plan.message.strip(), plan
     assert {"has_genre", "unusable", "untaggable", "changed", "not_found", "unsure"} <= found
-    plan = _plans(state)[0]
+    plan = _plans(database)[0]
     for action in ACTIONS:
         bare = replace(plan, action=action, message="")
         monkeypatch.setattr(plan_module, "plan_file", lambda *_, bare=bare: bare)
         if action not in ("write", "same"):
-            assert all(item.message.strip() for item in _plans(state)), action
+            assert all(item.message.strip() for item in _plans(database)), action
 
 
 def test_errors_without_a_text_are_reasons_too(music: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +235,7 @@ def test_boxes_within_boxes_without_end_are_a_doubt(music: Path) -> None:
     path = music / "aac.m4a"
     boxes = b"".join(struct.pack(">I4s", 8 * (5000 - number), b"moov") for number in range(5000))
     path.write_bytes(path.read_bytes() + boxes)
-    assert trial.is_doubtful(path)
+    assert trial_write.needs_trial(path)
 
 
 def test_sizes_that_do_not_fit_are_a_doubt(music: Path) -> None:
@@ -237,4 +243,4 @@ def test_sizes_that_do_not_fit_are_a_doubt(music: Path) -> None:
         content = (music / name).read_bytes()
         order = "<I" if name == "pcm.wav" else ">I"
         (music / name).write_bytes(content[:4] + struct.pack(order, len(content)) + content[8:])
-        assert trial.is_doubtful(music / name)
+        assert trial_write.needs_trial(music / name)

@@ -20,7 +20,7 @@ import soundfile as sf
 from sound_helpers import make_song
 
 from genretree.errors import SoundError
-from genretree.library.payload import LayoutError, header_packets, sound_digest
+from genretree.library.tags.audio_digest import LayoutError, hash_audio, header_packets
 from genretree.settings import SAMPLE_RATE
 from genretree.sound import libav
 from genretree.sound.complete import end_of_audio
@@ -178,7 +178,7 @@ def test_the_library_limits_the_number_of_parts(tmp_path: Path) -> None:
     with path.open("ab") as stream:
         stream.write(b"junk\0\0\0\0" * 3_000_000)
     with max_cpu_seconds(2), pytest.raises(LayoutError, match="more than 20,000 chunks"):
-        sound_digest(path)
+        hash_audio(path)
 
 
 def _comments(count: int) -> bytes:

@@ -12,8 +12,8 @@ import pytest
 import soundfile as sf
 
 from genretree.corpus import file_tags
-from genretree.library.frames import read_frames
-from genretree.library.tags import TagError, read_tags
+from genretree.library.tags.adapters import TagError, read_tags
+from genretree.library.tags.id3_frames import read_frames
 from genretree.sound.tag_bounds import MAX_DECOMPRESSED, CostlyTagsError, check_tags
 
 _WAV_HEAD = b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 22050, 44100, 2, 16)

@@ -1,4 +1,4 @@
-"""The commands for a whole music library."""
+"""`genretree library`: analyse a music library, preview and write genres, undo, and write playlists."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from genretree.cli.output import RESUME_WITH, SafeOutput, echo, echo_json, echo_
 from genretree.files import printable
 
 if TYPE_CHECKING:
-    from genretree.library.analyse import Counts
-    from genretree.library.listen import Problem
-    from genretree.library.plan import Mode, Plan
-    from genretree.library.preview import Preview
-    from genretree.library.records import ModelCard, Result
-    from genretree.library.state import State
+    from genretree.library.database.connection import Database
+    from genretree.library.database.records import FileResult, ModelKey
+    from genretree.library.plan.planner import Mode, TagPlan
+    from genretree.library.plan.preview import Preview
+    from genretree.library.scan.analyse import AnalysisCounts
+    from genretree.library.scan.classifier import FileError
     from genretree.models.runtime.types import Precision, RuntimeChoice
 
-_ROWS = 10  # of each genre on the terminal
-_LEFT = 5  # of each kind of file that is left alone
-_PROBLEMS = 20
-_FAILURES = 10  # named at the end of library analyse
-_HINTS = {"has_genre": " (see --append, --overwrite)", "unsure": " (see --min-confidence, --min-depth)"}
+_MAX_ROWS = 10  # per genre on the terminal
+_MAX_SKIPPED = 5  # per reason on the terminal
+_MAX_REFUSALS = 20
+_ACTION_OPTIONS = {"has_genre": "--append, --overwrite", "unsure": "--min-confidence, --min-depth"}
+_MAX_FAILURES = 10  # listed at the end of library analyse
 
 
 @click.group()
 def library() -> None:
-    """Genres for a whole music library: analyse it, preview, apply, undo.
+    """Analyse a music library, preview and write genres, and undo.
 
     \b
-    genretree library analyse MUSIC --bundle BUNDLE    # goes on where it was interrupted
+    genretree library analyse MUSIC --bundle BUNDLE    # continues after an interruption
     genretree library preview --html preview.html      # what would be written
-    genretree library apply --write                    # without --write: nothing is written
-    genretree library undo                             # every byte as it was
+    genretree library apply --write                    # without --write: a dry run
+    genretree library undo                             # restores every byte
     """  # noqa: D301
 
 
@@ -50,27 +50,39 @@ def _database(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--db",
         type=click.Path(path_type=Path, dir_okay=False),
-        help="The library's database.  [default: $GENRETREE_LIBRARY, or one in your folder for data]",
+        help="Library database.  [default: $GENRETREE_LIBRARY, or a file in your data folder]",
     )(command)
 
 
 def _planning(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say what is written."""
+    """Add the options that select files and genres."""
     options = [
-        click.option("--mapping", type=click.Path(path_type=Path), help="YAML: your names, depth, threshold."),
         click.option(
-            "--min-confidence", type=click.FloatRange(0, 1), help="Write nothing that is less sure.  [default: 0.5]"
+            "--mapping", type=click.Path(path_type=Path), help="YAML file with your genre names, depth and threshold."
         ),
-        click.option("--depth", type=click.IntRange(1, 4), help="Levels at most."),
         click.option(
-            "--min-depth", type=click.IntRange(1, 4), help="The highest level to write, 1 the top.  [default: 2]"
+            "--min-confidence",
+            type=click.FloatRange(0, 1),
+            help="Minimum confidence of a genre that is written.  [default: 0.5]",
         ),
-        click.option("--level", help="Only files that are named down to this level: its name or number."),
+        click.option("--depth", type=click.IntRange(1, 4), help="Maximum number of levels."),
+        click.option(
+            "--min-depth",
+            type=click.IntRange(1, 4),
+            help="First level that may be written on its own; 1 is the top.  [default: 2]",
+        ),
+        click.option("--level", help="Only files whose predicted path ends at this level (name or number)."),
         click.option("--folder", help="Only files below this folder."),
-        click.option("--model", "digest", help="By an earlier model: its hash.  [default: the last one]"),
-        click.option("--only-empty", "mode", flag_value="only-empty", default=True, help="The default: see above."),
-        click.option("--append", "mode", flag_value="append", help="Add to the genres that are there."),
-        click.option("--overwrite", "mode", flag_value="overwrite", help="Replace the genres that are there."),
+        click.option("--model", "digest", help="Hash of the model whose results are used.  [default: the last one]"),
+        click.option(
+            "--only-empty",
+            "mode",
+            flag_value="only-empty",
+            default=True,
+            help="Write only to files without a genre of their own (default).",
+        ),
+        click.option("--append", "mode", flag_value="append", help="Add to existing genres."),
+        click.option("--overwrite", "mode", flag_value="overwrite", help="Replace existing genres."),
     ]
     for option in reversed(options):
         command = option(command)
@@ -79,15 +91,19 @@ def _planning(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @library.command()
 @click.argument("places", nargs=-1, required=True, metavar="DIR...")
-@click.option("--bundle", type=FOLDER, required=True, help="The model: a folder, or a name on the Hub.")
+@click.option("--bundle", type=FOLDER, required=True, help="Model bundle: a folder, or a name on the Hub.")
 @_database
-@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Files worked on at a time.")
-@click.option("--salvage", is_flag=True, help="Use what can be decoded of truncated files.")
-@click.option("--hidden", is_flag=True, help="Also files and folders whose names begin with a dot.")
-@click.option("--retry-failed", is_flag=True, help="Try again what could not be used before.")
-@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Who works.")
-@click.option("--address", help="Of a Ray cluster; without it Ray is started on this machine.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each file that is finished.")
+@click.option(
+    "--workers", type=click.IntRange(1), default=2, show_default=True, help="Number of files analysed in parallel."
+)
+@click.option("--salvage", is_flag=True, help="Analyse the decodable part of truncated files.")
+@click.option("--hidden", is_flag=True, help="Include hidden files and folders.")
+@click.option("--retry-failed", is_flag=True, help="Retry files that failed before.")
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Execution backend."
+)
+@click.option("--address", help="Address of a Ray cluster (default: start Ray on this machine).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per finished file.")
 @runtime_options("auto", "auto")
 @download_option
 @quiet_option
@@ -107,51 +123,51 @@ def analyse(
     download: bool,
     quiet: bool,
 ) -> None:
-    """Hear all music below DIR..., each content once, and keep what was found in the database.
+    """Analyse all music below each DIR and store the results in the database.
 
-    The same command again goes on after an interruption, and works only on files that are new or have changed. With
-    --engine ray DIR may be a URL (s3://, gs://). A file that can't be used is one row with a reason.
+    Run the same command again to continue after an interruption: only new and changed files are analysed, and copies
+    only once. With --engine ray, DIR may be a URL (s3://, gs://). Files that can't be used are recorded with a reason.
     """
     from genretree.bundle.hub import find_bundle
-    from genretree.library.analyse import analyse as analyse_places
-    from genretree.library.analyse import check_places
-    from genretree.library.listen import load_listener
+    from genretree.library.scan.analyse import analyse as analyse_places
+    from genretree.library.scan.analyse import check_places
+    from genretree.library.scan.classifier import load_file_classifier
 
     if address is not None and engine != "ray":
         raise click.UsageError("--address needs --engine ray")
     bundle = find_bundle(bundle, download, not quiet)
-    make = functools.partial(load_listener, bundle, runtime, precision, salvage)
+    make = functools.partial(load_file_classifier, bundle, runtime, precision, salvage)
     check_places(places, remote=engine == "ray")
     options: dict[str, Any] = {"workers": workers, "hidden": hidden, "retry_failed": retry_failed}
-    options["max_failures"] = None if as_json else _FAILURES
+    options["max_failures"] = None if as_json else _MAX_FAILURES
     if engine == "ray":
-        from genretree.library.ray_engine import ray_options
+        from genretree.library.scan.ray_backend import ray_options
 
         options |= ray_options(bundle, address, runtime, precision, salvage)
     report = _json_line if as_json else None
-    with _work_on(db, "library analyse", create=True) as state:
-        counts = analyse_places(state, places, make, progress=not quiet, report=report, **options)
-    _tell(counts, as_json)
+    with _open_for_writing(db, "library analyse", create=True) as database:
+        counts = analyse_places(database, places, make, progress=not quiet, report=report, **options)
+    _show_counts(counts, as_json)
 
 
-def _json_line(path: str, outcome: Result | Problem, shared: bool, card: ModelCard) -> None:
-    from genretree.library.listen import Problem
+def _json_line(path: str, outcome: FileResult | FileError, shared: bool, model_key: ModelKey) -> None:
+    from genretree.library.scan.classifier import FileError
     from genretree.metrics.scores import decode_levels, name_path
 
     line: dict[str, Any] = {"file": printable(path)}
-    if isinstance(outcome, Problem) or outcome.levels is None:
+    if isinstance(outcome, FileError) or outcome.levels is None:
         line["error"] = {"kind": outcome.error, "message": outcome.message}
     else:
-        tree = card.taxonomy
-        nodes = decode_levels(tree, card.heads, outcome.levels)[0]
-        chances = [float(level[0, node]) for level, node in zip(outcome.levels, nodes, strict=True)]
-        line["path"] = list(name_path(tree, card.heads, nodes))
-        line["probabilities"] = [round(chance, 6) for chance in chances]
+        tree = model_key.taxonomy
+        nodes = decode_levels(tree, model_key.heads, outcome.levels)[0]
+        probabilities = [float(level[0, node]) for level, node in zip(outcome.levels, nodes, strict=True)]
+        line["path"] = list(name_path(tree, model_key.heads, nodes))
+        line["probabilities"] = [round(probability, 6) for probability in probabilities]
         line |= {"slices": outcome.slices, "padded": outcome.padded, "runtime": outcome.runtime, "shared": shared}
     echo_json(line)
 
 
-def _tell(counts: Counts, as_json: bool) -> None:
+def _show_counts(counts: AnalysisCounts, as_json: bool) -> None:
     if as_json:
         failures = [
             {"file": printable(path), "kind": kind, "message": message} for path, kind, message in counts.failures
@@ -162,10 +178,10 @@ def _tell(counts: Counts, as_json: bool) -> None:
         echo(f"{printable(path)} ({kind}): {message}", err=True)
     if counts.failed > len(counts.failures):
         more = counts.failed - len(counts.failures)
-        echo(f"and {more} more that can't be used; list them with: genretree library analyse --json", err=True)
+        echo(f"and {more} more failed; list them with: genretree library analyse --json", err=True)
     echo(
-        f"{counts.files} files: {counts.known} known, {counts.heard} heard, {counts.shared} copies of others, "
-        f"{counts.failed} can't be used{f'; {counts.gone} are gone' if counts.gone else ''}."
+        f"{counts.files} files: {counts.known} known, {counts.heard} analysed, {counts.shared} copies of others, "
+        f"{counts.failed} failed{f'; {counts.gone} missing' if counts.gone else ''}."
     )
     echo_skipped(counts.skipped)
     echo("Next: genretree library preview, or: genretree library status")
@@ -174,10 +190,10 @@ def _tell(counts: Counts, as_json: bool) -> None:
 @library.command()
 @_database
 @_planning
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page.")
-@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write a table; '-' for standard output.")
-@click.option("--parquet", type=click.Path(path_type=Path, dir_okay=False), help="Write a table.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each file.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write an HTML page.")
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write a CSV table; '-' for standard output.")
+@click.option("--parquet", type=click.Path(path_type=Path, dir_okay=False), help="Write a Parquet table.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file.")
 @quiet_option
 def preview(
     db: Path | None,
@@ -186,150 +202,161 @@ def preview(
     parquet: Path | None,
     as_json: bool,
     quiet: bool,
-    **how: Any,
+    **options: Any,
 ) -> None:
-    """Show what would be written, by genre, the surest first, with what each file carries now.
+    """Show what would be written and the current tags, by genre, most confident first.
 
-    Genres that a person has set are left alone unless --append or --overwrite is given.
+    Genres that genretree did not write stay unless --append or --overwrite is given.
     """
     from genretree.files import atomic_path
-    from genretree.library.preview import Preview, write_json, write_page, write_parquet
-    from genretree.library.preview import write_csv as write_table
+    from genretree.library.plan.preview import Preview, write_json, write_page, write_parquet
+    from genretree.library.plan.preview import write_csv as write_table
     from genretree.parallel import command_line
 
-    with _read(db) as state:
-        card, plans = _plans(state, progress=not quiet, **how)
-        found = Preview(plans)
+    with _open_for_reading(db) as database:
+        model_key, plans = _make_plans(database, progress=not quiet, **options)
+        rows = Preview(plans)
         if html is not None:
-            write_page(found, html, card, command_line())
+            write_page(rows, html, model_key, command_line())
             echo(f"{html}: open it in a browser", err=True)
         if parquet is not None:
-            write_parquet(found, parquet)
+            write_parquet(rows, parquet)
         if csv_file is not None:
             if str(csv_file) == "-":
-                write_table(found, SafeOutput())
+                write_table(rows, SafeOutput())
                 return
             with atomic_path(csv_file) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-                write_table(found, stream)
+                write_table(rows, stream)
         if as_json:
-            for line in write_json(found):
+            for line in write_json(rows):
                 echo(line)
         elif html is None and csv_file is None and parquet is None:
-            _show(found, card)
+            _show_preview(rows, model_key)
         else:
-            _show_actions(found.actions())
+            _show_actions(rows.actions())
 
 
 @library.command()
 @_database
 @_planning
-@click.option("--write", is_flag=True, help="Do it. Without this nothing is written.")
-@click.option("--keep-mtime", is_flag=True, help="Leave the files' times as they are (backups may then miss them).")
+@click.option("--write", is_flag=True, help="Write the tags (default: dry run).")
+@click.option("--keep-mtime", is_flag=True, help="Preserve modification times (backups may then miss the changes).")
 @quiet_option
-def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **how: Any) -> None:
-    """Write genres into the files' tags, with the evidence in fields of our own; a dry run unless --write is given.
+def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **options: Any) -> None:
+    """Write genres into the files' tags, and the evidence into GENRETREE_* fields; a dry run unless --write is given.
 
-    By default only files without a genre, or with one of ours, are written to. `library undo` gives every byte back.
+    By default only files without a genre, or with one that genretree wrote, change. `library undo` restores every byte.
     """
-    from genretree.library.apply import apply_plans
-    from genretree.library.plan import ACTIONS
-    from genretree.library.preview import Preview
-    from genretree.library.state import back_up
+    from genretree.library.apply.apply import apply_plans
+    from genretree.library.database.connection import back_up
+    from genretree.library.plan.planner import ACTIONS
+    from genretree.library.plan.preview import Preview
     from genretree.parallel import command_line
     from genretree.progress import progress_bar
 
     if not write:
-        with _read(db) as state:
-            card, plans = _plans(state, progress=not quiet, **how)
-            _show(Preview(plans), card)
-        echo("Nothing was written; do it with: --write")
+        with _open_for_reading(db) as database:
+            model_key, plans = _make_plans(database, progress=not quiet, **options)
+            _show_preview(Preview(plans), model_key)
+        echo("Nothing was written; to write, add --write")
         return
-    with _work_on(db, "library apply") as state:
-        card, plans = _plans(state, progress=False, **how)
+    with _open_for_writing(db, "library apply") as database:
+        model_key, plans = _make_plans(database, progress=False, **options)
         actions = Counter(plan.action for plan in plans)
         if actions["write"]:
-            back_up(state)
-        card, plans = _plans(state, progress=False, **how)
+            back_up(database)
+        model_key, plans = _make_plans(database, progress=False, **options)
         with progress_bar(actions["write"], "apply", "file", not quiet) as tick:
             run, written, refused = apply_plans(
-                state, plans, card.digest, command_line(), keep_mtime=keep_mtime, report=lambda *_: tick()
+                database, plans, model_key.digest, command_line(), keep_mtime=keep_mtime, report=lambda *_: tick()
             )
-    echo(f"{written} files written" + (f"; undo it with: genretree library undo {run}" if run else "."))
+    echo(f"{written} files written" + (f"; undo with: genretree library undo {run}" if run else "."))
     _show_actions({action: actions[action] for action in ACTIONS if actions[action] and action != "write"})
-    _refusals([(item.path, item.reason) for item in refused])
+    _show_refusals([(item.path, item.reason) for item in refused])
 
 
 @library.command()
 @click.argument("run", type=int, required=False)
 @_database
-@click.option("--force", is_flag=True, help="Also in files that others have changed since: our fields only.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also process files that other programs changed since; restores only genretree's fields.",
+)
 @quiet_option
 def undo(run: int | None, db: Path | None, force: bool, quiet: bool) -> None:
-    """Give the files that RUN (by default the last one) wrote every byte back that they had before it.
+    """Restore the files that RUN (default: the last one) wrote to, byte for byte.
 
-    What later runs wrote into the same files goes, too. Files that others have changed since need --force.
+    This also undoes later runs on the same files. Files that other programs changed since need --force.
     """
-    from genretree.library import journal
-    from genretree.library.apply import undo as undo_run
-    from genretree.library.state import back_up
+    from genretree.library.apply.undo import undo as undo_run
+    from genretree.library.database import journal
+    from genretree.library.database.connection import back_up
     from genretree.progress import progress_bar
 
-    with _work_on(db, "library undo") as state:
-        number = journal.find_run(state, run)
-        if run is None:  # if this one is done at an interruption, the same command would undo the one before
+    with _open_for_writing(db, "library undo") as database:
+        number = journal.find_run(database, run)
+        if run is None:  # after an interruption, the same command could select the run before
             click.get_current_context().meta[RESUME_WITH] = (str(number),)
-        back_up(state)
-        with progress_bar(journal.count_chains(state, number), "undo", "file", not quiet) as tick:
-            restored, refused = undo_run(state, number, force=force, report=lambda *_: tick())
+        back_up(database)
+        with progress_bar(journal.count_chains(database, number), "undo", "file", not quiet) as tick:
+            restored, refused = undo_run(database, number, force=force, report=lambda *_: tick())
     echo(f"run {number}: {restored} files restored.")
-    _refusals([(item.path, item.reason) for item in refused])
+    _show_refusals([(item.path, item.reason) for item in refused])
 
 
 @library.command()
 @click.argument("out", type=FOLDER)
 @_database
 @_planning
-@click.option("--format", "kinds", type=click.Choice(["m3u8", "rekordbox", "both"]), default="m3u8", show_default=True)
-@click.option("--relative", is_flag=True, help="Name files from where the playlist is (m3u8).")
+@click.option(
+    "--format", "formats", type=click.Choice(["m3u8", "rekordbox", "both"]), default="m3u8", show_default=True
+)
+@click.option("--relative", is_flag=True, help="Write paths relative to the playlist (m3u8).")
 @quiet_option
-def playlists(out: Path, db: Path | None, kinds: str, relative: bool, quiet: bool, **how: Any) -> None:
-    """Write a playlist for each node into OUT, the surest first; for Rekordbox: one XML file to import.
+def playlists(out: Path, db: Path | None, formats: str, relative: bool, quiet: bool, **options: Any) -> None:
+    """Write a playlist per node into OUT, most confident first; for Rekordbox, one XML file to import.
 
-    Here --min-depth is 1 by default: the top of the tree has its playlists, too.
+    Here --min-depth defaults to 1, so that the top level has playlists, too.
     """
-    from genretree.library.playlists import Lists, write_m3u8, write_rekordbox
+    from genretree.library.plan.playlists import PlaylistIndex, write_m3u8, write_rekordbox
 
-    with _read(db) as state:
-        lists = Lists(_plans(state, progress=not quiet, top=True, **how)[1])
+    with _open_for_reading(db) as database:
+        index = PlaylistIndex(_make_plans(database, progress=not quiet, top=True, **options)[1])
     out.mkdir(parents=True, exist_ok=True)
-    if kinds in ("m3u8", "both"):
-        echo(f"{out}: {len(write_m3u8(lists, out, relative))} playlists")
-    if kinds in ("rekordbox", "both"):
-        write_rekordbox(lists, out / "rekordbox.xml")
+    if formats in ("m3u8", "both"):
+        echo(f"{out}: {len(write_m3u8(index, out, relative))} playlists")
+    if formats in ("rekordbox", "both"):
+        write_rekordbox(index, out / "rekordbox.xml")
         echo(f"{out / 'rekordbox.xml'}: in Rekordbox, Preferences > Advanced > rekordbox xml")
 
 
 @library.command()
 @_database
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(db: Path | None, as_json: bool) -> None:
-    """Say what the library holds: files, genres, problems, and the runs that can be undone."""
-    from genretree.library import journal, records
+    """Show the number of files and genres, problems, and the runs that can be undone."""
+    from genretree.library.database import journal, records
 
-    with _read(db) as state:
-        model, card = records.find_model(state)
-        here, gone = records.count_files(state)
-        labels = card.taxonomy.labels(card.taxonomy.depth - 1)
+    with _open_for_reading(db) as database:
+        model, model_key = records.find_model(database)
+        here, gone = records.count_files(database)
+        labels = model_key.taxonomy.labels(model_key.taxonomy.depth - 1)
         content = {
-            "database": str(state.path),
-            "model": {"digest": card.digest, "family": card.family, "bundle": card.bundle, "note": card.note},
+            "database": str(database.path),
+            "model": {
+                "digest": model_key.digest,
+                "family": model_key.family,
+                "bundle": model_key.bundle,
+                "note": model_key.note,
+            },
             "files": here,
             "gone": gone,
-            "genres": {labels[leaf]: n for leaf, n in records.count_genres(state, model).items()},
-            "problems": records.count_problems(state, model),
-            "runs": [vars(run) for run in journal.list_runs(state)],
+            "genres": {labels[leaf]: n for leaf, n in records.count_genres(database, model).items()},
+            "problems": records.count_errors(database, model),
+            "runs": [vars(run) for run in journal.list_runs(database)],
         }
-        listed = records.list_problems(state, model, _PROBLEMS)
+        listed = records.list_errors(database, model, _MAX_REFUSALS)
     if as_json:
         content["listed"] = [{"file": printable(path), "kind": kind, "message": text} for path, kind, text in listed]
         echo_json(content)
@@ -346,12 +373,12 @@ def _show_status(content: dict[str, Any], listed: Sequence[tuple[str, str, str]]
 
     console = make_console()
     model, genres, problems = content["model"], content["genres"], content["problems"]
-    console.print(f"[bold]{escape(content['database'])}[/]: {content['files']} files, {content['gone']} gone")
+    console.print(f"[bold]{escape(content['database'])}[/]: {content['files']} files, {content['gone']} missing")
     console.print(escape(f"model {model['digest']}: {model['family']} ({model['note']}), {model['bundle']}"))
     for genre, n in sorted(genres.items(), key=lambda item: -item[1]):
         console.print(escape(f"  {genre}: {n}"))
     for kind, n in sorted(problems.items()):
-        console.print(escape(f"can't be used, {kind}: {n}"))
+        console.print(escape(f"failed, {kind}: {n}"))
     for path, kind, text in listed:
         console.print(f"  [dim]{escape(f'{printable(path)} ({kind}): {text}')}[/]")
     for run in content["runs"]:
@@ -360,33 +387,33 @@ def _show_status(content: dict[str, Any], listed: Sequence[tuple[str, str, str]]
 
 
 @contextmanager
-def _read(db: Path | None) -> Iterator[State]:
-    from genretree.library.state import default_database, explained, open_state
+def _open_for_reading(db: Path | None) -> Iterator[Database]:
+    from genretree.library.database.connection import convert_errors, default_database, open_database
 
     path = db or default_database()
-    with explained(path), open_state(path, show=True) as state:
-        yield state
+    with convert_errors(path), open_database(path, read_only=True) as database:
+        yield database
 
 
 @contextmanager
-def _work_on(db: Path | None, what: str, create: bool = False) -> Iterator[State]:
-    from genretree.library import journal
-    from genretree.library.state import default_database, explained, open_state, sole_worker
+def _open_for_writing(db: Path | None, what: str, create: bool = False) -> Iterator[Database]:
+    from genretree.library.apply.recover import recover
+    from genretree.library.database.connection import convert_errors, default_database, lock_database, open_database
 
     path = db or default_database()
     if not create:
-        open_state(path, check=False).close()  # refuse what is missing before anything is made beside it
-    with explained(path), sole_worker(path, what), open_state(path, create=create, check=True) as state:
-        if recovered := journal.recover(state):
-            echo(f"{len(recovered)} files were in hand when an earlier run ended; none is damaged", err=True)
-        for item in [item for item in recovered if item.edited][:_PROBLEMS]:
-            found = show_options(item.found, library.commands["undo"])  # whichever command is running
-            echo(f"{printable(item.path)}: {found}", err=True)
-        yield state
+        open_database(path, check=False).close()  # refuse a missing database before the lock file is created next to it
+    with convert_errors(path), lock_database(path, what), open_database(path, create=create, check=True) as database:
+        if recovered := recover(database):
+            echo(f"{len(recovered)} files were being written when an earlier run ended; none is damaged", err=True)
+        for item in [item for item in recovered if item.edited][:_MAX_REFUSALS]:
+            message = show_options(item.message, library.commands["undo"])  # the options are those of undo
+            echo(f"{printable(item.path)}: {message}", err=True)
+        yield database
 
 
-def _plans(
-    state: State,
+def _make_plans(
+    database: Database,
     *,
     mapping: Path | None,
     min_confidence: float | None,
@@ -398,29 +425,29 @@ def _plans(
     mode: Mode,
     progress: bool,
     top: bool = False,
-) -> tuple[ModelCard, Iterator[Plan]]:
-    """Give the model and the plans that the options ask for; `top`: also for the top of the tree, if none says else."""
-    from genretree.library.folders import check_folder
-    from genretree.library.mapping import Mapping as Rules
-    from genretree.library.mapping import load_mapping, with_options
-    from genretree.library.plan import Filters, iter_plans
-    from genretree.library.records import count_files, find_model
+) -> tuple[ModelKey, Iterator[TagPlan]]:
+    """Return the model and the plans for the options; with `top`, the default minimum depth is 1."""
+    from genretree.library.database.folders import check_folder
+    from genretree.library.database.records import count_files, find_model
+    from genretree.library.plan.mapping import Mapping as Rules
+    from genretree.library.plan.mapping import load_mapping, override_settings
+    from genretree.library.plan.planner import Filters, iter_plans
     from genretree.remote import local_path
 
-    model, card = find_model(state, digest)
+    model, model_key = find_model(database, digest)
     if folder is not None:
         folder = local_path(folder)
-        check_folder(state, folder)
-    rules = Rules() if mapping is None else load_mapping(mapping, card.taxonomy)
+        check_folder(database, folder)
+    rules = Rules() if mapping is None else load_mapping(mapping, model_key.taxonomy)
     if top and rules.settings.min_depth is None:
         min_depth = min_depth or 1
-    rules = with_options(rules, min_confidence, depth, min_depth)
-    filters = Filters(folder, _level(level, card.taxonomy.levels))
-    plans = iter_plans(state, model, card, rules, mode, filters)
-    return card, _watched(plans, sum(count_files(state)), progress)
+    rules = override_settings(rules, min_confidence, depth, min_depth)
+    filters = Filters(folder, _level(level, model_key.taxonomy.levels))
+    plans = iter_plans(database, model, model_key, rules, mode, filters)
+    return model_key, _with_progress(plans, sum(count_files(database)), progress)
 
 
-def _watched(plans: Iterator[Plan], total: int, progress: bool) -> Iterator[Plan]:
+def _with_progress(plans: Iterator[TagPlan], total: int, progress: bool) -> Iterator[TagPlan]:
     from genretree.progress import progress_bar
 
     with progress_bar(total, "plan", "file", progress and total > 2000) as tick:
@@ -436,23 +463,28 @@ def _level(level: str | None, names: Sequence[str]) -> int | None:
         return names.index(level) + 1
     if level.isdecimal() and 1 <= int(level) <= len(names):
         return int(level)
-    raise click.UsageError(f"--level: there is no level '{level}'; there are: {', '.join(names)} (or their numbers)")
+    raise click.UsageError(f"--level: unknown level '{level}'; levels: {', '.join(names)} (or their numbers)")
+
+
+def _action_text(action: str) -> str:
+    """Return the text for an action, with the options that change it."""
+    from genretree.library.plan.planner import ACTIONS
+
+    options = _ACTION_OPTIONS.get(action)
+    return ACTIONS[action] + (f" (see {options})" if options else "")  # type: ignore[index]
 
 
 def _show_actions(actions: Mapping[str, int]) -> None:
-    from genretree.library.plan import ACTIONS
-
     for action, n in actions.items():
-        echo(f"{n} {ACTIONS[action]}{_HINTS.get(action, '')}")  # type: ignore[index]
+        echo(f"{n} {_action_text(action)}")
 
 
-def _show(found: Preview, card: ModelCard) -> None:
+def _show_preview(preview: Preview, model_key: ModelKey) -> None:
     from rich.markup import escape
     from rich.table import Table
 
     from genretree.cli.tables import make_console
-    from genretree.library.plan import ACTIONS
-    from genretree.library.records import UNCALIBRATED
+    from genretree.library.database.records import UNCALIBRATED
 
     console = make_console()
 
@@ -464,30 +496,30 @@ def _show(found: Preview, card: ModelCard) -> None:
             table.add_row(*map(escape, row))
         console.print(table)
         if n > len(rows):
-            console.print(f"[dim]{n - len(rows)} more; all by --html, --csv, --parquet or --json[/]")
+            console.print(f"[dim]{n - len(rows)} more; list all with --html, --csv, --parquet or --json[/]")
 
-    for genre, n in found.genres():
-        lines = found.lines("write", genre, _ROWS)
-        named = [(line.file, f"{line.confidence:.0%}", line.path, line.now or "-") for line in lines]
-        show(genre, n, ("file", "sure", "path", "carries now"), named)
-    for action, n in found.actions().items():
+    for genre, n in preview.genres():
+        rows = preview.rows("write", genre, _MAX_ROWS)
+        predicted = [(row.file, f"{row.confidence:.0%}", row.path, row.now or "-") for row in rows]
+        show(genre, n, ("file", "confidence", "path", "current genre"), predicted)
+    for action, n in preview.actions().items():
         if action in ("write", "same"):
             continue
-        others = [
-            (line.file, line.message or (f"would be {line.genre}" if line.genre else "-"), line.now or "-")
-            for line in found.lines(action, limit=_LEFT)
+        skipped = [
+            (row.file, row.message or (f"would be {row.genre}" if row.genre else "-"), row.now or "-")
+            for row in preview.rows(action, limit=_MAX_SKIPPED)
         ]
-        show(ACTIONS[action], n, ("file", "why", "carries now"), others)  # type: ignore[index]
-    _show_actions(found.actions())
-    if UNCALIBRATED in card.note:
-        echo("The model is not calibrated: take its percentages for less than they say.")
+        show(_action_text(action), n, ("file", "reason", "current genre"), skipped)
+    _show_actions(preview.actions())
+    if UNCALIBRATED in model_key.note:
+        echo("The model is not calibrated: its confidence values are probably too high.")
 
 
-def _refusals(refused: Sequence[tuple[str, str]]) -> None:
-    for path, reason in refused[:_PROBLEMS]:
+def _show_refusals(refused: Sequence[tuple[str, str]]) -> None:
+    for path, reason in refused[:_MAX_REFUSALS]:
         reason = show_options(reason, click.get_current_context().command)
-        echo(f"left as it is: {printable(path)}: {reason}", err=True)
-    if len(refused) > _PROBLEMS:
-        echo(f"{len(refused) - _PROBLEMS} more were left as they are", err=True)
+        echo(f"skipped: {printable(path)}: {reason}", err=True)
+    if len(refused) > _MAX_REFUSALS:
+        echo(f"{len(refused) - _MAX_REFUSALS} more were skipped", err=True)
     if refused:
         sys.exit(1)

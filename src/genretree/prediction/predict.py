@@ -374,7 +374,7 @@ def score_images(bundle: Bundle, images: UInt8Array) -> SliceScores:
 
 def average_slices(bundle: Bundle, heard: SliceScores) -> LevelProbabilities:
     """Give a whole file's calibrated probabilities: arrays of shape (1, n_nodes), one for each level."""
-    return bundle.calibrate([probabilities.mean(axis=0, keepdims=True) for probabilities in heard.levels], "track")
+    return bundle.average_slices(heard.levels)
 
 
 def _score(bundle: Bundle, pieces: Sequence[SliceImages]) -> LevelProbabilities:

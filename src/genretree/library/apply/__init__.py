@@ -1,0 +1,1 @@
+"""Write planned tags into files, undo runs, and recover from interrupted ones."""

@@ -1,0 +1,1 @@
+"""The library's SQLite database: files, results, and the journal of changes."""

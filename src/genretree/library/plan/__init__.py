@@ -1,0 +1,1 @@
+"""Plan what to write: genre mapping, plans, previews and playlists."""

@@ -1,0 +1,326 @@
+"""Map predictions to the genres to write: custom names, maximum and minimum depth, and a confidence threshold.
+
+A mapping file is YAML:
+
+min_confidence: 0.6         # the threshold that a node's probability must reach
+depth: 2                    # maximum level
+min_depth: 1                # minimum level: if it does not reach the threshold, nothing is written
+values: leaf                # or path: write every level, from min_depth on, as a separate genre
+nodes:
+  Soft_rock: Soft Rock      # custom name
+  Teen_pop: Pop             # nodes with the same name are merged, and their probabilities summed
+  Rock: [Rock, Guitar]      # several genres; also for all nodes below without a line of their own
+  Opera:                    # no value: such files are skipped
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping as MappingType
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import Field
+
+from genretree.errors import LibraryError, SettingsError
+from genretree.library.database.records import ModelKey
+from genretree.metrics.scores import decode_levels
+from genretree.models.base import LevelProbabilities
+from genretree.prediction.predict import cut_path
+from genretree.settings import Heads, Settings
+from genretree.taxonomy import NodePath, Taxonomy, format_path, same_name, split_path
+
+Genres = tuple[str, ...]
+DEFAULT_MIN_CONFIDENCE = 0.5  # above this, a calibrated prediction is more likely right than wrong
+
+
+class MappingSettings(Settings):
+    """The settings of a mapping file, apart from its nodes."""
+
+    min_confidence: float = Field(
+        DEFAULT_MIN_CONFIDENCE, ge=0, le=1, description="what a node's probability must reach to be written"
+    )
+    depth: int | None = Field(None, ge=1, le=4, description="how many levels are written at most")
+    min_depth: int | None = Field(None, ge=1, le=4, description="the highest level that is written, 1 the top")
+    values: Literal["leaf", "path"] = Field("leaf", description="the deepest name only, or every level's")
+    nodes: dict[str, str | list[str] | None] = Field(default_factory=dict, description="genres by node")
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """A mapping from the nodes of a tree to genres.
+
+    Parameters
+    ----------
+    settings : MappingSettings
+    rules : mapping
+        Genres by node path; files of a node with an empty tuple are skipped.
+    """
+
+    settings: MappingSettings = field(default_factory=MappingSettings)
+    rules: MappingType[NodePath, Genres] = field(default_factory=dict)
+
+    def genres(self, node: NodePath) -> Genres:
+        """Return a node's genres: those of its rule, or of the nearest rule above it, or its name."""
+        for cut in range(len(node), 0, -1):
+            if node[:cut] in self.rules:
+                return self.rules[node[:cut]]
+        return (node[-1],)
+
+    def is_deep_enough(self, node: NodePath, level: int, tree: Taxonomy) -> bool:
+        """Return whether a node's level (1 is the top) reaches the minimum depth, or a rule applies to it."""
+        return level >= self.min_written_depth(tree) or self.has_rule(node)
+
+    def has_rule(self, node: NodePath) -> bool:
+        """Return whether a node, or one above it, has a rule."""
+        return any(node[:cut] in self.rules for cut in range(1, len(node) + 1))
+
+    def min_written_depth(self, tree: Taxonomy) -> int:
+        """Return the highest level to write; 1 is the top.
+
+        The default is the second level, if the tree has one: names at the top, such as `Non_classic`, are categories
+        rather than useful genre tags.
+        """
+        return min(self.settings.min_depth or 2, self.settings.depth or tree.depth, tree.depth)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The genres to write for a file.
+
+    Parameters
+    ----------
+    genres : tuple of str
+        If empty, nothing is written.
+    path : tuple of str
+        Path of the predicted node; if the confidence is too low, of the node that does not reach the threshold.
+    confidence : float
+        Probability of that node and of all nodes with the same genres, in [0, 1].
+    reason : str
+        Why nothing is written: `unsure` or `left_alone`.
+    message : str
+        Details, such as `confidence too low: Rock 41 % (Non_classic 93 %)`.
+    """
+
+    genres: Genres
+    path: NodePath
+    confidence: float
+    reason: str = ""
+    message: str = ""
+
+
+class _Loader(yaml.SafeLoader):
+    """A YAML loader that refuses repeated keys, of which PyYAML silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' has two lines", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def load_mapping(path: Path, tree: Taxonomy) -> Mapping:
+    """Read a mapping file.
+
+    Raises
+    ------
+    LibraryError
+        If the file is invalid, or names an unknown node; the message suggests the closest name.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise LibraryError(f"{path}: the mapping file can't be read ({error})") from error
+    if not isinstance(content, dict):
+        raise LibraryError(f"{path}: a mapping file has lines like `min_confidence: 0.6` and `nodes:`")
+    try:
+        return parse_mapping(content, tree)
+    except (LibraryError, SettingsError) as error:
+        raise LibraryError(f"{path}: {error}") from error
+
+
+def parse_mapping(content: MappingType[str, Any], tree: Taxonomy) -> Mapping:
+    """Build a mapping from the content of a mapping file."""
+    settings = MappingSettings.build(content)
+    _check_depths(settings)
+    rules: dict[NodePath, Genres] = {}
+    for name, genres in settings.nodes.items():
+        node = find_node(tree, name)
+        if node in rules:
+            raise LibraryError(f"'{name}' repeats the node '{format_path(node)}'; keep one of the two lines")
+        listed = [genres] if isinstance(genres, str) else genres or []
+        for genre in listed:
+            if not genre.strip() or not genre.isprintable():
+                raise LibraryError(f"'{name}': {genre!r} is not a genre; leave the value empty to write nothing")
+        rules[node] = tuple(dict.fromkeys(genre.strip() for genre in listed))
+    return Mapping(settings, rules)
+
+
+def find_node(tree: Taxonomy, name: str) -> NodePath:
+    """Find a node at any level by its name or path.
+
+    Raises
+    ------
+    LibraryError
+        If not exactly one node matches; the message suggests the closest names.
+    """
+    nodes = list(dict.fromkeys(node for level in range(tree.depth) for node in tree.nodes(level)))
+    parts = split_path(name)
+    exact = [node for node in nodes if same_name(node, parts)]
+    matches = exact or [node for node in nodes if same_name(node[-len(parts) :], parts)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        options = ", ".join(f"'{format_path(node)}'" for node in matches)
+        raise LibraryError(f"'{name}' is ambiguous: {options}; use the path")
+    names = {node[-1].casefold(): node for node in nodes}
+    close = difflib.get_close_matches((parts[-1] if parts else name).casefold(), names, n=1)
+    hint = f"did you mean '{format_path(names[close[0]])}'?" if close else f"it has: {', '.join(n[-1] for n in nodes)}"
+    raise LibraryError(f"the tree has no node '{name}'; {hint}")
+
+
+def decide(model_key: ModelKey, levels: LevelProbabilities, mapping: Mapping) -> Decision:
+    """Decide which genres to write for a file.
+
+    Nodes with the same genres are merged, wherever they are in the tree: their probabilities are summed before they are
+    compared with others and with the threshold. Levels below `depth` are ignored. The path is decoded as in `predict`.
+
+    Parameters
+    ----------
+    model_key : ModelKey
+    levels : list of ndarray
+        Probabilities, one array of shape (1, n_nodes) per level.
+    mapping : Mapping
+
+    Returns
+    -------
+    Decision
+    """
+    tree, settings = _cut_tree(model_key.taxonomy, mapping.settings.depth), mapping.settings
+    totals = _sum_by_genres(tree, levels, mapping)
+    joined = _merge_probabilities(tree, model_key.heads, totals, mapping)
+    nodes = decode_levels(tree, model_key.heads, joined)[0]
+    n_levels, nodes = cut_path(tree, model_key.heads, joined, nodes, settings.min_confidence)
+    if model_key.heads == "tree" and n_levels:
+        nodes = _most_probable_path(tree, levels, nodes, n_levels, mapping)
+    path = [tree.nodes(level)[int(node)] for level, node in enumerate(nodes)]
+    names = [mapping.genres(node) for node in path]
+    confidences = [totals[level][genres] for level, genres in enumerate(names)]
+    if not n_levels or not mapping.is_deep_enough(path[n_levels - 1], n_levels, tree):
+        level = max(n_levels, mapping.min_written_depth(tree) - 1)
+        above = f" ({_percent(path[n_levels - 1], confidences[n_levels - 1])})" if n_levels else ""
+        message = f"confidence too low: {_percent(path[level], confidences[level])}{above}"
+        return Decision((), path[level], confidences[level], "unsure", message)
+    node, genres = path[n_levels - 1], names[n_levels - 1]
+    if not genres:
+        return Decision((), node, confidences[n_levels - 1], "left_alone")
+    if settings.values == "path":
+        steps = [
+            names[level]
+            for level in range(n_levels - 1)
+            if confidences[level] >= settings.min_confidence and mapping.is_deep_enough(path[level], level + 1, tree)
+        ]
+        genres = tuple(dict.fromkeys(genre for step in (*steps, genres) for genre in step))
+    return Decision(genres, node, confidences[n_levels - 1])
+
+
+def _percent(node: NodePath, chance: float) -> str:
+    return f"{node[-1]} {100 * chance:.0f} %"
+
+
+@lru_cache(maxsize=8)
+def _cut_tree(tree: Taxonomy, depth: int | None) -> Taxonomy:
+    """Return the upper levels of a tree, in the same order."""
+    if depth is None or depth >= tree.depth:
+        return tree
+    return Taxonomy(tuple(dict.fromkeys(leaf[:depth] for leaf in tree.leaves)), tree.levels[:depth])
+
+
+def _sum_by_genres(tree: Taxonomy, levels: LevelProbabilities, mapping: Mapping) -> list[dict[Genres, float]]:
+    """Sum the probabilities of the nodes with the same genres, level by level.
+
+    Nodes of higher levels count as well if their genres do not occur below them: if `Hip_hop` is written as `Rock`, it
+    competes at the third level with all of `Rock`, although `Rock` has only sub-genres at that level.
+    """
+    totals_by_level = []
+    for deepest in range(tree.depth):
+        below: dict[NodePath, dict[Genres, float]] = {}
+        for level in range(deepest, -1, -1):
+            merged: dict[NodePath, dict[Genres, float]] = {}
+            for node, totals in below.items():
+                _add(merged.setdefault(node[: level + 1], {}), totals)
+            for node, chance in zip(tree.nodes(level), levels[level][0], strict=True):
+                genres = mapping.genres(node)
+                by_name = not mapping.has_rule(node)  # so all nodes below it have its name as their genre, too
+                if by_name or genres not in merged.setdefault(node, {}):
+                    merged.setdefault(node, {})[genres] = float(chance)
+            below = merged
+        whole: dict[Genres, float] = {}
+        for totals in below.values():
+            _add(whole, totals)
+        totals_by_level.append({genres: min(total, 1.0) for genres, total in whole.items()})
+    return totals_by_level
+
+
+def _add(to: dict[Genres, float], totals: MappingType[Genres, float]) -> None:
+    for genres, total in totals.items():
+        to[genres] = to.get(genres, 0.0) + total
+
+
+def _merge_probabilities(
+    tree: Taxonomy, heads: Heads, totals: list[dict[Genres, float]], mapping: Mapping
+) -> LevelProbabilities:
+    """Assign to each node the summed probability of its genres.
+
+    In tree mode, a node gets at least the probability of each node below it, since nodes merged across branches may
+    have a higher probability than either branch.
+    """
+    joined = [
+        np.array([[totals[level][mapping.genres(node)] for node in tree.nodes(level)]], dtype=np.float64)
+        for level in range(tree.depth)
+    ]
+    if heads == "tree":
+        for level in range(tree.depth - 2, -1, -1):
+            below = joined[level + 1][0, tree.ancestors[:, level + 1]]
+            np.maximum.at(joined[level][0], tree.ancestors[:, level], below)
+    return joined
+
+
+def _most_probable_path(
+    tree: Taxonomy, levels: LevelProbabilities, nodes: NDArray[np.int64], n_levels: int, mapping: Mapping
+) -> NDArray[np.int64]:
+    """Return the path with the highest unmerged probability among those with the same genres."""
+    names = [mapping.genres(node) for node in tree.nodes(n_levels - 1)]
+    candidates = [row for row in tree.ancestors if names[row[n_levels - 1]] == names[nodes[n_levels - 1]]]
+    own = levels[n_levels - 1][0]
+    best = max(candidates, key=lambda row: float(own[row[n_levels - 1]]))
+    return nodes if own[nodes[n_levels - 1]] >= own[best[n_levels - 1]] else best
+
+
+def _check_depths(settings: MappingSettings) -> None:
+    if settings.min_depth and settings.depth and settings.min_depth > settings.depth:
+        raise LibraryError(f"min_depth, {settings.min_depth}, is deeper than depth, {settings.depth}")
+
+
+def override_settings(
+    mapping: Mapping, min_confidence: float | None = None, depth: int | None = None, min_depth: int | None = None
+) -> Mapping:
+    """Return a mapping with the settings that are not None replaced.
+
+    Raises
+    ------
+    LibraryError
+        If `min_depth` is greater than `depth`.
+    """
+    values = {"min_confidence": min_confidence, "depth": depth, "min_depth": min_depth}
+    changes = {name: value for name, value in values.items() if value is not None}
+    settings = mapping.settings.model_copy(update=changes)
+    _check_depths(settings)
+    return Mapping(settings, mapping.rules)

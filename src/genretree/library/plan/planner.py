@@ -1,0 +1,282 @@
+"""Plan the change of each file's tags, or give the reason why it is skipped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from genretree.library.database.connection import Database
+from genretree.library.database.journal import Change, find_change_to, find_last_change, find_original_genres
+from genretree.library.database.records import FileResult, FileRow, ModelKey, iter_files
+from genretree.library.plan.mapping import Decision, decide
+from genretree.library.plan.mapping import Mapping as Rules
+from genretree.library.tags.adapters import TagError, format_genres, read_tags
+from genretree.library.tags.genre_fields import PREVIOUS, genre_fields, is_written, listed_genres, split_genres
+from genretree.library.tags.trial_write import find_write_error
+from genretree.remote import is_url
+from genretree.taxonomy import format_path
+
+Mode = Literal["only-empty", "append", "overwrite"]
+Action = Literal[
+    "write",
+    "same",
+    "has_genre",
+    "unsure",
+    "left_alone",
+    "untaggable",
+    "read_only",
+    "no_space",
+    "remote",
+    "unusable",
+    "unreadable",
+    "unheard",
+    "changed",
+    "not_found",
+]
+ACTIONS: dict[Action, str] = {
+    "write": "to write",
+    "same": "up to date",
+    "has_genre": "skipped: already have a genre",
+    "unsure": "skipped: confidence too low",
+    "left_alone": "skipped by the mapping",
+    "untaggable": "skipped: tags can't be written",
+    "read_only": "skipped: read-only",
+    "no_space": "skipped: not enough disk space for a copy",
+    "remote": "skipped: remote files",
+    "unusable": "skipped: can't be analysed",
+    "unreadable": "skipped: can't be read",
+    "unheard": "skipped: not analysed with this model yet (run: genretree library analyse)",
+    "changed": "skipped: changed since the analysis",
+    "not_found": "skipped: missing",
+}
+_REASONS = {
+    "unsure": "no node reaches the confidence threshold",
+    "left_alone": "the mapping writes nothing for it",
+    "untaggable": "its tags could not be read when it was analysed; analyse it again",
+    "read_only": "the file is read-only",
+    "no_space": "its disk has too little space left for a copy",
+    "remote": "is not a file of this machine",
+    "unusable": "can't be analysed",
+    "unreadable": "can't be read",
+    "unheard": "is not analysed by this model yet",
+    "changed": "has changed since the analysis; analyse it again",
+    "not_found": "no longer exists",
+}
+_MIN_FREE_BYTES = 1 << 20  # that must remain free on the disk after a file is copied
+
+
+@dataclass(frozen=True)
+class Filters:
+    """A selection of files.
+
+    Parameters
+    ----------
+    folder : str, optional
+        Only files below this folder.
+    level : int, optional
+        Only files predicted down to this level; 1 is the top.
+    """
+
+    folder: str | None = None
+    level: int | None = None
+
+
+@dataclass(frozen=True)
+class TagPlan:
+    """The planned change of a file.
+
+    Parameters
+    ----------
+    row : FileRow
+    result : FileResult or None
+        None if the file was not analysed.
+    decision : Decision
+        Without genres if the file is skipped.
+    action : str
+        One of `ACTIONS`.
+    genres : tuple of str
+        New values of the genre tag.
+    other_genres : tuple of str
+        Those of them that genretree did not predict.
+    own : mapping of str to str
+        New values of genretree's fields.
+    message : str
+        Why the file is skipped.
+    """
+
+    row: FileRow
+    result: FileResult | None
+    decision: Decision
+    action: Action
+    genres: tuple[str, ...] = ()
+    other_genres: tuple[str, ...] = ()
+    own: Mapping[str, str] | None = None
+    message: str = ""
+
+
+_NOTHING = Decision((), (), 0.0)
+
+
+def iter_plans(
+    database: Database,
+    model: int,
+    model_key: ModelKey,
+    rules: Rules,
+    mode: Mode = "only-empty",
+    filters: Filters | None = None,
+) -> Iterator[TagPlan]:
+    """Yield a plan for every file in the database, ordered by path, in constant memory.
+
+    The tags are known from the analysis, unless a file's size or modification time has changed. Only files to write are
+    opened, to check their layout; if that is unusual, writing is tried on a copy. Every plan other than `write` and
+    `same` has a message with the reason.
+    """
+    filters = filters or Filters()
+    for row, result in iter_files(database, model, model_key, filters.folder):
+        plan = plan_file(database, model_key, rules, mode, row, result)
+        named = plan.action != "unsure" and len(plan.decision.path) == filters.level
+        if filters.level is None or named:
+            yield _add_reason(_check_layout(plan))
+
+
+def check_writable(plan: TagPlan) -> TagPlan:
+    """Check that a planned write is possible; add the reason if it is not."""
+    obstacle, message = _find_obstacle(plan.row)
+    if obstacle is not None:
+        plan = replace(plan, action=obstacle, message=message)
+    return _add_reason(_check_layout(plan))
+
+
+def _check_layout(plan: TagPlan) -> TagPlan:
+    """Check the layout of a file to write; change the action if it can't be written."""
+    if plan.action != "write":
+        return plan
+    try:
+        reason = find_write_error(Path(plan.row.path), plan.genres, dict(plan.own or {}))
+    except OSError:  # a full disk for temporary files is not a problem of this file; other errors recur when writing
+        return plan
+    return replace(plan, action="untaggable", message=reason) if reason else plan
+
+
+def _add_reason(plan: TagPlan) -> TagPlan:
+    """Add a reason where there is none."""
+    if plan.message or plan.action in ("write", "same"):
+        return plan
+    message = _REASONS.get(plan.action, "no reason is known; analyse it again")
+    if plan.action == "has_genre":
+        message = f"has the genre {format_genres(plan.row.genres or ())!r}, which genretree did not write"
+    elif plan.action == "untaggable":
+        message = _why_untaggable(plan.row.path) or message
+    return replace(plan, message=message)
+
+
+def _why_untaggable(path: str) -> str:
+    try:
+        read_tags(path)
+    except TagError as error:
+        return str(error)
+    except OSError as error:
+        return f"can't be read: {error.strerror or type(error).__name__}"
+    return ""
+
+
+def plan_file(
+    database: Database, model_key: ModelKey, rules: Rules, mode: Mode, row: FileRow, result: FileResult | None
+) -> TagPlan:
+    """Plan one file."""
+    if row.gone or row.error:
+        return TagPlan(row, None, _NOTHING, _missing_action(row), message=row.message)
+    if result is None:
+        return TagPlan(row, None, _NOTHING, "unheard")
+    if result.levels is None:
+        return TagPlan(row, result, _NOTHING, "unusable", message=result.message)
+    decision = decide(model_key, result.levels, rules)
+    if not decision.genres:
+        action: Action = "unsure" if decision.reason == "unsure" else "left_alone"
+        return TagPlan(row, result, decision, action, message=decision.message)
+    obstacle, message = _find_obstacle(row)
+    if obstacle is not None:
+        return TagPlan(row, result, decision, obstacle, message=message)
+    assert row.genres is not None
+    change = find_change(database, row)
+    if change is None:
+        other_genres, before = split_genres(row.genres, row.own or {})
+    else:
+        other_genres = tuple(change.new["theirs"])
+        recorded = listed_genres(row.own, PREVIOUS)
+        before = find_original_genres(database, change) if recorded is None else recorded
+    if other_genres and mode == "only-empty":
+        return TagPlan(row, result, decision, "has_genre")
+    retained = () if mode == "overwrite" else other_genres
+    known = {genre.casefold() for genre in retained}
+    genres = (*retained, *(genre for genre in decision.genres if genre.casefold() not in known))
+    own = evidence_fields(decision, model_key) | genre_fields(genres, before)
+    if _is_up_to_date(row, change, genres, own):
+        return TagPlan(row, result, decision, "same", genres, retained, own)
+    return TagPlan(row, result, decision, "write", genres, retained, own)
+
+
+def find_change(database: Database, row: FileRow) -> Change | None:
+    """Return the change in the journal that wrote a file's current genre, if genretree did.
+
+    There may be another file at the path by now: if only path and genre match, it must have genretree's fields.
+    """
+    change = find_last_change(database, row.path)
+    matches = change is not None and tuple(change.new["genres"]) == row.genres
+    if change is not None and matches and (change.after == row.content or row.own != {}):
+        return change
+    return find_change_to(database, row.content) if row.genres else None  # the file may have been renamed
+
+
+def _is_up_to_date(row: FileRow, change: Change | None, genres: Sequence[str], own: Mapping[str, str]) -> bool:
+    """Return whether a file already has the genres and fields to write."""
+    if change is None:
+        return row.own == own and is_written(row.genres or (), genres)
+    # Compared with the journal, not with the file: two databases would otherwise overwrite each other endlessly.
+    wrote = change.new["own"]  # version 0.1 wrote fewer fields; adding the missing ones is not worth a write
+    same = bool(wrote) and all(own.get(name) == text for name, text in wrote.items())
+    return same and list(genres) == change.new["wrote"]
+
+
+def evidence_fields(decision: Decision, model_key: ModelKey) -> dict[str, str]:
+    """Return the fields that record the prediction: path, confidence and model."""
+    return {
+        "GENRETREE_PATH": format_path(decision.path),
+        "GENRETREE_CONFIDENCE": f"{decision.confidence:.3f}",
+        "GENRETREE_MODEL": model_key.digest,
+    }
+
+
+def _missing_action(row: FileRow) -> Action:
+    """Return the action for a file that is missing or could not be read."""
+    if row.gone or row.error == "not_found":
+        return "not_found"
+    return "changed" if row.error == "changed" else "unreadable"
+
+
+def _find_obstacle(row: FileRow) -> tuple[Action | None, str]:
+    """Return why a file can't be written to, as far as its status shows."""
+    if is_url(row.path):
+        return "remote", ""
+    try:
+        status = os.lstat(row.path)
+    except OSError as error:
+        return ("not_found", "") if isinstance(error, FileNotFoundError) else ("unreadable", str(error.strerror))
+    if (status.st_size, status.st_mtime_ns) != (row.size, row.mtime_ns):
+        return "changed", ""
+    if row.genres is None:
+        return "untaggable", ""
+    # A file that is writable for others only could be replaced, but that would change its owner.
+    if not (status.st_mode & 0o222 and os.access(row.path, os.W_OK)):
+        return "read_only", "the file is read-only"
+    folder = Path(row.path).parent
+    if not (folder.stat().st_mode & 0o222 and os.access(folder, os.W_OK | os.X_OK)):
+        return "read_only", "its folder is read-only, so no copy can be made next to it"
+    free = shutil.disk_usage(folder).free
+    if free < status.st_size + _MIN_FREE_BYTES:
+        return "no_space", f"{status.st_size:,} bytes, {free:,} are free"
+    return None, ""

@@ -1,0 +1,1 @@
+"""Find the audio files of a library and classify them."""

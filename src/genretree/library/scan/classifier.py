@@ -1,0 +1,151 @@
+"""Hash and classify one file; threads and remote workers use the same code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from genretree.bundle.bundle import Bundle, load_bundle
+from genretree.bundle.manifest import read_description
+from genretree.errors import SoundError
+from genretree.files import describe_special
+from genretree.library.database.records import UNCALIBRATED, FileResult, ModelKey
+from genretree.library.tags.adapters import TagError, TagValues, read_tags
+from genretree.library.tags.binary_delta import content_digest
+from genretree.metrics.scores import decode_levels
+from genretree.models.runtime.types import FORMS, Precision, RuntimeChoice
+from genretree.prediction.predict import average_slices, score_file
+
+FILE_ERRORS = ("not_found", "unreadable", "changed")  # error types that do not depend on the content
+_MODEL_FIELDS = ("family", "taxonomy", "images", "settings", "calibration")
+
+
+@dataclass(frozen=True)
+class FileFingerprint:
+    """Size, time and content hash of a file, and the genres and `GENRETREE_*` fields in its tags."""
+
+    size: int
+    mtime_ns: int
+    content: bytes
+    genres: tuple[str, ...] | None
+    own: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class FileError:
+    """An error that does not depend on a file's content, such as a missing or unreadable file."""
+
+    error: str
+    message: str
+
+
+class FileClassifier(Protocol):
+    """Classifies files.
+
+    Parameters
+    ----------
+    model_key : ModelKey
+    """
+
+    model_key: ModelKey
+
+    def score_file(self, path: Path) -> FileResult:
+        """Classify a file; errors are results, too."""
+
+
+class BundleClassifier:
+    """A trained bundle, loaded once."""
+
+    def __init__(self, bundle: Bundle, salvage: bool = False) -> None:
+        self.bundle, self.salvage = bundle, salvage
+        precision = bundle.runtime.rpartition(" ")[2]
+        description: Mapping[str, Any] = read_description(bundle.folder)
+        notes = precision, "salvage" if salvage else "", "" if bundle.calibration else UNCALIBRATED
+        self.model_key = ModelKey(
+            digest=model_digest(description, precision, salvage),
+            family=bundle.family,
+            heads=bundle.model.heads,
+            taxonomy=bundle.taxonomy,
+            bundle=str(bundle.folder.absolute()),
+            note=", ".join(filter(None, notes)),
+        )
+
+    def score_file(self, path: Path) -> FileResult:
+        """Classify a file."""
+        bundle = self.bundle
+        try:
+            scores = score_file(bundle, path, self.salvage)
+        except SoundError as error:
+            return FileResult(None, error=error.kind, message=error.detail)
+        except Exception as error:  # an error in one file must not stop the run
+            return FileResult(None, error="internal", message=f"{type(error).__name__}: {error}")
+        levels = average_slices(bundle, scores)
+        leaf = int(decode_levels(bundle.taxonomy, bundle.model.heads, levels)[0][-1])
+        confidence = float(levels[-1][0, leaf])
+        return FileResult(levels, leaf, confidence, len(scores.starts), scores.padded, bundle.runtime)
+
+
+def load_file_classifier(
+    bundle: str | Path, runtime: RuntimeChoice = "auto", precision: Precision = "auto", salvage: bool = False
+) -> BundleClassifier:
+    """Load a bundle as a file classifier; the options are those of `load_bundle` and `predict`."""
+    return BundleClassifier(load_bundle(bundle, runtime, precision), salvage)
+
+
+def model_digest(description: Mapping[str, Any], precision: str, salvage: bool) -> str:
+    """Hash everything that affects a bundle's predictions: weights, tree, settings, precision; not its exports."""
+    files = {
+        name: digest
+        for name, digest in description["files"].items()
+        if Path(name).parts[0] not in FORMS and Path(name).suffix != ".csv"
+    }
+    identity = [{name: description.get(name) for name in _MODEL_FIELDS}, files, precision, salvage]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def fingerprint_file(path: str) -> FileFingerprint | FileError:
+    """Hash a file's content and read its tags."""
+    try:
+        before = os.stat(path)  # noqa: PTH116
+        if special := describe_special(before.st_mode):
+            return FileError("unreadable", f"is {special}, not an audio file")
+        content = content_digest(Path(path))
+        values = _tag_values(path)
+        after = os.stat(path)  # noqa: PTH116
+    except FileNotFoundError:
+        return FileError("not_found", "no longer exists")
+    except OSError as error:
+        return FileError("unreadable", f"can't be read: {error.strerror or error}")
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        return _changed()
+    if values is None:
+        return FileFingerprint(after.st_size, after.st_mtime_ns, content, None)
+    return FileFingerprint(after.st_size, after.st_mtime_ns, content, values.genres, values.own)
+
+
+def classify_file(classifier: FileClassifier, path: str, fingerprint: FileFingerprint) -> FileResult | FileError:
+    """Classify a file; returns an error if it has changed since its fingerprint was taken."""
+    result = classifier.score_file(Path(path))
+    if result.error in FILE_ERRORS:
+        return FileError(result.error, result.message)
+    try:
+        now = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return FileError("not_found", "went away while it was being read")
+    return result if (now.st_size, now.st_mtime_ns) == (fingerprint.size, fingerprint.mtime_ns) else _changed()
+
+
+def _changed() -> FileError:
+    return FileError("changed", "changed while it was being read; the next run reads it again")
+
+
+def _tag_values(path: str) -> TagValues | None:
+    try:
+        return read_tags(path)
+    except TagError:
+        return None

@@ -171,7 +171,7 @@ def child(folder: Path, seed: int, first: int, step: int, stop: int) -> None:
             skipped.reasons.clear()
             try:
                 probe(path)
-                for _ in iter_blocks(path, salvage=salvage, longest=3600):
+                for _ in iter_blocks(path, salvage=salvage, max_seconds=3600):
                     pass
                 results.append(summarise("decoded", "", skipped.reasons))
             except SoundError as error:

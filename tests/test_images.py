@@ -1,4 +1,4 @@
-"""Images in place of sound: drawings of spectra and raw arrays, read, named and explained."""
+"""Images as input instead of audio: reading, grouping, prediction and explanation."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ FRAMES = SETTINGS.slice_frames
 
 def spectra(genre: str = "Bells", seed: int = 3) -> dict[Modality, np.ndarray]:
     """The dB values of one slice of the small corpus."""
-    found = compute_spectra(synthesise(genre, seed, 4.0))
-    return {name: getattr(found, name)[:, 20 : 20 + FRAMES] for name in MODALITIES}
+    predicted = compute_spectra(synthesise(genre, seed, 4.0))
+    return {name: getattr(predicted, name)[:, 20 : 20 + FRAMES] for name in MODALITIES}
 
 
-def drawing(db: np.ndarray, kind: str = "png", cmap: str = "magma", dpi: int = 100, stripped: bool = True) -> bytes:
-    """Draw as librosa.display.specshow does, on matplotlib's default figure; without axes and margin if stripped."""
+def rendering(db: np.ndarray, kind: str = "png", cmap: str = "magma", dpi: int = 100, stripped: bool = True) -> bytes:
+    """Render as librosa.display.specshow does, on the default figure; without axes and margins if stripped."""
     figure = Figure(dpi=dpi)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -56,13 +56,13 @@ def drawing(db: np.ndarray, kind: str = "png", cmap: str = "magma", dpi: int = 1
     return stream.getvalue()
 
 
-def write_triple(folder: Path, name: str = "{}.png", genre: str = "Bells", seed: int = 3) -> list[Path]:
-    """Write the three drawings of a slice; returns their paths."""
+def write_image_files(folder: Path, name: str = "{}.png", genre: str = "Bells", seed: int = 3) -> list[Path]:
+    """Write the three images of a slice; return their paths."""
     paths = []
     for modality, db in spectra(genre, seed).items():
         path = folder / name.format(modality)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(drawing(db))
+        path.write_bytes(rendering(db))
         paths.append(path)
     return paths
 
@@ -88,25 +88,27 @@ def bundle(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         ({"kind": "jpeg", "cmap": "gray", "dpi": 150}, 4, 40),
     ],
 )
-def test_drawings_of_other_sizes_and_kinds_read_back(
+def test_renderings_of_other_sizes_and_formats_read_back(
     modality: Modality, options: dict[str, Any], mean: float, worst: float
 ) -> None:
     # In grey levels of 255. At other sizes than the data set's, other cells share a pixel at the edges of cells.
     for genre in ("Bells", "Slow_beat"):
         db = spectra(genre)[modality]
         expected = render_image(db, SETTINGS.size).astype(float)
-        off = np.abs(read_image(drawing(db, **options), modality, SETTINGS) - expected)
-        assert off.mean() <= mean
-        assert np.percentile(off, 99) <= worst
+        difference = np.abs(read_image(rendering(db, **options), modality, SETTINGS) - expected)
+        assert difference.mean() <= mean
+        assert np.percentile(difference, 99) <= worst
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_raw_decibels_are_drawn_as_sound_is(dtype: str) -> None:
+def test_raw_decibels_are_rendered_as_audio(dtype: str) -> None:
     for modality, db in spectra().items():
         stream = io.BytesIO()
         np.save(stream, db.astype(dtype))
-        off = np.abs(read_image(stream.getvalue(), modality, SETTINGS).astype(int) - render_image(db, SETTINGS.size))
-        assert off.max() <= 1
+        difference = np.abs(
+            read_image(stream.getvalue(), modality, SETTINGS).astype(int) - render_image(db, SETTINGS.size)
+        )
+        assert difference.max() <= 1
 
 
 def npy(array: Any) -> bytes:
@@ -120,7 +122,7 @@ def wide() -> bytes:
 
 
 def bomb(edge: int = 60000) -> bytes:
-    """A PNG of some bytes that says it has very many pixels."""
+    """A PNG of a few bytes that declares very many pixels."""
     header = struct.pack(">IIBBBBB", edge, edge, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", len(header)) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
     return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
@@ -144,19 +146,19 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\
 
 
 @pytest.mark.parametrize(
-    ("content", "kind", "said"),
+    ("content", "kind", "message"),
     [
         (LFS, "lfs_pointer", "git lfs pull"),
         (b"", "empty", "empty"),
         (b"GIF89a but not really", "not_image|damaged", ""),
-        (drawing(spectra()["mel"])[:3000], "damaged", "save it again"),
-        (sound(), "sound", "sound file"),
+        (rendering(spectra()["mel"])[:3000], "damaged", "save it again"),
+        (sound(), "sound", "audio file"),
         (photo(), "colours", "neither magma nor grey: mean colour distance"),
-        (drawing(spectra()["mel"], cmap="viridis"), "colours", "looks like viridis"),
-        (drawing(spectra()["mel"], cmap="inferno"), "colours", "looks like inferno"),
-        (drawing(spectra()["mel"], cmap="plasma", kind="jpeg"), "colours", "from magma"),
-        (drawing(spectra()["mel"], cmap="jet"), "colours", "cmap='magma'"),
-        (drawing(spectra()["mel"], stripped=False), "margin", "axis('off')"),
+        (rendering(spectra()["mel"], cmap="viridis"), "colours", "looks like viridis"),
+        (rendering(spectra()["mel"], cmap="inferno"), "colours", "looks like inferno"),
+        (rendering(spectra()["mel"], cmap="plasma", kind="jpeg"), "colours", "from magma"),
+        (rendering(spectra()["mel"], cmap="jet"), "colours", "cmap='magma'"),
+        (rendering(spectra()["mel"], stripped=False), "margin", "axis('off')"),
         (bomb(), "too_large", "too many pixels"),
         (wide(), "too_large", "9000x9000"),
         (npy(spectra()["mel"].T), "shape", "transposed"),
@@ -170,17 +172,17 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_not_a_drawn_spectrum_is_refused(content: bytes, kind: str, said: str) -> None:
+def test_other_images_are_rejected(content: bytes, kind: str, message: str) -> None:
     with pytest.raises(ImageError) as caught:
         read_image(content, "mel", SETTINGS)
     assert caught.value.kind in kind.split("|")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(("cmap", "form"), [("magma", "grey"), ("magma", "raw"), ("gray", "raw"), ("gray", "drawn")])
-def test_a_form_that_was_asked_for_is_insisted_on(cmap: str, form: Any) -> None:
+def test_an_explicit_form_is_required(cmap: str, form: Any) -> None:
     with pytest.raises(ImageError, match=f"{form}|neither magma"):
-        read_image(drawing(spectra()["mel"], cmap=cmap), "mel", SETTINGS, form)
+        read_image(rendering(spectra()["mel"], cmap=cmap), "mel", SETTINGS, form)
 
 
 # -- grouping ------------------------------------------------------------------------------------------------
@@ -189,30 +191,32 @@ def test_a_form_that_was_asked_for_is_insisted_on(cmap: str, form: Any) -> None:
 @pytest.mark.parametrize(
     "pattern", ["a/song_{}.png", "a/song-{}.png", "a/{}.song.png", "a/{}/song.png", "a/song/{}.png", "a/{}/song_{}.png"]
 )
-def test_names_and_folders_say_what_belongs_together(tmp_path: Path, pattern: str) -> None:
+def test_images_are_grouped_by_names_and_folders(tmp_path: Path, pattern: str) -> None:
     paths = [tmp_path / pattern.format(name, name) for name in MODALITIES]
-    (found,) = group_images(paths)
-    assert found.name == str(tmp_path / "a/song")
-    assert found.files == {name: [path] for name, path in zip(MODALITIES, paths, strict=True)}
+    (predicted,) = group_images(paths)
+    assert predicted.name == str(tmp_path / "a/song")
+    assert predicted.files == {name: [path] for name, path in zip(MODALITIES, paths, strict=True)}
 
 
 # -- predict -------------------------------------------------------------------------------------------------
 
 
 def test_images_are_scored_as_slices_of_a_store_are(bundle: Bundle, tmp_path: Path) -> None:
-    triple = write_triple(tmp_path, "song_{}.png")
-    (found,) = predict_images(bundle, find_image_sets(triple))
-    assert isinstance(found, Prediction)
-    read = [read_image(path, name, SETTINGS) for path, name in zip(triple, MODALITIES, strict=True)]
+    image_files = write_image_files(tmp_path, "song_{}.png")
+    (predicted,) = predict_images(bundle, find_image_sets(image_files))
+    assert isinstance(predicted, Prediction)
+    read = [read_image(path, name, SETTINGS) for path, name in zip(image_files, MODALITIES, strict=True)]
     expected = bundle.calibrate(bundle.model.predict_proba({"images": np.stack(read)[None]}), "track")
     labels = bundle.taxonomy.labels(0)
-    assert found.levels[0].probability == pytest.approx(expected[0][0, labels.index(found.levels[0].label)], abs=1e-6)
-    assert len(found.timeline) == 1
+    assert predicted.levels[0].probability == pytest.approx(
+        expected[0][0, labels.index(predicted.levels[0].label)], abs=1e-6
+    )
+    assert len(predicted.timeline) == 1
 
 
 def test_a_newcomer_with_three_png_files_gets_a_path(bundle: Bundle, tmp_path: Path) -> None:
-    triple = write_triple(tmp_path)
-    result = CliRunner().invoke(main, ["predict", str(bundle.folder), *map(str, triple), "--json"])
+    image_files = write_image_files(tmp_path)
+    result = CliRunner().invoke(main, ["predict", str(bundle.folder), *map(str, image_files), "--json"])
     assert result.exit_code == 0, result.output
     content = json.loads(result.stdout)
     assert content["file"] == str(tmp_path)
@@ -221,8 +225,8 @@ def test_a_newcomer_with_three_png_files_gets_a_path(bundle: Bundle, tmp_path: P
 
 
 def test_a_folder_of_triples_and_one_track(bundle: Bundle, tmp_path: Path) -> None:
-    write_triple(tmp_path / "in", "one_{}.png")
-    write_triple(tmp_path / "in", "{}/two.png", seed=4)
+    write_image_files(tmp_path / "in", "one_{}.png")
+    write_image_files(tmp_path / "in", "{}/two.png", seed=4)
     (tmp_path / "in" / "cover.jpg").write_bytes(photo())
     arguments = ["predict", str(bundle.folder), str(tmp_path / "in"), "--json", "--quiet"]
     each = CliRunner().invoke(main, arguments)
@@ -233,14 +237,14 @@ def test_a_folder_of_triples_and_one_track(bundle: Bundle, tmp_path: Path) -> No
 
 
 def test_faults_of_images_are_reported_and_the_others_go_on(bundle: Bundle, tmp_path: Path) -> None:
-    good = write_triple(tmp_path, "good_{}.png")
+    good = write_image_files(tmp_path, "good_{}.png")
     lone = tmp_path / "lone_mel.png"
     shutil.copy(good[0], lone)
     cover = tmp_path / "cover.png"
     shutil.copy(good[0], cover)
     twice = tmp_path / "good_mel.npy"
     twice.write_bytes(npy(spectra()["mel"]))
-    flat = write_triple(tmp_path / "flat")
+    flat = write_image_files(tmp_path / "flat")
     for path in flat:
         Image.new("L", (80, 60), 7).save(path)
     sets = find_image_sets([lone, cover, *flat, tmp_path / "gone_mel.png", *good])
@@ -252,10 +256,10 @@ def test_faults_of_images_are_reported_and_the_others_go_on(bundle: Bundle, tmp_
     assert isinstance(ambiguous, PredictionError) and ambiguous.kind == "ambiguous"
 
 
-def test_images_and_sound_together_and_options_without_images(bundle: Bundle, corpus: Path, tmp_path: Path) -> None:
-    triple = write_triple(tmp_path)
+def test_images_with_audio_and_options_without_images(bundle: Bundle, corpus: Path, tmp_path: Path) -> None:
+    image_files = write_image_files(tmp_path)
     track = str(corpus.parent / "Bells-0-0.wav")
-    both = CliRunner().invoke(main, ["predict", str(bundle.folder), track, *map(str, triple), "--json", "--quiet"])
+    both = CliRunner().invoke(main, ["predict", str(bundle.folder), track, *map(str, image_files), "--json", "--quiet"])
     assert both.exit_code == 0, both.output
     assert len(both.stdout.splitlines()) == 2
     refused = CliRunner().invoke(main, ["predict", str(bundle.folder), track, "--images", "raw"])
@@ -267,16 +271,18 @@ def test_images_and_sound_together_and_options_without_images(bundle: Bundle, co
 
 
 def test_images_are_explained(bundle: Bundle, tmp_path: Path) -> None:
-    triple = [str(path) for path in write_triple(tmp_path)]
+    image_files = [str(path) for path in write_image_files(tmp_path)]
     out = tmp_path / "page"
-    run = CliRunner().invoke(main, ["explain", str(bundle.folder), *triple, "--quiet", "--json", "--out", str(out)])
+    run = CliRunner().invoke(
+        main, ["explain", str(bundle.folder), *image_files, "--quiet", "--json", "--out", str(out)]
+    )
     assert run.exit_code == 0, run.output
     assert json.loads(run.stdout)
     assert list(out.glob("*.html"))
-    clips = CliRunner().invoke(main, ["explain", str(bundle.folder), *triple, "--clips", str(tmp_path / "clips")])
+    clips = CliRunner().invoke(main, ["explain", str(bundle.folder), *image_files, "--clips", str(tmp_path / "clips")])
     assert clips.exit_code != 0
     assert "--clips: not for images" in clips.output
-    cover = CliRunner().invoke(main, ["explain", str(bundle.folder), triple[0]])
+    cover = CliRunner().invoke(main, ["explain", str(bundle.folder), image_files[0]])
     assert cover.exit_code != 0
     assert "no image for cqt, chroma" in cover.output
     assert not isinstance(cover.exception, ImageError)

@@ -179,7 +179,7 @@ def test_a_named_pipe_in_a_folder_is_reported_and_not_opened(bundle: Bundle, tmp
         (found,) = predict(bundle, [tmp_path])
         assert isinstance(found, PredictionError)
         assert found.kind == "unreadable"
-        assert "is a named pipe, not a sound file" in found.message
+        assert "is a named pipe, not an audio file" in found.message
         assert not pipe.opened
 
 

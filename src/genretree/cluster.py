@@ -1,4 +1,4 @@
-"""A Ray cluster, for what one machine is too small for."""
+"""Connection to a Ray cluster."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from genretree.errors import MissingExtraError, SettingsError
 
 
 def connect(address: str | None) -> None:
-    """Join a Ray cluster, or start Ray on this machine if no address is given.
+    """Connect to a Ray cluster, or start Ray locally without an address.
 
     Raises
     ------
     MissingExtraError
         If Ray is not installed.
     SettingsError
-        If there is no cluster at the address.
+        If no cluster runs at the address.
     """
     try:
         import ray
@@ -24,4 +24,4 @@ def connect(address: str | None) -> None:
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=True, logging_level="ERROR")
     except (ConnectionError, ValueError) as error:
-        raise SettingsError(f"{address}: no Ray cluster there ({error})") from error
+        raise SettingsError(f"{address}: cannot connect to a Ray cluster ({error}); check it") from error

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""File utilities: atomic writes, the cache folder, escaping of unsafe names, limits on JSON, checksums."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`, to be written by the caller; it takes the place of `path` at the end.
+    """Yield a temporary path next to `path` for the caller to write; it replaces `path` at the end.
 
-    On an error the temporary file is removed and `path` is left as it was.
+    On an error the temporary file is removed and `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -29,24 +29,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file in one step."""
+    """Write a UTF-8 text file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def cache_folder() -> Path:
-    """Where downloaded weights and what is computed once are kept: `$GENRETREE_CACHE`, or the user's cache folder."""
+    """Return the folder for downloads and cached results: `$GENRETREE_CACHE`, or the user's cache folder."""
     import platformdirs
 
-    given = os.environ.get("GENRETREE_CACHE")
-    return Path(given) if given else platformdirs.user_cache_path("genretree")
+    override = os.environ.get("GENRETREE_CACHE")
+    return Path(override) if override else platformdirs.user_cache_path("genretree")
 
 
 def release_pages(array: object) -> None:
-    """Give back the memory of what was read of a memory-mapped array; it is read again if need be.
+    """Release the resident pages of a memory-mapped array; they are read again on the next access.
 
-    Without it a pass over a large file ends with all of it in the process. Does nothing for other arrays, and where the
-    system knows no such call.
+    Without it, a pass over a large file ends with all of it in memory. Does nothing for other arrays, or where the
+    system lacks `madvise`.
     """
     mapping = getattr(array, "_mmap", None)
     if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
@@ -62,36 +62,36 @@ _SPECIAL_FILES = {
 
 
 def describe_special(mode: int) -> str:
-    """Name the type of a file that is neither a regular file nor a folder, from its `st_mode`; "" for those two.
+    """Return the type of a special file from its `st_mode`; "" for regular files and folders.
 
-    Opening such a file may block for ever or have side effects.
+    Opening a special file may block forever or have side effects.
     """
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return ""
     return _SPECIAL_FILES.get(stat.S_IFMT(mode), "a special file")
 
 
-# C0 and C1 control characters and DEL, line and paragraph separators, and characters that reverse the reading order: in
-# a name they could move the cursor, start an escape sequence, or make it look like another one.
+# C0 and C1 control characters and DEL, line and paragraph separators, and bidirectional controls: in a name they could
+# move the cursor, start an escape sequence, or make it look like another name.
 _UNSAFE = "\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
-_HALF_CHARACTER = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates that stand for no byte
+_HALF_CHARACTER = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # surrogates that do not represent a byte
 _UNSAFE_IN_NAMES = re.compile(f"[{_UNSAFE}]")
 _UNSAFE_IN_TEXT = re.compile(f"(?![\n\t])[{_UNSAFE}]")
 _UNSAFE_IN_JSON = re.compile(f"(?![\n\t])[{_UNSAFE}\ud800-\udfff]")
 
 
 def printable(name: str | os.PathLike[str]) -> str:
-    r"""Escape a name for people to read: control characters become `\x1b`, bytes that aren't UTF-8 `\xff`.
+    r"""Escape a name for display: control characters become `\x1b`, bytes that are not UTF-8 `\xff`.
 
     Parameters
     ----------
     name : str or path-like
-        A file's name, a tag or another text of one line; surrogates stand for bytes that aren't UTF-8.
+        A file name, tag or other single line; surrogates represent bytes that are not UTF-8.
 
     Returns
     -------
     str
-        Valid Unicode on one line, without control characters or characters that reverse the reading order.
+        Valid Unicode on one line, without control characters or bidirectional controls.
 
     Examples
     --------
@@ -104,18 +104,18 @@ def printable(name: str | os.PathLike[str]) -> str:
 
 
 def printable_text(text: str) -> str:
-    r"""Escape text of several lines as `printable` does, but leave line feeds and tabs."""
+    r"""Escape multi-line text as `printable`, except line feeds and tabs."""
     valid = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return _UNSAFE_IN_TEXT.sub(_escape, valid)
 
 
 def is_unsafe(name: str) -> bool:
-    """Check whether a name holds characters that `printable` would escape."""
+    """Return whether a name contains characters that `printable` escapes."""
     return _UNSAFE_IN_NAMES.search(name) is not None
 
 
 def is_encodable(text: str) -> bool:
-    """Check whether text can be written as UTF-8: JSON may hold halves of surrogate pairs, which can't."""
+    """Return whether text can be encoded as UTF-8: JSON may contain unpaired surrogates, which cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -124,31 +124,31 @@ def is_encodable(text: str) -> bool:
 
 
 def json_line(content: object, indent: int | None = None) -> str:
-    r"""Format JSON for a terminal or a pipe: readable letters of all scripts, but unsafe characters as `\u009b`.
+    r"""Format JSON for a terminal or a pipe: letters of all scripts stay readable, unsafe characters become `\u009b`.
 
-    Surrogates, which stand for bytes that aren't UTF-8 in file names, are escaped, too; UTF-8 can't hold them.
+    Surrogates, which represent bytes of file names that are not UTF-8, are escaped, too: UTF-8 cannot encode them.
     """
     text = json.dumps(content, indent=indent, ensure_ascii=False)
-    return _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def _escape(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode("ascii")
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
 
 
 def is_lfs_pointer(head: bytes) -> bool:
-    """Check whether a file that begins with these bytes (64 are enough) stands for one that Git LFS has not fetched."""
+    """Return whether a file's first bytes (64 suffice) are those of a Git LFS pointer."""
     return head.startswith(b"version https://git-lfs.github.com/spec/")
 
 
 def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hex."""
+    """Return the SHA-256 of a file's content in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_json_text(path: Path, max_bytes: int, max_depth: int = 32) -> str:
-    """Read a JSON text that is small and flat enough to be parsed; ValueError otherwise."""
+    """Read JSON text; raise ValueError if it is larger or nested deeper than the limits."""
     with path.open("rb") as stream:
         raw = stream.read(max_bytes + 1)
     if len(raw) > max_bytes:
@@ -159,7 +159,7 @@ def read_json_text(path: Path, max_bytes: int, max_depth: int = 32) -> str:
 
 
 def _json_depth(raw: bytes) -> int:
-    """Give how deep a JSON text nests, in time that is linear in its length; brackets within strings don't count."""
+    """Return the nesting depth of JSON text in linear time, ignoring brackets in strings."""
     import numpy as np
 
     text = np.frombuffer(

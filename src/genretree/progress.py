@@ -1,4 +1,4 @@
-"""Progress bars on standard error."""
+"""Progress bars on standard error, and callbacks that follow them."""
 
 from __future__ import annotations
 
@@ -7,43 +7,43 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-Watcher = Callable[[str, int, int], None]  # told a bar's title, what is done and the total
-_watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+ProgressCallback = Callable[[str, int, int], None]  # called with title, number of finished units and total
+_callback: ContextVar[ProgressCallback | None] = ContextVar("watcher", default=None)
 
 
 @contextmanager
-def on_progress(tell: Watcher) -> Iterator[None]:
-    """Tell of every bar, shown or not, that moves while the block runs."""
-    token = _watcher.set(tell)
+def on_progress(callback: ProgressCallback) -> Iterator[None]:
+    """Call `callback` for each step of every bar, visible or not, in this context."""
+    token = _callback.set(callback)
     try:
         yield
     finally:
-        _watcher.reset(token)
+        _callback.reset(token)
 
 
 @contextmanager
 def progress_bar(total: int, title: str, unit: str, show: bool, initial: int = 0) -> Iterator[Callable[..., None]]:
-    """Show a bar while the block runs; the function it gives is to be called with the number of finished units."""
+    """Show a bar in this context; yields a function to call with the number of finished units."""
     from tqdm import tqdm
 
     with tqdm(
         total=total, initial=initial, desc=title, unit=f" {unit}", disable=not show, file=sys.stderr, dynamic_ncols=True
     ) as bar:
-        tell, done = _watcher.get(), initial
+        callback, done = _callback.get(), initial
 
         def tick(count: int = 1) -> None:
             nonlocal done
             done += count
             bar.update(count)
-            if tell is not None:
-                tell(title, done, total)
+            if callback is not None:
+                callback(title, done, total)
 
         yield tick
 
 
 @contextmanager
 def print_above_bars() -> Iterator[None]:
-    """Take bars from the screen while the block prints something."""
+    """Hide bars while this context prints."""
     from tqdm import tqdm
 
     with tqdm.external_write_mode():

@@ -1,4 +1,4 @@
-"""Files that are not on this machine, through fsspec: fetched one at a time."""
+"""Remote files: URLs and temporary local copies through fsspec."""
 
 from __future__ import annotations
 
@@ -15,55 +15,55 @@ from genretree.errors import MissingExtraError, SettingsError
 _LOCAL = "file://"
 
 
-def is_url(place: str | os.PathLike[str]) -> bool:
-    """Say whether a place is a URL such as s3://bucket/music."""
-    return "://" in str(place)
+def is_url(location: str | os.PathLike[str]) -> bool:
+    """Return whether a location is a URL such as s3://bucket/music."""
+    return "://" in str(location)
 
 
-def local_path(place: str | os.PathLike[str]) -> str:
-    """Give the path of a file or folder of this machine that was named by file://; any other place as it is.
+def local_path(location: str | os.PathLike[str]) -> str:
+    """Convert a file:// URL to a local path; return other locations unchanged.
 
-    Names with a percent sign are taken as they stand if such a file exists, and as a URL's codes if not.
+    A percent sign is kept if such a file exists, and decoded as a URL escape otherwise.
     """
-    text = str(place)
+    text = str(location)
     if not text.startswith(_LOCAL):
         return text
     path = text.removeprefix(_LOCAL).removeprefix("localhost")
     return path if "%" not in path or os.path.lexists(path) else unquote(path, errors="surrogateescape")
 
 
-def open_system(url: str) -> tuple[Any, str]:
-    """Give the file system that a URL names (fsspec's), and the path in it.
+def open_filesystem(url: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a URL, and the path in it.
 
     Raises
     ------
     MissingExtraError
         If fsspec is not installed.
     SettingsError
-        If there is no such protocol, or what speaks it (s3fs, gcsfs ...) is not installed.
+        If the protocol is unknown, or its package (s3fs, gcsfs ...) is not installed.
     """
     try:
         import fsspec
     except ImportError as error:
         raise MissingExtraError("fsspec", "ray") from error
     try:
-        system, path = fsspec.core.url_to_fs(url)
+        filesystem, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise SettingsError(f"{url}: {error}") from error
-    return system, path
+    return filesystem, path
 
 
 @contextmanager
-def fetched(url: str) -> Iterator[Path]:
-    """Give a copy of a file on this machine, which goes afterwards.
+def download_file(url: str) -> Iterator[Path]:
+    """Download a file to a temporary local copy, removed at the end of the context.
 
     Raises
     ------
     OSError
-        If it can't be fetched.
+        If the download fails.
     """
-    system, path = open_system(url)
+    filesystem, path = open_filesystem(url)
     with tempfile.TemporaryDirectory(prefix="genretree-") as folder:
         copy = Path(folder) / f"sound{PurePosixPath(path).suffix}"
-        system.get_file(path, str(copy))
+        filesystem.get_file(path, str(copy))
         yield copy

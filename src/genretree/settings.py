@@ -1,4 +1,4 @@
-"""Frozen, validated settings. Every result is saved with the settings that made it."""
+"""Immutable, validated settings, and the constants of the image recipe."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from genretree.errors import SettingsError
 
-# The image recipe of ccmusic-database/music_genre (librosa's defaults). These are facts of the data set, not choices:
-# an image made with other values would not mean the same thing.
+# The image recipe of ccmusic-database/music_genre (librosa's defaults). These values are fixed by the data set: images
+# computed with others would not be comparable.
 SAMPLE_RATE = 22050  # Hz
 N_FFT = 2048  # samples
 HOP_LENGTH = 512  # samples
 N_MELS = 128
 CQT_BINS = 84  # from C1, 12 per octave
 CHROMA_BINS = 12
-MEL_16K_RATE = 16000  # Hz: the sound that MusiCNN listens to
+MEL_16K_RATE = 16000  # Hz: the input of MusiCNN
 MEL_16K_BANDS = 96
 MEL_16K_FFT = 512
 TOP_DB = 80.0
@@ -28,10 +28,10 @@ MODALITIES: tuple[Modality, ...] = ("mel", "cqt", "chroma")
 
 
 class Settings(BaseModel):
-    """Base of all settings: immutable, and strict about names."""
+    """Base class of all settings: immutable, rejects unknown names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-    renamed: ClassVar[Mapping[str, str]] = {}  # former names of settings, which are still read, and today's
+    renamed: ClassVar[Mapping[str, str]] = {}  # former name -> current name; former names are still accepted
 
     @model_validator(mode="before")
     @classmethod
@@ -40,17 +40,26 @@ class Settings(BaseModel):
             return values
         for old, new in cls.renamed.items():
             if old in values and new in values:
-                raise ValueError(f"'{old}' is the former name of '{new}'; give only one of them")
+                raise ValueError(f"'{old}' is the former name of '{new}'; set only one of them")
         return {cls.renamed.get(name, name): value for name, value in values.items()}
 
     @classmethod
     def build(cls, values: Mapping[str, Any] | None = None) -> Self:
-        """Make settings from names and values.
+        """Validate settings from a mapping of names to values.
+
+        Parameters
+        ----------
+        values : mapping of str to value, optional
+            Settings that differ from the defaults.
+
+        Returns
+        -------
+        Self
 
         Raises
         ------
         SettingsError
-            For an unknown name (with the likely intended one) or a value of the wrong type or range.
+            For an unknown name (with the closest known one), or a value of the wrong type or range.
         """
         if not isinstance(values, Mapping | None):
             raise SettingsError(f"settings must be a mapping of names to values, got {type(values).__name__}")
@@ -66,14 +75,37 @@ class Settings(BaseModel):
 
 
 class ImageSettings(Settings):
-    """How sound becomes images."""
+    """Settings of the spectrogram images.
+
+    Parameters
+    ----------
+    slice_seconds : float
+        Length of a slice in seconds, 1 to 60.
+    size : int
+        Height and width of an image in pixels, 32 to 1,024.
+
+    Raises
+    ------
+    SettingsError
+        From `ImageSettings.build`, for an unknown name or an invalid value.
+
+    See Also
+    --------
+    genretree.prepare : Compute the images of a corpus.
+
+    Examples
+    --------
+    >>> settings = ImageSettings.build({"slice_seconds": 5.0})
+    >>> settings.size, settings.slice_frames
+    (224, 215)
+    """
 
     slice_seconds: float = Field(11.4, ge=1.0, le=60.0, description="length of a slice in seconds")
     size: int = Field(224, ge=32, le=1024, description="height and width of an image in pixels")
 
     @property
     def slice_frames(self) -> int:
-        """Frames in a slice: 491 for 11.4 s."""
+        """Number of frames in a slice: 491 for 11.4 s."""
         return round(self.slice_seconds * SAMPLE_RATE / HOP_LENGTH)
 
 
@@ -84,6 +116,6 @@ def _explain(cls: type[BaseModel], item: Any) -> str:
     name = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         close = difflib.get_close_matches(name, cls.model_fields, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known are: {', '.join(cls.model_fields)}"
+        hint = f"did you mean '{close[0]}'?" if close else f"available: {', '.join(cls.model_fields)}"
         return f"unknown setting '{name}'; {hint}"
     return f"setting '{name}': {item['msg']} (got {item['input']!r})"

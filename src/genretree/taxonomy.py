@@ -1,8 +1,8 @@
-"""The genre tree: its names, its levels, and the way from a leaf to its ancestors.
+"""Genre taxonomies: trees of genres with named levels, and the mapping between leaves and their ancestors.
 
-A node is known by its path from the root, `("Non_classic", "Rock", "Soft_rock")`. Leaves may lie at different
-depths; one that ends early stands for itself at every deeper level, so each level is a full partition
-of the leaves and a leaf distribution gives one distribution for each level.
+A node is identified by its path from the root, `("Non_classic", "Rock", "Soft_rock")`. Leaves may have different
+depths. A leaf that ends early represents itself at every deeper level, so each level is a complete partition of the
+leaves, and a distribution over leaves gives one distribution for each level.
 """
 
 from __future__ import annotations
@@ -36,19 +36,32 @@ NodePath = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """A tree of genres with 1 to 4 levels.
+    """A genre tree with 1 to 4 levels.
 
     Parameters
     ----------
     leaves : tuple of node paths
         Depth first; the position of a leaf is its index in every model.
     levels : tuple of str
-        One name for each level, from the root down. The deepest leaf sets their number.
+        One name for each level, from the root down, as many as the deepest leaf has.
 
     Raises
     ------
     TaxonomyError
-        For fewer than two leaves, more than four levels, an empty or repeated name, a leaf that also has children.
+        For fewer than two leaves, more than four levels, an empty or repeated name, or a leaf that also has children.
+
+    See Also
+    --------
+    Taxonomy.from_nested : Build a tree from nested mappings and lists.
+    Taxonomy.load : Load a YAML file or a built-in tree.
+
+    Examples
+    --------
+    >>> tree = Taxonomy.from_nested({"Classic": ["Opera", "Chamber"], "Non_classic": {"Rock": ["Punk", "Metal"]}})
+    >>> tree.leaves[2], tree.find_leaf("Rock/Punk")
+    (('Non_classic', 'Rock', 'Punk'), 2)
+    >>> tree.labels(0)
+    ('Classic', 'Non_classic')
     """
 
     leaves: tuple[NodePath, ...]
@@ -56,7 +69,7 @@ class Taxonomy:
 
     def __post_init__(self) -> None:
         if len(self.leaves) < 2:
-            raise TaxonomyError("a genre tree needs at least two leaves; there is nothing to tell apart in one")
+            raise TaxonomyError(f"a genre tree needs at least 2 leaves, got {len(self.leaves)}; add another genre")
         depth = max(len(leaf) for leaf in self.leaves)
         if depth > MAX_LEVELS:
             deepest = max(self.leaves, key=len)
@@ -73,10 +86,10 @@ class Taxonomy:
             for name in leaf:
                 _check_name(name)
             if leaf in seen:
-                raise TaxonomyError(f"'{format_path(leaf)}' stands twice in the tree")
+                raise TaxonomyError(f"'{format_path(leaf)}' is in the tree twice; remove one")
             if leaf in inner:
                 raise TaxonomyError(
-                    f"'{format_path(leaf)}' is a leaf and has children; move its music into one of them"
+                    f"'{format_path(leaf)}' is a leaf but has children; move its music into one of them"
                 )
             seen.add(leaf)
         spellings: dict[NodePath, NodePath] = {}
@@ -84,16 +97,16 @@ class Taxonomy:
             other = spellings.setdefault(_fold_path(node), node)
             if other != node:
                 names = f"'{format_path(other)}' and '{format_path(node)}'"
-                raise TaxonomyError(f"{names} differ only in letter case or separators; spell them alike")
+                raise TaxonomyError(f"{names} differ only in letter case or separators; use one spelling")
 
-    # -- ways to make one ------------------------------------------------------------------------------------
+    # -- construction ------------------------------------------------------------------------------------
 
     @classmethod
     def from_nested(cls, nested: Any, levels: Sequence[str] | None = None) -> Taxonomy:
-        """Make a tree from nested mappings and lists, as a YAML file holds them.
+        """Build a tree from nested mappings and lists, as in a YAML file.
 
-        `{"Classic": ["classical"], "Non_classic": ["pop", "rock"]}`: a mapping's keys are nodes, a list holds leaves
-        (or further mappings), an empty value makes its key a leaf.
+        `{"Classic": ["classical"], "Non_classic": ["pop", "rock"]}`: keys of a mapping are nodes, a list contains
+        leaves or further mappings, and a key with an empty value is a leaf.
         """
         leaves = tuple(_walk(nested, ()))
         if not leaves:
@@ -104,27 +117,27 @@ class Taxonomy:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Taxonomy:
-        """Read a tree file: nested YAML, or that under the key `tree` beside a list of `levels` names."""
+        """Read a tree from a YAML file: nested YAML, or the keys `tree` and `levels`, a list of level names."""
         path = require_path("path", path)
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise TaxonomyError(f"{path}: the tree file can't be read ({error})") from error
+            raise TaxonomyError(f"{path}: cannot read the tree file ({error})") from error
         return cls._from_yaml_text(text, str(path))
 
     @classmethod
     def builtin(cls, name: str = "ccmusic") -> Taxonomy:
-        """Load a tree that ships with the package, by name."""
+        """Load a built-in tree by name."""
         folder = resources.files("genretree") / "taxonomies"
         file = folder / f"{name}.yaml"
         if not file.is_file():
             known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
-            raise TaxonomyError(f"no tree named '{name}' ships with genretree; there are: {', '.join(known)}")
+            raise TaxonomyError(f"unknown built-in tree '{name}'; available: {', '.join(known)}")
         return cls._from_yaml_text(file.read_text(encoding="utf-8"), name)
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Taxonomy:
-        """Load a tree from a YAML file, or by the name of one that ships with the package."""
+        """Load a tree from a YAML file, or a built-in tree by name."""
         path = require_path("name_or_path", name_or_path)
         if path.suffix.lower() in {".yaml", ".yml", ".json"} or path.exists():
             return cls.from_yaml(path)
@@ -132,9 +145,9 @@ class Taxonomy:
 
     @classmethod
     def from_paths(cls, paths: Iterable[Sequence[str]], levels: Sequence[str] | None = None) -> Taxonomy:
-        """Infer a tree from the genre paths in use; siblings are put in alphabetical order.
+        """Infer a tree from genre paths; siblings are in alphabetical order.
 
-        Names that differ only in letter case, spaces, hyphens or underscores are one node, spelt as it first comes.
+        Names that differ only in letter case, spaces, hyphens or underscores are one node, with the first spelling.
         """
         require_iterable("paths", paths, "genre paths")
         paths = [tuple(require_names("a path", path)) for path in paths]
@@ -150,10 +163,10 @@ class Taxonomy:
             for name in leaf:
                 branch = branch.setdefault(name, {})
         tree = cls.from_nested(nested, levels)
-        lost = set(leaves) - set(tree.leaves)
-        if lost:
-            name = format_path(min(lost))
-            raise TaxonomyError(f"'{name}' holds music itself and has sub-genres; move that music into one of them")
+        inner_leaves = set(leaves) - set(tree.leaves)
+        if inner_leaves:
+            name = format_path(min(inner_leaves))
+            raise TaxonomyError(f"'{name}' contains music but has sub-genres; move the music into one of them")
         return tree
 
     @classmethod
@@ -172,7 +185,7 @@ class Taxonomy:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Taxonomy:
-        """Rebuild a tree from `to_json`."""
+        """Restore a tree from the result of `to_json`."""
         try:
             leaves, levels = content["leaves"], content["levels"]
             if not (isinstance(leaves, list) and isinstance(levels, list) and all(isinstance(x, list) for x in leaves)):
@@ -182,10 +195,10 @@ class Taxonomy:
             raise TaxonomyError(f"not a saved genre tree: {error!r}") from error
 
     def to_json(self) -> dict[str, Any]:
-        """Return names only, in index order: `{"levels": [...], "leaves": [[...], ...]}`."""
+        """Return the names in index order: `{"levels": [...], "leaves": [[...], ...]}`."""
         return {"levels": list(self.levels), "leaves": [list(leaf) for leaf in self.leaves]}
 
-    # -- questions -------------------------------------------------------------------------------------------
+    # -- access -------------------------------------------------------------------------------------------
 
     @property
     def depth(self) -> int:
@@ -202,7 +215,7 @@ class Taxonomy:
         return tuple(tuple(dict.fromkeys(leaf[: level + 1] for leaf in self.leaves)) for level in range(self.depth))
 
     def nodes(self, level: int) -> tuple[NodePath, ...]:
-        """Nodes of a level (0 is the top), in index order; leaves that ended above stand for themselves."""
+        """Return the nodes of a level (0 is the top) in index order; leaves that end above represent themselves."""
         return self._nodes[level]
 
     @cached_property
@@ -228,23 +241,26 @@ class Taxonomy:
         return tuple(labels)
 
     def labels(self, level: int) -> tuple[str, ...]:
-        """Names of a level's nodes in index order; a name that two branches share is given with its path."""
+        """Return the names of a level's nodes in index order; a name in two branches is replaced by its path."""
         return self._labels[level]
 
     def find_leaf(self, genre: str | Sequence[str]) -> int:
-        """Find a leaf's index by its name or its path.
+        """Return the index of a leaf from its name or path.
 
         Parameters
         ----------
         genre : str or sequence of str
             `"Soft_rock"`, `"Non_classic/Rock/Soft_rock"`, `"Non_classic > Rock > Soft_rock"` or a sequence of names.
-            Letter case, the choice between space, hyphen and underscore, and Unicode's composed or decomposed form
-            don't matter.
+            Letter case, space, hyphen or underscore, and Unicode normalisation are ignored.
+
+        Returns
+        -------
+        int
 
         Raises
         ------
         TaxonomyError
-            If no leaf or more than one has that name; the message says which come near.
+            If no leaf, or more than one, has that name; the message suggests similar names.
         """
         given = (genre,) if isinstance(genre, str) else tuple(genre)
         wanted = tuple(_fold(name) for name in given)
@@ -257,13 +273,13 @@ class Taxonomy:
         shown = genre if isinstance(genre, str) else format_path(genre)
         if matches:
             options = ", ".join(f"'{format_path(self.leaves[i])}'" for i in matches)
-            raise TaxonomyError(f"'{shown}' names more than one leaf: {options}; give the path")
+            raise TaxonomyError(f"'{shown}' is ambiguous: {options}; use the path")
         raise TaxonomyError(f"'{shown}' is not a leaf of the tree{self._hint(wanted)}")
 
     def _find(self, wanted: tuple[str, ...]) -> list[int]:
         while len(wanted) > 1 and wanted[-1] == wanted[-2] and not self._folded_index.get(wanted):
-            wanted = wanted[:-1]  # a short leaf written out for the deeper levels it stands for
-        whole = self._folded_leaves.get(wanted)  # a whole path is meant before the ending of another
+            wanted = wanted[:-1]  # a short leaf repeated for deeper levels
+        whole = self._folded_leaves.get(wanted)  # a full path has precedence over the ending of another
         return self._folded_index.get(wanted, []) if whole is None else [whole]
 
     @cached_property
@@ -272,7 +288,7 @@ class Taxonomy:
 
     @cached_property
     def _folded_index(self) -> dict[tuple[str, ...], list[int]]:
-        """Leaves under their full path and under each of its endings."""
+        """Leaf indices by full path and by each of its endings."""
         index: dict[tuple[str, ...], list[int]] = {}
         for i, leaf in enumerate(self.leaves):
             folded = _fold_path(leaf)
@@ -285,7 +301,7 @@ class Taxonomy:
             return ""
         inner = {_fold(leaf[cut]) for leaf in self.leaves for cut in range(len(leaf) - 1)}
         if wanted[-1] in inner:
-            return "; it has sub-genres, name one of them"
+            return "; it has sub-genres, use one of them"
         names = {_fold(leaf[-1]): leaf[-1] for leaf in self.leaves}
         close = difflib.get_close_matches(wanted[-1], names, n=1)
         if close:
@@ -293,16 +309,16 @@ class Taxonomy:
         return f"; its leaves are: {', '.join(leaf[-1] for leaf in self.leaves)}"
 
     def sum_levels(self, leaf_probabilities: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-        """Add leaf probabilities up the tree.
+        """Sum leaf probabilities for each level.
 
         Parameters
         ----------
-        leaf_probabilities : array, shape (n, n_leaves)
+        leaf_probabilities : ndarray, shape (n, n_leaves)
 
         Returns
         -------
         list of arrays, one for each level, shape (n, n_nodes of the level)
-            A parent's probability is the sum of its children's, so levels can't contradict each other.
+            A parent's probability is the sum of its children's, so levels are consistent.
         """
         levels = []
         for level in range(self.depth):
@@ -313,10 +329,10 @@ class Taxonomy:
         return levels
 
     def decode(self, levels: Sequence[NDArray[np.floating]]) -> NDArray[np.int64]:
-        """Choose one leaf, and so one path, for each row of level probabilities.
+        """Select one leaf, and so one path, for each row of level probabilities.
 
-        The path taken has the largest sum of its nodes' probabilities over the levels: the one that gets the most
-        levels right in expectation. Taking the best node level by level instead could name a child of another parent.
+        The selected path maximises the sum of its nodes' probabilities over the levels, that is, the expected number of
+        correct levels. The best node of each level could instead be a child of another parent.
 
         Parameters
         ----------
@@ -324,24 +340,24 @@ class Taxonomy:
 
         Returns
         -------
-        array of leaf indices, shape (n,)
+        ndarray of leaf indices, int64, shape (n,)
         """
         score = sum(probabilities[:, self.ancestors[:, level]] for level, probabilities in enumerate(levels))
         return np.asarray(np.argmax(score, axis=1), dtype=np.int64)
 
 
 def format_path(path: Sequence[str]) -> str:
-    """Write a node path for people: `Non_classic > Rock > Soft_rock`."""
+    """Format a node path for display: `Non_classic > Rock > Soft_rock`."""
     return " > ".join(path)
 
 
 def split_path(text: str) -> NodePath:
-    """Read a node path written with `/` or `>` between its names."""
+    """Parse a node path with `/` or `>` between its names."""
     return tuple(part.strip() for part in _SEPARATOR.split(text) if part.strip())
 
 
 def same_name(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Say whether two paths are alike but for letter case and the choice between space, hyphen and underscore."""
+    """Return whether two paths are equal up to letter case and space, hyphen or underscore."""
     return _fold_path(one) == _fold_path(other)
 
 

@@ -254,7 +254,7 @@ def test_a_model_learns_from_it(tmp_path: Path, prepared: Store) -> None:
             "image",
             "cqt: the image is damaged",
         ),
-        (lambda row: {"mel": {"bytes": b"not a picture", "path": None}}, "image", "mel: the image is no image"),
+        (lambda row: {"mel": {"bytes": b"not a picture", "path": None}}, "image", "mel: the image is not an image"),
         (lambda row: {"chroma": None}, "image", "the chroma image is missing"),
         (lambda row: {"thr_level_label": -1}, "label", "thr_level_label is -1"),
         (lambda row: {"fst_level_label": None}, "label", "fst_level_label is None"),

@@ -81,7 +81,7 @@ def test_a_subset_of_the_images_and_other_names(tmp_path: Path) -> None:
     assert not made.images[:, 1:].any()
     assert not made.silent.any()
     assert made.modalities == ("mel",)
-    with pytest.raises(CorpusError, match=r"without images of cqt, chroma.*modalities=\['mel'\]"):
+    with pytest.raises(CorpusError, match=r"no images of cqt, chroma.*modalities=\['mel'\]"):
         train(made, "boosting", tmp_path / "bundle", {"image_size": 16})
 
 
@@ -137,7 +137,7 @@ def test_images_where_sound_is_expected(tmp_path: Path) -> None:
     table.write_text("path,genre\n0-0_mel.png,Calm\n1-0_mel.png,Busy\n", encoding="utf-8")
     listed = CliRunner().invoke(main, ["prepare", str(table), str(tmp_path / "b"), "--workers", "1", "--quiet"])
     assert listed.exit_code != 0
-    assert "is an image, not sound" in listed.output
+    assert "is an image, not audio" in listed.output
 
 
 # -- data sets -----------------------------------------------------------------------------------------------
@@ -194,12 +194,12 @@ def test_lfs_pointers_and_sound_in_the_place_of_data_are_named(tmp_path: Path) -
     with pytest.raises(CorpusError, match="Git LFS pointer"):
         prepare_images(source, tmp_path / "store", SETTINGS)
     (source / "train.parquet").write_bytes(b"not parquet at all" * 100)
-    with pytest.raises(CorpusError, match="can't be read as a data set"):
+    with pytest.raises(CorpusError, match="cannot be read as a data set"):
         prepare_images(source, tmp_path / "store", SETTINGS)
     (tmp_path / "song.wav").write_bytes(b"RIFF")
     sound = datasets.Dataset.from_list([{"mel": str(tmp_path / "song.wav"), "label": "Calm"}])
     sound.cast_column("mel", datasets.Audio()).save_to_disk(tmp_path / "sound")
-    with pytest.raises(CorpusError, match="holds sound, not images"):
+    with pytest.raises(CorpusError, match="contains audio, not images"):
         prepare_images(tmp_path / "sound", tmp_path / "store", SETTINGS)
 
 

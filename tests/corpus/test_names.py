@@ -88,7 +88,7 @@ def test_groups_of_a_table(tmp_path: Path) -> None:
     groups = [track.group for track in made.tracks]
     assert len(set(groups)) == 5
     assert groups[:3] == ["artist:Björk"] * 3
-    assert made.tracks[2].facts["artist"] == "BJÖRK"  # what the source says stays as it is
+    assert made.tracks[2].metadata["artist"] == "BJÖRK"  # what the source says stays as it is
 
 
 def test_several_genres_are_asked_about(tmp_path: Path) -> None:

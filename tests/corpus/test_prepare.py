@@ -107,7 +107,7 @@ def test_a_named_pipe_is_reported_and_not_opened(tmp_path: Path, group: str) -> 
     with canary(folder / "Pipes") as pipe:
         store = prepare(read_manifest(folder, group=group), tmp_path / "store", SETTINGS)
         assert [failure.kind for failure in store.failures] == ["unreadable"]
-        assert "is a named pipe, not a sound file" in store.failures[0].message
+        assert "is a named pipe, not an audio file" in store.failures[0].message
         assert not pipe.opened
 
 

@@ -64,7 +64,7 @@ def test_every_file_is_one_row_with_a_result_or_a_reason(tmp_path: Path, databas
     )
     failures = [
         (str(tmp_path / "m" / "bad.mp3"), "not_audio", "not audio"),
-        (str(tmp_path / "m" / "pipe.mp3"), "unreadable", "is a named pipe, not a sound file"),
+        (str(tmp_path / "m" / "pipe.mp3"), "unreadable", "is a named pipe, not an audio file"),
     ]
     expected = AnalysisCounts(files=5, heard=3, failed=2, skipped=Skipped({".jpg": 1}), failures=failures)
     assert vars(counts) == vars(expected)
@@ -89,11 +89,11 @@ def test_special_files_are_reported_by_the_walk_and_never_opened(tmp_path: Path,
         (tmp_path / "m" / "device.mp3").symlink_to("/dev/zero")
         found = {Path(item.path).name: (item.error, item.message) for item in SoundWalk().find([tmp_path / "m"])}
         assert found == {
-            "canary.m4a": ("unreadable", "is a named pipe, not a sound file"),
-            "socket.mp3": ("unreadable", "is a socket, not a sound file"),
-            "zero": ("unreadable", "is a character device, not a sound file"),
+            "canary.m4a": ("unreadable", "is a named pipe, not an audio file"),
+            "socket.mp3": ("unreadable", "is a socket, not an audio file"),
+            "zero": ("unreadable", "is a character device, not an audio file"),
         }
-        assert [item.message for item in SoundWalk().find([pipe.path])] == ["is a named pipe, not a sound file"]
+        assert [item.message for item in SoundWalk().find([pipe.path])] == ["is a named pipe, not an audio file"]
         counts = analyse(database, [tmp_path / "m"], fake_classifier())
         assert (counts.files, counts.heard, counts.failed) == (3, 0, 3)
         assert not pipe.opened

@@ -195,7 +195,7 @@ def test_unreadable_files_are_reported(written: Path, tmp_path: Path) -> None:
     (written / "link.mp3").symlink_to(tmp_path / "nowhere")
     result = _clean(tmp_path / "new.sqlite", written)
     assert "flac.flac" in result.stderr
-    assert "link.mp3: is a link to nothing" in result.stderr
+    assert "link.mp3: is a dangling link" in result.stderr
     assert f"{len(FORMATS) - 1} files have" in result.stdout
 
 

@@ -280,7 +280,7 @@ def test_failed_files_are_shown_with_the_reason(library: Database, tmp_path: Pat
     found = _preview(library, "overwrite")
     shown = {Path(line.file).name: (line.action, line.message) for line in found.all_rows()}
     assert len(shown) == 43
-    assert shown["pipe.mp3"] == ("unreadable", "is a named pipe, not a sound file")
+    assert shown["pipe.mp3"] == ("unreadable", "is a named pipe, not an audio file")
     assert shown["bad.mp3"] == ("unusable", "not audio")
     assert shown["39 é.mp3"][0] == shown["01 é.mp3"][0] == shown["03 é.mp3"][0] == "not_found"
     assert shown["00 é.mp3"][0] == "changed"
@@ -294,10 +294,10 @@ def test_failed_files_are_shown_with_the_reason(library: Database, tmp_path: Pat
     write_page(found, tmp_path / "page.html", MODEL_KEY)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "be read" in page
-    assert "is a named pipe, not a sound file" in page
+    assert "is a named pipe, not an audio file" in page
     console = _call(tmp_path, "preview").output
     assert "can't be read: 1" in console
-    assert "is a named pipe, not a sound file" in " ".join(console.split())
+    assert "is a named pipe, not an audio file" in " ".join(console.split())
     assert "3 skipped: missing" in console
 
 
@@ -434,7 +434,7 @@ def test_analyse_names_the_files_that_cannot_be_used(bundle: Bundle, tmp_path: P
     for _ in range(2):  # the second time they are known already
         done = _call(tmp_path, "analyse", folder, "--bundle", bundle.folder, "--quiet")
         assert [line for line in done.stderr.splitlines() if line] == [
-            *(f"{folder / f'{number:02}.mp3'} (not_audio): is text, not sound" for number in range(10)),
+            *(f"{folder / f'{number:02}.mp3'} (not_audio): is a text file, not audio" for number in range(10)),
             "and 2 more failed; list them with: genretree library analyse --json",
         ]
     done = _call(tmp_path, "analyse", folder, "--bundle", bundle.folder, "--quiet", "--json")

@@ -146,7 +146,7 @@ def test_prepare_reports_skipped_files(tmp_path: Path) -> None:
     options = ["--size", "32", "--slice-seconds", "1", "--workers", "1", "--quiet"]
     done = CliRunner().invoke(main, ["prepare", str(music), str(tmp_path / "s"), *options])
     assert done.exit_code == 0, done.output
-    assert "failed (not_found): Jazz\\x1b[2J: is a link to nothing" in done.stderr
+    assert "failed (not_found): Jazz\\x1b[2J: is a dangling link" in done.stderr
     assert "Skipped 1 file of other types (.jpg 1)." in done.stderr
     as_json = CliRunner().invoke(main, ["prepare", str(music), str(tmp_path / "s"), *options, "--json"])
     content = json.loads(as_json.stdout)

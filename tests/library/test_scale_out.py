@@ -126,7 +126,7 @@ def test_a_store_drawn_on_the_cluster_is_the_same(cluster: Any, corpus: Path, tm
     listed = [rows[0]] + [f"file://{corpus.parent}/{row}" for row in rows[1:]] + ["gone.wav,Drone,x"]
     (tmp_path / "tracks.csv").write_text("\n".join([*listed, f"{corpus.parent}/Bells-0-0.wav,Bells,y"]) + "\n")
     manifest = read_manifest(tmp_path / "tracks.csv", TREE)
-    made = prepare(manifest, tmp_path / "ray", SETTINGS, draw=prepare_on_ray(None))
+    made = prepare(manifest, tmp_path / "ray", SETTINGS, run_jobs=prepare_on_ray(None))
     here = prepare(manifest, tmp_path / "here", SETTINGS, workers=1)
     assert [failure.kind for failure in made.failures] == [failure.kind for failure in here.failures] == ["not_found"]
     assert made.n_tracks == 3

@@ -84,7 +84,7 @@ def test_several_files_and_one_of_them_bad(server: Server, song: Path, tmp_path:
     content = check(schemas.Predictions, server.client.post("/v1/predict", files=files))["results"]
     assert [row["file"] for row in content] == [song.name, "notes.mp3", song.name]
     assert alike(content[0], content[2])
-    assert content[1]["error"] == {"kind": "not_audio", "message": "notes.mp3: is text, not sound"}
+    assert content[1]["error"] == {"kind": "not_audio", "message": "notes.mp3: is a text file, not audio"}
 
 
 def test_a_truncated_file_is_refused_without_salvage(server: Server, song: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_failed_job_has_an_error(server: Server) -> None:
     with server.client.stream("GET", job["links"]["events"]) as stream:
         name, problem = read_events(stream)[-1]
     assert name == "failed"
-    assert (problem["kind"], problem["detail"]) == ("not_audio", "a.mp3: is text, not sound")
+    assert (problem["kind"], problem["detail"]) == ("not_audio", "a.mp3: is a text file, not audio")
     content = check(schemas.JobDocument, server.client.get(job["links"]["self"]))
     assert content["status"] == "failed"
     assert content["error"] == problem

@@ -8,5 +8,5 @@ from sound_helpers import make_song
 
 @pytest.fixture(scope="session")
 def song() -> NDArray[np.float32]:
-    """26 s at 22,050 Hz: two slices and something left over."""
+    """26 s at 22,050 Hz: two slices and a remainder."""
     return make_song(26, 22050)

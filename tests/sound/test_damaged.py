@@ -1,4 +1,4 @@
-"""Files as people have them: joined, cut, padded, damaged. Each is decoded whole and once, or refused with a reason."""
+"""Concatenated, truncated, padded and damaged files are decoded completely and once, or rejected with a reason."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from genretree.settings import SAMPLE_RATE
 from genretree.sound.decode import decode, probe
 
 SECONDS = 3
-ERROR = 0.06  # s: an mp3 has up to two frames more than its sound
+ERROR = 0.06  # s: an mp3 has up to two frames more than its audio
 
 
 def encode(seconds: float, sr: int, form: str, channels: int = 1, **options: str) -> bytes:
@@ -58,120 +58,120 @@ def write(tmp_path: Path, content: bytes) -> Path:
     return path
 
 
-def seconds_of(tmp_path: Path, content: bytes, salvage: bool = False) -> float:
+def decoded_seconds(tmp_path: Path, content: bytes, salvage: bool = False) -> float:
     return len(decode(write(tmp_path, content), salvage=salvage)) / SAMPLE_RATE
 
 
-def refused(tmp_path: Path, content: bytes, salvage: bool = False) -> SoundError:
+def decode_error(tmp_path: Path, content: bytes, salvage: bool = False) -> SoundError:
     with pytest.raises(SoundError) as caught:
         decode(write(tmp_path, content), salvage=salvage)
     return caught.value
 
 
 def test_joined_mp3_files_are_decoded_whole(tmp_path: Path, mp3: bytes) -> None:
-    assert seconds_of(tmp_path, mp3 + mp3) == pytest.approx(2 * SECONDS, abs=2 * ERROR)
+    assert decoded_seconds(tmp_path, mp3 + mp3) == pytest.approx(2 * SECONDS, abs=2 * ERROR)
     tagged = b"ID3\x04\0\0\0\0\1\0" + bytes(128) + mp3 + b"TAG" + bytes(125)
-    assert seconds_of(tmp_path, tagged + tagged) == pytest.approx(2 * SECONDS, abs=2 * ERROR)
+    assert decoded_seconds(tmp_path, tagged + tagged) == pytest.approx(2 * SECONDS, abs=2 * ERROR)
 
 
-@pytest.mark.parametrize(("rate", "other"), [(44100, 44100), (44100, 22050), (22050, 44100)])
-def test_joined_flac_files_are_decoded_whole(tmp_path: Path, rate: int, other: int) -> None:
-    first, second = encode(5, rate, "FLAC"), encode(1.3, other, "FLAC", channels=2)
+@pytest.mark.parametrize(("sr", "other"), [(44100, 44100), (44100, 22050), (22050, 44100)])
+def test_joined_flac_files_are_decoded_whole(tmp_path: Path, sr: int, other: int) -> None:
+    first, second = encode(5, sr, "FLAC"), encode(1.3, other, "FLAC", channels=2)
     tag = b"ID3\x04\0\0\0\0\1\0" + bytes(128)
     for content in (first + second, tag + first + b"TAG" + bytes(125) + tag + second):
-        assert seconds_of(tmp_path, content) == pytest.approx(6.3, abs=0.001)
-    assert refused(tmp_path, first + second[:-3000]).kind == "truncated"
-    assert refused(tmp_path, first[:-3000] + second).kind == "truncated"
+        assert decoded_seconds(tmp_path, content) == pytest.approx(6.3, abs=0.001)
+    assert decode_error(tmp_path, first + second[:-3000]).kind == "truncated"
+    assert decode_error(tmp_path, first[:-3000] + second).kind == "truncated"
 
 
 def test_a_flac_in_the_metadata_of_another_is_not_joined_to_it(tmp_path: Path, flac: bytes) -> None:
     block = b"\x02" + (4 + len(flac)).to_bytes(3, "big") + b"test" + flac
-    assert seconds_of(tmp_path, flac[:42] + block + flac[42:]) == pytest.approx(SECONDS, abs=0.001)
+    assert decoded_seconds(tmp_path, flac[:42] + block + flac[42:]) == pytest.approx(SECONDS, abs=0.001)
 
 
 @needs_ffmpeg
 def test_joined_tta_files_are_decoded_whole(tmp_path: Path, wav: bytes) -> None:
-    song = by_ffmpeg(tmp_path, wav, "tta")
+    song = convert_with_ffmpeg(tmp_path, wav, "tta")
     bare = song[: song.index(b"APETAGEX")]
     for content in (song + song, bare + bare, bare + b"TTA1" + bytes(100) + song):
         expected = SECONDS * content.count(b"TTA1\1\0")
-        assert seconds_of(tmp_path, content) == pytest.approx(expected, abs=0.001)
-    assert refused(tmp_path, song + bare[:-2000]).kind == "truncated"
-    assert seconds_of(tmp_path, song + bare[:-2000], salvage=True) > SECONDS
+        assert decoded_seconds(tmp_path, content) == pytest.approx(expected, abs=0.001)
+    assert decode_error(tmp_path, song + bare[:-2000]).kind == "truncated"
+    assert decoded_seconds(tmp_path, song + bare[:-2000], salvage=True) > SECONDS
 
 
 @pytest.mark.parametrize("form", ["WAV", "AIFF", "CAF"])
 def test_joined_files_of_chunks_are_decoded_whole(tmp_path: Path, form: str) -> None:
     first, second = encode(SECONDS, SAMPLE_RATE, form), encode(2, 44100, form, channels=2)
-    assert seconds_of(tmp_path, first + second) == pytest.approx(SECONDS + 2, abs=0.001)
+    assert decoded_seconds(tmp_path, first + second) == pytest.approx(SECONDS + 2, abs=0.001)
     if form == "WAV":
         tags = b"LIST" + struct.pack("<I", 18) + b"INFOIART" + struct.pack("<I", 6) + b"Artist"
-        assert seconds_of(tmp_path, first + tags + second + first) == pytest.approx(2 * SECONDS + 2, abs=0.001)
-    assert refused(tmp_path, first + second[:-50_000]).kind == "truncated"
+        assert decoded_seconds(tmp_path, first + tags + second + first) == pytest.approx(2 * SECONDS + 2, abs=0.001)
+    assert decode_error(tmp_path, first + second[:-50_000]).kind == "truncated"
 
 
-def by_ffmpeg(tmp_path: Path, wav: bytes, suffix: str) -> bytes:
+def convert_with_ffmpeg(tmp_path: Path, wav: bytes, suffix: str) -> bytes:
     (tmp_path / "a.wav").write_bytes(wav)
-    made = tmp_path / f"a.{suffix}"
-    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", made], check=True)
-    return made.read_bytes()
+    output = tmp_path / f"a.{suffix}"
+    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", output], check=True)
+    return output.read_bytes()
 
 
 @needs_ffmpeg
 def test_an_mp4_joined_to_another_is_refused(tmp_path: Path, wav: bytes) -> None:
-    song = by_ffmpeg(tmp_path, wav, "m4a")
-    error = refused(tmp_path, song + song)
+    song = convert_with_ffmpeg(tmp_path, wav, "m4a")
+    error = decode_error(tmp_path, song + song)
     assert error.kind == "truncated"
     assert f"another file begins at byte {len(song):,}" in error.detail
-    assert seconds_of(tmp_path, song + song, salvage=True) == pytest.approx(SECONDS, abs=ERROR)
+    assert decoded_seconds(tmp_path, song + song, salvage=True) == pytest.approx(SECONDS, abs=ERROR)
 
 
 @needs_ffmpeg
 @pytest.mark.parametrize("salvage", [False, True])
 def test_an_mp4_without_its_index_cannot_be_salvaged(tmp_path: Path, wav: bytes, salvage: bool) -> None:
-    song = by_ffmpeg(tmp_path, wav, "m4a")
+    song = convert_with_ffmpeg(tmp_path, wav, "m4a")
     for content in (song[: len(song) // 3], song[: song.rindex(b"moov") - 4]):
-        error = refused(tmp_path, content, salvage)
+        error = decode_error(tmp_path, content, salvage)
         assert error.kind == "truncated"
-        assert "none of it can be decoded" in error.detail
+        assert "nothing can be decoded" in error.detail
         assert "salvage" not in error.detail
 
 
 @needs_ffmpeg
-def test_foreign_bytes_behind_a_whole_file_are_skipped(
+def test_trailing_bytes_after_a_complete_file_are_skipped(
     tmp_path: Path, wav: bytes, ogg: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    m4a = by_ffmpeg(tmp_path, wav, "m4a")
+    m4a = convert_with_ffmpeg(tmp_path, wav, "m4a")
     opus = encode(SECONDS, 48000, "OGG", subtype="OPUS")
     for content in (ogg, opus, ogg + opus, m4a):
-        whole = seconds_of(tmp_path, content)
+        whole = decoded_seconds(tmp_path, content)
         for tail in (b"<html>Not found</html>" * 20, b"\xa5" * 100_000, b"\0\0\0\3    "):
             caplog.clear()
-            assert seconds_of(tmp_path, content + tail) == pytest.approx(whole, abs=ERROR)
+            assert decoded_seconds(tmp_path, content + tail) == pytest.approx(whole, abs=ERROR)
             assert f"song: skipped the last {len(tail):,} bytes, which are not part of the" in caplog.text
     caplog.clear()
     for content in (ogg[:-100] + bytes([1] * 5000), ogg + b"x" * 5000 + ogg, m4a[:-100] + b"x" * 50):
-        assert refused(tmp_path, content).kind == "truncated"
+        assert decode_error(tmp_path, content).kind == "truncated"
     assert not caplog.text
 
 
 @needs_ffmpeg
-def test_sound_that_is_missing_behind_the_index_is_not_taken_for_foreign_bytes(tmp_path: Path, wav: bytes) -> None:
+def test_missing_audio_after_the_index_is_not_mistaken_for_trailing_bytes(tmp_path: Path, wav: bytes) -> None:
     (tmp_path / "a.wav").write_bytes(wav)
-    words = ["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", "-movflags", "faststart", tmp_path / "a.m4a"]
-    subprocess.run(words, check=True)
+    command = ["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", "-movflags", "faststart", tmp_path / "a.m4a"]
+    subprocess.run(command, check=True)
     song = (tmp_path / "a.m4a").read_bytes()
     for content in (song[:-10], song[:-10].replace(b"mdat", b"<htm")):
-        assert refused(tmp_path, content).kind == "truncated"
+        assert decode_error(tmp_path, content).kind == "truncated"
 
 
 @pytest.mark.parametrize("form", ["WAV", "AIFF"])
-def test_an_odd_chunk_without_padding_is_named(tmp_path: Path, form: str) -> None:
+def test_an_odd_chunk_without_padding_is_reported(tmp_path: Path, form: str) -> None:
     song = encode(SECONDS, SAMPLE_RATE, form)
     at = song.index(b"data" if form == "WAV" else b"SSND")
     chunk = b"NAME" + struct.pack("<I" if form == "WAV" else ">I", 7) + b"Artists"
-    assert seconds_of(tmp_path, song[:at] + chunk + b"\0" + song[at:]) == pytest.approx(SECONDS, abs=0.001)
-    error = refused(tmp_path, song[:at] + chunk + song[at:])
+    assert decoded_seconds(tmp_path, song[:at] + chunk + b"\0" + song[at:]) == pytest.approx(SECONDS, abs=0.001)
+    error = decode_error(tmp_path, song[:at] + chunk + song[at:])
     assert error.kind == "not_audio"
     assert "'NAME' chunk of 7 bytes, an odd number, without the padding byte" in error.detail
     assert "convert it" in error.detail
@@ -179,45 +179,47 @@ def test_an_odd_chunk_without_padding_is_named(tmp_path: Path, form: str) -> Non
 
 @needs_ffmpeg
 def test_wavpack_that_lacks_bytes(tmp_path: Path, wav: bytes) -> None:
-    song = by_ffmpeg(tmp_path, wav, "wv")
+    song = convert_with_ffmpeg(tmp_path, wav, "wv")
     middle = len(song) // 2
     for content in (song[:middle], song[:middle] + song[middle + 1000 :]):
-        assert refused(tmp_path, content).kind == "truncated"
-    assert seconds_of(tmp_path, song[:middle] + bytes(100) + song[middle + 100 :]) == pytest.approx(SECONDS, abs=0.001)
+        assert decode_error(tmp_path, content).kind == "truncated"
+    assert decoded_seconds(tmp_path, song[:middle] + bytes(100) + song[middle + 100 :]) == pytest.approx(
+        SECONDS, abs=0.001
+    )
 
 
 @needs_ffmpeg
 def test_he_aac_is_decoded_at_its_full_rate(tmp_path: Path, wav: bytes) -> None:
-    """No free encoder makes it. An AAC-LC stream that is declared as HE-AAC is one without a high band."""
-    song = by_ffmpeg(tmp_path, wav, "m4a")
+    """No free encoder exists, so an AAC-LC stream is declared as HE-AAC: one without a high band."""
+    song = convert_with_ffmpeg(tmp_path, wav, "m4a")
     at = song.index(b"\x05\x80\x80\x80\x05", song.index(b"esds")) + 5  # AudioSpecificConfig (ISO 14496-3), 5 bytes
     bits = f"{5:05b}{7:04b}{1:04b}{4:04b}{2:05b}".ljust(40, "0")  # SBR, 22,050 Hz, mono, extended to 44,100 Hz, AAC-LC
     path = write(tmp_path, song[:at] + int(bits, 2).to_bytes(5, "big") + song[at + 5 :])
     assert probe(path).sr == 44100
-    samples = decode(path)
-    assert len(samples) / SAMPLE_RATE == pytest.approx(SECONDS, abs=ERROR)
+    y = decode(path)
+    assert len(y) / SAMPLE_RATE == pytest.approx(SECONDS, abs=ERROR)
     plain = decode(tmp_path / "a.m4a")[: 2 * SAMPLE_RATE]
-    energy = np.convolve(samples**2, np.ones(len(plain)), "valid") * (plain**2).sum()
-    assert (np.correlate(samples, plain, "valid") / np.sqrt(energy)).max() > 0.99
+    energy = np.convolve(y**2, np.ones(len(plain)), "valid") * (plain**2).sum()
+    assert (np.correlate(y, plain, "valid") / np.sqrt(energy)).max() > 0.99
 
 
 @needs_ffmpeg
 def test_a_wrong_checksum_in_tta_is_damage(tmp_path: Path, wav: bytes) -> None:
-    song = bytearray(by_ffmpeg(tmp_path, wav, "tta"))
-    assert seconds_of(tmp_path, bytes(song)) == pytest.approx(SECONDS, abs=0.001)
+    song = bytearray(convert_with_ffmpeg(tmp_path, wav, "tta"))
+    assert decoded_seconds(tmp_path, bytes(song)) == pytest.approx(SECONDS, abs=0.001)
     song[song.index(b"APETAGEX") - 1] ^= 1  # in the checksum of the last frame
-    assert refused(tmp_path, bytes(song)).kind == "truncated"
-    assert seconds_of(tmp_path, bytes(song), salvage=True) == pytest.approx(SECONDS, abs=0.001)
+    assert decode_error(tmp_path, bytes(song)).kind == "truncated"
+    assert decoded_seconds(tmp_path, bytes(song), salvage=True) == pytest.approx(SECONDS, abs=0.001)
 
 
 def test_the_rate_may_change_midway_in_an_mp3(tmp_path: Path, mp3: bytes) -> None:
     half = encode(SECONDS, 22050, "MP3")
     for content in (half + mp3, mp3 + half):
-        assert seconds_of(tmp_path, content) == pytest.approx(2 * SECONDS, abs=3 * ERROR)
-    samples = decode(write(tmp_path, half + mp3))[-2 * SAMPLE_RATE :]
+        assert decoded_seconds(tmp_path, content) == pytest.approx(2 * SECONDS, abs=3 * ERROR)
+    y = decode(write(tmp_path, half + mp3))[-2 * SAMPLE_RATE :]
     again = decode(write(tmp_path, mp3))[-SAMPLE_RATE:]
-    energy = np.convolve(samples**2, np.ones(len(again)), "valid") * (again**2).sum()
-    assert (np.correlate(samples, again, "valid") / np.sqrt(energy)).max() > 0.9  # its pitch is right
+    energy = np.convolve(y**2, np.ones(len(again)), "valid") * (again**2).sum()
+    assert (np.correlate(y, again, "valid") / np.sqrt(energy)).max() > 0.9  # its pitch is right
 
 
 @pytest.mark.parametrize(
@@ -228,31 +230,31 @@ def test_every_link_of_a_chained_ogg_is_decoded(
 ) -> None:
     other = encode(2, sr, "OGG", channels, subtype=subtype)
     for content in (ogg + other, other + ogg):
-        assert seconds_of(tmp_path, content) == pytest.approx(SECONDS + 2, abs=0.05)
-    assert refused(tmp_path, ogg + other[:-100]).kind == "truncated"
-    assert refused(tmp_path, ogg[: len(ogg) // 2] + other).kind == "truncated"
-    assert seconds_of(tmp_path, ogg + other[: len(other) // 2], salvage=True) >= SECONDS
+        assert decoded_seconds(tmp_path, content) == pytest.approx(SECONDS + 2, abs=0.05)
+    assert decode_error(tmp_path, ogg + other[:-100]).kind == "truncated"
+    assert decode_error(tmp_path, ogg[: len(ogg) // 2] + other).kind == "truncated"
+    assert decoded_seconds(tmp_path, ogg + other[: len(other) // 2], salvage=True) >= SECONDS
 
 
-def test_pages_that_an_ogg_lost_are_missed(tmp_path: Path) -> None:
+def test_missing_ogg_pages_are_detected(tmp_path: Path) -> None:
     ogg = encode(20, 44100, "OGG", 2)
     pages = [at for at in range(len(ogg)) if ogg.startswith(b"OggS", at)]
     assert len(pages) > 8
     hole = ogg[: pages[4]] + ogg[pages[6] :]
-    assert "missing" in refused(tmp_path, hole).detail
-    assert seconds_of(tmp_path, hole, salvage=True) < 20
-    assert refused(tmp_path, ogg[: pages[4]] + os.urandom(1000) + ogg[pages[4] :]).kind == "truncated"
+    assert "missing" in decode_error(tmp_path, hole).detail
+    assert decoded_seconds(tmp_path, hole, salvage=True) < 20
+    assert decode_error(tmp_path, ogg[: pages[4]] + os.urandom(1000) + ogg[pages[4] :]).kind == "truncated"
     flipped = bytearray(ogg)
     for at in range(pages[4] + 200, pages[4] + 1200):
         flipped[at] ^= 0x55
-    assert refused(tmp_path, bytes(flipped)).kind == "truncated"
+    assert decode_error(tmp_path, bytes(flipped)).kind == "truncated"
 
 
 @pytest.mark.parametrize("zeros", [300, 4096, 70_000, 2_000_000])
 def test_zeros_around_an_mp3(tmp_path: Path, mp3: bytes, zeros: int) -> None:
-    whole = seconds_of(tmp_path, mp3)
-    assert seconds_of(tmp_path, mp3 + bytes(zeros)) == pytest.approx(whole, abs=ERROR)
-    assert seconds_of(tmp_path, bytes(zeros) + mp3) == pytest.approx(whole, abs=ERROR)
+    whole = decoded_seconds(tmp_path, mp3)
+    assert decoded_seconds(tmp_path, mp3 + bytes(zeros)) == pytest.approx(whole, abs=ERROR)
+    assert decoded_seconds(tmp_path, bytes(zeros) + mp3) == pytest.approx(whole, abs=ERROR)
 
 
 @pytest.mark.parametrize(
@@ -266,37 +268,37 @@ def test_zeros_around_an_mp3(tmp_path: Path, mp3: bytes, zeros: int) -> None:
     ],
     ids=["html", "lyrics3v1", "lyrics3v2", "musicmatch", "id3v1-and-zeros"],
 )
-def test_what_stands_behind_the_last_frame_is_not_damage(tmp_path: Path, mp3: bytes, flac: bytes, tail: bytes) -> None:
+def test_data_after_the_last_frame_is_not_damage(tmp_path: Path, mp3: bytes, flac: bytes, tail: bytes) -> None:
     for content in (mp3, flac):
-        assert seconds_of(tmp_path, content + tail) == pytest.approx(seconds_of(tmp_path, content), abs=ERROR)
+        assert decoded_seconds(tmp_path, content + tail) == pytest.approx(decoded_seconds(tmp_path, content), abs=ERROR)
 
 
 def test_a_hole_is_an_error_and_the_rest_can_be_salvaged(tmp_path: Path, mp3: bytes, flac: bytes) -> None:
     for content in (mp3, flac):
         middle = len(content) // 2
         hole = content[: middle - 1000] + content[middle + 1111 :]
-        error = refused(tmp_path, hole)
+        error = decode_error(tmp_path, hole)
         assert error.kind == "truncated"
         assert "salvage" in error.detail
-        assert seconds_of(tmp_path, hole, salvage=True) > SECONDS - 0.6
+        assert decoded_seconds(tmp_path, hole, salvage=True) > SECONDS - 0.6
         zeros = content[: middle - 1000] + bytes(2111) + content[middle + 1111 :]
-        assert refused(tmp_path, zeros).kind == "truncated"
+        assert decode_error(tmp_path, zeros).kind == "truncated"
 
 
 @needs_ffmpeg
 def test_a_flac_cut_by_stream_copy_is_whole(tmp_path: Path) -> None:
-    """Its frame numbers do not start at 0, and its header declares the length of what it was cut from."""
+    """Frame numbers do not start at 0, and the header declares the length of the source."""
     (tmp_path / "a.flac").write_bytes(encode(8, 11025, "FLAC"))
-    words = ["ffmpeg", "-v", "error", "-ss", "4", "-i", tmp_path / "a.flac", "-c", "copy", tmp_path / "b.flac"]
-    subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
+    command = ["ffmpeg", "-v", "error", "-ss", "4", "-i", tmp_path / "a.flac", "-c", "copy", tmp_path / "b.flac"]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     assert len(decode(tmp_path / "b.flac")) / SAMPLE_RATE == pytest.approx(4, abs=0.4)
     content = (tmp_path / "b.flac").read_bytes()
-    assert refused(tmp_path, content[:-300]).kind == "truncated"
+    assert decode_error(tmp_path, content[:-300]).kind == "truncated"
 
 
 def test_an_id3_tag_in_front_of_a_flac(tmp_path: Path, flac: bytes) -> None:
     tag = b"ID3\x04\0\0\0\0\1\0" + bytes(128)
-    assert seconds_of(tmp_path, tag + flac) == pytest.approx(SECONDS, abs=0.001)
+    assert decoded_seconds(tmp_path, tag + flac) == pytest.approx(SECONDS, abs=0.001)
     assert probe(tmp_path / "song").format == "flac"
 
 
@@ -307,13 +309,13 @@ def with_data_size(wav: bytes, size: int) -> bytes:
 
 @pytest.mark.parametrize("more", [8, 36, 44])
 def test_a_wav_that_counts_its_header_in_is_whole(tmp_path: Path, wav: bytes, more: int) -> None:
-    assert seconds_of(tmp_path, with_data_size(wav, len(wav) - 44 + more)) == pytest.approx(SECONDS, abs=0.001)
-    assert refused(tmp_path, with_data_size(wav, len(wav) + 200)).kind == "truncated"
+    assert decoded_seconds(tmp_path, with_data_size(wav, len(wav) - 44 + more)) == pytest.approx(SECONDS, abs=0.001)
+    assert decode_error(tmp_path, with_data_size(wav, len(wav) + 200)).kind == "truncated"
 
 
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF])
 def test_a_wav_without_a_data_size_is_whole(tmp_path: Path, wav: bytes, size: int) -> None:
-    assert seconds_of(tmp_path, with_data_size(wav, size)) == pytest.approx(SECONDS, abs=0.001)
+    assert decoded_seconds(tmp_path, with_data_size(wav, size)) == pytest.approx(SECONDS, abs=0.001)
 
 
 def test_a_wav_beyond_4_gib_whose_size_wrapped(tmp_path: Path) -> None:
@@ -330,15 +332,15 @@ def test_a_wav_beyond_4_gib_whose_size_wrapped(tmp_path: Path) -> None:
     with pytest.raises(SoundError) as caught:
         from genretree.sound.decode import iter_blocks
 
-        list(iter_blocks(path, longest=100))
+        list(iter_blocks(path, max_seconds=100))
     assert caught.value.kind == "too_long"
 
 
 def test_a_constant_is_silence(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     dither = (rng.uniform(-1, 1, 8000) + rng.uniform(-1, 1, 8000)) / 65536
-    for samples in (np.full(8000, 0.5), 0.25 + dither, dither):
-        sf.write(tmp_path / "a.wav", samples, 8000)
+    for y in (np.full(8000, 0.5), 0.25 + dither, dither):
+        sf.write(tmp_path / "a.wav", y, 8000)
         with pytest.raises(SoundError) as caught:
             decode(tmp_path / "a.wav")
         assert caught.value.kind == "silence"
@@ -386,8 +388,8 @@ def mux(form: str, codec: str, seconds: float = SECONDS) -> bytes:
         frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="mono")
         frame.sample_rate = 44100
         resampler = av.AudioResampler(track.format, "mono", 44100, frame_size=track.frame_size or 1024)
-        for piece in [*resampler.resample(frame), *resampler.resample(None)]:
-            output.mux(track.encode(piece))
+        for resampled in [*resampler.resample(frame), *resampler.resample(None)]:
+            output.mux(track.encode(resampled))
         output.mux(track.encode(None))
     return stream.getvalue()
 
@@ -401,31 +403,31 @@ STREAMS = [
 @pytest.mark.parametrize(("form", "codec"), STREAMS)
 def test_avi_flv_and_ts_that_lack_bytes(tmp_path: Path, form: str, codec: str) -> None:
     song = mux(form, codec)
-    assert seconds_of(tmp_path, song) == pytest.approx(SECONDS, abs=ERROR)
+    assert decoded_seconds(tmp_path, song) == pytest.approx(SECONDS, abs=ERROR)
     middle = len(song) // 2
     lacking = [
         song[: len(song) * 6 // 10],
         song[: middle - 1500] + song[middle + 1500 :],
         song[: middle - 1500] + bytes(3000) + song[middle + 1500 :],
     ]
-    for content in lacking[: 2 if form == "avi" and codec[-5:] == "s16le" else 3]:  # zeros are sound in PCM
-        error = refused(tmp_path, content)
+    for content in lacking[: 2 if form == "avi" and codec[-5:] == "s16le" else 3]:  # zeros are valid PCM
+        error = decode_error(tmp_path, content)
         assert error.kind == "truncated"
         assert "salvage" in error.detail
-        assert 0.5 * SECONDS < seconds_of(tmp_path, content, salvage=True) <= SECONDS + ERROR
+        assert 0.5 * SECONDS < decoded_seconds(tmp_path, content, salvage=True) <= SECONDS + ERROR
 
 
 @pytest.mark.parametrize("form", ["avi", "flv", "mpegts"])
 def test_joined_avi_flv_and_ts_files_are_decoded_whole(tmp_path: Path, form: str) -> None:
     first, second = mux(form, "aac"), mux(form, "aac", 2)
-    assert seconds_of(tmp_path, first + second) == pytest.approx(SECONDS + 2, abs=2 * ERROR)
-    assert refused(tmp_path, first + second[: len(second) // 2]).kind == "truncated"
+    assert decoded_seconds(tmp_path, first + second) == pytest.approx(SECONDS + 2, abs=2 * ERROR)
+    assert decode_error(tmp_path, first + second[: len(second) // 2]).kind == "truncated"
     middle = len(second) // 2
-    assert refused(tmp_path, first + second[:middle] + second[middle + 3000 :]).kind == "truncated"
+    assert decode_error(tmp_path, first + second[:middle] + second[middle + 3000 :]).kind == "truncated"
 
 
 def test_a_stream_that_begins_midway_ends_no_decoding_with_a_crash() -> None:
-    """PyAV 18 looks for streams that it does not know when it flushes them; whether it does is up to chance."""
+    """PyAV 18 may look up unknown streams when it flushes; whether it does is random."""
     from genretree.sound.libav import Stream, _Reader
 
     def demux(_stream: Any) -> Iterator[str]:
@@ -437,13 +439,13 @@ def test_a_stream_that_begins_midway_ends_no_decoding_with_a_crash() -> None:
     assert list(reader._demux()) == ["packet"]
 
 
-def test_foreign_bytes_behind_an_flv_are_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert seconds_of(tmp_path, mux("flv", "aac") + b"<html>" * 200) == pytest.approx(SECONDS, abs=ERROR)
+def test_trailing_bytes_after_an_flv_are_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert decoded_seconds(tmp_path, mux("flv", "aac") + b"<html>" * 200) == pytest.approx(SECONDS, abs=ERROR)
     assert "song: skipped the last 1,200 bytes, which are not part of the flv stream" in caplog.text
 
 
 def test_salvage_takes_the_intact_frames_of_a_flac(tmp_path: Path, flac: bytes) -> None:
-    """FFmpeg 5 dropped two good frames behind each damaged one."""
+    """FFmpeg 5 dropped two intact frames after each damaged one."""
     whole = decode(write(tmp_path, flac))
     middle = len(flac) // 2
     salvaged = decode(write(tmp_path, flac[:middle] + flac[middle + 3000 :]), salvage=True)
@@ -470,9 +472,9 @@ def test_whether_channels_cancel_out_is_judged_on_the_whole_file(tmp_path: Path)
 
 @needs_ffmpeg
 def test_a_protected_m4a_is_refused_as_such(tmp_path: Path, wav: bytes) -> None:
-    content = by_ffmpeg(tmp_path, wav, "m4a")
+    content = convert_with_ffmpeg(tmp_path, wav, "m4a")
     for tag in (b"drms", b"enca"):
-        error = refused(tmp_path, content.replace(b"mp4a", tag, 1))
+        error = decode_error(tmp_path, content.replace(b"mp4a", tag, 1))
         assert error.kind == "not_audio"
         assert "protected" in error.detail
         assert "salvage" not in error.detail
@@ -494,6 +496,6 @@ for path in sys.argv[1:]:
         except SoundError:
             pass
 """
-    words = [sys.executable, "-c", code, *(str(tmp_path / str(number)) for number in range(len(files)))]
-    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    command = [sys.executable, "-c", code, *(str(tmp_path / str(number)) for number in range(len(files)))]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("", "")

@@ -1,4 +1,4 @@
-"""A sound file never makes the decoder open another file, whatever it names."""
+"""An audio file never makes the decoder open another file."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def m4a(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An m4a whose index comes last, so that reading it needs seeking."""
     folder = tmp_path_factory.mktemp("m4a")
     sf.write(folder / "song.wav", make_song(40, SAMPLE_RATE), SAMPLE_RATE)
-    words = ["ffmpeg", "-v", "error", "-i", folder / "song.wav", "-b:a", "192k", folder / "song.m4a"]
-    subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
+    command = ["ffmpeg", "-v", "error", "-i", folder / "song.wav", "-b:a", "192k", folder / "song.m4a"]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     return folder / "song.m4a"
 
 
@@ -55,8 +55,8 @@ def m4a(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_canary_notices_what_ffmpeg_opens(tmp_path: Path, other: Canary) -> None:
     path = tmp_path / "song.m4a"
     path.write_bytes(hls(str(other.path)) + b"# \xff\n")
-    words = ["ffprobe", "-v", "error", "-protocol_whitelist", "file", path]
-    subprocess.run(words, check=False, capture_output=True, timeout=30)
+    command = ["ffprobe", "-v", "error", "-protocol_whitelist", "file", path]
+    subprocess.run(command, check=False, capture_output=True, timeout=30)
     assert other.opened
 
 
@@ -92,7 +92,7 @@ def _check_that_playlists_open_nothing(
 def test_no_demuxer_in_use_opens_what_a_playlist_names(
     tmp_path: Path, other: Canary, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Even a playlist that were mistaken for a container gets nothing opened."""
+    """Even a playlist mistaken for a container opens no other file."""
     _check_that_playlists_open_nothing(tmp_path, other, monkeypatch, name)
 
 
@@ -108,9 +108,9 @@ def test_no_protocol_opens_a_file_even_for_a_playlist_demuxer(
 def test_sound_in_another_file_is_not_fetched(tmp_path: Path, other: Canary, m4a: Path) -> None:
     path = tmp_path / "song.m4a"
     path.write_bytes(with_external_data(m4a.read_bytes(), other.path))
-    words = ["ffprobe", "-v", "error", "-enable_drefs", "1", "-use_absolute_path", "1", path]
-    subprocess.run(words, check=False, capture_output=True, timeout=30)
-    assert other.opened  # so the reference is one that FFmpeg follows where it is allowed to
+    command = ["ffprobe", "-v", "error", "-enable_drefs", "1", "-use_absolute_path", "1", path]
+    subprocess.run(command, check=False, capture_output=True, timeout=30)
+    assert other.opened  # so FFmpeg follows the reference where it is allowed to
     other.opened = False
     for read in (probe, decode):
         try:
@@ -152,27 +152,27 @@ def test_traced_nothing_but_the_file_itself_is_opened(tmp_path: Path, m4a: Path)
     assert any(str(m4a) in line for line in calls_made)  # it traces
     assert len([line for line in lines if "execve(" in line]) == 1  # Python itself: no program decodes
     assert not [line for line in calls_made if "elsewhere" in line or "connect(" in line]
-    # Nor anything by a relative name, such as the resource fork that libsndfile looks for.
+    # Nor anything by a relative name, such as the resource fork that libsndfile tries to open.
     assert not [
         line for line in calls_made if '"._' in line or "/._" in line or "rsrc" in line or "AppleDouble" in line
     ]
 
 
 @pytest.mark.parametrize("suffix", ["wav", "mp3", "m4a"])
-def test_special_files_are_named_and_never_opened(tmp_path: Path, suffix: str) -> None:
+def test_special_files_are_reported_and_never_opened(tmp_path: Path, suffix: str) -> None:
     with canary(tmp_path / "pipes") as pipe:
         path = tmp_path / f"link.{suffix}"
         path.symlink_to(pipe.path)
         for each in (pipe.path, path):
-            with pytest.raises(SoundError, match="is a named pipe, not a sound file"):
+            with pytest.raises(SoundError, match="is a named pipe, not an audio file"):
                 decode(each)
         assert not pipe.opened
     with socket.socket(socket.AF_UNIX) as listener:
         os.chdir(tmp_path)
         listener.bind(f"s.{suffix}")
-        with pytest.raises(SoundError, match="is a socket, not a sound file"):
+        with pytest.raises(SoundError, match="is a socket, not an audio file"):
             probe(tmp_path / f"s.{suffix}")
     device = tmp_path / f"device.{suffix}"
     device.symlink_to("/dev/zero")
-    with pytest.raises(SoundError, match="is a character device, not a sound file"):
+    with pytest.raises(SoundError, match="is a character device, not an audio file"):
         decode(device)

@@ -1,4 +1,4 @@
-"""Files whose tags are built to be expensive are refused before a tag library reads them; real tags are not."""
+"""Files with expensive tags are rejected before mutagen reads them; real tags are not."""
 
 from __future__ import annotations
 

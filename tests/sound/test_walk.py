@@ -1,4 +1,4 @@
-"""One walk finds the music for every command: each file once, and what can't be read by name."""
+"""The walk finds each audio file once and reports entries that cannot be read."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def _link(path: Path, target: str | Path) -> None:
 
 def _find(folder: Path, walk: SoundWalk | None = None) -> list[str]:
     """Names below a folder, as the walk reached them."""
-    return [str(Path(found.name).relative_to(folder)) for found in (walk or SoundWalk()).find([folder])]
+    return [str(Path(found_files.name).relative_to(folder)) for found_files in (walk or SoundWalk()).find([folder])]
 
 
-def _problems(found: list[FoundFile]) -> dict[str, tuple[str, str]]:
-    return {Path(item.name).name: (item.error, item.message) for item in found if item.error}
+def _problems(found_files: list[FoundFile]) -> dict[str, tuple[str, str]]:
+    return {Path(item.name).name: (item.error, item.message) for item in found_files if item.error}
 
 
 def test_names_in_any_script_or_none_at_all(tmp_path: Path) -> None:
@@ -40,9 +40,9 @@ def test_names_in_any_script_or_none_at_all(tmp_path: Path) -> None:
     raw = os.fsdecode(b"\xff\xfe.mp3")
     _touch(tmp_path / "in" / "deep", *odd, raw, "..x.mp3", ".hidden.mp3", "cover.jpg", "mp3", "notes.txt")
     _touch(tmp_path / "in" / ".trash", "gone.mp3")
-    found = list(SoundWalk().find([tmp_path / "in"]))
-    assert [Path(item.path).name for item in found] == sorted([*odd, raw])
-    assert printable(found[-1].path).endswith("/\\xff\\xfe.mp3")
+    found_files = list(SoundWalk().find([tmp_path / "in"]))
+    assert [Path(item.path).name for item in found_files] == sorted([*odd, raw])
+    assert printable(found_files[-1].path).endswith("/\\xff\\xfe.mp3")
     hidden = {Path(item.path).name for item in SoundWalk(hidden=True).find([tmp_path / "in"])}
     assert hidden == {*odd, raw, "..x.mp3", ".hidden.mp3", "gone.mp3"}
 
@@ -76,22 +76,22 @@ def test_links_lead_to_each_file_once_and_loops_end(tmp_path: Path) -> None:
     _link(music / "0 again.mp3", "a/0.mp3")
     _link(music / "broken.mp3", tmp_path / "nothing.mp3")
     walk = SoundWalk()
-    found = list(walk.find([music, music / "a"]))
-    paths = {str(Path(item.path).relative_to(tmp_path)): item.name for item in found if not item.error}
+    found_files = list(walk.find([music, music / "a"]))
+    paths = {str(Path(item.path).relative_to(tmp_path)): item.name for item in found_files if not item.error}
     assert paths == {
         "music/a/0.mp3": str(music / "a/0.mp3"),
         "music/a/1.mp3": str(music / "a/1.mp3"),
         "elsewhere/2.mp3": str(music / "file.mp3"),
         "elsewhere/3.mp3": str(music / "out/3.mp3"),
     }
-    assert len(found) == len(paths) + 2
-    assert _problems(found)["broken.mp3"] == ("not_found", "is a link to nothing")
-    assert _problems(found)["self"][0] == "unreadable"
+    assert len(found_files) == len(paths) + 2
+    assert _problems(found_files)["broken.mp3"] == ("not_found", "is a dangling link")
+    assert _problems(found_files)["self"][0] == "unreadable"
     assert walk.skipped.links == 6  # up, root, above, out2, back, 0 again.mp3
     assert not list(walk.find([music]))
 
 
-def test_a_link_may_lead_to_what_the_walk_itself_passes_over(tmp_path: Path) -> None:
+def test_a_link_may_lead_to_what_the_walk_itself_skips(tmp_path: Path) -> None:
     _touch(tmp_path, ".store/a.mp3", "content/abc123")
     _link(tmp_path / "a.mp3", ".store/a.mp3")
     _link(tmp_path / "b.mp3", "content/abc123")
@@ -103,11 +103,11 @@ def test_the_folder_may_be_a_link_and_relative(tmp_path: Path, monkeypatch: pyte
     _touch(tmp_path, "real/Rock/a.mp3")
     _link(tmp_path / "music", "real")
     monkeypatch.chdir(tmp_path)
-    (found,) = SoundWalk().find(["music"])
-    assert (found.name, found.path) == ("music/Rock/a.mp3", str(tmp_path / "real/Rock/a.mp3"))
+    (found_files,) = SoundWalk().find(["music"])
+    assert (found_files.name, found_files.path) == ("music/Rock/a.mp3", str(tmp_path / "real/Rock/a.mp3"))
 
 
-def test_links_to_nothing_are_named_where_they_may_have_led_to_music(tmp_path: Path) -> None:
+def test_dangling_links_are_reported_where_the_target_may_have_been_music(tmp_path: Path) -> None:
     for name in ("gone.mp3", "Pop", "Vol. 2", "cover.jpg"):
         _link(tmp_path / name, "/nowhere/at/all")
     walk = SoundWalk()
@@ -115,7 +115,7 @@ def test_links_to_nothing_are_named_where_they_may_have_led_to_music(tmp_path: P
     assert walk.skipped == Skipped({".jpg": 1})
 
 
-def test_folders_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_folders_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _touch(tmp_path, "a/locked/x.mp3", "a/y.mp3", "b/z.mp3")
     _link(tmp_path / "b" / "x.mp3", "../a/locked/x.mp3")
     real = os.scandir
@@ -126,9 +126,9 @@ def test_folders_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pyte
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    found = list(SoundWalk().find([tmp_path]))
-    assert _problems(found) == {"locked": ("unreadable", "can't be read: Permission denied")}
-    assert [Path(item.name).name for item in found if not item.error] == ["y.mp3", "z.mp3", "x.mp3"]
+    found_files = list(SoundWalk().find([tmp_path]))
+    assert _problems(found_files) == {"locked": ("unreadable", "cannot be read: Permission denied")}
+    assert [Path(item.name).name for item in found_files if not item.error] == ["y.mp3", "z.mp3", "x.mp3"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -141,35 +141,35 @@ def test_permissions_of_folders(tmp_path: Path) -> None:
         (tmp_path / "locked").chmod(0o700)
 
 
-def test_pipes_sockets_and_devices_are_named_and_not_opened(tmp_path: Path) -> None:
+def test_pipes_sockets_and_devices_are_reported_and_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp3")
     os.mkfifo(tmp_path / "other")
     _link(tmp_path / "device.mp3", "/dev/zero")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket.mp3"))
-        found = _problems(list(SoundWalk().find([tmp_path])))
-    assert found == {
-        "pipe.mp3": ("unreadable", "is a named pipe, not a sound file"),
-        "device.mp3": ("unreadable", "is a character device, not a sound file"),
-        "socket.mp3": ("unreadable", "is a socket, not a sound file"),
+        found_files = _problems(list(SoundWalk().find([tmp_path])))
+    assert found_files == {
+        "pipe.mp3": ("unreadable", "is a named pipe, not an audio file"),
+        "device.mp3": ("unreadable", "is a character device, not an audio file"),
+        "socket.mp3": ("unreadable", "is a socket, not an audio file"),
     }
 
 
-def test_what_is_passed_over_is_counted_by_type(tmp_path: Path) -> None:
+def test_skipped_files_are_counted_by_type(tmp_path: Path) -> None:
     _touch(tmp_path, "a.mp3", "b/cover.JPG", "cover.jpg", "x.txt", "README", "no. 5 \x1b[2J", ".hidden.txt")
     walk = SoundWalk()
     assert _find(tmp_path, walk) == ["a.mp3"]
     assert walk.skipped == Skipped({".jpg": 2, ".txt": 1, "": 2})
     assert str(walk.skipped) == "5 files of other types (no suffix 2, .jpg 2, .txt 1)"
     assert str(Skipped({".mid": 1}, 2)) == (
-        "1 file of other types (.mid 1) and 2 links that lead to files found already or to a folder above"
+        "1 file of other types (.mid 1) and 2 links that lead to files already found or to a parent folder"
     )
     assert not str(Skipped())
     many = str(Skipped({f".{i}": 1 for i in range(50)}))
     assert len(many) < 120
 
 
-def test_files_that_the_caller_has_are_left_out(tmp_path: Path) -> None:
+def test_excluded_files_are_skipped(tmp_path: Path) -> None:
     _touch(tmp_path, "a.mp3", "b.mp3", "c.txt")
     walk = SoundWalk()
     walk.mark(tmp_path / "a.mp3")

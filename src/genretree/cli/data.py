@@ -169,7 +169,7 @@ def prepare(
         if engine == "ray":
             from genretree.corpus.on_ray import prepare_on_ray
 
-            engine, common["draw"] = "auto", prepare_on_ray(address)
+            engine, common["run_jobs"] = "auto", prepare_on_ray(address)
         skipped = manifest.skipped
         names = [name.strip() for name in features.split(",") if name.strip()]
         common |= {"features": names, "engine": engine, "salvage": salvage, "seed": seed}

@@ -1,1 +1,1 @@
-"""Which music there is, how it is parted, and its prepared images."""
+"""Labelled corpora: manifests, data sets, splits and stores of prepared images."""

@@ -1,4 +1,4 @@
-"""Joining groups of tracks that hold copies of each other, so that a split keeps the copies on one side."""
+"""Merging of groups that contain copies of the same tracks, so that a split keeps copies in one part."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Copies:
     audit : str
         The file that lists them.
     sha256 : str
-        Of that file.
+        SHA-256 of that file.
     pairs : tuple of pairs of int
         Rows of the store's table of tracks.
     """
@@ -43,7 +43,7 @@ def join_copies(groups: NDArray[np.int64], pairs: Sequence[tuple[int, int]]) -> 
     Returns
     -------
     int64 array, shape (n_tracks,)
-        The smallest of the numbers of the groups that were merged; other groups keep theirs.
+        The smallest group number of each merged set; other groups are unchanged.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -62,7 +62,7 @@ def join_copies(groups: NDArray[np.int64], pairs: Sequence[tuple[int, int]]) -> 
 
 
 def count_joined(copies: Copies, before: NDArray[np.int64], after: NDArray[np.int64]) -> JoinedCopies:
-    """Count how many groups `join_copies` merged, for the split's file."""
+    """Count the groups that `join_copies` merged, for the split file."""
     pairs = np.unique(np.stack([before, after], axis=1), axis=0)
     sizes = np.unique(pairs[:, 1], return_counts=True)[1]
     merged = sizes[sizes > 1]

@@ -1,4 +1,4 @@
-"""CSV files that list tracks or images: how they are opened, and which of their columns hold the genre."""
+"""CSV tables of tracks or images: parsing, and detection of the genre columns."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class CsvTable:
         try:
             self.text = source.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise CorpusError(f"{source}: can't be read as a UTF-8 CSV ({error})") from error
+            raise CorpusError(f"{source}: cannot be read as a UTF-8 CSV ({error})") from error
         delimiter = max(",;\t", key=self.text.partition("\n")[0].count)
         self._reader = csv.DictReader(self.text.splitlines(keepends=True), delimiter=delimiter, strict=True)
         try:
@@ -64,21 +64,21 @@ class CsvTable:
 
 
 def find_level_columns(source: Path, columns: Sequence[str], levels: Sequence[str] | None = None) -> list[str]:
-    """Find the columns that hold the genre: one for each level from the root down, or `genre` alone.
+    """Return the genre columns: one for each level from the root down, or `genre` alone.
 
     Parameters
     ----------
     source : Path
-        For messages.
+        For error messages.
     columns : sequence of str
         All columns of the table.
     levels : sequence of str, optional
-        The level columns, where they have other names than the usual ones.
+        Names of the level columns, if not the default ones.
 
     Raises
     ------
     CorpusError
-        If there are none.
+        If there are no genre columns.
     """
     if levels:
         missing = [name for name in levels if name not in columns]

@@ -1,4 +1,4 @@
-"""A labelled collection of tracks, made of records, data frames, folders or CSV files."""
+"""Labelled data sets of tracks, from records, data frames, folders, CSV files or mirdata."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Tree = Taxonomy | Mapping[str, Any] | str | Path | None
 class Dataset:
     """Tracks with a genre path and a group each.
 
-    Made by one of the `from_...` methods.
+    Create one with the `from_...` methods.
 
     Parameters
     ----------
@@ -65,30 +65,30 @@ class Dataset:
         root: str | Path | None = None,
         multiple_genres: MultipleGenres = "ask",
     ) -> Self:
-        """Make a data set of dicts, one for each track.
+        """Create a data set from dicts, one for each track.
 
         Parameters
         ----------
         records : iterable of mappings
         audio : str
-            The key of the audio file's path.
+            Key of the audio file's path.
         genre : str or sequence of str
-            The key of the genre: a leaf's name, or a path such as `Rock/Punk`. Or one key for each level of the tree.
+            Key of the genre, a leaf's name or a path such as `Rock/Punk`; or one key for each level of the tree.
         group : str, optional
-            The key of what must not stand on both sides of a split. By default `artist`, else `album`, else each track
-            is its own group.
+            Key of the group that must not be divided by a split. By default `artist`, else `album`, else each track is
+            its own group.
         taxonomy : Taxonomy, nested dict, or path of a YAML file, optional
             By default inferred from the genres in use.
         root : path, optional
-            Folder that relative paths start from; by default the current one.
+            Base folder of relative paths; by default the current one.
         multiple_genres : {"ask", "first", "skip", "keep"}
-            What becomes of a genre such as `Rock;Pop`: an error that asks, the first genre, a rejected record, or one
-            genre of that whole name.
+            Handling of a genre such as `Rock;Pop`: raise an error, use the first genre, reject the record, or use the
+            whole text as the name of one genre.
 
         Raises
         ------
         ArgumentError
-            If the records aren't mappings.
+            If the records are not mappings.
         CorpusError
             If a key is missing, or no record is usable.
         TaxonomyError
@@ -116,7 +116,7 @@ class Dataset:
         root: str | Path | None = None,
         multiple_genres: MultipleGenres = "ask",
     ) -> Self:
-        """Make a data set of a pandas data frame, with one row for each track; arguments as for `from_records`."""
+        """Create a data set from a pandas data frame with one row per track; parameters as for `from_records`."""
         if not hasattr(df, "to_dict") or not hasattr(df, "columns"):
             raise ArgumentError(f"df must be a pandas DataFrame, got {type(df).__name__}")
         records = df.to_dict("records")
@@ -134,11 +134,11 @@ class Dataset:
     def from_folder(
         cls, folder: str | Path, *, group: str | None = None, taxonomy: Tree = None, depth: int | None = None
     ) -> Self:
-        """Make a data set of a folder whose sub-folders are genres, such as `Classic/Chamber/x.mp3`.
+        """Create a data set from a folder whose sub-folders are genres, such as `Classic/Chamber/x.mp3`.
 
         See Also
         --------
-        genretree.read_manifest : Describes the arguments.
+        genretree.read_manifest : Describes the parameters.
         """
         return cls(read_manifest(folder, as_taxonomy(taxonomy), group, depth=depth))
 
@@ -152,11 +152,11 @@ class Dataset:
         levels: Sequence[str] | None = None,
         multiple_genres: MultipleGenres = "ask",
     ) -> Self:
-        """Make a data set of a CSV file with the columns `path` and `genre`, or one column for each level.
+        """Create a data set from a CSV file with the columns `path` and `genre`, or one column for each level.
 
         See Also
         --------
-        genretree.read_manifest : Describes the arguments.
+        genretree.read_manifest : Describes the parameters.
         """
         return cls(read_manifest(path, as_taxonomy(taxonomy), group, levels, multiple_genres=multiple_genres))
 
@@ -169,16 +169,16 @@ class Dataset:
         group: str | Callable[[Any], str | None] | None = "artist",
         taxonomy: Tree = None,
     ) -> Self:
-        """Make a data set of one that mirdata has loaded.
+        """Create a data set from a mirdata data set.
 
         Parameters
         ----------
         dataset : mirdata.core.Dataset
             For example `mirdata.initialize("gtzan_genre")`.
         genre : str or callable
-            Attribute of a mirdata track with the genre, or a function from a track to its genre's name or path.
+            Attribute of a mirdata track, or a function of a track that returns the genre's name or path.
         group : str, callable or None
-            The same for the artist; without one each track is its own group.
+            The same for the artist; None makes each track its own group.
         taxonomy : Taxonomy, nested dict, or path of a YAML file, optional
         """
         if not hasattr(dataset, "load_tracks"):
@@ -204,7 +204,7 @@ class Dataset:
 
     @property
     def rejected(self) -> tuple[Failure, ...]:
-        """Records that can't be used, and why."""
+        """Records that cannot be used, with the reasons."""
         return self.manifest.rejected
 
     def __len__(self) -> int:
@@ -216,7 +216,7 @@ class Dataset:
         return f"Dataset({len(self)} tracks, {count} genres, grouped by {self.manifest.group_by}{rejected})"
 
     def count_genres(self) -> dict[str, int]:
-        """Count the tracks of each leaf of the tree, by its path."""
+        """Return the number of tracks of each leaf by its path."""
         counts = Counter(track.leaf for track in self.tracks)
         return {format_path(leaf): counts[number] for number, leaf in enumerate(self.taxonomy.leaves)}
 
@@ -238,12 +238,12 @@ class Dataset:
         -------
         Store
         """
-        chosen = settings if isinstance(settings, ImageSettings | None) else ImageSettings.build(settings)
-        return prepare(self.manifest, out, chosen, **options)
+        image_settings = settings if isinstance(settings, ImageSettings | None) else ImageSettings.build(settings)
+        return prepare(self.manifest, out, image_settings, **options)
 
 
 def as_taxonomy(tree: Tree) -> Taxonomy | None:
-    """Make a taxonomy of a nested mapping, the path of a YAML file, or the name of a built-in tree."""
+    """Convert a nested mapping, the path of a YAML file, or the name of a built-in tree to a taxonomy."""
     if tree is None or isinstance(tree, Taxonomy):
         return tree
     if isinstance(tree, str | os.PathLike):
@@ -252,5 +252,5 @@ def as_taxonomy(tree: Tree) -> Taxonomy | None:
 
 
 def _text(value: Any) -> str:
-    """Convert a cell to text; None and NaN, by which pandas marks missing values, are empty."""
+    """Convert a cell to text; None and NaN are empty."""
     return "" if value is None or value != value else str(value)

@@ -1,4 +1,4 @@
-"""Artist, album and title from the tags of a sound file, whatever its format."""
+"""Artist, album and title from the tags of audio files of all formats."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, BinaryIO
 
 from genretree.sound.tag_bounds import check_tags
 
-# For each of our names, what it is called in ID3, in ASF (wma) and in the INFO chunk of a wav. Vorbis comments, APEv2,
-# MP4 as mutagen reads it, and Matroska call it by our name in upper or lower case.
+# Names of each field in ID3, in ASF (wma) and in the INFO chunk of a wav. Vorbis comments, APEv2, MP4 in mutagen, and
+# Matroska use the key itself, in upper or lower case.
 _NAMES = {
     "artist": ("TPE1", "Author", "IART"),
     "album": ("TALB", "WM/AlbumTitle", "IPRD"),
     "title": ("TIT2", "Title", "INAM"),
 }
 _MATROSKA = b"\x1a\x45\xdf\xa3"
-_MAX_CHUNKS = 1000  # of a wav that are looked through for its INFO
-_MAX_INFO = 1 << 20  # bytes of it that are read
+_MAX_CHUNKS = 1000  # of a wav, searched for INFO
+_MAX_INFO = 1 << 20  # bytes of INFO to read
 
 
 def read_tags(path: Path) -> dict[str, str]:
@@ -31,25 +31,24 @@ def read_tags(path: Path) -> dict[str, str]:
     Returns
     -------
     dict
-        Those of `artist`, `album` and `title` that are there and not blank; several values of one are separated by
-        "; ". Empty where tags cannot be read: damaged ones say nothing about the sound, which is checked when it is
-        decoded.
+        The non-blank values of `artist`, `album` and `title`; several values of one are separated by "; ". Empty if the
+        tags cannot be read: damaged tags do not affect the audio, which is checked when it is decoded.
     """
     if not path.is_file():  # opening a named pipe would block
         return {}
     for read in (_read_mutagen, _read_other):
         try:
             check_tags(path)
-            found = {name: _join(values) for name, values in read(path).items()}
+            tags_found = {name: _join(values) for name, values in read(path).items()}
         except Exception:
             continue
-        if any(found.values()):
-            return {name: value for name, value in found.items() if value}
+        if any(tags_found.values()):
+            return {name: value for name, value in tags_found.items() if value}
     return {}
 
 
 def _join(values: Iterable[Any]) -> str:
-    """Put distinct values one after the other; an ID3 frame may hold several, with NUL between them."""
+    """Join distinct values; an ID3 frame may contain several, separated by NUL."""
     parts = [part.strip() for value in values for part in str(value).split("\0")]
     return "; ".join(dict.fromkeys(part for part in parts if part))
 
@@ -65,7 +64,7 @@ def _look_up(tags: Any, names: Iterable[str]) -> Iterable[Any]:
     for name in names:
         try:
             value = tags.get(name)
-        except (KeyError, ValueError):  # easy tags raise it for names they do not know
+        except (KeyError, ValueError):  # raised by easy tags for unknown names
             continue
         if value:
             return getattr(value, "text", None) or ([value] if isinstance(value, str) else value)
@@ -73,7 +72,7 @@ def _look_up(tags: Any, names: Iterable[str]) -> Iterable[Any]:
 
 
 def _read_other(path: Path) -> dict[str, Iterable[Any]]:
-    """Read what mutagen does not: the INFO chunk of a wav, the tags of Matroska, and APEv2 behind an mp3."""
+    """Read what mutagen does not: the INFO chunk of a wav, the tags of Matroska, and APEv2 after an mp3."""
     with path.open("rb") as stream:
         head = stream.read(12)
         if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
@@ -89,7 +88,7 @@ def _read_other(path: Path) -> dict[str, Iterable[Any]]:
 
 
 def _read_info(stream: BinaryIO) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    tags_found: dict[str, list[str]] = {}
     for _ in range(_MAX_CHUNKS):
         header = stream.read(8)
         if len(header) < 8:
@@ -98,13 +97,15 @@ def _read_info(stream: BinaryIO) -> dict[str, list[str]]:
         start = stream.tell()
         if name == b"LIST" and stream.read(4) == b"INFO":
             content = stream.read(min(size - 4, _MAX_INFO)) if size > 4 else b""
-            place = 0
-            while place + 8 <= len(content):
-                key, length = struct.unpack_from("<4sI", content, place)
-                found.setdefault(key.decode("latin-1"), []).append(_decode(content[place + 8 : place + 8 + length]))
-                place += 8 + length + length % 2
+            offset = 0
+            while offset + 8 <= len(content):
+                key, length = struct.unpack_from("<4sI", content, offset)
+                tags_found.setdefault(key.decode("latin-1"), []).append(
+                    _decode(content[offset + 8 : offset + 8 + length])
+                )
+                offset += 8 + length + length % 2
         stream.seek(start + size + size % 2)
-    return found
+    return tags_found
 
 
 def _decode(raw: bytes) -> str:
@@ -118,7 +119,7 @@ def _decode(raw: bytes) -> str:
 def _read_matroska(stream: BinaryIO) -> dict[str, Iterable[Any]]:
     import av
 
-    # The format is given and the file is open already: FFmpeg neither guesses nor opens anything by name.
+    # With an explicit format and an open file, FFmpeg neither guesses nor opens files by name.
     with av.open(stream, format="matroska") as container:
         tags: dict[str, str] = {}
         for metadata in (container.metadata, *(each.metadata for each in container.streams)):

@@ -1,4 +1,4 @@
-"""Rows of images with labels: from a CSV, or from a data set in the formats of the library `datasets`."""
+"""Tables of labelled images: from a CSV, or from a data set in the formats of the library `datasets`."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _TABLES = (".parquet", ".arrow")
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns hold what.
+    """Column names of images, labels, track and artist.
 
     Parameters
     ----------
     images : dict
-        Column of each modality that there is.
+        Column of each available modality.
     labels : tuple of str
         From the top level down.
     track, artist : str
-        Empty where there is none.
+        Empty if there is none.
     """
 
     images: dict[Modality, str]
@@ -48,14 +48,14 @@ class Columns:
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One slice: its genre, its track and where its images are (`None`: missing)."""
+    """One slice: its genre, track, artist and other columns."""
 
     name: str
     part: str
     genre: NodePath
     track: str
     artist: str
-    facts: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,31 +69,31 @@ class ImageRows:
     rows : list of (position, ImageRow)
         The rows with a label; the position counts all rows of the source.
     rejected : list of Failure
-    stamps : list of str
-        What changes when the contents change.
+    fingerprints : list of str
+        Values that change with the contents.
     """
 
     source: str
     columns: Columns
     rows: list[tuple[int, ImageRow]]
     rejected: list[Failure]
-    stamps: list[str]
-    contents: Any  # a list of cells by modality, or data sets in the order of their parts
+    fingerprints: list[str]
+    contents: Any  # a list of cells by modality, or concatenated data sets
 
     def read(self, positions: Sequence[int]) -> list[dict[Modality, bytes | Path | None]]:
-        """Give the images of some rows, undecoded."""
+        """Return the undecoded images of some rows."""
         if isinstance(self.contents, list):
             return [self.contents[position] for position in positions]
-        return [_cells(self.contents[position], self.columns) for position in positions]
+        return [_image_cells(self.contents[position], self.columns) for position in positions]
 
 
 def parse_columns(text: str | None) -> dict[str, list[str]]:
-    """Read `mel=a,label=b,label=c`: the columns of each role.
+    """Parse `mel=a,label=b,label=c` to the columns of each role.
 
     Raises
     ------
     SettingsError
-        For an unknown role, or one that is given twice (only labels may be).
+        For an unknown role, or one that occurs twice (only labels may).
     """
     found: dict[str, list[str]] = defaultdict(list)
     for item in (text or "").split(","):
@@ -109,7 +109,7 @@ def parse_columns(text: str | None) -> dict[str, list[str]]:
 
 
 def is_image_csv(source: Path, columns: Mapping[str, list[str]]) -> bool:
-    """Whether a CSV lists images: it has a column mel, cqt or chroma and no path, or its columns are named."""
+    """Return whether a CSV lists images: it has a column mel, cqt or chroma and no path, or columns are named."""
     if not source.is_file() or source.suffix.lower() not in (".csv", ".tsv", ".txt"):
         return False
     if columns:
@@ -124,7 +124,7 @@ def is_image_csv(source: Path, columns: Mapping[str, list[str]]) -> bool:
 
 
 def is_image_dataset(source: Path, columns: Mapping[str, list[str]]) -> bool:
-    """Whether `datasets` is to open a source: a save_to_disk copy, Parquet or Arrow files, or named columns."""
+    """Return whether a source is for `datasets`: a save_to_disk copy, Parquet or Arrow files, or named columns."""
     if source.is_file():
         return source.suffix.lower() in _TABLES
     if not source.is_dir():
@@ -134,31 +134,31 @@ def is_image_dataset(source: Path, columns: Mapping[str, list[str]]) -> bool:
     saved = (source / "dataset_dict.json").is_file() or (source / "state.json").is_file()
     if saved or columns:
         return True
-    near = (path for depth in ("*", "*/*", "*/*/*") for path in source.glob(depth))
-    found = any(path.suffix.lower() in _TABLES for path in near)
-    return found and not any(SoundWalk().find([source]))  # a table beside music is not a data set of images
+    nearby = (path for depth in ("*", "*/*", "*/*/*") for path in source.glob(depth))
+    found = any(path.suffix.lower() in _TABLES for path in nearby)
+    return found and not any(SoundWalk().find([source]))  # a table next to music is not a data set of images
 
 
-def find_columns(source: str, names: Sequence[str], given: Mapping[str, list[str]]) -> Columns:
-    """Find the columns by their usual names, or as given.
+def find_columns(source: str, names: Sequence[str], role_columns: Mapping[str, list[str]]) -> Columns:
+    """Return the columns, by default names or as named by the caller.
 
     Raises
     ------
     CorpusError
-        If one that was named is missing, or there are no images or no labels.
+        If a named column is missing, or there are no images or no labels.
     """
     listed = ", ".join(names) or "none"
-    missing = [column for columns in given.values() for column in columns if column not in names]
+    missing = [column for columns in role_columns.values() for column in columns if column not in names]
     if missing:
         raise CorpusError(f"{source}: has no column {', '.join(missing)}; it has: {listed}")
-    named: dict[Modality, str] = {name: given[name][0] for name in MODALITIES if name in given}
+    named: dict[Modality, str] = {name: role_columns[name][0] for name in MODALITIES if name in role_columns}
     images: dict[Modality, str] = named or {name: name for name in MODALITIES if name in names}
     if not images:
         raise CorpusError(
             f"{source}: has no column mel, cqt or chroma; it has: {listed}. Name them: "
             "`columns=mel=COLUMN,label=COLUMN`"
         )
-    labels = given.get("label", [])
+    labels = role_columns.get("label", [])
     if not labels:
         try:
             labels = find_level_columns(Path(source), names)
@@ -169,40 +169,40 @@ def find_columns(source: str, names: Sequence[str], given: Mapping[str, list[str
                     "Name the label columns, top level first: `columns=label=COLUMN,label=COLUMN`"
                 ) from error
             labels = ["label"]
-    track, artist = (given.get(role, [role if role in names else ""])[0] for role in ("track", "artist"))
+    track, artist = (role_columns.get(role, [role if role in names else ""])[0] for role in ("track", "artist"))
     return Columns(images, tuple(labels), track, artist)
 
 
-def read_image_csv(source: Path, given: Mapping[str, list[str]]) -> ImageRows:
-    """Read a CSV with a row for each slice; image paths are relative to it.
+def read_image_csv(source: Path, role_columns: Mapping[str, list[str]]) -> ImageRows:
+    """Read a CSV with one row per slice; image paths are relative to it.
 
     Raises
     ------
     CorpusError
-        If it can't be read, or lacks a column.
+        If it cannot be read, or lacks a column.
     """
     table = CsvTable(source)
-    columns = find_columns(str(source), table.columns, given)
+    columns = find_columns(str(source), table.columns, role_columns)
     rows: list[tuple[int, ImageRow]] = []
     rejected: list[Failure] = []
     cells: list[dict[Modality, bytes | Path | None]] = []
-    stamps: list[str] = [table.text]
-    for position, (line, facts) in enumerate(table):
-        files = {name: facts[column] for name, column in columns.images.items()}
+    fingerprints: list[str] = [table.text]
+    for position, (line, metadata) in enumerate(table):
+        files = {name: metadata[column] for name, column in columns.images.items()}
         cells.append({name: source.parent / file if file else None for name, file in files.items()})
-        stamps += [_stamp(file) for file in cells[-1].values() if isinstance(file, Path)]
+        fingerprints += [_fingerprint_file(file) for file in cells[-1].values() if isinstance(file, Path)]
         name = next((file for file in files.values() if file), f"line {line}")
-        genre = _genre([facts[column] for column in columns.labels])
+        genre = _genre([metadata[column] for column in columns.labels])
         if genre is None:
             message = f"{source.name}, line {line}: no label, or a level left out between two"
             rejected.append(Failure(printable(name), "label", message))
             continue
-        track, artist = (facts[column] if column else "" for column in (columns.track, columns.artist))
-        rows.append((position, ImageRow(printable(name), "", genre, track, artist, facts)))
-    return ImageRows(str(source), columns, rows, rejected, stamps, cells)
+        track, artist = (metadata[column] if column else "" for column in (columns.track, columns.artist))
+        rows.append((position, ImageRow(printable(name), "", genre, track, artist, metadata)))
+    return ImageRows(str(source), columns, rows, rejected, fingerprints, cells)
 
 
-def _stamp(file: Path) -> str:
+def _fingerprint_file(file: Path) -> str:
     try:
         stat = file.stat()
     except (OSError, ValueError):
@@ -211,7 +211,7 @@ def _stamp(file: Path) -> str:
 
 
 def _genre(names: list[str]) -> NodePath | None:
-    """Give the path of labels from the top down; a short leaf may be repeated for the levels it stands for."""
+    """Return the genre path of labels from the top down; a short leaf may be repeated for deeper levels."""
     filled = [name for name in names if name]
     if not filled or filled != names[: len(filled)]:
         return None
@@ -225,22 +225,22 @@ def _genre(names: list[str]) -> NodePath | None:
 # -- data sets -----------------------------------------------------------------------------------------------
 
 
-def read_image_dataset(source: Path, given: Mapping[str, list[str]], cache: Path) -> ImageRows:
+def read_image_dataset(source: Path, role_columns: Mapping[str, list[str]], cache: Path) -> ImageRows:
     """Open a data set by name on the Hub, a folder or a file, and read its labels.
 
     Parameters
     ----------
     source : path
         A name on the Hub, a `save_to_disk` folder, a folder with a card, Parquet or Arrow files.
-    given : mapping
-        As `parse_columns` gives it.
+    role_columns : mapping
+        As returned by `parse_columns`.
     cache : path
-        Folder for what `datasets` converts of local files.
+        Cache folder of `datasets` for converted local files.
 
     Raises
     ------
     CorpusError
-        If it can't be opened, or has no images or labels.
+        If it cannot be opened, or has no images or labels.
     MissingExtraError
         If `datasets` is not installed.
     """
@@ -253,29 +253,31 @@ def read_image_dataset(source: Path, given: Mapping[str, list[str]], cache: Path
         parts = _open_parts(source, cache)
     except CorpusError:
         raise
-    except Exception as error:  # datasets passes on whatever its readers, the file system and the Hub raise
-        said = (str(error).splitlines() or [""])[0]
-        what = "can't be read as a data set" if source.exists() else "no such path here, and not to be had from the Hub"
-        raise CorpusError(f"{source}: {what} ({type(error).__name__}: {said})") from error
+    except Exception as error:  # datasets passes on all exceptions of its readers, the file system and the Hub
+        reason = (str(error).splitlines() or [""])[0]
+        what = "cannot be read as a data set" if source.exists() else "no such local path, and not found on the Hub"
+        raise CorpusError(f"{source}: {what} ({type(error).__name__}: {reason})") from error
     first = next(iter(parts.values()))
-    columns = find_columns(str(source), list(first.features), given)
+    columns = find_columns(str(source), list(first.features), role_columns)
     for part, data in parts.items():
         if missing := [name for name in first.features if name not in data.features]:
             raise CorpusError(f"{source}: the part {part} has no column {', '.join(missing)}")
-    kept = [*columns.images.values(), *columns.labels, *filter(None, (columns.track, columns.artist))]
+    used_columns = [*columns.images.values(), *columns.labels, *filter(None, (columns.track, columns.artist))]
     rows: list[tuple[int, ImageRow]] = []
     rejected: list[Failure] = []
     joined, position = [], 0
     for part, data in parts.items():
-        data = data.select_columns(list(dict.fromkeys(kept)))
+        data = data.select_columns(list(dict.fromkeys(used_columns)))
         for column in columns.images.values():
             feature = data.features[column]
             if isinstance(feature, datasets.Audio):
-                raise CorpusError(f"{source}: the column '{column}' holds sound, not images; save the sound as files")
+                raise CorpusError(f"{source}: the column '{column}' contains audio, not images; save it as files")
             if isinstance(feature, datasets.Image):
                 data = data.cast_column(column, datasets.Image(decode=False))
         joined.append(data)
-        labels = data.select_columns([name for name in dict.fromkeys(kept) if name not in columns.images.values()])
+        labels = data.select_columns(
+            [name for name in dict.fromkeys(used_columns) if name not in columns.images.values()]
+        )
         for place, row in enumerate(labels):
             name = f"{part}/{place:06d}"
             genre = _genre([_label(data.features[column], row[column]) for column in columns.labels])
@@ -290,14 +292,14 @@ def read_image_dataset(source: Path, given: Mapping[str, list[str]], cache: Path
                     (position, ImageRow(name, part, genre, track, artist, {"artist": artist} if artist else {}))
                 )
             position += 1
-    stamps = [f"{part} {len(data)} {data._fingerprint}" for part, data in parts.items()]
+    fingerprints = [f"{part} {len(data)} {data._fingerprint}" for part, data in parts.items()]
     if source.exists():
-        stamps += [_stamp(file) for file in (_data_files(source) if source.is_dir() else [source])]
-    return ImageRows(str(source), columns, rows, rejected, stamps, _Joined(joined))
+        fingerprints += [_fingerprint_file(file) for file in (_data_files(source) if source.is_dir() else [source])]
+    return ImageRows(str(source), columns, rows, rejected, fingerprints, _ConcatenatedRows(joined))
 
 
-class _Joined:
-    """Rows of several data sets, by one position."""
+class _ConcatenatedRows:
+    """Rows of several data sets by a single index."""
 
     def __init__(self, parts: Sequence[Any]) -> None:
         self._parts = parts
@@ -319,7 +321,7 @@ def _label(feature: Any, value: Any) -> str:
     return str(value).strip()
 
 
-def _cells(row: Mapping[str, Any], columns: Columns) -> dict[Modality, bytes | Path | None]:
+def _image_cells(row: Mapping[str, Any], columns: Columns) -> dict[Modality, bytes | Path | None]:
     found: dict[Modality, bytes | Path | None] = {}
     for name, column in columns.images.items():
         cell = row[column]
@@ -346,12 +348,12 @@ def _open_parts(source: Path, cache: Path) -> dict[str, Any]:
 
 
 def _open_files(source: Path, cache: Path) -> dict[str, Any]:
-    """Open Parquet or Arrow files; folders and file names say which part each is of."""
+    """Open Parquet or Arrow files; folder and file names determine the part."""
     import datasets
 
     files = list(_data_files(source)) if source.is_dir() else [source]
     if not files:
-        raise CorpusError(f"{source}: no Parquet or Arrow files, no save_to_disk copy and no data set card in it")
+        raise CorpusError(f"{source}: contains no Parquet or Arrow files, save_to_disk copy or data set card")
     by_part: dict[str, list[str]] = defaultdict(list)
     for file in files:
         inside = str(file.relative_to(source)) if source.is_dir() else file.name
@@ -362,7 +364,7 @@ def _open_files(source: Path, cache: Path) -> dict[str, Any]:
     for part, paths in by_part.items():
         if paths[0].endswith(".parquet"):
             opened[part] = datasets.load_dataset("parquet", data_files=paths, split="train", cache_dir=str(cache))
-        else:  # as they are, memory-mapped
+        else:  # memory-mapped, without conversion
             opened[part] = datasets.concatenate_datasets([datasets.Dataset.from_file(path) for path in paths])
     return opened
 
@@ -382,5 +384,5 @@ def _check_pointers(source: Path) -> None:
                 if is_lfs_pointer(stream.read(64)):
                     where = os.fspath(source if source.is_dir() else source.parent)
                     raise CorpusError(
-                        f"{file}: is a Git LFS pointer, not the data; fetch the content with: git -C {where} lfs pull"
+                        f"{file}: is a Git LFS pointer, not the data; download it with: git -C {where} lfs pull"
                     )

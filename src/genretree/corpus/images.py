@@ -1,4 +1,4 @@
-"""From rows of images to a store; several rows of one track are its slices."""
+"""Preparation of a store from labelled images; several rows of one track are its slices."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from genretree.corpus.image_rows import (
     read_image_dataset,
 )
 from genretree.corpus.manifest import Failure
-from genretree.corpus.prepare import check_target, facts_file, images_file, publish
+from genretree.corpus.prepare import check_target, images_file, metadata_file, publish
 from genretree.corpus.splits import PARTS, Split, join_groups, split_groups, split_slices
 from genretree.corpus.store import Store, StoreMetadata, write_tables
 from genretree.errors import CorpusError, ImageError, TaxonomyError
@@ -33,7 +33,7 @@ from genretree.settings import HOP_LENGTH, MODALITIES, SAMPLE_RATE, ImageSetting
 from genretree.sound.images import ImageForm, read_image
 from genretree.taxonomy import Taxonomy, format_path
 
-CHUNK = 64  # rows that are read, written and taken up again together
+CHUNK = 64  # rows per shard
 
 Cells = dict[Modality, bytes | Path | None]
 
@@ -52,92 +52,106 @@ def prepare_images(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Store:
-    """Read images with labels into a store.
+    """Convert labelled images to a store.
 
     Parameters
     ----------
     source : str or path
-        A CSV with the columns `mel`, `cqt`, `chroma` (any of them), labels (`genre`, or `level_1`, `level_2` ...) and
-        perhaps `track` and `artist`; or a data set: a name on the Hub, a `save_to_disk` folder, Parquet or Arrow.
+        A CSV with any of the columns `mel`, `cqt` and `chroma`, labels (`genre`, or `level_1`, `level_2` ...) and
+        optionally `track` and `artist`; or a data set: a name on the Hub, a `save_to_disk` folder, Parquet or Arrow.
     out : path
-        The store's folder. Work in progress lies beside it in `OUT.partial` and is taken up again by the next call.
+        The store's folder. Work in progress is in `OUT.partial` next to it, and the next call resumes it.
     settings : ImageSettings, optional
         Size of the stored images; length of a slice.
     columns : str, optional
-        Other names of columns: `mel=a,label=b,label=c,track=d`; several labels go from the top level down.
+        Column names other than the default: `mel=a,label=b,label=c,track=d`; several labels from the top level down.
     form : "auto", "drawn", "grey" or "raw"
         See `genretree.sound.images.read_image`.
     tree : Taxonomy, optional
-        Without it the tree is inferred from the labels.
+        By default inferred from the labels.
     group : "artist" or "track", optional
-        What never stands on both sides of a split; by default the first of them that there is.
+        Group that must not be divided by a split; by default the first available.
     workers : int, optional
-        Processes; by default one for each processor this process may use.
+        Number of processes; by default the number of available processors.
     seed : int
-        Of the default split.
+        Seed of the default split.
     overwrite : bool
-        Replace a store that was made from something else.
+        Replace a store that was made from other data.
     progress : bool
         Show a bar on standard error.
 
     Returns
     -------
     Store
-        A modality without a column is 0 throughout. Without track and artist each row counts as a track of its own,
-        and the default split (that of the data set, if it has train, validation and test) is by slices.
+        A modality without a column is all 0. Without track and artist, each row counts as a track, and the default
+        split (that of the data set, if it has train, validation and test) is by slices.
 
     Raises
     ------
     CorpusError
-        If the source can't be read, has no labels or no usable row, or `out` holds something else.
+        If the source cannot be read, has no labels or no usable row, or `out` contains something else.
     """
     out, source = Path(out), Path(source)
     settings = settings or ImageSettings()
-    given = parse_columns(columns)
+    role_columns = parse_columns(columns)
     work = out.with_name(f"{out.name}.partial")
     shards = work / "rows"
-    if is_image_csv(source, given):
-        found = read_image_csv(source, given)
+    if is_image_csv(source, role_columns):
+        image_rows = read_image_csv(source, role_columns)
     else:
-        found = read_image_dataset(source, given, shards / "cache")
-    group_by = _group_by(found, group)
-    taxonomy, leaves, rejected = _match(found, tree)
-    content = [found.stamps, asdict(found.columns), settings.digest, form, taxonomy.to_json(), group_by, seed]
+        image_rows = read_image_dataset(source, role_columns, shards / "cache")
+    group_by = _group_by(image_rows, group)
+    taxonomy, leaves, rejected = _match_labels(image_rows, tree)
+    content = [
+        image_rows.fingerprints,
+        asdict(image_rows.columns),
+        settings.digest,
+        form,
+        taxonomy.to_json(),
+        group_by,
+        seed,
+    ]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     existing = check_target(out, digest, overwrite)
     if existing is not None:
         return existing
     shards.mkdir(parents=True, exist_ok=True)
-    kept = [(position, row, leaf) for (position, row), leaf in zip(found.rows, leaves, strict=True) if leaf is not None]
-    drawn = _draw_all(found, kept, shards / digest, settings, form, workers or available_processors(), progress)
-    seen = ", ".join(found.columns.images)
-    engine = "drawn" if len(found.columns.images) == len(MODALITIES) else f"drawn ({seen} only)"
-    facts = StoreMetadata(found.source, group_by, engine, version("genretree"), digest)
-    _join(work, found, kept, drawn, rejected, taxonomy, settings, facts, seed)
+    labelled_rows = [
+        (position, row, leaf) for (position, row), leaf in zip(image_rows.rows, leaves, strict=True) if leaf is not None
+    ]
+    shards_done = _render_all(
+        image_rows, labelled_rows, shards / digest, settings, form, workers or available_processors(), progress
+    )
+    modalities = ", ".join(image_rows.columns.images)
+    engine = "drawn" if len(image_rows.columns.images) == len(MODALITIES) else f"drawn ({modalities} only)"
+    facts = StoreMetadata(image_rows.source, group_by, engine, version("genretree"), digest)
+    _join(work, image_rows, labelled_rows, shards_done, rejected, taxonomy, settings, facts, seed)
     return publish(work, shards, out)
 
 
-def _group_by(found: ImageRows, group: str | None) -> str:
-    known = [role for role in ("artist", "track") if getattr(found.columns, role)]
+def _group_by(image_rows: ImageRows, group: str | None) -> str:
+    available = [role for role in ("artist", "track") if getattr(image_rows.columns, role)]
     if group is None:
-        return known[0] if known else "slice"
-    if group in known:
+        return available[0] if available else "slice"
+    if group in available:
         return group
-    raise CorpusError(f"{found.source}: can't be grouped by '{group}'; it has: {', '.join(known) or 'neither'}")
+    raise CorpusError(
+        f"{image_rows.source}: can't be grouped by '{group}'; it has: {', '.join(available) or 'neither'}"
+    )
 
 
-def _match(found: ImageRows, tree: Taxonomy | None) -> tuple[Taxonomy, list[int | None], list[Failure]]:
-    """Find each row's leaf; rows of one track must agree."""
-    rejected = list(found.rejected)
-    if not found.rows:
+def _match_labels(image_rows: ImageRows, tree: Taxonomy | None) -> tuple[Taxonomy, list[int | None], list[Failure]]:
+    """Return each row's leaf; rows of one track must agree."""
+    rejected = list(image_rows.rejected)
+    if not image_rows.rows:
         first = f"; the first: {rejected[0].message}" if rejected else ""
-        raise CorpusError(f"{found.source}: none of the {len(rejected)} rows has a label{first}")
-    genres = {row.genre for _, row in found.rows}
+        raise CorpusError(f"{image_rows.source}: none of the {len(rejected)} rows has a label{first}")
+    genres = {row.genre for _, row in image_rows.rows}
     inner = {genre[:cut] for genre in genres for cut in range(1, len(genre))}
-    taxonomy = tree or Taxonomy.from_paths([row.genre for _, row in found.rows if row.genre not in inner])
+    taxonomy = tree or Taxonomy.from_paths([row.genre for _, row in image_rows.rows if row.genre not in inner])
     leaves: list[int | None] = []
     tracks: dict[str, int] = {}
-    for _, row in found.rows:
+    for _, row in image_rows.rows:
         leaf: int | None = None
         try:
             leaf = taxonomy.find_leaf(row.genre if len(row.genre) > 1 else row.genre[0])
@@ -151,53 +165,53 @@ def _match(found: ImageRows, tree: Taxonomy | None) -> tuple[Taxonomy, list[int 
     return taxonomy, leaves, rejected
 
 
-# -- drawing -------------------------------------------------------------------------------------------------
+# -- rendering -----------------------------------------------------------------------------------------------
 
 
-def _draw_all(
-    found: ImageRows,
-    kept: Sequence[tuple[int, ImageRow, int]],
+def _render_all(
+    image_rows: ImageRows,
+    labelled_rows: Sequence[tuple[int, ImageRow, int]],
     base: Path,
     settings: ImageSettings,
     form: ImageForm,
     workers: int,
     progress: bool,
 ) -> list[tuple[Path, list[dict[str, Any]]]]:
-    """Read the images, 64 rows at a time; returns each shard with the facts of its rows."""
+    """Convert the images, 64 rows at a time; return each shard with the metadata of its rows."""
     shards: list[Path] = []
-    with progress_bar(len(kept), "prepare", "row", progress) as tick, worker_pool(workers) as pool:
-        waiting: list[tuple[int, Any]] = []
+    with progress_bar(len(labelled_rows), "prepare", "row", progress) as tick, worker_pool(workers) as pool:
+        pending: list[tuple[int, Any]] = []
         try:
-            for start in range(0, len(kept), CHUNK):
-                chunk = kept[start : start + CHUNK]
+            for start in range(0, len(labelled_rows), CHUNK):
+                chunk = labelled_rows[start : start + CHUNK]
                 shard = base.with_name(f"{base.name}-{start:07d}")
                 shards.append(shard)
-                if facts_file(shard).exists():
+                if metadata_file(shard).exists():
                     tick(len(chunk))
                     continue
-                cells = found.read([position for position, _, _ in chunk])
+                cells = image_rows.read([position for position, _, _ in chunk])
                 names = [row.name for _, row, _ in chunk]
                 if workers == 1:
                     render_rows(names, cells, shard, settings, form)
                     tick(len(chunk))
                     continue
-                waiting.append((len(chunk), pool.submit(render_rows, names, cells, shard, settings, form)))
-                while len(waiting) > 2 * workers:  # memory stays bounded: no more than these are in hand
-                    count, future = waiting.pop(0)
+                pending.append((len(chunk), pool.submit(render_rows, names, cells, shard, settings, form)))
+                while len(pending) > 2 * workers:  # bounds memory
+                    count, future = pending.pop(0)
                     future.result()
                     tick(count)
-            for count, future in waiting:
+            for count, future in pending:
                 future.result()
                 tick(count)
         except BrokenProcessPool as error:
-            raise CorpusError("a worker process was ended from outside; the same call goes on from here") from error
-    return [(shard, json.loads(facts_file(shard).read_text(encoding="utf-8"))) for shard in shards]
+            raise CorpusError("a worker process was killed; repeat the call to resume") from error
+    return [(shard, json.loads(metadata_file(shard).read_text(encoding="utf-8"))) for shard in shards]
 
 
 def render_rows(
     names: Sequence[str], cells: Sequence[Cells], shard: Path, settings: ImageSettings, form: ImageForm
 ) -> None:
-    """Write the images of the good rows as raw bytes, then facts or the failure of every row as JSON."""
+    """Write the images of the valid rows as raw bytes, then the metadata or failure of every row as JSON."""
     facts: list[dict[str, Any]] = []
     with atomic_path(images_file(shard)) as temporary, temporary.open("wb") as stream:
         for name, row in zip(names, cells, strict=True):
@@ -206,13 +220,13 @@ def render_rows(
             except ImageError as error:
                 facts.append({"kind": error.kind, "message": f"{name}: {error}"})
                 continue
-            except Exception as error:  # whatever one image brings about must not stop the others
+            except Exception as error:  # one bad image must not stop the others
                 facts.append({"kind": "internal", "message": f"{name}: {type(error).__name__}: {error}"})
                 continue
             stream.write(images.tobytes())
             silent = all(bool(image.max() == image.min()) for image in images)
             facts.append({"sha256": sha256, "silent": silent})
-    write_text(facts_file(shard), json.dumps(facts))
+    write_text(metadata_file(shard), json.dumps(facts))
 
 
 def _read_row(name: str, row: Cells, settings: ImageSettings, form: ImageForm) -> tuple[Any, str]:
@@ -223,7 +237,7 @@ def _read_row(name: str, row: Cells, settings: ImageSettings, form: ImageForm) -
             continue
         cell = row[modality]
         if cell is None:
-            raise ImageError("missing", name, f"there is no {modality} image")
+            raise ImageError("missing", name, f"has no {modality} image")
         images[place] = read_image(cell, modality, settings, form, "" if isinstance(cell, bytes) else str(cell))
         digest.update(images[place].tobytes())
     return images, digest.hexdigest()
@@ -234,9 +248,9 @@ def _read_row(name: str, row: Cells, settings: ImageSettings, form: ImageForm) -
 
 def _join(
     work: Path,
-    found: ImageRows,
-    kept: Sequence[tuple[int, ImageRow, int]],
-    drawn: Sequence[tuple[Path, list[dict[str, Any]]]],
+    image_rows: ImageRows,
+    labelled_rows: Sequence[tuple[int, ImageRow, int]],
+    shards_done: Sequence[tuple[Path, list[dict[str, Any]]]],
     rejected: Sequence[Failure],
     taxonomy: Taxonomy,
     settings: ImageSettings,
@@ -244,8 +258,8 @@ def _join(
     seed: int,
 ) -> None:
     failures, good = list(rejected), []
-    rows = iter(kept)
-    for shard, items in drawn:
+    rows = iter(labelled_rows)
+    for shard, items in shards_done:
         place = 0
         for item, (_, row, leaf) in zip(items, rows, strict=False):
             if "message" in item:
@@ -254,8 +268,9 @@ def _join(
             good.append((row, leaf, item, shard, place))
             place += 1
     if not any(not item["silent"] for _, _, item, _, _ in good):
-        first = f"; the first: {failures[0].message}" if failures else "; every image is without range, as in silence"
-        raise CorpusError(f"{found.source}: none of the {len(kept) + len(found.rejected)} rows could be used{first}")
+        first = f"; the first: {failures[0].message}" if failures else "; every image is constant (silence)"
+        n_rows = len(labelled_rows) + len(image_rows.rejected)
+        raise CorpusError(f"{image_rows.source}: none of the {n_rows} rows can be used{first}")
     numbers: dict[str, int] = {}
     track_of = [numbers.setdefault(row.track or f"\0{row.name}", len(numbers)) for row, *_ in good]
     order = np.argsort(track_of, kind="stable").tolist()
@@ -315,9 +330,9 @@ def _track_table(
         "slices": [len(items) for items in members],
         "sliced_seconds": [round(len(items) * seconds, 3) for items in members],
     }
-    for name in dict.fromkeys(name for row, *_ in firsts for name in row.facts):
+    for name in dict.fromkeys(name for row, *_ in firsts for name in row.metadata):
         if name and name not in table:
-            table[name] = [row.facts.get(name, "") for row, *_ in firsts]
+            table[name] = [row.metadata.get(name, "") for row, *_ in firsts]
     return table
 
 

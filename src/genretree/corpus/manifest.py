@@ -1,4 +1,4 @@
-"""Which tracks there are, the genre path of each, and the group (artist, album) it must not be parted from."""
+"""Manifests: the tracks of a corpus with genre path and group, read from folders, CSV files or records."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from genretree.remote import is_url
 from genretree.sound.walk import Skipped, SoundWalk
 from genretree.taxonomy import MAX_LEVELS, NodePath, Taxonomy, format_path, split_path
 
-ALONE = "track:"  # begins the group of a track whose artist (album ...) is not known
+ALONE = "track:"  # prefix of the group of a track without an artist (album ...)
 _GROUP_COLUMNS = ("artist", "album")
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A track that could not be used: its path, a short stable kind, and what to do."""
+    """A track that cannot be used: its path, a stable error type, and a message that says what to do."""
 
     path: str
     kind: str
@@ -35,32 +35,52 @@ class Failure:
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """A piece of music in a manifest.
+    """A track of a manifest.
 
     Parameters
     ----------
     path : Path
-        The sound file.
+        The audio file.
     name : str
-        The path as the source gives it, relative to the source's folder; or a URL, from which it is fetched.
+        The path as in the source, relative to the source's folder; or a URL to download it from.
     leaf : int
         Index of its genre in the manifest's taxonomy.
     group : str
-        Tracks with the same group never stand on both sides of a split; a track without one is its own group.
-    facts : dict
-        Everything else the source says (artist, album, title, ...).
+        Tracks of the same group are never divided by a split; a track without a group is its own.
+    metadata : dict
+        All other columns of the source (artist, album, title, ...).
     """
 
     path: Path
     name: str
     leaf: int
     group: str
-    facts: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """All tracks of a source, in its order, the rows that can't be used, and what the walk of a folder passed over."""
+    """The tracks of a source in their order, with the rows that cannot be used and the files that were skipped.
+
+    Parameters
+    ----------
+    source : Path
+        Folder or CSV.
+    tracks : tuple of Track
+        The usable tracks.
+    taxonomy : Taxonomy
+        The genre tree.
+    group_by : str
+        What must not be divided by a split: `artist`, `album`, `folder`, `track` or a column.
+    rejected : tuple of Failure
+        Rows that cannot be used.
+    skipped : Skipped
+        Files of other types and links that the search of a folder skipped.
+
+    See Also
+    --------
+    read_manifest : Read a manifest from a folder or a CSV.
+    """
 
     source: Path
     tracks: tuple[Track, ...]
@@ -72,12 +92,12 @@ class Manifest:
 
 @dataclass(frozen=True)
 class _Row:
-    """A track before its genre is looked up in the tree."""
+    """A track before its genre is matched with the tree."""
 
     path: Path
     name: str
     genre: NodePath
-    facts: dict[str, str]
+    metadata: dict[str, str]
 
 
 def read_manifest(
@@ -89,7 +109,7 @@ def read_manifest(
     progress: bool = False,
     multiple_genres: MultipleGenres = "ask",
 ) -> Manifest:
-    """Read the tracks of a folder tree or a CSV.
+    r"""Read the tracks of a folder tree or a CSV.
 
     Parameters
     ----------
@@ -97,26 +117,46 @@ def read_manifest(
         A folder whose sub-folders are genres (`Classic/Chamber/x.mp3`), or a CSV with `path` (relative to the CSV) and
         either `genre` (a leaf's name or path) or one column for each level (`level_1`, `level_2` ...).
     tree : Taxonomy, optional
-        Without it the tree is inferred from the genre paths in use.
+        By default inferred from the genre paths.
     group : str, optional
-        The column (for a folder: `artist` or `album` as the files' tags say, or `folder`) that must not be split.
-        By default `artist`, else `album`, else each track is its own group.
+        The column (for a folder: `artist` or `album` from the files' tags, or `folder`) that must not be divided by a
+        split. By default `artist`, else `album`, else each track is its own group.
     levels : sequence of str, optional
-        The CSV's level columns from the root down, where they have other names.
+        The CSV's level columns from the root down, if not the default names.
     depth : int, optional
-        For a folder without a tree: how many folder levels are genres; deeper ones are taken for artist or album.
+        For a folder without a tree: the number of folder levels that are genres; deeper ones are artist or album.
     progress : bool
         Show a bar on standard error while the tags of a folder's files are read.
     multiple_genres : {"ask", "first", "skip", "keep"}
-        What becomes of a CSV's rows that name several genres, as "Rock;Pop" does: an error that asks, the first of
-        them, a rejected row, or one genre of that whole name. A text that is a leaf of `tree` is one name.
+        Handling of CSV rows with several genres, such as "Rock;Pop": raise an error, use the first, reject the row, or
+        use the whole text as one name. A text that is a leaf of `tree` is always one name.
+
+    Returns
+    -------
+    Manifest
 
     Raises
     ------
     ArgumentError
         If an argument has the wrong type.
     CorpusError
-        If the source can't be read, lacks a column, or has no usable track. A single bad row is in `rejected` instead.
+        If the source cannot be read, lacks a column, or has no usable track. Single bad rows are in `rejected` instead.
+
+    See Also
+    --------
+    genretree.Dataset : Data sets from records, data frames or mirdata.
+    genretree.prepare : Compute the images of a manifest.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     table = Path(folder, "music.csv")
+    ...     _ = table.write_text("path,genre,artist\na.mp3,Rock/Punk,One\nb.mp3,Jazz,Two\n")
+    ...     manifest = read_manifest(table)
+    >>> manifest.taxonomy.leaves, manifest.group_by
+    ((('Jazz',), ('Rock', 'Punk')), 'artist')
     """
     source = require_path("source", source)
     if tree is not None:
@@ -147,29 +187,29 @@ def match_records(
     tree: Taxonomy | None = None,
     multiple_genres: MultipleGenres = "ask",
 ) -> Manifest:
-    """Make a manifest of records in memory, under the rules of a CSV.
+    """Create a manifest from records in memory, with the same rules as a CSV.
 
     Parameters
     ----------
     source : Path
         Name of the source. Relative audio paths are relative to its folder.
     records : iterable of mappings
-        One for each track, all values as text.
+        One per track, all values as text.
     audio : str
-        The key of the audio file's path.
+        Key of the audio file's path.
     genre : sequence of str
-        The key of the genre's name or path, or one key for each level from the root down.
+        Key of the genre's name or path, or one key for each level from the root down.
     group : str, optional
-        The key of what must not be split; by default `artist`, else `album`, else each track is its own group.
+        Key of the group that must not be divided; by default `artist`, else `album`, else each track.
     tree : Taxonomy, optional
-        Without it the tree is inferred from the genre paths in use.
+        By default inferred from the genre paths.
     multiple_genres : {"ask", "first", "skip", "keep"}
         As for `read_manifest`.
 
     Raises
     ------
     CorpusError
-        If a key is missing or no track is usable. A single bad record is in `rejected` instead.
+        If a key is missing or no track is usable. Single bad records are in `rejected` instead.
     """
     rows, rejected = [], []
     columns = ["genre"] if len(genre) == 1 else list(genre)
@@ -178,14 +218,14 @@ def match_records(
         missing = [key for key in (audio, *genre) if key not in record]
         if missing:
             raise CorpusError(f"record {number} has no '{missing[0]}'; it has: {', '.join(record) or 'nothing'}")
-        facts = {"path": record[audio], **record}
+        metadata = {"path": record[audio], **record}
         if len(genre) == 1:
-            facts["genre"] = record[genre[0]]
-        settled = cells.settle(facts, f"record {number}")
-        row = None if settled is None else _csv_row(source, settled, columns)
+            metadata["genre"] = record[genre[0]]
+        resolved = cells.resolve(metadata, f"record {number}")
+        row = None if resolved is None else _csv_row(source, resolved, columns)
         if row is None:
             why = (
-                "several genres; left out" if settled is None else "no path, no genre, or a level left out between two"
+                "several genres; left out" if resolved is None else "no path, no genre, or a level left out between two"
             )
             message = f"record {number}: {why}"
             rejected.append(Failure(record[audio] or f"record {number}", "genre", message))
@@ -197,7 +237,7 @@ def match_records(
 
 
 def _leave_out_inner(rows: list[_Row], rejected: list[Failure]) -> list[_Row]:
-    """Report tracks whose genre has sub-genres with music of their own: a node is a leaf or a branch."""
+    """Reject tracks whose genre has sub-genres with tracks: a node is either a leaf or a branch."""
     inner = {row.genre[:cut] for row in rows for cut in range(1, len(row.genre))}
     for row in rows:
         if row.genre in inner:
@@ -214,7 +254,7 @@ def _match(
     level_names: Sequence[str] | None,
     group_by: str,
 ) -> Manifest:
-    """Match the rows with the leaves of the tree, which is inferred from them if there is none, and group them."""
+    """Match the rows with the leaves of the tree, by default inferred from them, and group them."""
     if tree is None:
         rows = _leave_out_inner(rows, rejected)
     if not rows:
@@ -235,10 +275,10 @@ def _match(
         if known is not None and known.leaf != leaf:
             rejected.append(Failure(row.name, "genre", f"listed twice with different genres in {source.name}"))
             continue
-        tracks.setdefault(row.path, Track(row.path, row.name, leaf, "", row.facts))
+        tracks.setdefault(row.path, Track(row.path, row.name, leaf, "", row.metadata))
     if not tracks:
         raise CorpusError(f"{source}: no track has a genre of the tree; the first problem: {rejected[0].message}")
-    groups = join_by_name([track.facts.get(group_by, "") for track in tracks.values()], group_by)
+    groups = join_by_name([track.metadata.get(group_by, "") for track in tracks.values()], group_by)
     grouped = [
         replace(track, group=f"{group_by}:{name}" if name else f"{ALONE}{track.name}")
         for track, name in zip(tracks.values(), groups, strict=True)
@@ -256,17 +296,17 @@ def _read_csv(
     columns = table.columns
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
-        raise CorpusError(f"{source}: has the column {', '.join(twice)} more than once")
+        raise CorpusError(f"{source}: duplicate column {', '.join(twice)}; rename one")
     if "path" not in columns:
         raise CorpusError(f"{source}: needs a column 'path'; it has: {', '.join(columns) or 'none'}")
     level_columns = find_level_columns(source, columns, levels)
     rows, rejected = [], []
     cells = GenreCells(source, level_columns, multiple_genres, tree)
-    for line, facts in table:
-        name = facts["path"] or f"line {line}"
-        settled = cells.settle(facts, f"line {line}")
-        row = None if settled is None else _csv_row(source, settled, level_columns)
-        if settled is None:
+    for line, metadata in table:
+        name = metadata["path"] or f"line {line}"
+        resolved = cells.resolve(metadata, f"line {line}")
+        row = None if resolved is None else _csv_row(source, resolved, level_columns)
+        if resolved is None:
             rejected.append(Failure(name, "genre", f"{source.name}, line {line}: several genres; left out"))
         elif row is None:
             message = f"{source.name}, line {line}: no path, no genre, or a level left out between two"
@@ -277,23 +317,23 @@ def _read_csv(
     return rows, rejected, None if level_columns == ["genre"] else level_columns
 
 
-def _csv_row(source: Path, facts: dict[str, str], level_columns: list[str]) -> _Row | None:
-    cells = [normalize("NFC", facts[column]) for column in level_columns]
+def _csv_row(source: Path, metadata: dict[str, str], level_columns: list[str]) -> _Row | None:
+    cells = [normalize("NFC", metadata[column]) for column in level_columns]
     names = [name for name in cells if name]
     if names != cells[: len(names)]:
         return None
     if level_columns == ["genre"] and names:
         names = list(split_path(names[0]))
-    if not names or not facts["path"]:
+    if not names or not metadata["path"]:
         return None
     while len(names) > 1 and names[-1] == names[-2]:
-        names.pop()  # a short leaf repeated for the levels it stands for
-    path = Path(facts["path"]) if is_url(facts["path"]) else (source.parent / facts["path"]).absolute()
-    return _Row(path, facts["path"], tuple(names), facts)
+        names.pop()  # a short leaf repeated for deeper levels
+    path = Path(metadata["path"]) if is_url(metadata["path"]) else (source.parent / metadata["path"]).absolute()
+    return _Row(path, metadata["path"], tuple(names), metadata)
 
 
 def _group_column(rows: list[_Row], source: Path, group: str | None) -> str:
-    columns = rows[0].facts if rows else {}
+    columns = rows[0].metadata if rows else {}
     if group is None:
         return next((name for name in _GROUP_COLUMNS if name in columns), "track")
     if group == "track" or group in columns:
@@ -311,30 +351,30 @@ def _read_folder(
     for found in sorted(walk.find([source]), key=lambda found: Path(found.name).parts):
         path = Path(found.name)
         name = printable(path.relative_to(source))
-        # Unicode NFC: a disk may spell a name otherwise than the tree does.
+        # Unicode NFC: the file system may use another normalisation than the tree.
         folders = tuple(normalize("NFC", part) for part in path.relative_to(source).parts[:-1])
         if found.error:
             rejected.append(Failure(name, found.error, f"{name}: {found.message}"))
             continue
         if not folders:
-            message = f"{name}: lies outside any genre folder; move it into one, or list the music in a CSV"
+            message = f"{name}: is not in a genre folder; move it into one, or list the music in a CSV"
             rejected.append(Failure(name, "genre", message))
             continue
         cut = _genre_depth(folders, tree, depth)
-        facts = {"folder": printable("/".join(folders[cut:]))}
-        rows.append(_Row(path.absolute(), name, folders[:cut], facts))
+        metadata = {"folder": printable("/".join(folders[cut:]))}
+        rows.append(_Row(path.absolute(), name, folders[:cut], metadata))
     return rows, rejected
 
 
 def _genre_depth(folders: NodePath, tree: Taxonomy | None, depth: int | None) -> int:
-    """How many of a file's folders name its genre; the rest are artist or album."""
+    """Return how many of a file's folders are its genre; the rest are artist or album."""
     if depth is not None:
         return min(depth, len(folders))
     if tree is None:
         if len(folders) > MAX_LEVELS:
             raise CorpusError(
                 f"{printable('/'.join(folders))}: {len(folders)} folders deep, a tree has at most {MAX_LEVELS} levels; "
-                "give in `depth` how many folder levels are genres"
+                "set `depth` to the number of folder levels that are genres"
             )
         return len(folders)
     for cut in range(1, len(folders) + 1):
@@ -347,22 +387,22 @@ def _genre_depth(folders: NodePath, tree: Taxonomy | None, depth: int | None) ->
 
 
 def _group_folder(rows: list[_Row], source: Path, group: str | None, progress: bool) -> tuple[list[_Row], str]:
-    """Give each file its artist and album from its tags, where the group needs them."""
+    """Add artist and album from the files' tags, if the group needs them."""
     if group not in (None, "artist", "album", "folder", "track"):
-        raise CorpusError(f"{source}: a folder can be grouped by artist, album, folder or track, not by '{group}'")
+        raise CorpusError(f"{source}: group must be artist, album, folder or track for a folder, got '{group}'")
     if group in ("folder", "track"):
         return rows, group
     tagged = []
     with progress_bar(len(rows), "tags", "file", progress) as tick:
         for row in rows:
-            tagged.append(replace(row, facts={**row.facts, **read_tags(row.path)}))
+            tagged.append(replace(row, metadata={**row.metadata, **read_tags(row.path)}))
             tick()
     if group is not None:
         return tagged, group
     counts: dict[str, int] = defaultdict(int)
     for row in tagged:
         for column in (*_GROUP_COLUMNS, "folder"):
-            counts[column] += bool(row.facts.get(column))
+            counts[column] += bool(row.metadata.get(column))
     return tagged, max((*_GROUP_COLUMNS, "folder"), key=lambda column: counts[column]) if any(
         counts.values()
     ) else "track"

@@ -1,4 +1,4 @@
-"""What becomes of rows of a table that name several genres in one cell, such as "Rock;Pop" or "Pop, Rock"."""
+"""Handling of table rows with several genres in one cell, such as "Rock;Pop" or "Pop, Rock"."""
 
 from __future__ import annotations
 
@@ -16,48 +16,48 @@ _SHOWN = 3
 
 
 class GenreCells:
-    """Reads the genre of a row, and remembers the rows that name several.
+    """Reads the genre of a row, and records the rows with several.
 
     Parameters
     ----------
     source : Path
-        The table, for messages.
+        The table, for error messages.
     columns : sequence of str
-        The columns that hold the genre.
-    choice : {"ask", "first", "skip", "keep"}
-        ask: an error by `check`; first: the first genre of the cell; skip: no genre; keep: the whole text is one name.
+        The genre columns.
+    policy : {"ask", "first", "skip", "keep"}
+        ask: `check` raises an error; first: the first genre; skip: reject the row; keep: the whole text is one name.
     tree : Taxonomy, optional
-        A text that is a leaf of it is one name, whatever it contains.
+        A text that is a leaf of the tree is one name.
     """
 
-    def __init__(self, source: Path, columns: Sequence[str], choice: MultipleGenres, tree: Taxonomy | None) -> None:
-        if choice not in get_args(MultipleGenres):
-            raise CorpusError(f"multiple_genres must be one of {', '.join(get_args(MultipleGenres))}, got '{choice}'")
-        self._source, self._columns, self._choice, self._tree = source, columns, choice, tree
-        self._several: list[str] = []
+    def __init__(self, source: Path, columns: Sequence[str], policy: MultipleGenres, tree: Taxonomy | None) -> None:
+        if policy not in get_args(MultipleGenres):
+            raise CorpusError(f"multiple_genres must be one of {', '.join(get_args(MultipleGenres))}, got '{policy}'")
+        self._source, self._columns, self._policy, self._tree = source, columns, policy, tree
+        self._multiple_rows: list[str] = []
 
-    def settle(self, record: Mapping[str, str], place: str) -> dict[str, str] | None:
-        """Return the record with one genre; None if it names several and is to be left out. `place` is for messages."""
+    def resolve(self, record: Mapping[str, str], place: str) -> dict[str, str] | None:
+        """Return the record with one genre; None if it has several and is skipped. `place` is for messages."""
         cells = {column: record[column] for column in self._columns}
-        if self._choice == "keep" or not any(_SEPARATORS.search(cell) for cell in cells.values()):
+        if self._policy == "keep" or not any(_SEPARATORS.search(cell) for cell in cells.values()):
             return dict(record)
         if self._is_leaf([cell for cell in cells.values() if cell]):
             return dict(record)
-        firsts, several = {}, False
+        firsts, is_multiple = {}, False
         for column, cell in cells.items():
             parts = [part.strip() for part in _SEPARATORS.split(cell) if part.strip()]
             if len(parts) > 1:
-                several = True
-                self._several.append(f"{place}: '{cell}'")
+                is_multiple = True
+                self._multiple_rows.append(f"{place}: '{cell}'")
             firsts[column] = parts[0] if parts else ""
-        return None if self._choice == "skip" and several else {**record, **firsts}
+        return None if self._policy == "skip" and is_multiple else {**record, **firsts}
 
     def check(self) -> None:
-        """Raise a CorpusError if rows name several genres and nobody said what to do with them."""
-        if self._choice != "ask" or not self._several:
+        """Raise a CorpusError if rows have several genres and the policy is `ask`."""
+        if self._policy != "ask" or not self._multiple_rows:
             return
-        shown = ", ".join(self._several[:_SHOWN]) + (", ..." if len(self._several) > _SHOWN else "")
-        what = "1 row names" if len(self._several) == 1 else f"{len(self._several)} rows name"
+        shown = ", ".join(self._multiple_rows[:_SHOWN]) + (", ..." if len(self._multiple_rows) > _SHOWN else "")
+        what = "1 row names" if len(self._multiple_rows) == 1 else f"{len(self._multiple_rows)} rows name"
         raise CorpusError(
             f"{self._source}: {what} several genres ({shown}), but a track has one; write one genre in each row, or "
             "choose with multiple_genres: 'first' takes the first of them, 'skip' leaves such rows out, 'keep' takes "

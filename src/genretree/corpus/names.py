@@ -1,4 +1,4 @@
-"""Which names mean the same artist, and which groups of tracks follow from them."""
+"""Matching of artist names, and the groups of tracks that share an artist."""
 
 from __future__ import annotations
 
@@ -8,13 +8,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Columns in which a cell may name several artists. An album's or a folder's name is one name, whatever it contains.
-_OF_PEOPLE = {"artist", "artists", "albumartist", "albumartists", "performer", "performers", "composer", "composers"}
+# Columns in which a cell may name several artists. In other columns, such as album or folder, a cell is one name.
+_PERSON_COLUMNS = {
+    "artist",
+    "artists",
+    "albumartist",
+    "albumartists",
+    "performer",
+    "performers",
+    "composer",
+    "composers",
+}
 _FEATURING = re.compile(r"\s+[(\[]?(?:feat|ft|featuring)\b\.?\s+", re.IGNORECASE)
 
 
 def fold_name(name: str) -> str:
-    """Reduce a name to what is compared: Unicode NFC, letter case folded, runs of blanks as one."""
+    """Normalise a name for comparison: Unicode NFC, case folding, single spaces."""
     folded = unicodedata.normalize("NFC", name).casefold()
     return " ".join(unicodedata.normalize("NFC", folded).split())
 
@@ -25,18 +34,17 @@ def split_names(value: str, column: str) -> list[str]:
     Parameters
     ----------
     value : str
-        Names are separated by ";", or by "feat.", "ft." or "featuring". Not by "&", "," or "/", which are parts of
-        the names of bands.
+        Names separated by ";", "feat.", "ft." or "featuring", but not by "&", "," or "/", which occur in band names.
     column : str
-        What the cell is of; only a cell of artists, performers or composers is split.
+        Name of the column; only artists, performers and composers are split.
 
     Returns
     -------
     list of str
-        Without blank ones; empty for a blank cell.
+        Non-blank names; empty for a blank cell.
     """
     value = " ".join(value.split())
-    if re.sub(r"[\W_]", "", column.casefold()) not in _OF_PEOPLE:
+    if re.sub(r"[\W_]", "", column.casefold()) not in _PERSON_COLUMNS:
         return [value] if value else []
     names = []
     for part in value.split(";"):
@@ -48,19 +56,19 @@ def split_names(value: str, column: str) -> list[str]:
 
 
 def join_by_name(values: Sequence[str], column: str) -> list[str]:
-    """Give every track the group it belongs to.
+    """Return the group of each track.
 
     Parameters
     ----------
     values : sequence of str
-        A cell for each track, with one name or several.
+        One cell for each track, with one name or several.
     column : str
 
     Returns
     -------
     list of str
-        A name for each track, blank where none is known. Tracks that share a name have the same group, also through
-        other tracks; it is called by the first name, as it is spelt first.
+        A name for each track, blank if unknown. Tracks that share a name, directly or through other tracks, have the
+        same group, named after its first name in its first spelling.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -70,14 +78,14 @@ def join_by_name(values: Sequence[str], column: str) -> list[str]:
     first: list[int] = []  # number of each track's first name, or -1
     edges: list[tuple[int, int]] = []
     for value in values:
-        found = []
+        numbers_found = []
         for name in split_names(value, column):
             number = numbers.setdefault(fold_name(name), len(numbers))
             if number == len(spelling):
                 spelling.append(name)
-            found.append(number)
-        first.append(found[0] if found else -1)
-        edges += [(found[0], number) for number in found[1:]]
+            numbers_found.append(number)
+        first.append(numbers_found[0] if numbers_found else -1)
+        edges += [(numbers_found[0], number) for number in numbers_found[1:]]
     if edges:
         one, other = np.array(edges).T
         graph = coo_array((np.ones(len(edges)), (one, other)), shape=(len(numbers), len(numbers)))

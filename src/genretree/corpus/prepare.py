@@ -1,7 +1,7 @@
-"""From a manifest to a store: decode, compute, slice and draw every track, in parallel, resumable, atomic.
+"""Preparation of a store from a manifest: images and features of every track, in parallel, resumable and atomic.
 
-Each track becomes a file of its own in `STORE.partial`; a run that was killed goes on with the tracks that are
-missing. When all are done they are joined, and the folder takes its final name in one step.
+Each track is written to its own shard in `STORE.partial`; an interrupted run resumes with the missing tracks. Finally
+the shards are concatenated, and the folder is renamed in one step.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from genretree.errors import CorpusError, SoundError
 from genretree.files import atomic_path, printable, sha256_file, write_text
 from genretree.parallel import available_processors, worker_pool
 from genretree.progress import progress_bar
-from genretree.remote import fetched, is_url
+from genretree.remote import download_file, is_url
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE, ImageSettings
-from genretree.sound.features import MEL_16K, Feature, register_found, requested_features
-from genretree.sound.images import name_image
+from genretree.sound.features import MEL_16K, Feature, register_all, requested_features
+from genretree.sound.images import image_hint
 from genretree.taxonomy import format_path
 
-_CONTENTS = 3  # what is kept of a track; another number makes shards and stores of old anew
+_CONTENTS = 3  # version of a shard's contents; increase it to invalidate older shards and stores
 
 
 @dataclass(frozen=True)
 class TrackJob:
-    """What a worker needs to draw one track."""
+    """The input of a worker for one track."""
 
     path: Path
     shard: Path
@@ -50,11 +50,11 @@ class TrackJob:
     salvage: bool
     url: str = ""
     features: tuple[Feature, ...] = ()
-    starts: tuple[float, ...] | None = None  # of slices that are known: only their features are computed
-    sha256: str = ""  # of the file that the known slices are from
+    starts: tuple[float, ...] | None = None  # of known slices: compute only their features
+    sha256: str = ""  # of the file of the known slices
 
 
-Draw = Callable[[Sequence["TrackJob"], Callable[["TrackJob", Failure | None], None]], None]
+JobRunner = Callable[[Sequence["TrackJob"], Callable[["TrackJob", Failure | None], None]], None]
 
 
 def prepare(
@@ -68,50 +68,73 @@ def prepare(
     seed: int = 0,
     overwrite: bool = False,
     progress: bool = False,
-    draw: Draw | None = None,
+    run_jobs: JobRunner | None = None,
     cache: str | Path | None = None,
     features: Sequence[str] = (),
 ) -> Store:
-    """Draw every track of a manifest into a store.
+    """Compute the spectrogram images and features of all tracks of a manifest and write them to a store.
 
     Parameters
     ----------
     manifest : Manifest
     out : path
-        The store's folder. Work in progress lies beside it in `OUT.partial` and is taken up again by the next call.
+        The store's folder. Work in progress is in `OUT.partial` next to it, and the next call resumes it.
     settings : ImageSettings, optional
     engine : str
-        Engine for the spectra; `auto` takes the fastest that agrees with librosa.
+        Engine of the spectra; `auto` is the fastest that agrees with librosa.
     salvage : bool
-        Use what can be decoded of a truncated file instead of reporting it as failed.
+        Decode what is left of truncated files instead of reporting them as failed.
     workers : int, optional
-        Processes; by default one for each processor this process may use.
+        Number of processes; by default the number of available processors.
     seed : int
-        Of the default split.
+        Seed of the default split.
     overwrite : bool
-        Replace a store that was made from something else.
+        Replace a store that was made from other data.
     progress : bool
         Show a bar on standard error.
-    draw : callable, optional
-        Draws jobs elsewhere than in processes of this machine, and reports each; see `genretree.corpus.on_ray`.
+    run_jobs : callable, optional
+        Runs the jobs outside local processes, and reports each; see `genretree.corpus.on_ray`.
     cache : path, optional
-        Folder that keeps the images of each track for other stores of the same files and settings.
+        Folder that caches the images of each track for other stores of the same files and settings.
     features : sequence of str
-        Names of the features to store next to the images, such as "mel_16k"; see
-        `genretree.sound.features.register_feature`. If the same call made `out` before with fewer features, those that
-        it lacks are added; `genretree.train` adds what a family needs.
+        Names of features to store in addition to the images, such as "mel_16k"; see
+        `genretree.sound.features.register_feature`. If `out` is the result of the same call with fewer features, the
+        missing ones are added; `genretree.train` adds the features that a family needs.
 
     Returns
     -------
     Store
-        Its `failures` name every track that could not be used, and why. One bad file never stops the others.
+        `Store.failures` lists the tracks that cannot be used, with the reasons. One bad file never stops the others.
 
     Raises
     ------
     CorpusError
-        If no track at all could be used, `out` holds something else, or a feature can't be added to it.
+        If no track can be used, `out` contains something else, or a feature cannot be added to it.
     SettingsError
         If a feature is not registered.
+
+    See Also
+    --------
+    genretree.read_manifest : Read a folder or CSV of labelled music.
+    genretree.train : Train a model on a store.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> import soundfile
+    >>> from genretree import ImageSettings, read_manifest
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for number, genre in enumerate(["Low", "High"]):
+    ...         Path(folder, "music", genre).mkdir(parents=True)
+    ...         y = np.sin(np.arange(44100) * (0.05 + 0.1 * number))
+    ...         soundfile.write(Path(folder, "music", genre, "a.wav"), y, 22050)
+    ...     manifest = read_manifest(Path(folder, "music"))
+    ...     settings = ImageSettings(slice_seconds=2.0, size=32)
+    ...     store = prepare(manifest, Path(folder, "store"), settings, workers=1)
+    ...     store.n_tracks, store.images.shape
+    (2, (2, 3, 32, 32))
     """
     from genretree.sound.spectra import resolve_engine
 
@@ -131,7 +154,7 @@ def prepare(
     if existing is not None:
         paths = {track.name: track.path for track in manifest.tracks}
         return add_features(
-            existing, features, salvage=salvage, workers=workers, progress=progress, draw=draw, paths=paths
+            existing, features, salvage=salvage, workers=workers, progress=progress, run_jobs=run_jobs, paths=paths
         )
     work = out.with_name(f"{out.name}.partial")
     shards = work / "tracks" if cache is None else Path(cache)
@@ -149,11 +172,11 @@ def prepare(
         )
         for track in manifest.tracks
     }
-    failures = _draw_all(list(jobs.values()), workers or available_processors(), progress, draw)
+    failures = _prepare_all(list(jobs.values()), workers or available_processors(), progress, run_jobs)
     done = [track for track in manifest.tracks if jobs[track].shard not in failures]
     if not done:
         first = next(iter(failures.values()))
-        raise CorpusError(f"none of the {len(jobs)} tracks could be used; the first: {first.message}")
+        raise CorpusError(f"none of the {len(jobs)} tracks can be used; the first: {first.message}")
     failed = [failures[job.shard] for job in jobs.values() if job.shard in failures]
     rejected = [*manifest.rejected, *failed]
     _join(work, manifest, {track: jobs[track].shard for track in done}, settings, facts, rejected, seed, requested)
@@ -167,27 +190,27 @@ def add_features(
     salvage: bool = True,
     workers: int | None = None,
     progress: bool = False,
-    draw: Draw | None = None,
+    run_jobs: JobRunner | None = None,
     paths: Mapping[str, Path] | None = None,
 ) -> Store:
-    """Compute features that a store lacks, of the slices that it has; nothing changes unless all of them succeed.
+    """Compute missing features of a store's slices; the store changes only if all succeed.
 
     Parameters
     ----------
     store : Store
         Made from audio files.
     features : sequence of str
-        Names of features, such as "mel_16k"; those that the store holds are left alone.
+        Names of features, such as "mel_16k"; those in the store are unchanged.
     salvage : bool
-        Use what can be decoded of truncated files.
+        Decode what is left of truncated files.
     workers : int, optional
-        Processes; by default one for each processor this process may use.
+        Number of processes; by default the number of available processors.
     progress : bool
         Show a bar on standard error.
-    draw : callable, optional
+    run_jobs : callable, optional
         As for `prepare`.
     paths : mapping of str to Path, optional
-        The file of each track of the store; by default those that it was made from.
+        Audio file of each track; by default the files that the store was made from.
 
     Returns
     -------
@@ -197,7 +220,7 @@ def add_features(
     Raises
     ------
     CorpusError
-        If the store was made from images alone, or a file has changed, moved, or can't be decoded any more.
+        If the store was made from images, or a file has changed, is missing, or cannot be decoded.
     SettingsError
         If a feature is not registered.
     """
@@ -216,7 +239,9 @@ def add_features(
     shards.mkdir(parents=True, exist_ok=True)
     jobs = []
     for number, name in enumerate(store.tracks["path"]):
-        content = json.dumps([store.facts.digest, number, name, _stamp(paths[name]), [item.name for item in missing]])
+        content = json.dumps(
+            [store.facts.digest, number, name, _fingerprint_file(paths[name]), [item.name for item in missing]]
+        )
         jobs.append(
             TrackJob(
                 paths[name],
@@ -230,7 +255,7 @@ def add_features(
                 str(store.tracks["sha256"][number]),
             )
         )
-    if failures := _draw_all(jobs, workers or available_processors(), progress, draw):
+    if failures := _prepare_all(jobs, workers or available_processors(), progress, run_jobs):
         first = next(iter(failures.values()))
         raise CorpusError(
             f"{store.folder}: cannot add {names}: {len(failures)} of {len(jobs)} tracks failed, the first: "
@@ -249,13 +274,13 @@ def _join_feature(files: Sequence[Path], folder: Path, feature: Feature, total: 
 
 
 def _digest(manifest: Manifest, settings: ImageSettings, engine: str, salvage: bool, seed: int) -> str:
-    """Hash of all that decides a store's contents, file sizes and times included."""
-    rows = [(str(track.path), track.leaf, track.group, _stamp(track.path)) for track in manifest.tracks]
+    """Return a hash of everything that determines a store's contents, including file sizes and times."""
+    rows = [(str(track.path), track.leaf, track.group, _fingerprint_file(track.path)) for track in manifest.tracks]
     content = [_CONTENTS, rows, manifest.taxonomy.to_json(), settings.model_dump(), engine, salvage, seed]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _stamp(path: Path) -> list[int]:
+def _fingerprint_file(path: Path) -> list[int]:
     try:
         stat = path.stat()
     except OSError:
@@ -264,24 +289,24 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _shard_name(track: Track, settings: ImageSettings, engine: str, salvage: bool) -> str:
-    content = json.dumps([_CONTENTS, str(track.path), _stamp(track.path), settings.digest, engine, salvage])
+    content = json.dumps([_CONTENTS, str(track.path), _fingerprint_file(track.path), settings.digest, engine, salvage])
     return hashlib.sha256(content.encode()).hexdigest()[:24]
 
 
 def check_target(out: Path, digest: str, overwrite: bool) -> Store | None:
-    """Return the finished store if this very call was made before; refuse anything else in the way.
+    """Return the finished store if it is the result of the same call; raise an error for anything else at `out`.
 
     Raises
     ------
     CorpusError
-        If `out` is something else than a store, or one made from something else and not to be overwritten.
+        If `out` is not a store, or was made from other data and `overwrite` is False.
     """
     if not out.exists():
         return None
     if not (out / "store.json").is_file():
         if out.is_dir() and not any(out.iterdir()):
             return None
-        raise CorpusError(f"{out}: exists and is not a store; give another name")
+        raise CorpusError(f"{out}: exists and is not a store; use another name")
     if overwrite:
         return None
     store = Store(out)
@@ -289,15 +314,17 @@ def check_target(out: Path, digest: str, overwrite: bool) -> Store | None:
         return store
     raise CorpusError(
         f"{out}: was prepared from other music or settings, or files have changed since; "
-        "give another name, or replace it with `overwrite=True`"
+        "use another name, or replace it with `overwrite=True`"
     )
 
 
-# -- drawing -------------------------------------------------------------------------------------------------
+# -- computing -----------------------------------------------------------------------------------------------
 
 
-def _draw_all(jobs: Sequence[TrackJob], workers: int, progress: bool, draw: Draw | None) -> dict[Path, Failure]:
-    """Draw the tracks that have no finished shard yet; returns the failures by shard."""
+def _prepare_all(
+    jobs: Sequence[TrackJob], workers: int, progress: bool, run_jobs: JobRunner | None
+) -> dict[Path, Failure]:
+    """Process the tracks without a finished shard; return the failures by shard."""
     pending = [job for job in jobs if not all(file.exists() for file in shard_files(job))]
     failures: dict[Path, Failure] = {}
     with progress_bar(len(jobs), "prepare", "track", progress, initial=len(jobs) - len(pending)) as tick:
@@ -307,32 +334,32 @@ def _draw_all(jobs: Sequence[TrackJob], workers: int, progress: bool, draw: Draw
                 failures[job.shard] = failure
             tick()
 
-        if draw is not None:
-            draw(pending, report)
+        if run_jobs is not None:
+            run_jobs(pending, report)
             return failures
         if workers == 1 or len(pending) == 1:
             for job in pending:
                 report(job, prepare_safely(job))
             return failures
         while pending:
-            unfinished = _draw_in_pool(pending, workers, report)
-            # If a worker died, it was by one of the files in hand: each of those gets a process of its own.
+            unfinished = _prepare_in_pool(pending, workers, report)
+            # If a worker died, one of the files in progress was the cause: run each of them in its own process.
             suspects, pending = unfinished[: workers + 1], unfinished[workers + 1 :]
             for job in suspects:
-                if _draw_in_pool([job], 1, report):
+                if _prepare_in_pool([job], 1, report):
                     message = f"{printable(job.path)}: the decoder crashed on this file; convert it to another format"
                     report(job, Failure(printable(job.path), "crashed", message))
     return failures
 
 
-def _draw_in_pool(
+def _prepare_in_pool(
     jobs: Sequence[TrackJob], workers: int, report: Callable[[TrackJob, Failure | None], None]
 ) -> list[TrackJob]:
-    """Draw in worker processes; returns the jobs that were unfinished when a worker died, in their order."""
+    """Run jobs in worker processes; return the jobs unfinished when a worker died, in their order."""
     broken: set[Future[Failure | None]] = set()
     with worker_pool(min(workers, len(jobs))) as pool:
         futures: dict[Future[Failure | None], TrackJob] = {pool.submit(prepare_safely, job): job for job in jobs}
-        # What the split needs takes most of a second to import: here, where this process only waits, it has time.
+        # The split's import takes most of a second: start it while this process only waits.
         preload = threading.Thread(target=import_module, args=("sklearn.model_selection",))
         preload.start()
         for future in as_completed(futures):
@@ -345,47 +372,47 @@ def _draw_in_pool(
 
 
 def prepare_safely(job: TrackJob) -> Failure | None:
-    """Draw a track into its shard; a failure if that can't be done."""
+    """Write a track's shard; return a failure if that is impossible."""
     try:
         if not job.url:
             _prepare_track(job)
             return None
         try:
-            with fetched(job.url) as copy:
+            with download_file(job.url) as copy:
                 _prepare_track(replace(job, path=copy))
         except OSError as error:
-            return Failure(job.url, "unreadable", f"{job.url}: can't be fetched: {error}")
+            return Failure(job.url, "unreadable", f"{job.url}: download failed: {error}")
     except SoundError as error:
-        image = "" if job.url else name_image(job.path)
+        image = "" if job.url else image_hint(job.path)
         return Failure(error.path, error.kind, f"{error.path}: {image}" if image else str(error))
-    except Exception as error:  # whatever one file brings about must not stop the others
+    except Exception as error:  # one bad file must not stop the others
         return Failure(printable(job.path), "internal", f"{printable(job.path)}: {type(error).__name__}: {error}")
     return None
 
 
 def _prepare_track(job: TrackJob) -> None:
-    """Write one track's slices as raw bytes, then their facts as JSON; the JSON says that the shard is complete."""
+    """Write a track's slices as raw bytes, then their metadata as JSON, which marks the shard as complete."""
     from genretree.sound.slices import iter_slices
 
-    names = register_found(job.features)
+    names = register_all(job.features)
     if job.starts is not None:
         _add_to_track(job, names, job.starts)
         return
     starts, padded, silent = [], [], []
     with ExitStack() as stack:
-        image_stream = stack.enter_context(_writing(images_file(job.shard)))
-        streams = {name: stack.enter_context(_writing(feature_file(job.shard, name))) for name in names}
-        for piece in iter_slices(job.path, job.settings, engine=job.engine, salvage=job.salvage, features=names):
-            image_stream.write(np.ascontiguousarray(piece.images).data)
+        image_stream = stack.enter_context(_open_atomic(images_file(job.shard)))
+        streams = {name: stack.enter_context(_open_atomic(feature_file(job.shard, name))) for name in names}
+        for track_slice in iter_slices(job.path, job.settings, engine=job.engine, salvage=job.salvage, features=names):
+            image_stream.write(np.ascontiguousarray(track_slice.images).data)
             for name, stream in streams.items():
-                stream.write(piece.features[name].tobytes())
-            starts.append(round(float(piece.start), 3))
-            padded.append(bool(piece.padded))
-            silent.append(bool(piece.silent))
+                stream.write(track_slice.features[name].tobytes())
+            starts.append(round(float(track_slice.start), 3))
+            padded.append(bool(track_slice.padded))
+            silent.append(bool(track_slice.silent))
     if all(silent):
-        raise SoundError("silence", job.path, "every slice is silent (sound may lie in the remainder that is cut off)")
+        raise SoundError("silence", job.path, "every slice is silent (audio may be in the remainder that is dropped)")
     facts = {"sha256": sha256_file(job.path), "starts": starts, "padded": padded, "silent": silent}
-    write_text(facts_file(job.shard), json.dumps(facts))
+    write_text(metadata_file(job.shard), json.dumps(facts))
 
 
 def _add_to_track(job: TrackJob, names: Sequence[str], starts: Sequence[float]) -> None:
@@ -394,40 +421,40 @@ def _add_to_track(job: TrackJob, names: Sequence[str], starts: Sequence[float]) 
 
     found = sha256_file(job.path)
     if found != job.sha256:
-        raise SoundError("unreadable", job.path, "its content is not the one that the store was made from")
+        raise SoundError("unreadable", job.path, "has changed since the store was prepared")
     with ExitStack() as stack:
-        streams = {name: stack.enter_context(_writing(feature_file(job.shard, name))) for name in names}
+        streams = {name: stack.enter_context(_open_atomic(feature_file(job.shard, name))) for name in names}
         for values in iter_features(job.path, job.settings, starts, names, job.salvage):
             for name, stream in streams.items():
                 stream.write(values[name].tobytes())
-    write_text(facts_file(job.shard), json.dumps({"sha256": found}))
+    write_text(metadata_file(job.shard), json.dumps({"sha256": found}))
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[IO[bytes]]:
+def _open_atomic(path: Path) -> Iterator[IO[bytes]]:
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         yield stream
 
 
 def images_file(shard: Path) -> Path:
-    """Where the images of a shard lie: raw uint8, one slice after the other."""
+    """Return the path of a shard's images: raw uint8, consecutive slices."""
     return shard.with_suffix(".u8")
 
 
 def feature_file(shard: Path, name: str) -> Path:
-    """Where a feature of a shard lies: a raw array, one slice after the other."""
+    """Return the path of a shard's feature: a raw array, consecutive slices."""
     return shard.with_suffix(".f16" if name == MEL_16K else f".{name}")
 
 
-def facts_file(shard: Path) -> Path:
-    """Where the facts of a shard lie: JSON, written after the images, so that it says the shard is complete."""
+def metadata_file(shard: Path) -> Path:
+    """Return the path of a shard's metadata: JSON, written last, which marks the shard as complete."""
     return shard.with_suffix(".json")
 
 
 def shard_files(job: TrackJob) -> list[Path]:
-    """All files of a finished shard; the one that says that it is complete comes last."""
+    """Return all files of a finished shard; the one that marks it as complete comes last."""
     images = [] if job.starts is not None else [images_file(job.shard)]
-    return [*images, *(feature_file(job.shard, item.name) for item in job.features), facts_file(job.shard)]
+    return [*images, *(feature_file(job.shard, item.name) for item in job.features), metadata_file(job.shard)]
 
 
 # -- joining -------------------------------------------------------------------------------------------------
@@ -443,8 +470,8 @@ def _join(
     seed: int,
     features: Sequence[Feature],
 ) -> None:
-    drawn = {track: json.loads(facts_file(shard).read_text()) for track, shard in shards.items()}
-    total = sum(len(item["starts"]) for item in drawn.values())
+    summaries = {track: json.loads(metadata_file(shard).read_text()) for track, shard in shards.items()}
+    total = sum(len(item["starts"]) for item in summaries.values())
     image_shape = (total, 3, settings.size, settings.size)
     join_arrays([images_file(shard) for shard in shards.values()], work / "images.npy", "|u1", image_shape)
     for feature in features:
@@ -452,8 +479,8 @@ def _join(
         _join_feature(files, work, feature, total, settings)
     write_tables(
         work,
-        _track_table(manifest, drawn, settings),
-        dict(_slice_columns(list(drawn.values()))),
+        _track_table(manifest, summaries, settings),
+        dict(_slice_columns(list(summaries.values()))),
         manifest.taxonomy,
         settings,
         facts,
@@ -464,7 +491,7 @@ def _join(
 
 
 def join_arrays(files: Sequence[Path], out: Path, kind: str, shape: tuple[int, ...]) -> None:
-    """Put raw arrays one after the other into an .npy file of a NumPy type and shape."""
+    """Concatenate raw arrays into an .npy file of a NumPy type and shape."""
     with atomic_path(out) as temporary, temporary.open("wb") as stream:
         np.lib.format.write_array_header_2_0(stream, {"descr": kind, "fortran_order": False, "shape": shape})
         for file in files:
@@ -473,7 +500,7 @@ def join_arrays(files: Sequence[Path], out: Path, kind: str, shape: tuple[int, .
 
 
 def publish(work: Path, shards: Path | None, out: Path) -> Store:
-    """Clear the shards away and give the finished folder its final name, in the place of what may be there."""
+    """Remove the shards and rename the finished folder, replacing an existing one."""
     if shards is not None:
         shutil.rmtree(shards)
     if out.exists():
@@ -482,8 +509,8 @@ def publish(work: Path, shards: Path | None, out: Path) -> Store:
     return Store(out)
 
 
-def _track_table(manifest: Manifest, drawn: dict[Track, Any], settings: ImageSettings) -> dict[str, list[Any]]:
-    tracks = list(drawn)
+def _track_table(manifest: Manifest, summaries: dict[Track, Any], settings: ImageSettings) -> dict[str, list[Any]]:
+    tracks = list(summaries)
     slice_seconds = settings.slice_frames * HOP_LENGTH / SAMPLE_RATE
     table: dict[str, list[Any]] = {
         "path": [track.name for track in tracks],
@@ -491,20 +518,20 @@ def _track_table(manifest: Manifest, drawn: dict[Track, Any], settings: ImageSet
         "genre": [format_path(manifest.taxonomy.leaves[track.leaf]) for track in tracks],
         "leaf": [track.leaf for track in tracks],
         "group": [track.group for track in tracks],
-        "sha256": [drawn[track]["sha256"] for track in tracks],
-        "slices": [len(drawn[track]["starts"]) for track in tracks],
-        "sliced_seconds": [round(len(drawn[track]["starts"]) * slice_seconds, 3) for track in tracks],
+        "sha256": [summaries[track]["sha256"] for track in tracks],
+        "slices": [len(summaries[track]["starts"]) for track in tracks],
+        "sliced_seconds": [round(len(summaries[track]["starts"]) * slice_seconds, 3) for track in tracks],
     }
-    columns = dict.fromkeys(name for track in tracks for name in track.facts)
+    columns = dict.fromkeys(name for track in tracks for name in track.metadata)
     for name in columns:
         if name and name not in table:
-            table[name] = [track.facts.get(name, "") for track in tracks]
+            table[name] = [track.metadata.get(name, "") for track in tracks]
     return table
 
 
-def _slice_columns(drawn: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-    counts = [len(item["starts"]) for item in drawn]
-    yield "track", np.repeat(np.arange(len(drawn), dtype=np.int64), counts)
-    yield "start", np.array([start for item in drawn for start in item["starts"]], dtype=np.float64)
-    yield "padded", np.array([flag for item in drawn for flag in item["padded"]], dtype=bool)
-    yield "silent", np.array([flag for item in drawn for flag in item["silent"]], dtype=bool)
+def _slice_columns(summaries: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    counts = [len(item["starts"]) for item in summaries]
+    yield "track", np.repeat(np.arange(len(summaries), dtype=np.int64), counts)
+    yield "start", np.array([start for item in summaries for start in item["starts"]], dtype=np.float64)
+    yield "padded", np.array([flag for item in summaries for flag in item["padded"]], dtype=bool)
+    yield "silent", np.array([flag for item in summaries for flag in item["silent"]], dtype=bool)

@@ -1,8 +1,8 @@
-"""Cutting a corpus into parts so that no group stands on both sides.
+"""Splits of a corpus into train, validation and test parts by whole groups.
 
-The parts are as balanced over the leaves as whole groups allow (scikit-learn's StratifiedGroupKFold), seeded,
-and saved with the store. The published split of the ccmusic data set cuts slices, not tracks; that protocol can be
-asked for to compare with, and everything made from it says so.
+Parts are stratified over the leaves as far as whole groups allow (scikit-learn's StratifiedGroupKFold), seeded, and
+saved with the store. The published split of the ccmusic data set is by slices, not tracks; that protocol is available
+for comparison, and all results from it are labelled.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from genretree.files import write_text
 
 PARTS = ("train", "validation", "test")
 Protocol = Literal["group", "slice", "recovered"]
-RECOVERED = "recovered track"  # `group_by` of a store whose groups were guessed from its images
-WITHOUT_TRACKS = ("slice", RECOVERED)  # `group_by` where each slice counts as a track of its own
+RECOVERED = "recovered track"  # `group_by` of a store whose groups were inferred from its images
+WITHOUT_TRACKS = ("slice", RECOVERED)  # `group_by` where each slice counts as a track
 
 PROTOCOL_NOTES = {
     "group": "no group (artist, album or track) stands in more than one part",
@@ -38,20 +38,20 @@ PROTOCOL_NOTES = {
 
 @dataclass(frozen=True)
 class JoinedCopies:
-    """Which audit made a split join groups, and how many.
+    """The audit whose copies a split merged, and the number of merged groups.
 
     Parameters
     ----------
     audit : str
-        The audit's file.
+        The audit file.
     sha256 : str
-        Of that file.
+        SHA-256 of that file.
     pairs : int
-        How many pairs of copies it lists.
+        Number of pairs of copies that it lists.
     groups : int
-        How many groups were joined to others.
+        Number of groups that were merged.
     into : int
-        How many groups were left of these.
+        Number of groups after merging.
     """
 
     audit: str
@@ -67,20 +67,20 @@ class JoinedCopies:
 
 @dataclass(frozen=True)
 class Split:
-    """Which part each track (or, for the slice protocol, each slice) belongs to.
+    """The part of each track or, for the slice protocol, of each slice.
 
     Parameters
     ----------
     name : str
     protocol : "group", "slice" or "recovered"
-        "recovered" is by groups, too, but groups that were guessed.
+        "recovered" is by groups inferred from images.
     seed : int
     parts : tuple of str
         `train`, `validation` or `test` for each track; for the slice protocol, for each slice.
     fold, folds : int or None
-        Which fold of how many the test part is; None for a single hold-out split.
+        Index of the test fold and number of folds; None for a single hold-out split.
     copies : JoinedCopies, optional
-        The audit whose pairs of copies lie on one side.
+        The audit whose pairs of copies are in one part.
     """
 
     name: str
@@ -93,11 +93,11 @@ class Split:
 
     @property
     def note(self) -> str:
-        """What the protocol means, to be shown beside every figure."""
+        """Explanation of the protocol, shown with every result."""
         return PROTOCOL_NOTES[self.protocol]
 
     def slice_parts(self, slice_tracks: NDArray[np.int64]) -> NDArray[np.str_]:
-        """Part of every slice, given the track of every slice."""
+        """Return the part of every slice, given the track of every slice."""
         parts = np.array(self.parts)
         return parts if self.protocol == "slice" else parts[slice_tracks]
 
@@ -106,7 +106,7 @@ class Split:
         path = _split_path(folder, self.name)
         content = asdict(self)
         if self.copies is None:
-            del content["copies"]  # so that versions that do not know it still read the split
+            del content["copies"]  # so that older versions can read the split
         write_text(path, json.dumps(content, indent=1))
         return path
 
@@ -116,7 +116,7 @@ class Split:
         path = _split_path(folder, name)
         if not path.exists():
             known = sorted(file.stem for file in folder.glob("*.json"))
-            raise CorpusError(f"no split named '{name}' in {folder}; there are: {', '.join(known) or 'none'}")
+            raise CorpusError(f"no split named '{name}' in {folder}; available: {', '.join(known) or 'none'}")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             copies = content.get("copies")
@@ -128,12 +128,12 @@ class Split:
 
 def _split_path(folder: Path, name: str) -> Path:
     if not re.fullmatch(r"[\w.-]+", name):
-        raise CorpusError(f"a split's name has letters, digits, '-', '_' and '.', not '{name}'")
+        raise CorpusError(f"a split's name may contain letters, digits, '-', '_' and '.', got '{name}'")
     return folder / f"{name}.json"
 
 
 def join_groups(groups: Sequence[str], checksums: Sequence[str]) -> NDArray[np.int64]:
-    """Number the groups, taking two as one where the same audio (by checksum) stands in both.
+    """Number the groups, merging groups that contain the same audio (by checksum).
 
     Returns
     -------
@@ -170,24 +170,24 @@ def split_groups(
     groups : array, shape (n_tracks,)
         Group number of each track.
     test, validation : float
-        Shares of the tracks to hold out, 0 to 0.5 each. Reached as nearly as whole groups allow.
+        Shares of the tracks to hold out, 0 to 0.5 each, as closely as whole groups allow.
     seed : int
     name : str
 
     Notes
     -----
-    A leaf with a single group keeps it in training: a leaf that can't be learned can't be tested either.
+    The only group of a leaf stays in training: a leaf without training data cannot be tested.
     """
     for label, share in (("test", test), ("validation", validation)):
         if not 0 <= share <= 0.5:
-            raise CorpusError(f"the {label} share is {share}; it lies between 0 and 0.5")
+            raise CorpusError(f"the {label} share must be in [0, 0.5], got {share}")
     parts = np.full(len(leaves), "train", dtype=object)
     movable = ~np.isin(groups, _only_groups(leaves, groups))
-    held = _hold_out(leaves, groups, np.flatnonzero(movable), test * len(leaves), seed)
-    parts[held] = "test"
+    held_out = _hold_out(leaves, groups, np.flatnonzero(movable), test * len(leaves), seed)
+    parts[held_out] = "test"
     rest = (parts == "train") & ~np.isin(groups, _only_groups(leaves, groups, parts == "train"))
-    held = _hold_out(leaves, groups, np.flatnonzero(rest), validation * len(leaves), seed + 1)
-    parts[held] = "validation"
+    held_out = _hold_out(leaves, groups, np.flatnonzero(rest), validation * len(leaves), seed + 1)
+    parts[held_out] = "validation"
     return Split(name, "group", seed, tuple(parts.tolist()))
 
 
@@ -200,14 +200,14 @@ def fold_groups(
     seed: int = 0,
     name: str = "default",
 ) -> list[Split]:
-    """Cut into k folds of whole groups; each fold is the test part of one split, named `NAME-0`, `NAME-1` ...
+    """Split into k folds of whole groups; each fold is the test part of one split, named `NAME-0`, `NAME-1` ...
 
-    Every split takes its validation part from the other folds, again by whole groups.
+    The validation part of every split is held out from the other folds, also by whole groups.
     """
     if folds < 2:
-        raise CorpusError(f"{folds} folds; cross-validation needs at least 2")
+        raise CorpusError(f"folds must be at least 2, got {folds}")
     if len(np.unique(groups)) < folds:
-        raise CorpusError(f"{folds} folds need at least as many groups; there are {len(np.unique(groups))}")
+        raise CorpusError(f"{folds} folds need at least {folds} groups, got {len(np.unique(groups))}")
     test_fold = _assign_folds(leaves, groups, folds, seed)
     splits = []
     for fold in range(folds):
@@ -226,7 +226,7 @@ def split_slices(
     seed: int = 0,
     name: str = "slices",
 ) -> Split:
-    """Cut slices at random, as the published study did. Leaks by construction; only for comparison with it."""
+    """Split slices at random, as the published study did. Leaks by construction; only for comparison."""
     alone = np.arange(len(slice_leaves))
     split = split_groups(slice_leaves, alone, test=test, validation=validation, seed=seed, name=name)
     return Split(name, "slice", seed, split.parts)
@@ -235,7 +235,7 @@ def split_slices(
 def _only_groups(
     leaves: NDArray[np.int64], groups: NDArray[np.int64], among: NDArray[np.bool_] | None = None
 ) -> NDArray[np.int64]:
-    """Groups that are the only one of some leaf."""
+    """Return the groups that are the only one of some leaf."""
     keep = np.ones(len(leaves), dtype=bool) if among is None else among
     pairs = np.unique(np.stack([leaves[keep], groups[keep]], axis=1), axis=0)
     counts = np.bincount(pairs[:, 0]) if len(pairs) else np.zeros(0, dtype=np.int64)
@@ -244,33 +244,33 @@ def _only_groups(
 
 
 def _hold_out(
-    leaves: NDArray[np.int64], groups: NDArray[np.int64], candidates: NDArray[np.int64], wanted: float, seed: int
+    leaves: NDArray[np.int64], groups: NDArray[np.int64], candidates: NDArray[np.int64], n_wanted: float, seed: int
 ) -> NDArray[np.int64]:
-    """Choose about `wanted` of the candidate tracks, by whole groups, balanced over the leaves."""
+    """Select about `n_wanted` of the candidate tracks, by whole groups, stratified over the leaves."""
     n_groups = len(np.unique(groups[candidates]))
-    if wanted < 0.5 or n_groups < 2:
+    if n_wanted < 0.5 or n_groups < 2:
         return np.zeros(0, dtype=np.int64)
-    folds = min(max(2, round(len(candidates) / wanted)), n_groups)
+    folds = min(max(2, round(len(candidates) / n_wanted)), n_groups)
     fold_of = _assign_folds(leaves[candidates], groups[candidates], folds, seed)
     for fold in range(folds):
-        chosen: NDArray[np.int64] = candidates[fold_of == fold]
-        left = np.setdiff1d(candidates, chosen)
-        if set(leaves[candidates]) == set(leaves[left]):
-            return chosen
+        selected: NDArray[np.int64] = candidates[fold_of == fold]
+        remaining = np.setdiff1d(candidates, selected)
+        if set(leaves[candidates]) == set(leaves[remaining]):
+            return selected
     return _trim(leaves, groups, candidates, candidates[fold_of == 0])
 
 
 def _trim(
-    leaves: NDArray[np.int64], groups: NDArray[np.int64], candidates: NDArray[np.int64], chosen: NDArray[np.int64]
+    leaves: NDArray[np.int64], groups: NDArray[np.int64], candidates: NDArray[np.int64], selected: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Give back groups without which some leaf would have nothing left to learn from."""
-    for leaf in np.unique(leaves[chosen]):
-        left = np.setdiff1d(candidates, chosen)
-        if leaf in leaves[left]:
+    """Return selected groups to training where a leaf would otherwise have no training data."""
+    for leaf in np.unique(leaves[selected]):
+        remaining = np.setdiff1d(candidates, selected)
+        if leaf in leaves[remaining]:
             continue
-        back = groups[chosen[leaves[chosen] == leaf][0]]
-        chosen = chosen[groups[chosen] != back]
-    return chosen
+        returned_group = groups[selected[leaves[selected] == leaf][0]]
+        selected = selected[groups[selected] != returned_group]
+    return selected
 
 
 def _assign_folds(leaves: NDArray[np.int64], groups: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
@@ -278,8 +278,8 @@ def _assign_folds(leaves: NDArray[np.int64], groups: NDArray[np.int64], folds: i
 
     from sklearn.model_selection import StratifiedGroupKFold
 
-    # A class with fewer members than folds is refused by scikit-learn when that holds for every class, and warned about
-    # otherwise; whole groups come first here, so tiny classes are balanced together instead.
+    # scikit-learn rejects classes with fewer members than folds if all are so small, and warns otherwise. Whole groups
+    # have priority here, so small classes are stratified together.
     counts = np.bincount(leaves)
     strata = np.where(counts[leaves] < folds, -1, leaves)
     if np.bincount(strata + 1).max() < folds:
@@ -287,7 +287,7 @@ def _assign_folds(leaves: NDArray[np.int64], groups: NDArray[np.int64], folds: i
     fold_of = np.zeros(len(leaves), dtype=np.int64)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        cuts = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(leaves, strata, groups)
-        for fold, (_, held) in enumerate(cuts):
-            fold_of[held] = fold
+        folds_iter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(leaves, strata, groups)
+        for fold, (_, held_out) in enumerate(folds_iter):
+            fold_of[held_out] = fold
     return fold_of

@@ -1,12 +1,12 @@
-"""Prepared images on disk: one memory-mapped array of uint8, and tables of slices and tracks.
+"""Stores: prepared images as memory-mapped arrays on disk, and tables of slices and tracks.
 
 A store is a folder::
 
     images.npy       uint8, shape (slices, 3, size, size), in the order mel, cqt, chroma
-    NAME.npy         shape (slices, ...): a further feature that was asked for, such as mel_16k; see sound/features.py
-    slices.parquet   a row for each slice: track, start in seconds, padded, silent
-    tracks.parquet   a row for each track: path, genre, leaf, group, sha256, seconds, slices, and the source's columns
-    splits/*.json    how the tracks are parted
+    NAME.npy         shape (slices, ...): a further requested feature, such as mel_16k; see sound/features.py
+    slices.parquet   one row per slice: track, start in seconds, padded, silent
+    tracks.parquet   one row per track: path, genre, leaf, group, sha256, seconds, slices, and the source's columns
+    splits/*.json    splits of the tracks
     store.json       tree, image settings, versions, and the tracks that failed; written last
 """
 
@@ -41,20 +41,20 @@ _PARTS = ("images.npy", "slices.parquet", "tracks.parquet", "store.json")
 
 @dataclass(frozen=True)
 class StoreMetadata:
-    """What a store says about itself.
+    """Metadata of a store.
 
     Parameters
     ----------
     source : str
-        The folder, CSV or data set it was made from.
+        The folder, CSV or data set that it was made from.
     group_by : str
-        What must not be split: `artist`, `album`, `folder`, `track`.
+        What must not be divided by a split: `artist`, `album`, `folder`, `track`.
     engine : str
-        Which engine computed the spectra.
+        Engine of the spectra.
     version : str
-        The genretree that made it.
+        Version of genretree that made it.
     digest : str
-        Hash of source, tree and settings; the same call gives the same digest.
+        Hash of source, tree and settings; equal for equal calls.
     """
 
     source: str
@@ -65,7 +65,28 @@ class StoreMetadata:
 
 
 class Store:
-    """A prepared corpus, opened for reading. Images stay on disk until they are asked for."""
+    """A prepared corpus, opened for reading. Images are memory-mapped.
+
+    Parameters
+    ----------
+    folder : str or path
+        The store's folder.
+
+    Raises
+    ------
+    CorpusError
+        If the folder is not a store, incomplete, damaged, or of another format version.
+
+    See Also
+    --------
+    genretree.prepare : Create a store.
+
+    Examples
+    --------
+    >>> store = Store("STORE")  # doctest: +SKIP
+    >>> store.n_tracks, store.images.shape  # doctest: +SKIP
+    (1700, (8500, 3, 224, 224))
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = require_path("folder", folder)
@@ -108,22 +129,22 @@ class Store:
             )
 
     def _open_feature(self, path: Path) -> Array:
-        """Map a feature into memory; its file has its name."""
+        """Memory-map the feature of a file; the file name is its name."""
         try:
-            found: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError) as error:
             raise CorpusError(f"{path}: damaged ({error}); prepare the store again") from error
-        # Other features may come from a package that is not installed here; of those only the length is known.
+        # Other features may come from a package that is not installed; only their length is checked.
         feature = get_feature(MEL_16K) if path.stem == MEL_16K else None
-        shape = found.shape[1:] if feature is None else feature.shape(self.settings)
-        dtype = found.dtype if feature is None else np.dtype(feature.dtype)
+        shape = array.shape[1:] if feature is None else feature.shape(self.settings)
+        dtype = array.dtype if feature is None else np.dtype(feature.dtype)
         expected = (len(self.images), *shape)
-        if found.shape != expected or found.dtype != dtype:
-            raise CorpusError(f"{path}: {found.dtype} {found.shape}, not {dtype} {expected}; prepare the store again")
-        return found
+        if array.shape != expected or array.dtype != dtype:
+            raise CorpusError(f"{path}: {array.dtype} {array.shape}, not {dtype} {expected}; prepare the store again")
+        return array
 
     def inputs(self, rows: Int64Array | None = None) -> SliceInputs:
-        """Give the inputs of a model for some slices, by default all; they are read where a model asks for them."""
+        """Return the inputs of a model for some slices, by default all; features are read on first access."""
         return SliceInputs({IMAGES: self.images, **self.features}, rows)
 
     @property
@@ -133,27 +154,27 @@ class Store:
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """The images that there are; others are 0 throughout."""
+        """The available modalities; images of others are all 0."""
         named = re.fullmatch(r"drawn \((.*) only\)", self.facts.engine)
         return MODALITIES if named is None else tuple(name for name in MODALITIES if name in named[1].split(", "))
 
     def check_modalities(self, modalities: Sequence[Modality]) -> None:
-        """Refuse a model that sees images which the store lacks.
+        """Raise an error for modalities that the store lacks.
 
         Raises
         ------
         CorpusError
-            If there are any.
+            If any is missing.
         """
         if missing := [name for name in modalities if name not in self.modalities]:
             raise CorpusError(
-                f"{self.folder}: was prepared without images of {', '.join(missing)}, and the model sees "
+                f"{self.folder}: has no images of {', '.join(missing)}, but the model uses "
                 f"{', '.join(modalities)}; train one with `modalities={list(self.modalities)}`"
             )
 
     @property
     def n_slices(self) -> int:
-        """Number of slices, silent ones included."""
+        """Number of slices, including silent ones."""
         return len(self.slice_tracks)
 
     @cached_property
@@ -171,20 +192,20 @@ class Store:
         split = Split.load(self.folder / "splits", name)
         expected = self.n_slices if split.protocol == "slice" else self.n_tracks
         if len(split.parts) != expected:
-            raise CorpusError(f"{self.folder}: the split '{name}' was made for other contents; make it again")
+            raise CorpusError(f"{self.folder}: the split '{name}' was made for other contents; create it again")
         return split
 
     def split_names(self) -> list[str]:
-        """Names of the store's splits."""
+        """Return the names of the store's splits."""
         return sorted(path.stem for path in (self.folder / "splits").glob("*.json"))
 
     def rows(self, part: str = "all", split: Split | None = None) -> Int64Array:
-        """Indices of the slices in a part (`train`, `validation`, `test`, `all`), without silent ones."""
-        sounding = ~self.silent
+        """Return the indices of the slices in a part (`train`, `validation`, `test`, `all`), without silent ones."""
+        audible = ~self.silent
         if part == "all":
-            return np.flatnonzero(sounding)
+            return np.flatnonzero(audible)
         parts = (split or self.split()).slice_parts(self.slice_tracks)
-        return np.flatnonzero((parts == part) & sounding)
+        return np.flatnonzero((parts == part) & audible)
 
 
 def write_tables(
@@ -196,7 +217,7 @@ def write_tables(
     facts: StoreMetadata,
     failures: Sequence[Failure],
 ) -> None:
-    """Write everything of a store but its images; `store.json` comes last and makes it complete."""
+    """Write everything of a store but its images; `store.json` comes last and marks it as complete."""
     for name, table in (("tracks", tracks), ("slices", slices)):
         with atomic_path(folder / f"{name}.parquet") as temporary:
             pq.write_table(pa.table(table), temporary)

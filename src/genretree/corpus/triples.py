@@ -1,4 +1,4 @@
-"""Which image files belong to one slice, by their names: `song_mel.png`, `mel/song.png` or `song/mel.png`."""
+"""Grouping of image files into slices by name: `song_mel.png`, `mel/song.png` or `song/mel.png`."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class ImageSet:
     Parameters
     ----------
     name : str
-        What the files have in common, with their folder.
+        The common part of the files' paths.
     files : dict
-        For each modality the files that name it; more than one is a fault, which `read_set` reports.
+        Files of each modality; more than one is an error, which `read_set` reports.
     unnamed : tuple of Path
-        Files whose names don't say what they show.
+        Files whose names contain no modality.
     """
 
     name: str
@@ -41,12 +41,12 @@ class ImageSet:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file's name is that of an image or a raw array."""
+    """Return whether a file has the suffix of an image or a raw array."""
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def modality_of(path: Path) -> tuple[Modality | None, Path]:
-    """Tell from a path what it shows, and the path that the images of its slice have in common."""
+    """Return the modality in a file's path, and the path shared by the images of its slice."""
     above = path.parent.name.lower()
     stem = path.stem
     ends = _ENDS.fullmatch(stem)
@@ -55,34 +55,34 @@ def modality_of(path: Path) -> tuple[Modality | None, Path]:
             own = ends is not None and (ends[1] or "") and ends[2].lower() == name
             return name, path.parent.parent / (ends[1].rstrip(" _.-") if ends is not None and own else stem)
     if ends is not None:
-        base, found = ends[1] or "", ends[2]
+        base, image_set = ends[1] or "", ends[2]
     elif begins := _BEGINS.fullmatch(stem):
-        found, base = begins[1], begins[2]
+        image_set, base = begins[1], begins[2]
     elif inside := _INSIDE.fullmatch(stem):
-        base, found = inside[1] + inside[3], inside[2]
+        base, image_set = inside[1] + inside[3], inside[2]
     else:
         return None, path
     base = base.strip(" _.-")
-    modality = next(name for name in MODALITIES if name == found.lower())
+    modality = next(name for name in MODALITIES if name == image_set.lower())
     return modality, path.parent / base if base else path.parent
 
 
 def group_images(paths: Iterable[Path]) -> list[ImageSet]:
-    """Put image files together that belong to one slice, in the order of their first files."""
+    """Group image files by slice, in the order of their first files."""
     sets: dict[Path, ImageSet] = {}
     for path in paths:
         modality, base = modality_of(path)
         if modality is None:
             sets[path] = ImageSet(printable(path), unnamed=(path,))
             continue
-        found = sets.setdefault(base, ImageSet(printable(base)))
-        if path not in found.files.setdefault(modality, []):
-            found.files[modality].append(path)
+        image_set = sets.setdefault(base, ImageSet(printable(base)))
+        if path not in image_set.files.setdefault(modality, []):
+            image_set.files[modality].append(path)
     return list(sets.values())
 
 
 def walk_images(folder: Path) -> Iterator[Path]:
-    """Yield the images below a folder whose names say what they show, sorted, without hidden ones."""
+    """Yield the images below a folder whose names contain a modality, sorted, without hidden ones."""
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if not hidden and is_image(path) and modality_of(path)[0] is not None and path.is_file():
@@ -90,41 +90,41 @@ def walk_images(folder: Path) -> Iterator[Path]:
 
 
 def read_set(
-    found: ImageSet, settings: ImageSettings, needed: Sequence[Modality] = MODALITIES, form: ImageForm = "auto"
+    image_set: ImageSet, settings: ImageSettings, needed: Sequence[Modality] = MODALITIES, form: ImageForm = "auto"
 ) -> NDArray[np.uint8]:
     """Read the images that a model needs.
 
     Returns
     -------
     ndarray, uint8, shape (3, size, size)
-        mel, CQT and chroma; 0 where one is not needed.
+        mel, CQT and chroma; modalities that are not needed are 0.
 
     Raises
     ------
     ImageError
-        If one is missing, is there twice, or can't be read.
+        If one is missing, duplicated, or cannot be read.
     """
-    if found.unnamed:
+    if image_set.unnamed:
         detail = (
-            "can't tell whether it shows mel, cqt or chroma; say so in the name (song_mel.png) or in the folder "
+            "has no modality in its name; add mel, cqt or chroma to the name (song_mel.png) or to the folder "
             "(mel/song.png)"
         )
-        raise ImageError("unnamed", found.unnamed[0], detail)
-    missing = [name for name in needed if name not in found.files]
+        raise ImageError("unnamed", image_set.unnamed[0], detail)
+    missing = [name for name in needed if name not in image_set.files]
     if missing:
         detail = (
-            f"has no image for {', '.join(missing)}; it has {', '.join(found.files)}, and the model needs "
+            f"has no image for {', '.join(missing)}; it has {', '.join(image_set.files)}, and the model needs "
             f"{', '.join(needed)}"
         )
-        raise ImageError("missing", found.name, detail)
+        raise ImageError("missing", image_set.name, detail)
     images = np.zeros((len(MODALITIES), settings.size, settings.size), np.uint8)
     for place, name in enumerate(MODALITIES):
         if name not in needed:
             continue
-        files = found.files[name]
+        files = image_set.files[name]
         if len(files) > 1:
             listed = ", ".join(printable(file.name) for file in files)
-            detail = f"has {len(files)} images for {name}: {listed}; keep one"
-            raise ImageError("ambiguous", found.name, detail)
+            detail = f"has {len(files)} images for {name}: {listed}; remove all but one"
+            raise ImageError("ambiguous", image_set.name, detail)
         images[place] = read_image(files[0], name, settings, form, printable(files[0]))
     return images

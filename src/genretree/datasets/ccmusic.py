@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from genretree.corpus.copies import Copies
 from genretree.corpus.manifest import Failure
-from genretree.corpus.prepare import check_target, facts_file, images_file, join_arrays, publish
+from genretree.corpus.prepare import check_target, images_file, join_arrays, metadata_file, publish
 from genretree.corpus.splits import PARTS, Split
 from genretree.corpus.store import Store, StoreMetadata, write_tables
 from genretree.errors import CorpusError, GenretreeError, MissingExtraError, SettingsError
@@ -344,7 +344,7 @@ def _convert_all(chunks: Iterable[_Chunk], total: int, workers: int, progress: b
         def pending() -> Iterator[_Chunk]:
             for chunk in chunks:
                 shards.append(chunk.shard)
-                if facts_file(chunk.shard).exists():
+                if metadata_file(chunk.shard).exists():
                     tick(chunk.count)
                 else:
                     yield chunk
@@ -395,7 +395,7 @@ def _convert_chunk(chunk: _Chunk) -> int:
             mel = images[0]
             sha256 = hashlib.sha256(row[MODALITIES[0]]["bytes"]).hexdigest()
             valid.append({"path": name, "leaf": leaf, "sha256": sha256, "silent": bool(mel.max() == mel.min())})
-    write_text(facts_file(chunk.shard), json.dumps({"rows": valid, "failures": failures}))
+    write_text(metadata_file(chunk.shard), json.dumps({"rows": valid, "failures": failures}))
     return chunk.count
 
 
@@ -432,7 +432,7 @@ def _read_image(row: dict[str, Any], modality: str, size: int) -> NDArray[np.uin
 
 
 def _join(work: Path, shards: Sequence[Path], tree: Taxonomy, settings: ImageSettings, metadata: StoreMetadata) -> None:
-    contents = [json.loads(facts_file(shard).read_text(encoding="utf-8")) for shard in shards]
+    contents = [json.loads(metadata_file(shard).read_text(encoding="utf-8")) for shard in shards]
     rows = [row for item in contents for row in item["rows"]]
     failures = [Failure(**failure) for item in contents for failure in item["failures"]]
     if not rows:

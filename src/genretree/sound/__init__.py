@@ -1,1 +1,1 @@
-"""Sound to images: decode a file, compute its spectra, cut and draw its slices."""
+"""Audio to images: decoding, spectra, slices and the features computed from them."""

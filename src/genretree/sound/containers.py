@@ -1,4 +1,4 @@
-"""What kind of file this is, by its content: magic numbers, and chains of MPEG or AAC frame headers."""
+"""Container detection by content: magic numbers, and chains of MPEG, AAC or AC-3 frame headers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _WALK_BYTES = 1 << 20
-_LONGEST_CHAIN = 1 << 15  # bytes of three frames and a header, at least: an AAC frame has 8,191 at most
-OPEN_ENDED = 0x7FFFF000  # sizes from here on are what programs write into a pipe, where they can't know the length
+_MAX_CHAIN_BYTES = 1 << 15  # more than three frames and a header: an AAC frame has at most 8,191 bytes
+OPEN_ENDED = 0x7FFFF000  # programs that write to a pipe, and so can't know the length, declare at least this
 _MAGIC = {
     b"fLaC": "flac",
     b"OggS": "ogg",
@@ -34,7 +34,7 @@ _MAGIC = {
     b"\x7f\xfe\x80\x01": "dts",
     b"\x00\x00\x01\xba": "mpeg-ps",
 }
-# FFmpeg's demuxer for each container. None of them opens other files: never add a playlist here.
+# FFmpeg's demuxer for each container. None of them opens other files: never add a playlist format here.
 DEMUXERS = {
     **{name: name for name in ("asf", "ape", "tta", "dsf", "amr", "flv", "avi", "aac", "mp3", "dts")},
     **{name: name for name in ("wav", "aiff", "w64", "au", "caf", "flac", "ogg", "voc")},
@@ -53,7 +53,7 @@ MP4_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"}
 
 
 def sniff(file: io.FileIO, size: int) -> tuple[str, int]:
-    """Name of the container, "" if unknown, and where the content starts behind any ID3v2 tags."""
+    """Return the name of the container, "" if unknown, and where the content starts after any ID3v2 tags."""
     start = tag = 0
     for _ in range(MAX_ID3_TAGS):
         head = read_at(file, start, 10)
@@ -62,16 +62,16 @@ def sniff(file: io.FileIO, size: int) -> tuple[str, int]:
         tag = start
         start += 10 + synchsafe(head[6:10]) + (10 if head[5] & 0x10 else 0)
     if start > size:
-        start = _behind_oversized_tag(file, tag, start)
+        start = _find_frames_in_tag(file, tag, start)
         if start > size:
             return "mp3", start
     head = read_at(file, start, 1 << 16)
-    if not any(head):  # an interrupted download or a ripper's padding may stand before an mp3's first frame
-        start = _behind_zeros(file, start)
+    if not any(head):  # an interrupted download or a ripper's padding may precede an mp3's first frame
+        start = _skip_zeros(file, start)
         head = read_at(file, start, 1 << 16)
     whole = start + len(head) == size
     container = _sniff_head(head, whole)
-    # A picture larger than its tag says, or much padding, may stand before an mp3's first frame.
+    # A picture larger than its tag declares, or long padding, may precede an mp3's first frame.
     if not container and start and not whole and head[:3] != b"ID3":
         more = read_at(file, start, _WALK_BYTES)
         container = "mp3" if find_chain(more, 0, mpeg_frame_size, start + len(more) == size) >= 0 else ""
@@ -79,7 +79,7 @@ def sniff(file: io.FileIO, size: int) -> tuple[str, int]:
 
 
 def choose_demuxer(file: io.FileIO, container: str, start: int) -> str:
-    """FFmpeg's name for the one demuxer that may read this container."""
+    """Return FFmpeg's name of the only demuxer allowed for this container."""
     head = read_at(file, start, 6)
     if container == "musepack" and head[:4] == b"MPCK":
         return "mpc8"
@@ -88,8 +88,8 @@ def choose_demuxer(file: io.FileIO, container: str, start: int) -> str:
     return DEMUXERS[container]
 
 
-def _behind_zeros(file: io.FileIO, start: int) -> int:
-    """Find the first byte that isn't zero, in the next 16 MiB; `start` if there is none."""
+def _skip_zeros(file: io.FileIO, start: int) -> int:
+    """Return the position of the first non-zero byte in the next 16 MiB; `start` if there is none."""
     for base in range(start, start + (_WALK_BYTES << 4), _WALK_BYTES):
         data = read_at(file, base, _WALK_BYTES)
         if any(data):
@@ -97,10 +97,10 @@ def _behind_zeros(file: io.FileIO, start: int) -> int:
     return start
 
 
-def _behind_oversized_tag(file: io.FileIO, tag: int, end: int) -> int:
-    """Find the MPEG frames within an ID3v2 tag whose size reaches beyond the file; `end` if there are none."""
-    found = find_chain(read_at(file, tag + 10, _WALK_BYTES), 0, mpeg_frame_size, False)
-    return tag + 10 + found if found >= 0 else end
+def _find_frames_in_tag(file: io.FileIO, tag: int, end: int) -> int:
+    """Return the position of MPEG frames in an ID3v2 tag that declares more bytes than the file has; `end` if none."""
+    offset = find_chain(read_at(file, tag + 10, _WALK_BYTES), 0, mpeg_frame_size, False)
+    return tag + 10 + offset if offset >= 0 else end
 
 
 def _sniff_head(head: bytes, whole: bool) -> str:
@@ -123,7 +123,7 @@ def _sniff_head(head: bytes, whole: bool) -> str:
         return "ac3"
     if is_chain(head, _ts_packet_size):
         return "mpeg-ts"
-    # Any bytes hold something like one frame header; three in a row at the right distances they don't.
+    # Random bytes contain single matches for a frame header, but not three in a row at the right distances.
     if find_chain(head, 0, mpeg_frame_size, whole) >= 0:
         return "mp3"
     if find_chain(head, 0, adts_frame_size, whole) >= 0:
@@ -132,11 +132,11 @@ def _sniff_head(head: bytes, whole: bool) -> str:
 
 
 def is_text(file: io.FileIO) -> bool:
-    """Whether the file begins like UTF-8 text."""
+    """Return whether a file begins with UTF-8 text."""
     try:
         head = read_at(file, 0, 4096).decode()
     except UnicodeDecodeError as error:
-        return error.start >= 4092  # only the last character was cut
+        return error.start >= 4092  # only the last character is cut off
     return "\0" not in head
 
 
@@ -147,9 +147,9 @@ def read_at(file: io.FileIO | io.BytesIO, position: int, count: int) -> bytes:
 
 
 def iter_boxes(file: io.FileIO, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, and begin and end of the content, of the boxes of an MP4 file that follow one another from `at` on.
+    """Yield the name, content start and content end of consecutive boxes of an MP4 file from `at`.
 
-    The last one may declare that it reaches beyond `end`.
+    The last box may declare an end beyond `end`.
     """
     while at + 8 <= end:
         head = read_at(file, at, 16)
@@ -164,12 +164,12 @@ def iter_boxes(file: io.FileIO, at: int, end: int) -> Iterator[tuple[bytes, int,
         at += length
 
 
-def count_boxes(file: io.FileIO, start: int, end: int, parents: Collection[bytes], most: int) -> int:
-    """Count the boxes of an MP4 file between two places, with those within `parents`, up to `most`."""
+def count_boxes(file: io.FileIO, start: int, end: int, parents: Collection[bytes], max_count: int) -> int:
+    """Count the boxes of an MP4 file between two positions, including those inside `parents`, up to `max_count`."""
     pending, count = [(start, end)], 0
     while pending:
         at, until = pending.pop()
-        for name, low, high in islice(iter_boxes(file, at, until), most - count):
+        for name, low, high in islice(iter_boxes(file, at, until), max_count - count):
             count += 1
             if name in parents:
                 pending.append((low + (4 if name == b"meta" else 0), min(until, high)))
@@ -177,70 +177,70 @@ def count_boxes(file: io.FileIO, start: int, end: int, parents: Collection[bytes
 
 
 def synchsafe(data: bytes) -> int:
-    """Read a number as ID3v2 writes it: seven bits a byte."""
-    return sum((byte & 127) << 7 * place for place, byte in enumerate(reversed(data)))
+    """Decode an ID3v2 synchsafe integer: seven bits per byte."""
+    return sum((byte & 127) << 7 * position for position, byte in enumerate(reversed(data)))
 
 
 def synchsafe_bytes(number: int) -> bytes:
-    """Write a number as ID3v2 does: four bytes, of which the highest bit is never set."""
-    return bytes(number >> 7 * place & 127 for place in (3, 2, 1, 0))
+    """Encode a four-byte ID3v2 synchsafe integer."""
+    return bytes(number >> 7 * position & 127 for position in (3, 2, 1, 0))
 
 
 FrameSize = Callable[[bytes, int], int]
 
 
 def find_chain(data: bytes, start: int, frame_size: FrameSize, whole: bool) -> int:
-    """First place with three like frame headers in a row, or two if `whole` data end with them; -1 if there is none."""
-    near = data[start : start + 2 * _LONGEST_CHAIN]  # most often it is here
-    if len(near) < len(data) - start:
-        chains = _find_chains(near, frame_size, False)
-        if len(chains) and chains[0] < _LONGEST_CHAIN:
+    """Return the start of three matching frame headers in a row, or of two at the end of `whole` data; -1 if none."""
+    head = data[start : start + 2 * _MAX_CHAIN_BYTES]  # usually found here
+    if len(head) < len(data) - start:
+        chains = _find_chains(head, frame_size, False)
+        if len(chains) and chains[0] < _MAX_CHAIN_BYTES:
             return start + int(chains[0])
     chains = _find_chains(data[start:], frame_size, whole)
     return start + int(chains[0]) if len(chains) else -1
 
 
 def _find_chains(data: bytes, frame_size: FrameSize, whole: bool) -> NDArray[np.int64]:
-    """All places, ascending, at which a chain begins; see `find_chain`."""
+    """Return all positions where a chain begins, in ascending order; see `find_chain`."""
     sizes = _frame_sizes(data, frame_size)
     first = np.flatnonzero(sizes)
     second = first + sizes[first]
-    same = _follows(data, sizes, first, second)
-    first, second = first[same], second[same]
+    is_same = _is_next_header(data, sizes, first, second)
+    first, second = first[is_same], second[is_same]
     third = second + sizes[second]
-    same = _follows(data, sizes, first, third)
-    return first[same | (third >= len(sizes)) if whole else same]
+    is_same = _is_next_header(data, sizes, first, third)
+    return first[is_same | (third >= len(sizes)) if whole else is_same]
 
 
-def _follows(
+def _is_next_header(
     data: bytes, sizes: NDArray[np.int32], first: NDArray[np.int64], other: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Whether there is a header at each of the other places, of the same version, layer and sample rate."""
+    """Return whether each of the other positions has a header of the same version, layer and sample rate."""
     octets = np.frombuffer(data, np.uint8)
     there = other < len(sizes)
     other = np.where(there, other, 0)
-    unlike = (octets[first + 1] ^ octets[other + 1]) & 0xFE | (octets[first + 2] ^ octets[other + 2]) & 0x0C
-    same: NDArray[np.bool_] = there & (sizes[other] > 0) & (unlike == 0)
-    return same
+    difference = (octets[first + 1] ^ octets[other + 1]) & 0xFE | (octets[first + 2] ^ octets[other + 2]) & 0x0C
+    is_same: NDArray[np.bool_] = there & (sizes[other] > 0) & (difference == 0)
+    return is_same
 
 
 def _frame_sizes(data: bytes, frame_size: FrameSize) -> NDArray[np.int32]:
-    """Give what `frame_size` says of each place that eight bytes follow."""
+    """Return `frame_size` at each position that has eight bytes from there on."""
     if len(data) < 8:
         return np.zeros(0, np.int32)
     sizes = np.zeros(len(data) - 7, np.int32)
     octets = np.frombuffer(data, np.uint8)
-    # Neither kind of header has 0xFF in its third byte: long runs of it cost nothing.
-    places = np.flatnonzero((octets[:-7] == 0xFF) & (octets[1:-6] >= 0xE0) & (octets[2:-5] != 0xFF))
-    if not len(places):
+    # Neither type of header has 0xFF in its third byte, so long runs of 0xFF are skipped at no cost.
+    positions = np.flatnonzero((octets[:-7] == 0xFF) & (octets[1:-6] >= 0xE0) & (octets[2:-5] != 0xFF))
+    if not len(positions):
         return sizes
-    second, third = octets[places + 1].astype(np.int32), octets[places + 2].astype(np.int32)
+    second, third = octets[positions + 1].astype(np.int32), octets[positions + 2].astype(np.int32)
     if frame_size is mpeg_frame_size:
-        sizes[places] = _mpeg_sizes()[second << 8 | third]
+        sizes[positions] = _mpeg_sizes()[second << 8 | third]
     elif frame_size is adts_frame_size:
-        fourth, fifth, sixth = (octets[places + offset].astype(np.int32) for offset in (3, 4, 5))
+        fourth, fifth, sixth = (octets[positions + offset].astype(np.int32) for offset in (3, 4, 5))
         size = (fourth & 3) << 11 | fifth << 3 | sixth >> 5
-        sizes[places] = np.where((second & 0xF6 == 0xF0) & (third >> 2 & 15 <= 12) & (size >= 7), size, 0)
+        sizes[positions] = np.where((second & 0xF6 == 0xF0) & (third >> 2 & 15 <= 12) & (size >= 7), size, 0)
     else:
         raise NotImplementedError
     return sizes
@@ -248,7 +248,7 @@ def _frame_sizes(data: bytes, frame_size: FrameSize) -> NDArray[np.int32]:
 
 @lru_cache(maxsize=1)
 def _mpeg_sizes() -> NDArray[np.int32]:
-    """Frame sizes for all second and third bytes of a header."""
+    """Return the frame size for every second and third byte of a header."""
     sizes = np.zeros(1 << 16, np.int32)
     for second in range(0xE0, 0x100):
         sizes[second << 8 : (second + 1) << 8] = [_mpeg_header_size(second, third) for third in range(256)]
@@ -256,7 +256,7 @@ def _mpeg_sizes() -> NDArray[np.int32]:
 
 
 def mpeg_frame_size(data: bytes, at: int) -> int:
-    """Bytes of the MPEG 1/2/2.5 audio frame (ISO 11172-3) whose header is here; 0 if there is none."""
+    """Return the size in bytes of the MPEG 1/2/2.5 audio frame (ISO 11172-3) at `at`; 0 if there is no header."""
     if data[at] != 0xFF:
         return 0
     return _mpeg_header_size(data[at + 1], data[at + 2])
@@ -276,24 +276,24 @@ _BITRATES = {
 @lru_cache(maxsize=4096)
 def _mpeg_header_size(second: int, third: int) -> int:
     version, layer = second >> 3 & 3, 4 - (second >> 1 & 3)
-    bitrate, sr, padding = third >> 4, third >> 2 & 3, third >> 1 & 1
-    if second < 0xE0 or version == 1 or layer == 4 or bitrate in (0, 15) or sr == 3:
+    bitrate, sr_code, padding = third >> 4, third >> 2 & 3, third >> 1 & 1
+    if second < 0xE0 or version == 1 or layer == 4 or bitrate in (0, 15) or sr_code == 3:
         return 0
     mpeg1 = version == 3
-    hertz = (44100, 48000, 32000)[sr] // {3: 1, 2: 2, 0: 4}[version]
+    sr = (44100, 48000, 32000)[sr_code] // {3: 1, 2: 2, 0: 4}[version]
     bits = 1000 * _BITRATES[mpeg1, layer][bitrate - 1]
     if layer == 1:
-        return (12 * bits // hertz + padding) * 4
-    return (144 if mpeg1 or layer == 2 else 72) * bits // hertz + padding
+        return (12 * bits // sr + padding) * 4
+    return (144 if mpeg1 or layer == 2 else 72) * bits // sr + padding
 
 
 _AC3_BITRATES = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)  # kbit/s
-_AC3_BSID = 10  # the last version of AC-3 itself; those above are E-AC-3
+_AC3_BSID = 10  # the last version of AC-3; higher ones are E-AC-3
 TS_PACKET = 188
 
 
 def is_chain(head: bytes, frame_size: FrameSize, frames: int = 3) -> bool:
-    """Whether data begin with some frames in a row, the last of which may be cut off."""
+    """Return whether data begin with `frames` frames in a row, the last of which may be cut off."""
     at = 0
     for number in range(frames):
         if at + 8 > len(head):
@@ -306,16 +306,16 @@ def is_chain(head: bytes, frame_size: FrameSize, frames: int = 3) -> bool:
 
 
 def ac3_frame_size(data: bytes, at: int) -> int:
-    """Bytes of the AC-3 or E-AC-3 frame (ETSI TS 102 366) whose header is here; 0 if there is none."""
+    """Return the size in bytes of the AC-3 or E-AC-3 frame (ETSI TS 102 366) at `at`; 0 if there is no header."""
     if data[at : at + 2] != b"\x0b\x77":
         return 0
     if data[at + 5] >> 3 > _AC3_BSID:
         return 2 * (((data[at + 2] & 7) << 8 | data[at + 3]) + 1) if data[at + 5] >> 3 <= 16 else 0
-    sr, code = data[at + 4] >> 6, data[at + 4] & 63
-    if sr == 3 or code >= 2 * len(_AC3_BITRATES):
+    sr_code, code = data[at + 4] >> 6, data[at + 4] & 63
+    if sr_code == 3 or code >= 2 * len(_AC3_BITRATES):
         return 0
     bits = _AC3_BITRATES[code >> 1]
-    return (4 * bits, 2 * (320 * bits // 147 + (code & 1)), 6 * bits)[sr]
+    return (4 * bits, 2 * (320 * bits // 147 + (code & 1)), 6 * bits)[sr_code]
 
 
 def _ts_packet_size(data: bytes, at: int) -> int:
@@ -323,14 +323,14 @@ def _ts_packet_size(data: bytes, at: int) -> int:
 
 
 def adts_frame_size(data: bytes, at: int) -> int:
-    """Bytes of the AAC frame whose ADTS header (ISO 14496-3) is here; 0 if there is none."""
+    """Return the size in bytes of the AAC frame with an ADTS header (ISO 14496-3) at `at`; 0 if there is no header."""
     if data[at] != 0xFF or data[at + 1] & 0xF6 != 0xF0 or data[at + 2] >> 2 & 15 > 12:
         return 0
     size = (data[at + 3] & 3) << 11 | data[at + 4] << 3 | data[at + 5] >> 5
     return size if size >= 7 else 0
 
 
-# Of streams that are nothing but frames, by the name of the demuxer.
+# For streams that consist of frames only, by demuxer.
 FRAME_SIZES: dict[str, FrameSize] = {
     "mp3": mpeg_frame_size,
     "aac": adts_frame_size,

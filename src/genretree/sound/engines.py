@@ -1,4 +1,4 @@
-"""Engines: samples to the powers of mel, CQT and chroma. librosa is the reference, `fast` gives the same sooner."""
+"""Spectral engines, which compute the power of mel, CQT and chroma: the librosa reference, and their interface."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CHUNK_FRAMES = 1024
 
 
 class Powers(NamedTuple):
-    """What an engine gives: powers before the logarithm, each of shape (bins, frames), and the tuning it used."""
+    """Result of an engine: power before the logarithm, each of shape (bins, frames), and the tuning used."""
 
     mel: Float32Array
     cqt: Float32Array
@@ -25,15 +25,15 @@ class Powers(NamedTuple):
 Engine = Callable[[Float32Array, int, float | None], Powers]
 
 
-def librosa_powers(y: Float32Array, sr: int, tuning: float | None) -> Powers:
-    """Compute the three by librosa: the reference.
+def compute_powers_librosa(y: Float32Array, sr: int, tuning: float | None) -> Powers:
+    """Compute the power of mel, CQT and chroma with librosa, the reference.
 
     Parameters
     ----------
     y : ndarray, float32, shape (samples,)
         Mono, at least 2,048 samples.
     sr : int
-        In Hz.
+        Sample rate in Hz.
     tuning : float or None
         Deviation of the chroma's reference from A440 in fractions of a semitone; None to estimate it.
 
@@ -62,7 +62,7 @@ def estimate_tuning(y: Float32Array, sr: int = SAMPLE_RATE) -> float:
     y : ndarray, float32, shape (samples,)
         Mono and finite, at least 2,048 samples.
     sr : int
-        In Hz.
+        Sample rate in Hz.
 
     Returns
     -------
@@ -73,29 +73,29 @@ def estimate_tuning(y: Float32Array, sr: int = SAMPLE_RATE) -> float:
 
 
 def _power_chunks(y: Float32Array) -> Iterator[Float32Array]:
-    """Powers of the STFT, (1025, up to 1024 frames) at a time."""
+    """Yield the power of the STFT, shape (1025, up to 1024 frames) at a time."""
     import librosa
 
-    frames = 1 + len(y) // HOP_LENGTH
-    around = N_FFT // HOP_LENGTH
-    for start in range(0, frames, _CHUNK_FRAMES):
-        before = min(start, around)
-        piece = y[(start - before) * HOP_LENGTH : (start + _CHUNK_FRAMES + around) * HOP_LENGTH]
-        power = np.abs(librosa.stft(piece, n_fft=N_FFT, hop_length=HOP_LENGTH)) ** 2
-        yield power[:, before : before + min(_CHUNK_FRAMES, frames - start)]
+    n_frames = 1 + len(y) // HOP_LENGTH
+    context_frames = N_FFT // HOP_LENGTH
+    for start in range(0, n_frames, _CHUNK_FRAMES):
+        n_before = min(start, context_frames)
+        segment = y[(start - n_before) * HOP_LENGTH : (start + _CHUNK_FRAMES + context_frames) * HOP_LENGTH]
+        power = np.abs(librosa.stft(segment, n_fft=N_FFT, hop_length=HOP_LENGTH)) ** 2
+        yield power[:, n_before : n_before + min(_CHUNK_FRAMES, n_frames - start)]
 
 
 def _tuning_of_powers(chunks: Iterable[Float32Array], sr: int) -> float:
-    """Work as `librosa.estimate_tuning`, which needs several times the whole spectrogram at once."""
+    """Estimate the tuning as `librosa.estimate_tuning`, which needs several times the spectrogram's memory."""
     import librosa
 
-    pitches, strengths = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
+    pitches, magnitudes = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)]
     for power in chunks:
-        pitch, strength = librosa.piptrack(S=power, sr=sr)
-        found = pitch > 0
-        pitches.append(pitch[found])
-        strengths.append(strength[found])
-    pitch, strength = np.concatenate(pitches), np.concatenate(strengths)
+        pitch, magnitude = librosa.piptrack(S=power, sr=sr)
+        is_pitched = pitch > 0
+        pitches.append(pitch[is_pitched])
+        magnitudes.append(magnitude[is_pitched])
+    pitch, magnitude = np.concatenate(pitches), np.concatenate(magnitudes)
     if len(pitch):
-        pitch = pitch[strength >= np.median(strength)]
+        pitch = pitch[magnitude >= np.median(magnitude)]
     return float(librosa.pitch_tuning(pitch, bins_per_octave=CHROMA_BINS))

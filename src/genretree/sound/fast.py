@@ -1,10 +1,10 @@
-"""Mel, CQT and chroma as librosa computes them, in a fraction of its time.
+"""Fast mel, CQT and chroma, equal to librosa's up to rounding.
 
-What is different is only the order of the work: mel and chroma share one short-time Fourier transform in single
-precision, a few hundred frames at a time, so that it stays in the processor's cache; mel bands are summed over the few
-bins that they cover; peaks for the tuning are looked for only where librosa would keep them; and the constant-Q
-transform, which librosa takes octave by octave through Fourier transforms of short frames (Schoerkhuber and Klapuri
-2010), is a product of those very frames with its filters in time.
+Only the order of the computation differs. Mel and chroma share one short-time Fourier transform in single precision,
+a few hundred frames at a time, so that it stays in the processor's cache. Mel bands are summed over the few bins they
+cover. Peaks for the tuning are searched only where librosa would keep them. The constant-Q transform, which librosa
+computes octave by octave from Fourier transforms of short frames (Schoerkhuber and Klapuri 2010), is a product of the
+same frames with its filters in the time domain.
 """
 
 from __future__ import annotations
@@ -17,102 +17,102 @@ import numpy as np
 
 from genretree.arrays import Float32Array
 from genretree.settings import CHROMA_BINS, CQT_BINS, HOP_LENGTH, N_FFT, N_MELS, SAMPLE_RATE
-from genretree.sound.engines import Powers, librosa_powers
+from genretree.sound.engines import Powers, compute_powers_librosa
 from genretree.sound.filters import OCTAVE, TUNINGS, read_filters
 
-_CHUNK = 256  # frames: their powers take 1 MB
-_MEL_GROUP = 16  # bands that are summed by one product
-_PITCHES = (150.0, 4000.0)  # Hz: where librosa.piptrack looks for the tuning
-_PEAK = np.float32(0.1)  # of a frame's maximum: what counts as a peak there
-_LOWEST_A = np.float32(27.5)  # Hz
-_SAME = 1e-4  # steps between tunings that count as the same
+_CHUNK = 256  # frames: their power takes 1 MB
+_MEL_GROUP = 16  # bands summed in one matrix product
+_PITCH_RANGE = (150.0, 4000.0)  # Hz: the default range of librosa.piptrack
+_PEAK_THRESHOLD = np.float32(0.1)  # share of a frame's maximum: the default threshold of librosa.piptrack
+_A0_HZ = np.float32(27.5)  # Hz
+_TUNING_TOLERANCE = 1e-4  # in steps between tunings
 
 
-def fast_powers(y: Float32Array, sr: int, tuning: float | None) -> Powers:
-    """Compute the three: the fast engine.
+def compute_powers_fast(y: Float32Array, sr: int, tuning: float | None) -> Powers:
+    """Compute the power of mel, CQT and chroma with the fast engine.
 
     Parameters
     ----------
     y : ndarray, float32, shape (samples,)
         Mono, at least 2,048 samples.
     sr : int
-        In Hz. Only 22,050 is computed fast; other rates go to librosa.
+        Sample rate in Hz. Only 22,050 Hz is fast; other rates are computed with librosa.
     tuning : float or None
         Deviation of the chroma's reference from A440 in fractions of a semitone; None to estimate it.
 
     Notes
     -----
-    Differs from librosa by rounding alone; `tests/sound/test_fast.py` says by how much.
+    Differs from librosa only by rounding; `tests/sound/test_fast.py` states by how much.
     """
     if sr != SAMPLE_RATE:
-        return librosa_powers(y, sr, tuning)
+        return compute_powers_librosa(y, sr, tuning)
     stream = FastStream()
     stream.add(y)
     return stream.finish(tuning)
 
 
 class FastStream:
-    """The fast engine for sound that comes piece by piece, at 22,050 Hz: most of it is done when the last piece comes.
+    """The fast engine for audio that arrives block by block, at 22,050 Hz: computes while blocks arrive.
 
-    Gives to the last digit what `fast_powers` gives of all pieces together.
+    The result is bit-identical to `compute_powers_fast` of all blocks together.
     """
 
     def __init__(self) -> None:
-        self.y = 0
-        self._pieces: list[Float32Array] = []
-        self._waiting = np.zeros(N_FFT // 2, np.float32)  # frames are centred
+        self.n_samples = 0
+        self._blocks: list[Float32Array] = []
+        self._pending = np.zeros(N_FFT // 2, np.float32)  # frames are centred
         self._mel: list[Float32Array] = []
         self._power: list[Float32Array] = []
         self._peaks: list[_Peaks] = []
 
     def add(self, y: Float32Array) -> None:
-        """Take the next piece, shape (samples,)."""
-        self.y += len(y)
-        self._pieces.append(y)
-        self._waiting = np.concatenate([self._waiting, y])
-        while len(self._waiting) >= (_CHUNK - 1) * HOP_LENGTH + N_FFT:
+        """Add the next block, shape (n_samples,)."""
+        self.n_samples += len(y)
+        self._blocks.append(y)
+        self._pending = np.concatenate([self._pending, y])
+        while len(self._pending) >= (_CHUNK - 1) * HOP_LENGTH + N_FFT:
             self._transform(_CHUNK)
 
-    def take(self) -> Float32Array:
-        """Give all samples back, shape (samples,)."""
-        whole = self._pieces[0] if len(self._pieces) == 1 else np.concatenate([np.zeros(0, np.float32), *self._pieces])
-        self._pieces = [whole]
+    def samples(self) -> Float32Array:
+        """Return all samples, shape (n_samples,)."""
+        whole = self._blocks[0] if len(self._blocks) == 1 else np.concatenate([np.zeros(0, np.float32), *self._blocks])
+        self._blocks = [whole]
         return whole
 
     def tuning(self) -> float:
-        """Estimate the tuning of all that was taken, as `genretree.sound.engines.estimate_tuning`; no more may come."""
-        left = 1 + self.y // HOP_LENGTH - sum(map(len, self._power))
-        if left:
-            self._waiting = np.concatenate([self._waiting, np.zeros(N_FFT, np.float32)])
-            self._transform(left)
+        """Estimate the tuning of all blocks as `engines.estimate_tuning`; no more blocks may be added."""
+        n_left = 1 + self.n_samples // HOP_LENGTH - sum(map(len, self._power))
+        if n_left:
+            self._pending = np.concatenate([self._pending, np.zeros(N_FFT, np.float32)])
+            self._transform(n_left)
         return _tuning(self._peaks)
 
     def finish(self, tuning: float | None) -> Powers:
-        """Give the powers of all that was taken; None to estimate the tuning."""
+        """Return the power of all blocks; None to estimate the tuning."""
         estimated = self.tuning()
         if tuning is None:
             tuning = estimated
         with ThreadPoolExecutor(1) as pool:
-            cqt = pool.submit(_cqt, self.take())
+            cqt = pool.submit(_cqt, self.samples())
             filters = _chroma_filters(tuning)
-            chroma = np.concatenate([filters @ piece.T for piece in self._power], axis=1)
-            highest = chroma.max(axis=0)
-            highest[highest < np.finfo(np.float32).tiny] = 1
-            chroma /= highest
+            chroma = np.concatenate([filters @ block_power.T for block_power in self._power], axis=1)
+            frame_max = chroma.max(axis=0)
+            frame_max[frame_max < np.finfo(np.float32).tiny] = 1
+            chroma /= frame_max
             return Powers(np.concatenate(self._mel, axis=1), cqt.result(), np.square(chroma), tuning)
 
     def _transform(self, count: int) -> None:
-        """Work off so many frames."""
+        """Transform the next `count` frames."""
         power = np.empty((count, 1 + N_FFT // 2), np.float32)
-        windows = np.lib.stride_tricks.sliding_window_view(self._waiting, N_FFT)[: count * HOP_LENGTH : HOP_LENGTH]
+        windows = np.lib.stride_tricks.sliding_window_view(self._pending, N_FFT)[: count * HOP_LENGTH : HOP_LENGTH]
         frame_powers(windows, power)
         mel = np.empty((N_MELS, count), np.float32)
         for group in _mel_filters():
             np.matmul(group.weights, power[:, group.bins].T, out=mel[group.bands])
         self._mel.append(mel)
         self._power.append(power)
-        self._peaks.append(_find_peaks(power))
-        self._waiting = self._waiting[count * HOP_LENGTH :]
+        self._peaks.append(_find_spectral_peaks(power))
+        self._pending = self._pending[count * HOP_LENGTH :]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ class FastStream:
 
 
 def _frames(y: Float32Array, width: int, hop_length: int, count: int) -> Float32Array:
-    """Give frames centred on every `hop_length`-th sample, zeros beyond the ends: a view, shape (count, width)."""
+    """Return frames centred on every `hop_length`-th sample, zero-padded: a view, shape (count, width)."""
     needed = (count - 1) * hop_length + width
     padded = np.zeros(max(needed, len(y) + width), np.float32)
     padded[width // 2 : width // 2 + len(y)] = y
@@ -128,7 +128,7 @@ def _frames(y: Float32Array, width: int, hop_length: int, count: int) -> Float32
 
 
 def frame_powers(windows: Float32Array, out: Float32Array) -> None:
-    """Write the powers of frames, shape (n, width), under a Hann window into an array of shape (n, 1 + width // 2)."""
+    """Write the power of Hann-windowed frames, shape (n, width), into an array of shape (n, 1 + width // 2)."""
     from scipy import fft
 
     spectrum = fft.rfft(windows * _hann(windows.shape[1]), axis=1).view(np.float32)
@@ -146,7 +146,7 @@ def _hann(width: int) -> Float32Array:
 
 
 class _MelGroup(NamedTuple):
-    """Neighbouring mel bands and the bins that they cover."""
+    """Adjacent mel bands and the bins that they cover."""
 
     bands: slice
     bins: slice
@@ -166,51 +166,51 @@ def _mel_filters() -> tuple[_MelGroup, ...]:
 
 
 def _chroma_filters(tuning: float) -> Float32Array:
-    place = (tuning + 0.5) * TUNINGS
-    if abs(place - round(place)) < _SAME and 0 <= round(place) < TUNINGS:
-        kept: Float32Array = read_filters()["chroma"][round(place)]
-        return kept
+    position = (tuning + 0.5) * TUNINGS
+    if abs(position - round(position)) < _TUNING_TOLERANCE and 0 <= round(position) < TUNINGS:
+        chroma_filters: Float32Array = read_filters()["chroma"][round(position)]
+        return chroma_filters
     import librosa
 
-    found: Float32Array = librosa.filters.chroma(sr=SAMPLE_RATE, n_fft=N_FFT, tuning=tuning, n_chroma=CHROMA_BINS)
-    return found
+    is_peak: Float32Array = librosa.filters.chroma(sr=SAMPLE_RATE, n_fft=N_FFT, tuning=tuning, n_chroma=CHROMA_BINS)
+    return is_peak
 
 
 class _Peaks(NamedTuple):
-    """Peaks of a spectrum: their pitches in Hz and their powers."""
+    """Peaks of a spectrum: their pitches in Hz and their power."""
 
     pitches: Float32Array
-    strengths: Float32Array
+    magnitudes: Float32Array
 
 
-def _find_peaks(power: Float32Array) -> _Peaks:
-    """Find the peaks of frames, shape (frames, 1025), as librosa.piptrack does: by a parabola through three bins."""
-    low, high = (int(np.ceil(hertz * N_FFT / SAMPLE_RATE)) for hertz in _PITCHES)
-    left, middle, right = power[:, low - 1 : high - 1], power[:, low:high], power[:, low + 1 : high + 1]
-    found = middle > _PEAK * power.max(axis=1, keepdims=True)
-    found &= middle > left
-    found &= middle >= right
-    frame, place = np.nonzero(found)
-    before, here, after = left[frame, place], middle[frame, place], right[frame, place]
-    curve, slope = after + before - 2 * here, (after - before) / 2
-    inside = np.abs(slope) < np.abs(curve)
-    shift = np.where(inside, -slope / np.where(inside, curve, 1), 0)
-    pitches = (low + place + shift) * (SAMPLE_RATE / N_FFT)
+def _find_spectral_peaks(power: Float32Array) -> _Peaks:
+    """Find the peaks of frames, shape (frames, 1025), by parabolic interpolation as librosa.piptrack does."""
+    low, high = (int(np.ceil(hertz * N_FFT / SAMPLE_RATE)) for hertz in _PITCH_RANGE)
+    n_left, middle, right = power[:, low - 1 : high - 1], power[:, low:high], power[:, low + 1 : high + 1]
+    is_peak = middle > _PEAK_THRESHOLD * power.max(axis=1, keepdims=True)
+    is_peak &= middle > n_left
+    is_peak &= middle >= right
+    frame, position = np.nonzero(is_peak)
+    before, here, after = n_left[frame, position], middle[frame, position], right[frame, position]
+    curvature, slope = after + before - 2 * here, (after - before) / 2
+    is_interior = np.abs(slope) < np.abs(curvature)
+    shift = np.where(is_interior, -slope / np.where(is_interior, curvature, 1), 0)
+    pitches = (low + position + shift) * (SAMPLE_RATE / N_FFT)
     return _Peaks(np.asarray(pitches, np.float32), np.asarray(here + slope * shift / 2, np.float32))
 
 
 def _tuning(peaks: list[_Peaks]) -> float:
-    pitches, strengths = (np.concatenate(parts) for parts in zip(*peaks, strict=True))
+    pitches, magnitudes = (np.concatenate(parts) for parts in zip(*peaks, strict=True))
     if not len(pitches):
         return 0.0
-    return pitch_tuning(pitches[strengths >= np.median(strengths)])
+    return pitch_tuning(pitches[magnitudes >= np.median(magnitudes)])
 
 
 def pitch_tuning(pitches: Float32Array) -> float:
-    """Give the deviation from A440 that most pitches in Hz share, as `librosa.pitch_tuning`: -0.5 to 0.49 semitones."""
-    above = np.mod(CHROMA_BINS * np.log2(pitches / _LOWEST_A), 1)
-    above[above >= 0.5] -= 1
-    counts, edges = np.histogram(above, np.linspace(-0.5, 0.5, TUNINGS + 1))
+    """Return the most frequent deviation of pitches in Hz from A440, as `librosa.pitch_tuning`: -0.5 to 0.49."""
+    deviation = np.mod(CHROMA_BINS * np.log2(pitches / _A0_HZ), 1)
+    deviation[deviation >= 0.5] -= 1
+    counts, edges = np.histogram(deviation, np.linspace(-0.5, 0.5, TUNINGS + 1))
     return float(edges[counts.argmax()])
 
 
@@ -219,7 +219,7 @@ def pitch_tuning(pitches: Float32Array) -> float:
 
 
 def _cqt(y: Float32Array) -> Float32Array:
-    """Compute the powers of librosa.cqt with its default arguments, shape (84, frames)."""
+    """Compute the power of librosa.cqt with its default arguments, shape (84, frames)."""
     import soxr
 
     filters = read_filters()
@@ -229,9 +229,9 @@ def _cqt(y: Float32Array) -> Float32Array:
         futures = [pool.submit(_octave, y, kernels, hop_length)]
         for _ in range(1, CQT_BINS // OCTAVE):
             halved = soxr.resample(y, 2, 1, quality="soxr_hq")
-            wanted = (len(y) + 1) // 2
-            y = np.zeros(wanted, np.float32)
-            y[: len(halved)] = halved[:wanted]
+            n_halved = (len(y) + 1) // 2
+            y = np.zeros(n_halved, np.float32)
+            y[: len(halved)] = halved[:n_halved]
             y *= np.float32(np.sqrt(2))
             hop_length //= 2
             futures.append(pool.submit(_octave, y, kernels, hop_length))
@@ -241,11 +241,11 @@ def _cqt(y: Float32Array) -> Float32Array:
 
 
 def _octave(y: Float32Array, kernels: Float32Array, hop_length: int) -> Float32Array:
-    """Compute the powers of an octave's bins, shape (12, frames)."""
+    """Compute the power of an octave's bins, shape (12, frames)."""
     frames = _frames(y, kernels.shape[1], hop_length, 1 + len(y) // hop_length)
     power = np.empty((OCTAVE, len(frames)), np.float32)
     for start in range(0, len(frames), _CHUNK):
-        # Overlapping frames must be laid out apart for a fast product.
+        # A contiguous copy of the overlapping frames makes the product fast.
         parts = kernels @ np.ascontiguousarray(frames[start : start + _CHUNK]).T
         np.square(parts, out=parts)
         np.add(parts[:OCTAVE], parts[OCTAVE:], out=power[:, start : start + _CHUNK])

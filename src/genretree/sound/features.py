@@ -1,4 +1,4 @@
-"""Input features of models by name: the registry, and the mapping of arrays that every model takes.
+"""Registry of input features by name, and the mapping of arrays that every model takes.
 
 `images` are the uint8 images of mel, CQT and chroma, shape (3, size, size); `mel`, `cqt` and `chroma` are one of them
 each, shape (size, size). They are always computed. Every other feature is computed on request: `mel_16k`, and those of
@@ -35,9 +35,9 @@ from genretree.sound.mel_16k import MEL_16K_HOP, Mel16kTap, compute_mel_16k, mel
 IMAGES = "images"
 MEL_16K = "mel_16k"
 ENTRY_POINTS = "genretree.features"
-_ALWAYS = (IMAGES, *MODALITIES)
+_BUILT_IN = (IMAGES, *MODALITIES)
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_IN_MEMORY = 32 << 20  # bytes; about 6 minutes of samples
+_MAX_BYTES_IN_MEMORY = 32 << 20  # bytes; about 6 minutes of samples
 
 Inputs: TypeAlias = Mapping[str, Array]
 
@@ -49,14 +49,14 @@ class Feature:
     Parameters
     ----------
     name : str
-        Lower-case letters, digits and '_'; the store keeps it in `NAME.npy`.
+        Lower-case letters, digits and '_'; stored as `NAME.npy`.
     compute : callable
         `compute(y, sr)` returns the feature of one slice, given its audio samples, float32, mono, at `sr` Hz. Worker
         processes import it by its name, so it must be a function of a module.
     shape : callable
         `shape(settings)` returns the shape of the feature of one slice, for `ImageSettings`.
     dtype : str
-        NumPy type in which the store keeps it.
+        NumPy type in the store.
     """
 
     name: str
@@ -124,14 +124,14 @@ def register_feature(
     if not callable(compute):
         raise ArgumentError(f"compute must be a function of audio samples, got {type(compute).__name__}")
     try:
-        kind = np.dtype(dtype)
+        numpy_dtype = np.dtype(dtype)
     except TypeError as error:
         raise ArgumentError(f"dtype must be the name of a NumPy type, got {dtype!r}") from error
-    if kind.kind not in "biufc":
+    if numpy_dtype.kind not in "biufc":
         raise ArgumentError(f"dtype must be numeric, got {dtype!r}")
-    feature = Feature(name, compute, shape if callable(shape) else _FixedShape(tuple(shape)), kind.str)
-    known = _registered.get(name)
-    if name in (*_ALWAYS, MEL_16K) or (known is not None and _origin(known) != _origin(feature)):
+    feature = Feature(name, compute, shape if callable(shape) else _FixedShape(tuple(shape)), numpy_dtype.str)
+    existing = _registered.get(name)
+    if name in (*_BUILT_IN, MEL_16K) or (existing is not None and _origin(existing) != _origin(feature)):
         raise ArgumentError(f"a feature named '{name}' is already registered; choose another name")
     _registered[name] = feature
     return feature
@@ -148,17 +148,17 @@ class _FixedShape:
 
 
 def feature_names() -> list[str]:
-    """Names of all features: built in, registered, and of installed packages."""
-    return list(dict.fromkeys([*_ALWAYS, MEL_16K, *_registered, *_installed()]))
+    """Return the names of all features: built-in, registered, and from installed packages."""
+    return list(dict.fromkeys([*_BUILT_IN, MEL_16K, *_registered, *_installed()]))
 
 
 def get_feature(name: str) -> Feature:
-    """Find a feature that is computed on request by its name.
+    """Return the feature of a name; images are always computed and have none.
 
     Raises
     ------
     SettingsError
-        For an unknown name, with the likely intended one.
+        For an unknown name; the message suggests the closest one.
     """
     if name == MEL_16K:
         return _MEL_16K
@@ -167,8 +167,8 @@ def get_feature(name: str) -> Feature:
     entry = _installed().get(name)
     if entry is None:
         names = feature_names()
-        close = difflib.get_close_matches(str(name), names, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"available: {', '.join(names)}"
+        matches = difflib.get_close_matches(str(name), names, n=1)
+        hint = f"did you mean '{matches[0]}'?" if matches else f"available: {', '.join(names)}"
         raise SettingsError(f"unknown feature '{name}'; {hint}")
     try:
         found = entry.load()
@@ -180,12 +180,12 @@ def get_feature(name: str) -> Feature:
 
 
 def requested_features(names: Iterable[str]) -> tuple[Feature, ...]:
-    """Find the features to compute: each once, without the images, which are always computed."""
-    return tuple(get_feature(name) for name in dict.fromkeys(names) if name not in _ALWAYS)
+    """Return the features to compute, each once, without the images, which are always computed."""
+    return tuple(get_feature(name) for name in dict.fromkeys(names) if name not in _BUILT_IN)
 
 
-def register_found(features: Iterable[Feature]) -> list[str]:
-    """Make features known in a worker process, where the caller's registrations are unknown; returns their names."""
+def register_all(features: Iterable[Feature]) -> list[str]:
+    """Register features in a worker process, which lacks the caller's registrations; return their names."""
     names = []
     for feature in features:
         names.append(feature.name)
@@ -204,14 +204,14 @@ def _origin(feature: Feature) -> tuple[str, str]:
 
 
 class SliceInputs(Mapping[str, Array]):
-    """Features of slices by name, each of shape (n, ...); read from disk only where a model asks for them.
+    """Features of slices by name, each of shape (n, ...); read from disk on first access.
 
     Parameters
     ----------
     arrays : mapping of name to array
-        All with the same number of rows; usually memory-mapped. With `images` come `mel`, `cqt` and `chroma`.
+        All with the same number of rows; usually memory-mapped. `images` also provides `mel`, `cqt` and `chroma`.
     rows : array or slice, optional
-        The rows of the arrays that these slices are; by default all.
+        Rows of the arrays; by default all.
     """
 
     def __init__(self, arrays: Inputs, rows: Int64Array | slice | None = None) -> None:
@@ -240,32 +240,32 @@ class SliceInputs(Mapping[str, Array]):
 
 
 class FeatureTaps:
-    """Hands a track's sound on and computes features of its slices, in bounded memory. Use `with`."""
+    """Passes a track's blocks through and computes features of its slices, in bounded memory. Use `with`."""
 
     def __init__(self, features: Sequence[Feature], settings: ImageSettings) -> None:
         self._features = features
         self._settings = settings
-        self._closing = ExitStack()
-        self._mel = self._closing.enter_context(Mel16kTap()) if _MEL_16K in features else None
+        self._exit_stack = ExitStack()
+        self._mel = self._exit_stack.enter_context(Mel16kTap()) if _MEL_16K in features else None
         self._samples = None
         if any(feature != _MEL_16K for feature in features):
-            self._samples = self._closing.enter_context(
-                tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="genretree-")  # noqa: SIM115 (closed by the stack)
+            self._samples = self._exit_stack.enter_context(
+                tempfile.SpooledTemporaryFile(_MAX_BYTES_IN_MEMORY, prefix="genretree-")  # noqa: SIM115 (closed by the exit stack)
             )
 
     def through(self, blocks: Iterable[Float32Array]) -> Iterator[Float32Array]:
-        """Yield the blocks as they come; the features can be read when they are at their end."""
-        kept = blocks if self._samples is None else self._keep(blocks)
+        """Yield the blocks unchanged; features can be read once all have been consumed."""
+        kept = blocks if self._samples is None else self._write_samples(blocks)
         return iter(kept if self._mel is None else self._mel.through(kept))
 
-    def _keep(self, blocks: Iterable[Float32Array]) -> Iterator[Float32Array]:
+    def _write_samples(self, blocks: Iterable[Float32Array]) -> Iterator[Float32Array]:
         assert self._samples is not None
         for block in blocks:
             self._samples.write(np.ascontiguousarray(block, np.float32).tobytes())
             yield block
 
     def read(self, start: int) -> dict[str, Array]:
-        """Compute the features of the slice that begins at a frame of the spectra."""
+        """Compute the features of the slice that starts at frame `start` of the spectra."""
         found: dict[str, Array] = {}
         for feature in self._features:
             shape = tuple(feature.shape(self._settings))
@@ -283,12 +283,14 @@ class FeatureTaps:
     def _read_samples(self, start: int) -> Float32Array:
         assert self._samples is not None
         length = (self._settings.slice_frames - 1) * HOP_LENGTH
-        have = self._samples.seek(0, 2) // 4
-        self._samples.seek(4 * max(0, min(start * HOP_LENGTH, have - length)))
+        n_samples = self._samples.seek(0, 2) // 4
+        self._samples.seek(4 * max(0, min(start * HOP_LENGTH, n_samples - length)))
         return np.frombuffer(self._samples.read(4 * length), np.float32)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._closing.close()
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._exit_stack.close()

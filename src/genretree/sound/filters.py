@@ -1,4 +1,4 @@
-"""librosa's filters, worked out once and kept: to import librosa takes longer than to read and draw most tracks."""
+"""Cached librosa filters: importing librosa takes longer than processing most tracks."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from genretree.settings import (
     SAMPLE_RATE,
 )
 
-TUNINGS = 100  # steps between half a semitone below and above; what librosa tells apart
+TUNINGS = 100  # steps from half a semitone below to half a semitone above, librosa's resolution
 OCTAVE = 12
-_SPARSITY = 0.01  # share of each filter's spectrum that librosa.cqt leaves out
-_KIND = 1  # another number, other filters: those that were kept are worked out anew
+_SPARSITY = 0.01  # share of each filter's spectrum that librosa.cqt drops
+_FILTERS_VERSION = 1  # increase it to invalidate cached filters
 
 
 @lru_cache(maxsize=1)
 def read_filters() -> dict[str, Float32Array]:
-    """Read the filters from the user's cache, or work them out by librosa and keep them there.
+    """Read the filters from the user's cache, or compute them with librosa and cache them.
 
     Returns
     -------
@@ -41,31 +41,31 @@ def read_filters() -> dict[str, Float32Array]:
         mel : shape (128, 1025), `librosa.filters.mel` at 22,050 Hz
         mel_16k : shape (96, 257), the same at 16 kHz
         chroma : shape (100, 12, 1025), `librosa.filters.chroma` for tunings from -0.5 in steps of 0.01 semitones
-        cqt : shape (24, width), `librosa.cqt`'s filters of its highest octave in time: real parts, then imaginary ones
-        cqt_scales : shape (84,), what scales each bin's power
+        cqt : shape (24, width), filters of the highest octave of `librosa.cqt` in the time domain: real, then imaginary
+        cqt_scales : shape (84,), scale of each bin's power
     """
-    path = cache_folder() / f"filters-{_KIND}-librosa-{version('librosa')}.safetensors"
-    kept = _read(path)
-    if kept is not None:
-        return kept
-    made = _work_out()
+    path = cache_folder() / f"filters-{_FILTERS_VERSION}-librosa-{version('librosa')}.safetensors"
+    cached = _read(path)
+    if cached is not None:
+        return cached
+    filters = _compute_filters()
     try:
         with atomic_path(path) as temporary:
-            save_file(made, temporary, {"digest": _digest(made)})
-    except OSError:  # no place to keep them: they are worked out each time
+            save_file(filters, temporary, {"digest": _digest(filters)})
+    except OSError:  # the cache is not writable: compute them each time
         pass
-    return made
+    return filters
 
 
 def _read(path: Path) -> dict[str, Float32Array] | None:
-    """Read what was kept; None if it isn't there or not what was written."""
+    """Read the cached filters; None if they are missing or damaged."""
     try:
         with safe_open(path, "np") as stored:
-            found = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
+            arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (not a mapping)
             digest = (stored.metadata() or {}).get("digest")
     except (OSError, SafetensorError):
         return None
-    return found if digest == _digest(found) else None
+    return arrays if digest == _digest(arrays) else None
 
 
 def _digest(arrays: dict[str, Float32Array]) -> str:
@@ -76,7 +76,7 @@ def _digest(arrays: dict[str, Float32Array]) -> str:
     return content.hexdigest()
 
 
-def _work_out() -> dict[str, Float32Array]:
+def _compute_filters() -> dict[str, Float32Array]:
     import librosa
 
     kernels, scales = _cqt_kernels()
@@ -84,38 +84,38 @@ def _work_out() -> dict[str, Float32Array]:
     chroma = [
         librosa.filters.chroma(sr=SAMPLE_RATE, n_fft=N_FFT, tuning=tuning, n_chroma=CHROMA_BINS) for tuning in tunings
     ]
-    found = {
+    arrays = {
         "mel": librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS),
         "mel_16k": librosa.filters.mel(sr=MEL_16K_RATE, n_fft=MEL_16K_FFT, n_mels=MEL_16K_BANDS),
         "chroma": np.stack(chroma),
         "cqt": kernels,
         "cqt_scales": scales,
     }
-    return {name: np.ascontiguousarray(values, np.float32) for name, values in found.items()}
+    return {name: np.ascontiguousarray(values, np.float32) for name, values in arrays.items()}
 
 
 def _cqt_kernels() -> tuple[Float32Array, Float32Array]:
-    """Give the filters of an octave in time, and what scales each bin's power.
+    """Return the filters of an octave in the time domain, and the scale of each bin's power.
 
-    Every octave is taken at half the rate of the one above, so the same filters serve all of them.
+    Each octave is computed at half the sample rate of the one above, so the same filters apply to all.
     """
     import librosa
 
     lowest = float(librosa.note_to_hz("C1"))
     top = librosa.cqt_frequencies(n_bins=CQT_BINS, fmin=lowest)[-OCTAVE:]
-    # The width of every filter's band, which librosa works out from its neighbours, here from the whole scale's ratio.
+    # The bandwidth of every filter, which librosa derives from its neighbours, here from the ratio of the scale.
     filters, lengths = librosa.filters.wavelet(freqs=top, sr=SAMPLE_RATE, pad_fft=True, alpha=_bandwidth())
     width = filters.shape[1]
     spectra = np.fft.fft(filters * (lengths[:, None] / width), axis=1)[:, : width // 2 + 1]
-    kept = librosa.util.sparsify_rows(spectra, quantile=_SPARSITY, dtype=np.complex64).toarray()
-    turns = np.exp(-2j * np.pi * np.outer(np.arange(width // 2 + 1), np.arange(width)) / width)
-    kernels = kept @ turns
+    cached = librosa.util.sparsify_rows(spectra, quantile=_SPARSITY, dtype=np.complex64).toarray()
+    inverse_dft = np.exp(-2j * np.pi * np.outer(np.arange(width // 2 + 1), np.arange(width)) / width)
+    kernels = cached @ inverse_dft
     both = np.concatenate([kernels.real, kernels.imag])
-    # An octave down librosa doubles the power for the halved rate, and divides it by the doubled length of the filter.
+    # For each lower octave, librosa doubles the power for the halved rate and divides it by the doubled filter length.
     return both, np.tile(1 / lengths, CQT_BINS // OCTAVE)
 
 
 def _bandwidth() -> float:
-    """Give the relative bandwidth of a filter in equal temperament."""
+    """Return the relative bandwidth of a filter in equal temperament."""
     ratio = 2 ** (2 / OCTAVE)
     return (ratio - 1) / (ratio + 1)

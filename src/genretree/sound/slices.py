@@ -1,10 +1,10 @@
-"""Slices of 11.4 s from a track's spectra as small grey images, and the data set's images converted to the same.
+"""Slices of a track as small grey images of mel, CQT and chroma, and the data set's images converted to the same.
 
-The data set's authors rendered each slice with `librosa.display.specshow`: every cell of the spectrum a rectangle of
-one colour, scaled to the slice's own minimum and maximum, low frequencies at the bottom, in the colour map magma, as a
-JPEG of 496x369 pixels. `render_image` averages the cells of those pixels straight into a smaller grey image, by two
-small matrices, and `read_rendered_image` maps the colours of such a JPEG back to numbers before shrinking it. Both give
-the same image.
+The data set's authors rendered each slice with `librosa.display.specshow`: one rectangle of one colour for each cell of
+the spectrum, scaled to the minimum and maximum of the slice, low frequencies at the bottom, in the colour map magma, as
+a JPEG of 496x369 pixels. `render_image` averages the cells under those pixels directly into a smaller grey image, with
+two small matrices. `read_rendered_image` maps the colours of such a JPEG back to values before it shrinks the image.
+Both give the same result.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from genretree.arrays import Array, Float32Array, Int64Array, UInt8Array
 from genretree.errors import SoundError
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE, TOP_DB, ImageSettings
-from genretree.sound.decode import SampleFile, iter_blocks
+from genretree.sound.decode import AudioPath, iter_blocks
 from genretree.sound.features import IMAGES, FeatureTaps, SliceInputs, requested_features
 from genretree.sound.spectra import StoredSpectra, stream_spectra
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Sparse: TypeAlias = "csr_array[np.float32]"
 
-# The size of the authors' drawing in pixels: of 369.6 that the cells span upwards, matplotlib keeps 369.
+# The size of the authors' images in pixels: the cells span 369.6 pixels, of which matplotlib keeps 369.
 _CANVAS = (369, 496)
 _CANVAS_HEIGHT = 369.6
 _LUMA = (0.299, 0.587, 0.114)  # weights of R, G, B in a JPEG's Y (ITU-R BT.601)
@@ -46,17 +46,17 @@ class SliceImages:
     Parameters
     ----------
     images : ndarray, uint8, shape (3, size, size)
-        mel, CQT and chroma; 0 is the slice's least value and 255 its greatest, the highest frequency in row 0.
+        mel, CQT and chroma; 0 is the minimum of the slice and 255 its maximum, the highest frequency in row 0.
     start : float
-        Seconds from the track's beginning.
+        Start in the track in seconds.
     padded : bool
-        Whether the track was shorter than a slice and was repeated to fill it.
+        Whether the track is shorter than a slice and was repeated to fill it.
     silent : bool
-        Whether the mel slice has no range: all of it lies at the floor, 80 dB below the track's loudest point.
+        Whether the mel slice is constant: all of it is at the floor, 80 dB below the track's peak.
     features : mapping of name to ndarray
-        Features of the slice that were requested; see `genretree.sound.features`.
+        Requested features of the slice; see `genretree.sound.features`.
     decibels : tuple of three (low, high)
-        What 0 and 255 of each image stand for, in dB of the track's loudest point, -80 to 0.
+        Values of 0 and 255 in each image, in dB relative to the track's peak, -80 to 0.
     """
 
     images: UInt8Array
@@ -72,7 +72,7 @@ class SliceImages:
 
 
 def slice_starts(n_frames: int, slice_frames: int) -> Int64Array:
-    """First frames of the consecutive slices of a track.
+    """Return the first frames of the consecutive slices of a track.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def slice_starts(n_frames: int, slice_frames: int) -> Int64Array:
     Returns
     -------
     ndarray, int64, shape (n_frames // slice_frames,)
-        What is left over is dropped, half at each end.
+        The remainder is dropped, half at each end.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def slice_starts(n_frames: int, slice_frames: int) -> Int64Array:
         If a slice has no frames.
     """
     if slice_frames < 1:
-        raise ValueError(f"a slice must have at least 1 frame; got {slice_frames}")
+        raise ValueError(f"slice_frames must be at least 1, got {slice_frames}")
     count = max(0, n_frames) // slice_frames
     return (max(0, n_frames) - count * slice_frames) // 2 + slice_frames * np.arange(count, dtype=np.int64)
 
@@ -100,14 +100,14 @@ def slice_starts(n_frames: int, slice_frames: int) -> Int64Array:
 def pad_slice(y: Float32Array, slice_samples: int) -> Float32Array:
     """Repeat a track shorter than a slice until it fills one.
 
-    Repeating keeps level and contrast as they are in the track; zeros would add a floor that sets the slice's minimum.
+    Repetition preserves level and contrast; zero-padding would add a floor that sets the minimum of the slice.
 
     Parameters
     ----------
     y : ndarray, float32, shape (samples,)
         Mono, at least one sample.
     slice_samples : int
-        Samples wanted.
+        Minimum number of samples.
 
     Returns
     -------
@@ -117,49 +117,49 @@ def pad_slice(y: Float32Array, slice_samples: int) -> Float32Array:
     Raises
     ------
     ValueError
-        If there is nothing to repeat.
+        If `y` is empty.
     """
     if len(y) >= slice_samples:
         return y
     if len(y) == 0:
-        raise ValueError("an empty track can't be repeated to fill a slice")
+        raise ValueError("y is empty; at least 1 sample is required")
     return np.resize(y, slice_samples)
 
 
 def iter_slices(
-    path: SampleFile,
+    path: AudioPath,
     settings: ImageSettings,
     engine: str = "auto",
     salvage: bool = False,
     features: Sequence[str] = (),
 ) -> Iterator[SliceImages]:
-    """Turn a sound file into the images of its slices, in bounded memory: the only road from file to images.
+    """Compute the images and features of the slices of an audio file, in bounded memory.
 
     Parameters
     ----------
     path : path-like
-        A sound file.
+        An audio file.
     settings : ImageSettings
         Length of a slice and size of an image.
     engine : str
         Engine of `genretree.sound.spectra`, or "auto".
     salvage : bool
-        Take what decodes of a truncated file instead of refusing it.
+        Decode what is left of a truncated file instead of raising an error.
     features : sequence of str
-        Names of features to compute as well as the images; see `genretree.sound.features`.
+        Names of features to compute in addition to the images; see `genretree.sound.features`.
 
     Yields
     ------
     SliceImages
-        At least one, in order of time. The first comes after the whole file is decoded, for the loudest point of the
-        whole track sets the scale.
+        At least one, in order of time. The first is available after the whole file has been decoded, because the peak
+        of the track sets the scale.
 
     Raises
     ------
     SoundError
-        If the file can't be used; see `genretree.sound.decode.iter_blocks`.
+        If the file cannot be decoded; see `genretree.sound.decode.iter_blocks`.
     SettingsError
-        If there is no such engine.
+        If the engine is unknown.
     """
     return slice_blocks(iter_blocks(path, SAMPLE_RATE, salvage), settings, engine, features)
 
@@ -167,7 +167,7 @@ def iter_slices(
 def slice_track(
     y: Float32Array, settings: ImageSettings, engine: str = "auto", features: Sequence[str] = ()
 ) -> Iterator[SliceImages]:
-    """Turn samples in memory into the images of their slices.
+    """Compute the images and features of the slices of samples in memory.
 
     Parameters
     ----------
@@ -178,19 +178,32 @@ def slice_track(
     engine : str
         Engine of `genretree.sound.spectra`, or "auto".
     features : sequence of str
-        Names of features to compute as well as the images; see `genretree.sound.features`.
+        Names of features to compute in addition to the images; see `genretree.sound.features`.
 
     Yields
     ------
     SliceImages
-        As `iter_slices` of a file with these samples.
+        Equal to `iter_slices` of a file with these samples.
 
     Raises
     ------
     ValueError
-        If there are no samples, or samples that are not finite.
+        If there are no samples, or samples are not finite.
     SettingsError
-        If there is no such engine.
+        If the engine is unknown.
+
+    See Also
+    --------
+    iter_slices : The same for an audio file.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from genretree.settings import ImageSettings
+    >>> y = np.sin(np.arange(4 * 22050) / 9).astype(np.float32)
+    >>> slices = list(slice_track(y, ImageSettings(slice_seconds=2.0, size=32)))
+    >>> len(slices), slices[0].images.shape
+    (2, (3, 32, 32))
     """
     return slice_blocks(iter([y]), settings, engine, features)
 
@@ -198,96 +211,96 @@ def slice_track(
 def slice_blocks(
     blocks: Iterator[Float32Array], settings: ImageSettings, engine: str = "auto", features: Sequence[str] = ()
 ) -> Iterator[SliceImages]:
-    """Turn sound that comes block by block, mono at 22,050 Hz, into the images of its slices, as `iter_slices` does."""
-    sound, padded = _pad_track(blocks, settings)
+    """Compute the slices of audio that arrives block by block, mono at 22,050 Hz, as `iter_slices`."""
+    padded_blocks, padded = _pad_track(blocks, settings)
     with (
         FeatureTaps(requested_features(features), settings) as taps,
-        stream_spectra(taps.through(sound), SAMPLE_RATE, engine) as stored,
+        stream_spectra(taps.through(padded_blocks), SAMPLE_RATE, engine) as stored,
     ):
         for start in slice_starts(stored.frames, settings.slice_frames):
             yield _render_slice(stored, taps, int(start), settings, padded)
 
 
 def iter_features(
-    path: SampleFile,
+    path: AudioPath,
     settings: ImageSettings,
     starts: Iterable[float],
     features: Sequence[str],
     salvage: bool = False,
 ) -> Iterator[dict[str, Array]]:
-    """Compute features of known slices of a sound file, without their spectra.
+    """Compute features of known slices of an audio file, without their spectra.
 
     Parameters
     ----------
     path : path-like
-        A sound file.
+        An audio file.
     settings : ImageSettings
         Length of a slice.
     starts : iterable of float
-        Seconds from the track's beginning, as `iter_slices` gave them.
+        Starts in seconds, as returned by `iter_slices`.
     features : sequence of str
         Names of features; see `genretree.sound.features`.
     salvage : bool
-        Use what can be decoded of a truncated file instead of refusing it.
+        Decode what is left of a truncated file instead of raising an error.
 
     Yields
     ------
     dict of str to ndarray
-        The features of one slice, as `iter_slices` gives them.
+        The features of one slice, equal to those of `iter_slices`.
 
     Raises
     ------
     SoundError
-        If the file can't be used.
+        If the file cannot be decoded.
     """
-    sound, _ = _pad_track(iter_blocks(path, SAMPLE_RATE, salvage), settings)
+    padded_blocks, _ = _pad_track(iter_blocks(path, SAMPLE_RATE, salvage), settings)
     with FeatureTaps(requested_features(features), settings) as taps:
-        for _ in taps.through(sound):
+        for _ in taps.through(padded_blocks):
             pass
         for start in starts:
             yield taps.read(round(start * SAMPLE_RATE / HOP_LENGTH))
 
 
 def _pad_track(blocks: Iterator[Float32Array], settings: ImageSettings) -> tuple[Iterable[Float32Array], bool]:
-    """Fill up a track that is shorter than a slice; returns its blocks, and whether it was."""
-    # Frames are centred: this many samples have one more frame than hops.
-    wanted = (settings.slice_frames - 1) * HOP_LENGTH
+    """Repeat a track shorter than a slice to fill one; return its blocks, and whether it was shorter."""
+    # Frames are centred: n hops have n + 1 frames.
+    min_samples = (settings.slice_frames - 1) * HOP_LENGTH
     head: list[Float32Array] = []
-    have = 0
+    n_samples = 0
     for block in blocks:
         head.append(block)
-        have += len(block)
-        if have >= wanted:
+        n_samples += len(block)
+        if n_samples >= min_samples:
             break
-    padded = have < wanted
+    padded = n_samples < min_samples
     if padded:
-        head = [pad_slice(np.concatenate(head), wanted)]
+        head = [pad_slice(np.concatenate(head), min_samples)]
     return itertools.chain(head, blocks), padded
 
 
 def stack_slices(slices: Sequence[SliceImages]) -> SliceInputs:
     """Stack the images and features of slices into the inputs of a model."""
-    arrays: dict[str, Array] = {IMAGES: np.stack([piece.images for piece in slices])}
+    arrays: dict[str, Array] = {IMAGES: np.stack([track_slice.images for track_slice in slices])}
     for name in slices[0].features:
-        arrays[name] = np.stack([piece.features[name] for piece in slices])
+        arrays[name] = np.stack([track_slice.features[name] for track_slice in slices])
     return SliceInputs(arrays)
 
 
-def skip_silent(slices: Iterable[SliceImages], path: SampleFile) -> Iterator[SliceImages]:
-    """Leave silent slices out.
+def skip_silent(slices: Iterable[SliceImages], path: AudioPath) -> Iterator[SliceImages]:
+    """Yield the slices that are not silent.
 
     Raises
     ------
     SoundError
-        If all are, naming `path`; of kind silence.
+        Of kind `silence` if all slices are silent; `path` is for the message.
     """
     count = 0
-    for piece in slices:
-        if not piece.silent:
+    for track_slice in slices:
+        if not track_slice.silent:
             count += 1
-            yield piece
+            yield track_slice
     if not count:
-        detail = "every slice is silent (sound may lie in the remainder that is cut off)"
+        detail = "every slice is silent (audio may be in the remainder that is dropped)"
         raise SoundError("silence", Path(path), detail)
 
 
@@ -306,11 +319,11 @@ def _render_slice(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Drawing
+# Rendering
 
 
 def render_image(db: Float32Array, size: int) -> UInt8Array:
-    """Draw a slice of a spectrum as a square grey image.
+    """Render a slice of a spectrum as a square grey image.
 
     Parameters
     ----------
@@ -322,62 +335,62 @@ def render_image(db: Float32Array, size: int) -> UInt8Array:
     Returns
     -------
     ndarray, uint8, shape (size, size)
-        Minimum to 0, maximum to 255, the highest frequency in row 0; all 0 if the slice has no range. Each pixel is the
-        mean, weighted by area, of what lies under it in the authors' drawing of 496x369 pixels.
+        Minimum to 0, maximum to 255, the highest frequency in row 0; all 0 if the slice is constant. Each pixel is the
+        area-weighted mean of the pixels that it covers in the authors' image of 496x369 pixels.
 
     Raises
     ------
     ValueError
-        If `db` isn't two-dimensional or has no cells.
+        If `db` is not two-dimensional or is empty.
     """
     if db.ndim != 2 or db.size == 0:
-        raise ValueError(f"a slice must be of shape (bins, frames) and not empty; got shape {db.shape}")
+        raise ValueError(f"db must have shape (bins, frames) and not be empty, got shape {db.shape}")
     low, high = float(db.min()), float(db.max())
     if not high > low:
         return np.zeros((size, size), np.uint8)
     grey = (np.asarray(db[::-1], np.float32) - np.float32(low)) * np.float32(255 / (high - low))
     rows, columns = db.shape
-    # Columns first: they shrink, which leaves less for the second product.
+    # Columns first: they shrink more, which leaves less for the second product.
     return _round(_row_weights(rows, size) @ (_column_weights(columns, size) @ grey.T).T)
 
 
 @lru_cache(maxsize=16)
 def _row_weights(bins: int, size: int) -> Sparse:
-    """Share of each bin, highest first, in each row of the image, by way of the canvas."""
-    # Rows are counted from the bottom, where the canvas begins.
+    """Return the share of each bin, highest first, in each row of the image, via the canvas."""
+    # Rows count from the bottom of the canvas.
     canvas = _nearest(bins, _CANVAS[0], _CANVAS_HEIGHT)[::-1, ::-1]
     return _sparse(overlaps(_CANVAS[0], size) @ canvas)
 
 
 @lru_cache(maxsize=16)
 def _column_weights(frames: int, size: int) -> Sparse:
-    """Share of each frame in each column of the image, by way of the canvas."""
+    """Return the share of each frame in each column of the image, via the canvas."""
     if frames > _CANVAS[1]:  # the canvas would drop frames
         return _sparse(overlaps(frames, size))
     return _sparse(overlaps(_CANVAS[1], size) @ _nearest(frames, _CANVAS[1], _CANVAS[1]))
 
 
 def _nearest(cells: int, pixels: int, span: float) -> Float32Array:
-    """Matrix, (pixels, cells), that gives each pixel the cell at its centre, where the cells span `span` pixels."""
+    """Return a (pixels, cells) matrix that maps each pixel to the cell at its centre; the cells span `span` pixels."""
     at = np.floor((np.arange(pixels) + 0.5) * cells / span).astype(int)
     return np.asarray(np.eye(cells, dtype=np.float32)[at])
 
 
 @lru_cache(maxsize=64)
 def overlaps(cells: int, pixels: int) -> Float32Array:
-    """Share of each cell in each pixel, where `cells` equal cells and `pixels` equal pixels span the same length.
+    """Return the share of each cell in each pixel, where equal cells and equal pixels span the same length.
 
     Parameters
     ----------
     cells, pixels : int
-        How many there are, at least 1.
+        Their numbers, at least 1.
 
     Returns
     -------
     ndarray, float32, shape (pixels, cells)
         Read-only; every row sums to 1.
     """
-    # In units of 1 / (cells * pixels) all edges are whole numbers.
+    # In units of 1 / (cells * pixels), all edges are integers.
     pixel = np.arange(pixels)[:, None] * cells
     cell = np.arange(cells)[None, :] * pixels
     shared = np.minimum(pixel + cells, cell + pixels) - np.maximum(pixel, cell)
@@ -387,12 +400,12 @@ def overlaps(cells: int, pixels: int) -> Float32Array:
 
 
 @lru_cache(maxsize=16)
-def _shrinking(cells: int, pixels: int) -> Sparse:
+def _resize_weights(cells: int, pixels: int) -> Sparse:
     return _sparse(overlaps(cells, pixels))
 
 
 def _sparse(matrix: Float32Array) -> Sparse:
-    """Keep what isn't 0: a pixel sees only the few cells under it."""
+    """Convert to a sparse matrix: a pixel depends only on the few cells that it covers."""
     from scipy.sparse import csr_array
 
     return csr_array(matrix)
@@ -403,35 +416,35 @@ def _round(grey: Float32Array) -> UInt8Array:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Reading drawings
+# Reading rendered images
 
 
 def read_rendered_image(source: bytes | str | os.PathLike[str], size: int) -> UInt8Array:
-    """Read an image of the data set: a slice drawn in magma, as JPEG (or any other form that Pillow reads).
+    """Read an image of the data set: a slice rendered in magma, as JPEG or any other format that Pillow reads.
 
     Parameters
     ----------
     source : bytes or path-like
-        Content of the file, or where it is.
+        Content of the file, or its path.
     size : int
         Height and width of the result in pixels.
 
     Returns
     -------
     ndarray, uint8, shape (size, size)
-        As `render_image` gives for the slice behind the image.
+        Equal to `render_image` of the same slice, up to the rounding of the image format.
 
     Raises
     ------
     ValueError
-        If it is no image, or a damaged one.
+        If it is not an image, or is damaged.
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
 
     Notes
     -----
-    Magma's luminance rises with the number it stands for, but not in proportion, so it is inverted through a table,
-    before any pixels are averaged.
+    The luminance of magma increases with the value, but not linearly, so it is inverted with a table before pixels are
+    averaged.
     """
     from PIL import Image as PilImage
     from PIL import UnidentifiedImageError
@@ -440,28 +453,28 @@ def read_rendered_image(source: bytes | str | os.PathLike[str], size: int) -> UI
     content = source if isinstance(source, bytes) else Path(source).read_bytes()
     try:
         with PilImage.open(io.BytesIO(content)) as image:
-            image.draft("L", image.size)  # a JPEG's own Y channel, without a detour over RGB
+            image.draft("L", image.size)  # a JPEG's Y channel, without conversion to RGB
             luma = np.asarray(image.convert("L"))
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name} is no image ({len(content)} bytes)") from error
+        raise ValueError(f"{name} is not an image ({len(content)} bytes)") from error
     except (OSError, SyntaxError, PilImage.DecompressionBombError) as error:
         raise ValueError(f"{name} is damaged: {error}") from error
-    return shrink(np.take(magma_numbers(), luma), size)
+    return shrink(np.take(magma_levels(), luma), size)
 
 
 def shrink(grey: Float32Array, size: int) -> UInt8Array:
-    """Average an image of numbers 0 to 255, by area, into a square of `size` pixels, uint8."""
+    """Resize an image of values 0 to 255 to a square of `size` pixels, uint8, by area-weighted means."""
     rows, columns = grey.shape
-    return _round((_shrinking(columns, size) @ (_shrinking(rows, size) @ grey).T).T)
+    return _round((_resize_weights(columns, size) @ (_resize_weights(rows, size) @ grey).T).T)
 
 
 @lru_cache(maxsize=1)
-def magma_numbers() -> Float32Array:
-    """Table from luminance 0..255 to the number 0..255 that magma shows so."""
+def magma_levels() -> Float32Array:
+    """Return the table from luminance 0..255 to the value 0..255 that magma renders with it."""
     import matplotlib
 
-    # Drawing rounds colours to bytes, where matplotlib's own `bytes=True` would cut them off and read 0.5 too high.
+    # Rendering rounds colours to bytes, which matplotlib's `bytes=True` would truncate and so read 0.5 too high.
     colours = np.rint(255 * np.asarray(matplotlib.colormaps["magma"](np.arange(256)))[:, :3])
-    luma = np.maximum.accumulate(colours @ np.array(_LUMA))  # rounding lets it fall a little in places
-    numbers = (np.arange(256) + 0.5) * 255 / 256  # a colour stands for a 256th of the range: take its middle
+    luma = np.maximum.accumulate(colours @ np.array(_LUMA))  # rounding makes it decrease slightly in places
+    numbers = (np.arange(256) + 0.5) * 255 / 256  # a colour represents 1/256 of the range: use its midpoint
     return np.asarray(np.interp(np.arange(256), luma, numbers), np.float32)

@@ -1,7 +1,7 @@
-"""Samples to mel spectrogram, constant-Q transform and chroma in dB, as the data set's authors made them.
+"""Mel spectrogram, constant-Q transform and chroma in dB, computed as the data set's authors did.
 
-The recipe is librosa's defaults over the whole track: the loudest point of the whole track is 0 dB and everything more
-than 80 dB below it is raised to -80. A track too long to be held at once is worked off in overlapping blocks.
+The recipe is librosa's defaults over the whole track: the peak of the track is 0 dB, the floor is -80 dB. Tracks too
+long to fit in memory are computed in overlapping blocks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import IO, ParamSpec, Self, TypeVar
 
 import numpy as np
@@ -19,25 +18,25 @@ import numpy as np
 from genretree.arrays import Float32Array
 from genretree.errors import SettingsError
 from genretree.settings import CHROMA_BINS, CQT_BINS, HOP_LENGTH, N_FFT, N_MELS, SAMPLE_RATE, TOP_DB
-from genretree.sound.engines import Engine, Powers, estimate_tuning, librosa_powers
-from genretree.sound.fast import FastStream, fast_powers
+from genretree.sound.engines import Engine, Powers, compute_powers_librosa, estimate_tuning
+from genretree.sound.fast import FastStream, compute_powers_fast
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-BLOCK_FRAMES = 7680  # 178 s: most pieces of music fit in one block
-# Frames that a block sees beyond each of its ends. The longest CQT filter takes 0.51 s, librosa's octave-wise
-# resampling some more.
+BLOCK_FRAMES = 7680  # 178 s: most tracks fit in one block
+# Frames of context on each side of a block. The longest CQT filter takes 0.51 s, librosa's octave-wise resampling some
+# more.
 CONTEXT_FRAMES = 96  # 2.2 s
-TUNING_FRAMES = 25_840  # 10 minutes: how much of a long track is held, and looked through for its tuning
-_AMIN = 1e-10  # librosa.power_to_db's least power
+TUNING_FRAMES = 25_840  # 10 minutes: the part of a long track that is held in memory and used to estimate the tuning
+_AMIN = 1e-10  # the default amin of librosa.power_to_db
 _PARTS = (N_MELS, CQT_BINS, CHROMA_BINS)
 _CUTS = (N_MELS, N_MELS + CQT_BINS)
 
 
 @dataclass(frozen=True)
 class Spectra:
-    """The three pictures of one track, in dB of the track's loudest point, -80 to 0.
+    """Mel, CQT and chroma of one track, in dB relative to the track's peak, -80 to 0.
 
     Parameters
     ----------
@@ -50,7 +49,7 @@ class Spectra:
     sr : int
         Sample rate in Hz.
     hop_length : int
-        Samples between frames; frame k is centred on sample k * hop.
+        Samples between frames; frame k is centred on sample k * hop_length.
     """
 
     mel: Float32Array
@@ -60,23 +59,23 @@ class Spectra:
     hop_length: int = HOP_LENGTH
 
 
-ENGINES: dict[str, Engine] = {"fast": fast_powers, "librosa": librosa_powers}
-_LOWEST_RATE = 11025  # in Hz; half of it lies above the upper edge of the highest bin
-_FASTEST_FIRST = ("fast", "librosa")  # what "auto" chooses from: engines that agree with librosa
+ENGINES: dict[str, Engine] = {"fast": compute_powers_fast, "librosa": compute_powers_librosa}
+_MIN_SR = 11025  # Hz; the Nyquist frequency is above the upper edge of the highest bin
+_FASTEST_FIRST = ("fast", "librosa")  # candidates for "auto": engines that agree with librosa
 
 
 def resolve_engine(name: str) -> str:
-    """Name of the engine that a setting stands for: "auto" is the fastest that agrees with librosa.
+    """Return the name of an engine; "auto" selects the fastest that agrees with librosa.
 
     Raises
     ------
     SettingsError
-        If there is none of that name.
+        If the name is unknown.
     """
     if name == "auto":
         return next(engine for engine in _FASTEST_FIRST if engine in ENGINES)
     if name not in ENGINES:
-        raise SettingsError(f"unknown engine '{name}'; known are: auto, {', '.join(sorted(ENGINES))}")
+        raise SettingsError(f"unknown engine '{name}'; available: auto, {', '.join(sorted(ENGINES))}")
     return name
 
 
@@ -92,71 +91,82 @@ def compute_spectra(y: Float32Array, sr: int = SAMPLE_RATE, engine: str = "auto"
     y : ndarray, shape (samples,)
         Mono and finite, at least 2,048 samples.
     sr : int
-        In Hz.
+        Sample rate in Hz.
     engine : str
         Name in `ENGINES`, or "auto".
 
     Returns
     -------
     Spectra
-        With 1 + samples // 512 frames.
+        With 1 + n_samples // 512 frames.
 
     Raises
     ------
     ValueError
-        If `y` has another shape, is too short or is not finite, or `sr` is below 11,025 Hz.
+        If `y` is not one-dimensional, is too short or not finite, or `sr` is below 11,025 Hz.
     SettingsError
-        If there is no such engine.
+        If the engine is unknown.
 
-    References
-    ----------
+    Notes
+    -----
     The image recipe of ccmusic-database/music_genre: librosa's defaults, then `power_to_db(ref=max, top_db=80)`.
+
+    See Also
+    --------
+    stream_spectra : The same in bounded memory, for tracks of any length.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> spectra = compute_spectra(np.sin(np.arange(22050) / 9).astype(np.float32))
+    >>> spectra.mel.shape, spectra.cqt.shape, spectra.chroma.shape
+    ((128, 44), (84, 44), (12, 44))
     """
-    if sr < _LOWEST_RATE:
+    if sr < _MIN_SR:
         raise ValueError(
-            f"a rate of {sr} Hz is too low for the CQT, whose highest bin lies at 3,951 Hz; resample first"
+            f"sr must be at least {_MIN_SR} Hz for the CQT, whose highest bin is 3,951 Hz, got {sr}; resample first"
         )
     powers = _compute(ENGINES[resolve_engine(engine)], _check(y), sr, None)
-    logs = [_log(part) for part in powers[:3]]
-    mel, cqt, chroma = (_to_db(part, float(part.max())) for part in logs)
+    logs = [_log(values) for values in powers[:3]]
+    mel, cqt, chroma = (_to_db(values, float(values.max())) for values in logs)
     return Spectra(mel, cqt, chroma, sr, HOP_LENGTH)
 
 
-def _check(y: Float32Array, least: int = N_FFT) -> Float32Array:
+def _check(y: Float32Array, min_samples: int = N_FFT) -> Float32Array:
     y = np.asarray(y)
     if y.ndim != 1:
-        raise ValueError(f"samples must be mono, of shape (samples,); got shape {y.shape}")
-    if len(y) < least:
-        raise ValueError(f"at least {least} samples are needed; got {len(y)}")
+        raise ValueError(f"y must be mono, of shape (n_samples,), got shape {y.shape}")
+    if len(y) < min_samples:
+        raise ValueError(f"y must have at least {min_samples} samples, got {len(y)}")
     if not np.isfinite(y).all():
-        raise ValueError(f"samples must be finite; {np.count_nonzero(~np.isfinite(y))} are NaN or infinite")
+        raise ValueError(f"y must be finite, but {np.count_nonzero(~np.isfinite(y))} samples are NaN or infinite")
     return np.ascontiguousarray(y, np.float32)
 
 
 def _compute(engine: Engine, y: Float32Array, sr: int, tuning: float | None) -> Powers:
-    """Run an engine, quietly."""
-    return _trim(_quietly(engine, y, sr, tuning))
+    """Run an engine without librosa's warnings."""
+    return _trim(_without_warnings(engine, y, sr, tuning))
 
 
 def _trim(powers: Powers) -> Powers:
-    frames = min(part.shape[1] for part in powers[:3])
+    frames = min(values.shape[1] for values in powers[:3])
     return Powers(powers.mel[:, :frames], powers.cqt[:, :frames], powers.chroma[:, :frames], powers.tuning)
 
 
-def _quietly(function: Callable[P, R], *args: P.args, **options: P.kwargs) -> R:
-    """Call without librosa's remarks on very short tracks and tracks without any pitch: it treats both rightly."""
+def _without_warnings(function: Callable[P, R], *args: P.args, **options: P.kwargs) -> R:
+    """Call without librosa's warnings about very short tracks and tracks without pitch, which it handles correctly."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return function(*args, **options)
 
 
 def _log(power: Float32Array) -> Float32Array:
-    """Absolute dB; the first line of `librosa.power_to_db`, step for step."""
+    """Return absolute dB; the first line of `librosa.power_to_db`, step by step."""
     return np.asarray(10.0 * np.log10(np.maximum(_AMIN, power)), np.float32)
 
 
 def _to_db(logs: Float32Array, peak: float) -> Float32Array:
-    """Absolute dB to dB below the track's peak, not below -80."""
+    """Convert absolute dB to dB relative to the track's peak, at least -80."""
     return np.asarray(np.maximum(logs - np.float32(peak), -TOP_DB), np.float32)
 
 
@@ -165,24 +175,24 @@ def _to_db(logs: Float32Array, peak: float) -> Float32Array:
 
 
 class StoredSpectra:
-    """The spectra of one track, read a stretch at a time; see `stream_spectra`. Close it after use, or use `with`.
+    """The spectra of one track, read in parts; see `stream_spectra`. Close it after use, or use `with`.
 
     Parameters
     ----------
     frames : int
         Frames in the track.
     peaks : list of three floats
-        Maximum over the whole track of mel, CQT and chroma, in absolute dB.
+        Maximum of mel, CQT and chroma over the whole track, in absolute dB.
     tuning : float
-        Deviation from A440 in fractions of a semitone that the chroma was computed with.
+        Deviation from A440, in fractions of a semitone, used for the chroma.
     seconds : float
-        Length of the track.
+        Duration of the track.
     """
 
     def __init__(self, sr: int) -> None:
         self.sr = sr
         self.frames = 0
-        self.y = 0
+        self.n_samples = 0
         self.peaks = [-np.inf] * 3
         self.tuning = 0.0
         self._whole: Float32Array | None = None  # (frames, bins), absolute dB
@@ -190,36 +200,38 @@ class StoredSpectra:
 
     @property
     def seconds(self) -> float:
-        """Length of the track."""
-        return self.y / self.sr
+        """Duration of the track in seconds."""
+        return self.n_samples / self.sr
 
     def read(self, start_frame: int, n_frames: int) -> tuple[Float32Array, Float32Array, Float32Array]:
-        """Read a stretch of the track.
+        """Read some frames of the track.
 
         Parameters
         ----------
         start_frame, n_frames : int
-            Which frames.
+            First frame and number of frames.
 
         Returns
         -------
         mel, cqt, chroma : ndarrays, float32, shapes (128, n_frames), (84, n_frames) and (12, n_frames)
-            In dB of the whole track's loudest point, -80 to 0.
+            In dB relative to the peak of the whole track, -80 to 0.
 
         Raises
         ------
         ValueError
-            If the track doesn't have these frames.
+            If the track does not have these frames.
         """
         if start_frame < 0 or n_frames < 0 or start_frame + n_frames > self.frames:
-            raise ValueError(f"frames {start_frame} to {start_frame + n_frames} are not in a track of {self.frames}")
+            raise ValueError(
+                f"cannot read frames {start_frame} to {start_frame + n_frames} of a track that has {self.frames}"
+            )
         rows = self._rows(start_frame, n_frames)
         parts = np.split(rows, _CUTS, axis=1)
-        mel, cqt, chroma = (_to_db(part.T, peak) for part, peak in zip(parts, self.peaks, strict=True))
+        mel, cqt, chroma = (_to_db(values.T, peak) for values, peak in zip(parts, self.peaks, strict=True))
         return mel, cqt, chroma
 
     def close(self) -> None:
-        """Let go of the memory and the temporary file."""
+        """Release the memory and the temporary file."""
         self._whole = None
         self.frames = 0
         if self._file is not None:
@@ -228,7 +240,7 @@ class StoredSpectra:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, exc_type: object, exc_value: object, traceback: object) -> None:
         self.close()
 
     def _rows(self, start: int, count: int) -> Float32Array:
@@ -241,8 +253,8 @@ class StoredSpectra:
 
     def _append(self, powers: Powers, start: int, stop: int, spool: bool) -> None:
         """Add frames `start` to `stop` of a block."""
-        logs = [_log(part[:, start:stop]) for part in powers[:3]]
-        self.peaks = [max(peak, float(part.max())) for peak, part in zip(self.peaks, logs, strict=True)]
+        logs = [_log(values[:, start:stop]) for values in powers[:3]]
+        self.peaks = [max(peak, float(values.max())) for peak, values in zip(self.peaks, logs, strict=True)]
         rows = np.concatenate(logs).T
         self.frames += len(rows)
         self.tuning = powers.tuning
@@ -250,7 +262,7 @@ class StoredSpectra:
             self._whole = rows
             return
         if self._file is None:
-            # Plain reads and writes: a memory map's pages would count as this process's memory.
+            # Plain reads and writes: pages of a memory map would count as memory of this process.
             self._file = tempfile.TemporaryFile(prefix="genretree-")  # noqa: SIM115 (closed by close)
         self._file.write(np.ascontiguousarray(rows).data)
 
@@ -263,113 +275,113 @@ def stream_spectra(
 ) -> StoredSpectra:
     """Compute mel, CQT and chroma of a track of any length in bounded memory.
 
-    A track that fits in one block gives exactly what `compute_spectra` gives. A longer one is computed block by block,
-    each with 2.2 s of its neighbours, and kept in a temporary file of 39 kB for a second of sound. Maximum and floor
-    are those of the whole track. Only the chroma's tuning is estimated from no more than the track's first 10 minutes.
-    Engine `fast` works on each piece of sound as it comes.
+    For a track that fits in one block, the result equals `compute_spectra`. A longer one is computed block by block,
+    each with 2.2 s of context, and written to a temporary file of 39 kB per second of audio. Maximum and floor are
+    those of the whole track. The tuning of the chroma is estimated from the first 10 minutes at most. The engine `fast`
+    computes while blocks arrive.
 
     Parameters
     ----------
     blocks : iterable of ndarrays, float32, shape (samples,)
-        Mono, finite sound, as from `genretree.sound.decode.iter_blocks`; at least 2,048 samples together.
+        Mono, finite audio, as from `genretree.sound.decode.iter_blocks`; at least 2,048 samples in total.
     sr : int
-        In Hz.
+        Sample rate in Hz.
     engine : str
         Name in `ENGINES`, or "auto".
     block_frames : int
-        Frames in a block, at least 96; by default 178 s, but with engine `fast` 10 minutes for tracks up to that.
+        Frames in a block, at least 96; by default 178 s, or 10 minutes for shorter tracks with the engine `fast`.
 
     Returns
     -------
     StoredSpectra
-        To be closed after use.
+        Close it after use.
 
     Raises
     ------
     ValueError
-        If there are too few samples, samples that are not finite, or too short blocks.
+        If there are too few samples, samples are not finite, or blocks are too short.
     SettingsError
-        If there is no such engine.
+        If the engine is unknown.
     """
     if block_frames is not None and block_frames < CONTEXT_FRAMES:
-        raise ValueError(f"a block must have at least {CONTEXT_FRAMES} frames; got {block_frames}")
+        raise ValueError(f"block_frames must be at least {CONTEXT_FRAMES}, got {block_frames}")
     name = resolve_engine(engine)
     stored = StoredSpectra(sr)
     stream = FastStream() if name == "fast" and sr == SAMPLE_RATE else None
     tuning: float | None = None
     try:
-        head, rest, whole = _take(blocks, TUNING_FRAMES * HOP_LENGTH, stream)
+        head, rest, whole = _read_head(blocks, TUNING_FRAMES * HOP_LENGTH, stream)
         at_once = (block_frames or (BLOCK_FRAMES if stream is None else TUNING_FRAMES)) + CONTEXT_FRAMES
         if stream is not None and whole and len(head) <= at_once * HOP_LENGTH:
             powers = _trim(stream.finish(None))
             stored._append(powers, 0, powers.mel.shape[1], spool=False)
-            stored.y = len(head)
+            stored.n_samples = len(head)
             return stored
         block_frames = block_frames or BLOCK_FRAMES
         if len(head) > (block_frames + CONTEXT_FRAMES) * HOP_LENGTH:
-            tuning = stream.tuning() if stream else _quietly(estimate_tuning, _check(head), sr)
-        stream = None  # its memory
-        pieces = itertools.chain([head], rest)
+            tuning = stream.tuning() if stream else _without_warnings(estimate_tuning, _check(head), sr)
+        stream = None  # free its memory
+        collected = itertools.chain([head], rest)
         del head
-        for y, before, last in _overlapping(pieces, block_frames * HOP_LENGTH, CONTEXT_FRAMES * HOP_LENGTH):
+        for y, before, last in _overlapping(collected, block_frames * HOP_LENGTH, CONTEXT_FRAMES * HOP_LENGTH):
             powers = _compute(ENGINES[name], _check(y), sr, tuning)
             start = before // HOP_LENGTH
             stop = powers.mel.shape[1] if last else start + block_frames
             stored._append(powers, start, stop, spool=not last or stored.frames > 0)
-            stored.y += len(y) - before if last else block_frames * HOP_LENGTH
+            stored.n_samples += len(y) - before if last else block_frames * HOP_LENGTH
     except BaseException:
         stored.close()
         raise
     return stored
 
 
-def _take(
+def _read_head(
     blocks: Iterable[Float32Array], size: int, stream: FastStream | None
 ) -> tuple[Float32Array, Iterator[Float32Array], bool]:
-    """Join the first blocks until they have `size` samples; gives too what is left, and whether that is nothing.
+    """Concatenate blocks up to `size` samples; return them, the remaining blocks, and whether none remain.
 
-    A stream takes each as it comes.
+    Each block is also added to `stream`.
     """
     rest = iter(blocks)
-    pieces: list[Float32Array] = []
-    have = 0
-    for piece in rest:
-        pieces.append(piece)
-        have += len(piece)
+    collected: list[Float32Array] = []
+    n_samples = 0
+    for block in rest:
+        collected.append(block)
+        n_samples += len(block)
         if stream is not None:
-            stream.add(_check(piece, 0))
-        if have >= size:
-            return _join(pieces) if stream is None else stream.take(), rest, False
-    head = _join(pieces) if stream is None else stream.take()
+            stream.add(_check(block, 0))
+        if n_samples >= size:
+            return _join(collected) if stream is None else stream.samples(), rest, False
+    head = _join(collected) if stream is None else stream.samples()
     return _check(head), rest, True
 
 
 def _overlapping(blocks: Iterable[Float32Array], size: int, context: int) -> Iterator[tuple[Float32Array, int, bool]]:
-    """Regroup sound into blocks of `size` samples with `context` on both sides.
+    """Regroup audio into blocks of `size` samples with `context` on both sides.
 
     Yields
     ------
     y : ndarray
-        A block with its context; the last one takes all that is left.
+        A block with its context; the last one contains the rest.
     before : int
-        How much context is before the block: 0 for the first.
+        Length of the context before the block: 0 for the first.
     last : bool
         Whether the track ends here.
     """
-    waiting: list[Float32Array] = []
-    have = before = 0
-    for piece in blocks:
-        waiting.append(piece)
-        have += len(piece)
-        while have > before + size + context:
-            joined = _join(waiting)
+    pending: list[Float32Array] = []
+    n_samples = before = 0
+    for block in blocks:
+        pending.append(block)
+        n_samples += len(block)
+        while n_samples > before + size + context:
+            joined = _join(pending)
             yield joined[: before + size + context], before, False
             rest = joined[before + size - context :]
-            waiting, have, before = [rest], len(rest), context
-    yield _join(waiting), before, True
+            pending, n_samples, before = [rest], len(rest), context
+    yield _join(pending), before, True
 
 
-def _join(pieces: list[Float32Array]) -> Float32Array:
-    if len(pieces) == 1:
-        return pieces[0]
-    return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+def _join(collected: list[Float32Array]) -> Float32Array:
+    if len(collected) == 1:
+        return collected[0]
+    return np.concatenate(collected) if collected else np.zeros(0, np.float32)

@@ -1,9 +1,9 @@
-"""The suffixes by which sound files are recognised in a folder; what a file really is, its content decides."""
+"""File suffixes of audio formats, used to find audio files in folders; the content determines the format."""
 
 from __future__ import annotations
 
-# For each container that `genretree.sound.containers.sniff` recognises, the suffixes in use: whatever can be decoded
-# when it is named is also found in a folder.
+# The suffixes of each container that `genretree.sound.containers.sniff` recognises, so that every file that can be
+# decoded is also found in a folder.
 SUFFIXES_OF = {
     "wav": "wav wave bwf rf64",
     "w64": "w64",

@@ -1,8 +1,7 @@
-"""Bounds on a file's tags and parts, checked before a tag library reads them.
+"""Limits on the size of a file's tags and number of parts, checked before mutagen reads them.
 
-mutagen reads whatever a file holds: 3 million empty chunks take it half a minute and a gigabyte, and ID3 frames that
-decompress to gigabytes are decompressed. Here each part costs one small read, and counting ends at a bound that no
-real file comes near.
+mutagen has no limits: 3 million empty chunks take half a minute and a gigabyte, and ID3 frames that decompress to
+gigabytes are decompressed. Here each part costs one small read, and counting stops at a limit far above real files.
 """
 
 from __future__ import annotations
@@ -17,26 +16,26 @@ from typing import Literal
 
 from genretree.sound.containers import MP4_BOXES, count_boxes, read_at, synchsafe
 
-MAX_PARTS = 10_000  # chunks of a wav or aiff, metadata blocks of a flac
-MAX_BOXES = 100_000  # boxes of an mp4, at its top and in moov
+MAX_PARTS = 10_000  # chunks of a wav or aiff, or metadata blocks of a flac
+MAX_BOXES = 100_000  # boxes of an mp4, at the top level and in moov
 MAX_FRAMES = 20_000  # frames of an ID3 tag, items of an APE tag, comments of a flac
 MAX_DECOMPRESSED = 64 << 20  # bytes, of all frames of a tag together
 MAX_TEXT = 4 << 20  # bytes of a text frame
-MAX_COPIED = 10_000_000_000  # bytes that mutagen copies: at each frame, and each text in one, all that is behind it
-_OPAQUE = (b"A", b"G", b"P", b"M", b"U", b"W", b"X")  # first letters of frames that hold one thing, such as pictures
+MAX_COPIED = 10_000_000_000  # bytes that mutagen copies: for each frame, and each text in it, all that follows
+_OPAQUE = (b"A", b"G", b"P", b"M", b"U", b"W", b"X")  # first letters of frames with a single value, such as pictures
 _LISTS = (b"SYL", b"SLT", b"ETC", b"EQU", b"MLL", b"MLT")
-_LIST_ITEM = 3  # bytes of an item at least
+_LIST_ITEM = 3  # minimum bytes of an item
 _FRAME_NAME = re.compile(rb"[A-Z][A-Z0-9]{2}")
 _ID3_CHUNKS = (b"id3 ", b"ID3 ")
 _CONTAINERS = (b"moov", b"udta", b"trak", b"mdia", b"minf", b"stbl", b"ilst", b"meta")
 
 
 class CostlyTagsError(Exception):
-    """A file's tags or parts are so many, or decompress to so much, that reading them would only cost time."""
+    """A file has too many tags or parts, or tags that decompress to too much, to read them."""
 
 
 def check_tags(path: str | Path) -> None:
-    """Refuse a file whose tags would take a tag library long to read.
+    """Reject a file whose tags would take mutagen long to read.
 
     Parameters
     ----------
@@ -47,10 +46,10 @@ def check_tags(path: str | Path) -> None:
     ------
     CostlyTagsError
         If it has more than 10,000 chunks or blocks, 100,000 mp4 boxes, 20,000 frames or items in a tag, compressed
-        frames of more than 64 MiB, a text of more than 4 MiB, or so many frames or texts that mutagen would copy more
+        frames of more than 64 MiB, a text of more than 4 MiB, or enough frames or texts that mutagen would copy more
         than 10 GB.
     OSError
-        If it can't be read.
+        If it cannot be read.
     """
     with Path(path).open("rb", buffering=0) as file:
         size = file.seek(0, io.SEEK_END)
@@ -66,7 +65,7 @@ def check_tags(path: str | Path) -> None:
 
 
 def _check_id3(file: io.FileIO, at: int, size: int) -> int:
-    """Check an ID3v2 tag if there is one; returns where it ends, or `at`."""
+    """Check an ID3v2 tag if there is one; return its end, or `at`."""
     head = read_at(file, at, 10)
     if head[:3] != b"ID3" or len(head) < 10:
         return at
@@ -74,28 +73,28 @@ def _check_id3(file: io.FileIO, at: int, size: int) -> int:
     length = min(synchsafe(head[6:10]), size - at - 10)
     source: io.FileIO | io.BytesIO = file
     first, stop = at + 10, at + 10 + length
-    if major < 4 and head[5] & 0x80:  # mutagen walks over what remains without the bytes that unsynchronisation added
+    if major < 4 and head[5] & 0x80:  # mutagen first removes the bytes added by unsynchronisation
         source = io.BytesIO(read_at(file, first, length).replace(b"\xff\x00", b"\xff"))
         first, stop = 0, source.seek(0, io.SEEK_END)
-    budget, copied = MAX_DECOMPRESSED, 0
+    budget, n_copied = MAX_DECOMPRESSED, 0
     for number, (name, flags, begin, end) in enumerate(_frames(source, first, stop, major)):
         if number >= MAX_FRAMES:
             raise CostlyTagsError(f"its ID3 tag has more than {MAX_FRAMES:,} frames")
-        packed = (major == 4 and flags & 0x08) or (major == 3 and flags & 0x80)
-        copied += stop - end
-        if packed or name[:1] not in _OPAQUE or name[:3] in _LISTS:
+        compressed = (major == 4 and flags & 0x08) or (major == 3 and flags & 0x80)
+        n_copied += stop - end
+        if compressed or name[:1] not in _OPAQUE or name[:3] in _LISTS:
             data = read_at(source, begin, end - begin)
-            if packed:
+            if compressed:
                 data = _decompress(data, budget)
                 budget -= len(data)
-            copied += _copied_within(name, data)
-        if copied > MAX_COPIED:
+            n_copied += _copied_within(name, data)
+        if n_copied > MAX_COPIED:
             raise CostlyTagsError(f"reading its ID3 tag of {length:,} bytes would copy more than {MAX_COPIED:,} bytes")
     return at + 10 + length
 
 
 def _copied_within(name: bytes, data: bytes) -> int:
-    """Count the bytes that mutagen copies while it takes a frame apart: the rest of it behind each item."""
+    """Return the number of bytes that mutagen copies to parse a frame: for each item, the rest of the frame."""
     if name[:1] == b"T" or name[:3] == b"IPL":
         items = data.count(b"\0\0" if data[:1] in (b"\1", b"\2") else b"\0")
         return len(data) * items + (MAX_COPIED + 1 if len(data) > MAX_TEXT else 0)
@@ -107,7 +106,7 @@ def _copied_within(name: bytes, data: bytes) -> int:
 
 
 def _frames(file: io.FileIO | io.BytesIO, at: int, end: int, major: int) -> Iterator[tuple[bytes, int, int, int]]:
-    """Yield name, flags, begin and end of the frames of a tag, as far as they follow one another."""
+    """Yield name, flags, start and end of the consecutive frames of a tag."""
     name, head = (3, 6) if major == 2 else (4, 10)
     block, base = b"", at
     while at + head <= end:
@@ -124,24 +123,24 @@ def _frames(file: io.FileIO | io.BytesIO, at: int, end: int, major: int) -> Iter
 
 
 def _decompress(data: bytes, limit: int) -> bytes:
-    """Give the most that compressed data may stand for, wherever in the first bytes it begins."""
-    most = b""
-    for skipped in (4, 0, 5, 1):  # a data length or group byte comes first, or not
-        decompressor, found, pending = zlib.decompressobj(), bytearray(), data[skipped:]
+    """Return the longest decompression of data that may start at any of the first bytes."""
+    max_count = b""
+    for skipped in (4, 0, 5, 1):  # an optional data length or group byte comes first
+        decompressor, output, pending = zlib.decompressobj(), bytearray(), data[skipped:]
         try:
             while pending and not decompressor.eof:
-                found += decompressor.decompress(pending, 1 << 20)
+                output += decompressor.decompress(pending, 1 << 20)
                 pending = decompressor.unconsumed_tail
-                if len(found) > limit:
+                if len(output) > limit:
                     raise CostlyTagsError(f"its ID3 tag decompresses to more than {MAX_DECOMPRESSED >> 20} MiB")
         except zlib.error:
             continue
-        most = max(most, bytes(found), key=len)
-    return most
+        max_count = max(max_count, bytes(output), key=len)
+    return max_count
 
 
 def _chunks(file: io.FileIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, begin and end of the chunks of a wav or aiff file that begins at `start`."""
+    """Yield name, start and end of the chunks of the wav or aiff file at `start`."""
     order: Literal["little", "big"] = "big" if read_at(file, start, 4) in (b"FORM", b"RIFX") else "little"
     at = start + 12
     while at + 8 <= end:
@@ -159,15 +158,15 @@ def _check_chunks(file: io.FileIO, start: int, size: int) -> None:
             _check_id3(file, begin, end)
 
 
-def count_id3_frames(file: io.FileIO, start: int, end: int, most: int) -> int:
-    """Count the frames of the ID3 tags in the chunks of a wav or aiff file, up to `most`."""
+def count_id3_frames(file: io.FileIO, start: int, end: int, max_count: int) -> int:
+    """Count the frames of the ID3 tags in the chunks of a wav or aiff file, up to `max_count`."""
     count = 0
     for name, begin, stop in islice(_chunks(file, start, end), MAX_PARTS):
         tag = read_at(file, begin, 10) if name in _ID3_CHUNKS else b""
         if tag[:3] == b"ID3" and len(tag) == 10:
             frames = _frames(file, begin + 10, min(stop, begin + 10 + synchsafe(tag[6:10])), tag[3])
-            count += sum(1 for _ in islice(frames, most - count))
-        if count >= most:
+            count += sum(1 for _ in islice(frames, max_count - count))
+        if count >= max_count:
             break
     return count
 

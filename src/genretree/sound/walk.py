@@ -1,4 +1,4 @@
-"""Which sound files lie in some folders: the one walk that every command uses."""
+"""Search for audio files in folders, shared by all commands."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from dataclasses import dataclass, field
 from genretree.files import describe_special
 from genretree.sound.suffixes import SUFFIXES
 
-_ORDINARY_SUFFIX = re.compile(r"\.\w{1,10}", re.ASCII)  # "Vol. 2 (live)" has none
+_PLAIN_SUFFIX = re.compile(r"\.\w{1,10}", re.ASCII)  # "Vol. 2 (live)" has none
 _MAX_NAMED_SUFFIXES = 8
 
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A sound file, or something in a folder that can't be read.
+    """An audio file, or an entry of a folder that cannot be read.
 
     Parameters
     ----------
     path : str
-        Its real path, with symbolic links resolved; or a URL.
+        Real path, with symbolic links resolved; or a URL.
     size : int
         Size in bytes; -1 if there is an error.
     mtime_ns : int
-        Time of the last change in nanoseconds.
+        Modification time in nanoseconds.
     error : str
-        Type of the error: `not_found` or `unreadable`; empty if there is none.
+        `not_found`, `unreadable`, or empty for no error.
     message : str
-        What is wrong, without the path.
+        Error message without the path.
     link : str
-        The path by which the walk reached it, where that is another: below the folder as the caller named it.
+        Path by which the walk reached the file, if different: below the folder as the caller named it.
     """
 
     path: str
@@ -47,7 +47,7 @@ class FoundFile:
 
     @property
     def name(self) -> str:
-        """The path by which the walk reached the file, as its user knows it."""
+        """The path by which the walk reached the file, as the user knows it."""
         return self.link or self.path
 
 
@@ -61,14 +61,14 @@ class _Folder:
 
 @dataclass
 class Skipped:
-    """What a walk passed over.
+    """What a walk skipped.
 
     Parameters
     ----------
     types : dict
-        How many files of other types, by lower-case suffix; "" counts those without one.
+        Number of files of other types by lower-case suffix; "" for files without a suffix.
     links : int
-        How many links were not followed, because they lead to something found already or to a folder above.
+        Number of links not followed, because they lead to something already found or to a parent folder.
     """
 
     types: dict[str, int] = field(default_factory=dict)
@@ -84,17 +84,17 @@ class Skipped:
             parts.append(f"{total} {'files' if total > 1 else 'file'} of other types ({', '.join(named)})")
         if self.links:
             what = "links that lead" if self.links > 1 else "link that leads"
-            parts.append(f"{self.links} {what} to files found already or to a folder above")
+            parts.append(f"{self.links} {what} to files already found or to a parent folder")
         return " and ".join(parts)
 
 
 class SoundWalk:
-    """A walk through folders that finds each sound file once.
+    """A walk through folders that finds each audio file once.
 
-    Symbolic links (and junctions, on Windows) are followed. Files and folders that links lead to are visited after
-    everything else, so a file in its own place counts under that name and not under a link's. A link that leads to
-    something visited already, or up to a folder that contains it, is not followed, so that loops end. Sound files are
-    recognised by suffix, in upper or lower case; links to files by their own.
+    Symbolic links (and junctions, on Windows) are followed. Their targets are visited after everything else, so a file
+    that is also in the folder itself has its own name and not that of a link. A link to something already visited, or
+    to a folder that contains the link, is not followed, so loops end. Audio files are recognised by suffix, in upper or
+    lower case; links to files by the suffix of the link.
 
     Memory grows with the number of links and the largest folder, not with the number of files.
 
@@ -106,36 +106,36 @@ class SoundWalk:
     Attributes
     ----------
     skipped : Skipped
-        What was passed over so far; hidden files are not counted.
+        What was skipped so far; hidden files are not counted.
     """
 
     def __init__(self, hidden: bool = False) -> None:
         self.hidden = hidden
         self.skipped = Skipped()
-        self._tops: set[str] = set()  # real paths of the places and of what links led to
-        self._marked: set[str] = set()  # real paths of files that the caller has
-        self._unlisted: set[str] = set()  # folders whose entries couldn't be read
+        self._tops: set[str] = set()  # real paths of the arguments and of link targets
+        self._marked: set[str] = set()  # real paths of files that the caller excludes
+        self._unlisted: set[str] = set()  # folders whose entries could not be read
 
-    def find(self, places: Iterable[str | os.PathLike[str]]) -> Iterator[FoundFile]:
-        """Yield the sound files at and below some places, without those that an earlier call yielded.
+    def find(self, paths: Iterable[str | os.PathLike[str]]) -> Iterator[FoundFile]:
+        """Yield the audio files at and below some paths, except those that an earlier call yielded.
 
         Parameters
         ----------
-        places : iterable of paths
+        paths : iterable of paths
             Folders; or files, whatever their suffix.
 
         Yields
         ------
         FoundFile
-            In order: the places, sorted by name within each, then what links lead to, likewise. Dangling links,
-            folders that can't be read, and named pipes, sockets and devices with a sound file's name have an error.
+            In the order of `paths`, sorted by name within each, then the targets of links, likewise. Dangling links,
+            unreadable folders, and named pipes, sockets and devices with the suffix of an audio format have an error.
             Files are not opened.
         """
-        waiting = deque(_Folder(os.path.realpath(place), os.fspath(place)) for place in places)
+        pending = deque(_Folder(os.path.realpath(path), os.fspath(path)) for path in paths)
         links = deque[_Folder]()
-        while waiting or links:
-            is_link = not waiting
-            top = (links if is_link else waiting).popleft()
+        while pending or links:
+            is_link = not pending
+            top = (links if is_link else pending).popleft()
             if top.real in self._marked or self.covers(top.real):
                 self.skipped.links += is_link
                 continue
@@ -143,10 +143,10 @@ class SoundWalk:
             if os.path.isdir(top.real):  # noqa: PTH112
                 yield from self._descend(top, links)
             else:
-                yield _look(top)
+                yield _stat_path(top)
 
     def covers(self, path: str | os.PathLike[str]) -> bool:
-        """Check whether the walk so far has come to a path; for a path that exists."""
+        """Return whether the walk has covered an existing path."""
         real = os.path.realpath(path)
         if real in self._tops:
             return True
@@ -164,11 +164,11 @@ class SoundWalk:
         return False
 
     def mark(self, path: str | os.PathLike[str]) -> None:
-        """Leave a file out of what is found from now on."""
+        """Exclude a file from now on."""
         self._marked.add(os.path.realpath(path))
 
     def _descend(self, top: _Folder, links: deque[_Folder]) -> Iterator[FoundFile]:
-        """Yield the sound files below a folder in the order of their names; put what links lead to on a list."""
+        """Yield the audio files below a folder in the order of their names; append the targets of links to `links`."""
         entries, problem = self._list(top)
         if problem:
             yield problem
@@ -192,52 +192,52 @@ class SoundWalk:
                     stack.append((here, entries))
                 elif is_link:
                     yield from self._follow(here, is_folder, links)
-                elif self.is_wanted(entry.name) and here.real not in self._tops and here.real not in self._marked:
-                    yield _found(here, entry.stat())
+                elif self.accepts_name(entry.name) and here.real not in self._tops and here.real not in self._marked:
+                    yield _to_found_file(here, entry.stat())
             except OSError as error:
                 yield _unreadable(here, error)
 
     def _list(self, folder: _Folder) -> tuple[Iterator[os.DirEntry[str]], FoundFile | None]:
-        """Return a folder's entries in the order of their names, and the error that kept any from being read."""
-        found: list[os.DirEntry[str]] = []
+        """Return a folder's entries in the order of their names, and the error if not all could be read."""
+        entries_found: list[os.DirEntry[str]] = []
         problem = None
         try:
             with os.scandir(folder.real) as entries:
-                for entry in entries:  # where reading breaks off, what came before counts
+                for entry in entries:  # if reading fails midway, the entries before count
                     if self.hidden or not entry.name.startswith("."):
-                        found.append(entry)
+                        entries_found.append(entry)
         except OSError as error:
             problem = _unreadable(folder, error)
             self._unlisted.add(folder.real)
-        return iter(sorted(found, key=lambda entry: entry.name)), problem
+        return iter(sorted(entries_found, key=lambda entry: entry.name)), problem
 
     def _follow(self, link: _Folder, is_folder: bool, links: deque[_Folder]) -> Iterator[FoundFile]:
         try:
             target = os.path.realpath(link.real, strict=True)
         except OSError as error:
-            # It may have led to a folder of music, unless its name says otherwise.
-            if is_sound_name(link.name) or mimetypes.guess_type(link.name)[0] is None or self.is_wanted(link.name):
+            # The target may have been a folder of music, unless the name has another file type's suffix.
+            if is_sound_name(link.name) or mimetypes.guess_type(link.name)[0] is None or self.accepts_name(link.name):
                 yield _unreadable(link, error)
             return
-        if not is_folder and not self.is_wanted(link.name):
+        if not is_folder and not self.accepts_name(link.name):
             return
         if is_folder and _contains(target, os.path.dirname(link.real)):  # noqa: PTH120
             self.skipped.links += 1
             return
         links.append(_Folder(target, link.name))
 
-    def is_wanted(self, name: str) -> bool:
-        """Check whether a file has a sound file's suffix; count it if not."""
+    def accepts_name(self, name: str) -> bool:
+        """Return whether a file has the suffix of an audio format; count it as skipped if not."""
         if is_sound_name(name):
             return True
         suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
-        key = suffix if _ORDINARY_SUFFIX.fullmatch(suffix) else ""
+        key = suffix if _PLAIN_SUFFIX.fullmatch(suffix) else ""
         self.skipped.types[key] = self.skipped.types.get(key, 0) + 1
         return False
 
 
 def is_sound_name(name: str | os.PathLike[str]) -> bool:
-    """Check whether a file's name has the suffix of a sound format, in upper or lower case."""
+    """Return whether a file's name has the suffix of an audio format, in upper or lower case."""
     return os.path.splitext(os.fspath(name))[1].lower() in SUFFIXES  # noqa: PTH122
 
 
@@ -249,27 +249,27 @@ def _is_link(entry: os.DirEntry[str]) -> bool:
 
 
 def _contains(folder: str, path: str) -> bool:
-    """Check whether a folder is a path or lies above it; both are real paths."""
+    """Return whether a folder is `path` or a parent of it; both are real paths."""
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def _look(place: _Folder) -> FoundFile:
+def _stat_path(path: _Folder) -> FoundFile:
     try:
-        return _found(place, os.stat(place.real))  # noqa: PTH116
+        return _to_found_file(path, os.stat(path.real))  # noqa: PTH116
     except OSError as error:
-        return _unreadable(place, error)
+        return _unreadable(path, error)
 
 
-def _found(file: _Folder, status: os.stat_result) -> FoundFile:
+def _to_found_file(file: _Folder, status: os.stat_result) -> FoundFile:
     link = file.name if file.name != file.real else ""
     if special := describe_special(status.st_mode):
-        return FoundFile(file.real, -1, 0, "unreadable", f"is {special}, not a sound file", link)
+        return FoundFile(file.real, -1, 0, "unreadable", f"is {special}, not an audio file", link)
     return FoundFile(file.real, status.st_size, status.st_mtime_ns, link=link)
 
 
 def _unreadable(file: _Folder, error: OSError) -> FoundFile:
     link = file.name if file.name != file.real else ""
     if isinstance(error, FileNotFoundError):
-        message = "is a link to nothing" if os.path.islink(file.real) else "no such file or folder"  # noqa: PTH114
+        message = "is a dangling link" if os.path.islink(file.real) else "no such file or folder"  # noqa: PTH114
         return FoundFile(file.real, -1, 0, "not_found", message, link)
-    return FoundFile(file.real, -1, 0, "unreadable", f"can't be read: {error.strerror or error}", link)
+    return FoundFile(file.real, -1, 0, "unreadable", f"cannot be read: {error.strerror or error}", link)

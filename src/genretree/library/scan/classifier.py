@@ -113,7 +113,7 @@ def fingerprint_file(path: str) -> FileFingerprint | FileError:
     try:
         before = os.stat(path)  # noqa: PTH116
         if special := describe_special(before.st_mode):
-            return FileError("unreadable", f"is {special}, not a sound file")
+            return FileError("unreadable", f"is {special}, not an audio file")
         content = content_digest(Path(path))
         values = _tag_values(path)
         after = os.stat(path)  # noqa: PTH116

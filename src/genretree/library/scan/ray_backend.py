@@ -22,7 +22,7 @@ from genretree.library.scan.analyse import FileTask, TaskOutcome, WorkerLost, ru
 from genretree.library.scan.classifier import FileClassifier, FileError, FileFingerprint, load_file_classifier
 from genretree.library.scan.remote import remote_content, walk_anywhere
 from genretree.models.runtime.types import Precision, RuntimeChoice
-from genretree.remote import fetched, is_url
+from genretree.remote import download_file, is_url
 
 _TASKS_PER_WORKER = 2  # one in progress, one waiting
 _WAIT_SECONDS = 1.0
@@ -160,12 +160,12 @@ def _do_remote(classifier: FileClassifier, task: FileTask) -> FileFingerprint | 
             return FileFingerprint(size, mtime_ns, content, None)
         if content != task.row.content:
             return FileError("changed", "changed while it was being read; the next run reads it again")
-        with fetched(url) as copy:
+        with download_file(url) as copy:
             return classifier.score_file(copy)
     except FileNotFoundError:
         return FileError("not_found", "no longer exists")
     except OSError as error:
-        return FileError("unreadable", f"can't be fetched: {error}")
+        return FileError("unreadable", f"can't be download_file: {error}")
 
 
 def ray_options(

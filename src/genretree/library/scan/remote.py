@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from genretree.errors import LibraryError
-from genretree.remote import is_url, open_system
+from genretree.remote import is_url, open_filesystem
 from genretree.sound.walk import FoundFile, SoundWalk
 
 _HASHES = ("ETag", "etag", "md5Hash", "content_md5", "md5")  # names of the content hash in storage services
@@ -38,7 +38,7 @@ def walk_anywhere(walk: SoundWalk, places: Sequence[str | os.PathLike[str]]) -> 
 
 
 def _walk_url(walk: SoundWalk, url: str) -> Iterator[FoundFile]:
-    system, top = open_system(url)
+    system, top = open_filesystem(url)
     try:
         if not system.exists(top):
             raise LibraryError(f"{url}: there is nothing at this address; nothing was changed")
@@ -46,7 +46,7 @@ def _walk_url(walk: SoundWalk, url: str) -> Iterator[FoundFile]:
             for name, info in sorted(files.items()):
                 if not walk.hidden and any(part.startswith(".") for part in _below(info["name"], top)):
                     continue
-                if not walk.is_wanted(name):
+                if not walk.accepts_name(name):
                     continue
                 yield FoundFile(system.unstrip_protocol(info["name"]), int(info["size"] or 0), _mtime_ns(info))
     except OSError as error:
@@ -62,7 +62,7 @@ def remote_content(url: str) -> tuple[int, int, bytes]:
 
     If the storage provides no content hash, the URL, size and time are hashed instead; copies are not recognised then.
     """
-    system, path = open_system(url)
+    system, path = open_filesystem(url)
     info = system.info(path)
     size, mtime_ns = int(info["size"] or 0), _mtime_ns(info)
     known = next((str(info[name]) for name in _HASHES if info.get(name)), "")

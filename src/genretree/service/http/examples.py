@@ -38,7 +38,7 @@ _ROW = {
     "runtime": "openvino bf16",
     "timeline": [{"start": 0.3, "end": 11.7, "path": ["Non_classic", "rock"], "probability": 0.71}],
 }
-_BAD = {"file": "notes.txt", "error": {"kind": "not_audio", "message": "notes.txt: is text, not sound"}}
+_BAD = {"file": "notes.txt", "error": {"kind": "not_audio", "message": "notes.txt: is a text file, not audio"}}
 _JOB = "/v1/jobs/Zk3vT0o6mJx1Yq8W2nLd4A"
 _EXAMPLES: dict[str, Any] = {
     "models": {
@@ -104,7 +104,7 @@ _PROBLEM_EXAMPLES = {
     413: ("too_large", "the upload is larger than the limit of 200 MB"),
     415: ("bad_request", "send the files as multipart/form-data"),
     416: ("no_range", "the requested range is outside the file"),
-    422: ("not_audio", "notes.mp3: is text, not sound"),
+    422: ("not_audio", "notes.mp3: is a text file, not audio"),
     503: ("busy", "the service is busy; retry in a few seconds"),
     504: ("timeout", "song.mp3: decoding takes longer than the limit of 120 s"),
 }

@@ -1,4 +1,4 @@
-"""Every kind of file decodes to what the ffmpeg program makes of it."""
+"""Every format decodes to the same samples as with the ffmpeg program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sound_helpers import make_song, needs_ffmpeg
 from genretree.settings import SAMPLE_RATE
 from genretree.sound.decode import decode
 
-KINDS = [
+FORMATS = [
     ("wav", "-c:a pcm_s24le"),
     ("wav", "-c:a pcm_f64le"),
     ("wav", "-c:a pcm_u8"),
@@ -47,25 +47,25 @@ KINDS = [
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("kinds") / "song.wav"
+    path = tmp_path_factory.mktemp("formats") / "song.wav"
     song = make_song(1.5, 44100)
     sf.write(path, np.stack([song, 0.5 * np.roll(song, 50)], axis=1), 44100)
     return path
 
 
 @needs_ffmpeg
-@pytest.mark.parametrize(("suffix", "options"), KINDS)
-def test_a_kind_of_file_is_what_ffmpeg_makes_of_it(tmp_path: Path, source: Path, suffix: str, options: str) -> None:
+@pytest.mark.parametrize(("suffix", "options"), FORMATS)
+def test_decodes_like_ffmpeg(tmp_path: Path, source: Path, suffix: str, options: str) -> None:
     path = tmp_path / f"song.{suffix}"
-    quiet = ["ffmpeg", "-v", "error", "-nostdin"]
-    subprocess.run([*quiet, "-i", source, *options.split(), path], check=True)
+    ffmpeg = ["ffmpeg", "-v", "error", "-nostdin"]
+    subprocess.run([*ffmpeg, "-i", source, *options.split(), path], check=True)
     sr = {"-ar 8000 -ac 1": 8000, "-c:a libspeex -ar 32000": 32000}.get(options, 44100)
     sr = 48000 if "opus" in suffix + options else sr
-    words = [*quiet, "-i", path, "-map", "0:a:0", "-ar", str(sr), "-f", "f32le", "-c:a", "pcm_f32le", "-"]
+    command = [*ffmpeg, "-i", path, "-map", "0:a:0", "-ar", str(sr), "-f", "f32le", "-c:a", "pcm_f32le", "-"]
     channels = 1 if "-ac 1" in options else 2
-    raw = np.frombuffer(subprocess.run(words, check=True, capture_output=True).stdout, np.float32)
+    raw = np.frombuffer(subprocess.run(command, check=True, capture_output=True).stdout, np.float32)
     expected = soxr.resample(raw.reshape(-1, channels).mean(axis=1), sr, SAMPLE_RATE)
-    samples = decode(path)
-    assert abs(len(samples) - len(expected)) <= 2
-    count = min(len(samples), len(expected))
-    assert np.corrcoef(samples[:count], expected[:count])[0, 1] > 0.9997
+    y = decode(path)
+    assert abs(len(y) - len(expected)) <= 2
+    count = min(len(y), len(expected))
+    assert np.corrcoef(y[:count], expected[:count])[0, 1] > 0.9997

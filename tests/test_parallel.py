@@ -20,14 +20,14 @@ def _threads_of_blas(_: int) -> list[int]:
     return [library["num_threads"] for library in threadpool_info()]
 
 
-def test_workers_keep_to_one_thread_each() -> None:
+def test_workers_use_one_thread_each() -> None:
     with worker_pool(2) as pool:
         for threads in pool.map(_threads_of_blas, range(2)):
             assert threads
             assert set(threads) == {1}
 
 
-def test_an_error_drops_the_work_that_has_not_begun() -> None:
+def test_an_error_cancels_pending_work() -> None:
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), worker_pool(1) as pool:
         for _ in range(20):
@@ -44,8 +44,8 @@ def test_a_script_needs_no_main_guard(tmp_path: Path, corpus: Path) -> None:
         "store = genretree.prepare(genretree.read_manifest(sys.argv[1]), sys.argv[2], settings, workers=2)\n"
         "print(store.n_tracks, len(store.failures))\n"
     )
-    words = [sys.executable, str(script), str(corpus), str(tmp_path / "store")]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    command = [sys.executable, str(script), str(corpus), str(tmp_path / "store")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["50", "0"]
 
 
@@ -53,21 +53,21 @@ def test_there_is_a_processor() -> None:
     assert available_processors() >= 1
 
 
-def test_working_ahead_keeps_the_order_and_hands_errors_on() -> None:
+def test_prefetch_preserves_order_and_raises_errors() -> None:
     assert list(prefetch(iter(range(50)))) == list(range(50))
 
     def broken() -> Iterator[int]:
         yield 1
         raise KeyError("the second")
 
-    found = []
+    values = []
     with pytest.raises(KeyError, match="the second"):
         for value in prefetch(broken()):
-            found.append(value)
-    assert found == [1]
+            values.append(value)
+    assert values == [1]
 
 
-def test_working_ahead_ends_with_its_reader() -> None:
+def test_prefetch_stops_with_its_reader() -> None:
     closed = []
 
     def endless() -> Iterator[int]:
@@ -86,7 +86,7 @@ def test_working_ahead_ends_with_its_reader() -> None:
     assert threading.active_count() == before
 
 
-def test_work_ahead_that_is_given_up_can_be_cleared_away_from_any_thread() -> None:
+def test_an_abandoned_prefetch_can_be_collected_in_any_thread() -> None:
     # The collector takes the pool's threads away before it closes the generator, and may run in one of them.
     script = """
 import gc, threading

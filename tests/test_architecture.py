@@ -75,6 +75,7 @@ ROOMS = {
     ],
 }
 SOURCE = Path(genretree.__file__).parent
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 def _module(path: Path) -> str:
@@ -106,6 +107,13 @@ def test_imports_point_one_way(folder: str) -> None:
             if name.startswith(start) and other in order and order.index(other) > order.index(room):
                 wrong.append(f"{path.relative_to(SOURCE)} imports {name}")
     assert not wrong
+
+
+def test_the_layout_page_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    make_layout = import_module("make_layout")
+    written = (DOCS / "layout.md").read_text(encoding="utf-8")
+    assert written == make_layout.page(), "run: python docs/make_layout.py"
 
 
 def _public_names() -> dict[str, str]:

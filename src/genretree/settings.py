@@ -66,7 +66,25 @@ class Settings(BaseModel):
 
 
 class ImageSettings(Settings):
-    """How sound becomes images."""
+    """Settings of the spectrogram images.
+
+    Parameters
+    ----------
+    slice_seconds : float
+        Length of a slice in seconds, 1 to 60.
+    size : int
+        Height and width of an image in pixels, 32 to 1024.
+
+    See Also
+    --------
+    genretree.prepare : Compute the images of a corpus.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> genretree.ImageSettings(slice_seconds=5.0).slice_frames
+    215
+    """
 
     slice_seconds: float = Field(11.4, ge=1.0, le=60.0, description="length of a slice in seconds")
     size: int = Field(224, ge=32, le=1024, description="height and width of an image in pixels")

@@ -49,6 +49,21 @@ class Taxonomy:
     ------
     TaxonomyError
         For fewer than two leaves, more than four levels, an empty or repeated name, a leaf that also has children.
+
+    See Also
+    --------
+    genretree.read_manifest : Infer the tree from the genres of a corpus.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> tree = genretree.Taxonomy.from_nested({"Rock": ["Punk", "Indie"], "Jazz": None})
+    >>> tree.leaves
+    (('Rock', 'Punk'), ('Rock', 'Indie'), ('Jazz',))
+    >>> tree.nodes(0)
+    (('Rock',), ('Jazz',))
+    >>> tree.find_leaf("Punk")
+    0
     """
 
     leaves: tuple[NodePath, ...]

@@ -62,6 +62,20 @@ class Bundle:
         Temperatures; None where there was no music to fit them on.
     runtime : str
         What runs the model's networks, and in which arithmetic.
+
+    See Also
+    --------
+    genretree.load : Load a bundle as a `Classifier`, which adds prediction methods.
+    genretree.load_bundle : Load a bundle.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> bundle = genretree.load_bundle("BUNDLE")
+    >>> bundle.family
+    'boosting'
+    >>> bundle.taxonomy.leaves
+    (('Jazz',), ('Rock', 'Indie'), ('Rock', 'Punk'))
     """
 
     folder: Path
@@ -206,6 +220,10 @@ def load_bundle(
     download : bool
         Pull from the Hub what is named and was not pulled yet; otherwise nothing is asked of the Hub.
 
+    Returns
+    -------
+    Bundle
+
     Raises
     ------
     BundleError
@@ -215,6 +233,17 @@ def load_bundle(
         If that runtime is not installed.
     HubError
         If it is a name on the Hub that was not pulled, or can't be.
+
+    See Also
+    --------
+    genretree.load : Load a bundle as a `Classifier`, which adds prediction methods.
+    genretree.pull : Download a bundle from the Hub.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> genretree.load_bundle("BUNDLE").taxonomy.depth
+    2
     """
     from genretree.models.runtime.backends import choose_runtime, use_runtime
 

@@ -84,7 +84,7 @@ def predict(
     """
     from genretree.bundle.hub import find_bundle
     from genretree.prediction.from_images import find_image_sets, predict_images
-    from genretree.prediction.predict import PredictionError, find_files, predict_found_files, write_csv
+    from genretree.prediction.predict import PredictionError, find_files, format_csv, predict_found_files
     from genretree.progress import progress_bar
     from genretree.sound.walk import SoundWalk
 
@@ -127,7 +127,7 @@ def predict(
                 _show_prediction(result)
             tick()
     if csv_file is not None:
-        write_or_print(csv_file, write_csv(rows, loaded.taxonomy.levels))
+        write_or_print(csv_file, format_csv(rows, loaded.taxonomy.levels))
     echo_failures(failed, "--json" if csv_file is None else "the table")
     echo_skipped(walk.skipped)
     if failed:

@@ -60,7 +60,34 @@ class Track:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All tracks of a source, in its order, the rows that can't be used, and what the walk of a folder passed over."""
+    """Labelled tracks of a folder or CSV, in order.
+
+    Parameters
+    ----------
+    source : Path
+        The folder or CSV.
+    tracks : tuple of Track
+    taxonomy : Taxonomy
+        The genre tree; each track's genre is one of its leaves.
+    group_by : str
+        What a split must not divide: `artist`, `album`, `folder` or `track`.
+    rejected : tuple of Failure
+        Rows that can't be used, with reasons.
+    skipped : Skipped
+        What the search of a folder passed over.
+
+    See Also
+    --------
+    genretree.read_manifest : Read one.
+    genretree.Dataset : The same from records, data frames or mirdata loaders.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> manifest = genretree.read_manifest("tracks.csv")
+    >>> manifest.group_by, manifest.tracks[0].path.name
+    ('artist', 'Punk-0-0.wav')
+    """
 
     source: Path
     tracks: tuple[Track, ...]
@@ -111,12 +138,30 @@ def read_manifest(
         What becomes of a CSV's rows that name several genres, as "Rock;Pop" does: an error that asks, the first of
         them, a rejected row, or one genre of that whole name. A text that is a leaf of `tree` is one name.
 
+    Returns
+    -------
+    Manifest
+
     Raises
     ------
     ArgumentError
         If an argument has the wrong type.
     CorpusError
         If the source can't be read, lacks a column, or has no usable track. A single bad row is in `rejected` instead.
+
+    See Also
+    --------
+    genretree.prepare : Compute the images of the tracks.
+    genretree.Dataset : The same from records, data frames or mirdata loaders.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> manifest = genretree.read_manifest("tracks.csv", group="artist")
+    >>> len(manifest.tracks), manifest.rejected
+    (24, ())
+    >>> manifest.taxonomy.leaves
+    (('Jazz',), ('Rock', 'Indie'), ('Rock', 'Punk'))
     """
     source = require_path("source", source)
     if tree is not None:

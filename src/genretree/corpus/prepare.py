@@ -112,6 +112,21 @@ def prepare(
         If no track at all could be used, `out` holds something else, or a feature can't be added to it.
     SettingsError
         If a feature is not registered.
+
+    See Also
+    --------
+    genretree.read_manifest : Read the tracks of a folder or CSV.
+    genretree.Dataset.prepare : Prepare records, data frames or mirdata loaders.
+    genretree.Store : The result.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> manifest = genretree.read_manifest("tracks.csv")
+    >>> settings = genretree.ImageSettings(slice_seconds=2.0, size=32)
+    >>> store = genretree.prepare(manifest, "STORE", settings)
+    >>> store.n_tracks, store.failures
+    (24, ())
     """
     from genretree.sound.spectra import resolve_engine
 

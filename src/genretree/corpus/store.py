@@ -65,7 +65,33 @@ class StoreMetadata:
 
 
 class Store:
-    """A prepared corpus, opened for reading. Images stay on disk until they are asked for."""
+    """A prepared corpus, opened for reading.
+
+    Images are memory-mapped, so that opening a store of any size is quick.
+
+    Parameters
+    ----------
+    folder : path
+        Folder that `genretree.prepare` wrote.
+
+    Raises
+    ------
+    CorpusError
+        If the store is incomplete, damaged or of another format.
+
+    See Also
+    --------
+    genretree.prepare : Make a store.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> store = genretree.Store("STORE")
+    >>> store.n_tracks, store.images.shape[1:]
+    (24, (3, 32, 32))
+    >>> store.split().parts.count("test")
+    4
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = require_path("folder", folder)

@@ -72,11 +72,54 @@ class Correctness:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What `genretree evaluate` measures: the figures by `slice` and by `track`, and what they are figures of.
+    """Metrics of a bundle on one part of a store, by slice and by track, and their conditions.
 
-    `protocol` says in a sentence how far the figures speak of unseen music, `disjoint` in a word, to stand beside every
-    figure: `artist-disjoint`, `track-disjoint` ..., `file-disjoint` (other files, but perhaps by known artists),
-    `LEAKING`, `unknown`. `runtime` is what ran the model's networks, and in which arithmetic.
+    Parameters
+    ----------
+    slice, track : UnitScores
+        Metrics over slices, and over tracks, whose probabilities are averages over their slices.
+    family : str
+    heads : {"tree", "independent"}
+    bundle, store : str
+        Folders.
+    part, split : str
+        Part of the store that was scored, and the split it belongs to.
+    group_by : str
+        What the split does not divide: `artist`, `album`, `folder` or `track`.
+    protocol : str
+        How far the metrics apply to unseen music, in a sentence.
+    disjoint : str
+        The same in a word: `artist-disjoint`, `track-disjoint` ..., `file-disjoint` (other files, perhaps by artists of
+        the training data), `LEAKING` or `unknown`.
+    known_tracks, known_groups : int
+        Tracks and groups of this part that are also in the training data.
+    seed : int
+        Bootstrap seed.
+    settings, training : dict
+        Settings and training record of the bundle.
+    version : str
+        Version of genretree.
+    calibration : dict, optional
+    outcomes : tuple of ItemResult
+        Result of each track and slice.
+    marks : Correctness
+        Correctness of each track and slice, for paired tests.
+    runtime : str
+        Runtime and precision of the model's networks, such as `openvino bf16`.
+
+    See Also
+    --------
+    genretree.evaluate : Compute one.
+    genretree.evaluation.evaluate.compare_evaluations : Compare two with a paired test.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> result = genretree.evaluate(genretree.load("BUNDLE"), genretree.Store("STORE"))
+    >>> result.disjoint
+    'artist-disjoint'
+    >>> [level.name for level in result.track.levels]
+    ['level_1', 'level_2']
     """
 
     slice: UnitScores
@@ -141,12 +184,30 @@ def evaluate(
     split : str, optional
         The store's split; by default the one the bundle was trained with if this is the same store, else `default`.
     seed : int
-        Of the bootstrap.
+        Bootstrap seed.
+    progress : bool
+        Show a progress bar on standard error.
+
+    Returns
+    -------
+    Evaluation
 
     Raises
     ------
     CorpusError
         If the store was drawn with other settings, has genres the bundle doesn't know, or the part is empty.
+
+    See Also
+    --------
+    Evaluation : The result.
+    genretree.evaluation.evaluate.compare_evaluations : Compare two with a paired test.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> result = genretree.evaluate(genretree.load("BUNDLE"), genretree.Store("STORE"), part="all")
+    >>> 0 <= result.track.levels[0].accuracy <= 1
+    True
     """
     require_type("bundle", bundle, Bundle, "use genretree.load")
     require_type("store", store, Store, "use genretree.Store")

@@ -27,7 +27,7 @@ from genretree.explanation.slices import TrackSlices, find_track, read_file, rea
 from genretree.explanation.target import Target, find_node, make_target, targets_of_path
 from genretree.metrics.scores import decode_levels
 from genretree.models.base import LevelProbabilities
-from genretree.prediction.predict import SliceScores, describe
+from genretree.prediction.predict import SliceScores, as_prediction
 from genretree.sound.images import ImageForm
 from genretree.taxonomy import NodePath
 
@@ -104,6 +104,19 @@ def explain(
         If there is no such track in the store, or it was drawn in another way.
     BundleError
         If neighbours are asked for and the bundle has no index.
+
+    See Also
+    --------
+    genretree.Explanation : The result.
+    genretree.predict : Predict without an explanation.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> model = genretree.load("BUNDLE")
+    >>> explanation = genretree.explain(model, "song.mp3", node="Rock", against="Jazz")
+    >>> len(explanation.reasons)
+    1
     """
     require_type("bundle", bundle, Bundle, "use genretree.load")
     if not images:
@@ -155,7 +168,7 @@ def explain_slices(
     check_index(bundle, neighbours)
     begun = time.monotonic()
     levels = score(bundle, track_slices)
-    prediction = describe(
+    prediction = as_prediction(
         bundle, track_slices.name, SliceScores(levels, track_slices.starts.tolist(), track_slices.padded)
     )
     nodes = predicted_nodes(bundle, levels)

@@ -172,10 +172,24 @@ class Explanation:
         One for each node of the predicted path, and for a node that was asked for beside it.
     neighbours : tuple of Neighbour or None
         None where the bundle has no index.
+    family : str
     seconds : float
         How long explaining took.
     check : mapping, optional
         What `genretree.explanation.evaluate.faithfulness.measure_faithfulness` says of the last reason.
+
+    See Also
+    --------
+    genretree.explain : Compute one.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> explanation = genretree.explain(genretree.load("BUNDLE"), "song.mp3")
+    >>> explanation.prediction.path
+    ('Rock', 'Punk')
+    >>> explanation.method
+    'occlusion'
     """
 
     prediction: Prediction

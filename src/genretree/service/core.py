@@ -19,7 +19,7 @@ from genretree.explanation.api import make_timelines, node_probabilities, predic
 from genretree.explanation.slices import TrackSlices
 from genretree.models.runtime.types import Precision, RuntimeChoice
 from genretree.parallel import shared_by
-from genretree.prediction.predict import SliceScores, describe
+from genretree.prediction.predict import SliceScores, as_prediction
 from genretree.service.explainer import describe_pieces
 from genretree.service.limits import Limits
 from genretree.service.metrics import Metrics
@@ -240,7 +240,7 @@ class Service:
 
     def describe(self, served: Served, name: str, heard: SliceScores, min_confidence: float) -> dict[str, Any]:
         """Give a prediction as `genretree predict --json` prints it."""
-        return describe(served.bundle, name, heard, min_confidence=min_confidence).to_json()
+        return as_prediction(served.bundle, name, heard, min_confidence=min_confidence).to_json()
 
     def describe_more(self, served: Served, heard: SliceScores) -> dict[str, Any]:
         """Give every node of the tree with its probability, and the time lines of the path."""

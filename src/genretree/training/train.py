@@ -79,9 +79,28 @@ def train(
     progress : bool
         Show bars on standard error.
 
+    Returns
+    -------
+    Bundle
+        The trained bundle, saved in `out`.
+
     Raises
     ------
     TrainingError, SettingsError, CorpusError, BundleError
+
+    See Also
+    --------
+    genretree.GenreClassifier : A scikit-learn estimator that prepares and trains.
+    genretree.evaluate : Score the bundle on held-out tracks.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> store = genretree.Store("STORE")
+    >>> settings = {"components": 8, "epochs": 5, "image_size": 32, "min_samples_leaf": 2}
+    >>> bundle = genretree.train(store, "boosting", "NEW", settings)
+    >>> bundle.family
+    'boosting'
     """
     require_type("store", store, Store, "use genretree.Store, or genretree.prepare")
     out = require_path("out", out)

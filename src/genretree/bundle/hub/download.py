@@ -99,6 +99,26 @@ def pull(name: str, *, revision: str | None = None, to: str | Path | None = None
         If there is no such bundle, it holds files of types that don't travel, or the Hub can't be reached.
     BundleError
         If what came is damaged, by the hashes in the bundle itself.
+
+    See Also
+    --------
+    genretree.push : Upload a bundle.
+    genretree.load : Load a bundle from the cache.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> pulled = genretree.pull("you/rock")  # doctest: +SKIP
+    >>> genretree.load(pulled.folder).predict("song.mp3").path  # doctest: +SKIP
+    ('Rock', 'Punk')
+
+    A name that can't be on the Hub is refused without a connection:
+
+    >>> try:
+    ...     genretree.pull("you/rock/punk")
+    ... except genretree.GenretreeError as error:
+    ...     print(error.kind)
+    hub
     """
     require_text("name", name)
     wanted = require_name(name, revision)

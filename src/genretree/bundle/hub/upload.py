@@ -100,6 +100,23 @@ def push(
         If it may not be pushed, holds files of types that don't travel, or the Hub can't be reached.
     BundleError
         If the bundle is damaged.
+
+    See Also
+    --------
+    genretree.pull : Download a bundle.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> genretree.push("BUNDLE", "you/rock", private=True)  # doctest: +SKIP
+
+    A name that can't be on the Hub is refused without a connection:
+
+    >>> try:
+    ...     genretree.push("BUNDLE", "you/rock/punk")
+    ... except genretree.GenretreeError as error:
+    ...     print(error.kind)
+    hub
     """
     folder = require_path("folder", folder)
     require_text("name", name)

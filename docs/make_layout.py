@@ -15,7 +15,7 @@ SOURCE = ROOT / "src" / "genretree"
 HEAD = """# Layout of the package
 
 Generated from the modules' docstrings by `python docs/make_layout.py`. A package imports only
-what stands above it in the list `ROOMS` of `tests/test_architecture.py`; the same holds between sub-packages.
+what stands above it in the list `IMPORT_ORDER` of `tests/test_architecture.py`; the same holds between sub-packages.
 """
 
 

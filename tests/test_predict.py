@@ -92,7 +92,7 @@ class _ConstantModel:
         ((0.1, 0.1, 0.2, 0.5, 0.1), 0.75, "Busy > ?"),
         ((0.1, 0.1, 0.2, 0.5, 0.1), 0.9, "?"),
         ((0.1, 0.1, 0.0, 0.0, 0.8), 0.8, "Busy > Noise"),  # a leaf that ends above
-        # The other branch has the leaf with the most correct levels in expectation; only the more probable one is confident.
+        # The other branch has the leaf with most levels correct in expectation; only the likelier branch is confident.
         ((0.45, 0.0, 0.19, 0.18, 0.18), 0.0, "Calm > Drone"),
         ((0.45, 0.0, 0.19, 0.18, 0.18), 0.5, "Busy > ?"),
     ],

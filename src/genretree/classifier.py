@@ -53,7 +53,7 @@ class Probabilities:
     Parameters
     ----------
     files : tuple of str
-        One name for each track, `<array>` where an array was given.
+        One name for each track, `<array>` for an array.
     nodes : tuple of node paths
         All nodes of the tree, level by level; each once.
     values : ndarray, float64, shape (n_files, n_nodes)

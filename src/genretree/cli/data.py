@@ -157,7 +157,7 @@ def prepare(
         common |= {"columns": columns, "form": image_form, "tree": taxonomy, "group": group, "seed": seed}
         prepared = _prepare_images(source, store, settings, find_copies if recover_tracks else None, **common)
     elif is_dataset(source):
-        image_dataset = "a data set of drawn slices"
+        image_dataset = "a data set of images"
         refuse(image_dataset, images=image_form != "auto")
         refuse(image_dataset, tree=tree not in (None, "ccmusic"), group=group, levels=levels, depth=depth)
         refuse(image_dataset, **{"multiple-genres": multiple_genres != "ask"})

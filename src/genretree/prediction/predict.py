@@ -323,7 +323,7 @@ def find_files(paths: Iterable[str | Path], walk: SoundWalk | None = None) -> It
     ----------
     paths : iterable of paths
     walk : SoundWalk, optional
-        Remembers the files found so far, and counts those skipped.
+        Remembers the files of earlier calls, and counts those skipped.
 
     Yields
     ------
@@ -333,10 +333,10 @@ def find_files(paths: Iterable[str | Path], walk: SoundWalk | None = None) -> It
     walk = walk or SoundWalk()
     for path in map(Path, paths):
         if path.is_dir():
-            for found in walk.find([path]):
-                name = printable(found.name)
+            for entry in walk.find([path]):
+                name = printable(entry.name)
                 yield (
-                    PredictionError(name, found.error, f"{name}: {found.message}") if found.error else Path(found.name)
+                    PredictionError(name, entry.error, f"{name}: {entry.message}") if entry.error else Path(entry.name)
                 )
         elif not (path.is_file() and walk.covers(path)):
             walk.mark(path)

@@ -7,24 +7,32 @@ import inspect
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile as sf
 
 import genretree
+from genretree.prediction.predict import LabelProbability, LevelPrediction, SlicePrediction
 from genretree.settings import SAMPLE_RATE
 from small_corpus import synthesise
 
 # No docstring; a parameter without description; no return value, example or See Also section.
 CHECKS = {"GL08", "PR01", "PR02", "RT01", "EX01", "SA01"}
 GENRES = {"Punk": ("Rock/Punk", "Noise"), "Indie": ("Rock/Indie", "Fast_beat"), "Jazz": ("Jazz", "Drone")}
+VALUES = {
+    **{name: getattr(genretree, name) for name in genretree.__all__},
+    **{value.__name__: value for value in (LabelProbability, LevelPrediction, SlicePrediction)},
+}
 SETTINGS = {"components": 8, "epochs": 5, "image_size": 32, "min_samples_leaf": 2}
 
 
-@pytest.mark.parametrize("name", genretree.__all__)
+@pytest.mark.parametrize("name", VALUES)
 def test_a_public_docstring_is_complete(name: str) -> None:
     validate = pytest.importorskip("numpydoc.validate").validate
-    errors = validate(f"genretree.{name}")["errors"]
+    value: Any = VALUES[name]
+    where = "genretree" if name in genretree.__all__ else value.__module__
+    errors = validate(f"{where}.{name}")["errors"]
     assert [error for error in errors if error[0] in CHECKS] == []
 
 
@@ -51,9 +59,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.chdir(before)
 
 
-@pytest.mark.parametrize("name", genretree.__all__)
+@pytest.mark.parametrize("name", VALUES)
 def test_the_examples_of_a_public_name_run(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    value = getattr(genretree, name)
+    value: Any = VALUES[name]
     tests = doctest.DocTestFinder(recurse=inspect.isclass(value)).find(
         value, name, globs=dict(inspect.getmodule(value).__dict__)
     )

@@ -38,7 +38,25 @@ FileOrFiles = str | Path | Iterable[str | Path]
 
 @dataclass(frozen=True)
 class LabelProbability:
-    """Name of a node and its probability in [0, 1]."""
+    """A node's name and its probability.
+
+    Parameters
+    ----------
+    label : str
+    probability : float
+        In [0, 1].
+
+    See Also
+    --------
+    LevelPrediction : The level of a path that the node belongs to.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> level = genretree.load("BUNDLE").predict("song.mp3").levels[0]
+    >>> [item.label for item in level.top]
+    ['Rock', 'Jazz']
+    """
 
     label: str
     probability: float
@@ -46,7 +64,32 @@ class LabelProbability:
 
 @dataclass(frozen=True, kw_only=True)
 class LevelPrediction:
-    """One level of a path: the predicted node and its probability, the most probable nodes, whether it is confident."""
+    """One level of a predicted path.
+
+    Parameters
+    ----------
+    name : str
+        Name of the level.
+    label : str
+        Name of the predicted node.
+    probability : float
+        Calibrated probability of that node, in [0, 1].
+    top : tuple of LabelProbability
+        The most probable nodes, in descending order.
+    sure : bool
+        Whether the probability reaches `min_confidence` at this level and all above it.
+
+    See Also
+    --------
+    genretree.Prediction : The whole prediction.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> level = genretree.load("BUNDLE").predict("song.mp3").levels[0]
+    >>> level.name, level.label, level.sure
+    ('level_1', 'Rock', True)
+    """
 
     name: str
     label: str
@@ -57,7 +100,27 @@ class LevelPrediction:
 
 @dataclass(frozen=True, kw_only=True)
 class SlicePrediction:
-    """Prediction for one slice: start and end in seconds, the path, and the probability of its leaf."""
+    """Prediction for one slice of a track.
+
+    Parameters
+    ----------
+    start, end : float
+        Position in the track, in seconds.
+    path : tuple of str
+    probability : float
+        Calibrated probability of the leaf, in [0, 1].
+
+    See Also
+    --------
+    genretree.Prediction : The prediction for the whole track.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> timeline = genretree.load("BUNDLE").predict("song.mp3").timeline
+    >>> timeline[0].start
+    0.0
+    """
 
     start: float
     end: float

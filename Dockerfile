@@ -1,28 +1,28 @@
-# The service in a container: CPU only, not root, root file system read-only. How to run it: docs/container.md
-# tests/test_container.py reads this file and holds it to what that page says.
+# The service in a container: CPU only, not root, read-only root file system. Usage: docs/container.md
+# tests/test_container.py checks this file against that page.
 
 FROM python:3.11-slim-trixie AS build
-# Where pip finds the build of torch that is for the CPU, beside PyPI.
+# Index of torch's CPU builds, in addition to PyPI.
 ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
 COPY constraints.txt ./
 RUN python -m venv /opt/genretree
-# First and by its exact version, as in the Makefile: any other would bring several gigabytes for graphics cards.
+# First and with its exact version, as in the Makefile: other builds add several gigabytes for GPUs.
 RUN /opt/genretree/bin/python -m pip install -c constraints.txt torch==2.13.0
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN /opt/genretree/bin/python -m pip install -c constraints.txt '.[explain,openvino,serve]'
 
 FROM python:3.11-slim-trixie
-# Nothing is built here, so nothing that builds is here; the step fails if that changes.
+# Nothing is built in this stage: the step fails if it contains a compiler.
 RUN ! command -v cc && ! command -v gcc && ! command -v clang && ! command -v make
 RUN groupadd --gid 10001 genretree \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin genretree \
     && mkdir /bundles /cache \
     && chown 10001:10001 /bundles /cache
 COPY --from=build /opt/genretree /opt/genretree
-# All that is ever written goes to /cache (pulled bundles and weights) or /tmp (uploads, and what numba compiles).
+# Everything is written to /cache (pulled bundles and weights) or /tmp (uploads, numba's compiled code).
 ENV PATH=/opt/genretree/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

@@ -92,7 +92,7 @@ def faithful(bundles: Sequence[Path], store: Store, methods: Sequence[str], most
             if method not in FIT.get(bundle.family, ("occlusion",)):
                 continue
             begun = time.monotonic()
-            found = survey(bundle, store, choose_method(method), most=most, progress=True).to_json()
+            found = survey(bundle, store, choose_method(method), max_tracks=most, progress=True).to_json()
             areas = [
                 " / ".join(f"{found[kind][order]:.3f}" for order in ("map", "random", "energy", "edges"))
                 for kind in ("deletion", "insertion")

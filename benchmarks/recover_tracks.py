@@ -37,11 +37,11 @@ from genretree.recovery.pairs import (
     Weights,
     centre_places,
     continuity,
-    describe_images,
+    extract_slice_features,
     find_pairs,
     load_default_weights,
 )
-from genretree.recovery.recover import Recovery, join_slice_features, largest_block, recover_tracks
+from genretree.recovery.recover import Recovery, join_slice_features, max_block_size, recover_tracks
 from genretree.sound.slices import read_rendered_image
 
 FOLDS = 5
@@ -97,7 +97,7 @@ class Case:
 def read_known(store: Store) -> Known:
     """Describe the sounding slices of a store."""
     rows = store.rows()
-    parts = [describe_images(np.asarray(store.images[rows[i : i + 64]])) for i in range(0, len(rows), 64)]
+    parts = [extract_slice_features(np.asarray(store.images[rows[i : i + 64]])) for i in range(0, len(rows), 64)]
     slices, tracks = join_slice_features(parts), store.slice_tracks[rows]
     leaves = store.track_leaves[tracks]
     following = np.full(len(rows), -1)
@@ -336,7 +336,7 @@ def choose_thresholds(cases: Sequence[Case], by_fold: Sequence[Weights]) -> Floa
                 if case.kind != kind:
                     continue
                 counts += count_pairs(whole.join(tried, len(case.tracks)), case.tracks)
-                found = parts.join(tried, largest_block(len(case.tracks), 10**9))
+                found = parts.join(tried, max_block_size(len(case.tracks), 10**9))
                 blocks += len(np.unique(found))
                 leaked += [(leak(found, np.zeros_like(found), case.tracks, seed), len(found)) for seed in range(3)]
             precisions.append(counts[0] / max(1, counts[1]))

@@ -61,7 +61,7 @@ def draw_genres(folder: str, store: Store, out: Path) -> None:
         found = explain(bundle, f"#{track}", store=store, level=LEVEL)
         save(draw_reason(found), out / f"explain-{name}.png")
         sys.stdout.write(f"{name}: {store.tracks['path'][track]}: {found.prediction.shown}\n")
-    (out / "explain-class.png").write_bytes(shrink(draw_genre(view_genre(bundle, store, "Rock", most=6))))
+    (out / "explain-class.png").write_bytes(shrink(draw_genre(view_genre(bundle, store, "Rock", max_tracks=6))))
 
 
 if __name__ == "__main__":

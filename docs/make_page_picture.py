@@ -1,11 +1,11 @@
-"""Draw the picture of the page that is in docs/service.md, with Chromium, on the quickstart's model and music.
+"""Make the pictures of the page in docs/service.md with Chromium, using the quickstart's model and music.
 
     make quickstart
     .venv/bin/genretree serve quickstart/cnn &
     python docs/make_page_picture.py http://127.0.0.1:8000/ TRACK docs/pictures
 
-TRACK is one by an artist whom the model never heard. page.png is the answer, wide and in light colours; page-why.png
-the reasons; page-phone.png what a phone shows, dark.
+TRACK is a track by a held-out artist. page.png is the result, wide and light; page-why.png the explanation;
+page-phone.png the result on a phone, dark.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WAIT = 120_000  # milliseconds
 
 
 def main(address: str, track: str, out: str) -> None:
-    """Give the page a track, wait for the answer and the reasons, and take pictures."""
+    """Drop a track on the page, wait for the result and the explanation, and take screenshots."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -42,7 +42,7 @@ def main(address: str, track: str, out: str) -> None:
 
 
 def save(png: bytes, path: Path, colours: int = 128) -> None:
-    """Write a picture smaller."""
+    """Write a PNG with a reduced palette."""
     with Image.open(io.BytesIO(png)) as picture:
         picture.convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
 

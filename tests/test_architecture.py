@@ -73,6 +73,7 @@ IMPORT_ORDER = {
         "api",
         "survey",
     ],
+    "service": ["config", "errors", "metrics", "storage", "workers", "engine", "http"],
 }
 SOURCE = Path(genretree.__file__).parent
 DOCS = Path(__file__).parents[1] / "docs"

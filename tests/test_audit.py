@@ -1,4 +1,4 @@
-"""Audits of stores in which copies, leaks and wrong labels were planted."""
+"""Audits of stores with planted copies, leakage and label errors."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from genretree.audit import audit
 from genretree.audit.alignment import agreement, best_shift, detail, similarity_score
 from genretree.audit.copies import same_files
 from genretree.audit.findings import Finding
-from genretree.audit.fingerprints import compute_fingerprints, draw_thumbnails, reduce_rows
+from genretree.audit.fingerprints import compute_fingerprints, compute_thumbnails, reduce_rows
 from genretree.audit.labels import find_label_issues, find_mislabelled
 from genretree.audit.landmarks import count_votes
-from genretree.audit.page import PICTURED, save_audit
+from genretree.audit.page import MAX_PAIRS, save_audit
 from genretree.cli import main
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
@@ -42,7 +42,7 @@ SETTINGS = ImageSettings.build({"slice_seconds": 5.0, "size": 112})
 
 
 def play(seed: int, seconds: float = SECONDS) -> np.ndarray:
-    """Notes at random, as no second recording has them: mono float32."""
+    """Random notes, unique to the seed: mono float32."""
     rng = np.random.default_rng(seed)
     sound = 0.002 * rng.standard_normal(round(seconds * SAMPLE_RATE))
     begin = 0.0
@@ -59,7 +59,7 @@ def play(seed: int, seconds: float = SECONDS) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Six recordings, one of them again as a file, one of them again as mp3 that is softer and begins later."""
+    """Six recordings, a copy of one file, and a quieter mp3 of another that starts later."""
     folder = tmp_path_factory.mktemp("planted")
     rows = []
     for seed, leaf in enumerate(("Slow", "Soft", "Fast", "Loud", "Slow", "Loud")):
@@ -99,7 +99,7 @@ def pairs(findings: tuple[Finding, ...]) -> dict[tuple[str, ...], Finding]:
 # -- copies --------------------------------------------------------------------------------------------------
 
 
-def test_copies_by_file_and_by_sound_are_found_and_nothing_else(planted: Store) -> None:
+def test_copies_by_file_and_by_recording_are_found_and_nothing_else(planted: Store) -> None:
     write_split(planted, ["train", "train", "train", "train", "test", "test", "test", "train"])
     found = audit(planted)
     by_pair = pairs(found.findings)
@@ -116,7 +116,7 @@ def test_copies_by_file_and_by_sound_are_found_and_nothing_else(planted: Store) 
     assert found.summary["leaking_pairs"] == found.summary["conflicting_pairs"] == 1
 
 
-def test_changed_pictures_are_found_and_the_pixels_of_silence_are_not(copied: Path) -> None:
+def test_near_duplicate_images_are_found_and_silent_ones_are_not(copied: Path) -> None:
     images = np.load(copied / "images.npy", mmap_mode="r+")
     tracks = Store(copied).slice_tracks
     rows = {track: np.flatnonzero(tracks == track) for track in range(8)}
@@ -137,7 +137,7 @@ def test_changed_pictures_are_found_and_the_pixels_of_silence_are_not(copied: Pa
     assert [place.row for place in places] == [rows[2][2], rows[4][0]]
 
 
-def test_pictures_without_anything_in_them_are_no_copies(copied: Path) -> None:
+def test_constant_images_are_not_copies(copied: Path) -> None:
     images = np.load(copied / "images.npy", mmap_mode="r+")
     images[:] = 7
     images.flush()
@@ -145,7 +145,7 @@ def test_pictures_without_anything_in_them_are_no_copies(copied: Path) -> None:
     assert [item.kind for item in found if len(item.places) == 2] == ["same_file"]
 
 
-def test_a_track_that_repeats_itself_is_no_finding(copied: Path) -> None:
+def test_repetition_within_a_track_is_not_a_finding(copied: Path) -> None:
     images = np.load(copied / "images.npy", mmap_mode="r+")
     images[2] = images[1]
     images.flush()
@@ -154,7 +154,7 @@ def test_a_track_that_repeats_itself_is_no_finding(copied: Path) -> None:
     )
 
 
-def test_a_store_without_sound_is_audited_all_the_same(copied: Path) -> None:
+def test_store_without_audio_features_is_audited(copied: Path) -> None:
     (copied / "mel_16k.npy").unlink()
     assert ("1.flac", "changed.mp3") in pairs(audit(Store(copied)).findings)
 
@@ -179,7 +179,7 @@ def test_shift_and_likeness_of_a_moved_slice() -> None:
     assert len(agreement(one, moved, 100, 20)) == 0
 
 
-def test_a_fade_in_common_is_no_likeness() -> None:
+def test_common_fade_is_not_similarity() -> None:
     rng = np.random.default_rng(1)
     fade = np.linspace(1, 0, 112) ** 2
     pieces = np.clip(200 * fade - np.linspace(0, 120, 112)[:, None] + rng.normal(0, 6, (2, 3, 112, 112)), 0, 255)
@@ -187,9 +187,9 @@ def test_a_fade_in_common_is_no_likeness() -> None:
     assert similarity_score(one, other, 10)[0] < 0.2
 
 
-def test_thumbnails_hardly_change_with_level() -> None:
+def test_thumbnails_are_invariant_to_level() -> None:
     images = np.random.default_rng(0).integers(60, 160, (2, 3, 64, 64), dtype=np.uint8)
-    assert np.allclose(draw_thumbnails(images), draw_thumbnails(images + 40), atol=0.01)
+    assert np.allclose(compute_thumbnails(images), compute_thumbnails(images + 40), atol=0.01)
 
 
 def test_rows_are_means_over_areas() -> None:
@@ -207,14 +207,14 @@ def test_votes_are_for_the_offset_that_most_landmarks_share(monkeypatch: pytest.
     names = np.concatenate([names, names, names[::-1]])
     landmarks = np.sort(names << 32 | np.arange(180, dtype=np.uint64))
     columns = np.concatenate([columns + 40, columns, columns])
-    for some in (landmarks.size, 7):  # all at a time, or a few
-        monkeypatch.setattr("genretree.audit.landmarks._SOME", some)
+    for some in (landmarks.size, 7):  # one chunk, or several
+        monkeypatch.setattr("genretree.audit.landmarks._CHUNK", some)
         votes = count_votes(landmarks, tracks, columns)
         assert [(vote.track, vote.other, vote.offset, vote.votes) for vote in votes] == [(3, 5, 40, 60)]
     assert count_votes(np.sort(names[:60] << 32 | np.arange(60, dtype=np.uint64)), tracks[:60], columns) == []
 
 
-def test_looking_in_batches_is_looking_at_all(planted: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fingerprints_do_not_depend_on_the_batch_size(planted: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = compute_fingerprints(planted)
     monkeypatch.setattr("genretree.audit.fingerprints.BATCH", 7)
     parts = compute_fingerprints(planted)
@@ -248,7 +248,7 @@ def test_an_album_on_both_sides_is_a_warning_only(copied: Path) -> None:
     assert {name: item.severity for name, item in shared(audit(store).findings).items()} == {"album": "warning"}
 
 
-def test_a_cut_by_slices_is_told_in_one_finding_for_each_kind_of_owner(copied: Path) -> None:
+def test_split_by_slices_gives_one_finding_per_kind_of_owner(copied: Path) -> None:
     store = Store(copied)
     split_slices(store.track_leaves[store.slice_tracks], test=0.3).save(copied / "splits")
     found = audit(store, "slices")
@@ -258,7 +258,7 @@ def test_a_cut_by_slices_is_told_in_one_finding_for_each_kind_of_owner(copied: P
     assert found.failed
 
 
-def test_genre_and_leaf_that_contradict_each_other_are_named(copied: Path) -> None:
+def test_contradictory_genre_and_leaf_are_reported(copied: Path) -> None:
     store = change_tracks(
         copied, leaf=[1, 1, 2, 3, 0, 9, 0, 3], genre=["Slow", *Store(copied).tracks["genre"][1:7], "Jazz"]
     )
@@ -270,7 +270,7 @@ def test_genre_and_leaf_that_contradict_each_other_are_named(copied: Path) -> No
     assert all(item.severity == "error" for item in found.values())
 
 
-def test_rows_refused_for_their_labels_are_counted(copied: Path) -> None:
+def test_rows_rejected_for_their_labels_are_counted(copied: Path) -> None:
     content = json.loads((copied / "store.json").read_text())
     content["failures"] = [
         {"path": f"train/{i}", "kind": kind, "message": f"row {i}"}
@@ -314,10 +314,10 @@ def test_planted_wrong_labels_come_first(store: Store, tmp_path: Path) -> None:
     assert best.level in store.taxonomy.levels
 
 
-def test_labels_are_doubted_class_by_class() -> None:
+def test_label_issues_use_thresholds_per_class() -> None:
     probabilities = np.array([[0.9, 0.1, 0], [0.7, 0.3, 0], [0.2, 0.8, 0], [0.3, 0.4, 0.3], [0.85, 0.15, 0]])
     margins, rivals, flagged = find_label_issues(probabilities, np.array([0, 0, 1, 1, 1]))
-    # Means of the given classes' probabilities: 0.8 and 0.45; the third class has none and is never suggested.
+    # Mean probabilities of the labels: 0.8 and 0.45; the third class has no examples and is never suggested.
     assert flagged.tolist() == [False, False, False, False, True]
     assert rivals[4] == 0
     assert margins.round(2).tolist() == [0.8, 0.4, 0.6, 0.1, -0.7]
@@ -325,14 +325,14 @@ def test_labels_are_doubted_class_by_class() -> None:
 
 def test_labels_of_one_group_cannot_be_checked(copied: Path) -> None:
     store = change_tracks(copied, group=["artist:x"] * 8)
-    with pytest.raises(CorpusError, match="labels can't be checked"):
+    with pytest.raises(CorpusError, match="labels cannot be checked"):
         find_mislabelled(store)
 
 
-# -- what people see -----------------------------------------------------------------------------------------
+# -- page and command -----------------------------------------------------------------------------------------
 
 
-def test_the_page_holds_everything_itself(planted: Store, tmp_path: Path) -> None:
+def test_page_is_self_contained(planted: Store, tmp_path: Path) -> None:
     page = save_audit(audit(planted, labels=True), planted, tmp_path, "genretree audit <x>").read_text()
     assert not re.search(r"(src|href)=[\"'](?!data:)", page)
     assert page.count("<img ") == page.count('alt="') == 4
@@ -346,23 +346,21 @@ def test_the_page_holds_everything_itself(planted: Store, tmp_path: Path) -> Non
     assert content["summary"]["pairs"] == 2
 
 
-def test_the_page_says_how_many_pairs_it_leaves_out(
-    planted: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("genretree.audit.page.PICTURED", 1)
-    assert PICTURED > 1
+def test_page_counts_omitted_pairs(planted: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genretree.audit.page.MAX_PAIRS", 1)
+    assert MAX_PAIRS > 1
     page = save_audit(audit(planted), planted, tmp_path).read_text()
     assert "1 more pairs are in audit.json" in page
     assert page.count("<img ") == 2
 
 
-def test_a_strip_is_a_small_picture() -> None:
+def test_strip_is_a_small_png() -> None:
     strip = draw_strip(np.random.default_rng(0).integers(0, 256, (3, 224, 224), dtype=np.uint8))
     assert strip.startswith(b"\x89PNG")
     assert len(strip) < 60_000
 
 
-def test_the_command_writes_prints_and_is_strict(planted: Store, tmp_path: Path) -> None:
+def test_command_writes_prints_and_is_strict(planted: Store, tmp_path: Path) -> None:
     write_split(planted, ["train"] * 4 + ["test"] * 4)
     words = ["audit", str(planted.folder), "--out", str(tmp_path), "--quiet"]
     result = CliRunner().invoke(main, words)
@@ -379,8 +377,8 @@ def test_the_command_writes_prints_and_is_strict(planted: Store, tmp_path: Path)
     assert "no split named 'none'" in result.output
 
 
-def test_strict_passes_where_all_is_well(copied: Path, tmp_path: Path) -> None:
-    # The two copies fall silent, and are other files.
+def test_strict_passes_without_errors(copied: Path, tmp_path: Path) -> None:
+    # Both copies become silent and get other checksums.
     slices = pq.read_table(copied / "slices.parquet").to_pydict()
     slices["silent"] = [track >= 6 for track in slices["track"]]
     pq.write_table(pa.table(slices), copied / "slices.parquet")

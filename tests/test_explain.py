@@ -1,4 +1,4 @@
-"""Explanations: on models whose reasons are known, over every family, on planted truth, and as pages that play."""
+"""Explanations: models with known attributions, every family, planted ground truth, and pages with a player."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ PAIR = Taxonomy.from_nested(["With", "Without"])
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def quick_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Give pretrained families random weights, MusiCNN short patches, and EfficientNet fewer layers."""
     QUICK["musicnn"]["weights"] = str(write_musicnn(tmp_path_factory.mktemp("weights")))
     QUICK["ensemble"]["members"] = {name: QUICK[name] for name in ("musicnn", "boosting")}
@@ -93,7 +93,7 @@ def _quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def bundles(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
-    """A bundle of each family, hardly trained."""
+    """A briefly trained bundle of each family."""
     folder = tmp_path_factory.mktemp("bundles")
     return {name: train(store, name, folder / name, QUICK[name]) for name in family_names()}
 
@@ -105,8 +105,8 @@ def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class LabelledRows:
-    """A model whose reason is known: how bright some rows of an image are, for the first of two genres."""
+class BrightnessModel:
+    """A model with known attributions: log odds of the first of two genres are a weighted sum of pixels."""
 
     heads = "tree"
     input_features = ("images",)
@@ -118,8 +118,8 @@ class LabelledRows:
     def predict_proba(self, inputs: Inputs) -> list[np.ndarray]:
         images = inputs["images"]
         odds = 0 * images.mean(axis=(1, 2, 3)) if self.constant else (images * self.weights).sum(axis=(1, 2, 3))
-        chances = 1 / (1 + np.exp(-odds))
-        return [np.stack([chances, 1 - chances], axis=1)]
+        probabilities = 1 / (1 + np.exp(-odds))
+        return [np.stack([probabilities, 1 - probabilities], axis=1)]
 
     def save(self, folder: Path) -> list[str]:
         return []
@@ -130,7 +130,7 @@ def _bundle(model: Any, size: int = 64) -> Bundle:
     return Bundle(Path("nowhere"), "known", PAIR, images, CnnSettings.build(), model)
 
 
-def _pieces(n: int = 2, size: int = 64, seed: int = 0) -> TrackSlices:
+def make_slices(n: int = 2, size: int = 64, seed: int = 0) -> TrackSlices:
     images = np.random.default_rng(seed).integers(60, 256, (n, 3, size, size), dtype=np.uint8)
     images[:, :, :, ::2] //= 4
     return TrackSlices("noise", images, {}, np.arange(n) * 2.0, 2.0)
@@ -143,11 +143,11 @@ WHY = make_target(PAIR, 0, 0)
 
 
 @pytest.mark.parametrize("hertz", [220.0, 880.0, 3000.0])
-def test_a_tone_peaks_in_the_row_that_bears_its_frequency(hertz: float, tmp_path: Path) -> None:
+def test_tone_peaks_in_the_row_of_its_frequency(hertz: float, tmp_path: Path) -> None:
     sf.write(
         tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * hertz * np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE), SAMPLE_RATE
     )
-    track_slices = read_file(_bundle(LabelledRows(np.zeros((3, 64, 64)))), tmp_path / "tone.wav")
+    track_slices = read_file(_bundle(BrightnessModel(np.zeros((3, 64, 64)))), tmp_path / "tone.wav")
     for number, view in ((0, "mel"), (1, "cqt")):
         axis = frequency_axis(view)  # type: ignore[arg-type]
         rows = gather_pixels(track_slices.images[:1, number].astype(np.float32), view)[0].sum(axis=1)  # type: ignore[arg-type]
@@ -160,7 +160,7 @@ def test_a_tone_peaks_in_the_row_that_bears_its_frequency(hertz: float, tmp_path
     assert track_slices.decibels[0, 0, 1] == pytest.approx(0, abs=0.5)
 
 
-def test_from_pixels_to_rows_and_parts_sums_stay() -> None:
+def test_resampling_to_rows_and_parts_preserves_sums() -> None:
     pixels = np.random.default_rng(0).normal(size=(2, 50, 50)).astype(np.float32)
     for view in ("mel", "cqt", "chroma"):
         rows = gather_pixels(pixels, view)  # type: ignore[arg-type]
@@ -172,10 +172,10 @@ def test_from_pixels_to_rows_and_parts_sums_stay() -> None:
         assert spread_mask(cells(view), 50).sum(axis=0) == pytest.approx(1, abs=1e-5)  # type: ignore[arg-type]
 
 
-# -- questions -------------------------------------------------------------------------------------------------------
+# -- targets -------------------------------------------------------------------------------------------------------
 
 
-def test_a_node_is_held_against_its_siblings() -> None:
+def test_node_is_contrasted_with_its_siblings() -> None:
     level, index = find_node(TREE, "slow beat")
     assert TREE.nodes(level)[index] == ("Busy", "Beat", "Slow_beat")
     assert make_target(TREE, level, index).question == "why Slow_beat and not Fast_beat"
@@ -186,18 +186,22 @@ def test_a_node_is_held_against_its_siblings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("node", "against", "said"),
-    [("Slow_baet", None, "did you mean 'Slow_beat'"), ("Beat", "Slow_beat", "part of the other"), ("", None, "nodes")],
+    ("node", "against", "message"),
+    [
+        ("Slow_baet", None, "did you mean 'Slow_beat'"),
+        ("Beat", "Slow_beat", "one contains the other"),
+        ("", None, "nodes"),
+    ],
 )
-def test_wrong_questions_are_refused(node: str, against: str | None, said: str) -> None:
-    with pytest.raises(TaxonomyError, match=said):
+def test_invalid_nodes_are_rejected(node: str, against: str | None, message: str) -> None:
+    with pytest.raises(TaxonomyError, match=message):
         make_target(TREE, *find_node(TREE, node), against)
 
 
-# -- models whose reasons are known ----------------------------------------------------------------------------------
+# -- models with known attributions ----------------------------------------------------------------------------------
 
 
-def test_shapley_values_are_those_of_captum() -> None:
+def test_shapley_values_match_captum() -> None:
     captum = pytest.importorskip("captum.attr")
     views = ("mel", "cqt", "chroma")
     worth = dict(zip(subsets(views), np.random.default_rng(0).normal(size=8), strict=True))
@@ -211,34 +215,34 @@ def test_shapley_values_are_those_of_captum() -> None:
     assert ours.sum() == pytest.approx(worth[frozenset(views)] - worth[frozenset()])
 
 
-def test_a_linear_models_reason_is_found_and_adds_up() -> None:
+def test_occlusion_recovers_linear_weights_and_is_additive() -> None:
     weights = np.zeros((3, 64, 64))
-    weights[1, 16:32, 32:] = 2e-4  # the CQT, its second quarter from above, second half of the time
-    bundle, track_slices = _bundle(LabelledRows(weights)), _pieces()
+    weights[1, 16:32, 32:] = 2e-4  # CQT: second quarter of the rows from above, second half of the time
+    bundle, track_slices = _bundle(BrightnessModel(weights)), make_slices()
     baseline = compute_baseline(track_slices)
-    shares = compute_shapley_values(bundle, track_slices, baseline, [WHY])
-    assert shares.views == ("cqt",)
-    np.testing.assert_allclose(shares.values.sum(axis=2), shares.full - shares.none, atol=1e-9)
-    found = occlude(bundle, track_slices, baseline, [WHY], ("mel", "cqt", "chroma"))
-    assert not found["mel"].any()
-    assert not found["chroma"].any()
-    np.testing.assert_allclose(found["cqt"].sum(axis=(2, 3)), shares.full - shares.none, rtol=0.02)
-    mass = np.abs(found["cqt"][0, 0])
-    assert mass[36:72, 24:].sum() > 0.98 * mass.sum(), "from half to three quarters of the rows, from the middle on"
+    shapley_values = compute_shapley_values(bundle, track_slices, baseline, [WHY])
+    assert shapley_values.views == ("cqt",)
+    np.testing.assert_allclose(shapley_values.values.sum(axis=2), shapley_values.full - shapley_values.none, atol=1e-9)
+    maps = occlude(bundle, track_slices, baseline, [WHY], ("mel", "cqt", "chroma"))
+    assert not maps["mel"].any()
+    assert not maps["chroma"].any()
+    np.testing.assert_allclose(maps["cqt"].sum(axis=(2, 3)), shapley_values.full - shapley_values.none, rtol=0.02)
+    magnitude = np.abs(maps["cqt"][0, 0])
+    assert magnitude[36:72, 24:].sum() > 0.98 * magnitude.sum(), "third quarter of the rows, second half of the time"
     at_random = occlude(bundle, track_slices, baseline, [WHY], ("mel", "cqt", "chroma"), masks=300)
-    assert np.corrcoef(at_random["cqt"].ravel(), found["cqt"].ravel())[0, 1] > 0.8
+    assert np.corrcoef(at_random["cqt"].ravel(), maps["cqt"].ravel())[0, 1] > 0.8
 
 
-def test_a_constant_models_map_is_nil() -> None:
-    bundle, track_slices = _bundle(LabelledRows(np.zeros((3, 64, 64)), constant=True)), _pieces()
-    found = occlude(bundle, track_slices, compute_baseline(track_slices), [WHY], ("mel", "cqt", "chroma"))
-    assert not any(values.any() for values in found.values())
+def test_map_of_constant_model_is_zero() -> None:
+    bundle, track_slices = _bundle(BrightnessModel(np.zeros((3, 64, 64)), constant=True)), make_slices()
+    maps = occlude(bundle, track_slices, compute_baseline(track_slices), [WHY], ("mel", "cqt", "chroma"))
+    assert not any(values.any() for values in maps.values())
 
 
-def test_a_true_map_deletes_and_inserts_sooner_than_other_orders() -> None:
+def test_true_map_beats_other_orders_in_deletion_and_insertion() -> None:
     weights = np.zeros((3, 64, 64))
     weights[0, 8:24, 8:24] = 5e-4
-    bundle, track_slices = _bundle(LabelledRows(weights)), _pieces()
+    bundle, track_slices = _bundle(BrightnessModel(weights)), make_slices()
     baseline = compute_baseline(track_slices)
     maps = occlude(bundle, track_slices, baseline, [WHY], ("mel", "cqt", "chroma"))
     curves = measure_curves(bundle, track_slices, baseline, WHY, maps)
@@ -249,6 +253,27 @@ def test_a_true_map_deletes_and_inserts_sooner_than_other_orders() -> None:
     np.testing.assert_allclose(curves["map"][0, [0, -1]], curves["map"][1, [-1, 0]])
     wrong = measure_curves(bundle, track_slices, baseline, WHY, {view: -values for view, values in maps.items()})
     assert wrong["map"][0].sum() > curves["random"][0].sum()
+
+
+def test_deletion_and_insertion_curves_match_quantus() -> None:
+    """Values of `benchmarks/faithfulness_reference.py`: probabilities after each part, in the order of the map."""
+    reference = json.loads((Path(__file__).parent / "data" / "quantus_pixel_flipping.json").read_text())
+    size = reference["size"]
+    parts = cells("chroma").astype(np.float64)
+    weights = np.zeros((3, size, size))
+    weights[2] = np.tensordot(reference["weights"], spread_mask(cells("chroma"), size), axes=1) / size**2
+    images = np.full((1, 3, size, size), reference["slice"], np.uint8)
+    track_slices = replace(make_slices(1, size), images=images)
+    baseline = replace(track_slices, images=np.full_like(images, reference["baseline"]))
+    relevance = np.tensordot(reference["relevance"], parts, axes=1)[None, None].astype(np.float32)
+    curves = measure_curves(
+        _bundle(BrightnessModel(weights), size), track_slices, baseline, WHY, {"chroma": relevance}
+    )["map"]
+    areas = parts.mean(axis=(1, 2))[np.argsort(reference["relevance"])[::-1]]
+    removed = np.searchsorted(np.cumsum(areas), np.linspace(0, 1, len(curves[0])) + 1e-6)
+    np.testing.assert_allclose(curves[0], np.array(reference["deletion"])[removed], atol=1e-6)
+    np.testing.assert_allclose(curves[1], np.array(reference["insertion"])[removed], atol=1e-6)
+    assert np.ptp(curves[0]) > 0.5
 
 
 class Pooling(nn.Module):
@@ -270,12 +295,12 @@ class Pooling(nn.Module):
 
 
 @pytest.mark.parametrize("n_tta_shifts", [1, 2])
-def test_gradcam_peaks_at_a_planted_pattern_and_adds_up(n_tta_shifts: int) -> None:
+def test_gradcam_peaks_at_a_planted_pattern_and_is_additive(n_tta_shifts: int) -> None:
     pytest.importorskip("captum")
     settings = CnnSettings.build({"image_size": 64, "n_tta_shifts": n_tta_shifts})
     model = NetworkModel(GenreNetwork(Pooling(), build_head(PAIR, settings), settings))
-    track_slices = _pieces(1)
-    track_slices.images[:] = 140  # a little above what the network takes for 0
+    track_slices = make_slices(1)
+    track_slices.images[:] = 140  # slightly above the value that the network maps to 0
     track_slices.images[0, 0, 8:16, 40:48] = 255
     baseline = replace(track_slices, images=np.full_like(track_slices.images, 140))
     found = gradcam(model, PAIR, track_slices, baseline, [WHY], False)
@@ -292,58 +317,58 @@ def test_gradcam_peaks_at_a_planted_pattern_and_adds_up(n_tta_shifts: int) -> No
 
 @pytest.mark.parametrize("name", family_names())
 def test_every_family_can_be_explained(name: str, bundles: dict[str, Bundle], store: Store) -> None:
-    found = explain(bundles[name], "#3", store=store)
-    assert found.method == "occlusion"
-    assert [line.node for line in found.timelines] == [
-        found.prediction.path[: cut + 1] for cut in range(len(found.prediction.path))
+    explanation = explain(bundles[name], "#3", store=store)
+    assert explanation.method == "occlusion"
+    assert [line.node for line in explanation.timelines] == [
+        explanation.prediction.path[: cut + 1] for cut in range(len(explanation.prediction.path))
     ]
-    for reason in found.reasons:
+    for reason in explanation.reasons:
         parts = sum(reason.shares.values())
         np.testing.assert_allclose(parts, reason.log_odds - reason.baseline, atol=1e-5)
         for relevance in reason.maps:
             assert relevance.values.shape == (4, relevance.axis.rows, STEPS)
             assert np.isfinite(relevance.values).all()
         assert any(relevance.values.any() for relevance in reason.maps)
-    views = {relevance.view for relevance in found.reasons[0].maps}
+    views = {relevance.view for relevance in explanation.reasons[0].maps}
     assert ("mel_16k" in views) == (name in ("musicnn", "ensemble"))
-    assert json.loads(json.dumps(found.to_json()))["reasons"][0]["node"] == [found.prediction.path[0]]
+    assert json.loads(json.dumps(explanation.to_json()))["reasons"][0]["node"] == [explanation.prediction.path[0]]
 
 
-def test_one_view_alone_matters_to_a_model_that_sees_no_other(store: Store, tmp_path: Path) -> None:
+def test_model_with_one_view_has_one_share(store: Store, tmp_path: Path) -> None:
     bundle = train(store, "boosting", tmp_path / "b", {**QUICK["boosting"], "modalities": ["cqt"]})
     assert set(explain(bundle, "#0", store=store).reasons[0].shares) == {"cqt"}
 
 
-def test_integrated_gradients_add_up(bundles: dict[str, Bundle], store: Store) -> None:
+def test_integrated_gradients_are_complete(bundles: dict[str, Bundle], store: Store) -> None:
     pytest.importorskip("captum")
     bundle = bundles["cnn"]
     track_slices = read_track(bundle, store, 5).select(slice(0, 1))
     baseline = compute_baseline(track_slices)
     target = make_target(TREE, 0, 0)
-    found = integrated_gradients(bundle.model, TREE, track_slices, baseline, [target], False)
-    odds = [target.log_odds(score(bundle, some))[0] for some in (track_slices, baseline)]
-    assert sum(values.sum() for values in found.values()) == pytest.approx(odds[0] - odds[1], rel=0.1, abs=0.02)
+    maps = integrated_gradients(bundle.model, TREE, track_slices, baseline, [target], False)
+    odds = [target.log_odds(score(bundle, slices))[0] for slices in (track_slices, baseline)]
+    assert sum(values.sum() for values in maps.values()) == pytest.approx(odds[0] - odds[1], rel=0.1, abs=0.02)
 
 
-def test_rollout_gives_shares(bundles: dict[str, Bundle], store: Store) -> None:
-    found = explain(bundles["ast"], "#3", store=store, method="rollout")
-    for reason in found.reasons:
+def test_rollout_sums_to_one(bundles: dict[str, Bundle], store: Store) -> None:
+    explanation = explain(bundles["ast"], "#3", store=store, method="rollout")
+    for reason in explanation.reasons:
         values = np.concatenate([relevance.values.reshape(4, -1) for relevance in reason.maps], axis=1)
         assert (values >= 0).all()
         np.testing.assert_allclose(values.sum(axis=1), 1, atol=1e-3)
 
 
-def test_a_linear_classifier_on_a_network_has_gradients_too(store: Store, tmp_path: Path) -> None:
+def test_linear_probe_has_gradient_maps(store: Store, tmp_path: Path) -> None:
     pytest.importorskip("captum")
     settings = {**QUICK["cnn"], "epochs": 1, "classifier": "linear", "Cs": [0.01]}
     bundle = train(store, "cnn", tmp_path / "linear", settings)
     for method in ("gradcam", "integrated-gradients"):
-        found = explain(bundle, "#3", store=store, method=method, level=1)
-        assert len(found.reasons) == 1
-        assert any(relevance.values.any() for relevance in found.reasons[0].maps)
+        explanation = explain(bundle, "#3", store=store, method=method, level=1)
+        assert len(explanation.reasons) == 1
+        assert any(relevance.values.any() for relevance in explanation.reasons[0].maps)
 
 
-def test_what_needs_weights_is_the_same_for_a_bundle_that_runs_by_an_export(
+def test_exported_bundle_matches_pytorch_where_weights_are_needed(
     bundles: dict[str, Bundle], store: Store, tmp_path: Path
 ) -> None:
     pytest.importorskip("openvino")
@@ -354,41 +379,41 @@ def test_what_needs_weights_is_the_same_for_a_bundle_that_runs_by_an_export(
     exported = load_bundle(folder, "auto")
     assert "openvino" in exported.runtime
     by_torch = explain(load_bundle(folder), "#0", store=store, method="gradcam", check=True)
-    found = explain(exported, "#0", store=store, method="gradcam", check=True)
-    for one, other in zip(found.reasons, by_torch.reasons, strict=True):
+    explanation = explain(exported, "#0", store=store, method="gradcam", check=True)
+    for one, other in zip(explanation.reasons, by_torch.reasons, strict=True):
         for mine, theirs in zip(one.maps, other.maps, strict=True):
             np.testing.assert_allclose(mine.values, theirs.values, atol=1e-3)
-    assert found.neighbours == by_torch.neighbours
-    assert found.check is not None and by_torch.check is not None
-    # Another map altogether, but for what chance makes alike, and the same one with noise that can't be heard.
-    assert abs(found.check["randomised_weights"]) < 0.7 < found.check["inaudible_noise"]
-    assert found.check["randomised_weights"] == pytest.approx(by_torch.check["randomised_weights"], abs=0.05)
+    assert explanation.neighbours == by_torch.neighbours
+    assert explanation.check is not None and by_torch.check is not None
+    # Shuffled weights give an unrelated map, up to chance; inaudible noise leaves the map unchanged.
+    assert abs(explanation.check["randomised_weights"]) < 0.7 < explanation.check["inaudible_noise"]
+    assert explanation.check["randomised_weights"] == pytest.approx(by_torch.check["randomised_weights"], abs=0.05)
 
 
-def test_a_node_beside_the_path_has_its_own_time_line_and_clips(
+def test_node_off_the_path_has_its_own_timeline_and_clips(
     bundles: dict[str, Bundle], song: Path, tmp_path: Path
 ) -> None:
     path = explain(bundles["boosting"], song).prediction.path
     other = "Calm" if path[0] == "Busy" else "Busy"
-    found = explain(bundles["boosting"], song, node=other)
-    assert found.line.node == (other,)
-    assert [line.node for line in found.timelines[:-1]] == [path[:depth] for depth in range(1, len(path) + 1)]
+    explanation = explain(bundles["boosting"], song, node=other)
+    assert explanation.line.node == (other,)
+    assert [line.node for line in explanation.timelines[:-1]] == [path[:depth] for depth in range(1, len(path) + 1)]
     clips, out = tmp_path / "clips", tmp_path / "out"
     save_explanation(explain(bundles["boosting"], song), out, song, clips)
     (clips / "mine.flac").touch()
-    save_explanation(replace(found, timelines=found.timelines[-1:]), out, song, clips)
-    assert not (out / "reason-2.png").exists()  # it answered another question
+    save_explanation(replace(explanation, timelines=explanation.timelines[-1:]), out, song, clips)
+    assert not (out / "reason-2.png").exists()  # from the earlier explanation
     assert (clips / "mine.flac").exists()
-    told = {item.name for item in clips.glob("*typical-?.flac")}
-    assert told == {f"typical-{n + 1}.flac" for n in range(len(found.line.typical))} | {
-        f"untypical-{n + 1}.flac" for n in range(len(found.line.untypical))
+    names = {item.name for item in clips.glob("*typical-?.flac")}
+    assert names == {f"typical-{n + 1}.flac" for n in range(len(explanation.line.typical))} | {
+        f"untypical-{n + 1}.flac" for n in range(len(explanation.line.untypical))
     }
 
 
-def test_random_masks_say_nothing_of_parts_that_were_never_drawn() -> None:
-    track_slices = _pieces(1)
+def test_parts_without_masks_have_no_relevance() -> None:
+    track_slices = make_slices(1)
     maps = occlude(
-        _bundle(LabelledRows(np.full((3, 64, 64), 1e-4))),
+        _bundle(BrightnessModel(np.full((3, 64, 64), 1e-4))),
         track_slices,
         compute_baseline(track_slices),
         [WHY],
@@ -399,7 +424,7 @@ def test_random_masks_say_nothing_of_parts_that_were_never_drawn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "method", "said"),
+    ("family", "method", "message"),
     [
         ("boosting", "gradcam", "use `method='occlusion'`"),
         ("ast", "gradcam", "`method='rollout'` or `method='occlusion'`"),
@@ -407,16 +432,14 @@ def test_random_masks_say_nothing_of_parts_that_were_never_drawn() -> None:
         ("cnn", "grad-cam", "did you mean 'gradcam'"),
     ],
 )
-def test_methods_that_do_not_fit_are_refused(
-    family: str, method: str, said: str, bundles: dict[str, Bundle], store: Store
+def test_unsupported_methods_are_rejected(
+    family: str, method: str, message: str, bundles: dict[str, Bundle], store: Store
 ) -> None:
-    with pytest.raises(SettingsError, match=said):
+    with pytest.raises(SettingsError, match=message):
         explain(bundles[family], "#0", store=store, method=method)
 
 
-def test_shuffled_weights_say_something_else_and_leave_the_bundle_alone(
-    bundles: dict[str, Bundle], store: Store
-) -> None:
+def test_shuffled_weights_change_predictions_but_not_the_bundle(bundles: dict[str, Bundle], store: Store) -> None:
     track_slices = read_track(bundles["cnn"], store, 5)
     for name in family_names():
         own = read_track(bundles[name], store, 5)
@@ -434,15 +457,15 @@ def test_shuffled_weights_say_something_else_and_leave_the_bundle_alone(
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """A store of pieces with and without a hi-hat, and the sounds of both by file."""
+    """A store of tracks with and without a hi-hat, and the audio of both stems by file."""
     folder = tmp_path_factory.mktemp("planted")
     settings = ComposeSettings.build({"seconds": 12.0})
     rows, sounds = [], {}
     for number in range(8):
         music, instrument = compose_planted(number, settings, 2.0, 0.3)
-        for genre, sound in (("With", music + instrument), ("Without", music)):
+        for genre, y in (("With", music + instrument), ("Without", music)):
             name = f"{genre}-{number}.wav"
-            sf.write(folder / name, 0.5 * sound / np.abs(sound).max(), SAMPLE_RATE)
+            sf.write(folder / name, 0.5 * y / np.abs(y).max(), SAMPLE_RATE)
             rows.append({"path": name, "genre": genre, "artist": f"artist {number}"})
             sounds[name] = (music, instrument)
     with (folder / "tracks.csv").open("w", newline="") as stream:
@@ -454,22 +477,22 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, 
 
 def planted_region(music: np.ndarray, instrument: np.ndarray, track_slices: TrackSlices) -> dict[str, np.ndarray]:
     """Where the instrument lifts the spectrum by 10 dB or more: bool, (n_slices, rows, STEPS) by view."""
-    alone, both = (compute_spectra(sound.astype(np.float32)) for sound in (music, music + instrument))
-    found = {}
+    music_spectra, mixed_spectra = (compute_spectra(y.astype(np.float32)) for y in (music, music + instrument))
+    regions = {}
     for view in ("mel",):
-        lifted = (getattr(both, view) - getattr(alone, view) > 10).astype(np.float32)
+        lifted = (getattr(mixed_spectra, view) - getattr(music_spectra, view) > 10).astype(np.float32)
         axis = frequency_axis(view)  # type: ignore[arg-type]
         parts = []
         for start in track_slices.starts:
-            at = round(float(start) * SAMPLE_RATE / 512)
-            piece = lifted[:, at : at + round(track_slices.seconds * SAMPLE_RATE / 512)]
-            rows = np.stack([band.mean(axis=0) for band in np.array_split(piece, axis.rows)])
+            first_frame = round(float(start) * SAMPLE_RATE / 512)
+            excerpt = lifted[:, first_frame : first_frame + round(track_slices.seconds * SAMPLE_RATE / 512)]
+            rows = np.stack([band.mean(axis=0) for band in np.array_split(excerpt, axis.rows)])
             parts.append(np.stack([step.mean(axis=1) for step in np.array_split(rows, STEPS, axis=1)], axis=1) > 0.3)
-        found[view] = np.stack(parts)
-    return found
+        regions[view] = np.stack(parts)
+    return regions
 
 
-def test_the_map_points_to_the_planted_instrument(planted: Any, tmp_path: Path) -> None:
+def test_map_localises_the_planted_instrument(planted: Any, tmp_path: Path) -> None:
     store, sounds = planted
     pytest.importorskip("captum")
     settings = {"epochs": 12, "image_size": 64, "modalities": ["mel"], "learning_rate": 2e-3, "mask_probability": 0}
@@ -479,22 +502,22 @@ def test_the_map_points_to_the_planted_instrument(planted: Any, tmp_path: Path) 
         name = Path(store.tracks["path"][track]).name
         if name.startswith("Without"):
             continue
-        for method, known in ratios.items():
-            found = explain(bundle, f"#{track}", store=store, method=method)
-            if found.prediction.path == ("With",):
-                region = planted_region(*sounds[name], found.track_slices)["mel"]
-                speaking = np.maximum(found.reasons[0].maps[0].values, 0)
-                known.append(float(speaking[region].sum() / speaking.sum() / region.mean()))
+        for method, values in ratios.items():
+            explanation = explain(bundle, f"#{track}", store=store, method=method)
+            if explanation.prediction.path == ("With",):
+                region = planted_region(*sounds[name], explanation.track_slices)["mel"]
+                positive = np.maximum(explanation.reasons[0].maps[0].values, 0)
+                values.append(float(positive[region].sum() / positive.sum() / region.mean()))
     assert len(ratios["occlusion"]) >= 1
     assert np.mean(ratios["integrated-gradients"]) >= 3
-    # Its parts are longer than a burst here, and wider than the band: of what lies in them only a share can be inside.
+    # Occlusion parts are longer than a burst and wider than its band, so only a share of a part can lie inside.
     assert np.mean(ratios["occlusion"]) >= 1.5
 
 
 # -- neighbours, classes, checks --------------------------------------------------------------------------------------
 
 
-def test_the_nearest_track_is_the_same_and_an_index_is_a_part_of_the_bundle(
+def test_nearest_track_is_itself_and_index_belongs_to_bundle(
     bundles: dict[str, Bundle], store: Store, tmp_path: Path
 ) -> None:
     for name in ("boosting",):
@@ -503,11 +526,11 @@ def test_the_nearest_track_is_the_same_and_an_index_is_a_part_of_the_bundle(
             explain(load_bundle(folder), "#0", store=store, neighbours=3)
         assert build_index(folder, store) > 20
         track = int(store.slice_tracks[store.rows("train")[0]])
-        found = explain(load_bundle(folder), f"#{track}", store=store, neighbours=3).neighbours
-        assert found is not None
-        assert len(found) == 3
-        assert found[0].track == store.tracks["path"][track]
-        assert found[0].distance < 0.01 <= found[1].distance + 0.01
+        neighbours = explain(load_bundle(folder), f"#{track}", store=store, neighbours=3).neighbours
+        assert neighbours is not None
+        assert len(neighbours) == 3
+        assert neighbours[0].track == store.tracks["path"][track]
+        assert neighbours[0].distance < 0.01 <= neighbours[1].distance + 0.01
         with pytest.raises(BundleError, match="overwrite=True"):
             build_index(folder, store)
         build_index(folder, store, overwrite=True)
@@ -516,8 +539,8 @@ def test_the_nearest_track_is_the_same_and_an_index_is_a_part_of_the_bundle(
         load_bundle(folder)
 
 
-def test_a_class_has_bands_examples_and_confusions(bundles: dict[str, Bundle], store: Store, tmp_path: Path) -> None:
-    view = view_genre(bundles["boosting"], store, "Busy", part="all", most=2)
+def test_genre_view_has_bands_examples_and_confusions(bundles: dict[str, Bundle], store: Store, tmp_path: Path) -> None:
+    view = view_genre(bundles["boosting"], store, "Busy", part="all", max_tracks=2)
     content = json.loads(json.dumps(view.to_json()))
     assert content["tracks"] == 30
     assert content["explained"] == 2
@@ -537,8 +560,8 @@ def test_a_class_has_bands_examples_and_confusions(bundles: dict[str, Bundle], s
     )
 
 
-def test_a_survey_says_on_how_many_tracks_the_map_is_better(bundles: dict[str, Bundle], store: Store) -> None:
-    content = survey(bundles["boosting"], store, "occlusion", part="train", most=3).to_json()
+def test_survey_counts_tracks_with_a_better_map(bundles: dict[str, Bundle], store: Store) -> None:
+    content = survey(bundles["boosting"], store, "occlusion", part="train", max_tracks=3).to_json()
     assert content["looked_at"] == 3
     assert set(content["deletion"]) == {"map", "random", "energy", "edges"}
     assert content["randomised_weights"] is None
@@ -548,15 +571,15 @@ def test_a_survey_says_on_how_many_tracks_the_map_is_better(bundles: dict[str, B
 # -- files, sound, pages ---------------------------------------------------------------------------------------------
 
 
-def test_filtering_keeps_the_named_band_in_its_place() -> None:
+def test_filter_keeps_the_band_without_time_shift() -> None:
     time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
     low, high = np.sin(2 * np.pi * 300 * time), np.sin(2 * np.pi * 3000 * time)
-    kept = keep_bands((low + high).astype(np.float32), [(2500, 3500)])
+    filtered = keep_bands((low + high).astype(np.float32), [(2500, 3500)])
     middle = slice(SAMPLE_RATE // 4, 3 * SAMPLE_RATE // 4)
-    assert np.abs(kept[middle] - high[middle]).max() < 0.05
+    assert np.abs(filtered[middle] - high[middle]).max() < 0.05
 
 
-def test_bad_input_is_named(bundles: dict[str, Bundle], store: Store, tmp_path: Path) -> None:
+def test_bad_input_is_reported(bundles: dict[str, Bundle], store: Store, tmp_path: Path) -> None:
     bundle = bundles["boosting"]
     sf.write(tmp_path / "silent.wav", np.zeros(SAMPLE_RATE), SAMPLE_RATE)
     sf.write(tmp_path / "short.wav", synthesise("Drone", 0, 0.05), SAMPLE_RATE)
@@ -570,27 +593,27 @@ def test_bad_input_is_named(bundles: dict[str, Bundle], store: Store, tmp_path: 
         explain(bundle, "#99", store=store)
     with pytest.raises(TaxonomyError, match="did you mean 'Noise'"):
         explain(bundle, "#1", store=store, node="Nosie")
-    for options, said in (
+    for options, message in (
         ({"level": 7}, "no level"),
         ({"level": 1, "node": "Calm"}, "not both"),
         ({"against": "Calm"}, "`node`"),
         ({"masks": 9, "method": "gradcam"}, "masks"),
     ):
-        with pytest.raises(SettingsError, match=said):
+        with pytest.raises(SettingsError, match=message):
             explain(bundle, "#1", store=store, **options)  # type: ignore[arg-type]
     assert choose_method(None) == "occlusion"
 
 
-def test_a_short_file_is_repeated_and_says_so(bundles: dict[str, Bundle], tmp_path: Path) -> None:
+def test_short_file_is_repeated_and_marked(bundles: dict[str, Bundle], tmp_path: Path) -> None:
     sf.write(tmp_path / "short.wav", synthesise("Bells", 0, 1.0), SAMPLE_RATE)
-    found = explain(bundles["boosting"], tmp_path / "short.wav")
-    assert found.prediction.padded
-    page = save_explanation(found, tmp_path / "out", tmp_path / "short.wav", tmp_path / "clips")
+    explanation = explain(bundles["boosting"], tmp_path / "short.wav")
+    assert explanation.prediction.padded
+    page = save_explanation(explanation, tmp_path / "out", tmp_path / "short.wav", tmp_path / "clips")
     assert page.is_file()
     assert sf.info(tmp_path / "clips" / "typical-1.flac").duration == pytest.approx(1.0, abs=0.01)
 
 
-def test_the_command_writes_all(bundles: dict[str, Bundle], store: Store, song: Path, tmp_path: Path) -> None:
+def test_command_writes_all_files(bundles: dict[str, Bundle], store: Store, song: Path, tmp_path: Path) -> None:
     bundle = str(bundles["boosting"].folder)
     out, clips = tmp_path / "out", tmp_path / "clips"
     call = ["explain", bundle, str(song), "--node", "Calm", "--against", "Busy", "--out", str(out)]
@@ -599,29 +622,29 @@ def test_the_command_writes_all(bundles: dict[str, Bundle], store: Store, song: 
     content = json.loads(result.stdout)
     assert content["reasons"][0]["question"] == "why Calm and not Busy"
     assert set(content["check"]["deletion"]) == {"map", "random", "energy", "edges"}
-    made = {path.name for path in out.iterdir()}
-    assert made == {"explanation.json", "explanation.html", "relevance.npz", "tree.png", "reason-1.png"}
+    written = {path.name for path in out.iterdir()}
+    assert written == {"explanation.json", "explanation.html", "relevance.npz", "tree.png", "reason-1.png"}
     with np.load(out / "relevance.npz", allow_pickle=False) as arrays:
         assert arrays["reason_0.mel"].shape == (4, 64, STEPS)
-    sound, rate = sf.read(clips / "typical-1.flac")
-    assert len(sound) / rate == pytest.approx(2.0, abs=0.05)
+    y, sr = sf.read(clips / "typical-1.flac")
+    assert len(y) / sr == pytest.approx(2.0, abs=0.05)
     runs = [
         (["--track", "#2"], 0, "why"),
         (["--class", "Calm", "--part", "all", "--most", "1"], 0, "typical"),
         ([], 2, "--track NAME"),
-        (["--track", "#2", "--clips", str(clips)], 1, "no sound"),
+        (["--track", "#2", "--clips", str(clips)], 1, "no audio"),
         (["--track", "#2", "--neighbours", "2"], 1, "genretree index"),
     ]
-    for options, status, said in runs:
+    for options, status, message in runs:
         result = CliRunner().invoke(main, ["explain", bundle, str(store.folder), *options, "--quiet"])
         assert result.exit_code == status, result.output
-        assert said in result.output
+        assert message in result.output
     result = CliRunner().invoke(main, ["explain", bundle, str(song), "--class", "Calm"])
     assert result.exit_code == 1
     assert "--class" in result.output
 
 
-def test_relevant_bands_hold_what_speaks_for_the_node(bundles: dict[str, Bundle], song: Path) -> None:
+def test_relevant_bands_cover_positive_relevance(bundles: dict[str, Bundle], song: Path) -> None:
     reason = explain(bundles["boosting"], song).reasons[-1]
     bands = relevant_bands(reason)
     assert bands
@@ -632,17 +655,17 @@ def test_relevant_bands_hold_what_speaks_for_the_node(bundles: dict[str, Bundle]
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
-def test_the_page_plays_and_its_cursor_keeps_time(
+def test_page_plays_and_cursor_follows(
     width: int, scheme: str, bundles: dict[str, Bundle], song: Path, tmp_path: Path
 ) -> None:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
         assert not os.environ.get("CI"), "CI must have Chromium: see .ci/run"
         pytest.skip("no Chromium on this machine")
     page_file = save_explanation(explain(bundles["boosting"], song), tmp_path, song)
     with sync_playwright() as playwright:
         flags = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
-        browser = playwright.chromium.launch(executable_path=found, args=flags)
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
         page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
         problems: list[str] = []
         page.on("console", lambda message: problems.append(message.text))
@@ -654,7 +677,7 @@ def test_the_page_plays_and_its_cursor_keeps_time(
         assert page.evaluate("[...document.images].filter(image => !image.naturalWidth).length") == 0
         outside = "performance.getEntriesByType('resource').map(e => e.name).filter(name => !name.startsWith('data:'))"
         assert page.evaluate(outside) == []
-        # Where the cursor stands, as a share of the picture, against the time of the sound.
+        # Cursor position, as a time on the axis, against the playback time.
         measure = """() => [sound.currentTime, [...document.querySelectorAll('.cursor')].map(cursor => {
             const box = cursor.parentElement.getBoundingClientRect(), line = cursor.getBoundingClientRect();
             return END * ((line.left + line.right) / 2 - box.left) / box.width; })]"""
@@ -663,7 +686,7 @@ def test_the_page_plays_and_its_cursor_keeps_time(
             page.wait_for_function(f"sound.currentTime > {after}")
             at, shown = page.evaluate(measure)
             assert len(shown) > 2
-            # A cursor is set once a frame, and a busy machine draws few of them.
+            # The cursor moves once per frame, and a busy machine renders few frames.
             assert shown == pytest.approx([at] * len(shown), abs=0.25)
         page.keyboard.press(" ")
         page.wait_for_function("sound.paused")
@@ -684,10 +707,10 @@ def test_the_page_plays_and_its_cursor_keeps_time(
         browser.close()
 
 
-def test_sound_inside_a_page_keeps_its_length() -> None:
+def test_encoding_preserves_length() -> None:
     import io
 
-    samples = synthesise("Drone", 0, 3.3)
-    decoded, rate = sf.read(io.BytesIO(encode(samples)))
-    assert rate == SAMPLE_RATE
-    assert len(decoded) == pytest.approx(len(samples), abs=SAMPLE_RATE * 0.02)
+    y = synthesise("Drone", 0, 3.3)
+    decoded, sr = sf.read(io.BytesIO(encode(y)))
+    assert sr == SAMPLE_RATE
+    assert len(decoded) == pytest.approx(len(y), abs=SAMPLE_RATE * 0.02)

@@ -365,7 +365,7 @@ def test_an_export_of_its_own_says_what_it_is(small: Path, form: Any, tmp_path: 
 def test_an_export_that_disagrees_with_torch_is_not_kept(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from genretree.bundle import export
 
-    monkeypatch.setattr(export, "need", lambda form: None)
+    monkeypatch.setattr(export, "require_export_library", lambda form: None)
     monkeypatch.setattr(export, "write_graph", lambda *parts: None)
     monkeypatch.setattr(export, "open_runner", lambda way, path: lambda batch: (np.zeros((len(batch), 5), np.float32),))
     before = (small / "bundle.json").read_text()

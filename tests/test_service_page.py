@@ -108,7 +108,7 @@ def shoot(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Page, str], Non
     return take
 
 
-COMPLAINTS: list[str] = []  # what the browser's console said, and requests to other hosts
+COMPLAINTS: list[str] = []  # messages in the browser's console, and requests to other hosts
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +159,7 @@ def _explained(page: Page) -> None:
     expect(page.locator("[role=tabpanel]:not([hidden]) img").first).to_be_visible(timeout=WAIT)
 
 
-# Keep what is said of progress, and how far the bar is.
+# Record the text of the progress and the value of its bar.
 WATCH = """() => {
   window.seen = [];
   new MutationObserver(() => {
@@ -187,10 +187,8 @@ def shown(browser: Browser, address: str, song: Path, shoot: Callable[[Page, str
 
 def test_a_song_goes_from_upload_to_result(shown: Page, song: Path, shoot: Callable[[Page, str], None]) -> None:
     stages = [stage for stage, _ in shown.evaluate("seen")]
-    assert (
-        stages.index("Sending the file") < stages.index("Reading the sound") < stages.index("Looking for the reasons")
-    )
-    values = [value for stage, value in shown.evaluate("seen") if stage == "Looking for the reasons"]
+    assert stages.index("Uploading") < stages.index("Decoding") < stages.index("Computing the explanation")
+    values = [value for stage, value in shown.evaluate("seen") if stage == "Computing the explanation"]
     assert values == sorted(values)
     assert max(values) > 0.5
     assert shown.evaluate(BROKEN) == 0
@@ -202,7 +200,7 @@ def test_a_song_goes_from_upload_to_result(shown: Page, song: Path, shoot: Calla
     shoot(shown, "result-1280-light")
 
 
-def test_the_answer_is_that_of_the_service(shown: Page) -> None:
+def test_the_page_shows_the_response_of_the_service(shown: Page) -> None:
     with shown.expect_download() as got:
         shown.get_by_role("link", name="JSON").click()
     found = json.loads(Path(got.value.path()).read_text(encoding="utf-8"))
@@ -308,11 +306,11 @@ def test_the_keyboard_is_enough(shown: Page) -> None:
     page.keyboard.press("ArrowRight")
     asked = page.evaluate("document.activeElement.querySelector('.name').textContent")
     page.keyboard.press("Enter")
-    assert page.get_by_label("Node to ask for").locator("option:checked").inner_text().strip() == asked
+    assert page.get_by_label("Node to explain").locator("option:checked").inner_text().strip() == asked
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
-    page.get_by_label("Node to hold it against").select_option(index=2)
-    other = page.get_by_label("Node to hold it against").locator("option:checked").inner_text().strip()
+    page.get_by_label("Node to contrast with").select_option(index=2)
+    other = page.get_by_label("Node to contrast with").locator("option:checked").inner_text().strip()
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     tab = page.get_by_role("tab", name=f"{asked} and not {other}")
@@ -371,13 +369,13 @@ def test_anyone_can_read_it(
     shown.emulate_media(color_scheme="light", reduced_motion="no-preference")
 
 
-def test_a_screen_reader_is_told_all(shown: Page) -> None:
+def test_the_page_is_accessible_to_screen_readers(shown: Page) -> None:
     page = shown
     images = page.locator("[role=tabpanel]:not([hidden]) img").evaluate_all("all => all.map(image => image.alt)")
     assert len(images) >= 4
     assert all(len(words) > 30 for words in images)
     assert len(set(images)) == len(images)
-    # What a screen reader is told: the browser's own tree of accessible objects.
+    # What a screen reader gets: the browser's own tree of accessible objects.
     session = page.context.new_cdp_session(page)
     nodes = session.send("Accessibility.getFullAXTree")["nodes"]
     told = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
@@ -411,10 +409,10 @@ def test_several_files_wait_in_a_list(
     rows = page.locator("#tracks li")
     expect(rows).to_have_count(2)
     expect(rows.nth(0)).to_have_attribute("data-status", "done", timeout=WAIT)
-    expect(rows.nth(1)).to_contain_text("not a sound file")
+    expect(rows.nth(1)).to_contain_text("not an audio file")
     assert not page.locator("#result").is_visible()
     rows.nth(1).get_by_role("button").first.click()
-    expect(page.get_by_role("group", name="Error")).to_contain_text("This is not a sound file.")
+    expect(page.get_by_role("group", name="Error")).to_contain_text("This is not an audio file.")
     rows.nth(0).get_by_role("button").first.click()
     expect(page.locator("#result-title")).to_have_text(song.name)
     expect(page.locator("#result-title")).to_be_focused()
@@ -438,19 +436,19 @@ DROP = """async ([name, sound]) => {
 }"""
 
 
-def test_another_model_hears_the_file_that_was_dropped(visit: Callable[..., Page], song: Path) -> None:
+def test_another_model_classifies_the_dropped_file(visit: Callable[..., Page], song: Path) -> None:
     page = visit()
     page.route("**/song-to-drop", lambda route: route.fulfill(body=song.read_bytes()))
     expect(page.locator("body.ready")).to_be_attached()
     assert page.evaluate(DROP, [song.name, "song-to-drop"])
     expect(page.locator(".path .leaf")).to_be_visible()
     page.locator(".tools select").select_option("second")
-    expect(page.locator(".answer")).to_contain_text("heard by second")
+    expect(page.locator(".answer")).to_contain_text("scored by second")
     page.locator(".tools select").select_option("first")
-    expect(page.locator(".answer")).to_contain_text("heard by first")
+    expect(page.locator(".answer")).to_contain_text("scored by first")
 
 
-def test_a_question_goes_by_the_method_that_was_chosen(visit: Callable[..., Page], song: Path) -> None:
+def test_a_question_uses_the_selected_method(visit: Callable[..., Page], song: Path) -> None:
     asked: list[str] = []
 
     def add_a_method(route: Route) -> None:
@@ -470,7 +468,7 @@ def test_a_question_goes_by_the_method_that_was_chosen(visit: Callable[..., Page
     _give(page, song)
     _explained(page)
     tabs = page.get_by_role("tab").count()
-    page.get_by_label("Method of explaining").select_option("Grad-CAM")
+    page.get_by_label("Explanation method").select_option("Grad-CAM")
     page.get_by_role("button", name="Ask").click()
     expect(page.get_by_role("tab")).to_have_count(tabs + 1, timeout=WAIT)
     assert len(asked) == 1
@@ -480,7 +478,7 @@ def test_a_recording_is_named(visit: Callable[..., Page]) -> None:
     page = visit()
     page.get_by_role("button", name="Record").click()
     expect(page.locator("#recording output")).to_have_text("0:01")
-    page.get_by_role("button", name="Stop, and name it").click()
+    page.get_by_role("button", name="Stop and classify").click()
     expect(page.locator("#result-title")).to_have_text(re.compile(r"^Recording .*\.webm$"))
     expect(page.locator(".path .leaf")).to_be_visible(timeout=WAIT)
 
@@ -499,13 +497,13 @@ def _refuse_once(status: int, kind: str, **headers: str) -> Callable[[Route], No
     return answer
 
 
-def test_what_is_left_of_a_cut_file_is_used(visit: Callable[..., Page], song: Path, tmp_path: Path) -> None:
+def test_the_readable_part_of_a_truncated_file_is_used(visit: Callable[..., Page], song: Path, tmp_path: Path) -> None:
     whole = song.read_bytes()
     (tmp_path / "cut.wav").write_bytes(whole[: len(whole) * 2 // 3])
     page = visit()
     _give(page, tmp_path / "cut.wav")
-    expect(page.get_by_role("group", name="Error")).to_contain_text("This file is cut off.")
-    page.get_by_role("button", name="Use what there is").click()
+    expect(page.get_by_role("group", name="Error")).to_contain_text("This file is truncated.")
+    page.get_by_role("button", name="Use the readable part").click()
     expect(page.locator(".path .leaf")).to_be_visible()
 
 
@@ -522,7 +520,7 @@ def test_refusals_are_overcome(browser: Browser, address: str, song: Path) -> No
     page.get_by_role("textbox", name="Token").fill("a secret")
     page.keyboard.press("Enter")
     _give(page, song)
-    expect(page.locator("#result")).to_contain_text("The server is busy; trying again in 1 s")
+    expect(page.locator("#result")).to_contain_text("Server busy; retrying in 1 s")
     expect(page.locator(".path .leaf")).to_be_visible(timeout=WAIT)
     assert sum(bool(jobs.search(request.url)) for request in sent) == 2
     tokens = [request.headers.get("authorization") for request in sent if "/v1/" in request.url]

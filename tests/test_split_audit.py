@@ -104,8 +104,8 @@ def test_an_audit_of_before_carries_no_digest(store: Store, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tracks": 25}, "it lists 25 tracks and 24 slices, this store has 24 and 24"),
-        ({"digest": "other"}, "made from other music or settings"),
+        ({"tracks": 25}, "it covers 25 tracks and 24 slices, the store has 24 and 24"),
+        ({"digest": "other"}, "rebuilt from other music or settings"),
         ({"findings": [{"kind": "same_file", "places": [{"track": 1, "path": "x.mp3"}] * 2}]}, "its track 1, 'x.mp3'"),
         ({"findings": [{"kind": "same_file", "places": [{"track": 99, "path": "x.mp3"}] * 2}]}, "its track 99"),
         ({"findings": [{"kind": "same_file", "places": [{"track": -1, "path": "23.mp3"}] * 2}]}, "its track -1"),

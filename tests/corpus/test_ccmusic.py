@@ -50,7 +50,7 @@ Row = dict[str, Any]
 
 
 def draw_jpeg(seed: int, leaf: int) -> bytes:
-    """A drawing as the data set's authors make them: 496x369 pixels in magma, brighter for a higher leaf."""
+    """An image in the format of the data set: 496x369 pixels in magma, brighter for a higher leaf."""
     rng = np.random.default_rng(seed)
     values = np.repeat(np.repeat(rng.uniform(0, 0.5 + leaf / 32, (41, 31)), 9, axis=0), 16, axis=1)
     stream = io.BytesIO()
@@ -75,7 +75,7 @@ def make_rows() -> dict[str, list[Row]]:
 
 
 def write_replica(folder: Path, rows: dict[str, list[Row]], classes: dict[str, list[str]] = CLASSES) -> Path:
-    """Write rows in the layout of the repository on the Hub: Arrow shards below `eval`, and a card that names them."""
+    """Write rows in the layout of the repository on the Hub: Arrow shards in `eval`, and a card that lists them."""
     from datasets.info import DatasetInfosDict
     from datasets.utils.metadata import MetadataConfigs
     from huggingface_hub import DatasetCard, DatasetCardData
@@ -103,7 +103,7 @@ def write_replica(folder: Path, rows: dict[str, list[Row]], classes: dict[str, l
 
 @pytest.fixture(scope="module", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Keep what `datasets` caches out of the user's home; commands that are started inherit it."""
+    """Redirect the cache of `datasets` from the home folder, also for subprocesses."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
@@ -132,7 +132,7 @@ def prepared(replica: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def changed(rows: dict[str, list[Row]], part: str, index: int, **values: Any) -> dict[str, list[Row]]:
-    """The same rows, one of them with other values."""
+    """The rows with other values in one of them."""
     items = list(rows[part])
     items[index] = {**items[index], **values}
     return {**rows, part: items}
@@ -151,7 +151,7 @@ def test_the_replica_has_the_published_layout(replica: Path) -> None:
     assert {part: len(data) for part, data in datasets.load_dataset(str(replica)).items()} == ROWS
 
 
-def test_the_store_holds_what_read_drawn_reads(prepared: Store, rows: dict[str, list[Row]]) -> None:
+def test_store_matches_read_rendered_image(prepared: Store, rows: dict[str, list[Row]]) -> None:
     everything = [row for items in rows.values() for row in items]
     expected = [
         [read_rendered_image(row[name]["bytes"], SETTINGS.size) for name in ("mel", "cqt", "chroma")]
@@ -202,7 +202,7 @@ def test_streamed_and_in_parallel_it_is_the_same(tmp_path: Path, replica: Path, 
 def test_the_commands_of_the_published_recipes_work_on_it(
     replica: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As typed, in a folder with a copy of the data set; only made small, and without the network's weights."""
+    """Commands as documented, in a folder with a copy of the data set; small models without pretrained weights."""
     shutil.copytree(replica, tmp_path / "ccmusic-database" / "music_genre")
     monkeypatch.chdir(tmp_path)
     # Drawing the confusion matrices takes longer than everything else; other tests draw them.
@@ -255,13 +255,13 @@ def test_a_model_learns_from_it(tmp_path: Path, prepared: Store) -> None:
             "cqt: the image is damaged",
         ),
         (lambda row: {"mel": {"bytes": b"not a picture", "path": None}}, "image", "mel: the image is no image"),
-        (lambda row: {"chroma": None}, "image", "no chroma image"),
+        (lambda row: {"chroma": None}, "image", "the chroma image is missing"),
         (lambda row: {"thr_level_label": -1}, "label", "thr_level_label is -1"),
         (lambda row: {"fst_level_label": None}, "label", "fst_level_label is None"),
         (lambda row: {"sec_level_label": (row["sec_level_label"] + 1) % 9}, "parent", "belongs to"),
     ],
 )
-def test_a_bad_row_is_named_and_left_out(
+def test_invalid_row_is_reported_and_skipped(
     tmp_path: Path, rows: dict[str, list[Row]], change: Callable[[Row], Row], kind: str, message: str
 ) -> None:
     few = {part: items[:3] for part, items in rows.items()}
@@ -274,7 +274,7 @@ def test_a_bad_row_is_named_and_left_out(
     assert made.tracks["path"][4] == "validation/000002"
 
 
-def test_an_image_without_range_is_silent(tmp_path: Path, rows: dict[str, list[Row]]) -> None:
+def test_constant_image_is_silent(tmp_path: Path, rows: dict[str, list[Row]]) -> None:
     stream = io.BytesIO()
     Image.new("RGB", (496, 369), (0, 0, 4)).save(stream, "JPEG")
     flat = changed(rows, "train", 7, mel={"bytes": stream.getvalue(), "path": None})
@@ -283,9 +283,9 @@ def test_an_image_without_range_is_silent(tmp_path: Path, rows: dict[str, list[R
     assert len(made.rows("train")) == 23
 
 
-def test_no_good_row_at_all_is_an_error(tmp_path: Path, rows: dict[str, list[Row]]) -> None:
+def test_no_valid_row_is_an_error(tmp_path: Path, rows: dict[str, list[Row]]) -> None:
     none = {part: [{**items[0], "mel": None}] for part, items in rows.items()}
-    with pytest.raises(CorpusError, match="none of the 3 rows could be used; the first: train/000000: there is no mel"):
+    with pytest.raises(CorpusError, match="none of 3 rows is valid; the first: train/000000: the mel image is missing"):
         prepare_dataset(write_replica(tmp_path / "set", none), tmp_path / "store", SETTINGS, workers=1)
 
 
@@ -326,20 +326,20 @@ def test_an_incomplete_copy_is_refused(tmp_path: Path, replica: Path, damage: st
         shard.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 458000000\n")
     elif damage == "cut":
         shard.write_bytes(content[: len(content) // 2])
-    with pytest.raises(CorpusError, match=r"can't be read as a data set \(.*hf download"):
+    with pytest.raises(CorpusError, match=r"cannot be read as a data set \(.*hf download"):
         prepare_dataset(copy, tmp_path / "store", SETTINGS, stream=stream, workers=1)
     assert not (tmp_path / "store").exists()
 
 
-# -- going on ------------------------------------------------------------------------------------------------
+# -- resuming ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_finished_rows_are_not_drawn_again(
+def test_finished_rows_are_not_converted_again(
     tmp_path: Path, replica: Path, prepared: Store, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
     drawn = []
-    real = ccmusic._draw_chunk
+    real = ccmusic._convert_chunk
 
     def count(chunk: Any) -> int:
         drawn.append((chunk.part, chunk.start))
@@ -347,7 +347,7 @@ def test_finished_rows_are_not_drawn_again(
             raise KeyboardInterrupt
         return real(chunk)
 
-    monkeypatch.setattr(ccmusic, "_draw_chunk", count)
+    monkeypatch.setattr(ccmusic, "_convert_chunk", count)
     with pytest.raises(KeyboardInterrupt):
         prepare_dataset(replica, tmp_path / "store", SETTINGS, stream=stream, workers=1)
     made = prepare_dataset(replica, tmp_path / "store", SETTINGS, stream=stream, workers=1)
@@ -356,12 +356,12 @@ def test_finished_rows_are_not_drawn_again(
     assert not (tmp_path / "store.partial").exists()
 
 
-def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, replica: Path, prepared: Store) -> None:
+def test_killed_run_resumes(tmp_path: Path, replica: Path, prepared: Store) -> None:
     out = tmp_path / "store"
     code = (
-        "import time; from genretree.corpus import ccmusic; from genretree.settings import ImageSettings\n"
-        "ccmusic.CHUNK = 1; real = ccmusic._draw_chunk\n"
-        "ccmusic._draw_chunk = lambda chunk: (time.sleep(0.05), real(chunk))[1]\n"
+        "import time; from genretree.datasets import ccmusic; from genretree.settings import ImageSettings\n"
+        "ccmusic.CHUNK = 1; real = ccmusic._convert_chunk\n"
+        "ccmusic._convert_chunk = lambda chunk: (time.sleep(0.05), real(chunk))[1]\n"
         f"ccmusic.prepare_dataset({str(replica)!r}, {str(out)!r}, ImageSettings(size=32), workers=1)"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
@@ -374,7 +374,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, replica: Path, pr
     assert made.tracks == prepared.tracks
 
 
-def test_the_same_call_again_finds_the_store_done(replica: Path, prepared: Store) -> None:
+def test_repeated_call_keeps_the_store(replica: Path, prepared: Store) -> None:
     before = (prepared.folder / "store.json").stat().st_mtime_ns
     prepare_dataset(replica, prepared.folder, SETTINGS, stream=True)
     assert (prepared.folder / "store.json").stat().st_mtime_ns == before
@@ -391,7 +391,7 @@ def regrouped(replica: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     return prepare_dataset(replica, out, SETTINGS, stream=False, workers=1, regroup=True)
 
 
-def test_recovered_tracks_are_kept_beside_what_was_published(prepared: Store, regrouped: Store) -> None:
+def test_recovered_tracks_are_added_to_the_published_columns(prepared: Store, regrouped: Store) -> None:
     assert regrouped.facts.group_by == RECOVERED
     assert regrouped.facts.digest == prepared.facts.digest
     assert regrouped.split_names() == ["default", "recovered"]
@@ -406,7 +406,7 @@ def test_recovered_tracks_are_kept_beside_what_was_published(prepared: Store, re
     assert len(set(regrouped.tracks["group"])) == expected.blocks.max() + 1
 
 
-def test_the_recovered_split_parts_no_group_and_says_that_it_was_guessed(regrouped: Store) -> None:
+def test_recovered_split_keeps_groups_together_and_is_marked(regrouped: Store) -> None:
     split = regrouped.split("recovered")
     assert split.protocol == "recovered"
     assert "guessed" in split.note
@@ -416,13 +416,13 @@ def test_the_recovered_split_parts_no_group_and_says_that_it_was_guessed(regroup
     assert {part: len(regrouped.rows(part, split)) for part in PARTS} == {p: int((parts == p).sum()) for p in PARTS}
 
 
-def test_groups_are_added_to_a_finished_store_without_drawing_anew(
+def test_groups_are_added_to_a_finished_store_without_conversion(
     tmp_path: Path, replica: Path, regrouped: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "store"
     prepare_dataset(replica, out, SETTINGS, workers=1)
     stamp = (out / "images.npy").stat().st_mtime_ns
-    monkeypatch.setattr(ccmusic, "_draw_chunk", None)
+    monkeypatch.setattr(ccmusic, "_convert_chunk", None)
     added = prepare_dataset(replica, out, SETTINGS, workers=1, regroup=True)
     assert added.facts == regrouped.facts
     assert added.tracks == regrouped.tracks
@@ -435,7 +435,7 @@ def test_groups_are_added_to_a_finished_store_without_drawing_anew(
     assert (out / "store.json").stat().st_mtime_ns == written
 
 
-def test_an_interrupted_recovery_is_made_up_for(
+def test_interrupted_recovery_is_repeated(
     tmp_path: Path, replica: Path, regrouped: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: Any, **__: Any) -> None:
@@ -472,10 +472,8 @@ def test_recovering_and_splitting_from_the_command_line(tmp_path: Path, replica:
     assert Store(store).split("slices").protocol == "slice"
 
 
-def test_copies_under_two_labels_are_joined_where_the_audit_proves_them(
-    tmp_path: Path, rows: dict[str, list[Row]]
-) -> None:
-    # The same pixels in other bytes: nothing but the audit tells that these two rows are one recording.
+def test_audited_copies_with_two_labels_are_merged(tmp_path: Path, rows: dict[str, list[Row]]) -> None:
+    # Equal pixels in different bytes: only the audit shows that the two rows are one recording.
     copy = {name: {"bytes": rows["train"][0][name]["bytes"] + b"\0", "path": None} for name in ("mel", "cqt", "chroma")}
     other = next(
         i for i, row in enumerate(rows["train"]) if row["thr_level_label"] != rows["train"][0]["thr_level_label"]
@@ -511,13 +509,13 @@ def test_copies_under_two_labels_are_joined_where_the_audit_proves_them(
     assert "--audit needs --recover-tracks" in refused.output
 
 
-def test_tracks_of_music_in_files_are_known(tmp_path: Path) -> None:
+def test_recovery_is_rejected_for_audio_files(tmp_path: Path) -> None:
     outcome = CliRunner().invoke(main, ["prepare", str(tmp_path), str(tmp_path / "store"), "--recover-tracks"])
     assert outcome.exit_code == 1
     assert "--recover-tracks: not for music in files" in outcome.output
 
 
-def test_figures_on_recovered_tracks_say_so(tmp_path: Path, rows: dict[str, list[Row]]) -> None:
+def test_reports_on_recovered_tracks_are_marked(tmp_path: Path, rows: dict[str, list[Row]]) -> None:
     # Labels of sixteen slices: of two, as elsewhere here, none could be held out.
     leaves = {part: [0 if i % 2 else 15 for i in range(len(items))] for part, items in rows.items()}
     labels = {name: TREE.ancestors[:, level] for level, name in enumerate(CLASSES)}
@@ -537,7 +535,7 @@ def test_figures_on_recovered_tracks_say_so(tmp_path: Path, rows: dict[str, list
 # -- sources and the command line ----------------------------------------------------------------------------
 
 
-def test_what_is_a_data_set(tmp_path: Path, replica: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_is_dataset(tmp_path: Path, replica: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert is_dataset("ccmusic-database/music_genre")
     assert is_dataset(replica)
@@ -559,7 +557,7 @@ def test_from_the_command_line(tmp_path: Path, replica: Path) -> None:
     assert "--group" in outcome.output or "--salvage" in outcome.output
 
 
-def test_streaming_is_refused_for_music_in_files(tmp_path: Path) -> None:
+def test_streaming_is_rejected_for_audio_files(tmp_path: Path) -> None:
     outcome = CliRunner().invoke(main, ["prepare", str(tmp_path), str(tmp_path / "store"), "--stream"])
     assert outcome.exit_code == 1
     assert "--stream: not for music in files" in outcome.output
@@ -570,19 +568,19 @@ def test_the_length_of_a_slice_cannot_be_set(tmp_path: Path, replica: Path) -> N
         prepare_dataset(replica, tmp_path / "store", ImageSettings.build({"slice_seconds": 5}))
 
 
-def test_without_a_network_it_says_how_to_get_a_copy(tmp_path: Path) -> None:
-    # A process of its own, for the libraries look at these when they are loaded.
+def test_offline_error_explains_how_to_get_a_copy(tmp_path: Path) -> None:
+    # In a subprocess, because the libraries read these variables at import.
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
     words = ["prepare", "ccmusic-database/music_genre", str(tmp_path / "store"), "--quiet"]
     command = [sys.executable, "-m", "genretree", *words]
     outcome = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, cwd=tmp_path)
     assert outcome.returncode == 1
     assert "Traceback" not in outcome.stderr
-    assert "ccmusic-database/music_genre: no such path here" in outcome.stderr
+    assert "ccmusic-database/music_genre: not a local path" in outcome.stderr
     assert "hf download ccmusic-database/music_genre --repo-type dataset" in outcome.stderr
 
 
-def test_without_datasets_it_says_what_to_install(
+def test_missing_datasets_package_names_the_extra(
     tmp_path: Path, replica: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)

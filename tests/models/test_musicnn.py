@@ -216,7 +216,7 @@ def test_what_was_heard_is_kept_in_the_store(store: Store, tmp_path: Path, monke
     first = train(store, "musicnn", tmp_path / "a", settings)
     kept = list((store.folder / "cache").glob("musicnn-*-2.npy"))
     assert len(kept) == 1
-    monkeypatch.setattr(musicnn_features, "hear", None)  # must not be asked again
+    monkeypatch.setattr(musicnn_features, "extract_features", None)  # must not be asked again
     again = train(store, "musicnn", tmp_path / "b", settings)
     monkeypatch.undo()
     rows = slice(10)

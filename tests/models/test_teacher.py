@@ -126,7 +126,7 @@ def test_fine_tuning_is_kept_only_if_it_helps(
     changed = not torch.equal(published["dense.weight"], learned["dense.weight"])
     assert changed == facts["fine_tuned"]
     torch.testing.assert_close(published["dense_norm.running_mean"], learned["dense_norm.running_mean"])
-    monkeypatch.setattr(fine_tuning, "tune", lambda *given: FineTuningResult([], before=0.5, after=0.6))
+    monkeypatch.setattr(fine_tuning, "fine_tune", lambda *given: FineTuningResult([], before=0.5, after=0.6))
     worse = train(store, "musicnn", tmp_path / "worse", {**quick, "fine_tuning_epochs": 1})
     assert not worse.training["facts"]["fine_tuned"]
     rows = slice_dataset_of(store, store.rows("test"))

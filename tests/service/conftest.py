@@ -71,6 +71,6 @@ def strict(bundles: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Ite
         "keep_seconds": 1.0,
         "decode_seconds": 10.0,
     }
-    given = {"bundles": [str(bundles[0])], "limits": limits, "token": "sesame-open-sesame"}
-    with Server(tmp_path_factory.mktemp("strict"), **given) as server:
+    options = {"bundles": [str(bundles[0])], "limits": limits, "token": "sesame-open-sesame"}
+    with Server(tmp_path_factory.mktemp("strict"), **options) as server:
         yield server

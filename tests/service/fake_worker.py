@@ -1,4 +1,4 @@
-"""A worker that does what the message says, to be run by a pool: `python -P -m fake_worker SETUP`."""
+"""A worker that misbehaves as its messages ask, run by a pool: `python -P -m fake_worker SETUP`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 
 from genretree.errors import SoundError
-from genretree.service import worker
-from genretree.service.wire import Message
-from genretree.service.worker import Tell
+from genretree.service.workers import process
+from genretree.service.workers.process import ReportProgress
+from genretree.service.workers.protocol import Message
 
 
-def work(message: Message, tell: Tell) -> Message:
-    do, value = message.facts["do"], message.facts.get("value")
-    tell("decoding", 0.5)
+def work(message: Message, report: ReportProgress) -> Message:
+    do, value = message.header["do"], message.header.get("value")
+    report("decoding", 0.5)
     if do == "sleep":
         time.sleep(value)
     elif do == "die":
@@ -34,21 +34,21 @@ def work(message: Message, tell: Tell) -> Message:
     elif do == "spin":
         while True:
             pass
-    return Message("done", {"process": os.getpid(), "said": message.facts}, list(message.blobs))
+    return Message("done", {"process": os.getpid(), "said": message.header}, list(message.blobs))
 
 
 if __name__ == "__main__":
-    given = worker.setup()
-    if given.get("broken"):
+    setup = process.read_setup()
+    if setup.get("broken"):
         raise SystemExit(1)
-    if "deaths" in given:  # as many starts as there are files in this folder are killed
-        for file in sorted(Path(given["deaths"]).iterdir()):
+    if "deaths" in setup:  # as many starts as there are files in this folder are killed
+        for file in sorted(Path(setup["deaths"]).iterdir()):
             with contextlib.suppress(FileNotFoundError):  # another worker took it
                 file.unlink()
                 os.kill(os.getpid(), signal.SIGKILL)
-    if "dead_while" in given and Path(given["dead_while"]).exists():
+    if "dead_while" in setup and Path(setup["dead_while"]).exists():
         os.kill(os.getpid(), signal.SIGKILL)
-    channel = worker.take_channel()
-    worker.start(threads=False)
-    worker.bound(1 << 30, 1 << 16)
-    worker.answer(channel, work, given.get("processor_seconds"))
+    channel = process.open_channel()
+    process.set_up(threads=False)
+    process.limit_resources(1 << 30, 1 << 16)
+    process.serve_messages(channel, work, setup.get("processor_seconds"))

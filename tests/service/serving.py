@@ -1,4 +1,4 @@
-"""A service in a process of its own, as a user starts it, to be asked over real connections."""
+"""A service in a separate process, as a user starts it, for requests over real connections."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ import psutil
 # The command has no options for some limits that tests must lower.
 _START = """
 import json, sys
-from genretree.service.core import Service
-from genretree.service.limits import Limits
-from genretree.service.run import choose_hosts, open_socket, serve
-given = json.loads(sys.argv[1])
-taken = open_socket("127.0.0.1", 0)
-ready = lambda: print("serves at http://127.0.0.1:%d/ (" % taken.getsockname()[1], flush=True)
-service = Service(given["bundles"], Limits.build(given["limits"]))
-serve(service, taken, given["token"], choose_hosts(taken, "127.0.0.1", ()), ready)
+from genretree.service.engine.inference import Service
+from genretree.service.config import Limits
+from genretree.service.http.server import allowed_hosts, open_socket, serve
+options = json.loads(sys.argv[1])
+sock = open_socket("127.0.0.1", 0)
+ready = lambda: print("serves at http://127.0.0.1:%d/ (" % sock.getsockname()[1], flush=True)
+service = Service(options["bundles"], Limits.build(options["limits"]))
+serve(service, sock, options["token"], allowed_hosts(sock, "127.0.0.1", ()), ready)
 """
 
 
@@ -36,27 +36,27 @@ class Server:
     Parameters
     ----------
     words : list of str
-        What follows `python -m genretree serve`; or `limits`, and the bundles.
+        Arguments of `python -m genretree serve`; or `limits` and `bundles` as keywords.
     """
 
-    def __init__(self, temporary: Path, words: list[str] | None = None, **given: Any) -> None:
+    def __init__(self, temporary: Path, words: list[str] | None = None, **options: Any) -> None:
         self.temporary = temporary
         temporary.mkdir(parents=True, exist_ok=True)
         command = ["-m", "genretree", "serve", *(words or []), "--port", "0"]
         if words is None:
-            command = ["-c", _START, json.dumps({"limits": {}, "token": None, **given})]
+            command = ["-c", _START, json.dumps({"limits": {}, "token": None, **options})]
         environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
             [sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert self.process.stdout is not None
-        self.said = self.process.stdout.readline()
-        found = re.search(r"(http://\S+:\d+)/ \(", self.said)
-        if found is None:
+        self.output = self.process.stdout.readline()
+        address = re.search(r"(http://\S+:\d+)/ \(", self.output)
+        if address is None:
             self.process.wait(30)
             assert self.process.stderr is not None
-            raise AssertionError(self.said + self.process.stderr.read())
-        self.url = found[1]
+            raise AssertionError(self.output + self.process.stderr.read())
+        self.url = address[1]
         self.port = int(self.url.rpartition(":")[2])
         self.client = httpx.Client(base_url=self.url, timeout=60)
 
@@ -73,56 +73,56 @@ class Server:
             stream.close()
 
     def left(self) -> list[str]:
-        """What lies in its temporary folder, but for what a service has all its life."""
-        found = self.temporary.rglob("*")
-        return [path.name for path in found if path.name != "lock" and not path.name.startswith("genretree-serve-")]
+        """List the files in its temporary folder, except permanent ones."""
+        paths = self.temporary.rglob("*")
+        return [path.name for path in paths if path.name != "lock" and not path.name.startswith("genretree-serve-")]
 
-    def workers(self, module: str = "decoder") -> list[psutil.Process]:
-        """Its worker processes of one kind."""
-        found = []
+    def workers(self, module: str = "decode") -> list[psutil.Process]:
+        """Its worker processes that run a module."""
+        processes = []
         for child in psutil.Process(self.process.pid).children():
             with contextlib.suppress(psutil.Error):  # a zombie has no command
-                found += [child] * (f"genretree.service.{module}" in child.cmdline())
-        return found
+                processes += [child] * (f"genretree.service.workers.{module}" in child.cmdline())
+        return processes
 
     def metric(self, name: str) -> float:
-        """Give a number of /metrics; 0 if it isn't there."""
+        """Return a value of /metrics; 0 if it does not exist."""
         for line in self.client.get("/metrics").text.splitlines():
             if line.startswith(f"{name} "):
                 return float(line.split()[-1])
         return 0.0
 
     def connect(self) -> socket.socket:
-        """Give a connection to misuse."""
+        """Open a raw connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)
 
 
 def wait_until(true: Any, seconds: float = 20) -> None:
-    """Wait until something is so."""
+    """Wait until a condition is true."""
     deadline = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < deadline, "waited for nothing"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)
 
 
 def read_events(response: httpx.Response) -> list[tuple[str, Any]]:
     """Read server-sent events to the end: names and data."""
-    found = []
+    events = []
     name = ""
     for line in response.iter_lines():
         if line.startswith("event: "):
             name = line.removeprefix("event: ")
         elif line.startswith("data: "):
-            found.append((name, json.loads(line.removeprefix("data: "))))
-    return found
+            events.append((name, json.loads(line.removeprefix("data: "))))
+    return events
 
 
-def alike(found: Any, expected: Any, tolerance: float = 1e-3) -> bool:
-    """Say whether two JSON values are the same, but for rounding: numbers depend on what is scored with them."""
+def alike(actual: Any, expected: Any, tolerance: float = 1e-3) -> bool:
+    """Return whether two JSON values are equal up to rounding."""
     if isinstance(expected, float):
-        return isinstance(found, float) and abs(found - expected) <= tolerance * max(1.0, abs(expected))
+        return isinstance(actual, float) and abs(actual - expected) <= tolerance * max(1.0, abs(expected))
     if isinstance(expected, list):
-        return len(found) == len(expected) and all(map(alike, found, expected))
+        return len(actual) == len(expected) and all(map(alike, actual, expected))
     if isinstance(expected, dict):
-        return found.keys() == expected.keys() and all(alike(found[key], expected[key]) for key in expected)
-    return bool(found == expected)
+        return actual.keys() == expected.keys() and all(alike(actual[key], expected[key]) for key in expected)
+    return bool(actual == expected)

@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from serving import Server
 
-from genretree.service.app import create_app, describe_interface
-from genretree.service.core import Service
+from genretree.service.engine.inference import Service
+from genretree.service.http.app import build_openapi, create_app
 
 pytestmark = pytest.mark.slow
 
 LEFT_OUT = [positive_data_acceptance]  # random bytes are allowed as files, and no sound
-DOCUMENT = describe_interface(create_app(Service([])))
+DOCUMENT = build_openapi(create_app(Service([])))
 
 schema = schemathesis.openapi.from_dict(DOCUMENT)
 

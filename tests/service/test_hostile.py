@@ -1,4 +1,4 @@
-"""What strangers send: it stays up, answers right, and leaks nothing."""
+"""Hostile requests: the service stays up, responds correctly, and leaks nothing."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ import soundfile as sf
 from serving import Server, alike, read_events, wait_until
 from test_interface import check_problem, upload
 
-from genretree.service.app import create_app
-from genretree.service.core import Service
-from genretree.service.temporary import PrivateFolder
+from genretree.service.engine.inference import Service
+from genretree.service.http.app import create_app
+from genretree.service.storage import PrivateFolder
 from genretree.settings import SAMPLE_RATE
 from other_files import canary, hls, write_all
 from small_corpus import synthesise
@@ -89,7 +89,7 @@ def broken_mp3() -> bytes:
     ],
     ids=["zip", "empty", "text", "playlist", "concat", "wav", "mp3", "noise"],
 )
-def test_what_is_no_sound_is_refused_whatever_its_name(server: Server, content: bytes, kinds: list[str]) -> None:
+def test_files_without_audio_are_refused_whatever_their_name(server: Server, content: bytes, kinds: list[str]) -> None:
     answer = server.client.post("/v1/predict", files={"file": ("song.mp3", content, "audio/mpeg")})
     assert answer.json()["kind"] in kinds
     detail = check_problem(answer, 422, answer.json()["kind"])
@@ -99,7 +99,7 @@ def test_what_is_no_sound_is_refused_whatever_its_name(server: Server, content: 
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_hours_of_silence_in_a_small_file_are_given_up(strict: Server, declared: bool) -> None:
+def test_hours_of_silence_in_a_small_file_are_refused(strict: Server, declared: bool) -> None:
     content = flac_of_silence(2 * 3600, declared)
     assert len(content) < 1 << 20
     begun = time.monotonic()
@@ -116,8 +116,8 @@ def test_a_name_is_only_repeated(server: Server, song: Path, name: str) -> None:
     body = head.encode("utf-8", "surrogateescape") + song.read_bytes() + f"\r\n--{BOUNDARY}--\r\n".encode()
     answer = post(server, body)
     assert answer.status_code == 200, answer.text
-    said = answer.json()["results"][0]["file"]
-    assert said == {"\udcff": "\\xff", "a\x00b": "a\\x00b"}.get(name, name[:255])
+    file = answer.json()["results"][0]["file"]
+    assert file == {"\udcff": "\\xff", "a\x00b": "a\\x00b"}.get(name, name[:255])
 
 
 def post(server: Server, body: bytes, **headers: str) -> httpx.Response:
@@ -134,26 +134,26 @@ END = f"--{BOUNDARY}--\r\n".encode()
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "expected_detail"),
     [
         (
             b"".join(part(f'Content-Disposition: form-data; name="f{i}"') for i in range(10_000)) + END,
-            "has a field 'f0'",
+            "unknown field 'f0'",
         ),
         (b"".join(part(FIELD) for _ in range(10_000)) + END, "more than 16 files"),
         (part('Content-Disposition: form-data; name="files"') + END, "'files' has no file name"),
         (part(FIELD), "before its last boundary"),
         (part(FIELD, more="\r\nX: y" * 100) + END, "header"),
         (part(FIELD, more="\r\nX: " + "y" * 10_000) + END, "header"),
-        (part("X: y") + END, "has a field ''"),
+        (part("X: y") + END, "unknown field ''"),
         (END, "no file"),
         (b"", "before its last boundary"),
-        (b"no form at all", "can't be read"),
+        (b"no form at all", "can't parse the form"),
     ],
     ids=["fields", "files", "value", "open", "headers", "long", "nameless", "none", "empty", "junk"],
 )
-def test_a_form_that_is_none_is_refused(server: Server, body: bytes, said: str) -> None:
-    assert said in check_problem(post(server, body), 400, "bad_request")
+def test_malformed_forms_are_refused(server: Server, body: bytes, expected_detail: str) -> None:
+    assert expected_detail in check_problem(post(server, body), 400, "bad_request")
 
 
 def test_other_types_than_forms_are_refused(server: Server) -> None:
@@ -168,11 +168,11 @@ def upload_two() -> list[tuple[str, tuple[str, bytes]]]:
     return [("files", ("a", b"x")), ("files", ("b", b"x"))]
 
 
-def test_too_much_is_refused_while_it_comes(strict: Server) -> None:
+def test_large_uploads_are_refused_while_they_arrive(strict: Server) -> None:
     answer = strict.client.post("/v1/predict", files={"file": ("a", bytes(3 << 20))}, headers=TOKEN)
-    assert "more than 1 MB" in check_problem(answer, 413, "too_large")
+    assert "limit of 1 MB" in check_problem(answer, 413, "too_large")
 
-    def pieces(first: bytes) -> Any:  # of a length that is not told
+    def pieces(first: bytes) -> Any:  # without a declared length
         yield first
         for _ in range(40):
             yield bytes(1 << 16)
@@ -202,7 +202,7 @@ def start_of_upload(server: Server, length: int = 100_000) -> socket.socket:
     return connection
 
 
-def test_half_an_upload_is_given_up_and_removed(strict: Server) -> None:
+def test_a_partial_upload_times_out_and_is_removed(strict: Server) -> None:
     with start_of_upload(strict) as connection:
         wait_until(lambda: "upload" in "".join(strict.left()))
         answer = read_all(connection)
@@ -214,7 +214,7 @@ def test_half_an_upload_is_given_up_and_removed(strict: Server) -> None:
     assert strict.metric("genretree_stored_bytes") == 0
 
 
-def test_an_upload_that_only_trickles_has_an_end(strict: Server) -> None:
+def test_a_slow_upload_times_out(strict: Server) -> None:
     begun = time.monotonic()
     with start_of_upload(strict) as connection:
         connection.settimeout(0.2)
@@ -229,7 +229,7 @@ def test_an_upload_that_only_trickles_has_an_end(strict: Server) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: local"])
-def test_half_a_request_is_given_up(strict: Server, sent: bytes) -> None:
+def test_a_partial_request_times_out(strict: Server, sent: bytes) -> None:
     with strict.connect() as connection:
         connection.sendall(sent)
         begun = time.monotonic()
@@ -237,7 +237,7 @@ def test_half_a_request_is_given_up(strict: Server, sent: bytes) -> None:
         assert time.monotonic() - begun < 4
 
 
-def test_headers_have_an_end(server: Server) -> None:
+def test_headers_are_limited(server: Server) -> None:
     with server.connect() as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 100_000)
         answer = connection.recv(1000)
@@ -245,7 +245,7 @@ def test_headers_have_an_end(server: Server) -> None:
     assert b"application/problem+json" in answer
 
 
-def test_an_answer_that_nobody_takes_is_given_up(strict: Server, song: Path) -> None:
+def test_a_client_that_reads_nothing_is_disconnected(strict: Server, song: Path) -> None:
     files = {"file": ("a.mp3", song.read_bytes())}
     job = strict.client.post("/v1/jobs", files=files, params={"do": "explain"}, headers=TOKEN).json()
     wait_until(lambda: strict.client.get(job["links"]["self"], headers=TOKEN).json().get("status") == "done")
@@ -262,7 +262,7 @@ def test_an_answer_that_nobody_takes_is_given_up(strict: Server, song: Path) -> 
                 time.sleep(0.05)
 
 
-def test_more_connections_than_allowed_are_told_so(strict: Server) -> None:
+def test_connections_above_the_limit_get_503(strict: Server) -> None:
     held = [strict.connect() for _ in range(11)]
     try:
         wait_until(lambda: _is_refused(strict), 5)
@@ -283,9 +283,9 @@ def _is_refused(server: Server) -> bool:
     return refused
 
 
-def test_two_hundred_at_once_are_all_answered_rightly(server: Server, song: Path) -> None:
+def test_two_hundred_simultaneous_requests_get_correct_responses(server: Server, song: Path) -> None:
     content = song.read_bytes()
-    right = server.client.post("/v1/predict", files=upload(song)).json()["results"][0]
+    expected = server.client.post("/v1/predict", files=upload(song)).json()["results"][0]
 
     async def ask(client: httpx.AsyncClient, number: int) -> tuple[int, Any]:
         bad = number % 5 == 0
@@ -305,7 +305,7 @@ def test_two_hundred_at_once_are_all_answered_rightly(server: Server, song: Path
             assert (status, found["kind"]) == (422, "not_audio")
         else:
             assert status == 200
-            assert alike(found["results"], [{**right, "file": str(number)}])
+            assert alike(found["results"], [{**expected, "file": str(number)}])
 
 
 def test_a_full_queue_refuses_before_the_upload_and_says_when_to_come_back(strict: Server, song: Path) -> None:
@@ -337,7 +337,7 @@ def test_a_worker_that_is_killed_loses_only_what_it_had_begun(server: Server, so
             pool.submit(httpx.post, f"{server.url}/v1/predict", files=upload(song), timeout=60) for _ in range(4)
         ]
         wait_until(lambda: server.metric("genretree_decode_busy") == 2)
-        first.kill()  # it has not said that it began
+        first.kill()  # it has not expected_detail that it began
         second.resume()
         assert [each.result().status_code for each in waiting] == [200] * 4
     wait_until(lambda: len(server.workers()) == 2)
@@ -381,8 +381,8 @@ class _Killer(Thread):
 def _predict_12_times(server: Server, song: Path) -> list[httpx.Response]:
     with ThreadPoolExecutor(12) as pool:
         files = upload(song)
-        asked = [pool.submit(httpx.post, f"{server.url}/v1/predict", files=files, timeout=60) for _ in range(12)]
-        return [each.result() for each in asked]
+        futures = [pool.submit(httpx.post, f"{server.url}/v1/predict", files=files, timeout=60) for _ in range(12)]
+        return [each.result() for each in futures]
 
 
 def test_workers_killed_while_they_start_fail_no_request(server: Server, song: Path) -> None:
@@ -435,16 +435,16 @@ def test_a_client_that_hangs_up_is_no_longer_served(server: Server, song: Path) 
 
 
 def test_a_job_that_is_deleted_stops_at_once(server: Server, song: Path) -> None:
-    (worker,) = server.workers("explainer")
+    (worker,) = server.workers("explain")
     job = server.client.post("/v1/jobs", files=upload(song, field="file"), params={"do": "explain"}).json()
     wait_until(lambda: server.metric("genretree_explain_busy") == 1)
     assert server.client.delete(job["links"]["self"]).status_code == 204
     wait_until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
     assert f"job-{job['id']}" not in server.left()
-    wait_until(lambda: server.workers("explainer") != [])
+    wait_until(lambda: server.workers("explain") != [])
 
 
-def test_jobs_are_forgotten_and_there_are_only_so_many(strict: Server, song: Path) -> None:
+def test_jobs_expire_and_their_number_is_limited(strict: Server, song: Path) -> None:
     def submit() -> str:
         files = {"file": ("a.mp3", song.read_bytes())}
         answer = strict.client.post("/v1/jobs", files=files, headers=TOKEN)
@@ -469,15 +469,15 @@ def test_jobs_are_forgotten_and_there_are_only_so_many(strict: Server, song: Pat
     "headers",
     [{}, {"authorization": "Bearer wrong"}, {"authorization": "Basic sesame-open-sesame"}, {"authorization": "é"}],
 )
-def test_without_the_token_nothing_is_done(strict: Server, headers: dict[str, str]) -> None:
-    given = {name: value.encode() for name, value in headers.items()}
+def test_requests_without_the_token_are_refused(strict: Server, headers: dict[str, str]) -> None:
+    options = {name: value.encode() for name, value in headers.items()}
     for method, address in (
         ("GET", "/v1/models"),
         ("POST", "/v1/predict"),
         ("GET", "/v1/nothing"),
         ("DELETE", "/v1/jobs/x"),
     ):
-        answer = strict.client.request(method, address, headers=given)
+        answer = strict.client.request(method, address, headers=options)
         check_problem(answer, 401, "unauthorized")
         assert answer.headers["www-authenticate"] == "Bearer"
     assert strict.client.get("/").status_code == 200
@@ -503,13 +503,13 @@ def test_other_sites_may_not_use_a_browser_to_ask(server: Server) -> None:
         assert answer.status_code == 200
 
 
-def ask_unstarted(service: Service, method: str, address: str, **given: Any) -> httpx.Response:
+def ask_unstarted(service: Service, method: str, address: str, **options: Any) -> httpx.Response:
     """Ask a service that has no workers, and goes by any name."""
 
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(create_app(service, "sesame-open-sesame"))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            return await client.request(method, address, headers={**given.pop("headers", {}), **TOKEN}, **given)
+            return await client.request(method, address, headers={**options.pop("headers", {}), **TOKEN}, **options)
 
     return asyncio.run(ask())
 
@@ -519,7 +519,7 @@ def unstarted(bundles: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     service: Any = Service(bundles[:1])
     service.private = PrivateFolder()
-    service.decoders = service.explainers = SimpleNamespace(unavailable=False, check_room=lambda: None)
+    service.decoders = service.explainers = SimpleNamespace(unavailable=False, check_capacity=lambda: None)
     yield service
     service.private.close()
 
@@ -532,13 +532,15 @@ def test_an_address_that_no_browser_sends_is_refused_by_its_kind(unstarted: Serv
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
 @pytest.mark.parametrize("size", [1, 100_000], ids=["when closed", "when written"])
-def test_a_full_disk_is_no_mistake_of_ours(
+def test_a_full_disk_is_busy_and_not_internal(
     unstarted: Service, size: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    right = Path.open
+    original_open = Path.open
 
     def open_full(path: Path, *words: Any) -> Any:
-        return right(Path("/dev/full"), "wb") if path.name.startswith("upload-") else right(path, *words)
+        return (
+            original_open(Path("/dev/full"), "wb") if path.name.startswith("upload-") else original_open(path, *words)
+        )
 
     monkeypatch.setattr(Path, "open", open_full)
     for address in ("/v1/predict", "/v1/jobs"):
@@ -564,7 +566,7 @@ def test_refusals_are_counted_by_kind(unstarted: Any) -> None:
         assert [count(kind) for kind in ("bad_request", "too_large", "not_found")] == [2 * number, number, number]
 
 
-def test_a_service_whose_folder_is_gone_says_so(unstarted: Any) -> None:
+def test_a_missing_folder_is_reported(unstarted: Any) -> None:
     assert ask_unstarted(unstarted, "GET", "/healthz").status_code == 200
     shutil.rmtree(unstarted.folder)
     for method, address in (("GET", "/healthz"), ("POST", "/v1/predict"), ("POST", "/v1/jobs")):

@@ -1,4 +1,4 @@
-"""Every address of the interface answers as its document says."""
+"""Every route responds as documented."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from serving import Server, alike, read_events
 from genretree import __version__, load_bundle
 from genretree.cli import main
 from genretree.explanation import explain
-from genretree.service import schemas
+from genretree.service.http import schemas
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ def upload(*paths: Path, field: str = "files") -> list[tuple[str, tuple[str, byt
 
 
 def check(schema: Any, answer: httpx.Response) -> Any:
-    """Hold an answer to what the OpenAPI document says of it."""
+    """Validate a response against its schema."""
     assert answer.headers["content-type"] == "application/json"
     TypeAdapter(schema).validate_json(answer.content)
     return answer.json()
@@ -37,105 +37,105 @@ def check(schema: Any, answer: httpx.Response) -> Any:
 def check_problem(answer: httpx.Response, status: int, kind: str) -> str:
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
-    found = schemas.ProblemDocument.model_validate_json(answer.content)
-    assert (found.status, found.kind, found.type) == (status, kind, "about:blank")
-    return found.detail
+    content = schemas.ProblemDocument.model_validate_json(answer.content)
+    assert (content.status, content.kind, content.type) == (status, kind, "about:blank")
+    return content.detail
 
 
-def test_it_says_where_it_serves_what(server: Server) -> None:
-    assert server.said == f"genretree serves first, second at {server.url}/ (Ctrl-C ends it)\n"
+def test_the_command_prints_models_and_address(server: Server) -> None:
+    assert server.output == f"genretree serves first, second at {server.url}/ (Ctrl-C ends it)\n"
 
 
 def test_models_and_limits(server: Server) -> None:
-    found = check(schemas.Models, server.client.get("/v1/models"))
-    assert [(model["name"], model["default"]) for model in found["models"]] == [("first", True), ("second", False)]
-    assert found["models"][0]["id"] == found["models"][1]["id"]  # the same weights
-    assert found["models"][0]["classes"] == [2, 4, 5]
-    assert found["models"][0]["methods"][:2] == ["occlusion", "gradcam"]
-    assert found["limits"] == {"upload_bytes": 200 << 20, "seconds": 3600, "files": 16}
+    content = check(schemas.Models, server.client.get("/v1/models"))
+    assert [(model["name"], model["default"]) for model in content["models"]] == [("first", True), ("second", False)]
+    assert content["models"][0]["id"] == content["models"][1]["id"]  # the same weights
+    assert content["models"][0]["classes"] == [2, 4, 5]
+    assert content["models"][0]["methods"][:2] == ["occlusion", "gradcam"]
+    assert content["limits"] == {"upload_bytes": 200 << 20, "seconds": 3600, "files": 16}
 
 
 def test_the_tree_is_nested_as_the_taxonomy(server: Server, bundles: list[Path]) -> None:
-    found = check(schemas.Tree, server.client.get("/v1/tree", params={"model": "second"}))
-    assert found["model"] == "second"
+    content = check(schemas.Tree, server.client.get("/v1/tree", params={"model": "second"}))
+    assert content["model"] == "second"
 
     def leaves(node: dict[str, Any]) -> list[tuple[str, ...]]:
         below = [leaf for child in node["children"] for leaf in leaves(child)]
         return below or [tuple(node["path"])]
 
-    assert leaves(found["root"]) == list(load_bundle(bundles[0]).taxonomy.leaves)
-    assert [child["name"] for child in found["root"]["children"]] == ["Calm", "Busy"]
+    assert leaves(content["root"]) == list(load_bundle(bundles[0]).taxonomy.leaves)
+    assert [child["name"] for child in content["root"]["children"]] == ["Calm", "Busy"]
 
 
-def test_predict_says_what_the_command_says(server: Server, bundles: list[Path], song: Path) -> None:
+def test_predict_returns_what_the_command_prints(server: Server, bundles: list[Path], song: Path) -> None:
     answer = server.client.post("/v1/predict", files=upload(song))
-    found = check(schemas.Predictions, answer)
-    said = CliRunner().invoke(main, ["predict", str(bundles[0]), str(song), "--json"])
-    (line,) = said.stdout.splitlines()
-    assert found["model"] == "first"
-    assert alike(found["results"], [{**json.loads(line), "file": song.name}])
-    least = server.client.post("/v1/predict", files=upload(song), params={"min_confidence": 1.0}).json()
-    assert least["results"][0]["path"] == []
+    content = check(schemas.Predictions, answer)
+    expected_detail = CliRunner().invoke(main, ["predict", str(bundles[0]), str(song), "--json"])
+    (line,) = expected_detail.stdout.splitlines()
+    assert content["model"] == "first"
+    assert alike(content["results"], [{**json.loads(line), "file": song.name}])
+    cut = server.client.post("/v1/predict", files=upload(song), params={"min_confidence": 1.0}).json()
+    assert cut["results"][0]["path"] == []
 
 
 def test_several_files_and_one_of_them_bad(server: Server, song: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.mp3").write_text("no sound")
     files = upload(song, tmp_path / "notes.mp3", song)
-    found = check(schemas.Predictions, server.client.post("/v1/predict", files=files))["results"]
-    assert [row["file"] for row in found] == [song.name, "notes.mp3", song.name]
-    assert alike(found[0], found[2])
-    assert found[1]["error"] == {"kind": "not_audio", "message": "notes.mp3: is text, not sound"}
+    content = check(schemas.Predictions, server.client.post("/v1/predict", files=files))["results"]
+    assert [row["file"] for row in content] == [song.name, "notes.mp3", song.name]
+    assert alike(content[0], content[2])
+    assert content[1]["error"] == {"kind": "not_audio", "message": "notes.mp3: is text, not sound"}
 
 
-def test_a_truncated_file_is_refused_unless_it_is_to_be_salvaged(server: Server, song: Path) -> None:
+def test_a_truncated_file_is_refused_without_salvage(server: Server, song: Path) -> None:
     half = {"file": ("half.mp3", song.read_bytes()[: song.stat().st_size // 2])}
     check_problem(server.client.post("/v1/predict", files=half), 422, "truncated")
     row = server.client.post("/v1/predict", files=half, params={"salvage": True}).json()["results"][0]
     assert 1 <= row["slices"] < 4
 
 
-def test_explain_says_what_the_library_says(server: Server, bundles: list[Path], song: Path) -> None:
+def test_explain_returns_what_the_library_returns(server: Server, bundles: list[Path], song: Path) -> None:
     answer = server.client.post("/v1/explain", files=upload(song, field="file"), params={"level": "2"})
-    found = check(schemas.ExplanationDocument, answer)
+    content = check(schemas.ExplanationDocument, answer)
     expected = explain(load_bundle(bundles[0], "auto"), song, level=2).to_json()
     expected["prediction"]["file"] = song.name
-    for each in (found, expected):
+    for each in (content, expected):
         del each["seconds"]
-    assert alike(found, json.loads(json.dumps(expected)))
-    assert not alike(found, {**expected, "family": "ast"})
+    assert alike(content, json.loads(json.dumps(expected)))
+    assert not alike(content, {**expected, "family": "ast"})
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "kind", "said"),
+    ("params", "status", "kind", "expected_detail"),
     [
-        ({"model": "third"}, 404, "not_found", "there are: first, second"),
+        ({"model": "third"}, 404, "not_found", "available: first, second"),
         ({"node": "Dron"}, 422, "taxonomy", "did you mean 'Drone'"),
         ({"method": "oclusion"}, 422, "settings", "did you mean 'occlusion'"),
-        ({"method": "rollout"}, 422, "settings", "it has: occlusion, gradcam"),
-        ({"against": "Bells"}, 422, "settings", "what to hold it against"),
+        ({"method": "rollout"}, 422, "settings", "available: occlusion, gradcam"),
+        ({"against": "Bells"}, 422, "settings", "to contrast with it"),
         ({"level": "9"}, 422, "settings", "no level '9'"),
     ],
 )
-def test_a_bad_question_is_refused_with_the_kinds_of_the_command(
-    server: Server, song: Path, words: dict[str, str], status: int, kind: str, said: str
+def test_bad_questions_are_refused_with_the_kinds_of_the_command(
+    server: Server, song: Path, params: dict[str, str], status: int, kind: str, expected_detail: str
 ) -> None:
     for address in ("/v1/explain", "/v1/jobs"):
-        answer = server.client.post(address, files=upload(song, field="file"), params={"do": "explain", **words})
-        assert said in check_problem(answer, status, kind)
+        answer = server.client.post(address, files=upload(song, field="file"), params={"do": "explain", **params})
+        assert expected_detail in check_problem(answer, status, kind)
 
 
-def test_a_job_tells_its_progress_and_its_result(server: Server, bundles: list[Path], song: Path) -> None:
+def test_a_job_reports_progress_and_result(server: Server, bundles: list[Path], song: Path) -> None:
     answer = server.client.post("/v1/jobs", files=upload(song, field="file"), params={"do": "predict"})
     assert answer.status_code == 202
     job = check(schemas.JobDocument, answer)
     assert answer.headers["location"] == job["links"]["self"] == f"/v1/jobs/{job['id']}"
     with server.client.stream("GET", job["links"]["events"]) as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
-        told = read_events(stream)
-    assert {name for name, _ in told[:-1]} == {"progress"}
-    parts = [data["progress"] for _, data in told[:-1]]
-    assert parts == sorted(parts)
-    name, result = told[-1]
+        events = read_events(stream)
+    assert {name for name, _ in events[:-1]} == {"progress"}
+    progress = [data["progress"] for _, data in events[:-1]]
+    assert progress == sorted(progress)
+    name, result = events[-1]
     assert name == "done"
     row = server.client.post("/v1/predict", files=upload(song)).json()["results"][0]
     assert alike({key: result[key] for key in row}, row)
@@ -152,12 +152,12 @@ def test_a_job_tells_its_progress_and_its_result(server: Server, bundles: list[P
     assert done["result"] == result
 
 
-def test_an_explanation_comes_with_pictures_and_the_sound_that_was_heard(server: Server, song: Path) -> None:
+def test_an_explanation_has_pictures_and_the_decoded_audio(server: Server, song: Path) -> None:
     job = server.client.post("/v1/jobs", files=upload(song, field="file"), params={"do": "explain"}).json()
     with server.client.stream("GET", job["links"]["events"]) as stream:
-        told = read_events(stream)
-    assert "explaining" in [data.get("stage") for _, data in told]
-    result = told[-1][1]
+        events = read_events(stream)
+    assert "explaining" in [data.get("stage") for _, data in events]
+    result = events[-1][1]
     reasons = result["view"]["reasons"]
     assert len(reasons) == len(result["reasons"]) == len(result["pictures"]["reasons"]) == 3
     assert result["view"]["end"] == pytest.approx(9.0, abs=0.1)
@@ -184,7 +184,7 @@ def test_an_explanation_comes_with_pictures_and_the_sound_that_was_heard(server:
 
 
 def check_ranges(server: Server, address: str) -> None:
-    """Parts of a file that aren't there are refused as all else is."""
+    """Invalid ranges are refused with problem documents."""
     beyond = server.client.get(address, headers={"range": "bytes=9999999-"})
     check_problem(beyond, 416, "no_range")
     assert beyond.headers["content-range"] == f"bytes */{len(server.client.get(address).content)}"
@@ -192,21 +192,21 @@ def check_ranges(server: Server, address: str) -> None:
         check_problem(server.client.get(address, headers={"range": words}), 400, "bad_request")
 
 
-def test_a_job_that_fails_says_why(server: Server) -> None:
+def test_a_failed_job_has_an_error(server: Server) -> None:
     job = server.client.post("/v1/jobs", files={"file": ("a.mp3", b"no sound")}, params={"do": "predict"}).json()
     with server.client.stream("GET", job["links"]["events"]) as stream:
         name, problem = read_events(stream)[-1]
     assert name == "failed"
     assert (problem["kind"], problem["detail"]) == ("not_audio", "a.mp3: is text, not sound")
-    found = check(schemas.JobDocument, server.client.get(job["links"]["self"]))
-    assert found["status"] == "failed"
-    assert found["error"] == problem
+    content = check(schemas.JobDocument, server.client.get(job["links"]["self"]))
+    assert content["status"] == "failed"
+    assert content["error"] == problem
 
 
 def test_health_metrics_page_and_document(server: Server) -> None:
     assert check(schemas.Health, server.client.get("/healthz")) == {"status": "ok", "version": __version__}
     text = server.client.get("/metrics").text
-    for name in ("requests_total", "request_seconds_bucket", "decode_queue", "batch_slices_bucket"):
+    for name in ("requests_total", "request_seconds_bucket", "decode_queue", "stage_seconds_bucket"):
         assert f"genretree_{name}" in text
     page = server.client.get("/")
     assert page.headers["content-type"].startswith("text/html")

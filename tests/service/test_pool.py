@@ -1,4 +1,4 @@
-"""Workers that hang, die and babble: only what they were doing is lost."""
+"""Workers that hang, crash or send invalid messages fail only their own request."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from genretree.service.pool import FailedError, FullError, Pool, ServiceError, UnavailableError
-from genretree.service.wire import Message
+from genretree.service.workers.pool import FailedError, FullError, Pool, ServiceError, UnavailableError
+from genretree.service.workers.protocol import Message
 
 pytestmark = pytest.mark.slow
 
@@ -69,26 +69,26 @@ async def fails(work: Awaitable[Message]) -> tuple[str, str]:
     return caught.value.kind, caught.value.detail
 
 
-def test_what_is_sent_comes_back_and_the_worker_stays(tmp_path: Path) -> None:
+def test_a_worker_processes_several_messages(tmp_path: Path) -> None:
     async def test() -> None:
         async with running(tmp_path) as (pool, reasons):
-            told: list[tuple[str, float, int]] = []
+            reported: list[tuple[str, float, int]] = []
             blobs = [b"", bytes(3 << 20), b"end"]
             message = Message("do", {"do": "echo", "value": "é"}, blobs)
-            first = await pool.run(message, lambda *each: told.append(each))
+            first = await pool.run(message, lambda *each: reported.append(each))
             assert [bytes(blob) for blob in first.blobs] == blobs
-            assert first.facts["said"]["value"] == "é"
-            assert ("decoding", 0.5, 0) in told
+            assert first.header["said"]["value"] == "é"
+            assert ("decoding", 0.5, 0) in reported
             assert await fails(do(pool, "refuse")) == ("silence", "nothing but silence")
             assert await fails(do(pool, "stumble")) == ("internal", "ZeroDivisionError: by nothing")
             last = await do(pool, "echo")
-            assert last.facts["process"] == first.facts["process"]
+            assert last.header["process"] == first.header["process"]
             assert not reasons
 
     run(test)
 
 
-def test_one_that_dies_takes_only_its_own_work_along(tmp_path: Path) -> None:
+def test_a_crash_fails_only_its_own_request(tmp_path: Path) -> None:
     async def test() -> None:
         async with running(tmp_path, size=2) as (pool, reasons):
             others = [asyncio.ensure_future(do(pool, "sleep", 0.1)) for _ in range(4)]
@@ -102,23 +102,23 @@ def test_one_that_dies_takes_only_its_own_work_along(tmp_path: Path) -> None:
     run(test)
 
 
-def test_one_that_was_killed_while_idle_loses_nothing(tmp_path: Path) -> None:
+def test_an_idle_worker_that_is_killed_is_replaced(tmp_path: Path) -> None:
     async def test() -> None:
         async with running(tmp_path) as (pool, _):
-            first = (await do(pool, "echo")).facts["process"]
+            first = (await do(pool, "echo")).header["process"]
             os.kill(first, signal.SIGKILL)
-            assert (await do(pool, "echo")).facts["process"] != first
+            assert (await do(pool, "echo")).header["process"] != first
 
     run(test)
 
 
-def test_what_takes_too_long_is_killed(tmp_path: Path) -> None:
+def test_a_worker_is_killed_after_the_time_limit(tmp_path: Path) -> None:
     async def test() -> None:
         async with running(tmp_path, seconds=1.0) as (pool, reasons):
             begun = time.monotonic()
             kind, detail = await fails(do(pool, "sleep", 60))
             assert kind == "timeout"
-            assert "longer than the 1 s" in detail
+            assert "longer than the limit of 1 s" in detail
             assert time.monotonic() - begun < 3
             assert reasons == {"timeout": 1}
             assert (await do(pool, "echo")).event == "done"
@@ -127,7 +127,7 @@ def test_what_takes_too_long_is_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "value", "said"),
+    ("what", "value", "expected"),
     [
         ("grow", 2 << 30, "more memory"),
         ("write", "big", "File too large"),
@@ -135,33 +135,33 @@ def test_what_takes_too_long_is_killed(tmp_path: Path) -> None:
         ("spin", None, "crash"),
     ],
 )
-def test_bounds_of_the_system_hold(tmp_path: Path, what: str, value: Any, said: str) -> None:
+def test_resource_limits_hold(tmp_path: Path, what: str, value: Any, expected: str) -> None:
     async def test() -> None:
         async with running(tmp_path, setup={"processor_seconds": 1}) as (pool, _):
             given = str(tmp_path / value) if isinstance(value, str) else value
-            assert said in (await fails(do(pool, what, given)))[1]
+            assert expected in (await fails(do(pool, what, given)))[1]
             assert (await do(pool, "echo")).event == "done"
 
     run(test)
 
 
-def test_the_queue_has_an_end_and_its_places_are_told(tmp_path: Path) -> None:
+def test_the_queue_is_limited_and_reports_positions(tmp_path: Path) -> None:
     async def test() -> None:
         async with running(tmp_path, waiting=2) as (pool, _):
-            told: list[tuple[str, float, int]] = []
+            reported: list[tuple[str, float, int]] = []
             slow = [asyncio.ensure_future(do(pool, "sleep", 0.2)) for _ in range(2)]
             await asyncio.sleep(0.1)
-            last = asyncio.ensure_future(do(pool, "echo", listen=lambda *each: told.append(each)))
+            last = asyncio.ensure_future(do(pool, "echo", on_progress=lambda *each: reported.append(each)))
             await asyncio.sleep(0)
             with pytest.raises(FullError):
                 await do(pool, "echo")
             await asyncio.gather(*slow, last)
-            assert [queue for stage, _, queue in told if stage == "waiting"] == [1, 1]
+            assert [queue for stage, _, queue in reported if stage == "waiting"] == [1, 1]
 
     run(test)
 
 
-def test_who_no_longer_waits_is_left_out_of_the_queue(tmp_path: Path) -> None:
+def test_cancelled_requests_leave_the_queue(tmp_path: Path) -> None:
     async def test() -> None:
         async with running(tmp_path) as (pool, reasons):
             first = asyncio.ensure_future(do(pool, "sleep", 0.3))
@@ -170,7 +170,7 @@ def test_who_no_longer_waits_is_left_out_of_the_queue(tmp_path: Path) -> None:
             await asyncio.sleep(0)
             second.cancel()
             await first
-            assert (await do(pool, "echo")).facts["process"] == first.result().facts["process"]
+            assert (await do(pool, "echo")).header["process"] == first.result().header["process"]
             assert not reasons
 
     run(test)
@@ -180,20 +180,20 @@ def test_who_no_longer_waits_is_left_out_of_the_queue(tmp_path: Path) -> None:
 def test_abandoned_work_is_killed_or_finished(tmp_path: Path, kill: bool) -> None:
     async def test() -> None:
         async with running(tmp_path, kill_abandoned=kill) as (pool, reasons):
-            process = (await do(pool, "echo")).facts["process"]
+            process = (await do(pool, "echo")).header["process"]
             work = asyncio.ensure_future(do(pool, "sleep", 0.5))
             await asyncio.sleep(0.2)
             work.cancel()
-            assert ((await do(pool, "echo")).facts["process"] == process) is not kill
+            assert ((await do(pool, "echo")).header["process"] == process) is not kill
             assert reasons == ({"abandoned": 1} if kill else {})
 
     run(test)
 
 
-def test_the_end_kills_all_and_tells_who_waits(tmp_path: Path) -> None:
+def test_stopping_kills_workers_and_fails_waiting_requests(tmp_path: Path) -> None:
     async def test() -> None:
         async with running(tmp_path) as (pool, _):
-            process = (await do(pool, "echo")).facts["process"]
+            process = (await do(pool, "echo")).header["process"]
             work = [asyncio.ensure_future(do(pool, "sleep", 60)) for _ in range(2)]
             await asyncio.sleep(0.2)
             await pool.stop()
@@ -206,7 +206,7 @@ def test_the_end_kills_all_and_tells_who_waits(tmp_path: Path) -> None:
 
 def test_workers_that_cannot_start_are_an_error(tmp_path: Path) -> None:
     async def test() -> None:
-        with pytest.raises(ServiceError, match="ends before it is ready"):
+        with pytest.raises(ServiceError, match="died before it was ready"):
             async with running(tmp_path, setup={"broken": True}):
                 pass
 
@@ -219,7 +219,7 @@ def test_workers_killed_while_they_start_lose_no_request(tmp_path: Path) -> None
         deaths.mkdir()
         async with running(tmp_path, size=2, setup={"deaths": str(deaths)}) as (pool, reasons):
             first = await asyncio.gather(*(do(pool, "sleep", 0.1) for _ in range(2)))
-            processes = {reply.facts["process"] for reply in first}
+            processes = {reply.header["process"] for reply in first}
             for number in range(5):
                 (deaths / str(number)).touch()
             for process in processes:
@@ -231,7 +231,7 @@ def test_workers_killed_while_they_start_lose_no_request(tmp_path: Path) -> None
     run(test)
 
 
-def test_the_first_start_is_tried_again(tmp_path: Path) -> None:
+def test_the_first_start_is_retried(tmp_path: Path) -> None:
     async def test() -> None:
         deaths = tmp_path / "deaths"
         deaths.mkdir()
@@ -248,7 +248,7 @@ def test_a_worker_that_dies_idle_again_and_again_loses_nothing(tmp_path: Path) -
     async def test() -> None:
         async with running(tmp_path) as (pool, _):
             for _ in range(3):
-                process = (await do(pool, "echo")).facts["process"]
+                process = (await do(pool, "echo")).header["process"]
                 os.kill(process, signal.SIGKILL)
             while pool.ready:  # the death is noticed without a request
                 await asyncio.sleep(0.01)
@@ -264,7 +264,7 @@ def test_a_pool_that_cannot_start_is_unavailable_until_it_can(tmp_path: Path) ->
             first = await asyncio.gather(*(do(pool, "sleep", 0.1) for _ in range(2)))
             flag.touch()
             for reply in first:
-                os.kill(reply.facts["process"], signal.SIGKILL)
+                os.kill(reply.header["process"], signal.SIGKILL)
             outcomes = await asyncio.gather(*(do(pool, "echo") for _ in range(12)), return_exceptions=True)
             assert {type(each) for each in outcomes} == {UnavailableError}
             assert all(each.retry_seconds >= 1 for each in outcomes if isinstance(each, UnavailableError))
@@ -289,7 +289,7 @@ def test_no_request_waits_longer_than_the_limit_for_a_worker(tmp_path: Path, mon
             async def launch() -> None:
                 await asyncio.sleep(60)
 
-            process = (await do(pool, "echo")).facts["process"]
+            process = (await do(pool, "echo")).header["process"]
             monkeypatch.setattr(pool, "_launch", launch)
             os.kill(process, signal.SIGKILL)
             while pool.ready:
@@ -300,10 +300,12 @@ def test_no_request_waits_longer_than_the_limit_for_a_worker(tmp_path: Path, mon
     run(test)
 
 
-def test_a_system_without_room_for_processes_is_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starts_are_retried_when_the_system_has_no_free_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def test() -> None:
         async with running(tmp_path) as (pool, reasons):
-            process = (await do(pool, "echo")).facts["process"]
+            process = (await do(pool, "echo")).header["process"]
             real, calls = asyncio.create_subprocess_exec, []
 
             async def refuse(*words: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""How the command starts, refuses and ends, and what it leaves behind: nothing."""
+"""The command starts, refuses bad arguments, and cleans up."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from click.testing import CliRunner
 from serving import Server, read_events, wait_until
 
 from genretree.cli import main
+from genretree.cli.serve import check_token
 from genretree.errors import SettingsError
-from genretree.service.problems import Problem
-from genretree.service.run import address_of, check_token, choose_hosts, is_local, open_socket
-from genretree.service.temporary import PrivateFolder, Storage, clear_leftovers
+from genretree.service.errors import Problem
+from genretree.service.http.server import allowed_hosts, is_local, open_socket, service_url
+from genretree.service.storage import PrivateFolder, Storage, clear_leftovers
 
 pytestmark = pytest.mark.slow
 
@@ -31,44 +32,44 @@ def refuse(*words: object, **environment: str) -> str:
     return result.output
 
 
-def test_what_cannot_be_served_is_said_at_once(bundles: list[Path], tmp_path: Path) -> None:
+def test_bad_arguments_are_refused_at_once(bundles: list[Path], tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        said = refuse(bundles[0], "--port", port)
-        assert f"127.0.0.1:{port}: can't serve there (Address already in use); give another with --port" in said
-    assert "no address to serve at" in refuse(bundles[0], "--host", "nowhere.invalid", "--port", 0)
+        output = refuse(bundles[0], "--port", port)
+        assert f"127.0.0.1:{port}: can't bind (Address already in use); choose another port" in output
+    assert "can't resolve the address" in refuse(bundles[0], "--host", "nowhere.invalid", "--port", 0)
     assert "no such bundle" in refuse(tmp_path / "missing", "--port", 0)
     assert "two bundles are named 'first'" in refuse(bundles[0], bundles[0], "--port", 0)
     (tmp_path / "token").write_text("\n")
-    assert "has no token in its first line" in refuse(bundles[0], "--token-file", tmp_path / "token", "--port", 0)
-    assert "the token can't be read" in refuse(bundles[0], "--token-file", tmp_path / "none", "--port", 0)
-    assert "too short to be safe" in refuse(bundles[0], "--port", 0, GENRETREE_TOKEN="sesame")
+    assert "the first line is empty" in refuse(bundles[0], "--token-file", tmp_path / "token", "--port", 0)
+    assert "can't read the token" in refuse(bundles[0], "--token-file", tmp_path / "none", "--port", 0)
+    assert "use at least 16" in refuse(bundles[0], "--port", 0, GENRETREE_TOKEN="sesame")
 
 
-def test_other_machines_need_a_token_or_a_clear_word(bundles: list[Path]) -> None:
-    said = refuse(bundles[0], "--host", "0.0.0.0", "--port", 0)
-    assert "other machines could use this service" in said
-    assert "--token-file" in said
-    assert "--no-token" in said
-    check_token("sesame-open-sesame", local=False, without=False)
-    check_token(None, local=True, without=False)
-    check_token(None, local=False, without=True)
+def test_other_machines_need_a_token_or_the_option_no_token(bundles: list[Path]) -> None:
+    output = refuse(bundles[0], "--host", "0.0.0.0", "--port", 0)
+    assert "other machines can reach this service" in output
+    assert "--token-file" in output
+    assert "--no-token" in output
+    check_token("sesame-open-sesame", local=False, allow_missing=False)
+    check_token(None, local=True, allow_missing=False)
+    check_token(None, local=False, allow_missing=True)
     with pytest.raises(SettingsError):
-        check_token(None, local=False, without=False)
+        check_token(None, local=False, allow_missing=False)
 
 
-def test_names_a_service_goes_by() -> None:
+def test_allowed_host_names() -> None:
     with open_socket("127.0.0.1", 0) as near, open_socket("0.0.0.0", 0) as far:
         assert is_local(near)
         assert not is_local(far)
-        assert address_of(near) == f"http://127.0.0.1:{near.getsockname()[1]}/"
-        assert socket.gethostname() in address_of(far)
-        assert address_of(near, ["music.local"]) == address_of(near)
-        assert address_of(far, ["music.local", "other"]) == f"http://music.local:{far.getsockname()[1]}/"
-        assert address_of(far, ["[::1]"]) == f"http://[::1]:{far.getsockname()[1]}/"
-        assert choose_hosts(near, "127.0.0.1", ["Music.Local"]) == {"127.0.0.1", "localhost", "[::1]", "music.local"}
-        assert choose_hosts(far, "0.0.0.0", []) is None
-        assert choose_hosts(far, "0.0.0.0", ["music.local"]) == {"127.0.0.1", "localhost", "[::1]", "music.local"}
+        assert service_url(near) == f"http://127.0.0.1:{near.getsockname()[1]}/"
+        assert socket.gethostname() in service_url(far)
+        assert service_url(near, ["music.local"]) == service_url(near)
+        assert service_url(far, ["music.local", "other"]) == f"http://music.local:{far.getsockname()[1]}/"
+        assert service_url(far, ["[::1]"]) == f"http://[::1]:{far.getsockname()[1]}/"
+        assert allowed_hosts(near, "127.0.0.1", ["Music.Local"]) == {"127.0.0.1", "localhost", "[::1]", "music.local"}
+        assert allowed_hosts(far, "0.0.0.0", []) is None
+        assert allowed_hosts(far, "0.0.0.0", ["music.local"]) == {"127.0.0.1", "localhost", "[::1]", "music.local"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -76,7 +77,7 @@ def test_a_signal_lets_running_requests_end_and_leaves_nothing(
     bundles: list[Path], song: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     with Server(tmp_path, [str(bundles[0]), "--workers", "1"]) as server, ThreadPoolExecutor(1) as pool:
-        workers = [*server.workers(), *server.workers("explainer")]
+        workers = [*server.workers(), *server.workers("explain")]
         files = {"file": ("song.mp3", song.read_bytes())}
         workers[0].suspend()
         job = server.client.post("/v1/jobs", files=files, params={"do": "explain"}).json()
@@ -97,7 +98,7 @@ def test_after_a_kill_the_workers_end_and_the_next_service_clears_up(
     bundles: list[Path], song: Path, tmp_path: Path
 ) -> None:
     with Server(tmp_path, [str(bundles[0]), "--workers", "1"]) as server:
-        workers = [*server.workers(), *server.workers("explainer")]
+        workers = [*server.workers(), *server.workers("explain")]
         workers[0].suspend()
         connection = server.connect()
         head = "POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
@@ -147,23 +148,23 @@ def test_leftovers_are_only_what_no_living_service_owns(tmp_path: Path, monkeypa
     alive.touch()
 
 
-def test_storage_has_an_end() -> None:
+def test_storage_is_limited() -> None:
     storage = Storage(100)
-    storage.take(60)
-    with pytest.raises(Problem, match="no room"):
-        storage.take(41)
-    storage.give_back(60)
-    storage.take(100)
+    storage.reserve(60)
+    with pytest.raises(Problem, match="storage for uploads is full"):
+        storage.reserve(41)
+    storage.release(60)
+    storage.reserve(100)
 
 
-def test_no_more_is_kept_than_the_disk_has_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_is_limited_by_the_free_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000 if path == folder.path else 0))
     folder = PrivateFolder()
-    assert folder.room(500) == 500
-    assert folder.room(5000) == 900
+    assert folder.available_bytes(500) == 500
+    assert folder.available_bytes(5000) == 900
     folder.close()
 
 
-def test_the_token_is_not_told_to_workers(strict: Server) -> None:
+def test_workers_do_not_see_the_token(strict: Server) -> None:
     assert "sesame" not in "".join(psutil.Process(strict.process.pid).children()[0].environ())

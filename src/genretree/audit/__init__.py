@@ -1,4 +1,4 @@
-"""What makes figures on a store untrustworthy: leaks, copies, contradictions, and labels that are likely wrong."""
+"""Audit of a store: leakage between parts of a split, duplicates, contradictory labels and likely label errors."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _SEVERITIES = ("error", "warning", "note")
 def audit(
     store: Store, split: str = "default", *, labels: bool = False, seed: int = 0, progress: bool = False
 ) -> Audit:
-    """Examine a store and one of its splits.
+    """Audit a store and one of its splits.
 
     Parameters
     ----------
     store : Store
-        Only read, but for its cache.
-    split : str
-        Name of the split whose parts are looked at for leaks.
-    labels : bool
-        Also look for labels that are likely wrong; takes about 20 ms a slice the first time.
-    seed : int
-        Of the folds that labels are checked by.
-    progress : bool
-        Show bars on standard error.
+        The store is not changed, except for its cache.
+    split : str, default "default"
+        Name of the split to check for leakage.
+    labels : bool, default False
+        Also look for label errors. The first run takes about 20 ms per slice; features are cached.
+    seed : int, default 0
+        Seed of the cross-validation folds for label errors.
+    progress : bool, default False
+        Show progress bars on standard error.
 
     Returns
     -------
@@ -42,28 +42,41 @@ def audit(
     Raises
     ------
     CorpusError
-        If there is no such split, or labels can't be checked.
+        If there is no such split, or the store has too few leaves or groups to check labels.
+
+    See Also
+    --------
+    genretree.audit.page.save_audit : Write an audit as JSON, CSV and a page.
+    genretree.audit.evidence.read_copies : Read the pairs of copies for `genretree split`.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> from genretree.audit import audit
+    >>> result = audit(genretree.Store("STORE"), labels=True)  # doctest: +SKIP
+    >>> result.summary["leaking_pairs"]  # doctest: +SKIP
+    0
     """
     from threadpoolctl import threadpool_limits
 
-    chosen = store.split(split)
-    locator = Locator(store, chosen.slice_parts(store.slice_tracks).tolist())
-    # One thread: most products are small, and threads that wait for each other take far longer on a busy machine.
+    parts_of_split = store.split(split)
+    locator = Locator(store, parts_of_split.slice_parts(store.slice_tracks).tolist())
+    # One thread: most matrix products are small, and thread synchronisation is slow on a machine under load.
     with threadpool_limits(1):
         doubts = tuple(find_mislabelled(store, locator, seed, progress)) if labels else None
-        found = find_shared(store, locator)
-        found += find_copies(store, compute_fingerprints(store, progress), locator, progress)
-        found += find_contradictions(store, locator)
-        found += find_several_leaves(store)
+        findings = find_shared(store, locator)
+        findings += find_copies(store, compute_fingerprints(store, progress), locator, progress)
+        findings += find_contradictions(store, locator)
+        findings += find_several_leaves(store)
     kinds = list(KINDS)
-    found.sort(key=lambda item: (_SEVERITIES.index(item.severity), kinds.index(item.kind), -(item.similarity or 0)))
+    findings.sort(key=lambda item: (_SEVERITIES.index(item.severity), kinds.index(item.kind), -(item.similarity or 0)))
     return Audit(
         str(store.folder),
         split,
-        chosen.note,
+        parts_of_split.note,
         store.n_tracks,
         store.n_slices,
-        tuple(found),
+        tuple(findings),
         doubts,
         {
             "near_image_correlation": duplicates.CORRELATION,

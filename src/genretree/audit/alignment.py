@@ -1,4 +1,4 @@
-"""The strict comparison: how far two stretches of images agree, column by column, when laid on each other."""
+"""Alignment of slices and tracks: the best time shift, and the correlation of the aligned images."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from genretree.arrays import Float32Array, UInt8Array
 from genretree.audit.fingerprints import reduce_rows
 
 _ROWS = (64, 84)  # of mel and CQT
-_AROUND = 0.13  # share of a slice over which means are taken: 1.5 s of 11.4
-_FLAT = 0.1  # energy of a window, of a slice's average, below which there is nothing in it to compare
+_MEAN_SHARE = 0.13  # share of a slice for moving means: 1.5 s of 11.4
+_MIN_ENERGY = 0.1  # of a window, relative to the mean of the slice; windows below it are not compared
 
 
 def detail(images: UInt8Array) -> Float32Array:
-    """Give slices in the detail that is compared.
+    """Compute the details of slices for comparison.
 
-    Means over a second and a half and over each moment's rows are taken out: fading in or out, timbre and a common
-    beat, which many recordings share, count for nothing.
+    Subtracts moving means over 1.5 s and the mean of each column, so that fades, timbre and a common beat, which many
+    recordings share, do not count.
 
     Parameters
     ----------
@@ -30,37 +30,37 @@ def detail(images: UInt8Array) -> Float32Array:
     from scipy.ndimage import uniform_filter1d
 
     parts = []
-    around = max(3, round(images.shape[-1] * _AROUND))
+    window = max(3, round(images.shape[-1] * _MEAN_SHARE))
     for number, rows in enumerate(_ROWS):
         reduced = reduce_rows(images[:, number], rows)
-        moving = reduced - uniform_filter1d(reduced, around, axis=2, mode="nearest")
-        moving -= moving.mean(axis=1, keepdims=True)
-        parts.append(moving / np.maximum(moving.std(axis=(1, 2), keepdims=True), np.float32(1)))
+        residual = reduced - uniform_filter1d(reduced, window, axis=2, mode="nearest")
+        residual -= residual.mean(axis=1, keepdims=True)
+        parts.append(residual / np.maximum(residual.std(axis=(1, 2), keepdims=True), np.float32(1)))
     return np.concatenate(parts, axis=1)
 
 
-def best_shift(one: Float32Array, other: Float32Array, most: int) -> tuple[float, int]:
-    """Slide one slice along another.
+def best_shift(one: Float32Array, other: Float32Array, max_shift: int) -> tuple[float, int]:
+    """Find the time shift with the highest correlation of two slices.
 
     Parameters
     ----------
     one, other : float32 arrays, shape (rows, columns)
-    most : int
-        Columns to slide by at most, either way.
+    max_shift : int
+        Maximum shift in columns, in either direction.
 
     Returns
     -------
     correlation : float
-        The highest, over the columns that then overlap.
+        Highest correlation over the overlapping columns.
     shift : int
-        Column 0 of `other` lies on column `shift` of `one`.
+        Column 0 of `other` aligns with column `shift` of `one`.
     """
     columns = one.shape[1]
     length = 2 * columns
     spectra = [np.fft.rfft(item, length, axis=1) for item in (one, other)]
     products = np.fft.irfft((spectra[0] * spectra[1].conj()).sum(axis=0), length)
     energies = [np.append(0, np.cumsum((item**2).sum(axis=0, dtype=np.float64))) for item in (one, other)]
-    shifts = np.arange(-most, most + 1)
+    shifts = np.arange(-max_shift, max_shift + 1)
     low, high = np.maximum(shifts, 0), np.minimum(columns + shifts, columns)
     first = energies[0][high] - energies[0][low]
     second = energies[1][high - shifts] - energies[1][low - shifts]
@@ -70,20 +70,20 @@ def best_shift(one: Float32Array, other: Float32Array, most: int) -> tuple[float
 
 
 def agreement(one: Float32Array, other: Float32Array, shift: int, window: int) -> Float32Array:
-    """Correlate two tracks laid on each other, window by window.
+    """Correlate two aligned tracks, window by window.
 
     Parameters
     ----------
     one, other : float32 arrays, shape (rows, columns)
     shift : int
-        Column 0 of `other` lies on column `shift` of `one`.
+        Column 0 of `other` aligns with column `shift` of `one`.
     window : int
-        Columns in a window.
+        Columns per window.
 
     Returns
     -------
     float32 array, shape (n_windows,)
-        The correlation of each window of the overlap, NaN where hardly anything sounds in one of the two; empty if the
+        Correlation of each window of the overlap; NaN for windows with too little energy in either track. Empty if the
         overlap is shorter than a window.
     """
     low, high = max(shift, 0), min(one.shape[1], other.shape[1] + shift)
@@ -94,30 +94,30 @@ def agreement(one: Float32Array, other: Float32Array, shift: int, window: int) -
     second = other[:, low - shift : high - shift].reshape(len(other), count, window)
     products = (first * second).sum(axis=(0, 2))
     energies = [(item**2).sum(axis=(0, 2)) for item in (first, second)]
-    audible = np.minimum(*energies) > _FLAT * len(one) * window
-    found = np.full(count, np.nan, np.float32)
-    found[audible] = products[audible] / np.sqrt(energies[0][audible] * energies[1][audible])
-    return found
+    audible = np.minimum(*energies) > _MIN_ENERGY * len(one) * window
+    correlations = np.full(count, np.nan, np.float32)
+    correlations[audible] = products[audible] / np.sqrt(energies[0][audible] * energies[1][audible])
+    return correlations
 
 
-def similarity_score(one: Float32Array, other: Float32Array, most: int) -> tuple[float, int]:
-    """Say how alike two slices are, and at which shift.
+def similarity_score(one: Float32Array, other: Float32Array, max_shift: int) -> tuple[float, int]:
+    """Compute the similarity of two slices at their best shift.
 
     Parameters
     ----------
     one, other : float32 arrays, shape (rows, columns)
-    most : int
-        Columns to slide by at most, either way.
+    max_shift : int
+        Maximum shift in columns, in either direction.
 
     Returns
     -------
     correlation : float
-        Median of the fifths of the overlap, so that one loud moment in common is not enough; 0 where fewer than three
+        Median over fifths of the overlap, so that one loud moment in common is not sufficient; 0 if fewer than three
         fifths can be compared.
     shift : int
-        Column 0 of `other` lies on column `shift` of `one`.
+        Column 0 of `other` aligns with column `shift` of `one`.
     """
-    _, shift = best_shift(one, other, most)
+    _, shift = best_shift(one, other, max_shift)
     fifths = agreement(one, other, shift, (one.shape[1] - abs(shift)) // 5)
     fifths = fifths[~np.isnan(fifths)]
     return (float(np.median(fifths)) if len(fifths) >= 3 else 0.0), shift

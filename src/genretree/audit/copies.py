@@ -1,4 +1,4 @@
-"""Pairs of tracks that are copies, whichever way that was found: one finding for each two tracks."""
+"""Findings about copies: one per pair of tracks, under the strictest criterion that holds."""
 
 from __future__ import annotations
 
@@ -8,31 +8,33 @@ from collections.abc import Iterable, Sequence
 from genretree.audit.duplicates import NearDuplicate, near_pixels, same_pixels
 from genretree.audit.findings import Finding, Locator
 from genretree.audit.fingerprints import Fingerprints
-from genretree.audit.landmarks import SharedRecording, find_repeats
+from genretree.audit.landmarks import SharedRecording, find_shared_recordings
 from genretree.corpus.store import Store
 
 Pair = tuple[int, int]
 
 
 def find_copies(store: Store, fingerprints: Fingerprints, locator: Locator, progress: bool = False) -> list[Finding]:
-    """Find tracks that are the same: by file, by pixels, nearly, and by sound; each pair under the first that holds."""
+    """Find copies by file, by equal pixels, by near-equal images and by recording; each pair counts once."""
     tracks = store.slice_tracks
     files = same_files(store.tracks["sha256"])
     exact = same_pixels(fingerprints, tracks)
     near = near_pixels(store, fingerprints, exact, progress)
     by_image = {"same_image": _by_tracks(exact, store), "near_image": _by_tracks(near, store)}
     known = {*files, *by_image["same_image"], *by_image["near_image"]}
-    repeats = find_repeats(store, fingerprints, known, progress)
-    found = [_file_finding(pair, locator) for pair in files]
-    done = set(files)
+    repeats = find_shared_recordings(store, fingerprints, known, progress)
+    findings = [_file_finding(pair, locator) for pair in files]
+    paired = set(files)
     for kind, pairs in by_image.items():
-        found += [_image_finding(kind, pair, matches, locator) for pair, matches in pairs.items() if pair not in done]
-        done |= set(pairs)
-    return found + [_sound_finding(repeat, locator) for repeat in repeats]
+        findings += [
+            _image_finding(kind, pair, matches, locator) for pair, matches in pairs.items() if pair not in paired
+        ]
+        paired |= set(pairs)
+    return findings + [_sound_finding(repeat, locator) for repeat in repeats]
 
 
 def same_files(checksums: Sequence[str]) -> list[Pair]:
-    """Pair every track with the first that has the same checksum."""
+    """Pair every track with the first track that has the same checksum."""
     first: dict[str, int] = {}
     pairs = []
     for track, checksum in enumerate(checksums):
@@ -45,12 +47,12 @@ def same_files(checksums: Sequence[str]) -> list[Pair]:
 
 
 def _by_tracks(matches: Iterable[NearDuplicate], store: Store) -> dict[Pair, list[NearDuplicate]]:
-    """Gather matches by their tracks, the best first."""
+    """Group matches by pair of tracks, the best match first."""
     pairs = defaultdict(list)
     for match in matches:
         one, other = int(store.slice_tracks[match.row]), int(store.slice_tracks[match.other])
         pairs[min(one, other), max(one, other)].append(match)
-    return {pair: sorted(found, key=lambda match: -match.correlation) for pair, found in pairs.items()}
+    return {pair: sorted(own_matches, key=lambda match: -match.correlation) for pair, own_matches in pairs.items()}
 
 
 def _file_finding(pair: Pair, locator: Locator) -> Finding:
@@ -60,12 +62,12 @@ def _file_finding(pair: Pair, locator: Locator) -> Finding:
 
 def _image_finding(kind: str, pair: Pair, matches: list[NearDuplicate], locator: Locator) -> Finding:
     best = matches[0]
-    some = f"{len(matches)} pair{'s' if len(matches) > 1 else ''} of slices"
+    n_slices_text = f"{len(matches)} pair{'s' if len(matches) > 1 else ''} of slices"
     offset = None
     if kind == "same_image":
-        text = f"{some} with the same pixels"
+        text = f"{n_slices_text} with the same pixels"
     else:
-        text = f"{some} alike (correlation {best.correlation:.2f})"
+        text = f"{n_slices_text} nearly equal (correlation {best.correlation:.2f})"
         seconds = best.shift / locator.store.settings.size * locator.store.settings.slice_seconds
         starts = locator.store.starts
         offset = round(float(starts[best.row] - starts[best.other] + seconds), 2)

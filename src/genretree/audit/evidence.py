@@ -1,4 +1,4 @@
-"""The copies that an audit found, as evidence for splits: read from audit.json, or looked for now."""
+"""Pairs of copies for splits: read from audit.json, or found by a new audit."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def read_copies(path: str | Path, store: Store) -> Copies:
     path : path
         `audit.json`, as `genretree audit` writes it.
     store : Store
-        The store that was audited. It may have been moved, and its splits may have changed.
+        The audited store. Its folder and its splits may have changed since.
 
     Returns
     -------
     Copies
-        Every pair once, the smaller row first.
+        Each pair once, the smaller track first.
 
     Raises
     ------
@@ -39,38 +39,47 @@ def read_copies(path: str | Path, store: Store) -> Copies:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise CorpusError(f"{path}: cannot be read ({error.strerror}); make it with: {_again(store)}") from error
+        raise CorpusError(
+            f"{path}: cannot be read ({error.strerror}); create it with: {_audit_command(store)}"
+        ) from error
     try:
         content = json.loads(raw)
-        shape = (int(content["tracks"]), int(content["slices"]))
+        sizes = (int(content["tracks"]), int(content["slices"]))
         digest = str(content.get("digest", ""))
-        places = [[_place(item) for item in found["places"]] for found in content["findings"] if _is_copy(found)]
+        places = [
+            [_place(item) for item in finding_places["places"]]
+            for finding_places in content["findings"]
+            if _is_copy(finding_places)
+        ]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorpusError(
-            f"{path}: not an audit.json of genretree ({error!r}); make one with: {_again(store)}"
+            f"{path}: not an audit.json of genretree ({error!r}); create one with: {_audit_command(store)}"
         ) from error
-    if shape != (store.n_tracks, store.n_slices):
-        raise _other_store(
+    if sizes != (store.n_tracks, store.n_slices):
+        raise _wrong_store(
             path,
             store,
-            f"it lists {shape[0]} tracks and {shape[1]} slices, this store has {store.n_tracks} and {store.n_slices}",
+            f"it covers {sizes[0]} tracks and {sizes[1]} slices, the store has {store.n_tracks} and {store.n_slices}",
         )
     if digest not in ("", store.facts.digest):
-        raise _other_store(path, store, "the store was made from other music or settings since")
+        raise _wrong_store(path, store, "the store has been rebuilt from other music or settings")
     pairs = set()
-    for found in places:
-        for track, name in found:
+    for finding_places in places:
+        for track, name in finding_places:
             if not 0 <= track < store.n_tracks or store.tracks["path"][track] != name:
-                raise _other_store(path, store, f"its track {track}, '{name}', is not in this store")
-        if len(found) != 2:
-            raise CorpusError(f"{path}: a pair of copies has {len(found)} places; make it again with: {_again(store)}")
-        one, other = sorted(track for track, _ in found)
+                raise _wrong_store(path, store, f"its track {track}, '{name}', is not in this store")
+        if len(finding_places) != 2:
+            raise CorpusError(
+                f"{path}: a pair of copies has {len(finding_places)} places, expected 2; "
+                f"create the audit again with: {_audit_command(store)}"
+            )
+        one, other = sorted(track for track, _ in finding_places)
         pairs.add((one, other))
     return Copies(str(path), hashlib.sha256(raw).hexdigest(), tuple(sorted(pairs)))
 
 
 def find_copies(store: Store, *, progress: bool = False) -> Copies:
-    """Audit a store, write `audit.json` and `audit.html` into its folder `audit`, and return the pairs of copies."""
+    """Audit a store, write `audit.json` and `audit.html` to its folder `audit`, and return the pairs of copies."""
     out = store.folder / "audit"
     save_audit(audit(store, progress=progress), store, out)
     return read_copies(out / "audit.json", store)
@@ -84,9 +93,9 @@ def _place(place: dict[str, Any]) -> tuple[int, str]:
     return int(place["track"]), str(place["path"])
 
 
-def _again(store: Store) -> str:
+def _audit_command(store: Store) -> str:
     return f"genretree audit {store.folder}"
 
 
-def _other_store(path: Path, store: Store, why: str) -> CorpusError:
-    return CorpusError(f"{path}: not an audit of {store.folder}: {why}; audit this store with: {_again(store)}")
+def _wrong_store(path: Path, store: Store, why: str) -> CorpusError:
+    return CorpusError(f"{path}: not an audit of {store.folder}: {why}; audit this store with: {_audit_command(store)}")

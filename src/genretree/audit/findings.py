@@ -1,4 +1,4 @@
-"""What an audit says: findings, doubts about labels, and all of it as JSON."""
+"""Result classes of audits: findings, label issues, and their JSON form."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from genretree.corpus.store import Store
 
 Severity = Literal["error", "warning", "note"]
 
-# What each kind of finding says; the order is that of the report.
+# Description of each kind of finding, in the order of the report.
 KINDS = {
-    "shared": "the same track, artist or album stands in several parts of the split",
-    "same_file": "two tracks are the same file, byte by byte",
+    "shared": "the same track, artist or album is in several parts of the split",
+    "same_file": "two tracks have the same bytes",
     "same_image": "slices of two tracks have the same pixels",
-    "near_image": "slices of two tracks show the same but for small changes",
-    "same_sound": "two tracks hold the same recording, though it begins elsewhere in each",
-    "tree": "a track's genre and leaf don't agree, or aren't of the tree",
-    "parent": "rows left out, because their labels contradict the tree",
-    "label": "rows left out, because they have no label of the tree",
-    "several_leaves": "one artist or group has music under several leaves",
+    "near_image": "slices of two tracks are equal up to small changes",
+    "same_sound": "two tracks contain the same recording at different offsets",
+    "tree": "genre and leaf of a track disagree, or are not in the tree",
+    "parent": "rows skipped because their labels contradict the tree",
+    "label": "rows skipped because they have no label of the tree",
+    "several_leaves": "an artist or group has music under several leaves",
 }
 COPIES = ("same_file", "same_image", "near_image", "same_sound")
 
 
 @dataclass(frozen=True)
 class Place:
-    """A track, or one slice of it, that a finding is about.
+    """A track, or one of its slices, that a finding refers to.
 
     Parameters
     ----------
@@ -36,14 +36,14 @@ class Place:
         Row of tracks.parquet.
     path : str
     genre : str
-        Path of its leaf in the tree.
+        Path of the leaf in the tree.
     group : str
     part : str or None
-        Part of the split the slice, or the track, lies in; None if the track's slices lie in several.
+        Part of the split; None if the slices of the track are in several parts.
     row : int or None
-        The slice; None for the whole track.
+        Row of the slice; None for the whole track.
     start : float or None
-        Where the slice begins in the track, in seconds.
+        Start of the slice in the track, in seconds.
     """
 
     track: int
@@ -57,27 +57,27 @@ class Place:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that makes figures untrustworthy, or that is worth knowing.
+    """One finding of an audit.
 
     Parameters
     ----------
     kind : str
         One of `KINDS`.
     severity : "error", "warning" or "note"
-        Errors are what leaks from one part of the split into another, and labels that contradict each other.
+        Errors are leakage between parts of the split, and contradictory labels.
     text : str
-        For people.
+        Message for the report.
     places : tuple of Place
     similarity : float or None
-        0 to 1: 1 for the same bytes or pixels, else the correlation of the images' details.
+        0 to 1: 1 for equal bytes or pixels, otherwise the correlation of image details.
     slices : int
-        How many pairs of slices are alike.
+        Number of duplicate pairs of slices.
     seconds : float or None
-        How much sound is shared.
+        Duration of the shared audio.
     offset : float or None
-        Seconds by which the shared sound comes later in the first track than in the second.
+        Start of the shared audio in the first track minus its start in the second, in seconds.
     leak, conflict : bool
-        Whether the places lie in different parts of the split, or have different leaves.
+        Whether the places are in different parts of the split, or have different leaves.
     details : mapping
         Counts and names, by kind.
     """
@@ -97,7 +97,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class LabelIssue:
-    """How far a classifier that never heard a track's group believes its label.
+    """Out-of-fold probability of the label of a track, from a classifier trained without its group.
 
     Parameters
     ----------
@@ -105,16 +105,17 @@ class LabelIssue:
     path, genre, group : str
     part : str or None
     probability : float
-        Of the given leaf.
+        Probability of the given leaf.
     suggested : str
-        Path of the likeliest other leaf.
+        Path of the most probable other leaf.
     suggested_probability : float
     margin : float
-        `probability - suggested_probability`; the smaller, the more doubtful.
+        `probability - suggested_probability`; lower values are more doubtful.
     level : str
-        The first level, from the top, on which the two differ.
+        Highest level on which the two leaves differ.
     flagged : bool
-        Whether the other leaf is believed as firmly as tracks of that leaf are on the average, and this one isn't.
+        Whether confident learning assigns the track to the suggested leaf: its probability reaches the mean
+        probability of that leaf over tracks with that label.
     """
 
     track: int
@@ -132,24 +133,25 @@ class LabelIssue:
 
 @dataclass(frozen=True)
 class Audit:
-    """Everything an audit found.
+    """Result of an audit.
 
     Parameters
     ----------
     store : str
     split : str
     protocol : str
-        What the split's protocol means.
+        Description of the protocol of the split.
     tracks, slices : int
     findings : tuple of Finding
         By severity, then by kind.
     doubts : tuple of LabelIssue or None
-        The most doubtful label first; None if labels were not checked.
+        Label issues, the most doubtful first; None if labels were not checked.
     thresholds : mapping
-        What counted as the same.
+        Thresholds for copies.
     version : str
+        Version of genretree.
     digest : str
-        The store's, which says what it was made from.
+        Digest of the contents of the store.
     """
 
     store: str
@@ -165,12 +167,12 @@ class Audit:
 
     @property
     def failed(self) -> bool:
-        """Whether anything leaks or contradicts itself."""
+        """Whether any finding is an error."""
         return any(finding.severity == "error" for finding in self.findings)
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Counts: of findings by kind and severity, of leaks and conflicts among copies, and of doubtful labels."""
+        """Counts of findings by kind and severity, of leaking and conflicting copies, and of flagged labels."""
         copies = [finding for finding in self.findings if finding.kind in COPIES]
         return {
             "kinds": dict(Counter(item.kind for item in self.findings)),
@@ -183,7 +185,7 @@ class Audit:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as plain values."""
+        """Return the JSON-serialisable content of `audit.json`."""
         content = {**asdict(self), "summary": self.summary}
         for finding in content["findings"]:
             finding["places"] = list(finding["places"])
@@ -192,13 +194,13 @@ class Audit:
 
 
 class Locator:
-    """Names tracks and slices of a store.
+    """Lookup of the places of tracks and slices in a store.
 
     Parameters
     ----------
     store : Store
     parts : sequence of str
-        The part of every slice.
+        Part of each slice.
     """
 
     def __init__(self, store: Store, parts: Sequence[str]) -> None:
@@ -209,14 +211,14 @@ class Locator:
             self._track_parts[track].add(str(part))
 
     def track(self, track: int) -> Place:
-        """Name a whole track."""
+        """Return the place of a whole track."""
         tracks = self.store.tracks
-        found = self._track_parts[track]
-        part = next(iter(found)) if len(found) == 1 else None
+        parts = self._track_parts[track]
+        part = next(iter(parts)) if len(parts) == 1 else None
         return Place(track, tracks["path"][track], tracks["genre"][track], tracks["group"][track], part)
 
     def slice(self, row: int) -> Place:
-        """Name a slice."""
+        """Return the place of a slice."""
         track = int(self.store.slice_tracks[row])
         tracks = self.store.tracks
         start = round(float(self.store.starts[row]), 3)
@@ -224,5 +226,5 @@ class Locator:
         return Place(track, tracks["path"][track], tracks["genre"][track], tracks["group"][track], part, row, start)
 
     def leaks(self, *tracks: int) -> bool:
-        """Whether tracks lie in more than one part, taken together."""
+        """Whether the tracks together are in more than one part."""
         return len(set().union(*(self._track_parts[track] for track in tracks))) > 1

@@ -1,4 +1,4 @@
-"""What a store's tables alone tell: who stands on both sides of the split, which labels contradict the tree."""
+"""Findings from the tables of a store: owners in several parts of a split, and labels that contradict the tree."""
 
 from __future__ import annotations
 
@@ -13,78 +13,78 @@ from genretree.corpus.store import Store
 from genretree.errors import TaxonomyError
 from genretree.taxonomy import format_path
 
-_SHOWN = 20  # names and places that one finding lists
-_MEANT = ("artist", "album")  # columns that say who made a track, whatever the store was grouped by
+_MAX_LISTED = 20  # names and places per finding
+_OWNER_COLUMNS = ("artist", "album")  # checked whatever the store is grouped by
 
 
 def find_shared(store: Store, locator: Locator) -> list[Finding]:
-    """Find tracks, groups, artists and albums that stand in training and in another part, one finding for each kind."""
+    """Find tracks, groups, artists and albums in several parts of the split; one finding per kind of owner."""
     columns: dict[str, Sequence[object]] = {"track": range(store.n_tracks)}
     group_by = store.facts.group_by
     if group_by not in ("track", "slice"):
         columns[group_by] = store.tracks["group"]
-    for name in _MEANT:
+    for name in _OWNER_COLUMNS:
         if name not in columns and any(store.tracks.get(name, ())):
             columns[name] = join_by_name([str(value or "") for value in store.tracks[name]], name)
-    found = []
+    findings = []
     for name, values in columns.items():
         finding = _find_shared(store, locator, name, values, name in ("track", "artist", group_by))
-        found += [finding] if finding else []
-    return found
+        findings += [finding] if finding else []
+    return findings
 
 
-def _find_shared(store: Store, locator: Locator, name: str, values: Sequence[object], grave: bool) -> Finding | None:
+def _find_shared(store: Store, locator: Locator, name: str, values: Sequence[object], is_error: bool) -> Finding | None:
     parts = np.array(locator.parts)
     owner = [values[track] for track in store.slice_tracks.tolist()]
-    standing = defaultdict(set)
+    parts_by_owner = defaultdict(set)
     for value, part in zip(owner, locator.parts, strict=True):
-        standing[value].add(str(part))
-    split_up = [value for value, where in standing.items() if value != "" and len(where) > 1]
+        parts_by_owner[value].add(str(part))
+    split_up = [value for value, owner_parts in parts_by_owner.items() if value != "" and len(owner_parts) > 1]
     if not split_up:
         return None
     shares = {}
     for part in ("validation", "test"):
         rows = np.flatnonzero(parts == part).tolist()
-        heard = [owner[row] != "" and "train" in standing[owner[row]] for row in rows]
-        shares[part] = sum(heard) / len(rows) if rows else 0.0
+        in_training = [owner[row] != "" and "train" in parts_by_owner[owner[row]] for row in rows]
+        shares[part] = sum(in_training) / len(rows) if rows else 0.0
     names = [store.tracks["path"][value] if name == "track" else str(value) for value in split_up]
     text = (
-        f"{len(split_up)} {name}s stand in several parts: {shares['test']:.1%} of the test slices and "
-        f"{shares['validation']:.1%} of the validation slices are of {name}s that are also in training"
+        f"{len(split_up)} {name}s are in several parts: {shares['test']:.1%} of the test slices and "
+        f"{shares['validation']:.1%} of the validation slices belong to {name}s that are also in training"
     )
-    shown = set(split_up[:_SHOWN])
-    first = [track for track in range(store.n_tracks) if values[track] in shown][:_SHOWN]
+    shown = set(split_up[:_MAX_LISTED])
+    first = [track for track in range(store.n_tracks) if values[track] in shown][:_MAX_LISTED]
     return Finding(
         "shared",
-        "error" if grave else "warning",
+        "error" if is_error else "warning",
         text,
         tuple(locator.track(track) for track in first),
         leak=True,
-        details={"column": name, "count": len(split_up), "names": names[:_SHOWN], "shares_in_training": shares},
+        details={"column": name, "count": len(split_up), "names": names[:_MAX_LISTED], "shares_in_training": shares},
     )
 
 
 def find_contradictions(store: Store, locator: Locator) -> list[Finding]:
-    """Find tracks whose genre and leaf don't agree, and gather the rows that were refused when the store was made."""
-    found = []
+    """Find tracks whose genre and leaf disagree, and the rows that `prepare` rejected for their labels."""
+    findings = []
     for track, (genre, leaf) in enumerate(zip(store.tracks["genre"], store.track_leaves.tolist(), strict=True)):
         problem = _contradiction(store, str(genre), leaf)
         if problem:
-            found.append(Finding("tree", "error", problem, (locator.track(track),), conflict=True))
+            findings.append(Finding("tree", "error", problem, (locator.track(track),), conflict=True))
     for kind in ("parent", "label"):
-        refused = [failure for failure in store.failures if failure.kind == kind]
-        if refused:
-            messages = [failure.message for failure in refused]
-            text = f"{len(refused)} rows were left out when the store was made; the first: {messages[0]}"
-            details = {"count": len(refused), "rows": [failure.path for failure in refused], "messages": messages}
-            found.append(Finding(kind, "warning", text, details=details))
-    return found
+        rejected = [failure for failure in store.failures if failure.kind == kind]
+        if rejected:
+            messages = [failure.message for failure in rejected]
+            text = f"{len(rejected)} rows were skipped when the store was prepared; the first: {messages[0]}"
+            details = {"count": len(rejected), "rows": [failure.path for failure in rejected], "messages": messages}
+            findings.append(Finding(kind, "warning", text, details=details))
+    return findings
 
 
 def _contradiction(store: Store, genre: str, leaf: int) -> str | None:
     leaves = store.taxonomy.leaves
     if not 0 <= leaf < len(leaves):
-        return f"leaf {leaf} is not of the tree, which has {len(leaves)} leaves"
+        return f"leaf {leaf} is not in the tree, which has {len(leaves)} leaves"
     try:
         named = store.taxonomy.find_leaf(genre)
     except TaxonomyError as error:
@@ -95,7 +95,7 @@ def _contradiction(store: Store, genre: str, leaf: int) -> str | None:
 
 
 def find_several_leaves(store: Store) -> list[Finding]:
-    """Count the artists, or groups, with music under several leaves: often right, sometimes a wrong label."""
+    """Count the artists or groups with music under several leaves, which is often correct, sometimes a label error."""
     column = "artist" if any(store.tracks.get("artist", ())) else "group"
     if column == "group" and store.facts.group_by in ("track", "slice"):
         return []
@@ -106,8 +106,8 @@ def find_several_leaves(store: Store) -> list[Finding]:
     several = {name: dict(genres) for name, genres in counts.items() if len(genres) > 1}
     if not several:
         return []
-    what = "artists" if column == "artist" else f"groups ({store.facts.group_by})"
-    text = f"{len(several)} of {len(counts)} {what} have music under several leaves"
+    owners = "artists" if column == "artist" else f"groups ({store.facts.group_by})"
+    text = f"{len(several)} of {len(counts)} {owners} have music under several leaves"
     return [
         Finding("several_leaves", "note", text, details={"count": len(several), "of": len(counts), "names": several})
     ]

@@ -1,8 +1,8 @@
-"""Labels that a classifier which never heard a track's group does not believe: confident learning.
+"""Detection of label errors by confident learning.
 
-After Northcutt, Jiang and Chuang (2021), "Confident learning: estimating uncertainty in dataset labels". Probabilities
-come from folds that part no group; a label is doubted if another leaf is at least as probable as that leaf is, on the
-average, for the tracks that carry it. The list is for people to listen to; nothing is changed.
+After Northcutt, Jiang and Chuang (2021), "Confident learning: estimating uncertainty in dataset labels". Out-of-fold
+probabilities come from group-wise cross-validation. A label is flagged if another leaf reaches the mean probability of
+that leaf over the tracks with that label. The list is meant for manual review; labels are not changed.
 """
 
 from __future__ import annotations
@@ -22,68 +22,69 @@ from genretree.models.linear.logistic import group_folds, out_of_fold
 from genretree.progress import progress_bar
 from genretree.taxonomy import Taxonomy, format_path
 
-STRENGTH = 0.001  # inverse regularisation; chosen on composed music
+REGULARISATION = 0.001  # inverse regularisation C; selected on composed music
 
 
 def find_mislabelled(
     store: Store, locator: Locator | None = None, seed: int = 0, progress: bool = False
 ) -> list[LabelIssue]:
-    """Rank all tracks by how little their label is believed.
+    """Rank all tracks by the margin of their label.
 
     Parameters
     ----------
     store : Store
     locator : Locator, optional
-        Names the parts of a split.
+        Lookup of the parts of a split.
     seed : int
-        Of the folds.
+        Seed of the folds.
     progress : bool
+        Show a progress bar on standard error.
 
     Returns
     -------
-    list of Doubt
-        The most doubtful first.
+    list of LabelIssue
+        One per track, the lowest margin first.
 
     Raises
     ------
     CorpusError
-        If there are too few leaves or groups to tell anything.
+        If there are fewer than two leaves or two groups.
     """
     tracks, probabilities = predict_tracks(store, seed, progress)
-    given = store.track_leaves[tracks]
-    margins, rivals, flagged = find_label_issues(probabilities, given)
+    labels = store.track_leaves[tracks]
+    margins, alternatives, flagged = find_label_issues(probabilities, labels)
     locator = locator or Locator(store, ["all"] * store.n_slices)
-    doubts = []
-    for place in np.argsort(margins, kind="stable").tolist():
-        where = locator.track(int(tracks[place]))
-        own, other = int(given[place]), int(rivals[place])
-        doubts.append(
+    issues = []
+    for position in np.argsort(margins, kind="stable").tolist():
+        location = locator.track(int(tracks[position]))
+        label, alternative = int(labels[position]), int(alternatives[position])
+        issues.append(
             LabelIssue(
-                where.track,
-                where.path,
-                format_path(store.taxonomy.leaves[own]),
-                where.group,
-                where.part,
-                round(float(probabilities[place, own]), 4),
-                format_path(store.taxonomy.leaves[other]),
-                round(float(probabilities[place, other]), 4),
-                round(float(margins[place]), 4),
-                _parting(store.taxonomy, own, other),
-                bool(flagged[place]),
+                location.track,
+                location.path,
+                format_path(store.taxonomy.leaves[label]),
+                location.group,
+                location.part,
+                round(float(probabilities[position, label]), 4),
+                format_path(store.taxonomy.leaves[alternative]),
+                round(float(probabilities[position, alternative]), 4),
+                round(float(margins[position]), 4),
+                _first_different_level(store.taxonomy, label, alternative),
+                bool(flagged[position]),
             )
         )
-    return doubts
+    return issues
 
 
 def predict_tracks(store: Store, seed: int = 0, progress: bool = False) -> tuple[Int64Array, Float64Array]:
-    """Predict every track by a classifier that learned from other groups only.
+    """Predict every track with a classifier trained on other groups.
 
     Returns
     -------
     tracks : int64 array, shape (n,)
-        Those with a slice that isn't silent, and with a leaf of the tree.
+        Tracks with a leaf of the tree and at least one slice that is not silent.
     probabilities : float64 array, shape (n, n_leaves)
-        Means over the track's slices.
+        Means over the slices of each track.
     """
     n_leaves = len(store.taxonomy.leaves)
     rows = store.rows()
@@ -93,54 +94,70 @@ def predict_tracks(store: Store, seed: int = 0, progress: bool = False) -> tuple
     leaves, groups = store.track_leaves[own], store.track_groups[own]
     folds = group_folds(leaves, groups, seed) if len(rows) else []
     if len(np.unique(leaves)) < 2 or not folds:
-        raise CorpusError(f"{store.folder}: labels can't be checked with fewer than two leaves or two groups")
-    examples = SliceDataset(store.images, rows, leaves, own, groups, cache=store.folder / "cache")
-    features = dataset_statistics(examples, progress)
-    weights = LabelledRows.of([examples]).weights
-    with progress_bar(len(folds), "doubt labels", "fold", progress) as tick:
-        found = out_of_fold(features, leaves, groups, STRENGTH, n_leaves, seed, weights, tick=tick)
-    tracks, place = np.unique(own, return_inverse=True)
-    return tracks, average_by(found, place, len(tracks))
+        raise CorpusError(
+            f"{store.folder}: labels cannot be checked with fewer than two leaves or two groups; "
+            "use a store with more genres or artists"
+        )
+    dataset = SliceDataset(store.images, rows, leaves, own, groups, cache=store.folder / "cache")
+    features = dataset_statistics(dataset, progress)
+    weights = LabelledRows.of([dataset]).weights
+    with progress_bar(len(folds), "check labels", "fold", progress) as tick:
+        slice_probabilities = out_of_fold(features, leaves, groups, REGULARISATION, n_leaves, seed, weights, tick=tick)
+    tracks, position = np.unique(own, return_inverse=True)
+    return tracks, average_by(slice_probabilities, position, len(tracks))
 
 
 def find_label_issues(
-    probabilities: Float64Array, given: Int64Array
+    probabilities: Float64Array, labels: Int64Array
 ) -> tuple[Float64Array, Int64Array, NDArray[np.bool_]]:
-    """Doubt labels by confident learning.
+    """Find label issues by confident learning.
+
+    Margins are twice the normalised margin of cleanlab minus 1, and the flagged examples are those off the diagonal of
+    its confident joint.
 
     Parameters
     ----------
     probabilities : float64 array, shape (n, n_classes)
-        By models that did not see the example.
-    given : int64 array, shape (n,)
-        Classes as labelled.
+        Out-of-fold probabilities.
+    labels : int64 array, shape (n,)
+        Labels.
 
     Returns
     -------
     margins : float64 array, shape (n,)
-        Probability of the given class minus that of the likeliest other, -1 to 1.
-    rivals : int64 array, shape (n,)
-        The likeliest other class.
+        Probability of the label minus that of the most probable other class, -1 to 1.
+    alternatives : int64 array, shape (n,)
+        Suggested class: the most probable confident class of flagged examples, otherwise the most probable other class.
     flagged : bool array, shape (n,)
-        Whether the example counts as one of another class: of the classes whose probability reaches their own examples'
-        mean, the likeliest isn't the given one.
+        Whether the most probable confident class is not the label. A class is confident if its probability reaches the
+        mean over the examples with that label.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.95, 0.05]])
+    >>> margins, alternatives, flagged = find_label_issues(probabilities, np.array([0, 0, 1, 1]))
+    >>> flagged
+    array([False, False, False,  True])
+    >>> int(alternatives[3]), round(float(margins[3]), 2)
+    (0, -0.9)
     """
     n, n_classes = probabilities.shape
-    here = np.arange(n)
-    counts = np.bincount(given, minlength=n_classes)
-    confidence = np.bincount(given, weights=probabilities[here, given], minlength=n_classes) / np.maximum(counts, 1)
-    limits = np.where(counts > 0, confidence, np.inf)  # a class without examples is never suggested
-    believed = np.where(probabilities >= limits, probabilities, -1.0)
-    likeliest = believed.argmax(axis=1)
+    rows = np.arange(n)
+    counts = np.bincount(labels, minlength=n_classes)
+    confidence = np.bincount(labels, weights=probabilities[rows, labels], minlength=n_classes) / np.maximum(counts, 1)
+    thresholds = np.where(counts > 0, confidence, np.inf)  # never suggest a class without examples
+    confident = np.where(probabilities >= thresholds, probabilities, -1.0)
+    likeliest = confident.argmax(axis=1)
     others = probabilities.copy()
-    others[here, given] = -1.0
-    rivals = others.argmax(axis=1)
-    margins = probabilities[here, given] - probabilities[here, rivals]
-    flagged = (believed[here, likeliest] >= 0) & (likeliest != given)
-    return margins, np.where(flagged, likeliest, rivals).astype(np.int64), flagged
+    others[rows, labels] = -1.0
+    alternatives = others.argmax(axis=1)
+    margins = probabilities[rows, labels] - probabilities[rows, alternatives]
+    flagged = (confident[rows, likeliest] >= 0) & (likeliest != labels)
+    return margins, np.where(flagged, likeliest, alternatives).astype(np.int64), flagged
 
 
-def _parting(taxonomy: Taxonomy, one: int, other: int) -> str:
-    """Name the first level on which two leaves differ."""
+def _first_different_level(taxonomy: Taxonomy, one: int, other: int) -> str:
+    """Return the name of the first level on which two leaves differ."""
     level = int(np.flatnonzero(taxonomy.ancestors[one] != taxonomy.ancestors[other])[0])
     return taxonomy.levels[level]

@@ -1,10 +1,9 @@
-"""The same recording in two tracks, wherever it begins in each: landmarks of peaks, and a vote on the offset.
+"""Shared recordings at any offset: landmarks of spectrogram peaks, voting on offsets, and detailed comparison.
 
-After Wang (2003), "An industrial-strength audio search algorithm": peaks of the spectrogram outlive encoding, level and
-noise; a few of them together, with their bins and the times between them, name a place in a recording; and where many
-such names of two tracks agree on one offset, the tracks share sound. Three peaks make a landmark instead of two: here
-time and frequency are coarse (51 ms and a semitone, as in the stored images), so that two say too little. Pairs with
-enough votes are laid on each other and compared in detail, window by window, and only that decides.
+After Wang (2003), "An industrial-strength audio search algorithm". Spectrogram peaks survive encoding, level changes
+and noise. A landmark is a tuple of nearby peaks, identified by their bins and the time between them. Two tracks share
+audio if many equal landmarks agree on one offset. Landmarks have three peaks rather than two, because the stored images
+resolve 51 ms and a semitone only. Pairs with enough votes are aligned and compared window by window, which decides.
 """
 
 from __future__ import annotations
@@ -23,39 +22,37 @@ from genretree.corpus.store import Store
 from genretree.files import release_pages
 from genretree.progress import progress_bar
 
-CORRELATION = 0.5  # of a window's details above which it is the same sound
-OVERLAP_SECONDS = 5.0  # that must agree at least
-VOTES = 5  # for one offset that make two tracks a candidate
-_FAN = 4  # peaks after the first from which the other two are taken
-_REACH = 62  # columns within which the three lie
-_STEP = 2  # columns that count as one in the times between them
-_REPEATS = 4  # times a landmark counts in one track: loops say the same over and over
-_MOST_COINCIDENCES = 20_000_000  # pairs of equal landmarks that are voted on; the commonest ones are left out first
-_SOME = (
-    1_000_000  # landmarks, or coincidences, that are worked on at a time: copies of all would take most of the memory
-)
-_MOST_CANDIDATES = 2000
+CORRELATION = 0.5  # of the details of a window; windows at or above it match
+OVERLAP_SECONDS = 5.0  # minimum total length of matching windows
+MIN_VOTES = 5  # for one offset, to make two tracks a candidate
+_FAN = 4  # following peaks among which the other two are chosen
+_MAX_SPAN = 62  # columns between first and last peak
+_TIME_QUANTUM = 2  # columns per unit of time differences
+_MAX_REPEATS = 4  # occurrences of a landmark counted per track: loops repeat landmarks
+_MAX_COINCIDENCES = 20_000_000  # pairs of equal landmarks; the most common landmarks are skipped first
+_CHUNK = 1_000_000  # landmarks or pairs per chunk; temporary copies of all would dominate memory use
+_MAX_CANDIDATES = 2000
 _WINDOW_SECONDS = 2.5
-_MAX_SLICES = 120  # of a track that are read for the comparison: 23 minutes
+_MAX_SLICES = 120  # per track in the comparison: 23 minutes
 
 
 @dataclass(frozen=True)
 class SharedRecording:
-    """Two tracks that share sound.
+    """Two tracks that share audio.
 
     Parameters
     ----------
     track, other : int
     seconds : float
-        How long the windows that agree are together.
+        Total length of the matching windows.
     offset : float
-        Seconds by which the shared sound comes later in `track` than in `other`, both measured from the file's start.
+        Start of the shared audio in `track` minus its start in `other`, in seconds from the start of the file.
     correlation : float
-        Median of the windows that agree.
+        Median over the matching windows.
     votes : int
         Landmarks that agree on the offset.
     row, other_row : int
-        Slices in which a window that agrees lies.
+        Slices that contain a matching window.
     """
 
     track: int
@@ -68,35 +65,36 @@ class SharedRecording:
     other_row: int
 
 
-def find_repeats(
+def find_shared_recordings(
     store: Store, fingerprints: Fingerprints, known: Iterable[tuple[int, int]] = (), progress: bool = False
 ) -> list[SharedRecording]:
-    """Find pairs of tracks that share sound.
+    """Find pairs of tracks that share audio.
 
     Parameters
     ----------
     store : Store
     fingerprints : Fingerprints
     known : pairs of tracks, the smaller first
-        Those that need not be looked at again.
+        Pairs to skip.
     progress : bool
+        Show a progress bar on standard error.
     """
     skip = set(known)
     peaks = fingerprints.peaks
     tracks = store.slice_tracks[peaks.rows]
     columns = np.round(store.starts[peaks.rows] / column_seconds(store)).astype(np.int64) + peaks.columns
-    votes = count_votes(name_landmarks(tracks, columns, peaks.bins), tracks, columns)
+    votes = count_votes(compute_landmarks(tracks, columns, peaks.bins), tracks, columns)
     votes = [vote for vote in votes if (vote.track, vote.other) not in skip]
-    found = []
-    votes = votes[:_MOST_CANDIDATES]
+    repeats = []
+    votes = votes[:_MAX_CANDIDATES]
     with progress_bar(len(votes), "compare tracks", "pair", progress and len(votes) > 0) as tick:
         for vote in votes:
             repeat = _compare(store, vote)
             if repeat is not None:
-                found.append(repeat)
+                repeats.append(repeat)
             release_pages(store.images)
             tick()
-    return found
+    return repeats
 
 
 @dataclass(frozen=True)
@@ -110,146 +108,156 @@ class Vote:
 
 
 def column_seconds(store: Store) -> float:
-    """Length of an image's column in seconds: 51 ms."""
+    """Length of an image column in seconds: 51 ms by default."""
     from genretree.settings import HOP_LENGTH, SAMPLE_RATE
 
     return store.settings.slice_frames * HOP_LENGTH / SAMPLE_RATE / store.settings.size
 
 
-def name_landmarks(tracks: Int64Array, columns: Int64Array, bins: UInt8Array) -> NDArray[np.uint64]:
-    """Name the landmarks of peaks, three at a time: their bins and the times between them.
+def compute_landmarks(tracks: Int64Array, columns: Int64Array, bins: UInt8Array) -> NDArray[np.uint64]:
+    """Compute landmarks: hashes of three peaks from their bins and the time between them.
 
     Parameters
     ----------
     tracks, columns : int64 arrays, shape (n,)
-        Of each peak: its track, and its column from the beginning of the track's file.
+        Track of each peak, and its column from the start of the file.
     bins : uint8 array, shape (n,)
 
     Returns
     -------
     uint64 array
-        Sorted: the name above, the place of its first peak in the lower 32 bits.
+        Sorted; the hash in the upper 32 bits, the index of the first peak in the lower 32 bits.
     """
     n = len(columns)
-    found = np.empty(_FAN * (_FAN - 1) // 2 * n, np.uint64)
-    done = 0
+    landmarks_buffer = np.empty(_FAN * (_FAN - 1) // 2 * n, np.uint64)
+    n_landmarks = 0
     for first in range(1, _FAN):
         for second in range(first + 1, _FAN + 1):
-            for start in range(0, n - second, _SOME):
-                here = np.arange(start, min(start + _SOME, n - second))
-                one, two = columns[here + first] - columns[here], columns[here + second] - columns[here]
-                good = (tracks[here] == tracks[here + second]) & (two <= _REACH) & (one >= 0) & (two > 0)
-                places = here[good]
+            for start in range(0, n - second, _CHUNK):
+                anchors = np.arange(start, min(start + _CHUNK, n - second))
+                first_gap, second_gap = (
+                    columns[anchors + first] - columns[anchors],
+                    columns[anchors + second] - columns[anchors],
+                )
+                valid = (
+                    (tracks[anchors] == tracks[anchors + second])
+                    & (second_gap <= _MAX_SPAN)
+                    & (first_gap >= 0)
+                    & (second_gap > 0)
+                )
+                places = anchors[valid]
                 numbers = [bins[places + step].astype(np.uint64) for step in (0, first, second)]
-                times = [(item[good] // _STEP).astype(np.uint64) for item in (one, two)]
+                times = [(item[valid] // _TIME_QUANTUM).astype(np.uint64) for item in (first_gap, second_gap)]
                 names = numbers[0] << 24 | numbers[1] << 17 | numbers[2] << 10 | times[0] << 5 | times[1]
-                found[done : done + len(places)] = names << 32 | places.astype(np.uint64)
-                done += len(places)
-    landmarks = found[:done]
+                landmarks_buffer[n_landmarks : n_landmarks + len(places)] = names << 32 | places.astype(np.uint64)
+                n_landmarks += len(places)
+    landmarks = landmarks_buffer[:n_landmarks]
     landmarks.sort()
     return landmarks
 
 
 def count_votes(landmarks: NDArray[np.uint64], tracks: Int64Array, columns: Int64Array) -> list[Vote]:
-    """Let equal landmarks of different tracks vote on the offset; the pairs of tracks with most votes come first.
+    """Count votes of equal landmarks of different tracks for their offset; most votes first.
 
     Parameters
     ----------
     landmarks : uint64 array
-        As `name_landmarks` gives them.
+        From `compute_landmarks`.
     tracks, columns : int64 arrays, shape (n,)
-        Of each peak.
+        Track and column of each peak.
     """
-    most, pairs = _limit(_repeated(landmarks, tracks, columns))
-    keys = np.empty(pairs, np.int64)  # as many as there can be at most
-    done = 0
-    for names, own, when in _repeated(landmarks, tracks, columns):
-        for some in _coincidences(names, own, when, most):
-            keys[done : done + len(some)] = some
-            done += len(some)
-    return _best_offsets(keys[:done])
+    max_occurrences, n_pairs = _limit(_repeated(landmarks, tracks, columns))
+    keys = np.empty(n_pairs, np.int64)  # upper bound
+    n_keys = 0
+    for names, landmark_tracks, landmark_columns in _repeated(landmarks, tracks, columns):
+        for coincidences in _coincidences(names, landmark_tracks, landmark_columns, max_occurrences):
+            keys[n_keys : n_keys + len(coincidences)] = coincidences
+            n_keys += len(coincidences)
+    return _best_offsets(keys[:n_keys])
 
 
 def _repeated(
     landmarks: NDArray[np.uint64], tracks: Int64Array, columns: Int64Array
 ) -> Iterator[tuple[Int64Array, Int64Array, Int64Array]]:
-    """Yield the names, tracks and columns of landmarks that occur again, sorted; some at a time, a name's together."""
+    """Yield hashes, tracks and columns of repeated landmarks, sorted, in chunks that keep equal hashes together."""
     start = 0
     while start < len(landmarks):
-        last = landmarks[min(start + _SOME, len(landmarks)) - 1] >> 32
+        last = landmarks[min(start + _CHUNK, len(landmarks)) - 1] >> 32
         stop = int(np.searchsorted(landmarks, (last + 1) << 32))
         names = (landmarks[start:stop] >> 32).astype(np.int64)
         same = names[1:] == names[:-1]
-        again = np.append(False, same) | np.append(same, False)
-        names, places = names[again], (landmarks[start:stop][again] & 0xFFFFFFFF).astype(np.int64)
+        is_repeated = np.append(False, same) | np.append(same, False)
+        names, places = names[is_repeated], (landmarks[start:stop][is_repeated] & 0xFFFFFFFF).astype(np.int64)
         start = stop
-        # Peaks lie in the order of tracks and columns, and so do equal landmarks.
-        own = tracks[places]
-        keep = _first_of_each(names, own)
-        yield names[keep], own[keep], columns[places[keep]]
+        # Peaks are sorted by track and column, and so are equal landmarks.
+        landmark_tracks = tracks[places]
+        first_rows = _first_of_each(names, landmark_tracks)
+        yield names[first_rows], landmark_tracks[first_rows], columns[places[first_rows]]
 
 
 def _first_of_each(names: Int64Array, tracks: Int64Array) -> Int64Array:
-    """Keep the first few of each name in each track; both are sorted by name, then track."""
+    """Return the rows of the first few occurrences of each hash in each track; both are sorted by hash, then track."""
     new = np.append(True, (names[1:] != names[:-1]) | (tracks[1:] != tracks[:-1]))
     began = np.maximum.accumulate(np.where(new, np.arange(len(names)), 0))
-    return np.flatnonzero(np.arange(len(names)) - began < _REPEATS)
+    return np.flatnonzero(np.arange(len(names)) - began < _MAX_REPEATS)
 
 
 def _limit(blocks: Iterable[tuple[Int64Array, Int64Array, Int64Array]]) -> tuple[int, int]:
-    """How often a name may occur so that all pairs together are not too many, and how many pairs that makes."""
+    """Compute the maximum occurrences of a hash that bound the total number of pairs, and that number."""
     sizes: Counter[int] = Counter()
     for names, _, _ in blocks:
         counts, times = np.unique(np.unique(names, return_counts=True)[1], return_counts=True)
         sizes.update(dict(zip(counts.tolist(), times.tolist(), strict=True)))
-    most = pairs = 0
+    max_occurrences = n_pairs = 0
     for size in sorted(sizes):
-        more = sizes[size] * size * (size - 1) // 2
-        if pairs + more > _MOST_COINCIDENCES:
+        n_more = sizes[size] * size * (size - 1) // 2
+        if n_pairs + n_more > _MAX_COINCIDENCES:
             break
-        most, pairs = size, pairs + more
-    return most, pairs
+        max_occurrences, n_pairs = size, n_pairs + n_more
+    return max_occurrences, n_pairs
 
 
-def _coincidences(names: Int64Array, tracks: Int64Array, columns: Int64Array, most: int) -> Iterator[Int64Array]:
-    """Yield pairs of equal landmarks of two tracks, each as one number: both tracks and the offset."""
+def _coincidences(
+    names: Int64Array, tracks: Int64Array, columns: Int64Array, max_occurrences: int
+) -> Iterator[Int64Array]:
+    """Yield pairs of equal landmarks of two tracks, packed as one integer: both tracks and the offset."""
     _, inverse, counts = np.unique(names, return_inverse=True, return_counts=True)
-    rare = np.flatnonzero(counts[inverse] <= most)
+    rare = np.flatnonzero(counts[inverse] <= max_occurrences)
     names, tracks, columns = names[rare], tracks[rare], columns[rare]
-    here = np.arange(len(names))
-    for step in range(1, most):
-        here = here[here + step < len(names)]
-        here = here[names[here] == names[here + step]]
-        if len(here) == 0:
+    positions = np.arange(len(names))
+    for step in range(1, max_occurrences):
+        positions = positions[positions + step < len(names)]
+        positions = positions[names[positions] == names[positions + step]]
+        if len(positions) == 0:
             return
-        one = here[tracks[here] != tracks[here + step]]  # equal names lie in the order of their tracks
-        offset = columns[one] - columns[one + step]
-        # Tracks of up to 2^21 and offsets of up to 2^20 columns (15 hours) either way fit into 63 bits.
-        yield (tracks[one] << 42 | tracks[one + step] << 21) + offset + (1 << 20)
+        different = positions[tracks[positions] != tracks[positions + step]]  # equal hashes are sorted by track
+        offset = columns[different] - columns[different + step]
+        # Up to 2^21 tracks and offsets of up to 2^20 columns (15 hours) in either direction fit into 63 bits.
+        yield (tracks[different] << 42 | tracks[different + step] << 21) + offset + (1 << 20)
 
 
 def _best_offsets(keys: Int64Array) -> list[Vote]:
-    """Count the votes for each offset and its neighbours, and take the best of each pair of tracks; sorts `keys`."""
+    """Count the votes for each offset and its neighbours, and select the best per pair of tracks; sorts `keys`."""
     keys.sort()
-    found = []
+    votes = []
     start = 0
     while start < len(keys):
-        # Some at a time, but those of a pair of tracks together.
-        last = min(start + _SOME, len(keys)) - 1
+        # In chunks that keep the keys of a pair of tracks together.
+        last = min(start + _CHUNK, len(keys)) - 1
         stop = int(np.searchsorted(keys, ((keys[last] >> 21) + 1) << 21))
-        found += _best_of_each(keys[start:stop])
+        votes += _best_of_each(keys[start:stop])
         start = stop
-    return sorted(found, key=lambda vote: (-vote.votes, vote.track, vote.other))
+    return sorted(votes, key=lambda vote: (-vote.votes, vote.track, vote.other))
 
 
 def _best_of_each(keys: Int64Array) -> list[Vote]:
-    """Take the offset with most votes, if enough, of each pair of tracks; `keys` are sorted."""
+    """Select the offset with the most votes of each pair of tracks, if there are enough; `keys` are sorted."""
     values, counts = np.unique(keys, return_counts=True)
     total = counts.copy()
     near = np.flatnonzero(np.diff(values) == 1)
     total[near] += counts[near + 1]
     total[near + 1] += counts[near]
-    enough = total >= VOTES
+    enough = total >= MIN_VOTES
     values, total = values[enough], total[enough]
     order = np.lexsort((-total, values >> 21))
     values, total = values[order], total[order]
@@ -261,22 +269,22 @@ def _best_of_each(keys: Int64Array) -> list[Vote]:
 
 
 def _compare(store: Store, vote: Vote) -> SharedRecording | None:
-    """Lay two tracks on each other at the offset that was voted for; None if they don't agree long enough."""
+    """Align two tracks at the voted offset and compare them; None if the match is too short."""
     seconds = column_seconds(store)
     window = max(8, round(_WINDOW_SECONDS / seconds))
-    (one, rows, begin), (other, other_rows, other_begin) = (_join(store, track) for track in (vote.track, vote.other))
+    (one, rows, start), (other, other_rows, other_start) = (_join(store, track) for track in (vote.track, vote.other))
     best: tuple[float, int, Float32Array] | None = None
     for shift in range(-2, 3):
-        # Columns are counted from the file's start; the joined images begin with the first slice.
-        lag = vote.offset + shift + other_begin - begin
+        # Columns count from the start of the file; the joined images start at the first slice.
+        lag = vote.offset + shift + other_start - start
         windows = agreement(one, other, lag, window)
-        good = float(windows[windows >= CORRELATION].sum())  # NaN is not
-        if best is None or good > best[0]:
-            best = (good, lag, windows)
+        agreement_sum = float(windows[windows >= CORRELATION].sum())  # NaN compares false
+        if best is None or agreement_sum > best[0]:
+            best = (agreement_sum, lag, windows)
     assert best is not None
     _, lag, windows = best
     agreeing = np.flatnonzero(windows >= CORRELATION)
-    # Sound shorter than this that agrees all through is as much as there can be.
+    # For short tracks, a match over most of the track is sufficient.
     if len(agreeing) * window * seconds < min(OVERLAP_SECONDS, 0.8 * len(rows) * store.settings.slice_seconds):
         return None
     low, high = max(lag, 0), min(one.shape[1], other.shape[1] + lag)
@@ -286,7 +294,7 @@ def _compare(store: Store, vote: Vote) -> SharedRecording | None:
         vote.track,
         vote.other,
         round(len(agreeing) * window * seconds, 1),
-        round((lag + begin - other_begin) * seconds, 2),
+        round((lag + start - other_start) * seconds, 2),
         float(np.median(windows[agreeing])),
         vote.votes,
         int(rows[middle // size]),
@@ -295,8 +303,8 @@ def _compare(store: Store, vote: Vote) -> SharedRecording | None:
 
 
 def _join(store: Store, track: int) -> tuple[Float32Array, Int64Array, int]:
-    """Give a track's details side by side, the slices they are of, and the column at which they begin."""
+    """Concatenate the details of a track over time; return them with the rows of the slices and the start column."""
     rows = np.flatnonzero(store.slice_tracks == track)[:_MAX_SLICES]
-    pieces = detail(np.asarray(store.images[rows[0] : rows[-1] + 1]))
-    begin = round(float(store.starts[rows[0]]) / column_seconds(store))
-    return np.concatenate(list(pieces), axis=1), rows, begin
+    details = detail(np.asarray(store.images[rows[0] : rows[-1] + 1]))
+    start = round(float(store.starts[rows[0]]) / column_seconds(store))
+    return np.concatenate(list(details), axis=1), rows, start

@@ -1,4 +1,4 @@
-"""An audit as files: audit.json, labels.csv, and one page with the copies side by side."""
+"""Writing an audit: audit.json, labels.csv, and a page with pairs of copies side by side."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from genretree.evaluation.report import data_url, render
 from genretree.files import atomic_path, write_text
 from genretree.settings import MODALITIES
 
-PICTURED = 40  # pairs of copies that the page shows; all are in audit.json
-LISTED = 200  # rows of a table on the page
+MAX_PAIRS = 40  # pairs of copies on the page; audit.json has all
+MAX_ROWS = 200  # rows of a table on the page
 
 
-def save_audit(found: Audit, store: Store, out: str | Path, command: str = "") -> Path:
+def save_audit(result: Audit, store: Store, out: str | Path, command: str = "") -> Path:
     """Write `audit.json`, `audit.html` and, if labels were checked, `labels.csv` into a folder.
 
     Parameters
     ----------
-    found : Audit
+    result : Audit
     store : Store
-        For the pictures.
+        The audited store; supplies the pictures.
     out : path
     command : str
-        What made it, to be shown.
+        Command line shown on the page.
 
     Returns
     -------
     Path
-        The page's path.
+        Path of the page.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "audit.json", json.dumps(found.to_json(), indent=1, ensure_ascii=False))
-    if found.doubts is not None:
-        write_labels(found.doubts, out / "labels.csv")
+    write_text(out / "audit.json", json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+    if result.doubts is not None:
+        write_labels(result.doubts, out / "labels.csv")
     else:
-        (out / "labels.csv").unlink(missing_ok=True)  # of an earlier audit
-    return write_page(found, store, out / "audit.html", command)
+        (out / "labels.csv").unlink(missing_ok=True)  # from an earlier audit
+    return write_page(result, store, out / "audit.html", command)
 
 
 def write_labels(doubts: Sequence[LabelIssue], path: Path) -> None:
-    """Write a row for each track, the most doubtful label first."""
+    """Write one row per track, the most doubtful label first."""
     columns = list(LabelIssue.__dataclass_fields__)
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
@@ -57,21 +57,21 @@ def write_labels(doubts: Sequence[LabelIssue], path: Path) -> None:
         writer.writerows([getattr(doubt, name) for name in columns] for doubt in doubts)
 
 
-def write_page(found: Audit, store: Store, path: Path, command: str = "") -> Path:
-    """Write one self-contained HTML page: pictures inside, no network."""
-    copies = [item for item in found.findings if item.kind in COPIES]
+def write_page(result: Audit, store: Store, path: Path, command: str = "") -> Path:
+    """Write a self-contained HTML page with embedded pictures."""
+    copies = [item for item in result.findings if item.kind in COPIES]
     pairs = [
-        {"finding": item, "pictures": [_picture(store, place) for place in item.places]} for item in copies[:PICTURED]
+        {"finding": item, "pictures": [_picture(store, place) for place in item.places]} for item in copies[:MAX_PAIRS]
     ]
-    flagged = [doubt for doubt in found.doubts or () if doubt.flagged]
+    flagged = [doubt for doubt in result.doubts or () if doubt.flagged]
     page = render(
         "audit.html.j2",
-        found=found,
+        found=result,
         kinds=KINDS,
         copies=copies,
         pairs=pairs,
-        others=[item for item in found.findings if item.kind not in COPIES],
-        flagged=flagged[:LISTED],
+        others=[item for item in result.findings if item.kind not in COPIES],
+        flagged=flagged[:MAX_ROWS],
         n_flagged=len(flagged),
         command=command,
     )
@@ -80,7 +80,7 @@ def write_page(found: Audit, store: Store, path: Path, command: str = "") -> Pat
 
 
 def _picture(store: Store, place: Place) -> dict[str, Any]:
-    """Draw a slice as a strip: mel, CQT and chroma from left to right."""
+    """Render a slice as a strip: mel, CQT and chroma from left to right."""
     names = ", ".join(name.upper() if name == "cqt" else name for name in MODALITIES)
     return {
         "url": data_url(draw_strip(np.asarray(store.images[place.row]))),

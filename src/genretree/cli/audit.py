@@ -1,4 +1,4 @@
-"""The command audit."""
+"""The command `audit`."""
 
 from __future__ import annotations
 
@@ -17,47 +17,49 @@ if TYPE_CHECKING:
 
     from genretree.audit.findings import Audit, Finding, LabelIssue
 
-_ROWS = 20  # of each table on the terminal
+_ROWS = 20  # per table on the terminal
 
 
 @click.command()
 @click.argument("store", type=FOLDER)
-@click.option("--split", "split_name", default="default", show_default=True, help="Which of the store's splits.")
-@click.option("--labels", is_flag=True, help="Also look for doubtful labels (20 ms a slice, once).")
-@click.option("--out", type=OUT_FOLDER, help="Folder for the files and the page.  [default: STORE/audit]")
-@click.option("--seed", default=0, show_default=True, help="Of the folds that labels are checked by.")
-@click.option("--strict", is_flag=True, help="Exit with status 1 if anything leaks or contradicts itself.")
+@click.option("--split", "split_name", default="default", show_default=True, help="Split of the store to audit.")
+@click.option("--labels", is_flag=True, help="Also look for label errors (20 ms per slice on the first run).")
+@click.option("--out", type=OUT_FOLDER, help="Output folder.  [default: STORE/audit]")
+@click.option("--seed", default=0, show_default=True, help="Seed for the cross-validation folds of --labels.")
+@click.option("--strict", is_flag=True, help="Exit with status 1 on leakage or contradictory labels.")
 @click.option("--json", "as_json", is_flag=True, help="Print audit.json.")
 @quiet_option
 def audit(
     store: Path, split_name: str, labels: bool, out: Path | None, seed: int, strict: bool, as_json: bool, quiet: bool
 ) -> None:
-    """Find what makes figures on STORE untrustworthy: copies, leaks, contradictory and likely wrong labels.
+    """Find duplicates, leakage between parts of the split, contradictory labels and likely label errors in STORE.
 
-    Copies are found by file, by pixels, by look and by sound, also of other encoding, level or beginning. Nothing in
-    the store is changed.
+    Copies are found by file, by pixels and by recording, even with another encoding, level or start. The store is not
+    changed.
     """
-    from genretree.audit import audit as examine
+    from genretree.audit import audit as run_audit
     from genretree.audit.findings import COPIES
     from genretree.audit.page import save_audit
     from genretree.corpus.store import Store
     from genretree.parallel import command_line
 
     opened = Store(store)
-    found = examine(opened, split_name, labels=labels, seed=seed, progress=not quiet)
-    page = save_audit(found, opened, out or store / "audit", command_line())
+    result = run_audit(opened, split_name, labels=labels, seed=seed, progress=not quiet)
+    page = save_audit(result, opened, out or store / "audit", command_line())
     if as_json:
-        echo_json(found.to_json())
+        echo_json(result.to_json())
     else:
-        _show(found)
-        echo(f"Pictures and details: {page}")
-        if any(item.leak for item in found.findings if item.kind in COPIES):
-            echo(f"A split that keeps copies on one side: genretree split {store} --audit {page.with_suffix('.json')}")
-    if strict and found.failed:
+        _show(result)
+        echo(f"Page with pictures: {page}")
+        if any(item.leak for item in result.findings if item.kind in COPIES):
+            echo(
+                f"To keep copies in one part of the split: genretree split {store} --audit {page.with_suffix('.json')}"
+            )
+    if strict and result.failed:
         sys.exit(1)
 
 
-def _show(found: Audit) -> None:
+def _show(result: Audit) -> None:
     from rich.markup import escape
 
     from genretree.audit.findings import COPIES
@@ -65,21 +67,21 @@ def _show(found: Audit) -> None:
 
     console = make_console()
     console.print(
-        f"[bold]{escape(found.store)}[/]: {found.tracks} tracks, {found.slices} slices, split {found.split} "
-        f"({escape(found.protocol)})"
+        f"[bold]{escape(result.store)}[/]: {result.tracks} tracks, {result.slices} slices, split {result.split} "
+        f"({escape(result.protocol)})"
     )
-    if not found.findings:
-        console.print("No copies, no leaks, no contradictions.")
-    for item in found.findings:
+    if not result.findings:
+        console.print("No copies, no leakage, no contradictory labels.")
+    for item in result.findings:
         if item.kind not in COPIES and item.kind != "tree":
             console.print(f"{item.severity}: {escape(item.text)}.")
-    broken = [item for item in found.findings if item.kind == "tree"]
+    broken = [item for item in result.findings if item.kind == "tree"]
     for item in broken[:_ROWS]:
         console.print(f"error: {escape(item.places[0].path)}: {escape(item.text)}.")
     _more(console, len(broken))
-    _show_copies(console, [item for item in found.findings if item.kind in COPIES])
-    if found.doubts is not None:
-        _show_doubts(console, [doubt for doubt in found.doubts if doubt.flagged], len(found.doubts))
+    _show_copies(console, [item for item in result.findings if item.kind in COPIES])
+    if result.doubts is not None:
+        _show_doubts(console, [doubt for doubt in result.doubts if doubt.flagged], len(result.doubts))
 
 
 def _show_copies(console: Console, copies: Sequence[Finding]) -> None:
@@ -89,14 +91,14 @@ def _show_copies(console: Console, copies: Sequence[Finding]) -> None:
     if not copies:
         return
     leaking, conflicting = sum(item.leak for item in copies), sum(item.conflict for item in copies)
-    counts = f"{leaking} on two sides of the split, {conflicting} with different labels"
+    counts = f"{leaking} across parts of the split, {conflicting} with different labels"
     table = Table(title=f"{len(copies)} pairs of copies, {counts}", title_justify="left")
-    for column in ("kind", "first", "second", "what"):
+    for column in ("kind", "first", "second", "details"):
         table.add_column(column, overflow="fold")
     for item in copies[:_ROWS]:
-        marks = [word for word, on in (("leak", item.leak), ("labels differ", item.conflict)) if on]
+        notes = [word for word, on in (("leak", item.leak), ("labels differ", item.conflict)) if on]
         sides = [f"{place.path}\n{place.genre}, {place.part or 'several parts'}" for place in item.places]
-        table.add_row(item.kind, *(escape(side) for side in sides), escape("\n".join([item.text, *marks])))
+        table.add_row(item.kind, *(escape(side) for side in sides), escape("\n".join([item.text, *notes])))
     console.print(table)
     _more(console, len(copies))
 
@@ -105,7 +107,7 @@ def _show_doubts(console: Console, flagged: Sequence[LabelIssue], n: int) -> Non
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{len(flagged)} of {n} labels are doubtful; listen before you change any")
+    table = Table(title=f"{len(flagged)} of {n} labels are doubtful; listen before changing any")
     table.title_justify = "left"
     for column in ("track", "label", "suggested", "p", "p suggested"):
         table.add_column(column, overflow="fold")

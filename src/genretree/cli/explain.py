@@ -1,4 +1,4 @@
-"""The commands explain and index."""
+"""The commands `explain` and `index`."""
 
 from __future__ import annotations
 
@@ -33,20 +33,29 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("bundle", type=FOLDER)
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE|IMAGES...|STORE")
-@click.option("--track", help="Of a STORE: which track, by its path there or its number (#12).")
-@click.option("--node", help="Ask for this node.  [default: the path's, at each level]")
-@click.option("--against", help="Hold it against this node.  [default: its siblings]")
-@click.option("--level", help="Ask for the path's node of this level only.")
-@click.option("--class", "genre", help="Of a STORE: what the model takes this node for, over its tracks.")
-@click.option("--method", help="occlusion (default), gradcam, rollout or integrated-gradients.")
-@click.option("--masks", type=click.IntRange(0), default=0, help="For occlusion: so many random masks, not every part.")
-@click.option("--neighbours", type=click.IntRange(1), help="Name so many of the nearest training tracks.")
-@click.option("--clips", type=OUT_FOLDER, help="Folder for typical and untypical passages as sound.")
-@click.option("--check", is_flag=True, help="Measure how faithful the map is; of a STORE, over its held-out tracks.")
-@click.option("--part", help="For --class and --check: part of the split, or all.  [default: test]")
-@click.option("--most", type=click.IntRange(1), help="For --class and --check: so many tracks.  [default: 10, 50]")
-@click.option("--seed", default=0, show_default=True, help="Of random masks and checks.")
-@click.option("--salvage", is_flag=True, help="Use what can be decoded of a truncated file.")
+@click.option("--track", help="Track of the STORE, by path or row number (#12).")
+@click.option("--node", help="Node to explain.  [default: each node of the predicted path]")
+@click.option("--against", help="Contrast with this node.  [default: its siblings]")
+@click.option("--level", help="Explain the predicted node of this level only.")
+@click.option("--class", "genre", help="Explain this node over its tracks in the STORE.")
+@click.option("--method", help="Method: occlusion (default), gradcam, rollout or integrated-gradients.")
+@click.option(
+    "--masks",
+    type=click.IntRange(0),
+    default=0,
+    help="Number of random masks for occlusion; 0 occludes each part in turn.",
+)
+@click.option("--neighbours", type=click.IntRange(1), help="Number of nearest training tracks to list.")
+@click.option("--clips", type=OUT_FOLDER, help="Folder for audio clips of typical and untypical passages.")
+@click.option(
+    "--check", is_flag=True, help="Measure the faithfulness of the map; for a STORE, over its held-out tracks."
+)
+@click.option("--part", help="Part of the split for --class and --check, or all.  [default: test]")
+@click.option(
+    "--most", type=click.IntRange(1), help="Maximum number of tracks for --class and --check.  [default: 10, 50]"
+)
+@click.option("--seed", default=0, show_default=True, help="Seed for random masks and checks.")
+@click.option("--salvage", is_flag=True, help="Use the decodable part of a truncated file.")
 @images_option
 @click.option("--json", "as_json", is_flag=True, help="Print the explanation as JSON.")
 @click.option("--out", type=OUT_FOLDER, help="Folder for pictures, page and arrays.")
@@ -78,11 +87,11 @@ def explain(
     download: bool,
     quiet: bool,
 ) -> None:
-    """Say which part of the sound made BUNDLE name a track as it does.
+    """Show which parts of the audio drove the prediction of BUNDLE.
 
-    A sound FILE; or IMAGES of one track's spectra (mel.png cqt.png chroma.png, or a folder of slices); or a prepared
-    STORE, with --track (one of its tracks), --class (a genre over its tracks) or --check (how faithful explanations
-    are over its held-out tracks).
+    The source is an audio FILE; IMAGES of the spectrograms of one track (mel.png cqt.png chroma.png, or a folder of
+    slices); or a prepared STORE with --track (one track), --class (a genre over its tracks) or --check (faithfulness
+    over its held-out tracks).
     """
     from genretree.bundle.bundle import load_bundle
     from genretree.bundle.hub import find_bundle
@@ -92,24 +101,24 @@ def explain(
     store = Store(source) if (source / "store.json").is_file() else None
     images = [] if store is not None else _find_images(sources)
     if not images and len(sources) > 1:
-        raise click.UsageError(f"one sound file or store at a time; got {len(sources)}: {sources[0]}, {sources[1]} ...")
+        raise click.UsageError(f"expected one audio file or store, got {len(sources)}: {sources[0]}, {sources[1]} ...")
     if image_form != "auto" and not images:
-        raise click.UsageError(f"--images goes with images, and {source} is none")
+        raise click.UsageError(f"--images needs images as the source, but {source} is not an image")
     if images:
-        given = {"track": track, "class": genre, "part": part, "most": most, "clips": clips, "salvage": salvage}
-        refuse("images", **given)
+        unsupported = {"track": track, "class": genre, "part": part, "most": most, "clips": clips, "salvage": salvage}
+        refuse("images", **unsupported)
     elif store is None:
-        refuse("a sound file, they need a store", **{"track": track, "class": genre, "part": part, "most": most})
+        refuse("an audio file, only with a store", **{"track": track, "class": genre, "part": part, "most": most})
     elif (track is not None) + (genre is not None) + (check and track is None) != 1:
-        raise click.UsageError(f"{source} is a store: say --track NAME, --class GENRE or --check.")
+        raise click.UsageError(f"{source} is a store; add --track NAME, --class GENRE or --check")
     else:
-        refuse("a store, there is no sound in it", clips=clips)
+        refuse("a store, which has no audio", clips=clips)
     loaded = load_bundle(find_bundle(bundle, download, not quiet), runtime, precision)
     if store is not None and track is None:
-        options = {"part": part or "test", "progress": not quiet, **({} if most is None else {"most": most})}
+        options = {"part": part or "test", "progress": not quiet, **({} if most is None else {"max_tracks": most})}
         refuse("a whole store", node=node, level=level, neighbours=neighbours, masks=masks)
-        found = _view(loaded, store, genre, against, method, out, options) if genre else None
-        found = found or _survey(loaded, store, method, out, {**options, "seed": seed})
+        found = _explain_genre(loaded, store, genre, against, method, out, options) if genre else None
+        found = found or _run_survey(loaded, store, method, out, {**options, "seed": seed})
         echo_json(found) if as_json else _show_summary(found)
         return
     from genretree.explanation import explain as explain_track
@@ -117,7 +126,7 @@ def explain(
 
     for folder in (out, clips):
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+            folder.mkdir(parents=True, exist_ok=True)  # fail before the computation if the folder is not writable
     result = explain_track(
         loaded,
         source if track is None else track,
@@ -146,19 +155,19 @@ def explain(
         return
     _show(result)
     if page is not None:
-        echo(f"Pictures, sound and details: {page}")
+        echo(f"Page with pictures and audio: {page}")
 
 
 @click.command()
 @click.argument("bundle", type=FOLDER)
 @click.argument("store", type=FOLDER)
-@click.option("--part", default="train", show_default=True, help="Of the split it was trained with, or all.")
-@click.option("--overwrite", is_flag=True, help="Replace an index that is there.")
+@click.option("--part", default="train", show_default=True, help="Part of the training split to index, or all.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing index.")
 @quiet_option
 def index(bundle: Path, store: Path, part: str, overwrite: bool, quiet: bool) -> None:
-    """Put an index of STORE's tracks into BUNDLE, so that `genretree explain` can name the nearest.
+    """Add an index of the tracks of STORE to BUNDLE, so that `genretree explain` can list the nearest.
 
-    It holds the tracks' names, genres and a vector each: whoever gets the bundle can read what it learned from.
+    The index holds the name, the genre and a vector of each track. Everyone who has the bundle can read them.
     """
     from genretree.corpus.store import Store
     from genretree.explanation.similar.neighbours import FOLDER as NAME
@@ -169,18 +178,18 @@ def index(bundle: Path, store: Path, part: str, overwrite: bool, quiet: bool) ->
 
 
 def _find_images(sources: Sequence[Path]) -> list[ImageSet]:
-    """Group images of one track; none if the sources are not images."""
+    """Group the images of one track; returns an empty list if the sources are not images."""
     from genretree.prediction.from_images import find_image_sets, holds_images
 
     are_images = [holds_images(path) for path in sources]
     if not any(are_images):
         return []
     if not all(are_images):
-        raise click.UsageError(f"{sources[are_images.index(False)]}: give images or one sound file, not both")
+        raise click.UsageError(f"{sources[are_images.index(False)]}: not an image; give images only, or one audio file")
     return find_image_sets(sources)
 
 
-def _view(
+def _explain_genre(
     bundle: Bundle,
     store: Store,
     genre: str,
@@ -199,7 +208,7 @@ def _view(
     return view.to_json()
 
 
-def _survey(
+def _run_survey(
     bundle: Bundle, store: Store, method: str | None, out: Path | None, options: Mapping[str, Any]
 ) -> dict[str, Any]:
     from genretree.explanation.methods.registry import choose_method
@@ -210,7 +219,9 @@ def _survey(
     if out is not None:
         write_text(out / "check.json", json.dumps(content, indent=1, ensure_ascii=False))
     if not content["tracks"]:
-        raise SettingsError(f"none of the {content['looked_at']} tracks is named rightly; there is nothing to check")
+        raise SettingsError(
+            f"the bundle predicts none of {content['looked_at']} tracks correctly; choose another part or more tracks"
+        )
     return content
 
 
@@ -223,20 +234,20 @@ def _show(found: Explanation) -> None:
     console = make_console()
     for reason in found.reasons:
         odds, empty = reason.log_odds.mean(), reason.baseline.mean()
-        console.print(f"[bold]{escape(reason.target.question)}[/]: log odds {odds:+.2f} (background {empty:+.2f})")
+        console.print(f"[bold]{escape(reason.target.question)}[/]: log odds {odds:+.2f} (baseline {empty:+.2f})")
         shares = ", ".join(f"{view} {values.mean():+.2f}" for view, values in reason.shares.items())
         bands = ", ".join(f"{item['name']} ({item['view']})" for item in reason.bands() if item["relevance"] > 0)
         console.print(f"  views: {shares}")
-        if reason.is_from_nothing:
-            console.print("  [yellow]the background alone speaks for it as much: this says little of why[/]")
-        console.print(f"  most relevant, by {found.method}: {escape(bands or 'nothing speaks for it')}")
+        if reason.baseline_dominates:
+            console.print("  [yellow]the baseline alone scores as high as the audio, so the maps explain little[/]")
+        console.print(f"  most relevant ({found.method}): {escape(bands or 'nothing')}")
     for kind, passages in (("most", found.line.typical), ("least", found.line.untypical)):
         spans = ", ".join(f"{item.start:.1f}-{item.end:.1f} s ({item.probability:.0%})" for item in passages)
         if spans:
             console.print(f"  {kind} typical of {escape(found.line.node[-1])}: {spans}")
     for item in found.neighbours or ():
-        unheard = "" if item.learned else ", not learned from"
-        console.print(f"  near: {escape(item.track)} [dim]({escape(item.genre[-1])}, {item.distance:.3f}{unheard})[/]")
+        note = "" if item.learned else ", not in training"
+        console.print(f"  nearest: {escape(item.track)} [dim]({escape(item.genre[-1])}, {item.distance:.3f}{note})[/]")
     if found.check is not None:
         _show_check(found.check)
 
@@ -247,15 +258,17 @@ def _show_check(found: Mapping[str, Any]) -> None:
     from genretree.cli.tables import make_console
 
     table = Table(title="Area under the curve", title_justify="left")
-    for column in ("order", "deletion (less is better)", "insertion (more is better)"):
+    for column in ("order", "deletion (lower is better)", "insertion (higher is better)"):
         table.add_column(column)
     for order, area in found["deletion"].items():
         table.add_row(order, f"{area:.3f}", f"{found['insertion'][order]:.3f}")
     console = make_console()
     console.print(table)
-    drawn = found["randomised_weights"]
-    changed = "no network to shuffle" if drawn is None else f"{drawn:.2f} with shuffled weights (should be near 0)"
-    console.print(f"Rank correlation of the map: {changed}, {found['inaudible_noise']:.2f} with inaudible noise")
+    correlation = found["randomised_weights"]
+    shuffled = "no network to shuffle" if correlation is None else f"{correlation:.2f} with shuffled weights (ideal: 0)"
+    console.print(
+        f"Rank correlation of the map: {shuffled}, {found['inaudible_noise']:.2f} with inaudible noise (ideal: 1)"
+    )
 
 
 def _show_summary(found: Mapping[str, Any]) -> None:
@@ -268,20 +281,22 @@ def _show_summary(found: Mapping[str, Any]) -> None:
         console.print(f"[bold]{escape(' > '.join(found['node']))}[/]: {found['tracks']} tracks, {found['method']}")
         for view in found["by_band"]:
             bands = [band for band in found["bands"] if band["view"] == view][:4]
-            console.print(f"  {view}: {', '.join(_say_band(band) for band in bands)}")
+            console.print(f"  {view}: {', '.join(_format_band(band) for band in bands)}")
         for kind in ("typical", "untypical"):
             listed = ", ".join(f"{item['track']} {item['probability']:.0%}" for item in found[kind])
             console.print(f"  {kind}: {escape(listed)}")
-        for kind, words in (("taken_for", "taken for"), ("taken_from", "wrongly taken for it")):
+        for kind, words in (("taken_for", "predicted instead"), ("taken_from", "wrongly predicted for")):
             listed = ", ".join(f"{item['path'][-1]} ({item['tracks']})" for item in found[kind])
             console.print(f"  {words}: {escape(listed or 'none')}")
         return
     better = found["deletion_better_than"]
-    console.print(f"{found['method']}: {found['right']} of {found['looked_at']} tracks are named rightly; of these,")
-    console.print(f"deletion is better than at random for {better['random']:.0%}, by energy {better['energy']:.0%},"
-                  f" by edges {better['edges']:.0%}.")  # fmt: skip
+    console.print(
+        f"{found['method']}: {found['right']} of {found['looked_at']} tracks are predicted correctly; of these,"
+    )
+    shares = ", ".join(f"than {order} for {better[order]:.0%}" for order in ("random", "energy", "edges"))
+    console.print(f"the map has a better deletion curve {shares}.")
     _show_check(found)
 
 
-def _say_band(band: Mapping[str, Any]) -> str:
+def _format_band(band: Mapping[str, Any]) -> str:
     return f"{band['name']} {band['relevance']:+.2f}"

@@ -1,8 +1,8 @@
-"""From the data set ccmusic-database/music_genre to a store: from the Hub, or from a copy of its folder.
+"""Conversion of the data set ccmusic-database/music_genre to a store, from the Hub or from a local copy.
 
-Each of its rows is a slice that its authors have drawn already, as three JPEG images, with its genre at three levels.
-What piece a slice was cut from is not published, so each slice is a track of its own here, and the published parts,
-which cut slices of one piece apart, are kept under the protocol that says so.
+Each row is a slice, rendered by the authors as three JPEG images, with its genre at three levels. The track of a slice
+is not published, so each slice is a track of its own in the store. The published parts separate slices of one track;
+the split keeps them under a protocol that is marked as leaking.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from genretree.sound.slices import read_rendered_image
 from genretree.taxonomy import Taxonomy
 
 HUB_NAME = "ccmusic-database/music_genre"
-CHUNK = 64  # rows that are drawn, written and taken up again together: 8 MB of JPEG
+CHUNK = 64  # rows per shard, the unit of resuming: 8 MB of JPEG
 
 _TREE = "ccmusic"
 _LIKE_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -46,10 +46,10 @@ _TABLES = (".csv", ".tsv", ".txt")
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Consecutive rows of one part, and where a worker draws them to.
+    """Consecutive rows of one part, and the shard that a worker writes them to.
 
-    `rows` are columns by name, or a selection of a memory-mapped data set: that one crosses over to the worker as the
-    name of a file, and what the worker has read of the file is given back when the chunk is done.
+    `rows` are columns by name, or a selection of a memory-mapped data set. A selection is pickled as a file name, and
+    its memory is released when the chunk is done.
     """
 
     part: str
@@ -62,7 +62,7 @@ class _Chunk:
 
 
 class _BadRowError(Exception):
-    """One row can't be used; `kind` is the failure's."""
+    """A row that cannot be used; `kind` is the kind of the failure."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(detail)
@@ -70,7 +70,7 @@ class _BadRowError(Exception):
 
 
 def is_dataset(source: str | Path) -> bool:
-    """Whether a source is a data set of the Hub: an `owner/name` that is no path here, or a copy of its folder."""
+    """Whether a source is a data set of the Hub: `owner/name` without a local path of that name, or a local copy."""
     path = Path(source)
     if not path.exists():
         return bool(_LIKE_HUB_NAME.fullmatch(str(source))) and path.suffix.lower() not in _TABLES
@@ -92,47 +92,45 @@ def prepare_dataset(
     find_copies: Callable[[Store], Copies | None] | None = None,
     progress: bool = False,
 ) -> Store:
-    """Read every row of the data set into a store.
+    """Convert every row of the data set to a store.
 
     Parameters
     ----------
     source : str or path
-        Its name on the Hub, or a copy of the repository's folder.
+        Name of the data set on the Hub, or folder with a copy of the repository.
     out : path
-        The store's folder. Work in progress lies beside it in `OUT.partial` and is taken up again by the next call.
+        Folder of the store. `OUT.partial` holds unfinished work, which the next call resumes.
     settings : ImageSettings, optional
-        The images' size; the length of a slice is the data set's.
+        Size of the images. The length of a slice is fixed by the data set.
     stream : bool, optional
-        Read the Arrow files where they are, on the Hub or in the folder, instead of making a copy of 4.6 GB first. A
-        run that is taken up again then reads what it had read once more. By default a folder is read where it is, and
-        what comes from the Hub is kept in the cache of `datasets`.
+        Stream the Arrow files from the Hub or the folder instead of copying 4.6 GB first. A resumed run streams
+        finished rows again. By default, folders are streamed, and data from the Hub goes into the cache of `datasets`.
     workers : int, optional
-        Processes; by default one for each processor this process may use.
+        Number of processes; by default the number of available processors.
     overwrite : bool
-        Replace a store that was made from something else.
+        Replace a store of other contents.
     regroup : bool
-        Guess from the images which slices are of one piece; see `genretree.recovery.regroup`. A store that was made
-        without it gets the groups; one that has them keeps them.
+        Recover tracks from the images; see `genretree.recovery.regroup`. Adds groups to a finished store without them.
     find_copies : callable, optional
-        With `regroup`: given the finished store, returns the pairs of slices whose groups are to be joined, as
-        `genretree.audit.evidence.find_copies` and `read_copies` do.
+        With `regroup`: function from the finished store to the pairs of slices whose groups are merged, such as
+        `genretree.audit.evidence.find_copies`.
     progress : bool
-        Show bars on standard error.
+        Show progress bars on standard error.
 
     Returns
     -------
     Store
-        A track for each good row, named `train/000123` after its part and place, of one slice. The split `default` is
-        the published one. Bad rows are in `failures`: kind `label` (none, or not one of the tree), `parent` (a leaf
+        One track of one slice for each valid row, named `train/000123` by part and position. The split `default` is the
+        published one. Invalid rows are in `failures`: kind `label` (missing, or not in the tree), `parent` (a leaf
         whose parent contradicts the tree) or `image` (missing or damaged).
 
     Raises
     ------
     CorpusError
-        If the data set can't be had, is another one (by columns, classes or parts), has no usable row, or `out` holds
-        something else.
+        If the data set cannot be loaded, has other columns, classes or parts, has no valid row, or `out` has other
+        contents.
     SettingsError
-        If the length of a slice is not the data set's.
+        If `settings` has another slice length.
     MissingExtraError
         If `datasets` is not installed.
     """
@@ -142,10 +140,10 @@ def prepare_dataset(
     tree = Taxonomy.builtin(_TREE)
     with _quiet_datasets(progress):
         builder = _open_builder(str(source))
-        if builder.info.features is not None:  # known before 4.6 GB are fetched, where the card tells
+        if builder.info.features is not None:  # from the card, before 4.6 GB are downloaded
             _check_columns(str(source), builder.info.features, tree)
         digest = _digest(str(source), builder, settings)
-        facts = StoreMetadata(str(source), "slice", "drawn", version("genretree"), digest)
+        metadata = StoreMetadata(str(source), "slice", "drawn", version("genretree"), digest)
         existing = check_target(out, digest, overwrite)
         if existing is not None:
             return _regroup(existing, find_copies, progress) if regroup else existing
@@ -155,10 +153,10 @@ def prepare_dataset(
         parts = _load_parts(str(source), builder, stream, shards / f"{digest}-arrow", tree)
         counts = _count_rows(builder)
         chunks = _iter_chunks(str(source), parts, counts, _Template(shards, digest, settings.size, tree))
-        finished = _draw_all(chunks, sum(counts.values()), workers or available_processors(), progress)
-    _join(work, finished, tree, settings, facts)
-    made = publish(work, shards, out)
-    return _regroup(made, find_copies, progress) if regroup else made
+        finished = _convert_all(chunks, sum(counts.values()), workers or available_processors(), progress)
+    _join(work, finished, tree, settings, metadata)
+    store = publish(work, shards, out)
+    return _regroup(store, find_copies, progress) if regroup else store
 
 
 def _regroup(store: Store, find_copies: Callable[[Store], Copies | None] | None, progress: bool) -> Store:
@@ -167,11 +165,14 @@ def _regroup(store: Store, find_copies: Callable[[Store], Copies | None] | None,
 
 def _check_settings(settings: ImageSettings) -> None:
     if settings.slice_seconds != ImageSettings().slice_seconds:
-        raise SettingsError(f"the data set's slices are {ImageSettings().slice_seconds} s long; this can't be set")
+        raise SettingsError(
+            f"slice_seconds is {settings.slice_seconds}, but the slices of this data set are "
+            f"{ImageSettings().slice_seconds} s long; leave it unset"
+        )
 
 
 def _digest(source: str, builder: Any, settings: ImageSettings) -> str:
-    """Hash of all that decides a store's contents; of a folder, file sizes and times, of the Hub, the revision."""
+    """Hash what determines the contents of a store: sizes and times of local files, or the revision on the Hub."""
     content = [source, str(builder.hash), settings.digest]
     for files in (builder.config.data_files or {}).values() if Path(source).exists() else ():
         content += [f"{file} {(stat := Path(file).stat()).st_size} {stat.st_mtime_ns}" for file in files]
@@ -183,7 +184,7 @@ def _digest(source: str, builder: Any, settings: ImageSettings) -> str:
 
 @contextmanager
 def _quiet_datasets(progress: bool) -> Iterator[None]:
-    """Let `datasets` show its own bars only where ours are wanted."""
+    """Hide the progress bars of `datasets` unless `progress`."""
     try:
         import datasets
     except ModuleNotFoundError as error:
@@ -199,48 +200,47 @@ def _quiet_datasets(progress: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _reading(source: str) -> Iterator[None]:
+def _dataset_errors(source: str) -> Iterator[None]:
     try:
         yield
     except GenretreeError:
         raise
-    except Exception as error:  # datasets passes on whatever its builders, the file system and the Hub's client raise
+    except Exception as error:  # datasets propagates any exception of its builders, the file system and the Hub client
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        found = f"{type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}"
-        raise CorpusError(_explain(source, found)) from error
+        summary = f"{type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}"
+        raise CorpusError(_format_error(source, summary)) from error
 
 
-def _explain(source: str, found: str) -> str:
-    copy = f"hf download {HUB_NAME} --repo-type dataset --local-dir FOLDER"
+def _format_error(source: str, summary: str) -> str:
+    command = f"hf download {HUB_NAME} --repo-type dataset --local-dir FOLDER"
     if Path(source).exists():
-        return f"{source}: can't be read as a data set ({found}); fetch what is missing or damaged with: {copy}"
+        return f"{source}: cannot be read as a data set ({summary}); download missing or damaged files with: {command}"
     return (
-        f"{source}: no such path here, and it can't be had from the Hub ({found}); without a network, make a copy "
-        f"elsewhere with: {copy}, and prepare that folder"
+        f"{source}: not a local path, and it cannot be loaded from the Hub ({summary}); without a network, make a copy "
+        f"on another machine with: {command}, and prepare that folder"
     )
 
 
 def _open_builder(source: str) -> Any:
     import datasets
 
-    # What load_dataset begins with; taken in two steps, the columns are seen before anything is fetched, and what is
-    # fetched is of the revision that was looked at.
-    with _reading(source):
+    # load_dataset in two steps: the columns are checked before the download, which is of the same revision.
+    with _dataset_errors(source):
         return datasets.load_dataset_builder(source)
 
 
 def _load_parts(source: str, builder: Any, stream: bool | None, copy: Path, tree: Taxonomy) -> dict[str, Any]:
-    """Open the parts by name, each with the columns wanted, its images left as they are."""
+    """Load the parts by name, each with the required columns and undecoded images."""
     import datasets
 
     is_folder = Path(source).exists()
-    with _reading(source):
+    with _dataset_errors(source):
         if stream or (stream is None and is_folder):
             parts = builder.as_streaming_dataset()
         else:
-            # Its cache takes two folders with the same name and card for one, whatever is in their files.
+            # The cache identifies folders by name and card only, so each store has its own.
             builder.download_and_prepare(str(copy) if is_folder else None)
             parts = builder.as_dataset()
     if set(parts) != set(PARTS):
@@ -262,20 +262,20 @@ def _label_columns(tree: Taxonomy) -> list[str]:
 def _check_columns(source: str, features: Any, tree: Taxonomy) -> None:
     import datasets
 
-    wanted = [*MODALITIES, *_label_columns(tree)]
-    found = dict(features or {})
-    missing = [name for name in wanted if name not in found]
+    expected = [*MODALITIES, *_label_columns(tree)]
+    columns = dict(features or {})
+    missing = [name for name in expected if name not in columns]
     if missing:
         raise CorpusError(
-            f"{source}: expected the columns {', '.join(wanted)}; found {', '.join(found) or 'none'} "
-            f"(missing: {', '.join(missing)}). Another data set of images needs its columns named: "
+            f"{source}: expected the columns {', '.join(expected)}; found {', '.join(columns) or 'none'} "
+            f"(missing: {', '.join(missing)}). For another data set of images, name its columns: "
             "`columns=mel=COLUMN,cqt=COLUMN,chroma=COLUMN,label=COLUMN`"
         )
     for modality in MODALITIES:
-        if not isinstance(found[modality], datasets.Image):
-            raise CorpusError(f"{source}: expected images in the column '{modality}'; found {found[modality]}")
+        if not isinstance(columns[modality], datasets.Image):
+            raise CorpusError(f"{source}: expected images in the column '{modality}'; found {columns[modality]}")
     for level, name in enumerate(_label_columns(tree)):
-        _check_classes(source, name, found[name], list(tree.labels(level)))
+        _check_classes(source, name, columns[name], list(tree.labels(level)))
 
 
 def _check_classes(source: str, column: str, feature: Any, expected: list[str]) -> None:
@@ -290,14 +290,14 @@ def _check_classes(source: str, column: str, feature: Any, expected: list[str]) 
 
 
 def _count_rows(builder: Any) -> dict[str, int]:
-    """Rows of each part, as far as the data set's card or its cached copy tells."""
+    """Return the number of rows of each part, if the card or the cached copy states it."""
     splits = builder.info.splits or {}
     return {part: int(splits[part].num_examples) for part in PARTS if part in splits and splits[part].num_examples}
 
 
 @dataclass(frozen=True)
 class _Template:
-    """What all chunks have in common."""
+    """Properties common to all chunks."""
 
     shards: Path
     digest: str
@@ -312,16 +312,16 @@ class _Template:
 def _iter_chunks(source: str, parts: dict[str, Any], counts: dict[str, int], template: _Template) -> Iterator[_Chunk]:
     for part, data in parts.items():
         seen = 0
-        with _reading(source):
+        with _dataset_errors(source):
             for rows, count in _iter_rows(data):
                 yield template.chunk(part, seen, count, rows)
                 seen += count
         if seen != counts.get(part, seen):
-            raise CorpusError(_explain(source, f"{part} has {seen} rows of {counts[part]}"))
+            raise CorpusError(_format_error(source, f"{part} has {seen} rows of {counts[part]}"))
 
 
 def _iter_rows(data: Any) -> Iterator[tuple[Any, int]]:
-    """Yield consecutive rows, with their number, of a data set that is streamed or memory-mapped."""
+    """Yield consecutive rows and their number from a streamed or memory-mapped data set."""
     import datasets
 
     if isinstance(data, datasets.IterableDataset):
@@ -333,11 +333,11 @@ def _iter_rows(data: Any) -> Iterator[tuple[Any, int]]:
         yield data.select(range(start, stop)), stop - start
 
 
-# -- drawing -------------------------------------------------------------------------------------------------
+# -- conversion ----------------------------------------------------------------------------------------------
 
 
-def _draw_all(chunks: Iterable[_Chunk], total: int, workers: int, progress: bool) -> list[Path]:
-    """Draw the chunks that have no finished shard yet; returns the shards of all, in their order."""
+def _convert_all(chunks: Iterable[_Chunk], total: int, workers: int, progress: bool) -> list[Path]:
+    """Convert chunks without a finished shard; returns the shards of all chunks in order."""
     shards: list[Path] = []
     with progress_bar(total, "prepare", "row", progress) as tick:
 
@@ -351,13 +351,13 @@ def _draw_all(chunks: Iterable[_Chunk], total: int, workers: int, progress: bool
 
         if workers == 1:
             for chunk in pending():
-                tick(_draw_chunk(chunk))
+                tick(_convert_chunk(chunk))
         else:
-            _draw_in_pool(pending(), workers, tick)
+            _convert_in_pool(pending(), workers, tick)
     return shards
 
 
-def _draw_in_pool(chunks: Iterator[_Chunk], workers: int, tick: Callable[[int], None]) -> None:
+def _convert_in_pool(chunks: Iterator[_Chunk], workers: int, tick: Callable[[int], None]) -> None:
     with worker_pool(workers) as pool:
         waiting: set[Future[int]] = set()
 
@@ -370,17 +370,17 @@ def _draw_in_pool(chunks: Iterator[_Chunk], workers: int, tick: Callable[[int], 
 
         try:
             for chunk in chunks:
-                waiting.add(pool.submit(_draw_chunk, chunk))
-                collect(2 * workers)  # memory stays bounded: no more than these are in hand
+                waiting.add(pool.submit(_convert_chunk, chunk))
+                collect(2 * workers)  # bounds the memory of pending chunks
             collect(0)
         except BrokenProcessPool as error:
-            raise CorpusError("a worker process was ended from outside; the same call goes on from here") from error
+            raise CorpusError("a worker process was killed; run the same call again to resume") from error
 
 
-def _draw_chunk(chunk: _Chunk) -> int:
-    """Write the images of the good rows as raw bytes, then facts and failures as JSON; returns the number of rows."""
+def _convert_chunk(chunk: _Chunk) -> int:
+    """Write images of valid rows as raw bytes, then metadata and failures as JSON; returns the number of rows."""
     columns = chunk.rows if isinstance(chunk.rows, dict) else chunk.rows[:]
-    good, failures = [], []
+    valid, failures = [], []
     with atomic_path(images_file(chunk.shard)) as temporary, temporary.open("wb") as stream:
         for i in range(chunk.count):
             name = f"{chunk.part}/{chunk.start + i:06d}"
@@ -394,8 +394,8 @@ def _draw_chunk(chunk: _Chunk) -> int:
             stream.write(images.data)
             mel = images[0]
             sha256 = hashlib.sha256(row[MODALITIES[0]]["bytes"]).hexdigest()
-            good.append({"path": name, "leaf": leaf, "sha256": sha256, "silent": bool(mel.max() == mel.min())})
-    write_text(facts_file(chunk.shard), json.dumps({"rows": good, "failures": failures}))
+            valid.append({"path": name, "leaf": leaf, "sha256": sha256, "silent": bool(mel.max() == mel.min())})
+    write_text(facts_file(chunk.shard), json.dumps({"rows": valid, "failures": failures}))
     return chunk.count
 
 
@@ -421,32 +421,32 @@ def _read_leaf(row: dict[str, Any], tree: Taxonomy) -> int:
 def _read_image(row: dict[str, Any], modality: str, size: int) -> NDArray[np.uint8]:
     content = (row[modality] or {}).get("bytes")
     if not content:
-        raise _BadRowError("image", f"there is no {modality} image")
+        raise _BadRowError("image", f"the {modality} image is missing")
     try:
         return read_rendered_image(content, size)
-    except Exception as error:  # whatever one image brings about must not stop the others
+    except Exception as error:  # an unreadable image must not stop the run
         raise _BadRowError("image", f"{modality}: {error}") from error
 
 
 # -- joining -------------------------------------------------------------------------------------------------
 
 
-def _join(work: Path, shards: Sequence[Path], tree: Taxonomy, settings: ImageSettings, facts: StoreMetadata) -> None:
-    drawn = [json.loads(facts_file(shard).read_text(encoding="utf-8")) for shard in shards]
-    rows = [row for item in drawn for row in item["rows"]]
-    failures = [Failure(**failure) for item in drawn for failure in item["failures"]]
+def _join(work: Path, shards: Sequence[Path], tree: Taxonomy, settings: ImageSettings, metadata: StoreMetadata) -> None:
+    contents = [json.loads(facts_file(shard).read_text(encoding="utf-8")) for shard in shards]
+    rows = [row for item in contents for row in item["rows"]]
+    failures = [Failure(**failure) for item in contents for failure in item["failures"]]
     if not rows:
         first = f"; the first: {failures[0].message}" if failures else ""
-        raise CorpusError(f"{facts.source}: none of the {len(failures)} rows could be used{first}")
+        raise CorpusError(f"{metadata.source}: none of {len(failures)} rows is valid{first}")
     shape = (len(rows), 3, settings.size, settings.size)
     join_arrays([images_file(shard) for shard in shards], work / "images.npy", "|u1", shape)
     slices = {
         "track": np.arange(len(rows), dtype=np.int64),
-        "start": np.zeros(len(rows)),  # where in its piece a slice lies is not published
+        "start": np.zeros(len(rows)),  # the position of a slice in its track is not published
         "padded": np.zeros(len(rows), dtype=bool),
         "silent": np.array([row["silent"] for row in rows], dtype=bool),
     }
-    write_tables(work, _track_table(rows, tree, settings), slices, tree, settings, facts, failures)
+    write_tables(work, _track_table(rows, tree, settings), slices, tree, settings, metadata, failures)
     parts = tuple(row["path"].partition("/")[0] for row in rows)
     Split(name="default", protocol="slice", seed=0, parts=parts).save(work / "splits")
 

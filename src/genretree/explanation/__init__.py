@@ -1,4 +1,4 @@
-"""Why: which part of the sound decided, at each level of the tree, and how far that can be believed."""
+"""Explanations: which parts of the audio drove a prediction at each level of the tree, and how faithfully."""
 
 from __future__ import annotations
 

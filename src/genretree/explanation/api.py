@@ -1,4 +1,4 @@
-"""Explaining a track: the one way in, for files and for tracks of a store."""
+"""The function `explain`, and the steps of an explanation that the service calls one by one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from genretree.errors import SettingsError
 from genretree.evaluation.evaluate import check_images
 from genretree.explanation.baseline import compute_baseline
 from genretree.explanation.methods.occlusion import Maps
-from genretree.explanation.methods.registry import Method, choose_method, make_maps
+from genretree.explanation.methods.registry import Method, choose_method, compute_maps
 from genretree.explanation.methods.shapley import ShapleyValues, compute_shapley_values
 from genretree.explanation.result import UNITS, Explanation, NodeExplanation, Passage, Relevance, Timeline
 from genretree.explanation.similar.neighbours import check_index, find_neighbours
@@ -52,63 +52,68 @@ def explain(
     check: bool = False,
     progress: bool = False,
 ) -> Explanation:
-    """Say which part of the sound decided.
+    """Explain which parts of the audio drove a prediction.
+
+    Relevance is computed for the log odds of a node against others, per slice, on axes of frequency and time.
 
     Parameters
     ----------
     bundle : Bundle
-    file : path
-        A sound file; with `store`, a track's path in it, or `#` and its number.
+        The model.
+    file : str or path
+        An audio file; with `store`, the path of a track in the store, the end of that path, or `#` and its row.
     store : Store, optional
-        Take the slices from there.
+        Read the slices from this store. It must have the image settings of the bundle.
     images : sequence of ImageSet, optional
-        Images of the track's slices, as `genretree.prediction.from_images.find_image_sets` gives them; they take the
-        place of
-        `file`.
-    image_form : "auto", "drawn", "grey" or "raw"
-        See `genretree.sound.images.read_image`.
+        Images of the slices of one track, from `genretree.prediction.from_images.find_image_sets`. They replace
+        `file`, which is ignored.
+    image_form : {"auto", "drawn", "grey", "raw"}, default "auto"
+        How `images` encode their values; see `genretree.sound.images.read_image`.
     node : str, optional
-        The node to ask for; by default that of the predicted path, at each level.
+        Name or path of the node to explain. By default, each node of the predicted path.
     against : str, optional
-        Another node to hold it against; by default its siblings.
-    method : "gradcam", "rollout", "integrated-gradients" or "occlusion", optional
-        By default occlusion, which serves every family; gradcam is for cnn and efficientnet-b0, rollout for ast.
+        Name or path of the node to contrast with. By default, the siblings of `node`.
+    method : {"occlusion", "gradcam", "integrated-gradients", "rollout"}, optional
+        By default occlusion, which supports every family. gradcam supports cnn and efficientnet-b0, rollout supports
+        ast, and integrated-gradients supports networks that see images only.
     level : int or str, optional
-        Ask for the predicted node of this level only, by its name or its number from 1.
-    masks : int
-        For occlusion: 0 takes each part away by itself; else so many random masks.
+        Explain only the predicted node of this level, given by name or by number (1 is the top level).
+    masks : int, default 0
+        Number of random masks for occlusion (RISE). 0 occludes each part in turn.
     neighbours : int, optional
-        How many of the nearest training tracks to name; by default 5 if the bundle has an index.
-    seed : int
-        Of random masks.
-    salvage : bool
-        Use what can be decoded of a truncated file.
-    check : bool
-        Measure how faithful the deepest node's map is; see `genretree.explanation.evaluate.faithfulness`.
-    progress : bool
-        Show bars on standard error.
+        Number of nearest training tracks to list. By default 5 if the bundle has an index, otherwise none.
+    seed : int, default 0
+        Seed of random masks and of the faithfulness check.
+    salvage : bool, default False
+        Use the decodable part of a truncated file.
+    check : bool, default False
+        Measure the faithfulness of the map of the deepest node; see `genretree.explanation.evaluate.faithfulness`.
+    progress : bool, default False
+        Show progress bars on standard error.
 
     Returns
     -------
     Explanation
+        Relevance maps, Shapley values of the views, time lines and, if available, the nearest training tracks.
 
     Raises
     ------
     SoundError, ImageError
-        If the file or an image can't be used.
+        If the file or an image cannot be read, is silent, or is too short.
     TaxonomyError
-        For a node that isn't in the tree, with the likely intended one.
+        If a node is not in the tree; the message suggests the closest name.
     SettingsError
-        For an unknown method, or one that doesn't fit the family.
+        If the method is unknown or does not support the family of the bundle, or if options contradict each other.
     CorpusError
-        If there is no such track in the store, or it was drawn in another way.
+        If the store has no such track, or its image settings differ from those of the bundle.
     BundleError
-        If neighbours are asked for and the bundle has no index.
+        If `neighbours` is set and the bundle has no index.
 
     See Also
     --------
     genretree.Explanation : The result.
-    genretree.predict : Predict without an explanation.
+    genretree.explanation.render.page.save_explanation : Write an explanation as a page, pictures and arrays.
+    genretree.explanation.evaluate.faithfulness.measure_faithfulness : Measure the faithfulness of a map.
 
     Examples
     --------
@@ -123,9 +128,9 @@ def explain(
         file = require_path("file", file)
     if store is not None:
         require_type("store", store, Store, "use genretree.Store")
-    check_question(bundle, node, against, method, level, masks)  # before anything is read
+    check_question(bundle, node, against, method, level, masks)  # before decoding
     check_index(bundle, neighbours)
-    begun = time.monotonic()
+    start = time.monotonic()
     if images:
         track_slices = read_images(bundle, images, image_form)
     elif store is None:
@@ -133,7 +138,7 @@ def explain(
     else:
         check_images(bundle, store)
         track_slices = read_track(bundle, store, find_track(store, str(file)))
-    found = explain_slices(
+    explanation = explain_slices(
         bundle,
         track_slices,
         node=node,
@@ -146,7 +151,7 @@ def explain(
         check=check,
         progress=progress,
     )
-    return replace(found, seconds=time.monotonic() - begun)
+    return replace(explanation, seconds=time.monotonic() - start)
 
 
 def explain_slices(
@@ -163,28 +168,30 @@ def explain_slices(
     check: bool = False,
     progress: bool = False,
 ) -> Explanation:
-    """Explain slices that were read before; all else is as `explain` takes it."""
-    chosen, asked = check_question(bundle, node, against, method, level, masks)
+    """Explain slices that are already in memory. The options are those of `explain`."""
+    method_name, requested_targets = check_question(bundle, node, against, method, level, masks)
     check_index(bundle, neighbours)
-    begun = time.monotonic()
+    start = time.monotonic()
     levels = score(bundle, track_slices)
     prediction = as_prediction(
         bundle, track_slices.name, SliceScores(levels, track_slices.starts.tolist(), track_slices.padded)
     )
     nodes = predicted_nodes(bundle, levels)
-    targets = asked or targets_of_path(bundle.taxonomy, nodes)
+    targets = requested_targets or targets_of_path(bundle.taxonomy, nodes)
     if level is not None:
         targets = [make_target(bundle.taxonomy, at := _find_level(bundle, level), nodes[at], against)]
     baseline = compute_baseline(track_slices)
-    shares = compute_shapley_values(bundle, track_slices, baseline, targets, progress)
-    maps = make_maps(bundle, track_slices, baseline, targets, shares.views, chosen, masks, seed, progress)
+    shapley_values = compute_shapley_values(bundle, track_slices, baseline, targets, progress)
+    maps = compute_maps(
+        bundle, track_slices, baseline, targets, shapley_values.views, method_name, masks, seed, progress
+    )
     return Explanation(
         prediction,
         tuple(node_probabilities(bundle, levels)),
-        chosen,
-        UNITS[chosen],
+        method_name,
+        UNITS[method_name],
         track_slices,
-        tuple(_reason(target, number, shares, maps) for number, target in enumerate(targets)),
+        tuple(_explain_node(target, number, shapley_values, maps) for number, target in enumerate(targets)),
         tuple(
             make_timelines(
                 bundle, levels, nodes, track_slices.starts, track_slices.seconds, [item.node for item in targets]
@@ -192,8 +199,8 @@ def explain_slices(
         ),
         find_neighbours(bundle, track_slices, neighbours),
         bundle.family,
-        time.monotonic() - begun,
-        _check(bundle, track_slices, targets[-1], chosen, seed) if check else None,
+        time.monotonic() - start,
+        _check(bundle, track_slices, targets[-1], method_name, seed) if check else None,
     )
 
 
@@ -204,7 +211,7 @@ def _check(bundle: Bundle, track_slices: TrackSlices, target: Target, method: Me
 
 
 def predicted_nodes(bundle: Bundle, levels: LevelProbabilities) -> list[int]:
-    """Give the index of the predicted node at each level, of the whole track."""
+    """Predict the node of the whole track at each level, as an index into the nodes of the level."""
     averaged = bundle.calibrate([level.mean(axis=0, keepdims=True) for level in levels], "track")
     nodes: list[int] = decode_levels(bundle.taxonomy, bundle.model.heads, averaged)[0].tolist()
     return nodes
@@ -218,27 +225,29 @@ def check_question(
     level: int | str | None = None,
     masks: int = 0,
 ) -> tuple[Method, list[Target]]:
-    """Refuse a question that can't be answered; else give the method, and the target if it is known without the sound.
+    """Validate the options of `explain`; return the method, and the target if it does not depend on the prediction.
 
     Raises
     ------
     TaxonomyError, SettingsError
-        As `explain`.
+        As in `explain`.
     """
-    chosen = choose_method(method)
-    if masks and chosen != "occlusion":
-        raise SettingsError(f"random masks are for the method occlusion, not {chosen}")
-    return chosen, _find_targets(bundle, node, against, level)
+    method_name = choose_method(method)
+    if masks and method_name != "occlusion":
+        raise SettingsError(f"`masks` needs the method occlusion, got '{method_name}'")
+    return method_name, _find_targets(bundle, node, against, level)
 
 
 def _find_targets(bundle: Bundle, node: str | None, against: str | None, level: int | str | None) -> list[Target]:
     if level is not None:
         _find_level(bundle, level)
         if node is not None:
-            raise SettingsError("give a node or a level, not both")
+            raise SettingsError(f"got node '{node}' and level '{level}'; give a node or a level, not both")
     if node is None:
         if against is not None and level is None:
-            raise SettingsError("`against` needs a `node` or a `level` to contrast with it")
+            raise SettingsError(
+                f"`against` is '{against}', but there is no node to contrast it with; give `node` or `level`"
+            )
         return []
     return [make_target(bundle.taxonomy, *find_node(bundle.taxonomy, node), against)]
 
@@ -249,26 +258,26 @@ def _find_level(bundle: Bundle, level: int | str) -> int:
         return names.index(str(level))
     if str(level).isdigit() and 1 <= int(level) <= len(names):
         return int(level) - 1
-    raise SettingsError(f"no level '{level}'; there are: {', '.join(names)} (or 1 to {len(names)})")
+    raise SettingsError(f"no level '{level}'; use one of: {', '.join(names)} (or 1 to {len(names)})")
 
 
 def node_probabilities(bundle: Bundle, levels: LevelProbabilities) -> list[tuple[NodePath, float]]:
-    """Give every node of the tree with its calibrated probability for the whole track."""
+    """Compute the calibrated probability of every node of the tree for the whole track."""
     averaged = bundle.calibrate([level.mean(axis=0, keepdims=True) for level in levels], "track")
-    found: dict[NodePath, float] = {}
+    probabilities_by_path: dict[NodePath, float] = {}
     for level, probabilities in enumerate(averaged):
-        for path, chance in zip(bundle.taxonomy.nodes(level), probabilities[0].tolist(), strict=True):
-            found.setdefault(path, chance)
-    return sorted(found.items())
+        for path, probability in zip(bundle.taxonomy.nodes(level), probabilities[0].tolist(), strict=True):
+            probabilities_by_path.setdefault(path, probability)
+    return sorted(probabilities_by_path.items())
 
 
-def _reason(target: Target, number: int, shares: ShapleyValues, maps: Maps) -> NodeExplanation:
+def _explain_node(target: Target, index: int, shapley_values: ShapleyValues, maps: Maps) -> NodeExplanation:
     return NodeExplanation(
         target,
-        shares.full[:, number],
-        shares.none[:, number],
-        {view: shares.values[:, number, place] for place, view in enumerate(shares.views)},
-        tuple(Relevance(view, values[:, number]) for view, values in maps.items()),
+        shapley_values.full[:, index],
+        shapley_values.none[:, index],
+        {view: shapley_values.values[:, index, column] for column, view in enumerate(shapley_values.views)},
+        tuple(Relevance(view, values[:, index]) for view, values in maps.items()),
     )
 
 
@@ -278,27 +287,27 @@ def make_timelines(
     nodes: Sequence[int],
     starts: NDArray[np.float64],
     seconds: float,
-    beside: Sequence[NodePath] = (),
+    extra_nodes: Sequence[NodePath] = (),
 ) -> list[Timeline]:
-    """Give a line for each node of a path, from what the model says of slices that begin at `starts`, in seconds.
+    """Compute the time line of each node of a path, and of each extra node that is not on the path.
 
-    And for each of the nodes `beside` that is not on it.
+    `levels` holds the probabilities of slices that begin at `starts` and last `seconds`, in seconds.
     """
     by_slice = bundle.calibrate(levels, "slice")
-    listed = [bundle.taxonomy.nodes(level) for level in range(len(nodes))]
-    path_nodes = [listed[level][node] for level, node in enumerate(nodes)]
-    found: list[Timeline] = []
-    for path in dict.fromkeys((*path_nodes, *beside)):
-        level = next(level for level, known in enumerate(listed) if path in known)
-        chances = by_slice[level][:, listed[level].index(path)]
-        order = np.argsort(-chances, kind="stable")
-        most = max(1, min(_PASSAGES, len(order) // 2))
-        passages = [_passage(float(starts[row]), seconds, float(chances[row])) for row in order]
-        typical = tuple(passages[:most])
-        untypical = tuple(passages[::-1][:most]) if len(order) > 1 else ()
-        found.append(Timeline(path, chances, typical, untypical))
-    return found
+    nodes_by_level = [bundle.taxonomy.nodes(level) for level in range(len(nodes))]
+    path_nodes = [nodes_by_level[level][node] for level, node in enumerate(nodes)]
+    timelines: list[Timeline] = []
+    for path in dict.fromkeys((*path_nodes, *extra_nodes)):
+        level = next(level for level, nodes_at_level in enumerate(nodes_by_level) if path in nodes_at_level)
+        probabilities = by_slice[level][:, nodes_by_level[level].index(path)]
+        order = np.argsort(-probabilities, kind="stable")
+        n_passages = max(1, min(_PASSAGES, len(order) // 2))
+        passages = [_passage(float(starts[row]), seconds, float(probabilities[row])) for row in order]
+        typical = tuple(passages[:n_passages])
+        untypical = tuple(passages[::-1][:n_passages]) if len(order) > 1 else ()
+        timelines.append(Timeline(path, probabilities, typical, untypical))
+    return timelines
 
 
-def _passage(start: float, seconds: float, chance: float) -> Passage:
-    return Passage(round(start, 3), round(start + seconds, 3), round(chance, 6))
+def _passage(start: float, seconds: float, probability: float) -> Passage:
+    return Passage(round(start, 3), round(start + seconds, 3), round(probability, 6))

@@ -1,10 +1,11 @@
-"""What is put in the place of music that is taken away: the slice's own noise floor.
+"""The baseline that replaces occluded parts of a slice: an estimate of the slice's own noise floor.
 
-Black would be a sound of its own, an edge that no music has. The floor of a row is a low percentile of it over time,
-which is what is there between the notes; a tone that is held would still be in it, so that a low percentile over the
-neighbouring rows is taken next, and smoothed. Chroma has no neighbours of another kind: its floor is one level. A floor
-that never moves is no sound either, and sends a model that measures movement anywhere: so it fluctuates as noise does,
-as strongly as the slice does from one pixel to the next. The noise is drawn once, the same for every slice.
+A black patch would add edges that do not occur in music. The floor of a row is a low percentile over time, which is the
+level between notes. A sustained tone would remain in it, so a low percentile over neighbouring rows follows, then
+smoothing. Chroma rows are pitch classes rather than neighbouring bands, so chroma has one level for all rows. A
+constant floor is out of distribution for models that measure temporal change; the floor therefore fluctuates as noise
+does, with the median step between adjacent pixels of the slice. The noise has a fixed seed and is the same for every
+slice.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ from genretree.settings import CHROMA_BINS
 from genretree.sound.mel_16k import compress, decompress
 
 _PERCENTILE = 10
-_NEIGHBOURS = 1 / 4  # of the rows
-_FLUCTUATION = 2 * 1.4826 / 2**0.5  # spread of noise that is blurred as images are, over its median step in time
-_BLUR = 0.7  # pixels, of the noise; the frames of a spectrum overlap
+_NEIGHBOURS = 1 / 4  # share of the rows
+_FLUCTUATION = 2 * 1.4826 / 2**0.5  # standard deviation of noise blurred as images are, over its median time step
+_BLUR = 0.7  # pixels; the frames of a spectrogram overlap, so its noise is correlated
 _SEED = 0
 
 
 def views_of(track_slices: TrackSlices) -> tuple[View, ...]:
-    """Name what a model may see of slices: the three images, and mel power at 16 kHz where it listens."""
+    """List the views of slices: the three images, and mel power at 16 kHz if the model uses it."""
     return IMAGES if track_slices.mel_16k is None else (*IMAGES, SOUND)
 
 
 def compute_baseline(track_slices: TrackSlices) -> TrackSlices:
-    """Give slices of nothing but background, as the model would see them."""
+    """Compute the baseline of slices: slices of the same shape that hold the noise floor only."""
     images = np.empty_like(track_slices.images)
     size = images.shape[-1]
     for number, view in enumerate(IMAGES):
-        found = _floor(track_slices.images[:, number].astype(np.float32), view, _noise(view, size, size))
-        images[:, number] = np.clip(np.rint(found), 0, 255)
+        floor_image = _floor(track_slices.images[:, number].astype(np.float32), view, _noise(view, size, size))
+        images[:, number] = np.clip(np.rint(floor_image), 0, 255)
     sound = None
     if track_slices.mel_16k is not None:
         heard = np.swapaxes(compress(track_slices.mel_16k), 1, 2)
@@ -49,21 +50,21 @@ def compute_baseline(track_slices: TrackSlices) -> TrackSlices:
     return track_slices.replace(images, sound)
 
 
-def _floor(shown: Float32Array, view: View, noise: Float32Array) -> Float32Array:
-    """Give the floor of slices, (n, rows, columns), with its noise."""
-    rows = np.percentile(shown, _PERCENTILE, axis=2)
-    strength = _FLUCTUATION * np.median(np.abs(np.diff(shown, axis=2)), axis=2).mean(axis=1)
-    floor: Float32Array = _level(rows, view)[:, :, None] + strength[:, None, None] * noise
+def _floor(spectrograms: Float32Array, view: View, noise: Float32Array) -> Float32Array:
+    """Estimate the floor of slices, shape (n, rows, columns), and add the noise."""
+    rows = np.percentile(spectrograms, _PERCENTILE, axis=2)
+    amplitude = _FLUCTUATION * np.median(np.abs(np.diff(spectrograms, axis=2)), axis=2).mean(axis=1)
+    floor: Float32Array = _level(rows, view)[:, :, None] + amplitude[:, None, None] * noise
     return floor
 
 
 @lru_cache(maxsize=8)
 def _noise(view: View, rows: int, columns: int) -> Float32Array:
-    """Draw noise of spread 1; rows of the same pitch class move together."""
+    """Generate noise of standard deviation 1; rows of one pitch class share their noise."""
     from scipy.ndimage import gaussian_filter
 
-    drawn = np.random.default_rng(_SEED).standard_normal((CHROMA_BINS if view == "chroma" else rows, columns))
-    blurred = gaussian_filter(drawn, (0 if view == "chroma" else _BLUR, _BLUR), mode="wrap")
+    white = np.random.default_rng(_SEED).standard_normal((CHROMA_BINS if view == "chroma" else rows, columns))
+    blurred = gaussian_filter(white, (0 if view == "chroma" else _BLUR, _BLUR), mode="wrap")
     if view == "chroma":
         blurred = blurred[np.arange(rows) * CHROMA_BINS // rows]
     noise: Float32Array = (blurred / blurred.std()).astype(np.float32)
@@ -71,7 +72,7 @@ def _noise(view: View, rows: int, columns: int) -> Float32Array:
 
 
 def _level(rows: NDArray[np.floating], view: View) -> Float32Array:
-    """Take what is low among neighbouring rows, shape (n, rows), and smooth it."""
+    """Compute a smoothed low percentile over neighbouring rows, shape (n, rows)."""
     from scipy.ndimage import percentile_filter, uniform_filter1d
 
     if view == "chroma":
@@ -84,7 +85,7 @@ def _level(rows: NDArray[np.floating], view: View) -> Float32Array:
 
 
 def replace_views(track_slices: TrackSlices, baseline: TrackSlices, absent: frozenset[View]) -> TrackSlices:
-    """Put the background in the place of whole views."""
+    """Replace whole views by the baseline."""
     images, sound = track_slices.images.copy(), track_slices.mel_16k
     for number, view in enumerate(IMAGES):
         if view in absent:
@@ -97,19 +98,19 @@ def replace_views(track_slices: TrackSlices, baseline: TrackSlices, absent: froz
 def replace_with_baseline(
     track_slice: TrackSlices, baseline: TrackSlices, masks: Mapping[View, Float32Array]
 ) -> TrackSlices:
-    """Put the background in the place of parts of one slice, once for each mask.
+    """Replace parts of one slice by the baseline, once per mask.
 
     Parameters
     ----------
-    track_slice, background : TrackSlices
-        One slice.
+    track_slice, baseline : TrackSlices
+        One slice each.
     masks : mapping of view to array, shape (n_masks, rows, steps)
-        1 where music is taken away, 0 where it stays. Views that are not named stay as they are.
+        1 where the baseline replaces the slice, 0 where the slice stays. Views without a mask stay unchanged.
 
     Returns
     -------
     TrackSlices
-        As many as there are masks.
+        One slice per mask.
     """
     n = len(next(iter(masks.values())))
     images = np.repeat(track_slice.images, n, axis=0)

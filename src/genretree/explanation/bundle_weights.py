@@ -1,4 +1,4 @@
-"""The weights of a bundle that runs by an export: what asks for gradients or for features needs them."""
+"""Loading the PyTorch weights of a bundle that runs an export, for gradients and embeddings."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from genretree.models.neural.exported_model import ExportedFeatures, ExportedNet
 
 
 def load_weights_for(bundle: Bundle) -> Bundle:
-    """Give the bundle with its network in torch, in float32, where an export runs it without; else as it is.
+    """Load the network in PyTorch and float32 if the bundle runs an export; otherwise return the bundle.
 
     Raises
     ------
     BundleError
-        If its folder has changed since, and can't be read.
+        If the folder of the bundle has changed and cannot be read.
     """
     if not isinstance(bundle.model, ExportedNetwork | ExportedFeatures):
         return bundle
     return _load(bundle.folder, sha256_file(bundle.folder / DESCRIPTION))
 
 
-@lru_cache(maxsize=2)  # a service asks again and again
+@lru_cache(maxsize=2)  # the service calls this for every request
 def _load(folder: Path, digest: str) -> Bundle:
     return load_bundle(folder, "torch", "float32")

@@ -1,10 +1,10 @@
-"""What the rows and columns of a model's inputs stand for: Hz, notes and seconds, and the way there from pixels.
+"""Frequency and time axes of relevance maps, and conversion between pixels and the cells of a map.
 
 An image of `size` pixels shows a slice from its lowest band, in the bottom row, to its highest, in row 0; each pixel is
 the mean of the bands and frames under it (`genretree.sound.slices.draw`). Row r of mel therefore spans the bands from
 `128 * (size - 1 - r) / size` to `128 * (size - r) / size`, column c the seconds from `seconds * c / size` to
-`seconds * (c + 1) / size` of the slice. Relevance is kept by band and not by pixel: what lies in a pixel is divided
-among the bands that the pixel is the mean of, by area, so that sums stay the same.
+`seconds * (c + 1) / size` of the slice. Relevance is stored per band rather than per pixel: the relevance of a pixel
+is divided by area among the bands that the pixel averages, which preserves sums.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ View = Literal["mel", "cqt", "chroma", "mel_16k"]
 IMAGES: tuple[View, ...] = ("mel", "cqt", "chroma")
 SOUND: View = "mel_16k"
 STEPS = 57  # columns of a map in one slice: 0.2 s each at 11.4 s
-_MEL_TOGETHER = 2  # bands of mel and of mel_16k in a row of a map
+_MEL_TOGETHER = 2  # mel bands per row of a map
 _LOWEST_NOTE = 24  # C1, in MIDI numbers
 _NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 
@@ -36,7 +36,7 @@ class FrequencyAxis:
     ----------
     view : "mel", "cqt", "chroma" or "mel_16k"
     edges : array, shape (rows + 1,)
-        In Hz; for chroma, which has no frequencies, numbers from 0 to 12.
+        In Hz. Chroma has no frequencies; its edges are 0 to 12.
     names : tuple of str
         Name of each row: a note (`A4`), a pitch class (`A`), or its centre (`440 Hz`).
     """
@@ -47,7 +47,7 @@ class FrequencyAxis:
 
     @property
     def rows(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
         return len(self.names)
 
     @property
@@ -58,9 +58,9 @@ class FrequencyAxis:
 
 @lru_cache(maxsize=8)
 def frequency_axis(view: View) -> FrequencyAxis:
-    """Give the rows of a view's maps.
+    """Return the frequency axis of the maps of a view.
 
-    Bands of mel reach half way to the centres of their neighbours (librosa's Slaney scale: 0 to 11,025 Hz in 128 bands,
+    Mel bands extend half way to the centres of their neighbours (librosa's Slaney scale: 0 to 11,025 Hz in 128 bands,
     to 8,000 Hz in 96 for mel_16k), semitones of the CQT half a semitone to either side of A4 = 440 Hz tuning.
     """
     import librosa
@@ -78,37 +78,37 @@ def frequency_axis(view: View) -> FrequencyAxis:
 
 
 def note_name(midi: int) -> str:
-    """Name a note by its MIDI number: 69 is A4."""
+    """Return the name of a MIDI note number: 69 is A4."""
     return f"{_NAMES[midi % 12]}{midi // 12 - 1}"
 
 
 def spread_mask(mask: Float32Array, size: int) -> Float32Array:
-    """Turn a mask by row and step into one by pixel.
+    """Resample a mask from rows and steps to pixels.
 
     Parameters
     ----------
     mask : array, shape (..., rows, steps)
-        The lowest row first, 0 to 1.
+        0 to 1, the lowest row first.
     size : int
-        Of the image, in pixels.
+        Height and width of the image in pixels.
 
     Returns
     -------
     array, shape (..., size, size)
-        The highest frequency in row 0; a pixel that several rows share has their mean.
+        Row 0 is the highest frequency. A pixel that several rows share has their mean.
     """
     rows, steps = mask.shape[-2:]
     return np.asarray(overlaps(rows, size) @ mask[..., ::-1, :] @ overlaps(steps, size).T, np.float32)
 
 
 def gather_pixels(pixels: Float32Array, view: View) -> Float32Array:
-    """Turn relevance by pixel, (..., size, size), into relevance by row and step, (..., rows, steps); sums stay."""
+    """Sum relevance from pixels, (..., size, size), to rows and steps, (..., rows, steps); preserves the total."""
     size = pixels.shape[-1]
     gathered = overlaps(frequency_axis(view).rows, size).T @ pixels @ overlaps(STEPS, size)
     return np.asarray(gathered[..., ::-1, :], np.float32)
 
 
 def stretch_mask(mask: Float32Array, frames: int, bands: int) -> Float32Array:
-    """Turn a mask, (..., rows, steps), into one for mel power at 16 kHz: (..., frames, bands)."""
+    """Resample a mask, (..., rows, steps), to mel power at 16 kHz, (..., frames, bands)."""
     rows, steps = mask.shape[-2:]
     return np.asarray(overlaps(steps, frames) @ np.swapaxes(mask, -1, -2) @ overlaps(rows, bands).T, np.float32)

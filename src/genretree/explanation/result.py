@@ -1,4 +1,4 @@
-"""What an explanation is: one form, whatever the method, for files and for tracks of a store."""
+"""Result classes of explanations, which are the same for every method and source."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from genretree.explanation.target import Target
 from genretree.prediction.predict import Prediction
 from genretree.taxonomy import NodePath
 
-_MOST_BANDS = 5
-_SAME = 0.02  # of the greatest: rows that differ less are one band
-_STRONGEST = 99.5  # percentile of a map's magnitude
+_MAX_BANDS = 5
+_SAME_RELEVANCE = 0.02  # share of the greatest relevance: neighbouring rows that differ by less form one band
+_COLOR_PERCENTILE = 99.5  # of the magnitude of a map
 UNITS = {
     "gradcam": "log odds, a sum",
     "integrated-gradients": "log odds, a sum",
@@ -30,14 +30,14 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Relevance:
-    """Relevance of one view of the sound, by frequency and time.
+    """Relevance of one view of the audio, by frequency and time.
 
     Parameters
     ----------
     view : "mel", "cqt", "chroma" or "mel_16k"
     values : float32 array, shape (n_slices, rows, 57)
-        In the unit of the explanation; above 0 what speaks for the node, below 0 what speaks against it. The lowest
-        frequency first. Sums of cells are what one may add; a cell's own value depends on how fine the cells are.
+        In the unit of the explanation: positive for the node, negative against it. The lowest frequency comes first.
+        Values are additive over cells; the value of a single cell depends on the resolution.
     """
 
     view: View
@@ -45,32 +45,33 @@ class Relevance:
 
     @property
     def axis(self) -> FrequencyAxis:
-        """The rows in Hz and notes."""
+        """The frequency axis of the rows."""
         return frequency_axis(self.view)
 
     def by_band(self) -> Float32Array:
-        """Sum over time, the mean of the slices: shape (rows,)."""
-        found: Float32Array = self.values.sum(axis=2).mean(axis=0)
-        return found
+        """Sum over time and average over slices, shape (rows,)."""
+        sums: Float32Array = self.values.sum(axis=2).mean(axis=0)
+        return sums
 
     def by_step(self) -> Float32Array:
-        """Sum over frequency: shape (n_slices, 57)."""
-        found: Float32Array = self.values.sum(axis=1)
-        return found
+        """Sum over frequency, shape (n_slices, 57)."""
+        sums: Float32Array = self.values.sum(axis=1)
+        return sums
 
 
 @dataclass(frozen=True)
 class NodeExplanation:
-    """Why one node and not others.
+    """Explanation of one node against others.
 
     Parameters
     ----------
     target : Target
-    log_odds, background : array, shape (n_slices,)
-        Natural log odds of the node, not calibrated: of each slice, and of its background alone.
+    log_odds, baseline : array, shape (n_slices,)
+        Uncalibrated natural log odds of the node for each slice, and for the baseline of the slice.
     shares : mapping of view to array, shape (n_slices,)
-        Shapley values of the views; they sum to `log_odds - baseline`.
+        Shapley values of the views. They sum to `log_odds - baseline`.
     maps : tuple of Relevance
+        One map for each view that the model uses.
     """
 
     target: Target
@@ -79,31 +80,35 @@ class NodeExplanation:
     shares: Mapping[View, Float64Array]
     maps: tuple[Relevance, ...]
 
-    def bands(self, most: int = _MOST_BANDS) -> list[dict[str, Any]]:
-        """Give the bands that speak most for the node, over all views: name, edges in Hz, relevance of a mean slice.
+    def bands(self, n: int = _MAX_BANDS) -> list[dict[str, Any]]:
+        """List the `n` most relevant bands over all views: view, name, edges in Hz, mean relevance of a slice.
 
-        Neighbouring rows whose relevance is nearly the same, as those of one part that was taken away, are one band.
+        Neighbouring rows with nearly equal relevance, such as the rows of one occluded part, form one band.
         """
-        found = [band for item in self.maps for band in join_rows(item.axis, item.by_band())]
-        return sorted(found, key=lambda item: -item["relevance"])[:most]
+        joined = [band for item in self.maps for band in join_rows(item.axis, item.by_band())]
+        return sorted(joined, key=lambda item: -item["relevance"])[:n]
 
     @property
-    def is_from_nothing(self) -> bool:
-        """Whether the background alone speaks for the node as much as the music does."""
+    def baseline_dominates(self) -> bool:
+        """Whether the log odds of the baseline alone are positive and reach those of the audio."""
         return float(self.baseline.mean()) >= max(0.0, float(self.log_odds.mean()))
 
     @property
-    def strength(self) -> float:
-        """Relevance over a whole slice's height and time that pictures give the full colour, the same in all views."""
+    def color_scale(self) -> float:
+        """Relevance, scaled to a full-height row, that pictures show in full colour; the same for all views."""
         dense = [np.abs(relevance.values) * relevance.axis.rows for relevance in self.maps]
-        strongest = max((float(np.percentile(values, _STRONGEST)) for values in dense), default=0.0)
+        strongest = max((float(np.percentile(values, _COLOR_PERCENTILE)) for values in dense), default=0.0)
         return strongest or max((float(values.max()) for values in dense), default=0.0) or 1.0
 
 
 def join_rows(axis: FrequencyAxis, values: NDArray[np.floating]) -> list[dict[str, Any]]:
-    """Join neighbouring rows of nearly the same relevance, shape (rows,), to bands: view, name, edges in Hz, sum."""
-    cuts = [0, *(np.flatnonzero(np.abs(np.diff(values)) > _SAME * np.abs(values).max()) + 1).tolist(), axis.rows]
-    found = []
+    """Join neighbouring rows of nearly equal relevance, shape (rows,), to bands: view, name, edges in Hz, sum."""
+    cuts = [
+        0,
+        *(np.flatnonzero(np.abs(np.diff(values)) > _SAME_RELEVANCE * np.abs(values).max()) + 1).tolist(),
+        axis.rows,
+    ]
+    bands = []
     for start, end in pairwise(cuts):
         first, last = axis.names[start], axis.names[end - 1]
         low, high = float(axis.edges[start]), float(axis.edges[end])
@@ -111,13 +116,13 @@ def join_rows(axis: FrequencyAxis, values: NDArray[np.floating]) -> list[dict[st
         name = first if start + 1 == end else f"{first} to {last}"
         if end - start > 1 and axis.view in ("mel", "mel_16k"):
             name = f"{low:.0f} to {high:.0f} Hz"
-        found.append({"view": axis.view, "name": name, "hertz": hertz, "relevance": float(values[start:end].sum())})
-    return found
+        bands.append({"view": axis.view, "name": name, "hertz": hertz, "relevance": float(values[start:end].sum())})
+    return bands
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A stretch of the track, in seconds, with the node's calibrated probability there."""
+    """A passage of the track, in seconds, and the calibrated probability of the node in it."""
 
     start: float
     end: float
@@ -126,7 +131,7 @@ class Passage:
 
 @dataclass(frozen=True)
 class Timeline:
-    """A node's calibrated probability in each slice, and the passages most and least typical of it."""
+    """Calibrated probability of a node in each slice, and its most and least typical passages."""
 
     node: NodePath
     probabilities: Float64Array
@@ -134,7 +139,7 @@ class Timeline:
     untypical: tuple[Passage, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain lists, numbers and names."""
+        """Return JSON-serialisable values."""
         return {
             "node": list(self.node),
             "probabilities": np.round(self.probabilities, 6).tolist(),
@@ -145,7 +150,7 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A track of the index, its genre, its cosine distance by features (0 to 2), and whether it was learned from."""
+    """A track of the index: its genre, its cosine distance (0 to 2), and whether the model was trained on it."""
 
     track: str
     genre: NodePath
@@ -155,28 +160,31 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a bundle names a track as it does.
+    """Explanation of the prediction of a bundle for one track.
 
     Parameters
     ----------
     prediction : Prediction
-        As `genretree predict` gives it.
+        The prediction that is explained.
     tree : tuple of (path, probability)
-        Every node of the tree with its calibrated probability for the whole track.
+        Calibrated probability of every node of the tree for the whole track.
     method, unit : str
-        How the maps were made, and in what they count.
+        Method that computed the maps, and the unit of their values.
     track_slices : TrackSlices
-        What was explained.
+        The slices that were explained.
     reasons : tuple of NodeExplanation
+        One for each explained node.
     timelines : tuple of Timeline
-        One for each node of the predicted path, and for a node that was asked for beside it.
+        One for each node of the predicted path, and for each explained node that is not on the path.
     neighbours : tuple of Neighbour or None
-        None where the bundle has no index.
+        Nearest tracks of the index; None if the bundle has no index.
     family : str
+        Model family of the bundle.
     seconds : float
-        How long explaining took.
+        Run time in seconds.
     check : mapping, optional
-        What `genretree.explanation.evaluate.faithfulness.measure_faithfulness` says of the last reason.
+        Faithfulness of the map of the last node, from
+        `genretree.explanation.evaluate.faithfulness.measure_faithfulness`.
 
     See Also
     --------
@@ -206,19 +214,19 @@ class Explanation:
 
     @property
     def line(self) -> Timeline:
-        """The time line of the node that was asked for last."""
+        """The time line of the last explained node."""
         node = self.reasons[-1].target.node
         return next((line for line in self.timelines if line.node == node), self.timelines[-1])
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain lists, numbers and names, as `explanation.json` has them; maps by band and by second only."""
+        """Return the JSON-serialisable content of `explanation.json`, with maps summed by band and by time step."""
         return {
             "prediction": self.prediction.to_json(),
             "family": self.family,
             "method": self.method,
             "unit": self.unit,
             "seconds": round(self.seconds, 2),
-            "tree": [{"path": list(path), "probability": round(chance, 6)} for path, chance in self.tree],
+            "tree": [{"path": list(path), "probability": round(probability, 6)} for path, probability in self.tree],
             "reasons": [_describe(reason, self.track_slices) for reason in self.reasons],
             "timelines": [line.to_json() for line in self.timelines],
             "neighbours": None
@@ -231,16 +239,16 @@ class Explanation:
         }
 
     def arrays(self) -> dict[str, Array]:
-        """Return every map and its axes, as `relevance.npz` holds them."""
-        found: dict[str, Array] = {
+        """Return the arrays of `relevance.npz`: every map and its axes."""
+        arrays: dict[str, Array] = {
             "starts": self.track_slices.starts,
             "slice_seconds": np.array(self.track_slices.seconds),
         }
-        for number, reason in enumerate(self.reasons):
+        for index, reason in enumerate(self.reasons):
             for relevance in reason.maps:
-                found[f"reason_{number}.{relevance.view}"] = relevance.values
-                found[f"edges.{relevance.view}"] = relevance.axis.edges
-        return found
+                arrays[f"reason_{index}.{relevance.view}"] = relevance.values
+                arrays[f"edges.{relevance.view}"] = relevance.axis.edges
+        return arrays
 
 
 def _describe(reason: NodeExplanation, track_slices: TrackSlices) -> dict[str, Any]:

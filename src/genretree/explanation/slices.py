@@ -1,4 +1,4 @@
-"""What is explained: the slices of a file, or of a track of a store, as a model sees them."""
+"""Slices of a file, of images, or of a stored track, as model inputs."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ class TrackSlices:
     Parameters
     ----------
     name : str
-        The file, or the track's path in its store.
+        Path of the file, or of the track in its store.
     images : uint8 array, shape (n, 3, size, size)
     features : mapping of name to array, shape (n, ...)
-        What the model takes apart from the images, such as `mel_16k`.
+        Inputs of the model other than the images, such as `mel_16k`.
     starts : array, shape (n,)
-        Seconds from the track's beginning.
+        Seconds from the start of the track.
     seconds : float
-        Length of a slice.
+        Length of a slice in seconds.
     decibels : array, shape (n, 3, 2), optional
-        What grey levels 0 and 255 of each image stand for, in dB of the track's loudest point; known of files only.
+        Levels of grey 0 and 255 of each image, in dB relative to the peak of the track. Available for files only.
     padded : bool
-        The track is shorter than a slice and was repeated to fill it.
+        Whether the track is shorter than a slice and was repeated to fill it.
     """
 
     name: str
@@ -68,12 +68,12 @@ class TrackSlices:
         return self.features.get(MEL_16K)
 
     def replace(self, images: UInt8Array, mel_16k: Float16Array | None) -> TrackSlices:
-        """Copy the slices with other images and other mel power, as many slices as there are."""
+        """Return a copy with other images and mel power, for the same number of slices."""
         features = self.features if mel_16k is None else {**self.features, MEL_16K: mel_16k}
         return replace(self, images=images, features=features)
 
     def select(self, rows: Int64Array | slice) -> TrackSlices:
-        """Keep some slices."""
+        """Select slices."""
         return replace(
             self,
             images=self.images[rows],
@@ -84,12 +84,12 @@ class TrackSlices:
 
 
 def read_file(bundle: Bundle, file: str | Path, salvage: bool = False) -> TrackSlices:
-    """Read a sound file's slices; silent ones are left out.
+    """Compute the slices of an audio file, without silent ones.
 
     Raises
     ------
     SoundError
-        If the file can't be used or every slice is silent.
+        If the file cannot be decoded, or every slice is silent.
     """
     names = bundle.model.input_features
     found = list(skip_silent(iter_slices(file, bundle.images, salvage=salvage, features=names), file))
@@ -106,14 +106,14 @@ def read_file(bundle: Bundle, file: str | Path, salvage: bool = False) -> TrackS
 
 
 def read_images(bundle: Bundle, images: Sequence[ImageSet], form: ImageForm = "auto") -> TrackSlices:
-    """Take images of spectra for the slices of one track; those without range are left out.
+    """Read images of spectrograms as the slices of one track, without images of constant value.
 
     Raises
     ------
     ImageError
-        If an image can't be used.
+        If an image cannot be used.
     SettingsError
-        If the model works from sound.
+        If the model needs audio.
     """
     found = read_slices(bundle, images, form)
     seconds = bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
@@ -126,7 +126,7 @@ def split_inputs(inputs: Inputs) -> tuple[UInt8Array, dict[str, Array]]:
 
 
 def read_track(bundle: Bundle, store: Store, track: int) -> TrackSlices:
-    """Read a track's slices from a store; silent ones are left out.
+    """Read the slices of a track from a store, without silent ones.
 
     Raises
     ------
@@ -149,31 +149,35 @@ def read_track(bundle: Bundle, store: Store, track: int) -> TrackSlices:
 
 
 def find_track(store: Store, name: str) -> int:
-    """Find a track of a store by its path, the end of it, or its number (`#12`).
+    """Find a track of a store by its path, by the end of its path, or by its row (`#12`).
 
     Raises
     ------
     CorpusError
-        If there is none, with the likely intended one, or more than one.
+        If no track matches (the message suggests the closest path), or more than one.
     """
     paths = [str(path) for path in store.tracks["path"]]
     if name.startswith("#") and name[1:].isdigit():
         if int(name[1:]) < len(paths):
             return int(name[1:])
-        raise CorpusError(f"{store.folder}: has {len(paths)} tracks, #0 to #{len(paths) - 1}; there is no {name}")
-    found = [i for i, path in enumerate(paths) if path == name]
-    found = found or [i for i, path in enumerate(paths) if path.endswith(f"/{name}")]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise CorpusError(f"{store.folder}: '{name}' names {len(found)} tracks, {paths[found[0]]} the first; say more")
+        raise CorpusError(
+            f"{store.folder}: no track {name}; the store has {len(paths)} tracks, #0 to #{len(paths) - 1}"
+        )
+    matches = [i for i, path in enumerate(paths) if path == name]
+    matches = matches or [i for i, path in enumerate(paths) if path.endswith(f"/{name}")]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise CorpusError(
+            f"{store.folder}: '{name}' matches {len(matches)} tracks, such as {paths[matches[0]]}; give the full path"
+        )
     close = difflib.get_close_matches(name, paths, n=1, cutoff=0.4)
-    hint = f"did you mean '{close[0]}'?" if close else f"the first is '{paths[0]}'"
-    raise CorpusError(f"{store.folder}: has no track '{name}'; {hint}")
+    hint = f"did you mean '{close[0]}'?" if close else f"an example is '{paths[0]}'"
+    raise CorpusError(f"{store.folder}: no track '{name}'; {hint}")
 
 
 def score(bundle: Bundle, track_slices: TrackSlices) -> LevelProbabilities:
-    """Give what the model says of slices, not calibrated: by level, (n, n_nodes)."""
+    """Compute uncalibrated probabilities of slices: by level, shape (n, n_nodes)."""
     parts = [
         bundle.model.predict_proba(part.inputs)
         for part in (track_slices.select(slice(at, at + _AT_A_TIME)) for at in range(0, len(track_slices), _AT_A_TIME))

@@ -1,4 +1,4 @@
-"""Faithfulness over many tracks: what `genretree explain BUNDLE STORE --check` reports."""
+"""Faithfulness of a method over many tracks of a store."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ ORDERS = ("map", "random", "energy", "edges")
 
 @dataclass(frozen=True)
 class Survey:
-    """What was measured on tracks that the bundle names rightly.
+    """Faithfulness on the correctly predicted tracks of a store.
 
     Parameters
     ----------
     method : str
-    looked_at : int
-        Tracks that were looked at; the others of them were named wrongly.
+    n_examined : int
+        Number of tracks that were scored; `tracks` holds those that were predicted correctly.
     tracks : tuple of (name, Faithfulness)
     """
 
     method: str
-    looked_at: int
+    n_examined: int
     tracks: tuple[tuple[str, Faithfulness], ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return means over the tracks, shares of tracks on which the map is better, and each track."""
-        found = [item for _, item in self.tracks]
-        if not found:
-            return {"method": self.method, "looked_at": self.looked_at, "tracks": []}
-        drawn = [item.randomised for item in found if item.randomised is not None]
+        """Return the JSON-serialisable report: means, shares of tracks on which the map is better, and each track."""
+        results = [item for _, item in self.tracks]
+        if not results:
+            return {"method": self.method, "looked_at": self.n_examined, "tracks": []}
+        randomised = [item.randomised for item in results if item.randomised is not None]
         return {
             "method": self.method,
-            "looked_at": self.looked_at,
-            "right": len(found),
-            "deletion": {order: _mean([item.deletion[order] for item in found]) for order in ORDERS},
-            "insertion": {order: _mean([item.insertion[order] for item in found]) for order in ORDERS},
+            "looked_at": self.n_examined,
+            "right": len(results),
+            "deletion": {order: _mean([item.deletion[order] for item in results]) for order in ORDERS},
+            "insertion": {order: _mean([item.insertion[order] for item in results]) for order in ORDERS},
             "deletion_better_than": {
-                order: _mean([float(item.deletion["map"] < item.deletion[order]) for item in found])
+                order: _mean([float(item.deletion["map"] < item.deletion[order]) for item in results])
                 for order in ORDERS[1:]
             },
             "insertion_better_than": {
-                order: _mean([float(item.insertion["map"] > item.insertion[order]) for item in found])
+                order: _mean([float(item.insertion["map"] > item.insertion[order]) for item in results])
                 for order in ORDERS[1:]
             },
-            "randomised_weights": _mean(drawn) if drawn else None,
-            "inaudible_noise": _mean([item.noisy for item in found]),
+            "randomised_weights": _mean(randomised) if randomised else None,
+            "inaudible_noise": _mean([item.noisy for item in results]),
             "tracks": [{"track": name, **item.to_json()} for name, item in self.tracks],
         }
 
@@ -71,50 +71,52 @@ def survey(
     *,
     part: str = "test",
     split: str | None = None,
-    most: int = 50,
+    max_tracks: int = 50,
     seed: int = 0,
     progress: bool = False,
 ) -> Survey:
-    """Check a method on tracks of a store that the bundle names rightly, at the deepest level.
+    """Measure the faithfulness of a method at the deepest level, on correctly predicted tracks of a store.
 
     Parameters
     ----------
     part, split : str
-        Which tracks; by default those held out of the split that the bundle was trained with, or of `default`.
-    most : int
-        Look at no more tracks than this, evenly spread.
+        Part and name of the split. By default the test part of the split that the bundle was trained with, or of
+        `default`.
+    max_tracks : int
+        Maximum number of tracks, evenly spaced.
     seed : int
+        Seed of random orders, shuffled weights and noise.
 
     Raises
     ------
     CorpusError
-        If the store was drawn in another way, has other genres, or the part is empty.
+        If the image settings or genres of the store differ from those of the bundle, or the part is empty.
     """
     check_images(bundle, store)
     names = store.split_names()
-    trained = bundle.training.get("split", {}).get("name", "default")
-    chosen = split or (trained if trained in names else "default")
-    rows = store.rows(part, None if part == "all" else store.split(chosen))
+    training_split = bundle.training.get("split", {}).get("name", "default")
+    split_name = split or (training_split if training_split in names else "default")
+    rows = store.rows(part, None if part == "all" else store.split(split_name))
     tracks = np.unique(store.slice_tracks[rows])
     if not len(tracks):
-        raise CorpusError(f"{store.folder}: the part '{part}' of the split '{chosen}' is empty; try `part='all'`")
-    tracks = tracks[np.unique(np.linspace(0, len(tracks) - 1, min(most, len(tracks))).round().astype(int))]
+        raise CorpusError(f"{store.folder}: the part '{part}' of the split '{split_name}' is empty; use `part='all'`")
+    tracks = tracks[np.unique(np.linspace(0, len(tracks) - 1, min(max_tracks, len(tracks))).round().astype(int))]
     leaves = match_leaves(bundle.taxonomy, store)
-    found = []
+    results = []
     with progress_bar(len(tracks), "check", "track", progress) as tick:
         for track in tracks.tolist():
             track_slices = read_track(bundle, store, track)
             nodes = predicted_nodes(bundle, score(bundle, track_slices))
             if nodes == bundle.taxonomy.ancestors[leaves[track]].tolist():
-                found.append((track_slices.name, check_deepest(bundle, track_slices, nodes, method, seed)))
+                results.append((track_slices.name, check_deepest(bundle, track_slices, nodes, method, seed)))
             tick()
-    return Survey(method, len(tracks), tuple(found))
+    return Survey(method, len(tracks), tuple(results))
 
 
 def check_deepest(
     bundle: Bundle, track_slices: TrackSlices, nodes: Sequence[int], method: Method, seed: int = 0
 ) -> Faithfulness:
-    """Check a method for the deepest node of a path against its siblings."""
+    """Measure the faithfulness of a method for the deepest node of a path against its siblings."""
     target = make_target(bundle.taxonomy, len(nodes) - 1, nodes[-1])
     return measure_faithfulness(bundle, track_slices, target, method, seed)
 

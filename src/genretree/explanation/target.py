@@ -1,4 +1,4 @@
-"""What is asked: a node of the tree against others, and its log odds."""
+"""Explanation targets: a node of the tree against other nodes, and the log odds of the two."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from genretree.errors import TaxonomyError
 from genretree.models.base import LevelProbabilities
 from genretree.taxonomy import NodePath, Taxonomy, format_path, split_path
 
-_LEAST = 1e-9  # a probability of 0, as trees may give, has no logarithm
+_MIN_PROBABILITY = 1e-9  # boosting may predict 0, whose logarithm is infinite
 
 
 @dataclass(frozen=True)
 class Target:
-    """A node against others: "why Rock and not Pop".
+    """A node and the nodes that it is contrasted with: "why Rock and not Pop".
 
     Parameters
     ----------
@@ -26,9 +26,9 @@ class Target:
         Its path from the root.
     against : tuple of paths
     level, nodes : int, tuple of int
-        Where the node stands: its level and its index there.
+        Level of the node, and its index in that level.
     other_level, others : int, tuple of int
-        The same of those it is held against.
+        The same for the nodes in `against`.
     """
 
     node: NodePath
@@ -40,55 +40,57 @@ class Target:
 
     @property
     def question(self) -> str:
-        """The question in words: `why Rock and not Pop, Jazz`."""
+        """The target in words: `why Rock and not Pop, Jazz`."""
         return f"why {self.node[-1]} and not {', '.join(path[-1] for path in self.against)}"
 
     def log_odds(self, levels: LevelProbabilities) -> NDArray[np.float64]:
-        """Give the log of the node's probability over that of the others, by the natural logarithm: shape (n,)."""
+        """Compute the natural log odds of the node against the others, shape (n,)."""
         own = levels[self.level][:, self.nodes].sum(axis=1)
         other = levels[self.other_level][:, self.others].sum(axis=1)
-        odds: NDArray[np.float64] = np.log(np.maximum(own, _LEAST)) - np.log(np.maximum(other, _LEAST))
+        odds: NDArray[np.float64] = np.log(np.maximum(own, _MIN_PROBABILITY)) - np.log(
+            np.maximum(other, _MIN_PROBABILITY)
+        )
         return odds
 
 
 def find_node(taxonomy: Taxonomy, name: str) -> tuple[int, int]:
-    """Find a node at any level by its name or path; gives its level and index.
+    """Find a node at any level by its name or path, and return its level and index.
 
     Raises
     ------
     TaxonomyError
-        If there is none, with the likely intended one, or more than one.
+        If no node matches (the message suggests the closest name), or more than one.
     """
-    wanted = tuple(_fold(part) for part in split_path(name))
-    found = [
+    parts = tuple(_fold(part) for part in split_path(name))
+    matches = [
         (level, index)
         for level in range(taxonomy.depth)
         for index, node in enumerate(taxonomy.nodes(level))
-        if len(node) == level + 1 and wanted and tuple(map(_fold, node))[-len(wanted) :] == wanted
+        if len(node) == level + 1 and parts and tuple(map(_fold, node))[-len(parts) :] == parts
     ]
-    exact = [place for place in found if len(taxonomy.nodes(place[0])[place[1]]) == len(wanted)]
-    if len(wanted) > 1 and exact:
-        found = exact
-    if len(found) == 1:
-        return found[0]
-    if found:
-        options = ", ".join(f"'{format_path(taxonomy.nodes(level)[index])}'" for level, index in found)
-        raise TaxonomyError(f"'{name}' names more than one node: {options}; give the path")
+    exact = [position for position in matches if len(taxonomy.nodes(position[0])[position[1]]) == len(parts)]
+    if len(parts) > 1 and exact:
+        matches = exact
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        options = ", ".join(f"'{format_path(taxonomy.nodes(level)[index])}'" for level, index in matches)
+        raise TaxonomyError(f"'{name}' matches more than one node: {options}; give the path")
     names = {_fold(part): part for leaf in taxonomy.leaves for part in leaf}
-    close = difflib.get_close_matches(wanted[-1] if wanted else "", names, n=1)
+    close = difflib.get_close_matches(parts[-1] if parts else "", names, n=1)
     hint = f"did you mean '{names[close[0]]}'?" if close else f"its nodes are: {', '.join(names.values())}"
     raise TaxonomyError(f"'{name}' is not a node of the tree; {hint}")
 
 
 def make_target(taxonomy: Taxonomy, level: int, index: int, against: str | None = None) -> Target:
-    """Hold a node against its siblings, or against another node.
+    """Contrast a node with its siblings, or with another node.
 
-    A node without siblings is held against all others of its level.
+    A node without siblings is contrasted with all other nodes of its level.
 
     Raises
     ------
     TaxonomyError
-        If the other node is the same, lies above or below it, or there is none of that name.
+        If `against` is the node itself, an ancestor or a descendant of it, or not in the tree.
     """
     nodes = taxonomy.nodes(level)
     node = nodes[index]
@@ -97,27 +99,30 @@ def make_target(taxonomy: Taxonomy, level: int, index: int, against: str | None 
         path = taxonomy.nodes(other_level)[other]
         if path[: len(node)] == node or node[: len(path)] == path:
             raise TaxonomyError(
-                f"'{format_path(node)}' can't be held against '{format_path(path)}': one is a part of the other"
+                f"'{format_path(node)}' cannot be contrasted with '{format_path(path)}': one contains the other; "
+                "choose a node outside its path"
             )
         return Target(node, (path,), level, (index,), other_level, (other,))
-    others = [place for place, path in enumerate(nodes) if place != index and path[:-1] == node[:-1]]
-    others = others or [place for place in range(len(nodes)) if place != index]
+    others = [position for position, path in enumerate(nodes) if position != index and path[:-1] == node[:-1]]
+    others = others or [position for position in range(len(nodes)) if position != index]
     if not others:
-        raise TaxonomyError(f"'{format_path(node)}' is the only node of its level; there is nothing to hold it against")
-    return Target(node, tuple(nodes[place] for place in others), level, (index,), level, tuple(others))
+        raise TaxonomyError(
+            f"'{format_path(node)}' is the only node of its level, so there is no node to contrast it with"
+        )
+    return Target(node, tuple(nodes[position] for position in others), level, (index,), level, tuple(others))
 
 
 def targets_of_path(taxonomy: Taxonomy, nodes: Sequence[int]) -> list[Target]:
-    """Hold each node of a path, given as an index for each level, against its siblings.
+    """Contrast each node of a path, given as one index per level, with its siblings.
 
-    Levels of one node are left out; a leaf that ended above stands for itself below, and is asked for once.
+    Levels with a single node are skipped. A leaf above the deepest level repeats on the levels below and counts once.
     """
-    found: list[Target] = []
+    targets: list[Target] = []
     for level, index in enumerate(nodes):
         path = taxonomy.nodes(level)[index]
-        if len(taxonomy.nodes(level)) > 1 and all(target.node != path for target in found):
-            found.append(make_target(taxonomy, level, int(index)))
-    return found
+        if len(taxonomy.nodes(level)) > 1 and all(target.node != path for target in targets):
+            targets.append(make_target(taxonomy, level, int(index)))
+    return targets
 
 
 def _fold(name: str) -> str:

@@ -1,1 +1,1 @@
-"""Recovery of tracks: which slices of a data set were cut from one recording."""
+"""Recovery of tracks: grouping of slices that were cut from one recording."""

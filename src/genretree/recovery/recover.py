@@ -1,4 +1,4 @@
-"""Which slices were cut from one piece, where a data set doesn't tell: guessed from the images, with a confidence."""
+"""Recovery of tracks from images: groups of slices that were probably cut from one track, with a confidence."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from genretree.arrays import Float64Array, Int64Array, UInt8Array
 from genretree.errors import CorpusError
 from genretree.files import release_pages
 from genretree.progress import progress_bar
-from genretree.recovery.groups import Groups, rate_tracks
+from genretree.recovery.groups import Groups, compute_confidence
 from genretree.recovery.pairs import (
     SliceFeatures,
     Weights,
     centre_places,
-    describe_images,
+    extract_slice_features,
     find_pairs,
     load_default_weights,
 )
 
-LARGEST = 0.05  # share of all slices that no group exceeds
-LARGEST_OF_LABEL = 0.125  # share of its label that a block of several tracks does not exceed, so that it can be split
-ALWAYS = 40  # slices that a group may have in any case: a piece of 7.6 minutes
+MAX_SHARE = 0.05  # maximum share of all slices in a group
+MAX_SHARE_OF_LABEL = 0.125  # maximum share of a label in a block of several tracks, so that it can be split
+MIN_LIMIT = 40  # lower bound of the size limit: a track of 7.6 minutes
 _CHUNK = 64
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """Slices grouped by the piece they seem to be cut from.
+    """Recovered tracks and blocks of slices.
 
     Parameters
     ----------
     tracks : ndarray, int64, shape (n,)
-        Number of each slice's track, counted from 0 in the order of the rows.
+        Track of each slice, numbered from 0 in order of the rows.
     confidence : ndarray, float64, shape (n,)
-        Of the slice's track, 0 to 1: the mean probability that a slice of it belongs to the others of it; for a track
-        of one slice, the probability that it belongs to no other. 0 where an image shows nothing.
+        Confidence of the track, 0 to 1: the mean probability that a slice belongs with the other slices of the track;
+        for a track of one slice, the probability that it belongs to no other track. 0 for constant images.
     blocks : ndarray, int64, shape (n,)
-        Tracks that might be one are in one block: what to keep together when the slices are split.
+        Block of each slice. A block holds tracks that may be one track, and must not be split.
     """
 
     tracks: Int64Array
@@ -52,34 +52,47 @@ class Recovery:
 def recover_tracks(
     images: UInt8Array, leaves: Int64Array, *, progress: bool = False, weights: Weights | None = None
 ) -> Recovery:
-    """Group the slices that were cut from one piece.
+    """Group slices that were probably cut from one track.
 
     Parameters
     ----------
     images : uint8 array, shape (n, 3, size, size)
-        mel, CQT and chroma of each slice, as in a store; may be mapped into memory.
+        Mel, CQT and chroma of each slice, as in a store; may be memory-mapped.
     leaves : array, shape (n,)
-        Label of each slice; slices of different labels are never grouped.
-    progress : bool
-        Show a bar on standard error.
+        Label of each slice. Slices of different labels are never grouped.
+    progress : bool, default False
+        Show progress bars on standard error.
     weights : Weights, optional
-        Others than those that come with the package.
+        By default, the weights of the package.
 
     Returns
     -------
     Recovery
-        The same whatever the order of the rows and the numbers of the labels.
+        Independent of the order of the rows and of the numbering of the labels.
 
     Raises
     ------
     CorpusError
-        If the images are of another shape or type, or there is not one label for each.
+        If the images have another shape or dtype, or `leaves` another length.
+
+    See Also
+    --------
+    genretree.recovery.regroup.regroup_store : Add recovered tracks and a split to a store.
 
     Notes
     -----
-    Pairs of slices are scored by continuity at the cut, likeness, and rhythm, and then joined greedily, the likeliest
-    groups first (agglomerative clustering), by the log-odds that a small network gives two groups from the likeness of
-    their centres, their best links and their sizes. See docs/recovery.md.
+    Pairs of slices are scored by continuity at the cut, similarity and rhythm, and then merged greedily (agglomerative
+    clustering) by the log odds that a small network predicts for two groups from the similarity of their centres, their
+    best links and their sizes. See docs/recovery.md.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from genretree.recovery.recover import recover_tracks
+    >>> images = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), dtype=np.uint8)
+    >>> recovery = recover_tracks(images[[0, 1, 0]], np.array([0, 1, 0]))
+    >>> recovery.tracks
+    array([0, 1, 0])
     """
     if images.ndim != 4 or images.shape[1] != 3 or images.dtype != np.uint8:
         raise CorpusError(f"expected uint8 images of shape (n, 3, size, size); got {images.dtype} {images.shape}")
@@ -87,29 +100,29 @@ def recover_tracks(
     if leaves.shape != images.shape[:1]:
         raise CorpusError(f"expected a label for each of {len(images)} slices; got shape {leaves.shape}")
     weights = weights or load_default_weights()
-    described, digests, empty = _extract_all(images, weights, progress)
+    features, digests, empty = _extract_all(images, weights, progress)
     tracks, confidence, blocks = np.full(len(images), -1), np.zeros(len(images)), np.full(len(images), -1)
-    taken = 0
+    n_assigned = 0
     with progress_bar(len(images), "group slices", "slice", progress) as tick:
         for leaf in np.unique(leaves):
             members = np.flatnonzero((leaves == leaf) & ~empty)
-            # In the order of their content, equal ones as one: nothing depends on the order of the rows.
-            _, kept, copies = np.unique(digests[members], return_index=True, return_inverse=True)
-            rows = members[kept]
+            # Sorted by content, with duplicates merged, so that the result is independent of the order of the rows.
+            _, first_rows, copies = np.unique(digests[members], return_index=True, return_inverse=True)
+            rows = members[first_rows]
             counts = np.bincount(copies, minlength=len(rows))
-            found = group_slices(described.take(rows), weights, counts, len(images), tick)
-            for into, part in ((tracks, found.tracks), (blocks, found.blocks)):
-                into[members] = taken + part[copies]
-            confidence[members] = found.confidence[copies]
-            taken += len(rows)
-            looked_at = len(rows) if len(rows) > 1 else 0
-            tick(int((leaves == leaf).sum()) - looked_at)
-    tracks[empty] = blocks[empty] = taken + np.arange(int(empty.sum()))
+            group = group_slices(features.take(rows), weights, counts, len(images), tick)
+            for into, numbers in ((tracks, group.tracks), (blocks, group.blocks)):
+                into[members] = n_assigned + numbers[copies]
+            confidence[members] = group.confidence[copies]
+            n_assigned += len(rows)
+            n_ticked = len(rows) if len(rows) > 1 else 0
+            tick(int((leaves == leaf).sum()) - n_ticked)
+    tracks[empty] = blocks[empty] = n_assigned + np.arange(int(empty.sum()))
     return Recovery(_renumber(tracks), confidence, _renumber(blocks))
 
 
 def _renumber(groups: Int64Array) -> Int64Array:
-    """Count groups from 0 in the order in which they come up."""
+    """Renumber groups from 0 in order of first occurrence."""
     _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
     place = np.empty(len(first), np.int64)
     place[np.argsort(first)] = np.arange(len(first))
@@ -119,23 +132,23 @@ def _renumber(groups: Int64Array) -> Int64Array:
 def _extract_all(
     images: UInt8Array, weights: Weights, progress: bool
 ) -> tuple[SliceFeatures, NDArray[np.bytes_], NDArray[np.bool_]]:
-    """Describe all slices, with a digest of each, and whether its mel image shows nothing."""
+    """Extract features and digests of all slices, and whether their mel image is constant."""
     parts: list[SliceFeatures] = []
     digests, empty = np.zeros(len(images), "S32"), np.zeros(len(images), bool)
-    with progress_bar(len(images), "describe slices", "slice", progress) as tick:
-        # Of no slices at all one empty chunk is described, for its shape.
+    with progress_bar(len(images), "extract features", "slice", progress) as tick:
+        # Without slices, one empty chunk provides the shapes.
         for start in range(0, max(1, len(images)), _CHUNK):
             chunk = np.ascontiguousarray(images[start : start + _CHUNK])
-            found = describe_images(chunk)
-            # One by one: a product of matrices rounds a row in another way with other rows beside it.
+            chunk_features = extract_slice_features(chunk)
+            # Row by row: the rounding of a matrix product depends on the other rows.
             place = np.zeros((len(chunk), weights.projection.shape[1]), np.float32)
-            for i, row in enumerate(found.place - weights.center):
+            for i, row in enumerate(chunk_features.place - weights.center):
                 place[i] = row @ weights.projection
-            parts.append(SliceFeatures(found.ends, found.starts, place, found.rhythm))
-            for i, piece in enumerate(chunk):
-                # In hex, for NumPy's strings drop zero bytes at the end.
-                digests[start + i] = hashlib.blake2b(piece.data, digest_size=16).hexdigest().encode()
-                empty[start + i] = piece[0].max() == piece[0].min()
+            parts.append(SliceFeatures(chunk_features.ends, chunk_features.starts, place, chunk_features.rhythm))
+            for i, slice_images in enumerate(chunk):
+                # In hexadecimal: NumPy strips trailing zero bytes from byte strings.
+                digests[start + i] = hashlib.blake2b(slice_images.data, digest_size=16).hexdigest().encode()
+                empty[start + i] = slice_images[0].max() == slice_images[0].min()
             tick(len(chunk))
             if start // _CHUNK % 16 == 15:
                 release_pages(images)
@@ -143,7 +156,7 @@ def _extract_all(
 
 
 def join_slice_features(parts: list[SliceFeatures]) -> SliceFeatures:
-    """Put descriptions one after the other."""
+    """Concatenate features."""
     names = ("ends", "starts", "place", "rhythm")
     return SliceFeatures(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
@@ -152,9 +165,9 @@ def join_slice_features(parts: list[SliceFeatures]) -> SliceFeatures:
 
 
 def group_slices(
-    slices: SliceFeatures, weights: Weights, counts: Int64Array, in_all: int, tick: Callable[[int], None] | None = None
+    slices: SliceFeatures, weights: Weights, counts: Int64Array, n_total: int, tick: Callable[[int], None] | None = None
 ) -> Recovery:
-    """Group described slices of one label, `counts` copies of each, out of so many slices in all."""
+    """Group the slices of one label, with `counts` copies of each, out of `n_total` slices."""
     n = len(slices.place)
     if n == 0:
         return Recovery(np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))
@@ -162,17 +175,17 @@ def group_slices(
     pairs = find_pairs(slices, weights, tick)
     links = pairs.log_odds(weights)
     groups = Groups(slices, pairs, links, counts, weights)
-    tracks = groups.join(float(weights.thresholds[0]), largest_track(in_all))
-    confidence = rate_tracks(slices, pairs, links, tracks, weights)
-    largest = largest_block(int(counts.sum()), in_all)
-    return Recovery(tracks, confidence, groups.join(float(weights.thresholds[1]), largest))
+    tracks = groups.join(float(weights.thresholds[0]), max_track_size(n_total))
+    confidence = compute_confidence(slices, pairs, links, tracks, weights)
+    max_block = max_block_size(int(counts.sum()), n_total)
+    return Recovery(tracks, confidence, groups.join(float(weights.thresholds[1]), max_block))
 
 
-def largest_track(in_all: int) -> int:
-    """Slices that a track may have."""
-    return max(ALWAYS, int(LARGEST * in_all))
+def max_track_size(n_total: int) -> int:
+    """Return the maximum number of slices of a track."""
+    return max(MIN_LIMIT, int(MAX_SHARE * n_total))
 
 
-def largest_block(in_label: int, in_all: int) -> int:
-    """Slices that a block of several tracks may have: never all of its label, or none of it could be held out."""
-    return max(1, min(ALWAYS, in_label // 2), int(min(LARGEST * in_all, LARGEST_OF_LABEL * in_label)))
+def max_block_size(n_label: int, n_total: int) -> int:
+    """Return the maximum number of slices of a block; at most half of a label, so that some can be held out."""
+    return max(1, min(MIN_LIMIT, n_label // 2), int(min(MAX_SHARE * n_total, MAX_SHARE_OF_LABEL * n_label)))

@@ -1,4 +1,4 @@
-"""Adding to a store of drawn slices which of them seem to be of one piece."""
+"""Adding recovered tracks and a split by them to a store of slices."""
 
 from __future__ import annotations
 
@@ -17,47 +17,54 @@ SPLIT = "recovered"
 
 
 def regroup_store(store: Store, *, copies: Copies | None = None, progress: bool = False) -> Store:
-    """Group the slices of a store by the piece they seem to be cut from, and add a split by these groups.
+    """Recover the tracks of a store of slices, and add a split that keeps blocks together.
 
     Parameters
     ----------
     store : Store
-        One whose slices carry no track.
+        Store of slices without track labels.
     copies : Copies, optional
-        Pairs of slices that an audit found to be the same. Their blocks are joined, across labels too, which the
-        grouping by images alone never does. A store that is grouped already keeps its blocks and has them joined.
-    progress : bool
-        Show bars on standard error.
+        Pairs of copies from an audit. Their blocks are merged, even across labels, which recovery from images does not
+        do. A store with blocks keeps them and has them merged.
+    progress : bool, default False
+        Show progress bars on standard error.
 
     Returns
     -------
     Store
-        The same folder, opened anew. The column `group` of its tracks (each of one slice) holds the block, what is kept
-        together by every split from now on; `recovered_track` and `recovered_confidence` say more. The split
-        `recovered` is cut by blocks, and its file names the audit; the other splits are left as they were. A store that
-        is grouped already, and without `copies`, is returned as it is.
+        The same folder, reopened. The column `group` of its tracks (one slice each) holds the block, which later splits
+        keep together; `recovered_track` and `recovered_confidence` hold the recovered tracks. The split `recovered`
+        keeps blocks together, and its file records the audit. Other splits do not change. A store with blocks is
+        returned unchanged without `copies`.
 
     Raises
     ------
     CorpusError
         If the tracks of the store are known.
+
+    See Also
+    --------
+    genretree.recovery.recover.recover_tracks : Recover tracks from images.
+    genretree.audit.evidence.find_copies : Find pairs of copies.
     """
     if store.facts.group_by == RECOVERED:
         return store if copies is None else _write(store, dict(store.tracks), copies)
     if store.facts.group_by != "slice":
-        raise CorpusError(f"{store.folder}: its tracks are known; only slices without a track are grouped by images")
-    found = recover_tracks(store.images, store.track_leaves[store.slice_tracks], progress=progress)
+        raise CorpusError(
+            f"{store.folder}: its tracks are known; only stores of slices without tracks can be regrouped"
+        )
+    recovery = recover_tracks(store.images, store.track_leaves[store.slice_tracks], progress=progress)
     tracks: dict[str, list[Any]] = {
         **store.tracks,
-        "group": [f"block:{number:05d}" for number in found.blocks],
-        "recovered_track": found.tracks.tolist(),
-        "recovered_confidence": np.round(found.confidence, 3).tolist(),
+        "group": [f"block:{number:05d}" for number in recovery.blocks],
+        "recovered_track": recovery.tracks.tolist(),
+        "recovered_confidence": np.round(recovery.confidence, 3).tolist(),
     }
     return _write(store, tracks, copies)
 
 
 def _write(store: Store, tracks: dict[str, list[Any]], copies: Copies | None) -> Store:
-    """Join the blocks of copies, cut the split, and write both."""
+    """Merge the blocks of copies, compute the split, and write both."""
     joined = None
     if copies is not None:
         names, blocks = np.unique(np.array(tracks["group"], dtype=object).astype(str), return_inverse=True)
@@ -66,7 +73,7 @@ def _write(store: Store, tracks: dict[str, list[Any]], copies: Copies | None) ->
         tracks["group"] = names[merged].tolist()
     slices = {"track": store.slice_tracks, "start": store.starts, "padded": store.padded, "silent": store.silent}
     facts = replace(store.facts, group_by=RECOVERED)
-    # The split first: what write_tables writes last says that all is there.
+    # The split first: write_tables writes the file that marks the store as complete.
     groups = join_groups(tracks["group"], tracks["sha256"])
     split = split_groups(store.track_leaves, groups, name=SPLIT)
     replace(split, protocol="recovered", copies=joined).save(store.folder / "splits")

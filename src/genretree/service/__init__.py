@@ -1,1 +1,1 @@
-"""A page and an interface over HTTP for trained bundles: `genretree serve`."""
+"""The web page and HTTP service for trained bundles, started by `genretree serve`."""

@@ -1,4 +1,4 @@
-"""What a service counts, for Prometheus."""
+"""Prometheus metrics of a service."""
 
 from __future__ import annotations
 
@@ -7,60 +7,51 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-_SLICES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """Counters of one service; several may live in a process."""
+    """Metrics of one service; a process may have several services."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
-            "genretree_requests", "Requests answered.", ["route", "method", "status"], registry=self.registry
+            "genretree_requests", "Responses sent.", ["route", "method", "status"], registry=self.registry
         )
         self.seconds = Histogram(
             "genretree_request_seconds",
-            "From a request's headers to the end of its answer.",
+            "From a request's headers to the end of its response.",
             ["route"],
             registry=self.registry,
             buckets=_SECONDS,
         )
         self.stages = Histogram(
             "genretree_stage_seconds",
-            "Decoding (with the wait for a worker), network (with the wait for others), explaining.",
+            "Decoding and explaining (including the wait for a worker), network (including the wait for other files).",
             ["stage"],
             registry=self.registry,
             buckets=_SECONDS,
         )
-        self.batch_slices = Histogram(
-            "genretree_batch_slices", "Slices scored together.", registry=self.registry, buckets=_SLICES
-        )
-        self.batch_files = Histogram(
-            "genretree_batch_files", "Files whose slices were scored together.", registry=self.registry, buckets=_SLICES
-        )
         self.rejected = Counter(
             "genretree_rejected",
-            "Requests with files, single files of several, and jobs that ended in a problem, by its kind.",
+            "Uploads, single files of an upload, and jobs that ended in a problem, by its kind.",
             ["kind"],
             registry=self.registry,
         )
         self.replaced = Counter(
-            "genretree_workers_replaced", "Workers killed or lost.", ["pool", "reason"], registry=self.registry
+            "genretree_workers_replaced",
+            "Workers that were killed or died.",
+            ["pool", "reason"],
+            registry=self.registry,
         )
 
-    def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
-        """Show a number that is asked for when it is read."""
-        Gauge(name, about, registry=self.registry).set_function(value)
+    def add_gauge(self, name: str, documentation: str, value: Callable[[], float]) -> None:
+        """Add a gauge whose value is computed when the metrics are read."""
+        Gauge(name, documentation, registry=self.registry).set_function(value)
 
-    def count_refusal(self, kind: str) -> None:
-        """Count a request with files, one file of several, or a job that ended in a problem."""
+    def count_rejection(self, kind: str) -> None:
+        """Count an upload, one file of an upload, or a job that ended in a problem."""
         self.rejected.labels(kind).inc()
 
-    def count_batch(self, slices: int, files: int) -> None:
-        """Count what was scored together."""
-        self.batch_slices.observe(slices)
-        self.batch_files.observe(files)
-
-    def text(self) -> bytes:
-        """Give all in Prometheus' text format."""
+    def render(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)

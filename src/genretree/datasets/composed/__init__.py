@@ -1,10 +1,10 @@
-"""The composed corpus: music for all 16 leaves of the ccmusic tree, made from rules and a soundfont.
+"""Synthetic corpus of music for all 16 leaves of the ccmusic tree, composed from rules and rendered with a soundfont.
 
-It stands in for recordings where none may be had: each leaf has style rules (styles.yaml) that overlap with its
-neighbours', and each artist a signature, so that telling genres of unheard artists is harder than of heard ones.
+It replaces recordings in tests and the quickstart. Each leaf has style rules (styles.yaml) that overlap with those of
+neighbouring leaves, and each artist has a signature, so that unseen artists are harder to classify than seen ones.
 """
 
-from genretree.datasets.composed.compose import ComposeSettings, Part, Piece, TrackFacts, compose_score
+from genretree.datasets.composed.compose import ComposeSettings, Part, Piece, TrackMetadata, compose_score
 from genretree.datasets.composed.render import compose_track
 from genretree.datasets.composed.writer import COLUMNS, compose_corpus
 
@@ -13,7 +13,7 @@ __all__ = [
     "ComposeSettings",
     "Part",
     "Piece",
-    "TrackFacts",
+    "TrackMetadata",
     "compose_corpus",
     "compose_score",
     "compose_track",

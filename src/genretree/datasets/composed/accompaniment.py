@@ -1,4 +1,4 @@
-"""Accompaniment: chords, broken chords, basses, drums and timpani, written from step strings."""
+"""Accompaniment from step patterns: chords, arpeggios, bass, drums and timpani."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from genretree.datasets.composed.plan import Bar, Plan
 from genretree.datasets.composed.styles import style_book
 from genretree.datasets.composed.theory import Chord, nearest, voicing
 
-_STROKES = {"X": 14.0, "x": 0.0, "g": -32.0}  # MIDI velocity against the section's
+_STROKES = {"X": 14.0, "x": 0.0, "g": -32.0}  # MIDI velocity relative to the section
 _TOMS = (50, 47, 45, 41)
 _PIECES = {
     "stick": 37,
@@ -24,14 +24,14 @@ _PIECES = {
     "shaker": 82,
     "tambourine": 54,
 }
-# Bowed and blown instruments play chords by twos; keyboards, harps and sections take all the notes.
+# Bowed and wind instruments play two notes of a chord; keyboards, harps and sections play all.
 _FEW_VOICED = frozenset(range(40, 44)) | frozenset({56, 57, 58}) | frozenset(range(64, 80))
 _STRUMMED = frozenset(range(24, 32)) | {46}
-_BUSY = 0.7  # from this intensity on a part takes its second pattern
+_BUSY = 0.7  # intensity from which a part plays its second pattern
 
 
 def write_chords(artist: Artist, player: Player, plan: Plan, bars: list[tuple[int, Bar]]) -> list[Note]:
-    """Write chords in the player's rhythm, in close position, each moving little from the last."""
+    """Write chords in the rhythm of the player, in close position with small voice leading."""
     low, high = player.role.register_
     notes: list[Note] = []
     for index, bar in bars:
@@ -50,14 +50,14 @@ def write_chords(artist: Artist, player: Player, plan: Plan, bars: list[tuple[in
 
 
 def write_arp(artist: Artist, player: Player, plan: Plan, bars: list[tuple[int, Bar]]) -> list[Note]:
-    """Write broken chords in the player's figure."""
+    """Write arpeggios in the figure of the player."""
     low, high = player.role.register_
     notes: list[Note] = []
     steps = plan.beats_per_bar * plan.steps_per_beat
     for index, bar in bars:
         loud = loudness(artist, bar.intensity) - 9.0
         figure = style_book().arps[_pattern(player, bar)]
-        # Sixteenths at a run are beyond the fingers above some tempo.
+        # Continuous sixteenths are unplayable at high tempo.
         every = max(figure.every, 2) if plan.bpm > 118 or plan.steps_per_beat == 6 else figure.every
         for nth, step in enumerate(range(0, steps, every)):
             chord = chord_at(bar, step / steps)
@@ -73,20 +73,20 @@ def write_arp(artist: Artist, player: Player, plan: Plan, bars: list[tuple[int, 
 
 
 def write_bass(artist: Artist, player: Player, plan: Plan, bars: list[tuple[int, Bar]]) -> list[Note]:
-    """Write a bass in the player's pattern: roots (or the inversion's bass), fifths, octaves and approach notes."""
+    """Write a bass in the pattern of the player: roots (or inversions), fifths, octaves and approach notes."""
     low, high = player.role.register_
     before = float((low + high) // 2)
     notes: list[Note] = []
-    following = dict(bars)
+    bars_by_index = dict(bars)
     for index, bar in bars:
         loud = loudness(artist, bar.intensity)
         pattern = "r" if bar.final else style_book().basses[_pattern(player, bar)]
-        goal = following.get(index + 1, bar)
+        next_bar = bars_by_index.get(index + 1, bar)
         for step, length, chord in _strokes(pattern, plan, bar, "rtfoa"):
             char = pattern[step % len(pattern)]
             root = nearest(before, ((bar.tonic + chord.bass) % 12,), low, min(high, low + 13))
             if char == "a":
-                root = nearest(root, ((goal.tonic + goal.chords[0].bass) % 12,), low, high) - 1
+                root = nearest(root, ((next_bar.tonic + next_bar.chords[0].bass) % 12,), low, high) - 1
             pitch = _colour(char, root, chord, bar.tonic, low, high)
             before = 0.5 * root + 0.25 * (low + high)
             start = index * plan.beats_per_bar + step / plan.steps_per_beat
@@ -95,7 +95,7 @@ def write_bass(artist: Artist, player: Player, plan: Plan, bars: list[tuple[int,
 
 
 def write_drums(artist: Artist, plan: Plan, bars: list[tuple[int, Bar]], rng: np.random.Generator) -> list[Note]:
-    """Write the drums: the artist's groove, with ghost notes, fills where phrases close and crashes where they open."""
+    """Write drums: the groove of the artist with ghost notes, fills at phrase ends and crashes at phrase starts."""
     if artist.style.harmony == "grammar":
         return _orchestral_percussion(artist, plan, bars)
     book = style_book()
@@ -110,7 +110,7 @@ def write_drums(artist: Artist, plan: Plan, bars: list[tuple[int, Bar]], rng: np
         stop = steps - plan.steps_per_beat if fill else steps
         for piece, text in groove.items():
             if bar.intensity < 0.5 and piece in ("snare", "clap", "tom"):
-                continue  # a verse that holds back keeps time only
+                continue  # quiet sections have timekeeping only
             for step in range(stop):
                 stroke = text[step % len(text)]
                 if stroke == "." or (stroke == "g" and rng.random() < 0.25):
@@ -127,7 +127,7 @@ def write_drums(artist: Artist, plan: Plan, bars: list[tuple[int, Bar]], rng: np
 
 
 def write_timpani(artist: Artist, player: Player, plan: Plan, bars: list[tuple[int, Bar]]) -> list[Note]:
-    """Write timpani: tonic and dominant on strong beats, and rolls that grow into the next phrase."""
+    """Write timpani: tonic and dominant on strong beats, and crescendo rolls into the next phrase."""
     low, high = player.role.register_
     notes: list[Note] = []
     for index, bar in bars:
@@ -148,7 +148,7 @@ def _pattern(player: Player, bar: Bar) -> str:
 
 
 def _strokes(pattern: str, plan: Plan, bar: Bar, marks: str) -> Iterator[tuple[int, int, Chord]]:
-    """Step, length and chord of each stroke in a bar; a held chord is struck again where the harmony changes."""
+    """Yield step, length and chord of each stroke in a bar; held chords repeat when the harmony changes."""
     steps = plan.beats_per_bar * plan.steps_per_beat
     if bar.final:
         yield 0, steps, bar.chords[0]

@@ -1,7 +1,7 @@
-"""Artists: a signature drawn once from a style, shared by all of an artist's tracks.
+"""Artists: signatures that are sampled from a style and shared by all tracks of the artist.
 
-The signature is what makes a split by artist harder than a split by slice: two tracks of one artist share instruments,
-room, equalisation, tempo and habits that another artist of the same genre doesn't have.
+The signature makes a split by artist harder than a split by slice: tracks of one artist share instruments, room,
+equalisation, tempo and playing style, which differ between artists of the same genre.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from genretree.datasets.composed.styles import (
 
 
 class Purpose(IntEnum):
-    """Separate streams of chance, so that a change to one use doesn't shift the others."""
+    """Separate random streams, so that a change to one use does not affect the others."""
 
     ARTIST = 0
     PLAN = 1
@@ -36,7 +36,7 @@ class Purpose(IntEnum):
 
 
 def generator(seed: int, leaf: int, artist: int, track: int, purpose: Purpose) -> np.random.Generator:
-    """Make the generator of one track's one purpose; it doesn't depend on how many artists or tracks are asked for."""
+    """Create the generator of one purpose of one track, independent of the number of artists and tracks."""
     return np.random.default_rng([seed, leaf, artist, track, int(purpose)])
 
 
@@ -51,13 +51,13 @@ class Player:
     optional: bool
     level: float  # dB
     pan: float  # -1 (left) to 1
-    length: float  # share of its value that a note sounds
+    length: float  # sounding share of the note value
     vibrato: float  # cents
 
 
 @dataclass(frozen=True)
 class Mix:
-    """How an artist's records sound, whatever is played."""
+    """Mixing and mastering parameters of an artist."""
 
     tilt: float  # dB an octave, about 1 kHz
     bumps: tuple[tuple[float, float, float], ...]  # Hz, dB, width in octaves
@@ -102,17 +102,17 @@ class Artist:
     mix: Mix
 
 
-def draw_artist(seed: int, leaf: str, number: int) -> Artist:
-    """Draw the signature of one artist.
+def sample_artist(seed: int, leaf: str, number: int) -> Artist:
+    """Sample the signature of one artist.
 
     Parameters
     ----------
     seed : int
-        Of the corpus.
+        Seed of the corpus.
     leaf : str
         Name of a leaf of the ccmusic tree.
     number : int
-        Which of the leaf's artists, from 0; the same whatever their number.
+        Number of the artist in the leaf, from 0; independent of the number of artists.
 
     Raises
     ------
@@ -124,8 +124,8 @@ def draw_artist(seed: int, leaf: str, number: int) -> Artist:
     rng = generator(seed, index, number, 0, Purpose.ARTIST)
     low, high = style.tempo
     centre = low + (high - low) * rng.beta(1.6, 1.6)
-    metres = _favourites(rng, style.metres, 2)
-    dynamics = _narrow(rng, (float(style.dynamics[0]), float(style.dynamics[1])), 0.75)
+    metres = _sample_weighted(rng, style.metres, 2)
+    dynamics = _sample_subrange(rng, (float(style.dynamics[0]), float(style.dynamics[1])), 0.75)
     return Artist(
         leaf=leaf,
         number=number,
@@ -134,10 +134,10 @@ def draw_artist(seed: int, leaf: str, number: int) -> Artist:
         style=style,
         tempo=(max(low, centre * 0.95), min(high, centre * 1.05)),
         metres=metres,
-        modes=_favourites(rng, style.modes, 2),
+        modes=_sample_weighted(rng, style.modes, 2),
         tonics=tuple(int(t) for t in rng.choice(12, 4, replace=False)),
         loops=_choose_loops(rng, style),
-        forms=tuple(_some(rng, style.forms, 2)),
+        forms=tuple(_sample_names(rng, style.forms, 2)),
         players=_choose_players(rng, style),
         grooves=_choose_grooves(rng, style, metres),
         kick=int(rng.choice([35, 36])),
@@ -149,11 +149,11 @@ def draw_artist(seed: int, leaf: str, number: int) -> Artist:
         timing=rng.uniform(0.001, 0.014) if style.rubato[1] > 0 else rng.uniform(0.0, 0.006),
         dynamics=dynamics,
         vibrato_rate=rng.uniform(4.6, 6.4),
-        mix=_draw_mix(rng, style),
+        mix=_sample_mix(rng, style),
     )
 
 
-def _draw_mix(rng: np.random.Generator, style: Style) -> Mix:
+def _sample_mix(rng: np.random.Generator, style: Style) -> Mix:
     ranges = style.mix
     bumps = tuple(
         (float(120.0 * 2 ** rng.uniform(0.0, 5.8)), float(rng.uniform(-4.5, 4.5)), float(rng.uniform(0.3, 0.9)))
@@ -182,9 +182,9 @@ def _choose_players(rng: np.random.Generator, style: Style) -> tuple[Player, ...
     programs: dict[str, int] = {}
     for name, optional in role_names(ensemble):
         role = book.roles[name]
-        drawn = int(rng.choice(role.programs)) if role.programs else 0
-        programs[name] = programs[role.same_as] if role.same_as else drawn
-        # An optional part is a habit too: most artists either have it on all tracks or on none.
+        program = int(rng.choice(role.programs)) if role.programs else 0
+        programs[name] = programs[role.same_as] if role.same_as else program
+        # Most artists have an optional part on all tracks or on none.
         habit = rng.random()
         if optional and habit < 0.4:
             continue
@@ -193,7 +193,7 @@ def _choose_players(rng: np.random.Generator, style: Style) -> tuple[Player, ...
                 name=name,
                 role=role,
                 program=programs[name],
-                patterns=tuple(_some(rng, role.patterns, 2)),
+                patterns=tuple(_sample_names(rng, role.patterns, 2)),
                 optional=optional and habit < 0.6,
                 level=role.level + float(rng.normal(0.0, 2.0)),
                 pan=float(rng.uniform(-0.6, 0.6)) if role.job not in ("melody", "bass", "drums") else 0.0,
@@ -208,34 +208,34 @@ def _choose_loops(rng: np.random.Generator, style: Style) -> dict[str, tuple[str
     if style.harmony == "grammar":
         return {}
     loops = style_book().loops
-    chosen = {}
-    for family, known in loops.items():
-        fitting = tuple(name for name in style.harmony if name in known) or tuple(known)
-        chosen[family] = tuple(_some(rng, fitting, 3))
-    return chosen
+    selected = {}
+    for family, loops_of_family in loops.items():
+        fitting = tuple(name for name in style.harmony if name in loops_of_family) or tuple(loops_of_family)
+        selected[family] = tuple(_sample_names(rng, fitting, 3))
+    return selected
 
 
 def _choose_grooves(rng: np.random.Generator, style: Style, metres: tuple[str, ...]) -> tuple[str, ...]:
-    chosen: list[str] = []
+    selected: list[str] = []
     for metre in metres:
         beats, steps = METRES[metre]
-        chosen += _some(rng, tuple(grooves_for(style.grooves, beats * steps, style_book())), 2)
-    return tuple(dict.fromkeys(chosen))
+        selected += _sample_names(rng, tuple(grooves_for(style.grooves, beats * steps, style_book())), 2)
+    return tuple(dict.fromkeys(selected))
 
 
-def _favourites(rng: np.random.Generator, weights: dict[str, float], count: int) -> tuple[str, ...]:
+def _sample_weighted(rng: np.random.Generator, weights: dict[str, float], count: int) -> tuple[str, ...]:
     names = list(weights)
     shares = np.array([weights[name] for name in names])
     count = min(count, len(names))
     return tuple(str(name) for name in rng.choice(names, count, replace=False, p=shares / shares.sum()))
 
 
-def _some(rng: np.random.Generator, names: tuple[str, ...], count: int) -> list[str]:
+def _sample_names(rng: np.random.Generator, names: tuple[str, ...], count: int) -> list[str]:
     picks = rng.permutation(len(names))[:count]
     return [names[i] for i in picks]
 
 
-def _narrow(rng: np.random.Generator, span: Span, share: float) -> Span:
+def _sample_subrange(rng: np.random.Generator, span: Span, share: float) -> Span:
     width = (span[1] - span[0]) * share
     low = rng.uniform(span[0], span[1] - width)
     return low, low + width

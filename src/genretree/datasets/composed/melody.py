@@ -1,4 +1,4 @@
-"""Melodies: motifs of rhythm and contour, repeated and varied over the harmony, and parts that follow a melody."""
+"""Melodies from motifs of rhythm and contour, and parts that double or imitate a melody."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from genretree.datasets.composed.artists import Artist, Player
 from genretree.datasets.composed.plan import Bar, Plan
 from genretree.datasets.composed.theory import SCALES, Chord, nearest
 
-# Values that fill one beat or two, from calm to busy.
+# Note values that fill one or two beats, from sparse to dense.
 _CELLS: tuple[tuple[float, ...], ...] = ((2.0,), (1.0,), (0.75, 0.25), (0.5, 0.5), (0.5, 0.25, 0.25), (0.25,) * 4)
 _COMPOUND_CELLS: tuple[tuple[float, ...], ...] = (
     (2.0,),
@@ -20,11 +20,11 @@ _COMPOUND_CELLS: tuple[tuple[float, ...], ...] = (
     (0.5, 1 / 6, 1 / 3),
     (1 / 6,) * 6,
 )
-_PHRASE = "abac"  # which motif each bar of four takes
+_PHRASE = "abac"  # motif of each bar in a four-bar phrase
 
 
 class Note(NamedTuple):
-    """A note as written: start and length in beats, MIDI pitch and velocity."""
+    """A notated note: start and length in beats, MIDI pitch and velocity."""
 
     start: float
     beats: float
@@ -33,7 +33,7 @@ class Note(NamedTuple):
 
 
 class Motif(NamedTuple):
-    """One bar's melody before it meets a chord: onsets and lengths in beats, and steps along the scale."""
+    """Melody of one bar without harmony: onsets and lengths in beats, and scale steps."""
 
     onsets: tuple[float, ...]
     lengths: tuple[float, ...]
@@ -41,18 +41,18 @@ class Motif(NamedTuple):
 
 
 def loudness(artist: Artist, intensity: float) -> float:
-    """MIDI velocity at an intensity of 0 to 1."""
+    """Return the MIDI velocity at an intensity of 0 to 1."""
     low, high = artist.dynamics
     return low + (high - low) * intensity
 
 
 def chord_at(bar: Bar, share: float) -> Chord:
-    """Chord that sounds after a share (0 to 1) of the bar."""
+    """Return the chord at a relative position (0 to 1) in the bar."""
     return bar.chords[min(int(share * len(bar.chords) + 1e-9), len(bar.chords) - 1)]
 
 
 def local_scale(chord: Chord, tonic: int, mode: str) -> tuple[int, ...]:
-    """Pitch classes of the key, bent where the chord leaves it: over V7/V the fourth degree is raised."""
+    """Return the pitch classes of the key, altered by the chord: V7/V raises the fourth degree."""
     tones = chord.pitch_classes(tonic)
     scale = {(tonic + degree) % 12 for degree in SCALES[mode]}
     for tone in set(tones) - scale:
@@ -69,25 +69,25 @@ def write_melody(
     Parameters
     ----------
     bars : list of (index in the plan, bar)
-        Those that this part plays in.
+        Bars in which the part plays.
 
     Returns
     -------
     list of Note
-        Within the player's register, in order of time.
+        Within the register of the player, sorted by time.
     """
     motifs: dict[tuple[str, str], Motif] = {}
     low, high = player.role.register_
     pitch = float(rng.integers(low + (high - low) // 3, high - (high - low) // 3 + 1))
     notes: list[Note] = []
     for index, bar in bars:
-        kind = _PHRASE[bar.place % 4] if not bar.closes else "c"
-        key = (bar.section, kind)
+        motif_name = _PHRASE[bar.place % 4] if not bar.closes else "c"
+        key = (bar.section, motif_name)
         if key not in motifs:
-            motifs[key] = _invent(artist, plan, rng, bar.section)
+            motifs[key] = _create_motif(artist, plan, rng, bar.section)
         motif = motifs[key]
         if bar.place >= 4 and rng.random() < 0.3:
-            motif = _vary(motif, rng)
+            motif = _vary_motif(motif, rng)
         written = _set_bar(player, plan, bar, motif, pitch, loudness(artist, bar.intensity))
         if written:
             pitch = written[-1].pitch
@@ -99,7 +99,7 @@ def write_melody(
 def write_double(
     player: Player, plan: Plan, bars: dict[int, Bar], melody: list[Note], rng: np.random.Generator
 ) -> list[Note]:
-    """Follow the melody a third, a sixth or an octave away, within the player's register."""
+    """Double the melody at a third, a sixth or an octave, within the register of the player."""
     low, high = player.role.register_
     interval = int(rng.choice([-3, -8, -12, 4]))
     notes = []
@@ -109,15 +109,15 @@ def write_double(
             continue
         chord = chord_at(bar, note.start / plan.beats_per_bar % 1.0)
         scale = local_scale(chord, bar.tonic, plan.mode)
-        wanted = _fold_into(note.pitch + interval, low, high)
-        notes.append(note._replace(pitch=nearest(wanted, scale, low, high), velocity=note.velocity - 8.0))
+        target = _fold_into(note.pitch + interval, low, high)
+        notes.append(note._replace(pitch=nearest(target, scale, low, high), velocity=note.velocity - 8.0))
     return notes
 
 
 def write_counter(
     player: Player, plan: Plan, bars: dict[int, Bar], melody: list[Note], rng: np.random.Generator
 ) -> list[Note]:
-    """Imitate the melody half a bar or a bar later, made to fit the harmony of the moment."""
+    """Imitate the melody half a bar to two bars later, adapted to the current harmony."""
     low, high = player.role.register_
     delay = plan.beats_per_bar * float(rng.choice([0.5, 1.0, 1.0, 2.0]))
     thin = rng.uniform(0.0, 0.5)
@@ -129,18 +129,18 @@ def write_counter(
             continue
         chord = chord_at(bar, start / plan.beats_per_bar % 1.0)
         tones = chord.pitch_classes(bar.tonic) if start % 1.0 == 0 else local_scale(chord, bar.tonic, plan.mode)
-        wanted = _fold_into(note.pitch - 5, low, high)
-        notes.append(Note(start, note.beats, nearest(wanted, tones, low, high), note.velocity - 4.0))
+        target = _fold_into(note.pitch - 5, low, high)
+        notes.append(Note(start, note.beats, nearest(target, tones, low, high), note.velocity - 4.0))
     return notes
 
 
-def _invent(artist: Artist, plan: Plan, rng: np.random.Generator, section: str) -> Motif:
+def _create_motif(artist: Artist, plan: Plan, rng: np.random.Generator, section: str) -> Motif:
     speech = section == "recitative"
     density = 0.75 if speech else float(np.clip(artist.density + rng.normal(0.0, 0.08), 0.05, 1.0))
     onsets, lengths = _rhythm(plan, rng, density, artist.syncopation)
     shape = [0.5, 0.2, 0.15, 0.1, 0.05] if speech else [0.16, 0.38, 0.24, 0.14, 0.08]
     sizes = rng.choice(5, len(onsets), p=shape)
-    # A bar leans one way, so that lines have direction instead of trembling about a note.
+    # One direction per bar, so that melodies have contours.
     lean = 1 if rng.random() < 0.5 else -1
     signs = np.where(rng.random(len(onsets)) < 0.7, lean, -lean)
     return Motif(tuple(onsets), tuple(lengths), tuple(int(step) for step in sizes * signs))
@@ -163,14 +163,14 @@ def _rhythm(plan: Plan, rng: np.random.Generator, d: float, syncopation: float) 
             at += value
     for i in range(1, len(onsets)):
         on_beat = onsets[i] % 1.0 == 0.0 and lengths[i - 1] >= 1.0 and plan.steps_per_beat == 4
-        if on_beat and rng.random() < syncopation:  # sing it half a beat early
+        if on_beat and rng.random() < syncopation:  # anticipate by half a beat
             onsets[i] -= 0.5
             lengths[i] += 0.5
             lengths[i - 1] -= 0.5
     return (onsets, lengths) if onsets else ([0.0], [float(plan.beats_per_bar)])
 
 
-def _vary(motif: Motif, rng: np.random.Generator) -> Motif:
+def _vary_motif(motif: Motif, rng: np.random.Generator) -> Motif:
     steps = list(motif.steps)
     steps[rng.integers(len(steps))] *= -1
     return motif._replace(steps=tuple(steps))
@@ -185,7 +185,7 @@ def _set_bar(player: Player, plan: Plan, bar: Bar, motif: Motif, pitch: float, l
     notes = []
     for onset, length, step in zip(motif.onsets, motif.lengths, motif.steps, strict=True):
         if bar.closes and onset > 0.55 * beats:
-            break  # breathe
+            break  # rest at the end of a phrase
         chord = chord_at(bar, onset / beats)
         strong = onset == 0.0 or onset * 2 == beats
         step = -step if (pitch > high - 3 and step > 0) or (pitch < low + 3 and step < 0) else step
@@ -201,7 +201,7 @@ def _set_bar(player: Player, plan: Plan, bar: Bar, motif: Motif, pitch: float, l
 
 
 def _walk(pitch: float, step: int, scale: tuple[int, ...], low: int, high: int) -> int:
-    """Go some steps along the scale from a pitch."""
+    """Move by scale steps from a pitch."""
     at = round(pitch)
     direction = 1 if step > 0 else -1
     for _ in range(abs(step)):

@@ -1,4 +1,4 @@
-"""Names for artists, albums and tracks out of word lists."""
+"""Random names of artists, albums and tracks from word lists."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ _BANDS = {
 
 
 def artist_name(seed: int, leaf: str, leaf_index: int, artist: int) -> str:
-    """Name the artist; no two of a corpus share a name (up to 300 artists for each of 16 leaves)."""
+    """Return the name of an artist, unique in a corpus of up to 300 artists for each of 16 leaves."""
     band = leaf in _BANDS
     first, second = (_ADJECTIVES, _NOUNS) if band else (_FIRST, _LAST)
     count = len(first) * len(second)
-    # 2741 is prime and doesn't divide any of the counts, so numbers that differ below `count` stay apart.
+    # 2741 is prime and does not divide any count, so different numbers below `count` give different names.
     number = (2741 * (artist * 16 + leaf_index) + 7919 * seed) % count
     pair = f"{first[number % len(first)]} {second[number // len(first)]}"
     return f"The {pair}" if band else pair
 
 
 def album_name(rng: np.random.Generator, leaf: str) -> str:
-    """Name an album."""
+    """Return a random album name."""
     if leaf in _FORMS:
         forms = _FORMS[leaf]
         return f"{forms[rng.integers(len(forms))]}s, Op. {rng.integers(1, 120)}".replace("ys,", "ies,")
@@ -70,7 +70,7 @@ def album_name(rng: np.random.Generator, leaf: str) -> str:
 
 
 def track_title(rng: np.random.Generator, leaf: str, key: str) -> str:
-    """Name a track; art music is named by form and key."""
+    """Return a random track title; classical titles have form and key."""
     if leaf in _FORMS:
         forms = _FORMS[leaf]
         return f"{forms[rng.integers(len(forms))]} No. {rng.integers(1, 13)} in {key}"

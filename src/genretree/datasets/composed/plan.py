@@ -1,4 +1,4 @@
-"""The plan of a track: its bars, with their harmony, key and intensity, and the clock that turns beats into seconds."""
+"""Plan of a track: bars with harmony, key and intensity, and the time of each beat."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Bar:
     Parameters
     ----------
     chords : tuple of Chord
-        They share the bar equally.
+        Chords of equal length.
     section : str
-        Name of the section it belongs to.
+        Name of the section.
     place : int
         Index within the section, from 0.
     intensity : float
-        0 to 1: which parts play, and how loud.
+        0 to 1; determines which parts play, and their level.
     tonic : int
-        Pitch class of the key at this bar.
+        Pitch class of the key.
     closes : bool
         Whether a phrase ends here.
     melody : bool
@@ -49,14 +49,14 @@ class Bar:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a track is before anyone plays."""
+    """Metre, key, tempo and bars of a track."""
 
     metre: str
     mode: str
     tonic: int
     bpm: float
     bars: tuple[Bar, ...]
-    clock: NDArray[np.float64]  # seconds at each beat, one more than there are beats
+    clock: NDArray[np.float64]  # time of each beat in seconds, and of the end
 
     @property
     def beats_per_bar(self) -> int:
@@ -69,12 +69,12 @@ class Plan:
         return METRES[self.metre][1]
 
     def seconds(self, beats: NDArray[np.float64] | float) -> NDArray[np.float64]:
-        """Time of positions in beats; beyond the last beat time stands still."""
+        """Convert positions in beats to seconds; positions after the last beat map to its time."""
         return np.asarray(np.interp(beats, np.arange(len(self.clock)), self.clock))
 
 
 def plan_track(artist: Artist, rng: np.random.Generator, seconds: float) -> Plan:
-    """Choose metre, key, tempo and form, and lay out bars that fill `seconds`, or end within them on a cadence."""
+    """Sample metre, key, tempo and form, and lay out bars that fill `seconds` or end within them on a cadence."""
     metre = artist.metres[0 if rng.random() < 0.7 else -1]
     mode = artist.modes[0 if rng.random() < 0.7 else -1]
     tonic = artist.tonics[rng.integers(len(artist.tonics))]
@@ -82,7 +82,7 @@ def plan_track(artist: Artist, rng: np.random.Generator, seconds: float) -> Plan
     beats = METRES[metre][0]
     bar_seconds = beats * 60.0 / bpm
     cadence = artist.style.ending == "cadence"
-    # An ending needs the last bar and its echo to fit; a fade out just needs enough music.
+    # A cadence must fit with its reverberation; a fade-out needs music up to the end.
     count = max(2, int((seconds - 0.8) / bar_seconds)) if cadence else math.ceil(seconds / bar_seconds) + 1
     bars = _lay_out(artist, rng, mode, tonic, count)
     if cadence:
@@ -91,14 +91,14 @@ def plan_track(artist: Artist, rng: np.random.Generator, seconds: float) -> Plan
     clock = _clock(artist, rng, bpm, beats, bars)
     limit = seconds - 0.6
     if cadence and clock[-1] > limit:
-        clock *= limit / clock[-1]  # rubato took more time than it gave back
+        clock *= limit / clock[-1]  # rubato can lengthen the track
     return Plan(metre, mode, tonic, float(bpm), tuple(bars), clock)
 
 
 def _lay_out(artist: Artist, rng: np.random.Generator, mode: str, tonic: int, count: int) -> list[Bar]:
     sections = style_book().sections
     form = [part.split(":") for part in artist.forms[rng.integers(len(artist.forms))].split()]
-    start = int(rng.integers(1, len(form))) if rng.random() < 0.3 else 0  # some recordings start mid-piece
+    start = int(rng.integers(1, len(form))) if rng.random() < 0.3 else 0  # some tracks start in the middle of a form
     family = FAMILY[mode]
     harmony: dict[str, list[tuple[Chord, ...]]] = {}
     bars: list[Bar] = []
@@ -129,7 +129,7 @@ def _harmonise(artist: Artist, rng: np.random.Generator, family: str, length: in
 
 
 def _write_phrases(rng: np.random.Generator, family: str, length: int) -> list[tuple[Chord, ...]]:
-    """Write period after period: opening, perhaps a middle, then a half or (at the end) a perfect cadence."""
+    """Write periods: an opening, an optional middle, then a half or (at the end) a perfect cadence."""
     stock = style_book().phrases[family]
     bars: list[tuple[Chord, ...]] = []
     while len(bars) < length:
@@ -147,7 +147,7 @@ def _read_bars(text: str, family: str) -> list[tuple[Chord, ...]]:
 
 
 def _clock(artist: Artist, rng: np.random.Generator, bpm: float, beats: int, bars: list[Bar]) -> NDArray[np.float64]:
-    """Seconds at each beat: a smooth wander around the tempo, held back where phrases close."""
+    """Compute the time of each beat: smooth tempo variation, with a ritardando at phrase ends."""
     n = len(bars) * beats
     wander = np.cumsum(rng.normal(0.0, 1.0, n))
     wander -= np.convolve(np.pad(wander, 8, mode="edge"), np.ones(17) / 17, mode="valid")
@@ -157,7 +157,7 @@ def _clock(artist: Artist, rng: np.random.Generator, bpm: float, beats: int, bar
         stop = (i + 1) * beats
         if bar.closes:
             lengths[stop - 1] *= 1.0 + 1.5 * artist.rubato
-        if bar.section == "recitative":  # spoken time
+        if bar.section == "recitative":  # free speech rhythm
             lengths[stop - beats : stop] *= rng.uniform(0.85, 1.25)
     return np.concatenate([[0.0], np.cumsum(lengths)])
 

@@ -1,4 +1,4 @@
-"""Two genres that one instrument alone tells apart: music for finding out whether explanations point to it."""
+"""Pairs of tracks that differ by one instrument, as ground truth for explanations."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from genretree.datasets.composed.sampler import tuned_sampler
 from genretree.datasets.composed.styles import leaves
 
 _LEAF = "Chamber"  # music without drums
-_HI_HAT, _EVERY = 42, 0.1  # General MIDI percussion; seconds between strokes
-_LOUDNESS = 1.0  # of the strokes, over the root mean square of the music
+_HI_HAT, _EVERY = 42, 0.1  # General MIDI percussion; interval in seconds
+_LOUDNESS = 1.0  # RMS of a stroke relative to the RMS of the music
 
 
 def compose_planted(
     number: int, settings: ComposeSettings, cycle: float, burst: float, leaf: str = _LEAF
 ) -> tuple[Float32Array, Float32Array]:
-    """Compose a piece of chamber music, and a hi-hat that can be added to it.
+    """Compose chamber music, and a separate hi-hat stem.
 
     Parameters
     ----------
     number : int
-        Of the piece; each is by an artist of its own.
+        Number of the artist.
     settings : ComposeSettings
-        `seed`, `seconds` and `rate` matter.
+        Only `seed`, `seconds` and `rate` are used.
     cycle, burst : float
-        In every `cycle` seconds the hi-hat is struck for `burst` seconds, from a moment drawn anew each time.
+        The hi-hat plays for `burst` seconds at a random time in every `cycle` seconds.
     leaf : str
         Style of the music.
 
     Returns
     -------
     music, instrument : float32 arrays, shape (samples,)
-        Mono. One genre is the music, the other their sum: nothing else differs.
+        Mono. One genre is the music, the other is the sum of both.
     """
     piece = compose_score(leaf, number, 0, settings)
-    quiet = tuple(part for part in piece.parts if part.player.role.job != "drums")
+    without_drums = tuple(part for part in piece.parts if part.player.role.job != "drums")
     rng = generator(settings.seed, leaves().index(piece.artist.leaf), number, 0, Purpose.SOUND)
-    music = render_piece(replace(piece, parts=quiet), settings, rng)[0] * np.float32(0.7)
+    music = render_piece(replace(piece, parts=without_drums), settings, rng)[0] * np.float32(0.7)
     stroke = tuned_sampler(settings.rate, 0.0).drum(0, _HI_HAT)
     stroke *= np.float32(_LOUDNESS * np.sqrt(np.mean(music**2)) / max(float(np.sqrt(np.mean(stroke**2))), 1e-6))
     instrument = np.zeros_like(music)
-    for begin in np.arange(0, settings.seconds, cycle):
-        start = begin + rng.uniform(0, cycle - burst)
+    for cycle_start in np.arange(0, settings.seconds, cycle):
+        start = cycle_start + rng.uniform(0, cycle - burst)
         for moment in np.arange(start, start + burst, _EVERY):
-            at = round(moment * settings.rate)
-            part = stroke[: max(0, len(instrument) - at)]
-            instrument[at : at + len(part)] += part
+            position = round(moment * settings.rate)
+            part = stroke[: max(0, len(instrument) - position)]
+            instrument[position : position + len(part)] += part
     return music, instrument

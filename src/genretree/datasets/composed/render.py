@@ -1,4 +1,4 @@
-"""Rendering: the notes of a piece become sound, mixed and mastered the artist's way."""
+"""Rendering of a composed track to audio, with the mix and mastering of the artist."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from numpy.typing import NDArray
 
 from genretree.arrays import Float32Array, Float64Array
 from genretree.datasets.composed.artists import Mix, Purpose, generator
-from genretree.datasets.composed.compose import ComposeSettings, Part, Piece, TrackFacts, compose_score
+from genretree.datasets.composed.compose import ComposeSettings, Part, Piece, TrackMetadata, compose_score
 from genretree.datasets.composed.sampler import Sampler, tuned_sampler
 from genretree.datasets.composed.styles import leaves
 from genretree.errors import MissingExtraError
 
-_SOFT = 72  # MIDI velocity below which a note is also duller
-_SENDS = {"bass": 0.25, "drums": 0.45}  # share of the reverb; other jobs get all of it
+_SOFT = 72  # notes below this MIDI velocity are low-passed
+_SENDS = {"bass": 0.25, "drums": 0.45}  # reverb send; 1 for other jobs
 
 
 def compose_track(
     leaf: str, artist: int, track: int, settings: ComposeSettings | None = None
-) -> tuple[Float32Array, TrackFacts]:
+) -> tuple[Float32Array, TrackMetadata]:
     """Compose and render a track.
 
     Parameters
@@ -34,48 +34,48 @@ def compose_track(
     Returns
     -------
     samples : float32 array, shape (channels, seconds * rate)
-        Within -1 and 1, peak at the artist's level; music from the first second on.
-    facts : TrackFacts
+        In [-1, 1], with the peak level of the artist.
+    metadata : TrackMetadata
 
     Raises
     ------
     TaxonomyError
         If the tree has no such leaf.
     MissingExtraError
-        If pretty_midi (for its soundfont) or scipy isn't installed.
+        If pretty_midi (for its soundfont) or scipy is not installed.
     """
     settings = settings or ComposeSettings.build()
     piece = compose_score(leaf, artist, track, settings)
     rng = generator(settings.seed, leaves().index(piece.artist.leaf), artist, track, Purpose.SOUND)
-    return render_piece(piece, settings, rng), piece.facts
+    return render_piece(piece, settings, rng), piece.metadata
 
 
 def render_piece(piece: Piece, settings: ComposeSettings, rng: np.random.Generator) -> Float32Array:
-    """Render a piece; `rng` gives the room's echoes and the noise floor. Shape (channels, seconds * rate)."""
+    """Render a track, shape (channels, seconds * rate); `rng` generates reverberation and noise."""
     n = round(settings.seconds * settings.rate)
     mix = piece.artist.mix
     sampler = tuned_sampler(settings.rate, mix.cents)
     dry = np.zeros((settings.channels, n), dtype=np.float32)
     send = np.zeros_like(dry)
-    pump = _pump(piece, mix, settings.rate, n)
+    pump = _sidechain_gain(piece, mix, settings.rate, n)
     for part in piece.parts:
         stem = _play(part, sampler, n)
         if part.player.vibrato > 0.0:
-            stem = _bend(stem, part.player.vibrato, piece.artist.vibrato_rate, settings.rate)
+            stem = _add_vibrato(stem, part.player.vibrato, piece.artist.vibrato_rate, settings.rate)
         if pump is not None and part.player.role.job not in ("drums", "melody"):
             stem *= pump
         gains = _pan(part.player.pan, settings.channels) * 10.0 ** (part.player.level / 20.0)
-        placed = gains[:, None].astype(np.float32) * stem
-        dry += placed
-        send += placed * np.float32(_SENDS.get(part.player.role.job, 1.0))
-    sound = _room_and_tone(dry, send, mix, settings.rate, rng)
-    sound = _squeeze(sound, mix, settings.rate)
-    sound += rng.standard_normal(sound.shape, dtype=np.float32) * np.float32(10.0 ** (mix.noise / 20.0))
-    return _finish(sound, piece.fade, mix.peak, settings.rate)
+        panned = gains[:, None].astype(np.float32) * stem
+        dry += panned
+        send += panned * np.float32(_SENDS.get(part.player.role.job, 1.0))
+    y = _room_and_tone(dry, send, mix, settings.rate, rng)
+    y = _compress(y, mix, settings.rate)
+    y += rng.standard_normal(y.shape, dtype=np.float32) * np.float32(10.0 ** (mix.noise / 20.0))
+    return _finish(y, piece.fade, mix.peak, settings.rate)
 
 
 def _play(part: Part, sampler: Sampler, n: int) -> Float32Array:
-    """Play one part, soft notes through a low-pass: a soft note isn't just a loud one turned down."""
+    """Render one part, with low-passed soft notes, as instruments are duller at low velocity."""
     loud = np.zeros(n, dtype=np.float32)
     soft = np.zeros(n, dtype=np.float32)
     drums = part.player.role.job == "drums"
@@ -90,11 +90,11 @@ def _play(part: Part, sampler: Sampler, n: int) -> Float32Array:
         target[start : start + len(note)] += note
     if not soft.any():
         return loud
-    return loud + _dull(soft, sampler.rate)
+    return loud + _low_pass(soft, sampler.rate)
 
 
-def _dull(stem: Float32Array, rate: int) -> Float32Array:
-    """One pole at 2.2 kHz."""
+def _low_pass(stem: Float32Array, rate: int) -> Float32Array:
+    """Apply a one-pole low-pass filter at 2.2 kHz."""
     keep = float(np.exp(-2.0 * np.pi * 2200.0 / rate))
     filtered: Float32Array = _signal().lfilter(
         np.array([1.0 - keep], np.float32), np.array([1.0, -keep], np.float32), stem
@@ -102,12 +102,12 @@ def _dull(stem: Float32Array, rate: int) -> Float32Array:
     return filtered.astype(np.float32)
 
 
-def _bend(stem: Float32Array, cents: float, hertz: float, rate: int) -> Float32Array:
-    """Vibrato: reading the sound back and forth in time bends its pitch by up to `cents`."""
+def _add_vibrato(stem: Float32Array, cents: float, hertz: float, rate: int) -> Float32Array:
+    """Add vibrato of up to `cents` by modulating the read position."""
     n = len(stem)
     depth = (2.0 ** (cents / 1200.0) - 1.0) * rate / (2.0 * np.pi * hertz)  # samples
     at = np.arange(n, dtype=np.float32)
-    # The wave is slow: a table of it, repeated, is enough and much faster than n sines.
+    # One repeated period is much faster than n sines.
     period = round(rate / hertz)
     wave = np.resize((depth * np.sin(2.0 * np.pi * np.arange(period) / period)).astype(np.float32), n)
     at = np.clip(at + wave + np.float32(depth), 0, n - 2)
@@ -117,8 +117,8 @@ def _bend(stem: Float32Array, cents: float, hertz: float, rate: int) -> Float32A
     return bent
 
 
-def _pump(piece: Piece, mix: Mix, rate: int, n: int) -> Float32Array | None:
-    """The gain of a side-chain compressor: everything ducks under the bass drum."""
+def _sidechain_gain(piece: Piece, mix: Mix, rate: int, n: int) -> Float32Array | None:
+    """Compute the gain of a side-chain compressor triggered by the bass drum."""
     if mix.duck < 0.05:
         return None
     kicks = [p.starts[np.isin(p.pitches, (35, 36))] for p in piece.parts if p.player.role.job == "drums"]
@@ -141,64 +141,64 @@ def _pan(pan: float, channels: int) -> Float64Array:
 def _room_and_tone(
     dry: Float32Array, send: Float32Array, mix: Mix, rate: int, rng: np.random.Generator
 ) -> Float32Array:
-    """Add the room and equalise, all in one trip through the frequency domain."""
+    """Apply reverberation and equalisation in the frequency domain."""
     fft = _fft()
     n = dry.shape[1]
-    echo = _impulse(mix.reverb, rate, rng)
-    size = fft.next_fast_len(n + len(echo), real=True)
-    tone = _tone(mix, np.fft.rfftfreq(size, 1.0 / rate))
-    room = fft.rfft(echo, size) * np.float32(mix.wet)
-    spectrum = (fft.rfft(dry, size, axis=1) + fft.rfft(send, size, axis=1) * room) * tone
-    sound: Float32Array = fft.irfft(spectrum, size, axis=1)[:, :n].astype(np.float32)
-    return sound
+    impulse_response = _impulse(mix.reverb, rate, rng)
+    size = fft.next_fast_len(n + len(impulse_response), real=True)
+    equaliser = _tone(mix, np.fft.rfftfreq(size, 1.0 / rate))
+    room = fft.rfft(impulse_response, size) * np.float32(mix.wet)
+    spectrum = (fft.rfft(dry, size, axis=1) + fft.rfft(send, size, axis=1) * room) * equaliser
+    y: Float32Array = fft.irfft(spectrum, size, axis=1)[:, :n].astype(np.float32)
+    return y
 
 
 def _impulse(seconds: float, rate: int, rng: np.random.Generator) -> Float32Array:
-    """A room's answer to a click: noise that dies away, unit energy, after 12 ms of nothing."""
+    """Generate a room impulse response: decaying noise of unit energy after 12 ms of silence."""
     n = round(seconds * rate)
     decay = np.exp(np.linspace(0.0, np.log(1e-3), n))
-    echo = rng.standard_normal(n) * decay
-    echo[: round(0.012 * rate)] = 0.0
-    # Walls take the treble first.
-    echo = np.convolve(echo, [0.25, 0.5, 0.25], mode="same")
-    return np.asarray(echo / np.sqrt(np.sum(echo**2)), dtype=np.float32)
+    response = rng.standard_normal(n) * decay
+    response[: round(0.012 * rate)] = 0.0
+    # Rooms absorb high frequencies first.
+    response = np.convolve(response, [0.25, 0.5, 0.25], mode="same")
+    return np.asarray(response / np.sqrt(np.sum(response**2)), dtype=np.float32)
 
 
 def _tone(mix: Mix, hertz: NDArray[np.floating]) -> Float32Array:
-    """Gain at each frequency: a tilt about 1 kHz, some bumps, and the ends rolled off."""
-    # Curves this smooth need few points; interpolating them saves a million logarithms.
-    few = np.concatenate([[0.0], np.geomspace(15.0, max(hertz[-1], 30.0), 400)])
-    octaves = np.log2(np.maximum(few, 15.0) / 1000.0)
+    """Compute the equaliser gain: a tilt around 1 kHz, peaks, and roll-off at both ends."""
+    # The curve is smooth, so interpolation of few points is sufficient and faster.
+    frequencies = np.concatenate([[0.0], np.geomspace(15.0, max(hertz[-1], 30.0), 400)])
+    octaves = np.log2(np.maximum(frequencies, 15.0) / 1000.0)
     decibels = mix.tilt * np.clip(octaves, -4.0, 3.5)
     for centre, height, width in mix.bumps:
         decibels += height * np.exp(-0.5 * ((octaves - np.log2(centre / 1000.0)) / width) ** 2)
-    decibels -= 10.0 * np.log10(1.0 + (mix.low_cut / np.maximum(few, 1.0)) ** 4)
-    decibels -= 10.0 * np.log10(1.0 + (few / mix.high_cut) ** 12)
-    return np.asarray(np.interp(hertz, few, 10.0 ** (decibels / 20.0)), dtype=np.float32)
+    decibels -= 10.0 * np.log10(1.0 + (mix.low_cut / np.maximum(frequencies, 1.0)) ** 4)
+    decibels -= 10.0 * np.log10(1.0 + (frequencies / mix.high_cut) ** 12)
+    return np.asarray(np.interp(hertz, frequencies, 10.0 ** (decibels / 20.0)), dtype=np.float32)
 
 
-def _squeeze(sound: Float32Array, mix: Mix, rate: int) -> Float32Array:
-    """Compress by a slow gain that evens out loudness, then saturate."""
+def _compress(y: Float32Array, mix: Mix, rate: int) -> Float32Array:
+    """Apply slow compression, then saturation."""
     block = round(0.05 * rate)
-    n = sound.shape[1]
-    power = np.mean(sound**2, axis=0)
+    n = y.shape[1]
+    power = np.mean(y**2, axis=0)
     edges = np.arange(0, n, block)
     level = np.sqrt(np.add.reduceat(power, edges) / block) + 1e-4
     level = np.convolve(np.pad(level, 4, mode="edge"), np.ones(9) / 9, mode="valid")
-    typical = float(np.sqrt(np.mean(level**2)))
-    gain = np.clip((typical / level) ** mix.compress, 0.1, 4.0)
-    sound = sound * np.interp(np.arange(n), edges + block / 2, gain).astype(np.float32)
-    # Relative to the programme's own level, so that the drive means the same for quiet and loud arrangements.
-    rms = float(np.sqrt(np.mean(sound**2)))
-    return np.asarray(np.tanh(sound * np.float32(mix.drive * 0.36 / max(rms, 1e-6))))
+    mean_level = float(np.sqrt(np.mean(level**2)))
+    gain = np.clip((mean_level / level) ** mix.compress, 0.1, 4.0)
+    y = y * np.interp(np.arange(n), edges + block / 2, gain).astype(np.float32)
+    # Relative to the programme level, so that the drive does not depend on the arrangement.
+    rms = float(np.sqrt(np.mean(y**2)))
+    return np.asarray(np.tanh(y * np.float32(mix.drive * 0.36 / max(rms, 1e-6))))
 
 
-def _finish(sound: Float32Array, fade: bool, peak: float, rate: int) -> Float32Array:
-    """Fade the end, and set the peak."""
+def _finish(y: Float32Array, fade: bool, peak: float, rate: int) -> Float32Array:
+    """Apply the fade-out and set the peak level."""
     tail = round((2.5 if fade else 0.25) * rate)
-    sound[:, -tail:] *= np.linspace(1.0, 0.0, tail, dtype=np.float32)
-    highest = float(np.max(np.abs(sound)))
-    return sound * np.float32(peak / max(highest, 1e-6))
+    y[:, -tail:] *= np.linspace(1.0, 0.0, tail, dtype=np.float32)
+    current_peak = float(np.max(np.abs(y)))
+    return y * np.float32(peak / max(current_peak, 1e-6))
 
 
 def _signal() -> Any:

@@ -1,4 +1,4 @@
-"""The instruments: notes of the soundfont given loudness, attack, decay and release."""
+"""Rendering of single notes of the soundfont, with level, attack, decay and release."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from genretree.datasets.composed.soundfont import DRUM_BANK, soundfont
 
 _LEVEL = 0.16  # RMS of a note at full velocity, full scale 1.0
-_LONGEST = 8.0  # seconds
+_MAX_SECONDS = 8.0  # seconds
 
 # attack, decay time (0: sustained) and release in seconds, by General MIDI family of eight programs
 _ENVELOPES: tuple[tuple[float, float, float], ...] = (
@@ -35,7 +35,7 @@ _ENVELOPES: tuple[tuple[float, float, float], ...] = (
 _EXCEPTIONS = {
     29: (0.0, 0.0, 0.08),  # overdriven and distorted guitars sustain
     30: (0.0, 0.0, 0.08),
-    38: (0.0, 0.0, 0.05),  # so do synth basses
+    38: (0.0, 0.0, 0.05),  # synth basses sustain
     39: (0.0, 0.0, 0.05),
     45: (0.0, 0.25, 0.15),  # pizzicato
     46: (0.0, 1.1, 0.7),  # harp
@@ -45,14 +45,14 @@ _DRUM_SECONDS = {49: 2.2, 57: 2.2, 51: 0.9, 46: 0.45, 54: 0.3, 82: 0.2, 42: 0.15
 
 
 class Sampler:
-    """Renders single notes, and remembers them.
+    """Renderer of single notes, with a cache.
 
     Parameters
     ----------
     rate : int
-        Sampling rate of the notes, in Hz.
+        Sample rate in Hz.
     cents : float
-        Tuning against A = 440 Hz; drums stay as they are.
+        Tuning relative to A = 440 Hz; drums are not tuned.
     """
 
     def __init__(self, rate: int, cents: float = 0.0) -> None:
@@ -64,18 +64,18 @@ class Sampler:
         self._gains: dict[int, float] = {}
 
     def note(self, program: int, pitch: int, seconds: float) -> NDArray[np.float32]:
-        """Play a note at full velocity, with attack, decay and release; longer than `seconds` by the release."""
+        """Render a note at full velocity; the release extends it beyond `seconds`."""
         _, _, release = _envelope(program)
-        seconds = min(seconds, _LONGEST - release)
-        shaped = self._shaped(program, pitch, seconds + release)
-        away = self._fade(release)
-        held = round(seconds * self.rate)
-        played = shaped[: held + len(away)].copy()
-        played[held:] *= away[: len(played) - held]
-        return played
+        seconds = min(seconds, _MAX_SECONDS - release)
+        enveloped = self._shaped(program, pitch, seconds + release)
+        fade = self._fade(release)
+        n_sustained = round(seconds * self.rate)
+        note = enveloped[: n_sustained + len(fade)].copy()
+        note[n_sustained:] *= fade[: len(note) - n_sustained]
+        return note
 
     def drum(self, kit: int, pitch: int) -> NDArray[np.float32]:
-        """Play a stroke of a drum kit (General MIDI percussion map) at full velocity."""
+        """Render a stroke of a drum kit (General MIDI percussion map) at full velocity."""
         if (kit, pitch) not in self._strokes:
             seconds = _DRUM_SECONDS.get(pitch, 0.5)
             samples = self._raw(kit, True, pitch, seconds)[: round(seconds * self.rate)] * np.float32(0.55)
@@ -85,7 +85,7 @@ class Sampler:
         return self._strokes[kit, pitch].copy()
 
     def _shaped(self, program: int, pitch: int, seconds: float) -> NDArray[np.float32]:
-        """A long note, with attack and decay; kept, since music repeats itself."""
+        """Return a long note with attack and decay from the cache."""
         length = _round_up(seconds)
         key = (program, pitch, length)
         if key not in self._notes:
@@ -107,7 +107,7 @@ class Sampler:
         return self._fades[release]
 
     def _gain(self, program: int) -> np.float32:
-        """The soundfont's programs differ by 20 dB; this brings a middle C of each to the same level."""
+        """Compute the gain that normalises middle C; programs of the soundfont differ by up to 20 dB."""
         if program not in self._gains:
             middle = self._raw(program, False, 60 if program // 8 != 4 else 36, 1.0)[: self.rate // 2]
             rms = float(np.sqrt(np.mean(middle**2))) if len(middle) else 0.0
@@ -124,11 +124,11 @@ def _envelope(program: int) -> tuple[float, float, float]:
 
 
 def _round_up(seconds: float) -> float:
-    """Half a second, or the next power of two times it: a few lengths of each note serve all."""
+    """Round up to half a second times a power of two, which keeps the number of cached lengths small."""
     return 0.5 * 2.0 ** math.ceil(math.log2(max(seconds, 0.5) / 0.5))
 
 
 @lru_cache(maxsize=2)
 def tuned_sampler(rate: int, cents: float) -> Sampler:
-    """Give the sampler of a tuning; the last two are kept, since an artist's tracks share one."""
+    """Return the sampler of a tuning, cached because the tracks of an artist share it."""
     return Sampler(rate, cents)

@@ -1,9 +1,9 @@
-"""A small player of SoundFont 2 files: one note at a time, in tune.
+"""Minimal renderer of SoundFont 2 files, one note at a time.
 
-symusic 0.5.8, which would be the obvious player, can't be used with this soundfont: it overlooks the root key that an
-instrument sets in place of its sample's (so that its piano sounds up to 20 semitones off, and differently from zone to
-zone), it never returns from some high notes, and it knows no velocity and no release. What follows reads the same file
-by the SoundFont 2.04 specification (sections 7 and 8) as far as steady notes need: zones, tuning, loops, attenuation.
+symusic 0.5.8 cannot render this soundfont: it ignores the root key that an instrument sets instead of its sample's (its
+piano is up to 20 semitones off, differently from zone to zone), hangs on some high notes, and supports neither velocity
+nor release. This module implements the parts of the SoundFont 2.04 specification (sections 7 and 8) that sustained
+notes need: zones, tuning, loops and attenuation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from genretree.errors import CorpusError, MissingExtraError
 
 FILE = "TimGM6mb.sf2"
 DRUM_BANK = 128
-_VELOCITY = 100  # of the layer to take, where an instrument has layers by velocity
+_VELOCITY = 100  # selects the velocity layer of an instrument
 
 # Numbers of the generators in use (specification, section 8.1.2).
 _OFFSETS = {"start": (0, 4), "end": (1, 12), "loop_start": (2, 45), "loop_end": (3, 50)}
@@ -37,20 +37,20 @@ class Zone(NamedTuple):
 
     low: int
     high: int
-    start: int  # sample points, as are the next three
+    start: int  # in sample points, like the next three
     end: int
     loop_start: int
     loop_end: int
     looped: bool
     rate: int  # Hz
     root: int
-    cents: float  # tuning on top of the key's distance from the root
+    cents: float  # tuning in addition to the distance from the root key
     scale: float  # cents from key to key
     gain: float
 
 
 class SoundFont:
-    """The instruments of a SoundFont 2 file.
+    """Instruments of a SoundFont 2 file.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class SoundFont:
     Raises
     ------
     CorpusError
-        If it isn't such a file.
+        If the file is not a SoundFont 2 file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,7 +74,7 @@ class SoundFont:
     def play(
         self, bank: int, program: int, key: int, seconds: float, rate: int, cents: float = 0.0
     ) -> NDArray[np.float32]:
-        """Play one note without an envelope.
+        """Render one note without an envelope.
 
         Parameters
         ----------
@@ -91,7 +91,7 @@ class SoundFont:
         Returns
         -------
         float32 array, shape (seconds * rate,)
-            Layers added up; silence where no zone holds the key.
+            Sum of the layers; silence if no zone has the key.
         """
         total = np.zeros(round(seconds * rate), dtype=np.float32)
         zones = self._zones.get((bank, program)) or self._zones.get((bank, 0), [])
@@ -102,23 +102,23 @@ class SoundFont:
         return total / np.float32(max(1, len(fitting)) ** 0.5)
 
     def _add(self, total: NDArray[np.float32], zone: Zone, step: float) -> None:
-        """Add a zone's sample, read `step` points at a time."""
+        """Add the sample of a zone, resampled with `step` points per output sample."""
         octaves = max(0, round(np.log2(step))) if step > 1.0 else 0
         points = self._thinned(zone, octaves)
         step, shrink = step / 2**octaves, 2**octaves
         at = np.arange(len(total)) * step
         first, last = (zone.loop_start - zone.start) / shrink, (zone.loop_end - zone.start) / shrink
         if zone.looped and last - first >= 1.0:
-            over = int(np.searchsorted(at, last))
-            at[over:] = first + (at[over:] - first) % (last - first)
+            loop_from = int(np.searchsorted(at, last))
+            at[loop_from:] = first + (at[loop_from:] - first) % (last - first)
         at = at[: int(np.searchsorted(at, len(points) - 1))] if not zone.looped else np.minimum(at, len(points) - 1.001)
         whole = at.astype(np.int32)
         share = (at - whole).astype(np.float32)
-        heard = points[whole] * (1.0 - share) + points[np.minimum(whole + 1, len(points) - 1)] * share
-        total[: len(heard)] += heard * np.float32(zone.gain)
+        interpolated = points[whole] * (1.0 - share) + points[np.minimum(whole + 1, len(points) - 1)] * share
+        total[: len(interpolated)] += interpolated * np.float32(zone.gain)
 
     def _thinned(self, zone: Zone, octaves: int) -> NDArray[np.float32]:
-        """A sample's points with every second one dropped so many times, low-passed first lest it alias."""
+        """Return the points of a sample, decimated by two `octaves` times with an anti-aliasing filter."""
         key = (zone.start, zone.end, octaves)
         if key not in self._halved:
             points = self._points[zone.start : zone.end].astype(np.float32) / np.float32(32768.0)
@@ -150,14 +150,14 @@ class SoundFont:
 
 @lru_cache(maxsize=1)
 def soundfont() -> SoundFont:
-    """Load the soundfont that the pretty_midi package carries (once in a process).
+    """Load the soundfont of the pretty_midi package (once per process).
 
     Raises
     ------
     MissingExtraError
-        If pretty_midi isn't installed.
+        If pretty_midi is not installed.
     CorpusError
-        If its soundfont isn't where it ought to be.
+        If the package does not contain the soundfont.
     """
     spec = importlib.util.find_spec("pretty_midi")
     if spec is None or not spec.submodule_search_locations:
@@ -170,7 +170,7 @@ def soundfont() -> SoundFont:
 
 
 def _read_chunks(content: bytes) -> dict[str, bytes]:
-    """Bodies of all RIFF chunks by name; lists are opened."""
+    """Return the bodies of all RIFF chunks by name, including those inside lists."""
     chunks: dict[str, bytes] = {}
     at = 12
     while at + 8 <= len(content):
@@ -184,14 +184,14 @@ def _read_chunks(content: bytes) -> dict[str, bytes]:
 
 
 def _bags(bags: bytes, generators: bytes) -> list[_Generators]:
-    """Generators of each zone: number -> raw amount."""
+    """Return the generators of each zone, as raw amounts by number."""
     starts = [row[0] for row in struct.iter_unpack("<HH", bags)]
     rows = list(struct.iter_unpack("<HH", generators))
     return [dict(rows[a:b]) for a, b in itertools.pairwise(starts)]
 
 
 def _with_globals(zones: list[_Generators], needed: int) -> list[_Generators]:
-    """Zones that end in what they need, each on top of the global zone (the first, if it needs nothing)."""
+    """Merge the global zone (a first zone without `needed`) into each zone that has `needed`."""
     shared = zones[0] if zones and needed not in zones[0] else {}
     return [{**shared, **zone} for zone in zones if needed in zone]
 
@@ -209,7 +209,7 @@ def _zone(
         ends[name] += _signed(own.get(fine, 0)) + 32768 * _signed(own.get(coarse, 0))
     both = [own, preset]
     cents = sum(100 * _signed(g.get(_COARSE, 0)) + _signed(g.get(_FINE, 0)) for g in both) + correction
-    # Attenuation is in centibels; players take 0.4 of it, as the hardware that the format was made for did.
+    # Attenuation is in centibels; players apply 0.4 of it, like the hardware that defined the format.
     centibels = 0.4 * sum(_signed(g.get(_ATTENUATION, 0)) for g in both)
     return Zone(
         low=low, high=high, **ends, looped=own.get(_MODES, 0) % 2 == 1, rate=rate, root=own.get(_ROOT, root),
@@ -218,7 +218,7 @@ def _zone(
 
 
 def _overlap(one: int | None, other: int | None) -> tuple[int, int]:
-    """Where two ranges meet; a range is its low end in one byte and its high end in the next."""
+    """Intersect two ranges, each encoded as the low end in one byte and the high end in the next."""
     spans = [(0, 127) if raw is None else (raw & 255, raw >> 8) for raw in (one, other)]
     return max(low for low, _ in spans), min(high for _, high in spans)
 
@@ -229,6 +229,6 @@ def _signed(raw: int) -> int:
 
 @lru_cache(maxsize=1)
 def _half_band() -> NDArray[np.float32]:
-    """A low-pass at half the band, to go before dropping every second point; shape (31,)."""
+    """Return a half-band low-pass filter for decimation by two, shape (31,)."""
     taps = np.sinc(np.arange(-15, 16) / 2.2) * np.hamming(31)
     return np.asarray(taps / taps.sum(), dtype=np.float32)

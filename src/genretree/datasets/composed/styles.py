@@ -1,4 +1,4 @@
-"""The style rules as data: reads and checks styles.yaml."""
+"""Style rules of the leaves: schema, loading and validation of styles.yaml."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ METRES: dict[str, tuple[int, int]] = {"4/4": (4, 4), "3/4": (3, 4), "2/4": (2, 4
 
 
 class Role(Settings):
-    """What one part does in the ensemble; see styles.yaml for the meaning of each field."""
+    """Role of a part in an ensemble; styles.yaml documents the fields."""
 
     job: Job
     programs: tuple[int, ...]
@@ -37,7 +37,7 @@ class Role(Settings):
 
 
 class Section(Settings):
-    """A stretch of a form, with the intensity (0 to 1) it starts and ends at."""
+    """Section of a form, with its initial and final intensity (0 to 1)."""
 
     start: float = Field(alias="from", ge=0.0, le=1.0)
     end: float = Field(alias="to", ge=0.0, le=1.0)
@@ -46,7 +46,7 @@ class Section(Settings):
 
 
 class MixRanges(Settings):
-    """Between which values the artists of a style choose their sound."""
+    """Ranges of the mixing parameters of the artists of a style."""
 
     tilt: Span  # dB an octave, about 1 kHz
     drive: Span
@@ -60,7 +60,7 @@ class MixRanges(Settings):
 
 
 class Style(Settings):
-    """The rules of one leaf; see styles.yaml for the meaning of each field."""
+    """Rules of one leaf; styles.yaml documents the fields."""
 
     tempo: tuple[float, float]  # beats a minute; in 6/8 a beat is a dotted crotchet
     metres: dict[str, float]
@@ -79,14 +79,14 @@ class Style(Settings):
 
 
 class Arp(Settings):
-    """Chord tones in the order they are played, one every so many steps."""
+    """Arpeggio: chord tones in playing order, one every `every` steps."""
 
     order: tuple[int, ...]
     every: int = Field(ge=1)
 
 
 class StyleBook(Settings):
-    """All of styles.yaml."""
+    """Contents of styles.yaml."""
 
     chords: dict[str, str]
     arps: dict[str, Arp]
@@ -101,12 +101,12 @@ class StyleBook(Settings):
 
 @lru_cache(maxsize=1)
 def style_book() -> StyleBook:
-    """Read the rules that ship with the package (once in a process).
+    """Load the rules of the package (once per process).
 
     Raises
     ------
     CorpusError
-        If a name in the file points nowhere; the file is part of the package, so this is for whoever edits it.
+        If the file refers to an unknown name, which only an edit of the package can cause.
     """
     text = (resources.files("genretree.datasets.composed") / "styles.yaml").read_text(encoding="utf-8")
     book = StyleBook.build(_load_yaml(text))
@@ -117,12 +117,12 @@ def style_book() -> StyleBook:
 
 @lru_cache(maxsize=1)
 def leaves() -> tuple[str, ...]:
-    """Names of the tree's leaves, in index order."""
+    """Return the names of the leaves of the tree, in index order."""
     return tuple(path[-1] for path in Taxonomy.builtin(TREE).leaves)
 
 
 def find_style(leaf: str) -> tuple[int, Style]:
-    """Find a leaf's index in the tree and its style.
+    """Return the index of a leaf in the tree, and its style.
 
     Raises
     ------
@@ -132,17 +132,17 @@ def find_style(leaf: str) -> tuple[int, Style]:
     index = Taxonomy.builtin(TREE).find_leaf(leaf)
     name = leaves()[index]
     if name not in style_book().styles:
-        raise TaxonomyError(f"no rules are written for the leaf '{name}'")
+        raise TaxonomyError(f"styles.yaml has no rules for the leaf '{name}'")
     return index, style_book().styles[name]
 
 
 def role_names(ensemble: tuple[str, ...]) -> list[tuple[str, bool]]:
-    """Split an ensemble's entries into role name and whether the part may be left out (`name?`)."""
+    """Split the entries of an ensemble into role names and whether the part is optional (`name?`)."""
     return [(entry.removesuffix("?"), entry.endswith("?")) for entry in ensemble]
 
 
 def _load_yaml(text: str) -> Mapping[str, Any]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times the speed where libyaml is there
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast
     content: Mapping[str, Any] = yaml.load(text, Loader=loader)
     return content
 
@@ -170,12 +170,12 @@ def _check_style(name: str, style: Style, book: StyleBook) -> None:
 
 
 def grooves_for(names: tuple[str, ...], steps: int, book: StyleBook) -> list[str]:
-    """Names of the grooves that fit a bar of so many steps: as long as it, or (for 2/4) twice as long."""
+    """List the grooves that fit a bar of `steps` steps: of equal length or, for 2/4, of twice the length."""
     lengths = {name: len(next(iter(book.grooves[name].values()))) for name in names}
     return [name for name in names if lengths[name] == steps or (steps == 8 and lengths[name] == 16)]
 
 
-def _check_known(where: str, names: set[str], known: set[str]) -> None:
+def _check_known(owner: str, names: set[str], known: set[str]) -> None:
     unknown = sorted(names - known)
     if unknown:
-        raise CorpusError(f"styles.yaml: {where}: unknown names {unknown}")
+        raise CorpusError(f"styles.yaml: {owner}: unknown names {unknown}")

@@ -1,4 +1,4 @@
-"""Keys, scales and chords: what the composer knows about pitch.
+"""Keys, scales, chords and voicings.
 
 Pitches are MIDI note numbers (60 is middle C); pitch classes are 0 to 11 from C.
 """
@@ -17,7 +17,7 @@ SCALES: dict[str, tuple[int, ...]] = {
     "dorian": (0, 2, 3, 5, 7, 9, 10),
     "mixolydian": (0, 2, 4, 5, 7, 9, 10),
 }
-# Which of the two stores of harmony (major-like, minor-like) a mode draws from.
+# Harmony of each mode: that of major or of minor.
 FAMILY = {"major": "major", "mixolydian": "major", "minor": "minor", "dorian": "minor"}
 
 _NUMERALS = ("i", "ii", "iii", "iv", "v", "vi", "vii")
@@ -46,7 +46,7 @@ class Chord:
     intervals : tuple of int
         Chord tones above the root, the root's 0 first.
     bass : int
-        The lowest note, above the tonic, 0 to 11.
+        Lowest note above the tonic, 0 to 11.
     """
 
     root: int
@@ -60,18 +60,18 @@ class Chord:
 
 @lru_cache(maxsize=1024)
 def parse_chord(text: str, family: str) -> Chord:
-    """Read a roman numeral such as `ii65`, `bVII`, `V7/ii` or `viio7/V`.
+    """Parse a Roman numeral such as `ii65`, `bVII`, `V7/ii` or `viio7/V`.
 
     Parameters
     ----------
     family : {"major", "minor"}
-        The scale that unaltered degrees belong to. In minor, `V` brings its raised leading note by being major, and
-        `viio` is built on the raised seventh.
+        Scale of unaltered degrees. In minor, `V` is major and so has the raised leading note, and `viio` is built on
+        the raised seventh.
 
     Raises
     ------
     ValueError
-        If it is not such a numeral.
+        If the text is not a Roman numeral.
     """
     match = _CHORD.fullmatch(text)
     if match is None or match["numeral"].lower() not in _NUMERALS:
@@ -106,11 +106,11 @@ def _intervals(text: str, numeral: str, dim: str, suffix: str) -> tuple[tuple[in
 
 
 def nearest(pitch: float, pitch_classes: tuple[int, ...], low: int, high: int) -> int:
-    """Find the pitch of one of the classes nearest to `pitch`, within [low, high] if the register allows."""
+    """Find the pitch nearest to `pitch` that has one of the pitch classes, within [low, high] if possible."""
     best = min((p for p in range(low, high + 1) if p % 12 in pitch_classes), key=lambda p: abs(p - pitch), default=None)
     return best if best is not None else round(pitch)
 
 
 def voicing(pitch_classes: tuple[int, ...], centre: int) -> list[int]:
-    """Put each pitch class within the octave around `centre`: neighbouring chords then move by small steps."""
+    """Place each pitch class in the octave around `centre`, which gives small steps between chords."""
     return sorted(centre - 6 + (pc - centre + 6) % 12 for pc in dict.fromkeys(pitch_classes))

@@ -1,1 +1,1 @@
-"""Faithfulness of explanations."""
+"""Measures of the faithfulness of explanations."""

@@ -1,10 +1,10 @@
-"""How far an explanation can be believed: measured on the model itself.
+"""Faithfulness of relevance maps: deletion and insertion curves, weight randomisation, and stability under noise.
 
-Deletion and insertion (Petsiuk et al. 2018): the parts of the slices are replaced by background in the order of their
-relevance, the greatest first, or put back into it. If the map is right the node's probability falls, or rises, sooner
-than in other orders: at random, by energy (the brightest parts first) and by edges (the most restless first). Sanity
-(Adebayo et al. 2018): with the weights drawn anew the map must change. Stability: noise that can't be heard must not
-change it.
+Deletion and insertion (Petsiuk et al. 2018) replace the parts of a slice by the baseline, most relevant first, or
+restore them from the baseline. For a faithful map the probability of the node falls, or rises, sooner than in other
+orders: random, by energy (brightest parts first) and by edges (greatest change over time first). The sanity check
+(Adebayo et al. 2018) randomises the weights, which must change the map. The stability check adds inaudible noise, which
+must not.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from genretree.explanation.baseline import compute_baseline, replace_with_baseli
 from genretree.explanation.bundle_weights import load_weights_for
 from genretree.explanation.coordinates import IMAGES, SOUND, View, spread_mask, stretch_mask
 from genretree.explanation.methods.occlusion import Maps, cells, gather_cells
-from genretree.explanation.methods.registry import Method, make_maps
+from genretree.explanation.methods.registry import Method, compute_maps
 from genretree.explanation.methods.shapley import compute_shapley_values
-from genretree.explanation.perturb import each_slice
+from genretree.explanation.perturb import map_slices
 from genretree.explanation.slices import TrackSlices, score
 from genretree.explanation.target import Target
 from genretree.models import base
 from genretree.sound.mel_16k import compress, decompress
 
-STEPS = 10  # points of a curve after the first
+STEPS = 10  # steps of a curve; it has one point more
 _RANDOM_ORDERS = 3
-MOST_SLICES = 3  # of a track, evenly spread
+MAX_SLICES = 3  # per track, evenly spaced
 _AT_A_TIME = 64
 _NOISE = 1.0  # grey levels: about 0.3 dB where an image spans 80 dB
 _HEARD_NOISE = 0.01  # of the compressed mel power, which is about 2 in music
@@ -39,18 +39,19 @@ _HEARD_NOISE = 0.01  # of the compressed mel power, which is about 2 in music
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """What was measured on one track and target; areas under curves are means of the probability, 0 to 1.
+    """Faithfulness of one map. Areas under curves are mean probabilities, 0 to 1.
 
     Parameters
     ----------
     deletion, insertion : mapping of order to float
-        Orders are `map`, `random`, `energy`, `edges`. Of deletion less is better, of insertion more.
+        Area under the curve for the orders `map`, `random`, `energy`, `edges`. Lower deletion and higher insertion are
+        better.
     curves : mapping of order to array, shape (2, STEPS + 1)
-        Deletion and insertion over the share of the area, from 0 to 1.
+        Deletion and insertion curves over the share of the area, 0 to 1.
     randomised : float or None
-        Rank correlation of the map with that of the same model with its weights drawn anew; None without a network.
+        Rank correlation with the map of the same model with shuffled weights; None for models without a network.
     noisy : float
-        Rank correlation of the map with that of the slices with noise that can't be heard.
+        Rank correlation with the map of slices with inaudible noise.
     """
 
     deletion: dict[str, float]
@@ -60,7 +61,7 @@ class Faithfulness:
     noisy: float
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain numbers and names."""
+        """Return JSON-serialisable values."""
         return {
             "deletion": _rounded(self.deletion),
             "insertion": _rounded(self.insertion),
@@ -77,26 +78,31 @@ class Faithfulness:
 def measure_faithfulness(
     bundle: Bundle, track_slices: TrackSlices, target: Target, method: Method, seed: int = 0, progress: bool = False
 ) -> Faithfulness:
-    """Measure how faithful a method is on a track, on at most 3 slices of it.
+    """Measure the faithfulness of a method on a track, on at most 3 slices.
 
     Parameters
     ----------
     bundle : Bundle
     track_slices : TrackSlices
     target : Target
-    method : str
+    method : {"occlusion", "gradcam", "integrated-gradients", "rollout"}
     seed : int
-        Of the random orders, the weights drawn anew and the noise.
+        Seed of random orders, shuffled weights and noise.
     progress : bool
+        Show a progress bar on standard error.
+
+    Returns
+    -------
+    Faithfulness
     """
-    rows = np.unique(np.linspace(0, len(track_slices) - 1, MOST_SLICES).round().astype(int))
+    rows = np.unique(np.linspace(0, len(track_slices) - 1, MAX_SLICES).round().astype(int))
     track_slices = track_slices.select(rows)
     baseline = compute_baseline(track_slices)
     views = compute_shapley_values(bundle, track_slices, baseline, [target]).views
-    maps = make_maps(bundle, track_slices, baseline, [target], views, method)
+    maps = compute_maps(bundle, track_slices, baseline, [target], views, method)
 
-    def again(other: Bundle, some: TrackSlices) -> float:
-        return rank_correlation(maps, make_maps(other, some, baseline, [target], views, method))
+    def correlation_with(other: Bundle, slices: TrackSlices) -> float:
+        return rank_correlation(maps, compute_maps(other, slices, baseline, [target], views, method))
 
     curves = measure_curves(bundle, track_slices, baseline, target, maps, seed, progress)
     shuffled = shuffle_weights(bundle, seed)
@@ -104,8 +110,8 @@ def measure_faithfulness(
         {order: float(np.trapezoid(curve[0])) / STEPS for order, curve in curves.items()},
         {order: float(np.trapezoid(curve[1])) / STEPS for order, curve in curves.items()},
         curves,
-        None if shuffled is None else again(shuffled, track_slices),
-        again(bundle, add_noise(track_slices, seed)),
+        None if shuffled is None else correlation_with(shuffled, track_slices),
+        correlation_with(bundle, add_noise(track_slices, seed)),
     )
 
 
@@ -118,7 +124,7 @@ def measure_curves(
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, Float64Array]:
-    """Delete and insert in each order.
+    """Compute deletion and insertion curves in each order.
 
     Parameters
     ----------
@@ -127,51 +133,51 @@ def measure_curves(
     Returns
     -------
     mapping of `map`, `random`, `energy`, `edges` to array, shape (2, STEPS + 1)
-        Deletion and insertion: the node's probability, against the others of the target, after each share of the area,
-        the mean of the slices (and of 3 orders at random).
+        Deletion and insertion: the probability of the node against the other nodes of the target after each share of
+        the area, averaged over slices (and over 3 random orders).
     """
     views = list(maps)
     areas = np.concatenate([cells(view).mean(axis=(1, 2)) for view in views]) / len(views)
     cuts = np.cumsum([len(cells(view)) for view in views])[:-1]
 
-    def ask(number: int) -> Float64Array:
-        own, empty = track_slices.select(slice(number, number + 1)), baseline.select(slice(number, number + 1))
-        rng = np.random.default_rng((seed, number))
+    def predict_versions(index: int) -> Float64Array:
+        own, empty = track_slices.select(slice(index, index + 1)), baseline.select(slice(index, index + 1))
+        rng = np.random.default_rng((seed, index))
         orders = [
-            np.concatenate([gather_cells(maps[view][number, 0], view) for view in views]) / areas,
+            np.concatenate([gather_cells(maps[view][index, 0], view) for view in views]) / areas,
             *(_brightness(own, views, edges) for edges in (False, True)),
             *(rng.random(len(areas)) for _ in range(_RANDOM_ORDERS)),
         ]
         removed = np.stack([_removals(order, areas) for order in orders])  # (n_orders, STEPS + 1, n_parts)
-        both = np.stack([removed, 1 - removed]).reshape(-1, len(areas)).astype(np.float32)
+        masked = np.stack([removed, 1 - removed]).reshape(-1, len(areas)).astype(np.float32)
         odds = []
-        for at in range(0, len(both), _AT_A_TIME):
-            parts = np.split(both[at : at + _AT_A_TIME], cuts, axis=1)
+        for at in range(0, len(masked), _AT_A_TIME):
+            parts = np.split(masked[at : at + _AT_A_TIME], cuts, axis=1)
             masks = {view: np.tensordot(part, cells(view), axes=1) for view, part in zip(views, parts, strict=True)}
             odds.append(target.log_odds(score(bundle, replace_with_baseline(own, empty, masks))))
-        chances = 1 / (1 + np.exp(-np.concatenate(odds)))
-        return chances.reshape(2, len(orders), STEPS + 1)
+        probabilities = 1 / (1 + np.exp(-np.concatenate(odds)))
+        return probabilities.reshape(2, len(orders), STEPS + 1)
 
-    found = each_slice(len(track_slices), ask, "check", progress).mean(axis=0)
+    mean_curves = map_slices(len(track_slices), predict_versions, "check", progress).mean(axis=0)
     return {
-        "map": found[:, 0],
-        "random": found[:, 3:].mean(axis=1),
-        "energy": found[:, 1],
-        "edges": found[:, 2],
+        "map": mean_curves[:, 0],
+        "random": mean_curves[:, 3:].mean(axis=1),
+        "energy": mean_curves[:, 1],
+        "edges": mean_curves[:, 2],
     }
 
 
 def _removals(order: Float64Array, areas: Float64Array) -> Float64Array:
-    """Say which parts are gone when each share of the area is: (STEPS + 1, n_parts), the greatest first."""
-    place = np.argsort(-order, kind="stable")
-    gone = np.empty(len(areas))
-    gone[place] = np.cumsum(areas[place])  # the share of the area that is gone with each part
+    """Mark the parts that are removed at each share of the area, shape (STEPS + 1, n_parts); greatest value first."""
+    ranking = np.argsort(-order, kind="stable")
+    removed_share = np.empty(len(areas))
+    removed_share[ranking] = np.cumsum(areas[ranking])  # share of the area removed up to and including each part
     shares = np.arange(STEPS + 1) / STEPS
-    return (gone[None, :] <= shares[:, None] + 1e-6).astype(np.float64)
+    return (removed_share[None, :] <= shares[:, None] + 1e-6).astype(np.float64)
 
 
 def _brightness(piece: TrackSlices, views: Sequence[View], edges: bool) -> Float64Array:
-    """Give the mean brightness of each part of one slice, or how much it moves in time."""
+    """Compute the mean brightness of each part of one slice, or its mean absolute change over time."""
     found = []
     for view in views:
         if view == SOUND:
@@ -189,7 +195,7 @@ def _brightness(piece: TrackSlices, views: Sequence[View], edges: bool) -> Float
 
 
 def rank_correlation(one: Maps, other: Maps) -> float:
-    """Give Spearman's rank correlation of two maps, part by part: -1 to 1; 0 if one of them is flat."""
+    """Compute Spearman's rank correlation of two maps over their parts: -1 to 1, or 0 if one map is constant."""
     from scipy.stats import spearmanr
 
     first, second = (np.concatenate([gather_cells(maps[view], view).ravel() for view in one]) for maps in (one, other))
@@ -199,7 +205,7 @@ def rank_correlation(one: Maps, other: Maps) -> float:
 
 
 def add_noise(track_slices: TrackSlices, seed: int = 0) -> TrackSlices:
-    """Add noise that can't be heard: of a spread of one grey level, and of 0.01 of the compressed mel power."""
+    """Add inaudible noise with a standard deviation of one grey level, or of 0.01 in compressed mel power."""
     rng = np.random.default_rng(seed)
     images = track_slices.images + rng.normal(0, _NOISE, track_slices.images.shape)
     sound = None
@@ -212,9 +218,9 @@ def add_noise(track_slices: TrackSlices, seed: int = 0) -> TrackSlices:
 
 
 def shuffle_weights(bundle: Bundle, seed: int = 0) -> Bundle | None:
-    """Give the bundle with the numbers within each array of weights shuffled; None for trees, which have none.
+    """Shuffle the values within each weight array of the model; returns None for boosting, which has no weights.
 
-    Shuffled and not drawn anew, so that their size stays: else the answers would all be the same, or none.
+    Shuffling preserves the distribution of each array. Newly initialised weights would saturate or flatten the output.
     """
     whole = load_weights_for(bundle)
     model = base.shuffle_weights(whole.model, np.random.default_rng(seed))

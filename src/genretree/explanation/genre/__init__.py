@@ -1,1 +1,1 @@
-"""Explanation of a genre: what a model associates with it."""
+"""Explanation of a genre over its tracks."""

@@ -1,4 +1,4 @@
-"""What a model takes a genre for: average relevance, typical tracks, and what it is confused with."""
+"""Average relevance, typical tracks and confusions of a genre over tracks of a store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from genretree.evaluation.evaluate import check_images, match_leaves, predict_ro
 from genretree.evaluation.plots import make_figure, to_png
 from genretree.explanation.baseline import compute_baseline
 from genretree.explanation.coordinates import View, frequency_axis
-from genretree.explanation.methods.registry import Method, make_maps
+from genretree.explanation.methods.registry import Method, compute_maps
 from genretree.explanation.methods.shapley import compute_shapley_values
 from genretree.explanation.render.figures import ticks
 from genretree.explanation.result import join_rows
@@ -28,26 +28,26 @@ from genretree.progress import progress_bar
 from genretree.taxonomy import NodePath
 
 _LISTED = 5
-_SLICES = 2  # of each track, evenly spread
+_SLICES = 2  # per track, evenly spaced
 
 
 @dataclass(frozen=True)
 class GenreView:
-    """A node as the model sees it, over tracks of a store.
+    """Explanation of a node over tracks of a store.
 
     Parameters
     ----------
     target : Target
     n_tracks, n_explained : int
-        Tracks of this genre, and of how many relevance was averaged.
+        Number of tracks of this genre, and of those over which relevance was averaged.
     bands : mapping of view to array, shape (rows,)
-        Mean relevance of a slice by row, the lowest first.
+        Mean relevance per slice by row, the lowest frequency first.
     shares : mapping of view to float
         Mean Shapley values.
     typical, untypical : tuple of (track, probability)
-        Tracks of this genre, the surest and the least sure first.
+        Tracks of this genre with the highest and with the lowest probability.
     taken_for, taken_from : mapping of path to int
-        What tracks of this genre were taken for, and what those are that were wrongly taken for it.
+        Other predictions for tracks of this genre, and true genres of tracks wrongly predicted as this genre, counted.
     """
 
     target: Target
@@ -62,7 +62,7 @@ class GenreView:
     taken_from: dict[NodePath, int]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain lists, numbers and names, as `class.json` has them."""
+        """Return the JSON-serialisable content of `class.json`."""
         return {
             "node": list(self.target.node),
             "against": [list(path) for path in self.target.against],
@@ -83,8 +83,10 @@ class GenreView:
                 for view, values in self.bands.items()
                 for band in sorted(join_rows(frequency_axis(view), values), key=lambda band: -band["relevance"])
             ],
-            "typical": [{"track": name, "probability": round(chance, 6)} for name, chance in self.typical],
-            "untypical": [{"track": name, "probability": round(chance, 6)} for name, chance in self.untypical],
+            "typical": [{"track": name, "probability": round(probability, 6)} for name, probability in self.typical],
+            "untypical": [
+                {"track": name, "probability": round(probability, 6)} for name, probability in self.untypical
+            ],
             "taken_for": [{"path": list(path), "tracks": n} for path, n in self.taken_for.items()],
             "taken_from": [{"path": list(path), "tracks": n} for path, n in self.taken_from.items()],
         }
@@ -99,51 +101,55 @@ def view_genre(
     against: str | None = None,
     part: str = "test",
     split: str | None = None,
-    most: int = 10,
+    max_tracks: int = 10,
     progress: bool = False,
 ) -> GenreView:
-    """Average what decides for a genre over its tracks.
+    """Average relevance for a genre over its tracks.
 
     Parameters
     ----------
+    bundle : Bundle
+    store : Store
     name : str
-        A node of the tree, at any level.
-    method : str
+        Name or path of a node at any level.
+    method : {"occlusion", "gradcam", "integrated-gradients", "rollout"}
     against : str, optional
-        Another node; by default its siblings.
+        Node to contrast with. By default, the siblings of the node.
     part, split : str
-        Which tracks; by default those held out.
-    most : int
-        Explain no more tracks than this, evenly spread from the surest to the least sure; 2 slices of each.
+        Part and name of the split. By default the test part of the split that the bundle was trained with.
+    max_tracks : int
+        Maximum number of tracks to explain, evenly spaced from the most to the least probable; 2 slices of each.
+    progress : bool
+        Show progress bars on standard error.
 
     Raises
     ------
     TaxonomyError
-        For a node that isn't in the tree, with the likely intended one.
+        If the node is not in the tree; the message suggests the closest name.
     CorpusError
-        If the store was drawn in another way, or has no such tracks.
+        If the image settings of the store differ from those of the bundle, or the part has no tracks of the node.
     """
     level, index = find_node(bundle.taxonomy, name)
     target = make_target(bundle.taxonomy, level, index, against)
     check_images(bundle, store)
-    trained = bundle.training.get("split", {}).get("name", "default")
-    chosen = split or (trained if trained in store.split_names() else "default")
-    rows = store.rows(part, None if part == "all" else store.split(chosen))
+    training_split = bundle.training.get("split", {}).get("name", "default")
+    split_name = split or (training_split if training_split in store.split_names() else "default")
+    rows = store.rows(part, None if part == "all" else store.split(split_name))
     tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
     true = bundle.taxonomy.ancestors[match_leaves(bundle.taxonomy, store)[tracks], level]
     if not (true == index).any():
         raise CorpusError(
-            f"{store.folder}: the part '{part}' of '{chosen}' has no tracks of '{name}'; try `part='all'`"
+            f"{store.folder}: the part '{part}' of '{split_name}' has no tracks of '{name}'; use `part='all'`"
         )
     raw = predict_rows(bundle, store, rows, progress)
     levels = bundle.calibrate([average_by(part_, position, len(tracks)) for part_ in raw], "track")
-    chances = levels[level][:, index]
+    probabilities = levels[level][:, index]
     predicted = decode_levels(bundle.taxonomy, bundle.model.heads, levels)[:, level]
     own = np.flatnonzero(true == index)
-    own = own[np.argsort(-chances[own], kind="stable")]
-    explained = own[np.unique(np.linspace(0, len(own) - 1, min(most, len(own))).round().astype(int))]
-    bands, shares = _average(bundle, store, tracks[explained].tolist(), target, method, progress)
-    named = [(str(store.tracks["path"][tracks[place]]), float(chances[place])) for place in own.tolist()]
+    own = own[np.argsort(-probabilities[own], kind="stable")]
+    explained = own[np.unique(np.linspace(0, len(own) - 1, min(max_tracks, len(own))).round().astype(int))]
+    bands, shares = _average_relevance(bundle, store, tracks[explained].tolist(), target, method, progress)
+    named = [(str(store.tracks["path"][tracks[position]]), float(probabilities[position])) for position in own.tolist()]
     return GenreView(
         target,
         method,
@@ -153,12 +159,12 @@ def view_genre(
         shares,
         tuple(named[:_LISTED]),
         tuple(named[::-1][:_LISTED]),
-        _count(bundle, level, predicted[own], index),
-        _count(bundle, level, true[predicted == index], index),
+        _count_nodes(bundle, level, predicted[own], index),
+        _count_nodes(bundle, level, true[predicted == index], index),
     )
 
 
-def _average(
+def _average_relevance(
     bundle: Bundle, store: Store, tracks: Sequence[int], target: Target, method: Method, progress: bool
 ) -> tuple[dict[View, NDArray[np.float64]], dict[View, float]]:
     bands: dict[View, NDArray[np.float64]] = {}
@@ -170,25 +176,27 @@ def _average(
                 np.unique(np.linspace(0, len(track_slices) - 1, _SLICES).round().astype(int))
             )
             baseline = compute_baseline(track_slices)
-            found = compute_shapley_values(bundle, track_slices, baseline, [target])
-            for place, view in enumerate(found.views):
-                shares[view] = shares.get(view, 0.0) + float(found.values[:, 0, place].mean()) / len(tracks)
-            for view, values in make_maps(bundle, track_slices, baseline, [target], found.views, method).items():
+            shapley_values = compute_shapley_values(bundle, track_slices, baseline, [target])
+            for column, view in enumerate(shapley_values.views):
+                shares[view] = shares.get(view, 0.0) + float(shapley_values.values[:, 0, column].mean()) / len(tracks)
+            for view, values in compute_maps(
+                bundle, track_slices, baseline, [target], shapley_values.views, method
+            ).items():
                 mean = values[:, 0].sum(axis=2).mean(axis=0).astype(np.float64)
                 bands[view] = bands.get(view, np.zeros(len(mean))) + mean / len(tracks)
             tick()
     return bands, shares
 
 
-def _count(bundle: Bundle, level: int, nodes: NDArray[np.int64], index: int) -> dict[NodePath, int]:
-    """Count nodes other than one, the most frequent first."""
+def _count_nodes(bundle: Bundle, level: int, nodes: NDArray[np.int64], index: int) -> dict[NodePath, int]:
+    """Count nodes other than `index`, the most frequent first."""
     other, counts = np.unique(nodes[nodes != index], return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    return {bundle.taxonomy.nodes(level)[int(other[place])]: int(counts[place]) for place in order}
+    return {bundle.taxonomy.nodes(level)[int(other[position])]: int(counts[position]) for position in order}
 
 
 def draw_genre(view: GenreView) -> bytes:
-    """Draw the average relevance by band, note and pitch class, a row for each view of the sound."""
+    """Plot the average relevance by band, note and pitch class, one row per view."""
     figure = make_figure(10, 1.9 * len(view.bands) + 0.5)
     for axes, (name, values) in zip(
         figure.subplots(len(view.bands), 1, squeeze=False)[:, 0], view.bands.items(), strict=True

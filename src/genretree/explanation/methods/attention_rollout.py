@@ -1,9 +1,9 @@
 """Attention rollout for transformers (Abnar and Zuidema 2020), weighted by gradients (Chefer, Gur and Wolf 2021).
 
-In each layer the attention of the heads is weighed by the gradient of the log odds, what is negative left out,
-averaged, and added to what came through the layers before. It says where the transformer looked, as shares that sum to
-1, and never what spoke against the node. The images are mixed in its first layer: a patch's share is divided among them
-by the gradient times the difference from the background.
+Each layer weights the attention of its heads by the gradient of the log odds, clips negative values, averages over
+heads and adds the product with the rollout of the layers before. The result is a distribution over patches that sums to
+1; it holds no negative relevance. The first layer mixes the images, so the share of a patch is divided among the images
+by the gradient times the difference from the baseline.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torch.nn import functional
 from genretree.arrays import Float32Array
 from genretree.errors import SettingsError
 from genretree.explanation.coordinates import IMAGES, View, gather_pixels
-from genretree.explanation.methods.gradients import LogOdds, Maps, _as_tensors, as_network
+from genretree.explanation.methods.gradients import LogOdds, Maps, _as_tensors, require_network
 from genretree.explanation.slices import TrackSlices
 from genretree.explanation.target import Target
 from genretree.models.base import Model
 from genretree.progress import progress_bar
 from genretree.taxonomy import Taxonomy
 
-_SMALLEST = 1e-12
+_EPSILON = 1e-12
 
 
 def rollout(
@@ -38,115 +38,117 @@ def rollout(
     targets: Sequence[Target],
     progress: bool,
 ) -> Maps:
-    """Map where a transformer looked; shapes as `genretree.explanation.methods.occlusion.occlude` gives, sums are 1.
+    """Compute attention rollout maps, shaped as those of `genretree.explanation.methods.occlusion.occlude`; sums are 1.
 
     Raises
     ------
     SettingsError
-        If the model is no transformer.
+        If the model is not a transformer.
     """
-    known = as_network(model, "rollout")
-    backbone: Any = getattr(known.network.backbone, "backbone", None)
+    network_model = require_network(model, "rollout")
+    backbone: Any = getattr(network_model.network.backbone, "backbone", None)
     if backbone is None or not hasattr(backbone.config, "num_attention_heads"):
         raise SettingsError("rollout needs a transformer (ast); use `method='gradcam'` or `method='occlusion'`")
-    images, statistics = _as_tensors(known, track_slices)
-    empty, _ = _as_tensors(known, baseline, statistics=False)
-    views: list[View] = list(known.network.settings.modalities)
+    images, statistics = _as_tensors(network_model, track_slices)
+    empty, _ = _as_tensors(network_model, baseline, statistics=False)
+    views: list[View] = list(network_model.network.settings.modalities)
     size = images.shape[-1]
-    found: list[list[list[Float32Array]]] = []
+    by_slice: list[list[list[Float32Array]]] = []
     with (
         progress_bar(len(track_slices) * len(targets), "rollout", "slice", progress) as tick,
-        _watching(backbone) as seen,
+        _record_attention(backbone) as attentions,
     ):
-        for number in range(len(track_slices)):
-            rows = slice(number, number + 1)
-            given = images[rows].clone().requires_grad_()
+        for index in range(len(track_slices)):
+            rows = slice(index, index + 1)
+            inputs = images[rows].clone().requires_grad_()
             own = None if statistics is None else statistics[rows]
             by_target = []
             for target in targets:
-                seen.clear()
-                odds = LogOdds(known, taxonomy, target)(given, own)
-                gradients = torch.autograd.grad(odds.sum(), [*seen, given])
-                shares = _place(
-                    multiply_attention(seen, gradients[:-1], _special_tokens(backbone)),
+                attentions.clear()
+                odds = LogOdds(network_model, taxonomy, target)(inputs, own)
+                gradients = torch.autograd.grad(odds.sum(), [*attentions, inputs])
+                shares = _upsample_shares(
+                    multiply_attention(attentions, gradients[:-1], _special_tokens(backbone)),
                     backbone,
-                    known.network.settings.n_tta_shifts,
+                    network_model.network.settings.n_tta_shifts,
                     size,
                 )
-                pull = (gradients[-1] * (given - empty[rows])).detach().abs()[0]
-                by_target.append(_divide(shares, pull, views))
+                gradient_magnitude = (gradients[-1] * (inputs - empty[rows])).detach().abs()[0]
+                by_target.append(_divide_among_views(shares, gradient_magnitude, views))
                 tick()
-            found.append(by_target)
-    stacked = np.asarray(found, np.float32)  # (n, n_targets, n_views, size, size)
-    return {view: gather_pixels(stacked[:, :, place], view) for place, view in enumerate(views)}
+            by_slice.append(by_target)
+    stacked = np.asarray(by_slice, np.float32)  # (n, n_targets, n_views, size, size)
+    return {view: gather_pixels(stacked[:, :, column], view) for column, view in enumerate(views)}
 
 
-def multiply_attention(attentions: Sequence[Tensor], gradients: Sequence[Tensor], special: int) -> Tensor:
-    """Follow attention from the class tokens down to the patches.
+def multiply_attention(attentions: Sequence[Tensor], gradients: Sequence[Tensor], n_special_tokens: int) -> Tensor:
+    """Propagate gradient-weighted attention from the class tokens to the patches.
 
     Parameters
     ----------
     attentions, gradients : sequences of tensors, shape (n, heads, tokens, tokens)
-        Of each layer, the first first.
-    special : int
-        How many tokens stand before the patches; the model pools these.
+        One per layer, the first layer first.
+    n_special_tokens : int
+        Number of tokens before the patches, which the model pools.
 
     Returns
     -------
     tensor, shape (n, patches)
-        None is negative; rows sum to 1, or are 0 where nothing speaks for the node.
+        Non-negative. Rows sum to 1, or are 0 if no attention has a positive gradient.
     """
     tokens = attentions[0].shape[-1]
     relevance = torch.eye(tokens).expand(len(attentions[0]), tokens, tokens)
     for attention, gradient in zip(attentions, gradients, strict=True):
-        weighed = (attention.detach() * gradient).clamp(min=0).mean(dim=1)
-        relevance = relevance + weighed @ relevance
-    looked = relevance[:, :special, special:].mean(dim=1)
-    return looked / looked.sum(dim=1, keepdim=True).clamp(min=_SMALLEST)
+        weighted = (attention.detach() * gradient).clamp(min=0).mean(dim=1)
+        relevance = relevance + weighted @ relevance
+    attended = relevance[:, :n_special_tokens, n_special_tokens:].mean(dim=1)
+    return attended / attended.sum(dim=1, keepdim=True).clamp(min=_EPSILON)
 
 
 def _special_tokens(backbone: Any) -> int:
-    """Count the tokens before the patches: AudioSet's transformers have one for distillation, too."""
+    """Count the tokens before the patches: AST has a distillation token as well as the class token."""
     return 2 if hasattr(backbone.embeddings, "distillation_token") else 1
 
 
-def _place(looked: Tensor, backbone: Any, turns: int, size: int) -> Tensor:
-    """Lay the patches' shares, (turns, patches), over the images, and undo the turns in time: (size, size)."""
+def _upsample_shares(shares: Tensor, backbone: Any, n_shifts: int, size: int) -> Tensor:
+    """Upsample the shares of patches, (n_shifts, patches), to pixels and undo the time shifts: (size, size)."""
     config = backbone.config
-    if hasattr(backbone.embeddings, "get_shape"):  # AudioSet's see the lowest band first
-        grid = looked.reshape(len(looked), *backbone.embeddings.get_shape(config)).flip(1)
+    if hasattr(backbone.embeddings, "get_shape"):  # AST puts the lowest band first
+        grid = shares.reshape(len(shares), *backbone.embeddings.get_shape(config)).flip(1)
     else:
         side = config.image_size // config.patch_size
-        grid = looked.reshape(len(looked), side, side)
-    large = functional.interpolate(grid[:, None], size=(size, size), mode="nearest")[:, 0]
-    large = large * (grid.shape[1] * grid.shape[2] / size**2) / turns
-    return torch.stack([one.roll(-round(turn * size / turns), dims=1) for turn, one in enumerate(large)]).sum(dim=0)
+        grid = shares.reshape(len(shares), side, side)
+    upsampled = functional.interpolate(grid[:, None], size=(size, size), mode="nearest")[:, 0]
+    upsampled = upsampled * (grid.shape[1] * grid.shape[2] / size**2) / n_shifts
+    return torch.stack(
+        [shifted.roll(-round(shift * size / n_shifts), dims=1) for shift, shifted in enumerate(upsampled)]
+    ).sum(dim=0)
 
 
-def _divide(shares: Tensor, pull: Tensor, views: Sequence[View]) -> list[Float32Array]:
-    """Divide each place's share, (size, size), among the images by how much the gradient pulls at each around it."""
-    chosen = pull[[IMAGES.index(view) for view in views]]
+def _divide_among_views(shares: Tensor, gradient_magnitude: Tensor, views: Sequence[View]) -> list[Float32Array]:
+    """Divide the share of each pixel, (size, size), among the images by the smoothed gradient magnitude of each."""
+    by_view = gradient_magnitude[[IMAGES.index(view) for view in views]]
     window = 2 * (shares.shape[-1] // 16) + 1
-    around = functional.avg_pool2d(chosen[None], window, stride=1, padding=window // 2, count_include_pad=False)[0]
-    parts = around / around.sum(dim=0).clamp(min=_SMALLEST)
-    return [(shares * part).numpy() for part in parts]
+    smoothed = functional.avg_pool2d(by_view[None], window, stride=1, padding=window // 2, count_include_pad=False)[0]
+    fractions = smoothed / smoothed.sum(dim=0).clamp(min=_EPSILON)
+    return [(shares * part).numpy() for part in fractions]
 
 
 @contextmanager
-def _watching(backbone: Any) -> Iterator[list[Tensor]]:
-    """Let the backbone compute its attention in the plain way, and collect it."""
-    seen: list[Tensor] = []
-    before = backbone.config._attn_implementation
+def _record_attention(backbone: Any) -> Iterator[list[Tensor]]:
+    """Switch the backbone to eager attention and record the attention of every layer."""
+    attentions: list[Tensor] = []
+    implementation = backbone.config._attn_implementation
 
-    def keep(module: nn.Module, given: Any, output: Any) -> None:
-        seen.append(output[1])
+    def append_attention(module: nn.Module, args: Any, output: Any) -> None:
+        attentions.append(output[1])
 
     layers = [module for module in backbone.modules() if hasattr(module, "q_proj")]
-    handles = [layer.register_forward_hook(keep) for layer in layers]
+    handles = [layer.register_forward_hook(append_attention) for layer in layers]
     backbone.set_attn_implementation("eager")
     try:
-        yield seen
+        yield attentions
     finally:
-        backbone.set_attn_implementation(before)
+        backbone.set_attn_implementation(implementation)
         for handle in handles:
             handle.remove()

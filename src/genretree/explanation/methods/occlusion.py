@@ -1,7 +1,7 @@
-"""Occlusion (Zeiler and Fergus 2014; random masks: Petsiuk et al. 2018, RISE): serves every family.
+"""Occlusion maps (Zeiler and Fergus 2014), with random masks as in RISE (Petsiuk et al. 2018), for every family.
 
-A part of a slice is replaced by its background, and the model is asked again. What its log odds lose is the part's
-relevance; it is below 0 where the part spoke against the node.
+The baseline replaces a part of a slice. The relevance of the part is the decrease of the log odds, which is negative if
+the part was evidence against the node.
 """
 
 from __future__ import annotations
@@ -16,21 +16,20 @@ from genretree.arrays import Float32Array, Float64Array
 from genretree.bundle.bundle import Bundle
 from genretree.explanation.baseline import replace_with_baseline
 from genretree.explanation.coordinates import STEPS, View, frequency_axis
-from genretree.explanation.perturb import each_slice, log_odds
+from genretree.explanation.perturb import log_odds, map_slices
 from genretree.explanation.slices import TrackSlices
 from genretree.explanation.target import Target
 
 # Parts along frequency and time: an octave of the CQT, a pitch class, an eighth of the mel scale; 1.4 or 2.9 s.
 GRID: Mapping[View, tuple[int, int]] = {"mel": (8, 8), "cqt": (7, 8), "chroma": (12, 4), "mel_16k": (8, 8)}
-_KEPT = 0.5  # chance of each part to stay, in random masks
-
+_KEEP_PROBABILITY = 0.5  # of each part, in random masks
 
 Maps = dict[View, Float32Array]  # by view, shape (n_slices, n_targets, rows, STEPS)
 
 
 @lru_cache(maxsize=8)
 def cells(view: View) -> Float32Array:
-    """Give the parts of a view, which don't overlap and leave nothing out: masks, shape (n_parts, rows, STEPS)."""
+    """Return masks of the parts of a view, shape (n_parts, rows, STEPS); the parts partition the map."""
     along_frequency, along_time = GRID[view]
     rows = frequency_axis(view).rows
     masks = np.zeros((along_frequency * along_time, rows, STEPS), np.float32)
@@ -42,7 +41,7 @@ def cells(view: View) -> Float32Array:
 
 
 def spread_cells(values: NDArray[np.floating], view: View) -> Float32Array:
-    """Spread what belongs to each part, (..., n_parts), evenly over it: (..., rows, STEPS); sums stay."""
+    """Spread the value of each part, (..., n_parts), evenly over its cells, (..., rows, STEPS); preserves sums."""
     masks = cells(view)
     spread: Float32Array = np.tensordot(values, masks / masks.sum(axis=(1, 2), keepdims=True), axes=1).astype(
         np.float32
@@ -65,56 +64,60 @@ def occlude(
     seed: int = 0,
     progress: bool = False,
 ) -> Maps:
-    """Map what the log odds lose where music is taken away.
+    """Compute the decrease of the log odds when parts of a slice are occluded.
 
     Parameters
     ----------
     views : sequence of str
-        Which views to take parts of.
+        Views whose parts are occluded.
     masks : int
-        0: each part by itself, exactly. Else so many random masks, each of which takes half of all parts away at once;
-        a part's relevance is then the mean of the log odds with it less that without it.
+        0 occludes each part in turn. A positive number is the number of random masks, each of which occludes half of
+        all parts; the relevance of a part is then the mean of the log odds with it minus the mean without it.
     seed : int
-        Of random masks.
+        Seed of random masks.
+
+    Returns
+    -------
+    mapping of view to float32 array, shape (n_slices, n_targets, rows, STEPS)
     """
 
-    def exactly(number: int) -> Float64Array:
-        own, empty = track_slices.select(slice(number, number + 1)), baseline.select(slice(number, number + 1))
+    def occlude_each(index: int) -> Float64Array:
+        own, empty = track_slices.select(slice(index, index + 1)), baseline.select(slice(index, index + 1))
         full = log_odds(bundle, targets, own)
         lost = [
             full - log_odds(bundle, targets, replace_with_baseline(own, empty, {view: cells(view)})) for view in views
         ]
         return np.concatenate(lost)
 
-    def at_random(number: int) -> Float64Array:
-        own, empty = track_slices.select(slice(number, number + 1)), baseline.select(slice(number, number + 1))
-        rng = np.random.default_rng((seed, number))
-        taken = rng.random((masks, sum(len(cells(view)) for view in views))) >= _KEPT
-        parts = np.split(taken.astype(np.float32), np.cumsum([len(cells(view)) for view in views])[:-1], axis=1)
-        found = []
+    def occlude_randomly(index: int) -> Float64Array:
+        own, empty = track_slices.select(slice(index, index + 1)), baseline.select(slice(index, index + 1))
+        rng = np.random.default_rng((seed, index))
+        occluded = rng.random((masks, sum(len(cells(view)) for view in views))) >= _KEEP_PROBABILITY
+        parts = np.split(occluded.astype(np.float32), np.cumsum([len(cells(view)) for view in views])[:-1], axis=1)
+        odds = []
         for at in range(0, masks, 64):
-            chosen = {
+            masks_by_view = {
                 view: np.tensordot(part[at : at + 64], cells(view), axes=1)
                 for view, part in zip(views, parts, strict=True)
             }
-            found.append(log_odds(bundle, targets, replace_with_baseline(own, empty, chosen)))
-        return _contrast(taken, np.concatenate(found))
+            odds.append(log_odds(bundle, targets, replace_with_baseline(own, empty, masks_by_view)))
+        return _contrast(occluded, np.concatenate(odds))
 
-    lost = each_slice(len(track_slices), at_random if masks else exactly, "occlude", progress)
+    lost = map_slices(len(track_slices), occlude_randomly if masks else occlude_each, "occlude", progress)
     cuts = np.cumsum([len(cells(view)) for view in views])[:-1]
     by_view = np.split(lost.transpose(0, 2, 1), cuts, axis=2)
     return {view: spread_cells(part, view) for view, part in zip(views, by_view, strict=True)}
 
 
-def _contrast(taken: NDArray[np.bool_], odds: Float64Array) -> Float64Array:
-    """Give the mean of the log odds with each part less that without it: (n_parts, n_targets).
+def _contrast(occluded: NDArray[np.bool_], odds: Float64Array) -> Float64Array:
+    """Compute the mean log odds with each part minus the mean without it, shape (n_parts, n_targets).
 
-    0 for a part that was always there, or never: nothing is known of it.
+    A part that was in all masks or in none has relevance 0.
     """
-    away = taken.astype(np.float64)
-    with_it = (1 - away).T @ odds / np.maximum((1 - away).sum(axis=0), 1)[:, None]
-    without = away.T @ odds / np.maximum(away.sum(axis=0), 1)[:, None]
-    share = away.mean(axis=0)
-    known = (share > 0) & (share < 1)
-    contrast: Float64Array = np.where(known[:, None], with_it - without, 0.0)
+    absent = occluded.astype(np.float64)
+    with_it = (1 - absent).T @ odds / np.maximum((1 - absent).sum(axis=0), 1)[:, None]
+    without = absent.T @ odds / np.maximum(absent.sum(axis=0), 1)[:, None]
+    share = absent.mean(axis=0)
+    varied = (share > 0) & (share < 1)
+    contrast: Float64Array = np.where(varied[:, None], with_it - without, 0.0)
     return contrast

@@ -1,4 +1,4 @@
-"""The methods by name."""
+"""Explanation methods by name."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from genretree.explanation.target import Target
 
 Method = Literal["gradcam", "rollout", "integrated-gradients", "occlusion"]
 METHODS: tuple[Method, ...] = get_args(Method)
-# For every family: the most faithful on what was measured, and it asks for predictions only (docs/explain.md).
+# Supports every family, needs predictions only, and was the most faithful in our measurements (docs/explain.md).
 _DEFAULT: Method = "occlusion"
 
 
 def choose_method(method: str | None) -> Method:
-    """Check a method's name, or give the default.
+    """Validate the name of a method; None selects the default.
 
     Raises
     ------
     SettingsError
+        If there is no such method; the message suggests the closest name.
     """
     if method is None:
         return _DEFAULT
     if method not in METHODS:
         close = difflib.get_close_matches(method, METHODS, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(METHODS)}"
+        hint = f"did you mean '{close[0]}'?" if close else f"use one of: {', '.join(METHODS)}"
         raise SettingsError(f"no method '{method}'; {hint}")
-    return next(known for known in METHODS if known == method)
+    return next(name for name in METHODS if name == method)
 
 
-def make_maps(
+def compute_maps(
     bundle: Bundle,
     track_slices: TrackSlices,
     baseline: TrackSlices,
@@ -47,17 +48,17 @@ def make_maps(
     seed: int = 0,
     progress: bool = False,
 ) -> Maps:
-    """Map relevance by a method: for each view an array (n_slices, n_targets, rows, 57)."""
+    """Compute relevance maps with a method: for each view an array, shape (n_slices, n_targets, rows, 57)."""
     if method == "occlusion":
         return occlude(bundle, track_slices, baseline, targets, views, masks, seed, progress)
     from genretree.explanation.methods import attention_rollout, gradients
 
-    make: dict[str, Any] = {
+    functions: dict[str, Any] = {
         "gradcam": gradients.gradcam,
         "integrated-gradients": gradients.integrated_gradients,
         "rollout": attention_rollout.rollout,
     }
-    found: Maps = make[method](
+    maps: Maps = functions[method](
         load_weights_for(bundle).model, bundle.taxonomy, track_slices, baseline, targets, progress
     )
-    return found
+    return maps

@@ -1,7 +1,7 @@
-"""How much each view of the sound contributed: exact Shapley values (Shapley 1953; Lundberg and Lee 2017).
+"""Exact Shapley values of the views of the audio (Shapley 1953; Lundberg and Lee 2017).
 
-With three views there are 8 coalitions, with mel power at 16 kHz 16: all are asked for. A view that is absent is
-replaced by its background.
+Three views have 8 coalitions, four (with mel power at 16 kHz) have 16; all are evaluated. The baseline replaces absent
+views.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from genretree.arrays import Float64Array
 from genretree.bundle.bundle import Bundle
 from genretree.explanation.baseline import replace_views, views_of
 from genretree.explanation.coordinates import View
-from genretree.explanation.perturb import each_slice, log_odds
+from genretree.explanation.perturb import log_odds, map_slices
 from genretree.explanation.slices import TrackSlices
 from genretree.explanation.target import Target
 
-_UNSEEN = 1e-4  # what rounding alone may change of log odds
+_TOLERANCE = 1e-4  # rounding error of log odds; a view below it is not an input of the model
 
 
 @dataclass(frozen=True)
 class ShapleyValues:
-    """What each view contributed to the log odds of each target in each slice.
+    """Contribution of each view to the log odds of each target in each slice.
 
     Parameters
     ----------
     views : tuple of str
-        The views that the model sees.
+        The views that the model uses.
     values : array, shape (n_slices, n_targets, n_views)
-        Their sum over the views is `full - none`, but for rounding.
+        The sum over views is `full - none`, up to rounding.
     full, none : array, shape (n_slices, n_targets)
-        Log odds of the slice as it is, and of its background alone.
+        Log odds of the slice and of its baseline.
     """
 
     views: tuple[View, ...]
@@ -45,46 +45,53 @@ class ShapleyValues:
 
 
 def subsets(views: Sequence[View]) -> list[frozenset[View]]:
-    """Give all coalitions, the empty one first and the whole last."""
-    return [frozenset(some) for size in range(len(views) + 1) for some in combinations(views, size)]
+    """List all coalitions by size, from the empty one to all views."""
+    return [frozenset(members) for size in range(len(views) + 1) for members in combinations(views, size)]
 
 
 def shapley_weights(views: Sequence[View]) -> Float64Array:
-    """Give the matrix, (n_views, n_coalitions), that makes Shapley values of the worths of `subsets(views)`."""
+    """Return the matrix, (n_views, n_coalitions), that maps the values of `subsets(views)` to Shapley values."""
     coalitions = subsets(views)
-    place = {some: number for number, some in enumerate(coalitions)}
+    column = {members: number for number, members in enumerate(coalitions)}
     weights = np.zeros((len(views), len(coalitions)))
     for row, view in enumerate(views):
-        for some in coalitions:
-            if view in some:
+        for members in coalitions:
+            if view in members:
                 continue
-            share = factorial(len(some)) * factorial(len(views) - len(some) - 1) / factorial(len(views))
-            weights[row, place[some | {view}]] += share
-            weights[row, place[some]] -= share
+            share = factorial(len(members)) * factorial(len(views) - len(members) - 1) / factorial(len(views))
+            weights[row, column[members | {view}]] += share
+            weights[row, column[members]] -= share
     return weights
 
 
 def compute_shapley_values(
     bundle: Bundle, track_slices: TrackSlices, baseline: TrackSlices, targets: Sequence[Target], progress: bool = False
 ) -> ShapleyValues:
-    """Ask the model about every coalition of views, and divide the log odds among them."""
+    """Predict every coalition of views and compute the Shapley value of each view."""
     views = views_of(track_slices)
     everything = frozenset(views)
     coalitions = subsets(views)
 
-    def ask(number: int) -> Float64Array:
-        own, empty = track_slices.select(slice(number, number + 1)), baseline.select(slice(number, number + 1))
-        versions = [replace_views(own, empty, everything - some) for some in coalitions]
+    def predict_coalitions(index: int) -> Float64Array:
+        own, empty = track_slices.select(slice(index, index + 1)), baseline.select(slice(index, index + 1))
+        versions = [replace_views(own, empty, everything - members) for members in coalitions]
         return log_odds(bundle, targets, join(versions))
 
-    worths = each_slice(len(track_slices), ask, "views", progress)  # (n_slices, n_coalitions, n_targets)
-    values = np.einsum("vc,nct->ntv", shapley_weights(views), worths)
-    seen = [place for place in range(len(views)) if np.abs(values[:, :, place]).max() > _UNSEEN] or [0]
-    return ShapleyValues(tuple(views[place] for place in seen), values[:, :, seen], worths[:, -1], worths[:, 0])
+    values_of_coalitions = map_slices(
+        len(track_slices), predict_coalitions, "views", progress
+    )  # (n_slices, n_coalitions, n_targets)
+    values = np.einsum("vc,nct->ntv", shapley_weights(views), values_of_coalitions)
+    used = [column for column in range(len(views)) if np.abs(values[:, :, column]).max() > _TOLERANCE] or [0]
+    return ShapleyValues(
+        tuple(views[column] for column in used),
+        values[:, :, used],
+        values_of_coalitions[:, -1],
+        values_of_coalitions[:, 0],
+    )
 
 
 def join(versions: Sequence[TrackSlices]) -> TrackSlices:
-    """Lay several versions of slices one after the other."""
+    """Concatenate versions of slices."""
     first = versions[0]
     return TrackSlices(
         first.name,

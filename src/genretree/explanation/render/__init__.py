@@ -1,1 +1,1 @@
-"""Explanations as figures, clips and pages."""
+"""Rendering of explanations as figures, audio clips and pages."""

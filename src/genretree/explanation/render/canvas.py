@@ -1,4 +1,4 @@
-"""A track's spectrograms and relevance laid out on one axis of time, for pictures and pages."""
+"""Spectrograms and relevance of a track on a common time axis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from genretree.explanation.slices import TrackSlices
 from genretree.sound.mel_16k import compress
 from genretree.sound.slices import overlaps
 
-MOST_COLUMNS = 1536
+MAX_COLUMNS = 1536
 TITLES: dict[View, str] = {
     "mel": "mel spectrogram",
     "cqt": "constant-Q transform",
@@ -30,13 +30,14 @@ class Canvas:
     ----------
     view : str
     shown : array, shape (rows, columns)
-        The spectrogram, the highest frequency first: in dB if `decibels`, else 0 to 1 of each slice's range; nan where
-        nothing was explained.
+        Spectrogram, the highest frequency first: in dB if `decibels`, otherwise 0 to 1 of the range of each slice. NaN
+        where there is no slice.
     relevance : array, shape (map rows, columns)
-        -1 to 1, the highest frequency first; 0 where nothing was explained.
+        -1 to 1, the highest frequency first; 0 where there is no slice.
     seconds : (float, float)
-        Where the first column begins and the last ends.
+        Start of the first column and end of the last.
     decibels : bool
+        Whether `shown` is in dB.
     """
 
     view: View
@@ -46,25 +47,27 @@ class Canvas:
     decibels: bool
 
 
-def build_canvas(track_slices: TrackSlices, relevance: Relevance, strength: float, end: float | None = None) -> Canvas:
-    """Put slices and their map where they belong in time, from 0 to `end` seconds (by default of the last slice).
+def build_canvas(track_slices: TrackSlices, relevance: Relevance, scale: float, end: float | None = None) -> Canvas:
+    """Place slices and their maps on a time axis from 0 to `end` seconds (by default the end of the last slice).
 
-    `strength` is the relevance, times rows, that becomes 1.
+    `scale` is the relevance, times the number of rows, that maps to 1.
     """
     view = relevance.view
     last = max(float(track_slices.starts[-1] + track_slices.seconds), end or 0.0)
-    a_slice = int(np.clip(MOST_COLUMNS * track_slices.seconds / last, 4, track_slices.images.shape[-1]))
-    columns = max(a_slice, round(last / track_slices.seconds * a_slice))
-    shown, decibels = _shown(track_slices, view)
-    shown = shown @ overlaps(shown.shape[-1], a_slice).T
-    mapped = relevance.values[:, ::-1] @ overlaps(relevance.values.shape[-1], a_slice).T
-    canvas = np.full((shown.shape[1], columns), np.nan, np.float32)
-    painted = np.zeros((mapped.shape[1], columns), np.float32)
+    slice_columns = int(np.clip(MAX_COLUMNS * track_slices.seconds / last, 4, track_slices.images.shape[-1]))
+    columns = max(slice_columns, round(last / track_slices.seconds * slice_columns))
+    spectrograms, decibels = _shown(track_slices, view)
+    spectrograms = spectrograms @ overlaps(spectrograms.shape[-1], slice_columns).T
+    relevance_maps = relevance.values[:, ::-1] @ overlaps(relevance.values.shape[-1], slice_columns).T
+    canvas = np.full((spectrograms.shape[1], columns), np.nan, np.float32)
+    relevance_canvas = np.zeros((relevance_maps.shape[1], columns), np.float32)
     for row, start in enumerate(track_slices.starts):
-        at = min(round(float(start) / last * columns), columns - a_slice)
-        canvas[:, at : at + a_slice] = shown[row]
-        painted[:, at : at + a_slice] = np.clip(mapped[row] * mapped.shape[1] / strength, -1, 1)
-    return Canvas(view, canvas, painted, (0.0, last), decibels)
+        at = min(round(float(start) / last * columns), columns - slice_columns)
+        canvas[:, at : at + slice_columns] = spectrograms[row]
+        relevance_canvas[:, at : at + slice_columns] = np.clip(
+            relevance_maps[row] * relevance_maps.shape[1] / scale, -1, 1
+        )
+    return Canvas(view, canvas, relevance_canvas, (0.0, last), decibels)
 
 
 def _shown(track_slices: TrackSlices, view: View) -> tuple[Float32Array, bool]:

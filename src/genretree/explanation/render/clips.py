@@ -1,4 +1,4 @@
-"""The sound of an explanation: passages, and what is left of them in the frequencies that decided."""
+"""Audio clips of an explanation: typical passages, and the same passages filtered to the relevant bands."""
 
 from __future__ import annotations
 
@@ -13,87 +13,87 @@ from genretree.explanation.result import Explanation, NodeExplanation, Passage
 from genretree.files import atomic_path
 from genretree.settings import CHROMA_BINS, SAMPLE_RATE
 
-_COVERED = 0.5  # share of the relevance for the node that the chosen bands hold
+_COVERED_SHARE = 0.5  # share of the positive relevance that the selected bands cover
 _WINDOW = 2048  # samples
-_FADE = 0.02  # seconds, so that a clip neither begins nor ends with a click
-_SMOOTHING = 1.0  # bins of the filter's edges
+_FADE = 0.02  # seconds; avoids clicks at the start and end of a clip
+_SMOOTHING = 1.0  # standard deviation of the filter edges in bins
 
 _CLIP = re.compile(r"(un)?typical-\d+(-relevant)?\.flac")
 
 
 def write_clips(explanation: Explanation, y: Float32Array, folder: str | Path, sr: int = SAMPLE_RATE) -> list[Path]:
-    """Write the most and least typical passages of the node asked for last, and each in its relevant frequencies.
+    """Write the most and least typical passages of the last explained node, each also filtered to its relevant bands.
 
     Parameters
     ----------
     explanation : Explanation
     y : float32 array, shape (samples,)
-        The whole track, mono, as the model heard it.
+        The whole track in mono, at the sample rate of the model.
     folder : path
     sr : int
-        In Hz.
+        Sample rate in Hz.
 
     Returns
     -------
     list of Path
-        `typical-1.flac`, `typical-1-relevant.flac`, ..., `untypical-1.flac`, ... A passage in which nothing speaks for
-        the node has no relevant frequencies.
+        `typical-1.flac`, `typical-1-relevant.flac`, ..., `untypical-1.flac`, ... A passage without positive relevance
+        has no filtered clip.
     """
     folder = Path(folder)
-    line, reason = explanation.line, explanation.reasons[-1]
-    for old in folder.glob("*typical-*.flac"):  # of another question
-        if _CLIP.fullmatch(old.name):
-            old.unlink()
+    timeline, explained_node = explanation.line, explanation.reasons[-1]
+    for stale in folder.glob("*typical-*.flac"):  # from an earlier explanation
+        if _CLIP.fullmatch(stale.name):
+            stale.unlink()
     written = []
-    for kind, passages in (("typical", line.typical), ("untypical", line.untypical)):
-        for number, passage in enumerate(passages, start=1):
-            sound = cut_passage(y, passage, sr)
-            written.append(write_sound(folder / f"{kind}-{number}.flac", sound, sr))
+    for label, passages in (("typical", timeline.typical), ("untypical", timeline.untypical)):
+        for rank, passage in enumerate(passages, start=1):
+            clip = cut_passage(y, passage, sr)
+            written.append(write_sound(folder / f"{label}-{rank}.flac", clip, sr))
             row = int(np.abs(explanation.track_slices.starts - passage.start).argmin())
-            bands = relevant_bands(reason, row)
+            bands = relevant_bands(explained_node, row)
             if bands:
-                kept = keep_bands(sound, bands, sr)
-                written.append(write_sound(folder / f"{kind}-{number}-relevant.flac", kept, sr))
+                filtered = keep_bands(clip, bands, sr)
+                written.append(write_sound(folder / f"{label}-{rank}-relevant.flac", filtered, sr))
     return written
 
 
 def cut_passage(y: Float32Array, passage: Passage, sr: int = SAMPLE_RATE) -> Float32Array:
-    """Cut a passage out, faded in and out within 20 ms."""
+    """Cut out a passage, with fades of 20 ms."""
     start, end = round(passage.start * sr), min(round(passage.end * sr), len(y))
-    sound = y[start:end].copy()
-    fade = min(round(_FADE * sr), len(sound) // 2)
+    clip = y[start:end].copy()
+    fade = min(round(_FADE * sr), len(clip) // 2)
     if fade:
         ramp = np.linspace(0, 1, fade, dtype=np.float32)
-        sound[:fade] *= ramp
-        sound[-fade:] *= ramp[::-1]
-    return sound
+        clip[:fade] *= ramp
+        clip[-fade:] *= ramp[::-1]
+    return clip
 
 
 def relevant_bands(reason: NodeExplanation, row: int | None = None) -> list[tuple[float, float]]:
-    """Give the bands, in Hz, that hold half of what speaks for the node in a slice (in all, if none is named).
+    """Return the bands, in Hz, that cover half of the positive relevance of slice `row`, or of all slices if None.
 
-    A pitch class stands for its semitones in all octaves of the CQT.
+    A pitch class covers its semitones in all octaves of the CQT.
     """
-    found: list[tuple[float, float, float]] = []  # relevance, low, high
+    weighted_bands: list[tuple[float, float, float]] = []  # relevance, low, high
     for relevance in reason.maps:
         values = relevance.values.sum(axis=0) if row is None else relevance.values[row]
         axis = relevance.axis
-        for place, value in enumerate(values.sum(axis=1).tolist()):
+        for index, value in enumerate(values.sum(axis=1).tolist()):
             if axis.in_hertz:
-                found.append((value, float(axis.edges[place]), float(axis.edges[place + 1])))
+                weighted_bands.append((value, float(axis.edges[index]), float(axis.edges[index + 1])))
             else:
-                octaves = _class_bands(place)
-                found += [(value / len(octaves), low, high) for low, high in octaves]
-    speaking = sorted((item for item in found if item[0] > 0), reverse=True)
-    if not speaking:
+                octaves = _class_bands(index)
+                weighted_bands += [(value / len(octaves), low, high) for low, high in octaves]
+    positive = sorted((item for item in weighted_bands if item[0] > 0), reverse=True)
+    if not positive:
         return []
-    covered = np.cumsum([value for value, _, _ in speaking])
-    enough = int(np.searchsorted(covered, _COVERED * covered[-1])) + 1
-    return _join_bands([(low, high) for _, low, high in speaking[:enough]])
+    covered = np.cumsum([value for value, _, _ in positive])
+    n_bands = int(np.searchsorted(covered, _COVERED_SHARE * covered[-1])) + 1
+    return _join_bands([(low, high) for _, low, high in positive[:n_bands]])
 
 
 def _class_bands(number: int) -> list[tuple[float, float]]:
-    """Give the semitones of a pitch class in the seven octaves from C1, in Hz."""
+    """Return the semitone bands of a pitch class in the seven octaves from C1, in Hz."""
     notes = 24 + number + CHROMA_BINS * np.arange(7)
     return [(440 * 2 ** ((note - 69.5) / 12), 440 * 2 ** ((note - 68.5) / 12)) for note in notes.tolist()]
 
@@ -109,7 +109,7 @@ def _join_bands(bands: Sequence[tuple[float, float]]) -> list[tuple[float, float
 
 
 def keep_bands(y: Float32Array, bands: Sequence[tuple[float, float]], sr: int = SAMPLE_RATE) -> Float32Array:
-    """Filter sound to some bands, without moving it in time: a mask on its short-time Fourier transform."""
+    """Filter audio to the given bands with a mask on its short-time Fourier transform, without a time shift."""
     from scipy.ndimage import gaussian_filter1d
     from scipy.signal import ShortTimeFFT
     from scipy.signal.windows import hann
@@ -117,18 +117,18 @@ def keep_bands(y: Float32Array, bands: Sequence[tuple[float, float]], sr: int = 
     if len(y) < _WINDOW:
         y = np.pad(y, (0, _WINDOW - len(y)))
     transform = ShortTimeFFT(hann(_WINDOW, sym=False), hop=_WINDOW // 4, fs=sr)
-    middle = transform.f
+    frequencies = transform.f
     width = sr / _WINDOW / 2
-    mask = np.zeros(len(middle))
+    mask = np.zeros(len(frequencies))
     for low, high in bands:
-        mask[(middle + width > low) & (middle - width < high)] = 1  # no band is too narrow to be heard
+        mask[(frequencies + width > low) & (frequencies - width < high)] = 1  # at least one bin per band
     mask = gaussian_filter1d(mask, _SMOOTHING)
-    kept: Float32Array = transform.istft(transform.stft(y) * mask[:, None], k1=len(y)).astype(np.float32)
-    return kept
+    filtered: Float32Array = transform.istft(transform.stft(y) * mask[:, None], k1=len(y)).astype(np.float32)
+    return filtered
 
 
 def write_sound(path: Path, y: Float32Array, sr: int = SAMPLE_RATE) -> Path:
-    """Write mono sound; the suffix says the format."""
+    """Write mono audio in the format of the suffix."""
     import soundfile
 
     with atomic_path(path) as temporary:

@@ -1,4 +1,4 @@
-"""Pictures of an explanation, as PNG bytes."""
+"""Figures of an explanation as PNG bytes."""
 
 from __future__ import annotations
 
@@ -23,28 +23,26 @@ _PATH = "#b5367a"
 _OPAQUE = 0.85
 
 
-def draw_reason(explanation: Explanation, number: int = 0) -> bytes:
-    """Draw a reason: each view of the sound with the relevance laid over it, and the time line below."""
-    reason = explanation.reasons[number]
+def draw_reason(explanation: Explanation, index: int = 0) -> bytes:
+    """Plot the explanation of one node: each view with its relevance overlaid, and the time lines below."""
+    reason = explanation.reasons[index]
     views = [relevance for relevance in reason.maps if relevance.values.any()] or list(reason.maps[:1])
     heights = [_HEIGHTS[relevance.view] for relevance in views]
     figure = make_figure(10, sum(heights) + 2.1)
     rows = figure.subplots(len(views) + 1, 1, height_ratios=[*heights, 1.2], sharex=True)
     for axes, relevance in zip(rows, views, strict=False):
-        canvas = build_canvas(explanation.track_slices, relevance, reason.strength)
+        canvas = build_canvas(explanation.track_slices, relevance, reason.color_scale)
         share = float(reason.shares.get(relevance.view, np.zeros(1)).mean())
         title = f"{TITLES[relevance.view]}: {share:+.2f} of the log odds"
         draw_canvas(axes, canvas, relevance.axis, title)
     draw_timelines(rows[-1], explanation.timelines, explanation.track_slices.starts, explanation.track_slices.seconds)
     rows[-1].set_xlabel("seconds")
-    figure.suptitle(
-        f"{reason.target.question.replace('_', ' ')} ({explanation.method}); orange for it, blue against it"
-    )
+    figure.suptitle(f"{reason.target.question.replace('_', ' ')} ({explanation.method}); orange: for, blue: against")
     return shrink(to_png(figure))
 
 
 def draw_canvas(axes: Any, canvas: Canvas, axis: FrequencyAxis, title: str) -> None:
-    """Draw one view: the spectrogram in grey, what speaks for the node in orange, against it in blue."""
+    """Plot one view: the spectrogram in grey, positive relevance in orange, negative relevance in blue."""
     extent = (*canvas.seconds, 0, axis.rows)
     axes.imshow(canvas.shown, aspect="auto", cmap="gray", extent=extent, interpolation="nearest")
     axes.imshow(relevance_to_rgba(canvas.relevance), aspect="auto", extent=extent, interpolation="bilinear")
@@ -57,34 +55,36 @@ def draw_canvas(axes: Any, canvas: Canvas, axis: FrequencyAxis, title: str) -> N
 
 
 def relevance_to_rgba(relevance: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Turn relevance of -1 to 1 into colours with opacity: uint8, shape (..., 4)."""
+    """Convert relevance of -1 to 1 to RGBA, uint8, shape (..., 4)."""
     colours = np.where(relevance[..., None] >= 0, np.array(_FOR), np.array(_AGAINST))
     opacity = 255 * _OPAQUE * np.abs(relevance)
-    painted: NDArray[np.uint8] = np.concatenate([colours, opacity[..., None]], axis=-1).round().astype(np.uint8)
-    return painted
+    rgba: NDArray[np.uint8] = np.concatenate([colours, opacity[..., None]], axis=-1).round().astype(np.uint8)
+    return rgba
 
 
 def ticks(axis: FrequencyAxis) -> tuple[list[float], list[str]]:
-    """Give places (in rows from the lowest) and names of marks on a frequency axis: Hz, octaves, pitch classes."""
+    """Return positions (in rows from the lowest) and labels of the ticks of a frequency axis."""
     if axis.view == "chroma":
-        some = [place for place, name in enumerate(axis.names) if name in ("C", "D", "E", "G", "A", "B")]
-        return [place + 0.5 for place in some], [axis.names[place] for place in some]
+        naturals = [row for row, name in enumerate(axis.names) if name in ("C", "D", "E", "G", "A", "B")]
+        return [row + 0.5 for row in naturals], [axis.names[row] for row in naturals]
     if axis.view == "cqt":
-        return [place + 0.5 for place in range(0, axis.rows, 12)], list(axis.names[::12])
-    known = [hertz for hertz in _HERTZ if axis.edges[0] < hertz < axis.edges[-1]]
-    places = np.interp(known, axis.edges, np.arange(axis.rows + 1))
-    kept = [i for i in range(len(known)) if i == 0 or places[i] - places[i - 1] > axis.rows / 20]
-    names = [f"{known[i] / 1000:g} kHz" if known[i] >= 1000 else f"{known[i]} Hz" for i in kept]
-    return [float(places[i]) for i in kept], names
+        return [position + 0.5 for position in range(0, axis.rows, 12)], list(axis.names[::12])
+    labelled = [hertz for hertz in _HERTZ if axis.edges[0] < hertz < axis.edges[-1]]
+    positions = np.interp(labelled, axis.edges, np.arange(axis.rows + 1))
+    spaced = [i for i in range(len(labelled)) if i == 0 or positions[i] - positions[i - 1] > axis.rows / 20]
+    names = [f"{labelled[i] / 1000:g} kHz" if labelled[i] >= 1000 else f"{labelled[i]} Hz" for i in spaced]
+    return [float(positions[i]) for i in spaced], names
 
 
-def draw_timelines(axes: Any, lines: Sequence[Timeline], starts: NDArray[np.float64], seconds: float) -> None:
-    """Draw each node's probability over the track, a step for each slice."""
-    for number, line in enumerate(lines):
-        colour = _LINES[number % len(_LINES)]
-        for start, chance in zip(starts.tolist(), line.probabilities.tolist(), strict=True):
-            axes.plot([start, start + seconds], [chance, chance], color=colour, linewidth=2.5, solid_capstyle="butt")
-        axes.plot([], [], color=colour, label=line.node[-1].replace("_", " "))
+def draw_timelines(axes: Any, timelines: Sequence[Timeline], starts: NDArray[np.float64], seconds: float) -> None:
+    """Plot the probability of each node over the track, one step per slice."""
+    for index, timeline in enumerate(timelines):
+        colour = _LINES[index % len(_LINES)]
+        for start, probability in zip(starts.tolist(), timeline.probabilities.tolist(), strict=True):
+            axes.plot(
+                [start, start + seconds], [probability, probability], color=colour, linewidth=2.5, solid_capstyle="butt"
+            )
+        axes.plot([], [], color=colour, label=timeline.node[-1].replace("_", " "))
     axes.set_ylim(-0.03, 1.03)
     axes.set_ylabel("probability", fontsize=8)
     axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower left")
@@ -92,35 +92,41 @@ def draw_timelines(axes: Any, lines: Sequence[Timeline], starts: NDArray[np.floa
 
 
 def draw_tree(explanation: Explanation) -> bytes:
-    """Draw the tree with each node's probability on its branch; the predicted path in colour."""
-    chances: Mapping[NodePath, float] = dict(explanation.tree)
-    leaves = [path for path in chances if not any(other[: len(path)] == path and other != path for other in chances)]
-    heights = {leaf: float(-place) for place, leaf in enumerate(leaves)}
-    inner = {path[:cut] for path in chances for cut in range(len(path))}
+    """Plot the tree with the probability of each node on its branch and the predicted path in colour."""
+    probabilities: Mapping[NodePath, float] = dict(explanation.tree)
+    leaves = [
+        path
+        for path in probabilities
+        if not any(other[: len(path)] == path and other != path for other in probabilities)
+    ]
+    heights = {leaf: float(-rank) for rank, leaf in enumerate(leaves)}
+    inner = {path[:cut] for path in probabilities for cut in range(len(path))}
     for path in sorted(inner, key=len, reverse=True):
         below = [heights[other] for other in heights if other[: len(path)] == path and len(other) == len(path) + 1]
         heights[path] = sum(below) / len(below)
-    taken = explanation.prediction.path
-    figure = make_figure(2.2 + 2.9 * max(map(len, chances)), 0.8 + 0.34 * len(leaves))
+    predicted = explanation.prediction.path
+    figure = make_figure(2.2 + 2.9 * max(map(len, probabilities)), 0.8 + 0.34 * len(leaves))
     axes = figure.subplots()
-    for path, chance in chances.items():
-        on = taken[: len(path)] == path
-        colour, above = (_PATH if on else "#8a8a96"), path[:-1]
-        middle = len(path) - 0.55
-        along = [len(above) + 0.12 * bool(above), middle, len(path) - 0.5]
-        up = [heights[above], heights[path], heights[path]]
-        axes.plot(along, up, color=colour, linewidth=0.6 + 5 * chance, solid_joinstyle="round", zorder=1 + on)
-        name = f"{path[-1].replace('_', ' ')}  {chance:.0%}"
-        weight = "bold" if on else "normal"
+    for path, probability in probabilities.items():
+        is_predicted = predicted[: len(path)] == path
+        colour, parent = (_PATH if is_predicted else "#8a8a96"), path[:-1]
+        x_bend = len(path) - 0.55
+        xs = [len(parent) + 0.12 * bool(parent), x_bend, len(path) - 0.5]
+        ys = [heights[parent], heights[path], heights[path]]
+        axes.plot(
+            xs, ys, color=colour, linewidth=0.6 + 5 * probability, solid_joinstyle="round", zorder=1 + is_predicted
+        )
+        name = f"{path[-1].replace('_', ' ')}  {probability:.0%}"
+        weight = "bold" if is_predicted else "normal"
         axes.text(len(path) - 0.46, heights[path], name, va="center", fontsize=9, fontweight=weight, color=colour)
-    axes.set_xlim(-0.1, max(map(len, chances)) + 0.55)
+    axes.set_xlim(-0.1, max(map(len, probabilities)) + 0.55)
     axes.set_ylim(min(heights.values()) - 0.7, 0.7)
     axes.axis("off")
     return to_png(figure)
 
 
 def shrink(png: bytes) -> bytes:
-    """Give a picture with 128 colours, which take a third of the room and can't be told from all of them here."""
+    """Reduce a PNG to 128 colours, which cuts its size to a third without a visible difference here."""
     from PIL import Image
 
     stream = io.BytesIO()
@@ -130,7 +136,7 @@ def shrink(png: bytes) -> bytes:
 
 
 def as_png(pixels: NDArray[np.uint8]) -> bytes:
-    """Write pixels, grey or with colours and opacity, as PNG."""
+    """Encode greyscale or RGBA pixels as PNG."""
     from PIL import Image
 
     stream = io.BytesIO()

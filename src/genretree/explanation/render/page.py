@@ -1,4 +1,4 @@
-"""An explanation as files: explanation.json, relevance.npz, pictures, clips, and one page to listen with."""
+"""Writing an explanation: explanation.json, relevance.npz, pictures, clips and a page with a player."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from genretree.parallel import command_line
 from genretree.settings import SAMPLE_RATE
 from genretree.sound.decode import decode
 
-LONGEST = 900.0  # seconds of sound that a page holds; of longer tracks the sound lies beside the page
+MAX_EMBEDDED_SECONDS = 900.0  # the audio of longer tracks goes into a file next to the page
 _REASON = re.compile(r"reason-(\d+)\.png")
-_TALLEST = 96  # rows of a spectrogram on the page
+_MAX_ROWS = 96  # of a spectrogram on the page
 
 
 def save_explanation(
@@ -36,24 +36,24 @@ def save_explanation(
     clips: str | Path | None = None,
     salvage: bool = False,
 ) -> Path:
-    """Write all of an explanation into a folder.
+    """Write an explanation into a folder.
 
     Parameters
     ----------
     explanation : Explanation
     out : path
-        Gets `explanation.json`, `relevance.npz`, `tree.png`, `reason-1.png` ..., and `explanation.html`.
+        Folder for `explanation.json`, `relevance.npz`, `tree.png`, `reason-1.png` ..., and `explanation.html`.
     sound : path, optional
-        The sound file: the page then plays it. Without it (a track of a store) there are pictures only.
+        Audio file for the player of the page. Without it (tracks of a store) the page has pictures only.
     clips : path, optional
-        Folder for the passages as sound; needs `sound`.
+        Folder for clips of typical passages; needs `sound`.
     salvage : bool
-        Use what can be decoded of a truncated file.
+        Use the decodable part of a truncated file.
 
     Returns
     -------
     Path
-        The page's path.
+        Path of the page.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -62,27 +62,27 @@ def save_explanation(
     with atomic_path(out / "relevance.npz") as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **explanation.arrays())  # type: ignore[arg-type]
     write_bytes(out / "tree.png", draw_tree(explanation))
-    for number in range(len(explanation.reasons)):
-        write_bytes(out / f"reason-{number + 1}.png", draw_reason(explanation, number))
-    for old in out.glob("reason-*.png"):  # of another question
-        if (found := _REASON.fullmatch(old.name)) and int(found[1]) > len(explanation.reasons):
-            old.unlink()
+    for index in range(len(explanation.reasons)):
+        write_bytes(out / f"reason-{index + 1}.png", draw_reason(explanation, index))
+    for stale in out.glob("reason-*.png"):  # from an earlier explanation
+        if (match := _REASON.fullmatch(stale.name)) and int(match[1]) > len(explanation.reasons):
+            stale.unlink()
     if clips is not None and y is not None:
         write_clips(explanation, y, clips)
     return write_page(explanation, out / "explanation.html", y, command_line())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file in one step."""
+    """Write a file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_page(explanation: Explanation, path: Path, y: Float32Array | None, command: str = "") -> Path:
-    """Write the page; sound and pictures are inside, but the sound of tracks longer than 15 minutes."""
+    """Write the page with embedded pictures and audio; audio longer than 15 minutes goes into a separate file."""
     seconds = None if y is None else len(y) / SAMPLE_RATE
     source = None
-    if y is not None and len(y) <= LONGEST * SAMPLE_RATE:
+    if y is not None and len(y) <= MAX_EMBEDDED_SECONDS * SAMPLE_RATE:
         source = "data:audio/ogg;base64," + base64.b64encode(encode(y)).decode()
     elif y is not None:
         write_bytes(path.with_suffix(".ogg"), encode(y))
@@ -92,14 +92,18 @@ def write_page(explanation: Explanation, path: Path, y: Float32Array | None, com
         "explain.html.j2",
         found=explanation,
         tree=data_url(draw_tree(explanation)),
-        reasons=[_show(explanation, reason, end) for reason in explanation.reasons],
+        reasons=[_render_node(explanation, reason, end) for reason in explanation.reasons],
         lines=[
             {
                 "name": line.node[-1].replace("_", " "),
                 "line": line,
                 "bars": [
-                    {"left": 100 * start / end, "width": 100 * explanation.track_slices.seconds / end, "chance": chance}
-                    for start, chance in zip(
+                    {
+                        "left": 100 * start / end,
+                        "width": 100 * explanation.track_slices.seconds / end,
+                        "chance": probability,
+                    }
+                    for start, probability in zip(
                         explanation.track_slices.starts.tolist(), line.probabilities.tolist(), strict=True
                     )
                 ],
@@ -117,17 +121,17 @@ def write_page(explanation: Explanation, path: Path, y: Float32Array | None, com
 
 
 def encode(y: Float32Array, sr: int = SAMPLE_RATE) -> bytes:
-    """Encode mono sound as Ogg Vorbis, about 60 kbit/s."""
+    """Encode mono audio as Ogg Vorbis at about 60 kbit/s."""
     import soundfile
 
     stream = io.BytesIO()
     with soundfile.SoundFile(stream, "w", sr, 1, format="OGG", subtype="VORBIS") as file:
-        for at in range(0, len(y), sr):  # libsndfile puts a whole call's samples on the stack
+        for at in range(0, len(y), sr):  # libsndfile keeps the samples of one call on the stack
             file.write(y[at : at + sr])
     return stream.getvalue()
 
 
-def _show(explanation: Explanation, reason: NodeExplanation, end: float) -> dict[str, Any]:
+def _render_node(explanation: Explanation, reason: NodeExplanation, end: float) -> dict[str, Any]:
     plots = plot_views(explanation, reason, end)
     return {
         "reason": reason,
@@ -140,18 +144,18 @@ def _show(explanation: Explanation, reason: NodeExplanation, end: float) -> dict
 
 @dataclass(frozen=True)
 class Plot:
-    """One view of a track, for a page: the spectrogram and the relevance to lay over it, from 0 to the track's end.
+    """One view of a track on a page: the spectrogram and its relevance overlay, from 0 to the end of the track.
 
     Parameters
     ----------
     view : str
     title : str
     grey, colour : bytes
-        PNG; the relevance has its opacity.
+        PNG images; the relevance is transparent.
     ticks : list of (float, str)
-        Marks of the frequency axis: % from the top, name.
+        Frequency axis: position in % from the top, label.
     range : str
-        What the greys mean.
+        Meaning of the grey levels.
     """
 
     view: View
@@ -163,35 +167,35 @@ class Plot:
 
 
 def plot_views(explanation: Explanation, reason: NodeExplanation, end: float) -> list[Plot]:
-    """Draw the views that a reason says something of; `end` is the track's, in seconds."""
-    shown = [relevance for relevance in reason.maps if relevance.values.any()] or list(reason.maps[:1])
-    return [_plot(explanation, reason, relevance, end) for relevance in shown]
+    """Render the views with non-zero relevance; `end` is the end of the track in seconds."""
+    visible = [relevance for relevance in reason.maps if relevance.values.any()] or list(reason.maps[:1])
+    return [_plot(explanation, reason, relevance, end) for relevance in visible]
 
 
 def list_shares(reason: NodeExplanation) -> list[tuple[str, float, float]]:
-    """Give what each view contributed: its title, its mean share of the log odds, and that in % of the greatest."""
+    """List the views: title, mean Shapley value, and its magnitude in % of the greatest."""
     shares = {view: float(values.mean()) for view, values in reason.shares.items()}
-    most = max(map(abs, shares.values()), default=0.0) or 1.0
-    return [(TITLES[view], share, 100 * abs(share) / most) for view, share in shares.items()]
+    largest = max(map(abs, shares.values()), default=0.0) or 1.0
+    return [(TITLES[view], share, 100 * abs(share) / largest) for view, share in shares.items()]
 
 
 def _plot(explanation: Explanation, reason: NodeExplanation, relevance: Relevance, end: float) -> Plot:
-    canvas = build_canvas(explanation.track_slices, relevance, reason.strength, end)
+    canvas = build_canvas(explanation.track_slices, relevance, reason.color_scale, end)
     low, high = float(np.nanmin(canvas.shown)), float(np.nanmax(canvas.shown))
     grey = np.nan_to_num(255 * (canvas.shown - low) / max(high - low, 1e-6)).astype(np.uint8)
-    grey = grey[:: max(1, len(grey) // _TALLEST)]
-    places, names = ticks(relevance.axis)
+    grey = grey[:: max(1, len(grey) // _MAX_ROWS)]
+    positions, names = ticks(relevance.axis)
     return Plot(
         relevance.view,
         TITLES[relevance.view],
         as_png(grey),
         as_png(relevance_to_rgba(canvas.relevance)),
-        [(100 - 100 * place / relevance.axis.rows, name) for place, name in zip(places, names, strict=True)],
-        f"grey: {low:.0f} to {high:.0f} dB" if canvas.decibels else "grey: each slice's own range",
+        [(100 - 100 * position / relevance.axis.rows, name) for position, name in zip(positions, names, strict=True)],
+        f"grey: {low:.0f} to {high:.0f} dB" if canvas.decibels else "grey: range of each slice",
     )
 
 
 def time_marks(end: float) -> list[tuple[float, str]]:
-    """Give some ten round marks on the axis of time: places in %, and names."""
+    """Return about ten round ticks of the time axis: positions in %, and labels."""
     step = next((step for step in (1, 2, 5, 10, 20, 30, 60, 120, 300, 600) if end / step <= 10), 1800)
     return [(100 * at / end, f"{at // 60}:{at % 60:02d}") for at in range(0, int(end) + 1, step)]

@@ -1,6 +1,6 @@
-"""Explaining by example: the training tracks that lie nearest in the model's own feature space.
+"""Index of training tracks, and search for the nearest tracks in the embedding space of the model.
 
-The index holds a vector and a name for each track, and is made only on request: `genretree index BUNDLE STORE`.
+The index holds a vector, a name and a genre for each track. It is built on request only, by `build_index`.
 """
 
 from __future__ import annotations
@@ -33,114 +33,118 @@ FOLDER = "index"
 _VECTORS, _TRACKS = f"{FOLDER}/vectors.safetensors", f"{FOLDER}/tracks.json"
 _AT_A_TIME = 64
 _MAX_TRACKS_BYTES = 64 << 20  # some 300,000 tracks
-_SMALLEST = 1e-6
+_EPSILON = 1e-6
 NEIGHBOURS = 5
 
 
 def build_index(
     folder: str | Path, store: Store, part: str = "train", overwrite: bool = False, progress: bool = False
 ) -> int:
-    """Write an index of a store's tracks into a bundle; gives how many there are.
+    """Write an index of the tracks of a store into a bundle, and return their number.
 
     Parameters
     ----------
     folder : path
-        The bundle.
+        Folder of the bundle.
     store : Store
-        What it learned from.
-    part : str
-        Of the split it was trained with, if the store has it, else of `default`: `train`, `validation`, `test`, `all`.
+        Store with the tracks, usually that of the training.
+    part : {"train", "validation", "test", "all"}
+        Part of the split that the bundle was trained with, or of `default` if the store does not have that split.
     overwrite : bool
-        Replace an index that is there.
+        Replace an existing index.
+    progress : bool
+        Show a progress bar on standard error.
 
     Raises
     ------
     BundleError
-        If the bundle is damaged or has an index.
+        If the bundle is damaged or already has an index.
     CorpusError
-        If the store was drawn in another way, or has no such part.
+        If the image settings of the store differ from those of the bundle, or the store has no such part.
     """
     folder = Path(folder)
-    bundle = load_bundle(folder)  # by torch: an export alone doesn't give features
+    bundle = load_bundle(folder)  # in PyTorch: an export does not compute embeddings
     content = read_description(folder)
     replaces = files_beside(content, FOLDER) != content["files"]
     if replaces and not overwrite:
-        raise BundleError(f"{folder / FOLDER}: exists already; replace it with `overwrite=True`")
+        raise BundleError(f"{folder / FOLDER}: already exists; replace it with `overwrite=True`")
     check_images(bundle, store)
     rows = _rows(bundle, store, part)
     vectors, tracks = _describe_tracks(bundle, store, rows, progress)
-    mean, scale = vectors.mean(axis=0), vectors.std(axis=0) + _SMALLEST
+    mean, scale = vectors.mean(axis=0), vectors.std(axis=0) + _EPSILON
     arrays = {"vectors": ((vectors - mean) / scale).astype(np.float16), "mean": mean, "scale": scale}
-    learned = set(bundle.training.get("tracks_seen", ()))
-    listed = [
+    training_checksums = set(bundle.training.get("tracks_seen", ()))
+    entries = [
         {
             "track": str(store.tracks["path"][track]),
             "genre": list(store.taxonomy.leaves[store.track_leaves[track]]),
-            "learned": str(store.tracks["sha256"][track]) in learned,
+            "learned": str(store.tracks["sha256"][track]) in training_checksums,
         }
         for track in tracks
     ]
-    if replaces:  # at no time does the bundle list what is not there
+    if replaces:  # the bundle must never list missing files
         list_part(folder, FOLDER, {})
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
     (folder / FOLDER).mkdir(exist_ok=True)
     save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, folder / _VECTORS)
     (folder / _VECTORS).chmod(0o644)
-    write_text(folder / _TRACKS, json.dumps(listed, ensure_ascii=False, indent=1))
+    write_text(folder / _TRACKS, json.dumps(entries, ensure_ascii=False, indent=1))
     list_part(folder, FOLDER, {name: sha256_file(folder / name) for name in (_VECTORS, _TRACKS)})
-    return len(listed)
+    return len(entries)
 
 
-def check_index(bundle: Bundle, most: int | None) -> None:
-    """Refuse a number of neighbours where there is no index. Raises BundleError."""
-    if most is not None and not (bundle.folder / _VECTORS).is_file():
+def check_index(bundle: Bundle, n_neighbours: int | None) -> None:
+    """Raise BundleError if neighbours are requested and the bundle has no index."""
+    if n_neighbours is not None and not (bundle.folder / _VECTORS).is_file():
         raise BundleError(
-            f"{bundle.folder}: has no index of tracks; make one with: genretree index {bundle.folder} STORE"
+            f"{bundle.folder}: the bundle has no index of tracks; build one with: genretree index {bundle.folder} STORE"
         )
 
 
-def find_neighbours(bundle: Bundle, track_slices: TrackSlices, most: int | None = None) -> tuple[Neighbour, ...] | None:
-    """Give the nearest tracks of a bundle's index; None if it has none.
+def find_neighbours(
+    bundle: Bundle, track_slices: TrackSlices, n_neighbours: int | None = None
+) -> tuple[Neighbour, ...] | None:
+    """Find the nearest tracks in the index of a bundle; None if it has no index.
 
     Parameters
     ----------
     bundle : Bundle
     track_slices : TrackSlices
-    most : int, optional
-        How many; by default 5 if there is an index.
+    n_neighbours : int, optional
+        Number of tracks; by default 5 if the bundle has an index.
 
     Raises
     ------
     BundleError
-        If a number is asked for and there is no index, or it can't be read.
+        If a number is given and the bundle has no index, or the index cannot be read.
     """
-    check_index(bundle, most)
+    check_index(bundle, n_neighbours)
     path = bundle.folder / _VECTORS
     if not path.is_file():
         return None
     try:
         arrays = load_file(path)
-        listed: list[dict[str, Any]] = json.loads(read_json_text(bundle.folder / _TRACKS, _MAX_TRACKS_BYTES))
+        entries: list[dict[str, Any]] = json.loads(read_json_text(bundle.folder / _TRACKS, _MAX_TRACKS_BYTES))
         vectors, mean, scale = arrays["vectors"].astype(np.float32), arrays["mean"], arrays["scale"]
-        if len(vectors) != len(listed):
-            raise ValueError(f"{len(vectors)} vectors for {len(listed)} tracks")
-        for each in listed:
-            if not isinstance(each["track"], str) or not all(isinstance(name, str) for name in each["genre"]):
-                raise ValueError("a track's name or genre is not text")
+        if len(vectors) != len(entries):
+            raise ValueError(f"{len(vectors)} vectors for {len(entries)} tracks")
+        for entry in entries:
+            if not isinstance(entry["track"], str) or not all(isinstance(name, str) for name in entry["genre"]):
+                raise ValueError("the name or genre of a track is not text")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        again = f"make it again: genretree index {bundle.folder} STORE --overwrite"
-        raise BundleError(f"{path}: can't be read ({error}); {again}") from error
+        rebuild = f"rebuild it with: genretree index {bundle.folder} STORE --overwrite"
+        raise BundleError(f"{path}: cannot be read ({error}); {rebuild}") from error
     own = (_in_batches(load_weights_for(bundle).model, track_slices).mean(axis=0) - mean) / scale
-    similar = vectors @ own / np.maximum(np.linalg.norm(vectors, axis=1) * np.linalg.norm(own), _SMALLEST)
-    nearest = np.argsort(-similar, kind="stable")[: NEIGHBOURS if most is None else most]
+    similarities = vectors @ own / np.maximum(np.linalg.norm(vectors, axis=1) * np.linalg.norm(own), _EPSILON)
+    nearest = np.argsort(-similarities, kind="stable")[: NEIGHBOURS if n_neighbours is None else n_neighbours]
     return tuple(
         Neighbour(
-            listed[place]["track"],
-            tuple(listed[place]["genre"]),
-            float(1 - similar[place]),
-            listed[place].get("learned", True),  # indexes of old don't say
+            entries[row]["track"],
+            tuple(entries[row]["genre"]),
+            float(1 - similarities[row]),
+            entries[row].get("learned", True),  # absent from indexes of older versions
         )
-        for place in nearest.tolist()
+        for row in nearest.tolist()
     )
 
 
@@ -153,7 +157,7 @@ def _rows(bundle: Bundle, store: Store, part: str) -> Int64Array:
 
 def _describe_tracks(bundle: Bundle, store: Store, rows: Int64Array, progress: bool) -> tuple[Float32Array, Int64Array]:
     if not len(rows):
-        raise BundleError(f"{store.folder}: this part has no tracks to make an index of")
+        raise BundleError(f"{store.folder}: the part has no tracks to index; choose another part")
     found = []
     with progress_bar(len(rows), "index", "slice", progress) as tick:
         for at in range(0, len(rows), _AT_A_TIME):

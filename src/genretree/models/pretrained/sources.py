@@ -178,7 +178,7 @@ SOURCES: tuple[WeightSource, ...] = (
         licence="MIT",
         size=358_688,
         access="package",
-        location="corpus/recover.safetensors",
+        location="recovery/recover.safetensors",
         sha256="bef2ee7da5bf412d31140c44fa329265b357382db5b4c993a3be53f168710367",
         note="not a value of `weights`",
     ),

@@ -1,0 +1,1 @@
+"""Models, predictions, explanations and jobs of a service, without HTTP."""

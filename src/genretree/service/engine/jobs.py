@@ -1,0 +1,306 @@
+"""Background jobs with progress, result, pictures and audio."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import shutil
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from genretree.service.engine.inference import DecodedTrack, Service
+from genretree.service.engine.loaded_models import LoadedModel
+from genretree.service.errors import Problem, busy
+from genretree.service.storage import Upload, claim_upload, write_failed
+
+JobType = Literal["predict", "explain"]
+Status = Literal["queued", "running", "done", "failed", "cancelled"]
+Stage = Literal["waiting", "decoding", "spectra", "network", "explaining"]
+
+# Share of the total progress at the start and end of each stage.
+_STAGE_PROGRESS: Mapping[JobType, Mapping[str, tuple[float, float]]] = {
+    "predict": {"decoding": (0.0, 0.8), "spectra": (0.8, 0.9), "network": (0.9, 1.0)},
+    "explain": {"decoding": (0.0, 0.3), "spectra": (0.3, 0.35), "explaining": (0.35, 1.0)},
+}
+_EXPIRE_SECONDS = 30.0
+_HEARTBEAT_SECONDS = 10.0  # between comments in an event stream
+AUDIO_NAME = "sound.ogg"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Job:
+    """A job, its progress and its result.
+
+    Parameters
+    ----------
+    id : str
+        Random, can't be guessed.
+    do : "predict" or "explain"
+    folder : Path
+        Folder for its files.
+    files : mapping of name to Path
+        Files that clients may download.
+    """
+
+    id: str
+    do: JobType
+    folder: Path
+    status: Status = "queued"
+    stage: Stage = "waiting"
+    progress: float = 0.0
+    queue: int = 0
+    result: dict[str, Any] | None = None
+    problem: Problem | None = None
+    files: dict[str, Path] = field(default_factory=dict)
+    size: int = 0
+    ended: float | None = None
+    task: asyncio.Task[None] | None = None
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def address(self) -> str:
+        """URL path of the job."""
+        return f"/v1/jobs/{self.id}"
+
+    def state(self) -> dict[str, Any]:
+        """Return status, stage and progress."""
+        return {
+            "status": self.status,
+            "stage": self.stage,
+            "progress": round(self.progress, 3),
+            "queue": self.queue,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the job document."""
+        return {
+            "id": self.id,
+            "do": self.do,
+            **self.state(),
+            "links": {"self": self.address, "events": f"{self.address}/events", "result": self.address},
+            **({} if self.result is None else {"result": self.result}),
+            **({} if self.problem is None else {"error": self.problem.to_json()}),
+        }
+
+    def update(self, stage: str, part: float, queue: int) -> None:
+        """Record progress reported by a worker."""
+        if self.ended is not None or stage not in ("waiting", *_STAGE_PROGRESS[self.do]):
+            return
+        self.stage = stage  # type: ignore[assignment]
+        self.queue = queue
+        if stage != "waiting":
+            self.status = "running"
+            low, high = _STAGE_PROGRESS[self.do][stage]
+            self.progress = max(self.progress, low + (high - low) * part)
+        self._notify()
+
+    def finish(self, status: Status, problem: Problem | None = None) -> None:
+        """Record the end of the job."""
+        self.status, self.problem, self.ended, self.queue = status, problem, time.monotonic(), 0
+        self.progress = 1.0 if status == "done" else self.progress
+        self._notify()
+
+    def _notify(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class Jobs:
+    """All jobs of a service."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.jobs: dict[str, Job] = {}
+        self._expirer: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start deleting expired jobs."""
+        self._expirer = asyncio.create_task(self._expire())
+
+    async def stop(self) -> None:
+        """Cancel running jobs and delete all."""
+        if self._expirer is not None:
+            self._expirer.cancel()
+        for job in list(self.jobs.values()):
+            await self.delete(job.id)
+
+    def find(self, id: str) -> Job:
+        """Return a job. Raises Problem (not_found) if it does not exist."""
+        if id not in self.jobs:
+            raise Problem("not_found", "no such job; finished jobs expire after some time")
+        return self.jobs[id]
+
+    def check_capacity(self) -> None:
+        """Raise Problem (busy) if the maximum number of jobs is running."""
+        self._job_to_evict()
+
+    def _job_to_evict(self) -> Job | None:
+        """Return the job to delete to make room for another: the one that finished first; None if there is room."""
+        if len(self.jobs) < self.service.limits.jobs:
+            return None
+        finished = [job for job in self.jobs.values() if job.ended is not None]
+        if not finished:
+            raise busy("too many jobs are running; retry when one is done", 10)
+        return min(finished, key=lambda job: job.ended or 0.0)
+
+    def submit(
+        self, do: JobType, loaded: LoadedModel, uploads: list[Upload], salvage: bool, options: Mapping[str, Any]
+    ) -> Job:
+        """Create a job for the only upload, whose file moves to the job's folder.
+
+        Parameters
+        ----------
+        do : "predict" or "explain"
+        loaded : LoadedModel
+        uploads : list of one Upload
+        salvage : bool
+            Decode what is left of a truncated file.
+        options : mapping
+            `min_confidence`, or arguments of `explain_slices`.
+        """
+        oldest = self._job_to_evict()
+        id = secrets.token_urlsafe(16)
+        folder = self.service.folder / f"job-{id}"
+        job = Job(id, do, folder)
+        name = uploads[0].name
+        try:
+            folder.mkdir()
+            job.size = claim_upload(uploads, folder / "upload")
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise write_failed(error) from error
+        if oldest is not None:
+            self._remove(oldest)
+        self.jobs[id] = job
+        job.task = asyncio.create_task(self._work(job, loaded, name, salvage, options))
+        return job
+
+    async def delete(self, id: str) -> None:
+        """Cancel a job if it is running, and delete its files."""
+        job = self.find(id)
+        if job.task is not None and not job.task.done():
+            job.task.cancel()
+            await asyncio.gather(job.task, return_exceptions=True)
+        if job.ended is None:  # it had not started
+            job.finish("cancelled", _cancelled())
+        self._remove(job)
+
+    async def _work(self, job: Job, loaded: LoadedModel, name: str, salvage: bool, options: Mapping[str, Any]) -> None:
+        try:
+            copy = job.folder / AUDIO_NAME if job.do == "explain" else None
+            track = await self.service.decode(loaded, name, job.folder / "upload", salvage, job.update, copy)
+            self._drop_upload(job)
+            if job.do == "predict":
+                job.result = await self._predict(job, loaded, name, track, options["min_confidence"])
+            else:
+                job.result = await self._explain(job, loaded, track, options)
+            job.finish("done")
+        except Problem as problem:
+            self._fail(job, problem)
+        except asyncio.CancelledError:
+            job.finish("cancelled", _cancelled())
+            raise
+        except OSError as error:
+            self._fail(job, write_failed(error))
+        except Exception:
+            log.exception("a job failed")
+            self._fail(job, Problem("internal", "internal error; see the service's log"))
+        finally:
+            self._drop_upload(job)
+            if job.status != "done":
+                (job.folder / AUDIO_NAME).unlink(missing_ok=True)  # only results of complete jobs are counted as stored
+
+    async def _predict(
+        self, job: Job, loaded: LoadedModel, name: str, track: DecodedTrack, min_confidence: float
+    ) -> dict[str, Any]:
+        job.update("network", 0.0, 0)
+        scores = await self.service.score(loaded, track)
+        row = await asyncio.to_thread(self.service.describe, loaded, name, scores, min_confidence)
+        return row | await asyncio.to_thread(self.service.tree_and_timelines, loaded, scores)
+
+    async def _explain(
+        self, job: Job, loaded: LoadedModel, track: DecodedTrack, question: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        files = await self.service.explain(loaded, track, question, pictures=True, on_progress=job.update)
+        assert files.view is not None
+        for name, png in files.pictures.items():
+            path = job.folder / name
+            path.write_bytes(png)
+            job.files[name] = path
+        job.files[AUDIO_NAME] = job.folder / AUDIO_NAME
+        size = sum(path.stat().st_size for path in job.files.values())
+        self.service.storage.used += size
+        job.size += size
+
+        def address(name: str) -> str:
+            return f"{job.address}/pictures/{name}"
+
+        for reason in files.view["reasons"]:
+            for view in reason["views"]:
+                view |= {kind: address(view[kind]) for kind in ("grey", "colour")}
+        reasons = [address(f"reason-{number + 1}.png") for number in range(len(files.view["reasons"]))]
+        return {
+            **files.content,
+            "view": files.view,
+            "pictures": {"tree": address("tree.png"), "reasons": reasons},
+            "sound": f"{job.address}/{AUDIO_NAME}",
+        }
+
+    def _fail(self, job: Job, problem: Problem) -> None:
+        self.service.metrics.count_rejection(problem.kind)
+        job.finish("failed", problem)
+
+    def _drop_upload(self, job: Job) -> None:
+        path = job.folder / "upload"
+        if path.exists():
+            size = path.stat().st_size
+            path.unlink()
+            self.service.storage.release(size)
+            job.size -= size
+
+    def _remove(self, job: Job) -> None:
+        del self.jobs[job.id]
+        shutil.rmtree(job.folder, ignore_errors=True)
+        self.service.storage.release(job.size)
+
+    async def _expire(self) -> None:
+        keep = self.service.limits.keep_seconds
+        while True:
+            await asyncio.sleep(min(_EXPIRE_SECONDS, keep / 2))
+            self.service.private.touch()
+            for job in list(self.jobs.values()):
+                if job.ended is not None and time.monotonic() - job.ended > keep:
+                    self._remove(job)
+
+
+async def iter_events(job: Job) -> AsyncIterator[bytes]:
+    """Yield the progress of a job as server-sent events, and its result as the last one."""
+    sent: dict[str, Any] | None = None
+    while True:
+        changed, state, finished = job.changed, job.state(), job.ended is not None
+        if state != sent:
+            yield _event("progress", state)
+            sent = state
+        if finished:
+            yield _event("done", job.result) if job.problem is None else _event("failed", job.problem.to_json())
+            return
+        try:
+            async with asyncio.timeout(_HEARTBEAT_SECONDS):
+                await changed.wait()
+        except TimeoutError:
+            yield b": heartbeat\n\n"
+
+
+def _event(name: str, data: Any) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+
+
+def _cancelled() -> Problem:
+    return Problem("cancelled", "the job was cancelled")

@@ -1,0 +1,1 @@
+"""The HTTP interface of a service: application, routes, uploads and the server."""

@@ -1,0 +1,225 @@
+"""The routes below /v1."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from contextlib import AbstractAsyncContextManager
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Path, Query
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from genretree.explanation.api import check_question
+from genretree.service.engine.inference import Service
+from genretree.service.engine.jobs import AUDIO_NAME, Jobs, JobType, iter_events
+from genretree.service.engine.loaded_models import LoadedModel, check_method, find_model, taxonomy_tree
+from genretree.service.errors import Problem
+from genretree.service.http import examples, schemas
+from genretree.service.http.file_response import RangeFileResponse
+from genretree.service.http.uploads import receive_files
+from genretree.service.storage import Upload, folder_missing
+
+T = TypeVar("T")
+ModelName = Annotated[str | None, Query(description="Name of a model (default: the first).", max_length=255)]
+MinConfidence = Annotated[
+    float, Query(ge=0, le=1, description="Cut the path at the first level whose probability is lower.")
+]
+Salvage = Annotated[bool, Query(description="Decode what is left of a truncated file.")]
+NodeName = Annotated[
+    str | None,
+    Query(max_length=1000, description="Node to explain, by name or path (default: the nodes of the predicted path)."),
+]
+Against = Annotated[str | None, Query(max_length=1000, description="Contrast with this node (default: its siblings).")]
+Method = Annotated[
+    str | None, Query(max_length=40, description="Explanation method of the model (default: occlusion).")
+]
+Level = Annotated[
+    str | None,
+    Query(
+        max_length=255, description="Explain only this level's node of the predicted path: name or number of the level."
+    ),
+]
+JobId = Annotated[str, Path(max_length=64, description="The job's `id`.")]
+
+
+def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
+    """Build the routes of a service."""
+    router = APIRouter(prefix="/v1")
+    limits = service.limits
+
+    def receive(request: Request, max_files: int | None = None) -> AbstractAsyncContextManager[list[Upload]]:
+        return receive_files(request, limits, service.folder, service.storage, max_files)
+
+    @router.get("/models", summary="List the models", **examples.json_responses("models", schemas.Models))
+    async def models() -> Response:
+        request_limits = {"upload_bytes": limits.upload_bytes, "seconds": limits.seconds, "files": limits.files}
+        return JSONResponse(
+            {"models": [dict(loaded.metadata) for loaded in service.models.values()], "limits": request_limits}
+        )
+
+    @router.get("/tree", summary="The genre tree of a model", **examples.json_responses("tree", schemas.Tree, 404, 422))
+    async def tree(model: ModelName = None) -> Response:
+        loaded = find_model(service.models, model)
+        taxonomy = loaded.bundle.taxonomy
+        return JSONResponse({"model": loaded.name, "levels": list(taxonomy.levels), "root": taxonomy_tree(taxonomy)})
+
+    @router.post(
+        "/predict",
+        summary="Predict the genre paths of audio files",
+        **examples.json_responses("predict", schemas.Predictions, 400, 404, 408, 413, 415, 422, 503, 504),
+        openapi_extra=examples.form_body(several=True),
+    )
+    async def predict(
+        request: Request, model: ModelName = None, min_confidence: MinConfidence = 0.0, salvage: Salvage = False
+    ) -> Response:
+        loaded = find_model(service.models, model)
+        service.check_capacity()
+
+        async def predict_one(upload: Upload) -> dict[str, Any]:
+            track = await service.decode(loaded, upload.name, upload.path, salvage)
+            scores = await service.score(loaded, track)
+            return await asyncio.to_thread(service.describe, loaded, upload.name, scores, min_confidence)
+
+        unavailable: list[Problem] = []
+
+        async def predict_or_error(upload: Upload) -> dict[str, Any]:
+            try:
+                return await predict_one(upload)
+            except Problem as problem:
+                unavailable.extend([problem] if problem.kind == "unavailable" else [])
+                service.metrics.count_rejection(problem.kind)
+                return {"file": upload.name, "error": {"kind": problem.kind, "message": problem.detail}}
+
+        async with receive(request) as uploads:
+            work = [predict_one(uploads[0])] if len(uploads) == 1 else [predict_or_error(upload) for upload in uploads]
+            rows = await while_connected(request, asyncio.gather(*work))
+        if unavailable and len(unavailable) == len(rows):
+            raise unavailable[0]
+        return JSONResponse({"model": loaded.name, "results": rows})
+
+    @router.post(
+        "/explain",
+        summary="Explain which parts of the audio drove the prediction",
+        **examples.json_responses("explain", schemas.ExplanationDocument, 400, 404, 408, 413, 415, 422, 503, 504),
+        openapi_extra=examples.form_body(several=False),
+    )
+    async def explain(
+        request: Request,
+        model: ModelName = None,
+        node: NodeName = None,
+        against: Against = None,
+        method: Method = None,
+        level: Level = None,
+        salvage: Salvage = False,
+    ) -> Response:
+        loaded = find_model(service.models, model)
+        question = check(loaded, node, against, method, level)
+        service.check_capacity(explain=True)
+
+        async def work(upload: Upload) -> dict[str, Any]:
+            track = await service.decode(loaded, upload.name, upload.path, salvage)
+            return (await service.explain(loaded, track, question)).content
+
+        async with receive(request, 1) as uploads:
+            return JSONResponse(await while_connected(request, work(uploads[0])))
+
+    @router.post(
+        "/jobs",
+        status_code=202,
+        summary="Create a job",
+        **examples.json_responses("job", schemas.JobDocument, 400, 404, 408, 413, 415, 422, 503, status=202),
+        openapi_extra=examples.form_body(several=False),
+    )
+    async def submit(
+        request: Request,
+        do: Annotated[JobType, Query(description="Type of the job.")] = "predict",
+        model: ModelName = None,
+        min_confidence: MinConfidence = 0.0,
+        node: NodeName = None,
+        against: Against = None,
+        method: Method = None,
+        level: Level = None,
+        salvage: Salvage = False,
+    ) -> Response:
+        loaded = find_model(service.models, model)
+        question = check(loaded, node, against, method, level)
+        service.check_capacity(explain=do == "explain")
+        jobs.check_capacity()
+        options = question if do == "explain" else {"min_confidence": min_confidence}
+        async with receive(request, 1) as uploads:
+            job = jobs.submit(do, loaded, uploads, salvage, options)
+        return JSONResponse(job.to_json(), 202, {"location": job.address})
+
+    @router.get("/jobs/{id}", summary="State of a job", **examples.json_responses("job", schemas.JobDocument, 404))
+    async def state(id: JobId) -> Response:
+        return JSONResponse(jobs.find(id).to_json())
+
+    @router.get(
+        "/jobs/{id}/events",
+        summary="A job's progress as server-sent events",
+        description="`progress` at each change; then `done` with the result, or `failed` with a problem.",
+        **examples.event_responses(),
+    )
+    async def follow(id: JobId) -> Response:
+        # Proxies must not buffer events.
+        return StreamingResponse(
+            iter_events(jobs.find(id)), headers={"x-accel-buffering": "no"}, media_type=examples.EVENTS
+        )
+
+    @router.get(
+        "/jobs/{id}/pictures/{name}", summary="A picture of a job's result", **examples.file_responses("image/png")
+    )
+    async def picture(id: JobId, name: Annotated[str, Path(max_length=64)]) -> Response:
+        return send_file(id, name, "image/png")
+
+    @router.get(
+        f"/jobs/{{id}}/{AUDIO_NAME}",
+        summary="The decoded audio of a job: mono, Ogg Vorbis",
+        **examples.file_responses("audio/ogg"),
+    )
+    async def sound(id: JobId) -> Response:
+        return send_file(id, AUDIO_NAME, "audio/ogg")
+
+    @router.delete("/jobs/{id}", status_code=204, summary="Cancel and delete a job", **examples.empty_responses())
+    async def forget(id: JobId) -> Response:
+        await jobs.delete(id)
+        return Response(status_code=204)
+
+    def check(
+        loaded: LoadedModel, node: str | None, against: str | None, method: str | None, level: str | None
+    ) -> dict[str, Any]:
+        check_method(loaded, method)
+        check_question(loaded.bundle, node, against, method, level)
+        return {"node": node, "against": against, "method": method, "level": level}
+
+    def send_file(id: str, name: str, media_type: str) -> Response:
+        files = jobs.find(id).files  # look names up in the job; never open a name from a request
+        if name not in files or name.endswith(".png") != (media_type == "image/png"):
+            raise Problem("not_found", "this job has no such file, or is not done")
+        if not files[name].exists():
+            raise folder_missing()
+        return RangeFileResponse(files[name], media_type=media_type)
+
+    return router
+
+
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """Await `work`, and cancel it if the client disconnects. Raises ClientDisconnect then."""
+    task = asyncio.ensure_future(work)
+    disconnect = asyncio.create_task(_wait_for_disconnect(request))
+    try:
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        for each in (task, disconnect):
+            each.cancel()
+        await asyncio.gather(task, disconnect, return_exceptions=True)
+
+
+async def _wait_for_disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,39 @@
+// Drag and drop of files and folders, anywhere on the page.
+
+const AUDIO_SUFFIX = /\.(wav|wave|rf64|w64|flac|og[ga]|opus|mp3|m4a|mp4|aac|wma|aiff?|caf|au|mka|webm)$/i;
+
+// `veil` is shown while files are dragged over the page; `onFiles` gets the dropped files.
+export function setUpDropping(veil, onFiles) {
+  const holdsFiles = (event) => event.dataTransfer?.types.includes("Files");
+  addEventListener("dragenter", (event) => { if (holdsFiles(event)) veil.hidden = false; });
+  addEventListener("dragover", (event) => { if (holdsFiles(event)) event.preventDefault(); });
+  addEventListener("dragleave", (event) => { if (!event.relatedTarget) veil.hidden = true; });
+  addEventListener("keydown", (event) => { if (event.key === "Escape") veil.hidden = true; });
+  addEventListener("drop", async (event) => {
+    veil.hidden = true;
+    if (!holdsFiles(event)) return;
+    event.preventDefault();
+    // The browser allows access only during the event: get all entries first, then their files.
+    const items = [...event.dataTransfer.items].filter((item) => item.kind === "file");
+    const dropped = items.map((item) => [item.webkitGetAsEntry?.(), item.getAsFile()]);
+    const files = await Promise.all(dropped.map(([entry, file]) => (entry?.isDirectory ? listFolder(entry) : [file])));
+    onFiles(files.flat().filter(Boolean));
+  });
+}
+
+// List the audio files in a folder, recursively, by suffix. Single files are uploaded whatever their suffix.
+async function listFolder(folder) {
+  const reader = folder.createReader();
+  const entries = [];
+  for (let some = [null]; some.length;) { // a reader returns batches, and an empty one at the end
+    some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    entries.push(...some);
+  }
+  entries.sort((one, other) => one.name.localeCompare(other.name, undefined, { numeric: true }));
+  const files = await Promise.all(entries.map((entry) => {
+    if (entry.isDirectory) return listFolder(entry);
+    if (!AUDIO_SUFFIX.test(entry.name)) return [];
+    return new Promise((resolve, reject) => entry.file((file) => resolve([file]), reject));
+  }));
+  return files.flat();
+}

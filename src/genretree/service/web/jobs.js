@@ -1,0 +1,88 @@
+// Jobs of the service: upload a file, follow the progress, download the result, delete the job.
+
+import { Problem, fetchBlobUrl, call, json, readEvents, upload } from "./api.js";
+
+const MAX_RETRIES = 6; // retries while the server is busy
+const MAX_RECONNECTS = 4; // reconnections of a broken event stream
+
+const running = new Set();
+
+function pause(seconds, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, 1000 * seconds);
+    signal.addEventListener("abort", () => { clearTimeout(timer); reject(new DOMException("cancelled", "AbortError")); }, { once: true });
+  });
+}
+
+// Run a job and return its result. `onState` gets { stage, progress, queue }, and `wait` (seconds) while the server is busy.
+export async function runJob(file, query, onState, signal) {
+  const job = await submit(file, query, onState, signal);
+  running.add(job.id);
+  try {
+    return { ...(await follow(job, onState, signal)), job: job.id };
+  } catch (error) {
+    deleteJob(job.id);
+    throw error;
+  } finally {
+    running.delete(job.id);
+  }
+}
+
+async function submit(file, query, onState, signal) {
+  const path = `v1/jobs?${new URLSearchParams(query)}`;
+  for (let attempt = 1; ; attempt++) {
+    try {
+      onState({ stage: "upload", progress: 0 });
+      return await upload(path, file, (progress) => onState({ stage: "upload", progress }), signal);
+    } catch (error) {
+      if (error.kind !== "busy" || attempt > MAX_RETRIES) throw error;
+      const wait = error.wait ?? Math.min(2 ** attempt, 20);
+      onState({ stage: "busy", progress: 0, wait });
+      await pause(wait, signal);
+    }
+  }
+}
+
+async function follow(job, onState, signal) {
+  for (let reconnects = 0; ; reconnects++) {
+    try {
+      for await (const [name, data] of readEvents(job.links.events, signal)) {
+        if (name === "done") return data;
+        if (name === "failed") throw new Problem(data, data.status);
+        if (name === "progress") onState(data);
+      }
+    } catch (error) {
+      const broken = error.name === "TypeError" || error.kind === "offline";
+      if (!broken || reconnects >= MAX_RECONNECTS) throw broken ? new Problem({ kind: "offline" }) : error;
+    }
+    await pause(1, signal);
+    const state = await json(job.links.self, { signal });
+    if (state.status === "done") return state.result;
+    if (state.status === "failed") throw new Problem(state.error, state.error.status);
+    if (state.status === "cancelled") throw new Problem({ kind: "cancelled" });
+    if (reconnects >= MAX_RECONNECTS) throw new Problem({ kind: "offline" });
+  }
+}
+
+// Download everything an explanation refers to, so that it outlives the job, and delete the job.
+export async function downloadResult(result, signal) {
+  const paths = [result.sound, result.pictures.tree, ...result.pictures.reasons,
+    ...result.view.reasons.flatMap((reason) => reason.views.flatMap((view) => [view.grey, view.colour]))];
+  const local = Object.fromEntries(await Promise.all(paths.filter(Boolean).map(async (path) => [path, await fetchBlobUrl(path, signal)])));
+  deleteJob(result.job);
+  return {
+    sound: local[result.sound] ?? null,
+    tree: local[result.pictures.tree],
+    pictures: result.pictures.reasons.map((path) => local[path]),
+    views: result.view.reasons.map((reason) => ({
+      ...reason,
+      views: reason.views.map((view) => ({ ...view, grey: local[view.grey], colour: local[view.colour] })),
+    })),
+  };
+}
+
+export function deleteJob(id) {
+  call(`v1/jobs/${id}`, { method: "DELETE", keepalive: true }).catch(() => {}); // otherwise it expires later
+}
+
+addEventListener("pagehide", () => running.forEach(deleteJob));

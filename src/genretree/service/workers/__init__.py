@@ -1,0 +1,1 @@
+"""Worker processes, their protocol, and the pool that starts and replaces them."""

@@ -1,0 +1,104 @@
+"""The decoding worker: computes the images of an uploaded file's slices, in a process that may crash.
+
+The service runs `python -P -m genretree.service.workers.decode SETUP`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genretree.arrays import Array, Float32Array
+from genretree.parallel import shared_by
+from genretree.service.workers import process
+from genretree.service.workers.process import ReportProgress
+from genretree.service.workers.protocol import Message, array_bytes
+from genretree.settings import SAMPLE_RATE, ImageSettings
+from genretree.sound.decode import iter_blocks, probe
+from genretree.sound.features import IMAGES
+from genretree.sound.slices import SliceImages, skip_silent, slice_blocks, slice_track, stack_slices
+
+
+class _AudioTap:
+    """Passes blocks of audio on, reports the progress, and optionally writes a copy as Ogg Vorbis."""
+
+    def __init__(self, report: ReportProgress | None, seconds: float, copy: Path | None) -> None:
+        self.report, self.seconds, self.copy = report, seconds, copy
+        self.n_samples = 0
+
+    def wrap(self, blocks: Iterable[Float32Array]) -> Iterator[Float32Array]:
+        """Yield the blocks unchanged."""
+        import soundfile
+
+        ogg_file: Any = None
+        if self.copy is not None:
+            ogg_file = soundfile.SoundFile(self.copy, "w", SAMPLE_RATE, 1, format="OGG", subtype="VORBIS")
+        try:
+            for block in blocks:
+                self.n_samples += len(block)
+                if self.report is not None and self.seconds > 0:  # an unknown length is NaN
+                    self.report("decoding", self.n_samples / SAMPLE_RATE / self.seconds)
+                if ogg_file is not None:
+                    for at in range(0, len(block), SAMPLE_RATE):  # libsndfile puts a call's data on the stack
+                        ogg_file.write(block[at : at + SAMPLE_RATE])
+                yield block
+        finally:
+            if ogg_file is not None:
+                ogg_file.close()
+
+
+def work(message: Message, report: ReportProgress) -> Message:
+    """Decode a file and compute the images and features of its slices."""
+    header = message.header
+    path = Path(header["path"])
+    settings = ImageSettings.build(header["images"])
+    with shared_by(header["n_sharing"]):
+        seconds = probe(path).duration if header["progress"] else 0.0
+        copy = Path(header["copy"]) if header["copy"] else None
+        tap = _AudioTap(report if header["progress"] else None, seconds, copy)
+        blocks = iter_blocks(path, SAMPLE_RATE, header["salvage"], header["seconds"])
+        slices = slice_blocks(tap.wrap(blocks), settings, features=header["features"])
+        slice_inputs = list(_report_spectra(skip_silent(slices, path), report if header["progress"] else None))
+    inputs = stack_slices(slice_inputs)
+    images = inputs[IMAGES]
+    features = {name: inputs[name] for name in inputs if name != IMAGES}
+    arrays: list[Array] = [
+        images,
+        np.array([item.decibels for item in slice_inputs], np.float32),
+        *features.values(),
+    ]
+    result = {
+        "starts": [item.start for item in slice_inputs],
+        "padded": slice_inputs[0].padded,
+        "seconds": tap.n_samples / SAMPLE_RATE,
+        "shapes": [array.shape for array in arrays],
+    }
+    return Message("decoded", result, [array_bytes(array) for array in arrays])
+
+
+def _report_spectra(slices: Iterable[SliceImages], report: ReportProgress | None) -> Iterator[SliceImages]:
+    for item in slices:
+        if report is not None:
+            report("spectra", 0.0)
+        yield item
+
+
+def main() -> None:
+    """Process messages until the service ends."""
+    setup = process.read_setup()
+    channel = process.open_channel()
+    process.set_up(threads=False)
+    # Import everything and compute the tables before memory is limited and the first file comes.
+    import av  # noqa: F401
+
+    noise = np.random.default_rng(0).standard_normal(3 * SAMPLE_RATE).astype(np.float32)
+    list(slice_track(0.1 * noise, ImageSettings(slice_seconds=1.0, size=32)))
+    process.limit_resources(setup["memory"], setup["file_size"])
+    process.serve_messages(channel, work, setup["processor_seconds"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The explaining worker: computes relevance maps and pictures of decoded slices.
+
+It is killed if the request is cancelled.
+
+The service runs `python -P -m genretree.service.workers.explain SETUP`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genretree.bundle.bundle import Bundle, load_bundle
+from genretree.explanation.api import explain_slices
+from genretree.explanation.render.figures import draw_reason, draw_tree
+from genretree.explanation.render.page import list_shares, plot_views, time_marks
+from genretree.explanation.result import Explanation
+from genretree.explanation.similar.neighbours import FOLDER as INDEX
+from genretree.explanation.slices import TrackSlices
+from genretree.progress import on_progress
+from genretree.service.workers import process
+from genretree.service.workers.process import ReportProgress
+from genretree.service.workers.protocol import Message, read_array, read_features
+
+# Share of the total progress at the start and end of a progress bar; all other bars belong to the maps.
+_STAGE_PROGRESS = {"views": (0.0, 0.1)}
+_MAPS = (0.1, 0.9)
+
+
+@lru_cache(maxsize=4)
+def _load(folder: str, torch: bool) -> Bundle:
+    return load_bundle(folder, "torch" if torch else "auto", "float32")  # maps are small differences
+
+
+def work(message: Message, report: ReportProgress) -> Message:
+    """Explain slices, with pictures if requested."""
+    header = message.header
+    method = header["question"]["method"]
+    # Gradients and embeddings need torch; an export only predicts.
+    torch = method not in (None, "occlusion") or (Path(header["bundle"]) / INDEX).is_dir()
+
+    def bar(title: str, done: int, total: int) -> None:
+        low, high = _STAGE_PROGRESS.get(title, _MAPS)
+        report("explaining", low + (high - low) * done / max(1, total))
+
+    report("explaining", 0.0)
+    with on_progress(bar):
+        explanation = explain_slices(
+            _load(header["bundle"], torch), unpack_slices(header, message.blobs), **header["question"]
+        )
+    pictures: dict[str, bytes] = {}
+    view = _draw(explanation, header["end"], pictures) if header["pictures"] else None
+    content = json.dumps(explanation.to_json(), ensure_ascii=False).encode()
+    return Message("explained", {"view": view, "pictures": list(pictures)}, [content, *pictures.values()])
+
+
+def pack_slices(track_slices: TrackSlices) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
+    """Return the header and arrays from which `unpack_slices` rebuilds slices in the worker."""
+    arrays = [
+        track_slices.images,
+        track_slices.decibels,
+        *track_slices.features.values(),
+    ]
+    header = {
+        "name": track_slices.name,
+        "starts": track_slices.starts.tolist(),
+        "slice_seconds": track_slices.seconds,
+        "padded": track_slices.padded,
+        "shapes": [array.shape for array in arrays if array is not None],
+        "features": list(track_slices.features),
+    }
+    return header, [array for array in arrays if array is not None]
+
+
+def unpack_slices(header: dict[str, Any], blobs: Any) -> TrackSlices:
+    """Rebuild slices from a message."""
+    images, decibels, *shapes = header["shapes"]
+    return TrackSlices(
+        header["name"],
+        read_array(blobs[0], np.uint8, images),
+        read_features(header["features"], blobs[2:], shapes),
+        np.array(header["starts"], np.float64),
+        header["slice_seconds"],
+        read_array(blobs[1], np.float32, decibels),
+        header["padded"],
+    )
+
+
+def _draw(explanation: Explanation, end: float, pictures: dict[str, bytes]) -> dict[str, Any]:
+    """Render all pictures of a page into `pictures`, and return their positions on the page."""
+    pictures["tree.png"] = draw_tree(explanation)
+    reasons = []
+    for number, reason in enumerate(explanation.reasons):
+        pictures[f"reason-{number + 1}.png"] = draw_reason(explanation, number)
+        views = []
+        for plot in plot_views(explanation, reason, end):
+            names = {kind: f"r{number}-{plot.view}-{kind}.png" for kind in ("grey", "colour")}
+            pictures |= {names["grey"]: plot.grey, names["colour"]: plot.colour}
+            views.append({"view": plot.view, "title": plot.title, **names, "ticks": plot.ticks, "range": plot.range})
+        reasons.append({"views": views, "shares": list_shares(reason)})
+    return {"end": end, "marks": time_marks(end), "reasons": reasons}
+
+
+def main() -> None:
+    """Process messages until the service ends."""
+    setup = process.read_setup()
+    channel = process.open_channel()
+    process.set_up(threads=True)
+    os.nice(5)  # predictions have priority
+    _load(setup["bundles"][0], (Path(setup["bundles"][0]) / INDEX).is_dir())
+    process.serve_messages(channel, work)
+
+
+if __name__ == "__main__":
+    main()

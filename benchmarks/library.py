@@ -35,7 +35,6 @@ from genretree.library import folders, journal, records
 from genretree.library.mapping import decide, make_mapping
 from genretree.library.records import ModelCard, Result
 from genretree.library.state import State, encode_path, open_state
-from genretree.metrics.calibration import average_by
 from genretree.sound.decode import probe
 from genretree.taxonomy import Taxonomy
 
@@ -245,8 +244,7 @@ def right(folder: Path, bundles: list[Path]) -> None:
     for bundle in map(load_bundle, bundles):
         rows = store.rows("test", store.split(bundle.training["split"]["name"]))
         tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
-        averaged = [average_by(level, position, len(tracks)) for level in predict_rows(bundle, store, rows)]
-        levels = bundle.calibrate(averaged, "track")
+        levels = bundle.average_slices(predict_rows(bundle, store, rows), position)
         card = ModelCard("0" * 16, bundle.family, bundle.model.heads, bundle.taxonomy)
         leaves = match_leaves(bundle.taxonomy, store)[tracks]
         true += [bundle.taxonomy.leaves[leaf] for leaf in leaves]

@@ -7,8 +7,8 @@ A model is a recipe's or a family's name. `artist`: cross-validation with whole 
 bundle that saw neither it nor its group, by that bundle's own temperatures, and all folds are scored together.
 `slice`: one split that cuts slices at random, 80/10/10, as the published study did; slices of a track then stand on
 both sides. Prints a line for each cut: accuracy by slice and by track with 95 % intervals by bootstrap over groups,
-hierarchical F1, tree distance, calibration error before and after with what chance alone would show, and accuracy on
-the surest 80 %. Goes on where it stopped; writes the figures to DIR/trust.jsonl.
+hierarchical F1, tree distance, calibration error before and after with what chance alone would show, and accuracy
+at 80 % coverage. Resumes where it stopped; writes the results to DIR/trust.jsonl.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def main() -> None:
     given = parser.parse_args()
     store = Store(given.store)
     given.out.mkdir(parents=True, exist_ok=True)
-    header = ["model", "cut", "accuracy by slice", "accuracy by track", "hF1", "edges off"]
-    header += ["ECE before to after (chance)", "surest 80 %", "seconds"]
+    header = ["model", "cut", "accuracy by slice", "accuracy by track", "hF1", "tree distance"]
+    header += ["ECE before to after (by chance)", "accuracy at 80 % coverage", "seconds"]
     print("| " + " | ".join(header) + " |\n| " + " | ".join(["---"] * len(header)) + " |", flush=True)
     for model in given.models:
         for cut in given.cuts:

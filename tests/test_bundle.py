@@ -158,5 +158,5 @@ def test_no_bundle_at_all(tmp_path: Path, bundle: Bundle) -> None:
     (tmp_path / "bundle.json").write_text("{")
     with pytest.raises(BundleError, match="damaged"):
         load_bundle(tmp_path)
-    with pytest.raises(BundleError, match="exists already"):
+    with pytest.raises(BundleError, match="already exists"):
         save_bundle(bundle)

@@ -66,7 +66,7 @@ def test_predict_prints_a_json_object_for_each_file_and_fails_if_one_failed(job:
 def test_predict_prints_text_and_writes_csv(job: Path) -> None:
     result = run("predict", job / "bundle", job / "music" / "Noise-0-0.wav", "--quiet")
     assert "level_1" in result.output
-    assert "time line" in result.output
+    assert "timeline" in result.output
     result = run("predict", job / "bundle", job / "music", "--quiet", "--csv", job / "out.csv")
     assert result.exit_code == 1
     assert len((job / "out.csv").read_text().splitlines()) == 22

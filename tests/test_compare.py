@@ -39,10 +39,10 @@ def test_a_comparison_leaves_its_tables_and_goes_on_where_it_stopped(store: Stor
     assert (tmp_path / "boosting" / "bundle.json").stat().st_mtime_ns == trained
     assert rows[0].evaluation.track == first.rows[0].evaluation.track
     page = (tmp_path / "results.html").read_text()
-    assert "Overall is the plain mean of the levels' accuracies" in page
+    assert "Overall is the mean of the levels' accuracies" in page
     text = (tmp_path / "results.md").read_text()
     assert "| model | cut | Overall |" in text
-    assert "Overall is the plain mean of the levels' accuracies" in text
+    assert "Overall is the mean of the levels' accuracies" in text
     assert text == format_markdown(found)
     assert text.count("| cnn |") == 2
     assert "disjoint by artist" in text
@@ -97,7 +97,7 @@ def test_a_split_made_anew_under_its_name_trains_again(store: Store, tmp_path: P
     assert again.rows[0].evaluation.track != first.rows[0].evaluation.track
 
 
-def test_every_protocol_is_told(store: Store, tmp_path: Path) -> None:
+def test_every_protocol_is_listed(store: Store, tmp_path: Path) -> None:
     found = compare(store, tmp_path, ["boosting"], {"boosting": QUICK["boosting"]})
     leaking = replace(found.rows[0], evaluation=replace(found.rows[0].evaluation, family="cnn", protocol="LEAKING"))
     text = format_markdown(replace(found, rows=(*found.rows, leaking)))
@@ -110,7 +110,7 @@ def test_the_page_and_the_json_have_the_whole_table(store: Store, tmp_path: Path
     found = compare(store, tmp_path / "a", ["boosting", "boosting", "musicnn"], settings)
     assert len(found.rows) == 1
     page = (tmp_path / "a" / "results.html").read_text()
-    assert "What they cost" in page
+    assert "<h2>Cost</h2>" in page
     assert "Not trained: musicnn" in page
     content = json.loads((tmp_path / "a" / "results.json").read_text())
     assert content["families"][0]["costs"]["training_seconds"] == found.rows[0].training_seconds
@@ -156,12 +156,12 @@ def test_evaluate_prints_a_report_per_class(store: Store, tmp_path: Path) -> Non
     words = ["evaluate", str(tmp_path / "boosting"), str(store.folder), "--out", str(tmp_path / "r"), "--per-class"]
     result = CliRunner().invoke(main, [*words, "--quiet"], catch_exceptions=False)
     assert result.exit_code == 0
-    assert "plain mean of the levels" in result.output
+    assert "mean of the levels" in result.output
     for column in ("precision", "recall", "F1", "support"):
         assert column in result.output
 
 
-def test_histories_are_drawn_with_and_without_accuracies() -> None:
+def test_histories_are_plotted_with_and_without_accuracies() -> None:
     from PIL import Image
 
     from genretree.evaluation.plots import draw_history

@@ -100,7 +100,18 @@ def test_slices_are_averaged_by_track() -> None:
     np.testing.assert_allclose(average_by(values, np.array([0, 0, 1, 0]), 2), [[2 / 3, 1 / 3], [0.5, 0.5]])
 
 
-def test_the_test_part_is_by_artists_never_heard(bundle: Bundle, store: Store) -> None:
+def test_track_probabilities_are_means_that_are_calibrated(bundle: Bundle) -> None:
+    rng = np.random.default_rng(0)
+    levels = [rng.dirichlet(np.ones(len(bundle.taxonomy.nodes(level))), 5) for level in range(bundle.taxonomy.depth)]
+    together = bundle.average_slices(levels, np.array([1, 0, 1, 1, 0]))
+    first = bundle.average_slices([level[[1, 4]] for level in levels])
+    by_hand = bundle.calibrate([level[[1, 4]].mean(axis=0, keepdims=True) for level in levels], "track")
+    for every, one, expected in zip(together, first, by_hand, strict=True):
+        np.testing.assert_array_equal(every[:1], one)
+        np.testing.assert_array_equal(one, expected)
+
+
+def test_the_test_part_has_unseen_artists(bundle: Bundle, store: Store) -> None:
     found = evaluate(bundle, store)
     assert found.known_tracks == found.known_groups == 0
     assert "disjoint by artist" in found.protocol
@@ -122,7 +133,7 @@ def test_it_does_not_claim_what_it_cannot_know(bundle: Bundle, tmp_path: Path) -
         tmp_path / "music", artists=1, tracks=1, seconds=5.0
     )  # artists of the training, other files
     by_artist = prepare(read_manifest(csv_path, TREE, group="artist"), tmp_path / "a", SETTINGS, workers=1)
-    assert "of their groups (artist) were" in evaluate(bundle, by_artist, part="all").protocol
+    assert "of their groups (artist) are in it" in evaluate(bundle, by_artist, part="all").protocol
     by_track = prepare(read_manifest(csv_path, TREE, group="track"), tmp_path / "t", SETTINGS, workers=1)
     assert "is unknown" in evaluate(bundle, by_track, part="all").protocol
     stripped = replace(bundle, training={})
@@ -200,7 +211,7 @@ def test_metrics_and_report_are_written(bundle: Bundle, store: Store, tmp_path: 
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pngs)
 
 
-def test_every_track_is_told_with_the_surest_mistakes_first(bundle: Bundle, store: Store, tmp_path: Path) -> None:
+def test_tracks_csv_lists_every_track_with_errors_first(bundle: Bundle, store: Store, tmp_path: Path) -> None:
     evaluation = evaluate(bundle, store)
     save_evaluation(evaluation, tmp_path / "out", store)
     rows = list(csv.DictReader((tmp_path / "out" / "tracks.csv").open(encoding="utf-8")))
@@ -250,14 +261,14 @@ def test_artists_that_nobody_knows_are_not_called_disjoint(bundle: Bundle, tmp_p
     assert "the artist of 1 of these tracks" in evaluate(bundle, strangers, part="all").protocol
 
 
-def test_a_levels_name_is_no_path(bundle: Bundle, store: Store, tmp_path: Path) -> None:
+def test_a_level_name_is_not_used_as_a_path(bundle: Bundle, store: Store, tmp_path: Path) -> None:
     names = Taxonomy(bundle.taxonomy.leaves, ("../a", "b/c", "d"))
     save_evaluation(evaluate(replace(bundle, taxonomy=names), store), tmp_path / "out")
     assert not list(tmp_path.glob("*.png"))
     assert len(list((tmp_path / "out").glob("confusion-*.png"))) == 6
 
 
-def test_a_picture_that_is_shown_twice_is_drawn_once(
+def test_a_plot_that_is_shown_twice_is_rendered_once(
     bundle: Bundle, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = []

@@ -114,7 +114,7 @@ def test_it_learns_from_sound_files_and_folders(corpus: Path, tmp_path: Path, qu
     ]
     done = CliRunner().invoke(main, [*command, "--quiet"])
     assert done.exit_code == 0, done.output
-    assert "learned from 13 tracks" in done.output
+    assert "trained on 13 tracks" in done.output
     again = CliRunner().invoke(main, [*command, "--quiet"])
     assert again.exit_code == 1
     assert "exists already" in again.output
@@ -198,4 +198,4 @@ def test_what_was_heard_before_is_not_called_new(
     bundle = train(store, "cnn", tmp_path / "b", {**QUICK, **linear, "weights": str(weights)})
     found = evaluate(bundle, store)
     assert found.disjoint == "heard before"
-    assert "were heard, without their genres" in found.protocol
+    assert "were used to pretrain its weights, without their genres" in found.protocol

@@ -133,8 +133,8 @@ def test_a_recipe_of_ones_own(tmp_path: Path) -> None:
             "did you mean 'dropout'",
         ),
         ("family: cnnn\nsummary: s\ncommand: [c]\ndata: d\ntime: t\nsettings: {}\n", "did you mean 'cnn'"),
-        ("[1, 2]", "no recipe"),
-        ("a: [", "not YAML"),
+        ("[1, 2]", "not a recipe"),
+        ("a: [", "not valid YAML"),
     ]:
         path.write_text(text)
         with pytest.raises(SettingsError, match=message):

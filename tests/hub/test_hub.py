@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from genretree.bundle.bundle import Bundle, load_bundle
 from genretree.bundle.hub import find_bundle, pull, push
 from genretree.bundle.hub.card import CardInfo, plain
 from genretree.bundle.hub.names import HubName, parse_name
-from genretree.bundle.hub.upload import laid_out
+from genretree.bundle.hub.upload import staged
 from genretree.bundle.manifest import read_description, write_description
 from genretree.cli import main
 from genretree.corpus.store import Store
@@ -105,14 +106,14 @@ def test_names_are_read(text: str, name: HubName) -> None:
         *("alice/rock@", "alice/ro ck", "alice/rock@../x", "alice/rock@-x", "a/" + "b" * 99, "alice/rock\n"),
     ],
 )
-def test_what_is_no_name_is_not_taken_for_one(text: str) -> None:
+def test_invalid_names_are_not_parsed(text: str) -> None:
     assert parse_name(text) is None
 
 
 # -- there and back ----------------------------------------------------------------------------------------------
 
 
-def test_a_bundle_comes_back_and_says_the_same(hub: StandIn, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_pulled_bundle_predicts_the_same(hub: StandIn, bundle: Bundle, tmp_path: Path) -> None:
     done = push(bundle.folder, "alice/rock", message="First")
     assert done.url == f"{hub.url}/alice/rock"
     there = hub.files("alice/rock")
@@ -223,9 +224,9 @@ def test_the_commands_push_and_pull(hub: StandIn, bundle: Bundle, report: Path, 
     got = json.loads(run("pull", "alice/rock", "--to", tmp_path / "here", "--json", "--quiet").stdout)
     assert got["commit"] == done["commit"]
     load_bundle(tmp_path / "here")
-    assert "no figures" in run("push", bundle.folder, "alice/pop").output
+    assert "no metrics" in run("push", bundle.folder, "alice/pop").output
     result = run("pull", "alice/rock", "--to", tmp_path / "here")
-    assert "exists already" in result.output
+    assert "already exists" in result.output
 
 
 # -- what goes up ------------------------------------------------------------------------------------------------
@@ -287,7 +288,7 @@ def test_only_files_that_cannot_run_code_go_up(hub: StandIn, copy: Path) -> None
     write_description(
         copy, {**content, "files": {**content["files"], "weights.pkl": sha256_file(copy / "weights.pkl")}}
     )
-    with pytest.raises(HubError, match=r"weights\.pkl is of a type that doesn't travel"):
+    with pytest.raises(HubError, match=r"weights\.pkl has a file type that can't be transferred"):
         push(copy, "alice/rock")
     assert hub.requests == []
 
@@ -303,7 +304,7 @@ def test_a_repository_that_holds_something_else_is_left_alone(hub: StandIn, bund
     push(bundle.folder, "alice/rock")
     upload(hub, "alice/rock", bundle__json=None)
     before = hub.files("alice/rock")
-    with pytest.raises(HubError, match="something else than a bundle"):
+    with pytest.raises(HubError, match="something other than a bundle"):
         push(bundle.folder, "alice/rock")
     assert hub.files("alice/rock") == before
 
@@ -323,7 +324,7 @@ def test_a_pickle_is_refused_before_it_is_fetched(hub: StandIn, bundle: Bundle, 
     push(bundle.folder, "alice/rock")
     (tmp_path / "evil").mkdir()
     content = json.loads(hub.files("alice/rock")["bundle.json"])
-    for name, problem in (("weights.bin", "doesn't travel"), ("../../evil.json", "outside the bundle")):
+    for name, problem in (("weights.bin", "can't be transferred"), ("../../evil.json", "outside the bundle")):
         write_description(tmp_path / "evil", {**content, "files": {**content["files"], name: "0" * 64}})
         upload(hub, "alice/rock", bundle__json=(tmp_path / "evil" / "bundle.json").read_bytes())
         hub.requests.clear()
@@ -349,7 +350,7 @@ def test_what_was_changed_on_the_way_is_refused_and_not_kept(hub: StandIn, bundl
         pull("alice/rock")
 
 
-def test_a_pulled_bundle_that_rots_is_found_out_and_pulled_anew(hub: StandIn, bundle: Bundle) -> None:
+def test_a_damaged_pulled_bundle_is_detected_and_pulled_again(hub: StandIn, bundle: Bundle) -> None:
     push(bundle.folder, "alice/rock")
     folder = pull("alice/rock").folder
     for name in ("projection.safetensors", "bundle.json"):
@@ -395,8 +396,8 @@ def test_a_download_that_breaks_off_leaves_no_bundle_and_can_be_repeated(hub: St
         ("alice/nothing", "no such model on the Hub, or it is private"),
         ("alice/rock@nowhere", "has no revision 'nowhere'"),
         ("alice/empty", "lacks a file of the bundle"),
-        ("rock", "is no name on the Hub"),
-        ("alice/rock@v1", "names a revision already"),
+        ("rock", "is not a name on the Hub"),
+        ("alice/rock@v1", "already names a revision"),
     ],
 )
 def test_mistakes_in_pulling_get_one_clear_line(hub: StandIn, bundle: Bundle, name: str, problem: str) -> None:
@@ -452,7 +453,7 @@ def test_files_of_skops_are_not_pulled(hub: StandIn, tmp_path: Path) -> None:
     push(OLD / "tree", "alice/old")
     files = {path.name: path.read_bytes() for path in (OLD / "tree").iterdir()}
     hub.repositories["alice/old"].commit("main", files, "as 0.1 did")
-    with pytest.raises(HubError, match=r"classifier-0\.skops is of genretree 0\.1 .* push it again") as raised:
+    with pytest.raises(HubError, match=r"classifier-0\.skops was written by genretree 0\.1 .* push it again") as raised:
         pull("alice/old")
     assert "\n" not in str(raised.value)
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.name == "bundle.json"]
@@ -470,11 +471,111 @@ def test_what_would_not_load_is_not_pulled(hub: StandIn, copy: Path, tmp_path: P
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.name == "bundle.json"]
 
 
+# -- the cache ---------------------------------------------------------------------------------------------------
+
+
+def test_the_cache_holds_only_files_that_the_bundle_lists(hub: StandIn, bundle: Bundle, tmp_path: Path) -> None:
+    push(bundle.folder, "alice/rock")
+    upload(hub, "alice/rock", extra__py=b"raise SystemExit", other__json=b"{}", x__pkl=pickle.dumps(1))
+    hub.requests.clear()
+    folder = pull("alice/rock").folder
+    assert {path.name for path in folder.iterdir()} == {*bundle_files(folder), "bundle.json", "hub.json"}
+    assert not any(word in request for request in hub.requests for word in ("extra", "other", "pkl"))
+    assert not (tmp_path / "hf").exists(), "the cache of other programs stays as it is"
+
+
+def bundle_files(folder: Path) -> list[str]:
+    return list(read_description(folder)["files"])
+
+
+def test_a_commit_that_is_refused_neither_replaces_nor_damages_the_one_before(
+    hub: StandIn, bundle: Bundle, tmp_path: Path
+) -> None:
+    push(bundle.folder, "alice/rock")
+    good = pull("alice/rock")
+    bad = upload(hub, "alice/rock", projection__safetensors=b"not the weights")
+    with pytest.raises(BundleError, match="damaged"):
+        pull("alice/rock")
+    assert find_bundle("alice/rock") == good.folder
+    load_bundle("alice/rock")
+    assert not [path for path in (tmp_path / "cache").rglob(bad) if path.is_dir()]
+
+
+def test_a_damaged_file_that_two_commits_share_is_downloaded_again(hub: StandIn, bundle: Bundle) -> None:
+    push(bundle.folder, "alice/rock")
+    first = pull("alice/rock")
+    (first.folder / "projection.safetensors").write_bytes(b"rot")
+    upload(hub, "alice/rock", README__md=b"---\nlicense: mit\n---\n")
+    second = pull("alice/rock")
+    assert second.folder != first.folder
+    for pulled in (first, second):
+        load_bundle(pulled.pinned)
+
+
+def test_a_file_that_the_hub_lacks_is_named(hub: StandIn, bundle: Bundle) -> None:
+    push(bundle.folder, "alice/rock")
+    commit = upload(hub, "alice/rock", projection__safetensors=None)
+    with pytest.raises(HubError, match=r"lacks a file of the bundle .*projection\.safetensors.*; its owner must push"):
+        pull("alice/rock")
+    with pytest.raises(HubError, match="no such bundle"):
+        find_bundle(f"alice/rock@{commit}")
+
+
+def test_a_download_that_breaks_off_is_not_found_by_its_commit(hub: StandIn, bundle: Bundle) -> None:
+    commit = push(bundle.folder, "alice/rock").commit
+    hub.broken.add("projection.safetensors")
+    with pytest.raises(HubError):
+        pull("alice/rock")
+    with pytest.raises(HubError, match="no such bundle"):
+        find_bundle(f"alice/rock@{commit}")
+
+
+def test_a_copy_outside_the_cache_has_no_links(hub: StandIn, bundle: Bundle, tmp_path: Path) -> None:
+    push(bundle.folder, "alice/rock")
+    folder = pull("alice/rock", to=tmp_path / "here").folder
+    assert not any(path.is_symlink() for path in folder.rglob("*"))
+    with pytest.raises(HubError, match="no such bundle"):
+        find_bundle("alice/rock")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_links_lead_to_the_files_of_the_cache_only(hub: StandIn, bundle: Bundle, tmp_path: Path) -> None:
+    push(bundle.folder, "alice/rock")
+    folder = pull("alice/rock").folder
+    file = folder / "projection.safetensors"
+    assert file.is_symlink()
+    shutil.move(file.resolve(), tmp_path / "elsewhere")
+    file.unlink()
+    file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="is a link to a file outside the bundle"):
+        load_bundle("alice/rock")
+    blobs = folder.parents[1] / "blobs"
+    blobs.rename(tmp_path / "blobs")
+    blobs.symlink_to(tmp_path / "blobs")
+    with pytest.raises(BundleError, match="is a link to a file outside the bundle"):
+        load_bundle("alice/rock")
+
+
+def test_what_genretree_0_1_pulled_is_found(hub: StandIn, bundle: Bundle, tmp_path: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    home = tmp_path / "cache" / "hub" / "alice" / "rock"
+    folder = Path(shutil.copytree(bundle.folder, home / commit))
+    (folder / "hub.json").write_text(json.dumps({"name": "alice/rock", "revision": "main", "commit": commit}))
+    (home / "revisions.json").write_text(json.dumps({"main": commit}))
+    for name in ("alice/rock", f"alice/rock@{commit}", f"alice/rock@{commit[:7]}"):
+        assert find_bundle(name) == folder
+    assert load_bundle("alice/rock").family == "boosting"
+    (home / "revisions.json").write_text("[")
+    with pytest.raises(HubError, match="genretree pull alice/rock"):
+        find_bundle("alice/rock")
+    assert hub.requests == []
+
+
 # -- the card ----------------------------------------------------------------------------------------------------
 
 
 def _card(bundle: Bundle, card_info: CardInfo) -> tuple[dict, str]:
-    with laid_out(bundle.folder, "alice/rock", None, card_info) as outgoing:
+    with staged(bundle.folder, "alice/rock", None, card_info) as outgoing:
         _, head, text = outgoing.card.split("---\n", 2)
     return yaml.safe_load(head), text
 
@@ -491,7 +592,13 @@ def test_the_card_gives_the_figures_of_the_report(bundle: Bundle, report: Path) 
         assert f"{100 * level['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})" in text
         assert given[f"Accuracy {level['name']}"] == pytest.approx(level["accuracy"], abs=1e-4)
         assert given[f"Macro-F1 {level['name']}"] == pytest.approx(level["macro_f1"], abs=1e-4)
-    for words in ("Made-up music.", metrics["disjoint"], "Slow\\_beat", "groups say little", "cc-by-4.0"):
+    for words in (
+        "Made-up music.",
+        metrics["disjoint"],
+        "Slow\\_beat",
+        "groups: rely on the confidence intervals",
+        "cc-by-4.0",
+    ):
         assert words in text
     assert str(bundle.training["slices"]["train"]) in text
     assert f"on {bundle.calibration.tracks} tracks" in text  # type: ignore[union-attr]
@@ -502,7 +609,7 @@ def test_a_card_without_a_report_says_that_nothing_was_measured(bundle: Bundle) 
     head, text = _card(bundle, CardInfo())
     assert "model-index" not in head
     assert "license" not in head
-    assert "Not given: the bundle was pushed without a report" in text
+    assert "Not available: the bundle was pushed without a report" in text
     assert "ask the owner" in text
 
 
@@ -510,10 +617,10 @@ def test_figures_of_another_bundle_are_refused(bundle: Bundle, report: Path, tmp
     metrics = json.loads((report / "metrics.json").read_text())
     for changed in ({"training": {**metrics["training"], "finished": "2020"}}, {"training": {}}):
         (tmp_path / "metrics.json").write_text(json.dumps({**metrics, **changed}))
-        with pytest.raises(HubError, match="of another bundle"):
+        with pytest.raises(HubError, match="belong to another bundle"):
             _card(bundle, CardInfo(tmp_path))
     (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(HubError, match="no figures of genretree evaluate"):
+    with pytest.raises(HubError, match="not the metrics of an evaluation"):
         _card(bundle, CardInfo(tmp_path / "metrics.json"))
     with pytest.raises(HubError, match="no such report"):
         _card(bundle, CardInfo(tmp_path / "nowhere"))
@@ -521,7 +628,7 @@ def test_figures_of_another_bundle_are_refused(bundle: Bundle, report: Path, tmp
 
 def test_the_card_says_when_the_figures_leak(bundle: Bundle, store: Store, tmp_path: Path) -> None:
     save_evaluation(evaluate(bundle, store, part="train"), tmp_path)
-    assert "not of unseen artists: LEAKING" in _card(bundle, CardInfo(tmp_path))[1]
+    assert "not for unseen artists: LEAKING" in _card(bundle, CardInfo(tmp_path))[1]
 
 
 def test_a_genre_cannot_write_into_the_card() -> None:

@@ -1,12 +1,12 @@
-"""What training leaves: one folder with weights, tree, image settings, training settings and their hashes. No pickle.
+"""Trained models as folders: weights, taxonomy, settings, metadata and hashes, without pickle.
 
 A bundle is a folder::
 
-    bundle.json          format, family, tree, settings, facts of the training, and the SHA-256 of every other part
+    bundle.json          format, family, taxonomy, settings, training metadata, and the SHA-256 of every other file
     model.safetensors    weights of a network; or
-    projection.safetensors, classifier-*.safetensors   of boosting
-    history.csv          one row for each epoch or iteration
-    openvino/, onnx/     the networks for other runtimes, after `genretree export`
+    projection.safetensors, classifier-*.safetensors   for boosting
+    history.csv          one row per epoch or iteration
+    openvino/, onnx/     networks exported by `genretree export`
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from genretree.arrays import Array
+from genretree.arrays import Array, Int64Array
 from genretree.bundle.hub.contents import OLD_TREES
 from genretree.bundle.hub.download import find_bundle
 from genretree.bundle.manifest import DESCRIPTION, FORMAT, check_files, read_description, write_description
 from genretree.checks import require_path
 from genretree.errors import BundleError, GenretreeError
 from genretree.files import sha256_file
-from genretree.metrics.calibration import Calibration, Unit, temper
+from genretree.metrics.calibration import Calibration, Unit, average_by, temper
 from genretree.models import get_family
 from genretree.models.base import LevelProbabilities, Model
 from genretree.models.neural.exported_model import load_exported, settings_without_torch
@@ -38,30 +38,30 @@ from genretree.sound.features import IMAGES, SliceInputs, requested_features
 from genretree.taxonomy import Taxonomy
 
 T = TypeVar("T")
-_MAX_REASON = 300  # characters of a message from another library
+_MAX_REASON = 300  # characters of another library's message
 
 
 @dataclass(frozen=True, repr=False)
 class Bundle:
-    """A trained model with all that is needed to use it.
+    """A trained model with its taxonomy, settings and calibration.
 
     Parameters
     ----------
     folder : Path
-        Where it was loaded from.
+        The folder it was loaded from.
     family : str
     taxonomy : Taxonomy
     images : ImageSettings
-        How sound must be drawn for this model.
+        Settings of the spectrogram images that the model expects.
     settings : Settings
-        The family's settings it was trained with.
+        The family's training settings.
     model : Model
     training : mapping
-        Facts of the training: data, split, seed, history, versions, time.
+        Training metadata: data, split, seed, history, versions, time.
     calibration : Calibration, optional
-        Temperatures; None where there was no music to fit them on.
+        Temperatures; None if there was no held-out music to fit them on.
     runtime : str
-        What runs the model's networks, and in which arithmetic.
+        Runtime and precision of the model's networks.
 
     See Also
     --------
@@ -93,28 +93,59 @@ class Bundle:
         return f"{type(self).__name__}({shown}, runtime='{self.runtime}')"
 
     def calibrate(self, levels: LevelProbabilities, unit: Unit) -> LevelProbabilities:
-        """Temper what the model says of slices, or its mean over whole tracks; as it is where nothing was fitted.
+        """Apply temperature scaling to probabilities of slices or tracks, if the bundle has temperatures.
+
+        Parameters
+        ----------
+        levels : list of arrays, one for each level, shape (n, n_nodes)
+        unit : "slice" or "track"
+
+        Returns
+        -------
+        list of arrays of the same shapes
 
         Raises
         ------
         BundleError
-            If the probabilities contain NaN or infinity, which weights that overflow lead to.
+            If the probabilities contain NaN or infinity, which happens if weights overflow.
         """
         if not all(np.isfinite(level).all() for level in levels):
-            what = "the model gives NaN or infinity: its weights overflow in use"
-            raise BundleError(f"{self.folder}: {what}; copy or train the bundle again")
+            reason = "the model gives NaN or infinity: its weights overflow"
+            raise BundleError(f"{self.folder}: {reason}; copy or train the bundle again")
         if self.calibration is None:
             return levels
         return temper(levels, getattr(self.calibration, unit), self.taxonomy, self.model.heads)
 
+    def average_slices(self, levels: LevelProbabilities, tracks: Int64Array | None = None) -> LevelProbabilities:
+        """Compute calibrated track probabilities: the mean over each track's slices, then the track temperatures.
+
+        Parameters
+        ----------
+        levels : list of arrays, one for each level, shape (n_slices, n_nodes)
+            Probabilities of slices before calibration.
+        tracks : array of int, shape (n_slices,), optional
+            Index of each slice's track, 0 to n_tracks - 1; by default all slices belong to one track.
+
+        Returns
+        -------
+        list of arrays, one for each level, shape (n_tracks, n_nodes)
+
+        Raises
+        ------
+        BundleError
+            If the probabilities contain NaN or infinity.
+        """
+        index = np.zeros(len(levels[0]), np.int64) if tracks is None else tracks
+        return self.calibrate([average_by(level, index, int(index.max()) + 1) for level in levels], "track")
+
 
 def score_noise(bundle: Bundle) -> LevelProbabilities:
-    """Score one slice of noise, to load what is loaded on first use and to see whether the model works at all.
+    """Score one slice of noise, to check that the model works and to trigger lazy loading.
 
     Raises
     ------
     BundleError
-        If it gives NaN or infinity.
+        If the probabilities contain NaN or infinity.
     """
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (1, 3, bundle.images.size, bundle.images.size), np.uint8)
@@ -126,16 +157,26 @@ def score_noise(bundle: Bundle) -> LevelProbabilities:
 
 
 def save_bundle(bundle: Bundle, extra_files: Mapping[str, Path] | None = None) -> Path:
-    """Write a bundle into its folder in one step; a folder of that name must not exist.
+    """Write a bundle atomically into `bundle.folder`, which must not exist.
 
     Parameters
     ----------
     bundle : Bundle
     extra_files : mapping, optional
-        More files to keep (logs), by their name in the bundle.
+        Paths of further files, such as logs, by their names in the bundle.
+
+    Returns
+    -------
+    Path
+        `bundle.folder`.
+
+    Raises
+    ------
+    BundleError
+        If the folder exists.
     """
     if bundle.folder.exists():
-        raise BundleError(f"{bundle.folder}: exists already; give another name or delete it")
+        raise BundleError(f"{bundle.folder}: already exists; choose another name or delete it")
     bundle.folder.parent.mkdir(parents=True, exist_ok=True)
     draft = bundle.folder.with_name(f".{bundle.folder.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
@@ -148,7 +189,7 @@ def save_bundle(bundle: Bundle, extra_files: Mapping[str, Path] | None = None) -
         shutil.copyfile(source, draft / name)
         names.append(name)
     for name in names:
-        (draft / name).chmod(0o644)  # some writers make files that only their owner can read
+        (draft / name).chmod(0o644)  # some writers create files that only the owner can read
     content = {
         "format": FORMAT,
         "genretree": version("genretree"),
@@ -166,19 +207,19 @@ def save_bundle(bundle: Bundle, extra_files: Mapping[str, Path] | None = None) -
 
 
 def resave(folder: str | Path, out: str | Path) -> Path:
-    """Write a bundle of an earlier genretree again as this one does; what it predicts and its facts stay the same.
+    """Convert a bundle of an earlier version to the current file formats; predictions and metadata are unchanged.
 
     Parameters
     ----------
     folder : path
-        The bundle. Its exports are left out: `genretree export` makes them again.
+        The bundle. Exports are left out; `genretree export` creates them again.
     out : path
-        The folder to make.
+        The output folder, which must not exist.
 
     Returns
     -------
     Path
-        The folder made.
+        The output folder.
 
     Raises
     ------
@@ -209,16 +250,15 @@ def load_bundle(
     Parameters
     ----------
     folder : path or str
-        Or `user/name` or `user/name@revision` on the Hugging Face Hub, if that was pulled before; a folder always wins.
+        A folder, which takes precedence; or `user/name` or `user/name@revision` on the Hugging Face Hub.
     runtime : "torch", "openvino", "onnxruntime" or "auto"
-        What runs its networks. The others than torch need an export (see
-        `genretree.bundle.export`); auto takes the fastest
-        that is installed and that there is an export for.
+        Runtime of the networks. All except torch need an export (see `genretree.bundle.export`); auto selects the
+        fastest installed runtime that the bundle has an export for.
     precision : "float32", "bf16" or "auto"
-        auto: bf16 where the processor is made for it. Torch in float32 is the reference, to the last digit what was
-        trained; docs/runtimes.md says how far the others are from it. `Bundle.runtime` names what was chosen.
+        auto selects bf16 if the processor supports it natively. Torch in float32 is the reference and reproduces
+        training exactly; docs/runtimes.md lists the deviations of the others. `Bundle.runtime` names the selection.
     download : bool
-        Pull from the Hub what is named and was not pulled yet; otherwise nothing is asked of the Hub.
+        Pull the bundle if it is not in the cache; by default no request is made.
 
     Returns
     -------
@@ -227,12 +267,12 @@ def load_bundle(
     Raises
     ------
     BundleError
-        If a part is missing, damaged or of another format; nothing is replaced by defaults or random weights. If a
-        runtime was asked for by name and there is no export for it.
+        If a file is missing, damaged or of another format, or the bundle has no export for the selected runtime.
+        Missing values are never replaced by defaults or random weights.
     MissingExtraError
-        If that runtime is not installed.
+        If the selected runtime is not installed.
     HubError
-        If it is a name on the Hub that was not pulled, or can't be.
+        If a name on the Hub is not in the cache, or can't be pulled.
 
     See Also
     --------
@@ -251,15 +291,15 @@ def load_bundle(
     content = read_description(folder)
     check_files(folder, content["files"])
     exports = {form for form in FORMS if any(Path(name).parts[0] == form for name in content["files"])}
-    chosen = choose_runtime(exports, runtime, precision)
-    if chosen != "torch" and settings_without_torch(content["family"]) is not None:
-        return _open_exported(folder, content, exports, chosen, precision)
+    selected = choose_runtime(exports, runtime, precision)
+    if selected != "torch" and settings_without_torch(content["family"]) is not None:
+        return _open_exported(folder, content, exports, selected, precision)
     bundle = open_bundle(folder, content)
-    return replace(bundle, runtime=use_runtime(bundle.model, folder, bundle.images.size, exports, chosen, precision))
+    return replace(bundle, runtime=use_runtime(bundle.model, folder, bundle.images.size, exports, selected, precision))
 
 
 def open_bundle(folder: Path, content: Mapping[str, Any]) -> Bundle:
-    """Make what a description says of files that were checked; torch runs it, in float32."""
+    """Load a bundle from files that were checked, to run in torch and float32."""
     family = _explain_bundle_error(folder, lambda: get_family(content["family"]))
     return _assemble(folder, content, family.settings_type, partial(family.load, folder))
 
@@ -267,14 +307,14 @@ def open_bundle(folder: Path, content: Mapping[str, Any]) -> Bundle:
 def _open_exported(
     folder: Path, content: Mapping[str, Any], exports: set[Form], runtime: Runtime, precision: Precision
 ) -> Bundle:
-    """Make it of an export alone: torch is not even imported, which would take longer than all else."""
+    """Load a bundle from an export without importing torch, which takes most of the time."""
     from genretree.models.runtime.backends import run_alone
 
     settings_type = settings_without_torch(content["family"])
     assert settings_type is not None
-    run, way = run_alone(folder, exports, runtime, precision)
+    run, config = run_alone(folder, exports, runtime, precision)
     bundle = _assemble(folder, content, settings_type, partial(load_exported, folder, run))
-    return replace(bundle, runtime=str(way))
+    return replace(bundle, runtime=str(config))
 
 
 def _assemble(
@@ -284,9 +324,9 @@ def _assemble(
         return _build(folder, content, settings_type, load)
     except (GenretreeError, ImportError):
         raise
-    except Exception as error:  # whatever values of a stranger make the libraries below raise
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:_MAX_REASON]
-        raise BundleError(f"{folder}: can't be loaded ({said}); copy or train the bundle again") from error
+    except Exception as error:  # untrusted values make libraries raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:_MAX_REASON]
+        raise BundleError(f"{folder}: can't be loaded ({reason}); copy or train the bundle again") from error
 
 
 def _build(
@@ -296,16 +336,16 @@ def _build(
     images = _explain_bundle_error(folder, lambda: ImageSettings.build(content["images"]))
     settings = _explain_bundle_error(folder, lambda: settings_type.build(content["settings"]))
     model = load(taxonomy, settings)
-    known = content.get("calibration")  # bundles of old have none
+    temperatures = content.get("calibration")  # absent in old bundles
     try:
-        calibration = None if known is None else Calibration.from_json(known, taxonomy.depth)
+        calibration = None if temperatures is None else Calibration.from_json(temperatures, taxonomy.depth)
     except ValueError as error:
         raise BundleError(f"{folder / DESCRIPTION}: {error}; copy or train the bundle again") from error
     return Bundle(folder, content["family"], taxonomy, images, settings, model, content["training"], calibration)
 
 
 def _explain_bundle_error(folder: Path, make: Callable[[], T]) -> T:
-    """Make a part of what the description says, and name it if that can't be."""
+    """Call `make` and add the description's path to its errors."""
     try:
         return make()
     except BundleError:

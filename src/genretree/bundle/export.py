@@ -1,4 +1,4 @@
-"""A bundle's networks for other runtimes than torch: written, compared with torch, and made a part of the bundle."""
+"""Export of a bundle's networks to OpenVINO and ONNX, verified against torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from genretree.bundle.bundle import Bundle, open_bundle
-from genretree.bundle.manifest import check_files, files_beside, list_part, read_description
+from genretree.bundle.manifest import check_files, files_outside, read_description, update_files
 from genretree.errors import BundleError, GenretreeError
 from genretree.files import sha256_file, write_text
 from genretree.models.runtime.backends import open_runner
@@ -23,8 +23,8 @@ from genretree.models.runtime.graph import Graph, HasGraphs
 from genretree.models.runtime.types import Form, RuntimeConfig, graph_file
 
 _DESCRIPTION = "export.json"
-_FARTHEST = 1e-3  # as a share of the spread of what a network gives; rounding alone is below a tenth of it
-_WAYS: Mapping[Form, RuntimeConfig] = {
+_MAX_DIFFERENCE = 1e-3  # relative to the largest output; rounding alone causes less than a tenth of it
+_RUNTIME_CONFIGS: Mapping[Form, RuntimeConfig] = {
     "openvino": RuntimeConfig("openvino", bf16=False),
     "onnx": RuntimeConfig("onnxruntime", bf16=False),
 }
@@ -32,7 +32,7 @@ _WAYS: Mapping[Form, RuntimeConfig] = {
 
 @dataclass(frozen=True)
 class Exported:
-    """Where an export is, its files, and how far it is from torch at most, as a share of the outputs' spread."""
+    """An export: its folder, its files, and the maximum difference from torch, relative to the largest output."""
 
     folder: Path
     files: tuple[str, ...]
@@ -40,7 +40,7 @@ class Exported:
 
 
 def export_bundle(folder: str | Path, to: Form, out: str | Path | None = None, overwrite: bool = False) -> Exported:
-    """Write the networks of a bundle in another form, and compare what they say with torch.
+    """Export the networks of a bundle to another format and compare their outputs with torch.
 
     Parameters
     ----------
@@ -48,34 +48,32 @@ def export_bundle(folder: str | Path, to: Form, out: str | Path | None = None, o
         The bundle.
     to : "openvino" or "onnx"
     out : path, optional
-        A folder of its own, which also gets a description, `export.json`. By default the export becomes a part of the
-        bundle, as its folder `openvino` or `onnx`, and `load_bundle` can use it.
+        A separate output folder, which also gets a description, `export.json`. By default the export is added to the
+        bundle as its folder `openvino` or `onnx`, where `load_bundle` finds it.
     overwrite : bool
-        Replace an export that is there.
+        Replace an existing export.
 
     Raises
     ------
     BundleError
-        If the bundle is damaged or has no network, or the export is there or doesn't agree with torch.
+        If the bundle is damaged or has no network, or the export exists or differs from torch.
     MissingExtraError
-        If what writes and runs this form is not installed.
+        If the libraries for this format are not installed.
     """
     folder = Path(folder)
     content = read_description(folder)
-    kept = files_beside(content, to)
-    check_files(folder, kept)
+    other_files = files_outside(content, to)
+    check_files(folder, other_files)
     require_export_library(to)
     bundle = open_bundle(folder, content)
     graphs = bundle.model.graphs(bundle.images.size) if isinstance(bundle.model, HasGraphs) else {}
     if not graphs:
-        raise BundleError(
-            f"{folder}: there is no network in it ({bundle.family}); it needs no other runtime than it has"
-        )
+        raise BundleError(f"{folder}: nothing to export, the family '{bundle.family}' has no network")
     target = folder / to if out is None else Path(out)
     if target.exists() and not overwrite:
-        raise BundleError(f"{target}: exists already; replace it with `overwrite=True`")
+        raise BundleError(f"{target}: already exists; replace it with `overwrite=True`")
     if out is not None and target.exists() and not (target / _DESCRIPTION).is_file():
-        raise BundleError(f"{target}: is no export, and is not replaced; give another name or delete it")
+        raise BundleError(f"{target}: not an export, so it is not replaced; choose another name or delete it")
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
@@ -86,42 +84,42 @@ def export_bundle(folder: str | Path, to: Form, out: str | Path | None = None, o
         files = {name: sha256_file(draft / name) for name in names}
         if out is not None:
             write_text(draft / _DESCRIPTION, json.dumps(_describe(bundle, to, graphs, files), indent=1))
-        elif kept != content["files"]:  # at no time does the bundle list what is not there
-            list_part(folder, to, {})
+        elif other_files != content["files"]:  # the bundle never lists missing files
+            update_files(folder, to, {})
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     if out is None:
-        list_part(folder, to, {f"{to}/{name}": digest for name, digest in files.items()})
+        update_files(folder, to, {f"{to}/{name}": digest for name, digest in files.items()})
     return Exported(target, tuple(names), difference)
 
 
 def _write(to: Form, graph: Graph, name: str, folder: Path) -> float:
-    """Write one graph, and give how far it is from torch on one, two and three rows."""
+    """Write one graph and return its maximum difference from torch for batches of 1, 2 and 3."""
     try:
         write_graph(to, graph, name, folder)
     except GenretreeError:
         raise
-    except Exception as error:  # torch and the writers have errors of their own, for networks that they can't express
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BundleError(f"{name}: can't be written as {to} ({said})") from error
-    run = open_runner(_WAYS[to], folder / graph_file(to, name))
-    farthest = 0.0
+    except Exception as error:  # each exporter raises errors of its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BundleError(f"{name}: can't be exported to {to} ({reason})") from error
+    run = open_runner(_RUNTIME_CONFIGS[to], folder / graph_file(to, name))
+    max_difference = 0.0
     for rows in ([0], [0, 1], [1, 0, 1]):
         batch = graph.example[rows]
         with torch.inference_mode():
             expected = [output.numpy() for output in graph.module(batch)]
         for one, other in zip(expected, run(batch.numpy()), strict=True):
             spread = max(float(np.abs(one).max()), 1e-6)
-            farthest = max(farthest, float(np.abs(one - other).max()) / spread)
-    if not farthest < _FARTHEST:
-        raise BundleError(f"{name}: as {to} it is {farthest:.1%} away from torch; report this, and use torch")
-    return farthest
+            max_difference = max(max_difference, float(np.abs(one - other).max()) / spread)
+    if not max_difference < _MAX_DIFFERENCE:
+        raise BundleError(f"{name}: the {to} export is {max_difference:.1%} away from torch; report this and use torch")
+    return max_difference
 
 
 def _describe(bundle: Bundle, to: Form, graphs: Mapping[str, Graph], files: Mapping[str, str]) -> dict[str, Any]:
-    """Say what lies in an export of its own: who reads it has no bundle."""
+    """Build the description of a separate export, which is used without the bundle."""
     return {
         "format": 1,
         "genretree": version("genretree"),

@@ -1,4 +1,4 @@
-"""The description of a bundle, `bundle.json`: read, checked by the hashes in it, and written."""
+"""The description of a bundle, `bundle.json`: reading, verification and writing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from genretree.models.runtime.types import FORMS, export_again
 
 FORMAT = 1
 DESCRIPTION = "bundle.json"
-# What a description may hold at most, checked before it is parsed. Those of 0.1 have some 100 kB, most of it history.
+# Limits that are checked before parsing. Descriptions of 0.1 have about 100 kB, mostly training history.
 MAX_BYTES = 32 << 20
 MAX_DEPTH = 32
 MAX_FILES = 1000
@@ -42,67 +42,86 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def check_files(folder: Path, files: Mapping[str, str]) -> None:
-    """Refuse if one of a bundle's files, given with their hashes, is missing or damaged."""
+    """Check that a bundle's files exist and match their SHA-256.
+
+    Parameters
+    ----------
+    folder : Path
+    files : mapping of str to str
+        SHA-256 by file name, as in the description.
+
+    Raises
+    ------
+    BundleError
+    """
+    # In the Hub client's cache a bundle's files are links to `../../blobs`.
+    blobs = folder.resolve().parents[1] / "blobs" if folder.resolve().parent.name == "snapshots" else folder.resolve()
     for name, expected in files.items():
         path = folder / name
         if not is_inside(name):
             raise BundleError(f"{folder / DESCRIPTION}: names a file outside the bundle: {name!r}; refused")
-        again = "copy the whole bundle again, or train it again"
+        remedy = "copy the whole bundle again, or train it again"
         if Path(name).parts[0] in FORMS:
-            again = export_again(path)
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise BundleError(f"{path}: is a link to a file outside the bundle; copy the file itself there")
+            remedy = export_again(path)
+        if not any(path.resolve().is_relative_to(allowed) for allowed in (folder.resolve(), blobs)):
+            raise BundleError(f"{path}: is a link to a file outside the bundle; replace the link by a copy of the file")
         if not path.is_file():
-            raise BundleError(f"{path}: missing; {again}")
+            raise BundleError(f"{path}: missing; {remedy}")
         if sha256_file(path) != expected:
-            raise BundleError(f"{path}: damaged (its hash is not the recorded one); {again}")
+            raise BundleError(f"{path}: damaged (its SHA-256 differs from the recorded one); {remedy}")
 
 
 def is_inside(name: str) -> bool:
-    """Say whether a file's name stays in the bundle: at most one folder down, as the members of an ensemble are."""
+    """Check that a file lies in the bundle, at most one folder deep, as the members of an ensemble do."""
     path = Path(name)
     return not path.is_absolute() and ".." not in path.parts and "\\" not in name and 1 <= len(path.parts) <= 2
 
 
 def write_description(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write `bundle.json` with the hash of its own content."""
+    """Write `bundle.json` with a hash of its content."""
     signed = {**content, "sha256": _digest(content)}
     write_text(folder / DESCRIPTION, json.dumps(signed, indent=1, ensure_ascii=False))
 
 
-def list_part(folder: Path, part: str, files: Mapping[str, str]) -> None:
-    """List what lies in one of a bundle's folders, by name and hash, instead of what is listed of it.
+def update_files(folder: Path, part: str, files: Mapping[str, str]) -> None:
+    """Replace the entries of one of a bundle's folders in the description.
 
-    The description is read anew: another part, made at the same time, may have been listed meanwhile.
+    The description is read again, because another process may have updated another folder.
     """
     content = read_description(folder)
-    write_description(folder, {**content, "files": {**files_beside(content, part), **files}})
+    write_description(folder, {**content, "files": {**files_outside(content, part), **files}})
 
 
-def files_beside(content: Mapping[str, Any], part: str) -> dict[str, str]:
-    """Give what a description lists outside one of the bundle's folders: hashes by name."""
+def files_outside(content: Mapping[str, Any], part: str) -> dict[str, str]:
+    """Return the entries of a description outside one of the bundle's folders: SHA-256 by name."""
     return {name: digest for name, digest in content["files"].items() if Path(name).parts[0] != part}
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    """Hash of a description, whatever its layout and apart from the hash itself."""
+    """Compute the hash of a description, without the hash itself and independent of its formatting."""
     bare = {name: value for name, value in content.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(bare, sort_keys=True).encode()).hexdigest()
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Read and check `bundle.json` without loading the weights."""
+    """Read and check `bundle.json` without loading the weights.
+
+    Raises
+    ------
+    BundleError
+        If it is missing, damaged, too large, or of another format.
+    """
     path = folder / DESCRIPTION
     if not path.is_file():
-        what = "is not a bundle, it has no bundle.json" if folder.is_dir() else "no such bundle"
-        raise BundleError(f"{folder}: {what}; make one with: genretree train")
+        problem = "is not a bundle, it has no bundle.json" if folder.is_dir() else "no such bundle"
+        raise BundleError(f"{folder}: {problem}; train one with genretree.train")
     try:
         content = json.loads(read_json_text(path, MAX_BYTES, MAX_DEPTH), object_pairs_hook=_unique)
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: damaged ({error}); copy the bundle again, or train it again") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else None
-        raise BundleError(f"{path}: bundle format {found!r}, this genretree reads {FORMAT}")
+        version = content.get("format") if isinstance(content, dict) else None
+        raise BundleError(f"{path}: bundle format {version!r} is not supported, only {FORMAT}; upgrade genretree")
     if content.get("sha256") != _digest(content):
         raise BundleError(f"{path}: damaged or edited (its hash doesn't fit); copy the bundle again, or train it again")
     missing = {"family", "taxonomy", "images", "settings", "training", "files"} - set(content)
@@ -115,11 +134,11 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse an object that names a key twice: readers differ in which of the two they take."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    """Refuse duplicate keys: parsers differ in which value they take."""
+    content = dict(pairs)
+    if len(content) != len(pairs):
         raise ValueError("a key occurs twice in an object")
-    return found
+    return content
 
 
 def _check_types(path: Path, content: Mapping[str, Any]) -> None:

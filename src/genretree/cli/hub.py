@@ -1,4 +1,4 @@
-"""The commands push and pull."""
+"""The commands `push` and `pull`."""
 
 from __future__ import annotations
 
@@ -16,41 +16,40 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("name", metavar="USER/NAME[@REVISION]")
-@click.option("--revision", help="A branch, a tag or a commit's hash.  [default: main]")
-@click.option("--to", type=FOLDER, help="A folder to make.  [default: the user's cache, where the name finds it]")
+@click.option("--revision", help="Branch, tag or commit hash.  [default: main]")
+@click.option("--to", type=FOLDER, help="Also copy the bundle to this folder, which must not exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print name, commit and folder as JSON.")
 @quiet_option
 def pull(name: str, revision: str | None, to: Path | None, as_json: bool, quiet: bool) -> None:
-    """Get a bundle from the Hugging Face Hub, check it, and keep it under its name.
+    """Download a bundle from the Hugging Face Hub into the cache and verify it.
 
-    Afterwards predict, explain, evaluate, info, serve and library take USER/NAME for it, without asking the Hub
-    anything: it stays the commit that was pulled until it is pulled again. USER/NAME@COMMIT means the same bytes for
-    good.
+    Then predict, explain, evaluate, info, serve and library accept USER/NAME without requests to the Hub. The name
+    stays at this commit until you pull it again; USER/NAME@COMMIT always refers to the same bytes.
     """
     from genretree.bundle.hub import pull as pull_bundle
 
-    found = pull_bundle(name, revision=revision, to=to, progress=not quiet)
+    pulled = pull_bundle(name, revision=revision, to=to, progress=not quiet)
     if as_json:
-        content = {"name": str(found.name), "commit": found.commit, "folder": str(found.folder.absolute())}
+        content = {"name": str(pulled.name), "commit": pulled.commit, "folder": str(pulled.folder.absolute())}
         echo_json(content)
         return
-    echo(f"{found.pinned}: {found.folder}")
-    echo(f"Next: genretree predict {found.name if to is None else to} song.mp3")
+    echo(f"{pulled.pinned}: {pulled.folder}")
+    echo(f"Next: genretree predict {pulled.name if to is None else to} song.mp3")
 
 
 @click.command()
 @click.argument("bundle", type=FOLDER)
 @click.argument("name", metavar="USER/NAME")
-@click.option("--private", is_flag=True, help="Only you (and your organisation) may see it.")
-@click.option("--revision", help="The branch to push to; it is made if need be.  [default: main]")
-@click.option("--message", help="Of the commit.")
-@click.option("--report", type=FOLDER, help="What `genretree evaluate` wrote about BUNDLE: the figures of the card.")
-@click.option("--license", "licence", metavar="ID", help="By the Hub's short names: cc-by-4.0, mit ...")
-@click.option("--data", metavar="TEXT", help="What it was learned from, in a sentence, for the card.")
-@click.option("--with-index", is_flag=True, help="Also the index, which names the tracks it was made of.")
-@click.option("--keep-card", is_flag=True, help="Leave the card as it is on the Hub, if there is one.")
-@click.option("--dry-run", is_flag=True, help="Only show the files and the card.")
-@click.option("--json", "as_json", is_flag=True, help="Print name, commit and page as JSON.")
+@click.option("--private", is_flag=True, help="Create a private repository.")
+@click.option("--revision", help="Branch to push to, created if necessary.  [default: main]")
+@click.option("--message", help="Commit message.")
+@click.option("--report", type=FOLDER, help="Report of `genretree evaluate` for BUNDLE, for the model card.")
+@click.option("--license", "licence", metavar="ID", help="The Hub's licence identifier, such as cc-by-4.0 or mit.")
+@click.option("--data", metavar="TEXT", help="Description of the training data for the model card.")
+@click.option("--with-index", is_flag=True, help="Include the index, which contains track names.")
+@click.option("--keep-card", is_flag=True, help="Keep an existing model card.")
+@click.option("--dry-run", is_flag=True, help="Print the files and the model card without sending anything.")
+@click.option("--json", "as_json", is_flag=True, help="Print name, commit and URL as JSON.")
 def push(
     bundle: Path,
     name: str,
@@ -65,21 +64,20 @@ def push(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Put BUNDLE on the Hugging Face Hub (once before that: hf auth login), with a model card written from it.
+    """Push BUNDLE to the Hugging Face Hub with a generated model card; log in first: hf auth login.
 
-    Only arrays, text and scikit-learn models by their parts go up. Exports and the index stay here, and so do the
-    folders of this disk that the bundle notes.
+    Only arrays and text are uploaded. Exports, the index and local folder names are left out.
     """
     from genretree.bundle.hub import push as push_bundle
     from genretree.bundle.hub.card import CardInfo
-    from genretree.bundle.hub.upload import laid_out
+    from genretree.bundle.hub.upload import staged
 
     card_info = CardInfo(report=report, license=licence, data=data)
     if dry_run:
-        with laid_out(bundle, name, revision, card_info, with_index) as outgoing:
+        with staged(bundle, name, revision, card_info, with_index) as outgoing:
             _show(outgoing)
         return
-    done = push_bundle(
+    pushed = push_bundle(
         bundle,
         name,
         private=private,
@@ -90,15 +88,15 @@ def push(
         keep_card=keep_card,
     )
     if as_json:
-        echo_json({"name": str(done.name), "commit": done.commit, "url": done.url})
+        echo_json({"name": str(pushed.name), "commit": pushed.commit, "url": pushed.url})
         return
-    echo(f"{done.pinned}: {done.url}")
+    echo(f"{pushed.pinned}: {pushed.url}")
     if report is None:
-        echo("Its card has no figures; with --report REPORT (of genretree evaluate) it gets them.")
+        echo("The model card has no metrics; add them with --report REPORT (from genretree evaluate).")
 
 
 def _show(outgoing: Outgoing) -> None:
     for file, path in sorted(outgoing.files.items()):
         echo(f"{path.stat().st_size / 1e6:9.3f} MB  {file}")
-    echo(f"{outgoing.size / 1e6:9.3f} MB  in all, to {outgoing.name}; nothing was sent\n")
+    echo(f"{outgoing.size / 1e6:9.3f} MB  in total for {outgoing.name}; nothing was sent\n")
     echo(outgoing.card)

@@ -1,4 +1,4 @@
-"""What the command line shows to people."""
+"""Tables and summaries that the command line prints."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from genretree.prediction.predict import Prediction
 from genretree.taxonomy import Taxonomy
 from genretree.training.recipes import Recipe, ReportedResult
 
-_MAX_FAILURES = 20  # of a store, on the terminal
+_MAX_FAILURES = 20  # lines printed for a store
 _SHORT_HASH = 12
 
 
 class _SafeConsole(Console):
-    """A console that escapes control characters of the texts it prints; its own escape sequences are not texts."""
+    """A console that escapes control characters in text but not in its own escape sequences."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for text, style, control in super().render(renderable, options):
@@ -36,16 +36,16 @@ class _SafeConsole(Console):
 
 
 def make_console() -> Console:
-    """Make a console that never cuts lines short where nobody looks at a terminal."""
+    """Create a console; if the output is not a terminal, it is wide enough not to wrap tables."""
     console = _SafeConsole(highlight=False)
     return console if console.is_terminal else _SafeConsole(highlight=False, width=160)
 
 
 def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
-    """Print accuracy with its interval and macro-F1 for each level, by track and by slice."""
+    """Print accuracy with its confidence interval and macro-F1 for each level, by track and by slice."""
     console = make_console()
     first = evaluations[0]
-    table = Table(title="accuracy in % (95 % interval over groups), macro-F1", title_justify="left")
+    table = Table(title="accuracy in % (95 % confidence interval over groups), macro-F1", title_justify="left")
     table.add_column("model")
     table.add_column("unit")
     table.add_column("cut")
@@ -66,7 +66,7 @@ def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
                 str(scores.n),
             )
     console.print(table)
-    console.print("Overall is the plain mean of the levels' accuracies.")
+    console.print("Overall is the mean of the levels' accuracies.")
     for note in dict.fromkeys(evaluation.protocol for evaluation in evaluations):
         console.print(f"Protocol: {escape(note)}.")
     for evaluation in evaluations:
@@ -81,17 +81,18 @@ def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
 def _show_trust(console: Console, evaluation: Evaluation) -> None:
     unit = evaluation.units[0]
     scores = getattr(evaluation, unit)
-    paths = f"hierarchical F1 {100 * scores.hierarchical.f1:.1f}, {scores.hierarchical.tree_distance:.2f} edges off"
+    hierarchical = scores.hierarchical
+    paths = f"hierarchical F1 {100 * hierarchical.f1:.1f}, tree distance {hierarchical.tree_distance:.2f} edges"
     errors = ", ".join(f"{level.trust.ece:.3f}" for level in scores.levels)
-    surest = ", ".join(f"{100 * level.trust.accuracy_at_80:.1f}" for level in scores.levels)
+    accuracy_at_80 = ", ".join(f"{100 * level.trust.accuracy_at_80:.1f}" for level in scores.levels)
     console.print(
-        f"{evaluation.label} by {unit} ({evaluation.disjoint}): {paths}; calibration error by level {errors}; "
-        f"right on the surest 80 %: {surest}."
+        f"{evaluation.label} by {unit} ({evaluation.disjoint}): {paths}; expected calibration error by level {errors}; "
+        f"accuracy on the most confident 80 %: {accuracy_at_80}."
     )
 
 
 def show_classes(evaluation: Evaluation) -> None:
-    """Print precision, recall, F1 and support of every class, level by level, by the evaluation's first unit."""
+    """Print precision, recall, F1 and support of every class, for each level and the evaluation's first unit."""
     console = make_console()
     unit = evaluation.units[0]
     for level in getattr(evaluation, unit).levels:
@@ -100,15 +101,15 @@ def show_classes(evaluation: Evaluation) -> None:
         for column in ("precision", "recall", "F1", "support"):
             table.add_column(column, justify="right")
         for item in level.classes:
-            figures = (f"{value:.3f}" for value in (item.precision, item.recall, item.f1))
-            table.add_row(escape(item.name), *figures, str(item.support))
+            values = (f"{value:.3f}" for value in (item.precision, item.recall, item.f1))
+            table.add_row(escape(item.name), *values, str(item.support))
         console.print(table)
 
 
 def show_differences(title: str, differences: Mapping[str, Sequence[Difference]]) -> None:
-    """Print what `compare_evaluations` says of two bundles."""
+    """Print the result of `compare_evaluations`."""
     table = Table(title=title, title_justify="left")
-    for column in ("unit", "level", "difference in points (95 % interval)", "only first", "only second", "McNemar p"):
+    for column in ("unit", "level", "difference in points (95 % CI)", "only first", "only second", "McNemar p"):
         table.add_column(column, justify="left" if column in ("unit", "level") else "right")
     for unit, items in differences.items():
         for item in items:
@@ -121,39 +122,39 @@ def show_differences(title: str, differences: Mapping[str, Sequence[Difference]]
 
 
 def show_prediction(prediction: Prediction) -> None:
-    """Print a file's path, the probability and alternatives of each level, and the time line."""
+    """Print the predicted path of a file, the probabilities of each level, and the timeline."""
     console = make_console()
     console.print(f"[bold]{escape(prediction.file)}[/]: [bold cyan]{escape(prediction.shown)}[/]")
     for level in prediction.levels:
         if not level.sure:
-            likeliest = ", ".join(f"{item.label} {item.probability:.0%}" for item in level.top)
-            console.print(f"  {escape(level.name)}: ?  [dim]({escape(likeliest)})[/]")
+            candidates = ", ".join(f"{item.label} {item.probability:.0%}" for item in level.top)
+            console.print(f"  {escape(level.name)}: ?  [dim]({escape(candidates)})[/]")
             continue
         others = ", ".join(f"{item.label} {item.probability:.0%}" for item in level.top if item.label != level.label)
         best = escape(f"{level.name}: {level.label} {level.probability:.0%}")
         console.print(f"  {best}  [dim]({escape(others or 'no other')})[/]")
     runs = [list(run) for _, run in groupby(prediction.timeline, key=lambda item: item.path)]
-    pieces = [f"{_clock(run[0].start)}-{_clock(run[-1].end)} {run[0].path[-1]}" for run in runs]
-    console.print(f"  [dim]time line: {escape(', '.join(pieces))}[/]")
+    segments = [f"{_clock(run[0].start)}-{_clock(run[-1].end)} {run[0].path[-1]}" for run in runs]
+    console.print(f"  [dim]timeline: {escape(', '.join(segments))}[/]")
     if not prediction.consistent:
-        console.print("  [dim]independent heads: these levels contradict each other[/]")
+        console.print("  [dim]independent heads: the levels contradict each other[/]")
     if prediction.note:
         console.print(f"  [dim]{escape(prediction.note)}[/]")
     if prediction.padded:
-        console.print("  [dim]shorter than one slice: repeated to fill it[/]")
+        console.print("  [dim]shorter than one slice: repeated to fill the slice[/]")
 
 
 def show_store(store: Store) -> None:
-    """Print what a store holds."""
+    """Print a summary of a store."""
     console = make_console()
-    facts = store.facts
+    metadata = store.facts
     console.print(
         f"[bold]{escape(str(store.folder))}[/]: {store.n_tracks} tracks, {store.n_slices} slices from "
-        f"{escape(facts.source)}"
+        f"{escape(metadata.source)}"
     )
     console.print(
         f"images {store.settings.size}x{store.settings.size}, slices of {store.settings.slice_seconds} s, "
-        f"grouped by {facts.group_by}, engine {facts.engine}, genretree {facts.version}"
+        f"grouped by {metadata.group_by}, engine {metadata.engine}, genretree {metadata.version}"
     )
     table = Table()
     for column in ("split", "protocol", *PARTS):
@@ -167,22 +168,22 @@ def show_store(store: Store) -> None:
     for failure in store.failures[:_MAX_FAILURES]:
         console.print(f"failed ({escape(failure.kind)}): {escape(printable(failure.message))}")
     if len(store.failures) > _MAX_FAILURES:
-        console.print(f"[dim]... and {len(store.failures) - _MAX_FAILURES} more; all of them with --json[/]")
+        console.print(f"[dim]... and {len(store.failures) - _MAX_FAILURES} more; list all with --json[/]")
 
 
 def show_bundle(folder: Path, content: dict[str, Any]) -> None:
-    """Print what a bundle holds."""
+    """Print a summary of a bundle."""
     console = make_console()
     training = content["training"]
-    made_by = escape(f"{content['family']}, made by genretree {content.get('genretree', '?')}")
-    console.print(f"[bold]{escape(str(folder))}[/]: {made_by}")
+    origin = escape(f"{content['family']}, written by genretree {content.get('genretree', '?')}")
+    console.print(f"[bold]{escape(str(folder))}[/]: {origin}")
     for name in ("finished", "seconds", "machine"):
         if name in training:
             console.print(escape(f"{name}: {training[name]}"))
     for title, values in (
         ("images", content["images"]),
         ("settings", content["settings"]),
-        ("facts", training.get("facts", {})),
+        ("metadata", training.get("facts", {})),
         ("initial weights", training.get("initial_weights", {})),
     ):
         if not values:
@@ -196,39 +197,39 @@ def show_bundle(folder: Path, content: dict[str, Any]) -> None:
 
 
 def show_recipes(recipes: Mapping[str, Recipe]) -> None:
-    """Print recipes with what they gave, the first figure of each."""
+    """Print recipes with their summaries and first results."""
     table = Table()
-    for column in ("recipe", "what", "first figure"):
+    for column in ("recipe", "summary", "first result"):
         table.add_column(column)
     for name, recipe in recipes.items():
-        table.add_row(name, recipe.summary, _figure(recipe.results[0]) if recipe.results else "")
+        table.add_row(name, recipe.summary, _format_result(recipe.results[0]) if recipe.results else "")
     make_console().print(table)
 
 
 def show_weights(sources: Sequence[WeightSource]) -> None:
-    """Print the sources of pretrained weights, with the beginnings of their hashes and revisions."""
+    """Print the sources of pretrained weights with abbreviated hashes and revisions."""
     table = Table()
-    for column in ("name", "for", "licence", "MB", "pinned", "here"):
+    for column in ("name", "for", "licence", "MB", "pinned", "cached"):
         table.add_column(column, justify="right" if column == "MB" else "left", overflow="fold")
     for source in sources:
-        kind, _, digits = source.pinned.partition(" ")
+        digest_type, _, digits = source.pinned.partition(" ")
         table.add_row(
             source.name,
             ", ".join(source.families) or "track recovery",
             source.licence,
             f"{source.size / 1e6:.1f}",
-            f"{kind} {digits[:_SHORT_HASH]}",
+            f"{digest_type} {digits[:_SHORT_HASH]}",
             "no" if find_local(source) is None else "yes",
         )
     console = make_console()
     console.print(table)
     for source in sources:
         console.print(escape(f"{source.name}: {source.summary}; {source.note or source.location}"), soft_wrap=True)
-    console.print("Download: genretree weights get NAME. Whole hashes and addresses: genretree weights list --json")
+    console.print("Download: genretree weights get NAME. Full hashes and URLs: genretree weights list --json")
 
 
 def show_recipe(name: str, recipe: Recipe) -> None:
-    """Print one recipe in full."""
+    """Print a recipe with its command, settings and results."""
     console = make_console()
     console.print(f"[bold]{name}[/] (family {recipe.family}): {escape(recipe.summary)}")
     for line in recipe.command:
@@ -236,16 +237,16 @@ def show_recipe(name: str, recipe: Recipe) -> None:
     console.print(f"settings: {escape(', '.join(f'{key} {value}' for key, value in recipe.settings.items()))}")
     console.print(f"time: {escape(recipe.time)}")
     for result in recipe.results:
-        console.print(escape(_figure(result)))
+        console.print(escape(_format_result(result)))
 
 
-def _figure(result: ReportedResult) -> str:
+def _format_result(result: ReportedResult) -> str:
     levels = ", ".join(f"{level} {share:.1f}" for level, share in result.accuracy.items())
     return f"{levels} % by {result.unit} ({result.data}, {result.split}, seed {result.seed})"
 
 
 def _tree(taxonomy: Taxonomy, counts: Sequence[int] | None = None) -> Tree:
-    """Draw a taxonomy, with the number of tracks behind each leaf."""
+    """Render a taxonomy, with the number of tracks after each leaf."""
     root = Tree(escape("tree: " + ", ".join(taxonomy.levels)))
     branches: dict[tuple[str, ...], Tree] = {(): root}
     for i, leaf in enumerate(taxonomy.leaves):

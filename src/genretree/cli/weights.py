@@ -1,4 +1,4 @@
-"""Commands for pretrained weights: list the sources, download them."""
+"""The commands `weights list` and `weights get`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def weights() -> None:
 
 
 @weights.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print all that is known of each source as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print all details as JSON.")
 def list_weights(as_json: bool) -> None:
     """List the sources of pretrained weights: licence, size, pinned hash or revision. Nothing is downloaded."""
     from genretree.models.pretrained.sources import SOURCES
@@ -31,21 +31,25 @@ def list_weights(as_json: bool) -> None:
 @weights.command()
 @click.argument("name")
 @click.option(
-    "--file", type=click.Path(path_type=Path), help="The published file, if you have it: musicnn's wheel or the .pth."
+    "--file",
+    type=click.Path(path_type=Path),
+    help="A local copy of the published file: musicnn's wheel, or the .pth or .pt file.",
 )
 def get(name: str, file: Path | None) -> None:
-    """Download the weights NAME into the user's cache folder ($GENRETREE_CACHE, if that is set) and check them.
+    """Download the weights NAME into the cache ($GENRETREE_CACHE, or the user's cache folder) and verify them.
 
-    NAME comes from `genretree weights list`, or is any USER/NAME or USER/NAME@REVISION on the Hugging Face Hub, which
-    has a cache of its own. musicnn (30 MB) is downloaded with pip and its usual settings.
+    NAME is listed by `genretree weights list`, or is any USER/NAME or USER/NAME@REVISION on the Hugging Face Hub, which
+    uses its own cache. musicnn (30 MB) is downloaded with pip and its default settings.
     """
     from genretree.models.pretrained.download import get_weights
-    from genretree.models.pretrained.sources import MUSICNN, find_source
+    from genretree.models.pretrained.sources import MN04, MUSICNN, find_source
 
     for path in get_weights(name, file):
         echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     if name == MUSICNN:
         echo("Next: genretree predict song.mp3, or: genretree train STORE --model musicnn --out BUNDLE")
+        return
+    if name == MN04:
         return
     source = find_source(name.partition("@")[0])
     family = source.families[0] if source is not None else "FAMILY"

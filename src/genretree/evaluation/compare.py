@@ -1,4 +1,4 @@
-"""Train and evaluate several families on one store, and write the results table."""
+"""Comparison of model families: training, evaluation and results tables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SPEED_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Comparison:
-    """The rows of the table, and why some families have none."""
+    """Rows of the results table, and the reasons why families were skipped."""
 
     rows: tuple[ComparisonRow, ...]
     skipped: Mapping[str, str]
@@ -39,7 +39,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One family's line of the table: its evaluation, and what it costs."""
+    """One row of the results table: a family's evaluation, number of parameters, training time and throughput."""
 
     evaluation: Evaluation
     parameters: int | None
@@ -58,98 +58,108 @@ def compare(
     published: bool = False,
     progress: bool = False,
 ) -> Comparison:
-    """Train and evaluate families on a store's split; a family that is done already is not trained again.
+    """Train and evaluate families on a store's split; families that were trained before are not trained again.
 
-    A family that can't be trained here, for want of its weights or of sound in the store, is left out with the reason.
+    A family that can't be trained, because its weights or the store's audio features are missing, is skipped.
 
     Parameters
     ----------
     store : Store
     out : path
-        Gets a bundle and a report for each family, `results.md`, `results.csv` and `results.html`.
+        Output folder for a bundle and a report for each family, `results.md`, `results.csv` and `results.html`.
     models : sequence of str, optional
-        Families; all registered ones by default.
+        Families; default all that are registered.
     settings : mapping, optional
-        Settings by family; the published ones by default.
+        Settings by family; default the published ones.
     split : str
     seed : int
-        Seed for training and for the bootstrap.
+        Seed for training and the bootstrap.
     published : bool
-        Show the study's figures next to the table's own.
+        Add the published results to the table.
     progress : bool
+        Show progress bars on standard error.
+
+    Returns
+    -------
+    Comparison
 
     Raises
     ------
     SettingsError
-        For an unknown family, before anything is trained.
+        For an unknown family or setting, before anything is trained.
     TrainingError
         If none of the families could be trained.
     """
     out = Path(out)
-    chosen = family_names() if models is None else list(dict.fromkeys(models))
-    if not chosen:
+    families = family_names() if models is None else list(dict.fromkeys(models))
+    if not families:
         raise SettingsError("name at least one family to compare")
-    given = dict(settings or {})
-    strange = sorted(set(given) - set(chosen))
-    if strange:
-        raise SettingsError(f"settings for {', '.join(strange)}, which is not compared")
-    prepared = {name: get_family(name).settings_type.build({"seed": seed, **given.get(name, {})}) for name in chosen}
+    settings = dict(settings or {})
+    unused = sorted(set(settings) - set(families))
+    if unused:
+        raise SettingsError(f"settings for {', '.join(unused)}, which is not compared; add it to `models`")
+    prepared = {
+        name: get_family(name).settings_type.build({"seed": seed, **settings.get(name, {})}) for name in families
+    }
     rows: list[ComparisonRow] = []
     skipped: dict[str, str] = {}
-    for name in chosen:
+    for name in families:
         try:
             bundle = train_once(store, name, out / name, prepared[name], split=split, progress=progress)
         except TrainingError as error:
-            if len(chosen) == 1:
+            if len(families) == 1:
                 raise
             skipped[name] = str(error)
             continue
         evaluation = evaluate(bundle, store, split=split, seed=seed, progress=progress)
         save_evaluation(evaluation, out / f"{name}-report", store)
-        facts = bundle.training["facts"]
+        metadata = bundle.training["facts"]
         rows.append(
-            ComparisonRow(evaluation, facts.get("parameters"), bundle.training["seconds"], _speed(bundle, store))
+            ComparisonRow(
+                evaluation, metadata.get("parameters"), bundle.training["seconds"], _measure_throughput(bundle, store)
+            )
         )
-        # After each family, so that an interrupted comparison leaves what it has.
+        # After each family, so that an interrupted comparison keeps its results.
         _write_tables(Comparison(tuple(rows), dict(skipped)), out, published)
     if not rows:
         raise TrainingError("; ".join(f"{name}: {reason}" for name, reason in skipped.items()))
-    found = Comparison(tuple(rows), skipped)
-    _write_tables(found, out, published)
-    return found
+    comparison = Comparison(tuple(rows), skipped)
+    _write_tables(comparison, out, published)
+    return comparison
 
 
-def _speed(bundle: Bundle, store: Store) -> float:
-    """Slices scored a second, after a first batch that warms up."""
-    # On the processor, where bundles are used.
+def _measure_throughput(bundle: Bundle, store: Store) -> float:
+    """Measure slices per second, after a warm-up batch."""
     rows = np.arange(min(_SPEED_SLICES, store.n_slices))
     inputs = store.inputs(rows)
     bundle.model.predict_proba(inputs)
-    began, times = time.perf_counter(), 0
-    while (seconds := time.perf_counter() - began) < _SPEED_SECONDS or times == 0:
+    start, n_batches = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - start) < _SPEED_SECONDS or n_batches == 0:
         bundle.model.predict_proba(inputs)
-        times += 1
-    return times * len(rows) / seconds
+        n_batches += 1
+    return n_batches * len(rows) / seconds
 
 
-def _write_tables(found: Comparison, out: Path, published: bool) -> None:
-    write_text(out / "results.md", format_markdown(found, published))
-    write_text(out / "results.csv", _format_csv(found.rows))
-    evaluations = [row.evaluation for row in found.rows]
+def _write_tables(comparison: Comparison, out: Path, published: bool) -> None:
+    write_text(out / "results.md", format_markdown(comparison, published))
+    write_text(out / "results.csv", _format_csv(comparison.rows))
+    evaluations = [row.evaluation for row in comparison.rows]
     content = {
-        "families": [{**row.evaluation.to_json(), "costs": _costs(row)} for row in found.rows],
-        "skipped": dict(found.skipped),
+        "families": [{**row.evaluation.to_json(), "costs": _costs(row)} for row in comparison.rows],
+        "skipped": dict(comparison.skipped),
     }
     write_text(out / "results.json", json.dumps(content, ensure_ascii=False))
-    costs = [_costs(row) for row in found.rows]
-    differences = _compare_with_best(found.rows)
-    cells = [_published_cells(row.evaluation.family, row.evaluation.slice) for row in found.rows] if published else []
+    costs = [_costs(row) for row in comparison.rows]
+    differences = _compare_with_best(comparison.rows)
+    cells = (
+        [_published_cells(row.evaluation.family, row.evaluation.slice) for row in comparison.rows] if published else []
+    )
     write_report(
         evaluations,
         out / "results.html",
         "genretree: comparison",
         costs,
-        found.skipped,
+        comparison.skipped,
         differences=differences,
         titles=_STUDY_TITLES,
         published=cells if any(cells) else (),
@@ -157,29 +167,29 @@ def _write_tables(found: Comparison, out: Path, published: bool) -> None:
 
 
 def _compare_with_best(rows: Sequence[ComparisonRow]) -> dict[str, dict[str, tuple[Difference, ...]]]:
-    """Compare the best model, by whole tracks over all levels, with each of the others."""
+    """Compare the model with the best track-level overall accuracy with each of the others."""
     best = max(rows, key=lambda row: row.evaluation.track.overall).evaluation
     others = [row.evaluation for row in rows if row.evaluation is not best]
     return {describe_pair(best, other): compare_evaluations(best, other) for other in others}
 
 
-def format_markdown(found: Comparison, published: bool = False) -> str:
+def format_markdown(comparison: Comparison, published: bool = False) -> str:
     """Format the results table in Markdown: accuracy in % with its 95 % interval, overall and by level, and costs.
 
     Parameters
     ----------
-    found : Comparison
+    comparison : Comparison
     published : bool
-        Add to each model the figures that the study reports for it, where the store has the study's levels. They are
-        accuracies of slices; each is followed by the difference, ours minus published, in points.
+        Add the slice accuracies that the study reports for each model, if the store has the study's levels, followed by
+        the differences, ours minus published, in percentage points.
     """
-    rows = found.rows
+    rows = comparison.rows
     first = rows[0].evaluation
     names = [level.name for level in first.slice.levels]
     lines = []
     for protocol in dict.fromkeys(row.evaluation.protocol for row in rows):
-        of = [row.evaluation.family for row in rows if row.evaluation.protocol == protocol]
-        which = "" if len(of) == len(rows) else f" ({', '.join(of)})"
+        affected = [row.evaluation.family for row in rows if row.evaluation.protocol == protocol]
+        which = "" if len(affected) == len(rows) else f" ({', '.join(affected)})"
         lines += [f"Part {first.part} of {first.store}{which}; {protocol}.", ""]
     for unit in reversed(first.units):
         header = ["model", "cut", "Overall", *map(_title, names), "macro-F1", "parameters", "training s", "slices/s"]
@@ -190,15 +200,15 @@ def format_markdown(found: Comparison, published: bool = False) -> str:
             if published and unit == "slice" and (cells := _published_cells(row.evaluation.family, scores)):
                 lines.append(_line([*cells, *["-"] * (len(header) - len(cells))]))
         lines.append("")
-    note = "Overall is the plain mean of the levels' accuracies."
+    note = "Overall is the mean of the levels' accuracies."
     if published and any(_published_cells(row.evaluation.family, row.evaluation.slice) for row in rows):
         note += (
-            " Published figures are the study's, on its own test part, whose pieces have slices in training, too; the "
-            "difference in brackets is ours minus published, in points."
+            " Published results are the study's, on its own test set, whose tracks have slices in training, too; "
+            "the difference in brackets is ours minus published, in percentage points."
         )
     lines += [note, ""]
     lines += _difference_lines(rows)
-    lines += [f"- Not trained: {name}, because {reason}" for name, reason in found.skipped.items()]
+    lines += [f"- Not trained: {name}, because {reason}" for name, reason in comparison.skipped.items()]
     return "\n".join(lines)
 
 
@@ -235,21 +245,21 @@ def _cells(row: ComparisonRow, scores: UnitScores) -> list[str]:
 
 
 def _title(level: str) -> str:
-    """Name a level of the study's tree as the study's table does."""
+    """Return the study's title of a level."""
     return _STUDY_TITLES.get(level, level)
 
 
 def _published_cells(family: str, scores: UnitScores) -> list[str]:
-    """Give the study's figures for a family with the difference to ours; nothing where there are none."""
+    """Format the study's results for a family with the differences from ours; empty if there are none."""
     name = f"{family}-published"
     if name not in recipe_names():
         return []
     accuracy = Recipe.load(name).results[0].accuracy
     if [level.name for level in scores.levels] != list(accuracy):
         return []
-    figures = [(sum(accuracy.values()) / len(accuracy), scores.overall)]
-    figures += [(accuracy[level.name], level.accuracy) for level in scores.levels]
-    cells = [f"{figure:.1f} ({100 * own - figure:+.1f})" for figure, own in figures]
+    results = [(sum(accuracy.values()) / len(accuracy), scores.overall)]
+    results += [(accuracy[level.name], level.accuracy) for level in scores.levels]
+    cells = [f"{reported:.1f} ({100 * own - reported:+.1f})" for reported, own in results]
     return [f"{family}, published", "by slices", *cells]
 
 
@@ -267,7 +277,7 @@ def _format_csv(rows: Sequence[ComparisonRow]) -> str:
 
 
 def _records(row: ComparisonRow) -> list[dict[str, Any]]:
-    """One record for each unit and level."""
+    """Return one record for each unit and level."""
     records = []
     for unit in reversed(row.evaluation.units):
         scores = getattr(row.evaluation, unit)

@@ -1,4 +1,4 @@
-"""How right a bundle is on a store: by slice and by whole track, at every level, with intervals."""
+"""Evaluation of a bundle on a store: metrics by slice and by track, at every level, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from genretree.checks import require_type
 from genretree.corpus.splits import PROTOCOL_NOTES, RECOVERED, WITHOUT_TRACKS, Split
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, TaxonomyError
-from genretree.metrics.calibration import UNITS, Unit, average_by
-from genretree.metrics.scores import Difference, UnitScores, compare_right, decode_levels, name_path, score_units
+from genretree.metrics.calibration import UNITS, Unit
+from genretree.metrics.scores import Difference, UnitScores, compare_accuracies, decode_levels, name_path, score_units
 from genretree.models.base import LevelProbabilities, missing_features, predict_dataset
 from genretree.progress import progress_bar
 from genretree.settings import Heads
@@ -26,27 +26,27 @@ from genretree.taxonomy import Taxonomy
 from genretree.training.train import group_fingerprints, slice_dataset_of, unknown_groups
 
 _LONG = ("tracks_seen", "groups_seen", "heard_before", "history")
-_INTERNAL = ("outcomes", "marks")  # too long for metrics.json; tracks.csv has the outcomes
+_INTERNAL = ("outcomes", "marks")  # left out of metrics.json; tracks.csv has the outcomes
 
 
 @dataclass(frozen=True, kw_only=True)
 class ItemResult:
-    """What became of one track.
+    """Result of one track.
 
     Parameters
     ----------
     name, group : str
-        As the store has them.
+        Path and group in the store.
     true, predicted : tuple of str
-        Paths. With independent heads `predicted` is the name at each level.
+        Paths; with independent heads `predicted` has the label of each level.
     probabilities : tuple of float
-        Of the predicted node at each level.
+        Probability of the predicted node at each level.
     true_probability : float
-        Of the true leaf.
+        Probability of the true leaf.
     right : tuple of bool
-        Level by level.
+        Whether each level is correct.
     row : int
-        The slice, as an index into the store, that speaks most for the predicted leaf.
+        Index into the store of the slice with the highest probability of the predicted leaf.
     """
 
     name: str
@@ -61,7 +61,7 @@ class ItemResult:
 
 @dataclass(frozen=True)
 class Correctness:
-    """Where an evaluation was right: bool arrays (n, n_levels) and group numbers (n,) of its slices and tracks."""
+    """Correctness of slices and tracks, bool arrays (n, n_levels), and their group indices (n,)."""
 
     rows: Int64Array
     slice: NDArray[np.bool_]
@@ -146,13 +146,13 @@ class Evaluation:
 
     @property
     def label(self) -> str:
-        """The family, with the bundle's name where that is another."""
+        """The family, preceded by the bundle's name if they differ."""
         name = Path(self.bundle).name
         return self.family if name == self.family else f"{name} ({self.family})"
 
     @property
     def units(self) -> tuple[Unit, ...]:
-        """What to tell the figures by: no tracks where nothing is known of them, as each slice then counts as one."""
+        """Units to report; only slices if the store has no tracks."""
         return ("slice",) if self.group_by in WITHOUT_TRACKS else UNITS
 
     def to_json(self) -> dict[str, Any]:
@@ -172,17 +172,17 @@ def evaluate(
     seed: int = 0,
     progress: bool = False,
 ) -> Evaluation:
-    """Score a bundle on one part of a store.
+    """Evaluate a bundle on one part of a store.
 
     Parameters
     ----------
     bundle : Bundle
     store : Store
-        Prepared with the same image settings. Its genres must be leaves of the bundle's tree, by name.
+        Prepared with the same image settings. Its genres must be leaves of the bundle's taxonomy, by name.
     part : str
         `test`, `train`, `validation` or `all`.
     split : str, optional
-        The store's split; by default the one the bundle was trained with if this is the same store, else `default`.
+        Split of the store; by default the one used for training if this is the same store, else `default`.
     seed : int
         Bootstrap seed.
     progress : bool
@@ -195,7 +195,7 @@ def evaluate(
     Raises
     ------
     CorpusError
-        If the store was drawn with other settings, has genres the bundle doesn't know, or the part is empty.
+        If the store has other image settings or genres that the bundle lacks, or the part is empty.
 
     See Also
     --------
@@ -222,8 +222,8 @@ def evaluate(
     levels = predict_rows(bundle, store, rows, progress)
 
     tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
-    averaged = [average_by(probabilities, position, len(tracks)) for probabilities in levels]
-    by_slice, by_track = bundle.calibrate(levels, "slice"), bundle.calibrate(averaged, "track")
+    by_slice, by_track = bundle.calibrate(levels, "slice"), bundle.average_slices(levels, position)
+    uncalibrated = replace(bundle, calibration=None).average_slices(levels, position)
     groups = store.track_groups
     known_tracks = set(bundle.training.get("tracks_seen", ()))
     known_groups = set(bundle.training.get("groups_seen", ()))
@@ -234,11 +234,11 @@ def evaluate(
     tree, heads = bundle.taxonomy, bundle.model.heads
     slice_leaves, slice_groups = leaves[store.slice_tracks[rows]], groups[store.slice_tracks[rows]]
     slice_right = decode_levels(tree, heads, by_slice) == tree.ancestors[slice_leaves]
-    named = decode_levels(tree, heads, by_track)
-    track_right = named == tree.ancestors[leaves[tracks]]
-    heard = set(bundle.training.get("heard_before", ()))
-    n_heard = sum(store.tracks["sha256"][track] in heard for track in tracks)
-    protocol, disjoint = _describe_protocol(
+    predicted = decode_levels(tree, heads, by_track)
+    track_right = predicted == tree.ancestors[leaves[tracks]]
+    pretrained = set(bundle.training.get("heard_before", ()))
+    n_pretrained = sum(store.tracks["sha256"][track] in pretrained for track in tracks)
+    protocol, disjoint = _protocol(
         parts,
         sum(known),
         n_known_groups,
@@ -246,12 +246,12 @@ def evaluate(
         bundle.training.get("group_by", ""),
         (int(unknown_groups(store)[tracks].sum()), int(bundle.training.get("unknown_groups", 0))),
     )
-    if n_heard:
-        protocol += f"; {n_heard} of these files were heard, without their genres, when its weights were pretrained"
+    if n_pretrained:
+        protocol += f"; {n_pretrained} of these files were used to pretrain its weights, without their genres"
         disjoint = disjoint if disjoint == "LEAKING" else "heard before"
     return Evaluation(
         slice=score_units(tree, heads, by_slice, slice_leaves, slice_groups, seed, levels),
-        track=score_units(tree, heads, by_track, leaves[tracks], groups[tracks], seed, averaged),
+        track=score_units(tree, heads, by_track, leaves[tracks], groups[tracks], seed, uncalibrated),
         family=bundle.family,
         heads=heads,
         bundle=str(bundle.folder),
@@ -268,47 +268,62 @@ def evaluate(
         training=dict(bundle.training),
         version=version("genretree"),
         calibration=None if bundle.calibration is None else bundle.calibration.to_json(),
-        outcomes=_describe_tracks(bundle, store, leaves, named, by_track, levels[-1], rows),
+        outcomes=_track_results(bundle, store, leaves, predicted, by_track, levels[-1], rows),
         marks=Correctness(rows, slice_right, slice_groups, track_right, groups[tracks]),
         runtime=bundle.runtime,
     )
 
 
 def describe_pair(first: Evaluation, second: Evaluation) -> str:
-    """Name two evaluations that are compared, and how their music was cut."""
-    names = f"{first.label} less {second.label}"
+    """Return a title for the comparison of two evaluations."""
+    names = f"{first.label} minus {second.label}"
     if first.disjoint == second.disjoint:
         return f"{names} ({first.disjoint})"
-    return f"{names} ({first.disjoint} less {second.disjoint}: they learned from different music, so this says little)"
+    caveat = "trained on different music, so the difference means little"
+    return f"{names} ({first.disjoint} minus {second.disjoint}: {caveat})"
 
 
 def compare_evaluations(first: Evaluation, second: Evaluation) -> dict[str, tuple[Difference, ...]]:
-    """Say by `slice` and by `track`, level by level, whether one bundle is better than another on the same music.
+    """Compare the accuracies of two bundles on the same music, by `slice` and by `track`, for each level.
+
+    Parameters
+    ----------
+    first, second : Evaluation
+
+    Returns
+    -------
+    dict of str to tuple of Difference
+        Keys `slice` and `track`; one difference, `first` minus `second`, for each level.
 
     Raises
     ------
     CorpusError
-        If the two were not scored on the same slices and levels.
+        If they were evaluated on different slices or levels.
     """
     names = [level.name for level in first.track.levels]
     same_levels = names == [level.name for level in second.track.levels]
     if first.store != second.store or not same_levels or not np.array_equal(first.marks.rows, second.marks.rows):
         raise CorpusError(
-            f"{first.bundle} and {second.bundle} were scored on different music or levels; "
-            "name the same store, part and split for both"
+            f"{first.bundle} and {second.bundle} were evaluated on different music or levels; "
+            "use the same store, part and split for both"
         )
     one, other = first.marks, second.marks
     return {
-        "slice": compare_right(names, one.slice, other.slice, one.slice_groups, first.seed),
-        "track": compare_right(names, one.track, other.track, one.track_groups, first.seed),
+        "slice": compare_accuracies(names, one.slice, other.slice, one.slice_groups, first.seed),
+        "track": compare_accuracies(names, one.track, other.track, one.track_groups, first.seed),
     }
 
 
 def check_images(bundle: Bundle, store: Store) -> None:
-    """Refuse a store whose images were not drawn the way the bundle learned."""
+    """Check that a store has the images and features that a bundle expects.
+
+    Raises
+    ------
+    CorpusError
+    """
     if bundle.images != store.settings:
         raise CorpusError(
-            f"{store.folder}: drawn with {store.settings}, but {bundle.folder} learned from {bundle.images}; "
+            f"{store.folder}: has image settings {store.settings}, but {bundle.folder} needs {bundle.images}; "
             "prepare it again"
         )
     store.check_modalities(getattr(bundle.settings, "modalities", ()))
@@ -319,7 +334,7 @@ def check_images(bundle: Bundle, store: Store) -> None:
         )
 
 
-def _describe_tracks(
+def _track_results(
     bundle: Bundle,
     store: Store,
     leaves: Int64Array,
@@ -328,15 +343,15 @@ def _describe_tracks(
     slice_leaves: Float64Array,
     rows: Int64Array,
 ) -> tuple[ItemResult, ...]:
-    """Say of each track what it was taken for, in the order of `np.unique` of the tracks."""
+    """Return the result of each track, sorted by track index."""
     tree, heads = bundle.taxonomy, bundle.model.heads
     tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
-    found = []
+    results = []
     for place, track in enumerate(tracks.tolist()):
         nodes, leaf = predicted[place], int(leaves[track])
         own = np.flatnonzero(position == place)
-        loudest = own[slice_leaves[own, nodes[-1]].argmax()]
-        found.append(
+        best = own[slice_leaves[own, nodes[-1]].argmax()]
+        results.append(
             ItemResult(
                 name=str(store.tracks["path"][track]),
                 group=str(store.tracks["group"][track]),
@@ -345,27 +360,27 @@ def _describe_tracks(
                 probabilities=tuple(float(averaged[level][place, node]) for level, node in enumerate(nodes)),
                 true_probability=float(averaged[-1][place, leaf]),
                 right=tuple((nodes == tree.ancestors[leaf]).tolist()),
-                row=int(rows[loudest]),
+                row=int(rows[best]),
             )
         )
-    return tuple(found)
+    return tuple(results)
 
 
 def match_leaves(taxonomy: Taxonomy, store: Store) -> Int64Array:
-    """Give every track's leaf in the bundle's tree, by name."""
+    """Map each track's leaf to the bundle's taxonomy by name, shape (n_tracks,)."""
     if taxonomy.digest == store.taxonomy.digest:
         return store.track_leaves
-    table = []
+    leaf_map = []
     for leaf in store.taxonomy.leaves:
         try:
-            table.append(_find_either(taxonomy.find_leaf, leaf))
+            leaf_map.append(_find_either(taxonomy.find_leaf, leaf))
         except TaxonomyError as error:
             raise CorpusError(f"{store.folder}: the store's genres don't fit the bundle's tree: {error}") from error
-    return np.array(table, dtype=np.int64)[store.track_leaves]
+    return np.array(leaf_map, dtype=np.int64)[store.track_leaves]
 
 
 def _find_either(find: Callable[[Sequence[str] | str], int], leaf: Sequence[str]) -> int:
-    """Look a leaf up by its whole path, or, where the trees are of different depth, by its own name."""
+    """Find a leaf by its path, or by its last label if the taxonomies differ in depth."""
     try:
         return find(leaf)
     except TaxonomyError:
@@ -373,38 +388,38 @@ def _find_either(find: Callable[[Sequence[str] | str], int], leaf: Sequence[str]
 
 
 def predict_rows(bundle: Bundle, store: Store, rows: Int64Array, progress: bool = False) -> LevelProbabilities:
-    """Give the probabilities of every node for some slices of a store: by level, shape (n_rows, n_nodes)."""
+    """Predict uncalibrated probabilities for slices of a store: one array for each level, shape (n_rows, n_nodes)."""
     with progress_bar(len(rows), "evaluate", "slice", progress) as tick:
         return predict_dataset(bundle.model, slice_dataset_of(store, rows), tick)
 
 
-def _describe_protocol(
+def _protocol(
     parts: Split | None,
     known_tracks: int,
     known_groups: int,
     group_by: str,
-    learned_by: str,
+    training_group_by: str,
     unknown: tuple[int, int],
 ) -> tuple[str, str]:
-    """Say how far the figures speak of unseen music. Files are told by their bytes, groups by their names."""
+    """Return `protocol` and `disjoint` of an evaluation. Files are identified by content hash, groups by name."""
     if parts is not None and parts.protocol == "slice":
         return parts.note, "LEAKING"
     if known_tracks:
-        note = f"LEAKING: {known_tracks} of these files were learned from; the figures say nothing about unseen music"
+        note = f"LEAKING: {known_tracks} of these files are training data; the metrics do not apply to unseen music"
         return note, "LEAKING"
-    if not learned_by:
-        return "unknown: the bundle doesn't say what it learned from", "unknown"
-    if learned_by != group_by:
-        how = f"the bundle was grouped by {learned_by}, this store by {group_by}"
-        note = f"none of these files was learned from; whether their groups were is unknown ({how})"
+    if not training_group_by:
+        return "unknown: the bundle does not record its training data", "unknown"
+    if training_group_by != group_by:
+        reason = f"the training data was grouped by {training_group_by}, this store by {group_by}"
+        note = f"none of these files is training data; whether their groups are is unknown ({reason})"
         return note, "file-disjoint"
     if known_groups:
-        note = f"none of these files was learned from, but {known_groups} of their groups ({group_by}) were"
+        note = f"none of these files is training data, but {known_groups} of their groups ({group_by}) are in it"
         return note, "file-disjoint"
     if any(unknown):
-        count = f"{unknown[0]} of these tracks and of {unknown[1]} that were learned from"
-        return f"none of these files was learned from; but the {group_by} of {count} isn't known", "file-disjoint"
+        count = f"{unknown[0]} of these tracks and of {unknown[1]} training tracks"
+        return f"none of these files is training data, but the {group_by} of {count} is unknown", "file-disjoint"
     if group_by == RECOVERED:
         return PROTOCOL_NOTES["recovered"], "by guessed tracks"
-    note = f"disjoint by {group_by}: none of these files, and none of their groups, was learned from"
+    note = f"disjoint by {group_by}: none of these files and none of their groups is in the training data"
     return note, f"{group_by}-disjoint"

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, as PNG bytes."""
+"""Plots of an evaluation as PNG: confusion matrices, learning curves, reliability, coverage, spectrogram strips."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from genretree.metrics.scores import CalibrationScores, LevelScores
 from genretree.settings import MODALITIES
 
-_INCHES_A_CLASS = 0.42
-_BLUE, _ORANGE = "#00429d", "#e07b00"  # apart in lightness too, for the colour-blind and on paper
-_SIDE, _GAP = 128, 6  # pixels of a strip's pictures, and between them
+_INCHES_PER_CLASS = 0.42
+_BLUE, _ORANGE = "#00429d", "#e07b00"  # differ in lightness, for colour-blind readers and print
+_SIDE, _GAP = 128, 6  # pixels: side of an image in a strip, and gap between images
 _COLOURS = {"mel": "magma", "cqt": "magma", "chroma": "cividis"}
 _ACCURACIES = ("train_accuracy_", "validation_accuracy_")
 _STYLES = ("-", "--", ":", "-.")
 
 
 def draw_confusion(level: LevelScores, unit: str, note: str = "", boundaries: Sequence[int] = ()) -> bytes:
-    """Draw one level's confusion matrix: counts as text, shares of the true class as colour.
+    """Plot a level's confusion matrix: counts as text, row-normalised shares as colour.
 
     Parameters
     ----------
@@ -30,16 +30,16 @@ def draw_confusion(level: LevelScores, unit: str, note: str = "", boundaries: Se
     unit : str
         `track` or `slice`.
     note : str
-        How far the figure speaks of unseen music.
+        `Evaluation.disjoint`, shown below the title.
     boundaries : sequence of int
-        Classes before which a line is drawn: where another branch of the tree begins.
+        Indices of classes that begin another branch of the taxonomy; a line separates them.
     """
     names = tuple(item.name.replace("_", " ") for item in level.classes)
     confusion = tuple(map(tuple, level.confusion))
     return _draw_counts(level.name, level.accuracy, names, confusion, unit, note, tuple(boundaries))
 
 
-# An evaluation's files, its page and the pages of a comparison show the same pictures.
+# The files and report of an evaluation and the report of a comparison show the same plots.
 @lru_cache(maxsize=64)
 def _draw_counts(
     level: str,
@@ -52,7 +52,7 @@ def _draw_counts(
 ) -> bytes:
     counts = np.array(confusion)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = 3.2 + _INCHES_A_CLASS * len(names)
+    side = 3.2 + _INCHES_PER_CLASS * len(names)
     figure = make_figure(side, side * 0.92)
     axes = figure.subplots()
     axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
@@ -63,7 +63,7 @@ def _draw_counts(
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(f"{level}, {int(counts.sum())} {unit}s: {accuracy:.1%} right" + (note and f"\n{note}"))
+    axes.set_title(f"{level}, {int(counts.sum())} {unit}s: accuracy {accuracy:.1%}" + (note and f"\n{note}"))
     for row, column in zip(*np.nonzero(counts), strict=True):
         colour = "black" if shares[row, column] > 0.6 else "white"
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
@@ -71,9 +71,9 @@ def _draw_counts(
 
 
 def draw_history(history: Sequence[dict[str, float]]) -> bytes | None:
-    """Draw training and validation loss over epochs or iterations, and next to it the accuracy of each level.
+    """Plot the learning curves: training and validation loss and, if recorded, the accuracy of each level.
 
-    The accuracies are left out where they were not recorded, as by genretree 0.1. None where nothing was recorded.
+    genretree 0.1 did not record accuracies. Returns None if there is no history.
     """
     return _draw_history(tuple(tuple(row.items()) for row in history)) if history else None
 
@@ -91,7 +91,7 @@ def _draw_history(rows: tuple[tuple[tuple[str, float], ...], ...]) -> bytes:
         levels = list(dict.fromkeys(_level_of(name) for name in names))
         for name in names:
             points = [(row[step], row[name]) for row in history if name in row]
-            # One classifier for each level, as boosting's independent heads have, gives more curves of each kind.
+            # One classifier for each level, as boosting's independent heads have, gives several loss curves.
             number = (
                 levels.index(_level_of(name)) if title == "accuracy" else int(name[-1]) if name[-1].isdigit() else 0
             )
@@ -110,7 +110,7 @@ def _level_of(name: str) -> str:
 
 
 def draw_reliability(levels: Sequence[LevelScores]) -> bytes:
-    """Draw reliability diagrams, one for each level: share of right answers over confidence, before and after."""
+    """Plot reliability diagrams, one for each level: accuracy over confidence, before and after calibration."""
     return _draw_reliability(tuple((level.name, level.trust) for level in levels))
 
 
@@ -119,11 +119,11 @@ def _draw_reliability(levels: tuple[tuple[str, CalibrationScores], ...]) -> byte
     figure = make_figure(3.2 * len(levels), 3.4)
     for axes, (title, trust) in zip(figure.subplots(1, len(levels), squeeze=False)[0], levels, strict=True):
         axes.plot([0, 1], [0, 1], color="#888888", linewidth=0.8)
-        kinds = (
+        curves = (
             ("before", trust.bins_before, trust.ece_before, _ORANGE, "s--"),
             ("after", trust.bins, trust.ece, _BLUE, "o-"),
         )
-        for name, bins, error, colour, style in kinds:
+        for name, bins, error, colour, style in curves:
             points = [(item.confidence, item.accuracy) for item in bins]
             axes.plot(*zip(*points, strict=True), style, color=colour, markersize=4, label=f"{name}: ECE {error:.3f}")
         axes.set_xlim(0, 1.02)
@@ -133,12 +133,12 @@ def _draw_reliability(levels: tuple[tuple[str, CalibrationScores], ...]) -> byte
         axes.set_xlabel("confidence")
         axes.legend(frameon=False, fontsize=8, loc="upper left")
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("share right")
+    figure.axes[0].set_ylabel("accuracy")
     return to_png(figure)
 
 
 def draw_coverage(levels: Sequence[LevelScores]) -> bytes:
-    """Draw accuracy over the share of examples that are answered, the surest first, a curve for each level."""
+    """Plot accuracy over coverage, the share of examples with the highest confidence, one curve for each level."""
     return _draw_coverage(tuple((level.name, level.trust) for level in levels))
 
 
@@ -150,7 +150,7 @@ def _draw_coverage(levels: tuple[tuple[str, CalibrationScores], ...]) -> bytes:
         colour = (_BLUE, _ORANGE, "#444444", "#93003a")[number % 4]
         axes.plot(*zip(*trust.curve, strict=True), _STYLES[number % 4], color=colour, label=name)
     axes.axvline(0.8, color="#888888", linewidth=0.8)
-    axes.set_xlabel("share answered, the surest first")
+    axes.set_xlabel("coverage")
     axes.set_ylabel("accuracy")
     axes.set_xlim(0, 1.02)
     axes.set_ylim(top=1.02)
@@ -160,7 +160,7 @@ def _draw_coverage(levels: tuple[tuple[str, CalibrationScores], ...]) -> bytes:
 
 
 def draw_strip(images: NDArray[np.uint8]) -> bytes:
-    """Draw a stored slice, uint8 (3, size, size), as a small strip: mel, CQT and chroma side by side."""
+    """Render a slice's images, uint8 (3, size, size), as a small strip: mel, CQT and chroma side by side."""
     from PIL import Image
 
     strip = Image.new("RGB", (len(images) * (_SIDE + _GAP) - _GAP, _SIDE), (128, 128, 128))
@@ -169,7 +169,7 @@ def draw_strip(images: NDArray[np.uint8]) -> bytes:
         coloured = _palette(_COLOURS[name])[np.asarray(small)]
         strip.paste(Image.fromarray(coloured), (number * (_SIDE + _GAP), 0))
     stream = io.BytesIO()
-    # A palette of 128 colours can't be told from all of them here, and takes a third of the room.
+    # 128 colours are visually lossless here and reduce the size to a third.
     strip.quantize(128, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
     return stream.getvalue()
 
@@ -183,7 +183,7 @@ def _palette(name: str) -> NDArray[np.uint8]:
 
 
 def make_figure(width: float, height: float) -> Any:
-    """Make an empty figure of a size in inches, at 110 dots an inch."""
+    """Create an empty figure, size in inches, at 110 dpi."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -193,7 +193,7 @@ def make_figure(width: float, height: float) -> Any:
 
 
 def to_png(figure: Any) -> bytes:
-    """Draw a figure as PNG."""
+    """Render a figure as PNG."""
     buffer = io.BytesIO()
-    figure.canvas.print_png(buffer)  # savefig would draw it twice: first without an effect, for other canvases
+    figure.canvas.print_png(buffer)  # savefig renders twice
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""The files and pages of an evaluation."""
+"""Files of an evaluation: `metrics.json`, `tracks.csv`, plots and the HTML report."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from genretree.metrics.scores import Difference
 from genretree.parallel import command_line
 from genretree.taxonomy import format_path
 
-_HARDEST = 6
-_PAIRS = 4
+_N_HARDEST = 6
+_N_PAIRS = 4
 
 Differences = Mapping[str, Sequence[Difference]]
 
@@ -42,14 +42,14 @@ def save_evaluation(
     evaluation : Evaluation
     out : path
     store : Store, optional
-        What was evaluated, for the spectrograms of the hardest tracks.
+        The evaluated store, for spectrograms of the hardest tracks.
     against : (Evaluation, differences), optional
-        Another bundle's evaluation on the same music, and what `compare_evaluations` says of the two.
+        Another bundle's evaluation on the same music, and the result of `compare_evaluations`.
 
     Returns
     -------
     Path
-        The page's path.
+        Path of the HTML report.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -68,12 +68,12 @@ def save_evaluation(
     for name, png in confusion_pngs(evaluation).items():
         (out / f"{name}.png").write_bytes(png)
     evaluations = [evaluation] if against is None else [evaluation, against[0]]
-    both = {} if against is None else {describe_pair(evaluation, against[0]): against[1]}
-    return write_report(evaluations, out / "report.html", store=store, differences=both)
+    pairs = {} if against is None else {describe_pair(evaluation, against[0]): against[1]}
+    return write_report(evaluations, out / "report.html", store=store, differences=pairs)
 
 
 def format_tracks(evaluation: Evaluation) -> str:
-    """Give what became of every track as CSV text, the surest mistakes first."""
+    """Format the result of every track as CSV, errors with the lowest probability of the true leaf first."""
     names = [level.name for level in evaluation.track.levels]
     columns = ["track", "group", "true", "predicted", "right", *(f"{name}_probability" for name in names)]
     buffer = io.StringIO()
@@ -87,12 +87,12 @@ def format_tracks(evaluation: Evaluation) -> str:
 
 
 def confusion_pngs(evaluation: Evaluation) -> dict[str, bytes]:
-    """Draw a confusion matrix for every level, by track and by slice; PNG bytes by name (`confusion-track-level_1`)."""
-    found = {}
-    for unit, pictures in _draw_confusions(evaluation).items():
-        for level, png in zip(getattr(evaluation, unit).levels, pictures, strict=True):
-            found[re.sub(r"[^\w-]+", "_", f"confusion-{unit}-{level.name}")] = png  # it becomes a file's name
-    return found
+    """Plot a confusion matrix for every level, by track and by slice; PNG bytes by name (`confusion-track-level_1`)."""
+    png_by_name = {}
+    for unit, plots in _draw_confusions(evaluation).items():
+        for level, png in zip(getattr(evaluation, unit).levels, plots, strict=True):
+            png_by_name[re.sub(r"[^\w-]+", "_", f"confusion-{unit}-{level.name}")] = png  # used as a file name
+    return png_by_name
 
 
 def _draw_confusions(evaluation: Evaluation) -> dict[str, list[bytes]]:
@@ -117,7 +117,7 @@ def write_report(
     titles: Mapping[str, str] | None = None,
     published: Sequence[Sequence[str]] = (),
 ) -> Path:
-    """Write one self-contained HTML page (pictures inside, no network) about one or more evaluations.
+    """Write a self-contained HTML report on one or more evaluations, with embedded plots.
 
     Parameters
     ----------
@@ -125,22 +125,22 @@ def write_report(
     path : path
     title : str
     costs : sequence of mappings, optional
-        For each evaluation `parameters`, `training_seconds` and `slices_per_second`.
+        `parameters`, `training_seconds` and `slices_per_second` of each evaluation.
     skipped : mapping, optional
-        Families that could not be trained, and why.
+        Families that could not be trained, with the reasons.
     store : Store, optional
-        What was evaluated, for the spectrograms of the hardest tracks.
+        The evaluated store, for spectrograms of the hardest tracks.
     differences : mapping, optional
-        What `compare_evaluations` says of two of them, by a title that names the two.
+        Results of `compare_evaluations`, by a title that names the pair.
     titles : mapping of str to str, optional
-        Titles of levels' columns, where they differ from the levels' names.
+        Column titles of levels; default the levels' names.
     published : sequence of sequences of str, optional
-        For each evaluation the cells of a row of published figures (name, cut, overall, levels), or none.
+        Cells of a row of published results (name, split, overall, levels) for each evaluation, or an empty sequence.
 
     Returns
     -------
     Path
-        The page's path.
+        Path of the HTML report.
     """
     path = Path(path)
     page = render(
@@ -160,7 +160,7 @@ def write_report(
 
 
 def render(template: str, **content: Any) -> str:
-    """Fill in one of the package's page templates; what is put in is escaped, control characters too."""
+    """Render one of the package's HTML templates; values are escaped, including control characters."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -176,7 +176,7 @@ def render(template: str, **content: Any) -> str:
 
 
 def _view(evaluation: Evaluation, store: Store | None) -> dict[str, Any]:
-    """Collect what the template shows of one evaluation."""
+    """Collect the template variables of one evaluation."""
     history = draw_history(evaluation.training.get("history", []))
     unit = getattr(evaluation, evaluation.units[0])
     return {
@@ -187,29 +187,29 @@ def _view(evaluation: Evaluation, store: Store | None) -> dict[str, Any]:
         "history": None if history is None else data_url(history),
         "hardest": _show_hardest(evaluation, store),
         "confused": _show_confused(evaluation, store),
-        "facts": evaluation.training.get("facts", {}),
+        "metadata": evaluation.training.get("facts", {}),
         "versions": evaluation.training.get("versions", {}),
     }
 
 
 def _show_hardest(evaluation: Evaluation, store: Store | None) -> list[dict[str, Any]]:
     wrong = [item for item in _hardest_first(evaluation.outcomes) if not all(item.right)]
-    return [{"outcome": item, "picture": _picture(item, store)} for item in wrong[:_HARDEST]]
+    return [{"outcome": item, "picture": _picture(item, store)} for item in wrong[:_N_HARDEST]]
 
 
 def _show_confused(evaluation: Evaluation, store: Store | None) -> list[dict[str, Any]]:
-    """Give the pairs of leaves that are confused most often, each with the track most surely taken for the other."""
+    """Return the most frequently confused pairs of leaves, each with its hardest track."""
     wrong = [item for item in _hardest_first(evaluation.outcomes) if not all(item.right)]
     counts = Counter((item.true, item.predicted) for item in wrong)
-    found = []
-    for (true, predicted), n in counts.most_common(_PAIRS):
+    pairs = []
+    for (true, predicted), n in counts.most_common(_N_PAIRS):
         example = next(item for item in wrong if (item.true, item.predicted) == (true, predicted))
-        found.append({"n": n, "outcome": example, "picture": _picture(example, store)})
-    return found
+        pairs.append({"n": n, "outcome": example, "picture": _picture(example, store)})
+    return pairs
 
 
 def _hardest_first(outcomes: Sequence[ItemResult]) -> list[ItemResult]:
-    """Put mistakes first; of these, and of the others, first those whose true genre it thought least likely."""
+    """Sort errors first, then by the probability of the true leaf, ascending."""
     return sorted(outcomes, key=lambda item: (all(item.right), item.true_probability))
 
 
@@ -218,5 +218,5 @@ def _picture(outcome: ItemResult, store: Store | None) -> str | None:
 
 
 def data_url(png: bytes) -> str:
-    """Give a PNG as a URL that holds it, to stand inside a page."""
+    """Encode a PNG as a data URL."""
     return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -212,7 +212,7 @@ def _check(bundle: Bundle, track_slices: TrackSlices, target: Target, method: Me
 
 def predicted_nodes(bundle: Bundle, levels: LevelProbabilities) -> list[int]:
     """Predict the node of the whole track at each level, as an index into the nodes of the level."""
-    averaged = bundle.calibrate([level.mean(axis=0, keepdims=True) for level in levels], "track")
+    averaged = bundle.average_slices(levels)
     nodes: list[int] = decode_levels(bundle.taxonomy, bundle.model.heads, averaged)[0].tolist()
     return nodes
 
@@ -263,7 +263,7 @@ def _find_level(bundle: Bundle, level: int | str) -> int:
 
 def node_probabilities(bundle: Bundle, levels: LevelProbabilities) -> list[tuple[NodePath, float]]:
     """Compute the calibrated probability of every node of the tree for the whole track."""
-    averaged = bundle.calibrate([level.mean(axis=0, keepdims=True) for level in levels], "track")
+    averaged = bundle.average_slices(levels)
     probabilities_by_path: dict[NodePath, float] = {}
     for level, probabilities in enumerate(averaged):
         for path, probability in zip(bundle.taxonomy.nodes(level), probabilities[0].tolist(), strict=True):

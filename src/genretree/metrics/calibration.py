@@ -1,8 +1,8 @@
-"""Probabilities one can trust: a temperature for each level, fitted on music that the model did not learn from.
+"""Temperature scaling for hierarchical predictions: one temperature for each level, fitted on held-out music.
 
-Temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks") for a tree: what is tempered at a
-level is the choice among a parent's children, `p(child | parent)`; a node's probability is the product down its path.
-So a parent's probability stays the sum of its children's, whatever the temperatures.
+Temperature scaling (Guo et al. 2017, "On Calibration of Modern Neural Networks") for a taxonomy: at each
+level the conditional probabilities `p(child | parent)` are scaled; a node's probability is the product along its path.
+So a parent's probability remains the sum of its children's.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from genretree.taxonomy import Taxonomy
 Unit = Literal["slice", "track"]
 UNITS: tuple[Unit, ...] = ("track", "slice")
 
-_LEAST = 1e-9
+_MIN_PROBABILITY = 1e-9
 _BOUND = np.log(20.0)
-_PRIOR_SPREAD = np.log(2) / 2  # of log T around 0: temperatures usually lie between a half and two
+_PRIOR_SPREAD = np.log(2) / 2  # standard deviation of log T around 0: 95 % of temperatures lie between 1/2 and 2
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Temperatures of whole tracks (slices averaged) and of single slices.
+    """Temperatures for tracks, whose slices are averaged, and for single slices.
 
     Parameters
     ----------
     track, slice : tuple of float
-        One temperature for each level, from the top down; above 1 makes less sure, below 1 surer.
+        One temperature for each level, from the top down; above 1 lowers confidence, below 1 raises it.
     tracks : int
-        How many tracks they were fitted on.
+        Number of tracks they were fitted on.
     source : str
-        What those were: the validation part, or predictions out of fold.
+        Origin of these tracks: the validation part, or out-of-fold predictions.
     """
 
     track: tuple[float, ...]
@@ -54,65 +54,91 @@ class Calibration:
         """Rebuild from `to_json`. Raises ValueError if there is not a positive temperature for each level."""
         try:
             track, each = (tuple(float(number) for number in content[unit]) for unit in UNITS)
-            found = cls(track, each, int(content["tracks"]), str(content["source"]))
+            calibration = cls(track, each, int(content["tracks"]), str(content["source"]))
         except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"not a calibration: {error!r}") from error
         for temperatures in (track, each):
             if len(temperatures) != depth or not all(0 < number < np.inf for number in temperatures):
                 raise ValueError(f"not a temperature for each of {depth} levels: {temperatures}")
-        return found
+        return calibration
 
 
 def temper(
     levels: LevelProbabilities, temperatures: Sequence[float], taxonomy: Taxonomy, heads: Heads
 ) -> LevelProbabilities:
-    """Change how sure level probabilities are.
+    """Apply temperature scaling to level probabilities.
 
     Parameters
     ----------
     levels : list of arrays, one for each level, shape (n, n_nodes)
-        Rows sum to 1; with `heads == "tree"` a parent's probability is the sum of its children's, and stays so.
+        Rows sum to 1; with `heads == "tree"` a parent's probability is the sum of its children's, before and after.
     temperatures : sequence of float
-        One for each level. All 1 changes nothing (but for rounding).
+        One for each level; 1 leaves a level unchanged, except for rounding.
     taxonomy : Taxonomy
     heads : "tree" or "independent"
-        Independent heads are tempered each for itself.
+        Independent heads are scaled separately.
 
     Returns
     -------
     list of arrays of the same shapes
+
+    See Also
+    --------
+    fit_calibration : Fit the temperatures.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from genretree.metrics.calibration import temper
+    >>> from genretree.taxonomy import Taxonomy
+    >>> taxonomy = Taxonomy.from_nested(["Jazz", "Rock"])
+    >>> temper([np.array([[0.2, 0.8]])], [2.0], taxonomy, "tree")[0].round(2)
+    array([[0.33, 0.67]])
     """
-    found: LevelProbabilities = []
+    scaled: LevelProbabilities = []
     for level, temperature in enumerate(temperatures):
         parents = _parents(taxonomy, level, heads)
-        tempered = np.exp(_log_conditional(levels, level, parents) / temperature)
-        tempered /= _sum_siblings(tempered, parents)
-        found.append(tempered if level == 0 or heads == "independent" else tempered * found[-1][:, parents])
-    return found
+        conditional = np.exp(_log_conditional(levels, level, parents) / temperature)
+        conditional /= _sum_siblings(conditional, parents)
+        scaled.append(conditional if level == 0 or heads == "independent" else conditional * scaled[-1][:, parents])
+    return scaled
 
 
-def fit_calibration(held: OutOfFoldPredictions, taxonomy: Taxonomy, heads: Heads, source: str) -> Calibration:
-    """Fit the temperatures of tracks and of slices by maximum a posteriori likelihood of the true nodes.
+def fit_calibration(predictions: OutOfFoldPredictions, taxonomy: Taxonomy, heads: Heads, source: str) -> Calibration:
+    """Fit the temperatures of tracks and slices, maximum a posteriori.
 
     Parameters
     ----------
-    held : OutOfFoldPredictions
-        Probabilities of slices that the model did not learn from. Every track counts the same.
+    predictions : OutOfFoldPredictions
+        Probabilities of slices that are not training data. All tracks have the same weight.
     taxonomy : Taxonomy
     heads : "tree" or "independent"
     source : str
-        What the slices are, to be told.
+        Description of the slices, for `Calibration.source`.
+
+    Returns
+    -------
+    Calibration
     """
-    tracks, first, position = np.unique(held.tracks, return_index=True, return_inverse=True)
+    tracks, first, position = np.unique(predictions.tracks, return_index=True, return_inverse=True)
     counts = np.bincount(position)
-    averaged = [average_by(level, position, len(tracks)) for level in held.levels]
-    whole = _fit_levels(averaged, held.leaves[first], np.ones(len(tracks)), taxonomy, heads)
-    single = _fit_levels(held.levels, held.leaves, 1 / counts[position], taxonomy, heads)
-    return Calibration(whole, single, len(tracks), source)
+    averaged = [average_by(level, position, len(tracks)) for level in predictions.levels]
+    track = _fit_levels(averaged, predictions.leaves[first], np.ones(len(tracks)), taxonomy, heads)
+    single_slice = _fit_levels(predictions.levels, predictions.leaves, 1 / counts[position], taxonomy, heads)
+    return Calibration(track, single_slice, len(tracks), source)
 
 
 def average_by(values: NDArray[np.float64], index: NDArray[np.intp], n: int) -> NDArray[np.float64]:
-    """Average rows that share an index: shape (rows, columns) to (n, columns)."""
+    """Average rows by index: shape (n_rows, n_columns) to (n, n_columns).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from genretree.metrics.calibration import average_by
+    >>> average_by(np.array([[1.0], [3.0], [4.0]]), np.array([0, 0, 1]), 2)
+    array([[2.],
+           [4.]])
+    """
     totals = np.zeros((n, values.shape[1]))
     np.add.at(totals, index, values)
     averaged: NDArray[np.float64] = totals / np.bincount(index, minlength=n)[:, None]
@@ -128,27 +154,27 @@ def _fit_levels(
 ) -> tuple[float, ...]:
     from scipy.optimize import minimize_scalar
 
-    found = []
+    temperatures = []
     for level in range(taxonomy.depth):
         parents = _parents(taxonomy, level, heads)
         logs = _log_conditional(levels, level, parents)
         true = taxonomy.ancestors[leaves, level]
         siblings = parents[None, :] == parents[true][:, None]
-        chosen = np.where(siblings, logs, -np.inf)
+        logits = np.where(siblings, logs, -np.inf)
 
-        def loss(log_temperature: float, chosen: Any = chosen, true: Any = true) -> float:
+        def loss(log_temperature: float, logits: Any = logits, true: Any = true) -> float:
             from scipy.special import log_softmax
 
-            scores = log_softmax(chosen / np.exp(log_temperature), axis=1)[np.arange(len(true)), true]
+            scores = log_softmax(logits / np.exp(log_temperature), axis=1)[np.arange(len(true)), true]
             return float(-(weights * scores).sum() + (log_temperature / _PRIOR_SPREAD) ** 2 / 2)
 
         best = minimize_scalar(loss, bounds=(-_BOUND, _BOUND), method="bounded", options={"xatol": 1e-4})
-        found.append(round(float(np.exp(best.x)), 4))
-    return tuple(found)
+        temperatures.append(round(float(np.exp(best.x)), 4))
+    return tuple(temperatures)
 
 
 def _parents(taxonomy: Taxonomy, level: int, heads: Heads) -> NDArray[np.int64]:
-    """Give the parent of every node of a level, shape (n_nodes,); one and the same for all where none counts."""
+    """Return the parent index of every node of a level, shape (n_nodes,); 0 at the top and for independent heads."""
     parents = np.zeros(len(taxonomy.nodes(level)), dtype=np.int64)
     if level and heads == "tree":
         parents[taxonomy.ancestors[:, level]] = taxonomy.ancestors[:, level - 1]
@@ -156,14 +182,14 @@ def _parents(taxonomy: Taxonomy, level: int, heads: Heads) -> NDArray[np.int64]:
 
 
 def _log_conditional(levels: LevelProbabilities, level: int, parents: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Give the log of every node's probability given its parent, shape (n, n_nodes)."""
-    clipped = np.maximum(levels[level], _LEAST)
+    """Compute log p(node | parent), shape (n, n_nodes)."""
+    clipped = np.maximum(levels[level], _MIN_PROBABILITY)
     logs: NDArray[np.float64] = np.log(clipped / _sum_siblings(clipped, parents))
     return logs
 
 
 def _sum_siblings(values: NDArray[np.float64], parents: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Give for every node the sum over its parent's children, shape (n, n_nodes)."""
+    """Compute for every node the sum over its parent's children, shape (n, n_nodes)."""
     totals = np.zeros((len(values), int(parents.max()) + 1))
     np.add.at(totals.T, parents, values.T)
     summed: NDArray[np.float64] = totals[:, parents]

@@ -1,4 +1,4 @@
-"""How right level probabilities are, and how far they can be trusted: every figure of an evaluation."""
+"""Metrics of hierarchical classification: accuracy, F1, calibration, confidence intervals and paired comparisons."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from genretree.models.base import LevelProbabilities
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
 
-_RESAMPLES = 2000
+_N_RESAMPLES = 2000
 _CONFIDENCE = 0.95
-_BINS = 10
-_CHANCE_DRAWS = 200
-_CURVE_POINTS = 20
+_N_BINS = 10
+_N_CHANCE_SAMPLES = 200
+_N_CURVE_POINTS = 20
 _TOP = (2, 3)
 COVERAGE = 0.8
 
 
 @dataclass(frozen=True)
 class ClassScores:
-    """One class's precision, recall and F1, 0 to 1, and how many true examples it has."""
+    """Precision, recall and F1 of one class, 0 to 1, and its number of true examples."""
 
     name: str
     precision: float
@@ -37,7 +37,7 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """One bin of a reliability diagram: mean confidence and share of right answers, 0 to 1, and how many fell in."""
+    """One bin of a reliability diagram: mean confidence and accuracy, 0 to 1, and number of examples."""
 
     confidence: float
     accuracy: float
@@ -46,21 +46,22 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationScores:
-    """How far the probabilities of one level can be trusted.
+    """Calibration metrics of one level.
 
     Parameters
     ----------
     ece, ece_before : float
-        Expected calibration error of the chosen node's probability over 10 bins of equal width (Naeini et al. 2015, Guo
-        et al. 2017), 0 to 1, with the bundle's temperatures and without them.
+        Expected calibration error of the predicted node's probability over 10 bins of equal width (Naeini et al. 2015,
+        Guo et al. 2017), 0 to 1, with the bundle's temperatures and without them.
     ece_chance : float
-        The mean that perfectly calibrated probabilities would show on so few examples; less can't be told from 0.
+        Mean ECE of perfectly calibrated probabilities on this number of examples; a lower ECE can't be
+        distinguished from 0.
     bins, bins_before : tuple of ReliabilityBin
-        Those that are not empty.
+        Non-empty bins.
     accuracy_at_80 : float
-        Accuracy on the 80 % of examples the model is surest of.
+        Accuracy on the 80 % of examples with the highest confidence.
     curve : tuple of (coverage, accuracy)
-        Accuracy on the surest share, for shares from 0.05 to 1 (risk-coverage curve, El-Yaniv and Wiener 2010).
+        Accuracy at coverages from 0.05 to 1 (risk-coverage curve, El-Yaniv and Wiener 2010).
     """
 
     ece: float
@@ -74,25 +75,25 @@ class CalibrationScores:
 
 @dataclass(frozen=True, kw_only=True)
 class LevelScores:
-    """How right one level is.
+    """Metrics of one level.
 
     Parameters
     ----------
     name : str
     accuracy, macro_f1, balanced_accuracy : float
-        0 to 1. Macro-F1 is over the classes that occur, as truth or as prediction; balanced accuracy is the mean recall
-        of those that occur as truth.
+        0 to 1. Macro-F1 averages over the classes that occur as label or prediction, balanced accuracy (mean recall)
+        over those that occur as label.
     kappa : float
         Cohen's kappa, -1 to 1: agreement beyond chance.
     top : mapping of int to float
-        Share of examples whose true node is among the k likeliest of its level, for k of 2 and 3 where there are more.
+        Top-k accuracy for k = 2 and 3, if the level has more nodes.
     ci95 : (float, float)
-        95 % interval of the accuracy, by bootstrap over groups.
+        95 % confidence interval of the accuracy, bootstrap over groups.
     classes : sequence of ClassScores
     confusion : nested lists, shape (n_classes, n_classes)
         Counts; rows are true, columns predicted.
     branches : tuple of int
-        Classes with which another branch of the tree begins.
+        Indices of classes that begin another branch of the taxonomy.
     trust : CalibrationScores
     """
 
@@ -111,7 +112,7 @@ class LevelScores:
 
 @dataclass(frozen=True)
 class HierarchicalScores:
-    """Scores that count how much of a path is right.
+    """Metrics of whole paths, which give credit for a correct ancestor.
 
     Precision, recall and F1, 0 to 1, compare the sets of predicted and true nodes with all their ancestors, over all
     examples at once (Kiritchenko et al. 2005; Silla and Freitas 2011). `tree_distance` is the mean number of edges
@@ -126,10 +127,10 @@ class HierarchicalScores:
 
 @dataclass(frozen=True)
 class UnitScores:
-    """Scores over one kind of unit, slices or tracks.
+    """Metrics over slices or tracks.
 
-    `overall` is the plain mean of the levels' accuracies, as in the published study. `contradictions` is the share of
-    units whose levels name nodes of different branches: 0 by construction with the tree head.
+    `overall` is the mean of the levels' accuracies, as in the published study. `contradictions` is the share of units
+    whose predicted nodes are on different branches: 0 by construction with the tree head.
     """
 
     n: int
@@ -142,21 +143,21 @@ class UnitScores:
 
 @dataclass(frozen=True)
 class Difference:
-    """One level's accuracy of a model less that of another on the same examples.
+    """Difference of two models' accuracies at one level, on the same examples.
 
     Parameters
     ----------
     name : str
-        Of the level.
+        Name of the level.
     difference : float
-        -1 to 1; above 0 the first is better.
+        First minus second, -1 to 1.
     ci95 : (float, float)
-        By paired bootstrap over groups.
+        95 % confidence interval, paired bootstrap over groups.
     only_first, only_second : int
-        Examples that only one of them has right.
+        Numbers of examples that only one model classifies correctly.
     p_value : float
-        Exact McNemar test: how likely the two counts differ at least so much if neither is better. It takes examples as
-        independent, which tracks of one artist are not; where the two disagree, trust the interval.
+        P-value of the exact McNemar test. The test assumes independent examples, which tracks of one artist are not; if
+        the two disagree, rely on the confidence interval.
     """
 
     name: str
@@ -168,14 +169,14 @@ class Difference:
 
 
 def decode_levels(taxonomy: Taxonomy, heads: Heads, levels: LevelProbabilities) -> Int64Array:
-    """Choose a node for each level, shape (n, depth): one path with the tree head, each level's best without."""
+    """Predict a node for each level, shape (n, depth): the best path with the tree head, else each level's argmax."""
     if heads == "tree":
         return taxonomy.ancestors[taxonomy.decode(levels)]
     return np.stack([probabilities.argmax(axis=1) for probabilities in levels], axis=1)
 
 
 def name_path(taxonomy: Taxonomy, heads: Heads, nodes: Int64Array) -> tuple[str, ...]:
-    """Names from the top to the leaf; with independent heads the names of all levels, whatever they say together."""
+    """Return the labels from the top to the leaf; with independent heads they may contradict each other."""
     if heads == "tree":
         return taxonomy.leaves[int(nodes[-1])]
     return tuple(taxonomy.labels(level)[node] for level, node in enumerate(nodes))
@@ -190,17 +191,21 @@ def score_units(
     seed: int,
     before: LevelProbabilities | None = None,
 ) -> UnitScores:
-    """Compare level probabilities with the true leaves.
+    """Compute all metrics from level probabilities and true leaves.
 
     Parameters
     ----------
     levels : list of arrays, one for each level, shape (n, n_nodes)
     leaves : array, shape (n,)
     groups : array, shape (n,)
-        Group of each unit; the bootstrap draws whole groups.
+        Group of each unit; the bootstrap resamples groups.
     seed : int
     before : list of arrays, optional
-        The probabilities before calibration, where they differ.
+        Uncalibrated probabilities; default `levels`.
+
+    Returns
+    -------
+    UnitScores
     """
     predicted = decode_levels(taxonomy, heads, levels)
     true = taxonomy.ancestors[leaves]
@@ -208,15 +213,15 @@ def score_units(
     predicted_before = decode_levels(taxonomy, heads, raw)
     scores = []
     for level in range(taxonomy.depth):
-        truth, chosen = true[:, level], predicted[:, level]
-        trust = _score_trust(
-            _confidence(levels[level], chosen),
-            chosen == truth,
+        level_true, level_predicted = true[:, level], predicted[:, level]
+        trust = _score_calibration(
+            _confidence(levels[level], level_predicted),
+            level_predicted == level_true,
             _confidence(raw[level], predicted_before[:, level]),
-            predicted_before[:, level] == truth,
+            predicted_before[:, level] == level_true,
             seed,
         )
-        scores.append(_score_level(taxonomy, level, levels[level], truth, chosen, groups, seed, trust))
+        scores.append(_score_level(taxonomy, level, levels[level], level_true, level_predicted, groups, seed, trust))
     paths = {tuple(path) for path in taxonomy.ancestors.tolist()}
     contradictions = float(np.mean([tuple(row) not in paths for row in predicted.tolist()]))
     overall = float(np.mean([level.accuracy for level in scores]))
@@ -225,82 +230,87 @@ def score_units(
 
 
 def score_hierarchy(taxonomy: Taxonomy, predicted: Int64Array, leaves: Int64Array) -> HierarchicalScores:
-    """Compare predicted nodes, shape (n, depth), with true leaves, shape (n,): whole paths, not levels."""
-    named = [[set(_paths_above(node)) for node in taxonomy.nodes(level)] for level in range(taxonomy.depth)]
+    """Compute hierarchical metrics from predicted nodes, shape (n, depth), and true leaves, shape (n,)."""
+    ancestors = [[set(_with_ancestors(node)) for node in taxonomy.nodes(level)] for level in range(taxonomy.depth)]
     shared = n_predicted = n_true = 0
     distances = []
     for row, leaf in zip(predicted.tolist(), leaves.tolist(), strict=True):
-        found = set().union(*(named[level][node] for level, node in enumerate(row)))
-        truth = set(_paths_above(taxonomy.leaves[leaf]))
-        shared += len(found & truth)
-        n_predicted += len(found)
-        n_true += len(truth)
-        end = named[-1][row[-1]]  # with independent heads the deepest level stands for the whole
-        distances.append(len(end ^ truth))
+        predicted_nodes = set().union(*(ancestors[level][node] for level, node in enumerate(row)))
+        true_nodes = set(_with_ancestors(taxonomy.leaves[leaf]))
+        shared += len(predicted_nodes & true_nodes)
+        n_predicted += len(predicted_nodes)
+        n_true += len(true_nodes)
+        leaf_nodes = ancestors[-1][row[-1]]  # with independent heads the deepest level represents the path
+        distances.append(len(leaf_nodes ^ true_nodes))
     precision, recall = shared / n_predicted, shared / n_true
     f1 = 2 * precision * recall / (precision + recall) if shared else 0.0
     return HierarchicalScores(precision, recall, f1, float(np.mean(distances)))
 
 
-def compare_right(
+def compare_accuracies(
     names: Sequence[str], first: NDArray[np.bool_], second: NDArray[np.bool_], groups: Int64Array, seed: int
 ) -> tuple[Difference, ...]:
-    """Say for each level whether one model is better than another on the same examples.
+    """Compare the accuracies of two models on the same examples, for each level.
 
     Parameters
     ----------
     names : sequence of str
-        Of the levels.
+        Names of the levels.
     first, second : bool arrays, shape (n, n_levels)
-        Where each is right.
+        Correctness of each model's predictions.
     groups : array, shape (n,)
-        Whole groups are drawn by the bootstrap.
+        The bootstrap resamples groups.
     seed : int
+        Bootstrap seed.
+
+    Returns
+    -------
+    tuple of Difference
     """
     from scipy.stats import binomtest
 
-    found = []
+    differences = []
     for level, name in enumerate(names):
         one, other = first[:, level], second[:, level]
         only_first, only_second = int((one & ~other).sum()), int((other & ~one).sum())
-        disagree = only_first + only_second
-        p_value = float(binomtest(only_first, disagree).pvalue) if disagree else 1.0
-        gained = one.astype(float) - other.astype(float)
-        interval = _difference_interval(gained, groups, seed)
-        found.append(Difference(name, float(gained.mean()), interval, only_first, only_second, p_value))
-    return tuple(found)
+        n_discordant = only_first + only_second
+        p_value = float(binomtest(only_first, n_discordant).pvalue) if n_discordant else 1.0
+        gains = one.astype(float) - other.astype(float)
+        interval = _difference_interval(gains, groups, seed)
+        differences.append(Difference(name, float(gains.mean()), interval, only_first, only_second, p_value))
+    return tuple(differences)
 
 
-def _difference_interval(gained: Float64Array, groups: Int64Array, seed: int) -> tuple[float, float]:
-    """Give the bootstrap's interval; where all groups gain the same, what so many groups may hide (Wilson)."""
+def _difference_interval(gains: Float64Array, groups: Int64Array, seed: int) -> tuple[float, float]:
+    """Compute the bootstrap interval; if all groups have the same mean, the mean ± a Wilson bound."""
     from scipy import stats
 
     index = np.unique(groups, return_inverse=True)[1]
-    means = np.bincount(index, weights=gained) / np.bincount(index)
+    means = np.bincount(index, weights=gains) / np.bincount(index)
     if np.ptp(means) > 0:
-        return _bootstrap(gained, groups, seed) or (-1.0, 1.0)
-    hidden = float(stats.binomtest(0, len(means)).proportion_ci(_CONFIDENCE, method="wilson").high)
-    return max(-1.0, float(means[0]) - hidden), min(1.0, float(means[0]) + hidden)
+        return _bootstrap(gains, groups, seed) or (-1.0, 1.0)
+    margin = float(stats.binomtest(0, len(means)).proportion_ci(_CONFIDENCE, method="wilson").high)
+    return max(-1.0, float(means[0]) - margin), min(1.0, float(means[0]) + margin)
 
 
-def bootstrap_interval(right: NDArray[np.bool_], groups: Int64Array, seed: int) -> tuple[float, float]:
-    """Give the 95 % interval of the share of right answers, drawing whole groups with replacement.
+def bootstrap_interval(correct: NDArray[np.bool_], groups: Int64Array, seed: int) -> tuple[float, float]:
+    """Compute the 95 % confidence interval of the accuracy, resampling groups.
 
-    Tracks of one artist rise and fall together, so artists, not tracks, are drawn (cluster bootstrap, percentile
-    method, by `scipy.stats.bootstrap`). Where every group is right or every one wrong the bootstrap has no spread; the
-    Wilson interval over the number of groups is given instead. One group says nothing about others: 0 to 1.
+    Tracks of one artist are correlated, so artists are resampled (cluster bootstrap, percentile method,
+    `scipy.stats.bootstrap`). If all examples are correct, or none, the bootstrap has no spread, and the Wilson interval
+    for the number of groups is used. For a single group the interval is 0 to 1.
     """
     from scipy import stats
 
     n = len(np.unique(groups))
-    if n >= 2 and (right.all() or not right.any()):
-        exact = stats.binomtest(n if right.all() else 0, n).proportion_ci(_CONFIDENCE, method="wilson")
+    if n >= 2 and (correct.all() or not correct.any()):
+        exact = stats.binomtest(n if correct.all() else 0, n).proportion_ci(_CONFIDENCE, method="wilson")
         return float(exact.low), float(exact.high)
-    return _bootstrap(right.astype(float), groups, seed) or (0.0, 1.0)
+    return _bootstrap(correct.astype(float), groups, seed) or (0.0, 1.0)
 
 
 def _bootstrap(values: Float64Array, groups: Int64Array, seed: int) -> tuple[float, float] | None:
-    """Give the 95 % interval of the mean, drawing whole groups; None for a single group."""
+    """Compute the 95 % confidence interval of the mean, resampling groups; None for a single group."""
     from scipy import stats
 
     index = np.unique(groups, return_inverse=True)[1]
@@ -317,7 +327,7 @@ def _bootstrap(values: Float64Array, groups: Int64Array, seed: int) -> tuple[flo
         share,
         paired=True,
         vectorized=True,
-        n_resamples=_RESAMPLES,
+        n_resamples=_N_RESAMPLES,
         confidence_level=_CONFIDENCE,
         method="percentile",
         rng=np.random.default_rng(seed),
@@ -338,78 +348,78 @@ def _score_level(
     from sklearn.metrics import cohen_kappa_score, confusion_matrix, precision_recall_fscore_support
 
     labels, nodes = taxonomy.labels(level), taxonomy.nodes(level)
-    every = np.arange(len(labels))
+    indices = np.arange(len(labels))
     occurring = np.union1d(true, predicted)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="A single label was found")  # a level of one node
-        confusion = confusion_matrix(true, predicted, labels=every)
-    precision, recall, f1, support = precision_recall_fscore_support(true, predicted, labels=every, zero_division=0)
+        confusion = confusion_matrix(true, predicted, labels=indices)
+    precision, recall, f1, support = precision_recall_fscore_support(true, predicted, labels=indices, zero_division=0)
     classes = tuple(
         ClassScores(label, float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
         for i, label in enumerate(labels)
     )
-    right = true == predicted
-    # Where only one class occurs, as truth and as prediction, nothing can agree beyond chance.
+    correct = true == predicted
+    # With a single class, agreement can't exceed chance.
     kappa = float(cohen_kappa_score(true, predicted)) if len(occurring) > 1 else 0.0
     return LevelScores(
         name=taxonomy.levels[level],
-        accuracy=float(right.mean()),
+        accuracy=float(correct.mean()),
         macro_f1=float(f1[occurring].mean()),
         balanced_accuracy=float(recall[np.unique(true)].mean()),
         kappa=kappa,
         top=_score_top(probabilities, true),
-        ci95=bootstrap_interval(right, groups, seed),
+        ci95=bootstrap_interval(correct, groups, seed),
         classes=classes,
         confusion=tuple(tuple(row) for row in confusion.tolist()),
-        branches=tuple(i for i in every[1:].tolist() if level and nodes[i][:level] != nodes[i - 1][:level]),
+        branches=tuple(i for i in indices[1:].tolist() if level and nodes[i][:level] != nodes[i - 1][:level]),
         trust=trust,
     )
 
 
 def _score_top(probabilities: Float64Array, true: Int64Array) -> dict[int, float]:
-    """Give the share of true nodes among the k likeliest; among equals the first in index order comes first."""
+    """Compute top-k accuracies; ties are broken by index."""
     order = np.argsort(-probabilities, axis=1, kind="stable")
     rank = (order == true[:, None]).argmax(axis=1)
     return {k: float((rank < k).mean()) for k in _TOP if k < probabilities.shape[1]}
 
 
-def _score_trust(
+def _score_calibration(
     confidence: Float64Array,
-    right: NDArray[np.bool_],
+    correct: NDArray[np.bool_],
     confidence_before: Float64Array,
-    right_before: NDArray[np.bool_],
+    correct_before: NDArray[np.bool_],
     seed: int,
 ) -> CalibrationScores:
-    bins, bins_before = _reliability(confidence, right), _reliability(confidence_before, right_before)
-    drawn = np.random.default_rng(seed).random((_CHANCE_DRAWS, len(confidence))) < confidence
-    surest = np.argsort(-confidence, kind="stable")
-    running = np.cumsum(right[surest]) / np.arange(1, len(right) + 1)
-    shares = (np.arange(1, _CURVE_POINTS + 1) / _CURVE_POINTS).tolist()
+    bins, bins_before = _reliability(confidence, correct), _reliability(confidence_before, correct_before)
+    samples = np.random.default_rng(seed).random((_N_CHANCE_SAMPLES, len(confidence))) < confidence
+    order = np.argsort(-confidence, kind="stable")
+    running = np.cumsum(correct[order]) / np.arange(1, len(correct) + 1)
+    coverages = (np.arange(1, _N_CURVE_POINTS + 1) / _N_CURVE_POINTS).tolist()
     return CalibrationScores(
         ece=_ece(bins),
         ece_before=_ece(bins_before),
-        ece_chance=float(np.mean([_ece(_reliability(confidence, hits)) for hits in drawn])),
+        ece_chance=float(np.mean([_ece(_reliability(confidence, hits)) for hits in samples])),
         bins=bins,
         bins_before=bins_before,
-        accuracy_at_80=_at_share(running, COVERAGE),
-        curve=tuple((share, _at_share(running, share)) for share in shares),
+        accuracy_at_80=_at_coverage(running, COVERAGE),
+        curve=tuple((coverage, _at_coverage(running, coverage)) for coverage in coverages),
     )
 
 
-def _at_share(running: Float64Array, share: float) -> float:
-    return float(running[max(1, round(share * len(running))) - 1])
+def _at_coverage(running: Float64Array, coverage: float) -> float:
+    return float(running[max(1, round(coverage * len(running))) - 1])
 
 
-def _confidence(probabilities: Float64Array, chosen: Int64Array) -> Float64Array:
-    found: Float64Array = probabilities[np.arange(len(chosen)), chosen]
-    return found
+def _confidence(probabilities: Float64Array, predicted: Int64Array) -> Float64Array:
+    confidence: Float64Array = probabilities[np.arange(len(predicted)), predicted]
+    return confidence
 
 
-def _reliability(confidence: Float64Array, right: NDArray[np.bool_]) -> tuple[ReliabilityBin, ...]:
-    index = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    counts = np.bincount(index, minlength=_BINS)
-    sums = np.bincount(index, weights=confidence, minlength=_BINS)
-    hits = np.bincount(index, weights=right, minlength=_BINS)
+def _reliability(confidence: Float64Array, correct: NDArray[np.bool_]) -> tuple[ReliabilityBin, ...]:
+    index = np.minimum((confidence * _N_BINS).astype(int), _N_BINS - 1)
+    counts = np.bincount(index, minlength=_N_BINS)
+    sums = np.bincount(index, weights=confidence, minlength=_N_BINS)
+    hits = np.bincount(index, weights=correct, minlength=_N_BINS)
     return tuple(ReliabilityBin(float(sums[i] / n), float(hits[i] / n), int(n)) for i, n in enumerate(counts) if n)
 
 
@@ -418,6 +428,6 @@ def _ece(bins: Sequence[ReliabilityBin]) -> float:
     return sum(item.n * abs(item.confidence - item.accuracy) for item in bins) / total
 
 
-def _paths_above(node: Sequence[str]) -> list[tuple[str, ...]]:
-    """Give a node and all its ancestors, the root left out."""
+def _with_ancestors(node: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return a node and its ancestors, without the root."""
     return [tuple(node[: cut + 1]) for cut in range(len(node))]

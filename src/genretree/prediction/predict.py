@@ -512,7 +512,7 @@ def score_images(bundle: Bundle, images: UInt8Array) -> SliceScores:
 
 def average_slices(bundle: Bundle, scores: SliceScores) -> LevelProbabilities:
     """Compute the calibrated probabilities of a whole file: one array of shape (1, n_nodes) for each level."""
-    return bundle.calibrate([probabilities.mean(axis=0, keepdims=True) for probabilities in scores.levels], "track")
+    return bundle.average_slices(scores.levels)
 
 
 def _score_batch(bundle: Bundle, slices: Sequence[SliceImages]) -> LevelProbabilities:

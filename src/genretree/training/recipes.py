@@ -1,4 +1,4 @@
-"""Recipes: how a family is trained, for what data, and what came of it, each a YAML file."""
+"""Recipes: training settings of a family with data, commands and results, as YAML files."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ _SUFFIX = ".yaml"
 
 
 class ReportedResult(Settings):
-    """What a recipe gave: on which data, how cut, where, in what time."""
+    """Results of a recipe, with data, split, machine and training time."""
 
     data: str
-    split: str = Field(description="how the tracks were cut, and how many were tested")
+    split: str = Field(description="the split, and the number of test tracks")
     machine: str
     seed: int = Field(ge=0)
-    seconds: float | None = Field(None, description="of training")
+    seconds: float | None = Field(None, description="training time")
     unit: str = Field(description="slice or track")
     accuracy: dict[str, float] = Field(description="in %, by level")
 
 
 class Speed(Settings):
-    """How fast training was measured to be, and on how many slices it is to run: what the hours are worked out from."""
+    """Measured training throughput and data set size, from which the training time is estimated."""
 
-    slices_per_second: float = Field(gt=0, description="in training, as benchmarks/full_run.py measures it")
+    slices_per_second: float = Field(gt=0, description="training throughput, as measured by benchmarks/full_run.py")
     machine: str
     train_slices: int = Field(29100, ge=1)
     validation_slices: int = Field(3637, ge=0)
 
     def hours(self, epochs: int) -> float:
-        """Hours of a run of all epochs; scoring a slice takes about a third of a training step on it."""
+        """Estimate the training time in hours; validating a slice takes about a third of the time of training on it."""
         return epochs * (self.train_slices + self.validation_slices / 3) / self.slices_per_second / 3600
 
 
 class Recipe(Settings):
-    """A family's settings with the command that uses them.
+    """Settings of a family with the commands that use them.
 
     Parameters
     ----------
@@ -51,16 +51,16 @@ class Recipe(Settings):
     summary : str
         One line.
     settings : mapping
-        Every setting that is not the family's default.
+        Settings that differ from the family's defaults.
     data : str
-        What it was made for, and in which form the commands want it.
+        The intended data, and the form that the commands expect.
     command : list of str
-        What to type, from the data to the figure.
+        Commands from the data to the result.
     time : str
-        How long training takes, and on what; worked out from `speed` if that is given.
+        Training time and machine; estimated from `speed` if that is set.
     speed : Speed, optional
     results : list of ReportedResult
-        The figures obtained; empty where it has not been run at full size.
+        Results; empty if the recipe has not been run at full size.
     """
 
     family: str
@@ -74,7 +74,7 @@ class Recipe(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _work_out_time(cls, values: Any) -> Any:
+    def _estimate_time(cls, values: Any) -> Any:
         if not isinstance(values, dict) or "time" in values or not isinstance(values.get("speed"), dict):
             return values
         speed, epochs = Speed.model_validate(values["speed"]), (values.get("settings") or {}).get("epochs")
@@ -89,26 +89,35 @@ class Recipe(Settings):
 
     @classmethod
     def load(cls, name: str | Path) -> Self:
-        """Read a recipe by its name, or by the path of a YAML file.
+        """Load a recipe by name or from a YAML file.
+
+        Parameters
+        ----------
+        name : str or path
+            A name of `recipe_names`, or the path of a `.yaml` file.
+
+        Returns
+        -------
+        Recipe
 
         Raises
         ------
         SettingsError
-            For an unknown name (with the likely intended one), a file that is no recipe, or a setting the family lacks.
+            For an unknown name, a file that is not a recipe, or a setting that the family lacks.
         """
         path = Path(name)
         if path.suffix in (".yaml", ".yml"):
             if not path.is_file():
-                raise SettingsError(f"{path}: no such recipe file")
+                raise SettingsError(f"{path}: no such recipe file; check the path")
             try:
                 return cls._parse(path.read_text(encoding="utf-8"), str(path))
             except (OSError, UnicodeDecodeError) as error:
                 raise SettingsError(f"{path}: can't be read as text ({error})") from error
-        known = recipe_names()
-        if str(name) not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(known)}"
-            raise SettingsError(f"no recipe '{name}'; {hint}")
+        names = recipe_names()
+        if str(name) not in names:
+            close = difflib.get_close_matches(str(name), names, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(names)}"
+            raise SettingsError(f"unknown recipe '{name}'; {hint}")
         text = (_folder() / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
         return cls._parse(text, str(name))
 
@@ -117,9 +126,9 @@ class Recipe(Settings):
         try:
             content = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise SettingsError(f"{where}: not YAML ({error})") from error
+            raise SettingsError(f"{where}: not valid YAML ({error})") from error
         if not isinstance(content, dict):
-            raise SettingsError(f"{where}: no recipe; it needs family, summary, settings, command and time")
+            raise SettingsError(f"{where}: not a recipe; it must define family, summary, settings, command and time")
         try:
             recipe = cls.build(content)
             get_family(recipe.family).settings_type.build(recipe.settings)
@@ -129,7 +138,7 @@ class Recipe(Settings):
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """List the names of the bundled recipes."""
     return sorted(item.name.removesuffix(_SUFFIX) for item in _folder().iterdir() if item.name.endswith(_SUFFIX))
 
 

@@ -1,4 +1,4 @@
-"""Bundles on the Hugging Face Hub: their names, those that were pulled, pulling, pushing and the model card."""
+"""Bundles on the Hugging Face Hub: names, cache, pull, push and model cards."""
 
 from __future__ import annotations
 

@@ -1,77 +1,66 @@
-"""What was pulled: whole, checked bundles in the user's cache, one folder for each commit.
+"""Lookup of pulled bundles in the Hub client's cache, in a folder of genretree's own.
 
-Of each name::
+The layout is that of `huggingface_hub`::
 
-CACHE/hub/USER/NAME/COMMIT/           a bundle
-CACHE/hub/USER/NAME/revisions.json    which commit a branch or tag was when it was last pulled
+CACHE/hub/models--USER--NAME/snapshots/COMMIT/   a bundle; `hub.json` is written last, when it has been verified
+CACHE/hub/models--USER--NAME/refs/REVISION       the commit that a branch or tag pointed to when it was pulled
+CACHE/hub/USER/NAME/                             bundles pulled by genretree 0.1: COMMIT/ and revisions.json
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from genretree.bundle.hub.names import HubName, is_commit
-from genretree.bundle.manifest import DESCRIPTION
 from genretree.files import cache_folder, write_text
 
-_REVISIONS = "revisions.json"
-_SHORTEST = 7  # of the beginning of a commit's hash
+ORIGIN = "hub.json"  # name, revision and commit of a pulled bundle
+_MIN_PREFIX = 7  # hex digits of an abbreviated commit hash
 
 
-def home_of(name: HubName) -> Path:
-    """Where all that was pulled of one name lies."""
-    return cache_folder().joinpath("hub", *name.repo.split("/"))
+def hub_cache() -> Path:
+    """Return the `cache_dir` that is passed to the Hub's client."""
+    return cache_folder() / "hub"
 
 
-def folder_of(name: HubName, commit: str) -> Path:
-    """Where the bundle of one commit lies, or would."""
-    return home_of(name) / commit
+def snapshot_folder(name: HubName, commit: str) -> Path:
+    """Return the folder of a commit's files, which need not exist."""
+    return _storage_folder(name) / "snapshots" / commit
+
+
+def write_ref(name: HubName, commit: str) -> None:
+    """Record which commit a branch or tag points to; only then `find_pulled` resolves it."""
+    if name.revision != commit:
+        write_text(_storage_folder(name) / "refs" / name.revision, commit)
 
 
 def find_pulled(name: HubName) -> Path | None:
-    """Give the folder of a bundle that was pulled; None if it was not. Nothing is asked of the Hub.
+    """Return the folder of a bundle that was pulled, or None; makes no request to the Hub.
 
-    A branch or tag is what it was when it was last pulled, however it may have moved on since.
+    A branch or tag resolves to the commit it pointed to when it was last pulled.
     """
-    commit = read_revisions(name).get(name.revision) or _complete(name)
-    if commit is None or not is_commit(commit):
+    ref = _storage_folder(name) / "refs" / name.revision
+    commit = ref.read_text(encoding="utf-8") if ref.is_file() else name.revision
+    old = hub_cache() / name.repo
+    return _match_commit(_storage_folder(name) / "snapshots", commit) or _match_commit(old, _read_old_ref(old, name))
+
+
+def _storage_folder(name: HubName) -> Path:
+    return hub_cache() / f"models--{name.repo.replace('/', '--')}"
+
+
+def _match_commit(folder: Path, prefix: str) -> Path | None:
+    """Return the only verified bundle whose commit hash starts with `prefix`."""
+    if len(prefix) < _MIN_PREFIX or not folder.is_dir():
         return None
-    folder = folder_of(name, commit)
-    return folder if (folder / DESCRIPTION).is_file() else None
+    matches = [path for path in folder.iterdir() if path.name.startswith(prefix) and (path / ORIGIN).is_file()]
+    return matches[0] if len(matches) == 1 and is_commit(matches[0].name) else None
 
 
-@contextmanager
-def run_exclusively(name: HubName) -> Iterator[None]:
-    """Let only one process or thread at a time put something under a name; the others wait."""
-    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
-
-    home_of(name).mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(home_of(name) / ".lock"):
-        yield
-
-
-def remember(name: HubName, commit: str) -> None:
-    """Note which commit a branch or tag is."""
-    if name.revision != commit:
-        known = {**read_revisions(name), name.revision: commit}
-        write_text(home_of(name) / _REVISIONS, json.dumps(known, indent=1))
-
-
-def read_revisions(name: HubName) -> dict[str, str]:
-    """Give the commits of the branches and tags that were pulled."""
+def _read_old_ref(folder: Path, name: HubName) -> str:
     try:
-        content = json.loads((home_of(name) / _REVISIONS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # never written, or by another hand; then it is pulled again
-        return {}
-    return {str(key): str(value) for key, value in content.items()} if isinstance(content, dict) else {}
-
-
-def _complete(name: HubName) -> str | None:
-    """Find the one commit that was pulled whose hash begins as the revision does."""
-    if len(name.revision) < _SHORTEST or not home_of(name).is_dir():
-        return None
-    found = [path.name for path in home_of(name).iterdir() if path.name.startswith(name.revision)]
-    return found[0] if len(found) == 1 else None
+        refs = json.loads((folder / "revisions.json").read_text(encoding="utf-8"))
+        return str(refs.get(name.revision, name.revision))
+    except (OSError, ValueError, AttributeError):  # absent or damaged: only commit hashes can be found
+        return name.revision

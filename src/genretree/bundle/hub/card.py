@@ -1,4 +1,4 @@
-"""The model card: what a bundle and its evaluation say of themselves, as the Hub's README.md."""
+"""The model card of a bundle: the Hub's README.md with metrics and metadata."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from genretree.settings import SAMPLE_RATE
 from genretree.taxonomy import Taxonomy, format_path
 
 _METRICS = "metrics.json"
-_WEAKEST = 3
+_N_WEAKEST = 3
 _FEW_GROUPS = 30
 _MUSICNN = "the MusiCNN networks of Pons and Serra (ISC licence)"
 
 
 @dataclass(frozen=True)
 class CardInfo:
-    """What a card says that a bundle doesn't hold.
+    """Content of a model card that a bundle does not contain.
 
     Parameters
     ----------
     report : path, optional
-        The folder (or `metrics.json`) that `genretree evaluate` wrote about this bundle; without it the card has no
-        figures, and says so.
+        The report folder, or `metrics.json`, that `genretree evaluate` wrote for this bundle; without it the card
+        has no metrics.
     license : str, optional
-        By the Hub's short names: `cc-by-4.0`, `mit`.
+        The Hub's identifier: `cc-by-4.0`, `mit`.
     data : str, optional
-        What it was learned from, in a sentence.
+        Description of the training data, one sentence.
     """
 
     report: str | Path | None = None
@@ -41,46 +41,46 @@ class CardInfo:
     data: str | None = None
 
 
-def read_figures(report: str | Path | None, content: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Read the figures of an evaluation, and make sure that they are of this bundle.
+def read_metrics(report: str | Path | None, content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Read `metrics.json` and check that it belongs to this bundle.
 
     Raises
     ------
     HubError
-        If there are none, or they are of another bundle.
+        If the file does not exist, is not an evaluation, or belongs to another bundle.
     """
     if report is None:
         return None
     path = Path(report)
     path = path / _METRICS if path.is_dir() else path
     if not path.is_file():
-        raise HubError(f"{path}: no such report; make it with: genretree evaluate BUNDLE STORE --out REPORT")
-    figures = read_json(path)
-    if not isinstance(figures, dict) or not {"track", "slice", "training", "disjoint"} <= set(figures):
-        raise HubError(f"{path}: these are no figures of genretree evaluate; evaluate the bundle again")
-    learned = figures["training"]
-    if not learned or any(content["training"].get(name) != value for name, value in learned.items()):
-        raise HubError(f"{path}: these figures are of another bundle; evaluate this one: genretree evaluate")
-    return figures
+        raise HubError(f"{path}: no such report; write one with `save_evaluation` or `genretree evaluate`")
+    metrics = read_json(path)
+    if not isinstance(metrics, dict) or not {"track", "slice", "training", "disjoint"} <= set(metrics):
+        raise HubError(f"{path}: not the metrics of an evaluation; evaluate the bundle again")
+    training = metrics["training"]
+    if not training or any(content["training"].get(name) != value for name, value in training.items()):
+        raise HubError(f"{path}: these metrics belong to another bundle; evaluate this one")
+    return metrics
 
 
-def write_card(content: Mapping[str, Any], card_info: CardInfo, repo: str, figures: Mapping[str, Any] | None) -> str:
-    """Write the card of a bundle.
+def write_card(content: Mapping[str, Any], card_info: CardInfo, repo: str, metrics: Mapping[str, Any] | None) -> str:
+    """Render the model card of a bundle.
 
     Parameters
     ----------
     content : mapping
-        The bundle's description.
+        The content of `bundle.json`.
     card_info : CardInfo
     repo : str
         `user/name`.
-    figures : mapping, optional
-        What `read_figures` gave.
+    metrics : mapping, optional
+        The result of `read_metrics`.
 
     Returns
     -------
     str
-        Markdown, with the Hub's metadata (YAML) at its head.
+        Markdown after a header with the Hub's metadata (YAML).
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -89,20 +89,20 @@ def write_card(content: Mapping[str, Any], card_info: CardInfo, repo: str, figur
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,  # it is Markdown; what comes from outside goes through `plain`
+        autoescape=False,  # Markdown; untrusted text is escaped with `plain`
     )
     environment.filters["plain"] = plain
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
     training = content["training"]
     tree = Taxonomy.from_json(content["taxonomy"])
-    levels = [] if figures is None else figures[_unit(figures)]["levels"]
+    levels = [] if metrics is None else metrics[_unit(metrics)]["levels"]
     return environment.get_template("card.md.j2").render(
-        metadata=_metadata(card_info, repo, figures).to_yaml(),
+        metadata=_metadata(card_info, repo, metrics).to_yaml(),
         repo=repo,
         family=content["family"],
         heads=content["settings"].get("heads", "tree"),
         seconds=content["images"]["slice_seconds"],
-        rate=SAMPLE_RATE,
+        sr=SAMPLE_RATE,
         example=format_path(tree.leaves[-1]),
         sizes=[(name, len(tree.labels(level))) for level, name in enumerate(tree.levels)],
         leaves=tree.leaves,
@@ -110,44 +110,44 @@ def write_card(content: Mapping[str, Any], card_info: CardInfo, repo: str, figur
         split=training.get("split", {}),
         source=Path(str(training.get("store", {}).get("source", ""))).name,
         card_info=card_info,
-        figures=figures,
-        unit=None if figures is None else _unit(figures),
-        scores=None if figures is None else figures[_unit(figures)],
+        metrics=metrics,
+        unit=None if metrics is None else _unit(metrics),
+        scores=None if metrics is None else metrics[_unit(metrics)],
         weakest=_weakest(levels),
         few=_FEW_GROUPS,
         calibration=content.get("calibration"),
-        borrowed=_borrowed(content),
+        origins=_weight_origins(content),
         version=content.get("genretree", "?"),
     )
 
 
 def plain(text: object) -> str:
-    """Give text that means nothing in Markdown, HTML or a table but itself, on one line."""
+    """Escape text for Markdown, HTML and tables, on one line."""
     line = " ".join(str(text).split())
     return re.sub(r"([\\`*_{}\[\]<>#|!~&])", r"\\\1", line)
 
 
-def _unit(figures: Mapping[str, Any]) -> str:
-    """Say what to tell the figures by: slices, where nothing is known of tracks."""
-    return "slice" if figures["group_by"] in WITHOUT_TRACKS else "track"
+def _unit(metrics: Mapping[str, Any]) -> str:
+    """Return the unit to report: slices if the store has no tracks."""
+    return "slice" if metrics["group_by"] in WITHOUT_TRACKS else "track"
 
 
-def _metadata(card_info: CardInfo, repo: str, figures: Mapping[str, Any] | None) -> Any:
+def _metadata(card_info: CardInfo, repo: str, metrics: Mapping[str, Any] | None) -> Any:
     from huggingface_hub import EvalResult, ModelCardData
 
     results = []
-    if figures is not None:
-        for level in figures[_unit(figures)]["levels"]:
-            cut = f"{level['name']}, by {_unit(figures)}, {figures['disjoint']}"
+    if metrics is not None:
+        for level in metrics[_unit(metrics)]["levels"]:
+            subset = f"{level['name']}, by {_unit(metrics)}, {metrics['disjoint']}"
             for metric, title in (("accuracy", "Accuracy"), ("macro_f1", "Macro-F1")):
                 results.append(
                     EvalResult(
                         task_type="audio-classification",
                         dataset_type="genretree",
-                        dataset_name=card_info.data or Path(str(figures["store"])).name,
-                        dataset_split=figures["part"],
+                        dataset_name=card_info.data or Path(str(metrics["store"])).name,
+                        dataset_split=metrics["part"],
                         metric_type="f1" if metric == "macro_f1" else metric,
-                        metric_name=f"{title}, {cut}",
+                        metric_name=f"{title}, {subset}",
                         metric_value=round(level[metric], 4),
                     )
                 )
@@ -162,24 +162,24 @@ def _metadata(card_info: CardInfo, repo: str, figures: Mapping[str, Any] | None)
 
 
 def _weakest(levels: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Name the classes of the last level that it knows least, of those that were tried at all."""
-    tried = [item for item in levels[-1]["classes"] if item["support"]] if levels else []
-    return sorted(tried, key=lambda item: float(item["f1"]))[:_WEAKEST]
+    """Return the classes of the last level with the lowest F1, of those that have test examples."""
+    tested = [item for item in levels[-1]["classes"] if item["support"]] if levels else []
+    return sorted(tested, key=lambda item: float(item["f1"]))[:_N_WEAKEST]
 
 
-def _borrowed(content: Mapping[str, Any]) -> list[str]:
-    """Say whose weights are in the bundle, or were the beginning of its own."""
-    found = []
+def _weight_origins(content: Mapping[str, Any]) -> list[str]:
+    """Name the origins of pretrained weights in the bundle and of its initial weights."""
+    origins = []
     if any("musicnn-" in name for name in content["files"]):
-        found.append(f"It holds {_MUSICNN}.")
-    own = content["training"].get("heard_before")  # of `genretree pretrain`: a folder, not a name on the Hub
-    began = content["training"].get("initial_weights")
-    if isinstance(began, dict) and ("licence" in began or not own):
-        where = ", ".join(str(began[name]) for name in ("source", "revision", "sha256") if name in began)
-        licence = f" (licence {began['licence']})" if "licence" in began else ""
-        found.append(f"It started from the weights {where}{licence}, whose licence holds for it, too.")
-        return found
+        origins.append(f"It contains {_MUSICNN}.")
+    own = content["training"].get("heard_before")  # pretrained by the user: a folder, not a name on the Hub
+    initial = content["training"].get("initial_weights")
+    if isinstance(initial, dict) and ("licence" in initial or not own):
+        where = ", ".join(str(initial[name]) for name in ("source", "revision", "sha256") if name in initial)
+        licence = f" (licence {initial['licence']})" if "licence" in initial else ""
+        origins.append(f"It was initialised with the weights {where}{licence}, whose licence also applies to it.")
+        return origins
     start = content["settings"].get("weights")
     if isinstance(start, str) and parse_name(start) is not None and not own:
-        found.append(f"It started from {start}, whose licence holds for it, too.")
-    return found
+        origins.append(f"It was initialised with {start}, whose licence also applies to it.")
+    return origins

@@ -1,4 +1,4 @@
-"""The Hub's client, which travels under our name, and its errors in one sentence each."""
+"""The Hub's client, and the conversion of its exceptions to HubError."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOG_IN = "log in with: hf auth login"
 
 
 def open_hub() -> HfApi:
-    """Give the client; the Hub is `$HF_ENDPOINT` if that is set, the token the one the user logged in with."""
+    """Create the client; `$HF_ENDPOINT` selects the Hub, and the token is that of `hf auth login`."""
     from huggingface_hub import HfApi
 
     return HfApi(
@@ -30,7 +30,7 @@ def open_hub() -> HfApi:
 
 @contextmanager
 def explained(name: HubName) -> Iterator[None]:
-    """Raise whatever goes wrong with the Hub as a HubError that says what to do."""
+    """Convert the client's exceptions to HubError."""
     from huggingface_hub import errors
 
     try:
@@ -38,24 +38,32 @@ def explained(name: HubName) -> Iterator[None]:
     except errors.OfflineModeIsEnabled as error:
         raise HubError(f"{name}: HF_HUB_OFFLINE forbids any request to the Hub; unset it") from error
     except errors.GatedRepoError as error:
-        raise HubError(f"{name}: its owner asks for consent; give it on its page, and {_LOG_IN}") from error
+        raise HubError(f"{name}: access is gated; request it on the model's page and {_LOG_IN}") from error
     except errors.RepositoryNotFoundError as error:
-        raise HubError(f"{name}: there is no such model on the Hub, or it is private; {_LOG_IN}") from error
+        raise HubError(f"{name}: no such model on the Hub, or it is private; {_LOG_IN}") from error
     except errors.RevisionNotFoundError as error:
-        raise HubError(f"{name.repo}: has no revision '{name.revision}'") from error
+        raise HubError(
+            f"{name.repo}: has no revision '{name.revision}'; name a branch, a tag or a commit hash"
+        ) from error
     except errors.RemoteEntryNotFoundError as error:
-        raise HubError(f"{name}: lacks a file of the bundle ({_said(error)}); its owner must push it again") from error
+        raise HubError(
+            f"{name}: lacks a file of the bundle ({_last_line(error)}); its owner must push it again"
+        ) from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
-        why = f"not allowed; {_LOG_IN}, with a token that may write" if status in (401, 403) else _said(error)
+        why = (
+            f"permission denied; {_LOG_IN} with a token that has write access"
+            if status in (401, 403)
+            else _last_line(error)
+        )
         raise HubError(f"{name}: {why}") from error
     except errors.LocalEntryNotFoundError as error:
         raise HubError(f"{name}: the Hub can't be reached; check the connection and try again") from error
-    except errors.HTTPError as error:  # type: ignore[attr-defined]  # of the HTTP library, whichever it is
-        raise HubError(f"{name}: the Hub can't be reached ({_said(error)})") from error
-    except (ValueError, RuntimeError) as error:  # metadata that the Hub refuses; an upload that breaks off
-        raise HubError(f"{name}: {_said(error)}") from error
+    except errors.HTTPError as error:  # type: ignore[attr-defined]  # from the HTTP library, which differs between versions
+        raise HubError(f"{name}: the Hub can't be reached ({_last_line(error)})") from error
+    except (ValueError, RuntimeError) as error:  # invalid metadata or an interrupted upload
+        raise HubError(f"{name}: {_last_line(error)}") from error
 
 
-def _said(error: Exception) -> str:
+def _last_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -1,4 +1,4 @@
-"""Which files of a bundle travel, and what is taken out of them on the way."""
+"""File types that may be pushed and pulled, and removal of local paths."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from genretree.bundle.manifest import is_inside
 from genretree.errors import HubError
 from genretree.files import is_unsafe, printable
 
-# None of these can run code when it is read: arrays and text.
+# Arrays and text: reading them cannot execute code.
 TYPES = (".safetensors", ".json", ".yaml", ".csv")
-OLD_TREES = ".skops"  # of boosting, in bundles of genretree 0.1
+OLD_TREES = ".skops"  # trees of boosting bundles written by genretree 0.1
 _ORIGIN = "_name_or_path"
 
 
 def check_types(where: str, names: Iterable[str]) -> None:
-    """Refuse files of any other type, and such that would lie outside the bundle.
+    """Refuse files of other types, and paths outside the bundle.
 
     Raises
     ------
@@ -31,28 +31,30 @@ def check_types(where: str, names: Iterable[str]) -> None:
             raise HubError(f"{where}: names a file with control characters: {printable(name)}; refused")
         if PurePosixPath(name).suffix == OLD_TREES:
             raise HubError(
-                f"{where}: {name} is of genretree 0.1 and doesn't travel any more; its author can push it again "
-                "with genretree 0.2, which converts it; refused"
+                f"{where}: {name} was written by genretree 0.1 and can't be transferred any more; "
+                "its author can push it again with genretree 0.2, which converts it; refused"
             )
         if PurePosixPath(name).suffix not in TYPES:
-            raise HubError(f"{where}: {name} is of a type that doesn't travel ({', '.join(TYPES)} do); refused")
+            raise HubError(
+                f"{where}: {name} has a file type that can't be transferred ({', '.join(TYPES)} can); refused"
+            )
 
 
 def clean_description(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave of every path in what a bundle says of its training only the last name: others need not know a disk.
+    """Reduce every path in the settings and training metadata to its last component, for privacy.
 
-    The hash in the description no longer fits then.
+    The hash in the description no longer matches.
     """
-    cleaned = {**content, **{part: _without_places(content[part]) for part in ("settings", "training")}}
+    cleaned = {**content, **{part: _strip_paths(content[part]) for part in ("settings", "training")}}
     store = cleaned["training"].get("store")
     if isinstance(store, dict) and isinstance(store.get("folder"), str):
         store["folder"] = _last_name(store["folder"])
     return cleaned
 
 
-def clean_part(content: Any) -> Any:
-    """Leave of the path that transformers notes in a network's description only the last name."""
-    if isinstance(content, dict) and isinstance(content.get(_ORIGIN), str) and _is_place(content[_ORIGIN]):
+def clean_config(content: Any) -> Any:
+    """Reduce the path that transformers records in a network's configuration to its last component."""
+    if isinstance(content, dict) and isinstance(content.get(_ORIGIN), str) and _is_path(content[_ORIGIN]):
         return {**content, _ORIGIN: _last_name(content[_ORIGIN])}
     return content
 
@@ -70,15 +72,15 @@ def read_json(path: Path) -> Any:
         raise HubError(f"{path}: can't be read ({error})") from error
 
 
-def _without_places(content: Any) -> Any:
+def _strip_paths(content: Any) -> Any:
     if isinstance(content, Mapping):
-        return {key: _without_places(value) for key, value in content.items()}
+        return {key: _strip_paths(value) for key, value in content.items()}
     if isinstance(content, list):
-        return [_without_places(value) for value in content]
-    return _last_name(content) if isinstance(content, str) and _is_place(content) else content
+        return [_strip_paths(value) for value in content]
+    return _last_name(content) if isinstance(content, str) and _is_path(content) else content
 
 
-def _is_place(text: str) -> bool:
+def _is_path(text: str) -> bool:
     return text.startswith(("/", "~/", "./", "../", "\\\\", "file:")) or (len(text) > 2 and text[1:3] in (":\\", ":/"))
 
 

@@ -1,4 +1,4 @@
-"""Getting a bundle from the Hub: the commit first, then its description, then the files that this one lists."""
+"""Pulling a bundle from the Hugging Face Hub, and finding one by path or name."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from tqdm import tqdm
 
-from genretree.bundle.hub.cache import find_pulled, folder_of, remember, run_exclusively
+from genretree.bundle.hub.cache import ORIGIN, find_pulled, hub_cache, snapshot_folder, write_ref
 from genretree.bundle.hub.client import explained, open_hub
 from genretree.bundle.hub.contents import check_types
 from genretree.bundle.hub.names import HubName, is_commit, parse_name, require_name
@@ -21,12 +22,18 @@ from genretree.checks import require_path, require_text
 from genretree.errors import BundleError, GenretreeError, HubError, MissingExtraError
 from genretree.files import write_text
 
-ORIGIN = "hub.json"  # beside a pulled bundle: where it is from
-
 
 @dataclass(frozen=True)
 class Pulled:
-    """A bundle from the Hub: its name there, the hash of its commit (40 hex digits), and its folder here."""
+    """A bundle that was pulled from the Hub.
+
+    Parameters
+    ----------
+    name : HubName
+    commit : str
+        Hash of the commit, 40 hex digits.
+    folder : Path
+    """
 
     name: HubName
     commit: str
@@ -34,39 +41,39 @@ class Pulled:
 
     @property
     def pinned(self) -> str:
-        """The name that means these very bytes for good: `user/name@COMMIT`."""
+        """Name that always refers to the same bytes: `user/name@COMMIT`."""
         return f"{self.name.repo}@{self.commit}"
 
 
 def find_bundle(place: str | Path, download: bool = False, progress: bool = False) -> Path:
-    """Give the folder of a bundle that is named by its path or by its name on the Hub.
+    """Return the folder of a bundle, given its path or its name on the Hub.
 
     Parameters
     ----------
     place : path or str
-        A folder, which always wins; or `user/name` or `user/name@revision`, if that was pulled before.
+        A folder, which takes precedence; or `user/name` or `user/name@revision`.
     download : bool
-        Pull what is not here. Without it nothing is asked of the Hub, and what is here is never replaced.
+        Pull a bundle that is not in the cache. By default no request is made; a bundle in the cache is never replaced.
     progress : bool
-        Show a bar on standard error.
+        Show a progress bar on standard error.
 
     Returns
     -------
     Path
-        Where neither a folder nor such a name was meant, the path as given, which may hold no bundle.
+        `place` itself if it is neither a folder nor a name on the Hub; it need not hold a bundle.
 
     Raises
     ------
     HubError
-        If it is a name that was not pulled, or pulling fails; says what to do.
+        If the named bundle is not in the cache, or can't be pulled.
     """
     folder = Path(place)
     name = None if folder.exists() else parse_name(folder)
     if name is None:
         return folder
-    found = find_pulled(name)
-    if found is not None:
-        return found
+    pulled = find_pulled(name)
+    if pulled is not None:
+        return pulled
     if download:
         return pull(str(name), progress=progress).folder
     raise HubError(
@@ -76,18 +83,18 @@ def find_bundle(place: str | Path, download: bool = False, progress: bool = Fals
 
 
 def pull(name: str, *, revision: str | None = None, to: str | Path | None = None, progress: bool = False) -> Pulled:
-    """Get a bundle from the Hub, and check it.
+    """Download a bundle from the Hub into the cache and verify it.
 
     Parameters
     ----------
     name : str
-        `user/name`, or `user/name@revision`.
+        `user/name` or `user/name@revision`.
     revision : str, optional
-        A branch, a tag or a commit's hash; `main` if none is given.
+        A branch, a tag or a commit hash; default `main`.
     to : path, optional
-        A folder to make; by default it goes into the user's cache, where its name on the Hub finds it.
+        A folder that must not exist; the bundle is also copied there.
     progress : bool
-        Show a bar on standard error.
+        Show a progress bar on standard error.
 
     Returns
     -------
@@ -96,9 +103,9 @@ def pull(name: str, *, revision: str | None = None, to: str | Path | None = None
     Raises
     ------
     HubError
-        If there is no such bundle, it holds files of types that don't travel, or the Hub can't be reached.
+        If the bundle does not exist, lists files of types that are not allowed, or the Hub can't be reached.
     BundleError
-        If what came is damaged, by the hashes in the bundle itself.
+        If a downloaded file does not match its SHA-256, or the bundle can't be loaded.
 
     See Also
     --------
@@ -121,33 +128,36 @@ def pull(name: str, *, revision: str | None = None, to: str | Path | None = None
     hub
     """
     require_text("name", name)
-    wanted = require_name(name, revision)
+    hub_name = require_name(name, revision)
     target = None if to is None else require_path("to", to)
     if target is not None and target.exists():
-        raise HubError(f"{target}: exists already; give another name or delete it")
-    commit = wanted.revision if is_commit(wanted.revision) else _resolve(wanted)
-    if target is not None:
-        _fetch(wanted, commit, target, progress)
-        return Pulled(wanted, commit, target)
-    target = folder_of(wanted, commit)
-    with run_exclusively(wanted):
-        if not _is_whole(target):
-            shutil.rmtree(target, ignore_errors=True)
-            _fetch(wanted, commit, target, progress)
-        remember(wanted, commit)
-    return Pulled(wanted, commit, target)
+        raise HubError(f"{target}: already exists; choose another name or delete it")
+    commit = hub_name.revision if is_commit(hub_name.revision) else _resolve(hub_name)
+    folder = snapshot_folder(hub_name, commit)
+    with FileLock(hub_cache() / ".locks" / f"{hub_name.repo.replace('/', '--')}.lock"):
+        if not _is_verified(folder):
+            _fetch(hub_name, commit, progress)
+        if target is None:
+            write_ref(hub_name, commit)
+            return Pulled(hub_name, commit, folder)
+        draft = target.with_name(f".{target.name}.{commit[:12]}.pull")
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.copytree(folder, draft)
+    draft.rename(target)
+    return Pulled(hub_name, commit, target)
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_verified(folder: Path) -> bool:
+    """Check whether a commit is in the cache, was verified when it was pulled, and has not been damaged since."""
     try:
         check_files(folder, read_description(folder)["files"])
     except BundleError:
         return False
-    return True
+    return (folder / ORIGIN).is_file()
 
 
 def _resolve(name: HubName) -> str:
-    """Ask which commit a branch, a tag or the beginning of a hash is now."""
+    """Ask the Hub for the commit of a branch, a tag or an abbreviated hash."""
     with explained(name):
         commit = open_hub().model_info(name.repo, revision=name.revision).sha
     if commit is None or not is_commit(commit):
@@ -155,48 +165,60 @@ def _resolve(name: HubName) -> str:
     return commit
 
 
-def _fetch(name: HubName, commit: str, target: Path, progress: bool) -> None:
-    """Put a commit's bundle into a folder that appears when it is whole; an interrupted download goes on."""
-    draft = target.with_name(f".{target.name}.{commit[:12]}.pull")
-    draft.mkdir(parents=True, exist_ok=True)
+def _fetch(name: HubName, commit: str, progress: bool) -> None:
+    """Download and verify a commit; on failure it is deleted from the cache, unless the download can be resumed."""
+    folder = snapshot_folder(name, commit)
     try:
-        _download(name, commit, DESCRIPTION, draft)
-        files = read_description(draft)["files"]
-        check_types(f"{name}", files)
-        for file in files:
-            _download(name, commit, file, draft, progress)
-        check_files(draft, files)
-        _try_to_load(draft)
-        shutil.rmtree(draft / ".cache", ignore_errors=True)  # the client's notes
+        try:
+            _download(name, commit, progress, force=False)
+        except BundleError:  # a file in the cache may be damaged
+            _download(name, commit, progress, force=True)
+        _try_to_load(folder)
         origin = {"name": name.repo, "revision": name.revision, "commit": commit}
-        write_text(draft / ORIGIN, json.dumps(origin, indent=1))
-        draft.rename(target)
+        write_text(folder / ORIGIN, json.dumps(origin, indent=1))
     except GenretreeError:
-        if not any(draft.glob("**/*.incomplete")):  # what broke off can be gone on with; what is wrong stays wrong
-            shutil.rmtree(draft, ignore_errors=True)
+        from huggingface_hub import scan_cache_dir
+
+        if not any(folder.parents[1].glob("blobs/*.incomplete")):
+            scan_cache_dir(hub_cache()).delete_revisions(commit).execute()
         raise
 
 
+def _download(name: HubName, commit: str, progress: bool, force: bool) -> None:
+    """Download the description, then the files that it lists, if all of them may be pulled."""
+    folder = snapshot_folder(name, commit)
+    _download_file(name, commit, DESCRIPTION, progress, force)
+    files = read_description(folder)["files"]
+    check_types(f"{name}", files)
+    for file in files:
+        _download_file(name, commit, file, progress, force)
+    check_files(folder, files)
+
+
+def _download_file(name: HubName, commit: str, file: str, progress: bool, force: bool) -> None:
+    bar = None if progress else _HiddenBar
+    with explained(name):
+        open_hub().hf_hub_download(
+            name.repo, file, revision=commit, cache_dir=hub_cache(), force_download=force, tqdm_class=bar
+        )
+
+
 def _try_to_load(folder: Path) -> None:
-    """Refuse what can't be loaded, before it has a name here.
+    """Load a bundle and score noise with it.
+
+    A bundle that needs an extra that is not installed passes; loading it names the extra.
 
     Raises
     ------
     BundleError
     """
-    bundles: Any = import_module("genretree.bundle.bundle")  # by name, as that module itself finds bundles on the Hub
-    with suppress(MissingExtraError):  # nothing is wrong with the bundle; loading it says what to install
+    bundles: Any = import_module("genretree.bundle.bundle")  # that module imports this one
+    with suppress(MissingExtraError):
         bundles.score_noise(bundles.open_bundle(folder, read_description(folder)))
 
 
-def _download(name: HubName, commit: str, file: str, folder: Path, progress: bool = False) -> None:
-    shown = None if progress else _Silent
-    with explained(name):
-        open_hub().hf_hub_download(name.repo, file, revision=commit, local_dir=folder, tqdm_class=shown)
-
-
-class _Silent(tqdm):  # type: ignore[type-arg]  # it is generic for the type checker only
-    """A bar that doesn't show, for this download alone."""
+class _HiddenBar(tqdm):  # type: ignore[type-arg]  # generic only in the stubs
+    """A disabled progress bar; `disable_progress_bars` would affect other downloads of the process."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{**options, "disable": True})

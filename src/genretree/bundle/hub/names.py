@@ -1,4 +1,4 @@
-"""Names of bundles on the Hub: `user/name`, or `user/name@revision`."""
+"""Parsing of names on the Hub: `user/name` and `user/name@revision`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAIN = "main"
 _WORD = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
 _NAME = re.compile(rf"(?P<repo>{_WORD}/{_WORD})(?:@(?P<revision>{_WORD}(?:/{_WORD})*))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_LONGEST = 96  # of `user/name`, by the Hub's own rule
+_MAX_LENGTH = 96  # of `user/name`, the Hub's limit
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class HubName:
     repo : str
         `user/name`.
     revision : str
-        A branch, a tag, or a commit's hash or its beginning.
+        A branch, a tag, or a commit hash, which may be abbreviated.
     """
 
     repo: str
@@ -35,15 +35,15 @@ class HubName:
 
 
 def parse_name(place: str | PurePath) -> HubName | None:
-    """Read `user/name` or `user/name@revision`; None if that is no name the Hub would give."""
-    found = _NAME.fullmatch(place.as_posix() if isinstance(place, PurePath) else place)
-    if found is None or ".." in found[0] or "--" in found["repo"] or len(found["repo"]) > _LONGEST:
+    """Parse `user/name` or `user/name@revision`; returns None if the Hub does not allow such a name."""
+    match = _NAME.fullmatch(place.as_posix() if isinstance(place, PurePath) else place)
+    if match is None or ".." in match[0] or "--" in match["repo"] or len(match["repo"]) > _MAX_LENGTH:
         return None
-    return HubName(found["repo"], found["revision"] or MAIN)
+    return HubName(match["repo"], match["revision"] or MAIN)
 
 
 def require_name(text: str, revision: str | None = None) -> HubName:
-    """Read a name that has to be one, with the revision given beside it or after its `@`.
+    """Parse a name; the revision follows its `@` or is given separately.
 
     Raises
     ------
@@ -51,17 +51,17 @@ def require_name(text: str, revision: str | None = None) -> HubName:
     """
     name = parse_name(text)
     if name is None:
-        raise HubError(f"'{text}' is no name on the Hub; it looks like user/name, or user/name@revision")
+        raise HubError(f"'{text}' is not a name on the Hub; use user/name or user/name@revision")
     if revision is None:
         return name
     if "@" in text:
-        raise HubError(f"{text} names a revision already; leave out `revision='{revision}'`")
-    given = parse_name(f"{text}@{revision}")
-    if given is None:
-        raise HubError(f"'{revision}' is no revision: a branch, a tag or a commit's hash")
-    return given
+        raise HubError(f"{text} already names a revision; omit `revision='{revision}'`")
+    pinned = parse_name(f"{text}@{revision}")
+    if pinned is None:
+        raise HubError(f"'{revision}' is not a revision; name a branch, a tag or a commit hash")
+    return pinned
 
 
 def is_commit(revision: str) -> bool:
-    """Say whether a revision is a whole commit hash, which never comes to mean anything else."""
+    """Check whether a revision is a full commit hash, which always refers to the same files."""
     return _COMMIT.fullmatch(revision) is not None

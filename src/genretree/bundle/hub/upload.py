@@ -1,4 +1,4 @@
-"""Putting a bundle on the Hub: what goes is laid out first, and can be looked at before it does."""
+"""Pushing a bundle to the Hub: files are staged first, so that they can be inspected."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genretree.bundle.hub.card import CardInfo, read_figures, write_card
+from genretree.bundle.hub.card import CardInfo, read_metrics, write_card
 from genretree.bundle.hub.client import explained, open_hub
-from genretree.bundle.hub.contents import OLD_TREES, check_types, clean_description, clean_part, read_json
+from genretree.bundle.hub.contents import OLD_TREES, check_types, clean_config, clean_description, read_json
 from genretree.bundle.hub.names import MAIN, HubName, require_name
 from genretree.bundle.manifest import DESCRIPTION, check_files, read_description, write_description
 from genretree.checks import require_path, require_text
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 CARD = "README.md"
-_INDEX = "index"  # names the tracks that were learned from
-_EVERY = (CARD, ".gitattributes", "LICENSE", "LICENSE.txt", "LICENSE.md")  # what any repository may hold
+_INDEX = "index"  # contains the names of the training tracks
+_COMMON_FILES = (CARD, ".gitattributes", "LICENSE", "LICENSE.txt", "LICENSE.md")  # may be in any repository
 
 
 @dataclass(frozen=True)
 class Outgoing:
-    """What would be pushed: every file by its name on the Hub, and the text of the card."""
+    """A staged push: local files by their names on the Hub, and the model card."""
 
     name: HubName
     files: dict[str, Path]
@@ -40,13 +40,13 @@ class Outgoing:
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Total size in bytes."""
         return sum(path.stat().st_size for path in self.files.values())
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """A bundle that is on the Hub: its name, the hash of the commit, and the page."""
+    """A bundle that was pushed: its name, the commit hash and the URL of its page."""
 
     name: HubName
     commit: str
@@ -54,7 +54,7 @@ class Pushed:
 
     @property
     def pinned(self) -> str:
-        """The name that means these very bytes for good: `user/name@COMMIT`."""
+        """Name that always refers to the same bytes: `user/name@COMMIT`."""
         return f"{self.name.repo}@{self.commit}"
 
 
@@ -69,7 +69,7 @@ def push(
     with_index: bool = False,
     keep_card: bool = False,
 ) -> Pushed:
-    """Put a bundle on the Hub, with a card written from it; the repository is made if there is none.
+    """Push a bundle to the Hub with a model card; creates the repository if necessary.
 
     Parameters
     ----------
@@ -78,17 +78,17 @@ def push(
     name : str
         `user/name`.
     private : bool
-        Only for its owner. One that is public already is refused.
+        Create a private repository; an existing public one is refused.
     revision : str, optional
-        The branch to push to, made if there is none; `main` by default.
+        The branch to push to, created if necessary; default `main`.
     message : str, optional
-        Of the commit.
+        Commit message.
     card_info : CardInfo, optional
-        What the card is to say that the bundle doesn't: the figures of a report, the licence, the data.
+        Metrics, licence and data description for the model card.
     with_index : bool
-        Also the index of `genretree index`, which names the tracks it was made of.
+        Include the index of `genretree index`, which contains the names of its tracks.
     keep_card : bool
-        Leave the card as it is on the Hub, if there is one.
+        Keep an existing card.
 
     Returns
     -------
@@ -97,7 +97,7 @@ def push(
     Raises
     ------
     HubError
-        If it may not be pushed, holds files of types that don't travel, or the Hub can't be reached.
+        If access is denied, the bundle has files of types that are not allowed, or the Hub can't be reached.
     BundleError
         If the bundle is damaged.
 
@@ -120,35 +120,37 @@ def push(
     """
     folder = require_path("folder", folder)
     require_text("name", name)
-    with laid_out(folder, name, revision, card_info or CardInfo(), with_index) as outgoing:
+    with staged(folder, name, revision, card_info or CardInfo(), with_index) as outgoing:
         return _send(outgoing, private, message or "Push a genretree bundle", keep_card)
 
 
 @contextmanager
-def laid_out(
+def staged(
     folder: str | Path, name: str, revision: str | None, card_info: CardInfo, with_index: bool = False
 ) -> Iterator[Outgoing]:
-    """Lay out what would be pushed, as long as the block runs.
+    """Stage the files of a push in a temporary folder that is deleted when the block ends.
 
-    Boosting trees as genretree 0.1 stored them are written again as arrays.
-    Exports stay behind (`genretree export` makes them again), and so do the folders of this disk that a bundle notes.
+    Boosting trees written by genretree 0.1 are converted to arrays. Exports are left out, since `genretree export` can
+    create them again, and local paths are reduced to their last components.
     """
     folder, target = Path(folder), require_name(name, revision)
     content = read_description(folder)
-    behind = (*FORMS, *(() if with_index else (_INDEX,)))
-    kept = {file: digest for file, digest in content["files"].items() if Path(file).parts[0] not in behind}
-    figures = read_figures(card_info.report, content)  # of the bundle as it was evaluated
+    excluded = (*FORMS, *(() if with_index else (_INDEX,)))
+    included = {file: digest for file, digest in content["files"].items() if Path(file).parts[0] not in excluded}
+    metrics = read_metrics(card_info.report, content)  # before the conversion, which changes the description
     with tempfile.TemporaryDirectory(prefix="genretree-") as place:
         draft = Path(place) / "draft"
         draft.mkdir()
-        check_files(folder, kept)
-        if any(Path(file).suffix == OLD_TREES for file in kept):
-            folder = _converted(folder, Path(place) / "converted")
+        check_files(folder, included)
+        if any(Path(file).suffix == OLD_TREES for file in included):
+            folder = _convert(folder, Path(place) / "converted")
             content = read_description(folder)
-            kept = {file: digest for file, digest in content["files"].items() if Path(file).parts[0] not in behind}
-        check_types(f"{folder}", kept)
-        card = write_card(content, card_info, target.repo, figures)
-        files = {file: _cleaned(folder / file, draft / file) for file in kept}
+            included = {
+                file: digest for file, digest in content["files"].items() if Path(file).parts[0] not in excluded
+            }
+        check_types(f"{folder}", included)
+        card = write_card(content, card_info, target.repo, metrics)
+        files = {file: _clean(folder / file, draft / file) for file in included}
         digests = {file: sha256_file(path) for file, path in files.items()}
         write_description(draft, {**clean_description(content), "files": digests})
         (draft / CARD).write_text(card, encoding="utf-8")
@@ -157,19 +159,19 @@ def laid_out(
         yield Outgoing(target, files, card)
 
 
-def _converted(folder: Path, out: Path) -> Path:
-    """Write a bundle of genretree 0.1 again, without the files that don't travel any more."""
-    # By name, as that module itself finds bundles on the Hub.
-    made: Path = import_module("genretree.bundle.bundle").resave(folder, out)
-    return made
+def _convert(folder: Path, out: Path) -> Path:
+    """Convert a bundle of genretree 0.1 to file types that can be transferred."""
+    # That module imports this package.
+    converted: Path = import_module("genretree.bundle.bundle").resave(folder, out)
+    return converted
 
 
-def _cleaned(path: Path, draft: Path) -> Path:
-    """Give the file itself, or a copy without what need not be known of this disk."""
+def _clean(path: Path, draft: Path) -> Path:
+    """Return the file, or the path of a copy without local paths."""
     if path.suffix != ".json":
         return path
     content = read_json(path)
-    cleaned = clean_part(content)
+    cleaned = clean_config(content)
     if cleaned == content:
         return path
     draft.parent.mkdir(exist_ok=True)
@@ -187,43 +189,41 @@ def _send(outgoing: Outgoing, private: bool, message: str, keep_card: bool) -> P
             hub.create_branch(name.repo, branch=name.revision, exist_ok=True)
         info = hub.model_info(name.repo, revision=name.revision)
         if private and not info.private:
-            raise HubError(
-                f"{name.repo}: exists and is public; make it private on its page, or push with `private=False`"
-            )
-        there = hub.list_repo_files(name.repo, revision=info.sha)
-        gone = _outdated(hub, name, info.sha, there) - set(files)
-        if keep_card and CARD in there:
+            raise HubError(f"{name.repo}: exists and is public; make it private on its page or pass `private=False`")
+        remote_files = hub.list_repo_files(name.repo, revision=info.sha)
+        outdated = _outdated(hub, name, info.sha, remote_files) - set(files)
+        if keep_card and CARD in remote_files:
             del files[CARD]
         added = [CommitOperationAdd(file, path) for file, path in files.items()]
-        removed = [CommitOperationDelete(file) for file in sorted(gone)]
-        done = hub.create_commit(
+        removed = [CommitOperationDelete(file) for file in sorted(outdated)]
+        commit = hub.create_commit(
             name.repo,
             [*added, *removed],
             commit_message=message,
             revision=name.revision,
             parent_commit=info.sha,
         )
-    return Pushed(name, str(done.oid), f"{hub.endpoint}/{name.repo}")
+    return Pushed(name, str(commit.oid), f"{hub.endpoint}/{name.repo}")
 
 
-def _outdated(hub: HfApi, name: HubName, commit: str | None, there: list[str]) -> set[str]:
-    """Name the files of the bundle that is there now.
+def _outdated(hub: HfApi, name: HubName, commit: str | None, remote_files: list[str]) -> set[str]:
+    """List the files of the bundle that the repository contains now.
 
     Raises
     ------
     HubError
-        If something else than a bundle is there.
+        If the repository contains something other than a bundle.
     """
-    if DESCRIPTION not in there:
-        others = [file for file in there if file not in _EVERY]
+    if DESCRIPTION not in remote_files:
+        others = [file for file in remote_files if file not in _COMMON_FILES]
         if others:
-            raise HubError(f"{name}: holds something else than a bundle ({others[0]} ...); give another name")
+            raise HubError(f"{name}: contains something other than a bundle ({others[0]} ...); choose another name")
         return set()
     folder = Path(tempfile.mkdtemp(prefix="genretree-"))
     try:
         hub.hf_hub_download(name.repo, DESCRIPTION, revision=commit, local_dir=folder)
-        return set(read_description(folder)["files"]) & set(there)
-    except BundleError:  # made by a later version, say: then nothing is taken away
+        return set(read_description(folder)["files"]) & set(remote_files)
+    except BundleError:  # perhaps of a later version: delete nothing
         return set()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

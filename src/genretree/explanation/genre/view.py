@@ -22,7 +22,6 @@ from genretree.explanation.render.figures import ticks
 from genretree.explanation.result import join_rows
 from genretree.explanation.slices import read_track
 from genretree.explanation.target import Target, find_node, make_target
-from genretree.metrics.calibration import average_by
 from genretree.metrics.scores import decode_levels
 from genretree.progress import progress_bar
 from genretree.taxonomy import NodePath
@@ -142,7 +141,7 @@ def view_genre(
             f"{store.folder}: the part '{part}' of '{split_name}' has no tracks of '{name}'; use `part='all'`"
         )
     raw = predict_rows(bundle, store, rows, progress)
-    levels = bundle.calibrate([average_by(part_, position, len(tracks)) for part_ in raw], "track")
+    levels = bundle.average_slices(raw, position)
     probabilities = levels[level][:, index]
     predicted = decode_levels(bundle.taxonomy, bundle.model.heads, levels)[:, level]
     own = np.flatnonzero(true == index)

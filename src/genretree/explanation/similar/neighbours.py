@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from genretree.arrays import Float32Array, Int64Array
 from genretree.bundle.bundle import Bundle, load_bundle
-from genretree.bundle.manifest import files_beside, list_part, read_description
+from genretree.bundle.manifest import files_outside, read_description, update_files
 from genretree.corpus.store import Store
 from genretree.errors import BundleError
 from genretree.evaluation.evaluate import check_images
@@ -65,7 +65,7 @@ def build_index(
     folder = Path(folder)
     bundle = load_bundle(folder)  # in PyTorch: an export does not compute embeddings
     content = read_description(folder)
-    replaces = files_beside(content, FOLDER) != content["files"]
+    replaces = files_outside(content, FOLDER) != content["files"]
     if replaces and not overwrite:
         raise BundleError(f"{folder / FOLDER}: already exists; replace it with `overwrite=True`")
     check_images(bundle, store)
@@ -83,13 +83,13 @@ def build_index(
         for track in tracks
     ]
     if replaces:  # the bundle must never list missing files
-        list_part(folder, FOLDER, {})
+        update_files(folder, FOLDER, {})
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
     (folder / FOLDER).mkdir(exist_ok=True)
     save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, folder / _VECTORS)
     (folder / _VECTORS).chmod(0o644)
     write_text(folder / _TRACKS, json.dumps(entries, ensure_ascii=False, indent=1))
-    list_part(folder, FOLDER, {name: sha256_file(folder / name) for name in (_VECTORS, _TRACKS)})
+    update_files(folder, FOLDER, {name: sha256_file(folder / name) for name in (_VECTORS, _TRACKS)})
     return len(entries)
 
 

@@ -14,8 +14,10 @@ from urllib.error import URLError
 
 from genretree.errors import TrainingError
 from genretree.files import atomic_path, sha256_file
+from genretree.models.pretrained.mn04_weights import get_mn04
 from genretree.models.pretrained.musicnn_weights import get_musicnn
 from genretree.models.pretrained.sources import (
+    MN04,
     MUSICNN,
     SOURCES,
     STUDENT,
@@ -58,7 +60,7 @@ def open_checkpoint(name: str, *, download: bool = True) -> Checkpoint:
     source = find_source(name)
     if path.exists() and (source is None or source.access == "hub"):
         return read_weights(name, path)
-    if source is not None and source.access == "url":
+    if source is not None and source.access == "url" and source.name != MN04:
         return _open_file(source)
     if source is not None and source.access != "hub":
         raise TrainingError(
@@ -101,6 +103,8 @@ def get_weights(name: str, file: Path | None = None) -> list[Path]:
     source = find_source(name)
     if name == MUSICNN:
         return get_musicnn(file)
+    if name == MN04:
+        return [get_mn04(file)]
     if source is not None and source.access == "url":
         return [_put(source, file) if file is not None else _download(source)]
     if file is not None:

@@ -17,6 +17,7 @@ from genretree.models.pretrained.names import MUSICNN_NAMES
 
 IMAGENET = "imagenet1k-v1"  # torchvision's name for these weights, in lower case
 MUSICNN = "musicnn"
+MN04 = "mn04"
 STUDENT = "student"
 Access = Literal["package", "url", "hub", "wheel"]
 
@@ -168,6 +169,17 @@ SOURCES: tuple[WeightSource, ...] = (
         file="the wheel musicnn-0.1.0",
         note="also the teacher of `genretree pretrain`; not a value of `weights`",
     ),
+    WeightSource(
+        name=MN04,
+        families=(),
+        summary="EfficientAT mn04_as, an AudioSet tagger of 1 million weights (MobileNetV3, mAP 43.2)",
+        licence="MIT",
+        size=4_066_513,
+        access="url",
+        location="https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/mn04_as_mAP_432.pt",
+        sha256="899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c",
+        note="stored as safetensors; not a value of `weights`",
+    ),
     _student("cnn", 5_683_912, "9c85b7d9f2d29dcd9c523533020c196019031b59808486dd950ebebba0968bd2"),
     _student("efficientnet-b0", 8_326_872, "d9631bb89d1427c954871edc1fc35ae694fd930aa4b09c6eeb845664f18357bf"),
     _student("ast", 21_996_728, "b95ac36e771f548b4274ac9a4167b8f611222e772804d93156f1c08567895718"),
@@ -214,6 +226,8 @@ def find_local(source: WeightSource) -> Path | None:
 def _local_paths(source: WeightSource) -> Iterator[Path]:
     if source.access == "package":
         yield Path(str(resources.files("genretree").joinpath(*source.location.split("/"))))
+    elif source.name == MN04:
+        yield cache_folder() / "mn04.safetensors"
     elif source.access == "url":
         yield cached_path(source)
         yield _torch_home() / "hub" / "checkpoints" / cached_path(source).name

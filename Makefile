@@ -5,16 +5,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: help quickstart test test-fast lint types pytest docs bench clean
 
-help:  ## Show what can be made.
+help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 $(BIN)/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "genretree needs Python 3.11 or newer; say which with: make PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "genretree needs Python 3.11 or newer; choose one with: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 
 # torch goes first and by its exact version: that build is for the CPU and saves several gigabytes.
 $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
-	@echo "Installing genretree and what it needs (about 2 GB, a minute or two) ..."
+	@echo "Installing genretree and its dependencies (about 2 GB, a minute or two) ..."
 	$(PIP) install --progress-bar on -c constraints.txt torch==2.13.0
 	$(PIP) install --progress-bar on -c constraints.txt -e '.[compose,serve]'
 	@touch $@
@@ -24,7 +24,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@
 
-quickstart: $(VENV)/.installed  ## Install, then do the whole job on the built-in corpus.
+quickstart: $(VENV)/.installed  ## Install, then run the full pipeline on a synthetic corpus.
 	$(BIN)/genretree quickstart
 
 test: $(VENV)/.installed-dev lint types pytest  ## Install, then check style and types and run every test.

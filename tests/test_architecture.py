@@ -1,4 +1,4 @@
-"""The layout of the package: which part may import which."""
+"""The layout of the package: the order of imports, the public names, and the time to import them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 
 import genretree
 
-# A module imports only what stands before it: in the list of the top level, and in that of the folder both are in.
-ROOMS = {
+# A module imports only modules that come before it, in the list of the top level and in that of the folder of both.
+IMPORT_ORDER = {
     "": [
         "arrays",
         "files",
@@ -77,6 +77,7 @@ ROOMS = {
     "service": ["config", "errors", "metrics", "storage", "workers", "engine", "http"],
 }
 SOURCE = Path(genretree.__file__).parent
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 def _module(path: Path) -> str:
@@ -94,20 +95,27 @@ def _imports(path: Path) -> set[str]:
     return {name.removeprefix("genretree.") for name in names if name.startswith("genretree.")}
 
 
-@pytest.mark.parametrize("folder", ROOMS)
+@pytest.mark.parametrize("folder", IMPORT_ORDER)
 def test_imports_point_one_way(folder: str) -> None:
-    order, start = ROOMS[folder], f"{folder}." if folder else ""
+    order, start = IMPORT_ORDER[folder], f"{folder}." if folder else ""
     wrong = []
     for path in (SOURCE / folder.replace(".", "/")).rglob("*.py"):
-        room = _module(path).removeprefix(start).split(".")[0]
-        if room == "__init__":
+        module = _module(path).removeprefix(start).split(".")[0]
+        if module == "__init__":
             continue
-        assert room in order, f"{path}: add '{room}' to the list of rooms"
+        assert module in order, f"{path}: add '{module}' to IMPORT_ORDER"
         for name in _imports(path):
             other = name.removeprefix(start).split(".")[0]
-            if name.startswith(start) and other in order and order.index(other) > order.index(room):
+            if name.startswith(start) and other in order and order.index(other) > order.index(module):
                 wrong.append(f"{path.relative_to(SOURCE)} imports {name}")
     assert not wrong
+
+
+def test_the_layout_page_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    make_layout = import_module("make_layout")
+    written = (DOCS / "layout.md").read_text(encoding="utf-8")
+    assert written == make_layout.page(), "run: python docs/make_layout.py"
 
 
 def _public_names() -> dict[str, str]:
@@ -117,7 +125,7 @@ def _public_names() -> dict[str, str]:
     return {alias.name: f"genretree.{node.module}" for node in imports for alias in node.names}
 
 
-def test_public_functions_are_not_hidden_by_the_modules_they_are_in() -> None:
+def test_public_functions_are_not_hidden_by_modules_of_the_same_name() -> None:
     names = _public_names()
     for name, home in names.items():
         module = import_module(home)
@@ -127,11 +135,11 @@ def test_public_functions_are_not_hidden_by_the_modules_they_are_in() -> None:
     assert isinstance(stub, ast.Assign)
     assert sorted(names) == ast.literal_eval(stub.value) == sorted(genretree.__all__) == dir(genretree)
     code = "import genretree, genretree.explanation.api, genretree.training; print(genretree.explain, genretree.train)"
-    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert said.count("<function") == 2
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert output.count("<function") == 2
 
 
-def test_importing_the_package_is_quick() -> None:
+def test_importing_the_package_is_fast() -> None:
     code = "import time; began = time.perf_counter(); import genretree; print(time.perf_counter() - began)"
     seconds = [
         float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)

@@ -1,4 +1,4 @@
-"""One object that predicts for files, folders, arrays and images, a data set of records, and the estimator."""
+"""One object that predicts for files, folders, arrays and images, data sets from records, and the estimator."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_a_file_a_folder_and_several_files(model: Classifier, song: Path, tmp_pa
 
 
 def test_a_path_as_text_is_one_file_not_its_characters(model: Classifier, song: Path) -> None:
-    (found,) = genretree.predict(model, str(song))
-    assert found == model.predict(song)
+    (prediction,) = genretree.predict(model, str(song))
+    assert prediction == model.predict(song)
 
 
 @pytest.mark.parametrize("sr", [SAMPLE_RATE, 44100, np.int64(48000), 32000.0])
@@ -100,7 +100,7 @@ def test_embeddings(model: Classifier, song: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "options", "part"),
+    ("inputs", "options", "message"),
     [
         (np.zeros(99, np.int16), {"sr": 22050}, "floating-point"),
         (np.zeros(99, np.float32), {}, "needs its sampling rate sr"),
@@ -111,17 +111,19 @@ def test_embeddings(model: Classifier, song: Path, tmp_path: Path) -> None:
         (np.full(99, np.nan, np.float32), {"sr": 22050}, "NaN or infinity"),
         (np.zeros((2, 3, 8, 8), np.uint8), {}, "(n_slices, 3, 64, 64)"),
         (np.zeros((0, 3, 64, 64), np.uint8), {}, "(n_slices, 3, 64, 64)"),
-        (np.zeros((1, 3, 64, 64), np.uint8), {"sr": 22050}, "sr belongs to"),
-        ("song.mp3", {"sr": 22050}, "sr belongs to"),
+        (np.zeros((1, 3, 64, 64), np.uint8), {"sr": 22050}, "sr is only for"),
+        ("song.mp3", {"sr": 22050}, "sr is only for"),
         (7, {}, "path or a sequence"),
         ([7], {}, "path or a sequence"),
     ],
 )
-def test_wrong_inputs_are_errors_of_ours(model: Classifier, inputs: Any, options: dict[str, Any], part: str) -> None:
+def test_wrong_inputs_raise_genretree_errors(
+    model: Classifier, inputs: Any, options: dict[str, Any], message: str
+) -> None:
     for call in (model.predict, model.predict_proba, model.embed):
         with pytest.raises(GenretreeError) as caught:
             call(inputs, **options)
-        assert part in str(caught.value)
+        assert message in str(caught.value)
 
 
 def test_a_silent_array_is_refused(model: Classifier) -> None:
@@ -189,13 +191,13 @@ def test_a_data_set_of_mirdata() -> None:
     assert data.tracks[0].group == "artist:A"
 
 
-def test_training_from_dicts_with_an_own_tree(corpus: Path, tmp_path: Path) -> None:
+def test_training_from_dicts_with_a_custom_tree(corpus: Path, tmp_path: Path) -> None:
     records = [row for row in _records(corpus) if row["genre"] in ("Drone", "Noise")]
     data = Dataset.from_records(records, taxonomy={"Tone": ["Drone"], "No_tone": ["Noise"]})
     store = data.prepare(tmp_path / "store", SETTINGS, workers=1)
     genretree.train(store, "boosting", tmp_path / "bundle", _BOOSTING)
-    found = genretree.load(tmp_path / "bundle").predict(corpus.parent / "Drone-4-1.wav")
-    assert found.path == ("Tone", "Drone")
+    prediction = genretree.load(tmp_path / "bundle").predict(corpus.parent / "Drone-4-1.wav")
+    assert prediction.path == ("Tone", "Drone")
 
 
 def test_the_estimator_cross_validates_by_artists(corpus: Path, tmp_path: Path) -> None:
@@ -212,8 +214,8 @@ def test_the_estimator_cross_validates_by_artists(corpus: Path, tmp_path: Path) 
     assert clone(estimator).get_params() == estimator.get_params()
     scores = cross_val_score(estimator, paths, labels, groups=artists, cv=GroupKFold(2))
     assert scores.mean() > 0.5
-    kept = sorted((tmp_path / "cache").glob("*.json"))
-    assert len(kept) == len(paths)  # each file is decoded once for all folds
+    cached = sorted((tmp_path / "cache").glob("*.json"))
+    assert len(cached) == len(paths)  # each file is decoded once for all folds
     estimator.fit(paths, labels, groups=artists)
     probabilities = estimator.predict_proba(paths)
     assert list(estimator.classes_) == ["Busy > Beat", "Busy > Noise", "Calm > Drone"]
@@ -223,12 +225,12 @@ def test_the_estimator_cross_validates_by_artists(corpus: Path, tmp_path: Path) 
     assert replace(loaded, folder=estimator.model_.folder).training == estimator.model_.training
 
 
-def test_the_estimator_refuses_what_does_not_fit(tmp_path: Path) -> None:
+def test_the_estimator_refuses_wrong_arguments_and_files(tmp_path: Path) -> None:
     from sklearn.exceptions import NotFittedError
 
     with pytest.raises(NotFittedError):
         GenreClassifier().predict(["a.mp3"])
-    with pytest.raises(ArgumentError, match="X has 1 files and y 2 values"):
+    with pytest.raises(ArgumentError, match="X has 1 files and y has 2 values"):
         GenreClassifier().fit(["a.mp3"], ["Rock", "Jazz"])
     with pytest.raises(ArgumentError, match="a single path"):
         GenreClassifier().fit("a.mp3", ["Rock"])

@@ -1,4 +1,4 @@
-"""The command as a user types it."""
+"""The command line: the full pipeline, output, errors and help."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(*words: object) -> Result:
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the main job was done: music/, tree.yaml, store/, bundle/, report/."""
+    """A folder in which the full pipeline was run: music/, tree.yaml, store/, bundle/, report/."""
     folder = tmp_path_factory.mktemp("job")
     music = write_corpus(folder / "music", artists=4, tracks=1, seconds=5.0)
     (folder / "music" / "broken.wav").write_bytes(b"RIFF")
@@ -47,13 +47,13 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_main_job_leaves_metrics_and_a_report(job: Path) -> None:
+def test_the_full_pipeline_writes_metrics_and_a_report(job: Path) -> None:
     metrics = json.loads((job / "report" / "metrics.json").read_text())
     assert [level["name"] for level in metrics["track"]["levels"]] == ["level_1", "level_2", "level_3"]
     assert "broken.wav" not in (job / "report" / "report.html").read_text()
 
 
-def test_predict_prints_a_json_object_for_each_file_and_fails_if_one_did(job: Path) -> None:
+def test_predict_prints_a_json_object_for_each_file_and_fails_if_one_failed(job: Path) -> None:
     result = run("predict", job / "bundle", job / "music" / "Drone-0-0.wav", job / "music" / "broken.wav", "--json")
     assert result.exit_code == 1
     lines = [json.loads(line) for line in result.stdout.splitlines()]
@@ -63,7 +63,7 @@ def test_predict_prints_a_json_object_for_each_file_and_fails_if_one_did(job: Pa
     assert run("predict", job / "bundle", job / "music" / "Drone-0-0.wav").exit_code == 0
 
 
-def test_predict_for_people_and_as_csv(job: Path) -> None:
+def test_predict_prints_text_and_writes_csv(job: Path) -> None:
     result = run("predict", job / "bundle", job / "music" / "Noise-0-0.wav", "--quiet")
     assert "level_1" in result.output
     assert "timeline" in result.output
@@ -93,7 +93,7 @@ def test_splits_by_folds_and_by_slices(job: Path) -> None:
     assert Store(job / "store").split_names() == ["default", "folds-0", "folds-1", "folds-2", "slices"]
 
 
-def test_strict_prepare_fails_where_a_track_failed(job: Path) -> None:
+def test_strict_prepare_fails_if_a_track_failed(job: Path) -> None:
     music = job / "music" / "tracks.csv"
     words = ["--slice-seconds", "2", "--size", "32", "--workers", "1", "--quiet", "--strict", "--json"]
     result = run("prepare", music, job / "strict", *words, "--tree", job / "tree.yaml")
@@ -112,34 +112,34 @@ def test_strict_prepare_fails_where_a_track_failed(job: Path) -> None:
         (["train", "{job}/store", "--model", "cnn", "--out", "b", "--split", "x"], "no split named 'x'"),
         (["evaluate", "{job}/store", "{job}/store", "--out", "r"], "is not a bundle"),
         (["predict", "{job}/nothing", "x.mp3"], "no such bundle"),
-        (["predict", "{job}/bundle", "{job}/report"], "no sound files"),
+        (["predict", "{job}/bundle", "{job}/report"], "no audio files"),
         (["compose", "c", "--seconds", "1"], "seconds"),
-        (["predict", "{job}/bundle", "{job}/music", "--csv", "{job}/nowhere/out.csv"], "no such folder to write into"),
+        (["predict", "{job}/bundle", "{job}/music", "--csv", "{job}/nowhere/out.csv"], "the folder does not exist"),
         (["predict", "{job}/bundle", "{job}/music", "--top", "0"], "--top"),
         (["evaluate", "{job}/bundle", "{job}/store", "--out", "{job}/tree.yaml/report"], "tree.yaml"),
-        (["train", "{job}/store", "--model", "cnn", "--out", "b", "--set", "label_smoothing=[a"], "is no value"),
+        (["train", "{job}/store", "--model", "cnn", "--out", "b", "--set", "label_smoothing=[a"], "cannot parse '[a'"),
         (["prepare", "{job}/music/tracks.csv", "s", "--tree", "jazz"], "no tree named 'jazz'"),
         (["prepare", "{job}/music/tracks.csv", "s", "--engine", "magic"], "magic"),
     ],
 )
-def test_mistakes_get_one_clear_line(job: Path, words: list[str], problem: str) -> None:
+def test_an_error_is_one_line_without_a_traceback(job: Path, words: list[str], problem: str) -> None:
     result = run(*[word.format(job=job) for word in words])
     assert result.exit_code != 0
     assert problem in result.output
     assert "Traceback" not in result.output
 
 
-def test_help_is_quick_and_lists_the_commands() -> None:
+def test_help_is_fast_and_lists_the_commands() -> None:
     command = [sys.executable, "-m", "genretree", "--help"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     for name in ("quickstart", "compose", "prepare", "train", "evaluate", "predict", "info"):
         assert name in text
     began = time.monotonic()
     subprocess.run(command, check=True, capture_output=True)
-    assert time.monotonic() - began < 2, "something heavy is imported at the start"
+    assert time.monotonic() - began < 2, "a large library is imported at startup"
 
 
-def test_help_imports_nothing_heavy() -> None:
+def test_help_imports_no_large_library() -> None:
     code = "import sys, genretree.cli; print({'torch', 'librosa', 'sklearn', 'numpy'} & set(sys.modules))"
-    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert found.strip() == "set()"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert loaded.strip() == "set()"

@@ -264,7 +264,7 @@ def test_images_with_audio_and_options_without_images(bundle: Bundle, corpus: Pa
     assert len(both.stdout.splitlines()) == 2
     refused = CliRunner().invoke(main, ["predict", str(bundle.folder), track, "--images", "raw"])
     assert refused.exit_code == 2
-    assert "--images goes with images" in refused.output
+    assert "--images needs images" in refused.output
 
 
 # -- explain -------------------------------------------------------------------------------------------------

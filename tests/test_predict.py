@@ -1,3 +1,5 @@
+"""Prediction for files and folders: paths, thresholds, time lines, bad files, JSON and CSV."""
+
 from __future__ import annotations
 
 import csv
@@ -14,7 +16,7 @@ import soundfile as sf
 from genretree.bundle.bundle import Bundle
 from genretree.corpus.store import Store
 from genretree.errors import SoundError
-from genretree.prediction.predict import Prediction, PredictionError, predict, predict_file, write_csv
+from genretree.prediction.predict import Prediction, PredictionError, format_csv, predict, predict_file
 from genretree.settings import SAMPLE_RATE
 from genretree.sound.features import Inputs
 from genretree.training.train import train
@@ -30,44 +32,45 @@ def bundle(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return train(store, "boosting", tmp_path_factory.mktemp("bundle") / "b", settings)
 
 
-def test_a_file_gets_what_the_store_would_give_it(bundle: Bundle, store: Store) -> None:
+def test_a_file_and_its_images_in_a_store_get_equal_probabilities(bundle: Bundle, store: Store) -> None:
     track = 13
-    found = predict_file(bundle, store.tracks["file"][track])
+    prediction = predict_file(bundle, store.tracks["file"][track])
     images = np.asarray(store.images[store.slice_tracks == track])
     raw = [
         probabilities.mean(axis=0, keepdims=True) for probabilities in bundle.model.predict_proba({"images": images})
     ]
     levels = [probabilities[0] for probabilities in bundle.calibrate(raw, "track")]
-    assert found.slices == len(images)
-    for level, probabilities in zip(found.levels, levels, strict=True):
+    assert prediction.slices == len(images)
+    for level, probabilities in zip(prediction.levels, levels, strict=True):
         index = bundle.taxonomy.labels(bundle.taxonomy.levels.index(level.name)).index(level.label)
         assert level.probability == pytest.approx(probabilities[index], abs=1e-6)
 
 
-def test_the_path_is_a_path_of_the_tree_and_probabilities_fall_along_it(bundle: Bundle, store: Store) -> None:
+def test_the_path_is_in_the_tree_and_probabilities_decrease_along_it(bundle: Bundle, store: Store) -> None:
     results = list(predict(bundle, store.tracks["file"][::7]))
-    for found in results:
-        assert isinstance(found, Prediction)
-        assert found.path in bundle.taxonomy.leaves
-        probabilities = [level.probability for level in found.levels]
+    for prediction in results:
+        assert isinstance(prediction, Prediction)
+        assert prediction.path in bundle.taxonomy.leaves
+        probabilities = [level.probability for level in prediction.levels]
         assert probabilities == sorted(probabilities, reverse=True)
-        for level in found.levels:
+        for level in prediction.levels:
             tops = [item.probability for item in level.top]
             assert tops == sorted(tops, reverse=True)
-    assert [found.file for found in results] == store.tracks["file"][::7]
+    assert [prediction.file for prediction in results] == store.tracks["file"][::7]
 
 
-def test_most_files_of_artists_never_heard_are_named_rightly(bundle: Bundle, store: Store) -> None:
-    chosen = [i for i, part in enumerate(store.split().parts) if part == "test"]
-    results = list(predict(bundle, [store.tracks["file"][i] for i in chosen]))
-    right = [
-        found.path == bundle.taxonomy.leaves[store.track_leaves[i]] for i, found in zip(chosen, results, strict=True)
+def test_most_files_of_held_out_artists_are_classified_correctly(bundle: Bundle, store: Store) -> None:
+    held_out = [i for i, part in enumerate(store.split().parts) if part == "test"]
+    results = list(predict(bundle, [store.tracks["file"][i] for i in held_out]))
+    correct = [
+        prediction.path == bundle.taxonomy.leaves[store.track_leaves[i]]
+        for i, prediction in zip(held_out, results, strict=True)
     ]
-    assert np.mean(right) > 0.5
+    assert np.mean(correct) > 0.5
 
 
-class _Says:
-    """Gives every slice the same leaf probabilities."""
+class _ConstantModel:
+    """Predicts the same leaf probabilities for every slice."""
 
     heads = "tree"
     input_features = ("images",)
@@ -81,7 +84,7 @@ class _Says:
 
 
 @pytest.mark.parametrize(
-    ("leaves", "least", "shown"),
+    ("leaves", "min_confidence", "shown"),
     [
         ((0.1, 0.1, 0.2, 0.5, 0.1), 0.0, "Busy > Beat > Fast_beat"),
         ((0.1, 0.1, 0.2, 0.5, 0.1), 0.5, "Busy > Beat > Fast_beat"),
@@ -89,24 +92,24 @@ class _Says:
         ((0.1, 0.1, 0.2, 0.5, 0.1), 0.75, "Busy > ?"),
         ((0.1, 0.1, 0.2, 0.5, 0.1), 0.9, "?"),
         ((0.1, 0.1, 0.0, 0.0, 0.8), 0.8, "Busy > Noise"),  # a leaf that ends above
-        # The other branch's leaf gets most levels right in expectation, but only the likelier branch is sure.
+        # The other branch has the leaf with most levels correct in expectation; only the likelier branch is confident.
         ((0.45, 0.0, 0.19, 0.18, 0.18), 0.0, "Calm > Drone"),
         ((0.45, 0.0, 0.19, 0.18, 0.18), 0.5, "Busy > ?"),
     ],
 )
-def test_the_path_stops_where_it_is_no_longer_sure(
-    bundle: Bundle, store: Store, leaves: tuple[float, ...], least: float, shown: str
+def test_the_path_ends_above_the_first_improbable_node(
+    bundle: Bundle, store: Store, leaves: tuple[float, ...], min_confidence: float, shown: str
 ) -> None:
-    sure = replace(bundle, model=_Says(*leaves), calibration=None)
-    found = predict_file(sure, store.tracks["file"][0], min_confidence=least)
-    assert found.shown == shown
-    assert found.complete == ("?" not in shown)
-    assert found.to_json()["path"] == [name for name in shown.split(" > ") if name != "?"]
-    assert len(found.levels) == TREE.depth
+    constant = replace(bundle, model=_ConstantModel(*leaves), calibration=None)
+    prediction = predict_file(constant, store.tracks["file"][0], min_confidence=min_confidence)
+    assert prediction.shown == shown
+    assert prediction.complete == ("?" not in shown)
+    assert prediction.to_json()["path"] == [name for name in shown.split(" > ") if name != "?"]
+    assert len(prediction.levels) == TREE.depth
 
 
-class _ByBrightness:
-    """Calls a slice Noise where its highest mel bands are bright, else a Drone."""
+class _BrightnessModel:
+    """Predicts Noise for slices whose highest mel bands are bright, otherwise Drone."""
 
     heads = "tree"
     input_features = ("images",)
@@ -118,27 +121,27 @@ class _ByBrightness:
 
 
 def test_the_time_line_follows_the_music(bundle: Bundle, tmp_path: Path) -> None:
-    sound = np.concatenate([synthesise("Drone", 900, 6.1), synthesise("Noise", 901, 6.1)])
-    sf.write(tmp_path / "both.wav", sound, SAMPLE_RATE)
-    found = predict_file(replace(bundle, model=_ByBrightness()), tmp_path / "both.wav")
-    assert found.timeline[0].path[0] == "Calm"
-    assert found.timeline[-1].path[0] == "Busy"
-    starts = [item.start for item in found.timeline]
+    y = np.concatenate([synthesise("Drone", 900, 6.1), synthesise("Noise", 901, 6.1)])
+    sf.write(tmp_path / "both.wav", y, SAMPLE_RATE)
+    prediction = predict_file(replace(bundle, model=_BrightnessModel()), tmp_path / "both.wav")
+    assert prediction.timeline[0].path[0] == "Calm"
+    assert prediction.timeline[-1].path[0] == "Busy"
+    starts = [item.start for item in prediction.timeline]
     assert starts == sorted(starts)
-    assert len(starts) == found.slices == 6
+    assert len(starts) == prediction.slices == 6
 
 
 def test_a_short_file_is_padded_and_marked(bundle: Bundle, tmp_path: Path) -> None:
     sf.write(tmp_path / "short.wav", synthesise("Drone", 5, 0.7), SAMPLE_RATE)
-    found = predict_file(bundle, tmp_path / "short.wav")
-    assert found.padded
-    assert found.slices == 1
-    assert found.to_json()["padded"] is True
+    prediction = predict_file(bundle, tmp_path / "short.wav")
+    assert prediction.padded
+    assert prediction.slices == 1
+    assert prediction.to_json()["padded"] is True
 
 
 def test_silent_slices_are_left_out(bundle: Bundle, tmp_path: Path) -> None:
-    sound = np.concatenate([synthesise("Drone", 7, 4.1), np.zeros(4 * SAMPLE_RATE, np.float32)])
-    sf.write(tmp_path / "half.wav", sound, SAMPLE_RATE)
+    y = np.concatenate([synthesise("Drone", 7, 4.1), np.zeros(4 * SAMPLE_RATE, np.float32)])
+    sf.write(tmp_path / "half.wav", y, SAMPLE_RATE)
     assert predict_file(bundle, tmp_path / "half.wav").slices < 4
 
 
@@ -153,25 +156,27 @@ def test_bad_files_are_reported_in_their_place(bundle: Bundle, store: Store, tmp
         predict_file(bundle, tmp_path / "gone.wav")
 
 
-def test_a_fault_of_ours_in_one_file_does_not_stop_the_others(
+def test_an_internal_error_in_one_file_does_not_stop_the_others(
     bundle: Bundle, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predict_module = import_module("genretree.prediction.predict")
 
-    real = predict_module.iter_slices
+    original = predict_module.iter_slices
     monkeypatch.setattr(
-        predict_module, "iter_slices", lambda path, *a, **k: 1 / 0 if "Drone-0-0" in str(path) else real(path, *a, **k)
+        predict_module,
+        "iter_slices",
+        lambda path, *a, **k: 1 / 0 if "Drone-0-0" in str(path) else original(path, *a, **k),
     )
     first, second = predict(bundle, store.tracks["file"][:2])
     assert first.kind == "internal"
     assert isinstance(second, Prediction)
 
 
-def test_folders_are_walked_for_sound(bundle: Bundle, tmp_path: Path) -> None:
+def test_folders_are_searched_for_audio(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     sf.write(tmp_path / "a" / "b" / "x.flac", synthesise("Drone", 5, 3.0), SAMPLE_RATE)
     (tmp_path / "a" / "cover.jpg").write_bytes(b"x")
-    assert [Path(found.file).name for found in predict(bundle, [tmp_path])] == ["x.flac"]
+    assert [Path(prediction.file).name for prediction in predict(bundle, [tmp_path])] == ["x.flac"]
 
 
 def test_a_named_pipe_in_a_folder_is_reported_and_not_opened(bundle: Bundle, tmp_path: Path) -> None:
@@ -183,27 +188,29 @@ def test_a_named_pipe_in_a_folder_is_reported_and_not_opened(bundle: Bundle, tmp
         assert not pipe.opened
 
 
-def test_json_and_csv_have_the_promised_fields(bundle: Bundle, store: Store) -> None:
+def test_json_and_csv_have_the_documented_fields(bundle: Bundle, store: Store) -> None:
     results = list(predict(bundle, [store.tracks["file"][0], "gone.wav"]))
     content = json.loads(json.dumps(results[0].to_json()))
     assert {"file", "path", "levels", "slices"} <= set(content)
     for level in content["levels"]:
         assert set(level) == {"name", "label", "probability", "sure", "top"}
         assert set(level["top"][0]) == {"label", "probability"}
-    rows = list(csv.DictReader(io.StringIO(write_csv(results, bundle.taxonomy.levels))))
+    rows = list(csv.DictReader(io.StringIO(format_csv(results, bundle.taxonomy.levels))))
     assert rows[0]["path"] == " > ".join(results[0].path)
     assert float(rows[0]["level_1_probability"]) == pytest.approx(results[0].levels[0].probability, abs=1e-6)
     assert rows[1]["error"] == "not_found"
 
 
 def tree_path(leaf: tuple[str, ...], level: int) -> str:
-    """The name of a leaf's node at a level."""
+    """Name of a leaf's ancestor at a level."""
     return leaf[min(level, len(leaf) - 1)]
 
 
 def test_independent_heads_still_give_a_label_for_each_level(store: Store, tmp_path: Path) -> None:
     settings = {"epochs": 3, "image_size": 16, "components": 20, "heads": "independent"}
-    found = predict_file(train(store, "boosting", tmp_path / "b", settings), store.tracks["file"][0])
-    assert len(found.path) == 3
-    assert found.consistent == (list(found.path) in [[tree_path(leaf, i) for i in range(3)] for leaf in TREE.leaves])
-    assert [level.label for level in found.levels] == list(found.path)
+    prediction = predict_file(train(store, "boosting", tmp_path / "b", settings), store.tracks["file"][0])
+    assert len(prediction.path) == 3
+    assert prediction.consistent == (
+        list(prediction.path) in [[tree_path(leaf, i) for i in range(3)] for leaf in TREE.leaves]
+    )
+    assert [level.label for level in prediction.levels] == list(prediction.path)

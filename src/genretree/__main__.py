@@ -1,4 +1,4 @@
-"""`python -m genretree`: the same as the command `genretree`."""
+"""Run the command line as `python -m genretree`."""
 
 from genretree.cli import main
 

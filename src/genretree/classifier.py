@@ -22,9 +22,9 @@ from genretree.prediction.predict import (
     Prediction,
     PredictionError,
     SliceScores,
+    as_prediction,
     average_slices,
     check_arguments,
-    describe,
     map_files,
     predict,
     predict_file,
@@ -53,14 +53,18 @@ class Probabilities:
     Parameters
     ----------
     files : tuple of str
-        One name for each track, `<array>` where an array was given.
+        One name for each track, `<array>` for an array.
     nodes : tuple of node paths
         All nodes of the tree, level by level; each once.
     values : ndarray, float64, shape (n_files, n_nodes)
         Calibrated, in [0, 1]. Within a level they sum to 1, where leaves that end above it count as well. With the tree
         head, a parent's probability is the sum of its children's. A row is NaN if its file could not be used.
     errors : tuple of PredictionError
-        Files that could not be used, and why.
+        Files that could not be used, with reasons.
+
+    See Also
+    --------
+    genretree.Classifier.predict_proba : Compute them.
 
     Examples
     --------
@@ -88,7 +92,7 @@ class Probabilities:
         try:
             column: Float64Array = self.values[:, self.labels.index(label)]
         except ValueError as error:
-            raise ArgumentError(f"no node '{label}'; there are: {', '.join(self.labels)}") from error
+            raise ArgumentError(f"no node '{label}'; choose one of: {', '.join(self.labels)}") from error
         return column
 
     def __len__(self) -> int:
@@ -105,12 +109,24 @@ class Probabilities:
 class Classifier(Bundle):
     """A trained bundle that predicts for files, folders, arrays and images.
 
-    Returned by `genretree.load`. It is a `Bundle` as well, so that all functions that take a bundle take it.
+    `genretree.load` returns one. It is also a `Bundle`, and all functions that take a bundle take it.
+
+    Parameters
+    ----------
+    folder, family, taxonomy, images, settings, model, training, calibration, runtime
+        As for `genretree.Bundle`.
 
     See Also
     --------
     genretree.load : Load one.
     genretree.GenreClassifier : A scikit-learn estimator that trains one.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> model = genretree.load("BUNDLE")
+    >>> model.predict("song.mp3").path
+    ('Rock', 'Punk')
     """
 
     @classmethod
@@ -187,16 +203,17 @@ class Classifier(Bundle):
 
         Examples
         --------
-        >>> model = genretree.load("BUNDLE")  # doctest: +SKIP
-        >>> model.predict("song.mp3").path  # doctest: +SKIP
-        ('Non_classic', 'Rock', 'Soft_rock')
-        >>> y, sr = librosa.load("song.mp3", sr=None)  # doctest: +SKIP
-        >>> model.predict(y, sr=sr).path  # doctest: +SKIP
-        ('Non_classic', 'Rock', 'Soft_rock')
+        >>> import genretree, soundfile
+        >>> model = genretree.load("BUNDLE")
+        >>> model.predict("song.mp3").path
+        ('Rock', 'Punk')
+        >>> y, sr = soundfile.read("song.mp3")
+        >>> model.predict(y, sr=sr).path
+        ('Rock', 'Punk')
         """
         check_arguments(self, min_confidence, top, workers)
         if _is_array(inputs):
-            return describe(self, _ARRAY, self._score_array(inputs, sr), top, min_confidence)
+            return as_prediction(self, _ARRAY, self._score_array(inputs, sr), top, min_confidence)
         _refuse_sr(sr)
         if isinstance(inputs, str | os.PathLike) and not Path(inputs).is_dir():
             return predict_file(self, inputs, top=top, min_confidence=min_confidence, salvage=salvage)
@@ -217,7 +234,16 @@ class Classifier(Bundle):
         Returns
         -------
         Probabilities
-            One row for each file. Files that can't be used have a row of NaN and stand in its `errors`.
+            One row for each file. Files that can't be used have a row of NaN and an entry in `errors`.
+
+        Examples
+        --------
+        >>> import genretree
+        >>> table = genretree.load("BUNDLE").predict_proba(["song.mp3"])
+        >>> table.labels
+        ('Jazz', 'Rock', 'Rock > Indie', 'Rock > Punk')
+        >>> table.values.shape
+        (1, 4)
         """
         check_arguments(self, workers=workers)
         if _is_array(inputs):
@@ -230,14 +256,14 @@ class Classifier(Bundle):
         def average_file(file: Path) -> tuple[str, LevelProbabilities]:
             return str(file), average_slices(self, score_file(self, file, salvage))
 
-        for found in map_files(average_file, files, workers):
-            if isinstance(found, PredictionError):
-                errors.append(found)
-                names.append(found.file)
+        for result in map_files(average_file, files, workers):
+            if isinstance(result, PredictionError):
+                errors.append(result)
+                names.append(result.file)
                 rows.append(np.full((1, len(self._nodes)), np.nan))
             else:
-                names.append(found[0])
-                rows.append(self._join_levels(found[1]))
+                names.append(result[0])
+                rows.append(self._join_levels(result[1]))
         values = np.concatenate(rows) if rows else np.zeros((0, len(self._nodes)))
         return Probabilities(tuple(names), self._nodes, values, tuple(errors))
 
@@ -264,25 +290,31 @@ class Classifier(Bundle):
             If a single file can't be used.
         BundleError
             If the model has no features.
+
+        Examples
+        --------
+        >>> import genretree
+        >>> genretree.load("BUNDLE").embed("song.mp3").ndim
+        2
         """
         check_arguments(self, workers=workers)
-        whole = load_weights_for(self)
+        bundle = load_weights_for(self)
         if _is_array(inputs):
             if inputs.ndim == 4:
                 _refuse_sr(sr)
-                return embed_slices(whole.model, SliceInputs({IMAGES: _check_images(self, inputs)}))
-            return _embed(whole, self._slices(inputs, sr))
+                return embed_slices(bundle.model, SliceInputs({IMAGES: _check_images(self, inputs)}))
+            return _embed(bundle, self._slices(inputs, sr))
         _refuse_sr(sr)
 
         def embed_file(file: Path) -> tuple[str, Float32Array]:
             slices = iter_slices(file, self.images, salvage=salvage, features=self.model.input_features)
-            return str(file), _embed(whole, skip_silent(slices, file))
+            return str(file), _embed(bundle, skip_silent(slices, file))
 
         if isinstance(inputs, str | os.PathLike) and not Path(inputs).is_dir():
             return embed_file(Path(inputs))[1]
         files = _as_files(inputs)
-        found = map_files(embed_file, files, workers)
-        return dict(item for item in found if not isinstance(item, PredictionError))
+        results = map_files(embed_file, files, workers)
+        return dict(item for item in results if not isinstance(item, PredictionError))
 
     def _score_array(self, inputs: Array, sr: float | None) -> SliceScores:
         if inputs.ndim != 4:
@@ -291,8 +323,8 @@ class Classifier(Bundle):
         return score_images(self, _check_images(self, inputs))
 
     def _slices(self, y: Array, sr: float | None) -> Iterator[SliceImages]:
-        samples = _to_mono(y, sr)
-        return skip_silent(slice_track(samples, self.images, features=self.model.input_features), Path(_ARRAY))
+        mono = _to_mono(y, sr)
+        return skip_silent(slice_track(mono, self.images, features=self.model.input_features), Path(_ARRAY))
 
     @property
     def _nodes(self) -> tuple[NodePath, ...]:
@@ -300,11 +332,11 @@ class Classifier(Bundle):
         return tuple(dict.fromkeys(node for level in levels for node in self.taxonomy.nodes(level)))
 
     def _join_levels(self, levels: LevelProbabilities) -> Float64Array:
-        found: dict[NodePath, Float64Array] = {}
+        columns: dict[NodePath, Float64Array] = {}
         for level, values in enumerate(levels):
-            for place, node in enumerate(self.taxonomy.nodes(level)):
-                found.setdefault(node, values[:, place])
-        return np.stack([found[node] for node in self._nodes], axis=1)
+            for column, node in enumerate(self.taxonomy.nodes(level)):
+                columns.setdefault(node, values[:, column])
+        return np.stack([columns[node] for node in self._nodes], axis=1)
 
 
 def load(
@@ -319,8 +351,9 @@ def load(
     runtime : {"torch", "openvino", "onnxruntime", "auto"}
         Backend for the networks. All but torch need an export, see `genretree export`.
     precision : {"float32", "bf16", "auto"}
+        `auto` uses bf16 on processors with hardware support for it.
     download : bool
-        Download a bundle of the Hub that is not in the cache.
+        Download a Hub bundle that is not in the cache.
 
     Returns
     -------
@@ -329,17 +362,23 @@ def load(
     Raises
     ------
     BundleError
-        If a part of the bundle is missing, damaged or of another format.
+        If a file of the bundle is missing, damaged or of another format.
     MissingExtraError
         If the runtime is not installed.
     HubError
         If the bundle is on the Hub and not in the cache, or can't be downloaded.
 
+    See Also
+    --------
+    genretree.train : Train a bundle.
+    genretree.pull : Download a bundle from the Hub.
+
     Examples
     --------
-    >>> model = genretree.load("BUNDLE")  # doctest: +SKIP
-    >>> model.predict("song.mp3").path  # doctest: +SKIP
-    ('Non_classic', 'Rock', 'Soft_rock')
+    >>> import genretree
+    >>> model = genretree.load("BUNDLE")
+    >>> model.predict("song.mp3").path
+    ('Rock', 'Punk')
     """
     if not isinstance(source, str | os.PathLike):
         raise ArgumentError(f"source must be a path or a name on the Hub, got {type(source).__name__}")
@@ -347,15 +386,15 @@ def load(
 
 
 def _embed(bundle: Bundle, slices: Iterable[SliceImages]) -> Float32Array:
-    found = []
-    pending = iter(slices)
-    while batch := list(itertools.islice(pending, _BATCH)):
-        found.append(embed_slices(bundle.model, stack_slices(batch)))
-    return np.concatenate(found)
+    embeddings = []
+    remaining = iter(slices)
+    while batch := list(itertools.islice(remaining, _BATCH)):
+        embeddings.append(embed_slices(bundle.model, stack_slices(batch)))
+    return np.concatenate(embeddings)
 
 
 def _is_array(inputs: object) -> TypeGuard[Array]:
-    """Check for an array of audio samples or images; one of strings or paths is a sequence of paths."""
+    """Check for an array of audio samples or images; an array of strings or paths is a sequence of paths."""
     return isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OUS"
 
 
@@ -370,7 +409,7 @@ def _as_files(inputs: Any) -> str | Path | list[str | Path]:
 
 def _refuse_sr(sr: float | None) -> None:
     if sr is not None:
-        raise ArgumentError("sr belongs to an array of audio samples; a file has its own sampling rate")
+        raise ArgumentError("sr is only for an array of audio samples; a file states its own sampling rate")
 
 
 def _to_mono(y: Array, sr: float | None) -> Float32Array:
@@ -385,12 +424,10 @@ def _to_mono(y: Array, sr: float | None) -> Float32Array:
         raise ArgumentError(f"audio samples must have shape (n_samples,) or (n_channels, n_samples), got {y.shape}")
     if not y.size:
         raise ArgumentError("the array has no audio samples")
-    samples = np.asarray(y if y.ndim == 1 else y.mean(axis=0), np.float32)
-    if not np.isfinite(samples).all():
+    mono = np.asarray(y if y.ndim == 1 else y.mean(axis=0), np.float32)
+    if not np.isfinite(mono).all():
         raise ArgumentError("audio samples contain NaN or infinity")
-    return (
-        samples if sr == SAMPLE_RATE else np.asarray(soxr.resample(samples, float(sr), SAMPLE_RATE, "HQ"), np.float32)
-    )
+    return mono if sr == SAMPLE_RATE else np.asarray(soxr.resample(mono, float(sr), SAMPLE_RATE, "HQ"), np.float32)
 
 
 def _check_images(bundle: Bundle, images: Array) -> UInt8Array:

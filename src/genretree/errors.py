@@ -44,13 +44,42 @@ SoundErrorKind = Literal[
 
 
 class GenretreeError(Exception):
-    """Base of all errors of genretree."""
+    """Base of all errors of genretree.
+
+    See Also
+    --------
+    ArgumentError : The caller passed something wrong.
+    SoundError : An audio file can't be used.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> try:
+    ...     genretree.load("no-such-folder")
+    ... except genretree.GenretreeError as error:
+    ...     print(error.kind)
+    bundle
+    """
 
     kind: str = "error"
 
 
 class ArgumentError(GenretreeError, ValueError):
-    """An argument of a Python function is of the wrong type, shape or range."""
+    """An argument of a Python function is of the wrong type, shape or range.
+
+    See Also
+    --------
+    GenretreeError : Base of all errors.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> try:
+    ...     genretree.ImageSettings.build({"size": 8})
+    ... except genretree.ArgumentError as error:
+    ...     print(error.kind)
+    settings
+    """
 
     kind = "argument"
 
@@ -137,7 +166,31 @@ class FileError(DataError):
 
 
 class SoundError(FileError):
-    """One audio file can't be used; `kind` is one of `SoundErrorKind`."""
+    """One audio file can't be used.
+
+    Parameters
+    ----------
+    kind : str
+        One of `SoundErrorKind`, such as `not_found`, `not_audio`, `truncated` or `silence`; stable across versions.
+    path : path-like
+        The file.
+    detail : str
+        What is wrong, and what to do.
+
+    See Also
+    --------
+    genretree.PredictionError : What `genretree.predict` yields in its place.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> model = genretree.load("BUNDLE")
+    >>> try:
+    ...     model.predict("no-such-file.mp3")
+    ... except genretree.SoundError as error:
+    ...     print(error.kind)
+    not_found
+    """
 
     def __init__(self, kind: SoundErrorKind, path: str | Path, detail: str) -> None:
         super().__init__(kind, path, detail)

@@ -1,4 +1,4 @@
-"""A scikit-learn estimator around preparation and training."""
+"""A scikit-learn estimator that prepares audio files and trains on them."""
 
 from __future__ import annotations
 
@@ -60,15 +60,24 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Notes
     -----
-    `fit` holds out part of the groups to stop training and to fit the calibration. Pass `groups`, or tracks by one
-    artist may stand on both sides of that split; with metadata routing, `set_fit_request(groups=True)`.
+    `fit` holds out part of the groups for early stopping and calibration. Without `groups`, tracks by one artist may be
+    on both sides of that split; with metadata routing, call `set_fit_request(groups=True)`.
+
+    See Also
+    --------
+    genretree.train : Train on a prepared store.
+    genretree.Classifier : The fitted model.
 
     Examples
     --------
-    >>> from sklearn.model_selection import GroupKFold, cross_val_score
-    >>> model = GenreClassifier(family="boosting", memory="cache")
-    >>> cross_val_score(model, paths, labels, groups=artists, cv=GroupKFold(5))  # doctest: +SKIP
-    array([0.71, 0.68, 0.74, 0.7 , 0.73])
+    >>> import genretree
+    >>> data = genretree.read_manifest("tracks.csv")
+    >>> X = [track.path for track in data.tracks]
+    >>> y = [data.taxonomy.leaves[track.leaf] for track in data.tracks]
+    >>> settings = {"components": 8, "epochs": 5, "image_size": 32, "min_samples_leaf": 2}
+    >>> model = genretree.GenreClassifier("boosting", settings=settings, slice_seconds=2.0, size=32, workers=1)
+    >>> model.fit(X, y, groups=[track.group for track in data.tracks]).predict(["song.mp3"])
+    array(['Rock > Punk'], dtype='<U11')
     """
 
     def __init__(
@@ -147,12 +156,12 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             If a file can't be used.
         """
         check_is_fitted(self, "model_")
-        found = []
+        labels = []
         for result in self.model_.predict(_paths(X), workers=self.workers or 2):
             if isinstance(result, PredictionError):
                 raise _as_sound_error(result)
-            found.append(format_path(result.path))
-        return np.array(found)
+            labels.append(format_path(result.path))
+        return np.array(labels)
 
     def predict_proba(self, X: Sequence[str | Path]) -> NDArray[np.float64]:
         """Compute the calibrated probabilities of the leaves, in the order of `classes_`: shape (n_files, n_classes).
@@ -169,14 +178,14 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.stack([table[label] for label in self.classes_], axis=1)
 
     def score(self, X: Sequence[str | Path], y: Sequence[str | NodePath], sample_weight: Any = None) -> float:
-        """Accuracy at the level of the leaves."""
+        """Compute the accuracy at the level of the leaves."""
         check_is_fitted(self, "model_")
         tree = self.model_.taxonomy
         true = [self.classes_[tree.find_leaf(label if isinstance(label, str) else tuple(label))] for label in y]
         return float(np.average(self.predict(X) == np.array(true), weights=sample_weight))
 
     def save(self, folder: str | Path) -> Path:
-        """Write the fitted model as a bundle that `genretree.load` and the command line read; returns its folder."""
+        """Write the fitted model as a bundle, which `genretree.load` and the command line read; returns its folder."""
         check_is_fitted(self, "model_")
         return save_bundle(replace(self.model_, folder=Path(folder)))
 
@@ -185,10 +194,12 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         require_iterable("y", y, "genres")
         if groups is not None:
             require_iterable("groups", groups, "names")
-        given = {"y": len(y), **({} if groups is None else {"groups": len(groups)})}
-        for name, length in given.items():
+        lengths = {"y": len(y), **({} if groups is None else {"groups": len(groups)})}
+        for name, length in lengths.items():
             if length != len(paths):
-                raise ArgumentError(f"X has {len(paths)} files and {name} {length} values; give one for each file")
+                raise ArgumentError(
+                    f"X has {len(paths)} files and {name} has {length} values; pass one value for each file"
+                )
         records = [
             {
                 "path": str(Path(path).absolute()),

@@ -82,12 +82,7 @@ class ImageSettings(Settings):
     slice_seconds : float
         Length of a slice in seconds, 1 to 60.
     size : int
-        Height and width of an image in pixels, 32 to 1,024.
-
-    Raises
-    ------
-    SettingsError
-        From `ImageSettings.build`, for an unknown name or an invalid value.
+        Height and width of an image in pixels, 32 to 1024.
 
     See Also
     --------
@@ -95,9 +90,9 @@ class ImageSettings(Settings):
 
     Examples
     --------
-    >>> settings = ImageSettings.build({"slice_seconds": 5.0})
-    >>> settings.size, settings.slice_frames
-    (224, 215)
+    >>> import genretree
+    >>> genretree.ImageSettings(slice_seconds=5.0).slice_frames
+    215
     """
 
     slice_seconds: float = Field(11.4, ge=1.0, le=60.0, description="length of a slice in seconds")

@@ -48,20 +48,22 @@ class Taxonomy:
     Raises
     ------
     TaxonomyError
-        For fewer than two leaves, more than four levels, an empty or repeated name, or a leaf that also has children.
+        For fewer than two leaves, more than four levels, an empty or repeated name, a leaf that also has children.
 
     See Also
     --------
-    Taxonomy.from_nested : Build a tree from nested mappings and lists.
-    Taxonomy.load : Load a YAML file or a built-in tree.
+    genretree.read_manifest : Infer the tree from the genres of a corpus.
 
     Examples
     --------
-    >>> tree = Taxonomy.from_nested({"Classic": ["Opera", "Chamber"], "Non_classic": {"Rock": ["Punk", "Metal"]}})
-    >>> tree.leaves[2], tree.find_leaf("Rock/Punk")
-    (('Non_classic', 'Rock', 'Punk'), 2)
-    >>> tree.labels(0)
-    ('Classic', 'Non_classic')
+    >>> import genretree
+    >>> tree = genretree.Taxonomy.from_nested({"Rock": ["Punk", "Indie"], "Jazz": None})
+    >>> tree.leaves
+    (('Rock', 'Punk'), ('Rock', 'Indie'), ('Jazz',))
+    >>> tree.nodes(0)
+    (('Rock',), ('Jazz',))
+    >>> tree.find_leaf("Punk")
+    0
     """
 
     leaves: tuple[NodePath, ...]

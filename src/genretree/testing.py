@@ -1,4 +1,4 @@
-"""Checks for model families of other packages, as scikit-learn's `check_estimator` is for estimators."""
+"""Contract checks for model families of other packages, like scikit-learn's `check_estimator`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _GROUPS, _TRACKS, _SLICES = 4, 2, 3  # groups of each leaf, tracks of each group
 
 
 def check_family(family: type[Family], settings: Mapping[str, Any] | None = None) -> None:
-    """Check that a model family keeps the contract that all of genretree relies on.
+    """Check that a model family meets the contract that genretree relies on.
 
-    Trains it on a small synthetic data set, saves and loads it.
+    Trains the family on a small synthetic data set, and saves and loads the model.
 
     Parameters
     ----------
@@ -51,28 +51,28 @@ def check_family(family: type[Family], settings: Mapping[str, Any] | None = None
     """
     check_attributes(family)
     _expect(bool(family.summary), "summary is empty")
-    chosen = family.settings_type.build(settings)
-    _check_settings(family.settings_type, chosen)
-    learn, held_out = _make_examples(0), _make_examples(1)
+    checked = family.settings_type.build(settings)
+    _check_settings(family.settings_type, checked)
+    training, held_out = _synthesise_examples(0), _synthesise_examples(1)
     with tempfile.TemporaryDirectory(prefix="genretree-check-") as work:
         folder = Path(work)
         (folder / "fit").mkdir()
-        fitted = family.fit(learn, held_out, _TREE, chosen, FitContext(folder / "fit"))
+        fitted = family.fit(training, held_out, _TREE, checked, FitContext(folder / "fit"))
         model = fitted.model
         _check_features(model)
         _check_probabilities(model, held_out)
         _check_batches(model, held_out)
-        _check_learning(model, learn)
+        _check_learning(model, training)
         _check_optional(model, held_out)
-        _check_saving(family, model, chosen, folder, held_out)
+        _check_saving(family, model, checked, folder, held_out)
         (folder / "again").mkdir()
-        again = family.fit(learn, held_out, _TREE, chosen, FitContext(folder / "again")).model
+        again = family.fit(training, held_out, _TREE, checked, FitContext(folder / "again")).model
         for one, other in zip(_score(model, held_out), _score(again, held_out), strict=True):
             _expect(np.allclose(one, other, atol=1e-5), "training twice with the same seed gives different models")
 
 
-def _make_examples(seed: int) -> SliceDataset:
-    """Make slices whose genre shows in bright rows of images and mel power, and in the size of other features."""
+def _synthesise_examples(seed: int) -> SliceDataset:
+    """Synthesise slices whose genre shows in bright rows of images and mel power and the size of other features."""
     rng = np.random.default_rng(seed)
     n_leaves = len(_TREE.leaves)
     n = n_leaves * _GROUPS * _TRACKS * _SLICES
@@ -96,19 +96,19 @@ def _score(model: Model, examples: SliceDataset, rows: Any = slice(None)) -> Lev
 
 
 def _select_inputs(model: Model, examples: SliceDataset, rows: Any) -> Inputs:
-    """Give what a model declares and nothing else, as a plain dict, so that nothing undeclared is used."""
+    """Select the features that a model declares, as a plain dict, so that using any other fails."""
     inputs = examples.inputs(rows)
     return {name: inputs[name] for name in model.input_features}
 
 
 def _check_settings(settings_type: type[Settings], settings: Settings) -> None:
     plain = settings.model_dump(mode="json")
-    _expect(settings_type.build(plain) == settings, "settings do not survive being written as JSON")
+    _expect(settings_type.build(plain) == settings, "settings change when written as JSON and read back")
     try:
         settings_type.build({"no_such_setting": 1})
     except SettingsError:
         return
-    raise AssertionError("an unknown setting is not refused")
+    raise AssertionError("an unknown setting is accepted")
 
 
 def _check_features(model: Model) -> None:
@@ -129,11 +129,14 @@ def _check_probabilities(model: Model, examples: SliceDataset) -> None:
         _expect(np.allclose(level.sum(axis=1), 1, atol=1e-5), "the probabilities of a level do not sum to 1")
     _expect(model.heads in ("tree", "independent"), f"heads must be 'tree' or 'independent', got {model.heads!r}")
     if model.heads == "tree":
-        for found, summed in zip(levels, _TREE.sum_levels(levels[-1]), strict=True):
-            message = "heads is 'tree', and a parent's probability is not the sum of its children's"
-            _expect(np.allclose(found, summed, atol=1e-5), message)
-    none = _score(model, examples, slice(0))
-    _expect([len(level) for level in none] == [0] * _TREE.depth, "no slices must give arrays with no rows")
+        for level, summed in zip(levels, _TREE.sum_levels(levels[-1]), strict=True):
+            message = "heads is 'tree', but a parent's probability is not the sum of its children's"
+            _expect(np.allclose(level, summed, atol=1e-5), message)
+    empty = _score(model, examples, slice(0))
+    _expect(
+        [len(level) for level in empty] == [0] * _TREE.depth,
+        "predict_proba of no slices must return arrays with no rows",
+    )
 
 
 def _check_batches(model: Model, examples: SliceDataset) -> None:
@@ -142,13 +145,15 @@ def _check_batches(model: Model, examples: SliceDataset) -> None:
     _expect(
         np.allclose(whole[:5], single, atol=1e-5), "a slice's probabilities depend on the other slices of its batch"
     )
-    turned = _score(model, examples, slice(None, None, -1))[-1]
-    _expect(np.allclose(turned[::-1], whole, atol=1e-5), "a slice's probabilities depend on the order of the batch")
+    reversed_rows = _score(model, examples, slice(None, None, -1))[-1]
+    _expect(
+        np.allclose(reversed_rows[::-1], whole, atol=1e-5), "a slice's probabilities depend on the order of the batch"
+    )
 
 
-def _check_learning(model: Model, learn: SliceDataset) -> None:
-    accuracy = float((_score(model, learn)[-1].argmax(axis=1) == learn.leaves).mean())
-    message = f"it gets {accuracy:.0%} of its own training slices right, no more than by chance"
+def _check_learning(model: Model, training: SliceDataset) -> None:
+    accuracy = float((_score(model, training)[-1].argmax(axis=1) == training.leaves).mean())
+    message = f"training accuracy is {accuracy:.0%}, no better than chance"
     _expect(accuracy > 1.5 / len(_TREE.leaves), message)
 
 
@@ -174,23 +179,25 @@ def _check_optional(model: Model, examples: SliceDataset) -> None:
 
 
 def _check_saving(family: type[Family], model: Model, settings: Settings, folder: Path, examples: SliceDataset) -> None:
-    made = folder / "model"
-    made.mkdir()
-    names = model.save(made)
-    found = sorted(path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file())
-    _expect(sorted(names) == found, f"save must return the names of the files it writes: {found}, got {sorted(names)}")
+    saved = folder / "model"
+    saved.mkdir()
+    names = model.save(saved)
+    written = sorted(path.relative_to(saved).as_posix() for path in saved.rglob("*") if path.is_file())
+    _expect(
+        sorted(names) == written, f"save must return the names of the files it writes: {written}, got {sorted(names)}"
+    )
     for name in names:
-        pickled = (made / name).read_bytes()[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+        pickled = (saved / name).read_bytes()[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
         _expect(not pickled, f"{name} is a pickle or a zip of pickles; use safetensors or JSON")
-    loaded = family.load(made, _TREE, settings)
+    loaded = family.load(saved, _TREE, settings)
     for one, other in zip(_score(model, examples), _score(loaded, examples), strict=True):
-        _expect(np.array_equal(one, other), "the loaded model does not predict exactly what the saved one does")
+        _expect(np.array_equal(one, other), "the loaded model's predictions differ from the saved model's")
     for name in names:
         damaged = folder / "damaged"
         damaged.mkdir(exist_ok=True)
         for other_name in names:
             (damaged / other_name).parent.mkdir(exist_ok=True)
-            content = (made / other_name).read_bytes()
+            content = (saved / other_name).read_bytes()
             (damaged / other_name).write_bytes(content[: len(content) // 2] if other_name == name else content)
         try:
             family.load(damaged, _TREE, settings)
@@ -200,7 +207,7 @@ def _check_saving(family: type[Family], model: Model, settings: Settings, folder
             raise AssertionError(
                 f"loading a truncated {name} raises {type(error).__name__}, not BundleError"
             ) from error
-        raise AssertionError(f"a truncated {name} is loaded without an error")
+        raise AssertionError(f"loading a truncated {name} raises no error")
     _check_bundle(family, model, settings, folder / "bundle", examples)
 
 
@@ -213,7 +220,7 @@ def _check_bundle(family: type[Family], model: Model, settings: Settings, folder
     _expect((folder / DESCRIPTION).is_file(), "the model can't be saved as a bundle")
     loaded = load_bundle(folder)
     for one, other in zip(_score(model, examples), _score(loaded.model, examples), strict=True):
-        _expect(np.array_equal(one, other), "the model of a bundle does not predict exactly what the saved one does")
+        _expect(np.array_equal(one, other), "the predictions of the model in a bundle differ from the saved model's")
 
 
 def _expect(condition: bool, message: str) -> None:

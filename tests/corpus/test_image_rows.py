@@ -132,7 +132,7 @@ def test_images_where_sound_is_expected(tmp_path: Path) -> None:
     write_csv(tmp_path / "in")
     folder = CliRunner().invoke(main, ["prepare", str(tmp_path / "in"), str(tmp_path / "a"), "--quiet"])
     assert folder.exit_code != 0
-    assert "holds images and no sound" in folder.output
+    assert "has images and no audio" in folder.output
     table = tmp_path / "in" / "tracks.csv"
     table.write_text("path,genre\n0-0_mel.png,Calm\n1-0_mel.png,Busy\n", encoding="utf-8")
     listed = CliRunner().invoke(main, ["prepare", str(table), str(tmp_path / "b"), "--workers", "1", "--quiet"])

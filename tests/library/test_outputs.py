@@ -195,13 +195,13 @@ def test_a_name_that_two_nodes_share_needs_its_path() -> None:
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.floats(0.01, 1), min_size=LEAVES, max_size=LEAVES), st.floats(0, 1))
 def test_without_rules_it_decides_as_predict_does(weights: list[float], least: float) -> None:
-    from genretree.prediction.predict import SliceScores, describe
+    from genretree.prediction.predict import SliceScores, as_prediction
 
     leaves = np.array(weights) / sum(weights)
     bundle = SimpleNamespace(taxonomy=TREE, model=SimpleNamespace(heads="tree"), training={}, runtime="")
     bundle.calibrate = lambda levels, unit: levels
     bundle.images = SimpleNamespace(slice_frames=100)
-    expected = describe(bundle, "x", SliceScores(levels_of(*leaves), [0.0], False), 3, least)  # type: ignore[arg-type]
+    expected = as_prediction(bundle, "x", SliceScores(levels_of(*leaves), [0.0], False), 3, least)  # type: ignore[arg-type]
     found = decide(MODEL_KEY, levels_of(*leaves), parse_mapping({"min_confidence": least, "min_depth": 1}, TREE))
     assert (found.path if found.genres else ()) == expected.path
 

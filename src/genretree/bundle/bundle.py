@@ -62,6 +62,20 @@ class Bundle:
         Temperatures; None if there was no held-out music to fit them on.
     runtime : str
         Runtime and precision of the model's networks.
+
+    See Also
+    --------
+    genretree.load : Load a bundle as a `Classifier`, which adds prediction methods.
+    genretree.load_bundle : Load a bundle.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> bundle = genretree.load_bundle("BUNDLE")
+    >>> bundle.family
+    'boosting'
+    >>> bundle.taxonomy.leaves
+    (('Jazz',), ('Rock', 'Indie'), ('Rock', 'Punk'))
     """
 
     folder: Path
@@ -246,6 +260,10 @@ def load_bundle(
     download : bool
         Pull the bundle if it is not in the cache; by default no request is made.
 
+    Returns
+    -------
+    Bundle
+
     Raises
     ------
     BundleError
@@ -258,14 +276,14 @@ def load_bundle(
 
     See Also
     --------
-    genretree.load : Load a bundle as a `Classifier`, with methods for prediction.
+    genretree.load : Load a bundle as a `Classifier`, which adds prediction methods.
+    genretree.pull : Download a bundle from the Hub.
 
     Examples
     --------
     >>> import genretree
-    >>> bundle = genretree.load_bundle("BUNDLE", runtime="auto")  # doctest: +SKIP
-    >>> bundle.taxonomy.levels  # doctest: +SKIP
-    ('level_1', 'level_2')
+    >>> genretree.load_bundle("BUNDLE").taxonomy.depth
+    2
     """
     from genretree.models.runtime.backends import choose_runtime, use_runtime
 

@@ -1,4 +1,4 @@
-"""The command `genretree`: one thin command for each stage."""
+"""The command line `genretree`: a thin command for each stage."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _COMMANDS = (
 )
 
 
-# Commands that save what is finished as they go, and continue from there.
+# Commands that save finished work and continue from there.
 _RESUMABLE = ("prepare", "pretrain", "train", "compare", "quickstart", "pull")
 _RESUMABLE_LIBRARY = ("analyse", "apply", "undo", "clean")
 
@@ -50,7 +50,7 @@ _WITH_OWN_SIGNALS = "serve"
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a command in the same way as Ctrl-C does."""
+    """Raised on SIGTERM, to end a command in the same way as Ctrl-C."""
 
 
 def _stop_on_sigterm() -> None:
@@ -66,18 +66,18 @@ def _stop_on_sigterm() -> None:
 
 
 def _resume_hint(ctx: click.Context) -> str:
-    """Say what an interruption left, and with which command to go on: the user's own, quoted for a shell."""
+    """State what an interruption left, and the command that continues, quoted for a shell."""
     command, words = ctx.invoked_subcommand, ctx.meta[_WORDS]
     resumable = command in _RESUMABLE or (command == "library" and words[1:2] and words[1] in _RESUMABLE_LIBRARY)
     if resumable:
-        # With --restart the command would begin again.
+        # --restart would discard the finished work.
         again = [*(word for word in words if word != "--restart"), *ctx.meta.get(RESUME_WITH, ())]
         return f"What was finished is saved; continue with: {command_line(again)}"
     return f"Nothing was left half-written; start over with: {command_line(words)}"
 
 
 class _Group(click.Group):
-    """Shows genretree's own errors as one clear line instead of a traceback."""
+    """Shows a GenretreeError as one line instead of a traceback."""
 
     def make_context(self, info_name: str | None, args: list[str], *more: Any, **options: Any) -> click.Context:
         words = tuple(args)  # the parser empties the list
@@ -90,7 +90,7 @@ class _Group(click.Group):
         return ctx
 
     def _invoked(self, ctx: click.Context) -> click.Command:
-        """Find the command itself, below any groups."""
+        """Return the invoked command, below any groups."""
         command: click.Command = self
         for word in ctx.meta[_WORDS]:
             if isinstance(command, click.Group):
@@ -105,7 +105,7 @@ class _Group(click.Group):
                 raise
             terminated = isinstance(error, _Terminated)
             click.echo(f"\n{'Terminated' if terminated else 'Interrupted'}. {_resume_hint(ctx)}", err=True)
-            # As a shell reports a process that a signal ended.
+            # The exit status that a shell reports for a process ended by a signal.
             ctx.exit(128 + (signal.SIGTERM if terminated else signal.SIGINT))
         except click.ClickException as error:
             error.message = printable_text(error.message)  # type: ignore[misc]  # it may name a file
@@ -121,16 +121,16 @@ class _Group(click.Group):
 @click.version_option(package_name="genretree")
 @click.pass_context
 def main(ctx: click.Context) -> None:
-    """Learn a tree of music genres from spectrogram images, and name any audio file's path in it.
+    """Hierarchical music genre classification from spectrogram images.
 
     \b
-    The main job:  genretree prepare MUSIC STORE
-                   genretree train STORE --model cnn --out BUNDLE
-                   genretree evaluate BUNDLE STORE --out REPORT
-                   genretree predict BUNDLE song.mp3
+    Typical use:  genretree prepare MUSIC STORE
+                  genretree train STORE --model cnn --out BUNDLE
+                  genretree evaluate BUNDLE STORE --out REPORT
+                  genretree predict BUNDLE song.mp3
     """  # noqa: D301
-    # Threads that wait for work should sleep: on a machine that does other things too, waiting threads that spin take
-    # the time of those that work. The OpenMP runtimes of torch and scikit-learn read this when they are first loaded.
+    # Waiting threads should sleep: on a machine under other load, threads that spin take time from those that work.
+    # The OpenMP runtimes of torch and scikit-learn read this variable when they are first loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if ctx.invoked_subcommand != _WITH_OWN_SIGNALS:
         _stop_on_sigterm()

@@ -1,4 +1,4 @@
-"""Messages of the Python layer, which name arguments, for people who type options."""
+"""Translate argument names in error messages into command-line options."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _ARGUMENT = re.compile(r"`([a-z_]+)(?:=([^`\n]+))?`")
 
 
 def show_options(message: str, command: click.Command) -> str:
-    """Replace the Python arguments in a message by options of a command.
+    """Replace the Python arguments in a message with options of a command.
 
-    An argument that is not an option of the command itself is a setting, where the command has `--set`; other text in
-    backticks stays as it is.
+    If the command has `--set`, an argument with a value that is not an option is shown as a setting. Other text in
+    backticks is not changed.
 
     Parameters
     ----------
     message : str
-        Names arguments in backticks, with or without a value: `overwrite=True`, `part='all'`, `levels`.
+        Has arguments in backticks, with or without a value: `overwrite=True`, `part='all'`, `levels`.
     command : click.Command
 
     Examples
@@ -39,8 +39,8 @@ def show_options(message: str, command: click.Command) -> str:
     settings = by_name.get("set")
     aliases = {"path": "db"} if "db" in by_name else {}
 
-    def show(found: re.Match[str]) -> str:
-        name, value = found[1], _plain(found[2])
+    def show(match: re.Match[str]) -> str:
+        name, value = match[1], _format_value(match[2])
         option = by_name.get(aliases.get(name, name))
         if option is not None:
             flags = [other for other in options if other.name == option.name and other.is_flag]
@@ -48,19 +48,19 @@ def show_options(message: str, command: click.Command) -> str:
                 return next((flag for flag in flags if str(flag.flag_value) == value), option).opts[0]
             return option.opts[0] if value is None else f"{option.opts[0]} {shlex.quote(value)}"
         if settings is None or value is None:
-            return found[0]
+            return match[0]
         family = "FAMILY:" if ":" in (settings.metavar or "") else ""
         return f"{settings.opts[0]} {family}{name}={shlex.quote(value)}"
 
     return _ARGUMENT.sub(show, message)
 
 
-def _plain(value: str | None) -> str | None:
-    """Write a Python value as the command line takes it: text without quotes, a list of names as YAML."""
+def _format_value(value: str | None) -> str | None:
+    """Format a Python literal for the command line: text without quotes, a list of names as YAML."""
     if value is None:
         return None
     try:
-        found = ast.literal_eval(value)
+        parsed = ast.literal_eval(value)
     except (ValueError, SyntaxError):  # a placeholder, such as FOLDER
         return value
-    return f"[{', '.join(map(str, found))}]" if isinstance(found, list | tuple) else str(found)
+    return f"[{', '.join(map(str, parsed))}]" if isinstance(parsed, list | tuple) else str(parsed)

@@ -1,4 +1,4 @@
-"""What the commands share."""
+"""Options and helpers that several commands share."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from genretree.errors import SettingsError
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 FOLDER = click.Path(path_type=Path)
-OUT_FOLDER = click.Path(path_type=Path, file_okay=False)  # checked before the work, not after it
+OUT_FOLDER = click.Path(path_type=Path, file_okay=False)  # checked before the work starts
 
 
 def quiet_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the option `--quiet`."""
-    return click.option("--quiet", is_flag=True, help="Show no progress bars.")(command)
+    return click.option("--quiet", is_flag=True, help="Hide progress bars.")(command)
 
 
 def images_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,13 +29,13 @@ def images_option(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Choice(["auto", "drawn", "grey", "raw"]),
         default="auto",
         show_default=True,
-        help="Form of images given instead of sound: drawn in magma, in grey, or raw dB (.npy).",
+        help="Form of input images: rendered in magma, in grey, or raw dB (.npy).",
     )(command)
 
 
 def download_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the option `--download`."""
-    text = "Pull BUNDLE from the Hub if it is not here."
+    text = "Download BUNDLE from the Hub if it is not in the cache."
     return click.option("--download", is_flag=True, help=text)(command)
 
 
@@ -48,44 +48,44 @@ def runtime_options(runtime: str, precision: str) -> Callable[[Callable[..., Any
             type=click.Choice(["auto", "float32", "bf16"]),
             default=precision,
             show_default=True,
-            help="auto: bf16 where the processor is made for it.",
+            help="Arithmetic of networks; auto: bf16 on processors with hardware support.",
         )(command)
         return click.option(
             "--runtime",
             type=click.Choice(["auto", "torch", "openvino", "onnxruntime"]),
             default=runtime,
             show_default=True,
-            help="What runs networks; auto: the fastest there is an export for.",
+            help="Runtime for networks; auto: the fastest with an export.",
         )(command)
 
     return add
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """Read the words NAME=VALUE of `--set`, each value as YAML."""
+    """Parse the `NAME=VALUE` arguments of `--set`; each value is YAML."""
     import yaml
 
     values = {}
     for text in assignments:
         name, equals, value = text.partition("=")
         if not equals:
-            raise SettingsError(f"--set takes NAME=VALUE, not '{text}'")
+            raise SettingsError(f"--set must be NAME=VALUE, got '{text}'")
         try:
             values[name.strip()] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise SettingsError(f"--set {name.strip()}: '{value}' is no value ({error})") from error
+            raise SettingsError(f"--set {name.strip()}: cannot parse '{value}' as YAML ({error})") from error
     return values
 
 
-def refuse(source: str, **given: Any) -> None:
-    """Refuse options that say nothing about this kind of source, rather than leave them out silently."""
-    unfit = [f"--{name}" for name, value in given.items() if value]
-    if unfit:
-        raise SettingsError(f"{', '.join(unfit)}: not for {source}")
+def refuse(source: str, **options: Any) -> None:
+    """Refuse options that have no effect for this type of source, instead of ignoring them silently."""
+    unsupported = [f"--{name}" for name, value in options.items() if value]
+    if unsupported:
+        raise SettingsError(f"{', '.join(unsupported)}: not for {source}")
 
 
 def write_or_print(path: Path, text: str) -> None:
-    """Write a file, or to standard output for '-'."""
+    """Write text to a file, or to standard output if the path is '-'."""
     from genretree.files import write_text
 
     if str(path) == "-":

@@ -1,4 +1,4 @@
-"""What the command line prints: text in which no name can control the terminal."""
+"""Terminal output with control characters escaped, JSON output, and lists of failures."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from genretree.prediction.predict import PredictionError
     from genretree.sound.walk import Skipped
 
-RESUME_WITH = "genretree.cli.resume_with"  # in a context's `meta`: words that the command needs to be resumed
-_MAX_FAILURES = 20  # lines on the terminal
+RESUME_WITH = "genretree.cli.resume_with"  # in a context's `meta`: further arguments that resuming the command needs
+_MAX_FAILURES = 20  # printed on the terminal
 
 
 def echo(text: str = "", err: bool = False) -> None:
-    """Print text with control characters escaped, as file names, tags and messages from elsewhere may hold them."""
+    """Print text with control characters escaped, which file names and tags may contain."""
     click.echo(printable_text(text), err=err)
 
 
 class SafeOutput:
-    """Standard output to write a table to, with control characters escaped as `echo` does."""
+    """Standard output as a text stream, with control characters escaped."""
 
     def write(self, text: str) -> int:
-        """Print some text without adding a line feed."""
+        """Print text without adding a line feed."""
         click.echo(printable_text(text), nl=False)
         return len(text)
 
@@ -39,13 +39,13 @@ def echo_json(content: object, indent: int | None = None) -> None:
 
 
 def echo_failures(failures: Sequence[Failure | PredictionError], all_in: str) -> None:
-    """Print the first failures on standard error, and how many there are of each kind if these are not all.
+    """Print the first failures on standard error and, if there are more, the number of each kind.
 
     Parameters
     ----------
     failures : sequence of Failure or PredictionError
     all_in : str
-        Where all of them are listed.
+        Command or option that lists all of them.
     """
     for failure in failures[:_MAX_FAILURES]:
         echo(f"failed ({failure.kind}): {printable(failure.message)}", err=True)  # on one line
@@ -56,6 +56,6 @@ def echo_failures(failures: Sequence[Failure | PredictionError], all_in: str) ->
 
 
 def echo_skipped(skipped: Skipped) -> None:
-    """Print on standard error what a walk through folders passed over, in one line, if there is anything."""
+    """Print what a search of folders skipped, if anything, in one line on standard error."""
     if str(skipped):
         echo(f"Skipped {skipped}.", err=True)

@@ -1,4 +1,4 @@
-"""Commands that use bundles: predict, export, info."""
+"""Commands for bundles: predict, export, info."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genretree.cli.data import describe_store
+from genretree.cli.data import store_info
 from genretree.cli.options import (
     FOLDER,
     download_option,
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="[BUNDLE] PATHS...")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each file.")
-@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write a table; '-' for standard output.")
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="CSV file to write; '-' for standard output.")
 @click.option(
-    "--top", type=click.IntRange(1), default=3, show_default=True, help="How many alternatives to give at each level."
+    "--top", type=click.IntRange(1), default=3, show_default=True, help="Number of most probable nodes for each level."
 )
 @click.option(
     "--min-confidence",
     type=click.FloatRange(0, 1),
     default=0.0,
-    help="Name the path only as far down as its probability reaches this, 0 to 1.",
+    help="Minimum probability, 0 to 1; the path ends above the first node below it.",
 )
 @click.option("--salvage", is_flag=True, help="Use what can be decoded of truncated files.")
 @click.option(
@@ -49,10 +49,10 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     default=2,
     show_default=True,
-    help="Files worked on at a time, at most one for each processor.",
+    help="Files in work at a time, at most one for each processor.",
 )
 @images_option
-@click.option("--one-track", is_flag=True, help="Take all images for slices of one track.")
+@click.option("--one-track", is_flag=True, help="Treat all images as slices of one track.")
 @runtime_options("auto", "auto")
 @download_option
 @quiet_option
@@ -71,20 +71,20 @@ def predict(
     download: bool,
     quiet: bool,
 ) -> None:
-    """Name the genre path of every sound file in PATHS (files or folders), by BUNDLE (a folder, or a name on the Hub).
+    """Predict the genre paths of all audio files in PATHS (files or folders) with BUNDLE (a folder or Hub name).
 
-    Without a bundle the tags of the MusiCNN networks are read as genres, as far as they reach (once before that:
-    genretree weights get musicnn).
+    Without a bundle, genres are derived from the tags of the MusiCNN networks, as far as these allow. This needs their
+    weights: genretree weights get musicnn.
 
-    Instead of sound, images of the spectra: mel.png cqt.png chroma.png, or a folder of such files (song_mel.png, or
-    mel/song.png). They are drawn in magma or grey, or raw dB values (.npy).
+    PATHS may also be spectrogram images instead of audio: mel.png cqt.png chroma.png, or a folder of such files
+    (song_mel.png, or mel/song.png), rendered in magma or grey, or raw dB values (.npy).
 
-    Folders are searched for all sound formats; links are followed, and each file is classified once. A bad file is
-    reported and the others go on; the exit status is 1 if any failed.
+    Folders are searched for all audio formats; links are followed, and each file is classified once. Files that can't
+    be used are reported, and the exit status is then 1.
     """
     from genretree.bundle.hub import find_bundle
     from genretree.prediction.from_images import find_image_sets, predict_images
-    from genretree.prediction.predict import PredictionError, find_files, predict_found_files, write_csv
+    from genretree.prediction.predict import PredictionError, find_files, format_csv, predict_found_files
     from genretree.progress import progress_bar
     from genretree.sound.walk import SoundWalk
 
@@ -92,24 +92,22 @@ def predict(
     sets = find_image_sets(image_paths)
     if (one_track or image_form != "auto") and not sets:
         option = "--one-track" if one_track else "--images"
-        raise click.UsageError(
-            f"{option} goes with images, and there are none in {', '.join(map(printable, audio_paths))}"
-        )
+        raise click.UsageError(f"{option} needs images, and there are none in {', '.join(map(printable, audio_paths))}")
     files: list[Path | PredictionError] = []
     walk = SoundWalk()
     for path in audio_paths:
-        known = walk.covers(path)
-        found = list(find_files([path], walk))
-        if not found and not known:
-            echo(f"{printable(path)}: no sound files in this folder", err=True)
-        files += found
+        searched = walk.covers(path)
+        new_files = list(find_files([path], walk))
+        if not new_files and not searched:
+            echo(f"{printable(path)}: no audio files in this folder", err=True)
+        files += new_files
     if csv_file is not None and str(csv_file) != "-" and not csv_file.absolute().parent.is_dir():
-        raise click.ClickException(f"{csv_file}: there is no such folder to write into")
+        raise click.ClickException(f"{csv_file}: the folder does not exist; create it or choose another")
     if not files and not sets:
         echo_skipped(walk.skipped)
-        raise click.ClickException(f"no sound files in {', '.join(map(printable, audio_paths))}")
+        raise click.ClickException(f"no audio files in {', '.join(map(printable, audio_paths))}")
     loaded = _load(None if bundle is None else find_bundle(bundle, download, not quiet), runtime, precision)
-    rows: list[Prediction | PredictionError] = []  # of a table; all else is said at once, and not held
+    rows: list[Prediction | PredictionError] = []  # only for a table; other output is printed at once
     failed: list[PredictionError] = []
     total = len(files) + (1 if one_track else len(sets))
     with progress_bar(total, "predict", "file", not quiet and total > 1) as tick:
@@ -127,7 +125,7 @@ def predict(
                 _show_prediction(result)
             tick()
     if csv_file is not None:
-        write_or_print(csv_file, write_csv(rows, loaded.taxonomy.levels))
+        write_or_print(csv_file, format_csv(rows, loaded.taxonomy.levels))
     echo_failures(failed, "--json" if csv_file is None else "the table")
     echo_skipped(walk.skipped)
     if failed:
@@ -136,26 +134,29 @@ def predict(
 
 @click.command()
 @click.argument("bundle", type=FOLDER)
-@click.option("--to", type=click.Choice(["openvino", "onnx"]), required=True, help="The form to write.")
-@click.option("--out", type=FOLDER, help="A folder of its own; by default it becomes a part of the bundle.")
-@click.option("--overwrite", is_flag=True, help="Replace an export that is there.")
+@click.option("--to", type=click.Choice(["openvino", "onnx"]), required=True, help="Format of the export.")
+@click.option("--out", type=FOLDER, help="Folder to write to.  [default: inside the bundle]")
+@click.option("--overwrite", is_flag=True, help="Replace an existing export.")
 def export(bundle: Path, to: ExportFormat, out: Path | None, overwrite: bool) -> None:
-    """Write the networks of BUNDLE for a faster runtime than torch.
+    """Export the networks of BUNDLE to a runtime that is faster than torch.
 
-    As a part of the bundle, `genretree predict` takes them up by itself. All preparation of the images is in them: they
-    take stored images, uint8, any number of them.
+    `genretree predict` uses an export inside the bundle automatically. Exported networks include all preprocessing;
+    they take batches of stored images, uint8.
     """
     from genretree.bundle.export import export_bundle
 
-    found = export_bundle(bundle, to, out, overwrite)
-    echo(f"{found.folder}: {', '.join(found.files)} (at most {found.difference:.0e} away from torch).")
+    exported = export_bundle(bundle, to, out, overwrite)
+    echo(
+        f"{exported.folder}: {', '.join(exported.files)} "
+        f"(probabilities differ from torch by at most {exported.difference:.0e})."
+    )
 
 
 @click.command()
 @click.argument("folder", type=FOLDER)
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the information as JSON.")
 def info(folder: Path, as_json: bool) -> None:
-    """Say what a STORE or a BUNDLE (a folder, or a name on the Hub that was pulled) holds."""
+    """Show the contents of a store or a bundle: FOLDER, or the Hub name of a bundle in the cache."""
     from genretree.bundle.hub import find_bundle
     from genretree.bundle.manifest import read_description
     from genretree.cli.tables import show_bundle, show_store
@@ -169,18 +170,18 @@ def info(folder: Path, as_json: bool) -> None:
     if not (folder / "store.json").exists():
         raise click.ClickException(f"{folder}: neither a store nor a bundle")
     store = Store(folder)
-    echo_json(describe_store(store), indent=1) if as_json else show_store(store)
+    echo_json(store_info(store), indent=1) if as_json else show_store(store)
 
 
 def _split_paths(paths: Sequence[Path]) -> tuple[Path | None, list[Path], list[Path]]:
-    """Separate the bundle, which comes first if there is one, from paths of images and of audio."""
+    """Separate the bundle, if the first path is one, from paths of images and of audio."""
     from genretree.prediction.from_images import find_content
 
     content = {path: find_content(path) for path in dict.fromkeys(paths)}
     bundle = paths[0] if (paths[0] / "bundle.json").exists() or content[paths[0]] is None else None
     rest = paths if bundle is None else paths[1:]
     if not rest:
-        raise click.UsageError("Missing argument 'PATHS...': name sound files or folders after the bundle.")
+        raise click.UsageError("Missing argument 'PATHS...': pass audio files or folders after the bundle.")
     images = [path for path in rest if content[path] == "images"]
     return bundle, images, [path for path in rest if content[path] != "images"]
 

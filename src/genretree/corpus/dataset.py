@@ -28,11 +28,15 @@ Tree = Taxonomy | Mapping[str, Any] | str | Path | None
 class Dataset:
     """Tracks with a genre path and a group each.
 
-    Create one with the `from_...` methods.
+    Create one with a `from_...` method.
 
     Parameters
     ----------
     manifest : Manifest
+
+    See Also
+    --------
+    genretree.read_manifest : Read a folder or CSV.
 
     Examples
     --------

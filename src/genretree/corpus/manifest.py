@@ -60,26 +60,33 @@ class Track:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The tracks of a source in their order, with the rows that cannot be used and the files that were skipped.
+    """Labelled tracks of a folder or CSV, in order.
 
     Parameters
     ----------
     source : Path
-        Folder or CSV.
+        The folder or CSV.
     tracks : tuple of Track
-        The usable tracks.
     taxonomy : Taxonomy
-        The genre tree.
+        The genre tree; each track's genre is one of its leaves.
     group_by : str
-        What must not be divided by a split: `artist`, `album`, `folder`, `track` or a column.
+        What a split must not divide: `artist`, `album`, `folder` or `track`.
     rejected : tuple of Failure
-        Rows that cannot be used.
+        Rows that can't be used, with reasons.
     skipped : Skipped
-        Files of other types and links that the search of a folder skipped.
+        What the search of a folder passed over.
 
     See Also
     --------
-    read_manifest : Read a manifest from a folder or a CSV.
+    genretree.read_manifest : Read one.
+    genretree.Dataset : The same from records, data frames or mirdata loaders.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> manifest = genretree.read_manifest("tracks.csv")
+    >>> manifest.group_by, manifest.tracks[0].path.name
+    ('artist', 'Punk-0-0.wav')
     """
 
     source: Path
@@ -140,23 +147,21 @@ def read_manifest(
     ArgumentError
         If an argument has the wrong type.
     CorpusError
-        If the source cannot be read, lacks a column, or has no usable track. Single bad rows are in `rejected` instead.
+        If the source can't be read, lacks a column, or has no usable track. A single bad row is in `rejected` instead.
 
     See Also
     --------
-    genretree.Dataset : Data sets from records, data frames or mirdata.
-    genretree.prepare : Compute the images of a manifest.
+    genretree.prepare : Compute the images of the tracks.
+    genretree.Dataset : The same from records, data frames or mirdata loaders.
 
     Examples
     --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     table = Path(folder, "music.csv")
-    ...     _ = table.write_text("path,genre,artist\na.mp3,Rock/Punk,One\nb.mp3,Jazz,Two\n")
-    ...     manifest = read_manifest(table)
-    >>> manifest.taxonomy.leaves, manifest.group_by
-    ((('Jazz',), ('Rock', 'Punk')), 'artist')
+    >>> import genretree
+    >>> manifest = genretree.read_manifest("tracks.csv", group="artist")
+    >>> len(manifest.tracks), manifest.rejected
+    (24, ())
+    >>> manifest.taxonomy.leaves
+    (('Jazz',), ('Rock', 'Indie'), ('Rock', 'Punk'))
     """
     source = require_path("source", source)
     if tree is not None:

@@ -115,26 +115,18 @@ def prepare(
 
     See Also
     --------
-    genretree.read_manifest : Read a folder or CSV of labelled music.
-    genretree.train : Train a model on a store.
+    genretree.read_manifest : Read the tracks of a folder or CSV.
+    genretree.Dataset.prepare : Prepare records, data frames or mirdata loaders.
+    genretree.Store : The result.
 
     Examples
     --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> import numpy as np
-    >>> import soundfile
-    >>> from genretree import ImageSettings, read_manifest
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     for number, genre in enumerate(["Low", "High"]):
-    ...         Path(folder, "music", genre).mkdir(parents=True)
-    ...         y = np.sin(np.arange(44100) * (0.05 + 0.1 * number))
-    ...         soundfile.write(Path(folder, "music", genre, "a.wav"), y, 22050)
-    ...     manifest = read_manifest(Path(folder, "music"))
-    ...     settings = ImageSettings(slice_seconds=2.0, size=32)
-    ...     store = prepare(manifest, Path(folder, "store"), settings, workers=1)
-    ...     store.n_tracks, store.images.shape
-    (2, (2, 3, 32, 32))
+    >>> import genretree
+    >>> manifest = genretree.read_manifest("tracks.csv")
+    >>> settings = genretree.ImageSettings(slice_seconds=2.0, size=32)
+    >>> store = genretree.prepare(manifest, "STORE", settings)
+    >>> store.n_tracks, store.failures
+    (24, ())
     """
     from genretree.sound.spectra import resolve_engine
 

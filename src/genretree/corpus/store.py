@@ -65,27 +65,32 @@ class StoreMetadata:
 
 
 class Store:
-    """A prepared corpus, opened for reading. Images are memory-mapped.
+    """A prepared corpus, opened for reading.
+
+    Images are memory-mapped, so that opening a store of any size is quick.
 
     Parameters
     ----------
-    folder : str or path
-        The store's folder.
+    folder : path
+        Folder that `genretree.prepare` wrote.
 
     Raises
     ------
     CorpusError
-        If the folder is not a store, incomplete, damaged, or of another format version.
+        If the store is incomplete, damaged or of another format.
 
     See Also
     --------
-    genretree.prepare : Create a store.
+    genretree.prepare : Make a store.
 
     Examples
     --------
-    >>> store = Store("STORE")  # doctest: +SKIP
-    >>> store.n_tracks, store.images.shape  # doctest: +SKIP
-    (1700, (8500, 3, 224, 224))
+    >>> import genretree
+    >>> store = genretree.Store("STORE")
+    >>> store.n_tracks, store.images.shape[1:]
+    (24, (3, 32, 32))
+    >>> store.split().parts.count("test")
+    4
     """
 
     def __init__(self, folder: str | Path) -> None:

@@ -72,11 +72,54 @@ class Correctness:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Metrics by `slice` and by `track`, with the data and the protocol that they refer to.
+    """Metrics of a bundle on one part of a store, by slice and by track, and their conditions.
 
-    `protocol` states in a sentence how the test music relates to the training music, `disjoint` in a word that
-    accompanies every metric: `artist-disjoint`, `track-disjoint` ..., `file-disjoint` (other files, but possibly by
-    known artists), `LEAKING`, `unknown`. `runtime` is the runtime and precision of the model's networks.
+    Parameters
+    ----------
+    slice, track : UnitScores
+        Metrics over slices, and over tracks, whose probabilities are averages over their slices.
+    family : str
+    heads : {"tree", "independent"}
+    bundle, store : str
+        Folders.
+    part, split : str
+        Part of the store that was scored, and the split it belongs to.
+    group_by : str
+        What the split does not divide: `artist`, `album`, `folder` or `track`.
+    protocol : str
+        How far the metrics apply to unseen music, in a sentence.
+    disjoint : str
+        The same in a word: `artist-disjoint`, `track-disjoint` ..., `file-disjoint` (other files, perhaps by artists of
+        the training data), `LEAKING` or `unknown`.
+    known_tracks, known_groups : int
+        Tracks and groups of this part that are also in the training data.
+    seed : int
+        Bootstrap seed.
+    settings, training : dict
+        Settings and training record of the bundle.
+    version : str
+        Version of genretree.
+    calibration : dict, optional
+    outcomes : tuple of ItemResult
+        Result of each track and slice.
+    marks : Correctness
+        Correctness of each track and slice, for paired tests.
+    runtime : str
+        Runtime and precision of the model's networks, such as `openvino bf16`.
+
+    See Also
+    --------
+    genretree.evaluate : Compute one.
+    genretree.evaluation.evaluate.compare_evaluations : Compare two with a paired test.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> result = genretree.evaluate(genretree.load("BUNDLE"), genretree.Store("STORE"))
+    >>> result.disjoint
+    'artist-disjoint'
+    >>> [level.name for level in result.track.levels]
+    ['level_1', 'level_2']
     """
 
     slice: UnitScores
@@ -156,15 +199,15 @@ def evaluate(
 
     See Also
     --------
-    compare_evaluations : Compare two bundles on the same music.
+    Evaluation : The result.
+    genretree.evaluation.evaluate.compare_evaluations : Compare two with a paired test.
 
     Examples
     --------
     >>> import genretree
-    >>> bundle, store = genretree.load("BUNDLE"), genretree.Store("STORE")  # doctest: +SKIP
-    >>> evaluation = genretree.evaluate(bundle, store)  # doctest: +SKIP
-    >>> evaluation.track.levels[0].accuracy, evaluation.disjoint  # doctest: +SKIP
-    (0.87, 'artist-disjoint')
+    >>> result = genretree.evaluate(genretree.load("BUNDLE"), genretree.Store("STORE"), part="all")
+    >>> 0 <= result.track.levels[0].accuracy <= 1
+    True
     """
     require_type("bundle", bundle, Bundle, "use genretree.load")
     require_type("store", store, Store, "use genretree.Store")

@@ -185,6 +185,19 @@ class Explanation:
     check : mapping, optional
         Faithfulness of the map of the last node, from
         `genretree.explanation.evaluate.faithfulness.measure_faithfulness`.
+
+    See Also
+    --------
+    genretree.explain : Compute one.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> explanation = genretree.explain(genretree.load("BUNDLE"), "song.mp3")
+    >>> explanation.prediction.path
+    ('Rock', 'Punk')
+    >>> explanation.method
+    'occlusion'
     """
 
     prediction: Prediction

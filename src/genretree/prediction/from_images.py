@@ -1,4 +1,4 @@
-"""From images of spectra to genre paths, without any sound."""
+"""Predict the genre paths of tracks from spectrogram images, without audio."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from genretree.files import printable
 from genretree.prediction.predict import (
     Prediction,
     PredictionError,
+    as_prediction,
     check_arguments,
-    describe,
     find_files,
     score_images,
 )
@@ -28,47 +28,51 @@ from genretree.sound.walk import is_sound_name
 
 
 def needed_images(bundle: Bundle) -> tuple[Modality, ...]:
-    """Give the images that a model sees.
+    """Return the names of the images that a model takes.
 
     Raises
     ------
     SettingsError
-        If it works from sound.
+        If the model needs audio.
     """
     if requested_features(bundle.model.input_features):
         raise SettingsError(
-            f"{bundle.folder}: a model of the family {bundle.family} works from sound, not from images; give it sound "
-            "files, or use a model of another family"
+            f"{bundle.folder}: models of the family {bundle.family} need audio, not images; pass audio files, or "
+            "use a model of another family"
         )
     modalities: tuple[Modality, ...] = getattr(bundle.settings, "modalities", MODALITIES)
     return modalities
 
 
 def find_image_sets(paths: Iterable[str | Path]) -> list[ImageSet]:
-    """Group images, and those in folders, by slice; see `genretree.corpus.triples`."""
-    found: list[Path] = []
+    """Group image files, and those in folders, by slice; see `genretree.corpus.triples`."""
+    images: list[Path] = []
     for path in map(Path, paths):
-        found += walk_images(path) if path.is_dir() else [path]
-    return group_images(found)
+        images += walk_images(path) if path.is_dir() else [path]
+    return group_images(images)
 
 
 def read_slices(bundle: Bundle, sets: Sequence[ImageSet], form: ImageForm = "auto") -> UInt8Array:
-    """Read the slices of one track; returns uint8, shape (n, 3, size, size), without silent slices.
+    """Read the images of one track's slices; silent slices are left out.
+
+    Returns
+    -------
+    ndarray, uint8, shape (n_slices, 3, size, size)
 
     Raises
     ------
     ImageError
-        If an image can't be used, or all slices are without range.
+        If an image can't be used, or all slices are silent.
     SettingsError
-        If the model works from sound.
+        If the model needs audio.
     """
     needed = needed_images(bundle)
-    places = [MODALITIES.index(name) for name in needed]
+    channels = [MODALITIES.index(name) for name in needed]
     images = [read_set(item, bundle.images, needed, form) for item in sets]
-    kept = [image for image in images if any(image[place].max() > image[place].min() for place in places)]
-    if not kept:
+    not_silent = [image for image in images if any(np.ptp(image[channel]) > 0 for channel in channels)]
+    if not not_silent:
         raise ImageError("silence", sets[0].name, "every pixel has the same value, as in silence")
-    return np.stack(kept)
+    return np.stack(not_silent)
 
 
 def predict_images(
@@ -80,17 +84,17 @@ def predict_images(
     top: int = 3,
     min_confidence: float = 0.0,
 ) -> Iterator[Prediction | PredictionError]:
-    """Name the genre path of slices given as images.
+    """Predict genre paths from spectrogram images of slices.
 
     Parameters
     ----------
     bundle : Bundle
     sets : sequence of ImageSet
-        As `find_image_sets` gives them.
-    form : "auto", "drawn", "grey" or "raw"
+        From `find_image_sets`.
+    form : {"auto", "drawn", "grey", "raw"}
         See `genretree.sound.images.read_image`.
     one_track : bool
-        Take all for slices of one track, in their order, and average them; else each is a track of one slice.
+        Treat all images as consecutive slices of one track and average them; otherwise each slice is a track.
     top, min_confidence
         As for `genretree.predict`.
 
@@ -102,28 +106,28 @@ def predict_images(
     Raises
     ------
     SettingsError
-        If the model works from sound, or `min_confidence` is out of range.
+        If the model needs audio, or `min_confidence` is not in [0, 1].
     """
     check_arguments(bundle, min_confidence, top)
     needed_images(bundle)
     for track in [list(sets)] if one_track else [[item] for item in sets]:
         try:
             images = read_slices(bundle, track, form)
-            yield describe(bundle, track[0].name, score_images(bundle, images), top, min_confidence)
+            yield as_prediction(bundle, track[0].name, score_images(bundle, images), top, min_confidence)
         except ImageError as error:
             yield PredictionError(error.path, error.kind, str(error))
-        except Exception as error:  # whatever one image brings about must not stop the others
+        except Exception as error:  # no error of one image may stop the others
             name = printable(track[0].name)
             yield PredictionError(name, "internal", f"{name}: {type(error).__name__}: {error}")
 
 
 def holds_images(path: Path) -> bool:
-    """Whether a path is an image, or a folder with images of spectra in it and no sound."""
+    """Check for an image, or a folder that has spectrogram images and no audio."""
     return find_content(path) == "images"
 
 
 def find_content(path: Path) -> Literal["audio", "images"] | None:
-    """Say whether a path is, or its name promises, audio or an image; of a folder, what it contains, audio first."""
+    """Classify a path as audio or images by its content or suffix; audio takes precedence in a folder that has both."""
     if path.is_dir():
         if next(find_files([path]), None) is not None:
             return "audio"

@@ -1,4 +1,4 @@
-"""From sound files to genre paths."""
+"""Predict the genre paths of audio files, in order and in bounded memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from genretree.sound.slices import SliceImages, iter_slices, skip_silent, stack_
 from genretree.sound.walk import SoundWalk
 from genretree.taxonomy import Taxonomy, format_path
 
-_BATCH = 32  # slices drawn before they are scored, so memory doesn't grow with a file's length
+_BATCH = 32  # slices computed before they are scored, so that memory doesn't grow with a file's length
 _TOP = 3
 UNSURE = "?"
 
@@ -38,7 +38,25 @@ FileOrFiles = str | Path | Iterable[str | Path]
 
 @dataclass(frozen=True)
 class LabelProbability:
-    """A node's name and its probability, 0 to 1."""
+    """A node's name and its probability.
+
+    Parameters
+    ----------
+    label : str
+    probability : float
+        In [0, 1].
+
+    See Also
+    --------
+    LevelPrediction : The level of a path that the node belongs to.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> level = genretree.load("BUNDLE").predict("song.mp3").levels[0]
+    >>> [item.label for item in level.top]
+    ['Rock', 'Jazz']
+    """
 
     label: str
     probability: float
@@ -46,7 +64,32 @@ class LabelProbability:
 
 @dataclass(frozen=True, kw_only=True)
 class LevelPrediction:
-    """One level of a path: the node taken, its probability, the likeliest nodes, and whether it is sure enough."""
+    """One level of a predicted path.
+
+    Parameters
+    ----------
+    name : str
+        Name of the level.
+    label : str
+        Name of the predicted node.
+    probability : float
+        Calibrated probability of that node, in [0, 1].
+    top : tuple of LabelProbability
+        The most probable nodes, in descending order.
+    sure : bool
+        Whether the probability reaches `min_confidence` at this level and all above it.
+
+    See Also
+    --------
+    genretree.Prediction : The whole prediction.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> level = genretree.load("BUNDLE").predict("song.mp3").levels[0]
+    >>> level.name, level.label, level.sure
+    ('level_1', 'Rock', True)
+    """
 
     name: str
     label: str
@@ -57,7 +100,27 @@ class LevelPrediction:
 
 @dataclass(frozen=True, kw_only=True)
 class SlicePrediction:
-    """What one slice says: where it lies in the track (seconds), the path and its leaf's probability."""
+    """Prediction for one slice of a track.
+
+    Parameters
+    ----------
+    start, end : float
+        Position in the track, in seconds.
+    path : tuple of str
+    probability : float
+        Calibrated probability of the leaf, in [0, 1].
+
+    See Also
+    --------
+    genretree.Prediction : The prediction for the whole track.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> timeline = genretree.load("BUNDLE").predict("song.mp3").timeline
+    >>> timeline[0].start
+    0.0
+    """
 
     start: float
     end: float
@@ -67,29 +130,43 @@ class SlicePrediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """A file's genre path.
+    """Predicted genre path of a file.
 
     Parameters
     ----------
     file : str
     path : tuple of str
-        From the top level to the leaf, or as far down as the model is sure. Each name is a child of the one before it
-        (with the tree head; independent heads, kept for comparison, may contradict themselves).
+        From the top level to the leaf, or down to the last node whose probability reaches `min_confidence`. With the
+        tree head, each node is a child of the one before it; independent heads may contradict each other.
     levels : tuple of LevelPrediction
-        One for each level; a leaf that ends above stands for itself at the deeper ones.
+        One for each level. A leaf above the deepest level counts as its own child at the deeper levels.
     slices : int
-        How many slices were averaged; silent ones are left out.
+        Number of slices averaged, without silent ones.
     timeline : tuple of SlicePrediction
     padded : bool
-        The file is shorter than one slice and was repeated to fill it.
+        Whether the file is shorter than one slice and was repeated to fill it.
     consistent : bool
-        Whether each name of the path is a child of the one before it; always so with the tree head.
+        Whether each node of the path is a child of the one before it; always true with the tree head.
     note : str
-        What one must know of the bundle: that it was never trained, say.
+        A limitation of the bundle, such as that it was not trained.
     complete : bool
-        Whether `path` ends in a leaf; if not, the model is not sure enough of what lies below.
+        Whether `path` ends in a leaf.
     runtime : str
-        What ran the model's networks, and in which arithmetic: `openvino bf16`, say.
+        Runtime and precision of the model's networks, such as `openvino bf16`.
+
+    See Also
+    --------
+    genretree.predict : Predict for several files.
+    PredictionError : The result for a file that can't be used.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> prediction = genretree.load("BUNDLE").predict("song.mp3")
+    >>> prediction.shown
+    'Rock > Punk'
+    >>> [level.label for level in prediction.levels]
+    ['Rock', 'Punk']
     """
 
     file: str
@@ -105,7 +182,7 @@ class Prediction:
 
     @property
     def shown(self) -> str:
-        """The path for people: `Non_classic > Rock > Soft_rock`, or `Non_classic > Rock > ?`."""
+        """The path as text: `Non_classic > Rock > Soft_rock`, or `Non_classic > Rock > ?`."""
         return format_path(self.path if self.complete else (*self.path, UNSURE))
 
     def to_json(self) -> dict[str, Any]:
@@ -138,14 +215,34 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictionError:
-    """A file that could not be classified, or a folder that could not be read, and why."""
+    """A file that could not be classified, or a folder that could not be read, and the reason.
+
+    Parameters
+    ----------
+    file : str
+    kind : str
+        Stable machine-readable reason, such as `not_audio`, `truncated` or `silence`.
+    message : str
+        What is wrong, and what to do.
+
+    See Also
+    --------
+    genretree.SoundError : The exception that functions of a single file raise.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> [result] = genretree.predict(genretree.load("BUNDLE"), "no-such-file.mp3")
+    >>> isinstance(result, genretree.PredictionError), result.kind
+    (True, 'not_found')
+    """
 
     file: str
     kind: str
     message: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return what `genretree predict --json` prints."""
+        """Return plain names, as `genretree predict --json` prints them."""
         return {"file": self.file, "error": {"kind": self.kind, "message": self.message}}
 
 
@@ -158,27 +255,26 @@ def predict(
     salvage: bool = False,
     workers: int = 2,
 ) -> Iterator[Prediction | PredictionError]:
-    """Predict the genre path of audio files, in their order.
+    """Predict the genre paths of audio files, in order.
 
     Parameters
     ----------
     bundle : Bundle
     files : path or iterable of paths
-        Audio files. Folders are searched for them. Symbolic links are followed; a file that several links or folders
-        lead to comes once.
+        Audio files. Folders are searched for audio files and symbolic links are followed; each file is included once.
     top : int
-        How many of the likeliest nodes to give at each level.
+        Number of most probable nodes to return for each level.
     min_confidence : float
-        0 to 1: name the path only as far down as a node's probability reaches this.
+        In [0, 1]. The path ends above the first node with a smaller probability.
     salvage : bool
         Use what can be decoded of a truncated file.
     workers : int
-        Files that are worked on at a time, but no more than there are processors; these are divided among them.
+        Files in work at a time, at most the number of processors, which are divided among them.
 
-    Yields
-    ------
-    Prediction or PredictionError
-        One for each file, and an error for each link to nothing and each folder that can't be read. A bad file never
+    Returns
+    -------
+    iterator of Prediction or PredictionError
+        One for each file, and an error for each broken link and each folder that can't be read. A bad file never
         stops the others.
 
     Raises
@@ -187,6 +283,20 @@ def predict(
         If an argument has the wrong type.
     SettingsError
         If `min_confidence` is not in [0, 1].
+
+    See Also
+    --------
+    predict_file : Predict for one file.
+    genretree.Classifier.predict : The same as a method, for arrays too.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> model = genretree.load("BUNDLE")
+    >>> for result in genretree.predict(model, ["song.mp3", "no-such-file.mp3"]):
+    ...     print(result.path if isinstance(result, genretree.Prediction) else result.kind)
+    ('Rock', 'Punk')
+    not_found
     """
     check_arguments(bundle, min_confidence, top, workers)
     return map_files(lambda file: _predict_file(bundle, file, top, min_confidence, salvage), files, workers)
@@ -201,17 +311,20 @@ def predict_found_files(
     salvage: bool = False,
     workers: int = 2,
 ) -> Iterator[Prediction | PredictionError]:
-    """Do the same as `predict` for what `find_files` found; errors are passed on in their places."""
+    """Predict the genre paths of the files that `find_files` yields, and pass its errors on in place."""
     check_arguments(bundle, min_confidence, top, workers)
     return _map_found(lambda file: _predict_file(bundle, file, top, min_confidence, salvage), iter(files), workers)
 
 
 def check_arguments(bundle: Bundle, min_confidence: float = 0.0, top: int = _TOP, workers: int = 1) -> None:
-    """Refuse what is not a bundle, a threshold that is not a probability, and counts that are not positive integers.
+    """Check the types and ranges of arguments that several functions share.
 
     Raises
     ------
-    ArgumentError, SettingsError
+    ArgumentError
+        If `bundle` is not a bundle, or `top` or `workers` not a positive integer.
+    SettingsError
+        If `min_confidence` is not in [0, 1].
     """
     if not isinstance(bundle, Bundle):
         raise ArgumentError(
@@ -230,7 +343,7 @@ def map_files(function: Callable[[Path], T], files: FileOrFiles, workers: int = 
     Parameters
     ----------
     function : callable
-        Takes a path. What it raises becomes a `PredictionError`.
+        Takes a path. An exception that it raises becomes a `PredictionError`.
     files : path or iterable of paths
         Audio files. Folders are searched for them.
     workers : int
@@ -251,14 +364,14 @@ def map_files(function: Callable[[Path], T], files: FileOrFiles, workers: int = 
 
 
 def _map_found(
-    function: Callable[[Path], T], found: Iterator[Path | PredictionError], workers: int
+    function: Callable[[Path], T], files: Iterator[Path | PredictionError], workers: int
 ) -> Iterator[T | PredictionError]:
     workers = max(1, min(workers, available_processors()))
-    first = list(itertools.islice(found, workers))  # a single file gets all processors
+    first = list(itertools.islice(files, workers))  # a single file gets all processors
     workers = max(1, len(first))
     with shared_by(workers), ThreadPoolExecutor(workers) as pool:
         prefetch: list[Future[T | PredictionError]] = []
-        for file in itertools.chain(first, found):
+        for file in itertools.chain(first, files):
             prefetch.append(pool.submit(_apply_safely, function, file))
             if len(prefetch) > workers:
                 yield prefetch.pop(0).result()
@@ -267,26 +380,26 @@ def _map_found(
 
 
 def find_files(paths: Iterable[str | Path], walk: SoundWalk | None = None) -> Iterator[Path | PredictionError]:
-    """Yield files as given and, for a folder, every sound file below it.
+    """Yield the files given and, for a folder, every audio file below it.
 
     Parameters
     ----------
     paths : iterable of paths
     walk : SoundWalk, optional
-        Knows what was found before, and counts what is passed over.
+        Remembers the files of earlier calls, and counts those skipped.
 
     Yields
     ------
     Path or PredictionError
-        An error for what a folder holds that can't be read, such as a link to nothing.
+        An error for each entry of a folder that can't be read, such as a broken link.
     """
     walk = walk or SoundWalk()
     for path in map(Path, paths):
         if path.is_dir():
-            for found in walk.find([path]):
-                name = printable(found.name)
+            for entry in walk.find([path]):
+                name = printable(entry.name)
                 yield (
-                    PredictionError(name, found.error, f"{name}: {found.message}") if found.error else Path(found.name)
+                    PredictionError(name, entry.error, f"{name}: {entry.message}") if entry.error else Path(entry.name)
                 )
         elif not (path.is_file() and walk.covers(path)):
             walk.mark(path)
@@ -296,14 +409,39 @@ def find_files(paths: Iterable[str | Path], walk: SoundWalk | None = None) -> It
 def predict_file(
     bundle: Bundle, file: str | Path, *, top: int = _TOP, min_confidence: float = 0.0, salvage: bool = False
 ) -> Prediction:
-    """Name one file's genre path, with the options of `predict`.
+    """Predict the genre path of one audio file.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    file : path
+    top : int
+        Number of most probable nodes to return for each level.
+    min_confidence : float
+        In [0, 1]. The path ends above the first node with a smaller probability.
+    salvage : bool
+        Use what can be decoded of a truncated file.
+
+    Returns
+    -------
+    Prediction
 
     Raises
     ------
     ArgumentError
         If an argument has the wrong type or is out of range.
     SoundError
-        If the file can't be used; its `kind` says why.
+        If the file can't be used; its `kind` is the reason.
+
+    See Also
+    --------
+    predict : Predict for several files or folders.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> genretree.predict_file(genretree.load("BUNDLE"), "song.mp3").path
+    ('Rock', 'Punk')
     """
     check_arguments(bundle, min_confidence, top)
     file = require_path("file", file)
@@ -312,20 +450,20 @@ def predict_file(
 
 
 def _predict_file(bundle: Bundle, file: str | Path, top: int, min_confidence: float, salvage: bool) -> Prediction:
-    return describe(bundle, printable(file), score_file(bundle, file, salvage), top, min_confidence)
+    return as_prediction(bundle, printable(file), score_file(bundle, file, salvage), top, min_confidence)
 
 
 @dataclass(frozen=True)
 class SliceScores:
-    """What a model says of a file's slices, before calibration.
+    """Probabilities of the slices of a file, before calibration.
 
     Parameters
     ----------
     levels : list of arrays, one for each level, shape (n_slices, n_nodes)
     starts : list of float
-        Where each slice begins, in seconds; silent slices are left out.
+        Start of each slice in seconds, without silent slices.
     padded : bool
-        The file is shorter than one slice and was repeated to fill it.
+        Whether the file is shorter than one slice and was repeated to fill it.
     """
 
     levels: LevelProbabilities
@@ -334,12 +472,12 @@ class SliceScores:
 
 
 def score_file(bundle: Bundle, file: str | Path, salvage: bool = False) -> SliceScores:
-    """Draw a file's slices and score them, in bounded memory.
+    """Compute the slices of a file and score them, in bounded memory.
 
     Raises
     ------
     SoundError
-        If the file can't be used; its `kind` says why.
+        If the file can't be used; its `kind` is the reason.
     """
     slices = iter_slices(file, bundle.images, salvage=salvage, features=bundle.model.input_features)
     return score_slices(bundle, skip_silent(slices, file))
@@ -349,36 +487,36 @@ def score_slices(bundle: Bundle, slices: Iterable[SliceImages]) -> SliceScores:
     """Score the slices of one track, at least one, in batches."""
     starts: list[float] = []
     padded = False
-    found: list[LevelProbabilities] = []
+    scores: list[LevelProbabilities] = []
     batch: list[SliceImages] = []
-    for piece in slices:
-        padded = piece.padded
-        starts.append(float(piece.start))
-        batch.append(piece)
+    for item in slices:
+        padded = item.padded
+        starts.append(float(item.start))
+        batch.append(item)
         if len(batch) == _BATCH:
-            found.append(_score(bundle, batch))
+            scores.append(_score_batch(bundle, batch))
             batch = []
     if batch:
-        found.append(_score(bundle, batch))
-    return SliceScores([np.concatenate(parts) for parts in zip(*found, strict=True)], starts, padded)
+        scores.append(_score_batch(bundle, batch))
+    return SliceScores([np.concatenate(level) for level in zip(*scores, strict=True)], starts, padded)
 
 
 def score_images(bundle: Bundle, images: UInt8Array) -> SliceScores:
     """Score the images of consecutive slices of one track, uint8, shape (n_slices, 3, size, size), in batches."""
-    batches = (SliceInputs({IMAGES: images[at : at + _BATCH]}) for at in range(0, len(images), _BATCH))
-    parts = [bundle.model.predict_proba(batch) for batch in batches]
+    batches = (SliceInputs({IMAGES: images[start : start + _BATCH]}) for start in range(0, len(images), _BATCH))
+    scores = [bundle.model.predict_proba(batch) for batch in batches]
     seconds = bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
-    levels = [np.concatenate(level) for level in zip(*parts, strict=True)]
-    return SliceScores(levels, [place * seconds for place in range(len(images))], False)
+    levels = [np.concatenate(level) for level in zip(*scores, strict=True)]
+    return SliceScores(levels, [index * seconds for index in range(len(images))], False)
 
 
-def average_slices(bundle: Bundle, heard: SliceScores) -> LevelProbabilities:
-    """Give a whole file's calibrated probabilities: arrays of shape (1, n_nodes), one for each level."""
-    return bundle.average_slices(heard.levels)
+def average_slices(bundle: Bundle, scores: SliceScores) -> LevelProbabilities:
+    """Compute the calibrated probabilities of a whole file: one array of shape (1, n_nodes) for each level."""
+    return bundle.average_slices(scores.levels)
 
 
-def _score(bundle: Bundle, pieces: Sequence[SliceImages]) -> LevelProbabilities:
-    return bundle.model.predict_proba(stack_slices(pieces))
+def _score_batch(bundle: Bundle, slices: Sequence[SliceImages]) -> LevelProbabilities:
+    return bundle.model.predict_proba(stack_slices(slices))
 
 
 def _apply_safely(function: Callable[[Path], T], file: Path | PredictionError) -> T | PredictionError:
@@ -388,27 +526,32 @@ def _apply_safely(function: Callable[[Path], T], file: Path | PredictionError) -
         return function(file)
     except SoundError as error:
         return PredictionError(error.path, error.kind, str(error))
-    except Exception as error:  # whatever one file brings about must not stop the others
+    except Exception as error:  # no error of one file may stop the others
         return PredictionError(printable(file), "internal", f"{printable(file)}: {type(error).__name__}: {error}")
 
 
-def describe(bundle: Bundle, file: str, heard: SliceScores, top: int = _TOP, min_confidence: float = 0.0) -> Prediction:
-    """Make a prediction of what the model says of a file's slices."""
-    tree, heads, starts = bundle.taxonomy, bundle.model.heads, heard.starts
-    by_slice = bundle.calibrate(heard.levels, "slice")
-    averaged = average_slices(bundle, heard)
+def as_prediction(
+    bundle: Bundle, file: str, scores: SliceScores, top: int = _TOP, min_confidence: float = 0.0
+) -> Prediction:
+    """Calibrate and average the probabilities of a file's slices, and decode the path."""
+    tree, heads, starts = bundle.taxonomy, bundle.model.heads, scores.starts
+    by_slice = bundle.calibrate(scores.levels, "slice")
+    averaged = average_slices(bundle, scores)
     nodes = decode_levels(tree, heads, averaged)[0]
-    known, nodes = cut_path(tree, heads, averaged, nodes, min_confidence)
-    path = name_path(tree, heads, nodes)[:known]
-    named = []
+    n_confident, nodes = cut_path(tree, heads, averaged, nodes, min_confidence)
+    path = name_path(tree, heads, nodes)[:n_confident]
+    levels = []
     for level, (node, probabilities) in enumerate(zip(nodes, averaged, strict=True)):
         labels = tree.labels(level)
         best = np.argsort(-probabilities[0], kind="stable")[:top]
         choices = tuple(LabelProbability(labels[i], float(probabilities[0, i])) for i in best)
-        chance = float(probabilities[0, node])
-        named.append(
+        levels.append(
             LevelPrediction(
-                name=tree.levels[level], label=labels[node], probability=chance, top=choices, sure=level < known
+                name=tree.levels[level],
+                label=labels[node],
+                probability=float(probabilities[0, node]),
+                top=choices,
+                sure=level < n_confident,
             )
         )
     length = bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
@@ -427,53 +570,59 @@ def describe(bundle: Bundle, file: str, heard: SliceScores, top: int = _TOP, min
     return Prediction(
         file=file,
         path=path,
-        levels=tuple(named),
+        levels=tuple(levels),
         slices=len(starts),
         timeline=timeline,
-        padded=heard.padded,
+        padded=scores.padded,
         consistent=consistent,
         note=note,
-        complete=known == tree.depth,
+        complete=n_confident == tree.depth,
         runtime=bundle.runtime,
     )
 
 
 def cut_path(
-    tree: Taxonomy, heads: Heads, averaged: LevelProbabilities, nodes: Int64Array, least: float
+    tree: Taxonomy, heads: Heads, averaged: LevelProbabilities, nodes: Int64Array, min_confidence: float
 ) -> tuple[int, Int64Array]:
-    """Give how many levels are sure enough, and the nodes of a path that starts with those.
+    """Choose the path whose probabilities reach a threshold to the deepest level, and count these levels.
 
     Parameters
     ----------
     tree : Taxonomy
-    heads : "tree" or "independent"
+    heads : {"tree", "independent"}
     averaged : list of arrays, one for each level, shape (1, n_nodes)
     nodes : array, shape (depth,)
-        The nodes that were chosen, as `decode_levels` gives them.
-    least : float
-        0 to 1: the probability that makes a node sure.
+        Decoded nodes, from `decode_levels`.
+    min_confidence : float
+        Threshold in [0, 1].
+
+    Returns
+    -------
+    n_confident : int
+    nodes : array, shape (depth,)
 
     Notes
     -----
-    The path that is chosen gets the most levels right, but another may stay sure for longer: where one branch has many
-    children, each of them is unlikely, and yet the branch is not. Then that one is taken.
+    The decoded path maximises the expected number of correct levels, but another path may stay above the threshold for
+    longer: the children of a branch with many children are all improbable even if the branch is not. That path is
+    chosen then.
     """
 
-    def sure(row: Int64Array) -> int:
-        below = [level for level, node in enumerate(row) if averaged[level][0, node] < least]
+    def count_confident(row: Int64Array) -> int:
+        below = [level for level, node in enumerate(row) if averaged[level][0, node] < min_confidence]
         return below[0] if below else tree.depth
 
     if heads != "tree":
-        known = sure(nodes)
-        if least:  # what contradicts itself is not sure
+        n_confident = count_confident(nodes)
+        if min_confidence:  # levels that contradict each other are not confident
             paths = tree.ancestors.tolist()
-            while known and not any(path[:known] == nodes[:known].tolist() for path in paths):
-                known -= 1
-        return known, nodes
-    # On equal depth the path that was chosen stands first, then the likeliest.
+            while n_confident and not any(path[:n_confident] == nodes[:n_confident].tolist() for path in paths):
+                n_confident -= 1
+        return n_confident, nodes
+    # At equal depth the decoded path comes first, then the most probable.
     order = np.argsort(-averaged[-1][0], kind="stable")
     rows = [nodes, *(tree.ancestors[leaf] for leaf in order)]
-    depths = [sure(row) for row in rows]
+    depths = [count_confident(row) for row in rows]
     deepest = max(depths)
     if deepest == 0 or deepest == depths[0]:
         return deepest, nodes
@@ -481,8 +630,8 @@ def cut_path(
     return deepest, max(candidates, key=lambda row: averaged[deepest - 1][0, row[deepest - 1]])
 
 
-def write_csv(results: Sequence[Prediction | PredictionError], level_names: Sequence[str]) -> str:
-    """Give predictions as CSV text: file, path, a label and a probability column for each level, slices, error."""
+def format_csv(results: Sequence[Prediction | PredictionError], level_names: Sequence[str]) -> str:
+    """Format predictions as CSV text: file, path, a label and a probability for each level, slices, error."""
     buffer = io.StringIO()
     columns = ["file", "path", "complete"]
     for name in level_names:

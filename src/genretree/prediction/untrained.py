@@ -1,4 +1,4 @@
-"""A bundle for those who have none yet: it names a path without any training."""
+"""A zero-shot bundle that maps the tags of the MusiCNN networks to genres."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from genretree.models.families.zero_shot import TagModel, zero_shot_settings
 from genretree.settings import ImageSettings
 
 NOTE = (
-    "untrained: read from the tags of the published MusiCNN networks, which tell no more than this; "
-    "for your own genres and finer ones, train a bundle"
+    "untrained: derived from the tags of the published MusiCNN networks; for your own genres and finer ones, "
+    "train a bundle"
 )
 
 
 def zero_shot_bundle() -> Bundle:
-    """Give a bundle of the ccmusic tree, as far down as the tags of the MusiCNN networks reach.
+    """Return a zero-shot bundle for the part of the ccmusic tree that the tags of the MusiCNN networks cover.
 
     Raises
     ------
     TrainingError
-        If the networks' weights are not on this machine; says how to get them.
+        If the networks' weights are not on this machine.
     """
     model = TagModel.load("ccmusic")
     tree = model.tree.taxonomy

@@ -94,14 +94,17 @@ def train(
     --------
     genretree.prepare : Prepare a store from audio or images.
     genretree.load_bundle : Load a bundle that was trained before.
+    genretree.GenreClassifier : A scikit-learn estimator that prepares and trains.
+    genretree.evaluate : Evaluate a bundle on held-out tracks.
 
     Examples
     --------
     >>> import genretree
-    >>> store = genretree.Store("corpus")  # doctest: +SKIP
-    >>> bundle = genretree.train(store, "boosting", "bundle", {"epochs": 50})  # doctest: +SKIP
-    >>> bundle.training["seconds"]  # doctest: +SKIP
-    31.4
+    >>> store = genretree.Store("STORE")
+    >>> settings = {"components": 8, "epochs": 5, "image_size": 32, "min_samples_leaf": 2}
+    >>> bundle = genretree.train(store, "boosting", "NEW", settings)
+    >>> bundle.family
+    'boosting'
     """
     require_type("store", store, Store, "use genretree.Store, or genretree.prepare")
     out = require_path("out", out)

@@ -109,13 +109,23 @@ def pull(name: str, *, revision: str | None = None, to: str | Path | None = None
 
     See Also
     --------
-    genretree.load : Load a bundle by its name on the Hub.
+    genretree.push : Upload a bundle.
+    genretree.load : Load a bundle from the cache.
 
     Examples
     --------
     >>> import genretree
-    >>> genretree.pull("user/rock").pinned  # doctest: +SKIP
-    'user/rock@0123456789abcdef0123456789abcdef01234567'
+    >>> pulled = genretree.pull("you/rock")  # doctest: +SKIP
+    >>> genretree.load(pulled.folder).predict("song.mp3").path  # doctest: +SKIP
+    ('Rock', 'Punk')
+
+    A name that can't be on the Hub is refused without a connection:
+
+    >>> try:
+    ...     genretree.pull("you/rock/punk")
+    ... except genretree.GenretreeError as error:
+    ...     print(error.kind)
+    hub
     """
     require_text("name", name)
     hub_name = require_name(name, revision)

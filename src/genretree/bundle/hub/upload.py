@@ -108,9 +108,15 @@ def push(
     Examples
     --------
     >>> import genretree
-    >>> pushed = genretree.push("BUNDLE", "user/rock", private=True)  # doctest: +SKIP
-    >>> pushed.url  # doctest: +SKIP
-    'https://huggingface.co/user/rock'
+    >>> genretree.push("BUNDLE", "you/rock", private=True)  # doctest: +SKIP
+
+    A name that can't be on the Hub is refused without a connection:
+
+    >>> try:
+    ...     genretree.push("BUNDLE", "you/rock/punk")
+    ... except genretree.GenretreeError as error:
+    ...     print(error.kind)
+    hub
     """
     folder = require_path("folder", folder)
     require_text("name", name)

@@ -204,7 +204,8 @@ def compute_mel(y: Float32Array) -> Float32Array:
         spectrum = fft.rfft(frames[start : start + _FRAMES_AT_A_TIME] * window, axis=1)[:, :-1]
         power = np.square(spectrum.real) + np.square(spectrum.imag)
         mel[start : start + len(power)] = power @ filters
-    return ((np.log(mel + np.float32(1e-5)) + np.float32(4.5)) / np.float32(5)).T
+    normalised: Float32Array = (np.log(mel + np.float32(1e-5)) + np.float32(4.5)) / np.float32(5)
+    return normalised.T
 
 
 @lru_cache(maxsize=1)
@@ -222,7 +223,8 @@ def _mel_filters() -> Float32Array:
     edges = np.linspace(0, 1127 * np.log1p(FMAX / 700), N_MELS + 2)
     rise = (mel[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
     fall = (edges[2:] - mel[:, None]) / (edges[2:] - edges[1:-1])
-    return np.maximum(0, np.minimum(rise, fall)).astype(np.float32)
+    filters: Float32Array = np.maximum(0, np.minimum(rise, fall)).astype(np.float32)
+    return filters
 
 
 def read_published(path: Path) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from genretree.explanation.api import make_timelines, node_probabilities, predic
 from genretree.explanation.slices import TrackSlices
 from genretree.models.runtime.types import Precision, RuntimeChoice
 from genretree.parallel import shared_by
-from genretree.prediction.predict import SliceScores, describe
+from genretree.prediction.predict import SliceScores, as_prediction
 from genretree.service.config import Limits
 from genretree.service.engine.loaded_models import LoadedModel, load_models
 from genretree.service.errors import Problem, busy, file_problem, unavailable
@@ -234,7 +234,7 @@ class Service:
 
     def describe(self, loaded: LoadedModel, name: str, scores: SliceScores, min_confidence: float) -> dict[str, Any]:
         """Return a prediction in the format of `genretree predict --json`."""
-        return describe(loaded.bundle, name, scores, min_confidence=min_confidence).to_json()
+        return as_prediction(loaded.bundle, name, scores, min_confidence=min_confidence).to_json()
 
     def tree_and_timelines(self, loaded: LoadedModel, scores: SliceScores) -> dict[str, Any]:
         """Return the probabilities of all nodes, and the timelines of the predicted path."""

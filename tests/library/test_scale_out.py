@@ -19,7 +19,7 @@ from genretree.library.database import records
 from genretree.library.database.connection import open_database
 from genretree.library.scan.analyse import analyse
 from genretree.library.scan.remote import remote_content, walk_anywhere
-from genretree.remote import fetched
+from genretree.remote import download_file
 from genretree.sound.walk import Skipped, SoundWalk
 
 pytestmark = [
@@ -97,7 +97,7 @@ class _Maker:
 
 @pytest.mark.parametrize(
     ("scheme", "kept"), [("file://", ""), ("local://", "file://")]
-)  # a local path; fetched like a remote file
+)  # a local path; download_file like a remote file
 def test_files_are_analysed_by_url(cluster: Any, tmp_path: Path, scheme: str, kept: str) -> None:
     from genretree.library.scan.ray_backend import RayEngine
 
@@ -147,7 +147,7 @@ def test_the_memory_file_system_is_walked_and_fetched_from() -> None:
     assert (found.path, found.size) == ("memory:///bucket/music/deep/x.ogg", 5)
     size, mtime_ns, content = remote_content(found.path)
     assert (size, mtime_ns) == (5, found.mtime_ns)
-    with fetched(found.path) as copy:
+    with download_file(found.path) as copy:
         assert (copy.read_bytes(), copy.suffix) == (b"sound", ".ogg")
     assert not copy.exists()
     time.sleep(0.01)

@@ -81,7 +81,7 @@ def _describe(folder: Path, **changes: object) -> None:
         ({"family": "magic"}, "unknown model family"),
         ({"settings": {"colour": 3}}, "unknown setting 'colour'"),
         ({"images": {"size": -1}}, "size"),
-        ({"taxonomy": {"leaves": [["a"]], "levels": ["x"]}}, "at least two"),
+        ({"taxonomy": {"leaves": [["a"]], "levels": ["x"]}}, "at least 2"),
         ({"files": {"../../evil": "0"}}, "outside the bundle"),
         ({"files": {"/etc/passwd": "0"}}, "outside the bundle"),
         ({"files": {"a/b/c": "0"}}, "outside the bundle"),

@@ -200,6 +200,7 @@ def test_without_rules_it_decides_as_predict_does(weights: list[float], least: f
     leaves = np.array(weights) / sum(weights)
     bundle = SimpleNamespace(taxonomy=TREE, model=SimpleNamespace(heads="tree"), training={}, runtime="")
     bundle.calibrate = lambda levels, unit: levels
+    bundle.average_slices = lambda levels, tracks=None: [level.mean(axis=0, keepdims=True) for level in levels]
     bundle.images = SimpleNamespace(slice_frames=100)
     expected = as_prediction(bundle, "x", SliceScores(levels_of(*leaves), [0.0], False), 3, least)  # type: ignore[arg-type]
     found = decide(MODEL_KEY, levels_of(*leaves), parse_mapping({"min_confidence": least, "min_depth": 1}, TREE))

@@ -31,10 +31,12 @@ FOREGROUND, BACKGROUND = 200, 90  # grey levels of the slice and of its baseline
 
 def main() -> None:
     """Write the reference values."""
-    import quantus  # type: ignore[import-not-found, unused-ignore]
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
+    given = parser.parse_args()
+
+    import quantus  # type: ignore[import-not-found, unused-ignore]
+
     rng = np.random.default_rng(0)
     weights = rng.normal(0, 1, ROWS * len(STEP_LENGTHS))  # one per part; positive for the node
     weights = np.round((weights - weights.mean() + 0.05) / 6, 4)  # keeps the probability away from 0 and 1
@@ -66,7 +68,7 @@ def main() -> None:
         "size": SIZE,
         **curves,
     }
-    parser.parse_args().out.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    given.out.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 class Logistic(nn.Module):

@@ -182,7 +182,7 @@ def train_ours(task: Task) -> None:
         return run
 
     setattr(Trainer, "training_step", gated)  # noqa: B010
-    for name in ("_reduce", "_change", "_normalise", "_mask"):
+    for name in ("_downsample", "_augment", "_normalise", "_mask"):
         setattr(GenreNetwork, name, timed(getattr(GenreNetwork, name)))
     with tempfile.TemporaryDirectory() as folder:
         settings = task.settings()

@@ -155,7 +155,7 @@ def test_repetition_within_a_track_is_not_a_finding(copied: Path) -> None:
 
 
 def test_store_without_audio_features_is_audited(copied: Path) -> None:
-    (copied / "mel_16k.npy").unlink()
+    (copied / "mel_16k.npy").unlink(missing_ok=True)
     assert ("1.flac", "changed.mp3") in pairs(audit(Store(copied)).findings)
 
 

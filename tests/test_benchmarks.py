@@ -51,7 +51,7 @@ def test_every_benchmark_says_how_it_is_used(
 def taught(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a way of training changes is put back."""
     monkeypatch.setattr(Trainer, "training_step", Trainer.training_step)
-    for name in ("_reduce", "_change", "_normalise", "_mask"):
+    for name in ("_downsample", "_augment", "_normalise", "_mask"):
         monkeypatch.setattr(GenreNetwork, name, getattr(GenreNetwork, name))
 
 

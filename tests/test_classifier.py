@@ -187,7 +187,7 @@ def test_a_data_set_of_mirdata() -> None:
         "2": SimpleNamespace(audio_path="/b.wav", genre="rock", artist=None),
     }
     data = Dataset.from_mirdata(SimpleNamespace(load_tracks=lambda: tracks))
-    assert data.taxonomy.leaves == (("blues",), ("rock",)) and data.tracks[0].facts["track_id"] == "1"
+    assert data.taxonomy.leaves == (("blues",), ("rock",)) and data.tracks[0].metadata["track_id"] == "1"
     assert data.tracks[0].group == "artist:A"
 
 

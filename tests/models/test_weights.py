@@ -340,7 +340,7 @@ def test_weights_of_another_architecture_are_named(
         build(tmp_path / "w.pth")
     for part in (
         f"lack 1 arrays ({lacking})",
-        "hold 5 unknown ones (stage9.0.weight, stage9.1.weight, stage9.2.weight, ...)",
+        "have 5 unknown ones (stage9.0.weight, stage9.1.weight, stage9.2.weight, ...)",
         f"have 1 of another shape ({shaped} (5, 3, 3, 3) instead of",
     ):
         assert part in str(refused.value)
@@ -364,7 +364,7 @@ def test_weights_of_another_family_are_refused(store: Store, tmp_path: Path, fam
     arguments = ["train", str(store.folder), "--model", family, "--weights", weights, "--out", str(tmp_path / "b")]
     done = CliRunner().invoke(main, [*arguments, "--set", "image_size=32", "--quiet"])
     assert done.exit_code == 1
-    assert f"not {family}; choose others from: genretree weights list" in done.output
+    assert f"not {family}; choose others from `genretree weights list`" in done.output
 
 
 def test_pretrained_networks_keep_the_conventions_of_their_first_weights(

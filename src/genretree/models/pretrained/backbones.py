@@ -51,7 +51,7 @@ def find_weights(weights: str, family: str, modalities: Sequence[str]) -> str:
     source = find_source(weights)
     if source is not None and weights != Weights.STUDENT and family not in source.families:
         raise TrainingError(
-            f"the weights '{weights}' are for {', '.join(source.families) or 'track recovery'}, not {family}; choose "
+            f"the weights '{weights}' are for {', '.join(source.families) or 'no model family'}, not {family}; choose "
             "others from `genretree weights list`, or train from scratch with `weights='none'`"
         )
     if weights == Weights.STUDENT:

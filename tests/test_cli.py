@@ -118,7 +118,7 @@ def test_strict_prepare_fails_if_a_track_failed(job: Path) -> None:
         (["predict", "{job}/bundle", "{job}/music", "--top", "0"], "--top"),
         (["evaluate", "{job}/bundle", "{job}/store", "--out", "{job}/tree.yaml/report"], "tree.yaml"),
         (["train", "{job}/store", "--model", "cnn", "--out", "b", "--set", "label_smoothing=[a"], "cannot parse '[a'"),
-        (["prepare", "{job}/music/tracks.csv", "s", "--tree", "jazz"], "no tree named 'jazz'"),
+        (["prepare", "{job}/music/tracks.csv", "s", "--tree", "jazz"], "unknown built-in tree 'jazz'"),
         (["prepare", "{job}/music/tracks.csv", "s", "--engine", "magic"], "magic"),
     ],
 )

@@ -77,9 +77,9 @@ def test_a_family_that_cannot_be_trained_here_is_left_out_with_the_reason(store:
     settings = {"boosting": QUICK["boosting"], "musicnn": {"weights": str(tmp_path / "none")}}
     found = compare(store, tmp_path / "a", ["musicnn", "boosting"], settings)
     assert [row.evaluation.family for row in found.rows] == ["boosting"]
-    assert "no weights of a MusiCNN network" in found.skipped["musicnn"]
+    assert "not the weights of a MusiCNN network" in found.skipped["musicnn"]
     assert "Not trained: musicnn, because" in (tmp_path / "a" / "results.md").read_text()
-    with pytest.raises(TrainingError, match="no weights of a MusiCNN network"):
+    with pytest.raises(TrainingError, match="not the weights of a MusiCNN network"):
         compare(store, tmp_path / "b", ["musicnn"], {"musicnn": settings["musicnn"]})
 
 

@@ -168,8 +168,8 @@ def test_interrupted_pretraining_resumes(store: Store, tmp_path: Path, quick: di
     teacher = write_musicnn(tmp_path / "teacher")
     settings = {**QUICK, "teacher_folder": str(teacher), "epochs": 6}
     code = (
-        "from genretree.models import hearing\n"
-        "hearing.PATCH_FRAMES = 24\n"
+        "from genretree.models.pretrained import musicnn_features\n"
+        "musicnn_features.PATCH_FRAMES = 24\n"
         "from genretree.training.pretrain import pretrain\n"
         f"pretrain([{str(store.folder)!r}], 'cnn', {str(tmp_path / 'w')!r}, {settings!r})\n"
     )

@@ -112,7 +112,7 @@ def test_explain_returns_what_the_library_returns(server: Server, bundles: list[
         ({"node": "Dron"}, 422, "taxonomy", "did you mean 'Drone'"),
         ({"method": "oclusion"}, 422, "settings", "did you mean 'occlusion'"),
         ({"method": "rollout"}, 422, "settings", "available: occlusion, gradcam"),
-        ({"against": "Bells"}, 422, "settings", "to contrast with it"),
+        ({"against": "Bells"}, 422, "settings", "to contrast it with"),
         ({"level": "9"}, 422, "settings", "no level '9'"),
     ],
 )

@@ -175,7 +175,8 @@ def _show_counts(counts: AnalysisCounts, as_json: bool) -> None:
         echo_json({"summary": asdict(counts) | {"failures": failures}})
         return
     for path, kind, message in counts.failures:
-        echo(f"{printable(path)} ({kind}): {message}", err=True)
+        shown = show_options(message, click.get_current_context().command)
+        echo(f"{printable(path)} ({kind}): {shown}", err=True)
     if counts.failed > len(counts.failures):
         more = counts.failed - len(counts.failures)
         echo(f"and {more} more failed; list them with: genretree library analyse --json", err=True)

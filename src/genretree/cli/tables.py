@@ -215,7 +215,7 @@ def show_weights(sources: Sequence[WeightSource]) -> None:
         digest_type, _, digits = source.pinned.partition(" ")
         table.add_row(
             source.name,
-            ", ".join(source.families) or "track recovery",
+            ", ".join(source.families) or "-",
             source.licence,
             f"{source.size / 1e6:.1f}",
             f"{digest_type} {digits[:_SHORT_HASH]}",

@@ -495,7 +495,7 @@ def _unreadable(path: Path, error: Exception) -> SoundError:
 
 
 def _damaged(path: Path, problem: str) -> SoundError:
-    detail = f"is truncated or damaged: {problem}; get the complete file, or use salvage to decode what is left"
+    detail = f"is truncated or damaged: {problem}; get the complete file, or use `salvage=True` to decode what is left"
     return SoundError("truncated", path, detail)
 
 

@@ -396,7 +396,7 @@ def test_unknown_names_are_refused(small: Path) -> None:
         load_bundle(small, "tensorrt")  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="unknown precision 'int4'"):
         load_bundle(small, "auto", "int4")  # type: ignore[arg-type]
-    with pytest.raises(SettingsError, match="onnxruntime doesn.t support bf16"):
+    with pytest.raises(SettingsError, match="onnxruntime doesn't support bf16"):
         load_bundle(small, "onnxruntime", "bf16")
 
 

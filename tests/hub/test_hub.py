@@ -141,7 +141,8 @@ def test_the_library_takes_a_pulled_bundle_for_the_one_that_was_pushed(hub: Stan
 
     push(bundle.folder, "alice/rock")
     assert (
-        load_file_classifier(pull("alice/rock").folder).model_key.digest == load_file_classifier(bundle.folder).model_key.digest
+        load_file_classifier(pull("alice/rock").folder).model_key.digest
+        == load_file_classifier(bundle.folder).model_key.digest
     )
 
 

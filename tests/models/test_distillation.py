@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from genretree.bundle.bundle import load_bundle
+from genretree.corpus.manifest import read_manifest
+from genretree.corpus.prepare import prepare
 from genretree.corpus.store import Store
 from genretree.errors import TrainingError
 from genretree.models.families.cnn import build_network
@@ -21,7 +23,7 @@ from genretree.models.neural.settings import CnnSettings
 from genretree.models.pretrained import musicnn_features
 from genretree.training.data import slice_dataset, slice_dataset_of
 from genretree.training.train import train
-from small_corpus import TREE
+from small_corpus import SETTINGS, TREE, write_corpus
 from small_weights import write_musicnn
 
 pytestmark = pytest.mark.slow
@@ -114,9 +116,9 @@ def test_time_shifts_are_averaged(store: Store, tmp_path: Path) -> None:
     np.testing.assert_allclose(bundle.model.predict_proba({"images": images})[-1], expected, atol=1e-6)
 
 
-def test_fine_tuning_is_used_only_if_it_helps(
-    store: Store, teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fine_tuning_is_used_only_if_it_helps(teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    music = write_corpus(tmp_path / "music", artists=4, tracks=1, seconds=5.0)  # few slices: a step takes seconds
+    store = prepare(read_manifest(music, TREE), tmp_path / "store", SETTINGS, workers=1, features=["mel_16k"])
     quick = {"weights": teacher, "layers": [["tags", "penultimate", "images"]], "Cs": [0.003], "patches": 2}
     plain = train(store, "musicnn", tmp_path / "plain", quick)
     tuned = train(store, "musicnn", tmp_path / "tuned", {**quick, "fine_tuning_epochs": 2, "fine_tuning_rate": 1e-3})

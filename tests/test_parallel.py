@@ -36,6 +36,7 @@ def test_an_error_cancels_pending_work() -> None:
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.slow
 def test_a_script_needs_no_main_guard(tmp_path: Path, corpus: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

@@ -208,6 +208,7 @@ class _WithoutFeature(EnergyFamily):
         return FitResult(EnergyModel(np.zeros(len(taxonomy.leaves)), taxonomy), [])
 
 
+@pytest.mark.slow
 def test_a_store_holds_only_what_was_asked_for_and_training_adds_the_rest(manifest: Manifest, tmp_path: Path) -> None:
     store = prepare(manifest, tmp_path / "store", SMALL, workers=1)
     assert not store.features

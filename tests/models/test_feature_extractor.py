@@ -29,6 +29,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield str(write_musicnn(tmp_path_factory.mktemp("weights")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "features",
     [["statistics"], ["musicnn"], ["components", "statistics", "musicnn"]],

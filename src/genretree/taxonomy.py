@@ -265,24 +265,24 @@ class Taxonomy:
             If no leaf, or more than one, has that name; the message suggests similar names.
         """
         given = (genre,) if isinstance(genre, str) else tuple(genre)
-        wanted = tuple(_fold(name) for name in given)
-        matches = self._find(wanted)
+        requested = tuple(_fold(name) for name in given)
+        matches = self._find(requested)
         if not matches and isinstance(genre, str):
-            wanted = tuple(_fold(name) for name in split_path(genre))
-            matches = self._find(wanted)
+            requested = tuple(_fold(name) for name in split_path(genre))
+            matches = self._find(requested)
         if len(matches) == 1:
             return matches[0]
         shown = genre if isinstance(genre, str) else format_path(genre)
         if matches:
             options = ", ".join(f"'{format_path(self.leaves[i])}'" for i in matches)
             raise TaxonomyError(f"'{shown}' is ambiguous: {options}; use the path")
-        raise TaxonomyError(f"'{shown}' is not a leaf of the tree{self._hint(wanted)}")
+        raise TaxonomyError(f"'{shown}' is not a leaf of the tree{self._hint(requested)}")
 
-    def _find(self, wanted: tuple[str, ...]) -> list[int]:
-        while len(wanted) > 1 and wanted[-1] == wanted[-2] and not self._folded_index.get(wanted):
-            wanted = wanted[:-1]  # a short leaf repeated for deeper levels
-        whole = self._folded_leaves.get(wanted)  # a full path has precedence over the ending of another
-        return self._folded_index.get(wanted, []) if whole is None else [whole]
+    def _find(self, requested: tuple[str, ...]) -> list[int]:
+        while len(requested) > 1 and requested[-1] == requested[-2] and not self._folded_index.get(requested):
+            requested = requested[:-1]  # a short leaf repeated for deeper levels
+        whole = self._folded_leaves.get(requested)  # a full path has precedence over the ending of another
+        return self._folded_index.get(requested, []) if whole is None else [whole]
 
     @cached_property
     def _folded_leaves(self) -> dict[NodePath, int]:
@@ -298,14 +298,14 @@ class Taxonomy:
                 index.setdefault(folded[cut:], []).append(i)
         return index
 
-    def _hint(self, wanted: tuple[str, ...]) -> str:
-        if not wanted:
+    def _hint(self, requested: tuple[str, ...]) -> str:
+        if not requested:
             return ""
         inner = {_fold(leaf[cut]) for leaf in self.leaves for cut in range(len(leaf) - 1)}
-        if wanted[-1] in inner:
+        if requested[-1] in inner:
             return "; it has sub-genres, use one of them"
         names = {_fold(leaf[-1]): leaf[-1] for leaf in self.leaves}
-        close = difflib.get_close_matches(wanted[-1], names, n=1)
+        close = difflib.get_close_matches(requested[-1], names, n=1)
         if close:
             return f"; did you mean '{names[close[0]]}'?"
         return f"; its leaves are: {', '.join(leaf[-1] for leaf in self.leaves)}"

@@ -44,8 +44,8 @@ def compute_baseline(track_slices: TrackSlices) -> TrackSlices:
         images[:, number] = np.clip(np.rint(floor_image), 0, 255)
     sound = None
     if track_slices.mel_16k is not None:
-        heard = np.swapaxes(compress(track_slices.mel_16k), 1, 2)
-        floor = _floor(heard, SOUND, _noise(SOUND, *heard.shape[1:]))
+        compressed = np.swapaxes(compress(track_slices.mel_16k), 1, 2)
+        floor = _floor(compressed, SOUND, _noise(SOUND, *compressed.shape[1:]))
         sound = decompress(np.maximum(np.swapaxes(floor, 1, 2), 0))
     return track_slices.replace(images, sound)
 
@@ -119,8 +119,8 @@ def replace_with_baseline(
         if view == SOUND:
             if track_slice.mel_16k is not None and baseline.mel_16k is not None and sound is not None:
                 share = stretch_mask(mask, *sound.shape[1:])
-                heard, empty = compress(track_slice.mel_16k), compress(baseline.mel_16k)
-                changed = decompress(heard + (empty - heard) * share)
+                compressed, empty = compress(track_slice.mel_16k), compress(baseline.mel_16k)
+                changed = decompress(compressed + (empty - compressed) * share)
                 sound = np.where(share > 0, changed, sound)
             continue
         number = IMAGES.index(view)

@@ -34,7 +34,7 @@ _RANDOM_ORDERS = 3
 MAX_SLICES = 3  # per track, evenly spaced
 _AT_A_TIME = 64
 _NOISE = 1.0  # grey levels: about 0.3 dB where an image spans 80 dB
-_HEARD_NOISE = 0.01  # of the compressed mel power, which is about 2 in music
+_MEL_NOISE = 0.01  # of the compressed mel power, which is about 2 in music
 
 
 @dataclass(frozen=True)
@@ -210,10 +210,10 @@ def add_noise(track_slices: TrackSlices, seed: int = 0) -> TrackSlices:
     images = track_slices.images + rng.normal(0, _NOISE, track_slices.images.shape)
     sound = None
     if track_slices.mel_16k is not None:
-        heard = compress(track_slices.mel_16k) + rng.normal(0, _HEARD_NOISE, track_slices.mel_16k.shape).astype(
+        compressed = compress(track_slices.mel_16k) + rng.normal(0, _MEL_NOISE, track_slices.mel_16k.shape).astype(
             np.float32
         )
-        sound = decompress(np.maximum(heard, 0))
+        sound = decompress(np.maximum(compressed, 0))
     return track_slices.replace(np.clip(np.rint(images), 0, 255).astype(np.uint8), sound)
 
 

@@ -74,9 +74,9 @@ def _shown(track_slices: TrackSlices, view: View) -> tuple[Float32Array, bool]:
     """Give what is seen of each slice, (n, rows, columns), and whether that is in dB."""
     if view == SOUND:
         assert track_slices.mel_16k is not None
-        heard = compress(track_slices.mel_16k)
-        loudest = np.float32(max(float(heard.max()), 1e-6))
-        power: Float32Array = (np.swapaxes(heard, 1, 2)[:, ::-1] / loudest).astype(np.float32)
+        compressed = compress(track_slices.mel_16k)
+        loudest = np.float32(max(float(compressed.max()), 1e-6))
+        power: Float32Array = (np.swapaxes(compressed, 1, 2)[:, ::-1] / loudest).astype(np.float32)
         return power, False
     number = IMAGES.index(view)
     grey: Float32Array = (track_slices.images[:, number] / np.float32(255)).astype(np.float32)

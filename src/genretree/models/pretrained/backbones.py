@@ -131,7 +131,7 @@ def build_pretrained(model_class: type[PreTrainedModel], checkpoint: Checkpoint,
     backbone: PreTrainedModel = loaded[0]
     missing = [name for name in loaded[1]["missing_keys"] if not name.endswith(_COUNTER)]
     unexpected = [name for name in loaded[1]["unexpected_keys"] if not _OTHER_HEADS.search(name)]
-    shapes = {name: (found, wanted) for name, found, wanted in loaded[1]["mismatched_keys"]}
+    shapes = {name: (found, requested) for name, found, requested in loaded[1]["mismatched_keys"]}
     if missing or unexpected or shapes:
         expected = f"transformers' {model_class.__name__}"
         raise TrainingError(f"{checkpoint.place}: {explain_mismatch(expected, missing, unexpected, shapes)}")

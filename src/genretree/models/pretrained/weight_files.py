@@ -231,7 +231,7 @@ def explain_mismatch(
     if unexpected:
         said.append(f"have {len(unexpected)} unknown ones ({_few(unexpected)})")
     if shapes:
-        some = [f"{name} {tuple(found)} instead of {tuple(wanted)}" for name, (found, wanted) in shapes.items()]
+        some = [f"{name} {tuple(found)} instead of {tuple(requested)}" for name, (found, requested) in shapes.items()]
         said.append(f"have {len(some)} of another shape ({_few(some)})")
     return f"not the weights of {expected}: they {' and '.join(said)}"
 

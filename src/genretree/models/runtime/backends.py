@@ -63,8 +63,8 @@ def choose_runtime(exports: set[ExportFormat], runtime: RuntimeChoice, precision
     ready: list[Runtime] = [
         name for name, export_format in _FORMAT_OF.items() if export_format in exports and find_spec(name) is not None
     ]
-    wanted = [name for name in ready if name != "onnxruntime" or precision != "bf16"]
-    return wanted[0] if wanted else "torch"
+    requested = [name for name in ready if name != "onnxruntime" or precision != "bf16"]
+    return requested[0] if requested else "torch"
 
 
 def open_standalone(
@@ -113,19 +113,19 @@ def use_runtime(
 
     graphs = model.graphs(image_size) if isinstance(model, HasGraphs) else {}
     # Precision is chosen for each network: some members of an ensemble may stay in float32.
-    wanted = {
+    requested = {
         name: runtime != "onnxruntime" and (precision == "bf16" or (precision == "auto" and graph.bf16 and fast_bf16()))
         for name, graph in graphs.items()
     }
-    config = RuntimeConfig(runtime, any(wanted.values()))
+    config = RuntimeConfig(runtime, any(requested.values()))
     if not graphs or str(config) == REFERENCE:  # a model without networks always runs in the same way
         return REFERENCE
     if runtime != "torch":
         _require_export(runtime, folder, exports)
     runners = {
-        name: run_torch(graph, wanted[name])
+        name: run_torch(graph, requested[name])
         if runtime == "torch"
-        else open_export(RuntimeConfig(runtime, wanted[name]), folder, name)
+        else open_export(RuntimeConfig(runtime, requested[name]), folder, name)
         for name, graph in graphs.items()
     }
     model.set_backend(runners)  # type: ignore[attr-defined]

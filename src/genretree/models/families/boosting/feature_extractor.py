@@ -92,5 +92,5 @@ class FeatureExtractor:
     @classmethod
     def load(cls, folder: Path, features: Sequence[Feature], networks: Sequence[MusicnnName]) -> Self:
         """Load the networks, if any are needed. Raises OSError, SafetensorError or RuntimeError."""
-        wanted = networks if "musicnn" in features else ()
-        return cls(features, load_networks(wanted, folder))
+        requested = networks if "musicnn" in features else ()
+        return cls(features, load_networks(requested, folder))

@@ -89,10 +89,10 @@ def fit_classifier(
     count, saved = _MIN_ITERATIONS, time.monotonic()
     while (before := getattr(classifier, "n_iter_", 0)) < settings.epochs and not _has_converged(classifier):
         began = time.monotonic()
-        wanted = min(before + count, settings.epochs)
-        classifier.set_params(max_iter=wanted).fit(features, truth, weights, **options)
+        requested = min(before + count, settings.epochs)
+        classifier.set_params(max_iter=requested).fit(features, truth, weights, **options)
         tick(classifier.n_iter_ - before)
-        if classifier.n_iter_ < wanted:
+        if classifier.n_iter_ < requested:
             break
         if time.monotonic() - saved > _SECONDS_BETWEEN_DRAFTS:
             write_draft(classifier, draft)

@@ -23,7 +23,6 @@ from genretree.prediction.predict import (
     PredictionError,
     SliceScores,
     as_prediction,
-    average_slices,
     check_arguments,
     map_files,
     predict,
@@ -247,14 +246,14 @@ class Classifier(Bundle):
         """
         check_arguments(self, workers=workers)
         if _is_array(inputs):
-            row = self._join_levels(average_slices(self, self._score_array(inputs, sr)))
+            row = self._join_levels(self.average_slices(self._score_array(inputs, sr).levels))
             return Probabilities((_ARRAY,), self._nodes, row)
         _refuse_sr(sr)
         files = _as_files(inputs)
         names, rows, errors = [], [], []
 
         def average_file(file: Path) -> tuple[str, LevelProbabilities]:
-            return str(file), average_slices(self, score_file(self, file, salvage))
+            return str(file), self.average_slices(score_file(self, file, salvage).levels)
 
         for result in map_files(average_file, files, workers):
             if isinstance(result, PredictionError):

@@ -510,11 +510,6 @@ def score_images(bundle: Bundle, images: UInt8Array) -> SliceScores:
     return SliceScores(levels, [index * seconds for index in range(len(images))], False)
 
 
-def average_slices(bundle: Bundle, scores: SliceScores) -> LevelProbabilities:
-    """Compute the calibrated probabilities of a whole file: one array of shape (1, n_nodes) for each level."""
-    return bundle.average_slices(scores.levels)
-
-
 def _score_batch(bundle: Bundle, slices: Sequence[SliceImages]) -> LevelProbabilities:
     return bundle.model.predict_proba(stack_slices(slices))
 
@@ -536,7 +531,7 @@ def as_prediction(
     """Calibrate and average the probabilities of a file's slices, and decode the path."""
     tree, heads, starts = bundle.taxonomy, bundle.model.heads, scores.starts
     by_slice = bundle.calibrate(scores.levels, "slice")
-    averaged = average_slices(bundle, scores)
+    averaged = bundle.average_slices(scores.levels)
     nodes = decode_levels(tree, heads, averaged)[0]
     n_confident, nodes = cut_path(tree, heads, averaged, nodes, min_confidence)
     path = name_path(tree, heads, nodes)[:n_confident]

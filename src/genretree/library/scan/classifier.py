@@ -19,7 +19,7 @@ from genretree.library.tags.adapters import TagError, TagValues, read_tags
 from genretree.library.tags.binary_delta import content_digest
 from genretree.metrics.scores import decode_levels
 from genretree.models.runtime.types import EXPORT_FORMATS, Precision, RuntimeChoice
-from genretree.prediction.predict import average_slices, score_file
+from genretree.prediction.predict import score_file
 
 FILE_ERRORS = ("not_found", "unreadable", "changed")  # error types that do not depend on the content
 _MODEL_FIELDS = ("family", "taxonomy", "images", "settings", "calibration")
@@ -84,7 +84,7 @@ class BundleClassifier:
             return FileResult(None, error=error.kind, message=error.detail)
         except Exception as error:  # an error in one file must not stop the run
             return FileResult(None, error="internal", message=f"{type(error).__name__}: {error}")
-        levels = average_slices(bundle, scores)
+        levels = bundle.average_slices(scores.levels)
         leaf = int(decode_levels(bundle.taxonomy, bundle.model.heads, levels)[0][-1])
         confidence = float(levels[-1][0, leaf])
         return FileResult(levels, leaf, confidence, len(scores.starts), scores.padded, bundle.runtime)

@@ -10,7 +10,6 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 from genretree.errors import TrainingError
 from genretree.files import atomic_path, sha256_file
@@ -31,6 +30,7 @@ from genretree.models.pretrained.weight_files import (
     SUFFIXES,
     Checkpoint,
     choose_files,
+    download_published,
     list_parts,
     read_weights,
 )
@@ -228,19 +228,9 @@ def _open_file(source: WeightSource) -> Checkpoint:
 
 
 def _download(source: WeightSource) -> Path:
-    from torch.hub import download_url_to_file
-
     path = cached_path(source)
     with atomic_path(path) as temporary:
-        try:
-            # The prefix is the complete hash.
-            download_url_to_file(source.location, str(temporary), hash_prefix=source.sha256, progress=False)
-        except (OSError, URLError, RuntimeError, ValueError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise TrainingError(
-                f"{source.location}: can't be downloaded ({reason}); download it by other means and run "
-                f"`genretree weights get {source.name} --file {path.name}`"
-            ) from error
+        download_published(source, temporary)
     return path
 
 

@@ -14,6 +14,7 @@ from genretree.files import atomic_path, cache_folder, sha256_file
 from genretree.models.pretrained.mn04 import Mn04, build_mn04, read_published
 from genretree.models.pretrained.musicnn_weights import digest
 from genretree.models.pretrained.sources import MN04, find_source
+from genretree.models.pretrained.weight_files import download_published
 
 # Hash of names, shapes and numbers, so that what lies in the cache is known to be what was published.
 DIGEST = "3305a68889cb2a54628f8e173e24c16c896b7039952cd708692f47d7950378c4"
@@ -69,7 +70,7 @@ def get_mn04(file: Path | None = None) -> Path:
     if file is None:
         with tempfile.TemporaryDirectory(prefix="genretree-") as folder:
             published = Path(folder) / Path(source.location).name
-            _download(source.location, published)
+            download_published(source, published)
             return get_mn04(published)
     if not file.is_file():
         raise TrainingError(f"{file}: no such file; it is at {source.location}")
@@ -85,16 +86,3 @@ def get_mn04(file: Path | None = None) -> Path:
     with atomic_path(path) as temporary:
         save_file(weights, temporary)
     return path
-
-
-def _download(url: str, path: Path) -> None:
-    from torch.hub import download_url_to_file
-
-    try:
-        download_url_to_file(url, str(path), progress=False)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise TrainingError(
-            f"{url}: cannot be downloaded ({reason}); fetch it elsewhere and run: genretree weights get mn04 --file "
-            f"{path.name}"
-        ) from error

@@ -19,7 +19,7 @@ from torch import Tensor
 from genretree.errors import BundleError, TrainingError
 from genretree.files import is_lfs_pointer, printable, sha256_file
 from genretree.models.finite_weights import require_finite
-from genretree.models.pretrained.sources import find_by_hash
+from genretree.models.pretrained.sources import WeightSource, find_by_hash
 
 CONFIG = "config.json"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
@@ -55,6 +55,27 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     config: Mapping[str, Any]
     origin: Mapping[str, str]
+
+
+def download_published(source: WeightSource, path: Path) -> None:
+    """Download the file of a source on the web, and verify its hash.
+
+    Raises
+    ------
+    TrainingError
+        If it can't be downloaded or its hash differs.
+    """
+    from torch.hub import download_url_to_file
+
+    try:
+        # The prefix is the complete hash.
+        download_url_to_file(source.location, str(path), hash_prefix=source.sha256, progress=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise TrainingError(
+            f"{source.location}: can't be downloaded ({reason}); download it by other means and run "
+            f"`genretree weights get {source.name} --file {Path(source.location).name}`"
+        ) from error
 
 
 def choose_files(place: str, names: Iterable[str]) -> str:

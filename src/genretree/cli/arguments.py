@@ -55,6 +55,12 @@ def show_options(message: str, command: click.Command) -> str:
     return _ARGUMENT.sub(show, message)
 
 
+def show_current_options(message: str) -> str:
+    """Replace the Python arguments in a message by options of the command that is running, if there is one."""
+    context = click.get_current_context(silent=True)
+    return message if context is None else show_options(message, context.command)
+
+
 def _format_value(value: str | None) -> str | None:
     """Format a Python literal for the command line: text without quotes, a list of names as YAML."""
     if value is None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from genretree.cli.arguments import show_options
+from genretree.cli.arguments import show_current_options, show_options
 from genretree.cli.options import FOLDER, download_option, quiet_option, runtime_options
 from genretree.cli.output import RESUME_WITH, SafeOutput, echo, echo_json, echo_skipped
 from genretree.files import printable
@@ -175,7 +175,7 @@ def _show_counts(counts: AnalysisCounts, as_json: bool) -> None:
         echo_json({"summary": asdict(counts) | {"failures": failures}})
         return
     for path, kind, message in counts.failures:
-        shown = show_options(message, click.get_current_context().command)
+        shown = show_current_options(message)
         echo(f"{printable(path)} ({kind}): {shown}", err=True)
     if counts.failed > len(counts.failures):
         more = counts.failed - len(counts.failures)
@@ -518,7 +518,7 @@ def _show_preview(preview: Preview, model_key: ModelKey) -> None:
 
 def _show_refusals(refused: Sequence[tuple[str, str]]) -> None:
     for path, reason in refused[:_MAX_REFUSALS]:
-        reason = show_options(reason, click.get_current_context().command)
+        reason = show_current_options(reason)
         echo(f"skipped: {printable(path)}: {reason}", err=True)
     if len(refused) > _MAX_REFUSALS:
         echo(f"{len(refused) - _MAX_REFUSALS} more were skipped", err=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from genretree.cli.arguments import show_options
+from genretree.cli.arguments import show_current_options
 from genretree.files import json_line, printable, printable_text
 
 if TYPE_CHECKING:
@@ -48,9 +48,8 @@ def echo_failures(failures: Sequence[Failure | PredictionError], all_in: str) ->
     all_in : str
         Command or option that lists all of them.
     """
-    context = click.get_current_context(silent=True)
     for failure in failures[:_MAX_FAILURES]:
-        message = failure.message if context is None else show_options(failure.message, context.command)
+        message = show_current_options(failure.message)
         echo(f"failed ({failure.kind}): {printable(message)}", err=True)  # on one line
     if len(failures) > _MAX_FAILURES:
         kinds = ", ".join(f"{kind} {count}" for kind, count in Counter(item.kind for item in failures).most_common())

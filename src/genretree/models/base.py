@@ -340,7 +340,7 @@ class ExportedFamily:
     ----------
     settings_type : class
     load : callable
-        `load(folder, run, taxonomy, settings)` returns the model of a bundle whose network is run by the `Runner` `run`.
+        `load(folder, run, taxonomy, settings)` returns the model of a bundle, whose network the `Runner` `run` runs.
     bf16 : bool
         Whether the precision "auto" may choose bf16.
     """

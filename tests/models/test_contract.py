@@ -45,7 +45,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "ast": {"epochs": 8, "image_size": 32, "batch_size": 16, "learning_rate": 1e-3, "precision": "float32"},
     "boosting": {"epochs": 15, "image_size": 16, "components": 20, "min_samples_leaf": 5},
     "ensemble": {"folds": 2, "members": {}},
-    "tagger": {"Cs": [0.1]},
+    "tagger": {"Cs": [30.0]},
     "musicnn": {"patches": 1, "layers": [["penultimate"], ["tags", "penultimate", "images"]], "Cs": [0.1]},
 }
 
@@ -230,7 +230,7 @@ def test_family_overfits_32_slices(name: str, store: Store, tmp_path: Path) -> N
     changes: dict[str, Any] = {
         "boosting": {"min_samples_leaf": 2, "epochs": 40},
         "musicnn": {"Cs": [10.0]},
-        "tagger": {"Cs": [10.0]},
+        "tagger": {"Cs": [10000.0]},
         "ensemble": {"members": {"musicnn": {**QUICK["musicnn"], "Cs": [10.0]}}},
     }[name]
     learn = slice_dataset(store, store.split(), "train")

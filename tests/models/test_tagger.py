@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,22 @@ import soundfile as sf
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from genretree.bundle.bundle import load_bundle
+from genretree.bundle.bundle import Bundle, load_bundle, save_bundle
 from genretree.bundle.export import export_bundle
 from genretree.cli import main
-from genretree.errors import BundleError
+from genretree.corpus.store import Store
+from genretree.errors import BundleError, SettingsError
 from genretree.library.plan.mapping import Mapping
+from genretree.models.base import FitContext
+from genretree.models.families.tagger import model as tagger_model
 from genretree.models.families.tagger.content import detect_content
-from genretree.models.families.tagger.model import TaggerModel, _cut_windows, load_tagger
+from genretree.models.families.tagger.family import TaggerFamily
+from genretree.models.families.tagger.model import EXPORTED, TaggerModel, _cut_windows, load_tagger
 from genretree.models.families.tagger.settings import TaggerSettings
 from genretree.models.families.tagger.tag_tree import TagTree
-from genretree.models.pretrained import mn04_weights
+from genretree.models.pretrained import mn04_weights, musicnn_features
 from genretree.models.pretrained.musicnn_weights import digest
+from genretree.models.runtime.graph import run_torch
 from genretree.prediction.predict import SliceScores, as_prediction, score_file
 from genretree.prediction.untrained import untrained_bundle
 from genretree.settings import ImageSettings
@@ -29,9 +35,10 @@ from genretree.sound.decode import decode
 from genretree.sound.mel_32k import compute_mel_32k
 from genretree.sound.slices import slice_feature_blocks, slice_track
 from genretree.taxonomy import UNSPECIFIED, Taxonomy
+from genretree.training.data import slice_dataset
 from genretree.vocabulary import Vocabulary, tag_names
 from small_corpus import synthesise
-from small_weights import write_mn04
+from small_weights import write_mn04, write_musicnn
 
 FLOOR = 0.003
 NAMES = tag_names("mn04")
@@ -228,6 +235,39 @@ def test_a_bundle_is_written_exported_and_loaded_without_training(cache: Path, t
     (bundle / "tags.json").write_text((bundle / "tags.json").read_text().replace("Rock music", "Rok"))
     with pytest.raises(BundleError, match=r"tags\.json"):
         load_tagger(bundle, None, exported.taxonomy, TaggerSettings())
+
+
+@pytest.mark.slow
+def test_musicnn_adds_features_to_a_trained_bundle(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(musicnn_features, "PATCH_FRAMES", 24)
+    monkeypatch.setattr(tagger_model, "WINDOW_FRAMES", 100)
+    rows = slice_dataset(store, store.split(), "train")
+    few = replace(rows.select(np.arange(0, len(rows), 8)), cache=None)
+    weights = {
+        "weights": str(write_mn04(tmp_path / "weights")),
+        "musicnn_weights": str(write_musicnn(tmp_path / "weights")),
+    }
+    settings = TaggerSettings.build({"musicnn": ["msd"], "patches": 1, **weights})
+    model = TaggerFamily.fit(few, None, store.taxonomy, settings, FitContext(tmp_path)).model
+    assert model.input_features == settings.input_features == ("mel_32k", "mel_16k")
+    folder = tmp_path / "bundle"
+    save_bundle(Bundle(folder, "tagger", store.taxonomy, store.settings, settings, model, {}))
+    expected = model.predict_proba(few.inputs())[-1]
+    loaded = load_bundle(folder)
+    np.testing.assert_array_equal(loaded.model.predict_proba(few.inputs())[-1], expected)
+    assert isinstance(loaded.model, TaggerModel)
+    by_tags = replace(loaded, model=TaggerModel(loaded.model.tree, settings, lambda: loaded.model.network))
+    assert not np.allclose(by_tags.model.predict_proba(few.inputs())[-1], expected, atol=1e-3)
+    with pytest.raises(SettingsError, match="at most once"):
+        TaggerSettings.build({"musicnn": ["msd", "msd"]})
+    runners = {name: run_torch(graph, bf16=False) for name, graph in loaded.model.graphs(64).items()}
+    assert set(runners) == {"network", "musicnn-msd"}
+    loaded.model.set_backend(runners)
+    np.testing.assert_allclose(loaded.model.predict_proba(few.inputs())[-1], expected, atol=1e-5)
+    assert EXPORTED.is_standalone({})
+    assert not EXPORTED.is_standalone(settings.model_dump(mode="json"))  # its pooling runs in torch
 
 
 def test_prediction_without_a_bundle(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

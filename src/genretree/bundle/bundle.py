@@ -293,7 +293,7 @@ def load_bundle(
     exports = {form for form in EXPORT_FORMATS if any(Path(name).parts[0] == form for name in content["files"])}
     selected = choose_runtime(exports, runtime, precision)
     exported = None if selected == "torch" else get_exported_family(content["family"])
-    if exported is not None:
+    if exported is not None and exported.is_standalone(content["settings"]):
         return _open_exported(exported, folder, content, exports, selected, precision)
     bundle = open_bundle(folder, content)
     return replace(bundle, runtime=use_runtime(bundle.model, folder, bundle.images.size, exports, selected, precision))

@@ -343,8 +343,11 @@ class ExportedFamily:
         `load(folder, run, taxonomy, settings)` returns the model of a bundle, whose network the `Runner` `run` runs.
     bf16 : bool
         Whether the precision "auto" may choose bf16.
+    is_standalone : callable
+        Whether a bundle with given settings, as JSON, has one network only.
     """
 
     settings_type: type[Settings]
     load: Callable[[Path, Any, Taxonomy, Any], Model]
     bf16: bool = True
+    is_standalone: Callable[[Any], bool] = lambda settings: True

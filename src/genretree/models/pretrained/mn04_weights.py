@@ -11,6 +11,7 @@ from torch import Tensor
 
 from genretree.errors import TrainingError
 from genretree.files import atomic_path, cache_folder, sha256_file
+from genretree.models.finite_weights import require_finite
 from genretree.models.pretrained.mn04 import Mn04, build_mn04, read_published
 from genretree.models.pretrained.musicnn_weights import digest
 from genretree.models.pretrained.sources import MN04, find_source
@@ -34,6 +35,8 @@ def load_mn04(where: str | Path | None = None) -> Mn04:
     ------
     TrainingError
         If the weights are not there, can't be read, or are not those that were published.
+    BundleError
+        If they contain NaN or infinity.
     """
     path = (cache_folder() if where is None else Path(where)) / FILE
     if not path.is_file():
@@ -44,6 +47,7 @@ def load_mn04(where: str | Path | None = None) -> Mn04:
         raise TrainingError(f"{path}: cannot be read ({error}); {_HOW}") from error
     if where is None and digest(weights) != DIGEST:
         raise TrainingError(f"{path}: not the published weights (the hash differs); {_HOW}")
+    require_finite(path, weights)
     return build_mn04(weights)
 
 

@@ -140,6 +140,7 @@ def extract_dataset_features(
     progress: bool = False,
     tick: Callable[[int], None] | None = None,
     backends: Mapping[MusicnnName, Backend] | None = None,
+    family: str = "musicnn",
 ) -> dict[str, Float32Array]:
     """Compute the networks' outputs for a data set, with a cache in the store.
 
@@ -153,7 +154,7 @@ def extract_dataset_features(
     mel_16k = dataset.features.get(MEL_16K)
     if mel_16k is None:
         raise TrainingError(
-            f"musicnn needs the feature {MEL_16K}, but this store lacks it; if the store was made from audio, prepare "
+            f"{family} needs the feature {MEL_16K}, but this store lacks it; if the store was made from audio, prepare "
             f"the same source into it again with the feature {MEL_16K}; otherwise choose another family"
         )
     features: dict[str, Float32Array] = {}

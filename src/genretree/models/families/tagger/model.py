@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -18,20 +18,22 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from scipy.special import expit
 
-from genretree.arrays import Array, Float32Array, Int64Array
+from genretree.arrays import Array, Float32Array, Float64Array, Int64Array
 from genretree.errors import BundleError, TrainingError
 from genretree.models.base import ExportedFamily, LevelProbabilities, SliceDataset, check_inputs
 from genretree.models.families.tagger.settings import TaggerSettings
 from genretree.models.families.tagger.tag_tree import TagTree
 from genretree.models.features.cache import FeatureCache
 from genretree.models.finite_weights import require_finite
-from genretree.models.linear.hierarchical import HEAD_FILE, LinearTree
+from genretree.models.linear.hierarchical import HEAD_FILE
+from genretree.models.linear.prior_correction import PriorCorrection
 from genretree.models.runtime.types import GRAPH, Runner
 from genretree.settings import Heads
-from genretree.sound.features import MEL_32K, Inputs
+from genretree.sound.features import MEL_16K, MEL_32K, Inputs
 from genretree.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
+    from genretree.models.families.tagger.musicnn_blocks import MusicnnBlocks
     from genretree.models.pretrained.mn04 import Mn04
     from genretree.models.runtime.graph import Graph
 
@@ -65,11 +67,11 @@ class TaggerModel:
         Loads the network when it is first needed in torch.
     run : Runner, optional
         Runs an exported network instead.
-    linear : LinearTree, optional
-        A classifier on the outputs, which was trained; without it, the tags decide.
+    correction : PriorCorrection, optional
+        Correction of the probabilities by tags, which was trained; without it, the tags decide.
+    musicnn : MusicnnBlocks, optional
+        Further features of the correction.
     """
-
-    input_features: tuple[str, ...] = (MEL_32K,)
 
     def __init__(
         self,
@@ -77,12 +79,15 @@ class TaggerModel:
         settings: TaggerSettings,
         load_network: Callable[[], Mn04],
         run: Runner | None = None,
-        linear: LinearTree | None = None,
+        correction: PriorCorrection | None = None,
+        musicnn: MusicnnBlocks | None = None,
     ) -> None:
         self.tree = tree
         self.settings = settings
         self.heads: Heads = settings.heads
-        self.linear = linear
+        self.correction = correction
+        self.musicnn = musicnn
+        self.input_features: tuple[str, ...] = (MEL_32K,) if musicnn is None else (MEL_32K, MEL_16K)
         self._load_network = load_network
         self._network: Mn04 | None = None
         self._run = run
@@ -111,14 +116,17 @@ class TaggerModel:
         return content.hexdigest()[:12]
 
     def graphs(self, image_size: int) -> dict[str, Graph]:
-        """Return the network as a graph."""
+        """Return the networks as graphs."""
         from genretree.models.pretrained.mn04 import as_graph
 
-        return {GRAPH: as_graph(self.network)}
+        further = {} if self.musicnn is None else self.musicnn.graphs()
+        return {GRAPH: as_graph(self.network), **further}
 
     def set_backend(self, runners: Mapping[str, Runner]) -> None:
-        """Run the network with another runtime."""
+        """Run the networks with another runtime."""
         self._run = runners[GRAPH]
+        if self.musicnn is not None:
+            self.musicnn.set_backend(runners)
 
     def torch_module(self) -> Mn04:
         """Return the network in torch."""
@@ -152,18 +160,24 @@ class TaggerModel:
         """Predict the probabilities of every node, and of every tag: (n, 527)."""
         check_inputs(self, inputs)
         outputs = self.extract(inputs[MEL_32K])
-        return self.classify(outputs), outputs.tags
+        further = None if self.musicnn is None else self.musicnn.extract(inputs[MEL_16K])
+        return self.classify(outputs, further), outputs.tags
 
-    def classify(self, outputs: TaggerOutputs) -> LevelProbabilities:
-        """Compute the probabilities of every node from the network's outputs."""
-        if self.linear is not None:
-            return self.linear.predict(feature_blocks(outputs, self.tree))
-        leaves = self.tree.leaf_probabilities({"mn04": outputs.tags.astype(np.float64)})
+    def classify(self, outputs: TaggerOutputs, further: Float32Array | None = None) -> LevelProbabilities:
+        """Compute the probabilities of every node from the network's outputs, and further features of MusiCNN."""
+        leaves = self.predict_by_tags(outputs)
+        if self.correction is not None:
+            return self.correction.predict(join_features(outputs, further), leaves)
         return self.tree.taxonomy.sum_levels(leaves)
+
+    def predict_by_tags(self, outputs: TaggerOutputs) -> Float64Array:
+        """Compute leaf probabilities from the tags alone, as without training: shape (n, n_leaves)."""
+        return self.tree.leaf_probabilities({"mn04": outputs.tags.astype(np.float64)})
 
     def predict_dataset(self, dataset: SliceDataset, tick: Callable[[int], None] | None = None) -> LevelProbabilities:
         """Predict stored slices, with cached outputs of the network."""
-        levels = self.classify(extract_dataset(self, dataset))
+        further = None if self.musicnn is None else self.musicnn.extract_dataset(dataset)
+        levels = self.classify(extract_dataset(self, dataset), further)
         if tick is not None:
             tick(len(dataset))
         return levels
@@ -173,21 +187,23 @@ class TaggerModel:
         from genretree.models.neural.network import shuffle_network
 
         network = shuffle_network(self.network, rng)
-        linear = None if self.linear is None else self.linear.shuffle(rng)
-        return TaggerModel(self.tree, self.settings, lambda: network, None, linear)
+        correction = None if self.correction is None else self.correction.shuffle(rng)
+        musicnn = None if self.musicnn is None else self.musicnn.shuffle(rng)
+        return TaggerModel(self.tree, self.settings, lambda: network, None, correction, musicnn)
 
     def embed(self, inputs: Inputs) -> Float32Array:
         """Return the network's embeddings: shape (n, 384)."""
         return self.extract(inputs[MEL_32K]).embedding
 
     def save(self, folder: Path) -> list[str]:
-        """Write the tags as JSON and the network as safetensors."""
+        """Write the tags as JSON, and the networks and the correction as safetensors."""
         from genretree.models.pretrained.mn04_weights import save_mn04
 
-        if self.linear is not None:
-            save_arrays(self.linear.to_arrays(), folder / HEAD_FILE)
-        head = [] if self.linear is None else [HEAD_FILE]
-        return [*self.tree.save(folder), save_mn04(self.network, folder), *head]
+        if self.correction is not None:
+            save_arrays(self.correction.to_arrays(), folder / HEAD_FILE)
+        head = [] if self.correction is None else [HEAD_FILE]
+        further = [] if self.musicnn is None else self.musicnn.save(folder)
+        return [*self.tree.save(folder), save_mn04(self.network, folder), *head, *further]
 
 
 def load_network(folder: Path | None = None) -> Mn04:
@@ -197,25 +213,35 @@ def load_network(folder: Path | None = None) -> Mn04:
     return load_mn04(folder)
 
 
-def load_tagger(folder: Path, run: Runner | None, taxonomy: Taxonomy, settings: TaggerSettings) -> TaggerModel:
-    """Load the model of a bundle, whose network is run by `run`, or by torch if it is None."""
+def load_tagger(
+    folder: Path,
+    run: Runner | None,
+    taxonomy: Taxonomy,
+    settings: TaggerSettings,
+    musicnn: MusicnnBlocks | None = None,
+) -> TaggerModel:
+    """Load the model of a bundle, whose network mn04 is run by `run`, or by torch if it is None."""
     tree = TagTree.load(folder, taxonomy, settings.floor)
-    linear = None
+    correction = None
     if (path := folder / HEAD_FILE).is_file():
         try:
             arrays = load_arrays(path)
             require_finite(path, arrays)
-            width = EMBEDDING_DIM + len(taxonomy.leaves)
-            linear = LinearTree.from_arrays(arrays, width, taxonomy, settings.heads)
+            width = EMBEDDING_DIM + (0 if musicnn is None else sum(musicnn.widths))
+            correction = PriorCorrection.from_arrays(arrays, width, taxonomy, settings.heads)
         except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
             raise BundleError(f"{path}: can't be read ({error}); copy or train the bundle again") from error
-    return TaggerModel(tree, settings, partial(load_network, folder), run, linear)
+    return TaggerModel(tree, settings, partial(load_network, folder), run, correction, musicnn)
 
 
-def feature_blocks(outputs: TaggerOutputs, tree: TagTree) -> list[Float32Array]:
-    """Return the features of the linear classifier: the embedding, and the log probabilities by tags."""
-    by_tags = tree.leaf_probabilities({"mn04": outputs.tags.astype(np.float64)})
-    return [outputs.embedding, np.log(by_tags).astype(np.float32)]
+def join_features(outputs: TaggerOutputs, further: Float32Array | None) -> Float32Array:
+    """Join the features of the correction, shape (n, n_features): the embedding, and those of MusiCNN."""
+    return outputs.embedding if further is None else np.concatenate([outputs.embedding, further], axis=1)
+
+
+def _is_standalone(settings: Any) -> bool:
+    """Whether a bundle with these settings, as JSON, runs without torch: MusiCNN's pooling needs it."""
+    return not (isinstance(settings, Mapping) and settings.get("musicnn"))
 
 
 def extract_dataset(model: TaggerModel, dataset: SliceDataset, progress: bool = False) -> TaggerOutputs:
@@ -254,4 +280,4 @@ def _cut_windows(mel_32k: Array) -> Array:
     return np.stack([mel_32k[:, :, start : start + WINDOW_FRAMES] for start in starts], axis=1)
 
 
-EXPORTED = ExportedFamily(settings_type=TaggerSettings, load=load_tagger, bf16=False)
+EXPORTED = ExportedFamily(settings_type=TaggerSettings, load=load_tagger, bf16=False, is_standalone=_is_standalone)

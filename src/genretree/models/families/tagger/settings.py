@@ -27,7 +27,7 @@ class TaggerSettings(Settings):
     )
     patches: int = Field(4, ge=1, le=16, description="number of 3 s patches of each slice for MusiCNN")
     Cs: Regularisations = Field(
-        (3.0, 10.0, 30.0),
+        (1.0, 3.0, 10.0, 30.0),
         min_length=1,
         description="candidate inverse regularisations; the smallest is used for fewer than 30 artists",
     )

@@ -72,6 +72,7 @@ def _planning(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.IntRange(1, 4),
             help="First level that may be written on its own; 1 is the top.  [default: 2]",
         ),
+        click.option("--genres", type=click.IntRange(1, 20), help="Maximum number of genres of a file.  [default: 1]"),
         click.option("--level", help="Only files whose predicted path ends at this level (name or number)."),
         click.option("--folder", help="Only files below this folder."),
         click.option("--model", "digest", help="Hash of the model whose results are used.  [default: the last one]"),
@@ -469,6 +470,7 @@ def _make_plans(
     min_confidence: float | None,
     depth: int | None,
     min_depth: int | None,
+    genres: int | None,
     level: str | None,
     folder: str | None,
     digest: str | None,
@@ -491,7 +493,7 @@ def _make_plans(
     rules = Rules() if mapping is None else load_mapping(mapping, model_key.taxonomy)
     if top and rules.settings.min_depth is None:
         min_depth = min_depth or 1
-    rules = override_settings(rules, min_confidence, depth, min_depth)
+    rules = override_settings(rules, min_confidence, depth, min_depth, genres)
     filters = Filters(folder, _level(level, model_key.taxonomy.levels))
     plans = iter_plans(database, model, model_key, rules, mode, filters)
     return model_key, _with_progress(plans, sum(count_files(database)), progress)

@@ -20,7 +20,7 @@ from genretree.files import printable, printable_text
 from genretree.metrics.scores import Difference, LevelScores
 from genretree.models.pretrained.sources import WeightSource, find_local
 from genretree.prediction.predict import Prediction
-from genretree.taxonomy import Taxonomy
+from genretree.taxonomy import Taxonomy, format_path
 from genretree.training.recipes import Recipe, ReportedResult
 
 _MAX_FAILURES = 20  # lines printed for a store
@@ -133,6 +133,9 @@ def show_prediction(prediction: Prediction) -> None:
         others = ", ".join(f"{item.label} {item.probability:.0%}" for item in level.top if item.label != level.label)
         best = escape(f"{level.name}: {level.label} {level.probability:.0%}")
         console.print(f"  {best}  [dim]({escape(others or 'no other')})[/]")
+    if prediction.genres is not None:
+        genres = ", ".join(f"{format_path(item.path)} {item.probability:.0%}" for item in prediction.genres)
+        console.print(f"  genres: {escape(genres or 'none')}")
     runs = [list(run) for _, run in groupby(prediction.timeline, key=lambda item: item.path)]
     segments = [f"{_clock(run[0].start)}-{_clock(run[-1].end)} {run[0].path[-1]}" for run in runs]
     console.print(f"  [dim]timeline: {escape(', '.join(segments))}[/]")

@@ -30,6 +30,7 @@ from genretree.taxonomy import Taxonomy, format_path
 
 _BATCH = 32  # slices computed before they are scored, so that memory doesn't grow with a file's length
 _TOP = 3
+MIN_GENRE_PROBABILITY = 0.1  # of a further genre; below this, 9 of 10 would be wrong
 UNSURE = "?"
 
 T = TypeVar("T")
@@ -98,6 +99,33 @@ class LevelPrediction:
     sure: bool = True
 
 
+@dataclass(frozen=True)
+class PathProbability:
+    """A path and the probability of its last node.
+
+    Parameters
+    ----------
+    path : tuple of str
+        From the top level down.
+    probability : float
+        Calibrated, in [0, 1].
+
+    See Also
+    --------
+    genretree.Prediction : Has several of them for a file of several genres.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> prediction = genretree.load("BUNDLE").predict("song.mp3", n_genres=2)
+    >>> prediction.genres[0].path
+    ('Rock', 'Punk')
+    """
+
+    path: tuple[str, ...]
+    probability: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class SlicePrediction:
     """Prediction for one slice of a track.
@@ -153,6 +181,9 @@ class Prediction:
         Whether `path` ends in a leaf.
     runtime : str
         Runtime and precision of the model's networks, such as `openvino bf16`.
+    genres : tuple of PathProbability, or None
+        Up to `n_genres` genres: the predicted path, then the most probable other nodes of the level at which it ends.
+        None is an ancestor of another. None unless `n_genres` is given.
 
     See Also
     --------
@@ -179,6 +210,7 @@ class Prediction:
     note: str = ""
     complete: bool = True
     runtime: str = ""
+    genres: tuple[PathProbability, ...] | None = None
 
     @property
     def shown(self) -> str:
@@ -191,6 +223,7 @@ class Prediction:
             "file": self.file,
             "path": list(self.path),
             "complete": self.complete,
+            **({} if self.genres is None else {"genres": [_genre_json(genre) for genre in self.genres]}),
             "levels": [
                 {
                     "name": level.name,
@@ -252,6 +285,7 @@ def predict(
     *,
     top: int = _TOP,
     min_confidence: float = 0.0,
+    n_genres: int | None = None,
     salvage: bool = False,
     workers: int = 2,
 ) -> Iterator[Prediction | PredictionError]:
@@ -266,6 +300,9 @@ def predict(
         Number of most probable nodes to return for each level.
     min_confidence : float
         In [0, 1]. The path ends above the first node with a smaller probability.
+    n_genres : int, optional
+        Return up to this many genres in `Prediction.genres`: the predicted path, and the most probable other nodes of
+        the same level with a probability of at least 0.1.
     salvage : bool
         Use what can be decoded of a truncated file.
     workers : int
@@ -298,8 +335,8 @@ def predict(
     ('Rock', 'Punk')
     not_found
     """
-    check_arguments(bundle, min_confidence, top, workers)
-    return map_files(lambda file: _predict_file(bundle, file, top, min_confidence, salvage), files, workers)
+    check_arguments(bundle, min_confidence, top, workers, n_genres)
+    return map_files(lambda file: _predict_file(bundle, file, top, min_confidence, salvage, n_genres), files, workers)
 
 
 def predict_found_files(
@@ -308,21 +345,26 @@ def predict_found_files(
     *,
     top: int = _TOP,
     min_confidence: float = 0.0,
+    n_genres: int | None = None,
     salvage: bool = False,
     workers: int = 2,
 ) -> Iterator[Prediction | PredictionError]:
     """Predict the genre paths of the files that `find_files` yields, and pass its errors on in place."""
-    check_arguments(bundle, min_confidence, top, workers)
-    return _map_found(lambda file: _predict_file(bundle, file, top, min_confidence, salvage), iter(files), workers)
+    check_arguments(bundle, min_confidence, top, workers, n_genres)
+    return _map_found(
+        lambda file: _predict_file(bundle, file, top, min_confidence, salvage, n_genres), iter(files), workers
+    )
 
 
-def check_arguments(bundle: Bundle, min_confidence: float = 0.0, top: int = _TOP, workers: int = 1) -> None:
+def check_arguments(
+    bundle: Bundle, min_confidence: float = 0.0, top: int = _TOP, workers: int = 1, n_genres: int | None = None
+) -> None:
     """Check the types and ranges of arguments that several functions share.
 
     Raises
     ------
     ArgumentError
-        If `bundle` is not a bundle, or `top` or `workers` not a positive integer.
+        If `bundle` is not a bundle, or `top`, `workers` or `n_genres` not a positive integer.
     SettingsError
         If `min_confidence` is not in [0, 1].
     """
@@ -332,6 +374,8 @@ def check_arguments(bundle: Bundle, min_confidence: float = 0.0, top: int = _TOP
         )
     require_integer("top", top)
     require_integer("workers", workers)
+    if n_genres is not None:
+        require_integer("n_genres", n_genres)
     require_number("min_confidence", min_confidence)
     if not 0 <= min_confidence <= 1:
         raise SettingsError(f"min_confidence must be in [0, 1], got {min_confidence}")
@@ -407,7 +451,13 @@ def find_files(paths: Iterable[str | Path], walk: SoundWalk | None = None) -> It
 
 
 def predict_file(
-    bundle: Bundle, file: str | Path, *, top: int = _TOP, min_confidence: float = 0.0, salvage: bool = False
+    bundle: Bundle,
+    file: str | Path,
+    *,
+    top: int = _TOP,
+    min_confidence: float = 0.0,
+    n_genres: int | None = None,
+    salvage: bool = False,
 ) -> Prediction:
     """Predict the genre path of one audio file.
 
@@ -419,6 +469,9 @@ def predict_file(
         Number of most probable nodes to return for each level.
     min_confidence : float
         In [0, 1]. The path ends above the first node with a smaller probability.
+    n_genres : int, optional
+        Return up to this many genres in `Prediction.genres`: the predicted path, and the most probable other nodes of
+        the same level with a probability of at least 0.1.
     salvage : bool
         Use what can be decoded of a truncated file.
 
@@ -443,14 +496,16 @@ def predict_file(
     >>> genretree.predict_file(genretree.load("BUNDLE"), "song.mp3").path
     ('Rock', 'Punk')
     """
-    check_arguments(bundle, min_confidence, top)
+    check_arguments(bundle, min_confidence, top, n_genres=n_genres)
     file = require_path("file", file)
     with shared_by(1):
-        return _predict_file(bundle, file, top, min_confidence, salvage)
+        return _predict_file(bundle, file, top, min_confidence, salvage, n_genres)
 
 
-def _predict_file(bundle: Bundle, file: str | Path, top: int, min_confidence: float, salvage: bool) -> Prediction:
-    return as_prediction(bundle, printable(file), score_file(bundle, file, salvage), top, min_confidence)
+def _predict_file(
+    bundle: Bundle, file: str | Path, top: int, min_confidence: float, salvage: bool, n_genres: int | None
+) -> Prediction:
+    return as_prediction(bundle, printable(file), score_file(bundle, file, salvage), top, min_confidence, n_genres)
 
 
 @dataclass(frozen=True)
@@ -526,7 +581,12 @@ def _apply_safely(function: Callable[[Path], T], file: Path | PredictionError) -
 
 
 def as_prediction(
-    bundle: Bundle, file: str, scores: SliceScores, top: int = _TOP, min_confidence: float = 0.0
+    bundle: Bundle,
+    file: str,
+    scores: SliceScores,
+    top: int = _TOP,
+    min_confidence: float = 0.0,
+    n_genres: int | None = None,
 ) -> Prediction:
     """Calibrate and average the probabilities of a file's slices, and decode the path."""
     tree, heads, starts = bundle.taxonomy, bundle.model.heads, scores.starts
@@ -573,7 +633,50 @@ def as_prediction(
         note=note,
         complete=n_confident == tree.depth,
         runtime=bundle.runtime,
+        genres=None if n_genres is None else choose_genres(tree, path, averaged, nodes, n_confident, n_genres),
     )
+
+
+def choose_genres(
+    tree: Taxonomy,
+    path: tuple[str, ...],
+    averaged: LevelProbabilities,
+    nodes: Int64Array,
+    n_confident: int,
+    n_genres: int,
+    min_probability: float = MIN_GENRE_PROBABILITY,
+) -> tuple[PathProbability, ...]:
+    """Choose the predicted path and the most probable other nodes of the level at which it ends.
+
+    Parameters
+    ----------
+    tree : Taxonomy
+    path : tuple of str
+        The predicted path.
+    averaged : list of arrays, one for each level, shape (1, n_nodes)
+    nodes : array, shape (depth,)
+    n_confident : int
+        Number of levels of the path, as `cut_path` returns it; without any, there are no genres.
+    n_genres : int
+    min_probability : float
+        Minimum probability of the other nodes.
+
+    Returns
+    -------
+    tuple of PathProbability
+        At most `n_genres`, the predicted path first. Since all are of one level, none is an ancestor of another.
+    """
+    if not n_confident:
+        return ()
+    level = n_confident - 1
+    probabilities = averaged[level][0]
+    chosen = [PathProbability(path, float(probabilities[nodes[level]]))]
+    for node in np.argsort(-probabilities, kind="stable").tolist():
+        if len(chosen) == n_genres or probabilities[node] < min_probability:
+            break
+        if node != nodes[level]:
+            chosen.append(PathProbability(tree.nodes(level)[node], float(probabilities[node])))
+    return tuple(chosen)
 
 
 def cut_path(
@@ -629,6 +732,8 @@ def format_csv(results: Sequence[Prediction | PredictionError], level_names: Seq
     """Format predictions as CSV text: file, path, a label and a probability for each level, slices, error."""
     buffer = io.StringIO()
     columns = ["file", "path", "complete"]
+    if any(isinstance(result, Prediction) and result.genres is not None for result in results):
+        columns.append("genres")
     for name in level_names:
         columns += [name, f"{name}_probability"]
     writer = csv.DictWriter(buffer, [*columns, "slices", "note", "error", "message"], lineterminator="\n")
@@ -639,11 +744,17 @@ def format_csv(results: Sequence[Prediction | PredictionError], level_names: Seq
             continue
         row: dict[str, Any] = {"file": result.file, "path": result.shown, "slices": result.slices}
         row |= {"complete": int(result.complete), "note": result.note}
+        if result.genres is not None:
+            row["genres"] = "; ".join(f"{format_path(item.path)} {item.probability:.3f}" for item in result.genres)
         for level in result.levels:
             row[level.name] = level.label if level.sure else UNSURE
             row[f"{level.name}_probability"] = _round(level.probability)
         writer.writerow(row)
     return buffer.getvalue()
+
+
+def _genre_json(genre: PathProbability) -> dict[str, Any]:
+    return {"path": list(genre.path), "probability": _round(genre.probability)}
 
 
 def _round(probability: float) -> float:

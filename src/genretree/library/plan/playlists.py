@@ -43,10 +43,12 @@ class PlaylistIndex:
                 "INSERT INTO item (path, genre, confidence) VALUES (?, ?, ?)",
                 (encode_path(plan.row.path), genre, confidence),
             ).lastrowid
-            for cut in range(1, len(node) + 1):
-                self._rows.execute(
-                    "INSERT INTO entry VALUES (?, ?, ?)", (_SEPARATOR.join(node[:cut]), item, confidence)
-                )
+            entries: dict[NodePath, float] = {}
+            for path, probability in ((node, confidence), *plan.decision.others):
+                for cut in range(1, len(path) + 1):
+                    entries.setdefault(path[:cut], probability)
+            rows = [(_SEPARATOR.join(path), item, probability) for path, probability in entries.items()]
+            self._rows.executemany("INSERT INTO entry VALUES (?, ?, ?)", rows)
         self._rows.execute("CREATE INDEX by_node ON entry (node, confidence DESC, item)")
 
     def nodes(self) -> list[tuple[NodePath, int]]:

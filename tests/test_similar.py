@@ -21,10 +21,13 @@ from genretree.embedding.neighbours import TrackIndex, find_similar
 from genretree.embedding.stores import embed_store
 from genretree.embedding.table import embed_files, read_embeddings, sidecar
 from genretree.errors import ArgumentError, CorpusError, DataError, SoundError, TrainingError
-from genretree.models.pretrained import mn04_weights
+from genretree.models.pretrained import mn04_weights, musicnn_features
 from genretree.models.pretrained.mn04 import Mn04, compute_mel
+from genretree.models.pretrained.musicnn import Musicnn
 from genretree.models.pretrained.musicnn_weights import digest
+from genretree.settings import ImageSettings
 from genretree.sound.decode import decode
+from genretree.sound.slices import iter_slices
 from genretree.training.train import train
 from small_corpus import synthesise
 
@@ -271,3 +274,13 @@ def test_the_tracks_of_a_store_are_embedded_as_their_files(store: Store, tmp_pat
     assert len(json.loads(result.stdout)["similar"]) == 3
     with pytest.raises(CorpusError, match=r"a store holds no audio, which mn04-\w+ needs; name a bundle in `bundle`"):
         embed_store(store, load_embedder())
+
+
+@pytest.mark.slow
+def test_a_store_needs_a_bundle_or_musicnn(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENRETREE_CACHE", str(tmp_path))
+    result = _run("similar", store.tracks["file"][0], "--in", store.folder)
+    assert (
+        "a store holds no audio, which mn04 needs; name a bundle in --bundle, or run: genretree weights"
+        in result.output
+    )

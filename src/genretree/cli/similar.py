@@ -160,12 +160,11 @@ def _find_in_store(
     folder: Path, song: Path, n: int, bundle: Path | None, download: bool, quiet: bool
 ) -> tuple[TrackIndex, list[SimilarTrack]]:
     from genretree.corpus.store import Store
-    from genretree.embedding.embedders import load_embedder
     from genretree.embedding.neighbours import find_similar
-    from genretree.embedding.stores import embed_store
+    from genretree.embedding.stores import embed_store, load_store_embedder
 
     store = Store(folder)
-    embedder = load_embedder(bundle, download)
+    embedder = load_store_embedder(bundle, download)
     index = embed_store(store, embedder, not quiet)
     return index, find_similar(index, song, embedder.embed_file(song).mean, n)
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from genretree.arrays import Int64Array
 from genretree.corpus.store import Store
-from genretree.embedding.embedders import BundleEmbedder, Embedder, MusicnnEmbedder
+from genretree.embedding.embedders import BundleEmbedder, Embedder, MusicnnEmbedder, load_embedder
 from genretree.embedding.neighbours import TrackIndex
-from genretree.errors import CorpusError
+from genretree.errors import CorpusError, TrainingError
 from genretree.evaluation.evaluate import check_images
 from genretree.files import sha256_file
 from genretree.metrics.calibration import average_by
@@ -19,6 +19,26 @@ from genretree.settings import ImageSettings
 from genretree.sound.features import MEL_16K
 
 _BATCH = 64
+
+
+def load_store_embedder(bundle: str | Path | None = None, download: bool = False) -> Embedder:
+    """Load a network that embeds the slices of a store: the model of a bundle, or MusiCNN.
+
+    Raises
+    ------
+    BundleError
+        If the bundle can't be read.
+    TrainingError
+        If no bundle is given and the weights of MusiCNN are not on this machine.
+    """
+    if bundle is not None:
+        return load_embedder(bundle, download)
+    try:
+        return MusicnnEmbedder()
+    except TrainingError as error:
+        raise TrainingError(
+            "a store holds no audio, which mn04 needs; name a bundle in `bundle`, or run: genretree weights get musicnn"
+        ) from error
 
 
 def embed_store(store: Store, embedder: Embedder, progress: bool = False) -> TrackIndex:

@@ -280,7 +280,23 @@ def test_the_tracks_of_a_store_are_embedded_as_their_files(store: Store, tmp_pat
 def test_a_store_needs_a_bundle_or_musicnn(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENRETREE_CACHE", str(tmp_path))
     result = _run("similar", store.tracks["file"][0], "--in", store.folder)
-    assert (
-        "a store holds no audio, which mn04 needs; name a bundle in --bundle, or run: genretree weights"
-        in result.output
-    )
+    assert "name a bundle in --bundle, or run: genretree weights get musicnn" in result.output
+
+
+@pytest.mark.slow
+def test_musicnn_is_used_where_mn04_is_missing(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENRETREE_CACHE", str(tmp_path))
+    torch.manual_seed(0)
+    networks = {"msd": Musicnn().eval(), "mtt": Musicnn().eval()}
+    monkeypatch.setattr(musicnn_features, "load_network", networks.__getitem__)
+    embedder = load_embedder()
+    assert embedder.key.startswith("pretrained-musicnn-")
+    assert load_embedder_for(embedder.key).key == embedder.key
+    sf.write(tmp_path / "song.wav", synthesise("Noise", 1, 12.0), 22050)
+    embedding = embedder.embed_file(tmp_path / "song.wav")
+    [track_slice] = iter_slices(tmp_path / "song.wav", ImageSettings(), features=("mel_16k",))
+    layers = musicnn_features.extract_features(networks, track_slice.features["mel_16k"][None], 4)
+    assert embedding.vectors.shape == (1, 400)
+    np.testing.assert_array_equal(embedding.vectors[0, :200], layers["msd/penultimate"][0])
+    with pytest.raises(CorpusError, match=r"MusiCNN needs slices of 11\.4 s with the feature mel_16k"):
+        embed_store(store, embedder)

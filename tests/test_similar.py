@@ -100,6 +100,9 @@ def test_the_search_is_that_of_scikit_learn() -> None:
     np.testing.assert_allclose(similarities, expected[rows], atol=1e-6)
     assert index.search(vectors[5], 1)[0] == [5]
     assert len(index.search(query, 1000)[0]) == 300
+    equal = TrackIndex("x", [(f"{row}.mp3",) for row in range(9)], [b""] * 9, np.ones((9, 20), np.float32))
+    assert equal.search(query, 4)[0] == [0, 1, 2, 3]
+    assert equal.search(query, 0)[0] == []
     with pytest.raises(ArgumentError, match=r"must have shape \(20,\), got \(21,\)"):
         index.search(np.zeros(21, np.float32), 1)
 

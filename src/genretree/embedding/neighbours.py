@@ -137,8 +137,10 @@ class TrackIndex:
             raise ArgumentError(f"the vector must have shape {self.vectors.shape[1:]}, got {vector.shape}")
         similarities = self.vectors @ _normalise(vector[None])[0]
         n = min(n, len(similarities))
-        rows = np.argpartition(-similarities, n - 1)[:n] if n else np.zeros(0, np.intp)
-        rows = rows[np.lexsort((rows, -similarities[rows]))]
+        # All tracks as similar as the last are sorted, so that the order of equal ones doesn't depend on `n`.
+        last = np.partition(similarities, len(similarities) - n)[len(similarities) - n] if n else np.inf
+        rows = np.flatnonzero(similarities >= last)
+        rows = rows[np.argsort(-similarities[rows], kind="stable")][:n]
         return rows.tolist(), similarities[rows]
 
 

@@ -144,6 +144,7 @@ class Classifier(Bundle):
         sr: float | None = None,
         top: int = 3,
         min_confidence: float = 0.0,
+        n_genres: int | None = None,
         salvage: bool = False,
         workers: int = 2,
     ) -> Prediction: ...
@@ -156,6 +157,7 @@ class Classifier(Bundle):
         sr: float | None = None,
         top: int = 3,
         min_confidence: float = 0.0,
+        n_genres: int | None = None,
         salvage: bool = False,
         workers: int = 2,
     ) -> list[Prediction | PredictionError]: ...
@@ -167,6 +169,7 @@ class Classifier(Bundle):
         sr: float | None = None,
         top: int = 3,
         min_confidence: float = 0.0,
+        n_genres: int | None = None,
         salvage: bool = False,
         workers: int = 2,
     ) -> Prediction | list[Prediction | PredictionError]:
@@ -184,6 +187,9 @@ class Classifier(Bundle):
             Number of most probable nodes to return for each level.
         min_confidence : float
             In [0, 1]. The path ends above the first node with a smaller probability.
+        n_genres : int, optional
+            Return up to this many genres in `Prediction.genres`: the predicted path, and the most probable other nodes
+            of the same level with a probability of at least 0.1.
         salvage : bool
             Use what can be decoded of a truncated file.
         workers : int
@@ -212,15 +218,17 @@ class Classifier(Bundle):
         >>> model.predict(y, sr=sr).path
         ('Rock', 'Punk')
         """
-        check_arguments(self, min_confidence, top, workers)
+        check_arguments(self, min_confidence, top, workers, n_genres)
         if _is_array(inputs):
-            return as_prediction(self, _ARRAY, self._score_array(inputs, sr), top, min_confidence)
+            return as_prediction(self, _ARRAY, self._score_array(inputs, sr), top, min_confidence, n_genres=n_genres)
         _refuse_sr(sr)
         if isinstance(inputs, str | os.PathLike) and not Path(inputs).is_dir():
-            return predict_file(self, inputs, top=top, min_confidence=min_confidence, salvage=salvage)
+            return predict_file(
+                self, inputs, top=top, min_confidence=min_confidence, n_genres=n_genres, salvage=salvage
+            )
         files = _as_files(inputs)
         options: dict[str, Any] = {"top": top, "min_confidence": min_confidence, "salvage": salvage}
-        return list(predict(self, files, workers=workers, **options))
+        return list(predict(self, files, workers=workers, n_genres=n_genres, **options))
 
     def predict_proba(
         self, inputs: str | Path | Paths | Array, *, sr: float | None = None, salvage: bool = False, workers: int = 2

@@ -85,6 +85,17 @@ SOFT = (0.05, 0.05, 0.4, 0.3, 0.2)  # Chamber, Opera, Soft_rock, Hard_rock, Pop
         ({"nodes": {"Rock": None}}, (), "left_alone"),
         ({"nodes": {"Rock": None, "Soft_rock": "Soft"}, "min_confidence": 0.4}, ("Soft",), ""),
         ({"nodes": {"Rock": "Rock"}, "values": "path", "min_depth": 1}, ("Other", "Rock"), ""),
+        # Further nodes of the level at which the path ends, from a probability of 0.2 on.
+        ({"genres": 3}, ("Rock", "Pop"), ""),
+        ({"genres": 2, "min_other": 0.21}, ("Rock",), ""),
+        ({"genres": 3, "min_confidence": 0}, ("Soft_rock", "Hard_rock", "Pop"), ""),
+        ({"genres": 2, "min_confidence": 0}, ("Soft_rock", "Hard_rock"), ""),
+        ({"genres": 9, "min_confidence": 0, "min_other": 0}, ("Soft_rock", "Hard_rock", "Pop", "Chamber", "Opera"), ""),
+        ({"genres": 3, "nodes": {"Pop": None}}, ("Rock",), ""),
+        ({"genres": 3, "nodes": {"Pop": ["Pop", "Rock"]}}, ("Rock", "Pop"), ""),
+        ({"genres": 3, "nodes": {"Chamber": "C", "Opera": "C"}, "min_other": 0.09}, ("Rock", "Pop", "C"), ""),
+        ({"genres": 2, "values": "path", "min_confidence": 0.35}, ("Rock", "Soft_rock", "Hard_rock"), ""),
+        ({"genres": 3, "min_confidence": 0.8}, (), "unsure"),
     ],
 )
 def test_a_mapping_renames_merges_skips_and_truncates(

@@ -37,10 +37,11 @@ from genretree.sound.slices import (
     stack_slices,
 )
 from genretree.sound.walk import SoundWalk
-from genretree.taxonomy import Taxonomy, drop_unspecified, format_path
+from genretree.taxonomy import UNSPECIFIED, Taxonomy, drop_unspecified, format_path
 
 _BATCH = 32  # slices computed before they are scored, so that memory doesn't grow with a file's length
 _TOP = 3
+MIN_GENRE_PROBABILITY = 0.1  # of a further genre; below this, 9 of 10 would be wrong
 UNSURE = "?"
 
 T = TypeVar("T")
@@ -107,6 +108,33 @@ class LevelPrediction:
     probability: float
     top: tuple[LabelProbability, ...]
     sure: bool = True
+
+
+@dataclass(frozen=True)
+class PathProbability:
+    """A path and the probability of its last node.
+
+    Parameters
+    ----------
+    path : tuple of str
+        From the top level down.
+    probability : float
+        Calibrated, in [0, 1].
+
+    See Also
+    --------
+    genretree.Prediction : Has several of them for a file of several genres.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> prediction = genretree.load("BUNDLE").predict("song.mp3", n_genres=2)
+    >>> prediction.genres[0].path
+    ('Rock', 'Punk')
+    """
+
+    path: tuple[str, ...]
+    probability: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +209,9 @@ class Prediction:
         Runtime and precision of the model's networks, such as `openvino bf16`.
     content : Content, optional
         Music, speech, silence, noise or a sound effect, if the model detects it.
+    genres : tuple of PathProbability, or None
+        Up to `n_genres` genres: the predicted path, then the most probable other nodes of the level at which it ends.
+        None is an ancestor of another. None unless `n_genres` is given.
 
     See Also
     --------
@@ -208,6 +239,7 @@ class Prediction:
     complete: bool = True
     runtime: str = ""
     content: Content | None = None
+    genres: tuple[PathProbability, ...] | None = None
 
     @property
     def shown(self) -> str:
@@ -223,6 +255,7 @@ class Prediction:
             "path": list(self.path),
             "complete": self.complete,
             **_not_music(self.content),
+            **({} if self.genres is None else {"genres": [_genre_json(genre) for genre in self.genres]}),
             "levels": [
                 {
                     "name": level.name,
@@ -286,6 +319,7 @@ def predict(
     *,
     top: int = _TOP,
     min_confidence: float = 0.0,
+    n_genres: int | None = None,
     salvage: bool = False,
     workers: int = 2,
     music_only: bool = True,
@@ -302,6 +336,9 @@ def predict(
         Number of most probable nodes to return for each level.
     min_confidence : float
         In [0, 1]. The path ends above the first node with a smaller probability.
+    n_genres : int, optional
+        Return up to this many genres in `Prediction.genres`: the predicted path, and the most probable other nodes of
+        the same level with a probability of at least 0.1.
     salvage : bool
         Use what can be decoded of a truncated file.
     workers : int
@@ -338,7 +375,7 @@ def predict(
     ('Rock', 'Punk')
     not_found
     """
-    check_arguments(bundle, min_confidence, top, workers)
+    check_arguments(bundle, min_confidence, top, workers, n_genres)
     predict_one = partial(
         _predict_file,
         bundle,
@@ -346,6 +383,7 @@ def predict(
         min_confidence=min_confidence,
         salvage=salvage,
         music_only=music_only,
+        n_genres=n_genres,
         tagger=tagger,
     )
     return map_files(predict_one, files, workers)
@@ -357,13 +395,14 @@ def predict_found_files(
     *,
     top: int = _TOP,
     min_confidence: float = 0.0,
+    n_genres: int | None = None,
     salvage: bool = False,
     workers: int = 2,
     music_only: bool = True,
     tagger: TaggerModel | None = None,
 ) -> Iterator[Prediction | PredictionError]:
     """Predict the genre paths of the files that `find_files` yields, and pass its errors on in place."""
-    check_arguments(bundle, min_confidence, top, workers)
+    check_arguments(bundle, min_confidence, top, workers, n_genres)
     predict_one = partial(
         _predict_file,
         bundle,
@@ -371,18 +410,21 @@ def predict_found_files(
         min_confidence=min_confidence,
         salvage=salvage,
         music_only=music_only,
+        n_genres=n_genres,
         tagger=tagger,
     )
     return _map_found(predict_one, iter(files), workers)
 
 
-def check_arguments(bundle: Bundle, min_confidence: float = 0.0, top: int = _TOP, workers: int = 1) -> None:
+def check_arguments(
+    bundle: Bundle, min_confidence: float = 0.0, top: int = _TOP, workers: int = 1, n_genres: int | None = None
+) -> None:
     """Check the types and ranges of arguments that several functions share.
 
     Raises
     ------
     ArgumentError
-        If `bundle` is not a bundle, or `top` or `workers` not a positive integer.
+        If `bundle` is not a bundle, or `top`, `workers` or `n_genres` not a positive integer.
     SettingsError
         If `min_confidence` is not in [0, 1].
     """
@@ -392,6 +434,8 @@ def check_arguments(bundle: Bundle, min_confidence: float = 0.0, top: int = _TOP
         )
     require_integer("top", top)
     require_integer("workers", workers)
+    if n_genres is not None:
+        require_integer("n_genres", n_genres)
     require_number("min_confidence", min_confidence)
     if not 0 <= min_confidence <= 1:
         raise SettingsError(f"min_confidence must be in [0, 1], got {min_confidence}")
@@ -472,6 +516,7 @@ def predict_file(
     *,
     top: int = _TOP,
     min_confidence: float = 0.0,
+    n_genres: int | None = None,
     salvage: bool = False,
     music_only: bool = True,
 ) -> Prediction:
@@ -485,6 +530,9 @@ def predict_file(
         Number of most probable nodes to return for each level.
     min_confidence : float
         In [0, 1]. The path ends above the first node with a smaller probability.
+    n_genres : int, optional
+        Return up to this many genres in `Prediction.genres`: the predicted path, and the most probable other nodes of
+        the same level with a probability of at least 0.1.
     salvage : bool
         Use what can be decoded of a truncated file.
     music_only : bool
@@ -511,10 +559,10 @@ def predict_file(
     >>> genretree.predict_file(genretree.load("BUNDLE"), "song.mp3").path
     ('Rock', 'Punk')
     """
-    check_arguments(bundle, min_confidence, top)
+    check_arguments(bundle, min_confidence, top, n_genres=n_genres)
     file = require_path("file", file)
     with shared_by(1):
-        return _predict_file(bundle, file, top, min_confidence, salvage, music_only)
+        return _predict_file(bundle, file, top, min_confidence, salvage, music_only, n_genres)
 
 
 def _predict_file(
@@ -524,10 +572,11 @@ def _predict_file(
     min_confidence: float,
     salvage: bool,
     music_only: bool,
+    n_genres: int | None,
     tagger: TaggerModel | None = None,
 ) -> Prediction:
     scores = score_file(bundle, file, salvage, tagger)
-    return as_prediction(bundle, printable(file), scores, top, min_confidence, music_only)
+    return as_prediction(bundle, printable(file), scores, top, min_confidence, music_only, n_genres)
 
 
 def tag_slices(
@@ -672,6 +721,7 @@ def as_prediction(
     top: int = _TOP,
     min_confidence: float = 0.0,
     music_only: bool = True,
+    n_genres: int | None = None,
 ) -> Prediction:
     """Calibrate and average the probabilities of a file's slices, and decode the path.
 
@@ -730,11 +780,54 @@ def as_prediction(
         complete=n_confident == tree.depth,
         runtime=bundle.runtime,
         content=content,
+        genres=None if n_genres is None else choose_genres(tree, path, averaged, nodes, n_confident, n_genres),
     )
 
 
 def _is_other(content: Content | None) -> bool:
     return content is not None and not content.is_music
+
+
+def choose_genres(
+    tree: Taxonomy,
+    path: tuple[str, ...],
+    averaged: LevelProbabilities,
+    nodes: Int64Array,
+    n_confident: int,
+    n_genres: int,
+    min_probability: float = MIN_GENRE_PROBABILITY,
+) -> tuple[PathProbability, ...]:
+    """Choose the predicted path and the most probable other nodes of the level at which it ends.
+
+    Parameters
+    ----------
+    tree : Taxonomy
+    path : tuple of str
+        The predicted path.
+    averaged : list of arrays, one for each level, shape (1, n_nodes)
+    nodes : array, shape (depth,)
+    n_confident : int
+        Number of levels of the path, as `cut_path` returns it; without any, there are no genres.
+    n_genres : int
+    min_probability : float
+        Minimum probability of the other nodes.
+
+    Returns
+    -------
+    tuple of PathProbability
+        At most `n_genres`, the predicted path first. Since all are of one level, none is an ancestor of another.
+    """
+    if not n_confident:
+        return ()
+    level = n_confident - 1
+    probabilities = averaged[level][0]
+    chosen = [PathProbability(path, float(probabilities[nodes[level]]))]
+    for node in np.argsort(-probabilities, kind="stable").tolist():
+        if len(chosen) == n_genres or probabilities[node] < min_probability:
+            break
+        if node != nodes[level] and tree.nodes(level)[node][-1] != UNSPECIFIED:
+            chosen.append(PathProbability(tree.nodes(level)[node], float(probabilities[node])))
+    return tuple(chosen)
 
 
 def cut_path(
@@ -790,6 +883,8 @@ def format_csv(results: Sequence[Prediction | PredictionError], level_names: Seq
     """Format predictions as CSV text: file, path, a label and a probability for each level, slices, error."""
     buffer = io.StringIO()
     columns = ["file", "path", "complete"]
+    if any(isinstance(result, Prediction) and result.genres is not None for result in results):
+        columns.append("genres")
     for name in level_names:
         columns += [name, f"{name}_probability"]
     writer = csv.DictWriter(buffer, [*columns, "slices", "note", "error", "message"], lineterminator="\n")
@@ -800,11 +895,17 @@ def format_csv(results: Sequence[Prediction | PredictionError], level_names: Seq
             continue
         row: dict[str, Any] = {"file": result.file, "path": result.shown, "slices": result.slices}
         row |= {"complete": int(result.complete), "note": result.note}
+        if result.genres is not None:
+            row["genres"] = "; ".join(f"{format_path(item.path)} {item.probability:.3f}" for item in result.genres)
         for level in result.levels:
             row[level.name] = level.label if level.sure else UNSURE
             row[f"{level.name}_probability"] = _round(level.probability)
         writer.writerow(row)
     return buffer.getvalue()
+
+
+def _genre_json(genre: PathProbability) -> dict[str, Any]:
+    return {"path": list(genre.path), "probability": _round(genre.probability)}
 
 
 def _round(probability: float) -> float:

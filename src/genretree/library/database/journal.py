@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from genretree.errors import LibraryError
+from genretree.files import stream_digest
 from genretree.library.database.connection import Database, decode_path, encode_path
 from genretree.library.database.records import PAGE, find_copies, update_content
-from genretree.library.tags.binary_delta import stream_digest
 from genretree.remote import is_url
 
 _CHANGE = "id, run, path, state, temporary, before, after, before_mtime_ns, old, new, delta"

@@ -6,6 +6,8 @@ min_confidence: 0.6         # the threshold that a node's probability must reach
 depth: 2                    # maximum level
 min_depth: 1                # minimum level: if it does not reach the threshold, nothing is written
 values: leaf                # or path: write every level, from min_depth on, as a separate genre
+genres: 2                   # maximum number of nodes: the most probable path, and other nodes of its level
+min_other: 0.2              # what the probability of the other nodes must reach
 nodes:
   Soft_rock: Soft Rock      # custom name
   Teen_pop: Pop             # nodes with the same name are merged, and their probabilities summed
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping as MappingType
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -37,6 +40,7 @@ from genretree.taxonomy import UNSPECIFIED, NodePath, Taxonomy, drop_unspecified
 
 Genres = tuple[str, ...]
 DEFAULT_MIN_CONFIDENCE = 0.5  # above this, a calibrated prediction is more likely right than wrong
+DEFAULT_MIN_OTHER = 0.2  # at most half as probable as the first: 0.5 for both would allow no second genre
 
 
 class MappingSettings(Settings):
@@ -48,6 +52,10 @@ class MappingSettings(Settings):
     depth: int | None = Field(None, ge=1, le=4, description="how many levels are written at most")
     min_depth: int | None = Field(None, ge=1, le=4, description="the highest level that is written, 1 the top")
     values: Literal["leaf", "path"] = Field("leaf", description="the deepest name only, or every level's")
+    genres: int = Field(1, ge=1, le=20, description="how many nodes of one level are written at most")
+    min_other: float = Field(
+        DEFAULT_MIN_OTHER, ge=0, le=1, description="what the probability of a further node must reach to be written"
+    )
     nodes: dict[str, str | list[str] | None] = Field(default_factory=dict, description="genres by node")
 
 
@@ -109,6 +117,9 @@ class Decision:
         Why nothing is written: `unsure` or `left_alone`.
     message : str
         Details, such as `confidence too low: Rock 41 % (Non_classic 93 %)`.
+    others : tuple of (NodePath, float)
+        Further nodes whose genres are written, and their probabilities, most probable first. They are of the same
+        level as the path, so none is an ancestor of another.
     """
 
     genres: Genres
@@ -116,6 +127,7 @@ class Decision:
     confidence: float
     reason: str = ""
     message: str = ""
+    others: tuple[tuple[NodePath, float], ...] = ()
 
 
 class _Loader(yaml.SafeLoader):
@@ -225,14 +237,49 @@ def decide(model_key: ModelKey, levels: LevelProbabilities, mapping: Mapping) ->
     node, genres = path[n_levels - 1], names[n_levels - 1]
     if not genres:
         return Decision((), node, confidences[n_levels - 1], "left_alone")
-    if settings.values == "path":
-        steps = [
-            names[level]
-            for level in range(n_levels - 1)
-            if confidences[level] >= settings.min_confidence and mapping.is_deep_enough(path[level], level + 1, tree)
-        ]
-        genres = tuple(dict.fromkeys(genre for step in (*steps, genres) for genre in step))
-    return Decision(genres, node, confidences[n_levels - 1])
+    others = _find_others(tree, levels, totals, n_levels, genres, mapping)
+    rows = [path[:n_levels], *([other[: level + 1] for level in range(n_levels)] for other, _ in others)]
+    listed = [genre for steps in rows for genre in _written_genres(tree, steps, totals, mapping)]
+    return Decision(tuple(dict.fromkeys(listed)), node, confidences[n_levels - 1], others=others)
+
+
+def _written_genres(
+    tree: Taxonomy, steps: Sequence[NodePath], totals: list[dict[Genres, float]], mapping: Mapping
+) -> list[str]:
+    """Return the genres of the last node of a path; with `values: path`, after those of confident nodes above it."""
+    genres = list(mapping.genres(steps[-1]))
+    if mapping.settings.values == "leaf":
+        return genres
+    above = [
+        genre
+        for level, step in enumerate(steps[:-1])
+        if totals[level][mapping.genres(step)] >= mapping.settings.min_confidence
+        and mapping.is_deep_enough(step, level + 1, tree)
+        for genre in mapping.genres(step)
+    ]
+    return above + genres
+
+
+def _find_others(
+    tree: Taxonomy,
+    levels: LevelProbabilities,
+    totals: list[dict[Genres, float]],
+    n_levels: int,
+    first: Genres,
+    mapping: Mapping,
+) -> tuple[tuple[NodePath, float], ...]:
+    """Find the most probable other nodes of a level; nodes with the same genres count once, with their sum."""
+    settings, level = mapping.settings, n_levels - 1
+    own = levels[level][0]
+    best: dict[Genres, int] = {}
+    for index in np.argsort(-own, kind="stable").tolist():
+        node = tree.nodes(level)[index]
+        genres = mapping.genres(node)
+        if genres and genres != first and mapping.is_deep_enough(node, n_levels, tree):
+            best.setdefault(genres, index)
+    ranked = sorted(best, key=lambda genres: -totals[level][genres])
+    probable = [genres for genres in ranked if totals[level][genres] >= settings.min_other]
+    return tuple((tree.nodes(level)[best[g]], totals[level][g]) for g in probable[: settings.genres - 1])
 
 
 def _percent(node: NodePath, chance: float) -> str:
@@ -314,7 +361,11 @@ def _check_depths(settings: MappingSettings) -> None:
 
 
 def override_settings(
-    mapping: Mapping, min_confidence: float | None = None, depth: int | None = None, min_depth: int | None = None
+    mapping: Mapping,
+    min_confidence: float | None = None,
+    depth: int | None = None,
+    min_depth: int | None = None,
+    genres: int | None = None,
 ) -> Mapping:
     """Return a mapping with the settings that are not None replaced.
 
@@ -323,7 +374,7 @@ def override_settings(
     LibraryError
         If `min_depth` is greater than `depth`.
     """
-    values = {"min_confidence": min_confidence, "depth": depth, "min_depth": min_depth}
+    values = {"min_confidence": min_confidence, "depth": depth, "min_depth": min_depth, "genres": genres}
     changes = {name: value for name, value in values.items() if value is not None}
     settings = mapping.settings.model_copy(update=changes)
     _check_depths(settings)

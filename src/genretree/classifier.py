@@ -346,7 +346,8 @@ def load(
     Parameters
     ----------
     source : path or str
-        The folder of a bundle, or `user/name` or `user/name@revision` on the Hugging Face Hub.
+        The folder of a bundle, or `user/name` or `user/name@revision` on the Hugging Face Hub. `hf://user/name` is
+        never a folder.
     runtime : {"torch", "openvino", "onnxruntime", "auto"}
         Backend for the networks. All but torch need an export, see `genretree export`.
     precision : {"float32", "bf16", "auto"}

@@ -250,7 +250,8 @@ def load_bundle(
     Parameters
     ----------
     folder : path or str
-        A folder, which takes precedence; or `user/name` or `user/name@revision` on the Hugging Face Hub.
+        A folder, which takes precedence; or `user/name` or `user/name@revision` on the Hugging Face Hub, also written
+        `hf://user/name`.
     runtime : "torch", "openvino", "onnxruntime" or "auto"
         Runtime of the networks. All except torch need an export (see `genretree.bundle.export`); auto selects the
         fastest installed runtime that the bundle has an export for.

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from genretree.corpus.manifest import Failure, Manifest, Track
 from genretree.corpus.prepare import prepare
 from genretree.corpus.store import Store
-from genretree.errors import CorpusError, SettingsError, TrainingError
+from genretree.errors import CorpusError, SettingsError
 from genretree.files import printable, write_text
 from genretree.models import get_family
 from genretree.models.base import FitContext, FitResult, SliceDataset
@@ -32,7 +32,7 @@ from genretree.sound.suffixes import SUFFIXES
 from genretree.sound.walk import SoundWalk, is_sound_name
 from genretree.taxonomy import Taxonomy
 from genretree.training.data import slice_dataset_of
-from genretree.training.work_folder import publish_folder, work_folder
+from genretree.training.work_folder import check_output, publish_folder, work_folder
 
 # Default settings of pretraining: strong augmentation, and no genre loss.
 DEFAULTS: dict[str, Any] = {
@@ -118,8 +118,7 @@ def pretrain(
     """
     out = Path(out)
     network_settings = _settings(family, settings)
-    if out.exists() and not overwrite:
-        raise TrainingError(f"{out}: already exists; choose another path, or replace it with `overwrite=True`")
+    check_output(out, overwrite, METADATA_FILE, "pretrained weights")
     music = _open_sources(sources)
     run = {
         "family": family,

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from genretree.bundle.hub.cache import ORIGIN, find_pulled, hub_cache, snapshot_folder, write_ref
 from genretree.bundle.hub.client import explained, open_hub
 from genretree.bundle.hub.contents import check_types
-from genretree.bundle.hub.names import HubName, is_commit, parse_name, require_name
+from genretree.bundle.hub.names import HubName, has_scheme, is_commit, parse_name, require_name
 from genretree.bundle.manifest import DESCRIPTION, check_files, read_description
 from genretree.checks import require_path, require_text
 from genretree.errors import BundleError, GenretreeError, HubError, MissingExtraError
@@ -51,7 +51,7 @@ def find_bundle(place: str | Path, download: bool = False, progress: bool = Fals
     Parameters
     ----------
     place : path or str
-        A folder, which takes precedence; or `user/name` or `user/name@revision`.
+        A folder, which takes precedence; or `user/name` or `user/name@revision`. `hf://user/name` is never a folder.
     download : bool
         Pull a bundle that is not in the cache. By default no request is made; a bundle in the cache is never replaced.
     progress : bool
@@ -68,7 +68,10 @@ def find_bundle(place: str | Path, download: bool = False, progress: bool = Fals
         If the named bundle is not in the cache, or can't be pulled.
     """
     folder = Path(place)
-    name = None if folder.exists() else parse_name(folder)
+    if has_scheme(place):
+        name: HubName | None = require_name(Path(place).as_posix())
+    else:
+        name = None if folder.exists() else parse_name(folder)
     if name is None:
         return folder
     pulled = find_pulled(name)

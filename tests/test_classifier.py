@@ -13,7 +13,7 @@ import pytest
 import soundfile as sf
 
 import genretree
-from genretree import ArgumentError, Classifier, Dataset, GenreClassifier, GenretreeError
+from genretree import ArgumentError, Classifier, Dataset, GenreClassifier, GenretreeError, SoundError
 from genretree.corpus.store import Store
 from genretree.settings import SAMPLE_RATE
 from small_corpus import SETTINGS, TREE, synthesise
@@ -129,6 +129,18 @@ def test_wrong_inputs_raise_genretree_errors(
 def test_a_silent_array_is_refused(model: Classifier) -> None:
     with pytest.raises(genretree.SoundError, match="silent"):
         model.predict(np.zeros(9 * SAMPLE_RATE, np.float32), sr=SAMPLE_RATE)
+
+
+def test_names_that_no_file_can_have_and_samples_too_short(model: Classifier) -> None:
+    for call in (model.predict, model.embed):
+        with pytest.raises(SoundError) as error:
+            call("a" * 5000)
+        assert error.value.kind in ("unreadable", "not_found")
+    with pytest.raises(SoundError) as error:
+        model.predict(np.ones(500), sr=SAMPLE_RATE)
+    assert error.value.kind == "too_short"
+    with pytest.raises(ArgumentError, match="node"):
+        model.predict_proba([])[0]  # type: ignore[index]
 
 
 def test_wrong_bundles_and_thresholds() -> None:

@@ -13,8 +13,8 @@ import numpy as np
 
 from genretree.arrays import Array, Float32Array, Float64Array, UInt8Array
 from genretree.bundle.bundle import Bundle, load_bundle
-from genretree.checks import require_type
-from genretree.errors import ArgumentError, BundleError
+from genretree.checks import require_names, require_path, require_paths, require_type
+from genretree.errors import ArgumentError, BundleError, SoundError
 from genretree.explanation.bundle_weights import load_weights_for
 from genretree.models.base import LevelProbabilities, embed_slices
 from genretree.models.runtime.types import Precision, RuntimeChoice
@@ -31,7 +31,8 @@ from genretree.prediction.predict import (
     score_images,
     score_slices,
 )
-from genretree.settings import SAMPLE_RATE
+from genretree.settings import N_FFT, SAMPLE_RATE
+from genretree.sound.decode import MAX_AMPLITUDE
 from genretree.sound.features import IMAGES, SliceInputs, requested_features
 from genretree.sound.slices import SliceImages, iter_slices, skip_silent, slice_track, stack_slices
 from genretree.taxonomy import NodePath, format_path
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 Paths: TypeAlias = Sequence[str | Path]
 _ARRAY = "<array>"
 _BATCH = 32
+_MAX_CHANNELS = 64
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class Probabilities:
 
     def __getitem__(self, node: str | NodePath) -> Float64Array:
         """Probabilities of one node, shape (n_files,)."""
+        if not isinstance(node, str):
+            node = tuple(require_names("node", node))
         label = node if isinstance(node, str) else format_path(node)
         try:
             column: Float64Array = self.values[:, self.labels.index(label)]
@@ -213,10 +217,10 @@ class Classifier(Bundle):
         check_arguments(self, min_confidence, top, workers)
         if _is_array(inputs):
             return as_prediction(self, _ARRAY, self._score_array(inputs, sr), top, min_confidence)
-        _refuse_sr(sr)
-        if isinstance(inputs, str | os.PathLike) and not Path(inputs).is_dir():
+        _refuse_sr(sr, inputs)
+        if _is_one_file(inputs):
             return predict_file(self, inputs, top=top, min_confidence=min_confidence, salvage=salvage)
-        files = _as_files(inputs)
+        files = require_paths("inputs", inputs)
         options: dict[str, Any] = {"top": top, "min_confidence": min_confidence, "salvage": salvage}
         return list(predict(self, files, workers=workers, **options))
 
@@ -248,8 +252,8 @@ class Classifier(Bundle):
         if _is_array(inputs):
             row = self._join_levels(self.average_slices(self._score_array(inputs, sr).levels))
             return Probabilities((_ARRAY,), self._nodes, row)
-        _refuse_sr(sr)
-        files = _as_files(inputs)
+        _refuse_sr(sr, inputs)
+        files = require_paths("inputs", inputs)
         names, rows, errors = [], [], []
 
         def average_file(file: Path) -> tuple[str, LevelProbabilities]:
@@ -300,25 +304,25 @@ class Classifier(Bundle):
         bundle = load_weights_for(self)
         if _is_array(inputs):
             if inputs.ndim == 4:
-                _refuse_sr(sr)
+                _refuse_sr(sr, inputs)
                 return embed_slices(bundle.model, SliceInputs({IMAGES: _check_images(self, inputs)}))
             return _embed(bundle, self._slices(inputs, sr))
-        _refuse_sr(sr)
+        _refuse_sr(sr, inputs)
 
         def embed_file(file: Path) -> tuple[str, Float32Array]:
             slices = iter_slices(file, self.images, salvage=salvage, features=self.model.input_features)
             return str(file), _embed(bundle, skip_silent(slices, file))
 
-        if isinstance(inputs, str | os.PathLike) and not Path(inputs).is_dir():
-            return embed_file(Path(inputs))[1]
-        files = _as_files(inputs)
+        if _is_one_file(inputs):
+            return embed_file(require_path("inputs", inputs))[1]
+        files = require_paths("inputs", inputs)
         results = map_files(embed_file, files, workers)
         return dict(item for item in results if not isinstance(item, PredictionError))
 
     def _score_array(self, inputs: Array, sr: float | None) -> SliceScores:
         if inputs.ndim != 4:
             return score_slices(self, self._slices(inputs, sr))
-        _refuse_sr(sr)
+        _refuse_sr(sr, inputs)
         return score_images(self, _check_images(self, inputs))
 
     def _slices(self, y: Array, sr: float | None) -> Iterator[SliceImages]:
@@ -398,36 +402,49 @@ def _is_array(inputs: object) -> TypeGuard[Array]:
     return isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OUS"
 
 
-def _as_files(inputs: Any) -> str | Path | list[str | Path]:
-    if isinstance(inputs, str | Path):
-        return inputs
-    try:
-        return list(inputs)
-    except TypeError as error:
-        raise ArgumentError(f"inputs must be a path or a sequence of paths, got {type(inputs).__name__}") from error
+def _is_one_file(inputs: object) -> TypeGuard[str | Path]:
+    """Check for the path of a file; a path that can't be looked up is left to the decoder's message."""
+    return isinstance(inputs, str | os.PathLike) and inputs != "" and not os.path.isdir(inputs)  # noqa: PTH112
 
 
-def _refuse_sr(sr: float | None) -> None:
-    if sr is not None:
+def _refuse_sr(sr: float | None, inputs: object) -> None:
+    if sr is None:
+        return
+    if isinstance(inputs, np.ndarray) and inputs.ndim == 4:
+        raise ArgumentError("sr is only for an array of audio samples; omit it for images")
+    if isinstance(inputs, str | os.PathLike):
         raise ArgumentError("sr is only for an array of audio samples; a file states its own sampling rate")
+    raise ArgumentError(f"sr is only for a NumPy array of one track's audio samples, got {type(inputs).__name__}")
 
 
 def _to_mono(y: Array, sr: float | None) -> Float32Array:
     """Check audio samples, average their channels and resample them to 22,050 Hz."""
     import soxr
 
+    if y.ndim not in (1, 2):
+        shapes = "(n_samples,) or (n_channels, n_samples), and images (n_slices, 3, size, size)"
+        raise ArgumentError(f"audio samples must have shape {shapes}, got {y.shape}")
     if sr is None or isinstance(sr, bool) or not isinstance(sr, int | float | np.number) or not 1000 <= sr <= 768_000:
         raise ArgumentError(f"an array of audio samples needs its sampling rate sr, 1000 to 768000 Hz, got {sr!r}")
     if y.dtype.kind != "f":
         raise ArgumentError(f"audio samples must be floating-point in [-1, 1], got {y.dtype}; scale integers first")
-    if y.ndim not in (1, 2) or (y.ndim == 2 and y.shape[0] > 64):
-        raise ArgumentError(f"audio samples must have shape (n_samples,) or (n_channels, n_samples), got {y.shape}")
+    if y.ndim == 2 and y.shape[0] > _MAX_CHANNELS:
+        hint = "; transpose it with y.T" if y.shape[1] <= _MAX_CHANNELS else ""
+        raise ArgumentError(f"audio samples must have at most {_MAX_CHANNELS} channels, got shape {y.shape}{hint}")
     if not y.size:
         raise ArgumentError("the array has no audio samples")
     mono = np.asarray(y if y.ndim == 1 else y.mean(axis=0), np.float32)
     if not np.isfinite(mono).all():
         raise ArgumentError("audio samples contain NaN or infinity")
-    return mono if sr == SAMPLE_RATE else np.asarray(soxr.resample(mono, float(sr), SAMPLE_RATE, "HQ"), np.float32)
+    if np.abs(mono).max() > MAX_AMPLITUDE:
+        raise ArgumentError("audio samples are a million times full scale; divide them, so that they are in [-1, 1]")
+    if sr != SAMPLE_RATE:
+        mono = np.asarray(soxr.resample(mono, float(sr), SAMPLE_RATE, "HQ"), np.float32)
+    if len(mono) < N_FFT:
+        milliseconds = 1000 * len(mono) / SAMPLE_RATE
+        detail = f"only {len(mono)} samples ({milliseconds:.0f} ms) of audio; at least {N_FFT} are required"
+        raise SoundError("too_short", _ARRAY, detail)
+    return mono
 
 
 def _check_images(bundle: Bundle, images: Array) -> UInt8Array:

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from genretree.checks import require_path, require_type
+from genretree.checks import require_integer, require_names, require_path, require_type
 from genretree.corpus.manifest import Failure, Manifest, Track
 from genretree.corpus.splits import split_groups
 from genretree.corpus.store import Store, StoreMetadata, write_tables
@@ -134,6 +134,10 @@ def prepare(
     out = require_path("out", out)
     settings = settings or ImageSettings()
     require_type("settings", settings, ImageSettings, "use ImageSettings.build")
+    features = require_names("features", features)
+    if workers is not None:
+        require_integer("workers", workers)
+    require_integer("seed", seed, -(2**63))
     requested = requested_features(features)
     facts = StoreMetadata(
         source=str(manifest.source),
@@ -149,7 +153,7 @@ def prepare(
             existing, features, salvage=salvage, workers=workers, progress=progress, run_jobs=run_jobs, paths=paths
         )
     work = out.with_name(f"{out.name}.partial")
-    shards = work / "tracks" if cache is None else Path(cache)
+    shards = work / "tracks" if cache is None else require_path("cache", cache)
     work.mkdir(parents=True, exist_ok=True)
     shards.mkdir(parents=True, exist_ok=True)
     jobs = {

@@ -133,6 +133,9 @@ class Store:
                 "prepare it again"
             )
 
+    def __repr__(self) -> str:
+        return f"Store({str(self.folder)!r}, n_tracks={self.n_tracks}, n_slices={self.n_slices})"
+
     def _open_feature(self, path: Path) -> Array:
         """Memory-map the feature of a file; the file name is its name."""
         try:

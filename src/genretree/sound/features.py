@@ -21,6 +21,7 @@ from typing import Self, TypeAlias
 import numpy as np
 
 from genretree.arrays import Array, Float32Array, Int64Array
+from genretree.checks import require_integer, require_iterable
 from genretree.errors import ArgumentError, SettingsError
 from genretree.settings import (
     HOP_LENGTH,
@@ -129,7 +130,12 @@ def register_feature(
         raise ArgumentError(f"dtype must be the name of a NumPy type, got {dtype!r}") from error
     if numpy_dtype.kind not in "biufc":
         raise ArgumentError(f"dtype must be numeric, got {dtype!r}")
-    feature = Feature(name, compute, shape if callable(shape) else _FixedShape(tuple(shape)), numpy_dtype.str)
+    if not callable(shape):
+        require_iterable("shape", shape, "positive integers")
+        shape = tuple(shape)
+        for size in shape:
+            require_integer("each of shape", size)
+    feature = Feature(name, compute, shape if callable(shape) else _FixedShape(shape), numpy_dtype.str)
     existing = _registered.get(name)
     if name in (*_BUILT_IN, MEL_16K) or (existing is not None and _origin(existing) != _origin(feature)):
         raise ArgumentError(f"a feature named '{name}' is already registered; choose another name")
@@ -277,6 +283,8 @@ class FeatureTaps:
             values = np.asarray(feature.compute(self._read_samples(start), SAMPLE_RATE))
             if values.shape != shape:
                 raise ArgumentError(f"the feature '{feature.name}' has shape {values.shape}; registered: {shape}")
+            if values.dtype.kind in "fc" and not np.isfinite(values).all():
+                raise ArgumentError(f"the feature '{feature.name}' contains NaN or infinity; return finite values")
             found[feature.name] = np.ascontiguousarray(values, np.dtype(feature.dtype))
         return found
 

@@ -429,8 +429,8 @@ def _to_mono(y: Array, sr: float | None) -> Float32Array:
     if y.dtype.kind != "f":
         raise ArgumentError(f"audio samples must be floating-point in [-1, 1], got {y.dtype}; scale integers first")
     if y.ndim == 2 and y.shape[0] > _MAX_CHANNELS:
-        hint = "; transpose it with y.T" if y.shape[1] <= _MAX_CHANNELS else ""
-        raise ArgumentError(f"audio samples must have at most {_MAX_CHANNELS} channels, got shape {y.shape}{hint}")
+        hint = f"at most {_MAX_CHANNELS} channels; got {y.shape}" + ("; use y.T" if y.shape[1] <= _MAX_CHANNELS else "")
+        raise ArgumentError(f"audio samples must have shape (n_samples,) or (n_channels, n_samples), {hint}")
     if not y.size:
         raise ArgumentError("the array has no audio samples")
     mono = np.asarray(y if y.ndim == 1 else y.mean(axis=0), np.float32)

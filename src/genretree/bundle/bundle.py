@@ -29,9 +29,9 @@ from genretree.checks import require_path
 from genretree.errors import BundleError, GenretreeError
 from genretree.files import sha256_file
 from genretree.metrics.calibration import Calibration, Unit, average_by, temper
-from genretree.models import get_family
 from genretree.models.base import LevelProbabilities, Model
-from genretree.models.neural.exported_model import load_exported, settings_without_torch
+from genretree.models.neural.exported_model import load_exported
+from genretree.models.registry import get_family, settings_without_torch
 from genretree.models.runtime.types import EXPORT_FORMATS, REFERENCE, ExportFormat, Precision, Runtime, RuntimeChoice
 from genretree.settings import ImageSettings, Settings
 from genretree.sound.features import IMAGES, SliceInputs, requested_features

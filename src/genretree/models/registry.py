@@ -8,6 +8,7 @@ import re
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from genretree.errors import ArgumentError, SettingsError
 from genretree.models.base import Family
@@ -15,13 +16,15 @@ from genretree.settings import Settings
 
 ENTRY_POINTS = "genretree.families"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+_FAMILIES, _SETTINGS = "genretree.models.families", "genretree.models.neural.settings"
+# For each family its class and, if an export can replace its network, its settings in a module that doesn't need torch.
 _BUILT_IN = {
-    "cnn": "genretree.models.families.cnn:CnnFamily",
-    "efficientnet-b0": "genretree.models.families.efficientnet:EfficientNetFamily",
-    "ast": "genretree.models.families.ast:AstFamily",
-    "boosting": "genretree.models.families.boosting.family:BoostingFamily",
-    "musicnn": "genretree.models.families.musicnn.family:MusicnnFamily",
-    "ensemble": "genretree.models.families.ensemble:EnsembleFamily",
+    "cnn": (f"{_FAMILIES}.cnn:CnnFamily", f"{_SETTINGS}:CnnSettings"),
+    "efficientnet-b0": (f"{_FAMILIES}.efficientnet:EfficientNetFamily", f"{_SETTINGS}:EfficientNetSettings"),
+    "ast": (f"{_FAMILIES}.ast:AstFamily", f"{_SETTINGS}:AstSettings"),
+    "boosting": (f"{_FAMILIES}.boosting.family:BoostingFamily", None),
+    "musicnn": (f"{_FAMILIES}.musicnn.family:MusicnnFamily", None),
+    "ensemble": (f"{_FAMILIES}.ensemble:EnsembleFamily", None),
 }
 
 
@@ -105,14 +108,15 @@ def get_family(name: str | type[Family]) -> type[Family]:
     >>> get_family("boosting").name
     'boosting'
     """
+    if not isinstance(name, str | type):
+        raise ArgumentError(f"family must be a name or a class, got {type(name).__name__}")
     if not isinstance(name, str):
-        builtin = _BUILT_IN.get(getattr(name, "name", ""))
+        builtin, _ = _BUILT_IN.get(getattr(name, "name", ""), (None, None))
         return name if builtin is not None and builtin == _origin(name) else register_family(name)
     if name in _registered:
         return _registered[name]
     if name in _BUILT_IN:
-        module, _, attribute = _BUILT_IN[name].partition(":")
-        family: type[Family] = getattr(import_module(module), attribute)
+        family: type[Family] = _import(_BUILT_IN[name][0])
         return family
     installed = _installed()
     if name in installed:
@@ -123,6 +127,18 @@ def get_family(name: str | type[Family]) -> type[Family]:
     raise SettingsError(f"unknown model family '{name}'; {hint}")
 
 
+def settings_without_torch(name: str) -> type[Settings] | None:
+    """Return a family's settings class if an export can replace its network; None if the family needs torch."""
+    location = _BUILT_IN[name][1] if name in _BUILT_IN else None
+    settings_type: type[Settings] | None = None if location is None else _import(location)
+    return settings_type
+
+
+def _import(location: str) -> Any:
+    module, _, name = location.partition(":")
+    return getattr(import_module(module), name)
+
+
 @lru_cache(maxsize=1)
 def _installed() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
@@ -130,13 +146,16 @@ def _installed() -> dict[str, EntryPoint]:
 
 def _load(entry: EntryPoint) -> type[Family]:
     try:
-        found: type[Family] = entry.load()
+        family: type[Family] = entry.load()
     except Exception as error:  # whatever importing another package raises
         raise SettingsError(f"the family '{entry.name}' can't be imported from {entry.value}: {error}") from error
-    check_attributes(found)
-    if found.name != entry.name:
-        raise ArgumentError(f"{entry.value}: its name is '{found.name}', and its entry point's '{entry.name}'")
-    return found
+    try:
+        check_attributes(family)
+    except ArgumentError as error:
+        raise ArgumentError(f"the family '{entry.name}', {entry.value}: {error}") from error
+    if family.name != entry.name:
+        raise ArgumentError(f"{entry.value}: its name is '{family.name}', and its entry point's '{entry.name}'")
+    return family
 
 
 def check_attributes(family: type[Family]) -> None:

@@ -78,8 +78,8 @@ def pretrain(
     ----------
     sources : sequence of path
         Audio files and folders with audio files, or one store.
-    family : {"cnn", "efficientnet-b0", "ast"}
-        Family of the network.
+    family : str
+        Family of image networks: `cnn`, `efficientnet-b0`, `ast`, or a registered one with the same settings.
     out : path
         Folder for the weights. Checkpoints are written to `OUT.partial`; after an interruption the same call resumes
         from there.
@@ -137,9 +137,9 @@ def pretrain(
     staging = work / "weights"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
-    model = fitted.model
-    assert isinstance(model, NetworkModel)
-    save_checkpoint(model.network.backbone, staging)
+    if not isinstance(fitted.model, NetworkModel):
+        raise SettingsError(f"can't pretrain the family '{family}': its model has no backbone that could be saved")
+    save_checkpoint(fitted.model.network.backbone, staging)
     write_text(staging / METADATA_FILE, json.dumps(metadata, indent=1, ensure_ascii=False))
     publish_folder(staging, out, work)
     return metadata
@@ -148,7 +148,7 @@ def pretrain(
 def _settings(family: str, overrides: Mapping[str, Any] | None) -> NetworkSettings:
     settings_type = get_family(family).settings_type
     if not issubclass(settings_type, NetworkSettings):
-        raise SettingsError(f"can't pretrain the family '{family}'; choose from: cnn, efficientnet-b0, ast")
+        raise SettingsError(f"can't pretrain the family '{family}'; choose a family of image networks, such as cnn")
     network_settings = settings_type.build({**DEFAULTS, **(overrides or {})})
     if network_settings.teacher == "none":
         raise SettingsError("teacher is 'none', and pretraining needs a teacher; set teacher=musicnn")

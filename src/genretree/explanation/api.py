@@ -23,7 +23,15 @@ from genretree.explanation.methods.registry import Method, choose_method, comput
 from genretree.explanation.methods.shapley import ShapleyValues, compute_shapley_values
 from genretree.explanation.result import UNITS, Explanation, NodeExplanation, Passage, Relevance, Timeline
 from genretree.explanation.similar.neighbours import check_index, find_neighbours
-from genretree.explanation.slices import TrackSlices, find_track, read_file, read_images, read_track, score
+from genretree.explanation.slices import (
+    TrackSlices,
+    find_track,
+    read_file,
+    read_images,
+    read_track,
+    require_views,
+    score,
+)
 from genretree.explanation.target import Target, find_node, make_target, targets_of_path
 from genretree.metrics.scores import decode_levels
 from genretree.models.base import LevelProbabilities
@@ -103,7 +111,8 @@ def explain(
     TaxonomyError
         If a node is not in the tree; the message suggests the closest name.
     SettingsError
-        If the method is unknown or does not support the family of the bundle, or if options contradict each other.
+        If the method is unknown or does not support the family of the bundle, if the model takes registered features
+        only, or if options contradict each other.
     CorpusError
         If the store has no such track, or its image settings differ from those of the bundle.
     BundleError
@@ -233,6 +242,7 @@ def check_question(
         As in `explain`.
     """
     method_name = choose_method(method)
+    require_views(bundle)
     if masks and method_name != "occlusion":
         raise SettingsError(f"`masks` needs the method occlusion, got '{method_name}'")
     return method_name, _find_targets(bundle, node, against, level)

@@ -51,10 +51,10 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Processes and threads; by default one for each processor.
     random_state : int, RandomState or None
         Seed of the validation split; None draws one at random.
-    callbacks : sequence of transformers.TrainerCallback, optional
-        As for `genretree.train`.
     progress : bool
         Show progress bars on standard error.
+    callbacks : sequence of transformers.TrainerCallback, optional
+        As for `genretree.train`.
 
     Attributes
     ----------
@@ -62,15 +62,15 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     classes_ : ndarray of str, shape (n_classes,)
         Labels of the leaves, sorted: as `y` spells them if it has text, otherwise paths such as `Rock > Punk`.
 
-    Notes
-    -----
-    `fit` holds out part of the groups for early stopping and calibration. Without `groups`, tracks by one artist may be
-    on both sides of that split; with metadata routing, call `set_fit_request(groups=True)`.
-
     See Also
     --------
     genretree.train : Train on a prepared store.
     genretree.Classifier : The fitted model.
+
+    Notes
+    -----
+    `fit` holds out part of the groups for early stopping and calibration. Without `groups`, tracks by one artist may be
+    on both sides of that split; with metadata routing, call `set_fit_request(groups=True)`.
 
     Examples
     --------

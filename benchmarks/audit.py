@@ -191,7 +191,7 @@ def write_store(
         "padded": np.append(store.padded[own], store.padded[rows]),
         "silent": np.append(store.silent[own], store.silent[rows]),
     }
-    write_tables(folder, table, slices, store.taxonomy, store.settings, store.facts, ())
+    write_tables(folder, table, slices, store.taxonomy, store.settings, store.metadata, ())
     parts = split_slices(store.track_leaves[source][slices["track"]]).parts
     Split("default", "slice", 0, parts).save(folder / "splits")
 

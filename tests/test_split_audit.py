@@ -48,7 +48,12 @@ def write_audit(store: Store, pairs: list[tuple[int, int]], path: Path, **change
         for pair, kind in zip(pairs, ["same_file", "same_image", "near_image", "same_sound"] * 5, strict=False)
     ]
     findings.append({"kind": "several_leaves", "places": []})
-    content = {"tracks": store.n_tracks, "slices": store.n_slices, "digest": store.facts.digest, "findings": findings}
+    content = {
+        "tracks": store.n_tracks,
+        "slices": store.n_slices,
+        "digest": store.metadata.digest,
+        "findings": findings,
+    }
     path.write_text(json.dumps({**content, **changes}))
     return path
 

@@ -243,7 +243,7 @@ def test_bundle_records_data_and_versions(store: Store, tmp_path: Path) -> None:
     bundle = train(store, "cnn", tmp_path / "b", {**BASE, "epochs": 1})
     training = load_bundle(bundle.folder).training
     assert training["split"]["protocol"] == "group"
-    assert training["store"]["digest"] == store.facts.digest
+    assert training["store"]["digest"] == store.metadata.digest
     assert training["slices"]["train"] == len(store.rows("train"))
     assert "torch" in training["versions"]
     assert (bundle.folder / "history.csv").exists()

@@ -84,5 +84,5 @@ def audit(
             "same_sound_seconds": landmarks.OVERLAP_SECONDS,
         },
         version("genretree"),
-        store.facts.digest,
+        store.metadata.digest,
     )

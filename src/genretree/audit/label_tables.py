@@ -20,7 +20,7 @@ _OWNER_COLUMNS = ("artist", "album")  # checked whatever the store is grouped by
 def find_shared(store: Store, locator: Locator) -> list[Finding]:
     """Find tracks, groups, artists and albums in several parts of the split; one finding per kind of owner."""
     columns: dict[str, Sequence[object]] = {"track": range(store.n_tracks)}
-    group_by = store.facts.group_by
+    group_by = store.metadata.group_by
     if group_by not in ("track", "slice"):
         columns[group_by] = store.tracks["group"]
     for name in _OWNER_COLUMNS:
@@ -97,7 +97,7 @@ def _contradiction(store: Store, genre: str, leaf: int) -> str | None:
 def find_several_leaves(store: Store) -> list[Finding]:
     """Count the artists or groups with music under several leaves, which is often correct, sometimes a label error."""
     column = "artist" if any(store.tracks.get("artist", ())) else "group"
-    if column == "group" and store.facts.group_by in ("track", "slice"):
+    if column == "group" and store.metadata.group_by in ("track", "slice"):
         return []
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for name, genre in zip(store.tracks[column], store.tracks["genre"], strict=True):
@@ -106,7 +106,7 @@ def find_several_leaves(store: Store) -> list[Finding]:
     several = {name: dict(genres) for name, genres in counts.items() if len(genres) > 1}
     if not several:
         return []
-    owners = "artists" if column == "artist" else f"groups ({store.facts.group_by})"
+    owners = "artists" if column == "artist" else f"groups ({store.metadata.group_by})"
     text = f"{len(several)} of {len(counts)} {owners} have music under several leaves"
     return [
         Finding("several_leaves", "note", text, details={"count": len(several), "of": len(counts), "names": several})

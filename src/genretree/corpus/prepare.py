@@ -139,14 +139,14 @@ def prepare(
         require_integer("workers", workers)
     require_integer("seed", seed, -(2**63))
     requested = requested_features(features)
-    facts = StoreMetadata(
+    metadata = StoreMetadata(
         source=str(manifest.source),
         group_by=manifest.group_by,
         engine=resolve_engine(engine),
         version=version("genretree"),
         digest=_digest(manifest, settings, resolve_engine(engine), salvage, seed),
     )
-    existing = check_target(out, facts.digest, overwrite)
+    existing = check_target(out, metadata.digest, overwrite)
     if existing is not None:
         paths = {track.name: track.path for track in manifest.tracks}
         return add_features(
@@ -159,9 +159,9 @@ def prepare(
     jobs = {
         track: TrackJob(
             track.path,
-            shards / _shard_name(track, settings, facts.engine, salvage),
+            shards / _shard_name(track, settings, metadata.engine, salvage),
             settings,
-            facts.engine,
+            metadata.engine,
             salvage,
             track.name if is_url(track.name) else "",
             requested,
@@ -175,7 +175,7 @@ def prepare(
         raise CorpusError(f"none of the {len(jobs)} tracks can be used; the first: {first.message}")
     failed = [failures[job.shard] for job in jobs.values() if job.shard in failures]
     rejected = [*manifest.rejected, *failed]
-    _join(work, manifest, {track: jobs[track].shard for track in done}, settings, facts, rejected, seed, requested)
+    _join(work, manifest, {track: jobs[track].shard for track in done}, settings, metadata, rejected, seed, requested)
     return publish(work, None if cache is not None else shards, out)
 
 
@@ -236,14 +236,14 @@ def add_features(
     jobs = []
     for number, name in enumerate(store.tracks["path"]):
         content = json.dumps(
-            [store.facts.digest, number, name, _fingerprint_file(paths[name]), [item.name for item in missing]]
+            [store.metadata.digest, number, name, _fingerprint_file(paths[name]), [item.name for item in missing]]
         )
         jobs.append(
             TrackJob(
                 paths[name],
                 shards / hashlib.sha256(content.encode()).hexdigest()[:24],
                 store.settings,
-                store.facts.engine,
+                store.metadata.engine,
                 salvage,
                 name if is_url(name) else "",
                 missing,
@@ -306,7 +306,7 @@ def check_target(out: Path, digest: str, overwrite: bool) -> Store | None:
     if overwrite:
         return None
     store = Store(out)
-    if store.facts.digest == digest:
+    if store.metadata.digest == digest:
         return store
     raise CorpusError(
         f"{out}: was prepared from other music or settings, or files have changed since; "
@@ -407,8 +407,8 @@ def _prepare_track(job: TrackJob) -> None:
             silent.append(bool(track_slice.silent))
     if all(silent):
         raise SoundError("silence", job.path, "every slice is silent (audio may be in the remainder that is dropped)")
-    facts = {"sha256": sha256_file(job.path), "starts": starts, "padded": padded, "silent": silent}
-    write_text(metadata_file(job.shard), json.dumps(facts))
+    contents = {"sha256": sha256_file(job.path), "starts": starts, "padded": padded, "silent": silent}
+    write_text(metadata_file(job.shard), json.dumps(contents))
 
 
 def _add_to_track(job: TrackJob, names: Sequence[str], starts: Sequence[float]) -> None:
@@ -461,7 +461,7 @@ def _join(
     manifest: Manifest,
     shards: dict[Track, Path],
     settings: ImageSettings,
-    facts: StoreMetadata,
+    metadata: StoreMetadata,
     failures: Sequence[Failure],
     seed: int,
     features: Sequence[Feature],
@@ -479,7 +479,7 @@ def _join(
         dict(_slice_columns(list(summaries.values()))),
         manifest.taxonomy,
         settings,
-        facts,
+        metadata,
         failures,
     )
     store = Store(work)

@@ -176,7 +176,7 @@ def _open_sources(sources: Sequence[str | Path]) -> Store | Manifest:
 def _digest(music: Store | Manifest) -> str:
     """Hash the sources, so that a run on other music is not resumed."""
     if isinstance(music, Store):
-        return music.facts.digest
+        return music.metadata.digest
     stats = [(str(track.path), track.path.stat().st_size, track.path.stat().st_mtime_ns) for track in music.tracks]
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:16]
 
@@ -233,7 +233,7 @@ def _describe(
         "teacher": [f"MusiCNN {name}" for name in settings.teacher_networks],
         "tracks": len(np.unique(train_slices.tracks)),
         "slices": len(train_slices),
-        "store": store.facts.digest,
+        "store": store.metadata.digest,
         "split": split,
         "epochs": len(fitted.history),
         "explained": None if loss is None else round(1 - loss, 4),

@@ -181,7 +181,7 @@ def train_once(
     bundle = load_bundle(out)
     trained_split = bundle.training["split"]
     same_split = trained_split["name"] == split and trained_split.get("parts") == parts_digest(store.split(split))
-    same_data = bundle.training["store"]["digest"] == store.facts.digest and same_split
+    same_data = bundle.training["store"]["digest"] == store.metadata.digest and same_split
     if same_data and bundle.settings == settings and bundle.family == family:
         return bundle
     return train(store, family, out, settings, split=split, overwrite=True, progress=progress)
@@ -233,7 +233,7 @@ def _describe_run(store: Store, family: str, settings: Settings, split: Split) -
     return {
         "family": family,
         "settings": settings.model_dump(mode="json"),
-        "store": store.facts.digest,
+        "store": store.metadata.digest,
         "split": split.name,
         "parts": parts_digest(split),
     }

@@ -193,7 +193,7 @@ def write_store(
     }
     write_tables(folder, table, slices, store.taxonomy, store.settings, store.metadata, ())
     parts = split_slices(store.track_leaves[source][slices["track"]]).parts
-    Split("default", "slice", 0, parts).save(folder / "splits")
+    Split(name="default", protocol="slice", seed=0, parts=parts).save(folder / "splits")
 
 
 def measure_images(given: argparse.Namespace) -> None:

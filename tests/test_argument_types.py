@@ -17,7 +17,7 @@ from genretree import ArgumentError, Bundle, Classifier, Dataset, GenreClassifie
 BUNDLE: Any = object.__new__(Bundle)
 CLASSIFIER: Any = object.__new__(Classifier)
 STORE: Any = object.__new__(Store)
-MANIFEST = Manifest(Path("music"), (), Taxonomy.from_nested(["Rock", "Jazz"]), "track")
+MANIFEST = Manifest(source=Path("music"), tracks=(), taxonomy=Taxonomy.from_nested(["Rock", "Jazz"]), group_by="track")
 RECORDS: Any = [{"path": "a.mp3", "genre": "Rock"}]
 MIRDATA = SimpleNamespace(load_tracks=lambda: {"1": SimpleNamespace(audio_path="a.mp3", genre="Rock", artist="A")})
 WRONG: Any = 7

@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> Store:
     }
     flags = np.zeros(TRACKS, bool)
     slices = {"track": np.arange(TRACKS), "start": np.zeros(TRACKS), "padded": flags, "silent": flags}
-    facts = StoreMetadata("music", "artist", "numpy", "0.2.0", "0123456789abcdef")
+    facts = StoreMetadata(source="music", group_by="artist", engine="numpy", version="0.2.0", digest="0123456789abcdef")
     write_tables(folder, tracks, slices, Taxonomy.from_nested({"A": {}, "B": {}}), SETTINGS, facts, ())
     return Store(folder)
 

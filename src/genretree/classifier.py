@@ -47,7 +47,7 @@ _BATCH = 32
 _MAX_CHANNELS = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Probabilities:
     """Probabilities of all nodes of a genre tree for several tracks.
 
@@ -70,7 +70,8 @@ class Probabilities:
     Examples
     --------
     >>> import numpy as np
-    >>> table = Probabilities(("a.mp3",), (("Rock",), ("Rock", "Punk")), np.array([[0.9, 0.4]]))
+    >>> nodes = (("Rock",), ("Rock", "Punk"))
+    >>> table = Probabilities(files=("a.mp3",), nodes=nodes, values=np.array([[0.9, 0.4]]))
     >>> table.labels
     ('Rock', 'Rock > Punk')
     >>> table["Rock > Punk"]
@@ -251,7 +252,7 @@ class Classifier(Bundle):
         check_arguments(self, workers=workers)
         if _is_array(inputs):
             row = self._join_levels(self.average_slices(self._score_array(inputs, sr).levels))
-            return Probabilities((_ARRAY,), self._nodes, row)
+            return Probabilities(files=(_ARRAY,), nodes=self._nodes, values=row)
         _refuse_sr(sr, inputs)
         files = require_paths("inputs", inputs)
         names, rows, errors = [], [], []
@@ -268,7 +269,7 @@ class Classifier(Bundle):
                 names.append(result[0])
                 rows.append(self._join_levels(result[1]))
         values = np.concatenate(rows) if rows else np.zeros((0, len(self._nodes)))
-        return Probabilities(tuple(names), self._nodes, values, tuple(errors))
+        return Probabilities(files=tuple(names), nodes=self._nodes, values=values, errors=tuple(errors))
 
     def embed(
         self, inputs: str | Path | Paths | Array, *, sr: float | None = None, salvage: bool = False, workers: int = 2

@@ -219,7 +219,9 @@ def _check_bundle(family: type[Family], model: Model, settings: Settings, folder
 
     if family.name not in family_names():
         register_family(family)
-    save_bundle(Bundle(folder, family.name, _TREE, _IMAGES, settings, model))
+    save_bundle(
+        Bundle(folder=folder, family=family.name, taxonomy=_TREE, images=_IMAGES, settings=settings, model=model)
+    )
     _expect((folder / DESCRIPTION).is_file(), "the model can't be saved as a bundle")
     loaded = load_bundle(folder)
     for one, other in zip(_score(model, examples), _score(loaded.model, examples), strict=True):

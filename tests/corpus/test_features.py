@@ -218,7 +218,14 @@ def test_a_family_may_take_a_feature_of_its_own(energy: str) -> None:
 
 def test_a_model_of_registered_features_only_is_not_explained(energy: str, manifest: Manifest) -> None:
     model = EnergyModel(np.zeros(2), manifest.taxonomy)
-    bundle = Bundle(Path("bundle"), "energy", manifest.taxonomy, SMALL, Settings(), model)
+    bundle = Bundle(
+        folder=Path("bundle"),
+        family="energy",
+        taxonomy=manifest.taxonomy,
+        images=SMALL,
+        settings=Settings(),
+        model=model,
+    )
     with pytest.raises(SettingsError, match=r"explanations cover images, mel, .* takes energy"):
         explain(bundle, manifest.tracks[1].path)
     both = type("Both", (EnergyModel,), {"input_features": ("mel", "energy")})(np.zeros(2), manifest.taxonomy)

@@ -41,7 +41,7 @@ T = TypeVar("T")
 _MAX_REASON = 300  # characters of another library's message
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Bundle:
     """A trained model with its taxonomy, settings and calibration.
 
@@ -342,7 +342,16 @@ def _build(
         calibration = None if temperatures is None else Calibration.from_json(temperatures, taxonomy.depth)
     except ValueError as error:
         raise BundleError(f"{folder / DESCRIPTION}: {error}; copy or train the bundle again") from error
-    return Bundle(folder, content["family"], taxonomy, images, settings, model, content["training"], calibration)
+    return Bundle(
+        folder=folder,
+        family=content["family"],
+        taxonomy=taxonomy,
+        images=images,
+        settings=settings,
+        model=model,
+        training=content["training"],
+        calibration=calibration,
+    )
 
 
 def _explain_bundle_error(folder: Path, make: Callable[[], T]) -> T:

@@ -124,7 +124,9 @@ def prepare_images(
     )
     modalities = ", ".join(image_rows.columns.images)
     engine = "drawn" if len(image_rows.columns.images) == len(MODALITIES) else f"drawn ({modalities} only)"
-    metadata = StoreMetadata(image_rows.source, group_by, engine, version("genretree"), digest)
+    metadata = StoreMetadata(
+        source=image_rows.source, group_by=group_by, engine=engine, version=version("genretree"), digest=digest
+    )
     _join(work, image_rows, labelled_rows, shards_done, rejected, taxonomy, settings, metadata, seed)
     return publish(work, shards, out)
 

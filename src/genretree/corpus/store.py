@@ -39,7 +39,7 @@ FORMAT = 1
 _PARTS = ("images.npy", "slices.parquet", "tracks.parquet", "store.json")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoreMetadata:
     """Metadata of a store.
 

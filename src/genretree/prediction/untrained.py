@@ -24,4 +24,12 @@ def zero_shot_bundle() -> Bundle:
     """
     model = TagModel.load("ccmusic")
     tree = model.tree.taxonomy
-    return Bundle(Path("untrained"), "musicnn-tags", tree, ImageSettings(), zero_shot_settings(), model, {"note": NOTE})
+    return Bundle(
+        folder=Path("untrained"),
+        family="musicnn-tags",
+        taxonomy=tree,
+        images=ImageSettings(),
+        settings=zero_shot_settings(),
+        model=model,
+        training={"note": NOTE},
+    )

@@ -169,8 +169,17 @@ def _open_sources(sources: Sequence[str | Path]) -> Store | Manifest:
         return Store(stores[0])
     walk, rejected = SoundWalk(), list[Failure]()
     tracks = {path.absolute(): None for source in paths for path in _audio_files(source, walk, rejected)}
-    listed = [Track(path, printable(path), 0, f"folder:{printable(path.parent)}") for path in tracks]
-    return Manifest(paths[0], tuple(listed), _UNLABELLED, "folder", tuple(rejected), walk.skipped)
+    listed = [
+        Track(path=path, name=printable(path), leaf=0, group=f"folder:{printable(path.parent)}") for path in tracks
+    ]
+    return Manifest(
+        source=paths[0],
+        tracks=tuple(listed),
+        taxonomy=_UNLABELLED,
+        group_by="folder",
+        rejected=tuple(rejected),
+        skipped=walk.skipped,
+    )
 
 
 def _digest(music: Store | Manifest) -> str:

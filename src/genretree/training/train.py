@@ -166,7 +166,14 @@ def train(
     with run_exclusively() as is_main:
         if is_main:
             bundle = Bundle(
-                out, family, store.taxonomy, store.settings, family_settings, fitted.model, training, calibration
+                folder=out,
+                family=family,
+                taxonomy=store.taxonomy,
+                images=store.settings,
+                settings=family_settings,
+                model=fitted.model,
+                training=training,
+                calibration=calibration,
             )
             _finish(bundle, work)
     return load_bundle(out)

@@ -23,7 +23,7 @@ from genretree.errors import BundleError, GenretreeError, HubError, MissingExtra
 from genretree.files import write_text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pulled:
     """A bundle that was pulled from the Hub.
 
@@ -142,12 +142,12 @@ def pull(name: str, *, revision: str | None = None, to: str | Path | None = None
             _fetch(hub_name, commit, progress)
         if target is None:
             write_ref(hub_name, commit)
-            return Pulled(hub_name, commit, folder)
+            return Pulled(name=hub_name, commit=commit, folder=folder)
         draft = target.with_name(f".{target.name}.{commit[:12]}.pull")
         shutil.rmtree(draft, ignore_errors=True)
         shutil.copytree(folder, draft)
     draft.rename(target)
-    return Pulled(hub_name, commit, target)
+    return Pulled(name=hub_name, commit=commit, folder=target)
 
 
 def _is_verified(folder: Path) -> bool:

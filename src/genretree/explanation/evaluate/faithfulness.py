@@ -37,7 +37,7 @@ _NOISE = 1.0  # grey levels: about 0.3 dB where an image spans 80 dB
 _MEL_NOISE = 0.01  # of the compressed mel power, which is about 2 in music
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Faithfulness:
     """Faithfulness of one map. Areas under curves are mean probabilities, 0 to 1.
 
@@ -107,11 +107,11 @@ def measure_faithfulness(
     curves = measure_curves(bundle, track_slices, baseline, target, maps, seed, progress)
     shuffled = shuffle_weights(bundle, seed)
     return Faithfulness(
-        {order: float(np.trapezoid(curve[0])) / STEPS for order, curve in curves.items()},
-        {order: float(np.trapezoid(curve[1])) / STEPS for order, curve in curves.items()},
-        curves,
-        None if shuffled is None else correlation_with(shuffled, track_slices),
-        correlation_with(bundle, add_noise(track_slices, seed)),
+        deletion={order: float(np.trapezoid(curve[0])) / STEPS for order, curve in curves.items()},
+        insertion={order: float(np.trapezoid(curve[1])) / STEPS for order, curve in curves.items()},
+        curves=curves,
+        randomised=None if shuffled is None else correlation_with(shuffled, track_slices),
+        noisy=correlation_with(bundle, add_noise(track_slices, seed)),
     )
 
 

@@ -89,7 +89,7 @@ class Mapping:
         return min(self.settings.min_depth or 2, self.settings.depth or tree.depth, tree.depth)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decision:
     """The genres to write for a file.
 
@@ -217,10 +217,10 @@ def decide(model_key: ModelKey, levels: LevelProbabilities, mapping: Mapping) ->
         level = max(n_levels, mapping.min_written_depth(tree) - 1)
         above = f" ({_percent(path[n_levels - 1], confidences[n_levels - 1])})" if n_levels else ""
         message = f"confidence too low: {_percent(path[level], confidences[level])}{above}"
-        return Decision((), path[level], confidences[level], "unsure", message)
+        return Decision(genres=(), path=path[level], confidence=confidences[level], reason="unsure", message=message)
     node, genres = path[n_levels - 1], names[n_levels - 1]
     if not genres:
-        return Decision((), node, confidences[n_levels - 1], "left_alone")
+        return Decision(genres=(), path=node, confidence=confidences[n_levels - 1], reason="left_alone")
     if settings.values == "path":
         steps = [
             names[level]
@@ -228,7 +228,7 @@ def decide(model_key: ModelKey, levels: LevelProbabilities, mapping: Mapping) ->
             if confidences[level] >= settings.min_confidence and mapping.is_deep_enough(path[level], level + 1, tree)
         ]
         genres = tuple(dict.fromkeys(genre for step in (*steps, genres) for genre in step))
-    return Decision(genres, node, confidences[n_levels - 1])
+    return Decision(genres=genres, path=node, confidence=confidences[n_levels - 1])
 
 
 def _percent(node: NodePath, chance: float) -> str:

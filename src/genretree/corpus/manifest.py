@@ -353,13 +353,13 @@ def _read_folder(
     source: Path, tree: Taxonomy | None, depth: int | None, walk: SoundWalk
 ) -> tuple[list[_Row], list[Failure]]:
     rows, rejected = [], []
-    for found in sorted(walk.find([source]), key=lambda found: Path(found.name).parts):
-        path = Path(found.name)
+    for entry in sorted(walk.find([source]), key=lambda entry: Path(entry.name).parts):
+        path = Path(entry.name)
         name = printable(path.relative_to(source))
         # Unicode NFC: the file system may use another normalisation than the tree.
         folders = tuple(normalize("NFC", part) for part in path.relative_to(source).parts[:-1])
-        if found.error:
-            rejected.append(Failure(name, found.error, f"{name}: {found.message}"))
+        if entry.error:
+            rejected.append(Failure(name, entry.error, f"{name}: {entry.message}"))
             continue
         if not folders:
             message = f"{name}: is not in a genre folder; move it into one, or list the music in a CSV"

@@ -415,15 +415,15 @@ def _add_to_track(job: TrackJob, names: Sequence[str], starts: Sequence[float]) 
     """Write features of the known slices of a track."""
     from genretree.sound.slices import iter_features
 
-    found = sha256_file(job.path)
-    if found != job.sha256:
+    sha256 = sha256_file(job.path)
+    if sha256 != job.sha256:
         raise SoundError("unreadable", job.path, "has changed since the store was prepared")
     with ExitStack() as stack:
         streams = {name: stack.enter_context(_open_atomic(feature_file(job.shard, name))) for name in names}
         for values in iter_features(job.path, job.settings, starts, names, job.salvage):
             for name, stream in streams.items():
                 stream.write(values[name].tobytes())
-    write_text(metadata_file(job.shard), json.dumps({"sha256": found}))
+    write_text(metadata_file(job.shard), json.dumps({"sha256": sha256}))
 
 
 @contextmanager

@@ -177,12 +177,12 @@ def get_feature(name: str) -> Feature:
         hint = f"did you mean '{matches[0]}'?" if matches else f"available: {', '.join(names)}"
         raise SettingsError(f"unknown feature '{name}'; {hint}")
     try:
-        found = entry.load()
+        feature = entry.load()
     except Exception as error:  # whatever importing another package raises
         raise SettingsError(f"cannot import the feature '{name}' from {entry.value}: {error}") from error
-    if not isinstance(found, Feature) or found.name != name:
+    if not isinstance(feature, Feature) or feature.name != name:
         raise ArgumentError(f"{entry.value}: not a genretree Feature named '{name}'")
-    return found
+    return feature
 
 
 def requested_features(names: Iterable[str]) -> tuple[Feature, ...]:
@@ -261,8 +261,8 @@ class FeatureTaps:
 
     def through(self, blocks: Iterable[Float32Array]) -> Iterator[Float32Array]:
         """Yield the blocks unchanged; features can be read once all have been consumed."""
-        kept = blocks if self._samples is None else self._write_samples(blocks)
-        return iter(kept if self._mel is None else self._mel.through(kept))
+        passed = blocks if self._samples is None else self._write_samples(blocks)
+        return iter(passed if self._mel is None else self._mel.through(passed))
 
     def _write_samples(self, blocks: Iterable[Float32Array]) -> Iterator[Float32Array]:
         assert self._samples is not None
@@ -272,21 +272,21 @@ class FeatureTaps:
 
     def read(self, start: int) -> dict[str, Array]:
         """Compute the features of the slice that starts at frame `start` of the spectra."""
-        found: dict[str, Array] = {}
+        features: dict[str, Array] = {}
         for feature in self._features:
             shape = tuple(feature.shape(self._settings))
             if feature == _MEL_16K:
                 assert self._mel is not None
                 at = round(start * HOP_LENGTH / SAMPLE_RATE * MEL_16K_RATE / MEL_16K_HOP)
-                found[feature.name] = self._mel.read(at, shape[0])
+                features[feature.name] = self._mel.read(at, shape[0])
                 continue
             values = np.asarray(feature.compute(self._read_samples(start), SAMPLE_RATE))
             if values.shape != shape:
                 raise ArgumentError(f"the feature '{feature.name}' has shape {values.shape}; registered: {shape}")
             if values.dtype.kind in "fc" and not np.isfinite(values).all():
                 raise ArgumentError(f"the feature '{feature.name}' contains NaN or infinity; return finite values")
-            found[feature.name] = np.ascontiguousarray(values, np.dtype(feature.dtype))
-        return found
+            features[feature.name] = np.ascontiguousarray(values, np.dtype(feature.dtype))
+        return features
 
     def _read_samples(self, start: int) -> Float32Array:
         assert self._samples is not None

@@ -178,7 +178,7 @@ def _removals(order: Float64Array, areas: Float64Array) -> Float64Array:
 
 def _brightness(piece: TrackSlices, views: Sequence[View], edges: bool) -> Float64Array:
     """Compute the mean brightness of each part of one slice, or its mean absolute change over time."""
-    found = []
+    parts = []
     for view in views:
         if view == SOUND:
             assert piece.mel_16k is not None
@@ -190,8 +190,8 @@ def _brightness(piece: TrackSlices, views: Sequence[View], edges: bool) -> Float
         if edges:
             first = shown[:1] if time == 0 else shown[:, :1]
             shown = np.abs(np.diff(shown, axis=time, prepend=first))
-        found.append(np.tensordot(masks, shown, axes=2) / masks.sum(axis=(1, 2)))
-    return np.concatenate(found).astype(np.float64)
+        parts.append(np.tensordot(masks, shown, axes=2) / masks.sum(axis=(1, 2)))
+    return np.concatenate(parts).astype(np.float64)
 
 
 def rank_correlation(one: Maps, other: Maps) -> float:

@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, overload
 
@@ -24,6 +25,7 @@ from genretree.prediction.predict import (
     SliceScores,
     as_prediction,
     check_arguments,
+    iter_inputs,
     map_files,
     predict,
     predict_file,
@@ -32,9 +34,9 @@ from genretree.prediction.predict import (
     score_slices,
 )
 from genretree.settings import N_FFT, SAMPLE_RATE
-from genretree.sound.decode import MAX_AMPLITUDE
+from genretree.sound.decode import MAX_AMPLITUDE, iter_blocks
 from genretree.sound.features import IMAGES, SliceInputs, requested_features
-from genretree.sound.slices import SliceImages, iter_slices, skip_silent, slice_track, stack_slices
+from genretree.sound.slices import FeatureSlice, stack_slices
 from genretree.taxonomy import NodePath, format_path
 
 if TYPE_CHECKING:
@@ -311,8 +313,7 @@ class Classifier(Bundle):
         _refuse_sr(sr, inputs)
 
         def embed_file(file: Path) -> tuple[str, Float32Array]:
-            slices = iter_slices(file, self.images, salvage=salvage, features=self.model.input_features)
-            return str(file), _embed(bundle, skip_silent(slices, file))
+            return str(file), _embed(bundle, iter_inputs(bundle, partial(iter_blocks, file, salvage=salvage), file))
 
         if _is_one_file(inputs):
             return embed_file(require_path("inputs", inputs))[1]
@@ -326,9 +327,9 @@ class Classifier(Bundle):
         _refuse_sr(sr, inputs)
         return score_images(self, _check_images(self, inputs))
 
-    def _slices(self, y: Array, sr: float | None) -> Iterator[SliceImages]:
-        mono = _to_mono(y, sr)
-        return skip_silent(slice_track(mono, self.images, features=self.model.input_features), Path(_ARRAY))
+    def _slices(self, y: Array, sr: float | None) -> Iterator[FeatureSlice]:
+        mono, native_sr = _to_mono(y, sr)
+        return iter_inputs(self, partial(_resample, mono, native_sr), _ARRAY)
 
     @property
     def _nodes(self) -> tuple[NodePath, ...]:
@@ -390,7 +391,7 @@ def load(
     return Classifier.from_bundle(load_bundle(source, runtime, precision, download=download))
 
 
-def _embed(bundle: Bundle, slices: Iterable[SliceImages]) -> Float32Array:
+def _embed(bundle: Bundle, slices: Iterable[FeatureSlice]) -> Float32Array:
     embeddings = []
     remaining = iter(slices)
     while batch := list(itertools.islice(remaining, _BATCH)):
@@ -418,10 +419,8 @@ def _refuse_sr(sr: float | None, inputs: object) -> None:
     raise ArgumentError(f"sr is only for a NumPy array of one track's audio samples, got {type(inputs).__name__}")
 
 
-def _to_mono(y: Array, sr: float | None) -> Float32Array:
-    """Check audio samples, average their channels and resample them to 22,050 Hz."""
-    import soxr
-
+def _to_mono(y: Array, sr: float | None) -> tuple[Float32Array, float]:
+    """Check audio samples and average their channels; return them and their sample rate in Hz."""
     if y.ndim not in (1, 2):
         shapes = "(n_samples,) or (n_channels, n_samples), and images (n_slices, 3, size, size)"
         raise ArgumentError(f"audio samples must have shape {shapes}, got {y.shape}")
@@ -439,13 +438,19 @@ def _to_mono(y: Array, sr: float | None) -> Float32Array:
         raise ArgumentError("audio samples contain NaN or infinity")
     if np.abs(mono).max() > MAX_AMPLITUDE:
         raise ArgumentError("audio samples are a million times full scale; divide them, so that they are in [-1, 1]")
-    if sr != SAMPLE_RATE:
-        mono = np.asarray(soxr.resample(mono, float(sr), SAMPLE_RATE, "HQ"), np.float32)
-    if len(mono) < N_FFT:
-        milliseconds = 1000 * len(mono) / SAMPLE_RATE
-        detail = f"only {len(mono)} samples ({milliseconds:.0f} ms) of audio; at least {N_FFT} are required"
+    n_samples = round(len(mono) * SAMPLE_RATE / float(sr))
+    if n_samples < N_FFT:
+        milliseconds = 1000 * len(mono) / float(sr)
+        detail = f"only {n_samples} samples ({milliseconds:.0f} ms) of audio; at least {N_FFT} are required"
         raise SoundError("too_short", _ARRAY, detail)
-    return mono
+    return mono, float(sr)
+
+
+def _resample(y: Float32Array, native_sr: float, sr: int) -> Iterator[Float32Array]:
+    """Yield samples resampled to `sr` Hz, as one block."""
+    import soxr
+
+    yield y if native_sr == sr else np.asarray(soxr.resample(y, native_sr, sr, "HQ"), np.float32)
 
 
 def _check_images(bundle: Bundle, images: Array) -> UInt8Array:

@@ -8,23 +8,34 @@ import re
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, NamedTuple
 
 from genretree.errors import ArgumentError, SettingsError
-from genretree.models.base import Family
+from genretree.models.base import ExportedFamily, Family
 from genretree.settings import Settings
 
 ENTRY_POINTS = "genretree.families"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
-_FAMILIES, _SETTINGS = "genretree.models.families", "genretree.models.neural.settings"
-# For each family its class and, if an export can replace its network, its settings in a module that doesn't need torch.
+
+
+class _BuiltIn(NamedTuple):
+    """Where a built-in family is: `module:name` of its class, and of the `ExportedFamily` that runs its exports."""
+
+    family: str
+    exported: str = ""
+
+
+_NEURAL = "genretree.models.neural.exported_model"
 _BUILT_IN = {
-    "cnn": (f"{_FAMILIES}.cnn:CnnFamily", f"{_SETTINGS}:CnnSettings"),
-    "efficientnet-b0": (f"{_FAMILIES}.efficientnet:EfficientNetFamily", f"{_SETTINGS}:EfficientNetSettings"),
-    "ast": (f"{_FAMILIES}.ast:AstFamily", f"{_SETTINGS}:AstSettings"),
-    "boosting": (f"{_FAMILIES}.boosting.family:BoostingFamily", None),
-    "musicnn": (f"{_FAMILIES}.musicnn.family:MusicnnFamily", None),
-    "ensemble": (f"{_FAMILIES}.ensemble:EnsembleFamily", None),
+    "cnn": _BuiltIn("genretree.models.families.cnn:CnnFamily", f"{_NEURAL}:CNN"),
+    "efficientnet-b0": _BuiltIn("genretree.models.families.efficientnet:EfficientNetFamily", f"{_NEURAL}:EFFICIENTNET"),
+    "ast": _BuiltIn("genretree.models.families.ast:AstFamily", f"{_NEURAL}:AST"),
+    "boosting": _BuiltIn("genretree.models.families.boosting.family:BoostingFamily"),
+    "tagger": _BuiltIn(
+        "genretree.models.families.tagger.family:TaggerFamily", "genretree.models.families.tagger.model:EXPORTED"
+    ),
+    "musicnn": _BuiltIn("genretree.models.families.musicnn.family:MusicnnFamily"),
+    "ensemble": _BuiltIn("genretree.models.families.ensemble:EnsembleFamily"),
 }
 
 
@@ -111,12 +122,12 @@ def get_family(name: str | type[Family]) -> type[Family]:
     if not isinstance(name, str | type):
         raise ArgumentError(f"family must be a name or a class, got {type(name).__name__}")
     if not isinstance(name, str):
-        builtin, _ = _BUILT_IN.get(getattr(name, "name", ""), (None, None))
-        return name if builtin is not None and builtin == _origin(name) else register_family(name)
+        builtin = _BUILT_IN.get(getattr(name, "name", ""))
+        return name if builtin is not None and builtin.family == _origin(name) else register_family(name)
     if name in _registered:
         return _registered[name]
     if name in _BUILT_IN:
-        family: type[Family] = _import(_BUILT_IN[name][0])
+        family: type[Family] = _import(_BUILT_IN[name].family)
         return family
     installed = _installed()
     if name in installed:
@@ -127,16 +138,17 @@ def get_family(name: str | type[Family]) -> type[Family]:
     raise SettingsError(f"unknown model family '{name}'; {hint}")
 
 
-def settings_without_torch(name: str) -> type[Settings] | None:
-    """Return a family's settings class if an export can replace its network; None if the family needs torch."""
-    location = _BUILT_IN[name][1] if name in _BUILT_IN else None
-    settings_type: type[Settings] | None = None if location is None else _import(location)
-    return settings_type
+def get_exported_family(name: str) -> ExportedFamily | None:
+    """Import what loads a family's exported networks without torch; None if the family needs torch."""
+    if name not in _BUILT_IN or not _BUILT_IN[name].exported:
+        return None
+    exported: ExportedFamily = _import(_BUILT_IN[name].exported)
+    return exported
 
 
 def _import(location: str) -> Any:
-    module, _, name = location.partition(":")
-    return getattr(import_module(module), name)
+    module, _, attribute = location.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 @lru_cache(maxsize=1)

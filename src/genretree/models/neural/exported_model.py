@@ -9,10 +9,10 @@ import numpy as np
 
 from genretree.arrays import Float32Array, UInt8Array
 from genretree.errors import BundleError
-from genretree.models.base import LevelProbabilities, Model, SliceDataset
+from genretree.models.base import ExportedFamily, LevelProbabilities, Model, SliceDataset
 from genretree.models.features.image_statistics import dataset_statistics, image_statistics
 from genretree.models.linear.hierarchical import LinearTree, read_head
-from genretree.models.neural.settings import NetworkSettings
+from genretree.models.neural.settings import AstSettings, CnnSettings, EfficientNetSettings, NetworkSettings
 from genretree.models.runtime.types import Runner
 from genretree.sound.features import IMAGES, Inputs
 from genretree.taxonomy import Taxonomy
@@ -111,3 +111,8 @@ class ExportedFeatures(_Exported):
 
     def _classify(self, features: Float32Array, statistics: Float32Array | None) -> LevelProbabilities:
         return self.linear.predict([features] if statistics is None else [features, statistics])
+
+
+CNN = ExportedFamily(settings_type=CnnSettings, load=load_exported)
+EFFICIENTNET = ExportedFamily(settings_type=EfficientNetSettings, load=load_exported)
+AST = ExportedFamily(settings_type=AstSettings, load=load_exported)

@@ -150,7 +150,7 @@ def bundle(
     else:
         model, settings = _musicnn(weights) if name == "musicnn" else _network(name, kind)
     folder = tmp_path_factory.mktemp("bundles") / name
-    save_bundle(Bundle(folder, name, TREE, SETTINGS, settings, model))
+    save_bundle(Bundle(folder=folder, family=name, taxonomy=TREE, images=SETTINGS, settings=settings, model=model))
     for runtime in INSTALLED:
         export_bundle(folder, RUNTIMES[runtime])  # type: ignore[arg-type]
     return load_bundle(folder)
@@ -160,7 +160,16 @@ def bundle(
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small bundle without exports."""
     model, settings = _network("ast", "tree")
-    return save_bundle(Bundle(tmp_path_factory.mktemp("tiny") / "b", "ast", TREE, SETTINGS, settings, model))
+    return save_bundle(
+        Bundle(
+            folder=tmp_path_factory.mktemp("tiny") / "b",
+            family="ast",
+            taxonomy=TREE,
+            images=SETTINGS,
+            settings=settings,
+            model=model,
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -401,7 +410,16 @@ def test_unknown_names_are_refused(small: Path) -> None:
 
 
 def test_a_bundle_without_a_network_has_nothing_to_export(stumps: BoostingModel, tmp_path: Path) -> None:
-    save_bundle(Bundle(tmp_path / "b", "boosting", TREE, SETTINGS, stumps.settings, stumps))
+    save_bundle(
+        Bundle(
+            folder=tmp_path / "b",
+            family="boosting",
+            taxonomy=TREE,
+            images=SETTINGS,
+            settings=stumps.settings,
+            model=stumps,
+        )
+    )
     for runtime in INSTALLED:
         with pytest.raises(BundleError, match="nothing to export"):
             export_bundle(tmp_path / "b", RUNTIMES[runtime])  # type: ignore[arg-type]
@@ -413,7 +431,9 @@ def test_boosting_on_musicnn_exports_what_it_hears_with(store: Store, weights: P
     settings = get_family("boosting").settings_type.build(chosen)
     few = slice_dataset(store, store.split(), "train").select(np.arange(0, 100, 4))
     model = get_family("boosting").fit(few, None, TREE, settings, FitContext(tmp_path)).model
-    folder = save_bundle(Bundle(tmp_path / "b", "boosting", TREE, SETTINGS, settings, model))
+    folder = save_bundle(
+        Bundle(folder=tmp_path / "b", family="boosting", taxonomy=TREE, images=SETTINGS, settings=settings, model=model)
+    )
     for runtime in INSTALLED[:1]:
         assert "musicnn-msd" in export_bundle(folder, RUNTIMES[runtime]).files[0]  # type: ignore[arg-type]
         assert _farthest(model, load_bundle(folder, runtime).model, 3) < 1e-4  # type: ignore[arg-type]
@@ -511,7 +531,9 @@ def test_processors_are_divided_among_the_files_at_work(
 @pytest.mark.parametrize("kind", ["tree", "linear"])
 def test_an_export_is_predicted_with_without_torch(runtime: str, kind: str, tmp_path: Path) -> None:
     model, settings = _network("cnn", kind)
-    folder = save_bundle(Bundle(tmp_path / "b", "cnn", TREE, SETTINGS, settings, model))
+    folder = save_bundle(
+        Bundle(folder=tmp_path / "b", family="cnn", taxonomy=TREE, images=SETTINGS, settings=settings, model=model)
+    )
     export_bundle(folder, RUNTIMES[runtime])  # type: ignore[arg-type]
     program = """
 import json, sys

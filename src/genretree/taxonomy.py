@@ -265,7 +265,7 @@ class Taxonomy:
         TaxonomyError
             If no leaf, or more than one, has that name; the message suggests similar names.
         """
-        given = (genre,) if isinstance(genre, str) else tuple(genre)
+        given = (genre,) if isinstance(genre, str) else tuple(require_names("genre", genre))
         requested = tuple(_fold(name) for name in given)
         matches = self._find(requested)
         if not matches and isinstance(genre, str):

@@ -40,7 +40,7 @@ def test_tables_carry_names_groups_and_checksums(store: Store) -> None:
     assert store.tracks["genre"][0] == "Calm > Drone"
     assert store.tracks["group"][0] == "artist:Drone artist 0"
     assert len(store.tracks["sha256"][0]) == 64
-    assert store.facts.group_by == "artist"
+    assert store.metadata.group_by == "artist"
     assert (np.diff(store.starts[store.slice_tracks == 0]) > 1.9).all()
 
 

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from genretree.bundle.bundle import Bundle, load_bundle
 from genretree.corpus.store import Store
-from genretree.errors import SettingsError, TrainingError
+from genretree.errors import ArgumentError, SettingsError, TrainingError
 from genretree.models.base import FitContext
 from genretree.models.families.cnn import build_network
 from genretree.models.neural import trainer
@@ -26,6 +26,7 @@ from genretree.models.neural.settings import CnnSettings
 from genretree.models.neural.trainer import find_checkpoint, fit_network
 from genretree.taxonomy import Taxonomy
 from genretree.training.data import slice_dataset
+from genretree.training.pretrain import pretrain
 from genretree.training.train import train
 from killing import kill_when
 
@@ -48,6 +49,51 @@ def _fit(
         FitContext(folder),
     )
     return fitted, fitted.history
+
+
+class _StopAfterFirst(TrainerCallback):
+    """Stops after the first epoch."""
+
+    epochs = 0
+
+    def on_epoch_end(self, args: object, state: object, control: Any, **kwargs: object) -> Any:
+        self.epochs += 1
+        control.should_training_stop = True
+        return control
+
+
+def test_callbacks_are_called_and_can_stop_the_training(store: Store, tmp_path: Path) -> None:
+    callback = _StopAfterFirst()
+    bundle = train(store, "cnn", tmp_path / "bundle", {**BASE, "epochs": 3}, callbacks=[callback])
+    assert callback.epochs == 1 and len(bundle.training["history"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("family", "callbacks", "message"),
+    [
+        ("boosting", [TrainerCallback()], "'boosting' takes no callbacks"),
+        ("cnn", [print], "each of callbacks must be a TrainerCallback"),
+        ("cnn", [TrainerCallback], "each of callbacks must be a TrainerCallback"),
+        ("cnn", TrainerCallback(), "callbacks must be a sequence"),
+    ],
+)
+def test_callbacks_that_would_be_ignored_are_refused(
+    store: Store, tmp_path: Path, family: str, callbacks: Any, message: str
+) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        train(store, family, tmp_path / "bundle", callbacks=callbacks)
+
+
+def test_overwriting_replaces_bundles_only(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "thesis.txt").write_text("years of work")
+    (tmp_path / "notes.txt").write_text("more of it")
+    for name in ("documents", "notes.txt"):
+        with pytest.raises(TrainingError, match="not a bundle, so it is not replaced"):
+            train(store, "boosting", tmp_path / name, overwrite=True)
+        with pytest.raises(TrainingError, match="not pretrained weights, so it is not replaced"):
+            pretrain([tmp_path], "cnn", tmp_path / name, overwrite=True)
+    assert (tmp_path / "documents" / "thesis.txt").read_text() == "years of work"
 
 
 def test_the_published_network_has_2_83_million_weights() -> None:
@@ -197,7 +243,7 @@ def test_bundle_records_data_and_versions(store: Store, tmp_path: Path) -> None:
     bundle = train(store, "cnn", tmp_path / "b", {**BASE, "epochs": 1})
     training = load_bundle(bundle.folder).training
     assert training["split"]["protocol"] == "group"
-    assert training["store"]["digest"] == store.facts.digest
+    assert training["store"]["digest"] == store.metadata.digest
     assert training["slices"]["train"] == len(store.rows("train"))
     assert "torch" in training["versions"]
     assert (bundle.folder / "history.csv").exists()

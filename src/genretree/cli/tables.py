@@ -175,7 +175,7 @@ def _shown(item: SlicePrediction) -> str:
 def show_store(store: Store) -> None:
     """Print a summary of a store."""
     console = make_console()
-    metadata = store.facts
+    metadata = store.metadata
     console.print(
         f"[bold]{escape(str(store.folder))}[/]: {store.n_tracks} tracks, {store.n_slices} slices from "
         f"{escape(metadata.source)}"

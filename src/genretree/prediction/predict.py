@@ -17,7 +17,7 @@ import numpy as np
 
 from genretree.arrays import Float32Array, Int64Array, UInt8Array
 from genretree.bundle.bundle import Bundle
-from genretree.checks import require_integer, require_number, require_path
+from genretree.checks import require_integer, require_number, require_path, require_paths
 from genretree.errors import ArgumentError, SettingsError, SoundError
 from genretree.files import printable
 from genretree.metrics.scores import decode_levels, name_path
@@ -458,13 +458,7 @@ def map_files(function: Callable[[Path], T], files: FileOrFiles, workers: int = 
     ArgumentError
         If `files` contains something other than paths.
     """
-    if isinstance(files, str | os.PathLike):
-        files = [files]
-    try:
-        paths = [Path(file) for file in files]
-    except TypeError as error:
-        raise ArgumentError(f"files must be a path or a sequence of paths, got {type(files).__name__}") from error
-    return _map_found(function, find_files(paths), workers)
+    return _map_found(function, find_files(require_paths("files", files)), workers)
 
 
 def _map_found(
@@ -499,13 +493,13 @@ def find_files(paths: Iterable[str | Path], walk: SoundWalk | None = None) -> It
     """
     walk = walk or SoundWalk()
     for path in map(Path, paths):
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 (False, where is_dir raises an error for a name that is too long)
             for entry in walk.find([path]):
                 name = printable(entry.name)
                 yield (
                     PredictionError(name, entry.error, f"{name}: {entry.message}") if entry.error else Path(entry.name)
                 )
-        elif not (path.is_file() and walk.covers(path)):
+        elif not (os.path.isfile(path) and walk.covers(path)):  # noqa: PTH113
             walk.mark(path)
             yield path
 

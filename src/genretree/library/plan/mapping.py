@@ -101,7 +101,7 @@ class Mapping:
         return min(self.settings.min_depth or default, self.settings.depth or tree.depth, tree.depth)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decision:
     """The genres to write for a file.
 
@@ -233,14 +233,14 @@ def decide(model_key: ModelKey, levels: LevelProbabilities, mapping: Mapping) ->
         level = max(n_levels, mapping.min_written_depth(tree) - 1)
         above = f" ({_percent(path[n_levels - 1], confidences[n_levels - 1])})" if n_levels else ""
         message = f"confidence too low: {_percent(path[level], confidences[level])}{above}"
-        return Decision((), path[level], confidences[level], "unsure", message)
+        return Decision(genres=(), path=path[level], confidence=confidences[level], reason="unsure", message=message)
     node, genres = path[n_levels - 1], names[n_levels - 1]
     if not genres:
-        return Decision((), node, confidences[n_levels - 1], "left_alone")
+        return Decision(genres=(), path=node, confidence=confidences[n_levels - 1], reason="left_alone")
     others = _find_others(tree, levels, totals, n_levels, genres, mapping)
     rows = [path[:n_levels], *([other[: level + 1] for level in range(n_levels)] for other, _ in others)]
     listed = [genre for steps in rows for genre in _written_genres(tree, steps, totals, mapping)]
-    return Decision(tuple(dict.fromkeys(listed)), node, confidences[n_levels - 1], others=others)
+    return Decision(genres=tuple(dict.fromkeys(listed)), path=node, confidence=confidences[n_levels - 1], others=others)
 
 
 def _written_genres(

@@ -24,13 +24,18 @@ def shrink_networks(patch: pytest.MonkeyPatch) -> None:
     What is tested of training and prediction doesn't depend on the size, and most of the time does.
     tests/models/test_pretrained.py and test_study_networks.py have the networks in their published sizes.
     """
-    for module in (cnn, study_networks, residual):
-        patch.setattr(module, "BLOCKS_PER_STAGE", 1)
-        patch.setattr(module, "STAGE_WIDTHS", _WIDTHS)
+    shrink_cnn(patch)
     for sizes, small in ((ast._SMALL, _VIT), (efficientnet._B0, _EFFICIENTNET)):
         for name, value in small.items():
             patch.setitem(sizes, name, value)
     patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
+
+
+def shrink_cnn(patch: pytest.MonkeyPatch) -> None:
+    """Make the residual networks alone small, where the depth of others is tested."""
+    for module in (cnn, study_networks, residual):
+        patch.setattr(module, "BLOCKS_PER_STAGE", 1)
+        patch.setattr(module, "STAGE_WIDTHS", _WIDTHS)
 
 
 def write_musicnn(folder: Path, *names: str) -> Path:

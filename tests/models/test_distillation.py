@@ -20,11 +20,10 @@ from genretree.models.families.musicnn import fine_tuning
 from genretree.models.families.musicnn.fine_tuning import FineTuningResult
 from genretree.models.neural.distillation import compute_teacher_targets
 from genretree.models.neural.settings import CnnSettings
-from genretree.models.pretrained import musicnn_features
 from genretree.training.data import slice_dataset, slice_dataset_of
 from genretree.training.train import train
 from small_corpus import SETTINGS, TREE, write_corpus
-from small_weights import write_musicnn
+from small_weights import shrink_networks, write_musicnn
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +34,7 @@ QUICK: dict[str, Any] = {"epochs": 2, "image_size": 32, "batch_size": 16, "preci
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A folder with a random network, with short patches."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
+        shrink_networks(patch)
         patch.setattr(fine_tuning, "PATCH_FRAMES", 24)
         yield str(write_musicnn(tmp_path_factory.mktemp("teacher")))
 

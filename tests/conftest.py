@@ -69,6 +69,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(LONGEST)}
 
     def place(item: pytest.Item) -> int:
+        if not item.path.is_relative_to(_FOLDER):
+            return len(LONGEST)
         name = item.path.relative_to(_FOLDER)
         return places.get(name.as_posix(), places.get(name.parts[0], len(LONGEST)))
 

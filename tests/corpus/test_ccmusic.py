@@ -27,7 +27,6 @@ from genretree.datasets.ccmusic import is_dataset, prepare_dataset
 from genretree.errors import CorpusError, MissingExtraError, SettingsError
 from genretree.evaluation import report
 from genretree.evaluation.evaluate import evaluate
-from genretree.models.families import ast, efficientnet
 from genretree.recovery import regroup
 from genretree.recovery.recover import recover_tracks
 from genretree.settings import ImageSettings
@@ -36,6 +35,7 @@ from genretree.taxonomy import Taxonomy
 from genretree.training.recipes import Recipe
 from genretree.training.train import train
 from killing import kill_when
+from small_weights import shrink_networks
 
 pytestmark = pytest.mark.slow
 
@@ -208,10 +208,7 @@ def test_the_commands_of_the_published_recipes_work_on_it(
     # Drawing the confusion matrices takes longer than everything else; other tests draw them.
     for name in [name for name in dir(report) if name.startswith("draw_")]:
         monkeypatch.setattr(report, name, lambda *_, **__: b"")
-    narrow = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    monkeypatch.setattr(ast, "_SMALL", {**ast._SMALL, **narrow})
-    thin = {"width_coefficient": 0.2, "depth_coefficient": 0.2, "hidden_dim": 256}
-    monkeypatch.setattr(efficientnet, "_B0", {**efficientnet._B0, **thin})
+    shrink_networks(monkeypatch)
     small = {
         "cnn-published": {"epochs": 1, "image_size": 32},
         "efficientnet-b0-published": {"epochs": 1, "image_size": 32, "weights": "none", "batch_size": 8},

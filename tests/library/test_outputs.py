@@ -10,8 +10,6 @@ import os
 import re
 import shutil
 import sqlite3
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +24,7 @@ from hypothesis import strategies as st
 from library_fakes import FORMATS, LEAVES, TREE, fake_classifier, levels_of
 from pyarrow import parquet
 
+from forking import run_in_child
 from genretree.bundle.bundle import Bundle
 from genretree.cli import main
 from genretree.corpus.store import Store
@@ -515,6 +514,15 @@ def test_the_model_digest_covers_what_changes_results(bundle: Bundle) -> None:
 # -- beets -------------------------------------------------------------------------------------------------------
 
 
+def _beet(home: Path, folder: Path, words: tuple[str, ...]) -> None:
+    """What `python -m beets` does, with a home folder and in a folder."""
+    from beets.ui import main as beets_main
+
+    os.environ["BEETSDIR"] = str(home)
+    os.chdir(folder)
+    beets_main(list(words))
+
+
 @pytest.mark.skipif(importlib.util.find_spec("beets") is None, reason="beets is not installed")
 def test_beets_sets_genres_in_its_library(bundle: Bundle, music: Path, tmp_path: Path) -> None:
     home = tmp_path / "beets"
@@ -529,9 +537,7 @@ def test_beets_sets_genres_in_its_library(bundle: Bundle, music: Path, tmp_path:
     (music / "none.mp3").unlink()
 
     def beet(*words: str) -> None:
-        environment = {**os.environ, "BEETSDIR": str(home), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        command = [sys.executable, "-m", "beets", *words]
-        subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=True)
+        assert run_in_child(_beet, home, tmp_path, words) == 0
 
     def items() -> dict[str, dict[str, str]]:
         with sqlite3.connect(home / "music.db") as library:

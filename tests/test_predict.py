@@ -161,10 +161,10 @@ def test_an_internal_error_in_one_file_does_not_stop_the_others(
 ) -> None:
     predict_module = import_module("genretree.prediction.predict")
 
-    original = predict_module.iter_slices
+    original = predict_module.iter_blocks
     monkeypatch.setattr(
         predict_module,
-        "iter_slices",
+        "iter_blocks",
         lambda path, *a, **k: 1 / 0 if "Drone-0-0" in str(path) else original(path, *a, **k),
     )
     first, second = predict(bundle, store.tracks["file"][:2])

@@ -22,11 +22,12 @@ from genretree.embedding.stores import embed_store
 from genretree.embedding.table import embed_files, read_embeddings, sidecar
 from genretree.errors import ArgumentError, CorpusError, DataError, SoundError, TrainingError
 from genretree.models.pretrained import mn04_weights, musicnn_features
-from genretree.models.pretrained.mn04 import Mn04, compute_mel
+from genretree.models.pretrained.mn04 import Mn04
 from genretree.models.pretrained.musicnn import Musicnn
 from genretree.models.pretrained.musicnn_weights import digest
 from genretree.settings import ImageSettings
 from genretree.sound.decode import decode
+from genretree.sound.mel_32k import compute_mel_32k
 from genretree.sound.slices import iter_slices
 from genretree.training.train import train
 from small_corpus import synthesise
@@ -245,7 +246,7 @@ def test_mn04_embeds_windows_of_10_seconds(mn04: Mn04, tmp_path: Path) -> None:
     decoded = decode(tmp_path / "song.wav", 32000)
     with torch.inference_mode():
         for start, vector in zip((0, 640_000), embedding.vectors, strict=True):
-            mel = torch.from_numpy(compute_mel(decoded[start : start + 320_000]).copy())
+            mel = torch.from_numpy(compute_mel_32k(decoded[start : start + 320_000]).copy())
             np.testing.assert_allclose(vector, mn04(mel[None, None]).embedding[0], atol=1e-5)
     np.testing.assert_allclose(embedding.mean, embedding.vectors.mean(axis=0), rtol=1e-5)
     sf.write(tmp_path / "short.wav", y[:12000], 8000)

@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,15 +22,18 @@ from genretree.files import cache_folder
 from genretree.models.base import embed_slices
 from genretree.models.pretrained.names import MusicnnName
 from genretree.models.runtime.types import EXPORT_FORMATS
+from genretree.prediction.predict import iter_inputs
 from genretree.settings import ImageSettings
 from genretree.sound.decode import SILENCE_PEAK, iter_blocks
 from genretree.sound.features import MEL_16K, SliceInputs
-from genretree.sound.slices import iter_slices, skip_silent, stack_slices
+from genretree.sound.mel_32k import MEL_32K_RATE, compute_mel_32k
+from genretree.sound.slices import skip_silent, slice_feature_blocks, stack_slices
 
 if TYPE_CHECKING:
     from genretree.models.pretrained.musicnn_features import Backend
 
 _BATCH = 32  # slices computed before they are embedded, so that memory doesn't grow with a file's length
+_WINDOW_SECONDS = 10.0  # what mn04 was trained on
 _MUSICNN_PATCHES = 4  # evenly spaced in each slice, as for predictions without a bundle
 _NOT_WEIGHTS = (*EXPORT_FORMATS, "index")  # files of a bundle below these folders don't change its embeddings
 
@@ -85,24 +88,20 @@ class Mn04Embedder:
     """
 
     def __init__(self) -> None:
-        from genretree.models.pretrained.mn04 import SR, WINDOW_SECONDS
         from genretree.models.pretrained.mn04_weights import DIGEST, load_mn04
 
         self.key = f"mn04-{DIGEST[:12]}"
         self._network = load_mn04()
-        self._sr, self._seconds = SR, WINDOW_SECONDS
 
     def embed_file(self, path: Path, salvage: bool = False) -> FileEmbedding:
         """Embed the windows of a file that are not silent."""
         import torch
 
-        from genretree.models.pretrained.mn04 import compute_mel
-
         starts, vectors = [], []
         with torch.inference_mode():
             for start, y in self._iter_windows(path, salvage):
                 if np.abs(y).max() >= SILENCE_PEAK:
-                    mel = torch.from_numpy(np.ascontiguousarray(compute_mel(y)))
+                    mel = torch.from_numpy(np.ascontiguousarray(compute_mel_32k(y)))
                     starts.append(start)
                     vectors.append(self._network(mel[None, None]).embedding[0].numpy())
         if not vectors:
@@ -110,15 +109,15 @@ class Mn04Embedder:
         return FileEmbedding(np.array(starts), np.stack(vectors))
 
     def _iter_windows(self, path: Path, salvage: bool) -> Iterator[tuple[float, Float32Array]]:
-        n_samples = round(self._seconds * self._sr)
+        n_samples = round(_WINDOW_SECONDS * MEL_32K_RATE)
         rest, n_windows = np.zeros(0, np.float32), 0
-        for block in iter_blocks(path, self._sr, salvage):
+        for block in iter_blocks(path, MEL_32K_RATE, salvage):
             rest = np.concatenate([rest, block])
             while len(rest) >= n_samples:
-                yield n_windows * self._seconds, rest[:n_samples]
+                yield n_windows * _WINDOW_SECONDS, rest[:n_samples]
                 rest, n_windows = rest[n_samples:], n_windows + 1
         if n_windows == 0 or 2 * len(rest) >= n_samples:
-            yield n_windows * self._seconds, rest
+            yield n_windows * _WINDOW_SECONDS, rest
 
 
 class MusicnnEmbedder:
@@ -139,7 +138,8 @@ class MusicnnEmbedder:
 
     def embed_file(self, path: Path, salvage: bool = False) -> FileEmbedding:
         """Embed the slices of a file that are not silent."""
-        slices = skip_silent(iter_slices(path, ImageSettings(), salvage=salvage, features=(MEL_16K,)), path)
+        decode_at = partial(iter_blocks, path, salvage=salvage)
+        slices = skip_silent(slice_feature_blocks(decode_at, ImageSettings(), (MEL_16K,)), path)
         starts, vectors = [], []
         while batch := list(itertools.islice(slices, _BATCH)):
             starts += [item.start for item in batch]
@@ -163,10 +163,7 @@ class BundleEmbedder:
 
     def embed_file(self, path: Path, salvage: bool = False) -> FileEmbedding:
         """Embed the slices of a file that are not silent."""
-        model = self.bundle.model
-        slices = skip_silent(
-            iter_slices(path, self.bundle.images, salvage=salvage, features=model.input_features), path
-        )
+        slices = iter_inputs(self.bundle, partial(iter_blocks, path, salvage=salvage), path)
         starts, vectors = [], []
         while batch := list(itertools.islice(slices, _BATCH)):
             starts += [item.start for item in batch]

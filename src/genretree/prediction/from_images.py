@@ -115,7 +115,7 @@ def predict_images(
         try:
             images = read_slices(bundle, track, form)
             scores = score_images(bundle, images)
-            yield as_prediction(bundle, track[0].name, scores, top, min_confidence, n_genres)
+            yield as_prediction(bundle, track[0].name, scores, top, min_confidence, n_genres=n_genres)
         except ImageError as error:
             yield PredictionError(error.path, error.kind, str(error))
         except Exception as error:  # no error of one image may stop the others

@@ -25,7 +25,7 @@ from genretree.models.runtime.types import EXPORT_FORMATS
 from genretree.prediction.predict import iter_inputs
 from genretree.settings import ImageSettings
 from genretree.sound.decode import SILENCE_PEAK, iter_blocks
-from genretree.sound.features import MEL_16K, SliceInputs
+from genretree.sound.features import MEL_16K, MEL_32K, SliceInputs
 from genretree.sound.mel_32k import MEL_32K_RATE, compute_mel_32k
 from genretree.sound.slices import skip_silent, slice_feature_blocks, stack_slices
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _BATCH = 32  # slices computed before they are embedded, so that memory doesn't grow with a file's length
 _WINDOW_SECONDS = 10.0  # what mn04 was trained on
+_WINDOW_FRAMES = 1000
 _MUSICNN_PATCHES = 4  # evenly spaced in each slice, as for predictions without a bundle
 _NOT_WEIGHTS = (*EXPORT_FORMATS, "index")  # files of a bundle below these folders don't change its embeddings
 
@@ -107,6 +108,16 @@ class Mn04Embedder:
         if not vectors:
             raise SoundError("silence", path, "silent but for less than 5 s at its end; nothing can be embedded")
         return FileEmbedding(np.array(starts), np.stack(vectors))
+
+    def embed_inputs(self, inputs: SliceInputs) -> Float32Array:
+        """Embed the first 10 s of slices that have the feature `mel_32k`: shape (n_slices, 384)."""
+        import torch
+
+        mel = np.asarray(inputs[MEL_32K], np.float32)[:, None, :, :_WINDOW_FRAMES]
+        with torch.inference_mode():
+            parts = [self._network(torch.from_numpy(mel[at : at + 4])).embedding for at in range(0, len(mel), 4)]
+        embeddings: Float32Array = torch.cat(parts).numpy()
+        return embeddings
 
     def _iter_windows(self, path: Path, salvage: bool) -> Iterator[tuple[float, Float32Array]]:
         n_samples = round(_WINDOW_SECONDS * MEL_32K_RATE)
@@ -186,6 +197,13 @@ def _weights_digest(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def has_mn04() -> bool:
+    """Return whether the weights of mn04 are on this machine."""
+    from genretree.models.pretrained.mn04_weights import FILE
+
+    return (cache_folder() / FILE).is_file()
+
+
 def load_embedder(bundle: str | Path | None = None, download: bool = False) -> Embedder:
     """Load the network that embeds files.
 
@@ -205,9 +223,7 @@ def load_embedder(bundle: str | Path | None = None, download: bool = False) -> E
     """
     if bundle is not None:
         return BundleEmbedder(load_bundle(bundle, download=download))
-    from genretree.models.pretrained.mn04_weights import FILE
-
-    if (cache_folder() / FILE).is_file():
+    if has_mn04():
         return Mn04Embedder()
     try:
         return MusicnnEmbedder()

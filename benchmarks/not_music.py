@@ -63,7 +63,7 @@ def main() -> None:
     wrong = []
     for name, clips in groups.items():
         found = [(clip, detect(y)) for clip, y in clips]
-        counts = Counter(content.type for _, content in found)
+        counts = Counter[str](content.type for _, content in found)
         types = ("music", "speech", "silence", "noise", "sound effect")
         print(f"| {name} | {len(found)} | " + " | ".join(str(counts[each]) for each in types) + " |", flush=True)
         if not name.startswith("effects"):
@@ -111,7 +111,11 @@ def noise() -> Iterator[tuple[str, np.ndarray]]:
     yield "white", (0.1 * white).astype(np.float32)
     for name, y in coloured.items():
         yield name, (0.2 * y / np.abs(y).max()).astype(np.float32)
-    yield "hum", (0.1 * sum(np.sin(2 * np.pi * 50 * h * time) / h for h in (1, 2, 3, 5))).astype(np.float32)
+    yield (
+        "hum",
+        np.float32(0.1)
+        * np.sum([np.sin(2 * np.pi * 50 * h * time) / h for h in (1, 2, 3, 5)], axis=0, dtype=np.float32),
+    )
     yield "sine", (0.3 * np.sin(2 * np.pi * 1000 * time)).astype(np.float32)
     yield "clicks", ((rng.random(n) < 1e-4) * 0.5).astype(np.float32)
 

@@ -19,6 +19,7 @@ from genretree.errors import SoundError
 from genretree.prediction.predict import Prediction, PredictionError, choose_genres, format_csv, predict, predict_file
 from genretree.settings import SAMPLE_RATE
 from genretree.sound.features import Inputs
+from genretree.taxonomy import UNSPECIFIED, Taxonomy
 from genretree.training.train import train
 from other_files import canary
 from small_corpus import TREE, synthesise
@@ -249,3 +250,10 @@ def test_genres_are_chosen_by_probability_at_the_level_of_the_path() -> None:
     less_probable = TREE.ancestors[TREE.find_leaf("Bells")]
     genres = choose_genres(TREE, ("Calm", "Bells"), averaged, less_probable, 3, 2)
     assert [genre.path[-1] for genre in genres] == ["Bells", "Slow_beat"], "the path comes first, whatever it is"
+
+
+def test_a_path_that_stops_is_no_further_genre_above_another() -> None:
+    tree = Taxonomy.from_nested({"Rock": ["Metal", UNSPECIFIED], "Jazz": ["Bebop", UNSPECIFIED]})
+    averaged = tree.sum_levels(np.array([[0.4, 0.3, 0.1, 0.2]]))
+    genres = choose_genres(tree, ("Rock", "Metal"), averaged, tree.ancestors[0], 2, 4)
+    assert [genre.path for genre in genres] == [("Rock", "Metal"), ("Jazz",)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from copy import copy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from genretree.corpus.store import Store
 from genretree.embedding import embedders
 from genretree.embedding.embedders import BundleEmbedder, FileEmbedding, Mn04Embedder, load_embedder, load_embedder_for
 from genretree.embedding.neighbours import TrackIndex, find_similar
-from genretree.embedding.stores import embed_store
+from genretree.embedding.stores import embed_song, embed_store, load_store_embedder
 from genretree.embedding.table import embed_files, read_embeddings, sidecar
 from genretree.errors import ArgumentError, CorpusError, DataError, SoundError, TrainingError
 from genretree.models.pretrained import mn04_weights, musicnn_features
@@ -26,9 +28,9 @@ from genretree.models.pretrained.mn04 import Mn04
 from genretree.models.pretrained.musicnn import Musicnn
 from genretree.models.pretrained.musicnn_weights import digest
 from genretree.settings import ImageSettings
-from genretree.sound.decode import decode
+from genretree.sound.decode import decode, iter_blocks
 from genretree.sound.mel_32k import compute_mel_32k
-from genretree.sound.slices import iter_slices
+from genretree.sound.slices import iter_slices, slice_feature_blocks
 from genretree.training.train import train
 from small_corpus import synthesise
 
@@ -276,15 +278,34 @@ def test_the_tracks_of_a_store_are_embedded_as_their_files(store: Store, tmp_pat
     sf.write(other, synthesise("Noise", 99, 5.0), 22050)
     result = _run("similar", other, "--in", store.folder, "--bundle", tmp_path / "bundle", "--quiet", "--json", "-n", 3)
     assert len(json.loads(result.stdout)["similar"]) == 3
-    with pytest.raises(CorpusError, match=r"a store holds no audio, which mn04-\w+ needs; name a bundle in `bundle`"):
-        embed_store(store, load_embedder())
 
 
 @pytest.mark.slow
-def test_a_store_needs_a_bundle_or_musicnn(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GENRETREE_CACHE", str(tmp_path))
-    result = _run("similar", store.tracks["file"][0], "--in", store.folder)
-    assert "name a bundle in --bundle, or run: genretree weights get musicnn" in result.output
+def test_a_store_is_embedded_by_mn04_if_it_has_its_feature(store: Store, mn04: Mn04) -> None:
+    slices = [
+        list(slice_feature_blocks(partial(iter_blocks, file), store.settings, ("mel_32k",)))
+        for file in store.tracks["file"][:3]
+    ]
+    mel = np.stack([item.features["mel_32k"] for track in slices for item in track])
+    small = copy(store)
+    small.tracks = {name: values[:3] for name, values in store.tracks.items()}
+    small.slice_tracks = store.slice_tracks[: len(mel)]
+    small.images = store.images[: len(mel)]
+    small.features = {"mel_32k": mel}
+    small.silent = store.silent[: len(mel)]
+    embedder = load_store_embedder(small)
+    assert isinstance(embedder, Mn04Embedder)
+    index = embed_store(small, embedder)
+    with torch.inference_mode():
+        expected = mn04(torch.from_numpy(mel[:, None].astype(np.float32))).embedding.numpy()
+    means = [expected[small.slice_tracks == track].mean(axis=0) for track in range(3)]
+    song = Path(store.tracks["file"][1])
+    tracks = find_similar(index, song, embed_song(small, embedder, song), 2)
+    assert (tracks[0].relation, round(tracks[0].similarity, 4)) == ("same_file", 1.0)
+    np.testing.assert_allclose(index.vectors[1], means[1] / np.linalg.norm(means[1]), atol=1e-4)
+    small.features = {}
+    with pytest.raises(CorpusError, match=r"neither the feature mel_32k .* nor mel_16k .* name a bundle in `bundle`"):
+        load_store_embedder(small)
 
 
 @pytest.mark.slow
@@ -302,5 +323,5 @@ def test_musicnn_is_used_where_mn04_is_missing(store: Store, tmp_path: Path, mon
     layers = musicnn_features.extract_features(networks, track_slice.features["mel_16k"][None], 4)
     assert embedding.vectors.shape == (1, 400)
     np.testing.assert_array_equal(embedding.vectors[0, :200], layers["msd/penultimate"][0])
-    with pytest.raises(CorpusError, match=r"MusiCNN needs slices of 11\.4 s with the feature mel_16k"):
+    with pytest.raises(CorpusError, match=r"MusiCNN needs slices of 11\.4 s, and these have 2\.0 s"):
         embed_store(store, embedder)

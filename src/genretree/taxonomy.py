@@ -349,6 +349,12 @@ class Taxonomy:
         return np.asarray(np.argmax(score, axis=1), dtype=np.int64)
 
 
+def is_same_branch(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Return whether one of two nodes is an ancestor of the other, or both are the same."""
+    n = min(len(one), len(other))
+    return tuple(one[:n]) == tuple(other[:n])
+
+
 def format_path(path: Sequence[str]) -> str:
     """Format a node path for display: `Non_classic > Rock > Soft_rock`."""
     return " > ".join(path)

@@ -161,12 +161,12 @@ def _find_in_store(
 ) -> tuple[TrackIndex, list[SimilarTrack]]:
     from genretree.corpus.store import Store
     from genretree.embedding.neighbours import find_similar
-    from genretree.embedding.stores import embed_store, load_store_embedder
+    from genretree.embedding.stores import embed_song, embed_store, load_store_embedder
 
     store = Store(folder)
-    embedder = load_store_embedder(bundle, download)
+    embedder = load_store_embedder(store, bundle, download)
     index = embed_store(store, embedder, not quiet)
-    return index, find_similar(index, song, embedder.embed_file(song).mean, n)
+    return index, find_similar(index, song, embed_song(store, embedder, song), n)
 
 
 def find_in_library(

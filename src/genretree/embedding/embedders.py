@@ -20,20 +20,21 @@ from genretree.errors import ArgumentError, SoundError, TrainingError
 from genretree.explanation.bundle_weights import load_weights_for
 from genretree.files import cache_folder
 from genretree.models.base import embed_slices
-from genretree.models.families.tagger.settings import SLICE_SECONDS
 from genretree.models.pretrained.names import MusicnnName
 from genretree.models.runtime.types import EXPORT_FORMATS
 from genretree.prediction.predict import iter_inputs
 from genretree.settings import ImageSettings
 from genretree.sound.decode import SILENCE_PEAK, iter_blocks
-from genretree.sound.features import MEL_16K, SliceInputs
+from genretree.sound.features import MEL_16K, MEL_32K, SliceInputs
 from genretree.sound.mel_32k import MEL_32K_RATE, compute_mel_32k
-from genretree.sound.slices import iter_slices, skip_silent, stack_slices
+from genretree.sound.slices import skip_silent, slice_feature_blocks, stack_slices
 
 if TYPE_CHECKING:
     from genretree.models.pretrained.musicnn_features import Backend
 
 _BATCH = 32  # slices computed before they are embedded, so that memory doesn't grow with a file's length
+_WINDOW_SECONDS = 10.0  # what mn04 was trained on
+_WINDOW_FRAMES = 1000
 _MUSICNN_PATCHES = 4  # evenly spaced in each slice, as for predictions without a bundle
 _NOT_WEIGHTS = (*EXPORT_FORMATS, "index")  # files of a bundle below these folders don't change its embeddings
 
@@ -92,7 +93,6 @@ class Mn04Embedder:
 
         self.key = f"mn04-{DIGEST[:12]}"
         self._network = load_mn04()
-        self._sr, self._seconds = MEL_32K_RATE, SLICE_SECONDS
 
     def embed_file(self, path: Path, salvage: bool = False) -> FileEmbedding:
         """Embed the windows of a file that are not silent."""
@@ -109,16 +109,26 @@ class Mn04Embedder:
             raise SoundError("silence", path, "silent but for less than 5 s at its end; nothing can be embedded")
         return FileEmbedding(np.array(starts), np.stack(vectors))
 
+    def embed_inputs(self, inputs: SliceInputs) -> Float32Array:
+        """Embed the first 10 s of slices that have the feature `mel_32k`: shape (n_slices, 384)."""
+        import torch
+
+        mel = np.asarray(inputs[MEL_32K], np.float32)[:, None, :, :_WINDOW_FRAMES]
+        with torch.inference_mode():
+            parts = [self._network(torch.from_numpy(mel[at : at + 4])).embedding for at in range(0, len(mel), 4)]
+        embeddings: Float32Array = torch.cat(parts).numpy()
+        return embeddings
+
     def _iter_windows(self, path: Path, salvage: bool) -> Iterator[tuple[float, Float32Array]]:
-        n_samples = round(self._seconds * self._sr)
+        n_samples = round(_WINDOW_SECONDS * MEL_32K_RATE)
         rest, n_windows = np.zeros(0, np.float32), 0
-        for block in iter_blocks(path, self._sr, salvage):
+        for block in iter_blocks(path, MEL_32K_RATE, salvage):
             rest = np.concatenate([rest, block])
             while len(rest) >= n_samples:
-                yield n_windows * self._seconds, rest[:n_samples]
+                yield n_windows * _WINDOW_SECONDS, rest[:n_samples]
                 rest, n_windows = rest[n_samples:], n_windows + 1
         if n_windows == 0 or 2 * len(rest) >= n_samples:
-            yield n_windows * self._seconds, rest
+            yield n_windows * _WINDOW_SECONDS, rest
 
 
 class MusicnnEmbedder:
@@ -139,7 +149,8 @@ class MusicnnEmbedder:
 
     def embed_file(self, path: Path, salvage: bool = False) -> FileEmbedding:
         """Embed the slices of a file that are not silent."""
-        slices = skip_silent(iter_slices(path, ImageSettings(), salvage=salvage, features=(MEL_16K,)), path)
+        decode_at = partial(iter_blocks, path, salvage=salvage)
+        slices = skip_silent(slice_feature_blocks(decode_at, ImageSettings(), (MEL_16K,)), path)
         starts, vectors = [], []
         while batch := list(itertools.islice(slices, _BATCH)):
             starts += [item.start for item in batch]
@@ -186,6 +197,13 @@ def _weights_digest(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def has_mn04() -> bool:
+    """Return whether the weights of mn04 are on this machine."""
+    from genretree.models.pretrained.mn04_weights import FILE
+
+    return (cache_folder() / FILE).is_file()
+
+
 def load_embedder(bundle: str | Path | None = None, download: bool = False) -> Embedder:
     """Load the network that embeds files.
 
@@ -205,9 +223,7 @@ def load_embedder(bundle: str | Path | None = None, download: bool = False) -> E
     """
     if bundle is not None:
         return BundleEmbedder(load_bundle(bundle, download=download))
-    from genretree.models.pretrained.mn04_weights import FILE
-
-    if (cache_folder() / FILE).is_file():
+    if has_mn04():
         return Mn04Embedder()
     try:
         return MusicnnEmbedder()

@@ -37,7 +37,7 @@ from genretree.sound.slices import (
     stack_slices,
 )
 from genretree.sound.walk import SoundWalk
-from genretree.taxonomy import UNSPECIFIED, Taxonomy, drop_unspecified, format_path
+from genretree.taxonomy import Taxonomy, drop_unspecified, format_path, is_same_branch
 
 _BATCH = 32  # slices computed before they are scored, so that memory doesn't grow with a file's length
 _TOP = 3
@@ -207,11 +207,11 @@ class Prediction:
         Whether `path` ends in a leaf.
     runtime : str
         Runtime and precision of the model's networks, such as `openvino bf16`.
-    content : Content, optional
-        Music, speech, silence, noise or a sound effect, if the model detects it.
     genres : tuple of PathProbability, or None
         Up to `n_genres` genres: the predicted path, then the most probable other nodes of the level at which it ends.
         None is an ancestor of another. None unless `n_genres` is given.
+    content : Content, optional
+        Music, speech, silence, noise or a sound effect, if the model detects it.
 
     See Also
     --------
@@ -238,8 +238,8 @@ class Prediction:
     note: str = ""
     complete: bool = True
     runtime: str = ""
-    content: Content | None = None
     genres: tuple[PathProbability, ...] | None = None
+    content: Content | None = None
 
     @property
     def shown(self) -> str:
@@ -254,8 +254,8 @@ class Prediction:
             "file": self.file,
             "path": list(self.path),
             "complete": self.complete,
-            **_not_music(self.content),
             **({} if self.genres is None else {"genres": [_genre_json(genre) for genre in self.genres]}),
+            **_not_music(self.content),
             "levels": [
                 {
                     "name": level.name,
@@ -381,9 +381,9 @@ def predict(
         bundle,
         top=top,
         min_confidence=min_confidence,
+        n_genres=n_genres,
         salvage=salvage,
         music_only=music_only,
-        n_genres=n_genres,
         tagger=tagger,
     )
     return map_files(predict_one, files, workers)
@@ -408,9 +408,9 @@ def predict_found_files(
         bundle,
         top=top,
         min_confidence=min_confidence,
+        n_genres=n_genres,
         salvage=salvage,
         music_only=music_only,
-        n_genres=n_genres,
         tagger=tagger,
     )
     return _map_found(predict_one, iter(files), workers)
@@ -556,21 +556,30 @@ def predict_file(
     check_arguments(bundle, min_confidence, top, n_genres=n_genres)
     file = require_path("file", file)
     with shared_by(1):
-        return _predict_file(bundle, file, top, min_confidence, salvage, music_only, n_genres)
+        return _predict_file(
+            bundle,
+            file,
+            top=top,
+            min_confidence=min_confidence,
+            n_genres=n_genres,
+            salvage=salvage,
+            music_only=music_only,
+        )
 
 
 def _predict_file(
     bundle: Bundle,
     file: str | Path,
+    *,
     top: int,
     min_confidence: float,
+    n_genres: int | None,
     salvage: bool,
     music_only: bool,
-    n_genres: int | None,
     tagger: TaggerModel | None = None,
 ) -> Prediction:
     scores = score_file(bundle, file, salvage, tagger)
-    return as_prediction(bundle, printable(file), scores, top, min_confidence, music_only, n_genres)
+    return as_prediction(bundle, printable(file), scores, top, min_confidence, music_only=music_only, n_genres=n_genres)
 
 
 def tag_slices(
@@ -773,13 +782,9 @@ def as_prediction(
         note=note,
         complete=n_confident == tree.depth,
         runtime=bundle.runtime,
-        content=content,
         genres=None if n_genres is None else choose_genres(tree, path, averaged, nodes, n_confident, n_genres),
+        content=content,
     )
-
-
-def _is_other(content: Content | None) -> bool:
-    return content is not None and not content.is_music
 
 
 def choose_genres(
@@ -809,7 +814,7 @@ def choose_genres(
     Returns
     -------
     tuple of PathProbability
-        At most `n_genres`, the predicted path first. Since all are of one level, none is an ancestor of another.
+        At most `n_genres`, the predicted path first. None is an ancestor of another.
     """
     if not n_confident:
         return ()
@@ -819,9 +824,14 @@ def choose_genres(
     for node in np.argsort(-probabilities, kind="stable").tolist():
         if len(chosen) == n_genres or probabilities[node] < min_probability:
             break
-        if node != nodes[level] and tree.nodes(level)[node][-1] != UNSPECIFIED:
-            chosen.append(PathProbability(tree.nodes(level)[node], float(probabilities[node])))
+        other = drop_unspecified(tree.nodes(level)[node])
+        if not any(is_same_branch(other, item.path) for item in chosen):
+            chosen.append(PathProbability(other, float(probabilities[node])))
     return tuple(chosen)
+
+
+def _is_other(content: Content | None) -> bool:
+    return content is not None and not content.is_music
 
 
 def cut_path(

@@ -36,7 +36,16 @@ from genretree.metrics.scores import decode_levels
 from genretree.models.base import LevelProbabilities
 from genretree.prediction.predict import cut_path
 from genretree.settings import Heads, Settings
-from genretree.taxonomy import UNSPECIFIED, NodePath, Taxonomy, drop_unspecified, format_path, same_name, split_path
+from genretree.taxonomy import (
+    UNSPECIFIED,
+    NodePath,
+    Taxonomy,
+    drop_unspecified,
+    format_path,
+    is_same_branch,
+    same_name,
+    split_path,
+)
 
 Genres = tuple[str, ...]
 DEFAULT_MIN_CONFIDENCE = 0.5  # above this, a calibrated prediction is more likely right than wrong
@@ -237,7 +246,7 @@ def decide(model_key: ModelKey, levels: LevelProbabilities, mapping: Mapping) ->
     node, genres = path[n_levels - 1], names[n_levels - 1]
     if not genres:
         return Decision(genres=(), path=node, confidence=confidences[n_levels - 1], reason="left_alone")
-    others = _find_others(tree, levels, totals, n_levels, genres, mapping)
+    others = _find_others(tree, levels, totals, n_levels, node, mapping)
     rows = [path[:n_levels], *([other[: level + 1] for level in range(n_levels)] for other, _ in others)]
     listed = [genre for steps in rows for genre in _written_genres(tree, steps, totals, mapping)]
     return Decision(genres=tuple(dict.fromkeys(listed)), path=node, confidence=confidences[n_levels - 1], others=others)
@@ -265,21 +274,26 @@ def _find_others(
     levels: LevelProbabilities,
     totals: list[dict[Genres, float]],
     n_levels: int,
-    first: Genres,
+    first: NodePath,
     mapping: Mapping,
 ) -> tuple[tuple[NodePath, float], ...]:
     """Find the most probable other nodes of a level; nodes with the same genres count once, with their sum."""
-    settings, level = mapping.settings, n_levels - 1
+    settings, level, written = mapping.settings, n_levels - 1, mapping.genres(first)
     own = levels[level][0]
-    best: dict[Genres, int] = {}
+    best: dict[Genres, NodePath] = {}
     for index in np.argsort(-own, kind="stable").tolist():
-        node = tree.nodes(level)[index]
+        node = drop_unspecified(tree.nodes(level)[index])
         genres = mapping.genres(node)
-        if genres and genres != first and mapping.is_deep_enough(node, n_levels, tree):
-            best.setdefault(genres, index)
+        if genres and genres != written and mapping.is_deep_enough(node, n_levels, tree):
+            best.setdefault(genres, node)
     ranked = sorted(best, key=lambda genres: -totals[level][genres])
-    probable = [genres for genres in ranked if totals[level][genres] >= settings.min_other]
-    return tuple((tree.nodes(level)[best[g]], totals[level][g]) for g in probable[: settings.genres - 1])
+    others: list[tuple[NodePath, float]] = []
+    for genres in ranked:
+        if len(others) == settings.genres - 1 or totals[level][genres] < settings.min_other:
+            break
+        if not any(is_same_branch(best[genres], node) for node in (first, *(node for node, _ in others))):
+            others.append((best[genres], totals[level][genres]))
+    return tuple(others)
 
 
 def _percent(node: NodePath, chance: float) -> str:

@@ -111,11 +111,8 @@ def noise() -> Iterator[tuple[str, np.ndarray]]:
     yield "white", (0.1 * white).astype(np.float32)
     for name, y in coloured.items():
         yield name, (0.2 * y / np.abs(y).max()).astype(np.float32)
-    yield (
-        "hum",
-        np.float32(0.1)
-        * np.sum([np.sin(2 * np.pi * 50 * h * time) / h for h in (1, 2, 3, 5)], axis=0, dtype=np.float32),
-    )
+    hum = np.sum([np.sin(2 * np.pi * 50 * h * time) / h for h in (1, 2, 3, 5)], axis=0)
+    yield "hum", np.asarray(0.1 * hum, np.float32)
     yield "sine", (0.3 * np.sin(2 * np.pi * 1000 * time)).astype(np.float32)
     yield "clicks", ((rng.random(n) < 1e-4) * 0.5).astype(np.float32)
 

@@ -26,6 +26,7 @@ from genretree.models.pretrained import musicnn_features
 from genretree.taxonomy import Taxonomy
 from genretree.training.data import slice_dataset
 from genretree.training.train import train
+from small_checkpoints import write_checkpoint
 from small_corpus import TREE
 from small_weights import write_musicnn
 
@@ -44,13 +45,14 @@ QUICK: dict[str, dict[str, Any]] = {
     "ast": {"epochs": 8, "image_size": 32, "batch_size": 16, "learning_rate": 1e-3, "precision": "float32"},
     "boosting": {"epochs": 15, "image_size": 16, "components": 20, "min_samples_leaf": 5},
     "ensemble": {"folds": 2, "members": {}},
+    "backbone": {"Cs": [1.0]},
     "musicnn": {"patches": 1, "layers": [["penultimate"], ["tags", "penultimate", "images"]], "Cs": [0.1]},
 }
 
-NETWORKS = [name for name in family_names() if name not in ("boosting", "musicnn", "ensemble")]
+NETWORKS = [name for name in family_names() if name not in ("boosting", "musicnn", "ensemble", "backbone")]
 CASES = [(name, heads) for name in family_names() for heads in ("tree", "independent")]
 CASES.remove(("ensemble", "independent"))  # it pools leaves
-WITHOUT_EPOCHS = ("musicnn", "ensemble")
+WITHOUT_EPOCHS = ("musicnn", "ensemble", "backbone")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,6 +62,7 @@ def _quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     Short patches take a sixth of the time; tests/models/test_pretrained.py has the networks in their published sizes.
     """
     QUICK["musicnn"]["weights"] = str(write_musicnn(tmp_path_factory.mktemp("weights")))
+    QUICK["backbone"]["backbone"] = str(write_checkpoint(tmp_path_factory.mktemp("backbones") / "maest", "maest"))
     QUICK["ensemble"]["members"] = {name: QUICK[name] for name in ("musicnn", "boosting")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
@@ -225,6 +228,7 @@ def test_family_overfits_32_slices(name: str, store: Store, tmp_path: Path) -> N
     changes: dict[str, Any] = {
         "boosting": {"min_samples_leaf": 2, "epochs": 40},
         "musicnn": {"Cs": [10.0]},
+        "backbone": {"Cs": [1000.0]},
         "ensemble": {"members": {"musicnn": {**QUICK["musicnn"], "Cs": [10.0]}}},
     }[name]
     learn = slice_dataset(store, store.split(), "train")

@@ -38,7 +38,14 @@ def quickstart(out: Path, seed: int, quiet: bool) -> None:
 
 @click.command()
 @click.argument("store", type=FOLDER)
-@click.option("--model", "family", help="Model family: cnn, efficientnet-b0, ast, boosting, musicnn or ensemble.")
+@click.option(
+    "--model", "family", help="Model family: cnn, efficientnet-b0, ast, boosting, musicnn, ensemble or backbone."
+)
+@click.option(
+    "--backbone",
+    help="Train a linear classifier on a large pretrained network: clap, maest, ast-audioset, hf://USER/NAME@REVISION "
+    "or a folder.",
+)
 @click.option("--recipe", "recipe_name", help="Recipe with settings: a name (see: genretree recipes) or a YAML file.")
 @click.option("--out", type=FOLDER, required=True, help="Output folder for the bundle.")
 @click.option("--split", "split_name", default="default", show_default=True, help="Split of the store.")
@@ -72,6 +79,8 @@ def train(
     from genretree.training.recipes import Recipe
     from genretree.training.train import train as train_bundle
 
+    if settings_options["backbone"] is not None and recipe_name is None:
+        family = family or "backbone"
     if (family is None) == (recipe_name is None):
         raise SettingsError("give either --model or --recipe")
     settings: dict[str, Any] = {}

@@ -53,6 +53,13 @@ if TYPE_CHECKING:
 )
 @images_option
 @click.option("--one-track", is_flag=True, help="Treat all images as slices of one track.")
+@click.option(
+    "--zero-shot",
+    metavar="NAME",
+    help="Without a bundle: compare the audio with text, by a CLAP checkpoint: clap, hf://USER/NAME, or a folder.",
+)
+@click.option("--tree", help="Genre tree for --zero-shot: a YAML file or 'ccmusic'.  [default: ccmusic]")
+@click.option("--prompt", help="Template of the texts for --zero-shot.  [default: This is {genre} music.]")
 @runtime_options("auto", "auto")
 @download_option
 @quiet_option
@@ -66,6 +73,9 @@ def predict(
     workers: int,
     image_form: ImageForm,
     one_track: bool,
+    zero_shot: str | None,
+    tree: str | None,
+    prompt: str | None,
     runtime: RuntimeChoice,
     precision: Precision,
     download: bool,
@@ -75,6 +85,9 @@ def predict(
 
     Without a bundle, genres are derived from the tags of the MusiCNN networks, as far as these allow. This needs their
     weights: genretree weights get musicnn.
+
+    With --zero-shot, the audio is compared with one text for each genre of any tree, without training. This needs a
+    checkpoint: genretree weights get clap.
 
     PATHS may also be spectrogram images instead of audio: mel.png cqt.png chroma.png, or a folder of such files
     (song_mel.png, or mel/song.png), rendered in magma or grey, or raw dB values (.npy).
@@ -88,7 +101,8 @@ def predict(
     from genretree.progress import progress_bar
     from genretree.sound.walk import SoundWalk
 
-    bundle, image_paths, audio_paths = _split_paths(paths)
+    _check_zero_shot(zero_shot, tree, prompt)
+    bundle, image_paths, audio_paths = _split_paths(paths, zero_shot is not None)
     sets = find_image_sets(image_paths)
     if (one_track or image_form != "auto") and not sets:
         option = "--one-track" if one_track else "--images"
@@ -106,7 +120,11 @@ def predict(
     if not files and not sets:
         echo_skipped(walk.skipped)
         raise click.ClickException(f"no audio files in {', '.join(map(printable, audio_paths))}")
-    loaded = _load(None if bundle is None else find_bundle(bundle, download, not quiet), runtime, precision)
+    loaded = (
+        _load(None if bundle is None else find_bundle(bundle, download, not quiet), runtime, precision)
+        if zero_shot is None
+        else _load_zero_shot(zero_shot, tree, prompt, runtime, download)
+    )
     rows: list[Prediction | PredictionError] = []  # only for a table; other output is printed at once
     failed: list[PredictionError] = []
     total = len(files) + (1 if one_track else len(sets))
@@ -173,12 +191,15 @@ def info(folder: Path, as_json: bool) -> None:
     echo_json(store_info(store), indent=1) if as_json else show_store(store)
 
 
-def _split_paths(paths: Sequence[Path]) -> tuple[Path | None, list[Path], list[Path]]:
+def _split_paths(paths: Sequence[Path], zero_shot: bool) -> tuple[Path | None, list[Path], list[Path]]:
     """Separate the bundle, if the first path is one, from paths of images and of audio."""
     from genretree.prediction.from_images import find_content
 
     content = {path: find_content(path) for path in dict.fromkeys(paths)}
-    bundle = paths[0] if (paths[0] / "bundle.json").exists() or content[paths[0]] is None else None
+    is_bundle = (paths[0] / "bundle.json").exists()
+    if zero_shot and is_bundle:
+        raise click.UsageError(f"give either a bundle ({printable(paths[0])}) or --zero-shot")
+    bundle = paths[0] if is_bundle or (content[paths[0]] is None and not zero_shot) else None
     rest = paths if bundle is None else paths[1:]
     if not rest:
         raise click.UsageError("Missing argument 'PATHS...': pass audio files or folders after the bundle.")
@@ -196,6 +217,29 @@ def _load(bundle: Path | None, runtime: RuntimeChoice, precision: Precision) -> 
     from genretree.prediction.untrained import zero_shot_bundle
 
     return zero_shot_bundle()
+
+
+def _check_zero_shot(zero_shot: str | None, tree: str | None, prompt: str | None) -> None:
+    if zero_shot is None and (tree is not None or prompt is not None):
+        raise click.UsageError(f"{'--tree' if tree is not None else '--prompt'} needs --zero-shot")
+
+
+def _load_zero_shot(
+    backbone: str, tree: str | None, prompt: str | None, runtime: RuntimeChoice, download: bool
+) -> Bundle:
+    if runtime not in ("auto", "torch"):
+        raise click.UsageError(f"--runtime {runtime} needs a bundle with an export (see: genretree export --help)")
+    from genretree.models.families.text_prompts import DEFAULT_PROMPT
+    from genretree.prediction.text_prompts import text_prompt_bundle
+    from genretree.taxonomy import Taxonomy
+
+    return text_prompt_bundle(
+        Taxonomy.load(tree or "ccmusic"),
+        backbone,
+        prompt or DEFAULT_PROMPT,
+        download=download,
+        show=lambda plan: echo(plan.text, err=True),
+    )
 
 
 def _show_prediction(prediction: Prediction) -> None:

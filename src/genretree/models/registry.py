@@ -22,6 +22,7 @@ _BUILT_IN = {
     "boosting": "genretree.models.families.boosting.family:BoostingFamily",
     "musicnn": "genretree.models.families.musicnn.family:MusicnnFamily",
     "ensemble": "genretree.models.families.ensemble:EnsembleFamily",
+    "backbone": "genretree.models.families.backbone:BackboneFamily",
 }
 
 

@@ -1,8 +1,8 @@
 """Registry of input features by name, and the mapping of arrays that every model takes.
 
 `images` are the uint8 images of mel, CQT and chroma, shape (3, size, size); `mel`, `cqt` and `chroma` are one of them
-each, shape (size, size). They are always computed. Every other feature is computed on request: `mel_16k`, and those of
-`register_feature`.
+each, shape (size, size). They are always computed. Every other feature is computed on request: `mel_16k`, `wave` (the
+samples at 22,050 Hz as int16), and those of `register_feature`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ from genretree.settings import (
     ImageSettings,
 )
 from genretree.sound.mel_16k import MEL_16K_HOP, Mel16kTap, compute_mel_16k, mel_16k_frames
+from genretree.sound.wave import compute_wave, wave_samples
 
 IMAGES = "images"
 MEL_16K = "mel_16k"
+WAVE = "wave"
 ENTRY_POINTS = "genretree.features"
 _BUILT_IN = (IMAGES, *MODALITIES)
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -69,7 +71,12 @@ def _mel_16k_shape(settings: ImageSettings) -> tuple[int, ...]:
     return mel_16k_frames(settings), MEL_16K_BANDS
 
 
+def _wave_shape(settings: ImageSettings) -> tuple[int, ...]:
+    return (wave_samples(settings),)
+
+
 _MEL_16K = Feature(MEL_16K, compute_mel_16k, _mel_16k_shape, "float16")
+_ON_REQUEST = {MEL_16K: _MEL_16K, WAVE: Feature(WAVE, compute_wave, _wave_shape, "int16")}
 _registered: dict[str, Feature] = {}
 
 
@@ -131,7 +138,7 @@ def register_feature(
         raise ArgumentError(f"dtype must be numeric, got {dtype!r}")
     feature = Feature(name, compute, shape if callable(shape) else _FixedShape(tuple(shape)), numpy_dtype.str)
     existing = _registered.get(name)
-    if name in (*_BUILT_IN, MEL_16K) or (existing is not None and _origin(existing) != _origin(feature)):
+    if name in (*_BUILT_IN, *_ON_REQUEST) or (existing is not None and _origin(existing) != _origin(feature)):
         raise ArgumentError(f"a feature named '{name}' is already registered; choose another name")
     _registered[name] = feature
     return feature
@@ -149,7 +156,7 @@ class _FixedShape:
 
 def feature_names() -> list[str]:
     """Return the names of all features: built-in, registered, and from installed packages."""
-    return list(dict.fromkeys([*_BUILT_IN, MEL_16K, *_registered, *_installed()]))
+    return list(dict.fromkeys([*_BUILT_IN, *_ON_REQUEST, *_registered, *_installed()]))
 
 
 def get_feature(name: str) -> Feature:
@@ -160,8 +167,8 @@ def get_feature(name: str) -> Feature:
     SettingsError
         For an unknown name; the message suggests the closest one.
     """
-    if name == MEL_16K:
-        return _MEL_16K
+    if name in _ON_REQUEST:
+        return _ON_REQUEST[name]
     if name in _registered:
         return _registered[name]
     entry = _installed().get(name)
@@ -189,7 +196,7 @@ def register_all(features: Iterable[Feature]) -> list[str]:
     names = []
     for feature in features:
         names.append(feature.name)
-        if feature != _MEL_16K:
+        if feature.name not in _ON_REQUEST:
             _registered.setdefault(feature.name, feature)
     return names
 

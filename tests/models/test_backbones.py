@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import soxr
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
+from stand_in_hub import Repository, StandIn, stand_in
 from transformers import ASTForAudioClassification, AutoFeatureExtractor, AutoModel, ClapModel, pipeline
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
@@ -25,9 +29,11 @@ from genretree.corpus.store import Store
 from genretree.errors import SettingsError, TrainingError
 from genretree.models.base import embed_slices
 from genretree.models.families.backbone import BackboneFamily, BackboneSettings
+from genretree.models.pretrained import sources
 from genretree.models.pretrained.audio_backbones import AudioBackbone, load_backbone
-from genretree.models.pretrained.backbone_checkpoints import find_checkpoint
+from genretree.models.pretrained.backbone_checkpoints import fetch_checkpoint, find_checkpoint, read_licence
 from genretree.models.pretrained.clap_text import embed_texts
+from genretree.models.pretrained.sources import find_source
 from genretree.prediction.backbone_embeddings import FileEmbeddings, embed_files
 from genretree.prediction.predict import Prediction, PredictionError, predict, predict_file
 from genretree.prediction.text_prompts import text_prompt_bundle
@@ -353,3 +359,123 @@ def test_a_text_network_that_collapsed_is_refused(checkpoints: dict[str, Path], 
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(TrainingError, match="gives all prompts nearly the same embedding"):
         embed_texts(find_checkpoint(str(folder)), ["rock", "jazz", "soul"])
+
+
+# -- the Hub ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[StandIn]:
+    with stand_in() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        monkeypatch.setenv("GENRETREE_CACHE", str(tmp_path / "cache"))
+        yield running
+
+
+def publish(hub: StandIn, name: str, folder: Path, branch: str = "main", **changed: bytes | None) -> str:
+    """Commit a folder's files; None leaves a file out."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    files |= {file.replace("__", "."): content for file, content in changed.items() if content is not None}
+    files = {file: content for file, content in files.items() if changed.get(file.replace(".", "__"), b"") is not None}
+    return hub.repositories.setdefault(name, Repository(private=False)).commit(branch, files, "weights")
+
+
+def get(name: str) -> str:
+    done = CliRunner().invoke(main, ["weights", "get", name])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_a_checkpoint_is_fetched_at_one_commit_after_its_licence(
+    hub: StandIn, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    first = publish(hub, "some/clap", checkpoints["clap"])
+    card = b"---\nlicense: cc-by-nc-sa-4.0\n---\n"
+    publish(hub, "some/clap", checkpoints["clap"], "v2", README__md=card)
+    hub.requests.clear()
+    with pytest.raises(TrainingError, match="genretree weights get hf://some/clap"):
+        find_checkpoint("hf://some/clap")
+    assert not hub.requests  # nothing is downloaded unasked
+    shown: list[tuple[str, int]] = []
+    fetch_checkpoint("hf://some/clap", lambda plan: shown.append((plan.text, len(hub.requests))))
+    [(text, before)] = shown
+    assert f"CLAP from https://huggingface.co/some/clap at {first}" in text
+    assert text.endswith("licence: mit")
+    assert not any("model.safetensors" in request for request in hub.requests[:before])
+    output = get("hf://some/clap@v2")
+    assert output.index("licence: cc-by-nc-sa-4.0 (no commercial use)") < output.index("model.safetensors (")
+    # Without network access, both are found, also by their commit, and the branch keeps the commit that was fetched.
+    publish(hub, "some/clap", checkpoints["ast"])
+    hub.requests.clear()
+    for name, licence in (
+        ("hf://some/clap", "mit"),
+        (f"hf://some/clap@{first}", "mit"),
+        ("hf://some/clap@v2", "cc-by-nc-sa-4.0"),
+    ):
+        found = find_checkpoint(name)
+        assert found.origin["licence"] == licence
+        assert found.model_type == "clap"
+    assert found.origin["source"] == "some/clap"
+    assert not hub.requests
+    assert text_prompt_bundle(NESTED, "hf://some/clap").model.backbone.width == 24  # type: ignore[attr-defined]
+    with (found.folder / "model.safetensors").open("ab") as stream:
+        stream.write(b"more")
+    with pytest.raises(TrainingError, match=r"model.safetensors: missing or damaged; delete"):
+        find_checkpoint("hf://some/clap@v2")
+
+
+def test_only_supported_safetensors_are_fetched(hub: StandIn, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    publish(hub, "some/pickled", checkpoints["ast"], model__safetensors=None, pytorch_model__bin=b"\x80\x04")
+    vit = json.dumps({"model_type": "vit"}).encode()
+    publish(hub, "some/vit", checkpoints["ast"], config__json=vit)
+    publish(hub, "some/bare", checkpoints["ast"], preprocessor_config__json=None)
+    for name, message in (
+        ("hf://some/pickled", r"has no model.safetensors at this revision.*hf://some/pickled@refs/pr/1"),
+        ("hf://some/vit", "type 'vit', which can't be used as a backbone"),
+        ("hf://some/bare", "has no preprocessor_config.json"),
+        ("hf://some/absent", "can't be downloaded from the Hub"),
+        ("hf://../x", "unknown backbone"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            fetch_checkpoint(name)
+    assert not any("resolve" in request and "bin" in request for request in hub.requests)
+    assert not list((tmp_path / "cache").rglob("source.json"))
+
+
+def test_a_named_checkpoint_is_verified_and_converted(
+    hub: StandIn, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = load_file(checkpoints["clap"] / "model.safetensors")
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    pickled = (tmp_path / "pytorch_model.bin").read_bytes()
+    source = find_source("clap")
+    assert source is not None
+    repo = source.location.removeprefix("https://huggingface.co/")
+    commit = publish(hub, repo, checkpoints["clap"], model__safetensors=None, pytorch_model__bin=pickled)
+    wrong = replace(source, revision=commit)
+    monkeypatch.setattr(sources, "SOURCES", (wrong,))
+    with pytest.raises(TrainingError, match=r"pytorch_model.bin is not the published file"):
+        fetch_checkpoint("clap")
+    monkeypatch.setattr(sources, "SOURCES", (replace(wrong, sha256=hashlib.sha256(pickled).hexdigest()),))
+    assert "Next: genretree train STORE --backbone clap" in get("clap")
+    found = find_checkpoint("clap")
+    assert found.origin["revision"] == commit
+    assert {path.suffix for path in found.folder.iterdir()}.isdisjoint({".bin", ".pt"})
+    assert sources.find_local(wrong) == found.folder / "source.json"
+    torch.testing.assert_close(load_file(found.folder / "model.safetensors"), weights)
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlicense: apache-2.0\n---\ntext", "apache-2.0"),
+        ("---\nlicense: [mit, cc0-1.0]\n---\n", "mit, cc0-1.0"),
+        ("---\nlicense: other\nlicense_name: my-own\n---\n", "my-own"),
+        ("---\ntags: [x]\n---\n", "not stated"),
+        ("---\n: [\n---\n", "not stated"),
+        ("no metadata", "not stated"),
+    ],
+)
+def test_licences_are_read_from_the_card(tmp_path: Path, card: str, licence: str) -> None:
+    (tmp_path / "README.md").write_text(card)
+    assert read_licence(tmp_path / "README.md") == licence

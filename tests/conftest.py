@@ -29,4 +29,4 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The shared corpus, prepared: 50 tracks of 4 slices of 2 s, 64x64."""
     out = tmp_path_factory.mktemp("stores") / "store"
-    return prepare(read_manifest(corpus, TREE), out, SETTINGS, workers=1, features=["mel_16k"])
+    return prepare(read_manifest(corpus, TREE), out, SETTINGS, workers=1, features=["mel_16k", "mel_32k"])

@@ -26,6 +26,7 @@ IMPORT_ORDER = {
         "cluster",
         "settings",
         "taxonomy",
+        "vocabulary",
         "sound",
         "corpus",
         "recovery",

@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, overload
 
@@ -24,6 +25,7 @@ from genretree.prediction.predict import (
     SliceScores,
     as_prediction,
     check_arguments,
+    iter_inputs,
     map_files,
     predict,
     predict_file,
@@ -31,9 +33,9 @@ from genretree.prediction.predict import (
     score_images,
     score_slices,
 )
-from genretree.settings import SAMPLE_RATE
+from genretree.sound.decode import iter_blocks
 from genretree.sound.features import IMAGES, SliceInputs, requested_features
-from genretree.sound.slices import SliceImages, iter_slices, skip_silent, slice_track, stack_slices
+from genretree.sound.slices import FeatureSlice, stack_slices
 from genretree.taxonomy import NodePath, format_path
 
 if TYPE_CHECKING:
@@ -306,8 +308,7 @@ class Classifier(Bundle):
         _refuse_sr(sr)
 
         def embed_file(file: Path) -> tuple[str, Float32Array]:
-            slices = iter_slices(file, self.images, salvage=salvage, features=self.model.input_features)
-            return str(file), _embed(bundle, skip_silent(slices, file))
+            return str(file), _embed(bundle, iter_inputs(bundle, partial(iter_blocks, file, salvage=salvage), file))
 
         if isinstance(inputs, str | os.PathLike) and not Path(inputs).is_dir():
             return embed_file(Path(inputs))[1]
@@ -321,9 +322,9 @@ class Classifier(Bundle):
         _refuse_sr(sr)
         return score_images(self, _check_images(self, inputs))
 
-    def _slices(self, y: Array, sr: float | None) -> Iterator[SliceImages]:
-        mono = _to_mono(y, sr)
-        return skip_silent(slice_track(mono, self.images, features=self.model.input_features), Path(_ARRAY))
+    def _slices(self, y: Array, sr: float | None) -> Iterator[FeatureSlice]:
+        mono, native_sr = _to_mono(y, sr)
+        return iter_inputs(self, partial(_resample, mono, native_sr), _ARRAY)
 
     @property
     def _nodes(self) -> tuple[NodePath, ...]:
@@ -384,7 +385,7 @@ def load(
     return Classifier.from_bundle(load_bundle(source, runtime, precision, download=download))
 
 
-def _embed(bundle: Bundle, slices: Iterable[SliceImages]) -> Float32Array:
+def _embed(bundle: Bundle, slices: Iterable[FeatureSlice]) -> Float32Array:
     embeddings = []
     remaining = iter(slices)
     while batch := list(itertools.islice(remaining, _BATCH)):
@@ -411,10 +412,8 @@ def _refuse_sr(sr: float | None) -> None:
         raise ArgumentError("sr is only for an array of audio samples; a file states its own sampling rate")
 
 
-def _to_mono(y: Array, sr: float | None) -> Float32Array:
-    """Check audio samples, average their channels and resample them to 22,050 Hz."""
-    import soxr
-
+def _to_mono(y: Array, sr: float | None) -> tuple[Float32Array, float]:
+    """Check audio samples and average their channels; return them and their sample rate in Hz."""
     if sr is None or isinstance(sr, bool) or not isinstance(sr, int | float | np.number) or not 1000 <= sr <= 768_000:
         raise ArgumentError(f"an array of audio samples needs its sampling rate sr, 1000 to 768000 Hz, got {sr!r}")
     if y.dtype.kind != "f":
@@ -426,7 +425,14 @@ def _to_mono(y: Array, sr: float | None) -> Float32Array:
     mono = np.asarray(y if y.ndim == 1 else y.mean(axis=0), np.float32)
     if not np.isfinite(mono).all():
         raise ArgumentError("audio samples contain NaN or infinity")
-    return mono if sr == SAMPLE_RATE else np.asarray(soxr.resample(mono, float(sr), SAMPLE_RATE, "HQ"), np.float32)
+    return mono, float(sr)
+
+
+def _resample(y: Float32Array, native_sr: float, sr: int) -> Iterator[Float32Array]:
+    """Yield samples resampled to `sr` Hz, as one block."""
+    import soxr
+
+    yield y if native_sr == sr else np.asarray(soxr.resample(y, native_sr, sr, "HQ"), np.float32)
 
 
 def _check_images(bundle: Bundle, images: Array) -> UInt8Array:

@@ -32,6 +32,7 @@ MAX_NAME = 200  # characters of a genre's or a level's name
 _SEPARATOR = re.compile(r"\s*[/>]\s*")
 
 NodePath = tuple[str, ...]
+UNSPECIFIED = "(other)"  # a leaf at which a path stops: none of its siblings is indicated
 
 
 @dataclass(frozen=True)
@@ -351,6 +352,11 @@ class Taxonomy:
 def format_path(path: Sequence[str]) -> str:
     """Format a node path for display: `Non_classic > Rock > Soft_rock`."""
     return " > ".join(path)
+
+
+def drop_unspecified(path: NodePath) -> NodePath:
+    """Return a path without the leaf `UNSPECIFIED` at its end."""
+    return path[:-1] if path and path[-1] == UNSPECIFIED else path
 
 
 def split_path(text: str) -> NodePath:

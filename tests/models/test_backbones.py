@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile as sf
 import soxr
 import torch
 from click.testing import CliRunner
@@ -38,8 +39,9 @@ from genretree.prediction.backbone_embeddings import FileEmbeddings, embed_files
 from genretree.prediction.predict import Prediction, PredictionError, predict, predict_file
 from genretree.prediction.text_prompts import text_prompt_bundle
 from genretree.settings import SAMPLE_RATE, ImageSettings
-from genretree.sound.features import WAVE, get_feature
+from genretree.sound.features import WAVE_16K, WAVE_48K, get_feature
 from genretree.sound.mel_16k import compute_mel_16k
+from genretree.sound.slices import iter_slices
 from genretree.sound.wave import compute_wave, wave_to_float
 from genretree.taxonomy import Taxonomy
 from genretree.testing import check_family
@@ -60,26 +62,26 @@ def load(folder: Path) -> AudioBackbone:
     return load_backbone(find_checkpoint(str(folder)))
 
 
-def samples(seconds: float = 1.6, n: int = 3) -> np.ndarray:
+def samples(seconds: float = 1.6, n: int = 3, rate: int = 16000) -> np.ndarray:
     """Slices of different sounds, as 16-bit samples: shape (n, samples)."""
     genres = ("Bells", "Slow_beat", "Noise")[:n]
-    return np.stack([compute_wave(synthesise(genre, 0, seconds), SAMPLE_RATE) for genre in genres])
-
-
-def resampled(wave: np.ndarray, rate: int) -> np.ndarray:
-    y: np.ndarray = soxr.resample(wave_to_float(wave), SAMPLE_RATE, rate, quality="HQ")
-    return y
+    sounds = [soxr.resample(synthesise(genre, 0, seconds), SAMPLE_RATE, rate) for genre in genres]
+    return np.stack([compute_wave(y, rate) for y in sounds])
 
 
 # -- embeddings ------------------------------------------------------------------------------------------------------
 
 
-def test_wave_is_the_slice_in_16_bits() -> None:
-    y = synthesise("Bells", 0, 2.0)
-    feature = get_feature(WAVE)
-    wave = feature.compute(y[: feature.shape(IMAGES)[0]], SAMPLE_RATE)
+def test_waves_are_the_slices_in_16_bits(tmp_path: Path) -> None:
+    y = np.stack([0.4 * np.sin(2 * np.pi * 18000 * np.arange(48000 * 4) / 48000)] * 2, axis=1)  # above 11,025 Hz
+    sf.write(tmp_path / "high.wav", y, 48000)
+    first = next(iter_slices(tmp_path / "high.wav", IMAGES, features=[WAVE_16K, WAVE_48K]))
+    wave = first.features[WAVE_48K]
     assert wave.dtype == np.int16
-    np.testing.assert_allclose(wave_to_float(wave), y[: len(wave)], atol=0.51 / 32767)
+    assert wave.shape == get_feature(WAVE_48K).shape(IMAGES)
+    start = round(first.start * 48000)
+    np.testing.assert_allclose(wave_to_float(wave), y[start : start + len(wave), 0], atol=2e-3)
+    assert np.abs(first.features[WAVE_16K][100:-100]).max() < 100
     assert compute_wave(np.array([1.5, -2.0], np.float32), SAMPLE_RATE).tolist() == [32767, -32767]
 
 
@@ -89,7 +91,7 @@ def test_ast_is_what_the_classification_pipeline_classifies(checkpoints: dict[st
     classify = pipeline("audio-classification", model=str(checkpoints["ast"]), function_to_apply="none")
     head = ASTForAudioClassification.from_pretrained(checkpoints["ast"]).classifier
     for one, embedding in zip(wave, embeddings, strict=True):
-        expected = {row["label"]: row["score"] for row in classify(resampled(one, 16000))}
+        expected = {row["label"]: row["score"] for row in classify(wave_to_float(one))}
         scores = head(torch.from_numpy(embedding)).detach().numpy()
         np.testing.assert_allclose(scores, [expected["LABEL_0"], expected["LABEL_1"]], atol=1e-5)
 
@@ -100,7 +102,7 @@ def test_speech_networks_are_averaged_over_time(checkpoints: dict[str, Path], na
     extract = AutoFeatureExtractor.from_pretrained(checkpoints[name])
     model = AutoModel.from_pretrained(checkpoints[name]).eval()
     for one, embedding in zip(wave, load(checkpoints[name]).embed(wave), strict=True):
-        inputs = extract(resampled(one, 16000), sampling_rate=16000, return_tensors="pt")
+        inputs = extract(wave_to_float(one), sampling_rate=16000, return_tensors="pt")
         with torch.no_grad():
             if name == "whisper":  # of 2 s, the first 1.6 s are the slice: 80 frames of the encoder's 100
                 expected = model.encoder(**inputs).last_hidden_state[0, :80].mean(dim=0)
@@ -110,10 +112,10 @@ def test_speech_networks_are_averaged_over_time(checkpoints: dict[str, Path], na
 
 
 def test_clap_is_its_audio_features(checkpoints: dict[str, Path]) -> None:
-    wave = samples()
+    wave = samples(rate=48000)
     extract = AutoFeatureExtractor.from_pretrained(checkpoints["clap"])
     model = ClapModel.from_pretrained(checkpoints["clap"]).eval()
-    inputs = extract([resampled(one, 48000) for one in wave], sampling_rate=48000, return_tensors="pt")
+    inputs = extract([wave_to_float(one) for one in wave], sampling_rate=48000, return_tensors="pt")
     with torch.no_grad():
         expected = model.get_audio_features(inputs["input_features"]).pooler_output
     np.testing.assert_allclose(load(checkpoints["clap"]).embed(wave), expected.numpy(), atol=1e-5)
@@ -169,7 +171,7 @@ def test_longer_slices_are_cut_into_windows(checkpoints: dict[str, Path]) -> Non
     wave = samples(3.0, 2)
     backbone = load(checkpoints["ast"])
     longest = 400 + 127 * 160
-    long = [resampled(one, 16000) for one in wave]
+    long = [wave_to_float(one) for one in wave]
     start = (len(long[0]) - longest) // 2
     extract = AutoFeatureExtractor.from_pretrained(checkpoints["ast"])
     model = AutoModel.from_pretrained(checkpoints["ast"]).eval()
@@ -201,6 +203,7 @@ def test_unusable_checkpoints_are_explained(checkpoints: dict[str, Path], tmp_pa
         (changed("ast", "config.json", model_type="vit"), "type 'vit', which can't be used as a backbone"),
         (changed("ast", "preprocessor_config.json", feature_extractor_type="Other"), "Other, not ASTFeatureExtractor"),
         (changed("maest", "preprocessor_config.json", n_fft=1024), "has n_fft 1024, not 512"),
+        (changed("hubert", "preprocessor_config.json", sampling_rate=24000), "sampling_rate must be 16000 or 48000"),
         (changed("ast", "preprocessor_config.json", max_length=10**9), r"max_length must be in \[16, "),
         (changed("ast", "config.json", hidden_size=64), "of another shape"),
         (write_checkpoint(tmp_path / "fused", "clap", enable_fusion=True, fusion_type="aff_2d"), "feature fusion"),
@@ -248,7 +251,7 @@ def bundle(wave_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Bundl
 
 
 def test_a_bundle_works_without_the_checkpoint(bundle: Bundle, wave_store: Store, corpus: Path) -> None:
-    assert WAVE in Store(wave_store.folder).features
+    assert WAVE_16K in Store(wave_store.folder).features
     assert bundle.calibration is not None
     prediction = predict_file(bundle, corpus.parent / "Noise-0-0.wav")
     assert prediction.consistent
@@ -296,7 +299,9 @@ def test_settings_without_a_checkpoint_name_the_command(wave_store: Store, tmp_p
 
 def test_files_are_embedded_in_order(checkpoints: dict[str, Path], corpus: Path) -> None:
     files = [corpus.parent / "Noise-0-0.wav", corpus.parent / "absent.wav", corpus.parent / "Drone-0-0.wav"]
-    first, failed, last = embed_files(files, str(checkpoints["clap"]), images=IMAGES)
+    backbone = load(checkpoints["clap"])
+    assert backbone.slice_seconds == 2
+    first, failed, last = embed_files(files, backbone)
     assert isinstance(failed, PredictionError)
     for result in (first, last):
         assert isinstance(result, FileEmbeddings)
@@ -313,12 +318,12 @@ PROMPT = "A recording of {genre}!"
 
 def test_zero_shot_probabilities_are_those_of_the_pipeline(checkpoints: dict[str, Path]) -> None:
     bundle = text_prompt_bundle(NESTED, str(checkpoints["clap"]), PROMPT)
-    wave = samples()
-    levels = bundle.model.predict_proba({WAVE: wave})
+    wave = samples(rate=48000)
+    levels = bundle.model.predict_proba({WAVE_48K: wave})
     classify = pipeline("zero-shot-audio-classification", model=str(checkpoints["clap"]))
     labels = [leaf[-1].replace("_", " ") for leaf in NESTED.leaves]
     for one, found in zip(wave, levels[-1], strict=True):
-        rows = classify(resampled(one, 48000), candidate_labels=labels, hypothesis_template="A recording of {}!")
+        rows = classify(wave_to_float(one), candidate_labels=labels, hypothesis_template="A recording of {}!")
         expected = {row["label"]: row["score"] for row in rows}
         np.testing.assert_allclose(found, [expected[label] for label in labels], atol=1e-4)
     for level, summed in zip(levels, NESTED.sum_levels(levels[-1]), strict=True):
@@ -340,7 +345,7 @@ def test_predict_by_text_from_the_command_line(checkpoints: dict[str, Path], cor
     assert isinstance(same, Prediction)
     assert same.levels[0].probability == pytest.approx(answer["levels"][0]["probability"], abs=1e-5)
     for wrong, message in (
-        (["predict", song, "--tree", str(tree)], "--tree needs --zero-shot"),
+        (["predict", song, "--prompt", PROMPT], "--prompt needs --zero-shot"),
         ([*arguments, "--prompt", "music"], "must contain {genre}"),
         (["predict", song, "--zero-shot", str(checkpoints["ast"])], "needs CLAP, not audio-spectrogram-transformer"),
         (["predict", song, "--zero-shot", "clap"], "genretree weights get clap"),

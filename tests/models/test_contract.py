@@ -21,6 +21,7 @@ from genretree.files import sha256_file
 from genretree.models import family_names, get_family
 from genretree.models.base import FitContext, Model
 from genretree.models.families import efficientnet
+from genretree.models.families.tagger import model as tagger_model
 from genretree.models.neural.network import GenreNetwork
 from genretree.models.pretrained import musicnn_features
 from genretree.taxonomy import Taxonomy
@@ -28,7 +29,7 @@ from genretree.training.data import slice_dataset
 from genretree.training.train import train
 from small_checkpoints import write_checkpoint
 from small_corpus import TREE
-from small_weights import write_musicnn
+from small_weights import write_mn04, write_musicnn
 
 pytestmark = pytest.mark.slow
 
@@ -45,14 +46,15 @@ QUICK: dict[str, dict[str, Any]] = {
     "ast": {"epochs": 8, "image_size": 32, "batch_size": 16, "learning_rate": 1e-3, "precision": "float32"},
     "boosting": {"epochs": 15, "image_size": 16, "components": 20, "min_samples_leaf": 5},
     "ensemble": {"folds": 2, "members": {}},
+    "tagger": {"Cs": [0.1]},
     "backbone": {"Cs": [1.0]},
     "musicnn": {"patches": 1, "layers": [["penultimate"], ["tags", "penultimate", "images"]], "Cs": [0.1]},
 }
 
-NETWORKS = [name for name in family_names() if name not in ("boosting", "musicnn", "ensemble", "backbone")]
+NETWORKS = [name for name in family_names() if name not in ("boosting", "tagger", "musicnn", "ensemble", "backbone")]
 CASES = [(name, heads) for name in family_names() for heads in ("tree", "independent")]
 CASES.remove(("ensemble", "independent"))  # it pools leaves
-WITHOUT_EPOCHS = ("musicnn", "ensemble", "backbone")
+WITHOUT_EPOCHS = ("tagger", "musicnn", "ensemble", "backbone")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,9 +65,11 @@ def _quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """
     QUICK["musicnn"]["weights"] = str(write_musicnn(tmp_path_factory.mktemp("weights")))
     QUICK["backbone"]["backbone"] = str(write_checkpoint(tmp_path_factory.mktemp("backbones") / "maest", "maest"))
+    QUICK["tagger"]["weights"] = str(write_mn04(tmp_path_factory.mktemp("weights")))
     QUICK["ensemble"]["members"] = {name: QUICK[name] for name in ("musicnn", "boosting")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
+        patch.setattr(tagger_model, "WINDOW_FRAMES", 100)
         thin = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320}
         patch.setattr(efficientnet, "_B0", {**efficientnet._B0, **thin})
         yield
@@ -74,7 +78,8 @@ def _quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def _score(model: Model, store: Store, rows: Any) -> list[np.ndarray]:
     """Predict slices of a store, by index or slice."""
     return model.predict_proba(
-        {"images": np.asarray(store.images[rows]), "mel_16k": np.asarray(store.features["mel_16k"][rows])}
+        {"images": np.asarray(store.images[rows])}
+        | {name: np.asarray(values[rows]) for name, values in store.features.items()}
     )
 
 
@@ -228,6 +233,7 @@ def test_family_overfits_32_slices(name: str, store: Store, tmp_path: Path) -> N
     changes: dict[str, Any] = {
         "boosting": {"min_samples_leaf": 2, "epochs": 40},
         "musicnn": {"Cs": [10.0]},
+        "tagger": {"Cs": [10.0]},
         "backbone": {"Cs": [1000.0]},
         "ensemble": {"members": {"musicnn": {**QUICK["musicnn"], "Cs": [10.0]}}},
     }[name]

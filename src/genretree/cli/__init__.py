@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from genretree.cli import audit, data, explain, hub, learn, library, library_repair, serve, use, weights
+from genretree.cli import audit, data, explain, hub, learn, library, library_repair, serve, use, vocabulary, weights
 from genretree.cli.arguments import show_options
 from genretree.cli.output import RESUME_WITH
 from genretree.errors import GenretreeError
@@ -28,6 +28,7 @@ _COMMANDS = (
     learn.compare,
     learn.recipes,
     use.predict,
+    vocabulary.vocabulary,
     explain.explain,
     explain.index,
     library.library,

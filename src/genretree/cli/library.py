@@ -97,6 +97,7 @@ def _planning(command: Callable[..., Any]) -> Callable[..., Any]:
     "--workers", type=click.IntRange(1), default=2, show_default=True, help="Number of files analysed in parallel."
 )
 @click.option("--salvage", is_flag=True, help="Analyse the decodable part of truncated files.")
+@click.option("--check-music", is_flag=True, help="Detect speech, noise and silence; needs the weights of mn04.")
 @click.option("--hidden", is_flag=True, help="Include hidden files and folders.")
 @click.option("--retry-failed", is_flag=True, help="Retry files that failed before.")
 @click.option(
@@ -113,6 +114,7 @@ def analyse(
     db: Path | None,
     workers: int,
     salvage: bool,
+    check_music: bool,
     hidden: bool,
     retry_failed: bool,
     engine: str,
@@ -136,14 +138,14 @@ def analyse(
     if address is not None and engine != "ray":
         raise click.UsageError("--address needs --engine ray")
     bundle = find_bundle(bundle, download, not quiet)
-    make = functools.partial(load_file_classifier, bundle, runtime, precision, salvage)
+    make = functools.partial(load_file_classifier, bundle, runtime, precision, salvage, check_music)
     check_places(places, remote=engine == "ray")
     options: dict[str, Any] = {"workers": workers, "hidden": hidden, "retry_failed": retry_failed}
     options["max_failures"] = None if as_json else _MAX_FAILURES
     if engine == "ray":
         from genretree.library.scan.ray_backend import ray_options
 
-        options |= ray_options(bundle, address, runtime, precision, salvage)
+        options |= ray_options(bundle, address, runtime, precision, salvage, check_music)
     report = _json_line if as_json else None
     with _open_for_writing(db, "library analyse", create=True) as database:
         counts = analyse_places(database, places, make, progress=not quiet, report=report, **options)

@@ -28,7 +28,7 @@ from genretree.explanation.target import Target, find_node, make_target, targets
 from genretree.metrics.scores import decode_levels
 from genretree.models.base import LevelProbabilities
 from genretree.prediction.predict import SliceScores, as_prediction
-from genretree.sound.features import WAVE
+from genretree.sound.features import WAVE_16K, WAVE_48K
 from genretree.sound.images import ImageForm
 from genretree.taxonomy import NodePath
 
@@ -236,7 +236,7 @@ def check_question(
     method_name = choose_method(method)
     if masks and method_name != "occlusion":
         raise SettingsError(f"`masks` needs the method occlusion, got '{method_name}'")
-    if set(bundle.model.input_features) == {WAVE}:
+    if set(bundle.model.input_features) <= {WAVE_16K, WAVE_48K}:
         raise SettingsError(
             f"this model of the family {bundle.family} takes the waveform, and explanations hide parts of images; "
             "explain a model that takes images or mel_16k, such as one with `backbone='maest'`"

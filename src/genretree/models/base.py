@@ -185,14 +185,15 @@ class Model(Protocol):
     Optional members: `embed(inputs)` returns embeddings, an array of shape (n, embedding_dim); `torch_module()` returns
     the `torch.nn.Module`; `explain_methods` names the supported explanation methods other than occlusion;
     `shuffle_weights(rng)` returns a copy with shuffled weights, for the sanity check of explanations;
-    `predict_dataset(dataset, tick)` scores stored slices and may use cached features.
+    `predict_dataset(dataset, tick)` scores stored slices and may use cached features; `predict_with_tags(inputs)`
+    returns the result of `predict_proba` and the probabilities of mn04's tags, (n, 527), which tell music from speech.
 
     Attributes
     ----------
     heads : {"tree", "independent"}
         With "tree", a parent's probability is the sum of its children's.
     input_features : tuple of str
-        Names of the input features: "images", "mel", "cqt", "chroma", "mel_16k", "wave", or one of
+        Names of the input features: "images", "mel", "cqt", "chroma", "mel_16k", "wave_16k", or one of
         `register_feature`.
     """
 
@@ -206,7 +207,7 @@ class Model(Protocol):
         ----------
         inputs : mapping of str to array, shape (n, ...)
             At least the features in `input_features`. `images` are uint8, (n, 3, size, size); `mel`, `cqt` and `chroma`
-            uint8, (n, size, size); `mel_16k` is float16, (n, frames, 96); `wave` int16, (n, samples).
+            uint8, (n, size, size); `mel_16k` is float16, (n, frames, 96); `wave_16k` int16, (n, samples).
 
         Returns
         -------
@@ -330,3 +331,21 @@ class Family(Protocol):
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:
         """Load what `Model.save` wrote. Raises BundleError if weights are missing or don't fit."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedFamily:
+    """What loads bundles of a family with one exported network without importing torch.
+
+    Parameters
+    ----------
+    settings_type : class
+    load : callable
+        `load(folder, run, taxonomy, settings)` returns the model of a bundle, whose network the `Runner` `run` runs.
+    bf16 : bool
+        Whether the precision "auto" may choose bf16.
+    """
+
+    settings_type: type[Settings]
+    load: Callable[[Path, Any, Taxonomy, Any], Model]
+    bf16: bool = True

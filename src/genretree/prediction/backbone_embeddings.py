@@ -62,7 +62,8 @@ def embed_files(
     backbone : str or AudioBackbone
         `clap`, `maest`, `ast-audioset`, `hf://user/name@revision` or a folder; it must be on this machine.
     images : ImageSettings, optional
-        Its `slice_seconds` is the length of a slice.
+        Its `slice_seconds` is the length of a slice; by default that of the network's input, such as 10 s for CLAP and
+        30 s for MAEST.
     windows : int
         Number of windows averaged where slices are longer than the network's input.
     salvage : bool
@@ -92,7 +93,7 @@ def embed_files(
     require_integer("windows", windows)
     require_integer("workers", workers)
     loaded = backbone if isinstance(backbone, AudioBackbone) else load_backbone(find_checkpoint(backbone))
-    settings = images or ImageSettings()
+    settings = images or ImageSettings(slice_seconds=loaded.slice_seconds)
     return map_files(lambda file: _embed_file(loaded, file, settings, windows, salvage), files, workers)
 
 

@@ -8,25 +8,36 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from genretree.arrays import Int64Array, UInt8Array
+from genretree.arrays import Float32Array, Int64Array, UInt8Array
 from genretree.bundle.bundle import Bundle
 from genretree.checks import require_integer, require_number, require_path
 from genretree.errors import ArgumentError, SettingsError, SoundError
 from genretree.files import printable
 from genretree.metrics.scores import decode_levels, name_path
 from genretree.models.base import LevelProbabilities
+from genretree.models.families.tagger.content import Content, detect_content
+from genretree.models.families.tagger.model import TaggerModel
 from genretree.parallel import available_processors, shared_by
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE, Heads
-from genretree.sound.features import IMAGES, SliceInputs
-from genretree.sound.slices import SliceImages, iter_slices, skip_silent, stack_slices
+from genretree.sound.decode import iter_blocks
+from genretree.sound.features import IMAGES, SliceInputs, needs_images
+from genretree.sound.slices import (
+    DecodeAt,
+    FeatureSlice,
+    skip_silent,
+    slice_blocks,
+    slice_feature_blocks,
+    stack_slices,
+)
 from genretree.sound.walk import SoundWalk
-from genretree.taxonomy import Taxonomy, format_path
+from genretree.taxonomy import Taxonomy, drop_unspecified, format_path
 
 _BATCH = 32  # slices computed before they are scored, so that memory doesn't grow with a file's length
 _TOP = 3
@@ -107,8 +118,11 @@ class SlicePrediction:
     start, end : float
         Position in the track, in seconds.
     path : tuple of str
+        Empty if the slice is not music.
     probability : float
         Calibrated probability of the leaf, in [0, 1].
+    content : Content, optional
+        Music, speech or another type of sound, if the model detects it.
 
     See Also
     --------
@@ -126,6 +140,17 @@ class SlicePrediction:
     end: float
     path: tuple[str, ...]
     probability: float
+    content: Content | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists, numbers and names."""
+        values = {
+            "start": self.start,
+            "end": self.end,
+            "path": list(self.path),
+            "probability": _round(self.probability),
+        }
+        return values | _not_music(self.content)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +162,8 @@ class Prediction:
     file : str
     path : tuple of str
         From the top level to the leaf, or down to the last node whose probability reaches `min_confidence`. With the
-        tree head, each node is a child of the one before it; independent heads may contradict each other.
+        tree head, each node is a child of the one before it; independent heads may contradict each other. Empty if the
+        file is not music.
     levels : tuple of LevelPrediction
         One for each level. A leaf above the deepest level counts as its own child at the deeper levels.
     slices : int
@@ -153,6 +179,8 @@ class Prediction:
         Whether `path` ends in a leaf.
     runtime : str
         Runtime and precision of the model's networks, such as `openvino bf16`.
+    content : Content, optional
+        Music, speech, silence, noise or a sound effect, if the model detects it.
 
     See Also
     --------
@@ -179,10 +207,13 @@ class Prediction:
     note: str = ""
     complete: bool = True
     runtime: str = ""
+    content: Content | None = None
 
     @property
     def shown(self) -> str:
-        """The path as text: `Non_classic > Rock > Soft_rock`, or `Non_classic > Rock > ?`."""
+        """The path as text: `Non_classic > Rock > Soft_rock`, `Non_classic > Rock > ?`, or `not music: speech`."""
+        if not self.path and self.content is not None and not self.content.is_music:
+            return f"not music: {self.content.type}"
         return format_path(self.path if self.complete else (*self.path, UNSURE))
 
     def to_json(self) -> dict[str, Any]:
@@ -191,6 +222,7 @@ class Prediction:
             "file": self.file,
             "path": list(self.path),
             "complete": self.complete,
+            **_not_music(self.content),
             "levels": [
                 {
                     "name": level.name,
@@ -206,10 +238,7 @@ class Prediction:
             "consistent": self.consistent,
             **({"note": self.note} if self.note else {}),
             "runtime": self.runtime,
-            "timeline": [
-                {"start": item.start, "end": item.end, "path": list(item.path), "probability": _round(item.probability)}
-                for item in self.timeline
-            ],
+            "timeline": [item.to_json() for item in self.timeline],
         }
 
 
@@ -246,6 +275,11 @@ class PredictionError:
         return {"file": self.file, "error": {"kind": self.kind, "message": self.message}}
 
 
+def _not_music(content: Content | None) -> dict[str, Any]:
+    """Return the JSON field `not_music`: null for music; none at all if the model doesn't detect content."""
+    return {} if content is None else {"not_music": None if content.is_music else content.to_json()}
+
+
 def predict(
     bundle: Bundle,
     files: FileOrFiles,
@@ -254,6 +288,8 @@ def predict(
     min_confidence: float = 0.0,
     salvage: bool = False,
     workers: int = 2,
+    music_only: bool = True,
+    tagger: TaggerModel | None = None,
 ) -> Iterator[Prediction | PredictionError]:
     """Predict the genre paths of audio files, in order.
 
@@ -270,6 +306,10 @@ def predict(
         Use what can be decoded of a truncated file.
     workers : int
         Files in work at a time, at most the number of processors, which are divided among them.
+    music_only : bool
+        Predict no genre for speech, silence, noise and sound effects, if the model or `tagger` detects them.
+    tagger : TaggerModel, optional
+        Detects them for a bundle of a family other than `tagger`.
 
     Returns
     -------
@@ -299,7 +339,16 @@ def predict(
     not_found
     """
     check_arguments(bundle, min_confidence, top, workers)
-    return map_files(lambda file: _predict_file(bundle, file, top, min_confidence, salvage), files, workers)
+    predict_one = partial(
+        _predict_file,
+        bundle,
+        top=top,
+        min_confidence=min_confidence,
+        salvage=salvage,
+        music_only=music_only,
+        tagger=tagger,
+    )
+    return map_files(predict_one, files, workers)
 
 
 def predict_found_files(
@@ -310,10 +359,21 @@ def predict_found_files(
     min_confidence: float = 0.0,
     salvage: bool = False,
     workers: int = 2,
+    music_only: bool = True,
+    tagger: TaggerModel | None = None,
 ) -> Iterator[Prediction | PredictionError]:
     """Predict the genre paths of the files that `find_files` yields, and pass its errors on in place."""
     check_arguments(bundle, min_confidence, top, workers)
-    return _map_found(lambda file: _predict_file(bundle, file, top, min_confidence, salvage), iter(files), workers)
+    predict_one = partial(
+        _predict_file,
+        bundle,
+        top=top,
+        min_confidence=min_confidence,
+        salvage=salvage,
+        music_only=music_only,
+        tagger=tagger,
+    )
+    return _map_found(predict_one, iter(files), workers)
 
 
 def check_arguments(bundle: Bundle, min_confidence: float = 0.0, top: int = _TOP, workers: int = 1) -> None:
@@ -407,7 +467,13 @@ def find_files(paths: Iterable[str | Path], walk: SoundWalk | None = None) -> It
 
 
 def predict_file(
-    bundle: Bundle, file: str | Path, *, top: int = _TOP, min_confidence: float = 0.0, salvage: bool = False
+    bundle: Bundle,
+    file: str | Path,
+    *,
+    top: int = _TOP,
+    min_confidence: float = 0.0,
+    salvage: bool = False,
+    music_only: bool = True,
 ) -> Prediction:
     """Predict the genre path of one audio file.
 
@@ -421,6 +487,8 @@ def predict_file(
         In [0, 1]. The path ends above the first node with a smaller probability.
     salvage : bool
         Use what can be decoded of a truncated file.
+    music_only : bool
+        Predict no genre for speech, silence, noise and sound effects, if the model detects them.
 
     Returns
     -------
@@ -446,11 +514,34 @@ def predict_file(
     check_arguments(bundle, min_confidence, top)
     file = require_path("file", file)
     with shared_by(1):
-        return _predict_file(bundle, file, top, min_confidence, salvage)
+        return _predict_file(bundle, file, top, min_confidence, salvage, music_only)
 
 
-def _predict_file(bundle: Bundle, file: str | Path, top: int, min_confidence: float, salvage: bool) -> Prediction:
-    return as_prediction(bundle, printable(file), score_file(bundle, file, salvage), top, min_confidence)
+def _predict_file(
+    bundle: Bundle,
+    file: str | Path,
+    top: int,
+    min_confidence: float,
+    salvage: bool,
+    music_only: bool,
+    tagger: TaggerModel | None = None,
+) -> Prediction:
+    scores = score_file(bundle, file, salvage, tagger)
+    return as_prediction(bundle, printable(file), scores, top, min_confidence, music_only)
+
+
+def tag_slices(
+    tagger: TaggerModel, file: str | Path, bundle: Bundle, starts: Sequence[float], salvage: bool = False
+) -> Float32Array:
+    """Compute the tags of the slices of a file that start at given times in seconds: shape (n_slices, 527)."""
+    decode_at = partial(iter_blocks, file, salvage=salvage)
+    slices = slice_feature_blocks(decode_at, bundle.images, tagger.input_features)
+    found: list[tuple[float, Float32Array]] = []
+    while batch := list(itertools.islice(slices, _BATCH)):
+        tags = tagger.predict_with_tags(stack_slices(batch))[1]
+        found += zip((item.start for item in batch), tags, strict=True)
+    times = np.array([start for start, _ in found])
+    return np.stack([found[int(np.abs(times - start).argmin())][1] for start in starts])
 
 
 @dataclass(frozen=True)
@@ -464,41 +555,94 @@ class SliceScores:
         Start of each slice in seconds, without silent slices.
     padded : bool
         Whether the file is shorter than one slice and was repeated to fill it.
+    tags : array, shape (n_slices, 527), optional
+        Probabilities of mn04's tags, if the model has them.
     """
 
     levels: LevelProbabilities
     starts: list[float]
     padded: bool
+    tags: Float32Array | None = None
+
+    @property
+    def content(self) -> Content | None:
+        """What the file contains, if there are tags."""
+        return None if self.tags is None else detect_content(self.tags)
 
 
-def score_file(bundle: Bundle, file: str | Path, salvage: bool = False) -> SliceScores:
+def score_file(
+    bundle: Bundle, file: str | Path, salvage: bool = False, tagger: TaggerModel | None = None
+) -> SliceScores:
     """Compute the slices of a file and score them, in bounded memory.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    file : path
+    salvage : bool
+        Use what can be decoded of a truncated file.
+    tagger : TaggerModel, optional
+        Adds tags for a bundle whose model has none.
 
     Raises
     ------
     SoundError
         If the file can't be used; its `kind` is the reason.
     """
-    slices = iter_slices(file, bundle.images, salvage=salvage, features=bundle.model.input_features)
-    return score_slices(bundle, skip_silent(slices, file))
+    scores = score_slices(bundle, iter_inputs(bundle, partial(iter_blocks, file, salvage=salvage), file))
+    if tagger is not None and scores.tags is None:
+        return replace(scores, tags=tag_slices(tagger, file, bundle, scores.starts, salvage))
+    return scores
 
 
-def score_slices(bundle: Bundle, slices: Iterable[SliceImages]) -> SliceScores:
+def iter_inputs(bundle: Bundle, decode_at: DecodeAt, file: str | Path) -> Iterator[FeatureSlice]:
+    """Compute the inputs of a bundle's model for the slices of a track that are not silent, in bounded memory.
+
+    Spectrogram images are computed only if the model takes them.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    decode_at : callable
+        `decode_at(sr)` yields the audio in blocks, mono at `sr` Hz.
+    file : path
+        Name of the track for error messages.
+    """
+    features = bundle.model.input_features
+    if needs_images(features):
+        return skip_silent(slice_blocks(decode_at, bundle.images, features=features), file)
+    return skip_silent(slice_feature_blocks(decode_at, bundle.images, features), file)
+
+
+def score_slices(bundle: Bundle, slices: Iterable[FeatureSlice]) -> SliceScores:
     """Score the slices of one track, at least one, in batches."""
     starts: list[float] = []
     padded = False
     scores: list[LevelProbabilities] = []
-    batch: list[SliceImages] = []
+    tags: list[Float32Array] = []
+    batch: list[FeatureSlice] = []
+
+    def score(batch: Sequence[FeatureSlice]) -> None:
+        inputs = stack_slices(batch)
+        predict_with_tags = getattr(bundle.model, "predict_with_tags", None)
+        if predict_with_tags is None:
+            scores.append(bundle.model.predict_proba(inputs))
+            return
+        levels, batch_tags = predict_with_tags(inputs)
+        scores.append(levels)
+        tags.append(batch_tags)
+
     for item in slices:
         padded = item.padded
         starts.append(float(item.start))
         batch.append(item)
         if len(batch) == _BATCH:
-            scores.append(_score_batch(bundle, batch))
+            score(batch)
             batch = []
     if batch:
-        scores.append(_score_batch(bundle, batch))
-    return SliceScores([np.concatenate(level) for level in zip(*scores, strict=True)], starts, padded)
+        score(batch)
+    levels = [np.concatenate(level) for level in zip(*scores, strict=True)]
+    return SliceScores(levels, starts, padded, np.concatenate(tags) if tags else None)
 
 
 def score_images(bundle: Bundle, images: UInt8Array) -> SliceScores:
@@ -508,10 +652,6 @@ def score_images(bundle: Bundle, images: UInt8Array) -> SliceScores:
     seconds = bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
     levels = [np.concatenate(level) for level in zip(*scores, strict=True)]
     return SliceScores(levels, [index * seconds for index in range(len(images))], False)
-
-
-def _score_batch(bundle: Bundle, slices: Sequence[SliceImages]) -> LevelProbabilities:
-    return bundle.model.predict_proba(stack_slices(slices))
 
 
 def _apply_safely(function: Callable[[Path], T], file: Path | PredictionError) -> T | PredictionError:
@@ -526,15 +666,30 @@ def _apply_safely(function: Callable[[Path], T], file: Path | PredictionError) -
 
 
 def as_prediction(
-    bundle: Bundle, file: str, scores: SliceScores, top: int = _TOP, min_confidence: float = 0.0
+    bundle: Bundle,
+    file: str,
+    scores: SliceScores,
+    top: int = _TOP,
+    min_confidence: float = 0.0,
+    music_only: bool = True,
 ) -> Prediction:
-    """Calibrate and average the probabilities of a file's slices, and decode the path."""
+    """Calibrate and average the probabilities of a file's slices, and decode the path.
+
+    With `music_only`, what is not music has no path.
+    """
+    content = scores.content
+    contents = (
+        [None] * len(scores.starts) if scores.tags is None else [detect_content(row[None]) for row in scores.tags]
+    )
     tree, heads, starts = bundle.taxonomy, bundle.model.heads, scores.starts
     by_slice = bundle.calibrate(scores.levels, "slice")
     averaged = bundle.average_slices(scores.levels)
     nodes = decode_levels(tree, heads, averaged)[0]
     n_confident, nodes = cut_path(tree, heads, averaged, nodes, min_confidence)
-    path = name_path(tree, heads, nodes)[:n_confident]
+    whole = name_path(tree, heads, nodes)
+    path = () if music_only and _is_other(content) else drop_unspecified(whole[:n_confident])
+    if len(path) < len(whole):
+        n_confident = min(n_confident, len(path))
     levels = []
     for level, (node, probabilities) in enumerate(zip(nodes, averaged, strict=True)):
         labels = tree.labels(level)
@@ -555,8 +710,9 @@ def as_prediction(
         SlicePrediction(
             start=round(start, 3),
             end=round(start + length, 3),
-            path=name_path(tree, heads, row),
+            path=() if music_only and _is_other(contents[i]) else drop_unspecified(name_path(tree, heads, row)),
             probability=float(by_slice[-1][i, row[-1]]),
+            content=contents[i],
         )
         for i, (start, row) in enumerate(zip(starts, rows, strict=True))
     )
@@ -573,7 +729,12 @@ def as_prediction(
         note=note,
         complete=n_confident == tree.depth,
         runtime=bundle.runtime,
+        content=content,
     )
+
+
+def _is_other(content: Content | None) -> bool:
+    return content is not None and not content.is_music
 
 
 def cut_path(

@@ -65,4 +65,5 @@ def text_prompt_bundle(
     note = f"zero-shot: compared with the text '{prompt}', not calibrated; {backbone} has the licence {licence}"
     training = {"note": note, "initial_weights": dict(checkpoint.origin)}
     model = TextPromptModel.load(checkpoint, tree, settings)
-    return Bundle(Path("zero-shot"), "clap-text", tree, ImageSettings(), settings, model, training)
+    images = ImageSettings(slice_seconds=model.backbone.slice_seconds)
+    return Bundle(Path("zero-shot"), "clap-text", tree, images, settings, model, training)

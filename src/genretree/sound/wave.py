@@ -1,4 +1,4 @@
-"""Samples of slices as 16-bit integers, the input of networks that take a waveform."""
+"""Samples of slices as 16-bit integers at 16 and 48 kHz, the input of networks that take a waveform."""
 
 from __future__ import annotations
 
@@ -6,18 +6,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genretree.arrays import Array, Float32Array
-from genretree.settings import HOP_LENGTH, ImageSettings
+from genretree.settings import HOP_LENGTH, SAMPLE_RATE, ImageSettings
 
 _FULL_SCALE = 32767
 
 
-def wave_samples(settings: ImageSettings) -> int:
-    """Return the number of samples of a slice at 22,050 Hz: 251,392 for 11.4 s."""
-    return (settings.slice_frames - 1) * HOP_LENGTH
+def wave_16k_shape(settings: ImageSettings) -> tuple[int, ...]:
+    """Return the shape of a slice's samples at 16,000 Hz: 182,416 for 11.4 s."""
+    return (_n_samples(settings, 16000),)
+
+
+def wave_48k_shape(settings: ImageSettings) -> tuple[int, ...]:
+    """Return the shape of a slice's samples at 48,000 Hz: 547,247 for 11.4 s."""
+    return (_n_samples(settings, 48000),)
+
+
+def _n_samples(settings: ImageSettings, sr: int) -> int:
+    return round((settings.slice_frames - 1) * HOP_LENGTH * sr / SAMPLE_RATE)
 
 
 def compute_wave(y: Float32Array, sr: int) -> NDArray[np.int16]:
-    """Round samples to 16 bits, as in an audio CD; peaks above full scale are clipped.
+    """Round samples to 16 bits, as on an audio CD; peaks above full scale are clipped.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ from genretree.metrics.scores import decode_levels
 from genretree.models.base import LevelProbabilities
 from genretree.prediction.predict import cut_path
 from genretree.settings import Heads, Settings
-from genretree.taxonomy import NodePath, Taxonomy, format_path, same_name, split_path
+from genretree.taxonomy import UNSPECIFIED, NodePath, Taxonomy, drop_unspecified, format_path, same_name, split_path
 
 Genres = tuple[str, ...]
 DEFAULT_MIN_CONFIDENCE = 0.5  # above this, a calibrated prediction is more likely right than wrong
@@ -67,6 +67,7 @@ class Mapping:
 
     def genres(self, node: NodePath) -> Genres:
         """Return a node's genres: those of its rule, or of the nearest rule above it, or its name."""
+        node = drop_unspecified(node)
         for cut in range(len(node), 0, -1):
             if node[:cut] in self.rules:
                 return self.rules[node[:cut]]
@@ -84,9 +85,12 @@ class Mapping:
         """Return the highest level to write; 1 is the top.
 
         The default is the second level, if the tree has one: names at the top, such as `Non_classic`, are categories
-        rather than useful genre tags.
+        rather than useful genre tags. In a tree whose paths may stop above a leaf it is the first, unless that has only
+        two nodes.
         """
-        return min(self.settings.min_depth or 2, self.settings.depth or tree.depth, tree.depth)
+        stops = any(leaf[-1] == UNSPECIFIED for leaf in tree.leaves) and len(tree.nodes(0)) > 2
+        default = 1 if stops else 2
+        return min(self.settings.min_depth or default, self.settings.depth or tree.depth, tree.depth)
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,7 @@ def decide(model_key: ModelKey, levels: LevelProbabilities, mapping: Mapping) ->
     n_levels, nodes = cut_path(tree, model_key.heads, joined, nodes, settings.min_confidence)
     if model_key.heads == "tree" and n_levels:
         nodes = _most_probable_path(tree, levels, nodes, n_levels, mapping)
-    path = [tree.nodes(level)[int(node)] for level, node in enumerate(nodes)]
+    path = [drop_unspecified(tree.nodes(level)[int(node)]) for level, node in enumerate(nodes)]
     names = [mapping.genres(node) for node in path]
     confidences = [totals[level][genres] for level, genres in enumerate(names)]
     if not n_levels or not mapping.is_deep_enough(path[n_levels - 1], n_levels, tree):

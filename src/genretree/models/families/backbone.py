@@ -32,8 +32,7 @@ from genretree.models.linear.hierarchical import (
 from genretree.models.linear.logistic import Regularisations
 from genretree.models.pretrained.audio_backbones import (
     AudioBackbone,
-    find_architecture,
-    input_feature,
+    find_input_feature,
     load_backbone,
     read_backbone,
 )
@@ -42,7 +41,7 @@ from genretree.models.runtime.graph import Graph, wrap_runner
 from genretree.models.runtime.types import Runner
 from genretree.parallel import keep_allocated_pages
 from genretree.settings import Heads, Settings
-from genretree.sound.features import WAVE, Inputs
+from genretree.sound.features import MEL_16K, Inputs
 from genretree.taxonomy import Taxonomy
 
 _GRAPH = "backbone"
@@ -72,7 +71,7 @@ class BackboneSettings(Settings):
     @property
     def input_features(self) -> tuple[str, ...]:
         """Name of the feature that the network takes. Raises TrainingError if the checkpoint is not on this machine."""
-        return (input_feature(find_architecture(find_checkpoint(self.backbone))),)
+        return (find_input_feature(find_checkpoint(self.backbone)),)
 
 
 class BackboneFamily:
@@ -172,7 +171,7 @@ class BackboneModel:
         rng = np.random.default_rng(0)
         example: Array = (
             rng.integers(-5000, 5000, (2, *self.shape), np.int16)
-            if self.backbone.input_feature == WAVE
+            if self.backbone.input_feature != MEL_16K
             else rng.random((2, *self.shape)).astype(np.float16)
         )
         batch, n_windows = self.backbone.prepare(example, self.settings.windows)

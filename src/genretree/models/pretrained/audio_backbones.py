@@ -51,12 +51,14 @@ from genretree.models.pretrained.backbone_checkpoints import BackboneCheckpoint
 from genretree.models.pretrained.backbones import load_state, read_config, require_weights
 from genretree.models.pretrained.names import BACKBONE_FILE, WEIGHTS_FILE
 from genretree.models.pretrained.weight_files import explain_mismatch, read_weights
-from genretree.settings import MEL_16K_BANDS, MEL_16K_FFT, MEL_16K_RATE, SAMPLE_RATE
-from genretree.sound.features import MEL_16K, WAVE
+from genretree.settings import MEL_16K_BANDS, MEL_16K_FFT, MEL_16K_RATE
+from genretree.sound.features import MEL_16K, WAVE_16K, WAVE_48K
 from genretree.sound.mel_16k import MEL_16K_HOP, compress
 from genretree.sound.wave import wave_to_float
 
 PREPROCESSOR_FILE = "preprocessor.json"
+_WAVES = {16000: WAVE_16K, 48000: WAVE_48K}
+_SPEECH_SECONDS = 10.0  # networks for speech take any length; this is that of the others
 _BATCH_SIZE = 8  # windows run at a time
 _AST_FRAME, _AST_HOP = 400, 160  # samples, of Kaldi's filter bank at 16 kHz
 _MAX_SECONDS = 120
@@ -157,7 +159,7 @@ class AudioBackbone:
     Attributes
     ----------
     input_feature : str
-        "wave", or "mel_16k" for MAEST.
+        "wave_16k" or "wave_48k", or "mel_16k" for MAEST.
     width : int
         Number of values of an embedding.
     """
@@ -173,7 +175,7 @@ class AudioBackbone:
         self.network = network.eval().requires_grad_(False)
         self.preprocessor = dict(preprocessor)
         self.origin = None if origin is None else dict(origin)
-        self.input_feature = input_feature(architecture)
+        self.input_feature = _input_feature(architecture, self.preprocessor)
         config = network.config
         width = "projection_dim" if architecture == "clap" else "hidden_size"
         self.width = int(getattr(config, "output_hidden_size" if getattr(config, "add_adapter", False) else width))
@@ -226,12 +228,10 @@ class AudioBackbone:
             batch = torch.from_numpy((np.stack(cut) - np.float32(mean)) / np.float32(2 * std))
             return batch, len(cut) // len(values)
         assert self._extract is not None
-        import soxr
-
         pieces: list[Float32Array] = []
-        rate, longest = int(self.preprocessor["sampling_rate"]), self.max_samples
+        longest = self.max_samples
         for wave in values:
-            y = soxr.resample(wave_to_float(wave), SAMPLE_RATE, rate, quality="HQ")
+            y = wave_to_float(wave)
             length = len(y) if longest is None else min(len(y), longest)
             pieces += [y[at : at + length] for at in _starts(len(y), length, windows)]
         return self._extract(pieces), len(pieces) // len(values)
@@ -247,6 +247,17 @@ class AudioBackbone:
         if self.architecture == "whisper":
             return int(values["chunk_length"]) * int(values["sampling_rate"])
         return None
+
+    @property
+    def slice_seconds(self) -> float:
+        """Length of a slice that fills the network's input, in seconds, from 1 to 60."""
+        if self.architecture == "maest":
+            seconds = (int(self.preprocessor["max_length"]) - 1) * MEL_16K_HOP / MEL_16K_RATE
+        elif self.max_samples is None:
+            seconds = _SPEECH_SECONDS
+        else:
+            seconds = self.max_samples / int(self.preprocessor["sampling_rate"])
+        return min(60.0, max(1.0, seconds))
 
     def _build_extractor(self) -> Callable[[list[Float32Array]], Tensor]:
         extractor = _ARCHITECTURES[self.architecture].extractor
@@ -292,7 +303,7 @@ class EmbeddingNetwork(nn.Module):
     ----------
     backbone : AudioBackbone
     length : int
-        Samples at 22,050 Hz, or frames of `mel_16k`, of a slice.
+        Samples, or frames of `mel_16k`, of a slice.
     """
 
     def __init__(self, backbone: AudioBackbone, length: int) -> None:
@@ -304,8 +315,7 @@ class EmbeddingNetwork(nn.Module):
         if self.architecture == "maest" and length < values["max_length"]:
             self.network = _shorten(backbone.network, length)
         if self.architecture == "whisper":
-            rate = int(values["sampling_rate"])
-            samples = min(math.ceil(length * rate / SAMPLE_RATE), backbone.max_samples or 0)
+            samples = min(length, backbone.max_samples or length)
             self.n_frames = math.ceil(samples / (2 * int(values["hop_length"])))  # the second convolution has stride 2
 
     def forward(self, inputs: Tensor) -> tuple[Tensor]:
@@ -349,9 +359,27 @@ def _starts(total: int, length: int, windows: int) -> list[int]:
     return starts
 
 
-def input_feature(architecture: str) -> str:
-    """Return the name of the feature of slices that an architecture takes."""
-    return MEL_16K if architecture == "maest" else WAVE
+def _input_feature(architecture: str, preprocessor: Mapping[str, Any]) -> str:
+    return MEL_16K if architecture == "maest" else _WAVES[preprocessor["sampling_rate"]]
+
+
+def find_input_feature(checkpoint: BackboneCheckpoint) -> str:
+    """Return the name of the feature of slices that a checkpoint takes.
+
+    Raises
+    ------
+    TrainingError
+        If the preprocessing is not supported.
+    """
+    architecture = find_architecture(checkpoint)
+    return _input_feature(architecture, _read_preprocessor(architecture, checkpoint))
+
+
+def _read_preprocessor(architecture: str, checkpoint: BackboneCheckpoint) -> dict[str, Any]:
+    try:
+        return _select_parameters(architecture, checkpoint.preprocessor)
+    except ValueError as error:
+        raise TrainingError(f"{checkpoint.name}: {error}; choose another backbone") from error
 
 
 def find_architecture(checkpoint: BackboneCheckpoint) -> str:
@@ -371,10 +399,7 @@ def load_backbone(checkpoint: BackboneCheckpoint) -> AudioBackbone:
     """
     architecture = find_architecture(checkpoint)
     classes = _ARCHITECTURES[architecture]
-    try:
-        preprocessor = _select_parameters(architecture, checkpoint.preprocessor)
-    except ValueError as error:
-        raise TrainingError(f"{checkpoint.name}: {error}; choose another backbone") from error
+    preprocessor = _read_preprocessor(architecture, checkpoint)
     content = clean_config(checkpoint.config)
     try:
         config: Any = (
@@ -488,7 +513,9 @@ def _select_parameters(architecture: str, values: Mapping[str, Any]) -> dict[str
             continue
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError(f"{name} must be a number, got {value!r}")
-    _check_range(selected, "sampling_rate", 4000, 192_000)
+    if architecture != "maest" and selected["sampling_rate"] not in _WAVES:
+        rates = " or ".join(map(str, _WAVES))
+        raise ValueError(f"its sampling_rate must be {rates} Hz, got {selected['sampling_rate']}")
     _check_range(selected, "max_length", 16, _MAX_FRAMES)
     _check_range(selected, "num_mel_bins", 1, 1024)
     _check_range(selected, "feature_size", 1, 1024)

@@ -12,12 +12,12 @@ _FULL_SCALE = 32767
 
 
 def wave_16k_shape(settings: ImageSettings) -> tuple[int, ...]:
-    """Return the shape of a slice's samples at 16,000 Hz: 182,416 for 11.4 s."""
+    """Return the shape of a slice's samples at 16,000 Hz: 182,044 for 11.4 s."""
     return (_n_samples(settings, 16000),)
 
 
 def wave_48k_shape(settings: ImageSettings) -> tuple[int, ...]:
-    """Return the shape of a slice's samples at 48,000 Hz: 547,247 for 11.4 s."""
+    """Return the shape of a slice's samples at 48,000 Hz: 546,133 for 11.4 s."""
     return (_n_samples(settings, 48000),)
 
 

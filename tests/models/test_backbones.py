@@ -24,6 +24,7 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 import genretree
 from genretree.bundle.bundle import Bundle, load_bundle
 from genretree.bundle.export import export_bundle
+from genretree.bundle.hub.card import CardInfo, write_card
 from genretree.bundle.manifest import read_description
 from genretree.cli import main
 from genretree.corpus.store import Store
@@ -35,7 +36,7 @@ from genretree.models.pretrained.audio_backbones import AudioBackbone, load_back
 from genretree.models.pretrained.backbone_checkpoints import fetch_checkpoint, find_checkpoint, read_licence
 from genretree.models.pretrained.clap_text import embed_texts
 from genretree.models.pretrained.sources import find_source
-from genretree.prediction.backbone_embeddings import FileEmbeddings, embed_files
+from genretree.prediction.backbone_embeddings import BackboneEmbedder, FileEmbeddings, embed_files
 from genretree.prediction.predict import Prediction, PredictionError, predict, predict_file
 from genretree.prediction.text_prompts import text_prompt_bundle
 from genretree.settings import SAMPLE_RATE, ImageSettings
@@ -271,6 +272,9 @@ def test_a_bundle_keeps_the_licence(bundle: Bundle) -> None:
     assert len(recorded["sha256"]) == 64
     shown = CliRunner().invoke(main, ["info", str(bundle.folder)]).output
     assert "licence cc-by-nc-sa-4.0" in shown
+    card = write_card(read_description(bundle.folder), CardInfo(), "user/rock", None)
+    assert "contains the weights hubert" in card
+    assert "(licence cc-by-nc-sa-4.0), whose licence also applies to it" in card
 
 
 def test_waveforms_are_not_explained(bundle: Bundle, corpus: Path) -> None:
@@ -301,13 +305,15 @@ def test_files_are_embedded_in_order(checkpoints: dict[str, Path], corpus: Path)
     files = [corpus.parent / "Noise-0-0.wav", corpus.parent / "absent.wav", corpus.parent / "Drone-0-0.wav"]
     backbone = load(checkpoints["clap"])
     assert backbone.slice_seconds == 2
+    keys = {BackboneEmbedder(name, windows=n).key for name in (backbone, str(checkpoints["clap"])) for n in (1, 2)}
+    assert len(keys) == 2
     first, failed, last = embed_files(files, backbone)
     assert isinstance(failed, PredictionError)
     for result in (first, last):
         assert isinstance(result, FileEmbeddings)
-        assert result.embeddings.shape == (4, 24)
+        assert result.vectors.shape == (4, 24)
         np.testing.assert_allclose(np.diff(result.starts), 2, atol=0.01)
-        np.testing.assert_allclose(result.mean, result.embeddings.mean(axis=0))
+        np.testing.assert_allclose(result.mean, result.vectors.mean(axis=0), atol=1e-6)
 
 
 # -- zero-shot -------------------------------------------------------------------------------------------------------

@@ -102,6 +102,9 @@ def train(
     )
     metadata = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in bundle.training["facts"].items())
     echo(f"{out}: {family} trained in {bundle.training['seconds']:.0f} s ({metadata}).")
+    licence = bundle.training.get("initial_weights", {}).get("licence")
+    if family == "backbone":
+        echo(f"The bundle contains the network; its licence applies to the bundle: {licence}.")
     echo(f"Next: genretree evaluate {out} {store} --out REPORT")
 
 

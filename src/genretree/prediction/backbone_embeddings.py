@@ -16,6 +16,7 @@ from genretree.models.pretrained.audio_backbones import AudioBackbone, load_back
 from genretree.models.pretrained.backbone_checkpoints import find_checkpoint
 from genretree.prediction.predict import FileOrFiles, PredictionError, map_files
 from genretree.settings import ImageSettings
+from genretree.sound.features import Inputs
 from genretree.sound.slices import iter_slices, skip_silent, stack_slices
 
 _BATCH_SIZE = 32  # slices in memory at a time
@@ -28,20 +29,73 @@ class FileEmbeddings:
     Parameters
     ----------
     file : str
-    starts : float64 array, shape (n,)
+    starts : float64 array, shape (n_slices,)
         Start of each slice in seconds; silent slices are left out.
-    embeddings : float32 array, shape (n, embedding_dim)
+    vectors : float32 array, shape (n_slices, embedding_dim)
     """
 
     file: str
     starts: Float64Array
-    embeddings: Float32Array
+    vectors: Float32Array
 
     @property
     def mean(self) -> Float32Array:
-        """One vector for the file: the mean over its slices, shape (embedding_dim,)."""
-        mean: Float32Array = self.embeddings.mean(axis=0)
+        """The embedding of the file: the mean over its slices, shape (embedding_dim,)."""
+        mean: Float32Array = self.vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
         return mean
+
+
+class BackboneEmbedder:
+    """Embeds audio files with a pretrained backbone.
+
+    Parameters
+    ----------
+    backbone : str or AudioBackbone
+        `clap`, `maest`, `ast-audioset`, `hf://user/name@revision` or a folder; it must be on this machine.
+    images : ImageSettings, optional
+        Its `slice_seconds` is the length of a slice; by default that of the network's input, such as 10 s for CLAP and
+        30 s for MAEST.
+    windows : int
+        Number of windows averaged where slices are longer than the network's input.
+
+    Attributes
+    ----------
+    key : str
+        Identifies the network, its weights and the settings. Only embeddings with the same key can be compared.
+
+    Raises
+    ------
+    TrainingError
+        If the checkpoint is not on this machine or is damaged.
+    """
+
+    def __init__(self, backbone: str | AudioBackbone, images: ImageSettings | None = None, windows: int = 1) -> None:
+        require_integer("windows", windows)
+        self.backbone = backbone if isinstance(backbone, AudioBackbone) else load_backbone(find_checkpoint(backbone))
+        self.images = images or ImageSettings(slice_seconds=self.backbone.slice_seconds)
+        self.windows = windows
+        self.key = f"backbone-{self.backbone.fingerprint}-{self.images.slice_frames}-{windows}"
+
+    def embed_file(self, path: Path, salvage: bool = False) -> FileEmbeddings:
+        """Embed the slices of a file that are not silent; `salvage` uses what can be decoded of a truncated one.
+
+        Raises
+        ------
+        SoundError
+            If the file can't be used.
+        """
+        name = self.backbone.input_feature
+        slices = skip_silent(iter_slices(path, self.images, salvage=salvage, features=[name]), path)
+        starts: list[float] = []
+        parts: list[Float32Array] = []
+        while batch := list(islice(slices, _BATCH_SIZE)):
+            starts += [float(item.start) for item in batch]
+            parts.append(self.embed_inputs(stack_slices(batch)))
+        return FileEmbeddings(printable(path), np.array(starts), np.concatenate(parts))
+
+    def embed_inputs(self, inputs: Inputs) -> Float32Array:
+        """Embed slices that have the network's input feature: shape (n_slices, embedding_dim)."""
+        return self.backbone.embed(inputs[self.backbone.input_feature], self.windows)
 
 
 def embed_files(
@@ -90,21 +144,6 @@ def embed_files(
     >>> song.mean.shape  # doctest: +SKIP
     (512,)
     """
-    require_integer("windows", windows)
     require_integer("workers", workers)
-    loaded = backbone if isinstance(backbone, AudioBackbone) else load_backbone(find_checkpoint(backbone))
-    settings = images or ImageSettings(slice_seconds=loaded.slice_seconds)
-    return map_files(lambda file: _embed_file(loaded, file, settings, windows, salvage), files, workers)
-
-
-def _embed_file(
-    backbone: AudioBackbone, file: Path, settings: ImageSettings, windows: int, salvage: bool
-) -> FileEmbeddings:
-    name = backbone.input_feature
-    slices = skip_silent(iter_slices(file, settings, salvage=salvage, features=[name]), file)
-    starts: list[float] = []
-    parts: list[Float32Array] = []
-    while batch := list(islice(slices, _BATCH_SIZE)):
-        starts += [float(item.start) for item in batch]
-        parts.append(backbone.embed(stack_slices(batch)[name], windows))
-    return FileEmbeddings(printable(file), np.array(starts), np.concatenate(parts))
+    embedder = BackboneEmbedder(backbone, images, windows)
+    return map_files(lambda file: embedder.embed_file(file, salvage), files, workers)

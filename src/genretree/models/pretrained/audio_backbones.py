@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -262,7 +263,7 @@ class AudioBackbone:
     def _build_extractor(self) -> Callable[[list[Float32Array]], Tensor]:
         extractor = _ARCHITECTURES[self.architecture].extractor
         assert extractor is not None
-        extract = extractor(**self.preprocessor)
+        extract = _create(extractor, self.preprocessor)
         # CLAP's extractor would take a random part of longer inputs; they are cut before.
         options = {"truncation": "rand_trunc"} if self.architecture == "clap" else {}
         key = extract.model_input_names[0]
@@ -506,7 +507,7 @@ def _select_parameters(architecture: str, values: Mapping[str, Any]) -> dict[str
         if not {"max_length", "mean", "std"} <= selected.keys():
             raise ValueError("its feature extractor lacks max_length, mean or std")
     else:
-        complete = classes.extractor(**selected).to_dict()
+        complete = _create(classes.extractor, selected).to_dict()
         selected = {name: complete[name] for name in classes.parameters if name in complete}
     for name, value in selected.items():
         if value is None or isinstance(value, bool | str):
@@ -527,6 +528,13 @@ def _select_parameters(architecture: str, values: Mapping[str, Any]) -> dict[str
     if "std" in selected and not selected["std"] > 0:
         raise ValueError(f"std must be greater than 0, got {selected['std']}")
     return selected
+
+
+def _create(extractor: type[Any], parameters: Mapping[str, Any]) -> Any:
+    """Create a feature extractor without a warning about mel filters that are empty as published."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="At least one mel filter")
+        return extractor(**parameters)
 
 
 def _check_range(values: Mapping[str, Any], name: str, low: int, high: int) -> None:

@@ -40,6 +40,7 @@ IMPORT_ORDER = {
         "prediction",
         "explanation",
         "classifier",
+        "embedding",
         "testing",
         "estimator",
         "library",
@@ -74,6 +75,7 @@ IMPORT_ORDER = {
         "api",
         "survey",
     ],
+    "embedding": ["embedders", "backbones", "table", "neighbours", "stores"],
     "library": ["tags", "database", "scan", "plan", "apply"],
     "service": ["config", "errors", "metrics", "storage", "workers", "engine", "http"],
 }

@@ -265,7 +265,7 @@ class Taxonomy:
         TaxonomyError
             If no leaf, or more than one, has that name; the message suggests similar names.
         """
-        given = (genre,) if isinstance(genre, str) else tuple(genre)
+        given = (genre,) if isinstance(genre, str) else tuple(require_names("genre", genre))
         requested = tuple(_fold(name) for name in given)
         matches = self._find(requested)
         if not matches and isinstance(genre, str):
@@ -347,6 +347,12 @@ class Taxonomy:
         """
         score = sum(probabilities[:, self.ancestors[:, level]] for level, probabilities in enumerate(levels))
         return np.asarray(np.argmax(score, axis=1), dtype=np.int64)
+
+
+def is_same_branch(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Return whether one of two nodes is an ancestor of the other, or both are the same."""
+    n = min(len(one), len(other))
+    return tuple(one[:n]) == tuple(other[:n])
 
 
 def format_path(path: Sequence[str]) -> str:

@@ -28,6 +28,8 @@ from genretree.bundle.hub.card import CardInfo, write_card
 from genretree.bundle.manifest import read_description
 from genretree.cli import main
 from genretree.corpus.store import Store
+from genretree.embedding.backbones import FileEmbeddings, embed_files
+from genretree.embedding.embedders import BackboneEmbedder
 from genretree.errors import SettingsError, TrainingError
 from genretree.models.base import embed_slices
 from genretree.models.families.backbone import BackboneFamily, BackboneSettings
@@ -36,7 +38,6 @@ from genretree.models.pretrained.audio_backbones import AudioBackbone, load_back
 from genretree.models.pretrained.backbone_checkpoints import fetch_checkpoint, find_checkpoint, read_licence
 from genretree.models.pretrained.clap_text import embed_texts
 from genretree.models.pretrained.sources import find_source
-from genretree.prediction.backbone_embeddings import BackboneEmbedder, FileEmbeddings, embed_files
 from genretree.prediction.predict import Prediction, PredictionError, predict, predict_file
 from genretree.prediction.text_prompts import text_prompt_bundle
 from genretree.settings import SAMPLE_RATE, ImageSettings
@@ -278,7 +279,7 @@ def test_a_bundle_keeps_the_licence(bundle: Bundle) -> None:
 
 
 def test_waveforms_are_not_explained(bundle: Bundle, corpus: Path) -> None:
-    with pytest.raises(SettingsError, match="takes the waveform, and explanations"):
+    with pytest.raises(SettingsError, match="takes wave_16k; explain a model"):
         genretree.explain(bundle, corpus.parent / "Noise-0-0.wav")
 
 
@@ -314,6 +315,28 @@ def test_files_are_embedded_in_order(checkpoints: dict[str, Path], corpus: Path)
         assert result.vectors.shape == (4, 24)
         np.testing.assert_allclose(np.diff(result.starts), 2, atol=0.01)
         np.testing.assert_allclose(result.mean, result.vectors.mean(axis=0), atol=1e-6)
+
+
+def test_embed_and_similar_take_a_backbone(
+    checkpoints: dict[str, Path], bundle: Bundle, wave_store: Store, corpus: Path, tmp_path: Path
+) -> None:
+    song, out = str(corpus.parent / "Noise-0-0.wav"), str(tmp_path / "tracks.npy")
+    named = ["--backbone", str(checkpoints["hubert"]), "--quiet"]
+    done = CliRunner().invoke(main, ["embed", song, str(corpus.parent / "Drone-0-0.wav"), "-o", out, *named])
+    assert done.exit_code == 0, done.output
+    assert np.load(out).shape == (2, 32)
+    done = CliRunner().invoke(main, ["similar", song, "--in", out, "--json", *named])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["model"] == BackboneEmbedder(str(checkpoints["hubert"])).key
+    done = CliRunner().invoke(main, ["similar", song, "--in", str(wave_store.folder), "--json", *named])
+    assert done.exit_code == 0, done.output  # training the bundle has added wave_16k
+    assert json.loads(done.stdout)["n_tracks"] == 50
+    done = CliRunner().invoke(
+        main, ["similar", song, "--in", str(wave_store.folder), "--backbone", str(checkpoints["clap"])]
+    )
+    assert "has no feature wave_48k" in done.output
+    done = CliRunner().invoke(main, ["embed", song, "-o", out, "--bundle", "x", *named])
+    assert "give either --bundle or --backbone" in done.output
 
 
 # -- zero-shot -------------------------------------------------------------------------------------------------------

@@ -20,16 +20,14 @@ from genretree.errors import BundleError, SettingsError
 from genretree.files import sha256_file
 from genretree.models import family_names, get_family
 from genretree.models.base import FitContext, Model
-from genretree.models.families import efficientnet
 from genretree.models.families.tagger import model as tagger_model
 from genretree.models.neural.network import GenreNetwork
-from genretree.models.pretrained import musicnn_features
 from genretree.taxonomy import Taxonomy
 from genretree.training.data import slice_dataset
 from genretree.training.train import train
 from small_checkpoints import write_checkpoint
 from small_corpus import TREE
-from small_weights import write_mn04, write_musicnn
+from small_weights import shrink_networks, write_mn04, write_musicnn
 
 pytestmark = pytest.mark.slow
 
@@ -59,19 +57,14 @@ WITHOUT_EPOCHS = ("tagger", "musicnn", "ensemble", "backbone")
 
 @pytest.fixture(scope="module", autouse=True)
 def _quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Give pretrained families random weights, MusiCNN short patches, and the networks of transformers fewer layers.
-
-    Short patches take a sixth of the time; tests/models/test_pretrained.py has the networks in their published sizes.
-    """
+    """Give pretrained families random weights, and make networks small."""
     QUICK["musicnn"]["weights"] = str(write_musicnn(tmp_path_factory.mktemp("weights")))
     QUICK["backbone"]["backbone"] = str(write_checkpoint(tmp_path_factory.mktemp("backbones") / "maest", "maest"))
     QUICK["tagger"]["weights"] = str(write_mn04(tmp_path_factory.mktemp("weights")))
     QUICK["ensemble"]["members"] = {name: QUICK[name] for name in ("musicnn", "boosting")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
+        shrink_networks(patch)
         patch.setattr(tagger_model, "WINDOW_FRAMES", 100)
-        thin = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320}
-        patch.setattr(efficientnet, "_B0", {**efficientnet._B0, **thin})
         yield
 
 

@@ -18,13 +18,13 @@ from genretree.errors import TrainingError
 from genretree.models.families.cnn import build_network
 from genretree.models.families.musicnn import fine_tuning
 from genretree.models.families.musicnn.fine_tuning import FineTuningResult
+from genretree.models.neural import precision
 from genretree.models.neural.distillation import compute_teacher_targets
 from genretree.models.neural.settings import CnnSettings
-from genretree.models.pretrained import musicnn_features
 from genretree.training.data import slice_dataset, slice_dataset_of
 from genretree.training.train import train
 from small_corpus import SETTINGS, TREE, write_corpus
-from small_weights import write_musicnn
+from small_weights import shrink_networks, write_musicnn
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ QUICK: dict[str, Any] = {"epochs": 2, "image_size": 32, "batch_size": 16, "preci
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A folder with a random network, with short patches."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
+        shrink_networks(patch)
         patch.setattr(fine_tuning, "PATCH_FRAMES", 24)
         yield str(write_musicnn(tmp_path_factory.mktemp("teacher")))
 
@@ -117,11 +117,12 @@ def test_time_shifts_are_averaged(store: Store, tmp_path: Path) -> None:
 
 
 def test_fine_tuning_is_used_only_if_it_helps(teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "fast_bf16", lambda: False)  # no trial of both precisions, which takes seconds
     music = write_corpus(tmp_path / "music", artists=4, tracks=1, seconds=5.0)  # few slices: a step takes seconds
     store = prepare(read_manifest(music, TREE), tmp_path / "store", SETTINGS, workers=1, features=["mel_16k"])
     quick = {"weights": teacher, "layers": [["tags", "penultimate", "images"]], "Cs": [0.003], "patches": 2}
     plain = train(store, "musicnn", tmp_path / "plain", quick)
-    tuned = train(store, "musicnn", tmp_path / "tuned", {**quick, "fine_tuning_epochs": 2, "fine_tuning_rate": 1e-3})
+    tuned = train(store, "musicnn", tmp_path / "tuned", {**quick, "fine_tuning_epochs": 1, "fine_tuning_rate": 1e-3})
     facts = tuned.training["facts"]
     published = load_file(tmp_path / "plain" / "musicnn-msd.safetensors")
     learned = load_file(tmp_path / "tuned" / "musicnn-msd.safetensors")

@@ -41,7 +41,7 @@ T = TypeVar("T")
 _MAX_REASON = 300  # characters of another library's message
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Bundle:
     """A trained model with its taxonomy, settings and calibration.
 
@@ -250,7 +250,8 @@ def load_bundle(
     Parameters
     ----------
     folder : path or str
-        A folder, which takes precedence; or `user/name` or `user/name@revision` on the Hugging Face Hub.
+        A folder, which takes precedence; or `user/name` or `user/name@revision` on the Hugging Face Hub, also written
+        `hf://user/name`.
     runtime : "torch", "openvino", "onnxruntime" or "auto"
         Runtime of the networks. All except torch need an export (see `genretree.bundle.export`); auto selects the
         fastest installed runtime that the bundle has an export for.
@@ -346,7 +347,16 @@ def _build(
         calibration = None if temperatures is None else Calibration.from_json(temperatures, taxonomy.depth)
     except ValueError as error:
         raise BundleError(f"{folder / DESCRIPTION}: {error}; copy or train the bundle again") from error
-    return Bundle(folder, content["family"], taxonomy, images, settings, model, content["training"], calibration)
+    return Bundle(
+        folder=folder,
+        family=content["family"],
+        taxonomy=taxonomy,
+        images=images,
+        settings=settings,
+        model=model,
+        training=content["training"],
+        calibration=calibration,
+    )
 
 
 def _explain_bundle_error(folder: Path, make: Callable[[], T]) -> T:

@@ -38,9 +38,7 @@ def quickstart(out: Path, seed: int, quiet: bool) -> None:
 
 @click.command()
 @click.argument("store", type=FOLDER)
-@click.option(
-    "--model", "family", help="Model family: cnn, efficientnet-b0, ast, boosting, musicnn, ensemble or backbone."
-)
+@click.option("--model", "family", help="Model family, such as cnn, boosting or musicnn; an unknown name lists all.")
 @click.option(
     "--backbone",
     help="Train a linear classifier on a large pretrained network: clap, maest, ast-audioset, hf://USER/NAME@REVISION "
@@ -110,7 +108,7 @@ def train(
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="AUDIO...", type=click.Path(path_type=Path))
-@click.option("--model", "family", required=True, help="Model family: cnn, efficientnet-b0 or ast.")
+@click.option("--model", "family", required=True, help="Model family of an image network, such as cnn.")
 @click.option(
     "--teacher", type=click.Choice(["musicnn"]), default="musicnn", show_default=True, help="Network to distil."
 )

@@ -20,7 +20,7 @@ from genretree.files import printable, printable_text
 from genretree.metrics.scores import Difference, LevelScores
 from genretree.models.pretrained.sources import WeightSource, find_local
 from genretree.prediction.predict import Prediction, SlicePrediction
-from genretree.taxonomy import NodePath, Taxonomy
+from genretree.taxonomy import NodePath, Taxonomy, format_path
 from genretree.training.recipes import Recipe, ReportedResult
 from genretree.vocabulary import VocabularyMatch
 
@@ -137,6 +137,9 @@ def show_prediction(prediction: Prediction) -> None:
         others = ", ".join(f"{item.label} {item.probability:.0%}" for item in level.top if item.label != level.label)
         best = escape(f"{level.name}: {level.label} {level.probability:.0%}")
         console.print(f"  {best}  [dim]({escape(others or 'no other')})[/]")
+    if prediction.genres is not None:
+        genres = ", ".join(f"{format_path(item.path)} {item.probability:.0%}" for item in prediction.genres)
+        console.print(f"  genres: {escape(genres or 'none')}")
     runs = [list(run) for _, run in groupby(prediction.timeline, key=_shown)]
     segments = [f"{_clock(run[0].start)}-{_clock(run[-1].end)} {_shown(run[0])}" for run in runs]
     console.print(f"  [dim]timeline: {escape(', '.join(segments))}[/]")
@@ -172,7 +175,7 @@ def _shown(item: SlicePrediction) -> str:
 def show_store(store: Store) -> None:
     """Print a summary of a store."""
     console = make_console()
-    metadata = store.facts
+    metadata = store.metadata
     console.print(
         f"[bold]{escape(str(store.folder))}[/]: {store.n_tracks} tracks, {store.n_slices} slices from "
         f"{escape(metadata.source)}"

@@ -46,6 +46,12 @@ if TYPE_CHECKING:
     default=0.0,
     help="Minimum probability, 0 to 1; the path ends above the first node below it.",
 )
+@click.option(
+    "--genres",
+    "n_genres",
+    type=click.IntRange(1),
+    help="Maximum number of genres: the path, and other probable nodes of its level.",
+)
 @click.option("--salvage", is_flag=True, help="Use what can be decoded of truncated files.")
 @click.option(
     "--workers",
@@ -79,6 +85,7 @@ def predict(
     csv_file: Path | None,
     top: int,
     min_confidence: float,
+    n_genres: int | None,
     salvage: bool,
     workers: int,
     tree: str | None,
@@ -137,7 +144,7 @@ def predict(
     failed: list[PredictionError] = []
     total = len(files) + (1 if one_track else len(sets))
     with progress_bar(total, "predict", "file", not quiet and total > 1) as tick:
-        options: dict[str, Any] = {"top": top, "min_confidence": min_confidence}
+        options: dict[str, Any] = {"top": top, "min_confidence": min_confidence, "n_genres": n_genres}
         by_image = predict_images(loaded, sets, form=image_form, one_track=one_track, **options) if sets else ()
         by_sound = predict_found_files(
             loaded, files, salvage=salvage, workers=workers, music_only=not force, tagger=tagger, **options

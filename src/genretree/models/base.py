@@ -105,6 +105,8 @@ class FitContext:
         Folder for checkpoints and logs. Training resumes from the checkpoints of an interrupted run.
     progress : bool
         Show progress bars on standard error.
+    callbacks : tuple
+        Callbacks of the training loop, of the family's `callback_type`.
 
     Examples
     --------
@@ -116,6 +118,7 @@ class FitContext:
 
     folder: Path
     progress: bool = False
+    callbacks: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -307,7 +310,8 @@ class Family(Protocol):
     """A model family: its settings, and how its models are trained and loaded.
 
     Its settings may have a property `input_features`, the names of the features that training needs. The default is
-    the three images.
+    the three images. The optional attribute `callback_type` names the class of callbacks that `fit` passes to its
+    training loop, such as `transformers:TrainerCallback`.
 
     See Also
     --------

@@ -120,6 +120,8 @@ def get_family(name: str | type[Family]) -> type[Family]:
     >>> get_family("boosting").name
     'boosting'
     """
+    if not isinstance(name, str | type):
+        raise ArgumentError(f"family must be a name or a class, got {type(name).__name__}")
     if not isinstance(name, str):
         builtin = _BUILT_IN.get(getattr(name, "name", ""))
         return name if builtin is not None and builtin.family == _origin(name) else register_family(name)
@@ -157,13 +159,16 @@ def _installed() -> dict[str, EntryPoint]:
 
 def _load(entry: EntryPoint) -> type[Family]:
     try:
-        found: type[Family] = entry.load()
+        family: type[Family] = entry.load()
     except Exception as error:  # whatever importing another package raises
         raise SettingsError(f"the family '{entry.name}' can't be imported from {entry.value}: {error}") from error
-    check_attributes(found)
-    if found.name != entry.name:
-        raise ArgumentError(f"{entry.value}: its name is '{found.name}', and its entry point's '{entry.name}'")
-    return found
+    try:
+        check_attributes(family)
+    except ArgumentError as error:
+        raise ArgumentError(f"the family '{entry.name}', {entry.value}: {error}") from error
+    if family.name != entry.name:
+        raise ArgumentError(f"{entry.value}: its name is '{family.name}', and its entry point's '{entry.name}'")
+    return family
 
 
 def check_attributes(family: type[Family]) -> None:

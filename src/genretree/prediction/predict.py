@@ -17,7 +17,7 @@ import numpy as np
 
 from genretree.arrays import Float32Array, Int64Array, UInt8Array
 from genretree.bundle.bundle import Bundle
-from genretree.checks import require_integer, require_number, require_path
+from genretree.checks import require_integer, require_number, require_path, require_paths
 from genretree.errors import ArgumentError, SettingsError, SoundError
 from genretree.files import printable
 from genretree.metrics.scores import decode_levels, name_path
@@ -37,10 +37,11 @@ from genretree.sound.slices import (
     stack_slices,
 )
 from genretree.sound.walk import SoundWalk
-from genretree.taxonomy import Taxonomy, drop_unspecified, format_path
+from genretree.taxonomy import Taxonomy, drop_unspecified, format_path, is_same_branch
 
 _BATCH = 32  # slices computed before they are scored, so that memory doesn't grow with a file's length
 _TOP = 3
+MIN_GENRE_PROBABILITY = 0.1  # of a further genre; below this, 9 of 10 would be wrong
 UNSURE = "?"
 
 T = TypeVar("T")
@@ -107,6 +108,33 @@ class LevelPrediction:
     probability: float
     top: tuple[LabelProbability, ...]
     sure: bool = True
+
+
+@dataclass(frozen=True)
+class PathProbability:
+    """A path and the probability of its last node.
+
+    Parameters
+    ----------
+    path : tuple of str
+        From the top level down.
+    probability : float
+        Calibrated, in [0, 1].
+
+    See Also
+    --------
+    genretree.Prediction : Has several of them for a file of several genres.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> prediction = genretree.load("BUNDLE").predict("song.mp3", n_genres=2)
+    >>> prediction.genres[0].path
+    ('Rock', 'Punk')
+    """
+
+    path: tuple[str, ...]
+    probability: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +207,9 @@ class Prediction:
         Whether `path` ends in a leaf.
     runtime : str
         Runtime and precision of the model's networks, such as `openvino bf16`.
+    genres : tuple of PathProbability, or None
+        Up to `n_genres` genres: the predicted path, then the most probable other nodes of the level at which it ends.
+        None is an ancestor of another. None unless `n_genres` is given.
     content : Content, optional
         Music, speech, silence, noise or a sound effect, if the model detects it.
 
@@ -207,6 +238,7 @@ class Prediction:
     note: str = ""
     complete: bool = True
     runtime: str = ""
+    genres: tuple[PathProbability, ...] | None = None
     content: Content | None = None
 
     @property
@@ -222,6 +254,7 @@ class Prediction:
             "file": self.file,
             "path": list(self.path),
             "complete": self.complete,
+            **({} if self.genres is None else {"genres": [_genre_json(genre) for genre in self.genres]}),
             **_not_music(self.content),
             "levels": [
                 {
@@ -286,6 +319,7 @@ def predict(
     *,
     top: int = _TOP,
     min_confidence: float = 0.0,
+    n_genres: int | None = None,
     salvage: bool = False,
     workers: int = 2,
     music_only: bool = True,
@@ -302,6 +336,9 @@ def predict(
         Number of most probable nodes to return for each level.
     min_confidence : float
         In [0, 1]. The path ends above the first node with a smaller probability.
+    n_genres : int, optional
+        Return up to this many genres in `Prediction.genres`: the predicted path, and the most probable other nodes of
+        the same level with a probability of at least 0.1.
     salvage : bool
         Use what can be decoded of a truncated file.
     workers : int
@@ -338,12 +375,13 @@ def predict(
     ('Rock', 'Punk')
     not_found
     """
-    check_arguments(bundle, min_confidence, top, workers)
+    check_arguments(bundle, min_confidence, top, workers, n_genres)
     predict_one = partial(
         _predict_file,
         bundle,
         top=top,
         min_confidence=min_confidence,
+        n_genres=n_genres,
         salvage=salvage,
         music_only=music_only,
         tagger=tagger,
@@ -357,18 +395,20 @@ def predict_found_files(
     *,
     top: int = _TOP,
     min_confidence: float = 0.0,
+    n_genres: int | None = None,
     salvage: bool = False,
     workers: int = 2,
     music_only: bool = True,
     tagger: TaggerModel | None = None,
 ) -> Iterator[Prediction | PredictionError]:
     """Predict the genre paths of the files that `find_files` yields, and pass its errors on in place."""
-    check_arguments(bundle, min_confidence, top, workers)
+    check_arguments(bundle, min_confidence, top, workers, n_genres)
     predict_one = partial(
         _predict_file,
         bundle,
         top=top,
         min_confidence=min_confidence,
+        n_genres=n_genres,
         salvage=salvage,
         music_only=music_only,
         tagger=tagger,
@@ -376,13 +416,15 @@ def predict_found_files(
     return _map_found(predict_one, iter(files), workers)
 
 
-def check_arguments(bundle: Bundle, min_confidence: float = 0.0, top: int = _TOP, workers: int = 1) -> None:
+def check_arguments(
+    bundle: Bundle, min_confidence: float = 0.0, top: int = _TOP, workers: int = 1, n_genres: int | None = None
+) -> None:
     """Check the types and ranges of arguments that several functions share.
 
     Raises
     ------
     ArgumentError
-        If `bundle` is not a bundle, or `top` or `workers` not a positive integer.
+        If `bundle` is not a bundle, or `top`, `workers` or `n_genres` not a positive integer.
     SettingsError
         If `min_confidence` is not in [0, 1].
     """
@@ -392,6 +434,8 @@ def check_arguments(bundle: Bundle, min_confidence: float = 0.0, top: int = _TOP
         )
     require_integer("top", top)
     require_integer("workers", workers)
+    if n_genres is not None:
+        require_integer("n_genres", n_genres)
     require_number("min_confidence", min_confidence)
     if not 0 <= min_confidence <= 1:
         raise SettingsError(f"min_confidence must be in [0, 1], got {min_confidence}")
@@ -414,13 +458,7 @@ def map_files(function: Callable[[Path], T], files: FileOrFiles, workers: int = 
     ArgumentError
         If `files` contains something other than paths.
     """
-    if isinstance(files, str | os.PathLike):
-        files = [files]
-    try:
-        paths = [Path(file) for file in files]
-    except TypeError as error:
-        raise ArgumentError(f"files must be a path or a sequence of paths, got {type(files).__name__}") from error
-    return _map_found(function, find_files(paths), workers)
+    return _map_found(function, find_files(require_paths("files", files)), workers)
 
 
 def _map_found(
@@ -455,13 +493,13 @@ def find_files(paths: Iterable[str | Path], walk: SoundWalk | None = None) -> It
     """
     walk = walk or SoundWalk()
     for path in map(Path, paths):
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 (False, where is_dir raises an error for a name that is too long)
             for entry in walk.find([path]):
                 name = printable(entry.name)
                 yield (
                     PredictionError(name, entry.error, f"{name}: {entry.message}") if entry.error else Path(entry.name)
                 )
-        elif not (path.is_file() and walk.covers(path)):
+        elif not (os.path.isfile(path) and walk.covers(path)):  # noqa: PTH113
             walk.mark(path)
             yield path
 
@@ -472,6 +510,7 @@ def predict_file(
     *,
     top: int = _TOP,
     min_confidence: float = 0.0,
+    n_genres: int | None = None,
     salvage: bool = False,
     music_only: bool = True,
 ) -> Prediction:
@@ -485,6 +524,9 @@ def predict_file(
         Number of most probable nodes to return for each level.
     min_confidence : float
         In [0, 1]. The path ends above the first node with a smaller probability.
+    n_genres : int, optional
+        Return up to this many genres in `Prediction.genres`: the predicted path, and the most probable other nodes of
+        the same level with a probability of at least 0.1.
     salvage : bool
         Use what can be decoded of a truncated file.
     music_only : bool
@@ -511,23 +553,33 @@ def predict_file(
     >>> genretree.predict_file(genretree.load("BUNDLE"), "song.mp3").path
     ('Rock', 'Punk')
     """
-    check_arguments(bundle, min_confidence, top)
+    check_arguments(bundle, min_confidence, top, n_genres=n_genres)
     file = require_path("file", file)
     with shared_by(1):
-        return _predict_file(bundle, file, top, min_confidence, salvage, music_only)
+        return _predict_file(
+            bundle,
+            file,
+            top=top,
+            min_confidence=min_confidence,
+            n_genres=n_genres,
+            salvage=salvage,
+            music_only=music_only,
+        )
 
 
 def _predict_file(
     bundle: Bundle,
     file: str | Path,
+    *,
     top: int,
     min_confidence: float,
+    n_genres: int | None,
     salvage: bool,
     music_only: bool,
     tagger: TaggerModel | None = None,
 ) -> Prediction:
     scores = score_file(bundle, file, salvage, tagger)
-    return as_prediction(bundle, printable(file), scores, top, min_confidence, music_only)
+    return as_prediction(bundle, printable(file), scores, top, min_confidence, music_only=music_only, n_genres=n_genres)
 
 
 def tag_slices(
@@ -672,6 +724,7 @@ def as_prediction(
     top: int = _TOP,
     min_confidence: float = 0.0,
     music_only: bool = True,
+    n_genres: int | None = None,
 ) -> Prediction:
     """Calibrate and average the probabilities of a file's slices, and decode the path.
 
@@ -729,8 +782,52 @@ def as_prediction(
         note=note,
         complete=n_confident == tree.depth,
         runtime=bundle.runtime,
+        genres=None if n_genres is None else choose_genres(tree, path, averaged, nodes, n_confident, n_genres),
         content=content,
     )
+
+
+def choose_genres(
+    tree: Taxonomy,
+    path: tuple[str, ...],
+    averaged: LevelProbabilities,
+    nodes: Int64Array,
+    n_confident: int,
+    n_genres: int,
+    min_probability: float = MIN_GENRE_PROBABILITY,
+) -> tuple[PathProbability, ...]:
+    """Choose the predicted path and the most probable other nodes of the level at which it ends.
+
+    Parameters
+    ----------
+    tree : Taxonomy
+    path : tuple of str
+        The predicted path.
+    averaged : list of arrays, one for each level, shape (1, n_nodes)
+    nodes : array, shape (depth,)
+    n_confident : int
+        Number of levels of the path, as `cut_path` returns it; without any, there are no genres.
+    n_genres : int
+    min_probability : float
+        Minimum probability of the other nodes.
+
+    Returns
+    -------
+    tuple of PathProbability
+        At most `n_genres`, the predicted path first. None is an ancestor of another.
+    """
+    if not n_confident:
+        return ()
+    level = n_confident - 1
+    probabilities = averaged[level][0]
+    chosen = [PathProbability(path, float(probabilities[nodes[level]]))]
+    for node in np.argsort(-probabilities, kind="stable").tolist():
+        if len(chosen) == n_genres or probabilities[node] < min_probability:
+            break
+        other = drop_unspecified(tree.nodes(level)[node])
+        if not any(is_same_branch(other, item.path) for item in chosen):
+            chosen.append(PathProbability(other, float(probabilities[node])))
+    return tuple(chosen)
 
 
 def _is_other(content: Content | None) -> bool:
@@ -790,6 +887,8 @@ def format_csv(results: Sequence[Prediction | PredictionError], level_names: Seq
     """Format predictions as CSV text: file, path, a label and a probability for each level, slices, error."""
     buffer = io.StringIO()
     columns = ["file", "path", "complete"]
+    if any(isinstance(result, Prediction) and result.genres is not None for result in results):
+        columns.append("genres")
     for name in level_names:
         columns += [name, f"{name}_probability"]
     writer = csv.DictWriter(buffer, [*columns, "slices", "note", "error", "message"], lineterminator="\n")
@@ -800,11 +899,17 @@ def format_csv(results: Sequence[Prediction | PredictionError], level_names: Seq
             continue
         row: dict[str, Any] = {"file": result.file, "path": result.shown, "slices": result.slices}
         row |= {"complete": int(result.complete), "note": result.note}
+        if result.genres is not None:
+            row["genres"] = "; ".join(f"{format_path(item.path)} {item.probability:.3f}" for item in result.genres)
         for level in result.levels:
             row[level.name] = level.label if level.sure else UNSURE
             row[f"{level.name}_probability"] = _round(level.probability)
         writer.writerow(row)
     return buffer.getvalue()
+
+
+def _genre_json(genre: PathProbability) -> dict[str, Any]:
+    return {"path": list(genre.path), "probability": _round(genre.probability)}
 
 
 def _round(probability: float) -> float:

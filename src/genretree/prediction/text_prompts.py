@@ -66,4 +66,12 @@ def text_prompt_bundle(
     training = {"note": note, "initial_weights": dict(checkpoint.origin)}
     model = TextPromptModel.load(checkpoint, tree, settings)
     images = ImageSettings(slice_seconds=model.backbone.slice_seconds)
-    return Bundle(Path("zero-shot"), "clap-text", tree, images, settings, model, training)
+    return Bundle(
+        folder=Path("zero-shot"),
+        family="clap-text",
+        taxonomy=tree,
+        images=images,
+        settings=settings,
+        model=model,
+        training=training,
+    )

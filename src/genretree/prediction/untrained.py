@@ -64,4 +64,12 @@ def untrained_bundle(tree: Taxonomy | str | Path = GENERAL, vocabulary: Vocabula
     note = "; ".join(filter(None, [NOTE, describe_unreached(match)]))
     training = {"note": note, "unreached": [list(node) for node in match.unreached]}
     images = ImageSettings(slice_seconds=SLICE_SECONDS)
-    return Bundle(Path("untrained"), "tagger", match.taxonomy, images, settings, model, training)
+    return Bundle(
+        folder=Path("untrained"),
+        family="tagger",
+        taxonomy=match.taxonomy,
+        images=images,
+        settings=settings,
+        model=model,
+        training=training,
+    )

@@ -21,7 +21,7 @@ from typing import IO, Self, TypeAlias
 import numpy as np
 
 from genretree.arrays import Array, Float32Array, Int64Array
-from genretree.checks import require_integer
+from genretree.checks import require_integer, require_iterable
 from genretree.errors import ArgumentError, SettingsError
 from genretree.settings import (
     HOP_LENGTH,
@@ -152,7 +152,12 @@ def register_feature(
     if numpy_dtype.kind not in "biufc":
         raise ArgumentError(f"dtype must be numeric, got {dtype!r}")
     require_integer("sr", sr)
-    feature = Feature(name, compute, shape if callable(shape) else _FixedShape(tuple(shape)), numpy_dtype.str, sr)
+    if not callable(shape):
+        require_iterable("shape", shape, "positive integers")
+        shape = tuple(shape)
+        for size in shape:
+            require_integer("each of shape", size)
+    feature = Feature(name, compute, shape if callable(shape) else _FixedShape(shape), numpy_dtype.str, sr)
     existing = _registered.get(name)
     if name in (*_BUILT_IN, *_COMPUTED) or (existing is not None and _origin(existing) != _origin(feature)):
         raise ArgumentError(f"a feature named '{name}' is already registered; choose another name")
@@ -194,12 +199,12 @@ def get_feature(name: str) -> Feature:
         hint = f"did you mean '{matches[0]}'?" if matches else f"available: {', '.join(names)}"
         raise SettingsError(f"unknown feature '{name}'; {hint}")
     try:
-        found = entry.load()
+        feature = entry.load()
     except Exception as error:  # whatever importing another package raises
         raise SettingsError(f"cannot import the feature '{name}' from {entry.value}: {error}") from error
-    if not isinstance(found, Feature) or found.name != name:
+    if not isinstance(feature, Feature) or feature.name != name:
         raise ArgumentError(f"{entry.value}: not a genretree Feature named '{name}'")
-    return found
+    return feature
 
 
 def requested_features(names: Iterable[str]) -> tuple[Feature, ...]:
@@ -323,6 +328,8 @@ class FeatureTaps:
             value = np.asarray(feature.compute(self._read_samples(start, feature.sr), feature.sr))
             if value.shape != shape:
                 raise ArgumentError(f"the feature '{feature.name}' has shape {value.shape}; registered: {shape}")
+            if value.dtype.kind in "fc" and not np.isfinite(value).all():
+                raise ArgumentError(f"the feature '{feature.name}' contains NaN or infinity; return finite values")
             values[feature.name] = np.ascontiguousarray(value, np.dtype(feature.dtype))
         return values
 

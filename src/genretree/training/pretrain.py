@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from genretree.corpus.manifest import Failure, Manifest, Track
 from genretree.corpus.prepare import prepare
 from genretree.corpus.store import Store
-from genretree.errors import CorpusError, SettingsError, TrainingError
+from genretree.errors import CorpusError, SettingsError
 from genretree.files import printable, write_text
 from genretree.models import get_family
 from genretree.models.base import FitContext, FitResult, SliceDataset
@@ -32,7 +32,7 @@ from genretree.sound.suffixes import SUFFIXES
 from genretree.sound.walk import SoundWalk, is_sound_name
 from genretree.taxonomy import Taxonomy
 from genretree.training.data import slice_dataset_of
-from genretree.training.work_folder import publish_folder, work_folder
+from genretree.training.work_folder import check_output, publish_folder, work_folder
 
 # Default settings of pretraining: strong augmentation, and no genre loss.
 DEFAULTS: dict[str, Any] = {
@@ -78,8 +78,8 @@ def pretrain(
     ----------
     sources : sequence of path
         Audio files and folders with audio files, or one store.
-    family : {"cnn", "efficientnet-b0", "ast"}
-        Family of the network.
+    family : str
+        Family of image networks: `cnn`, `efficientnet-b0`, `ast`, or a registered one with the same settings.
     out : path
         Folder for the weights. Checkpoints are written to `OUT.partial`; after an interruption the same call resumes
         from there.
@@ -118,8 +118,7 @@ def pretrain(
     """
     out = Path(out)
     network_settings = _settings(family, settings)
-    if out.exists() and not overwrite:
-        raise TrainingError(f"{out}: already exists; choose another path, or replace it with `overwrite=True`")
+    check_output(out, overwrite, METADATA_FILE, "pretrained weights")
     music = _open_sources(sources)
     run = {
         "family": family,
@@ -138,9 +137,9 @@ def pretrain(
     staging = work / "weights"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
-    model = fitted.model
-    assert isinstance(model, NetworkModel)
-    save_checkpoint(model.network.backbone, staging)
+    if not isinstance(fitted.model, NetworkModel):
+        raise SettingsError(f"can't pretrain the family '{family}': its model has no backbone that could be saved")
+    save_checkpoint(fitted.model.network.backbone, staging)
     write_text(staging / METADATA_FILE, json.dumps(metadata, indent=1, ensure_ascii=False))
     publish_folder(staging, out, work)
     return metadata
@@ -149,7 +148,7 @@ def pretrain(
 def _settings(family: str, overrides: Mapping[str, Any] | None) -> NetworkSettings:
     settings_type = get_family(family).settings_type
     if not issubclass(settings_type, NetworkSettings):
-        raise SettingsError(f"can't pretrain the family '{family}'; choose from: cnn, efficientnet-b0, ast")
+        raise SettingsError(f"can't pretrain the family '{family}'; choose a family of image networks, such as cnn")
     network_settings = settings_type.build({**DEFAULTS, **(overrides or {})})
     if network_settings.teacher == "none":
         raise SettingsError("teacher is 'none', and pretraining needs a teacher; set teacher=musicnn")
@@ -170,14 +169,23 @@ def _open_sources(sources: Sequence[str | Path]) -> Store | Manifest:
         return Store(stores[0])
     walk, rejected = SoundWalk(), list[Failure]()
     tracks = {path.absolute(): None for source in paths for path in _audio_files(source, walk, rejected)}
-    listed = [Track(path, printable(path), 0, f"folder:{printable(path.parent)}") for path in tracks]
-    return Manifest(paths[0], tuple(listed), _UNLABELLED, "folder", tuple(rejected), walk.skipped)
+    listed = [
+        Track(path=path, name=printable(path), leaf=0, group=f"folder:{printable(path.parent)}") for path in tracks
+    ]
+    return Manifest(
+        source=paths[0],
+        tracks=tuple(listed),
+        taxonomy=_UNLABELLED,
+        group_by="folder",
+        rejected=tuple(rejected),
+        skipped=walk.skipped,
+    )
 
 
 def _digest(music: Store | Manifest) -> str:
     """Hash the sources, so that a run on other music is not resumed."""
     if isinstance(music, Store):
-        return music.facts.digest
+        return music.metadata.digest
     stats = [(str(track.path), track.path.stat().st_size, track.path.stat().st_mtime_ns) for track in music.tracks]
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:16]
 
@@ -234,7 +242,7 @@ def _describe(
         "teacher": [f"MusiCNN {name}" for name in settings.teacher_networks],
         "tracks": len(np.unique(train_slices.tracks)),
         "slices": len(train_slices),
-        "store": store.facts.digest,
+        "store": store.metadata.digest,
         "split": split,
         "epochs": len(fitted.history),
         "explained": None if loss is None else round(1 - loss, 4),

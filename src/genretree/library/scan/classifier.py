@@ -13,10 +13,9 @@ from typing import Any, Protocol
 from genretree.bundle.bundle import Bundle, load_bundle
 from genretree.bundle.manifest import read_description
 from genretree.errors import SoundError
-from genretree.files import describe_special
+from genretree.files import content_digest, describe_special
 from genretree.library.database.records import UNCALIBRATED, FileResult, ModelKey
 from genretree.library.tags.adapters import TagError, TagValues, read_tags
-from genretree.library.tags.binary_delta import content_digest
 from genretree.metrics.scores import decode_levels
 from genretree.models.families.tagger.content import Content
 from genretree.models.families.tagger.model import TaggerModel

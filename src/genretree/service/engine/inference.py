@@ -237,9 +237,16 @@ class Service:
         levels = [np.concatenate(parts) for parts in zip(*levels_by_call, strict=True)]
         return SliceScores(levels, slices.starts.tolist(), slices.padded, np.concatenate(tags) if tags else None)
 
-    def describe(self, loaded: LoadedModel, name: str, scores: SliceScores, min_confidence: float) -> dict[str, Any]:
+    def describe(
+        self,
+        loaded: LoadedModel,
+        name: str,
+        scores: SliceScores,
+        min_confidence: float,
+        n_genres: int | None = None,
+    ) -> dict[str, Any]:
         """Return a prediction in the format of `genretree predict --json`."""
-        return as_prediction(loaded.bundle, name, scores, min_confidence=min_confidence).to_json()
+        return as_prediction(loaded.bundle, name, scores, min_confidence=min_confidence, n_genres=n_genres).to_json()
 
     def tree_and_timelines(self, loaded: LoadedModel, scores: SliceScores) -> dict[str, Any]:
         """Return the probabilities of all nodes, and the timelines of the predicted path."""

@@ -75,7 +75,7 @@ IMPORT_ORDER = {
         "api",
         "survey",
     ],
-    "embedding": ["embedders", "table", "neighbours", "stores"],
+    "embedding": ["embedders", "backbones", "table", "neighbours", "stores"],
     "library": ["tags", "database", "scan", "plan", "apply"],
     "service": ["config", "errors", "metrics", "storage", "workers", "engine", "http"],
 }

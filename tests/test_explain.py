@@ -56,6 +56,7 @@ from genretree.sound.features import Inputs
 from genretree.sound.spectra import compute_spectra
 from genretree.taxonomy import Taxonomy
 from genretree.training.train import train
+from small_checkpoints import write_checkpoint
 from small_corpus import SETTINGS, TREE, synthesise
 from small_weights import write_musicnn
 
@@ -75,6 +76,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "boosting": {"epochs": 4, "image_size": 16, "components": 10, "min_samples_leaf": 5, "features": ["components"]},
     "musicnn": {"patches": 1, "layers": [["penultimate", "images"]], "Cs": [0.1]},
     "ensemble": {"folds": 2},
+    "backbone": {"Cs": [0.1]},
 }
 PAIR = Taxonomy.from_nested(["With", "Without"])
 
@@ -83,6 +85,7 @@ PAIR = Taxonomy.from_nested(["With", "Without"])
 def quick_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Give pretrained families random weights, MusiCNN short patches, and EfficientNet fewer layers."""
     QUICK["musicnn"]["weights"] = str(write_musicnn(tmp_path_factory.mktemp("weights")))
+    QUICK["backbone"]["backbone"] = str(write_checkpoint(tmp_path_factory.mktemp("backbones") / "maest", "maest"))
     QUICK["ensemble"]["members"] = {name: QUICK[name] for name in ("musicnn", "boosting")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
@@ -332,7 +335,7 @@ def test_every_family_can_be_explained(name: str, bundles: dict[str, Bundle], st
             assert np.isfinite(relevance.values).all()
         assert any(relevance.values.any() for relevance in reason.maps)
     views = {relevance.view for relevance in explanation.reasons[0].maps}
-    assert ("mel_16k" in views) == (name in ("musicnn", "ensemble"))
+    assert ("mel_16k" in views) == (name in ("musicnn", "ensemble", "backbone"))
     assert json.loads(json.dumps(explanation.to_json()))["reasons"][0]["node"] == [explanation.prediction.path[0]]
 
 

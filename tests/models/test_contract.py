@@ -25,6 +25,7 @@ from genretree.models.neural.network import GenreNetwork
 from genretree.taxonomy import Taxonomy
 from genretree.training.data import slice_dataset
 from genretree.training.train import train
+from small_checkpoints import write_checkpoint
 from small_corpus import TREE
 from small_weights import shrink_networks, write_mn04, write_musicnn
 
@@ -44,19 +45,21 @@ QUICK: dict[str, dict[str, Any]] = {
     "boosting": {"epochs": 15, "image_size": 16, "components": 20, "min_samples_leaf": 5},
     "ensemble": {"folds": 2, "members": {}},
     "tagger": {"Cs": [30.0]},
+    "backbone": {"Cs": [1.0]},
     "musicnn": {"patches": 1, "layers": [["penultimate"], ["tags", "penultimate", "images"]], "Cs": [0.1]},
 }
 
-NETWORKS = [name for name in family_names() if name not in ("boosting", "tagger", "musicnn", "ensemble")]
+NETWORKS = [name for name in family_names() if name not in ("boosting", "tagger", "musicnn", "ensemble", "backbone")]
 CASES = [(name, heads) for name in family_names() for heads in ("tree", "independent")]
 CASES.remove(("ensemble", "independent"))  # it pools leaves
-WITHOUT_EPOCHS = ("tagger", "musicnn", "ensemble")
+WITHOUT_EPOCHS = ("tagger", "musicnn", "ensemble", "backbone")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Give pretrained families random weights, and make networks small."""
     QUICK["musicnn"]["weights"] = str(write_musicnn(tmp_path_factory.mktemp("weights")))
+    QUICK["backbone"]["backbone"] = str(write_checkpoint(tmp_path_factory.mktemp("backbones") / "maest", "maest"))
     QUICK["tagger"]["weights"] = str(write_mn04(tmp_path_factory.mktemp("weights")))
     QUICK["ensemble"]["members"] = {name: QUICK[name] for name in ("musicnn", "boosting")}
     with pytest.MonkeyPatch.context() as patch:
@@ -224,6 +227,7 @@ def test_family_overfits_32_slices(name: str, store: Store, tmp_path: Path) -> N
         "boosting": {"min_samples_leaf": 2, "epochs": 40},
         "musicnn": {"Cs": [10.0]},
         "tagger": {"Cs": [10000.0]},
+        "backbone": {"Cs": [1000.0]},
         "ensemble": {"members": {"musicnn": {**QUICK["musicnn"], "Cs": [10.0]}}},
     }[name]
     learn = slice_dataset(store, store.split(), "train")

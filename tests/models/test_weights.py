@@ -534,7 +534,8 @@ def test_the_list_names_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for one in listed:
         assert one["licence"]
         assert one["size"] > 0
-        assert len(one["sha256"] or "") == 64 or len(one["revision"] or "") == 40
+        pinned = len(one["sha256"] or "") == 64 or len(one["revision"] or "") == 40
+        assert pinned or one["access"] == "checkpoint"  # their first download pins the commit
         assert (one["local"] is not None) == (one["access"] == "package")
 
 

@@ -39,6 +39,11 @@ def quickstart(out: Path, seed: int, quiet: bool) -> None:
 @click.command()
 @click.argument("store", type=FOLDER)
 @click.option("--model", "family", help="Model family, such as cnn, boosting or musicnn; an unknown name lists all.")
+@click.option(
+    "--backbone",
+    help="Train a linear classifier on a large pretrained network: clap, maest, ast-audioset, hf://USER/NAME@REVISION "
+    "or a folder.",
+)
 @click.option("--recipe", "recipe_name", help="Recipe with settings: a name (see: genretree recipes) or a YAML file.")
 @click.option("--out", type=FOLDER, required=True, help="Output folder for the bundle.")
 @click.option("--split", "split_name", default="default", show_default=True, help="Split of the store.")
@@ -72,6 +77,8 @@ def train(
     from genretree.training.recipes import Recipe
     from genretree.training.train import train as train_bundle
 
+    if settings_options["backbone"] is not None and recipe_name is None:
+        family = family or "backbone"
     if (family is None) == (recipe_name is None):
         raise SettingsError("give either --model or --recipe")
     settings: dict[str, Any] = {}
@@ -93,6 +100,9 @@ def train(
     )
     metadata = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in bundle.training["facts"].items())
     echo(f"{out}: {family} trained in {bundle.training['seconds']:.0f} s ({metadata}).")
+    licence = bundle.training.get("initial_weights", {}).get("licence")
+    if family == "backbone":
+        echo(f"The bundle contains the network; its licence applies to the bundle: {licence}.")
     echo(f"Next: genretree evaluate {out} {store} --out REPORT")
 
 

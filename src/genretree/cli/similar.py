@@ -23,6 +23,9 @@ _MAX_FAILURES = 10  # of a library, on the terminal
 _bundle = click.option(
     "--bundle", type=FOLDER, help="Bundle whose model makes the embeddings.  [default: mn04, or else MusiCNN]"
 )
+_backbone = click.option(
+    "--backbone", metavar="NAME", help="Large pretrained network instead of a bundle: clap, maest, hf://USER/NAME ..."
+)
 _workers = click.option(
     "--workers", type=click.IntRange(1), default=2, show_default=True, help="Files in work at a time."
 )
@@ -38,6 +41,7 @@ _workers = click.option(
     help="File to write: .npy or .parquet.",
 )
 @_bundle
+@_backbone
 @click.option("--slices", is_flag=True, help="Write a row for each slice instead of the mean over a file.")
 @click.option("--salvage", is_flag=True, help="Use what can be decoded of truncated files.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
@@ -48,7 +52,8 @@ _workers = click.option(
 def embed(
     paths: Sequence[Path],
     out: Path,
-    bundle: Path | None,
+    bundle: str | Path | None,
+    backbone: str | None,
     slices: bool,
     salvage: bool,
     overwrite: bool,
@@ -67,6 +72,7 @@ def embed(
     from genretree.prediction.predict import find_files
     from genretree.sound.walk import SoundWalk
 
+    bundle = _choose(bundle, backbone)
     check_out(out, overwrite)  # before a model is loaded
     walk = SoundWalk()
     files = list(find_files(paths, walk))
@@ -107,6 +113,7 @@ def embed(
 )
 @click.option("-n", "n", type=click.IntRange(1), default=10, show_default=True, help="Number of tracks.")
 @_bundle
+@_backbone
 @_workers
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @download_option
@@ -115,7 +122,8 @@ def similar(
     song: Path,
     where: Path | None,
     n: int,
-    bundle: Path | None,
+    bundle: str | Path | None,
+    backbone: str | None,
     workers: int,
     as_json: bool,
     download: bool,
@@ -128,6 +136,7 @@ def similar(
     """
     from genretree.embedding.table import is_embeddings
 
+    bundle = _choose(bundle, backbone)
     if where is not None and is_embeddings(where):
         index, tracks = _find_in_embeddings(where, song, n, bundle, download)
     elif where is not None and where.is_dir():
@@ -141,8 +150,19 @@ def similar(
         _show_tracks(song, tracks)
 
 
+def _choose(bundle: str | Path | None, backbone: str | None) -> str | Path | None:
+    """Return the bundle or the backbone that was given."""
+    from genretree.embedding.embedders import BackboneName
+
+    if backbone is None:
+        return bundle
+    if bundle is not None:
+        raise click.UsageError("give either --bundle or --backbone")
+    return BackboneName(backbone)
+
+
 def _find_in_embeddings(
-    path: Path, song: Path, n: int, bundle: Path | None, download: bool
+    path: Path, song: Path, n: int, bundle: str | Path | None, download: bool
 ) -> tuple[TrackIndex, list[SimilarTrack]]:
     from genretree.embedding.embedders import load_embedder_for
     from genretree.embedding.neighbours import TrackIndex, find_similar
@@ -157,7 +177,7 @@ def _find_in_embeddings(
 
 
 def _find_in_store(
-    folder: Path, song: Path, n: int, bundle: Path | None, download: bool, quiet: bool
+    folder: Path, song: Path, n: int, bundle: str | Path | None, download: bool, quiet: bool
 ) -> tuple[TrackIndex, list[SimilarTrack]]:
     from genretree.corpus.store import Store
     from genretree.embedding.neighbours import find_similar
@@ -170,7 +190,7 @@ def _find_in_store(
 
 
 def find_in_library(
-    db: Path | None, song: Path, n: int, bundle: Path | None, workers: int, download: bool, quiet: bool
+    db: Path | None, song: Path, n: int, bundle: str | Path | None, workers: int, download: bool, quiet: bool
 ) -> tuple[TrackIndex, list[SimilarTrack]]:
     """Find the tracks of a library that are most similar to a song; embeds the files that are not embedded yet."""
     from genretree.embedding.embedders import load_embedder

@@ -66,6 +66,12 @@ if TYPE_CHECKING:
     help="Genre tree to use without a bundle: general, ccmusic, or a YAML file.  [default: general]",
 )
 @vocabulary_option
+@click.option(
+    "--zero-shot",
+    metavar="NAME",
+    help="Without a bundle: compare the audio with text, by a CLAP checkpoint: clap, hf://USER/NAME, or a folder.",
+)
+@click.option("--prompt", help="Template of the texts for --zero-shot.  [default: This is {genre} music.]")
 @click.option("--force", is_flag=True, help="Predict a genre for files that are not music, too, such as speech.")
 @click.option("--check-music", is_flag=True, help="Detect files that are not music for BUNDLE; needs mn04's weights.")
 @images_option
@@ -84,6 +90,8 @@ def predict(
     workers: int,
     tree: str | None,
     vocabulary: Path | None,
+    zero_shot: str | None,
+    prompt: str | None,
     force: bool,
     check_music: bool,
     image_form: ImageForm,
@@ -99,6 +107,9 @@ def predict(
     (see: genretree vocabulary). This needs its weights: genretree weights get mn04. Speech, noise and silence are named
     as such.
 
+    With --zero-shot, the audio is compared with one text for each genre of any tree. This needs a checkpoint: genretree
+    weights get clap.
+
     PATHS may also be spectrogram images instead of audio: mel.png cqt.png chroma.png, or a folder of such files
     (song_mel.png, or mel/song.png), rendered in magma or grey, or raw dB values (.npy).
 
@@ -110,7 +121,7 @@ def predict(
     from genretree.progress import progress_bar
     from genretree.sound.walk import SoundWalk
 
-    bundle, image_paths, audio_paths = _split_paths(paths)
+    bundle, image_paths, audio_paths = _split_paths(paths, zero_shot, prompt)
     sets = find_image_sets(image_paths)
     if (one_track or image_form != "auto") and not sets:
         option = "--one-track" if one_track else "--images"
@@ -122,7 +133,9 @@ def predict(
     if not files and not sets:
         echo_skipped(walk.skipped)
         raise click.ClickException(f"no audio files in {', '.join(map(printable, audio_paths))}")
-    if bundle is None:
+    if zero_shot is not None:
+        loaded = _load_zero_shot(zero_shot, tree, vocabulary, prompt, runtime, download)
+    elif bundle is None:
         loaded = load_untrained(tree, vocabulary, runtime)
     else:
         loaded = _load_bundle(bundle, tree, vocabulary, runtime, precision, download, quiet)
@@ -211,12 +224,19 @@ def _find_files(paths: Sequence[Path], walk: SoundWalk) -> list[Path | Predictio
     return files
 
 
-def _split_paths(paths: Sequence[Path]) -> tuple[Path | None, list[Path], list[Path]]:
+def _split_paths(
+    paths: Sequence[Path], zero_shot: str | None, prompt: str | None
+) -> tuple[Path | None, list[Path], list[Path]]:
     """Separate the bundle, if the first path is one, from paths of images and of audio."""
     from genretree.prediction.from_images import find_content
 
     content = {path: find_content(path) for path in dict.fromkeys(paths)}
-    bundle = paths[0] if (paths[0] / "bundle.json").exists() or content[paths[0]] is None else None
+    if prompt is not None and zero_shot is None:
+        raise click.UsageError("--prompt needs --zero-shot")
+    is_bundle = (paths[0] / "bundle.json").exists()
+    if is_bundle and zero_shot is not None:
+        raise click.UsageError(f"give either a bundle ({printable(paths[0])}) or --zero-shot")
+    bundle = paths[0] if is_bundle or (content[paths[0]] is None and zero_shot is None) else None
     rest = paths if bundle is None else paths[1:]
     if not rest:
         raise click.UsageError("Missing argument 'PATHS...': pass audio files or folders after the bundle.")
@@ -261,6 +281,27 @@ def load_untrained(tree: str | None, vocabulary: Path | None, runtime: RuntimeCh
     bundle = untrained_bundle(tree or GENERAL, Vocabulary.load(vocabulary))
     bundle.model.torch_module()  # type: ignore[attr-defined]
     return bundle
+
+
+def _load_zero_shot(
+    backbone: str, tree: str | None, vocabulary: Path | None, prompt: str | None, runtime: RuntimeChoice, download: bool
+) -> Bundle:
+    if vocabulary is not None:
+        raise click.UsageError("--vocabulary has no effect with --zero-shot; edit the names in --tree, or --prompt")
+    if runtime not in ("auto", "torch"):
+        raise click.UsageError(f"--runtime {runtime} needs a bundle with an export (see: genretree export --help)")
+    from genretree.models.families.text_prompts import DEFAULT_PROMPT
+    from genretree.prediction.text_prompts import text_prompt_bundle
+    from genretree.prediction.untrained import GENERAL
+    from genretree.taxonomy import Taxonomy
+
+    return text_prompt_bundle(
+        Taxonomy.load(tree or GENERAL),
+        backbone,
+        prompt or DEFAULT_PROMPT,
+        download=download,
+        show=lambda plan: echo(plan.text, err=True),
+    )
 
 
 def _show_prediction(prediction: Prediction) -> None:

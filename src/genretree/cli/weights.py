@@ -40,12 +40,18 @@ def get(name: str, file: Path | None) -> None:
 
     NAME is listed by `genretree weights list`, or is any USER/NAME or USER/NAME@REVISION on the Hugging Face Hub, which
     uses its own cache. musicnn (30 MB) is downloaded with pip and its default settings.
+
+    A backbone is clap, maest, ast-audioset, or hf://USER/NAME@REVISION. Its licence is shown first.
     """
+    from genretree.models.pretrained.backbone_checkpoints import is_checkpoint_name
     from genretree.models.pretrained.download import get_weights
     from genretree.models.pretrained.sources import MN04, MUSICNN, find_source
 
-    for path in get_weights(name, file):
+    for path in get_weights(name, file, show=lambda plan: echo(plan.text)):
         echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    if is_checkpoint_name(name):
+        echo(f"Next: genretree train STORE --backbone {name} --out BUNDLE")
+        return
     if name == MUSICNN:
         echo("Next: genretree predict song.mp3, or: genretree train STORE --model musicnn --out BUNDLE")
         return

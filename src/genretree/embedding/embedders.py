@@ -16,6 +16,7 @@ import numpy as np
 from genretree.arrays import Float32Array, Float64Array
 from genretree.bundle.bundle import Bundle, load_bundle
 from genretree.bundle.manifest import read_description
+from genretree.checks import require_integer
 from genretree.errors import ArgumentError, SoundError, TrainingError
 from genretree.explanation.bundle_weights import load_weights_for
 from genretree.files import cache_folder
@@ -30,6 +31,7 @@ from genretree.sound.mel_32k import MEL_32K_RATE, compute_mel_32k
 from genretree.sound.slices import skip_silent, slice_feature_blocks, stack_slices
 
 if TYPE_CHECKING:
+    from genretree.models.pretrained.audio_backbones import AudioBackbone
     from genretree.models.pretrained.musicnn_features import Backend
 
 _BATCH = 32  # slices computed before they are embedded, so that memory doesn't grow with a file's length
@@ -186,6 +188,73 @@ class BundleEmbedder:
         return embed_slices(self.bundle.model, inputs)
 
 
+class BackboneName(str):
+    """Name of a backbone, which tells it from the folder or Hub name of a bundle.
+
+    Examples
+    --------
+    >>> BackboneName("clap")
+    'clap'
+    """
+
+    __slots__ = ()
+
+
+class BackboneEmbedder:
+    """Embeds audio files with a pretrained backbone.
+
+    Parameters
+    ----------
+    backbone : str or AudioBackbone
+        `clap`, `maest`, `ast-audioset`, `hf://user/name@revision` or a folder; it must be on this machine.
+    images : ImageSettings, optional
+        Its `slice_seconds` is the length of a slice; by default that of the network's input, such as 10 s for CLAP and
+        30 s for MAEST.
+    windows : int
+        Number of windows averaged where slices are longer than the network's input.
+
+    Attributes
+    ----------
+    key : str
+        Identifies the network, its weights and the settings. Only embeddings with the same key can be compared.
+
+    Raises
+    ------
+    TrainingError
+        If the checkpoint is not on this machine or is damaged.
+    """
+
+    def __init__(self, backbone: str | AudioBackbone, images: ImageSettings | None = None, windows: int = 1) -> None:
+        from genretree.models.pretrained.audio_backbones import AudioBackbone, load_backbone
+        from genretree.models.pretrained.backbone_checkpoints import find_checkpoint
+
+        require_integer("windows", windows)
+        self.backbone = backbone if isinstance(backbone, AudioBackbone) else load_backbone(find_checkpoint(backbone))
+        self.images = images or ImageSettings(slice_seconds=self.backbone.slice_seconds)
+        self.windows = windows
+        self.key = f"backbone-{self.backbone.fingerprint}-{self.images.slice_frames}-{windows}"
+
+    def embed_file(self, path: Path, salvage: bool = False) -> FileEmbedding:
+        """Embed the slices of a file that are not silent; `salvage` uses what can be decoded of a truncated one.
+
+        Raises
+        ------
+        SoundError
+            If the file can't be used.
+        """
+        decode_at = partial(iter_blocks, path, salvage=salvage)
+        slices = skip_silent(slice_feature_blocks(decode_at, self.images, (self.backbone.input_feature,)), path)
+        starts, vectors = [], []
+        while batch := list(itertools.islice(slices, _BATCH)):
+            starts += [item.start for item in batch]
+            vectors.append(self.embed_inputs(stack_slices(batch)))
+        return FileEmbedding(np.array(starts), np.concatenate(vectors))
+
+    def embed_inputs(self, inputs: SliceInputs) -> Float32Array:
+        """Embed slices that have the network's input feature: shape (n_slices, embedding_dim)."""
+        return self.backbone.embed(inputs[self.backbone.input_feature], self.windows)
+
+
 def _weights_digest(description: Mapping[str, Any]) -> str:
     """Hash everything in a bundle that changes its embeddings."""
     files = {
@@ -210,7 +279,8 @@ def load_embedder(bundle: str | Path | None = None, download: bool = False) -> E
     Parameters
     ----------
     bundle : path or str, optional
-        Folder of a bundle, or its name on the Hub. Default: mn04 if its weights are on this machine, otherwise MusiCNN.
+        Folder of a bundle, or its name on the Hub; or a `BackboneName`. Default: mn04 if its weights are on this
+        machine, otherwise MusiCNN.
     download : bool
         Download a Hub bundle that is not in the cache.
 
@@ -221,6 +291,8 @@ def load_embedder(bundle: str | Path | None = None, download: bool = False) -> E
     TrainingError
         If no bundle is given and no weights are on this machine.
     """
+    if isinstance(bundle, BackboneName):
+        return BackboneEmbedder(bundle)
     if bundle is not None:
         return BundleEmbedder(load_bundle(bundle, download=download))
     if has_mn04():

@@ -11,6 +11,8 @@ import numpy as np
 from genretree.arrays import Float32Array, Int64Array
 from genretree.corpus.store import Store
 from genretree.embedding.embedders import (
+    BackboneEmbedder,
+    BackboneName,
     BundleEmbedder,
     Embedder,
     Mn04Embedder,
@@ -53,6 +55,15 @@ def load_store_embedder(store: Store, bundle: str | Path | None = None, download
     TrainingError
         If the weights are not on this machine.
     """
+    if isinstance(bundle, BackboneName):
+        embedder = BackboneEmbedder(bundle, store.settings)
+        name = embedder.backbone.input_feature
+        if name not in store.features:
+            raise CorpusError(
+                f"{store.folder}: has no feature {name}, which the backbone '{bundle}' takes; prepare the same source "
+                "into it with that feature"
+            )
+        return embedder
     if bundle is not None:
         return load_embedder(bundle, download)
     if MEL_32K in store.features and (MEL_16K not in store.features or has_mn04()):
@@ -98,7 +109,7 @@ def embed_store(store: Store, embedder: Embedder, progress: bool = False) -> Tra
     CorpusError
         If the store lacks what the network needs.
     """
-    if not isinstance(embedder, Mn04Embedder | MusicnnEmbedder | BundleEmbedder):
+    if not isinstance(embedder, Mn04Embedder | MusicnnEmbedder | BundleEmbedder | BackboneEmbedder):
         raise CorpusError(f"{store.folder}: the slices of a store can't be embedded by {embedder.key}; name a bundle")
     if isinstance(embedder, BundleEmbedder):
         check_images(embedder.bundle, store)

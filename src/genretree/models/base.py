@@ -196,7 +196,8 @@ class Model(Protocol):
     heads : {"tree", "independent"}
         With "tree", a parent's probability is the sum of its children's.
     input_features : tuple of str
-        Names of the input features: "images", "mel", "cqt", "chroma", "mel_16k", or one of `register_feature`.
+        Names of the input features: "images", "mel", "cqt", "chroma", "mel_16k", "wave_16k", or one of
+        `register_feature`.
     """
 
     heads: Heads
@@ -209,7 +210,7 @@ class Model(Protocol):
         ----------
         inputs : mapping of str to array, shape (n, ...)
             At least the features in `input_features`. `images` are uint8, (n, 3, size, size); `mel`, `cqt` and `chroma`
-            uint8, (n, size, size); `mel_16k` is float16, (n, frames, 96).
+            uint8, (n, size, size); `mel_16k` is float16, (n, frames, 96); `wave_16k` int16, (n, samples).
 
         Returns
         -------

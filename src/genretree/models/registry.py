@@ -36,6 +36,7 @@ _BUILT_IN = {
     ),
     "musicnn": _BuiltIn("genretree.models.families.musicnn.family:MusicnnFamily"),
     "ensemble": _BuiltIn("genretree.models.families.ensemble:EnsembleFamily"),
+    "backbone": _BuiltIn("genretree.models.families.backbone:BackboneFamily"),
 }
 
 

@@ -1,8 +1,8 @@
 """Registry of input features by name, and the mapping of arrays that every model takes.
 
 `images` are the uint8 images of mel, CQT and chroma, shape (3, size, size); `mel`, `cqt` and `chroma` are one of them
-each, shape (size, size). Every other feature is computed on request: `mel_16k`, `mel_32k`, and those of
-`register_feature`.
+each, shape (size, size). Every other feature is computed on request: `mel_16k`, `mel_32k`, `wave_16k` and
+`wave_48k` (the samples as int16), and those of `register_feature`.
 """
 
 from __future__ import annotations
@@ -33,10 +33,13 @@ from genretree.settings import (
 )
 from genretree.sound.mel_16k import MEL_16K_HOP, Mel16kTap, compute_mel_16k, mel_16k_frames
 from genretree.sound.mel_32k import MEL_32K_BANDS, MEL_32K_RATE, compute_mel_32k, mel_32k_frames
+from genretree.sound.wave import compute_wave, wave_16k_shape, wave_48k_shape
 
 IMAGES = "images"
 MEL_16K = "mel_16k"
 MEL_32K = "mel_32k"
+WAVE_16K = "wave_16k"
+WAVE_48K = "wave_48k"
 ENTRY_POINTS = "genretree.features"
 _BUILT_IN = (IMAGES, *MODALITIES)
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -83,6 +86,8 @@ _MEL_16K = Feature(MEL_16K, compute_mel_16k, _mel_16k_shape, "float16")
 _COMPUTED = {
     MEL_16K: _MEL_16K,
     MEL_32K: Feature(MEL_32K, compute_mel_32k, _mel_32k_shape, "float16", MEL_32K_RATE),
+    WAVE_16K: Feature(WAVE_16K, compute_wave, wave_16k_shape, "int16", 16000),
+    WAVE_48K: Feature(WAVE_48K, compute_wave, wave_48k_shape, "int16", 48000),
 }
 _registered: dict[str, Feature] = {}
 

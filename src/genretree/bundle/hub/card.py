@@ -177,7 +177,8 @@ def _weight_origins(content: Mapping[str, Any]) -> list[str]:
     if isinstance(initial, dict) and ("licence" in initial or not own):
         where = ", ".join(str(initial[name]) for name in ("source", "revision", "sha256") if name in initial)
         licence = f" (licence {initial['licence']})" if "licence" in initial else ""
-        origins.append(f"It was initialised with the weights {where}{licence}, whose licence also applies to it.")
+        verb = "contains" if content["family"] == "backbone" else "was initialised with"
+        origins.append(f"It {verb} the weights {where}{licence}, whose licence also applies to it.")
         return origins
     start = content["settings"].get("weights")
     if isinstance(start, str) and parse_name(start) is not None and not own:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -108,35 +108,62 @@ def build_pretrained(model_class: type[PreTrainedModel], checkpoint: Checkpoint,
     TrainingError
         If arrays are missing, unknown or of another shape, or the configuration doesn't fit.
     """
+    try:
+        config = _config_of(model_class, checkpoint)
+    except Exception as error:  # transformers raises many types of errors
+        raise TrainingError(_explain_load(model_class, checkpoint.place, error)) from error
+    backbone, info = load_state(model_class, config, checkpoint.weights, checkpoint.place, **options)
+    missing = [name for name in info["missing_keys"] if not name.endswith(_COUNTER)]
+    unexpected = [name for name in info["unexpected_keys"] if not _OTHER_HEADS.search(name)]
+    shapes = {name: (found, requested) for name, found, requested in info["mismatched_keys"]}
+    if missing or unexpected or shapes:
+        expected = f"transformers' {model_class.__name__}"
+        raise TrainingError(f"{checkpoint.place}: {explain_mismatch(expected, missing, unexpected, shapes)}")
+    backbone.config.initial_weights = dict(checkpoint.origin)
+    return backbone
+
+
+def load_state(
+    model_class: type[PreTrainedModel], config: Any, weights: Mapping[str, Tensor], place: str, **options: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Build a model of transformers from a configuration and weights, in float32.
+
+    Returns
+    -------
+    (PreTrainedModel, dict)
+        The model, and the names of missing, unexpected and mismatched arrays as `from_pretrained` reports them.
+
+    Raises
+    ------
+    TrainingError
+        If transformers can't build it.
+    """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # its warnings are replaced by the errors below
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # its warnings are replaced by errors
     try:
         loaded: Any = model_class.from_pretrained(
             None,
-            config=_config_of(model_class, checkpoint),
-            state_dict=dict(checkpoint.weights),
+            config=config,
+            state_dict=dict(weights),
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             dtype=torch.float32,
             **options,
         )
     except Exception as error:  # transformers raises many types of errors
-        raise TrainingError(
-            f"{checkpoint.place}: can't be loaded as a {model_class.__name__} ({str(error).strip().splitlines()[0]}); "
-            "use weights of that model together with their config.json"
-        ) from error
+        raise TrainingError(_explain_load(model_class, place, error)) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
-    backbone: PreTrainedModel = loaded[0]
-    missing = [name for name in loaded[1]["missing_keys"] if not name.endswith(_COUNTER)]
-    unexpected = [name for name in loaded[1]["unexpected_keys"] if not _OTHER_HEADS.search(name)]
-    shapes = {name: (found, requested) for name, found, requested in loaded[1]["mismatched_keys"]}
-    if missing or unexpected or shapes:
-        expected = f"transformers' {model_class.__name__}"
-        raise TrainingError(f"{checkpoint.place}: {explain_mismatch(expected, missing, unexpected, shapes)}")
-    backbone.config.initial_weights = dict(checkpoint.origin)
-    return backbone
+    return loaded[0], loaded[1]
+
+
+def _explain_load(model_class: type[PreTrainedModel], place: str, error: Exception) -> str:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (
+        f"{place}: can't be loaded as a {model_class.__name__} ({reason}); use weights of that model together with "
+        "their config.json"
+    )
 
 
 def initial_weights(model: Any) -> dict[str, str] | None:
@@ -147,6 +174,9 @@ def initial_weights(model: Any) -> dict[str, str] | None:
     dict of str to str, or None
         source, file, sha256, and revision and licence if known.
     """
+    origin: dict[str, str] | None = getattr(model, "initial_weights", None)
+    if origin is not None:
+        return origin
     network = getattr(getattr(model, "model", model), "network", None)
     config = getattr(getattr(network, "backbone", None), "config", None)
     return getattr(config, "initial_weights", None)
@@ -244,6 +274,17 @@ def build_from_config(model: type[PreTrainedModel], config: PreTrainedConfig, fo
     BundleError
         If the configured network has more weights than the file.
     """
+    require_weights(model, config, folder, **options)
+    return model(config, **options)
+
+
+def require_weights(model: type[PreTrainedModel], config: PreTrainedConfig, folder: Path, **options: Any) -> None:
+    """Check that a bundle's configuration doesn't describe more weights than its file can hold.
+
+    Raises
+    ------
+    BundleError
+    """
     weights = folder / WEIGHTS_FILE
     with torch.device("meta"):  # allocates no memory
         n_weights = sum(parameter.numel() for parameter in model(config, **options).parameters())
@@ -253,7 +294,6 @@ def build_from_config(model: type[PreTrainedModel], config: PreTrainedConfig, fo
             f"{folder / BACKBONE_FILE}: describes a network with {n_weights:,} weights, but {weights.name} has only "
             f"{n_bytes:,} bytes; copy or train the bundle again"
         )
-    return model(config, **options)
 
 
 def _check_numbers(content: Any) -> None:

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from genretree.errors import TrainingError
 from genretree.files import atomic_path, sha256_file
+from genretree.models.pretrained.backbone_checkpoints import (
+    CheckpointPlan,
+    fetch_checkpoint,
+    find_checkpoint,
+    is_checkpoint_name,
+)
 from genretree.models.pretrained.mn04_weights import get_mn04
 from genretree.models.pretrained.musicnn_weights import get_musicnn
 from genretree.models.pretrained.names import Weights
@@ -80,15 +87,20 @@ def open_checkpoint(name: str, *, download: bool = True) -> Checkpoint:
     return read_weights(name, folder / file, **origin)
 
 
-def get_weights(name: str, file: Path | None = None) -> list[Path]:
+def get_weights(
+    name: str, file: Path | None = None, show: Callable[[CheckpointPlan], None] | None = None
+) -> list[Path]:
     """Download weights to the user's cache.
 
     Parameters
     ----------
     name : str
-        A name from `genretree weights list`, or any `user/name` or `user/name@revision` on the Hugging Face Hub.
+        A name from `genretree weights list`, or any `user/name` or `user/name@revision` on the Hugging Face Hub; for a
+        backbone `hf://user/name` or `hf://user/name@revision`.
     file : path, optional
         The published file, if it was downloaded by other means.
+    show : callable, optional
+        Called with the plan for a backbone, which contains its licence, before it is downloaded.
 
     Returns
     -------
@@ -101,6 +113,13 @@ def get_weights(name: str, file: Path | None = None) -> list[Path]:
         If the weights can't be downloaded or are not the published ones.
     """
     source = find_source(name)
+    if is_checkpoint_name(name):
+        if file is not None:
+            raise TrainingError(
+                f"{name}: `file` is only for {_names('url', 'wheel')}; give a folder with the checkpoint as `backbone`"
+            )
+        folder = fetch_checkpoint(name, show)
+        return [folder / find_checkpoint(str(folder)).origin["file"]]
     if name == MUSICNN:
         return get_musicnn(file)
     if name == MN04:
@@ -114,7 +133,9 @@ def get_weights(name: str, file: Path | None = None) -> list[Path]:
     if source is not None and source.access == "package":
         raise TrainingError(f"the weights '{name}' are included in genretree; there is nothing to download")
     if not _is_hub_name(name):
-        raise TrainingError(f"unknown weights '{name}'; choose from {_names('url', 'wheel', 'hub')}, or user/name")
+        raise TrainingError(
+            f"unknown weights '{name}'; choose from {_names('url', 'wheel', 'hub', 'checkpoint')}, or user/name"
+        )
     checkpoint = open_checkpoint(name)  # reading them now reports defects at once
     folder, chosen, _ = fetch(name)
     return [folder / checkpoint.origin.get("file", chosen)]

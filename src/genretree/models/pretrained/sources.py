@@ -18,7 +18,8 @@ from genretree.models.pretrained.names import MUSICNN_NAMES, Weights
 IMAGENET = "imagenet1k-v1"  # torchvision's name for these weights, in lower case
 MUSICNN = "musicnn"
 MN04 = "mn04"
-Access = Literal["package", "url", "hub", "wheel"]
+CHECKPOINT_FILE = "source.json"  # commit, licence and hashes of a fetched backbone
+Access = Literal["package", "url", "hub", "wheel", "checkpoint"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class WeightSource:
         Size of the file in bytes.
     access : str
         package: installed with genretree; url: one file on the web; hub: a repository on the Hugging Face Hub;
-        wheel: a package on PyPI.
+        wheel: a package on PyPI; checkpoint: a repository on the Hub with a backbone, stored in genretree's cache.
     location : str
         Path inside the package, or the address of the file, repository or wheel.
     sha256 : str, optional
@@ -69,7 +70,7 @@ class WeightSource:
         """Identity of the weights: the file's hash or the commit."""
         if self.sha256 is not None:
             return f"sha256 {self.sha256}"
-        return f"revision {self.revision}"
+        return "revision of the first download" if self.revision is None else f"revision {self.revision}"
 
     @property
     def command(self) -> str:
@@ -179,6 +180,42 @@ SOURCES: tuple[WeightSource, ...] = (
         sha256="899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c",
         note="stored as safetensors; not a value of `weights`",
     ),
+    WeightSource(
+        name="clap",
+        families=("backbone",),
+        summary="CLAP (HTSAT-base) on music and speech: embeddings of audio and text",
+        licence="Apache-2.0",
+        size=776_000_000,
+        access="checkpoint",
+        location="https://huggingface.co/laion/larger_clap_music_and_speech",
+        sha256="b73c5e596fda5b29b522a1ab3f0842977fe2b147bf8b78c2ec5f7ae6267038a1",
+        file="pytorch_model.bin",
+        revision="195c3a3e68faebb3e2088b9a79e79b43ddbda76b",
+        note="a value of `backbone`, also for zero-shot prediction; stored as safetensors",
+    ),
+    WeightSource(
+        name="maest",
+        families=("backbone",),
+        summary="MAEST (AST architecture, 30 s) on 400 styles of Discogs",
+        licence="CC-BY-NC-SA-4.0",
+        size=347_000_000,
+        access="checkpoint",
+        location="https://huggingface.co/mtg-upf/discogs-maest-30s-pw-73e-ts",
+        file="model.safetensors",
+        note="a value of `backbone`; no commercial use",
+    ),
+    WeightSource(
+        name="ast-audioset",
+        families=("backbone",),
+        summary="Audio Spectrogram Transformer on AudioSet",
+        licence="BSD-3-Clause",
+        size=346_000_000,
+        access="checkpoint",
+        location="https://huggingface.co/MIT/ast-finetuned-audioset-10-10-0.4593",
+        file="model.safetensors",
+        revision="f826b80d28226b62986cc218e5cec390b1096902",
+        note="a value of `backbone`",
+    ),
     _student("cnn", 5_683_912, "9c85b7d9f2d29dcd9c523533020c196019031b59808486dd950ebebba0968bd2"),
     _student("efficientnet-b0", 8_326_872, "d9631bb89d1427c954871edc1fc35ae694fd930aa4b09c6eeb845664f18357bf"),
     _student("ast", 21_996_728, "b95ac36e771f548b4274ac9a4167b8f611222e772804d93156f1c08567895718"),
@@ -214,6 +251,11 @@ def cached_path(source: WeightSource) -> Path:
     return cache_folder() / Path(source.location).name
 
 
+def checkpoint_folder(repo: str, commit: str) -> Path:
+    """Return the folder in genretree's cache of a commit of a backbone's repository, `user/name`."""
+    return cache_folder() / "backbones" / repo.replace("/", "--") / commit
+
+
 def find_local(source: WeightSource) -> Path | None:
     """Find the copy on this machine, without network access; None if there is none.
 
@@ -232,6 +274,10 @@ def _local_paths(source: WeightSource) -> Iterator[Path]:
         yield _torch_home() / "hub" / "checkpoints" / cached_path(source).name
     elif source.access == "wheel":
         yield cache_folder() / f"musicnn-{MUSICNN_NAMES[0]}.safetensors"
+    elif source.access == "checkpoint":
+        repo = source.location.removeprefix("https://huggingface.co/")
+        commits = checkpoint_folder(repo, source.revision or "*")
+        yield from sorted(commits.parent.glob(f"{commits.name}/{CHECKPOINT_FILE}"))
     else:
         from huggingface_hub import try_to_load_from_cache
 

@@ -84,6 +84,11 @@ class TrackSlices:
         )
 
 
+def is_explainable(bundle: Bundle) -> bool:
+    """Return whether a model takes a feature that explanations cover."""
+    return any(name in _EXPLAINED for name in bundle.model.input_features)
+
+
 def require_views(bundle: Bundle) -> None:
     """Check that a model takes a feature that explanations cover; features of `register_feature` stay constant.
 
@@ -92,10 +97,10 @@ def require_views(bundle: Bundle) -> None:
     SettingsError
         If it takes registered features only, for which no part of the audio could be named.
     """
-    names = bundle.model.input_features
-    if not any(name in _EXPLAINED for name in names):
+    if not is_explainable(bundle):
+        names = ", ".join(bundle.model.input_features)
         raise SettingsError(
-            f"explanations cover {', '.join(_EXPLAINED)}, but the family '{bundle.family}' takes {', '.join(names)}; "
+            f"explanations cover {', '.join(_EXPLAINED)}, but the family '{bundle.family}' takes {names}; "
             "explain a model of another family"
         )
 

@@ -13,6 +13,7 @@ from genretree.bundle.manifest import read_description
 from genretree.errors import SettingsError
 from genretree.explanation.methods.registry import choose_method
 from genretree.explanation.similar.neighbours import FOLDER as INDEX
+from genretree.explanation.slices import is_explainable
 from genretree.library.scan.classifier import model_digest
 from genretree.models.runtime.types import Precision, RuntimeChoice
 from genretree.service.errors import Problem
@@ -110,7 +111,9 @@ def _model_metadata(name: str, bundle: Bundle, default: bool) -> dict[str, Any]:
 
 
 def _methods(bundle: Bundle) -> list[str]:
-    """List the explanation methods of a model, the default first."""
+    """List the explanation methods of a model, the default first; none if explanations don't cover its inputs."""
+    if not is_explainable(bundle):
+        return []
     own: tuple[str, ...] = getattr(bundle.model, "explain_methods", ())
     captum = find_spec("captum") is not None
     supported = [name for name in own if captum or name not in _CAPTUM_METHODS]

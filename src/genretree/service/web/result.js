@@ -77,7 +77,7 @@ function begin(parts) {
       player.load(track.sound ?? track.url, lastSlice(run.answer.prediction));
     }
     showAnswer(parts);
-    if (run.why.status === "new") run.explain();
+    if (run.why.status === "new" && run.model.methods.length && run.answer.prediction.path.length) run.explain();
   }
 }
 
@@ -90,6 +90,7 @@ function showAnswer(parts) {
   announce(`${track.file.name}: ${prediction.levels.slice(0, prediction.path.length).map((level) => `${nodeName(level.label)}, ${percent(level.probability)}`).join("; ")}. ${summariseConfidence(prediction)}`);
   const treeView = makeTree(nest(tree), { label: "Tree of genres with probabilities", predicted: prediction.path, onPick: pick });
   const questionForm = makeQuestion(run);
+  const explains = run.model.methods.length > 0 && prediction.path.length > 0;
   const course = h("section", { class: "course", "aria-labelledby": "course-title" });
   const reasons = h("section", { class: "why", "aria-labelledby": "why-title" });
   function pick(path) {
@@ -100,10 +101,10 @@ function showAnswer(parts) {
   questionForm.take(prediction.path);
   body.replaceChildren(
     h("div", { class: prediction.levels.length > 2 ? "first deep" : "first" }, answer(prediction, run),
-      h("section", { class: "where", "aria-labelledby": "tree-title" }, h("h3", { id: "tree-title" }, "In the tree"), treeView.element, questionForm.element)),
-    course, reasons);
+      h("section", { class: "where", "aria-labelledby": "tree-title" }, h("h3", { id: "tree-title" }, "In the tree"), treeView.element, explains && questionForm.element)),
+    course, ...(explains ? [reasons] : []));
   showCourse(course, parts, null);
-  followWhy(parts, course, reasons, questionForm);
+  if (explains) followWhy(parts, course, reasons, questionForm);
 }
 
 function answer(prediction, run) {
@@ -121,7 +122,9 @@ function answer(prediction, run) {
         h("span", { class: "measure" },
           h("b", {}, percent(level.probability)), " ", h("span", {}, describeConfidence(level))),
         h("span", { class: "gauge", "aria-hidden": "true", style: { "--p": level.probability } }))),
-      !prediction.complete && h("li", { class: "leaf" }, h("span", { class: "name" }, "?"), h("span", { class: "measure" }, "not confident enough for a deeper level"))),
+      prediction.not_music && h("li", { class: "leaf" }, h("span", { class: "name" }, `Not music: ${prediction.not_music.type}`),
+        h("span", { class: "measure" }, h("b", {}, percent(prediction.not_music.probability)), " ", h("span", {}, prediction.not_music.tag))),
+      !prediction.complete && !prediction.not_music && h("li", { class: "leaf" }, h("span", { class: "name" }, "?"), h("span", { class: "measure" }, "not confident enough for a deeper level"))),
     h("div", {},
       h("p", { class: "verdict" }, `${summariseConfidence(prediction)} ${summariseSlices(prediction.timeline)}`),
       notes.map((note) => h("p", { class: "caveat" }, note)),
@@ -155,7 +158,7 @@ function makeQuestion(run) {
     element: form,
     wait,
     allow(yes) { send.setAttribute("aria-disabled", String(!yes)); }, // `disabled` would lose the focus
-    take(path) { node.value = JSON.stringify(path); offer(); },
+    take(path) { node.value = JSON.stringify(path.length ? path : nodes[0]); offer(); },
   };
 }
 

@@ -1,7 +1,8 @@
 // Text for numbers, nodes, stages and errors.
 
+// Without a name: what the model did not take for music.
 export function nodeName(name) {
-  return name.replaceAll("_", " ");
+  return name === undefined ? "no music" : name.replaceAll("_", " ");
 }
 
 export function pathName(path) {
@@ -49,6 +50,7 @@ export function describeConfidence(level) {
 
 // The confidence in the whole path, in a sentence.
 export function summariseConfidence(prediction) {
+  if (prediction.not_music) return "No genre is predicted for it.";
   const levels = prediction.levels;
   const confident = levels.filter((level) => level.probability >= 0.8).length;
   if (confident === levels.length) return "The model is confident at every level.";

@@ -2,7 +2,7 @@ r"""Learning curves on held-out artists: 1, 2, 5, 10 and 20 training tracks a ge
 
     genretree weights get mn04; genretree weights get musicnn
     python benchmarks/few_shot.py FOLDER --tree TREE.yaml --out DIR [--seeds 0 1 2] [--merge pop rock] \
-        [--learners untrained tagger tagger-ours linear musicnn-ours] [--table]
+        [--learners untrained tagger tagger-ours no-tags linear musicnn-ours] [--table]
 
 FOLDER has `tracks.csv` (path, genre, artist). Each seed makes five folds without common artists; the training tracks of
 a fold are sampled from the other four. Every track is tested once for each seed. Everything that is selected is
@@ -10,6 +10,7 @@ selected within the training tracks. Learners:
 
 - untrained: the tags of mn04 alone;
 - tagger: the family's default settings; tagger-ours: the recipe, with MusiCNN's outputs as well;
+- no-tags: as tagger-ours, but from equal probabilities instead of the tags';
 - linear: multinomial logistic regression on mn04's embeddings, with cross-validated regularisation;
 - musicnn-ours: the recipe.
 
@@ -49,7 +50,7 @@ from genretree.training.recipes import Recipe
 from genretree.vocabulary import Vocabulary
 
 SIZES: tuple[int | None, ...] = (1, 2, 5, 10, 20, None)
-LEARNERS = ("untrained", "tagger", "tagger-ours", "linear", "musicnn-ours")
+LEARNERS = ("untrained", "tagger", "tagger-ours", "no-tags", "linear", "musicnn-ours")
 Learner = Callable[[np.ndarray, np.ndarray], np.ndarray]  # training and test slices to leaf probabilities
 
 
@@ -63,13 +64,13 @@ def build_learners(store: Store, data: SliceDataset, wanted: list[str]) -> dict[
     outputs = extract_dataset(tagger, data, progress=True)
     prior, embedding = tagger.predict_by_tags(outputs), outputs.embedding
     musicnn: dict[str, np.ndarray] = {}
-    if {"tagger-ours", "musicnn-ours"} & set(wanted):
+    if {"tagger-ours", "no-tags", "musicnn-ours"} & set(wanted):
         musicnn = extract_dataset_features(data, {"msd": load_musicnn("msd")}, 4, images=True, progress=True)
 
     def labels(rows: np.ndarray) -> LabelledRows:
         return LabelledRows.of([data.select(rows)])
 
-    def tagger_learner(blocks: list[np.ndarray], Cs: tuple[float, ...]) -> Learner:
+    def tagger_learner(blocks: list[np.ndarray], Cs: tuple[float, ...], prior: np.ndarray = prior) -> Learner:
         features, widths = np.concatenate(blocks, axis=1), [block.shape[1] for block in blocks]
 
         def learn(train: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -99,6 +100,8 @@ def build_learners(store: Store, data: SliceDataset, wanted: list[str]) -> dict[
         layers = [musicnn["msd/tags"], musicnn["msd/penultimate"]]
         assert ours.musicnn == ("msd",)
         learners["tagger-ours"] = tagger_learner([embedding, *layers], ours.Cs)
+        uniform = np.full_like(prior, 1 / prior.shape[1])
+        learners["no-tags"] = tagger_learner([embedding, *layers], ours.Cs, uniform)
         recipe = MusicnnSettings.build(Recipe.load("musicnn-ours").settings)
         blocks = [[musicnn[name if name == IMAGES else f"msd/{name}"] for name in names] for names in recipe.layers]
         learners["musicnn-ours"] = linear_learner(blocks, recipe.Cs)

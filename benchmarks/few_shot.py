@@ -2,7 +2,7 @@ r"""Learning curves on held-out artists: 1, 2, 5, 10 and 20 training tracks a ge
 
     genretree weights get mn04; genretree weights get musicnn
     python benchmarks/few_shot.py FOLDER --tree TREE.yaml --out DIR [--seeds 0 1 2] [--merge pop rock] \
-        [--learners untrained tagger tagger-ours linear musicnn-ours] [--table]
+        [--learners untrained tagger tagger-ours no-tags linear musicnn-ours] [--table]
 
 FOLDER has `tracks.csv` (path, genre, artist). Each seed makes five folds without common artists; the training tracks of
 a fold are sampled from the other four. Every track is tested once for each seed. Everything that is selected is
@@ -10,8 +10,11 @@ selected within the training tracks. Learners:
 
 - untrained: the tags of mn04 alone;
 - tagger: the family's default settings; tagger-ours: the recipe, with MusiCNN's outputs as well;
+- no-tags: as tagger-ours, but from equal probabilities instead of the tags';
 - linear: multinomial logistic regression on mn04's embeddings, with cross-validated regularisation;
-- musicnn-ours: the recipe.
+- musicnn-ours: the recipe;
+- product: the normalised geometric mean of the tracks' probabilities by tagger-ours and musicnn-ours, with equal
+  weights, from their saved results (the recipe ensemble-tagger selects the weights by cross-validation).
 
 Intervals (95 %) are bootstrapped over artists. The second table has only the artists that were not used to design the
 tagger's learner: a third of the artists of Emotify was (`--development-seed` samples it again). Results are saved for
@@ -49,7 +52,8 @@ from genretree.training.recipes import Recipe
 from genretree.vocabulary import Vocabulary
 
 SIZES: tuple[int | None, ...] = (1, 2, 5, 10, 20, None)
-LEARNERS = ("untrained", "tagger", "tagger-ours", "linear", "musicnn-ours")
+LEARNERS = ("untrained", "tagger", "tagger-ours", "no-tags", "linear", "musicnn-ours", "product")
+MEMBERS = ("tagger-ours", "musicnn-ours")  # of the learner `product`
 Learner = Callable[[np.ndarray, np.ndarray], np.ndarray]  # training and test slices to leaf probabilities
 
 
@@ -63,13 +67,13 @@ def build_learners(store: Store, data: SliceDataset, wanted: list[str]) -> dict[
     outputs = extract_dataset(tagger, data, progress=True)
     prior, embedding = tagger.predict_by_tags(outputs), outputs.embedding
     musicnn: dict[str, np.ndarray] = {}
-    if {"tagger-ours", "musicnn-ours"} & set(wanted):
+    if {"tagger-ours", "no-tags", "musicnn-ours"} & set(wanted):
         musicnn = extract_dataset_features(data, {"msd": load_musicnn("msd")}, 4, images=True, progress=True)
 
     def labels(rows: np.ndarray) -> LabelledRows:
         return LabelledRows.of([data.select(rows)])
 
-    def tagger_learner(blocks: list[np.ndarray], Cs: tuple[float, ...]) -> Learner:
+    def tagger_learner(blocks: list[np.ndarray], Cs: tuple[float, ...], prior: np.ndarray = prior) -> Learner:
         features, widths = np.concatenate(blocks, axis=1), [block.shape[1] for block in blocks]
 
         def learn(train: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -99,10 +103,12 @@ def build_learners(store: Store, data: SliceDataset, wanted: list[str]) -> dict[
         layers = [musicnn["msd/tags"], musicnn["msd/penultimate"]]
         assert ours.musicnn == ("msd",)
         learners["tagger-ours"] = tagger_learner([embedding, *layers], ours.Cs)
+        uniform = np.full_like(prior, 1 / prior.shape[1])
+        learners["no-tags"] = tagger_learner([embedding, *layers], ours.Cs, uniform)
         recipe = MusicnnSettings.build(Recipe.load("musicnn-ours").settings)
         blocks = [[musicnn[name if name == IMAGES else f"msd/{name}"] for name in names] for names in recipe.layers]
         learners["musicnn-ours"] = linear_learner(blocks, recipe.Cs)
-    return {name: learners[name] for name in wanted}
+    return {name: learners[name] for name in wanted if name != "product"}
 
 
 def sample_tracks(pool: np.ndarray, leaves: np.ndarray, size: int | None, rng: np.random.Generator) -> np.ndarray:
@@ -167,16 +173,41 @@ def print_table(store: Store, given: argparse.Namespace, tracks: np.ndarray, tit
     for name in given.learners:
         cells, interval, seeds = [], "", 0
         for size in SIZES:
-            paths = [path for seed in given.seeds if (path := _path(given.out, name, size, seed)).exists()]
-            if not paths:
+            results = [found for seed in given.seeds if (found := load_result(given.out, name, size, seed)) is not None]
+            if not results:
                 cells.append("")
                 continue
-            marks = np.mean([mark(store, np.load(path), merged) for path in paths], axis=0)[:, tracks]
+            marks = np.mean([mark(store, found, merged) for found in results], axis=0)[:, tracks]
             cells.append(" / ".join(f"{100 * value:.1f}" for value in marks.mean(axis=1)))
             if size is None:
                 low, high = bootstrap_interval(marks[0], store.track_groups[tracks], 0)
-                interval, seeds = f"{100 * low:.1f} to {100 * high:.1f}", len(paths)
+                interval, seeds = f"{100 * low:.1f} to {100 * high:.1f}", len(results)
         print(f"| {name} | " + " | ".join([*cells, interval, str(seeds)]) + " |")
+
+
+def print_losses(store: Store, given: argparse.Namespace) -> None:
+    """Print the mean log loss of the leaves over all tracks, by learner and size."""
+    print("\nLog loss of the leaves, all artists\n")
+    print("| learner | " + " | ".join(str(size or "all") for size in SIZES) + " |")
+    print("| --- " * (len(SIZES) + 1) + "|")
+    indices = np.arange(store.n_tracks)
+    for name in given.learners:
+        cells = []
+        for size in SIZES:
+            results = [found for seed in given.seeds if (found := load_result(given.out, name, size, seed)) is not None]
+            true = [np.maximum(found[indices, store.track_leaves], 1e-9) for found in results]
+            cells.append(f"{-np.log(true).mean():.2f}" if true else "")
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def load_result(out: Path, name: str, size: int | None, seed: int) -> np.ndarray | None:
+    """Load the saved leaf probabilities of all tracks, (n_tracks, n_leaves); None if they are not there."""
+    names = MEMBERS if name == "product" else (name,)
+    paths = [_path(out, member, size, seed) for member in names]
+    if not all(path.exists() for path in paths):
+        return None
+    mean: np.ndarray = np.exp(np.mean([np.log(np.maximum(np.load(path), 1e-9)) for path in paths], axis=0))
+    return mean / mean.sum(axis=1, keepdims=True)
 
 
 def _path(out: Path, name: str, size: int | None, seed: int) -> Path:
@@ -218,6 +249,7 @@ def main() -> None:
     print_table(store, given, np.ones(store.n_tracks, bool), "All artists")
     development = sample_development_artists(store, given.development_seed)
     print_table(store, given, ~development, "Artists that were not used to design the learner")
+    print_losses(store, given)
 
 
 if __name__ == "__main__":

@@ -253,7 +253,17 @@ def test_musicnn_adds_features_to_a_trained_bundle(
     model = TaggerFamily.fit(few, None, store.taxonomy, settings, FitContext(tmp_path)).model
     assert model.input_features == settings.input_features == ("mel_32k", "mel_16k")
     folder = tmp_path / "bundle"
-    save_bundle(Bundle(folder, "tagger", store.taxonomy, store.settings, settings, model, {}))
+    save_bundle(
+        Bundle(
+            folder=folder,
+            family="tagger",
+            taxonomy=store.taxonomy,
+            images=store.settings,
+            settings=settings,
+            model=model,
+            training={},
+        )
+    )
     expected = model.predict_proba(few.inputs())[-1]
     loaded = load_bundle(folder)
     np.testing.assert_array_equal(loaded.model.predict_proba(few.inputs())[-1], expected)

@@ -220,8 +220,7 @@ def choose_regularisation(
 ) -> tuple[list[dict[str, float]], float]:
     """Select the inverse regularisation by the cross-validated log loss of the leaves, with groups held out.
 
-    The smallest `C` is chosen whose loss is within one standard error (over groups) of the lowest; with fewer than 30
-    groups, the smallest of all.
+    With fewer than 30 groups, the smallest `C` is chosen.
 
     Returns
     -------
@@ -247,12 +246,7 @@ def choose_regularisation(
         {"iteration": float(place), "strength": C, "validation_loss": float(losses[place].mean())}
         for place, C in enumerate(ordered)
     ]
-    best = int(losses.mean(axis=1).argmin())
-    for place in range(best):
-        by_group = np.bincount(groups, weights=losses[place] - losses[best])
-        if by_group.sum() <= by_group.std() * np.sqrt(len(by_group)):
-            return history, ordered[place]
-    return history, ordered[best]
+    return history, ordered[int(losses.mean(axis=1).argmin())]
 
 
 def predict_corrected_out_of_fold(

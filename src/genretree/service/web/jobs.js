@@ -1,6 +1,6 @@
 // Jobs of the service: upload a file, follow the progress, download the result, delete the job.
 
-import { Problem, fetchBlobUrl, call, json, readEvents, upload } from "./api.js";
+import { call, fetchBlobUrl, json, Problem, readEvents, upload } from "./api.js";
 
 const MAX_RETRIES = 6; // retries while the server is busy
 const MAX_RECONNECTS = 4; // reconnections of a broken event stream

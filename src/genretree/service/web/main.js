@@ -11,7 +11,7 @@ import { Run } from "./runs.js";
 import { makeTokenQuestion } from "./token.js";
 import { makeList } from "./tracks.js";
 import { makeTree } from "./tree.js";
-import { duration, megabytes, describeError } from "./words.js";
+import { describeError, duration, megabytes } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const result = $("result");

@@ -2,7 +2,7 @@
 
 import { h, icon } from "./dom.js";
 import { overall } from "./runs.js";
-import { STAGES, stageName, describeError } from "./words.js";
+import { describeError, STAGES, stageName } from "./words.js";
 
 const PREDICTION_STAGES = ["upload", "waiting", "decoding", "spectra", "network"];
 

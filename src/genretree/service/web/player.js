@@ -1,7 +1,7 @@
 // The audio player; cursors in the page follow its position.
 
-import { clock } from "./words.js";
 import { icon } from "./dom.js";
+import { clock } from "./words.js";
 
 const STEP = 2; // seconds that an arrow key moves
 const LEAP = 15; // seconds of page up and page down

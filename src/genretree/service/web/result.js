@@ -1,22 +1,22 @@
 // The result of a track: prediction, tree, timeline and explanation.
 
-import { h, icon, announce } from "./dom.js";
-import { colourNodes, makeProbabilities, makeLanes, makeRibbon, timeMarks } from "./lanes.js";
-import { makeNote, makeProgress, makeStages, makeErrorMessage } from "./parts.js";
+import { announce, h, icon } from "./dom.js";
+import { colourNodes, makeLanes, makeProbabilities, makeRibbon, timeMarks } from "./lanes.js";
+import { makeErrorMessage, makeNote, makeProgress, makeStages } from "./parts.js";
 import { makeTree, nest } from "./tree.js";
 import { makeWhy } from "./why.js";
 import {
-  summariseSlices,
   clock,
+  describeConfidence,
+  describeError,
   methodName,
   nodeName,
   pathName,
   percent,
   question,
   stageName,
-  describeConfidence,
-  describeError,
   summariseConfidence,
+  summariseSlices,
 } from "./words.js";
 
 let leave = new AbortController(); // removes the listeners of the previous result
@@ -83,7 +83,10 @@ function begin(parts) {
     parts.follow = () => {
       progress.update(run.answer.state);
       stages.update(run.answer.state);
-      if (stageName(run.answer.state) !== announced) announce((announced = stageName(run.answer.state)));
+      if (stageName(run.answer.state) !== announced) {
+        announced = stageName(run.answer.state);
+        announce(announced);
+      }
     };
   } else if (run.answer.status === "failed") {
     body.replaceChildren(
@@ -344,12 +347,10 @@ function followWhy(parts, course, reasons, questionForm) {
     if (run.why.status !== stage) {
       stage = run.why.status;
       questionForm.allow(stage === "done");
-      if (stage === "working")
-        reasons.replaceChildren(
-          h("h3", { id: "why-title" }, "Why?"),
-          (progress = makeProgress("Progress of the explanation", () => run.why.cancel())).element,
-        );
-      else if (stage === "failed")
+      if (stage === "working") {
+        progress = makeProgress("Progress of the explanation", () => run.why.cancel());
+        reasons.replaceChildren(h("h3", { id: "why-title" }, "Why?"), progress.element);
+      } else if (stage === "failed")
         reasons.replaceChildren(
           h("h3", { id: "why-title" }, "Why?"),
           makeErrorMessage(run.why.error, () => run.explain()),
@@ -380,10 +381,10 @@ function followWhy(parts, course, reasons, questionForm) {
       asked = run.why.question.status;
       questionForm.allow(asked !== "working");
       questionForm.wait.replaceChildren();
-      if (asked === "working")
-        questionForm.wait.append(
-          (waits = makeProgress("Progress of the question", () => run.why.question.cancel())).element,
-        );
+      if (asked === "working") {
+        waits = makeProgress("Progress of the question", () => run.why.question.cancel());
+        questionForm.wait.append(waits.element);
+      }
       if (asked === "failed") questionForm.wait.append(makeErrorMessage(run.why.question.error));
     }
     if (asked === "working") waits.update(run.why.question.state);

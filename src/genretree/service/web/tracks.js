@@ -2,7 +2,7 @@
 
 import { h, icon } from "./dom.js";
 import { overall } from "./runs.js";
-import { pathName, percent, stageName, describeError } from "./words.js";
+import { describeError, pathName, percent, stageName } from "./words.js";
 
 // `onOpen(track)` and `onRemove(track)` are called by the buttons. Returns { add, refresh, mark }.
 export function makeList(section, onOpen, onRemove) {

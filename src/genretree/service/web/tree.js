@@ -220,7 +220,7 @@ function flow(from, to, offset) {
 }
 
 // A line down from a node's name and right to the next.
-function elbow(from, to, offset, width) {
+function elbow(from, to, _offset, width) {
   const x0 = from.left + (from.right ? 12 : 8);
   const y0 = from.right ? from.bottom - 2 : 0;
   const round = Math.max(6, width);

@@ -1,6 +1,6 @@
 // The explanation: for each question, the evidence for and against a node, as pictures and text.
 
-import { h, announce } from "./dom.js";
+import { announce, h } from "./dom.js";
 import { makeLanes, makePicture } from "./lanes.js";
 import { clock, nodeName, odds, question, signed } from "./words.js";
 

@@ -47,6 +47,15 @@ LONGEST = (
 )
 _FOLDER = Path(__file__).parent
 
+if sys.platform == "win32":  # the service imports modules that Windows lacks
+    collect_ignore = ["service", "test_service_page.py"]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked as `posix` on Windows."""
+    if sys.platform == "win32" and item.get_closest_marker("posix"):
+        pytest.skip("needs POSIX signals, users or special files")
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:

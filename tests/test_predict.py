@@ -180,6 +180,7 @@ def test_folders_are_searched_for_audio(bundle: Bundle, tmp_path: Path) -> None:
     assert [Path(prediction.file).name for prediction in predict(bundle, [tmp_path])] == ["x.flac"]
 
 
+@pytest.mark.posix
 def test_a_named_pipe_in_a_folder_is_reported_and_not_opened(bundle: Bundle, tmp_path: Path) -> None:
     with canary(tmp_path / "pipes") as pipe:
         (found,) = predict(bundle, [tmp_path])

@@ -168,6 +168,7 @@ def _pretrain_and_be_killed(folder: Path, out: Path, settings: dict[str, Any]) -
     pretrain([folder], "cnn", out, settings)
 
 
+@pytest.mark.posix
 def test_interrupted_pretraining_resumes(store: Store, tmp_path: Path, quick: dict[str, Any]) -> None:
     settings = {**quick, "epochs": 3}
     assert run_in_child(_pretrain_and_be_killed, store.folder, tmp_path / "w", settings) == -signal.SIGKILL

@@ -107,6 +107,7 @@ def test_bad_files_are_named_and_never_stop_the_others(tmp_path: Path, workers: 
     assert not (tmp_path / "store.partial").exists()
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("group", ["artist", "track"])
 def test_a_named_pipe_is_reported_and_not_opened(tmp_path: Path, group: str) -> None:
     folder = tmp_path / "music"
@@ -274,9 +275,10 @@ def test_a_name_that_is_no_text_is_shown_and_harms_nobody(tmp_path: Path) -> Non
     assert [failure.path.endswith("Bells/\\xfd.wav") for failure in made.failures] == [True]
 
 
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.posix
+@pytest.mark.parametrize("kill", ["SIGKILL", "SIGTERM"])
 def test_workers_end_with_the_process_that_started_them(
-    tmp_path: Path, few: Path, kill: signal.Signals, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, few: Path, kill: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     psutil = pytest.importorskip("psutil")
     _plant(tmp_path, SLOWLY, monkeypatch)
@@ -290,7 +292,7 @@ def test_workers_end_with_the_process_that_started_them(
         time.sleep(0.01)
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 2
-    process.send_signal(kill)
+    process.send_signal(getattr(signal, kill))
     process.wait()
     _, alive = psutil.wait_procs(children, timeout=30)
     assert not alive

@@ -50,6 +50,7 @@ def _results(database: Database) -> dict[str, records.FileResult]:
 # -- analysing ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.posix
 def test_every_file_is_one_row_with_a_result_or_a_reason(tmp_path: Path, database: Database) -> None:
     _fill(tmp_path / "m", 3)
     (tmp_path / "m" / "bad.mp3").write_bytes(b"no")
@@ -83,6 +84,7 @@ def test_every_file_is_one_row_with_a_result_or_a_reason(tmp_path: Path, databas
     assert sum(records.count_genres(database, model).values()) == 3
 
 
+@pytest.mark.posix
 def test_special_files_are_reported_by_the_walk_and_never_opened(tmp_path: Path, database: Database) -> None:
     with canary(tmp_path / "m") as pipe, socket.socket(socket.AF_UNIX) as classifier:
         classifier.bind(str(tmp_path / "m" / "socket.mp3"))

@@ -529,6 +529,7 @@ with open_database(db) as database:
 """
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(
     ("what", "point"),
     [
@@ -784,6 +785,7 @@ def _edit(path: Path, **fields: str) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.posix
 def test_an_edit_after_a_kill_is_preserved_and_reported(
     music: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -828,6 +830,7 @@ def test_an_edit_before_the_replacement_is_preserved_and_reported(
     assert journal.list_runs(database) == []
 
 
+@pytest.mark.posix
 def test_an_edit_after_a_killed_undo_is_preserved_and_reported(
     music: Path, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

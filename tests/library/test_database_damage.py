@@ -173,7 +173,7 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs POSIX users")
+@pytest.mark.posix
 @pytest.mark.parametrize("log", [False, True])
 def test_a_read_only_database_can_be_shown(library: Path, open_folder: Path, log: bool) -> None:
     path = open_folder / "library.sqlite"

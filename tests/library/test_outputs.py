@@ -274,6 +274,7 @@ def test_the_page_is_complete_and_self_contained(library: Database, tmp_path: Pa
     assert text.count('<tr><td class="path">') == 41
 
 
+@pytest.mark.posix
 def test_failed_files_are_shown_with_the_reason(library: Database, tmp_path: Path) -> None:
     folder = tmp_path / "m & <n>"
     os.mkfifo(folder / "pipe.mp3")
@@ -523,6 +524,7 @@ def _beet(home: Path, folder: Path, words: tuple[str, ...]) -> None:
     beets_main(list(words))
 
 
+@pytest.mark.posix
 @pytest.mark.skipif(importlib.util.find_spec("beets") is None, reason="beets is not installed")
 def test_beets_sets_genres_in_its_library(bundle: Bundle, music: Path, tmp_path: Path) -> None:
     home = tmp_path / "beets"

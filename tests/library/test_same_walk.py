@@ -68,6 +68,7 @@ def _write(path: Path) -> None:
     path.write_bytes(os.fsencode(path.name))
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("find", COMMANDS)
 def test_links_loops_pipes_and_odd_names(
     find: Callable[[Path, Path], Found], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

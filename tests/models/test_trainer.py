@@ -195,6 +195,7 @@ def _train_and_be_killed(folder: Path, out: Path, settings: dict[str, Any]) -> N
     train(Store(folder), "cnn", out, settings)
 
 
+@pytest.mark.posix
 def test_killed_training_resumes_with_the_same_result(store: Store, tmp_path: Path) -> None:
     settings = {**BASE, "epochs": 3, "warmup_epochs": 1}
     undisturbed = train(store, "cnn", tmp_path / "whole", settings)

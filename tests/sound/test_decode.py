@@ -198,6 +198,7 @@ def test_not_found(tmp_path: Path) -> None:
     assert error_kind(tmp_path / "nothing.wav") == "not_found"
 
 
+@pytest.mark.posix
 def test_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert error_kind(tmp_path) == "unreadable"
     pipe = tmp_path / "pipe.wav"

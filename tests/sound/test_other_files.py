@@ -20,7 +20,7 @@ from genretree.sound import containers
 from genretree.sound.decode import decode, probe
 from other_files import Canary, canary, hls, playlists, with_external_data, write_all
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.posix, pytest.mark.slow]
 
 _DECODE_ALL = """
 import sys

@@ -131,7 +131,8 @@ def test_unreadable_folders_are_reported(tmp_path: Path, monkeypatch: pytest.Mon
     assert [Path(item.name).name for item in found_files if not item.error] == ["y.mp3", "z.mp3", "x.mp3"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.posix
+@pytest.mark.skipif(getattr(os, "geteuid", int)() == 0, reason="root may read everything")
 def test_permissions_of_folders(tmp_path: Path) -> None:
     _touch(tmp_path, "locked/x.mp3", "y.mp3")
     (tmp_path / "locked").chmod(0)
@@ -141,6 +142,7 @@ def test_permissions_of_folders(tmp_path: Path) -> None:
         (tmp_path / "locked").chmod(0o700)
 
 
+@pytest.mark.posix
 def test_pipes_sockets_and_devices_are_reported_and_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp3")
     os.mkfifo(tmp_path / "other")

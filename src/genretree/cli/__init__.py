@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
+import sys
 import threading
 from typing import Any
 
@@ -81,6 +83,15 @@ def _stop_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, terminate)
 
 
+def _write_utf8_on_windows() -> None:
+    """Write UTF-8 to pipes and files, for which Windows chooses an encoding that lacks most of the world's letters."""
+    if sys.platform != "win32" or "PYTHONIOENCODING" in os.environ:
+        return
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
+            stream.reconfigure(encoding="utf-8")
+
+
 def _resume_hint(ctx: click.Context) -> str:
     """State what an interruption left, and the command that continues, quoted for a shell."""
     command, words = ctx.invoked_subcommand, ctx.meta[_WORDS]
@@ -148,6 +159,7 @@ def main(ctx: click.Context) -> None:
     # Waiting threads should sleep: on a machine under other load, threads that spin take time from those that work.
     # The OpenMP runtimes of torch and scikit-learn read this variable when they are first loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _write_utf8_on_windows()
     if ctx.invoked_subcommand != _WITH_OWN_SIGNALS:
         _stop_on_sigterm()
 

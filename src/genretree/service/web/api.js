@@ -47,7 +47,9 @@ async function withToken(request) {
     } catch (error) {
       if (error.status !== 401) throw error;
       if (sessionStorage.getItem(TOKEN_KEY) !== used) continue; // another request got a new token meanwhile
-      pendingToken ??= askForToken(used !== null).finally(() => { pendingToken = null; });
+      pendingToken ??= askForToken(used !== null).finally(() => {
+        pendingToken = null;
+      });
       sessionStorage.setItem(TOKEN_KEY, await pendingToken);
     }
   }
@@ -78,23 +80,31 @@ export async function fetchBlobUrl(path, signal) {
 
 // Upload a file with XMLHttpRequest, because fetch doesn't report progress. `onProgress` gets a number in [0, 1].
 export function upload(path, file, onProgress, signal) {
-  return withToken(() => new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest();
-    request.open("POST", address(path));
-    for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
-    request.upload.onprogress = (event) => { if (event.lengthComputable) onProgress(event.loaded / event.total); };
-    request.onload = () => {
-      if (request.status < 300) resolve(JSON.parse(request.responseText));
-      else reject(asProblem(request.responseText, request.status, Number(request.getResponseHeader("Retry-After")) || null));
-    };
-    request.onerror = () => reject(new Problem({ kind: "offline" }));
-    request.onabort = () => reject(new DOMException("cancelled", "AbortError"));
-    if (signal.aborted) return request.onabort();
-    signal.addEventListener("abort", () => request.abort(), { once: true });
-    const form = new FormData();
-    form.append("file", file, file.name);
-    request.send(form);
-  }));
+  return withToken(
+    () =>
+      new Promise((resolve, reject) => {
+        const request = new XMLHttpRequest();
+        request.open("POST", address(path));
+        for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
+        request.upload.onprogress = (event) => {
+          if (event.lengthComputable) onProgress(event.loaded / event.total);
+        };
+        request.onload = () => {
+          if (request.status < 300) resolve(JSON.parse(request.responseText));
+          else
+            reject(
+              asProblem(request.responseText, request.status, Number(request.getResponseHeader("Retry-After")) || null),
+            );
+        };
+        request.onerror = () => reject(new Problem({ kind: "offline" }));
+        request.onabort = () => reject(new DOMException("cancelled", "AbortError"));
+        if (signal.aborted) return request.onabort();
+        signal.addEventListener("abort", () => request.abort(), { once: true });
+        const form = new FormData();
+        form.append("file", file, file.name);
+        request.send(form);
+      }),
+  );
 }
 
 // Read server-sent events with fetch, because EventSource can't send the token. Yields [name, data].
@@ -109,8 +119,14 @@ export async function* readEvents(path, signal) {
     const blocks = buffer.split("\n\n");
     buffer = blocks.pop();
     for (const block of blocks) {
-      const fields = block.split("\n").map((line) => line.match(/^(\w+): ?(.*)$/)).filter(Boolean);
-      const data = fields.filter((field) => field[1] === "data").map((field) => field[2]).join("\n");
+      const fields = block
+        .split("\n")
+        .map((line) => line.match(/^(\w+): ?(.*)$/))
+        .filter(Boolean);
+      const data = fields
+        .filter((field) => field[1] === "data")
+        .map((field) => field[2])
+        .join("\n");
       if (data) yield [fields.find((field) => field[1] === "event")?.[2] ?? "message", JSON.parse(data)];
     }
   }

@@ -20,7 +20,9 @@ function fill(element, props, children) {
     else if (name === "dataset") Object.assign(element.dataset, value);
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -36,7 +38,11 @@ const ICONS = {
 
 export function icon(name) {
   const [path, solid] = ICONS[name];
-  return svg("svg", { class: solid ? "icon solid" : "icon", viewBox: "0 0 20 20", "aria-hidden": "true" }, svg("path", { d: path }));
+  return svg(
+    "svg",
+    { class: solid ? "icon solid" : "icon", viewBox: "0 0 20 20", "aria-hidden": "true" },
+    svg("path", { d: path }),
+  );
 }
 
 let timer = 0;
@@ -46,5 +52,7 @@ export function announce(words) {
   const status = document.getElementById("status");
   clearTimeout(timer);
   status.textContent = "";
-  timer = setTimeout(() => { status.textContent = words; }, 60);
+  timer = setTimeout(() => {
+    status.textContent = words;
+  }, 60);
 }

@@ -5,10 +5,18 @@ const AUDIO_SUFFIX = /\.(wav|wave|rf64|w64|flac|og[ga]|opus|mp3|m4a|mp4|aac|wma|
 // `veil` is shown while files are dragged over the page; `onFiles` gets the dropped files.
 export function setUpDropping(veil, onFiles) {
   const holdsFiles = (event) => event.dataTransfer?.types.includes("Files");
-  addEventListener("dragenter", (event) => { if (holdsFiles(event)) veil.hidden = false; });
-  addEventListener("dragover", (event) => { if (holdsFiles(event)) event.preventDefault(); });
-  addEventListener("dragleave", (event) => { if (!event.relatedTarget) veil.hidden = true; });
-  addEventListener("keydown", (event) => { if (event.key === "Escape") veil.hidden = true; });
+  addEventListener("dragenter", (event) => {
+    if (holdsFiles(event)) veil.hidden = false;
+  });
+  addEventListener("dragover", (event) => {
+    if (holdsFiles(event)) event.preventDefault();
+  });
+  addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) veil.hidden = true;
+  });
+  addEventListener("keydown", (event) => {
+    if (event.key === "Escape") veil.hidden = true;
+  });
   addEventListener("drop", async (event) => {
     veil.hidden = true;
     if (!holdsFiles(event)) return;
@@ -25,15 +33,18 @@ export function setUpDropping(veil, onFiles) {
 async function listFolder(folder) {
   const reader = folder.createReader();
   const entries = [];
-  for (let some = [null]; some.length;) { // a reader returns batches, and an empty one at the end
+  for (let some = [null]; some.length; ) {
+    // a reader returns batches, and an empty one at the end
     some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
     entries.push(...some);
   }
   entries.sort((one, other) => one.name.localeCompare(other.name, undefined, { numeric: true }));
-  const files = await Promise.all(entries.map((entry) => {
-    if (entry.isDirectory) return listFolder(entry);
-    if (!AUDIO_SUFFIX.test(entry.name)) return [];
-    return new Promise((resolve, reject) => entry.file((file) => resolve([file]), reject));
-  }));
+  const files = await Promise.all(
+    entries.map((entry) => {
+      if (entry.isDirectory) return listFolder(entry);
+      if (!AUDIO_SUFFIX.test(entry.name)) return [];
+      return new Promise((resolve, reject) => entry.file((file) => resolve([file]), reject));
+    }),
+  );
   return files.flat();
 }

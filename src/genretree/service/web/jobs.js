@@ -1,6 +1,6 @@
 // Jobs of the service: upload a file, follow the progress, download the result, delete the job.
 
-import { Problem, fetchBlobUrl, call, json, readEvents, upload } from "./api.js";
+import { call, fetchBlobUrl, json, Problem, readEvents, upload } from "./api.js";
 
 const MAX_RETRIES = 6; // retries while the server is busy
 const MAX_RECONNECTS = 4; // reconnections of a broken event stream
@@ -10,7 +10,14 @@ const running = new Set();
 function pause(seconds, signal) {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(resolve, 1000 * seconds);
-    signal.addEventListener("abort", () => { clearTimeout(timer); reject(new DOMException("cancelled", "AbortError")); }, { once: true });
+    signal.addEventListener(
+      "abort",
+      () => {
+        clearTimeout(timer);
+        reject(new DOMException("cancelled", "AbortError"));
+      },
+      { once: true },
+    );
   });
 }
 
@@ -66,9 +73,15 @@ async function follow(job, onState, signal) {
 
 // Download everything an explanation refers to, so that it outlives the job, and delete the job.
 export async function downloadResult(result, signal) {
-  const paths = [result.sound, result.pictures.tree, ...result.pictures.reasons,
-    ...result.view.reasons.flatMap((reason) => reason.views.flatMap((view) => [view.grey, view.colour]))];
-  const local = Object.fromEntries(await Promise.all(paths.filter(Boolean).map(async (path) => [path, await fetchBlobUrl(path, signal)])));
+  const paths = [
+    result.sound,
+    result.pictures.tree,
+    ...result.pictures.reasons,
+    ...result.view.reasons.flatMap((reason) => reason.views.flatMap((view) => [view.grey, view.colour])),
+  ];
+  const local = Object.fromEntries(
+    await Promise.all(paths.filter(Boolean).map(async (path) => [path, await fetchBlobUrl(path, signal)])),
+  );
   deleteJob(result.job);
   return {
     sound: local[result.sound] ?? null,

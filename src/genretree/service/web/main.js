@@ -11,7 +11,7 @@ import { Run } from "./runs.js";
 import { makeTokenQuestion } from "./token.js";
 import { makeList } from "./tracks.js";
 import { makeTree } from "./tree.js";
-import { duration, megabytes, describeError } from "./words.js";
+import { describeError, duration, megabytes } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const result = $("result");
@@ -49,7 +49,9 @@ function classify(track, model) {
   if (!run) {
     run = new Run(track.file, model, service.limits);
     track.runs.set(model.name, run);
-    run.addEventListener("change", () => { if (track.run === run) list.refresh(track); });
+    run.addEventListener("change", () => {
+      if (track.run === run) list.refresh(track);
+    });
   }
   track.run = run;
   if (run.answer.status === "new") run.classify();
@@ -75,7 +77,10 @@ function selectModel(name) {
 }
 
 function remove(track) {
-  for (const run of track.runs.values()) { run.cancel(); run.dispose(); }
+  for (const run of track.runs.values()) {
+    run.cancel();
+    run.dispose();
+  }
   if (track.url) URL.revokeObjectURL(track.url);
   tracks.splice(tracks.indexOf(track), 1);
   if (track !== current) return;
@@ -100,8 +105,11 @@ async function begin() {
     service = await json("v1/models");
     service.model = service.models.find((model) => model.default) ?? service.models[0];
     const { upload_bytes: bytes, seconds } = service.limits;
-    $("limits").textContent = `Wav, flac, ogg, mp3 and more${bytes ? `, up to ${megabytes(bytes)}` : ""}${seconds ? ` and ${duration(seconds)} each` : ""}.`;
-    $("model").replaceChildren(...service.models.map((model) => new Option(model.name, model.name, false, model === service.model)));
+    $("limits").textContent =
+      `Wav, flac, ogg, mp3 and more${bytes ? `, up to ${megabytes(bytes)}` : ""}${seconds ? ` and ${duration(seconds)} each` : ""}.`;
+    $("model").replaceChildren(
+      ...service.models.map((model) => new Option(model.name, model.name, false, model === service.model)),
+    );
     $("choice").hidden = service.models.length < 2;
     setUpRecording($("record"), $("recording"), seconds, (file) => addFiles([file]));
     document.body.classList.add("ready");

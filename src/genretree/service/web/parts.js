@@ -2,7 +2,7 @@
 
 import { h, icon } from "./dom.js";
 import { overall } from "./runs.js";
-import { STAGES, stageName, describeError } from "./words.js";
+import { describeError, STAGES, stageName } from "./words.js";
 
 const PREDICTION_STAGES = ["upload", "waiting", "decoding", "spectra", "network"];
 
@@ -14,7 +14,12 @@ export function button(words, onclick, { sign = null, kind = "", ...props } = {}
 export function makeProgress(label, onCancel) {
   const bar = h("progress", { max: 1, "aria-label": label });
   const words = h("span", { class: "stage" });
-  const element = h("div", { class: "progress" }, h("div", {}, words, bar), button("Cancel", onCancel, { kind: "quiet" }));
+  const element = h(
+    "div",
+    { class: "progress" },
+    h("div", {}, words, bar),
+    button("Cancel", onCancel, { kind: "quiet" }),
+  );
   const update = (state) => {
     bar.value = Math.max(bar.value, overall(state));
     words.textContent = `${stageName(state)}\u00a0…`;
@@ -29,7 +34,8 @@ export function makeStages() {
     const at = PREDICTION_STAGES.indexOf(stage === "busy" ? "upload" : stage);
     items.forEach((item, place) => {
       item.classList.toggle("done", place < at);
-      if (place === at) item.setAttribute("aria-current", "step"); else item.removeAttribute("aria-current");
+      if (place === at) item.setAttribute("aria-current", "step");
+      else item.removeAttribute("aria-current");
     });
   };
   return { element: h("ol", { class: "stages" }, items), update };
@@ -38,13 +44,18 @@ export function makeStages() {
 // `onSalvage` uses the part of a truncated file that can be decoded.
 export function makeErrorMessage(error, onRetry = null, onSalvage = null) {
   const { title, help, detail, permanent } = describeError(error);
-  return h("div", { class: "trouble", role: "group", "aria-label": "Error" },
-    h("p", { class: "title" }, title), help && h("p", {}, help),
+  return h(
+    "div",
+    { class: "trouble", role: "group", "aria-label": "Error" },
+    h("p", { class: "title" }, title),
+    help && h("p", {}, help),
     detail && h("p", { class: "detail" }, detail),
     onSalvage && error.kind === "truncated" && button("Use the readable part", onSalvage, { kind: "main" }),
-    onRetry && (permanent
-      ? button("Choose another file", () => document.getElementById("file").click(), { sign: "file" })
-      : button("Try again", onRetry, { sign: "again" })));
+    onRetry &&
+      (permanent
+        ? button("Choose another file", () => document.getElementById("file").click(), { sign: "file" })
+        : button("Try again", onRetry, { sign: "again" })),
+  );
 }
 
 // A message with a button, such as after cancelling.

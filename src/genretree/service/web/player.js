@@ -1,7 +1,7 @@
 // The audio player; cursors in the page follow its position.
 
-import { clock } from "./words.js";
 import { icon } from "./dom.js";
+import { clock } from "./words.js";
 
 const STEP = 2; // seconds that an arrow key moves
 const LEAP = 15; // seconds of page up and page down
@@ -18,7 +18,10 @@ export function makePlayer(box) {
 
   function show() {
     const at = audio.currentTime;
-    if (stop !== null && at >= stop) { stop = null; audio.pause(); }
+    if (stop !== null && at >= stop) {
+      stop = null;
+      audio.pause();
+    }
     bar.value = at;
     bar.style.setProperty("--at", `${100 * Math.min(at / (end || 1), 1)}%`);
     bar.setAttribute("aria-valuetext", `${clock(at)} of ${clock(end)}`);
@@ -55,8 +58,12 @@ export function makePlayer(box) {
     const playing = !audio.paused;
     button.replaceChildren(icon(playing ? "pause" : "play"));
     button.setAttribute("aria-label", playing ? "Pause" : "Play");
-    if (!playing && next) { take(next); next = null; }
-    if (playing) run(); else show();
+    if (!playing && next) {
+      take(next);
+      next = null;
+    }
+    if (playing) run();
+    else show();
   }
 
   function seek(to) {
@@ -71,12 +78,21 @@ export function makePlayer(box) {
   }
 
   function play() {
-    audio.play().catch((error) => { if (error.name === "NotSupportedError") fail(); });
+    audio.play().catch((error) => {
+      if (error.name === "NotSupportedError") fail();
+    });
   }
 
   // Seek by a key; returns whether the key was handled.
   function key(event) {
-    const moves = { ArrowLeft: -STEP, ArrowDown: -STEP, ArrowRight: STEP, ArrowUp: STEP, PageDown: -LEAP, PageUp: LEAP };
+    const moves = {
+      ArrowLeft: -STEP,
+      ArrowDown: -STEP,
+      ArrowRight: STEP,
+      ArrowUp: STEP,
+      PageDown: -LEAP,
+      PageUp: LEAP,
+    };
     if (event.ctrlKey || event.metaKey || event.altKey || box.hidden) return false;
     if (event.key === "Home") seek(0);
     else if (event.key === "End") seek(end);
@@ -88,15 +104,21 @@ export function makePlayer(box) {
 
   for (const name of ["play", "pause"]) audio.addEventListener(name, changed);
   for (const name of ["seeked", "timeupdate", "loadedmetadata"]) audio.addEventListener(name, show);
-  audio.addEventListener("error", () => { if (audio.getAttribute("src")) fail(); });
+  audio.addEventListener("error", () => {
+    if (audio.getAttribute("src")) fail();
+  });
   button.addEventListener("click", toggle);
   bar.addEventListener("input", () => seek(Number(bar.value)));
   bar.addEventListener("keydown", key);
   document.addEventListener("keydown", (event) => {
-    const free = !event.target.closest("input, select, textarea, button, a, summary, dialog, [role=tree], [role=tablist]");
+    const free = !event.target.closest(
+      "input, select, textarea, button, a, summary, dialog, [role=tree], [role=tablist]",
+    );
     if (!free || box.hidden || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key === " ") { event.preventDefault(); toggle(); }
-    else if (event.key === "ArrowLeft" || event.key === "ArrowRight") key(event);
+    if (event.key === " ") {
+      event.preventDefault();
+      toggle();
+    } else if (event.key === "ArrowLeft" || event.key === "ArrowRight") key(event);
   });
   changed();
 
@@ -113,7 +135,8 @@ export function makePlayer(box) {
     // Load the same track in another format: now, or at the next pause if it is playing.
     replace(source, seconds) {
       setEnd(seconds);
-      if (audio.paused || audio.error) take(source); else next = source;
+      if (audio.paused || audio.error) take(source);
+      else next = source;
     },
     close() {
       audio.pause();
@@ -133,6 +156,8 @@ export function makePlayer(box) {
     },
     seek,
     setEnd,
-    get end() { return end; },
+    get end() {
+      return end;
+    },
   };
 }

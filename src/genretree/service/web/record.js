@@ -23,7 +23,10 @@ export function setUpRecording(button, panel, maxSeconds, onFile) {
     } catch (error) {
       panel.hidden = false;
       panel.classList.add("refused");
-      words.textContent = error.name === "NotAllowedError" ? "Microphone access is blocked; allow it in the address bar." : "No microphone was found.";
+      words.textContent =
+        error.name === "NotAllowedError"
+          ? "Microphone access is blocked; allow it in the address bar."
+          : "No microphone was found.";
       return announce(words.textContent);
     }
     const type = MIME_TYPES.find((form) => MediaRecorder.isTypeSupported(form));
@@ -70,7 +73,10 @@ export function setUpRecording(button, panel, maxSeconds, onFile) {
   }
 
   function end(keep) {
-    if (!recorder) { panel.hidden = true; return; }
+    if (!recorder) {
+      panel.hidden = true;
+      return;
+    }
     recorder.keep = keep;
     recorder.stop();
   }
@@ -78,5 +84,7 @@ export function setUpRecording(button, panel, maxSeconds, onFile) {
   button.addEventListener("click", begin);
   panel.querySelector(".finish").addEventListener("click", () => end(true));
   panel.querySelector(".discard").addEventListener("click", () => end(false));
-  document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !panel.hidden) end(false); });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && !panel.hidden) end(false);
+  });
 }

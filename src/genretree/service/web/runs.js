@@ -13,11 +13,15 @@ async function acquireSlot(signal) {
   if (working >= MAX_CONCURRENT) {
     await new Promise((resolve, reject) => {
       waiting.push(resolve);
-      signal.addEventListener("abort", () => {
-        if (!waiting.includes(resolve)) return;
-        waiting.splice(waiting.indexOf(resolve), 1);
-        reject(new DOMException("cancelled", "AbortError"));
-      }, { once: true });
+      signal.addEventListener(
+        "abort",
+        () => {
+          if (!waiting.includes(resolve)) return;
+          waiting.splice(waiting.indexOf(resolve), 1);
+          reject(new DOMException("cancelled", "AbortError"));
+        },
+        { once: true },
+      );
     });
   } else {
     working++;
@@ -25,7 +29,8 @@ async function acquireSlot(signal) {
 }
 
 function releaseSlot() {
-  if (waiting.length) waiting.shift()(); // hand the slot on
+  if (waiting.length)
+    waiting.shift()(); // hand the slot on
   else working--;
 }
 
@@ -51,7 +56,8 @@ export class Run extends EventTarget {
 
   async classify() {
     await this.step("answer", async (onState, signal) => {
-      if (this.limits.upload_bytes && this.file.size > this.limits.upload_bytes) throw new Problem({ kind: "too_large" });
+      if (this.limits.upload_bytes && this.file.size > this.limits.upload_bytes)
+        throw new Problem({ kind: "too_large" });
       if (this.file.size === 0) throw new Problem({ kind: "empty" });
       onState({ stage: "waiting", progress: 0 });
       await acquireSlot(signal);
@@ -73,12 +79,20 @@ export class Run extends EventTarget {
 
   // Explain a node against another (default: its siblings) with one of the model's methods.
   async ask(node, against, method) {
-    const query = this.query("explain", { node: node.join(NODE), ...(against ? { against: against.join(NODE) } : {}), method });
-    await this.step("question", async (onState, signal) => {
-      const result = await runJob(this.file, query, onState, signal);
-      this.why.asked.push(await this.read(result, signal));
-      return {};
-    }, this.why);
+    const query = this.query("explain", {
+      node: node.join(NODE),
+      ...(against ? { against: against.join(NODE) } : {}),
+      method,
+    });
+    await this.step(
+      "question",
+      async (onState, signal) => {
+        const result = await runJob(this.file, query, onState, signal);
+        this.why.asked.push(await this.read(result, signal));
+        return {};
+      },
+      this.why,
+    );
   }
 
   async read(result, signal) {
@@ -89,7 +103,12 @@ export class Run extends EventTarget {
       json,
       end: view.end,
       unit: result.unit,
-      entries: result.reasons.map((reason, at) => ({ reason, view: downloaded.views[at], picture: downloaded.pictures[at], marks: view.marks })),
+      entries: result.reasons.map((reason, at) => ({
+        reason,
+        view: downloaded.views[at],
+        picture: downloaded.pictures[at],
+        marks: view.marks,
+      })),
     };
   }
 
@@ -98,7 +117,10 @@ export class Run extends EventTarget {
     const current = { status: "working", state: { stage: "waiting", progress: 0 }, cancel: () => controller.abort() };
     holder[part] = current;
     this.notify();
-    const onState = (state) => { current.state = state; this.notify(); };
+    const onState = (state) => {
+      current.state = state;
+      this.notify();
+    };
     try {
       holder[part] = { status: "done", ...(await action(onState, controller.signal)) };
     } catch (error) {
@@ -111,7 +133,11 @@ export class Run extends EventTarget {
   // Release the browser's copies of pictures and audio.
   dispose() {
     for (const explanation of [this.why, ...(this.why.asked ?? [])]) {
-      const views = explanation.entries?.flatMap((entry) => [entry.picture, ...entry.view.views.flatMap((view) => [view.grey, view.colour])]) ?? [];
+      const views =
+        explanation.entries?.flatMap((entry) => [
+          entry.picture,
+          ...entry.view.views.flatMap((view) => [view.grey, view.colour]),
+        ]) ?? [];
       for (const url of [explanation.sound, explanation.tree, ...views]) if (url) URL.revokeObjectURL(url);
     }
   }

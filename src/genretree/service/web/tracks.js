@@ -2,7 +2,7 @@
 
 import { h, icon } from "./dom.js";
 import { overall } from "./runs.js";
-import { pathName, percent, stageName, describeError } from "./words.js";
+import { describeError, pathName, percent, stageName } from "./words.js";
 
 // `onOpen(track)` and `onRemove(track)` are called by the buttons. Returns { add, refresh, mark }.
 export function makeList(section, onOpen, onRemove) {
@@ -12,8 +12,17 @@ export function makeList(section, onOpen, onRemove) {
   function add(track) {
     const state = h("span", { class: "state" });
     const bar = h("progress", { max: 1, "aria-label": `Progress of ${track.file.name}` });
-    const open = h("button", { type: "button", class: "open", onclick: () => onOpen(track) }, h("span", { class: "name" }, track.file.name), state);
-    const remove = h("button", { type: "button", class: "quiet round", "aria-label": `Remove ${track.file.name}`, onclick: () => drop(track) }, icon("close"));
+    const open = h(
+      "button",
+      { type: "button", class: "open", onclick: () => onOpen(track) },
+      h("span", { class: "name" }, track.file.name),
+      state,
+    );
+    const remove = h(
+      "button",
+      { type: "button", class: "quiet round", "aria-label": `Remove ${track.file.name}`, onclick: () => drop(track) },
+      icon("close"),
+    );
     const row = h("li", {}, open, bar, remove);
     rows.set(track, { row, state, bar, open });
     list.append(row);
@@ -43,7 +52,10 @@ export function makeList(section, onOpen, onRemove) {
       entry.state.textContent = stageName(state);
     } else if (status === "done") {
       const last = prediction.levels[prediction.path.length - 1];
-      entry.state.replaceChildren(prediction.path.length ? h("b", {}, pathName(prediction.path)) : "no confident level", last ? ` ${percent(last.probability)}` : "");
+      entry.state.replaceChildren(
+        prediction.path.length ? h("b", {}, pathName(prediction.path)) : "no confident level",
+        last ? ` ${percent(last.probability)}` : "",
+      );
     } else if (status === "failed") {
       entry.state.textContent = describeError(error).title;
     } else if (status === "cancelled") {
@@ -54,7 +66,8 @@ export function makeList(section, onOpen, onRemove) {
   function mark(track) {
     for (const [other, { row, open }] of rows) {
       row.classList.toggle("current", other === track);
-      if (other === track) open.setAttribute("aria-current", "true"); else open.removeAttribute("aria-current");
+      if (other === track) open.setAttribute("aria-current", "true");
+      else open.removeAttribute("aria-current");
     }
   }
 

@@ -26,12 +26,13 @@ export function nest(nodes) {
 
 // Without probabilities, a branch's weight is its share of the leaves.
 function weigh(node, chance = 1) {
-  const leaves = (item) => item.children.length ? item.children.reduce((sum, child) => sum + leaves(child), 0) : 1;
+  const leaves = (item) => (item.children.length ? item.children.reduce((sum, child) => sum + leaves(child), 0) : 1);
   node.weight = node.probability ?? chance;
-  for (const child of node.children) weigh(child, chance * leaves(child) / leaves(node));
+  for (const child of node.children) weigh(child, (chance * leaves(child)) / leaves(node));
 }
 
-const countLeaves = (node) => node.children.length ? node.children.reduce((sum, child) => sum + countLeaves(child), 0) : 1;
+const countLeaves = (node) =>
+  node.children.length ? node.children.reduce((sum, child) => sum + countLeaves(child), 0) : 1;
 
 // Make the tree. `predicted` is the predicted path. With `onPick(path)` it is a tree widget whose nodes can be picked,
 // otherwise a plain list.
@@ -49,13 +50,38 @@ export function makeTree(root, { label, predicted = [], onPick = null }) {
     const known = node.probability !== undefined;
     const accessibleName = `${nodeName(node.name)}${known ? `, ${percent(node.probability)}` : ""}${on ? ", on the predicted path" : ""}`;
     const group = node.children.length ? h("ul", onPick ? { role: "group" } : {}) : null;
-    const tag = h("span", { class: "node" },
+    const tag = h(
+      "span",
+      { class: "node" },
       h("span", { class: "name" }, nodeName(node.name)),
       known && h("span", { class: "chance" }, percent(node.probability)),
-      group && onPick && h("span", { class: "fold", "aria-hidden": "true", onclick: (event) => { event.stopPropagation(); fold(item); } }));
-    const item = h("li", onPick
-      ? { role: "treeitem", "aria-level": level, "aria-setsize": siblings, "aria-posinset": place + 1, "aria-label": accessibleName, "aria-selected": "false", tabindex: "-1" }
-      : {}, tag, group);
+      group &&
+        onPick &&
+        h("span", {
+          class: "fold",
+          "aria-hidden": "true",
+          onclick: (event) => {
+            event.stopPropagation();
+            fold(item);
+          },
+        }),
+    );
+    const item = h(
+      "li",
+      onPick
+        ? {
+            role: "treeitem",
+            "aria-level": level,
+            "aria-setsize": siblings,
+            "aria-posinset": place + 1,
+            "aria-label": accessibleName,
+            "aria-selected": "false",
+            tabindex: "-1",
+          }
+        : {},
+      tag,
+      group,
+    );
     if (on) item.classList.add("on");
     if (same(node.path, predicted)) item.classList.add("end");
     Object.assign(item, { node, tag, group, on });
@@ -150,7 +176,13 @@ function layOut(box, lines, root, items) {
   const outer = box.getBoundingClientRect();
   const place = (element) => {
     const at = element.getBoundingClientRect();
-    return { left: at.left - outer.left, right: at.right - outer.left, top: at.top - outer.top, bottom: at.bottom - outer.top, middle: (at.top + at.bottom) / 2 - outer.top };
+    return {
+      left: at.left - outer.left,
+      right: at.right - outer.left,
+      top: at.top - outer.top,
+      bottom: at.bottom - outer.top,
+      middle: (at.top + at.bottom) / 2 - outer.top,
+    };
   };
   const shapes = [];
   const columns = wide.contains("columns");
@@ -165,7 +197,7 @@ function layOut(box, lines, root, items) {
     for (const child of node.children) {
       const item = items.find((other) => other.node === child);
       const to = place(item.tag);
-      const share = height * child.weight / sum;
+      const share = (height * child.weight) / sum;
       const width = Math.max(share, THINNEST);
       shapes.push([item.on, draw(from, to, below + share / 2, width), width]);
       below += share;
@@ -174,7 +206,9 @@ function layOut(box, lines, root, items) {
   }
 
   shapes.sort((one, other) => one[0] - other[0]); // the predicted path lies on top
-  lines.replaceChildren(...shapes.map(([on, path, width]) => svg("path", { d: path, class: on ? "on" : "off", "stroke-width": width })));
+  lines.replaceChildren(
+    ...shapes.map(([on, path, width]) => svg("path", { d: path, class: on ? "on" : "off", "stroke-width": width })),
+  );
 }
 
 // A curve from a node's right edge to the next node's left; it starts `offset` pixels below the middle.
@@ -186,7 +220,7 @@ function flow(from, to, offset) {
 }
 
 // A line down from a node's name and right to the next.
-function elbow(from, to, offset, width) {
+function elbow(from, to, _offset, width) {
   const x0 = from.left + (from.right ? 12 : 8);
   const y0 = from.right ? from.bottom - 2 : 0;
   const round = Math.max(6, width);

@@ -1,6 +1,6 @@
 // The explanation: for each question, the evidence for and against a node, as pictures and text.
 
-import { h, announce } from "./dom.js";
+import { announce, h } from "./dom.js";
 import { makeLanes, makePicture } from "./lanes.js";
 import { clock, nodeName, odds, question, signed } from "./words.js";
 
@@ -39,9 +39,16 @@ export function makeWhy(file, player, onShow) {
   function add({ reason, view, marks, picture, short }, unit, seen = false) {
     const id = ++count;
     const entry = { reason, picture };
-    entry.tab = h("button", { type: "button", role: "tab", id: `tab-${id}`, "aria-controls": `panel-${id}`, onclick: () => show(entry) }, short);
-    entry.panel = h("div", { role: "tabpanel", id: `panel-${id}`, "aria-labelledby": `tab-${id}`, tabindex: "0" },
-      panel(reason, view, marks, unit, file, player));
+    entry.tab = h(
+      "button",
+      { type: "button", role: "tab", id: `tab-${id}`, "aria-controls": `panel-${id}`, onclick: () => show(entry) },
+      short,
+    );
+    entry.panel = h(
+      "div",
+      { role: "tabpanel", id: `panel-${id}`, "aria-labelledby": `tab-${id}`, tabindex: "0" },
+      panel(reason, view, marks, unit, file, player),
+    );
     entries.push(entry);
     list.append(entry.tab);
     panels.append(entry.panel);
@@ -56,22 +63,36 @@ export function makeWhy(file, player, onShow) {
 function panel(reason, view, marks, unit, file, player) {
   const name = nodeName(reason.node.at(-1));
   const shares = new Map(view.shares.map(([title, value]) => [title, value]));
-  const pictures = view.views.map((item) => makePicture(item, {
-    title: capital(item.title),
-    share: shares.has(item.title) ? `${signed(shares.get(item.title))} of the log odds` : "",
-    grey: describeGrey(item, file, player.end),
-    colour: describeColour(reason, item, name),
-  }));
+  const pictures = view.views.map((item) =>
+    makePicture(item, {
+      title: capital(item.title),
+      share: shares.has(item.title) ? `${signed(shares.get(item.title))} of the log odds` : "",
+      grey: describeGrey(item, file, player.end),
+      colour: describeColour(reason, item, name),
+    }),
+  );
   return [
     h("h3", {}, question(reason)),
-    h("p", { class: "measure" },
+    h(
+      "p",
+      { class: "measure" },
       `Averaged over the slices, the odds for ${name} are ${odds(mean(reason.log_odds))} (log odds ${signed(mean(reason.log_odds))}). `,
       `For the background alone they would be ${odds(mean(reason.background))} (${signed(mean(reason.background))}). `,
-      "The views account for the difference:"),
+      "The views account for the difference:",
+    ),
     makeLanes(player, marks, pictures),
-    h("div", { class: "columns" },
-      h("div", {}, h("h4", {}, "Contribution of each view"), h("p", { class: "soft" }, "In log odds; the contributions sum to the difference above."), diverging(view.shares, name)),
-      h("div", {}, h("h4", {}, `Bands with the strongest evidence for ${name}`), bands(reason, unit))),
+    h(
+      "div",
+      { class: "columns" },
+      h(
+        "div",
+        {},
+        h("h4", {}, "Contribution of each view"),
+        h("p", { class: "soft" }, "In log odds; the contributions sum to the difference above."),
+        diverging(view.shares, name),
+      ),
+      h("div", {}, h("h4", {}, `Bands with the strongest evidence for ${name}`), bands(reason, unit)),
+    ),
   ];
 }
 
@@ -85,22 +106,52 @@ function describeColour(reason, item, name) {
   const rows = reason.by_band[item.view];
   const { start, step, relevance } = reason.by_time;
   const phrases = [];
-  for (const [word, best] of [["for", Math.max], ["against", Math.min]]) {
+  for (const [word, best] of [
+    ["for", Math.max],
+    ["against", Math.min],
+  ]) {
     const row = best(...rows.relevance);
     const moment = best(...relevance.map((values) => best(...values)));
-    if (word === "for" ? row <= 0 : row >= 0) { phrases.push(`no row has evidence ${word} ${name} in total`); continue; }
+    if (word === "for" ? row <= 0 : row >= 0) {
+      phrases.push(`no row has evidence ${word} ${name} in total`);
+      continue;
+    }
     const slice = relevance.findIndex((values) => values.includes(moment));
     const at = start[slice] + step * relevance[slice].indexOf(moment);
-    phrases.push(`strongest evidence ${word} ${name} at ${rows.names[rows.relevance.indexOf(row)]}, and, over all views, at ${clock(at)}`);
+    phrases.push(
+      `strongest evidence ${word} ${name} at ${rows.names[rows.relevance.indexOf(row)]}, and, over all views, at ${clock(at)}`,
+    );
   }
   return `Relevance on the ${item.title}: ${phrases.join("; ")}.`;
 }
 
 function diverging(shares, name) {
-  return h("table", { class: "shares" }, h("tbody", {}, shares.map(([title, value, width]) => h("tr", {},
-    h("th", { scope: "row" }, capital(title)),
-    h("td", { "aria-hidden": "true" }, h("span", { class: value < 0 ? "bar against" : "bar for", style: { "--long": `${0.46 * width}%` } })),
-    h("td", { class: "number" }, signed(value), h("span", { class: "visually-hidden" }, value < 0 ? `, against ${name}` : `, for ${name}`))))));
+  return h(
+    "table",
+    { class: "shares" },
+    h(
+      "tbody",
+      {},
+      shares.map(([title, value, width]) =>
+        h(
+          "tr",
+          {},
+          h("th", { scope: "row" }, capital(title)),
+          h(
+            "td",
+            { "aria-hidden": "true" },
+            h("span", { class: value < 0 ? "bar against" : "bar for", style: { "--long": `${0.46 * width}%` } }),
+          ),
+          h(
+            "td",
+            { class: "number" },
+            signed(value),
+            h("span", { class: "visually-hidden" }, value < 0 ? `, against ${name}` : `, for ${name}`),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 function bands(reason, unit) {
@@ -110,8 +161,22 @@ function bands(reason, unit) {
   const titles = { mel: "mel", cqt: "constant-Q", chroma: "chroma", mel_16k: "mel at 16 kHz" };
   return [
     h("p", { class: "soft" }, `In ${unit}.`),
-    h("ol", { class: "bands" }, strongest.map((band) => h("li", {},
-      h("b", {}, band.name), h("span", { class: "soft" }, titles[band.view] ?? band.view),
-      h("span", { class: "bar for", "aria-hidden": "true", style: { "--long": `${100 * band.relevance / max}%` } })))),
+    h(
+      "ol",
+      { class: "bands" },
+      strongest.map((band) =>
+        h(
+          "li",
+          {},
+          h("b", {}, band.name),
+          h("span", { class: "soft" }, titles[band.view] ?? band.view),
+          h("span", {
+            class: "bar for",
+            "aria-hidden": "true",
+            style: { "--long": `${(100 * band.relevance) / max}%` },
+          }),
+        ),
+      ),
+    ),
   ];
 }

@@ -29,7 +29,8 @@ export function megabytes(bytes) {
 }
 
 export function duration(seconds) {
-  const [count, unit] = seconds >= 7200 ? [seconds / 3600, "hour"] : seconds >= 120 ? [seconds / 60, "minute"] : [seconds, "second"];
+  const [count, unit] =
+    seconds >= 7200 ? [seconds / 3600, "hour"] : seconds >= 120 ? [seconds / 60, "minute"] : [seconds, "second"];
   const shown = Math.round(count * 10) / 10;
   return `${shown} ${unit}${shown === 1 ? "" : "s"}`;
 }
@@ -43,7 +44,8 @@ export function describeConfidence(level) {
   }
   if (chance >= 0.95) return "almost certain";
   if (chance >= 0.8) return "very likely";
-  if (rival && chance - rival.probability < 0.1) return `barely ahead of ${nodeName(rival.label)} (${percent(rival.probability)})`;
+  if (rival && chance - rival.probability < 0.1)
+    return `barely ahead of ${nodeName(rival.label)} (${percent(rival.probability)})`;
   if (chance >= 0.6) return "likely";
   return rival ? `uncertain; next is ${nodeName(rival.label)} (${percent(rival.probability)})` : "uncertain";
 }
@@ -54,7 +56,8 @@ export function summariseConfidence(prediction) {
   const levels = prediction.levels;
   const confident = levels.filter((level) => level.probability >= 0.8).length;
   if (confident === levels.length) return "The model is confident at every level.";
-  if (confident > 0) return `The model is confident down to ${nodeName(levels[confident - 1].label)}; the levels below are less certain.`;
+  if (confident > 0)
+    return `The model is confident down to ${nodeName(levels[confident - 1].label)}; the levels below are less certain.`;
   if (levels[0].probability >= 0.6) return "The model is moderately confident.";
   return "The model is uncertain: treat this as a hint.";
 }
@@ -71,7 +74,7 @@ export function summariseSlices(timeline) {
 
 export function odds(logarithm) {
   const times = Math.exp(Math.abs(logarithm));
-  const shown = times >= 1000 ? "more than 1000" : times >= 10 ? Math.round(times) : (Math.round(times * 10) / 10);
+  const shown = times >= 1000 ? "more than 1000" : times >= 10 ? Math.round(times) : Math.round(times * 10) / 10;
   return shown === 1 ? "even" : `${shown} to 1 ${logarithm > 0 ? "for" : "against"} it`;
 }
 
@@ -81,7 +84,10 @@ export function signed(number) {
 
 export function question(reason) {
   const others = reason.against.map((path) => nodeName(path.at(-1)));
-  const shown = others.length > 3 ? `${others.slice(0, 2).join(", ")} or ${others.length - 2} others` : others.join(", ").replace(/, ([^,]*)$/, " or $1");
+  const shown =
+    others.length > 3
+      ? `${others.slice(0, 2).join(", ")} or ${others.length - 2} others`
+      : others.join(", ").replace(/, ([^,]*)$/, " or $1");
   return `Why ${nodeName(reason.node.at(-1))} and not ${shown}?`;
 }
 
@@ -103,7 +109,8 @@ export const STAGES = {
 
 export function stageName(state) {
   if (state.stage === "busy") return `Server busy; retrying in ${Math.round(state.wait)} s`;
-  if (state.stage === "waiting" && state.queue > 0) return `Waiting: ${state.queue} ${state.queue === 1 ? "file" : "files"} ahead`;
+  if (state.stage === "waiting" && state.queue > 0)
+    return `Waiting: ${state.queue} ${state.queue === 1 ? "file" : "files"} ahead`;
   return STAGES[state.stage] ?? "Working";
 }
 
@@ -131,9 +138,29 @@ const ERRORS = {
 };
 
 // Errors that occur again with the same file.
-const PERMANENT = ["not_audio", "unreadable", "empty", "truncated", "too_short", "not_finite", "silence", "too_many_channels", "too_large", "too_long", "crashed"];
+const PERMANENT = [
+  "not_audio",
+  "unreadable",
+  "empty",
+  "truncated",
+  "too_short",
+  "not_finite",
+  "silence",
+  "too_many_channels",
+  "too_large",
+  "too_long",
+  "crashed",
+];
 
 export function describeError(error) {
-  const [title, help] = ERRORS[error.kind] ?? ["Something went wrong.", "Try again. If it fails again, the message below may help."];
-  return { title, help, permanent: PERMANENT.includes(error.kind), detail: error.detail || error.title || (error.kind ? "" : String(error.message ?? error)) };
+  const [title, help] = ERRORS[error.kind] ?? [
+    "Something went wrong.",
+    "Try again. If it fails again, the message below may help.",
+  ];
+  return {
+    title,
+    help,
+    permanent: PERMANENT.includes(error.kind),
+    detail: error.detail || error.title || (error.kind ? "" : String(error.message ?? error)),
+  };
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from genretree import cli
 from genretree.cli import main
 from genretree.corpus.store import Store
 from small_corpus import write_corpus
@@ -143,3 +146,14 @@ def test_help_imports_no_large_library() -> None:
     code = "import sys, genretree.cli; print({'torch', 'librosa', 'sklearn', 'numpy'} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert loaded.strip() == "set()"
+
+
+@pytest.mark.parametrize(("name", "encoding"), [("nt", "utf-8"), ("posix", "cp1252")])
+def test_redirected_output_is_utf8_on_windows(monkeypatch: pytest.MonkeyPatch, name: str, encoding: str) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    with monkeypatch.context() as patch:
+        patch.delenv("PYTHONIOENCODING", raising=False)
+        patch.setattr(os, "name", name)
+        patch.setattr(sys, "stdout", stream)
+        cli._write_utf8_on_windows()
+    assert stream.encoding == encoding

@@ -85,7 +85,7 @@ def _stop_on_sigterm() -> None:
 
 def _write_utf8_on_windows() -> None:
     """Write UTF-8 to pipes and files, for which Windows chooses an encoding that lacks most of the world's letters."""
-    if sys.platform != "win32" or "PYTHONIOENCODING" in os.environ:
+    if os.name != "nt" or "PYTHONIOENCODING" in os.environ:
         return
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and not stream.isatty():

@@ -207,7 +207,8 @@ def load_result(out: Path, name: str, size: int | None, seed: int) -> np.ndarray
     if not all(path.exists() for path in paths):
         return None
     mean: np.ndarray = np.exp(np.mean([np.log(np.maximum(np.load(path), 1e-9)) for path in paths], axis=0))
-    return mean / mean.sum(axis=1, keepdims=True)
+    normalised: np.ndarray = mean / mean.sum(axis=1, keepdims=True)
+    return normalised
 
 
 def _path(out: Path, name: str, size: int | None, seed: int) -> Path:

@@ -109,6 +109,19 @@ class PriorCorrection:
         One for each node with several children, or for each level; None where no training track is.
     taxonomy : Taxonomy
     heads : "tree" or "independent"
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from genretree.models.linear.hierarchical import LabelledRows
+    >>> from genretree.models.linear.prior_correction import PriorCorrection, TrackRows
+    >>> from genretree.taxonomy import Taxonomy
+    >>> tree = Taxonomy.from_nested(["Pop", "Rock"])
+    >>> features, prior = np.array([[0.0], [1.0]], np.float32), np.full((2, 2), 0.5)
+    >>> labelled = LabelledRows(np.array([0, 1]), np.array([0, 1]), np.array([0, 1]), np.ones(2))
+    >>> correction = PriorCorrection.fit(TrackRows.of(features, prior, labelled), 1.0, [1], tree, "tree")
+    >>> correction.predict(features, prior)[0].argmax(axis=1)
+    array([0, 1])
     """
 
     def __init__(self, nodes: Sequence[NodeCorrection | None], taxonomy: Taxonomy, heads: Heads) -> None:

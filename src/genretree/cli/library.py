@@ -20,8 +20,11 @@ from genretree.cli.output import RESUME_WITH, SafeOutput, echo, echo_json, echo_
 from genretree.files import printable
 
 if TYPE_CHECKING:
+    from rich.tree import Tree
+
     from genretree.library.database.connection import Database
     from genretree.library.database.records import FileResult, ModelKey
+    from genretree.library.plan.genre_tree import GenreNode
     from genretree.library.plan.planner import Filters, Mode, TagPlan
     from genretree.library.plan.preview import Preview
     from genretree.library.scan.analyse import AnalysisCounts
@@ -459,8 +462,11 @@ def _write_like_playlist(
 
 @library.command()
 @_database
+@click.option(
+    "--tree", "with_tree", is_flag=True, help="Show the tree of genres, with the most and least confident files."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(db: Path | None, as_json: bool) -> None:
+def status(db: Path | None, with_tree: bool, as_json: bool) -> None:
     """Show the number of files and genres, problems, and the runs that can be undone."""
     from genretree.library.database import journal, records
 
@@ -483,17 +489,48 @@ def status(db: Path | None, as_json: bool) -> None:
             "runs": [vars(run) for run in journal.list_runs(database)],
         }
         listed = records.list_errors(database, model, _MAX_REFUSALS)
+        tree = None
+        if with_tree:
+            from genretree.library.plan.genre_tree import build_genre_tree
+
+            tree = build_genre_tree(database, model, model_key)
     if as_json:
+        if tree is not None:
+            content["tree"] = _tree_json(tree)
         content["listed"] = [{"file": printable(path), "kind": kind, "message": text} for path, kind, text in listed]
         echo_json(content)
         return
-    _show_status(content, listed)
+    _show_status(content, listed, tree)
 
 
-def _show_status(content: dict[str, Any], listed: Sequence[tuple[str, str, str]]) -> None:
+def _tree_json(node: GenreNode) -> dict[str, Any]:
+    most, least = (
+        [{"file": printable(path), "confidence": round(confidence, 6)} for path, confidence in files]
+        for files in (node.most_confident, node.least_confident)
+    )
+    children = [_tree_json(child) for child in node.children]
+    path = list(node.path)
+    return {"path": path, "files": node.n_files, "most_confident": most, "least_confident": least, "children": children}
+
+
+def _add_to_tree(branch: Tree, node: GenreNode) -> None:
+    """Add the files and the children of a node to its branch on the terminal."""
+    from rich.markup import escape
+
+    for title, files in (("most confident", node.most_confident), ("least confident", node.least_confident)):
+        for path, confidence in files:
+            branch.add(f"[dim]{title} {confidence:.0%}: {escape(printable(path))}[/]")
+    for child in node.children:
+        _add_to_tree(branch.add(f"[bold]{escape(child.path[-1])}[/]: {child.n_files}"), child)
+
+
+def _show_status(
+    content: dict[str, Any], listed: Sequence[tuple[str, str, str]], tree: GenreNode | None = None
+) -> None:
     import time
 
     from rich.markup import escape
+    from rich.tree import Tree
 
     from genretree.cli.tables import make_console
 
@@ -501,8 +538,13 @@ def _show_status(content: dict[str, Any], listed: Sequence[tuple[str, str, str]]
     model, genres, problems = content["model"], content["genres"], content["problems"]
     console.print(f"[bold]{escape(content['database'])}[/]: {content['files']} files, {content['gone']} missing")
     console.print(escape(f"model {model['digest']}: {model['family']} ({model['note']}), {model['bundle']}"))
-    for genre, n in sorted(genres.items(), key=lambda item: -item[1]):
-        console.print(escape(f"  {genre}: {n}"))
+    if tree is not None:
+        branch = Tree(f"[bold]all genres[/]: {tree.n_files}")
+        _add_to_tree(branch, tree)
+        console.print(branch)
+    else:
+        for genre, n in sorted(genres.items(), key=lambda item: -item[1]):
+            console.print(escape(f"  {genre}: {n}"))
     for kind, n in sorted(problems.items()):
         console.print(escape(f"failed, {kind}: {n}"))
     for path, kind, text in listed:

@@ -431,8 +431,9 @@ def list_most_confident(
     leaf: int | None = None,
     folder: str | None = None,
     limit: int = 50,
+    reverse: bool = False,
 ) -> list[tuple[FileRow, FileResult]]:
-    """Return the most confident results: of a leaf, below a folder, or of all files.
+    """Return the most confident results: of a leaf, below a folder, or of all files; with `reverse`, the least.
 
     Files of a small folder are sorted; for larger ones, and the whole library, the index by confidence is used.
     """
@@ -450,7 +451,7 @@ def list_most_confident(
         ).fetchone()[0]
         if few <= _MAX_SORTED:
             source = "FROM file f CROSS JOIN result r ON r.file = f.id "
-    query = f"SELECT {_FILE}, {_RESULT} {source}{where}ORDER BY r.confidence DESC LIMIT ?"
+    query = f"SELECT {_FILE}, {_RESULT} {source}{where}ORDER BY r.confidence {'' if reverse else 'DESC'} LIMIT ?"
     return _to_rows(model_key, database.connection.execute(query, (*arguments, limit)).fetchall())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -361,3 +362,47 @@ def test_every_format_has_the_joined_text(music: Path, tmp_path: Path) -> None:
     library.analyse(_Undecided)
     library.run("apply", "--genres", 2, "--separator", "; ", "--write")
     assert library.genres() == dict.fromkeys(FORMATS, ("Rock; Pop",))
+
+
+# -- the tree --------------------------------------------------------------------------------------------------------
+
+
+class _Graded(FakeClassifier):
+    """Predicts Soft_rock for mp3 files, with a confidence of their own, and Pop for the flac."""
+
+    def score_file(self, path: Path) -> FileResult:
+        if path.suffix == ".flac":
+            return FileResult(levels_of(0, 0, 0.1, 0.1, 0.8), 4, 0.8, 3, False, "none")
+        confidence = {"v23.mp3": 0.9, "v24.mp3": 0.6}.get(path.name, 0.7)
+        return FileResult(levels_of(0, 0, confidence, 1 - confidence, 0), 2, confidence, 3, False, "none")
+
+
+def test_the_tree_shows_counts_and_the_most_and_least_confident_files(library: _Library) -> None:
+    for number in range(3):
+        shutil.copy(library.music / "v24.mp3", library.music / f"{number} [b].mp3")
+        with (library.music / f"{number} [b].mp3").open("ab") as stream:
+            stream.write(bytes([number]))  # a content of its own
+    library.analyse(_Graded)
+
+    def shown(*words: str) -> str:
+        done = CliRunner().invoke(
+            main, ["library", "status", "--tree", *words, "--db", str(library.db)], env={"COLUMNS": "200"}
+        )
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    tree = json.loads(shown("--json"))["tree"]
+    assert (tree["path"], tree["files"]) == ([], 6)
+    (other,) = tree["children"]
+    rock, pop = other["children"]
+    assert (rock["path"], rock["files"], pop["path"], pop["files"]) == (["Other", "Rock"], 5, ["Other", "Pop"], 1)
+    (soft,) = rock["children"]
+    most, least = (
+        [(Path(file["file"]).name, file["confidence"]) for file in soft[f"{name}_confident"]]
+        for name in ("most", "least")
+    )
+    assert most[0] == ("v23.mp3", 0.9) and least[0] == ("v24.mp3", 0.6)
+    assert len(most) == len(least) == 2 and not set(most) & set(least)
+    assert [file["confidence"] for file in pop["most_confident"]] == [0.8] and pop["least_confident"] == []
+    text = shown()
+    assert "all genres: 6" in text and "Soft_rock: 5" in text and "least confident 60%" in text and "[b].mp3" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from mutagen.id3 import ID3, TALB, TCMP, TPE2
 from genretree.cli import main
 from genretree.library.database.connection import open_database
 from genretree.library.database.records import FileResult
+from genretree.library.plan.albums import find_outlier, identify_album
+from genretree.library.plan.mapping import Decision
 from genretree.library.scan.analyse import analyse
 from genretree.library.tags.adapters import read_tags, write_tags
 
@@ -212,6 +215,20 @@ def test_a_tag_is_not_run_as_a_formula(library: _Library) -> None:
     assert library.genres()["flac.flac"] == ("=1+1", "Soft_rock")
 
 
+def test_names_that_are_not_text_are_found_again(library: _Library) -> None:
+    name = os.fsdecode(b"\xff \xe9.mp3")
+    try:
+        (library.music / "v24.mp3").rename(library.music / name)
+    except OSError:
+        pytest.skip("the file system takes text only")
+    library.analyse()
+    by_name = _by_name(library.preview())
+    assert by_name["\\xff \\xe9.mp3"]["action"] == "write"
+    library.save([by_name["\\xff \\xe9.mp3"]])
+    library.run("apply", "--plan", library.plan, "--write")
+    assert library.genres() == {"v23.mp3": (), name: ("Soft_rock",), "flac.flac": ()}
+
+
 # -- single files and folders --------------------------------------------------------------------------------------
 
 
@@ -230,8 +247,11 @@ def test_single_files_and_folders_are_written_and_undone(library: _Library) -> N
     assert "1 files restored" in library.run("undo", "--only", sub).output
     assert library.genres() == {"v23.mp3": ("Soft_rock",), "v24.mp3": (), "flac.flac": ("Soft_rock",)}
     assert "run 1: 0 files restored" in library.run("undo", 1, "--skip", library.music).output
-    library.run("undo")
-    assert "1 files restored" in library.run("undo").output
+    moved = (library.music / "flac.flac").rename(sub / "moved.flac")
+    library.analyse()
+    assert "run 1: 1 files restored" in library.run("undo", "--only", moved).output
+    moved.rename(library.music / "flac.flac")
+    assert "run 2: 1 files restored" in library.run("undo").output
     assert _bytes(library.music) == before
     assert "nothing to undo" in library.run("undo", "--only", sub, code=1).output
 
@@ -299,6 +319,35 @@ def test_a_compilation_is_one_album_and_named_as_one(library: _Library, mark: ob
     library.analyse(_Album)
     assert {row["album"] for row in library.preview("--by", "album")} == {"Hits (compilation)"}
     assert "1 albums, 1 of them compilations" in library.run("preview", "--by", "album").output
+
+
+@pytest.mark.parametrize(
+    ("paths", "tags", "same"),
+    [
+        (("/m/x/CD1/a", "/m/x/cd 2 - live/a"), {"album": "X"}, True),
+        (("/m/x/Disc 1 (live)/a", "/m/x/Side B/a"), {"album": "X"}, True),
+        (("/m/x/Disco 1/a", "/m/x/a"), {"album": "X"}, False),
+        (("/m/CD1/a", "/m/CD2/a"), {}, False),
+        (("/m/x/a", "/m/y/a"), {"album": "X"}, False),
+        (("/m/x/a", "/m/y/a"), {"album": "X", "albumartist": "A"}, True),
+        (("/m/x/a", "/m/y/a"), {"album": "X", "albumartist": "various artists"}, False),
+        (("/m/x/a", "/m/y/a"), {"album": "X", "albumartist": "A", "compilation": "1"}, False),
+        (("s3://m/x/a", "s3://m/x/b"), {}, True),
+    ],
+)
+def test_tracks_of_one_album_share_a_key(paths: tuple[str, str], tags: dict[str, str], same: bool) -> None:
+    one, other = (identify_album(path, tags)[0] for path in paths)
+    assert (one == other) == same
+
+
+def test_a_node_above_or_below_the_albums_is_not_an_outlier() -> None:
+    def decision(*path: str) -> Decision:
+        return Decision(genres=path[-1:], path=path, confidence=0.7)
+
+    rock, soft, pop = decision("O", "Rock"), decision("O", "Rock", "Soft"), decision("O", "Pop")
+    unsure = Decision(genres=(), path=("O", "Pop"), confidence=0.4, reason="unsure")
+    assert find_outlier(pop, rock) == "Pop 70%"
+    assert [find_outlier(*pair) for pair in ((soft, rock), (rock, soft), (unsure, rock), (pop, unsure))] == [""] * 4
 
 
 # -- placeholders and separators -----------------------------------------------------------------------------------

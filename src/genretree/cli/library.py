@@ -306,7 +306,7 @@ def apply(
 
     if plan is not None:
         _refuse_unused(context, (*_NOT_WITH_PLAN,), "has no effect with --plan; its rows say what is written")
-        prepare: Callable[..., tuple[ModelKey, Callable[[], Iterator[TagPlan]]]] = functools.partial(
+        prepare: Callable[..., tuple[ModelKey, Callable[..., Iterator[TagPlan]]]] = functools.partial(
             _prepare_edited_plan, plan=plan
         )
     else:
@@ -319,7 +319,7 @@ def apply(
         return
     changed: list[tuple[str, str]] = []
     with _open_for_writing(db, "library apply") as database:
-        model_key, make_plans = prepare(database, progress=False, **options)
+        model_key, make_plans = prepare(database, progress=not quiet, **options)
         actions: Counter[str] = Counter()
         for item in make_plans():
             actions[item.action] += 1
@@ -329,7 +329,7 @@ def apply(
             back_up(database)
         with progress_bar(actions["write"], "apply", "file", not quiet) as tick:
             run, written, refused = apply_plans(
-                *(database, make_plans(), model_key.digest, command_line()),
+                *(database, make_plans(show=False), model_key.digest, command_line()),
                 keep_mtime=keep_mtime,
                 report=lambda *_: tick(),
             )
@@ -598,7 +598,7 @@ def _prepare_plans(
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     top: bool = False,
-) -> tuple[ModelKey, Callable[[], Iterator[TagPlan]]]:
+) -> tuple[ModelKey, Callable[..., Iterator[TagPlan]]]:
     """Return the model, and a function that makes the plans for the options; with `top`, the minimum depth is 1."""
     from genretree.library.database.records import count_files, find_model
     from genretree.library.plan.albums import Albums
@@ -619,8 +619,10 @@ def _prepare_plans(
         with progress_bar(total, "albums", "file", progress and total > _MANY) as tick:
             albums = Albums(database, model, model_key, rules, filters.folder, tick)
 
-    def make_plans() -> Iterator[TagPlan]:
-        return _with_progress(iter_plans(database, model, model_key, rules, mode, filters, albums), total, progress)
+    def make_plans(show: bool = True) -> Iterator[TagPlan]:
+        return _with_progress(
+            iter_plans(database, model, model_key, rules, mode, filters, albums), total, progress and show
+        )
 
     return model_key, make_plans
 
@@ -635,7 +637,7 @@ def _prepare_edited_plan(
     separator: str | None,
     progress: bool,
     **_: Any,
-) -> tuple[ModelKey, Callable[[], Iterator[TagPlan]]]:
+) -> tuple[ModelKey, Callable[..., Iterator[TagPlan]]]:
     """Return the model of an edited plan, and a function that makes its plans."""
     from genretree.library.database.records import count_files, find_model
     from genretree.library.plan.edited_plan import EditedPlan, iter_edited_plans
@@ -649,9 +651,9 @@ def _prepare_edited_plan(
     override_settings(Rules(), separator=separator)  # checks it
     total = sum(count_files(database))
 
-    def make_plans() -> Iterator[TagPlan]:
+    def make_plans(show: bool = True) -> Iterator[TagPlan]:
         plans = iter_edited_plans(database, model, model_key, edited, filters, separator)
-        return _with_progress(plans, total, progress)
+        return _with_progress(plans, total, progress and show)
 
     return model_key, make_plans
 

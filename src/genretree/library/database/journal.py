@@ -258,9 +258,20 @@ def iter_chains(database: Database, run: int) -> Iterator[list[Change]]:
 
 def count_chains(database: Database, run: int, selection: PathSelection | None = None) -> int:
     """Count the changes of a run, to selected files, that are not undone."""
-    query = "SELECT path FROM change WHERE run = ? AND state = 'written'"
+    if not selection:
+        query = "SELECT count(*) FROM change WHERE run = ? AND state = 'written'"
+        return int(database.connection.execute(query, (run,)).fetchone()[0])
+    query = (
+        "SELECT path, (SELECT f.path FROM file f WHERE f.content = c.after AND f.gone = 0 LIMIT 1) FROM change c "
+        "WHERE run = ? AND state = 'written'"
+    )
     rows = database.connection.execute(query, (run,))
-    return sum(1 for (path,) in rows if selection is None or selection.includes(decode_path(path)))
+    return sum(selection.includes(_current_path(path, moved)) for path, moved in rows)
+
+
+def _current_path(path: bytes, moved: bytes | None) -> str:
+    """Return where the file of a change is now: at its path, or at that of a known file with its content."""
+    return decode_path(path if moved is None or os.path.lexists(path) else moved)
 
 
 def list_runs(database: Database) -> list[Run]:

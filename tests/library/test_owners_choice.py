@@ -112,7 +112,7 @@ def test_what_spreadsheets_do_to_a_table_is_tolerated(
     library.analyse()
     rows = library.preview()
     rows = [
-        {name.upper(): value for name, value in row.items() if name not in ("now", "slices")} | {"": ""} for row in rows
+        {"": ""} | {name.upper(): value for name, value in row.items() if name not in ("now", "slices")} for row in rows
     ]
     for row in rows:
         row["CONFIDENCE"] = row["CONFIDENCE"].replace(".", ",")

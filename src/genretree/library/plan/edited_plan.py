@@ -270,8 +270,10 @@ def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 continue
             if any(cell.strip() for cell in row[len(header) :]):
                 raise LibraryError(f"{path}: line {number}: has more cells than there are columns")
-            cells = dict(zip(header, (*row, *[""] * (len(header) - len(row))), strict=False))
-            yield number, cells
+            cells = list(zip(header, (*row, *[""] * (len(header) - len(row))), strict=False))
+            if any(cell.strip() for name, cell in cells if not name):
+                raise LibraryError(f"{path}: line {number}: has a cell in a column without a name; remove it")
+            yield number, {name: cell for name, cell in cells if name}
     except csv.Error as error:
         where = f"{path}: line {reader.line_num + skipped}"
         raise LibraryError(f"{where}: is not CSV ({error}); save it as CSV UTF-8") from error
@@ -283,10 +285,10 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
             f"{path}: lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; edit the CSV table that "
             "`library preview` writes"
         )
-    if unknown := [name for name in header if name not in _COLUMNS]:
+    if unknown := [name for name in header if name and name not in _COLUMNS]:
         named = ", ".join(repr(name) for name in unknown)
         raise LibraryError(f"{path}: unknown columns: {named}; remove them; a plan has: {', '.join(_COLUMNS)}")
-    if repeated := {name for name in header if header.count(name) > 1}:
+    if repeated := {name for name in header if name and header.count(name) > 1}:
         raise LibraryError(f"{path}: has the column {min(repeated)} twice; remove one of them")
 
 

@@ -123,6 +123,18 @@ def test_what_spreadsheets_do_to_a_table_is_tolerated(
     assert read_tags(library.music / "flac.flac").own["GENRETREE_CONFIDENCE"] == "0.800"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "cp1252"])
+def test_utf8_that_excel_took_for_windows_1252_is_repaired(library: _Library, tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "map.yaml").write_text("nodes: {Soft_rock: Variété}\n", encoding="utf-8")
+    library.analyse()
+    library.preview("--mapping", tmp_path / "map.yaml")
+    text = library.plan.read_bytes().decode("cp1252")
+    lines = [line.replace("VariÃ©tÃ©", "Fête") if "v24" in line else line for line in text.splitlines(keepends=True)]
+    library.plan.write_bytes("".join(lines).encode(encoding))
+    library.run("apply", "--plan", library.plan, "--write")
+    assert library.genres() == {"v23.mp3": ("Variété",), "v24.mp3": ("Fête",), "flac.flac": ("Variété",)}
+
+
 def test_a_hint_for_excel_in_the_first_line_is_skipped(library: _Library) -> None:
     library.analyse()
     rows = library.preview()

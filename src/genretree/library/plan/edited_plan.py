@@ -67,8 +67,9 @@ class EditedPlan:
         self._rows = sqlite3.connect("")
         self._rows.execute(
             "CREATE TABLE line (number INTEGER, file TEXT PRIMARY KEY, action TEXT, genre TEXT, path TEXT, "
-            "confidence TEXT, key TEXT, id INTEGER)"
+            "confidence TEXT, key TEXT, id INTEGER, repaired TEXT)"
         )
+        self._rows.execute("CREATE INDEX by_repaired ON line (repaired)")
         for number, cells in _read_rows(path):
             self._add(number, cells)
         if self.model is None:
@@ -89,11 +90,22 @@ class EditedPlan:
                 f"{where}: unknown action '{printable(action)}'; use 'write', or 'skip' to leave the file out"
             )
         genre = normalize_cell(cells["genre"])
+        if hash_genre(repaired := _repair(genre)) == key.genre:
+            genre = repaired
         if not genre.isprintable() and hash_genre(genre) != key.genre:
             raise LibraryError(f"{where}: the genre {genre!r} contains control characters; type it again")
-        row = (number, file, action, genre, cells.get("path", ""), cells.get("confidence", ""), cells["key"])
+        row = (
+            number,
+            file,
+            action,
+            genre,
+            cells.get("path", ""),
+            cells.get("confidence", ""),
+            cells["key"],
+            _repair(file),
+        )
         try:
-            self._rows.execute("INSERT INTO line VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", row)
+            self._rows.execute("INSERT INTO line VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?)", row)
         except sqlite3.IntegrityError:
             query = "SELECT number FROM line WHERE file = ?"
             (first,) = self._rows.execute(query, (file,)).fetchone()
@@ -109,12 +121,14 @@ class EditedPlan:
         """
         for id_, stored in database.connection.execute("SELECT id, path FROM file"):
             shown = _as_cell(decode_path(stored))
-            row = self._rows.execute("SELECT number, id FROM line WHERE file = ?", (shown,)).fetchone()
-            if row is None:
+            query = "SELECT number, id, file FROM line WHERE file = ?1 OR repaired = ?1 LIMIT 2"
+            found = self._rows.execute(query, (shown,)).fetchall()
+            if not found:
                 continue
-            if row[1] is not None:
+            row = found[0]
+            if row[1] is not None or len(found) > 1:
                 raise LibraryError(f"{self.path}: line {row[0]}: two files have the name {shown}; rename one of them")
-            self._rows.execute("UPDATE line SET id = ? WHERE file = ?", (id_, shown))
+            self._rows.execute("UPDATE line SET id = ? WHERE file = ?", (id_, row[2]))
         unknown = self._rows.execute(
             "SELECT number, file, count(*) OVER () FROM line WHERE id IS NULL ORDER BY number LIMIT ?", (_LISTED,)
         ).fetchall()
@@ -132,6 +146,14 @@ class EditedPlan:
         query = "SELECT action, genre, path, confidence, key FROM line WHERE id = ?"
         row = self._rows.execute(query, (file,)).fetchone()
         return None if row is None else (row[0], row[1], row[2], row[3], PlanKey.parse(row[4]))
+
+
+def _repair(text: str) -> str:
+    """Undo what Excel does to UTF-8 that it takes for Windows-1252; other text is returned unchanged."""
+    try:
+        return text.encode("cp1252").decode("utf-8")
+    except UnicodeError:
+        return text
 
 
 def _as_cell(path: str) -> str:

@@ -20,17 +20,22 @@ from genretree.cli.output import RESUME_WITH, SafeOutput, echo, echo_json, echo_
 from genretree.files import printable
 
 if TYPE_CHECKING:
+    from rich.tree import Tree
+
     from genretree.library.database.connection import Database
     from genretree.library.database.records import FileResult, ModelKey
-    from genretree.library.plan.planner import Mode, TagPlan
+    from genretree.library.plan.genre_tree import GenreNode
+    from genretree.library.plan.planner import Filters, Mode, TagPlan
     from genretree.library.plan.preview import Preview
     from genretree.library.scan.analyse import AnalysisCounts
     from genretree.library.scan.classifier import FileError
     from genretree.models.runtime.types import Precision, RuntimeChoice
 
 _MAX_ROWS = 10  # per genre on the terminal
+_MANY = 2000  # files from which planning takes long enough for a progress bar
 _MAX_SKIPPED = 5  # per reason on the terminal
 _MAX_REFUSALS = 20
+_MAX_OUTLIERS = 20
 _ACTION_OPTIONS = {"has_genre": "--append, --overwrite", "unsure": "--min-confidence, --min-depth"}
 _MAX_FAILURES = 10  # listed at the end of library analyse
 
@@ -89,6 +94,31 @@ def _planning(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def _tagging(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of commands that write genres, or show what would be written."""
+    options = [
+        click.option(
+            "--by",
+            type=click.Choice(["track", "album"]),
+            default="track",
+            show_default=True,
+            help="Decide for each track, or for each album by the mean of its tracks.",
+        ),
+        click.option("--separator", help="Write several genres as one text, with this between them, such as '; '."),
+        *_path_options(),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _path_options() -> list[Callable[..., Any]]:
+    return [
+        click.option("--only", multiple=True, metavar="PATH", help="Only this file or folder; may be repeated."),
+        click.option("--skip", multiple=True, metavar="PATH", help="Not this file or folder; may be repeated."),
+    ]
 
 
 @library.command()
@@ -195,6 +225,7 @@ def _show_counts(counts: AnalysisCounts, as_json: bool) -> None:
 @library.command()
 @_database
 @_planning
+@_tagging
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write an HTML page.")
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write a CSV table; '-' for standard output.")
 @click.option("--parquet", type=click.Path(path_type=Path, dir_okay=False), help="Write a Parquet table.")
@@ -211,7 +242,8 @@ def preview(
 ) -> None:
     """Show what would be written and the current tags, by genre, most confident first.
 
-    Genres that genretree did not write stay unless --append or --overwrite is given.
+    Genres that genretree did not write stay unless --append or --overwrite is given. The CSV table can be edited in a
+    spreadsheet, and written with: genretree library apply --plan FILE
     """
     from genretree.files import atomic_path
     from genretree.library.plan.preview import Preview, write_json, write_page, write_parquet
@@ -219,8 +251,8 @@ def preview(
     from genretree.parallel import command_line
 
     with _open_for_reading(db) as database:
-        model_key, plans = _make_plans(database, progress=not quiet, **options)
-        rows = Preview(plans)
+        model_key, make_plans = _prepare_plans(database, progress=not quiet, **options)
+        rows = Preview(make_plans(), model_key.digest)
         if html is not None:
             write_page(rows, html, model_key, command_line())
             echo(f"{html}: open it in a browser", err=True)
@@ -244,13 +276,26 @@ def preview(
 @library.command()
 @_database
 @_planning
+@_tagging
+@click.option("--plan", type=FILE, help="Write what this CSV table says: the output of preview --csv, edited.")
 @click.option("--write", is_flag=True, help="Write the tags (default: dry run).")
 @click.option("--keep-mtime", is_flag=True, help="Preserve modification times (backups may then miss the changes).")
 @quiet_option
-def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **options: Any) -> None:
+@click.pass_context
+def apply(
+    context: click.Context,
+    /,
+    db: Path | None,
+    plan: Path | None,
+    write: bool,
+    keep_mtime: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
     """Write genres into the files' tags, and the evidence into GENRETREE_* fields; a dry run unless --write is given.
 
     By default only files without a genre, or with one that genretree wrote, change. `library undo` restores every byte.
+    With --plan, exactly the rows of an edited preview are written: changed genres as they are, removed rows not at all.
     """
     from genretree.library.apply.apply import apply_plans
     from genretree.library.database.connection import back_up
@@ -259,25 +304,51 @@ def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **options
     from genretree.parallel import command_line
     from genretree.progress import progress_bar
 
+    if plan is not None:
+        _refuse_unused(context, (*_NOT_WITH_PLAN,), "has no effect with --plan; its rows say what is written")
+        prepare: Callable[..., tuple[ModelKey, Callable[..., Iterator[TagPlan]]]] = functools.partial(
+            _prepare_edited_plan, plan=plan
+        )
+    else:
+        prepare = _prepare_plans
     if not write:
         with _open_for_reading(db) as database:
-            model_key, plans = _make_plans(database, progress=not quiet, **options)
-            _show_preview(Preview(plans), model_key)
+            model_key, make_plans = prepare(database, progress=not quiet, **options)
+            _show_preview(Preview(make_plans()), model_key)
         echo("Nothing was written; to write, add --write")
         return
+    changed: list[tuple[str, str]] = []
     with _open_for_writing(db, "library apply") as database:
-        model_key, plans = _make_plans(database, progress=False, **options)
-        actions = Counter(plan.action for plan in plans)
+        model_key, make_plans = prepare(database, progress=not quiet, **options)
+        actions: Counter[str] = Counter()
+        for item in make_plans():
+            actions[item.action] += 1
+            if plan is not None and item.action not in ("write", "same", "left_out"):
+                changed.append((item.row.path, item.message or ACTIONS[item.action]))
         if actions["write"]:
             back_up(database)
-        model_key, plans = _make_plans(database, progress=False, **options)
         with progress_bar(actions["write"], "apply", "file", not quiet) as tick:
             run, written, refused = apply_plans(
-                database, plans, model_key.digest, command_line(), keep_mtime=keep_mtime, report=lambda *_: tick()
+                *(database, make_plans(show=False), model_key.digest, command_line()),
+                keep_mtime=keep_mtime,
+                report=lambda *_: tick(),
             )
     echo(f"{written} files written" + (f"; undo with: genretree library undo {run}" if run else "."))
     _show_actions({action: actions[action] for action in ACTIONS if actions[action] and action != "write"})
-    _show_refusals([(item.path, item.reason) for item in refused])
+    _show_refusals([*changed, *((item.path, item.reason) for item in refused)])
+
+
+_NOT_WITH_PLAN = ("mapping", "min_confidence", "depth", "min_depth", "genres", "level", "digest", "mode", "by")
+
+
+def _refuse_unused(context: click.Context, names: Sequence[str], why: str) -> None:
+    """Refuse options that were given and have no effect."""
+    for option in context.command.params:
+        if option.name not in names or context.get_parameter_source(option.name) is not ParameterSource.COMMANDLINE:
+            continue
+        is_other_flag = getattr(option, "is_flag", False) and option.flag_value != context.params[option.name]  # type: ignore[attr-defined]
+        if not is_other_flag:
+            raise click.UsageError(f"{option.opts[0]} {why}")
 
 
 @library.command()
@@ -288,24 +359,29 @@ def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **options
     is_flag=True,
     help="Also process files that other programs changed since; restores only genretree's fields.",
 )
+@_path_options()[0]
+@_path_options()[1]
 @quiet_option
-def undo(run: int | None, db: Path | None, force: bool, quiet: bool) -> None:
+def undo(run: int | None, db: Path | None, force: bool, only: Sequence[str], skip: Sequence[str], quiet: bool) -> None:
     """Restore the files that RUN (default: the last one) wrote to, byte for byte.
 
-    This also undoes later runs on the same files. Files that other programs changed since need --force.
+    This also undoes later runs on the same files. Files that other programs changed since need --force. With --only or
+    --skip, the last run that wrote to the selected files; its other files stay, and can be restored later.
     """
     from genretree.library.apply.undo import undo as undo_run
     from genretree.library.database import journal
     from genretree.library.database.connection import back_up
+    from genretree.library.database.path_selection import select_paths
     from genretree.progress import progress_bar
 
     with _open_for_writing(db, "library undo") as database:
-        number = journal.find_run(database, run)
+        selection = select_paths(database, only, skip)
+        number = journal.find_run(database, run, selection)
         if run is None:  # after an interruption, the same command could select the run before
             click.get_current_context().meta[RESUME_WITH] = (str(number),)
         back_up(database)
-        with progress_bar(journal.count_chains(database, number), "undo", "file", not quiet) as tick:
-            restored, refused = undo_run(database, number, force=force, report=lambda *_: tick())
+        with progress_bar(journal.count_chains(database, number, selection), "undo", "file", not quiet) as tick:
+            restored, refused = undo_run(database, number, force=force, selection=selection, report=lambda *_: tick())
     echo(f"run {number}: {restored} files restored.")
     _show_refusals([(item.path, item.reason) for item in refused])
 
@@ -359,7 +435,7 @@ def playlists(
         _write_like_playlist(out, db, like, n, bundle, download, relative, quiet)
         return
     with _open_for_reading(db) as database:
-        index = PlaylistIndex(_make_plans(database, progress=not quiet, top=True, **options)[1])
+        index = PlaylistIndex(_prepare_plans(database, progress=not quiet, top=True, **options)[1]())
     out.mkdir(parents=True, exist_ok=True)
     if formats in ("m3u8", "both"):
         echo(f"{out}: {len(write_m3u8(index, out, relative))} playlists")
@@ -386,8 +462,11 @@ def _write_like_playlist(
 
 @library.command()
 @_database
+@click.option(
+    "--tree", "with_tree", is_flag=True, help="Show the tree of genres, with the most and least confident files."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(db: Path | None, as_json: bool) -> None:
+def status(db: Path | None, with_tree: bool, as_json: bool) -> None:
     """Show the number of files and genres, problems, and the runs that can be undone."""
     from genretree.library.database import journal, records
 
@@ -410,17 +489,48 @@ def status(db: Path | None, as_json: bool) -> None:
             "runs": [vars(run) for run in journal.list_runs(database)],
         }
         listed = records.list_errors(database, model, _MAX_REFUSALS)
+        tree = None
+        if with_tree:
+            from genretree.library.plan.genre_tree import build_genre_tree
+
+            tree = build_genre_tree(database, model, model_key)
     if as_json:
+        if tree is not None:
+            content["tree"] = _tree_json(tree)
         content["listed"] = [{"file": printable(path), "kind": kind, "message": text} for path, kind, text in listed]
         echo_json(content)
         return
-    _show_status(content, listed)
+    _show_status(content, listed, tree)
 
 
-def _show_status(content: dict[str, Any], listed: Sequence[tuple[str, str, str]]) -> None:
+def _tree_json(node: GenreNode) -> dict[str, Any]:
+    most, least = (
+        [{"file": printable(path), "confidence": round(confidence, 6)} for path, confidence in files]
+        for files in (node.most_confident, node.least_confident)
+    )
+    children = [_tree_json(child) for child in node.children]
+    path = list(node.path)
+    return {"path": path, "files": node.n_files, "most_confident": most, "least_confident": least, "children": children}
+
+
+def _add_to_tree(branch: Tree, node: GenreNode) -> None:
+    """Add the files and the children of a node to its branch on the terminal."""
+    from rich.markup import escape
+
+    for title, files in (("most confident", node.most_confident), ("least confident", node.least_confident)):
+        for path, confidence in files:
+            branch.add(f"[dim]{title} {confidence:.0%}: {escape(printable(path))}[/]")
+    for child in node.children:
+        _add_to_tree(branch.add(f"[bold]{escape(child.path[-1])}[/]: {child.n_files}"), child)
+
+
+def _show_status(
+    content: dict[str, Any], listed: Sequence[tuple[str, str, str]], tree: GenreNode | None = None
+) -> None:
     import time
 
     from rich.markup import escape
+    from rich.tree import Tree
 
     from genretree.cli.tables import make_console
 
@@ -428,8 +538,13 @@ def _show_status(content: dict[str, Any], listed: Sequence[tuple[str, str, str]]
     model, genres, problems = content["model"], content["genres"], content["problems"]
     console.print(f"[bold]{escape(content['database'])}[/]: {content['files']} files, {content['gone']} missing")
     console.print(escape(f"model {model['digest']}: {model['family']} ({model['note']}), {model['bundle']}"))
-    for genre, n in sorted(genres.items(), key=lambda item: -item[1]):
-        console.print(escape(f"  {genre}: {n}"))
+    if tree is not None:
+        branch = Tree(f"[bold]all genres[/]: {tree.n_files}")
+        _add_to_tree(branch, tree)
+        console.print(branch)
+    else:
+        for genre, n in sorted(genres.items(), key=lambda item: -item[1]):
+            console.print(escape(f"  {genre}: {n}"))
     for kind, n in sorted(problems.items()):
         console.print(escape(f"failed, {kind}: {n}"))
     for path, kind, text in listed:
@@ -465,7 +580,7 @@ def _open_for_writing(db: Path | None, what: str, create: bool = False) -> Itera
         yield database
 
 
-def _make_plans(
+def _prepare_plans(
     database: Database,
     *,
     mapping: Path | None,
@@ -478,33 +593,89 @@ def _make_plans(
     digest: str | None,
     mode: Mode,
     progress: bool,
+    by: str = "track",
+    separator: str | None = None,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
     top: bool = False,
-) -> tuple[ModelKey, Iterator[TagPlan]]:
-    """Return the model and the plans for the options; with `top`, the default minimum depth is 1."""
-    from genretree.library.database.folders import check_folder
+) -> tuple[ModelKey, Callable[..., Iterator[TagPlan]]]:
+    """Return the model, and a function that makes the plans for the options; with `top`, the minimum depth is 1."""
     from genretree.library.database.records import count_files, find_model
+    from genretree.library.plan.albums import Albums
     from genretree.library.plan.mapping import Mapping as Rules
     from genretree.library.plan.mapping import load_mapping, override_settings
-    from genretree.library.plan.planner import Filters, iter_plans
-    from genretree.remote import local_path
+    from genretree.library.plan.planner import iter_plans
+    from genretree.progress import progress_bar
 
     model, model_key = find_model(database, digest)
-    if folder is not None:
-        folder = local_path(folder)
-        check_folder(database, folder)
+    filters = _make_filters(database, folder, only, skip, _level(level, model_key.taxonomy.levels))
     rules = Rules() if mapping is None else load_mapping(mapping, model_key.taxonomy)
     if top and rules.settings.min_depth is None:
         min_depth = min_depth or 1
-    rules = override_settings(rules, min_confidence, depth, min_depth, genres)
-    filters = Filters(folder, _level(level, model_key.taxonomy.levels))
-    plans = iter_plans(database, model, model_key, rules, mode, filters)
-    return model_key, _with_progress(plans, sum(count_files(database)), progress)
+    rules = override_settings(rules, min_confidence, depth, min_depth, genres, separator)
+    total = sum(count_files(database))
+    albums = None
+    if by == "album":
+        with progress_bar(total, "albums", "file", progress and total > _MANY) as tick:
+            albums = Albums(database, model, model_key, rules, filters.folder, tick)
+
+    def make_plans(show: bool = True) -> Iterator[TagPlan]:
+        return _with_progress(
+            iter_plans(database, model, model_key, rules, mode, filters, albums), total, progress and show
+        )
+
+    return model_key, make_plans
+
+
+def _prepare_edited_plan(
+    database: Database,
+    *,
+    plan: Path,
+    folder: str | None,
+    only: Sequence[str],
+    skip: Sequence[str],
+    separator: str | None,
+    progress: bool,
+    **_: Any,
+) -> tuple[ModelKey, Callable[..., Iterator[TagPlan]]]:
+    """Return the model of an edited plan, and a function that makes its plans."""
+    from genretree.library.database.records import count_files, find_model
+    from genretree.library.plan.edited_plan import EditedPlan, iter_edited_plans
+    from genretree.library.plan.mapping import Mapping as Rules
+    from genretree.library.plan.mapping import override_settings
+
+    edited = EditedPlan(plan)
+    edited.match(database)
+    model, model_key = find_model(database, edited.model)
+    filters = _make_filters(database, folder, only, skip, None)
+    override_settings(Rules(), separator=separator)  # checks it
+    total = sum(count_files(database))
+
+    def make_plans(show: bool = True) -> Iterator[TagPlan]:
+        plans = iter_edited_plans(database, model, model_key, edited, filters, separator)
+        return _with_progress(plans, total, progress and show)
+
+    return model_key, make_plans
+
+
+def _make_filters(
+    database: Database, folder: str | None, only: Sequence[str], skip: Sequence[str], level: int | None
+) -> Filters:
+    from genretree.library.database.folders import check_folder
+    from genretree.library.database.path_selection import select_paths
+    from genretree.library.plan.planner import Filters
+    from genretree.remote import local_path
+
+    if folder is not None:
+        folder = local_path(folder)
+        check_folder(database, folder)
+    return Filters(folder, level, select_paths(database, only, skip))
 
 
 def _with_progress(plans: Iterator[TagPlan], total: int, progress: bool) -> Iterator[TagPlan]:
     from genretree.progress import progress_bar
 
-    with progress_bar(total, "plan", "file", progress and total > 2000) as tick:
+    with progress_bar(total, "plan", "file", progress and total > _MANY) as tick:
         for plan in plans:
             tick()
             yield plan
@@ -552,10 +723,19 @@ def _show_preview(preview: Preview, model_key: ModelKey) -> None:
         if n > len(rows):
             console.print(f"[dim]{n - len(rows)} more; list all with --html, --csv, --parquet or --json[/]")
 
+    albums, compilations, n_outliers = preview.count_albums()
     for genre, n in preview.genres():
         rows = preview.rows("write", genre, _MAX_ROWS)
-        predicted = [(row.file, f"{row.confidence:.0%}", row.path, row.now or "-") for row in rows]
-        show(genre, n, ("file", "confidence", "path", "current genre"), predicted)
+        predicted = [
+            (row.file, f"{row.confidence:.0%}", row.path, row.now or "-", *((row.album or "-",) if albums else ()))
+            for row in rows
+        ]
+        columns = ("file", "confidence", "path", "current genre", *(("album",) if albums else ()))
+        show(genre, n, columns, predicted)
+    if n_outliers:
+        outliers = [(row.file, row.outlier, row.genre, row.album) for row in preview.outliers(_MAX_OUTLIERS)]
+        columns = ("file", "on its own", "as part of the album", "album")
+        show("outliers, which differ from their album", n_outliers, columns, outliers)
     for action, n in preview.actions().items():
         if action in ("write", "same"):
             continue
@@ -565,6 +745,8 @@ def _show_preview(preview: Preview, model_key: ModelKey) -> None:
         ]
         show(_action_text(action), n, ("file", "reason", "current genre"), skipped)
     _show_actions(preview.actions())
+    if albums:
+        echo(f"{albums} albums, {compilations} of them compilations; {n_outliers} outliers")
     if UNCALIBRATED in model_key.note:
         echo("The model is not calibrated: its confidence values are probably too high.")
 

@@ -1,9 +1,9 @@
-"""Artist, album and title from the tags of audio files of all formats."""
+"""Artist, album, title and album artist from the tags of audio files of all formats."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,23 +15,27 @@ _NAMES = {
     "artist": ("TPE1", "Author", "IART"),
     "album": ("TALB", "WM/AlbumTitle", "IPRD"),
     "title": ("TIT2", "Title", "INAM"),
+    "albumartist": ("TPE2", "album artist", "WM/AlbumArtist"),
+    "compilation": ("TCMP", "cpil", "WM/IsCompilation"),
 }
 _MATROSKA = b"\x1a\x45\xdf\xa3"
 _MAX_CHUNKS = 1000  # of a wav, searched for INFO
 _MAX_INFO = 1 << 20  # bytes of INFO to read
 
 
-def read_tags(path: Path) -> dict[str, str]:
+def read_tags(path: Path, fields: Sequence[str] = ("artist", "album", "title")) -> dict[str, str]:
     """Read artist, album and title from a file's tags.
 
     Parameters
     ----------
     path : Path
+    fields : sequence of str
+        The fields to read; also `albumartist` and `compilation`.
 
     Returns
     -------
     dict
-        The non-blank values of `artist`, `album` and `title`; several values of one are separated by "; ". Empty if the
+        The non-blank values of the fields; several values of one are separated by "; ". Empty if the
         tags cannot be read: damaged tags do not affect the audio, which is checked when it is decoded.
     """
     if not path.is_file():  # opening a named pipe would block
@@ -39,7 +43,7 @@ def read_tags(path: Path) -> dict[str, str]:
     for read in (_read_mutagen, _read_other):
         try:
             check_tags(path)
-            tags_found = {name: _join(values) for name, values in read(path).items()}
+            tags_found = {name: _join(values) for name, values in read(path, fields).items()}
         except Exception:
             continue
         if any(tags_found.values()):
@@ -53,11 +57,11 @@ def _join(values: Iterable[Any]) -> str:
     return "; ".join(dict.fromkeys(part for part in parts if part))
 
 
-def _read_mutagen(path: Path) -> dict[str, Iterable[Any]]:
+def _read_mutagen(path: Path, fields: Sequence[str]) -> dict[str, Iterable[Any]]:
     import mutagen
 
     tags = mutagen.File(path, easy=True)
-    return {} if not tags else {name: _look_up(tags, (name, *_NAMES[name])) for name in _NAMES}
+    return {} if not tags else {name: _look_up(tags, (name, *_NAMES[name])) for name in fields}
 
 
 def _look_up(tags: Any, names: Iterable[str]) -> Iterable[Any]:
@@ -71,20 +75,20 @@ def _look_up(tags: Any, names: Iterable[str]) -> Iterable[Any]:
     return []
 
 
-def _read_other(path: Path) -> dict[str, Iterable[Any]]:
+def _read_other(path: Path, fields: Sequence[str]) -> dict[str, Iterable[Any]]:
     """Read what mutagen does not: the INFO chunk of a wav, the tags of Matroska, and APEv2 after an mp3."""
     with path.open("rb") as stream:
         head = stream.read(12)
         if head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE":
             info = _read_info(stream)
-            return {name: info.get(names[-1], []) for name, names in _NAMES.items()}
+            return {name: info.get(_NAMES[name][-1], []) for name in fields}
         if head[:4] == _MATROSKA:
             stream.seek(0)
-            return _read_matroska(stream)
+            return _read_matroska(stream, fields)
     from mutagen.apev2 import APEv2
 
     tags = APEv2(path)
-    return {name: _look_up(tags, (name,)) for name in _NAMES}
+    return {name: _look_up(tags, (name, *_NAMES[name])) for name in fields}
 
 
 def _read_info(stream: BinaryIO) -> dict[str, list[str]]:
@@ -116,7 +120,7 @@ def _decode(raw: bytes) -> str:
         return raw.decode("cp1252", errors="replace")
 
 
-def _read_matroska(stream: BinaryIO) -> dict[str, Iterable[Any]]:
+def _read_matroska(stream: BinaryIO, fields: Sequence[str]) -> dict[str, Iterable[Any]]:
     import av
 
     # With an explicit format and an open file, FFmpeg neither guesses nor opens files by name.
@@ -125,4 +129,4 @@ def _read_matroska(stream: BinaryIO) -> dict[str, Iterable[Any]]:
         for metadata in (container.metadata, *(each.metadata for each in container.streams)):
             for name, value in metadata.items():
                 tags.setdefault(name.casefold(), value)
-    return {name: [tags[name]] if name in tags else [] for name in _NAMES}
+    return {name: [tags[name]] if name in tags else [] for name in fields}

@@ -121,7 +121,7 @@ def write_plan(database: Database, run: int, plan: TagPlan, keep_mtime: bool = F
         values = read_tags(path)
         if values.genres != row.genres:
             raise RefusedError("its genre tags have changed since the analysis; analyse it again")
-        if values.after(plan.genres) == values.genres and values.own == own:
+        if values.after(plan.values) == values.genres and values.own == own:
             return False
         temporary = name_copy(path)
         opened = os.fstat(source.fileno())
@@ -137,7 +137,7 @@ def write_plan(database: Database, run: int, plan: TagPlan, keep_mtime: bool = F
                     raise RefusedError("has changed since the analysis; analyse it again")
                 if read_tags(temporary) != values:
                     raise RefusedError(CHANGED)
-                write_tags(temporary, plan.genres, own)
+                write_tags(temporary, plan.values, own)
                 if hash_audio(temporary) != hash_audio(path):
                     raise RefusedError("its audio would have changed")
                 check_unchanged(path, temporary)
@@ -147,7 +147,7 @@ def write_plan(database: Database, run: int, plan: TagPlan, keep_mtime: bool = F
                 delta = make_delta(path, temporary)
                 _check_delta(temporary, delta, row.content)
                 copy_status(path, temporary, keep_mtime)
-                new_tags = {**_tag_json(new), "wrote": list(plan.genres), "theirs": list(plan.other_genres)}
+                new_tags = {**_tag_json(new), "wrote": list(plan.values), "theirs": list(plan.other_genres)}
                 placing = True
                 journal.fill_change(database, change, content_digest(temporary), new_tags, delta)
                 status = replace_file(temporary, path, source, opened)

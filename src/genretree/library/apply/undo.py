@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from genretree.files import content_digest, stream_digest
+from genretree.files import content_digest, printable, stream_digest
 from genretree.library.apply.file_lock import LockedError
 from genretree.library.apply.replace_file import (
     CHANGED,
@@ -23,6 +23,7 @@ from genretree.library.apply.replace_file import (
 )
 from genretree.library.database import journal
 from genretree.library.database.connection import Database
+from genretree.library.database.path_selection import PathSelection
 from genretree.library.tags.adapters import TagError, read_tags, write_tags
 from genretree.library.tags.audio_digest import LayoutError, hash_audio
 from genretree.library.tags.binary_delta import apply_delta
@@ -34,6 +35,7 @@ def undo(
     run: int,
     *,
     force: bool = False,
+    selection: PathSelection | None = None,
     report: Callable[[str, Refusal | None], None] | None = None,
 ) -> tuple[int, list[Refusal]]:
     """Restore the bytes of every file that a run changed, including what later runs changed in it.
@@ -47,6 +49,8 @@ def undo(
     force : bool
         In files that other programs have changed since, restore genretree's fields, and the genre if it is still the
         one that genretree wrote; keep everything else.
+    selection : PathSelection, optional
+        Restore only these files; the others can be restored later.
     report : callable, optional
         Called for each file.
 
@@ -62,8 +66,10 @@ def undo(
     for chain in journal.iter_chains(database, run):
         refusal = None
         path = chain[-1].path
+        if selection is not None and not selection.includes(path):
+            continue
         try:
-            _restore(database, chain, force)
+            _restore(database, chain, force, selection)
             restored += 1
         except (RefusedError, LockedError, TagError, LayoutError) as error:
             refusal = Refusal(path, str(error) or type(error).__name__)
@@ -78,7 +84,9 @@ def undo(
     return restored, refused
 
 
-def _restore(database: Database, chain: list[journal.Change], force: bool) -> None:
+def _restore(
+    database: Database, chain: list[journal.Change], force: bool, selection: PathSelection | None = None
+) -> None:
     """Undo a file's changes, newest first."""
     oldest = chain[-1]
     path = Path(oldest.path)
@@ -91,7 +99,9 @@ def _restore(database: Database, chain: list[journal.Change], force: bool) -> No
             return
         exact = now == chain[0].after
         if not exact and (moved := journal.find_swapped(database, chain)) is not None:
-            _restore(database, moved, force)
+            if selection is not None and not selection.includes(moved[-1].path):
+                raise RefusedError(f"has exchanged names with {printable(moved[-1].path)}, which is not selected")
+            _restore(database, moved, force, selection)
             return
         if not exact and not force:
             raise RefusedError(

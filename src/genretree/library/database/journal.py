@@ -13,6 +13,7 @@ from typing import Any
 from genretree.errors import LibraryError
 from genretree.files import stream_digest
 from genretree.library.database.connection import Database, decode_path, encode_path
+from genretree.library.database.path_selection import PathSelection
 from genretree.library.database.records import PAGE, find_copies, update_content
 from genretree.remote import is_url
 
@@ -255,10 +256,22 @@ def iter_chains(database: Database, run: int) -> Iterator[list[Change]]:
         last = firsts[-1].id
 
 
-def count_chains(database: Database, run: int) -> int:
-    """Count the changes of a run that are not undone."""
-    query = "SELECT count(*) FROM change WHERE run = ? AND state = 'written'"
-    return int(database.connection.execute(query, (run,)).fetchone()[0])
+def count_chains(database: Database, run: int, selection: PathSelection | None = None) -> int:
+    """Count the changes of a run, to selected files, that are not undone."""
+    if not selection:
+        query = "SELECT count(*) FROM change WHERE run = ? AND state = 'written'"
+        return int(database.connection.execute(query, (run,)).fetchone()[0])
+    query = (
+        "SELECT path, (SELECT f.path FROM file f WHERE f.content = c.after AND f.gone = 0 LIMIT 1) FROM change c "
+        "WHERE run = ? AND state = 'written'"
+    )
+    rows = database.connection.execute(query, (run,))
+    return sum(selection.includes(_current_path(path, moved)) for path, moved in rows)
+
+
+def _current_path(path: bytes, moved: bytes | None) -> str:
+    """Return where the file of a change is now: at its path, or at that of a known file with its content."""
+    return decode_path(path if moved is None or os.path.lexists(path) else moved)
 
 
 def list_runs(database: Database) -> list[Run]:
@@ -270,8 +283,8 @@ def list_runs(database: Database) -> list[Run]:
     return [Run(*row) for row in rows]
 
 
-def find_run(database: Database, run: int | None) -> int:
-    """Return the id of a run; None selects the last run that is not undone.
+def find_run(database: Database, run: int | None, selection: PathSelection | None = None) -> int:
+    """Return the id of a run; None selects the last run that is not undone, of those that changed a selected file.
 
     Raises
     ------
@@ -281,6 +294,8 @@ def find_run(database: Database, run: int | None) -> int:
     runs = list_runs(database)
     if run is None:
         written = [item.id for item in runs if item.written]
+        if selection:
+            written = [number for number in written if count_chains(database, number, selection)]
         if not written:
             raise LibraryError(f"{database.path}: nothing to undo")
         return written[0]

@@ -382,6 +382,16 @@ def find_stored_result(database: Database, model: int, model_key: ModelKey, file
     return _to_result(model_key.taxonomy, database.connection.execute(query, (file, model)).fetchone())
 
 
+def find_content_result(database: Database, model_key: ModelKey, content: bytes) -> FileResult | None:
+    """Return the result of a model for any file with this content; None if there is none, or it is an error."""
+    row = database.connection.execute(
+        f"SELECT {_RESULT} FROM result r JOIN model m ON m.id = r.model "
+        "WHERE m.digest = ? AND r.content = ? AND r.error = '' LIMIT 1",
+        (model_key.digest, content),
+    ).fetchone()
+    return None if row is None else _to_result(model_key.taxonomy, row)
+
+
 def find_copies(database: Database, content: bytes) -> list[str]:
     """Return the paths of all files with this content."""
     rows = database.connection.execute("SELECT path FROM file WHERE content = ? AND gone = 0 ORDER BY path", (content,))
@@ -431,8 +441,9 @@ def list_most_confident(
     leaf: int | None = None,
     folder: str | None = None,
     limit: int = 50,
+    reverse: bool = False,
 ) -> list[tuple[FileRow, FileResult]]:
-    """Return the most confident results: of a leaf, below a folder, or of all files.
+    """Return the most confident results: of a leaf, below a folder, or of all files; with `reverse`, the least.
 
     Files of a small folder are sorted; for larger ones, and the whole library, the index by confidence is used.
     """
@@ -450,7 +461,7 @@ def list_most_confident(
         ).fetchone()[0]
         if few <= _MAX_SORTED:
             source = "FROM file f CROSS JOIN result r ON r.file = f.id "
-    query = f"SELECT {_FILE}, {_RESULT} {source}{where}ORDER BY r.confidence DESC LIMIT ?"
+    query = f"SELECT {_FILE}, {_RESULT} {source}{where}ORDER BY r.confidence {'' if reverse else 'DESC'} LIMIT ?"
     return _to_rows(model_key, database.connection.execute(query, (*arguments, limit)).fetchall())
 
 

@@ -13,7 +13,7 @@ from genretree.library.plan.mapping import Decision
 from genretree.library.plan.planner import TagPlan, check_writable, find_change
 from genretree.library.scan.classifier import FileError, fingerprint_file
 from genretree.library.tags.adapters import TagError, UntaggableError, read_tags
-from genretree.library.tags.genre_fields import GENRE, PREVIOUS, is_written, listed_genres, split_genres
+from genretree.library.tags.genre_fields import GENRE, PREVIOUS, is_joined, is_written, listed_genres, split_genres
 from genretree.remote import is_url
 from genretree.sound.walk import FoundFile, SoundWalk
 
@@ -85,7 +85,8 @@ def _previous_genres(database: Database | None, row: FileRow) -> tuple[str, ...]
     genres, own = row.genres or (), row.own or {}
     wrote, previous = listed_genres(own, GENRE), listed_genres(own, PREVIOUS)
     if wrote is not None and previous is not None:
-        return previous if genres and is_written(genres, wrote) else genres
+        unchanged = bool(genres) and (is_written(genres, wrote) or is_joined(genres, wrote))
+        return previous if unchanged else genres
     change = None if database is None else find_change(database, row)
     return (
         split_genres(genres, own)[1] if database is None or change is None else find_original_genres(database, change)

@@ -8,6 +8,8 @@ min_depth: 1                # minimum level: if it does not reach the threshold,
 values: leaf                # or path: write every level, from min_depth on, as a separate genre
 genres: 2                   # maximum number of nodes: the most probable path, and other nodes of its level
 min_other: 0.2              # what the probability of the other nodes must reach
+separator: "; "             # write several genres as one text, for players that split it
+placeholders: [Other, Misc] # genres that count as none
 nodes:
   Soft_rock: Soft Rock      # custom name
   Teen_pop: Pop             # nodes with the same name are merged, and their probabilities summed
@@ -18,8 +20,8 @@ nodes:
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Sequence
 from collections.abc import Mapping as MappingType
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +34,7 @@ from pydantic import Field
 
 from genretree.errors import LibraryError, SettingsError
 from genretree.library.database.records import ModelKey
+from genretree.library.tags.genre_fields import is_separator
 from genretree.metrics.scores import decode_levels
 from genretree.models.base import LevelProbabilities
 from genretree.prediction.predict import cut_path
@@ -49,6 +52,8 @@ from genretree.taxonomy import (
 
 Genres = tuple[str, ...]
 DEFAULT_MIN_CONFIDENCE = 0.5  # above this, a calibrated prediction is more likely right than wrong
+V1_PREFIX = "ID3v1:"  # of a placeholder that only counts in an ID3v1 tag, where many programs write it unasked
+DEFAULT_PLACEHOLDERS = ("Other", "Unknown", "Genre", "Misc", "None", f"{V1_PREFIX}Blues", f"{V1_PREFIX}Other")
 DEFAULT_MIN_OTHER = 0.2  # at most half as probable as the first: 0.5 for both would allow no second genre
 
 
@@ -64,6 +69,11 @@ class MappingSettings(Settings):
     genres: int = Field(1, ge=1, le=20, description="how many nodes of one level are written at most")
     min_other: float = Field(
         DEFAULT_MIN_OTHER, ge=0, le=1, description="what the probability of a further node must reach to be written"
+    )
+    separator: str = Field("", description="text between several genres that are written as one; empty for a list")
+    placeholders: list[str] = Field(
+        default_factory=lambda: list(DEFAULT_PLACEHOLDERS),
+        description="genres that count as none; with `ID3v1:` in front, only if no other tag has a genre",
     )
     nodes: dict[str, str | list[str] | None] = Field(default_factory=dict, description="genres by node")
 
@@ -89,6 +99,21 @@ class Mapping:
             if node[:cut] in self.rules:
                 return self.rules[node[:cut]]
         return (node[-1],)
+
+    def are_placeholders(self, genres: Sequence[str], from_v1: Callable[[], bool] = lambda: False) -> bool:
+        """Return whether all genres of a file are placeholders, such as `Other`, so that it counts as having none.
+
+        Parameters
+        ----------
+        genres : sequence of str
+        from_v1 : callable
+            Returns whether they are in an ID3v1 tag only; called only if that matters.
+        """
+        listed = {genre.strip().casefold() for genre in self.settings.placeholders}
+        names = {genre.strip().casefold() for genre in genres}
+        if not names or names <= listed:
+            return bool(names)
+        return all(f"{V1_PREFIX.casefold()}{name}" in listed for name in names) and from_v1()
 
     def is_deep_enough(self, node: NodePath, level: int, tree: Taxonomy) -> bool:
         """Return whether a node's level (1 is the top) reaches the minimum depth, or a rule applies to it."""
@@ -175,6 +200,7 @@ def parse_mapping(content: MappingType[str, Any], tree: Taxonomy) -> Mapping:
     """Build a mapping from the content of a mapping file."""
     settings = MappingSettings.build(content)
     _check_depths(settings)
+    _check_separator(settings.separator)
     rules: dict[NodePath, Genres] = {}
     for name, genres in settings.nodes.items():
         node = find_node(tree, name)
@@ -369,6 +395,14 @@ def _most_probable_path(
     return nodes if own[nodes[n_levels - 1]] >= own[best[n_levels - 1]] else best
 
 
+def _check_separator(separator: str) -> None:
+    if separator and not is_separator(separator):
+        raise LibraryError(
+            f"{separator!r} is not a separator: it must contain a punctuation mark, and no letters, digits or control "
+            "characters; an example is `separator='; '`"
+        )
+
+
 def _check_depths(settings: MappingSettings) -> None:
     if settings.min_depth and settings.depth and settings.min_depth > settings.depth:
         raise LibraryError(f"min_depth, {settings.min_depth}, is deeper than depth, {settings.depth}")
@@ -380,16 +414,18 @@ def override_settings(
     depth: int | None = None,
     min_depth: int | None = None,
     genres: int | None = None,
+    separator: str | None = None,
 ) -> Mapping:
     """Return a mapping with the settings that are not None replaced.
 
     Raises
     ------
     LibraryError
-        If `min_depth` is greater than `depth`.
+        If `min_depth` is greater than `depth`, or `separator` is not a separator.
     """
     values = {"min_confidence": min_confidence, "depth": depth, "min_depth": min_depth, "genres": genres}
-    changes = {name: value for name, value in values.items() if value is not None}
+    changes = {name: value for name, value in {**values, "separator": separator}.items() if value is not None}
     settings = mapping.settings.model_copy(update=changes)
     _check_depths(settings)
+    _check_separator(settings.separator)
     return Mapping(settings, mapping.rules)

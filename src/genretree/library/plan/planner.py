@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from genretree.library.database.connection import Database
 from genretree.library.database.journal import Change, find_change_to, find_last_change, find_original_genres
+from genretree.library.database.path_selection import PathSelection
 from genretree.library.database.records import FileResult, FileRow, ModelKey, iter_files
+from genretree.library.plan.albums import Album, Albums, find_outlier
 from genretree.library.plan.mapping import Decision, decide
 from genretree.library.plan.mapping import Mapping as Rules
-from genretree.library.tags.adapters import TagError, format_genres, read_tags
+from genretree.library.tags.adapters import TagError, format_genres, is_v1_genre, read_tags
 from genretree.library.tags.genre_fields import PREVIOUS, genre_fields, is_written, listed_genres, split_genres
 from genretree.library.tags.trial_write import find_write_error
 from genretree.remote import is_url
@@ -27,6 +29,7 @@ Action = Literal[
     "has_genre",
     "unsure",
     "left_alone",
+    "left_out",
     "untaggable",
     "read_only",
     "no_space",
@@ -43,6 +46,7 @@ ACTIONS: dict[Action, str] = {
     "has_genre": "skipped: already have a genre",
     "unsure": "skipped: confidence too low",
     "left_alone": "skipped by the mapping",
+    "left_out": "left out of the plan",
     "untaggable": "skipped: tags can't be written",
     "read_only": "skipped: read-only",
     "no_space": "skipped: not enough disk space for a copy",
@@ -56,6 +60,7 @@ ACTIONS: dict[Action, str] = {
 _REASONS = {
     "unsure": "no node reaches the confidence threshold",
     "left_alone": "the mapping writes nothing for it",
+    "left_out": "the plan leaves it out",
     "untaggable": "its tags could not be read when it was analysed; analyse it again",
     "read_only": "the file is read-only",
     "no_space": "its disk has too little space left for a copy",
@@ -79,10 +84,13 @@ class Filters:
         Only files below this folder.
     level : int, optional
         Only files predicted down to this level; 1 is the top.
+    selection : PathSelection
+        Only these files.
     """
 
     folder: str | None = None
     level: int | None = None
+    selection: PathSelection = field(default_factory=PathSelection)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +114,12 @@ class TagPlan:
         New values of genretree's fields.
     message : str
         Why the file is skipped.
+    separator : str
+        If not empty, several genres are written as one text with this between them.
+    album : str
+        Name of the album whose mean decided; empty if the file was decided on its own.
+    outlier : str
+        The genre that the file would get on its own, if that differs clearly from the album's.
     """
 
     row: FileRow
@@ -116,9 +130,22 @@ class TagPlan:
     other_genres: tuple[str, ...] = ()
     own: Mapping[str, str] | None = None
     message: str = ""
+    separator: str = ""
+    album: str = ""
+    outlier: str = ""
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Values of the genre tag as they are written."""
+        return join_genres(self.genres, self.separator)
 
 
-_NOTHING = Decision(genres=(), path=(), confidence=0.0)
+def join_genres(genres: Sequence[str], separator: str) -> tuple[str, ...]:
+    """Join several genres to one text, if there is a separator."""
+    return (separator.join(genres),) if separator and len(genres) > 1 else tuple(genres)
+
+
+NO_DECISION = Decision(genres=(), path=(), confidence=0.0)
 
 
 def iter_plans(
@@ -128,35 +155,43 @@ def iter_plans(
     rules: Rules,
     mode: Mode = "only-empty",
     filters: Filters | None = None,
+    albums: Albums | None = None,
 ) -> Iterator[TagPlan]:
     """Yield a plan for every file in the database, ordered by path, in constant memory.
 
     The tags are known from the analysis, unless a file's size or modification time has changed. Only files to write are
     opened, to check their layout; if that is unusual, writing is tried on a copy. Every plan other than `write` and
-    `same` has a message with the reason.
+    `same` has a message with the reason. With `albums`, all tracks of an album get its genre.
     """
     filters = filters or Filters()
     for row, result in iter_files(database, model, model_key, filters.folder):
-        plan = plan_file(database, model_key, rules, mode, row, result)
+        if not filters.selection.includes(row.path):
+            continue
+        album = None if albums is None else albums.find(row.id)
+        plan = plan_file(database, model_key, rules, mode, row, result, album)
         named = plan.action != "unsure" and len(plan.decision.path) == filters.level
         if filters.level is None or named:
-            yield _add_reason(_check_layout(plan))
+            yield check_layout(plan)
 
 
 def check_writable(plan: TagPlan) -> TagPlan:
     """Check that a planned write is possible; add the reason if it is not."""
-    obstacle, message = _find_obstacle(plan.row)
+    obstacle, message = find_obstacle(plan.row)
     if obstacle is not None:
         plan = replace(plan, action=obstacle, message=message)
+    return check_layout(plan)
+
+
+def check_layout(plan: TagPlan) -> TagPlan:
+    """Check the layout of a file to write; change the action if it can't be written, and add the reason."""
     return _add_reason(_check_layout(plan))
 
 
 def _check_layout(plan: TagPlan) -> TagPlan:
-    """Check the layout of a file to write; change the action if it can't be written."""
     if plan.action != "write":
         return plan
     try:
-        reason = find_write_error(Path(plan.row.path), plan.genres, dict(plan.own or {}))
+        reason = find_write_error(Path(plan.row.path), plan.values, dict(plan.own or {}))
     except OSError:  # a full disk for temporary files is not a problem of this file; other errors recur when writing
         return plan
     return replace(plan, action="untaggable", message=reason) if reason else plan
@@ -185,43 +220,90 @@ def _why_untaggable(path: str) -> str:
 
 
 def plan_file(
-    database: Database, model_key: ModelKey, rules: Rules, mode: Mode, row: FileRow, result: FileResult | None
+    database: Database,
+    model_key: ModelKey,
+    rules: Rules,
+    mode: Mode,
+    row: FileRow,
+    result: FileResult | None,
+    album: Album | None = None,
 ) -> TagPlan:
-    """Plan one file."""
+    """Plan one file; with an album, by its decision instead of the file's own."""
     if row.gone or row.error:
-        return TagPlan(row=row, result=None, decision=_NOTHING, action=_missing_action(row), message=row.message)
+        return TagPlan(row=row, result=None, decision=NO_DECISION, action=missing_action(row), message=row.message)
     if result is None:
-        return TagPlan(row=row, result=None, decision=_NOTHING, action="unheard")
+        return TagPlan(row=row, result=None, decision=NO_DECISION, action="unheard")
     if result.levels is None:
-        return TagPlan(row=row, result=result, decision=_NOTHING, action="unusable", message=result.message)
+        return TagPlan(row=row, result=result, decision=NO_DECISION, action="unusable", message=result.message)
     decision = decide(model_key, result.levels, rules)
+    plan = TagPlan(row=row, result=result, decision=decision, action="write", separator=rules.settings.separator)
+    if album is not None:
+        outlier = find_outlier(decision, album.decision)
+        plan = replace(plan, decision=album.decision, album=album.name, outlier=outlier)
+    return _plan_genres(database, model_key, rules, mode, plan)
+
+
+def _plan_genres(database: Database, model_key: ModelKey, rules: Rules, mode: Mode, plan: TagPlan) -> TagPlan:
+    """Complete a plan with the genres to write, or the reason why nothing is written."""
+    row, decision = plan.row, plan.decision
     if not decision.genres:
-        action: Action = "unsure" if decision.reason == "unsure" else "left_alone"
-        return TagPlan(row=row, result=result, decision=decision, action=action, message=decision.message)
-    obstacle, message = _find_obstacle(row)
+        message = f"album: {decision.message}" if plan.album and decision.message else decision.message
+        return replace(plan, action="unsure" if decision.reason == "unsure" else "left_alone", message=message)
+    obstacle, message = find_obstacle(row)
     if obstacle is not None:
-        return TagPlan(row=row, result=result, decision=decision, action=obstacle, message=message)
+        return replace(plan, action=obstacle, message=message)
+    existing = find_existing_genres(database, row, rules)
+    if existing.other and mode == "only-empty":
+        return replace(plan, action="has_genre")
+    retained = () if mode == "overwrite" else existing.other
+    known = {genre.casefold() for genre in retained}
+    genres = (*retained, *(genre for genre in decision.genres if genre.casefold() not in known))
+    own = evidence_fields(decision, model_key) | genre_fields(genres, existing.before)
+    plan = replace(plan, genres=genres, other_genres=retained, own=own)
+    return replace(plan, action="same") if is_up_to_date(row, existing.change, plan.values, own) else plan
+
+
+@dataclass(frozen=True)
+class ExistingGenres:
+    """What is known of the genres that a file has.
+
+    Parameters
+    ----------
+    other : tuple of str
+        Genres that genretree did not write; empty if they are placeholders.
+    before : tuple of str
+        Genres before genretree's first write.
+    change : Change or None
+        The change in the journal that wrote the current genre, if genretree did.
+    """
+
+    other: tuple[str, ...]
+    before: tuple[str, ...]
+    change: Change | None
+
+
+def find_existing_genres(database: Database, row: FileRow, rules: Rules) -> ExistingGenres:
+    """Determine which genres of a file with readable tags genretree did not write."""
     assert row.genres is not None
     change = find_change(database, row)
     if change is None:
-        other_genres, before = split_genres(row.genres, row.own or {})
+        other, before = split_genres(row.genres, row.own or {})
     else:
-        other_genres = tuple(change.new["theirs"])
+        other = tuple(change.new["theirs"])
         recorded = listed_genres(row.own, PREVIOUS)
+        if recorded is None and other and not change.new["own"]:  # an edited plan, or `clean`: the genre is the owner's
+            recorded = other
         before = find_original_genres(database, change) if recorded is None else recorded
-    if other_genres and mode == "only-empty":
-        return TagPlan(row=row, result=result, decision=decision, action="has_genre")
-    retained = () if mode == "overwrite" else other_genres
-    known = {genre.casefold() for genre in retained}
-    genres = (*retained, *(genre for genre in decision.genres if genre.casefold() not in known))
-    own = evidence_fields(decision, model_key) | genre_fields(genres, before)
-    if _is_up_to_date(row, change, genres, own):
-        return TagPlan(
-            row=row, result=result, decision=decision, action="same", genres=genres, other_genres=retained, own=own
-        )
-    return TagPlan(
-        row=row, result=result, decision=decision, action="write", genres=genres, other_genres=retained, own=own
-    )
+    if rules.are_placeholders(other, lambda: _is_v1_genre(row.path)):
+        other = ()
+    return ExistingGenres(other, before, change)
+
+
+def _is_v1_genre(path: str) -> bool:
+    try:
+        return is_v1_genre(path)
+    except (TagError, OSError):
+        return False
 
 
 def find_change(database: Database, row: FileRow) -> Change | None:
@@ -236,7 +318,7 @@ def find_change(database: Database, row: FileRow) -> Change | None:
     return find_change_to(database, row.content) if row.genres else None  # the file may have been renamed
 
 
-def _is_up_to_date(row: FileRow, change: Change | None, genres: Sequence[str], own: Mapping[str, str]) -> bool:
+def is_up_to_date(row: FileRow, change: Change | None, genres: Sequence[str], own: Mapping[str, str]) -> bool:
     """Return whether a file already has the genres and fields to write."""
     if change is None:
         return row.own == own and is_written(row.genres or (), genres)
@@ -255,14 +337,14 @@ def evidence_fields(decision: Decision, model_key: ModelKey) -> dict[str, str]:
     }
 
 
-def _missing_action(row: FileRow) -> Action:
+def missing_action(row: FileRow) -> Action:
     """Return the action for a file that is missing or could not be read."""
     if row.gone or row.error == "not_found":
         return "not_found"
     return "changed" if row.error == "changed" else "unreadable"
 
 
-def _find_obstacle(row: FileRow) -> tuple[Action | None, str]:
+def find_obstacle(row: FileRow) -> tuple[Action | None, str]:
     """Return why a file can't be written to, as far as its status shows."""
     if is_url(row.path):
         return "remote", ""

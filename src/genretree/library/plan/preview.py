@@ -6,6 +6,7 @@ import csv
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass, fields
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_LISTED = 200  # files of one genre that a page shows; all are in CSV and Parquet
 _BATCH = 5000
+_GENRE_HASH = 6  # bytes
+_FORMULA = ("=", "+", "-", "@")  # how formulas in spreadsheets begin
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,12 @@ class PreviewRow:
         Number of slices that the prediction is averaged over.
     message : str
         Why the file is skipped.
+    album : str
+        Name of the album whose mean decided, if one did.
+    outlier : str
+        Genre and confidence of the file on its own, if they differ clearly from the album's.
+    key : str
+        What an edited plan is checked against: see `PlanKey`.
     """
 
     file: str
@@ -56,17 +65,82 @@ class PreviewRow:
     confidence: float
     slices: int
     message: str = ""
+    album: str = ""
+    outlier: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class PlanKey:
+    """The content of the column `key`: what a row of a plan was made for, whatever a spreadsheet does to its cells.
+
+    Parameters
+    ----------
+    content : bytes
+        Content hash of the file.
+    model : str
+        Digest of the model.
+    genre : str
+        Hash of the genre cell.
+    action : str
+    separator : str
+        Text between several genres, if they are written as one.
+    """
+
+    content: bytes
+    model: str
+    genre: str
+    action: str
+    separator: str = ""
+
+    def text(self) -> str:
+        """Return the key as text that no spreadsheet takes for a number."""
+        return "-".join(("k" + self.content.hex(), self.model, self.genre, self.action, self.separator.encode().hex()))
+
+    @classmethod
+    def parse(cls, text: str) -> PlanKey:
+        """Parse the output of `text`.
+
+        Raises
+        ------
+        ValueError
+            If it is not a key.
+        """
+        content, model, genre, action, separator = text.strip().split("-")
+        if not content.startswith("k") or action not in ACTIONS or len(genre) != 2 * _GENRE_HASH:
+            raise ValueError(text)
+        return cls(bytes.fromhex(content[1:]), model, genre, action, bytes.fromhex(separator).decode())
+
+
+def normalize_cell(text: str) -> str:
+    """Return the text of a cell without what spreadsheets and `write_csv` add: outer spaces, and a quote in front."""
+    text = " ".join(text.split())
+    return text[1:] if text[:1] == "'" and text[1:2] in _FORMULA else text
+
+
+def hash_genre(cell: str) -> str:
+    """Hash a genre cell, to detect whether it was edited."""
+    return blake2b(normalize_cell(cell).encode(errors="surrogateescape"), digest_size=_GENRE_HASH).hexdigest()
 
 
 class Preview:
-    """The rows of a preview, in a temporary database, so that memory use does not grow with their number."""
+    """The rows of a preview, in a temporary database, so that memory use does not grow with their number.
 
-    def __init__(self, plans: Iterable[TagPlan]) -> None:
+    Parameters
+    ----------
+    plans : iterable of TagPlan
+    model : str
+        Digest of the model, for the column `key`.
+    """
+
+    def __init__(self, plans: Iterable[TagPlan], model: str = "") -> None:
         self._rows = sqlite3.connect("")  # a temporary file, deleted with the connection
         names = [field.name for field in fields(PreviewRow)]
         self._rows.execute(f"CREATE TABLE line ({', '.join(names)})")
         places = ", ".join("?" * len(names))
-        self._rows.executemany(f"INSERT INTO line VALUES ({places})", (astuple(_preview_row(plan)) for plan in plans))
+        self._rows.executemany(
+            f"INSERT INTO line VALUES ({places})", (astuple(_preview_row(plan, model)) for plan in plans)
+        )
         self._rows.execute("CREATE INDEX by_genre ON line (action, genre, confidence DESC)")
 
     def actions(self) -> dict[str, int]:
@@ -86,27 +160,53 @@ class Preview:
         for row in self._rows.execute(query, (action, *([] if genre is None else [genre]), limit)):
             yield PreviewRow(*row)
 
+    def outliers(self, limit: int = -1) -> Iterator[PreviewRow]:
+        """Yield the files to write that would get another genre without their album."""
+        query = "SELECT * FROM line WHERE action = 'write' AND outlier <> '' ORDER BY album, file LIMIT ?"
+        for row in self._rows.execute(query, (limit,)):
+            yield PreviewRow(*row)
+
+    def count_albums(self) -> tuple[int, int, int]:
+        """Count the albums, those of them that are compilations, and the outliers."""
+        query = (
+            "SELECT count(DISTINCT album), count(DISTINCT iif(album LIKE '%(compilation)', album, NULL)) "
+            "FROM line WHERE album <> ''"
+        )
+        albums, compilations = self._rows.execute(query).fetchone()
+        outliers = "SELECT count(*) FROM line WHERE action = 'write' AND outlier <> ''"
+        return albums, compilations, self._rows.execute(outliers).fetchone()[0]
+
     def all_rows(self) -> Iterator[PreviewRow]:
         """Yield all files, ordered by action, genre and confidence."""
         for action in self.actions():
             yield from self.rows(action)
 
 
-def _preview_row(plan: TagPlan) -> PreviewRow:
-    genres = plan.genres or plan.decision.genres
+def _preview_row(plan: TagPlan, model: str) -> PreviewRow:
+    genre = format_genres(plan.genres or plan.decision.genres)
+    key = PlanKey(plan.row.content or b"", model, hash_genre(genre), plan.action, plan.separator)
     now = format_genres(plan.row.genres or ())
     slices = 0 if plan.result is None else plan.result.slices
     return PreviewRow(
-        *(printable(plan.row.path), plan.action, format_genres(genres), now, format_path(plan.decision.path)),
-        *(round(plan.decision.confidence, 6), slices, plan.message),
+        *(printable(plan.row.path), plan.action, genre, now, format_path(plan.decision.path)),
+        *(round(plan.decision.confidence, 6), slices, plan.message, plan.album),
+        *(plan.outlier, key.text()),
     )
 
 
 def write_csv(preview: Preview, stream: SupportsWrite[str]) -> None:
-    """Write a CSV table with one row per file."""
+    """Write a CSV table with one row per file.
+
+    A quote is written in front of text that a spreadsheet would take for a formula, since tags may contain anything.
+    """
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([field.name for field in fields(PreviewRow)])
-    writer.writerows(map(astuple, preview.all_rows()))
+    for row in preview.all_rows():
+        writer.writerow([_not_a_formula(value) if isinstance(value, str) else value for value in astuple(row)])
+
+
+def _not_a_formula(text: str) -> str:
+    return f"'{text}" if text[:1] in _FORMULA else text
 
 
 def write_parquet(preview: Preview, path: Path) -> None:
@@ -141,10 +241,15 @@ def write_page(preview: Preview, path: Path, model_key: ModelKey, command: str =
         for action, n in actions.items()
         if action != "write"
     ]
+    albums, compilations, n_outliers = preview.count_albums()
     page = render(
         "library.html.j2",
         groups=groups,
         others=others,
+        outliers=list(preview.outliers(MAX_LISTED)),
+        n_outliers=n_outliers,
+        albums=albums,
+        compilations=compilations,
         written=actions.get("write", 0),
         total=sum(actions.values()),
         model_key=model_key,

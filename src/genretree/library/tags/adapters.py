@@ -188,7 +188,21 @@ def _check_no_hidden(file: io.FileIO, size: int) -> None:
         raise LayoutError("its APE tag is before the audio, where an ID3v2 tag would hide it; move it to the end")
 
 
-def _read_mp3(path: Path) -> TagValues:
+def is_v1_genre(path: str | Path) -> bool:
+    """Return whether a file's genre is in an ID3v1 tag and in no other tag.
+
+    Raises
+    ------
+    TagError
+        As `read_tags`.
+    """
+    path = Path(path)
+    return _wrap_errors(
+        lambda: _detect_format(path) == "mp3" and bool(_v1_genre(path)) and not _read_mp3(path, with_v1=False).genres
+    )
+
+
+def _read_mp3(path: Path, with_v1: bool = True) -> TagValues:
     tags = _open_id3(path, "mp3")
     values = _from_id3(tags)
     try:
@@ -204,7 +218,7 @@ def _read_mp3(path: Path) -> TagValues:
     if values.genres:
         return values
     listed = items["genre"].texts if "genre" in items else _ape_genres(path) if ape is None else ()
-    genres = tuple(filter(None, map(str.strip, listed))) or _v1_genre(path)
+    genres = tuple(filter(None, map(str.strip, listed))) or (_v1_genre(path) if with_v1 else ())
     return TagValues(genres, own, values.joined)
 
 

@@ -44,6 +44,20 @@ def is_written(genres: Sequence[str], wrote: Sequence[str]) -> bool:
     return _parts(genres) == _parts(wrote)
 
 
+def is_separator(text: str) -> bool:
+    """Return whether a text can separate the genres in one text: punctuation, with or without spaces."""
+    return text.isprintable() and bool(text.strip()) and not any(character.isalnum() for character in text)
+
+
+def is_joined(genres: Sequence[str], wrote: Sequence[str]) -> bool:
+    """Return whether the genres of a file are one text of those that were written, with a separator between them."""
+    if len(genres) != 1 or len(wrote) < 2:
+        return False
+    length, rest = divmod(len(genres[0]) - sum(map(len, wrote)), len(wrote) - 1)
+    separator = genres[0][len(wrote[0]) : len(wrote[0]) + max(length, 0)]
+    return not rest and is_separator(separator) and separator.join(wrote) == genres[0]
+
+
 def split_genres(genres: Sequence[str], own: Mapping[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Determine from a file's tags which of its genres genretree did not write.
 
@@ -67,7 +81,9 @@ def split_genres(genres: Sequence[str], own: Mapping[str, str]) -> tuple[tuple[s
     """
     wrote, previous = listed_genres(own, GENRE), listed_genres(own, PREVIOUS)
     if GENRE in own or PREVIOUS in own:
-        if wrote is None or previous is None or not genres or not is_written(genres, wrote):
+        if wrote is None or previous is None or not genres:
+            return tuple(genres), tuple(genres)
+        if not (is_written(genres, wrote) or is_joined(genres, wrote)):
             return tuple(genres), tuple(genres)
         before = set(_parts(previous))
         return tuple(genre for genre in wrote if before.issuperset(_parts([genre]))), previous

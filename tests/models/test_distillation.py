@@ -107,6 +107,19 @@ def test_a_teacher_needs_its_features(store: Store, teacher: str) -> None:
         compute_teacher_targets([deaf], ("msd",), teacher)
 
 
+def test_both_teachers_have_half_of_the_loss(store: Store, teacher: str) -> None:
+    part = slice_dataset(store, store.split(), "train")
+    outputs = np.random.default_rng(0).standard_normal((store.n_slices, 911)).astype(np.float16)
+    part = replace(part, features={**part.features, "mn04": outputs})
+    (targets,) = compute_teacher_targets([part], ("msd",), teacher, teacher="both")
+    assert targets.shape == (len(part), 250 + 568)
+    squares = np.square(targets).sum(axis=0)
+    assert squares[:250].sum() == pytest.approx(squares[250:].sum(), rel=0.05)
+    assert np.square(targets).mean() == pytest.approx(1, abs=0.05)
+    with pytest.raises(TrainingError, match="needs the feature mn04"):
+        compute_teacher_targets([slice_dataset(store, store.split(), "test")], ("msd",), teacher, teacher="mn04")
+
+
 def test_time_shifts_are_averaged(store: Store, tmp_path: Path) -> None:
     bundle = train(store, "cnn", tmp_path / "b", {**QUICK, "epochs": 1})
     images = np.asarray(store.images[:5])

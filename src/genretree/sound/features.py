@@ -1,8 +1,8 @@
 """Registry of input features by name, and the mapping of arrays that every model takes.
 
 `images` are the uint8 images of mel, CQT and chroma, shape (3, size, size); `mel`, `cqt` and `chroma` are one of them
-each, shape (size, size). They are always computed. Every other feature is computed on request: `mel_16k`, and those of
-`register_feature`.
+each, shape (size, size). They are always computed. Every other feature is computed on request: `mel_16k`, `mn04`, and
+those of `register_feature`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from types import TracebackType
 from typing import Self, TypeAlias
@@ -34,8 +35,11 @@ from genretree.sound.mel_16k import MEL_16K_HOP, Mel16kTap, compute_mel_16k, mel
 
 IMAGES = "images"
 MEL_16K = "mel_16k"
+MN04 = "mn04"
 ENTRY_POINTS = "genretree.features"
 _BUILT_IN = (IMAGES, *MODALITIES)
+# Modules with features that need torch, by the name of the feature; the module has it as NAME_FEATURE.
+_WITH_NETWORKS = {MN04: "genretree.models.pretrained.mn04_features"}
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _MAX_BYTES_IN_MEMORY = 32 << 20  # bytes; about 6 minutes of samples
 
@@ -131,7 +135,9 @@ def register_feature(
         raise ArgumentError(f"dtype must be numeric, got {dtype!r}")
     feature = Feature(name, compute, shape if callable(shape) else _FixedShape(tuple(shape)), numpy_dtype.str)
     existing = _registered.get(name)
-    if name in (*_BUILT_IN, MEL_16K) or (existing is not None and _origin(existing) != _origin(feature)):
+    if name in (*_BUILT_IN, MEL_16K, *_WITH_NETWORKS) or (
+        existing is not None and _origin(existing) != _origin(feature)
+    ):
         raise ArgumentError(f"a feature named '{name}' is already registered; choose another name")
     _registered[name] = feature
     return feature
@@ -149,7 +155,7 @@ class _FixedShape:
 
 def feature_names() -> list[str]:
     """Return the names of all features: built-in, registered, and from installed packages."""
-    return list(dict.fromkeys([*_BUILT_IN, MEL_16K, *_registered, *_installed()]))
+    return list(dict.fromkeys([*_BUILT_IN, MEL_16K, *_WITH_NETWORKS, *_registered, *_installed()]))
 
 
 def get_feature(name: str) -> Feature:
@@ -162,6 +168,9 @@ def get_feature(name: str) -> Feature:
     """
     if name == MEL_16K:
         return _MEL_16K
+    if name in _WITH_NETWORKS:
+        feature: Feature = getattr(import_module(_WITH_NETWORKS[name]), f"{name.upper()}_FEATURE")
+        return feature
     if name in _registered:
         return _registered[name]
     entry = _installed().get(name)
@@ -189,7 +198,7 @@ def register_all(features: Iterable[Feature]) -> list[str]:
     names = []
     for feature in features:
         names.append(feature.name)
-        if feature != _MEL_16K:
+        if feature != _MEL_16K and feature.name not in _WITH_NETWORKS:
             _registered.setdefault(feature.name, feature)
     return names
 

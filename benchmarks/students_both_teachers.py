@@ -1,13 +1,15 @@
 r"""Distil MusiCNN and mn04 into the image networks, on augmented free music.
 
     python benchmarks/students_both_teachers.py FOLDER [--models cnn efficientnet-b0 ast] [--variants 4] [--report]
+        [--offline]
 
 The weights that come with genretree were made by `benchmarks/students.py`, from MusiCNN alone. This fetches more music
 and has two teachers: the music of games and other programs from a Debian 12 mirror (apt-get, dpkg-deb; nothing is
 installed), all of it in Debian's main section and so under free licences, which are saved next to the music as
 `copyright`. Cuts a minute out of every file (ffmpeg), makes augmented versions, and distils MusiCNN (MSD) and mn04 into
 each family, as `genretree pretrain` does. Needs the weights of both (`genretree weights get musicnn`, `genretree
-weights get mn04`). Resumes where it stopped.
+weights get mn04`). Resumes where it stopped. With `--offline` the excerpts come from FOLDER/excerpts, for a machine
+with a GPU and without a network: 150 MB.
 """
 
 from __future__ import annotations
@@ -113,6 +115,16 @@ def cut_excerpt(path: Path, out: Path) -> None:
         temporary.rename(out)
 
 
+def fetch_excerpts(music: Path, excerpts: Path) -> None:
+    """Fetch all packages, and cut an excerpt out of every file."""
+    music.mkdir(parents=True, exist_ok=True)
+    for package in DEBIAN.split():
+        fetch(package, music)
+    files = [path for path in sorted(music.glob("*/*")) if path.suffix.lower() in SUFFIXES]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda path: cut_excerpt(path, excerpts / path.parent.name / f"{path.stem}.opus"), files))
+
+
 def explained_variance(store_folder: Path, family: str, weights: str) -> list[float]:
     """Measure what a ridge regression on a student's features explains of the teachers' outputs on held-out tracks.
 
@@ -177,14 +189,11 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["cnn", "efficientnet-b0", "ast"])
     parser.add_argument("--variants", type=int, default=4, help="augmented versions of every file")
     parser.add_argument("--report", action="store_true", help="measure what these and the shipped weights explain")
+    parser.add_argument("--offline", action="store_true", help="use FOLDER/excerpts as it is")
     given = parser.parse_args()
-    music, excerpts = given.folder / "music", given.folder / "excerpts"
-    music.mkdir(parents=True, exist_ok=True)
-    for package in DEBIAN.split():
-        fetch(package, music)
-    files = [path for path in sorted(music.glob("*/*")) if path.suffix.lower() in SUFFIXES]
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda path: cut_excerpt(path, excerpts / path.parent.name / f"{path.stem}.opus"), files))
+    excerpts = given.folder / "excerpts"
+    if not given.offline:
+        fetch_excerpts(given.folder / "music", excerpts)
     store = prepare_music([excerpts], given.folder / "store", teacher="both", variants=given.variants, progress=True)
     for family in given.models:
         out = given.folder / family

@@ -154,7 +154,7 @@ def _filter(y: Float32Array, filters: Sequence[tuple[str, str]]) -> Float32Array
     def pull() -> None:
         while True:
             try:
-                found.append(graph.pull().to_ndarray()[0])  # type: ignore[union-attr]
+                found.append(graph.pull().to_ndarray()[0])
             except (av.BlockingIOError, av.EOFError):
                 return
 
@@ -171,10 +171,12 @@ def _filter(y: Float32Array, filters: Sequence[tuple[str, str]]) -> Float32Array
 
 def _encode(y: Float32Array, out: Path, suffix: str, encoder: str, sr: int, kilobits: int) -> None:
     import av
+    from av.audio import AudioStream
 
     container = {".mp3": "mp3", ".opus": "ogg", ".m4a": "ipod"}[suffix]
     with av.open(str(out), "w", format=container) as file:
         stream = file.add_stream(encoder, rate=sr, layout="mono")
+        assert isinstance(stream, AudioStream)
         stream.bit_rate = 1000 * kilobits
         resampler = av.AudioResampler(format=stream.format, layout="mono", rate=sr)
         block = 1 << 16

@@ -58,7 +58,7 @@ DEFAULTS: dict[str, Any] = {
     "epochs": 10,
     "patience": 10,
     "batch_size": 32,
-    "averaging": 0.99,
+    "ema_decay": 0.99,
 }
 SPLIT = "pretraining"
 _VALIDATION_FRACTION = 20  # one track of this many is held out for early stopping
@@ -285,7 +285,10 @@ def _settings(family: str, overrides: Mapping[str, Any] | None) -> NetworkSettin
     settings_type = get_family(family).settings_type
     if not issubclass(settings_type, NetworkSettings):
         raise SettingsError(f"can't pretrain the family '{family}'; choose from: cnn, efficientnet-b0, ast")
-    network_settings = settings_type.build({**DEFAULTS, **(overrides or {})})
+    chosen = dict(overrides or {})
+    current_names = {settings_type.renamed.get(name, name) for name in chosen}
+    defaults = {name: value for name, value in DEFAULTS.items() if name not in current_names}
+    network_settings = settings_type.build({**defaults, **chosen})
     if network_settings.teacher == "none":
         raise SettingsError("teacher is 'none', and pretraining needs a teacher; set teacher=musicnn, mn04 or both")
     return network_settings

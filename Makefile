@@ -32,9 +32,10 @@ test: $(VENV)/.installed-dev lint types pytest  ## Install, then check style and
 test-fast: $(VENV)/.installed-dev lint  ## Check style and run the tests that are not marked as slow: a minute or two.
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-lint: $(VENV)/.installed-dev  ## Check style.
+lint: $(VENV)/.installed-dev  ## Check style and docstrings.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/numpydoc lint $$(find src/genretree -name '*.py')
 
 types: $(VENV)/.installed-dev  ## Check types.
 	$(BIN)/mypy

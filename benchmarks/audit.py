@@ -191,9 +191,9 @@ def write_store(
         "padded": np.append(store.padded[own], store.padded[rows]),
         "silent": np.append(store.silent[own], store.silent[rows]),
     }
-    write_tables(folder, table, slices, store.taxonomy, store.settings, store.facts, ())
+    write_tables(folder, table, slices, store.taxonomy, store.settings, store.metadata, ())
     parts = split_slices(store.track_leaves[source][slices["track"]]).parts
-    Split("default", "slice", 0, parts).save(folder / "splits")
+    Split(name="default", protocol="slice", seed=0, parts=parts).save(folder / "splits")
 
 
 def measure_images(given: argparse.Namespace) -> None:

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from scipy.special import expit
 
-from genretree.models.pretrained.mn04 import SR, build_mn04, compute_mel, read_published
+from genretree.models.pretrained.mn04 import build_mn04, read_published
 from genretree.sound.decode import decode
+from genretree.sound.mel_32k import MEL_32K_RATE, compute_mel_32k
 
 
 def main() -> None:
@@ -32,14 +33,16 @@ def main() -> None:
     print("| file | mel | logits | embedding | probabilities from the file |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for name in sorted({key.split("/")[0] for key in reference}):
-        y = decode(given.samples / f"{name}.mp3", SR)
-        mel = compute_mel(y[20 * SR : 30 * SR])
+        y = decode(given.samples / f"{name}.mp3", MEL_32K_RATE)
+        mel = compute_mel_32k(y[20 * MEL_32K_RATE : 30 * MEL_32K_RATE])
         published = reference[f"{name}/mel_20s_30s"]
         every = reference[f"{name}/logits_every_10s"]
         with torch.inference_mode():
             exact = network(torch.from_numpy(published)[None, None])
-            windows = [y[start : start + 10 * SR] for start in range(0, len(y) - 5 * SR, 10 * SR)][: len(every)]
-            found = [network(torch.from_numpy(np.ascontiguousarray(compute_mel(w)))[None, None]) for w in windows]
+            windows = [
+                y[start : start + 10 * MEL_32K_RATE] for start in range(0, len(y) - 5 * MEL_32K_RATE, 10 * MEL_32K_RATE)
+            ][: len(every)]
+            found = [network(torch.from_numpy(np.ascontiguousarray(compute_mel_32k(w)))[None, None]) for w in windows]
         logits = np.concatenate([output.logits.numpy() for output in found])
         differences = [
             np.abs(mel - published).max(),

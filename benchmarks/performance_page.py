@@ -59,7 +59,7 @@ def stages(rows: list[dict[str, Any]]) -> str:
                 row["note"] or "-",
             ]
         )
-    return table("stage | usual, ms (range) | ours, ms (range) | times as fast (range) | goal | notes", found)
+    return table("stage | usual, ms (range) | ours, ms (range) | times as fast (range) | target | notes", found)
 
 
 def train(rows: list[dict[str, Any]]) -> str:

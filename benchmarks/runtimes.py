@@ -40,8 +40,7 @@ from genretree.bundle.bundle import Bundle, load_bundle
 from genretree.bundle.export import export_bundle
 from genretree.bundle.manifest import read_description
 from genretree.corpus.store import Store
-from genretree.models.families.zero_shot import TagTree
-from genretree.models.pretrained.musicnn_weights import weights_file
+from genretree.files import cache_folder
 from genretree.models.runtime.backends import open_runner
 from genretree.models.runtime.graph import HasGraphs, run_torch
 from genretree.models.runtime.types import EXPORT_FORMATS, ExportFormat, Runner, RuntimeConfig, graph_file
@@ -204,8 +203,8 @@ def _all(bundle: Bundle, files: Sequence[Path], workers: int) -> None:
 def start(folder: Path, file: Path, rounds: int) -> None:
     """Print how long the command takes, with all that it has to load.
 
-    Without a bundle, too, for the file and for its first minute, where the weights of MusiCNN are at hand
-    (`genretree weights get musicnn`).
+    Without a bundle, too, for the file and for its first minute, where the weights of mn04 are at hand
+    (`genretree weights get mn04`).
     """
     command = [sys.executable, "-m", "genretree"]
     words = {
@@ -214,7 +213,7 @@ def start(folder: Path, file: Path, rounds: int) -> None:
         "genretree predict, auto": [*command, "predict", str(folder), str(file)],
     }
     with tempfile.TemporaryDirectory() as name:
-        if all(weights_file(network).exists() for network in TagTree.builtin().networks):
+        if (cache_folder() / "mn04.safetensors").exists():
             minute = Path(name) / "minute.flac"
             soundfile.write(minute, decode(file)[: 60 * SAMPLE_RATE], SAMPLE_RATE)
             words["genretree predict, no bundle"] = [*command, "predict", str(file)]

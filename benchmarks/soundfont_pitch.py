@@ -36,7 +36,7 @@ def play_with_symusic(program: int) -> NDArray[np.float32]:
     import symusic
 
     score = symusic.Score(480).to("second")
-    track = symusic.Track("", program, False, ttype="second")
+    track = symusic.Track(path="", name=program, leaf=False, ttype="second")
     track.notes.append(symusic.Note(0.0, 1.0, A4, 100, ttype="second"))
     score.tracks.append(track)
     player = symusic.Synthesizer(sf_path=str(resources.files("pretty_midi") / FILE), sample_rate=SAMPLE_RATE, quality=4)

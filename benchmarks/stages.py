@@ -152,9 +152,9 @@ def shrink(jpeg: bytes) -> NDArray[np.uint8]:
 
 def reading_jpegs(jpegs: list[bytes]) -> Stage:
     """From the data set's JPEGs to grey squares."""
-    note = "ours also inverts the colour map, which the usual way leaves out"
+    note = "genretree also inverts the colour map, which the reference omits"
     return Stage(
-        f"{len(jpegs)} drawn JPEGs to grey squares",
+        f"{len(jpegs)} rendered JPEGs to grey squares",
         lambda: [shrink(jpeg) for jpeg in jpegs],
         lambda: [read_rendered_image(jpeg, _IMAGES.size) for jpeg in jpegs],
         2.5,

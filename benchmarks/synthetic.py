@@ -103,7 +103,15 @@ def write_store(folder: Path, tracks: int, size: int = 224) -> Store:
         "silent": np.zeros(n, bool),
     }
     settings = ImageSettings.build({"size": size})
-    write_tables(folder, table, slices, TREE, settings, StoreMetadata("noise", "artist", "none", "0", "0"), [])
+    write_tables(
+        folder,
+        table,
+        slices,
+        TREE,
+        settings,
+        StoreMetadata(source="noise", group_by="artist", engine="none", version="0", digest="0"),
+        [],
+    )
     store = Store(folder)
     split_groups(store.track_leaves, store.track_groups).save(folder / "splits")
     return store

@@ -360,7 +360,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 HEAD = (
-    "| family | published, slices/s | ours, slices/s | ratio (range) | wanted | fetching | changing | curves apart "
+    "| family | published, slices/s | ours, slices/s | ratio (range) | target | fetching | changing | curves apart "
     "| seeds apart |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
 )
 

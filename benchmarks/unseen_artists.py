@@ -41,7 +41,7 @@ Right = NDArray[
 def cross_validate(store: Store, splits: list[Split], family: str, settings: dict[str, Any], out: Path) -> np.ndarray:
     """Give each track's leaf probabilities by the model that did not learn from it; nan for tracks never tested."""
     found = np.full((store.n_tracks, len(store.taxonomy.leaves)), np.nan)
-    made = json.dumps([family, settings, store.facts.digest, len(splits)], sort_keys=True)
+    made = json.dumps([family, settings, store.metadata.digest, len(splits)], sort_keys=True)
     if (out / "made.json").exists() and (out / "made.json").read_text() != made:
         raise SystemExit(f"{out}: holds results of other settings, folds or music; give another --out")
     out.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ IMPORT_ORDER = {
         "cluster",
         "settings",
         "taxonomy",
+        "vocabulary",
         "sound",
         "corpus",
         "recovery",
@@ -39,6 +40,7 @@ IMPORT_ORDER = {
         "prediction",
         "explanation",
         "classifier",
+        "embedding",
         "testing",
         "estimator",
         "library",
@@ -73,6 +75,7 @@ IMPORT_ORDER = {
         "api",
         "survey",
     ],
+    "embedding": ["embedders", "table", "neighbours", "stores"],
     "library": ["tags", "database", "scan", "plan", "apply"],
     "service": ["config", "errors", "metrics", "storage", "workers", "engine", "http"],
 }

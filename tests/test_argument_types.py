@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from genretree import ArgumentError, Bundle, Classifier, Dataset, GenreClassifie
 BUNDLE: Any = object.__new__(Bundle)
 CLASSIFIER: Any = object.__new__(Classifier)
 STORE: Any = object.__new__(Store)
-MANIFEST = Manifest(Path("music"), (), Taxonomy.from_nested(["Rock", "Jazz"]), "track")
+MANIFEST = Manifest(source=Path("music"), tracks=(), taxonomy=Taxonomy.from_nested(["Rock", "Jazz"]), group_by="track")
 RECORDS: Any = [{"path": "a.mp3", "genre": "Rock"}]
+MIRDATA = SimpleNamespace(load_tracks=lambda: {"1": SimpleNamespace(audio_path="a.mp3", genre="Rock", artist="A")})
 WRONG: Any = 7
 TEXT: Any = "text"
 
@@ -28,6 +30,8 @@ CASES: dict[str, tuple[str, Callable[[], Any]]] = {
     "predict bundle": ("bundle", lambda: genretree.predict(TEXT, ["a.mp3"])),
     "predict files": ("files", lambda: genretree.predict(BUNDLE, WRONG)),
     "predict file": ("files", lambda: genretree.predict(BUNDLE, [WRONG])),
+    "predict no file": ("files is empty", lambda: genretree.predict(BUNDLE, "")),
+    "predict samples": (r"files\[0\]", lambda: genretree.predict(BUNDLE, [0.1, 0.2])),  # type: ignore[list-item]
     "predict top": ("top", lambda: genretree.predict(BUNDLE, "a.mp3", top=TEXT)),
     "predict no top": ("top", lambda: genretree.predict(BUNDLE, "a.mp3", top=0)),
     "predict workers": ("workers", lambda: genretree.predict(BUNDLE, "a.mp3", workers=TEXT)),
@@ -37,6 +41,7 @@ CASES: dict[str, tuple[str, Callable[[], Any]]] = {
     "predict_file range": ("min_confidence", lambda: genretree.predict_file(BUNDLE, "a.mp3", min_confidence=3)),
     "explain bundle": ("bundle", lambda: genretree.explain(TEXT, "a.mp3")),
     "explain file": ("file", lambda: genretree.explain(BUNDLE, WRONG)),
+    "explain method": ("method", lambda: genretree.explain(BUNDLE, "a.mp3", method=WRONG)),
     "explain store": ("store", lambda: genretree.explain(BUNDLE, "a.mp3", store=TEXT)),
     "read_manifest source": ("source", lambda: genretree.read_manifest(WRONG)),
     "read_manifest tree": ("tree", lambda: genretree.read_manifest("music", tree=TEXT)),
@@ -45,10 +50,17 @@ CASES: dict[str, tuple[str, Callable[[], Any]]] = {
     "prepare manifest": ("manifest", lambda: genretree.prepare(TEXT, "store")),
     "prepare out": ("out", lambda: genretree.prepare(MANIFEST, WRONG)),
     "prepare settings": ("settings", lambda: genretree.prepare(MANIFEST, "store", {"size": 64})),  # type: ignore[arg-type]
+    "prepare features": ("features", lambda: genretree.prepare(MANIFEST, "store", features="mel_16k")),
+    "prepare no features": ("features", lambda: genretree.prepare(MANIFEST, "store", features=None)),  # type: ignore[arg-type]
+    "prepare workers": ("workers", lambda: genretree.prepare(MANIFEST, "store", workers=0)),
+    "prepare seed": ("seed", lambda: genretree.prepare(MANIFEST, "store", seed=TEXT)),
     "train store": ("store", lambda: genretree.train(TEXT, "cnn", "bundle")),
     "train family": ("family", lambda: genretree.train(STORE, WRONG, "bundle")),
     "train out": ("out", lambda: genretree.train(STORE, "cnn", WRONG)),
     "train settings": ("settings", lambda: genretree.train(STORE, "cnn", "bundle", WRONG)),
+    "train other settings": ("settings", lambda: genretree.train(STORE, "cnn", "b", genretree.ImageSettings())),
+    "train split": ("split", lambda: genretree.train(STORE, "cnn", "bundle", split=WRONG)),
+    "train callbacks": ("callbacks", lambda: genretree.train(STORE, "cnn", "bundle", callbacks=WRONG)),
     "evaluate bundle": ("bundle", lambda: genretree.evaluate(TEXT, STORE)),
     "evaluate store": ("store", lambda: genretree.evaluate(BUNDLE, TEXT)),
     "pull": ("name", lambda: genretree.pull(WRONG)),
@@ -58,6 +70,12 @@ CASES: dict[str, tuple[str, Callable[[], Any]]] = {
     "Store": ("folder", lambda: Store(WRONG)),
     "Classifier": ("bundle", lambda: Classifier.from_bundle(WRONG)),
     "Classifier predict": ("inputs", lambda: CLASSIFIER.predict(WRONG)),
+    "Classifier predict no file": ("inputs is empty", lambda: CLASSIFIER.predict("")),
+    "Classifier predict none": (r"inputs\[0\]", lambda: CLASSIFIER.predict([None])),
+    "Classifier sr of several": ("one track's", lambda: CLASSIFIER.predict([np.zeros(9)], sr=22050)),
+    "Classifier transposed": ("y.T", lambda: CLASSIFIER.predict(np.zeros((900, 2)), sr=22050)),
+    "Classifier loud": ("full scale", lambda: CLASSIFIER.predict(np.full(9000, 1e30), sr=22050)),
+    "Classifier image": ("n_slices, 3", lambda: CLASSIFIER.predict(np.zeros((3, 32, 32), np.uint8))),
     "Classifier predict top": ("top", lambda: CLASSIFIER.predict("a.mp3", top=TEXT)),
     "Classifier predict_proba": ("inputs", lambda: CLASSIFIER.predict_proba(WRONG)),
     "Classifier predict_proba workers": ("workers", lambda: CLASSIFIER.predict_proba("a.mp3", workers=TEXT)),
@@ -67,18 +85,26 @@ CASES: dict[str, tuple[str, Callable[[], Any]]] = {
     "Dataset records": ("records", lambda: Dataset.from_records(WRONG)),
     "Dataset record": ("record 0", lambda: Dataset.from_records([WRONG])),
     "Dataset genre": ("genre", lambda: Dataset.from_records(RECORDS, genre=WRONG)),
+    "Dataset no genre": ("genre is empty", lambda: Dataset.from_records(RECORDS, genre=[])),
+    "Dataset audio": ("audio", lambda: Dataset.from_records(RECORDS, audio=WRONG)),
+    "Dataset root": ("root", lambda: Dataset.from_records(RECORDS, root=WRONG)),
+    "Dataset mirdata genre": ("genre", lambda: Dataset.from_mirdata(MIRDATA, genre=WRONG)),
+    "Dataset mirdata label": ("genre of track 1", lambda: Dataset.from_mirdata(MIRDATA, genre=lambda _: 3)),  # type: ignore[arg-type,return-value]
     "Dataset dataframe": ("df", lambda: Dataset.from_dataframe(WRONG)),
     "Dataset folder": ("source", lambda: Dataset.from_folder(WRONG)),
     "Dataset csv": ("source", lambda: Dataset.from_csv(WRONG)),
     "Dataset mirdata": ("dataset", lambda: Dataset.from_mirdata(WRONG)),
     "Taxonomy paths": ("paths", lambda: Taxonomy.from_paths(WRONG)),
     "Taxonomy path": ("a path", lambda: Taxonomy.from_paths([WRONG])),
+    "Taxonomy leaf": ("genre", lambda: Taxonomy.from_nested(["Rock", "Jazz"]).find_leaf(WRONG)),
     "Taxonomy yaml": ("path", lambda: Taxonomy.from_yaml(WRONG)),
     "Taxonomy load": ("name_or_path", lambda: Taxonomy.load(WRONG)),
     "GenreClassifier X": ("X", lambda: GenreClassifier().fit(WRONG, ["Rock"])),
     "GenreClassifier y": ("y", lambda: GenreClassifier().fit(["a.mp3"], WRONG)),
     "GenreClassifier label": ("y", lambda: GenreClassifier().fit(["a.mp3"], [WRONG])),
     "GenreClassifier groups": ("groups", lambda: GenreClassifier().fit(["a.mp3"], ["Rock"], WRONG)),
+    "ImageSettings value": ("'size'.*32", lambda: genretree.ImageSettings(size=3)),
+    "ImageSettings name": ("unknown setting", lambda: genretree.ImageSettings(sise=64)),  # type: ignore[call-arg]
     "ImageSettings": ("settings", lambda: genretree.ImageSettings.build(WRONG)),
 }
 # What only genretree itself makes, and what is raised.

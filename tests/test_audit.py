@@ -82,7 +82,7 @@ def copied(planted: Store, tmp_path: Path) -> Path:
 
 
 def write_split(store: Store, parts: list[str], name: str = "default") -> None:
-    Split(name, "group", 0, tuple(parts)).save(store.folder / "splits")
+    Split(name=name, protocol="group", seed=0, parts=tuple(parts)).save(store.folder / "splits")
 
 
 def change_tracks(folder: Path, **columns: Any) -> Store:

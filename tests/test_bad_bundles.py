@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from skops import io
 
 from genretree.bundle.bundle import load_bundle, save_bundle
 from genretree.bundle.manifest import DESCRIPTION, read_description, write_description
@@ -82,6 +81,8 @@ def put_old(field: str, index: int, value: float) -> Change:
     """Change one node of a tree as genretree 0.1 stored it."""
 
     def change(folder: Path) -> None:
+        from skops import io  # takes seconds, and every worker imports this file
+
         classifier = io.load(folder / SKOPS, trusted=io.get_untrusted_types(file=folder / SKOPS))
         for tree in classifier._predictors[0]:
             tree.nodes[field][index] = value

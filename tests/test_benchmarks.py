@@ -15,6 +15,7 @@ from transformers import Trainer
 
 from genretree.corpus.store import Store
 from genretree.models.neural.network import GenreNetwork
+from small_weights import shrink_networks
 
 pytestmark = pytest.mark.slow
 
@@ -107,6 +108,7 @@ def test_exponents_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_tiny_scaling_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shrink_networks(monkeypatch)
     scaling = _load("scaling", monkeypatch)
     monkeypatch.setattr(scaling, "FACTORS", (1, 2))
     monkeypatch.setattr("genretree.corpus.prepare.available_processors", lambda: 1)

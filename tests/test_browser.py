@@ -75,10 +75,14 @@ def preview_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("preview")
     lines = []
     for i in range(30):
-        decision = Decision(("Rock & Roll",), ("Other", "Rock", "Soft_rock"), 1 - i / 60)
+        decision = Decision(genres=("Rock & Roll",), path=("Other", "Rock", "Soft_rock"), confidence=1 - i / 60)
         path = f"/music/An artist/A <long> name of an album/{i:02d} a_name_without_any_blank_in_it.mp3"
         row = FileRow(i, path, 1, 1, b"", ())
-        lines.append(TagPlan(row, FileResult(None, slices=3), decision, "write" if i % 3 else "has_genre"))
+        lines.append(
+            TagPlan(
+                row=row, result=FileResult(None, slices=3), decision=decision, action="write" if i % 3 else "has_genre"
+            )
+        )
     write_page(Preview(lines), folder / "preview.html", ModelKey("0" * 16, "fake_classifier", "tree", TREE))
     return folder / "preview.html"
 

@@ -106,7 +106,7 @@ def test_training_calibrates_and_the_bundle_keeps_it(store: Store, tmp_path: Pat
     content = json.loads((tmp_path / "b" / "bundle.json").read_text())
     assert content["calibration"]["track"] == list(bundle.calibration.track)
     parts = tuple("train" if part == "validation" else part for part in store.split().parts)
-    Split("no-validation", "group", 0, parts).save(store.folder / "splits")
+    Split(name="no-validation", protocol="group", seed=0, parts=parts).save(store.folder / "splits")
     without = train(store, "boosting", tmp_path / "c", settings, split="no-validation")
     assert without.calibration is None
     levels = [np.ones((1, len(store.taxonomy.nodes(level)))) for level in range(store.taxonomy.depth)]

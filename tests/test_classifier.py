@@ -13,7 +13,7 @@ import pytest
 import soundfile as sf
 
 import genretree
-from genretree import ArgumentError, Classifier, Dataset, GenreClassifier, GenretreeError
+from genretree import ArgumentError, Classifier, Dataset, GenreClassifier, GenretreeError, SoundError
 from genretree.corpus.store import Store
 from genretree.settings import SAMPLE_RATE
 from small_corpus import SETTINGS, TREE, synthesise
@@ -114,7 +114,7 @@ def test_embeddings(model: Classifier, song: Path, tmp_path: Path) -> None:
         (np.zeros((1, 3, 64, 64), np.uint8), {"sr": 22050}, "sr is only for"),
         ("song.mp3", {"sr": 22050}, "sr is only for"),
         (7, {}, "path or a sequence"),
-        ([7], {}, "path or a sequence"),
+        ([7], {}, "inputs[0] must be a path, got int"),
     ],
 )
 def test_wrong_inputs_raise_genretree_errors(
@@ -129,6 +129,18 @@ def test_wrong_inputs_raise_genretree_errors(
 def test_a_silent_array_is_refused(model: Classifier) -> None:
     with pytest.raises(genretree.SoundError, match="silent"):
         model.predict(np.zeros(9 * SAMPLE_RATE, np.float32), sr=SAMPLE_RATE)
+
+
+def test_names_that_no_file_can_have_and_samples_too_short(model: Classifier) -> None:
+    for call in (model.predict, model.embed):
+        with pytest.raises(SoundError) as error:
+            call("a" * 5000)
+        assert error.value.kind in ("unreadable", "not_found")
+    with pytest.raises(SoundError) as error:
+        model.predict(np.ones(500), sr=SAMPLE_RATE)
+    assert error.value.kind == "too_short"
+    with pytest.raises(ArgumentError, match="node"):
+        model.predict_proba([])[0]  # type: ignore[index]
 
 
 def test_wrong_bundles_and_thresholds() -> None:
@@ -175,6 +187,11 @@ def test_level_columns_and_missing_values() -> None:
     assert data.taxonomy.leaves == (("Jazz",), ("Rock", "Punk")) and data.taxonomy.levels == ("l1", "l2")
     assert [str(track.path) for track in data.tracks] == ["/music/a.mp3", "/music/b.mp3"]
     assert data.tracks[0].group == "track:a.mp3" and data.rejected[0].path == "c.mp3"
+    named = Dataset.from_records([{"path": "a.mp3", "genre": ("Rock", "Punk")}, {"path": "b.mp3", "genre": ["Jazz"]}])
+    assert named.taxonomy.leaves == data.taxonomy.leaves
+    import pandas as pd
+
+    assert len(Dataset.from_records([*rows, {**rows[1], "path": "d.mp3", "artist": pd.NA}], genre=["l1", "l2"])) == 3
     with pytest.raises(genretree.GenretreeError, match="record 0 has no 'genre'"):
         Dataset.from_records(rows)
     with pytest.raises(ArgumentError, match="record 0 must be a mapping"):
@@ -218,11 +235,39 @@ def test_the_estimator_cross_validates_by_artists(corpus: Path, tmp_path: Path) 
     assert len(cached) == len(paths)  # each file is decoded once for all folds
     estimator.fit(paths, labels, groups=artists)
     probabilities = estimator.predict_proba(paths)
-    assert list(estimator.classes_) == ["Busy > Beat", "Busy > Noise", "Calm > Drone"]
+    assert list(estimator.classes_) == ["Busy/Beat", "Busy/Noise", "Calm/Drone"]
+    assert estimator.score(paths, labels) == np.mean(estimator.predict(paths) == np.array(labels)) > 0.5
+    tuples = [tuple(label.split("/")) for label in labels]
+    assert estimator.score(paths, tuples) == estimator.score(paths, labels)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
     loaded = genretree.load(estimator.save(tmp_path / "bundle"))
-    assert loaded.predict(paths[0]).path == tuple(estimator.predict(paths[:1])[0].split(" > "))
+    assert loaded.predict(paths[0]).path == tuple(estimator.predict(paths[:1])[0].split("/"))
     assert replace(loaded, folder=estimator.model_.folder).training == estimator.model_.training
+
+
+def test_predictions_are_spelled_as_the_labels_and_classes_are_sorted(corpus: Path, tmp_path: Path) -> None:
+    """As scikit-learn's metrics expect: they compare text, and read the columns in the order of sorted labels."""
+    from sklearn.metrics import log_loss
+
+    records = [row for row in _records(corpus) if row["genre"] in ("Drone", "Noise")]
+    paths, labels = [row["path"] for row in records], [row["genre"] for row in records]
+    estimator = GenreClassifier(
+        settings=_BOOSTING,
+        slice_seconds=2.0,
+        size=64,
+        workers=1,
+        taxonomy={"Tone": {"Still": ["Drone"]}, "No_tone": ["Noise", "Hum"]},
+        random_state=None,
+    )
+    with pytest.raises(ArgumentError, match="two ways, 'Drone' and 'Tone/Still/Drone'"):
+        estimator.fit(paths, ["Tone/Still/Drone" if i == 9 else label for i, label in enumerate(labels)])
+    estimator.fit(paths, labels, groups=[row["artist"] for row in records])
+    assert list(estimator.classes_) == ["Drone", "No_tone > Hum", "Noise"]
+    predicted = estimator.predict(paths)
+    assert set(predicted) <= set(labels) and np.mean(predicted == np.array(labels)) > 0.8
+    probabilities = estimator.predict_proba(paths)
+    assert log_loss(labels, probabilities, labels=estimator.classes_) < 0.7
+    assert estimator.predict([]).dtype == estimator.classes_.dtype
 
 
 def test_the_estimator_refuses_wrong_arguments_and_files(tmp_path: Path) -> None:

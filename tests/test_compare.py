@@ -131,7 +131,7 @@ def test_the_published_figures_stand_below_ours_for_the_studys_tree() -> None:
         groups=10,
         overall=0.9,
         contradictions=0.0,
-        hierarchical=HierarchicalScores(0.9, 0.9, 0.9, 0.2),
+        hierarchical=HierarchicalScores(precision=0.9, recall=0.9, f1=0.9, tree_distance=0.2),
         levels=tuple(
             SimpleNamespace(name=name, accuracy=accuracy, ci95=(0, 1), macro_f1=0.5)  # type: ignore[misc]
             for name, accuracy in (("fst_level", 0.99), ("sec_level", 0.91), ("thr_level", 0.80))
@@ -146,7 +146,9 @@ def test_the_published_figures_stand_below_ours_for_the_studys_tree() -> None:
     evaluation = SimpleNamespace(
         slice=scores, track=scores, units=("slice",), family="cnn", protocol="p", part="test", store="s", disjoint="d"
     )
-    found = Comparison((ComparisonRow(evaluation, None, 1.0, 1.0),), {})  # type: ignore[arg-type]
+    found = Comparison(
+        (ComparisonRow(evaluation=evaluation, parameters=None, training_seconds=1.0, slices_per_second=1.0),), {}
+    )  # type: ignore[arg-type]
     assert "ours minus published" in format_markdown(found, published=True)
     assert "ours minus published" not in format_markdown(found)
 

@@ -13,7 +13,7 @@ import pytest
 import soundfile as sf
 
 import genretree
-from genretree.prediction.predict import LabelProbability, LevelPrediction, SlicePrediction
+from genretree.prediction.predict import LabelProbability, LevelPrediction, PathProbability, SlicePrediction
 from genretree.settings import SAMPLE_RATE
 from small_corpus import synthesise
 
@@ -22,7 +22,7 @@ CHECKS = {"GL08", "PR01", "PR02", "RT01", "EX01", "SA01"}
 GENRES = {"Punk": ("Rock/Punk", "Noise"), "Indie": ("Rock/Indie", "Fast_beat"), "Jazz": ("Jazz", "Drone")}
 VALUES = {
     **{name: getattr(genretree, name) for name in genretree.__all__},
-    **{value.__name__: value for value in (LabelProbability, LevelPrediction, SlicePrediction)},
+    **{value.__name__: value for value in (LabelProbability, LevelPrediction, PathProbability, SlicePrediction)},
 }
 SETTINGS = {"components": 8, "epochs": 5, "image_size": 32, "min_samples_leaf": 2}
 

@@ -127,7 +127,9 @@ class BrightnessModel:
 
 def _bundle(model: Any, size: int = 64) -> Bundle:
     images = ImageSettings.build({"slice_seconds": 2.0, "size": size})
-    return Bundle(Path("nowhere"), "known", PAIR, images, CnnSettings.build(), model)
+    return Bundle(
+        folder=Path("nowhere"), family="known", taxonomy=PAIR, images=images, settings=CnnSettings.build(), model=model
+    )
 
 
 def make_slices(n: int = 2, size: int = 64, seed: int = 0) -> TrackSlices:
@@ -209,7 +211,7 @@ def test_shapley_values_match_captum() -> None:
     def play(players: torch.Tensor) -> torch.Tensor:
         return torch.tensor([worth[frozenset(np.array(views)[row.bool().numpy()].tolist())] for row in players])
 
-    theirs = captum.ShapleyValues(play).attribute(torch.ones(1, 3))  # over all 6 orders
+    theirs = captum.ShapleyValues(views=play).attribute(torch.ones(1, 3))  # over all 6 orders
     ours = shapley_weights(views) @ np.array([worth[some] for some in subsets(views)])
     np.testing.assert_allclose(ours, theirs[0].numpy(), atol=1e-6)
     assert ours.sum() == pytest.approx(worth[frozenset(views)] - worth[frozenset()])

@@ -69,12 +69,13 @@ CASES = [
     ("musicnn", "tree"),
     ("ensemble", "tree"),
 ]
+TINY = ("ast", "tree")  # the smallest network
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _quickly() -> Any:
     """Make networks of few and narrow layers (their bundles say so), and MusiCNN's patches short."""
-    narrow = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    narrow = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
         for name, value in narrow.items():
@@ -135,10 +136,16 @@ def stumps(store: Store) -> Model:
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(case))
 def bundle(
-    request: pytest.FixtureRequest, weights: Path, stumps: BoostingModel, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    weights: Path,
+    stumps: BoostingModel,
+    tiny_exported: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Bundle:
     """A bundle of random weights with an export for every runtime that is installed."""
     name, kind = request.param
+    if (name, kind) == TINY:
+        return load_bundle(tiny_exported)
     if name == "ensemble":
         transformer, chosen = _network("ast", "tree")
         musicnn, hearing_settings = _musicnn(weights)
@@ -150,7 +157,7 @@ def bundle(
     else:
         model, settings = _musicnn(weights) if name == "musicnn" else _network(name, kind)
     folder = tmp_path_factory.mktemp("bundles") / name
-    save_bundle(Bundle(folder, name, TREE, SETTINGS, settings, model))
+    save_bundle(Bundle(folder=folder, family=name, taxonomy=TREE, images=SETTINGS, settings=settings, model=model))
     for runtime in INSTALLED:
         export_bundle(folder, RUNTIMES[runtime])  # type: ignore[arg-type]
     return load_bundle(folder)
@@ -159,8 +166,17 @@ def bundle(
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small bundle without exports."""
-    model, settings = _network("ast", "tree")
-    return save_bundle(Bundle(tmp_path_factory.mktemp("tiny") / "b", "ast", TREE, SETTINGS, settings, model))
+    model, settings = _network(*TINY)
+    return save_bundle(
+        Bundle(
+            folder=tmp_path_factory.mktemp("tiny") / "b",
+            family=TINY[0],
+            taxonomy=TREE,
+            images=SETTINGS,
+            settings=settings,
+            model=model,
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -401,7 +417,16 @@ def test_unknown_names_are_refused(small: Path) -> None:
 
 
 def test_a_bundle_without_a_network_has_nothing_to_export(stumps: BoostingModel, tmp_path: Path) -> None:
-    save_bundle(Bundle(tmp_path / "b", "boosting", TREE, SETTINGS, stumps.settings, stumps))
+    save_bundle(
+        Bundle(
+            folder=tmp_path / "b",
+            family="boosting",
+            taxonomy=TREE,
+            images=SETTINGS,
+            settings=stumps.settings,
+            model=stumps,
+        )
+    )
     for runtime in INSTALLED:
         with pytest.raises(BundleError, match="nothing to export"):
             export_bundle(tmp_path / "b", RUNTIMES[runtime])  # type: ignore[arg-type]
@@ -413,7 +438,9 @@ def test_boosting_on_musicnn_exports_what_it_hears_with(store: Store, weights: P
     settings = get_family("boosting").settings_type.build(chosen)
     few = slice_dataset(store, store.split(), "train").select(np.arange(0, 100, 4))
     model = get_family("boosting").fit(few, None, TREE, settings, FitContext(tmp_path)).model
-    folder = save_bundle(Bundle(tmp_path / "b", "boosting", TREE, SETTINGS, settings, model))
+    folder = save_bundle(
+        Bundle(folder=tmp_path / "b", family="boosting", taxonomy=TREE, images=SETTINGS, settings=settings, model=model)
+    )
     for runtime in INSTALLED[:1]:
         assert "musicnn-msd" in export_bundle(folder, RUNTIMES[runtime]).files[0]  # type: ignore[arg-type]
         assert _farthest(model, load_bundle(folder, runtime).model, 3) < 1e-4  # type: ignore[arg-type]
@@ -489,7 +516,7 @@ def test_processors_are_divided_among_the_files_at_work(
     module = import_module("genretree.prediction.predict")
 
     seen: list[tuple[int, int, int]] = []
-    real = module.iter_slices
+    real = module.slice_blocks
 
     def note(*words: Any, **options: Any) -> Any:
         seen.append((parallel.n_sharing_processes(), parallel.processors_each(), torch.get_num_threads()))
@@ -497,7 +524,7 @@ def test_processors_are_divided_among_the_files_at_work(
 
     monkeypatch.setattr(parallel, "available_processors", lambda: 2)
     monkeypatch.setattr(module, "available_processors", lambda: 2)
-    monkeypatch.setattr(module, "iter_slices", note)
+    monkeypatch.setattr(module, "slice_blocks", note)
     before = torch.get_num_threads()
     list(predict(load_bundle(small), store.tracks["file"][:files], workers=3))
     assert len(seen) == files
@@ -509,10 +536,16 @@ def test_processors_are_divided_among_the_files_at_work(
 
 @pytest.mark.parametrize("runtime", INSTALLED)
 @pytest.mark.parametrize("kind", ["tree", "linear"])
-def test_an_export_is_predicted_with_without_torch(runtime: str, kind: str, tmp_path: Path) -> None:
-    model, settings = _network("cnn", kind)
-    folder = save_bundle(Bundle(tmp_path / "b", "cnn", TREE, SETTINGS, settings, model))
-    export_bundle(folder, RUNTIMES[runtime])  # type: ignore[arg-type]
+def test_an_export_is_predicted_with_without_torch(
+    runtime: str, kind: str, tiny_exported: Path, tmp_path: Path
+) -> None:
+    folder = tiny_exported
+    if kind == "linear":
+        model, settings = _network("cnn", kind)
+        folder = save_bundle(
+            Bundle(folder=tmp_path / "b", family="cnn", taxonomy=TREE, images=SETTINGS, settings=settings, model=model)
+        )
+        export_bundle(folder, RUNTIMES[runtime])  # type: ignore[arg-type]
     program = """
 import json, sys
 from genretree.cli import main

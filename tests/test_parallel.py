@@ -45,9 +45,12 @@ def test_a_script_needs_no_main_guard(tmp_path: Path, corpus: Path) -> None:
         "store = genretree.prepare(genretree.read_manifest(sys.argv[1]), sys.argv[2], settings, workers=2)\n"
         "print(store.n_tracks, len(store.failures))\n"
     )
-    command = [sys.executable, str(script), str(corpus), str(tmp_path / "store")]
+    table = corpus.read_text().splitlines()
+    few = [f"{corpus.parent}/{row}" for row in table[1:] if "-0.wav" in row and not row.startswith(("Bells", "Noise"))]
+    (tmp_path / "tracks.csv").write_text("\n".join([table[0], *few]))
+    command = [sys.executable, str(script), str(tmp_path / "tracks.csv"), str(tmp_path / "store")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["50", "0"]
+    assert done.stdout.split() == ["15", "0"]
 
 
 def test_there_is_a_processor() -> None:

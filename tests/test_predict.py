@@ -16,9 +16,10 @@ import soundfile as sf
 from genretree.bundle.bundle import Bundle
 from genretree.corpus.store import Store
 from genretree.errors import SoundError
-from genretree.prediction.predict import Prediction, PredictionError, format_csv, predict, predict_file
+from genretree.prediction.predict import Prediction, PredictionError, choose_genres, format_csv, predict, predict_file
 from genretree.settings import SAMPLE_RATE
 from genretree.sound.features import Inputs
+from genretree.taxonomy import UNSPECIFIED, Taxonomy
 from genretree.training.train import train
 from other_files import canary
 from small_corpus import TREE, synthesise
@@ -161,10 +162,10 @@ def test_an_internal_error_in_one_file_does_not_stop_the_others(
 ) -> None:
     predict_module = import_module("genretree.prediction.predict")
 
-    original = predict_module.iter_slices
+    original = predict_module.iter_blocks
     monkeypatch.setattr(
         predict_module,
-        "iter_slices",
+        "iter_blocks",
         lambda path, *a, **k: 1 / 0 if "Drone-0-0" in str(path) else original(path, *a, **k),
     )
     first, second = predict(bundle, store.tracks["file"][:2])
@@ -214,3 +215,45 @@ def test_independent_heads_still_give_a_label_for_each_level(store: Store, tmp_p
         list(prediction.path) in [[tree_path(leaf, i) for i in range(3)] for leaf in TREE.leaves]
     )
     assert [level.label for level in prediction.levels] == list(prediction.path)
+
+
+def test_several_genres_are_nodes_of_one_level(bundle: Bundle, store: Store) -> None:
+    file = store.tracks["file"][7]
+    plain = predict_file(bundle, file)
+    assert plain.genres is None
+    assert "genres" not in plain.to_json()
+    prediction = predict_file(bundle, file, n_genres=3)
+    assert prediction.genres is not None
+    assert prediction.genres[0].path == prediction.path
+    assert prediction.genres[0].probability == prediction.levels[-1].probability
+    assert replace(prediction, genres=None) == plain
+    json_genres = prediction.to_json()["genres"]
+    assert json_genres[0] == {"path": list(plain.path), "probability": round(plain.levels[-1].probability, 6)}
+    assert "genres" in format_csv([prediction], bundle.taxonomy.levels).splitlines()[0].split(",")
+
+
+def test_genres_are_chosen_by_probability_at_the_level_of_the_path() -> None:
+    # Drone, Bells, Slow_beat, Fast_beat, Noise
+    averaged = TREE.sum_levels(np.array([[0.05, 0.3, 0.35, 0.25, 0.05]]))
+    nodes = TREE.ancestors[TREE.find_leaf("Slow_beat")]
+    path = ("Busy", "Beat", "Slow_beat")
+
+    def choose(n_levels: int, n_genres: int) -> list[tuple[str, float]]:
+        genres = choose_genres(TREE, path[:n_levels], averaged, nodes, n_levels, n_genres)
+        return [(genre.path[-1], round(genre.probability, 6)) for genre in genres]
+
+    assert choose(3, 5) == [("Slow_beat", 0.35), ("Bells", 0.3), ("Fast_beat", 0.25)], "from 0.1 on"
+    assert choose(3, 2) == [("Slow_beat", 0.35), ("Bells", 0.3)]
+    assert choose(2, 3) == [("Beat", 0.6), ("Bells", 0.3)], "of one level: no node is above another"
+    assert choose(1, 3) == [("Busy", 0.65), ("Calm", 0.35)]
+    assert choose(0, 3) == []
+    less_probable = TREE.ancestors[TREE.find_leaf("Bells")]
+    genres = choose_genres(TREE, ("Calm", "Bells"), averaged, less_probable, 3, 2)
+    assert [genre.path[-1] for genre in genres] == ["Bells", "Slow_beat"], "the path comes first, whatever it is"
+
+
+def test_a_path_that_stops_is_no_further_genre_above_another() -> None:
+    tree = Taxonomy.from_nested({"Rock": ["Metal", UNSPECIFIED], "Jazz": ["Bebop", UNSPECIFIED]})
+    averaged = tree.sum_levels(np.array([[0.4, 0.3, 0.1, 0.2]]))
+    genres = choose_genres(tree, ("Rock", "Metal"), averaged, tree.ancestors[0], 2, 4)
+    assert [genre.path for genre in genres] == [("Rock", "Metal"), ("Jazz",)]

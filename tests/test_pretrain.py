@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -16,19 +14,19 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
+from forking import KillAtStep, run_in_child
 from genretree.cli import main
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, SettingsError, TrainingError
 from genretree.evaluation.evaluate import evaluate
 from genretree.models import get_family
-from genretree.models.families import cnn, efficientnet
+from genretree.models.families import cnn
+from genretree.models.neural import trainer
 from genretree.models.neural.settings import CnnSettings
-from genretree.models.pretrained import musicnn_features
 from genretree.training.pretrain import pretrain
 from genretree.training.train import train
-from killing import kill_when
 from small_corpus import TREE
-from small_weights import write_musicnn
+from small_weights import shrink_networks, write_musicnn
 
 pytestmark = pytest.mark.slow
 
@@ -39,15 +37,14 @@ QUICK: dict[str, Any] = {
     "precision": "float32",
     "modalities": ["mel", "cqt", "chroma"],
 }
+_STEPS = 12  # of an epoch: 200 slices less those that check, in batches of 16
 
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """Settings with a random teacher with short patches; EfficientNet gets fewer layers."""
+    """Settings with a random teacher; all networks are small."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
-        thin = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320}
-        patch.setattr(efficientnet, "_B0", {**efficientnet._B0, **thin})
+        shrink_networks(patch)
         yield {**QUICK, "teacher_folder": str(write_musicnn(tmp_path_factory.mktemp("teacher")))}
 
 
@@ -164,24 +161,22 @@ def test_weights_that_do_not_fit_are_refused(
         train(store, kind.name, tmp_path / "b", {**QUICK, "weights": str(weights)})
 
 
+def _pretrain_and_be_killed(folder: Path, out: Path, settings: dict[str, Any]) -> None:
+    patch = pytest.MonkeyPatch()
+    shrink_networks(patch)
+    patch.setattr(trainer, "_tensorboard", lambda folder: [KillAtStep(_STEPS + _STEPS // 2)])
+    pretrain([folder], "cnn", out, settings)
+
+
 def test_interrupted_pretraining_resumes(store: Store, tmp_path: Path, quick: dict[str, Any]) -> None:
-    teacher = write_musicnn(tmp_path / "teacher")
-    settings = {**QUICK, "teacher_folder": str(teacher), "epochs": 6}
-    code = (
-        "from genretree.models.pretrained import musicnn_features\n"
-        "musicnn_features.PATCH_FRAMES = 24\n"
-        "from genretree.training.pretrain import pretrain\n"
-        f"pretrain([{str(store.folder)!r}], 'cnn', {str(tmp_path / 'w')!r}, {settings!r})\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
-    kill_when(
-        lambda: any((tmp_path / "w.partial" / "checkpoints").glob("checkpoint-*/trainer_state.json")), process, 120
-    )
+    settings = {**quick, "epochs": 3}
+    assert run_in_child(_pretrain_and_be_killed, store.folder, tmp_path / "w", settings) == -signal.SIGKILL
+    checkpoints = tmp_path / "w.partial" / "checkpoints"
+    steps = [int(path.parent.name.split("-")[1]) for path in checkpoints.glob("checkpoint-*/trainer_state.json")]
+    assert steps == [_STEPS]
     before = time.time()
-    steps = [int(path.name.split("-")[1]) for path in (tmp_path / "w.partial" / "checkpoints").glob("checkpoint-*")]
     facts = pretrain([store.folder], "cnn", tmp_path / "w", settings)
-    assert steps
-    assert facts["epochs"] == 6
+    assert facts["epochs"] == 3
     assert time.time() - before < 120
     assert np.isfinite(facts["explained"])
 

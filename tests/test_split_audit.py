@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> Store:
     }
     flags = np.zeros(TRACKS, bool)
     slices = {"track": np.arange(TRACKS), "start": np.zeros(TRACKS), "padded": flags, "silent": flags}
-    facts = StoreMetadata("music", "artist", "numpy", "0.2.0", "0123456789abcdef")
+    facts = StoreMetadata(source="music", group_by="artist", engine="numpy", version="0.2.0", digest="0123456789abcdef")
     write_tables(folder, tracks, slices, Taxonomy.from_nested({"A": {}, "B": {}}), SETTINGS, facts, ())
     return Store(folder)
 
@@ -48,7 +48,12 @@ def write_audit(store: Store, pairs: list[tuple[int, int]], path: Path, **change
         for pair, kind in zip(pairs, ["same_file", "same_image", "near_image", "same_sound"] * 5, strict=False)
     ]
     findings.append({"kind": "several_leaves", "places": []})
-    content = {"tracks": store.n_tracks, "slices": store.n_slices, "digest": store.facts.digest, "findings": findings}
+    content = {
+        "tracks": store.n_tracks,
+        "slices": store.n_slices,
+        "digest": store.metadata.digest,
+        "findings": findings,
+    }
     path.write_text(json.dumps({**content, **changes}))
     return path
 

@@ -31,10 +31,21 @@ def require_type(name: str, value: object, expected: type, hint: str = "") -> No
 
 
 def require_path(name: str, value: Any) -> Path:
-    """Convert a path, as text or path-like, to a `Path`. Raises ArgumentError for anything else."""
+    """Convert a path, as text or path-like, to a `Path`. Raises ArgumentError for anything else, and for empty text."""
     if not isinstance(value, str | os.PathLike):
         raise ArgumentError(f"{name} must be a path, got {type(value).__name__}")
+    if value == "":  # as a path it would be the current folder
+        raise ArgumentError(f"{name} is empty; pass '.' for the current folder")
     return Path(value)
+
+
+def require_paths(name: str, value: Any) -> list[Path]:
+    """Convert a path, or a sequence of paths, to a list. Raises ArgumentError for anything else, naming the item."""
+    if isinstance(value, str | os.PathLike):
+        return [require_path(name, value)]
+    if isinstance(value, bytes) or not isinstance(value, Iterable):
+        raise ArgumentError(f"{name} must be a path or a sequence of paths, got {type(value).__name__}")
+    return [require_path(f"{name}[{number}]", item) for number, item in enumerate(value)]
 
 
 def require_text(name: str, value: object) -> None:

@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, overload
 
@@ -13,8 +14,8 @@ import numpy as np
 
 from genretree.arrays import Array, Float32Array, Float64Array, UInt8Array
 from genretree.bundle.bundle import Bundle, load_bundle
-from genretree.checks import require_type
-from genretree.errors import ArgumentError, BundleError
+from genretree.checks import require_names, require_path, require_paths, require_type
+from genretree.errors import ArgumentError, BundleError, SoundError
 from genretree.explanation.bundle_weights import load_weights_for
 from genretree.models.base import LevelProbabilities, embed_slices
 from genretree.models.runtime.types import Precision, RuntimeChoice
@@ -24,6 +25,7 @@ from genretree.prediction.predict import (
     SliceScores,
     as_prediction,
     check_arguments,
+    iter_inputs,
     map_files,
     predict,
     predict_file,
@@ -31,9 +33,10 @@ from genretree.prediction.predict import (
     score_images,
     score_slices,
 )
-from genretree.settings import SAMPLE_RATE
+from genretree.settings import N_FFT, SAMPLE_RATE
+from genretree.sound.decode import MAX_AMPLITUDE, iter_blocks
 from genretree.sound.features import IMAGES, SliceInputs, requested_features
-from genretree.sound.slices import SliceImages, iter_slices, skip_silent, slice_track, stack_slices
+from genretree.sound.slices import FeatureSlice, stack_slices
 from genretree.taxonomy import NodePath, format_path
 
 if TYPE_CHECKING:
@@ -43,9 +46,10 @@ if TYPE_CHECKING:
 Paths: TypeAlias = Sequence[str | Path]
 _ARRAY = "<array>"
 _BATCH = 32
+_MAX_CHANNELS = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Probabilities:
     """Probabilities of all nodes of a genre tree for several tracks.
 
@@ -68,7 +72,8 @@ class Probabilities:
     Examples
     --------
     >>> import numpy as np
-    >>> table = Probabilities(("a.mp3",), (("Rock",), ("Rock", "Punk")), np.array([[0.9, 0.4]]))
+    >>> nodes = (("Rock",), ("Rock", "Punk"))
+    >>> table = Probabilities(files=("a.mp3",), nodes=nodes, values=np.array([[0.9, 0.4]]))
     >>> table.labels
     ('Rock', 'Rock > Punk')
     >>> table["Rock > Punk"]
@@ -87,6 +92,8 @@ class Probabilities:
 
     def __getitem__(self, node: str | NodePath) -> Float64Array:
         """Probabilities of one node, shape (n_files,)."""
+        if not isinstance(node, str):
+            node = tuple(require_names("node", node))
         label = node if isinstance(node, str) else format_path(node)
         try:
             column: Float64Array = self.values[:, self.labels.index(label)]
@@ -142,7 +149,9 @@ class Classifier(Bundle):
         sr: float | None = None,
         top: int = 3,
         min_confidence: float = 0.0,
+        n_genres: int | None = None,
         salvage: bool = False,
+        music_only: bool = True,
         workers: int = 2,
     ) -> Prediction: ...
 
@@ -154,7 +163,9 @@ class Classifier(Bundle):
         sr: float | None = None,
         top: int = 3,
         min_confidence: float = 0.0,
+        n_genres: int | None = None,
         salvage: bool = False,
+        music_only: bool = True,
         workers: int = 2,
     ) -> list[Prediction | PredictionError]: ...
 
@@ -165,7 +176,9 @@ class Classifier(Bundle):
         sr: float | None = None,
         top: int = 3,
         min_confidence: float = 0.0,
+        n_genres: int | None = None,
         salvage: bool = False,
+        music_only: bool = True,
         workers: int = 2,
     ) -> Prediction | list[Prediction | PredictionError]:
         """Predict the genre path of one or several tracks.
@@ -182,8 +195,13 @@ class Classifier(Bundle):
             Number of most probable nodes to return for each level.
         min_confidence : float
             In [0, 1]. The path ends above the first node with a smaller probability.
+        n_genres : int, optional
+            Return up to this many genres in `Prediction.genres`: the predicted path, and the most probable other nodes
+            of the same level with a probability of at least 0.1.
         salvage : bool
             Use what can be decoded of a truncated file.
+        music_only : bool
+            Predict no genre for speech, silence, noise and sound effects, if the model detects them.
         workers : int
             Files in work at a time.
 
@@ -210,15 +228,25 @@ class Classifier(Bundle):
         >>> model.predict(y, sr=sr).path
         ('Rock', 'Punk')
         """
-        check_arguments(self, min_confidence, top, workers)
+        check_arguments(self, min_confidence, top, workers, n_genres)
         if _is_array(inputs):
-            return as_prediction(self, _ARRAY, self._score_array(inputs, sr), top, min_confidence)
-        _refuse_sr(sr)
-        if isinstance(inputs, str | os.PathLike) and not Path(inputs).is_dir():
-            return predict_file(self, inputs, top=top, min_confidence=min_confidence, salvage=salvage)
-        files = _as_files(inputs)
+            scores = self._score_array(inputs, sr)
+            return as_prediction(self, _ARRAY, scores, top, min_confidence, music_only, n_genres)
+        _refuse_sr(sr, inputs)
+        if _is_one_file(inputs):
+            return predict_file(
+                self,
+                inputs,
+                top=top,
+                min_confidence=min_confidence,
+                n_genres=n_genres,
+                salvage=salvage,
+                music_only=music_only,
+            )
+        files = require_paths("inputs", inputs)
         options: dict[str, Any] = {"top": top, "min_confidence": min_confidence, "salvage": salvage}
-        return list(predict(self, files, workers=workers, **options))
+        options["music_only"] = music_only
+        return list(predict(self, files, workers=workers, n_genres=n_genres, **options))
 
     def predict_proba(
         self, inputs: str | Path | Paths | Array, *, sr: float | None = None, salvage: bool = False, workers: int = 2
@@ -247,9 +275,9 @@ class Classifier(Bundle):
         check_arguments(self, workers=workers)
         if _is_array(inputs):
             row = self._join_levels(self.average_slices(self._score_array(inputs, sr).levels))
-            return Probabilities((_ARRAY,), self._nodes, row)
-        _refuse_sr(sr)
-        files = _as_files(inputs)
+            return Probabilities(files=(_ARRAY,), nodes=self._nodes, values=row)
+        _refuse_sr(sr, inputs)
+        files = require_paths("inputs", inputs)
         names, rows, errors = [], [], []
 
         def average_file(file: Path) -> tuple[str, LevelProbabilities]:
@@ -264,7 +292,7 @@ class Classifier(Bundle):
                 names.append(result[0])
                 rows.append(self._join_levels(result[1]))
         values = np.concatenate(rows) if rows else np.zeros((0, len(self._nodes)))
-        return Probabilities(tuple(names), self._nodes, values, tuple(errors))
+        return Probabilities(files=tuple(names), nodes=self._nodes, values=values, errors=tuple(errors))
 
     def embed(
         self, inputs: str | Path | Paths | Array, *, sr: float | None = None, salvage: bool = False, workers: int = 2
@@ -300,30 +328,29 @@ class Classifier(Bundle):
         bundle = load_weights_for(self)
         if _is_array(inputs):
             if inputs.ndim == 4:
-                _refuse_sr(sr)
+                _refuse_sr(sr, inputs)
                 return embed_slices(bundle.model, SliceInputs({IMAGES: _check_images(self, inputs)}))
             return _embed(bundle, self._slices(inputs, sr))
-        _refuse_sr(sr)
+        _refuse_sr(sr, inputs)
 
         def embed_file(file: Path) -> tuple[str, Float32Array]:
-            slices = iter_slices(file, self.images, salvage=salvage, features=self.model.input_features)
-            return str(file), _embed(bundle, skip_silent(slices, file))
+            return str(file), _embed(bundle, iter_inputs(bundle, partial(iter_blocks, file, salvage=salvage), file))
 
-        if isinstance(inputs, str | os.PathLike) and not Path(inputs).is_dir():
-            return embed_file(Path(inputs))[1]
-        files = _as_files(inputs)
+        if _is_one_file(inputs):
+            return embed_file(require_path("inputs", inputs))[1]
+        files = require_paths("inputs", inputs)
         results = map_files(embed_file, files, workers)
         return dict(item for item in results if not isinstance(item, PredictionError))
 
     def _score_array(self, inputs: Array, sr: float | None) -> SliceScores:
         if inputs.ndim != 4:
             return score_slices(self, self._slices(inputs, sr))
-        _refuse_sr(sr)
+        _refuse_sr(sr, inputs)
         return score_images(self, _check_images(self, inputs))
 
-    def _slices(self, y: Array, sr: float | None) -> Iterator[SliceImages]:
-        mono = _to_mono(y, sr)
-        return skip_silent(slice_track(mono, self.images, features=self.model.input_features), Path(_ARRAY))
+    def _slices(self, y: Array, sr: float | None) -> Iterator[FeatureSlice]:
+        mono, native_sr = _to_mono(y, sr)
+        return iter_inputs(self, partial(_resample, mono, native_sr), _ARRAY)
 
     @property
     def _nodes(self) -> tuple[NodePath, ...]:
@@ -346,7 +373,8 @@ def load(
     Parameters
     ----------
     source : path or str
-        The folder of a bundle, or `user/name` or `user/name@revision` on the Hugging Face Hub.
+        The folder of a bundle, or `user/name` or `user/name@revision` on the Hugging Face Hub. `hf://user/name` is
+        never a folder.
     runtime : {"torch", "openvino", "onnxruntime", "auto"}
         Backend for the networks. All but torch need an export, see `genretree export`.
     precision : {"float32", "bf16", "auto"}
@@ -384,7 +412,7 @@ def load(
     return Classifier.from_bundle(load_bundle(source, runtime, precision, download=download))
 
 
-def _embed(bundle: Bundle, slices: Iterable[SliceImages]) -> Float32Array:
+def _embed(bundle: Bundle, slices: Iterable[FeatureSlice]) -> Float32Array:
     embeddings = []
     remaining = iter(slices)
     while batch := list(itertools.islice(remaining, _BATCH)):
@@ -397,36 +425,53 @@ def _is_array(inputs: object) -> TypeGuard[Array]:
     return isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OUS"
 
 
-def _as_files(inputs: Any) -> str | Path | list[str | Path]:
-    if isinstance(inputs, str | Path):
-        return inputs
-    try:
-        return list(inputs)
-    except TypeError as error:
-        raise ArgumentError(f"inputs must be a path or a sequence of paths, got {type(inputs).__name__}") from error
+def _is_one_file(inputs: object) -> TypeGuard[str | Path]:
+    """Check for the path of a file; a path that can't be looked up is left to the decoder's message."""
+    return isinstance(inputs, str | os.PathLike) and inputs != "" and not os.path.isdir(inputs)  # noqa: PTH112
 
 
-def _refuse_sr(sr: float | None) -> None:
-    if sr is not None:
+def _refuse_sr(sr: float | None, inputs: object) -> None:
+    if sr is None:
+        return
+    if isinstance(inputs, np.ndarray) and inputs.ndim == 4:
+        raise ArgumentError("sr is only for an array of audio samples; omit it for images")
+    if isinstance(inputs, str | os.PathLike):
         raise ArgumentError("sr is only for an array of audio samples; a file states its own sampling rate")
+    raise ArgumentError(f"sr is only for a NumPy array of one track's audio samples, got {type(inputs).__name__}")
 
 
-def _to_mono(y: Array, sr: float | None) -> Float32Array:
-    """Check audio samples, average their channels and resample them to 22,050 Hz."""
-    import soxr
-
+def _to_mono(y: Array, sr: float | None) -> tuple[Float32Array, float]:
+    """Check audio samples and average their channels; return them and their sample rate in Hz."""
+    if y.ndim not in (1, 2):
+        shapes = "(n_samples,) or (n_channels, n_samples), and images (n_slices, 3, size, size)"
+        raise ArgumentError(f"audio samples must have shape {shapes}, got {y.shape}")
     if sr is None or isinstance(sr, bool) or not isinstance(sr, int | float | np.number) or not 1000 <= sr <= 768_000:
         raise ArgumentError(f"an array of audio samples needs its sampling rate sr, 1000 to 768000 Hz, got {sr!r}")
     if y.dtype.kind != "f":
         raise ArgumentError(f"audio samples must be floating-point in [-1, 1], got {y.dtype}; scale integers first")
-    if y.ndim not in (1, 2) or (y.ndim == 2 and y.shape[0] > 64):
-        raise ArgumentError(f"audio samples must have shape (n_samples,) or (n_channels, n_samples), got {y.shape}")
+    if y.ndim == 2 and y.shape[0] > _MAX_CHANNELS:
+        hint = f"at most {_MAX_CHANNELS} channels; got {y.shape}" + ("; use y.T" if y.shape[1] <= _MAX_CHANNELS else "")
+        raise ArgumentError(f"audio samples must have shape (n_samples,) or (n_channels, n_samples), {hint}")
     if not y.size:
         raise ArgumentError("the array has no audio samples")
     mono = np.asarray(y if y.ndim == 1 else y.mean(axis=0), np.float32)
     if not np.isfinite(mono).all():
         raise ArgumentError("audio samples contain NaN or infinity")
-    return mono if sr == SAMPLE_RATE else np.asarray(soxr.resample(mono, float(sr), SAMPLE_RATE, "HQ"), np.float32)
+    if np.abs(mono).max() > MAX_AMPLITUDE:
+        raise ArgumentError("audio samples are a million times full scale; divide them, so that they are in [-1, 1]")
+    n_samples = round(len(mono) * SAMPLE_RATE / float(sr))
+    if n_samples < N_FFT:
+        milliseconds = 1000 * len(mono) / float(sr)
+        detail = f"only {n_samples} samples ({milliseconds:.0f} ms) of audio; at least {N_FFT} are required"
+        raise SoundError("too_short", _ARRAY, detail)
+    return mono, float(sr)
+
+
+def _resample(y: Float32Array, native_sr: float, sr: int) -> Iterator[Float32Array]:
+    """Yield samples resampled to `sr` Hz, as one block."""
+    import soxr
+
+    yield y if native_sr == sr else np.asarray(soxr.resample(y, native_sr, sr, "HQ"), np.float32)
 
 
 def _check_images(bundle: Bundle, images: Array) -> UInt8Array:

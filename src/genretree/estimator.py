@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from genretree.bundle.bundle import save_bundle
-from genretree.checks import require_iterable, require_names
+from genretree.checks import require_iterable, require_names, require_path, require_paths
 from genretree.classifier import Classifier
 from genretree.corpus.dataset import Dataset, Tree
 from genretree.corpus.manifest import Failure
@@ -24,7 +26,7 @@ from genretree.models.base import training_inputs
 from genretree.models.registry import get_family
 from genretree.prediction.predict import PredictionError
 from genretree.settings import ImageSettings
-from genretree.taxonomy import NodePath, format_path
+from genretree.taxonomy import NodePath, Taxonomy, format_path
 from genretree.training.train import train
 
 
@@ -47,26 +49,28 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Folder for the spectrogram images of each file, so that the folds of a cross-validation compute them once.
     workers : int, optional
         Processes and threads; by default one for each processor.
-    random_state : int
-        Seed of the validation split.
+    random_state : int, RandomState or None
+        Seed of the validation split; None draws one at random.
     progress : bool
         Show progress bars on standard error.
+    callbacks : sequence of transformers.TrainerCallback, optional
+        As for `genretree.train`.
 
     Attributes
     ----------
     model_ : Classifier
     classes_ : ndarray of str, shape (n_classes,)
-        Paths of the leaves, such as `Rock > Punk`.
-
-    Notes
-    -----
-    `fit` holds out part of the groups for early stopping and calibration. Without `groups`, tracks by one artist may be
-    on both sides of that split; with metadata routing, call `set_fit_request(groups=True)`.
+        Labels of the leaves, sorted: as `y` spells them if it has text, otherwise paths such as `Rock > Punk`.
 
     See Also
     --------
     genretree.train : Train on a prepared store.
     genretree.Classifier : The fitted model.
+
+    Notes
+    -----
+    `fit` holds out part of the groups for early stopping and calibration. Without `groups`, tracks by one artist may be
+    on both sides of that split; with metadata routing, call `set_fit_request(groups=True)`.
 
     Examples
     --------
@@ -90,8 +94,9 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         size: int = 224,
         memory: str | Path | None = None,
         workers: int | None = None,
-        random_state: int = 0,
+        random_state: int | np.random.RandomState | None = 0,
         progress: bool = False,
+        callbacks: Sequence[Any] = (),
     ) -> None:
         self.family = family
         self.settings = settings
@@ -102,6 +107,7 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.workers = workers
         self.random_state = random_state
         self.progress = progress
+        self.callbacks = callbacks
 
     def fit(self, X: Sequence[str | Path], y: Sequence[str | NodePath], groups: Sequence[Any] | None = None) -> Self:
         """Train on audio files.
@@ -122,11 +128,12 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ArgumentError
-            If the lengths differ.
+            If the lengths differ, or `y` spells one genre in two ways.
         CorpusError
             If a file can't be used.
         """
         data = self._read(X, y, groups)
+        labels = _label_leaves(data.taxonomy, y)
         images = ImageSettings.build({"slice_seconds": self.slice_seconds, "size": self.size})
         with tempfile.TemporaryDirectory(prefix="genretree-") as work:
             settings = get_family(self.family).settings_type.build(self.settings)
@@ -135,20 +142,23 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 Path(work) / "store",
                 images,
                 workers=self.workers,
-                seed=self.random_state,
+                seed=_as_seed(self.random_state),
                 progress=self.progress,
                 cache=self.memory,
                 features=training_inputs(settings),
             )
             for failure in store.failures:
                 raise _as_sound_error(failure)
-            bundle = train(store, self.family, Path(work) / "bundle", settings, progress=self.progress)
+            bundle = train(
+                store, self.family, Path(work) / "bundle", settings, callbacks=self.callbacks, progress=self.progress
+            )
         self.model_ = Classifier.from_bundle(bundle)
-        self.classes_ = np.array([format_path(leaf) for leaf in bundle.taxonomy.leaves])
+        self._labels = labels
+        self.classes_ = np.array(sorted(labels.values()))
         return self
 
     def predict(self, X: Sequence[str | Path]) -> NDArray[np.str_]:
-        """Predict the leaf of each file, as a path such as `Rock > Punk`: shape (n_files,).
+        """Predict the label of each file's leaf, one of `classes_`: shape (n_files,).
 
         Raises
         ------
@@ -160,8 +170,8 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         for result in self.model_.predict(_paths(X), workers=self.workers or 2):
             if isinstance(result, PredictionError):
                 raise _as_sound_error(result)
-            labels.append(format_path(result.path))
-        return np.array(labels)
+            labels.append(self._labels[result.path])
+        return np.array(labels) if labels else self.classes_[:0]
 
     def predict_proba(self, X: Sequence[str | Path]) -> NDArray[np.float64]:
         """Compute the calibrated probabilities of the leaves, in the order of `classes_`: shape (n_files, n_classes).
@@ -175,19 +185,20 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         table = self.model_.predict_proba(_paths(X), workers=self.workers or 2)
         for error in table.errors:
             raise _as_sound_error(error)
-        return np.stack([table[label] for label in self.classes_], axis=1)
+        leaves = {label: leaf for leaf, label in self._labels.items()}
+        return np.stack([table[leaves[label]] for label in self.classes_.tolist()], axis=1)
 
     def score(self, X: Sequence[str | Path], y: Sequence[str | NodePath], sample_weight: Any = None) -> float:
         """Compute the accuracy at the level of the leaves."""
         check_is_fitted(self, "model_")
         tree = self.model_.taxonomy
-        true = [self.classes_[tree.find_leaf(label if isinstance(label, str) else tuple(label))] for label in y]
+        true = [self._labels[tree.leaves[tree.find_leaf(_as_genre(label))]] for label in y]
         return float(np.average(self.predict(X) == np.array(true), weights=sample_weight))
 
     def save(self, folder: str | Path) -> Path:
         """Write the fitted model as a bundle, which `genretree.load` and the command line read; returns its folder."""
         check_is_fitted(self, "model_")
-        return save_bundle(replace(self.model_, folder=Path(folder)))
+        return save_bundle(replace(self.model_, folder=require_path("folder", folder)))
 
     def _read(self, X: Sequence[str | Path], y: Sequence[str | NodePath], groups: Sequence[Any] | None) -> Dataset:
         paths = _paths(X)
@@ -201,16 +212,13 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     f"X has {len(paths)} files and {name} has {length} values; pass one value for each file"
                 )
         records = [
-            {
-                "path": str(Path(path).absolute()),
-                "genre": label if isinstance(label, str) else "/".join(require_names("a genre of y", label)),
-            }
-            for path, label in zip(paths, y, strict=True)
+            {"path": str(path.absolute()), "genre": label if isinstance(label, str) else "/".join(label)}
+            for path, label in zip(paths, map(_as_genre, y), strict=True)
         ]
         if groups is not None:
             for record, group in zip(records, groups, strict=True):
                 record["artist"] = str(group)
-        data = Dataset.from_records(records, taxonomy=self.taxonomy)
+        data = Dataset.from_records(records, taxonomy=self.taxonomy, multiple_genres="keep")
         for failure in data.rejected:
             raise ArgumentError(f"{failure.path}: {failure.message}")
         return data
@@ -219,10 +227,37 @@ class GenreClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 def _paths(X: Any) -> list[Path]:
     if isinstance(X, str | Path):
         raise ArgumentError("X must be a sequence of paths, got a single path; put it in a list")
+    return require_paths("X", X)
+
+
+def _as_genre(label: Any) -> str | NodePath:
+    """Check a label: a name, or the names of a path."""
+    if isinstance(label, str):
+        return label
+    if not isinstance(label, Iterable) or isinstance(label, bytes):
+        raise ArgumentError(f"each of y must be the name or path of a genre, got {label!r}")
+    return tuple(require_names("each path of y", label))
+
+
+def _label_leaves(tree: Taxonomy, y: Iterable[Any]) -> dict[NodePath, str]:
+    """Return the label of each leaf, as `y` spells it, so that predictions compare equal to `y`."""
+    labels: dict[NodePath, str] = {}
+    for label in map(_as_genre, y):
+        leaf = tree.leaves[tree.find_leaf(label)]
+        text = label if isinstance(label, str) else format_path(leaf)
+        if labels.setdefault(leaf, text) != text:
+            raise ArgumentError(f"y spells one genre in two ways, '{labels[leaf]}' and '{text}'; use one of them")
+    return {leaf: labels.get(leaf, format_path(leaf)) for leaf in tree.leaves}
+
+
+def _as_seed(random_state: Any) -> int:
+    """Convert scikit-learn's `random_state` to a seed."""
+    if isinstance(random_state, Integral):
+        return int(random_state)
     try:
-        return [Path(path) for path in X]
-    except TypeError as error:
-        raise ArgumentError(f"X must be a sequence of paths of audio files, got {type(X).__name__}") from error
+        return int(check_random_state(random_state).randint(2**31))
+    except ValueError as error:
+        raise ArgumentError(f"random_state must be an integer, a RandomState or None, got {random_state!r}") from error
 
 
 def _as_sound_error(error: PredictionError | Failure) -> SoundError:

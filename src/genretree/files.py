@@ -10,6 +10,7 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 
@@ -139,6 +140,17 @@ def _escape(match: re.Match[str]) -> str:
 def is_lfs_pointer(head: bytes) -> bool:
     """Return whether a file's first bytes (64 suffice) are those of a Git LFS pointer."""
     return head.startswith(b"version https://git-lfs.github.com/spec/")
+
+
+def content_digest(path: Path) -> bytes:
+    """Hash a file's content (BLAKE2b, 16 bytes)."""
+    with path.open("rb") as stream:
+        return stream_digest(stream)
+
+
+def stream_digest(stream: BufferedReader) -> bytes:
+    """Hash an open file from its current position, as `content_digest` does."""
+    return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).digest()
 
 
 def sha256_file(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -32,6 +32,14 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     renamed: ClassVar[Mapping[str, str]] = {}  # former name -> current name; former names are still accepted
+
+    if not TYPE_CHECKING:  # type checkers use the signature that pydantic generates
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise SettingsError("; ".join(_explain(type(self), item) for item in error.errors())) from error
 
     @model_validator(mode="before")
     @classmethod
@@ -63,10 +71,11 @@ class Settings(BaseModel):
         """
         if not isinstance(values, Mapping | None):
             raise SettingsError(f"settings must be a mapping of names to values, got {type(values).__name__}")
-        try:
-            return cls.model_validate(dict(values or {}))
-        except ValidationError as error:
-            raise SettingsError("; ".join(_explain(cls, item) for item in error.errors())) from error
+        values = values or {}
+        for name in values:
+            if not isinstance(name, str):
+                raise SettingsError(f"names of settings must be text, got {name!r}")
+        return cls(**values)
 
     @property
     def digest(self) -> str:

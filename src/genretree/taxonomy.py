@@ -32,6 +32,7 @@ MAX_NAME = 200  # characters of a genre's or a level's name
 _SEPARATOR = re.compile(r"\s*[/>]\s*")
 
 NodePath = tuple[str, ...]
+UNSPECIFIED = "(other)"  # a leaf at which a path stops: none of its siblings is indicated
 
 
 @dataclass(frozen=True)
@@ -264,7 +265,7 @@ class Taxonomy:
         TaxonomyError
             If no leaf, or more than one, has that name; the message suggests similar names.
         """
-        given = (genre,) if isinstance(genre, str) else tuple(genre)
+        given = (genre,) if isinstance(genre, str) else tuple(require_names("genre", genre))
         requested = tuple(_fold(name) for name in given)
         matches = self._find(requested)
         if not matches and isinstance(genre, str):
@@ -348,9 +349,20 @@ class Taxonomy:
         return np.asarray(np.argmax(score, axis=1), dtype=np.int64)
 
 
+def is_same_branch(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Return whether one of two nodes is an ancestor of the other, or both are the same."""
+    n = min(len(one), len(other))
+    return tuple(one[:n]) == tuple(other[:n])
+
+
 def format_path(path: Sequence[str]) -> str:
     """Format a node path for display: `Non_classic > Rock > Soft_rock`."""
     return " > ".join(path)
+
+
+def drop_unspecified(path: NodePath) -> NodePath:
+    """Return a path without the leaf `UNSPECIFIED` at its end."""
+    return path[:-1] if path and path[-1] == UNSPECIFIED else path
 
 
 def split_path(text: str) -> NodePath:

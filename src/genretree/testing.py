@@ -13,6 +13,7 @@ from genretree.arrays import Array
 from genretree.bundle.bundle import Bundle, load_bundle, save_bundle
 from genretree.bundle.manifest import DESCRIPTION
 from genretree.errors import BundleError, SettingsError
+from genretree.explanation.methods.registry import METHODS
 from genretree.models.base import Family, FitContext, LevelProbabilities, Model, SliceDataset
 from genretree.models.registry import check_attributes
 from genretree.settings import MEL_16K_BANDS, ImageSettings, Settings
@@ -158,6 +159,8 @@ def _check_learning(model: Model, training: SliceDataset) -> None:
 
 
 def _check_optional(model: Model, examples: SliceDataset) -> None:
+    for method in getattr(model, "explain_methods", ()):
+        _expect(method in METHODS, f"explain_methods names {method!r}; the methods are: {', '.join(METHODS)}")
     embed: Callable[..., Any] | None = getattr(model, "embed", None)
     if embed is not None:
         vectors = np.asarray(embed(_select_inputs(model, examples, slice(4))))
@@ -216,7 +219,9 @@ def _check_bundle(family: type[Family], model: Model, settings: Settings, folder
 
     if family.name not in family_names():
         register_family(family)
-    save_bundle(Bundle(folder, family.name, _TREE, _IMAGES, settings, model))
+    save_bundle(
+        Bundle(folder=folder, family=family.name, taxonomy=_TREE, images=_IMAGES, settings=settings, model=model)
+    )
     _expect((folder / DESCRIPTION).is_file(), "the model can't be saved as a bundle")
     loaded = load_bundle(folder)
     for one, other in zip(_score(model, examples), _score(loaded.model, examples), strict=True):

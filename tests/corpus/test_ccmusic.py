@@ -27,7 +27,6 @@ from genretree.datasets.ccmusic import is_dataset, prepare_dataset
 from genretree.errors import CorpusError, MissingExtraError, SettingsError
 from genretree.evaluation import report
 from genretree.evaluation.evaluate import evaluate
-from genretree.models.families import ast, efficientnet
 from genretree.recovery import regroup
 from genretree.recovery.recover import recover_tracks
 from genretree.settings import ImageSettings
@@ -36,6 +35,7 @@ from genretree.taxonomy import Taxonomy
 from genretree.training.recipes import Recipe
 from genretree.training.train import train
 from killing import kill_when
+from small_weights import shrink_networks
 
 pytestmark = pytest.mark.slow
 
@@ -177,8 +177,8 @@ def test_the_published_parts_are_kept(prepared: Store) -> None:
 def test_each_row_is_a_track_of_its_own(prepared: Store) -> None:
     assert prepared.tracks["group"][3] == "slice:train/000003"
     assert prepared.tracks["genre"][0] == "Classic > Symphony"
-    assert prepared.facts.group_by == "slice"
-    assert prepared.facts.engine == "drawn"
+    assert prepared.metadata.group_by == "slice"
+    assert prepared.metadata.engine == "drawn"
     assert prepared.taxonomy == TREE
     assert len(set(prepared.track_groups)) == prepared.n_tracks == prepared.n_slices == sum(ROWS.values())
 
@@ -195,7 +195,7 @@ def test_streamed_and_in_parallel_it_is_the_same(tmp_path: Path, replica: Path, 
         np.testing.assert_array_equal(made.images, prepared.images)
         assert made.tracks == prepared.tracks
         assert made.split() == prepared.split()
-        assert made.facts == prepared.facts
+        assert made.metadata == prepared.metadata
         shutil.rmtree(tmp_path / "store")
 
 
@@ -208,10 +208,7 @@ def test_the_commands_of_the_published_recipes_work_on_it(
     # Drawing the confusion matrices takes longer than everything else; other tests draw them.
     for name in [name for name in dir(report) if name.startswith("draw_")]:
         monkeypatch.setattr(report, name, lambda *_, **__: b"")
-    narrow = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    monkeypatch.setattr(ast, "_SMALL", {**ast._SMALL, **narrow})
-    thin = {"width_coefficient": 0.2, "depth_coefficient": 0.2, "hidden_dim": 256}
-    monkeypatch.setattr(efficientnet, "_B0", {**efficientnet._B0, **thin})
+    shrink_networks(monkeypatch)
     small = {
         "cnn-published": {"epochs": 1, "image_size": 32},
         "efficientnet-b0-published": {"epochs": 1, "image_size": 32, "weights": "none", "batch_size": 8},
@@ -392,8 +389,8 @@ def regrouped(replica: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def test_recovered_tracks_are_added_to_the_published_columns(prepared: Store, regrouped: Store) -> None:
-    assert regrouped.facts.group_by == RECOVERED
-    assert regrouped.facts.digest == prepared.facts.digest
+    assert regrouped.metadata.group_by == RECOVERED
+    assert regrouped.metadata.digest == prepared.metadata.digest
     assert regrouped.split_names() == ["default", "recovered"]
     assert regrouped.split() == prepared.split()
     assert "LEAKING" in regrouped.split().note
@@ -424,7 +421,7 @@ def test_groups_are_added_to_a_finished_store_without_conversion(
     stamp = (out / "images.npy").stat().st_mtime_ns
     monkeypatch.setattr(ccmusic, "_convert_chunk", None)
     added = prepare_dataset(replica, out, SETTINGS, workers=1, regroup=True)
-    assert added.facts == regrouped.facts
+    assert added.metadata == regrouped.metadata
     assert added.tracks == regrouped.tracks
     assert added.split("recovered") == regrouped.split("recovered")
     assert (out / "images.npy").stat().st_mtime_ns == stamp
@@ -445,7 +442,7 @@ def test_interrupted_recovery_is_repeated(
         patch.setattr(regroup, "write_tables", stop)
         with pytest.raises(KeyboardInterrupt):
             prepare_dataset(replica, tmp_path / "store", SETTINGS, workers=1, regroup=True)
-    assert Store(tmp_path / "store").facts.group_by == "slice"
+    assert Store(tmp_path / "store").metadata.group_by == "slice"
     made = prepare_dataset(replica, tmp_path / "store", SETTINGS, workers=1, regroup=True)
     assert made.tracks == regrouped.tracks
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from genretree.bundle.bundle import Bundle
 from genretree.corpus import prepare as prepare_module
 from genretree.corpus.manifest import Manifest, read_manifest
 from genretree.corpus.prepare import add_features, prepare
 from genretree.corpus.store import Store
 from genretree.errors import ArgumentError, CorpusError, SettingsError
+from genretree.explanation import explain
 from genretree.models.base import FitContext, FitResult, Model
 from genretree.settings import SAMPLE_RATE, ImageSettings, Settings
 from genretree.sound import features
@@ -94,6 +97,22 @@ def test_a_feature_of_another_shape_is_refused(energy: str, manifest: Manifest) 
             next(iter_slices(manifest.tracks[1].path, SMALL, features=["wrong"]))
     finally:
         del features._registered["wrong"]
+
+
+def _half_undefined(y: np.ndarray, sr: int) -> np.ndarray:
+    return np.array([1.0, np.nan])
+
+
+def test_wrong_shapes_and_values_that_are_not_finite_are_refused(manifest: Manifest) -> None:
+    for shape in (3, None, (0,), ("x",)):
+        with pytest.raises(ArgumentError, match="shape"):
+            register_feature("wrong", compute_energy, shape=shape)  # type: ignore[arg-type]
+    register_feature("undefined", _half_undefined, shape=(2,))
+    try:
+        with pytest.raises(ArgumentError, match="'undefined' contains NaN"):
+            next(iter_slices(manifest.tracks[1].path, SMALL, features=["undefined"]))
+    finally:
+        del features._registered["undefined"]
 
 
 def test_a_store_keeps_what_was_asked_for_and_more_is_added_later(
@@ -195,6 +214,23 @@ class EnergyFamily:
 
 def test_a_family_may_take_a_feature_of_its_own(energy: str) -> None:
     check_family(EnergyFamily)
+
+
+def test_a_model_of_registered_features_only_is_not_explained(energy: str, manifest: Manifest) -> None:
+    model = EnergyModel(np.zeros(2), manifest.taxonomy)
+    bundle = Bundle(
+        folder=Path("bundle"),
+        family="energy",
+        taxonomy=manifest.taxonomy,
+        images=SMALL,
+        settings=Settings(),
+        model=model,
+    )
+    with pytest.raises(SettingsError, match=r"explanations cover images, mel, .* takes energy"):
+        explain(bundle, manifest.tracks[1].path)
+    both = type("Both", (EnergyModel,), {"input_features": ("mel", "energy")})(np.zeros(2), manifest.taxonomy)
+    reason = explain(replace(bundle, model=both), manifest.tracks[1].path, node="Drone").reasons[0]
+    np.testing.assert_allclose(reason.log_odds, reason.baseline, atol=1e-6)  # nothing but the constant energy counts
 
 
 def test_a_family_that_names_no_known_feature_fails_the_check() -> None:

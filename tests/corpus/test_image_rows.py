@@ -56,7 +56,7 @@ def write_csv(folder: Path, modalities: tuple[str, ...] = MODALITIES, **extra: A
 def test_rows_of_one_track_are_its_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "CHUNK", 5)
     made = prepare_images(write_csv(tmp_path / "in"), tmp_path / "store", SETTINGS, workers=1)
-    assert (made.n_tracks, made.n_slices, made.facts.group_by) == (12, 24, "artist")
+    assert (made.n_tracks, made.n_slices, made.metadata.group_by) == (12, 24, "artist")
     assert made.slice_tracks.tolist() == [track for track in range(12) for _ in range(2)]
     assert made.tracks["path"] == [f"t{track}" for track in range(12)]
     assert made.split().protocol == "group"
@@ -76,7 +76,7 @@ def test_a_subset_of_the_images_and_other_names(tmp_path: Path) -> None:
     table.write_text(text, encoding="utf-8")
     columns = "mel=spectrogram,label=style,track=piece"
     made = prepare_images(table, tmp_path / "store", SETTINGS, columns=columns, workers=1)
-    assert made.facts.group_by == "track"
+    assert made.metadata.group_by == "track"
     assert made.images[:, 0].any()
     assert not made.images[:, 1:].any()
     assert not made.silent.any()
@@ -179,7 +179,7 @@ def test_data_sets_without_a_card_are_read(tmp_path: Path, form: str) -> None:
     columns = "mel=spec,cqt=cq,label=style"
     made = prepare_images(source, tmp_path / "store", SETTINGS, columns=columns, workers=1)
     assert made.n_slices == 16
-    assert made.facts.group_by == "slice"
+    assert made.metadata.group_by == "slice"
     assert list(made.split().parts) == ["train"] * 8 + ["validation"] * 4 + ["test"] * 4
     assert made.tracks["genre"][:2] == ["Calm", "Busy"]
     with pytest.raises(CorpusError, match="no column mel, cqt or chroma"):
@@ -210,4 +210,4 @@ def test_tracks_of_a_data_set_are_kept_together(tmp_path: Path) -> None:
     run = CliRunner().invoke(main, [*arguments, *columns])
     assert run.exit_code == 0, run.output
     assert "16 tracks, 16 slices, grouped by track" in run.output
-    assert Store(tmp_path / "store").facts.engine == "drawn (mel, cqt only)"
+    assert Store(tmp_path / "store").metadata.engine == "drawn (mel, cqt only)"

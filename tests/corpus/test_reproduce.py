@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from genretree.cli import main
 from genretree.evaluation import report
-from genretree.models.families import efficientnet
+from small_weights import shrink_networks
 
 datasets = pytest.importorskip("datasets")
 test_ccmusic = pytest.importorskip("test_ccmusic")
@@ -44,8 +44,7 @@ def commands() -> list[list[str]]:
 def test_the_commands_of_the_page_run_as_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
-    thin = {"width_coefficient": 0.2, "depth_coefficient": 0.2, "hidden_dim": 256}
-    monkeypatch.setattr(efficientnet, "_B0", {**efficientnet._B0, **thin})
+    shrink_networks(monkeypatch)
     # Drawing the confusion matrices of all models takes longer than everything else; other tests draw them.
     for name in [name for name in dir(report) if name.startswith("draw_")]:
         monkeypatch.setattr(report, name, lambda *_, **__: b"")

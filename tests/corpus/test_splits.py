@@ -111,10 +111,12 @@ def test_groups_with_copies_are_joined_through_others_too() -> None:
 
 
 def test_a_split_names_its_audit_and_those_of_before_are_read(tmp_path: Path) -> None:
-    split = Split("mine", "group", 0, ("train", "test"), copies=JoinedCopies("audit.json", "00", 1, 2, 1))
+    split = Split(
+        name="mine", protocol="group", seed=0, parts=("train", "test"), copies=JoinedCopies("audit.json", "00", 1, 2, 1)
+    )
     path = split.save(tmp_path)
     assert Split.load(tmp_path, "mine") == split
-    Split("mine", "group", 0, ("train", "test")).save(tmp_path)
+    Split(name="mine", protocol="group", seed=0, parts=("train", "test")).save(tmp_path)
     assert set(json.loads(path.read_text())) == {"name", "protocol", "seed", "parts", "fold", "folds"}
     assert Split.load(tmp_path, "mine").copies is None
     path.write_text("[]")

@@ -92,6 +92,7 @@ def upload(hub: StandIn, name: str, **changed: bytes | None) -> str:
         ("alice/rock@v1.0", HubName("alice/rock", "v1.0")),
         ("a-b.c/d_e@refs/pr/3", HubName("a-b.c/d_e", "refs/pr/3")),
         ("alice/rock@main", HubName("alice/rock", "main")),
+        ("hf://alice/rock@v1.0", HubName("alice/rock", "v1.0")),
     ],
 )
 def test_names_are_read(text: str, name: HubName) -> None:
@@ -185,6 +186,9 @@ def test_a_local_folder_wins_over_a_name(hub: StandIn, bundle: Bundle, tmp_path:
     assert find_bundle("alice/rock") == Path("alice/rock")
     with pytest.raises(BundleError, match="is not a bundle"):
         load_bundle("alice/rock", download=True)
+    assert genretree.load("hf://alice/rock").family == load_bundle(Path("hf://alice/rock")).family == "boosting"
+    with pytest.raises(HubError, match="not a name on the Hub"):
+        genretree.load("hf://alice")
 
 
 def test_nothing_is_downloaded_unasked(hub: StandIn, bundle: Bundle, tmp_path: Path) -> None:

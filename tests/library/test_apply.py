@@ -22,6 +22,7 @@ from mutagen.flac import FLAC
 from mutagen.id3 import ID3, TCON, TXXX, ID3NoHeaderError
 
 from genretree.errors import LibraryError
+from genretree.files import content_digest
 from genretree.library.apply import apply as apply_module
 from genretree.library.apply.apply import apply_plans
 from genretree.library.apply.recover import recover
@@ -33,7 +34,7 @@ from genretree.library.plan.planner import Filters, iter_plans
 from genretree.library.scan.analyse import analyse
 from genretree.library.tags.adapters import TagError, read_tags, write_tags
 from genretree.library.tags.audio_digest import LayoutError, hash_audio
-from genretree.library.tags.binary_delta import apply_delta, content_digest, make_delta
+from genretree.library.tags.binary_delta import apply_delta, make_delta
 
 pytestmark = pytest.mark.slow
 

@@ -17,12 +17,12 @@ from library_fakes import fake_classifier
 
 from genretree.cli import main
 from genretree.errors import LibraryError
+from genretree.files import content_digest
 from genretree.library.database import records
 from genretree.library.database.connection import back_up, open_database
 from genretree.library.plan.mapping import Mapping as Rules
 from genretree.library.plan.planner import iter_plans
 from genretree.library.scan.analyse import analyse
-from genretree.library.tags.binary_delta import content_digest
 
 pytestmark = pytest.mark.slow
 

@@ -10,8 +10,6 @@ import os
 import re
 import shutil
 import sqlite3
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +24,7 @@ from hypothesis import strategies as st
 from library_fakes import FORMATS, LEAVES, TREE, fake_classifier, levels_of
 from pyarrow import parquet
 
+from forking import run_in_child
 from genretree.bundle.bundle import Bundle
 from genretree.cli import main
 from genretree.corpus.store import Store
@@ -85,6 +84,17 @@ SOFT = (0.05, 0.05, 0.4, 0.3, 0.2)  # Chamber, Opera, Soft_rock, Hard_rock, Pop
         ({"nodes": {"Rock": None}}, (), "left_alone"),
         ({"nodes": {"Rock": None, "Soft_rock": "Soft"}, "min_confidence": 0.4}, ("Soft",), ""),
         ({"nodes": {"Rock": "Rock"}, "values": "path", "min_depth": 1}, ("Other", "Rock"), ""),
+        # Further nodes of the level at which the path ends, from a probability of 0.2 on.
+        ({"genres": 3}, ("Rock", "Pop"), ""),
+        ({"genres": 2, "min_other": 0.21}, ("Rock",), ""),
+        ({"genres": 3, "min_confidence": 0}, ("Soft_rock", "Hard_rock", "Pop"), ""),
+        ({"genres": 2, "min_confidence": 0}, ("Soft_rock", "Hard_rock"), ""),
+        ({"genres": 9, "min_confidence": 0, "min_other": 0}, ("Soft_rock", "Hard_rock", "Pop", "Chamber", "Opera"), ""),
+        ({"genres": 3, "nodes": {"Pop": None}}, ("Rock",), ""),
+        ({"genres": 3, "nodes": {"Pop": ["Pop", "Rock"]}}, ("Rock", "Pop"), ""),
+        ({"genres": 3, "nodes": {"Chamber": "C", "Opera": "C"}, "min_other": 0.09}, ("Rock", "Pop", "C"), ""),
+        ({"genres": 2, "values": "path", "min_confidence": 0.35}, ("Rock", "Soft_rock", "Hard_rock"), ""),
+        ({"genres": 3, "min_confidence": 0.8}, (), "unsure"),
     ],
 )
 def test_a_mapping_renames_merges_skips_and_truncates(
@@ -504,6 +514,15 @@ def test_the_model_digest_covers_what_changes_results(bundle: Bundle) -> None:
 # -- beets -------------------------------------------------------------------------------------------------------
 
 
+def _beet(home: Path, folder: Path, words: tuple[str, ...]) -> None:
+    """What `python -m beets` does, with a home folder and in a folder."""
+    from beets.ui import main as beets_main
+
+    os.environ["BEETSDIR"] = str(home)
+    os.chdir(folder)
+    beets_main(list(words))
+
+
 @pytest.mark.skipif(importlib.util.find_spec("beets") is None, reason="beets is not installed")
 def test_beets_sets_genres_in_its_library(bundle: Bundle, music: Path, tmp_path: Path) -> None:
     home = tmp_path / "beets"
@@ -518,9 +537,7 @@ def test_beets_sets_genres_in_its_library(bundle: Bundle, music: Path, tmp_path:
     (music / "none.mp3").unlink()
 
     def beet(*words: str) -> None:
-        environment = {**os.environ, "BEETSDIR": str(home), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        command = [sys.executable, "-m", "beets", *words]
-        subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, check=True)
+        assert run_in_child(_beet, home, tmp_path, words) == 0
 
     def items() -> dict[str, dict[str, str]]:
         with sqlite3.connect(home / "music.db") as library:

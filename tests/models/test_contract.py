@@ -20,14 +20,13 @@ from genretree.errors import BundleError, SettingsError
 from genretree.files import sha256_file
 from genretree.models import family_names, get_family
 from genretree.models.base import FitContext, Model
-from genretree.models.families import efficientnet
+from genretree.models.families.tagger import model as tagger_model
 from genretree.models.neural.network import GenreNetwork
-from genretree.models.pretrained import musicnn_features
 from genretree.taxonomy import Taxonomy
 from genretree.training.data import slice_dataset
 from genretree.training.train import train
 from small_corpus import TREE
-from small_weights import write_musicnn
+from small_weights import shrink_networks, write_mn04, write_musicnn
 
 pytestmark = pytest.mark.slow
 
@@ -44,34 +43,33 @@ QUICK: dict[str, dict[str, Any]] = {
     "ast": {"epochs": 8, "image_size": 32, "batch_size": 16, "learning_rate": 1e-3, "precision": "float32"},
     "boosting": {"epochs": 15, "image_size": 16, "components": 20, "min_samples_leaf": 5},
     "ensemble": {"folds": 2, "members": {}},
+    "tagger": {"Cs": [0.1]},
     "musicnn": {"patches": 1, "layers": [["penultimate"], ["tags", "penultimate", "images"]], "Cs": [0.1]},
 }
 
-NETWORKS = [name for name in family_names() if name not in ("boosting", "musicnn", "ensemble")]
+NETWORKS = [name for name in family_names() if name not in ("boosting", "tagger", "musicnn", "ensemble")]
 CASES = [(name, heads) for name in family_names() for heads in ("tree", "independent")]
 CASES.remove(("ensemble", "independent"))  # it pools leaves
-WITHOUT_EPOCHS = ("musicnn", "ensemble")
+WITHOUT_EPOCHS = ("tagger", "musicnn", "ensemble")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Give pretrained families random weights, MusiCNN short patches, and the networks of transformers fewer layers.
-
-    Short patches take a sixth of the time; tests/models/test_pretrained.py has the networks in their published sizes.
-    """
+    """Give pretrained families random weights, and make networks small."""
     QUICK["musicnn"]["weights"] = str(write_musicnn(tmp_path_factory.mktemp("weights")))
+    QUICK["tagger"]["weights"] = str(write_mn04(tmp_path_factory.mktemp("weights")))
     QUICK["ensemble"]["members"] = {name: QUICK[name] for name in ("musicnn", "boosting")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(musicnn_features, "PATCH_FRAMES", 24)
-        thin = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320}
-        patch.setattr(efficientnet, "_B0", {**efficientnet._B0, **thin})
+        shrink_networks(patch)
+        patch.setattr(tagger_model, "WINDOW_FRAMES", 100)
         yield
 
 
 def _score(model: Model, store: Store, rows: Any) -> list[np.ndarray]:
     """Predict slices of a store, by index or slice."""
     return model.predict_proba(
-        {"images": np.asarray(store.images[rows]), "mel_16k": np.asarray(store.features["mel_16k"][rows])}
+        {"images": np.asarray(store.images[rows])}
+        | {name: np.asarray(values[rows]) for name, values in store.features.items()}
     )
 
 
@@ -225,6 +223,7 @@ def test_family_overfits_32_slices(name: str, store: Store, tmp_path: Path) -> N
     changes: dict[str, Any] = {
         "boosting": {"min_samples_leaf": 2, "epochs": 40},
         "musicnn": {"Cs": [10.0]},
+        "tagger": {"Cs": [10.0]},
         "ensemble": {"members": {"musicnn": {**QUICK["musicnn"], "Cs": [10.0]}}},
     }[name]
     learn = slice_dataset(store, store.split(), "train")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,18 @@ from genretree.models.neural.settings import CnnSettings, EfficientNetSettings
 from genretree.models.neural.spec_augment import mix_pairs
 from genretree.training.data import slice_dataset
 from small_corpus import TREE
+from small_weights import shrink_cnn
 
 pytestmark = pytest.mark.slow
 
 BASE = {"image_size": 32, "batch_size": 16, "precision": "float32", "warmup_epochs": 0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quickly() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        shrink_cnn(patch)
+        yield
 
 
 def _fit(store: Store, folder: Path, validated: bool = True, **values: object) -> FitResult:

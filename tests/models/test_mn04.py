@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from genretree.cli import main
 from genretree.errors import TrainingError
 from genretree.models.pretrained import mn04_weights, sources
-from genretree.models.pretrained.mn04 import N_TAGS, Mn04, build_mn04, compute_mel
+from genretree.models.pretrained.mn04 import N_TAGS, Mn04, build_mn04
 from genretree.models.pretrained.mn04_weights import get_mn04, load_mn04
 from genretree.models.pretrained.musicnn_weights import digest
+from genretree.sound.mel_32k import compute_mel_32k
 
 pytestmark = pytest.mark.slow
 
@@ -50,12 +51,12 @@ def test_the_mel_spectrogram_is_that_of_torch() -> None:
     edges = np.linspace(0, 1127 * np.log(1 + 15000 / 700), 130)
     filters = np.stack([np.interp(mel_of_bin, edges[band : band + 3], [0, 1, 0]) for band in range(128)])
     expected = (np.log(filters @ power + 1e-5) + 4.5) / 5
-    mel = compute_mel(y)
+    mel = compute_mel_32k(y)
     assert mel.dtype == np.float32
     assert mel.shape == (128, 300)
     np.testing.assert_allclose(mel, expected, atol=1e-4)
     with pytest.raises(ValueError, match="at least 514 samples"):
-        compute_mel(y[:513])
+        compute_mel_32k(y[:513])
 
 
 def test_the_architecture_is_the_published_one() -> None:

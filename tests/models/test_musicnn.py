@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import struct
 import subprocess
 import sys
@@ -20,12 +19,10 @@ from genretree.corpus.store import Store
 from genretree.errors import TrainingError
 from genretree.models import get_family
 from genretree.models.base import FitContext
-from genretree.models.families.zero_shot import TagTree
 from genretree.models.linear.logistic import fit_linear, group_folds, predict_out_of_fold
 from genretree.models.pretrained import musicnn_features, musicnn_weights
-from genretree.models.pretrained.musicnn import MSD_TAGS, MTT_TAGS, Musicnn, from_tensorflow
+from genretree.models.pretrained.musicnn import Musicnn, from_tensorflow
 from genretree.models.pretrained.tensorflow_checkpoint import read_tensors
-from genretree.taxonomy import Taxonomy
 from genretree.training.data import slice_dataset
 from genretree.training.train import train
 from small_weights import write_musicnn
@@ -76,26 +73,6 @@ def test_published_weights_that_were_changed_are_refused(published: Path, monkey
     (changed / "musicnn-msd.safetensors").write_bytes(b"no")
     with pytest.raises(TrainingError, match="can't be read"):
         musicnn_weights.load_musicnn_weights("msd")
-
-
-def test_zero_shot_path(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import soundfile as sf
-
-    from small_corpus import synthesise
-
-    sf.write(tmp_path / "noise.wav", synthesise("Noise", 1, 12.0), 22050)
-    monkeypatch.setenv("GENRETREE_CACHE", str(published))
-    result = CliRunner().invoke(main, ["predict", str(tmp_path / "noise.wav"), "--json"], catch_exceptions=False)
-    found = json.loads(result.output)
-    assert found["path"][0] in ("Classic", "Non_classic")
-    assert [level["name"] for level in found["levels"]] == ["fst_level", "sec_level"]
-    assert "untrained" in found["note"]
-    shown = CliRunner().invoke(main, ["predict", str(tmp_path)]).output
-    assert "untrained" in shown
-    monkeypatch.setenv("GENRETREE_CACHE", str(tmp_path))
-    without = CliRunner().invoke(main, ["predict", str(tmp_path / "noise.wav")])
-    assert without.exit_code == 1
-    assert "genretree weights get musicnn" in without.output
 
 
 def test_missing_bundle_is_not_mistaken_for_audio(tmp_path: Path) -> None:
@@ -287,36 +264,3 @@ def test_linear_head_equals_scikit_learn() -> None:
         found = fit_linear(features, truth, 0.3).predict(features, 5)
         np.testing.assert_allclose(found[:, classes], reference.predict_proba(features), atol=1e-4)
         assert found.sum(axis=1) == pytest.approx(1)
-
-
-# -- tags as genres --------------------------------------------------------------------------------------------
-
-
-def test_the_tag_tree_is_the_top_of_the_ccmusic_tree() -> None:
-    tree = TagTree.builtin()
-    whole = Taxonomy.builtin("ccmusic")
-    assert tree.taxonomy.levels == whole.levels[:2]
-    paths = {leaf[:cut] for leaf in whole.leaves for cut in (1, 2, 3)}
-    assert {leaf[:cut] for leaf in tree.taxonomy.leaves for cut in (1, 2)} <= paths
-    listed = [(network, tag) for root in tree.roots for node in (root, *root.children) for network, tag in node.tags]
-    assert len(listed) == len(set(listed)), "a tag speaks for one node"
-
-
-@pytest.mark.parametrize(
-    ("network", "tag", "path"),
-    [
-        ("mtt", "classical", ("Classic",)),
-        ("mtt", "opera", ("Classic",)),
-        ("msd", "heavy metal", ("Non_classic", "Rock")),
-        ("msd", "soul", ("Non_classic", "Soul_or_RnB")),
-        ("mtt", "techno", ("Non_classic", "Dance_and_house")),
-        ("msd", "indie pop", ("Non_classic", "Indie")),
-    ],
-)
-def test_a_tag_leads_to_its_node(network: str, tag: str, path: tuple[str, ...]) -> None:
-    tags = {"msd": np.full((1, 50), 0.001), "mtt": np.full((1, 50), 0.001)}
-    tags[network][0, {"msd": MSD_TAGS, "mtt": MTT_TAGS}[network].index(tag)] = 0.9
-    tree = TagTree.builtin()
-    leaves = tree.leaf_probabilities(tags)
-    assert leaves.sum() == pytest.approx(1)
-    assert tree.taxonomy.leaves[int(leaves.argmax())] == path

@@ -165,6 +165,11 @@ def plain_transformer(network: GenreNetwork) -> PlainTransformer:
     return plain
 
 
+def test_the_published_network_has_2_83_million_weights() -> None:
+    settings = get_family("cnn").settings_type.build({"heads": "independent"})
+    assert count_parameters(cnn.build_network(CCMUSIC_TREE, settings)) == pytest.approx(2.83e6, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("recipe", "count"),
     [("cnn-published", 2_831_575), ("ast-published", 10_831_899), ("efficientnet-b0-published", 4_042_135)],

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import csv
 import math
-import os
-import subprocess
-import sys
+import signal
 import time
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,25 +12,34 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from transformers import TrainerCallback
 
+from forking import START_METHOD, KillAtStep, run_in_child
 from genretree.bundle.bundle import Bundle, load_bundle
+from genretree.cli import main
 from genretree.corpus.store import Store
-from genretree.errors import SettingsError, TrainingError
+from genretree.errors import ArgumentError, SettingsError, TrainingError
 from genretree.models.base import FitContext
 from genretree.models.families.cnn import build_network
 from genretree.models.neural import trainer
-from genretree.models.neural.network import count_parameters
 from genretree.models.neural.settings import CnnSettings
 from genretree.models.neural.trainer import find_checkpoint, fit_network
-from genretree.taxonomy import Taxonomy
 from genretree.training.data import slice_dataset
+from genretree.training.pretrain import pretrain
 from genretree.training.train import train
-from killing import kill_when
+from small_weights import shrink_networks
 
 pytestmark = pytest.mark.slow
 
 BASE = {"image_size": 32, "batch_size": 16, "precision": "float32", "patience": 50}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quickly() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        shrink_networks(patch)
+        yield
 
 
 def _fit(
@@ -50,9 +58,49 @@ def _fit(
     return fitted, fitted.history
 
 
-def test_the_published_network_has_2_83_million_weights() -> None:
-    network = build_network(Taxonomy.builtin(), CnnSettings.build({"heads": "independent"}))
-    assert count_parameters(network) == pytest.approx(2.83e6, rel=0.01)
+class _StopAfterFirst(TrainerCallback):
+    """Stops after the first epoch."""
+
+    epochs = 0
+
+    def on_epoch_end(self, args: object, state: object, control: Any, **kwargs: object) -> Any:
+        self.epochs += 1
+        control.should_training_stop = True
+        return control
+
+
+def test_callbacks_are_called_and_can_stop_the_training(store: Store, tmp_path: Path) -> None:
+    callback = _StopAfterFirst()
+    bundle = train(store, "cnn", tmp_path / "bundle", {**BASE, "epochs": 3}, callbacks=[callback])
+    assert callback.epochs == 1 and len(bundle.training["history"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("family", "callbacks", "message"),
+    [
+        ("boosting", [TrainerCallback()], "'boosting' takes no callbacks"),
+        ("cnn", [print], "each of callbacks must be a TrainerCallback"),
+        ("cnn", [TrainerCallback], "each of callbacks must be a TrainerCallback"),
+        ("cnn", TrainerCallback(), "callbacks must be a sequence"),
+    ],
+)
+def test_callbacks_that_would_be_ignored_are_refused(
+    store: Store, tmp_path: Path, family: str, callbacks: Any, message: str
+) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        train(store, family, tmp_path / "bundle", callbacks=callbacks)
+
+
+def test_overwriting_replaces_bundles_only(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "thesis.txt").write_text("years of work")
+    (tmp_path / "notes.txt").write_text("more of it")
+    for name in ("documents", "notes.txt"):
+        with pytest.raises(TrainingError, match="not a bundle, so it is not replaced"):
+            train(store, "boosting", tmp_path / name, overwrite=True)
+        with pytest.raises(TrainingError, match="not pretrained weights, so it is not replaced"):
+            pretrain([tmp_path], "cnn", tmp_path / name, overwrite=True)
+    assert (tmp_path / "documents" / "thesis.txt").read_text() == "years of work"
 
 
 def test_learning_rate_warms_up_then_follows_cosine(store: Store, tmp_path: Path) -> None:
@@ -140,27 +188,20 @@ def test_incomplete_checkpoint_is_skipped(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path / "nowhere") is None
 
 
+def _train_and_be_killed(folder: Path, out: Path, settings: dict[str, Any]) -> None:
+    patch = pytest.MonkeyPatch()
+    shrink_networks(patch)
+    patch.setattr(trainer, "_tensorboard", lambda folder: [KillAtStep(12)])  # in the middle of the second epoch
+    train(Store(folder), "cnn", out, settings)
+
+
 def test_killed_training_resumes_with_the_same_result(store: Store, tmp_path: Path) -> None:
-    settings = {**BASE, "epochs": 6, "warmup_epochs": 1}
+    settings = {**BASE, "epochs": 3, "warmup_epochs": 1}
     undisturbed = train(store, "cnn", tmp_path / "whole", settings)
     out = tmp_path / "killed"
-    words = [f"--set={name}={value}" for name, value in settings.items()]
-    command = [
-        sys.executable,
-        "-m",
-        "genretree",
-        "train",
-        str(store.folder),
-        "--model",
-        "cnn",
-        "--out",
-        str(out),
-        *words,
-    ]
-    process = subprocess.Popen([*command, "--quiet"], env=os.environ)
-    checkpoints = tmp_path / "killed.partial" / "checkpoints"
-    kill_when(lambda: find_checkpoint_safely(checkpoints), process, 120)
+    assert run_in_child(_train_and_be_killed, store.folder, out, settings) == -signal.SIGKILL
     assert not out.exists()
+    assert len(list((tmp_path / "killed.partial" / "checkpoints").glob("checkpoint-*/trainer_state.json"))) == 1
 
     resumed = train(store, "cnn", out, settings)
     steps = [int(row["step"]) for row in resumed.training["history"]]
@@ -172,11 +213,6 @@ def test_killed_training_resumes_with_the_same_result(store: Store, tmp_path: Pa
         atol=1e-4,
     )
     assert not (tmp_path / "killed.partial").exists()
-
-
-def find_checkpoint_safely(folder: Path) -> Path | None:
-    """The newest whole checkpoint, without clearing away the one that another process is writing."""
-    return next(iter(folder.glob("checkpoint-*/trainer_state.json")), None)
 
 
 def test_too_few_slices_are_refused(store: Store, tmp_path: Path) -> None:
@@ -197,7 +233,7 @@ def test_bundle_records_data_and_versions(store: Store, tmp_path: Path) -> None:
     bundle = train(store, "cnn", tmp_path / "b", {**BASE, "epochs": 1})
     training = load_bundle(bundle.folder).training
     assert training["split"]["protocol"] == "group"
-    assert training["store"]["digest"] == store.facts.digest
+    assert training["store"]["digest"] == store.metadata.digest
     assert training["slices"]["train"] == len(store.rows("train"))
     assert "torch" in training["versions"]
     assert (bundle.folder / "history.csv").exists()
@@ -208,22 +244,36 @@ def test_bundle_records_data_and_versions(store: Store, tmp_path: Path) -> None:
 STEADY = {**BASE, "epochs": 3, "dropout": 0.0, "mask_probability": 0.0, "warmup_epochs": 1}
 
 
-@pytest.fixture(scope="module")
-def trained_in_two_processes(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
-    """Bundles by family. One launch trains them all: most of its time is spent on importing."""
-    folder = tmp_path_factory.mktemp("two-processes")
-    runs = {"cnn": {**BASE, "epochs": 2, "batch_size": 8}, "ast": {**STEADY, "batch_size": 8}}
-    lines = []
+def _train_each(folder: Path, out: Path, runs: dict[str, dict[str, Any]]) -> None:
+    torch.set_num_threads(1)
+    shrink_networks(pytest.MonkeyPatch())
     for family, settings in runs.items():
         words = [f"--set={name}={value}" for name, value in settings.items()]
-        lines.append(["train", str(store.folder), "--model", family, "--out", str(folder / family), "--quiet", *words])
-    script = folder / "train.py"
-    script.write_text(
-        f"from genretree.cli import main\n\nfor words in {lines}:\n    main(words, standalone_mode=False)\n"
+        words = ["train", str(folder), "--model", family, "--out", str(out / family), "--quiet", *words]
+        main(words, standalone_mode=False)
+
+
+@pytest.fixture(scope="module")
+def trained_in_two_processes(store: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    """Bundles by family. One launch, by torchrun's launcher, trains them all."""
+    folder = tmp_path_factory.mktemp("two-processes")
+    runs = {"cnn": {**BASE, "epochs": 2, "batch_size": 8}, "ast": {**STEADY, "batch_size": 8}}
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        start_method=START_METHOD,
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-2000:]
+    stopping = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # the launcher sets its own handlers
+    handlers = {number: signal.getsignal(number) for number in stopping}
+    try:
+        elastic_launch(config, _train_each)(store.folder, folder, runs)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return {family: load_bundle(folder / family) for family in runs}
 
 

@@ -33,7 +33,16 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     network.train()
     with torch.no_grad():
         network(torch.from_numpy(images))
-    save_bundle(Bundle(folder / "first", "cnn", TREE, SETTINGS, settings, NetworkModel(network)))
+    save_bundle(
+        Bundle(
+            folder=folder / "first",
+            family="cnn",
+            taxonomy=TREE,
+            images=SETTINGS,
+            settings=settings,
+            model=NetworkModel(network),
+        )
+    )
     export_bundle(folder / "first", "openvino")
     shutil.copytree(folder / "first", folder / "second")
     return [folder / "first", folder / "second"]

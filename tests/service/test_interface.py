@@ -76,6 +76,11 @@ def test_predict_returns_what_the_command_prints(server: Server, bundles: list[P
     assert alike(content["results"], [{**json.loads(line), "file": song.name}])
     cut = server.client.post("/v1/predict", files=upload(song), params={"min_confidence": 1.0}).json()
     assert cut["results"][0]["path"] == []
+    several = check(schemas.Predictions, server.client.post("/v1/predict", files=upload(song), params={"genres": 2}))
+    genres = several["results"][0]["genres"]
+    assert genres[0]["path"] == content["results"][0]["path"]
+    assert 1 <= len(genres) <= 2
+    check_problem(server.client.post("/v1/predict", files=upload(song), params={"genres": 0}), 422, "bad_request")
 
 
 def test_several_files_and_one_of_them_bad(server: Server, song: Path, tmp_path: Path) -> None:

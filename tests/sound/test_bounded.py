@@ -51,6 +51,7 @@ def mp3() -> bytes:
     return stream.getvalue()
 
 
+@pytest.mark.slow
 def test_sixty_megabytes_of_ones_after_an_mp3(tmp_path: Path, mp3: bytes) -> None:
     path = tmp_path / "song.mp3"
     path.write_bytes(mp3 + b"\xff" * BIG)
@@ -121,6 +122,7 @@ def _check_rejected(path: Path, match: str) -> None:
             assert caught.value.kind == "not_audio"
 
 
+@pytest.mark.slow
 def test_millions_of_boxes(tmp_path: Path) -> None:
     path = tmp_path / "song.m4a"
     path.write_bytes(struct.pack(">I4s", 8, b"free") * 4_000_000)
@@ -207,6 +209,7 @@ def _with_comments(path: Path, count: int) -> None:
         tags.save()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["song.flac", "song.ogg", "song.opus", "song.spx", "song.mka"])
 def test_thousands_of_comments(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
@@ -230,6 +233,7 @@ def test_thousands_of_comments(tmp_path: Path, name: str) -> None:
         _check_rejected(path, "more than 5,000 comments")
 
 
+@pytest.mark.slow
 def test_tags_that_take_ffmpeg_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libav, "_OPENING_SECONDS", 0.2)
     path = tmp_path / "song.wav"

@@ -45,6 +45,7 @@ def assert_close(y: Float32Array, pitched: bool = True) -> None:
     assert np.percentile(difference, 99.9) < 0.05
 
 
+@pytest.mark.slow
 def test_music(song: Float32Array) -> None:
     assert_close(song)
     ours, theirs = (compute_spectra(song, engine=engine).chroma for engine in ("fast", "librosa"))

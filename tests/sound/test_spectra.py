@@ -45,6 +45,7 @@ def parts(result: Spectra) -> tuple[Float32Array, Float32Array, Float32Array]:
 # -- against librosa -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_as_librosa(song: Float32Array) -> None:
     result = compute_spectra(song, engine="librosa")
     for ours, theirs in zip(parts(result), compute_with_librosa(song), strict=True):

@@ -71,18 +71,18 @@ def audit(
     kinds = list(KINDS)
     findings.sort(key=lambda item: (_SEVERITIES.index(item.severity), kinds.index(item.kind), -(item.similarity or 0)))
     return Audit(
-        str(store.folder),
-        split,
-        parts_of_split.note,
-        store.n_tracks,
-        store.n_slices,
-        tuple(findings),
-        doubts,
-        {
+        store=str(store.folder),
+        split=split,
+        protocol=parts_of_split.note,
+        tracks=store.n_tracks,
+        slices=store.n_slices,
+        findings=tuple(findings),
+        doubts=doubts,
+        thresholds={
             "near_image_correlation": duplicates.CORRELATION,
             "same_sound_correlation": landmarks.CORRELATION,
             "same_sound_seconds": landmarks.OVERLAP_SECONDS,
         },
-        version("genretree"),
-        store.facts.digest,
+        version=version("genretree"),
+        digest=store.metadata.digest,
     )

@@ -104,14 +104,14 @@ def _finding(
     leaves = locator.store.track_leaves
     leak, conflict = locator.leaks(*pair), bool(leaves[pair[0]] != leaves[pair[1]])
     return Finding(
-        kind,
-        "error" if leak or conflict else "warning",
-        text,
-        tuple(locator.slice(row) for row in rows),
-        round(similarity, 3),
-        slices,
-        seconds,
-        offset,
-        leak,
-        conflict,
+        kind=kind,
+        severity="error" if leak or conflict else "warning",
+        text=text,
+        places=tuple(locator.slice(row) for row in rows),
+        similarity=round(similarity, 3),
+        slices=slices,
+        seconds=seconds,
+        offset=offset,
+        leak=leak,
+        conflict=conflict,
     )

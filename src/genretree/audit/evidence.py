@@ -61,7 +61,7 @@ def read_copies(path: str | Path, store: Store) -> Copies:
             store,
             f"it covers {sizes[0]} tracks and {sizes[1]} slices, the store has {store.n_tracks} and {store.n_slices}",
         )
-    if digest not in ("", store.facts.digest):
+    if digest not in ("", store.metadata.digest):
         raise _wrong_store(path, store, "the store has been rebuilt from other music or settings")
     pairs = set()
     for finding_places in places:

@@ -55,7 +55,7 @@ class Place:
     start: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Finding:
     """One finding of an audit.
 
@@ -95,7 +95,7 @@ class Finding:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LabelIssue:
     """Out-of-fold probability of the label of a track, from a classifier trained without its group.
 
@@ -131,7 +131,7 @@ class LabelIssue:
     flagged: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Audit:
     """Result of an audit.
 

@@ -20,7 +20,7 @@ _OWNER_COLUMNS = ("artist", "album")  # checked whatever the store is grouped by
 def find_shared(store: Store, locator: Locator) -> list[Finding]:
     """Find tracks, groups, artists and albums in several parts of the split; one finding per kind of owner."""
     columns: dict[str, Sequence[object]] = {"track": range(store.n_tracks)}
-    group_by = store.facts.group_by
+    group_by = store.metadata.group_by
     if group_by not in ("track", "slice"):
         columns[group_by] = store.tracks["group"]
     for name in _OWNER_COLUMNS:
@@ -55,10 +55,10 @@ def _find_shared(store: Store, locator: Locator, name: str, values: Sequence[obj
     shown = set(split_up[:_MAX_LISTED])
     first = [track for track in range(store.n_tracks) if values[track] in shown][:_MAX_LISTED]
     return Finding(
-        "shared",
-        "error" if is_error else "warning",
-        text,
-        tuple(locator.track(track) for track in first),
+        kind="shared",
+        severity="error" if is_error else "warning",
+        text=text,
+        places=tuple(locator.track(track) for track in first),
         leak=True,
         details={"column": name, "count": len(split_up), "names": names[:_MAX_LISTED], "shares_in_training": shares},
     )
@@ -70,14 +70,16 @@ def find_contradictions(store: Store, locator: Locator) -> list[Finding]:
     for track, (genre, leaf) in enumerate(zip(store.tracks["genre"], store.track_leaves.tolist(), strict=True)):
         problem = _contradiction(store, str(genre), leaf)
         if problem:
-            findings.append(Finding("tree", "error", problem, (locator.track(track),), conflict=True))
+            findings.append(
+                Finding(kind="tree", severity="error", text=problem, places=(locator.track(track),), conflict=True)
+            )
     for kind in ("parent", "label"):
         rejected = [failure for failure in store.failures if failure.kind == kind]
         if rejected:
             messages = [failure.message for failure in rejected]
             text = f"{len(rejected)} rows were skipped when the store was prepared; the first: {messages[0]}"
             details = {"count": len(rejected), "rows": [failure.path for failure in rejected], "messages": messages}
-            findings.append(Finding(kind, "warning", text, details=details))
+            findings.append(Finding(kind=kind, severity="warning", text=text, details=details))
     return findings
 
 
@@ -97,7 +99,7 @@ def _contradiction(store: Store, genre: str, leaf: int) -> str | None:
 def find_several_leaves(store: Store) -> list[Finding]:
     """Count the artists or groups with music under several leaves, which is often correct, sometimes a label error."""
     column = "artist" if any(store.tracks.get("artist", ())) else "group"
-    if column == "group" and store.facts.group_by in ("track", "slice"):
+    if column == "group" and store.metadata.group_by in ("track", "slice"):
         return []
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for name, genre in zip(store.tracks[column], store.tracks["genre"], strict=True):
@@ -106,8 +108,13 @@ def find_several_leaves(store: Store) -> list[Finding]:
     several = {name: dict(genres) for name, genres in counts.items() if len(genres) > 1}
     if not several:
         return []
-    owners = "artists" if column == "artist" else f"groups ({store.facts.group_by})"
+    owners = "artists" if column == "artist" else f"groups ({store.metadata.group_by})"
     text = f"{len(several)} of {len(counts)} {owners} have music under several leaves"
     return [
-        Finding("several_leaves", "note", text, details={"count": len(several), "of": len(counts), "names": several})
+        Finding(
+            kind="several_leaves",
+            severity="note",
+            text=text,
+            details={"count": len(several), "of": len(counts), "names": several},
+        )
     ]

@@ -60,17 +60,17 @@ def find_mislabelled(
         label, alternative = int(labels[position]), int(alternatives[position])
         issues.append(
             LabelIssue(
-                location.track,
-                location.path,
-                format_path(store.taxonomy.leaves[label]),
-                location.group,
-                location.part,
-                round(float(probabilities[position, label]), 4),
-                format_path(store.taxonomy.leaves[alternative]),
-                round(float(probabilities[position, alternative]), 4),
-                round(float(margins[position]), 4),
-                _first_different_level(store.taxonomy, label, alternative),
-                bool(flagged[position]),
+                track=location.track,
+                path=location.path,
+                genre=format_path(store.taxonomy.leaves[label]),
+                group=location.group,
+                part=location.part,
+                probability=round(float(probabilities[position, label]), 4),
+                suggested=format_path(store.taxonomy.leaves[alternative]),
+                suggested_probability=round(float(probabilities[position, alternative]), 4),
+                margin=round(float(margins[position]), 4),
+                level=_first_different_level(store.taxonomy, label, alternative),
+                flagged=bool(flagged[position]),
             )
         )
     return issues

@@ -66,7 +66,7 @@ def write_page(result: Audit, store: Store, path: Path, command: str = "") -> Pa
     flagged = [doubt for doubt in result.doubts or () if doubt.flagged]
     page = render(
         "audit.html.j2",
-        found=result,
+        audit=result,
         kinds=KINDS,
         copies=copies,
         pairs=pairs,

@@ -30,8 +30,8 @@ from genretree.errors import BundleError, GenretreeError
 from genretree.files import sha256_file
 from genretree.metrics.calibration import Calibration, Unit, average_by, temper
 from genretree.models import get_family
-from genretree.models.base import LevelProbabilities, Model
-from genretree.models.neural.exported_model import load_exported, settings_without_torch
+from genretree.models.base import ExportedFamily, LevelProbabilities, Model
+from genretree.models.registry import get_exported_family
 from genretree.models.runtime.types import EXPORT_FORMATS, REFERENCE, ExportFormat, Precision, Runtime, RuntimeChoice
 from genretree.settings import ImageSettings, Settings
 from genretree.sound.features import IMAGES, SliceInputs, requested_features
@@ -41,7 +41,7 @@ T = TypeVar("T")
 _MAX_REASON = 300  # characters of another library's message
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class Bundle:
     """A trained model with its taxonomy, settings and calibration.
 
@@ -250,7 +250,8 @@ def load_bundle(
     Parameters
     ----------
     folder : path or str
-        A folder, which takes precedence; or `user/name` or `user/name@revision` on the Hugging Face Hub.
+        A folder, which takes precedence; or `user/name` or `user/name@revision` on the Hugging Face Hub, also written
+        `hf://user/name`.
     runtime : "torch", "openvino", "onnxruntime" or "auto"
         Runtime of the networks. All except torch need an export (see `genretree.bundle.export`); auto selects the
         fastest installed runtime that the bundle has an export for.
@@ -292,8 +293,9 @@ def load_bundle(
     check_files(folder, content["files"])
     exports = {form for form in EXPORT_FORMATS if any(Path(name).parts[0] == form for name in content["files"])}
     selected = choose_runtime(exports, runtime, precision)
-    if selected != "torch" and settings_without_torch(content["family"]) is not None:
-        return _open_exported(folder, content, exports, selected, precision)
+    exported = None if selected == "torch" else get_exported_family(content["family"])
+    if exported is not None:
+        return _open_exported(exported, folder, content, exports, selected, precision)
     bundle = open_bundle(folder, content)
     return replace(bundle, runtime=use_runtime(bundle.model, folder, bundle.images.size, exports, selected, precision))
 
@@ -305,15 +307,19 @@ def open_bundle(folder: Path, content: Mapping[str, Any]) -> Bundle:
 
 
 def _open_exported(
-    folder: Path, content: Mapping[str, Any], exports: set[ExportFormat], runtime: Runtime, precision: Precision
+    family: ExportedFamily,
+    folder: Path,
+    content: Mapping[str, Any],
+    exports: set[ExportFormat],
+    runtime: Runtime,
+    precision: Precision,
 ) -> Bundle:
     """Load a bundle from an export without importing torch, which takes most of the time."""
     from genretree.models.runtime.backends import open_standalone
 
-    settings_type = settings_without_torch(content["family"])
-    assert settings_type is not None
-    run, config = open_standalone(folder, exports, runtime, precision)
-    bundle = _assemble(folder, content, settings_type, partial(load_exported, folder, run))
+    allowed = "float32" if precision == "auto" and not family.bf16 else precision
+    run, config = open_standalone(folder, exports, runtime, allowed)
+    bundle = _assemble(folder, content, family.settings_type, partial(family.load, folder, run))
     return replace(bundle, runtime=str(config))
 
 
@@ -341,7 +347,16 @@ def _build(
         calibration = None if temperatures is None else Calibration.from_json(temperatures, taxonomy.depth)
     except ValueError as error:
         raise BundleError(f"{folder / DESCRIPTION}: {error}; copy or train the bundle again") from error
-    return Bundle(folder, content["family"], taxonomy, images, settings, model, content["training"], calibration)
+    return Bundle(
+        folder=folder,
+        family=content["family"],
+        taxonomy=taxonomy,
+        images=images,
+        settings=settings,
+        model=model,
+        training=content["training"],
+        calibration=calibration,
+    )
 
 
 def _explain_bundle_error(folder: Path, make: Callable[[], T]) -> T:

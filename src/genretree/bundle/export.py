@@ -30,7 +30,7 @@ _RUNTIME_CONFIGS: Mapping[ExportFormat, RuntimeConfig] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Exported:
     """An export: its folder, its files, and the maximum difference from torch, relative to the largest output."""
 
@@ -94,7 +94,7 @@ def export_bundle(
         shutil.rmtree(draft, ignore_errors=True)
     if out is None:
         update_files(folder, to, {f"{to}/{name}": digest for name, digest in files.items()})
-    return Exported(target, tuple(names), difference)
+    return Exported(folder=target, files=tuple(names), difference=difference)
 
 
 def _write(to: ExportFormat, graph: Graph, name: str, folder: Path) -> float:

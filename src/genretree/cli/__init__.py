@@ -9,7 +9,20 @@ from typing import Any
 
 import click
 
-from genretree.cli import audit, data, explain, hub, learn, library, library_repair, serve, use, weights
+from genretree.cli import (
+    audit,
+    data,
+    explain,
+    hub,
+    learn,
+    library,
+    library_repair,
+    serve,
+    similar,
+    use,
+    vocabulary,
+    weights,
+)
 from genretree.cli.arguments import show_options
 from genretree.cli.output import RESUME_WITH
 from genretree.errors import GenretreeError
@@ -28,6 +41,9 @@ _COMMANDS = (
     learn.compare,
     learn.recipes,
     use.predict,
+    vocabulary.vocabulary,
+    similar.embed,
+    similar.similar,
     explain.explain,
     explain.index,
     library.library,
@@ -41,7 +57,7 @@ _COMMANDS = (
 
 
 # Commands that save finished work and continue from there.
-_RESUMABLE = ("prepare", "pretrain", "train", "compare", "quickstart", "pull")
+_RESUMABLE = ("prepare", "pretrain", "train", "compare", "quickstart", "pull", "embed", "similar")
 _RESUMABLE_LIBRARY = ("analyse", "apply", "undo", "clean")
 
 _WORDS = "genretree.cli.words"  # the command line, in the context's `meta`

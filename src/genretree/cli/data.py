@@ -183,7 +183,7 @@ def prepare(
     else:
         echo(
             f"{prepared.folder}: {prepared.n_tracks} tracks, {prepared.n_slices} slices, "
-            f"grouped by {prepared.facts.group_by}, {len(prepared.failures)} failed."
+            f"grouped by {prepared.metadata.group_by}, {len(prepared.failures)} failed."
         )
         _echo_recovered(prepared)
         _echo_unknown(prepared)
@@ -236,7 +236,7 @@ def split(
         raise SettingsError("--folds goes with the protocol 'group'")
     if protocol == "slice" and audit_file is not None:
         raise SettingsError("--audit goes with the protocol 'group'")
-    if protocol == "group" and opened.facts.group_by == "slice":
+    if protocol == "group" and opened.metadata.group_by == "slice":
         raise SettingsError(
             f"{store}: slices have no known track or artist, so no split is group-disjoint; to group them by their "
             "images, repeat prepare with --recover-tracks"
@@ -248,7 +248,7 @@ def split(
         joined = count_joined(copies, opened.track_groups, groups)
         echo(f"{joined}.")
     # Options that are not passed keep the functions' defaults: 80/10/10 by slices, as published.
-    if name is None and protocol == "group" and not folds and opened.facts.group_by == RECOVERED:
+    if name is None and protocol == "group" and not folds and opened.metadata.group_by == RECOVERED:
         name = "recovered"  # `default` is the published one
     passed = {"test": None if folds else test_share, "validation": validation_share, "name": name}
     options: dict[str, Any] = {key: value for key, value in passed.items() if value is not None}
@@ -258,7 +258,7 @@ def split(
         splits = fold_groups(leaves, groups, folds=folds, seed=seed, **{"name": "folds", **options})
     else:
         splits = [split_groups(leaves, groups, seed=seed, **options)]
-    if protocol == "group" and opened.facts.group_by == RECOVERED:
+    if protocol == "group" and opened.metadata.group_by == RECOVERED:
         splits = [replace(item, protocol="recovered") for item in splits]
     for item in splits:
         item = replace(item, copies=joined)
@@ -316,7 +316,7 @@ def store_info(store: Store) -> dict[str, Any]:
         "slices": store.n_slices,
         "padded_slices": int(store.padded.sum()),
         "silent_slices": int(store.silent.sum()),
-        "facts": asdict(store.facts),
+        "facts": asdict(store.metadata),
         "images": store.settings.model_dump(),
         "taxonomy": store.taxonomy.to_json(),
         "splits": store.split_names(),
@@ -332,13 +332,13 @@ def _find_copies(audit_file: Path | None, progress: bool, store: Store) -> Copie
 
     if audit_file is not None:
         return read_copies(audit_file, store)
-    return None if store.facts.group_by == RECOVERED else find_copies(store, progress=progress)
+    return None if store.metadata.group_by == RECOVERED else find_copies(store, progress=progress)
 
 
 def _echo_recovered(store: Store) -> None:
     from genretree.corpus.splits import PROTOCOL_NOTES, RECOVERED
 
-    if store.facts.group_by != RECOVERED:
+    if store.metadata.group_by != RECOVERED:
         return
     tracks, blocks = len(set(store.tracks["recovered_track"])), len(set(store.tracks["group"]))
     note = PROTOCOL_NOTES["recovered"]
@@ -353,7 +353,7 @@ def count_unknown(store: Store) -> int:
     from genretree.corpus.manifest import ALONE
     from genretree.corpus.splits import WITHOUT_TRACKS
 
-    if store.facts.group_by in WITHOUT_TRACKS:
+    if store.metadata.group_by in WITHOUT_TRACKS:
         return store.n_tracks
     return sum(str(name).startswith(ALONE) for name in store.tracks["group"])
 
@@ -362,7 +362,7 @@ def _echo_unknown(store: Store) -> None:
     """Warn about tracks without a known artist, which may leak across splits."""
     from genretree.corpus.splits import WITHOUT_TRACKS
 
-    group_by, unknown = store.facts.group_by, count_unknown(store)
+    group_by, unknown = store.metadata.group_by, count_unknown(store)
     if group_by in WITHOUT_TRACKS or not unknown:
         return
     names, name = ("artist or album", "artist") if group_by == "track" else (group_by, group_by)

@@ -117,9 +117,9 @@ def explain(
     if store is not None and track is None:
         options = {"part": part or "test", "progress": not quiet, **({} if most is None else {"max_tracks": most})}
         refuse("a whole store", node=node, level=level, neighbours=neighbours, masks=masks)
-        found = _explain_genre(loaded, store, genre, against, method, out, options) if genre else None
-        found = found or _run_survey(loaded, store, method, out, {**options, "seed": seed})
-        echo_json(found) if as_json else _show_summary(found)
+        summary = _explain_genre(loaded, store, genre, against, method, out, options) if genre else None
+        summary = summary or _run_survey(loaded, store, method, out, {**options, "seed": seed})
+        echo_json(summary) if as_json else _show_summary(summary)
         return
     from genretree.explanation import explain as explain_track
     from genretree.explanation.render.page import save_explanation
@@ -225,14 +225,14 @@ def _run_survey(
     return content
 
 
-def _show(found: Explanation) -> None:
+def _show(explanation: Explanation) -> None:
     from rich.markup import escape
 
     from genretree.cli.tables import make_console, show_prediction
 
-    show_prediction(found.prediction)
+    show_prediction(explanation.prediction)
     console = make_console()
-    for reason in found.reasons:
+    for reason in explanation.reasons:
         odds, empty = reason.log_odds.mean(), reason.baseline.mean()
         console.print(f"[bold]{escape(reason.target.question)}[/]: log odds {odds:+.2f} (baseline {empty:+.2f})")
         shares = ", ".join(f"{view} {values.mean():+.2f}" for view, values in reason.shares.items())
@@ -240,19 +240,19 @@ def _show(found: Explanation) -> None:
         console.print(f"  views: {shares}")
         if reason.baseline_dominates:
             console.print("  [yellow]the baseline alone scores as high as the audio, so the maps explain little[/]")
-        console.print(f"  most relevant ({found.method}): {escape(bands or 'nothing')}")
-    for kind, passages in (("most", found.line.typical), ("least", found.line.untypical)):
+        console.print(f"  most relevant ({explanation.method}): {escape(bands or 'nothing')}")
+    for kind, passages in (("most", explanation.line.typical), ("least", explanation.line.untypical)):
         spans = ", ".join(f"{item.start:.1f}-{item.end:.1f} s ({item.probability:.0%})" for item in passages)
         if spans:
-            console.print(f"  {kind} typical of {escape(found.line.node[-1])}: {spans}")
-    for item in found.neighbours or ():
+            console.print(f"  {kind} typical of {escape(explanation.line.node[-1])}: {spans}")
+    for item in explanation.neighbours or ():
         note = "" if item.learned else ", not in training"
         console.print(f"  nearest: {escape(item.track)} [dim]({escape(item.genre[-1])}, {item.distance:.3f}{note})[/]")
-    if found.check is not None:
-        _show_check(found.check)
+    if explanation.check is not None:
+        _show_check(explanation.check)
 
 
-def _show_check(found: Mapping[str, Any]) -> None:
+def _show_check(check: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     from genretree.cli.tables import make_console
@@ -260,42 +260,43 @@ def _show_check(found: Mapping[str, Any]) -> None:
     table = Table(title="Area under the curve", title_justify="left")
     for column in ("order", "deletion (lower is better)", "insertion (higher is better)"):
         table.add_column(column)
-    for order, area in found["deletion"].items():
-        table.add_row(order, f"{area:.3f}", f"{found['insertion'][order]:.3f}")
+    for order, area in check["deletion"].items():
+        table.add_row(order, f"{area:.3f}", f"{check['insertion'][order]:.3f}")
     console = make_console()
     console.print(table)
-    correlation = found["randomised_weights"]
+    correlation = check["randomised_weights"]
     shuffled = "no network to shuffle" if correlation is None else f"{correlation:.2f} with shuffled weights (ideal: 0)"
     console.print(
-        f"Rank correlation of the map: {shuffled}, {found['inaudible_noise']:.2f} with inaudible noise (ideal: 1)"
+        f"Rank correlation of the map: {shuffled}, {check['inaudible_noise']:.2f} with inaudible noise (ideal: 1)"
     )
 
 
-def _show_summary(found: Mapping[str, Any]) -> None:
+def _show_summary(summary: Mapping[str, Any]) -> None:
     from rich.markup import escape
 
     from genretree.cli.tables import make_console
 
     console = make_console()
-    if "node" in found:
-        console.print(f"[bold]{escape(' > '.join(found['node']))}[/]: {found['tracks']} tracks, {found['method']}")
-        for view in found["by_band"]:
-            bands = [band for band in found["bands"] if band["view"] == view][:4]
+    if "node" in summary:
+        node = escape(" > ".join(summary["node"]))
+        console.print(f"[bold]{node}[/]: {summary['tracks']} tracks, {summary['method']}")
+        for view in summary["by_band"]:
+            bands = [band for band in summary["bands"] if band["view"] == view][:4]
             console.print(f"  {view}: {', '.join(_format_band(band) for band in bands)}")
         for kind in ("typical", "untypical"):
-            listed = ", ".join(f"{item['track']} {item['probability']:.0%}" for item in found[kind])
+            listed = ", ".join(f"{item['track']} {item['probability']:.0%}" for item in summary[kind])
             console.print(f"  {kind}: {escape(listed)}")
         for kind, words in (("taken_for", "predicted instead"), ("taken_from", "wrongly predicted for")):
-            listed = ", ".join(f"{item['path'][-1]} ({item['tracks']})" for item in found[kind])
+            listed = ", ".join(f"{item['path'][-1]} ({item['tracks']})" for item in summary[kind])
             console.print(f"  {words}: {escape(listed or 'none')}")
         return
-    better = found["deletion_better_than"]
+    better = summary["deletion_better_than"]
     console.print(
-        f"{found['method']}: {found['right']} of {found['looked_at']} tracks are predicted correctly; of these,"
+        f"{summary['method']}: {summary['right']} of {summary['looked_at']} tracks are predicted correctly; of these,"
     )
     shares = ", ".join(f"than {order} for {better[order]:.0%}" for order in ("random", "energy", "edges"))
     console.print(f"the map has a better deletion curve {shares}.")
-    _show_check(found)
+    _show_check(summary)
 
 
 def _format_band(band: Mapping[str, Any]) -> str:

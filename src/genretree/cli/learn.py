@@ -38,7 +38,7 @@ def quickstart(out: Path, seed: int, quiet: bool) -> None:
 
 @click.command()
 @click.argument("store", type=FOLDER)
-@click.option("--model", "family", help="Model family: cnn, efficientnet-b0, ast, boosting, musicnn or ensemble.")
+@click.option("--model", "family", help="Model family, such as cnn, boosting or musicnn; an unknown name lists all.")
 @click.option("--recipe", "recipe_name", help="Recipe with settings: a name (see: genretree recipes) or a YAML file.")
 @click.option("--out", type=FOLDER, required=True, help="Output folder for the bundle.")
 @click.option("--split", "split_name", default="default", show_default=True, help="Split of the store.")
@@ -98,7 +98,7 @@ def train(
 
 @click.command()
 @click.argument("sources", nargs=-1, required=True, metavar="AUDIO...", type=click.Path(path_type=Path))
-@click.option("--model", "family", required=True, help="Model family: cnn, efficientnet-b0 or ast.")
+@click.option("--model", "family", required=True, help="Model family of an image network, such as cnn.")
 @click.option(
     "--teacher",
     type=click.Choice(["musicnn", "mn04", "both"]),

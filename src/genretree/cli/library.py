@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from genretree.cli.arguments import show_current_options, show_options
-from genretree.cli.options import FOLDER, download_option, quiet_option, runtime_options
+from genretree.cli.options import FILE, FOLDER, download_option, quiet_option, runtime_options
 from genretree.cli.output import RESUME_WITH, SafeOutput, echo, echo_json, echo_skipped
 from genretree.files import printable
 
@@ -71,6 +72,7 @@ def _planning(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.IntRange(1, 4),
             help="First level that may be written on its own; 1 is the top.  [default: 2]",
         ),
+        click.option("--genres", type=click.IntRange(1, 20), help="Maximum number of genres of a file.  [default: 1]"),
         click.option("--level", help="Only files whose predicted path ends at this level (name or number)."),
         click.option("--folder", help="Only files below this folder."),
         click.option("--model", "digest", help="Hash of the model whose results are used.  [default: the last one]"),
@@ -97,6 +99,7 @@ def _planning(command: Callable[..., Any]) -> Callable[..., Any]:
     "--workers", type=click.IntRange(1), default=2, show_default=True, help="Number of files analysed in parallel."
 )
 @click.option("--salvage", is_flag=True, help="Analyse the decodable part of truncated files.")
+@click.option("--check-music", is_flag=True, help="Detect speech, noise and silence; needs the weights of mn04.")
 @click.option("--hidden", is_flag=True, help="Include hidden files and folders.")
 @click.option("--retry-failed", is_flag=True, help="Retry files that failed before.")
 @click.option(
@@ -113,6 +116,7 @@ def analyse(
     db: Path | None,
     workers: int,
     salvage: bool,
+    check_music: bool,
     hidden: bool,
     retry_failed: bool,
     engine: str,
@@ -136,14 +140,14 @@ def analyse(
     if address is not None and engine != "ray":
         raise click.UsageError("--address needs --engine ray")
     bundle = find_bundle(bundle, download, not quiet)
-    make = functools.partial(load_file_classifier, bundle, runtime, precision, salvage)
+    make = functools.partial(load_file_classifier, bundle, runtime, precision, salvage, check_music)
     check_places(places, remote=engine == "ray")
     options: dict[str, Any] = {"workers": workers, "hidden": hidden, "retry_failed": retry_failed}
     options["max_failures"] = None if as_json else _MAX_FAILURES
     if engine == "ray":
         from genretree.library.scan.ray_backend import ray_options
 
-        options |= ray_options(bundle, address, runtime, precision, salvage)
+        options |= ray_options(bundle, address, runtime, precision, salvage, check_music)
     report = _json_line if as_json else None
     with _open_for_writing(db, "library analyse", create=True) as database:
         counts = analyse_places(database, places, make, progress=not quiet, report=report, **options)
@@ -314,14 +318,46 @@ def undo(run: int | None, db: Path | None, force: bool, quiet: bool) -> None:
     "--format", "formats", type=click.Choice(["m3u8", "rekordbox", "both"]), default="m3u8", show_default=True
 )
 @click.option("--relative", is_flag=True, help="Write paths relative to the playlist (m3u8).")
+@click.option("--like", type=FILE, help="Write one playlist instead: the tracks that are most similar to this song.")
+@click.option("-n", "n", type=click.IntRange(1), default=30, show_default=True, help="Number of tracks, with --like.")
+@click.option("--bundle", type=FOLDER, help="Bundle whose embeddings are compared, with --like.  [default: mn04]")
+@download_option
 @quiet_option
-def playlists(out: Path, db: Path | None, formats: str, relative: bool, quiet: bool, **options: Any) -> None:
+@click.pass_context
+def playlists(
+    context: click.Context,
+    /,
+    out: Path,
+    db: Path | None,
+    formats: str,
+    relative: bool,
+    like: Path | None,
+    n: int,
+    bundle: Path | None,
+    download: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
     """Write a playlist per node into OUT, most confident first; for Rekordbox, one XML file to import.
 
-    Here --min-depth defaults to 1, so that the top level has playlists, too.
+    Here --min-depth defaults to 1, so that the top level has playlists, too. With --like, write the tracks that are
+    most similar to a song (see: genretree similar --help).
     """
     from genretree.library.plan.playlists import PlaylistIndex, write_m3u8, write_rekordbox
 
+    with_like = ("n", "bundle", "download")
+    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    unused = [
+        option.opts[0]
+        for option in context.command.params
+        if option.name in given and option.name not in ("out", "db", "relative", "quiet", "like")
+        if (option.name in with_like) is (like is None)
+    ]
+    if unused:
+        raise click.UsageError(f"{unused[0]} {'needs' if like is None else 'has no effect with'} --like")
+    if like is not None:
+        _write_like_playlist(out, db, like, n, bundle, download, relative, quiet)
+        return
     with _open_for_reading(db) as database:
         index = PlaylistIndex(_make_plans(database, progress=not quiet, top=True, **options)[1])
     out.mkdir(parents=True, exist_ok=True)
@@ -330,6 +366,22 @@ def playlists(out: Path, db: Path | None, formats: str, relative: bool, quiet: b
     if formats in ("rekordbox", "both"):
         write_rekordbox(index, out / "rekordbox.xml")
         echo(f"{out / 'rekordbox.xml'}: in Rekordbox, Preferences > Advanced > rekordbox xml")
+
+
+def _write_like_playlist(
+    out: Path, db: Path | None, song: Path, n: int, bundle: Path | None, download: bool, relative: bool, quiet: bool
+) -> None:
+    from genretree.cli.similar import find_in_library
+    from genretree.corpus.file_tags import read_tags
+    from genretree.library.plan.playlists import write_like_playlist
+
+    _, tracks = find_in_library(db, song, n, bundle, 2, download, quiet)
+    tags = read_tags(song)
+    title = f"{tags['artist']} - {tags['title']}" if {"artist", "title"} <= tags.keys() else song.stem
+    files = [track.path for track in tracks if not track.relation]
+    out.mkdir(parents=True, exist_ok=True)
+    path = write_like_playlist(title, files, out, relative)
+    echo(f"{path}: {len(files)} tracks")
 
 
 @library.command()
@@ -420,6 +472,7 @@ def _make_plans(
     min_confidence: float | None,
     depth: int | None,
     min_depth: int | None,
+    genres: int | None,
     level: str | None,
     folder: str | None,
     digest: str | None,
@@ -442,7 +495,7 @@ def _make_plans(
     rules = Rules() if mapping is None else load_mapping(mapping, model_key.taxonomy)
     if top and rules.settings.min_depth is None:
         min_depth = min_depth or 1
-    rules = override_settings(rules, min_confidence, depth, min_depth)
+    rules = override_settings(rules, min_confidence, depth, min_depth, genres)
     filters = Filters(folder, _level(level, model_key.taxonomy.levels))
     plans = iter_plans(database, model, model_key, rules, mode, filters)
     return model_key, _with_progress(plans, sum(count_files(database)), progress)

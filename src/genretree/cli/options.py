@@ -33,6 +33,12 @@ def images_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def vocabulary_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option `--vocabulary`."""
+    text = "YAML file with further genre names and their tags, added to the built-in vocabulary."
+    return click.option("--vocabulary", type=click.Path(path_type=Path), help=text)(command)
+
+
 def download_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the option `--download`."""
     text = "Download BUNDLE from the Hub if it is not in the cache."

@@ -19,9 +19,10 @@ from genretree.evaluation.evaluate import Evaluation
 from genretree.files import printable, printable_text
 from genretree.metrics.scores import Difference, LevelScores
 from genretree.models.pretrained.sources import WeightSource, find_local
-from genretree.prediction.predict import Prediction
-from genretree.taxonomy import Taxonomy
+from genretree.prediction.predict import Prediction, SlicePrediction
+from genretree.taxonomy import NodePath, Taxonomy, format_path
 from genretree.training.recipes import Recipe, ReportedResult
+from genretree.vocabulary import VocabularyMatch
 
 _MAX_FAILURES = 20  # lines printed for a store
 _SHORT_HASH = 12
@@ -125,7 +126,10 @@ def show_prediction(prediction: Prediction) -> None:
     """Print the predicted path of a file, the probabilities of each level, and the timeline."""
     console = make_console()
     console.print(f"[bold]{escape(prediction.file)}[/]: [bold cyan]{escape(prediction.shown)}[/]")
-    for level in prediction.levels:
+    content = prediction.content
+    if content is not None and not content.is_music:
+        console.print(f"  [dim]{escape(content.tag)} {content.probability:.0%}[/]")
+    for level in prediction.levels if prediction.path or content is None or content.is_music else ():
         if not level.sure:
             candidates = ", ".join(f"{item.label} {item.probability:.0%}" for item in level.top)
             console.print(f"  {escape(level.name)}: ?  [dim]({escape(candidates)})[/]")
@@ -133,21 +137,45 @@ def show_prediction(prediction: Prediction) -> None:
         others = ", ".join(f"{item.label} {item.probability:.0%}" for item in level.top if item.label != level.label)
         best = escape(f"{level.name}: {level.label} {level.probability:.0%}")
         console.print(f"  {best}  [dim]({escape(others or 'no other')})[/]")
-    runs = [list(run) for _, run in groupby(prediction.timeline, key=lambda item: item.path)]
-    segments = [f"{_clock(run[0].start)}-{_clock(run[-1].end)} {run[0].path[-1]}" for run in runs]
+    if prediction.genres is not None:
+        genres = ", ".join(f"{format_path(item.path)} {item.probability:.0%}" for item in prediction.genres)
+        console.print(f"  genres: {escape(genres or 'none')}")
+    runs = [list(run) for _, run in groupby(prediction.timeline, key=_shown)]
+    segments = [f"{_clock(run[0].start)}-{_clock(run[-1].end)} {_shown(run[0])}" for run in runs]
     console.print(f"  [dim]timeline: {escape(', '.join(segments))}[/]")
     if not prediction.consistent:
         console.print("  [dim]independent heads: the levels contradict each other[/]")
-    if prediction.note:
-        console.print(f"  [dim]{escape(prediction.note)}[/]")
     if prediction.padded:
         console.print("  [dim]shorter than one slice: repeated to fill the slice[/]")
+
+
+def show_vocabulary(match: VocabularyMatch) -> None:
+    """Print the nodes of a tree as a tree, with the tags that indicate them."""
+    root = Tree("")
+    root.hide_root = True
+    branches: dict[NodePath, Tree] = {(): root}
+    for node in match.nodes:
+        name = escape(node.node[-1])
+        if not node.reached:
+            text = f"[yellow]{name}[/]  [dim]no tag; a path stops above[/]"
+        else:
+            hints = f" (among its siblings: {', '.join(node.hints)})" if node.hints else ""
+            text = f"[bold]{name}[/]  [dim]{escape(', '.join(node.tags.get('mn04', ())) + hints)}[/]"
+        branches[node.node] = branches[node.node[:-1]].add(text)
+    make_console().print(root)
+
+
+def _shown(item: SlicePrediction) -> str:
+    """The last node of a slice's path, or what it contains instead of music."""
+    if item.path:
+        return item.path[-1]
+    return "?" if item.content is None else item.content.type
 
 
 def show_store(store: Store) -> None:
     """Print a summary of a store."""
     console = make_console()
-    metadata = store.facts
+    metadata = store.metadata
     console.print(
         f"[bold]{escape(str(store.folder))}[/]: {store.n_tracks} tracks, {store.n_slices} slices from "
         f"{escape(metadata.source)}"

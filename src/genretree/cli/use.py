@@ -18,6 +18,7 @@ from genretree.cli.options import (
     images_option,
     quiet_option,
     runtime_options,
+    vocabulary_option,
     write_or_print,
 )
 from genretree.cli.output import echo, echo_failures, echo_json, echo_skipped
@@ -25,9 +26,11 @@ from genretree.files import printable
 
 if TYPE_CHECKING:
     from genretree.bundle.bundle import Bundle
+    from genretree.models.families.tagger.model import TaggerModel
     from genretree.models.runtime.types import ExportFormat, Precision, RuntimeChoice
     from genretree.prediction.predict import Prediction, PredictionError
     from genretree.sound.images import ImageForm
+    from genretree.sound.walk import SoundWalk
 
 
 @click.command()
@@ -43,6 +46,12 @@ if TYPE_CHECKING:
     default=0.0,
     help="Minimum probability, 0 to 1; the path ends above the first node below it.",
 )
+@click.option(
+    "--genres",
+    "n_genres",
+    type=click.IntRange(1),
+    help="Maximum number of genres: the path, and other probable nodes of its level.",
+)
 @click.option("--salvage", is_flag=True, help="Use what can be decoded of truncated files.")
 @click.option(
     "--workers",
@@ -51,6 +60,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="Files in work at a time, at most one for each processor.",
 )
+@click.option(
+    "--tree",
+    metavar="NAME|FILE",
+    help="Genre tree to use without a bundle: general, ccmusic, or a YAML file.  [default: general]",
+)
+@vocabulary_option
+@click.option("--force", is_flag=True, help="Predict a genre for files that are not music, too, such as speech.")
+@click.option("--check-music", is_flag=True, help="Detect files that are not music for BUNDLE; needs mn04's weights.")
 @images_option
 @click.option("--one-track", is_flag=True, help="Treat all images as slices of one track.")
 @runtime_options("auto", "auto")
@@ -62,8 +79,13 @@ def predict(
     csv_file: Path | None,
     top: int,
     min_confidence: float,
+    n_genres: int | None,
     salvage: bool,
     workers: int,
+    tree: str | None,
+    vocabulary: Path | None,
+    force: bool,
+    check_music: bool,
     image_form: ImageForm,
     one_track: bool,
     runtime: RuntimeChoice,
@@ -73,8 +95,9 @@ def predict(
 ) -> None:
     """Predict the genre paths of all audio files in PATHS (files or folders) with BUNDLE (a folder or Hub name).
 
-    Without a bundle, genres are derived from the tags of the MusiCNN networks, as far as these allow. This needs their
-    weights: genretree weights get musicnn.
+    Without a bundle, genres are derived from the tags of the audio tagger mn04, for any genre tree whose names it knows
+    (see: genretree vocabulary). This needs its weights: genretree weights get mn04. Speech, noise and silence are named
+    as such.
 
     PATHS may also be spectrogram images instead of audio: mel.png cqt.png chroma.png, or a folder of such files
     (song_mel.png, or mel/song.png), rendered in magma or grey, or raw dB values (.npy).
@@ -82,9 +105,8 @@ def predict(
     Folders are searched for all audio formats; links are followed, and each file is classified once. Files that can't
     be used are reported, and the exit status is then 1.
     """
-    from genretree.bundle.hub import find_bundle
     from genretree.prediction.from_images import find_image_sets, predict_images
-    from genretree.prediction.predict import PredictionError, find_files, format_csv, predict_found_files
+    from genretree.prediction.predict import PredictionError, format_csv, predict_found_files
     from genretree.progress import progress_bar
     from genretree.sound.walk import SoundWalk
 
@@ -93,27 +115,27 @@ def predict(
     if (one_track or image_form != "auto") and not sets:
         option = "--one-track" if one_track else "--images"
         raise click.UsageError(f"{option} needs images, and there are none in {', '.join(map(printable, audio_paths))}")
-    files: list[Path | PredictionError] = []
     walk = SoundWalk()
-    for path in audio_paths:
-        searched = walk.covers(path)
-        new_files = list(find_files([path], walk))
-        if not new_files and not searched:
-            echo(f"{printable(path)}: no audio files in this folder", err=True)
-        files += new_files
+    files = _find_files(audio_paths, walk)
     if csv_file is not None and str(csv_file) != "-" and not csv_file.absolute().parent.is_dir():
         raise click.ClickException(f"{csv_file}: the folder does not exist; create it or choose another")
     if not files and not sets:
         echo_skipped(walk.skipped)
         raise click.ClickException(f"no audio files in {', '.join(map(printable, audio_paths))}")
-    loaded = _load(None if bundle is None else find_bundle(bundle, download, not quiet), runtime, precision)
+    if bundle is None:
+        loaded = load_untrained(tree, vocabulary, runtime)
+    else:
+        loaded = _load_bundle(bundle, tree, vocabulary, runtime, precision, download, quiet)
+    tagger = _load_tagger() if check_music and not force else None
     rows: list[Prediction | PredictionError] = []  # only for a table; other output is printed at once
     failed: list[PredictionError] = []
     total = len(files) + (1 if one_track else len(sets))
     with progress_bar(total, "predict", "file", not quiet and total > 1) as tick:
-        options: dict[str, Any] = {"top": top, "min_confidence": min_confidence}
+        options: dict[str, Any] = {"top": top, "min_confidence": min_confidence, "n_genres": n_genres}
         by_image = predict_images(loaded, sets, form=image_form, one_track=one_track, **options) if sets else ()
-        by_sound = predict_found_files(loaded, files, salvage=salvage, workers=workers, **options)
+        by_sound = predict_found_files(
+            loaded, files, salvage=salvage, workers=workers, music_only=not force, tagger=tagger, **options
+        )
         for result in chain(by_image, by_sound):
             if isinstance(result, PredictionError):
                 failed.append(result)
@@ -126,6 +148,8 @@ def predict(
             tick()
     if csv_file is not None:
         write_or_print(csv_file, format_csv(rows, loaded.taxonomy.levels))
+    if not as_json and loaded.training.get("note"):
+        echo(str(loaded.training["note"]), err=True)
     echo_failures(failed, "--json" if csv_file is None else "the table")
     echo_skipped(walk.skipped)
     if failed:
@@ -173,6 +197,20 @@ def info(folder: Path, as_json: bool) -> None:
     echo_json(store_info(store), indent=1) if as_json else show_store(store)
 
 
+def _find_files(paths: Sequence[Path], walk: SoundWalk) -> list[Path | PredictionError]:
+    """Find audio files, and name folders without any."""
+    from genretree.prediction.predict import find_files
+
+    files: list[Path | PredictionError] = []
+    for path in paths:
+        searched = walk.covers(path)
+        new_files = list(find_files([path], walk))
+        if not new_files and not searched:
+            echo(f"{printable(path)}: no audio files in this folder", err=True)
+        files += new_files
+    return files
+
+
 def _split_paths(paths: Sequence[Path]) -> tuple[Path | None, list[Path], list[Path]]:
     """Separate the bundle, if the first path is one, from paths of images and of audio."""
     from genretree.prediction.from_images import find_content
@@ -186,16 +224,43 @@ def _split_paths(paths: Sequence[Path]) -> tuple[Path | None, list[Path], list[P
     return bundle, images, [path for path in rest if content[path] != "images"]
 
 
-def _load(bundle: Path | None, runtime: RuntimeChoice, precision: Precision) -> Bundle:
-    if bundle is not None:
-        from genretree.bundle.bundle import load_bundle
+def _load_bundle(
+    bundle: Path,
+    tree: str | None,
+    vocabulary: Path | None,
+    runtime: RuntimeChoice,
+    precision: Precision,
+    download: bool,
+    quiet: bool,
+) -> Bundle:
+    from genretree.bundle.bundle import load_bundle
+    from genretree.bundle.hub import find_bundle
 
-        return load_bundle(bundle, runtime, precision)
+    if tree is not None or vocabulary is not None:
+        option = "--vocabulary" if tree is None else "--tree"
+        raise click.UsageError(f"{option} is for predictions without a bundle; {printable(bundle)} has its own tree")
+    return load_bundle(find_bundle(bundle, download, not quiet), runtime, precision)
+
+
+def _load_tagger() -> TaggerModel:
+    from genretree.prediction.untrained import load_tagger
+
+    return load_tagger()
+
+
+def load_untrained(tree: str | None, vocabulary: Path | None, runtime: RuntimeChoice = "torch") -> Bundle:
+    """Load what predicts without a bundle; the network is loaded at once, so that missing weights end the command."""
     if runtime not in ("auto", "torch"):
-        raise click.UsageError(f"--runtime {runtime} needs a bundle with an export (see: genretree export --help)")
-    from genretree.prediction.untrained import zero_shot_bundle
+        raise click.UsageError(
+            f"--runtime {runtime} needs a bundle with an export; write one: genretree vocabulary "
+            f"{tree or 'general'} --out BUNDLE, then: genretree export BUNDLE"
+        )
+    from genretree.prediction.untrained import GENERAL, untrained_bundle
+    from genretree.vocabulary import Vocabulary
 
-    return zero_shot_bundle()
+    bundle = untrained_bundle(tree or GENERAL, Vocabulary.load(vocabulary))
+    bundle.model.torch_module()  # type: ignore[attr-defined]
+    return bundle
 
 
 def _show_prediction(prediction: Prediction) -> None:

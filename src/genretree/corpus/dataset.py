@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from genretree.checks import require_iterable, require_names
+from genretree.checks import require_iterable, require_names, require_path, require_text
 from genretree.corpus.manifest import Failure, Manifest, Track, match_records, read_manifest
 from genretree.corpus.multiple_genres import MultipleGenres
 from genretree.corpus.prepare import prepare
@@ -77,7 +78,8 @@ class Dataset:
         audio : str
             Key of the audio file's path.
         genre : str or sequence of str
-            Key of the genre, a leaf's name or a path such as `Rock/Punk`; or one key for each level of the tree.
+            Key of the genre, a leaf's name or a path such as `Rock/Punk` or `("Rock", "Punk")`; or one key for each
+            level of the tree.
         group : str, optional
             Key of the group that must not be divided by a split. By default `artist`, else `album`, else each track is
             its own group.
@@ -104,8 +106,13 @@ class Dataset:
             if not isinstance(record, Mapping):
                 raise ArgumentError(f"record {number} must be a mapping, got {type(record).__name__}")
             rows.append({str(key): _text(value) for key, value in record.items()})
+            if isinstance(genre, str) and isinstance(names := record.get(genre), list | tuple):
+                rows[-1][genre] = "/".join(require_names(f"'{genre}' of record {number}", names))
         keys = [genre] if isinstance(genre, str) else require_names("genre", genre)
-        source = Path(root or ".").absolute() / "records"
+        if not keys:
+            raise ArgumentError("genre is empty; name the key of the genre, or one key for each level")
+        require_text("audio", audio)
+        source = (Path() if root is None else require_path("root", root)).absolute() / "records"
         return cls(match_records(source, rows, audio, keys, group, as_taxonomy(taxonomy), multiple_genres))
 
     @classmethod
@@ -187,11 +194,15 @@ class Dataset:
         """
         if not hasattr(dataset, "load_tracks"):
             raise ArgumentError(f"dataset must be a mirdata Dataset, got {type(dataset).__name__}")
+        for name, key in (("genre", genre), ("group", "" if group is None else group)):
+            if not callable(key):
+                require_text(name, key)
         read: Callable[[Any, Any], Any] = lambda track, key: key(track) if callable(key) else getattr(track, key, None)  # noqa: E731
         records = []
         for track_id, track in dataset.load_tracks().items():
             label = read(track, genre)
-            label = label if isinstance(label, str) or label is None else "/".join(label)
+            if label is not None and not isinstance(label, str):
+                label = "/".join(require_names(f"the genre of track {track_id}", label))
             artist = None if group is None else read(track, group)
             records.append({"path": track.audio_path, "genre": label, "artist": artist, "track_id": track_id})
         return cls.from_records(records, taxonomy=taxonomy)
@@ -257,4 +268,6 @@ def as_taxonomy(tree: Tree) -> Taxonomy | None:
 
 def _text(value: Any) -> str:
     """Convert a cell to text; None and NaN are empty."""
-    return "" if value is None or value != value else str(value)
+    if value is None or type(value).__name__ == "NAType" or (isinstance(value, Real) and value != value):
+        return ""
+    return str(value)

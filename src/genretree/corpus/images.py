@@ -124,8 +124,10 @@ def prepare_images(
     )
     modalities = ", ".join(image_rows.columns.images)
     engine = "drawn" if len(image_rows.columns.images) == len(MODALITIES) else f"drawn ({modalities} only)"
-    facts = StoreMetadata(image_rows.source, group_by, engine, version("genretree"), digest)
-    _join(work, image_rows, labelled_rows, shards_done, rejected, taxonomy, settings, facts, seed)
+    metadata = StoreMetadata(
+        source=image_rows.source, group_by=group_by, engine=engine, version=version("genretree"), digest=digest
+    )
+    _join(work, image_rows, labelled_rows, shards_done, rejected, taxonomy, settings, metadata, seed)
     return publish(work, shards, out)
 
 
@@ -212,21 +214,21 @@ def render_rows(
     names: Sequence[str], cells: Sequence[Cells], shard: Path, settings: ImageSettings, form: ImageForm
 ) -> None:
     """Write the images of the valid rows as raw bytes, then the metadata or failure of every row as JSON."""
-    facts: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     with atomic_path(images_file(shard)) as temporary, temporary.open("wb") as stream:
         for name, row in zip(names, cells, strict=True):
             try:
                 images, sha256 = _read_row(name, row, settings, form)
             except ImageError as error:
-                facts.append({"kind": error.kind, "message": f"{name}: {error}"})
+                entries.append({"kind": error.kind, "message": f"{name}: {error}"})
                 continue
             except Exception as error:  # one bad image must not stop the others
-                facts.append({"kind": "internal", "message": f"{name}: {type(error).__name__}: {error}"})
+                entries.append({"kind": "internal", "message": f"{name}: {type(error).__name__}: {error}"})
                 continue
             stream.write(images.tobytes())
             silent = all(bool(image.max() == image.min()) for image in images)
-            facts.append({"sha256": sha256, "silent": silent})
-    write_text(metadata_file(shard), json.dumps(facts))
+            entries.append({"sha256": sha256, "silent": silent})
+    write_text(metadata_file(shard), json.dumps(entries))
 
 
 def _read_row(name: str, row: Cells, settings: ImageSettings, form: ImageForm) -> tuple[Any, str]:
@@ -254,7 +256,7 @@ def _join(
     rejected: Sequence[Failure],
     taxonomy: Taxonomy,
     settings: ImageSettings,
-    facts: StoreMetadata,
+    metadata: StoreMetadata,
     seed: int,
 ) -> None:
     failures, good = list(rejected), []
@@ -297,10 +299,10 @@ def _join(
     members: list[list[Any]] = [[] for _ in numbers]
     for number, entry in zip(track_of, good, strict=True):
         members[number].append(entry)
-    table = _track_table(members, taxonomy, seconds, facts.group_by)
-    write_tables(work, table, slices, taxonomy, settings, facts, failures)
+    table = _track_table(members, taxonomy, seconds, metadata.group_by)
+    write_tables(work, table, slices, taxonomy, settings, metadata, failures)
     leaves = np.array(table["leaf"], dtype=np.int64)
-    if facts.group_by != "slice":
+    if metadata.group_by != "slice":
         split_groups(leaves, join_groups(table["group"], table["sha256"]), seed=seed).save(work / "splits")
         return
     parts = tuple(row.part for row, *_ in good)

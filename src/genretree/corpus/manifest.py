@@ -33,7 +33,7 @@ class Failure:
     message: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Track:
     """A track of a manifest.
 
@@ -58,7 +58,7 @@ class Track:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Labelled tracks of a folder or CSV, in order.
 
@@ -280,7 +280,7 @@ def _match(
         if known is not None and known.leaf != leaf:
             rejected.append(Failure(row.name, "genre", f"listed twice with different genres in {source.name}"))
             continue
-        tracks.setdefault(row.path, Track(row.path, row.name, leaf, "", row.metadata))
+        tracks.setdefault(row.path, Track(path=row.path, name=row.name, leaf=leaf, group="", metadata=row.metadata))
     if not tracks:
         raise CorpusError(f"{source}: no track has a genre of the tree; the first problem: {rejected[0].message}")
     groups = join_by_name([track.metadata.get(group_by, "") for track in tracks.values()], group_by)
@@ -288,7 +288,7 @@ def _match(
         replace(track, group=f"{group_by}:{name}" if name else f"{ALONE}{track.name}")
         for track, name in zip(tracks.values(), groups, strict=True)
     ]
-    return Manifest(source, tuple(grouped), tree, group_by, tuple(rejected))
+    return Manifest(source=source, tracks=tuple(grouped), taxonomy=tree, group_by=group_by, rejected=tuple(rejected))
 
 
 # -- CSV -----------------------------------------------------------------------------------------------------
@@ -353,13 +353,13 @@ def _read_folder(
     source: Path, tree: Taxonomy | None, depth: int | None, walk: SoundWalk
 ) -> tuple[list[_Row], list[Failure]]:
     rows, rejected = [], []
-    for found in sorted(walk.find([source]), key=lambda found: Path(found.name).parts):
-        path = Path(found.name)
+    for entry in sorted(walk.find([source]), key=lambda entry: Path(entry.name).parts):
+        path = Path(entry.name)
         name = printable(path.relative_to(source))
         # Unicode NFC: the file system may use another normalisation than the tree.
         folders = tuple(normalize("NFC", part) for part in path.relative_to(source).parts[:-1])
-        if found.error:
-            rejected.append(Failure(name, found.error, f"{name}: {found.message}"))
+        if entry.error:
+            rejected.append(Failure(name, entry.error, f"{name}: {entry.message}"))
             continue
         if not folders:
             message = f"{name}: is not in a genre folder; move it into one, or list the music in a CSV"

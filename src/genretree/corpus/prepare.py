@@ -22,7 +22,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from genretree.checks import require_path, require_type
+from genretree.checks import require_integer, require_names, require_path, require_type
 from genretree.corpus.manifest import Failure, Manifest, Track
 from genretree.corpus.splits import split_groups
 from genretree.corpus.store import Store, StoreMetadata, write_tables
@@ -134,30 +134,34 @@ def prepare(
     out = require_path("out", out)
     settings = settings or ImageSettings()
     require_type("settings", settings, ImageSettings, "use ImageSettings.build")
+    features = require_names("features", features)
+    if workers is not None:
+        require_integer("workers", workers)
+    require_integer("seed", seed, -(2**63))
     requested = requested_features(features)
-    facts = StoreMetadata(
+    metadata = StoreMetadata(
         source=str(manifest.source),
         group_by=manifest.group_by,
         engine=resolve_engine(engine),
         version=version("genretree"),
         digest=_digest(manifest, settings, resolve_engine(engine), salvage, seed),
     )
-    existing = check_target(out, facts.digest, overwrite)
+    existing = check_target(out, metadata.digest, overwrite)
     if existing is not None:
         paths = {track.name: track.path for track in manifest.tracks}
         return add_features(
             existing, features, salvage=salvage, workers=workers, progress=progress, run_jobs=run_jobs, paths=paths
         )
     work = out.with_name(f"{out.name}.partial")
-    shards = work / "tracks" if cache is None else Path(cache)
+    shards = work / "tracks" if cache is None else require_path("cache", cache)
     work.mkdir(parents=True, exist_ok=True)
     shards.mkdir(parents=True, exist_ok=True)
     jobs = {
         track: TrackJob(
             track.path,
-            shards / _shard_name(track, settings, facts.engine, salvage),
+            shards / _shard_name(track, settings, metadata.engine, salvage),
             settings,
-            facts.engine,
+            metadata.engine,
             salvage,
             track.name if is_url(track.name) else "",
             requested,
@@ -171,7 +175,7 @@ def prepare(
         raise CorpusError(f"none of the {len(jobs)} tracks can be used; the first: {first.message}")
     failed = [failures[job.shard] for job in jobs.values() if job.shard in failures]
     rejected = [*manifest.rejected, *failed]
-    _join(work, manifest, {track: jobs[track].shard for track in done}, settings, facts, rejected, seed, requested)
+    _join(work, manifest, {track: jobs[track].shard for track in done}, settings, metadata, rejected, seed, requested)
     return publish(work, None if cache is not None else shards, out)
 
 
@@ -232,14 +236,14 @@ def add_features(
     jobs = []
     for number, name in enumerate(store.tracks["path"]):
         content = json.dumps(
-            [store.facts.digest, number, name, _fingerprint_file(paths[name]), [item.name for item in missing]]
+            [store.metadata.digest, number, name, _fingerprint_file(paths[name]), [item.name for item in missing]]
         )
         jobs.append(
             TrackJob(
                 paths[name],
                 shards / hashlib.sha256(content.encode()).hexdigest()[:24],
                 store.settings,
-                store.facts.engine,
+                store.metadata.engine,
                 salvage,
                 name if is_url(name) else "",
                 missing,
@@ -302,7 +306,7 @@ def check_target(out: Path, digest: str, overwrite: bool) -> Store | None:
     if overwrite:
         return None
     store = Store(out)
-    if store.facts.digest == digest:
+    if store.metadata.digest == digest:
         return store
     raise CorpusError(
         f"{out}: was prepared from other music or settings, or files have changed since; "
@@ -403,23 +407,23 @@ def _prepare_track(job: TrackJob) -> None:
             silent.append(bool(track_slice.silent))
     if all(silent):
         raise SoundError("silence", job.path, "every slice is silent (audio may be in the remainder that is dropped)")
-    facts = {"sha256": sha256_file(job.path), "starts": starts, "padded": padded, "silent": silent}
-    write_text(metadata_file(job.shard), json.dumps(facts))
+    contents = {"sha256": sha256_file(job.path), "starts": starts, "padded": padded, "silent": silent}
+    write_text(metadata_file(job.shard), json.dumps(contents))
 
 
 def _add_to_track(job: TrackJob, names: Sequence[str], starts: Sequence[float]) -> None:
     """Write features of the known slices of a track."""
     from genretree.sound.slices import iter_features
 
-    found = sha256_file(job.path)
-    if found != job.sha256:
+    sha256 = sha256_file(job.path)
+    if sha256 != job.sha256:
         raise SoundError("unreadable", job.path, "has changed since the store was prepared")
     with ExitStack() as stack:
         streams = {name: stack.enter_context(_open_atomic(feature_file(job.shard, name))) for name in names}
         for values in iter_features(job.path, job.settings, starts, names, job.salvage):
             for name, stream in streams.items():
                 stream.write(values[name].tobytes())
-    write_text(metadata_file(job.shard), json.dumps({"sha256": found}))
+    write_text(metadata_file(job.shard), json.dumps({"sha256": sha256}))
 
 
 @contextmanager
@@ -457,7 +461,7 @@ def _join(
     manifest: Manifest,
     shards: dict[Track, Path],
     settings: ImageSettings,
-    facts: StoreMetadata,
+    metadata: StoreMetadata,
     failures: Sequence[Failure],
     seed: int,
     features: Sequence[Feature],
@@ -475,7 +479,7 @@ def _join(
         dict(_slice_columns(list(summaries.values()))),
         manifest.taxonomy,
         settings,
-        facts,
+        metadata,
         failures,
     )
     store = Store(work)

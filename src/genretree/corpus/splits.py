@@ -65,7 +65,7 @@ class JoinedCopies:
         return f"{what}: {self.groups} groups joined into {self.into}" if self.groups else f"{what}: no groups to join"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Split:
     """The part of each track or, for the slice protocol, of each slice.
 
@@ -188,7 +188,7 @@ def split_groups(
     rest = (parts == "train") & ~np.isin(groups, _only_groups(leaves, groups, parts == "train"))
     held_out = _hold_out(leaves, groups, np.flatnonzero(rest), validation * len(leaves), seed + 1)
     parts[held_out] = "validation"
-    return Split(name, "group", seed, tuple(parts.tolist()))
+    return Split(name=name, protocol="group", seed=seed, parts=tuple(parts.tolist()))
 
 
 def fold_groups(
@@ -214,7 +214,11 @@ def fold_groups(
         parts = np.where(test_fold == fold, "test", "train").astype(object)
         rest = (parts == "train") & ~np.isin(groups, _only_groups(leaves, groups, parts == "train"))
         parts[_hold_out(leaves, groups, np.flatnonzero(rest), validation * len(leaves), seed + 1)] = "validation"
-        splits.append(Split(f"{name}-{fold}", "group", seed, tuple(parts.tolist()), fold, folds))
+        splits.append(
+            Split(
+                name=f"{name}-{fold}", protocol="group", seed=seed, parts=tuple(parts.tolist()), fold=fold, folds=folds
+            )
+        )
     return splits
 
 
@@ -229,7 +233,7 @@ def split_slices(
     """Split slices at random, as the published study did. Leaks by construction; only for comparison."""
     alone = np.arange(len(slice_leaves))
     split = split_groups(slice_leaves, alone, test=test, validation=validation, seed=seed, name=name)
-    return Split(name, "slice", seed, split.parts)
+    return Split(name=name, protocol="slice", seed=seed, parts=split.parts)
 
 
 def _only_groups(

@@ -39,7 +39,7 @@ FORMAT = 1
 _PARTS = ("images.npy", "slices.parquet", "tracks.parquet", "store.json")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoreMetadata:
     """Metadata of a store.
 
@@ -104,7 +104,7 @@ class Store:
         try:
             content = json.loads((self.folder / "store.json").read_text(encoding="utf-8"))
             self.format = content["format"]
-            self.facts = StoreMetadata(**content["facts"])
+            self.metadata = StoreMetadata(**content["facts"])
             self.taxonomy = Taxonomy.from_json(content["taxonomy"])
             self.settings = ImageSettings.build(content["images"])
             self.failures = tuple(Failure(**item) for item in content["failures"])
@@ -133,6 +133,9 @@ class Store:
                 "prepare it again"
             )
 
+    def __repr__(self) -> str:
+        return f"Store({str(self.folder)!r}, n_tracks={self.n_tracks}, n_slices={self.n_slices})"
+
     def _open_feature(self, path: Path) -> Array:
         """Memory-map the feature of a file; the file name is its name."""
         try:
@@ -160,7 +163,7 @@ class Store:
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """The available modalities; images of others are all 0."""
-        named = re.fullmatch(r"drawn \((.*) only\)", self.facts.engine)
+        named = re.fullmatch(r"drawn \((.*) only\)", self.metadata.engine)
         return MODALITIES if named is None else tuple(name for name in MODALITIES if name in named[1].split(", "))
 
     def check_modalities(self, modalities: Sequence[Modality]) -> None:
@@ -219,7 +222,7 @@ def write_tables(
     slices: dict[str, Any],
     taxonomy: Taxonomy,
     settings: ImageSettings,
-    facts: StoreMetadata,
+    metadata: StoreMetadata,
     failures: Sequence[Failure],
 ) -> None:
     """Write everything of a store but its images; `store.json` comes last and marks it as complete."""
@@ -228,7 +231,7 @@ def write_tables(
             pq.write_table(pa.table(table), temporary)
     content = {
         "format": FORMAT,
-        "facts": asdict(facts),
+        "facts": asdict(metadata),
         "taxonomy": taxonomy.to_json(),
         "images": settings.model_dump(),
         "failures": [asdict(failure) for failure in failures],

@@ -143,7 +143,9 @@ def prepare_dataset(
         if builder.info.features is not None:  # from the card, before 4.6 GB are downloaded
             _check_columns(str(source), builder.info.features, tree)
         digest = _digest(str(source), builder, settings)
-        metadata = StoreMetadata(str(source), "slice", "drawn", version("genretree"), digest)
+        metadata = StoreMetadata(
+            source=str(source), group_by="slice", engine="drawn", version=version("genretree"), digest=digest
+        )
         existing = check_target(out, digest, overwrite)
         if existing is not None:
             return _regroup(existing, find_copies, progress) if regroup else existing

@@ -37,7 +37,7 @@ class Comparison:
     skipped: Mapping[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ComparisonRow:
     """One row of the results table: a family's evaluation, number of parameters, training time and throughput."""
 
@@ -116,7 +116,10 @@ def compare(
         metadata = bundle.training["facts"]
         rows.append(
             ComparisonRow(
-                evaluation, metadata.get("parameters"), bundle.training["seconds"], _measure_throughput(bundle, store)
+                evaluation=evaluation,
+                parameters=metadata.get("parameters"),
+                training_seconds=bundle.training["seconds"],
+                slices_per_second=_measure_throughput(bundle, store),
             )
         )
         # After each family, so that an interrupted comparison keeps its results.

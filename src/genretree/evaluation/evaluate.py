@@ -212,7 +212,7 @@ def evaluate(
     require_type("bundle", bundle, Bundle, "use genretree.load")
     require_type("store", store, Store, "use genretree.Store")
     check_images(bundle, store)
-    same_store = bundle.training.get("store", {}).get("digest") == store.facts.digest
+    same_store = bundle.training.get("store", {}).get("digest") == store.metadata.digest
     split_name = split or (bundle.training["split"]["name"] if same_store else "default")
     parts = store.split(split_name) if part != "all" else None
     rows = store.rows(part, parts)
@@ -242,7 +242,7 @@ def evaluate(
         parts,
         sum(known),
         n_known_groups,
-        store.facts.group_by,
+        store.metadata.group_by,
         bundle.training.get("group_by", ""),
         (int(unknown_groups(store)[tracks].sum()), int(bundle.training.get("unknown_groups", 0))),
     )
@@ -258,7 +258,7 @@ def evaluate(
         store=str(store.folder),
         part=part,
         split="" if parts is None else parts.name,
-        group_by=store.facts.group_by,
+        group_by=store.metadata.group_by,
         protocol=protocol,
         disjoint=disjoint,
         known_tracks=sum(known),

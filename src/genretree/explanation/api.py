@@ -23,7 +23,15 @@ from genretree.explanation.methods.registry import Method, choose_method, comput
 from genretree.explanation.methods.shapley import ShapleyValues, compute_shapley_values
 from genretree.explanation.result import UNITS, Explanation, NodeExplanation, Passage, Relevance, Timeline
 from genretree.explanation.similar.neighbours import check_index, find_neighbours
-from genretree.explanation.slices import TrackSlices, find_track, read_file, read_images, read_track, score
+from genretree.explanation.slices import (
+    TrackSlices,
+    find_track,
+    read_file,
+    read_images,
+    read_track,
+    require_views,
+    score,
+)
 from genretree.explanation.target import Target, find_node, make_target, targets_of_path
 from genretree.metrics.scores import decode_levels
 from genretree.models.base import LevelProbabilities
@@ -103,7 +111,8 @@ def explain(
     TaxonomyError
         If a node is not in the tree; the message suggests the closest name.
     SettingsError
-        If the method is unknown or does not support the family of the bundle, or if options contradict each other.
+        If the method is unknown or does not support the family of the bundle, if the model takes registered features
+        only, or if options contradict each other.
     CorpusError
         If the store has no such track, or its image settings differ from those of the bundle.
     BundleError
@@ -186,21 +195,21 @@ def explain_slices(
         bundle, track_slices, baseline, targets, shapley_values.views, method_name, masks, seed, progress
     )
     return Explanation(
-        prediction,
-        tuple(node_probabilities(bundle, levels)),
-        method_name,
-        UNITS[method_name],
-        track_slices,
-        tuple(_explain_node(target, number, shapley_values, maps) for number, target in enumerate(targets)),
-        tuple(
+        prediction=prediction,
+        tree=tuple(node_probabilities(bundle, levels)),
+        method=method_name,
+        unit=UNITS[method_name],
+        track_slices=track_slices,
+        reasons=tuple(_explain_node(target, number, shapley_values, maps) for number, target in enumerate(targets)),
+        timelines=tuple(
             make_timelines(
                 bundle, levels, nodes, track_slices.starts, track_slices.seconds, [item.node for item in targets]
             )
         ),
-        find_neighbours(bundle, track_slices, neighbours),
-        bundle.family,
-        time.monotonic() - start,
-        _check(bundle, track_slices, targets[-1], method_name, seed) if check else None,
+        neighbours=find_neighbours(bundle, track_slices, neighbours),
+        family=bundle.family,
+        seconds=time.monotonic() - start,
+        check=_check(bundle, track_slices, targets[-1], method_name, seed) if check else None,
     )
 
 
@@ -233,6 +242,7 @@ def check_question(
         As in `explain`.
     """
     method_name = choose_method(method)
+    require_views(bundle)
     if masks and method_name != "occlusion":
         raise SettingsError(f"`masks` needs the method occlusion, got '{method_name}'")
     return method_name, _find_targets(bundle, node, against, level)
@@ -273,11 +283,11 @@ def node_probabilities(bundle: Bundle, levels: LevelProbabilities) -> list[tuple
 
 def _explain_node(target: Target, index: int, shapley_values: ShapleyValues, maps: Maps) -> NodeExplanation:
     return NodeExplanation(
-        target,
-        shapley_values.full[:, index],
-        shapley_values.none[:, index],
-        {view: shapley_values.values[:, index, column] for column, view in enumerate(shapley_values.views)},
-        tuple(Relevance(view, values[:, index]) for view, values in maps.items()),
+        target=target,
+        log_odds=shapley_values.full[:, index],
+        baseline=shapley_values.none[:, index],
+        shares={view: shapley_values.values[:, index, column] for column, view in enumerate(shapley_values.views)},
+        maps=tuple(Relevance(view, values[:, index]) for view, values in maps.items()),
     )
 
 
@@ -305,7 +315,7 @@ def make_timelines(
         passages = [_passage(float(starts[row]), seconds, float(probabilities[row])) for row in order]
         typical = tuple(passages[:n_passages])
         untypical = tuple(passages[::-1][:n_passages]) if len(order) > 1 else ()
-        timelines.append(Timeline(path, probabilities, typical, untypical))
+        timelines.append(Timeline(node=path, probabilities=probabilities, typical=typical, untypical=untypical))
     return timelines
 
 

@@ -1,10 +1,10 @@
 """Frequency and time axes of relevance maps, and conversion between pixels and the cells of a map.
 
 An image of `size` pixels shows a slice from its lowest band, in the bottom row, to its highest, in row 0; each pixel is
-the mean of the bands and frames under it (`genretree.sound.slices.draw`). Row r of mel therefore spans the bands from
-`128 * (size - 1 - r) / size` to `128 * (size - r) / size`, column c the seconds from `seconds * c / size` to
-`seconds * (c + 1) / size` of the slice. Relevance is stored per band rather than per pixel: the relevance of a pixel
-is divided by area among the bands that the pixel averages, which preserves sums.
+the mean of the bands and frames under it (`genretree.sound.slices.render_image`). Row r of mel therefore spans the
+bands from `128 * (size - 1 - r) / size` to `128 * (size - r) / size`, column c the seconds from `seconds * c / size` to
+`seconds * (c + 1) / size` of the slice. Relevance is stored per band rather than per pixel: the relevance of a pixel is
+divided by area among the bands that the pixel averages, which preserves sums.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Relevance:
         return sums
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NodeExplanation:
     """Explanation of one node against others.
 
@@ -129,7 +129,7 @@ class Passage:
     probability: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Timeline:
     """Calibrated probability of a node in each slice, and its most and least typical passages."""
 
@@ -158,7 +158,7 @@ class Neighbour:
     learned: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Explanation:
     """Explanation of the prediction of a bundle for one track.
 

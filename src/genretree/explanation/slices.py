@@ -13,16 +13,17 @@ from genretree.arrays import Array, Float16Array, Float32Array, Float64Array, In
 from genretree.bundle.bundle import Bundle
 from genretree.corpus.store import Store
 from genretree.corpus.triples import ImageSet
-from genretree.errors import CorpusError
+from genretree.errors import CorpusError, SettingsError
 from genretree.files import printable
 from genretree.models.base import LevelProbabilities
 from genretree.prediction.from_images import read_slices
-from genretree.settings import HOP_LENGTH, SAMPLE_RATE
+from genretree.settings import HOP_LENGTH, MODALITIES, SAMPLE_RATE
 from genretree.sound.features import IMAGES, MEL_16K, Inputs, SliceInputs, requested_features
 from genretree.sound.images import ImageForm
 from genretree.sound.slices import iter_slices, skip_silent, stack_slices
 
 _AT_A_TIME = 64
+_EXPLAINED = (IMAGES, *MODALITIES, MEL_16K)  # features that explanations cover
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,22 @@ class TrackSlices:
         )
 
 
+def require_views(bundle: Bundle) -> None:
+    """Check that a model takes a feature that explanations cover; features of `register_feature` stay constant.
+
+    Raises
+    ------
+    SettingsError
+        If it takes registered features only, for which no part of the audio could be named.
+    """
+    names = bundle.model.input_features
+    if not any(name in _EXPLAINED for name in names):
+        raise SettingsError(
+            f"explanations cover {', '.join(_EXPLAINED)}, but the family '{bundle.family}' takes {', '.join(names)}; "
+            "explain a model of another family"
+        )
+
+
 def read_file(bundle: Bundle, file: str | Path, salvage: bool = False) -> TrackSlices:
     """Compute the slices of an audio file, without silent ones.
 
@@ -90,18 +107,21 @@ def read_file(bundle: Bundle, file: str | Path, salvage: bool = False) -> TrackS
     ------
     SoundError
         If the file cannot be decoded, or every slice is silent.
+    SettingsError
+        If explanations don't cover what the model takes.
     """
+    require_views(bundle)
     names = bundle.model.input_features
-    found = list(skip_silent(iter_slices(file, bundle.images, salvage=salvage, features=names), file))
-    images, features = split_inputs(stack_slices(found))
+    slices = list(skip_silent(iter_slices(file, bundle.images, salvage=salvage, features=names), file))
+    images, features = split_inputs(stack_slices(slices))
     return TrackSlices(
         printable(file),
         images,
         features,
-        np.array([piece.start for piece in found]),
+        np.array([each.start for each in slices]),
         bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE,
-        np.array([piece.decibels for piece in found], np.float32),
-        found[0].padded,
+        np.array([each.decibels for each in slices], np.float32),
+        slices[0].padded,
     )
 
 
@@ -115,9 +135,9 @@ def read_images(bundle: Bundle, images: Sequence[ImageSet], form: ImageForm = "a
     SettingsError
         If the model needs audio.
     """
-    found = read_slices(bundle, images, form)
+    pixels = read_slices(bundle, images, form)
     seconds = bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
-    return TrackSlices(images[0].name, found, {}, np.arange(len(found), dtype=np.float64) * seconds, seconds)
+    return TrackSlices(images[0].name, pixels, {}, np.arange(len(pixels), dtype=np.float64) * seconds, seconds)
 
 
 def split_inputs(inputs: Inputs) -> tuple[UInt8Array, dict[str, Array]]:
@@ -132,7 +152,10 @@ def read_track(bundle: Bundle, store: Store, track: int) -> TrackSlices:
     ------
     CorpusError
         If every slice is silent.
+    SettingsError
+        If explanations don't cover what the model takes.
     """
+    require_views(bundle)
     rows = np.flatnonzero((store.slice_tracks == track) & ~store.silent)
     name = str(store.tracks["path"][track])
     if not len(rows):

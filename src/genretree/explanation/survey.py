@@ -22,7 +22,7 @@ from genretree.progress import progress_bar
 ORDERS = ("map", "random", "energy", "edges")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Survey:
     """Faithfulness on the correctly predicted tracks of a store.
 
@@ -110,7 +110,7 @@ def survey(
             if nodes == bundle.taxonomy.ancestors[leaves[track]].tolist():
                 results.append((track_slices.name, check_deepest(bundle, track_slices, nodes, method, seed)))
             tick()
-    return Survey(method, len(tracks), tuple(results))
+    return Survey(method=method, n_examined=len(tracks), tracks=tuple(results))
 
 
 def check_deepest(

@@ -26,7 +26,7 @@ _BOUND = np.log(20.0)
 _PRIOR_SPREAD = np.log(2) / 2  # standard deviation of log T around 0: 95 % of temperatures lie between 1/2 and 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """Temperatures for tracks, whose slices are averaged, and for single slices.
 
@@ -54,7 +54,7 @@ class Calibration:
         """Rebuild from `to_json`. Raises ValueError if there is not a positive temperature for each level."""
         try:
             track, each = (tuple(float(number) for number in content[unit]) for unit in UNITS)
-            calibration = cls(track, each, int(content["tracks"]), str(content["source"]))
+            calibration = cls(track=track, slice=each, tracks=int(content["tracks"]), source=str(content["source"]))
         except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"not a calibration: {error!r}") from error
         for temperatures in (track, each):
@@ -125,7 +125,7 @@ def fit_calibration(predictions: OutOfFoldPredictions, taxonomy: Taxonomy, heads
     averaged = [average_by(level, position, len(tracks)) for level in predictions.levels]
     track = _fit_levels(averaged, predictions.leaves[first], np.ones(len(tracks)), taxonomy, heads)
     single_slice = _fit_levels(predictions.levels, predictions.leaves, 1 / counts[position], taxonomy, heads)
-    return Calibration(track, single_slice, len(tracks), source)
+    return Calibration(track=track, slice=single_slice, tracks=len(tracks), source=source)
 
 
 def average_by(values: NDArray[np.float64], index: NDArray[np.intp], n: int) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ _TOP = (2, 3)
 COVERAGE = 0.8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClassScores:
     """Precision, recall and F1 of one class, 0 to 1, and its number of true examples."""
 
@@ -110,7 +110,7 @@ class LevelScores:
     trust: CalibrationScores
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HierarchicalScores:
     """Metrics of whole paths, which give credit for a correct ancestor.
 
@@ -125,7 +125,7 @@ class HierarchicalScores:
     tree_distance: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class UnitScores:
     """Metrics over slices or tracks.
 
@@ -141,7 +141,7 @@ class UnitScores:
     levels: tuple[LevelScores, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Difference:
     """Difference of two models' accuracies at one level, on the same examples.
 
@@ -226,7 +226,14 @@ def score_units(
     contradictions = float(np.mean([tuple(row) not in paths for row in predicted.tolist()]))
     overall = float(np.mean([level.accuracy for level in scores]))
     hierarchical = score_hierarchy(taxonomy, predicted, leaves)
-    return UnitScores(len(leaves), len(np.unique(groups)), overall, contradictions, hierarchical, tuple(scores))
+    return UnitScores(
+        n=len(leaves),
+        groups=len(np.unique(groups)),
+        overall=overall,
+        contradictions=contradictions,
+        hierarchical=hierarchical,
+        levels=tuple(scores),
+    )
 
 
 def score_hierarchy(taxonomy: Taxonomy, predicted: Int64Array, leaves: Int64Array) -> HierarchicalScores:
@@ -244,7 +251,7 @@ def score_hierarchy(taxonomy: Taxonomy, predicted: Int64Array, leaves: Int64Arra
         distances.append(len(leaf_nodes ^ true_nodes))
     precision, recall = shared / n_predicted, shared / n_true
     f1 = 2 * precision * recall / (precision + recall) if shared else 0.0
-    return HierarchicalScores(precision, recall, f1, float(np.mean(distances)))
+    return HierarchicalScores(precision=precision, recall=recall, f1=f1, tree_distance=float(np.mean(distances)))
 
 
 def compare_accuracies(
@@ -277,7 +284,16 @@ def compare_accuracies(
         p_value = float(binomtest(only_first, n_discordant).pvalue) if n_discordant else 1.0
         gains = one.astype(float) - other.astype(float)
         interval = _difference_interval(gains, groups, seed)
-        differences.append(Difference(name, float(gains.mean()), interval, only_first, only_second, p_value))
+        differences.append(
+            Difference(
+                name=name,
+                difference=float(gains.mean()),
+                ci95=interval,
+                only_first=only_first,
+                only_second=only_second,
+                p_value=p_value,
+            )
+        )
     return tuple(differences)
 
 
@@ -355,7 +371,9 @@ def _score_level(
         confusion = confusion_matrix(true, predicted, labels=indices)
     precision, recall, f1, support = precision_recall_fscore_support(true, predicted, labels=indices, zero_division=0)
     classes = tuple(
-        ClassScores(label, float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+        ClassScores(
+            name=label, precision=float(precision[i]), recall=float(recall[i]), f1=float(f1[i]), support=int(support[i])
+        )
         for i, label in enumerate(labels)
     )
     correct = true == predicted

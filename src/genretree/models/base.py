@@ -105,6 +105,8 @@ class FitContext:
         Folder for checkpoints and logs. Training resumes from the checkpoints of an interrupted run.
     progress : bool
         Show progress bars on standard error.
+    callbacks : tuple
+        Callbacks of the training loop, of the family's `callback_type`.
 
     Examples
     --------
@@ -116,6 +118,7 @@ class FitContext:
 
     folder: Path
     progress: bool = False
+    callbacks: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,8 @@ class Model(Protocol):
     Optional members: `embed(inputs)` returns embeddings, an array of shape (n, embedding_dim); `torch_module()` returns
     the `torch.nn.Module`; `explain_methods` names the supported explanation methods other than occlusion;
     `shuffle_weights(rng)` returns a copy with shuffled weights, for the sanity check of explanations;
-    `predict_dataset(dataset, tick)` scores stored slices and may use cached features.
+    `predict_dataset(dataset, tick)` scores stored slices and may use cached features; `predict_with_tags(inputs)`
+    returns the result of `predict_proba` and the probabilities of mn04's tags, (n, 527), which tell music from speech.
 
     Attributes
     ----------
@@ -305,7 +309,8 @@ class Family(Protocol):
     """A model family: its settings, and how its models are trained and loaded.
 
     Its settings may have a property `input_features`, the names of the features that training needs. The default is
-    the three images.
+    the three images. The optional attribute `callback_type` names the class of callbacks that `fit` passes to its
+    training loop, such as `transformers:TrainerCallback`.
 
     See Also
     --------
@@ -329,3 +334,21 @@ class Family(Protocol):
     def load(folder: Path, taxonomy: Taxonomy, settings: Any) -> Model:
         """Load what `Model.save` wrote. Raises BundleError if weights are missing or don't fit."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedFamily:
+    """What loads bundles of a family with one exported network without importing torch.
+
+    Parameters
+    ----------
+    settings_type : class
+    load : callable
+        `load(folder, run, taxonomy, settings)` returns the model of a bundle, whose network the `Runner` `run` runs.
+    bf16 : bool
+        Whether the precision "auto" may choose bf16.
+    """
+
+    settings_type: type[Settings]
+    load: Callable[[Path, Any, Taxonomy, Any], Model]
+    bf16: bool = True

@@ -8,20 +8,34 @@ import re
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any, NamedTuple
 
 from genretree.errors import ArgumentError, SettingsError
-from genretree.models.base import Family
+from genretree.models.base import ExportedFamily, Family
 from genretree.settings import Settings
 
 ENTRY_POINTS = "genretree.families"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+
+
+class _BuiltIn(NamedTuple):
+    """Where a built-in family is: `module:name` of its class, and of the `ExportedFamily` that runs its exports."""
+
+    family: str
+    exported: str = ""
+
+
+_NEURAL = "genretree.models.neural.exported_model"
 _BUILT_IN = {
-    "cnn": "genretree.models.families.cnn:CnnFamily",
-    "efficientnet-b0": "genretree.models.families.efficientnet:EfficientNetFamily",
-    "ast": "genretree.models.families.ast:AstFamily",
-    "boosting": "genretree.models.families.boosting.family:BoostingFamily",
-    "musicnn": "genretree.models.families.musicnn.family:MusicnnFamily",
-    "ensemble": "genretree.models.families.ensemble:EnsembleFamily",
+    "cnn": _BuiltIn("genretree.models.families.cnn:CnnFamily", f"{_NEURAL}:CNN"),
+    "efficientnet-b0": _BuiltIn("genretree.models.families.efficientnet:EfficientNetFamily", f"{_NEURAL}:EFFICIENTNET"),
+    "ast": _BuiltIn("genretree.models.families.ast:AstFamily", f"{_NEURAL}:AST"),
+    "boosting": _BuiltIn("genretree.models.families.boosting.family:BoostingFamily"),
+    "tagger": _BuiltIn(
+        "genretree.models.families.tagger.family:TaggerFamily", "genretree.models.families.tagger.model:EXPORTED"
+    ),
+    "musicnn": _BuiltIn("genretree.models.families.musicnn.family:MusicnnFamily"),
+    "ensemble": _BuiltIn("genretree.models.families.ensemble:EnsembleFamily"),
 }
 
 
@@ -105,14 +119,15 @@ def get_family(name: str | type[Family]) -> type[Family]:
     >>> get_family("boosting").name
     'boosting'
     """
+    if not isinstance(name, str | type):
+        raise ArgumentError(f"family must be a name or a class, got {type(name).__name__}")
     if not isinstance(name, str):
         builtin = _BUILT_IN.get(getattr(name, "name", ""))
-        return name if builtin is not None and builtin == _origin(name) else register_family(name)
+        return name if builtin is not None and builtin.family == _origin(name) else register_family(name)
     if name in _registered:
         return _registered[name]
     if name in _BUILT_IN:
-        module, _, attribute = _BUILT_IN[name].partition(":")
-        family: type[Family] = getattr(import_module(module), attribute)
+        family: type[Family] = _import(_BUILT_IN[name].family)
         return family
     installed = _installed()
     if name in installed:
@@ -123,6 +138,19 @@ def get_family(name: str | type[Family]) -> type[Family]:
     raise SettingsError(f"unknown model family '{name}'; {hint}")
 
 
+def get_exported_family(name: str) -> ExportedFamily | None:
+    """Import what loads a family's exported networks without torch; None if the family needs torch."""
+    if name not in _BUILT_IN or not _BUILT_IN[name].exported:
+        return None
+    exported: ExportedFamily = _import(_BUILT_IN[name].exported)
+    return exported
+
+
+def _import(location: str) -> Any:
+    module, _, attribute = location.partition(":")
+    return getattr(import_module(module), attribute)
+
+
 @lru_cache(maxsize=1)
 def _installed() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
@@ -130,13 +158,16 @@ def _installed() -> dict[str, EntryPoint]:
 
 def _load(entry: EntryPoint) -> type[Family]:
     try:
-        found: type[Family] = entry.load()
+        family: type[Family] = entry.load()
     except Exception as error:  # whatever importing another package raises
         raise SettingsError(f"the family '{entry.name}' can't be imported from {entry.value}: {error}") from error
-    check_attributes(found)
-    if found.name != entry.name:
-        raise ArgumentError(f"{entry.value}: its name is '{found.name}', and its entry point's '{entry.name}'")
-    return found
+    try:
+        check_attributes(family)
+    except ArgumentError as error:
+        raise ArgumentError(f"the family '{entry.name}', {entry.value}: {error}") from error
+    if family.name != entry.name:
+        raise ArgumentError(f"{entry.value}: its name is '{family.name}', and its entry point's '{entry.name}'")
+    return family
 
 
 def check_attributes(family: type[Family]) -> None:

@@ -83,6 +83,7 @@ def predict_images(
     one_track: bool = False,
     top: int = 3,
     min_confidence: float = 0.0,
+    n_genres: int | None = None,
 ) -> Iterator[Prediction | PredictionError]:
     """Predict genre paths from spectrogram images of slices.
 
@@ -95,7 +96,7 @@ def predict_images(
         See `genretree.sound.images.read_image`.
     one_track : bool
         Treat all images as consecutive slices of one track and average them; otherwise each slice is a track.
-    top, min_confidence
+    top, min_confidence, n_genres
         As for `genretree.predict`.
 
     Yields
@@ -108,12 +109,13 @@ def predict_images(
     SettingsError
         If the model needs audio, or `min_confidence` is not in [0, 1].
     """
-    check_arguments(bundle, min_confidence, top)
+    check_arguments(bundle, min_confidence, top, n_genres=n_genres)
     needed_images(bundle)
     for track in [list(sets)] if one_track else [[item] for item in sets]:
         try:
             images = read_slices(bundle, track, form)
-            yield as_prediction(bundle, track[0].name, score_images(bundle, images), top, min_confidence)
+            scores = score_images(bundle, images)
+            yield as_prediction(bundle, track[0].name, scores, top, min_confidence, n_genres=n_genres)
         except ImageError as error:
             yield PredictionError(error.path, error.kind, str(error))
         except Exception as error:  # no error of one image may stop the others

@@ -8,28 +8,40 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from genretree.arrays import Int64Array, UInt8Array
+from genretree.arrays import Float32Array, Int64Array, UInt8Array
 from genretree.bundle.bundle import Bundle
-from genretree.checks import require_integer, require_number, require_path
+from genretree.checks import require_integer, require_number, require_path, require_paths
 from genretree.errors import ArgumentError, SettingsError, SoundError
 from genretree.files import printable
 from genretree.metrics.scores import decode_levels, name_path
 from genretree.models.base import LevelProbabilities
+from genretree.models.families.tagger.content import Content, detect_content
+from genretree.models.families.tagger.model import TaggerModel
 from genretree.parallel import available_processors, shared_by
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE, Heads
-from genretree.sound.features import IMAGES, SliceInputs
-from genretree.sound.slices import SliceImages, iter_slices, skip_silent, stack_slices
+from genretree.sound.decode import iter_blocks
+from genretree.sound.features import IMAGES, SliceInputs, needs_images
+from genretree.sound.slices import (
+    DecodeAt,
+    FeatureSlice,
+    skip_silent,
+    slice_blocks,
+    slice_feature_blocks,
+    stack_slices,
+)
 from genretree.sound.walk import SoundWalk
-from genretree.taxonomy import Taxonomy, format_path
+from genretree.taxonomy import Taxonomy, drop_unspecified, format_path, is_same_branch
 
 _BATCH = 32  # slices computed before they are scored, so that memory doesn't grow with a file's length
 _TOP = 3
+MIN_GENRE_PROBABILITY = 0.1  # of a further genre; below this, 9 of 10 would be wrong
 UNSURE = "?"
 
 T = TypeVar("T")
@@ -98,6 +110,33 @@ class LevelPrediction:
     sure: bool = True
 
 
+@dataclass(frozen=True)
+class PathProbability:
+    """A path and the probability of its last node.
+
+    Parameters
+    ----------
+    path : tuple of str
+        From the top level down.
+    probability : float
+        Calibrated, in [0, 1].
+
+    See Also
+    --------
+    genretree.Prediction : Has several of them for a file of several genres.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> prediction = genretree.load("BUNDLE").predict("song.mp3", n_genres=2)
+    >>> prediction.genres[0].path
+    ('Rock', 'Punk')
+    """
+
+    path: tuple[str, ...]
+    probability: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class SlicePrediction:
     """Prediction for one slice of a track.
@@ -107,8 +146,11 @@ class SlicePrediction:
     start, end : float
         Position in the track, in seconds.
     path : tuple of str
+        Empty if the slice is not music.
     probability : float
         Calibrated probability of the leaf, in [0, 1].
+    content : Content, optional
+        Music, speech or another type of sound, if the model detects it.
 
     See Also
     --------
@@ -126,6 +168,17 @@ class SlicePrediction:
     end: float
     path: tuple[str, ...]
     probability: float
+    content: Content | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists, numbers and names."""
+        values = {
+            "start": self.start,
+            "end": self.end,
+            "path": list(self.path),
+            "probability": _round(self.probability),
+        }
+        return values | _not_music(self.content)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +190,8 @@ class Prediction:
     file : str
     path : tuple of str
         From the top level to the leaf, or down to the last node whose probability reaches `min_confidence`. With the
-        tree head, each node is a child of the one before it; independent heads may contradict each other.
+        tree head, each node is a child of the one before it; independent heads may contradict each other. Empty if the
+        file is not music.
     levels : tuple of LevelPrediction
         One for each level. A leaf above the deepest level counts as its own child at the deeper levels.
     slices : int
@@ -153,6 +207,11 @@ class Prediction:
         Whether `path` ends in a leaf.
     runtime : str
         Runtime and precision of the model's networks, such as `openvino bf16`.
+    genres : tuple of PathProbability, or None
+        Up to `n_genres` genres: the predicted path, then the most probable other nodes of the level at which it ends.
+        None is an ancestor of another. None unless `n_genres` is given.
+    content : Content, optional
+        Music, speech, silence, noise or a sound effect, if the model detects it.
 
     See Also
     --------
@@ -179,10 +238,14 @@ class Prediction:
     note: str = ""
     complete: bool = True
     runtime: str = ""
+    genres: tuple[PathProbability, ...] | None = None
+    content: Content | None = None
 
     @property
     def shown(self) -> str:
-        """The path as text: `Non_classic > Rock > Soft_rock`, or `Non_classic > Rock > ?`."""
+        """The path as text: `Non_classic > Rock > Soft_rock`, `Non_classic > Rock > ?`, or `not music: speech`."""
+        if not self.path and self.content is not None and not self.content.is_music:
+            return f"not music: {self.content.type}"
         return format_path(self.path if self.complete else (*self.path, UNSURE))
 
     def to_json(self) -> dict[str, Any]:
@@ -191,6 +254,8 @@ class Prediction:
             "file": self.file,
             "path": list(self.path),
             "complete": self.complete,
+            **({} if self.genres is None else {"genres": [_genre_json(genre) for genre in self.genres]}),
+            **_not_music(self.content),
             "levels": [
                 {
                     "name": level.name,
@@ -206,10 +271,7 @@ class Prediction:
             "consistent": self.consistent,
             **({"note": self.note} if self.note else {}),
             "runtime": self.runtime,
-            "timeline": [
-                {"start": item.start, "end": item.end, "path": list(item.path), "probability": _round(item.probability)}
-                for item in self.timeline
-            ],
+            "timeline": [item.to_json() for item in self.timeline],
         }
 
 
@@ -246,14 +308,22 @@ class PredictionError:
         return {"file": self.file, "error": {"kind": self.kind, "message": self.message}}
 
 
+def _not_music(content: Content | None) -> dict[str, Any]:
+    """Return the JSON field `not_music`: null for music; none at all if the model doesn't detect content."""
+    return {} if content is None else {"not_music": None if content.is_music else content.to_json()}
+
+
 def predict(
     bundle: Bundle,
     files: FileOrFiles,
     *,
     top: int = _TOP,
     min_confidence: float = 0.0,
+    n_genres: int | None = None,
     salvage: bool = False,
     workers: int = 2,
+    music_only: bool = True,
+    tagger: TaggerModel | None = None,
 ) -> Iterator[Prediction | PredictionError]:
     """Predict the genre paths of audio files, in order.
 
@@ -266,10 +336,17 @@ def predict(
         Number of most probable nodes to return for each level.
     min_confidence : float
         In [0, 1]. The path ends above the first node with a smaller probability.
+    n_genres : int, optional
+        Return up to this many genres in `Prediction.genres`: the predicted path, and the most probable other nodes of
+        the same level with a probability of at least 0.1.
     salvage : bool
         Use what can be decoded of a truncated file.
     workers : int
         Files in work at a time, at most the number of processors, which are divided among them.
+    music_only : bool
+        Predict no genre for speech, silence, noise and sound effects, if the model or `tagger` detects them.
+    tagger : TaggerModel, optional
+        Detects them for a bundle of a family other than `tagger`.
 
     Returns
     -------
@@ -298,8 +375,18 @@ def predict(
     ('Rock', 'Punk')
     not_found
     """
-    check_arguments(bundle, min_confidence, top, workers)
-    return map_files(lambda file: _predict_file(bundle, file, top, min_confidence, salvage), files, workers)
+    check_arguments(bundle, min_confidence, top, workers, n_genres)
+    predict_one = partial(
+        _predict_file,
+        bundle,
+        top=top,
+        min_confidence=min_confidence,
+        n_genres=n_genres,
+        salvage=salvage,
+        music_only=music_only,
+        tagger=tagger,
+    )
+    return map_files(predict_one, files, workers)
 
 
 def predict_found_files(
@@ -308,21 +395,36 @@ def predict_found_files(
     *,
     top: int = _TOP,
     min_confidence: float = 0.0,
+    n_genres: int | None = None,
     salvage: bool = False,
     workers: int = 2,
+    music_only: bool = True,
+    tagger: TaggerModel | None = None,
 ) -> Iterator[Prediction | PredictionError]:
     """Predict the genre paths of the files that `find_files` yields, and pass its errors on in place."""
-    check_arguments(bundle, min_confidence, top, workers)
-    return _map_found(lambda file: _predict_file(bundle, file, top, min_confidence, salvage), iter(files), workers)
+    check_arguments(bundle, min_confidence, top, workers, n_genres)
+    predict_one = partial(
+        _predict_file,
+        bundle,
+        top=top,
+        min_confidence=min_confidence,
+        n_genres=n_genres,
+        salvage=salvage,
+        music_only=music_only,
+        tagger=tagger,
+    )
+    return _map_found(predict_one, iter(files), workers)
 
 
-def check_arguments(bundle: Bundle, min_confidence: float = 0.0, top: int = _TOP, workers: int = 1) -> None:
+def check_arguments(
+    bundle: Bundle, min_confidence: float = 0.0, top: int = _TOP, workers: int = 1, n_genres: int | None = None
+) -> None:
     """Check the types and ranges of arguments that several functions share.
 
     Raises
     ------
     ArgumentError
-        If `bundle` is not a bundle, or `top` or `workers` not a positive integer.
+        If `bundle` is not a bundle, or `top`, `workers` or `n_genres` not a positive integer.
     SettingsError
         If `min_confidence` is not in [0, 1].
     """
@@ -332,6 +434,8 @@ def check_arguments(bundle: Bundle, min_confidence: float = 0.0, top: int = _TOP
         )
     require_integer("top", top)
     require_integer("workers", workers)
+    if n_genres is not None:
+        require_integer("n_genres", n_genres)
     require_number("min_confidence", min_confidence)
     if not 0 <= min_confidence <= 1:
         raise SettingsError(f"min_confidence must be in [0, 1], got {min_confidence}")
@@ -354,13 +458,7 @@ def map_files(function: Callable[[Path], T], files: FileOrFiles, workers: int = 
     ArgumentError
         If `files` contains something other than paths.
     """
-    if isinstance(files, str | os.PathLike):
-        files = [files]
-    try:
-        paths = [Path(file) for file in files]
-    except TypeError as error:
-        raise ArgumentError(f"files must be a path or a sequence of paths, got {type(files).__name__}") from error
-    return _map_found(function, find_files(paths), workers)
+    return _map_found(function, find_files(require_paths("files", files)), workers)
 
 
 def _map_found(
@@ -395,19 +493,26 @@ def find_files(paths: Iterable[str | Path], walk: SoundWalk | None = None) -> It
     """
     walk = walk or SoundWalk()
     for path in map(Path, paths):
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 (False, where is_dir raises an error for a name that is too long)
             for entry in walk.find([path]):
                 name = printable(entry.name)
                 yield (
                     PredictionError(name, entry.error, f"{name}: {entry.message}") if entry.error else Path(entry.name)
                 )
-        elif not (path.is_file() and walk.covers(path)):
+        elif not (os.path.isfile(path) and walk.covers(path)):  # noqa: PTH113
             walk.mark(path)
             yield path
 
 
 def predict_file(
-    bundle: Bundle, file: str | Path, *, top: int = _TOP, min_confidence: float = 0.0, salvage: bool = False
+    bundle: Bundle,
+    file: str | Path,
+    *,
+    top: int = _TOP,
+    min_confidence: float = 0.0,
+    n_genres: int | None = None,
+    salvage: bool = False,
+    music_only: bool = True,
 ) -> Prediction:
     """Predict the genre path of one audio file.
 
@@ -419,8 +524,13 @@ def predict_file(
         Number of most probable nodes to return for each level.
     min_confidence : float
         In [0, 1]. The path ends above the first node with a smaller probability.
+    n_genres : int, optional
+        Return up to this many genres in `Prediction.genres`: the predicted path, and the most probable other nodes of
+        the same level with a probability of at least 0.1.
     salvage : bool
         Use what can be decoded of a truncated file.
+    music_only : bool
+        Predict no genre for speech, silence, noise and sound effects, if the model detects them.
 
     Returns
     -------
@@ -443,14 +553,47 @@ def predict_file(
     >>> genretree.predict_file(genretree.load("BUNDLE"), "song.mp3").path
     ('Rock', 'Punk')
     """
-    check_arguments(bundle, min_confidence, top)
+    check_arguments(bundle, min_confidence, top, n_genres=n_genres)
     file = require_path("file", file)
     with shared_by(1):
-        return _predict_file(bundle, file, top, min_confidence, salvage)
+        return _predict_file(
+            bundle,
+            file,
+            top=top,
+            min_confidence=min_confidence,
+            n_genres=n_genres,
+            salvage=salvage,
+            music_only=music_only,
+        )
 
 
-def _predict_file(bundle: Bundle, file: str | Path, top: int, min_confidence: float, salvage: bool) -> Prediction:
-    return as_prediction(bundle, printable(file), score_file(bundle, file, salvage), top, min_confidence)
+def _predict_file(
+    bundle: Bundle,
+    file: str | Path,
+    *,
+    top: int,
+    min_confidence: float,
+    n_genres: int | None,
+    salvage: bool,
+    music_only: bool,
+    tagger: TaggerModel | None = None,
+) -> Prediction:
+    scores = score_file(bundle, file, salvage, tagger)
+    return as_prediction(bundle, printable(file), scores, top, min_confidence, music_only=music_only, n_genres=n_genres)
+
+
+def tag_slices(
+    tagger: TaggerModel, file: str | Path, bundle: Bundle, starts: Sequence[float], salvage: bool = False
+) -> Float32Array:
+    """Compute the tags of the slices of a file that start at given times in seconds: shape (n_slices, 527)."""
+    decode_at = partial(iter_blocks, file, salvage=salvage)
+    slices = slice_feature_blocks(decode_at, bundle.images, tagger.input_features)
+    found: list[tuple[float, Float32Array]] = []
+    while batch := list(itertools.islice(slices, _BATCH)):
+        tags = tagger.predict_with_tags(stack_slices(batch))[1]
+        found += zip((item.start for item in batch), tags, strict=True)
+    times = np.array([start for start, _ in found])
+    return np.stack([found[int(np.abs(times - start).argmin())][1] for start in starts])
 
 
 @dataclass(frozen=True)
@@ -464,41 +607,94 @@ class SliceScores:
         Start of each slice in seconds, without silent slices.
     padded : bool
         Whether the file is shorter than one slice and was repeated to fill it.
+    tags : array, shape (n_slices, 527), optional
+        Probabilities of mn04's tags, if the model has them.
     """
 
     levels: LevelProbabilities
     starts: list[float]
     padded: bool
+    tags: Float32Array | None = None
+
+    @property
+    def content(self) -> Content | None:
+        """What the file contains, if there are tags."""
+        return None if self.tags is None else detect_content(self.tags)
 
 
-def score_file(bundle: Bundle, file: str | Path, salvage: bool = False) -> SliceScores:
+def score_file(
+    bundle: Bundle, file: str | Path, salvage: bool = False, tagger: TaggerModel | None = None
+) -> SliceScores:
     """Compute the slices of a file and score them, in bounded memory.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    file : path
+    salvage : bool
+        Use what can be decoded of a truncated file.
+    tagger : TaggerModel, optional
+        Adds tags for a bundle whose model has none.
 
     Raises
     ------
     SoundError
         If the file can't be used; its `kind` is the reason.
     """
-    slices = iter_slices(file, bundle.images, salvage=salvage, features=bundle.model.input_features)
-    return score_slices(bundle, skip_silent(slices, file))
+    scores = score_slices(bundle, iter_inputs(bundle, partial(iter_blocks, file, salvage=salvage), file))
+    if tagger is not None and scores.tags is None:
+        return replace(scores, tags=tag_slices(tagger, file, bundle, scores.starts, salvage))
+    return scores
 
 
-def score_slices(bundle: Bundle, slices: Iterable[SliceImages]) -> SliceScores:
+def iter_inputs(bundle: Bundle, decode_at: DecodeAt, file: str | Path) -> Iterator[FeatureSlice]:
+    """Compute the inputs of a bundle's model for the slices of a track that are not silent, in bounded memory.
+
+    Spectrogram images are computed only if the model takes them.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    decode_at : callable
+        `decode_at(sr)` yields the audio in blocks, mono at `sr` Hz.
+    file : path
+        Name of the track for error messages.
+    """
+    features = bundle.model.input_features
+    if needs_images(features):
+        return skip_silent(slice_blocks(decode_at, bundle.images, features=features), file)
+    return skip_silent(slice_feature_blocks(decode_at, bundle.images, features), file)
+
+
+def score_slices(bundle: Bundle, slices: Iterable[FeatureSlice]) -> SliceScores:
     """Score the slices of one track, at least one, in batches."""
     starts: list[float] = []
     padded = False
     scores: list[LevelProbabilities] = []
-    batch: list[SliceImages] = []
+    tags: list[Float32Array] = []
+    batch: list[FeatureSlice] = []
+
+    def score(batch: Sequence[FeatureSlice]) -> None:
+        inputs = stack_slices(batch)
+        predict_with_tags = getattr(bundle.model, "predict_with_tags", None)
+        if predict_with_tags is None:
+            scores.append(bundle.model.predict_proba(inputs))
+            return
+        levels, batch_tags = predict_with_tags(inputs)
+        scores.append(levels)
+        tags.append(batch_tags)
+
     for item in slices:
         padded = item.padded
         starts.append(float(item.start))
         batch.append(item)
         if len(batch) == _BATCH:
-            scores.append(_score_batch(bundle, batch))
+            score(batch)
             batch = []
     if batch:
-        scores.append(_score_batch(bundle, batch))
-    return SliceScores([np.concatenate(level) for level in zip(*scores, strict=True)], starts, padded)
+        score(batch)
+    levels = [np.concatenate(level) for level in zip(*scores, strict=True)]
+    return SliceScores(levels, starts, padded, np.concatenate(tags) if tags else None)
 
 
 def score_images(bundle: Bundle, images: UInt8Array) -> SliceScores:
@@ -508,10 +704,6 @@ def score_images(bundle: Bundle, images: UInt8Array) -> SliceScores:
     seconds = bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
     levels = [np.concatenate(level) for level in zip(*scores, strict=True)]
     return SliceScores(levels, [index * seconds for index in range(len(images))], False)
-
-
-def _score_batch(bundle: Bundle, slices: Sequence[SliceImages]) -> LevelProbabilities:
-    return bundle.model.predict_proba(stack_slices(slices))
 
 
 def _apply_safely(function: Callable[[Path], T], file: Path | PredictionError) -> T | PredictionError:
@@ -526,15 +718,31 @@ def _apply_safely(function: Callable[[Path], T], file: Path | PredictionError) -
 
 
 def as_prediction(
-    bundle: Bundle, file: str, scores: SliceScores, top: int = _TOP, min_confidence: float = 0.0
+    bundle: Bundle,
+    file: str,
+    scores: SliceScores,
+    top: int = _TOP,
+    min_confidence: float = 0.0,
+    music_only: bool = True,
+    n_genres: int | None = None,
 ) -> Prediction:
-    """Calibrate and average the probabilities of a file's slices, and decode the path."""
+    """Calibrate and average the probabilities of a file's slices, and decode the path.
+
+    With `music_only`, what is not music has no path.
+    """
+    content = scores.content
+    contents = (
+        [None] * len(scores.starts) if scores.tags is None else [detect_content(row[None]) for row in scores.tags]
+    )
     tree, heads, starts = bundle.taxonomy, bundle.model.heads, scores.starts
     by_slice = bundle.calibrate(scores.levels, "slice")
     averaged = bundle.average_slices(scores.levels)
     nodes = decode_levels(tree, heads, averaged)[0]
     n_confident, nodes = cut_path(tree, heads, averaged, nodes, min_confidence)
-    path = name_path(tree, heads, nodes)[:n_confident]
+    whole = name_path(tree, heads, nodes)
+    path = () if music_only and _is_other(content) else drop_unspecified(whole[:n_confident])
+    if len(path) < len(whole):
+        n_confident = min(n_confident, len(path))
     levels = []
     for level, (node, probabilities) in enumerate(zip(nodes, averaged, strict=True)):
         labels = tree.labels(level)
@@ -555,8 +763,9 @@ def as_prediction(
         SlicePrediction(
             start=round(start, 3),
             end=round(start + length, 3),
-            path=name_path(tree, heads, row),
+            path=() if music_only and _is_other(contents[i]) else drop_unspecified(name_path(tree, heads, row)),
             probability=float(by_slice[-1][i, row[-1]]),
+            content=contents[i],
         )
         for i, (start, row) in enumerate(zip(starts, rows, strict=True))
     )
@@ -573,7 +782,56 @@ def as_prediction(
         note=note,
         complete=n_confident == tree.depth,
         runtime=bundle.runtime,
+        genres=None if n_genres is None else choose_genres(tree, path, averaged, nodes, n_confident, n_genres),
+        content=content,
     )
+
+
+def choose_genres(
+    tree: Taxonomy,
+    path: tuple[str, ...],
+    averaged: LevelProbabilities,
+    nodes: Int64Array,
+    n_confident: int,
+    n_genres: int,
+    min_probability: float = MIN_GENRE_PROBABILITY,
+) -> tuple[PathProbability, ...]:
+    """Choose the predicted path and the most probable other nodes of the level at which it ends.
+
+    Parameters
+    ----------
+    tree : Taxonomy
+    path : tuple of str
+        The predicted path.
+    averaged : list of arrays, one for each level, shape (1, n_nodes)
+    nodes : array, shape (depth,)
+    n_confident : int
+        Number of levels of the path, as `cut_path` returns it; without any, there are no genres.
+    n_genres : int
+    min_probability : float
+        Minimum probability of the other nodes.
+
+    Returns
+    -------
+    tuple of PathProbability
+        At most `n_genres`, the predicted path first. None is an ancestor of another.
+    """
+    if not n_confident:
+        return ()
+    level = n_confident - 1
+    probabilities = averaged[level][0]
+    chosen = [PathProbability(path, float(probabilities[nodes[level]]))]
+    for node in np.argsort(-probabilities, kind="stable").tolist():
+        if len(chosen) == n_genres or probabilities[node] < min_probability:
+            break
+        other = drop_unspecified(tree.nodes(level)[node])
+        if not any(is_same_branch(other, item.path) for item in chosen):
+            chosen.append(PathProbability(other, float(probabilities[node])))
+    return tuple(chosen)
+
+
+def _is_other(content: Content | None) -> bool:
+    return content is not None and not content.is_music
 
 
 def cut_path(
@@ -629,6 +887,8 @@ def format_csv(results: Sequence[Prediction | PredictionError], level_names: Seq
     """Format predictions as CSV text: file, path, a label and a probability for each level, slices, error."""
     buffer = io.StringIO()
     columns = ["file", "path", "complete"]
+    if any(isinstance(result, Prediction) and result.genres is not None for result in results):
+        columns.append("genres")
     for name in level_names:
         columns += [name, f"{name}_probability"]
     writer = csv.DictWriter(buffer, [*columns, "slices", "note", "error", "message"], lineterminator="\n")
@@ -639,11 +899,17 @@ def format_csv(results: Sequence[Prediction | PredictionError], level_names: Seq
             continue
         row: dict[str, Any] = {"file": result.file, "path": result.shown, "slices": result.slices}
         row |= {"complete": int(result.complete), "note": result.note}
+        if result.genres is not None:
+            row["genres"] = "; ".join(f"{format_path(item.path)} {item.probability:.3f}" for item in result.genres)
         for level in result.levels:
             row[level.name] = level.label if level.sure else UNSURE
             row[f"{level.name}_probability"] = _round(level.probability)
         writer.writerow(row)
     return buffer.getvalue()
+
+
+def _genre_json(genre: PathProbability) -> dict[str, Any]:
+    return {"path": list(genre.path), "probability": _round(genre.probability)}
 
 
 def _round(probability: float) -> float:

@@ -1,27 +1,75 @@
-"""A zero-shot bundle that maps the tags of the MusiCNN networks to genres."""
+"""Bundles that need no training: the tags of mn04, mapped to the nodes of any genre tree."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from genretree.bundle.bundle import Bundle
-from genretree.models.families.zero_shot import TagModel, zero_shot_settings
+from genretree.models.families.tagger.model import TaggerModel, load_network
+from genretree.models.families.tagger.settings import SLICE_SECONDS, TaggerSettings
+from genretree.models.families.tagger.tag_tree import TagTree
 from genretree.settings import ImageSettings
+from genretree.taxonomy import Taxonomy
+from genretree.vocabulary import Vocabulary, describe_unreached
 
-NOTE = (
-    "untrained: derived from the tags of the published MusiCNN networks; for your own genres and finer ones, "
-    "train a bundle"
-)
+GENERAL = "general"
+NOTE = "untrained: derived from the tags of the audio tagger mn04; for finer genres, train a bundle on your own music"
 
 
-def zero_shot_bundle() -> Bundle:
-    """Return a zero-shot bundle for the part of the ccmusic tree that the tags of the MusiCNN networks cover.
+def load_tagger() -> TaggerModel:
+    """Load the tagger, to detect speech and other sounds for bundles that don't.
 
     Raises
     ------
     TrainingError
-        If the networks' weights are not on this machine.
+        If the weights are not on this machine.
     """
-    model = TagModel.load("ccmusic")
-    tree = model.tree.taxonomy
-    return Bundle(Path("untrained"), "musicnn-tags", tree, ImageSettings(), zero_shot_settings(), model, {"note": NOTE})
+    model = untrained_bundle().model
+    assert isinstance(model, TaggerModel)
+    model.torch_module()
+    return model
+
+
+def untrained_bundle(tree: Taxonomy | str | Path = GENERAL, vocabulary: Vocabulary | None = None) -> Bundle:
+    """Return a bundle for a genre tree, without training.
+
+    Parameters
+    ----------
+    tree : Taxonomy, path or str
+        A tree, its YAML file, or the name of a built-in tree, such as "general" or "ccmusic".
+    vocabulary : Vocabulary, optional
+        The names and tags of genres; by default the built-in vocabulary.
+
+    Returns
+    -------
+    Bundle
+        Save it with `genretree.bundle.bundle.save_bundle` to export or serve it. Its taxonomy has the nodes that tags
+        indicate; `training["unreached"]` lists the others.
+
+    Raises
+    ------
+    TaxonomyError
+        If the tree can't be read, or no tag indicates any of its genres.
+
+    Examples
+    --------
+    >>> from genretree.prediction.untrained import untrained_bundle
+    >>> untrained_bundle("ccmusic").taxonomy.leaves[1]
+    ('Classic', 'Symphony')
+    """
+    taxonomy = tree if isinstance(tree, Taxonomy) else Taxonomy.load(tree)
+    match = (vocabulary or Vocabulary.builtin()).match(taxonomy)
+    settings = TaggerSettings()
+    model = TaggerModel(TagTree.of(match, settings.floor), settings, load_network)
+    note = "; ".join(filter(None, [NOTE, describe_unreached(match)]))
+    training = {"note": note, "unreached": [list(node) for node in match.unreached]}
+    images = ImageSettings(slice_seconds=SLICE_SECONDS)
+    return Bundle(
+        folder=Path("untrained"),
+        family="tagger",
+        taxonomy=match.taxonomy,
+        images=images,
+        settings=settings,
+        model=model,
+        training=training,
+    )

@@ -29,7 +29,7 @@ MIN_LIMIT = 40  # lower bound of the size limit: a track of 7.6 minutes
 _CHUNK = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recovery:
     """Recovered tracks and blocks of slices.
 
@@ -118,7 +118,7 @@ def recover_tracks(
             n_ticked = len(rows) if len(rows) > 1 else 0
             tick(int((leaves == leaf).sum()) - n_ticked)
     tracks[empty] = blocks[empty] = n_assigned + np.arange(int(empty.sum()))
-    return Recovery(_renumber(tracks), confidence, _renumber(blocks))
+    return Recovery(tracks=_renumber(tracks), confidence=confidence, blocks=_renumber(blocks))
 
 
 def _renumber(groups: Int64Array) -> Int64Array:
@@ -170,7 +170,7 @@ def group_slices(
     """Group the slices of one label, with `counts` copies of each, out of `n_total` slices."""
     n = len(slices.place)
     if n == 0:
-        return Recovery(np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))
+        return Recovery(tracks=np.zeros(0, np.int64), confidence=np.zeros(0), blocks=np.zeros(0, np.int64))
     slices = SliceFeatures(slices.ends, slices.starts, centre_places(slices.place), slices.rhythm)
     pairs = find_pairs(slices, weights, tick)
     links = pairs.log_odds(weights)
@@ -178,7 +178,7 @@ def group_slices(
     tracks = groups.join(float(weights.thresholds[0]), max_track_size(n_total))
     confidence = compute_confidence(slices, pairs, links, tracks, weights)
     max_block = max_block_size(int(counts.sum()), n_total)
-    return Recovery(tracks, confidence, groups.join(float(weights.thresholds[1]), max_block))
+    return Recovery(tracks=tracks, confidence=confidence, blocks=groups.join(float(weights.thresholds[1]), max_block))
 
 
 def max_track_size(n_total: int) -> int:

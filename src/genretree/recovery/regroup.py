@@ -47,9 +47,9 @@ def regroup_store(store: Store, *, copies: Copies | None = None, progress: bool 
     genretree.recovery.recover.recover_tracks : Recover tracks from images.
     genretree.audit.evidence.find_copies : Find pairs of copies.
     """
-    if store.facts.group_by == RECOVERED:
+    if store.metadata.group_by == RECOVERED:
         return store if copies is None else _write(store, dict(store.tracks), copies)
-    if store.facts.group_by != "slice":
+    if store.metadata.group_by != "slice":
         raise CorpusError(
             f"{store.folder}: its tracks are known; only stores of slices without tracks can be regrouped"
         )
@@ -72,10 +72,10 @@ def _write(store: Store, tracks: dict[str, list[Any]], copies: Copies | None) ->
         joined = count_joined(copies, blocks, merged)
         tracks["group"] = names[merged].tolist()
     slices = {"track": store.slice_tracks, "start": store.starts, "padded": store.padded, "silent": store.silent}
-    facts = replace(store.facts, group_by=RECOVERED)
+    metadata = replace(store.metadata, group_by=RECOVERED)
     # The split first: write_tables writes the file that marks the store as complete.
     groups = join_groups(tracks["group"], tracks["sha256"])
     split = split_groups(store.track_leaves, groups, name=SPLIT)
     replace(split, protocol="recovered", copies=joined).save(store.folder / "splits")
-    write_tables(store.folder, tracks, slices, store.taxonomy, store.settings, facts, store.failures)
+    write_tables(store.folder, tracks, slices, store.taxonomy, store.settings, metadata, store.failures)
     return Store(store.folder)

@@ -42,7 +42,7 @@ from genretree.sound.libav import (
 )
 
 SILENCE_PEAK = 1e-4  # -80 dBFS
-_MAX_AMPLITUDE = 1e6  # full scale is 1; a float file beyond this is damaged, and its power would overflow
+MAX_AMPLITUDE = 1e6  # full scale is 1; a float file beyond this is damaged, and its power would overflow
 _MIN_ENERGY_RATIO = 0.1  # the mix has 10 dB less energy than the channels: their correlation is below -0.8
 _EDGE_SECONDS = 1.0  # seconds at each end where lossy coding fades a constant in and out
 _SHORT_SECONDS = 3.0  # up to this length a file is judged including its ends
@@ -291,7 +291,7 @@ def _mix_down(source: _Source, levels: _Levels) -> Iterator[tuple[Float32Array, 
             raise SoundError(
                 "not_finite", path, f"contains NaN or infinite samples, the first at {at:.2f} s; export it again"
             )
-        if peak > _MAX_AMPLITUDE:
+        if peak > MAX_AMPLITUDE:
             raise SoundError("not_finite", path, "contains samples a million times full scale; export it again")
         levels.add(block.channels, mono, sr)
         seconds += len(mono) / sr

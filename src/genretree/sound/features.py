@@ -1,8 +1,8 @@
 """Registry of input features by name, and the mapping of arrays that every model takes.
 
 `images` are the uint8 images of mel, CQT and chroma, shape (3, size, size); `mel`, `cqt` and `chroma` are one of them
-each, shape (size, size). They are always computed. Every other feature is computed on request: `mel_16k`, `mn04`, and
-those of `register_feature`.
+each, shape (size, size). Every other feature is computed on request: `mel_16k`, `mel_32k`, and those of
+`register_feature`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import IO, Self, TypeAlias
 
 import numpy as np
 
 from genretree.arrays import Array, Float32Array, Int64Array
+from genretree.checks import require_integer, require_iterable
 from genretree.errors import ArgumentError, SettingsError
 from genretree.settings import (
     HOP_LENGTH,
@@ -32,14 +32,13 @@ from genretree.settings import (
     ImageSettings,
 )
 from genretree.sound.mel_16k import MEL_16K_HOP, Mel16kTap, compute_mel_16k, mel_16k_frames
+from genretree.sound.mel_32k import MEL_32K_BANDS, MEL_32K_RATE, compute_mel_32k, mel_32k_frames
 
 IMAGES = "images"
 MEL_16K = "mel_16k"
-MN04 = "mn04"
+MEL_32K = "mel_32k"
 ENTRY_POINTS = "genretree.features"
 _BUILT_IN = (IMAGES, *MODALITIES)
-# Modules with features that need torch, by the name of the feature; the module has it as NAME_FEATURE.
-_WITH_NETWORKS = {MN04: "genretree.models.pretrained.mn04_features"}
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _MAX_BYTES_IN_MEMORY = 32 << 20  # bytes; about 6 minutes of samples
 
@@ -61,19 +60,30 @@ class Feature:
         `shape(settings)` returns the shape of the feature of one slice, for `ImageSettings`.
     dtype : str
         NumPy type in the store.
+    sr : int
+        Sample rate of the audio that `compute` takes, in Hz. The file is decoded again for a rate other than 22,050.
     """
 
     name: str
     compute: Callable[[Float32Array, int], Array]
     shape: Callable[[ImageSettings], tuple[int, ...]]
     dtype: str = "float32"
+    sr: int = SAMPLE_RATE
 
 
 def _mel_16k_shape(settings: ImageSettings) -> tuple[int, ...]:
     return mel_16k_frames(settings), MEL_16K_BANDS
 
 
+def _mel_32k_shape(settings: ImageSettings) -> tuple[int, ...]:
+    return MEL_32K_BANDS, mel_32k_frames(settings)
+
+
 _MEL_16K = Feature(MEL_16K, compute_mel_16k, _mel_16k_shape, "float16")
+_COMPUTED = {
+    MEL_16K: _MEL_16K,
+    MEL_32K: Feature(MEL_32K, compute_mel_32k, _mel_32k_shape, "float16", MEL_32K_RATE),
+}
 _registered: dict[str, Feature] = {}
 
 
@@ -82,6 +92,7 @@ def register_feature(
     compute: Callable[[Float32Array, int], Array],
     shape: tuple[int, ...] | Callable[[ImageSettings], tuple[int, ...]],
     dtype: str = "float32",
+    sr: int = SAMPLE_RATE,
 ) -> Feature:
     """Register a feature extractor, so that stores and models can ask for it by name.
 
@@ -91,11 +102,13 @@ def register_feature(
         Lower-case letters, digits and '_'.
     compute : callable
         `compute(y, sr)` returns the feature of one slice, given its audio samples: float32, mono, shape (n_samples,),
-        at `sr` = 22050 Hz. A function of a module, because worker processes import it by its name.
+        at `sr` Hz. A function of a module, because worker processes import it by its name.
     shape : tuple of int, or callable
         Shape of the feature of one slice, or a function that returns it for `ImageSettings`.
     dtype : str
         NumPy type in which it is stored.
+    sr : int
+        Sample rate in Hz of the audio that `compute` takes.
 
     Returns
     -------
@@ -133,11 +146,15 @@ def register_feature(
         raise ArgumentError(f"dtype must be the name of a NumPy type, got {dtype!r}") from error
     if numpy_dtype.kind not in "biufc":
         raise ArgumentError(f"dtype must be numeric, got {dtype!r}")
-    feature = Feature(name, compute, shape if callable(shape) else _FixedShape(tuple(shape)), numpy_dtype.str)
+    require_integer("sr", sr)
+    if not callable(shape):
+        require_iterable("shape", shape, "positive integers")
+        shape = tuple(shape)
+        for size in shape:
+            require_integer("each of shape", size)
+    feature = Feature(name, compute, shape if callable(shape) else _FixedShape(shape), numpy_dtype.str, sr)
     existing = _registered.get(name)
-    if name in (*_BUILT_IN, MEL_16K, *_WITH_NETWORKS) or (
-        existing is not None and _origin(existing) != _origin(feature)
-    ):
+    if name in (*_BUILT_IN, *_COMPUTED) or (existing is not None and _origin(existing) != _origin(feature)):
         raise ArgumentError(f"a feature named '{name}' is already registered; choose another name")
     _registered[name] = feature
     return feature
@@ -155,7 +172,7 @@ class _FixedShape:
 
 def feature_names() -> list[str]:
     """Return the names of all features: built-in, registered, and from installed packages."""
-    return list(dict.fromkeys([*_BUILT_IN, MEL_16K, *_WITH_NETWORKS, *_registered, *_installed()]))
+    return list(dict.fromkeys([*_BUILT_IN, *_COMPUTED, *_registered, *_installed()]))
 
 
 def get_feature(name: str) -> Feature:
@@ -166,11 +183,8 @@ def get_feature(name: str) -> Feature:
     SettingsError
         For an unknown name; the message suggests the closest one.
     """
-    if name == MEL_16K:
-        return _MEL_16K
-    if name in _WITH_NETWORKS:
-        feature: Feature = getattr(import_module(_WITH_NETWORKS[name]), f"{name.upper()}_FEATURE")
-        return feature
+    if name in _COMPUTED:
+        return _COMPUTED[name]
     if name in _registered:
         return _registered[name]
     entry = _installed().get(name)
@@ -180,12 +194,12 @@ def get_feature(name: str) -> Feature:
         hint = f"did you mean '{matches[0]}'?" if matches else f"available: {', '.join(names)}"
         raise SettingsError(f"unknown feature '{name}'; {hint}")
     try:
-        found = entry.load()
+        feature = entry.load()
     except Exception as error:  # whatever importing another package raises
         raise SettingsError(f"cannot import the feature '{name}' from {entry.value}: {error}") from error
-    if not isinstance(found, Feature) or found.name != name:
+    if not isinstance(feature, Feature) or feature.name != name:
         raise ArgumentError(f"{entry.value}: not a genretree Feature named '{name}'")
-    return found
+    return feature
 
 
 def requested_features(names: Iterable[str]) -> tuple[Feature, ...]:
@@ -193,12 +207,17 @@ def requested_features(names: Iterable[str]) -> tuple[Feature, ...]:
     return tuple(get_feature(name) for name in dict.fromkeys(names) if name not in _BUILT_IN)
 
 
+def needs_images(names: Iterable[str]) -> bool:
+    """Return whether any of the features are spectrogram images."""
+    return any(name in _BUILT_IN for name in names)
+
+
 def register_all(features: Iterable[Feature]) -> list[str]:
     """Register features in a worker process, which lacks the caller's registrations; return their names."""
     names = []
     for feature in features:
         names.append(feature.name)
-        if feature != _MEL_16K and feature.name not in _WITH_NETWORKS:
+        if feature.name not in _COMPUTED:
             _registered.setdefault(feature.name, feature)
     return names
 
@@ -249,52 +268,78 @@ class SliceInputs(Mapping[str, Array]):
 
 
 class FeatureTaps:
-    """Passes a track's blocks through and computes features of its slices, in bounded memory. Use `with`."""
+    """Passes a track's blocks through and computes features of its slices, in bounded memory. Use `with`.
 
-    def __init__(self, features: Sequence[Feature], settings: ImageSettings) -> None:
+    Parameters
+    ----------
+    features : sequence of Feature
+    settings : ImageSettings
+    decode_at : callable
+        `decode_at(sr)` yields the track's blocks at another sample rate, for features that need one.
+    """
+
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        settings: ImageSettings,
+        decode_at: Callable[[int], Iterable[Float32Array]],
+    ) -> None:
         self._features = features
         self._settings = settings
+        self._decode_at = decode_at
         self._exit_stack = ExitStack()
         self._mel = self._exit_stack.enter_context(Mel16kTap()) if _MEL_16K in features else None
-        self._samples = None
-        if any(feature != _MEL_16K for feature in features):
-            self._samples = self._exit_stack.enter_context(
-                tempfile.SpooledTemporaryFile(_MAX_BYTES_IN_MEMORY, prefix="genretree-")  # noqa: SIM115 (closed by the exit stack)
-            )
+        self._samples: dict[int, IO[bytes]] = {}
+        if any(feature != _MEL_16K and feature.sr == SAMPLE_RATE for feature in features):
+            self._open_samples(SAMPLE_RATE)
 
-    def through(self, blocks: Iterable[Float32Array]) -> Iterator[Float32Array]:
-        """Yield the blocks unchanged; features can be read once all have been consumed."""
-        kept = blocks if self._samples is None else self._write_samples(blocks)
-        return iter(kept if self._mel is None else self._mel.through(kept))
+    def through(self, blocks: Iterable[Float32Array], sr: int = SAMPLE_RATE) -> Iterator[Float32Array]:
+        """Yield the blocks, at `sr` Hz, unchanged; features can be read once all have been consumed."""
+        if sr != SAMPLE_RATE:
+            self._open_samples(sr)
+            return self._write_samples(sr, blocks)
+        recorded = self._write_samples(sr, blocks) if sr in self._samples else blocks
+        return iter(recorded if self._mel is None else self._mel.through(recorded))
 
-    def _write_samples(self, blocks: Iterable[Float32Array]) -> Iterator[Float32Array]:
-        assert self._samples is not None
+    def _open_samples(self, sr: int) -> None:
+        file = tempfile.SpooledTemporaryFile(_MAX_BYTES_IN_MEMORY, prefix="genretree-")  # noqa: SIM115 (closed by the exit stack)
+        self._samples[sr] = self._exit_stack.enter_context(file)
+
+    def _write_samples(self, sr: int, blocks: Iterable[Float32Array]) -> Iterator[Float32Array]:
         for block in blocks:
-            self._samples.write(np.ascontiguousarray(block, np.float32).tobytes())
+            self._samples[sr].write(np.ascontiguousarray(block, np.float32).tobytes())
             yield block
 
     def read(self, start: int) -> dict[str, Array]:
         """Compute the features of the slice that starts at frame `start` of the spectra."""
-        found: dict[str, Array] = {}
+        values: dict[str, Array] = {}
         for feature in self._features:
             shape = tuple(feature.shape(self._settings))
             if feature == _MEL_16K:
                 assert self._mel is not None
                 at = round(start * HOP_LENGTH / SAMPLE_RATE * MEL_16K_RATE / MEL_16K_HOP)
-                found[feature.name] = self._mel.read(at, shape[0])
+                values[feature.name] = self._mel.read(at, shape[0])
                 continue
-            values = np.asarray(feature.compute(self._read_samples(start), SAMPLE_RATE))
-            if values.shape != shape:
-                raise ArgumentError(f"the feature '{feature.name}' has shape {values.shape}; registered: {shape}")
-            found[feature.name] = np.ascontiguousarray(values, np.dtype(feature.dtype))
-        return found
+            value = np.asarray(feature.compute(self._read_samples(start, feature.sr), feature.sr))
+            if value.shape != shape:
+                raise ArgumentError(f"the feature '{feature.name}' has shape {value.shape}; registered: {shape}")
+            if value.dtype.kind in "fc" and not np.isfinite(value).all():
+                raise ArgumentError(f"the feature '{feature.name}' contains NaN or infinity; return finite values")
+            values[feature.name] = np.ascontiguousarray(value, np.dtype(feature.dtype))
+        return values
 
-    def _read_samples(self, start: int) -> Float32Array:
-        assert self._samples is not None
-        length = (self._settings.slice_frames - 1) * HOP_LENGTH
-        n_samples = self._samples.seek(0, 2) // 4
-        self._samples.seek(4 * max(0, min(start * HOP_LENGTH, n_samples - length)))
-        return np.frombuffer(self._samples.read(4 * length), np.float32)
+    def _read_samples(self, start: int, sr: int) -> Float32Array:
+        if sr not in self._samples:
+            self._open_samples(sr)
+            for _ in self._write_samples(sr, self._decode_at(sr)):
+                pass
+        file = self._samples[sr]
+        length = round((self._settings.slice_frames - 1) * HOP_LENGTH * sr / SAMPLE_RATE)
+        n_samples = file.seek(0, 2) // 4
+        at = max(0, min(round(start * HOP_LENGTH * sr / SAMPLE_RATE), n_samples - length))
+        file.seek(4 * at)
+        y = np.frombuffer(file.read(4 * length), np.float32)
+        return y if len(y) == length else np.resize(y, length)  # a track shorter than a slice is repeated
 
     def __enter__(self) -> Self:
         return self

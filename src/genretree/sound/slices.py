@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -32,38 +33,53 @@ if TYPE_CHECKING:
 
 
 Sparse: TypeAlias = "csr_array[np.float32]"
+DecodeAt: TypeAlias = Callable[[int], Iterator[Float32Array]]
+AnySlice = TypeVar("AnySlice", bound="FeatureSlice")
 
 # The size of the authors' images in pixels: the cells span 369.6 pixels, of which matplotlib keeps 369.
 _CANVAS = (369, 496)
 _CANVAS_HEIGHT = 369.6
+_PEAK_SAMPLES = 4096  # resolution at which silence is detected
 _LUMA = (0.299, 0.587, 0.114)  # weights of R, G, B in a JPEG's Y (ITU-R BT.601)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SliceImages:
-    """The three images of one slice.
+class FeatureSlice:
+    """The features of one slice.
 
     Parameters
     ----------
-    images : ndarray, uint8, shape (3, size, size)
-        mel, CQT and chroma; 0 is the minimum of the slice and 255 its maximum, the highest frequency in row 0.
     start : float
         Start in the track in seconds.
     padded : bool
         Whether the track is shorter than a slice and was repeated to fill it.
     silent : bool
-        Whether the mel slice is constant: all of it is at the floor, 80 dB below the track's peak.
+        Whether all of the slice is 80 dB or more below the track's peak.
     features : mapping of name to ndarray
         Requested features of the slice; see `genretree.sound.features`.
+    """
+
+    start: float
+    padded: bool
+    silent: bool
+    features: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceImages(FeatureSlice):
+    """The three images of one slice, and its features.
+
+    Parameters
+    ----------
+    start, padded, silent, features
+        As for `FeatureSlice`; silent means that the mel slice is constant.
+    images : ndarray, uint8, shape (3, size, size)
+        mel, CQT and chroma; 0 is the minimum of the slice and 255 its maximum, the highest frequency in row 0.
     decibels : tuple of three (low, high)
         Values of 0 and 255 in each image, in dB relative to the track's peak, -80 to 0.
     """
 
     images: UInt8Array
-    start: float
-    padded: bool
-    silent: bool
-    features: Mapping[str, Array] = field(default_factory=dict)
     decibels: tuple[tuple[float, float], ...] = ((-TOP_DB, 0.0),) * 3
 
 
@@ -161,7 +177,7 @@ def iter_slices(
     SettingsError
         If the engine is unknown.
     """
-    return slice_blocks(iter_blocks(path, SAMPLE_RATE, salvage), settings, engine, features)
+    return slice_blocks(partial(iter_blocks, path, salvage=salvage), settings, engine, features)
 
 
 def slice_track(
@@ -205,20 +221,72 @@ def slice_track(
     >>> len(slices), slices[0].images.shape
     (2, (3, 32, 32))
     """
-    return slice_blocks(iter([y]), settings, engine, features)
+    return slice_blocks(partial(_resample, y), settings, engine, features)
 
 
 def slice_blocks(
-    blocks: Iterator[Float32Array], settings: ImageSettings, engine: str = "auto", features: Sequence[str] = ()
+    decode_at: DecodeAt, settings: ImageSettings, engine: str = "auto", features: Sequence[str] = ()
 ) -> Iterator[SliceImages]:
-    """Compute the slices of audio that arrives block by block, mono at 22,050 Hz, as `iter_slices`."""
-    padded_blocks, padded = _pad_track(blocks, settings)
+    """Compute the slices of audio that arrives block by block, as `iter_slices`.
+
+    Parameters
+    ----------
+    decode_at : callable
+        `decode_at(sr)` yields the audio in blocks, mono at `sr` Hz. It is called for 22,050 Hz, and for the sample
+        rates of features that need another.
+    settings, engine, features
+        As for `iter_slices`.
+    """
+    padded_blocks, padded = _pad_track(decode_at(SAMPLE_RATE), settings)
     with (
-        FeatureTaps(requested_features(features), settings) as taps,
+        FeatureTaps(requested_features(features), settings, decode_at) as taps,
         stream_spectra(taps.through(padded_blocks), SAMPLE_RATE, engine) as stored,
     ):
         for start in slice_starts(stored.frames, settings.slice_frames):
             yield _render_slice(stored, taps, int(start), settings, padded)
+
+
+def slice_feature_blocks(
+    decode_at: DecodeAt, settings: ImageSettings, features: Sequence[str]
+) -> Iterator[FeatureSlice]:
+    """Compute the features of slices without their spectrograms, which take most of the time.
+
+    Parameters
+    ----------
+    decode_at : callable
+        `decode_at(sr)` yields the audio in blocks, mono at `sr` Hz.
+    settings : ImageSettings
+        Length of a slice.
+    features : sequence of str
+        Names of features, at least one and none of them an image; see `genretree.sound.features`.
+
+    Yields
+    ------
+    FeatureSlice
+        At the positions of the slices of `slice_blocks`, up to the rounding of sample rates.
+    """
+    requested = requested_features(features)
+    rates = {feature.sr for feature in requested}
+    sr = SAMPLE_RATE if SAMPLE_RATE in rates else min(rates)
+    hop_length = HOP_LENGTH * sr / SAMPLE_RATE
+    padded_blocks, padded = _pad_track(decode_at(sr), settings, sr)
+    ends, peaks = [0], [0.0]
+    with FeatureTaps(requested, settings, decode_at) as taps:
+        for block in taps.through(padded_blocks, sr):
+            for at in range(0, len(block), _PEAK_SAMPLES):
+                part = np.abs(block[at : at + _PEAK_SAMPLES])
+                ends.append(ends[-1] + len(part))
+                peaks.append(float(part.max()))
+        audible = np.array(peaks) > max(peaks) * 10 ** (-TOP_DB / 20)
+        for start in slice_starts(1 + int(ends[-1] // hop_length), settings.slice_frames):
+            first = np.searchsorted(ends, start * hop_length, "right")
+            last = np.searchsorted(ends, (start + settings.slice_frames - 1) * hop_length)
+            yield FeatureSlice(
+                start=start * HOP_LENGTH / SAMPLE_RATE,
+                padded=padded,
+                silent=not audible[first : last + 1].any(),
+                features=taps.read(int(start)),
+            )
 
 
 def iter_features(
@@ -253,18 +321,31 @@ def iter_features(
     SoundError
         If the file cannot be decoded.
     """
-    padded_blocks, _ = _pad_track(iter_blocks(path, SAMPLE_RATE, salvage), settings)
-    with FeatureTaps(requested_features(features), settings) as taps:
+    decode_at = partial(iter_blocks, path, salvage=salvage)
+    padded_blocks, _ = _pad_track(decode_at(SAMPLE_RATE), settings)
+    with FeatureTaps(requested_features(features), settings, decode_at) as taps:
         for _ in taps.through(padded_blocks):
             pass
         for start in starts:
             yield taps.read(round(start * SAMPLE_RATE / HOP_LENGTH))
 
 
-def _pad_track(blocks: Iterator[Float32Array], settings: ImageSettings) -> tuple[Iterable[Float32Array], bool]:
+def _resample(y: Float32Array, sr: int) -> Iterator[Float32Array]:
+    """Yield samples at 22,050 Hz, resampled to `sr`."""
+    if sr == SAMPLE_RATE:
+        yield y
+        return
+    import soxr
+
+    yield soxr.resample(y, SAMPLE_RATE, sr, "HQ")
+
+
+def _pad_track(
+    blocks: Iterator[Float32Array], settings: ImageSettings, sr: int = SAMPLE_RATE
+) -> tuple[Iterable[Float32Array], bool]:
     """Repeat a track shorter than a slice to fill one; return its blocks, and whether it was shorter."""
     # Frames are centred: n hops have n + 1 frames.
-    min_samples = (settings.slice_frames - 1) * HOP_LENGTH
+    min_samples = math.ceil((settings.slice_frames - 1) * HOP_LENGTH * sr / SAMPLE_RATE)
     head: list[Float32Array] = []
     n_samples = 0
     for block in blocks:
@@ -278,15 +359,16 @@ def _pad_track(blocks: Iterator[Float32Array], settings: ImageSettings) -> tuple
     return itertools.chain(head, blocks), padded
 
 
-def stack_slices(slices: Sequence[SliceImages]) -> SliceInputs:
-    """Stack the images and features of slices into the inputs of a model."""
-    arrays: dict[str, Array] = {IMAGES: np.stack([track_slice.images for track_slice in slices])}
+def stack_slices(slices: Sequence[FeatureSlice]) -> SliceInputs:
+    """Stack the features of slices, and their images if they have any, into the inputs of a model."""
+    images = [track_slice.images for track_slice in slices if isinstance(track_slice, SliceImages)]
+    arrays: dict[str, Array] = {IMAGES: np.stack(images)} if images else {}
     for name in slices[0].features:
         arrays[name] = np.stack([track_slice.features[name] for track_slice in slices])
     return SliceInputs(arrays)
 
 
-def skip_silent(slices: Iterable[SliceImages], path: AudioPath) -> Iterator[SliceImages]:
+def skip_silent(slices: Iterable[AnySlice], path: AudioPath) -> Iterator[AnySlice]:
     """Yield the slices that are not silent.
 
     Raises

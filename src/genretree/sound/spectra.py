@@ -107,13 +107,13 @@ def compute_spectra(y: Float32Array, sr: int = SAMPLE_RATE, engine: str = "auto"
     SettingsError
         If the engine is unknown.
 
-    Notes
-    -----
-    The image recipe of ccmusic-database/music_genre: librosa's defaults, then `power_to_db(ref=max, top_db=80)`.
-
     See Also
     --------
     stream_spectra : The same in bounded memory, for tracks of any length.
+
+    Notes
+    -----
+    The image recipe of ccmusic-database/music_genre: librosa's defaults, then `power_to_db(ref=max, top_db=80)`.
 
     Examples
     --------

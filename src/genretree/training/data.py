@@ -38,7 +38,7 @@ def slice_dataset_of(store: Store, rows: Int64Array) -> SliceDataset:
 def unknown_groups(store: Store) -> NDArray[np.bool_]:
     """Mark the tracks whose artist (or album) is unknown, each of which is its own group: shape (n_tracks,)."""
     alone = np.array([str(name).startswith(ALONE) for name in store.tracks["group"]], dtype=bool)
-    return alone & (store.facts.group_by != "track")
+    return alone & (store.metadata.group_by != "track")
 
 
 def fingerprint(text: str) -> str:
@@ -52,7 +52,7 @@ def group_fingerprints(store: Store, track: int) -> set[str]:
     Two stores may name the group of the same artist differently, because of spelling or joint credits. The groups
     match if they have any name in common.
     """
-    group_by = store.facts.group_by
+    group_by = store.metadata.group_by
     names = {str(store.tracks["group"][track])}
     value = str(store.tracks[group_by][track] or "") if group_by in store.tracks else ""
     if value:
@@ -69,7 +69,7 @@ def describe_data(store: Store, split: Split) -> dict[str, Any]:
     """Describe the training data, so that an evaluation can recognise tracks and groups seen in training."""
     seen = np.unique(np.concatenate([store.slice_tracks[store.rows(part, split)] for part in ("train", "validation")]))
     return {
-        "store": {"folder": str(store.folder), "source": store.facts.source, "digest": store.facts.digest},
+        "store": {"folder": str(store.folder), "source": store.metadata.source, "digest": store.metadata.digest},
         "split": {
             "name": split.name,
             "protocol": split.protocol,
@@ -77,7 +77,7 @@ def describe_data(store: Store, split: Split) -> dict[str, Any]:
             "note": split.note,
             "parts": parts_digest(split),
         },
-        "group_by": store.facts.group_by,
+        "group_by": store.metadata.group_by,
         "slices": {part: len(store.rows(part, split)) for part in ("train", "validation", "test")},
         "unknown_groups": int(unknown_groups(store)[seen].sum()),
         "tracks_seen": sorted({store.tracks["sha256"][track] for track in seen}),

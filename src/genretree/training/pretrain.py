@@ -21,7 +21,7 @@ from genretree.corpus.manifest import Failure, Manifest, Track
 from genretree.corpus.prepare import prepare
 from genretree.corpus.splits import Split
 from genretree.corpus.store import Store
-from genretree.errors import CorpusError, SettingsError, TrainingError
+from genretree.errors import CorpusError, SettingsError
 from genretree.files import printable, write_text
 from genretree.models import get_family
 from genretree.models.base import FitContext, FitResult, SliceDataset
@@ -30,12 +30,13 @@ from genretree.models.neural.settings import TEACHER_FEATURES, NetworkSettings, 
 from genretree.models.pretrained.backbones import METADATA_FILE, save_checkpoint
 from genretree.models.pretrained.mn04_weights import load_mn04
 from genretree.models.pretrained.musicnn_features import load_network
+from genretree.models.pretrained.names import Weights
 from genretree.sound.suffixes import SUFFIXES
 from genretree.sound.walk import SoundWalk, is_sound_name
 from genretree.taxonomy import Taxonomy
 from genretree.training.data import slice_dataset_of
 from genretree.training.sound_variants import VariantJob, write_variants
-from genretree.training.work_folder import publish_folder, work_folder
+from genretree.training.work_folder import check_output, publish_folder, work_folder
 
 # Default settings of pretraining: strong augmentation, and no genre loss.
 DEFAULTS: dict[str, Any] = {
@@ -86,8 +87,8 @@ def pretrain(
     ----------
     sources : sequence of path
         Audio files and folders with audio files, or one store.
-    family : {"cnn", "efficientnet-b0", "ast"}
-        Family of the network.
+    family : str
+        Family of image networks: `cnn`, `efficientnet-b0`, `ast`, or a registered one with the same settings.
     out : path
         Folder for the weights. Checkpoints are written to `OUT.partial`; after an interruption the same call resumes
         from there.
@@ -130,8 +131,7 @@ def pretrain(
     """
     out = Path(out)
     network_settings = _settings(family, settings)
-    if out.exists() and not overwrite:
-        raise TrainingError(f"{out}: already exists; choose another path, or replace it with `overwrite=True`")
+    check_output(out, overwrite, METADATA_FILE, "pretrained weights")
     music = _open_sources(sources)
     run = {
         "family": family,
@@ -159,9 +159,9 @@ def pretrain(
     staging = work / "weights"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
-    model = fitted.model
-    assert isinstance(model, NetworkModel)
-    save_checkpoint(model.network.backbone, staging)
+    if not isinstance(fitted.model, NetworkModel):
+        raise SettingsError(f"can't pretrain the family '{family}': its model has no backbone that could be saved")
+    save_checkpoint(fitted.model.network.backbone, staging)
     write_text(staging / METADATA_FILE, json.dumps(metadata, indent=1, ensure_ascii=False))
     publish_folder(staging, out, work)
     return metadata
@@ -208,8 +208,6 @@ def prepare_music(
     ------
     CorpusError
         If a source doesn't exist, has no audio files, or is a store.
-    TrainingError
-        If the teacher's weights are not on this machine.
 
     Examples
     --------
@@ -221,8 +219,6 @@ def prepare_music(
     music = _open_sources(sources)
     if isinstance(music, Store):
         raise CorpusError(f"{music.folder}: a store, which has no sound; give audio files or folders")
-    if teacher == "mn04" or teacher == "both":
-        load_mn04()
     return _prepare_music(music, Path(out), TEACHER_FEATURES[teacher], variants, seed, workers, progress)
 
 
@@ -245,7 +241,7 @@ def _prepare_music(
     manifest = replace(music, tracks=tuple(tracks))
     store = prepare(manifest, out, features=features, workers=workers, progress=progress)
     parts = ("validation" if name in held_out else "train" for name in store.tracks["path"])
-    Split(SPLIT, "group", seed, tuple(parts)).save(store.folder / "splits")
+    Split(name=SPLIT, protocol="group", seed=seed, parts=tuple(parts)).save(store.folder / "splits")
     return store
 
 
@@ -278,13 +274,13 @@ def require_teacher(settings: NetworkSettings) -> None:
         for name in settings.teacher_networks:
             load_network(name, settings.teacher_folder)
     if settings.teacher in ("mn04", "both"):
-        load_mn04()
+        load_mn04(None if settings.teacher_folder == Weights.CACHED else settings.teacher_folder)
 
 
 def _settings(family: str, overrides: Mapping[str, Any] | None) -> NetworkSettings:
     settings_type = get_family(family).settings_type
     if not issubclass(settings_type, NetworkSettings):
-        raise SettingsError(f"can't pretrain the family '{family}'; choose from: cnn, efficientnet-b0, ast")
+        raise SettingsError(f"can't pretrain the family '{family}'; choose a family of image networks, such as cnn")
     chosen = dict(overrides or {})
     current_names = {settings_type.renamed.get(name, name) for name in chosen}
     defaults = {name: value for name, value in DEFAULTS.items() if name not in current_names}
@@ -313,14 +309,23 @@ def _open_sources(sources: Sequence[str | Path]) -> Store | Manifest:
         return Store(stores[0])
     walk, rejected = SoundWalk(), list[Failure]()
     tracks = {path.absolute(): None for source in paths for path in _audio_files(source, walk, rejected)}
-    listed = [Track(path, printable(path), 0, f"folder:{printable(path.parent)}") for path in tracks]
-    return Manifest(paths[0], tuple(listed), _UNLABELLED, "folder", tuple(rejected), walk.skipped)
+    listed = [
+        Track(path=path, name=printable(path), leaf=0, group=f"folder:{printable(path.parent)}") for path in tracks
+    ]
+    return Manifest(
+        source=paths[0],
+        tracks=tuple(listed),
+        taxonomy=_UNLABELLED,
+        group_by="folder",
+        rejected=tuple(rejected),
+        skipped=walk.skipped,
+    )
 
 
 def _digest(music: Store | Manifest) -> str:
     """Hash the sources, so that a run on other music is not resumed."""
     if isinstance(music, Store):
-        return music.facts.digest
+        return music.metadata.digest
     stats = [(str(track.path), track.path.stat().st_size, track.path.stat().st_mtime_ns) for track in music.tracks]
     return hashlib.sha256(json.dumps(stats).encode()).hexdigest()[:16]
 
@@ -386,7 +391,7 @@ def _describe(
         "teacher": _name_teachers(settings),
         "tracks": len(np.unique(train_slices.tracks)),
         "slices": len(train_slices),
-        "store": store.facts.digest,
+        "store": store.metadata.digest,
         "split": split,
         "epochs": len(fitted.history),
         "explained": None if loss is None else round(1 - loss, 4),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from genretree.bundle.bundle import Bundle, load_bundle, save_bundle
-from genretree.checks import require_path, require_type
+from genretree.bundle.manifest import DESCRIPTION
+from genretree.checks import require_iterable, require_path, require_text, require_type
 from genretree.corpus.prepare import add_features
 from genretree.corpus.splits import Split
 from genretree.corpus.store import Store
-from genretree.errors import TrainingError
+from genretree.errors import ArgumentError, TrainingError
 from genretree.metrics.calibration import Calibration, fit_calibration
 from genretree.models import get_family
 from genretree.models.base import (
@@ -34,7 +36,7 @@ from genretree.parallel import world_size
 from genretree.progress import progress_bar
 from genretree.settings import MODALITIES, Settings
 from genretree.training.data import describe_data, parts_digest, slice_dataset
-from genretree.training.work_folder import measure_seconds, publish_folder, run_exclusively, work_folder
+from genretree.training.work_folder import check_output, measure_seconds, publish_folder, run_exclusively, work_folder
 
 _VERSIONS = ("genretree", "numpy", "librosa", "scikit-learn", "torch", "transformers")
 
@@ -46,6 +48,7 @@ def train(
     settings: Mapping[str, Any] | Settings | None = None,
     *,
     split: str = "default",
+    callbacks: Sequence[Any] = (),
     restart: bool = False,
     overwrite: bool = False,
     progress: bool = False,
@@ -67,10 +70,13 @@ def train(
         The family's settings. Unknown names raise an error.
     split : str, default "default"
         Name of a split of the store.
+    callbacks : sequence of transformers.TrainerCallback, optional
+        Callbacks of the training loop of a network (`cnn`, `efficientnet-b0`, `ast`), for example to log or to stop
+        early. Other families refuse them.
     restart : bool, default False
         Discard the checkpoints of an interrupted run.
     overwrite : bool, default False
-        Replace an existing bundle.
+        Replace an existing bundle. Anything else at `out` is never replaced.
     progress : bool, default False
         Show progress bars on standard error.
 
@@ -81,6 +87,8 @@ def train(
 
     Raises
     ------
+    ArgumentError
+        If the family does not take callbacks, or one is of the wrong type.
     TrainingError
         If `out` exists, the split has no training part, or training diverges.
     SettingsError
@@ -111,8 +119,10 @@ def train(
     family_type = get_family(family)
     family = family_type.name
     family_settings = settings if isinstance(settings, Settings) else family_type.settings_type.build(settings)
-    if out.exists() and not overwrite:
-        raise TrainingError(f"{out}: already exists; choose another path, or replace it with `overwrite=True`")
+    require_type("settings", family_settings, family_type.settings_type, f"the settings of '{family}'")
+    require_text("split", split)
+    callbacks = _check_callbacks(family_type, callbacks)
+    check_output(out, overwrite, DESCRIPTION, "a bundle")
     if world_size() > 1 and not family_type.distributed:
         raise TrainingError(f"{family} can't be trained in several processes; start it without torchrun")
     needed = training_inputs(family_settings)
@@ -132,7 +142,7 @@ def train(
             validation_slices if len(validation_slices) else None,
             store.taxonomy,
             family_settings,
-            FitContext(work, progress),
+            FitContext(work, progress, callbacks),
         )
         calibration = _calibrate(fitted, validation_slices, store, progress)
     from genretree.models.pretrained.backbones import (  # imports transformers, which only networks need
@@ -156,7 +166,14 @@ def train(
     with run_exclusively() as is_main:
         if is_main:
             bundle = Bundle(
-                out, family, store.taxonomy, store.settings, family_settings, fitted.model, training, calibration
+                folder=out,
+                family=family,
+                taxonomy=store.taxonomy,
+                images=store.settings,
+                settings=family_settings,
+                model=fitted.model,
+                training=training,
+                calibration=calibration,
             )
             _finish(bundle, work)
     return load_bundle(out)
@@ -171,7 +188,7 @@ def train_once(
     bundle = load_bundle(out)
     trained_split = bundle.training["split"]
     same_split = trained_split["name"] == split and trained_split.get("parts") == parts_digest(store.split(split))
-    same_data = bundle.training["store"]["digest"] == store.facts.digest and same_split
+    same_data = bundle.training["store"]["digest"] == store.metadata.digest and same_split
     if same_data and bundle.settings == settings and bundle.family == family:
         return bundle
     return train(store, family, out, settings, split=split, overwrite=True, progress=progress)
@@ -192,6 +209,21 @@ def _calibrate(fitted: FitResult, validation: SliceDataset, store: Store, progre
     return fit_calibration(out_of_fold, store.taxonomy, fitted.model.heads, source)
 
 
+def _check_callbacks(family: type[Family], callbacks: Sequence[Any]) -> tuple[Any, ...]:
+    """Check that a family calls callbacks of this type, so that none is ignored."""
+    require_iterable("callbacks", callbacks, "callbacks")
+    checked = tuple(callbacks)
+    if not checked:
+        return ()
+    location: str | None = getattr(family, "callback_type", None)
+    if location is None:
+        raise ArgumentError(f"the family '{family.name}' takes no callbacks; omit `callbacks`, or train a network")
+    module, _, name = location.partition(":")
+    for each in checked:
+        require_type("each of callbacks", each, getattr(import_module(module), name))
+    return checked
+
+
 def _finish(bundle: Bundle, work: Path) -> None:
     """Write the bundle and its logs to their final place, and delete the work folder."""
     staging = work / "bundle"
@@ -208,7 +240,7 @@ def _describe_run(store: Store, family: str, settings: Settings, split: Split) -
     return {
         "family": family,
         "settings": settings.model_dump(mode="json"),
-        "store": store.facts.digest,
+        "store": store.metadata.digest,
         "split": split.name,
         "parts": parts_digest(split),
     }

@@ -11,10 +11,38 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from genretree.errors import TrainingError
 from genretree.files import write_text
 from genretree.parallel import world_size
 
 _SAVE_INTERVAL = 5.0
+
+
+def check_output(out: Path, overwrite: bool, marker: str, content: str) -> None:
+    """Check that the result of a run can be written to `out`, before the run starts.
+
+    Parameters
+    ----------
+    out : Path
+        Where the result will be written.
+    overwrite : bool
+        Whether an earlier result may be replaced. Anything else that is in the way never is.
+    marker : str
+        Name of a file that every result has.
+    content : str
+        What a result is, for the message: "a bundle".
+
+    Raises
+    ------
+    TrainingError
+    """
+    if not out.exists():
+        return
+    if not overwrite:
+        raise TrainingError(f"{out}: already exists; choose another path, or replace it with `overwrite=True`")
+    is_empty = out.is_dir() and not any(out.iterdir())
+    if not is_empty and not (out / marker).is_file():
+        raise TrainingError(f"{out}: not {content}, so it is not replaced; choose another path or delete it")
 
 
 def work_folder(out: Path, run: Mapping[str, Any], restart: bool) -> Path:
@@ -46,8 +74,8 @@ def work_folder(out: Path, run: Mapping[str, Any], restart: bool) -> Path:
 def measure_seconds(path: Path) -> Iterator[Callable[[], float]]:
     """Measure the elapsed time of a run in seconds, including its interrupted parts.
 
-    Yields a function that returns the seconds so far. They are saved to `path` every few seconds, from where an
-    interrupted run continues to count.
+    Yields a function that returns the seconds so far. They are saved to `path` every few seconds and at the end, from
+    where an interrupted run continues to count.
     """
     try:
         previous = float(path.read_text())
@@ -69,6 +97,7 @@ def measure_seconds(path: Path) -> Iterator[Callable[[], float]]:
     finally:
         stopped.set()
         thread.join()
+        write_text(path, f"{seconds():.1f}")
 
 
 @contextmanager

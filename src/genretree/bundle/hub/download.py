@@ -16,14 +16,14 @@ from tqdm import tqdm
 from genretree.bundle.hub.cache import ORIGIN, find_pulled, hub_cache, snapshot_folder, write_ref
 from genretree.bundle.hub.client import explained, open_hub
 from genretree.bundle.hub.contents import check_types
-from genretree.bundle.hub.names import HubName, is_commit, parse_name, require_name
+from genretree.bundle.hub.names import HubName, has_scheme, is_commit, parse_name, require_name
 from genretree.bundle.manifest import DESCRIPTION, check_files, read_description
 from genretree.checks import require_path, require_text
 from genretree.errors import BundleError, GenretreeError, HubError, MissingExtraError
 from genretree.files import write_text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pulled:
     """A bundle that was pulled from the Hub.
 
@@ -51,7 +51,7 @@ def find_bundle(place: str | Path, download: bool = False, progress: bool = Fals
     Parameters
     ----------
     place : path or str
-        A folder, which takes precedence; or `user/name` or `user/name@revision`.
+        A folder, which takes precedence; or `user/name` or `user/name@revision`. `hf://user/name` is never a folder.
     download : bool
         Pull a bundle that is not in the cache. By default no request is made; a bundle in the cache is never replaced.
     progress : bool
@@ -68,7 +68,10 @@ def find_bundle(place: str | Path, download: bool = False, progress: bool = Fals
         If the named bundle is not in the cache, or can't be pulled.
     """
     folder = Path(place)
-    name = None if folder.exists() else parse_name(folder)
+    if has_scheme(place):
+        name: HubName | None = require_name(Path(place).as_posix())
+    else:
+        name = None if folder.exists() else parse_name(folder)
     if name is None:
         return folder
     pulled = find_pulled(name)
@@ -139,12 +142,12 @@ def pull(name: str, *, revision: str | None = None, to: str | Path | None = None
             _fetch(hub_name, commit, progress)
         if target is None:
             write_ref(hub_name, commit)
-            return Pulled(hub_name, commit, folder)
+            return Pulled(name=hub_name, commit=commit, folder=folder)
         draft = target.with_name(f".{target.name}.{commit[:12]}.pull")
         shutil.rmtree(draft, ignore_errors=True)
         shutil.copytree(folder, draft)
     draft.rename(target)
-    return Pulled(hub_name, commit, target)
+    return Pulled(name=hub_name, commit=commit, folder=target)
 
 
 def _is_verified(folder: Path) -> bool:

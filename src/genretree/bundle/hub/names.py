@@ -1,4 +1,4 @@
-"""Parsing of names on the Hub: `user/name` and `user/name@revision`."""
+"""Parsing of names on the Hub: `user/name` and `user/name@revision`, also after `hf://`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from genretree.errors import HubError
 
 MAIN = "main"
 _WORD = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
+_SCHEME = re.compile(r"^hf://?")  # as a path, `hf://user/name` has one slash
 _NAME = re.compile(rf"(?P<repo>{_WORD}/{_WORD})(?:@(?P<revision>{_WORD}(?:/{_WORD})*))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_LENGTH = 96  # of `user/name`, the Hub's limit
@@ -34,9 +35,18 @@ class HubName:
         return self.repo if self.revision == MAIN else f"{self.repo}@{self.revision}"
 
 
+def has_scheme(place: str | PurePath) -> bool:
+    """Check for `hf://`, which says that a name is on the Hub and not a folder."""
+    return _SCHEME.match(_as_text(place)) is not None
+
+
+def _as_text(place: str | PurePath) -> str:
+    return place.as_posix() if isinstance(place, PurePath) else place
+
+
 def parse_name(place: str | PurePath) -> HubName | None:
-    """Parse `user/name` or `user/name@revision`; returns None if the Hub does not allow such a name."""
-    match = _NAME.fullmatch(place.as_posix() if isinstance(place, PurePath) else place)
+    """Parse `user/name` or `user/name@revision`, also after `hf://`; None if the Hub doesn't allow such a name."""
+    match = _NAME.fullmatch(_SCHEME.sub("", _as_text(place)))
     if match is None or ".." in match[0] or "--" in match["repo"] or len(match["repo"]) > _MAX_LENGTH:
         return None
     return HubName(match["repo"], match["revision"] or MAIN)

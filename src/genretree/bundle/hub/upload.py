@@ -44,7 +44,7 @@ class Outgoing:
         return sum(path.stat().st_size for path in self.files.values())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pushed:
     """A bundle that was pushed: its name, the commit hash and the URL of its page."""
 
@@ -203,7 +203,7 @@ def _send(outgoing: Outgoing, private: bool, message: str, keep_card: bool) -> P
             revision=name.revision,
             parent_commit=info.sha,
         )
-    return Pushed(name, str(commit.oid), f"{hub.endpoint}/{name.repo}")
+    return Pushed(name=name, commit=str(commit.oid), url=f"{hub.endpoint}/{name.repo}")
 
 
 def _outdated(hub: HfApi, name: HubName, commit: str | None, remote_files: list[str]) -> set[str]:

@@ -133,7 +133,7 @@ class SoundFont:
         samples = list(struct.iter_unpack("<20sIIIIIBbHH", self._chunks["shdr"]))
         above = _bags(self._chunks["pbag"], self._chunks["pgen"])
         below = _bags(self._chunks["ibag"], self._chunks["igen"])
-        found: dict[tuple[int, int], list[Zone]] = {}
+        zones_by_program: dict[tuple[int, int], list[Zone]] = {}
         for i in range(len(presets) - 1):
             _, program, bank, first = presets[i][:4]
             zones: list[Zone] = []
@@ -144,8 +144,8 @@ class SoundFont:
                     zone = _zone(generators, preset, samples[generators[_SAMPLE]])
                     if zone is not None:
                         zones.append(zone)
-            found[bank, program] = zones
-        return found
+            zones_by_program[bank, program] = zones
+        return zones_by_program
 
 
 @lru_cache(maxsize=1)

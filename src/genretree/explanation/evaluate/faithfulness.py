@@ -37,7 +37,7 @@ _NOISE = 1.0  # grey levels: about 0.3 dB where an image spans 80 dB
 _MEL_NOISE = 0.01  # of the compressed mel power, which is about 2 in music
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Faithfulness:
     """Faithfulness of one map. Areas under curves are mean probabilities, 0 to 1.
 
@@ -107,11 +107,11 @@ def measure_faithfulness(
     curves = measure_curves(bundle, track_slices, baseline, target, maps, seed, progress)
     shuffled = shuffle_weights(bundle, seed)
     return Faithfulness(
-        {order: float(np.trapezoid(curve[0])) / STEPS for order, curve in curves.items()},
-        {order: float(np.trapezoid(curve[1])) / STEPS for order, curve in curves.items()},
-        curves,
-        None if shuffled is None else correlation_with(shuffled, track_slices),
-        correlation_with(bundle, add_noise(track_slices, seed)),
+        deletion={order: float(np.trapezoid(curve[0])) / STEPS for order, curve in curves.items()},
+        insertion={order: float(np.trapezoid(curve[1])) / STEPS for order, curve in curves.items()},
+        curves=curves,
+        randomised=None if shuffled is None else correlation_with(shuffled, track_slices),
+        noisy=correlation_with(bundle, add_noise(track_slices, seed)),
     )
 
 
@@ -178,7 +178,7 @@ def _removals(order: Float64Array, areas: Float64Array) -> Float64Array:
 
 def _brightness(piece: TrackSlices, views: Sequence[View], edges: bool) -> Float64Array:
     """Compute the mean brightness of each part of one slice, or its mean absolute change over time."""
-    found = []
+    parts = []
     for view in views:
         if view == SOUND:
             assert piece.mel_16k is not None
@@ -190,8 +190,8 @@ def _brightness(piece: TrackSlices, views: Sequence[View], edges: bool) -> Float
         if edges:
             first = shown[:1] if time == 0 else shown[:, :1]
             shown = np.abs(np.diff(shown, axis=time, prepend=first))
-        found.append(np.tensordot(masks, shown, axes=2) / masks.sum(axis=(1, 2)))
-    return np.concatenate(found).astype(np.float64)
+        parts.append(np.tensordot(masks, shown, axes=2) / masks.sum(axis=(1, 2)))
+    return np.concatenate(parts).astype(np.float64)
 
 
 def rank_correlation(one: Maps, other: Maps) -> float:

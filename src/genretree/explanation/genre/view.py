@@ -30,7 +30,7 @@ _LISTED = 5
 _SLICES = 2  # per track, evenly spaced
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GenreView:
     """Explanation of a node over tracks of a store.
 
@@ -150,16 +150,16 @@ def view_genre(
     bands, shares = _average_relevance(bundle, store, tracks[explained].tolist(), target, method, progress)
     named = [(str(store.tracks["path"][tracks[position]]), float(probabilities[position])) for position in own.tolist()]
     return GenreView(
-        target,
-        method,
-        len(own),
-        len(explained),
-        bands,
-        shares,
-        tuple(named[:_LISTED]),
-        tuple(named[::-1][:_LISTED]),
-        _count_nodes(bundle, level, predicted[own], index),
-        _count_nodes(bundle, level, true[predicted == index], index),
+        target=target,
+        method=method,
+        n_tracks=len(own),
+        n_explained=len(explained),
+        bands=bands,
+        shares=shares,
+        typical=tuple(named[:_LISTED]),
+        untypical=tuple(named[::-1][:_LISTED]),
+        taken_for=_count_nodes(bundle, level, predicted[own], index),
+        taken_from=_count_nodes(bundle, level, true[predicted == index], index),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from genretree.bundle.bundle import Bundle
+from genretree.checks import require_text
 from genretree.errors import SettingsError
 from genretree.explanation.bundle_weights import load_weights_for
 from genretree.explanation.coordinates import View
@@ -30,6 +31,7 @@ def choose_method(method: str | None) -> Method:
     """
     if method is None:
         return _DEFAULT
+    require_text("method", method)
     if method not in METHODS:
         close = difflib.get_close_matches(method, METHODS, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"use one of: {', '.join(METHODS)}"

@@ -24,7 +24,7 @@ from genretree.explanation.target import Target
 _TOLERANCE = 1e-4  # rounding error of log odds; a view below it is not an input of the model
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ShapleyValues:
     """Contribution of each view to the log odds of each target in each slice.
 
@@ -83,10 +83,10 @@ def compute_shapley_values(
     values = np.einsum("vc,nct->ntv", shapley_weights(views), values_of_coalitions)
     used = [column for column in range(len(views)) if np.abs(values[:, :, column]).max() > _TOLERANCE] or [0]
     return ShapleyValues(
-        tuple(views[column] for column in used),
-        values[:, :, used],
-        values_of_coalitions[:, -1],
-        values_of_coalitions[:, 0],
+        views=tuple(views[column] for column in used),
+        values=values[:, :, used],
+        full=values_of_coalitions[:, -1],
+        none=values_of_coalitions[:, 0],
     )
 
 

@@ -90,7 +90,7 @@ def write_page(explanation: Explanation, path: Path, y: Float32Array | None, com
     end = max(float(explanation.track_slices.starts[-1] + explanation.track_slices.seconds), seconds or 0.0)
     page = render(
         "explain.html.j2",
-        found=explanation,
+        explanation=explanation,
         tree=data_url(draw_tree(explanation)),
         reasons=[_render_node(explanation, reason, end) for reason in explanation.reasons],
         lines=[

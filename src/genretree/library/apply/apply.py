@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from genretree.errors import LibraryError
-from genretree.files import printable
+from genretree.files import content_digest, printable
 from genretree.library.apply.file_lock import LockedError
 from genretree.library.apply.replace_file import (
     CHANGED,
@@ -30,7 +30,7 @@ from genretree.library.database.connection import Database
 from genretree.library.plan.planner import TagPlan
 from genretree.library.tags.adapters import TagError, TagValues, read_tags, write_tags
 from genretree.library.tags.audio_digest import LayoutError, hash_audio
-from genretree.library.tags.binary_delta import apply_delta, content_digest, make_delta
+from genretree.library.tags.binary_delta import apply_delta, make_delta
 from genretree.library.tags.verify_unchanged import check_unchanged
 
 

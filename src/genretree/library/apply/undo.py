@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from genretree.files import content_digest, stream_digest
 from genretree.library.apply.file_lock import LockedError
 from genretree.library.apply.replace_file import (
     CHANGED,
@@ -24,7 +25,7 @@ from genretree.library.database import journal
 from genretree.library.database.connection import Database
 from genretree.library.tags.adapters import TagError, read_tags, write_tags
 from genretree.library.tags.audio_digest import LayoutError, hash_audio
-from genretree.library.tags.binary_delta import apply_delta, content_digest, stream_digest
+from genretree.library.tags.binary_delta import apply_delta
 from genretree.library.tags.verify_unchanged import check_unchanged
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from genretree.errors import LibraryError
+from genretree.files import stream_digest
 from genretree.library.database.connection import Database, decode_path, encode_path
 from genretree.library.database.records import PAGE, find_copies, update_content
-from genretree.library.tags.binary_delta import stream_digest
 from genretree.remote import is_url
 
 _CHANGE = "id, run, path, state, temporary, before, after, before_mtime_ns, old, new, delta"
@@ -103,10 +103,10 @@ def fill_change(database: Database, change: int, after: bytes, new: Mapping[str,
 
 def finish_change(database: Database, change: int, size: int, mtime_ns: int) -> None:
     """Record that a change is in place."""
-    found = read_changes(database, "WHERE id = ?", (change,))[0]
+    entry = read_changes(database, "WHERE id = ?", (change,))[0]
     with database.transaction() as connection:
         connection.execute("UPDATE change SET state = 'written' WHERE id = ?", (change,))
-        update_content(database, found.path, found.before, found.after, size, mtime_ns, found.new)
+        update_content(database, entry.path, entry.before, entry.after, size, mtime_ns, entry.new)
 
 
 def void_change(database: Database, change: int) -> None:

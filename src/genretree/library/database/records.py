@@ -346,6 +346,15 @@ def update_content(
         (size, mtime_ns, after, genres_json(tags["genres"]), own_json(tags["own"]), row[0]),
     )
     connection.execute("UPDATE result SET content = ? WHERE file = ? AND content = ?", (after, row[0], before))
+    connection.execute(
+        "INSERT OR IGNORE INTO embedding (model, content, vector, error, message) "
+        "SELECT model, ?, vector, error, message FROM embedding WHERE content = ?",
+        (after, before),
+    )
+    connection.execute(
+        "DELETE FROM embedding WHERE content = ? AND NOT EXISTS (SELECT 1 FROM file WHERE content = ?)",
+        (before, before),
+    )
 
 
 # -- queries -----------------------------------------------------------------------------------------------------

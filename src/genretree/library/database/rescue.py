@@ -187,7 +187,7 @@ def _save(source: sqlite3.Connection, database: Database) -> list[RescuedTable]:
     return found
 
 
-def _add_journal(backup: Path, folder: Path, database: Database, found: list[RescuedTable]) -> None:
+def _add_journal(backup: Path, folder: Path, database: Database, reports: list[RescuedTable]) -> None:
     """Add the runs and changes that only a backup holds; a backup of another library is ignored."""
     try:
         copy = _copy(backup, folder)
@@ -199,7 +199,7 @@ def _add_journal(backup: Path, folder: Path, database: Database, found: list[Res
             saved = database.connection.execute("SELECT before FROM change WHERE id = ?", (id_,)).fetchone()
             if saved is not None and saved[0] != before:
                 return
-        for report in found:
+        for report in reports:
             if report.table in ("run", "change"):
                 report.from_backups += _add_rows(source, database, report.table)
 
@@ -222,7 +222,7 @@ def _add_rows(source: sqlite3.Connection, database: Database, table: str) -> int
     return added
 
 
-def _finish(database: Database, found: list[RescuedTable]) -> None:
+def _finish(database: Database, reports: list[RescuedTable]) -> None:
     """Make the recovered rows consistent."""
     with database.transaction() as connection:
         # A backup may predate an undo; a later change that starts from the same content proves that undo.
@@ -240,7 +240,7 @@ def _finish(database: Database, found: list[RescuedTable]) -> None:
         )
         connection.execute("INSERT OR REPLACE INTO setting SELECT 'round', max(seen) FROM file HAVING max(seen) > 0")
         counted = connection.execute("SELECT count(*) FROM result").fetchone()[0]
-    for report in found:
+    for report in reports:
         if report.table == "result":
             report.refused += report.saved - counted
             report.saved = counted

@@ -52,3 +52,8 @@ CREATE INDEX change_path ON change (path, id);
 CREATE INDEX change_run ON change (run, id);
 CREATE INDEX change_open ON change (id) WHERE state IN ('begun', 'undoing');
 CREATE INDEX change_after ON change (after) WHERE state = 'written';
+-- Embeddings by network and content, so that copies share one. The last table: `rescue` relies on the pages of the others.
+CREATE TABLE embedding (
+    id INTEGER PRIMARY KEY, model TEXT NOT NULL, content BLOB NOT NULL, vector BLOB, error TEXT NOT NULL DEFAULT '',
+    message TEXT NOT NULL DEFAULT '');
+CREATE UNIQUE INDEX embedding_content ON embedding (content, model);

@@ -75,7 +75,9 @@ def _plan(database: Database | None, path: str) -> TagPlan | None:
         0, path, fingerprint.size, fingerprint.mtime_ns, fingerprint.content, fingerprint.genres, own=fingerprint.own
     )
     genres = _previous_genres(database, row)
-    return check_writable(TagPlan(row, None, _NOTHING, "write", genres, genres, {}))
+    return check_writable(
+        TagPlan(row=row, result=None, decision=_NOTHING, action="write", genres=genres, other_genres=genres, own={})
+    )
 
 
 def _previous_genres(database: Database | None, row: FileRow) -> tuple[str, ...]:
@@ -90,11 +92,13 @@ def _previous_genres(database: Database | None, row: FileRow) -> tuple[str, ...]
     )
 
 
-_NOTHING = Decision((), (), 0.0)
+_NOTHING = Decision(genres=(), path=(), confidence=0.0)
 
 
 def _skipped(path: str, message: str, action: Literal["unreadable", "untaggable"] = "unreadable") -> TagPlan:
-    return TagPlan(FileRow(0, path, -1, 0, None, None), None, _NOTHING, action, message=message)
+    return TagPlan(
+        row=FileRow(0, path, -1, 0, None, None), result=None, decision=_NOTHING, action=action, message=message
+    )
 
 
 def _known_files(database: Database) -> Iterator[FoundFile]:

@@ -6,6 +6,8 @@ min_confidence: 0.6         # the threshold that a node's probability must reach
 depth: 2                    # maximum level
 min_depth: 1                # minimum level: if it does not reach the threshold, nothing is written
 values: leaf                # or path: write every level, from min_depth on, as a separate genre
+genres: 2                   # maximum number of nodes: the most probable path, and other nodes of its level
+min_other: 0.2              # what the probability of the other nodes must reach
 nodes:
   Soft_rock: Soft Rock      # custom name
   Teen_pop: Pop             # nodes with the same name are merged, and their probabilities summed
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping as MappingType
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -33,10 +36,20 @@ from genretree.metrics.scores import decode_levels
 from genretree.models.base import LevelProbabilities
 from genretree.prediction.predict import cut_path
 from genretree.settings import Heads, Settings
-from genretree.taxonomy import NodePath, Taxonomy, format_path, same_name, split_path
+from genretree.taxonomy import (
+    UNSPECIFIED,
+    NodePath,
+    Taxonomy,
+    drop_unspecified,
+    format_path,
+    is_same_branch,
+    same_name,
+    split_path,
+)
 
 Genres = tuple[str, ...]
 DEFAULT_MIN_CONFIDENCE = 0.5  # above this, a calibrated prediction is more likely right than wrong
+DEFAULT_MIN_OTHER = 0.2  # at most half as probable as the first: 0.5 for both would allow no second genre
 
 
 class MappingSettings(Settings):
@@ -48,6 +61,10 @@ class MappingSettings(Settings):
     depth: int | None = Field(None, ge=1, le=4, description="how many levels are written at most")
     min_depth: int | None = Field(None, ge=1, le=4, description="the highest level that is written, 1 the top")
     values: Literal["leaf", "path"] = Field("leaf", description="the deepest name only, or every level's")
+    genres: int = Field(1, ge=1, le=20, description="how many nodes of one level are written at most")
+    min_other: float = Field(
+        DEFAULT_MIN_OTHER, ge=0, le=1, description="what the probability of a further node must reach to be written"
+    )
     nodes: dict[str, str | list[str] | None] = Field(default_factory=dict, description="genres by node")
 
 
@@ -67,6 +84,7 @@ class Mapping:
 
     def genres(self, node: NodePath) -> Genres:
         """Return a node's genres: those of its rule, or of the nearest rule above it, or its name."""
+        node = drop_unspecified(node)
         for cut in range(len(node), 0, -1):
             if node[:cut] in self.rules:
                 return self.rules[node[:cut]]
@@ -84,12 +102,15 @@ class Mapping:
         """Return the highest level to write; 1 is the top.
 
         The default is the second level, if the tree has one: names at the top, such as `Non_classic`, are categories
-        rather than useful genre tags.
+        rather than useful genre tags. In a tree whose paths may stop above a leaf it is the first, unless that has only
+        two nodes.
         """
-        return min(self.settings.min_depth or 2, self.settings.depth or tree.depth, tree.depth)
+        stops = any(leaf[-1] == UNSPECIFIED for leaf in tree.leaves) and len(tree.nodes(0)) > 2
+        default = 1 if stops else 2
+        return min(self.settings.min_depth or default, self.settings.depth or tree.depth, tree.depth)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decision:
     """The genres to write for a file.
 
@@ -105,6 +126,9 @@ class Decision:
         Why nothing is written: `unsure` or `left_alone`.
     message : str
         Details, such as `confidence too low: Rock 41 % (Non_classic 93 %)`.
+    others : tuple of (NodePath, float)
+        Further nodes whose genres are written, and their probabilities, most probable first. They are of the same
+        level as the path, so none is an ancestor of another.
     """
 
     genres: Genres
@@ -112,6 +136,7 @@ class Decision:
     confidence: float
     reason: str = ""
     message: str = ""
+    others: tuple[tuple[NodePath, float], ...] = ()
 
 
 class _Loader(yaml.SafeLoader):
@@ -210,25 +235,65 @@ def decide(model_key: ModelKey, levels: LevelProbabilities, mapping: Mapping) ->
     n_levels, nodes = cut_path(tree, model_key.heads, joined, nodes, settings.min_confidence)
     if model_key.heads == "tree" and n_levels:
         nodes = _most_probable_path(tree, levels, nodes, n_levels, mapping)
-    path = [tree.nodes(level)[int(node)] for level, node in enumerate(nodes)]
+    path = [drop_unspecified(tree.nodes(level)[int(node)]) for level, node in enumerate(nodes)]
     names = [mapping.genres(node) for node in path]
     confidences = [totals[level][genres] for level, genres in enumerate(names)]
     if not n_levels or not mapping.is_deep_enough(path[n_levels - 1], n_levels, tree):
         level = max(n_levels, mapping.min_written_depth(tree) - 1)
         above = f" ({_percent(path[n_levels - 1], confidences[n_levels - 1])})" if n_levels else ""
         message = f"confidence too low: {_percent(path[level], confidences[level])}{above}"
-        return Decision((), path[level], confidences[level], "unsure", message)
+        return Decision(genres=(), path=path[level], confidence=confidences[level], reason="unsure", message=message)
     node, genres = path[n_levels - 1], names[n_levels - 1]
     if not genres:
-        return Decision((), node, confidences[n_levels - 1], "left_alone")
-    if settings.values == "path":
-        steps = [
-            names[level]
-            for level in range(n_levels - 1)
-            if confidences[level] >= settings.min_confidence and mapping.is_deep_enough(path[level], level + 1, tree)
-        ]
-        genres = tuple(dict.fromkeys(genre for step in (*steps, genres) for genre in step))
-    return Decision(genres, node, confidences[n_levels - 1])
+        return Decision(genres=(), path=node, confidence=confidences[n_levels - 1], reason="left_alone")
+    others = _find_others(tree, levels, totals, n_levels, node, mapping)
+    rows = [path[:n_levels], *([other[: level + 1] for level in range(n_levels)] for other, _ in others)]
+    listed = [genre for steps in rows for genre in _written_genres(tree, steps, totals, mapping)]
+    return Decision(genres=tuple(dict.fromkeys(listed)), path=node, confidence=confidences[n_levels - 1], others=others)
+
+
+def _written_genres(
+    tree: Taxonomy, steps: Sequence[NodePath], totals: list[dict[Genres, float]], mapping: Mapping
+) -> list[str]:
+    """Return the genres of the last node of a path; with `values: path`, after those of confident nodes above it."""
+    genres = list(mapping.genres(steps[-1]))
+    if mapping.settings.values == "leaf":
+        return genres
+    above = [
+        genre
+        for level, step in enumerate(steps[:-1])
+        if totals[level][mapping.genres(step)] >= mapping.settings.min_confidence
+        and mapping.is_deep_enough(step, level + 1, tree)
+        for genre in mapping.genres(step)
+    ]
+    return above + genres
+
+
+def _find_others(
+    tree: Taxonomy,
+    levels: LevelProbabilities,
+    totals: list[dict[Genres, float]],
+    n_levels: int,
+    first: NodePath,
+    mapping: Mapping,
+) -> tuple[tuple[NodePath, float], ...]:
+    """Find the most probable other nodes of a level; nodes with the same genres count once, with their sum."""
+    settings, level, written = mapping.settings, n_levels - 1, mapping.genres(first)
+    own = levels[level][0]
+    best: dict[Genres, NodePath] = {}
+    for index in np.argsort(-own, kind="stable").tolist():
+        node = drop_unspecified(tree.nodes(level)[index])
+        genres = mapping.genres(node)
+        if genres and genres != written and mapping.is_deep_enough(node, n_levels, tree):
+            best.setdefault(genres, node)
+    ranked = sorted(best, key=lambda genres: -totals[level][genres])
+    others: list[tuple[NodePath, float]] = []
+    for genres in ranked:
+        if len(others) == settings.genres - 1 or totals[level][genres] < settings.min_other:
+            break
+        if not any(is_same_branch(best[genres], node) for node in (first, *(node for node, _ in others))):
+            others.append((best[genres], totals[level][genres]))
+    return tuple(others)
 
 
 def _percent(node: NodePath, chance: float) -> str:
@@ -310,7 +375,11 @@ def _check_depths(settings: MappingSettings) -> None:
 
 
 def override_settings(
-    mapping: Mapping, min_confidence: float | None = None, depth: int | None = None, min_depth: int | None = None
+    mapping: Mapping,
+    min_confidence: float | None = None,
+    depth: int | None = None,
+    min_depth: int | None = None,
+    genres: int | None = None,
 ) -> Mapping:
     """Return a mapping with the settings that are not None replaced.
 
@@ -319,7 +388,7 @@ def override_settings(
     LibraryError
         If `min_depth` is greater than `depth`.
     """
-    values = {"min_confidence": min_confidence, "depth": depth, "min_depth": min_depth}
+    values = {"min_confidence": min_confidence, "depth": depth, "min_depth": min_depth, "genres": genres}
     changes = {name: value for name, value in values.items() if value is not None}
     settings = mapping.settings.model_copy(update=changes)
     _check_depths(settings)

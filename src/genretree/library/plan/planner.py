@@ -85,7 +85,7 @@ class Filters:
     level: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TagPlan:
     """The planned change of a file.
 
@@ -118,7 +118,7 @@ class TagPlan:
     message: str = ""
 
 
-_NOTHING = Decision((), (), 0.0)
+_NOTHING = Decision(genres=(), path=(), confidence=0.0)
 
 
 def iter_plans(
@@ -189,18 +189,18 @@ def plan_file(
 ) -> TagPlan:
     """Plan one file."""
     if row.gone or row.error:
-        return TagPlan(row, None, _NOTHING, _missing_action(row), message=row.message)
+        return TagPlan(row=row, result=None, decision=_NOTHING, action=_missing_action(row), message=row.message)
     if result is None:
-        return TagPlan(row, None, _NOTHING, "unheard")
+        return TagPlan(row=row, result=None, decision=_NOTHING, action="unheard")
     if result.levels is None:
-        return TagPlan(row, result, _NOTHING, "unusable", message=result.message)
+        return TagPlan(row=row, result=result, decision=_NOTHING, action="unusable", message=result.message)
     decision = decide(model_key, result.levels, rules)
     if not decision.genres:
         action: Action = "unsure" if decision.reason == "unsure" else "left_alone"
-        return TagPlan(row, result, decision, action, message=decision.message)
+        return TagPlan(row=row, result=result, decision=decision, action=action, message=decision.message)
     obstacle, message = _find_obstacle(row)
     if obstacle is not None:
-        return TagPlan(row, result, decision, obstacle, message=message)
+        return TagPlan(row=row, result=result, decision=decision, action=obstacle, message=message)
     assert row.genres is not None
     change = find_change(database, row)
     if change is None:
@@ -210,14 +210,18 @@ def plan_file(
         recorded = listed_genres(row.own, PREVIOUS)
         before = find_original_genres(database, change) if recorded is None else recorded
     if other_genres and mode == "only-empty":
-        return TagPlan(row, result, decision, "has_genre")
+        return TagPlan(row=row, result=result, decision=decision, action="has_genre")
     retained = () if mode == "overwrite" else other_genres
     known = {genre.casefold() for genre in retained}
     genres = (*retained, *(genre for genre in decision.genres if genre.casefold() not in known))
     own = evidence_fields(decision, model_key) | genre_fields(genres, before)
     if _is_up_to_date(row, change, genres, own):
-        return TagPlan(row, result, decision, "same", genres, retained, own)
-    return TagPlan(row, result, decision, "write", genres, retained, own)
+        return TagPlan(
+            row=row, result=result, decision=decision, action="same", genres=genres, other_genres=retained, own=own
+        )
+    return TagPlan(
+        row=row, result=result, decision=decision, action="write", genres=genres, other_genres=retained, own=own
+    )
 
 
 def find_change(database: Database, row: FileRow) -> Change | None:

@@ -8,19 +8,21 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from genretree.errors import LibraryError
-from genretree.files import atomic_path
+from genretree.files import atomic_path, printable
 from genretree.library.database.connection import decode_path, encode_path
 from genretree.library.plan.planner import TagPlan
 from genretree.taxonomy import NodePath, format_path
 
 _SEPARATOR = "\x1f"
 _MANIFEST = ".genretree-playlists"  # lists the playlists that genretree wrote to a folder
+_LIKE = b"#EXTM3U\n#GENRETREE:like\n"  # the beginning of a playlist that may be replaced
+_MAX_NAME = 60  # characters, at most 240 bytes in UTF-8
 _NOT_IN_A_NAME = re.compile(r'[\\/:*?"<>|\x00-\x1f]')
 _NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
@@ -41,10 +43,12 @@ class PlaylistIndex:
                 "INSERT INTO item (path, genre, confidence) VALUES (?, ?, ?)",
                 (encode_path(plan.row.path), genre, confidence),
             ).lastrowid
-            for cut in range(1, len(node) + 1):
-                self._rows.execute(
-                    "INSERT INTO entry VALUES (?, ?, ?)", (_SEPARATOR.join(node[:cut]), item, confidence)
-                )
+            entries: dict[NodePath, float] = {}
+            for path, probability in ((node, confidence), *plan.decision.others):
+                for cut in range(1, len(path) + 1):
+                    entries.setdefault(path[:cut], probability)
+            rows = [(_SEPARATOR.join(path), item, probability) for path, probability in entries.items()]
+            self._rows.executemany("INSERT INTO entry VALUES (?, ?, ?)", rows)
         self._rows.execute("CREATE INDEX by_node ON entry (node, confidence DESC, item)")
 
     def nodes(self) -> list[tuple[NodePath, int]]:
@@ -98,18 +102,57 @@ def write_m3u8(index: PlaylistIndex, folder: Path, relative: bool = False) -> li
     for node, path in places.items():
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             stream.write(b"#EXTM3U\n#PLAYLIST:" + format_path(node).encode() + b"\n")
-            for _, file in index.of(node):
-                named = os.path.relpath(file, os.path.realpath(path.parent)) if relative else file
-                if "\n" in named or "\r" in named:
-                    continue  # M3U has no escape for line breaks
-                if named.startswith("#"):
-                    named = os.path.join(".", named)  # noqa: PTH118  # or it would be a comment
-                stream.write(os.fsencode(named) + b"\n")
+            stream.writelines(_m3u8_lines((file for _, file in index.of(node)), path.parent, relative))
         written.append(path)
     (folder / _MANIFEST).write_text(
         "".join(f"{path.relative_to(folder).as_posix()}\n" for path in written), encoding="utf-8"
     )
     return written
+
+
+def _m3u8_lines(files: Iterable[str], folder: Path, relative: bool) -> Iterator[bytes]:
+    for file in files:
+        named = os.path.relpath(file, os.path.realpath(folder)) if relative else file
+        if "\n" in named or "\r" in named:
+            continue  # M3U has no escape for line breaks
+        if named.startswith("#"):
+            named = os.path.join(".", named)  # noqa: PTH118  # or it would be a comment
+        yield os.fsencode(named) + b"\n"
+
+
+def write_like_playlist(title: str, files: Sequence[str], folder: Path, relative: bool = False) -> Path:
+    """Write a playlist of the tracks that are similar to a song: `Like TITLE.m3u8`.
+
+    Parameters
+    ----------
+    title : str
+        Name of the song.
+    files : sequence of str
+        Most similar first.
+    folder : Path
+    relative : bool
+        Write paths relative to the playlist.
+
+    Returns
+    -------
+    Path
+        The playlist; one of an earlier call for the same song is replaced.
+
+    Raises
+    ------
+    LibraryError
+        If a file that genretree did not write has the name of the playlist.
+    """
+    path = folder / f"{_file_name(f'Like {title}')[:_MAX_NAME]}.m3u8"
+    if path.exists():
+        with path.open("rb") as stream:
+            if stream.read(len(_LIKE)) != _LIKE:
+                raise LibraryError(f"{path}: was not written by genretree; move it away, or choose another folder")
+    shown = printable(f"Like {title}")
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        stream.write(_LIKE + f"#PLAYLIST:{shown}\n".encode())
+        stream.writelines(_m3u8_lines(files, folder, relative))
+    return path
 
 
 def _read_manifest(folder: Path) -> list[Path]:

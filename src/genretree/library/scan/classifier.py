@@ -13,13 +13,15 @@ from typing import Any, Protocol
 from genretree.bundle.bundle import Bundle, load_bundle
 from genretree.bundle.manifest import read_description
 from genretree.errors import SoundError
-from genretree.files import describe_special
+from genretree.files import content_digest, describe_special
 from genretree.library.database.records import UNCALIBRATED, FileResult, ModelKey
 from genretree.library.tags.adapters import TagError, TagValues, read_tags
-from genretree.library.tags.binary_delta import content_digest
 from genretree.metrics.scores import decode_levels
+from genretree.models.families.tagger.content import Content
+from genretree.models.families.tagger.model import TaggerModel
 from genretree.models.runtime.types import EXPORT_FORMATS, Precision, RuntimeChoice
 from genretree.prediction.predict import score_file
+from genretree.prediction.untrained import load_tagger
 
 FILE_ERRORS = ("not_found", "unreadable", "changed")  # error types that do not depend on the content
 _MODEL_FIELDS = ("family", "taxonomy", "images", "settings", "calibration")
@@ -61,13 +63,13 @@ class FileClassifier(Protocol):
 class BundleClassifier:
     """A trained bundle, loaded once."""
 
-    def __init__(self, bundle: Bundle, salvage: bool = False) -> None:
-        self.bundle, self.salvage = bundle, salvage
+    def __init__(self, bundle: Bundle, salvage: bool = False, tagger: TaggerModel | None = None) -> None:
+        self.bundle, self.salvage, self.tagger = bundle, salvage, tagger
         precision = bundle.runtime.rpartition(" ")[2]
         description: Mapping[str, Any] = read_description(bundle.folder)
         notes = precision, "salvage" if salvage else "", "" if bundle.calibration else UNCALIBRATED
         self.model_key = ModelKey(
-            digest=model_digest(description, precision, salvage),
+            digest=model_digest(description, precision, salvage, tagger is not None),
             family=bundle.family,
             heads=bundle.model.heads,
             taxonomy=bundle.taxonomy,
@@ -79,11 +81,14 @@ class BundleClassifier:
         """Classify a file."""
         bundle = self.bundle
         try:
-            scores = score_file(bundle, path, self.salvage)
+            scores = score_file(bundle, path, self.salvage, self.tagger)
         except SoundError as error:
             return FileResult(None, error=error.kind, message=error.detail)
         except Exception as error:  # an error in one file must not stop the run
             return FileResult(None, error="internal", message=f"{type(error).__name__}: {error}")
+        content = scores.content
+        if content is not None and not content.is_music:
+            return FileResult(None, error="not_music", message=_describe_content(content))
         levels = bundle.average_slices(scores.levels)
         leaf = int(decode_levels(bundle.taxonomy, bundle.model.heads, levels)[0][-1])
         confidence = float(levels[-1][0, leaf])
@@ -91,13 +96,27 @@ class BundleClassifier:
 
 
 def load_file_classifier(
-    bundle: str | Path, runtime: RuntimeChoice = "auto", precision: Precision = "auto", salvage: bool = False
+    bundle: str | Path,
+    runtime: RuntimeChoice = "auto",
+    precision: Precision = "auto",
+    salvage: bool = False,
+    check_music: bool = False,
 ) -> BundleClassifier:
-    """Load a bundle as a file classifier; the options are those of `load_bundle` and `predict`."""
-    return BundleClassifier(load_bundle(bundle, runtime, precision), salvage)
+    """Load a bundle as a file classifier; the options are those of `load_bundle` and `predict`.
+
+    With `check_music`, mn04 detects files that are not music, for bundles whose model doesn't.
+    """
+    tagger = load_tagger() if check_music else None
+    return BundleClassifier(load_bundle(bundle, runtime, precision), salvage, tagger)
 
 
-def model_digest(description: Mapping[str, Any], precision: str, salvage: bool) -> str:
+def _describe_content(content: Content) -> str:
+    """Describe what a file contains instead of music, and what that may be."""
+    guess = {"speech": ": an audiobook or podcast?", "silence": ": an empty recording?"}.get(content.type, "")
+    return f"{content.type}{guess} ({content.tag} {content.probability:.0%})"
+
+
+def model_digest(description: Mapping[str, Any], precision: str, salvage: bool, check_music: bool = False) -> str:
     """Hash everything that affects a bundle's predictions: weights, tree, settings, precision; not its exports."""
     files = {
         name: digest
@@ -105,6 +124,8 @@ def model_digest(description: Mapping[str, Any], precision: str, salvage: bool) 
         if Path(name).parts[0] not in EXPORT_FORMATS and Path(name).suffix != ".csv"
     }
     identity = [{name: description.get(name) for name in _MODEL_FIELDS}, files, precision, salvage]
+    if check_music:
+        identity.append("check_music")
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -169,7 +169,7 @@ def _do_remote(classifier: FileClassifier, task: FileTask) -> FileFingerprint | 
 
 
 def ray_options(
-    bundle: Path, address: str | None, runtime: RuntimeChoice, precision: Precision, salvage: bool
+    bundle: Path, address: str | None, runtime: RuntimeChoice, precision: Precision, salvage: bool, check_music: bool
 ) -> dict[str, Any]:
     """Return the arguments of `analyse` for a Ray cluster: the engine, and a search that supports URLs.
 
@@ -181,7 +181,9 @@ def ray_options(
         import ray
 
         packed = ray.put(pack_folder(bundle))
-        load = functools.partial(load_file_classifier, runtime=runtime, precision=precision, salvage=salvage)
+        load = functools.partial(
+            load_file_classifier, runtime=runtime, precision=precision, salvage=salvage, check_music=check_music
+        )
         return RayEngine(functools.partial(_load_packed, packed, load, classifier.model_key.digest))
 
     return {"engine": engine, "find": walk_anywhere}

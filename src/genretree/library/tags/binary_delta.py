@@ -12,7 +12,6 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,17 +26,6 @@ _REACH = 1 << 20  # maximum distance of that search, in bytes
 _RECORD = struct.Struct("<qq")  # offset in the old file, length; a negative length refers to bytes of the new file
 _SOURCE = struct.Struct("<q")  # their offset in the new file
 _HEAD = struct.Struct("<qqq")  # old size, start of the shifted range in the old file, and its shift
-
-
-def content_digest(path: Path) -> bytes:
-    """Hash a file's content (BLAKE2b, 16 bytes)."""
-    with path.open("rb") as stream:
-        return stream_digest(stream)
-
-
-def stream_digest(stream: BufferedReader) -> bytes:
-    """Hash an open file from its current position, as `content_digest` does."""
-    return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).digest()
 
 
 def make_delta(old: Path, new: Path) -> bytes:

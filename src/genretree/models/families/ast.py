@@ -48,6 +48,7 @@ class AstFamily:
     name: ClassVar[str] = "ast"
     summary: ClassVar[str] = "Audio Spectrogram Transformer, small from scratch or with AudioSet weights"
     distributed: ClassVar[bool] = True
+    callback_type: ClassVar[str] = "transformers:TrainerCallback"
     settings_type: ClassVar[type[AstSettings]] = AstSettings
 
     @staticmethod

@@ -31,6 +31,7 @@ class CnnFamily:
     name: ClassVar[str] = "cnn"
     summary: ClassVar[str] = "residual network with squeeze-and-excitation, trained from scratch"
     distributed: ClassVar[bool] = True
+    callback_type: ClassVar[str] = "transformers:TrainerCallback"
     settings_type: ClassVar[type[CnnSettings]] = CnnSettings
 
     @staticmethod

@@ -51,6 +51,7 @@ class EfficientNetFamily:
     name: ClassVar[str] = "efficientnet-b0"
     summary: ClassVar[str] = "EfficientNet-B0 with ImageNet weights"
     distributed: ClassVar[bool] = True
+    callback_type: ClassVar[str] = "transformers:TrainerCallback"
     settings_type: ClassVar[type[EfficientNetSettings]] = EfficientNetSettings
 
     @staticmethod

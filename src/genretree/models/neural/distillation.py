@@ -13,14 +13,13 @@ import numpy as np
 import torch
 
 from genretree.arrays import Float32Array
-from genretree.errors import TrainingError
 from genretree.models.base import SliceDataset
 from genretree.models.neural.settings import Teacher
 from genretree.models.pretrained.mn04 import N_TAGS
-from genretree.models.pretrained.mn04_features import VOICE_AND_MUSIC_TAGS
+from genretree.models.pretrained.mn04_features import VOICE_AND_MUSIC_TAGS, extract_mn04_outputs
+from genretree.models.pretrained.mn04_weights import load_mn04
 from genretree.models.pretrained.musicnn_features import Layer, extract_dataset_features, load_network
 from genretree.models.pretrained.names import MusicnnName, Weights
-from genretree.sound.features import MN04
 
 TEACHER_LAYERS: tuple[Layer, ...] = ("tags", "penultimate")
 _PATCHES = 4  # of each slice; the default of the family `musicnn`, so that both share the feature cache
@@ -39,7 +38,7 @@ def compute_teacher_targets(
     Parameters
     ----------
     parts : sequence of SliceDataset
-        Slices with the features of the teacher: `mel_16k` for MusiCNN, `mn04` for mn04.
+        Slices with the features of the teacher: `mel_16k` for MusiCNN, `mel_32k` for mn04.
     networks : sequence of "msd", "mtt"
         MusiCNN networks.
     weights : str
@@ -63,7 +62,7 @@ def compute_teacher_targets(
     if teacher in ("musicnn", "both"):
         blocks.append(_standardise(_musicnn_outputs(parts, networks, weights, progress)))
     if teacher in ("mn04", "both"):
-        blocks.append(_standardise([_mn04_outputs(part) for part in parts]))
+        blocks.append(_standardise(_mn04_outputs(parts, weights, progress)))
     widths = [block[0].shape[1] for block in blocks]
     scales = [np.sqrt(np.float32(sum(widths) / (len(blocks) * width))) for width in widths]
     return [
@@ -75,8 +74,7 @@ def compute_teacher_targets(
 def _musicnn_outputs(
     parts: Sequence[SliceDataset], networks: Sequence[MusicnnName], weights: str, progress: bool
 ) -> list[Float32Array]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    loaded = {name: load_network(name, weights).to(device) for name in networks}
+    loaded = {name: load_network(name, weights).to(_device()) for name in networks}
     outputs = [extract_dataset_features(part, loaded, _PATCHES, progress=progress) for part in parts]
     return [
         np.concatenate([one[f"{name}/{layer}"] for name in networks for layer in TEACHER_LAYERS], axis=1)
@@ -84,15 +82,14 @@ def _musicnn_outputs(
     ]
 
 
-def _mn04_outputs(part: SliceDataset) -> Float32Array:
-    stored = part.features.get(MN04)
-    if stored is None:
-        raise TrainingError(
-            f"the teacher mn04 needs the feature {MN04}, but this store lacks it; prepare the same source into it "
-            f"again with the feature {MN04}"
-        )
-    rows = np.asarray(stored[part.rows], np.float32)
-    return np.concatenate([rows[:, VOICE_AND_MUSIC_TAGS], rows[:, N_TAGS:]], axis=1)
+def _mn04_outputs(parts: Sequence[SliceDataset], weights: str, progress: bool) -> list[Float32Array]:
+    network = load_mn04(None if weights == Weights.CACHED else weights).to(_device())
+    outputs = [extract_mn04_outputs(part, network, progress) for part in parts]
+    return [np.concatenate([one[:, VOICE_AND_MUSIC_TAGS], one[:, N_TAGS:]], axis=1) for one in outputs]
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _standardise(outputs: Sequence[Float32Array]) -> list[Float32Array]:

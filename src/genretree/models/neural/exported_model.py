@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
 from genretree.arrays import Float32Array, UInt8Array
 from genretree.errors import BundleError
-from genretree.models.base import LevelProbabilities, Model, SliceDataset
+from genretree.models.base import ExportedFamily, LevelProbabilities, Model, SliceDataset
 from genretree.models.features.image_statistics import dataset_statistics, image_statistics
 from genretree.models.linear.hierarchical import LinearTree, read_head
-from genretree.models.neural.settings import NetworkSettings
+from genretree.models.neural.settings import AstSettings, CnnSettings, EfficientNetSettings, NetworkSettings
 from genretree.models.runtime.types import Runner
-from genretree.settings import Settings
 from genretree.sound.features import IMAGES, Inputs
 from genretree.taxonomy import Taxonomy
 
-_SETTINGS = {"cnn": "CnnSettings", "efficientnet-b0": "EfficientNetSettings", "ast": "AstSettings"}
 _BATCH_SIZE = 32
-
-
-def settings_without_torch(family: str) -> type[Settings] | None:
-    """Return a family's settings class if an export can replace its networks; None if it needs torch."""
-    if family not in _SETTINGS:
-        return None
-    settings_type: type[Settings] = getattr(import_module("genretree.models.neural.settings"), _SETTINGS[family])
-    return settings_type
 
 
 def load_exported(folder: Path, run: Runner, taxonomy: Taxonomy, settings: NetworkSettings) -> Model:
@@ -122,3 +111,8 @@ class ExportedFeatures(_Exported):
 
     def _classify(self, features: Float32Array, statistics: Float32Array | None) -> LevelProbabilities:
         return self.linear.predict([features] if statistics is None else [features, statistics])
+
+
+CNN = ExportedFamily(settings_type=CnnSettings, load=load_exported)
+EFFICIENTNET = ExportedFamily(settings_type=EfficientNetSettings, load=load_exported)
+AST = ExportedFamily(settings_type=AstSettings, load=load_exported)

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from genretree.models.linear.logistic import Regularisations
 from genretree.models.pretrained.names import MusicnnName, Weights
 from genretree.settings import MODALITIES, Heads, Modality, Settings
-from genretree.sound.features import MEL_16K, MN04
+from genretree.sound.features import MEL_16K, MEL_32K
 
 Pixels = Literal["decibels", "luminance"]
 Teacher = Literal["none", "musicnn", "mn04", "both"]
@@ -18,8 +18,8 @@ PIXELS_HELP = "decibels: linear in dB; luminance: luminance of the data set's ma
 TEACHER_FEATURES: dict[Teacher, tuple[str, ...]] = {
     "none": (),
     "musicnn": (MEL_16K,),
-    "mn04": (MN04,),
-    "both": (MEL_16K, MN04),
+    "mn04": (MEL_32K,),
+    "both": (MEL_16K, MEL_32K),
 }
 SettingsType = TypeVar("SettingsType", bound=Settings)
 

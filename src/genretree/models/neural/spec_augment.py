@@ -17,10 +17,14 @@ def spec_augment(
         Normalised images; masked pixels become 0, the mean.
     probability : float
         Probability that an image is masked, in [0, 1].
-    time_masks, frequency_masks : int
-        Number of masks of each type.
-    time_width, frequency_width : int
-        Maximum width of a mask, in pixels; widths are uniformly distributed from 0.
+    time_masks : int
+        Number of masks in time.
+    time_width : int
+        Maximum width of a mask in time, in pixels; widths are uniformly distributed from 0.
+    frequency_masks : int
+        Number of masks in frequency.
+    frequency_width : int
+        Maximum width of a mask in frequency, in pixels.
 
     Returns
     -------

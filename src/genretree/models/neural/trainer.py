@@ -142,6 +142,7 @@ def train_network(
             history,
             _ProgressBar(context.progress),
             *_tensorboard(context.folder / "tensorboard"),
+            *context.callbacks,
         ],
     )
     if isinstance(network, GenreNetwork):

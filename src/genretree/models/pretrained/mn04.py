@@ -6,30 +6,19 @@ Schmid, Koutini and Widmer, "Efficient large-scale audio tagging via transformer
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from scipy import fft
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genretree.arrays import Float32Array
 from genretree.errors import TrainingError
+from genretree.models.runtime.graph import Graph
+from genretree.sound.mel_32k import MEL_32K_BANDS
 
-SR = 32000  # Hz
-N_FFT = 1024
-WIN_LENGTH = 800
-HOP_LENGTH = 320
-N_MELS = 128
-FMAX = 15000.0  # Hz
-WINDOW_SECONDS = 10.0  # what the network was trained on
 N_TAGS = 527
 EMBEDDING_DIM = 384
-_PREEMPHASIS = 0.97
-_FRAMES_AT_A_TIME = 2048
 
 
 class _Block(NamedTuple):
@@ -94,7 +83,7 @@ class Mn04(nn.Module):
         Parameters
         ----------
         mel : float32 tensor, shape (n, 1, 128, n_frames)
-            As `compute_mel` gives them; 1,000 frames are 10 s.
+            As `genretree.sound.mel_32k.compute_mel_32k` gives them; 1,000 frames are 10 s.
         """
         embedding = self.features(mel).mean(dim=(2, 3))
         hidden = functional.hardswish(self.classifier["2"](embedding))
@@ -155,6 +144,12 @@ def _conv(
     return nn.Sequential(*layers, *([] if activation is None else [activation]))
 
 
+def as_graph(network: Mn04) -> Graph:
+    """Return the network as a graph for other runtimes."""
+    example = torch.randn((2, 1, MEL_32K_BANDS, 1000), generator=torch.Generator().manual_seed(0))
+    return Graph(network, example, Mn04Output._fields, bf16=False)
+
+
 def build_mn04(weights: dict[str, Tensor]) -> Mn04:
     """Build the network with given weights, in evaluation mode.
 
@@ -170,61 +165,6 @@ def build_mn04(weights: dict[str, Tensor]) -> Mn04:
         first = str(error).strip().splitlines()[-1].strip()
         raise TrainingError(f"not the weights of mn04 ({first}); get them with: genretree weights get mn04") from error
     return network.eval()
-
-
-def compute_mel(y: Float32Array) -> Float32Array:
-    """Compute the network's input from audio.
-
-    Pre-emphasis y[t] - 0.97 y[t - 1], STFT (n_fft 1024, symmetric Hann window of 800, hop 320, centred), power, 128
-    Kaldi mel bands from 0 to 15,000 Hz, ln(x + 1e-5), then (x + 4.5) / 5.
-
-    Parameters
-    ----------
-    y : float32 array, shape (n_samples,)
-        Mono at 32,000 Hz, at least 514 samples.
-
-    Returns
-    -------
-    float32 array, shape (128, 1 + (n_samples - 2) // 320)
-        1,000 frames for 10 s.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer samples.
-    """
-    if len(y) < N_FFT // 2 + 2:
-        raise ValueError(f"mn04 needs at least {N_FFT // 2 + 2} samples, got {len(y)}")
-    emphasised = y[1:] - np.float32(_PREEMPHASIS) * y[:-1]
-    padded = np.pad(emphasised, N_FFT // 2, mode="reflect")
-    frames = np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP_LENGTH]
-    window, filters = _window(), _mel_filters()
-    mel = np.empty((len(frames), N_MELS), np.float32)
-    for start in range(0, len(frames), _FRAMES_AT_A_TIME):
-        spectrum = fft.rfft(frames[start : start + _FRAMES_AT_A_TIME] * window, axis=1)[:, :-1]
-        power = np.square(spectrum.real) + np.square(spectrum.imag)
-        mel[start : start + len(power)] = power @ filters
-    normalised: Float32Array = (np.log(mel + np.float32(1e-5)) + np.float32(4.5)) / np.float32(5)
-    return normalised.T
-
-
-@lru_cache(maxsize=1)
-def _window() -> Float32Array:
-    """A symmetric Hann window of 800 samples in the middle of 1,024."""
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WIN_LENGTH) / (WIN_LENGTH - 1))
-    left = (N_FFT - WIN_LENGTH) // 2
-    return np.pad(hann, (left, N_FFT - WIN_LENGTH - left)).astype(np.float32)
-
-
-@lru_cache(maxsize=1)
-def _mel_filters() -> Float32Array:
-    """Kaldi's mel filters, triangles in mel = 1127 ln(1 + f / 700), without the Nyquist bin: shape (512, 128)."""
-    mel = 1127 * np.log1p(np.arange(N_FFT // 2) * (SR / N_FFT) / 700)
-    edges = np.linspace(0, 1127 * np.log1p(FMAX / 700), N_MELS + 2)
-    rise = (mel[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    fall = (edges[2:] - mel[:, None]) / (edges[2:] - edges[1:-1])
-    filters: Float32Array = np.maximum(0, np.minimum(rise, fall)).astype(np.float32)
-    return filters
 
 
 def read_published(path: Path) -> dict[str, Tensor]:

@@ -47,6 +47,12 @@ def load_mn04(where: str | Path | None = None) -> Mn04:
     return build_mn04(weights)
 
 
+def save_mn04(network: Mn04, folder: Path) -> str:
+    """Write the network to a bundle's folder, and return the file's name."""
+    save_file(network.state_dict(), folder / FILE)
+    return FILE
+
+
 def get_mn04(file: Path | None = None) -> Path:
     """Put the weights into the cache.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -223,18 +223,30 @@ class Service:
         """
         start = time.monotonic()
         loop = asyncio.get_running_loop()
-        predict = loaded.bundle.model.predict_proba
-        slices, levels_by_call = track.slices, []
+        model = loaded.bundle.model
+        predict_with_tags = getattr(model, "predict_with_tags", None)
+        predict: Callable[[Any], Any] = predict_with_tags or model.predict_proba
+        slices, levels_by_call, tags = track.slices, [], []
         for at in range(0, len(slices), _MAX_SLICES_PER_CALL):
             part = slices.select(slice(at, at + _MAX_SLICES_PER_CALL))
-            levels_by_call.append(await loop.run_in_executor(self._thread, predict, part.inputs))
+            result = await loop.run_in_executor(self._thread, predict, part.inputs)
+            levels_by_call.append(result if predict_with_tags is None else result[0])
+            if predict_with_tags is not None:
+                tags.append(result[1])
         self.metrics.stages.labels("network").observe(time.monotonic() - start)
         levels = [np.concatenate(parts) for parts in zip(*levels_by_call, strict=True)]
-        return SliceScores(levels, slices.starts.tolist(), slices.padded)
+        return SliceScores(levels, slices.starts.tolist(), slices.padded, np.concatenate(tags) if tags else None)
 
-    def describe(self, loaded: LoadedModel, name: str, scores: SliceScores, min_confidence: float) -> dict[str, Any]:
+    def describe(
+        self,
+        loaded: LoadedModel,
+        name: str,
+        scores: SliceScores,
+        min_confidence: float,
+        n_genres: int | None = None,
+    ) -> dict[str, Any]:
         """Return a prediction in the format of `genretree predict --json`."""
-        return as_prediction(loaded.bundle, name, scores, min_confidence=min_confidence).to_json()
+        return as_prediction(loaded.bundle, name, scores, min_confidence=min_confidence, n_genres=n_genres).to_json()
 
     def tree_and_timelines(self, loaded: LoadedModel, scores: SliceScores) -> dict[str, Any]:
         """Return the probabilities of all nodes, and the timelines of the predicted path."""

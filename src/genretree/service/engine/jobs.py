@@ -163,7 +163,7 @@ class Jobs:
         salvage : bool
             Decode what is left of a truncated file.
         options : mapping
-            `min_confidence`, or arguments of `explain_slices`.
+            `min_confidence` and `n_genres`, or arguments of `explain_slices`.
         """
         oldest = self._job_to_evict()
         id = secrets.token_urlsafe(16)
@@ -198,7 +198,7 @@ class Jobs:
             track = await self.service.decode(loaded, name, job.folder / "upload", salvage, job.update, copy)
             self._drop_upload(job)
             if job.do == "predict":
-                job.result = await self._predict(job, loaded, name, track, options["min_confidence"])
+                job.result = await self._predict(job, loaded, name, track, options)
             else:
                 job.result = await self._explain(job, loaded, track, options)
             job.finish("done")
@@ -218,11 +218,12 @@ class Jobs:
                 (job.folder / AUDIO_NAME).unlink(missing_ok=True)  # only results of complete jobs are counted as stored
 
     async def _predict(
-        self, job: Job, loaded: LoadedModel, name: str, track: DecodedTrack, min_confidence: float
+        self, job: Job, loaded: LoadedModel, name: str, track: DecodedTrack, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         job.update("network", 0.0, 0)
         scores = await self.service.score(loaded, track)
-        row = await asyncio.to_thread(self.service.describe, loaded, name, scores, min_confidence)
+        question = (options["min_confidence"], options["n_genres"])
+        row = await asyncio.to_thread(self.service.describe, loaded, name, scores, *question)
         return row | await asyncio.to_thread(self.service.tree_and_timelines, loaded, scores)
 
     async def _explain(

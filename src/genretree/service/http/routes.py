@@ -27,6 +27,10 @@ MinConfidence = Annotated[
     float, Query(ge=0, le=1, description="Cut the path at the first level whose probability is lower.")
 ]
 Salvage = Annotated[bool, Query(description="Decode what is left of a truncated file.")]
+MaxGenres = Annotated[
+    int | None,
+    Query(ge=1, le=100, description="Maximum number of genres: the path, and other probable nodes of its level."),
+]
 NodeName = Annotated[
     str | None,
     Query(max_length=1000, description="Node to explain, by name or path (default: the nodes of the predicted path)."),
@@ -72,7 +76,11 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
         openapi_extra=examples.form_body(several=True),
     )
     async def predict(
-        request: Request, model: ModelName = None, min_confidence: MinConfidence = 0.0, salvage: Salvage = False
+        request: Request,
+        model: ModelName = None,
+        min_confidence: MinConfidence = 0.0,
+        genres: MaxGenres = None,
+        salvage: Salvage = False,
     ) -> Response:
         loaded = find_model(service.models, model)
         service.check_capacity()
@@ -80,7 +88,7 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
         async def predict_one(upload: Upload) -> dict[str, Any]:
             track = await service.decode(loaded, upload.name, upload.path, salvage)
             scores = await service.score(loaded, track)
-            return await asyncio.to_thread(service.describe, loaded, upload.name, scores, min_confidence)
+            return await asyncio.to_thread(service.describe, loaded, upload.name, scores, min_confidence, genres)
 
         unavailable: list[Problem] = []
 
@@ -137,6 +145,7 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
         do: Annotated[JobType, Query(description="Type of the job.")] = "predict",
         model: ModelName = None,
         min_confidence: MinConfidence = 0.0,
+        genres: MaxGenres = None,
         node: NodeName = None,
         against: Against = None,
         method: Method = None,
@@ -147,7 +156,7 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
         question = check(loaded, node, against, method, level)
         service.check_capacity(explain=do == "explain")
         jobs.check_capacity()
-        options = question if do == "explain" else {"min_confidence": min_confidence}
+        options = question if do == "explain" else {"min_confidence": min_confidence, "n_genres": genres}
         async with receive(request, 1) as uploads:
             job = jobs.submit(do, loaded, uploads, salvage, options)
         return JSONResponse(job.to_json(), 202, {"location": job.address})

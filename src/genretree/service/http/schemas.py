@@ -28,6 +28,13 @@ class LabelProbability(_Schema):
     probability: float = Field(ge=0, le=1)
 
 
+class PathProbability(_Schema):
+    """A path and the probability of its last node."""
+
+    path: list[str]
+    probability: float = Field(ge=0, le=1)
+
+
 class LevelRow(_Schema):
     """A level of a predicted path."""
 
@@ -53,6 +60,7 @@ class Row(_Schema):
     file: str
     path: list[str]
     complete: bool
+    genres: list[PathProbability] | None = None
     levels: list[LevelRow]
     slices: int
     padded: bool

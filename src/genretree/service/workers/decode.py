@@ -30,7 +30,7 @@ class _AudioTap:
         self.n_samples = 0
 
     def wrap(self, blocks: Iterable[Float32Array]) -> Iterator[Float32Array]:
-        """Yield the blocks unchanged."""
+        """Yield the blocks, at 22,050 Hz, unchanged."""
         import soundfile
 
         ogg_file: Any = None
@@ -59,8 +59,12 @@ def work(message: Message, report: ReportProgress) -> Message:
         seconds = probe(path).duration if header["progress"] else 0.0
         copy = Path(header["copy"]) if header["copy"] else None
         tap = _AudioTap(report if header["progress"] else None, seconds, copy)
-        blocks = iter_blocks(path, SAMPLE_RATE, header["salvage"], header["seconds"])
-        slices = slice_blocks(tap.wrap(blocks), settings, features=header["features"])
+
+        def decode_at(sr: int) -> Iterator[Float32Array]:
+            blocks = iter_blocks(path, sr, header["salvage"], header["seconds"])
+            return tap.wrap(blocks) if sr == SAMPLE_RATE else blocks
+
+        slices = slice_blocks(decode_at, settings, features=header["features"])
         slice_inputs = list(_report_spectra(skip_silent(slices, path), report if header["progress"] else None))
     inputs = stack_slices(slice_inputs)
     images = inputs[IMAGES]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from importlib.resources import files
 
-FORMAT = 3
+FORMAT = 4
 
 
 def create_schema(connection: sqlite3.Connection) -> None:
@@ -49,6 +49,8 @@ def emulate_current_format(connection: sqlite3.Connection) -> None:
     """Present an earlier format as the current one, for this connection only, without writing to the database."""
     if "own" not in {row[1] for row in connection.execute("PRAGMA table_info(file)")}:
         connection.execute("CREATE TEMP VIEW file AS SELECT *, NULL AS own FROM main.file")
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'embedding'").fetchone():
+        connection.execute("CREATE TEMP TABLE embedding (id, model, content, vector, error, message)")
 
 
 def _scripts() -> list[tuple[int, str]]:

@@ -1,0 +1,1 @@
+"""Embeddings of audio files, and similar tracks by them."""

@@ -88,7 +88,8 @@ def keep_sound(content: Path, out: Path) -> None:
     found = [path for path in sorted(content.rglob("*")) if path.is_file() and not path.is_symlink()]
     for number, path in enumerate(found):
         if path.name == "copyright":
-            shutil.copy(path, kept / "copyright")
+            with (kept / "copyright").open("ab") as stream:  # some packages have one for each part, too
+                stream.write(path.read_bytes())
         elif path.suffix.lower() in SUFFIXES and path.stat().st_size > MIN_BYTES:
             shutil.copy(path, kept / f"{number}-{path.name}")
     kept.rename(out)

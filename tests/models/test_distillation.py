@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from genretree.bundle.bundle import load_bundle
 from genretree.corpus.manifest import read_manifest
@@ -21,6 +21,7 @@ from genretree.models.families.musicnn.fine_tuning import FineTuningResult
 from genretree.models.neural import precision
 from genretree.models.neural.distillation import compute_teacher_targets
 from genretree.models.neural.settings import CnnSettings
+from genretree.models.pretrained.mn04 import Mn04
 from genretree.training.data import slice_dataset, slice_dataset_of
 from genretree.training.train import train
 from small_corpus import SETTINGS, TREE, write_corpus
@@ -105,6 +106,23 @@ def test_a_teacher_needs_its_features(store: Store, teacher: str) -> None:
     deaf = replace(slice_dataset(store, store.split(), "train"), features={})
     with pytest.raises(TrainingError, match="needs the feature mel_16k"):
         compute_teacher_targets([deaf], ("msd",), teacher)
+
+
+def test_both_teachers_have_half_of_the_loss(store: Store, teacher: str) -> None:
+    save_file(Mn04().state_dict(), Path(teacher) / "mn04.safetensors")
+    rows = store.rows("all")[:12]
+    mel = np.random.default_rng(0).standard_normal((store.n_slices, 128, 40)).astype(np.float16)
+    part = slice_dataset_of(store, rows)
+    part = replace(part, features={**part.features, "mel_32k": mel}, cache=None)
+    targets, *alone = (
+        compute_teacher_targets([part], ("msd",), teacher, teacher=name)[0] for name in ("both", "musicnn", "mn04")
+    )
+    np.testing.assert_allclose(targets[:, :250], alone[0] * np.sqrt(818 / 500), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(targets[:, 250:], alone[1] * np.sqrt(818 / 1136), rtol=1e-4, atol=1e-6)
+    halves = [np.square(targets[:, columns]).sum() / targets.size for columns in (slice(0, 250), slice(250, None))]
+    np.testing.assert_allclose(halves, [np.square(one).mean() / 2 for one in alone], rtol=1e-3)
+    with pytest.raises(TrainingError, match="needs the feature mel_32k"):
+        compute_teacher_targets([replace(part, features={})], ("msd",), teacher, teacher="mn04")
 
 
 def test_time_shifts_are_averaged(store: Store, tmp_path: Path) -> None:

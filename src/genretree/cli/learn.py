@@ -110,7 +110,18 @@ def train(
 @click.argument("sources", nargs=-1, required=True, metavar="AUDIO...", type=click.Path(path_type=Path))
 @click.option("--model", "family", required=True, help="Model family of an image network, such as cnn.")
 @click.option(
-    "--teacher", type=click.Choice(["musicnn"]), default="musicnn", show_default=True, help="Network to distil."
+    "--teacher",
+    type=click.Choice(["musicnn", "mn04", "both"]),
+    default="musicnn",
+    show_default=True,
+    help="Network to distil.",
+)
+@click.option(
+    "--variants",
+    type=click.IntRange(0, 100),
+    default=0,
+    show_default=True,
+    help="Augmented versions of each file to add: pitch, tempo, equaliser, mixtures, codecs.",
 )
 @click.option("--out", type=FOLDER, required=True, help="Output folder for the weights.")
 @click.option("--split", "split_name", help="For a store: exclude the test part of this split.")
@@ -126,6 +137,7 @@ def pretrain(
     sources: Sequence[Path],
     family: str,
     teacher: str,
+    variants: int,
     out: Path,
     split_name: str | None,
     assignments: Sequence[str],
@@ -135,7 +147,7 @@ def pretrain(
     quiet: bool,
     **settings_options: Any,
 ) -> None:
-    """Pretrain an image network by distilling the published MusiCNN networks on any music, labelled or not.
+    """Pretrain an image network by distilling MusiCNN, mn04 or both on any music, labelled or not.
 
     AUDIO are audio files and folders of them, or one store. Continue with `genretree train --weights OUT`.
     """
@@ -154,6 +166,7 @@ def pretrain(
         restart=restart,
         overwrite=overwrite,
         progress=not quiet,
+        variants=variants,
     )
     if as_json:
         echo_json(metadata)

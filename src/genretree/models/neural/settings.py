@@ -10,10 +10,17 @@ from pydantic import Field, field_validator, model_validator
 from genretree.models.linear.logistic import Regularisations
 from genretree.models.pretrained.names import MusicnnName, Weights
 from genretree.settings import MODALITIES, Heads, Modality, Settings
-from genretree.sound.features import MEL_16K
+from genretree.sound.features import MEL_16K, MEL_32K
 
 Pixels = Literal["decibels", "luminance"]
+Teacher = Literal["none", "musicnn", "mn04", "both"]
 PIXELS_HELP = "decibels: linear in dB; luminance: luminance of the data set's magma colour map, as in the study"
+TEACHER_FEATURES: dict[Teacher, tuple[str, ...]] = {
+    "none": (),
+    "musicnn": (MEL_16K,),
+    "mn04": (MEL_32K,),
+    "both": (MEL_16K, MEL_32K),
+}
 SettingsType = TypeVar("SettingsType", bound=Settings)
 
 
@@ -57,8 +64,10 @@ class NetworkSettings(Settings):
         1.0, gt=0, le=1, description="factor of the learning rate from each layer of the backbone to the one below"
     )
     frozen_epochs: int = Field(0, ge=0, description="number of first epochs in which only the head is trained")
-    teacher: Literal["none", "musicnn"] = Field(
-        "none", description="musicnn: distillation from MusiCNN's outputs, in addition to the genres"
+    teacher: Teacher = Field(
+        "none",
+        description="musicnn: distillation from MusiCNN's outputs, in addition to the genres; mn04: from those of the "
+        "AudioSet tagger mn04; both: from both, each with half of the loss",
     )
     teacher_networks: tuple[MusicnnName, ...] = Field(("msd",), min_length=1, description="MusiCNN networks: msd, mtt")
     teacher_folder: str = Field(
@@ -107,8 +116,8 @@ class NetworkSettings(Settings):
 
     @property
     def input_features(self) -> tuple[str, ...]:
-        """Names of the features that training needs: the images, and `mel_16k` for a teacher."""
-        return self.modalities if self.teacher == "none" else (*self.modalities, MEL_16K)
+        """Names of the features that training needs: the images, and those of the teacher."""
+        return (*self.modalities, *TEACHER_FEATURES[self.teacher])
 
     @field_validator("modalities")
     @classmethod

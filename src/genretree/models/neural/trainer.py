@@ -33,11 +33,12 @@ from genretree.models.neural.linear_probe import fit_classifier
 from genretree.models.neural.network import GenreNetwork, NetworkModel, count_parameters
 from genretree.models.neural.precision import choose_by_trial
 from genretree.models.neural.settings import NetworkSettings
-from genretree.parallel import keep_allocated_pages, world_size
+from genretree.parallel import available_processors, keep_allocated_pages, world_size
 from genretree.progress import progress_bar
 
 _MAX_CHECKPOINTS = 2
 _TRIAL_BATCH_SIZE = 16
+_MAX_LOADER_PROCESSES = 8
 
 
 def fit_network(
@@ -82,7 +83,9 @@ def fit_network(
     parts = [train] if validation is None else [train, validation]
     teacher_targets: list[NDArray[np.float32] | None] = [None] * len(parts)
     if settings.teacher != "none":
-        targets = compute_teacher_targets(parts, settings.teacher_networks, settings.teacher_folder, context.progress)
+        targets = compute_teacher_targets(
+            parts, settings.teacher_networks, settings.teacher_folder, context.progress, settings.teacher
+        )
         network.add_distillation_head(targets[0].shape[1])
         teacher_targets = [*targets]
     if torch.cuda.is_available() and world_size() > 1:
@@ -315,9 +318,18 @@ def _arguments(
         label_names=["labels"],
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_num_workers=_loader_processes(),
+        dataloader_persistent_workers=_loader_processes() > 0,
         disable_tqdm=True,
         report_to=[],
     )
+
+
+def _loader_processes() -> int:
+    """Return the number of processes that read batches: none without a GPU, which waits for them."""
+    if not torch.cuda.is_available():
+        return 0
+    return min(_MAX_LOADER_PROCESSES, available_processors() // world_size())
 
 
 def _tensorboard(folder: Path) -> list[TrainerCallback]:

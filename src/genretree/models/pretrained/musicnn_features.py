@@ -178,8 +178,21 @@ def _extract_rows(
     name: MusicnnName, network: Backend, mel_16k: Float16Array, patches: int, rows: Int64Array
 ) -> Float32Array:
     """Compute all layers for some rows of a store, joined along the last axis."""
-    outputs = extract_features({name: network}, np.asarray(mel_16k[rows]), patches)
+    mel = np.asarray(mel_16k[rows])
+    if isinstance(network, Musicnn) and network.tags.weight.device.type != "cpu":
+        return _extract_on_accelerator(network, mel, patches)
+    outputs = extract_features({name: network}, mel, patches)
     return np.concatenate([outputs[f"{name}/{layer}"] for layer in LAYERS], axis=1)
+
+
+def _extract_on_accelerator(network: Musicnn, mel_16k: Float16Array, patches: int) -> Float32Array:
+    """Compute all layers for slices in one batch, which needs more memory than `extract_features`."""
+    slice_patches = np.concatenate([cut_patches(compress(mel), patches) for mel in mel_16k])
+    with torch.inference_mode():
+        outputs = network(torch.from_numpy(slice_patches).to(network.tags.weight.device))
+        pooled = pool_patches(outputs, len(mel_16k))
+    joined: Float32Array = torch.cat([pooled[layer] for layer in LAYERS], dim=1).cpu().numpy()
+    return joined
 
 
 def save_networks(networks: Mapping[MusicnnName, Musicnn], folder: Path) -> list[str]:
@@ -228,5 +241,5 @@ def build_musicnn(weights: dict[str, torch.Tensor]) -> Musicnn:
 def _fingerprint(network: Musicnn) -> str:
     content = hashlib.sha256()
     for value in network.state_dict().values():
-        content.update(value.numpy().tobytes())
+        content.update(value.cpu().numpy().tobytes())
     return content.hexdigest()[:12]

@@ -238,7 +238,8 @@ def test_the_family_meets_the_contract(checkpoints: dict[str, Path]) -> None:
 @pytest.fixture(scope="module")
 def wave_store(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A copy of the shared store, because training on waveforms adds a feature."""
-    return Store(Path(shutil.copytree(store.folder, tmp_path_factory.mktemp("stores") / "store")))
+    target = tmp_path_factory.mktemp("stores") / "store"
+    return Store(Path(shutil.copytree(store.folder, target, ignore=shutil.ignore_patterns("cache"))))
 
 
 @pytest.fixture(scope="module")

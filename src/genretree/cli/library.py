@@ -20,6 +20,7 @@ from genretree.cli.output import RESUME_WITH, SafeOutput, echo, echo_json, echo_
 from genretree.files import printable
 
 if TYPE_CHECKING:
+    from genretree.library.apply.apply import HardLinks
     from genretree.library.database.connection import Database
     from genretree.library.database.records import FileResult, ModelKey
     from genretree.library.plan.planner import Mode, TagPlan
@@ -246,15 +247,16 @@ def preview(
 @_planning
 @click.option("--write", is_flag=True, help="Write the tags (default: dry run).")
 @click.option("--keep-mtime", is_flag=True, help="Preserve modification times (backups may then miss the changes).")
+@click.option("--skip-hardlinks", is_flag=True, help="Skip hard links that would become separate files.")
 @quiet_option
-def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **options: Any) -> None:
+def apply(db: Path | None, write: bool, keep_mtime: bool, skip_hardlinks: bool, quiet: bool, **options: Any) -> None:
     """Write genres into the files' tags, and the evidence into GENRETREE_* fields; a dry run unless --write is given.
 
     By default only files without a genre, or with one that genretree wrote, change. `library undo` restores every byte.
     """
-    from genretree.library.apply.apply import apply_plans
+    from genretree.library.apply.apply import HardLinks, apply_plans
     from genretree.library.database.connection import back_up
-    from genretree.library.plan.planner import ACTIONS
+    from genretree.library.plan.planner import ACTIONS, find_hardlinks
     from genretree.library.plan.preview import Preview
     from genretree.parallel import command_line
     from genretree.progress import progress_bar
@@ -262,7 +264,11 @@ def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **options
     if not write:
         with _open_for_reading(db) as database:
             model_key, plans = _make_plans(database, progress=not quiet, **options)
-            _show_preview(Preview(plans), model_key)
+            links: list[TagPlan] = []
+            _show_preview(Preview(find_hardlinks(plans, links)), model_key)
+        if links:
+            fate = "are skipped" if skip_hardlinks else "become separate files (to skip them: --skip-hardlinks)"
+            echo(f"{len(links)} of them are hard links; those whose tags have no padding to be written into {fate}")
         echo("Nothing was written; to write, add --write")
         return
     with _open_for_writing(db, "library apply") as database:
@@ -271,13 +277,36 @@ def apply(db: Path | None, write: bool, keep_mtime: bool, quiet: bool, **options
         if actions["write"]:
             back_up(database)
         model_key, plans = _make_plans(database, progress=False, **options)
+        hardlinks = HardLinks()
         with progress_bar(actions["write"], "apply", "file", not quiet) as tick:
             run, written, refused = apply_plans(
-                database, plans, model_key.digest, command_line(), keep_mtime=keep_mtime, report=lambda *_: tick()
+                database,
+                plans,
+                model_key.digest,
+                command_line(),
+                keep_mtime=keep_mtime,
+                skip_hardlinks=skip_hardlinks,
+                hardlinks=hardlinks,
+                report=lambda *_: tick(),
             )
     echo(f"{written} files written" + (f"; undo with: genretree library undo {run}" if run else "."))
+    show_hardlinks(hardlinks)
     _show_actions({action: actions[action] for action in ACTIONS if actions[action] and action != "write"})
     _show_refusals([(item.path, item.reason) for item in refused])
+
+
+def show_hardlinks(hardlinks: HardLinks) -> None:
+    """Print what happened to hard links."""
+    if hardlinks.inodes:
+        further = f"; {hardlinks.names} more names were selected" if hardlinks.names else ""
+        echo(f"hard links: {len(hardlinks.inodes)} files were written under all their names{further}", err=True)
+    if hardlinks.separated:
+        echo(
+            f"hard links: {len(hardlinks.separated)} became separate files, and their other names keep the old tags:",
+            err=True,
+        )
+    for path in hardlinks.separated[:_MAX_REFUSALS]:
+        echo(printable(path), err=True)
 
 
 @library.command()

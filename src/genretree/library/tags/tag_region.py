@@ -23,7 +23,7 @@ from genretree.library.tags.verify_unchanged import check_unchanged
 CAN_WRITE_IN_PLACE = hasattr(os, "pwrite")  # not on Windows
 MAX_REGION = 16 << 20  # bytes; pictures in the tags may move, and are part of the region
 _MAX_COPIED = 64 << 20
-_EDGE = 1 << 17  # of the audio, which formats are recognised by
+_EDGE = 0x11000  # bytes of the audio at each end; formats are recognised by the first 64 KiB
 _FORMATS = ("mp3", "flac", "mp4", "wav", "aiff")  # each page of an ogg has a number and a checksum
 
 Span = tuple[int, int]

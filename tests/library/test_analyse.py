@@ -22,8 +22,10 @@ from library_fakes import FakeClassifier, fake_classifier
 from genretree.errors import LibraryError
 from genretree.library.database import folders, journal, records
 from genretree.library.database.connection import Database, lock_database, open_database
+from genretree.library.scan import analyse as analyse_module
 from genretree.library.scan.analyse import AnalysisCounts, analyse, check_places
 from genretree.library.scan.classifier import FileError
+from genretree.progress import report_position
 from genretree.sound.walk import Skipped, SoundWalk
 from other_files import canary
 
@@ -181,6 +183,28 @@ def test_failures_are_stored_until_retry_failed(tmp_path: Path, database: Databa
         database, [tmp_path / "m"], fake_classifier(), retry_failed=True, report=lambda path, *_: reported.append(path)
     )
     assert [Path(path).name for path in reported] == ["bad.mp3"]
+
+
+def test_the_position_in_a_long_file_is_shown(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _fill(tmp_path / "m", 2)
+
+    class LongMix(FakeClassifier):
+        def score_file(self, path: Path) -> records.FileResult:
+            for seconds in (62.0, 3723.4):
+                report_position(seconds)
+            return super().score_file(path)
+
+    analyse(database, [tmp_path / "m"], LongMix, progress=True)
+    assert " at " not in capsys.readouterr().err, "a short file shows no position"
+    monkeypatch.setattr(analyse_module, "_LONG_SECONDS", 0.0)
+    monkeypatch.setattr(analyse_module, "_NOTE_SECONDS", 0.0)
+    shutil.rmtree(tmp_path / "m")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "mix.mp3").write_bytes(b"another")
+    analyse(database, [tmp_path / "m"], LongMix, progress=True)
+    assert "mix.mp3 at 1:02:03" in capsys.readouterr().err
 
 
 def test_a_file_that_vanishes_or_changes_during_the_analysis_is_reported(tmp_path: Path, database: Database) -> None:

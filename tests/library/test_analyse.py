@@ -15,7 +15,9 @@ import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from library_fakes import FakeClassifier, fake_classifier
 
@@ -25,7 +27,8 @@ from genretree.library.database.connection import Database, lock_database, open_
 from genretree.library.scan import analyse as analyse_module
 from genretree.library.scan.analyse import AnalysisCounts, analyse, check_places
 from genretree.library.scan.classifier import FileError
-from genretree.progress import report_position
+from genretree.prediction import predict as predict_module
+from genretree.progress import on_position, report_position
 from genretree.sound.walk import Skipped, SoundWalk
 from other_files import canary
 
@@ -205,6 +208,17 @@ def test_the_position_in_a_long_file_is_shown(
     (tmp_path / "m" / "mix.mp3").write_bytes(b"another")
     analyse(database, [tmp_path / "m"], LongMix, progress=True)
     assert "mix.mp3 at 1:02:03" in capsys.readouterr().err
+
+
+def test_the_position_is_reported_after_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict_module, "stack_slices", len)
+    monkeypatch.setattr(predict_module, "_BATCH", 3)
+    bundle = SimpleNamespace(model=SimpleNamespace(predict_proba=lambda n: [np.ones((n, 2))]))
+    slices = [SimpleNamespace(start=10.0 * i, padded=False) for i in range(8)]
+    seen: list[float] = []
+    with on_position(seen.append):
+        assert len(predict_module.score_slices(bundle, slices).starts) == 8  # type: ignore[arg-type]
+    assert seen == [20.0, 50.0]
 
 
 def test_a_file_that_vanishes_or_changes_during_the_analysis_is_reported(tmp_path: Path, database: Database) -> None:

@@ -300,13 +300,15 @@ def show_hardlinks(hardlinks: HardLinks) -> None:
     if hardlinks.inodes:
         further = f"; {hardlinks.names} more names were selected" if hardlinks.names else ""
         echo(f"hard links: {len(hardlinks.inodes)} files were written under all their names{further}", err=True)
-    if hardlinks.separated:
-        echo(
-            f"hard links: {len(hardlinks.separated)} became separate files, and their other names keep the old tags:",
-            err=True,
-        )
-    for path in hardlinks.separated[:_MAX_REFUSALS]:
-        echo(printable(path), err=True)
+    fates = {
+        "became separate files, and their other names keep the old tags": hardlinks.separated,
+        "were skipped, since their tags have no padding to be written into": hardlinks.skipped,
+    }
+    for fate, paths in fates.items():
+        if paths:
+            echo(f"hard links: {len(paths)} {fate}:", err=True)
+        for path in paths[:_MAX_REFUSALS]:
+            echo(printable(path), err=True)
 
 
 @library.command()

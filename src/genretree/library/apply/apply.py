@@ -54,11 +54,14 @@ class HardLinks:
         Further names of these files that the plans named, too.
     separated : list of str
         Files that had to be copied: their other names keep the old tags.
+    skipped : list of str
+        Files that would have had to be copied.
     """
 
     inodes: set[tuple[int, int]] = field(default_factory=set)
     names: int = 0
     separated: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
 
 _MAYBE_TORN = ("untaggable", "unreadable", "unusable", "changed")  # what a torn write by another process looks like
@@ -120,12 +123,12 @@ def apply_plans(
         if plan.action in _MAYBE_TORN:
             with suppress(LockedError, OSError):
                 undo_torn_write(Path(plan.row.path))
-        if plan.action != "write":
-            continue
-        if _inode(plan) in hardlinks.inodes:  # written under another name
+        if hardlinks.inodes and _inode(plan) in hardlinks.inodes:  # written under another name
             hardlinks.names += 1
             if report is not None:
                 report(plan, None)
+            continue
+        if plan.action != "write":
             continue
         if run is None:
             run = journal.begin_run(database, model, command)
@@ -169,7 +172,7 @@ def write_plan(
     Returns
     -------
     bool
-        False if the file already had them.
+        False if the file already had them, or if it is a hard link that is skipped.
 
     Raises
     ------
@@ -193,7 +196,8 @@ def write_plan(
         in_place = found is not None and _write_region(database, run, plan, source, opened, values, *found, keep_mtime)
         if not in_place:
             if opened.st_nlink > 1 and skip_hardlinks:
-                raise RefusedError("has several names (hard links), and its tags have no padding to be written into")
+                hardlinks.skipped.append(row.path)
+                return False
             _write_copy(database, run, plan, source, opened, values, keep_mtime)
     if opened.st_nlink > 1 and in_place:
         hardlinks.inodes.add((opened.st_dev, opened.st_ino))

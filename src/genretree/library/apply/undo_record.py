@@ -59,9 +59,11 @@ class UndoRecord:
         digest, content = data[len(_MAGIC) :][:_DIGEST], data[len(_MAGIC) + _DIGEST :]
         if not data.startswith(_MAGIC) or hashlib.blake2b(content, digest_size=_DIGEST).digest() != digest:
             return None
-        size, mtime_ns, start, length, token = _HEAD.unpack_from(content)
-        decompressor = zlib.decompressobj()
-        both = decompressor.decompress(content[_HEAD.size :], 2 * MAX_REGION)
+        try:
+            size, mtime_ns, start, length, token = _HEAD.unpack_from(content)
+            both = zlib.decompressobj().decompress(content[_HEAD.size :], 2 * MAX_REGION)
+        except (struct.error, zlib.error):
+            return None
         if not 0 < length <= MAX_REGION or len(both) != 2 * length or not 0 <= start <= size - length:
             return None
         return cls(size, mtime_ns, token.decode("ascii", "replace"), TagRegion(start, both[:length], both[length:]))

@@ -1,12 +1,14 @@
 """Kill processes that analyse, apply and undo on one library, with two databases; no file may be harmed.
 
     python benchmarks/library_kills.py [--kills 200] [--copies 2] [--commands 0.1] [--seed 0] [--folder DIR]
+        [--padding]
 
 Makes a library of all formats that take tags, with ffmpeg. Again and again one or two processes analyse, apply or undo,
 each with its own database, and get SIGKILL at a random moment; some are the commands `genretree library apply` and
 `undo` themselves. After each kill, programs other than genretree compare packets and samples of every file with those
 of the original. After every `--every` kills both databases are undone: every file must be as it was, byte by byte,
-and nothing may be left behind. Exits with 1 otherwise.
+and nothing may be left behind. Exits with 1 otherwise. With `--padding` the tags of all files but ogg and opus have
+padding, so that genretree writes in place.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile as sf
-from library_process import SoundCheck, command, undo_all
+from library_process import SoundCheck, command, pad, undo_all
 
 _TAGS = ("-metadata", "title=A title", "-metadata", "artist=Ärtist 名")
 _FORMATS = {
@@ -60,7 +62,8 @@ class Library:
         self.before = {path: _hash(path) for path in self.files}
         self.sounds = {path: self.check.sound(path) for path in self.files}
         self.kills: Counter[str] = Counter()
-        self.written = 0
+        self.written = self.in_place = 0
+        self.inodes = {path: path.stat().st_ino for path in self.files}
         self.changed: set[str] = set()
         self.lost: set[str] = set()
         self.not_undone: dict[str, str] = {}
@@ -102,6 +105,7 @@ class Library:
         for path in self.files:
             if path.exists() and _hash(path) != self.before[path]:
                 self.not_undone[path.name] = explained.get(str(path), "without a reason")
+        self.inodes = {path: path.stat().st_ino for path in self.files if path.exists()}
         self.left |= {path.name for path in self.folder.iterdir()} - {path.name for path in self.files}
 
     def _look(self) -> None:
@@ -109,12 +113,14 @@ class Library:
             if not path.exists():
                 self.lost.add(path.name)
                 continue
-            self.written += _hash(path) != self.before[path]
+            if _hash(path) != self.before[path]:
+                self.written += 1
+                self.in_place += path.stat().st_ino == self.inodes[path]
             if self.check.sound(path) != self.sounds[path]:
                 self.changed.add(path.name)
 
 
-def _make(folder: Path, copies: int, seed: int) -> None:
+def _make(folder: Path, copies: int, seed: int, padding: bool) -> None:
     rng = np.random.default_rng(seed)
     source = folder.parent / "source.wav"
     for i in range(copies):
@@ -124,6 +130,8 @@ def _make(folder: Path, copies: int, seed: int) -> None:
         for name, options in _FORMATS.items():
             words = ["ffmpeg", "-v", "error", "-nostdin", "-i", str(source), *options, str(folder / f"{i}-{name}")]
             subprocess.run(words, check=True)
+            if padding and not name.endswith(("ogg", "opus")):
+                pad(folder / f"{i}-{name}")
 
 
 def _hash(path: Path) -> str:
@@ -139,6 +147,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=20, help="kills between two complete undos")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where to work, for example on a network file system")
+    parser.add_argument("--padding", action="store_true", help="give the tags padding")
     given = parser.parse_args()
     if shutil.which("ffmpeg") is None:
         sys.exit("ffmpeg is not installed; it makes the files and checks them")
@@ -147,7 +156,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.folder) as work, tempfile.TemporaryDirectory() as local:
         folder = Path(work) / "music"
         folder.mkdir()
-        _make(folder, given.copies, given.seed)
+        _make(folder, given.copies, given.seed, given.padding)
         databases = {Path(local) / f"{name}.sqlite": digit * 16 for name, digit in (("one", "1"), ("two", "2"))}
         library = Library(folder, databases, random.Random(given.seed))
         for db, digest in databases.items():
@@ -163,7 +172,7 @@ def main() -> None:
     print("| killed | kills |\n| --- | ---: |")
     for what, count in sorted(library.kills.items()):
         print(f"| {what} | {count} |")
-    print(f"{library.written} times a written file was compared with its original")
+    print(f"{library.written} times a written file was compared with its original; {library.in_place} written in place")
     faults = {"sound changed": library.changed, "lost": library.lost, "left behind": library.left}
     for what, names in faults.items():
         print(f"{what}: {len(names)} {', '.join(sorted(names))}")

@@ -1,10 +1,12 @@
 """Race of two databases on one library: every file has to come back exactly, or with a reason.
 
     python benchmarks/library_race.py [--files 8] [--megabytes 25] [--rounds 30] [--delay 2.5] [--seed 0] [--folder DIR]
+        [--padding]
 
 In each round two processes with databases of their own apply to the same WAV files, the second one 0 to 2.5 s after the
 first; then both undo at the same time, and once more in turn. Between the two, other programs check every file. Exits
-with 1 if a file is damaged, lost, or neither exactly undone nor refused with a reason.
+with 1 if a file is damaged, lost, or neither exactly undone nor refused with a reason. With `--padding` the files have
+tags with padding, so that genretree writes in place.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile as sf
-from library_process import SoundCheck, command, undo_all
+from library_process import SoundCheck, command, pad, undo_all
 
 
 def main() -> None:
@@ -32,6 +34,7 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=2.5, help="maximum seconds between the two starts")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where to work, for example on a network file system")
+    parser.add_argument("--padding", action="store_true", help="give the files tags with padding")
     given = parser.parse_args()
     began, lost = time.monotonic(), 0
     with tempfile.TemporaryDirectory(dir=given.folder) as work, tempfile.TemporaryDirectory() as local:
@@ -39,6 +42,8 @@ def main() -> None:
         for i in range(given.files):
             samples = rng.integers(-9000, 9000, (round(given.megabytes * 1e6 / 4), 2), dtype=np.int16)
             sf.write(folder / f"{i}.wav", samples, 44100)
+            if given.padding:
+                pad(folder / f"{i}.wav")
         before = {path: _hash(path) for path in sorted(folder.iterdir())}
         sounds = {path: check.sound(path) for path in before}
         print(f"checked by {check.programs}; seed {given.seed}")

@@ -11,6 +11,9 @@ import pytest
 import soundfile as sf
 from library_fakes import FORMATS, SECONDS
 
+from genretree.library.apply import apply as apply_module
+from genretree.library.apply import undo as undo_module
+
 
 def _encode(source: Path, target: Path, *options: str) -> None:
     command = ["ffmpeg", "-v", "error", "-y", "-i", str(source), *options, str(target)]
@@ -39,6 +42,13 @@ def formats(tmp_path_factory: pytest.TempPathFactory) -> Path:
         options = ("-write_id3v2", "1") if name == "pcm.aiff" else ()
         _encode(source, folder / name, *tags, *options)
     return folder
+
+
+@pytest.fixture
+def always_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file is replaced by an edited copy, as if its tags did not fit into the padding."""
+    monkeypatch.setattr(apply_module, "find_region", lambda *_: None)
+    monkeypatch.setattr(undo_module, "undo_region", lambda *_: None)
 
 
 @pytest.fixture

@@ -15,15 +15,20 @@ import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from library_fakes import FakeClassifier, fake_classifier
 
 from genretree.errors import LibraryError
 from genretree.library.database import folders, journal, records
 from genretree.library.database.connection import Database, lock_database, open_database
+from genretree.library.scan import analyse as analyse_module
 from genretree.library.scan.analyse import AnalysisCounts, analyse, check_places
 from genretree.library.scan.classifier import FileError
+from genretree.prediction import predict as predict_module
+from genretree.progress import on_position, report_position
 from genretree.sound.walk import Skipped, SoundWalk
 from other_files import canary
 
@@ -183,6 +188,39 @@ def test_failures_are_stored_until_retry_failed(tmp_path: Path, database: Databa
         database, [tmp_path / "m"], fake_classifier(), retry_failed=True, report=lambda path, *_: reported.append(path)
     )
     assert [Path(path).name for path in reported] == ["bad.mp3"]
+
+
+def test_the_position_in_a_long_file_is_shown(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _fill(tmp_path / "m", 2)
+
+    class LongMix(FakeClassifier):
+        def score_file(self, path: Path) -> records.FileResult:
+            for seconds in (62.0, 3723.4):
+                report_position(seconds)
+            return super().score_file(path)
+
+    analyse(database, [tmp_path / "m"], LongMix, progress=True)
+    assert " at " not in capsys.readouterr().err, "a short file shows no position"
+    monkeypatch.setattr(analyse_module, "_LONG_SECONDS", 0.0)
+    monkeypatch.setattr(analyse_module, "_NOTE_SECONDS", 0.0)
+    shutil.rmtree(tmp_path / "m")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "mix.mp3").write_bytes(b"another")
+    analyse(database, [tmp_path / "m"], LongMix, progress=True)
+    assert "mix.mp3 at 1:02:03" in capsys.readouterr().err
+
+
+def test_the_position_is_reported_after_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict_module, "stack_slices", len)
+    monkeypatch.setattr(predict_module, "_BATCH", 3)
+    bundle = SimpleNamespace(model=SimpleNamespace(predict_proba=lambda n: [np.ones((n, 2))]))
+    slices = [SimpleNamespace(start=10.0 * i, padded=False) for i in range(8)]
+    seen: list[float] = []
+    with on_position(seen.append):
+        assert len(predict_module.score_slices(bundle, slices).starts) == 8  # type: ignore[arg-type]
+    assert seen == [20.0, 50.0]
 
 
 def test_a_file_that_vanishes_or_changes_during_the_analysis_is_reported(tmp_path: Path, database: Database) -> None:

@@ -199,6 +199,7 @@ def test_unreadable_files_are_reported(written: Path, tmp_path: Path) -> None:
     assert f"{len(FORMATS) - 1} files have" in result.stdout
 
 
+@pytest.mark.usefixtures("always_copied")
 def test_a_killed_clean_leaves_each_file_old_or_new(
     written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

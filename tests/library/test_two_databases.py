@@ -108,6 +108,7 @@ def _write_in_both(
     return _write(databases[0]), other
 
 
+@pytest.mark.usefixtures("always_copied")
 @pytest.mark.parametrize("point", ["write_tags", "check_unchanged", "copy_status", "replace_file"])
 def test_a_file_that_another_database_is_writing_to_is_refused(
     path: Path, databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch, point: str
@@ -123,7 +124,7 @@ def test_a_file_that_another_database_is_writing_to_is_refused(
     assert [recover(database) for database in databases] == [[], []]
 
 
-@pytest.mark.usefixtures("no_locks")
+@pytest.mark.usefixtures("no_locks", "always_copied")
 @pytest.mark.parametrize("point", ["write_tags", "check_unchanged", "copy_status", "replace_file"])
 def test_without_locks_the_second_database_finds_the_file_replaced(
     path: Path, databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch, point: str
@@ -140,6 +141,7 @@ def test_without_locks_the_second_database_finds_the_file_replaced(
     assert path.read_bytes() == before
 
 
+@pytest.mark.usefixtures("always_copied")
 def test_a_file_replaced_by_one_of_the_same_size_and_time_is_not_overwritten(
     path: Path, databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +164,7 @@ def test_a_file_replaced_by_one_of_the_same_size_and_time_is_not_overwritten(
     assert recover(databases[0]) == []
 
 
+@pytest.mark.usefixtures("always_copied")
 @pytest.mark.parametrize("force", [False, True])
 def test_a_file_that_another_program_saves_during_undo_is_not_overwritten(
     path: Path, databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch, force: bool
@@ -188,6 +191,7 @@ def test_a_file_that_another_program_saves_during_undo_is_not_overwritten(
     assert FLAC(path)["comment"] == ["theirs"]
 
 
+@pytest.mark.usefixtures("always_copied")
 def test_a_file_removed_during_a_write_stays_removed(
     path: Path, databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +203,7 @@ def test_a_file_removed_during_a_write_stays_removed(
     assert recover(databases[0]) == []
 
 
+@pytest.mark.usefixtures("always_copied")
 def test_an_undo_interrupted_after_the_replacement_is_recorded(
     path: Path, databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +222,7 @@ def test_an_undo_interrupted_after_the_replacement_is_recorded(
     assert [item.message for item in recover(database)] == ["was restored"]
 
 
+@pytest.mark.usefixtures("always_copied")
 def test_a_write_interrupted_after_the_replacement_can_be_undone(
     path: Path, databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +251,7 @@ def _die(*_: object, **__: object) -> None:
     raise _KilledError
 
 
+@pytest.mark.usefixtures("always_copied")
 def test_the_step_copy_of_an_undo_that_was_killed_is_removed(
     path: Path, databases: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
 ) -> None:

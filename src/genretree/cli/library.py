@@ -22,6 +22,7 @@ from genretree.files import printable
 if TYPE_CHECKING:
     from rich.tree import Tree
 
+    from genretree.library.apply.apply import HardLinks
     from genretree.library.database.connection import Database
     from genretree.library.database.records import FileResult, ModelKey
     from genretree.library.plan.genre_tree import GenreNode
@@ -280,6 +281,7 @@ def preview(
 @click.option("--plan", type=FILE, help="Write what this CSV table says: the output of preview --csv, edited.")
 @click.option("--write", is_flag=True, help="Write the tags (default: dry run).")
 @click.option("--keep-mtime", is_flag=True, help="Preserve modification times (backups may then miss the changes).")
+@click.option("--skip-hardlinks", is_flag=True, help="Skip hard links that would become separate files.")
 @quiet_option
 @click.pass_context
 def apply(
@@ -289,6 +291,7 @@ def apply(
     plan: Path | None,
     write: bool,
     keep_mtime: bool,
+    skip_hardlinks: bool,
     quiet: bool,
     **options: Any,
 ) -> None:
@@ -297,9 +300,9 @@ def apply(
     By default only files without a genre, or with one that genretree wrote, change. `library undo` restores every byte.
     With --plan, exactly the rows of an edited preview are written: changed genres as they are, removed rows not at all.
     """
-    from genretree.library.apply.apply import apply_plans
+    from genretree.library.apply.apply import HardLinks, apply_plans
     from genretree.library.database.connection import back_up
-    from genretree.library.plan.planner import ACTIONS
+    from genretree.library.plan.planner import ACTIONS, find_hardlinks
     from genretree.library.plan.preview import Preview
     from genretree.parallel import command_line
     from genretree.progress import progress_bar
@@ -314,7 +317,11 @@ def apply(
     if not write:
         with _open_for_reading(db) as database:
             model_key, make_plans = prepare(database, progress=not quiet, **options)
-            _show_preview(Preview(make_plans()), model_key)
+            links: list[TagPlan] = []
+            _show_preview(Preview(find_hardlinks(make_plans(), links)), model_key)
+        if links:
+            fate = "are skipped" if skip_hardlinks else "become separate files (to skip them: --skip-hardlinks)"
+            echo(f"{len(links)} of them are hard links; those whose tags have no padding to be written into {fate}")
         echo("Nothing was written; to write, add --write")
         return
     changed: list[tuple[str, str]] = []
@@ -327,13 +334,17 @@ def apply(
                 changed.append((item.row.path, item.message or ACTIONS[item.action]))
         if actions["write"]:
             back_up(database)
+        hardlinks = HardLinks()
         with progress_bar(actions["write"], "apply", "file", not quiet) as tick:
             run, written, refused = apply_plans(
                 *(database, make_plans(show=False), model_key.digest, command_line()),
                 keep_mtime=keep_mtime,
+                skip_hardlinks=skip_hardlinks,
+                hardlinks=hardlinks,
                 report=lambda *_: tick(),
             )
     echo(f"{written} files written" + (f"; undo with: genretree library undo {run}" if run else "."))
+    show_hardlinks(hardlinks)
     _show_actions({action: actions[action] for action in ACTIONS if actions[action] and action != "write"})
     _show_refusals([*changed, *((item.path, item.reason) for item in refused)])
 
@@ -349,6 +360,22 @@ def _refuse_unused(context: click.Context, names: Sequence[str], why: str) -> No
         is_other_flag = getattr(option, "is_flag", False) and option.flag_value != context.params[option.name]  # type: ignore[attr-defined]
         if not is_other_flag:
             raise click.UsageError(f"{option.opts[0]} {why}")
+
+
+def show_hardlinks(hardlinks: HardLinks) -> None:
+    """Print what happened to hard links."""
+    if hardlinks.inodes:
+        further = f"; {hardlinks.names} more names were selected" if hardlinks.names else ""
+        echo(f"hard links: {len(hardlinks.inodes)} files were written under all their names{further}", err=True)
+    fates = {
+        "became separate files, and their other names keep the old tags": hardlinks.separated,
+        "were skipped, since their tags have no padding to be written into": hardlinks.skipped,
+    }
+    for fate, paths in fates.items():
+        if paths:
+            echo(f"hard links: {len(paths)} {fate}:", err=True)
+        for path in paths[:_MAX_REFUSALS]:
+            echo(printable(path), err=True)
 
 
 @library.command()

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from genretree.cli.library import _MAX_REFUSALS, _database, _open_for_reading, _open_for_writing, _show_refusals
+from genretree.cli.library import (
+    _MAX_REFUSALS,
+    _database,
+    _open_for_reading,
+    _open_for_writing,
+    _show_refusals,
+    show_hardlinks,
+)
 from genretree.cli.options import quiet_option
 from genretree.cli.output import echo, echo_json
 from genretree.files import printable
@@ -105,7 +112,7 @@ def clean(
     --write creates one if there is none, so that `library undo` can undo the run. A genre that was edited after
     genretree wrote it stays.
     """
-    from genretree.library.apply.apply import apply_plans
+    from genretree.library.apply.apply import HardLinks, apply_plans
     from genretree.library.database.connection import default_database
     from genretree.library.plan.clean import iter_clean_plans
     from genretree.library.scan.analyse import check_places
@@ -139,8 +146,12 @@ def clean(
         plans = report.watch(iter_clean_plans(opened, places, hidden))
         if not begun:
             plans = _backed_up(opened, plans)
-        run, _, refused = apply_plans(opened, plans, "", command_line(), keep_mtime=keep_mtime, report=done)
+        hardlinks = HardLinks()
+        run, _, refused = apply_plans(
+            opened, plans, "", command_line(), keep_mtime=keep_mtime, hardlinks=hardlinks, report=done
+        )
     report.finish(run)
+    show_hardlinks(hardlinks)
     _show_refusals([(item.path, item.reason) for item in refused])
 
 

@@ -25,6 +25,7 @@ from genretree.models.base import LevelProbabilities
 from genretree.models.families.tagger.content import Content, detect_content
 from genretree.models.families.tagger.model import TaggerModel
 from genretree.parallel import available_processors, shared_by
+from genretree.progress import report_position
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE, Heads
 from genretree.sound.decode import iter_blocks
 from genretree.sound.features import IMAGES, SliceInputs, needs_images
@@ -691,6 +692,7 @@ def score_slices(bundle: Bundle, slices: Iterable[FeatureSlice]) -> SliceScores:
         if len(batch) == _BATCH:
             score(batch)
             batch = []
+            report_position(starts[-1])
     if batch:
         score(batch)
     levels = [np.concatenate(level) for level in zip(*scores, strict=True)]

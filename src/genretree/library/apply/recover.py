@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genretree.library.apply.file_lock import remove_stale_lock
+from genretree.library.apply.file_lock import LockedError, lock_file, remove_stale_lock
+from genretree.library.apply.replace_file import copy_token
+from genretree.library.apply.undo_record import record_path, roll_back
 from genretree.library.database import journal
 from genretree.library.database.connection import Database, encode_path
 from genretree.library.database.journal import Change, read_changes, read_file_state
@@ -43,6 +46,9 @@ def recover(database: Database) -> list[Recovered]:
     outcomes = []
     for item in read_changes(database, "WHERE state IN ('begun', 'undoing')", ()):
         unused = Path(item.temporary).exists()  # replacing the file renames it
+        unused = _roll_back(database, item) or unused
+        if os.path.lexists(record_path(Path(item.path))):
+            continue  # in use, or the file is missing or may not be written to by this user
         if unused:
             journal.void_change(database, item.id)
         for leftover in (journal.intermediate_path(Path(item.temporary)), Path(item.temporary)):
@@ -54,6 +60,21 @@ def recover(database: Database) -> list[Recovered]:
         )
         outcomes += [] if recovered is None else [recovered]
     return outcomes
+
+
+def _roll_back(database: Database, item: Change) -> bool:
+    """Undo a torn write to a file in place; returns whether it was the one of this change."""
+    path, token = Path(item.path), copy_token(Path(item.temporary))
+
+    def void(restored: str) -> None:
+        if restored == token:
+            journal.void_change(database, item.id)
+
+    if not os.path.lexists(record_path(path)):
+        return False
+    with suppress(LockedError, OSError), lock_file(path) as locked:
+        return locked and roll_back(path, void) == token
+    return False
 
 
 def _recover(database: Database, item: Change, unused: bool) -> Recovered | None:

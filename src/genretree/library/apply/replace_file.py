@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from genretree.errors import LibraryError
-from genretree.library.apply.file_lock import lock_file
+from genretree.library.apply.file_lock import LockedError, lock_file
+from genretree.library.apply.undo_record import record_path, roll_back, sync_folder
 from genretree.library.database import journal
 from genretree.library.tags.adapters import TagError
 from genretree.library.tags.audio_digest import LayoutError
@@ -48,6 +49,11 @@ def name_copy(path: Path) -> Path:
     return path.with_name(f".genretree-{secrets.token_hex(16)}.tmp")
 
 
+def copy_token(temporary: Path) -> str:
+    """Return the random part of the name of a copy, which names a write."""
+    return temporary.stem.rpartition("-")[2]
+
+
 def create_file(path: Path) -> BinaryIO:
     """Create a file that must not exist yet, accessible only to its owner until it gets the original's mode."""
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600), "wb")
@@ -65,15 +71,42 @@ def copy_file(source: BinaryIO, target: Path) -> bytes:
 
 
 @contextmanager
-def exclusive_access(path: Path, source: BinaryIO, opened: os.stat_result) -> Iterator[None]:
-    """Hold the file's lock; a failure caused by another program's change is reported as that change."""
-    with lock_file(path):
+def exclusive_access(path: Path, source: BinaryIO, opened: os.stat_result) -> Iterator[bool]:
+    """Hold the file's lock; a failure caused by another program's change is reported as that change.
+
+    Yields
+    ------
+    bool
+        False if the file system does not support locks.
+    """
+    with lock_file(path) as locked:
+        if os.path.lexists(record_path(path)):
+            _roll_back_locked(path, locked)
         check_same_file(source, opened, path)
         try:
-            yield
+            yield locked
         except (RefusedError, TagError, LayoutError, LibraryError):
             check_same_file(source, opened, path)
             raise
+
+
+def undo_torn_write(path: Path) -> None:
+    """Restore a file that a killed process was writing to in place.
+
+    Raises
+    ------
+    LockedError
+        If another process is writing to it, or if it can't be restored.
+    """
+    if os.path.lexists(record_path(path)):
+        with lock_file(path) as locked:
+            _roll_back_locked(path, locked)
+
+
+def _roll_back_locked(path: Path, locked: bool) -> None:
+    if not locked:  # the record may belong to a process that is at work
+        raise LockedError("another process is writing to it; try again when that has finished")
+    roll_back(path)
 
 
 def check_same_file(source: BinaryIO, opened: os.stat_result, path: Path) -> None:
@@ -145,10 +178,5 @@ def replace_file(temporary: Path, path: Path, source: BinaryIO, opened: os.stat_
         source.close()  # Windows can't replace an open file
     temporary.replace(path)
     if os.name == "posix":
-        with suppress(OSError):  # unsupported on some network file systems; the file is in place
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        sync_folder(path.parent)
     return status

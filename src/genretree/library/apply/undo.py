@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
-from genretree.files import content_digest, printable, stream_digest
+from genretree.files import content_digest, printable
 from genretree.library.apply.file_lock import LockedError
 from genretree.library.apply.replace_file import (
     CHANGED,
@@ -15,18 +16,22 @@ from genretree.library.apply.replace_file import (
     check_same_file,
     copy_file,
     copy_status,
+    copy_token,
     create_file,
     exclusive_access,
     name_copy,
     remove_copy,
     replace_file,
+    undo_torn_write,
 )
+from genretree.library.apply.write_in_place import hash_with_region, write_in_place
 from genretree.library.database import journal
 from genretree.library.database.connection import Database
 from genretree.library.database.path_selection import PathSelection
 from genretree.library.tags.adapters import TagError, read_tags, write_tags
 from genretree.library.tags.audio_digest import LayoutError, hash_audio
-from genretree.library.tags.binary_delta import apply_delta
+from genretree.library.tags.binary_delta import apply_delta, undo_in_region
+from genretree.library.tags.tag_region import CAN_WRITE_IN_PLACE, MAX_REGION, TagRegion
 from genretree.library.tags.verify_unchanged import check_unchanged
 
 
@@ -90,9 +95,11 @@ def _restore(
     """Undo a file's changes, newest first."""
     oldest = chain[-1]
     path = Path(oldest.path)
+    undo_torn_write(path)
     with path.open("rb") as source:
         opened = os.fstat(source.fileno())
-        now = stream_digest(source)
+        region = undo_region(source, chain)
+        now, then = hash_with_region(source, region)
         check_same_file(source, opened, path)
         if now == oldest.before:  # restored before, but not recorded
             journal.finish_undo(database, chain, now, opened.st_size, opened.st_mtime_ns)
@@ -107,6 +114,9 @@ def _restore(
             raise RefusedError(
                 "was changed by another program since; `force=True` removes genretree's fields and leaves the rest"
             )
+        in_place = region if exact and then == oldest.before else None
+        if in_place is not None and _restore_region(database, chain, source, opened, in_place):
+            return
         temporary, placing = name_copy(path), False
         journal.begin_undo(database, oldest.id, str(temporary))
         try:
@@ -134,6 +144,40 @@ def _restore(
                 journal.stop_undo(database, oldest.id)
             raise
     journal.finish_undo(database, chain, after, status.st_size, status.st_mtime_ns)
+
+
+def undo_region(source: BinaryIO, chain: list[journal.Change]) -> TagRegion | None:
+    """Return the bytes that undo a chain in place; None if the size of the file changes."""
+    if not CAN_WRITE_IN_PLACE:
+        return None
+    number = source.fileno()
+    found = undo_in_region(
+        lambda start, count: os.pread(number, count, start),
+        os.fstat(number).st_size,
+        [item.delta for item in chain],
+        MAX_REGION,
+    )
+    return None if found is None else TagRegion(*found)
+
+
+def _restore_region(
+    database: Database, chain: list[journal.Change], source: BinaryIO, opened: os.stat_result, region: TagRegion
+) -> bool:
+    """Undo a file's changes in place; returns False if the file can't be locked, so that it has to be copied."""
+    oldest = chain[-1]
+    path = Path(oldest.path)
+    with exclusive_access(path, source, opened) as locked:
+        if not locked:
+            return False
+        temporary = name_copy(path)  # no file has this name: it is the token of the write
+        journal.begin_undo(database, oldest.id, str(temporary))
+
+        def stop() -> None:
+            journal.stop_undo(database, oldest.id)
+
+        status = write_in_place(path, source, opened, region, copy_token(temporary), oldest.before_mtime_ns, stop)
+    journal.finish_undo(database, chain, oldest.before, status.st_size, status.st_mtime_ns)
+    return True
 
 
 def _rewind(path: Path, temporary: Path, chain: list[journal.Change]) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,8 @@ def finish_change(database: Database, change: int, size: int, mtime_ns: int) -> 
     entry = read_changes(database, "WHERE id = ?", (change,))[0]
     with database.transaction() as connection:
         connection.execute("UPDATE change SET state = 'written' WHERE id = ?", (change,))
-        update_content(database, entry.path, entry.before, entry.after, size, mtime_ns, entry.new)
+        for path in _find_links(database, entry.path, entry.before):
+            update_content(database, path, entry.before, entry.after, size, mtime_ns, entry.new)
 
 
 def void_change(database: Database, change: int) -> None:
@@ -135,7 +137,19 @@ def finish_undo(database: Database, chain: Sequence[Change], after: bytes, size:
     with database.transaction() as connection:
         connection.executemany("UPDATE change SET state = 'undone' WHERE id = ?", [(item.id,) for item in chain])
         oldest = chain[-1]
-        update_content(database, oldest.path, chain[0].after, after, size, mtime_ns, oldest.old)
+        for path in _find_links(database, oldest.path, chain[0].after):
+            update_content(database, path, chain[0].after, after, size, mtime_ns, oldest.old)
+
+
+def _find_links(database: Database, path: str, content: bytes) -> list[str]:
+    """Return a file's path, and the known paths of its other hard links, which had this content."""
+    paths = [path]
+    with suppress(OSError):
+        status = Path(path).stat()
+        for other in find_copies(database, content) if status.st_nlink > 1 else []:
+            if other != path and not is_url(other) and os.path.lexists(other):
+                paths += [other] if os.path.samestat(Path(other).lstat(), status) else []
+    return paths
 
 
 def stop_undo(database: Database, change: int) -> None:

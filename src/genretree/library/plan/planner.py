@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -185,6 +186,15 @@ def check_writable(plan: TagPlan) -> TagPlan:
 def check_layout(plan: TagPlan) -> TagPlan:
     """Check the layout of a file to write; change the action if it can't be written, and add the reason."""
     return _add_reason(_check_layout(plan))
+
+
+def find_hardlinks(plans: Iterator[TagPlan], found: list[TagPlan]) -> Iterator[TagPlan]:
+    """Yield plans, and append those of files to write that have several names (hard links) to a list."""
+    for plan in plans:
+        with suppress(OSError):
+            if plan.action == "write" and os.lstat(plan.row.path).st_nlink > 1:
+                found.append(plan)
+        yield plan
 
 
 def _check_layout(plan: TagPlan) -> TagPlan:

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
 from genretree.errors import LibraryError
+from genretree.files import printable
 from genretree.library.database import records
 from genretree.library.database.connection import Database
 from genretree.library.database.records import FileResult, FileRow, ModelKey
@@ -23,12 +26,14 @@ from genretree.library.scan.classifier import (
     fingerprint_file,
 )
 from genretree.parallel import available_processors, shared_by, worker_pool
-from genretree.progress import progress_bar
+from genretree.progress import on_position, progress_bar
 from genretree.remote import is_url, local_path
 from genretree.sound.walk import FoundFile, Skipped, SoundWalk
 
 _SUSPECT_SECONDS = 600.0  # a file that takes longer is a suspect even if the run was interrupted
 _TIMEOUT_SECONDS = 3600.0  # for a suspect in a separate process
+_LONG_SECONDS = 2.0  # a file that takes longer is shown with its position
+_NOTE_SECONDS = 0.5  # between two updates of that
 _MAX_LOST_WORKERS = 3  # after losing this many remote workers, a file is recorded as failed
 _CRASHED = "the decoder crashed on this file; convert it to another format"
 _TIMEOUT = "analysing this file took more than {:g} s, so it was stopped; convert it to another format"
@@ -185,17 +190,56 @@ def analyse(
             analysis.run(rows, remote_engine)
             analysis.run(analysis.take_suspects(), remote_engine)  # a crash there affects no other file
         else:
-            _run_in_threads(analysis, rows, classifier, max(1, min(workers, available_processors(), pending)))
+            n_workers = max(1, min(workers, available_processors(), pending))
+            _run_in_threads(analysis, rows, classifier, n_workers, _LongFiles(partial(tick, 0)))
             analysis.classify_suspects(make_classifier)
     if counts.failed:
         counts.failures = records.list_failures(database, model, scan_id, -1 if max_failures is None else max_failures)
     return counts
 
 
-def _run_in_threads(analysis: _AnalysisRun, rows: Iterator[FileRow], classifier: FileClassifier, workers: int) -> None:
+class _LongFiles:
+    """Shows how far the analysis of a file has come, if it takes long, as that of a mix of hours does.
+
+    Parameters
+    ----------
+    show : callable
+        `show(note=text)` shows a text; called from the threads that analyse.
+    """
+
+    def __init__(self, show: Callable[..., None]) -> None:
+        self._show = show
+        self._shown: dict[str, float] = {}  # monotonic time at which a file is shown next
+
+    def run(self, classifier: FileClassifier, task: FileTask) -> TaskOutcome:
+        """Run a task in this thread."""
+        path = task.row.path
+        self._shown[path] = time.monotonic() + _LONG_SECONDS
+        shown = False
+
+        def report(seconds: float) -> None:
+            nonlocal shown
+            if time.monotonic() >= self._shown[path]:
+                self._shown[path] = time.monotonic() + _NOTE_SECONDS
+                shown = True
+                at = timedelta(seconds=round(seconds))
+                self._show(note=f"{printable(Path(path).name)} at {at}")
+
+        try:
+            with on_position(report):
+                return run_task(classifier, task)
+        finally:
+            del self._shown[path]
+            if shown:
+                self._show(note="")
+
+
+def _run_in_threads(
+    analysis: _AnalysisRun, rows: Iterator[FileRow], classifier: FileClassifier, workers: int, long_files: _LongFiles
+) -> None:
     with shared_by(workers), ThreadPoolExecutor(workers) as pool:
         try:
-            analysis.run(rows, _Threads(pool, classifier, workers))
+            analysis.run(rows, _Threads(pool, classifier, workers, long_files))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # wait only for tasks in progress
             raise
@@ -236,8 +280,10 @@ def _real(place: str | Path) -> str:
 class _Threads:
     """Runs tasks in threads of this process."""
 
-    def __init__(self, pool: ThreadPoolExecutor, classifier: FileClassifier, workers: int) -> None:
-        self._pool, self._classifier = pool, classifier
+    def __init__(
+        self, pool: ThreadPoolExecutor, classifier: FileClassifier, workers: int, long_files: _LongFiles
+    ) -> None:
+        self._pool, self._classifier, self._long_files = pool, classifier, long_files
         self._tasks: dict[Future[TaskOutcome], FileTask] = {}
         self._workers = workers
         self._warm = False
@@ -248,7 +294,7 @@ class _Threads:
         return 2 * self._workers + 2 if self._warm else 1
 
     def submit(self, task: FileTask) -> None:
-        self._tasks[self._pool.submit(run_task, self._classifier, task)] = task
+        self._tasks[self._pool.submit(self._long_files.run, self._classifier, task)] = task
 
     def collect(self) -> list[tuple[FileTask, TaskOutcome]]:
         done, _ = wait(self._tasks, return_when=FIRST_COMPLETED)

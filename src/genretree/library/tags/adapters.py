@@ -38,6 +38,8 @@ V23_SEPARATOR = "/"  # the separator of ID3v2.3 for lists of names
 _MP4_GENRE, _MP4_OWN = "\xa9gen", "----:com.apple.iTunes:"
 _NEAR_END = 1 << 16
 _T = TypeVar("_T")
+_Padding = Callable[[Any], int] | None
+_Writer = Callable[[Path, Sequence[str], Mapping[str, str], _Padding], None]
 
 
 class TagError(Exception):
@@ -83,7 +85,9 @@ def read_tags(path: str | Path) -> TagValues:
     return _wrap_errors(lambda: _READERS[_detect_format(path)](path))
 
 
-def write_tags(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> None:
+def write_tags(
+    path: Path, genres: Sequence[str], own: Mapping[str, str], padding: Callable[[Any], int] | None = None
+) -> None:
     """Set a file's genres and genretree's fields in place; everything else is unchanged.
 
     Parameters
@@ -94,13 +98,15 @@ def write_tags(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> Non
         New genres; if empty, the genre is removed.
     own : mapping of str to str
         New values of genretree's fields by name; missing fields are removed.
+    padding : callable, optional
+        Chooses the size of the padding, given mutagen's `PaddingInfo`; default: mutagen's choice.
 
     Raises
     ------
     TagError
         If the tags can't be written.
     """
-    _wrap_errors(lambda: _WRITERS[_detect_format(path)](path, genres, own))
+    _wrap_errors(lambda: _WRITERS[_detect_format(path)](path, genres, own, padding))
 
 
 def _wrap_errors(act: Callable[[], _T]) -> _T:
@@ -288,8 +294,8 @@ def _id3_version(tags: Any) -> int:
     return 4 if major >= 4 else 3
 
 
-def _write_id3(format_: str) -> Callable[[Path, Sequence[str], Mapping[str, str]], None]:
-    def write(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> None:
+def _write_id3(format_: str) -> _Writer:
+    def write(path: Path, genres: Sequence[str], own: Mapping[str, str], padding: _Padding) -> None:
         from mutagen.id3 import TCON, TXXX, Encoding
 
         target = choose_tag(path, format_)
@@ -319,7 +325,8 @@ def _write_id3(format_: str) -> Callable[[Path, Sequence[str], Mapping[str, str]
         for name, text in own.items():
             tags.add(TXXX(encoding=encoding, desc=name, text=[text]))
         tail = read_v1(path) if format_ == "mp3" else b""
-        tags.save(path, v2_version=version, v23_sep=None)  # None: lists in other frames are not joined
+        # v23_sep=None: lists in other frames are not joined
+        tags.save(path, v2_version=version, v23_sep=None, padding=padding)
         if tail:
             with path.open("r+b") as file:
                 file.seek(-V1_BYTES, io.SEEK_END)
@@ -418,7 +425,7 @@ def _has_id3(path: Path) -> bool:
     return bool(read_v1(path)) or _has_text(_open_id3(path, "mp3"))
 
 
-def _write_vorbis(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> None:
+def _write_vorbis(path: Path, genres: Sequence[str], own: Mapping[str, str], padding: _Padding) -> None:
     file = _open_vorbis(path)
     if not file.tags and _has_id3(path):
         raise LayoutError("its tags are ID3, which Vorbis comments would hide; convert them in a tag editor first")
@@ -427,7 +434,7 @@ def _write_vorbis(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> 
             file.tags[name] = texts
         elif name in file.tags:
             del file.tags[name]
-    file.save(path)
+    file.save(path, padding=padding)
 
 
 # -- MP4: m4a ----------------------------------------------------------------------------------------------------
@@ -444,7 +451,7 @@ def _read_mp4(path: Path) -> TagValues:
     return TagValues(tuple(genre.strip() for genre in tags.get(_MP4_GENRE, []) if genre.strip()), own)
 
 
-def _write_mp4(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> None:
+def _write_mp4(path: Path, genres: Sequence[str], own: Mapping[str, str], padding: _Padding) -> None:
     from mutagen.mp4 import MP4, MP4FreeForm
 
     file: Any = MP4(path)
@@ -456,7 +463,7 @@ def _write_mp4(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> Non
             file.tags[name] = values
         elif name in file.tags:
             del file.tags[name]
-    file.save(path)
+    file.save(path, padding=padding)
 
 
 def _listed(text: str | None) -> list[str]:
@@ -471,7 +478,7 @@ _READERS: dict[str, Callable[[Path], TagValues]] = {
     "wav": _read_wav,
     "aiff": _read_aiff,
 }
-_WRITERS: dict[str, Callable[[Path, Sequence[str], Mapping[str, str]], None]] = {
+_WRITERS: dict[str, _Writer] = {
     "mp3": _write_id3("mp3"),
     "flac": _write_vorbis,
     "ogg": _write_vorbis,

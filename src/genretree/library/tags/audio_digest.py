@@ -57,6 +57,20 @@ def hash_audio(path: Path) -> str:
         return digest.hexdigest()
 
 
+def audio_parts(file: io.FileIO) -> tuple[str, list[tuple[int, int] | bytes]]:
+    """Return a file's format, and what `hash_audio` hashes: byte ranges, and values that no place in the file has.
+
+    Raises
+    ------
+    LayoutError
+        As `hash_audio` does.
+    """
+    format_ = detect_format(file)
+    if format_ not in _PARTS:
+        raise LayoutError(f"{format_ or 'unknown'} files can't be tagged")
+    return format_, list(_PARTS[format_](file, _size(file)))
+
+
 def _size(file: io.FileIO) -> int:
     return file.seek(0, io.SEEK_END)
 

@@ -8,10 +8,11 @@ audio, where padding absorbs the growth of the tags; they are searched for.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,6 +50,73 @@ def make_delta(old: Path, new: Path) -> bytes:
                     near = _bytes(after, low, offset + len(literal) + max(0, shift) + _REACH - low).tobytes()
                 records += _records(offset, literal, near, low)
     return zlib.compress(_HEAD.pack(old_size, cut, shift) + b"".join(records))
+
+
+def make_region_delta(size: int, start: int, old: bytes, new: bytes) -> bytes:
+    """Compute a delta, as `make_delta` does, between files of the same size that only differ from `start` on.
+
+    Parameters
+    ----------
+    size : int
+        Size of the files.
+    start : int
+        Offset of the bytes.
+    old, new : bytes
+        The bytes there, of the same length.
+    """
+    records = []
+    for offset, literal in _differences(io.BytesIO(old), io.BytesIO(new), 0, len(old), 0):
+        low = max(0, offset - _REACH)
+        near = new[low : offset + len(literal) + _REACH] if len(literal) >= _LONG else b""
+        records += _records(start + offset, literal, near, start + low)
+    return zlib.compress(_HEAD.pack(size, size, 0) + b"".join(records))
+
+
+def undo_in_region(
+    read: Callable[[int, int], bytes], size: int, deltas: Sequence[bytes], max_bytes: int
+) -> tuple[int, bytes, bytes] | None:
+    """Apply deltas that do not change the size of a file to the bytes that they concern.
+
+    Parameters
+    ----------
+    read : callable
+        `read(start, count)` returns bytes of the file.
+    size : int
+        Size of the file.
+    deltas : sequence of bytes
+        From the newest to the oldest.
+    max_bytes : int
+
+    Returns
+    -------
+    (int, bytes, bytes) or None
+        Offset, bytes there, and bytes that the deltas restore; None if a delta changes the size of the file, or if the
+        bytes are more than `max_bytes`.
+    """
+    try:
+        contents = [zlib.decompress(delta) for delta in deltas]
+    except zlib.error:
+        return None
+    spans = []
+    for content in contents:
+        old_size, _, shift = _HEAD.unpack_from(content)
+        if old_size != size or shift:
+            return None
+        for offset, literal, source in _literals(content):
+            spans.append((offset, offset + (len(literal) if source is None else source[1])))
+            if source is not None:
+                spans.append((source[0], sum(source)))
+    start, end = min((low for low, _ in spans), default=0), max((high for _, high in spans), default=0)
+    if not 0 <= start < end <= size or end - start > max_bytes:
+        return None
+    now = read(start, end - start)
+    restored = bytearray(now)
+    for content in contents:
+        new = bytes(restored)
+        for offset, literal, source in _literals(content):
+            data = literal if source is None else new[source[0] - start : sum(source) - start]
+            restored[offset - start : offset - start + len(data)] = data
+    return (start, now, bytes(restored)) if len(restored) == end - start == len(now) else None
 
 
 def apply_delta(new: Path, delta: bytes, out: BinaryIO) -> bytes:

@@ -158,3 +158,13 @@ def test_a_decoded_path_never_contradicts_itself_where_the_best_of_each_level_wo
     assert tree.leaves[chosen] in tree.leaves
     clear = tree.decode(tree.sum_levels(np.array([[0.25, 0.2, 0.2, 0.35]])))[0]
     assert tree.leaves[clear] == ("a", "a1")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("Rock: [Metal]\nRock: [Punk]\n", "two lines"), ("a: &x [b, *x]\n", "references")]
+)
+def test_repeated_keys_and_references_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "tree.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(TaxonomyError, match=message):
+        Taxonomy.load(path)

@@ -77,8 +77,14 @@ def test_a_path_stops_above_what_no_tag_reaches() -> None:
     assert match.taxonomy.leaves == (("Rock", UNSPECIFIED), ("Rock", "Indie"))
     assert match.unreached == (("Rock", "Thrash metal"), ("Rock", "Death metal"), ("Talk",))
     assert describe_unreached(match) == (
-        "no tag indicates Rock > Thrash metal, Rock > Death metal, Talk; paths stop above"
+        "no tag indicates Rock > Thrash metal, Rock > Death metal, Talk, or tells it from others; paths stop above"
     )
+
+
+def test_a_name_in_two_branches_is_reached_in_both() -> None:
+    tree = Taxonomy.from_nested({"Rock": ["Ska", "Metal"], "Reggae": ["Ska", "Polka"]})
+    assert _tags(tree)["Rock", "Ska"] == _tags(tree)["Reggae", "Ska"] == ("Ska",)
+    assert _tags(tree)["Reggae",] == ("Reggae",)
 
 
 @pytest.mark.parametrize("name", ["ccmusic", "general"])
@@ -95,9 +101,12 @@ def test_built_in_trees_are_reached(name: str) -> None:
         assert {"Techno", "House music"} <= set(_tags(tree)["Non_classic", "Dance_and_house"])
 
 
-def test_a_tree_without_known_names_is_refused() -> None:
-    with pytest.raises(TaxonomyError, match="no tag of mn04 indicates any genre"):
-        VOCABULARY.match(Taxonomy.from_nested(["Aa", "Bb"]))
+def test_a_tree_with_less_than_two_known_names_is_shown_but_not_predicted() -> None:
+    for names, message in ((["Aa", "Bb"], "indicate none of its genres"), (["Rock", "Bb"], "indicate only Rock")):
+        match = VOCABULARY.match(Taxonomy.from_nested(names))
+        assert ("Bb",) in match.unreached
+        with pytest.raises(TaxonomyError, match=message):
+            _ = match.taxonomy
 
 
 def test_a_vocabulary_file_adds_names_and_concepts(tmp_path: Path) -> None:
@@ -126,6 +135,10 @@ def test_a_vocabulary_file_adds_names_and_concepts(tmp_path: Path) -> None:
         ("Rock:\n  also: punk\n", "also must be a list"),
         ("New:\n  nearest: [Nothing]\n", "nearest names no concept"),
         ("a: [\n", "not valid YAML"),
+        ("a: {}\na: {}\n", "'a' has two lines"),
+        ("a: &x {narrower: *x}\n", "not valid YAML"),
+        ("Metal:\n  also: [1980]\n", "quote it"),
+        ("Metal:\n  narrower: [Doom]\n", "'Metal': concepts must be a mapping"),
     ],
 )
 def test_bad_vocabulary_files_are_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -175,7 +175,7 @@ class Taxonomy:
     @classmethod
     def _from_yaml_text(cls, text: str, source: str) -> Taxonomy:
         try:
-            content = yaml.safe_load(text)
+            content = load_yaml(text)
         except yaml.YAMLError as error:
             raise TaxonomyError(f"{source}: not valid YAML: {error}") from error
         levels = None
@@ -353,6 +353,38 @@ def is_same_branch(one: Sequence[str], other: Sequence[str]) -> bool:
     """Return whether one of two nodes is an ancestor of the other, or both are the same."""
     n = min(len(one), len(other))
     return tuple(one[:n]) == tuple(other[:n])
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A YAML loader that refuses repeated keys, of which PyYAML silently keeps the last, and references."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.constructor.ConstructorError(None, None, f"references (*{event.anchor}) are not supported")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' has two lines", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: str) -> Any:
+    """Read YAML written by people: keys that occur twice are refused, and so are references, which may be endless.
+
+    Raises
+    ------
+    yaml.YAMLError
+        If it is not valid.
+    """
+    try:
+        return yaml.load(text, _UniqueKeyLoader)  # a SafeLoader
+    except RecursionError as error:
+        raise yaml.YAMLError("nested too deeply") from error
 
 
 def format_path(path: Sequence[str]) -> str:

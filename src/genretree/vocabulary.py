@@ -20,7 +20,7 @@ import yaml
 
 from genretree.checks import require_path
 from genretree.errors import TaxonomyError
-from genretree.taxonomy import UNSPECIFIED, NodePath, Taxonomy, format_path
+from genretree.taxonomy import UNSPECIFIED, NodePath, Taxonomy, format_path, load_yaml
 
 Tagger = Literal["mn04", "msd", "mtt"]
 TAGGERS: tuple[Tagger, ...] = get_args(Tagger)
@@ -92,15 +92,35 @@ class VocabularyMatch:
 
     Parameters
     ----------
-    taxonomy : Taxonomy
-        The part of the tree that tags reach. Where they don't reach all children of a node, and where tags indicate
-        the node itself, it has a further leaf `UNSPECIFIED`, at which a path stops.
+    leaves : tuple of tuple of str
+        Leaves of the part of the tree that tags reach. Where they don't reach all children of a node, and where tags
+        indicate the node itself, it has a further leaf `UNSPECIFIED`, at which a path stops.
+    levels : tuple of str
+        Names of the levels of the whole tree.
     nodes : tuple of NodeMatch
         All nodes of the whole tree, each before those below it.
     """
 
-    taxonomy: Taxonomy
+    leaves: tuple[NodePath, ...]
+    levels: tuple[str, ...]
     nodes: tuple[NodeMatch, ...]
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The part of the tree that tags reach.
+
+        Raises
+        ------
+        TaxonomyError
+            If that are fewer than two genres.
+        """
+        if len(self.leaves) < 2:
+            found = f"only {format_path(self.leaves[0])}" if self.leaves else "none of its genres"
+            raise TaxonomyError(
+                f"tags indicate {found} in this tree, and at least 2 genres are needed; use common English names, or "
+                "add names to a vocabulary file"
+            )
+        return Taxonomy(self.leaves, self.levels[: max(map(len, self.leaves))])
 
     @property
     def unreached(self) -> tuple[NodePath, ...]:
@@ -201,11 +221,6 @@ class Vocabulary:
         Returns
         -------
         VocabularyMatch
-
-        Raises
-        ------
-        TaxonomyError
-            If no tag reaches any node.
         """
         nodes = list(dict.fromkeys(leaf[:cut] for leaf in tree.leaves for cut in range(1, len(leaf) + 1)))
         nodes.sort(key=_tree_order(tree))
@@ -214,38 +229,38 @@ class Vocabulary:
         tags: dict[NodePath, dict[Tagger, tuple[str, ...]]] = {node: {} for node in nodes}
         hints: dict[NodePath, tuple[str, ...]] = dict.fromkeys(nodes, ())
         for concept in self.concepts.values():
-            node = self._find_owner(concept, owners)
-            if node is None:
-                continue
-            for name, values in concept.tags.items():
-                tags[node][name] = (*tags[node].get(name, ()), *values)
-            if owners.get(concept.name) == node:
-                hints[node] += concept.hints
+            for node in self._find_owners(concept, owners):
+                for name, values in concept.tags.items():
+                    tags[node][name] = (*tags[node].get(name, ()), *values)
+                if node in owners.get(concept.name, ()):
+                    hints[node] += concept.hints
         direct = {node for node in nodes if tags[node].get(tagger) or (tagger == "mn04" and hints[node])}
         reached = {other[:cut] for other in direct for cut in range(1, len(other) + 1)}
-        if not reached:
-            names = ", ".join(f"'{node[-1]}'" for node in nodes[:5])
-            raise TaxonomyError(
-                f"no tag of {tagger} indicates any genre of this tree ({names} ...); use common English names, or add "
-                "names to a vocabulary file"
-            )
         matches = tuple(
             NodeMatch(node=node, concepts=found[node][1], tags=tags[node], hints=hints[node], reached=node in reached)
             for node in nodes
         )
-        return VocabularyMatch(taxonomy=_reached_tree(tree, nodes, reached, tags, tagger), nodes=matches)
+        return VocabularyMatch(leaves=_reached_leaves(nodes, reached, tags, tagger), levels=tree.levels, nodes=matches)
 
-    def _choose_owners(self, found: Mapping[NodePath, tuple[int, tuple[str, ...]]]) -> dict[str, NodePath]:
-        """Choose one node for each concept: that with the closest name; of several, their lowest common ancestor."""
+    def _choose_owners(self, found: Mapping[NodePath, tuple[int, tuple[str, ...]]]) -> dict[str, tuple[NodePath, ...]]:
+        """Choose the node of each concept: that with the closest name.
+
+        Of several, it is their lowest common ancestor, since the tags can't tell them apart; in different branches of
+        the tree, each of them.
+        """
         candidates: dict[str, dict[int, list[NodePath]]] = {}
         for node, (rank, names) in found.items():
             for name in names:
                 candidates.setdefault(name, {}).setdefault(rank, []).append(node)
-        owners = {name: _common_ancestor(by_rank[min(by_rank)]) for name, by_rank in candidates.items()}
-        return {name: owner for name, owner in owners.items() if owner}
+        owners = {}
+        for name, by_rank in candidates.items():
+            nodes = by_rank[min(by_rank)]
+            common = _common_ancestor(nodes)
+            owners[name] = (common,) if common else tuple(nodes)
+        return owners
 
-    def _find_owner(self, concept: Concept, owners: Mapping[str, NodePath]) -> NodePath | None:
-        """Find the node that a concept's tags count towards: its own, that of a broader concept, or the nearest."""
+    def _find_owners(self, concept: Concept, owners: Mapping[str, tuple[NodePath, ...]]) -> tuple[NodePath, ...]:
+        """Find the nodes that a concept's tags count towards: its own, those of a broader concept, or the nearest."""
         name: str | None = concept.name
         nearest: tuple[str, ...] = ()
         while name is not None:
@@ -253,7 +268,7 @@ class Vocabulary:
                 return owners[name]
             nearest += self.concepts[name].nearest
             name = self.concepts[name].broader
-        return next((owners[other] for other in nearest if other in owners), None)
+        return next((owners[other] for other in nearest if other in owners), ())
 
 
 def tag_names(tagger: Tagger) -> tuple[str, ...]:
@@ -297,14 +312,13 @@ def _tree_order(tree: Taxonomy) -> Any:
     return lambda node: (first[node], len(node))
 
 
-def _reached_tree(
-    tree: Taxonomy,
+def _reached_leaves(
     nodes: list[NodePath],
     reached: set[NodePath],
     tags: Mapping[NodePath, Mapping[Tagger, tuple[str, ...]]],
     tagger: Tagger,
-) -> Taxonomy:
-    """Return the part of a tree that tags reach, with leaves at which a path stops."""
+) -> tuple[NodePath, ...]:
+    """Return the leaves of the part of a tree that tags reach, and those at which a path stops."""
     leaves: list[NodePath] = []
     for node in nodes:
         if node not in reached:
@@ -316,16 +330,15 @@ def _reached_tree(
         elif len(reached_children) < len(children) or tags[node].get(tagger):
             leaves.append((*node, UNSPECIFIED))
     leaves.sort(key=lambda leaf: nodes.index(leaf if leaf[-1] != UNSPECIFIED else leaf[:-1]))
-    depth = max(map(len, leaves))
-    return Taxonomy(tuple(leaves), tree.levels[:depth])
+    return tuple(leaves)
 
 
 def _read_concepts(text: str, source: str, known: Mapping[str, Concept]) -> dict[str, Concept]:
     if len(text) > _MAX_CHARACTERS:
         raise TaxonomyError(f"{source}: longer than {_MAX_CHARACTERS:,} characters, not a vocabulary")
     try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+        content = load_yaml(text)
+    except yaml.YAMLError as error:
         raise TaxonomyError(f"{source}: not valid YAML: {error}") from error
     concepts = dict(known)
     try:
@@ -342,7 +355,8 @@ def _read_concepts(text: str, source: str, known: Mapping[str, Concept]) -> dict
 
 def _walk(content: Any, broader: str | None) -> Iterator[Concept]:
     if not isinstance(content, Mapping):
-        raise TaxonomyError(f"concepts must be a mapping of names to fields, got {type(content).__name__}")
+        where = "" if broader is None else f"'{broader}': "
+        raise TaxonomyError(f"{where}concepts must be a mapping of names to fields, got {type(content).__name__}")
     for name, fields in content.items():
         if not isinstance(name, str) or not isinstance(fields, Mapping):
             raise TaxonomyError(f"'{name}' must be a concept's name with fields: {', '.join(sorted(_FIELDS))}")
@@ -384,7 +398,10 @@ def _read_names(concept: str, what: str, values: Any) -> tuple[str, ...]:
         return ()
     if not isinstance(values, list):
         raise TaxonomyError(f"'{concept}': {what} must be a list of names, got {values!r}")
-    return tuple(str(value) for value in values)
+    for value in values:
+        if not isinstance(value, str):
+            raise TaxonomyError(f"'{concept}': {what} must be a list of names, got {value!r} in it; quote it")
+    return tuple(values)
 
 
 def _read_tags(concept: str, values: Any, tagger: Tagger) -> tuple[str, ...]:
@@ -411,4 +428,4 @@ def describe_unreached(match: VocabularyMatch) -> str:
         return ""
     names = [format_path(node) for node in match.unreached]
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    return f"no tag indicates {shown}; paths stop above"
+    return f"no tag indicates {shown}, or tells it from others; paths stop above"

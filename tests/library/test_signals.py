@@ -77,7 +77,7 @@ def test_apply_and_undo_stop_cleanly_and_continue(tmp_path: Path, music: Path, n
     with open_database(db, create=True) as database:
         analyse(database, [music], fake_classifier())
     apply = ("apply", "--write", "--db", db, "--quiet")
-    _stop(_start("apply", "write_tags", 0.3, *apply), number, music, original)
+    _stop(_start("apply", "find_region", 0.3, *apply), number, music, original)
     assert _run(*apply) == 0
     written = _bytes(music)
     assert all(written[name] != original[name] for name in original)
@@ -86,7 +86,7 @@ def test_apply_and_undo_stop_cleanly_and_continue(tmp_path: Path, music: Path, n
         first, last = [run for (run,) in database.connection.execute("SELECT id FROM run ORDER BY id")]
     assert _run("undo", last, "--db", db, "--quiet") == 0
     before = _bytes(music)
-    process = _start("undo", "_rewind", 0.3, "undo", first, "--db", db, "--quiet")
+    process = _start("undo", "hash_with_region", 0.3, "undo", first, "--db", db, "--quiet")
     deadline = time.monotonic() + 60
     while all((music / name).read_bytes() == old for name, old in before.items()):
         assert process.poll() is None, process.communicate()

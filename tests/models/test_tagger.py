@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -305,6 +306,20 @@ def test_prediction_without_a_bundle(cache: Path, tmp_path: Path, monkeypatch: p
     without = run(main, ["predict", str(song)])
     assert without.exit_code == 1
     assert "genretree weights get mn04" in without.output
+
+
+def test_a_silent_file_is_named_and_no_error(cache: Path, tmp_path: Path) -> None:
+    sf.write(tmp_path / "silent.wav", np.zeros(22050 * 3), 22050)
+    result = CliRunner().invoke(main, ["predict", str(tmp_path / "silent.wav"), "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found["path"] == [] and found["not_music"]["type"] == "silence"
+    shown = CliRunner().invoke(main, ["predict", str(tmp_path / "silent.wav")], catch_exceptions=False)
+    assert "not music: silence" in shown.stdout
+    table = CliRunner().invoke(main, ["predict", str(tmp_path / "silent.wav"), "--csv", "-"]).stdout.splitlines()
+    assert next(csv.DictReader(table))["content"] == "silence"
+    forced = CliRunner().invoke(main, ["predict", str(tmp_path / "silent.wav"), "--force"])
+    assert forced.exit_code == 1
 
 
 def test_a_library_leaves_speech_alone(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

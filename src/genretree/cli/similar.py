@@ -170,9 +170,11 @@ def _find_in_embeddings(
 
     index = TrackIndex.from_table(read_embeddings(path))
     row = index.find(song)
-    if row is not None:
+    if row is not None and bundle is None:
         return index, find_similar(index, song, index.vectors[row], n)
     embedder = load_embedder_for(index.model, bundle, download)
+    if row is not None:
+        return index, find_similar(index, song, index.vectors[row], n)
     return index, find_similar(index, song, embedder.embed_file(song).mean, n)
 
 

@@ -139,7 +139,7 @@ def predict(
         loaded = load_untrained(tree, vocabulary, runtime)
     else:
         loaded = _load_bundle(bundle, tree, vocabulary, runtime, precision, download, quiet)
-    tagger = _load_tagger() if check_music and not force else None
+    tagger = _load_tagger() if check_music else None
     rows: list[Prediction | PredictionError] = []  # only for a table; other output is printed at once
     failed: list[PredictionError] = []
     total = len(files) + (1 if one_track else len(sets))

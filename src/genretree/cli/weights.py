@@ -53,9 +53,10 @@ def get(name: str, file: Path | None) -> None:
         echo(f"Next: genretree train STORE --backbone {name} --out BUNDLE")
         return
     if name == MUSICNN:
-        echo("Next: genretree predict song.mp3, or: genretree train STORE --model musicnn --out BUNDLE")
+        echo("Next: genretree train STORE --model musicnn --out BUNDLE")
         return
     if name == MN04:
+        echo("Next: genretree predict song.mp3")
         return
     source = find_source(name.partition("@")[0])
     family = source.families[0] if source is not None else "FAMILY"

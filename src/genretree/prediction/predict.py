@@ -579,8 +579,30 @@ def _predict_file(
     music_only: bool,
     tagger: TaggerModel | None = None,
 ) -> Prediction:
-    scores = score_file(bundle, file, salvage, tagger)
+    try:
+        scores = score_file(bundle, file, salvage, tagger)
+    except SoundError as error:
+        detects = tagger is not None or hasattr(bundle.model, "predict_with_tags")
+        if error.kind == "silence" and detects and music_only:
+            return _silent(bundle, printable(file))
+        raise
     return as_prediction(bundle, printable(file), scores, top, min_confidence, music_only=music_only, n_genres=n_genres)
+
+
+def _silent(bundle: Bundle, file: str) -> Prediction:
+    """Return the prediction for a file without any sound."""
+    content = Content(type="silence", tag="Silence", probability=1.0)
+    return Prediction(
+        file=file,
+        path=(),
+        levels=(),
+        slices=0,
+        timeline=(),
+        note=str(bundle.training.get("note", "")),
+        complete=False,
+        runtime=bundle.runtime,
+        content=content,
+    )
 
 
 def tag_slices(
@@ -828,7 +850,9 @@ def choose_genres(
             break
         other = drop_unspecified(tree.nodes(level)[node])
         if not any(is_same_branch(other, item.path) for item in chosen):
-            chosen.append(PathProbability(other, float(probabilities[node])))
+            stops = len(other) < len(tree.nodes(level)[node])  # the probability of a genre is that of all below it
+            total = averaged[level - 1][0, tree.nodes(level - 1).index(other)] if stops else probabilities[node]
+            chosen.append(PathProbability(other, float(total)))
     return tuple(chosen)
 
 
@@ -893,13 +917,19 @@ def format_csv(results: Sequence[Prediction | PredictionError], level_names: Seq
         columns.append("genres")
     for name in level_names:
         columns += [name, f"{name}_probability"]
-    writer = csv.DictWriter(buffer, [*columns, "slices", "note", "error", "message"], lineterminator="\n")
+    columns += ["slices", "note", "error", "message"]
+    if any(isinstance(result, Prediction) and result.content is not None for result in results):
+        columns += ["content", "content_tag", "content_probability"]
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
     for result in results:
         if isinstance(result, PredictionError):
             writer.writerow({"file": result.file, "error": result.kind, "message": result.message})
             continue
-        row: dict[str, Any] = {"file": result.file, "path": result.shown, "slices": result.slices}
+        path = "" if not result.path and _is_other(result.content) else result.shown
+        row: dict[str, Any] = {"file": result.file, "path": path, "slices": result.slices}
+        if result.content is not None:
+            row |= {f"content{name}": value for name, value in _content_columns(result.content).items()}
         row |= {"complete": int(result.complete), "note": result.note}
         if result.genres is not None:
             row["genres"] = "; ".join(f"{format_path(item.path)} {item.probability:.3f}" for item in result.genres)
@@ -912,6 +942,10 @@ def format_csv(results: Sequence[Prediction | PredictionError], level_names: Seq
 
 def _genre_json(genre: PathProbability) -> dict[str, Any]:
     return {"path": list(genre.path), "probability": _round(genre.probability)}
+
+
+def _content_columns(content: Content) -> dict[str, str | float]:
+    return {"": content.type, "_tag": content.tag, "_probability": _round(content.probability)}
 
 
 def _round(probability: float) -> float:

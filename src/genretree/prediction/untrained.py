@@ -8,6 +8,7 @@ from genretree.bundle.bundle import Bundle
 from genretree.models.families.tagger.model import TaggerModel, load_network
 from genretree.models.families.tagger.settings import SLICE_SECONDS, TaggerSettings
 from genretree.models.families.tagger.tag_tree import TagTree
+from genretree.models.pretrained.sources import MN04, find_source
 from genretree.settings import ImageSettings
 from genretree.taxonomy import Taxonomy
 from genretree.vocabulary import Vocabulary, describe_unreached
@@ -62,7 +63,10 @@ def untrained_bundle(tree: Taxonomy | str | Path = GENERAL, vocabulary: Vocabula
     settings = TaggerSettings()
     model = TaggerModel(TagTree.of(match, settings.floor), settings, load_network)
     note = "; ".join(filter(None, [NOTE, describe_unreached(match)]))
-    training = {"note": note, "unreached": [list(node) for node in match.unreached]}
+    source = find_source(MN04)
+    assert source is not None
+    weights = {"source": source.location, "sha256": source.sha256, "licence": source.licence, "summary": source.summary}
+    training = {"note": note, "unreached": [list(node) for node in match.unreached], "initial_weights": weights}
     images = ImageSettings(slice_seconds=SLICE_SECONDS)
     return Bundle(
         folder=Path("untrained"),

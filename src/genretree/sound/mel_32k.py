@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from scipy import fft
 
 from genretree.arrays import Float32Array
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE, ImageSettings
@@ -61,6 +60,8 @@ def compute_mel_32k(y: Float32Array, sr: int = MEL_32K_RATE) -> Float32Array:
         raise ValueError(f"sr must be {MEL_32K_RATE} Hz, got {sr}; resample the audio first")
     if len(y) < _N_FFT // 2 + 2:
         raise ValueError(f"mn04 needs at least {_N_FFT // 2 + 2} samples, got {len(y)}")
+    from scipy import fft  # imported here, since importing this module must stay fast
+
     emphasised = y[1:] - np.float32(_PREEMPHASIS) * y[:-1]
     padded = np.pad(emphasised, _N_FFT // 2, mode="reflect")
     frames = np.lib.stride_tricks.sliding_window_view(padded, _N_FFT)[::_HOP_LENGTH]

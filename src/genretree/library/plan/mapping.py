@@ -46,6 +46,7 @@ from genretree.taxonomy import (
     drop_unspecified,
     format_path,
     is_same_branch,
+    load_yaml,
     same_name,
     split_path,
 )
@@ -164,18 +165,6 @@ class Decision:
     others: tuple[tuple[NodePath, float], ...] = ()
 
 
-class _Loader(yaml.SafeLoader):
-    """A YAML loader that refuses repeated keys, of which PyYAML silently keeps the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' has two lines", key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
 def load_mapping(path: Path, tree: Taxonomy) -> Mapping:
     """Read a mapping file.
 
@@ -185,7 +174,7 @@ def load_mapping(path: Path, tree: Taxonomy) -> Mapping:
         If the file is invalid, or names an unknown node; the message suggests the closest name.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise LibraryError(f"{path}: the mapping file can't be read ({error})") from error
     if not isinstance(content, dict):

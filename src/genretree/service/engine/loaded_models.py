@@ -13,7 +13,7 @@ from genretree.bundle.manifest import read_description
 from genretree.errors import SettingsError
 from genretree.explanation.methods.registry import choose_method
 from genretree.explanation.similar.neighbours import FOLDER as INDEX
-from genretree.explanation.slices import is_explainable
+from genretree.explanation.slices import is_explainable, require_views
 from genretree.library.scan.classifier import model_digest
 from genretree.models.runtime.types import Precision, RuntimeChoice
 from genretree.service.errors import Problem
@@ -73,10 +73,12 @@ def find_model(models: Mapping[str, LoadedModel], name: str | None) -> LoadedMod
 
 def check_method(loaded: LoadedModel, method: str | None) -> None:
     """Raise SettingsError if a model does not support an explanation method."""
+    require_views(loaded.bundle)
     methods = loaded.metadata["methods"]
-    if choose_method(method) not in methods:
+    chosen = choose_method(method)
+    if chosen not in methods:
         raise SettingsError(
-            f"the model '{loaded.name}' does not support the method '{method}'; available: {', '.join(methods)}"
+            f"the model '{loaded.name}' does not support the method '{chosen}'; available: {', '.join(methods)}"
         )
 
 

@@ -56,10 +56,17 @@ def main() -> None:
         "merged": [merged(path) == merged(true) for path, true in zip(paths, truth, strict=True)],
     }
     artists = np.unique([row["artist"] for row in rows], return_inverse=True)[1]
+    confidence = np.array([result.levels[-1].probability for result in results if isinstance(result, Prediction)])
+    hits = np.array(correct["leaf"])[[isinstance(result, Prediction) for result in results]]
+    bins = np.minimum((10 * confidence).astype(int), 9)
+    error = sum(
+        abs(hits[bins == each].mean() - confidence[bins == each].mean()) * np.mean(bins == each) for each in set(bins)
+    )
     print(f"{len(rows)} tracks by {artists.max() + 1} artists, {minutes:.0f} minutes of music")
     table = {name: interval(np.array(values, float), artists) for name, values in correct.items()}
     for name, (mean, low, high) in table.items():
         print(f"{name}: {100 * mean:.1f} % ({100 * low:.1f} to {100 * high:.1f})")
+    print(f"expected calibration error of the leaf, 10 bins: {error:.2f}")
     speed = f"{60 * minutes / seconds:.0f} times real time, {cpu_seconds / minutes:.2f} CPU seconds a minute"
     print(f"{bundle.runtime}: {speed}")
     if given.json is not None:

@@ -195,11 +195,13 @@ SETTINGS: dict[str, Any] = {"patches": 1, "Cs": [0.01, 1.0], "layers": [["penult
 
 def test_features_are_cached_in_the_store(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {**SETTINGS, "patches": 2, "weights": str(write_musicnn(tmp_path / "weights"))}
+    monkeypatch.setattr(musicnn_features, "PATCH_FRAMES", 24)
     first = train(store, "musicnn", tmp_path / "a", settings)
     assert list((store.folder / "cache").glob("musicnn-*-2.npy"))
+    extract_features = musicnn_features.extract_features
     monkeypatch.setattr(musicnn_features, "extract_features", None)  # must not be called again
     again = train(store, "musicnn", tmp_path / "b", settings)
-    monkeypatch.undo()
+    monkeypatch.setattr(musicnn_features, "extract_features", extract_features)
     rows = slice(10)
     for one, other in zip(
         first.model.predict_proba({"images": store.images[rows], "mel_16k": store.features["mel_16k"][rows]}),
@@ -218,7 +220,8 @@ def test_store_without_audio_features_is_refused(store: Store, tmp_path: Path) -
         get_family("musicnn").fit(learn, None, store.taxonomy, settings, FitContext(tmp_path))
 
 
-def test_bundle_is_self_contained(store: Store, tmp_path: Path) -> None:
+def test_bundle_is_self_contained(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(musicnn_features, "PATCH_FRAMES", 24)
     weights = write_musicnn(tmp_path / "weights", "msd", "mtt")
     settings = {**SETTINGS, "weights": str(weights), "networks": ["msd", "mtt"]}
     bundle = train(store, "musicnn", tmp_path / "b", settings)
@@ -226,7 +229,8 @@ def test_bundle_is_self_contained(store: Store, tmp_path: Path) -> None:
     for path in weights.iterdir():
         path.unlink()
     code = (
-        "import sys, numpy as np, genretree; b = genretree.load_bundle(sys.argv[1]); s = genretree.Store(sys.argv[2]);"
+        "import sys, numpy as np, genretree; from genretree.models.pretrained import musicnn_features;"
+        "musicnn_features.PATCH_FRAMES = 24; b = genretree.load_bundle(sys.argv[1]); s = genretree.Store(sys.argv[2]);"
         "np.save(sys.argv[3], b.model.predict_proba(s.inputs(np.arange(5)))[-1])"
     )
     out = tmp_path / "found.npy"

@@ -1,4 +1,4 @@
-r"""How well speech, noise and sound effects are told from music.
+r"""Detection of speech, noise and sound effects among music.
 
     apt-get download asterisk-core-sounds-{en,es,fr,it,ru}-wav fillets-ng-data fillets-ng-data-cs \
         asterisk-moh-opsound-wav oxygen-sounds sound-theme-freedesktop wordwarvi-sound

@@ -73,7 +73,7 @@ def test_tags_count_towards_the_most_specific_node() -> None:
 
 def test_a_path_stops_above_what_no_tag_reaches() -> None:
     match = VOCABULARY.match(Taxonomy.from_nested({"Rock": ["Thrash metal", "Death metal", "Indie"], "Talk": None}))
-    # Two kinds of metal can't be told apart: the tag counts towards the branch that has both.
+    # The tags don't distinguish two kinds of metal: the tag counts towards the branch that has both.
     assert match.taxonomy.leaves == (("Rock", UNSPECIFIED), ("Rock", "Indie"))
     assert match.unreached == (("Rock", "Thrash metal"), ("Rock", "Death metal"), ("Talk",))
     assert describe_unreached(match) == (

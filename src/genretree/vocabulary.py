@@ -271,6 +271,7 @@ class Vocabulary:
         return next((owners[other] for other in nearest if other in owners), ())
 
 
+@lru_cache(maxsize=len(TAGGERS))
 def tag_names(tagger: Tagger) -> tuple[str, ...]:
     """Return the names of a tagger's tags in the order of its outputs.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,13 +28,13 @@ from genretree.settings import ImageSettings
 from genretree.sound.decode import SILENCE_PEAK, iter_blocks
 from genretree.sound.features import MEL_16K, MEL_32K, SliceInputs
 from genretree.sound.mel_32k import MEL_32K_RATE, compute_mel_32k
-from genretree.sound.slices import skip_silent, slice_feature_blocks, stack_slices
+from genretree.sound.slices import FeatureSlice, skip_silent, slice_feature_blocks, stack_slices
 
 if TYPE_CHECKING:
     from genretree.models.pretrained.audio_backbones import AudioBackbone
     from genretree.models.pretrained.musicnn_features import Backend
 
-_BATCH = 32  # slices computed before they are embedded, so that memory doesn't grow with a file's length
+_BATCH = 32  # slices computed before they are embedded
 _WINDOW_SECONDS = 10.0  # what mn04 was trained on
 _WINDOW_FRAMES = 1000
 _MUSICNN_PATCHES = 4  # evenly spaced in each slice, as for predictions without a bundle
@@ -60,6 +60,15 @@ class FileEmbedding:
         """The embedding of the file: the mean over its slices, shape (embedding_dim,)."""
         mean: Float32Array = self.vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
         return mean
+
+
+def embed_batches(slices: Iterator[FeatureSlice], embed_inputs: Callable[[SliceInputs], Float32Array]) -> FileEmbedding:
+    """Embed the slices of one track, at least one, in batches, so that memory doesn't grow with its length."""
+    starts, vectors = [], []
+    while batch := list(itertools.islice(slices, _BATCH)):
+        starts += [item.start for item in batch]
+        vectors.append(embed_inputs(stack_slices(batch)))
+    return FileEmbedding(np.array(starts), np.concatenate(vectors))
 
 
 class Embedder(Protocol):
@@ -153,11 +162,7 @@ class MusicnnEmbedder:
         """Embed the slices of a file that are not silent."""
         decode_at = partial(iter_blocks, path, salvage=salvage)
         slices = skip_silent(slice_feature_blocks(decode_at, ImageSettings(), (MEL_16K,)), path)
-        starts, vectors = [], []
-        while batch := list(itertools.islice(slices, _BATCH)):
-            starts += [item.start for item in batch]
-            vectors.append(self.embed_inputs(stack_slices(batch)))
-        return FileEmbedding(np.array(starts), np.concatenate(vectors))
+        return embed_batches(slices, self.embed_inputs)
 
     def embed_inputs(self, inputs: SliceInputs) -> Float32Array:
         """Embed slices that have the feature `mel_16k`: shape (n_slices, 400)."""
@@ -177,11 +182,7 @@ class BundleEmbedder:
     def embed_file(self, path: Path, salvage: bool = False) -> FileEmbedding:
         """Embed the slices of a file that are not silent."""
         slices = iter_inputs(self.bundle, partial(iter_blocks, path, salvage=salvage), path)
-        starts, vectors = [], []
-        while batch := list(itertools.islice(slices, _BATCH)):
-            starts += [item.start for item in batch]
-            vectors.append(self.embed_inputs(stack_slices(batch)))
-        return FileEmbedding(np.array(starts), np.concatenate(vectors))
+        return embed_batches(slices, self.embed_inputs)
 
     def embed_inputs(self, inputs: SliceInputs) -> Float32Array:
         """Embed slices: shape (n_slices, embedding_dim)."""
@@ -189,7 +190,7 @@ class BundleEmbedder:
 
 
 class BackboneName(str):
-    """Name of a backbone, which tells it from the folder or Hub name of a bundle.
+    """Name of a backbone, which distinguishes it from the folder or Hub name of a bundle.
 
     Examples
     --------
@@ -244,11 +245,7 @@ class BackboneEmbedder:
         """
         decode_at = partial(iter_blocks, path, salvage=salvage)
         slices = skip_silent(slice_feature_blocks(decode_at, self.images, (self.backbone.input_feature,)), path)
-        starts, vectors = [], []
-        while batch := list(itertools.islice(slices, _BATCH)):
-            starts += [item.start for item in batch]
-            vectors.append(self.embed_inputs(stack_slices(batch)))
-        return FileEmbedding(np.array(starts), np.concatenate(vectors))
+        return embed_batches(slices, self.embed_inputs)
 
     def embed_inputs(self, inputs: SliceInputs) -> Float32Array:
         """Embed slices that have the network's input feature: shape (n_slices, embedding_dim)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from genretree.embedding.embedders import (
     Embedder,
     Mn04Embedder,
     MusicnnEmbedder,
+    embed_batches,
     has_mn04,
     load_embedder,
 )
@@ -29,7 +29,7 @@ from genretree.progress import progress_bar
 from genretree.settings import ImageSettings
 from genretree.sound.decode import iter_blocks
 from genretree.sound.features import MEL_16K, MEL_32K
-from genretree.sound.slices import skip_silent, slice_feature_blocks, stack_slices
+from genretree.sound.slices import skip_silent, slice_feature_blocks
 
 _BATCH = 64
 
@@ -81,11 +81,7 @@ def embed_song(store: Store, embedder: Embedder, song: Path) -> Float32Array:
     if not isinstance(embedder, Mn04Embedder):
         return embedder.embed_file(song).mean
     slices = skip_silent(slice_feature_blocks(partial(iter_blocks, song), store.settings, (MEL_32K,)), song)
-    vectors = []
-    while batch := list(islice(slices, _BATCH)):
-        vectors.append(embedder.embed_inputs(stack_slices(batch)))
-    mean: Float32Array = np.concatenate(vectors).mean(axis=0, dtype=np.float64).astype(np.float32)
-    return mean
+    return embed_batches(slices, embedder.embed_inputs).mean
 
 
 def embed_store(store: Store, embedder: Embedder, progress: bool = False) -> TrackIndex:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from genretree.arrays import Array, Float32Array, Float64Array, Int64Array, UInt8Array
-from genretree.errors import BundleError
+from genretree.errors import BundleError, TrainingError
 from genretree.files import atomic_path, release_pages
 from genretree.settings import MODALITIES, Heads, Settings
 from genretree.sound.features import IMAGES, Inputs, SliceInputs
@@ -76,6 +76,27 @@ class SliceDataset:
     def inputs(self, positions: Int64Array | slice = slice(None)) -> SliceInputs:
         """Return the model inputs of the slices at some positions; arrays are read when accessed."""
         return SliceInputs({IMAGES: self.images, **self.features}, self.rows[positions])
+
+    def require_feature(self, name: str, user: str) -> Array:
+        """Return a feature of all slices of the store, shape (n_stored, ...).
+
+        Parameters
+        ----------
+        name : str
+        user : str
+            What needs it, for the message.
+
+        Raises
+        ------
+        TrainingError
+            If the store lacks it.
+        """
+        if name not in self.features:
+            raise TrainingError(
+                f"{user} needs the feature {name}, but this store lacks it; if the store was made from audio, prepare "
+                f"the same source into it again with the feature {name}; otherwise choose another family"
+            )
+        return self.features[name]
 
     def release(self) -> None:
         """Release the memory pages of the store that were read."""

@@ -376,18 +376,18 @@ def predict(
     ('Rock', 'Punk')
     not_found
     """
-    check_arguments(bundle, min_confidence, top, workers, n_genres)
-    predict_one = partial(
-        _predict_file,
+    check_arguments(bundle, min_confidence, top, workers, n_genres)  # before the files are looked at
+    return predict_found_files(
         bundle,
+        find_files(require_paths("files", files)),
         top=top,
         min_confidence=min_confidence,
         n_genres=n_genres,
         salvage=salvage,
+        workers=workers,
         music_only=music_only,
         tagger=tagger,
     )
-    return map_files(predict_one, files, workers)
 
 
 def predict_found_files(

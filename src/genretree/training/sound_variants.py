@@ -19,8 +19,9 @@ from genretree.errors import SoundError
 from genretree.files import atomic_path
 from genretree.parallel import available_processors, worker_pool
 from genretree.progress import progress_bar
+from genretree.sound.mel_32k import MEL_32K_RATE
 
-SR = 32000  # Hz, as much as the teachers hear
+SR = MEL_32K_RATE  # Hz: the input of mn04, the teacher with the wider band
 MAX_SEMITONES = 3.0
 TEMPO_RANGE = (0.8, 1.25)
 EQUALISER_BANDS = (120.0, 800.0, 4000.0)  # Hz, in the middle; each is moved by up to an octave

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from genretree.arrays import Array, Float32Array, Int64Array
-from genretree.errors import BundleError, TrainingError
+from genretree.errors import BundleError
 from genretree.models.base import FitContext, FitResult, LevelProbabilities, Model, SliceDataset, check_inputs
 from genretree.models.features.cache import FeatureCache
 from genretree.models.finite_weights import require_finite
@@ -209,12 +209,7 @@ def embed_dataset(dataset: SliceDataset, backbone: AudioBackbone, windows: int, 
         If the store lacks the feature that the network takes.
     """
     name = backbone.input_feature
-    values = dataset.features.get(name)
-    if values is None:
-        raise TrainingError(
-            f"this backbone needs the feature {name}, but this store lacks it; if the store was made from audio, "
-            f"prepare the same source into it again with the feature {name}; otherwise choose another family"
-        )
+    values = dataset.require_feature(name, "this backbone")
     if backbone.backend is not None:
         return np.concatenate([_embed_rows(values, backbone, windows, rows) for rows in _batches(dataset.rows)])
     cache = FeatureCache(dataset, f"backbone-{backbone.fingerprint}-{windows}.npy", backbone.width)

@@ -151,17 +151,12 @@ def extract_dataset_features(
     TrainingError
         If the store lacks the feature `mel_16k`.
     """
-    mel_16k = dataset.features.get(MEL_16K)
-    if mel_16k is None:
-        raise TrainingError(
-            f"{family} needs the feature {MEL_16K}, but this store lacks it; if the store was made from audio, prepare "
-            f"the same source into it again with the feature {MEL_16K}; otherwise choose another family"
-        )
+    mel_16k = dataset.require_feature(MEL_16K, family)
     features: dict[str, Float32Array] = {}
     for name, network in networks.items():
         width = sum(WIDTHS[layer] for layer in LAYERS)
         cache_dataset = dataset if backends is None else replace(dataset, cache=None)
-        cache = FeatureCache(cache_dataset, f"musicnn-{_fingerprint(network)}-{patches}.npy", width)
+        cache = FeatureCache(cache_dataset, f"musicnn-{fingerprint_network(network)}-{patches}.npy", width)
         compute = partial(_extract_rows, name, network if backends is None else backends[name], mel_16k, patches)
         cached = cache.read(dataset.rows, compute, f"MusiCNN ({name})", progress)
         cuts = np.cumsum([WIDTHS[layer] for layer in LAYERS])[:-1]
@@ -238,7 +233,8 @@ def build_musicnn(weights: dict[str, torch.Tensor]) -> Musicnn:
     return network
 
 
-def _fingerprint(network: Musicnn) -> str:
+def fingerprint_network(network: torch.nn.Module) -> str:
+    """Hash the values of a network's weights, for the names of cached features."""
     content = hashlib.sha256()
     for value in network.state_dict().values():
         content.update(value.cpu().numpy().tobytes())

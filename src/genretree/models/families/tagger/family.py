@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from safetensors import SafetensorError
 
-from genretree.errors import BundleError, TaxonomyError, TrainingError
+from genretree.errors import BundleError, TrainingError
 from genretree.models.base import FitContext, FitResult, Model, SliceDataset
 from genretree.models.families.tagger.model import (
     EMBEDDING_DIM,
@@ -55,11 +55,7 @@ class TaggerFamily:
         tagger_settings: TaggerSettings = settings
         cached = tagger_settings.weights == Weights.CACHED
         network = load_network(None if cached else Path(tagger_settings.weights))
-        try:
-            match = Vocabulary.builtin().match(taxonomy)
-            tree = TagTree.of(match, tagger_settings.floor, taxonomy)
-        except TaxonomyError:  # no tag indicates any genre
-            tree = TagTree(taxonomy, {}, tagger_settings.floor)
+        tree = TagTree.of(Vocabulary.builtin().match(taxonomy), tagger_settings.floor, taxonomy)
         model = TaggerModel(tree, tagger_settings, lambda: network)
         parts = [train] if validation is None else [train, validation]
         labelled = LabelledRows.of(parts, tagger_settings.class_weight_power)

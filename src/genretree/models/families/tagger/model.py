@@ -5,7 +5,6 @@ Importing this doesn't import torch, so that an exported network runs without it
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
@@ -19,7 +18,7 @@ from safetensors.numpy import save_file as save_arrays
 from scipy.special import expit
 
 from genretree.arrays import Array, Float32Array, Float64Array, Int64Array
-from genretree.errors import BundleError, TrainingError
+from genretree.errors import BundleError
 from genretree.models.base import ExportedFamily, LevelProbabilities, SliceDataset, check_inputs
 from genretree.models.families.tagger.settings import TaggerSettings
 from genretree.models.families.tagger.tag_tree import TagTree
@@ -110,10 +109,9 @@ class TaggerModel:
         """Hash of the network's weights; empty for an exported network."""
         if not self.runs_torch:
             return ""
-        content = hashlib.sha256()
-        for value in self.network.state_dict().values():
-            content.update(value.numpy().tobytes())
-        return content.hexdigest()[:12]
+        from genretree.models.pretrained.musicnn_features import fingerprint_network
+
+        return fingerprint_network(self.network)
 
     def graphs(self, image_size: int) -> dict[str, Graph]:
         """Return the networks as graphs."""
@@ -252,12 +250,7 @@ def extract_dataset(model: TaggerModel, dataset: SliceDataset, progress: bool = 
     TrainingError
         If the store lacks the feature `mel_32k`.
     """
-    mel_32k = dataset.features.get(MEL_32K)
-    if mel_32k is None:
-        raise TrainingError(
-            f"tagger needs the feature {MEL_32K}, but this store lacks it; if the store was made from audio, prepare "
-            f"the same source into it again with the feature {MEL_32K}; otherwise choose another family"
-        )
+    mel_32k = dataset.require_feature(MEL_32K, "tagger")
     cached = dataset if model.runs_torch else replace(dataset, cache=None)
     cache = FeatureCache(cached, f"mn04-{model.fingerprint}.npy", N_TAGS + EMBEDDING_DIM)
 

@@ -14,6 +14,7 @@ import argparse
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from genretree.corpus.manifest import read_manifest
@@ -38,8 +39,8 @@ SETTINGS: dict[str, dict[str, object]] = {
 }
 
 
-def fetch(package: str, music: Path) -> None:
-    """Put a package's longer sound files, and its licence, into a folder of its name."""
+def fetch(package: str, music: Path, keep_sound: Callable[[Path, Path], None]) -> None:
+    """Download a package and let `keep_sound(content, out)` copy its music to a folder with its name, once."""
     out = music / package.partition("=")[0]
     if out.exists():
         return
@@ -48,16 +49,21 @@ def fetch(package: str, music: Path) -> None:
         subprocess.run(["apt-get", "download", "-q", package], cwd=folder, check=True, capture_output=True)
         archive = next(folder.glob("*.deb"))
         subprocess.run(["dpkg-deb", "--extract", archive.name, "content"], cwd=folder, check=True)
-        kept = folder / "kept"
-        kept.mkdir()
-        found = [path for path in sorted((folder / "content").rglob("*")) if path.is_file() and not path.is_symlink()]
-        for number, path in enumerate(found):
-            if path.name == "copyright":
-                shutil.copy(path, kept / "copyright")
-            elif path.suffix.lower() in SUFFIXES and path.stat().st_size > LEAST_BYTES:
-                shutil.copy(path, kept / f"{number}-{path.name}")
-        kept.rename(out)
-    print(f"{package}: {len(list(out.iterdir())) - 1} files", flush=True)
+        keep_sound(folder / "content", out)
+
+
+def keep_longer_files(content: Path, out: Path) -> None:
+    """Copy the longer audio files and the licence to `out`."""
+    kept = content.parent / "kept"
+    kept.mkdir()
+    found = [path for path in sorted(content.rglob("*")) if path.is_file() and not path.is_symlink()]
+    for number, path in enumerate(found):
+        if path.name == "copyright":
+            shutil.copy(path, kept / "copyright")
+        elif path.suffix.lower() in SUFFIXES and path.stat().st_size > LEAST_BYTES:
+            shutil.copy(path, kept / f"{number}-{path.name}")
+    kept.rename(out)
+    print(f"{out.name}: {len(list(out.iterdir())) - 1} files", flush=True)
 
 
 def main() -> None:
@@ -69,7 +75,7 @@ def main() -> None:
     music = given.folder / "music"
     music.mkdir(parents=True, exist_ok=True)
     for package in _PACKAGES.split():
-        fetch(package, music)
+        fetch(package, music, keep_longer_files)
     store = prepare(read_manifest(music, group="folder", depth=1), given.folder / "store", progress=True)
     for family in given.models:
         out = given.folder / family

@@ -17,13 +17,13 @@ from __future__ import annotations
 import argparse
 import shutil
 import subprocess
-import tempfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from students import fetch
 
 from genretree.errors import SoundError
 from genretree.sound.decode import probe
@@ -63,19 +63,6 @@ SETTINGS: dict[str, dict[str, object]] = {
     "efficientnet-b0": {"epochs": 36, "learning_rate": 2e-3},
     "ast": {"epochs": 36, "learning_rate": 5e-4, "weight_decay": 0.05},
 }
-
-
-def fetch(package: str, music: Path) -> None:
-    """Put a package's longer audio files, and its licence, into a folder with its name."""
-    out = music / package.partition("=")[0]
-    if out.exists():
-        return
-    with tempfile.TemporaryDirectory(dir=music) as name:
-        folder = Path(name)
-        subprocess.run(["apt-get", "download", "-q", package], cwd=folder, check=True, capture_output=True)
-        archive = next(folder.glob("*.deb"))
-        subprocess.run(["dpkg-deb", "--extract", archive.name, "content"], cwd=folder, check=True)
-        keep_sound(folder / "content", out)
 
 
 def keep_sound(content: Path, out: Path) -> None:
@@ -120,7 +107,7 @@ def fetch_excerpts(music: Path, excerpts: Path) -> None:
     """Fetch all packages, and cut an excerpt out of every file."""
     music.mkdir(parents=True, exist_ok=True)
     for package in DEBIAN.split():
-        fetch(package, music)
+        fetch(package, music, keep_sound)
     files = [path for path in sorted(music.glob("*/*")) if path.suffix.lower() in SUFFIXES]
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda path: cut_excerpt(path, excerpts / path.parent.name / f"{path.stem}.opus"), files))

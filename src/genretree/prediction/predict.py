@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from genretree.arrays import Float32Array, Int64Array, UInt8Array
+from genretree.arrays import Array, Float32Array, Int64Array, UInt8Array
 from genretree.bundle.bundle import Bundle
 from genretree.checks import require_integer, require_number, require_path, require_paths
 from genretree.errors import ArgumentError, SettingsError, SoundError
@@ -25,6 +25,7 @@ from genretree.models.base import LevelProbabilities
 from genretree.models.families.tagger.content import Content, detect_content
 from genretree.models.families.tagger.model import TaggerModel
 from genretree.parallel import available_processors, shared_by
+from genretree.prediction.score_checkpoint import current_checkpoint
 from genretree.progress import report_position
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE, Heads
 from genretree.sound.decode import iter_blocks
@@ -690,35 +691,87 @@ def iter_inputs(bundle: Bundle, decode_at: DecodeAt, file: str | Path) -> Iterat
 
 
 def score_slices(bundle: Bundle, slices: Iterable[FeatureSlice]) -> SliceScores:
-    """Score the slices of one track, at least one, in batches."""
-    starts: list[float] = []
-    padded = False
-    scores: list[LevelProbabilities] = []
-    tags: list[Float32Array] = []
-    batch: list[FeatureSlice] = []
+    """Score the slices of one track, at least one, in batches.
 
-    def score(batch: Sequence[FeatureSlice]) -> None:
+    Within `checkpoint_scores`, scores are saved now and then, and slices that an interrupted run has scored are not
+    scored again.
+    """
+    checkpoint = current_checkpoint()
+    scores = _BatchScores(checkpoint.load())
+    padded = False
+    batch: list[FeatureSlice] = []
+    for item in slices:
+        padded = item.padded
+        if not batch and scores.has(item.start):
+            continue
+        batch.append(item)
+        if len(batch) == _BATCH:
+            scores.add(bundle, batch)
+            batch = []
+            report_position(scores.starts[-1])
+            if checkpoint.is_due:
+                checkpoint.save(scores.arrays())
+    if batch:
+        scores.add(bundle, batch)
+    found = scores.result(padded)
+    checkpoint.remove()
+    return found
+
+
+class _BatchScores:
+    """Collects the scores of batches.
+
+    Parameters
+    ----------
+    arrays : mapping
+        Those of a checkpoint, which ends at the end of a batch, or empty.
+    """
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        self.starts: list[float] = [float(start) for start in arrays.get("starts", ())]
+        self._levels: list[LevelProbabilities] = []
+        self._tags: list[Float32Array] = []
+        self._n_known = 0  # slices of the checkpoint that have been passed
+        if self.starts:
+            names = sorted((name for name in arrays if name.startswith("level_")), key=lambda name: int(name[6:]))
+            self._levels.append([arrays[name] for name in names])
+            if "tags" in arrays:
+                self._tags.append(arrays["tags"])
+
+    def has(self, start: float) -> bool:
+        """Whether the next slice, which starts there, is in the checkpoint."""
+        known = self._n_known < len(self.starts) and self.starts[self._n_known] == start
+        self._n_known += known
+        return known
+
+    def add(self, bundle: Bundle, batch: Sequence[FeatureSlice]) -> None:
+        """Score a batch."""
+        if self._n_known < len(self.starts):  # the checkpoint has other slices from here on
+            self.starts = self.starts[: self._n_known]
+            self._levels = [[level[: self._n_known] for level in levels] for levels in self._levels]
+            self._tags = [tags[: self._n_known] for tags in self._tags]
+        self.starts += [float(item.start) for item in batch]
+        self._n_known = len(self.starts)
         inputs = stack_slices(batch)
         predict_with_tags = getattr(bundle.model, "predict_with_tags", None)
         if predict_with_tags is None:
-            scores.append(bundle.model.predict_proba(inputs))
+            self._levels.append(bundle.model.predict_proba(inputs))
             return
-        levels, batch_tags = predict_with_tags(inputs)
-        scores.append(levels)
-        tags.append(batch_tags)
+        levels, tags = predict_with_tags(inputs)
+        self._levels.append(levels)
+        self._tags.append(tags)
 
-    for item in slices:
-        padded = item.padded
-        starts.append(float(item.start))
-        batch.append(item)
-        if len(batch) == _BATCH:
-            score(batch)
-            batch = []
-            report_position(starts[-1])
-    if batch:
-        score(batch)
-    levels = [np.concatenate(level) for level in zip(*scores, strict=True)]
-    return SliceScores(levels, starts, padded, np.concatenate(tags) if tags else None)
+    def arrays(self) -> dict[str, Array]:
+        """Return what a checkpoint keeps."""
+        found = self.result(padded=False)
+        arrays: dict[str, Array] = {"starts": np.array(found.starts)}
+        arrays |= {f"level_{number}": level for number, level in enumerate(found.levels)}
+        return arrays if found.tags is None else {**arrays, "tags": found.tags}
+
+    def result(self, padded: bool) -> SliceScores:
+        """Return all scores."""
+        levels = [np.concatenate(level) for level in zip(*self._levels, strict=True)]
+        return SliceScores(levels, self.starts, padded, np.concatenate(self._tags) if self._tags else None)
 
 
 def score_images(bundle: Bundle, images: UInt8Array) -> SliceScores:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -166,6 +167,7 @@ def analyse(
         for n in records.save_found_files(database, found, scan_id):
             tick(n)
     counts.skipped = walk.skipped
+    checkpoints = database.path.with_name(f"{database.path.name}.partial")
     counts.gone = records.mark_gone(database, [_real(place) for place in places], scan_id)
     if retry_failed:
         records.reset_failures(database, model)
@@ -191,8 +193,9 @@ def analyse(
             analysis.run(analysis.take_suspects(), remote_engine)  # a crash there affects no other file
         else:
             n_workers = max(1, min(workers, available_processors(), pending))
-            _run_in_threads(analysis, rows, classifier, n_workers, _LongFiles(partial(tick, 0)))
-            analysis.classify_suspects(make_classifier)
+            _run_in_threads(analysis, rows, classifier, n_workers, _LongFiles(partial(tick, 0), checkpoints))
+            analysis.classify_suspects(make_classifier, checkpoints)
+    shutil.rmtree(checkpoints, ignore_errors=True)  # what is left belongs to files that have changed
     if counts.failed:
         counts.failures = records.list_failures(database, model, scan_id, -1 if max_failures is None else max_failures)
     return counts
@@ -205,10 +208,12 @@ class _LongFiles:
     ----------
     show : callable
         `show(note=text)` shows a text; called from the threads that analyse.
+    checkpoints : Path
+        Folder for the checkpoints of such files.
     """
 
-    def __init__(self, show: Callable[..., None]) -> None:
-        self._show = show
+    def __init__(self, show: Callable[..., None], checkpoints: Path) -> None:
+        self._show, self._checkpoints = show, checkpoints
         self._shown: dict[str, float] = {}  # monotonic time at which a file is shown next
 
     def run(self, classifier: FileClassifier, task: FileTask) -> TaskOutcome:
@@ -227,7 +232,7 @@ class _LongFiles:
 
         try:
             with on_position(report):
-                return run_task(classifier, task)
+                return run_task(classifier, task, self._checkpoints)
         finally:
             del self._shown[path]
             if shown:
@@ -303,12 +308,13 @@ class _Threads:
         return outcomes
 
 
-def run_task(classifier: FileClassifier, task: FileTask) -> TaskOutcome:
-    """Run a task in this thread."""
+def run_task(classifier: FileClassifier, task: FileTask, checkpoints: Path | None = None) -> TaskOutcome:
+    """Run a task in this thread; the checkpoints of a long file go to a folder."""
     row = task.row
     if task.action == "fingerprint":
         return fingerprint_file(row.path)
-    return classify_file(classifier, row.path, FileFingerprint(row.size, row.mtime_ns, row.content or b"", row.genres))
+    fingerprint = FileFingerprint(row.size, row.mtime_ns, row.content or b"", row.genres)
+    return classify_file(classifier, row.path, fingerprint, checkpoints)
 
 
 @dataclass
@@ -355,7 +361,7 @@ class _AnalysisRun:
         rows, self.suspects, self.postponed = sorted(self.suspects, key=lambda row: row.tries), [], set()
         return iter(rows)
 
-    def classify_suspects(self, make_classifier: Callable[[], FileClassifier]) -> None:
+    def classify_suspects(self, make_classifier: Callable[[], FileClassifier], checkpoints: Path) -> None:
         """Analyse the suspects after all other files, each in a separate process.
 
         If one crashes again, no other file loses its result.
@@ -369,7 +375,7 @@ class _AnalysisRun:
                 continue
             records.add_try(self.database, row.id)
             try:
-                outcome = _classify_in_own_process(make_classifier, row)
+                outcome = _classify_in_own_process(make_classifier, row, checkpoints)
             except KeyboardInterrupt:  # not counted as a crash
                 records.remove_tries(self.database, [row.id])
                 raise
@@ -446,18 +452,22 @@ class _AnalysisRun:
         self.finish(row, outcome, shared)
 
 
-def _classify_in_own_process(make_classifier: Callable[[], FileClassifier], row: FileRow) -> FileResult | FileError:
+def _classify_in_own_process(
+    make_classifier: Callable[[], FileClassifier], row: FileRow, checkpoints: Path
+) -> FileResult | FileError:
     """Analyse a file in a separate process, which may crash, and which is killed after a timeout."""
     try:
         with worker_pool(1) as pool:
-            return pool.submit(_load_and_classify, make_classifier, row).result(_TIMEOUT_SECONDS)
+            return pool.submit(_load_and_classify, make_classifier, row, checkpoints).result(_TIMEOUT_SECONDS)
     except BrokenProcessPool:
         return FileResult(None, error="crashed", message=_CRASHED)
     except TimeoutError:
         return FileResult(None, error="timeout", message=_TIMEOUT.format(_TIMEOUT_SECONDS))
 
 
-def _load_and_classify(make_classifier: Callable[[], FileClassifier], row: FileRow) -> FileResult | FileError:
-    outcome = run_task(make_classifier(), FileTask("classify", row))
+def _load_and_classify(
+    make_classifier: Callable[[], FileClassifier], row: FileRow, checkpoints: Path
+) -> FileResult | FileError:
+    outcome = run_task(make_classifier(), FileTask("classify", row), checkpoints)
     assert isinstance(outcome, (FileResult, FileError))
     return outcome

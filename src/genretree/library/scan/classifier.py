@@ -21,6 +21,7 @@ from genretree.models.families.tagger.content import Content
 from genretree.models.families.tagger.model import TaggerModel
 from genretree.models.runtime.types import EXPORT_FORMATS, Precision, RuntimeChoice
 from genretree.prediction.predict import score_file
+from genretree.prediction.score_checkpoint import checkpoint_scores
 from genretree.prediction.untrained import load_tagger
 
 FILE_ERRORS = ("not_found", "unreadable", "changed")  # error types that do not depend on the content
@@ -149,9 +150,16 @@ def fingerprint_file(path: str) -> FileFingerprint | FileError:
     return FileFingerprint(after.st_size, after.st_mtime_ns, content, values.genres, values.own)
 
 
-def classify_file(classifier: FileClassifier, path: str, fingerprint: FileFingerprint) -> FileResult | FileError:
-    """Classify a file; returns an error if it has changed since its fingerprint was taken."""
-    result = classifier.score_file(Path(path))
+def classify_file(
+    classifier: FileClassifier, path: str, fingerprint: FileFingerprint, checkpoints: Path | None = None
+) -> FileResult | FileError:
+    """Classify a file; returns an error if it has changed since its fingerprint was taken.
+
+    With a folder for `checkpoints`, an interrupted call continues inside the file.
+    """
+    name = f"{fingerprint.content.hex()}-{classifier.model_key.digest}.npz"
+    with checkpoint_scores(checkpoints and checkpoints / name):
+        result = classifier.score_file(Path(path))
     if result.error in FILE_ERRORS:
         return FileError(result.error, result.message)
     try:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,3 +65,13 @@ def test_statistics_alone_need_no_projection(store: Store, tmp_path: Path) -> No
     assert load_bundle(tmp_path / "b").model.predict_proba({"images": np.asarray(store.images[:3])})[0].shape == (3, 2)
     assert image_statistics(np.asarray(store.images[:0])).shape[0] == 0
     assert len(TREE.leaves) == 5
+
+
+def test_training_without_a_network_does_not_import_transformers(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    for name in [name for name in sys.modules if name.startswith("genretree.models.pretrained.backbones")]:
+        monkeypatch.delitem(sys.modules, name)
+    settings = {"epochs": 1, "features": ["statistics"], "min_samples_leaf": 20}
+    assert train(store, "boosting", tmp_path / "bundle", settings).family == "boosting"

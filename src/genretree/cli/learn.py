@@ -152,7 +152,7 @@ def pretrain(
     AUDIO are audio files and folders of them, or one store. Continue with `genretree train --weights OUT`.
     """
     from genretree.corpus.manifest import Failure
-    from genretree.models.pretrained.backbones import METADATA_FILE
+    from genretree.models.pretrained.origin import METADATA_FILE
     from genretree.training.pretrain import pretrain as pretrain_network
 
     settings = {"teacher": teacher, **{name: value for name, value in settings_options.items() if value is not None}}

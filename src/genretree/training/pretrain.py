@@ -27,10 +27,11 @@ from genretree.models import get_family
 from genretree.models.base import FitContext, FitResult, SliceDataset
 from genretree.models.neural.network import NetworkModel
 from genretree.models.neural.settings import TEACHER_FEATURES, NetworkSettings, Teacher
-from genretree.models.pretrained.backbones import METADATA_FILE, save_checkpoint
+from genretree.models.pretrained.backbones import save_checkpoint
 from genretree.models.pretrained.mn04_weights import load_mn04
 from genretree.models.pretrained.musicnn_features import load_network
 from genretree.models.pretrained.names import Weights
+from genretree.models.pretrained.origin import METADATA_FILE
 from genretree.sound.suffixes import SUFFIXES
 from genretree.sound.walk import SoundWalk, is_sound_name
 from genretree.taxonomy import Taxonomy

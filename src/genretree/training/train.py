@@ -32,6 +32,7 @@ from genretree.models.base import (
     predict_dataset,
     training_inputs,
 )
+from genretree.models.pretrained.origin import initial_weights, read_pretrained_metadata
 from genretree.parallel import world_size
 from genretree.progress import progress_bar
 from genretree.settings import MODALITIES, Settings
@@ -145,11 +146,6 @@ def train(
             FitContext(work, progress, callbacks),
         )
         calibration = _calibrate(fitted, validation_slices, store, progress)
-    from genretree.models.pretrained.backbones import (  # imports transformers, which only networks need
-        initial_weights,
-        read_pretrained_metadata,
-    )
-
     pretraining = read_pretrained_metadata(str(getattr(family_settings, "weights", "")))
     initial = initial_weights(fitted.model)
     training = {

@@ -19,10 +19,10 @@ from genretree.errors import BundleError, TrainingError
 from genretree.files import read_json_text
 from genretree.models.pretrained.download import open_checkpoint
 from genretree.models.pretrained.names import BACKBONE_FILE, WEIGHTS_FILE, Weights
+from genretree.models.pretrained.origin import read_pretrained_metadata
 from genretree.models.pretrained.sources import find_source
 from genretree.models.pretrained.weight_files import Checkpoint, explain_mismatch, read_weights
 
-METADATA_FILE = "pretrained.json"
 # Limits on a network's configuration, well above those of any published network.
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_LAYERS = 1000  # also of the entries of a list
@@ -67,15 +67,6 @@ def find_weights(weights: str, family: str, modalities: Sequence[str]) -> str:
             f"{where}: the weights are for {', '.join(seen)}, not {', '.join(modalities)}; use `modalities={seen}`"
         )
     return where
-
-
-def read_pretrained_metadata(where: str) -> dict[str, Any]:
-    """Read the metadata that `genretree pretrain` writes with weights; empty for other weights."""
-    try:
-        content = json.loads((Path(where) / METADATA_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def load_pretrained(model_class: type[PreTrainedModel], name: str, **options: Any) -> PreTrainedModel:
@@ -164,22 +155,6 @@ def _explain_load(model_class: type[PreTrainedModel], place: str, error: Excepti
         f"{place}: can't be loaded as a {model_class.__name__} ({reason}); use weights of that model together with "
         "their config.json"
     )
-
-
-def initial_weights(model: Any) -> dict[str, str] | None:
-    """Return the source of the pretrained weights that a model was trained from; None for random initial weights.
-
-    Returns
-    -------
-    dict of str to str, or None
-        source, file, sha256, and revision and licence if known.
-    """
-    origin: dict[str, str] | None = getattr(model, "initial_weights", None)
-    if origin is not None:
-        return origin
-    network = getattr(getattr(model, "model", model), "network", None)
-    config = getattr(getattr(network, "backbone", None), "config", None)
-    return getattr(config, "initial_weights", None)
 
 
 def _config_of(model_class: type[PreTrainedModel], checkpoint: Checkpoint) -> Any:

@@ -263,7 +263,7 @@ def preview(
             if str(csv_file) == "-":
                 write_table(rows, SafeOutput())
                 return
-            with atomic_path(csv_file) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+            with atomic_path(csv_file) as temporary, temporary.open("w", encoding="utf-8-sig", newline="") as stream:
                 write_table(rows, stream)
         if as_json:
             for line in write_json(rows):
@@ -760,7 +760,7 @@ def _show_preview(preview: Preview, model_key: ModelKey) -> None:
         columns = ("file", "confidence", "path", "current genre", *(("album",) if albums else ()))
         show(genre, n, columns, predicted)
     if n_outliers:
-        outliers = [(row.file, row.outlier, row.genre, row.album) for row in preview.outliers(_MAX_OUTLIERS)]
+        outliers = [(row.file, row.outlier, row.genre or "-", row.album) for row in preview.outliers(_MAX_OUTLIERS)]
         columns = ("file", "on its own", "as part of the album", "album")
         show("outliers, which differ from their album", n_outliers, columns, outliers)
     for action, n in preview.actions().items():

@@ -299,7 +299,8 @@ def _restores(delta: bytes, size: int, start: int, new: bytes, old: bytes) -> bo
 
 
 def _new_json(plan: TagPlan, new: TagValues) -> dict[str, object]:
-    return {**_tag_json(new), "wrote": list(plan.values), "theirs": list(plan.other_genres)}
+    typed = {"typed": True} if plan.is_typed else {}
+    return {**_tag_json(new), "wrote": list(plan.values), "theirs": list(plan.other_genres), **typed}
 
 
 def _check_delta(new: Path, delta: bytes, before: bytes) -> None:

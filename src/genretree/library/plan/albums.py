@@ -24,7 +24,10 @@ from genretree.remote import is_url
 
 _FIELDS = ("album", "albumartist", "compilation")
 _VARIOUS = frozenset({"various artists", "various", "various artist", "va", "v.a.", "v/a"})
+_PLACEHOLDERS = frozenset({"unknown", "unknown album", "unknown artist", "<unknown>", "untitled", "none", "no album"})
 _DISC = re.compile(r"((cd|dis[ck]|dvd|lp)[\s._-]*\d{1,2}|side[\s._-]*[a-d])(\s*[-(\[].*)?", re.IGNORECASE)
+_DISC_OF_ALBUM = re.compile(r"[\s,:-]*[(\[]?\b(?:cd|dis[ck])[\s._-]*\d{1,2}\b[)\]]?\s*$", re.IGNORECASE)
+_FOLDER = "folder"
 _CACHED = 256  # albums; their tracks are usually in one folder, so that they follow one another
 
 
@@ -50,7 +53,8 @@ class Albums:
     """The albums of a library, in a temporary database, so that memory use does not grow with their number.
 
     An album is identified by album and album artist; without an album artist, and for compilations, by album and
-    folder, where folders of single discs (`CD 1`) count as the one above; without an album, by the folder alone.
+    folder, where folders of single discs (`CD 1`) count as the one above; without an album, by the folder alone. Such a
+    folder is an album only if its mean is sure of a genre; otherwise each of its files is decided on its own.
 
     Parameters
     ----------
@@ -94,12 +98,15 @@ class Albums:
         row = self._rows.execute("SELECT album FROM track WHERE file = ?", (file,)).fetchone()
         return None if row is None else self._decide(row[0])
 
-    def _decide_album(self, album: int) -> Album:
+    def _decide_album(self, album: int) -> Album | None:
         packed = self._rows.execute("SELECT levels FROM track WHERE album = ? ORDER BY file", (album,))
         tracks = [unpack_levels(levels, self._model_key.taxonomy) for (levels,) in packed]
         means = [np.mean(level, axis=0) for level in zip(*tracks, strict=True)]
-        (name,) = self._rows.execute("SELECT name FROM album WHERE id = ?", (album,)).fetchone()
-        return Album(name, len(tracks), decide(self._model_key, means, self._rules))
+        key, name = self._rows.execute("SELECT key, name FROM album WHERE id = ?", (album,)).fetchone()
+        decision = decide(self._model_key, means, self._rules)
+        if json.loads(key)[0] == _FOLDER and not decision.genres:
+            return None
+        return Album(name, len(tracks), decision)
 
 
 def identify_album(path: str, tags: Mapping[str, str]) -> tuple[str, str]:
@@ -123,16 +130,22 @@ def identify_album(path: str, tags: Mapping[str, str]) -> tuple[str, str]:
     'Hits (compilation)'
     """
     own_folder, folder = _folders(path)
-    album, artist = tags.get("album", ""), tags.get("albumartist", "")
+    album, artist = (_read_name(tags.get(field, "")) for field in ("album", "albumartist"))
+    album = _DISC_OF_ALBUM.sub("", album) or album
     various = artist.strip().casefold() in _VARIOUS or tags.get("compilation", "").strip().casefold() in ("1", "true")
     stored = os.fsencode(folder).hex()  # folder names need not be valid text
     if not album:
-        return json.dumps(["folder", os.fsencode(own_folder).hex()]), f"folder {printable(own_folder)}"
+        return json.dumps([_FOLDER, os.fsencode(own_folder).hex()]), f"folder {printable(own_folder)}"
     if various:
         return json.dumps(["compilation", album.casefold(), stored]), f"{printable(album)} (compilation)"
     if not artist:
         return json.dumps(["album", album.casefold(), stored]), printable(album)
     return json.dumps(["artist", album.casefold(), artist.casefold()]), f"{printable(artist)}: {printable(album)}"
+
+
+def _read_name(text: str) -> str:
+    """Return the name of an album or artist; "" for what programs write if they know none."""
+    return "" if text.strip().casefold() in _PLACEHOLDERS else text
 
 
 def _folders(path: str) -> tuple[str, str]:
@@ -146,11 +159,14 @@ def _folders(path: str) -> tuple[str, str]:
 def find_outlier(track: Decision, album: Decision) -> str:
     """Return the genre and confidence of a track on its own if they differ clearly from its album's, or "".
 
-    They do if the track reaches the threshold with other genres, and neither node is above or below the other.
+    They do if the track reaches the threshold with other genres, and neither node is above or below the other; and if
+    the album reaches it with none.
     """
-    if not track.genres or not album.genres or not set(track.genres).isdisjoint(album.genres):
+    if not track.genres:
+        return ""
+    if album.genres and not set(track.genres).isdisjoint(album.genres):
         return ""
     n_common = min(len(track.path), len(album.path))
-    if track.path[:n_common] == album.path[:n_common]:
+    if album.genres and track.path[:n_common] == album.path[:n_common]:
         return ""
     return f"{'; '.join(track.genres)} {track.confidence:.0%}"

@@ -42,6 +42,8 @@ _LEFT_OUT = frozenset({"", "skip", "no", "left_out"})  # words for an action cel
 _CHANGED = "has changed since the plan was made; make a new preview"
 _LISTED = 5
 _MAX_CELL = 1 << 20  # characters
+_GARBLED_MARK = "\ufeff".encode().decode("cp1252")  # a byte order mark that was taken for Windows-1252
+_UNDEFINED = "\x81\x8d\x8f\x90\x9d"  # in Python's cp1252
 
 
 class EditedPlan:
@@ -151,9 +153,14 @@ class EditedPlan:
 def _repair(text: str) -> str:
     """Undo what Excel does to UTF-8 that it takes for Windows-1252; other text is returned unchanged."""
     try:
-        return text.encode("cp1252").decode("utf-8")
+        return b"".join(_encode_windows(character) for character in text).decode("utf-8")
     except UnicodeError:
         return text
+
+
+def _encode_windows(character: str) -> bytes:
+    """Encode as Windows does: it maps the five bytes that Python's codec leaves undefined to control characters."""
+    return character.encode("latin-1" if character in _UNDEFINED else "cp1252")
 
 
 def _as_cell(path: str) -> str:
@@ -195,7 +202,7 @@ def iter_edited_plans(
         is_edited = hash_genre(cell) != key.genre
         writes = action == "write" or (action == key.action and is_edited)
         key = key if separator is None else replace(key, separator=separator)
-        if writes and cell:
+        if writes and any(_split(cell)):
             decision = _read_decision(model_key.taxonomy, result, path, confidence)
             plan = TagPlan(row=row, result=result, decision=decision, action="write", separator=key.separator)
             yield check_layout(_plan_row(database, model_key, plan, cell, is_edited, key))
@@ -220,7 +227,8 @@ def _plan_row(
     existing = find_existing_genres(database, row, Rules())
     genres = _split_cell(cell, existing.other)
     if is_edited:
-        plan = replace(plan, genres=genres, other_genres=genres, own={}, decision=replace(plan.decision, genres=genres))
+        decision = replace(plan.decision, genres=genres)
+        plan = replace(plan, genres=genres, other_genres=genres, own={}, decision=decision, is_typed=True)
         is_same = plan.values == row.genres and not row.own
         return replace(plan, action="same") if is_same else plan
     theirs = {genre.casefold() for genre in existing.other}
@@ -328,9 +336,11 @@ def _read_text(path: Path) -> str:
     if content.startswith(b"PK\x03\x04"):
         raise LibraryError(f"{path}: is a spreadsheet; save it as CSV UTF-8")
     encodings = ("utf-16",) if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp1252")
+    if content[1:4:2] == b"\0\0":  # every second byte of ASCII as UTF-16 is 0
+        encodings = ("utf-16-le",)
     for encoding in encodings:
         try:
-            return content.decode(encoding)
+            return content.decode(encoding).removeprefix(_GARBLED_MARK)
         except UnicodeDecodeError:
             continue
     raise LibraryError(f"{path}: its text can't be decoded; save it as CSV UTF-8")

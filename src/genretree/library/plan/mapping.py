@@ -25,12 +25,12 @@ from collections.abc import Mapping as MappingType
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from genretree.errors import LibraryError, SettingsError
 from genretree.library.database.records import ModelKey
@@ -54,7 +54,10 @@ from genretree.taxonomy import (
 Genres = tuple[str, ...]
 DEFAULT_MIN_CONFIDENCE = 0.5  # above this, a calibrated prediction is more likely right than wrong
 V1_PREFIX = "ID3v1:"  # of a placeholder that only counts in an ID3v1 tag, where many programs write it unasked
-DEFAULT_PLACEHOLDERS = ("Other", "Unknown", "Genre", "Misc", "None", f"{V1_PREFIX}Blues", f"{V1_PREFIX}Other")
+DEFAULT_PLACEHOLDERS = (
+    *("Other", "Unknown", "Unknown genre", "Unknown/Other", "<Unknown>", "Genre", "No genre", "None", "Default"),
+    *("Undefined", "Misc", "Misc.", "Miscellaneous", f"{V1_PREFIX}Blues", f"{V1_PREFIX}Other"),
+)
 DEFAULT_MIN_OTHER = 0.2  # at most half as probable as the first: 0.5 for both would allow no second genre
 
 
@@ -72,7 +75,7 @@ class MappingSettings(Settings):
         DEFAULT_MIN_OTHER, ge=0, le=1, description="what the probability of a further node must reach to be written"
     )
     separator: str = Field("", description="text between several genres that are written as one; empty for a list")
-    placeholders: list[str] = Field(
+    placeholders: list[Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]] = Field(
         default_factory=lambda: list(DEFAULT_PLACEHOLDERS),
         description="genres that count as none; with `ID3v1:` in front, only if no other tag has a genre",
     )

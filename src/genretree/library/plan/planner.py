@@ -121,6 +121,8 @@ class TagPlan:
         Name of the album whose mean decided; empty if the file was decided on its own.
     outlier : str
         The genre that the file would get on its own, if that differs clearly from the album's.
+    is_typed : bool
+        Whether the owner typed the genres, in an edited plan.
     """
 
     row: FileRow
@@ -134,6 +136,7 @@ class TagPlan:
     separator: str = ""
     album: str = ""
     outlier: str = ""
+    is_typed: bool = False
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -304,7 +307,8 @@ def find_existing_genres(database: Database, row: FileRow, rules: Rules) -> Exis
         if recorded is None and other and not change.new["own"]:  # an edited plan, or `clean`: the genre is the owner's
             recorded = other
         before = find_original_genres(database, change) if recorded is None else recorded
-    if rules.are_placeholders(other, lambda: _is_v1_genre(row.path)):
+    is_typed = change is not None and change.new.get("typed", False)  # in an edited plan, whatever the list says
+    if not is_typed and rules.are_placeholders(other, lambda: _is_v1_genre(row.path)):
         other = ()
     return ExistingGenres(other, before, change)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MAX_LISTED = 200  # files of one genre that a page shows; all are in CSV and Parquet
 _BATCH = 5000
 _GENRE_HASH = 6  # bytes
+_IS_OUTLIER = "action IN ('write', 'unsure') AND outlier <> ''"
 _FORMULA = ("=", "+", "-", "@")  # how formulas in spreadsheets begin
 
 
@@ -161,8 +162,8 @@ class Preview:
             yield PreviewRow(*row)
 
     def outliers(self, limit: int = -1) -> Iterator[PreviewRow]:
-        """Yield the files to write that would get another genre without their album."""
-        query = "SELECT * FROM line WHERE action = 'write' AND outlier <> '' ORDER BY album, file LIMIT ?"
+        """Yield the files that would get another genre without their album, or one where the album has none."""
+        query = f"SELECT * FROM line WHERE {_IS_OUTLIER} ORDER BY album, file LIMIT ?"
         for row in self._rows.execute(query, (limit,)):
             yield PreviewRow(*row)
 
@@ -173,7 +174,7 @@ class Preview:
             "FROM line WHERE album <> ''"
         )
         albums, compilations = self._rows.execute(query).fetchone()
-        outliers = "SELECT count(*) FROM line WHERE action = 'write' AND outlier <> ''"
+        outliers = f"SELECT count(*) FROM line WHERE {_IS_OUTLIER}"
         return albums, compilations, self._rows.execute(outliers).fetchone()[0]
 
     def all_rows(self) -> Iterator[PreviewRow]:

@@ -70,6 +70,9 @@ def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
     console.print("Overall is the mean of the levels' accuracies.")
     for note in dict.fromkeys(evaluation.protocol for evaluation in evaluations):
         console.print(f"Protocol: {escape(note)}.")
+    for note in dict.fromkeys(evaluation.few_groups_note for evaluation in evaluations):
+        if note:
+            console.print(f"[yellow]{escape(note)}[/]")
     for evaluation in evaluations:
         _show_trust(console, evaluation)
         if evaluation.heads == "independent":

@@ -73,7 +73,7 @@ def compare(
         Settings by family; default the published ones.
     split : str
     seed : int
-        Seed for training and the bootstrap.
+        Seed for training and for the calibration error by chance.
     published : bool
         Add the published results to the table.
     progress : bool

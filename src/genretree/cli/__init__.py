@@ -22,6 +22,7 @@ from genretree.cli import (
     serve,
     similar,
     use,
+    validate,
     vocabulary,
     weights,
 )
@@ -41,6 +42,7 @@ _COMMANDS = (
     learn.train,
     learn.evaluate,
     learn.compare,
+    validate.cross_validate,
     learn.recipes,
     use.predict,
     vocabulary.vocabulary,
@@ -59,7 +61,7 @@ _COMMANDS = (
 
 
 # Commands that save finished work and continue from there.
-_RESUMABLE = ("prepare", "pretrain", "train", "compare", "quickstart", "pull", "embed", "similar")
+_RESUMABLE = ("prepare", "pretrain", "train", "compare", "cross-validate", "quickstart", "pull", "embed", "similar")
 _RESUMABLE_LIBRARY = ("analyse", "apply", "undo", "clean")
 
 _WORDS = "genretree.cli.words"  # the command line, in the context's `meta`

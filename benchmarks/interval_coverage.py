@@ -64,8 +64,8 @@ def sample_gains(
 
     first, second = latent(0.7)
     gains = (first < stats.norm.ppf(accuracy)).astype(float) - (second < stats.norm.ppf(accuracy - points))
-    sums = np.bincount(owner, weights=gains, minlength=sizes.size).reshape(sizes.shape)
-    squares = np.bincount(owner, weights=gains**2, minlength=sizes.size).reshape(sizes.shape)
+    sums = np.bincount(owner, weights=gains, minlength=sizes.size).reshape(sizes.shape).astype(float)
+    squares = np.bincount(owner, weights=gains**2, minlength=sizes.size).reshape(sizes.shape).astype(float)
     return sums, squares, sizes
 
 

@@ -338,7 +338,8 @@ class FoldPredictions:
     def correct(self, store: Store) -> Float64Array:
         """Mark the correct levels, shape (n, n_levels), 0 or 1."""
         true = store.taxonomy.ancestors[store.track_leaves[self.tracks]]
-        return (decode_levels(store.taxonomy, self.heads, self.levels) == true).astype(float)
+        marks: Float64Array = (decode_levels(store.taxonomy, self.heads, self.levels) == true).astype(float)
+        return marks
 
 
 def check_out(out: str | Path) -> Path:
@@ -387,7 +388,7 @@ def predict_fold(
         tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
         levels = bundle.average_slices(predict_rows(bundle, view, rows), position)
         found = FoldPredictions(tracks.astype(np.int64), levels, bundle.model.heads)
-        arrays = {f"level_{i}": level for i, level in enumerate(levels)}
+        arrays: dict[str, Any] = {f"level_{i}": level for i, level in enumerate(levels)}
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
             np.savez(stream, tracks=tracks, identity=np.array(identity), heads=np.array(found.heads), **arrays)
         shutil.rmtree(folder, ignore_errors=True)  # a study of many models would fill the disk

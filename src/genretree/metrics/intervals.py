@@ -184,12 +184,12 @@ def _effective_sample(
         observed = np.where(known, (robust * n / variance - 1) / excess, _PRIOR_CORRELATION)
     observed = np.clip(observed, 0, _MAX_CORRELATION)
     correlation = (number * observed + _PRIOR_GROUPS * prior) / (number + _PRIOR_GROUPS)
-    quantile: Float64Array = t.ppf((1 + CONFIDENCE) / 2, number + _PRIOR_GROUPS - 1)
+    quantile: Float64Array = np.asarray(t.ppf((1 + CONFIDENCE) / 2, number + _PRIOR_GROUPS - 1))
     return n / (1 + excess * correlation), quantile
 
 
 def _sum_by_group(groups: Int64Array, *values: ArrayLike) -> tuple[Float64Array, list[Float64Array]]:
     """Return the size of each group, and the sums of each of the values by group."""
     index = np.unique(groups, return_inverse=True)[1]
-    sums = [np.bincount(index, weights=np.asarray(each, dtype=float)) for each in values]
+    sums = [np.bincount(index, weights=np.asarray(each, dtype=float)).astype(float) for each in values]
     return np.bincount(index).astype(float), sums

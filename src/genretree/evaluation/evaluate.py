@@ -26,7 +26,7 @@ from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
 from genretree.training.data import group_fingerprints, slice_dataset_of, unknown_groups
 
-_LONG = ("tracks_seen", "groups_seen", "heard_before", "history")
+_LONG = ("tracks_seen", "groups_seen", "heard_before", "history", "reference")
 _INTERNAL = ("outcomes", "marks")  # left out of metrics.json; tracks.csv has the outcomes
 
 

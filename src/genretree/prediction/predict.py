@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from genretree.arrays import Float32Array, Int64Array, UInt8Array
+from genretree.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
 from genretree.bundle.bundle import Bundle
 from genretree.checks import require_integer, require_number, require_path, require_paths
 from genretree.errors import ArgumentError, SettingsError, SoundError
 from genretree.files import printable
+from genretree.metrics.familiarity import describe_inputs, measure_distance
 from genretree.metrics.scores import decode_levels, name_path
 from genretree.models.base import LevelProbabilities
 from genretree.models.families.tagger.content import Content, detect_content
@@ -213,6 +214,9 @@ class Prediction:
         None is an ancestor of another. None unless `n_genres` is given.
     content : Content, optional
         Music, speech, silence, noise or a sound effect, if the model detects it.
+    training_distance : float, optional
+        How far the spectrum of the file is from that of the training data: within 1 are 95 % of held-out training
+        tracks. Above, the probabilities should not be believed. None for bundles of older versions.
 
     See Also
     --------
@@ -241,6 +245,7 @@ class Prediction:
     runtime: str = ""
     genres: tuple[PathProbability, ...] | None = None
     content: Content | None = None
+    training_distance: float | None = None
 
     @property
     def shown(self) -> str:
@@ -271,6 +276,7 @@ class Prediction:
             "padded": self.padded,
             "consistent": self.consistent,
             **({"note": self.note} if self.note else {}),
+            **({} if self.training_distance is None else {"training_distance": round(self.training_distance, 3)}),
             "runtime": self.runtime,
             "timeline": [item.to_json() for item in self.timeline],
         }
@@ -632,12 +638,15 @@ class SliceScores:
         Whether the file is shorter than one slice and was repeated to fill it.
     tags : array, shape (n_slices, 527), optional
         Probabilities of mn04's tags, if the model has them.
+    training_distance : float, optional
+        Distance from the training data; see `Prediction`.
     """
 
     levels: LevelProbabilities
     starts: list[float]
     padded: bool
     tags: Float32Array | None = None
+    training_distance: float | None = None
 
     @property
     def content(self) -> Content | None:
@@ -696,9 +705,13 @@ def score_slices(bundle: Bundle, slices: Iterable[FeatureSlice]) -> SliceScores:
     scores: list[LevelProbabilities] = []
     tags: list[Float32Array] = []
     batch: list[FeatureSlice] = []
+    described: list[Float64Array] = []
+    reference = bundle.training.get("reference")
 
     def score(batch: Sequence[FeatureSlice]) -> None:
         inputs = stack_slices(batch)
+        if reference and (found := describe_inputs(inputs)) is not None:
+            described.append(found)
         predict_with_tags = getattr(bundle.model, "predict_with_tags", None)
         if predict_with_tags is None:
             scores.append(bundle.model.predict_proba(inputs))
@@ -718,7 +731,8 @@ def score_slices(bundle: Bundle, slices: Iterable[FeatureSlice]) -> SliceScores:
     if batch:
         score(batch)
     levels = [np.concatenate(level) for level in zip(*scores, strict=True)]
-    return SliceScores(levels, starts, padded, np.concatenate(tags) if tags else None)
+    distance = measure_distance(reference, np.concatenate(described)) if described else None
+    return SliceScores(levels, starts, padded, np.concatenate(tags) if tags else None, distance)
 
 
 def score_images(bundle: Bundle, images: UInt8Array) -> SliceScores:
@@ -727,7 +741,9 @@ def score_images(bundle: Bundle, images: UInt8Array) -> SliceScores:
     scores = [bundle.model.predict_proba(batch) for batch in batches]
     seconds = bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
     levels = [np.concatenate(level) for level in zip(*scores, strict=True)]
-    return SliceScores(levels, [index * seconds for index in range(len(images))], False)
+    distance = measure_distance(bundle.training.get("reference"), describe_inputs(SliceInputs({IMAGES: images})))
+    starts = [index * seconds for index in range(len(images))]
+    return SliceScores(levels, starts, False, training_distance=distance)
 
 
 def _apply_safely(function: Callable[[Path], T], file: Path | PredictionError) -> T | PredictionError:
@@ -808,6 +824,7 @@ def as_prediction(
         runtime=bundle.runtime,
         genres=None if n_genres is None else choose_genres(tree, path, averaged, nodes, n_confident, n_genres),
         content=content,
+        training_distance=scores.training_distance,
     )
 
 

@@ -16,7 +16,7 @@ selected within the training tracks. Learners:
 - product: the normalised geometric mean of the tracks' probabilities by tagger-ours and musicnn-ours, with equal
   weights, from their saved results (the recipe ensemble-tagger selects the weights by cross-validation).
 
-Intervals (95 %) are bootstrapped over artists. The second table has only the artists that were not used to design the
+Intervals (95 %) are for new artists. The second table has only the artists that were not used to design the
 tagger's learner: a third of the artists of Emotify was (`--development-seed` samples it again). Results are saved for
 each learner, size and seed; a repeated command continues, and `--table` prints the tables of what is there.
 """
@@ -36,7 +36,7 @@ from genretree.corpus.splits import fold_groups
 from genretree.corpus.store import Store
 from genretree.files import atomic_path
 from genretree.metrics.calibration import average_by
-from genretree.metrics.scores import bootstrap_interval
+from genretree.metrics.intervals import accuracy_interval
 from genretree.models.base import SliceDataset
 from genretree.models.families.musicnn.family import MusicnnSettings
 from genretree.models.families.tagger.model import TaggerModel, extract_dataset, load_network
@@ -180,7 +180,7 @@ def print_table(store: Store, given: argparse.Namespace, tracks: np.ndarray, tit
             marks = np.mean([mark(store, found, merged) for found in results], axis=0)[:, tracks]
             cells.append(" / ".join(f"{100 * value:.1f}" for value in marks.mean(axis=1)))
             if size is None:
-                low, high = bootstrap_interval(marks[0], store.track_groups[tracks], 0)
+                low, high = accuracy_interval(marks[0], store.track_groups[tracks])
                 interval, seeds = f"{100 * low:.1f} to {100 * high:.1f}", len(results)
         print(f"| {name} | " + " | ".join([*cells, interval, str(seeds)]) + " |")
 

@@ -6,7 +6,7 @@ r"""What the same models seem worth by slices and are worth by artists, and whet
 A model is a recipe's or a family's name. `artist`: cross-validation with whole groups; every track is scored by the
 bundle that saw neither it nor its group, by that bundle's own temperatures, and all folds are scored together.
 `slice`: one split that cuts slices at random, 80/10/10, as the published study did; slices of a track then stand on
-both sides. Prints a line for each cut: accuracy by slice and by track with 95 % intervals by bootstrap over groups,
+both sides. Prints a line for each cut: accuracy by slice and by track with 95 % intervals for new groups,
 hierarchical F1, tree distance, calibration error before and after with what chance alone would show, and accuracy
 at 80 % coverage. Resumes where it stopped; writes the results to DIR/trust.jsonl.
 """

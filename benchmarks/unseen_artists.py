@@ -5,7 +5,7 @@ r"""How right models are on artists they have never heard: grouped cross-validat
 
 A model is a recipe's or a family's name. Every track is predicted by the model that saw neither it nor its artist; the
 predictions of all folds are scored together, by whole tracks. Each seed cuts the folds anew and trains anew; accuracies
-are means over the seeds, intervals (95 %) by bootstrap over artists of every track's mean. `--merge` adds a column in
+are means over the seeds, intervals (95 %) are for new artists, of every track's mean. `--merge` adds a column in
 which the named leaves count as one. `--slice-level` also cuts by tracks, whatever their artists, and by slices, as the
 published study did. Goes on where it stopped. Everything that is chosen is chosen within the training folds.
 """
@@ -28,7 +28,7 @@ from genretree.corpus.store import Store
 from genretree.evaluation.evaluate import predict_rows
 from genretree.files import atomic_path
 from genretree.metrics.calibration import average_by
-from genretree.metrics.scores import bootstrap_interval
+from genretree.metrics.intervals import accuracy_interval
 from genretree.models import family_names, get_family
 from genretree.training.recipes import Recipe
 from genretree.training.train import train
@@ -102,7 +102,7 @@ def run(store: Store, name: str, given: argparse.Namespace, cut: str, changes: d
     mean = marks[0] if cut == "slice (leaking)" else np.mean(marks, axis=0)
     cells = [given.name.format(name=name), cut]
     for row, each in zip(mean, mean[:, None] if cut == "slice (leaking)" else np.stack(marks, axis=1), strict=True):
-        low, high = bootstrap_interval(row, store.track_groups[tracks], 0)
+        low, high = accuracy_interval(row, store.track_groups[tracks])
         by_seed = ", ".join(f"{100 * one.mean():.1f}" for one in each) if len(each) > 1 else ""
         cells.append(
             f"{100 * row.mean():.1f} ({100 * low:.1f} to {100 * high:.1f})" + (f" [{by_seed}]" if by_seed else "")

@@ -144,7 +144,15 @@ def test_the_published_figures_stand_below_ours_for_the_studys_tree() -> None:
     other = replace(scores, levels=scores.levels[:2])
     assert _published_cells("cnn", other) == []
     evaluation = SimpleNamespace(
-        slice=scores, track=scores, units=("slice",), family="cnn", protocol="p", part="test", store="s", disjoint="d"
+        slice=scores,
+        track=scores,
+        units=("slice",),
+        family="cnn",
+        protocol="p",
+        part="test",
+        store="s",
+        disjoint="d",
+        few_groups_note="",
     )
     found = Comparison(
         (ComparisonRow(evaluation=evaluation, parameters=None, training_seconds=1.0, slices_per_second=1.0),), {}

@@ -20,7 +20,8 @@ from genretree.evaluation import plots
 from genretree.evaluation.evaluate import compare_evaluations, evaluate
 from genretree.evaluation.report import data_url, save_evaluation, write_report
 from genretree.metrics.calibration import average_by
-from genretree.metrics.scores import bootstrap_interval, score_units
+from genretree.metrics.intervals import accuracy_interval
+from genretree.metrics.scores import score_units
 from genretree.settings import ImageSettings
 from genretree.taxonomy import Taxonomy
 from genretree.training.train import train
@@ -71,10 +72,10 @@ def test_independent_heads_are_caught_contradicting_themselves() -> None:
 def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
     rng = np.random.default_rng(1)
     covered = []
-    for trial in range(120):
+    for _trial in range(120):
         chance = np.clip(rng.normal(0.7, 0.15, 40), 0, 1)  # artists differ
         groups = np.repeat(np.arange(40), 8)
-        low, high = bootstrap_interval(rng.random(320) < np.repeat(chance, 8), groups, trial)
+        low, high = accuracy_interval(rng.random(320) < np.repeat(chance, 8), groups)
         covered.append(low <= 0.7 <= high)
     assert 0.88 <= np.mean(covered) <= 1.0
 
@@ -82,17 +83,17 @@ def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
 def test_tracks_of_one_artist_widen_the_interval() -> None:
     rng = np.random.default_rng(2)
     right = np.repeat(rng.random(20) < 0.6, 10)  # an artist is wholly right or wholly wrong
-    by_artist = bootstrap_interval(right, np.repeat(np.arange(20), 10), 0)
-    by_track = bootstrap_interval(right, np.arange(200), 0)
+    by_artist = accuracy_interval(right, np.repeat(np.arange(20), 10))
+    by_track = accuracy_interval(right, np.arange(200))
     assert by_artist[1] - by_artist[0] > 2 * (by_track[1] - by_track[0])
 
 
-def test_an_interval_is_honest_where_the_bootstrap_has_no_spread() -> None:
+def test_an_interval_is_honest_where_all_tracks_are_right() -> None:
     groups = np.repeat(np.arange(10), 3)
-    low, high = bootstrap_interval(np.ones(30, bool), groups, 0)
+    low, high = accuracy_interval(np.ones(30, bool), groups)
     assert 0.6 < low < 0.8
     assert high == pytest.approx(1)
-    assert bootstrap_interval(np.ones(30, bool), np.zeros(30, int), 0) == (0.0, 1.0)
+    assert accuracy_interval(np.ones(30, bool), np.zeros(30, int)) == (0.0, 1.0)
 
 
 def test_slices_are_averaged_by_track() -> None:

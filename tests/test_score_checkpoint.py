@@ -51,14 +51,14 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("tags", [False, True])
 def test_a_long_file_continues_where_it_was_interrupted(tmp_path: Path, tags: bool) -> None:
-    whole = score_slices(SimpleNamespace(model=CountingModel(tags=tags)), _slices())
+    whole = score_slices(SimpleNamespace(training={}, model=CountingModel(tags=tags)), _slices())
     path = tmp_path / "partial" / "file.npz"
     with checkpoint_scores(path):
         with pytest.raises(KeyboardInterrupt):
-            score_slices(SimpleNamespace(model=CountingModel(fail_at=8, tags=tags)), _slices())
+            score_slices(SimpleNamespace(training={}, model=CountingModel(fail_at=8, tags=tags)), _slices())
         assert path.is_file()
         model = CountingModel(tags=tags)
-        resumed = score_slices(SimpleNamespace(model=model), _slices())
+        resumed = score_slices(SimpleNamespace(training={}, model=model), _slices())
     assert model.seen == [8, 9, 10]
     assert resumed.starts == whole.starts
     for one, other in zip(resumed.levels, whole.levels, strict=True):
@@ -72,9 +72,9 @@ def test_a_long_file_continues_where_it_was_interrupted(tmp_path: Path, tags: bo
 def test_a_checkpoint_of_other_slices_is_used_as_far_as_it_agrees(tmp_path: Path) -> None:
     with checkpoint_scores(tmp_path / "file.npz"):
         with pytest.raises(KeyboardInterrupt):
-            score_slices(SimpleNamespace(model=CountingModel(fail_at=10)), _slices())
+            score_slices(SimpleNamespace(training={}, model=CountingModel(fail_at=10)), _slices())
         model = CountingModel()
-        scores = score_slices(SimpleNamespace(model=model), _slices(offset=1.0))
+        scores = score_slices(SimpleNamespace(training={}, model=model), _slices(offset=1.0))
     assert model.seen == [6, 7, 8, 9, 10]
     assert scores.starts == [item.start for item in _slices(offset=1.0)]
     assert all(len(level) == N_SLICES for level in scores.levels)
@@ -85,11 +85,11 @@ def test_a_damaged_checkpoint_counts_as_none(tmp_path: Path, content: bytes) -> 
     (tmp_path / "file.npz").write_bytes(content)
     model = CountingModel()
     with checkpoint_scores(tmp_path / "file.npz"):
-        score_slices(SimpleNamespace(model=model), _slices())
+        score_slices(SimpleNamespace(training={}, model=model), _slices())
     assert len(model.seen) == N_SLICES
 
 
 def test_a_folder_that_cannot_be_written_costs_only_the_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with checkpoint_scores(tmp_path / "file" / "below.npz"):
-        assert len(score_slices(SimpleNamespace(model=CountingModel()), _slices()).starts) == N_SLICES
+        assert len(score_slices(SimpleNamespace(training={}, model=CountingModel()), _slices()).starts) == N_SLICES

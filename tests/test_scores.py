@@ -98,23 +98,23 @@ def test_a_difference_is_distinguished_from_none() -> None:
     rng = np.random.default_rng(4)
     groups = np.repeat(np.arange(50), 4)
     first, second = rng.random((200, 1)) < 0.85, rng.random((200, 1)) < 0.6
-    better = compare_accuracies(["x"], first, second, groups, 0)[0]
+    better = compare_accuracies(["x"], first, second, groups)[0]
     assert better.ci95[0] > 0
     assert better.p_value < 0.001
     assert better.difference == pytest.approx(first.mean() - second.mean())
     assert better.only_first - better.only_second == round(200 * better.difference)
-    same = compare_accuracies(["x"], first, first, groups, 0)[0]
+    same = compare_accuracies(["x"], first, first, groups)[0]
     assert (same.difference, same.p_value) == (0, 1)
-    assert same.ci95 == pytest.approx((-0.0713, 0.0713), abs=1e-3)  # what 50 groups may hide
-    other = compare_accuracies(["x"], second, first, groups, 0)[0]
+    assert same.ci95 == pytest.approx((-0.03, 0.03), abs=0.01)  # what 50 groups may hide
+    other = compare_accuracies(["x"], second, first, groups)[0]
     assert other.difference == -better.difference
-    low, high = compare_accuracies(["x"], first, second, np.zeros(200, int), 0)[0].ci95
+    low, high = compare_accuracies(["x"], first, second, np.zeros(200, int))[0].ci95
     assert high - low > 0.7  # one group says nothing of others
 
 
 def test_mcnemar_is_the_exact_binomial_test() -> None:
     first = np.array([True] * 10 + [False] * 2)[:, None]
-    found = compare_accuracies(["x"], first, ~first, np.arange(12), 0)[0]
+    found = compare_accuracies(["x"], first, ~first, np.arange(12))[0]
     assert (found.only_first, found.only_second) == (10, 2)
     assert found.p_value == pytest.approx(2 * (1 + 12 + 66) / 2**12)
 
@@ -123,6 +123,6 @@ def test_one_artist_alone_is_not_significant() -> None:
     groups = np.repeat(np.arange(10), 20)
     first = np.zeros((200, 1), bool)
     first[:20] = True  # one artist of ten
-    found = compare_accuracies(["x"], first, np.zeros((200, 1), bool), groups, 0)[0]
+    found = compare_accuracies(["x"], first, np.zeros((200, 1), bool), groups)[0]
     assert found.p_value < 0.001  # tracks taken as independent
-    assert found.ci95[0] == 0  # artists are not
+    assert found.ci95[0] < 0  # artists are not

@@ -47,7 +47,7 @@ def model() -> Model:
 
 @pytest.fixture
 def loaded(model: Model) -> Any:
-    return SimpleNamespace(bundle=SimpleNamespace(model=model))
+    return SimpleNamespace(bundle=SimpleNamespace(model=model, training={}))
 
 
 async def start_one(service: Service, loaded: Any, model: Model) -> asyncio.Future[Any]:

@@ -36,6 +36,7 @@ _TRAINING_TYPES: dict[str, type | tuple[type, ...]] = {
     "split": dict,
     "versions": dict,
     "history": list,
+    "reference": dict,
     "seconds": (int, float),
 }
 _HASH = re.compile(r"[0-9a-f]{64}")

@@ -22,6 +22,7 @@ from genretree.cli import (
     serve,
     similar,
     use,
+    validate,
     vocabulary,
     weights,
 )
@@ -41,6 +42,8 @@ _COMMANDS = (
     learn.train,
     learn.evaluate,
     learn.compare,
+    validate.cross_validate,
+    validate.learning_curve,
     learn.recipes,
     use.predict,
     vocabulary.vocabulary,
@@ -59,7 +62,18 @@ _COMMANDS = (
 
 
 # Commands that save finished work and continue from there.
-_RESUMABLE = ("prepare", "pretrain", "train", "compare", "quickstart", "pull", "embed", "similar")
+_RESUMABLE = (
+    "prepare",
+    "pretrain",
+    "train",
+    "compare",
+    "cross-validate",
+    "learning-curve",
+    "quickstart",
+    "pull",
+    "embed",
+    "similar",
+)
 _RESUMABLE_LIBRARY = ("analyse", "apply", "undo", "clean")
 
 _WORDS = "genretree.cli.words"  # the command line, in the context's `meta`

@@ -11,11 +11,14 @@ import click
 
 from genretree.cli.options import FOLDER, OUT_FOLDER, quiet_option
 from genretree.cli.output import echo, echo_json
+from genretree.errors import SettingsError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from genretree.audit.findings import Audit, Finding, LabelIssue
+    from genretree.audit.shortcuts import ShortcutAudit
+    from genretree.corpus.store import Store
 
 _ROWS = 20  # per table on the terminal
 
@@ -24,13 +27,24 @@ _ROWS = 20  # per table on the terminal
 @click.argument("store", type=FOLDER)
 @click.option("--split", "split_name", default="default", show_default=True, help="Split of the store to audit.")
 @click.option("--labels", is_flag=True, help="Also look for label errors (20 ms per slice on the first run).")
+@click.option("--shortcuts", is_flag=True, help="Also test how far cues other than music go, and who is in each class.")
+@click.option("--bundle", type=FOLDER, help="With --shortcuts: a bundle whose predictions are tested without cues.")
 @click.option("--out", type=OUT_FOLDER, help="Output folder.  [default: STORE/audit]")
-@click.option("--seed", default=0, show_default=True, help="Seed for the cross-validation folds of --labels.")
+@click.option("--seed", default=0, show_default=True, help="Seed for the folds of --labels and --shortcuts.")
 @click.option("--strict", is_flag=True, help="Exit with status 1 on leakage or contradictory labels.")
 @click.option("--json", "as_json", is_flag=True, help="Print audit.json.")
 @quiet_option
 def audit(
-    store: Path, split_name: str, labels: bool, out: Path | None, seed: int, strict: bool, as_json: bool, quiet: bool
+    store: Path,
+    split_name: str,
+    labels: bool,
+    shortcuts: bool,
+    bundle: Path | None,
+    out: Path | None,
+    seed: int,
+    strict: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Find duplicates, leakage between parts of the split, contradictory labels and likely label errors in STORE.
 
@@ -43,13 +57,21 @@ def audit(
     from genretree.corpus.store import Store
     from genretree.parallel import command_line
 
+    if bundle is not None and not shortcuts:
+        raise SettingsError("--bundle is used by --shortcuts only; add --shortcuts, or leave it out")
     opened = Store(store)
     result = run_audit(opened, split_name, labels=labels, seed=seed, progress=not quiet)
     page = save_audit(result, opened, out or store / "audit", command_line())
+    found = None
+    if shortcuts:
+        found, shortcut_page = _audit_shortcuts(opened, bundle, out or store / "audit", seed, not quiet)
     if as_json:
-        echo_json(result.to_json())
+        echo_json(result.to_json() | ({} if found is None else {"shortcuts": found.to_json()}))
     else:
         _show(result)
+        if found is not None:
+            show_shortcuts(found)
+            echo(f"Page of the shortcuts: {shortcut_page}")
         echo(f"Page with pictures: {page}")
         if any(item.leak for item in result.findings if item.kind in COPIES):
             echo(
@@ -57,6 +79,63 @@ def audit(
             )
     if strict and result.failed:
         sys.exit(1)
+
+
+def _audit_shortcuts(
+    store: Store, bundle: Path | None, out: Path, seed: int, progress: bool
+) -> tuple[ShortcutAudit, Path]:
+    from genretree.audit.shortcut_page import save_shortcuts
+    from genretree.audit.shortcuts import audit_shortcuts
+    from genretree.bundle.bundle import load_bundle
+    from genretree.parallel import command_line
+
+    loaded = None if bundle is None else load_bundle(bundle)
+    result = audit_shortcuts(store, loaded, seed=seed, progress=progress)
+    return result, save_shortcuts(result, out, command_line())
+
+
+def show_shortcuts(result: ShortcutAudit) -> None:
+    """Print the tables and the verdict of a shortcut audit."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from genretree.cli.tables import make_console
+
+    console = make_console()
+    table = Table(title=f"cues without music, on unseen groups ({result.group_by})", title_justify="left")
+    for column in ("cue", "from", "mean recall in %", "chance", "p", "best separated class"):
+        table.add_column(column, overflow="fold")
+    for cue in result.cues:
+        best = max(cue.separation)
+        leaf = result.leaves[cue.separation.index(best)]
+        numbers = (f"{100 * cue.accuracy:.1f}", f"{100 * cue.chance:.1f}")
+        p_value = "" if cue.name == "music" else f"{cue.p_value:.3f}"
+        table.add_row(cue.description, cue.source, *numbers, p_value, escape(f"{leaf} ({best:.1f})"))
+    console.print(table)
+    table = Table(title="artists and albums by class", title_justify="left")
+    for column in ("class", "tracks", "artists", "effective", "albums", "largest artist", "nearest is same artist"):
+        table.add_column(column, overflow="fold")
+    for item in result.classes:
+        same = "-" if item.same_artist is None else f"{item.same_artist:.0%} (chance {item.same_artist_chance:.0%})"
+        counts = (str(item.tracks), str(item.artists), f"{item.effective_artists:.1f}", str(item.albums or "-"))
+        table.add_row(escape(item.name), *counts, escape(f"{item.largest} ({item.largest_share:.0%})"), same)
+    console.print(table)
+    if result.neutralised:
+        table = Table(title="recall in % before and after a cue is neutralised", title_justify="left")
+        table.add_column("class")
+        cues = list(dict.fromkeys(item.cue for item in result.neutralised))
+        for column in ("before", *cues):
+            table.add_column(column, justify="right")
+        for leaf in dict.fromkeys(item.leaf for item in result.neutralised):
+            items = [item for item in result.neutralised if item.leaf == leaf]
+            after = (f"{100 * item.neutralised_recall:.0f}" for item in items)
+            table.add_row(escape(leaf), f"{100 * items[0].recall:.0f}", *after)
+        console.print(table)
+    for found in result.shortcuts:
+        console.print(f"warning: {escape(found.text)}.")
+    for note in result.notes:
+        console.print(f"note: {escape(note)}.")
+    console.print(escape(result.verdict))
 
 
 def _show(result: Audit) -> None:

@@ -188,7 +188,7 @@ def pretrain(
 @click.option("--out", type=OUT_FOLDER, required=True, help="Output folder for metrics.json, report.html and plots.")
 @click.option("--against", type=FOLDER, metavar="BUNDLE", help="Another bundle to compare BUNDLE with.")
 @click.option("--per-class", is_flag=True, help="Print precision, recall and F1 of every class.")
-@click.option("--seed", default=0, show_default=True, help="Seed for the bootstrap.")
+@click.option("--seed", default=0, show_default=True, help="Seed for the calibration error by chance.")
 @runtime_options("torch", "float32")
 @download_option
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json.")
@@ -246,7 +246,7 @@ def evaluate(
 @click.option("--models", default="all", show_default=True, help="Comma-separated families, or all.")
 @click.option("--out", type=FOLDER, required=True, help="Output folder for bundles, reports and the results table.")
 @click.option("--split", "split_name", default="default", show_default=True, help="Split of the store.")
-@click.option("--seed", default=0, show_default=True, help="Seed for training and the bootstrap.")
+@click.option("--seed", default=0, show_default=True, help="Seed for training and for the calibration error by chance.")
 @click.option(
     "--recipes",
     "variant",

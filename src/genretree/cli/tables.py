@@ -70,6 +70,9 @@ def show_evaluations(evaluations: Sequence[Evaluation]) -> None:
     console.print("Overall is the mean of the levels' accuracies.")
     for note in dict.fromkeys(evaluation.protocol for evaluation in evaluations):
         console.print(f"Protocol: {escape(note)}.")
+    for note in dict.fromkeys(evaluation.few_groups_note for evaluation in evaluations):
+        if note:
+            console.print(f"[yellow]{escape(note)}[/]")
     for evaluation in evaluations:
         _show_trust(console, evaluation)
         if evaluation.heads == "independent":
@@ -145,6 +148,9 @@ def show_prediction(prediction: Prediction) -> None:
     console.print(f"  [dim]timeline: {escape(', '.join(segments))}[/]")
     if not prediction.consistent:
         console.print("  [dim]independent heads: the levels contradict each other[/]")
+    if prediction.training_distance is not None and prediction.training_distance > 1:
+        distance = f"{prediction.training_distance:.1f}"
+        console.print(f"  [yellow]unlike the training data (distance {distance}): the probabilities may be too high[/]")
     if prediction.padded:
         console.print("  [dim]shorter than one slice: repeated to fill the slice[/]")
 

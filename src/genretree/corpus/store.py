@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -119,6 +120,7 @@ class Store:
             )
         if not self.n_tracks:
             raise CorpusError(f"{self.folder}: holds no tracks; prepare it again")
+        self._unsaved_splits: dict[str, Split] = {}
         self.features = {
             path.stem: self._open_feature(path) for path in sorted(self.folder.glob("*.npy")) if path.stem != IMAGES
         }
@@ -197,11 +199,17 @@ class Store:
 
     def split(self, name: str = "default") -> Split:
         """Load one of the store's splits."""
-        split = Split.load(self.folder / "splits", name)
+        split = self._unsaved_splits.get(name) or Split.load(self.folder / "splits", name)
         expected = self.n_slices if split.protocol == "slice" else self.n_tracks
         if len(split.parts) != expected:
             raise CorpusError(f"{self.folder}: the split '{name}' was made for other contents; create it again")
         return split
+
+    def with_splits(self, splits: Sequence[Split]) -> Store:
+        """Return the same store with further splits, which are not saved."""
+        store = copy(self)
+        store._unsaved_splits = {**self._unsaved_splits, **{split.name: split for split in splits}}
+        return store
 
     def split_names(self) -> list[str]:
         """Return the names of the store's splits."""

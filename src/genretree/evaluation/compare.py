@@ -73,7 +73,7 @@ def compare(
         Settings by family; default the published ones.
     split : str
     seed : int
-        Seed for training and the bootstrap.
+        Seed for training and for the calibration error by chance.
     published : bool
         Add the published results to the table.
     progress : bool
@@ -210,6 +210,8 @@ def format_markdown(comparison: Comparison, published: bool = False) -> str:
             "the difference in brackets is ours minus published, in percentage points."
         )
     lines += [note, ""]
+    if first.few_groups_note:
+        lines += [first.few_groups_note, ""]
     lines += _difference_lines(rows)
     lines += [f"- Not trained: {name}, because {reason}" for name, reason in comparison.skipped.items()]
     return "\n".join(lines)

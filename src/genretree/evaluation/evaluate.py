@@ -18,6 +18,7 @@ from genretree.corpus.splits import PROTOCOL_NOTES, RECOVERED, WITHOUT_TRACKS, S
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError, TaxonomyError
 from genretree.metrics.calibration import UNITS, Unit
+from genretree.metrics.intervals import FEW_GROUPS
 from genretree.metrics.scores import Difference, UnitScores, compare_accuracies, decode_levels, name_path, score_units
 from genretree.models.base import LevelProbabilities, missing_features, predict_dataset
 from genretree.progress import progress_bar
@@ -25,7 +26,7 @@ from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
 from genretree.training.data import group_fingerprints, slice_dataset_of, unknown_groups
 
-_LONG = ("tracks_seen", "groups_seen", "heard_before", "history")
+_LONG = ("tracks_seen", "groups_seen", "heard_before", "history", "reference")
 _INTERNAL = ("outcomes", "marks")  # left out of metrics.json; tracks.csv has the outcomes
 
 
@@ -94,7 +95,7 @@ class Evaluation:
     known_tracks, known_groups : int
         Tracks and groups of this part that are also in the training data.
     seed : int
-        Bootstrap seed.
+        Seed of the calibration error by chance.
     settings, training : dict
         Settings and training record of the bundle.
     version : str
@@ -151,6 +152,18 @@ class Evaluation:
         return self.family if name == self.family else f"{name} ({self.family})"
 
     @property
+    def few_groups_note(self) -> str:
+        """A warning if the groups are too few for the confidence intervals, otherwise empty."""
+        scores = self.track
+        if not scores.few_groups:
+            return ""
+        return (
+            f"Few groups: {scores.groups} ({self.group_by}), as informative as {scores.effective_groups:.1f} of equal "
+            f"size. Below {FEW_GROUPS}, intervals rest on an assumed correlation within groups, and results by class "
+            "mostly measure single groups."
+        )
+
+    @property
     def units(self) -> tuple[Unit, ...]:
         """Units to report; only slices if the store has no tracks."""
         return ("slice",) if self.group_by in WITHOUT_TRACKS else UNITS
@@ -184,7 +197,7 @@ def evaluate(
     split : str, optional
         Split of the store; by default the one used for training if this is the same store, else `default`.
     seed : int
-        Bootstrap seed.
+        Seed of the calibration error by chance.
     progress : bool
         Show a progress bar on standard error.
 
@@ -309,8 +322,8 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> dict[str, tupl
         )
     one, other = first.marks, second.marks
     return {
-        "slice": compare_accuracies(names, one.slice, other.slice, one.slice_groups, first.seed),
-        "track": compare_accuracies(names, one.track, other.track, one.track_groups, first.seed),
+        "slice": compare_accuracies(names, one.slice, other.slice, one.slice_groups),
+        "track": compare_accuracies(names, one.track, other.track, one.track_groups),
     }
 
 

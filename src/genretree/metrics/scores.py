@@ -5,18 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genretree.arrays import Float64Array, Int64Array
+from genretree.metrics.intervals import FEW_GROUPS, accuracy_interval, difference_interval, effective_groups
 from genretree.models.base import LevelProbabilities
 from genretree.settings import Heads
 from genretree.taxonomy import Taxonomy
 
-_N_RESAMPLES = 2000
-_CONFIDENCE = 0.95
 _N_BINS = 10
 _N_CHANCE_SAMPLES = 200
 _N_CURVE_POINTS = 20
@@ -88,7 +86,7 @@ class LevelScores:
     top : mapping of int to float
         Top-k accuracy for k = 2 and 3, if the level has more nodes.
     ci95 : (float, float)
-        95 % confidence interval of the accuracy, bootstrap over groups.
+        95 % confidence interval of the accuracy for new groups (`genretree.metrics.intervals.accuracy_interval`).
     classes : sequence of ClassScores
     confusion : nested lists, shape (n_classes, n_classes)
         Counts; rows are true, columns predicted.
@@ -130,7 +128,8 @@ class UnitScores:
     """Metrics over slices or tracks.
 
     `overall` is the mean of the levels' accuracies, as in the published study. `contradictions` is the share of units
-    whose predicted nodes are on different branches: 0 by construction with the tree head.
+    whose predicted nodes are on different branches: 0 by construction with the tree head. `effective_groups` is the
+    inverse Simpson index of the groups' numbers of units; 0 if unknown.
     """
 
     n: int
@@ -139,6 +138,12 @@ class UnitScores:
     contradictions: float
     hierarchical: HierarchicalScores
     levels: tuple[LevelScores, ...]
+    effective_groups: float = 0.0
+
+    @property
+    def few_groups(self) -> bool:
+        """Whether the groups are too few for reliable intervals."""
+        return 0 < self.effective_groups < FEW_GROUPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +157,7 @@ class Difference:
     difference : float
         First minus second, -1 to 1.
     ci95 : (float, float)
-        95 % confidence interval, paired bootstrap over groups.
+        95 % confidence interval for new groups (`genretree.metrics.intervals.difference_interval`).
     only_first, only_second : int
         Numbers of examples that only one model classifies correctly.
     p_value : float
@@ -198,8 +203,9 @@ def score_units(
     levels : list of arrays, one for each level, shape (n, n_nodes)
     leaves : array, shape (n,)
     groups : array, shape (n,)
-        Group of each unit; the bootstrap resamples groups.
+        Group of each unit; confidence intervals are for new groups.
     seed : int
+        Seed of `ece_chance`.
     before : list of arrays, optional
         Uncalibrated probabilities; default `levels`.
 
@@ -221,7 +227,7 @@ def score_units(
             predicted_before[:, level] == level_true,
             seed,
         )
-        scores.append(_score_level(taxonomy, level, levels[level], level_true, level_predicted, groups, seed, trust))
+        scores.append(_score_level(taxonomy, level, levels[level], level_true, level_predicted, groups, trust))
     paths = {tuple(path) for path in taxonomy.ancestors.tolist()}
     contradictions = float(np.mean([tuple(row) not in paths for row in predicted.tolist()]))
     overall = float(np.mean([level.accuracy for level in scores]))
@@ -233,6 +239,7 @@ def score_units(
         contradictions=contradictions,
         hierarchical=hierarchical,
         levels=tuple(scores),
+        effective_groups=float(effective_groups(np.unique(groups, return_counts=True)[1])),
     )
 
 
@@ -255,7 +262,7 @@ def score_hierarchy(taxonomy: Taxonomy, predicted: Int64Array, leaves: Int64Arra
 
 
 def compare_accuracies(
-    names: Sequence[str], first: NDArray[np.bool_], second: NDArray[np.bool_], groups: Int64Array, seed: int
+    names: Sequence[str], first: NDArray[np.bool_], second: NDArray[np.bool_], groups: Int64Array
 ) -> tuple[Difference, ...]:
     """Compare the accuracies of two models on the same examples, for each level.
 
@@ -266,9 +273,7 @@ def compare_accuracies(
     first, second : bool arrays, shape (n, n_levels)
         Correctness of each model's predictions.
     groups : array, shape (n,)
-        The bootstrap resamples groups.
-    seed : int
-        Bootstrap seed.
+        The interval is for new groups.
 
     Returns
     -------
@@ -283,72 +288,17 @@ def compare_accuracies(
         n_discordant = only_first + only_second
         p_value = float(binomtest(only_first, n_discordant).pvalue) if n_discordant else 1.0
         gains = one.astype(float) - other.astype(float)
-        interval = _difference_interval(gains, groups, seed)
         differences.append(
             Difference(
                 name=name,
                 difference=float(gains.mean()),
-                ci95=interval,
+                ci95=difference_interval(gains, groups),
                 only_first=only_first,
                 only_second=only_second,
                 p_value=p_value,
             )
         )
     return tuple(differences)
-
-
-def _difference_interval(gains: Float64Array, groups: Int64Array, seed: int) -> tuple[float, float]:
-    """Compute the bootstrap interval; if all groups have the same mean, the mean ± a Wilson bound."""
-    from scipy import stats
-
-    index = np.unique(groups, return_inverse=True)[1]
-    means = np.bincount(index, weights=gains) / np.bincount(index)
-    if np.ptp(means) > 0:
-        return _bootstrap(gains, groups, seed) or (-1.0, 1.0)
-    margin = float(stats.binomtest(0, len(means)).proportion_ci(_CONFIDENCE, method="wilson").high)
-    return max(-1.0, float(means[0]) - margin), min(1.0, float(means[0]) + margin)
-
-
-def bootstrap_interval(correct: NDArray[np.bool_], groups: Int64Array, seed: int) -> tuple[float, float]:
-    """Compute the 95 % confidence interval of the accuracy, resampling groups.
-
-    Tracks of one artist are correlated, so artists are resampled (cluster bootstrap, percentile method,
-    `scipy.stats.bootstrap`). If all examples are correct, or none, the bootstrap has no spread, and the Wilson interval
-    for the number of groups is used. For a single group the interval is 0 to 1.
-    """
-    from scipy import stats
-
-    n = len(np.unique(groups))
-    if n >= 2 and (correct.all() or not correct.any()):
-        exact = stats.binomtest(n if correct.all() else 0, n).proportion_ci(_CONFIDENCE, method="wilson")
-        return float(exact.low), float(exact.high)
-    return _bootstrap(correct.astype(float), groups, seed) or (0.0, 1.0)
-
-
-def _bootstrap(values: Float64Array, groups: Int64Array, seed: int) -> tuple[float, float] | None:
-    """Compute the 95 % confidence interval of the mean, resampling groups; None for a single group."""
-    from scipy import stats
-
-    index = np.unique(groups, return_inverse=True)[1]
-    total = np.bincount(index).astype(float)
-    sums = np.bincount(index, weights=values)
-    if len(total) < 2:
-        return None
-
-    def share(sums: Any, total: Any, axis: int = -1) -> Any:
-        return sums.sum(axis=axis) / total.sum(axis=axis)
-
-    interval = stats.bootstrap(
-        (sums, total),
-        share,
-        paired=True,
-        vectorized=True,
-        n_resamples=_N_RESAMPLES,
-        confidence_level=_CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
 
 
 def _score_level(
@@ -358,7 +308,6 @@ def _score_level(
     true: Int64Array,
     predicted: Int64Array,
     groups: Int64Array,
-    seed: int,
     trust: CalibrationScores,
 ) -> LevelScores:
     from sklearn.metrics import cohen_kappa_score, confusion_matrix, precision_recall_fscore_support
@@ -386,7 +335,7 @@ def _score_level(
         balanced_accuracy=float(recall[np.unique(true)].mean()),
         kappa=kappa,
         top=_score_top(probabilities, true),
-        ci95=bootstrap_interval(correct, groups, seed),
+        ci95=accuracy_interval(correct, groups),
         classes=classes,
         confusion=tuple(tuple(row) for row in confusion.tolist()),
         branches=tuple(i for i in indices[1:].tolist() if level and nodes[i][:level] != nodes[i - 1][:level]),

@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from genretree.arrays import Array, Float32Array, Int64Array, UInt8Array
+from genretree.arrays import Array, Float32Array, Float64Array, Int64Array, UInt8Array
 from genretree.bundle.bundle import Bundle
 from genretree.checks import require_integer, require_number, require_path, require_paths
 from genretree.errors import ArgumentError, SettingsError, SoundError
 from genretree.files import printable
+from genretree.metrics.familiarity import describe_inputs, measure_distance
 from genretree.metrics.scores import decode_levels, name_path
 from genretree.models.base import LevelProbabilities
 from genretree.models.families.tagger.content import Content, detect_content
@@ -214,6 +215,9 @@ class Prediction:
         None is an ancestor of another. None unless `n_genres` is given.
     content : Content, optional
         Music, speech, silence, noise or a sound effect, if the model detects it.
+    training_distance : float, optional
+        How far the spectrum of the file is from that of the training data: within 1 are 95 % of held-out training
+        tracks. Above, the probabilities should not be believed. None for bundles of older versions.
 
     See Also
     --------
@@ -242,6 +246,7 @@ class Prediction:
     runtime: str = ""
     genres: tuple[PathProbability, ...] | None = None
     content: Content | None = None
+    training_distance: float | None = None
 
     @property
     def shown(self) -> str:
@@ -272,6 +277,7 @@ class Prediction:
             "padded": self.padded,
             "consistent": self.consistent,
             **({"note": self.note} if self.note else {}),
+            **({} if self.training_distance is None else {"training_distance": round(self.training_distance, 3)}),
             "runtime": self.runtime,
             "timeline": [item.to_json() for item in self.timeline],
         }
@@ -633,12 +639,15 @@ class SliceScores:
         Whether the file is shorter than one slice and was repeated to fill it.
     tags : array, shape (n_slices, 527), optional
         Probabilities of mn04's tags, if the model has them.
+    training_distance : float, optional
+        Distance from the training data; see `Prediction`.
     """
 
     levels: LevelProbabilities
     starts: list[float]
     padded: bool
     tags: Float32Array | None = None
+    training_distance: float | None = None
 
     @property
     def content(self) -> Content | None:
@@ -714,6 +723,9 @@ def score_slices(bundle: Bundle, slices: Iterable[FeatureSlice]) -> SliceScores:
     if batch:
         scores.add(bundle, batch)
     found = scores.result(padded)
+    if scores.described:
+        distance = measure_distance(bundle.training["reference"], np.concatenate(scores.described))
+        found = replace(found, training_distance=distance)
     checkpoint.remove()
     return found
 
@@ -731,6 +743,7 @@ class _BatchScores:
         self.starts: list[float] = [float(start) for start in arrays.get("starts", ())]
         self._levels: list[LevelProbabilities] = []
         self._tags: list[Float32Array] = []
+        self.described: list[Float64Array] = [arrays["described"]] if "described" in arrays else []
         self._n_known = 0  # slices of the checkpoint that have been passed
         if self.starts:
             names = sorted((name for name in arrays if name.startswith("level_")), key=lambda name: int(name[6:]))
@@ -750,9 +763,12 @@ class _BatchScores:
             self.starts = self.starts[: self._n_known]
             self._levels = [[level[: self._n_known] for level in levels] for levels in self._levels]
             self._tags = [tags[: self._n_known] for tags in self._tags]
+            self.described = [rows[: self._n_known] for rows in self.described]
         self.starts += [float(item.start) for item in batch]
         self._n_known = len(self.starts)
         inputs = stack_slices(batch)
+        if bundle.training.get("reference") and (described := describe_inputs(inputs)) is not None:
+            self.described.append(described)
         predict_with_tags = getattr(bundle.model, "predict_with_tags", None)
         if predict_with_tags is None:
             self._levels.append(bundle.model.predict_proba(inputs))
@@ -766,7 +782,11 @@ class _BatchScores:
         found = self.result(padded=False)
         arrays: dict[str, Array] = {"starts": np.array(found.starts)}
         arrays |= {f"level_{number}": level for number, level in enumerate(found.levels)}
-        return arrays if found.tags is None else {**arrays, "tags": found.tags}
+        if found.tags is not None:
+            arrays["tags"] = found.tags
+        if self.described:
+            arrays["described"] = np.concatenate(self.described)
+        return arrays
 
     def result(self, padded: bool) -> SliceScores:
         """Return all scores."""
@@ -780,7 +800,9 @@ def score_images(bundle: Bundle, images: UInt8Array) -> SliceScores:
     scores = [bundle.model.predict_proba(batch) for batch in batches]
     seconds = bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE
     levels = [np.concatenate(level) for level in zip(*scores, strict=True)]
-    return SliceScores(levels, [index * seconds for index in range(len(images))], False)
+    distance = measure_distance(bundle.training.get("reference"), describe_inputs(SliceInputs({IMAGES: images})))
+    starts = [index * seconds for index in range(len(images))]
+    return SliceScores(levels, starts, False, training_distance=distance)
 
 
 def _apply_safely(function: Callable[[Path], T], file: Path | PredictionError) -> T | PredictionError:
@@ -861,6 +883,7 @@ def as_prediction(
         runtime=bundle.runtime,
         genres=None if n_genres is None else choose_genres(tree, path, averaged, nodes, n_confident, n_genres),
         content=content,
+        training_distance=scores.training_distance,
     )
 
 

@@ -22,6 +22,7 @@ from genretree.corpus.splits import Split
 from genretree.corpus.store import Store
 from genretree.errors import ArgumentError, TrainingError
 from genretree.metrics.calibration import Calibration, fit_calibration
+from genretree.metrics.familiarity import describe_in_batches, fit_reference
 from genretree.models import get_family
 from genretree.models.base import (
     Family,
@@ -146,12 +147,14 @@ def train(
             FitContext(work, progress, callbacks),
         )
         calibration = _calibrate(fitted, validation_slices, store, progress)
+    reference = _fit_reference(store, parts, fitted.model.input_features)
     pretraining = read_pretrained_metadata(str(getattr(family_settings, "weights", "")))
     initial = initial_weights(fitted.model)
     training = {
         **describe_data(store, parts),
         "heard_before": pretraining.get("tracks_seen", []),
         **({} if initial is None else {"initial_weights": initial}),
+        **({} if reference is None else {"reference": reference}),
         "history": fitted.history,
         "facts": dict(fitted.metadata),
         "seconds": round(seconds(), 1),
@@ -203,6 +206,31 @@ def _calibrate(fitted: FitResult, validation: SliceDataset, store: Store, progre
         recovered = np.unique(np.array(store.tracks["recovered_track"]), return_inverse=True)[1]
         out_of_fold = replace(out_of_fold, tracks=recovered[out_of_fold.tracks])
     return fit_calibration(out_of_fold, store.taxonomy, fitted.model.heads, source)
+
+
+def _fit_reference(store: Store, parts: Split, features: Sequence[str]) -> dict[str, Any] | None:
+    """Fit the reference for the distance of files from the training data; None if the model reads no spectrum."""
+    rows = np.concatenate([store.rows(part, parts) for part in ("train", "validation")])
+    needed = set(features)
+
+    def inputs_of(batch: slice) -> dict[str, Any]:
+        inputs = store.inputs(rows[batch])
+        return {
+            name: inputs[name]
+            for name in ("mel", "mel_16k", "mel_32k")
+            if name in inputs and reads_spectrum(needed, name)
+        }
+
+    described = describe_in_batches(inputs_of, len(rows))
+    if described is None:
+        return None
+    tracks = store.slice_tracks[rows]
+    return fit_reference(described, tracks, store.track_groups[tracks])
+
+
+def reads_spectrum(features: set[str], name: str) -> bool:
+    """Whether a model that takes some features is given one; with any image, `predict` computes all three."""
+    return name in features or (name == "mel" and bool(features & {"images", *MODALITIES}))
 
 
 def _check_callbacks(family: type[Family], callbacks: Sequence[Any]) -> tuple[Any, ...]:

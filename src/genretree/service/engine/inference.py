@@ -17,6 +17,7 @@ import numpy as np
 from genretree.bundle.bundle import score_noise
 from genretree.explanation.api import make_timelines, node_probabilities, predicted_nodes
 from genretree.explanation.slices import TrackSlices
+from genretree.metrics.familiarity import describe_inputs, measure_distance
 from genretree.models.runtime.types import Precision, RuntimeChoice
 from genretree.parallel import shared_by
 from genretree.prediction.predict import SliceScores, as_prediction
@@ -227,15 +228,20 @@ class Service:
         predict_with_tags = getattr(model, "predict_with_tags", None)
         predict: Callable[[Any], Any] = predict_with_tags or model.predict_proba
         slices, levels_by_call, tags = track.slices, [], []
+        reference, described = loaded.bundle.training.get("reference"), []
         for at in range(0, len(slices), _MAX_SLICES_PER_CALL):
             part = slices.select(slice(at, at + _MAX_SLICES_PER_CALL))
             result = await loop.run_in_executor(self._thread, predict, part.inputs)
+            if reference and (found := describe_inputs(part.inputs)) is not None:
+                described.append(found)
             levels_by_call.append(result if predict_with_tags is None else result[0])
             if predict_with_tags is not None:
                 tags.append(result[1])
         self.metrics.stages.labels("network").observe(time.monotonic() - start)
         levels = [np.concatenate(parts) for parts in zip(*levels_by_call, strict=True)]
-        return SliceScores(levels, slices.starts.tolist(), slices.padded, np.concatenate(tags) if tags else None)
+        distance = measure_distance(reference, np.concatenate(described)) if described else None
+        joined = np.concatenate(tags) if tags else None
+        return SliceScores(levels, slices.starts.tolist(), slices.padded, joined, distance)
 
     def describe(
         self,

@@ -66,6 +66,7 @@ class Row(_Schema):
     padded: bool
     consistent: bool
     note: str | None = None
+    training_distance: float | None = Field(None, ge=0)
     runtime: str
     timeline: list[SliceRow]
 

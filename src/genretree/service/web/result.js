@@ -171,6 +171,8 @@ function answer(prediction, run) {
     prediction.note,
     prediction.padded && "The file is shorter than one slice and was repeated to fill it.",
     !prediction.consistent && "The levels contradict each other: this model predicts each level independently.",
+    prediction.training_distance > 1 &&
+      "The file is unlike the music that the model was trained on: its probabilities may be too high.",
     run.model.calibrated === false &&
       "This model’s scores are not calibrated: use them as a ranking, not as probabilities.",
   ].filter(Boolean);

@@ -1,0 +1,201 @@
+"""Neutralisation of cues in images, and how a bundle's predictions change by it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from genretree.arrays import Float64Array, Int64Array, UInt8Array
+from genretree.bundle.bundle import Bundle
+from genretree.corpus.store import Store
+from genretree.evaluation.evaluate import check_images, match_leaves
+from genretree.metrics.scores import decode_levels
+from genretree.progress import progress_bar
+from genretree.settings import CQT_BINS, MODALITIES, TOP_DB
+from genretree.sound.features import IMAGES, SliceInputs
+from genretree.taxonomy import format_path
+
+CUTOFF = 5000.0  # Hz; below the edges of common codecs
+_BATCH = 64
+_CQT_LOWEST = 32.7032  # Hz, C1
+_NOISE_FLOOR = 60.0  # dB below the maximum
+_QUALITY = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neutralisation:
+    """Accuracy of a bundle on images in which one cue has been neutralised.
+
+    Parameters
+    ----------
+    cue, description : str
+    leaf : str
+    tracks : int
+    recall, neutralised_recall : float
+        Share of the leaf's tracks whose leaf is predicted correctly, before and after, 0 to 1.
+    changed : float
+        Share of the leaf's tracks whose prediction changes.
+    predicted, neutralised_predicted : float
+        Share of the tracks of other leaves that get this leaf, before and after.
+    """
+
+    cue: str
+    description: str
+    leaf: str
+    tracks: int
+    recall: float
+    neutralised_recall: float
+    changed: float
+    predicted: float
+    neutralised_predicted: float
+
+
+def neutralise_cues(bundle: Bundle, store: Store, progress: bool = False) -> tuple[tuple[Neutralisation, ...], str]:
+    """Predict a store's tracks with and without each cue; tracks of the training data are left out if possible.
+
+    Returns
+    -------
+    results : tuple of Neutralisation
+        One for each cue and leaf; empty if the bundle reads no images.
+    note : str
+
+    Raises
+    ------
+    CorpusError
+        If the store does not have the images and features that the bundle needs.
+    """
+    check_images(bundle, store)
+    read = set(bundle.model.input_features)
+    if not read & {IMAGES, *MODALITIES}:
+        return (), f"{bundle.folder} reads {', '.join(sorted(read))}, not images, so cues can't be neutralised"
+    others = sorted(read - {IMAGES, *MODALITIES})
+    note = f"{bundle.folder} also reads {', '.join(others)}, in which cues are not neutralised" if others else ""
+    seen = set(bundle.training.get("tracks_seen", ()))
+    rows = store.rows()
+    unseen = np.array([store.tracks["sha256"][track] not in seen for track in store.slice_tracks[rows].tolist()])
+    if unseen.any():
+        rows = rows[unseen]
+    else:
+        note = "; ".join([note, "all tracks are training data of the bundle"]).removeprefix("; ")
+    changes = _changes(store, rows)
+    tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
+    leaves = match_leaves(bundle.taxonomy, store)[tracks]
+    with progress_bar((len(changes) + 1) * len(rows), "neutralise", "slice", progress) as tick:
+        before = _predict(bundle, store, rows, position, None, tick)
+        results = []
+        for name, (description, change) in changes.items():
+            after = _predict(bundle, store, rows, position, change, tick)
+            for leaf in np.unique(leaves).tolist():
+                own = leaves == leaf
+                results.append(
+                    Neutralisation(
+                        cue=name,
+                        description=description,
+                        leaf=format_path(bundle.taxonomy.leaves[leaf]),
+                        tracks=int(own.sum()),
+                        recall=float((before[own] == leaf).mean()),
+                        neutralised_recall=float((after[own] == leaf).mean()),
+                        changed=float((before[own] != after[own]).mean()),
+                        predicted=float((before[~own] == leaf).mean()) if (~own).any() else 0.0,
+                        neutralised_predicted=float((after[~own] == leaf).mean()) if (~own).any() else 0.0,
+                    )
+                )
+    return tuple(results), note
+
+
+def _predict(
+    bundle: Bundle,
+    store: Store,
+    rows: Int64Array,
+    position: Int64Array,
+    change: Callable[[UInt8Array], UInt8Array] | None,
+    tick: Callable[..., None],
+) -> Int64Array:
+    """Predict the leaf of every track, from changed images."""
+    parts = []
+    for start in range(0, len(rows), _BATCH):
+        batch = rows[start : start + _BATCH]
+        images = np.asarray(store.images[batch])
+        arrays = {name: np.asarray(array[batch]) for name, array in store.features.items()}
+        arrays[IMAGES] = images if change is None else change(images)
+        parts.append(bundle.model.predict_proba(SliceInputs(arrays)))
+        tick(len(batch))
+    levels = [np.concatenate(each) for each in zip(*parts, strict=True)]
+    averaged = bundle.average_slices(levels, position)
+    leaves: Int64Array = decode_levels(bundle.taxonomy, bundle.model.heads, averaged)[:, -1]
+    return leaves
+
+
+def _changes(store: Store, rows: Int64Array) -> dict[str, tuple[str, Callable[[UInt8Array], UInt8Array]]]:
+    """Return the neutralisations by cue, each with a description."""
+    sums = np.zeros((3, store.settings.size))
+    level, spread = np.zeros(3), np.zeros(3)
+    for row in rows.tolist():
+        image = np.asarray(store.images[row], dtype=np.float32)
+        sums += image.mean(axis=2)
+        level += image.mean(axis=(1, 2))
+        spread += image.std(axis=(1, 2))
+    mean_rows, level, spread = sums / len(rows), level / len(rows), spread / len(rows)
+    kept = _rows_below(store.settings.size, CUTOFF)
+    floor = np.float32(255 * (TOP_DB - _NOISE_FLOOR) / TOP_DB)
+
+    def match_spectrum(images: UInt8Array) -> UInt8Array:
+        values = images.astype(np.float32)
+        values[:, :2] += (mean_rows[None, :2] - values[:, :2].mean(axis=3))[..., None].astype(np.float32)
+        return _to_uint8(values)
+
+    def match_level(images: UInt8Array) -> UInt8Array:
+        values = images.astype(np.float32)
+        mean, std = values.mean(axis=(2, 3), keepdims=True), values.std(axis=(2, 3), keepdims=True)
+        wanted = (spread[None, :, None, None] / np.maximum(std, 1)).astype(np.float32)
+        return _to_uint8((values - mean) * wanted + level[None, :, None, None].astype(np.float32))
+
+    def low_pass(images: UInt8Array) -> UInt8Array:
+        values = images.copy()
+        for plane, keep in enumerate(kept):
+            values[:, plane, ~keep] = values[:, plane].min(axis=(1, 2))[:, None, None]
+        return values
+
+    def raise_floor(images: UInt8Array) -> UInt8Array:
+        values = images.astype(np.float32)
+        values[:, :2] = np.maximum(values[:, :2], floor)
+        return _to_uint8(values)
+
+    def encode(images: UInt8Array) -> UInt8Array:
+        return np.stack([np.stack([_jpeg(plane) for plane in image]) for image in images])
+
+    return {
+        "spectrum": ("the long-term spectrum of every slice is the corpus's", match_spectrum),
+        "level": ("brightness and contrast of every image are the corpus's", match_level),
+        "bandwidth": (f"mel and CQT are cut off at {CUTOFF / 1000:g} kHz", low_pass),
+        "noise floor": (f"nothing is more than {_NOISE_FLOOR:g} dB below the maximum", raise_floor),
+        "image artefacts": (f"every image is a JPEG of quality {_QUALITY}", encode),
+    }
+
+
+def _rows_below(size: int, hertz: float) -> list[np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+    """Mark the rows of mel and CQT images below a frequency; the first row is the highest."""
+    from genretree.audit.cues import mel_hertz
+    from genretree.settings import N_MELS
+
+    share = np.arange(size)[::-1] / size
+    mel: Float64Array = mel_hertz(N_MELS)[(share * N_MELS).astype(int)]
+    cqt: Float64Array = _CQT_LOWEST * 2 ** ((share * CQT_BINS).astype(int) / 12)
+    return [mel < hertz, cqt < hertz]
+
+
+def _to_uint8(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> UInt8Array:
+    rounded: UInt8Array = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return rounded
+
+
+def _jpeg(plane: UInt8Array) -> UInt8Array:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(plane).save(stream, "jpeg", quality=_QUALITY)
+    decoded: UInt8Array = np.asarray(Image.open(stream))
+    return decoded

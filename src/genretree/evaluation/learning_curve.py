@@ -1,0 +1,394 @@
+"""Learning curves over artists: accuracy against the number of artists in each class, and extrapolation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genretree.arrays import Float64Array, Int64Array
+from genretree.checks import require_type
+from genretree.corpus.splits import Split, split_groups
+from genretree.corpus.store import Store
+from genretree.errors import SettingsError
+from genretree.evaluation.cross_validate import (
+    FoldPredictions,
+    add_needed_features,
+    build_candidates,
+    check_out,
+    describe_folds,
+    make_folds,
+    predict_fold,
+)
+from genretree.evaluation.plots import make_figure, to_png
+from genretree.files import write_text
+from genretree.metrics.intervals import accuracy_interval
+from genretree.progress import progress_bar
+from genretree.taxonomy import format_path
+
+MORE_ARTISTS = 10
+_EXPONENTS = (0.25, 0.5, 0.75, 1.0)
+_RESAMPLES = 300
+_UNUSED = "unused"
+_MIN_SIZES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """Accuracy of the leaves, by track, with a number of artists in each class; the interval is for new artists."""
+
+    artists: float
+    accuracy: float
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extrapolation:
+    """Extrapolation of a curve to more artists in each class.
+
+    Parameters
+    ----------
+    name : str
+        Path of a leaf, or `all`.
+    artists : float
+        Mean number of artists a class today; for a leaf, its own number.
+    points : tuple of (float, float)
+        Number of artists, and the measured accuracy (recall, for a leaf), 0 to 1.
+    now : float
+        Fitted accuracy with all artists.
+    more : float
+        Extrapolated accuracy with `MORE_ARTISTS` more artists in each class.
+    gain : float
+        `more - now`.
+    gain_ci95 : (float, float)
+        95 % interval of the gain, by resampling the tested artists.
+    """
+
+    name: str
+    artists: float
+    points: tuple[tuple[float, float], ...]
+    now: float
+    more: float
+    gain: float
+    gain_ci95: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningCurve:
+    """Result of `learning_curve`.
+
+    Parameters
+    ----------
+    store, recipe, disjoint : str
+    folds : int
+    seeds : tuple of int
+    points : tuple of CurvePoint
+    exponent : float
+        Of the power law accuracy = limit - slope * artists ** -exponent.
+    overall : Extrapolation
+    leaves : tuple of Extrapolation
+        Those with the largest gains first.
+    """
+
+    store: str
+    recipe: str
+    disjoint: str
+    folds: int
+    seeds: tuple[int, ...]
+    points: tuple[CurvePoint, ...]
+    exponent: float
+    overall: Extrapolation
+    leaves: tuple[Extrapolation, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `curve.json`."""
+        return asdict(self)
+
+
+def learning_curve(
+    store: Store,
+    out: str | Path,
+    recipe: str,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    sizes: Sequence[int] | None = None,
+    folds: int = 5,
+    seeds: Sequence[int] = (0,),
+    progress: bool = False,
+) -> LearningCurve:
+    """Train with growing numbers of artists in each class, test on other artists, and extrapolate.
+
+    Parameters
+    ----------
+    store : Store
+    out : path
+        Output folder for predictions, `curve.json`, `curve.md` and `curve.png`. An interrupted call continues.
+    recipe : str
+        Name or file of a recipe, or name of a family.
+    settings : mapping, optional
+        Further settings.
+    sizes : sequence of int, optional
+        Numbers of artists in each class; by default powers of two. All artists of the training folds come last.
+    folds : int, default 5
+    seeds : sequence of int, default (0,)
+        Seeds for folds, samples of artists and training.
+    progress : bool, default False
+        Show a progress bar on standard error.
+
+    Returns
+    -------
+    LearningCurve
+
+    Raises
+    ------
+    SettingsError
+        For an unknown recipe or setting, or fewer than two sizes below the number of artists.
+    CorpusError
+        If the store has fewer groups than folds.
+
+    Examples
+    --------
+    >>> import genretree
+    >>> from genretree.evaluation.learning_curve import learning_curve
+    >>> curve = learning_curve(genretree.Store("STORE"), "CURVE", "boosting")  # doctest: +SKIP
+    >>> curve.overall.gain  # doctest: +SKIP
+    0.04
+    """
+    require_type("store", store, Store, "use genretree.Store, or genretree.prepare")
+    out = check_out(out)
+    if not seeds:
+        raise SettingsError("a learning curve needs at least one seed")
+    candidate = build_candidates([recipe], settings)[0]
+    counts = count_artists(store.track_leaves, store.track_groups, len(store.taxonomy.leaves))
+    present = np.flatnonzero(counts)
+    most = float(counts[present].mean()) * (folds - 1) / folds
+    wanted = sorted(set(sizes)) if sizes is not None else [2**power for power in range(1, 20)]
+    steps: list[int] = [size for size in wanted if 1 <= size < most]
+    if len(steps) + 1 < _MIN_SIZES:
+        raise SettingsError(
+            f"sizes must have at least two numbers from 1 to {most:.0f}, the mean number of artists a class in the "
+            f"training folds, got {list(wanted)[:5]}; label more artists, or name others in `sizes`"
+        )
+    store = add_needed_features(store, [candidate], progress)
+    marks: dict[int | None, list[FoldPredictions]] = {}
+    artists: dict[int | None, list[float]] = {}
+    with progress_bar(len(seeds) * folds * (len(steps) + 1), "learning curve", "model", progress) as tick:
+        for seed in seeds:
+            splits = make_folds(store, folds, seed)
+            for size in (*steps, None):
+                parts = []
+                for split in splits:
+                    sampled = split if size is None else sample_artists(store, split, size, seed)
+                    known = np.array(sampled.parts) != _UNUSED
+                    known &= np.array(sampled.parts) != "test"
+                    used = count_artists(store.track_leaves[known], store.track_groups[known], len(counts))
+                    artists.setdefault(size, []).append(float(used[present].mean()))
+                    parts.append(predict_fold(store, sampled, candidate, seed, out, tick))
+                marks.setdefault(size, []).append(FoldPredictions.join(parts))
+    tracks = marks[None][0].tracks
+    correct = np.stack(
+        [np.mean([each.correct(store)[:, -1] for each in marks[size]], axis=0) for size in (*steps, None)]
+    )
+    numbers = np.array([float(np.mean(artists[size])) for size in (*steps, None)])
+    result = _summarise(store, candidate.name, folds, tuple(seeds), tracks, correct, numbers, counts)
+    write_text(out / "curve.json", json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+    write_text(out / "curve.md", format_curve(result))
+    (out / "curve.png").write_bytes(draw_curve(result))
+    return result
+
+
+def count_artists(leaves: Int64Array, groups: Int64Array, n_leaves: int) -> Int64Array:
+    """Count the groups of each leaf, shape (n_leaves,)."""
+    pairs = np.unique(np.stack([leaves, groups], axis=1), axis=0)
+    counts: Int64Array = np.bincount(pairs[pairs[:, 0] >= 0, 0], minlength=n_leaves)
+    return counts
+
+
+def sample_artists(store: Store, split: Split, size: int, seed: int) -> Split:
+    """Keep `size` random artists of each leaf in training and validation; larger samples contain the smaller ones."""
+    leaves, groups = store.track_leaves, store.track_groups
+    parts = np.array(split.parts, dtype=object)
+    learning = parts != "test"
+    rng = np.random.default_rng([seed, split.fold or 0])
+    kept = np.zeros(len(parts), dtype=bool)
+    for leaf in range(len(store.taxonomy.leaves)):
+        own = np.flatnonzero(learning & (leaves == leaf))
+        order = rng.permutation(np.unique(groups[own]))
+        kept[own[np.isin(groups[own], order[:size])]] = True
+    parts[learning] = _UNUSED
+    chosen = np.flatnonzero(kept)
+    parts[chosen] = split_groups(leaves[chosen], groups[chosen], test=0, seed=seed).parts
+    name = f"{split.name}-{size}-artists"
+    return Split(name=name, protocol="group", seed=seed, parts=tuple(parts.tolist()), fold=split.fold)
+
+
+def fit_curve(artists: Float64Array, accuracy: Float64Array, exponent: float) -> tuple[float, float]:
+    """Fit accuracy = limit - slope * artists ** -exponent by least squares, with slope >= 0 and limit <= 1.
+
+    Returns
+    -------
+    limit, slope : float
+    """
+    x = artists**-exponent
+    centered = x - x.mean()
+    slope = max(0.0, -float((centered * (accuracy - accuracy.mean())).sum() / (centered**2).sum()))
+    limit = float(accuracy.mean() + slope * x.mean())
+    if limit > 1:  # the line through 1 that fits best
+        limit, slope = 1.0, float((x * (1 - accuracy)).sum() / (x**2).sum())
+    return limit, slope
+
+
+def choose_exponent(artists: Float64Array, accuracy: Float64Array) -> float:
+    """Choose the exponent with the smallest squared error."""
+
+    def error(exponent: float) -> float:
+        limit, slope = fit_curve(artists, accuracy, exponent)
+        return float(((limit - slope * artists**-exponent - accuracy) ** 2).sum())
+
+    return min(_EXPONENTS, key=error)
+
+
+def extrapolate(
+    name: str,
+    artists: Float64Array,
+    correct: Float64Array,
+    groups: Int64Array,
+    now: float,
+    exponent: float | None = None,
+) -> Extrapolation:
+    """Extrapolate a curve from the correctness of tracks.
+
+    Parameters
+    ----------
+    name : str
+    artists : float64 array, shape (n_sizes,)
+        Numbers of artists.
+    correct : float64 array, shape (n_sizes, n_tracks)
+        0 to 1.
+    groups : int64 array, shape (n_tracks,)
+        Resampled for the interval.
+    now : float
+        Number of artists today.
+    exponent : float, optional
+        Of the power law; by default it is chosen, in each resample again.
+    """
+
+    def gain(accuracy: Float64Array) -> tuple[float, float]:
+        power = exponent or choose_exponent(artists, accuracy)
+        limit, slope = fit_curve(artists, accuracy, power)
+        return limit - slope * now**-power, limit - slope * (now + MORE_ARTISTS) ** -power
+
+    index = np.unique(groups, return_inverse=True)[1]
+    sizes = np.bincount(index).astype(float)
+    sums = np.stack([np.bincount(index, weights=row) for row in correct])
+    accuracy = correct.mean(axis=1)
+    today, more = gain(accuracy)
+    rng = np.random.default_rng(0)
+    gains = []
+    for _ in range(_RESAMPLES):
+        chosen = rng.integers(0, len(sizes), len(sizes))
+        one, other = gain(sums[:, chosen].sum(axis=1) / sizes[chosen].sum())
+        gains.append(other - one)
+    low, high = np.percentile(gains, [2.5, 97.5])
+    return Extrapolation(
+        name=name,
+        artists=now,
+        points=tuple(zip(artists.tolist(), accuracy.tolist(), strict=True)),
+        now=today,
+        more=more,
+        gain=more - today,
+        gain_ci95=(float(low), float(high)),
+    )
+
+
+def _summarise(
+    store: Store,
+    recipe: str,
+    folds: int,
+    seeds: tuple[int, ...],
+    tracks: Int64Array,
+    correct: Float64Array,
+    numbers: Float64Array,
+    counts: Int64Array,
+) -> LearningCurve:
+    groups, labels = store.track_groups[tracks], store.track_leaves[tracks]
+    exponent = choose_exponent(numbers, correct.mean(axis=1))
+    overall = extrapolate("all", numbers, correct, groups, float(counts[counts > 0].mean()))
+    leaves = [
+        extrapolate(
+            format_path(store.taxonomy.leaves[leaf]),
+            np.minimum(numbers, max(1.0, counts[leaf] * (folds - 1) / folds)),
+            correct[:, labels == leaf],
+            groups[labels == leaf],
+            float(counts[leaf]),
+            exponent,
+        )
+        for leaf in np.unique(labels).tolist()
+        if counts[leaf] >= folds and counts[leaf] * (folds - 1) / folds > numbers[1]
+    ]
+    return LearningCurve(
+        store=str(store.folder),
+        recipe=recipe,
+        disjoint=describe_folds(store),
+        folds=folds,
+        seeds=seeds,
+        points=tuple(
+            CurvePoint(artists=float(number), accuracy=float(row.mean()), ci95=accuracy_interval(row, groups))
+            for number, row in zip(numbers, correct, strict=True)
+        ),
+        exponent=exponent,
+        overall=overall,
+        leaves=tuple(sorted(leaves, key=lambda item: -item.gain)),
+    )
+
+
+def format_curve(result: LearningCurve) -> str:
+    """Format the curve and the extrapolation in Markdown."""
+    lines = [
+        f"Learning curve of {result.recipe} on {result.store} ({result.disjoint}, {result.folds} folds, seeds "
+        f"{', '.join(map(str, result.seeds))}): leaves, by track.",
+        "",
+        "| artists in each class | accuracy in % (95 % interval) |",
+        "| --- | --- |",
+    ]
+    for point in result.points:
+        low, high = point.ci95
+        lines.append(f"| {point.artists:.1f} | {100 * point.accuracy:.1f} ({100 * low:.1f} to {100 * high:.1f}) |")
+    lines += [
+        "",
+        f"| class | artists | fitted now | {MORE_ARTISTS} more in each class | gain in points (95 % interval) |",
+    ]
+    lines.append("| --- | --- | --- | --- | --- |")
+    for item in (result.overall, *result.leaves):
+        low, high = item.gain_ci95
+        cells = (item.name, f"{item.artists:.0f}", f"{100 * item.now:.1f}", f"{100 * item.more:.1f}")
+        lines.append(f"| {' | '.join(cells)} | {100 * item.gain:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}) |")
+    low, high = result.overall.gain_ci95
+    lines += [
+        "",
+        f"{MORE_ARTISTS} more artists in each class would bring about {100 * result.overall.gain:.0f} points "
+        f"({100 * low:.0f} to {100 * high:.0f}), if the power law holds (exponent {result.exponent:g}).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def draw_curve(result: LearningCurve) -> bytes:
+    """Plot the measured accuracies with intervals, and the fitted curve to twice the number of artists."""
+    figure = make_figure(6.5, 4.2)
+    axes = figure.subplots()
+    numbers = np.array([point.artists for point in result.points])
+    accuracy = np.array([point.accuracy for point in result.points])
+    errors = np.abs(np.array([point.ci95 for point in result.points]).T - accuracy)
+    axes.errorbar(numbers, 100 * accuracy, yerr=100 * errors, fmt="o", color="#00429d", capsize=3, label="measured")
+    limit, slope = fit_curve(numbers, accuracy, result.exponent)
+    wide = np.geomspace(numbers[0], result.overall.artists + 2 * MORE_ARTISTS, 100)
+    axes.plot(wide, 100 * (limit - slope * wide**-result.exponent), color="#e07b00", label="power law")
+    axes.axvline(result.overall.artists, color="gray", linewidth=0.8, linestyle=":", label="all artists")
+    axes.set_xlabel("artists in each class")
+    axes.set_ylabel("accuracy on unseen artists (%)")
+    axes.legend()
+    return to_png(figure)

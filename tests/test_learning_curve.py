@@ -1,0 +1,87 @@
+"""Learning curves over artists, and the coverage of their extrapolation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from genretree.cli import main
+from genretree.corpus.store import Store
+from genretree.errors import SettingsError
+from genretree.evaluation.cross_validate import make_folds
+from genretree.evaluation.learning_curve import (
+    MORE_ARTISTS,
+    choose_exponent,
+    count_artists,
+    extrapolate,
+    fit_curve,
+    learning_curve,
+    sample_artists,
+)
+
+QUICK = {"epochs": 2, "image_size": 16, "components": 6, "min_samples_leaf": 2}
+
+
+def test_a_power_law_is_recovered() -> None:
+    artists = np.array([2.0, 4, 8, 16, 32])
+    for exponent in (0.5, 1.0):
+        accuracy = 0.9 - 0.6 * artists**-exponent
+        assert choose_exponent(artists, accuracy) == exponent
+        assert fit_curve(artists, accuracy, exponent) == pytest.approx((0.9, 0.6))
+    assert fit_curve(artists, np.array([0.9, 0.8, 0.7, 0.6, 0.5]), 0.5)[1] == 0  # never falls with more artists
+    assert fit_curve(artists, np.array([0.2, 0.6, 0.9, 0.99, 1.0]), 0.25)[0] == 1  # never exceeds 1
+
+
+def test_the_interval_of_the_gain_covers_the_truth() -> None:
+    artists = np.array([2.0, 4, 8, 16])
+    expected = 0.85 - 0.5 * artists**-0.5
+    truth = 0.5 * (20**-0.5 - (20 + MORE_ARTISTS) ** -0.5)
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), 4)
+    covered = []
+    for _ in range(25):
+        # Tracks are easy or hard for all models, artists as well.
+        ease = np.repeat(rng.beta(3, 3, 60), 4) * 0.5 + rng.random(240) * 0.5
+        order = ease.argsort().argsort() / 240
+        correct = (order[None] < expected[:, None]).astype(float)
+        flips = rng.random(correct.shape) < 0.05
+        correct = np.where(flips, rng.random(correct.shape) < expected[:, None], correct).astype(float)
+        low, high = extrapolate("all", artists, correct, groups, 20.0).gain_ci95
+        covered.append(low <= truth <= high)
+    assert np.mean(covered) >= 0.85
+
+
+def test_samples_are_nested_and_leave_the_test_part_alone(store: Store) -> None:
+    split = make_folds(store, 2, 0)[0]
+    one, two = (np.array(sample_artists(store, split, size, 0).parts) for size in (1, 2))
+    tested = np.array(split.parts) == "test"
+    assert ((one == "test") == tested).all() and ((two == "test") == tested).all()
+    used = [np.isin(parts, ["train", "validation"]) for parts in (one, two)]
+    assert (used[0] <= used[1]).all() and used[0].sum() < used[1].sum()
+    for size, known in zip((1, 2), used, strict=True):
+        counts = count_artists(store.track_leaves[known], store.track_groups[known], len(store.taxonomy.leaves))
+        assert counts.max() == size
+
+
+def test_the_command_measures_and_extrapolates(store: Store, tmp_path: Path) -> None:
+    words = ["learning-curve", str(store.folder), "--recipe", "boosting", "--out", str(tmp_path), "--folds", "2"]
+    words += ["--sizes", "1,2", "--quiet"]
+    words += [text for name, value in QUICK.items() for text in ("--set", f"{name}={value}")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert "more artists in each class would bring about" in result.output
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    content = json.loads(CliRunner().invoke(main, [*words, "--json"]).output)  # from the saved predictions
+    assert [round(point["artists"], 1) for point in content["points"]][:2] == [1.0, 2.0]
+    assert content["overall"]["gain"] == pytest.approx(content["overall"]["more"] - content["overall"]["now"])
+    wrong = CliRunner().invoke(main, [*words, "--sizes", "50"])
+    assert wrong.exit_code == 1 and "--sizes" in wrong.output
+
+
+def test_too_few_sizes_are_refused(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="at least two numbers"):
+        learning_curve(store, tmp_path, "boosting", sizes=[2])

@@ -1,0 +1,187 @@
+"""Shortcut audits: planted in the composed corpus and found; a clean corpus is not accused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from click.testing import CliRunner
+
+from genretree.audit import neutralise, shortcuts
+from genretree.audit.cues import STEEP_EDGE, matched_statistics, measure_samples, read_cues
+from genretree.audit.shortcut_page import save_shortcuts
+from genretree.audit.shortcuts import ShortcutAudit, audit_shortcuts, permute_over_groups
+from genretree.cli import main
+from genretree.corpus.manifest import read_manifest
+from genretree.corpus.prepare import prepare
+from genretree.corpus.store import Store
+from genretree.errors import CorpusError
+from genretree.settings import ImageSettings
+from genretree.taxonomy import Taxonomy
+
+pytest.importorskip("pretty_midi")
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import shortcuts as planting
+
+from genretree.datasets.composed import ComposeSettings, compose_track
+
+pytestmark = pytest.mark.slow
+
+LEAVES = ("Acoustic_pop", "Opera", "Contemporary_dance_pop", "Soft_rock", "Teen_pop")
+CODEC, EQUALISED, ONE_ARTIST = "Acoustic_pop", "Soft_rock", "Teen_pop"
+ARTISTS, TRACKS, SECONDS, RATE = 6, 2, 12.0, 22050
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Store]:
+    """A clean store, and one with three planted shortcuts."""
+    tree = Taxonomy.from_nested({"Music": list(LEAVES)})
+    settings = ComposeSettings.build({"seconds": SECONDS, "rate": RATE})
+    made = []
+    sounds = {
+        (leaf, artist, track): compose_track(leaf, artist, track, settings)[0][0]
+        for leaf in LEAVES
+        for artist in range(ARTISTS)
+        for track in range(TRACKS)
+    }
+    for name in ("clean", "planted"):
+        folder = tmp_path_factory.mktemp(name)
+        rows = []
+        for (leaf, artist, track), y in sounds.items():
+            owner = f"{leaf} {artist}"
+            if name == "planted" and leaf == CODEC:
+                y = planting.encode(y, RATE)
+            if name == "planted" and leaf == EQUALISED:
+                y = planting.equalise(y, RATE)
+            if name == "planted" and leaf == ONE_ARTIST:
+                owner = f"{leaf} 0"
+            path = f"{leaf}-{artist}-{track}.wav"
+            sf.write(folder / path, y, RATE)
+            rows.append({"path": path, "genre": leaf, "artist": owner})
+        with (folder / "tracks.csv").open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, ["path", "genre", "artist"])
+            writer.writeheader()
+            writer.writerows(rows)
+        manifest = read_manifest(folder / "tracks.csv", tree, "artist")
+        images = ImageSettings.build({"slice_seconds": 11.4, "size": 112})
+        made.append(prepare(manifest, folder / "store", images, workers=1))
+    return made[0], made[1]
+
+
+@pytest.fixture(scope="module")
+def audits(stores: tuple[Store, Store]) -> tuple[ShortcutAudit, ShortcutAudit]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shortcuts, "_PERMUTATIONS", 8)
+        return audit_shortcuts(stores[0]), audit_shortcuts(stores[1])
+
+
+def test_planted_shortcuts_are_found_and_named(audits: tuple[ShortcutAudit, ShortcutAudit]) -> None:
+    found = {(item.cue, item.leaf.split(" > ")[-1]) for item in audits[1].shortcuts}
+    assert {("bandwidth", CODEC), ("spectrum", EQUALISED), ("artist", ONE_ARTIST)} <= found
+    assert {leaf for _, leaf in found} == {CODEC, EQUALISED, ONE_ARTIST}
+    for leaf in (CODEC, EQUALISED, ONE_ARTIST):
+        assert leaf in audits[1].verdict
+
+
+def test_a_clean_corpus_is_not_accused(audits: tuple[ShortcutAudit, ShortcutAudit]) -> None:
+    assert audits[0].shortcuts == (), audits[0].shortcuts
+    assert audits[0].verdict.startswith("No shortcut found")
+    assert [item.effective_artists for item in audits[0].classes] == [ARTISTS] * len(LEAVES)
+    position = next((item for item in audits[0].cues if item.name == "slice position"), None)
+    assert position is None or position.p_value > 0.01
+
+
+def test_the_command_writes_the_page(
+    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shortcuts, "_PERMUTATIONS", 2)
+    words = ["audit", str(stores[1].folder), "--shortcuts", "--out", str(tmp_path), "--quiet"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert "cues without music" in result.output and "nearest is same artist" in result.output
+    page = (tmp_path / "shortcuts.html").read_text()
+    content = json.loads((tmp_path / "shortcuts.json").read_text())
+    assert content["verdict"] in result.output.replace("\n", " ").replace("  ", " ") or content["verdict"][:40] in page
+    assert page.count("data:image/png") == 2
+    wrong = CliRunner().invoke(main, ["audit", str(stores[1].folder), "--bundle", str(tmp_path)])
+    assert wrong.exit_code == 1 and "--shortcuts" in wrong.output
+
+
+def test_a_bundle_that_uses_a_codec_loses_by_a_low_pass(stores: tuple[Store, Store], tmp_path: Path) -> None:
+    from genretree.training.train import train
+
+    settings = {"components": 12, "epochs": 15, "image_size": 32, "min_samples_leaf": 2}
+    bundle = train(stores[1], "boosting", tmp_path / "b", settings)
+    results, note = neutralise.neutralise_cues(bundle, stores[1])
+    assert note == ""
+    assert {item.cue for item in results} == {"spectrum", "level", "bandwidth", "noise floor", "image artefacts"}
+    assert all(0 <= item.recall <= 1 and 0 <= item.changed <= 1 for item in results)
+    assert any(item.changed > 0 for item in results)
+
+
+def test_an_edge_is_measured() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal(10 * RATE).astype(np.float32) * 0.1
+    plain = measure_samples(y, RATE)["bandwidth"]
+    assert plain[0] == 0 and plain[1] == 0
+    spectrum = np.fft.rfft(y)
+    spectrum[np.fft.rfftfreq(len(y), 1 / RATE) > 8000] *= 1e-3
+    steep, edge, height, rate = measure_samples(np.fft.irfft(spectrum, len(y)).astype(np.float32), RATE)["bandwidth"]
+    assert steep == 1 and edge == pytest.approx(8, abs=0.1) and height > STEEP_EDGE and rate == RATE / 1000
+
+
+def test_levels_and_spectra_are_in_decibels() -> None:
+    time = np.arange(5 * RATE) / RATE
+    measured = measure_samples((0.5 * np.sin(2 * np.pi * 1000 * time)).astype(np.float32), RATE)
+    peak, level, crest = measured["level"][:3]
+    assert peak == pytest.approx(-6.02, abs=0.01)
+    assert level == pytest.approx(-9.03, abs=0.01)
+    assert crest == pytest.approx(3.01, abs=0.02)
+
+
+def test_matched_statistics_ignore_an_equaliser() -> None:
+    rng = np.random.default_rng(1)
+    image = rng.integers(60, 160, (3, 112, 112)).astype(np.uint8)
+    other = image.copy()
+    other[:2] += np.linspace(0, 60, 112).astype(np.uint8)[None, :, None]
+    np.testing.assert_allclose(matched_statistics(image), matched_statistics(other), atol=1e-4)
+
+
+def test_labels_are_permuted_with_whole_groups() -> None:
+    groups = np.repeat(np.arange(6), 3)
+    classes = groups % 3
+    permuted = permute_over_groups(classes, groups, np.random.default_rng(0))
+    assert all(len(set(permuted[groups == group].tolist())) == 1 for group in range(6))
+    assert np.bincount(permuted).tolist() == [6, 6, 6]
+
+
+def test_stores_without_files_are_tested_by_their_images(
+    stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(stores[0].folder)
+    monkeypatch.setitem(store.tracks, "file", ["/no/such/file"] * store.n_tracks)
+    cues = {cue.name: cue for cue in read_cues(store)}
+    assert "bandwidth" not in cues
+    assert cues["spectrum"].source == "images"
+    assert "image artefacts" not in cues
+    store.metadata = replace(store.metadata, engine="drawn")
+    assert read_cues(store)[-2].name == "image artefacts"
+
+
+def test_a_store_of_one_genre_is_refused(stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(stores[0].folder)
+    monkeypatch.setitem(store.tracks, "leaf", [0] * store.n_tracks)
+    with pytest.raises(CorpusError, match="at least two genres"):
+        audit_shortcuts(store)
+
+
+def test_the_page_escapes_names(audits: tuple[ShortcutAudit, ShortcutAudit], tmp_path: Path) -> None:
+    page = save_shortcuts(replace(audits[1], store="<b>store</b>"), tmp_path)
+    assert "<b>store" not in page.read_text()

@@ -2,6 +2,7 @@ r"""How fast explanations are, how faithful, and whether they point to an instru
 
     python benchmarks/explain.py speed BUNDLE... --file FOUR_MINUTES.mp3
     python benchmarks/explain.py faithful BUNDLE... --store STORE [--methods occlusion gradcam] [--most 50]
+    python benchmarks/explain.py levels --store STORE --music FOLDER
     python benchmarks/explain.py planted --out DIR [--pieces 24] [--models cnn boosting] [--methods occlusion gradcam]
 
 speed: seconds from the start of `genretree.explain` to its end, decoding included, after one run on a short piece of
@@ -9,7 +10,8 @@ the file to load libraries; then the whole command, from a fresh process. faithf
 orders at random, by energy and by edges, sanity and stability, on held-out tracks that are named rightly. planted:
 composes two genres that a hi-hat alone tells apart, trains on some pieces, and gives the share of the relevance for
 "With" that lies where the hi-hat lifts the spectrum by 10 dB, over the share of that region in the map, on pieces held
-out. Seed 0 everywhere.
+out. levels: quartiles of the loudness and the fluctuation of each band over the training tracks of a store, whose audio
+lies in FOLDER: the table in `genretree.explanation.sentences`. Seed 0 everywhere.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +37,16 @@ from genretree.corpus.store import Store
 from genretree.datasets.composed.compose import ComposeSettings
 from genretree.datasets.composed.planted import compose_planted
 from genretree.explanation.api import explain
+from genretree.explanation.bands import Aspect, Band
 from genretree.explanation.coordinates import STEPS, View, frequency_axis
 from genretree.explanation.methods.registry import choose_method
 from genretree.explanation.result import Explanation
+from genretree.explanation.sentences import PHRASES, measure_level
 from genretree.explanation.slices import TrackSlices
 from genretree.explanation.survey import survey
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE, ImageSettings
 from genretree.sound.decode import decode
+from genretree.sound.slices import iter_slices, skip_silent
 from genretree.sound.spectra import compute_spectra
 from genretree.taxonomy import Taxonomy
 from genretree.training.train import train
@@ -140,6 +146,33 @@ def planted(out: Path, track_slices: int, models: Sequence[str], methods: Sequen
             )
 
 
+def levels(store: Store, music: Path) -> None:
+    """Print quartiles of each band's loudness and fluctuation over the tracks that are not in the test part."""
+    tracks = np.unique(store.slice_tracks[store.rows("train")])
+    held_back = store.rows("validation")
+    tracks = np.union1d(tracks, store.slice_tracks[held_back]) if len(held_back) else tracks
+    files = [music / str(store.tracks["path"][track]) for track in tracks]
+    with ProcessPoolExecutor(2) as pool:
+        found = list(pool.map(_levels_of, files, chunksize=8))
+    for key in found[0]:
+        (quiet, steady), (loud, uneven) = np.percentile([each[key] for each in found], (25, 75), axis=0)
+        print(f"{key!r}: (({quiet:.0f}, {loud:.0f}), ({steady:.0f}, {uneven:.0f})),")
+
+
+def _levels_of(file: Path) -> dict[tuple[Aspect, Band], tuple[float, float]]:
+    pieces = list(skip_silent(iter_slices(file, ImageSettings.build()), file))
+    track = TrackSlices(
+        str(file),
+        np.stack([piece.images for piece in pieces]),
+        {},
+        np.array([piece.start for piece in pieces]),
+        ImageSettings.build().slice_seconds,
+        np.array([piece.decibels for piece in pieces], np.float32),
+    )
+    measured = {key: measure_level(*key, track) for key in PHRASES}
+    return {key: level for key, level in measured.items() if level is not None}
+
+
 def _compose(out: Path, track_slices: int) -> tuple[Store, dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]]:
     settings = ComposeSettings.build({"seconds": 36.0})
     folder = out / "audio"
@@ -195,11 +228,12 @@ def planted_region(
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "faithful", "planted"])
+    parser.add_argument("what", choices=["speed", "faithful", "planted", "levels"])
     parser.add_argument("bundles", nargs="*", type=Path)
     parser.add_argument("--file", type=Path)
     parser.add_argument("--store", type=Path)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--music", type=Path)
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--models", nargs="+", default=["cnn", "boosting"])
     parser.add_argument("--pieces", type=int, default=24)
@@ -209,8 +243,10 @@ def main() -> None:
         speed(given.bundles, given.file, given.methods)
     elif given.what == "faithful":
         faithful(given.bundles, Store(given.store), given.methods, given.most)
+    elif given.what == "levels":
+        levels(Store(given.store), given.music)
     else:
-        planted(given.out, given.track_slices, given.models, given.methods)
+        planted(given.out, given.pieces, given.models, given.methods)
 
 
 if __name__ == "__main__":

@@ -33,9 +33,10 @@ from genretree.errors import BundleError, CorpusError, SettingsError, SoundError
 from genretree.explanation import explain
 from genretree.explanation.baseline import compute_baseline
 from genretree.explanation.coordinates import STEPS, frequency_axis, gather_pixels, spread_mask
-from genretree.explanation.evaluate.faithfulness import add_noise, measure_curves, shuffle_weights
+from genretree.explanation.evaluate.faithfulness import measure_curves, shuffle_weights
 from genretree.explanation.genre.page import save_genre
 from genretree.explanation.genre.view import view_genre
+from genretree.explanation.methods.band_occlusion import add_noise
 from genretree.explanation.methods.gradients import gradcam, integrated_gradients
 from genretree.explanation.methods.occlusion import cells, gather_cells, occlude, spread_cells
 from genretree.explanation.methods.registry import choose_method

@@ -234,7 +234,12 @@ def _show(explanation: Explanation) -> None:
     console = make_console()
     for reason in explanation.reasons:
         odds, empty = reason.log_odds.mean(), reason.baseline.mean()
-        console.print(f"[bold]{escape(reason.target.question)}[/]: log odds {odds:+.2f} (baseline {empty:+.2f})")
+        console.print(f"[bold]{escape(reason.target.question)}[/]")
+        for sentence in reason.sentences:
+            console.print(f"  {escape(sentence.text)} [dim]({sentence.relevance:+.2f} ± {sentence.noise:.2f})[/]")
+        if not reason.sentences:
+            console.print("  No kind of sound stands out from the noise of the measurement.")
+        console.print(f"  log odds {odds:+.2f} (baseline {empty:+.2f})")
         shares = ", ".join(f"{view} {values.mean():+.2f}" for view, values in reason.shares.items())
         bands = ", ".join(f"{item['name']} ({item['view']})" for item in reason.bands() if item["relevance"] > 0)
         console.print(f"  views: {shares}")

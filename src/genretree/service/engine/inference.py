@@ -216,6 +216,18 @@ class Service:
         )
         return DecodedTrack(slices, float(reply.header["seconds"]))
 
+    async def cut_clip(self, path: Path, start: float, end: float, hertz: tuple[float, float] | None) -> bytes:
+        """Cut a passage out of decoded audio in a worker, optionally filtered to a band in Hz, as WAV.
+
+        Raises
+        ------
+        Problem
+            If the passage starts after the end of the audio, or the service is busy.
+        """
+        header = {"path": str(path), "start": start, "end": end, "hertz": hertz}
+        reply = await self._run_worker(self.decoders, "clip", Message("clip", header), None, "clip")
+        return bytes(reply.blobs[0])
+
     async def score(self, loaded: LoadedModel, track: DecodedTrack) -> SliceScores:
         """Run the model on the slices of a file.
 

@@ -246,6 +246,9 @@ class Jobs:
         for reason in files.view["reasons"]:
             for view in reason["views"]:
                 view |= {kind: address(view[kind]) for kind in ("grey", "colour")}
+        for reason in files.content["reasons"]:
+            for sentence in reason["sentences"]:
+                sentence |= _clip_addresses(f"{job.address}/clip.wav", sentence)
         reasons = [address(f"reason-{number + 1}.png") for number in range(len(files.view["reasons"]))]
         return {
             **files.content,
@@ -279,6 +282,15 @@ class Jobs:
             for job in list(self.jobs.values()):
                 if job.ended is not None and time.monotonic() - job.ended > keep:
                     self._remove(job)
+
+
+def _clip_addresses(address: str, sentence: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the URL paths of a sentence's passage, as it is and filtered to its band."""
+    passage, hertz = sentence["passage"], sentence["hertz"]
+    if passage is None:
+        return {"clip": None, "filtered_clip": None}
+    clip = f"{address}?start={passage['start']}&end={passage['end']}"
+    return {"clip": clip, "filtered_clip": None if hertz is None else f"{clip}&low={hertz[0]}&high={hertz[1]}"}
 
 
 async def iter_events(job: Job) -> AsyncIterator[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path as FilePath
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Path, Query
@@ -21,6 +22,7 @@ from genretree.service.http.file_response import RangeFileResponse
 from genretree.service.http.uploads import receive_files
 from genretree.service.storage import Upload, folder_missing
 
+_MAX_CLIP_SECONDS = 60
 T = TypeVar("T")
 ModelName = Annotated[str | None, Query(description="Name of a model (default: the first).", max_length=255)]
 MinConfidence = Annotated[
@@ -191,6 +193,27 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
     async def sound(id: JobId) -> Response:
         return send_file(id, AUDIO_NAME, "audio/ogg")
 
+    @router.get(
+        "/jobs/{id}/clip.wav",
+        summary="A passage of an explained track, optionally filtered to a band: mono, 16 bits",
+        **examples.clip_responses(),
+    )
+    async def clip(
+        id: JobId,
+        start: Annotated[float, Query(ge=0, le=1e6, description="Start in seconds.")],
+        end: Annotated[float, Query(gt=0, le=1e6, description="End in seconds, at most 60 after the start.")],
+        low: Annotated[float | None, Query(ge=0, le=1e6, description="Lower edge of the band in Hz.")] = None,
+        high: Annotated[float | None, Query(gt=0, le=1e6, description="Upper edge of the band in Hz.")] = None,
+    ) -> Response:
+        path = find_file(id, AUDIO_NAME)
+        if not start < end <= start + _MAX_CLIP_SECONDS:
+            raise Problem("bad_request", f"end must be after start, by at most {_MAX_CLIP_SECONDS} s", 422)
+        if (low is None) != (high is None) or (low is not None and high is not None and low >= high):
+            raise Problem("bad_request", "a band needs low and high, in Hz, with low < high", 422)
+        hertz = None if low is None or high is None else (low, high)
+        wav = await service.cut_clip(path, start, end, hertz)
+        return Response(wav, media_type="audio/wav")
+
     @router.delete("/jobs/{id}", status_code=204, summary="Cancel and delete a job", **examples.empty_responses())
     async def forget(id: JobId) -> Response:
         await jobs.delete(id)
@@ -203,13 +226,19 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
         check_question(loaded.bundle, node, against, method, level)
         return {"node": node, "against": against, "method": method, "level": level}
 
-    def send_file(id: str, name: str, media_type: str) -> Response:
+    def find_file(id: str, name: str) -> FilePath:
         files = jobs.find(id).files  # look names up in the job; never open a name from a request
-        if name not in files or name.endswith(".png") != (media_type == "image/png"):
+        if name not in files:
             raise Problem("not_found", "this job has no such file, or is not done")
         if not files[name].exists():
             raise folder_missing()
-        return RangeFileResponse(files[name], media_type=media_type)
+        return files[name]
+
+    def send_file(id: str, name: str, media_type: str) -> Response:
+        path = find_file(id, name)
+        if name.endswith(".png") != (media_type == "image/png"):
+            raise Problem("not_found", "this job has no such file, or is not done")
+        return RangeFileResponse(path, media_type=media_type)
 
     return router
 

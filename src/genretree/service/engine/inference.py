@@ -24,7 +24,7 @@ from genretree.service.config import Limits
 from genretree.service.engine.loaded_models import LoadedModel, load_models
 from genretree.service.errors import Problem, busy, file_problem, unavailable
 from genretree.service.metrics import Metrics
-from genretree.service.storage import PrivateFolder, Storage, clear_leftovers, folder_missing
+from genretree.service.storage import PrivateFolder, Storage, clear_leftovers, disk_full, folder_missing
 from genretree.service.workers.explain import pack_slices
 from genretree.service.workers.pool import FailedError, FullError, OnProgress, Pool, ServiceError, UnavailableError
 from genretree.service.workers.protocol import Message, array_bytes, read_array, read_features
@@ -162,6 +162,8 @@ class Service:
             raise unavailable("the workers can't be started; retry later", self.decoders.retry_seconds)
         if not self.private.exists:
             raise folder_missing(5)
+        if self.private.disk_is_full:
+            raise disk_full()
 
     async def decode(
         self,

@@ -45,6 +45,8 @@ class Job:
     do : "predict" or "explain"
     folder : Path
         Folder for its files.
+    name : str
+        The client's name of the uploaded file.
     files : mapping of name to Path
         Files that clients may download.
     """
@@ -52,6 +54,7 @@ class Job:
     id: str
     do: JobType
     folder: Path
+    name: str = "unnamed"
     status: Status = "queued"
     stage: Stage = "waiting"
     progress: float = 0.0
@@ -63,6 +66,12 @@ class Job:
     ended: float | None = None
     task: asyncio.Task[None] | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def stem(self) -> str:
+        """The name of the uploaded file, without folders and suffix."""
+        base = self.name.replace("\\", "/").rpartition("/")[2]
+        return base.rpartition(".")[0] or base or "unnamed"
 
     @property
     def address(self) -> str:
@@ -168,8 +177,8 @@ class Jobs:
         oldest = self._job_to_evict()
         id = secrets.token_urlsafe(16)
         folder = self.service.folder / f"job-{id}"
-        job = Job(id, do, folder)
         name = uploads[0].name
+        job = Job(id, do, folder, name)
         try:
             folder.mkdir()
             job.size = claim_upload(uploads, folder / "upload")

@@ -104,7 +104,7 @@ def test_a_truncated_file_is_refused_without_salvage(server: Server, song: Path)
 def test_explain_returns_what_the_library_returns(server: Server, bundles: list[Path], song: Path) -> None:
     answer = server.client.post("/v1/explain", files=upload(song, field="file"), params={"level": "2"})
     content = check(schemas.ExplanationDocument, answer)
-    expected = explain(load_bundle(bundles[0], "auto"), song, level=2).to_json()
+    expected = explain(load_bundle(bundles[0], "auto", "auto"), song, level=2).to_json()
     expected["prediction"]["file"] = song.name
     for each in (content, expected):
         del each["seconds"]

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 @images_option
 @click.option("--json", "as_json", is_flag=True, help="Print the explanation as JSON.")
 @click.option("--out", type=OUT_FOLDER, help="Folder for pictures, page and arrays.")
-@runtime_options("auto", "float32")  # maps are small differences
+@runtime_options("auto", "auto")
 @download_option
 @quiet_option
 def explain(
@@ -113,6 +113,8 @@ def explain(
         raise click.UsageError(f"{source} is a store; add --track NAME, --class GENRE or --check")
     else:
         refuse("a store, which has no audio", clips=clips)
+    if precision == "auto" and method not in (None, "occlusion"):
+        precision = "float32"  # gradients are not measured in bf16
     loaded = load_bundle(find_bundle(bundle, download, not quiet), runtime, precision)
     if store is not None and track is None:
         options = {"part": part or "test", "progress": not quiet, **({} if most is None else {"max_tracks": most})}

@@ -61,7 +61,7 @@ class Service:
         Bundle folders; the first is the default model.
     limits : Limits
     runtime, precision : str
-        Arguments of `load_bundle`, for predictions. Explanations are computed in float32.
+        Arguments of `load_bundle`, for predictions. Explanations use `auto`, or float32 for gradients.
     """
 
     bundles: Sequence[str | Path]

@@ -34,7 +34,8 @@ _MAPS = (0.15, 0.9)
 
 @lru_cache(maxsize=4)
 def _load(folder: str, torch: bool) -> Bundle:
-    return load_bundle(folder, "torch" if torch else "auto", "float32")  # maps are small differences
+    # Occlusion is as faithful in bf16 (docs/explain.md); gradients are not measured in it.
+    return load_bundle(folder, "torch", "float32") if torch else load_bundle(folder, "auto", "auto")
 
 
 def work(message: Message, report: ReportProgress) -> Message:

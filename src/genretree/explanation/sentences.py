@@ -161,7 +161,7 @@ def write_sentences(
     ordered = sorted(found, key=lambda item: -abs(item[0]))
     evidence_for = [item for item in ordered if item[0] > 0][:_MAX_FOR]
     evidence_against = [item for item in ordered if item[0] < 0][:_MAX_AGAINST]
-    sentences = []
+    sentences: list[Sentence] = []
     for relevance, band in (*evidence_for, *evidence_against):
         passage = find_passage(band, target, maps, track_slices, relevance > 0)
         loudness, fluctuation = measure_level(band.aspect, band.band, track_slices) or (None, None)
@@ -254,7 +254,8 @@ def _write(
     clause = f", which {'are' if plural else 'is'} {level} in this track" if level else ""
     when = "" if passage is None else f"from {format_time(passage[0])} to {format_time(passage[1])}"
     if first and supports:
-        strongest = f" It counts {where}most {when}." if when else ""
+        counts = "They count" if plural else "It counts"
+        strongest = f" {counts} {where}most {when}." if when else ""
         return f"The strongest evidence for {node} is in {subject.rstrip(',')}{clause}.{strongest}"
     verb = ("also point" if supports else "speak") + ("" if plural else "s")
     direction = f"to {node}" if supports else f"against {node}"

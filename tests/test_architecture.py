@@ -63,6 +63,8 @@ IMPORT_ORDER = {
         "coordinates",
         "target",
         "slices",
+        "bands",
+        "sentences",
         "result",
         "baseline",
         "perturb",

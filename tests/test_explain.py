@@ -33,9 +33,11 @@ from genretree.errors import BundleError, CorpusError, SettingsError, SoundError
 from genretree.explanation import explain
 from genretree.explanation.baseline import compute_baseline
 from genretree.explanation.coordinates import STEPS, frequency_axis, gather_pixels, spread_mask
-from genretree.explanation.evaluate.faithfulness import add_noise, measure_curves, shuffle_weights
+from genretree.explanation.evaluate.faithfulness import measure_curves, shuffle_weights
 from genretree.explanation.genre.page import save_genre
 from genretree.explanation.genre.view import view_genre
+from genretree.explanation.methods import occlusion
+from genretree.explanation.methods.band_occlusion import add_noise
 from genretree.explanation.methods.gradients import gradcam, integrated_gradients
 from genretree.explanation.methods.occlusion import cells, gather_cells, occlude, spread_cells
 from genretree.explanation.methods.registry import choose_method
@@ -229,7 +231,7 @@ def test_occlusion_recovers_linear_weights_and_is_additive() -> None:
     shapley_values = compute_shapley_values(bundle, track_slices, baseline, [WHY])
     assert shapley_values.views == ("cqt",)
     np.testing.assert_allclose(shapley_values.values.sum(axis=2), shapley_values.full - shapley_values.none, atol=1e-9)
-    maps = occlude(bundle, track_slices, baseline, [WHY], ("mel", "cqt", "chroma"))
+    maps = occlude(bundle, track_slices, baseline, [WHY], ("mel", "cqt", "chroma"), exhaustive=True)
     assert not maps["mel"].any()
     assert not maps["chroma"].any()
     np.testing.assert_allclose(maps["cqt"].sum(axis=(2, 3)), shapley_values.full - shapley_values.none, rtol=0.02)
@@ -237,6 +239,27 @@ def test_occlusion_recovers_linear_weights_and_is_additive() -> None:
     assert magnitude[36:72, 24:].sum() > 0.98 * magnitude.sum(), "third quarter of the rows, second half of the time"
     at_random = occlude(bundle, track_slices, baseline, [WHY], ("mel", "cqt", "chroma"), masks=300)
     assert np.corrcoef(at_random["cqt"].ravel(), maps["cqt"].ravel())[0, 1] > 0.8
+
+
+def test_coarse_parts_are_divided_where_the_relevance_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = np.zeros((3, 64, 64))
+    weights[0, 16:24, 24:32] = 3e-4  # one of 64 parts of mel: the sixth band, the fourth time
+    bundle, track_slices = _bundle(BrightnessModel(weights)), make_slices(1)
+    scored: list[int] = []
+    log_odds = occlusion.log_odds
+
+    def count(*words: Any) -> Any:
+        scored.append(len(words[-1]))
+        return log_odds(*words)
+
+    monkeypatch.setattr(occlusion, "log_odds", count)
+    views = ("mel", "cqt", "chroma")
+    for exhaustive in (True, False):
+        maps = occlude(bundle, track_slices, compute_baseline(track_slices), [WHY], views, exhaustive=exhaustive)  # type: ignore[arg-type]
+        strongest = int(np.abs(gather_cells(maps["mel"][0, 0], "mel")).argmax())
+        assert strongest == 5 * 8 + 3
+    assert scored == [1, 168, 1, 42, 4]
+    assert (np.bincount(occlusion.parents("chroma")) == 4).all()
 
 
 def test_map_of_constant_model_is_zero() -> None:

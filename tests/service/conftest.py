@@ -79,6 +79,7 @@ def strict(bundles: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Ite
         "waiting": 2,
         "keep_seconds": 1.0,
         "decode_seconds": 10.0,
+        "wrong_token_seconds": 0.001,
     }
     options = {"bundles": [str(bundles[0])], "limits": limits, "token": "sesame-open-sesame"}
     with Server(tmp_path_factory.mktemp("strict"), **options) as server:

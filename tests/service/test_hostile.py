@@ -28,8 +28,12 @@ import soundfile as sf
 from serving import Server, alike, read_events, wait_until
 from test_interface import check_problem, upload
 
+from genretree.files import printable
 from genretree.service.engine.inference import Service
 from genretree.service.http.app import create_app
+from genretree.service.http.file_response import disposition as content_disposition
+from genretree.service.http.security import WrongTokens
+from genretree.service.http.uploads import extended_name
 from genretree.service.storage import PrivateFolder
 from genretree.settings import SAMPLE_RATE
 from other_files import canary, hls, write_all
@@ -574,6 +578,72 @@ def test_a_missing_folder_is_reported(unstarted: Any) -> None:
         answer = ask_unstarted(unstarted, method, address, files=files)
         assert "folder is gone" in check_problem(answer, 503, "busy")
         assert int(answer.headers["retry-after"]) > 0
+
+
+def test_a_full_disk_is_reported(unstarted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1 << 20))
+    answer = ask_unstarted(unstarted, "GET", "/healthz")
+    assert "disk" in check_problem(answer, 503, "busy")
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_unknown_parameters_are_refused_by_name(unstarted: Any) -> None:
+    for method, address, params, expected in (
+        ("POST", "/v1/predict", {"min_confidnce": "0.5"}, "'min_confidnce'; did you mean 'min_confidence'?"),
+        ("POST", "/v1/explain", {"genres": "3"}, "unknown parameter 'genres'; use: model, node"),
+        ("GET", "/v1/models", {"x": "1"}, "unknown parameter 'x'; this path has none"),
+        ("GET", "/v1/tree", {"model": ["first", "first"]}, "the parameter 'model' is given 2 times"),
+    ):
+        assert expected in check_problem(ask_unstarted(unstarted, method, address, params=params), 422, "bad_request")
+    assert ask_unstarted(unstarted, "GET", "/v1/tree", params={"model": "first"}).status_code == 200
+
+
+def test_complete_headers_are_limited_too(unstarted: Any) -> None:
+    for headers in ({"x": "y" * 17_000}, {f"x{number}": "y" for number in range(120)}):
+        answer = ask_unstarted(unstarted, "GET", "/healthz", headers=headers)
+        assert "16384 bytes and 100 headers" in check_problem(answer, 431, "too_large")
+    assert ask_unstarted(unstarted, "GET", "/healthz", headers={"x": "y" * 15_000}).status_code == 200
+
+
+def test_wrong_tokens_wait_longer_each_time_in_bounded_memory() -> None:
+    wrong = WrongTokens()
+    assert [wrong.delay("a") for _ in range(7)] == [0, 0.25, 0.5, 1, 2, 4, 4]
+    assert wrong.delay("b") == 0
+    wrong.counts["a"] = (7, time.monotonic() - 1000)
+    assert wrong.delay("a") == 0
+    for number in range(3000):
+        wrong.delay(str(number))
+    assert len(wrong.counts) == 1024
+
+    async def flood() -> list[Any]:
+        wrong.seconds = 0.01
+        return await asyncio.gather(*(wrong.slow_down("c") for _ in range(40)), return_exceptions=True)
+
+    refused = [each for each in asyncio.run(flood()) if each is not None]
+    assert len(refused) == 8
+    assert {each.status for each in refused} == {429}
+    assert wrong.waiting == 0
+
+
+@pytest.mark.parametrize(
+    ("disposition", "name"),
+    [
+        (b"; filename*=UTF-8''na%C3%AFve%20%E2%82%AC.mp3", "naïve €.mp3"),
+        (b"; filename=\"old.mp3\"; FILENAME*=utf-8'en'new%3Bname.mp3", "new;name.mp3"),
+        (b"; filename*=ISO-8859-1''na%EFve.mp3", "naïve.mp3"),
+        (b"; filename*=UTF-8''%FF.mp3; filename=plain.mp3", ""),
+        (b"; filename=\"a; filename*=UTF-8''b.mp3\"", ""),
+        (b"; filename*=klingon''a.mp3", ""),
+    ],
+)
+def test_extended_file_names_are_read(disposition: bytes, name: str) -> None:
+    assert extended_name(b'form-data; name="files"' + disposition) == name
+
+
+def test_extended_file_names_are_sent() -> None:
+    sent = content_disposition('na"ïve\r\n €.png')
+    assert sent == "inline; filename=\"na__ve__ _.png\"; filename*=UTF-8''na%22%C3%AFve%0D%0A%20%E2%82%AC.png"
+    assert extended_name(sent.encode()) == printable('na"ïve\r\n €.png')
 
 
 @needs_ffmpeg

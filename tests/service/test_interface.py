@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import soundfile as sf
 from click.testing import CliRunner
@@ -19,6 +20,7 @@ from genretree import __version__, load_bundle
 from genretree.cli import main
 from genretree.explanation import explain
 from genretree.service.http import schemas
+from genretree.settings import SAMPLE_RATE
 
 pytestmark = pytest.mark.slow
 
@@ -102,7 +104,7 @@ def test_a_truncated_file_is_refused_without_salvage(server: Server, song: Path)
 def test_explain_returns_what_the_library_returns(server: Server, bundles: list[Path], song: Path) -> None:
     answer = server.client.post("/v1/explain", files=upload(song, field="file"), params={"level": "2"})
     content = check(schemas.ExplanationDocument, answer)
-    expected = explain(load_bundle(bundles[0], "auto"), song, level=2).to_json()
+    expected = explain(load_bundle(bundles[0], "auto", "auto"), song, level=2).to_json()
     expected["prediction"]["file"] = song.name
     for each in (content, expected):
         del each["seconds"]
@@ -125,7 +127,8 @@ def test_bad_questions_are_refused_with_the_kinds_of_the_command(
     server: Server, song: Path, params: dict[str, str], status: int, kind: str, expected_detail: str
 ) -> None:
     for address in ("/v1/explain", "/v1/jobs"):
-        answer = server.client.post(address, files=upload(song, field="file"), params={"do": "explain", **params})
+        job = {"do": "explain"} if address.endswith("jobs") else {}
+        answer = server.client.post(address, files=upload(song, field="file"), params={**job, **params})
         assert expected_detail in check_problem(answer, status, kind)
 
 
@@ -180,12 +183,38 @@ def test_an_explanation_has_pictures_and_the_decoded_audio(server: Server, song:
     assert part.content == answer.content[100:200]
     assert part.headers["content-range"] == f"bytes 100-199/{len(answer.content)}"
     check_ranges(server, result["sound"])
+    check_clips(server, job["links"]["self"], result["reasons"])
     check_problem(server.client.get(f"{job['links']['self']}/pictures/other.png"), 404, "not_found")
     check_problem(server.client.get(f"{job['links']['self']}/pictures/sound.ogg"), 404, "not_found")
     assert server.client.delete(job["links"]["self"]).status_code == 204
     check_problem(server.client.get(job["links"]["self"]), 404, "not_found")
     check_problem(server.client.get(result["sound"]), 404, "not_found")
     assert f"job-{job['id']}" not in server.left()
+
+
+def check_clips(server: Server, address: str, reasons: list[dict[str, Any]]) -> None:
+    """Each sentence names its passage, and any passage can be fetched, also filtered to a band."""
+    for sentence in (each for reason in reasons for each in reason["sentences"]):
+        assert sentence["text"].endswith(".")
+        assert abs(sentence["relevance"]) > 4 * sentence["noise"]
+        if sentence["clip"] is not None:
+            assert sentence["clip"].startswith(f"{address}/clip.wav?start=")
+    where = {"start": 2, "end": 4}
+    clips = [
+        server.client.get(f"{address}/clip.wav", params={**where, **band}) for band in ({}, {"low": 400, "high": 800})
+    ]
+    powers = []
+    for answer in clips:
+        assert answer.headers["content-type"] == "audio/wav"
+        y, sr = sf.read(io.BytesIO(answer.content))
+        assert len(y) == 2 * sr == 2 * SAMPLE_RATE
+        power = np.abs(np.fft.rfft(y)) ** 2
+        hertz = np.fft.rfftfreq(len(y), 1 / sr)
+        powers.append(power[(hertz > 380) & (hertz < 820)].sum() / power.sum())
+    assert powers[1] > 0.95 > powers[0]
+    for wrong in ({"end": 1}, {"end": 99}, {"low": 400}, {"low": 800, "high": 400}, {"start": "x"}):
+        check_problem(server.client.get(f"{address}/clip.wav", params={**where, **wrong}), 422, "bad_request")
+    check_problem(server.client.get(f"{address}/clip.wav", params={"start": 20, "end": 22}), 422, "too_short")
 
 
 def check_ranges(server: Server, address: str) -> None:

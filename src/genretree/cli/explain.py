@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 @images_option
 @click.option("--json", "as_json", is_flag=True, help="Print the explanation as JSON.")
 @click.option("--out", type=OUT_FOLDER, help="Folder for pictures, page and arrays.")
-@runtime_options("auto", "float32")  # maps are small differences
+@runtime_options("auto", "auto")
 @download_option
 @quiet_option
 def explain(
@@ -113,6 +113,8 @@ def explain(
         raise click.UsageError(f"{source} is a store; add --track NAME, --class GENRE or --check")
     else:
         refuse("a store, which has no audio", clips=clips)
+    if precision == "auto" and method not in (None, "occlusion"):
+        precision = "float32"  # gradients are not measured in bf16
     loaded = load_bundle(find_bundle(bundle, download, not quiet), runtime, precision)
     if store is not None and track is None:
         options = {"part": part or "test", "progress": not quiet, **({} if most is None else {"max_tracks": most})}
@@ -234,7 +236,12 @@ def _show(explanation: Explanation) -> None:
     console = make_console()
     for reason in explanation.reasons:
         odds, empty = reason.log_odds.mean(), reason.baseline.mean()
-        console.print(f"[bold]{escape(reason.target.question)}[/]: log odds {odds:+.2f} (baseline {empty:+.2f})")
+        console.print(f"[bold]{escape(reason.target.question)}[/]")
+        for sentence in reason.sentences:
+            console.print(f"  {escape(sentence.text)} [dim]({sentence.relevance:+.2f} ± {sentence.noise:.2f})[/]")
+        if not reason.sentences:
+            console.print("  No kind of sound stands out from the noise of the measurement.")
+        console.print(f"  log odds {odds:+.2f} (baseline {empty:+.2f})")
         shares = ", ".join(f"{view} {values.mean():+.2f}" for view, values in reason.shares.items())
         bands = ", ".join(f"{item['name']} ({item['view']})" for item in reason.bands() if item["relevance"] > 0)
         console.print(f"  views: {shares}")

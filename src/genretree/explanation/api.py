@@ -11,17 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genretree.arrays import Float32Array
 from genretree.bundle.bundle import Bundle
 from genretree.checks import require_path, require_type
 from genretree.corpus.store import Store
 from genretree.corpus.triples import ImageSet
 from genretree.errors import SettingsError
 from genretree.evaluation.evaluate import check_images
+from genretree.explanation.bands import BandRelevance
 from genretree.explanation.baseline import compute_baseline
+from genretree.explanation.methods.band_occlusion import measure_bands
 from genretree.explanation.methods.occlusion import Maps
 from genretree.explanation.methods.registry import Method, choose_method, compute_maps
 from genretree.explanation.methods.shapley import ShapleyValues, compute_shapley_values
 from genretree.explanation.result import UNITS, Explanation, NodeExplanation, Passage, Relevance, Timeline
+from genretree.explanation.sentences import write_sentences
 from genretree.explanation.similar.neighbours import check_index, find_neighbours
 from genretree.explanation.slices import (
     TrackSlices,
@@ -33,9 +37,11 @@ from genretree.explanation.slices import (
     score,
 )
 from genretree.explanation.target import Target, find_node, make_target, targets_of_path
+from genretree.files import cache_folder
 from genretree.metrics.scores import decode_levels
 from genretree.models.base import LevelProbabilities
-from genretree.prediction.predict import SliceScores, as_prediction
+from genretree.models.pretrained.sources import MN04
+from genretree.prediction.predict import SliceScores, as_prediction, tag_slices
 from genretree.sound.images import ImageForm
 from genretree.taxonomy import NodePath
 
@@ -159,6 +165,7 @@ def explain(
         seed=seed,
         check=check,
         progress=progress,
+        tags=None if images or store is not None else find_tags(bundle, file, track_slices, salvage),
     )
     return replace(explanation, seconds=time.monotonic() - start)
 
@@ -176,8 +183,12 @@ def explain_slices(
     seed: int = 0,
     check: bool = False,
     progress: bool = False,
+    tags: Float32Array | None = None,
 ) -> Explanation:
-    """Explain slices that are already in memory. The options are those of `explain`."""
+    """Explain slices that are already in memory.
+
+    The options are those of `explain`; `tags` holds tag probabilities of mn04, shape (n_slices, 527).
+    """
     method_name, requested_targets = check_question(bundle, node, against, method, level, masks)
     check_index(bundle, neighbours)
     start = time.monotonic()
@@ -191,6 +202,7 @@ def explain_slices(
         targets = [make_target(bundle.taxonomy, at := _find_level(bundle, level), nodes[at], against)]
     baseline = compute_baseline(track_slices)
     shapley_values = compute_shapley_values(bundle, track_slices, baseline, targets, progress)
+    bands = measure_bands(bundle, track_slices, baseline, targets, shapley_values.views, seed, progress)
     maps = compute_maps(
         bundle, track_slices, baseline, targets, shapley_values.views, method_name, masks, seed, progress
     )
@@ -200,7 +212,10 @@ def explain_slices(
         method=method_name,
         unit=UNITS[method_name],
         track_slices=track_slices,
-        reasons=tuple(_explain_node(target, number, shapley_values, maps) for number, target in enumerate(targets)),
+        reasons=tuple(
+            _explain_node(target, number, shapley_values, maps, bands, track_slices, tags)
+            for number, target in enumerate(targets)
+        ),
         timelines=tuple(
             make_timelines(
                 bundle, levels, nodes, track_slices.starts, track_slices.seconds, [item.node for item in targets]
@@ -211,6 +226,17 @@ def explain_slices(
         seconds=time.monotonic() - start,
         check=_check(bundle, track_slices, targets[-1], method_name, seed) if check else None,
     )
+
+
+def find_tags(
+    bundle: Bundle, file: str | Path, track_slices: TrackSlices, salvage: bool = False
+) -> Float32Array | None:
+    """Compute the tags of mn04 for the slices of a file: shape (n_slices, 527); None if its weights are not cached."""
+    if not (cache_folder() / f"{MN04}.safetensors").is_file():
+        return None
+    from genretree.prediction.untrained import load_tagger
+
+    return tag_slices(load_tagger(), file, bundle, track_slices.starts.tolist(), salvage)
 
 
 def _check(bundle: Bundle, track_slices: TrackSlices, target: Target, method: Method, seed: int) -> dict[str, Any]:
@@ -281,13 +307,23 @@ def node_probabilities(bundle: Bundle, levels: LevelProbabilities) -> list[tuple
     return sorted(probabilities_by_path.items())
 
 
-def _explain_node(target: Target, index: int, shapley_values: ShapleyValues, maps: Maps) -> NodeExplanation:
+def _explain_node(
+    target: Target,
+    index: int,
+    shapley_values: ShapleyValues,
+    maps: Maps,
+    bands: Sequence[BandRelevance],
+    track_slices: TrackSlices,
+    tags: Float32Array | None,
+) -> NodeExplanation:
+    of_node = {view: values[:, index] for view, values in maps.items()}
     return NodeExplanation(
         target=target,
         log_odds=shapley_values.full[:, index],
         baseline=shapley_values.none[:, index],
         shares={view: shapley_values.values[:, index, column] for column, view in enumerate(shapley_values.views)},
-        maps=tuple(Relevance(view, values[:, index]) for view, values in maps.items()),
+        maps=tuple(Relevance(view, values) for view, values in of_node.items()),
+        sentences=write_sentences(target.node[-1].replace("_", " "), bands, index, of_node, track_slices, tags),
     )
 
 

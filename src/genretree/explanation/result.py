@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from genretree.arrays import Array, Float32Array, Float64Array
 from genretree.explanation.coordinates import STEPS, FrequencyAxis, View, frequency_axis
+from genretree.explanation.sentences import Sentence
 from genretree.explanation.slices import TrackSlices
 from genretree.explanation.target import Target
 from genretree.prediction.predict import Prediction
@@ -72,6 +73,9 @@ class NodeExplanation:
         Shapley values of the views. They sum to `log_odds - baseline`.
     maps : tuple of Relevance
         One map for each view that the model uses.
+    sentences : tuple of Sentence
+        The reasons in plain words, the strongest first, each with the relevance that it rests on. Empty if no relevance
+        is distinguishable from noise.
     """
 
     target: Target
@@ -79,6 +83,7 @@ class NodeExplanation:
     baseline: Float64Array
     shares: Mapping[View, Float64Array]
     maps: tuple[Relevance, ...]
+    sentences: tuple[Sentence, ...] = ()
 
     def bands(self, n: int = _MAX_BANDS) -> list[dict[str, Any]]:
         """List the `n` most relevant bands over all views: view, name, edges in Hz, mean relevance of a slice.
@@ -259,6 +264,7 @@ def _describe(reason: NodeExplanation, track_slices: TrackSlices) -> dict[str, A
         "question": reason.target.question,
         "node": list(reason.target.node),
         "against": [list(path) for path in reason.target.against],
+        "sentences": [sentence.to_json() for sentence in reason.sentences],
         "log_odds": np.round(reason.log_odds, 4).tolist(),
         "background": np.round(reason.baseline, 4).tolist(),
         "modalities": {view: np.round(values, 4).tolist() for view, values in reason.shares.items()},

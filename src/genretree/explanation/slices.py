@@ -204,6 +204,19 @@ def find_track(store: Store, name: str) -> int:
     raise CorpusError(f"{store.folder}: no track '{name}'; {hint}")
 
 
+def join(versions: Sequence[TrackSlices]) -> TrackSlices:
+    """Concatenate versions of slices."""
+    first = versions[0]
+    return TrackSlices(
+        first.name,
+        np.concatenate([version.images for version in versions]),
+        {name: np.concatenate([version.features[name] for version in versions]) for name in first.features},
+        np.concatenate([version.starts for version in versions]),
+        first.seconds,
+        padded=first.padded,
+    )
+
+
 def score(bundle: Bundle, track_slices: TrackSlices) -> LevelProbabilities:
     """Compute uncalibrated probabilities of slices: by level, shape (n, n_nodes)."""
     parts = [

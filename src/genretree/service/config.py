@@ -31,6 +31,12 @@ class Limits(Settings):
     keep_seconds: float = Field(1800.0, gt=0, description="seconds until a finished job expires")
     connections: int = Field(256, ge=1, description="maximum simultaneous connections")
     header_bytes: int = Field(16 * 1024, ge=1024, description="maximum bytes of a request's headers")
+    header_lines: int = Field(100, ge=1, description="maximum number of a request's headers")
+    wrong_token_seconds: float = Field(
+        0.25,
+        ge=0,
+        description="delay of the second wrong token of an address in seconds; doubles with each further one",
+    )
     batch_slices: int = Field(64, ge=0, description="ignored since 0.2")
     batch_seconds: float = Field(0.004, ge=0, le=1, description="ignored since 0.2")
     closing_seconds: float = Field(30.0, ge=0, description="seconds that running requests get at shutdown")

@@ -19,6 +19,7 @@ from genretree.service.errors import Problem, busy
 _PREFIX = "genretree-serve-"
 _LOCK = "lock"
 _MIN_AGE_SECONDS = 60.0  # a younger folder without a lock may be about to get one
+_MIN_FREE_BYTES = 16 << 20
 _MAX_DISK_SHARE = 0.9  # of the free space at the start; workers and other programs write there too
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,11 @@ class PrivateFolder:
     def available_bytes(self, limit: int) -> int:
         """Return the bytes that may be stored: `limit`, but at most 90 % of the free space."""
         return min(limit, int(_MAX_DISK_SHARE * shutil.disk_usage(self.path).free))
+
+    @property
+    def disk_is_full(self) -> bool:
+        """Whether the disk has less free space than a small upload needs."""
+        return shutil.disk_usage(self.path).free < _MIN_FREE_BYTES
 
     def close(self) -> None:
         """Remove the folder and its content."""
@@ -145,6 +151,11 @@ def claim_upload(uploads: list[Upload], path: Path) -> int:
 def folder_missing(retry_seconds: int = 30) -> Problem:
     """Build the problem of a service whose private folder was removed."""
     return busy("the service's temporary folder is gone; restart the service", retry_seconds)
+
+
+def disk_full(retry_seconds: int = 30) -> Problem:
+    """Build the problem of a service whose disk is full."""
+    return busy("the disk of the service's temporary folder is full; free some space", retry_seconds)
 
 
 def write_failed(error: OSError) -> Problem:

@@ -20,6 +20,7 @@ from genretree.bundle.bundle import Bundle
 from genretree.explanation.baseline import compute_baseline, replace_with_baseline
 from genretree.explanation.bundle_weights import load_weights_for
 from genretree.explanation.coordinates import IMAGES, SOUND, View, spread_mask, stretch_mask
+from genretree.explanation.methods.band_occlusion import add_noise
 from genretree.explanation.methods.occlusion import Maps, cells, gather_cells
 from genretree.explanation.methods.registry import Method, compute_maps
 from genretree.explanation.methods.shapley import compute_shapley_values
@@ -27,14 +28,12 @@ from genretree.explanation.perturb import map_slices
 from genretree.explanation.slices import TrackSlices, score
 from genretree.explanation.target import Target
 from genretree.models import base
-from genretree.sound.mel_16k import compress, decompress
+from genretree.sound.mel_16k import compress
 
 STEPS = 10  # steps of a curve; it has one point more
 _RANDOM_ORDERS = 3
 MAX_SLICES = 3  # per track, evenly spaced
 _AT_A_TIME = 64
-_NOISE = 1.0  # grey levels: about 0.3 dB where an image spans 80 dB
-_MEL_NOISE = 0.01  # of the compressed mel power, which is about 2 in music
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,19 +201,6 @@ def rank_correlation(one: Maps, other: Maps) -> float:
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
     return float(spearmanr(first, second).statistic)
-
-
-def add_noise(track_slices: TrackSlices, seed: int = 0) -> TrackSlices:
-    """Add inaudible noise with a standard deviation of one grey level, or of 0.01 in compressed mel power."""
-    rng = np.random.default_rng(seed)
-    images = track_slices.images + rng.normal(0, _NOISE, track_slices.images.shape)
-    sound = None
-    if track_slices.mel_16k is not None:
-        compressed = compress(track_slices.mel_16k) + rng.normal(0, _MEL_NOISE, track_slices.mel_16k.shape).astype(
-            np.float32
-        )
-        sound = decompress(np.maximum(compressed, 0))
-    return track_slices.replace(np.clip(np.rint(images), 0, 255).astype(np.uint8), sound)
 
 
 def shuffle_weights(bundle: Bundle, seed: int = 0) -> Bundle | None:

@@ -23,8 +23,8 @@ from genretree.arrays import Float32Array
 from genretree.errors import MissingExtraError, SettingsError
 from genretree.explanation.baseline import replace_views
 from genretree.explanation.coordinates import IMAGES, View, gather_pixels
-from genretree.explanation.methods.shapley import join, shapley_weights, subsets
-from genretree.explanation.slices import TrackSlices
+from genretree.explanation.methods.shapley import shapley_weights, subsets
+from genretree.explanation.slices import TrackSlices, join
 from genretree.explanation.target import Target
 from genretree.models.base import Model
 from genretree.models.features.image_statistics import image_statistics

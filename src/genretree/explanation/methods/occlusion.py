@@ -2,6 +2,8 @@
 
 The baseline replaces a part of a slice. The relevance of the part is the decrease of the log odds, which is negative if
 the part was evidence against the node.
+
+Coarse parts are occluded first, and only those that carry most of the relevance are divided into the parts of `GRID`.
 """
 
 from __future__ import annotations
@@ -17,11 +19,15 @@ from genretree.bundle.bundle import Bundle
 from genretree.explanation.baseline import replace_with_baseline
 from genretree.explanation.coordinates import STEPS, View, frequency_axis
 from genretree.explanation.perturb import log_odds, map_slices
-from genretree.explanation.slices import TrackSlices
+from genretree.explanation.slices import TrackSlices, join
 from genretree.explanation.target import Target
 
 # Parts along frequency and time: an octave of the CQT, a pitch class, an eighth of the mel scale; 1.4 or 2.9 s.
 GRID: Mapping[View, tuple[int, int]] = {"mel": (8, 8), "cqt": (7, 8), "chroma": (12, 4), "mel_16k": (8, 8)}
+# Coarse parts: multiples of those of GRID. A pitch class is not divided in frequency, nor is an octave.
+COARSE: Mapping[View, tuple[int, int]] = {"mel": (4, 4), "cqt": (7, 2), "chroma": (12, 1), "mel_16k": (4, 4)}
+# Share of the relevance of a slice that the divided parts carry, and of the parts that are divided at most.
+REFINED_RELEVANCE, REFINED_PARTS = 0.6, 0.2
 _KEEP_PROBABILITY = 0.5  # of each part, in random masks
 
 Maps = dict[View, Float32Array]  # by view, shape (n_slices, n_targets, rows, STEPS)
@@ -38,6 +44,16 @@ def cells(view: View) -> Float32Array:
             masks[i * along_time + j, bands[0] : bands[-1] + 1, steps[0] : steps[-1] + 1] = 1
     masks.setflags(write=False)
     return masks
+
+
+@lru_cache(maxsize=8)
+def parents(view: View) -> NDArray[np.int64]:
+    """Return the number of the coarse part that contains each part of a view, shape (n_parts,)."""
+    (rows, columns), (coarse_rows, coarse_columns) = GRID[view], COARSE[view]
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    numbers: NDArray[np.int64] = row * coarse_rows // rows * coarse_columns + column * coarse_columns // columns
+    numbers.setflags(write=False)
+    return numbers
 
 
 def spread_cells(values: NDArray[np.floating], view: View) -> Float32Array:
@@ -63,6 +79,7 @@ def occlude(
     masks: int = 0,
     seed: int = 0,
     progress: bool = False,
+    exhaustive: bool = False,
 ) -> Maps:
     """Compute the decrease of the log odds when parts of a slice are occluded.
 
@@ -75,6 +92,8 @@ def occlude(
         all parts; the relevance of a part is then the mean of the log odds with it minus the mean without it.
     seed : int
         Seed of random masks.
+    exhaustive : bool
+        Occlude every part. By default, parts of coarse parts with little relevance share that relevance evenly.
 
     Returns
     -------
@@ -84,10 +103,28 @@ def occlude(
     def occlude_each(index: int) -> Float64Array:
         own, empty = track_slices.select(slice(index, index + 1)), baseline.select(slice(index, index + 1))
         full = log_odds(bundle, targets, own)
-        lost = [
-            full - log_odds(bundle, targets, replace_with_baseline(own, empty, {view: cells(view)})) for view in views
-        ]
-        return np.concatenate(lost)
+
+        def lose(masks: Mapping[View, Float32Array]) -> list[Float64Array]:
+            """Occlude parts of each view in turn: arrays of shape (n_masks, n_targets), one for each view."""
+            versions = [replace_with_baseline(own, empty, {view: masks[view]}) for view in masks if len(masks[view])]
+            lost = full - log_odds(bundle, targets, join(versions)) if versions else np.zeros((0, len(targets)))
+            return np.split(lost, np.cumsum([len(masks[view]) for view in masks])[:-1])
+
+        if exhaustive:
+            return np.concatenate(lose({view: cells(view) for view in views}))
+        coarse = lose({view: _coarse_cells(view) for view in views})
+        divided = _choose(coarse)
+        refined = {
+            view: chosen[parents(view)] for view, chosen in zip(views, divided, strict=True)
+        }  # by view, whether each part is occluded itself
+        fine = lose({view: cells(view)[refined[view]] for view in views})
+        values = []
+        for view, of_parents, of_parts in zip(views, coarse, fine, strict=True):
+            shared = of_parents / np.bincount(parents(view))[:, None]
+            part_values = shared[parents(view)]
+            part_values[refined[view]] = of_parts
+            values.append(part_values)
+        return np.concatenate(values)
 
     def occlude_randomly(index: int) -> Float64Array:
         own, empty = track_slices.select(slice(index, index + 1)), baseline.select(slice(index, index + 1))
@@ -107,6 +144,28 @@ def occlude(
     cuts = np.cumsum([len(cells(view)) for view in views])[:-1]
     by_view = np.split(lost.transpose(0, 2, 1), cuts, axis=2)
     return {view: spread_cells(part, view) for view, part in zip(views, by_view, strict=True)}
+
+
+@lru_cache(maxsize=8)
+def _coarse_cells(view: View) -> Float32Array:
+    """Return masks of the coarse parts of a view, shape (n_coarse, rows, STEPS)."""
+    masks = np.zeros((int(np.prod(COARSE[view])), *cells(view).shape[1:]), np.float32)
+    np.add.at(masks, parents(view), cells(view))
+    masks.setflags(write=False)
+    return masks
+
+
+def _choose(coarse: Sequence[Float64Array]) -> list[NDArray[np.bool_]]:
+    """Choose the coarse parts to divide: those with the greatest relevance for any target, over all views."""
+    relevance = np.abs(np.concatenate(coarse))
+    share = (relevance / np.maximum(relevance.sum(axis=0), 1e-12)).max(axis=1)
+    order = np.argsort(-share, kind="stable")
+    carried = np.cumsum(share[order]) / max(float(share.sum()), 1e-12)
+    n_divided = min(int(np.searchsorted(carried, REFINED_RELEVANCE)) + 1, round(REFINED_PARTS * len(order)))
+    chosen = np.zeros(len(share), np.bool_)
+    chosen[order[:n_divided]] = True
+    chosen &= share > 0
+    return np.split(chosen, np.cumsum([len(values) for values in coarse])[:-1])
 
 
 def _contrast(occluded: NDArray[np.bool_], odds: Float64Array) -> Float64Array:

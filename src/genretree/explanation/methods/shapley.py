@@ -18,7 +18,7 @@ from genretree.bundle.bundle import Bundle
 from genretree.explanation.baseline import replace_views, views_of
 from genretree.explanation.coordinates import View
 from genretree.explanation.perturb import log_odds, map_slices
-from genretree.explanation.slices import TrackSlices
+from genretree.explanation.slices import TrackSlices, join
 from genretree.explanation.target import Target
 
 _TOLERANCE = 1e-4  # rounding error of log odds; a view below it is not an input of the model
@@ -87,17 +87,4 @@ def compute_shapley_values(
         values=values[:, :, used],
         full=values_of_coalitions[:, -1],
         none=values_of_coalitions[:, 0],
-    )
-
-
-def join(versions: Sequence[TrackSlices]) -> TrackSlices:
-    """Concatenate versions of slices."""
-    first = versions[0]
-    return TrackSlices(
-        first.name,
-        np.concatenate([version.images for version in versions]),
-        {name: np.concatenate([version.features[name] for version in versions]) for name in first.features},
-        np.concatenate([version.starts for version in versions]),
-        first.seconds,
-        padded=first.padded,
     )

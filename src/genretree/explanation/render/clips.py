@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from genretree.arrays import Float32Array
-from genretree.explanation.result import Explanation, NodeExplanation, Passage
+from genretree.explanation.result import Explanation, NodeExplanation
 from genretree.files import atomic_path
 from genretree.settings import CHROMA_BINS, SAMPLE_RATE
 
@@ -47,7 +47,7 @@ def write_clips(explanation: Explanation, y: Float32Array, folder: str | Path, s
     written = []
     for label, passages in (("typical", timeline.typical), ("untypical", timeline.untypical)):
         for rank, passage in enumerate(passages, start=1):
-            clip = cut_passage(y, passage, sr)
+            clip = cut_passage(y, passage.start, passage.end, sr)
             written.append(write_sound(folder / f"{label}-{rank}.flac", clip, sr))
             row = int(np.abs(explanation.track_slices.starts - passage.start).argmin())
             bands = relevant_bands(explained_node, row)
@@ -57,10 +57,9 @@ def write_clips(explanation: Explanation, y: Float32Array, folder: str | Path, s
     return written
 
 
-def cut_passage(y: Float32Array, passage: Passage, sr: int = SAMPLE_RATE) -> Float32Array:
-    """Cut out a passage, with fades of 20 ms."""
-    start, end = round(passage.start * sr), min(round(passage.end * sr), len(y))
-    clip = y[start:end].copy()
+def cut_passage(y: Float32Array, start: float, end: float, sr: int = SAMPLE_RATE) -> Float32Array:
+    """Cut out a passage, from `start` to `end` in seconds, with fades of 20 ms."""
+    clip = y[round(start * sr) : min(round(end * sr), len(y))].copy()
     fade = min(round(_FADE * sr), len(clip) // 2)
     if fade:
         ramp = np.linspace(0, 1, fade, dtype=np.float32)

@@ -16,9 +16,10 @@ from genretree.arrays import Float32Array
 from genretree.evaluation.report import data_url, render
 from genretree.explanation.coordinates import View
 from genretree.explanation.render.canvas import TITLES, build_canvas
-from genretree.explanation.render.clips import write_clips
+from genretree.explanation.render.clips import cut_passage, keep_bands, write_clips
 from genretree.explanation.render.figures import as_png, draw_reason, draw_tree, relevance_to_rgba, ticks
 from genretree.explanation.result import Explanation, NodeExplanation, Relevance
+from genretree.explanation.sentences import Sentence
 from genretree.files import atomic_path, write_text
 from genretree.parallel import command_line
 from genretree.settings import SAMPLE_RATE
@@ -92,7 +93,7 @@ def write_page(explanation: Explanation, path: Path, y: Float32Array | None, com
         "explain.html.j2",
         explanation=explanation,
         tree=data_url(draw_tree(explanation)),
-        reasons=[_render_node(explanation, reason, end) for reason in explanation.reasons],
+        reasons=[_render_node(explanation, reason, end, y) for reason in explanation.reasons],
         lines=[
             {
                 "name": line.node[-1].replace("_", " "),
@@ -131,15 +132,26 @@ def encode(y: Float32Array, sr: int = SAMPLE_RATE) -> bytes:
     return stream.getvalue()
 
 
-def _render_node(explanation: Explanation, reason: NodeExplanation, end: float) -> dict[str, Any]:
+def _render_node(
+    explanation: Explanation, reason: NodeExplanation, end: float, y: Float32Array | None
+) -> dict[str, Any]:
     plots = plot_views(explanation, reason, end)
     return {
         "reason": reason,
         "views": [{**vars(plot), "grey": data_url(plot.grey), "colour": data_url(plot.colour)} for plot in plots],
+        "sentences": [(sentence, _render_band(sentence, y)) for sentence in reason.sentences],
         "shares": list_shares(reason),
         "log_odds": float(reason.log_odds.mean()),
         "background": float(reason.baseline.mean()),
     }
+
+
+def _render_band(sentence: Sentence, y: Float32Array | None) -> str | None:
+    """Return the passage of a sentence, filtered to its band, as a data URL."""
+    if y is None or sentence.passage is None or sentence.hertz is None:
+        return None
+    clip = keep_bands(cut_passage(y, *sentence.passage), [sentence.hertz])
+    return "data:audio/ogg;base64," + base64.b64encode(encode(clip)).decode() if len(clip) else None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from genretree.service.config import Limits
 from genretree.service.engine.loaded_models import LoadedModel, load_models
 from genretree.service.errors import Problem, busy, file_problem, unavailable
 from genretree.service.metrics import Metrics
-from genretree.service.storage import PrivateFolder, Storage, clear_leftovers, folder_missing
+from genretree.service.storage import PrivateFolder, Storage, clear_leftovers, disk_full, folder_missing
 from genretree.service.workers.explain import pack_slices
 from genretree.service.workers.pool import FailedError, FullError, OnProgress, Pool, ServiceError, UnavailableError
 from genretree.service.workers.protocol import Message, array_bytes, read_array, read_features
@@ -62,7 +62,7 @@ class Service:
         Bundle folders; the first is the default model.
     limits : Limits
     runtime, precision : str
-        Arguments of `load_bundle`, for predictions. Explanations are computed in float32.
+        Arguments of `load_bundle`, for predictions. Explanations use `auto`, or float32 for gradients.
     """
 
     bundles: Sequence[str | Path]
@@ -163,6 +163,8 @@ class Service:
             raise unavailable("the workers can't be started; retry later", self.decoders.retry_seconds)
         if not self.private.exists:
             raise folder_missing(5)
+        if self.private.disk_is_full:
+            raise disk_full()
 
     async def decode(
         self,
@@ -216,6 +218,18 @@ class Service:
             bool(reply.header["padded"]),
         )
         return DecodedTrack(slices, float(reply.header["seconds"]))
+
+    async def cut_clip(self, path: Path, start: float, end: float, hertz: tuple[float, float] | None) -> bytes:
+        """Cut a passage out of decoded audio in a worker, optionally filtered to a band in Hz, as WAV.
+
+        Raises
+        ------
+        Problem
+            If the passage starts after the end of the audio, or the service is busy.
+        """
+        header = {"path": str(path), "start": start, "end": end, "hertz": hertz}
+        reply = await self._run_worker(self.decoders, "clip", Message("clip", header), None, "clip")
+        return bytes(reply.blobs[0])
 
     async def score(self, loaded: LoadedModel, track: DecodedTrack) -> SliceScores:
         """Run the model on the slices of a file.

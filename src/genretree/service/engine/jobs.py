@@ -45,6 +45,8 @@ class Job:
     do : "predict" or "explain"
     folder : Path
         Folder for its files.
+    name : str
+        The client's name of the uploaded file.
     files : mapping of name to Path
         Files that clients may download.
     """
@@ -52,6 +54,7 @@ class Job:
     id: str
     do: JobType
     folder: Path
+    name: str = "unnamed"
     status: Status = "queued"
     stage: Stage = "waiting"
     progress: float = 0.0
@@ -63,6 +66,12 @@ class Job:
     ended: float | None = None
     task: asyncio.Task[None] | None = None
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def stem(self) -> str:
+        """The name of the uploaded file, without folders and suffix."""
+        base = self.name.replace("\\", "/").rpartition("/")[2]
+        return base.rpartition(".")[0] or base or "unnamed"
 
     @property
     def address(self) -> str:
@@ -168,8 +177,8 @@ class Jobs:
         oldest = self._job_to_evict()
         id = secrets.token_urlsafe(16)
         folder = self.service.folder / f"job-{id}"
-        job = Job(id, do, folder)
         name = uploads[0].name
+        job = Job(id, do, folder, name)
         try:
             folder.mkdir()
             job.size = claim_upload(uploads, folder / "upload")
@@ -246,6 +255,9 @@ class Jobs:
         for reason in files.view["reasons"]:
             for view in reason["views"]:
                 view |= {kind: address(view[kind]) for kind in ("grey", "colour")}
+        for reason in files.content["reasons"]:
+            for sentence in reason["sentences"]:
+                sentence |= _clip_addresses(f"{job.address}/clip.wav", sentence)
         reasons = [address(f"reason-{number + 1}.png") for number in range(len(files.view["reasons"]))]
         return {
             **files.content,
@@ -279,6 +291,15 @@ class Jobs:
             for job in list(self.jobs.values()):
                 if job.ended is not None and time.monotonic() - job.ended > keep:
                     self._remove(job)
+
+
+def _clip_addresses(address: str, sentence: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the URL paths of a sentence's passage, as it is and filtered to its band."""
+    passage, hertz = sentence["passage"], sentence["hertz"]
+    if passage is None:
+        return {"clip": None, "filtered_clip": None}
+    clip = f"{address}?start={passage['start']}&end={passage['end']}"
+    return {"clip": clip, "filtered_clip": None if hertz is None else f"{clip}&low={hertz[0]}&high={hertz[1]}"}
 
 
 async def iter_events(job: Job) -> AsyncIterator[bytes]:

@@ -100,7 +100,7 @@ def create_app(service: Service, token: str | None = None, hosts: Collection[str
             ClientDisconnect: _handle_disconnect,
         },
     )
-    app.add_middleware(SecurityMiddleware, metrics=service.metrics, token=token, hosts=hosts)
+    app.add_middleware(SecurityMiddleware, metrics=service.metrics, token=token, hosts=hosts, limits=service.limits)
     app.include_router(router)
     _add_pages(app, service)
     app.state.jobs, app.state.metrics = jobs, service.metrics

@@ -81,7 +81,29 @@ _EXAMPLES: dict[str, Any] = {
         "unit": "log odds lost without it",
         "seconds": 1.9,
         "tree": [{"path": ["Classic"], "probability": 0.02}, {"path": ["Non_classic"], "probability": 0.98}],
-        "reasons": [{"question": "Why Non_classic, and not Classic?", "node": ["Non_classic"]}],
+        "reasons": [
+            {
+                "question": "why Non_classic and not Classic",
+                "node": ["Non_classic"],
+                "sentences": [
+                    {
+                        "text": "The strongest evidence for Non classic is in the bass notes (below C3).",
+                        "aspect": "notes",
+                        "band": "bass",
+                        "supports": True,
+                        "relevance": 2.63,
+                        "noise": 0.01,
+                        "consistency": 1.0,
+                        "share": 0.19,
+                        "hertz": [31.8, 127.1],
+                        "passage": {"start": 5.9, "end": 9.9},
+                        "loudness": -17.3,
+                        "fluctuation": 15.6,
+                        "tags": {},
+                    }
+                ],
+            }
+        ],
         "timelines": [{"node": ["Non_classic"], "probabilities": [0.98], "typical": [], "untypical": []}],
         "neighbours": None,
     },
@@ -127,6 +149,12 @@ def file_responses(media_type: str) -> dict[str, Any]:
             **_problem_responses(400, 404, 416),
         }
     }
+
+
+def clip_responses() -> dict[str, Any]:
+    """Return the documented responses of the route that sends clips."""
+    content = {"audio/wav": {"schema": {"type": "string", "format": "binary"}}}
+    return {"responses": {200: {"description": "The clip.", "content": content}, **_problem_responses(404, 422, 503)}}
 
 
 def event_responses() -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from starlette.datastructures import Headers
 from starlette.responses import FileResponse
 from starlette.types import Message, Receive, Scope, Send
@@ -12,6 +14,12 @@ _RANGE_PROBLEMS = {
     400: ("bad_request", "can't parse the header Range; send it as: bytes=0-999"),
     416: ("no_range", "the requested range is outside the file"),
 }
+
+
+def disposition(name: str) -> str:
+    """Return a Content-Disposition with a file name in ASCII for old clients, and in UTF-8 (RFC 5987)."""
+    plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\/%;' else "_" for c in name)
+    return f"inline; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
 class RangeFileResponse(FileResponse):

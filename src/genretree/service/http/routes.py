@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path as FilePath
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from genretree.explanation.api import check_question
+from genretree.files import printable
 from genretree.service.engine.inference import Service
 from genretree.service.engine.jobs import AUDIO_NAME, Jobs, JobType, iter_events
 from genretree.service.engine.loaded_models import LoadedModel, check_method, find_model, taxonomy_tree
 from genretree.service.errors import Problem
 from genretree.service.http import examples, schemas
-from genretree.service.http.file_response import RangeFileResponse
+from genretree.service.http.file_response import RangeFileResponse, disposition
 from genretree.service.http.uploads import receive_files
 from genretree.service.storage import Upload, folder_missing
 
+_MAX_CLIP_SECONDS = 60
 T = TypeVar("T")
 ModelName = Annotated[str | None, Query(description="Name of a model (default: the first).", max_length=255)]
 MinConfidence = Annotated[
@@ -50,7 +54,7 @@ JobId = Annotated[str, Path(max_length=64, description="The job's `id`.")]
 
 def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
     """Build the routes of a service."""
-    router = APIRouter(prefix="/v1")
+    router = APIRouter(prefix="/v1", dependencies=[Depends(refuse_unknown)])
     limits = service.limits
 
     def receive(request: Request, max_files: int | None = None) -> AbstractAsyncContextManager[list[Upload]]:
@@ -191,6 +195,28 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
     async def sound(id: JobId) -> Response:
         return send_file(id, AUDIO_NAME, "audio/ogg")
 
+    @router.get(
+        "/jobs/{id}/clip.wav",
+        summary="A passage of an explained track, optionally filtered to a band: mono, 16 bits",
+        **examples.clip_responses(),
+    )
+    async def clip(
+        id: JobId,
+        start: Annotated[float, Query(ge=0, le=1e6, description="Start in seconds.")],
+        end: Annotated[float, Query(gt=0, le=1e6, description="End in seconds, at most 60 after the start.")],
+        low: Annotated[float | None, Query(ge=0, le=1e6, description="Lower edge of the band in Hz.")] = None,
+        high: Annotated[float | None, Query(gt=0, le=1e6, description="Upper edge of the band in Hz.")] = None,
+    ) -> Response:
+        path = find_file(id, AUDIO_NAME)
+        if not start < end <= start + _MAX_CLIP_SECONDS:
+            raise Problem("bad_request", f"end must be after start, by at most {_MAX_CLIP_SECONDS} s", 422)
+        if (low is None) != (high is None) or (low is not None and high is not None and low >= high):
+            raise Problem("bad_request", "a band needs low and high, in Hz, with low < high", 422)
+        hertz = None if low is None or high is None else (low, high)
+        wav = await service.cut_clip(path, start, end, hertz)
+        name = f"{jobs.find(id).stem} - {start:g} to {end:g} s.wav"
+        return Response(wav, media_type="audio/wav", headers={"content-disposition": disposition(name)})
+
     @router.delete("/jobs/{id}", status_code=204, summary="Cancel and delete a job", **examples.empty_responses())
     async def forget(id: JobId) -> Response:
         await jobs.delete(id)
@@ -203,15 +229,40 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
         check_question(loaded.bundle, node, against, method, level)
         return {"node": node, "against": against, "method": method, "level": level}
 
-    def send_file(id: str, name: str, media_type: str) -> Response:
+    def find_file(id: str, name: str) -> FilePath:
         files = jobs.find(id).files  # look names up in the job; never open a name from a request
-        if name not in files or name.endswith(".png") != (media_type == "image/png"):
+        if name not in files:
             raise Problem("not_found", "this job has no such file, or is not done")
         if not files[name].exists():
             raise folder_missing()
-        return RangeFileResponse(files[name], media_type=media_type)
+        return files[name]
+
+    def send_file(id: str, name: str, media_type: str) -> Response:
+        path = find_file(id, name)
+        if name.endswith(".png") != (media_type == "image/png"):
+            raise Problem("not_found", "this job has no such file, or is not done")
+        stem = jobs.find(id).stem
+        return RangeFileResponse(
+            path, media_type=media_type, headers={"content-disposition": disposition(f"{stem} - {name}")}
+        )
 
     return router
+
+
+def refuse_unknown(request: Request) -> None:
+    """Raise Problem (bad_request) for parameters that a route doesn't have, or that are given twice."""
+    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            listed = f"use: {', '.join(known)}" if known else "this path has none"
+            hint = f"did you mean {close[0]!r}?" if close else listed
+            raise Problem("bad_request", f"unknown parameter {printable(name[:40])!r}; {hint}", 422)
+        if given.count(name) > 1:
+            raise Problem(
+                "bad_request", f"the parameter {name!r} is given {given.count(name)} times; give it once", 422
+            )
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:

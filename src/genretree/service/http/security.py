@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
+import math
 import time
+from collections import OrderedDict
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
@@ -12,6 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from genretree.files import printable
+from genretree.service.config import Limits
 from genretree.service.errors import Problem
 from genretree.service.metrics import Metrics
 
@@ -36,6 +40,8 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
 }
+_MAX_ADDRESSES, _MAX_WAITING = 1024, 32
+_MAX_DELAY_SECONDS, _FORGET_SECONDS = 4.0, 300.0
 _METHODS = frozenset(("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH", "TRACE"))
 
 log = logging.getLogger(__name__)
@@ -53,10 +59,15 @@ class SecurityMiddleware:
     hosts : collection of str, optional
         Allowed Host names, without port; None: any. The check stops DNS rebinding, with which a page of another site
         makes its own host name resolve to this machine.
+    limits : Limits
+        `header_bytes` and `header_lines` limit the headers of a request.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, token: str | None, hosts: Collection[str] | None) -> None:
-        self.app, self.metrics = app, metrics
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, token: str | None, hosts: Collection[str] | None, limits: Limits
+    ) -> None:
+        self.app, self.metrics, self.limits = app, metrics, limits
+        self.wrong_tokens = WrongTokens(limits.wrong_token_seconds)
         self.token = None if token is None else token.encode()
         self.hosts = hosts
 
@@ -80,7 +91,9 @@ class SecurityMiddleware:
             await send(message)
 
         try:
-            self._check(scope)
+            self._check_size(scope)
+            self._check_site(scope)
+            await self._check_token(scope)
             await self.app(scope, receive, send_more)
         except Problem as problem:
             await problem.as_response(close=True)(scope, receive, send_more)
@@ -93,7 +106,15 @@ class SecurityMiddleware:
         finally:
             self._count(scope, status, time.monotonic() - start)
 
-    def _check(self, scope: Scope) -> None:
+    def _check_size(self, scope: Scope) -> None:
+        # h11 limits only what has not arrived completely; a request that fits into one read passes it.
+        headers = scope["headers"]
+        size = len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(k) + len(v) + 4 for k, v in headers)
+        if size > self.limits.header_bytes or len(headers) > self.limits.header_lines:
+            limit = f"{self.limits.header_bytes} bytes and {self.limits.header_lines} headers"
+            raise Problem("too_large", f"the request line and headers are too large; the limits are {limit}", 431)
+
+    def _check_site(self, scope: Scope) -> None:
         # Starlette's TrustedHostMiddleware responds with plain text or redirects, but here every error is a problem
         # document. FastAPI's HTTPBearer works on routes only, but unknown paths below /v1 need the token, too.
         headers = Headers(scope=scope)
@@ -103,17 +124,58 @@ class SecurityMiddleware:
         origin = headers.get("origin")
         if origin is not None and _origin_host(origin) != host.lower():
             raise Problem("forbidden", "requests from pages of other sites are not allowed")
-        if self.token is not None and scope["path"].startswith("/v1"):
-            scheme, _, token = headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self.token):
-                detail = "access token required; send it as: Authorization: Bearer TOKEN"
-                raise Problem("unauthorized", detail, headers={"www-authenticate": "Bearer"})
+
+    async def _check_token(self, scope: Scope) -> None:
+        if self.token is None or not scope["path"].startswith("/v1"):
+            return
+        given = Headers(scope=scope).get("authorization", "")
+        scheme, _, token = given.partition(" ")
+        if scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), self.token):
+            return
+        if given:  # a page that asks for the token has sent none
+            await self.wrong_tokens.slow_down((scope.get("client") or ("",))[0])
+        detail = "access token required; send it as: Authorization: Bearer TOKEN"
+        raise Problem("unauthorized", detail, headers={"www-authenticate": "Bearer"})
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self.metrics.requests.labels(route, method, str(status)).inc()
         self.metrics.seconds.labels(route).observe(seconds)
+
+
+class WrongTokens:
+    """Delays responses to wrong tokens: the more of them an address has sent, the longer.
+
+    A right token is never delayed, so that clients behind one proxy don't lock each other out. Memory is bounded, and
+    so is the number of connections that wait: further wrong tokens are refused at once.
+    """
+
+    def __init__(self, seconds: float = 0.25) -> None:
+        self.seconds = seconds
+        self.counts: OrderedDict[str, tuple[int, float]] = OrderedDict()  # by address: number, and time of the last
+        self.waiting = 0
+
+    def delay(self, address: str) -> float:
+        """Count a wrong token, and return the seconds to wait: none for the first, then 0.25 s, doubling up to 4 s."""
+        now = time.monotonic()
+        count, last = self.counts.pop(address, (0, now))
+        count = 0 if now - last > _FORGET_SECONDS else count
+        self.counts[address] = (count + 1, now)
+        if len(self.counts) > _MAX_ADDRESSES:
+            self.counts.popitem(last=False)
+        return min(_MAX_DELAY_SECONDS, self.seconds * 2 ** min(count - 1, 16)) if count else 0.0
+
+    async def slow_down(self, address: str) -> None:
+        """Wait for the delay of an address. Raises Problem (429) if too many others wait."""
+        seconds = self.delay(address)
+        if self.waiting >= _MAX_WAITING:
+            raise Problem("unauthorized", "too many wrong tokens", 429, {"retry-after": str(math.ceil(seconds))})
+        self.waiting += 1
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.waiting -= 1
 
 
 def _host_name(host: str) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
+from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
 from python_multipart.exceptions import FormParserError
@@ -22,6 +24,8 @@ from genretree.service.storage import Storage, Upload, write_failed
 
 FIELDS = ("files", "file")
 _MAX_NAME_LENGTH = 255
+_QUOTED = re.compile(rb'"(?:\\.|[^"\\])*"')
+_EXTENDED_NAME = re.compile(rb"(?i);\s*filename\*\s*=\s*(utf-8|iso-8859-1)'[^']*'([^\s;]+)")
 _FORM_BYTES = 4096  # of form data around each file
 _DRAIN_SECONDS, _DRAIN_BYTES = 2.0, 64 << 20
 
@@ -156,7 +160,8 @@ class _FormWriter:
     def open(self) -> None:
         _, options = parse_options_header(self._disposition)
         field_name = _text(options.get(b"name", b""))
-        if field_name in FIELDS and b"filename" not in options:
+        name = extended_name(self._disposition) or _text(options.get(b"filename", b""))
+        if field_name in FIELDS and b"filename" not in options and not name:
             raise Problem("bad_request", f"the field {field_name!r} has no file name; send it as a file")
         if field_name not in FIELDS:
             raise Problem("bad_request", f"unknown field {field_name[:40]!r}; send only files, as 'files'")
@@ -164,8 +169,7 @@ class _FormWriter:
             raise Problem("bad_request", f"the request has more than {self.max_files} file{'s' * (self.max_files > 1)}")
         path = self.folder / f"upload-{uuid4().hex}"
         self._file = path.open("xb")
-        name = _text(options[b"filename"])[:_MAX_NAME_LENGTH]
-        self.uploads.append(Upload(name or "unnamed", path))
+        self.uploads.append(Upload(name[:_MAX_NAME_LENGTH] or "unnamed", path))
 
     def take(self, data: bytes, start: int, end: int) -> None:
         assert self._file is not None
@@ -195,6 +199,18 @@ class _FormWriter:
         file, self._file = self._file, None
         if file is not None:
             file.close()
+
+
+def extended_name(disposition: bytes) -> str:
+    """Return the file name of `filename*=UTF-8''...` (RFC 5987); empty if there is none, or it can't be decoded."""
+    unquoted = _QUOTED.sub(b"", disposition)
+    match = _EXTENDED_NAME.search(unquoted)
+    if match is None:
+        return ""
+    try:
+        return printable(unquote_to_bytes(match[2]).decode(match[1].decode().lower()))
+    except UnicodeDecodeError:
+        return ""
 
 
 def _text(name: bytes) -> str:

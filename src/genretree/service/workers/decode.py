@@ -5,6 +5,7 @@ The service runs `python -P -m genretree.service.workers.decode SETUP`.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from genretree.arrays import Array, Float32Array
+from genretree.errors import SoundError
 from genretree.parallel import shared_by
 from genretree.service.workers import process
 from genretree.service.workers.process import ReportProgress
@@ -51,7 +53,9 @@ class _AudioTap:
 
 
 def work(message: Message, report: ReportProgress) -> Message:
-    """Decode a file and compute the images and features of its slices."""
+    """Decode a file and compute the images and features of its slices, or cut a clip out of a decoded file."""
+    if message.event == "clip":
+        return _cut(message.header)
     header = message.header
     path = Path(header["path"])
     settings = ImageSettings.build(header["images"])
@@ -81,6 +85,26 @@ def work(message: Message, report: ReportProgress) -> Message:
         "shapes": [array.shape for array in arrays],
     }
     return Message("decoded", result, [array_bytes(array) for array in arrays])
+
+
+def _cut(header: dict[str, Any]) -> Message:
+    """Cut out a passage, filtered to a band if one is given, as WAV of 16 bits."""
+    import soundfile
+
+    from genretree.explanation.render.clips import cut_passage, keep_bands  # few workers ever need them
+
+    start, end = (round(header[name] * SAMPLE_RATE) for name in ("start", "end"))
+    with soundfile.SoundFile(header["path"]) as file:
+        if start >= file.frames:
+            raise SoundError("too_short", header["path"], f"the audio ends at {file.frames / SAMPLE_RATE:.1f} s")
+        file.seek(start)
+        y = file.read(end - start, dtype="float32")
+    clip = cut_passage(y, 0.0, len(y) / SAMPLE_RATE)
+    if header["hertz"] is not None:
+        clip = keep_bands(clip, [header["hertz"]])[: len(y)]
+    wav = io.BytesIO()
+    soundfile.write(wav, clip, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return Message("cut", {}, [wav.getvalue()])
 
 
 def _report_spectra(slices: Iterable[SliceImages], report: ReportProgress | None) -> Iterator[SliceImages]:

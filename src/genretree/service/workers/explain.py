@@ -28,13 +28,14 @@ from genretree.service.workers.process import ReportProgress
 from genretree.service.workers.protocol import Message, read_array, read_features
 
 # Share of the total progress at the start and end of a progress bar; all other bars belong to the maps.
-_STAGE_PROGRESS = {"views": (0.0, 0.1)}
-_MAPS = (0.1, 0.9)
+_STAGE_PROGRESS = {"views": (0.0, 0.06), "bands": (0.06, 0.15)}
+_MAPS = (0.15, 0.9)
 
 
 @lru_cache(maxsize=4)
 def _load(folder: str, torch: bool) -> Bundle:
-    return load_bundle(folder, "torch" if torch else "auto", "float32")  # maps are small differences
+    # Occlusion is as faithful in bf16 (docs/explain.md); gradients are not measured in it.
+    return load_bundle(folder, "torch", "float32") if torch else load_bundle(folder, "auto", "auto")
 
 
 def work(message: Message, report: ReportProgress) -> Message:

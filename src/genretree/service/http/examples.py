@@ -88,6 +88,12 @@ _EXAMPLES: dict[str, Any] = {
     "job": {
         "id": _JOB.rpartition("/")[2],
         "do": "explain",
+        "file": "song.mp3",
+        "model": "cnn-ours",
+        "question": {"node": None, "against": None, "method": None, "level": None},
+        "of": None,
+        "derived": [],
+        "kept": False,
         "status": "running",
         "stage": "decoding",
         "progress": 0.12,

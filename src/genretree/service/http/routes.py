@@ -45,6 +45,10 @@ Level = Annotated[
         max_length=255, description="Explain only this level's node of the predicted path: name or number of the level."
     ),
 ]
+Keep = Annotated[bool, Query(description="Keep the file until the job expires, for further jobs (`of`).")]
+Source = Annotated[
+    str | None, Query(max_length=64, description="Use the file that this job keeps, instead of an upload.")
+]
 JobId = Annotated[str, Path(max_length=64, description="The job's `id`.")]
 
 
@@ -151,14 +155,19 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
         method: Method = None,
         level: Level = None,
         salvage: Salvage = False,
+        keep: Keep = False,
+        of: Source = None,
     ) -> Response:
         loaded = find_model(service.models, model)
         question = check(loaded, node, against, method, level)
         service.check_capacity(explain=do == "explain")
         jobs.check_capacity()
         options = question if do == "explain" else {"min_confidence": min_confidence, "n_genres": genres}
+        if of is not None:
+            job = jobs.submit_derived(do, loaded, of, salvage, options)
+            return JSONResponse(job.to_json(), 202, {"location": job.address})
         async with receive(request, 1) as uploads:
-            job = jobs.submit(do, loaded, uploads, salvage, options)
+            job = jobs.submit(do, loaded, uploads, salvage, options, keep)
         return JSONResponse(job.to_json(), 202, {"location": job.address})
 
     @router.get("/jobs/{id}", summary="State of a job", **examples.json_responses("job", schemas.JobDocument, 404))
@@ -190,6 +199,17 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
     )
     async def sound(id: JobId) -> Response:
         return send_file(id, AUDIO_NAME, "audio/ogg")
+
+    @router.get(
+        "/jobs/{id}/file",
+        summary="The uploaded file, if the job keeps it",
+        **examples.file_responses("application/octet-stream"),
+    )
+    async def kept_file(id: JobId) -> Response:
+        job = jobs.find(id)
+        if not (job.keep and job.upload.exists()):
+            raise Problem("not_found", "this job keeps no file")
+        return RangeFileResponse(job.upload, media_type="application/octet-stream")  # a client's file: never a page
 
     @router.delete("/jobs/{id}", status_code=204, summary="Cancel and delete a job", **examples.empty_responses())
     async def forget(id: JobId) -> Response:

@@ -169,6 +169,12 @@ class JobDocument(_Schema):
     stage: Literal["waiting", "decoding", "spectra", "network", "explaining"]
     progress: float = Field(ge=0, le=1)
     queue: int = Field(ge=0)
+    file: str
+    model: str
+    question: dict[str, str | None]
+    of: str | None
+    derived: list[str]
+    kept: bool
     links: JobLinks
     result: dict[str, Any] | None = None
     error: ProblemDocument | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import soundfile as sf
 from click.testing import CliRunner
@@ -17,8 +18,10 @@ from serving import Server, alike, read_events
 
 from genretree import __version__, load_bundle
 from genretree.cli import main
+from genretree.corpus.manifest import read_manifest
 from genretree.explanation import explain
 from genretree.service.http import schemas
+from small_corpus import TREE
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +55,7 @@ def test_models_and_limits(server: Server) -> None:
     assert content["models"][0]["id"] == content["models"][1]["id"]  # the same weights
     assert content["models"][0]["classes"] == [2, 4, 5]
     assert content["models"][0]["methods"][:2] == ["occlusion", "gradcam"]
+    assert content["corrections"]
     assert content["limits"] == {"upload_bytes": 200 << 20, "seconds": 3600, "files": 16}
 
 
@@ -289,3 +293,27 @@ def test_a_file_that_is_not_kept_can_not_be_used_again(server: Server, song: Pat
     assert (job["kept"], job["result"]["cover"]) == (False, None)
     check_problem(server.client.get(f"/v1/jobs/{job['id']}/file"), 404, "not_found")
     check_problem(server.client.post("/v1/jobs", params={"of": job["id"]}), 404, "not_found")
+
+
+def test_corrections_become_a_table_for_the_next_training(server: Server, song: Path) -> None:
+    job = run_job(server, files={"file": ("=a, song.mp3", song.read_bytes())}, keep=True)
+    address = f"/v1/jobs/{job['id']}/correction"
+    content = check(schemas.Correction, server.client.post(address, params={"genre": "Calm > Drone"}))
+    assert content == {"file": "=a, song.mp3", "genre": ["Calm", "Drone"], "corrections": 1}
+    assert check(schemas.Correction, server.client.post(address, params={"genre": "bells"}))["corrections"] == 1
+    assert "did you mean" in check_problem(server.client.post(address, params={"genre": "Bels"}), 422, "taxonomy")
+    check_problem(server.client.post(address), 422, "bad_request")
+    command = psutil.Process(server.process.pid).cmdline()
+    table = Path(command[command.index("--corrections") + 1]) / "corrections.csv"
+    manifest = read_manifest(table, TREE)
+    assert not manifest.rejected
+    (track,) = manifest.tracks
+    assert TREE.leaves[track.leaf] == ("Calm", "Bells")
+    assert track.path.read_bytes() == song.read_bytes()
+    assert track.path.suffix == ".mp3"
+    assert track.metadata["predicted"] == " > ".join(job["result"]["path"])
+    removed = check(schemas.Correction, server.client.delete(address))
+    assert removed == {"file": "=a, song.mp3", "genre": None, "corrections": 0}
+    assert not track.path.exists()
+    server.client.delete(f"/v1/jobs/{job['id']}")
+    check_problem(server.client.post(address, params={"genre": "Bells"}), 404, "not_found")

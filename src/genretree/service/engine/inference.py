@@ -21,6 +21,7 @@ from genretree.models.runtime.types import Precision, RuntimeChoice
 from genretree.parallel import shared_by
 from genretree.prediction.predict import SliceScores, as_prediction
 from genretree.service.config import Limits
+from genretree.service.corrections import Corrections
 from genretree.service.engine.loaded_models import LoadedModel, load_models
 from genretree.service.errors import Problem, busy, file_problem, unavailable
 from genretree.service.metrics import Metrics
@@ -64,12 +65,15 @@ class Service:
     limits : Limits
     runtime, precision : str
         Arguments of `load_bundle`, for predictions. Explanations are computed in float32.
+    corrections : Corrections, optional
+        Where to keep corrected genres; without it the service takes none.
     """
 
     bundles: Sequence[str | Path]
     limits: Limits = field(default_factory=Limits)
     runtime: RuntimeChoice = "auto"
     precision: Precision = "auto"
+    corrections: Corrections | None = None
 
     def __post_init__(self) -> None:
         self.metrics = Metrics()

@@ -12,14 +12,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from genretree.explanation.api import check_question
+from genretree.service.corrections import Corrections
 from genretree.service.engine.inference import Service
-from genretree.service.engine.jobs import AUDIO_NAME, Jobs, JobType, iter_events
+from genretree.service.engine.jobs import AUDIO_NAME, Job, Jobs, JobType, iter_events
 from genretree.service.engine.loaded_models import LoadedModel, check_method, find_model, taxonomy_tree
 from genretree.service.errors import Problem
 from genretree.service.http import examples, schemas
 from genretree.service.http.file_response import RangeFileResponse
 from genretree.service.http.uploads import receive_files
 from genretree.service.storage import Upload, folder_missing
+from genretree.taxonomy import format_path
 
 T = TypeVar("T")
 ModelName = Annotated[str | None, Query(description="Name of a model (default: the first).", max_length=255)]
@@ -56,6 +58,7 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
     """Build the routes of a service."""
     router = APIRouter(prefix="/v1")
     limits = service.limits
+    correcting = asyncio.Lock()  # the table is read, changed and written as a whole
 
     def receive(request: Request, max_files: int | None = None) -> AbstractAsyncContextManager[list[Upload]]:
         return receive_files(request, limits, service.folder, service.storage, max_files)
@@ -64,7 +67,11 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
     async def models() -> Response:
         request_limits = {"upload_bytes": limits.upload_bytes, "seconds": limits.seconds, "files": limits.files}
         return JSONResponse(
-            {"models": [dict(loaded.metadata) for loaded in service.models.values()], "limits": request_limits}
+            {
+                "models": [dict(loaded.metadata) for loaded in service.models.values()],
+                "limits": request_limits,
+                "corrections": service.corrections is not None,
+            }
         )
 
     @router.get("/tree", summary="The genre tree of a model", **examples.json_responses("tree", schemas.Tree, 404, 422))
@@ -210,6 +217,42 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
         if not (job.keep and job.upload.exists()):
             raise Problem("not_found", "this job keeps no file")
         return RangeFileResponse(job.upload, media_type="application/octet-stream")  # a client's file: never a page
+
+    @router.post(
+        "/jobs/{id}/correction",
+        summary="Keep the right genre of a job's file for the next training",
+        **examples.json_responses("correction", schemas.Correction, 404, 503),
+    )
+    async def correct(
+        id: JobId, genre: Annotated[str, Query(max_length=1000, description="Leaf of the tree, by name or path.")]
+    ) -> Response:
+        job, corrections = correctable(id)
+        taxonomy = find_model(service.models, job.model).bundle.taxonomy
+        leaf = taxonomy.leaves[taxonomy.find_leaf(genre)]
+        result = job.result or {}
+        metadata = {**result.get("tags", {}), "predicted": format_path(result.get("path", ())), "model": job.model}
+        async with correcting:
+            saved = await asyncio.to_thread(corrections.add, job.upload, leaf, job.name, metadata)
+        return JSONResponse({"file": job.name, "genre": list(leaf), "corrections": saved})
+
+    @router.delete(
+        "/jobs/{id}/correction",
+        summary="Remove the correction of a job's file",
+        **examples.json_responses("correction", schemas.Correction, 404),
+    )
+    async def uncorrect(id: JobId) -> Response:
+        job, corrections = correctable(id)
+        async with correcting:
+            saved = await asyncio.to_thread(corrections.remove, job.upload, job.name)
+        return JSONResponse({"file": job.name, "genre": None, "corrections": saved})
+
+    def correctable(id: str) -> tuple[Job, Corrections]:
+        job = jobs.find(id)
+        if service.corrections is None:
+            raise Problem("not_found", "this service keeps no corrections; start it with a folder for them")
+        if not (job.keep and job.upload.exists()):
+            raise Problem("not_found", "this job keeps no file; upload the file again")
+        return job, service.corrections
 
     @router.delete("/jobs/{id}", status_code=204, summary="Cancel and delete a job", **examples.empty_responses())
     async def forget(id: JobId) -> Response:

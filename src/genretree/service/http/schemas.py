@@ -116,10 +116,19 @@ class RequestLimits(_Schema):
 
 
 class Models(_Schema):
-    """All models, the default first, and the limits."""
+    """All models, the default first, the limits, and whether corrections are kept."""
 
     models: list[ModelInfo]
     limits: RequestLimits
+    corrections: bool
+
+
+class Correction(_Schema):
+    """The genre that was saved for a file, and the number of corrections; null if it was removed."""
+
+    file: str
+    genre: list[str] | None
+    corrections: int
 
 
 class Node(_Schema):

@@ -23,7 +23,6 @@ from genretree.sound.decode import iter_blocks, probe
 from genretree.sound.features import IMAGES
 from genretree.sound.slices import SliceImages, skip_silent, slice_blocks, slice_track, stack_slices
 
-
 _COVER_SIZE = 160  # pixels
 _MAX_COVER_PIXELS = 5000 * 5000
 _MAX_TAG_LENGTH = 300

@@ -28,6 +28,7 @@ from playwright.sync_api import Browser, Page, Request, Route, expect, sync_play
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.store import Store
 from genretree.settings import SAMPLE_RATE
+from genretree.taxonomy import Taxonomy, display_level, display_name
 from genretree.training.train import train
 from small_corpus import TREE, synthesise
 
@@ -597,6 +598,21 @@ def test_a_wrong_genre_is_corrected(visit: Callable[..., Page], song: Path, star
     page.get_by_role("button", name="Undo").click()
     expect(page.locator(".correct")).not_to_contain_text("Saved")
     assert not track.path.exists()
+
+
+def test_names_are_written_as_in_python(shown: Page) -> None:
+    names = [name for tree in ("ccmusic", "general") for path in Taxonomy.builtin(tree).leaves for name in path]
+    names += ["rnb_and_soul", "", "Non_", "NON_stop", "R_RNB", "électro_pop"]
+    levels = [["fst_level", 0, 3], ["sec_level", 1, 3], ["level_2", 1, 2], ["mood_group", 0, 2], ["level_5", 4, 5]]
+    written = shown.evaluate(
+        """async ([names, levels]) => {
+          const words = await import("./static/words.js");
+          return [names.map(words.nodeName), levels.map(each => words.levelName(...each))];
+        }""",
+        [names, levels],
+    )
+    assert written[0] == [display_name(name) for name in names]
+    assert written[1] == [display_level(*each) for each in levels]  # type: ignore[arg-type]
 
 
 def test_the_example_is_classified(visit: Callable[..., Page]) -> None:

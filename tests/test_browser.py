@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from accessibility import find_serious
 from genretree.corpus.store import Store
 from genretree.evaluation.evaluate import compare_evaluations, evaluate
 from genretree.evaluation.report import save_evaluation
@@ -74,6 +75,7 @@ def test_a_report_opens_whole_on_any_screen(browser: Browser, report: Path, widt
     assert page.get_by_text("artist-disjoint").first.is_visible()
     page.get_by_text("Settings and versions").first.click()
     assert page.get_by_text("min_samples_leaf").first.is_visible()
+    assert find_serious(page) == []
     page.close()
 
 

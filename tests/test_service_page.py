@@ -25,6 +25,7 @@ from mutagen.id3 import APIC, ID3, TIT2, TPE1
 from PIL import Image
 from playwright.sync_api import Browser, Page, Request, Route, expect, sync_playwright
 
+from accessibility import find_serious, require_axe
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.store import Store
 from genretree.settings import SAMPLE_RATE
@@ -404,6 +405,22 @@ def test_the_page_is_accessible_to_screen_readers(shown: Page) -> None:
     assert small == 0
 
 
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1400, "light")])
+def test_axe_finds_nothing_serious(
+    shown: Page, many: Page, visit: Callable[..., Page], width: int, scheme: Literal["dark", "light"]
+) -> None:
+    require_axe()
+    start = visit(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    expect(start.locator("#names")).to_contain_text("Fast beat")
+    for page in (start, shown, many):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        page.wait_for_timeout(100)
+        assert find_serious(page) == []
+        page.set_viewport_size({"width": 1280, "height": 800})
+        page.emulate_media(color_scheme="light")
+
+
 @pytest.fixture(scope="module")
 def tagged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A song with a title, an artist and a cover."""
@@ -485,6 +502,7 @@ def test_two_tracks_are_compared_and_the_address_survives(
     expect(many.locator("#compare-title")).to_be_focused()
     expect(many.locator("#compare .path")).to_have_count(2)
     shoot(many, "compare-1400-light")
+    assert find_serious(many) == []
     many.reload()
     expect(many.locator("#compare .path")).to_have_count(2, timeout=WAIT)
     many.go_back()
@@ -541,6 +559,7 @@ def test_a_result_is_shared_as_a_picture_and_as_a_page(many: Page, browser: Brow
     assert page.evaluate(BROKEN) == 0
     assert page.evaluate(OVERFLOW) <= 0
     assert page.locator("script, button, input").count() == 0
+    assert find_serious(page) == []
     assert set(requests) <= {"file", "data"}
     page.close()
 

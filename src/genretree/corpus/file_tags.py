@@ -83,16 +83,16 @@ def _iter_pictures(file: Any) -> Iterator[tuple[int, bytes]]:
 
     for picture in getattr(file, "pictures", ()):  # flac
         yield int(picture.type), picture.data
-    tags = getattr(file, "tags", None)
+    tags: Any = getattr(file, "tags", None) or {}
     if hasattr(tags, "getall"):  # ID3
         for frame in tags.getall("APIC"):
             yield int(frame.type), frame.data
-        return
-    for data in (tags or {}).get("covr", []) if hasattr(tags, "get") else []:  # MP4
-        yield _FRONT_COVER, bytes(data)
-    for text in (tags or {}).get("metadata_block_picture", []) if hasattr(tags, "get") else []:  # Vorbis comments
-        picture = Picture(base64.b64decode(text))
-        yield int(picture.type), picture.data
+    elif hasattr(tags, "get"):
+        for data in tags.get("covr") or []:  # MP4
+            yield _FRONT_COVER, bytes(data)
+        for text in tags.get("metadata_block_picture") or []:  # Vorbis comments
+            picture = Picture(base64.b64decode(text))
+            yield int(picture.type), picture.data
 
 
 def _join(values: Iterable[Any]) -> str:

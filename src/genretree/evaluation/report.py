@@ -101,7 +101,7 @@ def confusion_pngs(evaluation: Evaluation) -> dict[str, bytes]:
 
 
 def _draw_confusions(evaluation: Evaluation) -> dict[str, list[bytes]]:
-    plots = {}
+    plots: dict[str, list[bytes]] = {}
     for unit in UNITS:
         levels = getattr(evaluation, unit).levels
         plots[unit] = [

@@ -19,10 +19,13 @@ function pause(seconds, signal) {
   });
 }
 
+const running = new Set(); // ids of explanations
+
 // Run a job on a track and return its result. `onState` gets { stage, progress, queue }, and `wait` (seconds) while the
 // server is busy.
 export async function runJob(track, query, onState, signal) {
   const job = await submit(track, query, onState, signal);
+  if (job.do === "explain") running.add(job.id);
   try {
     return await follow(job, onState, signal);
   } catch (error) {
@@ -31,6 +34,8 @@ export async function runJob(track, query, onState, signal) {
       if (track.job === job.id) track.setJob(null);
     }
     throw error;
+  } finally {
+    running.delete(job.id);
   }
 }
 
@@ -117,3 +122,6 @@ export async function downloadResult(result, signal) {
 export function deleteJob(id) {
   call(`v1/jobs/${id}`, { method: "DELETE", keepalive: true }).catch(() => {}); // otherwise it expires later
 }
+
+// Explanations take long, and a closed page would keep others waiting. A reloaded page asks again.
+addEventListener("pagehide", () => running.forEach(deleteJob));

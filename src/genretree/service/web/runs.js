@@ -114,6 +114,8 @@ export class Run extends EventTarget {
       await this.step("answer", async (onState, signal) => this.readAnswer(await result(onState, signal), signal));
     } else if (job.question.node === null) {
       this.resuming = this.step("why", async (onState, signal) => this.readWhy(await result(onState, signal), signal));
+      await this.resuming;
+      if (["cancelled", "not_found"].includes(this.why.error?.kind)) await this.explain(); // by the page before a reload
     } else {
       const before = this.resuming;
       this.resuming = (async () => {

@@ -183,6 +183,7 @@ async function buildPage(track, run, body) {
       "aria-label",
     ])
       element.removeAttribute(name);
+  for (const tree of copy.querySelectorAll(".tree")) tree.tabIndex = 0; // it scrolls on narrow screens
   for (const image of copy.querySelectorAll("img")) image.src = await dataUrl(blobOf(image.src));
   const path = surePath(run.answer.prediction, sureness());
   // As text, because the page's policy also holds for documents that it makes.

@@ -147,6 +147,8 @@ def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
 
     yield open_page
     for page in pages:
+        if page.url.startswith(address):  # as a browser does, but a page closed by the driver does not: end its jobs
+            page.evaluate("dispatchEvent(new Event('pagehide'))")
         page.close()
 
 
@@ -165,7 +167,9 @@ def _until(page: Page, condition: str) -> None:
 
 
 def _explained(page: Page) -> None:
-    expect(page.locator("[role=tabpanel]:not([hidden]) img").first).to_be_visible(timeout=WAIT)
+    expect(page.locator("[role=tabpanel]:not([hidden]) img").first).to_be_visible(
+        timeout=2 * WAIT
+    )  # others may be ahead
 
 
 # Record the text of the progress and the value of its bar.

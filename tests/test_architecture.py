@@ -79,7 +79,7 @@ IMPORT_ORDER = {
     ],
     "embedding": ["embedders", "backbones", "table", "neighbours", "stores"],
     "library": ["tags", "database", "scan", "plan", "apply"],
-    "service": ["config", "errors", "metrics", "storage", "workers", "engine", "http"],
+    "service": ["config", "errors", "metrics", "storage", "corrections", "workers", "engine", "http"],
 }
 SOURCE = Path(genretree.__file__).parent
 DOCS = Path(__file__).parents[1] / "docs"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from accessibility import find_serious
 from genretree.corpus.store import Store
 from genretree.evaluation.evaluate import compare_evaluations, evaluate
 from genretree.evaluation.report import save_evaluation
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.slow
 
 BROKEN = "[...document.images].filter(image => !image.complete || !image.naturalWidth).length"
 OVERFLOW = "document.documentElement.scrollWidth - window.innerWidth"
+CUT_OFF = "[...document.querySelectorAll('.wide')].filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerText)"
 # Whatever the page names outside itself would be fetched from a network.
 OUTSIDE = "performance.getEntriesByType('resource').map(entry => entry.name).filter(name => !name.startsWith('data:'))"
 
@@ -50,7 +52,7 @@ def report(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_evaluation(found[0], folder / "out", store, (found[1], compare_evaluations(*found)))
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1400, "light")])
 def test_a_report_opens_whole_on_any_screen(browser: Browser, report: Path, width: int, scheme: str) -> None:
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
     problems: list[str] = []
@@ -63,10 +65,17 @@ def test_a_report_opens_whole_on_any_screen(browser: Browser, report: Path, widt
     assert page.evaluate("document.images.length") > 20
     assert page.evaluate(OUTSIDE) == []
     assert page.evaluate(OVERFLOW) <= 0, "wider than the window"
-    assert page.get_by_text("Hardest tracks").is_visible()
+    assert page.get_by_role("heading", name="Hardest tracks").first.is_visible()
+    if width >= 1400:
+        assert page.evaluate(CUT_OFF) == []
+    assert page.locator("audio").count() >= 1
+    anchors = page.locator("nav a").evaluate_all("all => all.map(a => a.hash.slice(1))")
+    assert page.evaluate("ids => ids.filter(id => !document.getElementById(id))", anchors) == []
+    assert page.locator(".lead").inner_text().startswith("Best of 2: ")
     assert page.get_by_text("artist-disjoint").first.is_visible()
     page.get_by_text("Settings and versions").first.click()
     assert page.get_by_text("min_samples_leaf").first.is_visible()
+    assert find_serious(page) == []
     page.close()
 
 

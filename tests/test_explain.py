@@ -43,7 +43,7 @@ from genretree.explanation.methods.occlusion import cells, gather_cells, occlude
 from genretree.explanation.methods.registry import choose_method
 from genretree.explanation.methods.shapley import compute_shapley_values, shapley_weights, subsets
 from genretree.explanation.render.clips import keep_bands, relevant_bands
-from genretree.explanation.render.page import encode, save_explanation
+from genretree.explanation.render.page import save_explanation
 from genretree.explanation.similar.neighbours import build_index
 from genretree.explanation.slices import TrackSlices, read_file, read_track, score
 from genretree.explanation.survey import survey
@@ -54,6 +54,7 @@ from genretree.models.families.cnn import CnnSettings
 from genretree.models.neural.network import GenreNetwork, NetworkModel, build_head
 from genretree.models.pretrained import musicnn_features
 from genretree.settings import SAMPLE_RATE, ImageSettings
+from genretree.sound.encode import encode_ogg
 from genretree.sound.features import Inputs
 from genretree.sound.spectra import compute_spectra
 from genretree.taxonomy import Taxonomy
@@ -740,6 +741,6 @@ def test_encoding_preserves_length() -> None:
     import io
 
     y = synthesise("Drone", 0, 3.3)
-    decoded, sr = sf.read(io.BytesIO(encode(y)))
+    decoded, sr = sf.read(io.BytesIO(encode_ogg(y)))
     assert sr == SAMPLE_RATE
     assert len(decoded) == pytest.approx(len(y), abs=SAMPLE_RATE * 0.02)

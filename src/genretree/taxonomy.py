@@ -392,6 +392,63 @@ def format_path(path: Sequence[str]) -> str:
     return " > ".join(path)
 
 
+_WRITTEN = {"Classic": "Classical", "Non_classic": "Non-classical"}  # also in service/web/words.js
+_COUNTED = re.compile(r"level[ _-]?\d|(?:fst|sec|thr)_level(?:_label)?")
+_LEVELS = (("Genre",), ("Genre", "Subgenre"), ("Branch", "Genre", "Subgenre"), ("Branch", "Genre", "Subgenre", "Style"))
+
+
+def display_name(name: str) -> str:
+    """Write a node's name as people do.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from genretree.taxonomy import display_name
+    >>> display_name("Adult_alternative_rock"), display_name("Non_classic"), display_name("Soul_or_RnB")
+    ('Adult alternative rock', 'Non-classical', 'Soul or R&B')
+    """
+    if name in _WRITTEN:
+        return _WRITTEN[name]
+    spaced = re.sub(r"\bRnB\b", "R&B", name.replace("_", " "), flags=re.IGNORECASE)
+    spaced = re.sub(r"^non (?=\S)", "Non-", spaced, flags=re.IGNORECASE)
+    return spaced[:1].upper() + spaced[1:]
+
+
+def display_path(path: Sequence[str]) -> str:
+    """Write a node path as people do: `Non-classical > Rock > Soft rock`."""
+    return format_path([display_name(name) for name in path])
+
+
+def display_text(text: str) -> str:
+    """Write the names of nodes in a sentence as people do."""
+    return re.sub(
+        r"\w+", lambda word: display_name(word[0]) if "_" in word[0] or word[0] in _WRITTEN else word[0], text
+    )
+
+
+def display_level(name: str, level: int, depth: int) -> str:
+    """Name a level: by its own name, unless that only counts levels (`level_2`, `sec_level`).
+
+    Parameters
+    ----------
+    name : str
+    level : int
+        Index from the root down.
+    depth : int
+        Number of levels of the tree.
+    """
+    if not _COUNTED.fullmatch(name):
+        return display_name(name)
+    return _LEVELS[depth - 1][level] if depth <= len(_LEVELS) and level < depth else f"Level {level + 1}"
+
+
 def drop_unspecified(path: NodePath) -> NodePath:
     """Return a path without the leaf `UNSPECIFIED` at its end."""
     return path[:-1] if path and path[-1] == UNSPECIFIED else path

@@ -59,7 +59,8 @@ def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(bundles: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service as the command starts it, with two workers."""
-    words = [*map(str, bundles), "--workers", "2"]
+    corrections = tmp_path_factory.mktemp("corrections") / "kept"
+    words = [*map(str, bundles), "--workers", "2", "--corrections", str(corrections)]
     with Server(tmp_path_factory.mktemp("tmp"), words) as server:
         yield server
 

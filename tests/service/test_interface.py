@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import soundfile as sf
 from click.testing import CliRunner
@@ -18,9 +19,11 @@ from serving import Server, alike, read_events
 
 from genretree import __version__, load_bundle
 from genretree.cli import main
+from genretree.corpus.manifest import read_manifest
 from genretree.explanation import explain
 from genretree.service.http import schemas
 from genretree.settings import SAMPLE_RATE
+from small_corpus import TREE
 
 pytestmark = pytest.mark.slow
 
@@ -54,6 +57,7 @@ def test_models_and_limits(server: Server) -> None:
     assert content["models"][0]["id"] == content["models"][1]["id"]  # the same weights
     assert content["models"][0]["classes"] == [2, 4, 5]
     assert content["models"][0]["methods"][:2] == ["occlusion", "gradcam"]
+    assert content["corrections"]
     assert content["limits"] == {"upload_bytes": 200 << 20, "seconds": 3600, "files": 16}
 
 
@@ -261,3 +265,84 @@ def test_health_metrics_page_and_document(server: Server) -> None:
     check_problem(wrong, 405, "not_allowed")
     assert wrong.headers["allow"] == "DELETE, GET"
     check_problem(server.client.post("/v1/predict", params={"min_confidence": "much"}), 422, "bad_request")
+
+
+def run_job(server: Server, **params: Any) -> dict[str, Any]:
+    """Create a job, wait for it, and return its document."""
+    files = params.pop("files", None)
+    answer = server.client.post("/v1/jobs", files=files, params=params)
+    assert answer.status_code == 202, answer.text
+    job = check(schemas.JobDocument, answer)
+    with server.client.stream("GET", job["links"]["events"]) as stream:
+        read_events(stream)
+    return check(schemas.JobDocument, server.client.get(job["links"]["self"]))
+
+
+def test_a_kept_file_serves_further_jobs_until_its_job_is_deleted(server: Server, song: Path, tmp_path: Path) -> None:
+    tagged = tmp_path / "tagged.mp3"
+    tagged.write_bytes(song.read_bytes())
+    tag_with_cover(tagged)
+    first = run_job(server, files={"file": ("a song.mp3", tagged.read_bytes())}, keep=True)
+    assert (first["file"], first["model"], first["kept"], first["of"]) == ("a song.mp3", "first", True, None)
+    result = first["result"]
+    assert result["tags"] == {"title": "A title", "artist": "An artist"}
+    assert result["seconds"] == pytest.approx(9.0, abs=0.1)
+    assert Image.open(io.BytesIO(server.client.get(result["cover"]).content)).size == (160, 160)
+    kept = server.client.get(f"/v1/jobs/{first['id']}/file")
+    assert kept.content == tagged.read_bytes()
+    assert kept.headers["content-type"] == "application/octet-stream"
+    second = run_job(server, of=first["id"], do="explain", node="Drone")
+    assert second["status"] == "done"
+    assert (second["of"], second["file"], second["question"]["node"]) == (first["id"], "a song.mp3", "Drone")
+    assert run_job(server, of=first["id"], model="second")["model"] == "second"
+    state = server.client.get(f"/v1/jobs/{first['id']}").json()
+    assert state["derived"][0] == second["id"]
+    assert len(state["derived"]) == 2
+    assert server.client.delete(f"/v1/jobs/{first['id']}").status_code == 204
+    for id in (first["id"], *state["derived"]):
+        check_problem(server.client.get(f"/v1/jobs/{id}"), 404, "not_found")
+        assert f"job-{id}" not in server.left()
+    check_problem(server.client.post("/v1/jobs", params={"of": first["id"]}), 404, "not_found")
+
+
+def tag_with_cover(path: Path) -> None:
+    """Write title, artist and a picture into an mp3."""
+    from mutagen.id3 import APIC, ID3, TIT2, TPE1
+
+    picture = io.BytesIO()
+    Image.new("RGB", (400, 400), "teal").save(picture, "JPEG")
+    tags = ID3()
+    for frame in (TIT2(text="A title"), TPE1(text="An artist"), APIC(3, "image/jpeg", 3, "", picture.getvalue())):
+        tags.add(frame)
+    tags.save(path)
+
+
+def test_a_file_that_is_not_kept_can_not_be_used_again(server: Server, song: Path) -> None:
+    job = run_job(server, files=upload(song, field="file"))
+    assert (job["kept"], job["result"]["cover"]) == (False, None)
+    check_problem(server.client.get(f"/v1/jobs/{job['id']}/file"), 404, "not_found")
+    check_problem(server.client.post("/v1/jobs", params={"of": job["id"]}), 404, "not_found")
+
+
+def test_corrections_become_a_table_for_the_next_training(server: Server, song: Path) -> None:
+    job = run_job(server, files={"file": ("=a, song.mp3", song.read_bytes())}, keep=True)
+    address = f"/v1/jobs/{job['id']}/correction"
+    content = check(schemas.Correction, server.client.post(address, params={"genre": "Calm > Drone"}))
+    assert content == {"file": "=a, song.mp3", "genre": ["Calm", "Drone"], "corrections": 1}
+    assert check(schemas.Correction, server.client.post(address, params={"genre": "bells"}))["corrections"] == 1
+    assert "did you mean" in check_problem(server.client.post(address, params={"genre": "Bels"}), 422, "taxonomy")
+    check_problem(server.client.post(address), 422, "bad_request")
+    command = psutil.Process(server.process.pid).cmdline()
+    table = Path(command[command.index("--corrections") + 1]) / "corrections.csv"
+    manifest = read_manifest(table, TREE)
+    assert not manifest.rejected
+    (track,) = manifest.tracks
+    assert TREE.leaves[track.leaf] == ("Calm", "Bells")
+    assert track.path.read_bytes() == song.read_bytes()
+    assert track.path.suffix == ".mp3"
+    assert track.metadata["predicted"] == " > ".join(job["result"]["path"])
+    removed = check(schemas.Correction, server.client.delete(address))
+    assert removed == {"file": "=a, song.mp3", "genre": None, "corrections": 0}
+    assert not track.path.exists()
+    server.client.delete(f"/v1/jobs/{job['id']}")
+    check_problem(server.client.post(address, params={"genre": "Bells"}), 404, "not_found")

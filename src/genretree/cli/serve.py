@@ -64,6 +64,11 @@ _MB = 1 << 20
 @click.option(
     "--keep", type=click.FloatRange(0.01), default=30, show_default=True, help="Minutes until finished jobs expire."
 )
+@click.option(
+    "--corrections",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for genres that users correct on the page, with the audio: corrections.csv is for prepare.",
+)
 @click.option("--batch", type=click.IntRange(0), help="Deprecated: has no effect.")
 @runtime_options("auto", "auto")
 @download_option
@@ -78,6 +83,7 @@ def serve(
     runtime: RuntimeChoice,
     precision: Precision,
     download: bool,
+    corrections: Path | None,
     **options: Any,
 ) -> None:
     """Serve a web page and an HTTP interface for one BUNDLE or several (folders, or Hub names).
@@ -94,6 +100,7 @@ def serve(
         raise MissingExtraError(error.name or "a package", "serve") from error
     from genretree.bundle.hub import find_bundle
     from genretree.service.config import Limits
+    from genretree.service.corrections import Corrections
     from genretree.service.engine.inference import Service
 
     if options["batch"] is not None:
@@ -117,7 +124,8 @@ def serve(
     )
     with open_socket(host, port) as sock:
         check_token(token, is_local(sock), no_token)
-        service = Service(bundles, limits, runtime, precision)
+        kept = None if corrections is None else Corrections(corrections)
+        service = Service(bundles, limits, runtime, precision, kept)
         address = service_url(sock, allow_host)
         names = ", ".join(service.models)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +19,7 @@ _NAMES = {
     "albumartist": ("TPE2", "album artist", "WM/AlbumArtist"),
     "compilation": ("TCMP", "cpil", "WM/IsCompilation"),
 }
+_FRONT_COVER = 3  # in ID3 and flac
 _MATROSKA = b"\x1a\x45\xdf\xa3"
 _MAX_CHUNKS = 1000  # of a wav, searched for INFO
 _MAX_INFO = 1 << 20  # bytes of INFO to read
@@ -49,6 +51,48 @@ def read_tags(path: Path, fields: Sequence[str] = ("artist", "album", "title")) 
         if any(tags_found.values()):
             return {name: value for name, value in tags_found.items() if value}
     return {}
+
+
+def read_cover(path: Path) -> bytes:
+    """Read the cover picture from the tags of an mp3, flac, ogg, opus or m4a file.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    bytes
+        The content of the picture file; empty if there is none, or the tags cannot be read.
+    """
+    try:
+        check_tags(path)
+        import mutagen
+
+        tags = mutagen.File(path)
+        pictures = list(_iter_pictures(tags))
+    except Exception:
+        return b""
+    # Type 3 is the front cover; other pictures may be of the artist or the label.
+    return min(pictures, key=lambda picture: picture[0] != _FRONT_COVER, default=(0, b""))[1]
+
+
+def _iter_pictures(file: Any) -> Iterator[tuple[int, bytes]]:
+    """Yield type and content of the pictures in a file's tags."""
+    from mutagen.flac import Picture
+
+    for picture in getattr(file, "pictures", ()):  # flac
+        yield int(picture.type), picture.data
+    tags: Any = getattr(file, "tags", None) or {}
+    if hasattr(tags, "getall"):  # ID3
+        for frame in tags.getall("APIC"):
+            yield int(frame.type), frame.data
+    elif hasattr(tags, "get"):
+        for data in tags.get("covr") or []:  # MP4
+            yield _FRONT_COVER, bytes(data)
+        for text in tags.get("metadata_block_picture") or []:  # Vorbis comments
+            picture = Picture(base64.b64decode(text))
+            yield int(picture.type), picture.data
 
 
 def _join(values: Iterable[Any]) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from genretree.metrics.scores import CalibrationScores, LevelScores
 from genretree.settings import MODALITIES
+from genretree.taxonomy import display_level, display_name
 
 _INCHES_PER_CLASS = 0.42
 _BLUE, _ORANGE = "#00429d", "#e07b00"  # differ in lightness, for colour-blind readers and print
@@ -21,7 +22,14 @@ _ACCURACIES = ("train_accuracy_", "validation_accuracy_")
 _STYLES = ("-", "--", ":", "-.")
 
 
-def draw_confusion(level: LevelScores, unit: str, note: str = "", boundaries: Sequence[int] = ()) -> bytes:
+def _titled(levels: Sequence[LevelScores]) -> tuple[tuple[str, CalibrationScores], ...]:
+    depth = len(levels)
+    return tuple((display_level(level.name, at, depth), level.trust) for at, level in enumerate(levels))
+
+
+def draw_confusion(
+    level: LevelScores, unit: str, note: str = "", boundaries: Sequence[int] = (), title: str = ""
+) -> bytes:
     """Plot a level's confusion matrix: counts as text, row-normalised shares as colour.
 
     Parameters
@@ -33,10 +41,12 @@ def draw_confusion(level: LevelScores, unit: str, note: str = "", boundaries: Se
         `Evaluation.disjoint`, shown below the title.
     boundaries : sequence of int
         Indices of classes that begin another branch of the taxonomy; a line separates them.
+    title : str
+        By default the level's name.
     """
-    names = tuple(item.name.replace("_", " ") for item in level.classes)
+    names = tuple(display_name(item.name) for item in level.classes)
     confusion = tuple(map(tuple, level.confusion))
-    return _draw_counts(level.name, level.accuracy, names, confusion, unit, note, tuple(boundaries))
+    return _draw_counts(title or level.name, level.accuracy, names, confusion, unit, note, tuple(boundaries))
 
 
 # The files and report of an evaluation and the report of a comparison show the same plots.
@@ -111,7 +121,7 @@ def _level_of(name: str) -> str:
 
 def draw_reliability(levels: Sequence[LevelScores]) -> bytes:
     """Plot reliability diagrams, one for each level: accuracy over confidence, before and after calibration."""
-    return _draw_reliability(tuple((level.name, level.trust) for level in levels))
+    return _draw_reliability(_titled(levels))
 
 
 @lru_cache(maxsize=16)
@@ -139,7 +149,7 @@ def _draw_reliability(levels: tuple[tuple[str, CalibrationScores], ...]) -> byte
 
 def draw_coverage(levels: Sequence[LevelScores]) -> bytes:
     """Plot accuracy over coverage, the share of examples with the highest confidence, one curve for each level."""
-    return _draw_coverage(tuple((level.name, level.trust) for level in levels))
+    return _draw_coverage(_titled(levels))
 
 
 @lru_cache(maxsize=16)

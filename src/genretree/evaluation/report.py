@@ -9,19 +9,24 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from genretree.corpus.store import Store
+from genretree.errors import SoundError
 from genretree.evaluation.evaluate import Evaluation, ItemResult, describe_pair
 from genretree.evaluation.plots import draw_confusion, draw_coverage, draw_history, draw_reliability, draw_strip
-from genretree.files import printable_text, write_text
+from genretree.files import printable_text, sha256_file, write_text
 from genretree.metrics.calibration import UNITS
 from genretree.metrics.scores import Difference
 from genretree.parallel import command_line
-from genretree.taxonomy import format_path
+from genretree.settings import HOP_LENGTH, SAMPLE_RATE
+from genretree.sound.decode import iter_blocks
+from genretree.sound.encode import encode_ogg
+from genretree.taxonomy import display_level, display_name, display_path, display_text, format_path
 
 _N_HARDEST = 6
 _N_PAIRS = 4
@@ -96,13 +101,14 @@ def confusion_pngs(evaluation: Evaluation) -> dict[str, bytes]:
 
 
 def _draw_confusions(evaluation: Evaluation) -> dict[str, list[bytes]]:
-    return {
-        unit: [
-            draw_confusion(level, unit, evaluation.disjoint, level.branches)
-            for level in getattr(evaluation, unit).levels
+    plots: dict[str, list[bytes]] = {}
+    for unit in UNITS:
+        levels = getattr(evaluation, unit).levels
+        plots[unit] = [
+            draw_confusion(level, unit, evaluation.disjoint, level.branches, display_level(level.name, at, len(levels)))
+            for at, level in enumerate(levels)
         ]
-        for unit in UNITS
-    }
+    return plots
 
 
 def write_report(
@@ -153,10 +159,29 @@ def write_report(
         differences=dict(differences or {}),
         titles=dict(titles or {}),
         published=list(published),
+        date=datetime.now(UTC).astimezone().date().isoformat(),
+        verdict=summarise(evaluations),
         command=command_line(),
     )
     write_text(path, page)
     return path
+
+
+def summarise(evaluations: Sequence[Evaluation]) -> str:
+    """Return the result in a sentence: the accuracy of the best bundle at the deepest and the top level."""
+    unit = evaluations[0].units[0]
+    best = max(evaluations, key=lambda evaluation: getattr(evaluation, unit).overall)
+    scores = getattr(best, unit)
+    leaf, top = scores.levels[-1], scores.levels[0]
+    depth = len(scores.levels)
+    name = display_level(leaf.name, depth - 1, depth).lower()
+    low, high = (f"{100 * bound:.0f}" for bound in leaf.ci95)
+    words = (
+        f"{best.label}: the {name} is correct for {100 * leaf.accuracy:.0f} % of {scores.n} {unit}s ({low} to {high} %)"
+    )
+    if depth > 1:
+        words += f", the {display_level(top.name, 0, depth).lower()} for {100 * top.accuracy:.0f} %"
+    return f"Best of {len(evaluations)}: {words}." if len(evaluations) > 1 else f"{words}."
 
 
 def render(template: str, **content: Any) -> str:
@@ -171,7 +196,10 @@ def render(template: str, **content: Any) -> str:
         finalize=lambda value: printable_text(value) if type(value) is str else value,
     )
     environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
-    environment.filters["path"] = format_path
+    environment.filters["path"] = display_path
+    environment.filters["written"] = display_text
+    environment.filters["node"] = display_name
+    environment.globals["level_name"] = display_level
     return environment.get_template(template).render(**content)
 
 
@@ -194,7 +222,9 @@ def _view(evaluation: Evaluation, store: Store | None) -> dict[str, Any]:
 
 def _show_hardest(evaluation: Evaluation, store: Store | None) -> list[dict[str, Any]]:
     wrong = [item for item in _hardest_first(evaluation.outcomes) if not all(item.right)]
-    return [{"outcome": item, "picture": _picture(item, store)} for item in wrong[:_N_HARDEST]]
+    return [
+        {"outcome": item, "picture": _picture(item, store), "sound": _sound(item, store)} for item in wrong[:_N_HARDEST]
+    ]
 
 
 def _show_confused(evaluation: Evaluation, store: Store | None) -> list[dict[str, Any]]:
@@ -204,13 +234,36 @@ def _show_confused(evaluation: Evaluation, store: Store | None) -> list[dict[str
     pairs = []
     for (true, predicted), n in counts.most_common(_N_PAIRS):
         example = next(item for item in wrong if (item.true, item.predicted) == (true, predicted))
-        pairs.append({"n": n, "outcome": example, "picture": _picture(example, store)})
+        pairs.append({"n": n, "outcome": example, "picture": _picture(example, store), "sound": None})
     return pairs
 
 
 def _hardest_first(outcomes: Sequence[ItemResult]) -> list[ItemResult]:
     """Sort errors first, then by the probability of the true leaf, ascending."""
     return sorted(outcomes, key=lambda item: (all(item.right), item.true_probability))
+
+
+def _sound(outcome: ItemResult, store: Store | None) -> str | None:
+    """Return the audio of the slice of an outcome as a data URL, if the file is still where it was prepared from."""
+    if store is None or "file" not in store.tracks:
+        return None
+    track = int(store.slice_tracks[outcome.row])
+    path = Path(str(store.tracks["file"][track] or ""))
+    try:
+        if not path.is_file() or sha256_file(path) != store.tracks["sha256"][track]:
+            return None
+        start = round(float(store.starts[outcome.row]) * SAMPLE_RATE)
+        stop = start + store.settings.slice_frames * HOP_LENGTH
+        n, blocks = 0, []
+        for block in iter_blocks(path, salvage=True):
+            blocks.append(block[max(0, start - n) : max(0, stop - n)])
+            n += len(block)
+            if n >= stop:
+                break
+        y = np.concatenate(blocks)
+    except (OSError, SoundError, ValueError):
+        return None
+    return "data:audio/ogg;base64," + base64.b64encode(encode_ogg(y)).decode() if len(y) else None
 
 
 def _picture(outcome: ItemResult, store: Store | None) -> str | None:

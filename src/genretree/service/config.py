@@ -27,7 +27,7 @@ class Limits(Settings):
     explain_seconds: float = Field(900.0, gt=0, description="time limit of an explanation in seconds")
     waiting: int = Field(128, ge=0, description="maximum files in the decoding queue")
     waiting_explanations: int = Field(8, ge=0, description="maximum explanations in the queue")
-    jobs: int = Field(64, ge=1, description="maximum stored jobs")
+    jobs: int = Field(256, ge=1, description="maximum stored jobs")
     keep_seconds: float = Field(1800.0, gt=0, description="seconds until a finished job expires")
     connections: int = Field(256, ge=1, description="maximum simultaneous connections")
     header_bytes: int = Field(16 * 1024, ge=1024, description="maximum bytes of a request's headers")

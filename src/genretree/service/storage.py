@@ -10,6 +10,7 @@ import shutil
 import stat
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -104,14 +105,22 @@ class Storage:
     ----------
     limit : int
         Maximum bytes.
+
+    Attributes
+    ----------
+    make_room : callable
+        Called with the bytes to reserve if they exceed the limit; may delete files and release their bytes.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
+        self.make_room: Callable[[int], None] = lambda size: None
 
     def reserve(self, size: int) -> None:
         """Reserve bytes before they are written. Raises Problem (busy) if the limit is reached."""
+        if self.used + size > self.limit:
+            self.make_room(size)
         if self.used + size > self.limit:
             raise busy("the storage for uploads is full; try again later", 30)
         self.used += size

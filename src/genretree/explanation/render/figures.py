@@ -13,7 +13,7 @@ from genretree.evaluation.plots import make_figure, to_png
 from genretree.explanation.coordinates import FrequencyAxis, View
 from genretree.explanation.render.canvas import TITLES, Canvas, build_canvas
 from genretree.explanation.result import Explanation, Timeline
-from genretree.taxonomy import NodePath
+from genretree.taxonomy import NodePath, display_name, display_text
 
 _HEIGHTS: dict[View, float] = {"mel": 2.0, "cqt": 2.0, "chroma": 1.1, "mel_16k": 2.0}
 _HERTZ = (50, 100, 200, 500, 1000, 2000, 5000, 10000)
@@ -37,7 +37,7 @@ def draw_reason(explanation: Explanation, index: int = 0) -> bytes:
         draw_canvas(axes, canvas, relevance.axis, title)
     draw_timelines(rows[-1], explanation.timelines, explanation.track_slices.starts, explanation.track_slices.seconds)
     rows[-1].set_xlabel("seconds")
-    figure.suptitle(f"{reason.target.question.replace('_', ' ')} ({explanation.method}); orange: for, blue: against")
+    figure.suptitle(f"{display_text(reason.target.question)} ({explanation.method}); orange: for, blue: against")
     return shrink(to_png(figure))
 
 
@@ -84,7 +84,7 @@ def draw_timelines(axes: Any, timelines: Sequence[Timeline], starts: NDArray[np.
             axes.plot(
                 [start, start + seconds], [probability, probability], color=colour, linewidth=2.5, solid_capstyle="butt"
             )
-        axes.plot([], [], color=colour, label=timeline.node[-1].replace("_", " "))
+        axes.plot([], [], color=colour, label=display_name(timeline.node[-1]))
     axes.set_ylim(-0.03, 1.03)
     axes.set_ylabel("probability", fontsize=8)
     axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower left")
@@ -116,7 +116,7 @@ def draw_tree(explanation: Explanation) -> bytes:
         axes.plot(
             xs, ys, color=colour, linewidth=0.6 + 5 * probability, solid_joinstyle="round", zorder=1 + is_predicted
         )
-        name = f"{path[-1].replace('_', ' ')}  {probability:.0%}"
+        name = f"{display_name(path[-1])}  {probability:.0%}"
         weight = "bold" if is_predicted else "normal"
         axes.text(len(path) - 0.46, heights[path], name, va="center", fontsize=9, fontweight=weight, color=colour)
     axes.set_xlim(-0.1, max(map(len, probabilities)) + 0.55)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 import re
 from dataclasses import dataclass
@@ -18,12 +17,15 @@ from genretree.explanation.coordinates import View
 from genretree.explanation.render.canvas import TITLES, build_canvas
 from genretree.explanation.render.clips import cut_passage, keep_bands, write_clips
 from genretree.explanation.render.figures import as_png, draw_reason, draw_tree, relevance_to_rgba, ticks
+from genretree.explanation.render.tree_svg import tree_svg
 from genretree.explanation.result import Explanation, NodeExplanation, Relevance
 from genretree.explanation.sentences import Sentence
 from genretree.files import atomic_path, write_text
 from genretree.parallel import command_line
 from genretree.settings import SAMPLE_RATE
 from genretree.sound.decode import decode
+from genretree.sound.encode import encode_ogg
+from genretree.taxonomy import display_name
 
 MAX_EMBEDDED_SECONDS = 900.0  # the audio of longer tracks goes into a file next to the page
 _REASON = re.compile(r"reason-(\d+)\.png")
@@ -84,19 +86,19 @@ def write_page(explanation: Explanation, path: Path, y: Float32Array | None, com
     seconds = None if y is None else len(y) / SAMPLE_RATE
     source = None
     if y is not None and len(y) <= MAX_EMBEDDED_SECONDS * SAMPLE_RATE:
-        source = "data:audio/ogg;base64," + base64.b64encode(encode(y)).decode()
+        source = "data:audio/ogg;base64," + base64.b64encode(encode_ogg(y)).decode()
     elif y is not None:
-        write_bytes(path.with_suffix(".ogg"), encode(y))
+        write_bytes(path.with_suffix(".ogg"), encode_ogg(y))
         source = path.with_suffix(".ogg").name
     end = max(float(explanation.track_slices.starts[-1] + explanation.track_slices.seconds), seconds or 0.0)
     page = render(
         "explain.html.j2",
         explanation=explanation,
-        tree=data_url(draw_tree(explanation)),
+        tree=tree_svg(explanation),
         reasons=[_render_node(explanation, reason, end, y) for reason in explanation.reasons],
         lines=[
             {
-                "name": line.node[-1].replace("_", " "),
+                "name": display_name(line.node[-1]),
                 "line": line,
                 "bars": [
                     {
@@ -121,17 +123,6 @@ def write_page(explanation: Explanation, path: Path, y: Float32Array | None, com
     return path
 
 
-def encode(y: Float32Array, sr: int = SAMPLE_RATE) -> bytes:
-    """Encode mono audio as Ogg Vorbis at about 60 kbit/s."""
-    import soundfile
-
-    stream = io.BytesIO()
-    with soundfile.SoundFile(stream, "w", sr, 1, format="OGG", subtype="VORBIS") as file:
-        for at in range(0, len(y), sr):  # libsndfile keeps the samples of one call on the stack
-            file.write(y[at : at + sr])
-    return stream.getvalue()
-
-
 def _render_node(
     explanation: Explanation, reason: NodeExplanation, end: float, y: Float32Array | None
 ) -> dict[str, Any]:
@@ -151,7 +142,7 @@ def _render_band(sentence: Sentence, y: Float32Array | None) -> str | None:
     if y is None or sentence.passage is None or sentence.hertz is None:
         return None
     clip = keep_bands(cut_passage(y, *sentence.passage), [sentence.hertz])
-    return "data:audio/ogg;base64," + base64.b64encode(encode(clip)).decode() if len(clip) else None
+    return "data:audio/ogg;base64," + base64.b64encode(encode_ogg(clip)).decode() if len(clip) else None
 
 
 @dataclass(frozen=True)

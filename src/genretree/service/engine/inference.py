@@ -22,6 +22,7 @@ from genretree.models.runtime.types import Precision, RuntimeChoice
 from genretree.parallel import shared_by
 from genretree.prediction.predict import SliceScores, as_prediction
 from genretree.service.config import Limits
+from genretree.service.corrections import Corrections
 from genretree.service.engine.loaded_models import LoadedModel, load_models
 from genretree.service.errors import Problem, busy, file_problem, unavailable
 from genretree.service.metrics import Metrics
@@ -37,10 +38,12 @@ _MAX_FILE_BYTES = 1 << 30  # written by a worker: long files' spectra, 39 kB for
 
 @dataclass(frozen=True)
 class DecodedTrack:
-    """The slices of a decoded file, and its duration in seconds."""
+    """The slices of a decoded file, its duration in seconds, and if requested its tags and a small cover as PNG."""
 
     slices: TrackSlices
     seconds: float
+    tags: dict[str, str] = field(default_factory=dict)
+    cover: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,15 @@ class Service:
     limits : Limits
     runtime, precision : str
         Arguments of `load_bundle`, for predictions. Explanations use `auto`, or float32 for gradients.
+    corrections : Corrections, optional
+        Where to keep corrected genres; without it the service takes none.
     """
 
     bundles: Sequence[str | Path]
     limits: Limits = field(default_factory=Limits)
     runtime: RuntimeChoice = "auto"
     precision: Precision = "auto"
+    corrections: Corrections | None = None
 
     def __post_init__(self) -> None:
         self.metrics = Metrics()
@@ -174,6 +180,7 @@ class Service:
         salvage: bool = False,
         on_progress: OnProgress | None = None,
         copy: Path | None = None,
+        tags: bool = False,
     ) -> DecodedTrack:
         """Decode a file in a worker, and compute its slices' images and features.
 
@@ -191,6 +198,8 @@ class Service:
             Called with the progress.
         copy : Path, optional
             Where to write the decoded audio as Ogg Vorbis.
+        tags : bool
+            Also read title, artist, album and cover.
 
         Raises
         ------
@@ -205,19 +214,21 @@ class Service:
             "seconds": self.limits.seconds,
             "progress": on_progress is not None,
             "copy": None if copy is None else str(copy),
+            "tags": tags,
         }
         reply = await self._run_worker(self.decoders, name, Message("decode", header), on_progress, "decode")
         images, decibels, *shapes = reply.header["shapes"]
+        blobs, cover = (reply.blobs[:-1], bytes(reply.blobs[-1])) if tags else (reply.blobs, b"")
         slices = TrackSlices(
             name,
-            read_array(reply.blobs[0], np.uint8, images),
-            read_features(bundle.model.input_features, reply.blobs[2:], shapes),
+            read_array(blobs[0], np.uint8, images),
+            read_features(bundle.model.input_features, blobs[2:], shapes),
             np.array(reply.header["starts"], np.float64),
             bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE,
-            read_array(reply.blobs[1], np.float32, decibels),
+            read_array(blobs[1], np.float32, decibels),
             bool(reply.header["padded"]),
         )
-        return DecodedTrack(slices, float(reply.header["seconds"]))
+        return DecodedTrack(slices, float(reply.header["seconds"]), reply.header.get("tags", {}), cover)
 
     async def cut_clip(self, path: Path, start: float, end: float, hertz: tuple[float, float] | None) -> bytes:
         """Cut a passage out of decoded audio in a worker, optionally filtered to a band in Hz, as WAV.

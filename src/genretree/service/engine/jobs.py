@@ -30,6 +30,8 @@ _STAGE_PROGRESS: Mapping[JobType, Mapping[str, tuple[float, float]]] = {
 _EXPIRE_SECONDS = 30.0
 _HEARTBEAT_SECONDS = 10.0  # between comments in an event stream
 AUDIO_NAME = "sound.ogg"
+COVER_NAME = "cover.png"
+UPLOAD = "upload"
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,16 @@ class Job:
     folder : Path
         Folder for its files.
     name : str
-        The client's name of the uploaded file.
+        The client's file name, for display only.
+    model : str
+    question : mapping
+        Arguments of `explain_slices`; empty for predictions.
+    source : Job, optional
+        The job whose kept upload this one uses.
+    keep : bool
+        Keep the upload until the job expires, for further jobs.
+    derived : list of Job
+        The jobs that use this one's upload.
     files : mapping of name to Path
         Files that clients may download.
     """
@@ -54,7 +65,12 @@ class Job:
     id: str
     do: JobType
     folder: Path
-    name: str = "unnamed"
+    name: str
+    model: str
+    question: Mapping[str, Any] = field(default_factory=dict)
+    source: Job | None = None
+    keep: bool = False
+    derived: list[Job] = field(default_factory=list)
     status: Status = "queued"
     stage: Stage = "waiting"
     progress: float = 0.0
@@ -78,6 +94,17 @@ class Job:
         """URL path of the job."""
         return f"/v1/jobs/{self.id}"
 
+    @property
+    def upload(self) -> Path:
+        """Location of the audio file, while it is stored."""
+        return (self.source or self).folder / UPLOAD
+
+    @property
+    def family_ended(self) -> float | None:
+        """When the last of this job and those that use its upload ended; None while one is waiting or running."""
+        ends = [each.ended for each in (self, *self.derived)]
+        return None if None in ends else max(end for end in ends if end is not None)
+
     def state(self) -> dict[str, Any]:
         """Return status, stage and progress."""
         return {
@@ -92,6 +119,12 @@ class Job:
         return {
             "id": self.id,
             "do": self.do,
+            "file": self.name,
+            "model": self.model,
+            "question": dict(self.question),
+            "of": None if self.source is None else self.source.id,
+            "derived": [job.id for job in self.derived],
+            "kept": self.keep and self.upload.exists(),
             **self.state(),
             "links": {"self": self.address, "events": f"{self.address}/events", "result": self.address},
             **({} if self.result is None else {"result": self.result}),
@@ -128,6 +161,7 @@ class Jobs:
         self.service = service
         self.jobs: dict[str, Job] = {}
         self._expirer: asyncio.Task[None] | None = None
+        service.storage.make_room = self._make_room
 
     def start(self) -> None:
         """Start deleting expired jobs."""
@@ -138,7 +172,8 @@ class Jobs:
         if self._expirer is not None:
             self._expirer.cancel()
         for job in list(self.jobs.values()):
-            await self.delete(job.id)
+            if job.id in self.jobs:  # else deleted with its source
+                await self.delete(job.id)
 
     def find(self, id: str) -> Job:
         """Return a job. Raises Problem (not_found) if it does not exist."""
@@ -154,13 +189,33 @@ class Jobs:
         """Return the job to delete to make room for another: the one that finished first; None if there is room."""
         if len(self.jobs) < self.service.limits.jobs:
             return None
-        finished = [job for job in self.jobs.values() if job.ended is not None]
+        finished = self._finished()
         if not finished:
             raise busy("too many jobs are running; retry when one is done", 10)
-        return min(finished, key=lambda job: job.ended or 0.0)
+        return finished[0]
+
+    def _finished(self) -> list[Job]:
+        """List the jobs with an own upload that have finished with all derived ones, the oldest first."""
+        own = [job for job in self.jobs.values() if job.source is None and job.family_ended is not None]
+        return sorted(own, key=lambda job: job.family_ended or 0.0)
+
+    def _make_room(self, size: int) -> None:
+        """Delete finished jobs that keep their uploads, the oldest first, until `size` bytes can be stored."""
+        storage = self.service.storage
+        for job in self._finished():
+            if storage.used + size <= storage.limit:
+                return
+            if job.keep:
+                self._remove(job)
 
     def submit(
-        self, do: JobType, loaded: LoadedModel, uploads: list[Upload], salvage: bool, options: Mapping[str, Any]
+        self,
+        do: JobType,
+        loaded: LoadedModel,
+        uploads: list[Upload],
+        salvage: bool,
+        options: Mapping[str, Any],
+        keep: bool = False,
     ) -> Job:
         """Create a job for the only upload, whose file moves to the job's folder.
 
@@ -173,41 +228,71 @@ class Jobs:
             Decode what is left of a truncated file.
         options : mapping
             `min_confidence` and `n_genres`, or arguments of `explain_slices`.
+        keep : bool
+            Keep the upload for further jobs, until this one expires.
         """
         oldest = self._job_to_evict()
-        id = secrets.token_urlsafe(16)
-        folder = self.service.folder / f"job-{id}"
-        name = uploads[0].name
-        job = Job(id, do, folder, name)
+        job = self._new_job(do, loaded, uploads[0].name, options)
+        job.keep = keep
         try:
-            folder.mkdir()
-            job.size = claim_upload(uploads, folder / "upload")
+            job.folder.mkdir()
+            job.size = claim_upload(uploads, job.upload)
         except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(job.folder, ignore_errors=True)
             raise write_failed(error) from error
-        if oldest is not None:
-            self._remove(oldest)
-        self.jobs[id] = job
-        job.task = asyncio.create_task(self._work(job, loaded, name, salvage, options))
+        return self._start(job, oldest, loaded, salvage, options)
+
+    def submit_derived(
+        self, do: JobType, loaded: LoadedModel, source_id: str, salvage: bool, options: Mapping[str, Any]
+    ) -> Job:
+        """Create a job for the upload that another job keeps. Raises Problem (not_found) if it keeps none."""
+        source = self.find(source_id)
+        if not (source.keep and source.upload.exists()):
+            raise Problem("not_found", "this job keeps no file; upload the file again")
+        oldest = self._job_to_evict()
+        job = self._new_job(do, loaded, source.name, options)
+        job.source = source
+        try:
+            job.folder.mkdir()
+        except OSError as error:
+            raise write_failed(error) from error
+        source.derived.append(job)  # from here on the source is not finished, and stays
+        return self._start(job, None if oldest is source else oldest, loaded, salvage, options)
+
+    def _new_job(self, do: JobType, loaded: LoadedModel, name: str, options: Mapping[str, Any]) -> Job:
+        id = secrets.token_urlsafe(16)
+        question = options if do == "explain" else {}
+        return Job(id, do, self.service.folder / f"job-{id}", name, loaded.name, question)
+
+    def _start(
+        self, job: Job, evicted: Job | None, loaded: LoadedModel, salvage: bool, options: Mapping[str, Any]
+    ) -> Job:
+        if evicted is not None:
+            self._remove(evicted)
+        self.jobs[job.id] = job
+        job.task = asyncio.create_task(self._work(job, loaded, salvage, options))
         return job
 
     async def delete(self, id: str) -> None:
-        """Cancel a job if it is running, and delete its files."""
+        """Cancel a job and those that use its upload, if they are running, and delete their files."""
         job = self.find(id)
-        if job.task is not None and not job.task.done():
-            job.task.cancel()
-            await asyncio.gather(job.task, return_exceptions=True)
-        if job.ended is None:  # it had not started
-            job.finish("cancelled", _cancelled())
-        self._remove(job)
+        for each in (*job.derived, job):
+            if each.task is not None and not each.task.done():
+                each.task.cancel()
+                await asyncio.gather(each.task, return_exceptions=True)
+            if each.ended is None:  # it had not started
+                each.finish("cancelled", _cancelled())
+        if id in self.jobs:  # else deleted meanwhile
+            self._remove(job)
 
-    async def _work(self, job: Job, loaded: LoadedModel, name: str, salvage: bool, options: Mapping[str, Any]) -> None:
+    async def _work(self, job: Job, loaded: LoadedModel, salvage: bool, options: Mapping[str, Any]) -> None:
         try:
             copy = job.folder / AUDIO_NAME if job.do == "explain" else None
-            track = await self.service.decode(loaded, name, job.folder / "upload", salvage, job.update, copy)
-            self._drop_upload(job)
+            tags = job.do == "predict"
+            track = await self.service.decode(loaded, job.name, job.upload, salvage, job.update, copy, tags)
+            self._drop_upload(job, unless_kept=True)
             if job.do == "predict":
-                job.result = await self._predict(job, loaded, name, track, options)
+                job.result = await self._predict(job, loaded, track, options)
             else:
                 job.result = await self._explain(job, loaded, track, options)
             job.finish("done")
@@ -222,32 +307,33 @@ class Jobs:
             log.exception("a job failed")
             self._fail(job, Problem("internal", "internal error; see the service's log"))
         finally:
-            self._drop_upload(job)
+            # What could not be used is not kept, except a truncated file, whose readable part a further job may use.
+            truncated = job.problem is not None and job.problem.kind == "truncated"
+            self._drop_upload(job, unless_kept=job.status == "done" or truncated)
             if job.status != "done":
                 (job.folder / AUDIO_NAME).unlink(missing_ok=True)  # only results of complete jobs are counted as stored
 
     async def _predict(
-        self, job: Job, loaded: LoadedModel, name: str, track: DecodedTrack, options: Mapping[str, Any]
+        self, job: Job, loaded: LoadedModel, track: DecodedTrack, options: Mapping[str, Any]
     ) -> dict[str, Any]:
         job.update("network", 0.0, 0)
         scores = await self.service.score(loaded, track)
         question = (options["min_confidence"], options["n_genres"])
-        row = await asyncio.to_thread(self.service.describe, loaded, name, scores, *question)
-        return row | await asyncio.to_thread(self.service.tree_and_timelines, loaded, scores)
+        row = await asyncio.to_thread(self.service.describe, loaded, job.name, scores, *question)
+        more = await asyncio.to_thread(self.service.tree_and_timelines, loaded, scores)
+        if track.cover:
+            self._add_files(job, {COVER_NAME: track.cover})
+        cover = f"{job.address}/pictures/{COVER_NAME}" if track.cover else None
+        return row | more | {"tags": track.tags, "cover": cover, "seconds": round(track.seconds, 3)}
 
     async def _explain(
         self, job: Job, loaded: LoadedModel, track: DecodedTrack, question: Mapping[str, Any]
     ) -> dict[str, Any]:
         files = await self.service.explain(loaded, track, question, pictures=True, on_progress=job.update)
         assert files.view is not None
-        for name, png in files.pictures.items():
-            path = job.folder / name
-            path.write_bytes(png)
-            job.files[name] = path
         job.files[AUDIO_NAME] = job.folder / AUDIO_NAME
-        size = sum(path.stat().st_size for path in job.files.values())
-        self.service.storage.used += size
-        job.size += size
+        self._count(job, job.files[AUDIO_NAME].stat().st_size)
+        self._add_files(job, files.pictures)
 
         def address(name: str) -> str:
             return f"{job.address}/pictures/{name}"
@@ -266,30 +352,45 @@ class Jobs:
             "sound": f"{job.address}/{AUDIO_NAME}",
         }
 
+    def _add_files(self, job: Job, contents: Mapping[str, bytes]) -> None:
+        """Write files that clients may download."""
+        for name, content in contents.items():
+            path = job.folder / name
+            path.write_bytes(content)
+            job.files[name] = path
+            self._count(job, len(content))
+
+    def _count(self, job: Job, size: int) -> None:
+        self.service.storage.used += size
+        job.size += size
+
     def _fail(self, job: Job, problem: Problem) -> None:
         self.service.metrics.count_rejection(problem.kind)
         job.finish("failed", problem)
 
-    def _drop_upload(self, job: Job) -> None:
-        path = job.folder / "upload"
-        if path.exists():
+    def _drop_upload(self, job: Job, unless_kept: bool) -> None:
+        path = job.folder / UPLOAD  # that of a source stays
+        if path.exists() and not (unless_kept and job.keep):
             size = path.stat().st_size
             path.unlink()
             self.service.storage.release(size)
             job.size -= size
 
     def _remove(self, job: Job) -> None:
-        del self.jobs[job.id]
-        shutil.rmtree(job.folder, ignore_errors=True)
-        self.service.storage.release(job.size)
+        for each in (*job.derived, job):
+            if self.jobs.pop(each.id, None) is not None:
+                shutil.rmtree(each.folder, ignore_errors=True)
+                self.service.storage.release(each.size)
+        if job.source is not None and job in job.source.derived:
+            job.source.derived.remove(job)
 
     async def _expire(self) -> None:
         keep = self.service.limits.keep_seconds
         while True:
             await asyncio.sleep(min(_EXPIRE_SECONDS, keep / 2))
             self.service.private.touch()
-            for job in list(self.jobs.values()):
-                if job.ended is not None and time.monotonic() - job.ended > keep:
+            for job in self._finished():
+                if time.monotonic() - (job.family_ended or 0.0) > keep:
                     self._remove(job)
 
 

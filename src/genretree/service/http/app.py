@@ -165,7 +165,13 @@ def list_page_files() -> dict[str, Path]:
 def _send_static(files: dict[str, Path], name: str) -> Response:
     if name not in files:
         raise Problem("not_found", "no such file")
-    media_types = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
+    media_types = {
+        ".js": "text/javascript",
+        ".css": "text/css",
+        ".html": "text/html",
+        ".svg": "image/svg+xml",
+        ".ogg": "audio/ogg",
+    }
     return RangeFileResponse(
         files[name], media_type=media_types.get(files[name].suffix), headers={"cache-control": "no-cache"}
     )

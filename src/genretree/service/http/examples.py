@@ -57,6 +57,7 @@ _EXAMPLES: dict[str, Any] = {
             }
         ],
         "limits": {"upload_bytes": 209715200, "seconds": 3600.0, "files": 16},
+        "corrections": False,
     },
     "tree": {
         "model": "cnn-ours",
@@ -107,9 +108,16 @@ _EXAMPLES: dict[str, Any] = {
         "timelines": [{"node": ["Non_classic"], "probabilities": [0.98], "typical": [], "untypical": []}],
         "neighbours": None,
     },
+    "correction": {"file": "song.mp3", "genre": ["Classic", "classical"], "corrections": 12},
     "job": {
         "id": _JOB.rpartition("/")[2],
         "do": "explain",
+        "file": "song.mp3",
+        "model": "cnn-ours",
+        "question": {"node": None, "against": None, "method": None, "level": None},
+        "of": None,
+        "derived": [],
+        "kept": False,
         "status": "running",
         "stage": "decoding",
         "progress": 0.12,

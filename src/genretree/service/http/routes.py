@@ -15,14 +15,16 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from genretree.explanation.api import check_question
 from genretree.files import printable
+from genretree.service.corrections import Corrections
 from genretree.service.engine.inference import Service
-from genretree.service.engine.jobs import AUDIO_NAME, Jobs, JobType, iter_events
+from genretree.service.engine.jobs import AUDIO_NAME, Job, Jobs, JobType, iter_events
 from genretree.service.engine.loaded_models import LoadedModel, check_method, find_model, taxonomy_tree
 from genretree.service.errors import Problem
 from genretree.service.http import examples, schemas
 from genretree.service.http.file_response import RangeFileResponse, disposition
 from genretree.service.http.uploads import receive_files
 from genretree.service.storage import Upload, folder_missing
+from genretree.taxonomy import format_path
 
 _MAX_CLIP_SECONDS = 60
 T = TypeVar("T")
@@ -49,6 +51,10 @@ Level = Annotated[
         max_length=255, description="Explain only this level's node of the predicted path: name or number of the level."
     ),
 ]
+Keep = Annotated[bool, Query(description="Keep the file until the job expires, for further jobs (`of`).")]
+Source = Annotated[
+    str | None, Query(max_length=64, description="Use the file that this job keeps, instead of an upload.")
+]
 JobId = Annotated[str, Path(max_length=64, description="The job's `id`.")]
 
 
@@ -56,6 +62,7 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
     """Build the routes of a service."""
     router = APIRouter(prefix="/v1", dependencies=[Depends(refuse_unknown)])
     limits = service.limits
+    correcting = asyncio.Lock()  # the table is read, changed and written as a whole
 
     def receive(request: Request, max_files: int | None = None) -> AbstractAsyncContextManager[list[Upload]]:
         return receive_files(request, limits, service.folder, service.storage, max_files)
@@ -64,7 +71,11 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
     async def models() -> Response:
         request_limits = {"upload_bytes": limits.upload_bytes, "seconds": limits.seconds, "files": limits.files}
         return JSONResponse(
-            {"models": [dict(loaded.metadata) for loaded in service.models.values()], "limits": request_limits}
+            {
+                "models": [dict(loaded.metadata) for loaded in service.models.values()],
+                "limits": request_limits,
+                "corrections": service.corrections is not None,
+            }
         )
 
     @router.get("/tree", summary="The genre tree of a model", **examples.json_responses("tree", schemas.Tree, 404, 422))
@@ -155,14 +166,19 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
         method: Method = None,
         level: Level = None,
         salvage: Salvage = False,
+        keep: Keep = False,
+        of: Source = None,
     ) -> Response:
         loaded = find_model(service.models, model)
         question = check(loaded, node, against, method, level)
         service.check_capacity(explain=do == "explain")
         jobs.check_capacity()
         options = question if do == "explain" else {"min_confidence": min_confidence, "n_genres": genres}
+        if of is not None:
+            job = jobs.submit_derived(do, loaded, of, salvage, options)
+            return JSONResponse(job.to_json(), 202, {"location": job.address})
         async with receive(request, 1) as uploads:
-            job = jobs.submit(do, loaded, uploads, salvage, options)
+            job = jobs.submit(do, loaded, uploads, salvage, options, keep)
         return JSONResponse(job.to_json(), 202, {"location": job.address})
 
     @router.get("/jobs/{id}", summary="State of a job", **examples.json_responses("job", schemas.JobDocument, 404))
@@ -216,6 +232,53 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
         wav = await service.cut_clip(path, start, end, hertz)
         name = f"{jobs.find(id).stem} - {start:g} to {end:g} s.wav"
         return Response(wav, media_type="audio/wav", headers={"content-disposition": disposition(name)})
+
+    @router.get(
+        "/jobs/{id}/file",
+        summary="The uploaded file, if the job keeps it",
+        **examples.file_responses("application/octet-stream"),
+    )
+    async def kept_file(id: JobId) -> Response:
+        job = jobs.find(id)
+        if not (job.keep and job.upload.exists()):
+            raise Problem("not_found", "this job keeps no file")
+        return RangeFileResponse(job.upload, media_type="application/octet-stream")  # a client's file: never a page
+
+    @router.post(
+        "/jobs/{id}/correction",
+        summary="Keep the right genre of a job's file for the next training",
+        **examples.json_responses("correction", schemas.Correction, 404, 503),
+    )
+    async def correct(
+        id: JobId, genre: Annotated[str, Query(max_length=1000, description="Leaf of the tree, by name or path.")]
+    ) -> Response:
+        job, corrections = correctable(id)
+        taxonomy = find_model(service.models, job.model).bundle.taxonomy
+        leaf = taxonomy.leaves[taxonomy.find_leaf(genre)]
+        result = job.result or {}
+        metadata = {**result.get("tags", {}), "predicted": format_path(result.get("path", ())), "model": job.model}
+        async with correcting:
+            saved = await asyncio.to_thread(corrections.add, job.upload, leaf, job.name, metadata)
+        return JSONResponse({"file": job.name, "genre": list(leaf), "corrections": saved})
+
+    @router.delete(
+        "/jobs/{id}/correction",
+        summary="Remove the correction of a job's file",
+        **examples.json_responses("correction", schemas.Correction, 404),
+    )
+    async def uncorrect(id: JobId) -> Response:
+        job, corrections = correctable(id)
+        async with correcting:
+            saved = await asyncio.to_thread(corrections.remove, job.upload, job.name)
+        return JSONResponse({"file": job.name, "genre": None, "corrections": saved})
+
+    def correctable(id: str) -> tuple[Job, Corrections]:
+        job = jobs.find(id)
+        if service.corrections is None:
+            raise Problem("not_found", "this service keeps no corrections; start it with a folder for them")
+        if not (job.keep and job.upload.exists()):
+            raise Problem("not_found", "this job keeps no file; upload the file again")
+        return job, service.corrections
 
     @router.delete("/jobs/{id}", status_code=204, summary="Cancel and delete a job", **examples.empty_responses())
     async def forget(id: JobId) -> Response:

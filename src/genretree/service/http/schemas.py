@@ -117,10 +117,19 @@ class RequestLimits(_Schema):
 
 
 class Models(_Schema):
-    """All models, the default first, and the limits."""
+    """All models, the default first, the limits, and whether corrections are kept."""
 
     models: list[ModelInfo]
     limits: RequestLimits
+    corrections: bool
+
+
+class Correction(_Schema):
+    """The genre that was saved for a file, and the number of corrections; null if it was removed."""
+
+    file: str
+    genre: list[str] | None
+    corrections: int
 
 
 class Node(_Schema):
@@ -170,6 +179,12 @@ class JobDocument(_Schema):
     stage: Literal["waiting", "decoding", "spectra", "network", "explaining"]
     progress: float = Field(ge=0, le=1)
     queue: int = Field(ge=0)
+    file: str
+    model: str
+    question: dict[str, str | None]
+    of: str | None
+    derived: list[str]
+    kept: bool
     links: JobLinks
     result: dict[str, Any] | None = None
     error: ProblemDocument | None = None

@@ -75,7 +75,22 @@ export async function json(path, options) {
 
 // Fetch a picture or audio as a blob URL, because an <img> can't send the token.
 export async function fetchBlobUrl(path, signal) {
-  return URL.createObjectURL(await (await call(path, { signal })).blob());
+  return makeBlobUrl(await (await call(path, { signal })).blob());
+}
+
+const blobs = new Map(); // by URL, because the page's policy forbids to fetch blob URLs
+
+export function makeBlobUrl(blob) {
+  const url = URL.createObjectURL(blob);
+  blobs.set(url, blob);
+  return url;
+}
+
+export const blobOf = (url) => blobs.get(url);
+
+export function releaseBlobUrl(url) {
+  URL.revokeObjectURL(url);
+  blobs.delete(url);
 }
 
 // Upload a file with XMLHttpRequest, because fetch doesn't report progress. `onProgress` gets a number in [0, 1].

@@ -2,6 +2,14 @@
 
 const AUDIO_SUFFIX = /\.(wav|wave|rf64|w64|flac|og[ga]|opus|mp3|m4a|mp4|aac|wma|aiff?|caf|au|mka|webm)$/i;
 
+// The audio files of a chosen folder, in the order of their paths.
+export function audioFiles(files) {
+  const place = (file) => file.webkitRelativePath || file.name;
+  return [...files]
+    .filter((file) => AUDIO_SUFFIX.test(file.name))
+    .sort((one, other) => place(one).localeCompare(place(other), undefined, { numeric: true }));
+}
+
 // `veil` is shown while files are dragged over the page; `onFiles` gets the dropped files.
 export function setUpDropping(veil, onFiles) {
   const holdsFiles = (event) => event.dataTransfer?.types.includes("Files");

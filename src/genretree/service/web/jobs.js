@@ -1,11 +1,9 @@
-// Jobs of the service: upload a file, follow the progress, download the result, delete the job.
+// Jobs of the service: upload a file or use a kept one, follow the progress, download the result.
 
 import { call, fetchBlobUrl, json, Problem, readEvents, upload } from "./api.js";
 
 const MAX_RETRIES = 6; // retries while the server is busy
 const MAX_RECONNECTS = 4; // reconnections of a broken event stream
-
-const running = new Set();
 
 function pause(seconds, signal) {
   return new Promise((resolve, reject) => {
@@ -21,26 +19,31 @@ function pause(seconds, signal) {
   });
 }
 
-// Run a job and return its result. `onState` gets { stage, progress, queue }, and `wait` (seconds) while the server is busy.
-export async function runJob(file, query, onState, signal) {
-  const job = await submit(file, query, onState, signal);
-  running.add(job.id);
+const running = new Set(); // ids of explanations
+
+// Run a job on a track and return its result. `onState` gets { stage, progress, queue }, and `wait` (seconds) while the
+// server is busy.
+export async function runJob(track, query, onState, signal) {
+  const job = await submit(track, query, onState, signal);
+  if (job.do === "explain") running.add(job.id);
   try {
-    return { ...(await follow(job, onState, signal)), job: job.id };
+    return await follow(job, onState, signal);
   } catch (error) {
-    deleteJob(job.id);
+    if (signal.aborted) {
+      deleteJob(job.id);
+      if (track.job === job.id) track.setJob(null);
+    }
     throw error;
   } finally {
     running.delete(job.id);
   }
 }
 
-async function submit(file, query, onState, signal) {
-  const path = `v1/jobs?${new URLSearchParams(query)}`;
+// The first job of a track uploads its file, which the server keeps for the others.
+async function submit(track, query, onState, signal) {
   for (let attempt = 1; ; attempt++) {
     try {
-      onState({ stage: "upload", progress: 0 });
-      return await upload(path, file, (progress) => onState({ stage: "upload", progress }), signal);
+      return (await submitKept(track, query, onState, signal)) ?? (await submitUpload(track, query, onState, signal));
     } catch (error) {
       if (error.kind !== "busy" || attempt > MAX_RETRIES) throw error;
       const wait = error.wait ?? Math.min(2 ** attempt, 20);
@@ -50,7 +53,29 @@ async function submit(file, query, onState, signal) {
   }
 }
 
-async function follow(job, onState, signal) {
+async function submitKept(track, query, onState, signal) {
+  if (!track.job) return null;
+  onState({ stage: "waiting", progress: 0 });
+  try {
+    return await json(`v1/jobs?${new URLSearchParams({ ...query, of: track.job })}`, { method: "POST", signal });
+  } catch (error) {
+    if (error.kind !== "not_found" || !track.file) throw error;
+    track.setJob(null); // expired
+    return null;
+  }
+}
+
+async function submitUpload(track, query, onState, signal) {
+  if (!track.file) throw new Problem({ kind: "not_found" });
+  onState({ stage: "upload", progress: 0 });
+  const path = `v1/jobs?${new URLSearchParams({ ...query, keep: "true" })}`;
+  const job = await upload(path, track.file, (progress) => onState({ stage: "upload", progress }), signal);
+  track.setJob(job.id);
+  return job;
+}
+
+// Wait for the result of a job.
+export async function follow(job, onState, signal) {
   for (let reconnects = 0; ; reconnects++) {
     try {
       for await (const [name, data] of readEvents(job.links.events, signal)) {
@@ -71,7 +96,7 @@ async function follow(job, onState, signal) {
   }
 }
 
-// Download everything an explanation refers to, so that it outlives the job, and delete the job.
+// Download everything an explanation refers to, so that it outlives the job.
 export async function downloadResult(result, signal) {
   const paths = [
     result.sound,
@@ -82,7 +107,6 @@ export async function downloadResult(result, signal) {
   const local = Object.fromEntries(
     await Promise.all(paths.filter(Boolean).map(async (path) => [path, await fetchBlobUrl(path, signal)])),
   );
-  deleteJob(result.job);
   return {
     sound: local[result.sound] ?? null,
     tree: local[result.pictures.tree],
@@ -94,8 +118,10 @@ export async function downloadResult(result, signal) {
   };
 }
 
+// Delete a job and all that use its file.
 export function deleteJob(id) {
   call(`v1/jobs/${id}`, { method: "DELETE", keepalive: true }).catch(() => {}); // otherwise it expires later
 }
 
+// Explanations take long, and a closed page would keep others waiting. A reloaded page asks again.
 addEventListener("pagehide", () => running.forEach(deleteJob));

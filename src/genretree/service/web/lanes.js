@@ -1,7 +1,7 @@
 // Lanes: pictures and plots on a shared time axis with a shared cursor.
 
 import { h, svg } from "./dom.js";
-import { clock, nodeName, percent } from "./words.js";
+import { clock, levelName, nodeName, percent } from "./words.js";
 
 const HUES = 8; // colours of nodes off the path, in page.css
 
@@ -101,13 +101,13 @@ export function makeRibbon(prediction, level, end, colours) {
   return h(
     "figure",
     {},
-    caption(nodeName(prediction.levels[level].name)),
+    caption(levelName(prediction.levels[level].name, level, prediction.levels.length)),
     h(
       "div",
       {
         class: "lane ribbon",
         role: "img",
-        "aria-label": `${nodeName(prediction.levels[level].name)} over the track: ${label.join("; ")}`,
+        "aria-label": `${levelName(prediction.levels[level].name, level, prediction.levels.length)} over the track: ${label.join("; ")}`,
       },
       elements,
     ),

@@ -1,26 +1,43 @@
 // The page: a file that is dropped, chosen or recorded becomes a track; a model classifies it, and the result is shown.
+// The address names what is shown: ?track=ID one track, ?compare=ID,ID two, nothing all tracks. An ID is that of the
+// job that keeps the track's file on the server, so that a reload, the back button and a link find it again.
 
 import { json, setTokenQuestion } from "./api.js";
+import { closeComparison, showComparison } from "./compare.js";
 import { announce } from "./dom.js";
-import { setUpDropping } from "./drop.js";
+import { audioFiles, setUpDropping } from "./drop.js";
 import { makeErrorMessage } from "./parts.js";
 import { makePlayer } from "./player.js";
 import { setUpRecording } from "./record.js";
 import { closeResult, showResult } from "./result.js";
-import { Run } from "./runs.js";
 import { makeTokenQuestion } from "./token.js";
-import { makeList } from "./tracks.js";
+import { restoreTrack, Track } from "./track.js";
+import { makeTracks } from "./tracks.js";
 import { makeTree } from "./tree.js";
-import { describeError, duration, megabytes } from "./words.js";
+import { describeError, duration, levelName, megabytes } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
-const result = $("result");
+const STORED = "genretree.tracks"; // ids of this tab's tracks
 const player = makePlayer($("player"));
-const list = makeList($("tracks"), (track) => open(track, true), remove);
 const tracks = [];
 const early = []; // files added before the models were loaded
 let service = null;
 let current = null;
+let pending = 0; // the frame in which the table is updated
+
+const list = makeTracks($("tracks"), tracks, {
+  onOpen: (track) => go(address(track)),
+  onRemove: (track) => remove([track]),
+  onRemoveAll: () => remove([...tracks]),
+  onCompare: (...pair) => go(`?compare=${pair.map((track) => track.key).join(",")}`),
+  href: (track) => address(track),
+});
+
+const address = (track) => {
+  const model =
+    service && track.run.model !== service.models[0] ? `&model=${encodeURIComponent(track.run.model.name)}` : "";
+  return `?track=${track.key}${model}`;
+};
 
 function addFiles(files) {
   if (!files.length) {
@@ -31,40 +48,104 @@ function addFiles(files) {
     early.push(...files);
     return;
   }
-  document.body.classList.add("busy");
   const added = [...files].map((file) => {
-    const track = { file, runs: new Map() };
-    tracks.push(track);
-    list.add(track);
+    const track = new Track({ name: file.name, file });
+    addTrack(track);
     classify(track, service.model);
     return track;
   });
-  if (added.length === 1) open(added[0]);
-  else announce(`${added.length} files added.`);
+  if (added.length === 1) return go(address(added[0]));
+  announce(`${added.length} files added.`);
+  go("./");
+}
+
+function addTrack(track) {
+  tracks.push(track);
+  let key = track.key;
+  track.addEventListener("change", () => {
+    if (track.key !== key && tracks.includes(track)) {
+      if (current === track) history.replaceState(null, "", address(track));
+      key = track.key;
+      store();
+    }
+    refresh();
+  });
+  store();
+}
+
+function store() {
+  const ids = tracks.map((track) => track.job).filter(Boolean);
+  if (ids.length) sessionStorage.setItem(STORED, JSON.stringify(ids));
+  else sessionStorage.removeItem(STORED);
+}
+
+// Update the table, at most once a frame.
+function refresh() {
+  if (pending) return;
+  pending = requestAnimationFrame(() => {
+    pending = 0;
+    if (!$("tracks").hidden) list.update();
+  });
 }
 
 // Classify a track with a model, unless it has been done.
 function classify(track, model) {
-  let run = track.runs.get(model.name);
-  if (!run) {
-    run = new Run(track.file, model, service.limits);
-    track.runs.set(model.name, run);
-    run.addEventListener("change", () => {
-      if (track.run === run) list.refresh(track);
-    });
-  }
-  track.run = run;
-  if (run.answer.status === "new") run.classify();
-  list.refresh(track);
+  track.run = track.runOf(model, service.limits);
+  if (track.run.answer.status === "new") track.run.classify();
+  refresh();
 }
 
-function open(track, focus = false) {
-  current = track;
-  list.mark(track);
-  showResult(result, track, track.run, { player, models: service.models, onModel: selectModel });
+function go(url) {
+  history.pushState(null, "", url);
+  show(true);
+}
+
+// Show what the address names.
+function show(focus = false) {
+  const query = new URLSearchParams(location.search);
+  const find = (key) => tracks.find((track) => track.key === key || track.local === key);
+  const track = find(query.get("track"));
+  const pair = (query.get("compare") ?? "")
+    .split(",")
+    .map(find)
+    .filter((item) => item?.run.answer.status === "done");
+  document.body.classList.toggle("busy", tracks.length > 0);
+  current = track ?? null;
+  $("tracks").hidden = Boolean(track) || pair.length === 2 || !tracks.length;
+  if (track) {
+    const model = service.models.find((item) => item.name === query.get("model"));
+    if (model && model !== track.run.model) classify(track, model);
+    open(track);
+  } else closeResult($("result"), player);
+  if (pair.length === 2 && !track)
+    showComparison($("compare"), pair, { href: address, onOpen: (item) => go(address(item)), onBack: back });
+  else closeComparison($("compare"));
+  if (!$("tracks").hidden) list.update();
+  if (!track) document.title = "genretree";
   if (!focus) return;
-  result.scrollIntoView({ block: "start" });
-  $("result-title").focus({ preventScroll: true });
+  scrollTo({ top: 0, behavior: "instant" });
+  const heading = ["#result-title", "#compare-title", "#tracks:not([hidden]) h2", "#main"];
+  heading
+    .map((selector) => document.querySelector(selector))
+    .find(Boolean)
+    .focus({ preventScroll: true });
+}
+
+function back(event) {
+  if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  go("./");
+}
+
+function open(track) {
+  showResult($("result"), track, {
+    player,
+    models: service.models,
+    corrections: service.corrections,
+    onModel: selectModel,
+    onRemove: () => remove([track]),
+    onBack: back,
+  });
 }
 
 // Use another model for the current track and for new ones.
@@ -72,22 +153,40 @@ function selectModel(name) {
   service.model = service.models.find((model) => model.name === name);
   $("model").value = name;
   classify(current, service.model);
+  history.replaceState(null, "", address(current));
   open(current);
-  result.querySelector(".tools select").focus();
+  $("result").querySelector(".tools select").focus();
 }
 
-function remove(track) {
-  for (const run of track.runs.values()) {
-    run.cancel();
-    run.dispose();
+function remove(removed) {
+  for (const track of removed) {
+    tracks.splice(tracks.indexOf(track), 1);
+    track.remove();
   }
-  if (track.url) URL.revokeObjectURL(track.url);
-  tracks.splice(tracks.indexOf(track), 1);
-  if (track !== current) return;
-  current = null;
-  closeResult(result, player);
-  document.title = "genretree";
-  if (tracks.length) open(tracks[0]);
+  store();
+  announce(removed.length === 1 ? `${removed[0].title} removed.` : `${removed.length} tracks removed.`);
+  history.replaceState(null, "", "./");
+  show(true);
+}
+
+// Find the tracks of this tab and of the address on the server again.
+async function restore() {
+  const query = new URLSearchParams(location.search);
+  const asked = [query.get("track"), ...(query.get("compare") ?? "").split(",")].filter(Boolean);
+  let stored = [];
+  try {
+    stored = JSON.parse(sessionStorage.getItem(STORED) ?? "[]");
+  } catch {} // written by something else
+  const ids = [...new Set([...stored, ...asked])].filter((id) => /^[\w-]{8,64}$/.test(id) && !id.startsWith("new-"));
+  const found = await Promise.allSettled(ids.map((id) => restoreTrack(id, service.models, service.limits)));
+  found.forEach(({ value, reason }, at) => {
+    if (value?.run && !tracks.some((track) => track.job === value.job)) addTrack(value);
+    else if (asked.includes(ids[at]) && reason) $("trouble").replaceChildren(makeErrorMessage(reason));
+  });
+  if (asked.length === 1 && found.length && query.get("track")) {
+    const value = found[ids.indexOf(query.get("track"))]?.value;
+    if (value && value.job !== query.get("track")) history.replaceState(null, "", address(value));
+  }
 }
 
 async function showModel() {
@@ -95,8 +194,10 @@ async function showModel() {
   const { root } = await json(`v1/tree?${new URLSearchParams({ model: model.name })}`);
   const tree = makeTree(root, { label: "Genres of the model" });
   $("names").replaceChildren(tree.element);
-  const levels = model.classes.length > 1 ? ` on ${model.classes.length} levels (${model.classes.join(", ")})` : "";
-  $("known").textContent = `${model.name}: ${model.classes.at(-1)} genres${levels}.`;
+  const depth = model.classes.length;
+  const counts = model.classes.map((count, at) => `${count} at the level “${levelName(model.levels[at], at, depth)}”`);
+  $("known").textContent =
+    `${model.name}: ${model.classes.at(-1)} genres${depth > 1 ? ` (${counts.join(", ")})` : ""}.`;
 }
 
 async function begin() {
@@ -111,8 +212,13 @@ async function begin() {
       ...service.models.map((model) => new Option(model.name, model.name, false, model === service.model)),
     );
     $("choice").hidden = service.models.length < 2;
-    setUpRecording($("record"), $("recording"), seconds, (file) => addFiles([file]));
+    setUpRecording($("record"), $("recording"), { maxSeconds: seconds, model: () => service.model }, (file) =>
+      addFiles([file]),
+    );
+    $("example").hidden = false;
+    await restore();
     document.body.classList.add("ready");
+    show();
     await showModel();
   } catch (error) {
     $("trouble").replaceChildren(makeErrorMessage(error, begin));
@@ -121,6 +227,11 @@ async function begin() {
     if (!error.kind) throw error;
   }
   if (early.length) addFiles(early.splice(0));
+}
+
+async function addExample() {
+  const response = await fetch(new URL("static/example.ogg", document.baseURI));
+  addFiles([new File([await response.blob()], "Example.ogg", { type: "audio/ogg" })]);
 }
 
 function setUpTheme() {
@@ -138,13 +249,21 @@ function setUpTheme() {
 setUpTheme();
 setUpDropping($("dropping"), addFiles);
 setTokenQuestion(makeTokenQuestion($("token")));
-$("file").addEventListener("change", (event) => {
-  if (event.target.files.length) addFiles([...event.target.files]);
-  event.target.value = ""; // so that the same file can be chosen again
-});
+for (const id of ["file", "folder"]) {
+  $(id).addEventListener("change", (event) => {
+    if (event.target.files.length) addFiles(id === "file" ? [...event.target.files] : audioFiles(event.target.files));
+    event.target.value = ""; // so that the same file can be chosen again
+  });
+}
+$("example").addEventListener("click", addExample);
 $("model").addEventListener("change", (event) => {
   service.model = service.models.find((model) => model.name === event.target.value);
   showModel();
+});
+addEventListener("popstate", () => service && show(true));
+// Files that are not uploaded yet would be lost.
+addEventListener("beforeunload", (event) => {
+  if (tracks.some((track) => track.file && !track.job && track.run.answer.status === "working")) event.preventDefault();
 });
 if (!["localhost", "127.0.0.1", "[::1]"].includes(location.hostname)) {
   $("private").textContent = `Files are sent to ${location.hostname}, which serves this page, and nowhere else.`;

@@ -1,18 +1,24 @@
 // Recording with the microphone, which stays off until the button is pressed.
 
+import { call } from "./api.js";
 import { announce } from "./dom.js";
-import { clock } from "./words.js";
+import { sureness } from "./sureness.js";
+import { clock, nodeName, pathName, percent, surePath } from "./words.js";
 
 const MIME_TYPES = ["audio/webm;codecs=opus", "audio/ogg;codecs=opus", "audio/mp4"];
 // Speech processing distorts music.
 const UNPROCESSED = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
 
-// Set up the button and the panel; `onFile` gets the recording. The button stays hidden where recording is not supported.
-export function setUpRecording(button, panel, maxSeconds, onFile) {
+const FIRST_SECONDS = 5; // of a recording before its path is shown
+const PAUSE_SECONDS = 4; // between two predictions while recording
+
+// Set up the button and the panel; `model()` is the model for the path shown while recording, and `onFile` gets the recording. The button stays hidden where recording is not supported.
+export function setUpRecording(button, panel, { maxSeconds, model }, onFile) {
   if (!navigator.mediaDevices?.getUserMedia || !globalThis.MediaRecorder) return;
   const time = panel.querySelector("output");
   const level = panel.querySelector(".level");
   const words = panel.querySelector(".words");
+  const live = panel.querySelector(".live");
   let recorder = null;
   button.hidden = false;
 
@@ -38,6 +44,7 @@ export function setUpRecording(button, panel, maxSeconds, onFile) {
     const started = performance.now();
     recorder.keep = true;
     recorder.ondataavailable = (event) => parts.push(event.data);
+    follow(recorder, parts, started);
     recorder.onstop = () => {
       for (const track of stream.getTracks()) track.stop();
       context.close();
@@ -52,6 +59,7 @@ export function setUpRecording(button, panel, maxSeconds, onFile) {
       onFile(new File(parts, `Recording ${stamp}.${ending}`, { type: mimeType.split(";")[0] }));
     };
     panel.classList.remove("refused");
+    live.textContent = "";
     words.textContent = "Recording. Half a minute of music is enough.";
     panel.hidden = false;
     button.hidden = true;
@@ -70,6 +78,27 @@ export function setUpRecording(button, panel, maxSeconds, onFile) {
       if (maxSeconds && seconds >= maxSeconds) end(true);
       else requestAnimationFrame(watch);
     })();
+  }
+
+  // Show the path of what has been recorded so far, again and again.
+  async function follow(own, parts, started) {
+    const seconds = () => (performance.now() - started) / 1000;
+    const wait = (time) => new Promise((resolve) => setTimeout(resolve, 1000 * time));
+    await wait(FIRST_SECONDS);
+    for (; recorder === own; await wait(PAUSE_SECONDS)) {
+      const form = new FormData();
+      form.append("file", new Blob(parts, { type: own.mimeType }), "recording");
+      const query = new URLSearchParams({ model: model().name, salvage: "true" });
+      const until = clock(seconds());
+      const response = await call(`v1/predict?${query}`, { method: "POST", body: form }).catch(() => null);
+      const prediction = response && (await response.json()).results[0];
+      if (recorder !== own || !prediction) continue; // silent or busy: the next attempt may do better
+      const path = prediction.not_music ? [] : surePath(prediction, sureness());
+      const level = prediction.levels[path.length ? path.length - 1 : 0];
+      live.textContent = path.length
+        ? `So far (${until}): ${pathName(path)}, ${percent(level.probability)}`
+        : `So far (${until}): not sure${level ? `; perhaps ${nodeName(level.label)}, ${percent(level.probability)}` : ""}`;
+    }
   }
 
   function end(keep) {

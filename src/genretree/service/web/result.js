@@ -1,14 +1,19 @@
 // The result of a track: prediction, tree, timeline and explanation.
 
+import { makeCorrection } from "./correct.js";
 import { announce, h, icon } from "./dom.js";
 import { colourNodes, makeLanes, makeProbabilities, makeRibbon, timeMarks } from "./lanes.js";
-import { makeErrorMessage, makeNote, makeProgress, makeStages } from "./parts.js";
+import { button, makeErrorMessage, makeNote, makeProgress, makeStages } from "./parts.js";
+import { sharePage, sharePicture } from "./share.js";
+import { makeSureness, onSureness, sureness } from "./sureness.js";
 import { makeTree, nest } from "./tree.js";
 import { makeWhy } from "./why.js";
 import {
+  alternatives,
   clock,
   describeConfidence,
   describeError,
+  levelName,
   methodName,
   nodeName,
   pathName,
@@ -17,28 +22,48 @@ import {
   stageName,
   summariseConfidence,
   summariseSlices,
+  surePath,
 } from "./words.js";
 
 let leave = new AbortController(); // removes the listeners of the previous result
 let playing = null; // the track in the player
 
-// Show a run of a track in `box`. `onModel(name)` is called when the user selects another model.
-export function showResult(box, track, run, { player, models, onModel }) {
+// Show the run of a track in `box`. `onModel(name)` is called when the user selects another model, `onRemove()` when the
+// track is to be removed; `onBack` leads to all tracks.
+export function showResult(box, track, { player, models, corrections, onModel, onRemove, onBack }) {
+  const { run } = track;
   leave.abort();
   leave = new AbortController();
   box.hidden = false;
   if (playing !== track) {
     playing = null;
     player.close();
-    document.title = `${track.file.name} · genretree`;
+    document.title = `${track.title} · genretree`;
   }
-  const title = h("h2", { id: "result-title", tabindex: "-1" }, track.file.name);
-  const tools = h("div", { class: "tools" }, makeModelSelect(run, models, onModel));
+  const title = h("h2", { id: "result-title", tabindex: "-1" }, track.title);
+  const artist = h("p", { class: "soft artist" });
+  const song = h("div", { class: "song" }, h("div", {}, title, artist));
+  const tools = h(
+    "div",
+    { class: "tools" },
+    makeModelSelect(run, models, onModel),
+    button("Remove", onRemove, { kind: "quiet", "aria-label": `Remove ${track.title}` }),
+  );
   const body = h("div", { class: "body" });
-  box.replaceChildren(h("header", { class: "head" }, title, tools), body);
+  box.replaceChildren(
+    h("nav", { class: "back", "aria-label": "Tracks" }, h("a", { href: "./", onclick: onBack }, "← All tracks")),
+    h("header", { class: "head" }, song, tools),
+    body,
+  );
 
-  const parts = { player, track, run, body, tools, stage: null };
+  const parts = { player, track, run, body, tools, corrections, models, stage: null };
   const update = () => {
+    title.textContent = track.title;
+    artist.textContent = [track.artist, track.tags.album, track.title === track.name ? "" : track.name]
+      .filter(Boolean)
+      .join(" · ");
+    if (track.cover && !song.querySelector("img"))
+      song.prepend(h("img", { class: "cover", src: track.cover, alt: "", width: 64, height: 64 }));
     const stage = run.answer.status;
     if (stage !== parts.stage) {
       parts.stage = stage;
@@ -73,10 +98,10 @@ function makeModelSelect(run, models, onModel) {
 }
 
 function begin(parts) {
-  const { run, body, track, player } = parts;
+  const { run, body, track } = parts;
   parts.follow = null;
   if (run.answer.status === "working") {
-    const progress = makeProgress(`Progress of ${track.file.name}`, () => run.answer.cancel());
+    const progress = makeProgress(`Progress of ${track.name}`, () => run.answer.cancel());
     const stages = makeStages();
     body.replaceChildren(h("div", { class: "stand" }, progress.element, stages.element));
     let announced = "";
@@ -107,11 +132,20 @@ function begin(parts) {
   } else if (run.answer.status === "done") {
     if (playing !== track) {
       playing = track;
-      track.url ??= URL.createObjectURL(track.file);
-      player.load(track.sound ?? track.url, lastSlice(run.answer.prediction));
+      loadAudio(parts);
     }
     showAnswer(parts);
     if (run.why.status === "new" && isExplained(run)) run.explain();
+  }
+}
+
+async function loadAudio({ track, run, player }) {
+  const end = track.seconds ?? lastSlice(run.answer.prediction);
+  try {
+    const url = track.sound ?? (await track.audio());
+    if (playing === track) player.load(track.sound ?? url, end);
+  } catch {
+    if (playing === track) player.close(); // the explanation may bring its own copy
   }
 }
 
@@ -123,33 +157,46 @@ const lastSlice = (prediction) => prediction.timeline.at(-1)?.end ?? 0;
 function showAnswer(parts) {
   const { run, body, track } = parts;
   const { prediction, tree } = run.answer;
-  document.title = `${pathName(prediction.path)}, ${track.file.name} · genretree`;
+  const path = surePath(prediction, sureness());
+  document.title = `${pathName(path) || "Unsure"}, ${track.title} · genretree`;
   announce(
-    `${track.file.name}: ${prediction.levels
-      .slice(0, prediction.path.length)
+    `${track.title}: ${prediction.levels
+      .slice(0, path.length)
       .map((level) => `${nodeName(level.label)}, ${percent(level.probability)}`)
       .join("; ")}. ${summariseConfidence(prediction)}`,
   );
   const treeView = makeTree(nest(tree), {
     label: "Tree of genres with probabilities",
-    predicted: prediction.path,
+    predicted: path,
     onPick: pick,
   });
   const questionForm = makeQuestion(run);
   const explains = isExplained(run);
   const course = h("section", { class: "course", "aria-labelledby": "course-title" });
   const reasons = h("section", { class: "why", "aria-labelledby": "why-title" });
-  function pick(path) {
-    treeView.select(path);
-    questionForm.take(path);
+  const answer = makeAnswer(prediction, run);
+  function pick(node) {
+    treeView.select(node);
+    questionForm.take(node);
   }
-  treeView.select(prediction.path);
-  questionForm.take(prediction.path);
+  treeView.select(path);
+  questionForm.take(path.length ? path : prediction.path);
   body.replaceChildren(
     h(
       "div",
       { class: prediction.levels.length > 2 ? "first deep" : "first" },
-      answer(prediction, run),
+      h(
+        "section",
+        { class: "answer", "aria-label": "Prediction" },
+        answer.element,
+        h(
+          "div",
+          {},
+          makeNotes(prediction, run),
+          makeSureness(leave.signal),
+          parts.corrections && track.job && prediction.path.length > 0 && makeCorrection(track, tree),
+        ),
+      ),
       h(
         "section",
         { class: "where", "aria-labelledby": "tree-title" },
@@ -161,12 +208,95 @@ function showAnswer(parts) {
     course,
     ...(explains ? [reasons] : []),
   );
+  onSureness(() => {
+    answer.update();
+    treeView.mark(surePath(prediction, sureness()));
+  }, leave.signal);
   showCourse(course, parts, null);
+  offerSharing(parts);
   if (explains) followWhy(parts, course, reasons, questionForm);
 }
 
-function answer(prediction, run) {
-  const levels = prediction.levels.slice(0, prediction.path.length);
+// The path as far as the model is sure of it, with the alternatives; the size of a name follows its probability.
+export function makeAnswer(prediction, run) {
+  const list = h("ol", { class: "path" });
+  const depth = prediction.levels.length;
+  function update() {
+    const path = surePath(prediction, sureness());
+    const shown = prediction.levels.slice(0, path.length);
+    const next = prediction.levels[path.length];
+    list.replaceChildren(
+      ...shown.map((level, at) => {
+        const others = alternatives(level, level.label);
+        return h(
+          "li",
+          {
+            class: at === path.length - 1 && path.length === prediction.path.length ? "leaf" : "",
+            style: { "--p": level.probability },
+          },
+          h("span", { class: "tier" }, levelName(level.name, at, depth)),
+          h("span", { class: "name" }, nodeName(level.label)),
+          h(
+            "span",
+            { class: "measure" },
+            h("b", {}, percent(level.probability)),
+            " ",
+            h("span", {}, describeConfidence(level)),
+          ),
+          h("span", { class: "gauge", "aria-hidden": "true" }),
+          others.length > 0 &&
+            h(
+              "span",
+              { class: "others" },
+              "or ",
+              others.map((item) => `${nodeName(item.label)} ${percent(item.probability)}`).join(", "),
+            ),
+        );
+      }),
+    );
+    if (prediction.not_music) {
+      const { type, tag, probability } = prediction.not_music;
+      list.append(
+        h(
+          "li",
+          { class: "leaf", style: { "--p": probability } },
+          h("span", { class: "name" }, `Not music: ${type}`),
+          h("span", { class: "measure" }, h("b", {}, percent(probability)), " ", h("span", {}, tag)),
+        ),
+      );
+    } else if (next) list.append(stop(next, path.length, depth));
+  }
+  update();
+  return { element: list, update, run };
+}
+
+function stop(level, at, depth) {
+  const name = levelName(level.name, at, depth).toLowerCase();
+  return h(
+    "li",
+    { class: "stop" },
+    h("span", { class: "tier" }, levelName(level.name, at, depth)),
+    h("span", { class: "measure" }, at ? `Not sure of the ${name}. It could be:` : `Not sure. It could be:`),
+    h(
+      "ul",
+      { class: "could" },
+      level.top
+        .filter((item, place) => place === 0 || item.probability >= 0.05)
+        .slice(0, 4)
+        .map((item) =>
+          h(
+            "li",
+            { style: { "--p": item.probability } },
+            nodeName(item.label),
+            " ",
+            h("b", {}, percent(item.probability)),
+          ),
+        ),
+    ),
+  );
+}
+
+function makeNotes(prediction, run) {
   const notes = [
     prediction.note,
     prediction.padded && "The file is shorter than one slice and was repeated to fill it.",
@@ -176,59 +306,43 @@ function answer(prediction, run) {
     run.model.calibrated === false &&
       "This model’s scores are not calibrated: use them as a ranking, not as probabilities.",
   ].filter(Boolean);
-  return h(
-    "section",
-    { class: "answer", "aria-label": "Prediction" },
+  return [
+    h("p", { class: "verdict" }, `${summariseConfidence(prediction)} ${summariseSlices(prediction.timeline)}`),
+    notes.map((note) => h("p", { class: "caveat" }, note)),
     h(
-      "ol",
-      { class: "path" },
-      levels.map((level, at) =>
-        h(
-          "li",
-          { class: at === levels.length - 1 && prediction.complete ? "leaf" : "" },
-          h("span", { class: "name" }, nodeName(level.label)),
-          h(
-            "span",
-            { class: "measure" },
-            h("b", {}, percent(level.probability)),
-            " ",
-            h("span", {}, describeConfidence(level)),
-          ),
-          h("span", { class: "gauge", "aria-hidden": "true", style: { "--p": level.probability } }),
-        ),
-      ),
-      prediction.not_music &&
-        h(
-          "li",
-          { class: "leaf" },
-          h("span", { class: "name" }, `Not music: ${prediction.not_music.type}`),
-          h(
-            "span",
-            { class: "measure" },
-            h("b", {}, percent(prediction.not_music.probability)),
-            " ",
-            h("span", {}, prediction.not_music.tag),
-          ),
-        ),
-      !prediction.complete &&
-        !prediction.not_music &&
-        h(
-          "li",
-          { class: "leaf" },
-          h("span", { class: "name" }, "?"),
-          h("span", { class: "measure" }, "not confident enough for a deeper level"),
-        ),
+      "p",
+      { class: "soft" },
+      `${prediction.slices} ${prediction.slices === 1 ? "slice" : "slices"} scored by ${run.model.name}, ${prediction.runtime}.`,
     ),
+  ];
+}
+
+// Share the result: its address, a small picture, and one HTML file with everything.
+function offerSharing({ track, run, tools, body }) {
+  tools.querySelector(".share")?.remove();
+  const copy = button(
+    "Copy link",
+    async () => {
+      try {
+        await navigator.clipboard.writeText(location.href);
+        announce("The link is copied.");
+        copy.querySelector("span").textContent = "Copied";
+      } catch {
+        prompt("Link to this result", location.href);
+      }
+    },
+    { kind: "quiet" },
+  );
+  tools.append(
     h(
       "div",
-      {},
-      h("p", { class: "verdict" }, `${summariseConfidence(prediction)} ${summariseSlices(prediction.timeline)}`),
-      notes.map((note) => h("p", { class: "caveat" }, note)),
-      h(
-        "p",
-        { class: "soft" },
-        `${prediction.slices} ${prediction.slices === 1 ? "slice" : "slices"} scored by ${run.model.name}, ${prediction.runtime}.`,
-      ),
+      { class: "share", role: "group", "aria-label": "Share" },
+      copy,
+      button("Picture", () => sharePicture(track, run), {
+        kind: "quiet",
+        title: "Title, path and tree as a small PNG",
+      }),
+      button("Page", () => sharePage(track, run, body), { kind: "quiet", title: "This result as one HTML file" }),
     ),
   );
 }
@@ -420,13 +534,13 @@ function showWhy(parts, course, box) {
   }
   player.setEnd(explanation.end);
   showCourse(course, parts, explanation);
-  const stem = track.file.name.replace(/\.\w+$/, "");
+  const stem = track.name.replace(/\.\w+$/, "");
   const picture = h(
     "a",
     { class: "button quiet", download: `${stem} why.png`, title: "The spectrograms of the current question" },
     "Why (PNG)",
   );
-  const why = makeWhy(track.file.name, player, (entry) => {
+  const why = makeWhy(track.name, player, (entry) => {
     picture.href = entry.picture;
   });
   box.replaceChildren(
@@ -437,7 +551,7 @@ function showWhy(parts, course, box) {
   );
   for (const entry of explanation.entries)
     why.add({ ...entry, short: nodeName(entry.reason.node.at(-1)) }, explanation.unit);
-  why.showLast();
+  why.show(Math.max(0, surePath(run.answer.prediction, sureness()).length - 1));
   tools.querySelector(".downloads")?.remove();
   tools.append(
     h(

@@ -1,7 +1,7 @@
-// A run: one file and one model. The prediction comes first; the explanation is requested when the result is opened.
+// A run: one track and one model. The prediction comes first; the explanation is requested when the result is opened.
 
-import { Problem } from "./api.js";
-import { downloadResult, runJob } from "./jobs.js";
+import { Problem, releaseBlobUrl } from "./api.js";
+import { downloadResult, follow, runJob } from "./jobs.js";
 
 const MAX_CONCURRENT = 2; // predictions at a time; the others wait in the page
 const NODE = " > ";
@@ -36,9 +36,9 @@ function releaseSlot() {
 
 // Dispatches "change" when one of its parts changes.
 export class Run extends EventTarget {
-  constructor(file, model, limits) {
+  constructor(track, model, limits) {
     super();
-    this.file = file;
+    this.track = track;
     this.model = model; // as /v1/models describes it
     this.limits = limits;
     this.salvage = false; // use the part of a truncated file that can be decoded
@@ -56,25 +56,33 @@ export class Run extends EventTarget {
 
   async classify() {
     await this.step("answer", async (onState, signal) => {
-      if (this.limits.upload_bytes && this.file.size > this.limits.upload_bytes)
+      const file = this.track.file;
+      if (file && this.limits.upload_bytes && file.size > this.limits.upload_bytes)
         throw new Problem({ kind: "too_large" });
-      if (this.file.size === 0) throw new Problem({ kind: "empty" });
+      if (file?.size === 0) throw new Problem({ kind: "empty" });
       onState({ stage: "waiting", progress: 0 });
       await acquireSlot(signal);
       try {
-        const { tree, timelines, job, ...prediction } = await runJob(this.file, this.query("predict"), onState, signal);
-        return { prediction, tree, timelines };
+        return await this.readAnswer(await runJob(this.track, this.query("predict"), onState, signal), signal);
       } finally {
         releaseSlot();
       }
     });
   }
 
+  async readAnswer({ tree, timelines, tags, cover, seconds, ...prediction }, signal) {
+    await this.track.describe({ tags, cover, seconds }, signal);
+    return { prediction, tree, timelines };
+  }
+
   async explain() {
-    await this.step("why", async (onState, signal) => {
-      const result = await runJob(this.file, this.query("explain"), onState, signal);
-      return { ...(await this.read(result, signal)), asked: [], question: { status: "new" } };
-    });
+    await this.step("why", (onState, signal) =>
+      runJob(this.track, this.query("explain"), onState, signal).then((result) => this.readWhy(result, signal)),
+    );
+  }
+
+  async readWhy(result, signal) {
+    return { ...(await this.read(result, signal)), asked: [], question: { status: "new" } };
   }
 
   // Explain a node against another (default: its siblings) with one of the model's methods.
@@ -84,10 +92,14 @@ export class Run extends EventTarget {
       ...(against ? { against: against.join(NODE) } : {}),
       method,
     });
+    await this.askBy((onState, signal) => runJob(this.track, query, onState, signal));
+  }
+
+  async askBy(job) {
     await this.step(
       "question",
       async (onState, signal) => {
-        const result = await runJob(this.file, query, onState, signal);
+        const result = await job(onState, signal);
         this.why.asked.push(await this.read(result, signal));
         return {};
       },
@@ -95,8 +107,26 @@ export class Run extends EventTarget {
     );
   }
 
+  // Take over a job that the server has of this track and model, finished or not.
+  async resume(job) {
+    const result = (onState, signal) => follow(job, onState, signal);
+    if (job.do === "predict") {
+      await this.step("answer", async (onState, signal) => this.readAnswer(await result(onState, signal), signal));
+    } else if (job.question.node === null) {
+      this.resuming = this.step("why", async (onState, signal) => this.readWhy(await result(onState, signal), signal));
+      await this.resuming;
+      if (["cancelled", "not_found"].includes(this.why.error?.kind)) await this.explain(); // by the page before a reload
+    } else {
+      const before = this.resuming;
+      this.resuming = (async () => {
+        await before;
+        if (this.why.status === "done") await this.askBy(result);
+      })();
+    }
+  }
+
   async read(result, signal) {
-    const { view, pictures, sound, job, ...json } = result;
+    const { view, pictures, sound, ...json } = result;
     const downloaded = await downloadResult(result, signal);
     return {
       ...downloaded,
@@ -138,7 +168,7 @@ export class Run extends EventTarget {
           entry.picture,
           ...entry.view.views.flatMap((view) => [view.grey, view.colour]),
         ]) ?? [];
-      for (const url of [explanation.sound, explanation.tree, ...views]) if (url) URL.revokeObjectURL(url);
+      for (const url of [explanation.sound, explanation.tree, ...views]) if (url) releaseBlobUrl(url);
     }
   }
 

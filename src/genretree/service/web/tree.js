@@ -27,7 +27,7 @@ export function nest(nodes) {
 // Without probabilities, a branch's weight is its share of the leaves.
 function weigh(node, chance = 1) {
   const leaves = (item) => (item.children.length ? item.children.reduce((sum, child) => sum + leaves(child), 0) : 1);
-  node.weight = node.probability ?? chance;
+  node.weight = node.probability ?? node.share ?? chance;
   for (const child of node.children) weigh(child, (chance * leaves(child)) / leaves(node));
 }
 
@@ -35,7 +35,7 @@ const countLeaves = (node) =>
   node.children.length ? node.children.reduce((sum, child) => sum + countLeaves(child), 0) : 1;
 
 // Make the tree. `predicted` is the predicted path. With `onPick(path)` it is a tree widget whose nodes can be picked,
-// otherwise a plain list.
+// otherwise a plain list. A node with a `tag` (a function that makes an element) shows that instead of its name.
 export function makeTree(root, { label, predicted = [], onPick = null }) {
   weigh(root);
   const leaves = countLeaves(root);
@@ -46,14 +46,12 @@ export function makeTree(root, { label, predicted = [], onPick = null }) {
   const items = [];
 
   function add(node, level, place, siblings, into) {
-    const on = predicted.length >= node.path.length && startsWith(predicted, node.path);
     const known = node.probability !== undefined;
-    const accessibleName = `${nodeName(node.name)}${known ? `, ${percent(node.probability)}` : ""}${on ? ", on the predicted path" : ""}`;
     const group = node.children.length ? h("ul", onPick ? { role: "group" } : {}) : null;
     const tag = h(
       "span",
       { class: "node" },
-      h("span", { class: "name" }, nodeName(node.name)),
+      node.tag ? node.tag() : h("span", { class: "name" }, nodeName(node.name)),
       known && h("span", { class: "chance" }, percent(node.probability)),
       group &&
         onPick &&
@@ -74,7 +72,6 @@ export function makeTree(root, { label, predicted = [], onPick = null }) {
             "aria-level": level,
             "aria-setsize": siblings,
             "aria-posinset": place + 1,
-            "aria-label": accessibleName,
             "aria-selected": "false",
             tabindex: "-1",
           }
@@ -82,14 +79,29 @@ export function makeTree(root, { label, predicted = [], onPick = null }) {
       tag,
       group,
     );
-    if (on) item.classList.add("on");
-    if (same(node.path, predicted)) item.classList.add("end");
-    Object.assign(item, { node, tag, group, on });
+    Object.assign(item, { node, tag, group });
+    setPath(item, predicted);
     items.push(item);
     into.append(item);
     if (!group) return;
     node.children.forEach((child, number) => add(child, level + 1, number, node.children.length, group));
-    if (onPick) open(item, !many || on);
+    if (onPick) open(item, !many || item.on);
+  }
+
+  function setPath(item, path) {
+    const { node } = item;
+    item.on = path.length >= node.path.length && startsWith(path, node.path);
+    item.classList.toggle("on", item.on);
+    item.classList.toggle("end", same(node.path, path));
+    if (!onPick) return;
+    const chance = node.probability === undefined ? "" : `, ${percent(node.probability)}`;
+    item.setAttribute("aria-label", `${nodeName(node.name)}${chance}${item.on ? ", on the predicted path" : ""}`);
+  }
+
+  // Highlight another path.
+  function mark(path) {
+    for (const item of items) setPath(item, path);
+    draw();
   }
 
   function open(item, yes) {
@@ -152,7 +164,7 @@ export function makeTree(root, { label, predicted = [], onPick = null }) {
   }
   const draw = () => layOut(box, lines, root, items);
   new ResizeObserver(draw).observe(box);
-  return { element: box, select };
+  return { element: box, select, mark };
 }
 
 // Put the levels into columns if there is room, else indent them; then draw the branches behind the names.

@@ -57,7 +57,20 @@ export function makeWhy(file, player, onShow) {
     if (seen) announce(`${question(reason)} The explanation is ready.`);
   }
 
-  return { element: h("div", {}, list, panels), add, showLast: () => show(entries.at(-1)) };
+  return { element: h("div", {}, list, panels), add, show: (at) => show(entries[at] ?? entries.at(-1)) };
+}
+
+// What a listener can check by ear, before the numbers; absent from explanations of older services.
+function sentences(reason) {
+  const texts = (reason.sentences ?? []).map((item) => (typeof item === "string" ? item : item.text)).filter(Boolean);
+  return (
+    texts.length > 0 &&
+    h(
+      "ul",
+      { class: "sentences" },
+      texts.map((text) => h("li", {}, text)),
+    )
+  );
 }
 
 function panel(reason, view, marks, unit, file, player) {
@@ -73,6 +86,7 @@ function panel(reason, view, marks, unit, file, player) {
   );
   return [
     h("h3", {}, question(reason)),
+    sentences(reason),
     h(
       "p",
       { class: "measure" },

@@ -1,8 +1,40 @@
 // Text for numbers, nodes, stages and errors.
 
-// Without a name: what the model did not take for music.
+// Names whose written form no rule yields; `genretree.taxonomy.display_name` has the same.
+const WRITTEN = { Classic: "Classical", Non_classic: "Non-classical" };
+
+// The name of a node as people write it. Without a name: what the model did not take for music.
 export function nodeName(name) {
-  return name === undefined ? "no music" : name.replaceAll("_", " ");
+  if (name === undefined) return "no music";
+  const spaced = name
+    .replaceAll("_", " ")
+    .replace(/\bRnB\b/gi, "R&B")
+    .replace(/^non (?=\S)/i, "Non-");
+  return WRITTEN[name] ?? (spaced ? spaced[0].toUpperCase() + spaced.slice(1) : spaced);
+}
+
+const LEVELS = [
+  ["Genre"],
+  ["Genre", "Subgenre"],
+  ["Branch", "Genre", "Subgenre"],
+  ["Branch", "Genre", "Subgenre", "Style"],
+];
+
+// The name of a level: its own, unless it only counts the levels (`level_2`, `sec_level`).
+export function levelName(name, at, depth) {
+  if (!/^(level[ _-]?\d|(fst|sec|thr)_level(_label)?)$/.test(name)) return nodeName(name);
+  return LEVELS[depth - 1]?.[at] ?? `Level ${at + 1}`;
+}
+
+// A path cut where the model is less sure than `sureness`.
+export function surePath(prediction, sureness) {
+  const unsure = prediction.levels.findIndex((level) => level.probability < sureness);
+  return unsure < 0 ? prediction.path : prediction.path.slice(0, unsure);
+}
+
+// Other nodes of a level that the model considers, the most probable first.
+export function alternatives(level, taken) {
+  return level.top.filter((item) => item.label !== taken && item.probability >= 0.05).slice(0, 2);
 }
 
 export function pathName(path) {

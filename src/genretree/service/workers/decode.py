@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from genretree.arrays import Array, Float32Array
+from genretree.corpus.file_tags import read_cover, read_tags
 from genretree.errors import SoundError
 from genretree.parallel import shared_by
 from genretree.service.workers import process
@@ -22,6 +23,10 @@ from genretree.settings import SAMPLE_RATE, ImageSettings
 from genretree.sound.decode import iter_blocks, probe
 from genretree.sound.features import IMAGES
 from genretree.sound.slices import SliceImages, skip_silent, slice_blocks, slice_track, stack_slices
+
+_COVER_SIZE = 160  # pixels
+_MAX_COVER_PIXELS = 5000 * 5000
+_MAX_TAG_LENGTH = 300
 
 
 class _AudioTap:
@@ -84,7 +89,29 @@ def work(message: Message, report: ReportProgress) -> Message:
         "seconds": tap.n_samples / SAMPLE_RATE,
         "shapes": [array.shape for array in arrays],
     }
-    return Message("decoded", result, [array_bytes(array) for array in arrays])
+    blobs: list[Any] = [array_bytes(array) for array in arrays]
+    if header["tags"]:
+        found = read_tags(path)
+        result["tags"] = {name: value[:_MAX_TAG_LENGTH] for name, value in found.items()}
+        blobs.append(_shrink_cover(read_cover(path)))
+    return Message("decoded", result, blobs)
+
+
+def _shrink_cover(picture: bytes) -> bytes:
+    """Return a picture as a small PNG; empty if it can't be read."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(picture), formats=("JPEG", "PNG")) as image:
+            if image.width * image.height > _MAX_COVER_PIXELS:
+                return b""
+            image.draft("RGB", (2 * _COVER_SIZE, 2 * _COVER_SIZE))
+            image.thumbnail((_COVER_SIZE, _COVER_SIZE))
+            image.convert("RGB").save(stream, "PNG", optimize=True)
+    except Exception:  # Pillow raises many types for damaged pictures, and the audio is fine
+        return b""
+    return stream.getvalue()
 
 
 def _cut(header: dict[str, Any]) -> Message:

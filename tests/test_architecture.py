@@ -20,6 +20,7 @@ IMPORT_ORDER = {
         "files",
         "errors",
         "checks",
+        "client",
         "parallel",
         "progress",
         "remote",

@@ -246,6 +246,15 @@ def _set_path(database: Database, old: str, new: str) -> None:
         )
 
 
+def move_open_change(database: Database, change: Change, path: str) -> None:
+    """Set the path of a change that was interrupted, and of the file's other changes, if the file was moved."""
+    moved = (encode_path(path), encode_path(change.path))
+    with database.transaction() as connection:
+        connection.execute("UPDATE change SET path = ? WHERE id = ?", (moved[0], change.id))
+        if not os.path.lexists(change.path):
+            connection.execute("UPDATE change SET path = ? WHERE path = ? AND state IN ('written', 'undone')", moved)
+
+
 def iter_chains(database: Database, run: int) -> Iterator[list[Change]]:
     """Yield the changes of each file that a run changed, from the newest down to the run's first.
 

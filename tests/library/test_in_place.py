@@ -11,6 +11,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from genretree.library.apply.undo import undo
 from genretree.library.apply.undo_record import UndoRecord, find_record, record_path, roll_back
 from genretree.library.database import journal, records
 from genretree.library.database.connection import Database, open_database
+from genretree.library.database.path_selection import select_paths
 from genretree.library.plan.mapping import Mapping
 from genretree.library.plan.planner import iter_plans
 from genretree.library.scan.analyse import analyse
@@ -638,6 +640,42 @@ def test_hard_links_stay_links_and_are_written_once(path: Path, database: Databa
     assert path.samefile(other)
     assert other.read_bytes() == before
     assert analyse(database, [path.parent], fake_classifier()).known == 2
+
+
+def test_undo_selects_a_file_by_any_of_its_names(path: Path, database: Database, tmp_path: Path) -> None:
+    before, link = path.read_bytes(), tmp_path / "b" / "z.flac"
+    link.parent.mkdir()
+    link.hardlink_to(path)
+    analyse(database, [path, link], fake_classifier())
+    run, _ = _write(database)
+    skipping = select_paths(database, (), [str(link.parent)])
+    assert undo(database, run, selection=skipping) == (0, []), "the bytes of the skipped name would change"
+    for place in (link.parent, path):
+        only = select_paths(database, [str(place)])
+        assert journal.find_run(database, None, only) == run
+        assert journal.count_chains(database, run, only) == 1
+    assert undo(database, run, selection=select_paths(database, [str(link.parent)])) == (1, [])
+    assert path.samefile(link)
+    assert link.read_bytes() == before
+
+
+def test_tags_with_padding_need_no_space_for_a_copy(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpadded, db = path.with_name("unpadded.flac"), str(tmp_path / "library.sqlite")
+    shutil.copy(path, unpadded)
+    tags = FLAC(unpadded)
+    tags["title"] = "Another"
+    tags.save(padding=lambda _: 0)
+    with open_database(Path(db), create=True) as database:
+        analyse(database, [path.parent], fake_classifier())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=30_000))
+    result = CliRunner().invoke(main, ["library", "apply", "--overwrite", "--write", "--quiet", "--db", db])
+    assert "1 files written" in result.output
+    assert f"skipped: {unpadded}: a copy needs" in result.output
+    assert result.exit_code == 1
+    assert read_tags(path).genres == ("Soft_rock",)
+    assert read_tags(unpadded).genres == ("Jazz",)
 
 
 @pytest.mark.parametrize("skip", [False, True])

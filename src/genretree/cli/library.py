@@ -340,7 +340,8 @@ def apply(
         actions: Counter[str] = Counter()
         for item in make_plans():
             actions[item.action] += 1
-            if plan is not None and item.action not in ("write", "same", "left_out"):
+            no_space = item.action == "no_space"
+            if no_space or (plan is not None and item.action not in ("write", "same", "left_out")):
                 changed.append((item.row.path, item.message or ACTIONS[item.action]))
         if actions["write"]:
             back_up(database)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import sys
 import time
 import unicodedata
 from collections.abc import Iterator
@@ -17,10 +18,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 WAIT_SECONDS = 5.0
 _POLL_SECONDS = 0.02
@@ -114,7 +113,7 @@ def lock_inode(descriptor: int, timeout: float | None = None) -> Iterator[None]:
     LockedError
         If another process still holds it after `timeout`.
     """
-    if fcntl is None:
+    if sys.platform == "win32":
         yield
         return
     end = time.monotonic() + (WAIT_SECONDS if timeout is None else timeout)

@@ -183,7 +183,10 @@ def list_interrupted(database: Database) -> list[Interrupted]:
         elif os.path.lexists(path):
             text = f"a write to it is in progress or was interrupted; {_NEXT} determines the outcome"
         else:
-            text = f"a write to it was interrupted, and it is missing; once it is back, {_NEXT} determines the outcome"
+            text = (
+                "a write to it was interrupted, and it is missing; put it back, or run `genretree library analyse` on "
+                "the folder where it is now"
+            )
         found.append(Interrupted(path, text))
     return found
 

@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -81,7 +81,7 @@ def exclusive_access(path: Path, source: BinaryIO, opened: os.stat_result) -> It
     """
     with lock_file(path) as locked:
         _roll_back_locked(path, locked)
-        with lock_inode(source.fileno()):
+        with lock_inode(source.fileno()) if locked else nullcontext():
             check_same_file(source, opened, path)
             try:
                 yield locked

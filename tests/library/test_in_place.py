@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
+import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,15 +23,16 @@ from mutagen.wave import WAVE
 from genretree.cli import main
 from genretree.errors import LibraryError
 from genretree.files import content_digest
-from genretree.library.apply import file_lock
+from genretree.library.apply import file_lock, replace_file, undo_record
 from genretree.library.apply import write_in_place as in_place
 from genretree.library.apply.apply import HardLinks, apply_plans
 from genretree.library.apply.file_lock import LockedError
-from genretree.library.apply.recover import recover
+from genretree.library.apply.recover import TornFiles, list_interrupted, recover
 from genretree.library.apply.undo import undo
-from genretree.library.apply.undo_record import UndoRecord, record_path, roll_back
+from genretree.library.apply.undo_record import UndoRecord, find_record, record_path, roll_back
 from genretree.library.database import journal, records
 from genretree.library.database.connection import Database, open_database
+from genretree.library.database.path_selection import select_paths
 from genretree.library.plan.mapping import Mapping
 from genretree.library.plan.planner import iter_plans
 from genretree.library.scan.analyse import analyse
@@ -284,18 +289,22 @@ def test_a_kill_after_the_write_is_completed(
     assert path.read_bytes() == before
 
 
-def _tear(path: Path, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave a file torn, and its undo record."""
+def _tear(
+    path: Path, database: Database, monkeypatch: pytest.MonkeyPatch, complete: bool = False, run: int | None = None
+) -> None:
+    """Leave a file torn, or written to the end, and its undo record."""
     before, real = path.read_bytes(), in_place.write_all
 
     def write(descriptor: int, data: bytes, start: int) -> None:
-        _kill_after(patch, 30)
+        _kill_after(patch, len(data) if complete else 30)
         real(descriptor, data, start)
+        _die()
 
     with monkeypatch.context() as patch:
         patch.setattr(in_place, "write_all", write)
+        patch.setattr(in_place, "restore", _die)
         with pytest.raises(KilledError):
-            _write(database)
+            _ = undo(database, run) if run else _write(database)
     assert path.read_bytes() != before
     assert record_path(path).exists()
 
@@ -343,11 +352,167 @@ def test_a_torn_file_that_is_missing_is_undone_when_it_is_back(
     before = path.read_bytes()
     analyse(database, [path], fake_classifier())
     _tear(path, database, monkeypatch)
-    away = path.rename(path.with_name("away"))
+    away = path.rename(path.parent.parent / "away")
     assert recover(database) == []
     away.rename(path)
     assert [item.message for item in recover(database)] == ["is unchanged"]
     assert path.read_bytes() == before
+
+
+def _scan(database: Database, place: Path) -> TornFiles:
+    torn = TornFiles(database)
+    analyse(database, [place], fake_classifier(), restore=torn.restore)
+    return torn
+
+
+_MOVES = ("renamed", "elsewhere", "folder", "both")
+
+
+def _move(path: Path, how: str) -> Path:
+    if how in ("folder", "both"):
+        path = path.parent.rename(path.parent.with_name("other")) / path.name
+    if how != "folder":
+        (path.parent / "sub").mkdir()
+        path = path.rename(path.parent / "sub" / "y.flac" if how == "elsewhere" else path.with_name("y.flac"))
+    return path
+
+
+@pytest.mark.parametrize("complete", [False, True])
+@pytest.mark.parametrize("attributes", [False, True])
+@pytest.mark.parametrize("how", _MOVES)
+@pytest.mark.parametrize("own", [True, False])
+def test_a_torn_file_is_restored_wherever_it_was_moved(
+    path: Path,
+    database: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    complete: bool,
+    attributes: bool,
+    own: bool,
+) -> None:
+    if not attributes and how == "elsewhere" and not own:
+        pytest.skip("without extended attributes, another database can't know")
+    monkeypatch.setattr(undo_record, "_HAS_ATTRIBUTES", attributes and undo_record._HAS_ATTRIBUTES)
+    before = path.read_bytes()
+    analyse(database, [path], fake_classifier())
+    _tear(path, database, monkeypatch, complete)
+    path = _move(path, how)
+    with open_database(tmp_path / "two.sqlite", create=True) as other:
+        used = database if own else other
+        torn = _scan(used, path.parent)
+        if attributes or how != "elsewhere":
+            assert path.read_bytes() == before, "it is restored before it is read"
+            assert torn.restored == 1
+        recover(used)
+        assert path.read_bytes() == before
+        assert not list(path.parent.rglob(".genretree-*"))
+        if own:
+            assert list_interrupted(database) == []
+            assert journal.list_runs(database) == []
+        analyse(used, [path], fake_classifier())
+        assert _write(used)[1] == []
+        assert read_tags(path).genres == ("Soft_rock",)
+        assert undo(used, journal.find_run(used, None)) == (1, [])
+    assert path.read_bytes() == before
+    assert path.stat().st_mtime_ns == 10**18
+
+
+def test_an_undo_that_was_torn_is_completed_after_a_rename(
+    path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = path.read_bytes()
+    analyse(database, [path], fake_classifier())
+    run, _ = _write(database)
+    _tear(path, database, monkeypatch, run=run)
+    path = path.rename(path.with_name("y.flac"))
+    assert [item.message for item in recover(database)] == ["was not restored"]
+    assert read_tags(path).genres == ("Soft_rock",)
+    assert undo(database, run) == (1, [])
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="needs extended attributes")
+def test_a_torn_file_is_restored_under_another_name(
+    path: Path, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, link = path.read_bytes(), tmp_path / "b" / "z.flac"
+    link.parent.mkdir()
+    analyse(database, [path], fake_classifier())
+    _tear(path, database, monkeypatch)
+    link.hardlink_to(path)
+    with open_database(tmp_path / "two.sqlite", create=True) as other:
+        analyse(other, [link], fake_classifier(digest="1" * 16))
+        assert _write(other)[0] == 0, "it had analysed the torn file"
+        assert link.read_bytes() == before
+        analyse(other, [link], fake_classifier(digest="1" * 16))
+        assert _write(other)[1] == []
+        assert len(recover(database)) == 1
+        assert undo(other, journal.find_run(other, None)) == (1, [])
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_two_names_of_a_file_are_not_written_at_the_same_time(
+    path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_lock, "WAIT_SECONDS", 0.1)
+    link = path.with_name("z.flac")
+    link.hardlink_to(path)
+    analyse(database, [path], fake_classifier())
+    with link.open("rb") as source, replace_file.exclusive_access(link, source, os.fstat(source.fileno())):
+        assert "another process is writing to it" in _write(database)[1][0]
+
+
+def test_the_record_of_a_file_that_was_replaced_is_kept(
+    path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = path.read_bytes()
+    analyse(database, [path], fake_classifier())
+    _tear(path, database, monkeypatch)
+    away = path.rename(path.parent.parent / "away.flac")
+    path.write_bytes(before)  # from a backup
+    os.utime(path, ns=(10**18, 10**18))
+    (found,) = list_interrupted(database)
+    assert "if it no longer exists, delete" in found.message
+    assert [Path(item.path) for item in _scan(database, path.parent).list_strays()] == [record_path(path)]
+    assert _write(database)[1] == []
+    assert find_record(path) is None, "the backup is not mistaken for the torn file"
+    assert read_tags(path).genres == ("Soft_rock",)
+    _scan(database, away)
+    assert away.read_bytes() == before
+    assert _names(path) == [path.name]
+
+
+def test_a_record_of_the_first_form_is_read(path: Path) -> None:
+    before, region, status = path.read_bytes(), _region(path), path.stat()
+    content = undo_record._HEAD.pack(status.st_size, 10**18, region.start, len(region.old), b"0" * 32)
+    content += zlib.compress(region.old + region.new)
+    digest = hashlib.blake2b(content, digest_size=16).digest()
+    record_path(path).write_bytes(b"genretree undo record 1\n" + digest + content)
+    path.write_bytes(before[: region.start] + region.new[:30] + before[region.start + 30 :])
+    assert roll_back(path) == "0" * 32
+    assert (path.read_bytes(), _names(path)) == (before, [path.name])
+
+
+def test_status_and_preview_name_interrupted_writes(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = tmp_path / "library.sqlite"
+    with open_database(db, create=True) as database:
+        analyse(database, [path], fake_classifier())
+        _tear(path, database, monkeypatch)
+    torn = path.read_bytes()
+    for command in ("status", "preview"):
+        result = CliRunner().invoke(main, ["library", command, "--db", str(db)])
+        assert "a write to it is in progress or was interrupted; the next `genretree library analyse`" in result.output
+    assert (
+        "restores the old bytes"
+        in json.loads(CliRunner().invoke(main, ["library", "status", "--json", "--db", str(db)]).stdout)["interrupted"][
+            0
+        ]["message"]
+    )
+    assert path.read_bytes() == torn
 
 
 # -- obstacles ---------------------------------------------------------------------------------------------------
@@ -475,6 +640,42 @@ def test_hard_links_stay_links_and_are_written_once(path: Path, database: Databa
     assert path.samefile(other)
     assert other.read_bytes() == before
     assert analyse(database, [path.parent], fake_classifier()).known == 2
+
+
+def test_undo_selects_a_file_by_any_of_its_names(path: Path, database: Database, tmp_path: Path) -> None:
+    before, link = path.read_bytes(), tmp_path / "b" / "z.flac"
+    link.parent.mkdir()
+    link.hardlink_to(path)
+    analyse(database, [path, link], fake_classifier())
+    run, _ = _write(database)
+    skipping = select_paths(database, (), [str(link.parent)])
+    assert undo(database, run, selection=skipping) == (0, []), "the bytes of the skipped name would change"
+    for place in (link.parent, path):
+        only = select_paths(database, [str(place)])
+        assert journal.find_run(database, None, only) == run
+        assert journal.count_chains(database, run, only) == 1
+    assert undo(database, run, selection=select_paths(database, [str(link.parent)])) == (1, [])
+    assert path.samefile(link)
+    assert link.read_bytes() == before
+
+
+def test_tags_with_padding_need_no_space_for_a_copy(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpadded, db = path.with_name("unpadded.flac"), str(tmp_path / "library.sqlite")
+    shutil.copy(path, unpadded)
+    tags = FLAC(unpadded)
+    tags["title"] = "Another"
+    tags.save(padding=lambda _: 0)
+    with open_database(Path(db), create=True) as database:
+        analyse(database, [path.parent], fake_classifier())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=30_000))
+    result = CliRunner().invoke(main, ["library", "apply", "--overwrite", "--write", "--quiet", "--db", db])
+    assert "1 files written" in result.output
+    assert f"skipped: {unpadded}: a copy needs" in result.output
+    assert result.exit_code == 1
+    assert read_tags(path).genres == ("Soft_rock",)
+    assert read_tags(unpadded).genres == ("Jazz",)
 
 
 @pytest.mark.parametrize("skip", [False, True])

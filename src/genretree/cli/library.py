@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.tree import Tree
 
     from genretree.library.apply.apply import HardLinks
+    from genretree.library.apply.recover import Interrupted
     from genretree.library.database.connection import Database
     from genretree.library.database.records import FileResult, ModelKey
     from genretree.library.plan.genre_tree import GenreNode
@@ -164,6 +165,7 @@ def analyse(
     only once. With --engine ray, DIR may be a URL (s3://, gs://). Files that can't be used are recorded with a reason.
     """
     from genretree.bundle.hub import find_bundle
+    from genretree.library.apply.recover import TornFiles, recover
     from genretree.library.scan.analyse import analyse as analyse_places
     from genretree.library.scan.analyse import check_places
     from genretree.library.scan.classifier import load_file_classifier
@@ -181,7 +183,13 @@ def analyse(
         options |= ray_options(bundle, address, runtime, precision, salvage, check_music)
     report = _json_line if as_json else None
     with _open_for_writing(db, "library analyse", create=True) as database:
+        torn = TornFiles(database)
+        options["restore"] = torn.restore
         counts = analyse_places(database, places, make, progress=not quiet, report=report, **options)
+        recover(database)  # the scan may have found files that were missing
+    if torn.restored:
+        echo(f"{torn.restored} files restored: an interrupted write had changed a part of their tags", err=True)
+    _show_interrupted(torn.list_strays())
     _show_counts(counts, as_json)
 
 
@@ -247,6 +255,7 @@ def preview(
     spreadsheet, and written with: genretree library apply --plan FILE
     """
     from genretree.files import atomic_path
+    from genretree.library.apply.recover import list_interrupted
     from genretree.library.plan.preview import Preview, write_json, write_page, write_parquet
     from genretree.library.plan.preview import write_csv as write_table
     from genretree.parallel import command_line
@@ -254,6 +263,7 @@ def preview(
     with _open_for_reading(db) as database:
         model_key, make_plans = _prepare_plans(database, progress=not quiet, **options)
         rows = Preview(make_plans(), model_key.digest)
+        _show_interrupted(list_interrupted(database))
         if html is not None:
             write_page(rows, html, model_key, command_line())
             echo(f"{html}: open it in a browser", err=True)
@@ -330,7 +340,8 @@ def apply(
         actions: Counter[str] = Counter()
         for item in make_plans():
             actions[item.action] += 1
-            if plan is not None and item.action not in ("write", "same", "left_out"):
+            no_space = item.action == "no_space"
+            if no_space or (plan is not None and item.action not in ("write", "same", "left_out")):
                 changed.append((item.row.path, item.message or ACTIONS[item.action]))
         if actions["write"]:
             back_up(database)
@@ -495,6 +506,7 @@ def _write_like_playlist(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(db: Path | None, with_tree: bool, as_json: bool) -> None:
     """Show the number of files and genres, problems, and the runs that can be undone."""
+    from genretree.library.apply.recover import list_interrupted
     from genretree.library.database import journal, records
 
     with _open_for_reading(db) as database:
@@ -515,6 +527,7 @@ def status(db: Path | None, with_tree: bool, as_json: bool) -> None:
             "problems": records.count_errors(database, model),
             "runs": [vars(run) for run in journal.list_runs(database)],
         }
+        interrupted = list_interrupted(database)
         listed = records.list_errors(database, model, _MAX_REFUSALS)
         tree = None
         if with_tree:
@@ -525,9 +538,11 @@ def status(db: Path | None, with_tree: bool, as_json: bool) -> None:
         if tree is not None:
             content["tree"] = _tree_json(tree)
         content["listed"] = [{"file": printable(path), "kind": kind, "message": text} for path, kind, text in listed]
+        content["interrupted"] = [{"file": printable(item.path), "message": item.message} for item in interrupted]
         echo_json(content)
         return
     _show_status(content, listed, tree)
+    _show_interrupted(interrupted)
 
 
 def _tree_json(node: GenreNode) -> dict[str, Any]:
@@ -581,6 +596,13 @@ def _show_status(
         console.print(escape(f"run {run['id']} ({when}): {run['written']} files written, {run['undone']} undone"))
 
 
+def _show_interrupted(found: Sequence[Interrupted]) -> None:
+    for item in found[:_MAX_REFUSALS]:
+        echo(f"{printable(item.path)}: {item.message}", err=True)
+    if len(found) > _MAX_REFUSALS:
+        echo(f"and {len(found) - _MAX_REFUSALS} more interrupted writes", err=True)
+
+
 @contextmanager
 def _open_for_reading(db: Path | None) -> Iterator[Database]:
     from genretree.library.database.connection import convert_errors, default_database, open_database
@@ -592,7 +614,7 @@ def _open_for_reading(db: Path | None) -> Iterator[Database]:
 
 @contextmanager
 def _open_for_writing(db: Path | None, what: str, create: bool = False) -> Iterator[Database]:
-    from genretree.library.apply.recover import recover
+    from genretree.library.apply.recover import list_interrupted, recover
     from genretree.library.database.connection import convert_errors, default_database, lock_database, open_database
 
     path = db or default_database()
@@ -604,6 +626,8 @@ def _open_for_writing(db: Path | None, what: str, create: bool = False) -> Itera
         for item in [item for item in recovered if item.edited][:_MAX_REFUSALS]:
             message = show_options(item.message, library.commands["undo"])  # the options are those of undo
             echo(f"{printable(item.path)}: {message}", err=True)
+        if not create:  # analyse looks for the files first
+            _show_interrupted(list_interrupted(database))
         yield database
 
 

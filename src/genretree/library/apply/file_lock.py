@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import sys
+import time
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,11 +18,17 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+if sys.platform != "win32":
+    import fcntl
+
 WAIT_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 _MODE = 0o666  # other users of the same folder must be able to lock it, too
 _UNSUPPORTED = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 _NOT_PERMITTED = {errno.EACCES, errno.EPERM}
+
+
+_IN_USE = "another process is writing to it; try again when that has finished"
 
 
 class LockedError(Exception):
@@ -67,7 +75,7 @@ def lock_file(path: Path, timeout: float | None = None) -> Iterator[bool]:
     try:
         lock.acquire()
     except Timeout:
-        raise LockedError("another process is writing to it; try again when that has finished") from None
+        raise LockedError(_IN_USE) from None
     except OSError as error:
         if error.errno not in _UNSUPPORTED | _NOT_PERMITTED:
             raise
@@ -87,8 +95,53 @@ def lock_file(path: Path, timeout: float | None = None) -> Iterator[bool]:
             lock.release()
 
 
+@contextmanager
+def lock_inode(descriptor: int, timeout: float | None = None) -> Iterator[None]:
+    """Lock an open file under all its names during the block, where the file system can.
+
+    The lock file excludes processes that use the same name; this lock those that use another hard link.
+
+    Parameters
+    ----------
+    descriptor : int
+        Not closed during the block.
+    timeout : float, optional
+        Seconds to wait for another process; `WAIT_SECONDS` if None.
+
+    Raises
+    ------
+    LockedError
+        If another process still holds it after `timeout`.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    end = time.monotonic() + (WAIT_SECONDS if timeout is None else timeout)
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise LockedError(_IN_USE) from None
+            time.sleep(_POLL_SECONDS)
+        except OSError:  # a network file system without such locks
+            break
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
 def remove_stale_lock(path: Path) -> None:
     """Remove the lock file that a killed process left behind, unless another process uses it."""
-    if os.path.lexists(lock_path(path)):
-        with suppress(LockedError, OSError), lock_file(path, timeout=0):
-            pass
+    remove_stale_lock_file(lock_path(path))
+
+
+def remove_stale_lock_file(name: Path) -> None:
+    """Remove a lock file, unless another process uses it."""
+    if os.path.lexists(name):
+        lock = FileLock(name, timeout=0, mode=_MODE, fallback_to_soft=False)
+        with suppress(Timeout, OSError), lock, suppress(OSError):
+            name.unlink(missing_ok=True)

@@ -12,14 +12,14 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from genretree.errors import LibraryError
-from genretree.library.apply.file_lock import LockedError, lock_file
-from genretree.library.apply.undo_record import record_path, roll_back, sync_folder
+from genretree.library.apply.file_lock import LockedError, lock_file, lock_inode
+from genretree.library.apply.undo_record import find_record, roll_back, sync_folder
 from genretree.library.database import journal
 from genretree.library.tags.adapters import TagError
 from genretree.library.tags.audio_digest import LayoutError
@@ -80,14 +80,14 @@ def exclusive_access(path: Path, source: BinaryIO, opened: os.stat_result) -> It
         False if the file system does not support locks.
     """
     with lock_file(path) as locked:
-        if os.path.lexists(record_path(path)):
-            _roll_back_locked(path, locked)
-        check_same_file(source, opened, path)
-        try:
-            yield locked
-        except (RefusedError, TagError, LayoutError, LibraryError):
+        _roll_back_locked(path, locked)
+        with lock_inode(source.fileno()) if locked else nullcontext():
             check_same_file(source, opened, path)
-            raise
+            try:
+                yield locked
+            except (RefusedError, TagError, LayoutError, LibraryError):
+                check_same_file(source, opened, path)
+                raise
 
 
 def undo_torn_write(path: Path) -> None:
@@ -98,15 +98,18 @@ def undo_torn_write(path: Path) -> None:
     LockedError
         If another process is writing to it, or if it can't be restored.
     """
-    if os.path.lexists(record_path(path)):
+    if find_record(path) is not None:
         with lock_file(path) as locked:
             _roll_back_locked(path, locked)
 
 
 def _roll_back_locked(path: Path, locked: bool) -> None:
+    name = find_record(path)
+    if name is None:
+        return
     if not locked:  # the record may belong to a process that is at work
         raise LockedError("another process is writing to it; try again when that has finished")
-    roll_back(path)
+    roll_back(path, name=name)
 
 
 def check_same_file(source: BinaryIO, opened: os.stat_result, path: Path) -> None:

@@ -71,7 +71,7 @@ def undo(
     for chain in journal.iter_chains(database, run):
         refusal = None
         path = chain[-1].path
-        if selection is not None and not selection.includes(path):
+        if selection is not None and not journal.is_selected(database, selection, path):
             continue
         try:
             _restore(database, chain, force, selection)

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from genretree.library.apply.replace_file import CHANGED, RefusedError, check_same_file
-from genretree.library.apply.undo_record import UndoRecord, remove_record, restore, write_all, write_record
+from genretree.library.apply.undo_record import (
+    UndoRecord,
+    choose_record_path,
+    mark_file,
+    remove_record,
+    restore,
+    unmark_file,
+    write_all,
+    write_record,
+)
 from genretree.library.tags.tag_region import TagRegion
 
 _BLOCK = 1 << 20
@@ -90,11 +99,14 @@ def write_in_place(
         not_written()
         raise
     try:
-        record = UndoRecord(opened.st_size, opened.st_mtime_ns, token, region)
+        record = UndoRecord(opened.st_size, opened.st_mtime_ns, token, region, opened.st_ino)
+        name = choose_record_path(path, opened.st_ino)
+        mark_file(descriptor, name)
         try:
-            write_record(path, record, opened.st_mode)
+            write_record(name, record, opened.st_mode)
         except BaseException:
             not_written()
+            unmark_file(descriptor)
             raise
         try:
             if not os.path.samestat(os.fstat(descriptor), opened):
@@ -110,12 +122,14 @@ def write_in_place(
             status = os.fstat(descriptor)
         except BaseException:
             restore(descriptor, record)  # if this fails, the record stays for the next process that locks the file
-            remove_record(path)
+            remove_record(name)
+            unmark_file(descriptor)
             not_written()
             raise
+        remove_record(name)
+        unmark_file(descriptor)
     finally:
         os.close(descriptor)
-    remove_record(path)
     return status
 
 

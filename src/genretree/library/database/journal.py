@@ -246,6 +246,15 @@ def _set_path(database: Database, old: str, new: str) -> None:
         )
 
 
+def move_open_change(database: Database, change: Change, path: str) -> None:
+    """Set the path of a change that was interrupted, and of the file's other changes, if the file was moved."""
+    moved = (encode_path(path), encode_path(change.path))
+    with database.transaction() as connection:
+        connection.execute("UPDATE change SET path = ? WHERE id = ?", (moved[0], change.id))
+        if not os.path.lexists(change.path):
+            connection.execute("UPDATE change SET path = ? WHERE path = ? AND state IN ('written', 'undone')", moved)
+
+
 def iter_chains(database: Database, run: int) -> Iterator[list[Change]]:
     """Yield the changes of each file that a run changed, from the newest down to the run's first.
 
@@ -280,7 +289,27 @@ def count_chains(database: Database, run: int, selection: PathSelection | None =
         "WHERE run = ? AND state = 'written'"
     )
     rows = database.connection.execute(query, (run,))
-    return sum(selection.includes(_current_path(path, moved)) for path, moved in rows)
+    return sum(is_selected(database, selection, _current_path(path, moved)) for path, moved in rows.fetchall())
+
+
+def is_selected(database: Database, selection: PathSelection, path: str) -> bool:
+    """Return whether a file is selected under any of its known names, and skipped under none."""
+    names = [path]
+    with suppress(OSError):
+        status = Path(path).lstat()
+        rows = (
+            database.connection.execute(
+                "SELECT o.path FROM file f JOIN file o ON o.content = f.content "
+                "WHERE f.path = ? AND o.path <> f.path AND o.gone = 0",
+                (encode_path(path),),
+            ).fetchall()
+            if status.st_nlink > 1
+            else []
+        )
+        for other in (decode_path(row[0]) for row in rows):
+            with suppress(OSError):
+                names += [other] if os.path.samestat(Path(other).lstat(), status) else []
+    return selection.includes_file(names)
 
 
 def _current_path(path: bytes, moved: bytes | None) -> str:

@@ -37,6 +37,11 @@ class PathSelection:
             return False
         return not self.only or any(_is_in(path, place) for place in self.only)
 
+    def includes_file(self, names: Sequence[str]) -> bool:
+        """Return whether a file with several names (hard links) is selected: by any of them, and skipped by none."""
+        selected = not self.only or any(_is_in(name, place) for name in names for place in self.only)
+        return selected and not any(_is_in(name, place) for name in names for place in self.skip)
+
 
 def _is_in(path: str, place: str) -> bool:
     separator = "/" if is_url(place) else os.sep

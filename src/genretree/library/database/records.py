@@ -398,6 +398,12 @@ def find_copies(database: Database, content: bytes) -> list[str]:
     return [decode_path(path) for (path,) in rows]
 
 
+def find_by_size(database: Database, size: int) -> list[str]:
+    """Return the paths of all files that had this size when they were last found."""
+    rows = database.connection.execute("SELECT path FROM file WHERE size = ? AND gone = 0 ORDER BY path", (size,))
+    return [decode_path(path) for (path,) in rows]
+
+
 def count_genres(database: Database, model: int) -> dict[int, int]:
     """Count the present files by predicted leaf."""
     rows = database.connection.execute(

@@ -19,6 +19,7 @@ from genretree.library.plan.mapping import Decision, decide
 from genretree.library.plan.mapping import Mapping as Rules
 from genretree.library.tags.adapters import TagError, format_genres, is_v1_genre, read_tags
 from genretree.library.tags.genre_fields import PREVIOUS, genre_fields, is_written, listed_genres, split_genres
+from genretree.library.tags.tag_region import find_region
 from genretree.library.tags.trial_write import find_write_error
 from genretree.remote import is_url
 from genretree.taxonomy import format_path
@@ -73,6 +74,7 @@ _REASONS = {
     "not_found": "no longer exists",
 }
 _MIN_FREE_BYTES = 1 << 20  # that must remain free on the disk after a file is copied
+_RECORD_BYTES = 1 << 14  # at least for an undo record and a lock file
 
 
 @dataclass(frozen=True)
@@ -204,9 +206,13 @@ def _check_layout(plan: TagPlan) -> TagPlan:
     if plan.action != "write":
         return plan
     try:
-        reason = find_write_error(Path(plan.row.path), plan.values, dict(plan.own or {}))
+        path, own = Path(plan.row.path), dict(plan.own or {})
+        reason = find_write_error(path, plan.values, own)
+        space = "" if reason else find_lack_of_space(path, plan.values, own)
     except OSError:  # a full disk for temporary files is not a problem of this file; other errors recur when writing
         return plan
+    if space:
+        return replace(plan, action="no_space", message=space)
     return replace(plan, action="untaggable", message=reason) if reason else plan
 
 
@@ -376,7 +382,19 @@ def find_obstacle(row: FileRow) -> tuple[Action | None, str]:
     folder = Path(row.path).parent
     if not (folder.stat().st_mode & 0o222 and os.access(folder, os.W_OK | os.X_OK)):
         return "read_only", "its folder is read-only, so no copy can be made next to it"
-    free = shutil.disk_usage(folder).free
-    if free < status.st_size + _MIN_FREE_BYTES:
-        return "no_space", f"{status.st_size:,} bytes, {free:,} are free"
     return None, ""
+
+
+def find_lack_of_space(path: Path, genres: Sequence[str], own: Mapping[str, str]) -> str:
+    """Return why the disk has too little space to write tags; "" if it has enough.
+
+    A copy needs the size of the file. Tags that fit into the padding need only an undo record.
+    """
+    size, free = path.lstat().st_size, shutil.disk_usage(path.parent).free
+    if free >= size + _MIN_FREE_BYTES:
+        return ""
+    with path.open("rb") as source, suppress(TagError):
+        found = find_region(path, source, read_tags(path), genres, own)
+        if found is not None and free >= 2 * len(found[0].old) + _RECORD_BYTES:
+            return ""
+    return f"a copy needs {size:,} bytes, {free:,} are free"

@@ -115,6 +115,7 @@ def analyse(
     retry_failed: bool = False,
     engine: Callable[[FileClassifier], Engine] | None = None,
     find: Callable[[SoundWalk, Sequence[str | Path]], Iterator[FoundFile]] = SoundWalk.find,
+    restore: Callable[[Iterator[FoundFile]], Iterator[FoundFile]] = iter,
     progress: bool = False,
     report: ReportFile | None = None,
     max_failures: int | None = 10,
@@ -139,6 +140,8 @@ def analyse(
         Creates an engine for the classifier. Default: threads of this process.
     find : callable
         Finds the files in and below the places, and counts skipped files in the `SoundWalk`.
+    restore : callable
+        Yields the found files again, after undoing interrupted writes to them: `TornFiles.restore`.
     progress : bool
         Show progress bars on standard error.
     report : callable, optional
@@ -163,7 +166,7 @@ def analyse(
     counts = AnalysisCounts()
     with progress_bar(0, "walk", "file", progress) as tick:
         walk = SoundWalk(hidden)
-        found = _report_errors(find(walk, places), classifier.model_key, report)
+        found = _report_errors(restore(find(walk, places)), classifier.model_key, report)
         for n in records.save_found_files(database, found, scan_id):
             tick(n)
     counts.skipped = walk.skipped

@@ -26,7 +26,7 @@ from genretree.library.database import folders, journal, records
 from genretree.library.database.connection import Database, lock_database, open_database
 from genretree.library.scan import analyse as analyse_module
 from genretree.library.scan.analyse import AnalysisCounts, analyse, check_places
-from genretree.library.scan.classifier import FileError
+from genretree.library.scan.classifier import FileError, fingerprint_file
 from genretree.prediction import predict as predict_module
 from genretree.progress import on_position, report_position
 from genretree.sound.walk import Skipped, SoundWalk
@@ -215,7 +215,7 @@ def test_the_position_in_a_long_file_is_shown(
 def test_the_position_is_reported_after_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predict_module, "stack_slices", len)
     monkeypatch.setattr(predict_module, "_BATCH", 3)
-    bundle = SimpleNamespace(model=SimpleNamespace(predict_proba=lambda n: [np.ones((n, 2))]))
+    bundle = SimpleNamespace(training={}, model=SimpleNamespace(predict_proba=lambda n: [np.ones((n, 2))]))
     slices = [SimpleNamespace(start=10.0 * i, padded=False) for i in range(8)]
     seen: list[float] = []
     with on_position(seen.append):
@@ -545,3 +545,22 @@ def test_both_signals_stop_cleanly_and_print_the_resume_command(tmp_path: Path, 
     assert out == b"unwound\n"
     assert word in err.decode()
     assert "What was finished is saved; continue with: " in err.decode()
+
+
+def test_a_file_with_hard_links_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from genretree.library.scan import classifier
+
+    music = tmp_path / "music"
+    music.mkdir()
+    (music / "a.mp3").write_bytes(b"one")
+    for name in ("b.mp3", "c.mp3"):
+        os.link(music / "a.mp3", music / name)
+    hashed: list[Path] = []
+    digest = classifier.content_digest
+    monkeypatch.setattr(classifier, "content_digest", lambda path: hashed.append(path) or digest(path))
+    prints = [fingerprint_file(str(music / name)) for name in ("a.mp3", "b.mp3", "c.mp3")]
+    assert len({found.content for found in prints}) == 1 and len(hashed) == 1
+    times = (music / "a.mp3").stat()
+    (music / "a.mp3").write_bytes(b"two")  # as long as before
+    os.utime(music / "a.mp3", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert fingerprint_file(str(music / "b.mp3")).content == digest(music / "a.mp3")

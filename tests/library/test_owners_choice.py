@@ -406,9 +406,10 @@ def test_names_that_excel_garbled_are_found(library: _Library, name: str) -> Non
     assert library.genres()[name] == ("Soft_rock",)
 
 
-def test_a_plan_in_utf_16_needs_no_byte_order_mark(library: _Library) -> None:
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_plan_in_utf_16_needs_no_byte_order_mark(library: _Library, encoding: str) -> None:
     library.analyse()
-    library.save(library.preview(), encoding="utf-16-le")
+    library.save(library.preview(), encoding=encoding)
     library.run("apply", "--plan", library.plan, "--write")
     assert set(library.genres().values()) == {("Soft_rock",)}
 

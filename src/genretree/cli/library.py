@@ -125,7 +125,7 @@ def _path_options() -> list[Callable[..., Any]]:
 
 @library.command()
 @click.argument("places", nargs=-1, required=True, metavar="DIR...")
-@click.option("--bundle", type=FOLDER, required=True, help="Model bundle: a folder, or a name on the Hub.")
+@click.option("--bundle", type=FOLDER, help="Model bundle: a folder, or a name on the Hub. Required.")
 @_database
 @click.option(
     "--workers", type=click.IntRange(1), default=2, show_default=True, help="Number of files analysed in parallel."
@@ -144,7 +144,7 @@ def _path_options() -> list[Callable[..., Any]]:
 @quiet_option
 def analyse(
     places: Sequence[str],
-    bundle: Path,
+    bundle: Path | None,
     db: Path | None,
     workers: int,
     salvage: bool,
@@ -172,6 +172,11 @@ def analyse(
 
     if address is not None and engine != "ray":
         raise click.UsageError("--address needs --engine ray")
+    if bundle is None:
+        raise click.UsageError(
+            "--bundle is missing: name a trained bundle or one on the Hub, or make one that needs no training with: "
+            "genretree vocabulary general --out BUNDLE"
+        )
     bundle = find_bundle(bundle, download, not quiet)
     make = functools.partial(load_file_classifier, bundle, runtime, precision, salvage, check_music)
     check_places(places, remote=engine == "ray")

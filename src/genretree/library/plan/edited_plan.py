@@ -335,9 +335,13 @@ def _read_text(path: Path) -> str:
         raise LibraryError(f"{path}: can't be read ({error.strerror or error})") from error
     if content.startswith(b"PK\x03\x04"):
         raise LibraryError(f"{path}: is a spreadsheet; save it as CSV UTF-8")
-    encodings = ("utf-16",) if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig", "cp1252")
-    if content[1:4:2] == b"\0\0":  # every second byte of ASCII as UTF-16 is 0
+    encodings: tuple[str, ...] = ("utf-8-sig", "cp1252")
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        encodings = ("utf-16",)
+    elif content[1:4:2] == b"\0\0":  # every second byte of ASCII in UTF-16 is 0
         encodings = ("utf-16-le",)
+    elif content[0:3:2] == b"\0\0":
+        encodings = ("utf-16-be",)
     for encoding in encodings:
         try:
             return content.decode(encoding).removeprefix(_GARBLED_MARK)

@@ -25,6 +25,9 @@ from genretree.prediction.score_checkpoint import checkpoint_scores
 from genretree.prediction.untrained import load_tagger
 
 FILE_ERRORS = ("not_found", "unreadable", "changed")  # error types that do not depend on the content
+_MAX_LINKED = 1 << 17
+# Contents of files with several hard links, by device, inode, size and times; any write changes the last of them.
+_linked_digests: dict[tuple[int, ...], bytes] = {}
 _MODEL_FIELDS = ("family", "taxonomy", "images", "settings", "calibration")
 
 
@@ -136,7 +139,7 @@ def fingerprint_file(path: str) -> FileFingerprint | FileError:
         before = os.stat(path)  # noqa: PTH116
         if special := describe_special(before.st_mode):
             return FileError("unreadable", f"is {special}, not an audio file")
-        content = content_digest(Path(path))
+        content = _digest(Path(path), before)
         values = _tag_values(path)
         after = os.stat(path)  # noqa: PTH116
     except FileNotFoundError:
@@ -148,6 +151,20 @@ def fingerprint_file(path: str) -> FileFingerprint | FileError:
     if values is None:
         return FileFingerprint(after.st_size, after.st_mtime_ns, content, None)
     return FileFingerprint(after.st_size, after.st_mtime_ns, content, values.genres, values.own)
+
+
+def _digest(path: Path, status: os.stat_result) -> bytes:
+    """Hash a file's content; a hard link to a file that was hashed before is not read again."""
+    if status.st_nlink < 2 or not status.st_ino:
+        return content_digest(path)
+    inode = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    known = _linked_digests.get(inode)
+    if known is None:
+        known = content_digest(path)
+        if len(_linked_digests) >= _MAX_LINKED:
+            _linked_digests.clear()
+        _linked_digests[inode] = known
+    return known
 
 
 def classify_file(

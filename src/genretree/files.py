@@ -35,6 +35,12 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def cache_folder() -> Path:
     """Return the folder for downloads and cached results: `$GENRETREE_CACHE`, or the user's cache folder."""
     import platformdirs

@@ -57,7 +57,7 @@ def cross_validate(
         folds=folds,
         nested=nested,
         inner_folds=inner_folds,
-        seeds=parse_seeds(seeds),
+        seeds=_parse_numbers(seeds, "--seeds"),
         progress=not quiet,
     )
     if as_json:
@@ -100,9 +100,9 @@ def learning_curve(
         out,
         recipe,
         settings=parse_assignments(assignments),
-        sizes=None if sizes is None else parse_seeds(sizes, "--sizes"),
+        sizes=None if sizes is None else _parse_numbers(sizes, "--sizes"),
         folds=folds,
-        seeds=parse_seeds(seeds),
+        seeds=_parse_numbers(seeds, "--seeds"),
         progress=not quiet,
     )
     if as_json:
@@ -112,7 +112,7 @@ def learning_curve(
     echo(f"Plot: {out / 'curve.png'}")
 
 
-def parse_seeds(text: str, option: str = "--seeds") -> list[int]:
+def _parse_numbers(text: str, option: str) -> list[int]:
     """Parse comma-separated numbers of an option."""
     try:
         return list(dict.fromkeys(int(word) for word in text.split(",")))

@@ -25,8 +25,8 @@ from genretree.evaluation.cross_validate import (
     predict_fold,
 )
 from genretree.evaluation.plots import make_figure, to_png
-from genretree.files import write_text
-from genretree.metrics.intervals import accuracy_interval
+from genretree.files import write_bytes, write_text
+from genretree.metrics.intervals import accuracy_interval, sum_by_group
 from genretree.progress import progress_bar
 from genretree.taxonomy import format_path
 
@@ -197,7 +197,7 @@ def learning_curve(
     result = _summarise(store, candidate.name, folds, tuple(seeds), tracks, correct, numbers, counts)
     write_text(out / "curve.json", json.dumps(result.to_json(), indent=1, ensure_ascii=False))
     write_text(out / "curve.md", format_curve(result))
-    (out / "curve.png").write_bytes(draw_curve(result))
+    write_bytes(out / "curve.png", draw_curve(result))
     return result
 
 
@@ -282,9 +282,8 @@ def extrapolate(
         limit, slope = fit_curve(artists, accuracy, power)
         return limit - slope * now**-power, limit - slope * (now + MORE_ARTISTS) ** -power
 
-    index = np.unique(groups, return_inverse=True)[1]
-    sizes = np.bincount(index).astype(float)
-    sums = np.stack([np.bincount(index, weights=row) for row in correct])
+    sizes, by_row = sum_by_group(groups, *correct)
+    sums = np.stack(by_row)
     accuracy = correct.mean(axis=1)
     today, more = gain(accuracy)
     rng = np.random.default_rng(0)

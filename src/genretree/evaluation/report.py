@@ -19,7 +19,7 @@ from genretree.corpus.store import Store
 from genretree.errors import SoundError
 from genretree.evaluation.evaluate import Evaluation, ItemResult, describe_pair
 from genretree.evaluation.plots import draw_confusion, draw_coverage, draw_history, draw_reliability, draw_strip
-from genretree.files import printable_text, sha256_file, write_text
+from genretree.files import printable_text, sha256_file, write_bytes, write_text
 from genretree.metrics.calibration import UNITS
 from genretree.metrics.scores import Difference
 from genretree.parallel import command_line
@@ -71,7 +71,7 @@ def save_evaluation(
     write_text(out / "metrics.json", json.dumps(content, indent=1, ensure_ascii=False))
     write_text(out / "tracks.csv", format_tracks(evaluation))
     for name, png in confusion_pngs(evaluation).items():
-        (out / f"{name}.png").write_bytes(png)
+        write_bytes(out / f"{name}.png", png)
     evaluations = [evaluation] if against is None else [evaluation, against[0]]
     pairs = {} if against is None else {describe_pair(evaluation, against[0]): against[1]}
     return write_report(evaluations, out / "report.html", store=store, differences=pairs)

@@ -77,7 +77,7 @@ def accuracy_interval(correct: ArrayLike, groups: Int64Array) -> tuple[float, fl
     >>> round(low, 2), round(high, 2)
     (0.52, 0.94)
     """
-    sizes, (sums,) = _sum_by_group(groups, correct)
+    sizes, (sums,) = sum_by_group(groups, correct)
     low, high = accuracy_limits(sums, sizes)
     return float(low), float(high)
 
@@ -111,7 +111,7 @@ def difference_interval(gains: ArrayLike, groups: Int64Array) -> tuple[float, fl
     (0.06, 0.33)
     """
     values = np.asarray(gains, dtype=float)
-    sizes, (sums, squares) = _sum_by_group(groups, values, values**2)
+    sizes, (sums, squares) = sum_by_group(groups, values, values**2)
     low, high = difference_limits(sums, squares, sizes)
     return float(low), float(high)
 
@@ -188,7 +188,7 @@ def _effective_sample(
     return n / (1 + excess * correlation), quantile
 
 
-def _sum_by_group(groups: Int64Array, *values: ArrayLike) -> tuple[Float64Array, list[Float64Array]]:
+def sum_by_group(groups: Int64Array, *values: ArrayLike) -> tuple[Float64Array, list[Float64Array]]:
     """Return the size of each group, and the sums of each of the values by group."""
     index = np.unique(groups, return_inverse=True)[1]
     sums = [np.bincount(index, weights=np.asarray(each, dtype=float)).astype(float) for each in values]

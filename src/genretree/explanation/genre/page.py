@@ -14,9 +14,8 @@ from genretree.evaluation.report import data_url, render
 from genretree.explanation.coordinates import frequency_axis
 from genretree.explanation.genre.view import GenreView, draw_genre
 from genretree.explanation.render.canvas import TITLES
-from genretree.explanation.render.page import write_bytes
 from genretree.explanation.result import join_rows
-from genretree.files import write_text
+from genretree.files import write_bytes, write_text
 from genretree.parallel import command_line
 
 _BANDS = 6  # listed per view

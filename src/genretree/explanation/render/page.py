@@ -20,7 +20,7 @@ from genretree.explanation.render.figures import as_png, draw_reason, draw_tree,
 from genretree.explanation.render.tree_svg import tree_svg
 from genretree.explanation.result import Explanation, NodeExplanation, Relevance
 from genretree.explanation.sentences import Sentence
-from genretree.files import atomic_path, write_text
+from genretree.files import atomic_path, write_bytes, write_text
 from genretree.parallel import command_line
 from genretree.settings import SAMPLE_RATE
 from genretree.sound.decode import decode
@@ -73,12 +73,6 @@ def save_explanation(
     if clips is not None and y is not None:
         write_clips(explanation, y, clips)
     return write_page(explanation, out / "explanation.html", y, command_line())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
 
 
 def write_page(explanation: Explanation, path: Path, y: Float32Array | None, command: str = "") -> Path:

@@ -14,7 +14,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -131,12 +131,7 @@ class Taxonomy:
     @classmethod
     def builtin(cls, name: str = "ccmusic") -> Taxonomy:
         """Load a built-in tree by name."""
-        folder = resources.files("genretree") / "taxonomies"
-        file = folder / f"{name}.yaml"
-        if not file.is_file():
-            known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
-            raise TaxonomyError(f"unknown built-in tree '{name}'; available: {', '.join(known)}")
-        return cls._from_yaml_text(file.read_text(encoding="utf-8"), name)
+        return _load_builtin(name)
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Taxonomy:
@@ -447,6 +442,16 @@ def display_level(name: str, level: int, depth: int) -> str:
     if not _COUNTED.fullmatch(name):
         return display_name(name)
     return _LEVELS[depth - 1][level] if depth <= len(_LEVELS) and level < depth else f"Level {level + 1}"
+
+
+@lru_cache(maxsize=8)
+def _load_builtin(name: str) -> Taxonomy:
+    folder = resources.files("genretree") / "taxonomies"
+    file = folder / f"{name}.yaml"
+    if not file.is_file():
+        known = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+        raise TaxonomyError(f"unknown built-in tree '{name}'; available: {', '.join(known)}")
+    return Taxonomy._from_yaml_text(file.read_text(encoding="utf-8"), name)
 
 
 def drop_unspecified(path: NodePath) -> NodePath:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 pytest.importorskip("pretty_midi")
 
-ARTISTS, TRACKS, SECONDS = 5, 2, 24.0
+ARTISTS, TRACKS, SECONDS = 5, 2, 16.0
 SMALL = ComposeSettings.build({"artists": 1, "tracks": 1, "seconds": 12.0})
 
 

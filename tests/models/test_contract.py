@@ -172,8 +172,9 @@ def test_the_same_seed_gives_the_same_model(name: str, store: Store, tmp_path: P
     settings = {**QUICK[name], "seed": 5, **({} if name in WITHOUT_EPOCHS else {"epochs": 1})}
     first, second = (_score(train(store, name, tmp_path / out, settings).model, store, slice(10))[-1] for out in "ab")
     np.testing.assert_allclose(first, second, atol=1e-5)
-    other = _score(train(store, name, tmp_path / "c", {**settings, "seed": 6}).model, store, slice(10))[-1]
-    assert name not in NETWORKS or np.abs(first - other).max() > 1e-3
+    if name in NETWORKS:
+        other = _score(train(store, name, tmp_path / "c", {**settings, "seed": 6}).model, store, slice(10))[-1]
+        assert np.abs(first - other).max() > 1e-3
 
 
 def test_a_bundle_of_another_family_is_refused(bundle: Bundle) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional
 
 from genretree.bundle.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.errors import BundleError
 from genretree.models.base import predict_dataset
+from genretree.models.families.boosting.family import reduce_images
 from genretree.models.features.image_statistics import image_statistics
 from genretree.models.pretrained import musicnn_features
 from genretree.training.data import slice_dataset_of
@@ -75,3 +79,27 @@ def test_training_without_a_network_does_not_import_transformers(
         monkeypatch.delitem(sys.modules, name)
     settings = {"epochs": 1, "features": ["statistics"], "min_samples_leaf": 20}
     assert train(store, "boosting", tmp_path / "bundle", settings).family == "boosting"
+
+
+def test_prediction_without_a_network_does_not_import_torch(store: Store, tmp_path: Path) -> None:
+    settings = {"epochs": 1, "image_size": 24, "components": 5, "features": ["components", "statistics"]}
+    train(store, "boosting", tmp_path / "bundle", settings)
+    np.save(tmp_path / "images.npy", store.images[:2])
+    code = """
+import subprocess
+import sys
+import numpy as np
+import genretree
+bundle = genretree.load("bundle")
+bundle.model.predict_proba({"images": np.load("images.npy")})
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+
+
+@pytest.mark.parametrize(("length", "size"), [(224, 128), (64, 20), (33, 32), (24, 40), (64, 64)])
+def test_images_are_downsampled_as_pytorch_does(length: int, size: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, length, length), dtype=np.uint8)
+    found = reduce_images(images, ("mel", "chroma"), size)
+    expected = functional.interpolate(torch.from_numpy(images[:, [0, 2]]).float(), size=(size, size), mode="area")
+    np.testing.assert_array_equal(found, expected.round().byte().numpy().reshape(3, -1))

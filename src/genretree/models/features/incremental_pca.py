@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from sklearn.utils import gen_batches
 
 from genretree.arrays import Float32Array, UInt8Array
 from genretree.files import release_pages
@@ -40,6 +39,7 @@ def fit_incremental(
     """
     from sklearn.decomposition import IncrementalPCA
     from sklearn.preprocessing import StandardScaler
+    from sklearn.utils import gen_batches
 
     n, pixels = rows.shape
     n_components = min(components, n - 1, pixels)

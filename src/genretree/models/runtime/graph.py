@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from genretree.arrays import Array
 from genretree.models.runtime.types import Runner
+
+if TYPE_CHECKING:  # models without networks are loaded without torch
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class HasGraphs(Protocol):
 
 def run_torch(graph: Graph, bf16: bool) -> Runner:
     """Create a runner for a graph in torch, with matrix products in bf16 or float32."""
+    import torch
 
     def run(batch: Array) -> tuple[Array, ...]:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -61,4 +62,6 @@ def run_torch(graph: Graph, bf16: bool) -> Runner:
 
 def wrap_runner(run: Runner) -> Callable[[Tensor], tuple[Tensor, ...]]:
     """Wrap a runner as a function of tensors."""
+    import torch
+
     return lambda batch: tuple(map(torch.from_numpy, run(batch.contiguous().numpy())))

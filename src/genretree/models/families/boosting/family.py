@@ -7,8 +7,9 @@ classifier of the leaves, or one for each level.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from safetensors import SafetensorError
@@ -37,10 +38,8 @@ from genretree.models.families.boosting.tree_files import (
     trees_file,
 )
 from genretree.models.features.incremental_pca import fit_incremental
-from genretree.models.features.pca import StreamingPCA
 from genretree.models.finite_weights import require_finite
 from genretree.models.neural.settings import Pixels
-from genretree.models.pretrained.musicnn_features import load_network
 from genretree.models.runtime.graph import Graph
 from genretree.models.runtime.types import Runner
 from genretree.progress import progress_bar
@@ -48,6 +47,10 @@ from genretree.settings import MODALITIES, Heads
 from genretree.sound.features import IMAGES, Inputs
 from genretree.sound.luminance import magma_luminance
 from genretree.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from genretree.models.pretrained.musicnn import Musicnn
+    from genretree.models.pretrained.names import MusicnnName
 
 PROJECTION_FILE = "projection.safetensors"
 _REDUCED_FILE = "reduced.bytes"
@@ -251,27 +254,51 @@ def _fit_features(
         weights, offset, explained = _fit_or_read_projection(train, settings, context)
         projection = weights, offset
         metadata = {"components": int(weights.shape[1]), "explained_variance": round(float(explained), 4)}
-    names = settings.networks if "musicnn" in settings.features else ()
-    extractor = FeatureExtractor(settings.features, {name: load_network(name, settings.weights) for name in names})
+    extractor = FeatureExtractor(settings.features, _load_networks(settings))
     pipeline = _FeaturePipeline(projection, extractor, settings)
     return pipeline, pipeline.transform_dataset(train, context.progress), metadata
+
+
+def _load_networks(settings: BoostingSettings) -> Mapping[MusicnnName, Musicnn]:
+    if "musicnn" not in settings.features:
+        return {}
+    from genretree.models.pretrained.musicnn_features import load_network
+
+    return {name: load_network(name, settings.weights) for name in settings.networks}
 
 
 def reduce_images(
     images: UInt8Array, modalities: tuple[str, ...], size: int, pixels: Pixels = "decibels"
 ) -> UInt8Array:
     """Select, downsample and flatten images: shape (n, modalities * size * size), grey levels 0 to 255."""
-    import torch
-    from torch.nn import functional
-
     selected = images[:, [MODALITIES.index(name) for name in modalities]]
     if pixels == "luminance":
         selected = magma_luminance()[selected]
     if selected.shape[-1] == size:
         return np.ascontiguousarray(selected).reshape(len(images), -1)
-    smaller = functional.interpolate(torch.from_numpy(selected).float(), size=(size, size), mode="area")
-    reduced: UInt8Array = smaller.round_().byte().reshape(len(images), -1).numpy()
-    return reduced
+    return _average_areas(selected, size).reshape(len(images), -1)
+
+
+def _average_areas(images: UInt8Array, size: int) -> UInt8Array:
+    """Downsample as PyTorch's `interpolate(mode="area")` does, to the bit, without importing PyTorch.
+
+    Each output pixel is the mean of the input pixels that it overlaps; their sum is an integer, exact in float32.
+    """
+    rows, columns = (_overlaps(length, size) for length in images.shape[-2:])
+    sums = rows @ (images.astype(np.float32) @ columns.T)
+    means = sums / rows.sum(axis=1)[:, None] / columns.sum(axis=1)
+    averaged: UInt8Array = np.rint(means, out=means).astype(np.uint8)
+    return averaged
+
+
+@lru_cache(maxsize=8)
+def _overlaps(length: int, size: int) -> Float32Array:
+    """Return which of `length` input pixels each of `size` output pixels overlaps, as zeros and ones."""
+    pixels, outputs = np.arange(length), np.arange(size)[:, None]
+    overlaps: Float32Array = (
+        (pixels >= outputs * length // size) & (pixels < -(-(outputs + 1) * length // size))
+    ).astype(np.float32)
+    return overlaps
 
 
 def _fit_or_read_projection(
@@ -298,6 +325,8 @@ def _fit_projection(
             weights, offset, explained = fit_incremental(rows, settings.components, settings.batch_size, tick)
         (context.folder / _REDUCED_FILE).unlink()
         return weights, offset, explained
+    from genretree.models.features.pca import StreamingPCA  # loads torch
+
     pca = StreamingPCA(settings.components, batch_size=settings.batch_size, random_state=settings.seed)
     with progress_bar(pca.n_batches(*rows.shape), "components", "batch", context.progress) as tick:
         pca.set_params(on_batch=tick).fit(rows)

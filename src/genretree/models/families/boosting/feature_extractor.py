@@ -4,27 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 
 from genretree.arrays import Float32Array
 from genretree.models.base import SliceDataset
 from genretree.models.features.image_statistics import dataset_statistics, image_statistics
-from genretree.models.pretrained.musicnn import Musicnn
-from genretree.models.pretrained.musicnn_features import (
-    Backend,
-    extract_dataset_features,
-    extract_features,
-    load_networks,
-    network_graphs,
-    run_networks,
-    save_networks,
-)
 from genretree.models.pretrained.names import MusicnnName
 from genretree.models.runtime.graph import Graph
 from genretree.models.runtime.types import Runner
 from genretree.sound.features import IMAGES, MEL_16K, Inputs
+
+if TYPE_CHECKING:  # torch is imported only where a network is used
+    from genretree.models.pretrained.musicnn import Musicnn
+    from genretree.models.pretrained.musicnn_features import Backend
 
 Feature = Literal["components", "statistics", "musicnn"]
 _PATCHES = 4  # of each slice
@@ -58,6 +52,8 @@ class FeatureExtractor:
             if name == "statistics":
                 found.append(image_statistics(inputs[IMAGES]))
             else:
+                from genretree.models.pretrained.musicnn_features import extract_features
+
                 found.append(self._join(extract_features(self.backends or self.networks, inputs[MEL_16K], _PATCHES)))
         return found
 
@@ -68,6 +64,8 @@ class FeatureExtractor:
             if name == "statistics":
                 found.append(dataset_statistics(dataset, progress))
             else:
+                from genretree.models.pretrained.musicnn_features import extract_dataset_features
+
                 features = extract_dataset_features(
                     dataset, self.networks, _PATCHES, progress=progress, backends=self.backends
                 )
@@ -79,18 +77,33 @@ class FeatureExtractor:
 
     def graphs(self) -> dict[str, Graph]:
         """Return the MusiCNN networks."""
+        if not self.networks:
+            return {}
+        from genretree.models.pretrained.musicnn_features import network_graphs
+
         return network_graphs(self.networks)
 
     def set_backend(self, runners: Mapping[str, Runner]) -> None:
         """Run the networks with another runtime."""
+        if not self.networks:
+            return
+        from genretree.models.pretrained.musicnn_features import run_networks
+
         self.backends = run_networks(self.networks, runners)
 
     def save(self, folder: Path) -> list[str]:
         """Write the networks."""
+        if not self.networks:
+            return []
+        from genretree.models.pretrained.musicnn_features import save_networks
+
         return save_networks(self.networks, folder)
 
     @classmethod
     def load(cls, folder: Path, features: Sequence[Feature], networks: Sequence[MusicnnName]) -> Self:
         """Load the networks, if any are needed. Raises OSError, SafetensorError or RuntimeError."""
-        requested = networks if "musicnn" in features else ()
-        return cls(features, load_networks(requested, folder))
+        if "musicnn" not in features:
+            return cls(features, {})
+        from genretree.models.pretrained.musicnn_features import load_networks
+
+        return cls(features, load_networks(networks, folder))

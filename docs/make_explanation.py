@@ -25,7 +25,7 @@ from genretree.bundle.bundle import load_bundle
 from genretree.corpus.store import Store
 from genretree.explanation import explain
 from genretree.explanation.genre.view import draw_genre, view_genre
-from genretree.explanation.render.figures import draw_reason, draw_tree, shrink
+from genretree.explanation.render.figures import draw_reason, draw_tree
 
 # Of the composed tree, what comes nearest to classical, electronic, pop and rock: a picture's name, and a node.
 GENRES = {
@@ -61,7 +61,7 @@ def draw_genres(folder: str, store: Store, out: Path) -> None:
         found = explain(bundle, f"#{track}", store=store, level=LEVEL)
         save(draw_reason(found), out / f"explain-{name}.png")
         sys.stdout.write(f"{name}: {store.tracks['path'][track]}: {found.prediction.shown}\n")
-    (out / "explain-class.png").write_bytes(shrink(draw_genre(view_genre(bundle, store, "Rock", max_tracks=6))))
+    save(draw_genre(view_genre(bundle, store, "Rock", max_tracks=6)), out / "explain-class.png", colours=128)
 
 
 if __name__ == "__main__":

@@ -108,21 +108,20 @@ def _join_bands(bands: Sequence[tuple[float, float]]) -> list[tuple[float, float
 
 
 def keep_bands(y: Float32Array, bands: Sequence[tuple[float, float]], sr: int = SAMPLE_RATE) -> Float32Array:
-    """Filter audio to the given bands with a mask on its short-time Fourier transform, without a time shift."""
+    """Filter audio to the given bands with a linear-phase filter, without a time shift."""
+    from scipy.fft import irfft, next_fast_len, rfft
     from scipy.ndimage import gaussian_filter1d
-    from scipy.signal import ShortTimeFFT
-    from scipy.signal.windows import hann
 
-    if len(y) < _WINDOW:
-        y = np.pad(y, (0, _WINDOW - len(y)))
-    transform = ShortTimeFFT(hann(_WINDOW, sym=False), hop=_WINDOW // 4, fs=sr)
-    frequencies = transform.f
+    frequencies = np.fft.rfftfreq(_WINDOW, 1 / sr)
     width = sr / _WINDOW / 2
     mask = np.zeros(len(frequencies))
     for low, high in bands:
         mask[(frequencies + width > low) & (frequencies - width < high)] = 1  # at least one bin per band
-    mask = gaussian_filter1d(mask, _SMOOTHING)
-    filtered: Float32Array = transform.istft(transform.stft(y) * mask[:, None], k1=len(y)).astype(np.float32)
+    # Designed by frequency sampling: the impulse response of the mask, centred and windowed.
+    response = np.roll(irfft(gaussian_filter1d(mask, _SMOOTHING)), _WINDOW // 2) * np.hanning(_WINDOW + 1)[:-1]
+    size = next_fast_len(len(y) + _WINDOW, real=True)
+    whole = irfft(rfft(y, size) * rfft(response, size), size)
+    filtered: Float32Array = whole[_WINDOW // 2 :][: len(y)].astype(np.float32)
     return filtered
 
 

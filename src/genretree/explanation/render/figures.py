@@ -38,7 +38,7 @@ def draw_reason(explanation: Explanation, index: int = 0) -> bytes:
     draw_timelines(rows[-1], explanation.timelines, explanation.track_slices.starts, explanation.track_slices.seconds)
     rows[-1].set_xlabel("seconds")
     figure.suptitle(f"{display_text(reason.target.question)} ({explanation.method}); orange: for, blue: against")
-    return shrink(to_png(figure))
+    return to_small_png(figure)
 
 
 def draw_canvas(axes: Any, canvas: Canvas, axis: FrequencyAxis, title: str) -> None:
@@ -125,13 +125,14 @@ def draw_tree(explanation: Explanation) -> bytes:
     return to_png(figure)
 
 
-def shrink(png: bytes) -> bytes:
-    """Reduce a PNG to 128 colours, which cuts its size to a third without a visible difference here."""
+def to_small_png(figure: Any) -> bytes:
+    """Render a figure as PNG with 128 colours, a third of the size without a visible difference here."""
     from PIL import Image
 
+    figure.canvas.draw()
     stream = io.BytesIO()
-    with Image.open(io.BytesIO(png)) as image:
-        image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
+    image = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+    image.quantize(128, dither=Image.Dither.NONE).save(stream, "PNG")
     return stream.getvalue()
 
 

@@ -3,8 +3,10 @@ r"""All benchmarks one after the other, and the page that shows them: what `make
     python benchmarks/everything.py [--quick] [--out bench] [--music FOLDER] [--track FILE] [--only training memory ...]
 
 Music is composed for it, or taken from a folder of genres or a CSV (`--music`), and a track of four minutes, or the one
-that is given (`--track`). Nothing else should run beside it. About an hour on 2 cores, with --quick about 6: fewer
-rounds and steps, and smaller problems, so its page goes to the folder and not to docs/.
+that is given (`--track`). Nothing else should run beside it. About an hour on 2 cores, with --quick about 6 minutes:
+fewer rounds and steps, and smaller problems, so its results and its page go to the folder. Otherwise the tables of
+this machine go to benchmarks/results/MACHINE.json, where those of benchmarks that did not run now stay, and
+docs/performance.md is written from the results of all machines.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -23,6 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import performance_page
 import psutil
 
 HERE = Path(__file__).parent
@@ -115,7 +119,7 @@ def commands(
     return {name: [*words, "--json", out / f"{name}.json"] for name, words in all_words.items()}
 
 
-def describe(quick: bool) -> dict[str, Any]:
+def describe() -> dict[str, Any]:
     """Say on what it runs."""
     return {
         "processor": _processor(),
@@ -123,8 +127,7 @@ def describe(quick: bool) -> dict[str, Any]:
         "memory": round(psutil.virtual_memory().total / 1e9),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": {name: version(name) for name in PACKAGES},
-        "quick": quick,
-        "ran": {},
+        "sections": {},
     }
 
 
@@ -146,24 +149,33 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=BENCHMARKS)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    facts = given.out / "machine.json"
-    about = describe(given.quick)
-    if facts.exists() and set(given.only) != set(BENCHMARKS):
-        about = json.loads(facts.read_text())  # some are measured again, the others stay
+    about = describe()
+    results = given.out / "results" if given.quick else performance_page.RESULTS
+    results.mkdir(parents=True, exist_ok=True)
+    path = results / f"{name_machine(about)}.json"
+    if path.exists():  # what is not measured now stays
+        about["sections"] = json.loads(path.read_text(encoding="utf-8"))["sections"]
     folder, store, track, bundles = make_material(given.out, given.music, given.track, given.quick)
     for name, words in commands(folder, store, track, bundles, given.quick, given.out).items():
         if name not in given.only:
             continue
         began, day = time.monotonic(), datetime.now(UTC)
         run(*words)
-        about["ran"][name] = {
-            "began": day.strftime("%Y-%m-%d %H:%M"),
+        about["sections"][name] = {
             "command": shlex.join(str(word) for word in ["python", f"benchmarks/{Path(words[0]).name}", *words[1:-2]]),
+            "began": day.strftime("%Y-%m-%d %H:%M"),
             "seconds": round(time.monotonic() - began),
+            "tables": performance_page.render_tables(name, json.loads(Path(words[-1]).read_text(encoding="utf-8"))),
         }
-        facts.write_text(json.dumps(about, indent=1))
+        path.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     page = given.out / "performance.md" if given.quick else PAGE
-    run(HERE / "performance_page.py", given.out, page)
+    run(HERE / "performance_page.py", page, "--results", results, *(["--quick"] if given.quick else []))
+
+
+def name_machine(about: dict[str, Any]) -> str:
+    """Name the file of a machine's results."""
+    words = re.sub(r"\((r|tm)\)|processor|cpu|@.*", "", about["processor"].lower())
+    return "-".join(re.findall(r"[a-z0-9]+", f"{words} {about['cores']} cores"))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Write docs/performance.md from what the benchmarks measured, and notes/*.md beside this script.
+"""Write docs/performance.md from the results of every machine, and notes beside this script.
 
-    python benchmarks/performance_page.py FOLDER [PAGE.md]
+    python benchmarks/performance_page.py [PAGE.md] [--results FOLDER]
 
-FOLDER holds machine.json and a JSON file for each benchmark, as everything.py leaves them. A benchmark that wasn't run
-has no section. Notes are written by hand and stay: notes/TITLE.md goes below the table of that benchmark, and
-notes/performance.md to the end.
+FOLDER (benchmarks/results) has a JSON file for each machine, which everything.py writes: the machine, and the command,
+the date and the tables of each benchmark that ran on it. Notes are written by hand: notes/MACHINE/BENCHMARK.md goes
+below the tables of a benchmark on that machine, and notes/performance.md to the end.
 """
 
 from __future__ import annotations
@@ -119,42 +119,63 @@ SECTIONS: dict[str, tuple[str, Callable[[Any], str]]] = {
 }
 
 
-def notes(name: str) -> str:
-    """Give what was written by hand."""
+RESULTS = Path(__file__).parent / "results"
+LEGEND = (
+    "Written by `make bench`. Every ratio is one of medians of ways that took turns in one run (but principal "
+    "components: one run each). Neither times nor ratios carry over to another processor: each table names its own."
+)
+
+
+def read_notes(name: str) -> str:
+    """Read what was written by hand."""
     path = NOTES / f"{name}.md"
     return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
-def write_page(folder: Path) -> str:
-    """Put the page together."""
-    about = json.loads((folder / "machine.json").read_text())
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
-    parts = [
-        "# Performance",
-        "Written by `make bench`" + (" QUICK=1: **short runs, for a look only**" if about["quick"] else "") + ". Every "
-        "ratio is one of medians of ways that took turns in one run (but principal components: one run each), on one "
-        "machine: ratios carry over to others, times do not.",
-        f"{about['processor']}, {about['cores']} cores, {about['memory']} GB, {about['system']}; {versions}.",
-    ]
-    for name, (title, write) in SECTIONS.items():
-        path = folder / f"{name}.json"
-        if not path.exists() or name not in about["ran"]:
-            continue
-        ran = about["ran"][name]
-        when = f"{ran['seconds']} s, begun {ran['began']} UTC"
-        parts += [f"## {title}", f"`{ran['command']}` ({when})", write(json.loads(path.read_text()))]
-        parts += [text] if (text := notes(name)) and not about["quick"] else []
-    parts += [text] if (text := notes("performance")) and not about["quick"] else []
+def render_tables(name: str, found: Any) -> list[str]:
+    """Give the lines of a benchmark's tables, from the JSON that it wrote."""
+    return SECTIONS[name][1](found).split("\n")
+
+
+def short_name(machine: dict[str, Any]) -> str:
+    """Name a machine as headings do."""
+    return f"{machine['processor']}, {machine['cores']} cores"
+
+
+def write_page(machines: dict[str, dict[str, Any]], quick: bool = False) -> str:
+    """Put the page together; `machines` are the contents of the results by their names."""
+    parts = ["# Performance", LEGEND + (" **Short runs, for a look only.**" if quick else "")]
+    listed = []
+    for machine in machines.values():
+        versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+        listed.append(f"- **{short_name(machine)}**: {machine['memory']} GB, {machine['system']}; {versions}.")
+    parts.append("\n".join(listed))
+    for name, (title, _) in SECTIONS.items():
+        ran = {key: machine for key, machine in machines.items() if name in machine["sections"]}
+        parts += [f"## {title}"] if ran else []
+        for key, machine in ran.items():
+            section = machine["sections"][name]
+            parts.append(f"### {short_name(machine)}: {title[0].lower()}{title[1:]}")
+            parts.append(f"`{section['command']}` ({section['seconds']} s, begun {section['began']} UTC)")
+            parts.append("\n".join(section["tables"]))
+            parts += [text] if (text := read_notes(f"{key}/{name}")) and not quick else []
+    parts += [text] if (text := read_notes("performance")) and not quick else []
     return "\n\n".join(parts) + "\n"
+
+
+def read_machines(folder: Path) -> dict[str, dict[str, Any]]:
+    """Read the results of every machine, by the names of the files."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
 
 
 def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
     parser.add_argument("page", type=Path, nargs="?")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--quick", action="store_true", help="say that the runs were short")
     given = parser.parse_args()
-    text = write_page(given.folder)
+    text = write_page(read_machines(given.results), given.quick)
     if given.page is None:
         print(text)
     else:

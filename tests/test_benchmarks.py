@@ -202,3 +202,15 @@ def test_the_loop_of_the_study_has_its_networks_and_its_rates(monkeypatch: pytes
     assert result["ratio"] == 3.0
     assert result["accuracy"] == {"study": 0.5, "genretree": 0.6}
     assert loop.format_row(result) == "| cnn | 3.0 | 1.0 | 3.0 (3.0 to 3.0) | 4 | 50.0% | 60.0% |"
+
+
+def test_the_performance_page_has_the_results_of_every_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = _load("performance_page", monkeypatch)
+    written = (FOLDER.parent / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert written == page.write_page(page.read_machines(page.RESULTS)), "run benchmarks/performance_page.py"
+
+
+def test_a_result_is_named_after_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = _load("everything", monkeypatch).name_machine
+    assert name({"processor": "Intel(R) Xeon(R) Processor @ 2.10GHz", "cores": 2}) == "intel-xeon-2-cores"
+    assert name({"processor": "AMD EPYC", "cores": 2}) == "amd-epyc-2-cores"

@@ -43,7 +43,7 @@ from genretree.models.base import LevelProbabilities
 from genretree.models.pretrained.sources import MN04
 from genretree.prediction.predict import SliceScores, as_prediction, tag_slices
 from genretree.sound.images import ImageForm
-from genretree.taxonomy import NodePath
+from genretree.taxonomy import NodePath, display_name
 
 _PASSAGES = 2
 
@@ -323,7 +323,16 @@ def _explain_node(
         baseline=shapley_values.none[:, index],
         shares={view: shapley_values.values[:, index, column] for column, view in enumerate(shapley_values.views)},
         maps=tuple(Relevance(view, values) for view, values in of_node.items()),
-        sentences=write_sentences(target.node[-1].replace("_", " "), bands, index, of_node, track_slices, tags),
+        sentences=write_sentences(
+            display_name(target.node[-1]),
+            bands,
+            index,
+            of_node,
+            track_slices,
+            tags,
+            alternative=display_name(target.against[0][-1]) if len(target.against) == 1 else None,
+            log_odds=float(shapley_values.full[:, index].mean()),
+        ),
     )
 
 

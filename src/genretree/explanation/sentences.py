@@ -21,17 +21,17 @@ from genretree.vocabulary import tag_names
 
 # Subject, and whether it is plural. Edges in Hz and notes are those of the bands.
 PHRASES: Mapping[tuple[Aspect, Band], tuple[str, bool]] = {
-    ("sound", "bass"): ("the sound of the bass (below about 420 Hz, where bass and kick drums lie)", False),
-    ("sound", "low mids"): ("the sound of the low mids (about 420 to 830 Hz, a warm or boxy range)", False),
-    ("sound", "voice range"): ("the sound of the voice range (about 830 Hz to 2 kHz)", False),
-    ("sound", "presence"): ("the sound of the presence range (about 2 to 4.7 kHz, the edge of the sound)", False),
-    ("sound", "cymbals and hiss"): ("the sound of cymbals and hiss (above 4.7 kHz)", False),
-    ("notes", "bass"): ("the bass notes (below C3)", True),
-    ("notes", "low mids"): ("the low notes (C3 to B3)", True),
-    ("notes", "voice range"): ("the notes in the range of a singer (C4 to B5)", True),
-    ("notes", "presence"): ("the high notes (C6 and above)", True),
-    ("harmony", "all"): ("the harmony (which notes sound, in any octave)", False),
-    ("onsets", "all"): ("the onsets (drum hits, plucks and other sudden starts)", True),
+    ("sound", "bass"): ("the deep sound (bass and kick drum, below about 420 Hz)", False),
+    ("sound", "low mids"): ("the warmth of the sound (its lower middle, about 420 to 830 Hz)", False),
+    ("sound", "voice range"): ("the body of the sound (its upper middle, about 830 Hz to 2 kHz)", False),
+    ("sound", "presence"): ("the brightness of the sound (its clear and sharp part, about 2 to 4.7 kHz)", False),
+    ("sound", "cymbals and hiss"): ("the top of the sound (cymbals, breath and hiss, above 4.7 kHz)", False),
+    ("notes", "bass"): ("the bass notes (more than an octave below middle C)", True),
+    ("notes", "low mids"): ("the notes in the octave below middle C", True),
+    ("notes", "voice range"): ("the notes in the two octaves above middle C", True),
+    ("notes", "presence"): ("the high notes (more than two octaves above middle C)", True),
+    ("harmony", "all"): ("the choice of notes (in any octave)", False),
+    ("onsets", "all"): ("the drum hits, plucks and other sudden starts of sounds", True),
 }
 # Quartiles of each band's loudness, in dB below the peak of the track, and of its fluctuation (10th to 90th percentile
 # over time, in dB), over the 185 training tracks of Emotify: python benchmarks/explain.py levels.
@@ -54,6 +54,7 @@ _PARTS = 0.7  # of the slices
 _MAX_FOR, _MAX_AGAINST = 3, 2
 _PASSAGE_STEPS = 20  # 4 s of a slice of 11.4 s
 _MIN_TAG = 0.2
+_SURE_TAG = 0.5
 _MAX_TAGS = 2
 _GENERIC_TAGS = ("Musical instrument", "Plucked string instrument", "Keyboard (musical)", "Percussion")
 
@@ -130,6 +131,9 @@ def write_sentences(
     maps: Mapping[View, Float32Array],
     track_slices: TrackSlices,
     tags: Float32Array | None = None,
+    *,
+    alternative: str | None = None,
+    log_odds: float = 0.0,
 ) -> tuple[Sentence, ...]:
     """Describe the relevance of bands in sentences: the strongest evidence first, and what spoke against last.
 
@@ -145,6 +149,10 @@ def write_sentences(
     track_slices : TrackSlices
     tags : array, shape (n_slices, 527), optional
         Tag probabilities of mn04.
+    alternative : str, optional
+        Name of the node that `node` is contrasted with, if there is only one: evidence against `node` suggests it.
+    log_odds : float, default 0
+        Mean log odds of the node over the slices, to tell whether it is favoured in spite of stronger evidence against.
 
     Returns
     -------
@@ -162,13 +170,28 @@ def write_sentences(
     evidence_for = [item for item in ordered if item[0] > 0][:_MAX_FOR]
     evidence_against = [item for item in ordered if item[0] < 0][:_MAX_AGAINST]
     sentences: list[Sentence] = []
+    outweighed = bool(evidence_for and evidence_against) and ordered[0][0] < 0 < log_odds
     for relevance, band in (*evidence_for, *evidence_against):
         passage = find_passage(band, target, maps, track_slices, relevance > 0)
         loudness, fluctuation = measure_level(band.aspect, band.band, track_slices) or (None, None)
         consistency = float((band.values[:, target] * relevance > 0).mean())
         level = describe_level(band.aspect, band.band, loudness, fluctuation)
         where = describe_consistency(consistency, len(track_slices))
-        text = _write(node, band, relevance > 0, not sentences, maps, passage, level, where)
+        subject, plural = _write_subject(band, relevance > 0, maps)
+        text = _write(
+            subject,
+            plural,
+            node if relevance > 0 else None,
+            f"suggest{'' if plural else 's'} {alternative} instead"
+            if alternative
+            else f"speak{'' if plural else 's'} against {node}",
+            not sentences,
+            passage,
+            level,
+            where,
+        )
+        if outweighed and band is ordered[0][1]:
+            text += f" It is the strongest single clue, but all clues together favour {node}."
         sentences.append(
             Sentence(
                 text=text,
@@ -238,29 +261,34 @@ def measure_level(aspect: Aspect, band: Band, track_slices: TrackSlices) -> tupl
     return float(loud), float(loud - quiet)
 
 
+def _write_subject(band: BandRelevance, supports: bool, maps: Mapping[View, Float32Array]) -> tuple[str, bool]:
+    """Return the subject of a sentence, and whether it is plural; the harmony names its strongest notes."""
+    if band.aspect == "harmony" and "chroma" in maps and (notes := _strongest_notes(maps["chroma"], supports)):
+        return f"the note{'s' * (len(notes) > 1)} {' and '.join(notes)} (in any octave)", len(notes) > 1
+    return PHRASES[band.aspect, band.band]
+
+
 def _write(
-    node: str,
-    band: BandRelevance,
-    supports: bool,
+    subject: str,
+    plural: bool,
+    node: str | None,
+    contrary: str,
     first: bool,
-    maps: Mapping[View, Float32Array],
     passage: tuple[float, float] | None,
     level: str,
     where: str,
 ) -> str:
-    subject, plural = PHRASES[band.aspect, band.band]
-    if band.aspect == "harmony" and "chroma" in maps and (notes := _strongest_notes(maps["chroma"], supports)):
-        subject += f", above all {' and '.join(notes)},"
-    clause = f", which {'are' if plural else 'is'} {level} in this track" if level else ""
+    """Write a sentence: evidence for `node`, or with None `contrary` evidence, which is a predicate."""
+    clause = f", which {'are' if plural else 'is'} {level} than in most music" if level else ""
+    ended = f"{subject}{clause}{',' if clause else ''}"
     when = "" if passage is None else f"from {format_time(passage[0])} to {format_time(passage[1])}"
-    if first and supports:
+    if first and node is not None:
         counts = "They count" if plural else "It counts"
         strongest = f" {counts} {where}most {when}." if when else ""
-        return f"The strongest evidence for {node} is in {subject.rstrip(',')}{clause}.{strongest}"
-    verb = ("also point" if supports else "speak") + ("" if plural else "s")
-    direction = f"to {node}" if supports else f"against {node}"
+        return f"The strongest evidence for {node}: {subject}{clause}.{strongest}"
+    verb = contrary if node is None else f"also suggest{'' if plural else 's'} {node}"
     most = f", {where}most clearly {when}" if when else ""
-    whole = f"{subject}{clause}{',' if clause else ''} {verb} {direction}{most}."
+    whole = f"{ended} {verb}{most}."
     return whole[0].upper() + whole[1:]
 
 
@@ -272,12 +300,12 @@ def describe_consistency(consistency: float, n_slices: int) -> str:
 
 
 def describe_level(aspect: Aspect, band: Band, loudness: float | None, fluctuation: float | None) -> str:
-    """Describe loudness and fluctuation that are outside the middle half of music: `loud and steady`, or ``."""
+    """Compare loudness and fluctuation outside the middle half of music: `louder and steadier`, or ``."""
     if loudness is None or fluctuation is None or (aspect, band) not in LEVELS:
         return ""
     (quiet, loud), (steady, unsteady) = LEVELS[aspect, band]
-    words = ["loud"] * (loudness >= loud) + ["quiet"] * (loudness <= quiet)
-    words += ["steady"] * (fluctuation <= steady) + ["uneven"] * (fluctuation >= unsteady)
+    words = ["louder"] * (loudness >= loud) + ["quieter"] * (loudness <= quiet)
+    words += ["steadier"] * (fluctuation <= steady) + ["more changeable"] * (fluctuation >= unsteady)
     return " and ".join(words)
 
 
@@ -302,10 +330,10 @@ def _write_tags(strongest: Sentence, track_slices: TrackSlices, tags: Float32Arr
     detected = {names[index]: float(tags[row, index]) for index in best if tags[row, index] >= _MIN_TAG}
     if not detected:
         return []
-    listed = " and ".join(
-        f"{name.partition(',')[0].lower()} {probability:.1f}" for name, probability in detected.items()
-    )
-    text = f"In that passage, around {format_time(strongest.passage[0])}, a separate tagger detects {listed}."
+    listed = " and ".join(f"{name.partition(',')[0].lower()} ({share:.0%})" for name, share in detected.items())
+    hears = "hears" if max(detected.values()) >= _SURE_TAG else "may hear"
+    when = format_time(strongest.passage[0])
+    text = f"There, around {when}, a second model, which names instruments, {hears} {listed}."
     return [
         Sentence(
             text=text,

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
 import subprocess
 import sys
@@ -11,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bad_bundles import BAD_DESCRIPTIONS, describe, write_pickles
 from genretree.bundle.bundle import Bundle, load_bundle, save_bundle
-from genretree.bundle.manifest import write_description
 from genretree.corpus.store import Store
 from genretree.errors import BundleError
 from genretree.training.train import train
@@ -65,30 +64,12 @@ def test_every_missing_or_damaged_part_refuses(copy: Path) -> None:
     load_bundle(copy)
 
 
-def _describe(folder: Path, **changes: object) -> None:
-    """Change a description and sign it anew, as a writer with other ideas would."""
-    content = {**json.loads((folder / "bundle.json").read_text()), **changes}
-    write_description(folder, {name: value for name, value in content.items() if value is not None})
-
-
 @pytest.mark.parametrize(
     ("changes", "problem"),
-    [
-        ({"format": 99}, "format 99"),
-        ({"files": None}, "files missing"),
-        ({"files": {}}, "lists no weights"),
-        ({"taxonomy": None}, "taxonomy missing"),
-        ({"family": "magic"}, "unknown model family"),
-        ({"settings": {"colour": 3}}, "unknown setting 'colour'"),
-        ({"images": {"size": -1}}, "size"),
-        ({"taxonomy": {"leaves": [["a"]], "levels": ["x"]}}, "at least 2"),
-        ({"files": {"../../evil": "0"}}, "outside the bundle"),
-        ({"files": {"/etc/passwd": "0"}}, "outside the bundle"),
-        ({"files": {"a/b/c": "0"}}, "outside the bundle"),
-    ],
+    BAD_DESCRIPTIONS,
 )
 def test_a_description_that_does_not_fit_refuses(copy: Path, changes: dict, problem: str) -> None:
-    _describe(copy, **changes)
+    describe(copy, **changes)
     with pytest.raises(BundleError, match=problem):
         load_bundle(copy)
 
@@ -106,7 +87,7 @@ def test_an_edited_description_refuses(copy: Path, changes: dict) -> None:
 
 def test_weights_of_another_tree_refuse(copy: Path) -> None:
     tree = {"leaves": [["a"], ["b"], ["c", "d"]], "levels": ["x", "y"]}
-    _describe(copy, taxonomy=tree)
+    describe(copy, taxonomy=tree)
     if json.loads((copy / "bundle.json").read_text())["family"] == "cnn":
         with pytest.raises(BundleError, match="don't fit"):
             load_bundle(copy)
@@ -116,16 +97,7 @@ def test_weights_of_another_tree_refuse(copy: Path) -> None:
 
 
 def test_a_pickle_in_the_place_of_weights_is_never_run(copy: Path, tmp_path: Path) -> None:
-    class Trap:
-        def __reduce__(self) -> tuple:
-            return (Path.touch, (tmp_path / "sprung",))
-
-    content = json.loads((copy / "bundle.json").read_text())
-    for name in content["files"]:
-        (copy / name).write_bytes(pickle.dumps(Trap()))
-    from genretree.files import sha256_file
-
-    _describe(copy, files={name: sha256_file(copy / name) for name in content["files"]})
+    write_pickles(copy, tmp_path / "sprung")
     with pytest.raises(BundleError):
         load_bundle(copy)
     assert not (tmp_path / "sprung").exists()
@@ -145,7 +117,7 @@ def test_a_strange_type_in_a_classifier_of_0_1_is_refused(tmp_path: Path) -> Non
         for name, content in {**parts, "schema.json": schema}.items():
             archive.writestr(name, content)
     files = json.loads((copy / "bundle.json").read_text())["files"]
-    _describe(copy, files={**files, path.name: sha256_file(path)})
+    describe(copy, files={**files, path.name: sha256_file(path)})
     with pytest.raises(BundleError, match="untrusted types"):
         load_bundle(copy)
 

@@ -29,6 +29,22 @@ service = Service(options["bundles"], Limits.build(options["limits"]))
 serve(service, sock, options["token"], allowed_hosts(sock, "127.0.0.1", ()), ready)
 """
 
+STRICT_TOKEN = "sesame-open-sesame"
+STRICT_LIMITS = {  # soon reached
+    "workers": 1,
+    "upload_bytes": 1 << 20,
+    "seconds": 20,
+    "files": 3,
+    "idle_seconds": 0.5,
+    "upload_seconds": 1.5,
+    "connections": 12,
+    "jobs": 2,
+    "waiting": 2,
+    "keep_seconds": 1.0,
+    "decode_seconds": 10.0,
+    "wrong_token_seconds": 0.001,
+}
+
 
 class Server:
     """A running service.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -13,10 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event, Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +21,20 @@ import numpy as np
 import psutil
 import pytest
 import soundfile as sf
+from hostile_inputs import (
+    BOUNDARY,
+    END,
+    FIELD,
+    MALFORMED_FORMS,
+    NAMES,
+    NOT_AUDIO,
+    TOKEN,
+    Killer,
+    flac_of_silence,
+    part,
+    read_all,
+    start_of_upload,
+)
 from serving import Server, alike, read_events, wait_until
 from test_interface import check_problem, upload
 
@@ -41,9 +51,7 @@ from small_corpus import synthesise
 
 pytestmark = pytest.mark.slow
 
-BOUNDARY = "limit"
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
-TOKEN = {"authorization": "Bearer sesame-open-sesame"}
 
 
 @pytest.fixture(autouse=True)
@@ -55,43 +63,10 @@ def nothing_is_left(server: Server) -> Any:
     assert server.client.get("/healthz").status_code == 200
 
 
-def flac_of_silence(seconds: int, declared: bool = True) -> bytes:
-    """Hours of silence in some kilobytes, whose header may keep the length to itself."""
-    stream = io.BytesIO()
-    with sf.SoundFile(stream, "w", 8000, 1, format="FLAC", subtype="PCM_16") as file:
-        for _ in range(seconds // 60):
-            file.write(np.zeros(60 * 8000, np.int16))
-    content = bytearray(stream.getvalue())
-    if not declared:
-        content[21] &= 0xF0  # the lower 36 bits of bytes 18 to 25 count the samples
-        content[22:26] = bytes(4)
-    return bytes(content)
-
-
-def zipped() -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("song.mp3", bytes(10 << 20))
-    return stream.getvalue()
-
-
-def broken_mp3() -> bytes:
-    return b"ID3\x04\x00\x00\x00\x00\x00\x00" + np.random.default_rng(0).bytes(20_000)
-
-
 @pytest.mark.parametrize(
     ("content", "kinds"),
-    [
-        (zipped(), ["not_audio"]),
-        (b"", ["empty"]),
-        (b"just some words\n" * 100, ["not_audio"]),
-        (b"#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:10,\n/etc/passwd\n", ["not_audio"]),
-        (b"ffconcat version 1.0\nfile /etc/passwd\n", ["not_audio"]),
-        (b"RIFF\xff\xff\xff\xffWAVEfmt ", ["truncated", "not_audio"]),
-        (broken_mp3(), ["not_audio", "truncated"]),
-        (np.random.default_rng(1).bytes(50_000), ["not_audio"]),
-    ],
-    ids=["zip", "empty", "text", "playlist", "concat", "wav", "mp3", "noise"],
+    NOT_AUDIO.values(),
+    ids=NOT_AUDIO,
 )
 def test_files_without_audio_are_refused_whatever_their_name(server: Server, content: bytes, kinds: list[str]) -> None:
     answer = server.client.post("/v1/predict", files={"file": ("song.mp3", content, "audio/mpeg")})
@@ -112,9 +87,7 @@ def test_hours_of_silence_in_a_small_file_are_refused(strict: Server, declared: 
     assert time.monotonic() - begun < 2
 
 
-@pytest.mark.parametrize(
-    "name", ["../../etc/passwd", "/etc/passwd", "..\\..\\x.mp3", "a\x00b", "<b>&amp;", "é" * 300, "\udcff"]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_name_is_only_repeated(server: Server, song: Path, name: str) -> None:
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
     body = head.encode("utf-8", "surrogateescape") + song.read_bytes() + f"\r\n--{BOUNDARY}--\r\n".encode()
@@ -129,32 +102,10 @@ def post(server: Server, body: bytes, **headers: str) -> httpx.Response:
     return server.client.post("/v1/predict", content=body, headers={"content-type": kind, **headers})
 
 
-def part(disposition: str, content: bytes = b"x", more: str = "") -> bytes:
-    return f"--{BOUNDARY}\r\n{disposition}{more}\r\n\r\n".encode() + content + b"\r\n"
-
-
-FIELD = 'Content-Disposition: form-data; name="files"; filename="a"'
-END = f"--{BOUNDARY}--\r\n".encode()
-
-
 @pytest.mark.parametrize(
     ("body", "expected_detail"),
-    [
-        (
-            b"".join(part(f'Content-Disposition: form-data; name="f{i}"') for i in range(10_000)) + END,
-            "unknown field 'f0'",
-        ),
-        (b"".join(part(FIELD) for _ in range(10_000)) + END, "more than 16 files"),
-        (part('Content-Disposition: form-data; name="files"') + END, "'files' has no file name"),
-        (part(FIELD), "before its last boundary"),
-        (part(FIELD, more="\r\nX: y" * 100) + END, "header"),
-        (part(FIELD, more="\r\nX: " + "y" * 10_000) + END, "header"),
-        (part("X: y") + END, "unknown field ''"),
-        (END, "no file"),
-        (b"", "before its last boundary"),
-        (b"no form at all", "can't parse the form"),
-    ],
-    ids=["fields", "files", "value", "open", "headers", "long", "nameless", "none", "empty", "junk"],
+    MALFORMED_FORMS.values(),
+    ids=MALFORMED_FORMS,
 )
 def test_malformed_forms_are_refused(server: Server, body: bytes, expected_detail: str) -> None:
     assert expected_detail in check_problem(post(server, body), 400, "bad_request")
@@ -187,23 +138,6 @@ def test_large_uploads_are_refused_while_they_arrive(strict: Server) -> None:
         check_problem(answer, 413, "too_large")
     wait_until(lambda: strict.metric("genretree_stored_bytes") == 0)
     assert [name for name in strict.left() if name.startswith("upload")] == []
-
-
-def read_all(connection: socket.socket) -> bytes:
-    found = b""
-    while piece := connection.recv(1 << 16):
-        found += piece
-    return found
-
-
-def start_of_upload(server: Server, length: int = 100_000) -> socket.socket:
-    connection = server.connect()
-    head = (
-        f"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nAuthorization: {TOKEN['authorization']}\r\n"
-        f"Content-Type: multipart/form-data; boundary={BOUNDARY}\r\nContent-Length: {length}\r\n\r\n"
-    )
-    connection.sendall(head.encode() + part(FIELD, bytes(5000))[:-2])
-    return connection
 
 
 def test_a_partial_upload_times_out_and_is_removed(strict: Server) -> None:
@@ -239,6 +173,12 @@ def test_a_partial_request_times_out(strict: Server, sent: bytes) -> None:
         begun = time.monotonic()
         assert read_all(connection) == b""
         assert time.monotonic() - begun < 4
+
+
+def test_other_versions_of_http_are_refused(server: Server) -> None:
+    with server.connect() as connection:
+        connection.sendall(b"GET /healthz HTTP/9.9\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 400 ")
 
 
 def test_headers_are_limited(server: Server) -> None:
@@ -361,27 +301,6 @@ def test_a_worker_killed_in_the_middle_fails_that_file_and_is_replaced(server: S
     wait_until(lambda: len(server.workers()) == 2)
 
 
-class _Killer(Thread):
-    """Kills all decoding workers, and then those that are started: a number of them, or all until it is stopped."""
-
-    def __init__(self, server: Server, number: float) -> None:
-        super().__init__(daemon=True)
-        self.server, self.left, self.done = server, number, Event()
-
-    def run(self) -> None:
-        for worker in self.server.workers():
-            worker.kill()
-        known = set(self.server.workers())
-        while not self.done.is_set() and self.left > 0:
-            for worker in self.server.workers():
-                if worker not in known and self.left > 0:  # it has just been started
-                    known.add(worker)
-                    self.left -= 1
-                    with contextlib.suppress(psutil.Error):
-                        worker.kill()
-            time.sleep(0.005)
-
-
 def _predict_12_times(server: Server, song: Path) -> list[httpx.Response]:
     with ThreadPoolExecutor(12) as pool:
         files = upload(song)
@@ -390,7 +309,7 @@ def _predict_12_times(server: Server, song: Path) -> list[httpx.Response]:
 
 
 def test_workers_killed_while_they_start_fail_no_request(server: Server, song: Path) -> None:
-    killer = _Killer(server, 6)
+    killer = Killer(server, 6)
     killer.start()
     assert [answer.status_code for answer in _predict_12_times(server, song)] == [200] * 12
     killer.join(20)
@@ -400,7 +319,7 @@ def test_workers_killed_while_they_start_fail_no_request(server: Server, song: P
 
 
 def test_workers_that_never_start_are_answered_with_503_until_they_do(server: Server, song: Path) -> None:
-    killer = _Killer(server, float("inf"))
+    killer = Killer(server, float("inf"))
     killer.start()
     try:
         wait_until(lambda: server.metric("genretree_decode_ready") == 0)

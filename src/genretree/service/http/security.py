@@ -91,7 +91,7 @@ class SecurityMiddleware:
             await send(message)
 
         try:
-            self._check_size(scope)
+            self._check_head(scope)
             self._check_site(scope)
             await self._check_token(scope)
             await self.app(scope, receive, send_more)
@@ -106,8 +106,10 @@ class SecurityMiddleware:
         finally:
             self._count(scope, status, time.monotonic() - start)
 
-    def _check_size(self, scope: Scope) -> None:
+    def _check_head(self, scope: Scope) -> None:
         # h11 limits only what has not arrived completely; a request that fits into one read passes it.
+        if scope["http_version"] not in ("1.0", "1.1"):
+            raise Problem("bad_request", f"HTTP/{scope['http_version'][:8]} is not supported; use HTTP/1.1")
         headers = scope["headers"]
         size = len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(k) + len(v) + 4 for k, v in headers)
         if size > self.limits.header_bytes or len(headers) > self.limits.header_lines:

@@ -138,11 +138,8 @@ def test_the_page_shows_what_was_measured_and_keeps_the_notes(tmp_path: Path, mo
         "memory": 4,
         "system": "a system",
         "versions": {"torch": "2"},
-        "quick": False,
-        "ran": {name: {"command": f"python {name}", "seconds": 3, "began": "then"} for name in page.SECTIONS},
     }
     measured: dict[str, Any] = {
-        "machine": about,
         "stages": [{"stage": "s", "usual": [4.0, 6.0], "ours": [2.0, 1.0], "wanted": 2, "note": "", "times": 3}],
         "components": {
             "rows": 5,
@@ -152,13 +149,23 @@ def test_the_page_shows_what_was_measured_and_keeps_the_notes(tmp_path: Path, mo
         },
         "track": [{"what": "a track", "seconds": {"torch": [3.0, 3.0], "other": [1.0, 1.5]}}],
     }
-    for name, content in measured.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    notes = tmp_path / "notes"
+    sections = {
+        name: {
+            "command": f"python {name}",
+            "seconds": 3,
+            "began": "then",
+            "tables": page.render_tables(name, content),
+        }
+        for name, content in measured.items()
+    }
+    notes = tmp_path / "one"
     notes.mkdir()
     (notes / "stages.md").write_text("What we learned.\n")
-    monkeypatch.setattr(page, "NOTES", notes)
-    text = page.write_page(tmp_path)
+    monkeypatch.setattr(page, "NOTES", tmp_path)
+    other = {**about, "processor": "another", "sections": {"track": sections["track"]}}
+    text = page.write_page({"one": {**about, "sections": sections}, "two": other})
+    assert text.count("### a processor, 2 cores: a track by runtime") == 1
+    assert text.count("### another, 2 cores: ") == 1
     assert "10.00 (6.00 to 18.00)" in text  # 3 x 5 s to 1.5 s, and each round
     assert "13.0 times as fast" in text
     assert "Fewer rows than the full problem" in text

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from accessibility import find_serious
+from browsers import open_chromium
 from genretree.corpus.store import Store
 from genretree.evaluation.evaluate import compare_evaluations, evaluate
 from genretree.evaluation.report import save_evaluation
@@ -32,14 +31,8 @@ OUTSIDE = "performance.getEntriesByType('resource').map(entry => entry.name).fil
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        assert not os.environ.get("CI"), "CI must have Chromium: see .ci/run"
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    with open_chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import html
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,9 +17,9 @@ import pytest
 import soundfile as sf
 import torch
 from click.testing import CliRunner
-from playwright.sync_api import sync_playwright
 from torch import nn
 
+from browsers import open_chromium
 from genretree.bundle.bundle import Bundle, load_bundle
 from genretree.bundle.export import export_bundle
 from genretree.cli import main
@@ -688,14 +687,8 @@ def test_relevant_bands_cover_positive_relevance(bundles: dict[str, Bundle], son
 def test_page_plays_and_cursor_follows(
     width: int, scheme: str, bundles: dict[str, Bundle], song: Path, tmp_path: Path
 ) -> None:
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        assert not os.environ.get("CI"), "CI must have Chromium: see .ci/run"
-        pytest.skip("no Chromium on this machine")
     page_file = save_explanation(explain(bundles["boosting"], song), tmp_path, song)
-    with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
-        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+    with open_chromium("--autoplay-policy=no-user-gesture-required") as browser:
         page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
         problems: list[str] = []
         page.on("console", lambda message: problems.append(message.text))
@@ -734,7 +727,6 @@ def test_page_plays_and_cursor_follows(
         start = float(page.locator("[data-from]").last.get_attribute("data-from") or "nan")
         assert page.evaluate("sound.currentTime") == pytest.approx(start, abs=0.7)
         assert problems == []
-        browser.close()
 
 
 def test_encoding_preserves_length() -> None:

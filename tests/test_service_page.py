@@ -23,9 +23,10 @@ import pytest
 import soundfile as sf
 from mutagen.id3 import APIC, ID3, TIT2, TPE1
 from PIL import Image
-from playwright.sync_api import Browser, Page, Request, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, Route, expect
 
 from accessibility import find_serious, require_axe
+from browsers import open_chromium
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.store import Store
 from genretree.settings import SAMPLE_RATE
@@ -84,16 +85,9 @@ def address(started: Started, browser: Browser) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        assert not os.environ.get("CI"), "CI must have Chromium: see .ci/run"
-        pytest.skip("no Chromium on this machine")
     # A microphone that plays beeps, given without a question.
-    microphone = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", *microphone])
+    with open_chromium("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream") as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

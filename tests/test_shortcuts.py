@@ -14,9 +14,9 @@ import soundfile as sf
 from click.testing import CliRunner
 
 from genretree.audit import neutralise, shortcuts
-from genretree.audit.cues import STEEP_EDGE, matched_statistics, measure_samples, read_cues
+from genretree.audit.cues import STEEP_EDGE, Cue, matched_statistics, measure_samples, read_cues
 from genretree.audit.shortcut_page import save_shortcuts
-from genretree.audit.shortcuts import ShortcutAudit, audit_shortcuts, permute_over_groups
+from genretree.audit.shortcuts import CueResult, ShortcutAudit, audit_shortcuts, permute_over_groups
 from genretree.cli import main
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
@@ -96,6 +96,36 @@ def test_a_clean_corpus_is_not_accused(audits: tuple[ShortcutAudit, ShortcutAudi
     assert [item.effective_artists for item in audits[0].classes] == [ARTISTS] * len(LEAVES)
     position = next((item for item in audits[0].cues if item.name == "slice position"), None)
     assert position is None or position.p_value > 0.01
+
+
+def _spectra_of_instruments(seed: int) -> tuple[Cue, Cue, np.ndarray, np.ndarray]:
+    """Ten classes by ten artists each, whose spectra follow from statistics of the music and each artist's taste."""
+    rng = np.random.default_rng(seed)
+    classes = np.repeat(np.arange(10), 20)
+    groups = np.arange(200) // 2
+    music = rng.normal(0, 1, (10, 6))[classes] + rng.normal(0, 1, (200, 6))
+    tracks = music @ rng.normal(0, 2, (6, 30)) + rng.normal(0, 2, (100, 30))[groups] + rng.normal(0, 2, (200, 30))
+    names = tuple(f"level of band {band} (dB)" for band in range(30))
+    return Cue("spectrum", "", names, tracks, "audio"), Cue("music", "", (), music, "images"), classes, groups
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_filter_on_one_class_is_named_and_music_is_not(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shortcuts, "_PERMUTATIONS", 10)
+    spectrum, music, classes, groups = _spectra_of_instruments(seed)
+    names = [f"genre {number}" for number in range(10)]
+    template = CueResult(
+        name="", description="", source="", accuracy=0.0, chance=0.0, p_value=0.0, separation=(0.0,) * 10
+    )
+    results = [replace(template, name=name) for name in ("spectrum", "music")]
+    arguments = (results, classes, groups, names, seed, ())
+    assert shortcuts._find_filtered([spectrum, music], *arguments) == []
+    values = spectrum.values.copy()
+    values[classes == seed, 20:25] += 9
+    values[classes == seed, 5:10] -= 8
+    found = shortcuts._find_filtered([replace(spectrum, values=values), music], *arguments)
+    assert [item.leaf for item in found] == [f"genre {seed}"]
+    assert "its music does not explain" in found[0].text
 
 
 def test_the_command_writes_the_page(

@@ -23,6 +23,7 @@ _BATCH = 64
 _CQT_LOWEST = 32.7032  # Hz, C1
 _NOISE_FLOOR = 60.0  # dB below the maximum
 _QUALITY = 40
+_NAMES = "spectrum, level, bandwidth, noise floor, image artefacts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +71,14 @@ def neutralise_cues(bundle: Bundle, store: Store, progress: bool = False) -> tup
     check_images(bundle, store)
     read = set(bundle.model.input_features)
     if not read & {IMAGES, *MODALITIES}:
-        return (), f"{bundle.folder} reads {', '.join(sorted(read))}, not images, so cues can't be neutralised"
+        inputs = ", ".join(sorted(read))
+        return (), f"{bundle.folder} reads {inputs}, not images, so these cues were not tested for it: {_NAMES}"
     others = sorted(read - {IMAGES, *MODALITIES})
-    note = f"{bundle.folder} also reads {', '.join(others)}, in which cues are not neutralised" if others else ""
+    note = (
+        f"{bundle.folder} also reads {', '.join(others)}, in which these cues were not changed: {_NAMES}"
+        if others
+        else ""
+    )
     seen = set(bundle.training.get("tracks_seen", ()))
     rows = store.rows()
     unseen = np.array([store.tracks["sha256"][track] not in seen for track in store.slice_tracks[rows].tolist()])

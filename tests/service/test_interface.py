@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ import psutil
 import pytest
 import soundfile as sf
 from click.testing import CliRunner
+from mutagen.id3 import ID3, TIT2, TPE1
 from PIL import Image
 from pydantic import TypeAdapter
+from safetensors.numpy import save_file
 from serving import Server, alike, read_events
 
 from genretree import __version__, load_bundle
+from genretree.bundle.manifest import update_files
 from genretree.cli import main
 from genretree.corpus.manifest import read_manifest
 from genretree.explanation import explain
+from genretree.files import sha256_file
 from genretree.service.http import schemas
 from genretree.settings import SAMPLE_RATE
 from small_corpus import TREE
@@ -346,3 +351,42 @@ def test_corrections_become_a_table_for_the_next_training(server: Server, song: 
     assert not track.path.exists()
     server.client.delete(f"/v1/jobs/{job['id']}")
     check_problem(server.client.post(address, params={"genre": "Bells"}), 404, "not_found")
+
+
+def test_nearest_training_tracks_are_named_and_played(
+    bundles: list[Path], song: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("near")
+    bundle, music = Path(shutil.copytree(bundles[0], folder / "bundle")), folder / "music"
+    (music / "deep").mkdir(parents=True)
+    shutil.copyfile(song, music / "deep" / "é a.mp3")
+    tags = ID3()
+    tags.add(TIT2(encoding=3, text="A title"))
+    tags.add(TPE1(encoding=3, text="<b>An artist"))
+    tags.save(music / "deep" / "é a.mp3")
+    shutil.copyfile(song, folder / "outside.mp3")
+    (music / "link.mp3").symlink_to(folder / "outside.mp3")
+    (music / "notes.txt").write_text("private")
+    (music / "not listed.mp3").write_bytes(b"private")
+    names = ["deep/é a.mp3", "../outside.mp3", "link.mp3", "gone.mp3", str(folder / "outside.mp3"), "notes.txt", "a\0b"]
+    width = load_bundle(bundle, "torch", "float32").model.embed({"images": np.zeros((1, 3, 64, 64), np.uint8)}).shape[1]
+    (bundle / "index").mkdir()
+    vectors = {"vectors": np.ones((len(names), width), np.float16), "mean": np.zeros(width, np.float32)}
+    save_file({**vectors, "scale": np.ones(width, np.float32)}, bundle / "index" / "vectors.safetensors")
+    entries = [{"track": name, "genre": ["Calm", "Drone"], "learned": True} for name in names]
+    (bundle / "index" / "tracks.json").write_text(json.dumps(entries))
+    files = ("index/vectors.safetensors", "index/tracks.json")
+    update_files(bundle, "index", {name: sha256_file(bundle / name) for name in files})
+    with Server(tmp_path_factory.mktemp("tmp"), [str(bundle), "--workers", "1", "--music", str(music)]) as server:
+        found = server.client.post("/v1/explain", files={"file": ("a.mp3", song.read_bytes())}).json()["neighbours"]
+        assert [item.get("playable") for item in found] == [True, False, False, False, False]
+        assert (found[0]["title"], found[0]["artist"]) == ("A title", "<b>An artist")
+        response = server.client.get("/v1/music", params={"track": names[0]}, headers={"range": "bytes=0-2"})
+        assert (response.status_code, response.content) == (206, b"ID3")
+        assert response.headers["content-type"] == "audio/mpeg"
+        for name in (*names[1:], "not listed.mp3", "deep/../deep/é a.mp3", "", "deep"):
+            assert server.client.get("/v1/music", params={"track": name}).status_code == 404, name
+
+
+def test_without_the_music_no_training_track_is_sent(server: Server) -> None:
+    assert server.client.get("/v1/music", params={"track": "a.mp3"}).status_code == 404

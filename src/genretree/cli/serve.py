@@ -69,6 +69,11 @@ _MB = 1 << 20
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for genres that users correct on the page, with the audio: corrections.csv is for prepare.",
 )
+@click.option(
+    "--music",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the training music: the page then names and plays the nearest training tracks.",
+)
 @click.option("--batch", type=click.IntRange(0), help="Deprecated: has no effect.")
 @runtime_options("auto", "auto")
 @download_option
@@ -84,6 +89,7 @@ def serve(
     precision: Precision,
     download: bool,
     corrections: Path | None,
+    music: Path | None,
     **options: Any,
 ) -> None:
     """Serve a web page and an HTTP interface for one BUNDLE or several (folders, or Hub names).
@@ -102,6 +108,7 @@ def serve(
     from genretree.service.config import Limits
     from genretree.service.corrections import Corrections
     from genretree.service.engine.inference import Service
+    from genretree.service.training_music import TrainingMusic
 
     if options["batch"] is not None:
         echo("warning: --batch has no effect and will be removed; leave it out", err=True)
@@ -125,7 +132,8 @@ def serve(
     with open_socket(host, port) as sock:
         check_token(token, is_local(sock), no_token)
         kept = None if corrections is None else Corrections(corrections)
-        service = Service(bundles, limits, runtime, precision, kept)
+        near = None if music is None else TrainingMusic(music)
+        service = Service(bundles, limits, runtime, precision, kept, near)
         address = service_url(sock, allow_host)
         names = ", ".join(service.models)
 

@@ -119,21 +119,9 @@ def find_neighbours(
         If a number is given and the bundle has no index, or the index cannot be read.
     """
     check_index(bundle, n_neighbours)
-    path = bundle.folder / _VECTORS
-    if not path.is_file():
+    if not (bundle.folder / _VECTORS).is_file():
         return None
-    try:
-        arrays = load_file(path)
-        entries: list[dict[str, Any]] = json.loads(read_json_text(bundle.folder / _TRACKS, _MAX_TRACKS_BYTES))
-        vectors, mean, scale = arrays["vectors"].astype(np.float32), arrays["mean"], arrays["scale"]
-        if len(vectors) != len(entries):
-            raise ValueError(f"{len(vectors)} vectors for {len(entries)} tracks")
-        for entry in entries:
-            if not isinstance(entry["track"], str) or not all(isinstance(name, str) for name in entry["genre"]):
-                raise ValueError("the name or genre of a track is not text")
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        rebuild = f"rebuild it with: genretree index {bundle.folder} STORE --overwrite"
-        raise BundleError(f"{path}: cannot be read ({error}); {rebuild}") from error
+    vectors, mean, scale, entries = _read_index(bundle)
     own = (_in_batches(load_weights_for(bundle).model, track_slices).mean(axis=0) - mean) / scale
     similarities = vectors @ own / np.maximum(np.linalg.norm(vectors, axis=1) * np.linalg.norm(own), _EPSILON)
     nearest = np.argsort(-similarities, kind="stable")[: NEIGHBOURS if n_neighbours is None else n_neighbours]
@@ -146,6 +134,37 @@ def find_neighbours(
         )
         for row in nearest.tolist()
     )
+
+
+def list_tracks(bundle: Bundle) -> frozenset[str]:
+    """Return the names of the tracks in the index of a bundle; empty if it has none.
+
+    Raises
+    ------
+    BundleError
+        If the index cannot be read.
+    """
+    if not (bundle.folder / _VECTORS).is_file():
+        return frozenset()
+    return frozenset(entry["track"] for entry in _read_index(bundle)[3])
+
+
+def _read_index(bundle: Bundle) -> tuple[Float32Array, Float32Array, Float32Array, list[dict[str, Any]]]:
+    """Read the vectors, their mean and scale, and the entries of the tracks. Raises BundleError."""
+    path = bundle.folder / _VECTORS
+    try:
+        arrays = load_file(path)
+        entries: list[dict[str, Any]] = json.loads(read_json_text(bundle.folder / _TRACKS, _MAX_TRACKS_BYTES))
+        vectors, mean, scale = arrays["vectors"].astype(np.float32), arrays["mean"], arrays["scale"]
+        if len(vectors) != len(entries):
+            raise ValueError(f"{len(vectors)} vectors for {len(entries)} tracks")
+        for entry in entries:
+            if not isinstance(entry["track"], str) or not all(isinstance(name, str) for name in entry["genre"]):
+                raise ValueError("the name or genre of a track is not text")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        rebuild = f"rebuild it with: genretree index {bundle.folder} STORE --overwrite"
+        raise BundleError(f"{path}: cannot be read ({error}); {rebuild}") from error
+    return vectors, mean, scale, entries
 
 
 def _rows(bundle: Bundle, store: Store, part: str) -> Int64Array:

@@ -16,6 +16,7 @@ import numpy as np
 
 from genretree.bundle.bundle import score_noise
 from genretree.explanation.api import make_timelines, node_probabilities, predicted_nodes
+from genretree.explanation.similar.neighbours import list_tracks
 from genretree.explanation.slices import TrackSlices
 from genretree.metrics.familiarity import describe_inputs, measure_distance
 from genretree.models.runtime.types import Precision, RuntimeChoice
@@ -27,6 +28,7 @@ from genretree.service.engine.loaded_models import LoadedModel, load_models
 from genretree.service.errors import Problem, busy, file_problem, unavailable
 from genretree.service.metrics import Metrics
 from genretree.service.storage import PrivateFolder, Storage, clear_leftovers, disk_full, folder_missing
+from genretree.service.training_music import TrainingMusic
 from genretree.service.workers.explain import pack_slices
 from genretree.service.workers.pool import FailedError, FullError, OnProgress, Pool, ServiceError, UnavailableError
 from genretree.service.workers.protocol import Message, array_bytes, read_array, read_features
@@ -68,6 +70,8 @@ class Service:
         Arguments of `load_bundle`, for predictions. Explanations use `auto`, or float32 for gradients.
     corrections : Corrections, optional
         Where to keep corrected genres; without it the service takes none.
+    music : TrainingMusic, optional
+        The training tracks, to name and play the nearest ones of an explanation.
     """
 
     bundles: Sequence[str | Path]
@@ -75,6 +79,7 @@ class Service:
     runtime: RuntimeChoice = "auto"
     precision: Precision = "auto"
     corrections: Corrections | None = None
+    music: TrainingMusic | None = None
 
     def __post_init__(self) -> None:
         self.metrics = Metrics()
@@ -83,6 +88,7 @@ class Service:
         self.failure: ServiceError | None = None
         self._thread = ThreadPoolExecutor(1, "network")
         self.models = load_models(self.bundles, self.runtime, self.precision)
+        self.indexed = {} if self.music is None else {n: list_tracks(each.bundle) for n, each in self.models.items()}
 
     @property
     def folder(self) -> Path:
@@ -309,6 +315,7 @@ class Service:
             "question": dict(question),
             "pictures": pictures,
             "end": max(last, track.seconds),
+            "music": None if self.music is None else str(self.music.folder),
         }
         message = Message("explain", header, [array_bytes(array) for array in arrays])
         reply = await self._run_worker(self.explainers, track.slices.name, message, on_progress, "explain")

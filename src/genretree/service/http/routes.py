@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import mimetypes
 from collections.abc import Awaitable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path as FilePath
@@ -180,6 +181,26 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
         async with receive(request, 1) as uploads:
             job = jobs.submit(do, loaded, uploads, salvage, options, keep)
         return JSONResponse(job.to_json(), 202, {"location": job.address})
+
+    @router.get(
+        "/music",
+        summary="A training track that an explanation lists among the nearest",
+        description="Only if the service was started with the folder of the training music, and the track is there.",
+        **examples.file_responses("audio/*"),
+    )
+    async def training_track(
+        track: Annotated[str, Query(max_length=4096, description="`track` of a neighbour.")], model: ModelName = None
+    ) -> Response:
+        loaded = find_model(service.models, model)
+        path = None
+        if service.music is not None and track in service.indexed[loaded.name]:
+            path = await asyncio.to_thread(service.music.find, track)
+        if path is None:
+            raise Problem("not_found", "this service has no such training track")
+        media_type = mimetypes.guess_type(path.name)[0] or ""
+        if not media_type.startswith("audio/"):
+            media_type = "application/octet-stream"
+        return RangeFileResponse(path, media_type=media_type, headers={"content-disposition": disposition(path.name)})
 
     @router.get("/jobs/{id}", summary="State of a job", **examples.json_responses("job", schemas.JobDocument, 404))
     async def state(id: JobId) -> Response:

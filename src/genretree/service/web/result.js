@@ -1,5 +1,6 @@
 // The result of a track: prediction, tree, timeline and explanation.
 
+import { fetchBlobUrl } from "./api.js";
 import { makeCorrection } from "./correct.js";
 import { announce, h, icon } from "./dom.js";
 import { colourNodes, makeLanes, makeProbabilities, makeRibbon, timeMarks } from "./lanes.js";
@@ -547,7 +548,7 @@ function showWhy(parts, course, box) {
     h("h3", { id: "why-title" }, "Why?"),
     overlay(parts.body),
     why.element,
-    explanation.json.neighbours?.length ? neighbours(explanation.json.neighbours) : "",
+    explanation.json.neighbours?.length ? neighbours(explanation.json.neighbours, run.model.name) : "",
   );
   for (const entry of explanation.entries)
     why.add({ ...entry, short: nodeName(entry.reason.node.at(-1)) }, explanation.unit);
@@ -616,7 +617,31 @@ function overlay(body) {
   );
 }
 
-function neighbours(explanation) {
+// A training track by artist and title; its path is the hint.
+function nearName(item) {
+  if (!item.title) return item.track;
+  return h("span", { title: item.track }, item.artist ? `${item.artist}: ${item.title}` : item.title);
+}
+
+// A button that fetches a training track and gives way to its player.
+function playNear(item, model) {
+  const button = h("button", { type: "button", class: "quiet" }, icon("play"));
+  button.setAttribute("aria-label", `Play ${item.title ?? item.track}`);
+  button.onclick = async () => {
+    button.disabled = true;
+    try {
+      const asked = new URLSearchParams({ track: item.track, model });
+      const audio = h("audio", { controls: true, src: await fetchBlobUrl(`v1/music?${asked}`) });
+      button.replaceWith(audio);
+      await audio.play();
+    } catch {
+      button.replaceWith(h("span", { class: "soft" }, " can’t be played"));
+    }
+  };
+  return button;
+}
+
+function neighbours(explanation, model) {
   return h(
     "section",
     { class: "near", "aria-labelledby": "near-title" },
@@ -645,7 +670,7 @@ function neighbours(explanation) {
           h(
             "tr",
             {},
-            h("td", {}, item.track),
+            h("td", {}, nearName(item), item.playable && playNear(item, model)),
             h("td", {}, pathName(item.genre)),
             h("td", { class: "number" }, item.distance.toFixed(3)),
           ),

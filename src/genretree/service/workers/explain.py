@@ -23,6 +23,7 @@ from genretree.explanation.result import Explanation
 from genretree.explanation.similar.neighbours import FOLDER as INDEX
 from genretree.explanation.slices import TrackSlices
 from genretree.progress import on_progress
+from genretree.service.training_music import TrainingMusic
 from genretree.service.workers import process
 from genretree.service.workers.process import ReportProgress
 from genretree.service.workers.protocol import Message, read_array, read_features
@@ -56,7 +57,10 @@ def work(message: Message, report: ReportProgress) -> Message:
         )
     pictures: dict[str, bytes] = {}
     view = _draw(explanation, header["end"], pictures) if header["pictures"] else None
-    content = json.dumps(explanation.to_json(), ensure_ascii=False).encode()
+    found = explanation.to_json()
+    if header["music"] is not None:
+        TrainingMusic(header["music"]).describe(found["neighbours"] or ())
+    content = json.dumps(found, ensure_ascii=False).encode()
     return Message("explained", {"view": view, "pictures": list(pictures)}, [content, *pictures.values()])
 
 

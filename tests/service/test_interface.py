@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from genretree.corpus.manifest import read_manifest
 from genretree.explanation import explain
 from genretree.files import sha256_file
 from genretree.service.http import schemas
+from genretree.service.http.reference import render_reference
 from genretree.settings import SAMPLE_RATE
 from small_corpus import TREE
 
@@ -257,19 +260,44 @@ def test_health_metrics_page_and_document(server: Server) -> None:
     assert page.headers["x-content-type-options"] == "nosniff"
     assert server.client.get("/static/index.html").content == page.content
     check_ranges(server, "/static/index.html")
-    for address in ("/healthz", "/", "/static/index.html"):
+    for address in ("/healthz", "/", "/docs", "/static/index.html"):
         only_headers = server.client.head(address)
         assert (only_headers.status_code, only_headers.content) == (200, b"")
         assert only_headers.headers["content-length"] == server.client.get(address).headers["content-length"]
     document = server.client.get("/openapi.json").json()
     assert set(document["paths"]["/v1/predict"]["post"]["responses"]) >= {"200", "413", "422", "503"}
     assert "example" in document["paths"]["/v1/predict"]["post"]["responses"]["200"]["content"]["application/json"]
-    for address in ("/docs", "/redoc", "/static/../app.py", "/static/%2e%2e/app.py", "/v1/nothing"):
+    for address in ("/redoc", "/static/../app.py", "/static/%2e%2e/app.py", "/v1/nothing"):
         check_problem(server.client.get(address), 404, "not_found")
     wrong = server.client.put("/v1/jobs/x")
     check_problem(wrong, 405, "not_allowed")
     assert wrong.headers["allow"] == "DELETE, GET"
     check_problem(server.client.post("/v1/predict", params={"min_confidence": "much"}), 422, "bad_request")
+
+
+def test_the_reference_describes_every_path_with_examples_that_parse(server: Server) -> None:
+    document = server.client.get("/openapi.json").json()
+    answer = server.client.get("/docs")
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "unsafe" not in answer.headers["content-security-policy"]
+    page = html.unescape(answer.text)
+    assert re.findall("<script(.*?)</script>", page) == [' src="static/theme.js">']
+    assert not re.search(r"<style|<[^>]*\s(style|on\w+)=", answer.text)
+    assert set(re.findall(r'href="#(.*?)"', page)) <= set(re.findall(r'id="(.*?)"', page))
+    for path, methods in document["paths"].items():
+        for method in methods:
+            assert f"<b>{method.upper()}</b> {path}<" in page
+    assert f"curl -F files=@song.mp3 '{server.url}/v1/predict" in page
+
+    protected = html.unescape(render_reference(document, server.url, token=True))
+    for text in (page, protected):
+        examples = re.findall(r"<h3 id=.*?>Python</h3><pre><code>(.*?)</code>", text, re.DOTALL)
+        assert len(examples) == sum(map(len, document["paths"].values()))
+        for example in examples:
+            compile(example, "example", "exec")
+    assert 'curl -H "Authorization: Bearer $GENRETREE_TOKEN"' in protected
+    hostile = render_reference(document, 'http://x"onload=alert(1)/', token=False)
+    assert "onload" not in hostile
 
 
 def run_job(server: Server, **params: Any) -> dict[str, Any]:

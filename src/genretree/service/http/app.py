@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute
 
 from genretree import __version__
@@ -25,6 +25,7 @@ from genretree.service.engine.jobs import Jobs
 from genretree.service.errors import STATUS, Problem, error_problem
 from genretree.service.http import examples
 from genretree.service.http.file_response import RangeFileResponse
+from genretree.service.http.reference import render_reference
 from genretree.service.http.routes import make_routes
 from genretree.service.http.schemas import Health
 from genretree.service.http.security import SecurityMiddleware
@@ -86,7 +87,7 @@ def create_app(service: Service, token: str | None = None, hosts: Collection[str
         title="genretree",
         version=__version__,
         description=_DESCRIPTION,
-        docs_url=None,  # FastAPI's pages load scripts from other hosts
+        docs_url=None,  # FastAPI's pages load scripts from other hosts; see `reference`
         redoc_url=None,
         openapi_url=None,  # see `openapi`
         redirect_slashes=False,
@@ -102,7 +103,7 @@ def create_app(service: Service, token: str | None = None, hosts: Collection[str
     )
     app.add_middleware(SecurityMiddleware, metrics=service.metrics, token=token, hosts=hosts, limits=service.limits)
     app.include_router(router)
-    _add_pages(app, service)
+    _add_pages(app, service, token is not None)
     app.state.jobs, app.state.metrics = jobs, service.metrics
     return app
 
@@ -113,7 +114,7 @@ def _methods(routes: Sequence[BaseRoute], path: str) -> list[str]:
     return sorted({method for route in matching for method in route.methods or ()})
 
 
-def _add_pages(app: FastAPI, service: Service) -> None:
+def _add_pages(app: FastAPI, service: Service, token: bool) -> None:
     files = list_page_files()
 
     @app.head("/healthz", include_in_schema=False)  # for monitors
@@ -129,6 +130,12 @@ def _add_pages(app: FastAPI, service: Service) -> None:
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
         return JSONResponse(build_openapi(app))
+
+    @app.head("/docs", include_in_schema=False)
+    @app.get("/docs", include_in_schema=False)
+    async def reference(request: Request) -> Response:
+        page = render_reference(build_openapi(app), str(request.base_url), token)
+        return HTMLResponse(page, headers={"cache-control": "no-cache"})
 
     @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)

@@ -80,7 +80,7 @@ IMPORT_ORDER = {
     ],
     "embedding": ["embedders", "backbones", "table", "neighbours", "stores"],
     "library": ["tags", "database", "scan", "plan", "apply"],
-    "service": ["config", "errors", "metrics", "storage", "corrections", "workers", "engine", "http"],
+    "service": ["config", "errors", "metrics", "storage", "corrections", "training_music", "workers", "engine", "http"],
 }
 SOURCE = Path(genretree.__file__).parent
 DOCS = Path(__file__).parents[1] / "docs"

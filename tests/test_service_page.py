@@ -27,6 +27,7 @@ from playwright.sync_api import Browser, Page, Request, Route, expect
 
 from accessibility import find_serious, require_axe
 from browsers import open_chromium
+from firefox import open_firefox
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.store import Store
 from genretree.settings import SAMPLE_RATE
@@ -766,3 +767,19 @@ def test_colours_are_chosen_and_remembered(visit: Callable[..., Page]) -> None:
     assert page.evaluate(ground) == light
     page.emulate_media(color_scheme="dark")
     assert page.evaluate(ground) == dark
+
+
+def test_firefox_shows_a_song_with_its_reasons(address: str, song: Path, tmp_path: Path) -> None:
+    with open_firefox(tmp_path) as firefox:
+        firefox.open(address)
+        firefox.evaluate("localStorage.setItem('genretree.sureness', '0')")
+        firefox.open(address)
+        firefox.wait_for("document.querySelector('#names').innerText.includes('Fast beat')")
+        firefox.choose_file("input[type=file]", song)
+        firefox.wait_for("document.querySelector('.path .leaf') !== null")
+        assert firefox.evaluate("document.querySelector('#result-title').innerText") == song.name
+        firefox.wait_for("document.querySelector('[role=tabpanel]:not([hidden]) img') !== null")
+        assert firefox.evaluate(BROKEN) == 0
+        firefox.open(f"{address}docs")
+        assert firefox.evaluate("document.querySelectorAll('h2').length") > 10
+        assert firefox.messages == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from genretree import load_bundle
 from genretree.explanation.slices import TrackSlices
 from genretree.service.engine.inference import DecodedTrack, Service
 from genretree.sound.features import Inputs
@@ -114,3 +116,24 @@ def test_the_rest_of_a_long_file_is_dropped_when_its_request_is_cancelled(loaded
 
     asyncio.run(run())
     assert model.calls == [(1, 32)]
+
+
+def test_an_explanation_gets_the_tags_of_its_slices_and_only_the_model_s_features(
+    bundles: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genretree.service.workers import explain
+
+    class Tagger:
+        def predict_with_tags(self, inputs: dict[str, np.ndarray]) -> tuple[None, np.ndarray]:
+            return None, inputs["mel_32k"].mean(axis=(1, 2))[:, None]
+
+    bundle = load_bundle(bundles[0])
+    features = {"mel_32k": np.full((2, 4, 3), 0.5, np.float16)}
+    track = TrackSlices("song", np.zeros((2, 3, 64, 64), np.uint8), features, np.array([0.0, 2.0]), 2.0)
+    monkeypatch.setattr(explain, "_load_tagger", Tagger)
+    kept, tags = explain._split_tags(bundle, track)
+    assert kept.features == {}
+    assert tags is not None
+    assert tags.tolist() == [[0.5], [0.5]]
+    monkeypatch.setattr(explain, "_load_tagger", lambda: None)
+    assert explain._split_tags(bundle, track)[0] is track

@@ -228,11 +228,16 @@ def explain_slices(
     )
 
 
+def has_tagger() -> bool:
+    """Return whether the weights of mn04 are on this machine."""
+    return (cache_folder() / f"{MN04}.safetensors").is_file()
+
+
 def find_tags(
     bundle: Bundle, file: str | Path, track_slices: TrackSlices, salvage: bool = False
 ) -> Float32Array | None:
     """Compute the tags of mn04 for the slices of a file: shape (n_slices, 527); None if its weights are not cached."""
-    if not (cache_folder() / f"{MN04}.safetensors").is_file():
+    if not has_tagger():
         return None
     from genretree.prediction.untrained import load_tagger
 

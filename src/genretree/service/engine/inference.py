@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from genretree.bundle.bundle import score_noise
-from genretree.explanation.api import make_timelines, node_probabilities, predicted_nodes
+from genretree.explanation.api import has_tagger, make_timelines, node_probabilities, predicted_nodes
 from genretree.explanation.similar.neighbours import list_tracks
 from genretree.explanation.slices import TrackSlices
 from genretree.metrics.familiarity import describe_inputs, measure_distance
@@ -33,6 +33,7 @@ from genretree.service.workers.explain import pack_slices
 from genretree.service.workers.pool import FailedError, FullError, OnProgress, Pool, ServiceError, UnavailableError
 from genretree.service.workers.protocol import Message, array_bytes, read_array, read_features
 from genretree.settings import HOP_LENGTH, SAMPLE_RATE
+from genretree.sound.features import MEL_32K
 
 _MAX_SLICES_PER_CALL = 32  # so that long files don't block the others
 _MAX_FILE_BYTES = 1 << 30  # written by a worker: long files' spectra, 39 kB for a second, go to disk
@@ -87,6 +88,7 @@ class Service:
         self.closing = False
         self.failure: ServiceError | None = None
         self._thread = ThreadPoolExecutor(1, "network")
+        self.tagged = has_tagger()
         self.models = load_models(self.bundles, self.runtime, self.precision)
         self.indexed = {} if self.music is None else {n: list_tracks(each.bundle) for n, each in self.models.items()}
 
@@ -187,6 +189,7 @@ class Service:
         on_progress: OnProgress | None = None,
         copy: Path | None = None,
         tags: bool = False,
+        explained: bool = False,
     ) -> DecodedTrack:
         """Decode a file in a worker, and compute its slices' images and features.
 
@@ -206,16 +209,19 @@ class Service:
             Where to write the decoded audio as Ogg Vorbis.
         tags : bool
             Also read title, artist, album and cover.
+        explained : bool
+            Also compute what mn04 takes, if the service has its weights: an explanation names the instruments.
 
         Raises
         ------
         Problem
         """
         bundle = loaded.bundle
+        names = tuple(dict.fromkeys((*bundle.model.input_features, *([MEL_32K] if explained and self.tagged else ()))))
         header = {
             "path": str(path),
             "images": bundle.images.model_dump(),
-            "features": bundle.model.input_features,
+            "features": names,
             "salvage": salvage,
             "seconds": self.limits.seconds,
             "progress": on_progress is not None,
@@ -228,7 +234,7 @@ class Service:
         slices = TrackSlices(
             name,
             read_array(blobs[0], np.uint8, images),
-            read_features(bundle.model.input_features, blobs[2:], shapes),
+            read_features(names, blobs[2:], shapes),
             np.array(reply.header["starts"], np.float64),
             bundle.images.slice_frames * HOP_LENGTH / SAMPLE_RATE,
             read_array(blobs[1], np.float32, decibels),

@@ -289,7 +289,9 @@ class Jobs:
         try:
             copy = job.folder / AUDIO_NAME if job.do == "explain" else None
             tags = job.do == "predict"
-            track = await self.service.decode(loaded, job.name, job.upload, salvage, job.update, copy, tags)
+            track = await self.service.decode(
+                loaded, job.name, job.upload, salvage, job.update, copy, tags, explained=job.do == "explain"
+            )
             self._drop_upload(job, unless_kept=True)
             if job.do == "predict":
                 job.result = await self._predict(job, loaded, track, options)

@@ -143,7 +143,7 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
         service.check_capacity(explain=True)
 
         async def work(upload: Upload) -> dict[str, Any]:
-            track = await service.decode(loaded, upload.name, upload.path, salvage)
+            track = await service.decode(loaded, upload.name, upload.path, salvage, explained=True)
             return (await service.explain(loaded, track, question)).content
 
         async with receive(request, 1) as uploads:

@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from genretree.arrays import Float32Array
 from genretree.bundle.bundle import Bundle, load_bundle
-from genretree.explanation.api import explain_slices
+from genretree.explanation.api import explain_slices, has_tagger
 from genretree.explanation.render.figures import draw_reason, draw_tree
 from genretree.explanation.render.page import list_shares, plot_views, time_marks
 from genretree.explanation.result import Explanation
 from genretree.explanation.similar.neighbours import FOLDER as INDEX
 from genretree.explanation.slices import TrackSlices
+from genretree.models.families.tagger.model import TaggerModel
 from genretree.progress import on_progress
 from genretree.service.training_music import TrainingMusic
 from genretree.service.workers import process
 from genretree.service.workers.process import ReportProgress
 from genretree.service.workers.protocol import Message, read_array, read_features
+from genretree.sound.features import MEL_32K
 
 # Share of the total progress at the start and end of a progress bar; all other bars belong to the maps.
 _STAGE_PROGRESS = {"views": (0.0, 0.06), "bands": (0.06, 0.15)}
@@ -51,10 +55,10 @@ def work(message: Message, report: ReportProgress) -> Message:
         report("explaining", low + (high - low) * done / max(1, total))
 
     report("explaining", 0.0)
+    bundle, track_slices = _load(header["bundle"], torch), unpack_slices(header, message.blobs)
+    track_slices, tags = _split_tags(bundle, track_slices)
     with on_progress(bar):
-        explanation = explain_slices(
-            _load(header["bundle"], torch), unpack_slices(header, message.blobs), **header["question"]
-        )
+        explanation = explain_slices(bundle, track_slices, **header["question"], tags=tags)
     pictures: dict[str, bytes] = {}
     view = _draw(explanation, header["end"], pictures) if header["pictures"] else None
     found = explanation.to_json()
@@ -62,6 +66,26 @@ def work(message: Message, report: ReportProgress) -> Message:
         TrainingMusic(header["music"]).describe(found["neighbours"] or ())
     content = json.dumps(found, ensure_ascii=False).encode()
     return Message("explained", {"view": view, "pictures": list(pictures)}, [content, *pictures.values()])
+
+
+@lru_cache(maxsize=1)
+def _load_tagger() -> TaggerModel | None:
+    """Load mn04; None if its weights are not on this machine."""
+    if not has_tagger():
+        return None
+    from genretree.prediction.untrained import load_tagger  # loads torch
+
+    return load_tagger()
+
+
+def _split_tags(bundle: Bundle, track_slices: TrackSlices) -> tuple[TrackSlices, Float32Array | None]:
+    """Compute mn04's tags of slices from its input, and take out this input if the model has no use for it."""
+    tagger = _load_tagger()
+    if tagger is None or MEL_32K not in track_slices.features:
+        return track_slices, None
+    tags = tagger.predict_with_tags({MEL_32K: track_slices.features[MEL_32K]})[1]
+    kept = {name: values for name, values in track_slices.features.items() if name in bundle.model.input_features}
+    return replace(track_slices, features=kept), tags
 
 
 def pack_slices(track_slices: TrackSlices) -> tuple[dict[str, Any], list[np.ndarray[Any, Any]]]:
@@ -118,6 +142,7 @@ def main() -> None:
     process.set_up(threads=True)
     os.nice(5)  # predictions have priority
     _load(setup["bundles"][0], (Path(setup["bundles"][0]) / INDEX).is_dir())
+    _load_tagger()
     process.serve_messages(channel, work)
 
 

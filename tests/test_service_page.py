@@ -208,6 +208,28 @@ def test_a_song_goes_from_upload_to_result(shown: Page, song: Path, shoot: Calla
     shoot(shown, "result-1280-light")
 
 
+def test_a_sentence_can_be_heard_whole_and_by_its_band(shown: Page) -> None:
+    panel = shown.locator("[role=tabpanel]:not([hidden])")
+    if panel.locator(".sentences").count() == 0:  # a model that barely learned
+        expect(panel).to_contain_text("No kind of sound stands out")
+        return
+    expect(panel.locator(".hear").first).to_contain_text("log odds")
+    repeat = panel.get_by_role("button", name="repeat").first
+    start, end = (int(part[0]) * 60 + int(part[2:]) for part in repeat.inner_text().split()[-1].split("\u2013"))
+    repeat.click()
+    _until(shown, f"document.querySelector('audio').currentTime > {start + 0.2}")
+    shown.wait_for_timeout(1000 * (end - start) + 500)
+    assert not shown.evaluate("document.querySelector('audio').paused")
+    assert shown.evaluate("document.querySelector('audio').currentTime") < end + 0.5
+    only = panel.get_by_role("button", name="only this band")
+    if only.count():
+        only.first.click()
+        _until(shown, "document.querySelector('.hear audio')?.currentTime > 0.1")
+        shown.evaluate("document.querySelector('.hear audio').pause()")
+    else:
+        shown.evaluate("document.querySelector('audio').pause()")
+
+
 def test_the_page_shows_the_response_of_the_service(shown: Page) -> None:
     with shown.expect_download() as got:
         shown.get_by_role("link", name="JSON").click()

@@ -231,14 +231,16 @@ def _show(explanation: Explanation) -> None:
     from rich.markup import escape
 
     from genretree.cli.tables import make_console, show_prediction
+    from genretree.taxonomy import display_text
 
     show_prediction(explanation.prediction)
     console = make_console()
     for reason in explanation.reasons:
         odds, empty = reason.log_odds.mean(), reason.baseline.mean()
-        console.print(f"[bold]{escape(reason.target.question)}[/]")
+        console.print(f"[bold]{escape(display_text(reason.target.question))}[/]")
         for sentence in reason.sentences:
-            console.print(f"  {escape(sentence.text)} [dim]({sentence.relevance:+.2f} ± {sentence.noise:.2f})[/]")
+            measured = f" [dim]({sentence.relevance:+.2f} ± {sentence.noise:.2f})[/]"
+            console.print(f"  {escape(sentence.text)}{'' if sentence.aspect == 'tags' else measured}")
         if not reason.sentences:
             console.print("  No kind of sound stands out from the noise of the measurement.")
         console.print(f"  log odds {odds:+.2f} (baseline {empty:+.2f})")

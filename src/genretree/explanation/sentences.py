@@ -72,7 +72,8 @@ class Sentence:
     supports : bool
         Whether it is evidence for the node, or against it.
     relevance : float
-        Decrease of the log odds without the band: mean of the slices.
+        Decrease of the log odds without the band: mean of the slices. Tags have the figures of the sentence before
+        them, which they comment on: their own effect is not measured.
     noise : float
         Standard deviation of `relevance` that inaudible noise causes.
     consistency : float

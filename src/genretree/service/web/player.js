@@ -14,12 +14,17 @@ export function makePlayer(box) {
   const watchers = new Set();
   let end = 0;
   let stop = null; // where a passage ends
+  let again = null; // where it begins, if it is repeated
   let next = null; // the source to load at the next pause
 
   function show() {
     const at = audio.currentTime;
     if (stop !== null && at >= stop) {
-      stop = null;
+      if (again !== null && !audio.paused) {
+        audio.currentTime = again;
+        return;
+      }
+      [stop, again] = [null, null];
       audio.pause();
     }
     bar.value = at;
@@ -67,7 +72,7 @@ export function makePlayer(box) {
   }
 
   function seek(to) {
-    stop = null;
+    [stop, again] = [null, null];
     audio.currentTime = Math.max(0, Math.min(to, end));
     show();
   }
@@ -126,7 +131,7 @@ export function makePlayer(box) {
     // Load a source of `seconds`.
     load(source, seconds) {
       audio.pause();
-      [stop, next] = [null, null];
+      [stop, again, next] = [null, null, null];
       audio.currentTime = 0;
       take(source);
       box.hidden = false;
@@ -144,10 +149,13 @@ export function makePlayer(box) {
       box.hidden = true;
       watchers.clear();
     },
-    playPassage(from, to) {
+    playPassage(from, to, repeat = false) {
       seek(from);
-      stop = to;
+      [stop, again] = [to, repeat ? from : null];
       play();
+    },
+    pause() {
+      audio.pause();
     },
     watch(watcher) {
       watchers.add(watcher);

@@ -164,7 +164,7 @@ function showAnswer(parts) {
     `${track.title}: ${prediction.levels
       .slice(0, path.length)
       .map((level) => `${nodeName(level.label)}, ${percent(level.probability)}`)
-      .join("; ")}. ${summariseConfidence(prediction)}`,
+      .join("; ")}. ${summariseConfidence(prediction, sureness())}`,
   );
   const treeView = makeTree(nest(tree), {
     label: "Tree of genres with probabilities",
@@ -211,6 +211,7 @@ function showAnswer(parts) {
   );
   onSureness(() => {
     answer.update();
+    body.querySelector(".verdict").textContent = verdict(prediction);
     treeView.mark(surePath(prediction, sureness()));
   }, leave.signal);
   showCourse(course, parts, null);
@@ -297,6 +298,10 @@ function stop(level, at, depth) {
   );
 }
 
+function verdict(prediction) {
+  return `${summariseConfidence(prediction, sureness())} ${summariseSlices(prediction.timeline)}`;
+}
+
 function makeNotes(prediction, run) {
   const notes = [
     prediction.note,
@@ -308,7 +313,7 @@ function makeNotes(prediction, run) {
       "This model’s scores are not calibrated: use them as a ranking, not as probabilities.",
   ].filter(Boolean);
   return [
-    h("p", { class: "verdict" }, `${summariseConfidence(prediction)} ${summariseSlices(prediction.timeline)}`),
+    h("p", { class: "verdict" }, verdict(prediction)),
     notes.map((note) => h("p", { class: "caveat" }, note)),
     h(
       "p",

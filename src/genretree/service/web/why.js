@@ -1,6 +1,7 @@
 // The explanation: for each question, the evidence for and against a node, as pictures and text.
 
-import { announce, h } from "./dom.js";
+import { fetchBlobUrl } from "./api.js";
+import { announce, h, icon } from "./dom.js";
 import { makeLanes, makePicture } from "./lanes.js";
 import { clock, nodeName, odds, question, signed } from "./words.js";
 
@@ -61,16 +62,59 @@ export function makeWhy(file, player, onShow) {
 }
 
 // What a listener can check by ear, before the numbers; absent from explanations of older services.
-function sentences(reason) {
-  const texts = (reason.sentences ?? []).map((item) => (typeof item === "string" ? item : item.text)).filter(Boolean);
-  return (
-    texts.length > 0 &&
+function sentences(reason, player) {
+  const items = (reason.sentences ?? []).map((item) => (typeof item === "string" ? { text: item } : item));
+  if (items.length === 0) return h("p", {}, "No kind of sound stands out from the noise of the measurement.");
+  return [
+    mean(reason.background) >= mean(reason.log_odds) &&
+      h(
+        "p",
+        { class: "caveat" },
+        "Without any music the model would be at least as sure, so what follows explains little of its prediction.",
+      ),
     h(
       "ul",
       { class: "sentences" },
-      texts.map((text) => h("li", {}, text)),
-    )
-  );
+      items.map((item) =>
+        h(
+          "li",
+          { class: item.aspect === "tags" ? "further" : item.supports === false ? "against" : "for" },
+          item.text,
+          h("span", { class: "hear" }, hear(item, player)),
+        ),
+      ),
+    ),
+  ];
+}
+
+// Buttons that repeat the passage of a sentence, whole or only its band, and the measurement that it rests on.
+function hear(item, player) {
+  const parts = [];
+  if (item.passage && item.aspect !== "tags") {
+    const { start, end } = item.passage;
+    const passage = `${clock(Math.round(start))}–${clock(Math.round(end))}`; // as in the sentence
+    const repeat = () => player.playPassage(start, end, true);
+    parts.push(h("button", { type: "button", class: "quiet", onclick: repeat }, icon("play"), ` repeat ${passage}`));
+    if (item.filtered_clip) {
+      const only = h("button", { type: "button", class: "quiet" }, icon("play"), " only this band");
+      only.onclick = async () => {
+        only.disabled = true;
+        player.pause();
+        try {
+          const audio = h("audio", { controls: true, loop: true, src: await fetchBlobUrl(item.filtered_clip) });
+          audio.setAttribute("aria-label", `${passage}, only this band`);
+          only.replaceWith(audio);
+          await audio.play();
+        } catch {
+          only.replaceWith(h("span", { class: "soft" }, "can’t be played"));
+        }
+      };
+      parts.push(only);
+    }
+  }
+  if (item.relevance !== undefined && item.aspect !== "tags")
+    parts.push(h("span", { class: "soft" }, `${signed(item.relevance)} ± ${item.noise.toFixed(2)} log odds`));
+  return parts;
 }
 
 function panel(reason, view, marks, unit, file, player) {
@@ -86,7 +130,7 @@ function panel(reason, view, marks, unit, file, player) {
   );
   return [
     h("h3", {}, question(reason)),
-    sentences(reason),
+    sentences(reason, player),
     h(
       "p",
       { class: "measure" },

@@ -83,14 +83,15 @@ export function describeConfidence(level) {
 }
 
 // The confidence in the whole path, in a sentence.
-export function summariseConfidence(prediction) {
+// `least` is what the reader asks for; below it, no level is called confident.
+export function summariseConfidence(prediction, least = 0) {
   if (prediction.not_music) return "No genre is predicted for it.";
   const levels = prediction.levels;
-  const confident = levels.filter((level) => level.probability >= 0.8).length;
+  const confident = levels.filter((level) => level.probability >= Math.max(0.8, least)).length;
   if (confident === levels.length) return "The model is confident at every level.";
   if (confident > 0)
     return `The model is confident down to ${nodeName(levels[confident - 1].label)}; the levels below are less certain.`;
-  if (levels[0].probability >= 0.6) return "The model is moderately confident.";
+  if (levels[0].probability >= Math.max(0.6, least)) return "The model is moderately confident.";
   return "The model is uncertain: treat this as a hint.";
 }
 

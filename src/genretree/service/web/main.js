@@ -75,8 +75,8 @@ function addTrack(track) {
 
 function store() {
   const ids = tracks.map((track) => track.job).filter(Boolean);
-  if (ids.length) sessionStorage.setItem(STORED, JSON.stringify(ids));
-  else sessionStorage.removeItem(STORED);
+  if (ids.length) localStorage.setItem(STORED, JSON.stringify(ids));
+  else localStorage.removeItem(STORED);
 }
 
 // Update the table, at most once a frame.
@@ -169,13 +169,13 @@ function remove(removed) {
   show(true);
 }
 
-// Find the tracks of this tab and of the address on the server again.
+// Find the tracks of this browser and of the address on the server again.
 async function restore() {
   const query = new URLSearchParams(location.search);
   const asked = [query.get("track"), ...(query.get("compare") ?? "").split(",")].filter(Boolean);
   let stored = [];
   try {
-    stored = JSON.parse(sessionStorage.getItem(STORED) ?? "[]");
+    stored = JSON.parse(localStorage.getItem(STORED) ?? "[]");
   } catch {} // written by something else
   const ids = [...new Set([...stored, ...asked])].filter((id) => /^[\w-]{8,64}$/.test(id) && !id.startsWith("new-"));
   const found = await Promise.allSettled(ids.map((id) => restoreTrack(id, service.models, service.limits)));

@@ -28,7 +28,7 @@ from genretree.evaluation.evaluate import predict_rows
 from genretree.metrics.calibration import average_by, fit_calibration, temper
 from genretree.metrics.familiarity import describe_in_batches, describe_inputs, measure_distance
 from genretree.metrics.scores import score_units
-from genretree.models.base import OutOfFoldPredictions
+from genretree.models.base import OutOfFoldPredictions, embed_slices
 from genretree.taxonomy import Taxonomy
 from genretree.training.train import reads_spectrum
 
@@ -154,7 +154,7 @@ def describe_tracks(bundle: Bundle, store: Store, rows: Int64Array) -> dict[str,
     bands = describe_in_batches(spectra, len(rows))
     assert bands is not None
     starts = range(0, len(rows), _BATCH)
-    embedded = [bundle.model.embed(store.inputs(rows[start : start + _BATCH])) for start in starts]
+    embedded = [embed_slices(bundle.model, store.inputs(rows[start : start + _BATCH])) for start in starts]
     n = int(position.max()) + 1
     embedding = np.concatenate(embedded).astype(float)
     return {"bands": average_by(bands, position, n), "embedding": average_by(embedding, position, n)}

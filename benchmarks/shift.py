@@ -26,7 +26,7 @@ from genretree.bundle.bundle import Bundle, load_bundle
 from genretree.corpus.store import Store
 from genretree.evaluation.evaluate import predict_rows
 from genretree.metrics.calibration import average_by, fit_calibration, temper
-from genretree.metrics.familiarity import describe_in_batches, describe_inputs, measure_distance
+from genretree.metrics.familiarity import _distances, _fit, describe_in_batches, describe_inputs, measure_distance
 from genretree.metrics.scores import score_units
 from genretree.models.base import OutOfFoldPredictions, embed_slices
 from genretree.taxonomy import Taxonomy
@@ -64,7 +64,7 @@ def main() -> None:
     levels = bundle.average_slices(predict_rows(bundle, store, rows), position)
     leaves = np.array([leaf_of[int(leaf)] for leaf in store.track_leaves[tracks]])
     inputs = store.inputs(rows)
-    read = [name for name in _SPECTRA if reads_spectrum(set(bundle.model.input_features), name)]
+    read = list_spectra(bundle)
     described = describe_inputs({name: inputs[name] for name in read})
     assert described is not None
     reference = bundle.training.get("reference")
@@ -86,6 +86,11 @@ def main() -> None:
             print(f"| {' | '.join(cells)} | {level.trust.ece:.3f} |")
     quantiles = ", ".join(f"{value:.2f}" for value in np.quantile(distance, [0.05, 0.5, 0.95]))
     print(f"distance: 5th, 50th and 95th percentile {quantiles}; beyond 1: {100 * (distance > 1).mean():.0f} %")
+
+
+def list_spectra(bundle: Bundle) -> list[str]:
+    """List the spectra that a bundle reads, of those from which distances are measured."""
+    return [name for name in _SPECTRA if reads_spectrum(set(bundle.model.input_features), name)]
 
 
 def compare_collections(bundle: Bundle, home: Store, away: Store, fitted_on: list[str]) -> None:
@@ -145,7 +150,7 @@ def compare_distances(bundle: Bundle, home: Store, away: Store, fitted_on: list[
 def describe_tracks(bundle: Bundle, store: Store, rows: Int64Array) -> dict[str, Float64Array]:
     """Average the bands and the embeddings of each track's slices."""
     position = np.unique(store.slice_tracks[rows], return_inverse=True)[1]
-    read = [name for name in _SPECTRA if reads_spectrum(set(bundle.model.input_features), name)]
+    read = list_spectra(bundle)
 
     def spectra(batch: slice) -> dict[str, np.ndarray]:
         inputs = store.inputs(rows[batch])
@@ -161,12 +166,7 @@ def describe_tracks(bundle: Bundle, store: Store, rows: Int64Array) -> dict[str,
 
 
 def _mahalanobis(train: Float64Array, values: Float64Array) -> Float64Array:
-    from sklearn.covariance import LedoitWolf
-
-    scale = train.std(axis=0) + 1e-6
-    fitted = LedoitWolf().fit(train / scale)
-    distances: Float64Array = np.sqrt(np.maximum(fitted.mahalanobis(values / scale), 0))
-    return distances
+    return _distances(*_fit(train), values)
 
 
 def _neighbours(train: Float64Array, values: Float64Array) -> Float64Array:

@@ -2,9 +2,9 @@ r"""Rates of the test for a filter on one class: every class of a store gets the
 
     python benchmarks/shortcut_filters.py STORE [--seeds 5]
 
-STORE is the store of `genretree quickstart`. The equaliser's curve is added to the measured
-spectra. Each seed leaves a quarter of the artists of every class out.
-Prints, for each seed, how many equalised classes are named, how many others are, and how many are without a filter.
+STORE is the store of `genretree quickstart`, say. The equaliser's curve is added to the measured spectra. Each seed
+leaves a quarter of the artists of every class out. Prints, for each seed, how many equalised classes are named, how
+many others are, and how many are without a filter.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from shortcuts import equaliser_curve
 
 from genretree.audit.cues import Cue, read_cues
 from genretree.audit.shortcuts import MUSIC, CueResult, _find_filtered
@@ -31,9 +32,7 @@ def main() -> None:
     cues = {cue.name: cue for cue in read_cues(store) if cue.name in ("spectrum", MUSIC)}
     names = [format_path(leaf) for leaf in store.taxonomy.leaves]
     edges = np.geomspace(50.0, 20000.0, 31)
-    octaves = np.log2(np.sqrt(edges[1:] * edges[:-1]))
-    curve = 9 * np.exp(-0.5 * ((octaves - np.log2(3000)) / 0.5) ** 2)
-    curve -= 8 * np.exp(-0.5 * ((octaves - np.log2(300)) / 0.6) ** 2)
+    curve = equaliser_curve(np.sqrt(edges[1:] * edges[:-1]))
     results = [
         CueResult(
             name=name,

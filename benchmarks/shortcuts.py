@@ -27,11 +27,17 @@ from genretree.datasets.composed import ComposeSettings, compose_track
 Sound = NDArray[np.float64]
 
 
-def equalise(y: Sound, sr: int) -> Sound:
-    """Raise 3 kHz by 9 dB and lower 300 Hz by 8 dB, each over about an octave."""
-    octaves = np.log2(np.maximum(np.fft.rfftfreq(len(y), 1 / sr), 20.0))
-    decibels = 9 * np.exp(-0.5 * ((octaves - np.log2(3000)) / 0.5) ** 2)
+def equaliser_curve(hertz: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the gain in dB: 3 kHz is raised by 9 dB and 300 Hz lowered by 8 dB, each over about an octave."""
+    octaves = np.log2(np.maximum(hertz, 20.0))
+    decibels: NDArray[np.float64] = 9 * np.exp(-0.5 * ((octaves - np.log2(3000)) / 0.5) ** 2)
     decibels -= 8 * np.exp(-0.5 * ((octaves - np.log2(300)) / 0.6) ** 2)
+    return decibels
+
+
+def equalise(y: Sound, sr: int) -> Sound:
+    """Apply the equaliser."""
+    decibels = equaliser_curve(np.fft.rfftfreq(len(y), 1 / sr))
     equalised: Sound = np.fft.irfft(np.fft.rfft(y) * 10 ** (decibels / 20), len(y))
     return 0.9 * equalised / max(1.0, float(np.abs(equalised).max()))
 

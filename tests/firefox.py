@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,6 +16,8 @@ from typing import Any
 
 import pytest
 from websockets.sync.client import ClientConnection, connect
+
+from browsers import find_free_port
 
 _SECONDS = 30
 
@@ -73,9 +74,7 @@ def open_firefox(profile: Path) -> Iterator[Firefox]:
     found = shutil.which("firefox-esr") or shutil.which("firefox")
     if found is None:
         pytest.skip("no Firefox on this machine")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = find_free_port()
     command = [found, "--headless", "--profile", str(profile), "--remote-debugging-port", str(port), "about:blank"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,7 +25,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Request, Route, expect
 
 from accessibility import find_serious, require_axe
-from browsers import open_chromium
+from browsers import find_free_port, open_chromium
 from firefox import open_firefox
 from genretree.corpus.manifest import read_manifest
 from genretree.corpus.store import Store
@@ -51,9 +50,7 @@ def started(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     settings = {"epochs": 4, "image_size": 16, "components": 10, "min_samples_leaf": 5, "features": ["components"]}
     train(store, "boosting", folder / "first", settings)
     shutil.copytree(folder / "first", folder / "second")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = find_free_port()
     serve = [sys.executable, "-m", "genretree", "serve", str(folder / "first"), str(folder / "second")]
     serve += ["--corrections", str(folder / "corrections")]
     log = (folder / "log").open("wb")

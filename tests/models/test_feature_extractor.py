@@ -86,7 +86,6 @@ def test_prediction_without_a_network_does_not_import_torch(store: Store, tmp_pa
     train(store, "boosting", tmp_path / "bundle", settings)
     np.save(tmp_path / "images.npy", store.images[:2])
     code = """
-import subprocess
 import sys
 import numpy as np
 import genretree

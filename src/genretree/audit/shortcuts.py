@@ -431,7 +431,7 @@ def _find_filtered(
         if name in named or not 1 < (classes == leaf).sum() < len(classes):
             continue
         residual, z = unexplained_spectrum(spectrum.values, music.values, classes == leaf)
-        size = float(np.sqrt((z**2).mean()))
+        size = _root_mean_square(z)
         if size < _MIN_UNEXPLAINED:
             continue
         rng = np.random.default_rng(seed)
@@ -439,8 +439,7 @@ def _find_filtered(
         for _ in range(_PERMUTATIONS):
             other = permute_over_groups(classes, groups, rng) == leaf
             if 1 < other.sum() < len(other):
-                other_z = unexplained_spectrum(spectrum.values, music.values, other)[1]
-                null.append(float(np.sqrt((other_z**2).mean())))
+                null.append(_root_mean_square(unexplained_spectrum(spectrum.values, music.values, other)[1]))
         if len(null) > 1 and _p_value(size, null)[1] > _MAX_P:
             continue
         band = int(np.abs(z).argmax())
@@ -458,6 +457,10 @@ def _find_filtered(
             )
         )
     return found
+
+
+def _root_mean_square(values: Float64Array) -> float:
+    return float(np.sqrt((values**2).mean()))
 
 
 def _describe(cue: Cue, own: NDArray[np.bool_]) -> str:

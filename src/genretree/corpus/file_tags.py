@@ -25,7 +25,9 @@ _MAX_CHUNKS = 1000  # of a wav, searched for INFO
 _MAX_INFO = 1 << 20  # bytes of INFO to read
 
 
-def read_tags(path: Path, fields: Sequence[str] = ("artist", "album", "title")) -> dict[str, str]:
+def read_tags(
+    path: Path, fields: Sequence[str] = ("artist", "album", "title"), max_length: int | None = None
+) -> dict[str, str]:
     """Read artist, album and title from a file's tags.
 
     Parameters
@@ -33,6 +35,8 @@ def read_tags(path: Path, fields: Sequence[str] = ("artist", "album", "title")) 
     path : Path
     fields : sequence of str
         The fields to read; also `albumartist` and `compilation`.
+    max_length : int, optional
+        Characters of a value to keep.
 
     Returns
     -------
@@ -49,7 +53,7 @@ def read_tags(path: Path, fields: Sequence[str] = ("artist", "album", "title")) 
         except Exception:
             continue
         if any(tags_found.values()):
-            return {name: value for name, value in tags_found.items() if value}
+            return {name: value[:max_length] for name, value in tags_found.items() if value}
     return {}
 
 

@@ -40,6 +40,7 @@ from genretree.explanation.target import Target, find_node, make_target, targets
 from genretree.files import cache_folder
 from genretree.metrics.scores import decode_levels
 from genretree.models.base import LevelProbabilities
+from genretree.models.families.tagger.model import TaggerModel
 from genretree.models.pretrained.sources import MN04
 from genretree.prediction.predict import SliceScores, as_prediction, tag_slices
 from genretree.sound.images import ImageForm
@@ -233,15 +234,21 @@ def has_tagger() -> bool:
     return (cache_folder() / f"{MN04}.safetensors").is_file()
 
 
-def find_tags(
-    bundle: Bundle, file: str | Path, track_slices: TrackSlices, salvage: bool = False
-) -> Float32Array | None:
-    """Compute the tags of mn04 for the slices of a file: shape (n_slices, 527); None if its weights are not cached."""
+def find_tagger() -> TaggerModel | None:
+    """Load mn04; None if its weights are not on this machine."""
     if not has_tagger():
         return None
     from genretree.prediction.untrained import load_tagger
 
-    return tag_slices(load_tagger(), file, bundle, track_slices.starts.tolist(), salvage)
+    return load_tagger()
+
+
+def find_tags(
+    bundle: Bundle, file: str | Path, track_slices: TrackSlices, salvage: bool = False
+) -> Float32Array | None:
+    """Compute the tags of mn04 for the slices of a file: shape (n_slices, 527); None if its weights are not cached."""
+    tagger = find_tagger()
+    return None if tagger is None else tag_slices(tagger, file, bundle, track_slices.starts.tolist(), salvage)
 
 
 def _check(bundle: Bundle, track_slices: TrackSlices, target: Target, method: Method, seed: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from genretree.parallel import available_processors
 from genretree.settings import Settings
 
 MB = 1 << 20
+MAX_TAG_LENGTH = 300  # characters of a tag in a response
 
 
 class Limits(Settings):

@@ -8,9 +8,8 @@ from typing import Any
 
 from genretree.corpus.file_tags import read_tags
 from genretree.errors import SettingsError
+from genretree.service.config import MAX_TAG_LENGTH
 from genretree.sound.suffixes import SUFFIXES
-
-_MAX_TAG_LENGTH = 300
 
 
 class TrainingMusic:
@@ -47,5 +46,4 @@ class TrainingMusic:
             path = self.find(item["track"])
             item["playable"] = path is not None
             if path is not None:
-                tags = read_tags(path, ("title", "artist"))
-                item |= {name: value[:_MAX_TAG_LENGTH] for name, value in tags.items()}
+                item |= read_tags(path, ("title", "artist"), MAX_TAG_LENGTH)

@@ -11,11 +11,11 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from genretree.evaluation.report import render
+from genretree.service.errors import MEDIA_TYPE
 
 _DEFAULT_URL = "http://127.0.0.1:8000"
 _SCHEMAS = "#/components/schemas/"
 _MULTIPART = "multipart/form-data"
-_PROBLEM = "application/problem+json"
 # Values for the examples: of parameters without which a request is refused, and one that shows an option.
 _VALUES = {
     "id": "Zk3vT0o6mJx1Yq8W2nLd4A",
@@ -87,8 +87,8 @@ def render_reference(document: dict[str, Any], url: str, token: bool) -> str:
     for path in document["paths"].values():
         for operation in path.values():
             for status, response in operation["responses"].items():
-                if _PROBLEM in response.get("content", {}):
-                    problems[int(status)] = response["content"][_PROBLEM]["example"]
+                if MEDIA_TYPE in response.get("content", {}):
+                    problems[int(status)] = response["content"][MEDIA_TYPE]["example"]
     return render(
         "docs.html.j2",
         title=document["info"]["title"],
@@ -146,7 +146,7 @@ def _split_responses(responses: dict[str, Any]) -> tuple[list[dict[str, Any]], l
     success, problems = [], []
     for status, response in responses.items():
         content = response.get("content", {})
-        if _PROBLEM in content:
+        if MEDIA_TYPE in content:
             problems.append(int(status))
             continue
         empty: tuple[str, dict[str, Any]] = ("", {})

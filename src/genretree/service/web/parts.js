@@ -1,5 +1,6 @@
 // Progress bars, error messages and notes.
 
+import { fetchBlobUrl } from "./api.js";
 import { h, icon } from "./dom.js";
 import { overall } from "./runs.js";
 import { describeError, STAGES, stageName } from "./words.js";
@@ -8,6 +9,23 @@ const PREDICTION_STAGES = ["upload", "waiting", "decoding", "spectra", "network"
 
 export function button(words, onclick, { sign = null, kind = "", ...props } = {}) {
   return h("button", { type: "button", class: kind, onclick, ...props }, sign && icon(sign), h("span", {}, words));
+}
+
+// A button that fetches audio and gives way to its player; `props` are those of the player.
+export function playOnDemand(path, words, label, props = {}) {
+  const start = h("button", { type: "button", class: "quiet" }, icon("play"), words);
+  start.onclick = async () => {
+    start.disabled = true;
+    try {
+      const audio = h("audio", { controls: true, src: await fetchBlobUrl(path), ...props });
+      audio.setAttribute("aria-label", label);
+      start.replaceWith(audio);
+      await audio.play();
+    } catch {
+      start.replaceWith(h("span", { class: "soft" }, " can’t be played"));
+    }
+  };
+  return start;
 }
 
 // A progress bar with the stage's name and a cancel button. Returns { element, update }.

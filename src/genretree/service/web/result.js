@@ -1,10 +1,9 @@
 // The result of a track: prediction, tree, timeline and explanation.
 
-import { fetchBlobUrl } from "./api.js";
 import { makeCorrection } from "./correct.js";
 import { announce, h, icon } from "./dom.js";
 import { colourNodes, makeLanes, makeProbabilities, makeRibbon, timeMarks } from "./lanes.js";
-import { button, makeErrorMessage, makeNote, makeProgress, makeStages } from "./parts.js";
+import { button, makeErrorMessage, makeNote, makeProgress, makeStages, playOnDemand } from "./parts.js";
 import { sharePage, sharePicture } from "./share.js";
 import { makeSureness, onSureness, sureness } from "./sureness.js";
 import { makeTree, nest } from "./tree.js";
@@ -628,22 +627,14 @@ function nearName(item) {
   return h("span", { title: item.track }, item.artist ? `${item.artist}: ${item.title}` : item.title);
 }
 
-// A button that fetches a training track and gives way to its player.
 function playNear(item, model) {
-  const button = h("button", { type: "button", class: "quiet" }, icon("play"));
-  button.setAttribute("aria-label", `Play ${item.title ?? item.track}`);
-  button.onclick = async () => {
-    button.disabled = true;
-    try {
-      const asked = new URLSearchParams({ track: item.track, model });
-      const audio = h("audio", { controls: true, src: await fetchBlobUrl(`v1/music?${asked}`) });
-      button.replaceWith(audio);
-      await audio.play();
-    } catch {
-      button.replaceWith(h("span", { class: "soft" }, " can’t be played"));
-    }
-  };
-  return button;
+  const start = playOnDemand(
+    `v1/music?${new URLSearchParams({ track: item.track, model })}`,
+    "",
+    item.title ?? item.track,
+  );
+  start.setAttribute("aria-label", `Play ${item.title ?? item.track}`);
+  return start;
 }
 
 function neighbours(explanation, model) {

@@ -1,8 +1,8 @@
 // The explanation: for each question, the evidence for and against a node, as pictures and text.
 
-import { fetchBlobUrl } from "./api.js";
 import { announce, h, icon } from "./dom.js";
 import { makeLanes, makePicture } from "./lanes.js";
+import { playOnDemand } from "./parts.js";
 import { clock, nodeName, odds, question, signed } from "./words.js";
 
 const BANDS = 5;
@@ -96,19 +96,8 @@ function hear(item, player) {
     const repeat = () => player.playPassage(start, end, true);
     parts.push(h("button", { type: "button", class: "quiet", onclick: repeat }, icon("play"), ` repeat ${passage}`));
     if (item.filtered_clip) {
-      const only = h("button", { type: "button", class: "quiet" }, icon("play"), " only this band");
-      only.onclick = async () => {
-        only.disabled = true;
-        player.pause();
-        try {
-          const audio = h("audio", { controls: true, loop: true, src: await fetchBlobUrl(item.filtered_clip) });
-          audio.setAttribute("aria-label", `${passage}, only this band`);
-          only.replaceWith(audio);
-          await audio.play();
-        } catch {
-          only.replaceWith(h("span", { class: "soft" }, "can’t be played"));
-        }
-      };
+      const only = playOnDemand(item.filtered_clip, " only this band", `${passage}, only this band`, { loop: true });
+      only.addEventListener("click", () => player.pause());
       parts.push(only);
     }
   }

@@ -84,7 +84,7 @@ export function describeConfidence(level) {
 
 // The confidence in the whole path, in a sentence.
 // `least` is what the reader asks for; below it, no level is called confident.
-export function summariseConfidence(prediction, least = 0) {
+export function summariseConfidence(prediction, least) {
   if (prediction.not_music) return "No genre is predicted for it.";
   const levels = prediction.levels;
   const confident = levels.filter((level) => level.probability >= Math.max(0.8, least)).length;

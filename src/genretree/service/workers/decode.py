@@ -16,6 +16,7 @@ from genretree.arrays import Array, Float32Array
 from genretree.corpus.file_tags import read_cover, read_tags
 from genretree.errors import SoundError
 from genretree.parallel import shared_by
+from genretree.service.config import MAX_TAG_LENGTH
 from genretree.service.workers import process
 from genretree.service.workers.process import ReportProgress
 from genretree.service.workers.protocol import Message, array_bytes
@@ -26,7 +27,6 @@ from genretree.sound.slices import SliceImages, skip_silent, slice_blocks, slice
 
 _COVER_SIZE = 160  # pixels
 _MAX_COVER_PIXELS = 5000 * 5000
-_MAX_TAG_LENGTH = 300
 
 
 class _AudioTap:
@@ -91,8 +91,7 @@ def work(message: Message, report: ReportProgress) -> Message:
     }
     blobs: list[Any] = [array_bytes(array) for array in arrays]
     if header["tags"]:
-        found = read_tags(path)
-        result["tags"] = {name: value[:_MAX_TAG_LENGTH] for name, value in found.items()}
+        result["tags"] = read_tags(path, max_length=MAX_TAG_LENGTH)
         blobs.append(_shrink_cover(read_cover(path)))
     return Message("decoded", result, blobs)
 

@@ -18,13 +18,12 @@ import numpy as np
 
 from genretree.arrays import Float32Array
 from genretree.bundle.bundle import Bundle, load_bundle
-from genretree.explanation.api import explain_slices, has_tagger
+from genretree.explanation.api import explain_slices, find_tagger
 from genretree.explanation.render.figures import draw_reason, draw_tree
 from genretree.explanation.render.page import list_shares, plot_views, time_marks
 from genretree.explanation.result import Explanation
 from genretree.explanation.similar.neighbours import FOLDER as INDEX
 from genretree.explanation.slices import TrackSlices
-from genretree.models.families.tagger.model import TaggerModel
 from genretree.progress import on_progress
 from genretree.service.training_music import TrainingMusic
 from genretree.service.workers import process
@@ -68,14 +67,7 @@ def work(message: Message, report: ReportProgress) -> Message:
     return Message("explained", {"view": view, "pictures": list(pictures)}, [content, *pictures.values()])
 
 
-@lru_cache(maxsize=1)
-def _load_tagger() -> TaggerModel | None:
-    """Load mn04; None if its weights are not on this machine."""
-    if not has_tagger():
-        return None
-    from genretree.prediction.untrained import load_tagger  # loads torch
-
-    return load_tagger()
+_load_tagger = lru_cache(maxsize=1)(find_tagger)
 
 
 def _split_tags(bundle: Bundle, track_slices: TrackSlices) -> tuple[TrackSlices, Float32Array | None]:

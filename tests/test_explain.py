@@ -698,6 +698,8 @@ def test_page_plays_and_cursor_follows(
         assert page.evaluate("sound.duration") == pytest.approx(9.5, abs=0.1)
         assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
         assert page.evaluate("[...document.images].filter(image => !image.naturalWidth).length") == 0
+        assert page.locator("svg.tree").is_visible() == (width == 1280)  # narrow screens have a list instead
+        assert page.locator(".nodes li").first.is_visible() == (width == 390)
         outside = "performance.getEntriesByType('resource').map(e => e.name).filter(name => !name.startsWith('data:'))"
         assert page.evaluate(outside) == []
         # Cursor position, as a time on the axis, against the playback time.

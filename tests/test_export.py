@@ -433,7 +433,7 @@ def test_a_bundle_without_a_network_has_nothing_to_export(stumps: BoostingModel,
     assert load_bundle(tmp_path / "b", "auto", "auto").runtime == "torch float32"
 
 
-def test_boosting_on_musicnn_exports_what_it_hears_with(store: Store, weights: Path, tmp_path: Path) -> None:
+def test_boosting_on_musicnn_exports_its_feature_extractor(store: Store, weights: Path, tmp_path: Path) -> None:
     chosen = {"epochs": 2, "features": ["musicnn"], "weights": str(weights), "min_samples_leaf": 2}
     settings = get_family("boosting").settings_type.build(chosen)
     few = slice_dataset(store, store.split(), "train").select(np.arange(0, 100, 4))

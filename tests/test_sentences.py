@@ -181,7 +181,7 @@ def test_tags_of_the_strongest_passage_are_named(song: Path) -> None:
     )
     first, second = write_sentences("Rock", [band], 0, {"mel": values}, track, tags)
     assert first.aspect == "sound"
-    assert "a second model, which names instruments, hears electric guitar (80%)." in second.text
+    assert "a second model, which names instruments, detects electric guitar (80%)." in second.text
     assert second.passage == first.passage
     assert second.tags == {"Electric guitar": pytest.approx(0.8)}
     assert [each.aspect for each in write_sentences("Rock", [band], 0, {"mel": values}, track)] == ["sound"]

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -417,8 +418,9 @@ def display_name(name: str) -> str:
 
 
 def display_path(path: Sequence[str]) -> str:
-    """Write a node path as people do: `Non-classical > Rock > Soft rock`."""
-    return format_path([display_name(name) for name in path])
+    """Write a node path as people do: `Non-classical > Rock > Soft rock`; `Classic > classical` is `Classical`."""
+    names = [display_name(name) for name in path]
+    return format_path([name for above, name in pairwise([None, *names]) if name is not None and name != above])
 
 
 def display_text(text: str) -> str:

@@ -67,7 +67,7 @@ _MB = 1 << 20
 @click.option(
     "--corrections",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for genres that users correct on the page, with the audio: corrections.csv is for prepare.",
+    help="Folder for genres that users correct on the page, with the audio; prepare reads its corrections.csv.",
 )
 @click.option(
     "--music",
@@ -106,7 +106,6 @@ def serve(
         raise MissingExtraError(error.name or "a package", "serve") from error
     from genretree.bundle.hub import find_bundle
     from genretree.service.config import Limits
-    from genretree.service.corrections import Corrections
     from genretree.service.engine.inference import Service
     from genretree.service.training_music import TrainingMusic
 
@@ -131,9 +130,8 @@ def serve(
     )
     with open_socket(host, port) as sock:
         check_token(token, is_local(sock), no_token)
-        kept = None if corrections is None else Corrections(corrections)
         near = None if music is None else TrainingMusic(music)
-        service = Service(bundles, limits, runtime, precision, kept, near)
+        service = Service(bundles, limits, runtime, precision, corrections, near)
         address = service_url(sock, allow_host)
         names = ", ".join(service.models)
 

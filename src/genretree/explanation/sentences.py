@@ -332,9 +332,9 @@ def _write_tags(strongest: Sentence, track_slices: TrackSlices, tags: Float32Arr
     if not detected:
         return []
     listed = " and ".join(f"{name.partition(',')[0].lower()} ({share:.0%})" for name, share in detected.items())
-    hears = "hears" if max(detected.values()) >= _SURE_TAG else "may hear"
+    verb = "detects" if max(detected.values()) >= _SURE_TAG else "suggests"
     when = format_time(strongest.passage[0])
-    text = f"There, around {when}, a second model, which names instruments, {hears} {listed}."
+    text = f"There, around {when}, a second model, which names instruments, {verb} {listed}."
     return [
         Sentence(
             text=text,

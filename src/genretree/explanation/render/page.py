@@ -17,7 +17,7 @@ from genretree.explanation.coordinates import View
 from genretree.explanation.render.canvas import TITLES, build_canvas
 from genretree.explanation.render.clips import cut_passage, keep_bands, write_clips
 from genretree.explanation.render.figures import as_png, draw_reason, draw_tree, relevance_to_rgba, ticks
-from genretree.explanation.render.tree_svg import tree_svg
+from genretree.explanation.render.tree_svg import tree_rows, tree_svg
 from genretree.explanation.result import Explanation, NodeExplanation, Relevance
 from genretree.explanation.sentences import Sentence
 from genretree.files import atomic_path, write_bytes, write_text
@@ -89,6 +89,7 @@ def write_page(explanation: Explanation, path: Path, y: Float32Array | None, com
         "explain.html.j2",
         explanation=explanation,
         tree=tree_svg(explanation),
+        nodes=tree_rows(explanation),
         reasons=[_render_node(explanation, reason, end, y) for reason in explanation.reasons],
         lines=[
             {

@@ -1,4 +1,4 @@
-"""The tree of an explanation as SVG, in the colours of the page that contains it."""
+"""The tree of an explanation as SVG and as a list, in the colours of the page that contains them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,25 @@ from genretree.taxonomy import NodePath, display_name
 _STEP, _ROW, _LEFT = 265, 24, 12  # pixels: width of a level, height of a leaf, margin
 _LABEL = 205  # width of a name
 _MAX_WIDTH = 9.0  # of a branch
+
+
+def tree_rows(explanation: Explanation) -> list[tuple[NodePath, float, bool]]:
+    """List the nodes depth first: path, probability, and whether the node is on the predicted path.
+
+    Narrow screens show this list, because the picture needs about 850 pixels.
+    """
+    probabilities = dict(explanation.tree)
+    predicted = explanation.prediction.path
+    rows: list[tuple[NodePath, float, bool]] = []
+
+    def add(above: NodePath) -> None:
+        for path in probabilities:
+            if path[:-1] == above:
+                rows.append((path, probabilities[path], predicted[: len(path)] == path))
+                add(path)
+
+    add(())
+    return rows
 
 
 def tree_svg(explanation: Explanation) -> str:

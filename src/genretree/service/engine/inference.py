@@ -69,7 +69,7 @@ class Service:
     limits : Limits
     runtime, precision : str
         Arguments of `load_bundle`, for predictions. Explanations use `auto`, or float32 for gradients.
-    corrections : Corrections, optional
+    corrections_folder : path, optional
         Where to keep corrected genres; without it the service takes none.
     music : TrainingMusic, optional
         The training tracks, to name and play the nearest ones of an explanation.
@@ -79,7 +79,7 @@ class Service:
     limits: Limits = field(default_factory=Limits)
     runtime: RuntimeChoice = "auto"
     precision: Precision = "auto"
-    corrections: Corrections | None = None
+    corrections_folder: str | Path | None = None
     music: TrainingMusic | None = None
 
     def __post_init__(self) -> None:
@@ -90,6 +90,9 @@ class Service:
         self._thread = ThreadPoolExecutor(1, "network")
         self.tagged = has_tagger()
         self.models = load_models(self.bundles, self.runtime, self.precision)
+        trees = {name: model.bundle.taxonomy for name, model in self.models.items()}
+        folder = self.corrections_folder
+        self.corrections = None if folder is None else Corrections(folder, trees)
         self.indexed = {} if self.music is None else {n: list_tracks(each.bundle) for n, each in self.models.items()}
 
     @property

@@ -277,9 +277,9 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
         taxonomy = find_model(service.models, job.model).bundle.taxonomy
         leaf = taxonomy.leaves[taxonomy.find_leaf(genre)]
         result = job.result or {}
-        metadata = {**result.get("tags", {}), "predicted": format_path(result.get("path", ())), "model": job.model}
+        metadata = {**result.get("tags", {}), "predicted": format_path(result.get("path", ()))}
         async with correcting:
-            saved = await asyncio.to_thread(corrections.add, job.upload, leaf, job.name, metadata)
+            saved = await asyncio.to_thread(corrections.add, job.model, job.upload, leaf, job.name, metadata)
         return JSONResponse({"file": job.name, "genre": list(leaf), "corrections": saved})
 
     @router.delete(
@@ -290,7 +290,7 @@ def make_routes(service: Service, jobs: Jobs) -> APIRouter:  # noqa: C901
     async def uncorrect(id: JobId) -> Response:
         job, corrections = correctable(id)
         async with correcting:
-            saved = await asyncio.to_thread(corrections.remove, job.upload, job.name)
+            saved = await asyncio.to_thread(corrections.remove, job.model, job.upload, job.name)
         return JSONResponse({"file": job.name, "genre": None, "corrections": saved})
 
     def correctable(id: str) -> tuple[Job, Corrections]:

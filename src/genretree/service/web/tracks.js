@@ -21,6 +21,18 @@ function result(track) {
   return { prediction, path, probability: prediction.not_music ? 0 : (end?.probability ?? 0) };
 }
 
+// Whether the path of a track goes through a node.
+export function isOnBranch(track, branch) {
+  const path = result(track)?.path ?? [];
+  return branch.every((name, at) => path[at] === name);
+}
+
+function hasWords(track, text) {
+  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+  const own = `${track.title} ${track.name} ${track.artist} ${track.tags.album ?? ""} ${pathText(track)}`.toLowerCase();
+  return words.every((word) => own.includes(word));
+}
+
 function pathText(track) {
   const { status, state, error } = track.run.answer;
   if (status === "working") return stageName(state);
@@ -44,6 +56,7 @@ const COLUMNS = [
 export function makeTracks(section, tracks, { onOpen, onRemove, onRemoveAll, onCompare, href }) {
   const order = { key: null, way: 1 };
   const chosen = new Set(); // to compare
+  let branch = null; // path of the node whose tracks alone are shown
   const title = section.querySelector("h2");
   const overview = h("div", { class: "overview" });
   const filter = h("input", {
@@ -73,7 +86,10 @@ export function makeTracks(section, tracks, { onOpen, onRemove, onRemoveAll, onC
     count,
     h("table", { class: "tracks" }, h("caption", { class: "visually-hidden" }, "Tracks"), head, body),
   );
-  filter.addEventListener("input", update);
+  filter.addEventListener("input", () => {
+    branch = null;
+    update();
+  });
   group.addEventListener("change", update);
   onSureness(update);
 
@@ -179,12 +195,7 @@ export function makeTracks(section, tracks, { onOpen, onRemove, onRemoveAll, onC
   }
 
   function shownTracks() {
-    const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const shown = tracks.filter((track) => {
-      const text =
-        `${track.title} ${track.name} ${track.artist} ${track.tags.album ?? ""} ${pathText(track)}`.toLowerCase();
-      return words.every((word) => text.includes(word));
-    });
+    const shown = tracks.filter((track) => (branch ? isOnBranch(track, branch) : hasWords(track, filter.value)));
     const column = COLUMNS.find(({ key }) => key === order.key);
     if (!column) return shown;
     const compareBy = (one, other) => {
@@ -307,6 +318,7 @@ export function makeTracks(section, tracks, { onOpen, onRemove, onRemoveAll, onC
   function genre(node) {
     const show = () => {
       filter.value = pathName(node.path);
+      branch = node.path; // the text alone would also find "Non-classical" for "Classical"
       update();
       filter.focus();
     };
@@ -337,7 +349,7 @@ function save(name, type, text) {
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
-function asCsv(tracks) {
+export function asCsv(tracks) {
   const depth = Math.max(0, ...tracks.map((track) => result(track)?.prediction.levels.length ?? 0));
   const levels = Array.from({ length: depth }, (_, at) => [`level_${at + 1}`, `level_${at + 1}_probability`]).flat();
   const lines = tracks.map((track) => {
@@ -369,7 +381,7 @@ function cell(value) {
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
-function asJson(tracks) {
+export function asJson(tracks) {
   const rows = tracks.map((track) => {
     const { status, prediction, tree, error } = track.run.answer;
     return {

@@ -37,8 +37,10 @@ export function alternatives(level, taken) {
   return level.top.filter((item) => item.label !== taken && item.probability >= 0.05).slice(0, 2);
 }
 
+// A path as people write it; a name that only repeats the one above it is left out (`Classic`, `classical`).
 export function pathName(path) {
-  return path.map(nodeName).join(" › ");
+  const names = path.map(nodeName);
+  return names.filter((name, at) => name !== names[at - 1]).join(" › ");
 }
 
 export function percent(chance) {

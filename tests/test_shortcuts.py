@@ -13,7 +13,7 @@ import pytest
 import soundfile as sf
 from click.testing import CliRunner
 
-from genretree.audit import neutralise, shortcuts
+from genretree.audit import neutralise, neutralise_audio, shortcuts
 from genretree.audit.cues import STEEP_EDGE, Cue, matched_statistics, measure_samples, read_cues
 from genretree.audit.shortcut_page import save_shortcuts
 from genretree.audit.shortcuts import CueResult, ShortcutAudit, audit_shortcuts, permute_over_groups
@@ -22,7 +22,7 @@ from genretree.corpus.manifest import read_manifest
 from genretree.corpus.prepare import prepare
 from genretree.corpus.store import Store
 from genretree.errors import CorpusError
-from genretree.settings import ImageSettings
+from genretree.settings import SAMPLE_RATE, ImageSettings
 from genretree.taxonomy import Taxonomy
 
 pytest.importorskip("pretty_midi")
@@ -144,16 +144,70 @@ def test_the_command_writes_the_page(
     assert wrong.exit_code == 1 and "--shortcuts" in wrong.output
 
 
-def test_a_bundle_that_uses_a_codec_loses_by_a_low_pass(stores: tuple[Store, Store], tmp_path: Path) -> None:
+def test_a_bundle_that_uses_a_codec_loses_by_a_low_pass(
+    stores: tuple[Store, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from genretree.training.train import train
 
     settings = {"components": 12, "epochs": 15, "image_size": 32, "min_samples_leaf": 2}
     bundle = train(stores[1], "boosting", tmp_path / "b", settings)
     results, note = neutralise.neutralise_cues(bundle, stores[1])
     assert note == ""
-    assert {item.cue for item in results} == {"spectrum", "level", "bandwidth", "noise floor", "image artefacts"}
+    assert {item.cue for item in results} == {"spectrum", "level", "bandwidth", "noise floor", "encoding"}
     assert all(0 <= item.recall <= 1 and 0 <= item.changed <= 1 for item in results)
     assert any(item.changed > 0 for item in results)
+    without = Store(stores[1].folder)
+    monkeypatch.setitem(without.tracks, "file", ["/no/such/file"] * without.n_tracks)
+    in_images, note = neutralise.neutralise_cues(bundle, without)
+    assert note == ""
+    assert {item.cue for item in in_images} == {"spectrum", "level", "bandwidth", "noise floor", "image artefacts"}
+    assert sum(item.tracks for item in in_images) == sum(item.tracks for item in results)
+
+
+def test_cues_are_neutralised_in_audio() -> None:
+    rng = np.random.default_rng(0)
+    y = (0.05 * rng.standard_normal(10 * SAMPLE_RATE) * np.linspace(0.2, 1, 10 * SAMPLE_RATE)).astype(np.float32)
+    hertz = np.fft.rfftfreq(len(y), 1 / SAMPLE_RATE)
+
+    def share_above(signal: np.ndarray[tuple[int], np.dtype[np.float32]], frequency: float) -> float:
+        power = np.abs(np.fft.rfft(signal)) ** 2
+        return float(power[hertz > frequency].sum() / power.sum())
+
+    assert share_above(y, 5000) > 0.4
+    assert share_above(neutralise_audio.low_pass(y), 5010) < 1e-6
+    tilted = np.linspace(12.0, -12.0, 30)
+    matched = neutralise_audio.match_spectrum(tilted, y)
+    np.testing.assert_allclose(neutralise_audio.band_levels(matched), tilted, atol=1.5)
+    level = neutralise_audio.match_level(0.1, y)
+    assert np.sqrt((level.astype(float) ** 2).mean()) == pytest.approx(0.1, rel=1e-3)
+    noise = neutralise_audio.add_noise(y) - y
+    assert 20 * np.log10(np.sqrt((noise.astype(float) ** 2).mean()) / np.abs(y).max()) == pytest.approx(-60, abs=0.5)
+    encoded = neutralise_audio.encode(y)
+    assert len(encoded) == len(y)
+    assert share_above(encoded, 10000) < 0.5 * share_above(y, 10000)  # what a low bit rate leaves out
+
+
+def test_classes_that_depend_on_a_cue_are_named() -> None:
+    def item(leaf: str, recall: float, after: float, predicted: float) -> neutralise.Neutralisation:
+        return neutralise.Neutralisation(
+            cue="bandwidth",
+            description="",
+            leaf=leaf,
+            tracks=10,
+            recall=recall,
+            neutralised_recall=after,
+            changed=0.0,
+            predicted=0.0,
+            neutralised_predicted=predicted,
+        )
+
+    usual = [item("A", 0.9, 0.8, 0.02), item("B", 0.8, 0.75, 0.03), item("C", 0.7, 0.7, 0.0)]
+    assert neutralise.find_dependences(usual) == []
+    (lost,) = neutralise.find_dependences([*usual, item("D", 0.9, 0.2, 0.0)])
+    assert lost.startswith("recall of D falls from 90% to 20% when bandwidth is neutralised")
+    (gained,) = neutralise.find_dependences([*usual, item("D", 0.9, 1.0, 0.5)])
+    assert gained == "D is predicted for 50% of the other tracks when bandwidth is neutralised, and for 0% before"
+    assert neutralise.find_dependences([item(name, 0.9, 0.1, 0.1) for name in "ABCD"]) == []  # all alike
 
 
 def test_an_edge_is_measured() -> None:

@@ -1,16 +1,19 @@
-"""Neutralisation of cues in images, and how a bundle's predictions change by it."""
+"""Neutralisation of cues in audio or images, and how a bundle's predictions change by it."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from genretree.arrays import Float64Array, Int64Array, UInt8Array
+from genretree.audit.neutralise_audio import CUTOFF, NOISE_FLOOR, predict_changed_audio
 from genretree.bundle.bundle import Bundle
 from genretree.corpus.store import Store
+from genretree.errors import SoundError
 from genretree.evaluation.evaluate import check_images, match_leaves
 from genretree.metrics.scores import decode_levels
 from genretree.progress import progress_bar
@@ -18,17 +21,17 @@ from genretree.settings import CQT_BINS, MODALITIES, TOP_DB
 from genretree.sound.features import IMAGES, SliceInputs
 from genretree.taxonomy import format_path
 
-CUTOFF = 5000.0  # Hz; below the edges of common codecs
 _BATCH = 64
 _CQT_LOWEST = 32.7032  # Hz, C1
-_NOISE_FLOOR = 60.0  # dB below the maximum
 _QUALITY = 40
+_MAX_TRACKS = 20  # of a leaf whose audio is changed
+_MIN_TRACKS, _MIN_EXCESS = 5, 0.25  # to say that a class depends on a cue
 _NAMES = "spectrum, level, bandwidth, noise floor, image artefacts"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Neutralisation:
-    """Accuracy of a bundle on images in which one cue has been neutralised.
+    """Accuracy of a bundle on tracks in which one cue has been neutralised.
 
     Parameters
     ----------
@@ -57,10 +60,12 @@ class Neutralisation:
 def neutralise_cues(bundle: Bundle, store: Store, progress: bool = False) -> tuple[tuple[Neutralisation, ...], str]:
     """Predict a store's tracks with and without each cue; tracks of the training data are left out if possible.
 
+    Cues are changed in the audio if its files are there, in up to 20 tracks of each leaf, and otherwise in the images.
+
     Returns
     -------
     results : tuple of Neutralisation
-        One for each cue and leaf; empty if the bundle reads no images.
+        One for each cue and leaf; empty if there is no audio and the bundle reads no images.
     note : str
 
     Raises
@@ -69,47 +74,92 @@ def neutralise_cues(bundle: Bundle, store: Store, progress: bool = False) -> tup
         If the store does not have the images and features that the bundle needs.
     """
     check_images(bundle, store)
+    seen = set(bundle.training.get("tracks_seen", ()))
+    tracks = np.unique(store.slice_tracks[store.rows()])
+    tracks = tracks[store.track_leaves[tracks] >= 0]
+    unseen = np.array([store.tracks["sha256"][track] not in seen for track in tracks.tolist()])
+    notes = [] if unseen.any() else ["all tracks are training data of the bundle"]
+    tracks = tracks[unseen] if unseen.any() else tracks
+    leaves = match_leaves(bundle.taxonomy, store)
+    files = [str(path or "") for path in store.tracks.get("file", ())]
+    if files and all(Path(files[track]).is_file() for track in tracks.tolist()):
+        chosen = choose_tracks(tracks, leaves[tracks])
+        if len(chosen) < len(tracks):
+            notes.append(f"cues were neutralised in {len(chosen)} of {len(tracks)} tracks")
+        try:
+            predictions = predict_changed_audio(bundle, [files[track] for track in chosen.tolist()], progress)
+            return _compare(bundle, leaves[chosen], predictions), "; ".join(notes)
+        except SoundError as error:
+            notes.append(f"cues were neutralised in the images, because {error}")
     read = set(bundle.model.input_features)
     if not read & {IMAGES, *MODALITIES}:
         inputs = ", ".join(sorted(read))
         return (), f"{bundle.folder} reads {inputs}, not images, so these cues were not tested for it: {_NAMES}"
-    others = sorted(read - {IMAGES, *MODALITIES})
-    note = (
-        f"{bundle.folder} also reads {', '.join(others)}, in which these cues were not changed: {_NAMES}"
-        if others
-        else ""
-    )
-    seen = set(bundle.training.get("tracks_seen", ()))
+    if others := sorted(read - {IMAGES, *MODALITIES}):
+        notes.append(f"{bundle.folder} also reads {', '.join(others)}, in which these cues were not changed: {_NAMES}")
     rows = store.rows()
-    unseen = np.array([store.tracks["sha256"][track] not in seen for track in store.slice_tracks[rows].tolist()])
-    if unseen.any():
-        rows = rows[unseen]
-    else:
-        note = "; ".join([note, "all tracks are training data of the bundle"]).removeprefix("; ")
+    rows = rows[np.isin(store.slice_tracks[rows], tracks)]
     changes = _changes(store, rows)
-    tracks, position = np.unique(store.slice_tracks[rows], return_inverse=True)
-    leaves = match_leaves(bundle.taxonomy, store)[tracks]
+    present, position = np.unique(store.slice_tracks[rows], return_inverse=True)
     with progress_bar((len(changes) + 1) * len(rows), "neutralise", "slice", progress) as tick:
-        before = _predict(bundle, store, rows, position, None, tick)
-        results = []
+        predictions = {"": ("", _predict(bundle, store, rows, position, None, tick))}
         for name, (description, change) in changes.items():
-            after = _predict(bundle, store, rows, position, change, tick)
-            for leaf in np.unique(leaves).tolist():
-                own = leaves == leaf
-                results.append(
-                    Neutralisation(
-                        cue=name,
-                        description=description,
-                        leaf=format_path(bundle.taxonomy.leaves[leaf]),
-                        tracks=int(own.sum()),
-                        recall=float((before[own] == leaf).mean()),
-                        neutralised_recall=float((after[own] == leaf).mean()),
-                        changed=float((before[own] != after[own]).mean()),
-                        predicted=float((before[~own] == leaf).mean()) if (~own).any() else 0.0,
-                        neutralised_predicted=float((after[~own] == leaf).mean()) if (~own).any() else 0.0,
-                    )
+            predictions[name] = (description, _predict(bundle, store, rows, position, change, tick))
+    return _compare(bundle, leaves[present], predictions), "; ".join(notes)
+
+
+def choose_tracks(tracks: Int64Array, leaves: Int64Array) -> Int64Array:
+    """Choose up to 20 tracks of each leaf at random."""
+    rng = np.random.default_rng(0)
+    kept = [rng.permutation(tracks[leaves == leaf])[:_MAX_TRACKS] for leaf in np.unique(leaves).tolist()]
+    return np.sort(np.concatenate(kept))
+
+
+def find_dependences(results: Sequence[Neutralisation]) -> list[str]:
+    """Describe the classes whose prediction depends on a cue far more than that of most classes does."""
+    texts = []
+    for cue in dict.fromkeys(item.cue for item in results):
+        items = [item for item in results if item.cue == cue]
+        usual_loss = float(np.median([item.recall - item.neutralised_recall for item in items]))
+        usual_gain = float(np.median([item.neutralised_predicted - item.predicted for item in items]))
+        for item in items:
+            loss, gain = item.recall - item.neutralised_recall, item.neutralised_predicted - item.predicted
+            if item.tracks >= _MIN_TRACKS and loss - max(usual_loss, 0.0) >= _MIN_EXCESS:
+                texts.append(
+                    f"recall of {item.leaf} falls from {item.recall:.0%} to {item.neutralised_recall:.0%} when {cue} "
+                    f"is neutralised (median over classes: {usual_loss:.0%})"
                 )
-    return tuple(results), note
+            elif gain - max(usual_gain, 0.0) >= _MIN_EXCESS:
+                texts.append(
+                    f"{item.leaf} is predicted for {item.neutralised_predicted:.0%} of the other tracks when {cue} is "
+                    f"neutralised, and for {item.predicted:.0%} before"
+                )
+    return texts
+
+
+def _compare(
+    bundle: Bundle, leaves: Int64Array, predictions: dict[str, tuple[str, Int64Array]]
+) -> tuple[Neutralisation, ...]:
+    """Compare predictions without each cue with those of unchanged tracks, whose name is empty."""
+    before = predictions[""][1]
+    results = []
+    for name, (description, after) in predictions.items():
+        for leaf in np.unique(leaves).tolist() if name else ():
+            own = leaves == leaf
+            results.append(
+                Neutralisation(
+                    cue=name,
+                    description=description,
+                    leaf=format_path(bundle.taxonomy.leaves[leaf]),
+                    tracks=int(own.sum()),
+                    recall=float((before[own] == leaf).mean()),
+                    neutralised_recall=float((after[own] == leaf).mean()),
+                    changed=float((before[own] != after[own]).mean()),
+                    predicted=float((before[~own] == leaf).mean()) if (~own).any() else 0.0,
+                    neutralised_predicted=float((after[~own] == leaf).mean()) if (~own).any() else 0.0,
+                )
+            )
+    return tuple(results)
 
 
 def _predict(
@@ -146,7 +196,7 @@ def _changes(store: Store, rows: Int64Array) -> dict[str, tuple[str, Callable[[U
         spread += image.std(axis=(1, 2))
     mean_rows, level, spread = sums / len(rows), level / len(rows), spread / len(rows)
     kept = _rows_below(store.settings.size, CUTOFF)
-    floor = np.float32(255 * (TOP_DB - _NOISE_FLOOR) / TOP_DB)
+    floor = np.float32(255 * (TOP_DB - NOISE_FLOOR) / TOP_DB)
 
     def match_spectrum(images: UInt8Array) -> UInt8Array:
         values = images.astype(np.float32)
@@ -177,7 +227,7 @@ def _changes(store: Store, rows: Int64Array) -> dict[str, tuple[str, Callable[[U
         "spectrum": ("the long-term spectrum of every slice is the corpus's", match_spectrum),
         "level": ("brightness and contrast of every image are the corpus's", match_level),
         "bandwidth": (f"mel and CQT are cut off at {CUTOFF / 1000:g} kHz", low_pass),
-        "noise floor": (f"nothing is more than {_NOISE_FLOOR:g} dB below the maximum", raise_floor),
+        "noise floor": (f"nothing is more than {NOISE_FLOOR:g} dB below the maximum", raise_floor),
         "image artefacts": (f"every image is a JPEG of quality {_QUALITY}", encode),
     }
 

@@ -36,7 +36,7 @@ def shift_and_warp(
     tempos : tensor, shape (n,)
         Tempo factors, in source pixels for each pixel of the slice; more than 1 is faster.
     semitones : tensor, shape (n,)
-        Pitch shifts; negative values shift down. Chroma wraps around, being octave-invariant.
+        Pitch shifts, on the CPU; negative values shift down. Chroma wraps around, being octave-invariant.
 
     Returns
     -------

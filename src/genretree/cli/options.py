@@ -41,7 +41,7 @@ def vocabulary_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def download_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the option `--download`."""
-    text = "Download BUNDLE from the Hub if it is not in the cache."
+    text = "Download BUNDLE, by a name on the Hub or zoo:NAME, if it is not in the cache."
     return click.option("--download", is_flag=True, help=text)(command)
 
 

@@ -26,6 +26,7 @@ from genretree.cli.make_model import corpus_settings, training_settings
 from genretree.corpus.store import Store
 from genretree.errors import BundleError, SettingsError
 from genretree.models.pretrained import mn04_weights
+from genretree.service.engine.loaded_models import load_models
 from genretree.settings import SAMPLE_RATE
 from genretree.taxonomy import Taxonomy
 from genretree.training.train import train
@@ -165,6 +166,8 @@ def test_a_published_model_is_pulled_by_its_commit(
     assert genretree.load("zoo:tiny").predict(song).path
     (listed,) = json.loads(run("models", "--json").stdout)
     assert (listed["state"], listed["origin"]) == ("ready", "published")
+    assert listed["folder"] in run("models").output
+    assert list(load_models([Path("zoo:tiny")])) == ["tiny"]
     assert hub.requests == []
 
 
@@ -199,11 +202,20 @@ def test_a_copy_of_the_published_bundle_needs_no_network(
     damaged = run("models", "get", "tiny", "--from", copy)
     assert "projection.safetensors: damaged" in damaged.output
     assert run("predict", "--model", "tiny", song, "--quiet").exit_code == 0, "the earlier copy is kept"
+    (Path(got["folder"]) / "bundle.json").write_text("{}")
+    (listed,) = json.loads(run("models", "--json").stdout)
+    assert listed["state"] == "not on this machine" and listed["problem"] in run("models").output
 
 
-def test_a_ready_model_stands_alone(use: Callable[..., None], bundle: Bundle, song: Path) -> None:
+def test_a_ready_model_stands_alone(use: Callable[..., None], bundle: Bundle, store: Store, song: Path) -> None:
     use()
     assert "give either a bundle" in run("predict", bundle.folder, song, "--model", "tiny").output
+    for words in (
+        ("export", "zoo:tiny", "--to", "onnx"),
+        ("index", "zoo:tiny", store.folder),
+        ("push", "zoo:tiny", "alice/x"),
+    ):
+        assert "give the folder of the bundle instead" in run(*words).output
     assert "give either --model or --zero-shot" in run("predict", song, "--model", "tiny", "--zero-shot", "clap").output
 
 
@@ -224,7 +236,7 @@ def test_an_interrupted_make_continues_after_the_last_finished_step(
     stopped = run("models", "make", "tiny", "--quiet")
     assert stopped.exit_code == 130
     assert "continue with:" in stopped.output and "genretree models make tiny --quiet" in stopped.output
-    made = tmp_path / "cache" / "models" / "tiny" / "made"
+    made = tmp_path / "cache" / "models" / "made" / "tiny"
     digest = read_description(made)["sha256"]
     assert "not on this machine" in run("predict", "--model", "tiny", song).output, "the evaluation is missing"
 
@@ -245,7 +257,7 @@ def test_an_interrupted_make_continues_after_the_last_finished_step(
         "macro-F1",
     ):
         assert words in text
-    assert (made.parent / "report" / "report.html").is_file()
+    assert (made.parents[1] / "reports" / "tiny" / "report.html").is_file()
 
     assert "digest differs" in run("models", "make", "tiny").output
     assert read_description(made)["sha256"] == digest
@@ -275,4 +287,4 @@ def test_a_model_without_training_needs_only_weights(
     assert run("models", "make", "tiny").exit_code == 0
     assert run("models", "make", "tiny", "--overwrite").exit_code == 0
     assert "tagger" in run("info", "zoo:tiny").output
-    assert "Tiny." in (tmp_path / "cache" / "models" / "tiny" / "made" / "README.md").read_text()
+    assert "Tiny." in (tmp_path / "cache" / "models" / "made" / "tiny" / "README.md").read_text()

@@ -128,14 +128,19 @@ class ReadyModel(Settings):
         return f"{SCHEME}{self.name}"
 
     @property
-    def folder(self) -> Path:
-        """Folder in the cache of everything about this model, except what the Hub's client caches."""
-        return models_folder() / self.name
+    def made(self) -> Path:
+        """Folder in the cache of the bundle that was made on this machine; it need not exist."""
+        return models_folder() / "made" / self.name
 
     @property
-    def made(self) -> Path:
-        """Folder of the bundle that was made on this machine; it need not exist."""
-        return self.folder / "made"
+    def report(self) -> Path:
+        """Folder in the cache of the evaluation of that bundle; it need not exist."""
+        return models_folder() / "reports" / self.name
+
+    @property
+    def copied(self) -> Path:
+        """Folder in the cache of a copy of the published bundle; it need not exist."""
+        return models_folder() / "published" / str(self.sha256) / self.name
 
 
 class Catalogue(Settings):

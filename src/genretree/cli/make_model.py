@@ -50,7 +50,7 @@ def make_model(
     Returns
     -------
     Path
-        The bundle's folder, with its model card `README.md`. The evaluation is in `report` next to it.
+        The bundle's folder, with its model card `README.md`. The evaluation is in `ReadyModel.report`.
 
     Raises
     ------
@@ -71,8 +71,9 @@ def make_model(
             show("1/1  tags: map the tags of mn04 to the genres of the tree")
             _write_untrained(model)
         else:
-            report = model.folder / "report"
-            store = make_store(model.train.corpus, _corpus_folder(model.train.corpus), progress=progress, show=show)
+            report = model.report
+            folder = _corpus_folder(model.train.corpus)
+            store = make_store(model.train.corpus, folder, overwrite=True, progress=progress, show=show)
             show(f"3/4  train: {model.train.family}")
             run: Callable[..., Bundle] = train if complete else train_once
             more = {"overwrite": True} if complete else {}
@@ -85,7 +86,14 @@ def make_model(
 
 
 def make_store(
-    corpus: str, folder: Path, *, seed: int | None = None, progress: bool, show: Callable[[str], object], steps: int = 4
+    corpus: str,
+    folder: Path,
+    *,
+    seed: int | None = None,
+    overwrite: bool = False,
+    progress: bool,
+    show: Callable[[str], object],
+    steps: int = 4,
 ) -> Store:
     """Compose a corpus of the catalogue and prepare it, in `folder/corpus` and `folder/store`.
 
@@ -96,6 +104,8 @@ def make_store(
     folder : Path
     seed : int, optional
         Seed of the corpus and of its split, instead of that of the catalogue.
+    overwrite : bool
+        Replace a store that was prepared from other files, such as music that was deleted and composed again.
     progress : bool
     show : callable
         Called with a line of text before each step.
@@ -107,7 +117,7 @@ def make_store(
     tracks = compose_corpus(folder / "corpus", settings, progress=progress)
     show(f"2/{steps}  prepare: mel, CQT and chroma images of 11.4 s slices")
     manifest = read_manifest(tracks, Taxonomy.builtin(_TREE), group="artist")
-    return prepare(manifest, folder / "store", seed=settings.seed, progress=progress)
+    return prepare(manifest, folder / "store", seed=settings.seed, overwrite=overwrite, progress=progress)
 
 
 def corpus_settings(corpus: str, seed: int | None = None) -> ComposeSettings:
@@ -125,7 +135,7 @@ def training_settings(recipe: TrainingRecipe, seed: int | None = None) -> Settin
 
 def _corpus_folder(corpus: str) -> Path:
     """Return the folder of a corpus in the cache; the models that are trained on it share it."""
-    return models_folder() / ".corpora" / f"{corpus}-{corpus_settings(corpus).digest}"
+    return models_folder() / "corpora" / f"{corpus}-{corpus_settings(corpus).digest}"
 
 
 @contextmanager

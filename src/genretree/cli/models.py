@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def models(ctx: click.Context, as_json: bool) -> None:
     """List the ready models: what each is right for, its accuracy, and whether it is on this machine.
 
-    `predict`, `explain`, `evaluate`, `info`, `serve` and `library analyse` take zoo:NAME in place of a bundle.
-    Nothing is downloaded.
+    Commands that read a bundle, such as predict, explain, evaluate, serve and library analyse, take zoo:NAME in its
+    place. Nothing is downloaded.
     """
     if ctx.invoked_subcommand is not None:
         if as_json:
@@ -76,8 +76,13 @@ def _describe(model: ReadyModel) -> dict[str, Any]:
     """Return all fields of a model as JSON types, with its state on this machine."""
     from genretree.bundle.hub.ready import find_local_model
     from genretree.bundle.ready import read_catalogue
+    from genretree.errors import BundleError
 
-    local = find_local_model(model)
+    local, problem = None, None
+    try:
+        local = find_local_model(model)
+    except BundleError as error:  # damaged: the other models are listed nevertheless
+        problem = str(error)
     missing = "not on this machine" if model.is_published else "not published"
     corpus = None if model.train is None else read_catalogue().corpora[model.train.corpus].model_dump(mode="json")
     return {
@@ -86,6 +91,7 @@ def _describe(model: ReadyModel) -> dict[str, Any]:
         "state": missing if local is None else "ready",
         "origin": None if local is None else local.origin,
         "folder": None if local is None else str(local.folder),
+        "problem": problem,
         "command": f"genretree models {'get' if model.is_published else 'make'} {model.name}",
     }
 

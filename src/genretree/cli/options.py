@@ -67,6 +67,15 @@ def runtime_options(runtime: str, precision: str) -> Callable[[Callable[..., Any
     return add
 
 
+def require_folder(bundle: Path) -> Path:
+    """Refuse the name of a ready model where only the folder of a bundle can be used."""
+    from genretree.bundle.ready import parse_place
+
+    if parse_place(bundle) is not None:
+        raise SettingsError(f"{bundle}: give the folder of the bundle instead of its name; genretree models prints it")
+    return bundle
+
+
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """Parse the `NAME=VALUE` arguments of `--set`; each value is YAML."""
     import yaml

@@ -281,12 +281,13 @@ def show_models(models: Sequence[Mapping[str, Any]]) -> None:
         for limit in model["limits"]:
             console.print(f"  limit: {escape(limit)}", soft_wrap=True)
         console.print(f"  measured on: {escape(result['data'])} ({escape(result['split'])})", soft_wrap=True)
-        steps = [model["needs"]] if model["needs"] else []
-        if model["state"] == "ready":
-            steps = [f"genretree predict zoo:{model['name']} song.mp3"]
-        else:
-            steps.append(model["command"])
-        console.print(f"  {escape('; '.join(steps))}", soft_wrap=True)
+        if model["problem"] is not None:
+            console.print(f"  problem: {escape(model['problem'])}", soft_wrap=True)
+        if model["folder"] is not None:
+            console.print(f"  folder: {escape(model['folder'])}", soft_wrap=True)
+        steps = "; ".join(filter(None, (model["needs"], model["command"])))
+        command = steps if model["folder"] is None else f"genretree predict --model {model['name']} song.mp3"
+        console.print(f"  next: {escape(command)}", soft_wrap=True)
 
 
 def show_recipe(name: str, recipe: Recipe) -> None:

@@ -17,6 +17,7 @@ from genretree.cli.options import (
     download_option,
     images_option,
     quiet_option,
+    require_folder,
     runtime_options,
     vocabulary_option,
     write_or_print,
@@ -188,7 +189,7 @@ def export(bundle: Path, to: ExportFormat, out: Path | None, overwrite: bool) ->
     """
     from genretree.bundle.export import export_bundle
 
-    exported = export_bundle(bundle, to, out, overwrite)
+    exported = export_bundle(require_folder(bundle), to, out, overwrite)
     echo(
         f"{exported.folder}: {', '.join(exported.files)} "
         f"(probabilities differ from torch by at most {exported.difference:.0e})."

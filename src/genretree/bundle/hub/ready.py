@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ def find_local_model(model: ReadyModel) -> LocalModel | None:
     """Find a ready model in the cache, the published one first; None if it is not there. Makes no request."""
     if model.is_published:
         assert model.hub is not None and model.commit is not None
-        for folder in (find_pulled(HubName(model.hub, model.commit)), _copy_of(model)):
+        for folder in (find_pulled(HubName(model.hub, model.commit)), model.copied):
             if folder is not None and folder.is_dir():
                 _check_digest(model, folder)
                 return LocalModel(folder=folder, origin="published")
@@ -113,11 +114,6 @@ def get_model(name: str, *, source: str | Path | None = None, progress: bool = F
     return LocalModel(folder=folder, origin="published")
 
 
-def _copy_of(model: ReadyModel) -> Path:
-    """Return the folder for a copy of the published bundle, which the digest names."""
-    return model.folder / str(model.sha256)
-
-
 def _check_digest(model: ReadyModel, folder: Path) -> None:
     """Check that a bundle's description is that of the published one; loading it checks the other files."""
     digest = read_description(folder)["sha256"]
@@ -134,8 +130,8 @@ def _copy(model: ReadyModel, source: Path) -> Path:
     content = read_description(source)
     check_types(str(source), content["files"])
     check_files(source, content["files"])
-    target = _copy_of(model)
-    draft = target.with_name(f".{target.name}.draft")
+    target = model.copied
+    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     for name in (DESCRIPTION, *content["files"], *([CARD] if (source / CARD).is_file() else [])):
         (draft / name).parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help quickstart test test-fast lint types pytest docs bench clean
+.PHONY: help quickstart test test-fast lint types pytest coverage docs bench clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -45,6 +45,9 @@ types: $(VENV)/.installed-dev  ## Check types.
 pytest: $(VENV)/.installed-dev  ## Run every test.
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile
 
+coverage: $(VENV)/.installed-dev  ## Run every test and report the lines and branches that none reaches.
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report term --cov-report html:coverage
+
 docs: $(VENV)/.installed-dev  ## Make the site of the pages, in docs/_build.
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 	@echo "docs/_build/index.html"
@@ -54,4 +57,4 @@ bench: $(VENV)/.installed-dev  ## Install, then measure everything side by side 
 	$(BIN)/python benchmarks/everything.py $(if $(QUICK),--quick) $(if $(MUSIC),--music "$(MUSIC)") $(if $(TRACK),--track "$(TRACK)")
 
 clean:  ## Remove everything that was made here.
-	rm -rf $(VENV) quickstart bench docs/_build build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) quickstart bench coverage .coverage* docs/_build build dist .mypy_cache .ruff_cache .pytest_cache

@@ -162,7 +162,7 @@ def main() -> None:
         began, day = time.monotonic(), datetime.now(UTC)
         run(*words)
         about["sections"][name] = {
-            "command": shlex.join(str(word) for word in ["python", f"benchmarks/{Path(words[0]).name}", *words[1:-2]]),
+            "command": name_command(words[:-2], given.out),
             "began": day.strftime("%Y-%m-%d %H:%M"),
             "seconds": round(time.monotonic() - began),
             "tables": performance_page.render_tables(name, json.loads(Path(words[-1]).read_text(encoding="utf-8"))),
@@ -170,6 +170,16 @@ def main() -> None:
         path.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     page = given.out / "performance.md" if given.quick else PAGE
     run(HERE / "performance_page.py", page, "--results", results, *(["--quick"] if given.quick else []))
+
+
+def name_command(words: Sequence[str | Path], out: Path) -> str:
+    """Write the command of a benchmark without the folders of this machine: what is in `out` is in bench/."""
+    shown = ["python", f"benchmarks/{Path(words[0]).name}"]
+    for word in words[1:]:
+        outside = Path(word).is_absolute() and not Path(word).is_relative_to(out)
+        inside = isinstance(word, Path) and Path(word).is_relative_to(out)
+        shown.append(Path(word).name if outside else f"bench/{Path(word).relative_to(out)}" if inside else str(word))
+    return shlex.join(shown)
 
 
 def name_machine(about: dict[str, Any]) -> str:

@@ -217,6 +217,13 @@ def test_the_performance_page_has_the_results_of_every_machine(monkeypatch: pyte
     assert written == page.write_page(page.read_machines(page.RESULTS)), "run benchmarks/performance_page.py"
 
 
+def test_commands_are_written_without_the_folders_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = _load("everything", monkeypatch).name_command
+    out = Path("/tmp/x")
+    words = [FOLDER / "runtimes.py", "track", out / "bundles" / "cnn", Path("/home/me/track.mp3"), "--rounds", "3"]
+    assert name(words, out) == "python benchmarks/runtimes.py track bench/bundles/cnn track.mp3 --rounds 3"
+
+
 def test_a_result_is_named_after_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     name = _load("everything", monkeypatch).name_machine
     assert name({"processor": "Intel(R) Xeon(R) Processor @ 2.10GHz", "cores": 2}) == "intel-xeon-2-cores"

@@ -193,5 +193,5 @@ def test_pretraining_tracks_are_not_reported_as_new(
     linear = {"classifier": "linear", "epochs": 0, "Cs": [0.1], "statistics": False}
     bundle = train(store, "cnn", tmp_path / "b", {**QUICK, **linear, "weights": str(weights)})
     found = evaluate(bundle, store)
-    assert found.disjoint == "heard before"
+    assert found.disjoint == "seen in pretraining"
     assert "were used to pretrain its weights, without their genres" in found.protocol

@@ -72,7 +72,7 @@ def test_every_file_is_one_row_with_a_result_or_a_reason(tmp_path: Path, databas
         (str(tmp_path / "m" / "bad.mp3"), "not_audio", "not audio"),
         (str(tmp_path / "m" / "pipe.mp3"), "unreadable", "is a named pipe, not an audio file"),
     ]
-    expected = AnalysisCounts(files=5, heard=3, failed=2, skipped=Skipped({".jpg": 1}), failures=failures)
+    expected = AnalysisCounts(files=5, analysed=3, failed=2, skipped=Skipped({".jpg": 1}), failures=failures)
     assert vars(counts) == vars(expected)
     assert [Path(path).name for path, failed in reported if failed] == [
         "pipe.mp3",
@@ -102,7 +102,7 @@ def test_special_files_are_reported_by_the_walk_and_never_opened(tmp_path: Path,
         }
         assert [item.message for item in SoundWalk().find([pipe.path])] == ["is a named pipe, not an audio file"]
         counts = analyse(database, [tmp_path / "m"], fake_classifier())
-        assert (counts.files, counts.heard, counts.failed) == (3, 0, 3)
+        assert (counts.files, counts.analysed, counts.failed) == (3, 0, 3)
         assert not pipe.opened
 
 
@@ -112,10 +112,10 @@ def test_files_and_copies_are_analysed_once(tmp_path: Path, database: Database) 
     for i in range(20):
         shutil.copy(tmp_path / "m" / "0000.mp3", tmp_path / "m" / f"copy{i}.mp3")
     counts = analyse(database, [tmp_path / "m"], fake_classifier(log=log, seconds=0.01))
-    assert (counts.heard, counts.shared) == (4, 20)
+    assert (counts.analysed, counts.shared) == (4, 20)
     assert len(log.read_text().splitlines()) == 4
     again = analyse(database, [tmp_path / "m"], fake_classifier(log=log))
-    assert (again.known, again.heard, again.shared) == (24, 0, 0)
+    assert (again.known, again.analysed, again.shared) == (24, 0, 0)
     assert len(log.read_text().splitlines()) == 4
     row = records.find_file(database, str(tmp_path / "m" / "copy3.mp3"))
     assert len(records.find_copies(database, row.content)) == 21
@@ -135,7 +135,7 @@ def test_only_a_changed_file_is_analysed_again(tmp_path: Path, database: Databas
     assert "0004.mp3" not in _results(database)
     (tmp_path / "m" / "0004.mp3").write_bytes(b"sound 4" * 50)  # back again
     back = analyse(database, [tmp_path / "m"], fake_classifier(log=log))
-    assert (back.heard, back.shared) == (0, 1) or back.known == 6
+    assert (back.analysed, back.shared) == (0, 1) or back.known == 6
     model, _ = records.find_model(database)
     assert sum(records.count_genres(database, model).values()) == 6
 
@@ -240,7 +240,7 @@ def test_a_file_that_vanishes_or_changes_during_the_analysis_is_reported(tmp_pat
     assert isinstance(reported["0000.mp3"], FileError)
     assert (reported["0000.mp3"].error, reported["0001.mp3"].error) == ("not_found", "changed")
     assert list(_results(database)) == ["0002.mp3"]
-    assert analyse(database, [tmp_path / "m"], fake_classifier()).heard == 1
+    assert analyse(database, [tmp_path / "m"], fake_classifier()).analysed == 1
 
 
 def test_names_that_are_no_text_come_back_as_they_were(tmp_path: Path, database: Database) -> None:
@@ -273,7 +273,7 @@ def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path, database: Dat
     database.connection.execute("PRAGMA max_page_count = 100000")
     counts = analyse(database, [tmp_path / "m"], fake_classifier())
     assert 0 < counts.known == done < 400
-    assert counts.heard == 400 - done
+    assert counts.analysed == 400 - done
 
 
 def test_other_files_are_refused_as_databases(tmp_path: Path) -> None:
@@ -330,13 +330,13 @@ def test_killed_at_random_moments_it_repeats_no_finished_file_and_loses_none(tmp
         time.sleep(chance.random() * 0.02)
         process.kill()
         process.wait()
-        heard = set(_lines(log)[before:])
-        assert not finished & heard, "a finished file was heard again"
+        analysed = set(_lines(log)[before:])
+        assert not finished & analysed, "a finished file was analysed again"
         with open_database(tmp_path / "library.sqlite") as database:
             assert database.connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
             now = {name for name, result in _results(database).items() if not result.error}
         assert finished <= now, "a finished file was lost"
-        assert len(heard - now) <= 2, "more was lost than what was in hand"
+        assert len(analysed - now) <= 2, "more was lost than what was in hand"
         finished = now
     assert 4 <= len(finished) < 100
     before = len(_lines(log))

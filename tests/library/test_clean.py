@@ -132,7 +132,7 @@ def test_clean_of_the_files_of_a_database_backs_it_up_and_analyse_goes_on(music:
     assert f"{len(FORMATS)} files cleaned; undo with" in result.output
     assert db.with_name("library.sqlite.backup-1").exists()
     with open_database(db) as database:
-        assert analyse(database, [str(music)], fake_classifier(), progress=False).heard == 0
+        assert analyse(database, [str(music)], fake_classifier(), progress=False).analysed == 0
         model, model_key = records.find_model(database)
         assert {plan.action for plan in iter_plans(database, model, model_key, Mapping())} == {"write"}
     missing = _clean(tmp_path / "none.sqlite", "--write")

@@ -33,6 +33,7 @@ from genretree.library.database import records
 from genretree.library.database.connection import Database, open_database
 from genretree.library.database.folders import list_folders
 from genretree.library.database.records import ModelKey
+from genretree.library.plan.edited_plan import EditedPlan
 from genretree.library.plan.mapping import Mapping, decide, find_node, load_mapping, parse_mapping
 from genretree.library.plan.planner import iter_plans
 from genretree.library.plan.playlists import PlaylistIndex, write_m3u8, write_rekordbox
@@ -258,6 +259,9 @@ def test_a_preview_is_grouped_by_genre_most_confident_first(library: Database, t
     text = io.StringIO()
     write_csv(found, text)
     rows = list(csv.DictReader(io.StringIO(text.getvalue())))
+    of_0_1 = tmp_path / "plan.csv"
+    of_0_1.write_text(text.getvalue().replace("not_analysed", "unheard"), encoding="utf-8")
+    EditedPlan(of_0_1).match(library)  # version 0.1 used another word
     write_parquet(found, tmp_path / "table.parquet")
     table = parquet.read_table(tmp_path / "table.parquet").to_pylist()
     assert len(rows) == len(table) == 41
@@ -296,13 +300,15 @@ def test_failed_files_are_shown_with_the_reason(library: Database, tmp_path: Pat
     assert shown["bad.mp3"] == ("unusable", "not audio")
     assert shown["39 é.mp3"][0] == shown["01 é.mp3"][0] == shown["03 é.mp3"][0] == "not_found"
     assert shown["00 é.mp3"][0] == "changed"
-    assert shown["05 é.mp3"][0] == "unheard"
+    assert shown["05 é.mp3"][0] == "not_analysed"
     text = io.StringIO()
     write_csv(found, text)
     assert any("pipe.mp3,unreadable" in line and "a named pipe" in line for line in text.getvalue().splitlines())
     write_parquet(found, tmp_path / "table.parquet")
     table = parquet.read_table(tmp_path / "table.parquet").to_pylist()
-    assert sum(row["action"] in ("unreadable", "not_found", "changed", "unheard", "unusable") for row in table) == 7
+    assert (
+        sum(row["action"] in ("unreadable", "not_found", "changed", "not_analysed", "unusable") for row in table) == 7
+    )
     write_page(found, tmp_path / "page.html", MODEL_KEY)
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "be read" in page
@@ -466,7 +472,14 @@ def test_the_whole_workflow_on_the_command_line(bundle: Bundle, music: Path, tmp
     assert (Path(failure["file"]).name, failure["kind"]) == ("bad.mp3", "not_audio")
     assert failure["message"] == by_name["bad.mp3"]["error"]["message"]
     assert last["summary"].pop("skipped") == {"types": {}, "links": 0}
-    assert last["summary"] | {"heard": 0} == {"files": 11, "known": 0, "heard": 0, "shared": 1, "failed": 1, "gone": 0}
+    assert last["summary"] | {"analysed": 0} == {
+        "files": 11,
+        "known": 0,
+        "analysed": 0,
+        "shared": 1,
+        "failed": 1,
+        "gone": 0,
+    }
     assert by_name["bad.mp3"]["error"]["kind"] == "not_audio"
     for found in predict(bundle, [music / name for name in FORMATS]):
         assert isinstance(found, Prediction)

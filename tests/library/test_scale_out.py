@@ -73,16 +73,16 @@ def test_tasks_of_a_lost_machine_are_repeated(cluster: Any, tmp_path: Path) -> N
     with open_database(tmp_path / "library.sqlite", create=True) as database:
         counts = analyse(database, [music], _Maker(log), engine=make_engine, report=watch)
         assert removed, "never had two workers"
-        assert (counts.files, counts.heard, counts.shared, counts.failed) == (52, 50, 1, 1)
+        assert (counts.files, counts.analysed, counts.shared, counts.failed) == (52, 50, 1, 1)
         model, model_key = records.find_model(database)
         results = {
             Path(row.path).name: result.error for row, result in records.iter_results(database, model, model_key)
         }
     assert len(results) == 52
     assert {name for name, error in results.items() if error} == {"bad.mp3"}
-    heard = log.read_text().split()
-    assert set(heard) >= {f"{i:03d}.mp3" for i in range(1, 50)}
-    assert len(heard) <= 50 + 2, "more was done again than what was in hand"
+    analysed = log.read_text().split()
+    assert set(analysed) >= {f"{i:03d}.mp3" for i in range(1, 50)}
+    assert len(analysed) <= 50 + 2, "more was done again than what was in hand"
 
 
 class _Maker:
@@ -112,7 +112,7 @@ def test_files_are_analysed_by_url(cluster: Any, tmp_path: Path, scheme: str, ke
                 engine=lambda _: RayEngine(_Maker(log, 0)),
                 find=walk_anywhere,
             )
-            assert (counts.files, counts.known, counts.heard) == (2, known, 2 - known)
+            assert (counts.files, counts.known, counts.analysed) == (2, known, 2 - known)
         model, model_key = records.find_model(database)
         paths = [row.path for row, _ in records.iter_results(database, model, model_key)]
     assert paths == [f"{kept}{tmp_path}/m/one.mp3", f"{kept}{tmp_path}/m/two words.flac"]

@@ -61,7 +61,7 @@ def test_a_frozen_network_with_a_linear_classifier_learns(
     )
     np.testing.assert_allclose(model.predict_proba({"images": images[3:4]})[-1], leaves[3:4], atol=1e-5)
     assert [level.shape for level in model.predict_proba({"images": images[:0]})] == [(0, 2), (0, 4), (0, 5)]
-    assert bundle.training["facts"]["strength"] in (0.01, 0.1)
+    assert bundle.training["facts"]["C"] in (0.01, 0.1)
     assert bundle.calibration is not None
     assert bundle.calibration.source == "predictions out of fold"
     parts = store.split().parts

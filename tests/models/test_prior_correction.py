@@ -107,7 +107,7 @@ def test_regularisation_is_selected_only_with_enough_groups() -> None:
     many = TrackRows.of(features, prior, labelled)
     history, C = choose_regularisation(many, (0.001, 30.0), WIDTHS, TREE, 0, False)
     assert C == 30.0
-    assert [row["strength"] for row in history] == [0.001, 30.0]
+    assert [row["C"] for row in history] == [0.001, 30.0]
     assert history[1]["validation_loss"] < history[0]["validation_loss"]
     predictions = predict_corrected_out_of_fold(features, prior, labelled, C, WIDTHS, TREE, "tree", 0)
     assert predictions is not None

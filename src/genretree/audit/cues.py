@@ -21,6 +21,7 @@ from genretree.parallel import available_processors, worker_pool
 from genretree.progress import progress_bar
 from genretree.settings import MODALITIES, N_MELS, SAMPLE_RATE
 from genretree.sound.decode import iter_blocks, probe
+from genretree.sound.mel_scale import mel_frequencies
 
 STEEP_EDGE = 20.0  # dB over 300 Hz; the long-term spectrum of music without a codec falls by up to 12
 _MAX_SECONDS = 120.0  # of a file
@@ -110,9 +111,7 @@ _ARTEFACTS = tuple(
 
 def mel_hertz(bands: int) -> Float64Array:
     """Return the centre frequencies of equal groups of mel bands in Hz (Slaney's scale), shape (bands,)."""
-    import librosa
-
-    frequencies = librosa.mel_frequencies(n_mels=N_MELS, fmin=0.0, fmax=SAMPLE_RATE / 2)
+    frequencies = mel_frequencies(N_MELS, SAMPLE_RATE / 2)
     return np.array([part.mean() for part in np.array_split(frequencies, bands)])
 
 

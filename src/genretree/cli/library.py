@@ -229,7 +229,7 @@ def _show_counts(counts: AnalysisCounts, as_json: bool) -> None:
         more = counts.failed - len(counts.failures)
         echo(f"and {more} more failed; list them with: genretree library analyse --json", err=True)
     echo(
-        f"{counts.files} files: {counts.known} known, {counts.heard} analysed, {counts.shared} copies of others, "
+        f"{counts.files} files: {counts.known} known, {counts.analysed} analysed, {counts.shared} copies of others, "
         f"{counts.failed} failed{f'; {counts.gone} missing' if counts.gone else ''}."
     )
     echo_skipped(counts.skipped)

@@ -261,7 +261,7 @@ def evaluate(
     )
     if n_pretrained:
         protocol += f"; {n_pretrained} of these files were used to pretrain its weights, without their genres"
-        disjoint = disjoint if disjoint == "LEAKING" else "heard before"
+        disjoint = disjoint if disjoint == "LEAKING" else "seen in pretraining"
     return Evaluation(
         slice=score_units(tree, heads, by_slice, slice_leaves, slice_groups, seed, levels),
         track=score_units(tree, heads, by_track, leaves[tracks], groups[tracks], seed, uncalibrated),

@@ -17,6 +17,7 @@ import numpy as np
 
 from genretree.arrays import Float32Array, Float64Array
 from genretree.settings import CHROMA_BINS, CQT_BINS, MEL_16K_BANDS, MEL_16K_RATE, N_MELS, SAMPLE_RATE
+from genretree.sound.mel_scale import mel_frequencies
 from genretree.sound.slices import overlaps
 
 View = Literal["mel", "cqt", "chroma", "mel_16k"]
@@ -25,6 +26,7 @@ SOUND: View = "mel_16k"
 STEPS = 57  # columns of a map in one slice: 0.2 s each at 11.4 s
 _MEL_TOGETHER = 2  # mel bands per row of a map
 _LOWEST_NOTE = 24  # C1, in MIDI numbers
+_A4_HZ, _A4_MIDI = 440.0, 69
 _NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 
 
@@ -63,16 +65,14 @@ def frequency_axis(view: View) -> FrequencyAxis:
     Mel bands extend half way to the centres of their neighbours (librosa's Slaney scale: 0 to 11,025 Hz in 128 bands,
     to 8,000 Hz in 96 for mel_16k), semitones of the CQT half a semitone to either side of A4 = 440 Hz tuning.
     """
-    import librosa
-
     if view == "chroma":
         return FrequencyAxis(view, np.arange(CHROMA_BINS + 1, dtype=float), _NAMES)
     if view == "cqt":
         notes = _LOWEST_NOTE + np.arange(CQT_BINS + 1)
-        edges = librosa.midi_to_hz(notes - 0.5)
-        return FrequencyAxis(view, np.asarray(edges), tuple(note_name(int(note)) for note in notes[:-1]))
+        edges = _A4_HZ * 2 ** ((notes - 0.5 - _A4_MIDI) / 12)
+        return FrequencyAxis(view, edges, tuple(note_name(int(note)) for note in notes[:-1]))
     bands, highest = (N_MELS, SAMPLE_RATE / 2) if view == "mel" else (MEL_16K_BANDS, MEL_16K_RATE / 2)
-    centres = librosa.mel_frequencies(n_mels=bands + 2, fmax=highest)
+    centres = mel_frequencies(bands + 2, highest)
     edges = (centres[:-1] + centres[1:])[::_MEL_TOGETHER] / 2
     return FrequencyAxis(view, edges, tuple(f"{hertz:.0f} Hz" for hertz in (edges[:-1] + edges[1:]) / 2))
 

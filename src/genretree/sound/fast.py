@@ -18,14 +18,13 @@ import numpy as np
 from genretree.arrays import Float32Array
 from genretree.settings import CHROMA_BINS, CQT_BINS, HOP_LENGTH, N_FFT, N_MELS, SAMPLE_RATE
 from genretree.sound.engines import Powers, compute_powers_librosa
-from genretree.sound.filters import OCTAVE, TUNINGS, read_filters
+from genretree.sound.filters import OCTAVE, TUNINGS, chroma_filters, read_filters
 
 _CHUNK = 256  # frames: their power takes 1 MB
 _MEL_GROUP = 16  # bands summed in one matrix product
 _PITCH_RANGE = (150.0, 4000.0)  # Hz: the default range of librosa.piptrack
 _PEAK_THRESHOLD = np.float32(0.1)  # share of a frame's maximum: the default threshold of librosa.piptrack
 _A0_HZ = np.float32(27.5)  # Hz
-_TUNING_TOLERANCE = 1e-4  # in steps between tunings
 
 
 def compute_powers_fast(y: Float32Array, sr: int, tuning: float | None) -> Powers:
@@ -94,7 +93,7 @@ class FastStream:
             tuning = estimated
         with ThreadPoolExecutor(1) as pool:
             cqt = pool.submit(_cqt, self.samples())
-            filters = _chroma_filters(tuning)
+            filters = chroma_filters(tuning)
             chroma = np.concatenate([filters @ block_power.T for block_power in self._power], axis=1)
             frame_max = chroma.max(axis=0)
             frame_max[frame_max < np.finfo(np.float32).tiny] = 1
@@ -163,17 +162,6 @@ def _mel_filters() -> tuple[_MelGroup, ...]:
         bins = slice(int(used[0]), int(used[-1]) + 1)
         groups.append(_MelGroup(bands, bins, np.ascontiguousarray(weights[bands, bins])))
     return tuple(groups)
-
-
-def _chroma_filters(tuning: float) -> Float32Array:
-    position = (tuning + 0.5) * TUNINGS
-    if abs(position - round(position)) < _TUNING_TOLERANCE and 0 <= round(position) < TUNINGS:
-        chroma_filters: Float32Array = read_filters()["chroma"][round(position)]
-        return chroma_filters
-    import librosa
-
-    is_peak: Float32Array = librosa.filters.chroma(sr=SAMPLE_RATE, n_fft=N_FFT, tuning=tuning, n_chroma=CHROMA_BINS)
-    return is_peak
 
 
 class _Peaks(NamedTuple):

@@ -39,6 +39,7 @@ from genretree.taxonomy import Taxonomy, format_path
 _COLUMNS = tuple(field.name for field in fields(PreviewRow))
 _NEEDED = ("file", "action", "genre", "key")
 _LEFT_OUT = frozenset({"", "skip", "no", "left_out"})  # words for an action cell, besides those of `ACTIONS`
+_RENAMED = {"unheard": "not_analysed"}  # actions in the plans of 0.1
 _CHANGED = "has changed since the plan was made; make a new preview"
 _LISTED = 5
 _MAX_CELL = 1 << 20  # characters
@@ -80,6 +81,7 @@ class EditedPlan:
     def _add(self, number: int, cells: dict[str, str]) -> None:
         where = f"{self.path}: line {number}"
         file, action = cells["file"].strip(), "_".join(cells["action"].casefold().split())
+        action = _RENAMED.get(action, action)
         try:
             key = PlanKey.parse(cells["key"])
         except ValueError:

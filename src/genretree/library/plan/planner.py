@@ -38,7 +38,7 @@ Action = Literal[
     "remote",
     "unusable",
     "unreadable",
-    "unheard",
+    "not_analysed",
     "changed",
     "not_found",
 ]
@@ -55,7 +55,7 @@ ACTIONS: dict[Action, str] = {
     "remote": "skipped: remote files",
     "unusable": "skipped: can't be analysed",
     "unreadable": "skipped: can't be read",
-    "unheard": "skipped: not analysed with this model yet (run: genretree library analyse)",
+    "not_analysed": "skipped: not analysed with this model yet (run: genretree library analyse)",
     "changed": "skipped: changed since the analysis",
     "not_found": "skipped: missing",
 }
@@ -69,7 +69,7 @@ _REASONS = {
     "remote": "is not a file of this machine",
     "unusable": "can't be analysed",
     "unreadable": "can't be read",
-    "unheard": "is not analysed by this model yet",
+    "not_analysed": "is not analysed by this model yet",
     "changed": "has changed since the analysis; analyse it again",
     "not_found": "no longer exists",
 }
@@ -251,7 +251,7 @@ def plan_file(
     if row.gone or row.error:
         return TagPlan(row=row, result=None, decision=NO_DECISION, action=missing_action(row), message=row.message)
     if result is None:
-        return TagPlan(row=row, result=None, decision=NO_DECISION, action="unheard")
+        return TagPlan(row=row, result=None, decision=NO_DECISION, action="not_analysed")
     if result.levels is None:
         return TagPlan(row=row, result=result, decision=NO_DECISION, action="unusable", message=result.message)
     decision = decide(model_key, result.levels, rules)

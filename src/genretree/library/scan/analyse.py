@@ -81,7 +81,7 @@ class AnalysisCounts:
         Files found, including unreadable ones.
     known : int
         Files finished in earlier runs.
-    heard : int
+    analysed : int
         Files analysed now.
     shared : int
         Files that share the result of another file with the same content.
@@ -97,7 +97,7 @@ class AnalysisCounts:
 
     files: int = 0
     known: int = 0
-    heard: int = 0
+    analysed: int = 0
     shared: int = 0
     failed: int = 0
     gone: int = 0
@@ -183,7 +183,7 @@ def analyse(
             is_failure = bool(outcome.error)
             counts.failed += is_failure
             counts.shared += shared and not is_failure
-            counts.heard += not shared and not is_failure
+            counts.analysed += not shared and not is_failure
             tick()
             if report is not None:
                 report(row.path, outcome, shared, classifier.model_key)

@@ -110,7 +110,7 @@ class BackboneFamily:
         metadata = {
             "architecture": backbone.architecture,
             "embedding_dim": backbone.width,
-            "strength": C,
+            "C": C,
             "parameters": linear.parameters,
         }
         shape = train.features[backbone.input_feature].shape[1:]

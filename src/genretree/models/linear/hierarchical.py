@@ -175,7 +175,7 @@ def choose_features(
                 features, labelled.leaves, labelled.groups, C, n_leaves, seed, labelled.weights, widths
             )
             loss = track_log_loss(predictions, labelled.leaves, labelled.tracks)
-            row = {"iteration": len(history), "features": features.shape[1], "strength": C}
+            row = {"iteration": len(history), "features": features.shape[1], "C": C}
             history.append({**{name: float(value) for name, value in row.items()}, "validation_loss": loss})
             tick()
     best = min(range(len(pairs)), key=lambda place: history[place]["validation_loss"])

@@ -256,7 +256,7 @@ def choose_regularisation(
                 losses[place, test] = -_log(leaves[np.arange(len(test)), held_out.leaves])
             tick()
     history = [
-        {"iteration": float(place), "strength": C, "validation_loss": float(losses[place].mean())}
+        {"iteration": float(place), "C": C, "validation_loss": float(losses[place].mean())}
         for place, C in enumerate(ordered)
     ]
     return history, ordered[int(losses.mean(axis=1).argmin())]

@@ -132,7 +132,7 @@ def fit_classifier(
     n_leaves = len(taxonomy.leaves)
     history, number, C = choose_features(candidates, settings.Cs, labelled, n_leaves, settings.seed, context.progress)
     linear = LinearTree.fit(candidates[number], labelled, C, taxonomy, settings.heads)
-    metadata: dict[str, Any] = {"statistics": number > 0, "strength": C, "linear_parameters": linear.parameters}
+    metadata: dict[str, Any] = {"statistics": number > 0, "C": C, "linear_parameters": linear.parameters}
     out_of_fold = predict_out_of_fold_levels(candidates[number], labelled, C, taxonomy, settings.heads, settings.seed)
     return FitResult(LinearNetworkModel(model, linear, number > 0), history, metadata, out_of_fold)
 

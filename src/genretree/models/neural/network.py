@@ -207,7 +207,8 @@ class GenreNetwork(nn.Module):
         if next_slices is not None or settings.pitch_change or settings.tempo_change:
             size = settings.image_size
             tempos = 1 + (2 * torch.rand(n, device=device) - 1) * settings.tempo_change
-            semitones = (2 * torch.rand(n, device=device) - 1) * settings.pitch_change
+            # On the CPU, where the rows of a pitch shift are looked up, so that a GPU is not waited for.
+            semitones = (2 * torch.rand(n) - 1) * settings.pitch_change
             # Tempo changes keep the middle of the slice in place.
             starts = offsets * size + (1 - tempos) * size / 2
             pieces = pixels if next_slices is None else torch.cat([pixels, next_slices], dim=3)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from genretree.settings import CHROMA_BINS, CQT_BINS, N_MELS, SAMPLE_RATE, Modality
+from genretree.settings import CHROMA_BINS, CQT_BINS, SAMPLE_RATE, Modality
+from genretree.sound.mel_scale import hz_to_mel, mel_to_hz
 
 _SEMITONES = 12  # in an octave
 _KNOTS = 6  # evenly spaced points of a random equaliser curve
@@ -36,7 +37,7 @@ def shift_and_warp(
     tempos : tensor, shape (n,)
         Tempo factors, in source pixels for each pixel of the slice; more than 1 is faster.
     semitones : tensor, shape (n,)
-        Pitch shifts; negative values shift down. Chroma wraps around, being octave-invariant.
+        Pitch shifts, on the CPU; negative values shift down. Chroma wraps around, being octave-invariant.
 
     Returns
     -------
@@ -95,11 +96,8 @@ def _source_rows(modality: Modality, size: int, semitones: Tensor) -> Tensor:
 
 @lru_cache(maxsize=4096)
 def _mel_rows(size: int, step: int) -> NDArray[np.float32]:
-    import librosa
-
-    edges = librosa.mel_frequencies(N_MELS + 2, fmin=0, fmax=SAMPLE_RATE / 2)
-    top = float(librosa.hz_to_mel(edges[-1]))
+    top = float(hz_to_mel(SAMPLE_RATE / 2))
     mels = top * (1 - (np.arange(size) + 0.5) / size)
-    hertz = librosa.mel_to_hz(mels) * 2 ** (-step * _PITCH_STEP / _SEMITONES)
-    rows: NDArray[np.float32] = (size * (1 - librosa.hz_to_mel(hertz) / top) - 0.5).astype(np.float32)
+    hertz = mel_to_hz(mels) * 2 ** (-step * _PITCH_STEP / _SEMITONES)
+    rows: NDArray[np.float32] = (size * (1 - hz_to_mel(hertz) / top) - 0.5).astype(np.float32)
     return rows

@@ -146,7 +146,7 @@ class MusicnnFamily:
         )
         layers, blocks = musicnn_settings.layers[best], candidates[best]
         linear = LinearTree.fit(blocks, labelled, C, taxonomy, musicnn_settings.heads)
-        metadata: dict[str, Any] = {"layers": list(layers), "strength": C, "parameters": linear.parameters}
+        metadata: dict[str, Any] = {"layers": list(layers), "C": C, "parameters": linear.parameters}
         out_of_fold = predict_out_of_fold_levels(
             blocks, labelled, C, taxonomy, musicnn_settings.heads, musicnn_settings.seed
         )

@@ -72,7 +72,7 @@ class TaggerFamily:
         history, C = choose_regularisation(tracks, tagger_settings.Cs, widths, taxonomy, seed, context.progress)
         correction = PriorCorrection.fit(tracks, C, widths, taxonomy, heads)
         out_of_fold = predict_corrected_out_of_fold(features, prior, labelled, C, widths, taxonomy, heads, seed)
-        metadata: dict[str, Any] = {"strength": C, "parameters": correction.parameters}
+        metadata: dict[str, Any] = {"C": C, "parameters": correction.parameters}
         fitted = TaggerModel(tree, tagger_settings, lambda: network, None, correction, musicnn)
         return FitResult(fitted, history, metadata, out_of_fold)
 
